@@ -27,7 +27,7 @@ type order struct {
 	Tags   []string `json:"tags"`
 }
 
-// message is the part of a received message that the worker uses.
+// message holds the parts of a received message that the worker uses.
 type message struct {
 	Type         string          `json:"type"`
 	InvocationID string          `json:"invocation_id"`
@@ -35,7 +35,7 @@ type message struct {
 	Result       json.RawMessage `json:"result"`
 }
 
-// answer and call are the messages that the worker sends.
+// answer and call are the two kinds of messages that the worker sends.
 type answer struct {
 	Type         string `json:"type"`
 	InvocationID string `json:"invocation_id"`
@@ -50,7 +50,7 @@ type call struct {
 	Data         any    `json:"data"`
 }
 
-// gathering collects written messages until the next read would block.
+// gathering is a connection that collects written messages until the next read would block.
 type gathering struct {
 	net.Conn
 	out *bufio.Writer
@@ -63,8 +63,8 @@ func (g *gathering) Write(p []byte) (int, error) {
 	return g.out.Write(p)
 }
 
-// Read is called when the buffer is empty, so a read may block: it flushes the collected
-// messages first.
+// Read implements net.Conn. The WebSocket calls it when its own buffer is empty. The read may
+// then block, so Read first writes the collected messages.
 func (g *gathering) Read(p []byte) (int, error) {
 	if g.out != nil {
 		if err := g.out.Flush(); err != nil {

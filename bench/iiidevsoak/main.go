@@ -1,6 +1,6 @@
-// Command iiidevsoak measures the memory of the development engine under load: it starts
-// iiidev, a worker with telemetry and HTTP clients, and fails if the process grows beyond a
-// limit. It reads the memory from /proc, so it runs on Linux only.
+// Command iiidevsoak measures the memory of the development engine under load. It starts
+// iiidev, a worker with telemetry, and HTTP clients, and fails if the memory of iiidev exceeds
+// a limit. It reads the figures from /proc, so it runs only on Linux.
 package main
 
 import (
@@ -38,7 +38,7 @@ func main() {
 	}
 }
 
-// run passes args to iiidev.
+// run starts iiidev with args and measures it under load.
 func run(ctx context.Context, program string, args []string, rate int, duration time.Duration, limit int) (err error) {
 	engine := exec.Command(program, append([]string{"-listen", "127.0.0.1:0", "-http", "127.0.0.1:0", "-stream", "127.0.0.1:0", "-console", "127.0.0.1:0"}, args...)...)
 	engine.Stderr = os.Stderr
@@ -141,7 +141,7 @@ type order struct {
 	Note string `json:"note"`
 }
 
-// worker serves a typed route, and mounted ones that read their body, ignore it, or stream.
+// worker serves a typed route, and mounted routes that read their body, ignore it, or stream.
 func worker(ctx context.Context, address string) (*iii.Client, *iii.Telemetry, error) {
 	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &address})
 	if err != nil {

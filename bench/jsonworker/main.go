@@ -1,6 +1,6 @@
-// Command jsonworker is a variant of bench/loadworker for bench/table that uses another
-// JSON library: it serves bench::echo with goccy/go-json. It is a separate module, so the
-// package does not depend on the library.
+// Command jsonworker is a variant of bench/loadworker for bench/table with another JSON
+// library: it serves bench::echo with goccy/go-json. It is a separate module, so that the root
+// module does not depend on that library.
 package main
 
 import (

@@ -1,6 +1,6 @@
-// Command loadworker is the worker for load measurements: it serves bench::echo, or calls
-// bench::sink BENCH_N times and exits. With BENCH_OTEL=1 it records traces. With
-// BENCH_RAW=1 payloads and results remain JSON text. BENCH_PROFILE names a file for a CPU
+// Command loadworker is the worker for load measurements. It serves bench::echo, or calls
+// bench::sink BENCH_N times and exits. With BENCH_OTEL=1 it records traces. With BENCH_RAW=1
+// it keeps payloads and results as JSON text. BENCH_PROFILE is the name of a file for a CPU
 // profile.
 package main
 
@@ -140,7 +140,7 @@ feed:
 	return err
 }
 
-// placeOrder places an order.
+// placeOrder calls bench::sink with an order.
 func placeOrder(ctx context.Context, c *iii.Client, in order) error {
 	out, err := iii.Call[receipt](ctx, c, "bench::sink", in)
 	if err == nil && !out.OK {

@@ -1,7 +1,7 @@
 // Command rollout measures a rolling update. It starts iiidev, two replicas of a worker as
-// processes, and load; then it ends the first replica with a signal. It reports the
-// outcomes of all requests, the time until the second replica has taken over, and for how
-// long requests failed.
+// processes, and load; then it ends the first replica with a signal. It reports the outcomes
+// of all requests, the time until the second replica took over, and the period in which
+// requests failed.
 package main
 
 import (
@@ -46,8 +46,8 @@ func main() {
 	}
 }
 
-// serve runs a replica until a signal ends it. It prints a line when the replica is
-// connected, and another one when the engine has accepted all registrations.
+// serve runs a replica until a signal ends it. It prints one line when the replica is
+// connected, and another when the engine has accepted all registrations.
 func serve(name string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -92,7 +92,7 @@ func serve(name string) error {
 	return <-ended
 }
 
-// process is a running program with the lines that it prints.
+// process is a running program, together with the lines that it prints.
 type process struct {
 	*exec.Cmd
 	lines *bufio.Scanner
@@ -109,7 +109,7 @@ func start(env []string, name string, args ...string) (*process, error) {
 	return p, p.Start()
 }
 
-// await waits until the process prints a line.
+// await waits until the process prints the given line.
 func (p *process) await(line string) error {
 	for p.lines.Scan() {
 		if p.lines.Text() == line {
@@ -218,7 +218,8 @@ func measure(program, protocol string, rate int, wait, slow time.Duration, kill 
 	return errors.Join(second.Process.Signal(syscall.SIGTERM), second.Wait())
 }
 
-// load makes calls with a retry policy, calls without one, and requests to a route.
+// load makes three kinds of requests: calls with a retry policy, calls without one, and HTTP
+// requests to a route.
 type load struct {
 	caller                 *iii.Client
 	url                    string

@@ -12,8 +12,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// engine plays the engine for one worker: it answers the messages that a worker sends until
-// it is ready, and then invokes bench::echo or answers calls of bench::sink.
+// engine plays the engine for one worker. It answers the messages that a worker sends during
+// its start. Then it invokes bench::echo, or answers calls of bench::sink.
 type engine struct {
 	load
 	warm, n int // numbers of warm-up invocations and of measured ones
@@ -30,8 +30,8 @@ type engine struct {
 	done    int
 }
 
-// total is the number of invocations. It exceeds warm + n by inflight, so that as many
-// invocations are in progress at the end of the measurement as at its start.
+// total returns the number of invocations. It exceeds warm + n by inflight, so that the number
+// of concurrent invocations is the same at the end of the measurement as at its start.
 func (e *engine) total() int { return e.warm + e.n + e.inflight }
 
 // ServeHTTP implements http.Handler.
@@ -132,7 +132,8 @@ func (e *engine) count() (err error) {
 	return err
 }
 
-// invoke sends invocations of bench::echo while room has places.
+// invoke sends invocations of bench::echo. It sends a value to room for each of them, so the
+// capacity of room limits their concurrency.
 func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
 	tail := []byte(`,"note":"` + strings.Repeat("x", e.size) + `","tags":["a","b"]},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
 	var message []byte
@@ -146,7 +147,8 @@ func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
 	return nil
 }
 
-// answer returns the result for the call whose message begins with head.
+// answer returns the message with the result of a call. head is the beginning of the call's
+// message.
 func answer(head []byte, result string) []byte {
 	const key = `"invocation_id":"`
 	i := bytes.Index(head, []byte(key))

@@ -40,7 +40,7 @@ type worker struct {
 	command []string
 }
 
-// load describes a row of the table.
+// load holds the parameters of one row of the table.
 type load struct {
 	mode     string
 	raw      bool
@@ -123,7 +123,7 @@ func (l load) name() string {
 	return l.mode
 }
 
-// table returns the loads to measure.
+// table returns the loads to measure, one for each combination of the parameters.
 func table(modes, raws []string, sizeList, inflightList string) (rows []load, err error) {
 	sizes, err := numbers(sizeList)
 	if err != nil {
@@ -163,7 +163,7 @@ func median(all []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// patience limits the duration of one run.
+// patience bounds the duration of one run.
 const patience = time.Minute
 
 // measure runs a worker once. It returns the CPU time per invocation in µs and the peak
@@ -214,7 +214,7 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	return e.cost / float64(n), e.memory, nil
 }
 
-// stop ends the process, and kills it if it does not exit in time.
+// stop interrupts the process, and kills it if it does not exit in time.
 func stop(cmd *exec.Cmd, exited <-chan error) {
 	if runtime.GOOS == "windows" || cmd.Process.Signal(os.Interrupt) != nil {
 		_ = cmd.Process.Kill()

@@ -17,8 +17,8 @@ import (
 // maxLoggedMessage is the maximum length, in bytes, of a message that is written in full.
 const maxLoggedMessage = 64 << 10
 
-// frameFile is a file with the messages between workers and the engine, one per line,
-// in the order in which the engine reads and writes them.
+// frameFile is a file with the messages between workers and the engine, one per line, in the
+// order in which the engine reads and writes them.
 type frameFile struct {
 	file *os.File
 	warn func(error)
@@ -43,8 +43,8 @@ type frameLine struct {
 	Type   string          `json:"type,omitempty"` // the type of a message that is too long to write
 }
 
-// newFrameFile creates or truncates the file. Only the user may read it, because it
-// contains the data that workers send. Writing calls warn with the first error.
+// newFrameFile creates or truncates the file. Only the user can read it, because it contains
+// the data that workers send. If a write fails, warn is called with the first error.
 func newFrameFile(name string, warn func(error)) (*frameFile, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -76,7 +76,7 @@ func (f *frameFile) add(frame iiitest.Frame) iiitest.Verdict {
 	return iiitest.Verdict{}
 }
 
-// addTelemetry writes the telemetry from connections that carry only telemetry.
+// addTelemetry writes the telemetry that arrived over connections used only for telemetry.
 func (f *frameFile) addTelemetry(frames []iiitest.TelemetryFrame) {
 	for _, t := range frames {
 		if t.Worker == "" {

@@ -59,7 +59,7 @@ func TestLineOf(t *testing.T) {
 // The file contains all messages in order, without secrets.
 func TestFrames(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "frames.jsonl")
-	if err := os.WriteFile(name, []byte("of the last run"), 0o644); err != nil { // which others may read
+	if err := os.WriteFile(name, []byte("of the last run"), 0o644); err != nil { // with permissions for other users
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

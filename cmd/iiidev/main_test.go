@@ -58,11 +58,11 @@ func runProgram(t *testing.T, args ...string) map[string]string {
 		name, url, _ := strings.Cut(line, " ")
 		addresses[name] = strings.TrimSpace(url)
 	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }() // until run has ended
+	go func() { _, _ = io.Copy(io.Discard, lines) }() // discard the output until run ends
 	return addresses
 }
 
-// worker connects a client with the functions that prepare registers.
+// worker connects a client, on which prepare has registered functions.
 func worker(t *testing.T, url string, prepare func(c *iii.Client) error, opts ...iii.Option) (*iii.Client, error) {
 	t.Helper()
 	c, err := iii.New(url, append(opts, iii.WithName(t.Name()+url))...)

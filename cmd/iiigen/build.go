@@ -25,7 +25,7 @@ const (
 	opBytes           // bytes encoded as base64, or null
 )
 
-// expr is a Go type expression.
+// expr is an expression that denotes a Go type.
 type expr struct {
 	op   op
 	prim string
@@ -35,7 +35,7 @@ type expr struct {
 	why  string // why the type is only json.RawMessage; "" if no explanation is needed
 }
 
-// use is one use of a type.
+// use is a Go type as it is used in one place.
 type use struct {
 	*expr
 	null bool // null is allowed as well
@@ -61,7 +61,8 @@ type decl struct {
 	doc  string
 	why  string // reason, for an alias of json.RawMessage
 
-	// The preferred name, or else the suffix that is added to the name of the parent.
+	// preferred holds the preferred names. If it is empty, suffix is appended to the name of
+	// the parent instead.
 	preferred []string
 	parent    *decl
 	suffix    string
@@ -106,7 +107,7 @@ type variant struct {
 	shape shape
 }
 
-// shape describes the JSON values that a variant can have.
+// shape describes the JSON values that match a variant of a union.
 type shape struct {
 	kind     string // object, array, string, number, integer, boolean, or "" for any
 	required []string
@@ -116,8 +117,8 @@ type shape struct {
 	closed   bool
 }
 
-// maxDecls bounds the number of types per schema, because merging alternatives multiplies
-// them.
+// maxDecls bounds the number of types for one schema, because alternatives multiply when they
+// are merged.
 const maxDecls = 1000
 
 // maxDepth bounds the nesting depth of schemas.
@@ -130,8 +131,8 @@ type builder struct {
 	group  *group
 	about  string           // function and part of the schema, for messages
 	method string           // prefix for definitions whose names collide
-	memo   map[string]*memo // by reference
-	merges map[string]*memo // by the text of the merged schema
+	memo   map[string]*memo // memos by reference
+	merges map[string]*memo // memos by the text of the merged schema
 	decls  int
 	depth  int
 }
@@ -143,8 +144,8 @@ type memo struct {
 	slot    use
 }
 
-// build returns the type of a schema. at is the JSON pointer of the schema; parent and
-// suffix determine the name of a declaration.
+// build returns the Go type for a schema. at is the JSON pointer of the schema. If the type
+// needs a declaration, its name is derived from parent and suffix.
 func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	b.depth++
 	defer func() { b.depth-- }()
@@ -168,7 +169,7 @@ func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	return b.form(s, at, parent, suffix, nil)
 }
 
-// raw returns json.RawMessage and records the reason.
+// raw returns json.RawMessage and, unless why is empty, records the reason.
 func (b *builder) raw(at, why string) use {
 	if why != "" {
 		b.g.note(b.about, at, why)
@@ -178,7 +179,7 @@ func (b *builder) raw(at, why string) use {
 
 func prim(name string) use { return use{expr: &expr{op: opPrim, prim: name}} }
 
-// newDecl creates a declaration below a parent.
+// newDecl creates a declaration, either for the definition of slot or below a parent.
 func (b *builder) newDecl(f form, s schema, parent *decl, suffix string, slot *memo) (*decl, use) {
 	d := &decl{form: f, doc: textOf(s), parent: parent, suffix: suffix, group: b.group}
 	if slot != nil && slot.pending != nil { // the type was referred to before its form was known
@@ -193,7 +194,7 @@ func (b *builder) newDecl(f form, s schema, parent *decl, suffix string, slot *m
 	return d, u
 }
 
-// adopt attaches a declaration, either as a definition or below its parent.
+// adopt attaches a declaration to the definitions or to its parent.
 func (b *builder) adopt(d *decl, slot *memo) {
 	if slot != nil && slot.slot.expr != nil { // a definition
 		proto := slot.slot.decl
@@ -211,8 +212,8 @@ func textOf(s schema) string {
 	return text
 }
 
-// reference returns the type that a $ref points to. A definition is declared once, even if
-// several functions have the same definition.
+// reference returns the Go type for the target of a $ref. A definition is declared only once,
+// even if several functions contain the same definition.
 func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	target, err := b.doc.resolve(ref)
 	if err != nil {
@@ -268,8 +269,8 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	return u
 }
 
-// merged is formOf for a schema that results from a merge. Equal merged schemas share one
-// type, so that a schema that refers to itself through a merge terminates.
+// merged is like formOf, for a schema that results from a merge. Equal merged schemas share
+// one type, so building a schema that refers to itself through a merge terminates.
 func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	key := literalOf(s)
 	if m := b.merges[key]; m != nil {
@@ -299,7 +300,7 @@ func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot 
 	return u
 }
 
-// formOf is form for a schema that may be a reference.
+// formOf is like form, for a schema that may be a reference.
 func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	if _, ok := s["$ref"]; ok {
 		return b.build(s, at, parent, suffix)
@@ -307,12 +308,13 @@ func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot 
 	return b.form(s, at, parent, suffix, slot)
 }
 
-// maxShared bounds the size of definitions that functions share, because the cost of
-// comparing two definitions grows with their size.
+// maxShared bounds the size of the definitions that functions can share, because the cost of
+// comparing definitions grows with their size.
 const maxShared = 200
 
-// closure returns a text that identifies a definition together with everything that it
-// refers to, or "" if it refers to anything but definitions.
+// closure returns a text that identifies a definition together with all definitions that it
+// refers to, directly or indirectly. It returns "" if a reference points elsewhere or if there
+// are more than maxShared definitions.
 func (b *builder) closure(ref string) string {
 	reached := make(map[string]any)
 	var visit func(v any) bool
@@ -356,8 +358,8 @@ func (b *builder) closure(ref string) string {
 	return ref + "\n" + string(raw)
 }
 
-// form returns the type of a schema without a reference. slot belongs to the definition
-// that the schema is, if it is one.
+// form returns the Go type for a schema without a reference. If the schema is a definition,
+// slot holds the state of that definition.
 func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	if isFalse(demands(s)) {
 		return b.raw(at, "no value satisfies the schema")
@@ -449,8 +451,8 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	return u
 }
 
-// typeless returns the reason why no Go type can represent a schema without a type, or ""
-// if the schema allows any value.
+// typeless returns the reason why no Go type can represent s, a schema without a type. It
+// returns "" if the schema allows any value.
 func typeless(s schema) string {
 	demanded := demands(s)
 	delete(demanded, "nullable")
@@ -478,7 +480,8 @@ func guessType(s schema) string {
 	return ""
 }
 
-// allOf merges the parts of an allOf. A single part keeps its own declaration.
+// allOf merges the parts of an allOf. If there is only one part, that part keeps its own
+// declaration.
 func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	parts, ok := listOf(s["allOf"])
 	if !ok {
@@ -506,7 +509,7 @@ func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *
 	return b.merged(merged, at, parent, suffix, slot)
 }
 
-// choice returns the type of anyOf and oneOf.
+// choice returns the Go type for anyOf or oneOf.
 func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix string, slot *memo) use {
 	parts, ok := listOf(s[keyword])
 	if !ok {
@@ -590,7 +593,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		return u
 	}
 
-	// Constants of one type form an enumeration, whose values have descriptions.
+	// Constants of the same type form an enumeration. Each value can have a description.
 	var values []any
 	docs := make(map[string]string) // by value
 	for _, br := range branches {
@@ -655,7 +658,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 	return u
 }
 
-// satisfiable returns false for a schema whose constants exclude each other.
+// satisfiable returns false if the constants in a schema exclude each other.
 func satisfiable(s schema) bool {
 	c, hasConst := s["const"]
 	list, hasEnum := s["enum"].([]any)
@@ -670,7 +673,7 @@ func branches0[T any](list []T, f func(T) schema) []schema {
 	return all
 }
 
-// widen returns the union of two shapes.
+// widen returns a shape that covers the values of both shapes.
 func widen(a, b shape) shape {
 	if a.kind != b.kind {
 		if a.kind+b.kind == "numberinteger" || a.kind+b.kind == "integernumber" {
@@ -684,7 +687,7 @@ func widen(a, b shape) shape {
 	return shape{kind: a.kind, values: append(slices.Clone(a.values), b.values...)}
 }
 
-// sameUse reports whether two types are the same Go type.
+// sameUse reports whether two uses denote the same Go type.
 func sameUse(a, b use) bool {
 	if a.op != b.op || a.prim != b.prim || a.decl != b.decl || a.n != b.n {
 		return false
@@ -712,7 +715,8 @@ func sameKind(values []any) bool {
 	return kindOf(values[0]) != "an object" && kindOf(values[0]) != "an array" && values[0] != nil
 }
 
-// commonTag returns a property whose constants differ between all schemas.
+// commonTag returns the name of a property that has a different constant in each of the
+// schemas.
 func (b *builder) commonTag(all []schema) string {
 	var candidates map[string]map[string]bool
 	for i, s := range all {
@@ -739,7 +743,8 @@ func (b *builder) commonTag(all []schema) string {
 	return ""
 }
 
-// tagsOf returns the constant properties of an object, as JSON.
+// tagsOf returns the constant properties of an object schema, with their values encoded as
+// JSON.
 func (b *builder) tagsOf(s schema) map[string]string {
 	s, err := b.flat(s)
 	if err != nil {
@@ -765,7 +770,8 @@ func (b *builder) tagsOf(s schema) map[string]string {
 	return tags
 }
 
-// flat returns a schema without references and allOf, as far as these can be merged.
+// flat returns a schema with its references and allOf merged into it, or an error if they
+// cannot be merged.
 func (b *builder) flat(s schema) (schema, error) {
 	s, err := b.doc.deref(s, 0)
 	if err != nil {
@@ -788,8 +794,8 @@ func (b *builder) flat(s schema) (schema, error) {
 	return s, nil
 }
 
-// shapeOf returns the values that a schema allows, in as much detail as distinguishes
-// variants.
+// shapeOf returns the shape of the values that a schema allows. The shape is only as detailed
+// as necessary to distinguish variants.
 func (b *builder) shapeOf(s schema) shape {
 	s, err := b.flat(s)
 	if err != nil {
@@ -827,7 +833,7 @@ func (b *builder) shapeOf(s schema) shape {
 	return sh
 }
 
-// variantName returns the field name of a variant.
+// variantName returns the field name of a variant in a union.
 func (b *builder) variantName(s, resolved schema, tag string) string {
 	if value, ok := b.tagsOf(resolved)[tag]; ok && tag != "" {
 		var text string
@@ -876,7 +882,7 @@ func (b *builder) variantName(s, resolved schema, tag string) string {
 	return goName(t)
 }
 
-// literalOf returns a constant as JSON.
+// literalOf encodes a constant as JSON.
 func literalOf(v any) string {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -885,7 +891,7 @@ func literalOf(v any) string {
 	return string(raw)
 }
 
-// enum returns the type of a list of constants.
+// enum returns the Go type for a list of constants.
 func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix string, slot *memo) use {
 	var kept []any
 	null := false
@@ -1109,7 +1115,7 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 			f.doc = textOf(ps)
 			f.use = b.build(ps, place, d, f.name)
 			if f.use.op == opNamed && f.use.decl.form == formConst && !f.required {
-				// The constant is the default, or it distinguishes variants.
+				// The constant is the default value, or it distinguishes variants.
 				if def, ok := ps["default"]; ok && literalOf(def) == f.use.decl.constant {
 					f.required = true
 				}
@@ -1124,8 +1130,8 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 	return u
 }
 
-// conditional returns the properties that only some values have: those that conditions
-// name. It ignores properties with several schemas.
+// conditional returns the properties that the schema declares only under conditions. If
+// conditions declare different schemas for a property, it allows any value.
 func (b *builder) conditional(s schema) map[string]any {
 	var all []schema
 	for _, k := range []string{"then", "else"} {
@@ -1156,8 +1162,7 @@ func (b *builder) conditional(s schema) map[string]any {
 	return found
 }
 
-// speakable reports whether all versions of encoding/json accept the property name in a
-// struct tag.
+// speakable reports whether every version of encoding/json accepts name in a struct tag.
 func speakable(name string) bool {
 	if name == "" || name != strings.TrimSpace(name) {
 		return false

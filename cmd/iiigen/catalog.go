@@ -129,15 +129,15 @@ func (c *catalog) normalize() {
 	c.replaceDefaultNames()
 }
 
-// defaultName matches the names that workers without a name of their own have: host, process id
+// defaultName matches the default names of workers, which consist of the host, the process id
 // and possibly a number.
 var defaultName = regexp.MustCompile(`^.+:[0-9]+(:[0-9]+)?$`)
 
-// anonymous is the first character of the name of a worker without a name of its own.
+// anonymous is the first character of the name that replaces a worker's default name.
 const anonymous = "#"
 
-// replaceDefaultNames replaces the names that change with each start of a worker. The new name
-// only shows which functions and trigger types belong to the same worker.
+// replaceDefaultNames replaces the default names of workers, which change with each start. The
+// new names only show which functions and trigger types belong to the same worker.
 func (c *catalog) replaceDefaultNames() {
 	names := make(map[string]string)
 	replace := func(worker *string, id string) {
@@ -157,7 +157,8 @@ func (c *catalog) replaceDefaultNames() {
 	}
 }
 
-// keepObservers takes what an engine without observers does not list from an earlier catalogue.
+// keepObservers copies the properties that concern observers from an earlier catalogue, for
+// functions listed by an engine that does not support observers.
 func (c *catalog) keepObservers(before *catalog) {
 	for i := range c.Functions {
 		f := &c.Functions[i]
@@ -168,7 +169,7 @@ func (c *catalog) keepObservers(before *catalog) {
 	}
 }
 
-// present returns nil if the value is absent or null.
+// present returns raw, or nil if raw is absent or null.
 func present(raw json.RawMessage) json.RawMessage {
 	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
 		return nil
@@ -202,7 +203,7 @@ func matchesAny(patterns []string, id string) bool {
 	return false
 }
 
-// engineOwned reports whether the id belongs to the engine itself.
+// engineOwned reports whether the id is reserved for functions of the engine itself.
 func engineOwned(id string) bool { return strings.HasPrefix(id, "engine::") }
 
 // internal reports whether the engine lists a function only on request.
@@ -214,8 +215,8 @@ func (f function) internal() bool {
 	return engineOwned(f.ID) || meta.Internal
 }
 
-// named reports whether a pattern spells out the beginning of the id instead of matching it
-// with a star.
+// named reports whether one of the patterns spells out the beginning of the id, rather than
+// matching it with a star.
 func named(patterns []string, id string) bool {
 	for _, p := range patterns {
 		if prefix, _, _ := strings.Cut(p, "*"); prefix != "" && pattern(p).MatchString(id) {

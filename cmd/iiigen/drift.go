@@ -23,8 +23,8 @@ func packageOf(content []byte) string {
 	return f.Name.Name
 }
 
-// report prints the differences between the existing files and the generated ones, and
-// returns whether there are any.
+// report prints the differences between the existing and the generated files, and returns
+// whether there are any.
 func report(w io.Writer, dir string, old, made map[string][]byte, now *catalog) (bool, error) {
 	var lines []string
 	differs := false
@@ -69,7 +69,7 @@ type difference struct {
 	changes  []change
 }
 
-// change is a change at one place of a schema.
+// change is a change of a schema at one place.
 type change struct {
 	part, at, what string
 	breaking       bool
@@ -102,8 +102,8 @@ func verdict(breaking bool) string {
 	return "compatible"
 }
 
-// printable returns text of another worker without the characters that a terminal
-// interprets.
+// printable returns text from another worker as one line, without characters that a terminal
+// would interpret.
 func printable(s string) string { return strings.ReplaceAll(commentText(s), "\n", " ") + trailing(s) }
 
 func trailing(s string) string {
@@ -206,8 +206,8 @@ func canonical(raw json.RawMessage) []byte {
 	return b
 }
 
-// compareSchemas returns the changes of a schema, either of what a client sends (request)
-// or of what it receives.
+// compareSchemas returns the changes of a schema. request is true for schemas of values that a
+// client sends, and false for those of values that it receives.
 func compareSchemas(part string, old, now json.RawMessage, request bool) []change {
 	was, is := present(old) != nil, present(now) != nil
 	switch {
@@ -255,12 +255,14 @@ func (c *comparison) add(at, what string, breaking bool) {
 	c.changes = append(c.changes, change{c.part, at, what, breaking})
 }
 
-// narrowed and widened record a change that allows fewer or more values. Fewer values break
-// senders; more values break receivers.
+// narrowed and widened record changes after which a schema allows fewer values or more values,
+// respectively. The former break programs that send values, the latter programs that receive
+// them.
 func (c *comparison) narrowed(at, what string) { c.add(at, what, c.request) }
 func (c *comparison) widened(at, what string)  { c.add(at, what, !c.request) }
 
-// normal returns a schema without references and allOf, and reports whether it allows null.
+// normal returns a schema with its references and allOf resolved, and reports whether the
+// schema allows null.
 func normal(d document, s schema, hops int) (schema, bool) {
 	b := builder{doc: d}
 	flat, err := b.flat(s)
@@ -409,7 +411,8 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 		}
 		for _, v := range y {
 			if !before[literalOf(v)] {
-				// The generated types preserve unknown values, except for constants.
+				// The generated types preserve unknown values, except when the type is a
+				// single constant.
 				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
 			}
 		}
@@ -420,7 +423,8 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 	}
 }
 
-// compareChoices compares variants by their tags or, without tags, by position.
+// compareChoices compares the variants of two schemas. Variants correspond if they have the
+// same tag or, without tags, the same position.
 func (c *comparison) compareChoices(at string, a, b schema, depth int) {
 	choices := func(s schema) []schema {
 		list, _ := listOf(s["oneOf"])

@@ -25,7 +25,8 @@ type generation struct {
 	helpers     map[string]bool
 }
 
-// note records where a schema is only json.RawMessage in Go.
+// note records a schema, or a part of one, that is represented by json.RawMessage, and the
+// reason.
 type note struct{ about, at, why string }
 
 func (n note) String() string {
@@ -40,8 +41,8 @@ func (g *generation) note(about, at, why string) {
 	g.notes = append(g.notes, note{about, at, why})
 }
 
-// group is the content of one file and one client: the functions of a prefix or of a
-// worker.
+// group holds the contents of one file and one client: the functions with one prefix, or those
+// of one worker.
 type group struct {
 	key      string
 	client   string
@@ -74,7 +75,7 @@ type trigger struct {
 	config, payload root
 }
 
-// root is the type of a root schema.
+// root is the Go type of a root schema.
 type root struct {
 	use  use
 	decl *decl // nil if there is no schema
@@ -94,7 +95,7 @@ func (g *generation) groupOf(id, worker string) string {
 	return prefix
 }
 
-// rest returns the id without the part that names the group.
+// rest returns the part of the id that follows the name of the group.
 func (g *generation) rest(id, key string) string {
 	if rest, ok := strings.CutPrefix(id, key+"::"); ok && rest != "" {
 		return rest
@@ -128,7 +129,7 @@ func (g *generation) prepare() error {
 	}
 	slices.SortFunc(g.groups, func(a, b *group) int { return strings.Compare(a.key, b.key) })
 
-	// Clients are named first, so that no type takes their names.
+	// Names of clients are assigned first, so that no type can take them.
 	g.names = scope{}
 	files := scope{"iiigen": true}
 	for _, gr := range g.groups {
@@ -250,9 +251,10 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	}
 	d := u.decl
 	if u.op != opNamed || !isRootOf(d, proto) {
-		// The name becomes an alias instead of a separate declaration.
+		// The root's name becomes an alias of another type instead of a declaration of its
+		// own.
 		form := formAlias
-		if u.op == opArray && !u.null { // it has no methods to lose, and gets JSONSchema
+		if u.op == opArray && !u.null { // an array type has no methods that a definition would lose, and the definition can have the method JSONSchema
 			form = formDefined
 		}
 		d = &decl{form: form, preferred: proto.preferred, group: gr, to: u, doc: textOf(s), why: u.why}
@@ -270,8 +272,8 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	return root{u, d}, nil
 }
 
-// place gives the declarations below a definition a new parent: the declaration that
-// replaced the definition or, without one, its name.
+// place assigns a new parent to the declarations below a root schema's placeholder: the
+// declaration that replaced the placeholder, or else a phantom with the placeholder's name.
 func (g *generation) place(u use, proto *decl) {
 	switch {
 	case len(proto.children) == 0:
@@ -286,7 +288,7 @@ func (g *generation) place(u use, proto *decl) {
 	}
 }
 
-// isRootOf reports whether a declaration replaced the root schema.
+// isRootOf reports whether the declaration d replaced the placeholder of the root schema.
 func isRootOf(d, proto *decl) bool {
 	return d.parent == nil && len(d.preferred) > 0 && &d.preferred[0] == &proto.preferred[0]
 }
@@ -332,8 +334,8 @@ func codesOf(metadata json.RawMessage) []code {
 	return all
 }
 
-// embedded returns the declarations that values of d contain directly, not through a
-// pointer, a list or a map.
+// embedded returns the declaration that values of u contain directly, that is, not through a
+// pointer, a slice or a map. It returns nil if there is none.
 func embedded(u use) *decl {
 	for u.expr != nil && u.op == opArray && !u.null {
 		u = *u.elem
@@ -344,7 +346,7 @@ func embedded(u use) *decl {
 	return u.decl
 }
 
-// breakCycles turns fields through which a type would contain itself into pointers.
+// breakCycles changes fields to pointers where a type would otherwise contain itself.
 func (g *generation) breakCycles() {
 	const (
 		unseen = iota
@@ -397,8 +399,8 @@ func (g *generation) breakCycles() {
 // schema of a few lines can describe one.
 const maxSize = 4096
 
-// boundSizes turns arrays into lists and fields into pointers where a type would be larger
-// than maxSize.
+// boundSizes changes arrays to slices and fields to pointers where a type would otherwise be
+// larger than maxSize.
 func (g *generation) boundSizes() {
 	sizes := make(map[*decl]int)
 	var of func(u use) int
@@ -474,7 +476,7 @@ func (g *generation) boundSizes() {
 	}
 }
 
-// all returns the declarations, with parents before their children.
+// all returns all declarations, each parent before its children.
 func (g *generation) all() []*decl {
 	var list []*decl
 	seen := make(map[*decl]bool)
@@ -499,9 +501,9 @@ func (g *generation) all() []*decl {
 // with that of the outermost type.
 const maxName = 120
 
-// nameDecls names all declarations: root schemas first, then definitions, then types that
-// are named after their parents. If names collide, all of them get their longer form, so
-// that a name does not depend on the order.
+// nameDecls names all declarations: root schemas first, then definitions, then types that are
+// named after their parents. If several declarations have the same short name, all of them get
+// their longer names, so that names do not depend on the order of declarations.
 func (g *generation) nameDecls() {
 	all := g.all()
 	for _, roots := range []bool{true, false} {

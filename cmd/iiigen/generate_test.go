@@ -140,8 +140,8 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 	}
 }
 
-// The compiler rejects types that are larger than its address space, which a few lines of
-// schema can describe.
+// The compiler rejects types that are larger than its address space. A schema of a few lines
+// can describe such a type.
 func TestTypesHaveABoundedSize(t *testing.T) {
 	chain := func(form string) string { // each definition refers to the next one several times
 		defs := []string{`"A40":{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}`}
@@ -216,7 +216,7 @@ func TestPlacesThatGoCannotTypeAreExplained(t *testing.T) {
 	}
 }
 
-// unwrapped returns the code with each comment on one line.
+// unwrapped returns the source with each comment joined to a single line.
 func unwrapped(source []byte) string {
 	var b strings.Builder
 	for line := range strings.Lines(string(source)) {
@@ -225,7 +225,8 @@ func unwrapped(source []byte) string {
 	return b.String()
 }
 
-// hostileCatalog has hostile text in every place that another worker controls.
+// hostileCatalog returns a catalogue with hostile text in every place that another worker
+// controls.
 func hostileCatalog(t *testing.T) *catalog {
 	t.Helper()
 	hostile := "*/ x\n//go:build ignore\n+build ignore\n\x00\u202eevil\u2028func init() { panic(1) }\r//line a.go:1\n`\" `````````````  \\ \xff %s %d"
@@ -328,7 +329,7 @@ func TestRecordedClientsAreCurrent(t *testing.T) {
 	}
 }
 
-// thousand is a catalogue of a thousand functions with the schemas of other SDKs.
+// thousand returns a catalogue of n functions with schemas as other SDKs generate them.
 func thousand(t testing.TB, n int) *catalog {
 	t.Helper()
 	var recorded []function
@@ -397,5 +398,5 @@ func FuzzGenerate(f *testing.F) {
 	})
 }
 
-// function_ is an alias for use where a variable shadows the type.
+// function_ is an alias of function, for use where a variable shadows the type.
 type function_ = function

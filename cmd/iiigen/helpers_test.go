@@ -36,7 +36,7 @@ var exports = sync.OnceValues(func() (map[string]string, error) {
 	return all, nil
 })
 
-// packagesOf imports these packages once for all tests.
+// packagesOf returns an importer that loads the packages of exports once for all tests.
 var packagesOf = sync.OnceValues(func() (types.Importer, error) {
 	files, err := exports()
 	if err != nil {

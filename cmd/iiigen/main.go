@@ -365,8 +365,8 @@ func (o *outputConfig) validate() error {
 	return nil
 }
 
-// read returns the selected part of the catalogue, from a file or an engine. If check is
-// set, patterns may match nothing, because the functions that they matched may no longer
+// read returns the selected part of the catalogue, from a file or an engine. If check is set,
+// patterns need not match anything, because the functions that they matched may no longer
 // exist.
 func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client, headers map[string]string, check bool) (*catalog, error) {
 	s := selection{functions: o.Functions, triggers: o.Triggers, namespace: o.Namespace, lenient: check}
@@ -439,11 +439,11 @@ func generatedFiles(dir, pkg string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// rename is os.Rename, except in tests that simulate a failure.
+// rename is os.Rename; tests replace it to simulate a failure.
 var rename = os.Rename
 
-// replaceFiles writes files and removes others, either all or none: after a failure, all
-// files have their previous content.
+// replaceFiles writes some files and removes others. If any step fails, it restores the
+// previous content of all files.
 func replaceFiles(files map[string][]byte, stale map[string]bool) (err error) {
 	type change struct {
 		name, temporary, backup string

@@ -13,8 +13,8 @@ var initialisms = map[string]bool{"api": true, "cpu": true, "css": true, "dns": 
 	"id": true, "ip": true, "json": true, "os": true, "pid": true, "rpc": true, "sql": true, "ssh": true, "tcp": true, "tls": true, "ttl": true,
 	"udp": true, "ui": true, "uri": true, "url": true, "utf8": true, "uuid": true, "vm": true, "xml": true}
 
-// goName returns an exported identifier for a text. Equal texts have equal names; different
-// texts can have the same name.
+// goName returns an exported Go identifier for a text. The result depends only on the text,
+// but different texts can have the same name.
 func goName(text string) string {
 	var b strings.Builder
 	for _, word := range words(text) {
@@ -79,10 +79,11 @@ func valueName(value string) string {
 	return b.String()
 }
 
-// scope is a set of names.
+// scope is the set of names that are taken.
 type scope map[string]bool
 
-// add takes the first free candidate, or else the last one with a number, and returns it.
+// add adds the first candidate that is not taken and returns it. If all are taken, it appends
+// a number to the last candidate.
 func (s scope) add(candidates ...string) string {
 	for _, name := range candidates {
 		if !s[name] {
@@ -130,8 +131,8 @@ var directive = regexp.MustCompile(`(^|\s)//+\b`)
 // quotes matches quotes that gofmt makes typographic, including repeated ones.
 var quotes = regexp.MustCompile("``+|''+")
 
-// commentText returns text of another worker as comment lines, without control and format
-// characters, and without text that tools treat as a directive or reformat.
+// commentText converts text from another worker to comment lines. It removes control and
+// format characters, and changes text that tools would treat as a directive or reformat.
 func commentText(text string) string {
 	text = strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n")
 	text = strings.ToValidUTF8(text, "\uFFFD")

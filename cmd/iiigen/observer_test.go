@@ -40,8 +40,8 @@ type (
 	}
 )
 
-// tideWorker serves functions of all kinds that matter for observers. Functions that have
-// arguments, are private or cannot be observed need engine 0.26.
+// tideWorker serves functions of all kinds that matter to observers. Engines before 0.26 do
+// not support functions that have arguments, are private or cannot be observed.
 func tideWorker(t *testing.T, url string) *iii.Client {
 	t.Helper()
 	c, err := iii.New(url, iii.WithName("tides"))
@@ -142,7 +142,7 @@ func TestClientsHaveTheObserversOfTheirEngine(t *testing.T) {
 	}
 }
 
-// within returns the files of a directory, by path.
+// within returns the files with dir prepended to their paths.
 func within(dir string, files map[string][]byte) map[string][]byte {
 	paths := make(map[string][]byte)
 	for name, content := range files {
@@ -171,7 +171,7 @@ func TestObserversOfAGeneratedClientReceiveItsTypes(t *testing.T) {
 		received <- o
 		return nil, nil
 	}, iii.WithObserverID("leave"))
-	// The target of a changed source is an ordinary function.
+	// An observer with changed filters needs an ordinary function as its target.
 	source := client.BookSource(tides.BookArgs{})
 	source.Filters = map[string]any{"input.ship": map[string]any{"$eq": "Ada"}}
 	_, failed[2] = iii.Handle(c, "watch::book", func(_ context.Context, o tides.BookObserved) (any, error) {
@@ -220,7 +220,7 @@ func TestObserversOfAGeneratedClientReceiveItsTypes(t *testing.T) {
 		t.Errorf("received %+v of the leaving", o)
 	}
 
-	// After an error, no function stays registered.
+	// If OnLeave returns an error, the target does not stay registered.
 	if _, _, err := client.OnLeave("watch::second", func(context.Context, tides.LeaveObserved) (any, error) { return nil, nil }, iii.WithObserverID("leave")); err == nil {
 		t.Error("two observers have one id")
 	}

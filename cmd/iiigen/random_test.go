@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// soup generates schemas from random keywords, whether or not these make sense together.
+// soup generates schemas from random keywords, which need not be meaningful in combination.
 type soup struct {
 	r *rand.Rand
 }
@@ -81,7 +81,7 @@ func (s soup) ref() string {
 	return []string{"#", "#/$defs/D0", "#/$defs/D1", "#/$defs/D2", "#/$defs/none", "#/properties/a", "https://example.com", "#/allOf/0"}[s.r.IntN(8)]
 }
 
-// catalog returns functions with such schemas.
+// catalog returns a catalogue of functions with random schemas.
 func (s soup) catalog(t *testing.T) *catalog {
 	t.Helper()
 	c := &catalog{}

@@ -28,7 +28,7 @@ func iiigen(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// tree returns the files below a directory.
+// tree returns the contents of the files below a directory, by path.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -60,13 +60,13 @@ type receipt struct {
 	Codes map[string]int64 `json:"codes"`
 }
 
-// provider provides a trigger type but never fires it.
+// provider is a trigger provider that never fires.
 type provider struct{}
 
 func (provider) Bind(context.Context, iii.TriggerBinding) error { return nil }
 func (provider) Unbind(context.Context, string) error           { return nil }
 
-// shop starts an engine with several workers.
+// shop starts an engine with several workers that register functions.
 func shop(t *testing.T) (url string, worker *iii.Client) {
 	t.Helper()
 	e, c := shopEngine(t)
@@ -150,7 +150,7 @@ func TestClientsOfARunningEngine(t *testing.T) {
 		}
 	}
 
-	// The saved catalogue produces the same files, so nothing is out of date.
+	// The saved catalogue results in the same files, so -check reports no differences.
 	other := filepath.Join(t.TempDir(), "clients")
 	if out, err := iiigen(t, "-catalog", saved, "-functions", "orders::*,billing::*", "-package", "clients", "-out", other); err != nil {
 		t.Fatal(err, out)
@@ -309,7 +309,7 @@ func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 	if out, err := iiigen(t, args...); err != nil {
 		t.Fatal(err, out)
 	}
-	// A directory occupies the name of the last file.
+	// A directory with the name of the last file makes the run fail.
 	if err := os.Remove(filepath.Join(dir, "iiigen_gen.go")); err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +324,7 @@ func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 		t.Errorf("files (-before +after):\n%s", diff)
 	}
 
-	// The rename of one file fails after others succeeded.
+	// Renaming one file fails after other files have been renamed.
 	files := map[string][]byte{filepath.Join(dir, "a_gen.go"): []byte(header + "\n"), filepath.Join(dir, "z.json"): []byte("{}"), filepath.Join(dir, "zz.json"): []byte("{}")}
 	failing := errors.New("no space left")
 	renames := 0
@@ -439,8 +439,8 @@ func TestCheckReportsThatEverythingIsGone(t *testing.T) {
 	}
 }
 
-// If an engine disappears or does not respond, the run fails in time, with an error that
-// names the request.
+// If an engine disconnects or does not answer, the run fails before its timeout, with an error
+// that names the request.
 func TestEnginesThatGoAwayOrDoNotAnswerFailTheRun(t *testing.T) {
 	asks := func(f iiitest.Frame, function string) bool {
 		return f.Direction == iiitest.ToEngine && strings.Contains(string(f.Message), `"function_id":"`+function+`"`)
@@ -483,8 +483,8 @@ func TestEnginesThatGoAwayOrDoNotAnswerFailTheRun(t *testing.T) {
 	}
 }
 
-// go run …@latest ignores go.work, so the versions in go.mod must match those of the
-// package.
+// go run …@latest ignores go.work, so the versions of dependencies in this go.mod must match
+// those of the root module.
 func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
 	dir := t.TempDir()
 	root, err := filepath.Abs("../..")
@@ -511,8 +511,8 @@ func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
 	}
 }
 
-// The name of a worker without a name of its own changes with each start, and an engine without
-// observers does not list what can be observed. Neither is a change of the clients.
+// A worker's default name changes with each start, and an engine without observers does not
+// list observable functions as such. Neither counts as a change of the clients.
 func TestCheckIgnoresRestartsAndEnginesWithoutObservers(t *testing.T) {
 	start := func(protocol iiitest.Protocol) (url string) {
 		e := iiitest.Start(t, iiitest.WithProtocol(protocol))

@@ -15,8 +15,8 @@ import (
 	"strings"
 )
 
-// A schema is an object as decoded by encoding/json with numbers as json.Number; true
-// becomes the empty object.
+// schema is a JSON Schema: an object as encoding/json decodes it, with numbers as json.Number.
+// The schema true is represented by the empty object.
 type schema = map[string]any
 
 // parseSchema decodes a document. It returns an error if the document is not a schema.
@@ -37,8 +37,8 @@ func parseSchema(raw json.RawMessage) (schema, error) {
 	return s, nil
 }
 
-// asSchema returns a part of a document as a schema. A schema that no value satisfies, such
-// as false, becomes one with the keyword not.
+// asSchema returns a part of a document as a schema. A schema that no value satisfies, such as
+// false, becomes an object with the keyword not.
 func asSchema(v any) (schema, bool) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -68,7 +68,7 @@ func kindOf(v any) string {
 	return "an object"
 }
 
-// isFalse reports whether no value satisfies the schema.
+// isFalse reports whether s is a schema that no value satisfies.
 func isFalse(s schema) bool {
 	not, ok := s["not"].(map[string]any)
 	return ok && len(not) == 0 && len(s) == 1
@@ -78,7 +78,7 @@ func isFalse(s schema) bool {
 var annotations = []string{"$schema", "$id", "id", "$comment", "$anchor", "title", "description", "default", "examples", "example",
 	"deprecated", "readOnly", "writeOnly", "$defs", "definitions", "discriminator", "xml", "externalDocs"}
 
-// demands returns the keywords of s that constrain values.
+// demands returns s without annotations, that is, only the keywords that constrain values.
 func demands(s schema) schema {
 	rest := maps.Clone(s)
 	for _, k := range annotations {
@@ -107,7 +107,7 @@ func shapes(s schema) bool {
 // document resolves references within a schema document.
 type document struct{ root schema }
 
-// resolve returns the target of a reference, and its pointer.
+// resolve returns the schema that a reference points to.
 func (d document) resolve(ref string) (schema, error) {
 	rest, ok := strings.CutPrefix(ref, "#")
 	if id, _ := d.root["$id"].(string); !ok && id != "" {
@@ -146,8 +146,8 @@ func (d document) resolve(ref string) (schema, error) {
 	return s, nil
 }
 
-// unescapePercent decodes percent escapes in a fragment. It returns a malformed fragment
-// unchanged.
+// unescapePercent decodes percent escapes in a fragment. If the fragment is malformed, it
+// returns the fragment unchanged.
 func unescapePercent(s string) string {
 	if !strings.Contains(s, "%") {
 		return s
@@ -177,16 +177,18 @@ func definition(ref string) string {
 	return ""
 }
 
-// maxHops bounds chains of references and nested merges.
+// maxHops bounds the length of chains of references and the depth of nested merges.
 const maxHops = 64
 
-// maxParts bounds the number of parts of an allOf, because nested parts multiply.
+// maxParts bounds the number of parts of an allOf. Without a bound, nested parts could
+// multiply.
 const maxParts = 1000
 
 // errUnsatisfiable is the reason why schemas cannot be merged.
 var errUnsatisfiable = errors.New("the parts of allOf exclude each other")
 
-// deref follows the references of s and merges the keywords beside them.
+// deref follows the references of s and merges each target with the keywords beside the
+// reference.
 func (d document) deref(s schema, hops int) (schema, error) {
 	ref, ok := s["$ref"].(string)
 	if !ok {
@@ -208,8 +210,8 @@ func (d document) deref(s schema, hops int) (schema, error) {
 	return d.merge(to, beside, hops+1)
 }
 
-// merge returns a schema that requires what both schemas require, as far as Go types depend
-// on it.
+// merge returns a schema that requires what both a and b require, as far as the requirements
+// affect Go types.
 func (d document) merge(a, b schema, hops int) (schema, error) {
 	if hops >= maxHops {
 		return nil, errors.New("allOf is nested too deep")
@@ -291,9 +293,9 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 		case "const":
 			return nil, errUnsatisfiable
 		case "additionalProperties", "unevaluatedProperties":
-			// The schema with the more precise member types takes precedence. Both schemas
-			// together forbid what either forbids, except for members that the other
-			// declares.
+			// The schema with the more precise type for members takes precedence. The merged
+			// schema forbids every member that either schema forbids, unless the other schema
+			// declares it.
 			if x, ok := asSchema(old); ok && (isFalse(x) || len(x) == 0) {
 				m[k] = v
 			}
@@ -307,7 +309,8 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 			}
 			m[k] = append(slices.Clone(x), y...)
 		case "anyOf", "oneOf":
-			// Both schemas require a choice; only one can remain a choice.
+			// Both schemas require a choice, but the result can have only one. The other
+			// becomes a part of allOf.
 			all, _ := m["allOf"].([]any)
 			m["allOf"] = append(slices.Clone(all), schema{k: v})
 		case "minimum", "exclusiveMinimum":
@@ -326,7 +329,8 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 	return m, nil
 }
 
-// mergeProperty merges two schemas of a property, each of which can be of any form.
+// mergeProperty merges two schemas of the same property. If either is not a valid schema, the
+// result allows any value.
 func (d document) mergeProperty(a, b any, hops int) (any, error) {
 	x, okX := asSchema(a)
 	y, okY := asSchema(b)
@@ -342,7 +346,7 @@ func less(a, b any) bool {
 	return okX && okY && x.Cmp(y) < 0
 }
 
-// numberOf returns a number of a schema with its exact value.
+// numberOf returns the exact value of a number in a schema.
 func numberOf(v any) (*big.Float, bool) {
 	n, ok := v.(json.Number)
 	if !ok {
@@ -352,7 +356,7 @@ func numberOf(v any) (*big.Float, bool) {
 	return f, err == nil
 }
 
-// typesOf returns the keyword type as a list.
+// typesOf returns the value of the keyword type as a list.
 func typesOf(s schema) []string {
 	switch t := s["type"].(type) {
 	case string:
@@ -374,7 +378,7 @@ func stringsOf(v any) []string {
 	return all
 }
 
-// listOf returns the schemas of a keyword such as anyOf.
+// listOf returns the value of a keyword such as anyOf as a list of schemas.
 func listOf(v any) ([]schema, bool) {
 	list, ok := v.([]any)
 	if !ok {
@@ -391,7 +395,7 @@ func listOf(v any) ([]schema, bool) {
 	return all, true
 }
 
-// literals returns a set of constants, as JSON.
+// literals returns the set of the constants in values, each encoded as JSON.
 func literals(values []any) map[string]bool {
 	all := make(map[string]bool, len(values))
 	for _, v := range values {
@@ -400,7 +404,7 @@ func literals(values []any) map[string]bool {
 	return all
 }
 
-// constants returns the values of enum and const.
+// constants returns the constants of the keywords enum and const.
 func constants(s schema) ([]any, bool) {
 	if c, ok := s["const"]; ok {
 		return []any{c}, true
@@ -409,8 +413,8 @@ func constants(s schema) ([]any, bool) {
 	return list, ok && len(list) > 0
 }
 
-// integerType returns the Go integer type for the bounds of s: the type with exactly these
-// bounds, or else one that holds them.
+// integerType returns the Go integer type whose range equals the bounds of s. If there is
+// none, it returns one whose range includes the bounds.
 func integerType(s schema) string {
 	switch format, _ := s["format"].(string); format {
 	case "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "int", "uint":

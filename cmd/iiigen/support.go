@@ -2,7 +2,7 @@ package main
 
 import "strings"
 
-// support returns the helpers that the generated types need.
+// support returns the source code of the helpers that the generated types need.
 func (g *generation) support() string {
 	var b strings.Builder
 	for _, part := range []string{"options", "observe", "schema", "constant", "open", "union", "tuple"} {
@@ -13,7 +13,7 @@ func (g *generation) support() string {
 	return b.String()
 }
 
-// helperSources holds the helpers of generated code.
+// helperSources maps the helpers of generated code to their source code.
 var helperSources = map[string]string{
 	"options": `
 // callOptions returns the options of a client followed by those of a call.

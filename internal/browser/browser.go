@@ -11,18 +11,17 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Browser is a headless Chromium, whose pages share nothing with those of another
-// one. It is made by Start. Its methods may be called from the test's goroutine
-// alone.
+// Browser is a headless Chromium. It shares no pages and no profile with other browsers. Start
+// returns it. Its methods may be called only from the test's goroutine.
 type Browser struct {
 	t   testing.TB
-	ctx context.Context // chromedp's
+	ctx context.Context // the context of chromedp
 }
 
-// names are what Chromium is called, in the order in which they are tried.
+// names lists the executable names of Chromium, in the order in which they are tried.
 var names = []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
 
-// executable finds Chromium: $CHROMIUM, or what the system calls it.
+// executable returns the path of Chromium: $CHROMIUM, or the first of names that is installed.
 func executable() (string, error) {
 	if path := os.Getenv("CHROMIUM"); path != "" {
 		return exec.LookPath(path)
@@ -35,24 +34,25 @@ func executable() (string, error) {
 	return "", errors.New("there is no Chromium here: install it (Debian: apt-get install chromium), or set $CHROMIUM to its path")
 }
 
-// Start runs Chromium, with an empty profile, until the test ends. A test without
-// Chromium fails.
+// Start runs Chromium with an empty profile until the test ends. If Chromium is not installed,
+// the test fails.
 func Start(t testing.TB) *Browser {
 	t.Helper()
 	path, err := executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], // a new temporary --user-data-dir is among them
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], // these include a new temporary --user-data-dir
 		chromedp.ExecPath(path),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-gpu", true),
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("hide-scrollbars", true),
-		// Root cannot have a sandbox; the pages are ours.
+		// Chromium cannot use its sandbox as root. All pages that the tests open are trusted.
 		chromedp.Flag("no-sandbox", os.Getuid() == 0),
 	)
-	// Not the test's context: that ends before the cleanup, which ends Chromium in order.
+	// The browser must outlive the test's context, which ends before the cleanup function
+	// shuts Chromium down.
 	allocator, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
 	t.Cleanup(cancel)
 	ctx, _ := chromedp.NewContext(allocator)
@@ -67,14 +67,13 @@ func Start(t testing.TB) *Browser {
 	return &Browser{t: t, ctx: ctx}
 }
 
-// Open opens a page of 1100 by 760 pixels in a tab of its own and waits until it
-// has loaded. An exception that the page does not catch, and a console.error, fail
-// the test.
+// Open opens a page of 1100 by 760 pixels in a new tab and waits until it has loaded. Uncaught
+// exceptions of the page and calls of console.error fail the test.
 func (b *Browser) Open(url string) *Page {
 	b.t.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx)
 	b.t.Cleanup(cancel)
-	if err := chromedp.Do(ctx); err != nil { // before any timeout, which would end the tab
+	if err := chromedp.Do(ctx); err != nil { // without a timeout, which would later close the tab
 		b.t.Fatalf("no new tab: %v", err)
 	}
 	p := &Page{t: b.t, ctx: ctx}

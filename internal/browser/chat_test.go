@@ -8,7 +8,7 @@ import (
 	"github.com/iii-go/iii/internal/browser"
 )
 
-// What somebody says in one page is in the page of somebody else at once.
+// A message that is sent on one page appears on the pages of the others at once.
 func TestChat(t *testing.T) {
 	url := browser.Run(t, "./examples/chat", "-serve").Match(`^open +(\S+)$`)[1]
 	ada := browser.Start(t).Open(url)
@@ -17,9 +17,9 @@ func TestChat(t *testing.T) {
 	ada.Type("#text", "Is anybody here?\n")
 	ada.WaitText("li.mine p", "Is anybody here?")
 
-	chromium := browser.Start(t) // of somebody else: nothing is shared
+	chromium := browser.Start(t) // a second user, whose browser shares nothing with the first
 	grace := chromium.Open(url)
-	grace.WaitText("li p", "Is anybody here?") // which was said before
+	grace.WaitText("li p", "Is anybody here?") // sent before this page was opened
 	ada.WaitText("#state", "2 people are here")
 	grace.Type("#author", "Grace")
 	grace.Type("#text", "Hello, Ada. I have brought <b>tea</b> & cake.\n")
@@ -37,19 +37,19 @@ func TestChat(t *testing.T) {
 	grace.Resize(390, 640)
 	grace.Screenshot("chat-narrow")
 
-	// The other room has nothing of it.
+	// The other room shows no messages of the first room.
 	grace.Click("nav a:not([aria-current])")
 	grace.WaitText("#state", "only you are here")
 	ada.WaitText("#state", "only you are here")
 	grace.WaitVisible("#empty")
 
-	// Who comes back finds what was said meanwhile.
+	// After a return to a room, the page shows the messages that were sent in the meantime.
 	ada.Type("#text", "Where are you?\n")
 	ada.WaitText("li.mine p", "Where are you?")
 	browser.Eval[any](grace, "history.back()")
 	grace.WaitText("li p", "Where are you?")
 	ada.WaitText("#state", "2 people are here")
 
-	// A room that there is not lets nobody in.
+	// The chat rejects visitors of a room that does not exist.
 	chromium.Open(url+"?room=cellar").WaitText("#state", "there is no such room")
 }

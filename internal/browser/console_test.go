@@ -29,7 +29,7 @@ type order struct {
 	CardToken string `json:"card_token,omitempty"`
 }
 
-// shopWorker is a client with telemetry, under a name.
+// shopWorker returns a client with the given worker name, and its telemetry.
 func shopWorker(t *testing.T, engine *iiitest.Engine, name string) (*iii.Client, *iii.Telemetry, *slog.Logger) {
 	t.Helper()
 	url := engine.URL()
@@ -41,7 +41,7 @@ func shopWorker(t *testing.T, engine *iiitest.Engine, name string) (*iii.Client,
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { // the engine may have gone
+	t.Cleanup(func() { // the engine may have ended
 		_ = c.Close()
 		_ = telemetry.Shutdown(context.WithoutCancel(t.Context()))
 	})
@@ -58,15 +58,15 @@ func must[T any](t *testing.T) func(v T, err error) T {
 	}
 }
 
-// demonstrate runs two workers that do a bit of everything. What it returns makes an
-// order over HTTP.
+// demonstrate runs two workers that use most features of the engine. The function that it
+// returns places an order over HTTP.
 func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantity int) {
 	t.Helper()
 	warehouse, _, stockLog := shopWorker(t, engine, "warehouse")
 	ok := must[*iii.Function](t)
 	ok(iii.Handle(warehouse, "warehouse::reserve", func(ctx context.Context, o order) (map[string]int, error) {
 		err := iii.InSpan(ctx, "take from shelf", trace.SpanKindInternal, func(ctx context.Context) error {
-			sha256.Sum256(make([]byte, o.Quantity<<20)) // work that takes its time
+			sha256.Sum256(make([]byte, o.Quantity<<20)) // takes some time
 			if o.Quantity > 8 {
 				return &iii.Error{Code: "out_of_stock", Message: "2 " + o.Item + " are left"}
 			}
@@ -144,13 +144,13 @@ func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantit
 	}
 }
 
-// visitConsole opens a part of the console and waits for what it should show.
+// visitConsole opens a part of the console and waits for the expected text.
 func visitConsole(page *browser.Page, hash, selector, text string) {
 	browser.Eval[any](page, `location.hash = "`+hash+`"`)
 	page.WaitText(selector, text)
 }
 
-// The console shows what happens, while it happens.
+// The console shows the activity of the engine as it happens.
 func TestConsole(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithQueue("once", iiitest.QueueConfig{MaxRetries: 1}))
 	chromium := browser.Start(t)
@@ -160,12 +160,12 @@ func TestConsole(t *testing.T) {
 	page.WaitText(".empty", engine.URL())
 	page.Screenshot("console-empty")
 
-	orderNow := demonstrate(t, engine) // nobody loads the page again
+	orderNow := demonstrate(t, engine) // the page is not reloaded from here on
 	page.WaitText(".panel", "warehouse")
 	for n := range 40 {
 		orderNow([]string{"tea", "cake"}[n%2], 1+n%6)
 	}
-	page.WaitText(".panel", "shop::report") // which runs
+	page.WaitText(".panel", "shop::report") // a running invocation
 	visitConsole(page, "#/invocations", "tr", "warehouse::reserve")
 	orderNow("tea", 9)
 	page.WaitText("tr.error", "out_of_stock")
@@ -179,7 +179,7 @@ func TestConsole(t *testing.T) {
 		picture("overview")
 
 		visitConsole(page, "#/invocations", "tr", "http::POST/orders/:customer")
-		page.Click(".seg button:nth-child(3)") // those that failed
+		page.Click(".seg button:nth-child(3)") // show only failed invocations
 		page.Wait(`() => document.querySelectorAll("tbody tr").length === 2`)
 		page.Click("tr.error:last-child")
 		page.WaitText(".detail .failure", "2 tea are left")
@@ -198,7 +198,7 @@ func TestConsole(t *testing.T) {
 		page.Click(".seg button:first-child")
 		page.Wait(`() => document.querySelectorAll("tbody tr").length > 40`)
 		picture("traces")
-		page.Click(".seg button:nth-child(2)") // those with errors: no others come between
+		page.Click(".seg button:nth-child(2)") // show only traces with errors, so that no others are listed between them
 		page.Wait(`() => document.querySelectorAll("tbody tr").length === 1`)
 		page.Click("tr.error")
 		page.WaitText(".row.failed", "execute warehouse::reserve")
@@ -222,13 +222,13 @@ func TestConsole(t *testing.T) {
 		picture("logs")
 		visitConsole(page, "#/metrics", ".plot", "orders.placed")
 		page.WaitVisible(".plot path")
-		// What is left out is counted, and is in the total.
+		// The page counts the series that it does not plot, and includes them in the total.
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^visits\n[^]*\n124\n[^]*and 54 more series$/.test(p.innerText.trim()))`)
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^waits\n[^]*\n62 values\n[^]*and 59 more series$/.test(p.innerText.trim()))`)
 		picture("metrics")
 		browser.Eval[any](page, `document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "/", bubbles: true}))`)
 		page.Wait(`() => document.activeElement.matches(".search input")`)
-		page.Press("shelf=29") // too far behind to be shown among all
+		page.Press("shelf=29") // not among the series shown without a filter
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^visits\n[^]*shelf=29[^]*and 61 more series$/.test(p.innerText.trim()))`)
 		page.Press("\b\b\b\b\b\b\b\b")
 		page.WaitText(".plot", "orders.placed")
@@ -256,7 +256,7 @@ func TestConsole(t *testing.T) {
 	page.Screenshot("console-narrow-help")
 
 	second := chromium.Open(engine.ConsoleURL() + "#/workers")
-	second.WaitText(".nav-item[data-id=invocations]", "3 failed") // whatever is open first
+	second.WaitText(".nav-item[data-id=invocations]", "3 failed") // regardless of the view that is open
 
 	if err := engine.Close(); err != nil {
 		t.Fatal(err)
@@ -264,8 +264,8 @@ func TestConsole(t *testing.T) {
 	page.Wait(`() => document.querySelector(".live").classList.contains("off")`)
 }
 
-// visitStores tries what the console shows of state, streams, queues and dead letters, while
-// it changes.
+// visitStores verifies the console's views of state, streams, queues and dead letters while
+// their contents change.
 func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
 	t.Helper()
 	ctx := t.Context()
@@ -289,7 +289,7 @@ func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
 	if _, err := carts.Set(ctx, "bob", order{Item: "cake", Quantity: 2}); err != nil {
 		t.Fatal(err)
 	}
-	page.WaitText(".detail pre.json", "cake") // while it is open
+	page.WaitText(".detail pre.json", "cake") // the open item is updated
 	page.Screenshot("console-state")
 	if _, _, err := carts.Delete(ctx, "bob"); err != nil {
 		t.Fatal(err)
@@ -340,7 +340,7 @@ func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
 	page.WaitText(".detail", "redriven or discarded")
 }
 
-// An engine of 0.26 has observers, and calls in process.
+// An engine that speaks 0.26 has observers and in-process calls.
 func TestConsoleObservers(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol026))
 	c := must[*iii.Client](t)(iii.New(engine.URL(), iii.WithName("shop")))

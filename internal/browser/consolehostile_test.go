@@ -14,11 +14,11 @@ import (
 	"github.com/iii-go/iii/internal/browser"
 )
 
-// hostile is markup that would run if it were taken for such, without a place to break
-// a line at.
+// hostile is markup that would run a script if the page did not escape it. It contains no
+// character at which a line can break.
 const hostile = `"><img/src=x/onerror="window.pwned=1"><script>window.pwned=1</script><svg/onload="window.pwned=1">'`
 
-// Whatever a worker calls things, the console shows it as text, and within its place.
+// The console shows every name that a worker chooses as text, within the space for it.
 func TestConsoleHostileNames(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithQueue("bad", iiitest.QueueConfig{MaxRetries: 1}))
 	worker, telemetry, _ := shopWorker(t, engine, "worker"+hostile)
@@ -48,7 +48,7 @@ func TestConsoleHostileNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, span := telemetry.Tracer().Start(t.Context(), hostile)
-	_ = worker.Call(ctx, "deep::er", 30, nil) // the innermost one fails
+	_ = worker.Call(ctx, "deep::er", 30, nil) // the innermost call fails
 	span.End()
 	traceID := span.SpanContext().TraceID().String()
 	if err := telemetry.Flush(t.Context()); err != nil {
@@ -56,7 +56,7 @@ func TestConsoleHostileNames(t *testing.T) {
 	}
 
 	page := browser.Start(t).Open(engine.ConsoleURL())
-	// The view is made anew every second, and the focus stays.
+	// The page rebuilds the view every second, and the focus stays where it was.
 	page.WaitVisible("a.tile")
 	browser.Eval[any](page, `(tile => { tile.focus(); tile.old = true })(document.querySelector("a.tile:nth-child(3)"))`)
 	page.Wait(`() => !document.querySelector("a.tile:nth-child(3)").old`)
@@ -100,7 +100,8 @@ func TestConsoleHostileNames(t *testing.T) {
 	}
 }
 
-// check fails the test if something of the page was taken for markup, or sticks out.
+// check fails the test if the page interpreted some text as markup, or if an element extends
+// beyond the width of the page.
 func check(t *testing.T, page *browser.Page, where string, width int) {
 	t.Helper()
 	if browser.Eval[bool](page, `window.pwned === 1 || document.querySelector("img, svg[onload], #main script") !== null`) {

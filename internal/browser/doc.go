@@ -1,7 +1,7 @@
-// Package browser tries the pages of this project in headless Chromium. It is a
-// module of its own, for what drives the browser is no business of those who use
-// the package. Its tests need Chromium and fail without it: `make browser` runs
-// them, `go test ./...` in the root of the repository does not.
+// Package browser tests the pages of this project in headless Chromium. It is a separate
+// module, so that users of package iii do not depend on the library that drives the browser.
+// Its tests fail if Chromium is not installed: `make browser` runs them, and `go test ./...`
+// in the root of the repository does not.
 //
 //	chromium := browser.Start(t)
 //	program := browser.Run(t, "./examples/chat", "-serve")

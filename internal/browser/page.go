@@ -18,19 +18,18 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience bounds every single step. What happens at all happens in a fraction of
-// it, on a slow machine too.
+// patience bounds each step. A successful step takes a fraction of it, even on a slow machine.
 const patience = 30 * time.Second
 
-// Page is a page in a tab. It is made by Browser.Open. A step that fails, or that
-// takes longer than 30 seconds, ends the test, with a screenshot. Selectors are
-// those of CSS. Its methods may be called from the test's goroutine alone.
+// Page is a page in a tab. Browser.Open returns it. A step that fails, or that takes longer
+// than 30 seconds, ends the test and saves a screenshot. Selectors are CSS selectors. The
+// methods may be called only from the test's goroutine.
 type Page struct {
 	t   testing.TB
-	ctx context.Context // chromedp's
+	ctx context.Context // the context of chromedp
 }
 
-// watch fails the test for errors that the page does not handle.
+// watch fails the test on errors that the page does not handle.
 func (p *Page) watch() {
 	messages := chromedp.Console(p.ctx)
 	done := make(chan struct{})
@@ -40,18 +39,18 @@ func (p *Page) watch() {
 			if err != nil {
 				return
 			}
-			if m.IsException() || m.Type == "error" && m.Source == "" { // a source has what the network did
+			if m.IsException() || m.Type == "error" && m.Source == "" { // messages with a source report network events
 				p.t.Errorf("console of the page: %s", m)
 			}
 		}
 	}()
 	p.t.Cleanup(func() {
-		_ = chromedp.Cancel(p.ctx) // ends the messages
+		_ = chromedp.Cancel(p.ctx) // closes the channel of messages
 		<-done
 	})
 }
 
-// do takes a step within the time for it.
+// do runs the actions of one step, for at most patience.
 func (p *Page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -61,8 +60,8 @@ func (p *Page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// persist takes a step that begins with looking for an element, again when a page that
-// changes by itself has replaced the element meanwhile.
+// persist runs a step that begins with the search for an element. If the page replaces the
+// element in the meantime, persist runs the step again.
 func (p *Page) persist(what string, step chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -78,14 +77,14 @@ func (p *Page) persist(what string, step chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// replaced reports whether the browser did not know an element any more: "Could not find
-// node with given id" and the like.
+// replaced reports whether err means that the browser no longer knows an element, as in "Could
+// not find node with given id".
 func replaced(err error) bool {
 	var refusal *cdproto.Error
 	return errors.As(err, &refusal) && (strings.Contains(refusal.Message, "node") || strings.Contains(refusal.Message, "box model"))
 }
 
-// fail ends the test with what the page shows.
+// fail ends the test and reports the content of the page.
 func (p *Page) fail(what string, err error) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -101,13 +100,13 @@ func (p *Page) fail(what string, err error) {
 	p.t.Fatalf("%s: %v\nthe page says:\n%s", what, err, text)
 }
 
-// Resize sets the size of the page, in CSS pixels.
+// Resize sets the size of the page in CSS pixels.
 func (p *Page) Resize(width, height int) {
 	p.t.Helper()
 	p.do("resize", chromedp.EmulateViewport(int64(width), int64(height)))
 }
 
-// Dark sets whether the page's reader prefers dark colours.
+// Dark sets whether the emulated user prefers dark colours.
 func (p *Page) Dark(on bool) {
 	p.t.Helper()
 	value := map[bool]string{false: "light", true: "dark"}[on]
@@ -119,55 +118,56 @@ func (p *Page) Dark(on bool) {
 	}))
 }
 
-// Press presses keys, such as "/" or kb.Escape, on what has the focus.
+// Press sends keys, such as "/" or kb.Escape, to the element that has the focus.
 func (p *Page) Press(keys string) {
 	p.t.Helper()
 	p.do("press "+strconv.Quote(keys), chromedp.KeyEvent(keys))
 }
 
-// Click waits until there is an element that can be seen, and clicks on it.
+// Click waits until the element is visible and clicks on it.
 func (p *Page) Click(selector string) {
 	p.t.Helper()
 	p.persist("click on "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
-// Type waits until there is an element that can be seen, and types text into it key
-// by key. "\n" is the Enter key.
+// Type waits until the element is visible, and types text into it key by key. "\n" is the
+// Enter key.
 func (p *Page) Type(selector, text string) {
 	p.t.Helper()
 	p.persist("type into "+selector, chromedp.SendKeys(chromedp.CSS(selector), text, chromedp.NodeVisible))
 }
 
-// WaitVisible waits until there is an element that can be seen.
+// WaitVisible waits until the element is visible.
 func (p *Page) WaitVisible(selector string) {
 	p.t.Helper()
 	p.do("wait for "+selector, chromedp.WaitVisible(chromedp.CSS(selector)))
 }
 
-// WaitText waits until an element of the selector, any of them, has text in what it
-// shows.
+// WaitText waits until the visible text of any element that matches the selector contains
+// text.
 func (p *Page) WaitText(selector, text string) {
 	p.t.Helper()
 	p.wait(fmt.Sprintf("wait for %q in %s", text, selector),
 		`(selector, text) => [...document.querySelectorAll(selector)].some(e => e.innerText.includes(text))`, selector, text)
 }
 
-// WaitGone waits until no element of the selector is there.
+// WaitGone waits until no element matches the selector.
 func (p *Page) WaitGone(selector string) {
 	p.t.Helper()
 	p.wait("wait for the end of "+selector, `selector => document.querySelector(selector) === null`, selector)
 }
 
-// Wait waits until a JavaScript function, which gets args, returns something true.
+// Wait calls a JavaScript function with args until it returns a true value.
 func (p *Page) Wait(function string, args ...any) {
 	p.t.Helper()
 	p.wait("wait for "+function, function, args...)
 }
 
-// wait asks again and again: also while the page gives way to another one.
+// wait evaluates the function repeatedly. It ignores errors until its time is up, because the
+// evaluation fails while the page is replaced by another page.
 func (p *Page) wait(what, function string, args ...any) {
 	p.t.Helper()
-	list, err := json.Marshal(append([]any{}, args...)) // without any it is [], not null
+	list, err := json.Marshal(append([]any{}, args...)) // [] rather than null if there are no arguments
 	if err != nil {
 		p.t.Fatalf("%s: %v", what, err)
 	}
@@ -189,7 +189,7 @@ func (p *Page) wait(what, function string, args ...any) {
 	}
 }
 
-// Texts is what the elements of a selector show, in their order in the page.
+// Texts returns the visible texts of the elements that match a selector, in document order.
 func (p *Page) Texts(selector string) []string {
 	p.t.Helper()
 	return Eval[[]string](p, fmt.Sprintf("[...document.querySelectorAll(%q)].map(e => e.innerText)", selector))
@@ -207,9 +207,9 @@ func Eval[T any](p *Page, expression string) T {
 	return value
 }
 
-// Screenshot takes a picture of what can be seen of the page, and returns its path:
-// name.png in bin/screenshots of the repository, or in $SCREENSHOTS. The test's log
-// says it too.
+// Screenshot saves a picture of the visible part of the page, and returns and logs its path:
+// name.png in the directory $SCREENSHOTS or, if that is unset, in bin/screenshots of the
+// repository.
 func (p *Page) Screenshot(name string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)

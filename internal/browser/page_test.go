@@ -92,7 +92,7 @@ func TestProgram(t *testing.T) {
 	program.Match(`^streams +ws://`)
 }
 
-// A button that the page replaces all the time can be clicked on.
+// Click works on a button that the page replaces continually.
 func TestClickOnWhatIsReplaced(t *testing.T) {
 	page := browser.Start(t).Open(serve(t, `<!doctype html><link rel="icon" href="data:,"><div></div><p></p><script>
 		setInterval(() => { document.querySelector("div").innerHTML = "<button onclick='document.querySelector(\"p\").append(1)'>Go</button>" }, 20)
@@ -103,7 +103,7 @@ func TestClickOnWhatIsReplaced(t *testing.T) {
 	page.WaitText("p", "1")
 }
 
-// recorder is a test whose errors and cleanups are kept.
+// recorder is a testing.TB that records errors and cleanup functions.
 type recorder struct {
 	testing.TB
 	mu       sync.Mutex

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// root is the directory of the repository: the tests run in a package's directory
-// somewhere below it.
+// root returns the directory of the repository. Tests run in the directory of their package,
+// which is below it.
 func root(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -33,16 +33,16 @@ func isFile(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// Program is a program of the root module that runs for a test. It is made by Run.
+// Program is a program of the root module that runs during a test. Run returns it.
 type Program struct {
 	t     testing.TB
-	lines chan string // of its standard output; closed when it ends
+	lines chan string // of the standard output; closed when the program ends
 	said  []string
 }
 
-// Run builds a program, "./examples/chat" for example, and runs it until the test
-// ends. Then it is interrupted and has to end with status 0. Of its environment, what
-// names an engine is left out; what it says on standard error goes to that of the test.
+// Run builds the program at path, such as "./examples/chat", and runs it until the test ends.
+// The program is then interrupted and must exit with status 0. It runs without the environment
+// variables that name an engine, and shares the standard error of the test.
 func Run(t testing.TB, path string, args ...string) *Program {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "program")
@@ -75,7 +75,7 @@ func Run(t testing.TB, path string, args ...string) *Program {
 		ended <- run.Wait()
 	}()
 	t.Cleanup(func() {
-		if runtime.GOOS == "windows" { // which knows no interrupt for one process
+		if runtime.GOOS == "windows" { // Windows cannot interrupt a single process
 			_ = run.Process.Kill()
 			<-ended
 			return
@@ -83,7 +83,7 @@ func Run(t testing.TB, path string, args ...string) *Program {
 		_ = run.Process.Signal(os.Interrupt)
 		kill := time.AfterFunc(patience, func() { _ = run.Process.Kill() })
 		defer kill.Stop()
-		for range p.lines { // it may be about to say more
+		for range p.lines { // discard the remaining output
 		}
 		if err := <-ended; err != nil {
 			t.Errorf("%s: after an interrupt: %v", path, err)
@@ -92,8 +92,9 @@ func Run(t testing.TB, path string, args ...string) *Program {
 	return p
 }
 
-// Match waits for a line of the program's standard output that matches, and returns
-// the match with its submatches. Each line is looked at once.
+// Match waits for a line of the program's standard output that matches pattern, and returns
+// the match with its submatches. It examines each line once, so later calls do not see the
+// lines that it has skipped.
 func (p *Program) Match(pattern string) []string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)

@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// activitySeconds is the period that the activity covers.
+	// activitySeconds is the period, in seconds, that the activity covers.
 	activitySeconds = 300
-	// maxFunctions is the maximum number of functions with figures of their own.
+	// maxFunctions is the maximum number of functions for which figures are kept.
 	maxFunctions = 1000
 )
 
@@ -22,8 +22,8 @@ type second struct {
 	latencies         latencies
 }
 
-// activity counts the invocations of the last minutes, and for each function all
-// invocations. The lock of its Recorder guards it.
+// activity counts the invocations in each of the last seconds, and all invocations of each
+// function. The lock of its Recorder guards it.
 type activity struct {
 	seconds   [activitySeconds]second
 	functions map[functionKey]*figures
@@ -31,7 +31,7 @@ type activity struct {
 
 type functionKey struct{ namespace, id string }
 
-// figures are the totals of a function since the start of the engine.
+// figures holds the totals of a function since the start of the engine.
 type figures struct {
 	calls, failed uint64
 	last          time.Time
@@ -78,14 +78,14 @@ func (a *activity) ended(i *Invocation) {
 
 func (i *Invocation) failed() bool { return i.code != "" || i.message != "" }
 
-// latencies is a histogram of durations with buckets of a quarter of a power of two,
-// which is accurate enough for quantiles on a page.
+// latencies is a histogram of durations. Each power of two is divided into four buckets, which
+// is accurate enough for the quantiles on the page.
 type latencies [4 * 40]uint32
 
 func (l *latencies) add(d time.Duration) { l[stepOf(d)]++ }
 
-// stepOf returns the bucket of a duration: its highest bit and the two bits below, in
-// microseconds.
+// stepOf returns the bucket of a duration. The bucket is determined by the highest bit of the
+// duration in microseconds and the two bits below it.
 func stepOf(d time.Duration) int {
 	us := uint64(max(0, d.Microseconds()))
 	if us < 4 {
@@ -95,7 +95,7 @@ func stepOf(d time.Duration) int {
 	return min(4*(high-1)+int(us>>(high-2)&3), len(latencies{})-1)
 }
 
-// stepEnd returns the upper end of a bucket.
+// stepEnd returns the upper bound of a bucket.
 func stepEnd(step int) time.Duration {
 	if step < 4 {
 		return time.Duration(step+1) * time.Microsecond
@@ -104,8 +104,8 @@ func stepEnd(step int) time.Duration {
 	return time.Duration(uint64(5+step%4)<<(high-2)) * time.Microsecond
 }
 
-// quantile returns the duration that the share q of all durations does not exceed, or 0
-// if there are none.
+// quantile returns a duration that the share q of all durations does not exceed. It returns 0
+// if there are no durations.
 func (l *latencies) quantile(q float64) time.Duration {
 	total := 0
 	for _, n := range l {
@@ -123,15 +123,15 @@ func (l *latencies) quantile(q float64) time.Duration {
 	return stepEnd(len(l) - 1)
 }
 
-// Activity is the activity of the last minutes as the page receives it.
+// Activity is the recent activity in the form in which the page receives it.
 type Activity struct {
 	Now       int64              `json:"now"` // seconds since 1970
 	Running   int                `json:"running"`
-	Seconds   []ActivitySecond   `json:"seconds"` // those in which something happened, oldest first
+	Seconds   []ActivitySecond   `json:"seconds"` // only seconds with activity, oldest first
 	Functions []ActivityFunction `json:"functions"`
 }
 
-// ActivitySecond is the activity in one second.
+// ActivitySecond holds the activity within one second.
 type ActivitySecond struct {
 	At     int64   `json:"at"`
 	Begun  int     `json:"begun"`
@@ -152,7 +152,7 @@ type ActivityFunction struct {
 	P95       float64 `json:"p95"`
 }
 
-// activityNow returns the current activity. It holds the lock only while it copies.
+// activityNow returns the current activity. It holds the lock only while it copies data.
 func (r *Recorder) activityNow() Activity {
 	now := time.Now()
 	r.mu.Lock()
@@ -180,7 +180,7 @@ func (r *Recorder) activityNow() Activity {
 	return a
 }
 
-// pulse returns the last whole second, which the page appends to its data.
+// pulse returns the activity in the last complete second, which the page appends to its data.
 func (r *Recorder) pulse(now time.Time) (last ActivitySecond, running int) {
 	at := now.Unix() - 1
 	r.mu.Lock()

@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	// maxTraceSpans and maxTraceLogs bound what the page shows of a trace.
+	// maxTraceSpans and maxTraceLogs bound the numbers of spans and of log records that the
+	// page shows for a trace.
 	maxTraceSpans = 5000
 	maxTraceLogs  = 1000
-	// maxListed is the maximum number of log records on the page.
+	// maxListed is the maximum number of log records in the list of the page.
 	maxListed = 500
 )
 
@@ -23,8 +24,8 @@ func (c *console) serveRegistry(w http.ResponseWriter, _ *http.Request) {
 	answer(w, redact(c.source.Registry()))
 }
 
-// serveFunction describes a function. Its schemas are not redacted, because
-// descriptions of secrets are not secrets.
+// serveFunction describes a function. It does not redact the schemas, because the description
+// of a secret is not secret.
 func (c *console) serveFunction(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	detail, ok := c.source.Function(q.Get("namespace"), q.Get("id"))
@@ -54,13 +55,13 @@ func (c *console) serveActivity(w http.ResponseWriter, _ *http.Request) {
 	answer(w, c.recorder.activityNow())
 }
 
-// serveInvocations lists the kept invocations in the order of their last changes.
+// serveInvocations lists the kept invocations in the order in which they last changed.
 func (c *console) serveInvocations(w http.ResponseWriter, _ *http.Request) {
 	list, _ := c.recorder.since(0, 2*maxInvocations)
 	answer(w, summaries(list))
 }
 
-// InvocationSummary is an invocation in a list.
+// InvocationSummary is an item in the list of invocations.
 type InvocationSummary struct {
 	Seq       uint64  `json:"seq"`
 	Namespace string  `json:"namespace"`
@@ -74,7 +75,7 @@ type InvocationSummary struct {
 	Took      float64 `json:"took"`   // milliseconds, once it has ended
 	Status    string  `json:"status"` // running, ok or error
 	Code      string  `json:"code,omitempty"`
-	HTTP      int     `json:"http_status,omitempty"` // of the response to a request
+	HTTP      int     `json:"http_status,omitempty"` // status of the response to an HTTP request
 	Message   string  `json:"message,omitempty"`
 	TraceID   string  `json:"trace_id,omitempty"`
 	Preview   string  `json:"preview,omitempty"`
@@ -105,8 +106,8 @@ func (i *Invocation) summary() InvocationSummary {
 	return s
 }
 
-// serveInvocation returns one invocation with its payloads. For a payload that was too
-// large to keep, it returns only the size.
+// serveInvocation returns one invocation with its payloads. If a payload was too large to
+// keep, it returns only the size.
 func (c *console) serveInvocation(w http.ResponseWriter, r *http.Request) {
 	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
 	i, ok := c.recorder.one(seq)

@@ -51,11 +51,12 @@ type console struct {
 	viewers  chan struct{} // one slot for each event stream
 }
 
-// maxViewers is the maximum number of pages with an event stream.
+// maxViewers is the maximum number of pages that can have an event stream at the same time.
 const maxViewers = 16
 
-// New returns the handler of a console. Event streams end with ctx. exposed is the host of
-// an address beyond the loopback interface, or "".
+// New returns the handler of a console. The event streams end when ctx ends. If the console
+// listens on an address beyond the loopback interface, exposed is the host of that address;
+// otherwise exposed is empty.
 func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handler {
 	c := &console{source: s, recorder: r, ended: ctx, viewers: make(chan struct{}, maxViewers)}
 	mux := http.NewServeMux()
@@ -80,10 +81,11 @@ func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handle
 	return guarded(mux, exposed)
 }
 
-// guarded rejects requests from other sites. The header Host reveals requests to another
-// host name that a DNS server resolves to a loopback address; Origin or Sec-Fetch-Site
-// reveals requests that a browser sends on behalf of another page. A console at an address
-// beyond loopback accepts IP addresses and the name of its host, which no other site has.
+// guarded rejects requests from other sites. The header Host identifies requests to a foreign
+// host name that a DNS server resolves to a loopback address. Origin and Sec-Fetch-Site
+// identify requests that a browser sends on behalf of another page. A console that listens
+// beyond the loopback interface also accepts IP addresses and its own host name, which no
+// other site can have.
 func guarded(h http.Handler, exposed string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()

@@ -18,7 +18,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fake is a source that holds only what a test adds.
+// fake is a source that contains only the data that a test adds.
 type fake struct {
 	registry Registry
 	metrics  []Metric
@@ -136,8 +136,8 @@ func TestOtherSitesAreRejected(t *testing.T) {
 	}
 }
 
-// A console that is open to the network accepts its addresses and its own host name. It
-// rejects other names, because any name can resolve to its address.
+// A console that is open to the network accepts requests to its addresses and its own host
+// name. It rejects other host names, because anybody can make a name resolve to its address.
 func TestExposedConsoleKeepsOtherSitesOut(t *testing.T) {
 	h := New(t.Context(), new(fake), NewRecorder(DefaultLimit), "devbox.example")
 	for host, want := range map[string]int{
@@ -293,7 +293,7 @@ func TestUnknownIDsAreNotFound(t *testing.T) {
 	}
 }
 
-// pipe is a response that a test reads while the handler writes it.
+// pipe is a response writer from which a test reads while the handler writes.
 type pipe struct {
 	header http.Header
 	chunks chan string
@@ -309,8 +309,8 @@ func (p *pipe) Write(b []byte) (int, error) {
 }
 func (p *pipe) Flush() {}
 
-// An event stream announces every change once. It ends with its reader and with the
-// engine.
+// An event stream announces every change once. It ends when its reader closes it, and when the
+// engine ends.
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, recorder := new(fake), NewRecorder(DefaultLimit)

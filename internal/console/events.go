@@ -11,26 +11,26 @@ import (
 const (
 	// tick is the interval at which an event stream checks for changes.
 	tick = 100 * time.Millisecond
-	// maxPerTick is the maximum number of changed invocations in a tick. Further ones
-	// follow with the next tick, unless they have been dropped; a page cannot show
-	// more.
+	// maxPerTick is the maximum number of changed invocations that are sent in one tick.
+	// Further ones are sent in the next tick, unless they have been dropped by then. A page
+	// cannot show more anyway.
 	maxPerTick = 200
-	// slowEvery and pulseEvery are the numbers of ticks between checks of the stores
-	// and between pulses.
+	// slowEvery is the number of ticks between checks of the stores. pulseEvery is the number
+	// of ticks between pulses.
 	slowEvery  = 5
 	pulseEvery = 10
-	// patience is how long a page may take to read an event.
+	// patience is the time limit for sending an event to a page.
 	patience = 10 * time.Second
 )
 
-// pulse is the event that is sent every second.
+// pulse is the event that is sent once per second.
 type pulse struct {
 	ActivitySecond
 	Running int `json:"running"`
 }
 
-// serveEvents sends a page the changes until the page or the engine closes. It polls,
-// so nothing in the engine has to notify it or wait for it.
+// serveEvents sends a page all changes, until the page closes or the engine ends. It polls the
+// engine, so the engine neither notifies pages nor waits for them.
 func (c *console) serveEvents(w http.ResponseWriter, r *http.Request) {
 	select {
 	case c.viewers <- struct{}{}:
@@ -82,7 +82,7 @@ func (c *console) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// differences returns the names of the counters that differ.
+// differences returns the names of the counters that differ between a and b.
 func (a Changes) differences(b Changes) []string {
 	var what []string
 	for name, changed := range map[string]bool{
@@ -99,7 +99,7 @@ func (a Changes) differences(b Changes) []string {
 
 var seed = maphash.MakeSeed()
 
-// registryHash returns a hash of the registry, to detect changes.
+// registryHash returns a hash of the registry, by which changes are detected.
 func (c *console) registryHash() uint64 {
 	b, _ := json.Marshal(c.source.Registry())
 	return maphash.Bytes(seed, b)
@@ -111,7 +111,7 @@ type stream struct {
 	control *http.ResponseController
 }
 
-// send returns false if the page has closed or does not read.
+// send sends an event. It returns false if the page has closed or does not read in time.
 func (s stream) send(event string, v any) bool {
 	data, err := json.Marshal(v)
 	if err != nil {

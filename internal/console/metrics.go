@@ -13,15 +13,16 @@ import (
 const (
 	// metricWindow is the period that the plots cover.
 	metricWindow = 15 * time.Minute
-	// maxExports is the maximum number of exports behind the plots; the newest count.
+	// maxExports is the maximum number of exports from which the plots are made. If there are
+	// more, the newest are used.
 	maxExports = 20_000
-	// maxSeries is the maximum number of series of a metric.
+	// maxSeries is the maximum number of series in a plot.
 	maxSeries = 24
-	// maxPlotted is the maximum number of points of a series.
+	// maxPlotted is the maximum number of points in a series.
 	maxPlotted = 180
 )
 
-// Plot is one metric of one service.
+// Plot shows one metric of one service.
 type Plot struct {
 	Service     string   `json:"service"`
 	Name        string   `json:"name"`
@@ -36,13 +37,13 @@ type Plot struct {
 // Series holds the values of a metric for one set of attributes.
 type Series struct {
 	Attributes []iii.StoredAttribute `json:"attributes"`
-	// Points are pairs of a time, in milliseconds since 1970, and a value. The value of
-	// a gauge and an up-down counter is plotted as it is; of a counter and a histogram,
+	// Points holds pairs of a time, in milliseconds since 1970, and a value. For a gauge or an
+	// up-down counter, the value is that of the metric. For a counter or a histogram, it is
 	// the rate per second since the previous point.
 	Points [][2]float64 `json:"points"`
 	Latest float64      `json:"latest"` // value, or the total of a counter or histogram
 	Sum    float64      `json:"sum,omitempty"`
-	// Bounds and Buckets are the latest distribution of a histogram.
+	// Bounds and Buckets hold the latest distribution of a histogram.
 	Bounds  []float64 `json:"bounds,omitempty"`
 	Buckets []uint64  `json:"buckets,omitempty"`
 
@@ -52,8 +53,8 @@ type Series struct {
 
 type seriesKey struct{ service, name, attributes string }
 
-// plots converts exports, which must come oldest first, to plots. It sorts the metrics
-// by service and name, and the series of each by attributes.
+// plots converts exports, which must be sorted by time, to plots. It sorts the plots by
+// service and name, and the series of each plot by attributes.
 func plots(exports []Metric) []Plot {
 	all := make(map[seriesKey]*Plot)
 	series := make(map[seriesKey]*Series)
@@ -130,7 +131,7 @@ func (s *Series) add(m *Metric, p *Point) {
 	s.at = m.At
 }
 
-// addTotal adds a point of a counter or a histogram.
+// addTotal adds a point for the total of a counter or a histogram.
 func (s *Series) addTotal(m *Metric, at, value float64) {
 	more := value
 	if m.Delta {
@@ -146,11 +147,12 @@ func (s *Series) addTotal(m *Metric, at, value float64) {
 	}
 }
 
-// limited returns the nearest number that JSON can represent, so one series does not
-// break the plots of the others.
+// limited returns the nearest finite number, because JSON cannot represent infinity. One such
+// value would otherwise break the plots of all metrics.
 func limited(v float64) float64 { return min(max(v, -math.MaxFloat64), math.MaxFloat64) }
 
-// thinned drops points until a plot has at most maxPlotted.
+// thinned returns points, or an evenly spaced selection of maxPlotted points if there are
+// more.
 func thinned(points [][2]float64) [][2]float64 {
 	if len(points) <= maxPlotted {
 		return points

@@ -15,7 +15,7 @@ import (
 
 var epoch = time.UnixMilli(1_700_000_000_000)
 
-// exports returns exports of one metric, with one value per second.
+// exports returns exports of a metric, one per second, with the given values.
 func exports(m Metric, values ...float64) []Metric {
 	var list []Metric
 	for i, v := range values {

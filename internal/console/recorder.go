@@ -9,29 +9,30 @@ import (
 )
 
 const (
-	// maxInvocations is the number of invocations that are kept. Invocations of the
-	// engine's own functions are kept separately, so they do not displace the others.
+	// maxInvocations is the maximum number of invocations that are kept. The limit applies
+	// separately to the engine's own functions, so their invocations do not displace the
+	// others.
 	maxInvocations = 1000
-	// DefaultLimit bounds the payloads of the kept invocations, in bytes.
+	// DefaultLimit is the default limit for the payloads of the kept invocations, in bytes.
 	DefaultLimit = 16 << 20
-	// maxPayload is the maximum size of a payload that is kept. Larger payloads are
-	// represented by their size only.
+	// maxPayload is the maximum size of a payload that is kept. Of a larger payload, only the
+	// size is kept.
 	maxPayload = 1 << 20
 )
 
 // Call holds the properties of an invocation that are known when it begins.
 type Call struct {
 	Namespace, Function string
-	Worker              string // that executes it; "" for the engine itself
+	Worker              string // the executing worker; "" for the engine itself
 	Caller              string // the calling worker; "" for the engine
-	Cause               string // why the engine calls: the trigger's type
+	Cause               string // the type of the trigger because of which the engine calls
 	Trigger             string // the trigger's id
 	Internal            bool   // the function is one of the engine's own
 	Data, Metadata      json.RawMessage
 	TraceID             string
 }
 
-// Invocation is a call in progress or a completed one. The lock of its Recorder guards
+// Invocation is a call that is in progress or has completed. The lock of its Recorder guards
 // it.
 type Invocation struct {
 	Call
@@ -40,14 +41,14 @@ type Invocation struct {
 	took            time.Duration // set when it has ended
 	ended           bool
 	result          json.RawMessage
-	code, message   string // of an error
-	httpStatus      int    // of the response to an HTTP request; 0 if there is none or it is unknown
+	code, message   string // code and message of an error
+	httpStatus      int    // status of the response to an HTTP request; 0 if there is none or it is unknown
 	size, resultLen int
 }
 
-// Recorder records the latest invocations of an engine, within bounds. A nil Recorder
-// is valid and records nothing. The methods are safe for concurrent use and do not
-// block.
+// Recorder records the latest invocations of an engine. It bounds their number and the memory
+// for their payloads. A nil Recorder is valid and records nothing. The methods are safe for
+// concurrent use and do not block.
 type Recorder struct {
 	mu              sync.Mutex
 	seq, changes    uint64
@@ -56,7 +57,7 @@ type Recorder struct {
 	activity        activity
 }
 
-// Responded records the HTTP status of the response to a call, before its end.
+// Responded records the HTTP status of the response to a call. It must be called before End.
 func (r *Recorder) Responded(i *Invocation, httpStatus int) {
 	if r == nil || i == nil {
 		return
@@ -68,8 +69,8 @@ func (r *Recorder) Responded(i *Invocation, httpStatus int) {
 	}
 }
 
-// NewRecorder returns a recorder that keeps at most limit bytes of payloads, and as many
-// of the engine's own functions.
+// NewRecorder returns a recorder. It keeps at most limit bytes of payloads for the functions
+// of workers, and the same amount for the engine's own functions.
 func NewRecorder(limit int) *Recorder {
 	r := &Recorder{activity: newActivity()}
 	r.users.limit, r.internal.limit = limit, limit
@@ -139,9 +140,9 @@ func (r *Recorder) latest() uint64 {
 	return r.changes
 }
 
-// since copies the invocations that have changed after the given number of changes, in
-// the order of their changes and at most limit. It also returns the number to pass to
-// the next call, which continues after the last copied change.
+// since copies the invocations that have changed after the given number of changes, in the
+// order of their changes. It copies at most limit of them. It also returns the number to pass
+// to the next call, which then continues after the last copied change.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,7 +170,8 @@ func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	return list, next
 }
 
-// one returns a copy of an invocation that is still kept.
+// one returns a copy of the invocation with the given number. It returns false if the
+// invocation is no longer kept.
 func (r *Recorder) one(seq uint64) (Invocation, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -181,9 +183,9 @@ func (r *Recorder) one(seq uint64) (Invocation, bool) {
 	return Invocation{}, false
 }
 
-// ring keeps the newest invocations in order, within bounds.
+// ring keeps the newest invocations in order, with bounds on their number and size.
 type ring struct {
-	limit int // of bytes
+	limit int // maximum number of bytes
 	list  []*Invocation
 	bytes int
 }
@@ -196,7 +198,8 @@ func (l *ring) add(i *Invocation) {
 	l.trim()
 }
 
-// grown adds n bytes to the total for i, if i is still kept.
+// grown adds n bytes, the size of i's result, to the total. If i is no longer kept, it drops
+// the result instead.
 func (l *ring) grown(i *Invocation, n int) {
 	if l.find(i.seq) == nil {
 		i.result = nil

@@ -53,8 +53,8 @@ func TestRecorderKeepsTheNewest(t *testing.T) {
 	}
 }
 
-// A page eventually receives every change, so it does not show a completed invocation
-// as running.
+// A page eventually receives every change, so it never shows a completed invocation as running
+// forever.
 func TestRecorderReportsEveryChange(t *testing.T) {
 	r := NewRecorder(DefaultLimit)
 	var calls []*Invocation
@@ -91,7 +91,7 @@ func TestRecorderBoundsPayloads(t *testing.T) {
 	if list, _ := r.since(0, maxInvocations); len(list) != fit {
 		t.Errorf("%d of %d payloads are kept", len(list), fit)
 	}
-	// Results count, too. Results of dropped invocations do not.
+	// The limit includes results. The results of dropped invocations are dropped as well.
 	first, _ := r.since(0, maxInvocations)
 	old := r.users.find(first[0].seq)
 	for range fit {

@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// redact returns v as JSON values without the values of keys that mark secrets, also
-// within strings that contain JSON.
+// redact returns v as decoded JSON. It replaces the values of keys that mark secrets,
+// including those in strings that contain JSON.
 func redact(v any) any { return withoutMore(iii.Redact(v)) }
 
 func withoutMore(v any) any {
@@ -33,7 +33,7 @@ func withoutMore(v any) any {
 	return v
 }
 
-// redactSpans modifies the list but no memory that it shares with others.
+// redactSpans modifies the spans in the list, but no memory that they share with others.
 func redactSpans(spans []iii.StoredSpan) []iii.StoredSpan {
 	for i := range spans {
 		s := &spans[i]
@@ -63,11 +63,11 @@ func redactAttributes(list []iii.StoredAttribute) []iii.StoredAttribute {
 	return list
 }
 
-// callerKey is the member that the engine adds to the payload of a worker's call.
+// callerKey is the member that the engine adds to the payload of a call from a worker.
 const callerKey = "_caller_worker_id"
 
-// payload returns a payload for display: without secrets, and without the member that
-// the engine has added.
+// payload returns a payload for display. It redacts secrets and removes the member that the
+// engine has added.
 func payload(data json.RawMessage) any {
 	if len(data) == 0 {
 		return nil
@@ -80,13 +80,14 @@ func payload(data json.RawMessage) any {
 }
 
 const (
-	// maxPreviewed is the size up to which a payload is decoded for a preview.
+	// maxPreviewed is the maximum size of a payload that has a preview.
 	maxPreviewed = 4 << 10
 	// previewLength is the maximum length of a preview in bytes.
 	previewLength = 160
 )
 
-// preview returns a payload as one line.
+// preview returns a payload as a single line, shortened to previewLength. It returns "" for a
+// payload that is empty or too large.
 func preview(data json.RawMessage) string {
 	if len(data) == 0 || len(data) > maxPreviewed {
 		return ""

@@ -7,46 +7,47 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Source gives a console access to an engine. The methods must be safe for concurrent
-// use; they copy their results and block the engine no longer than that takes.
+// Source gives a console access to an engine. The methods must be safe for concurrent use.
+// They return copies, and block the engine only while they copy.
 type Source interface {
 	// Engine returns the properties that do not change while the engine runs.
 	Engine() Engine
 	// Registry returns the current registrations.
 	Registry() Registry
-	// Function describes one function with its schemas. ok is false if it does not
-	// exist.
+	// Function describes a function, including its schemas. ok is false if the function does
+	// not exist.
 	Function(namespace, id string) (detail json.RawMessage, ok bool)
 
-	// Changes returns counters of changes to the stores.
+	// Changes returns counters of the changes to each store.
 	Changes() Changes
-	// Spans returns the newest spans, at most limit, oldest first.
+	// Spans returns the newest spans, oldest first, and at most limit of them.
 	Spans(limit int) []iii.StoredSpan
 	// Trace returns the spans of one trace in the order of arrival.
 	Trace(id string) []iii.StoredSpan
-	// Logs returns the newest records, at most limit, newest first. If trace is not
-	// empty, it returns only records of that trace.
+	// Logs returns the newest log records, newest first, and at most limit of them. If trace
+	// is not empty, it returns only records of that trace.
 	Logs(trace string, limit int) []json.RawMessage
-	// Metrics returns the exports of metrics after since, oldest first; if there are
-	// more than limit, the newest of them.
+	// Metrics returns the exports of metrics after since, oldest first. If there are more than
+	// limit, it returns only the newest of them.
 	Metrics(since time.Time, limit int) []Metric
 
 	// Groups returns the groups of a store, sorted.
 	Groups(s Store) []Group
-	// Items returns at most limit items of a group, in the order of their insertion.
+	// Items returns the items of a group in the order of their insertion, and at most limit of
+	// them.
 	Items(s Store, stream, group string, limit int) []Item
 	// Item returns the value of an item.
 	Item(s Store, stream, group, key string) (value json.RawMessage, ok bool)
-	// Queues returns the lanes of queues and topics, sorted.
+	// Queues returns the queues and the subscriptions of topics, sorted.
 	Queues() []Queue
-	// DeadLetters returns the newest dead letters, at most limit, newest first, and the
-	// number of those that it leaves out.
+	// DeadLetters returns the newest dead letters, newest first, and at most limit of them.
+	// left is the number of further dead letters.
 	DeadLetters(limit int) (list []DeadLetter, left int)
-	// DeadLetter returns a dead letter; ok is false if it no longer exists.
+	// DeadLetter returns a dead letter. ok is false if the dead letter no longer exists.
 	DeadLetter(id string) (d DeadLetter, ok bool)
 }
 
-// Store is one of the engine's stores of items.
+// Store identifies one of the engine's stores of items.
 type Store int
 
 // The stores.
@@ -55,12 +56,12 @@ const (
 	Streams
 )
 
-// Group is a scope of the state or a group of a stream.
+// Group is a scope of the state, or a group of a stream.
 type Group struct {
 	Stream      string // "" in the state
 	Group       string // "" for a stream that a worker stores
 	Items       int
-	Subscribers []Subscriber // of a stream, in no order
+	Subscribers []Subscriber // clients that subscribe to a group of a stream, in no order
 	Provider    string       // the worker that stores the stream; "" for the engine
 }
 
@@ -77,11 +78,11 @@ type Item struct {
 	Value json.RawMessage
 }
 
-// Queue is a named queue, or what a topic holds for one of its functions.
+// Queue is a named queue, or the jobs of a topic for one function or for the observers.
 type Queue struct {
 	Name      string `json:"name"`
 	Topic     bool   `json:"topic,omitempty"`
-	Namespace string `json:"namespace,omitempty"` // of the function of a topic
+	Namespace string `json:"namespace,omitempty"` // namespace of the function of a topic
 	Function  string `json:"function,omitempty"`
 	Group     string `json:"group,omitempty"` // instead of a function: the observers of a topic
 	Depth     int    `json:"depth"`           // jobs that wait or run
@@ -98,7 +99,7 @@ type DeadLetter struct {
 	Namespace, Function string
 	Group               string // instead of a function: the observers of a topic
 	Attempts            int
-	Error               string // of the last attempt
+	Error               string // the error of the last attempt
 	FailedAt            time.Time
 	Payload             json.RawMessage
 }
@@ -112,7 +113,8 @@ type Engine struct {
 	StreamURL string    `json:"stream_url"`
 }
 
-// Registry holds the current registrations in the form of the engine's own listings.
+// Registry holds the current registrations, in the form in which the engine's own functions
+// list them.
 type Registry struct {
 	Workers   []map[string]any `json:"workers"`
 	Functions []map[string]any `json:"functions"`
@@ -122,17 +124,17 @@ type Registry struct {
 	Local     []map[string]any `json:"local"` // calls that workers have made in process
 }
 
-// Changes counts additions to, and removals from, the stores.
+// Changes counts additions to the stores and removals from them.
 type Changes struct {
 	Spans   uint64 `json:"spans"`
 	Logs    uint64 `json:"logs"`
 	Metrics uint64 `json:"metrics"`
 	State   uint64 `json:"state"`
 	Streams uint64 `json:"streams"`
-	Queues  uint64 `json:"queues"` // and dead letters
+	Queues  uint64 `json:"queues"` // changes to queues and dead letters
 }
 
-// Metric is one export of a metric.
+// Metric is a metric in one export.
 type Metric struct {
 	Service, Name, Description, Unit string
 	Type                             string // counter, updowncounter, gauge or histogram

@@ -7,7 +7,7 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// storedGroup is a group in a list.
+// storedGroup is an item in the list of groups.
 type storedGroup struct {
 	Stream      string             `json:"stream,omitempty"`
 	Group       string             `json:"group"`
@@ -23,7 +23,7 @@ type storedSubscriber struct {
 	Client string  `json:"client"`
 }
 
-// storedItem is an item in a list.
+// storedItem is an item of a group as listed on the page.
 type storedItem struct {
 	Stream  string `json:"stream,omitempty"`
 	Group   string `json:"group"`
@@ -32,8 +32,8 @@ type storedItem struct {
 	Size    int    `json:"size"`
 }
 
-// serveStore lists the groups of a store with the first of their items. The parameters
-// stream and group choose the items of one group.
+// serveStore lists the groups of a store, with the first items of each. If the parameters
+// stream and group are set, it lists the items of that group instead.
 func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	groups := c.source.Groups(s)
 	answered := struct {
@@ -70,8 +70,8 @@ func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	answer(w, answered)
 }
 
-// serveItem returns the value of an item. If the value is too large, it returns only the
-// size.
+// serveItem returns the value of an item. If the value is too large to show, it returns only
+// the size.
 func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 	q := r.URL.Query()
 	stream, group, key := q.Get("stream"), q.Get("group"), q.Get("key")
@@ -89,8 +89,8 @@ func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 
 var redactedValue = json.RawMessage(`"` + secret.Redacted + `"`)
 
-// unlessSecret returns value, or a placeholder if one of the names marks a secret. The names are
-// those of the scope, stream, group and item, which play the role of keys in a document.
+// unlessSecret returns value, or a placeholder if one of the names marks a secret. The names
+// of the scope, stream, group and item have the same meaning as keys in a document.
 func unlessSecret(value json.RawMessage, names ...string) json.RawMessage {
 	for _, name := range names {
 		if secret.Key(name) {
@@ -100,7 +100,7 @@ func unlessSecret(value json.RawMessage, names ...string) json.RawMessage {
 	return value
 }
 
-// bounded returns nothing instead of a payload that is too large to show.
+// bounded returns data, or nothing if it is too large to show.
 func bounded(data json.RawMessage) json.RawMessage {
 	if len(data) > maxPayload {
 		return nil
@@ -108,7 +108,7 @@ func bounded(data json.RawMessage) json.RawMessage {
 	return data
 }
 
-// deadLetter is a dead letter in a list.
+// deadLetter is an item in the list of dead letters.
 type deadLetter struct {
 	ID        string  `json:"id"`
 	Queue     string  `json:"queue"`
@@ -146,8 +146,8 @@ func (c *console) serveQueues(w http.ResponseWriter, _ *http.Request) {
 	}{queues[:len(queues)-left], left, list, lettersLeft})
 }
 
-// serveDeadLetter returns a dead letter with its payload. If the payload is too large, it
-// returns only the size.
+// serveDeadLetter returns a dead letter with its payload. If the payload is too large to show,
+// it returns only the size.
 func (c *console) serveDeadLetter(w http.ResponseWriter, r *http.Request) {
 	d, ok := c.source.DeadLetter(r.PathValue("id"))
 	if !ok {

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// maxSpans is the number of spans, the newest, behind the list of traces.
+	// maxSpans is the maximum number of spans, the newest ones, from which the list of traces
+	// is made.
 	maxSpans = 5000
 	// maxTraces is the maximum length of the list of traces.
 	maxTraces = 200
@@ -17,7 +18,7 @@ const (
 // Trace is an item in the list of traces.
 type Trace struct {
 	ID       string         `json:"trace_id"`
-	Name     string         `json:"name"` // of its first root
+	Name     string         `json:"name"` // name of the first root span
 	Service  string         `json:"service"`
 	Start    uint64         `json:"start"`    // nanoseconds since 1970
 	Duration float64        `json:"duration"` // milliseconds, of the completed spans
@@ -28,13 +29,13 @@ type Trace struct {
 	Services []TraceService `json:"services"`
 }
 
-// TraceService summarizes the spans of a service in a trace.
+// TraceService summarizes the spans of one service in a trace.
 type TraceService struct {
 	Name  string `json:"name"`
 	Spans int    `json:"spans"`
 }
 
-// tracesOf groups spans by trace. The trace that began last comes first.
+// tracesOf groups spans by trace. The traces are sorted by their start, the latest first.
 func tracesOf(spans []iii.StoredSpan) []Trace {
 	byID := make(map[string][]*iii.StoredSpan)
 	for i := range spans {
@@ -83,15 +84,15 @@ func traceOf(id string, spans []*iii.StoredSpan) Trace {
 	return t
 }
 
-// engineService is the service name of the engine's own spans.
+// engineService is the service name in the engine's own spans.
 const engineService = "iii"
 
 func internalSpan(s *iii.StoredSpan) bool {
 	return s.ServiceName == engineService || slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
 }
 
-// TraceSpan is a span with its times in milliseconds from the start of the trace.
-// Nanoseconds since 1970 exceed the range in which JavaScript numbers are exact.
+// TraceSpan is a span with times in milliseconds since the start of the trace. JavaScript
+// cannot represent nanoseconds since 1970 exactly.
 type TraceSpan struct {
 	iii.StoredSpan
 	After float64 `json:"after"` // since the first span began

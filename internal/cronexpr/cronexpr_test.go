@@ -32,7 +32,7 @@ func TestCronNext(t *testing.T) {
 		{"0 0 0 29 2 *", "2096-02-29 00:00:00", nil}, // 2100 is not a leap year, and is the last year
 		{"0 0 0 31 * *", "2026-04-01 00:00:00", []string{"2026-05-31 00:00:00", "2026-07-31 00:00:00", "2026-08-31 00:00:00"}},
 		{"0 0 0 31 2 *", "2026-01-01 00:00:00", nil},
-		// Days of the week start with 1 for Sunday.
+		// Days of the week are numbered from 1 for Sunday.
 		{"0 0 0 * * 1", "2026-11-23 00:00:00", []string{"2026-11-29 00:00:00", "2026-12-06 00:00:00", "2026-12-13 00:00:00"}},
 		{"0 0 0 * * SUN", "2026-11-23 00:00:00", []string{"2026-11-29 00:00:00", "2026-12-06 00:00:00", "2026-12-13 00:00:00"}},
 		{"0 0 0 * * 7", "2026-11-23 00:00:00", []string{"2026-11-28 00:00:00", "2026-12-05 00:00:00", "2026-12-12 00:00:00"}},
@@ -47,8 +47,8 @@ func TestCronNext(t *testing.T) {
 		{"59 59 23 31 12 * 2100", "2026-11-23 00:00:00", []string{"2100-12-31 23:59:59"}},
 		{"0 0 0 1 1 * 1970", "2026-11-23 00:00:00", nil},
 		{"  0\t0 0 *  * * ", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-25 00:00:00", "2026-11-26 00:00:00"}},
-		// The next field can begin without a blank, and blanks can surround numbers and
-		// names.
+		// A field can begin without a blank after the previous field, and blanks can surround
+		// numbers and names.
 		{"******", "2026-11-23 09:46:03", []string{"2026-11-23 09:46:04", "2026-11-23 09:46:05", "2026-11-23 09:46:06"}},
 		{"0 0 0 1 - 3 , 5 * *", "2026-11-23 00:00:00", []string{"2026-12-01 00:00:00", "2026-12-02 00:00:00", "2026-12-03 00:00:00"}},
 		{"0 0 0 * * tues - Thurs / 2", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-26 00:00:00", "2026-12-01 00:00:00"}},
@@ -144,8 +144,8 @@ func TestInvalidCronExpressionsAreRejected(t *testing.T) {
 	}
 }
 
-// TestCronPlacesErrorsInLines verifies that the mark below one of several lines counts
-// characters, and the mark below a single line counts bytes.
+// TestCronPlacesErrorsInLines verifies the position of the mark. It is counted in characters
+// if the expression has several lines, and otherwise in bytes.
 func TestCronPlacesErrorsInLines(t *testing.T) {
 	for _, test := range []struct{ expression, want string }{
 		{"* * *\n* * !", "parse error at line 2, column 5\n  |\n2 | * * !\n  |     ^\n"},
@@ -174,8 +174,8 @@ func TestFields(t *testing.T) {
 	}
 }
 
-// FuzzCron checks that no expression causes a panic, and that the next time of a valid
-// expression belongs to its schedule, with no earlier time between.
+// FuzzCron verifies that no expression causes a panic. For a valid expression, the next time
+// must belong to the schedule, and no earlier time may.
 func FuzzCron(f *testing.F) {
 	for _, expression := range []string{
 		"*/2 * * * * *", "0 0 0 13 * FRI", "0 0 0 31 2 *", "0 30 8-18/5 ? jul,December 2-6 2030-2040/3", "@daily", "not a cron", "* * * * *",

@@ -12,22 +12,22 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// Fault describes what a proxy does to one direction of a connection. The zero value
-// does nothing.
+// Fault describes the faults in one direction of a connection. The zero value describes a
+// direction without faults.
 type Fault struct {
 	Latency time.Duration // delay of each piece
 	Jitter  time.Duration // upper limit of an additional random delay
-	Slice   int           // pieces have 1 to this many bytes; 0: as they arrive
+	Slice   int           // maximum size of the pieces, in bytes; 0: pieces stay as they arrive
 	Rate    int           // bytes per second; 0: unlimited
 	Limited bool          // Limit applies
 	Limit   int64         // number of bytes that pass before Then happens
 	Then    FaultEnd
 }
 
-// FaultEnd is what happens at the limit of a [Fault].
+// FaultEnd is the event at the limit of a [Fault].
 type FaultEnd int
 
-// Ways in which a connection through a proxy ends.
+// The constants list the ways in which a connection through a proxy can end.
 const (
 	FaultReset    FaultEnd = iota // both ends are cut, data in transit is lost
 	FaultClose                    // both ends are closed, data in transit arrives
@@ -41,13 +41,13 @@ func (e FaultEnd) String() string {
 	return [...]string{"reset", "close", "hole", "stall", "half-open"}[e]
 }
 
-// FaultPlan plans the faults of one connection: Out applies to what the client sends,
-// In to what it receives.
+// FaultPlan holds the faults of one connection. Out applies to the data that the client sends,
+// and In to the data that it receives.
 type FaultPlan struct{ Out, In Fault }
 
-// FaultProxy stands between a client and an engine, in memory or on TCP. A plan
-// determines the faults of the n-th connection, and the seed the randomness within the
-// plan. Use [NewFaultProxy].
+// FaultProxy stands between a client and an engine, in memory or on TCP. The plan determines
+// the faults of each connection by its number, and the seed determines the random choices
+// within the plan. Use [NewFaultProxy].
 type FaultProxy struct {
 	Capacity int // capacity of a pipe to the client; 0: memnet.Capacity
 
@@ -71,8 +71,8 @@ type FaultLink struct {
 	cut time.Time // when a limit was reached
 }
 
-// NewFaultProxy returns a proxy in front of the engine that dial connects to. The proxy
-// ends with the test. A nil plan causes no faults.
+// NewFaultProxy returns a proxy for the engine that dial connects to. The proxy is closed when
+// the test ends. A nil plan causes no faults.
 func NewFaultProxy(tb testing.TB, dial func(context.Context) (net.Conn, error), seed uint64, plan func(n int) FaultPlan) *FaultProxy {
 	f := &FaultProxy{dial: dial, plan: plan, seed: seed}
 	tb.Cleanup(f.close)
@@ -128,7 +128,7 @@ func (f *FaultProxy) connect(ctx context.Context, inner net.Conn) error {
 	return nil
 }
 
-// close cuts all connections and joins the proxy's goroutines.
+// close cuts all connections and waits for the proxy's goroutines.
 func (f *FaultProxy) close() {
 	f.mu.Lock()
 	for _, l := range f.links {
@@ -153,7 +153,7 @@ func (f *FaultProxy) Last() *FaultLink {
 	return f.links[len(f.links)-1]
 }
 
-// End ends both directions.
+// End ends both directions of the connection.
 func (l *FaultLink) End(how FaultEnd) {
 	l.once.Do(func() {
 		l.mark()
@@ -179,8 +179,8 @@ func (l *FaultLink) mark() {
 	}
 }
 
-// CutAt returns the time at which the connection was cut, or the zero time if it was
-// not.
+// CutAt returns the time at which the connection was cut. It returns the zero time if the
+// connection was not cut.
 func (l *FaultLink) CutAt() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -231,8 +231,8 @@ func (l *FaultLink) pump(dst, src net.Conn, f Fault, r *rand.Rand) {
 	}
 }
 
-// pause waits for the time that a piece takes, and returns false if the connection ends
-// meanwhile.
+// pause waits for the duration of the transfer of a piece. It returns false if the connection
+// ends before.
 func (l *FaultLink) pause(f Fault, n int, r *rand.Rand) bool {
 	d := f.Latency
 	if f.Jitter > 0 {

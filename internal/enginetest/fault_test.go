@@ -10,8 +10,8 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// TestFaultProxy verifies that the proxy causes the planned faults over both kinds of
-// connections: tests of the guarantees depend on them.
+// TestFaultProxy verifies that the proxy causes the planned faults on connections in memory
+// and on TCP. The tests of delivery guarantees rely on this.
 func TestFaultProxy(t *testing.T) {
 	const total = 100_000
 	tests := []struct {

@@ -1,6 +1,6 @@
-// Package enginetest supports the tests of package iii and the packages below it: it
-// has the server side of a WebSocket, a proxy that causes faults, and a validator of
-// telemetry. It imports none of those packages, so tests inside them can import it.
+// Package enginetest supports the tests of package iii and of the packages below it. It
+// contains the server side of a WebSocket, a proxy that causes faults, and a validator of
+// telemetry. It imports none of those packages, so their internal tests can import it.
 package enginetest
 
 // InvalidJSON lists texts that are not JSON.

@@ -16,16 +16,15 @@ import (
 	"unicode/utf8"
 )
 
-// maxFrameBytes is the largest size of a telemetry frame; exporters split larger
-// batches.
+// maxFrameBytes is the maximum size of a telemetry frame. Exporters split larger batches.
 const maxFrameBytes = 8 << 20
 
-// ValidateFrame returns nil if the engine would keep everything in a telemetry frame,
-// and otherwise why not. It applies the rules of the engine's parser, which ignores
-// unknown keys and drops the whole frame if a known key has a value of the wrong type.
-// The rules come from frames that were sent to an engine, see
-// TestValidatorAgreesWithEngine, and from the specification (OTLP JSON on the wire:
-// deviations from the standard).
+// ValidateFrame returns nil if the engine would keep everything in a telemetry frame, and
+// otherwise an error with the reason. It applies the rules of the engine's parser, which
+// ignores unknown keys and drops the whole frame if a known key has a value of the wrong type.
+// The rules are derived from frames that were sent to an engine, see
+// TestValidatorAgreesWithEngine, and from the specification (OTLP JSON on the wire: deviations
+// from the standard).
 func ValidateFrame(prefix string, data []byte) error {
 	if len(prefix)+len(data) > maxFrameBytes {
 		return fmt.Errorf("%d bytes, more than exporters may send", len(data))
@@ -57,7 +56,7 @@ func ValidateFrame(prefix string, data []byte) error {
 	return fmt.Errorf("unknown prefix %q", prefix)
 }
 
-// otlpNode is a JSON value that keeps numbers and duplicate keys as written.
+// otlpNode is a JSON value that preserves the spelling of numbers and duplicate keys.
 type otlpNode struct {
 	value any // nil, bool, string, json.Number, []otlpNode or []otlpMember
 }
@@ -125,8 +124,8 @@ func parseOTLP(d *json.Decoder, depth int) (otlpNode, error) {
 	return otlpNode{value: t}, nil
 }
 
-// loneSurrogate returns an error for an escape that is half of a surrogate pair, which
-// the engine rejects.
+// loneSurrogate returns an error if data contains an escape for half of a surrogate pair,
+// which the engine rejects.
 func loneSurrogate(data []byte) error {
 	for i := 0; i+1 < len(data); i++ {
 		if data[i] != '\\' {
@@ -170,8 +169,8 @@ func (f ruleFunc) check(path string, n otlpNode) error {
 	return nil
 }
 
-// rules validate an object: unknown keys are ignored, and known ones must not occur
-// twice. The key of a required member ends in "!".
+// rules validate the members of an object. Unknown keys are ignored, and known keys must not
+// occur twice. The key of a required member ends in "!".
 type rules map[string]rule
 
 func (r rules) check(path string, n otlpNode) error {
@@ -246,7 +245,7 @@ func isBool(n otlpNode) error {
 	return nil
 }
 
-// isDouble accepts numbers, including integers, but no strings, not even for NaN.
+// isDouble accepts numbers, including integers, but no strings, not even "NaN".
 func isDouble(n otlpNode) error {
 	num, ok := n.value.(json.Number)
 	if !ok {
@@ -258,7 +257,7 @@ func isDouble(n otlpNode) error {
 	return nil
 }
 
-// numeral returns the text of an integer, given as a number or, if text is true, as a
+// numeral returns the text of an integer. The integer must be a number or, if text is true, a
 // string.
 func numeral(n otlpNode, text bool) (string, error) {
 	switch v := n.value.(type) {
@@ -369,8 +368,8 @@ func init() { // valueRules is recursive
 	valueRules["kvlistValue"] = nullable(rules{"values": attributesRule})
 }
 
-// storedMetric requires data that the engine stores: the engine skips a metric without
-// any.
+// storedMetric requires a metric to have data of a kind that the engine stores. The engine
+// skips other metrics.
 type storedMetric struct{ rules rules }
 
 func (r storedMetric) check(path string, n otlpNode) error {
@@ -388,9 +387,9 @@ func (r storedMetric) check(path string, n otlpNode) error {
 	return fmt.Errorf("%s: no gauge, sum or histogram", path)
 }
 
-// JudgeFrame fails the test if the engine would lose anything in a frame that the
-// encoder has produced. Every frame that reaches a peer, or that a test examines
-// itself, is judged.
+// JudgeFrame fails the test if the engine would lose anything in a frame from the encoder. It
+// is called for every frame that reaches a peer, and for every frame that a test examines
+// itself.
 func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	tb.Helper()
 	if err := ValidateFrame(prefix, data); err != nil {
@@ -404,7 +403,7 @@ func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	}
 }
 
-// hasNull reports whether there is a null outside of strings.
+// hasNull reports whether the JSON text contains the value null.
 func hasNull(data []byte) bool {
 	d := json.NewDecoder(bytes.NewReader(data))
 	for {
@@ -418,13 +417,13 @@ func hasNull(data []byte) bool {
 	}
 }
 
-// IsOTLP reports whether data is OTLP JSON as the encoder writes it, and not a
-// placeholder that a test sends.
+// IsOTLP reports whether data is OTLP JSON as the encoder writes it, rather than a placeholder
+// that a test sends.
 func IsOTLP(data []byte) bool { return bytes.HasPrefix(data, []byte(`{"resource`)) }
 
-// keptFrames appends the frames of all tests to the file $III_TEST_FRAMES, if that is
-// set, one per line and each once per process. Another validator, which reads OTLP,
-// checks them.
+// keptFrames appends the frames of all tests to the file $III_TEST_FRAMES, if that variable is
+// set. It writes one frame per line, and each frame once per process. A separate test
+// validates the file with OpenTelemetry's decoder.
 var keptFrames = frameKeeper{path: os.Getenv("III_TEST_FRAMES"), seed: maphash.MakeSeed()}
 
 type frameKeeper struct {
@@ -458,8 +457,8 @@ func (k *frameKeeper) keep(prefix string, data []byte) (err error) {
 	return err
 }
 
-// DecodeJSON decodes JSON text to maps, lists, strings and json.Numbers, and fails the
-// test if it is invalid.
+// DecodeJSON decodes JSON text to maps, lists, strings and json.Numbers. It fails the test if
+// the text is invalid.
 func DecodeJSON(tb testing.TB, data []byte) any {
 	tb.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -471,7 +470,7 @@ func DecodeJSON(tb testing.TB, data []byte) any {
 	return v
 }
 
-// At follows keys and indices through decoded JSON. It returns nil if there is no such
+// At follows keys and indices through decoded JSON. It returns nil if the path leads to no
 // value.
 func At(v any, path ...any) any {
 	for _, step := range path {
@@ -490,8 +489,8 @@ func At(v any, path ...any) any {
 	return v
 }
 
-// Each calls f with every element of nested lists: Each(doc, []string{"a", "b"}, f)
-// visits the elements of the list b of every element of the list a of doc.
+// Each calls f with every element of nested lists. For example, Each(doc, []string{"a", "b"},
+// f) visits the elements of the list b in every element of the list a in doc.
 func Each(v any, lists []string, f func(v any)) {
 	if len(lists) == 0 {
 		f(v)

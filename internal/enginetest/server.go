@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// Server accepts the connections of a scripted peer.
+// Server accepts the connections to a scripted peer.
 type Server struct {
 	Mem *memnet.Listener // nil if the server is not in memory
 
@@ -22,10 +22,10 @@ type Server struct {
 	wg     sync.WaitGroup
 }
 
-// NewServer returns an in-memory server, which works in a synctest bubble. It calls
-// serve with the n-th connection, counted from 0, on a goroutine of its own, and closes
-// the connection when serve returns. The server ends with the test, and serve must
-// return by then.
+// NewServer returns an in-memory server, which also works in a synctest bubble. It calls serve
+// with each connection and its number, counted from 0, on a separate goroutine, and closes the
+// connection when serve returns. The server is closed when the test ends, and serve must then
+// return.
 func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	mem := memnet.NewListener(memnet.Loopback)
 	s := NewServerOn(tb, mem, serve)
@@ -33,7 +33,7 @@ func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	return s
 }
 
-// NewTCPServer is NewServer on a free port of the loopback interface.
+// NewTCPServer is like NewServer, but listens on a free port of the loopback interface.
 func NewTCPServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,7 +43,7 @@ func NewTCPServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	return NewServerOn(tb, l, serve)
 }
 
-// NewServerOn is NewServer on a listener.
+// NewServerOn is like NewServer, but uses the given listener.
 func NewServerOn(tb testing.TB, l net.Listener, serve func(conn net.Conn, n int)) *Server {
 	s := &Server{listener: l, serve: serve, open: map[net.Conn]struct{}{}}
 	s.wg.Go(s.accept)
@@ -95,13 +95,14 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Watched is the lock of a state that tests can wait on. The zero value is unlocked.
+// Watched is a lock for state whose changes tests can wait for. The zero value is unlocked.
 type Watched struct {
 	sync.Mutex
 	changed chan struct{} // closed at the next change; nil: no call of Wait is pending
 }
 
-// Notify makes all calls of Wait check again. The caller must hold the lock.
+// Notify makes all pending calls of Wait check their conditions again. The caller must hold
+// the lock.
 func (w *Watched) Notify() {
 	if w.changed != nil {
 		close(w.changed)
@@ -109,9 +110,9 @@ func (w *Watched) Notify() {
 	}
 }
 
-// Wait returns once done returns true. It calls done with the lock held, immediately
-// and after every change. If that takes longer than limit, in a synctest bubble by the
-// bubble's clock, it fails the test with what.
+// Wait returns when done returns true. It calls done with the lock held, immediately and after
+// every change. If that takes longer than limit, Wait fails the test with the message what. In
+// a synctest bubble, the time is that of the bubble's clock.
 func (w *Watched) Wait(tb testing.TB, limit time.Duration, what string, done func() bool) {
 	tb.Helper()
 	timer := time.NewTimer(limit)

@@ -17,8 +17,9 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// The server side of a WebSocket, written from scratch: the client's library cannot
-// vouch for itself, and tests can send, withhold or corrupt each frame.
+// This file implements the server side of a WebSocket independently of the client's library,
+// so that the tests do not rely on the code that they test. Tests can send, withhold or
+// corrupt each frame.
 
 // Opcodes of WebSocket frames.
 const (
@@ -30,7 +31,7 @@ const (
 	OpPong         = 10
 )
 
-// The engine's limits.
+// maxFrame and maxMessage are the engine's limits, in bytes.
 const (
 	maxFrame   = 16 << 20
 	maxMessage = 64 << 20
@@ -40,7 +41,7 @@ const (
 // write. Use [Upgrade].
 type WebSocket struct {
 	net.Conn
-	Request *http.Request // of the upgrade
+	Request *http.Request // the upgrade request
 
 	br   *bufio.Reader
 	mu   sync.Mutex    // serializes writes
@@ -48,8 +49,8 @@ type WebSocket struct {
 	gate chan struct{} // capacity 1: full while reading is stopped
 }
 
-// Upgrade answers the upgrade request that arrives over conn. If status is not nil, it
-// returns the HTTP status with which to refuse the request, or 0 to accept it.
+// Upgrade answers the upgrade request that arrives over conn. If status is not nil, it decides
+// about the request: it returns 0 to accept it, or the HTTP status with which to refuse it.
 func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) {
 	br := bufio.NewReaderSize(conn, 64<<10)
 	r, err := http.ReadRequest(br)
@@ -71,8 +72,8 @@ func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) 
 	return &WebSocket{Conn: conn, Request: r, br: br, fin: true, gate: make(chan struct{}, 1)}, err
 }
 
-// readFrame reads a client's frame and checks the requirements of RFC 6455 and of the
-// engine.
+// readFrame reads a frame from the client, and verifies that it satisfies RFC 6455 and the
+// requirements of the engine.
 func (c *WebSocket) readFrame() (op byte, fin bool, payload []byte, err error) {
 	var head [14]byte
 	if _, err = io.ReadFull(c.br, head[:2]); err != nil {
@@ -131,16 +132,16 @@ func unmask(p []byte, mask [4]byte) {
 	}
 }
 
-// StopReading makes ReadMessage hold back messages until resume is called; further
-// calls of resume do nothing.
+// StopReading makes ReadMessage wait before it returns further messages, until resume is
+// called. Further calls of resume do nothing.
 func (c *WebSocket) StopReading() (resume func()) {
 	c.gate <- struct{}{}
 	return sync.OnceFunc(func() { <-c.gate })
 }
 
-// ReadMessage reads a message or a control frame and checks the requirements of RFC
-// 6455 and of the engine. frames is the number of fragments; control is called with the
-// control frames between them.
+// ReadMessage reads a message or a control frame, and verifies that it satisfies RFC 6455 and
+// the requirements of the engine. frames is the number of fragments of the message. control is
+// called with each control frame between the fragments.
 func (c *WebSocket) ReadMessage(control func(op byte, payload []byte)) (op byte, message []byte, frames int, err error) {
 	if op, message, frames, err = c.readMessage(control); err == nil {
 		c.gate <- struct{}{}
@@ -179,7 +180,7 @@ func (c *WebSocket) readMessage(control func(op byte, payload []byte)) (op byte,
 	}
 }
 
-// WriteFrame sends one frame, valid or not.
+// WriteFrame sends one frame, which need not be valid.
 func (c *WebSocket) WriteFrame(op byte, fin bool, payload []byte) error {
 	head := []byte{op, 0}
 	if fin {
@@ -210,14 +211,14 @@ func (c *WebSocket) WriteFrame(op byte, fin bool, payload []byte) error {
 	return err
 }
 
-// Cut ends the connection as a crash would: data in transit may be lost.
+// Cut ends the connection as a crash would. Data in transit may be lost.
 func (c *WebSocket) Cut() {
 	reset(c.Conn)
 	_ = c.SetDeadline(time.Unix(1, 0))
 	_ = c.Close()
 }
 
-// reset makes the next Close of conn drop the data in transit.
+// reset makes the next Close of conn discard the data in transit.
 func reset(conn net.Conn) {
 	switch conn := conn.(type) {
 	case *memnet.Conn:

@@ -1,5 +1,5 @@
-// Package environ isolates tests, and programs that test, from variables that the
-// machine sets for other workers.
+// Package environ protects tests, and programs that run tests, from environment variables that
+// are meant for other workers on the machine.
 package environ
 
 import (
@@ -10,9 +10,9 @@ import (
 // prefixes lists the prefixes of the variables that workers, telemetry and iiidev read.
 var prefixes = []string{"III_", "OTEL_", "SERVICE_"}
 
-// Clear unsets the variables that configure workers and telemetry, for this process and
-// the processes that it starts. Variables with the prefix III_TEST_ belong to the tests
-// and stay. Call Clear first, in TestMain or main.
+// Clear unsets the variables that configure workers and telemetry, in this process and for the
+// processes that it starts. It keeps variables with the prefix III_TEST_, which configure the
+// tests themselves. Call Clear before anything else in TestMain or main.
 func Clear() {
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")

@@ -1,12 +1,12 @@
 // Package fifo provides a queue.
 package fifo
 
-// minCompact is the number of popped elements at which a queue that never becomes empty
-// moves its elements to the front.
+// minCompact is the minimum number of popped elements at which the remaining elements are
+// moved to the front, in a queue that never becomes empty.
 const minCompact = 64
 
-// Queue is a first-in-first-out queue. Its memory stays proportional to its elements,
-// even if it never becomes empty. The zero value is an empty queue.
+// Queue is a first-in-first-out queue. Its memory stays proportional to the number of its
+// elements, even if it never becomes empty. The zero value is an empty queue.
 type Queue[T any] struct {
 	elements []T
 	head     int // elements[:head] have been popped
@@ -25,7 +25,7 @@ func (q *Queue[T]) Push(v T) {
 	q.elements = append(q.elements, v)
 }
 
-// PushFront inserts elements before those in the queue.
+// PushFront inserts elements before those that are in the queue.
 func (q *Queue[T]) PushFront(elements ...T) {
 	q.elements, q.head = append(elements, q.elements[q.head:]...), 0
 }

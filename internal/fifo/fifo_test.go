@@ -48,8 +48,8 @@ func TestQueueOrder(t *testing.T) {
 	}
 }
 
-// A queue that is never empty uses memory only for its elements, and keeps no references
-// to popped ones.
+// A queue that never becomes empty uses memory only in proportion to its elements, and keeps
+// no references to popped elements.
 func TestQueueMemory(t *testing.T) {
 	var q Queue[*int]
 	for range 10 {

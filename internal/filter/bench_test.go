@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The benchmarks have the cases and names of the program in bench/filter-rs, which times the
+// The benchmarks use the cases and names of the program in bench/filter-rs, which measures the
 // reference implementation.
 
 func mustParse(tb testing.TB, v any) *Filter {

@@ -130,8 +130,7 @@ func TestMatchOfMalformedDocuments(t *testing.T) {
 	}
 }
 
-// Numbers in documents are read as the nearest doubles, however they are
-// spelled.
+// Numbers in documents are read as the nearest doubles, regardless of their spelling.
 func TestNumbersOfDocuments(t *testing.T) {
 	for text, want := range map[string]float64{
 		"0": 0, "-0": 0, "12": 12, "-12.50": -12.5, "0.1": 0.1, "123456789012345678": 123456789012345678, "9007199254740993": 9007199254740992,
@@ -174,8 +173,8 @@ func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 	}
 }
 
-// Scanning eight bytes at a time finds the same end of a value as scanning byte
-// by byte.
+// skipNested, which examines eight bytes at a time, finds the same end of a value as a scan
+// byte by byte.
 func TestEndsOfValues(t *testing.T) {
 	c := filtertest.New(20)
 	for range 5000 {

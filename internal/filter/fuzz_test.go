@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii/internal/filter/filtertest"
 )
 
-// FuzzParse parses arbitrary text. Accepted text is also valid JSON for encoding/json, and
-// its normal form is a fixed point.
+// FuzzParse parses arbitrary text. If the text is accepted, encoding/json must accept it as
+// well, and parsing its normal form must return the same normal form.
 func FuzzParse(f *testing.F) {
 	for i, v := range vectors(f) {
 		if i%20 == 0 {
@@ -45,8 +45,9 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzMatch matches arbitrary text. A filter gives the same verdict each time. For valid
-// documents, the verdict is the same in an index and for the document without white space.
+// FuzzMatch matches filters against arbitrary text. The verdict must be the same each time.
+// For a valid document, it must also be the same in an index, and for the document without
+// white space.
 func FuzzMatch(f *testing.F) {
 	for i, v := range vectors(f) {
 		if v.Kind == "match" && i%10 == 0 {

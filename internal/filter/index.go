@@ -17,7 +17,7 @@ import (
 type Index[V any] struct {
 	all   *tree[string, *entry[V]]
 	rest  *tree[string, *entry[V]]  // entries without a condition
-	paths *tree[string, *filing[V]] // by the text of the path
+	paths *tree[string, *filing[V]] // filings by the text of the path
 }
 
 type entry[V any] struct {
@@ -27,8 +27,8 @@ type entry[V any] struct {
 	under  condition
 }
 
-// condition is a conjunct of a filter by which an index can find the filter: the value at
-// the path equals one of the scalars, which are pairwise different.
+// condition is a part of a filter by which an index can find the filter: the value at the path
+// must equal one of the scalars, which are all different.
 type condition struct {
 	path    *path
 	scalars []*value
@@ -44,7 +44,7 @@ type filing[V any] struct {
 	count                int
 }
 
-// Indexable reports whether an index files the filter under a condition.
+// Indexable reports whether the filter has a condition under which an index can file it.
 func (f *Filter) Indexable() bool {
 	for range f.conditions() {
 		return true
@@ -70,8 +70,8 @@ func (f *Filter) conditions() iter.Seq[condition] {
 	}
 }
 
-// scalars returns the distinct scalars of which the value must equal one, or nil if the
-// operator does not require that.
+// scalars returns the distinct scalars, one of which the value must equal for the operator to
+// hold. It returns nil if the operator does not require that.
 func (o *op) scalars() []*value {
 	switch {
 	case o.kind == opEq && o.operand.scalar():
@@ -129,8 +129,8 @@ func (x Index[V]) All() iter.Seq2[string, V] {
 func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 	x = x.Remove(key)
 	e := &entry[V]{key: key, filter: f, value: v}
-	// The best condition has a single scalar if possible, then the fewest neighbors, and
-	// then the fewest scalars.
+	// The best condition has a single scalar if possible. Among several such conditions, the
+	// one with the fewest neighbors is best, and then the one with the fewest scalars.
 	best := [3]int{}
 	for c := range f.conditions() {
 		cost := [3]int{0, x.neighbors(c), len(c.scalars)}
@@ -193,8 +193,8 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file changes the lists under the scalars of e's condition, and adds delta to the entry
-// count of its path.
+// file applies change to the list of entries under each scalar of e's condition, and adds
+// delta to the number of entries filed under the condition's path.
 func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[V]]) *tree[string, *entry[V]]) Index[V] {
 	key := e.under.path.text
 	f := filing[V]{path: e.under.path}
@@ -223,7 +223,7 @@ func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[
 	return x
 }
 
-// replace sets the list of a scalar.
+// replace sets the list of entries under a scalar, or removes the scalar if the list is empty.
 func replace[K cmp.Ordered, V any](lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
 	if list == nil {
 		return lists.remove(scalar)
@@ -259,7 +259,7 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found holds the results of a match's lookups: lists of entries.
+// found holds the results of all lookups of a match. Each result is a list of entries.
 type found[V any] struct {
 	count int // number of entries
 	lists int
@@ -293,7 +293,7 @@ func (r *found[V]) lookup(m *match, f *filing[V]) {
 	}
 }
 
-// find performs the lookups.
+// find looks up the document's values at the paths of the index.
 func (x *Index[V]) find(m *match, r *found[V]) {
 	r.add(x.rest)
 	if x.paths.len() == 1 {
@@ -355,13 +355,13 @@ func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	return dst
 }
 
-// holds evaluates the filter of an entry. lookedUp reports that the entry was found by its
-// condition.
+// holds evaluates the filter of an entry. lookedUp is true if the entry was found by its
+// condition, which therefore holds.
 func (e *entry[V]) holds(m *match, lookedUp bool) bool {
 	return lookedUp && e.under.whole || e.filter == nil || m.all(e.filter.clauses, nil)
 }
 
-// appendHeld appends the values of the matching entries of one list.
+// appendHeld appends the values of the matching entries in a single list.
 func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedUp bool) []V {
 	if list.size == 1 {
 		if e := list.value; e.holds(m, lookedUp) {
@@ -379,7 +379,7 @@ func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedU
 	return dst
 }
 
-// appendMerged appends the values of the matching entries of several lists, ordered by key.
+// appendMerged appends the values of the matching entries in several lists, ordered by key.
 func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	var buf [16]*entry[V]
 	matched := buf[:0]
@@ -401,8 +401,7 @@ func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	return dst
 }
 
-// merge sorts entries by key. Entries are already sorted within each run, and runs holds
-// the ends of the runs.
+// merge sorts entries by key. The entries consist of sorted runs, whose ends are in runs.
 func merge[V any](entries []*entry[V], runs []int) {
 	if len(entries) <= 16 {
 		for i := 1; i < len(entries); i++ {

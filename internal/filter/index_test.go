@@ -206,7 +206,7 @@ func TestIndexCandidates(t *testing.T) {
 		`{"k":[5]}`:              0,
 		`[]`:                     0,
 	} {
-		// The first entry may be filed under another path than the rest.
+		// The entry inserted first may be filed under a different path than the others.
 		if got := x.Candidates(&Document{Input: json.RawMessage(input)}); got > want+1 {
 			t.Errorf("%d candidates for %s, want %d", got, input, want)
 		}
@@ -245,7 +245,8 @@ func TestTreesStayBalanced(t *testing.T) {
 	}
 }
 
-// A tree holds what a map holds, in order, and stays the same when another is made of it.
+// A tree contains the same entries as a map, in order, and does not change when another tree
+// is derived from it.
 func TestTreesHoldWhatMapsHold(t *testing.T) {
 	c := filtertest.New(6)
 	for _, keys := range []int{5, 200, 3000} {
@@ -274,7 +275,7 @@ func TestTreesHoldWhatMapsHold(t *testing.T) {
 		}
 		for i := range 20_000 {
 			key := float64(c.IntN(keys) - keys/2)
-			// Phases in which most changes add, and in which most remove.
+			// Phases with mostly insertions alternate with phases with mostly removals.
 			if c.IntN(10) < 2+6*(i/4000%2) {
 				x = x.remove(key)
 				delete(want, key)

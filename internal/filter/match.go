@@ -47,7 +47,7 @@ func (f *Filter) Matches(d *Document) bool {
 	return holds
 }
 
-// match is the evaluation of filters on one document.
+// match is the state of evaluating filters on one document.
 type match struct {
 	doc  *Document
 	view *view // nil if the document is scanned for each path
@@ -181,15 +181,15 @@ func (m *match) any(o *op, v []byte) bool {
 	}
 }
 
-// search finds the elements of an array that contain a literal, because searching for it
-// takes less time than reading the elements.
+// search finds the elements of an array that contain a literal. Searching the text of the
+// array for the literal takes less time than reading every element.
 type search struct {
 	literal []byte // nil if every element counts
 	next    int    // the position of a literal, before which there is none
 }
 
-// searchFor returns a search in an array. If there are escapes in the array, a string may have
-// any spelling, so every element counts.
+// searchFor returns a search in the array b. If the array contains escapes, the literal may be
+// spelled in other ways, so the search finds every element.
 func searchFor(literal, b []byte) search {
 	if literal != nil && bytes.IndexByte(b, '\\') >= 0 {
 		literal = nil
@@ -197,7 +197,8 @@ func searchFor(literal, b []byte) search {
 	return search{literal: literal}
 }
 
-// in moves on to the first literal in b from i on. It returns false if there is none.
+// in finds the first literal in b at or after i, unless the current one is not before i. It
+// returns false if there is none.
 func (s *search) in(b []byte, i int) bool {
 	if s.next >= i || s.literal == nil {
 		return true
@@ -207,7 +208,8 @@ func (s *search) in(b []byte, i int) bool {
 	return n >= 0
 }
 
-// only returns the path of $any's operand if the operand is a filter with a single path.
+// only returns the path that all clauses of $any's operand share. It returns nil if the
+// operand is not a filter or has no such path.
 func (a *anyOf) only() *path {
 	if !a.byFilter || len(a.filter) == 0 {
 		return nil
@@ -224,8 +226,9 @@ func (a *anyOf) only() *path {
 	return p
 }
 
-// anyMember is any for a filter with the single path p. Looking up the first segment of p
-// also finds the end of an element that is an object, so each element is read only once.
+// anyMember is like any, for a filter with the single path p. If an element is an object,
+// looking up the first segment of p also finds the end of the element, so each element is read
+// only once.
 func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 	i, empty := firstItem(b, 0, ']')
 	for !empty {
@@ -315,8 +318,8 @@ func equalArray(raw []byte, items []member) bool {
 	return !more
 }
 
-// maxMembers is the maximum number of members of an object in an accepted filter, because
-// each takes four bytes. Only filters that the engine announces have no limit.
+// maxMembers bounds the number of members of any object in an accepted filter, because each
+// member takes at least four bytes. Only filters that the engine announces can have more.
 const maxMembers = maxSize / 4
 
 func equalLargeObject(raw []byte, members []member) bool {
@@ -327,8 +330,8 @@ func equalLargeObject(raw []byte, members []member) bool {
 	return equalObject(raw, members, seen[:(len(members)+63)/64])
 }
 
-// equalObject compares in one pass. equals has a bit for each of the members, which is set
-// if the last member with that key is equal.
+// equalObject compares an object with members in one pass over raw. Each member has a bit in
+// equals, which is set if the last value of its key in raw is equal.
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {
@@ -357,7 +360,7 @@ func equalObject(raw []byte, members []member, equals []uint64) bool {
 	return true
 }
 
-// set is the operand of $in and $nin. It looks up scalars by binary search.
+// set is the operand of $in and $nin. It finds scalars by binary search.
 type set struct {
 	null, truth, falsity bool
 	numbers              []float64
@@ -387,7 +390,7 @@ func newSet(items []member) *set {
 	return s
 }
 
-// has reports whether raw equals an item.
+// has reports whether raw equals one of the items.
 func (s *set) has(raw []byte) bool {
 	switch kindOf(raw) {
 	case null:

@@ -26,8 +26,8 @@ const (
 	InvalidFilterPath = "INVALID_FILTER_PATH"
 )
 
-// Error is the reason why a filter is rejected. Code and Message are identical to the
-// engine's.
+// Error is the reason why a filter is rejected. Code and Message are identical to those of the
+// engine's error.
 type Error struct {
 	Code    string
 	Path    string // the path at fault, as written in the filter; "" if the fault is not in a path
@@ -60,7 +60,7 @@ const (
 	ErrorRoot
 	Caller
 	Metadata
-	element // of the innermost $any
+	element // the element of the innermost $any
 )
 
 var rootNames = [...]string{"input", "output", "error", "caller", "metadata", "@"}
@@ -76,7 +76,8 @@ type Filter struct {
 	paths   int   // number of distinct paths outside $any
 }
 
-// clause is one condition of a filter. Clauses are sorted by key, then by text.
+// clause is one condition of a filter. The clauses of a filter are sorted by key, then by
+// text.
 type clause struct {
 	key  string // a path, "$or" or "$not"
 	path *path  // nil for $or and $not
@@ -99,8 +100,8 @@ type segment struct {
 	index   uint64 // the element of an array, if isIndex
 	isIndex bool
 	end     int // end of the segment in the text of the path
-	// The bytes of a key of up to seven bytes, and a mask for them; mask is 0 for a longer
-	// key.
+	// word holds the bytes of a key of up to seven bytes, and mask selects them. For a longer
+	// key, mask is 0.
 	word, mask uint64
 }
 
@@ -126,12 +127,12 @@ var opNames = [...]string{"$any", "$eq", "$exists", "$gt", "$gte", "$in", "$lt",
 // op is one operator of a clause.
 type op struct {
 	kind    opKind
-	operand *value // for all operators except $any
-	set     *set   // for $in and $nin
-	any     *anyOf // for $any
+	operand *value // operand of all operators except $any
+	set     *set   // operand of $in and $nin
+	any     *anyOf // operand of $any
 }
 
-// anyOf is the operand of $any: operators or, if byFilter is true, a filter over the element.
+// anyOf is the operand of $any: operators or, if byFilter is true, a filter for the elements.
 type anyOf struct {
 	ops      []op
 	filter   []clause
@@ -189,13 +190,13 @@ type compiler struct {
 	nodes int
 	roots uint8
 	paths int
-	// Preallocated space.
+	// opRoom and the fields below hold preallocated space.
 	opRoom      []op
 	pathRoom    []path
 	segmentRoom []segment
 }
 
-// node counts an operator, an $or or a $not.
+// node counts an operator, an $or or a $not towards the size of the filter.
 func (c *compiler) node() *Error {
 	if c.nodes++; c.nodes > maxNodes {
 		return invalid("", "more than %d operator / clause nodes", maxNodes)
@@ -204,7 +205,7 @@ func (c *compiler) node() *Error {
 }
 
 // filter returns the clauses of v and of the filters in its $and, sorted and without
-// duplicates. inAny reports that v is the operand of an $any.
+// duplicates. inAny is true if v is the operand of an $any.
 func (c *compiler) filter(v *value, depth int, inAny bool) ([]clause, *Error) {
 	if depth > maxFilterDepth {
 		return nil, invalid("", "filters nested deeper than %d levels", maxFilterDepth)
@@ -278,7 +279,7 @@ func sortClauses(all []clause) []clause {
 	return kept
 }
 
-// sortByText is sortClauses for clauses with the same key.
+// sortByText is like sortClauses, for clauses that have the same key.
 func sortByText(all []clause) []clause {
 	if len(all) == 1 {
 		return all
@@ -313,7 +314,7 @@ func checkList(m *member) *Error {
 	return nil
 }
 
-// clause compiles a member of a filter other than $and.
+// clause compiles one member of a filter. The member must not be $and.
 func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error {
 	switch {
 	case m.key == "$or":
@@ -366,7 +367,7 @@ func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error
 	return nil
 }
 
-// operator returns the operator of that name, or opUnknown.
+// operator returns the operator with the given name, or opUnknown.
 func operator(name string) opKind {
 	for k, n := range opNames {
 		if n == name {
@@ -376,7 +377,7 @@ func operator(name string) opKind {
 	return opUnknown
 }
 
-// checkOperators checks that the operand of a path is an object of operators.
+// checkOperators returns an error unless the operand of a path is an object of operators.
 func checkOperators(path string, v *value) *Error {
 	literal := v.kind != object
 	if !literal && len(v.list) == 0 {
@@ -450,7 +451,7 @@ func (c *compiler) operator(into *op, path string, m *member, depth int) *Error 
 	return nil
 }
 
-// any compiles the operand of $any, which is one level deeper.
+// any compiles the operand of $any, which is nested one level deeper than its operator.
 func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	if m.kind != object {
 		return invalid(path, "`%s`: `$any` takes an operator object or a filter over `@`, found %v", path, m.kind)
@@ -476,8 +477,8 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	return fault
 }
 
-// literal returns the longest of known and the strings that operators require the value to
-// equal, in quotes. A string that must be escaped does not count.
+// literal returns the longest quoted string among known and the strings that operators require
+// the value to equal. It ignores strings that need escapes.
 func literal(ops []op, known []byte) []byte {
 	for i := range ops {
 		o := &ops[i]
@@ -491,7 +492,8 @@ func literal(ops []op, known []byte) []byte {
 	return known
 }
 
-// checkLiteral checks an operand that is nested in depth arrays and objects.
+// checkLiteral checks an operand or a part of it; depth is the number of arrays and objects
+// around the part.
 func checkLiteral(path, name string, v *value, depth int) *Error {
 	switch v.kind {
 	case number:

@@ -11,11 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// The functions below read the JSON of documents, which has already been checked. They find
-// the end of a value only by its quotes and brackets. Malformed values have no members and
-// no elements; no text causes a panic.
+// The functions below read the JSON of documents, which has been validated before. They find
+// the end of a value only by its quotes and brackets. They treat malformed values as values
+// without members and elements, and do not panic on any text.
 
-// malformed marks a value that has no end.
+// malformed is the index that stands for the missing end of a malformed value.
 const malformed = -1
 
 func skipSpace(b []byte, i int) int {
@@ -30,8 +30,8 @@ const (
 	highs = 0x80 * ones
 )
 
-// word returns the eight bytes from i on, the first one lowest, padded with zeros after the
-// end.
+// word returns the eight bytes of b at i, with the first byte lowest. Bytes beyond the end of
+// b are 0.
 func word(b []byte, i int) uint64 {
 	if i <= len(b)-8 {
 		return binary.LittleEndian.Uint64(b[i:])
@@ -168,8 +168,8 @@ func skipNested(b []byte, i int) int {
 	return malformed
 }
 
-// skipEscapes is one step of skipNested, for eight bytes that contain backslashes. If it
-// returns depth 0, the index is the one after the last bracket.
+// skipEscapes performs one step of skipNested, for eight bytes that contain backslashes. If it
+// returns depth 0, the returned index is the one after the closing bracket.
 func skipEscapes(b []byte, i int, inside uint64, depth int) (int, uint64, int) {
 	for end := min(i+8, len(b)); i < end; i++ {
 		switch c := b[i]; {
@@ -214,8 +214,8 @@ func nextMember(b []byte, i int) (keyEnd int, escaped bool, start, end int) {
 	return keyEnd, escaped, start, skipValue(b, start)
 }
 
-// afterItem returns the start of the next member or element after one that ends at i or, if
-// last is true, the index after the closing bracket.
+// afterItem returns the start of the member or element that follows the one ending at i. If
+// last is true, there is none, and the result is the index after the closing bracket.
 func afterItem(b []byte, i int, closing byte) (next int, last bool) {
 	if i = skipSpace(b, i); i < len(b) {
 		switch b[i] {
@@ -228,8 +228,8 @@ func afterItem(b []byte, i int, closing byte) (next int, last bool) {
 	return malformed, true
 }
 
-// firstItem returns the start of the first member or element of the object or array at i
-// or, if empty is true, the index after the closing bracket.
+// firstItem returns the start of the first member or element of the object or array at i. If
+// empty is true, there is none, and the result is the index after the closing bracket.
 func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	if i = skipSpace(b, i+1); i < len(b) && b[i] == closing {
 		return i + 1, true
@@ -346,8 +346,8 @@ func sameKey(raw []byte, escaped bool, key string) bool {
 	return string(raw) == key
 }
 
-// elements iterates over an array. It is not an iterator function, because that would
-// allocate a closure on the match path.
+// elements is an iteration over an array. It is not an iterator function, because that would
+// allocate a closure for each match.
 type elements struct {
 	b    []byte
 	next int
@@ -359,7 +359,7 @@ func elementsOf(raw []byte) elements {
 	return elements{raw, i, empty}
 }
 
-// take returns the next element, or false.
+// take returns the next element. It returns false if there is none.
 func (e *elements) take() ([]byte, bool) {
 	if e.done {
 		return nil, false
@@ -374,8 +374,8 @@ func (e *elements) take() ([]byte, bool) {
 	return e.b[start:end], true
 }
 
-// elementAt returns the start of element n of the array that begins at i or, if it has fewer
-// elements, its end.
+// elementAt returns the start of element n of the array that begins at i. If the array has
+// fewer elements, ok is false, and the result is the end of the array.
 func elementAt(b []byte, i int, n uint64) (at int, ok bool) {
 	i, empty := firstItem(b, i, ']')
 	for ; n > 0 && !empty; n-- {
@@ -387,7 +387,7 @@ func elementAt(b []byte, i int, n uint64) (at int, ok bool) {
 	return i, !empty && i < len(b)
 }
 
-// findElement is find for the array that begins at i.
+// findElement is like find, for the array that begins at i.
 func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
 	i, ok := elementAt(b, i, segments[0].index)
 	if !ok {
@@ -409,7 +409,7 @@ func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
 	return start, stop, end
 }
 
-// follow is find for the value that begins at i.
+// follow is like find, for a value of any type that begins at i.
 func follow(b []byte, i int, segments []segment) (start, stop, end int) {
 	switch {
 	case i >= len(b) || i < 0:
@@ -426,7 +426,7 @@ func follow(b []byte, i int, segments []segment) (start, stop, end int) {
 func resolve(raw []byte, segments []segment) ([]byte, bool) {
 	i := 0
 	for len(segments) > 0 && raw[i] == '[' && segments[0].isIndex {
-		// Only the first elements are read.
+		// resolve reads only the elements up to the one with the index.
 		var ok bool
 		if i, ok = elementAt(raw, i, segments[0].index); !ok {
 			return nil, false
@@ -443,7 +443,8 @@ func resolve(raw []byte, segments []segment) ([]byte, bool) {
 	return whole(raw[i:])
 }
 
-// whole returns the value in raw, the text of a root, without surrounding white space.
+// whole returns the value in raw, which is the text of a root, without surrounding white
+// space.
 func whole(raw []byte) ([]byte, bool) {
 	start := skipSpace(raw, 0)
 	end := skipValue(raw, start)
@@ -519,8 +520,8 @@ func toFloat(raw []byte) float64 {
 
 var tens = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18}
 
-// compareText compares the string s with raw, the inside of a JSON string, bytewise, which
-// is also the order of code points.
+// compareText compares raw, the inside of a JSON string, with s bytewise. The order of bytes
+// is also that of code points.
 func compareText(raw []byte, s string) int {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		switch {
@@ -544,8 +545,8 @@ func hasPrefix(raw []byte, s string) bool {
 	return prefix
 }
 
-// compareEscaped compares raw, the inside of a JSON string with escapes, with s, and
-// reports whether s is a prefix of it.
+// compareEscaped compares raw, the inside of a JSON string that contains escapes, with s.
+// prefix reports whether raw begins with s.
 func compareEscaped(raw []byte, s string) (order int, prefix bool) {
 	for i := 0; i < len(raw); {
 		var buf [utf8.UTFMax]byte
@@ -576,7 +577,7 @@ func compareEscaped(raw []byte, s string) (order int, prefix bool) {
 	return -1, false
 }
 
-// escape returns the character of the escape at i and the index after it.
+// escape decodes the escape at i. It returns the character and the index after the escape.
 func escape(raw []byte, i int) (rune, int) {
 	if i+1 >= len(raw) {
 		return utf8.RuneError, len(raw)

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// CheckSchemas checks whether the filter's input paths are possible under the JSON Schema
-// request, and its output paths under response. A nil schema is not checked. The error is an
-// *[Error] for a path that a schema rules out; the warnings list the paths that a schema
-// does not verify.
+// CheckSchemas checks the filter's paths against JSON Schemas: input paths against request,
+// and output paths against response. A nil schema is not checked. If a schema rules out a
+// path, the error is an *[Error]. The warnings list the paths that the schemas can neither
+// confirm nor rule out.
 func (f *Filter) CheckSchemas(request, response []byte) (warnings []string, err error) {
 	if f == nil {
 		f = new(Filter)
@@ -36,7 +36,7 @@ func (f *Filter) CheckSchemas(request, response []byte) (warnings []string, err 
 
 // checker collects the warnings of a schema check.
 type checker struct {
-	formats  [2]*format // of Input and Output
+	formats  [2]*format // the schemas of Input and Output
 	warnings []string
 }
 
@@ -92,7 +92,8 @@ func (c *checker) filter(clauses []clause, elem *place) *Error {
 	return nil
 }
 
-// follow returns the place that a path leads to, or nil if it is unknown.
+// follow returns the place that a path leads to, or nil if the schema does not determine the
+// place.
 func (c *checker) follow(from *place, p *path) (*place, *Error) {
 	root := len(p.root.String())
 	at := *from
@@ -105,7 +106,7 @@ func (c *checker) follow(from *place, p *path) (*place, *Error) {
 			return nil, nil
 		}
 		if next != nil {
-			// A schema of false rules the path out.
+			// If the schema there is false, no value can have the path.
 			if target, keyword := at.format.resolve(next); keyword == "" && isFalse(target) {
 				next = nil
 			}
@@ -118,7 +119,8 @@ func (c *checker) follow(from *place, p *path) (*place, *Error) {
 	return &at, nil
 }
 
-// warn adds a warning about the path name, which cannot be followed from at.
+// warn adds a warning about the path name, which the checker could not follow beyond the place
+// at.
 func (c *checker) warn(at *place, name string, why obstacle) {
 	var w string
 	switch {
@@ -152,10 +154,11 @@ func alone(v *value, keyword string) bool {
 	return true
 }
 
-// maxRounds bounds the references that are followed.
+// maxRounds is the maximum number of references in a chain that is followed.
 const maxRounds = 32
 
-// resolve follows the references of a schema. keyword is the one that it could not follow.
+// resolve follows the references of a schema. If it cannot follow a reference, keyword names
+// the keyword of the reference.
 func (f *format) resolve(v *value) (_ *value, keyword string) {
 	for range maxRounds {
 		if v.kind != object {
@@ -179,7 +182,7 @@ func (f *format) resolve(v *value) (_ *value, keyword string) {
 	return nil, "$ref"
 }
 
-// target returns the schema that $ref in v refers to, or nil.
+// target returns the schema that ref, the value of $ref in v, refers to, or nil.
 func (f *format) target(v, ref *value) *value {
 	if ref.kind != text || !alone(v, "$ref") {
 		return nil
@@ -243,12 +246,12 @@ func isFalse(v *value) bool { return v.kind == boolean && !v.truth }
 
 func isSchema(v *value) bool { return v.kind == object || v.kind == boolean }
 
-// notFollowed lists keywords that may allow a member that the rest of a schema does not
-// name.
+// notFollowed lists the keywords that may allow members that other keywords of the schema do
+// not mention.
 var notFollowed = []string{"patternProperties", "anyOf", "oneOf", "allOf", "if", "dependentSchemas", "unevaluatedProperties"}
 
-// step returns the schema of the member or element s. Both results are zero if it cannot
-// exist.
+// step returns the schema of the member or element s. If the schema at the place rules s out,
+// both results are zero.
 func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	v, keyword := at.format.resolve(at.schema)
 	switch {
@@ -288,7 +291,8 @@ func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	return nil, obstacle{open: true}
 }
 
-// items returns the schema of the elements of an array, or the keyword that is not followed.
+// items returns the schema of the elements of an array, or the keyword that prevents the
+// checker from determining it.
 func items(v *value) (*value, string) {
 	if items := v.get("items"); items != nil {
 		if isSchema(items) {
@@ -302,7 +306,8 @@ func items(v *value) (*value, string) {
 	return nil, ""
 }
 
-// names reports whether t, the value of the keyword type, includes a type.
+// names reports whether t, the value of the keyword type, includes the type with the given
+// name.
 func names(t *value, name string) bool {
 	is := func(v *value) bool { return v.kind == text && v.text == name }
 	return is(t) || t.kind == array && slices.ContainsFunc(t.list, func(m member) bool { return is(&m.value) })
@@ -316,7 +321,8 @@ func typeText(t *value) string {
 	return string(t.appendText(nil))
 }
 
-// elements checks the operand of an $any in ops, for the array at.
+// elements checks the operand of an $any in ops against the schema of the array at the given
+// place.
 func (c *checker) elements(at *place, ops []op) *Error {
 	i := slices.IndexFunc(ops, func(o op) bool { return o.kind == opAny })
 	if i < 0 {
@@ -354,8 +360,8 @@ func elementSchema(at *place) (*value, obstacle) {
 	return nil, obstacle{open: true}
 }
 
-// unknown warns about the paths of a filter over the elements of an array whose elements
-// have no schema.
+// unknown warns about the paths of an $any filter for an array whose elements have no known
+// schema.
 func (c *checker) unknown(at *place, clauses []clause, why obstacle) {
 	for i := range clauses {
 		for _, f := range clauses[i].filters {

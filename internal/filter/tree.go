@@ -34,7 +34,7 @@ func (t *tree[K, V]) get(key K) (v V, ok bool) {
 	return v, false
 }
 
-// getText is get with the bytes of a string as key.
+// getText is like get, for a string key that is given as bytes.
 func getText[V any](t *tree[string, V], key []byte) (v V, ok bool) {
 	for t != nil {
 		switch {
@@ -81,13 +81,14 @@ func (t *tree[K, V]) remove(key K) *tree[K, V] {
 	return balance(next, t.left, t.right.remove(next.key))
 }
 
-// join returns a tree with the key and value of t.
+// join returns a tree that consists of the key and the value of t and the given subtrees.
 func join[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	return &tree[K, V]{t.key, t.value, left, right, left.len() + right.len() + 1}
 }
 
-// balance is join for subtrees of which one has gained or lost one entry. The integers 3
-// and 2 are parameters of weight-balanced trees that keep them balanced.
+// balance is like join, but rebalances the tree after one of the subtrees has gained or lost
+// an entry. The integers 3 and 2 are parameters of weight-balanced trees; with these values,
+// all trees stay balanced.
 func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	l, r := left.len(), right.len()
 	switch {
@@ -108,7 +109,7 @@ func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	return join(t, left, right)
 }
 
-// walk iterates over a tree in key order.
+// walk is an iteration over a tree in key order.
 type walk[K cmp.Ordered, V any] struct {
 	path [maxHeight]*tree[K, V]
 	n    int
@@ -125,7 +126,7 @@ func (w *walk[K, V]) begin(t *tree[K, V]) {
 	}
 }
 
-// next returns the next node, or nil.
+// next returns the next node, or nil at the end.
 func (w *walk[K, V]) next() *tree[K, V] {
 	if w.n == 0 {
 		return nil

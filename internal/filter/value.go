@@ -42,13 +42,14 @@ type value struct {
 	list   []member // the elements of an array, or the members of an object: sorted by key, each key once
 }
 
-// member is a member of an object, or an element of an array, which has no key.
+// member is a member of an object, or an element of an array. The key of an element is empty.
 type member struct {
 	key string
 	value
 }
 
-// get returns the value of an object's member, or nil.
+// get returns the value of the member with the given key. It returns nil if v is not an object
+// or has no such member.
 func (v *value) get(key string) *value {
 	if v.kind != object {
 		return nil
@@ -143,23 +144,24 @@ func appendString(dst []byte, s string) []byte {
 	return append(append(dst, s[start:]...), '"')
 }
 
-// maxDepth bounds the recursion of the decoder. A filter that nests deeper than
-// maxNesting is rejected anyway, but only after its size is known.
+// maxDepth bounds the recursion of the decoder. A filter that nests deeper than maxNesting is
+// always rejected, but the size of the filter must be known first.
 const maxDepth = 10_000
 
 var errTruncated = errors.New("the text ends early")
 
-// decoder reads the JSON text s. Strings without escapes, and integers, are slices of
-// s.
+// decoder reads the JSON text s. The strings without escapes and the integers that it returns
+// are slices of s.
 type decoder struct {
 	s       string
 	i       int
 	deepest int // greatest depth so far, including values of repeated keys
-	// Members of incomplete values, and space for those of complete ones.
+	// stack holds the members of incomplete values. The members of complete values are taken
+	// from room.
 	stack, room []member
 }
 
-// keep moves the members on the stack from base on to their own memory.
+// keep removes the members from index base on from the stack, and returns a copy of them.
 func (d *decoder) keep(base int) []member {
 	kept := take(&d.room, len(d.stack)-base)
 	copy(kept, d.stack[base:])
@@ -167,8 +169,9 @@ func (d *decoder) keep(base int) []member {
 	return kept
 }
 
-// take returns n elements from room, which holds the unused ones of the last allocation.
-// Allocations double, so that many small slices take few.
+// take returns a slice of n elements from room, which holds the unused rest of the last
+// allocation. Each allocation is twice as large as the previous one, up to 64 elements, so
+// many small slices share a few allocations.
 func take[T any](room *[]T, n int) []T {
 	if n > cap(*room)-len(*room) {
 		*room = make([]T, 0, max(n, min(2*cap(*room), 64)))
@@ -184,7 +187,7 @@ func decode(raw []byte) (v value, deepest int, err error) {
 	if !utf8.Valid(raw) {
 		return v, 0, errors.New("the text is not UTF-8")
 	}
-	// Each nonempty array or object has one element more than it has commas.
+	// Each nonempty array or object has one more element than it has commas.
 	n := bytes.Count(raw, []byte{','}) + bytes.Count(raw, []byte{'{'}) + bytes.Count(raw, []byte{'['})
 	d := decoder{s: string(raw), stack: make([]member, 0, min(n, 64)), room: make([]member, 0, min(n, 256))}
 	if v, err = d.value(0); err != nil {
@@ -210,7 +213,7 @@ func (d *decoder) unexpected() error {
 	return fmt.Errorf("unexpected %q at byte %d", r, d.i)
 }
 
-// next returns the byte after white space, or 0 at the end.
+// next skips white space and returns the byte after it, or 0 at the end of the text.
 func (d *decoder) next() byte {
 	d.space()
 	if d.i == len(d.s) {
@@ -342,7 +345,7 @@ func sortMembers(all []member) []member {
 	return kept
 }
 
-// string reads the string that begins at the quote at d.i.
+// string reads the string whose opening quote is at d.i.
 func (d *decoder) string() (string, error) {
 	start := d.i + 1
 	for i := start; i < len(d.s); i++ {
@@ -360,7 +363,7 @@ func (d *decoder) string() (string, error) {
 	return "", errTruncated
 }
 
-// escaped continues string at the first backslash, at i.
+// escaped reads the rest of a string that begins at start and has its first backslash at i.
 func (d *decoder) escaped(start, i int) (string, error) {
 	b := append(make([]byte, 0, i-start+32), d.s[start:i]...)
 	for d.i = i; d.i < len(d.s); {
@@ -459,7 +462,7 @@ func (d *decoder) number(v *value) error {
 	if negative {
 		d.i++
 	}
-	// n is the integer value while exact is true.
+	// n is the value of the integer while exact is true.
 	var n uint64
 	exact := true
 	digits := func() bool {

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// viewFrom is the number of paths from which a view costs less than scanning the document for
-// each path.
+// viewFrom is the number of paths from which creating a view costs less than scanning the
+// document once for each path.
 const viewFrom = 3
 
 // view remembers the positions of object members in a document, so that many paths share one
@@ -36,13 +36,14 @@ type node struct {
 // maxText is the maximum length of the texts for which a view can be created.
 const maxText = math.MaxInt32
 
-// hashFrom is the minimum number of members for which the second lookup creates a hash table.
+// hashFrom is the minimum number of members of an object for which a hash table is created.
+// The table is created at the second lookup in the object.
 const hashFrom = 9
 
 var views = sync.Pool{New: func() any { return new(view) }}
 
-// view returns a view of the document from the pool, or nil if a view would not help with
-// resolving about n paths.
+// view returns a view of the document from the pool. It returns nil if a view would not speed
+// up the resolution of about n paths.
 func (d *Document) view(n int) *view {
 	if n < viewFrom || max(len(d.Input), len(d.Output), len(d.Error), len(d.Caller), len(d.Metadata)) > maxText {
 		return nil
@@ -53,10 +54,10 @@ func (d *Document) view(n int) *view {
 	return v
 }
 
-// maxKept is the maximum number of nodes that a pooled view may have room for.
+// maxKept is the maximum capacity, in nodes, of a pooled view.
 const maxKept = 1 << 14
 
-// release returns the view to the pool, unless it is nil.
+// release returns the view to the pool. A nil view is ignored.
 func (v *view) release() {
 	if v == nil {
 		return
@@ -71,7 +72,8 @@ func (v *view) release() {
 // absent is the index of a missing node.
 const absent = -1
 
-// resolve returns the value at a path that does not begin at an element.
+// resolve returns the value at a path that begins at a root of the document, not at an element
+// of $any.
 func (v *view) resolve(p *path) ([]byte, bool) {
 	b := v.texts[p.root]
 	at := int(p.root)
@@ -116,7 +118,8 @@ func (v *view) readObject(b []byte, at int) {
 	n.first, n.count, n.read = int32(first), int32(len(v.nodes)-first), true
 }
 
-// member returns the index of the last member of the object at whose key is that of s.
+// member returns the index of the last member with the key of s in the object at index at, or
+// absent.
 func (v *view) member(b []byte, at int, s *segment) int {
 	if !v.nodes[at].read {
 		v.readObject(b, at)
@@ -139,7 +142,7 @@ func (n *node) has(b []byte, key string) bool {
 	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, key)
 }
 
-// hashed looks the key of s up in the hash table of an object.
+// hashed looks up the key of s in the hash table of an object.
 func (v *view) hashed(b []byte, n *node, s *segment) int {
 	if n.size == 0 {
 		v.hash(b, n)
@@ -156,7 +159,8 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 	}
 }
 
-// hash creates the hash table of an object. Of members with the same key, it holds the last.
+// hash creates the hash table of an object. If several members have the same key, the table
+// holds the last of them.
 func (v *view) hash(b []byte, n *node) {
 	n.size = 16
 	for n.size < 2*n.count {
@@ -182,7 +186,7 @@ func (v *view) hash(b []byte, n *node) {
 	}
 }
 
-// key returns the key of a member with its escapes decoded, in v.buf if there are any.
+// key returns the key of a member. If the key has escapes, it is decoded into v.buf.
 func (v *view) key(b []byte, m *node) []byte {
 	raw := b[m.keyStart:m.keyEnd]
 	if !m.escaped {
@@ -192,7 +196,7 @@ func (v *view) key(b []byte, m *node) []byte {
 	return v.buf
 }
 
-// equalKeys reports whether the key of other equals key, the key of m.
+// equalKeys reports whether the key of other equals key, which is the decoded key of m.
 func (v *view) equalKeys(b []byte, other, m *node, key []byte) bool {
 	if !other.escaped {
 		return string(b[other.keyStart:other.keyEnd]) == string(key)

@@ -1,4 +1,4 @@
-// Package jsoncodec decodes as encoding/json does, without the check of the whole text that
-// comes first there: what is decoded here has been checked already. It depends on the Go
-// release whether that can be left out.
+// Package jsoncodec decodes JSON that is known to be valid. The results are those of
+// encoding/json, which checks the whole text before it decodes anything. With Go releases that
+// make it possible, this package omits that check.
 package jsoncodec

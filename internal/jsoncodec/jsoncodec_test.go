@@ -20,7 +20,7 @@ type inner struct {
 
 type Embedded struct{ Deep []inner }
 
-// sample has fields of every kind of decoding.
+// sample has fields of all kinds that are decoded in different ways.
 type sample struct {
 	Embedded
 	Name   string `json:"name"`
@@ -38,7 +38,7 @@ type sample struct {
 	Bad    func() `json:"bad"`
 }
 
-// picky decodes itself, and refuses some values.
+// picky implements decoding itself, and rejects some values.
 type picky struct{ calls, text string }
 
 func (p *picky) UnmarshalJSON(b []byte) error {

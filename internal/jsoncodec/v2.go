@@ -12,9 +12,10 @@ var decoding = jsonv2.JoinOptions(json.DefaultOptionsV1(), json.ReportErrorsWith
 
 // Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does.
 //
-// The errors of encoding/json require it to check all of its input first. Here that is done
-// only once there is an error, or what it does not take for one; a target that has not been
-// empty could not be decoded into again.
+// To return the errors of encoding/json, the whole text must be checked before it is decoded.
+// Decode therefore first decodes without this check, and only after an error decodes again
+// with json.Unmarshal. If the target was not empty, it cannot be decoded into twice, so Decode
+// uses json.Unmarshal immediately.
 func Decode(b []byte, v any) error {
 	target := reflect.ValueOf(v)
 	if target.Kind() != reflect.Pointer || target.IsNil() || !target.Elem().IsZero() {

@@ -1,5 +1,5 @@
-// Package jsontree represents JSON documents and decodes only the parts that are
-// touched, for updates of stored items.
+// Package jsontree represents JSON documents for updates of stored items. It decodes only the
+// parts of a document that an update accesses.
 package jsontree
 
 import (
@@ -13,17 +13,17 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// Node is a JSON value that is decoded only where it is accessed; all other parts keep their
+// Node is a JSON value. It is decoded only where it is accessed. All other parts keep their
 // text, except for white space and the spelling of numbers. The zero value is not usable; use
 // [Parse] or one of the constructors. A Node is not safe for concurrent use.
 type Node struct {
-	// Exactly one of raw, members and elements holds the value.
+	// Exactly one of raw, members and elements is set.
 	raw      []byte           // compact text, shared with no other value
 	members  map[string]*Node // a decoded object
 	elements []*Node          // a decoded list; never nil once decoded
 }
 
-// Parse validates and copies one JSON document. It spells numbers as the engine does.
+// Parse validates and copies a JSON document. It changes numbers to the engine's spelling.
 func Parse(doc []byte) (*Node, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, doc); err != nil {
@@ -38,10 +38,10 @@ func Parse(doc []byte) (*Node, error) {
 
 var errNumberRange = errors.New("a number is out of the range of a float")
 
-// Null returns a node with the value null.
+// Null returns a node that holds null.
 func Null() *Node { return &Node{raw: []byte("null")} }
 
-// Number returns the number with the given text, which must be a JSON number.
+// Number returns a node that holds a number. text must be a JSON number.
 func Number(text string) *Node { return &Node{raw: []byte(text)} }
 
 // NewObject returns an empty object.
@@ -50,8 +50,8 @@ func NewObject() *Node { return &Node{members: map[string]*Node{}} }
 // NewList returns a list with one element.
 func NewList(first *Node) *Node { return &Node{elements: []*Node{first}} }
 
-// Kind returns the name that the engine's messages use for the type of the value:
-// object, array, string, boolean, null or number.
+// Kind returns the name of the value's type in the engine's messages: object, array, string,
+// boolean, null or number.
 func (n *Node) Kind() string {
 	switch {
 	case n.members != nil:
@@ -75,9 +75,9 @@ func (n *Node) Kind() string {
 	}
 }
 
-// Members returns the members of an object, which it decodes if necessary, and nil for
-// every other value. If a key occurs several times, the last value wins. The map
-// belongs to the node: modifying it modifies the object.
+// Members returns the members of an object, and nil for any other value. It decodes the object
+// if necessary. If a key occurs several times, the last value counts. The map belongs to the
+// node, so changes of the map change the object.
 func (n *Node) Members() (map[string]*Node, error) {
 	if n.Kind() != "object" {
 		return nil, nil
@@ -113,7 +113,7 @@ func (n *Node) Push(element *Node) error {
 	return nil
 }
 
-// Concat appends the text of a string to n, also a string, without decoding either.
+// Concat appends the string in text to the string in n, without decoding either.
 func (n *Node) Concat(text *Node) {
 	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // without the closing quote of n and the opening quote of text
 }
@@ -121,8 +121,8 @@ func (n *Node) Concat(text *Node) {
 // Replace sets n to the value of other, which must not be used afterwards.
 func (n *Node) Replace(other *Node) { *n = *other }
 
-// Depth returns the nesting depth of a value that is not decoded: 0 for a scalar, 1 for
-// a list or object of scalars.
+// Depth returns the nesting depth of a value that has not been decoded: 0 for a scalar, and 1
+// for a list or object that contains only scalars.
 func (n *Node) Depth() int {
 	depth, deepest, inString := 0, 0, false
 	for i := 0; i < len(n.raw); i++ {
@@ -142,11 +142,11 @@ func (n *Node) Depth() int {
 	return deepest
 }
 
-// Text returns the text of a value that has not been decoded. Scalars are never decoded.
+// Text returns the text of a value that has not been decoded, such as a scalar.
 func (n *Node) Text() string { return string(n.raw) }
 
-// Encode returns the value as compact JSON. The keys of decoded objects are sorted
-// bytewise, as the engine writes them.
+// Encode returns the value as compact JSON. Like the engine, it sorts the keys of decoded
+// objects bytewise.
 func (n *Node) Encode() (json.RawMessage, error) {
 	var buf bytes.Buffer
 	if err := n.write(&buf); err != nil {
@@ -155,8 +155,8 @@ func (n *Node) Encode() (json.RawMessage, error) {
 	return buf.Bytes(), nil
 }
 
-// write recurses only into decoded values, whose depth is bounded by the length of a
-// path.
+// write writes the value to buf. It recurses only into decoded values, whose depth is bounded
+// by the length of a path.
 func (n *Node) write(buf *bytes.Buffer) error {
 	switch {
 	case n.members != nil:

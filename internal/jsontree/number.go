@@ -9,9 +9,9 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// AddToNumber adds by to the number in text, or subtracts it. Integers are exact
-// between -2^63 and 2^64-1; a number with a fraction or an exponent stays a float.
-// AddToNumber returns false if the result has no representation.
+// AddToNumber adds by to the number in text, or subtracts by from it. Integers from -2^63 to
+// 2^64-1 are exact. A number with a fraction or an exponent stays a float. AddToNumber returns
+// false if the result cannot be represented.
 func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	if n, ok := parseInteger(text); ok {
 		delta := integer{negative: by < 0, magnitude: magnitude(by)}
@@ -36,8 +36,8 @@ func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	return string(rawjson.AppendFloat(nil, f)), true
 }
 
-// integer is a whole number in the union of int64 and uint64, the range in which the
-// engine counts.
+// integer is a whole number from -2^63 to 2^64-1, the range in which the engine calculates
+// with integers.
 type integer struct {
 	negative  bool // never for 0
 	magnitude uint64
@@ -50,8 +50,8 @@ func magnitude(v int64) uint64 {
 	return uint64(v)
 }
 
-// parseInteger rejects numbers that the engine holds as floats: fractions, exponents,
-// whole numbers out of range, and -0.
+// parseInteger parses an integer. It returns false for numbers that the engine stores as
+// floats: numbers with a fraction or an exponent, whole numbers out of range, and -0.
 func parseInteger(text string) (integer, bool) {
 	digits, negative := strings.CutPrefix(text, "-")
 	m, err := strconv.ParseUint(digits, 10, 64)

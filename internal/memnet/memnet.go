@@ -1,5 +1,5 @@
-// Package memnet provides in-memory network connections that work in testing/synctest
-// bubbles: while they wait, the bubble's clock can advance.
+// Package memnet provides in-memory network connections for testing/synctest bubbles. While
+// goroutines wait on these connections, the clock of the bubble can advance.
 package memnet
 
 import (
@@ -11,22 +11,21 @@ import (
 	"time"
 )
 
-// Pipe returns the two ends of an in-memory connection. Each direction buffers capacity
-// bytes before its writer blocks, as sockets do; data that was written before a Close
-// can still be read.
+// Pipe returns the two ends of an in-memory connection. Each direction buffers up to capacity
+// bytes before its writer blocks, as sockets do. Data that was written before a Close can
+// still be read.
 func Pipe(capacity int) (a, b *Conn) { return pipe(capacity, Loopback, Loopback) }
 
-// pipe is Pipe with addresses: a is at local, b at remote.
+// pipe is like Pipe, but a has the address local, and b the address remote.
 func pipe(capacity int, local, remote net.Addr) (a, b *Conn) {
 	x, y := newHalf(capacity), newHalf(capacity)
 	return &Conn{in: x, out: y, local: local, remote: remote}, &Conn{in: y, out: x, local: remote, remote: local}
 }
 
-// Capacity is about the number of bytes that a loopback socket buffers in one
-// direction.
+// Capacity is the approximate number of bytes that a loopback socket buffers in one direction.
 const Capacity = 256 << 10
 
-// Loopback is the address of ends whose address does not matter.
+// Loopback is the address of ends whose addresses do not matter.
 const Loopback = Addr("127.0.0.1:1")
 
 // half is one direction of a connection.
@@ -48,7 +47,7 @@ func newHalf(capacity int) *half {
 	return h
 }
 
-// deadline is guarded by the lock of its half.
+// deadline is a read or write deadline. The lock of its half guards it.
 type deadline struct {
 	timer  *time.Timer
 	passed bool
@@ -163,14 +162,14 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// CloseWrite closes only the direction that c writes to: the other end reads EOF after
-// the buffered data.
+// CloseWrite closes only the direction in which c writes. The other end reads the buffered
+// data and then EOF.
 func (c *Conn) CloseWrite() error {
 	c.out.end(false)
 	return nil
 }
 
-// Reset closes both directions and drops the data in transit.
+// Reset closes both directions and discards the data in transit.
 func (c *Conn) Reset() {
 	c.out.end(true)
 	c.in.end(true)
@@ -200,7 +199,7 @@ func (c *Conn) LocalAddr() net.Addr { return c.local }
 // RemoteAddr implements net.Conn.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
-// Addr is the address of an end, in the form host:port.
+// Addr is the address of an end in the form host:port.
 type Addr string
 
 // Network implements net.Addr.
@@ -212,7 +211,8 @@ func (a Addr) String() string { return string(a) }
 // Listener is a net.Listener that accepts in-memory connections. The zero value is not
 // usable; use [NewListener]. All methods are safe for concurrent use.
 type Listener struct {
-	// Capacity is the capacity of future pipes. It defaults to [Capacity].
+	// Capacity is the capacity of future pipes. NewListener sets it to the constant
+	// [Capacity].
 	Capacity int
 
 	addr   net.Addr
@@ -221,14 +221,14 @@ type Listener struct {
 	once   sync.Once
 }
 
-// NewListener returns a listener with the given address, which is not reachable through
+// NewListener returns a listener with the given address. The address cannot be reached through
 // the network.
 func NewListener(addr net.Addr) *Listener {
 	return &Listener{Capacity: Capacity, addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// DialContext connects to l and ignores network and address. It waits for Accept. It
-// returns the error of ctx if ctx ends first, and net.ErrClosed if l is closed.
+// DialContext connects to l, regardless of the network and the address. It waits for Accept.
+// If ctx ends first, it returns the error of ctx; if l is closed, it returns net.ErrClosed.
 func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

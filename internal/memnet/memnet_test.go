@@ -18,7 +18,7 @@ func TestPipe(t *testing.T) {
 		if a.LocalAddr().String() != "a:1" || a.RemoteAddr().String() != "b:2" || b.RemoteAddr().String() != "a:1" || a.LocalAddr().Network() != "mem" {
 			t.Errorf("addresses: %v %v %v", a.LocalAddr(), a.RemoteAddr(), b.RemoteAddr())
 		}
-		// Write more than the buffer holds at once.
+		// Write more data than the buffer can hold.
 		data := bytes.Repeat([]byte("0123456789"), Capacity/5)
 		written := make(chan error, 1)
 		go func() {
@@ -38,7 +38,7 @@ func TestPipe(t *testing.T) {
 		if err := <-written; err != nil {
 			t.Errorf("write: %v", err)
 		}
-		// Data written before the close can be read.
+		// Data that was written before the close can still be read.
 		_, _ = a.Write([]byte("last"))
 		_ = a.Close()
 		if rest, err := io.ReadAll(b); err != nil || string(rest) != "last" {

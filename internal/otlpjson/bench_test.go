@@ -30,7 +30,7 @@ var benchResource = resource.NewSchemaless(
 	attribute.String("telemetry.sdk.version", "0.1.0"),
 )
 
-// benchSpans returns spans of invocations, each with four attributes and two payloads.
+// benchSpans returns n spans of invocations, each with four attributes and two payloads.
 func benchSpans(n int) []sdktrace.ReadOnlySpan {
 	at := time.Unix(1767225600, 12345678)
 	spans := make([]sdktrace.ReadOnlySpan, n)
@@ -77,7 +77,7 @@ func BenchmarkEncodeSpans(b *testing.B) {
 	perRecord(b, len(spans), size)
 }
 
-// confirmed releases frames as if the engine had confirmed them, and returns their size
+// confirmed releases frames as after a confirmation by the engine. It returns their total size
 // and number of records.
 func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	for i := range frames {
@@ -90,7 +90,7 @@ func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	return size, records
 }
 
-// perRecord reports the cost per record of n records.
+// perRecord reports the time and the size per record for n records.
 func perRecord(b *testing.B, n, size int) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/record")
 	b.ReportMetric(float64(size)/float64(n), "B/record")
@@ -159,7 +159,7 @@ func BenchmarkEncodeLogs(b *testing.B) {
 	}
 }
 
-// benchMetrics collects n points each of a counter, a gauge and a histogram.
+// benchMetrics returns metrics with n points each of a counter, a gauge and a histogram.
 func benchMetrics(tb testing.TB, n int) *metricdata.ResourceMetrics {
 	reader := sdkmetric.NewManualReader()
 	p := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader), sdkmetric.WithResource(benchResource))

@@ -25,9 +25,9 @@ type Encoder struct {
 	frames  []Frame
 	buffers Buffers
 
-	// The envelope consists of resource, scope and, for metrics, metric. A level is
-	// opened in a frame only when a record is written below it, so no level is ever
-	// empty, and the next frame of a batch can open it again.
+	// The envelope of records consists of the levels resource, scope and, for metrics, metric.
+	// A level is opened in a frame only when a record is written below it, so no level is ever
+	// empty, and the next frame of a batch can open the level again.
 	levels  [3]level
 	depth   int     // number of levels that are set
 	open    int     // number of levels that are open in buf
@@ -35,7 +35,8 @@ type Encoder struct {
 	comma   [4]bool // whether the list at each level has an element; the last list holds records
 	records int     // number of records in buf
 
-	// Where the current record begins, for taking it back.
+	// mark, start and the fields below hold the state before the current record, so that the
+	// record can be moved to the next frame.
 	mark, start           int
 	markOpen, markClosing int
 	markComma             [4]bool
@@ -67,8 +68,8 @@ type level struct {
 	tail string
 }
 
-// caps limit a record that would not fit a frame alone. Their initial values cut
-// nothing.
+// caps limit the size of a record that would otherwise not fit a frame alone. Initially they
+// are so large that they have no effect.
 type caps struct {
 	text  int // bytes of a string
 	items int // elements of a list
@@ -84,26 +85,25 @@ type Losses struct {
 	Records int // records that did not fit even when shortened
 }
 
-// MaxValueDepth limits the nesting of attribute values: the engine drops frames of 128
-// JSON levels, and each nested value takes four. Deeper values become text.
+// MaxValueDepth limits the nesting of attribute values. Deeper values become text. The engine
+// drops frames with 128 levels of JSON, and each level of nested values takes four of them.
 const MaxValueDepth = 24
 
-// NewEncoder returns an encoder of frames of at most [MaxFrameBytes], prefix included,
-// that takes the buffers of large frames from k. A nil k reuses no buffers.
+// NewEncoder returns an encoder of frames of at most [MaxFrameBytes] bytes, including the
+// prefix. The encoder takes the buffers of large frames from k. If k is nil, it reuses no
+// buffers.
 func NewEncoder(k Buffers) *Encoder {
 	return &Encoder{limit: MaxFrameBytes - len(PrefixTraces), buffers: k}
 }
 
-// Lost returns what is missing from the frames since the last [Encoder.Done].
+// Lost returns the losses since the last call of [Encoder.Done].
 func (e *Encoder) Lost() Losses { return e.lost }
 
-// keptBytes is the largest total size of an encoder's buffers at which the encoder is
-// reused.
+// keptBytes is the maximum total size of the buffers of an encoder that should be reused.
 const keptBytes = 4 << 20
 
-// Done releases the slice of frames and resets [Encoder.Lost]; the data of the frames
-// stays valid. It reports whether e should be used again, which is false if its buffers
-// have grown too large.
+// Done releases the slice of frames and resets [Encoder.Lost]; the data of the frames stays
+// valid. It returns false if the buffers of e have grown so large that e should not be reused.
 func (e *Encoder) Done() bool {
 	clear(e.frames)
 	clear(e.groups)
@@ -112,7 +112,7 @@ func (e *Encoder) Done() bool {
 	return cap(e.buf)+cap(e.spare) <= keptBytes
 }
 
-// signal holds the prefix of a signal's frames and the keys of their lists, with
+// signal holds the prefix of a signal's frames and the keys of the lists in them, with
 // punctuation.
 type signal struct{ prefix, top, scopes, records string }
 
@@ -126,8 +126,8 @@ func (e *Encoder) reset() {
 	e.buf, e.open, e.closing, e.comma, e.records = e.buf[:0], 0, len("]}"), [4]bool{}, 0
 }
 
-// level selects the level that the next records belong to, and closes the levels below
-// it. The caller appends the level's head to the result and stores it in levels.
+// level selects the level to which the next records belong, and closes the levels below it.
+// The caller appends the head of the level to the result, and stores it in levels.
 func (e *Encoder) level(i int) []byte {
 	for e.open > i {
 		e.open--
@@ -138,8 +138,8 @@ func (e *Encoder) level(i int) []byte {
 	return e.levels[i].head[:0]
 }
 
-// head stores what write appends as the head of level i. It is shortened, if necessary,
-// so that the three heads leave a record enough room in a frame.
+// head stores the text that write appends as the head of level i. If necessary, the head is
+// shortened, so that the three heads together leave enough room for a record in a frame.
 func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
 	b := e.level(i)
 	e.caps, e.stop, e.cut = e.uncapped(), e.limit/4, false
@@ -157,8 +157,8 @@ func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
 
 func (e *Encoder) uncapped() caps { return caps{e.limit, e.limit} }
 
-// tighten lowers the caps, those of strings first, and reports whether that was
-// possible.
+// tighten lowers the cap for strings or, if that is not possible, the cap for lists. It
+// reports whether it has lowered a cap.
 func (e *Encoder) tighten() bool {
 	e.cut = true
 	switch c := &e.caps; {
@@ -199,9 +199,9 @@ func (e *Encoder) place() {
 	e.stop = e.start + e.limit
 }
 
-// end accepts the record that was appended since begin. If the frame became too large,
-// the record starts the next one. If the record is too large alone, end lowers the caps
-// and returns false, and the caller must append the record again.
+// end accepts the record that was appended since begin. If the frame has become too large, the
+// record is moved to the next frame. If even a frame with this record alone would be too
+// large, end lowers the caps and returns false, and the caller must append the record again.
 func (e *Encoder) end() bool {
 	if !e.fits() && e.records > 0 {
 		e.spare = append(e.spare[:0], e.buf[e.start:]...)
@@ -229,7 +229,7 @@ func (e *Encoder) end() bool {
 // fits reports whether the frame can be closed within the limit.
 func (e *Encoder) fits() bool { return len(e.buf)+e.closing <= e.limit }
 
-// finish closes the frame if it has a record.
+// finish closes the frame if it contains a record.
 func (e *Encoder) finish() {
 	if e.records == 0 {
 		e.reset()
@@ -251,16 +251,15 @@ func (e *Encoder) finish() {
 	e.reset()
 }
 
-// group is a resource and a scope that records share.
+// group is a combination of a resource and a scope that several records share.
 type group struct {
 	resource *resource.Resource
 	scope    instrumentation.Scope
 	done     bool
 }
 
-// group notes which group the next record belongs to. It reports whether that is the
-// group of the first record, the most likely case, whose records are written
-// immediately.
+// group assigns the next record to a group. It reports whether that is the group of the first
+// record, which is the most likely case. Records of that group are written immediately.
 func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
 	for i := len(e.groups) - 1; i >= 0; i-- { // most likely the group of the previous record
 		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {
@@ -278,9 +277,9 @@ func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bo
 	return n == 0
 }
 
-// rest calls write with the index of each record that was not written immediately,
-// grouped by resource and within it by scope, in order of first appearance, and closes
-// the last frame.
+// rest calls write with the index of each record that was not written immediately, and then
+// closes the last frame. The records are grouped by resource, and within a resource by scope,
+// in the order in which these first appeared.
 func (e *Encoder) rest(write func(i int)) {
 	for i := range e.groups {
 		r := e.groups[i].resource
@@ -316,8 +315,8 @@ func sameResource(a, b *resource.Resource) bool {
 	return a == b || a.Equivalent() == b.Equivalent() && a.SchemaURL() == b.SchemaURL()
 }
 
-// setResource sets the first level. It caches the text of a resource, which is
-// immutable, because all records of a process share one.
+// setResource sets the first level. It caches the text of the resource, because a resource is
+// immutable and all records of a process share one.
 func (e *Encoder) setResource(r *resource.Resource) {
 	if !e.hasResource || e.resource != r {
 		e.head(0, "", func(b []byte) []byte {

@@ -17,8 +17,7 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// encoded returns the frames that write produces, and the losses. It validates every
-// frame.
+// encoded returns the frames that write produces, and the losses. It validates each frame.
 func encoded(tb testing.TB, limit int, write func(e *Encoder) []Frame) ([]Frame, Losses) {
 	tb.Helper()
 	e := &Encoder{limit: limit}
@@ -37,8 +36,8 @@ func encoded(tb testing.TB, limit int, write func(e *Encoder) []Frame) ([]Frame,
 
 const wholeFrame = MaxFrameBytes - 4
 
-// Every record of a batch that is too large for one frame arrives exactly once, under
-// its own resource and scope.
+// If a batch is too large for one frame, every record arrives exactly once, under its own
+// resource and scope.
 func TestEncodeSplitsBatches(t *testing.T) {
 	res := resource.NewSchemaless(attribute.String("service.name", "split"))
 	scope := func(i int) string { return fmt.Sprintf("scope %d", i%3) }
@@ -113,7 +112,8 @@ func TestEncodeSplitsBatches(t *testing.T) {
 	})
 }
 
-// checkSplit looks for n records in frames, each named after its scope and number.
+// checkSplit verifies that frames contain n records, each with a name that consists of its
+// scope and its number.
 func checkSplit(t *testing.T, frames []Frame, lost Losses, n int, lists []string, records string, name func(any) any) {
 	t.Helper()
 	if len(frames) < 2 || lost != (Losses{}) {
@@ -149,8 +149,8 @@ func checkSplit(t *testing.T, frames []Frame, lost Losses, n int, lists []string
 	}
 }
 
-// A record too large for a frame loses the ends of its longest strings first, then
-// elements of its lists, which OTLP counts; other records lose nothing.
+// If a record is too large for a frame, the ends of its longest strings are removed first, and
+// then elements of its lists, which OTLP counts. Other records lose nothing.
 func TestEncodeLargeRecord(t *testing.T) {
 	many := make([]attribute.KeyValue, 1000)
 	for i := range many {
@@ -275,7 +275,8 @@ func TestEncodeRecordThatNeverFits(t *testing.T) {
 	}
 }
 
-// 20 MiB become 8 MiB: the engine would end a connection at a frame of 16 MiB.
+// A payload of 20 MiB is shortened so that the frame has at most 8 MiB. The engine would end
+// the connection on a frame of more than 16 MiB.
 func TestEncodeLargePayload(t *testing.T) {
 	payload := `{"blob":"` + strings.Repeat("x", 20<<20) + `"}`
 	begin := time.Now()

@@ -2,14 +2,14 @@ package otlpjson
 
 import "slices"
 
-// The prefixes of telemetry frames, which identify their content to the engine.
+// The prefixes of telemetry frames identify the kind of their content to the engine.
 const (
 	PrefixTraces  = "OTLP"
 	PrefixMetrics = "MTRC"
 	PrefixLogs    = "LOGS"
 )
 
-// MaxFrameBytes is the largest size of a frame, prefix included; a larger batch is
+// MaxFrameBytes is the maximum size of a frame, including the prefix. Larger batches are
 // split.
 const MaxFrameBytes = 8 << 20
 
@@ -27,12 +27,13 @@ type Frame struct {
 // Size returns the size of the frame in bytes.
 func (f *Frame) Size() int { return len(f.Prefix) + len(f.Data) }
 
-// Discard drops the frame's data, which others may still be reading.
+// Discard drops the frame's data, which others may still be reading, without reusing its
+// buffer.
 func (f *Frame) Discard() { f.Data, f.reused = nil, false }
 
-// Buffers keeps the buffers of large frames from one frame to the next. A sync.Pool is
-// not suitable: the garbage collections of a busy worker empty it between two batches.
-// A nil Buffers keeps none; use [NewBuffers]. Buffers are safe for concurrent use.
+// Buffers keeps the buffers of large frames for later frames. A sync.Pool is not suitable,
+// because the garbage collections of a busy worker would empty it between two batches. A nil
+// Buffers keeps no buffers; use [NewBuffers]. The methods are safe for concurrent use.
 type Buffers chan []byte
 
 const (
@@ -54,8 +55,8 @@ func (k Buffers) get(size int) []byte {
 	}
 }
 
-// Release drops the frame's data and keeps its buffer if that can be reused. Nobody may
-// be reading the data.
+// Release drops the frame's data and keeps its buffer for reuse, if possible. The data must no
+// longer be in use.
 func (k Buffers) Release(f *Frame) {
 	if f.reused && cap(f.Data) <= maxReusedBytes {
 		select {

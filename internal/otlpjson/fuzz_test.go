@@ -19,7 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// source turns the bytes of a fuzzer into telemetry with values of every kind.
+// source converts the bytes of a fuzz input to telemetry with values of every kind.
 type source struct{ data []byte }
 
 func (s *source) byte() byte {
@@ -274,7 +274,7 @@ func (s *source) metric() metricdata.Metrics {
 	return m
 }
 
-// limit returns a size of frames, often so small that records are cut.
+// limit returns a maximum frame size. It is often so small that records must be shortened.
 func (s *source) limit() int {
 	if s.byte()&1 == 0 {
 		return wholeFrame
@@ -282,8 +282,8 @@ func (s *source) limit() int {
 	return 64 + 16*int(s.byte())
 }
 
-// encodeAnything encodes the telemetry that data stands for. The engine must not lose
-// any frame, and every record must be in a frame or counted.
+// encodeAnything encodes the telemetry that data describes. The frames must be acceptable to
+// the engine, and every record must be in a frame or counted as lost.
 func encodeAnything(t *testing.T, template sdklog.Record, data []byte) {
 	s := &source{data}
 	limit := s.limit()
@@ -354,7 +354,7 @@ func TestEncodeAnything(t *testing.T) {
 	}
 }
 
-// pointsIn returns the number of points that rm becomes.
+// pointsIn returns the number of points into which rm is encoded.
 func pointsIn(rm *metricdata.ResourceMetrics) (n int) {
 	for _, sm := range rm.ScopeMetrics {
 		for _, m := range sm.Metrics {

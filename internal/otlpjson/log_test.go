@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// encodeLog encodes one record as the SDK produces it, modified by change.
+// encodeLog encodes one record that the SDK has emitted and change has modified.
 func encodeLog(t *testing.T, r log.Record, change func(*sdklog.Record)) any {
 	t.Helper()
 	records := recordLogs(t, resource.Empty(), func(l log.Logger) {
@@ -120,8 +120,8 @@ func TestEncodeAddsTheSeverityText(t *testing.T) {
 	}
 }
 
-// The engine loses a frame of 128 levels. A value of any depth fits, as an attribute
-// and as a body, and none of it is lost.
+// The engine drops frames with 128 levels of nesting. A frame with a value of any depth, as an
+// attribute or as a body, stays below that, and no part of the value is lost.
 func TestEncodeDeepLog(t *testing.T) {
 	for _, depth := range []int{1, 24, 25, 30, 64, 500} {
 		var r log.Record

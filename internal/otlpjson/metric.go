@@ -11,10 +11,9 @@ import (
 
 var metricSignal = signal{PrefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
 
-// Metrics encodes the metrics that a reader has collected. The engine stores gauges,
-// sums and histograms with explicit bounds, and silently drops everything else, so
-// other kinds are converted to these. The slice is valid until [Encoder.Done]; the data
-// of its frames stays valid afterwards.
+// Metrics encodes the metrics that a reader has collected. The engine stores gauges, sums, and
+// histograms with explicit bounds, and silently drops all other kinds, so these are converted.
+// The slice is valid until [Encoder.Done]; the data of its frames stays valid afterwards.
 func (e *Encoder) Metrics(rm *metricdata.ResourceMetrics) []Frame {
 	e.batch(&metricSignal)
 	e.setResource(rm.Resource)
@@ -62,7 +61,7 @@ func (e *Encoder) metric(m *metricdata.Metrics) {
 	}
 }
 
-// setMetric sets the level of a metric; its data points follow.
+// setMetric opens the level of a metric. The caller then appends the data points.
 func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	e.head(2, "]}}", func(b []byte) []byte {
 		b = append(b, `{"name":`...)
@@ -78,8 +77,8 @@ func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	})
 }
 
-// sumHead returns the beginning of a sum. OTLP and package metricdata number
-// temporalities differently.
+// sumHead returns the text at the beginning of a sum. OTLP and package metricdata assign
+// different numbers to temporalities.
 func sumHead(t metricdata.Temporality, monotonic bool) string {
 	switch {
 	case t == metricdata.DeltaTemporality && monotonic:
@@ -120,7 +119,8 @@ func encodePoints[N int64 | float64](e *Encoder, points []metricdata.DataPoint[N
 	}
 }
 
-// appendTimes appends the times of a data point; the start time is optional.
+// appendTimes appends the times of a data point. The start time can be 0, in which case it is
+// omitted.
 func (e *Encoder) appendTimes(b []byte, start, at uint64) []byte {
 	if start != 0 {
 		b = append(b, `"startTimeUnixNano":`...)
@@ -207,8 +207,8 @@ func appendHistogram[N int64 | float64](e *Encoder, b []byte, p *metricdata.Hist
 	return append(b, '}')
 }
 
-// appendFinite appends a value of a histogram, integer or not, as a number, or omits it
-// if it is not finite: a recorded NaN invalidates the sum but not the buckets.
+// appendFinite appends a value of a histogram under the given key. It omits a value that is
+// not finite: if a NaN was recorded, the sum is useless, but the buckets are not.
 func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []byte {
 	if !finite(n) {
 		e.lost.Values++
@@ -221,8 +221,8 @@ func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []by
 	return appendDouble(b, float64(n))
 }
 
-// appendBuckets appends the buckets. A bucket with a bound that is infinite or NaN is
-// joined to the next one.
+// appendBuckets appends the buckets of a histogram. If the upper bound of a bucket is infinite
+// or NaN, the bucket is merged with the next one.
 func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
 	b = append(b, `,"bucketCounts":[`...)
 	n := uint64(0)
@@ -259,8 +259,8 @@ func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []b
 	return b
 }
 
-// summary encodes a summary, which only bridges produce, as a gauge of its quantiles
-// and two sums.
+// summary encodes a summary as a gauge of its quantiles and two sums. Only bridges produce
+// summaries.
 func (e *Encoder) summary(m *metricdata.Metrics, points []metricdata.SummaryDataPoint) {
 	e.setMetric(m, "", `,"gauge":{"dataPoints":[`)
 	for i := range points {
@@ -312,12 +312,11 @@ func (e *Encoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *attribu
 	}
 }
 
-// maxConvertedBounds limits the number of bounds that a converted exponential histogram
-// has.
+// maxConvertedBounds is the maximum number of bounds of a converted exponential histogram.
 const maxConvertedBounds = 160
 
-// encodeExponential converts exponential histograms to explicit ones, because the
-// engine silently drops the former.
+// encodeExponential converts exponential histograms to histograms with explicit bounds,
+// because the engine silently drops exponential ones.
 func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.ExponentialHistogramDataPoint[N]) {
 	for i := range points {
 		p := &points[i]
@@ -338,20 +337,21 @@ func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.Expone
 	}
 }
 
-// explicitBuckets collects buckets in ascending order: counts[i] counts the values up
-// to bounds[i], and the last count those above all bounds.
+// explicitBuckets collects buckets in ascending order. counts[i] is the number of values in
+// the bucket that ends at bounds[i]. The last count, for which there is no bound, is the
+// number of values above all bounds.
 type explicitBuckets struct {
 	bounds  []float64
 	counts  []uint64
 	carried uint64 // count of buckets that end at -Inf, below every bound
 }
 
-// convert turns exponential buckets into explicit ones. At scale s, with base =
-// 2^(2^-s), bucket i of the positive values ranges from base^i to base^(i+1); the
-// buckets of negative values mirror it, and values up to threshold from zero are
-// counted separately. A bucket that includes its upper bound becomes one that does,
-// too. A negative bucket, being mirrored, includes the lower bound instead, a
-// difference that no measurement shows.
+// convert converts exponential buckets to explicit ones. At scale s, with base = 2^(2^-s),
+// bucket i of the positive values ranges from base^i to base^(i+1). The buckets of negative
+// values mirror these, and values whose absolute value is at most threshold are counted
+// separately. Both kinds of buckets include their upper bound. Because a negative bucket is
+// mirrored, it includes its lower bound instead, but the difference is insignificant in
+// measurements.
 func (x *explicitBuckets) convert(scale int32, threshold float64, zeros uint64, positive, negative *metricdata.ExponentialBucket) {
 	pos, neg := trimBuckets(positive), trimBuckets(negative)
 	// Lowering the scale by one squares the base and halves the number of buckets.
@@ -382,9 +382,10 @@ func (x *explicitBuckets) convert(scale int32, threshold float64, zeros uint64, 
 	x.add(0, math.Inf(1))
 }
 
-// add adds the bucket from the last bound to upper. A bound that is not above the last
-// one, because the buckets overlap or their bounds are too near zero to differ, joins
-// the two buckets; so does a NaN bound.
+// add appends the bucket between the last bound and upper. If upper is not above the last
+// bound, because buckets overlap or their bounds are so near zero that they are equal, the
+// bucket is merged with the previous one. If upper is NaN or -Inf, the bucket is merged with
+// the next one.
 func (x *explicitBuckets) add(n uint64, upper float64) {
 	last := len(x.bounds) - 1
 	switch {
@@ -408,12 +409,12 @@ func (x *explicitBuckets) add(n uint64, upper float64) {
 	}
 }
 
-// exponentialBound returns base^i at the given scale; the result may be 0 or infinite.
+// exponentialBound returns base^i at the given scale. The result can be 0 or infinite.
 func exponentialBound(i int64, scale int) float64 {
 	return math.Exp2(math.Ldexp(float64(i), -scale))
 }
 
-// bucketRange is a run of exponential buckets without the empty ones at its ends.
+// bucketRange is a sequence of exponential buckets without the empty ones at its ends.
 type bucketRange struct {
 	first  int64
 	counts []uint64
@@ -432,7 +433,7 @@ func trimBuckets(b *metricdata.ExponentialBucket) bucketRange {
 
 func (r bucketRange) last() int64 { return r.first + int64(len(r.counts)) - 1 }
 
-// width returns the number of buckets after every 2^shift buckets are joined.
+// width returns the number of buckets that remain if every 2^shift buckets are merged.
 func (r bucketRange) width(shift int) int64 {
 	if len(r.counts) == 0 {
 		return 0
@@ -440,8 +441,7 @@ func (r bucketRange) width(shift int) int64 {
 	return r.last()>>shift - r.first>>shift + 1
 }
 
-// count returns the number of values in bucket i after every 2^shift buckets are
-// joined.
+// count returns the number of values in bucket i if every 2^shift buckets are merged.
 func (r bucketRange) count(i int64, shift int) (n uint64) {
 	lo := max(i<<shift, r.first)
 	hi := min((i+1)<<shift-1, r.last())

@@ -21,7 +21,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// resourceMetrics returns metrics with these data, as a reader collects them.
+// resourceMetrics returns metrics with the given data, in the form in which a reader collects
+// them.
 func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics {
 	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: "m"}}
 	for _, d := range data {
@@ -30,7 +31,8 @@ func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics
 	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
 }
 
-// encodeMetrics encodes data and returns the metrics of the frame, if there is one.
+// encodeMetrics encodes data. It returns the metrics in the frame, or none if there is no
+// frame.
 func encodeMetrics(t *testing.T, data ...metricdata.Aggregation) (metrics []any, lost Losses) {
 	t.Helper()
 	frames, lost := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Metrics(resourceMetrics(data...)) })
@@ -175,8 +177,8 @@ func TestEncodeKeepsLargeIntegers(t *testing.T) {
 	}
 }
 
-// JSON cannot represent NaN and infinities: points with such a value are omitted and
-// counted, and the other values of a histogram are kept.
+// JSON cannot represent NaN and infinity. Points with such a value are omitted and counted; if
+// only some values of a histogram are not finite, the other values are kept.
 func TestEncodeOmitsNonFinitePoints(t *testing.T) {
 	for _, odd := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 		got, lost := encodeMetrics(t,
@@ -324,8 +326,8 @@ func TestConvertExponential(t *testing.T) {
 	}
 }
 
-// checkConversion verifies that, up to each bound, there are as many values as in the
-// exponential buckets that end at or below it.
+// checkConversion verifies for each explicit bound that the number of values up to it equals
+// the number of values in the exponential buckets that end at or below it.
 func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64, positive, negative metricdata.ExponentialBucket) {
 	t.Helper()
 	got := converted(scale, threshold, zeros, positive, negative)
@@ -398,8 +400,8 @@ func FuzzConvertExponential(f *testing.F) {
 	})
 }
 
-// Integer histograms lose nothing, and exponential ones become explicit at every scale,
-// with zeros and negative values, as the SDK aggregates them.
+// Histograms of integers lose nothing. Exponential histograms of all scales, as the SDK
+// aggregates them, become explicit ones, including zeros and negative values.
 func TestEncodeHistograms(t *testing.T) {
 	got, lost := encodeMetrics(t, metricdata.Histogram[int64]{DataPoints: []metricdata.HistogramDataPoint[int64]{{
 		Count: 3, Sum: 10, Min: metricdata.NewExtrema[int64](1), Max: metricdata.NewExtrema[int64](7), Bounds: []float64{5}, BucketCounts: []uint64{2, 1},
@@ -437,8 +439,8 @@ func TestEncodeHistograms(t *testing.T) {
 	}
 }
 
-// checkRecorded records values into an exponential histogram of the SDK and counts them
-// again in the encoded frame.
+// checkRecorded records values into an exponential histogram of the SDK, encodes it, and
+// verifies the counts in the frame.
 func checkRecorded(t *testing.T, size int32, values []float64) {
 	t.Helper()
 	reader := sdkmetric.NewManualReader()

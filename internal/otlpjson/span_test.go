@@ -28,7 +28,7 @@ func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
 	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: testTrace, SpanID: testSpan, TraceFlags: flags, Remote: remote})
 }
 
-// encodeSpan encodes one span and the snapshot of its start.
+// encodeSpan encodes a span, and the snapshot of its start.
 func encodeSpan(t *testing.T, stub tracetest.SpanStub) (final, live any) {
 	t.Helper()
 	span := stub.Snapshot()
@@ -130,8 +130,9 @@ func TestEncodeUsesTheNumbersOfOTLP(t *testing.T) {
 	checkTemporalities(t)
 }
 
-// A missing time is 0, but a finished span must not look like a running one. The helper
-// encoded checks every frame for null.
+// A missing time is encoded as 0, but the end time of a finished span must not be 0, because
+// the span would look as if it were still running. The helper encoded verifies that no frame
+// contains null.
 func TestEncodeZeroTimes(t *testing.T) {
 	for name, test := range map[string]struct {
 		start, end         time.Time

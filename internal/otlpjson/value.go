@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// attributes appends a list of attributes with its key, or nothing if there are none,
-// and returns how many attributes the caps cut off.
+// attributes appends a list of attributes with the given key, or nothing if the list is empty.
+// It returns the number of attributes that were omitted because of the caps.
 func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) ([]byte, int) {
 	n := min(len(attrs), e.caps.items)
 	if n == 0 {
@@ -33,8 +33,8 @@ func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) (
 	return append(b, ']'), len(attrs) - n
 }
 
-// set appends the attributes of a set between open and end, or nothing if there are
-// none.
+// set appends the attributes of a set, with open before and end after them. It appends nothing
+// if the set is empty.
 func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byte {
 	n := min(s.Len(), e.caps.items)
 	if n == 0 {
@@ -54,7 +54,8 @@ func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byt
 	return append(b, end...)
 }
 
-// Indices of opens: how an attribute continues after its key, by the kind of its value.
+// The constants are indices of opens. They select the text between the key and the value of an
+// attribute, which depends on the kind of the value.
 const (
 	openValue = iota // nothing: the value includes its own opening text
 	openString
@@ -98,18 +99,19 @@ func (e *Encoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
 	return append(b, '}')
 }
 
-// attributeKey caches the text with which an attribute begins: programs use few keys.
+// attributeKey caches the text at the beginning of an attribute, because programs use few
+// different keys.
 type attributeKey struct {
 	key  []byte
 	open int
 	text []byte
 }
 
-// maxKeptKey is the length of the longest key whose text is cached.
+// maxKeptKey is the maximum length of keys whose text is cached.
 const maxKeptKey = 64
 
-// appendKey appends the beginning of an attribute, up to the beginning of the value,
-// which open selects.
+// appendKey appends the text of an attribute up to the beginning of its value. open selects
+// the end of that text.
 func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 	n := len(key)
 	if n == 0 || n > min(maxKeptKey, e.caps.text) {
@@ -118,7 +120,7 @@ func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 		b = append(b, `","value":`...)
 		return append(b, opens[open]...)
 	}
-	// Related keys differ in their ends.
+	// Related keys differ mostly at their ends.
 	k := &e.keys[(uint(n)+5*uint(key[n-1])+11*uint(key[n/2]))%uint(len(e.keys))]
 	if k.open != open || string(k.key) != key {
 		k.key, k.open = append(k.key[:0], key...), open
@@ -129,8 +131,8 @@ func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 	return append(b, k.text...)
 }
 
-// value appends v, which is nested depth levels deep. Scalars cause no allocation; the
-// OpenTelemetry SDK returns copies of lists, maps and bytes.
+// value appends v, which is nested depth levels deep. It does not allocate for scalars. The
+// OpenTelemetry SDK allocates copies of lists, maps and bytes.
 func (e *Encoder) value(b []byte, v *attribute.Value, depth int) []byte {
 	switch t := v.Type(); t {
 	case attribute.STRING:
@@ -202,7 +204,7 @@ func appendBoolValue(b []byte, v bool) []byte {
 	return append(b, `{"boolValue":false}`...)
 }
 
-// maxSafeInteger is the greatest integer that every parser of JSON numbers reads
+// maxSafeInteger is the largest integer up to which every parser of JSON reads integers
 // exactly.
 const maxSafeInteger = 1 << 53
 
@@ -236,12 +238,12 @@ func appendDoubleValue(b []byte, f float64) []byte {
 // truncatedMark ends a string that was cut to fit a frame.
 const truncatedMark = "...[TRUNCATED]"
 
-// text appends s as a JSON string, cut at the cap of strings.
+// text appends s as a JSON string, shortened to the cap for strings.
 func (e *Encoder) text(b []byte, s string) []byte {
 	return append(e.chars(append(b, '"'), s), '"')
 }
 
-// chars is text without the quotes.
+// chars is like text, but appends no quotes.
 func (e *Encoder) chars(b []byte, s string) []byte {
 	if len(s) <= e.caps.text {
 		return rawjson.AppendEscaped(b, s)
@@ -253,7 +255,7 @@ func (e *Encoder) chars(b []byte, s string) []byte {
 	return append(rawjson.AppendEscaped(b, s[:n]), truncatedMark...)
 }
 
-// appendCount appends n in OTLP's form of 64-bit integers, a decimal string.
+// appendCount appends n as OTLP represents 64-bit integers, as a decimal string.
 func appendCount(b []byte, n uint64) []byte {
 	if n < 10 {
 		return append(b, '"', '0'+byte(n), '"')
@@ -263,8 +265,8 @@ func appendCount(b []byte, n uint64) []byte {
 	return append(b, '"')
 }
 
-// unixNano returns t in OTLP's form. The zero time is 0, and so is any time before
-// 1970: a negative number would lose the frame.
+// unixNano returns t in nanoseconds since 1970. It returns 0 for the zero time and for any
+// time before 1970, because the engine would drop a frame with a negative number.
 func unixNano(t time.Time) uint64 {
 	switch sec := t.Unix(); {
 	case sec < 0: // includes the zero time
@@ -278,7 +280,7 @@ func unixNano(t time.Time) uint64 {
 
 func finite[N int64 | float64](n N) bool { return n-n == 0 }
 
-// appendDouble appends a finite number in its shortest form.
+// appendDouble appends a finite number in the shortest form that denotes it.
 func appendDouble(b []byte, f float64) []byte {
 	if n := int64(f); float64(n) == f && n < maxSafeInteger && n > -maxSafeInteger && (n != 0 || !math.Signbit(f)) {
 		return strconv.AppendInt(b, n, 10)
@@ -293,11 +295,11 @@ func appendDouble(b []byte, f float64) []byte {
 	return strconv.AppendFloat(b, f, format, -1, 64)
 }
 
-// appendDecimal appends a number with few digits after the point, such as a price or a
-// ratio, much faster than a general search for the shortest form. The quotient of two
-// integers below 2^53 is correctly rounded, and so is the value that a parser reads
-// from their decimal form. If the quotient equals f, the form therefore denotes f, and
-// with so few digits there is no other form of the same length.
+// appendDecimal appends a number that has few digits after the decimal point, such as a price
+// or a ratio. It is much faster than a general search for the shortest form. The quotient of
+// two integers below 2^53 is correctly rounded, and a parser rounds the corresponding decimal
+// number in the same way. If the quotient equals f, that decimal number therefore denotes f,
+// and with so few digits, no other number of the same length does.
 func appendDecimal(b []byte, f float64) ([]byte, bool) {
 	abs := math.Abs(f)
 	if !(abs >= 1e-3 && abs < 1e9) {
@@ -326,8 +328,8 @@ func appendDecimal(b []byte, f float64) ([]byte, bool) {
 	return b, false
 }
 
-// clock writes times. Most times of a batch fall within a second or two, so it caches
-// the digits of the second.
+// clock appends times. It caches the digits of the second, because most times in a batch fall
+// within a second or two.
 type clock struct {
 	second uint64
 	digits []byte
@@ -360,8 +362,8 @@ var digitPairs = func() (t [200]byte) {
 	return t
 }()
 
-// appendHex appends the hexadecimal digits of an id, whose length must be a multiple of
-// 4.
+// appendHex appends the hexadecimal digits of an id. The length of the id must be a multiple
+// of 4.
 func appendHex(b, id []byte) []byte {
 	for ; len(id) >= 4; id = id[4:] {
 		b = binary.BigEndian.AppendUint64(b, hexWord(binary.BigEndian.Uint32(id)))
@@ -372,8 +374,8 @@ func appendHex(b, id []byte) []byte {
 // ones has the lowest bit of each byte set.
 const ones = 0x0101010101010101
 
-// hexWord returns the eight hexadecimal digits of n. It spreads each half byte to a
-// byte and adds '0' and, from 10 on, the distance between '9' and 'a'.
+// hexWord returns the eight hexadecimal digits of n. It spreads the half bytes of n to bytes,
+// and adds to each of them '0' and, if it is 10 or more, the distance between '9' and 'a'.
 func hexWord(n uint32) uint64 {
 	w := uint64(n)
 	w = (w | w<<16) & 0x0000ffff0000ffff

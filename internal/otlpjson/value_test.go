@@ -14,7 +14,7 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// nested returns leaf inside depth maps.
+// nested returns leaf within depth nested maps.
 func nested(depth int, leaf attribute.Value) attribute.Value {
 	for range depth {
 		leaf = attribute.MapValue(attribute.KeyValue{Key: "d", Value: leaf})

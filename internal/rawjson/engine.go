@@ -8,10 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// CheckForEngine rejects valid JSON that the engine's parser cannot read: more than
-// depth levels, a number out of the range of a float64, or an unpaired surrogate. The
-// engine silently drops a message that contains any of these, and the caller would
-// never receive an answer.
+// CheckForEngine returns an error if the engine's parser cannot read b, which must be valid
+// JSON: if b has more than depth levels, or contains a number out of the range of a float64 or
+// an unpaired surrogate. The engine silently drops such a message, so the caller would never
+// receive an answer.
 func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil
@@ -19,9 +19,9 @@ func CheckForEngine(b []byte, depth int) error {
 	return scanForEngine(b, depth)
 }
 
-// Plain reports whether b certainly is valid JSON in UTF-8 that [CheckForEngine] does not
-// reject. It takes one pass where separate checks take several, but does not decide on text
-// with escapes like \u0020 or with exponents: for them it returns false.
+// Plain reports whether b is known to be valid JSON in UTF-8 that [CheckForEngine] accepts. It
+// needs one pass, whereas separate checks need several. It returns false for text that it
+// cannot decide on, that is, for text with exponents or with escapes such as \u0020.
 func Plain(b []byte, depth int) bool {
 	var s scanner
 	i, err := s.skipValue(b, SkipSpace(b, 0), max(MaxDepth-depth, 0))
@@ -68,13 +68,13 @@ const (
 	counts
 )
 
-// engineByte says what begins at a byte outside of strings and numbers.
+// engineByte classifies the bytes outside of strings and numbers by what begins or ends there.
 var engineByte = [256]uint8{'{': opens, '[': opens, '}': closes, ']': closes, '"': quotes, '-': counts,
 	'0': counts, '1': counts, '2': counts, '3': counts, '4': counts, '5': counts, '6': counts, '7': counts, '8': counts, '9': counts}
 
-// doubtful reports whether b may contain anything that CheckForEngine rejects. Hardly
-// any value does, and this check costs a fraction of a full scan. A number out of range
-// has an exponent of three digits or very many digits.
+// doubtful reports whether b may contain anything that CheckForEngine rejects. It returns
+// false for almost all values, at a fraction of the cost of a full scan. A number that is out
+// of range has an exponent of at least three digits, or very many digits.
 func doubtful(b []byte, depth int) bool {
 	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
 		return true
@@ -112,8 +112,8 @@ func doubtful(b []byte, depth int) bool {
 	return false
 }
 
-// manyDigits is a length of numbers that stay in the range of a float64, even with an
-// exponent of two digits.
+// manyDigits is a length up to which all numbers are within the range of a float64, even with
+// an exponent of two digits.
 const manyDigits = 200
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
@@ -125,7 +125,7 @@ var numberByte = func() (t [256]bool) {
 	return t
 }()
 
-// checkSurrogates returns the index after the string that begins at i, or an error if
+// checkSurrogates returns the index after the string that begins at i. It returns an error if
 // the string contains half of a surrogate pair.
 func checkSurrogates(b []byte, i int) (int, error) {
 	for i++; ; {
@@ -160,7 +160,7 @@ func checkSurrogates(b []byte, i int) (int, error) {
 	}
 }
 
-// hexRune returns the code unit that an escape's four digits denote.
+// hexRune returns the code unit that the four digits of an escape denote.
 func hexRune(digits []byte) rune {
 	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // skipString has checked the digits
 	return rune(n)

@@ -54,7 +54,7 @@ func TestCheckForEngine(t *testing.T) {
 	}
 }
 
-// fitForEngine computes the result of CheckForEngine independently.
+// fitForEngine is an independent implementation of CheckForEngine.
 func fitForEngine(b []byte, depth int) bool {
 	x := []byte("x")
 	b = regexp.MustCompile(`\\[^u]`).ReplaceAll(b, x)
@@ -77,7 +77,7 @@ func fitForEngine(b []byte, depth int) bool {
 	}
 }
 
-// FuzzCheckForEngine compares the quick check with the thorough one, and both with
+// FuzzCheckForEngine compares the quick check with the thorough check, and both with
 // fitForEngine.
 func FuzzCheckForEngine(f *testing.F) {
 	for _, seed := range append([]string{

@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// The engine stores a number as a 64-bit integer, signed or unsigned, or as a float,
-// and writes the stored form: 1e2 becomes 100.0, and an integer beyond 64 bits becomes
-// a float. Its float parser is fast rather than exact: the result may differ from the
+// The engine stores a number as a 64-bit integer, signed or unsigned, or as a float, and
+// writes the stored value: 1e2 becomes 100.0, and an integer that exceeds 64 bits becomes a
+// float. Its float parser favors speed over precision, so the result may differ from the
 // nearest float in the last digit.
 
-// AppendNumber appends a JSON number as the engine spells it. A number that the engine
-// rejects, as reported by [NumberInRange], is appended unchanged.
+// AppendNumber appends a JSON number in the engine's spelling. If the engine rejects the
+// number, as reported by [NumberInRange], AppendNumber appends it unchanged.
 func AppendNumber(dst, text []byte) []byte {
 	if isInteger(text) {
 		return append(dst, text...)
@@ -34,9 +34,9 @@ func NumberInRange(text []byte) bool {
 	return ok
 }
 
-// AppendFloat appends a finite float as the engine writes it: with the shortest digits
-// that parse to the same float, always with a fraction or an exponent, without an
-// exponent between 1e-5 and 1e16, and with one outside that range.
+// AppendFloat appends a finite float in the engine's spelling. It uses the shortest digits
+// that parse to the same float, and always writes a fraction or an exponent. It writes an
+// exponent only for absolute values below 1e-5, except 0, and from 1e16 on.
 func AppendFloat(dst []byte, f float64) []byte {
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-5 || abs >= 1e16) {
 		return appendExponential(dst, f)
@@ -51,7 +51,8 @@ func AppendFloat(dst []byte, f float64) []byte {
 	return append(dst, ".0"...)
 }
 
-// appendExponential writes 1e-6 where package strconv writes 1e-06.
+// appendExponential appends a float with an exponent, without the leading zero that package
+// strconv writes: 1e-6 instead of 1e-06.
 func appendExponential(dst []byte, f float64) []byte {
 	dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
 	n := len(dst)
@@ -62,10 +63,10 @@ func appendExponential(dst []byte, f float64) []byte {
 	return dst
 }
 
-// AppendNumbers appends a JSON document with its numbers in the engine's spelling and
-// everything else unchanged. Unlike the engine's parser and [AppendNumber], it
-// converts each number to the nearest float, so numbers written by the engine stay as
-// they are. It returns false, with an unusable result, if a number is out of range.
+// AppendNumbers appends a JSON document with its numbers in the engine's spelling. Everything
+// else stays unchanged. Unlike the engine's parser and [AppendNumber], it converts each number
+// to the nearest float, so that numbers written by the engine do not change. It returns false,
+// with an unusable result, if a number is out of range.
 func AppendNumbers(dst, doc []byte) ([]byte, bool) {
 	kept := 0 // doc[:kept] has been appended
 	for i := 0; i < len(doc); {
@@ -108,8 +109,8 @@ func hasExponent(text []byte) bool {
 	return false
 }
 
-// isInteger reports whether the engine stores a number as an integer. It stores -0 as
-// a float, because no integer represents it.
+// isInteger reports whether the engine stores a number as an integer. It stores -0 as a float,
+// because no integer can represent -0.
 func isInteger(text []byte) bool {
 	digits, negative := text, text[0] == '-'
 	if negative {
@@ -129,14 +130,14 @@ func isInteger(text []byte) bool {
 	return !negative || n <= 1<<63
 }
 
-// overflows reports whether n*10+d exceeds 64 bits.
+// overflows reports whether n*10+d exceeds an unsigned 64-bit integer.
 func overflows(n, d uint64) bool {
 	const most = math.MaxUint64
 	return n > most/10 || n == most/10 && d > most%10
 }
 
-// parseFloat is the engine's float parser: it takes the digits that fit into 64 bits
-// and scales them by a power of ten. It returns false for a number that is too large.
+// parseFloat parses a float as the engine does: it takes as many digits as fit into 64 bits,
+// and scales them by a power of ten. It returns false if the number is too large for a float.
 func parseFloat(text []byte) (f float64, ok bool) {
 	negative := text[0] == '-'
 	i := 0
@@ -182,7 +183,8 @@ func parseFloat(text []byte) (f float64, ok bool) {
 	return f, ok
 }
 
-// exponentOf parses the text after the e. All exponents beyond 32 bits are equivalent.
+// exponentOf parses the text after the e of a number. It treats all exponents beyond 32 bits
+// alike.
 func exponentOf(text []byte) (e int64, positive bool) {
 	positive = true
 	if text[0] == '+' || text[0] == '-' {
@@ -195,7 +197,8 @@ func exponentOf(text []byte) (e int64, positive bool) {
 	return e, positive
 }
 
-// scale returns f × 10^exponent, rounded once per step, as the engine computes it.
+// scale returns f × 10^exponent. Like the engine, it computes the result in steps and rounds
+// after each step.
 func scale(f float64, exponent int64) (float64, bool) {
 	pow := powersOfTen()
 	for exponent < -maxPower && f != 0 {
@@ -214,7 +217,7 @@ func scale(f float64, exponent int64) (float64, bool) {
 	return f, !math.IsInf(f, 0)
 }
 
-// maxPower is the exponent of the largest power of ten that is a float.
+// maxPower is the exponent of the largest power of ten that a float can represent.
 const maxPower = 308
 
 var powersOfTen = sync.OnceValue(func() *[maxPower + 1]float64 {

@@ -14,8 +14,8 @@ import (
 	"math/bits"
 )
 
-// MaxDepth is the number of levels that [ScanObject] and [Valid] accept. Each level
-// takes a call on the stack; the engine itself accepts 127.
+// MaxDepth is the maximum number of levels that [ScanObject] and [Valid] accept. Each level
+// uses a stack frame. The engine itself accepts only 127 levels.
 const MaxDepth = 1000
 
 var (
@@ -23,10 +23,10 @@ var (
 	errTooDeep   = errors.New("JSON is nested too deeply")
 )
 
-// ScanObject calls field for each member of the JSON object b, in order. key is the
-// text between the quotes with its escapes, and value is raw JSON; both are slices of
-// b. If b is not a single JSON object of at most [MaxDepth] levels, ScanObject returns
-// an error, after the calls for the members before it. Text that is not UTF-8 is
+// ScanObject calls field for each member of the JSON object b, in order. key is the text
+// between the quotes, with its escapes not decoded, and value is raw JSON; both are slices of
+// b. If b is not a single JSON object of at most [MaxDepth] levels, ScanObject returns an
+// error; it may have called field for the members before the error. Text that is not UTF-8 is
 // accepted.
 func ScanObject(b []byte, field func(key, value []byte)) error {
 	var s scanner
@@ -77,8 +77,8 @@ func ScanObject(b []byte, field func(key, value []byte)) error {
 	}
 }
 
-// Valid reports whether b is a single JSON value of at most [MaxDepth] levels,
-// surrounded by nothing but white space. Text that is not UTF-8 is accepted.
+// Valid reports whether b consists of a single JSON value of at most [MaxDepth] levels,
+// possibly surrounded by white space. Text that is not UTF-8 is accepted.
 func Valid(b []byte) bool {
 	var s scanner
 	i, err := s.skipValue(b, SkipSpace(b, 0), 0)
@@ -96,8 +96,8 @@ func unexpected(b []byte, i int) error {
 	return fmt.Errorf("unexpected %q at byte %d", b[i], i)
 }
 
-// SkipSpace returns the index of the first byte at or after i that is not JSON white
-// space, or len(b) if there is none.
+// SkipSpace returns the index of the first byte at or after i that is not JSON white space. If
+// there is none, it returns len(b).
 func SkipSpace(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
 		i++
@@ -105,7 +105,7 @@ func SkipSpace(b []byte, i int) int {
 	return i
 }
 
-// scanner passes over JSON text.
+// scanner skips values in JSON text.
 type scanner struct {
 	special bool // there was an escape of a code unit, or a number that may be out of range
 }
@@ -182,10 +182,11 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
-// plainBytes returns the number of bytes at the start of b that a string can contain
-// unescaped: all except quotes, backslashes and control characters. Strings make up most of
-// a large message, so it examines eight bytes at a time, and in long strings leaves the search
-// for quotes and backslashes to package bytes, which examines more.
+// plainBytes returns the number of bytes at the start of b that a string can contain without
+// escapes, that is, bytes other than quotes, backslashes and control characters. Most of a
+// large message consists of strings, so plainBytes examines eight bytes at a time. In long
+// strings, it searches for quotes and backslashes with package bytes, which examines more
+// bytes at a time.
 func plainBytes(b []byte) (n int) {
 	const first = 256
 	if n = plainWords(b[:min(first, len(b))]); n < first {
@@ -208,7 +209,7 @@ func plainBytes(b []byte) (n int) {
 	return n
 }
 
-// plainWords is plainBytes for short strings.
+// plainWords is like plainBytes, but is optimized for short strings.
 func plainWords(b []byte) (n int) {
 	for ; len(b)-n >= 8; n += 8 {
 		w := binary.LittleEndian.Uint64(b[n:])
@@ -223,7 +224,7 @@ func plainWords(b []byte) (n int) {
 	return n
 }
 
-// beforeControl returns how many bytes of b come before its first control character.
+// beforeControl returns the number of bytes in b before the first control character.
 func beforeControl(b []byte) (n int) {
 	for ; len(b)-n >= 32; n += 32 {
 		w := b[n : n+32]
@@ -339,12 +340,12 @@ func skipLiteral(b []byte, i int, text string) (int, error) {
 	return i + len(text), nil
 }
 
-// Absent reports whether raw, a valid JSON value or nothing, is empty or null; both
-// mean the same in an optional member.
+// Absent reports whether raw, which must be empty or a valid JSON value, is empty or null.
+// Both have the same meaning in an optional member.
 func Absent(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
 
-// Unquote decodes raw, which must be a valid JSON value. ok is false if raw is not a
-// string. Bytes that are not UTF-8 and unpaired surrogates become U+FFFD.
+// Unquote decodes raw, which must be a valid JSON value. If raw is not a string, ok is false.
+// Bytes that are not UTF-8, and unpaired surrogates, become U+FFFD.
 func Unquote(raw []byte) (s string, ok bool) {
 	if len(raw) < 2 || raw[0] != '"' {
 		return "", false

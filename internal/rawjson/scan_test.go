@@ -104,7 +104,8 @@ func TestUnquote(t *testing.T) {
 	}
 }
 
-// depthOf returns the nesting depth of JSON, or of its valid beginning.
+// depthOf returns the nesting depth of b. If b is not valid JSON, it returns the depth of the
+// valid beginning.
 func depthOf(b []byte) (depth int) {
 	level, quoted := 0, false
 	for i := 0; i < len(b); i++ {
@@ -124,7 +125,7 @@ func depthOf(b []byte) (depth int) {
 	return depth
 }
 
-// FuzzValidJSON compares Valid with encoding/json.
+// FuzzValidJSON compares Valid with the corresponding function of encoding/json.
 func FuzzValidJSON(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -136,7 +137,8 @@ func FuzzValidJSON(f *testing.F) {
 	})
 }
 
-// FuzzScanObject compares the members of an object with those that encoding/json finds.
+// FuzzScanObject compares the members that ScanObject finds with those that encoding/json
+// finds.
 func FuzzScanObject(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -178,8 +180,8 @@ func FuzzScanObject(f *testing.F) {
 	})
 }
 
-// Each byte either stops the scan of a string or does not, regardless of its position
-// in a word.
+// Whether a byte ends the scan of a string depends only on the byte, not on its position in a
+// word.
 func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	sizes := []int{255, 256, 257, 300, 767, 768, 769, 1000}
 	for size := range 80 {
@@ -206,7 +208,8 @@ func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	}
 }
 
-// The parts in which long strings are scanned end at no particular byte.
+// The result for a long string, which is scanned in parts, does not depend on where these
+// parts end.
 func TestPlainBytesOfLongStrings(t *testing.T) {
 	b := bytes.Repeat([]byte{'x'}, 40_000)
 	for at := 0; at < len(b); at += 61 {

@@ -9,8 +9,8 @@ import (
 
 const hexDigits = "0123456789abcdef"
 
-// AppendString appends s as a JSON string. Bytes that are not UTF-8 become U+FFFD, as
-// in encoding/json.
+// AppendString appends s as a JSON string. Bytes that are not UTF-8 become U+FFFD, as in
+// encoding/json.
 func AppendString(dst []byte, s string) []byte {
 	return append(AppendEscaped(append(dst, '"'), s), '"')
 }
@@ -49,13 +49,13 @@ func AppendEscaped(b []byte, s string) []byte {
 	return b[:len(b)+n]
 }
 
-// appendEscapedSlow is AppendEscaped for strings that need escapes, such as payloads,
-// which are JSON themselves and full of quotes.
+// appendEscapedSlow is AppendEscaped for strings that need escapes, such as payloads that are
+// JSON themselves and therefore contain many quotes.
 func appendEscapedSlow(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
-		// Reserve room for the rest of s, some excess, the overrun of the last eight
-		// bytes, and one word or character with its escapes. Further escapes use up the
-		// excess.
+		// Reserve room for the rest of s, for some excess, for writing eight bytes at a time
+		// beyond the end, and for one word or character with its escapes. Further escapes use
+		// up the excess.
 		b = slices.Grow(b, len(s)-i+len(s)/8+16+maxEscape)
 		d, n := b[:cap(b)], len(b)
 		for room := cap(b) - 16 - maxEscape; i < len(s) && n+len(s)-i <= room; {
@@ -96,9 +96,9 @@ func appendEscapedSlow(b []byte, s string) []byte {
 	return b
 }
 
-// escapeWord writes the first k characters of w, with a backslash before quotes and
-// backslashes, and returns the number of bytes written. It treats all characters alike,
-// because the positions of quotes are unpredictable to the processor.
+// escapeWord writes the first k characters of w to d, with a backslash before each quote and
+// backslash, and returns the number of bytes written. It executes the same instructions for
+// every character, because the processor cannot predict the positions of quotes.
 func escapeWord(d *[16]byte, w uint64, k int) int {
 	n := 0
 	for range k {
@@ -112,13 +112,13 @@ func escapeWord(d *[16]byte, w uint64, k int) int {
 	return n
 }
 
-// quoted is 1 for the characters that need only a backslash.
+// quoted is 1 for the characters whose escape is a backslash followed by the character itself.
 var quoted = [256]uint8{'"': 1, '\\': 1}
 
 // maxEscape is the length of the longest escape of one byte, such as \u001f.
 const maxEscape = 6
 
-// loadUpTo64 is [load64], padded with zeros after the end of s.
+// loadUpTo64 is like [load64], but replaces bytes beyond the end of s by zeros.
 func loadUpTo64(s string, i int) uint64 {
 	n := len(s)
 	switch {
@@ -138,8 +138,8 @@ func load32(s string, i int) uint32 {
 	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
 }
 
-// load64 returns s[i:i+8] with the first byte lowest. The compiler turns it into a
-// single load.
+// load64 returns s[i:i+8] with the first byte lowest. The compiler combines the loads into
+// one.
 func load64(s string, i int) uint64 {
 	s = s[i : i+8]
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
@@ -149,15 +149,17 @@ func load64(s string, i int) uint64 {
 // ones has the lowest bit of each byte set.
 const ones = 0x0101010101010101
 
-// special sets the highest bit of each byte of w that needs an escape or a check in a
-// JSON string: quotes, backslashes, control characters, and everything beyond ASCII.
-// Above the lowest such byte, borrows may set more bits.
+// special sets the highest bit of each byte of w that needs an escape or a check in a JSON
+// string: quotes, backslashes, control characters, and all bytes beyond ASCII. Because of
+// borrows, it may also set the highest bits of other bytes, but only above the lowest such
+// byte.
 func special(w uint64) uint64 {
 	return (w | (w - ' '*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones)) & (0x80 * ones)
 }
 
-// beyond sets the highest bit of each byte of w that is a control character or beyond
-// ASCII. Borrows may set more bits above the lowest one, as in [special].
+// beyond sets the highest bit of each byte of w that is a control character or beyond ASCII.
+// Because of borrows, it may also set the highest bits of other bytes above the lowest such
+// byte, as [special] does.
 func beyond(w uint64) uint64 { return (w | (w - ' '*ones)) & (0x80 * ones) }
 
 // controlEscapes holds the escapes of the control characters.

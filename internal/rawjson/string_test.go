@@ -6,7 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzAppendString decodes the appended text with encoding/json.
+// FuzzAppendString verifies that encoding/json decodes the appended text to the original
+// string.
 func FuzzAppendString(f *testing.F) {
 	for _, seed := range []string{"", "a", "a\"b\\c", "é日本😀", "\x00\x01\x1f\x7f", "a\xffb", "\xed\xa0\x80", "\u2028\u2029<>&", "\xe2\x28\xa1"} {
 		f.Add(seed)

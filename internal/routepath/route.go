@@ -16,30 +16,31 @@ type Kind uint8
 const (
 	// Literal matches its text.
 	Literal Kind = iota
-	// Param matches all bytes up to the next slash, possibly none, or one or more bytes up to
-	// the end of the path.
+	// Param matches all bytes up to the next slash, possibly none. If no slash follows, it
+	// matches one or more bytes up to the end of the path.
 	Param
 	// Rest matches one or more bytes up to the end of the path.
 	Rest
 )
 
-// Part is a piece of a path: text, or a wildcard.
+// Part is a piece of a path, either text or a wildcard.
 type Part struct {
 	Kind Kind
-	// Text is what a literal matches, slashes included, and the name of a wildcard.
+	// Text is the text that a literal matches, including slashes, or the name of a wildcard.
 	Text string
-	// Colon is set for a wildcard written as ":name". The engine delivers the text that such
-	// a parameter matches, but not the text that other wildcards match.
+	// Colon is true for a wildcard that is written as ":name". The engine passes the text that
+	// such a parameter matches to the function, but not the text that other wildcards match.
 	Colon bool
 }
 
-// Pattern is a parsed path: alternating literals and wildcards.
+// Pattern is a parsed path, in which literals and wildcards alternate.
 type Pattern []Part
 
 // maxParams is the maximum number of parameters. The router panics if there are more.
 const maxParams = 25
 
-// Parse parses a path. The error explains why the router would panic on it.
+// Parse parses a path. If the router would panic on the path, it returns an error with the
+// reason.
 func Parse(path string) (Pattern, error) {
 	for segment := range strings.SplitSeq(path, "/") {
 		if strings.HasPrefix(segment, "*") {
@@ -90,8 +91,8 @@ func fatal(path string, reason error) error {
 	return fmt.Errorf("HTTP path %q breaks the engine's router for all workers until the engine is restarted: %w", path, reason)
 }
 
-// cell is a byte of a path after the engine has turned ":name" into "{name}" and the router
-// has turned "{{" and "}}" into single literal braces.
+// cell is a byte of a path. It exists after the engine has changed ":name" to "{name}", and
+// the router has changed "{{" and "}}" to single literal braces.
 type cell struct {
 	char    byte
 	escaped bool // a literal brace
@@ -131,7 +132,7 @@ func cellsOf(path string) []cell {
 }
 
 // wildcardLength returns the length of the wildcard at the beginning of cells, including the
-// braces. It follows the router's rules exactly.
+// braces. It applies exactly the rules of the router.
 func wildcardLength(cells []cell) (int, error) {
 	if cells[0].char == '}' {
 		return 0, errors.New("it has a closing brace without an opening one")
@@ -164,8 +165,8 @@ func textOf(cells []cell) string {
 	return string(b)
 }
 
-// Match reports whether a requested path matches p, and returns the texts that the wildcards
-// match, in order.
+// Match reports whether the path of a request matches p. It returns the texts that match the
+// wildcards, in order.
 func (p Pattern) Match(path string) (matched []string, ok bool) {
 	for _, part := range p {
 		if part.Kind == Literal {
@@ -187,12 +188,13 @@ func (p Pattern) Match(path string) (matched []string, ok bool) {
 	return matched, path == ""
 }
 
-// Compare returns a negative number if p takes precedence over q for paths that both match, a
-// positive number if q does, and 0 if neither does. At the first difference, literal text
-// takes precedence over a parameter, and a parameter over the rest of a path. conflict
-// reports that the router cannot hold both: they have the same structure but different names,
-// or a rest and another wildcard begin at the same position. Apart from names, paths of the
-// same structure are equal.
+// Compare determines which of two patterns takes precedence for paths that match both. It
+// returns a negative number if p does, a positive number if q does, and 0 if neither does. At
+// the first difference, literal text takes precedence over a parameter, and a parameter takes
+// precedence over the rest of a path. conflict reports that the router cannot hold both
+// patterns: either they differ only in the names of wildcards, or a rest begins in one of them
+// where a different kind of wildcard begins in the other. Patterns that differ only in names
+// have equal precedence.
 func Compare(p, q Pattern) (order int, conflict bool) {
 	p, q = append(Pattern(nil), p...), append(Pattern(nil), q...)
 	renamed := false

@@ -2,20 +2,20 @@ package secret
 
 import "strings"
 
-// Key reports whether a key names a secret: either it satisfies [Named], or it is
-// cookies, a key of HTTP payloads. The last part of a dotted attribute key counts as
-// well.
+// Key reports whether a key names a secret: either the key satisfies [Named], or it is
+// cookies, which is a key in the payloads of HTTP requests. For a dotted attribute key, the
+// last part is tested as well.
 func Key(key string) bool {
 	last := key[strings.LastIndexByte(key, '.')+1:]
 	return strings.EqualFold(last, "cookies") || Named([]byte(last)) || Named([]byte(key))
 }
 
-// secretWords lists the words that sensitive keys contain; client_secret contains
-// secret.
+// secretWords lists words that mark a key as secret. A key need only contain a word:
+// client_secret contains secret.
 var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
 	"auth_token", "access_token", "refresh_token", "bearer", "private_key", "access_key"}
 
-// secretInitials marks the first letters of secretWords.
+// secretInitials marks the bytes with which secretWords begin, in both cases.
 var secretInitials = func() (t [256]bool) {
 	for _, word := range secretWords {
 		t[word[0]], t[word[0]-'a'+'A'] = true, true
@@ -46,7 +46,8 @@ func Named(key []byte) bool {
 
 func isFold(key []byte, word string) bool { return len(key) == len(word) && hasPrefixFold(key, word) }
 
-// hasPrefixFold ignores the case of ASCII letters; prefix must be in lower case.
+// hasPrefixFold reports whether key begins with prefix, ignoring the case of ASCII letters.
+// The prefix must be in lower case.
 func hasPrefixFold(key []byte, prefix string) bool {
 	if len(key) < len(prefix) {
 		return false

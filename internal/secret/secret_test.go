@@ -58,7 +58,7 @@ func TestTextOfTruncatedPayloadShowsNoSecret(t *testing.T) {
 	}
 }
 
-// FuzzText checks that valid JSON stays valid and that Text is idempotent.
+// FuzzText verifies that Text preserves the validity of JSON and is idempotent.
 func FuzzText(f *testing.F) {
 	for _, text := range []string{
 		`{"token":{"a":[1]},"b":"{\"password\": 1e5}"}`, `[{"key":"password","value":{"stringValue":"a"}}]`, `"\"{\\\"cookie\\\":null}\""`, `{"a":"\ud83d\u0`,

@@ -1,4 +1,4 @@
-// Package secret removes secrets from what the development engine shows and writes.
+// Package secret masks secrets in the data that the development engine displays and writes.
 package secret
 
 import (
@@ -11,10 +11,11 @@ import (
 // Redacted replaces a secret.
 const Redacted = "[REDACTED]"
 
-// Text replaces the values of keys that name secrets if text is JSON, and returns other
-// text unchanged. It also processes JSON inside strings. OTLP attributes,
-// {"key":…,"value":…}, are treated as members. If text is truncated JSON, the result
-// ends where the value of a secret is invalid or incomplete. Valid JSON stays valid.
+// Text masks the values of keys that name secrets if text is JSON. It returns other text
+// unchanged. It also masks secrets in JSON inside strings. It treats OTLP attributes,
+// {"key":…,"value":…}, as members. If the value of a secret is invalid or truncated, the
+// result ends with the placeholder for that value. If text is valid JSON, the result is as
+// well.
 func Text(text string) string {
 	if begin := strings.TrimLeft(text, " \t\r\n"); begin == "" || !strings.ContainsRune(`{["`, rune(begin[0])) {
 		return text
@@ -58,8 +59,8 @@ func Text(text string) string {
 	return out.String() + text[from:]
 }
 
-// quoted returns the length of the JSON string, possibly truncated, at the beginning of
-// text.
+// quoted returns the length of the JSON string at the beginning of text. The string may be
+// truncated.
 func quoted(text string) int {
 	for i := 1; i < len(text); i++ {
 		switch text[i] {
@@ -72,12 +73,11 @@ func quoted(text string) int {
 	return len(text)
 }
 
-// escape matches an escape in a JSON string, or one byte that no JSON string can
-// contain.
+// escape matches an escape in a JSON string, or a byte that no JSON string can contain.
 var escape = regexp.MustCompile(`\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|[\\\x00-\x1f]`)
 
-// unquoted decodes a JSON string that may lack its end. It ignores invalid parts, such
-// as an escape that was cut off.
+// unquoted decodes a JSON string whose end may be missing. It ignores invalid parts, such as a
+// truncated escape.
 func unquoted(quoted string) string {
 	if n := len(quoted); n > 1 && quoted[n-1] == '"' && plain(quoted) {
 		return quoted[1 : n-1]
@@ -95,7 +95,7 @@ func unquoted(quoted string) string {
 	return s
 }
 
-// plain reports whether a JSON string contains no escapes and nothing invalid.
+// plain reports whether a JSON string contains neither escapes nor invalid bytes.
 func plain(quoted string) bool {
 	for i := range len(quoted) {
 		if quoted[i] == '\\' || quoted[i] < ' ' {

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// handshakeBytes bounds the response to the upgrade request, including TLS.
+// handshakeBytes bounds the number of bytes that are read until the handshake is complete,
+// including those of TLS.
 const handshakeBytes = 1 << 20
 
 var errLongHandshake = errors.New("the response to the WebSocket upgrade is too long")
@@ -16,20 +17,20 @@ var errLongHandshake = errors.New("the response to the WebSocket upgrade is too 
 // coalesceSize is the maximum number of bytes that are coalesced into one write.
 const coalesceSize = 64 << 10
 
-// coalescer sits below the WebSocket. It either coalesces frames into one write with its
-// own deadline, or writes them through, with a limit that may change during a write. Until
-// [coalescer.coalesce] or [coalescer.writeThrough] is called, it passes everything on
-// unchanged, for the handshake.
+// coalescer is the network connection below the WebSocket. It either coalesces frames into one
+// write with its own deadline, or writes each frame through, with a limit that can change
+// during a write. Until [coalescer.coalesce] or [coalescer.writeThrough] is called, that is,
+// during the handshake, it does neither.
 type coalescer struct {
 	net.Conn
-	timeout   time.Duration // of a coalesced write
+	timeout   time.Duration // time limit of a coalesced write
 	handshake int           // bytes that may still be read; math.MaxInt after the handshake
 
 	mu      sync.Mutex // the reader also answers control frames
 	mode    coalesceMode
 	buf     []byte     // coalesced frames
 	expired bool       // writes through fail
-	limit   WriteLimit // of a message that is written through
+	limit   WriteLimit // time limit of a message that is written through
 	control time.Time  // deadline of the control frame that is written through next; zero for a message
 }
 
@@ -41,15 +42,15 @@ const (
 	through
 )
 
-// WriteLimit bounds the writing of a message by the earlier of two limits. The zero value
-// sets no limit.
+// WriteLimit limits the time for writing a message. Of its two limits, the one that is reached
+// first applies. The zero value sets no limit.
 type WriteLimit struct {
 	Deadline time.Time     // the zero time means no deadline
 	Stall    time.Duration // the longest time without progress; 0 means no limit
 }
 
-// progressPiece is the size of a single write while progress is limited: a completed piece
-// counts as progress.
+// progressPiece is the size of a single write if Stall is set. Each completed piece counts as
+// progress.
 const progressPiece = 16 << 10
 
 func (c *coalescer) coalesce() {
@@ -106,7 +107,7 @@ func (c *coalescer) Write(p []byte) (n int, err error) {
 	return c.write(p) // a copy would cost more than another write
 }
 
-// writePieces writes p through. If the limit is one of progress, each piece has its own
+// writePieces writes p through. If Stall is set, it writes p in pieces, each with its own
 // deadline.
 func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	for {
@@ -123,8 +124,8 @@ func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	}
 }
 
-// arm sets the deadline of the current or next write through, and reports whether it is a
-// progress deadline. c.mu is held.
+// arm sets the deadline of the current or next write through. It reports whether Stall limits
+// the write. The caller must hold c.mu.
 func (c *coalescer) arm() (progress bool) {
 	t := c.limit.Deadline
 	switch {
@@ -177,10 +178,10 @@ func (c *coalescer) write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// SetWriteDeadline implements net.Conn. The WebSocket calls it before each part of a frame.
-// While frames are coalesced, flush sets the deadlines that count. A write through uses the
-// limit for messages or the deadline of a control frame, which is the only deadline that
-// callers pass to the WebSocket.
+// SetWriteDeadline implements net.Conn. The WebSocket calls it before each part of a frame. If
+// frames are coalesced, the deadline has no effect, because flush sets its own. If frames are
+// written through, messages are subject to the limit, and only the deadlines of control frames
+// are used; callers pass no other deadlines to the WebSocket.
 func (c *coalescer) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,9 +198,9 @@ func (c *coalescer) SetWriteDeadline(t time.Time) error {
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// expireWrites ends the current write through and all later ones until it is called with
-// false. A message may be written in several parts, and a message that expires between two
-// parts must not continue.
+// expireWrites makes the current write through and all later ones fail until it is called with
+// false. Several writes can belong to one message, and a message must not continue after it
+// has expired between two of them.
 func (c *coalescer) expireWrites(expired bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

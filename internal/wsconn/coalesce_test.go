@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// An expired write stays expired, whatever deadline the WebSocket sets before the
-// next part of the message.
+// After writes have expired, they stay expired, even if the WebSocket sets another deadline
+// before the next part of the message.
 func TestExpiredWritesStayExpired(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
@@ -37,7 +37,7 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 	}
 }
 
-// recorder notes the sizes of writes and what was written.
+// recorder is a connection that records the data and the sizes of writes.
 type recorder struct {
 	net.Conn
 	sizes []int
@@ -51,7 +51,8 @@ func (r *recorder) Write(p []byte) (int, error) {
 
 func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
 
-// Small frames leave together, large ones alone and uncopied, and all in their order.
+// Small frames are written together, large ones separately and without a copy, and all of them
+// in order.
 func TestFramesAreCoalescedInOrder(t *testing.T) {
 	const k = 1 << 10
 	for _, test := range []struct {
@@ -89,7 +90,8 @@ func TestFramesAreCoalescedInOrder(t *testing.T) {
 	}
 }
 
-// A large buffer is pooled as long as messages fill it, and none above the limit is.
+// A large buffer is pooled as long as messages fill it. A buffer above the limit is never
+// pooled.
 func TestReadBuffersWorthKeeping(t *testing.T) {
 	for _, test := range []struct {
 		len, cap int
@@ -104,15 +106,15 @@ func TestReadBuffersWorthKeeping(t *testing.T) {
 	}
 }
 
-// What bounds a write through, and how long it takes to fail when the peer reads
-// nothing, or only a few bytes per second.
+// Each case sets limits for a write through, and states how long the write takes to fail if
+// the peer reads nothing or only a few bytes per second.
 func TestWriteLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		limit  WriteLimit
 		change func(*coalescer) // after two seconds
 		reads  int              // bytes that the peer reads each second; 0 is none
-		after  time.Duration    // when the write fails; 0: it succeeds
+		after  time.Duration    // time until the write fails; 0 if it succeeds
 	}{
 		{name: "deadline", limit: WriteLimit{Deadline: start.Add(3 * time.Second)}, after: 3 * time.Second},
 		{name: "deadline that has passed", limit: WriteLimit{Deadline: start.Add(-time.Second)}, reads: 1 << 20, after: time.Nanosecond},
@@ -168,7 +170,7 @@ func TestWriteLimits(t *testing.T) {
 	}
 }
 
-// start is the initial time of a bubble's clock.
+// start is the initial time in a synctest bubble.
 var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // A control frame's deadline applies to that frame only.

@@ -23,8 +23,9 @@ const (
 	// WriteTimeout bounds each write to the network.
 	WriteTimeout = 10 * time.Second
 
-	// CloseTimeout bounds the wait for the peer's half of an orderly close, and for the
-	// reason that a peer sends before it stops reading.
+	// CloseTimeout bounds the wait for the peer's Close frame in an orderly close. It also
+	// bounds the wait, after a failed write, for the reason that the peer may have sent
+	// before.
 	CloseTimeout = time.Second
 
 	// smallBuffer is the largest read buffer that a connection keeps while it waits for a
@@ -41,8 +42,9 @@ const (
 	Binary = websocket.BinaryMessage
 )
 
-// Conn is an open WebSocket with one reader and one writer. It dies once, with the reason
-// of the first [Conn.Fail], and its goroutines then end. [Dialer.Dial] returns it.
+// Conn is an open WebSocket with one reader and one writer. [Dialer.Dial] returns it. A
+// connection dies once: the first call of [Conn.Fail] determines the reason, and the
+// goroutines of the connection then end.
 type Conn struct {
 	// OnFail is called once, before Dead is closed; it may be nil. OnPong receives the data
 	// of each pong on the reader's goroutine; it may be nil. Both are set before
@@ -69,18 +71,18 @@ type Conn struct {
 	closeSent chan struct{} // closed when the Close frame is written
 }
 
-// awaitingCaller, stored as the time of the last read, suspends the idle limit.
+// awaitingCaller is stored as the time of the last read to suspend the idle limit.
 const awaitingCaller = -1
 
 func newConn(ws *websocket.Conn, network *coalescer) *Conn {
 	return &Conn{ws: ws, net: network, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now(), closeSent: make(chan struct{})}
 }
 
-// Over returns a connection without a WebSocket, over a network connection that is neither
-// read nor written, for testing its owner.
+// Over returns a connection for tests of its owner. It has no WebSocket, and the network
+// connection is neither read nor written.
 func Over(network net.Conn) *Conn { return newConn(nil, &coalescer{Conn: network}) }
 
-// handleControl routes answers to control frames through the writer.
+// handleControl makes the writer send the answers to control frames.
 func (c *Conn) handleControl() {
 	c.ws.SetPingHandler(func(data string) error {
 		c.touch()
@@ -134,8 +136,8 @@ type Loops struct {
 	// itself.
 	Read func(kind int, message []byte) error
 
-	// Write writes and flushes a batch of queued messages and reports whether there were
-	// any. It is called again if there were, and after [Conn.Wake].
+	// Write writes and flushes a batch of queued messages, and reports whether there were any.
+	// If there were, it is called again at once; otherwise, it is called after [Conn.Wake].
 	Write func() (wrote bool, err error)
 
 	// Ping is called every PingInterval; nil means [Conn.Ping].
@@ -145,8 +147,8 @@ type Loops struct {
 	IdleTimeout  time.Duration // the longest time without a frame from the peer
 }
 
-// Start starts the loops. They end when the connection dies or when ctx ends; in the
-// latter case, the cause of ctx is the reason. [Conn.Wait] waits for them.
+// Start starts the loops. They end when the connection dies or when ctx ends. In the latter
+// case, the connection dies with the cause of ctx. [Conn.Wait] waits for the loops.
 func (c *Conn) Start(ctx context.Context, l Loops) {
 	if l.Read != nil {
 		c.Go(func() { c.readLoop(l.Read) })
@@ -155,7 +157,7 @@ func (c *Conn) Start(ctx context.Context, l Loops) {
 	c.Go(func() { c.watch(ctx, l) })
 }
 
-// Go runs f on a goroutine that Wait waits for.
+// Go runs f on a goroutine. [Conn.Wait] waits until f returns.
 func (c *Conn) Go(f func()) { c.loops.Go(f) }
 
 // Wait waits until the connection is dead and its goroutines have ended, and returns why
@@ -174,7 +176,7 @@ func (c *Conn) Ping() {
 	c.Wake()
 }
 
-// Wake wakes the writer.
+// Wake makes the writer look for queued messages.
 func (c *Conn) Wake() {
 	select {
 	case c.wake <- struct{}{}:
@@ -182,7 +184,7 @@ func (c *Conn) Wake() {
 	}
 }
 
-// touch records a sign of life.
+// touch records that the peer has just sent something.
 func (c *Conn) touch() { c.lastRead.Store(int64(time.Since(c.began))) }
 
 // Silence returns the time since the peer last sent anything.
@@ -194,8 +196,8 @@ func (c *Conn) Silence() time.Duration {
 	return time.Since(c.began) - time.Duration(last)
 }
 
-// watch pings the peer. It fails the connection when the peer is silent for too long or
-// ctx ends.
+// watch pings the peer. It fails the connection when the peer has been silent for too long, or
+// when ctx ends.
 func (c *Conn) watch(ctx context.Context, l Loops) {
 	if l.Ping == nil {
 		l.Ping = c.Ping
@@ -221,8 +223,8 @@ func (c *Conn) watch(ctx context.Context, l Loops) {
 	}
 }
 
-// Read reads a message and appends it to buf. If the caller reads by itself, the peer's
-// silence between two calls does not count.
+// Read reads a message and appends it to buf. If the caller reads by itself, the time between
+// two calls does not count as silence of the peer.
 func (c *Conn) Read(buf []byte) (kind int, message []byte, err error) {
 	c.touch()
 	kind, message, err = c.read(buf)
@@ -287,14 +289,14 @@ func poolable(b []byte) bool {
 	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
 }
 
-// NextReader returns a reader of the next message, for a caller that allocates the memory
-// itself.
+// NextReader returns a reader of the next message, for a caller that allocates the memory for
+// the message itself.
 func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.NextReader() }
 
 // AppendAll appends the contents of r to buf.
 func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
 
-// appendAll is AppendAll, but calls progress for each piece except the first.
+// appendAll is like AppendAll, but also calls progress after each read except the first.
 func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 	for reads := 0; ; reads++ {
 		if len(buf) == cap(buf) { // the length of a fragmented message is not known
@@ -325,13 +327,13 @@ func readError(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// IsClose reports whether err is the peer's Close frame.
+// IsClose reports whether err results from a Close frame of the peer.
 func IsClose(err error) bool {
 	var closed *websocket.CloseError
 	return errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure
 }
 
-// writeLoop runs the writer: messages that are queued when it wakes are sent together.
+// writeLoop runs the writer. It sends all messages that are queued when it wakes together.
 func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
 	for !c.IsDead() {
 		wrote, err := c.writeNext(next)
@@ -344,14 +346,14 @@ func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
 		}
 		select {
 		case <-c.wake:
-			// Messages that other goroutines are about to queue join the same write.
+			// Other goroutines may be about to queue messages, which then join the same write.
 			runtime.Gosched()
 		case <-c.dead:
 		}
 	}
 }
 
-// writeNext writes the control frames that are due and the queued messages.
+// writeNext writes the pending control frames and the queued messages.
 func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err error) {
 	c.mu.Lock()
 	ping, pong, closing := c.ping, c.pong, c.closing
@@ -385,9 +387,8 @@ func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err e
 	return false, nil
 }
 
-// failWrite ends a connection on which a write has failed. Unless the write ran out of
-// time, the peer may have sent the reason for hanging up, so the reader gets a moment to
-// find it.
+// failWrite ends a connection after a failed write. If the write did not time out, the peer
+// may have hung up and sent the reason before, so the reader gets some time to find it.
 func (c *Conn) failWrite(err error) {
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() {
@@ -443,8 +444,8 @@ func (c *Conn) WriteClose(deadline time.Time) error {
 // Flush writes the coalesced frames to the network.
 func (c *Conn) Flush() error { return writeError(c.net.Flush()) }
 
-// CloseWrite appends a Close frame to the queued messages. The returned channel is closed
-// once the frame is written; nothing is written after it.
+// CloseWrite appends a Close frame to the queued messages. The returned channel is closed when
+// the frame has been written. Nothing is written after it.
 func (c *Conn) CloseWrite() <-chan struct{} {
 	c.mu.Lock()
 	c.closing = true
@@ -469,7 +470,8 @@ func (c *Conn) Close(ctx context.Context) {
 // Abort closes the network connection. Its reader and writer fail.
 func (c *Conn) Abort() { _ = c.net.Conn.Close() }
 
-// LimitWrites bounds the messages of an unbuffered connection, including the current one.
+// LimitWrites limits the time for writing each message of an unbuffered connection, including
+// the current one.
 func (c *Conn) LimitWrites(l WriteLimit) { c.net.limitWrites(l) }
 
 // ExpireWrites ends the current write of an unbuffered connection and all later ones until

@@ -27,16 +27,16 @@ type Dialer struct {
 	TLS         *tls.Config
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP, through the proxies that the environment configures
 	ReadLimit   int64
-	Token       string // of the bearer, unless Header or URL authenticate
+	Token       string // bearer token, unless Header or URL authenticates
 
 	// Unbuffered connections write each message through, bounded by [Conn.LimitWrites], and
 	// answer control frames directly. Other connections coalesce writes until [Conn.Flush].
 	Unbuffered bool
 }
 
-// webSocketTLS returns a copy of cfg, or of the default if cfg is nil, that offers only
-// HTTP/1.1. net/http adds h2 to a configuration that it uses, a server that is offered h2
-// selects it, and this package does not support WebSockets over h2. Some servers reject
+// webSocketTLS returns a copy of cfg, or of the default configuration if cfg is nil, that
+// offers only HTTP/1.1. This package does not support WebSockets over HTTP/2, but net/http
+// adds h2 to a configuration that it uses, and a server would select it. Some servers reject
 // clients that offer no protocol.
 func webSocketTLS(cfg *tls.Config) *tls.Config {
 	if cfg = cfg.Clone(); cfg == nil {
@@ -97,7 +97,7 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 			return nil, err
 		}
 		network = &coalescer{Conn: conn, timeout: WriteTimeout, handshake: handshakeBytes}
-		// The handshake itself only respects deadlines.
+		// The handshake itself observes deadlines, but not ctx.
 		abort = context.AfterFunc(ctx, func() { _ = conn.Close() })
 		return network, nil
 	}
@@ -127,8 +127,8 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	return c, nil
 }
 
-// AddHeader adds h to the headers of the upgrade request. It rejects headers of the upgrade
-// itself, except Host.
+// AddHeader adds h to the headers of the upgrade request. It rejects the headers that the
+// upgrade itself uses, except Host.
 func (d *Dialer) AddHeader(h http.Header) error {
 	for name := range h {
 		switch http.CanonicalHeaderKey(name) {
@@ -147,9 +147,9 @@ func (d *Dialer) AddHeader(h http.Header) error {
 	return nil
 }
 
-// upgrade dials. The library panics on some responses of a proxy, so a panic is returned as
-// an error. Extensions are rejected, because none is offered and nothing bounds the
-// decompressed size of a message.
+// upgrade dials a WebSocket. It returns a panic as an error, because the library panics on
+// some responses of a proxy. It rejects extensions, because none is offered, and nothing would
+// limit the size of a decompressed message.
 func upgrade(ctx context.Context, d *websocket.Dialer, address string, header http.Header) (conn *websocket.Conn, resp *http.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -164,8 +164,8 @@ func upgrade(ctx context.Context, d *websocket.Dialer, address string, header ht
 	return conn, resp, err
 }
 
-// environmentProxy is http.ProxyFromEnvironment, except that its errors do not contain the
-// proxy's address, which may include a password.
+// environmentProxy is http.ProxyFromEnvironment with other errors: they do not contain the
+// address of the proxy, which may include a password.
 func environmentProxy(r *http.Request) (*url.URL, error) {
 	proxy, err := http.ProxyFromEnvironment(r)
 	if err != nil {

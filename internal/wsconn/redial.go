@@ -7,16 +7,15 @@ import (
 	"time"
 )
 
-// Backoff defines how the delays between attempts grow.
+// Backoff determines the growth of the delays between attempts.
 type Backoff struct {
 	Initial, Max time.Duration
 	Multiplier   float64
 	Jitter       float64 // fraction of a delay by which it varies at random
 }
 
-// Delay returns the delay of the given step, counted from 1: the initial delay,
-// multiplied once for each step after the first. spread is a random number between 0 and
-// 1.
+// Delay returns the delay of the given step, counted from 1. It is the initial delay,
+// multiplied once for each further step. spread is a random number between 0 and 1.
 func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	limit, delay := float64(b.Max), float64(b.Initial)
 	for i := uint64(1); i < step && delay < limit; i++ {
@@ -32,16 +31,17 @@ func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 
 // Attempt is the outcome of one connection, from dialing to its end.
 type Attempt struct {
-	Err  error // why there is no connection
+	Err  error // the reason why there is no connection
 	Held bool  // the connection was usable: delays start over, and no failure counts
 	Stop bool  // no further attempt follows: Run returns Err
 
-	// Delay, if not 0, is the wait before the next attempt. The peer is reachable, so no
-	// failure counts, the delays start over, and Retry is not called.
+	// Delay, if it is not 0, is the time until the next attempt. In this case, the attempt
+	// does not count as a failure, because the peer is reachable. The delays start over, and
+	// Retry is not called.
 	Delay time.Duration
 }
 
-// Redial maintains a connection by making one after another.
+// Redial maintains a connection: whenever it is lost, Redial makes a new one.
 type Redial struct {
 	Backoff
 	MaxRetries *uint64         // consecutive failures after the first until Run gives up; nil means no limit
@@ -54,7 +54,7 @@ type Redial struct {
 // ExhaustedError is the error of a Redial that has used up its attempts.
 type ExhaustedError struct {
 	Attempts uint64
-	Err      error // of the last attempt
+	Err      error // the error of the last attempt
 }
 
 // Error implements error.
@@ -65,10 +65,10 @@ func (e *ExhaustedError) Error() string {
 // Unwrap returns the error of the last attempt.
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
-// Run connects until ctx ends, in which case it returns nil, until an attempt stops it,
-// or until the attempts are used up, in which case it returns an [ExhaustedError]. The
-// first delay after a loss is the initial one; it grows with each further attempt until a
-// connection holds again.
+// Run maintains the connection. It returns nil when ctx ends, the error of an attempt that
+// sets Stop, or an [ExhaustedError] when the attempts are used up. The first delay after the
+// loss of a connection is the initial one. The delays grow with each further attempt, until a
+// connection lasts again.
 func (r *Redial) Run(ctx context.Context) error {
 	var step, failures uint64
 	for ctx.Err() == nil {

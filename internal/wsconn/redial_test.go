@@ -27,7 +27,8 @@ func TestBackoffDelays(t *testing.T) {
 	}
 }
 
-// The outcomes of attempts, the delays between them, and how the loop ends.
+// Each case lists the outcomes of the attempts, the delays between them, and how the loop
+// ends.
 func TestRedial(t *testing.T) {
 	lost := errors.New("lost")
 	fail, held := Attempt{Err: lost}, Attempt{Err: lost, Held: true}
@@ -83,7 +84,7 @@ func TestRedial(t *testing.T) {
 	}
 }
 
-// A delay ends when ctx ends, and when there is a hurry.
+// A delay ends early when ctx ends or when Hurry is closed.
 func TestRedialDelayEndsEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

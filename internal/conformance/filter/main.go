@@ -41,25 +41,27 @@ func main() {
 	}
 }
 
-// question is a case.
+// question is a test case for both implementations.
 type question struct {
 	Kind           string          `json:"kind"`
 	Filter         json.RawMessage `json:"filter,omitempty"`
 	Doc            json.RawMessage `json:"doc,omitempty"`
 	RequestFormat  json.RawMessage `json:"request_format,omitempty"`
 	ResponseFormat json.RawMessage `json:"response_format,omitempty"`
-	// What happens to an index, in order, and what it is then asked.
+	// Entries lists the changes to an index, in order. The index is then matched against each
+	// of Docs.
 	Entries []entry           `json:"entries,omitempty"`
 	Docs    []json.RawMessage `json:"docs,omitempty"`
 }
 
-// entry is inserted, or removed if it has no filter.
+// entry is an entry to insert into an index or, if Filter is empty, the key of an entry to
+// remove.
 type entry struct {
 	Key    string          `json:"key"`
 	Filter json.RawMessage `json:"filter"`
 }
 
-// answer is what an implementation says about it.
+// answer is the result of an implementation for a test case.
 type answer struct {
 	Code       string     `json:"code"`
 	Message    string     `json:"message"`
@@ -124,7 +126,7 @@ func compare(cases int, seed uint64) (differences int, err error) {
 	return differences, nil
 }
 
-// build builds the program that asks the reference, and returns its path.
+// build builds the program that runs the reference implementation, and returns its path.
 func build() (string, error) {
 	root, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
 	if err != nil {
@@ -142,18 +144,19 @@ func build() (string, error) {
 	return filepath.Join(target, "release", "filter-reference"), nil
 }
 
-// ask writes the cases to the reference, and sends them.
+// ask writes the test cases to the reference implementation, and sends them to questions as
+// well.
 func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) error {
 	buffered := bufio.NewWriterSize(w, 1<<16)
 	c := filtertest.New(seed)
 	for range cases {
 		q := next(c)
-		// Not json.Marshal, which would drop the spelling of what is in the case.
+		// json.Marshal would change the spelling of the JSON texts in the case.
 		if _, err := buffered.Write(append(q.encode(), '\n')); err != nil {
 			return err
 		}
 		if len(questions) == cap(questions) {
-			// The reader must not wait for answers to what is still here.
+			// The reader must not wait for results of cases that are still in the buffer.
 			if err := buffered.Flush(); err != nil {
 				return err
 			}
@@ -163,7 +166,8 @@ func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) er
 	return errors.Join(buffered.Flush(), w.Close())
 }
 
-// encode returns the case on one line, with the JSON texts in it as they are.
+// encode returns the case on one line. It keeps the spelling of the JSON texts, except that
+// line breaks become spaces.
 func (q *question) encode() []byte {
 	oneLine := strings.NewReplacer("\n", " ", "\r", " ")
 	var parts []string
@@ -194,7 +198,7 @@ func (q *question) encode() []byte {
 	return []byte("{" + strings.Join(parts, ",") + "}")
 }
 
-// valid returns a filter that Parse accepts.
+// valid calls make until it returns a filter that Parse accepts.
 func valid(c *filtertest.Corpus, make func() string) json.RawMessage {
 	for {
 		text := make()
@@ -204,7 +208,7 @@ func valid(c *filtertest.Corpus, make func() string) json.RawMessage {
 	}
 }
 
-// next returns a case.
+// next returns a random test case.
 func next(c *filtertest.Corpus) question {
 	c.Odd = 0
 	any := func() string { return c.Filter(3) }
@@ -247,7 +251,7 @@ func next(c *filtertest.Corpus) question {
 	}
 }
 
-// answered is the answer of package filter.
+// answered returns the result of package filter.
 func answered(q question) (a answer) {
 	f := new(filter.Filter)
 	var err error
@@ -306,7 +310,7 @@ func document(raw json.RawMessage) *filter.Document {
 	return &filter.Document{Input: members["input"], Output: members["output"], Error: members["error"], Caller: members["caller"], Metadata: members["metadata"]}
 }
 
-// normalized makes empty lists nil.
+// normalized replaces empty lists by nil.
 func normalized(a answer) answer {
 	a.Roots = append([]string(nil), a.Roots...)
 	a.Warnings = append([]string(nil), a.Warnings...)
@@ -316,7 +320,7 @@ func normalized(a answer) answer {
 	return a
 }
 
-// count counts the cases by their kinds and answers.
+// count counts test cases by kind and outcome.
 func count(tally map[string]int, q question, a answer) {
 	outcome := "accepted"
 	switch {

@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// token is what opens the guarded port.
+// token is the token that the guarded port requires.
 const token = "let-me-in"
 
 var access = []scenario{

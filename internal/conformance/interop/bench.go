@@ -18,13 +18,13 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// hmacSecret is what the engine and the harness know as INTEROP_SECRET.
+// hmacSecret is the value of the variable INTEROP_SECRET in the engine and the harness.
 const hmacSecret = "not-a-secret"
 
-// goWorker is the service and the name of the worker on our side.
+// goWorker is the name of the harness's worker and of its telemetry service.
 const goWorker = "interop-go"
 
-// bench is an engine with a worker of ours and a peer.
+// bench is an engine, a worker of the harness and a peer.
 type bench struct {
 	sdk       sdk
 	iiidev    string
@@ -37,20 +37,21 @@ type bench struct {
 	client    *iii.Client
 	echo      *iii.Function // go::echo
 	peer      *peer
-	log       *os.File // of our worker
+	log       *os.File // log of the harness's worker
 
 	mu   sync.Mutex
 	seen map[string]chan event // by the function that was called
 }
 
-// event is what a function of the peer, or of ours, was called with.
+// event is a call of a function of the peer or of the harness.
 type event struct {
 	FunctionID string          `json:"function_id"`
 	Payload    json.RawMessage `json:"payload"`
 	Metadata   json.RawMessage `json:"metadata"`
 }
 
-// newBench starts all of it. dir is for logs. Close ends it.
+// newBench starts the engine, the worker and the peer, which write their logs to dir. Close
+// ends them.
 func newBench(ctx context.Context, s sdk, iiidev, protocol string, argv []string, dir string) (_ *bench, err error) {
 	b := &bench{sdk: s, iiidev: iiidev, protocol: protocol, argv: argv, dir: dir, seen: map[string]chan event{}}
 	defer func() {
@@ -95,8 +96,8 @@ func newBench(ctx context.Context, s sdk, iiidev, protocol string, argv []string
 	return b, b.ready(ctx, b.peer, "peer::echo")
 }
 
-// replace ends the engine and starts one of another generation at its address, to which
-// both workers return by themselves.
+// replace ends the engine and starts an engine of another generation at the same address. Both
+// workers reconnect by themselves.
 func (b *bench) replace(ctx context.Context, protocol string) error {
 	u, err := url.Parse(b.engine.workers)
 	if err != nil {
@@ -106,7 +107,7 @@ func (b *bench) replace(ctx context.Context, protocol string) error {
 	if err := errors.Join(b.engine.stop(), os.Mkdir(dir, 0o755)); err != nil {
 		return err
 	}
-	e, err := startEngine(context.WithoutCancel(ctx), b.iiidev, protocol, u.Host, dir) // it outlives the trial; Close ends it
+	e, err := startEngine(context.WithoutCancel(ctx), b.iiidev, protocol, u.Host, dir) // the engine outlives the trial; Close ends it
 	if err != nil {
 		return err
 	}
@@ -114,10 +115,10 @@ func (b *bench) replace(ctx context.Context, protocol string) error {
 	return b.ready(ctx, b.peer, "peer::echo")
 }
 
-// peerName is the worker name, and the service name, of the peer.
+// peerName returns the peer's worker name, which is also its service name.
 func (b *bench) peerName() string { return "interop-peer-" + b.sdk.name }
 
-// Close ends what is running. It may be called again.
+// Close ends all programs and connections. Further calls do nothing.
 func (b *bench) Close() {
 	if b.peer != nil {
 		b.peer.stop()
@@ -141,7 +142,7 @@ func (b *bench) Close() {
 	}
 }
 
-// register gives the worker on our side its functions.
+// register registers the functions of the harness's worker.
 func (b *bench) register() error {
 	var errs []error
 	handle := func(id string, h iii.HandlerFunc) {
@@ -185,13 +186,13 @@ func (b *bench) register() error {
 	return errors.Join(append(errs, err)...)
 }
 
-// inspect returns all that came with a call.
+// inspect returns the payload and the metadata of a call.
 func inspect(ctx context.Context, payload json.RawMessage) (any, error) {
 	inv, _ := iii.InvocationFromContext(ctx)
 	return map[string]any{"payload": payload, "metadata": inv.Metadata}, nil
 }
 
-// fail returns the structured error that it is asked for.
+// fail returns an error with the requested code and message.
 func fail(_ context.Context, payload json.RawMessage) (any, error) {
 	var in struct{ Code, Message string }
 	if err := json.Unmarshal(payload, &in); err != nil {
@@ -200,7 +201,7 @@ func fail(_ context.Context, payload json.RawMessage) (any, error) {
 	return nil, &iii.Error{Code: in.Code, Message: in.Message}
 }
 
-// slow answers after the time that it is asked for.
+// slow returns after the requested time.
 func slow(ctx context.Context, payload json.RawMessage) (any, error) {
 	var in struct {
 		Ms int `json:"ms"`
@@ -216,11 +217,11 @@ func slow(ctx context.Context, payload json.RawMessage) (any, error) {
 	}
 }
 
-// saw keeps an event for await.
+// saw records a call for await.
 func (b *bench) saw(e event) {
 	select {
 	case b.events(e.FunctionID) <- e:
-	default: // nobody waits for that many; the scenario fails for other reasons
+	default: // no scenario waits for so many events, so it fails for another reason
 	}
 }
 
@@ -233,7 +234,7 @@ func (b *bench) events(functionID string) chan event {
 	return b.seen[functionID]
 }
 
-// await returns what a listening function is called with next.
+// await returns the next call of a listening function.
 func (b *bench) await(ctx context.Context, functionID string) (event, error) {
 	select {
 	case e := <-b.events(functionID):
@@ -243,7 +244,7 @@ func (b *bench) await(ctx context.Context, functionID string) (event, error) {
 	}
 }
 
-// quiet reports whether a listening function was not called in some time.
+// quiet reports whether a listening function is not called within d.
 func (b *bench) quiet(functionID string, d time.Duration) bool {
 	select {
 	case <-b.events(functionID):
@@ -253,7 +254,8 @@ func (b *bench) quiet(functionID string, d time.Duration) bool {
 	}
 }
 
-// until repeats f until it returns true or ctx ends; what is the error then.
+// until calls f repeatedly until it returns true. If ctx ends first, it returns an error that
+// begins with what.
 func until(ctx context.Context, what string, f func() bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -267,7 +269,7 @@ func until(ctx context.Context, what string, f func() bool) error {
 	return nil
 }
 
-// ready waits until a function of a peer answers.
+// ready waits until a call of a peer's function succeeds.
 func (b *bench) ready(ctx context.Context, p *peer, functionID string, opts ...iii.CallOption) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -280,7 +282,7 @@ func (b *bench) ready(ctx context.Context, p *peer, functionID string, opts ...i
 	return errors.Join(err, p.gone(), last)
 }
 
-// registered waits until the engine knows a function.
+// registered waits until the engine lists a function.
 func (b *bench) registered(ctx context.Context, functionID string) error {
 	return until(ctx, functionID+" is not registered", func() bool {
 		_, err := b.client.FunctionInfo(ctx, functionID)
@@ -288,8 +290,8 @@ func (b *bench) registered(ctx context.Context, functionID string) error {
 	})
 }
 
-// bound waits until the engine has bound a trigger of a type to a function. On engine 0.26
-// that is an observer.
+// bound waits until the engine has bound a trigger of the given type to a function. On engine
+// 0.26, it waits for an observer with that function as its target.
 func (b *bench) bound(ctx context.Context, triggerType, functionID string) error {
 	return until(ctx, fmt.Sprintf("the %s trigger of %s is not bound", triggerType, functionID), func() bool {
 		if b.protocol == "0.26" {
@@ -308,7 +310,7 @@ func (b *bench) bound(ctx context.Context, triggerType, functionID string) error
 	})
 }
 
-// request is an HTTP request to the engine's HTTP triggers.
+// request sends a request to the HTTP server of the engine's triggers.
 func (b *bench) request(ctx context.Context, method, path, contentType string, body io.Reader, header map[string]string) (int, http.Header, string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, b.engine.http+path, body)
 	if err != nil {

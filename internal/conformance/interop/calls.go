@@ -55,7 +55,7 @@ var calls = []scenario{
 		var out string
 		if err := t.client.Call(ctx, "peer::text", object{"bytes": 20 << 20}, &out); err != nil {
 			t.errorf("peer::text: %v", err)
-			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // over its next connection
+			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // after it has reconnected
 		} else if len(out) != 20<<20 {
 			t.errorf("peer::text: got %d bytes, want %d", len(out), 20<<20)
 		}
@@ -144,18 +144,19 @@ var calls = []scenario{
 	}},
 }
 
-// tooSlow is how many milliseconds a function takes whose caller waits for 200: so many
-// that a machine which does nothing else for a second does not bring both together.
+// tooSlow is the duration, in milliseconds, of a function whose caller waits for only 200 ms.
+// It is so long that the caller times out first even on a machine that stalls for a second.
 const tooSlow = 5000
 
-// values go through the workers and must come back unchanged.
+// values holds payloads that must come back unchanged from the workers.
 var values = []json.RawMessage{
 	json.RawMessage(`{"text":"grüß dich, 世界 \u0000 \"quoted\" 🙂","nested":{"list":[1,"x",true,null,{"deep":[[]]}]},"empty":{}}`),
 	json.RawMessage(`[1,-2.5,1e21,0,9007199254740991]`),
 	json.RawMessage(`"plain"`), json.RawMessage(`""`), json.RawMessage(`42`), json.RawMessage(`false`), json.RawMessage(`[]`),
 }
 
-// fails notes a difference unless a step of the peer failed in a certain way.
+// fails notes a difference unless a step of the peer failed with the given code and with a
+// message that contains the given text.
 func (t *trial) fails(what string, r reply, code, message string) {
 	switch {
 	case r.Error == nil:
@@ -169,7 +170,7 @@ func (t *trial) fails(what string, r reply, code, message string) {
 
 func unregister(f *iii.Function) { _ = f.Unregister() }
 
-// startSecond starts another worker of the peer's SDK, until the trial ends.
+// startSecond starts a second worker of the peer's SDK. stop ends it.
 func (t *trial) startSecond(ctx context.Context, config peerConfig) (_ *peer, stop func()) {
 	p, err := startPeer(ctx, t.argv, t.dir, config)
 	t.must("a second worker of the peer", err)
@@ -211,7 +212,7 @@ func httpInvoked(ctx context.Context, t *trial) {
 	}
 	requests := make(chan got, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body) // a broken body does not verify
+		body, _ := io.ReadAll(r.Body) // the signature of an incomplete body is invalid
 		requests <- got{string(body), iii.VerifySignature(r, body, hmacSecret, time.Minute), r.Header}
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"answered":true}`))

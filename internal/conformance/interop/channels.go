@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// channelBytes go through each channel.
+// channelBytes is the number of bytes that each scenario sends through a channel.
 const channelBytes = 1 << 20
 
 var channels = []scenario{
@@ -39,7 +39,7 @@ var channels = []scenario{
 			err := t.client.Call(ctx, "peer::source", object{"writer": w.Ref(), "bytes": channelBytes}, nil)
 			written <- err
 			if err != nil {
-				_ = r.Close() // for nobody writes
+				_ = r.Close() // there is no writer
 			}
 		}()
 		report, err := drain(ctx, r)
@@ -56,14 +56,15 @@ var channels = []scenario{
 	}},
 }
 
-// channelInput is what the functions around channels get.
+// channelInput is the input of the functions that read or write channels.
 type channelInput struct {
 	Reader iii.StreamChannelRef `json:"reader,omitzero"`
 	Writer iii.StreamChannelRef `json:"writer,omitzero"`
 	Bytes  int                  `json:"bytes"`
 }
 
-// channelReport says what went through a channel: a text message first, then bytes.
+// channelReport describes the data that a channel has transferred: text messages, followed by
+// bytes.
 type channelReport struct {
 	Texts  []json.RawMessage `json:"texts"`
 	Bytes  int               `json:"bytes"`
@@ -73,7 +74,7 @@ type channelReport struct {
 // hello is the text message that precedes the bytes in each channel.
 const hello = `{"hello":"channel"}`
 
-// pattern are the bytes that go through channels.
+// pattern returns the n bytes that a scenario sends through a channel.
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -82,7 +83,7 @@ func pattern(n int) []byte {
 	return b
 }
 
-// reportOf is what should come out of a channel into which n bytes went.
+// reportOf returns the expected report of a channel that has transferred n bytes.
 func reportOf(n int) channelReport {
 	sum := sha256.Sum256(pattern(n))
 	return channelReport{Texts: []json.RawMessage{json.RawMessage(hello)}, Bytes: n, SHA256: hex.EncodeToString(sum[:])}
@@ -92,7 +93,7 @@ func reportOf(n int) channelReport {
 func drain(ctx context.Context, r *iii.ChannelReader) (channelReport, error) {
 	defer r.Close()
 	report := channelReport{Texts: []json.RawMessage{}}
-	for m, err := range r.Messages(ctx) { // keeps the bytes aside
+	for m, err := range r.Messages(ctx) { // Messages buffers the bytes that follow
 		if err != nil {
 			return report, err
 		}
@@ -104,7 +105,7 @@ func drain(ctx context.Context, r *iii.ChannelReader) (channelReport, error) {
 	return report, err
 }
 
-// fill writes the message and n bytes into a channel and ends it.
+// fill writes the text message and n bytes to a channel and closes it.
 func fill(ctx context.Context, w *iii.ChannelWriter, n int) (channelReport, error) {
 	defer w.Close()
 	defer context.AfterFunc(ctx, func() { _ = w.Close() })() // a Write waits for the reader

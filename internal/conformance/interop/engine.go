@@ -14,22 +14,22 @@ import (
 	"time"
 )
 
-// engine is a running iiidev.
+// engine is a running iiidev process.
 type engine struct {
 	program                       *exec.Cmd
 	workers, http, streams, guard string // URLs
-	frames                        string // file
+	frames                        string // name of the frame file
 	log                           *os.File
 }
 
-// guardConfig is the guarded port: everything about it is decided by gate::auth.
+// guardConfig configures the guarded port, on which gate::auth makes all decisions.
 const guardConfig = `{"port":0,"rbac":{"auth_function_id":"gate::auth"}}`
 
-// anyPort is an address for an engine that has not been at another.
+// anyPort is the listen address of an engine that may use any free port.
 const anyPort = "127.0.0.1:0"
 
-// startEngine starts the program as an engine of a generation, which listens for workers at
-// an address and keeps its files in dir.
+// startEngine starts iiidev with a generation of the protocol. It listens for workers at an
+// address and keeps its files in dir.
 func startEngine(ctx context.Context, program, protocol, listen, dir string) (*engine, error) {
 	e := &engine{frames: filepath.Join(dir, "frames.jsonl")}
 	var err error
@@ -66,7 +66,7 @@ func startEngine(ctx context.Context, program, protocol, listen, dir string) (*e
 	return e, nil
 }
 
-// stop ends the program, if it runs, and waits for its end.
+// stop ends the program, if it is running, and waits until it has exited.
 func (e *engine) stop() error {
 	if e.program == nil {
 		return nil
@@ -86,7 +86,7 @@ type frame struct {
 	Time   time.Time       `json:"time"`
 	Worker string          `json:"worker"`
 	Name   string          `json:"name"`
-	Dir    string          `json:"dir"` // as the worker sees it: send or recv
+	Dir    string          `json:"dir"` // send or recv, from the worker's point of view
 	Bytes  int             `json:"bytes"`
 	Frame  json.RawMessage `json:"frame"`
 	Text   *string         `json:"text"`
@@ -95,7 +95,7 @@ type frame struct {
 	OTLP   json.RawMessage `json:"otlp"`
 }
 
-// message is what the harness looks at in a frame.
+// message holds the parts of a frame that the harness examines.
 type message struct {
 	Type       string          `json:"type"`
 	FunctionID string          `json:"function_id"`
@@ -106,11 +106,11 @@ type message struct {
 
 func (f frame) message() message {
 	var m message
-	_ = json.Unmarshal(f.Frame, &m) // the zero message for what is none
+	_ = json.Unmarshal(f.Frame, &m) // m stays zero if the frame is not a message
 	return m
 }
 
-// framesSince lists the frames from an offset of the file on.
+// framesSince returns the frames from the given offset of the file on.
 func (e *engine) framesSince(offset int64) ([]frame, error) {
 	file, err := os.Open(e.frames)
 	if err != nil {
@@ -124,7 +124,7 @@ func (e *engine) framesSince(offset int64) ([]frame, error) {
 	r := bufio.NewReader(file)
 	for {
 		line, err := r.ReadBytes('\n')
-		if err != nil { // what follows the last newline is still being written
+		if err != nil { // the last line is still being written
 			return all, nil
 		}
 		var f frame
@@ -135,7 +135,7 @@ func (e *engine) framesSince(offset int64) ([]frame, error) {
 	}
 }
 
-// frameOffset is where the file ends now.
+// frameOffset returns the current size of the file.
 func (e *engine) frameOffset() (int64, error) {
 	info, err := os.Stat(e.frames)
 	if err != nil {

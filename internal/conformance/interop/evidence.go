@@ -10,16 +10,17 @@ import (
 	"time"
 )
 
-// Bounds of the evidence of one failure.
+// maxEvidence and maxEvidenceFrame bound the evidence of one failure.
 const (
 	maxEvidence      = 14  // frames
-	maxEvidenceFrame = 420 // bytes of each
+	maxEvidenceFrame = 420 // bytes of each frame
 )
 
-// evidence are the frames of the workers whose name begins with a prefix, without
-// the calls that steer the peer, late answers to earlier ones, keepalive, statistics and telemetry.
+// evidence returns the frames of the workers whose names begin with the prefix names. It omits
+// calls that steer the peer, late results of earlier calls, keepalive, statistics and
+// telemetry.
 func evidence(frames []frame, names string) []string {
-	name := map[string]string{} // by worker; the first frames of a connection have none
+	name := map[string]string{} // by worker id; the first frames of a connection have no name
 	for _, f := range frames {
 		if f.Name != "" {
 			name[f.Worker] = f.Name
@@ -34,7 +35,7 @@ func evidence(frames []frame, names string) []string {
 			FunctionID   string `json:"function_id"`
 			InvocationID string `json:"invocation_id"`
 		}
-		_ = json.Unmarshal(f.Frame, &m) // the zero message for what is none
+		_ = json.Unmarshal(f.Frame, &m) // m stays zero if the frame is not a message
 		if !strings.HasPrefix(name[f.Worker], names) || steering[m.InvocationID] || m.Type == "ping" || m.Type == "pong" || m.Type == "localinvocationstats" {
 			continue
 		}
@@ -81,7 +82,8 @@ func evidence(frames []frame, names string) []string {
 	return list
 }
 
-// more says that some frames like the last one are left out.
+// more returns a line that counts omitted frames that are like the previous one, or nothing if
+// there are none.
 func more(same int) []string {
 	if same == 0 {
 		return nil
@@ -89,19 +91,18 @@ func more(same int) []string {
 	return []string{fmt.Sprintf("… and %d more like that", same)}
 }
 
-// span is when a scenario ran.
+// span is the period in which a scenario ran.
 type span struct{ begin, end time.Time }
 
-// telemetryOf is the kind of telemetry that a scenario is about, and the arrays
-// with the records.
+// telemetryOf maps the scenarios about telemetry to the prefix of their frames and the name of
+// the arrays that hold the records.
 var telemetryOf = map[string]struct{ prefix, records string }{
 	"logs": {"LOGS", "logRecords"}, "logs-outside": {"LOGS", "logRecords"}, "log-trigger-go": {"LOGS", "logRecords"},
 	"metrics": {"MTRC", "metrics"}, "gauges": {"MTRC", "metrics"},
 	"trace": {"OTLP", "spans"},
 }
 
-// telemetryEvidence are the records that a service sent during a scenario which is
-// about telemetry.
+// telemetryEvidence returns the records that a service sent during a scenario about telemetry.
 func telemetryEvidence(frames []frame, scenario, service string, during span) []string {
 	kind, is := telemetryOf[scenario]
 	if !is {
@@ -113,10 +114,10 @@ func telemetryEvidence(frames []frame, scenario, service string, during span) []
 			continue
 		}
 		var v any
-		_ = json.Unmarshal(f.OTLP, &v) // nothing for what is no JSON
+		_ = json.Unmarshal(f.OTLP, &v) // v stays nil if the data is not JSON
 		for _, record := range below(v, kind.records) {
 			if m, is := record.(map[string]any); is {
-				delete(m, "attributes") // of the record; those of data points stay
+				delete(m, "attributes") // omit the attributes of the record but not those of data points
 			}
 			list = append(list, "peer → engine "+kind.prefix+" "+clip(ids{}.replace(digits.ReplaceAllString(short(record), "…"))))
 		}
@@ -129,7 +130,7 @@ func telemetryEvidence(frames []frame, scenario, service string, during span) []
 	return list
 }
 
-// below lists the elements of all arrays of a name in a JSON value.
+// below returns the elements of all arrays with the given name in a JSON value.
 func below(v any, name string) []any {
 	var list []any
 	switch v := v.(type) {
@@ -164,13 +165,13 @@ func compact(raw json.RawMessage) string {
 	return b.String()
 }
 
-// ids gives ids short names in the order in which they appear.
+// ids maps ids to short names, which are numbered in the order in which the ids appear.
 type ids map[string]string
 
 var (
 	uuids  = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	traces = regexp.MustCompile(`00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}`)
-	digits = regexp.MustCompile(`[0-9a-f]{16,32}|[0-9]{16,19}`) // of telemetry
+	digits = regexp.MustCompile(`[0-9a-f]{16,32}|[0-9]{16,19}`) // ids and times in telemetry
 	ports  = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`)
 	stacks = regexp.MustCompile(`"stacktrace":"(?:[^"\\]|\\.)*"`)
 	hosts  = regexp.MustCompile(`"(os|pid)":("[^"]*"|[0-9]+)`)

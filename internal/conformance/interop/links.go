@@ -55,7 +55,7 @@ var links = []scenario{
 		}
 	}},
 	{"shutdown", "graceful shutdown", func(ctx context.Context, t *trial) {
-		// The answer may or may not arrive, and is not asked for.
+		// The result may or may not arrive, so the harness does not wait for it.
 		_ = t.client.Send(ctx, "peer::do", object{"step": "shutdown"})
 		select {
 		case <-t.peer.ended:
@@ -73,8 +73,8 @@ var links = []scenario{
 	}},
 }
 
-// comesBack waits until the peer answers over another connection, the only one of
-// its name.
+// comesBack waits until the peer answers over a new connection. It notes a difference if the
+// engine still lists another worker with the peer's name.
 func (t *trial) comesBack(ctx context.Context, oldID string) {
 	var now iii.WorkerDetail
 	t.must("the peer", until(ctx, "it does not come back", func() bool {

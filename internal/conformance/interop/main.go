@@ -39,7 +39,7 @@ func main() {
 	}
 }
 
-// settings holds the selection of peers and scenarios, and the directories.
+// settings holds the selected peers and scenarios, and the directories.
 type settings struct {
 	root  string // of the repository
 	cache string // for installed packages and builds
@@ -112,7 +112,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// runAll runs the scenarios with some peers.
+// runAll runs the scenarios with the named peers.
 func (s settings) runAll(ctx context.Context, names []string, known results) (results, error) {
 	iiidev := filepath.Join(s.cache, "iiidev")
 	if err := os.MkdirAll(s.cache, 0o755); err != nil {
@@ -186,7 +186,8 @@ func (s settings) runPeer(ctx context.Context, p sdk, iiidev string, known map[s
 	return cells, nil
 }
 
-// runScenarios runs scenarios of one generation. The bench is closed afterwards.
+// runScenarios runs scenarios on one generation of the engine, and closes the bench
+// afterwards.
 func (s settings) runScenarios(ctx context.Context, b *bench, list []scenario) (map[string]cell, error) {
 	cells := map[string]cell{}
 	spans := map[string]span{}

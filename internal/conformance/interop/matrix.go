@@ -31,7 +31,7 @@ type cell struct {
 // results holds the cells by peer and scenario.
 type results map[string]map[string]cell
 
-// readResults reads a file of results. A missing file yields no results.
+// readResults reads a file of results. If the file does not exist, the results are empty.
 func readResults(name string) (results, error) {
 	r := results{}
 	b, err := os.ReadFile(name)
@@ -58,8 +58,8 @@ func (r results) write(name string) error {
 	return os.WriteFile(name, []byte(b.String()), 0o644)
 }
 
-// compare lists the differences between the cells of a peer and the known ones. It ignores
-// frames, whose order across connections is not defined.
+// compare lists the differences between the results of a peer and the known ones. It ignores
+// frames, because the order of frames on different connections is not defined.
 func (r results) compare(known results, peer string) []string {
 	var list []string
 	for _, s := range scenarios() {
@@ -87,8 +87,8 @@ func scenarios() []scenario {
 	return all
 }
 
-// unexplained lists the cells that lack an explanation, and explanations of scenarios that
-// pass.
+// unexplained lists the cells that need an explanation but have none, and the explanations of
+// scenarios that pass.
 func (r results) unexplained(peer string) []string {
 	var list []string
 	for _, s := range scenarios() {
@@ -133,7 +133,7 @@ func (r results) table() string {
 	return b.String()
 }
 
-// peers returns the SDKs that have results.
+// peers returns the SDKs for which there are results.
 func (r results) peers() []sdk {
 	var list []sdk
 	for _, s := range sdks {
@@ -144,7 +144,8 @@ func (r results) peers() []sdk {
 	return list
 }
 
-// heading returns the heading of the section about a cell; anchor returns its link target.
+// heading returns the heading of the section about a cell. anchor returns the link target of
+// that heading.
 func heading(p sdk, s scenario) string { return p.name + ": " + s.title }
 
 var unlinked = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
@@ -153,7 +154,7 @@ func anchor(p sdk, s scenario) string {
 	return strings.ReplaceAll(unlinked.ReplaceAllString(strings.ToLower(heading(p, s)), ""), " ", "-")
 }
 
-// page returns the page that describes the results.
+// page returns the Markdown page that describes the results.
 func (r results) page() string {
 	var b strings.Builder
 	b.WriteString(intro)
@@ -183,7 +184,7 @@ func (r results) page() string {
 	return b.String()
 }
 
-// note returns the explanation of a cell, or "".
+// note returns the explanation of a cell or the remark about it, or "".
 func (r results) note(p sdk, s scenario) string {
 	if r[p.name][s.name].Outcome == passed {
 		return remarks[p.name][s.name]
@@ -191,15 +192,15 @@ func (r results) note(p sdk, s scenario) string {
 	return explanations[p.name][s.name]
 }
 
-// alike returns the scenarios that have the same outcome and the same note with a peer as s.
+// alike returns the scenarios that have the same outcome and the same note as s with a peer.
 func (r results) alike(p sdk, s scenario) []scenario {
 	return slices.DeleteFunc(scenarios(), func(other scenario) bool {
 		return r[p.name][other.name].Outcome != r[p.name][s.name].Outcome || r.note(p, other) != r.note(p, s)
 	})
 }
 
-// section returns the section about a cell and those alike. It returns "" for all but the
-// first of them.
+// section returns the section that describes a cell together with all cells like it. It
+// returns "" unless the cell is the first of them.
 func (r results) section(p sdk, s scenario) string {
 	alike := r.alike(p, s)
 	if r.note(p, s) == "" || alike[0].name != s.name {

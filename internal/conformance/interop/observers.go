@@ -11,7 +11,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// on names the scenarios after the generation of the engine that they run on.
+// on returns copies of the scenarios whose names and titles contain a generation of the
+// engine.
 func on(protocol string, list []scenario) []scenario {
 	var renamed []scenario
 	for _, s := range list {
@@ -20,13 +21,13 @@ func on(protocol string, list []scenario) []scenario {
 	return renamed
 }
 
-// named is the scenario of a name.
+// named returns the scenario with the given name.
 func named(list []scenario, name string) scenario {
 	return list[slices.IndexFunc(list, func(s scenario) bool { return s.name == name })]
 }
 
-// calling are scenarios about calls that run on each generation but the first, which has
-// more of them.
+// calling holds the scenarios about calls that run on every generation of the engine except
+// the first, for which there are more detailed ones.
 var calling = []scenario{
 	{"result", "results, both ways", func(ctx context.Context, t *trial) {
 		for _, v := range values {
@@ -43,7 +44,7 @@ var calling = []scenario{
 		var out string
 		if err := t.client.Call(ctx, "peer::echo", text, &out); err != nil {
 			t.errorf("peer::echo: %v", err)
-			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // over its next connection
+			t.must("the peer", t.ready(ctx, t.peer, "peer::echo")) // after it has reconnected
 		} else if out != text {
 			t.errorf("peer::echo: got %d bytes, want the %d that were sent", len(out), len(text))
 		}
@@ -55,13 +56,14 @@ var calling = []scenario{
 	}},
 }
 
-// longestChain is how many activations, one because of the other, the engine makes.
+// longestChain is the maximum number of activations in a chain in which each activation causes
+// the next.
 const longestChain = 8
 
-// huge is the length of what does not fit into a message of engine 0.23.
+// huge is the length of a payload that exceeds the message size of engine 0.23.
 const huge = 20 << 20
 
-// observed are scenarios in which Go observes a function of the peer.
+// observed holds the scenarios in which Go observes a function of the peer.
 var observed = []scenario{
 	{"observed", "Go observes a function of the peer, Go calls it", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::echo"}, "go::watch", iii.WithObserverMetadata(object{"m": 1}))
@@ -212,7 +214,7 @@ var observed = []scenario{
 	}},
 }
 
-// observing are scenarios in which the peer observes a function of Go.
+// observing holds the scenarios in which the peer observes a function of Go.
 var observing = []scenario{
 	{"observing", "the peer observes a function of Go, the peer calls it", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo", "metadata": object{"m": 1}}, "peer::watch")
@@ -239,7 +241,7 @@ var observing = []scenario{
 	}},
 	{"observing-error", "the peer observes errors of Go", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "go::fail", "on": "error", "capture": []string{"error"}}, "peer::errors")
-		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // fails, as it is asked to
+		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // the function fails as requested
 		got := t.members("envelope", t.next(ctx, "peer::errors").Payload)
 		t.equal("envelope", []any{got["status"], got["error"], got["input"]}, []any{"error", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil})
 	}},
@@ -343,8 +345,8 @@ var observing = []scenario{
 	}},
 }
 
-// hosting are scenarios in which Go's hooks choose observers of the peer, which engine 0.25
-// has for nobody.
+// hosting holds the scenarios in which Go's hooks select observers of the peer. Engine 0.25
+// does not support such hooks.
 var hosting = []scenario{
 	{"observing-args", "arguments of the peer's observers choose the calls of Go", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::topics", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
@@ -390,7 +392,7 @@ var hosting = []scenario{
 		t.equal("payload", e.Payload, object{"topic": "a", "n": 1})
 		t.equal("metadata", e.Metadata, object{"m": 1})
 		t.equal("result for the peer", t.ask(ctx, "go::route", object{"topic": "a", "n": 2}, nil), "the answer")
-		t.value(ctx, "dispose", object{"handle": id}) // which some SDKs do not wait for
+		t.value(ctx, "dispose", object{"handle": id}) // some SDKs do not wait for the result
 		t.must("the observer", until(ctx, "it is still there", func() bool { return len(f.Observers()) == 0 }))
 		t.equal("result without an observer", t.call(ctx, "go::route", object{"topic": "a"}), nil)
 	}},
@@ -448,8 +450,8 @@ var hosting = []scenario{
 	}},
 }
 
-// returning is about observers and lost connections. Nothing comes after it: the engine is
-// not what it was.
+// returning holds the scenarios about observers and lost connections. They run last, because
+// they replace the engine.
 var returning = []scenario{
 	{"observed-reconnect", "Go's observer of the peer, after the peer has lost its connection", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::inspect"}, "go::returned")
@@ -485,7 +487,7 @@ var returning = []scenario{
 	}},
 }
 
-// sources are scenarios about what the engine itself hosts in 0.26.
+// sources holds the scenarios about functions that engine 0.26 itself offers to observers.
 var sources = []scenario{
 	{"source-http", "an HTTP route of the peer, by an observer", func(ctx context.Context, t *trial) {
 		t.peerObserves(ctx, object{"function_id": "http::on-request", "args": object{"path": "/things/:id", "method": "POST"}}, "peer::http")
@@ -539,7 +541,8 @@ var sources = []scenario{
 	}},
 }
 
-// binding are scenarios about triggers that run on engine 0.25 as well, which has both.
+// binding holds the scenarios about triggers that also run on engine 0.25, which supports both
+// triggers and observers.
 var binding = []scenario{
 	named(httpScenarios, "http"),
 	named(queues, "durable-go-peer"),
@@ -549,8 +552,8 @@ var binding = []scenario{
 	named(triggers, "provider-go"),
 }
 
-// bindingHere are those on engine 0.26, whose triggers are observers: workers of this
-// package say one for the other.
+// bindingHere holds the scenarios about triggers that also run on engine 0.26. That engine has
+// observers instead of triggers, and workers of this package translate between the two.
 var bindingHere = []scenario{
 	named(queues, "durable-peer-go"),
 	named(triggers, "state-trigger-go"),
@@ -558,7 +561,7 @@ var bindingHere = []scenario{
 	named(triggers, "pubsub-peer-go"),
 }
 
-// What observers in scenarios ask for.
+// Options, filters and schemas of observers in several scenarios.
 var (
 	inOrder     = iii.WithMaxInFlight(1) // activations may overtake each other otherwise
 	atLeast5    = object{"input.n": object{"$gte": 5}}
@@ -567,14 +570,15 @@ var (
 
 func echo(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }
 
-// topicOf is the topic of a call, or in the arguments of an observer.
+// topicOf returns the topic in the payload of a call or in the arguments of an observer.
 func topicOf(raw json.RawMessage) string {
 	var v struct{ Topic string }
-	_ = json.Unmarshal(raw, &v) // "" for what is none
+	_ = json.Unmarshal(raw, &v) // the topic is "" if there is none
 	return v.Topic
 }
 
-// observe has Go observe a function, until the trial ends, and waits until it does.
+// observe registers an observer of Go, which lasts until the trial ends, and waits until it is
+// active.
 func (t *trial) observe(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	o, err := t.client.Observe(source, target, opts...)
 	t.must("observer of Go", err)
@@ -583,15 +587,17 @@ func (t *trial) observe(ctx context.Context, source iii.Source, target string, o
 	return o
 }
 
-// watch does the same with a target that keeps for next what it is called with.
+// watch is like observe, but also registers the target. The harness records the calls of the
+// target, and next returns them.
 func (t *trial) watch(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	f := t.listenHere(target, nil, 0)
 	t.after(func() { unregister(f) })
 	return t.observe(ctx, source, target, opts...)
 }
 
-// peerObserves has the peer observe a function, until the trial ends, and waits until it
-// does. The id of the observer is its handle for the steps observing and dispose.
+// peerObserves makes the peer register an observer, which lasts until the trial ends, and
+// waits until it is active. The steps observing and dispose take the id of the observer as
+// their handle.
 func (t *trial) peerObserves(ctx context.Context, source object, target string) (id string) {
 	source["target"] = target
 	t.must("id of the observer", json.Unmarshal(t.value(ctx, "observe", source), &id))
@@ -599,36 +605,38 @@ func (t *trial) peerObserves(ctx context.Context, source object, target string) 
 	return id
 }
 
-// peerWatches does the same with a target that tells us what it is called with.
+// peerWatches is like peerObserves, but also makes the peer register the target, which reports
+// its calls to the harness.
 func (t *trial) peerWatches(ctx context.Context, source object, target string) (id string) {
 	t.listen(ctx, target, nil, 0)
 	t.after(func() { t.clean(ctx, "unregister", object{"function_id": target}) })
 	return t.peerObserves(ctx, source, target)
 }
 
-// host has the peer register a function that returns what it is called with, until the
-// trial ends. With the kind hooks, its hooks tell of observers, and reject the target
-// go::unwanted; with args, observers get the calls of their topic; with through, they
-// answer these; private is for nobody else to call.
+// host makes the peer register a function until the trial ends. The function returns its
+// payload. kind selects its options: hooks, which report observers and reject the target
+// go::unwanted; args, which delivers only calls with the topic of the observer; through, for
+// observers whose results answer the calls; or private, for a function that no other worker
+// can call.
 func (t *trial) host(ctx context.Context, functionID, kind string) {
 	t.value(ctx, "host", object{"function_id": functionID, "kind": kind, "schema": topicSchema})
 	t.after(func() { t.clean(ctx, "unregister", object{"function_id": functionID}) })
 	t.must("registration", t.registered(ctx, functionID))
 }
 
-// clean has the peer take a step whose outcome does not matter any more.
+// clean makes the peer take a step whose outcome no longer matters.
 func (t *trial) clean(ctx context.Context, step string, args object) {
 	args["step"] = step
 	_ = t.client.Call(context.WithoutCancel(ctx), "peer::do", args, nil, iii.WithTimeout(missingTimeout))
 }
 
-// envelope compares what an observer got with what it should have got.
+// envelope compares the envelope that an observer has received with the expected one.
 func (t *trial) envelope(e event, observerID, functionID, caller string, in, out any) {
 	var got iii.Observed[json.RawMessage, json.RawMessage]
 	t.must("envelope", json.Unmarshal(e.Payload, &got))
 	t.equal("observer, function and status", []any{got.ObserverID, got.FunctionID, got.Status}, []any{observerID, functionID, "success"})
-	t.equal("input", []any{got.Input}, []any{in}) // in an array, where nothing is left out
-	t.equal("output", got.Output, out)            // with the engine's stamp, if it is an echo
+	t.equal("input", []any{got.Input}, []any{in}) // in an array, because plain removes a member only from the outermost object
+	t.equal("output", got.Output, out)            // may contain the member that the engine adds, if the function returns its input
 	if got.Caller == nil || got.Caller.WorkerName != caller {
 		t.errorf("caller: got %s, want the worker %s", short(plain(got.Caller)), caller)
 	}
@@ -637,27 +645,27 @@ func (t *trial) envelope(e event, observerID, functionID, caller string, in, out
 	}
 }
 
-// still notes a difference if a listening function is called.
+// still notes a difference if a listening function is called within a short time.
 func (t *trial) still(functionID string) {
 	if !t.quiet(functionID, 100*time.Millisecond) {
 		t.errorf("%s was called once too often", functionID)
 	}
 }
 
-// calledOnce notes a difference unless a listening function hears of a call, and once.
+// calledOnce notes a difference unless call leads to exactly one call of a listening function.
 func (t *trial) calledOnce(ctx context.Context, functionID string, call func()) {
 	call()
 	t.next(ctx, functionID)
 	t.still(functionID)
 }
 
-// listed reports whether the engine lists an active observer of which is holds.
+// listed reports whether the engine lists an active observer that satisfies is.
 func (b *bench) listed(ctx context.Context, is func(iii.ObserverInfo) bool) bool {
 	list, err := iii.Call[iii.ObserversListResult](ctx, b.client, "engine::observers::list", iii.EmptyInput{})
 	return err == nil && slices.ContainsFunc(list.Observers, func(o iii.ObserverInfo) bool { return o.State == iii.ObserverStateActive && is(o) })
 }
 
-// lose drops the peer's connection and waits until it has the next.
+// lose drops the peer's connection and waits until the peer has reconnected.
 func (t *trial) lose(ctx context.Context) {
 	before, err := t.client.WorkerInfo(ctx, t.peerName())
 	t.must("engine::workers::info", err)

@@ -16,15 +16,15 @@ import (
 	"time"
 )
 
-// sdk is an SDK whose worker is run as a peer.
+// sdk is an SDK whose worker can run as a peer.
 type sdk struct {
-	name    string // of the column and of the directory under peers
-	title   string // what was installed, with its version
-	runtime string // as it calls itself to the engine
+	name    string // name of the column and of the directory below peers
+	title   string // package and version
+	runtime string // runtime that the SDK reports to the engine
 	install func(ctx context.Context, src, cache string) (argv []string, err error)
 }
 
-// sdks are the peers, the control group first: the same program written with the
+// sdks lists the peers. The first one is the control group: the same program, written with the
 // package under test.
 var sdks = []sdk{
 	{"go", "this package", "go", installGo},
@@ -40,7 +40,7 @@ func installGo(ctx context.Context, src, cache string) ([]string, error) {
 
 func installNode(ctx context.Context, src, cache string) ([]string, error) {
 	argv := []string{"node", filepath.Join(cache, "peer.mjs")}
-	// Modules are found beside the program that imports them.
+	// Node.js looks for modules beside the program that imports them.
 	if err := copyFiles(src, cache, "package.json", "package-lock.json", "peer.mjs"); err != nil {
 		return nil, err
 	}
@@ -83,10 +83,11 @@ func installRust(ctx context.Context, src, cache string) ([]string, error) {
 	return argv, tool(ctx, cache, []string{"CARGO_TARGET_DIR=" + target}, "cargo", "build", "--locked", "--quiet")
 }
 
-// lockCrates writes cargo's lock file into a directory with a manifest. What is kept in
-// the repository is that file without the lines that say where each crate comes from,
-// which is cargo's own registry: how cargo calls it is in any lock file that it makes.
-// After "cargo update" there, "grep -v '^source = ' Cargo.lock" is what is to be kept.
+// lockCrates writes cargo's lock file to a directory with a manifest. The repository holds
+// that file without the lines that name the source of each crate. The source is always cargo's
+// own registry, and lockCrates takes its spelling from a lock file that cargo generates. To
+// update the file in the repository, run "cargo update" in the directory and store the output
+// of "grep -v '^source = ' Cargo.lock".
 func lockCrates(ctx context.Context, crates, dir string) error {
 	kept, err := os.ReadFile(crates)
 	if err != nil {
@@ -115,10 +116,10 @@ func lockCrates(ctx context.Context, crates, dir string) error {
 
 var (
 	sourceLine   = regexp.MustCompile(`(?m)^source = .*\n`)
-	checksumLine = regexp.MustCompile(`(?m)^checksum = `) // of what comes from a registry
+	checksumLine = regexp.MustCompile(`(?m)^checksum = `) // only crates from a registry have a checksum
 )
 
-// tool runs a command in a directory. Its output is in the error, if there is one.
+// tool runs a command in a directory. If the command fails, the error contains its output.
 func tool(ctx context.Context, dir string, env []string, name string, args ...string) error {
 	if _, err := exec.LookPath(name); err != nil {
 		return fmt.Errorf("%s is needed: %w", name, err)
@@ -133,8 +134,8 @@ func tool(ctx context.Context, dir string, env []string, name string, args ...st
 	return nil
 }
 
-// once runs f unless it has succeeded before with the same content of a file of
-// the directory.
+// once runs f unless an earlier run has succeeded with the same content of the given file in
+// dir.
 func once(dir, file string, f func() error) error {
 	content, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
@@ -151,8 +152,8 @@ func once(dir, file string, f func() error) error {
 	return os.WriteFile(stamp, []byte(sum), 0o644)
 }
 
-// copyFiles copies files of a directory. One that is there already keeps its time, by
-// which builds tell what has changed.
+// copyFiles copies files to another directory. It does not write a file whose content is
+// unchanged, so the file keeps its modification time and builds treat it as unchanged.
 func copyFiles(from, to string, names ...string) error {
 	for _, name := range names {
 		content, err := os.ReadFile(filepath.Join(from, name))
@@ -169,7 +170,7 @@ func copyFiles(from, to string, names ...string) error {
 	return nil
 }
 
-// peerConfig is what a peer's program finds in the variable INTEROP_PEER.
+// peerConfig is the configuration that a peer's program reads from the variable INTEROP_PEER.
 type peerConfig struct {
 	URL       string            `json:"url"`
 	Name      string            `json:"name"`
@@ -183,10 +184,10 @@ type peer struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	ended  chan struct{} // closed when the program has ended
-	err    error         // how, valid then
+	err    error         // the error of the program; valid when ended is closed
 }
 
-// startPeer starts a peer's program, with its output in a file of dir.
+// startPeer starts a peer's program and writes its output to a file in dir.
 func startPeer(ctx context.Context, argv []string, dir string, config peerConfig) (*peer, error) {
 	p := &peer{config: config, ended: make(chan struct{})}
 	var err error
@@ -199,7 +200,7 @@ func startPeer(ctx context.Context, argv []string, dir string, config peerConfig
 	}
 	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	p.cmd.Env = append(os.Environ(), "INTEROP_PEER="+string(b), "PYTHONDONTWRITEBYTECODE=1",
-		"NO_PROXY=*", "no_proxy=*") // proxies are for what installs it
+		"NO_PROXY=*", "no_proxy=*") // proxies are only for the installation
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.WaitDelay = time.Second
 	if err := p.cmd.Start(); err != nil {
@@ -212,7 +213,7 @@ func startPeer(ctx context.Context, argv []string, dir string, config peerConfig
 	return p, nil
 }
 
-// stop ends the program, by force if it does not go.
+// stop ends the program with a signal, and kills it if it does not exit in time.
 func (p *peer) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -224,7 +225,7 @@ func (p *peer) stop() {
 	_ = p.log.Close()
 }
 
-// gone is the error of a program that ended although it was not told to.
+// gone returns an error if the program has ended by itself.
 func (p *peer) gone() error {
 	select {
 	case <-p.ended:

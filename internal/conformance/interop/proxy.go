@@ -7,8 +7,7 @@ import (
 	"sync"
 )
 
-// proxy is a TCP proxy between a peer and the engine, which can break the
-// connections that go through it.
+// proxy is a TCP proxy between a peer and the engine. It can cut the connections between them.
 type proxy struct {
 	listener net.Listener
 	target   string
@@ -22,10 +21,10 @@ type proxy struct {
 // pair is one connection through the proxy.
 type pair struct {
 	peer, engine net.Conn
-	held         bool // the engine's side stays open although the peer's is gone
+	held         bool // the engine's side stays open although the peer's is closed
 }
 
-// newProxy starts a proxy to an address. Its own is addr.
+// newProxy starts a proxy that forwards to target. The proxy's own address is in addr.
 func newProxy(target string) (*proxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -69,7 +68,7 @@ func (p *proxy) serve(conn net.Conn) {
 	copies.Wait()
 }
 
-// ended closes both sides of a pair, unless the engine's is to be held.
+// ended closes both sides of a pair, or only the peer's side if the engine's side is held.
 func (p *proxy) ended(c *pair) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,15 +79,15 @@ func (p *proxy) ended(c *pair) {
 	}
 }
 
-// cut breaks all connections that go through the proxy now. With hold the engine
-// does not notice: its sides stay open, silent, until the proxy closes.
+// cut resets the peer's side of all current connections. If hold is set, the engine does not
+// notice: its sides stay open, without any data, until the proxy closes.
 func (p *proxy) cut(hold bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.pairs {
 		c.held = c.held || hold
 		if tcp, ok := c.peer.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // a reset, no orderly end
+			_ = tcp.SetLinger(0) // close with a reset
 		}
 		_ = c.peer.Close()
 		if !c.held {

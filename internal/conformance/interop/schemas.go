@@ -13,15 +13,16 @@ import (
 	"time"
 )
 
-// schemaWorkers are the prefixes of the functions that the workers below schemas register, by
-// the peers: the names of what makes their schemas.
+// schemaWorkers maps the peers to the id prefixes of the functions that their workers in the
+// directory schemas register. Each prefix is the name of the library that generates the
+// schemas.
 var schemaWorkers = map[string]string{"node": "zod", "python": "pydantic", "rust": "schemars"}
 
-// recordedDir is where the catalogues of cmd/iiigen are, below the root.
+// recordedDir is the directory with the catalogues of cmd/iiigen, relative to the root.
 const recordedDir = "cmd/iiigen/internal/recorded"
 
-// recordSchemas records what workers of other SDKs tell the development engine about the
-// types of their functions, for the tests of cmd/iiigen.
+// recordSchemas records the schemas that workers of other SDKs register for their functions,
+// for the tests of cmd/iiigen.
 func (s settings) recordSchemas(ctx context.Context, names []string) error {
 	iiidev, iiigen := filepath.Join(s.cache, "iiidev"), filepath.Join(s.cache, "iiigen")
 	err := errors.Join(os.MkdirAll(s.cache, 0o755),
@@ -33,7 +34,7 @@ func (s settings) recordSchemas(ctx context.Context, names []string) error {
 	for _, name := range names {
 		prefix := schemaWorkers[name]
 		if prefix == "" {
-			continue // the schemas of the package itself have tests of their own
+			continue // the schemas of this package have separate tests
 		}
 		i := slices.IndexFunc(sdks, func(s sdk) bool { return s.name == name })
 		if err := s.recordSchemasOf(ctx, sdks[i], prefix, iiidev, iiigen); err != nil {
@@ -62,7 +63,7 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 	worker := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	worker.Env = append(os.Environ(), "III_URL="+e.workers, "PYTHONDONTWRITEBYTECODE=1", "NO_PROXY=*", "no_proxy=*")
 	worker.WaitDelay = time.Second
-	input, err := worker.StdinPipe() // it serves until this ends
+	input, err := worker.StdinPipe() // the worker serves until its input ends
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 	}
 	defer func() {
 		_ = input.Close()
-		_ = worker.Wait() // how it ends says nothing
+		_ = worker.Wait() // the exit status is irrelevant
 	}()
 	lines := bufio.NewScanner(output)
 	for lines.Scan() && strings.TrimSpace(lines.Text()) != "ready" {
@@ -93,9 +94,10 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 	return s.saveCatalog(ctx, iiigen, e.workers, prefix, catalog)
 }
 
-// saveCatalog saves the functions of a worker. Their registrations may be under way.
+// saveCatalog saves the catalogue of a worker's functions. It tries again while the functions
+// are still being registered.
 func (s settings) saveCatalog(ctx context.Context, iiigen, url, prefix, catalog string) error {
-	last := prefix + "::untyped" // what every worker registers last, or nearly so
+	last := prefix + "::untyped" // one of the last functions that every worker registers
 	for attempt := 0; ; attempt++ {
 		probe := filepath.Join(s.logs, "probe.json")
 		err := tool(ctx, s.root, nil, iiigen, "-url", url, "-functions", last, "-save", probe)

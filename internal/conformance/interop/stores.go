@@ -84,7 +84,7 @@ var stores = []scenario{
 	}},
 }
 
-// updateOps are operations of every kind, applied to {"n":1}; updated is the outcome.
+// updateOps holds one operation of every kind. Applied to {"n":1}, they result in updated.
 var (
 	updateOps = []object{
 		{"type": "increment", "path": "n", "by": 5},
@@ -100,7 +100,7 @@ var (
 	refusedOps = []object{{"type": "increment", "path": "name", "by": 1}}
 )
 
-// errorCodes lists the codes of the operations that an update refused.
+// errorCodes returns the error codes of the operations that an update rejected.
 func errorCodes(result map[string]any) []any {
 	codes := []any{}
 	list, _ := result["errors"].([]any)

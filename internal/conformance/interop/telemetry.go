@@ -15,7 +15,7 @@ import (
 var telemetry = []scenario{
 	{"trace", "spans of one trace, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
 		traceID := t.traced(ctx)
-		// Spans come one by one, the upper ones not always first.
+		// Spans arrive separately, and a parent may arrive after its children.
 		var wrong string
 		err := until(ctx, "the trace does not become whole", func() bool {
 			tree, err := iii.Call[iii.TracesTreeResult](ctx, t.client, "engine::traces::tree", iii.TracesTreeInput{TraceID: traceID})
@@ -79,7 +79,7 @@ var telemetry = []scenario{
 		}{{"debug", 5}, {"warn", 13}, {"error", 17}} {
 			t.value(ctx, "log", object{"level": level.name, "message": "outside " + level.name, "data": object{"answer": 42}})
 			t.must("logs", until(ctx, "the record of level "+level.name+" does not arrive", func() bool {
-				// After an error there is nothing in it.
+				// The result is empty after an error.
 				r, _ := iii.Call[iii.LogsListResult](ctx, t.client, "engine::logs::list", iii.LogsListInput{})
 				for _, l := range r.Logs {
 					if l.ServiceName == t.peerName() && l.Body == "outside "+level.name {
@@ -126,16 +126,16 @@ var telemetry = []scenario{
 	}},
 }
 
-// root begins a span of our worker that has no parent. It ends at once: what
-// matters is that others are below it.
+// root starts a span of the harness's worker without a parent. The span ends at once, because
+// the scenario needs it only as the parent of other spans.
 func (t *trial) root(ctx context.Context) trace.Span {
 	_, span := t.telemetry.Tracer().Start(ctx, "round trip", trace.WithNewRoot())
 	span.End()
 	return span
 }
 
-// traced has the peer work inside a span of ours and call Go from there. It
-// returns the trace.
+// traced makes the peer do work within a span of the harness's worker, and call Go from there.
+// It returns the id of the trace.
 func (t *trial) traced(ctx context.Context) string {
 	f, err := t.client.HandleFunc("go::traced", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return true, iii.InSpan(ctx, "go work", trace.SpanKindInternal, func(context.Context) error { return nil })
@@ -148,7 +148,8 @@ func (t *trial) traced(ctx context.Context) string {
 	return span.SpanContext().TraceID().String()
 }
 
-// wrongTrace says how a trace is not what traced should lead to, or "".
+// wrongTrace returns the first difference between a trace and the expected result of traced,
+// or "".
 func (t *trial) wrongTrace(tree []iii.TraceNode) string {
 	if len(tree) != 1 {
 		return fmt.Sprintf("it has %d roots, want 1", len(tree))
@@ -171,7 +172,8 @@ func (t *trial) wrongTrace(tree []iii.TraceNode) string {
 	return ""
 }
 
-// path leads from a root to the first span of a name; nil if there is none.
+// path returns the nodes from a root to the first span with the given name, or nil if there is
+// no such span.
 func path(nodes []iii.TraceNode, name string) []iii.TraceNode {
 	for _, n := range nodes {
 		if n.Name == name {

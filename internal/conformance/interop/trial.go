@@ -28,7 +28,7 @@ type group struct {
 	scenarios []scenario
 }
 
-// groups are all scenarios, in the order in which they run.
+// groups holds all scenarios, in the order in which they run.
 var groups = []group{
 	{"Calls", triggersOnly, calls},
 	{"Queues", triggersOnly, queues},
@@ -53,10 +53,10 @@ var groups = []group{
 	{"Engine 0.26: lost connections", "0.26", on("0.26", returning)},
 }
 
-// triggersOnly is the generation of engines without observers.
+// triggersOnly is the last generation of the engine without observers.
 const triggersOnly = "0.23"
 
-// protocols are the generations that scenarios run on, in that order.
+// protocols returns the generations that scenarios run on, in the order in which they run.
 func protocols() []string {
 	var list []string
 	for _, g := range groups {
@@ -67,28 +67,29 @@ func protocols() []string {
 	return list
 }
 
-// Bounds of a scenario, which are there for what never comes; and of waiting in vain,
-// for what a peer is known not to do.
+// scenarioTimeout bounds a scenario, in case an event that it awaits never happens.
+// missingTimeout is the shorter bound for scenarios that a peer is known not to support.
 const (
 	scenarioTimeout = 30 * time.Second
 	missingTimeout  = 4 * time.Second
 )
 
-// trial is a scenario as it runs against a peer.
+// trial is one run of a scenario with a peer.
 type trial struct {
 	*bench
-	patience    time.Duration // for what some peers never do
+	patience    time.Duration // bound for waiting for events that some peers never cause
 	differences []string
-	ends        []func() // what undoes it, the last first
+	ends        []func() // functions of after, called in reverse order
 }
 
-// after has f called when the trial has ended, however it ends.
+// after registers a function that is called when the trial has ended, even if it was aborted.
 func (t *trial) after(f func()) { t.ends = append(t.ends, f) }
 
-// abort ends a trial that cannot go on.
+// abort is the panic value that ends a trial early.
 type abort struct{}
 
-// try runs a scenario and returns how what happened differs from what should have.
+// try runs a scenario and returns the differences between the observed and the expected
+// behavior.
 func try(ctx context.Context, b *bench, s scenario, timeout, patience time.Duration) (differences []string) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -105,15 +106,15 @@ func try(ctx context.Context, b *bench, s scenario, timeout, patience time.Durat
 		differences = t.differences
 	}()
 	s.run(ctx, t)
-	return nil // set above
+	return nil // the deferred function sets the result
 }
 
-// errorf notes a difference. Ids, which differ from run to run, do not belong in it.
+// errorf notes a difference. The text must not contain ids, which vary between runs.
 func (t *trial) errorf(format string, args ...any) {
 	t.differences = append(t.differences, strings.TrimSpace(fmt.Sprintf(format, args...)))
 }
 
-// must notes an error and ends the trial, if there is one.
+// must notes err and ends the trial unless err is nil.
 func (t *trial) must(what string, err error) {
 	if err != nil {
 		t.errorf("%s: %v", what, err)
@@ -121,7 +122,7 @@ func (t *trial) must(what string, err error) {
 	}
 }
 
-// equal notes a difference between JSON values.
+// equal notes a difference unless two JSON values are equal.
 func (t *trial) equal(what string, got, want any) {
 	g, w := plain(got), plain(want)
 	if !reflect.DeepEqual(g, w) {
@@ -129,8 +130,8 @@ func (t *trial) equal(what string, got, want any) {
 	}
 }
 
-// plain is a value as encoding/json decodes it, without what the engine adds to
-// objects that go from worker to worker.
+// plain returns v as encoding/json decodes it, without the member that the engine adds to
+// objects in calls between workers.
 func plain(v any) any {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -158,22 +159,22 @@ func short(v any) string {
 	return text
 }
 
-// object is a JSON object on its way to a peer.
+// object is a JSON object for a peer.
 type object = map[string]any
 
-// reply is what a step of the peer came to.
+// reply is the outcome of a step of the peer.
 type reply struct {
 	Value json.RawMessage `json:"value"`
 	Error *replyError     `json:"error"`
 }
 
-// replyError is an error as the peer's SDK showed it to the peer.
+// replyError is an error as the peer's SDK presented it to the peer.
 type replyError struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
 
-// do has the peer take a step and returns what that came to.
+// do makes the peer take a step and returns the outcome.
 func (t *trial) do(ctx context.Context, step string, args object) reply {
 	return t.doAt(ctx, "peer::do", step, args)
 }
@@ -188,14 +189,14 @@ func (t *trial) doAt(ctx context.Context, control, step string, args object, opt
 	return r
 }
 
-// value has the peer take a step that must not fail.
+// value makes the peer take a step, which must succeed, and returns its value.
 func (t *trial) value(ctx context.Context, step string, args object) json.RawMessage {
 	r := t.do(ctx, step, args)
 	t.ok(step, r)
 	return r.Value
 }
 
-// ok ends the trial if a step of the peer failed.
+// ok ends the trial if a step of the peer has failed.
 func (t *trial) ok(step string, r reply) {
 	if r.Error != nil {
 		t.errorf("the step %s of the peer failed with code %q: %s", step, r.Error.Code, r.Error.Message)
@@ -203,14 +204,14 @@ func (t *trial) ok(step string, r reply) {
 	}
 }
 
-// call calls a function as the worker on our side; the call must not fail.
+// call calls a function from the harness's worker. The call must succeed.
 func (t *trial) call(ctx context.Context, id string, in any, opts ...iii.CallOption) json.RawMessage {
 	var out json.RawMessage
 	t.must("call of "+id, t.client.Call(ctx, id, in, &out, opts...))
 	return out
 }
 
-// ask has the peer call a function; the call must not fail.
+// ask makes the peer call a function. The call must succeed.
 func (t *trial) ask(ctx context.Context, id string, payload any, more object) json.RawMessage {
 	args := object{"function_id": id, "payload": payload}
 	for key, value := range more {
@@ -219,7 +220,7 @@ func (t *trial) ask(ctx context.Context, id string, payload any, more object) js
 	return t.value(ctx, "call", args)
 }
 
-// failsWith notes a difference unless err is an error of the other side with a code.
+// failsWith notes a difference unless err is an *iii.Error with the given code.
 func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 	var e *iii.Error
 	switch {
@@ -232,14 +233,14 @@ func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 	return e
 }
 
-// listen has the peer register a function that tells us what it is called with and
-// returns reply. It fails the first failures times.
+// listen makes the peer register a function that reports its calls to the harness and returns
+// reply. Its first calls, as many as failures, fail.
 func (t *trial) listen(ctx context.Context, functionID string, reply any, failures int) {
 	t.value(ctx, "listen", object{"function_id": functionID, "reply": reply, "failures": failures})
 	t.must("registration", t.registered(ctx, functionID))
 }
 
-// listenHere does the same with a function of ours.
+// listenHere is like listen, but registers a function of the harness's worker.
 func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Function {
 	calls := 0
 	f, err := t.client.HandleFunc(functionID, func(ctx context.Context, payload json.RawMessage) (any, error) {
@@ -254,8 +255,8 @@ func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Func
 	return f
 }
 
-// bind has the peer bind a trigger to a function of its own and waits until it is
-// bound. The handle is for the step unbind.
+// bind makes the peer bind a trigger to one of its functions, and waits until the engine has
+// bound it. The step unbind takes the handle.
 func (t *trial) bind(ctx context.Context, triggerType, functionID string, config, metadata any) (handle json.RawMessage) {
 	args := object{"type": triggerType, "function_id": functionID, "config": config}
 	if metadata != nil {
@@ -266,7 +267,7 @@ func (t *trial) bind(ctx context.Context, triggerType, functionID string, config
 	return handle
 }
 
-// bindHere binds a trigger to a function of ours.
+// bindHere binds a trigger to a function of the harness's worker.
 func (t *trial) bindHere(ctx context.Context, functionID string, config iii.TriggerConfig, opts ...iii.TriggerOption) *iii.Trigger {
 	trigger, err := t.client.Trigger(functionID, config, opts...)
 	t.must("trigger", err)
@@ -274,7 +275,8 @@ func (t *trial) bindHere(ctx context.Context, functionID string, config iii.Trig
 	return trigger
 }
 
-// next is what a listening function is called with next, within the trial.
+// next returns the next call of a listening function. It ends the trial if there is none in
+// time.
 func (t *trial) next(ctx context.Context, functionID string) event {
 	e, err := t.await(ctx, functionID)
 	t.must("event", err)

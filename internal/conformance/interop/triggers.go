@@ -21,7 +21,7 @@ var triggers = []scenario{
 		e := t.next(ctx, "peer::on-state")
 		t.equal("first event", e.Payload, want)
 		t.equal("metadata", e.Metadata, object{"m": 1})
-		_, err = state.Set(ctx, "a", object{"n": 2}) // only now: the events of two changes may overtake each other
+		_, err = state.Set(ctx, "a", object{"n": 2}) // not earlier, because the events of two changes may overtake each other
 		t.must("state::set", err)
 		want["event_type"], want["old_value"], want["new_value"] = "state:updated", object{"n": 1}, object{"n": 2}
 		t.equal("second event", t.next(ctx, "peer::on-state").Payload, want)
@@ -186,7 +186,7 @@ func providerPeer(ctx context.Context, t *trial) {
 	}
 }
 
-// bell is a provider of ours.
+// bell is a trigger provider of the harness.
 type bell struct{ bound, unbound chan iii.TriggerBinding }
 
 func (b bell) Bind(_ context.Context, binding iii.TriggerBinding) error {

@@ -39,7 +39,7 @@ func recordedLog(r *sdklog.Record) record {
 	if d.Time == 0 {
 		d.Time = d.Observed
 	}
-	if d.Text == "" && r.Severity() > 0 { // the engine goes by the text
+	if d.Text == "" && r.Severity() > 0 { // the engine uses only the text
 		d.Text = []string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}[(r.Severity()-1)/4]
 	}
 	if id := r.TraceID(); id.IsValid() {
@@ -54,7 +54,7 @@ func recordedLog(r *sdklog.Record) record {
 	return d
 }
 
-// logKeeper keeps what the SDK has recorded.
+// logKeeper keeps the log records that the SDK has emitted.
 type logKeeper struct{ records []record }
 
 func (k *logKeeper) OnEmit(_ context.Context, r *sdklog.Record) error {
@@ -138,8 +138,8 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-// The logger and the slog handler, through the processor of StartTelemetry: all
-// arrive, in order.
+// Records of the logger and of the slog handler pass through the processor of StartTelemetry,
+// and all of them arrive in order.
 func TestLogger(t *testing.T) {
 	e, _ := connect(t)
 	url, name := e.URL(), "logger"

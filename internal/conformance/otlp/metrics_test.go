@@ -19,7 +19,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// point is a data point of any kind, with the metric that it belongs to.
+// point is a data point of any kind, together with the properties of its metric.
 type point struct {
 	Origin                  origin
 	Name, Description, Unit string
@@ -29,11 +29,11 @@ type point struct {
 
 	Attributes  map[string]any
 	Start, Time uint64
-	Value       any // of a number
+	Value       any // value of a number
 	Exemplars   []sample
 
 	Count         uint64
-	Sum, Min, Max any // nil: none
+	Sum, Min, Max any // nil if absent
 	Bounds        []float64
 	Buckets       []uint64
 }
@@ -50,8 +50,8 @@ var temporalities = map[metricdata.Temporality]pmetric.AggregationTemporality{
 	metricdata.DeltaTemporality:      pmetric.AggregationTemporalityDelta,
 }
 
-// recordedPoints are the points of a metric, as the decoder must see them: those
-// that are no number are left out, and the figures of histograms are doubles.
+// recordedPoints returns the points that the decoder must return for a metric. It omits NaN
+// and infinite values, and converts the sums and extremes of histograms to doubles.
 func recordedPoints(base point, data metricdata.Aggregation) []point {
 	switch a := data.(type) {
 	case metricdata.Gauge[int64]:
@@ -108,7 +108,7 @@ func recordedExemplars[N int64 | float64](exemplars []metricdata.Exemplar[N]) (l
 	return list
 }
 
-// figure is a number as a double, or nil if it is none.
+// figure returns n as a double, or nil if ok is false or n is not finite.
 func figure[N int64 | float64](n N, ok bool) any {
 	if !ok || n-n != 0 {
 		return nil
@@ -128,7 +128,7 @@ func recordedHistograms[N int64 | float64](base point, points []metricdata.Histo
 	return list
 }
 
-// recordedExponential leaves the buckets out: checkBuckets judges them.
+// recordedExponential omits the buckets, which checkBuckets verifies.
 func recordedExponential[N int64 | float64](base point, points []metricdata.ExponentialHistogramDataPoint[N]) (list []point) {
 	for _, p := range points {
 		d := base
@@ -225,7 +225,7 @@ func decodedExemplars(exemplars pmetric.ExemplarSlice) (list []sample) {
 	return list
 }
 
-// instruments records into one of each kind, n times.
+// instruments creates one instrument of each kind, and records n values with each.
 func (g *generator) instruments(t *testing.T, m metric.Meter, prefix string, n int) {
 	t.Helper()
 	must := func(err error) {
@@ -281,7 +281,7 @@ func TestMetrics(t *testing.T) {
 			reader := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(exporter.Temporality), sdkmetric.WithAggregationSelector(exporter.Aggregation))
 			provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader), sdkmetric.WithExemplarFilter(exemplar.TraceBasedFilter),
 				sdkmetric.WithResource(resource.NewWithAttributes("https://example.com/schema", g.attributes(9, 0)...)),
-				// An exemplar has the attributes that a view takes away.
+				// The view removes attributes, which then appear in the exemplars.
 				sdkmetric.WithView(sdkmetric.NewView(sdkmetric.Instrument{Name: "whole.float.*"}, sdkmetric.Stream{AttributeFilter: attribute.NewAllowKeysFilter("i")})),
 			)
 			g.instruments(t, provider.Meter("plain"), "plain.", 60)
@@ -377,8 +377,9 @@ func TestExponentialHistograms(t *testing.T) {
 	}
 }
 
-// checkBuckets counts the values in the buckets. A value at a bound may be on
-// either side of it: the SDK and the bound are each exact to the last digit or so.
+// checkBuckets verifies the number of values in each bucket. A value at a bound may be counted
+// on either side of it, because the SDK's choice of the bucket and the bound itself are both
+// subject to rounding.
 func checkBuckets(t *testing.T, bounds []float64, buckets []uint64, values []float64) {
 	t.Helper()
 	if len(bounds) > 160 || len(buckets) != len(bounds)+1 {

@@ -44,8 +44,8 @@ type link struct {
 	Dropped                uint32
 }
 
-// flags are those of W3C, and whether the context of the parent, or of the linked
-// span, came from elsewhere.
+// flags returns the W3C flags of own, together with OTLP's bits that indicate whether other,
+// the context of the parent or of the linked span, is remote.
 func flags(own, other trace.SpanContext) uint32 {
 	f := uint32(own.TraceFlags()) | 0x100
 	if other.IsRemote() {
@@ -88,8 +88,8 @@ var statuses = map[codes.Code]ptrace.StatusCode{
 	codes.Unset: ptrace.StatusCodeUnset, codes.Ok: ptrace.StatusCodeOk, codes.Error: ptrace.StatusCodeError,
 }
 
-// decodedSpans are the spans of the frames, those that have ended apart from
-// those that have just started.
+// decodedSpans decodes the spans in frames. It returns finished spans and the snapshots of
+// started spans separately.
 func decodedSpans(t *testing.T, frames [][]byte) (ended, started map[string]span) {
 	t.Helper()
 	ended, started = map[string]span{}, map[string]span{}
@@ -138,7 +138,7 @@ func decodedSpan(s ptrace.Span) span {
 
 func attributesOf(m pcommon.Map) map[string]any { return m.AsRaw() }
 
-// spanKeeper keeps what the SDK has recorded.
+// spanKeeper keeps the spans that the SDK has recorded.
 type spanKeeper struct {
 	spans []sdktrace.ReadOnlySpan
 	live  map[string]span
@@ -153,7 +153,7 @@ func (k *spanKeeper) OnEnd(s sdktrace.ReadOnlySpan)    { k.spans = append(k.span
 func (k *spanKeeper) Shutdown(context.Context) error   { return nil }
 func (k *spanKeeper) ForceFlush(context.Context) error { return nil }
 
-// record makes n spans of all kinds.
+// record records n spans of all kinds.
 func (g *generator) record(ctx context.Context, n int, tracers ...trace.Tracer) {
 	state, _ := trace.ParseTraceState("vendor=x,other=y")
 	for range n {
@@ -219,7 +219,7 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// The starts of spans, as StartTelemetry sends them.
+// StartTelemetry sends snapshots of spans that have just started.
 func TestLiveSpans(t *testing.T) {
 	e, _ := connect(t)
 	g := newGenerator()

@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// Every frame that the tests of the package make is understood: what the decoder
-// has read of it, written by OpenTelemetry's encoder, is the same document.
+// The decoder understands every frame that the package's tests produce: after decoding,
+// OpenTelemetry's encoder writes an equivalent document.
 func TestFramesOfTheSuite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "frames")
 	cmd := exec.Command("go", "test", "-count=1", "-run", "Telemetry|Encode|Export|Golden|Batch|Log|Live|Metric|Span|Flush|Gauge|Payload|Unsampled|Trace|R13|R14|R20",
@@ -64,8 +64,9 @@ func TestFramesOfTheSuite(t *testing.T) {
 	t.Logf("frames: %v", counts)
 }
 
-// firstDifference is where two documents differ, "" if nowhere. It is linear, which
-// general comparisons of nested lists are not.
+// firstDifference returns the path of the first difference between two documents and the
+// values there, or "" if they are equal. It takes linear time, unlike general comparisons of
+// nested lists.
 func firstDifference(path string, frame, understood any) string {
 	switch f := frame.(type) {
 	case map[string]any:
@@ -103,7 +104,7 @@ func firstDifference(path string, frame, understood any) string {
 	return fmt.Sprintf("%s: in the frame %v, understood %v", path, frame, understood)
 }
 
-// rewritten decodes a frame and encodes it again.
+// rewritten decodes a frame with OpenTelemetry's decoder and encodes it again.
 func rewritten(prefix string, data []byte) ([]byte, error) {
 	switch prefix {
 	case "OTLP":
@@ -127,8 +128,8 @@ func rewritten(prefix string, data []byte) ([]byte, error) {
 	}
 }
 
-// canonical is a document in which both encoders agree: numbers are text, and what
-// is the same as its absence is absent.
+// canonical decodes a document to a form that does not depend on the encoder: numbers are
+// text, and members are omitted if their value is equivalent to their absence.
 func canonical(t *testing.T, data []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -140,8 +141,8 @@ func canonical(t *testing.T, data []byte) any {
 	return canonicalValue("", v)
 }
 
-// alwaysThere are keys that say something even by their default: which of several
-// a value is, or that there is one.
+// alwaysThere holds the keys whose members have a meaning even with a default value: they
+// determine the type of a value, or show that a value exists.
 var alwaysThere = map[string]bool{
 	"stringValue": true, "boolValue": true, "intValue": true, "doubleValue": true, "arrayValue": true, "kvlistValue": true,
 	"asInt": true, "asDouble": true, "sum": true, "min": true, "max": true,
@@ -173,11 +174,11 @@ func canonicalValue(key string, v any) any {
 	return v
 }
 
-// doubles are the keys of numbers with a fraction; all others are integers, and
-// compared as they are written.
+// doubles holds the keys of floating-point numbers. All other numbers are integers, which are
+// compared as text.
 var doubles = map[string]bool{"doubleValue": true, "asDouble": true, "sum": true, "min": true, "max": true, "explicitBounds": true}
 
-// double writes numbers that are equal in the same way, but -0 apart from 0.
+// double returns the same text for equal numbers, but different texts for 0 and -0.
 func double(text string) string {
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package otlp judges the telemetry that reaches the engine by OpenTelemetry's own
-// decoder: every frame must decode, and hold what was recorded, value by value.
+// Package otlp tests the telemetry that reaches the engine with OpenTelemetry's own decoder:
+// every frame must decode, and contain every recorded value.
 package otlp
 
 import (
@@ -22,7 +22,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// connect starts an engine and a connection to it.
+// connect starts an engine and opens a connection to it.
 func connect(t *testing.T) (*iiitest.Engine, *iii.SharedEngineConnection) {
 	t.Helper()
 	e := iiitest.Start(t, iiitest.WithTelemetryLimit(1_000_000, 1<<30))
@@ -38,7 +38,7 @@ func connect(t *testing.T) (*iiitest.Engine, *iii.SharedEngineConnection) {
 	return e, s
 }
 
-// frames waits until the engine has everything and returns the frames of one
+// frames waits until the engine has received all telemetry, and returns the frames with one
 // prefix.
 func frames(t *testing.T, e *iiitest.Engine, s *iii.SharedEngineConnection, prefix string) (data [][]byte) {
 	t.Helper()
@@ -59,7 +59,7 @@ func frames(t *testing.T, e *iiitest.Engine, s *iii.SharedEngineConnection, pref
 	return data
 }
 
-// origin is where a record comes from.
+// origin describes the resource and the scope of a record.
 type origin struct {
 	Resource        map[string]any
 	ResourceSchema  string
@@ -82,7 +82,7 @@ func decodedOrigin(r pcommon.Resource, resourceSchema string, s pcommon.Instrume
 	}
 }
 
-// recordedAttributes is what the decoder must make of attributes.
+// recordedAttributes returns the values that the decoder must return for attrs.
 func recordedAttributes(attrs []attribute.KeyValue) map[string]any {
 	m := map[string]any{}
 	for _, kv := range attrs {
@@ -91,12 +91,12 @@ func recordedAttributes(attrs []attribute.KeyValue) map[string]any {
 	return m
 }
 
-// maxDepth is how deeply values may be nested; what is deeper becomes text.
+// maxDepth is the maximum nesting depth of attribute values. Deeper values become text.
 const maxDepth = 24
 
-// recordedValue is what the decoder must make of v, which is inside depth others.
-// Bytes become base64, since the engine has no bytes, and numbers that JSON lacks
-// become text.
+// recordedValue returns the value that the decoder must return for v, which is nested depth
+// levels deep. Bytes become base64, because the engine has no type for bytes; numbers that
+// JSON cannot represent become text.
 func recordedValue(v attribute.Value, depth int) any {
 	list := func(n int, element func(i int) attribute.Value) any {
 		if depth >= maxDepth {
@@ -165,14 +165,14 @@ func nanos(t time.Time) uint64 {
 	return uint64(t.UnixNano())
 }
 
-// diff compares, with -0 apart from 0.
+// diff is cmp.Diff, except that 0 and -0 differ.
 func diff(want, got any) string {
 	return cmp.Diff(want, got, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b float64) bool {
 		return math.Float64bits(a) == math.Float64bits(b)
 	}))
 }
 
-// generator makes values of every kind at random, the same ones each time.
+// generator generates random values of every kind, the same sequence in each run.
 type generator struct{ *rand.Rand }
 
 func newGenerator() *generator { return &generator{rand.New(rand.NewPCG(11, 12))} }

@@ -31,11 +31,11 @@ import (
 	"github.com/iii-go/iii/internal/environ"
 )
 
-// crateVersion is the version of the crate whose tests are run.
+// crateVersion is the version of the crate.
 const crateVersion = "0.26.0-rc.4"
 
-// files are the test files of the crate that need an engine, with the number of their
-// tests.
+// files lists the test files of the crate that need an engine, with the number of tests in
+// each.
 var files = []struct {
 	name  string
 	tests int
@@ -45,12 +45,12 @@ var files = []struct {
 	{"rbac_workers", 9}, {"reattach", 1}, {"receive_size", 1}, {"registration_dedup", 5}, {"state", 10}, {"stream", 9},
 }
 
-// guard is the second listener that the tests of access rules expect.
+// guard configures the second listener, which the tests of access rules require.
 const guard = `{"port":%s,"middleware_function_id":"test::rbac-worker::middleware","rbac":{` +
 	`"auth_function_id":"test::rbac-worker::auth","on_function_registration_function_id":"test::rbac-worker::on-function-reg",` +
 	`"expose_functions":["match(\"test::ew::public::*\")","match(\"engine::functions::list\")",{"metadata":{"ew_public":true}}]}}`
 
-// testTimeout is how long the tests of one file may take.
+// testTimeout bounds the run of one test file.
 const testTimeout = 5 * time.Minute
 
 func main() {
@@ -129,7 +129,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// suite says where things are.
+// suite holds the directories and the output of a run.
 type suite struct {
 	root, cache string
 	out         io.Writer
@@ -139,7 +139,8 @@ type suite struct {
 func (s suite) crate() string { return filepath.Join(s.cache, "iii-sdk-"+crateVersion) }
 func (s suite) logs() string  { return filepath.Join(s.cache, "logs") }
 
-// fetch has cargo download the crate and copies its source to where it can be built.
+// fetch downloads the crate with cargo and copies its source to a directory in which it can be
+// built.
 func (s suite) fetch(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(s.crate(), "Cargo.toml")); err == nil {
 		return nil
@@ -169,7 +170,7 @@ func (s suite) fetch(ctx context.Context) error {
 	return errors.Join(os.RemoveAll(unfinished), os.CopyFS(unfinished, os.DirFS(source)), os.Rename(unfinished, s.crate()))
 }
 
-// build builds the tests. It returns the programs by test file.
+// build builds the tests and returns the executables by test file.
 func (s suite) build(ctx context.Context, names []string) (map[string]string, error) {
 	begin := time.Now()
 	argv := []string{"test", "--no-run", "--locked", "-j", "2"}
@@ -196,7 +197,8 @@ func (s suite) build(ctx context.Context, names []string) (map[string]string, er
 	return binaries, nil
 }
 
-// command runs a program. Its output, both streams, is in the error if there is one.
+// command runs a program and returns its output, both streams combined. If the program fails,
+// the error contains the output.
 func command(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	if _, err := exec.LookPath(name); err != nil {
 		return nil, fmt.Errorf("%s is needed: %w", name, err)
@@ -214,7 +216,7 @@ func command(ctx context.Context, dir, name string, args ...string) ([]byte, err
 	return text, nil
 }
 
-// engine is a running iiidev.
+// engine is a running iiidev process.
 type engine struct {
 	cmd                *exec.Cmd
 	worker, http, rbac string // host:port
@@ -243,7 +245,7 @@ func (s suite) start(ctx context.Context) (*engine, error) {
 	argv := []string{
 		"-listen", at(0), "-http", at(1), "-stream", at(3), "-console", "", "-guard", fmt.Sprintf(guard, ports[2]),
 	}
-	if s.verbose { // it takes time, and one test waits no more than 300 ms for a thousand calls
+	if s.verbose { // logging is slow, and one test waits at most 300 ms for a thousand calls
 		argv = append(argv, "-v", "-frames", filepath.Join(s.logs(), "frames.jsonl"))
 	}
 	e.cmd = exec.Command(program, argv...)
@@ -280,7 +282,7 @@ func (e *engine) stop() {
 	}
 }
 
-// freePorts finds ports that nobody listens on now.
+// freePorts returns n distinct ports that are currently free.
 func freePorts(n int) ([]string, error) {
 	var ports []string
 	for range n {
@@ -288,7 +290,7 @@ func freePorts(n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // all are held until all are found
+		defer l.Close() // keep the port until all are found, so that they differ
 		_, port, err := net.SplitHostPort(l.Addr().String())
 		if err != nil {
 			return nil, err
@@ -303,7 +305,8 @@ var (
 	resultLine  = regexp.MustCompile(`test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored`)
 )
 
-// test runs the tests of one file and counts those that pass. It prints the others.
+// test runs the tests of one file and returns the number of those that pass. If any of them
+// fail, it prints all outcomes.
 func (s suite) test(ctx context.Context, name, binary string, e *engine) (passed int) {
 	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()

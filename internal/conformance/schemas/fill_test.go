@@ -10,16 +10,16 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fullness says how much a filler puts into a value.
+// fullness selects which values a filler sets.
 type fullness int
 
 const (
-	empty    fullness = iota // zero values, but for enumerations, tags and unions
-	ordinary                 // something in every field
-	extreme                  // the greatest numbers, the smallest where they are signed
+	empty    fullness = iota // zero values, except for enumerations, tags and unions
+	ordinary                 // a nonzero value in every field
+	extreme                  // the largest unsigned and the smallest signed numbers
 )
 
-// unionSamples are values of the types that fields alone do not describe.
+// unionSamples holds values of the types that a filler cannot fill field by field.
 var unionSamples = map[reflect.Type][]any{
 	reflect.TypeFor[iii.HTTPAuthConfig](): {
 		iii.HTTPAuthConfig{Auth: iii.HTTPAuthHMAC{SecretKey: "SECRET"}},
@@ -55,14 +55,14 @@ var unionSamples = map[reflect.Type][]any{
 	},
 }
 
-// samples is the greatest number of samples of a union.
+// samples is the number of samples of the union that has the most.
 const samples = 7
 
-// filler makes values of the generated types.
+// filler creates values of the generated types.
 type filler struct {
 	definitions map[string]definition
 	fullness    fullness
-	sample      int // which one of a union
+	sample      int // index of the sample of each union
 }
 
 // value returns a new value of the type.
@@ -102,7 +102,7 @@ func (f filler) fill(v reflect.Value, depth int) {
 			f.fill(v.Elem(), depth+1)
 		}
 	case reflect.Slice:
-		if f.fullness != empty && depth < 6 { // a node of a tree holds nodes
+		if f.fullness != empty && depth < 6 { // types of tree nodes are recursive
 			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 			f.fill(v.Index(0), depth+1)
 		}
@@ -118,7 +118,8 @@ func (f filler) fill(v reflect.Value, depth int) {
 	}
 }
 
-// fillStruct fills the fields. Those that may have one value only get it.
+// fillStruct fills the fields of a struct. A field with a constant value always gets that
+// value.
 func (f filler) fillStruct(v reflect.Value, depth int) {
 	constants := f.definitions[v.Type().Name()].constants()
 	for i := range v.NumField() {

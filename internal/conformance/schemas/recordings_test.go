@@ -13,8 +13,8 @@ import (
 
 const testdata = "../../../testdata"
 
-// exceptions are deliberate failures, by place, with the reason. One that is not
-// needed is a failure, too.
+// exceptions maps the places of expected failures to their reasons. An exception whose place
+// does not fail is itself a failure.
 type exceptions struct {
 	reasons map[string]string
 	used    map[string]bool
@@ -44,11 +44,12 @@ func (e exceptions) checkUnused(t *testing.T) {
 	}
 }
 
-// recordings holds the lines of each recording; of one that is a single document,
-// that.
+// recordings maps each file to the lines of the recording. A file that is a single document
+// has one element.
 type recordings map[string][][]byte
 
-// line returns a line by its file and number, or a document by its file.
+// line returns the line with the given file and number, or a whole document if only a file is
+// given.
 func (r recordings) line(at string) ([]byte, error) {
 	file, number, isLine := strings.Cut(at, ":")
 	if r[file] == nil {
@@ -74,7 +75,7 @@ func (r recordings) line(at string) ([]byte, error) {
 	return r[file][n-1], nil
 }
 
-// part follows a JSON pointer without escapes.
+// part returns the value at a JSON pointer, which must not contain escapes.
 func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 	for key := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
 		if i, err := strconv.Atoi(key); err == nil {
@@ -99,11 +100,11 @@ func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 	return doc, nil
 }
 
-// payloadExceptions are payloads that their types write again as they were, and that
-// the schema refuses.
+// payloadExceptions maps payloads that do not satisfy their schema to the reason, although the
+// Go types preserve them.
 var payloadExceptions = map[string]string{}
 
-// The index is written by the test that decodes these payloads and encodes them again.
+// The index of payloads is written by the test that decodes and encodes them.
 func TestRecordedPayloadsAreValid(t *testing.T) {
 	s := schemas(t)
 	index, err := os.ReadFile(filepath.Join(testdata, "payloads.golden"))
@@ -136,7 +137,8 @@ func TestRecordedPayloadsAreValid(t *testing.T) {
 	}
 }
 
-// validatePayload validates a value of a Go type: a list by its elements.
+// validatePayload validates a value of a Go type. It validates the elements of a list
+// separately.
 func validatePayload(s *schemaSet, typ string, doc []byte) error {
 	name, argument, _ := strings.Cut(strings.TrimSuffix(typ, "]"), "[")
 	switch {
@@ -160,7 +162,7 @@ func validatePayload(s *schemaSet, typ string, doc []byte) error {
 	return s.validate(name, doc)
 }
 
-// messageExceptions are recorded messages that the schemas refuse.
+// messageExceptions maps recorded messages that do not satisfy the schemas to the reason.
 var messageExceptions = map[string]string{
 	"channels.jsonl:11":             "a worker's own message on a channel, not one of the protocol",
 	"custom-trigger-types.jsonl:42": "some workers send this, but no engine knows it",
@@ -186,10 +188,11 @@ var messageExceptions = map[string]string{
 	"rbac.jsonl:87":                 leavesDefaults,
 }
 
-// What a schema requires is what this package writes.
+// The schemas require every member that this package always writes, even those that have a
+// default.
 const leavesDefaults = "the worker left out what has a default, which this package writes"
 
-// messages holds the definitions of messages by the tag of the message.
+// messages maps the tags of messages to the names of their definitions.
 func (s *schemaSet) messages() map[string]string {
 	messages := map[string]string{"stream": "StreamMessage", "join": "StreamCommand", "leave": "StreamCommand"}
 	for name, def := range s.definitions {
@@ -200,11 +203,11 @@ func (s *schemaSet) messages() map[string]string {
 	return messages
 }
 
-// accessTypes are the definitions of the input and the result of the functions that
-// guard the recorded engine's listeners; their payloads are not in the index.
+// accessTypes maps the functions that guard the listeners of the recorded engine to the
+// definitions of their input and result. The index does not contain their payloads.
 var accessTypes = map[string]struct{ input, result string }{
 	"gate::auth":        {"AuthInput", "AuthResult"},
-	"gate::middleware":  {"MiddlewareInput", ""}, // its result is that of the call
+	"gate::middleware":  {"MiddlewareInput", ""}, // the result is that of the call
 	"gate::on-function": {"OnFunctionRegistrationInput", "OnFunctionRegistrationResult"},
 	"gate::on-trigger":  {"OnTriggerRegistrationInput", "OnTriggerRegistrationResult"},
 	"streams::auth":     {"StreamAuthInput", "StreamAuthResult"},
@@ -253,7 +256,7 @@ func TestRecordedMessagesAreValid(t *testing.T) {
 				count[name]++
 			}
 			access := accessTypes[message.FunctionID]
-			if filepath.Base(file) == "guarded-auth-results.jsonl" { // most are wrong on purpose
+			if filepath.Base(file) == "guarded-auth-results.jsonl" { // most of these are invalid on purpose
 				access.input, access.result = "", ""
 			}
 			switch {

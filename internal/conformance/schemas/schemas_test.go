@@ -1,6 +1,6 @@
-// Package schemas holds what the generated types write, and what a running engine was
-// recorded to say, against the JSON Schemas, with a validator that shares no code with
-// the generator.
+// Package schemas validates JSON against the JSON Schemas: the values that the generated types
+// write, and the messages that a running engine and its workers exchanged in the recordings.
+// The validator shares no code with the generator.
 package schemas
 
 import (
@@ -23,14 +23,14 @@ const (
 	metaSchema = "https://json-schema.org/draft/2020-12/schema"
 )
 
-// definition is one definition of a schema file, or one of the two files that are a
-// definition themselves.
+// definition is a definition in a schema file, or one of the two files that consist of a
+// single definition.
 type definition struct {
 	url    string
 	schema map[string]any
 }
 
-// required returns the keys that must be there.
+// required returns the required keys.
 func (d definition) required() []string {
 	list, _ := d.schema["required"].([]any)
 	var keys []string
@@ -50,7 +50,7 @@ func (d definition) properties() map[string]map[string]any {
 	return properties
 }
 
-// constants returns the keys that may have one value only, and that value.
+// constants returns the keys whose only valid value is a constant string, with these values.
 func (d definition) constants() map[string]string {
 	constants := make(map[string]string)
 	for k, property := range d.properties() {
@@ -73,7 +73,7 @@ func (d definition) enum() []string {
 	return values
 }
 
-// schemaSet is all schemas, loaded.
+// schemaSet holds all schemas in compiled form.
 type schemaSet struct {
 	documents   map[string]any // by file
 	definitions map[string]definition
@@ -126,7 +126,7 @@ var loadSchemas = sync.OnceValues(func() (*schemaSet, error) {
 	return s, nil
 })
 
-// schemas returns all schemas.
+// schemas loads all schemas.
 func schemas(t *testing.T) *schemaSet {
 	t.Helper()
 	s, err := loadSchemas()
@@ -136,7 +136,7 @@ func schemas(t *testing.T) *schemaSet {
 	return s
 }
 
-// validate says whether a JSON document is as the definition wants it.
+// validate returns an error unless a JSON document satisfies a definition.
 func (s *schemaSet) validate(definition string, doc []byte) error {
 	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
 	if err != nil {
@@ -162,7 +162,7 @@ func TestSchemasAreValid(t *testing.T) {
 	t.Logf("%d files, %d definitions", len(s.documents), len(s.definitions))
 }
 
-// The metaschema must be able to say no, lest the test above mean nothing.
+// The metaschema rejects invalid schemas; otherwise, the previous test would verify nothing.
 func TestMetaschemaRefuses(t *testing.T) {
 	meta, err := schemas(t).compiler.Compile(metaSchema)
 	if err != nil {
@@ -192,7 +192,7 @@ func TestTypesAreComplete(t *testing.T) {
 	}
 }
 
-// aliases are definitions that give another name to a type.
+// aliases holds the definitions whose Go type has another name.
 var aliases = map[string]bool{
 	"JSONValue": true, "StringMap": true, "StringList": true, "StringListMap": true,
 	"StateSetResult": true, "StateUpdateResult": true,

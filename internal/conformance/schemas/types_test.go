@@ -6,8 +6,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// types holds the generated type of each definition, by its name; the two generic
-// types, which are schemas of their own, with any JSON for a body.
+// types maps each definition to the generated type with its name. The two generic types have
+// schemas of their own, and their body is any JSON.
 var types = map[string]reflect.Type{
 	"ActionEnqueue":                    reflect.TypeFor[iii.ActionEnqueue](),
 	"ActionVoid":                       reflect.TypeFor[iii.ActionVoid](),

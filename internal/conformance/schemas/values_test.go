@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// valueExceptions are types whose values a schema refuses, with the reason.
+// valueExceptions maps types whose values do not satisfy their schema to the reason.
 var valueExceptions = map[string]string{
 	"OtelMessage 0": "nil bytes are null; the socket carries no such message as JSON",
 }
@@ -36,7 +36,7 @@ func TestWrittenValuesAreValid(t *testing.T) {
 	t.Logf("%d values of %d types, %d exceptions", values, len(types), len(valueExceptions))
 }
 
-// Enumerations hold their values, all of them, and are refused nothing else.
+// The schema of an enumeration accepts each of its values, and rejects other strings.
 func TestEnumerations(t *testing.T) {
 	s := schemas(t)
 	for name, def := range s.definitions {
@@ -58,8 +58,8 @@ func TestEnumerations(t *testing.T) {
 	}
 }
 
-// object returns what an ordinary value of the type writes; false if that is no
-// object.
+// object returns the members of an ordinary value of the type, encoded as JSON. It returns
+// false if the JSON value is not an object.
 func object(t *testing.T, s *schemaSet, name string, sample int) (map[string]json.RawMessage, bool) {
 	t.Helper()
 	doc, err := json.Marshal(filler{s.definitions, ordinary, sample}.value(types[name]).Interface())
@@ -149,7 +149,7 @@ func TestWrongTagsAreRefused(t *testing.T) {
 		}
 	}
 	t.Logf("%d tags", tags)
-	for _, union := range []string{"FunctionInfoEntry", "MetricDataPoint", "MergePath"} { // without tags
+	for _, union := range []string{"FunctionInfoEntry", "MetricDataPoint", "MergePath"} { // unions without tags
 		for _, doc := range []string{`{}`, `null`, `1`, `[1]`, `{"type":"set"}`} {
 			if s.validate(union, []byte(doc)) == nil {
 				t.Errorf("%s takes %s", union, doc)
@@ -158,9 +158,9 @@ func TestWrongTagsAreRefused(t *testing.T) {
 	}
 }
 
-// TestWrongTypesAreRefused puts a value of each JSON type into each property. Most of
-// them the schema must refuse, and what it takes the Go type must take as well, except
-// where the property is any JSON.
+// TestWrongTypesAreRefused sets each property to a value of each JSON type. The schema must
+// reject most of these values, and the Go type must accept every value that the schema
+// accepts. A property that holds any JSON accepts all of them.
 func TestWrongTypesAreRefused(t *testing.T) {
 	s := schemas(t)
 	candidates := []string{`true`, `0.5`, `"some text"`, `[0.5]`, `{"k":0.5}`}
@@ -193,7 +193,7 @@ func TestWrongTypesAreRefused(t *testing.T) {
 	t.Logf("%d properties, %d of them any JSON", properties, anything)
 }
 
-// fieldType returns the type of the field that a key goes to.
+// fieldType returns the type of the field that a key is decoded into.
 func fieldType(t *testing.T, name, key string) reflect.Type {
 	t.Helper()
 	for i := range types[name].NumField() {

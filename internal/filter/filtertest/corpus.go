@@ -1,5 +1,5 @@
-// Package filtertest generates random filters, documents and schemas for tests. They share
-// keys and values, so that about half of the conditions hold.
+// Package filtertest generates random filters, documents and schemas for tests. They use the
+// same few keys and values, so that about half of the conditions hold.
 package filtertest
 
 import (
@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// Corpus is a source of test data, the same for the same seed. The zero value is not
-// usable.
+// Corpus is a source of random test data. The same seed produces the same data. The zero value
+// is not usable.
 type Corpus struct {
 	*rand.Rand
-	// Odd is the rate of mistakes: each place that can violate the language does so once in
-	// Odd times on average. 0 means never.
+	// Odd determines the rate of mistakes: at each place that can violate the rules of the
+	// language, the corpus makes a mistake with a probability of 1/Odd. 0 means no mistakes.
 	Odd int
 }
 
@@ -27,8 +27,8 @@ func Pick[T any](c *Corpus, all ...T) T { return all[c.IntN(len(all))] }
 
 func (c *Corpus) odd() bool { return c.Odd > 0 && c.IntN(c.Odd) == 0 }
 
-// Scalar returns the JSON text of a scalar. All parsers agree on the doubles that its
-// decimals denote.
+// Scalar returns the JSON text of a scalar. All parsers convert its decimal numbers to the
+// same doubles.
 func (c *Corpus) Scalar() string {
 	if c.odd() {
 		return Pick(c, "9007199254740993", "-9007199254740993", "18446744073709551616", "1e300", "-1e17", "9007199254740992.0", "1e15", "1e16")
@@ -38,7 +38,7 @@ func (c *Corpus) Scalar() string {
 		`""`, `"a"`, `"b"`, `"ab"`, `"abc"`, `"\u0061"`, `"\u0061b"`, `"é"`, `"e\u0301"`, `"\u00e9"`, `"\ud83d\ude00"`, `"😀"`, `"\uff61"`, `"\n"`, `"\u000b\u007f"`, `"a\"b\\"`, `"<&>/"`, `"\/"`, `"text that is longer than a few words"`)
 }
 
-// quote returns a key as JSON, sometimes with an unnecessary escape.
+// quote returns a key as a JSON string, sometimes with an unnecessary escape.
 func (c *Corpus) quote(key string) string {
 	b, _ := json.Marshal(key)
 	if key != "" && key[0] < 0x80 && c.IntN(8) == 0 {
@@ -196,7 +196,7 @@ func (c *Corpus) Selective() string {
 // Roots lists the roots of documents.
 var Roots = []string{"input", "output", "error", "caller", "metadata"}
 
-// Document returns a document, which is an object with some of the roots as members, in the
+// Document returns a document. It is an object whose members are some of the roots, in the
 // order of Roots.
 func (c *Corpus) Document() string {
 	var parts []string
@@ -212,7 +212,8 @@ func (c *Corpus) Document() string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Schema returns a JSON Schema of at most about depth levels, with references within it.
+// Schema returns a JSON Schema of at most about depth levels, including references to its own
+// parts.
 func (c *Corpus) Schema(depth int) string {
 	s := c.schema(depth)
 	if s[0] != '{' || s == "{}" {
@@ -259,5 +260,5 @@ func (c *Corpus) schema(depth int) string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Operators returns an operator object without $any of filters.
+// Operators returns an operator object whose $any operands contain operators, not filters.
 func (c *Corpus) Operators() string { return c.operators(0) }

@@ -21,10 +21,11 @@ import (
 
 var update = flag.Bool("update", false, "write the catalogue of the package's own types and the README")
 
-// ownCatalog is the catalogue of functions with the types of package iii.
+// ownCatalog is the file with the catalogue of functions that use the types of package iii.
 const ownCatalog = "own/iiigen_catalog.json"
 
-// ownType is a data type of package iii with the types generated from its schemas.
+// ownType is a data type of package iii, together with the types that iiigen generates from
+// its schemas.
 type ownType struct {
 	name                string
 	own, in, out        reflect.Type
@@ -37,7 +38,7 @@ func pair[Own, In, Out any](name string) ownType {
 		func(c *iii.Client) (*iii.Function, error) { return iii.Handle(c, "own::"+name, reply[In, Out]) }}
 }
 
-// advertised returns the engine's description of functions.
+// advertised returns the functions as the engine describes them.
 func advertised(t *testing.T, serve func(ownType) func(*iii.Client) (*iii.Function, error)) map[string]iii.FunctionDetail {
 	t.Helper()
 	c := connect(t)
@@ -179,7 +180,7 @@ func TestOwnValuesSurviveTheirGeneratedTypes(t *testing.T) {
 	}
 }
 
-// fill sets all settable fields to values other than zero.
+// fill sets all settable fields to nonzero values.
 func fill(v reflect.Value, depth int) {
 	if depth > 6 {
 		return

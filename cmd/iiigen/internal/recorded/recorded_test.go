@@ -23,7 +23,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// clients lists the generated clients by directory.
+// clients maps the directories to the clients that were generated there.
 var clients = map[string]any{"pydantic": pydantic.Pydantic{}, "schemars": schemars.Schemars{}, "zod": zod.Zod{}}
 
 type recording struct {
@@ -51,7 +51,8 @@ func recordings(t *testing.T, name string) []recording {
 	return catalog.Functions
 }
 
-// methodOf returns the types of a function's method. The names of these functions are words.
+// methodOf returns the input and result types of the client's method for a function. The id of
+// the function must consist of words.
 func methodOf(t *testing.T, client any, id string) (in, out reflect.Type) {
 	t.Helper()
 	_, word, _ := strings.Cut(id, "::")
@@ -97,7 +98,8 @@ func TestRecordedValuesSurviveTheirGeneratedTypes(t *testing.T) {
 	}
 }
 
-// goText returns a type as Go code and expands types of the package down to a given depth.
+// goText returns a type as Go code. It expands types of the generated package down to the
+// given depth.
 func goText(typ reflect.Type, depth int) string {
 	own := strings.HasPrefix(typ.PkgPath(), "github.com/iii-go/iii/cmd/")
 	switch {
@@ -177,8 +179,8 @@ from their schemas have the same schemas. The directory tides belongs to a worke
 engine with observers, which a test of the generator starts.
 `
 
-// plain decodes a value with exact numbers, and without members that are null, because the
-// generated types omit optional members that are nil.
+// plain decodes a value with exact numbers. It removes members that are null, because the
+// generated types omit optional members whose value is nil.
 func plain(t *testing.T, raw []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -213,7 +215,7 @@ func plain(t *testing.T, raw []byte) any {
 	return strip(v)
 }
 
-// unknown returns the places where a union holds a value that matches no variant.
+// unknown returns the places at which a union holds a value that matches none of its variants.
 func unknown(v reflect.Value, at string) string {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -270,7 +272,7 @@ func connect(t *testing.T) *iii.Client {
 	return c
 }
 
-// reply is a handler that is registered only for its types and never called.
+// reply is a handler of which only the types matter. It is never called.
 func reply[In, Out any](context.Context, In) (Out, error) {
 	var out Out
 	return out, nil
@@ -309,8 +311,8 @@ func TestWorkerOfGeneratedTypesAdvertisesTheirSchemas(t *testing.T) {
 	}
 }
 
-// opened decodes a schema without additionalProperties: false, because handlers always
-// receive a further member.
+// opened decodes a schema and removes additionalProperties: false, because the input of
+// handlers always has an additional member.
 func opened(t *testing.T, raw []byte) any {
 	t.Helper()
 	v := plain(t, raw)

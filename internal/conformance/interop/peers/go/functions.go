@@ -17,7 +17,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// register gives the worker the functions that every peer has.
+// register registers the functions that every peer has.
 func (p *peer) register() error {
 	var errs []error
 	handle := func(id string, h iii.HandlerFunc) {
@@ -125,14 +125,14 @@ func (p *peer) httpStream(ctx context.Context, payload json.RawMessage) (any, er
 	return nil, errors.Join(err, w.Close())
 }
 
-// ends are the channel ends that a function gets.
+// ends is the input of the functions that read or write channels.
 type ends struct {
 	Reader iii.StreamChannelRef `json:"reader,omitzero"`
 	Writer iii.StreamChannelRef `json:"writer,omitzero"`
 	Bytes  int                  `json:"bytes"`
 }
 
-// report says what came out of a channel.
+// report describes the data that was read from a channel.
 type report struct {
 	Texts  []json.RawMessage `json:"texts"`
 	Bytes  int64             `json:"bytes"`
@@ -156,7 +156,7 @@ func drain(ctx context.Context, r *iii.ChannelReader) (report, error) {
 	return out, err
 }
 
-// fill writes a message and n bytes into a channel.
+// fill writes a message and n bytes to a channel and closes it.
 func fill(ctx context.Context, w *iii.ChannelWriter, n int) error {
 	defer w.Close()
 	if err := w.SendMessage(ctx, map[string]string{"hello": "channel"}); err != nil {

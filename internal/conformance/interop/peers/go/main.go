@@ -1,5 +1,5 @@
-// Command peer is the control group: the peer of the other SDKs, written with this
-// package. Like theirs it is configured by INTEROP_PEER and steered by peer::do.
+// Command peer is the control group. It is the same program as the peers of the other SDKs,
+// written with this package: INTEROP_PEER configures it, and calls of peer::do control it.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// config is what INTEROP_PEER holds.
+// config is the content of INTEROP_PEER.
 type config struct {
 	URL       string            `json:"url"`
 	Name      string            `json:"name"`

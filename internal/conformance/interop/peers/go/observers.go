@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// observed is what the step observe is asked for besides a function and metadata.
+// observed holds the further members of the step observe.
 type observed struct {
 	Target      string             `json:"target"`
 	Args        json.RawMessage    `json:"args"`
@@ -21,7 +21,7 @@ type observed struct {
 	MaxInFlight uint32             `json:"max_in_flight"`
 }
 
-// observe makes an observer and waits until it is active.
+// observe registers an observer and waits until it is active.
 func (p *peer) observe(ctx context.Context, s step) (any, error) {
 	source := iii.Source{FunctionID: s.FunctionID, Capture: s.Capture, On: s.On, Deliver: s.Deliver}
 	if s.Args != nil {
@@ -58,7 +58,7 @@ func (p *peer) observe(ctx context.Context, s step) (any, error) {
 	return o.ID(), nil
 }
 
-// observing is the state of an observer of this worker, and the reason.
+// observing returns the state of an observer of this worker and, if it has failed, the code.
 func (p *peer) observing(s step) (any, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,7 +71,8 @@ func (p *peer) observing(s step) (any, error) {
 	return state, nil
 }
 
-// host registers a function with hooks of a kind, which returns what it is called with.
+// host registers a function that returns its payload, with the hooks or the option that the
+// kind of the step selects.
 func (p *peer) host(s step) error {
 	var options []iii.FunctionOption
 	switch s.Kind {
@@ -84,7 +85,7 @@ func (p *peer) host(s step) error {
 				return p.tell(ctx, "added", map[string]any{"id": o.ID, "target": o.Target}, nil)
 			},
 			Removed: func(ctx context.Context, o *iii.FunctionObserver) {
-				_ = p.tell(ctx, "removed", map[string]any{"id": o.ID}, nil) // who misses it says so
+				_ = p.tell(ctx, "removed", map[string]any{"id": o.ID}, nil) // if the report is lost, the scenario fails
 			},
 		}))
 	case "args":
@@ -119,7 +120,8 @@ func (p *peer) host(s step) error {
 	return f.Err()
 }
 
-// relay registers a function that tells go::seen of each call, and calls another one.
+// relay registers a function that reports each call to go::seen, and then calls another
+// function.
 func (p *peer) relay(s step) error {
 	f, err := p.client.HandleFunc(s.FunctionID, func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if err := p.tell(ctx, s.FunctionID, payload, nil); err != nil {
@@ -133,9 +135,9 @@ func (p *peer) relay(s step) error {
 	return err
 }
 
-// topic is the topic of a call, or in the arguments of an observer.
+// topic returns the topic in the payload of a call or in the arguments of an observer.
 func topic(raw json.RawMessage) string {
 	var v struct{ Topic string }
-	_ = json.Unmarshal(raw, &v) // "" for what is none
+	_ = json.Unmarshal(raw, &v) // the topic is "" if there is none
 	return v.Topic
 }

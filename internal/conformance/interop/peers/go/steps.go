@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// peer is the worker and what it was told to do.
+// peer is the worker and everything that it has registered at the request of the harness.
 type peer struct {
 	client    *iii.Client
 	telemetry *iii.Telemetry
@@ -26,7 +26,7 @@ type peer struct {
 	observers map[string]*iii.Observer
 }
 
-// step is what peer::do is asked for. Each step has its own members.
+// step is the input of peer::do. Each step uses only some of the members.
 type step struct {
 	Step       string          `json:"step"`
 	FunctionID string          `json:"function_id"`
@@ -59,8 +59,7 @@ type step struct {
 	Schema json.RawMessage `json:"schema"`
 }
 
-// do takes a step and tells what it came to: a value, or the error that this
-// worker got.
+// do takes a step and returns the outcome: a value, or the error that this worker received.
 func (p *peer) do(ctx context.Context, payload json.RawMessage) (any, error) {
 	var s step
 	if err := json.Unmarshal(payload, &s); err != nil {
@@ -185,7 +184,7 @@ func (p *peer) call(ctx context.Context, s step) (any, error) {
 	return out, err
 }
 
-// listen registers a function that tells go::seen what it is called with.
+// listen registers a function that reports its calls to go::seen.
 func (p *peer) listen(s step) error {
 	f, err := p.client.HandleFunc(s.FunctionID, func(ctx context.Context, payload json.RawMessage) (any, error) {
 		inv, _ := iii.InvocationFromContext(ctx)
@@ -224,7 +223,7 @@ func (p *peer) bind(s step) (any, error) {
 	return t.ID(), nil
 }
 
-// Bind is called for each trigger of the type that this worker provides.
+// Bind is called for each new trigger of the type that this worker provides.
 func (p *peer) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	var config struct{ Refuse bool }
 	if err := json.Unmarshal(b.Config, &config); err != nil {
@@ -239,12 +238,12 @@ func (p *peer) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	return p.tell(ctx, "bound", map[string]any{"id": b.ID, "function_id": b.FunctionID, "config": b.Config, "metadata": b.Metadata}, nil)
 }
 
-// Unbind is called when such a trigger ends.
+// Unbind is called when a trigger of that type is removed.
 func (p *peer) Unbind(ctx context.Context, id string) error {
 	return p.tell(ctx, "unbound", map[string]any{"id": id}, nil)
 }
 
-// channelIn makes a channel, has a function write into it and reads it.
+// channelIn creates a channel, calls a function that writes to it, and reads the channel.
 func (p *peer) channelIn(ctx context.Context, s step) (any, error) {
 	w, r, err := p.client.CreateChannel(ctx)
 	if err != nil {
@@ -258,7 +257,8 @@ func (p *peer) channelIn(ctx context.Context, s step) (any, error) {
 	return out, errors.Join(err, <-called)
 }
 
-// channelOut makes a channel, writes into it and returns what a function read.
+// channelOut creates a channel, writes to it, and returns the report of a function that read
+// it.
 func (p *peer) channelOut(ctx context.Context, s step) (any, error) {
 	w, r, err := p.client.CreateChannel(ctx)
 	if err != nil {
@@ -271,7 +271,7 @@ func (p *peer) channelOut(ctx context.Context, s step) (any, error) {
 	return out, errors.Join(err, <-written)
 }
 
-// guard registers an auth function that asks for a token.
+// guard registers an auth function that requires a token.
 func (p *peer) guard(s step) error {
 	f, err := iii.Handle(p.client, s.FunctionID, func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
 		if in.Headers[s.Header] != s.Token {
@@ -287,7 +287,7 @@ func (p *peer) guard(s step) error {
 	return err
 }
 
-// shelf is a stream that this worker stores itself.
+// shelf is a stream whose items this worker stores itself.
 type shelf struct {
 	mu    sync.Mutex
 	items map[[2]string]json.RawMessage // by group and item
