@@ -257,7 +257,7 @@ func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) 
 	builtin, p, missing := l.engine.begin(r)
 	switch {
 	case missing != nil:
-		// A record of the engine would be the next one for the same trigger.
+		// A record of the engine would fire the same trigger again.
 		if !b.config.missed.Swap(true) {
 			l.engine.noWorker(b.binding, missing)
 		}

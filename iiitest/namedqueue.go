@@ -134,7 +134,7 @@ func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure stri
 	return "function call failed"
 }
 
-// noWorker says in the log that an attempt of a job has failed for lack of a worker.
+// noWorker logs that an attempt of a job has failed because its function has no worker.
 func (q *queues) noWorker(queue string, j *job, err *wireError) {
 	if err != nil && err.Code == "function_not_found" {
 		q.engine.log.Warn("event found no worker", "queue", queue, "function", j.functionID, "attempt", j.attempts+1, "error", err.Message)

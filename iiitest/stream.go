@@ -87,8 +87,8 @@ func decodeStreamConfig(config json.RawMessage) (streamConfig, error) {
 	return c, nil
 }
 
-// streamItem identifies an item: the input of the functions that need nothing else, and
-// the first part of the input of the others.
+// streamItem identifies an item. It is the whole input of some functions and the first part of
+// the input of others.
 type streamItem struct {
 	Stream string `json:"stream_name"`
 	Group  string `json:"group_id"`
