@@ -360,7 +360,7 @@ func TestRejectAndAccepted(t *testing.T) {
 	})
 }
 
-// When another worker takes a function over, its observers are removed here.
+// When another worker takes over a function, the client removes the function's observers.
 func TestReleaseRunsRemovedOnceAndUndoesAnAdd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, release := range map[string]func(*peerConn, *Function){
@@ -766,8 +766,7 @@ func BenchmarkAddObservers(b *testing.B) {
 	}
 }
 
-// A hook that ends its goroutine, and one that waits for its context, do not block
-// others.
+// A hook that ends its goroutine or waits for its context does not block other hooks.
 func TestHooksThatDoNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -976,8 +975,8 @@ func TestRenamedFunctions(t *testing.T) {
 	})
 }
 
-// What the engine says to a registration is not taken for its answer to one that was taken back,
-// although the id of one ends with that of the other.
+// An answer of the engine to a current registration is not mistaken for the answer to a
+// withdrawn registration, even if the id of one ends with the id of the other.
 func TestAnswersToIDsThatEndAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {

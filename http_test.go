@@ -236,8 +236,8 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	}
 }
 
-// The last of two members counts, in the exact spelling, and the type determines which
-// worker reads a config.
+// If a config repeats a member, the last one counts. The member's name must have the exact
+// spelling, and the trigger type determines which worker reads the config.
 func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	for name, trigger := range map[string]iii.TriggerConfig{
 		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
@@ -271,7 +271,8 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	}
 }
 
-// A call with another config that ends the engine's task is rejected as well.
+// The client also rejects a call that passes another config on which the engine's task would
+// end.
 func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -429,7 +430,7 @@ func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
 	}
 }
 
-// A route is represented by its function, which reports the fate of both.
+// A route is represented by its function, which also reports the rejection of the route.
 func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
 	for protocol, code := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: iii.CodeTriggerRegistrationFailed, iiitest.Protocol025: iii.CodeTriggerRegistrationFailed, iiitest.Protocol026: iii.CodeHTTPRouteConflict,

@@ -261,7 +261,7 @@ func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	})
 }
 
-// A nested call that its handler no longer waits for counts as a handler of its own.
+// A nested call whose handler has stopped waiting for it occupies a slot of its own.
 func TestNestedCallThatOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -751,8 +751,8 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 	})
 }
 
-// Reports of calls that were made while the connection was lost follow the acks of the
-// next one, in order. Reports that were in transit are not repeated.
+// Reports of calls made while disconnected follow the acks on the next connection, in order.
+// Reports that were in transit when the connection broke are not repeated.
 func TestReportsAcrossAReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})

@@ -203,7 +203,7 @@ func TestSlogValues(t *testing.T) {
 	}
 }
 
-// selves is a value whose groups contain the value itself, under each of several keys.
+// selves is a value whose groups contain the value itself under several keys.
 type selves []string
 
 func (s selves) LogValue() slog.Value {
@@ -450,8 +450,7 @@ func TestTraceHandlerIsAHandler(t *testing.T) {
 	}
 }
 
-// The ids are added to the attributes that there would be without them, whatever groups
-// are open.
+// TraceHandler adds the ids and changes no other attribute, whichever groups are open.
 func TestTraceHandlerAddsIDs(t *testing.T) {
 	var with, without bytes.Buffer
 	noTime := &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {

@@ -332,7 +332,7 @@ func TestMountedHandlerThatExits(t *testing.T) {
 	}
 }
 
-// Frameworks ask the writer whether the client has left.
+// Frameworks use the writer to find out whether the client has left.
 func TestMountedCloseNotify(t *testing.T) {
 	told := make(chan struct{})
 	base := mounted(t, "GET", "/events", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -419,7 +419,7 @@ func (r *routeCall) result(t *testing.T) any {
 	return result
 }
 
-// A handler that forwards the body leaves a goroutine behind that still reads it.
+// A handler that forwards the request body can leave behind a goroutine that still reads it.
 func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	reading, read := make(chan struct{}), make(chan error, 1)
 	call := newRouteCall(t, "POST", "/forward", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
