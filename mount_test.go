@@ -1080,8 +1080,8 @@ func TestMountedWriteDeadline(t *testing.T) {
 	}
 }
 
-// A client that reads slowly receives a complete response that takes much longer than the
-// write timeout.
+// A client that reads slowly receives a complete response, even if the response takes much
+// longer than the write timeout.
 func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 	const size = 8 << 20
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -1139,7 +1139,7 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 	})
 }
 
-// A write deadline that passes before anything has been sent.
+// A write deadline can pass before any part of a buffered response has been sent.
 func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1186,8 +1186,8 @@ func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	}
 }
 
-// The events that free a handler that writes to a client that reads nothing, without a
-// deadline.
+// A handler without a deadline writes to a client that does not read. Each of these events
+// ends the blocked write.
 func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -2498,7 +2498,7 @@ var endBehaviours = []behaviour{
 	{name: "panic behind a complete body", length: true, handler: endsWith("reason", true, "5", "begun")},
 }
 
-// handlerBehaviours are those of third-party handlers.
+// handlerBehaviours are the behaviours of third-party handlers.
 func handlerBehaviours(t *testing.T) []behaviour {
 	t.Helper()
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

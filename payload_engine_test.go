@@ -25,8 +25,9 @@ func echo[T any](t *testing.T, c *iii.Client, id string) {
 	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil }, iii.WithBuiltinOverride())
 }
 
-// payloadTypes are the types for the functions of the recordings, by id or by its
-// beginning; functions that are not here get a payload of their caller's choice.
+// payloadTypes maps functions of the recordings to payload types. The key is the id of a
+// function or the beginning of the id. A function without an entry receives an arbitrary
+// payload.
 var payloadTypes = []struct {
 	id   string
 	echo func(t *testing.T, c *iii.Client, id string)
@@ -197,8 +198,8 @@ func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// viaAny returns a document as a typed handler of any receives it: numbers are floats,
-// and the member that the engine adds is missing.
+// viaAny returns a document as a typed handler of type any receives it: its numbers are
+// floats, and it lacks the member that the engine adds.
 func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()
 	var v any
@@ -412,7 +413,7 @@ func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// undecodable is an interface that nothing can be decoded into, unless it holds a pointer.
+// undecodable is an interface. No value can be decoded into it, unless it holds a pointer.
 type undecodable interface{ String() string }
 
 // lists is a list of lists.
@@ -674,7 +675,8 @@ func TestSchemasThatCannotBeEnforced(t *testing.T) {
 	}
 }
 
-// Of a route the body alone is validated, and a request without one is not.
+// For a route, only the body of a request is validated, and a request without a body is not
+// validated.
 func TestBodiesAreValidated(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)

@@ -102,7 +102,7 @@ func (r *replica) told() (refusals, takeovers int) {
 	return refusals, takeovers
 }
 
-// inPlaceOf maps messages to those of engines with observers in place of triggers.
+// inPlaceOf maps the messages of engines with triggers to those of engines with observers.
 var inPlaceOf = map[string]string{"registertrigger": "observe", "unregistertrigger": "unobserve"}
 
 // sent lists the messages of a type, or of its replacement, that a worker has sent since
@@ -234,7 +234,7 @@ func TestFunctionGivenUpByALivingOwnerIsTakenOver(t *testing.T) {
 	})
 }
 
-// Function.Err keeps the refusal across a reconnection: it is nil only once this worker
+// Function.Err keeps the refusal across a reconnection. It becomes nil only when this worker
 // serves the function.
 func TestRefusalDoesNotFlicker(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -1035,8 +1035,8 @@ func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 // staysAway makes a worker that loses its connection behave like one that was killed.
 var staysAway = iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 3_600_000, MaxDelayMs: 3_600_000, BackoffMultiplier: 1})
 
-// A connection that breaks while the triggers wait for the former owner is replaced like
-// any other.
+// A connection may break while the triggers wait for the former owner of their functions. The
+// client reconnects as usual.
 func TestConnectionMayDieDuringATakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
@@ -1634,9 +1634,9 @@ func (c *churn) remove(id string, alone bool) {
 	delete(c.functions, id)
 }
 
-// checkHeldTriggers checks the log of messages: no trigger of a function that its worker
-// has registered on this connection precedes the pong after the function, or is sent
-// while the latest attempt is rejected.
+// checkHeldTriggers checks the log of messages. A trigger must not be sent before the pong
+// that follows the registration of its function on the same connection, nor while the latest
+// registration of the function is rejected.
 func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	t.Helper()
 	type attempt struct {
