@@ -638,7 +638,7 @@ func largeText() json.RawMessage {
 	return json.RawMessage(`"` + strings.Repeat("x", messageTooLarge) + `"`)
 }
 
-// The hooks receive the payload as it was before the handler, without the engine's key.
+// Hooks receive the payload as it was before the handler ran, without the engine's key.
 func TestHooksSeeTheCallAsItCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got ObservedCall
@@ -852,8 +852,8 @@ func TestSetsAreBounded(t *testing.T) {
 	}
 }
 
-// For any announcements of an engine, the set equals the latest announcement, and nothing
-// panics.
+// FuzzHostMessages sends arbitrary announcements. Nothing panics, and the set of observers
+// equals the latest announcement.
 func FuzzHostMessages(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"functionregistered","id":"f","revision":1,"observers":[{"id":"a","target":"t"},{"id":"a","target":"u","args":{"b":1}}]}`,
@@ -917,9 +917,9 @@ func FuzzWithoutParent(f *testing.F) {
 	})
 }
 
-// An engine whose access control has renamed a function may refer to it by the new id.
-// Its messages then concern the function, and messages to it use that id; none is
-// mistaken for a message about an unregistered function.
+// If access control has renamed a function, the engine may refer to it by the new id. The
+// client then relates the engine's messages to the function and uses the new id in its own
+// messages. It mistakes no message for one about an unregistered function.
 func TestRenamedFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {

@@ -36,8 +36,8 @@ func typedRoute(t *testing.T, h func(context.Context, *iii.HTTPRequest[sigIn]) (
 	return e, c, f.ID()
 }
 
-// A body of another type is a mistake of the HTTP client; a payload that is not a request
-// is a mistake of the caller.
+// If a body has the wrong type, the HTTP client is at fault; if a payload is not a request,
+// the caller is at fault.
 func TestTypedRouteRefusesBodies(t *testing.T) {
 	e, c, id := typedRoute(t, func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error) {
 		t.Error("the handler runs")
@@ -56,7 +56,7 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 	}
 }
 
-// A 204 has no body. The engine receives it in a form to which it adds none.
+// A response with status 204 has no body, and its form prevents the engine from adding one.
 func TestTypedRouteWithoutContent(t *testing.T) {
 	for _, test := range []struct {
 		name string

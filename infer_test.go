@@ -432,8 +432,8 @@ func schemaTypes() (closed, open []reflect.Type) {
 }
 
 // filler creates values in which no part is nil or empty, except the parts at the depth nilAt,
-// which are all nil or empty. A random filler decides about each part separately, and creates several
-// entries in maps and slices.
+// which are all nil or empty. A random filler decides about each part separately, and creates
+// several entries in maps and slices.
 type filler struct {
 	r      *rand.Rand
 	random bool

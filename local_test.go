@@ -208,8 +208,8 @@ func TestNestedLocalCalls(t *testing.T) {
 	})
 }
 
-// Local calls outside of handlers, and those without an answer, wait for a slot; calls
-// that a handler waits for share its slot.
+// Local calls outside of handlers, and calls without an answer, wait for a slot. Calls that a
+// handler waits for share the handler's slot.
 func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -404,8 +404,8 @@ func TestLocalCallsWhileAway(t *testing.T) {
 }
 
 // A drain lets running handlers call functions of their own worker, and rejects all other
-// calls. It unregisters functions immediately, so that another worker can serve them,
-// except for those with observers whose reports have not been sent.
+// calls. It unregisters functions immediately, so that another worker can serve them. A
+// function with observers remains registered until its reports have been sent.
 func TestLocalCallsInADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {

@@ -270,8 +270,8 @@ func TestMountedServerSentEvents(t *testing.T) {
 	}
 }
 
-// HEAD reaches the handler of GET, unless HEAD has a handler of its own, regardless of
-// the order of mounting.
+// A HEAD request reaches the handler for GET, unless a handler for HEAD is mounted. The order
+// of mounting does not matter.
 func TestMountedGetServesHead(t *testing.T) {
 	answers := func(text string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Answer", text+" "+r.Pattern) })
@@ -556,7 +556,7 @@ func TestMountedHeadersThatAreNotSentAreLogged(t *testing.T) {
 	}
 }
 
-// The result that the engine receives for responses to which it would add something.
+// A mounted handler returns its result in a form to which the engine adds nothing.
 func TestMountedResults(t *testing.T) {
 	plain := "Content-Type: text/plain; charset=utf-8"
 	result := func(status int, body any, headers ...any) any {
@@ -609,8 +609,8 @@ func TestMountedResults(t *testing.T) {
 	}
 }
 
-// The content type that the engine adds to a value would replace the one that the client
-// of a 304 has stored.
+// A 304 is streamed, because the engine adds a content type to any other result. That content
+// type would replace the one that the client has stored.
 func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	call := newRouteCall(t, "GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
@@ -634,7 +634,7 @@ func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	}
 }
 
-// The length in a response to HEAD is that of the response to GET.
+// A response to HEAD declares the length of the response to GET.
 func TestMountedHeadTellsTheLength(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "a.txt", time.Unix(1e9, 0), strings.NewReader(strings.Repeat("a", 100_000)))

@@ -323,7 +323,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 	})
 }
 
-// A shutdown attempts to connect once more, but does not repeat what the engine refuses.
+// A shutdown tries to connect once more, but does not retry after a refusal.
 func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {

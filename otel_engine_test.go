@@ -128,7 +128,7 @@ func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	}
 }
 
-// A client's Shutdown flushes its telemetry, which continues.
+// A client's Shutdown flushes the telemetry but does not end it.
 func TestShutdownFlushesTelemetry(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{SpansFlushIntervalMs: pointer[uint64](3_600_000)})
@@ -876,8 +876,8 @@ func TestTraceCrossesHTTP(t *testing.T) {
 	}
 }
 
-// The engine ends connections without a Close frame, even those that are closed with one.
-// The client neither waits for it nor reports or logs its absence.
+// The engine ends connections without a Close frame, even if the client has sent one. The
+// client neither waits for the Close frame nor reports or logs its absence.
 func TestShutdownTakesTheEndOfAConnectionForItsAnswer(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder

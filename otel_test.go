@@ -444,8 +444,8 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	span.End()
 }
 
-// A shutdown without an engine ends by itself, and one with a silent engine when ctx
-// ends, regardless of shutdown_timeout_ms. Each reports its losses and leaves nothing
+// Without an engine, a shutdown ends by itself; with a silent engine, it ends when ctx ends.
+// shutdown_timeout_ms affects neither. Each shutdown reports its losses and leaves nothing
 // behind.
 func TestTelemetryShutdownIsBounded(t *testing.T) {
 	silent := otelScript{ping: func(*otelConn, []byte) bool { return true }}

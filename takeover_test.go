@@ -430,8 +430,8 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 	}
 }
 
-// A worker that drains for a long time remains connected, but holds nothing that could
-// interfere.
+// A worker that drains for a long time remains connected, but does not block the worker that
+// has taken over its functions.
 func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		working := make(chan struct{})
@@ -459,7 +459,8 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 	})
 }
 
-// A worker that reconnects and finds its functions taken sends none of their triggers.
+// If a reconnecting worker finds that another worker serves its functions, it does not send
+// their triggers.
 func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 10_000, MaxDelayMs: 10_000, BackoffMultiplier: 1}))

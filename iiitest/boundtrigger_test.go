@@ -40,7 +40,7 @@ func (l *lostEvents) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// since returns what has been logged since the last call.
+// since returns the lines that were logged after the previous call of since.
 func (l *lostEvents) since() []string {
 	synctest.Wait()
 	l.mu.Lock()

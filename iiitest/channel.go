@@ -250,8 +250,8 @@ func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	}
 }
 
-// serveChannelReader sends what the writer wrote, then a Close without a code. Like the
-// engine, it reads nothing from the reader's socket: it leaves pings unanswered, and
+// serveChannelReader sends the frames of the writer, and then a Close frame without a code.
+// Like the engine, it reads nothing from the reader's socket: it leaves pings unanswered, and
 // notices only at the next frame that the reader is gone.
 func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, reading)

@@ -16,11 +16,11 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// WithConsole serves a read-only page at addr that shows the activity of the engine:
-// workers, functions, triggers, observers, live invocations, traces, logs and metrics, and
-// what is in its state, streams and queues. addr has the form host:port and must be on the
-// loopback interface. Port 0 selects a free port;
-// Engine.ConsoleURL returns the address. The default "" disables the console.
+// WithConsole serves a read-only page at addr that shows the activity of the engine: workers,
+// functions, triggers, observers, live invocations, traces, logs and metrics, and the contents
+// of its state, streams and queues. addr has the form host:port and must be on the loopback
+// interface. Port 0 selects a free port; Engine.ConsoleURL returns the address. The default ""
+// disables the console.
 //
 // A console keeps the last thousand invocations of workers' functions and the last thousand of
 // the engine's own functions, with payloads up to the limit of WithConsoleLimit. The engine
@@ -85,8 +85,8 @@ type cause struct{ kind, id string }
 // causeHTTP is the kind of the cause of requests.
 const causeHTTP = "http"
 
-// withCause records in ctx why the engine makes a call: kind is what caused it, such as
-// a trigger or a queue, and id is its id.
+// withCause records in ctx why the engine makes a call: kind is the kind of the cause, such as
+// a trigger or a queue, and id identifies the cause.
 func withCause(ctx context.Context, kind, id string) context.Context {
 	return context.WithValue(ctx, causeKey{}, cause{kind, id})
 }

@@ -32,7 +32,7 @@ func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError)
 	return v, nil
 }
 
-// inputError rejects an input for a reason beyond the rules of decodeInput.
+// inputError rejects an input for a reason that the rules of decodeInput do not cover.
 func inputError(functionID, detail string) *wireError {
 	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
 }

@@ -36,7 +36,7 @@ type QueueConfig struct {
 	BackoffMs int `json:"backoff_ms"`
 }
 
-// check rejects what the engine rejects in its configuration.
+// check rejects configurations that the engine rejects.
 func (c QueueConfig) check() error {
 	switch {
 	case c.MaxRetries < 0 || c.Concurrency < 0 || c.BackoffMs < 0:
@@ -52,7 +52,7 @@ func (c QueueConfig) check() error {
 // defaultQueue is the named queue that always exists.
 const defaultQueue = "default"
 
-// namedQueue is a queue in which jobs are enqueued by its name.
+// namedQueue is a queue to which callers add jobs by the queue's name.
 type namedQueue struct {
 	lane
 	config QueueConfig

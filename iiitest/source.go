@@ -298,8 +298,8 @@ func (t *observers) list(keep func(o *observer) bool) []observerView {
 	return list
 }
 
-// fields returns the members of a view in an answer. The filters occur twice: within
-// source, and beside it, where other SDKs look for them.
+// fields returns the members of a view in an answer. The filters occur twice: within source,
+// and at the top level, where other SDKs look for them.
 func (v *observerView) fields() map[string]any {
 	s := v.Source
 	fields := map[string]any{
