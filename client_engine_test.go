@@ -981,8 +981,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	}
 }
 
-// The time for which a queue retries a job of a function without a worker is as
-// documented in docs/deploying.md.
+// A queue retries a job whose function has no worker for as long as docs/deploying.md states.
 func TestQueuesRetryAsLongAsThePageSays(t *testing.T) {
 	for _, test := range []struct {
 		name   string

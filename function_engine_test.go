@@ -599,7 +599,7 @@ func TestHTTPErrorOfAFunction(t *testing.T) {
 	})
 }
 
-// A typed route gets the parameters of its path decoded, as a mounted one does.
+// A typed route receives decoded path parameters, as a mounted route does.
 func TestPathParametersAreDecoded(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)

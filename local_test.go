@@ -331,8 +331,8 @@ func TestLocalHandlersContext(t *testing.T) {
 	})
 }
 
-// The engine adds the callee to the baggage of a traced call, from which spans take it. A
-// local call does the same, and does not modify calls without a trace.
+// The engine adds the callee's id to the baggage of a traced call, and spans take the id from
+// there. A local call adds the id, too. A call without a trace is not modified.
 func TestLocalCallsNameTheCallee(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})

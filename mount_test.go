@@ -1002,7 +1002,7 @@ type stuck struct {
 	err   error
 }
 
-// The limits of a Write to a client that reads nothing.
+// A Write to a client that reads nothing has these limits.
 func TestMountedWriteDeadline(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1291,8 +1291,8 @@ func TestMountedResponseController(t *testing.T) {
 	})
 }
 
-// Read deadlines of a body that arrives in three parts: immediately, after 10 s and after
-// 20 s.
+// Read deadlines apply to a body that arrives in three parts: immediately, after 10 s and
+// after 20 s.
 func TestMountedReadDeadline(t *testing.T) {
 	read := func(r *http.Request, n int) (string, error) {
 		b := make([]byte, n)
@@ -1488,8 +1488,8 @@ func TestMountedRangeWithDeadlines(t *testing.T) {
 	}
 }
 
-// A response to HEAD is complete when its head has been sent: the context of a handler
-// that waits for its client to leave ends.
+// A response to HEAD is complete when its head has been sent. The context of a handler that
+// waits for its client to leave then ends.
 func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan error, 1)
@@ -1520,8 +1520,9 @@ func TestStreamOptionsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// The engine sends the cookies of a streamed response in no fixed order, so cookies that
-// a later one replaces are omitted; other spellings of the header name count as well.
+// The engine sends the cookies of a streamed response in no fixed order, so a cookie is
+// omitted if a later cookie replaces it. This includes cookies under other spellings of the
+// header's name.
 func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "a", func(r *replica) {

@@ -2032,7 +2032,7 @@ func improves(name, path, recorded, own, reason string) *improvement {
 // absent stands for a missing value.
 const absent = "absent"
 
-// improvements lists all intended differences. An unused one fails the test.
+// improvements lists all intended differences. An unused entry fails the test.
 var improvements = []*improvement{
 	improves("defaults are left out", `.*/record/(attributes|events|links|status/code|status/message|dataPoints|.*/dataPoints/0/attributes)`, `""|0|\[\]`, absent,
 		"the standard and the engine treat them alike"),

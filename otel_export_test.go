@@ -328,8 +328,8 @@ func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 	}
 }
 
-// A span that is not sampled is never sent, so neither is its start. After Shutdown, no
-// start is sent.
+// If a span is not sampled, neither the span nor its start is sent. After Shutdown, no start
+// is sent.
 func TestLiveSpansAreSampled(t *testing.T) {
 	s := unconnected(t)
 	live := newLiveSpanProcessor(s)

@@ -216,8 +216,8 @@ func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// A value that encodes either arrives or causes an error immediately: the engine drops
-// messages that it cannot read, and the caller would wait until the timeout.
+// A value that can be encoded either arrives or causes an immediate error. The engine drops
+// messages that it cannot read, so the caller would otherwise wait until its timeout.
 func TestPayloadArrivesOrIsRefused(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("worker"), iii.WithCallTimeout(time.Minute))
@@ -512,8 +512,8 @@ func (k *keptText) UnmarshalJSON(b []byte) error { k.n = len(b); return nil }
 
 type pointerToItself *pointerToItself
 
-// A type that is a pointer to itself registers without a schema, or is refused, and does
-// not hang.
+// The registration of a type that is a pointer to itself either omits the schema or fails. It
+// does not hang.
 func TestPointerToItselfDoesNotHang(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
 	if err != nil {

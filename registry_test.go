@@ -48,7 +48,8 @@ func mustTrigger(t *testing.T, c *Client, functionID, id string) *Trigger {
 	return trigger
 }
 
-// sequence lists the messages of connection n: registrations by id, calls by function.
+// sequence lists the messages of connection n. It names registrations by id and calls by
+// function.
 func (p *peer) sequence(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "ping", "invokefunction") {
 		switch {

@@ -144,7 +144,7 @@ func TestSubscribeComesBack(t *testing.T) {
 	})
 }
 
-// A handler of stream:join rejects subscribers by the context of the auth function.
+// A handler of stream:join rejects subscribers by the context that the auth function returned.
 func TestSubscribeRefused(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		type user struct {
@@ -282,8 +282,8 @@ func TestSubscribeGivesUp(t *testing.T) {
 	})
 }
 
-// A silent peer is detected within a minute, unlike a peer that answers pings or a slow
-// loop.
+// A silent peer is detected within a minute. Neither a peer that answers pings nor a slow loop
+// ends the connection.
 func TestSubscribeKeepalive(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		w.set(func(w *wire) { w.mute = true })

@@ -313,7 +313,7 @@ func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string)
 }
 
 // Each event fires once before, during and after an update, on the worker that serves the
-// function; and a replica that fails changes nothing.
+// function. A replica that fails changes nothing.
 func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		var mu sync.Mutex
@@ -777,8 +777,8 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 	}
 }
 
-// A rolling update and a failed canary under load: the answers to clients of a route and
-// to callers of a function.
+// The test runs a rolling update and a failed canary under load, and checks the answers to
+// clients of a route and to callers of a function.
 func TestReplicasUnderLoad(t *testing.T) {
 	const perSecond = 300
 	// load requests the route and calls the function perSecond times each until stop is
@@ -1441,8 +1441,8 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)
 }
 
-// A worker that waits for its name can be ended at any time, and fails for the same
-// reasons as others.
+// A worker that waits for its name can be ended at any time, and fails for the same reasons as
+// other workers.
 func TestWorkerThatWaitsForItsName(t *testing.T) {
 	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 		t.Helper()
@@ -1697,7 +1697,7 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	return triggers
 }
 
-// Two replicas whose connections and functions appear and disappear.
+// The test runs two replicas whose connections and functions appear and disappear.
 func TestReplicasConcurrent(t *testing.T) {
 	const ids = 30
 	for i := range iii.Scale(10, 200) {
