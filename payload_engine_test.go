@@ -424,7 +424,7 @@ type decodesAnything []chan int
 
 func (d *decodesAnything) UnmarshalJSON([]byte) error { *d = make(decodesAnything, 1); return nil }
 
-// A result that cannot be decoded is known before the function runs.
+// A call fails before the function runs if no JSON value can be decoded into its result.
 func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e)

@@ -220,7 +220,7 @@ func ExampleEngine_DialContext() {
 	// Output: "hello" <nil>
 }
 
-// Frames shows what went over the wire.
+// Frames shows the messages that went over the wire.
 func ExampleEngine_Frames() {
 	engine, err := iiitest.New()
 	if err != nil {

@@ -95,8 +95,8 @@ func (r *logRecord) listed() map[string]any {
 	return fields
 }
 
-// logs is the log of the engine. It holds what workers send over telemetry or write
-// through engine::log::*, and the engine's own records.
+// logs is the log of the engine. It holds the records that workers send over telemetry or
+// write through engine::log::*, and the engine's own records.
 type logs struct {
 	engine   *Engine
 	triggers boundTriggers[*logSubscriber]

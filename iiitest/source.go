@@ -395,9 +395,9 @@ type LocalCalls struct {
 	Dropped map[string]uint64
 }
 
-// LocalCalls returns what workers have reported about the calls that they made in
-// process, by function. The id * stands for the functions that a worker combines into
-// one entry. Workers report every ten seconds.
+// LocalCalls returns the statistics that workers have reported about the calls that they made
+// in process, by function. The entry with the id * combines functions that a worker does not
+// report separately. Workers report every ten seconds.
 func (e *Engine) LocalCalls() []LocalCalls {
 	t := &e.observers
 	t.mu.Lock()

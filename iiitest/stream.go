@@ -24,8 +24,8 @@ type streams struct {
 	joins, leaves boundTriggers[struct{}]
 
 	// mu is held from a write to the delivery of its event to the sockets. Every socket
-	// then sees the changes in the order in which they happened, and a new socket
-	// misses none.
+	// therefore sees the changes in the order in which they happened, and a new socket misses
+	// no change.
 	mu      sync.Mutex
 	sockets map[*streamSocket]struct{}
 
