@@ -913,8 +913,8 @@ func TestReportsForAnEngineWithoutObservers(t *testing.T) {
 	})
 }
 
-// Reports of void calls, and of calls whose caller has given up, arrive as well; the
-// trace is that of the handler.
+// Void calls, and calls whose caller has given up, are reported as well, with the trace of the
+// handler.
 func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})

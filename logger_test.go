@@ -508,8 +508,8 @@ func TestTraceHandlerAddsIDs(t *testing.T) {
 	}
 }
 
-// TraceHandler works over any handler: over that of the telemetry, it adds the ids to
-// the data.
+// TraceHandler works over any handler. Over the handler of the telemetry, it adds the ids to
+// the data of a record.
 func TestTraceHandlerOverTelemetry(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(TraceHandler(newSlogHandler(provider, nil))).WithGroup("g").InfoContext(ExtractContext(t.Context(), testParent, ""), "m", "a", 1)

@@ -205,8 +205,9 @@ func WithTelemetryLimit(items, bytes int) Option {
 	}
 }
 
-// WithLogger sets a logger for messages and registrations that the engine drops silently, and
-// for errors of triggered functions. By default, and with nil, the engine logs nothing.
+// WithLogger sets a logger for messages and registrations that the engine drops silently, for
+// errors of triggered functions, and for events that reach no worker. By default, and with
+// nil, the engine logs nothing.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) error {
 		if l != nil {
