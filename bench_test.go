@@ -16,8 +16,8 @@ type benchOrder struct {
 	Lines []string `json:"lines"`
 }
 
-// benchWorkers connects two workers to a development engine in the same process over TCP:
-// a figure includes the cost of all three.
+// benchWorkers connects two workers to a development engine over TCP. All three share one
+// process, so a measurement includes the cost of all three.
 func benchWorkers(b *testing.B, opts ...iii.Option) (caller, callee *iii.Client) {
 	e := iiitest.Start(b, iiitest.WithFrameLimit(0, 0))
 	worker := func(name string) *iii.Client {
@@ -44,8 +44,8 @@ func benchWorkers(b *testing.B, opts ...iii.Option) (caller, callee *iii.Client)
 	return caller, callee
 }
 
-// BenchmarkCall is a call of a typed function and its answer, one after another
-// (latency) and many at once (throughput).
+// BenchmarkCall measures calls of a typed function, including the answer: one call after
+// another (latency), and many at once (throughput).
 func BenchmarkCall(b *testing.B) {
 	order := benchOrder{ID: 7, Buyer: "ann", Lines: []string{"book", "pen"}}
 	b.Run("one", func(b *testing.B) {
@@ -92,7 +92,7 @@ func BenchmarkCallSize(b *testing.B) {
 	}
 }
 
-// BenchmarkSend measures a message without an answer, until it is written.
+// BenchmarkSend measures a message without an answer, from Send until the message is written.
 func BenchmarkSend(b *testing.B) {
 	c, _ := benchWorkers(b)
 	b.ReportAllocs()

@@ -156,7 +156,7 @@ func TestChannelReadDeadlineKeepsTheChannel(t *testing.T) {
 	}
 }
 
-// A full channel holds the writer back, and a Close from elsewhere frees it.
+// A full channel blocks the writer until another goroutine closes the channel.
 func TestChannelBackPressure(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
@@ -199,7 +199,7 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 	}
 }
 
-// A writer that never wrote still ends its channel, unless its reference was passed on.
+// A writer that has sent nothing still ends its channel, unless its reference was passed on.
 func TestChannelUnusedWriterEnds(t *testing.T) {
 	c := connected(t)
 	w, r := channelPair(t, c)
@@ -329,8 +329,8 @@ func TestChannelRefsAreJSON(t *testing.T) {
 	}
 }
 
-// heldBack starts a Write that the reader holds back, and returns the channel of its
-// error.
+// heldBack starts a Write that blocks because the reader does not read, and returns the
+// channel of its error.
 func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan error {
 	t.Helper()
 	wrote := make(chan error, 1)
@@ -345,8 +345,8 @@ func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan e
 	return wrote
 }
 
-// A caller of a Write that is held back waits only until its context or its deadline
-// ends. The Write itself continues up to its own limit.
+// A caller of a blocked Write waits only until its context or its deadline ends. The Write
+// itself continues up to its own limit.
 func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
@@ -371,7 +371,7 @@ func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// A deadline applies to a Write in progress, and to the one that waits behind it.
+// A deadline applies to a Write in progress and to a Write that waits for it.
 func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -419,8 +419,8 @@ func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 	}
 }
 
-// A message that the reader holds back fails when its context ends, in the middle of a
-// frame, which breaks the channel.
+// A SendMessage that is blocked in the middle of a frame fails when its context ends, and
+// breaks the channel.
 func TestChannelMessageHeldBackEndsWithItsContext(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
@@ -489,7 +489,7 @@ func (d *hangingDial) dial(ctx context.Context, network, addr string) (net.Conn,
 	}
 }
 
-// Neither Close nor another caller waits for an end that is being opened.
+// Neither Close nor any other caller waits for an end whose connection is being opened.
 func TestChannelOpeningHangs(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -680,14 +680,13 @@ func FuzzChannelRefs(f *testing.F) {
 // benchFrame is the frame size that channels use for bytes.
 const benchFrame = 64 << 10
 
-// BenchmarkChannelCopy measures io.Copy from a writer's end of a channel to a
-// reader's, and beside it what the WebSocket library does bare: one goroutine
-// writes 64 KiB binary frames to one connection, another reads them from a second
-// one into a buffer that it keeps. Both go through the same relay, over TCP on
-// the loopback interface, so the difference is what the ends of a channel cost:
-// "relay" is a relay that does nothing but pass frames on, with the 64 frames of
-// buffer that an engine has, and "engine" is the development engine. Everything
-// runs in one process, so the machine's CPUs carry the relay, too.
+// BenchmarkChannelCopy measures io.Copy from the writing end of a channel to the reading end.
+// For comparison, it also measures the WebSocket library alone: one goroutine writes 64 KiB
+// binary frames to a connection, and another goroutine reads them from a second connection
+// into a buffer that it reuses. Both variants use the same relay, over TCP on the loopback
+// interface, so the difference is the cost of the channel's ends. "relay" only forwards
+// frames, with a buffer of 64 frames as in an engine; "engine" is the development engine.
+// Everything runs in one process, so the CPUs also carry the relay.
 func BenchmarkChannelCopy(b *testing.B) {
 	for _, via := range []struct {
 		name string

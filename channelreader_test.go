@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Frames that are read in parts allocate no memory, and their buffers are reused.
+// Reading frames in parts allocates no memory, and the buffers are reused.
 func TestChannelReaderReadsInParts(t *testing.T) {
 	r := newChannelReader(nil, StreamChannelRef{})
 	want := bytes.Repeat([]byte("0123456789abcde"), channelChunk/15)
@@ -46,7 +46,7 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 	}
 }
 
-// Frames occupy the memory that they count as, including small and empty ones.
+// A frame occupies as much memory as it counts for, even if it is small or empty.
 func TestChannelReaderHoldsSmallFrames(t *testing.T) {
 	for _, text := range []bool{false, true} {
 		for _, size := range []int{0, 1, 1000} {

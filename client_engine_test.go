@@ -87,8 +87,9 @@ func checkLog(t *testing.T, e *iiitest.Engine) {
 	}
 }
 
-// behindTLS starts a TLS server that speaks HTTP/2, as gateways do, in front of an address and
-// returns its own, https, and the configuration that trusts it.
+// behindTLS starts a TLS server in front of an address. The server speaks HTTP/2, as gateways
+// do. behindTLS returns the https address of the server and a configuration that trusts its
+// certificate.
 func behindTLS(t *testing.T, address string) (string, *tls.Config) {
 	t.Helper()
 	server := behindTLSServer(t, address)
@@ -342,9 +343,8 @@ func TestUnixSocket(t *testing.T) {
 	})
 }
 
-// proxyTarget is the address of an engine that only the proxy can reach.
-// secureProxyTarget is the address of a TLS server in front of it, under a name in its
-// certificate.
+// proxyTarget is the address of an engine that only the proxy can reach. secureProxyTarget is
+// the address of a TLS server in front of that engine; its name is in the server's certificate.
 const (
 	proxyTarget       = "ws://engine.invalid:49134"
 	secureProxyTarget = "wss://example.com:49134"
@@ -427,7 +427,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// parseProxyAuth is Request.BasicAuth for a proxy.
+// parseProxyAuth is like Request.BasicAuth, but reads the credentials for a proxy.
 func parseProxyAuth(r *http.Request) (user, password string, ok bool) {
 	return (&http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}).BasicAuth()
 }
@@ -681,8 +681,8 @@ func captureDefault(t *testing.T) *logLines {
 	return &l
 }
 
-// Without a logger, a program learns once why its first connection fails; a program that
-// sets a logger, or nil, has made its own choice.
+// Without a logger, the client reports once why the first connection fails. With a logger,
+// even nil, it does not, because the program has made its choice.
 func TestFirstFailureToConnectIsLoggedWithoutALogger(t *testing.T) {
 	var own logLines
 	for _, test := range []struct {
@@ -817,11 +817,11 @@ func (o *outcomes) failedExcept(expected ...string) (n int) {
 	return n
 }
 
-// A rolling update of two replicas under 500 requests a second of each kind, as the page on
-// deploying describes it: the new replica starts, its probe lets the orchestrator go on, the
-// old one gets its signal. Calls with a retry policy do not fail; of those without one, each
-// failure says that the function has not run. Visitors of a route see the engine's answers for
-// 3 s at most.
+// TestRollingUpdateLosesNoRequest updates two replicas one after the other, under 500 requests
+// a second of each kind, as the page on deploying describes: the new replica starts, its probe
+// lets the orchestrator continue, and the old replica receives its signal. Calls with a retry
+// policy do not fail. If a call without a policy fails, its error reports that the function
+// has not run. Visitors of a route receive the engine's own answers for at most 3 s.
 func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	const perSecond = 500
 	for _, test := range []struct {
@@ -981,8 +981,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	}
 }
 
-// The time for which a queue retries a job of a function without a worker is as
-// documented in docs/deploying.md.
+// A queue retries a job whose function has no worker for as long as docs/deploying.md states.
 func TestQueuesRetryAsLongAsThePageSays(t *testing.T) {
 	for _, test := range []struct {
 		name   string

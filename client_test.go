@@ -51,8 +51,8 @@ func TestBubble(t *testing.T) {
 	})
 }
 
-// TestRunEndsBeforeItIsConnected: ending a program while the engine is unavailable is not
-// an error of Run, but the deadline of its context is.
+// TestRunEndsBeforeItIsConnected ends programs while the engine is unavailable. Run then
+// returns no error, unless the deadline of its context has passed.
 func TestRunEndsBeforeItIsConnected(t *testing.T) {
 	for _, test := range []struct {
 		name string

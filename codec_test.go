@@ -95,8 +95,8 @@ func TestEncodeResult(t *testing.T) {
 	}
 }
 
-// TestEncodeRefuses tests values that do not encode: the error reports it, and the pooled
-// buffer remains usable.
+// TestEncodeRefuses tests values that cannot be encoded: encoding returns an error, and the
+// pooled buffer remains usable.
 func TestEncodeRefuses(t *testing.T) {
 	for name, v := range map[string]any{
 		"channel": make(chan int), "function": func() {}, "NaN": nan(), "raw": json.RawMessage("{"), "empty raw": json.RawMessage{},
@@ -128,7 +128,7 @@ func TestEncodeRefuses(t *testing.T) {
 
 func nan() float64 { zero := 0.0; return zero / zero }
 
-// latin1 encodes as text that is not valid UTF-8.
+// latin1 encodes to text that is not valid UTF-8.
 type latin1 struct{}
 
 func (latin1) MarshalJSON() ([]byte, error) { return []byte("\"caf\xe9\""), nil }
@@ -347,8 +347,8 @@ func TestEncodeForEngine(t *testing.T) {
 	}
 }
 
-// FuzzParse parses arbitrary messages: none causes a panic, the extracted parts are JSON,
-// and a message made of the parts parses into the same parts.
+// FuzzParse parses arbitrary messages. No message causes a panic, the extracted parts are
+// JSON, and a message composed of the parts parses into the same parts.
 func FuzzParse(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -391,8 +391,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// A large buffer does not stay in memory for small messages, but does for messages that
-// fill it.
+// A large buffer is released if messages are small, and kept if messages fill it.
 func TestBuffersWorthKeeping(t *testing.T) {
 	use := func(b *buffer, size int) bool {
 		b.Reset()

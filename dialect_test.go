@@ -341,11 +341,12 @@ func (u *upgrade) since() time.Time {
 	return u.connected
 }
 
-// The engine is replaced under running workers, by each generation after each other one. No
-// call is lost without an error, and none runs twice or against what its error says; routes
-// answer within 2 s of the reconnection and do not fail afterwards; a cron trigger fires once
-// for each tick while its worker is connected, and never twice; every other trigger and
-// observer works again, and fires once for each event; durable messages come at least once.
+// TestEngineIsReplacedUnderItsWorkers replaces the engine under running workers, in every
+// sequence of two generations. No call is lost without an error, and none runs twice or runs
+// although its error excludes that. Routes answer within 2 s of the reconnection and do not
+// fail afterwards. A cron trigger fires once for each tick while its worker is connected.
+// Every other trigger and observer works again and fires once for each event. Durable messages
+// are delivered at least once.
 func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 	generations := []iiitest.Protocol{iiitest.Protocol025, iiitest.Protocol026, iiitest.Protocol023, // in the order of an upgrade, and back
 		iiitest.Protocol026, iiitest.Protocol025, iiitest.Protocol023}

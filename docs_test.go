@@ -393,15 +393,15 @@ func fieldsAndMethods(t *testing.T) map[string]bool {
 	return names
 }
 
-// exported is something that a package exports.
+// exported is an exported name of a package.
 type exported struct {
 	name string
 	ways []string // an example that shows the name contains one of these
 }
 
-// api lists the exported names of a package other than data types: functions, and
-// hand-written types that have functions or methods, along with these. Types from the
-// schemas are data, unless they are configs of triggers.
+// api lists the exported names of a package without its data types. The names are those of
+// functions, and of hand-written types that have functions or methods, with these functions
+// and methods. Types from the schemas count as data, unless they are configs of triggers.
 func api(t *testing.T, dir string) (all []exported) {
 	t.Helper()
 	fset, files := parsePackage(t, dir, isSource)
@@ -450,8 +450,8 @@ func api(t *testing.T, dir string) (all []exported) {
 	return all
 }
 
-// ofInterfaces are methods that others call: of errors, encodings, readers, exporters
-// and processors.
+// ofInterfaces lists methods that other packages call through interfaces: methods of errors,
+// encodings, readers, exporters and processors.
 var ofInterfaces = []string{
 	"Error", "Unwrap", "Is", "String", "MarshalJSON", "UnmarshalJSON", "TriggerType",
 	"ReadFrom", "WriteTo", "OnStart", "OnEnd", "ForceFlush", "Shutdown", "Export", "ExportSpans", "Temporality", "Aggregation",
@@ -643,7 +643,7 @@ func pages(t *testing.T) []string {
 	return pages
 }
 
-// Each block of Go on a page, and in README.md, has a comment before it that says what it quotes:
+// Each block of Go on a page, and in README.md, follows a comment that names its source:
 //
 //	<!-- example: ExampleClient_Trigger -->
 //	<!-- file: examples/worker/main.go -->
@@ -769,7 +769,7 @@ func anchors(t *testing.T, page string) (names []string) {
 	return names
 }
 
-// The page of guarantees names each test of one.
+// The page of guarantees names every test of a guarantee.
 func TestPageOfGuaranteesNamesItsTests(t *testing.T) {
 	page := readFile(t, "docs/guarantees.md")
 	_, files := parsePackage(t, ".", func(name string) bool { return strings.HasPrefix(name, "promise_") })

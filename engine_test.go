@@ -256,14 +256,15 @@ func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...
 	bubble(t, func(t *testing.T, e *iiitest.Engine) { test(t, connect(t, e, iii.WithDialContext(e.DialContext))) }, opts...)
 }
 
-// withTriggers is an engine with triggers, not with observers in their place.
+// withTriggers is an engine with triggers, as opposed to one with observers in place of
+// triggers.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
 // hasTriggers reports whether e supports triggers.
 func hasTriggers(e *iiitest.Engine) bool { return e.Protocol() == iiitest.Protocol023 }
 
-// generations runs bubble on an engine with triggers and on one with observers in their
-// place.
+// generations runs bubble on an engine with triggers and on an engine with observers in place
+// of triggers.
 func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...iiitest.Option) {
 	t.Helper()
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
@@ -271,8 +272,8 @@ func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts 
 	}
 }
 
-// bound returns the triggers of the engine, or the observers in their place, by id, with
-// the function that each of them runs.
+// bound returns the triggers of the engine, or the observers in place of triggers, by id. The
+// values are the functions that they run.
 func bound(t *testing.T, e *iiitest.Engine, c *iii.Client) map[string]string {
 	t.Helper()
 	list := map[string]string{}

@@ -58,7 +58,8 @@ func request(t *testing.T, e *iiitest.Engine, method, target, contentType, body 
 	return resp.StatusCode, string(text), resp.Header
 }
 
-// A handler that runs too long is answered for, and counts until it returns.
+// A handler that exceeds its time limit is answered at the limit, but counts as running until
+// it returns.
 func TestHandlersAreLimitedInTime(t *testing.T) {
 	const limit = 3 * time.Second
 	type handler func(ctx context.Context) error
@@ -160,8 +161,8 @@ func TestDrainWaitsForHandlersThatTimedOut(t *testing.T) {
 	})
 }
 
-// A route whose handler runs too long answers 504, unless the head of a stream is out: then
-// the response is cut off.
+// A route whose handler exceeds its time limit answers 504, unless the head of a streamed
+// response has been sent. In that case, the response is cut off.
 func TestRoutesAreLimitedInTime(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -227,7 +228,8 @@ func TestRoutesAreLimitedInTime(t *testing.T) {
 	})
 }
 
-// Middleware of a function is inside that of the client, and its errors are those of the route.
+// Middleware of a function runs inside that of the client. Its errors are handled like errors
+// of the route's handler.
 func TestFunctionMiddleware(t *testing.T) {
 	var mu sync.Mutex
 	var calls []string
@@ -261,8 +263,8 @@ func TestFunctionMiddleware(t *testing.T) {
 	})
 }
 
-// Registration rejects ids that are reserved, options without effect, and types into
-// which nothing decodes.
+// Registration rejects reserved ids, options that have no effect, and types that no JSON value
+// can be decoded into.
 func TestRegistrationsThatMakeNoSense(t *testing.T) {
 	nothing := func(context.Context, json.RawMessage) (any, error) { return nil, nil }
 	id := func(id string, opts ...iii.FunctionOption) func(*iii.Client) error {
@@ -410,7 +412,7 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// Conditions and middleware functions of a route are asked by the engine.
+// The engine, not the worker, calls the conditions and middleware functions of a route.
 func TestTriggerOptionsOfRoutes(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -597,7 +599,7 @@ func TestHTTPErrorOfAFunction(t *testing.T) {
 	})
 }
 
-// A typed route gets the parameters of its path decoded, as a mounted one does.
+// A typed route receives decoded path parameters, as a mounted route does.
 func TestPathParametersAreDecoded(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)

@@ -88,8 +88,9 @@ func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// A host takes arguments, rejects observers, selects them by keys, delivers, and rejects
-// them later; its engine and its observers follow.
+// TestHostedSourceOnTheEngine tests a host with all of its capabilities: arguments, rejection
+// of observers at once and later, selection by keys, and delivery. The engine and the
+// observers behave as the host decides.
 func TestHostedSourceOnTheEngine(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		type args struct {
@@ -194,7 +195,8 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// What is delivered does not depend on what is captured, for local calls either.
+// The delivered part of a call does not depend on the captured parts, either for routed or for
+// local calls.
 func TestLocalAndRoutedCallsDeliverTheSamePart(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))

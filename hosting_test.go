@@ -360,7 +360,7 @@ func TestRejectAndAccepted(t *testing.T) {
 	})
 }
 
-// When another worker takes a function over, its observers are removed here.
+// When another worker takes over a function, the client removes the function's observers.
 func TestReleaseRunsRemovedOnceAndUndoesAnAdd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, release := range map[string]func(*peerConn, *Function){
@@ -638,7 +638,7 @@ func largeText() json.RawMessage {
 	return json.RawMessage(`"` + strings.Repeat("x", messageTooLarge) + `"`)
 }
 
-// The hooks receive the payload as it was before the handler, without the engine's key.
+// Hooks receive the payload as it was before the handler ran, without the engine's key.
 func TestHooksSeeTheCallAsItCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got ObservedCall
@@ -766,8 +766,7 @@ func BenchmarkAddObservers(b *testing.B) {
 	}
 }
 
-// A hook that ends its goroutine, and one that waits for its context, do not block
-// others.
+// A hook that ends its goroutine or waits for its context does not block other hooks.
 func TestHooksThatDoNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -853,8 +852,8 @@ func TestSetsAreBounded(t *testing.T) {
 	}
 }
 
-// For any announcements of an engine, the set equals the latest announcement, and nothing
-// panics.
+// FuzzHostMessages sends arbitrary announcements. Nothing panics, and the set of observers
+// equals the latest announcement.
 func FuzzHostMessages(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"functionregistered","id":"f","revision":1,"observers":[{"id":"a","target":"t"},{"id":"a","target":"u","args":{"b":1}}]}`,
@@ -918,9 +917,9 @@ func FuzzWithoutParent(f *testing.F) {
 	})
 }
 
-// An engine whose access control has renamed a function may refer to it by the new id.
-// Its messages then concern the function, and messages to it use that id; none is
-// mistaken for a message about an unregistered function.
+// If access control has renamed a function, the engine may refer to it by the new id. The
+// client then relates the engine's messages to the function and uses the new id in its own
+// messages. It mistakes no message for one about an unregistered function.
 func TestRenamedFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
@@ -976,8 +975,8 @@ func TestRenamedFunctions(t *testing.T) {
 	})
 }
 
-// What the engine says to a registration is not taken for its answer to one that was taken back,
-// although the id of one ends with that of the other.
+// An answer of the engine to a current registration is not mistaken for the answer to a
+// withdrawn registration, even if the id of one ends with the id of the other.
 func TestAnswersToIDsThatEndAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {

@@ -36,8 +36,8 @@ func typedRoute(t *testing.T, h func(context.Context, *iii.HTTPRequest[sigIn]) (
 	return e, c, f.ID()
 }
 
-// A body of another type is a mistake of the HTTP client; a payload that is not a request
-// is a mistake of the caller.
+// If a body has the wrong type, the HTTP client is at fault; if a payload is not a request,
+// the caller is at fault.
 func TestTypedRouteRefusesBodies(t *testing.T) {
 	e, c, id := typedRoute(t, func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error) {
 		t.Error("the handler runs")
@@ -56,7 +56,7 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 	}
 }
 
-// A 204 has no body. The engine receives it in a form to which it adds none.
+// A response with status 204 has no body, and its form prevents the engine from adding one.
 func TestTypedRouteWithoutContent(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -236,8 +236,8 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	}
 }
 
-// The last of two members counts, in the exact spelling, and the type determines which
-// worker reads a config.
+// If a config repeats a member, the last one counts. The member's name must have the exact
+// spelling, and the trigger type determines which worker reads the config.
 func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	for name, trigger := range map[string]iii.TriggerConfig{
 		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
@@ -271,7 +271,8 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	}
 }
 
-// A call with another config that ends the engine's task is rejected as well.
+// The client also rejects a call that passes another config on which the engine's task would
+// end.
 func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -429,7 +430,7 @@ func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
 	}
 }
 
-// A route is represented by its function, which reports the fate of both.
+// A route is represented by its function, which also reports the rejection of the route.
 func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
 	for protocol, code := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: iii.CodeTriggerRegistrationFailed, iiitest.Protocol025: iii.CodeTriggerRegistrationFailed, iiitest.Protocol026: iii.CodeHTTPRouteConflict,

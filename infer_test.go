@@ -36,7 +36,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// Types that encode themselves, in all the ways there are.
+// Types that implement their own encoding, in all possible ways.
 type (
 	schemaColour     int                // text, both ways
 	schemaWritten    int                // text, when encoded
@@ -87,7 +87,7 @@ func (k *schemaKeyStruct) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Types within themselves that cannot be declared in a function.
+// Recursive types that cannot be declared inside a function.
 type (
 	schemaHusband struct{ Wife *schemaWife }
 	schemaWife    struct{ Husbands []schemaHusband }
@@ -108,8 +108,8 @@ type schemaError struct{ Text string }
 func (e schemaError) Error() string  { return e.Text }
 func (e schemaError) String() string { return e.Text }
 
-// schemaLeaves returns the types that others are made of. open are those of which a part may
-// be any JSON.
+// schemaLeaves returns the types from which other types are composed. The types in open have a
+// part that may be any JSON value.
 func schemaLeaves() (closed, open []reflect.Type) {
 	// Types of every kind without methods.
 	type (
@@ -137,7 +137,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		hidden  struct{ _ int }
 	)
 
-	// Types within themselves.
+	// Recursive types.
 	type (
 		node struct {
 			Value int    `json:"value"`
@@ -363,7 +363,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 	return closed, open
 }
 
-// embedding returns a struct in which others are embedded.
+// embedding returns a struct that embeds other structs.
 func embedding(types ...reflect.Type) reflect.Type {
 	var fields []reflect.StructField
 	for _, t := range types {
@@ -431,9 +431,9 @@ func schemaTypes() (closed, open []reflect.Type) {
 	return closed, append(derive(open), random(append(slices.Clone(open), closed[:50]...))...)
 }
 
-// filler creates values without nil or empty parts, except those that are nilAt levels
-// deep. A random filler decides for each part, and creates several entries in maps and
-// slices.
+// filler creates values in which no part is nil or empty, except the parts at the depth nilAt,
+// which are all nil or empty. A random filler decides about each part separately, and creates
+// several entries in maps and slices.
 type filler struct {
 	r      *rand.Rand
 	random bool
@@ -572,8 +572,8 @@ func (f filler) own(t reflect.Type) (any, bool) {
 	return nil, false
 }
 
-// valuesOf returns values of a type: its zero value, systematic ones in which each part that
-// can be nil is so once, and random ones.
+// valuesOf returns values of a type: the zero value, values in which each part that can be nil
+// is nil once, and random values.
 func valuesOf(t reflect.Type, r *rand.Rand, exact bool) (systematic, random []reflect.Value) {
 	systematic = append(systematic, reflect.New(t).Elem())
 	for nilAt := -1; nilAt <= maxFilled; nilAt++ {
@@ -589,7 +589,7 @@ func valuesOf(t reflect.Type, r *rand.Rand, exact bool) (systematic, random []re
 	return systematic, random
 }
 
-// samples are a JSON value of each type, with two kinds of numbers.
+// samples contains a value of each JSON type, and two kinds of numbers.
 var samples = []any{nil, true, 3.0, 1.5, "AAAA", []any{}, map[string]any{}}
 
 func kindOf(v any) string {
@@ -662,8 +662,9 @@ func encodedDoc(t *testing.T, v any) (doc any) {
 	return doc
 }
 
-// The output of encoding/json satisfies the schema of a result, and a value with a type
-// that it never writes at some place does not.
+// The output of encoding/json satisfies the schema of a result. If one part of the output is
+// replaced by a JSON type that encoding/json never writes there, the output no longer
+// satisfies the schema.
 func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
 	closed, open := schemaTypes()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -730,8 +731,8 @@ func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
 	}
 }
 
-// A document that satisfies the schema of an argument can be decoded, and one that a value was
-// encoded as and that can be decoded satisfies it.
+// A document that satisfies the schema of an argument can be decoded. A document that results
+// from encoding a value, and that can be decoded, satisfies the schema.
 func TestSchemaOfAnArgumentSaysWhatCanBeDecoded(t *testing.T) {
 	closed, _ := schemaTypes()
 	r := rand.New(rand.NewPCG(5, 6))
@@ -813,7 +814,7 @@ func decodesItself(t reflect.Type, seen map[reflect.Type]bool) bool {
 	return false
 }
 
-// Types that describe themselves.
+// Types that describe their own schema.
 type (
 	schemaSuit     string                 // an enumeration
 	schemaRange    struct{ From, To int } // by a pointer's method that returns any
@@ -869,7 +870,7 @@ func (schemaNothing) JSONSchema() bool          { return false }
 func (schemaOverride) JSONSchema() string       { return `{"title":"override"}` }
 func (schemaArgument) JSONSchema(string) string { return `{"title":"never"}` }
 
-// Types whose description of themselves is none.
+// Types whose own description is unusable.
 type (
 	schemaPanics  struct{}
 	schemaFails   struct{}
@@ -1018,7 +1019,7 @@ func indented(t *testing.T, raw []byte) string {
 	return string(b)
 }
 
-// Nested types make a schema neither too deep for the engine nor large.
+// Nested types produce a schema that is neither too deep for the engine nor large.
 func TestSchemaOfNestedTypesIsFlat(t *testing.T) {
 	type (
 		l0 struct{ A, B int }
@@ -1234,7 +1235,8 @@ func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 	}
 }
 
-// What a running engine was recorded to send to routes satisfies the schema of a request.
+// Requests that a running engine was recorded to send to routes satisfy the schema of a
+// request.
 func TestRecordedRequestsSatisfyTheSchemaOfARoute(t *testing.T) {
 	raw, err := iii.SchemaOf(reflect.TypeFor[iii.HTTPRequest[any]](), true)
 	if err != nil {
@@ -1301,7 +1303,7 @@ func TestSchemasAreInferredOnceConcurrent(t *testing.T) {
 	}
 }
 
-// A type seen before costs no inference.
+// A type that was inferred before needs no further inference.
 func BenchmarkSchemaOfKnownType(b *testing.B) {
 	typ := reflect.TypeFor[iii.HTTPRequest[schemaPage[schemaRange]]]()
 	if _, err := iii.SchemaOf(typ, true); err != nil {

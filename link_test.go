@@ -14,9 +14,9 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// TestRegisterPatience tests a client whose engine owes it an answer while a connection
-// begins: it waits 10 s for the greeting and for the answer to its registration, and then
-// uses the connection instead of closing it.
+// TestRegisterPatience tests a client whose engine does not answer at the start of a
+// connection. The client waits 10 s for the greeting and for the answer to its registration.
+// It then uses the connection instead of closing it.
 func TestRegisterPatience(t *testing.T) {
 	isRegister := func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }
 	silent := func(c *peerConn, m *peerMessage) bool { return isRegister(m) }

@@ -208,8 +208,8 @@ func TestNestedLocalCalls(t *testing.T) {
 	})
 }
 
-// Local calls outside of handlers, and those without an answer, wait for a slot; calls
-// that a handler waits for share its slot.
+// Local calls outside of handlers, and calls without an answer, wait for a slot. Calls that a
+// handler waits for share the handler's slot.
 func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -261,7 +261,7 @@ func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	})
 }
 
-// A nested call that its handler no longer waits for counts as a handler of its own.
+// A nested call whose handler has stopped waiting for it occupies a slot of its own.
 func TestNestedCallThatOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -331,8 +331,8 @@ func TestLocalHandlersContext(t *testing.T) {
 	})
 }
 
-// The engine adds the callee to the baggage of a traced call, from which spans take it. A
-// local call does the same, and does not modify calls without a trace.
+// The engine adds the callee's id to the baggage of a traced call, and spans take the id from
+// there. A local call adds the id, too. A call without a trace is not modified.
 func TestLocalCallsNameTheCallee(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -404,8 +404,8 @@ func TestLocalCallsWhileAway(t *testing.T) {
 }
 
 // A drain lets running handlers call functions of their own worker, and rejects all other
-// calls. It unregisters functions immediately, so that another worker can serve them,
-// except for those with observers whose reports have not been sent.
+// calls. It unregisters functions immediately, so that another worker can serve them. A
+// function with observers remains registered until its reports have been sent.
 func TestLocalCallsInADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {
@@ -751,8 +751,8 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 	})
 }
 
-// Reports of calls that were made while the connection was lost follow the acks of the
-// next one, in order. Reports that were in transit are not repeated.
+// Reports of calls made while disconnected follow the acks on the next connection, in order.
+// Reports that were in transit when the connection broke are not repeated.
 func TestReportsAcrossAReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
@@ -913,8 +913,8 @@ func TestReportsForAnEngineWithoutObservers(t *testing.T) {
 	})
 }
 
-// Reports of void calls, and of calls whose caller has given up, arrive as well; the
-// trace is that of the handler.
+// Void calls, and calls whose caller has given up, are reported as well, with the trace of the
+// handler.
 func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})

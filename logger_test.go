@@ -203,7 +203,7 @@ func TestSlogValues(t *testing.T) {
 	}
 }
 
-// selves is a value whose groups contain the value itself, under each of several keys.
+// selves is a value whose groups contain the value itself under several keys.
 type selves []string
 
 func (s selves) LogValue() slog.Value {
@@ -450,8 +450,7 @@ func TestTraceHandlerIsAHandler(t *testing.T) {
 	}
 }
 
-// The ids are added to the attributes that there would be without them, whatever groups
-// are open.
+// TraceHandler adds the ids and changes no other attribute, whichever groups are open.
 func TestTraceHandlerAddsIDs(t *testing.T) {
 	var with, without bytes.Buffer
 	noTime := &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
@@ -509,8 +508,8 @@ func TestTraceHandlerAddsIDs(t *testing.T) {
 	}
 }
 
-// TraceHandler works over any handler: over that of the telemetry, it adds the ids to
-// the data.
+// TraceHandler works over any handler. Over the handler of the telemetry, it adds the ids to
+// the data of a record.
 func TestTraceHandlerOverTelemetry(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(TraceHandler(newSlogHandler(provider, nil))).WithGroup("g").InfoContext(ExtractContext(t.Context(), testParent, ""), "m", "a", 1)

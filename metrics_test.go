@@ -123,8 +123,8 @@ func TestCollectorShortInterval(t *testing.T) {
 	})
 }
 
-// A system without process metrics is not an error: the metrics of the Go runtime are
-// there.
+// A system without process metrics is not an error: the metrics of the Go runtime are still
+// reported.
 func TestCollectorOfUnsupportedSystem(t *testing.T) {
 	c, err := newCollector(processReader("plan9"))
 	if err != nil {

@@ -270,8 +270,8 @@ func TestMountedServerSentEvents(t *testing.T) {
 	}
 }
 
-// HEAD reaches the handler of GET, unless HEAD has a handler of its own, regardless of
-// the order of mounting.
+// A HEAD request reaches the handler for GET, unless a handler for HEAD is mounted. The order
+// of mounting does not matter.
 func TestMountedGetServesHead(t *testing.T) {
 	answers := func(text string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Answer", text+" "+r.Pattern) })
@@ -332,7 +332,7 @@ func TestMountedHandlerThatExits(t *testing.T) {
 	}
 }
 
-// Frameworks ask the writer whether the client has left.
+// Frameworks use the writer to find out whether the client has left.
 func TestMountedCloseNotify(t *testing.T) {
 	told := make(chan struct{})
 	base := mounted(t, "GET", "/events", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -419,7 +419,7 @@ func (r *routeCall) result(t *testing.T) any {
 	return result
 }
 
-// A handler that forwards the body leaves a goroutine behind that still reads it.
+// A handler that forwards the request body can leave behind a goroutine that still reads it.
 func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	reading, read := make(chan struct{}), make(chan error, 1)
 	call := newRouteCall(t, "POST", "/forward", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -556,7 +556,7 @@ func TestMountedHeadersThatAreNotSentAreLogged(t *testing.T) {
 	}
 }
 
-// The result that the engine receives for responses to which it would add something.
+// A mounted handler returns its result in a form to which the engine adds nothing.
 func TestMountedResults(t *testing.T) {
 	plain := "Content-Type: text/plain; charset=utf-8"
 	result := func(status int, body any, headers ...any) any {
@@ -609,8 +609,8 @@ func TestMountedResults(t *testing.T) {
 	}
 }
 
-// The content type that the engine adds to a value would replace the one that the client
-// of a 304 has stored.
+// A 304 is streamed, because the engine adds a content type to any other result. That content
+// type would replace the one that the client has stored.
 func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	call := newRouteCall(t, "GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
@@ -634,7 +634,7 @@ func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	}
 }
 
-// The length in a response to HEAD is that of the response to GET.
+// A response to HEAD declares the length of the response to GET.
 func TestMountedHeadTellsTheLength(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "a.txt", time.Unix(1e9, 0), strings.NewReader(strings.Repeat("a", 100_000)))
@@ -1002,7 +1002,7 @@ type stuck struct {
 	err   error
 }
 
-// The limits of a Write to a client that reads nothing.
+// A Write to a client that reads nothing has these limits.
 func TestMountedWriteDeadline(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1080,8 +1080,8 @@ func TestMountedWriteDeadline(t *testing.T) {
 	}
 }
 
-// A client that reads slowly receives a complete response that takes much longer than the
-// write timeout.
+// A client that reads slowly receives a complete response, even if the response takes much
+// longer than the write timeout.
 func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 	const size = 8 << 20
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -1139,7 +1139,7 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 	})
 }
 
-// A write deadline that passes before anything has been sent.
+// A write deadline can pass before any part of a buffered response has been sent.
 func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1186,8 +1186,8 @@ func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	}
 }
 
-// The events that free a handler that writes to a client that reads nothing, without a
-// deadline.
+// A handler without a deadline writes to a client that does not read. Each of these events
+// ends the blocked write.
 func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -1291,8 +1291,8 @@ func TestMountedResponseController(t *testing.T) {
 	})
 }
 
-// Read deadlines of a body that arrives in three parts: immediately, after 10 s and after
-// 20 s.
+// Read deadlines apply to a body that arrives in three parts: immediately, after 10 s and
+// after 20 s.
 func TestMountedReadDeadline(t *testing.T) {
 	read := func(r *http.Request, n int) (string, error) {
 		b := make([]byte, n)
@@ -1488,8 +1488,8 @@ func TestMountedRangeWithDeadlines(t *testing.T) {
 	}
 }
 
-// A response to HEAD is complete when its head has been sent: the context of a handler
-// that waits for its client to leave ends.
+// A response to HEAD is complete when its head has been sent. The context of a handler that
+// waits for its client to leave then ends.
 func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan error, 1)
@@ -1520,8 +1520,9 @@ func TestStreamOptionsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// The engine sends the cookies of a streamed response in no fixed order, so cookies that
-// a later one replaces are omitted; other spellings of the header name count as well.
+// The engine sends the cookies of a streamed response in no fixed order, so a cookie is
+// omitted if a later cookie replaces it. This includes cookies under other spellings of the
+// header's name.
 func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "a", func(r *replica) {
@@ -2498,7 +2499,7 @@ var endBehaviours = []behaviour{
 	{name: "panic behind a complete body", length: true, handler: endsWith("reason", true, "5", "begun")},
 }
 
-// handlerBehaviours are those of third-party handlers.
+// handlerBehaviours are the behaviours of third-party handlers.
 func handlerBehaviours(t *testing.T) []behaviour {
 	t.Helper()
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -54,8 +54,8 @@ func TestHandlerMetricsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// unwrittenLink is a link whose messages the test takes from the send queue in place of a
-// writer, so that only the client itself allocates.
+// unwrittenLink is a link without a writer. The test takes the messages from the send queue,
+// so only the client itself allocates memory.
 type unwrittenLink struct {
 	*link
 	batch []item

@@ -24,7 +24,8 @@ var (
 	withV2           = generation{FeatureObserveV1, FeatureObserveV2, FeatureLocalDispatchV1}
 )
 
-// greetAs greets each connection as the next engine in the list; the last one repeats.
+// greetAs greets the n-th connection as the n-th engine in the list, and all further
+// connections as the last one.
 func greetAs(generations ...generation) func(*peerConn) {
 	return func(c *peerConn) {
 		g := generations[min(c.n, len(generations)-1)]
@@ -260,7 +261,7 @@ func TestObserverIDIsTakenOnceUntilItIsDisposed(t *testing.T) {
 	})
 }
 
-// The engine answers observe messages in order, so each answer has its handle.
+// The engine answers observe messages in order, so the n-th answer belongs to the n-th handle.
 func TestAnswersReachTheObserversInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
@@ -407,7 +408,7 @@ func TestEngineDisposesOfAnObserver(t *testing.T) {
 	}
 }
 
-// await waits until o is in state s.
+// await waits until the observer o is in the state s.
 func (o *Observer) await(s ObserverState) error {
 	r := o.registry()
 	for range 10 {
@@ -722,7 +723,7 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 	}
 }
 
-// The engine may never answer for a function that was unregistered immediately.
+// The engine may give no answer for a function that was unregistered immediately.
 func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {
@@ -759,7 +760,7 @@ func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 	}
 }
 
-// functionConflict reports that another worker owns f.
+// functionConflict is the message that rejects the function f because another worker owns it.
 func functionConflict(f string) string {
 	return fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"w"}`, f)
 }

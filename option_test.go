@@ -438,8 +438,8 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironmentReachesTelemetryOfAClient tests telemetry to the host of its
-// client, which $III_URL does not name.
+// TestTokenOfTheEnvironmentReachesTelemetryOfAClient tests telemetry that uses the host of its
+// client, although $III_URL does not name that host.
 func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
 	t.Setenv("III_TOKEN", tokenMark)
 	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {

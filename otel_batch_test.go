@@ -344,7 +344,7 @@ func TestBatchExportsWhileFlushing(t *testing.T) {
 	})
 }
 
-// waitingKeeper is an exporter whose ForceFlush returns only when its context ends.
+// waitingKeeper is a batchKeeper whose ForceFlush returns only when its context ends.
 type waitingKeeper struct{ batchKeeper }
 
 func (k *waitingKeeper) ForceFlush(ctx context.Context) error {
@@ -431,7 +431,8 @@ func TestBatchInProviders(t *testing.T) {
 	}
 }
 
-// A failing callback affects no other metric, at an interval, a flush or the shutdown.
+// A failing callback affects no other metric, whether metrics are collected at an interval, by
+// a flush or by the shutdown.
 func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 	failed := errors.New("the database is away")
 	handled := countHandled(t, failed)

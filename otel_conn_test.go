@@ -187,8 +187,7 @@ func TestTelemetryTLS(t *testing.T) {
 	}
 }
 
-// The delay between failed attempts grows, and starts over after a connection that
-// lasted.
+// The delay between failed attempts grows. A lasting connection resets it.
 func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := func(n int) bool { return n == 7 }
@@ -324,7 +323,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 	})
 }
 
-// A shutdown attempts to connect once more, but does not repeat what the engine refuses.
+// A shutdown tries to connect once more, but does not retry after a refusal.
 func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
@@ -374,7 +373,8 @@ func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	})
 }
 
-// A silent peer is given up after a minute, but not a peer that only answers pings.
+// A connection with a silent peer is closed after a minute; one with a peer that only answers
+// pings stays open.
 func TestTelemetryGivesUpASilentPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})
@@ -668,8 +668,7 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 	})
 }
 
-// Frames that the last flush of the providers displaces from the queue count as lost as
-// well.
+// Frames that the last flush of the providers displaces from the queue also count as lost.
 func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})

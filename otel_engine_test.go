@@ -128,7 +128,7 @@ func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	}
 }
 
-// A client's Shutdown flushes its telemetry, which continues.
+// A client's Shutdown flushes the telemetry but does not end it.
 func TestShutdownFlushesTelemetry(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{SpansFlushIntervalMs: pointer[uint64](3_600_000)})
@@ -876,8 +876,8 @@ func TestTraceCrossesHTTP(t *testing.T) {
 	}
 }
 
-// The engine ends connections without a Close frame, even those that are closed with one.
-// The client neither waits for it nor reports or logs its absence.
+// The engine ends connections without a Close frame, even if the client has sent one. The
+// client neither waits for the Close frame nor reports or logs its absence.
 func TestShutdownTakesTheEndOfAConnectionForItsAnswer(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder
@@ -1465,8 +1465,8 @@ func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	}
 }
 
-// A processor of the program whose backend is away delays neither the engine's telemetry
-// nor an end beyond its context.
+// If the backend of a program's processor is unavailable, the processor does not delay the
+// engine's telemetry, and a Flush or Shutdown returns when its context ends.
 func TestProcessorsOfTheProgramDoNotDelayTheEngines(t *testing.T) {
 	for name, end := range map[string]func(*iii.Telemetry, context.Context) error{
 		"Flush": (*iii.Telemetry).Flush, "Shutdown": (*iii.Telemetry).Shutdown,
@@ -1574,8 +1574,8 @@ func (s *ownSDK) telemetry() *iii.Telemetry {
 	return iii.TelemetryFromProviders(s.tracers, s.meters, s.loggers)
 }
 
-// A worker with an SDK of its own records there, in its callers' traces, and sends the
-// engine no telemetry. The SDK outlives the Telemetry.
+// A worker with its own SDK records its telemetry there, in the traces of its callers, and
+// sends none to the engine. The SDK outlives the Telemetry.
 func TestTelemetryFromProvidersRecordsWithThemAlone(t *testing.T) {
 	engine, sdk := telemetryEngine(t), newOwnSDK(t)
 	telemetry := sdk.telemetry()
@@ -1652,7 +1652,7 @@ func TestWithTracePayloadsAddsThemToSpansOfTheProgram(t *testing.T) {
 	}
 }
 
-// The sampler of a provider of the program decides, also against an unsampled caller.
+// The sampler of the program's provider decides, even if the caller is unsampled.
 func TestSamplerOfTheProgramDecides(t *testing.T) {
 	for name, test := range map[string]struct {
 		sampler sdktrace.Sampler
@@ -1680,7 +1680,7 @@ func TestSamplerOfTheProgramDecides(t *testing.T) {
 	}
 }
 
-// mapProvider is a tracer provider that cannot be compared, and cannot be flushed.
+// mapProvider is a tracer provider that can be neither compared nor flushed.
 type mapProvider struct {
 	embedded.TracerProvider
 	_   [0]func() // not comparable
@@ -1709,7 +1709,7 @@ type mapSpan struct {
 
 func (s mapSpan) TracerProvider() trace.TracerProvider { return s.p }
 
-// Any kind of provider works, and each may be missing, including as a nil pointer.
+// Any kind of provider works. Each of the three may be missing, or be a nil pointer.
 func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 	var noTracers *sdktrace.TracerProvider
 	var noMeters *sdkmetric.MeterProvider
@@ -1751,12 +1751,13 @@ func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 	}
 }
 
-// flushless is a provider whose backend is away.
+// flushless is a provider whose backend is unavailable.
 type flushless struct{ *sdktrace.TracerProvider }
 
 func (flushless) ForceFlush(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
 
-// A backend that is away delays the end of a client by 3 s, and of the Telemetry by 10 s.
+// An unavailable backend delays the end of a client by 3 s, and the end of the Telemetry by 10
+// s.
 func TestProvidersOfTheProgramDelayAShutdownBriefly(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		telemetry := iii.TelemetryFromProviders(flushless{newOwnSDK(t).tracers}, nil, nil)
@@ -1806,7 +1807,7 @@ func TestConnectionOfNoEngineIsSafe(t *testing.T) {
 	}
 }
 
-// Each invocation that is handled counts once, with its outcome, for as long as its caller
+// Each handled invocation counts once, with its outcome and with the time for which its caller
 // waited for the handler.
 func TestHandlersAreMeasured(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
@@ -1948,7 +1949,7 @@ func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 	}
 }
 
-// A drain that is cut names the functions whose handlers it left behind.
+// A drain that is cut short names the functions whose handlers still run.
 func TestCutDrainNamesTheHandlers(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		var log lines
@@ -2031,7 +2032,7 @@ func improves(name, path, recorded, own, reason string) *improvement {
 // absent stands for a missing value.
 const absent = "absent"
 
-// improvements lists all intended differences. An unused one fails the test.
+// improvements lists all intended differences. An unused entry fails the test.
 var improvements = []*improvement{
 	improves("defaults are left out", `.*/record/(attributes|events|links|status/code|status/message|dataPoints|.*/dataPoints/0/attributes)`, `""|0|\[\]`, absent,
 		"the standard and the engine treat them alike"),

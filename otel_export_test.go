@@ -146,8 +146,8 @@ func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	return frames
 }
 
-// Frames that the connection rejects are an error of the export, and the connection
-// counts them.
+// If the connection rejects frames, the export returns an error, and the connection counts the
+// frames.
 func TestExportReportsRejectedFrames(t *testing.T) {
 	s := unconnected(t)
 	s.queue.refuse(ErrConnectionClosed, false)
@@ -232,9 +232,9 @@ func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
 	}
 }
 
-// A burst of log records, each of which would be a frame of its own, does not overflow
-// the queue, because frames grow with it. The peer starts reading only after all
-// records are written.
+// A burst of log records does not overflow the queue, even though each record could have a
+// frame of its own, because frames grow with the burst. The peer starts reading only after all
+// records have been written.
 func TestLogBurstIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -328,8 +328,8 @@ func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 	}
 }
 
-// A span that is not sampled is never sent, so neither is its start. After Shutdown, no
-// start is sent.
+// If a span is not sampled, neither the span nor its start is sent. After Shutdown, no start
+// is sent.
 func TestLiveSpansAreSampled(t *testing.T) {
 	s := unconnected(t)
 	live := newLiveSpanProcessor(s)

@@ -268,7 +268,7 @@ func TestHTTPIgnoresListedURLs(t *testing.T) {
 	}
 }
 
-// An empty list ignores nothing.
+// An empty list ignores no URL.
 func TestHTTPIgnoresNothingByDefault(t *testing.T) {
 	for _, list := range []string{"", " ", ",", " , ,"} {
 		t.Setenv("OTEL_FETCH_IGNORE_URLS", list)

@@ -326,7 +326,7 @@ func TestQueueAccountsForEveryFrame(t *testing.T) {
 	}
 }
 
-// Span starts alone cause no pings, until a flush waits or much is in flight.
+// Span starts alone cause no pings, unless a flush waits or much data is in flight.
 func TestQueuePingsOnlyForFramesThatAreResent(t *testing.T) {
 	q, l := testQueue(10_000, 1<<20, 0), fakeTelemetryLink()
 	q.attach(l)

@@ -244,9 +244,9 @@ func TestUnsampledPayloadIsNotRead(t *testing.T) {
 	}
 }
 
-// An invocation that is certainly not sampled starts no span: one with an unsampled
-// caller, unless the sampler decides otherwise, or one of a function that does not run
-// here.
+// An invocation that cannot be sampled starts no span. This applies to an invocation with an
+// unsampled caller, unless the sampler decides otherwise, and to an invocation of a function
+// that does not run here.
 func TestTracingSkipsUnsampledInvocations(t *testing.T) {
 	function, elsewhere := &Function{}, &Function{untraced: true}
 	for _, tt := range []struct {

@@ -444,8 +444,8 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	span.End()
 }
 
-// A shutdown without an engine ends by itself, and one with a silent engine when ctx
-// ends, regardless of shutdown_timeout_ms. Each reports its losses and leaves nothing
+// Without an engine, a shutdown ends by itself; with a silent engine, it ends when ctx ends.
+// shutdown_timeout_ms affects neither. Each shutdown reports its losses and leaves nothing
 // behind.
 func TestTelemetryShutdownIsBounded(t *testing.T) {
 	silent := otelScript{ping: func(*otelConn, []byte) bool { return true }}
@@ -506,8 +506,8 @@ func TestTelemetryShutdownIsBounded(t *testing.T) {
 	}
 }
 
-// What a shutdown could not deliver was lost for the reason that kept the connection away,
-// which the error and later calls of Send name.
+// If a shutdown cannot deliver data, its error and the errors of later calls of Send name the
+// reason that kept the connection away.
 func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 	for name, away := range map[string]time.Duration{"at the first attempt": 0, "for a minute": time.Minute} {
 		t.Run(name, func(t *testing.T) {
@@ -585,8 +585,9 @@ func percentile(took []time.Duration, p float64) time.Duration {
 	return took[int(float64(len(took)-1)*p)]
 }
 
-// exporters returns telemetries whose records leave immediately, cannot leave because
-// the engine does not read, or have no engine. The queues of the last two are full.
+// exporters returns three kinds of telemetry: records leave immediately, cannot leave because
+// the engine does not read, or cannot leave because there is no engine. In the last two cases
+// the queues are full.
 func exporters(tb testing.TB) map[string]*Telemetry {
 	tb.Helper()
 	reading, stuck, away := newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{})
@@ -605,8 +606,8 @@ func exporters(tb testing.TB) map[string]*Telemetry {
 	return all
 }
 
-// BenchmarkLogRecord measures the cost of a record to its writer: with an engine that
-// reads, with one that does not, and with none.
+// BenchmarkLogRecord measures the time that a log record costs its writer: with an engine that
+// reads, with one that does not read, and without an engine.
 func BenchmarkLogRecord(b *testing.B) {
 	for name, tel := range exporters(b) {
 		b.Run(name, func(b *testing.B) {

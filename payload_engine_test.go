@@ -25,8 +25,9 @@ func echo[T any](t *testing.T, c *iii.Client, id string) {
 	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil }, iii.WithBuiltinOverride())
 }
 
-// payloadTypes are the types for the functions of the recordings, by id or by its
-// beginning; functions that are not here get a payload of their caller's choice.
+// payloadTypes maps functions of the recordings to payload types. The key is the id of a
+// function or the beginning of the id. A function without an entry receives an arbitrary
+// payload.
 var payloadTypes = []struct {
 	id   string
 	echo func(t *testing.T, c *iii.Client, id string)
@@ -197,8 +198,8 @@ func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// viaAny returns a document as a typed handler of any receives it: numbers are floats,
-// and the member that the engine adds is missing.
+// viaAny returns a document as a typed handler of type any receives it: its numbers are
+// floats, and it lacks the member that the engine adds.
 func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()
 	var v any
@@ -215,8 +216,8 @@ func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// A value that encodes either arrives or causes an error immediately: the engine drops
-// messages that it cannot read, and the caller would wait until the timeout.
+// A value that can be encoded either arrives or causes an immediate error. The engine drops
+// messages that it cannot read, so the caller would otherwise wait until its timeout.
 func TestPayloadArrivesOrIsRefused(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("worker"), iii.WithCallTimeout(time.Minute))
@@ -412,7 +413,7 @@ func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// undecodable is an interface that nothing can be decoded into, unless it holds a pointer.
+// undecodable is an interface. No value can be decoded into it, unless it holds a pointer.
 type undecodable interface{ String() string }
 
 // lists is a list of lists.
@@ -423,7 +424,7 @@ type decodesAnything []chan int
 
 func (d *decodesAnything) UnmarshalJSON([]byte) error { *d = make(decodesAnything, 1); return nil }
 
-// A result that cannot be decoded is known before the function runs.
+// A call fails before the function runs if no JSON value can be decoded into its result.
 func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e)
@@ -511,8 +512,8 @@ func (k *keptText) UnmarshalJSON(b []byte) error { k.n = len(b); return nil }
 
 type pointerToItself *pointerToItself
 
-// A type that is a pointer to itself registers without a schema, or is refused, and does
-// not hang.
+// The registration of a type that is a pointer to itself either omits the schema or fails. It
+// does not hang.
 func TestPointerToItselfDoesNotHang(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
 	if err != nil {
@@ -674,7 +675,8 @@ func TestSchemasThatCannotBeEnforced(t *testing.T) {
 	}
 }
 
-// Of a route the body alone is validated, and a request without one is not.
+// For a route, only the body of a request is validated, and a request without a body is not
+// validated.
 func TestBodiesAreValidated(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The path in the answer to a payload that does not decode is meant for the caller, which
-// knows the JSON keys but not the Go types.
+// An error about a payload that cannot be decoded contains a path. The path is meant for the
+// caller, who knows the JSON keys but not the Go types.
 func TestPayloadErrorNamesTheField(t *testing.T) {
 	type line struct {
 		Quantity int `json:"quantity"`
@@ -118,7 +118,7 @@ func TestWithoutCallerRemovesTheMemberOfTheTop(t *testing.T) {
 	}
 }
 
-// Only types that would accept or reject the member require a scan of the payload.
+// The payload is scanned only for types that would accept or reject the engine's member.
 func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	type plain struct {
 		Values  map[string]int

@@ -19,8 +19,8 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// peer is a scripted engine: it greets, answers registrations, pings and calls as
-// the engine does, and the script decides otherwise where a test wants it to.
+// peer is a scripted engine: it greets, and answers registrations, pings and calls as the
+// engine does, unless a test's script decides otherwise.
 type peer struct {
 	tb     testing.TB
 	server *enginetest.Server
@@ -153,7 +153,7 @@ func (p *peer) serve(conn net.Conn, n int) {
 // waitLimit bounds a wait. In a bubble it is virtual time.
 const waitLimit = time.Minute
 
-// wait returns when done does, which is asked under the lock at every change.
+// wait returns when done returns true. It calls done under the lock at every change.
 func (p *peer) wait(what string, done func() bool) {
 	p.tb.Helper()
 	p.mu.Wait(p.tb, waitLimit, what, done)
@@ -468,7 +468,7 @@ func (c *otelConn) pong(payload []byte) { _ = c.WriteFrame(enginetest.OpPong, tr
 
 func (p *otelPeer) close() { p.server.Close() }
 
-// wait returns once done, which is called under the lock at every change, returns true.
+// wait returns when done returns true. It calls done under the lock at every change.
 func (p *otelPeer) wait(what string, done func() bool) {
 	p.tb.Helper()
 	p.mu.Wait(p.tb, time.Hour, what, done)

@@ -21,8 +21,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// The guarantees that the development engine verifies, with its registry and its log of
-// messages.
+// The guarantees in this file are verified with the development engine, its registry and its
+// log of messages.
 
 const workerName = "worker"
 
@@ -383,8 +383,8 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 	}
 }
 
-// halfOpenDialer dials through a proxy that cuts the first so many connections off,
-// each after so many random bytes, without telling the engine.
+// halfOpenDialer dials through a proxy that cuts off the first connections, cuts of them, each
+// after a random number of bytes. The engine does not notice the cuts.
 func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr string) (net.Conn, error), seed uint64, cuts int, out, in int64) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	r := rand.New(rand.NewPCG(seed, 4))
 	f := enginetest.NewFaultProxy(tb, func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", "engine") }, seed, func(n int) (plan enginetest.FaultPlan) {
@@ -401,9 +401,9 @@ func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr 
 	return f.DialContext
 }
 
-// TestR1HalfOpen cuts connections off at random bytes without the engine noticing: it
-// keeps the old connection, with the worker's name and functions. The worker gets
-// them back, and is never refused for its own name.
+// TestR1HalfOpen cuts connections at random bytes without the engine noticing: the engine
+// keeps the old connection, with the worker's name and functions. The worker recovers them on
+// its next connection, and its own name is never refused.
 func TestR1HalfOpen(t *testing.T) {
 	for i := range iii.Scale(60, 1000) {
 		seed := uint64(i + 1)

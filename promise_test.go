@@ -480,7 +480,7 @@ func TestEndedClient(t *testing.T) {
 	}
 }
 
-// unanswered withholds the answers to the calls of users.
+// unanswered withholds the answers to all calls except calls of the engine's own functions.
 func unanswered(_ *peerConn, m *peerMessage) bool {
 	return m.Type == "invokefunction" && !strings.HasPrefix(m.FunctionID, "engine::")
 }
@@ -570,8 +570,8 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 	})
 }
 
-// TestR6BooksBalance cuts a connection while it carries Sends and calls, and checks that
-// the peer reads each accepted request, or that the request fails or counts as unknown.
+// TestR6BooksBalance cuts a connection while it carries Sends and calls. Each accepted request
+// must be read by the peer, or it must fail or count as unknown.
 func TestR6BooksBalance(t *testing.T) {
 	unknown := uint64(0)
 	for i := range scale(6, 100) {
@@ -2120,8 +2120,8 @@ func TestR9RegistrationsDoNotWait(t *testing.T) {
 	}
 }
 
-// TestCallWithoutConnect checks the error of a call whose client was never told to
-// connect.
+// TestCallWithoutConnect checks the error of a call when the program has never connected the
+// client.
 func TestCallWithoutConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -2137,8 +2137,8 @@ func TestCallWithoutConnect(t *testing.T) {
 	})
 }
 
-// TestConnectTellsWhatIsThere tries a server that accepts connections but is not an
-// engine, and an address without a server.
+// TestConnectTellsWhatIsThere connects to a server that accepts connections but is not an
+// engine, and to an address without a server.
 func TestConnectTellsWhatIsThere(t *testing.T) {
 	for name, test := range map[string]struct {
 		options []Option
@@ -2606,9 +2606,9 @@ func TestR14FlushMeansReceived(t *testing.T) {
 	})
 }
 
-// R15: recording does not wait for the network: while the engine does not read, and while
-// there is no engine, no time passes although the queues are full. BenchmarkLogRecord
-// measures the duration of a record.
+// R15: recording does not wait for the network. While the engine does not read, and while
+// there is no engine, recording takes no virtual time, although the queues are full.
+// BenchmarkLogRecord measures the real time for a record.
 func TestR15RecordingNeverWaits(t *testing.T) {
 	for _, away := range []bool{false, true} {
 		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {

@@ -300,7 +300,7 @@ func TestTriggerProviderAsRecorded(t *testing.T) {
 			}
 		}
 	}
-	// A type that this worker does not provide.
+	// Triggers of a type that this worker does not provide are rejected.
 	e.Send("webhooks", json.RawMessage(`{"type":"registertrigger","id":"t","trigger_type":"nobody's","function_id":"f","config":null}`))
 	want := json.RawMessage(`{"type":"triggerregistrationresult","id":"t","trigger_type":"nobody's","function_id":"f","error":{"code":"trigger_type_not_found","message":"Trigger type not found"}}`)
 	if diff := sameDocument(want, <-said); diff != "" {

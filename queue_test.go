@@ -128,7 +128,7 @@ func TestQueueAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// All pages are read, even while letters are added and removed.
+// All pages are read, even while dead letters are added and removed.
 func TestDeadLettersPages(t *testing.T) {
 	e := iiitest.Start(t)
 	queue, c := connect(t, e), connect(t, e)

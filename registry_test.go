@@ -48,7 +48,8 @@ func mustTrigger(t *testing.T, c *Client, functionID, id string) *Trigger {
 	return trigger
 }
 
-// sequence lists the messages of connection n: registrations by id, calls by function.
+// sequence lists the messages of connection n. It names registrations by id and calls by
+// function.
 func (p *peer) sequence(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "ping", "invokefunction") {
 		switch {
@@ -250,7 +251,7 @@ func TestTriggersKeepTheirOrderWhileConnected(t *testing.T) {
 	})
 }
 
-// rejecting rejects the functions with some ids while refuse is set.
+// rejecting rejects the registrations of the functions for which refuse returns true.
 func rejecting(refuse func(id string) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if m.Type == "registerfunction" && refuse(m.ID) {
@@ -260,7 +261,8 @@ func rejecting(refuse func(id string) bool) func(c *peerConn, m *peerMessage) bo
 	}
 }
 
-// A rejected function that is retried does not delay the triggers of others.
+// A rejected function whose registration is retried does not delay the triggers of other
+// functions.
 func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pongs, reject := slowPongs(500*time.Millisecond), rejecting(func(id string) bool { return strings.HasPrefix(id, "held") })
@@ -286,8 +288,9 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	})
 }
 
-// A trigger that waited for its function belongs to it even when the function is
-// unregistered: the rejected trigger must not fire later because of it.
+// A trigger that waits for its function still depends on it after the function has been
+// unregistered. If the function was rejected, the trigger counts as rejected and must not fire
+// later.
 func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	for _, test := range []struct {
 		name    string

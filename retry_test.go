@@ -226,7 +226,7 @@ func TestPoliciesAreChecked(t *testing.T) {
 	}
 }
 
-// The client makes its own calls about its registrations only once.
+// The client does not repeat its own calls that concern its registrations.
 func TestOwnCallsAreNotRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
@@ -289,8 +289,9 @@ func TestOutcomesInsideOtherErrors(t *testing.T) {
 	}
 }
 
-// Codes that the package sends in place of a handler are reserved: a handler that returns
-// such an error from one of its own calls has already started.
+// The package itself sends certain codes in place of a handler. If a handler returns an error
+// with such a code from one of its own calls, the package replaces the code, because the
+// handler has started.
 func TestCodesOfCalleesAreNotTheCallersOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})

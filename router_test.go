@@ -198,7 +198,7 @@ func TestRoutersThatCannotBe(t *testing.T) {
 	}
 }
 
-// Routers of two replicas: one serves, and the other takes over.
+// Two replicas mount the same router: one serves, and the other takes over.
 func TestRouterIsTakenOver(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		routers := map[string]*iii.Router{}

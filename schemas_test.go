@@ -43,8 +43,8 @@ func declarations(t *testing.T, name string) *ast.File {
 	return f
 }
 
-// A definition whose name is taken, by a constant for example, is dropped by the
-// generator without a word; so are schemas that are not on its command line.
+// The generator silently drops a definition whose name is taken, for example by a constant,
+// and schemas that are not on its command line.
 func TestGeneratedTypesAreComplete(t *testing.T) {
 	gen, err := os.ReadFile("gen.go")
 	if err != nil {
@@ -86,7 +86,8 @@ func TestGeneratedTypesAreComplete(t *testing.T) {
 	t.Logf("%d definitions in %d files, %d generated types", len(defs), len(files), types)
 }
 
-// These are the marks of a generator that gave up or declared something twice.
+// The generated file contains none of the text that the generator emits when it cannot express
+// a type or declares a type twice.
 func TestGeneratedFileIsSound(t *testing.T) {
 	out, err := os.ReadFile("types_gen.go")
 	if err != nil {
@@ -99,7 +100,7 @@ func TestGeneratedFileIsSound(t *testing.T) {
 	}
 }
 
-// Descriptions become doc comments.
+// Schemas have descriptions, because descriptions become doc comments.
 func TestSchemasAreDescribed(t *testing.T) {
 	for name, def := range definitions(t) {
 		description, _ := def.schema["description"].(string)
@@ -255,7 +256,7 @@ func TestSchemaFor(t *testing.T) {
 	}
 }
 
-// What a sender may leave out must not be required of it.
+// A property that a sender may omit must not be required.
 func TestBundledSchemaRequiresNoDefaults(t *testing.T) {
 	got, err := bundleSchema("AuthResult")
 	if err != nil {

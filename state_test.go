@@ -73,7 +73,7 @@ func TestState(t *testing.T) {
 	check(t, "scopes", []string{"another", "carts"}, scopes, err)
 }
 
-// Values of any shape keep their digits, and null counts as none.
+// Values of any shape keep the digits of their numbers, and null counts as no value.
 func TestStateValues(t *testing.T) {
 	c := connected(t)
 	ctx := t.Context()

@@ -303,8 +303,8 @@ func TestHandleStreamRefuses(t *testing.T) {
 	})
 }
 
-// The provider answers the engine's recorded requests as recorded, except for the update,
-// whose result the recorded provider made up.
+// The provider answers the engine's recorded requests as recorded. The update is an exception,
+// because the recorded provider returned an invented result.
 func TestStreamProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	owner := connect(t, e, iii.WithName("owner"))

@@ -109,7 +109,7 @@ func TestSubscribe(t *testing.T) {
 	})
 }
 
-// After a broken connection, the state is sent again and includes the missed changes.
+// After a reconnection, the state is sent again and includes the changes that were missed.
 func TestSubscribeComesBack(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		setItem(t, c, "chat", "room", "m0", 0)
@@ -144,7 +144,7 @@ func TestSubscribeComesBack(t *testing.T) {
 	})
 }
 
-// A handler of stream:join rejects subscribers by the context of the auth function.
+// A handler of stream:join rejects subscribers by the context that the auth function returned.
 func TestSubscribeRefused(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		type user struct {
@@ -203,8 +203,8 @@ func TestSubscribeRefused(t *testing.T) {
 	}, iiitest.WithStreamAuth("streams::auth"))
 }
 
-// lastError runs the loop to its end and returns the error, which must be yielded once
-// and last.
+// lastError runs the loop to its end and returns the error. The loop must yield the error
+// exactly once, as the last element.
 func lastError(t *testing.T, messages iter.Seq2[iii.StreamMessage, error], each func(iii.StreamMessage)) (last error) {
 	t.Helper()
 	for m, err := range messages {
@@ -282,8 +282,8 @@ func TestSubscribeGivesUp(t *testing.T) {
 	})
 }
 
-// A silent peer is detected within a minute, unlike a peer that answers pings or a slow
-// loop.
+// A silent peer is detected within a minute. Neither a peer that answers pings nor a slow loop
+// ends the connection.
 func TestSubscribeKeepalive(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		w.set(func(w *wire) { w.mute = true })
@@ -319,7 +319,7 @@ func TestSubscribeKeepalive(t *testing.T) {
 	})
 }
 
-// Leaving the loop takes a moment at most, even if the peer no longer reads.
+// Leaving a loop takes only a moment, even if the peer no longer reads.
 func TestSubscribeLeavesStuckPeer(t *testing.T) {
 	streamBubble(t, func(t *testing.T, _ *iii.Client, w *wire) {
 		w.set(func(w *wire) { w.passes = 2 }) // handshake and join

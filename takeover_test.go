@@ -102,7 +102,7 @@ func (r *replica) told() (refusals, takeovers int) {
 	return refusals, takeovers
 }
 
-// inPlaceOf maps messages to those of engines with observers in place of triggers.
+// inPlaceOf maps the messages of engines with triggers to those of engines with observers.
 var inPlaceOf = map[string]string{"registertrigger": "observe", "unregistertrigger": "unobserve"}
 
 // sent lists the messages of a type, or of its replacement, that a worker has sent since
@@ -234,7 +234,7 @@ func TestFunctionGivenUpByALivingOwnerIsTakenOver(t *testing.T) {
 	})
 }
 
-// Function.Err keeps the refusal across a reconnection: it is nil only once this worker
+// Function.Err keeps the refusal across a reconnection. It becomes nil only when this worker
 // serves the function.
 func TestRefusalDoesNotFlicker(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -313,7 +313,7 @@ func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string)
 }
 
 // Each event fires once before, during and after an update, on the worker that serves the
-// function; and a replica that fails changes nothing.
+// function. A replica that fails changes nothing.
 func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		var mu sync.Mutex
@@ -430,8 +430,8 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 	}
 }
 
-// A worker that drains for a long time remains connected, but holds nothing that could
-// interfere.
+// A worker that drains for a long time remains connected, but does not block the worker that
+// has taken over its functions.
 func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		working := make(chan struct{})
@@ -459,7 +459,8 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 	})
 }
 
-// A worker that reconnects and finds its functions taken sends none of their triggers.
+// If a reconnecting worker finds that another worker serves its functions, it does not send
+// their triggers.
 func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 10_000, MaxDelayMs: 10_000, BackoffMultiplier: 1}))
@@ -776,8 +777,8 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 	}
 }
 
-// A rolling update and a failed canary under load: the answers to clients of a route and
-// to callers of a function.
+// The test runs a rolling update and a failed canary under load, and checks the answers to
+// clients of a route and to callers of a function.
 func TestReplicasUnderLoad(t *testing.T) {
 	const perSecond = 300
 	// load requests the route and calls the function perSecond times each until stop is
@@ -1035,8 +1036,8 @@ func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 // staysAway makes a worker that loses its connection behave like one that was killed.
 var staysAway = iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 3_600_000, MaxDelayMs: 3_600_000, BackoffMultiplier: 1})
 
-// A connection that breaks while the triggers wait for the former owner is replaced like
-// any other.
+// A connection may break while the triggers wait for the former owner of their functions. The
+// client reconnects as usual.
 func TestConnectionMayDieDuringATakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
@@ -1440,8 +1441,8 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)
 }
 
-// A worker that waits for its name can be ended at any time, and fails for the same
-// reasons as others.
+// A worker that waits for its name can be ended at any time, and fails for the same reasons as
+// other workers.
 func TestWorkerThatWaitsForItsName(t *testing.T) {
 	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 		t.Helper()
@@ -1634,9 +1635,9 @@ func (c *churn) remove(id string, alone bool) {
 	delete(c.functions, id)
 }
 
-// checkHeldTriggers checks the log of messages: no trigger of a function that its worker
-// has registered on this connection precedes the pong after the function, or is sent
-// while the latest attempt is rejected.
+// checkHeldTriggers checks the log of messages. A trigger must not be sent before the pong
+// that follows the registration of its function on the same connection, nor while the latest
+// registration of the function is rejected.
 func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	t.Helper()
 	type attempt struct {
@@ -1696,7 +1697,7 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	return triggers
 }
 
-// Two replicas whose connections and functions appear and disappear.
+// The test runs two replicas whose connections and functions appear and disappear.
 func TestReplicasConcurrent(t *testing.T) {
 	const ids = 30
 	for i := range iii.Scale(10, 200) {

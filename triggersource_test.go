@@ -380,8 +380,8 @@ func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 	})
 }
 
-// An observer of a function on another worker calls the function directly if nothing has
-// to be adapted, and otherwise a private function of this worker.
+// If a function is on another worker, its observer calls it directly when nothing has to be
+// adapted. Otherwise the observer calls a private function of this worker.
 func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
 	for name, test := range map[string]struct {
 		config  TriggerConfig

@@ -20,7 +20,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 )
 
-// Each document is one that the type writes, too.
+// Each type decodes its document and encodes the value to the same document.
 func TestTypesRoundTrip(t *testing.T) {
 	for name, test := range map[string]struct {
 		doc string
@@ -211,7 +211,7 @@ func validate(name string, doc []byte) error {
 // octet is a byte by another name.
 type octet byte
 
-// What a Go literal leaves out.
+// Values encode correctly when a Go literal omits fields.
 func TestTypesEncode(t *testing.T) {
 	for name, test := range map[string]struct {
 		v    any
@@ -280,7 +280,7 @@ func TestTypesEncode(t *testing.T) {
 
 func ptr[T any](v T) *T { return &v }
 
-// The members that a document omits.
+// Fields whose members are missing in a document get their defaults.
 func TestTypesDecode(t *testing.T) {
 	authResult := NewAuthResult()
 	authResult.Context = JSONValue("null")
@@ -671,7 +671,7 @@ func TestUntaggedUnions(t *testing.T) {
 	}
 }
 
-// A detail is accessible with and without the name of its part.
+// The fields of a detail are accessible directly and through its embedded part.
 func TestWorkerDetailFields(t *testing.T) {
 	rss := uint64(7)
 	d := WorkerDetail{Worker: Worker{ID: "w", LatestMetrics: &WorkerMetricsReport{MemoryRSS: &rss}}}
@@ -719,7 +719,7 @@ func FuzzBuiltinTypes(f *testing.F) {
 	})
 }
 
-// FuzzObserverTypes decodes anything into every message and type of observers.
+// FuzzObserverTypes decodes arbitrary data into every message and type of observers.
 func FuzzObserverTypes(f *testing.F) {
 	b, err := os.ReadFile("testdata/observers.jsonl")
 	if err != nil {
@@ -941,12 +941,13 @@ func recordedFrames(t *testing.T) []recordedFrame {
 	return frames
 }
 
-// oddRecordings show how the engine judges deliberate mistakes: their inputs and results
-// are not values of the types.
+// oddRecordings lists recordings of deliberate mistakes. Their inputs and results are not
+// values of the types.
 var oddRecordings = []string{"baggage-functions.jsonl", "configuration-functions.jsonl", "envelopes-odd.jsonl", "guarded-auth-results.jsonl"}
 
-// roundTrip decodes raw into v and encodes that again; the result must be the same
-// JSON: numbers digit by digit, absent not the same as null, the order of keys free.
+// roundTrip decodes raw into v and encodes v again. The result must be the same JSON: it
+// compares numbers digit by digit, distinguishes absent from null, and ignores the order of
+// keys.
 func roundTrip(raw []byte, v any) error {
 	if err := json.Unmarshal(raw, v); err != nil {
 		return err
@@ -1074,8 +1075,8 @@ func TestRecordedMessagesRoundTrip(t *testing.T) {
 	exceptions.checkUnused(t)
 }
 
-// exceptions are deliberate failures, by place, with the reason. One that is not
-// needed is a failure, too.
+// exceptions holds deliberate failures, by place, with their reasons. An unused exception is
+// also a failure.
 type exceptions struct {
 	reasons map[string]string
 	used    map[string]bool
@@ -1107,8 +1108,8 @@ func (e exceptions) checkUnused(t *testing.T) {
 	}
 }
 
-// observerExceptions are lines of testdata/observers.jsonl that do not encode as they
-// were.
+// observerExceptions lists lines of testdata/observers.jsonl that change when they are decoded
+// and encoded.
 var observerExceptions = map[string]string{
 	"5": "the type writes the defaults of an observer",
 }
@@ -1182,7 +1183,7 @@ var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	return sameJSON(a, b) == nil
 })
 
-// An exception for defaults is an exception only because of added members.
+// An exception for defaults permits only added members.
 func TestRecordedInvocationsKeepWhatTheySay(t *testing.T) {
 	seen := 0
 	for _, f := range recordedFrames(t) {
@@ -1527,7 +1528,7 @@ func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, res
 	return nil, nil
 }
 
-// payloadMark is in the payloads of a trigger type and in no other.
+// payloadMark holds, by trigger type, a text that occurs only in payloads of that type.
 var payloadMark = map[string]string{"http": `"path_params"`, "state": `"type":"state"`, "stream": `"type":"stream"`}
 
 // acceptedTelemetry returns the records that the engine returned for single frames of
@@ -1557,7 +1558,8 @@ func acceptedTelemetry(t *testing.T) []payload {
 	return payloads
 }
 
-// badPayloads are recorded to show how the engine rejects them or ignores their faults.
+// badPayloads lists payloads that were recorded to show how the engine rejects them or ignores
+// their faults.
 var badPayloads = map[string]string{
 	"cron-and-log-triggers.jsonl:26":    "no message; the engine refuses it",
 	"engine-functions.jsonl:28":         "an id, which the engine ignores: it chooses one",

@@ -140,7 +140,7 @@ func (t *observers) reported(w *worker, home string, m invocationsObservedMessag
 	}
 }
 
-// failureOf returns an error without its stack trace, which is not passed on.
+// failureOf removes the stack trace from an error, because observers do not receive it.
 func failureOf(raw json.RawMessage) json.RawMessage {
 	if isNull(raw) {
 		return nil
@@ -232,8 +232,8 @@ func (t *observers) launch(o *observer, r *request) {
 	})
 }
 
-// freed releases a slot when an activation, or a call through an observer, has ended,
-// and launches activations that wait for it.
+// freed releases the slot of an activation, or of a call through an observer, that has ended,
+// and launches activations that wait for a slot.
 func (t *observers) freed(o *observer) {
 	o.inFlight--
 	for len(o.waiting) > 0 && (o.maxInFlight == 0 || o.inFlight < o.maxInFlight) {
@@ -298,9 +298,9 @@ type sourceEvent struct {
 	only   func(o *observer) bool // nil: all observers
 }
 
-// occur passes an event to the observers of a source inside the engine, as a call of
-// the source whose input and result are both the event. It never blocks, so callers may
-// hold any lock. Observers receive events in order.
+// occur reports an event of a source inside the engine to the observers of the source. They
+// see the event as a call of the source whose input and result are both the event. occur never
+// blocks, so callers may hold any lock. Observers receive events in order.
 func (t *observers) occur(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {
@@ -358,8 +358,8 @@ func (t *observers) happened(event sourceEvent) {
 	t.choose(c, observedResult{Matched: &matched})
 }
 
-// ask calls, one after the other, the targets of a source's observers that match an
-// event. It reports whether the result of any of them satisfies stops.
+// ask passes an event to the targets of the matching observers of a source, one target after
+// the other. It reports whether stops returns true for one of their results.
 func (t *observers) ask(ctx context.Context, source string, event json.RawMessage, stops func(result json.RawMessage) bool) bool {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {

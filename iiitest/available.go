@@ -105,8 +105,8 @@ func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMes
 	}
 }
 
-// watchFunctions fires engine::functions-available when the set of functions differs
-// from known.
+// watchFunctions checks the set of functions at intervals, and fires
+// engine::functions-available when the set has changed. known is the initial set.
 func (e *Engine) watchFunctions(ctx context.Context, known map[key]struct{}) {
 	ticker := time.NewTicker(functionsPoll)
 	defer ticker.Stop()

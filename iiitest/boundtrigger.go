@@ -15,15 +15,15 @@ type boundTriggers[C any] struct {
 	// fails.
 	decode func(config json.RawMessage) (C, error)
 	again  rebinding
-	once   bool // events are so frequent that the log says only once that a binding loses them
+	once   bool // log only the first lost event of a binding, because events are frequent
 
 	mu   sync.Mutex
 	list []boundTrigger[C]
 	away []*awayTrigger[C] // oldest first
 }
 
-// awayTrigger is a binding whose worker has left. Its events are lost, which the log
-// says.
+// awayTrigger is a binding whose worker has left. Its events are lost, and the engine logs
+// them.
 type awayTrigger[C any] struct {
 	boundTrigger[C]
 	mentioned bool
@@ -39,7 +39,7 @@ type boundTrigger[C any] struct {
 	config C
 }
 
-// rebinding is the effect of a second registration under the same id, which differs
+// rebinding defines the effect of a second registration under the same id. The effect differs
 // between the engine's trigger types.
 type rebinding int
 
@@ -74,7 +74,7 @@ func (s *boundTriggers[C]) unbind(id string) {
 	s.list = slices.DeleteFunc(s.list, func(b boundTrigger[C]) bool { return b.id == id })
 }
 
-// left remembers a binding whose worker has left, until another one runs the function.
+// left remembers a binding whose worker has left, until another binding has the same function.
 func (s *boundTriggers[C]) left(b binding) {
 	config, err := s.decode(b.config)
 	if err != nil {
@@ -97,8 +97,8 @@ func (b *binding) sameTarget(other binding) bool {
 	return b.functionID == other.functionID && b.namespace == other.namespace
 }
 
-// event is where for an event that the bindings receive: the log says which of them lose
-// it because their workers are away.
+// event returns the same bindings as where, for an event that they are about to receive. It
+// also logs the bindings that lose the event because their workers are away.
 func (s *boundTriggers[C]) event(e *Engine, match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	var lost []binding
@@ -184,20 +184,20 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 	})
 }
 
-// noWorker says in the log that an event has not reached the function of a trigger.
+// noWorker logs that an event did not reach the function of a trigger.
 func (e *Engine) noWorker(b binding, err *wireError) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
 
-// triggerAway is the reason why the events of a trigger are lost.
+// triggerAway is the reason that the log gives for the lost events of a trigger.
 const triggerAway = "the worker that registered the trigger has left"
 
-// workerAway says in the log that an event was lost because nobody is there to receive it.
+// workerAway logs that an event was lost because no worker could receive it.
 func (e *Engine) workerAway(b binding, reason string) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "error", reason)
 }
 
-// triggerFailed says in the log that the function of a trigger has failed, or is missing.
+// triggerFailed logs that the function of a trigger has failed or does not exist.
 func (e *Engine) triggerFailed(b binding, message string, err *wireError) {
 	if err.Code == "function_not_found" {
 		message = "event found no worker"

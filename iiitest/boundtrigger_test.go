@@ -40,7 +40,7 @@ func (l *lostEvents) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// since returns what has been logged since the last call.
+// since returns the lines that were logged after the previous call of since.
 func (l *lostEvents) since() []string {
 	synctest.Wait()
 	l.mu.Lock()
@@ -50,9 +50,9 @@ func (l *lostEvents) since() []string {
 	return lines
 }
 
-// When the worker of a trigger has left, its events are lost, and the log says so, whether
-// the worker was killed or has taken its triggers back; until another worker runs the
-// function.
+// The engine logs events that are lost because the worker of a trigger has left, whether the
+// worker was killed or unregistered its triggers first. Logging ends when another worker runs
+// the function.
 func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
 	scope, topic := "orders", "sold"
 	sources := map[string]struct {
@@ -161,7 +161,7 @@ func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
 	}
 }
 
-// A trigger that a worker has taken back, while it goes on, loses nothing.
+// No event counts as lost if a worker unregisters its trigger but stays connected.
 func TestTriggersTakenBackAreNotMissed(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {
@@ -188,8 +188,8 @@ func TestTriggersTakenBackAreNotMissed(t *testing.T) {
 	}
 }
 
-// Events that nobody waits for are logged: of topics without a subscriber, and jobs of
-// queues whose functions are missing.
+// Messages without a receiver are logged: messages of topics without a subscriber, and jobs of
+// queues whose functions do not exist.
 func TestMessagesWithoutAWorkerAreLogged(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {

@@ -53,8 +53,8 @@ type triggerProvider interface {
 	unbind(id string)
 }
 
-// farewellProvider is a triggerProvider that says in the log which events are lost
-// because the worker of a binding has left.
+// farewellProvider is a triggerProvider that logs events that are lost because the worker of a
+// binding has left.
 type farewellProvider interface{ left(b binding) }
 
 // engineText is an error in the engine's own words, as sent on the wire.

@@ -111,9 +111,9 @@ func (ch *channel) take(d direction) bool {
 	return true
 }
 
-// endChannel closes an end for good. If the writing end closes, the reader receives
-// what is left and then the end; if the reading end closes, writes fail. The channel is
-// deleted when both ends are closed.
+// endChannel closes an end permanently. If the writing end closes, the reader receives the
+// remaining frames and then the end of the channel; if the reading end closes, writes fail.
+// The channel is deleted when both ends are closed.
 func (e *Engine) endChannel(ch *channel, d direction) {
 	ch.mu.Lock()
 	if ch.ended[d] {
@@ -232,9 +232,10 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveChannelWriter forwards what the writer sends. The reader sees a normal end when
-// the writer sends Close or a text that is not UTF-8, and up to 0.25 also when the
-// writer vanishes. When the reader is gone, the writer's socket is cut.
+// serveChannelWriter forwards the frames that the writer sends. The reader sees a normal end
+// when the writer sends a Close frame or a text that is not UTF-8. In protocols up to 0.25 the
+// reader also sees a normal end when the writer vanishes. When the reader is gone, the engine
+// cuts the writer's socket.
 func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, writing)
 	for {
@@ -249,8 +250,8 @@ func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	}
 }
 
-// serveChannelReader sends what the writer wrote, then a Close without a code. Like the
-// engine, it reads nothing from the reader's socket: it leaves pings unanswered, and
+// serveChannelReader sends the frames of the writer, and then a Close frame without a code.
+// Like the engine, it reads nothing from the reader's socket: it leaves pings unanswered, and
 // notices only at the next frame that the reader is gone.
 func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, reading)

@@ -89,8 +89,8 @@ func TestClientServesHTTP(t *testing.T) {
 	}
 }
 
-// A route that another worker takes while its observer is suspended, or after it, is not lost:
-// it answers as soon as the other one has gone.
+// An observer keeps its route if another worker takes the route while the observer is
+// suspended or afterwards: the observer answers again as soon as the other worker has gone.
 func TestObserverKeepsItsRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)

@@ -83,8 +83,8 @@ func schemaInvalid(err error) *wireError {
 	return errorBody("SCHEMA_INVALID", "schema validation failed: %v", err)
 }
 
-// register adds an entry or replaces the description of an existing one. The value
-// stays unless the registration has an initial value, and is not validated against the
+// register adds an entry or replaces the description of an existing one. If the registration
+// has no initial value, an existing entry keeps its value, which is not validated against the
 // new schema.
 func (s *configurations) register(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationRegisterInput struct {

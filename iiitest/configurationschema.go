@@ -115,7 +115,8 @@ var metaNodes = struct {
 	of map[schemaDraft]*schemaNode
 }{of: map[schemaDraft]*schemaNode{}}
 
-// metaErrors validates a schema against the meta-schema of its draft and reports the violations.
+// metaErrors validates a schema against the meta-schema of its draft and reports the
+// violations.
 func metaErrors(draft schemaDraft, schema *schemaValue) []string {
 	metaNodes.Lock()
 	defer metaNodes.Unlock()

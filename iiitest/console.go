@@ -16,16 +16,16 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// WithConsole serves a read-only page at addr that shows the activity of the engine:
-// workers, functions, triggers, observers, live invocations, traces, logs and metrics, and
-// what is in its state, streams and queues. addr has the form host:port and must be on the
-// loopback interface. Port 0 selects a free port;
-// Engine.ConsoleURL returns the address. The default "" disables the console.
+// WithConsole serves a read-only page at addr that shows the activity of the engine: workers,
+// functions, triggers, observers, live invocations, traces, logs and metrics, and the contents
+// of its state, streams and queues. addr has the form host:port and must be on the loopback
+// interface. Port 0 selects a free port; Engine.ConsoleURL returns the address. The default ""
+// disables the console.
 //
-// A console keeps the last thousand invocations, with payloads up to the limit of
-// WithConsoleLimit, and as many of the engine's own functions. Everything else that it
-// shows, the engine stores anyway. The page omits values whose keys name secrets (see
-// [iii.Redact]), cookies, and the keys of channels.
+// A console keeps the last thousand invocations of workers' functions and the last thousand of
+// the engine's own functions, with payloads up to the limit of WithConsoleLimit. The engine
+// stores all other data on the page even without a console. The page omits values whose keys
+// name secrets (see [iii.Redact]), cookies, and the keys of channels.
 func WithConsole(addr string) Option {
 	return func(c *config) error {
 		if addr == "" {
@@ -40,10 +40,11 @@ func WithConsole(addr string) Option {
 	}
 }
 
-// WithExposedConsole is WithConsole for any address. Whoever reaches it sees the payloads, traces
-// and logs of all workers, without a password: use it only in a network of your own. To keep
-// out other sites in the browser of a visitor, the page has to be opened by an IP address, a
-// name of the loopback interface, or the host of addr.
+// WithExposedConsole is like WithConsole, but accepts any address. Anyone who can reach the
+// address sees the payloads, traces and logs of all workers, without a password, so use it
+// only in a private network. The page can be opened only by an IP address, by a name of the
+// loopback interface, or by the host of addr, so that other sites cannot read it through a
+// visitor's browser.
 func WithExposedConsole(addr string) Option {
 	return func(c *config) error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -54,8 +55,9 @@ func WithExposedConsole(addr string) Option {
 	}
 }
 
-// WithConsoleLimit bounds the payloads of invocations that a console keeps, in bytes, and those of
-// the engine's own functions by as many. The default is 16 MiB.
+// WithConsoleLimit bounds the payloads that a console keeps, in bytes. The limit applies to
+// the invocations of workers' functions, and separately to those of the engine's own
+// functions. The default is 16 MiB.
 func WithConsoleLimit(bytes int) Option {
 	return func(c *config) error {
 		if bytes < 0 {
@@ -83,8 +85,8 @@ type cause struct{ kind, id string }
 // causeHTTP is the kind of the cause of requests.
 const causeHTTP = "http"
 
-// withCause records in ctx why the engine makes a call: kind is what caused it, such as
-// a trigger or a queue, and id is its id.
+// withCause records in ctx why the engine makes a call: kind is the kind of the cause, such as
+// a trigger or a queue, and id identifies the cause.
 func withCause(ctx context.Context, kind, id string) context.Context {
 	return context.WithValue(ctx, causeKey{}, cause{kind, id})
 }

@@ -353,7 +353,7 @@ func TestConsoleShowsTheStatusOfResponses(t *testing.T) {
 	}
 }
 
-// The console shows what the engine keeps for workers: state, streams and their
+// The console shows the data that the engine stores for workers: state, streams and their
 // subscribers, queues, topics and dead letters.
 func TestConsoleShowsTheStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -468,7 +468,7 @@ func subscribed(t *testing.T, e *iiitest.Engine, stream, group string) (leave fu
 	return leave
 }
 
-// What changes in the stores is announced to open pages.
+// Open pages are notified of changes in the stores.
 func TestConsoleAnnouncesChangesOfStores(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
 	c, err := iii.New(e.URL())

@@ -16,7 +16,7 @@ type cron struct {
 
 	mu   sync.Mutex
 	jobs map[string]runningJob      // by trigger id
-	away map[key]context.CancelFunc // by function: what says that ticks are lost while its worker is away
+	away map[key]context.CancelFunc // by function: stops a job that logs lost ticks while the worker is away
 
 	expressions map[string]*expressionJob // of observers, by expression
 }
@@ -90,7 +90,7 @@ func (c *cron) unbind(id string) {
 	}
 }
 
-// left goes on with the ticks of a job whose worker has left, for the log.
+// left keeps a job ticking after its worker has left, to log the lost ticks.
 func (c *cron) left(b binding) {
 	target := key{b.namespace, b.functionID}
 	schedule, err := cronexpr.Parse(stringOf(membersOf(b.config)["expression"]))

@@ -204,7 +204,7 @@ func TestCronVectors(t *testing.T) {
 	}
 }
 
-// checkCron is what the trigger type says about an expression.
+// checkCron returns the error of the trigger type for an expression.
 func checkCron(expression string) error {
 	c := &cron{engine: &Engine{ctx: context.Background(), closed: true}, jobs: map[string]runningJob{}}
 	return c.bind(context.Background(), binding{config: mustEncode(map[string]string{"expression": expression})})

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// namedTopic prefixes the name of a named queue where the engine shows the topic that
-// stores the queue's jobs.
+// namedTopic, followed by the name of a named queue, is the name of the topic that stores the
+// queue's jobs.
 const namedTopic = "__fn_queue::"
 
 // lanes returns the lanes of the named queue or, if there is none, of the topic.
@@ -217,9 +217,9 @@ func (q *queues) deadLetters(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(list), nil
 }
 
-// decodeAliased is decodeInput for a function that accepts a key under a second name,
-// too. The engine reads the two in bytewise order and rejects the second, whatever its
-// value.
+// decodeAliased is decodeInput for a function that accepts two names for the same key. If the
+// input contains both, the engine reads them in bytewise order and rejects the one that it
+// reads second, whatever its value.
 func decodeAliased[T any](c *call, key, alias string) (T, *wireError) {
 	data := c.data
 	if members := membersOf(data); members[alias] != nil {

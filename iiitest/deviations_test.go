@@ -134,7 +134,7 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //   - A response that begins before its request has ended has Connection: close. The
 //     deadline that ends the reading then cannot hit the next request.
 //   - A route that would break all routes of a running engine is rejected.
-//   - Of duplicate keys in data the last counts, also in an operation of an update: data
+//   - If data repeats a key, the last value counts, also in an operation of an update: data
 //     is canonical before any code reads it.
 //   - The error for an invalid limit or offset of engine::traces::list names u64 instead of
 //     usize, because the type is generated.
@@ -142,8 +142,8 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //   - A WebSocket key that does not have 16 bytes is rejected. The library computes the
 //     answer to it, and every client sends 16.
 //   - The answer on a channel to a Close frame with a reserved code has a different text.
-//   - engine_metrics in engine::metrics::list are empty: what a running engine counts there
-//     was seen only once, and is empty in all recordings.
+//   - engine_metrics in engine::metrics::list are empty. They are also empty in all
+//     recordings; a running engine has returned other values only once.
 //   - Patterns of JSON Schemas are those of package regexp: one with look-around or
 //     backreferences is rejected, as are schemas that lead back to themselves at the same
 //     location, which terminate the process of a running engine.

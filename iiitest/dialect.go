@@ -9,10 +9,10 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// dialect is the protocol of one connection: what the engine offers there, limited to
-// the features that the worker has listed. It decodes what the worker sends and builds
-// what the engine sends; no other code depends on the keys of messages. A dialect is
-// immutable: a worker that lists its features gets another one.
+// dialect is the protocol of one connection, with the features that both the engine and the
+// worker have listed. It decodes the messages of the worker and builds those of the engine; no
+// other code depends on the keys of messages. A dialect is immutable: when a worker lists its
+// features, its connection gets a new dialect.
 type dialect struct {
 	protocol Protocol
 	strict   bool // no triggers in 0.26

@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// engineSpan is a span of the engine itself. What the engine fires under it becomes a
-// child, and engine::traces::* list it once it has ended. A nil engineSpan is valid and
+// engineSpan is a span of the engine itself. Calls that the engine makes under it become its
+// children. engine::traces::* list the span once it has ended. A nil engineSpan is valid and
 // does nothing.
 type engineSpan struct {
 	spans  *spanStore

@@ -32,7 +32,7 @@ func outline(e *Engine) []string {
 	return lines
 }
 
-// TestEngineSpans verifies the spans that the engine creates around what it fires.
+// TestEngineSpans verifies the spans that the engine creates around the calls that it makes.
 func TestEngineSpans(t *testing.T) {
 	inBubble := func(t *testing.T, f func(e *Engine, c *client), opts ...Option) []string {
 		var lines []string

@@ -146,8 +146,8 @@ func ExampleWithEnv() {
 	// Output: <nil> map[currency:EUR]
 }
 
-// A guarded listener controls access beside the open one. This one permits the calls
-// that every worker needs, and those of the shop's functions.
+// A guarded listener is a second listener, which controls access. This one permits the calls
+// that every worker needs, and calls of the shop's functions.
 func ExampleWithGuard() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{Expose: []string{"shop::*"}}))
 	if err != nil {
@@ -220,7 +220,7 @@ func ExampleEngine_DialContext() {
 	// Output: "hello" <nil>
 }
 
-// Frames shows what went over the wire.
+// Frames shows the messages that went over the wire.
 func ExampleEngine_Frames() {
 	engine, err := iiitest.New()
 	if err != nil {

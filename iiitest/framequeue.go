@@ -46,8 +46,8 @@ func (q *frameQueue) push(data []byte, change bool) (dropped int) {
 	return dropped
 }
 
-// room waits until the queue is not full, which holds back a client that sends requests
-// without reading the answers. It returns false when the queue is closed.
+// room waits until the queue is not full. This slows down a client that sends requests without
+// reading the answers. room returns false when the queue is closed.
 func (q *frameQueue) room() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -16,7 +16,7 @@ type function struct {
 	metadata      json.RawMessage
 	builtin       builtinFunc // run by the engine itself: built in, or invoked over HTTP
 	seq           uint64
-	registered    string // the id that its owner calls it, which access control may have changed
+	registered    string // the id in the owner's registration; access control may have changed it
 
 	args         *configurationSchema // of observers; nil: observers take none
 	private      bool                 // only its host may call it
@@ -145,8 +145,9 @@ func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }
 
-// hosted returns the key of the function that w refers to by an id. On connections with
-// observers that is the id that w has registered; others only omit the prefix.
+// hosted returns the key of the function that w refers to by id. On connections with
+// observers, id is the one that w has registered, even if a hook has changed it. On other
+// connections, it is the current id without the prefix.
 func (e *Engine) hosted(w *worker, ns, id string) key {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -414,7 +414,7 @@ func TestCloseDuringAuthentication(t *testing.T) {
 	}
 }
 
-// An empty prefix is a prefix: ids begin with its colons.
+// An empty prefix still counts as a prefix: ids begin with its colons.
 func TestEmptyPrefixIsAPrefix(t *testing.T) {
 	e := Start(t, WithGuard(Guard{AuthFunctionID: "auth", ExposeAll: true}))
 	judge(dial(t, e), map[string]string{"auth": `{"function_registration_prefix":""}`})

@@ -161,9 +161,9 @@ func (x *exchange) end() {
 	x.e.releaseChannel(x.response, writing)
 }
 
-// readBody passes the body to the request's channel and, if it is JSON, to the payload.
-// A JSON body is read first; readBody returns false if it does not arrive in time. The
-// channel closes when the body ends.
+// readBody passes the body to the request's channel and, if the body is JSON, to the payload.
+// It reads a JSON body completely before it returns, and returns false if the body does not
+// arrive in time. The channel closes when the body ends.
 func (x *exchange) readBody(ctx context.Context) bool {
 	if x.web.body == nil || !strings.Contains(x.web.header.get("content-type"), "application/json") {
 		x.web.listen(func(data []byte) bool {
@@ -322,8 +322,8 @@ func (h *streamedHead) control(data []byte) {
 	}
 }
 
-// header returns the header that the control messages have set. Names that differ only
-// in case stand side by side. The engine's order is that of a hash.
+// header returns the header that the control messages have set, sorted by name. Names that
+// differ only in case remain separate. The engine itself uses the order of a hash table.
 func (h *streamedHead) header() (header webHeader) {
 	for _, name := range slices.Sorted(maps.Keys(h.fields)) {
 		header.addValid(name, h.fields[name])

@@ -12,10 +12,10 @@ import (
 	"sync"
 )
 
-// decodeInput decodes the input of a built-in function into the struct T. It rejects
-// what the engine rejects, in the engine's words: the code is deserialization_error,
-// and the message names the function and the fault ("missing field `key`", "invalid
-// type: integer `1`, expected a string").
+// decodeInput decodes the input of a built-in function into the struct T. It rejects the same
+// inputs as the engine, with the same errors: the code is deserialization_error, and the
+// message names the function and the fault ("missing field `key`", "invalid type: integer `1`,
+// expected a string").
 //
 // A field is required unless it is a pointer (absent and null mean the same) or its tag
 // has omitempty or omitzero (absent means the zero value, null is an error). A
@@ -32,7 +32,7 @@ func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError)
 	return v, nil
 }
 
-// inputError rejects an input for a reason beyond the rules of decodeInput.
+// inputError rejects an input for a reason that the rules of decodeInput do not cover.
 func inputError(functionID, detail string) *wireError {
 	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
 }

@@ -102,8 +102,8 @@ func TestListWorkers(t *testing.T) {
 	}
 }
 
-// The lookup of a worker follows that of a function: first the default namespace, then
-// the only one that has it.
+// A worker is looked up like a function: first in the default namespace, then in the other
+// namespaces, if exactly one of them has it.
 func TestWorkerInfo(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("api")

@@ -43,7 +43,7 @@ func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMes
 	return appendMembers(make([]byte, 0, len(raw)+len(key)+len(value)+4), members)
 }
 
-// checkJSON rejects what the engine's parser rejects, in the engine's words.
+// checkJSON rejects the same text as the engine's parser, with the same error messages.
 func checkJSON(raw []byte) error {
 	if reason := syntaxError(raw); reason != "" {
 		return errors.New(reason)

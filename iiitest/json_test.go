@@ -72,7 +72,7 @@ func TestEncodeEscapesOnlyWhatJSONRequires(t *testing.T) {
 	}
 }
 
-// A known key must not occur twice. Structs can be lists.
+// A known key must not occur twice. A list is also accepted in place of a struct.
 func TestDecodeMessage(t *testing.T) {
 	for _, test := range []struct {
 		message string

@@ -27,7 +27,7 @@ type jsonParser struct {
 	err string // the first error
 }
 
-// fail records an error at the next byte (ahead is 1) or at the last consumed one
+// fail records an error, either at the next byte (ahead is 1) or at the last consumed byte
 // (ahead is 0). It returns false.
 func (p *jsonParser) fail(what string, ahead int) bool {
 	if p.err == "" {

@@ -21,11 +21,11 @@ var (
 	errFraming  = errors.New("iiitest: the WebSocket protocol forbids this frame")
 )
 
-// limitedConn enforces the limits below the WebSocket library, which has no limit for a
-// single frame, and detects frames that the protocol forbids. The library answers both
-// with a Close frame, and the engine does not. limitedConn follows the frame headers
-// (RFC 6455, 5.2) in the bytes that are read, and ends the stream before a frame that
-// it must not accept.
+// limitedConn enforces the limits below the WebSocket library, which cannot limit a single
+// frame, and detects frames that the protocol forbids. The library would answer both faults
+// with a Close frame, but the engine sends none. limitedConn follows the frame headers (RFC
+// 6455, 5.2) in the bytes that are read, and ends the stream before a frame that it must not
+// accept.
 type limitedConn struct {
 	net.Conn
 	silent bool   // a Close frame ends the stream, too, and is not answered

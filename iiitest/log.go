@@ -95,8 +95,8 @@ func (r *logRecord) listed() map[string]any {
 	return fields
 }
 
-// logs is the log of the engine. It holds what workers send over telemetry or write
-// through engine::log::*, and the engine's own records.
+// logs is the log of the engine. It holds the records that workers send over telemetry or
+// write through engine::log::*, and the engine's own records.
 type logs struct {
 	engine   *Engine
 	triggers boundTriggers[*logSubscriber]
@@ -257,7 +257,7 @@ func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) 
 	builtin, p, missing := l.engine.begin(r)
 	switch {
 	case missing != nil:
-		// A record of the engine would be the next one for the same trigger.
+		// A record of the engine would fire the same trigger again.
 		if !b.config.missed.Swap(true) {
 			l.engine.noWorker(b.binding, missing)
 		}

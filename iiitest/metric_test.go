@@ -154,7 +154,7 @@ func TestListMetrics(t *testing.T) {
 	})
 }
 
-// TestLatestMetrics sends every known gauge, and others.
+// TestLatestMetrics sends every gauge that the engine knows, and other metrics.
 func TestLatestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

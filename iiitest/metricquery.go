@@ -120,8 +120,9 @@ type bucket struct {
 	start uint64
 }
 
-// aggregate sums the values of all types but histograms, export by export, in intervals
-// of the given number of seconds. It adds cumulative values like any others.
+// aggregate sums the values of all metric types except histograms in intervals of the given
+// number of seconds. Each export counts separately; cumulative values are added like all
+// others.
 func aggregate(records []metricRecord, seconds uint64) ([]map[string]any, bool) {
 	if seconds == 0 {
 		return nil, true

@@ -18,8 +18,8 @@ const (
 	gaugeWindow = 120 * time.Second
 )
 
-// metricStore holds what engine::metrics::list returns. Every export is a record, in
-// order of arrival.
+// metricStore holds the metrics that engine::metrics::list returns. Every export is a record,
+// in order of arrival.
 type metricStore struct {
 	changes atomic.Uint64 // counts the changes
 

@@ -36,7 +36,7 @@ type QueueConfig struct {
 	BackoffMs int `json:"backoff_ms"`
 }
 
-// check rejects what the engine rejects in its configuration.
+// check rejects configurations that the engine rejects.
 func (c QueueConfig) check() error {
 	switch {
 	case c.MaxRetries < 0 || c.Concurrency < 0 || c.BackoffMs < 0:
@@ -52,7 +52,7 @@ func (c QueueConfig) check() error {
 // defaultQueue is the named queue that always exists.
 const defaultQueue = "default"
 
-// namedQueue is a queue in which jobs are enqueued by its name.
+// namedQueue is a queue to which callers add jobs by the queue's name.
 type namedQueue struct {
 	lane
 	config QueueConfig
@@ -134,7 +134,7 @@ func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure stri
 	return "function call failed"
 }
 
-// noWorker says in the log that an attempt of a job has failed for lack of a worker.
+// noWorker logs that an attempt of a job has failed because its function has no worker.
 func (q *queues) noWorker(queue string, j *job, err *wireError) {
 	if err != nil && err.Code == "function_not_found" {
 		q.engine.log.Warn("event found no worker", "queue", queue, "function", j.functionID, "attempt", j.attempts+1, "error", err.Message)

@@ -77,8 +77,9 @@ func (w *worker) register(m any) {
 	w.apply(m, ns)
 }
 
-// takenBack is what a worker has taken back since it last registered anything. If the
-// worker leaves then, it was about to, and its events are lost while it is away.
+// takenBack holds the triggers and observers that a worker has unregistered since its last
+// registration. If the worker then leaves, it has unregistered them as part of its shutdown,
+// so the engine logs the events that they lose.
 type takenBack struct {
 	triggers  []*registration
 	observers []*observer

@@ -138,8 +138,9 @@ func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
-// view returns an observer as its host sees it. A host does not know what is delivered, and
-// reports of local calls only what observers capture, so what is delivered is among that.
+// view returns an observer as its host sees it. The view does not contain the observer's
+// deliver setting. Hosts report only the captured parts of local calls, so the part to deliver
+// is added to the captured parts.
 func (o *observer) view() json.RawMessage {
 	capture := append([]string{}, o.capture...)
 	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
@@ -301,7 +302,7 @@ func (t *observers) enter(o *observer) {
 	t.watch(o.source)
 }
 
-// watch makes the source of observers known to occur, or unknown if there is none.
+// watch updates the number of observers of a source, which occur and ask read without a lock.
 func (t *observers) watch(source key) {
 	if n := len(t.bySource[source]) + len(t.away[source]); n > 0 {
 		t.watched.Store(source, n)
@@ -342,8 +343,8 @@ func (t *observers) returned(o *observer) {
 	t.watch(o.source)
 }
 
-// lost logs the observers of a source inside the engine that do not receive an event
-// because their worker or their target is away.
+// lost logs the observers of a source inside the engine that miss an event because their
+// worker or their target is away.
 func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
 	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
 		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.interests(false) || !o.filter.matches(doc) || only != nil && !only(o) {

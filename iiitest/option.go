@@ -175,9 +175,9 @@ func WithEnv(variables map[string]string) Option {
 	}
 }
 
-// WithFrameLimit bounds what Frames keeps, in messages and in bytes. The oldest
-// messages are dropped first; Stats counts them. The default is 100,000 messages and 64
-// MiB. With zero messages, Frames keeps none.
+// WithFrameLimit bounds the list that Frames returns, in messages and in bytes. The oldest
+// messages are dropped first; Stats counts them. The default is 100,000 messages and 64 MiB.
+// With zero messages, Frames returns none.
 func WithFrameLimit(messages, bytes int) Option {
 	return func(c *config) error {
 		if messages < 0 || bytes < 0 {
@@ -205,9 +205,9 @@ func WithTelemetryLimit(items, bytes int) Option {
 	}
 }
 
-// WithLogger sets a logger for what the engine drops silently: undecodable messages,
-// rejected registrations, errors of triggered functions. By default, and with nil, the
-// engine logs nothing.
+// WithLogger sets a logger for messages and registrations that the engine drops silently, for
+// errors of triggered functions, and for events that reach no worker. By default, and with
+// nil, the engine logs nothing.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) error {
 		if l != nil {

@@ -19,9 +19,9 @@ type TelemetryFrame struct {
 	Data   json.RawMessage // everything after the prefix
 }
 
-// telemetryLog keeps the telemetry that workers send: the frames, and the decoded
-// records in them. The stores behind the engine's query functions are separate, because
-// workers can clear those.
+// telemetryLog keeps the frames of telemetry that workers send, and the decoded records in
+// them. It is separate from the stores behind the engine's query functions, because workers
+// can clear those stores.
 type telemetryLog struct {
 	mu      sync.Mutex
 	frames  recent[TelemetryFrame]

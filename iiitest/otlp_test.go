@@ -95,8 +95,8 @@ func (a acceptance) query(t *testing.T, e *Engine) any {
 	}
 }
 
-// TestTelemetryIsKeptAsRecorded sends every recorded frame to the engine, which must store and lose
-// the same records and return the same results.
+// TestTelemetryIsKeptAsRecorded sends every recorded frame to the engine. The engine must
+// store and lose the same records as the recorded engine and return the same results.
 func TestTelemetryIsKeptAsRecorded(t *testing.T) {
 	cases := readAcceptance(t)
 	if len(cases) != 115 {
@@ -141,7 +141,8 @@ func nested(depth int) string {
 	return `LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":[{"key":"a","value":` + value + `}]}]}]}]}`
 }
 
-// TestInvalidTelemetryLosesItsFrame covers whole frames, stored or lost, beyond the recorded cases.
+// TestInvalidTelemetryLosesItsFrame covers whole frames, stored or lost, in addition to the
+// recorded cases.
 func TestInvalidTelemetryLosesItsFrame(t *testing.T) {
 	span := func(more string) string {
 		return `OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"t","spanId":"s","name":"n"` + more + `}]}]}]}`

@@ -12,12 +12,12 @@ import (
 type Protocol int
 
 const (
-	// Protocol023 is the protocol of engines 0.23 and 0.24: triggers, no observers. The
-	// engine lists no features.
+	// Protocol023 is the protocol of engines 0.23 and 0.24, which have triggers but no
+	// observers. The engine lists no features.
 	Protocol023 Protocol = 23
 
-	// Protocol025 is the protocol of engine 0.25: observers beside triggers. The engine
-	// lists observe.v1 and local-dispatch.v1.
+	// Protocol025 is the protocol of engine 0.25, which has observers in addition to triggers.
+	// The engine lists observe.v1 and local-dispatch.v1.
 	Protocol025 Protocol = 25
 
 	// Protocol026 is the protocol of engine 0.26: the host of an observed function runs

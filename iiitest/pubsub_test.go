@@ -38,7 +38,7 @@ func TestPublish(t *testing.T) {
 	})
 }
 
-// An event that nobody gets is said in the log.
+// An event without a receiver is logged.
 func TestEventsWithoutAWorkerAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	e := Start(t, WithProtocol(Protocol023), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))

@@ -40,8 +40,8 @@ type scenario struct {
 	silent []string
 	// web is the client that sent the HTTP requests. The default is Python's client.
 	web *webClient
-	// unrecorded holds messages that a worker sent after a line and that were not
-	// recorded, although their effects were.
+	// unrecorded holds messages that are missing in the recording, although it shows their
+	// effects. The key is the line after which a worker sent the message.
 	unrecorded map[int]event
 	// omit holds the first and the last line of a part that is not replayed.
 	omit [2]int

@@ -81,9 +81,9 @@ func statusOf(raw json.RawMessage) int {
 	return http.StatusOK
 }
 
-// replyHeader converts the headers of a function's reply, which are a map of values or
-// a list of "Name: value" lines. Both can repeat a name, a map with different case.
-// Invalid fields are skipped; an invalid content type still counts as given.
+// replyHeader converts the headers of a function's reply, which are a map of values or a list
+// of "Name: value" lines. A list can repeat a name, and a map can contain it in different
+// cases. Invalid fields are skipped; an invalid content type still counts as given.
 func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	field := func(name, value string) {
 		typed = typed || strings.EqualFold(name, "content-type")

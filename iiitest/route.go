@@ -33,10 +33,11 @@ var httpMethods = []string{
 	http.MethodPatch, http.MethodHead, http.MethodOptions,
 }
 
-// bind adds a route. A trigger takes over the method and path of another trigger; an
-// observer keeps its route, and the latest active one answers. A path with the same structure and other parameter names is rejected. As in the engine,
-// a trigger that is registered again with another path keeps its old route, too. Paths,
-// and pairs of paths, on which the router of a running engine panics are rejected.
+// bind adds a route. A trigger takes over the method and path of another trigger. Observers of
+// the same method and path all keep their routes, and the latest active one answers. A path
+// with the same structure as another but with different parameter names is rejected. As in the
+// engine, a trigger that is registered again with another path also keeps its old route.
+// Paths, and pairs of paths, on which the router of a running engine panics are rejected.
 func (t *routeTable) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	path := stringOf(config["api_path"])

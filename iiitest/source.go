@@ -298,8 +298,8 @@ func (t *observers) list(keep func(o *observer) bool) []observerView {
 	return list
 }
 
-// fields returns the members of a view in an answer. The filters occur twice: within
-// source, and beside it, where other SDKs look for them.
+// fields returns the members of a view in an answer. The filters occur twice: within source,
+// and at the top level, where other SDKs look for them.
 func (v *observerView) fields() map[string]any {
 	s := v.Source
 	fields := map[string]any{
@@ -395,9 +395,9 @@ type LocalCalls struct {
 	Dropped map[string]uint64
 }
 
-// LocalCalls returns what workers have reported about the calls that they made in
-// process, by function. The id * stands for the functions that a worker combines into
-// one entry. Workers report every ten seconds.
+// LocalCalls returns the statistics that workers have reported about the calls that they made
+// in process, by function. The entry with the id * combines functions that a worker does not
+// report separately. Workers report every ten seconds.
 func (e *Engine) LocalCalls() []LocalCalls {
 	t := &e.observers
 	t.mu.Lock()

@@ -86,8 +86,8 @@ func readSpans(data []byte) ([]spanRecord, error) {
 	return list, err
 }
 
-// spanStatus maps the status codes of OTLP, where the numbers of ok and error are
-// swapped compared with OpenTelemetry's package.
+// spanStatus converts a status code of OTLP, where the numbers of ok and error are swapped
+// relative to OpenTelemetry's package codes.
 func spanStatus(code int32) (codes.Code, string) {
 	switch code {
 	case 1:

@@ -54,9 +54,9 @@ func (s *spanStore) forgetPending(e *spanEntry) {
 	}
 }
 
-// add stores the spans of a frame. It first appends the announcements, whatever their
-// position and whatever is stored. The end of a span replaces its oldest announcement,
-// at the same position, or is appended if there is none.
+// add stores the spans of a frame. It first appends the announcements, wherever they are in
+// the frame and whether or not their spans are stored. The end of a span then replaces the
+// oldest announcement of that span, at the same position, or is appended if there is none.
 func (s *spanStore) add(list []spanRecord) {
 	now := time.Now()
 	s.mu.Lock()
@@ -137,9 +137,9 @@ func (s *spanStore) stored() (spans, bytes int) {
 	return len(s.entries.list), s.entries.bytes
 }
 
-// view copies the spans that queries see. If spans have the same ids, only the last one
-// counts: a repeated end does not show, and a late announcement does. Announcements
-// older than pendingMaxAge are left out.
+// view copies the spans that queries see. If several spans have the same ids, only the last
+// one is visible, at the position of the first. Announcements older than pendingMaxAge are
+// left out.
 func (s *spanStore) view() *spanView {
 	now := time.Now()
 	s.mu.Lock()

@@ -42,7 +42,7 @@ func (s *store[G]) set(group G, key string, value json.RawMessage) (old json.Raw
 	return it.value, existed
 }
 
-// update applies operations, all or none.
+// update applies all operations or none.
 func (s *store[G]) update(group G, key string, ops []iii.UpdateOp) (result iii.StreamUpdateResult, existed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

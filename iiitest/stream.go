@@ -24,8 +24,8 @@ type streams struct {
 	joins, leaves boundTriggers[struct{}]
 
 	// mu is held from a write to the delivery of its event to the sockets. Every socket
-	// then sees the changes in the order in which they happened, and a new socket
-	// misses none.
+	// therefore sees the changes in the order in which they happened, and a new socket misses
+	// no change.
 	mu      sync.Mutex
 	sockets map[*streamSocket]struct{}
 
@@ -87,8 +87,8 @@ func decodeStreamConfig(config json.RawMessage) (streamConfig, error) {
 	return c, nil
 }
 
-// streamItem identifies an item: the input of the functions that need nothing else, and
-// the first part of the input of the others.
+// streamItem identifies an item. It is the whole input of some functions and the first part of
+// the input of others.
 type streamItem struct {
 	Stream string `json:"stream_name"`
 	Group  string `json:"group_id"`

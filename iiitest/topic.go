@@ -172,7 +172,7 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	return nil, nil
 }
 
-// lost says in the log that a message is lost to the function of a lane.
+// lost logs that the function of a lane does not receive a message.
 func (q *queues) lost(topic string, lane key) {
 	if lane.namespace == laneOfGroup || lane.namespace == laneOfObserver {
 		q.engine.log.Warn("event found no worker: the observer of the topic is away", "topic", topic, "observer", lane.id)

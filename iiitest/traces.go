@@ -190,9 +190,9 @@ func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireE
 	}), nil
 }
 
-// maxTreeDepth is the maximum depth of the tree of a trace. Deeper spans become
-// additional roots: JSON parsers limit the nesting, those of most workers to 128
-// levels, and each span takes two.
+// maxTreeDepth is the maximum depth of the tree of a trace. Deeper spans become additional
+// roots, because JSON parsers limit the nesting: most workers' parsers accept 128 levels, and
+// each span takes two.
 const maxTreeDepth = 50
 
 func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireError) {

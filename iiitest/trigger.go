@@ -28,7 +28,7 @@ type registration struct {
 	explicit *string       // the provider's namespace, if specified
 	home     string        // otherwise looked up here first, then in the default namespace
 	parked   bool          // no provider: it does not fire
-	observed bool          // an observer stands for it, see observers.standsFor
+	observed bool          // an observer represents it, see observers.standsFor
 	at       key           // the type it is bound to, when not parked
 	answer   chan answered // engine::register_trigger waits on it; capacity 1
 }
@@ -198,9 +198,9 @@ func (e *Engine) unregisterTrigger(id string) *registration {
 	return r
 }
 
-// registerTriggerType adds a trigger type of a worker; the latest registration wins.
-// The engine sends existing bindings of the type again, binds parked ones, and moves
-// those here that the default namespace served in the absence of this type.
+// registerTriggerType adds a trigger type of a worker; the latest registration wins. The
+// engine sends existing bindings of the type again and binds parked ones. Bindings that the
+// default namespace has served in the absence of this type move to the new provider.
 func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {

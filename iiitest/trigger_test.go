@@ -111,12 +111,13 @@ func TestTriggerMovesHome(t *testing.T) {
 	common.want(forwarded("fallback", "hook", ""))
 	blue.bind("explicit", "hook", `,"trigger_namespace":"default"`)
 	common.want(forwarded("explicit", "hook", ""))
-	// A provider in the home namespace takes over what the default one served in its
-	// absence.
+	// A provider in the home namespace takes over the bindings that the provider of the
+	// default namespace has served in its absence.
 	home.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	home.want(forwarded("fallback", "hook", `,"trigger_namespace":"blue"`))
 	common.want(withdrawn("fallback", "hook"))
-	// When it leaves, the trigger moves back to the default one.
+	// When the provider in the home namespace leaves, the trigger moves back to the default
+	// namespace.
 	_ = home.conn.Close()
 	common.want(forwarded("fallback", "hook", ""))
 	// A provider that the trigger names is not replaced by another.

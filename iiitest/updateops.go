@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// updateOps holds the operations of an update. Decoding is all or nothing, and stricter
-// than that of the types of package iii, which for example accept an absent field.
+// updateOps holds the operations of an update. Decoding accepts all of them or none. It is
+// stricter than the types of package iii, which, for example, accept an absent field.
 type updateOps []iii.UpdateOp
 
 func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
@@ -46,8 +46,8 @@ type (
 	}
 )
 
-// decodeOp decodes an operation: an object with the member type, or a list of the type
-// and the fields in their order.
+// decodeOp decodes an operation, which is either an object with a "type" member or an array
+// that holds the type followed by the fields in order.
 func decodeOp(raw json.RawMessage) (iii.UpdateOpVariant, string) {
 	var decode func(fields any, variant string) string
 	var tag json.RawMessage

@@ -170,7 +170,7 @@ func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	}
 }
 
-// Stored messages keep neither their connections alive nor what belonged to those.
+// A stored message keeps neither its connection nor the connection's data in memory.
 func TestStoredMessagesKeepNoConnections(t *testing.T) {
 	e := Start(t)
 	const connections = 20
