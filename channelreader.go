@@ -236,9 +236,9 @@ func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	}
 }
 
-// Read returns bytes as they arrive and sets messages aside. It returns io.EOF when the
-// writer has closed the channel or has vanished, which the engine does not distinguish,
-// and an error that wraps io.ErrUnexpectedEOF when the connection broke.
+// Read returns bytes as they arrive and sets messages aside. It returns io.EOF if the writer
+// has closed the channel or has vanished (the engine does not distinguish the two), and an
+// error that wraps io.ErrUnexpectedEOF if the connection has broken.
 func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil

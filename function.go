@@ -596,7 +596,8 @@ type handlerLimit struct {
 	stream *responseWriter // of a mounted handler; it knows whether another answer is still possible
 }
 
-// limitHandler sets the limit of an invocation whose handler has not started.
+// limitHandler sets the time limit for the handler of an invocation, which must not have
+// started yet. There is no limit if d is not positive.
 func (c *invocationContext) limitHandler(d time.Duration) {
 	if d > 0 {
 		c.limit = &handlerLimit{watched: make(chan struct{})}

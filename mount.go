@@ -826,11 +826,14 @@ func (w *responseWriter) finish() (any, error) {
 	return response, nil
 }
 
-// mustStream reports whether a complete response cannot be sent as one value, for one of three
-// reasons: a JSON string cannot hold bytes that are not valid UTF-8; the engine adds a content
-// type, which in a 304 would replace the content type that the client has stored; and the
-// engine sends a Content-Length that is too large without cutting the connection, so the
-// client would wait.
+// mustStream reports whether a complete response has to be streamed because it cannot be sent
+// as one value. There are three such cases:
+//
+//   - The body is not valid UTF-8, so a JSON string cannot hold it.
+//   - The status is 304: the engine would add a content type, which would replace the content
+//     type that the client has stored.
+//   - The Content-Length exceeds the length of the body: the engine would pass it on without
+//     closing the connection, so the client would wait for the rest.
 func (w *responseWriter) mustStream() bool {
 	switch {
 	case w.status == http.StatusNotModified:

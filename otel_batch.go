@@ -126,8 +126,8 @@ func (b *batcher[T]) waiting() int {
 	return len(b.queue)
 }
 
-// exportAll exports the records that wait now. Records added meanwhile wake the
-// goroutine again.
+// exportAll exports the records that are in the queue now. Records added in the meantime wake
+// the batcher's goroutine again.
 func (b *batcher[T]) exportAll() {
 	size := b.batch()
 	b.mu.Lock()

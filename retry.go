@@ -109,8 +109,8 @@ func (p *RetryPolicy) delay(n int) time.Duration {
 	return min(d, p.MaxDelay)
 }
 
-// retries reports whether a request that failed with err is retried. answered reports that the
-// request expects an answer.
+// retries reports whether a request that failed with err should be retried; answered reports
+// whether the request expects an answer.
 func (p *RetryPolicy) retries(err error, answered bool) bool {
 	var unsent *callError
 	if errors.As(err, &unsent) {
