@@ -53,11 +53,11 @@ func logOf(p log.LoggerProvider) log.Logger {
 }
 
 // Debug writes a record of severity DEBUG. data is an error, any value that can be encoded as
-// JSON, or nil for none; a value that cannot be encoded is replaced by the error's text. A
-// value that implements [slog.LogValuer], in data or in maps and lists of any inside it, is
-// written as the result of its LogValue method. Integers of more than 63 bits become text,
-// which keeps their digits. ctx determines the trace of the record; its cancellation has no
-// effect.
+// JSON, or nil for none; a value that cannot be encoded is replaced by the text of the
+// encoding error. A value that implements [slog.LogValuer], in data or in maps and lists of
+// any inside it, is written as the result of its LogValue method. Integers of more than 63
+// bits become text, which keeps their digits. ctx determines the trace of the record; its
+// cancellation has no effect.
 func (l *Logger) Debug(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelDebug, msg, data)
 }

@@ -217,7 +217,8 @@ func (q *telemetryQueue) dialFailed() {
 	q.releaseWaiters()
 }
 
-// shedOffline drops the frames that are kept only while there is a link.
+// shedOffline drops the frames that the queue does not keep without a link: span starts, and
+// those beyond the limit that then applies.
 func (q *telemetryQueue) shedOffline() {
 	for q.waiting[classLive].Len() > 0 {
 		f := q.waiting[classLive].Pop()
