@@ -607,8 +607,8 @@ func (c *invocationContext) limitHandler(d time.Duration) {
 	}
 }
 
-// watch begins to wait for the end of the limit; answer then answers in place of the handler.
-// It is called when the handler starts.
+// watch arranges for answer to be called when the time limit expires, unless the handler
+// claims the answer first. It is called when the handler starts.
 func (l *handlerLimit) watch(answer func()) {
 	l.answer = answer
 	l.unwatch = context.AfterFunc(l.ctx, func() {

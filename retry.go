@@ -29,11 +29,11 @@ type RetryPolicy struct {
 	// MaxAttempts is the number of attempts, including the first. 0 means 3; 1 disables
 	// retries; a negative value is an error.
 	MaxAttempts int
-	// InitialDelay bounds the wait before the second attempt. 0 means 50 ms; a negative value
-	// is an error.
+	// InitialDelay is the maximum wait before the second attempt. 0 means 50 ms; a negative
+	// value is an error.
 	InitialDelay time.Duration
-	// MaxDelay bounds every wait. 0 means 2 s, or InitialDelay if that is longer. A value below
-	// InitialDelay is an error.
+	// MaxDelay is the maximum of every wait. 0 means 2 s, or InitialDelay if that is longer. A
+	// value below InitialDelay is an error.
 	MaxDelay time.Duration
 	// Codes lists codes of an [*Error] after which a call is retried as well, for example
 	// [CodeFunctionNotFound] while one worker takes over from another. An error with a code may
@@ -43,7 +43,7 @@ type RetryPolicy struct {
 }
 
 // WithRetry retries a failed call according to p. It overrides [WithCallRetry]. Default: no
-// retries. An invalid policy is an error of the call.
+// retries. With an invalid policy, the call fails.
 func WithRetry(p RetryPolicy) CallOption {
 	return func(c *callConfig) (err error) {
 		c.retry, err = p.checked("WithRetry")
@@ -97,7 +97,7 @@ func (p RetryPolicy) checked(option string) (*RetryPolicy, error) {
 	return &p, nil
 }
 
-// delay is the longest wait after attempt n.
+// delay returns the longest possible wait after attempt n.
 func (p *RetryPolicy) delay(n int) time.Duration {
 	d := p.InitialDelay
 	for range n - 1 {
