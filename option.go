@@ -293,7 +293,8 @@ func reconnectionOption(name string, cfg ReconnectionConfig) DialOption {
 	})
 }
 
-// checkReconnection fills in the defaults. MaxPendingMessages has none.
+// checkReconnection validates cfg and fills in the defaults. MaxPendingMessages has no
+// default.
 func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	def := DefaultReconnectionConfig()
 	if cfg == (ReconnectionConfig{}) {

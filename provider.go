@@ -645,7 +645,7 @@ func (s *providers) close() <-chan struct{} {
 	return ended
 }
 
-// equal reports whether both registrations of a trigger want the same.
+// equal reports whether two registrations of a trigger have the same content.
 func (b *TriggerBinding) equal(other *TriggerBinding) bool {
 	return b.TriggerType == other.TriggerType && b.FunctionID == other.FunctionID && b.Namespace == other.Namespace &&
 		bytes.Equal(b.Config, other.Config) && bytes.Equal(b.Metadata, other.Metadata)
