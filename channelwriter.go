@@ -106,9 +106,9 @@ func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 }
 
 // progressBuffer is the send buffer size of a socket that is watched for progress. If the
-// operating system chose the size, the buffer could have megabytes and accept no more data
-// until a third of it is free. A client that reads a few kilobytes per second would then seem
-// to read nothing for minutes.
+// operating system chose the size, the buffer could be several megabytes large and accept no
+// more data until a third of it is free. A client that reads a few kilobytes per second would
+// then seem to read nothing for minutes.
 const progressBuffer = 256 << 10
 
 // limitStall makes each frame fail that makes no progress for d, until a deadline is set. 0

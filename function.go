@@ -36,7 +36,7 @@ import (
 //
 // ctx ends when the connection over which the invocation arrived is lost (the engine has then
 // failed the call and accepts no answer), when the client closes, and when a drain runs out of
-// time. [InvocationFromContext] and [Stopping] accept it.
+// time. ctx can be passed to [InvocationFromContext] and [Stopping].
 type HandlerFunc func(ctx context.Context, payload json.RawMessage) (any, error)
 
 // Middleware wraps a handler. It is called once, when a function is registered. The handler
@@ -345,8 +345,8 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // Handle registers a function with a typed handler: the payload is decoded into In, and the
 // result is encoded from Out. In receives the caller's payload without the key
 // _caller_worker_id that the engine adds, even if In is a map or a json.RawMessage; only a
-// struct with a field of that name receives the key. A payload that does not decode is
-// answered with the code invalid_request and the path of the invalid value, for example
+// struct with a field of that name receives the key. If a payload cannot be decoded, the
+// caller receives the code invalid_request and the path of the invalid value, for example
 // lines[2].price. See [Client.HandleFunc].
 //
 // The function advertises JSON Schemas of the JSON that encoding/json decodes into In and

@@ -42,10 +42,11 @@ type ObserverHooks struct {
 	Added func(ctx context.Context, o *FunctionObserver) error
 
 	// Removed undoes what Added prepared. It runs once for each observer for which Added
-	// returned nil: after the engine has removed it, after [FunctionObserver.Reject], and when
-	// this worker stops hosting the function, because it is unregistered, because another
-	// worker serves it, or because the engine has no observers. It does not run when the
-	// client ends. After 30 s, ctx is canceled and the next hook may run.
+	// returned nil: after the engine has removed the observer, after
+	// [FunctionObserver.Reject], or when this worker stops hosting the function. The latter
+	// happens when the function is unregistered, when another worker serves it, or when the
+	// engine has no observers. It does not run when the client ends. After 30 s, ctx is
+	// canceled and the next hook may run.
 	Removed func(ctx context.Context, o *FunctionObserver)
 
 	// Match reports whether a call is meant for an observer. It runs after the handler, for

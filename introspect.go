@@ -85,8 +85,8 @@ func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, err
 	return info, unlessForbidden(err)
 }
 
-// infoOf asks for the item in a namespace first, and then for the item that the
-// engine finds without one.
+// infoOf first asks for the item in the given namespace, and then for the item that the engine
+// finds without a namespace.
 func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string, input func(namespace string) any) (T, error) {
 	info, err := Call[T](ctx, c, functionID, input(namespace))
 	var e *Error

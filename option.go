@@ -272,9 +272,9 @@ func WithTLSConfig(cfg *tls.Config) DialOption {
 	return dialOption(func(d *dialConfig) error { d.TLS = cfg.Clone(); return nil })
 }
 
-// WithReconnection sets the delays between attempts to connect. Default: 1 s after a
-// connection is lost, doubled for each further attempt up to 30 s, each delay varied by ±30 %,
-// without a limit of attempts. Delays and the multiplier default individually if they are
+// WithReconnection sets the delays between attempts to connect. Default: the first delay is 1
+// s; it doubles with each further attempt, up to 30 s, and each delay varies by ±30 %. The
+// number of attempts is unlimited. Delays and the multiplier default individually if they are
 // zero; a JitterFactor of 0 means no jitter, except that the zero value of cfg means the
 // defaults for all fields. MaxRetries counts consecutive failures to connect; nil means no
 // limit. Invalid values are an error. The delays start over once a connection has been
@@ -484,9 +484,9 @@ func WithStreamHeartbeat(d time.Duration) Option {
 	})
 }
 
-// WithHTTPWriteTimeout sets how long a write of a streamed response of [Client.MountHTTP]
-// may make no progress because its client does not read. Default 30 s; 0 means no limit; a
-// negative value is an error of [New].
+// WithHTTPWriteTimeout limits the time for which a write of a streamed response of
+// [Client.MountHTTP] may make no progress because the client does not read. Default 30 s; 0
+// means no limit; a negative value is an error of [New].
 //
 // A write that exceeds the limit fails with os.ErrDeadlineExceeded and ends the response
 // and the context of the request; so does a probe ([WithStreamHeartbeat]). The response as

@@ -366,8 +366,8 @@ func jsonKind(t reflect.Type) string {
 // checked. The option cannot be used with mounted handlers, because they read their bodies
 // themselves.
 //
-// Default: no validation; a payload that decodes is accepted, and an absent member becomes the
-// zero value.
+// Default: no validation. Every payload that can be decoded is then accepted, and an absent
+// member becomes the zero value.
 func WithInputValidation() FunctionOption {
 	return func(c *functionConfig) error { c.validates = true; return nil }
 }

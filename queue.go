@@ -16,7 +16,7 @@ func (c *Client) Publish(ctx context.Context, topic string, data any) error {
 	return c.Call(ctx, id, PublishInput{Topic: topic, Data: raw}, nil)
 }
 
-// PublishDurable puts data into the queues of a topic's subscribers ([QueueTriggerConfig]).
+// PublishDurable adds data to the queues of a topic's subscribers ([QueueTriggerConfig]).
 // Delivery is at-least-once, with retries; a message that keeps failing moves to the
 // dead-letter queue ([Client.DeadLetters]). PublishDurable returns when the engine has
 // accepted the message; a message published while the topic has no subscriber is lost. If no

@@ -14,12 +14,13 @@ import (
 // RetryPolicy configures how often, and after which errors, a failed call is retried. The zero
 // value makes up to three attempts. A policy may be shared; the package does not modify it.
 //
-// A call is retried after [ErrNotConnected] and [ErrBufferFull], when it has not been sent, and
-// after [ErrDraining] and [ErrOverloaded], when the function has not started: a retry after
-// these cannot run the function twice. Codes adds further errors. Nothing else is retried: not
-// [ErrTimeout] or [ErrConnectionLost] after the call has been sent, not [ErrClosed], and no
-// error that the program must fix, such as a payload that cannot be encoded. [Client.Send] and
-// [Client.Enqueue] are retried only if nothing has been sent.
+// A call is retried after [ErrNotConnected] and [ErrBufferFull], because then it has not been
+// sent, and after [ErrDraining] and [ErrOverloaded], because then the function has not
+// started. A retry after these errors cannot run the function twice. Codes adds further
+// errors. A call is not retried after any other error: [ErrTimeout] or [ErrConnectionLost]
+// after the call has been sent, [ErrClosed], or an error that the program must fix, such as a
+// payload that cannot be encoded. [Client.Send] and [Client.Enqueue] are retried only if
+// nothing has been sent.
 //
 // Retries use exponential backoff with full jitter: before attempt n+1 the call waits a random
 // time between 0 and InitialDelay · 2ⁿ⁻¹, at most MaxDelay. Each attempt has the timeout of the

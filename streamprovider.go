@@ -13,7 +13,7 @@ import (
 // StreamProvider stores a stream in place of the engine. Its methods must be safe for
 // concurrent use; their contexts are those of handlers. Their errors reach the caller in the
 // same way as the errors of handlers ([HandlerFunc]), except that for the functions that
-// change an item, the engine replaces the code by its own.
+// change an item, the engine wraps the error in one with its own code.
 //
 // The returned values determine the events of the stream: a change whose old
 // value is nil or null is a creation, and a deletion whose old value is nil or
