@@ -69,11 +69,11 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 	return newChannelWriter(c, out.Writer), newChannelReader(c, out.Reader), nil
 }
 
-// OpenWriter connects to the writing end of a channel. ctx bounds only the opening. The error
-// is an [ErrChannelNotFound] if no such channel exists. If another writer has already opened
-// the end, a Write fails, but not necessarily the first one: the engine disconnects the second
-// writer, and it takes time until the client notices. A reference to the reading end is an
-// error, because data written to it would be lost.
+// OpenWriter connects to the writing end of a channel. ctx limits only the time for opening.
+// The error is an [ErrChannelNotFound] if no such channel exists. If another writer has
+// already opened the end, a Write fails, but not necessarily the first one: the engine
+// disconnects the second writer, and it takes time until the client notices. A reference to
+// the reading end is an error, because data written to it would be lost.
 func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
 	w := newChannelWriter(c, ref)
 	if err := w.end.open(ctx, "write"); err != nil {

@@ -588,7 +588,7 @@ func (c *Client) setState(s ConnectionState, err error) {
 	c.changeState(s, err)
 }
 
-// changeState is setState for callers that hold c.mu.
+// changeState is like setState, but the caller holds c.mu.
 func (c *Client) changeState(s ConnectionState, err error) {
 	if c.state == s && err == nil {
 		return

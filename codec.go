@@ -428,7 +428,8 @@ type invocation struct {
 	room        int       // bytes reserved before the output of encodeCall
 }
 
-// envelopeRoom bounds the size of the keys and the fixed parts of a call's envelope.
+// envelopeRoom is an upper limit for the size of the keys and the fixed parts of a call's
+// envelope.
 const envelopeRoom = 320
 
 var blanks = bytes.Repeat([]byte{' '}, 1<<10)
@@ -455,7 +456,7 @@ func encodeCall(b *buffer, inv *invocation, in any) error {
 	return newestDialect.checkCall(inv, sealedSize(b, inv)) // with the limits of the dialect in use when the call is sent
 }
 
-// maxQuoted bounds the length of s between the quotes of a JSON string.
+// maxQuoted returns an upper limit for the length of s between the quotes of a JSON string.
 func maxQuoted(s string) int {
 	n := len(s)
 	for i := range len(s) {

@@ -82,7 +82,7 @@ func (in *incoming) appendCaller(p []byte) []byte {
 	return append(p, '}')
 }
 
-// callerRoom bounds the length of the caller in an envelope.
+// callerRoom returns an upper limit for the length of the caller in an envelope.
 func (in *incoming) callerRoom() int {
 	if in == nil {
 		return 0

@@ -705,7 +705,8 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	return inv, true
 }
 
-// optional decodes an optional value, or returns nil if it does not decode.
+// optional decodes an optional value. It returns nil if the value is absent or cannot be
+// decoded.
 func optional[T any](raw json.RawMessage) *T {
 	v := new(T)
 	if raw == nil || json.Unmarshal(raw, v) != nil {

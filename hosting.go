@@ -103,8 +103,9 @@ func WithArgsSchema(schema any) FunctionOption {
 	}
 }
 
-// WithArgs is [WithArgsSchema] with the schema of T, inferred as for the payload of [Handle].
-// The registration returns an error if T cannot be described by a schema.
+// WithArgs is like [WithArgsSchema] with the schema of T, which is inferred in the same way as
+// the schema of a payload of [Handle]. The registration returns an error if T cannot be
+// described by a schema.
 func WithArgs[T any]() FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.args, err = schemaOf(reflect.TypeFor[T](), true)
@@ -445,7 +446,7 @@ const (
 	hookTimeout = 30 * time.Second
 	// maxHooks is the number of functions whose hooks may run concurrently.
 	maxHooks = 64
-	// maxHeldObservers bounds the number of observers of one function.
+	// maxHeldObservers limits the number of observers of one function.
 	maxHeldObservers = 100_000
 )
 

@@ -383,8 +383,8 @@ func (c *Client) becomeReady(l *link) {
 	c.log.Info("iii: connected", "worker_id", id, "name", c.name)
 }
 
-// receive handles one message. b is reused afterwards. A message that does not decode is
-// counted and logged without its content; it does not end the connection.
+// receive handles one message. b is reused afterwards. A message that cannot be decoded is
+// counted, and logged without its content; it does not end the connection.
 func (c *Client) receive(l *link, b []byte) {
 	c.received.Add(1)
 	var m received

@@ -446,7 +446,7 @@ func (w *responseWriter) Flush() {
 	_ = w.FlushError()
 }
 
-// FlushError is Flush for http.ResponseController.
+// FlushError is like Flush, but returns an error; http.ResponseController calls it.
 func (w *responseWriter) FlushError() error {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)

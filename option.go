@@ -464,9 +464,9 @@ func WithKeepalive(ping, idle time.Duration) Option {
 	})
 }
 
-// WithStreamHeartbeat sets how often an idle streamed response of [Client.MountHTTP] is
-// probed to detect that its client has left. Default 5 s; 0 disables probes; a negative
-// value is an error of [New].
+// WithStreamHeartbeat sets how often an idle streamed response of [Client.MountHTTP] is probed
+// to detect that its client has left. Default 5 s; 0 disables probes; [New] rejects a negative
+// value.
 //
 // A response is idle when its handler has written nothing for that long. The engine does
 // not report that a client has left until the next frame of the response, so the worker
@@ -486,7 +486,7 @@ func WithStreamHeartbeat(d time.Duration) Option {
 
 // WithHTTPWriteTimeout limits the time for which a write of a streamed response of
 // [Client.MountHTTP] may make no progress because the client does not read. Default 30 s; 0
-// means no limit; a negative value is an error of [New].
+// means no limit; [New] rejects a negative value.
 //
 // A write that exceeds the limit fails with os.ErrDeadlineExceeded and ends the response
 // and the context of the request; so does a probe ([WithStreamHeartbeat]). The response as
@@ -550,7 +550,7 @@ type JSONCodec interface {
 // encoding/json; the schemas of functions describe the JSON that encoding/json reads and
 // writes. The output of the codec is validated: text that is not JSON, or that the engine
 // cannot parse, makes the call or the function fail, and so does a panic of the codec.
-// Default: encoding/json. A nil codec is an error of [New].
+// Default: encoding/json. [New] rejects a nil codec.
 func WithJSON(codec JSONCodec) Option {
 	return clientOption(func(c *config) error {
 		if codec == nil {

@@ -149,10 +149,10 @@ var globalProviders struct {
 }
 
 // StartTelemetry starts recording as cfg specifies; unset fields of cfg default to the
-// environment. It does not wait for the engine and does not fail if the engine is
-// unavailable: records wait in the queue of the connection. If telemetry is disabled,
-// nothing is recorded, no goroutine starts, no connection is opened and no global is
-// set. ctx bounds only the start. Call [Telemetry.Shutdown] at the end of the program.
+// environment. It does not wait for the engine and does not fail if the engine is unavailable:
+// records wait in the queue of the connection. If telemetry is disabled, nothing is recorded,
+// no goroutine starts, no connection is opened and no global is set. ctx limits only the time
+// for starting. Call [Telemetry.Shutdown] at the end of the program.
 func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption) (*Telemetry, error) {
 	resolved, err := cfg.resolve()
 	if err != nil {
@@ -281,7 +281,7 @@ type besideSpans struct{ sdktrace.SpanProcessor }
 func (besideSpans) ForceFlush(context.Context) error { return nil }
 func (besideSpans) Shutdown(context.Context) error   { return nil }
 
-// besideLogs is besideSpans for log records.
+// besideLogs is like besideSpans, for log records.
 type besideLogs struct{ sdklog.Processor }
 
 func (besideLogs) ForceFlush(context.Context) error { return nil }

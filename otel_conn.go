@@ -154,7 +154,7 @@ func (s *SharedEngineConnection) Send(m OtelMessage) error {
 	return fmt.Errorf("iii: telemetry prefix %q is not OTLP, MTRC or LOGS", m.Prefix)
 }
 
-// enqueue is Send for this package's own frames. It takes ownership of f.Data.
+// enqueue is like Send, for this package's own frames. It takes ownership of f.Data.
 func (s *SharedEngineConnection) enqueue(f otlpjson.Frame) error { return s.queue.enqueue(f) }
 
 // State returns the state of the connection: connecting until the first attempt has
@@ -188,8 +188,8 @@ func (s *SharedEngineConnection) Stats() ConnectionStats {
 // returns an error if frames were dropped in the meantime.
 func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flushAfter(ctx, 0) }
 
-// flushAfter is Flush for a caller that has flushed the providers first. dropped is the number
-// of frames that were dropped in the meantime.
+// flushAfter is like Flush, for a caller that has already flushed the providers. dropped is
+// the number of frames that were dropped in the meantime.
 func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) error {
 	if s == nil {
 		return nil
@@ -367,8 +367,8 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 // frame during draining, when there is no delay between attempts.
 const drainAttempts = 5
 
-// keepConnected returns nil once ctx has ended or the queue is drained as far as
-// possible. Otherwise it returns the reason why it gave up.
+// keepConnected maintains a connection. It returns nil once ctx has ended or the queue has
+// been drained to the extent possible. Otherwise it returns the reason why it gave up.
 func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	redial := s.cfg.redial()
 	redial.Hurry = s.draining // one more attempt, immediately

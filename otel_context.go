@@ -132,7 +132,7 @@ func ExtractContext(ctx context.Context, traceparent, baggageHeader string) cont
 	return ctx
 }
 
-// extractRaw is ExtractContext for headers that are JSON strings, or absent.
+// extractRaw is like ExtractContext, but takes headers that are JSON strings or absent.
 func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.Context {
 	if n := len(traceparent); n > 2 && traceparent[0] == '"' { // a valid header has no escapes
 		if sc, ok := parseTraceparent(traceparent[1 : n-1]); ok {

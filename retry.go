@@ -23,9 +23,9 @@ import (
 // nothing has been sent.
 //
 // Retries use exponential backoff with full jitter: before attempt n+1 the call waits a random
-// time between 0 and InitialDelay · 2ⁿ⁻¹, at most MaxDelay. Each attempt has the timeout of the
-// call, and the context bounds all attempts together: if it would end before the next attempt,
-// the call returns the error of the latest one.
+// time between 0 and InitialDelay · 2ⁿ⁻¹, at most MaxDelay. Each attempt has the timeout of
+// the call, and the context limits all attempts together: if it would end before the next
+// attempt, the call returns the error of the latest attempt.
 type RetryPolicy struct {
 	// MaxAttempts is the number of attempts, including the first. 0 means 3; 1 disables
 	// retries; a negative value is an error.

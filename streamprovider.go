@@ -49,10 +49,10 @@ type streamUpdater interface {
 //
 //	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
 //
-// handles updates itself. For any other provider, an update is a Get, an
-// [ApplyUpdate] and a Set; meanwhile, other Updates, Sets and Deletes of the
-// same item wait. An update function is registered in either case, because
-// without one the engine would update an item in its own store.
+// handles updates itself. For any other provider, an update consists of a Get, an
+// [ApplyUpdate] and a Set; until it is complete, other Updates, Sets and Deletes of the same
+// item wait. An update function is registered in either case, because without one the engine
+// would update an item in its own store.
 //
 // The engine looks for these functions only in the namespace "default", and a
 // worker's functions live in the worker's namespace: on a client with another

@@ -71,7 +71,7 @@ func (c *claim) owner() string {
 	return ""
 }
 
-// standing is the state of a registration on the current link, as far as the client knows it.
+// standing is the client's knowledge about a registration on the current link.
 type standing uint8
 
 const (
