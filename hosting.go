@@ -265,9 +265,9 @@ func (o *FunctionObserver) asksFor(status string) bool {
 // Accepted returns nil once the message that accepts the observer is in the send queue, after
 // all messages that were sent before. It returns an [*Error] with the reason if the observer
 // is rejected, or with the code OBSERVER_NOT_ACTIVE if it has been removed; an
-// [ErrNotConnected] if there is no connection, in which case the engine is informed on the
-// next one; and an error that satisfies errors.Is(err, ctx.Err()) when ctx ends. If the Added
-// hook of the same observer calls it, it fails immediately.
+// [ErrNotConnected] if there is no connection (the engine is then informed on the next one);
+// and an error that satisfies errors.Is(err, ctx.Err()) when ctx ends. If the Added hook of
+// the same observer calls it, it fails immediately.
 func (o *FunctionObserver) Accepted(ctx context.Context) error {
 	held := o.held
 	if ctx.Value(addingKey{}) == held {

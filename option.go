@@ -272,16 +272,15 @@ func WithTLSConfig(cfg *tls.Config) DialOption {
 	return dialOption(func(d *dialConfig) error { d.TLS = cfg.Clone(); return nil })
 }
 
-// WithReconnection sets the delays between attempts to connect. Default: the first delay is 1
-// s; it doubles with each further attempt, up to 30 s, and each delay varies by ±30 %. The
-// number of attempts is unlimited. Delays and the multiplier default individually if they are
-// zero; a JitterFactor of 0 means no jitter, except that the zero value of cfg means the
-// defaults for all fields. MaxRetries counts consecutive failures to connect; nil means no
-// limit. Invalid values are an error. The delays start over once a connection has been
-// successful: for a client, when it is ready; for a telemetry connection, when it has lasted
-// for the initial delay. MaxPendingMessages limits the frames that a telemetry connection
-// keeps while it is not connected; 0 means no such limit. It has no effect on a client: see
-// [WithSendBuffer].
+// WithReconnection sets the delays between attempts to connect. By default, the delay starts
+// at 1 s, doubles with each further attempt up to 30 s, and varies by ±30 %, and the number of
+// attempts is unlimited. The zero value of cfg selects all these defaults. In any other cfg,
+// delays and a multiplier that are zero take their defaults, but a JitterFactor of 0 means no
+// jitter. MaxRetries counts consecutive failures to connect; nil means no limit. Invalid
+// values are an error. The delays start over once a connection has been successful: for a
+// client, when it is ready; for a telemetry connection, when it has lasted for the initial
+// delay. MaxPendingMessages limits the frames that a telemetry connection keeps while it is
+// not connected; 0 means no such limit. It has no effect on a client: see [WithSendBuffer].
 func WithReconnection(cfg ReconnectionConfig) DialOption {
 	return reconnectionOption("WithReconnection", cfg)
 }
@@ -356,7 +355,8 @@ func dialContextOption(name string, f func(ctx context.Context, network, addr st
 }
 
 // WithDrainTimeout limits the duration of the drain during the graceful shutdown of
-// [Client.Run]. d must be positive. Default 30 s. Only its context limits [Client.Shutdown].
+// [Client.Run]. d must be positive. Default 30 s. The duration of [Client.Shutdown] is limited
+// only by its context.
 func WithDrainTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
