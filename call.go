@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// CallOption configures one call. Invalid options are errors of the call.
+// CallOption configures one call. An invalid option makes the call fail.
 type CallOption func(*callConfig) error
 
 type callConfig struct {
@@ -48,8 +48,8 @@ func WithMetadata(v any) CallOption {
 	return func(c *callConfig) error { c.metadata, c.hasMetadata = v, true; return nil }
 }
 
-// InNamespace calls the function in a namespace other than the worker's own. A blank namespace
-// is an error of the call.
+// InNamespace calls the function in a namespace other than the worker's own. With a blank
+// namespace, the call fails.
 func InNamespace(ns string) CallOption {
 	return func(c *callConfig) error {
 		if strings.TrimSpace(ns) == "" {
@@ -64,8 +64,8 @@ func InNamespace(ns string) CallOption {
 // is discarded; a *json.RawMessage receives it unchanged. If out cannot hold a result, for
 // example a nil pointer or a pointer to a channel, Call fails before it sends anything. in is
 // encoded with encoding/json; nil is sent as null. Call rejects payloads that the engine
-// cannot parse and would silently drop: more than 126 levels of nesting, numbers beyond
-// float64, and unpaired surrogates.
+// cannot parse and would silently drop: those with more than 126 levels of nesting, numbers
+// beyond the range of float64, or unpaired surrogates.
 //
 // Call returns an [*Error] if the function or the engine failed the call; [ErrTimeout] after
 // the call's timeout; [ErrConnectionLost], immediately, if the connection was lost after the
@@ -138,9 +138,9 @@ func (c *Client) send(ctx context.Context, inv invocation, in any, opts []CallOp
 	})
 }
 
-// Enqueue passes a call to a queue, which runs it later, once or more often. The receipt
-// confirms that the queue has stored the call. Without a queue provider, or if the provider
-// rejects the call, the error is an [ErrEnqueue]. The function need not exist yet.
+// Enqueue adds a call to a queue, which runs it later, at least once. The receipt confirms
+// that the queue has stored the call. Without a queue provider, or if the provider rejects the
+// call, the error is an [ErrEnqueue]. The function need not exist yet.
 func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...CallOption) (EnqueueResult, error) {
 	var receipt EnqueueResult
 	if strings.TrimSpace(queue) == "" {
@@ -221,8 +221,8 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	return r, nil
 }
 
-// namespaceOf returns the namespace of a call without one. The engine's own functions exist
-// only in default; everything else is in this worker's namespace.
+// namespaceOf returns the namespace for a call that does not name one. The engine's own
+// functions exist only in default; everything else is in this worker's namespace.
 func (c *Client) namespaceOf(functionID string) string {
 	if c.cfg.namespace == "" || isBuiltin(functionID) {
 		return ""
@@ -304,8 +304,7 @@ func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err er
 	return false, c.notSent(cause)
 }
 
-// unsentError is the error of a call that was not sent in time although there was a
-// connection.
+// unsentError means that a call was not sent in time although there was a connection.
 type unsentError struct{ cause error }
 
 func (e unsentError) Error() string   { return "not sent: " + e.cause.Error() }

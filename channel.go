@@ -27,12 +27,12 @@ var (
 	// accepts nothing more.
 	ErrChannelClosed = errors.New("iii: channel is closed")
 
-	// ErrChannelBacklog means that a reader reads only bytes, or only messages, and too
-	// much of the other kind has piled up.
+	// ErrChannelBacklog means that only bytes, or only messages, were read from the channel,
+	// and that too much unread data of the other kind has accumulated.
 	ErrChannelBacklog = errors.New("iii: channel has too much unread data")
 )
 
-// channelChunk is the size at which bytes are cut into frames.
+// channelChunk is the maximum size of the frames into which bytes are split.
 const channelChunk = 64 << 10
 
 // ChannelOption configures a new channel.
@@ -69,11 +69,11 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 	return newChannelWriter(c, out.Writer), newChannelReader(c, out.Reader), nil
 }
 
-// OpenWriter connects to the writing end of a channel. ctx bounds only the opening. The
-// error is an [ErrChannelNotFound] if no such channel exists. If the end has already been
-// taken, a Write fails, though not always the first one: the engine disconnects the second
-// writer, and the disconnect takes time to arrive. A reference to the reading end is an
-// error, because data written to it would be lost.
+// OpenWriter connects to the writing end of a channel. ctx limits only the time for opening.
+// The error is an [ErrChannelNotFound] if no such channel exists. If another writer has
+// already opened the end, a Write fails, but not necessarily the first one: the engine
+// disconnects the second writer, and it takes time until the client notices. A reference to
+// the reading end is an error, because data written to it would be lost.
 func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
 	w := newChannelWriter(c, ref)
 	if err := w.end.open(ctx, "write"); err != nil {
@@ -82,9 +82,9 @@ func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*Channel
 	return w, nil
 }
 
-// OpenReader connects to the reading end of a channel; see [Client.OpenWriter]. If the end
-// has already been taken, the first Read returns io.EOF. A reference to the writing end is
-// an error, because nothing would ever arrive from it.
+// OpenReader connects to the reading end of a channel; see [Client.OpenWriter]. If another
+// reader has already opened the end, the first Read returns io.EOF. A reference to the writing
+// end is an error, because nothing would ever arrive from it.
 func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*ChannelReader, error) {
 	r := newChannelReader(c, ref)
 	if err := r.open(ctx); err != nil {
@@ -93,7 +93,7 @@ func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*Channel
 	return r, nil
 }
 
-// channelEnd is the part that both kinds of end share: a socket that is opened once.
+// channelEnd is the part that readers and writers share: a socket that is opened once.
 type channelEnd struct {
 	client     *Client
 	ref        StreamChannelRef
@@ -141,7 +141,7 @@ func (l channelLock) tryLock() bool {
 
 func (l channelLock) unlock() { <-l }
 
-// channelDeadline is a deadline that can be moved while others wait for it.
+// channelDeadline is a deadline that can be changed while others wait for it.
 type channelDeadline struct {
 	mu    sync.Mutex
 	timer *time.Timer
@@ -149,8 +149,8 @@ type channelDeadline struct {
 	end   context.CancelFunc
 }
 
-// passed returns a context that ends when the deadline passes, wherever the deadline has
-// been moved by then.
+// passed returns a context that ends when the deadline has passed; if the deadline is changed
+// in the meantime, the new one applies.
 func (d *channelDeadline) passed() context.Context {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -164,7 +164,7 @@ func (d *channelDeadline) current() context.Context {
 	return d.over
 }
 
-// set moves the deadline; the zero time means no deadline.
+// set changes the deadline; the zero time means no deadline.
 func (d *channelDeadline) set(t time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -195,8 +195,9 @@ func (d *channelDeadline) set(t time.Time) {
 	d.timer = timer
 }
 
-// open connects on the first call. The attempt continues after ctx ends: the engine gives
-// an end out only once, and may have done so already. The next caller gets the outcome.
+// open connects on the first call. The attempt continues after ctx ends, because the engine
+// lets each end be opened only once, and this attempt may already have opened it. The next
+// caller gets the outcome.
 func (e *channelEnd) open(ctx context.Context, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err
@@ -224,7 +225,7 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 	return err
 }
 
-// connect runs the attempt to connect.
+// connect makes the attempt to connect.
 func (e *channelEnd) connect(ctx context.Context, direction string) {
 	unwatch := context.AfterFunc(e.client.handlers, e.stop)
 	conn, err := e.client.dialChannel(ctx, e.ref, direction)
@@ -271,7 +272,8 @@ func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, longest
 	return err
 }
 
-// settled reports whether opening is over, and returns the error if it failed.
+// settled reports whether the attempt to open the end is over, and returns its error if it
+// failed.
 func (e *channelEnd) settled() (settled bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -291,7 +293,8 @@ func (e *channelEnd) socket() *wsconn.Conn {
 	return e.conn
 }
 
-// reference implements Ref. Calling it on an end that is not open yet gives the end away.
+// reference implements Ref. Calling it on an end that is not open yet leaves that end to the
+// receiver of the reference.
 func (e *channelEnd) reference() StreamChannelRef {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -320,8 +323,8 @@ func (e *channelEnd) abort() {
 	}
 }
 
-// dialChannel opens the socket of one end. Frames are written straight through, so that a
-// full channel holds the writer back for as long as it takes.
+// dialChannel opens the socket of one end. Frames are written directly to the socket, so that
+// a full channel blocks the writer for as long as it is full.
 func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*wsconn.Conn, error) {
 	if ref.ChannelID == "" || ref.AccessKey == "" {
 		return nil, errors.New("iii: channel reference lacks channel_id or access_key")
@@ -390,13 +393,14 @@ func (s *channelSet) close() {
 	}
 }
 
-// ChannelRefAt is a reference to a channel and where it was found.
+// ChannelRefAt is a reference to a channel together with its position in a payload.
 type ChannelRefAt struct {
 	// Path locates the reference: "a.b[0].c" is member c of the first element of
 	// member b of member a; "" is the payload itself. Keys are not escaped, so keys
 	// that contain dots or brackets make the path ambiguous.
 	Path string
-	// Ref opens the channel; see [Client.OpenReader] and [Client.OpenWriter].
+	// Ref is the reference, with which [Client.OpenReader] or [Client.OpenWriter] opens the
+	// channel.
 	Ref StreamChannelRef
 }
 
@@ -416,7 +420,8 @@ func ChannelRefs(payload json.RawMessage) []ChannelRefAt {
 	return s.found
 }
 
-// refScan reads a document once, token by token, so nesting costs no stack.
+// refScan reads a document once, token by token and without recursion, so deep nesting does
+// not use the stack.
 type refScan struct {
 	decoder *json.Decoder
 	open    []refLevel // the objects and lists around the next token

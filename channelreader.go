@@ -23,8 +23,8 @@ var (
 	_ io.WriterTo   = (*ChannelReader)(nil)
 )
 
-// How much a reader buffers before it holds the writer back, and how much of one kind it
-// sets aside while only the other kind is read.
+// Limits of the amount of data that a reader buffers before it holds the writer back, and that
+// it sets aside of one kind while only the other kind is read.
 const (
 	channelReadAhead = 4 * channelChunk
 	channelBacklog   = 16 << 20
@@ -85,7 +85,7 @@ func (r *ChannelReader) openForBytes() error {
 	return r.end.openWithin(context.Background(), &r.deadline, 0, "read")
 }
 
-// Ref returns the reference with which another worker can open this end, as long as it
+// Ref returns a reference with which another worker can open this end, provided that the end
 // has not been used here.
 func (r *ChannelReader) Ref() StreamChannelRef { return r.end.reference() }
 
@@ -116,8 +116,8 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	}
 }
 
-// keep queues a frame once there is room. A full queue holds the writer back unless a caller
-// is waiting for the other kind of frame; in that case the frame is set aside.
+// keep queues a frame once there is room. A full queue holds the writer back, unless a caller
+// is waiting for the other kind of frame; in that case, keep sets the frame aside.
 func (r *ChannelReader) keep(text bool, frame []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -167,8 +167,8 @@ func (r *ChannelReader) buffer() []byte {
 	return make([]byte, 0, channelChunk+512) // room to read past the end of a whole chunk without growing
 }
 
-// fitted returns the frame in memory of matching size: a queue of short frames in
-// chunk-sized buffers would occupy much more memory than it counts.
+// fitted returns the frame in a buffer of matching size: short frames in chunk-sized buffers
+// would occupy much more memory than the queue counts for them.
 func (r *ChannelReader) fitted(frame []byte) []byte {
 	if len(frame) >= cap(frame)/2 {
 		return frame
@@ -186,11 +186,11 @@ func (r *ChannelReader) recycle(buf []byte) {
 	}
 }
 
-// SetReadDeadline sets the deadline for current and future Reads. After it has passed,
-// Reads fail with os.ErrDeadlineExceeded, even if bytes are available. The zero value,
-// which is the default, means no deadline. The channel stays usable: setting a later
-// deadline lets Reads continue. The deadline does not apply to Messages, which only its
-// context bounds. SetReadDeadline may be called while another goroutine reads.
+// SetReadDeadline sets the deadline for current and future Reads. After it has passed, Reads
+// fail with os.ErrDeadlineExceeded, even if bytes are available. The zero value, which is the
+// default, means no deadline. The channel stays usable: setting a later deadline lets Reads
+// continue. The deadline does not apply to Messages; only its context limits the wait.
+// SetReadDeadline may be called while another goroutine reads.
 func (r *ChannelReader) SetReadDeadline(t time.Time) error {
 	r.deadline.set(t)
 	return nil
@@ -209,8 +209,8 @@ func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []by
 	return frame, read, nil
 }
 
-// await returns when q has a frame or the context has ended; for bytes, that is the
-// context of the read deadline. r.mu is held except while waiting.
+// await returns when q has a frame or the context has ended; for bytes, the context is that of
+// the read deadline. The caller holds r.mu, which await releases while it waits.
 func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	q.waiting++
 	r.changed.Send() // the pump may set aside more of the other kind now
@@ -236,9 +236,9 @@ func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	}
 }
 
-// Read returns bytes as they arrive and sets messages aside. It returns io.EOF when the
-// writer has closed the channel or has vanished, which the engine does not distinguish,
-// and an error that wraps io.ErrUnexpectedEOF when the connection broke.
+// Read returns bytes as they arrive and sets messages aside. It returns io.EOF if the writer
+// has closed the channel or has vanished (the engine does not distinguish the two), and an
+// error that wraps io.ErrUnexpectedEOF if the connection has broken.
 func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -257,8 +257,8 @@ func (r *ChannelReader) Read(p []byte) (int, error) {
 	}
 }
 
-// readFrame reads from the first frame and returns that frame as done when it has been
-// read completely.
+// readFrame reads from the first frame. If it has read the frame completely, it returns the
+// frame as done.
 func (r *ChannelReader) readFrame(p []byte) (n int, done []byte, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -45,7 +45,7 @@ func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
 	return w
 }
 
-// Ref returns the reference with which another worker can open this end, as long as it
+// Ref returns a reference with which another worker can open this end, provided that the end
 // has not been used here.
 func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 
@@ -92,8 +92,8 @@ func (w *ChannelWriter) failure() error {
 // SetWriteDeadline sets the deadline for current and future Writes and messages. The zero
 // value, which is the default, lets them wait for the reader indefinitely. A Write that
 // exceeds the deadline fails with os.ErrDeadlineExceeded, and the channel is broken. A
-// deadline that passes between two Writes breaks nothing. SetWriteDeadline may be called
-// while another goroutine writes.
+// deadline that passes between two Writes does not break the channel. SetWriteDeadline may be
+// called while another goroutine writes.
 func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 	w.deadline.set(t)
 	w.mu.Lock()
@@ -105,14 +105,14 @@ func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// progressBuffer is the send buffer size of a socket that is watched for progress. A
-// system that sizes the buffer itself may choose megabytes and accept nothing more until
-// a third of it is free, so a client that reads a few kilobytes per second would seem to
-// read nothing for minutes.
+// progressBuffer is the send buffer size of a socket that is watched for progress. If the
+// operating system chose the size, the buffer could be several megabytes large and accept no
+// more data until a third of it is free. A client that reads a few kilobytes per second would
+// then seem to read nothing for minutes.
 const progressBuffer = 256 << 10
 
-// limitStall makes frames fail that make no progress for d, until a deadline is set. 0 is
-// no limit. Call it before the writer opens.
+// limitStall makes each frame fail that makes no progress for d, until a deadline is set. 0
+// means no limit. Call it before the writer opens.
 func (w *ChannelWriter) limitStall(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,7 +121,7 @@ func (w *ChannelWriter) limitStall(d time.Duration) {
 	}
 }
 
-// hurryUp makes frames fail that make no progress for d, regardless of any deadline.
+// hurryUp makes each frame fail that makes no progress for d, regardless of any deadline.
 func (w *ChannelWriter) hurryUp(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -137,7 +137,7 @@ func (w *ChannelWriter) begin(probe bool) {
 	w.applyLimit()
 }
 
-// applyLimit applies the current frame's limit to the socket. w.mu is held.
+// applyLimit applies the current frame's limit to the socket. The caller holds w.mu.
 func (w *ChannelWriter) applyLimit() {
 	conn := w.end.socket()
 	if conn == nil {
@@ -234,10 +234,10 @@ func (w *ChannelWriter) flush() error {
 	return w.frame(context.Background(), wsconn.Binary, nil)
 }
 
-// probe sends a message if no frame has been written for idle, to find out whether the
-// other end is still there. It does not wait for a concurrent writer, and ignores a
-// deadline that has passed, since that deadline was meant for Writes. next is when to
-// probe again.
+// probe sends a message if no frame has been written for the time idle, to find out whether
+// the other end is still there. It does not wait for a concurrent writer. It ignores a
+// deadline that has passed, because that deadline was meant for Writes. next is the time until
+// the next probe.
 func (w *ChannelWriter) probe(message []byte, idle time.Duration) (next time.Duration, err error) {
 	if !w.writing.tryLock() {
 		return idle, nil
@@ -264,7 +264,7 @@ func (w *ChannelWriter) lock() error {
 	return nil
 }
 
-// frame writes one frame; w.writing is held.
+// frame writes one frame. The caller holds w.writing.
 func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 	w.mu.Lock()
 	longest := w.stall
@@ -282,7 +282,7 @@ func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 	return w.send(ctx, kind, p)
 }
 
-// send writes a frame to the open socket; w.writing is held.
+// send writes a frame to the open socket. The caller holds w.writing.
 func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 	if ctx.Done() != nil {
 		expired := make(chan struct{})
@@ -305,8 +305,8 @@ func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 	return nil
 }
 
-// broken records why a frame could not be written, which ends the channel: the time ran
-// out, or the other end is gone.
+// broken records the reason why a frame could not be written: the time ran out, or the other
+// end is gone. The channel is unusable afterwards.
 func (w *ChannelWriter) broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -368,7 +368,8 @@ func (w *ChannelWriter) Close() error {
 	}
 	if conn := w.end.conn; conn != nil && err == nil && w.failure() == nil {
 		deadline := w.closeDeadline()
-		// The engine reads in order, so the end follows everything that was written.
+		// The engine reads in order, so it reads the Close frame after everything that was
+		// written.
 		if err = conn.WriteClose(deadline); err == nil {
 			w.awaitEnd(deadline)
 		} else {

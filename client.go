@@ -227,7 +227,7 @@ func (c *Client) endError() error {
 }
 
 // supervise maintains a connection until ctx ends or the engine rejects the worker. It begins
-// when its predecessor has ended.
+// after the previous call has ended.
 func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended chan<- struct{}) {
 	if previous != nil {
 		<-previous
@@ -254,8 +254,8 @@ type nameHeldError struct{ error }
 
 func (e nameHeldError) Unwrap() error { return e.error }
 
-// keepConnected makes one connection after the other. It returns nil when ctx has ended, and
-// the fatal error otherwise.
+// keepConnected makes one connection after another. It returns nil if ctx has ended, and the
+// fatal error otherwise.
 func (c *Client) keepConnected(ctx context.Context) error {
 	failed := false
 	var turn time.Duration // delay of the wait for this worker's name; 0 while not waiting
@@ -309,8 +309,8 @@ func (c *Client) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-// warnOnce reports the first failure to connect to slog's default if no logger is set. It
-// does so on the goroutine of the callbacks, because the default handler may be user code.
+// warnOnce reports the first failure to connect to slog's default if no logger is set. It does
+// so on the callback goroutine, because the default handler may be user code.
 func (c *Client) warnOnce(err error) {
 	c.mu.Lock()
 	skip := c.cfg.loggerSet || c.wasReady || c.warned
@@ -323,7 +323,7 @@ func (c *Client) warnOnce(err error) {
 	}
 }
 
-// warnOfToken warns that the token is sent to the engine unencrypted, through the same loggers
+// warnOfToken warns that the token is sent to the engine unencrypted. It uses the same loggers
 // as warnOnce.
 func (c *Client) warnOfToken() {
 	if !c.cfg.exposesToken() {
@@ -369,9 +369,9 @@ func (c *Client) Run(ctx context.Context) error {
 // invocations with the code worker_draining, lets running handlers finish and sends their
 // results, flushes the telemetry, and closes the connection. Running handlers can still make
 // calls; Shutdown does not wait for calls made outside of handlers. If ctx ends first, the
-// rest is cut off as by Close, and the error reports that, together with the functions whose
-// handlers are still running and their number; the log does as well. Further calls also wait
-// for the end.
+// rest is cut off as by Close. In that case, the error and the log name the functions whose
+// handlers are still running, with the number of handlers. Further calls also wait for the
+// end.
 //
 // Once no handler is running, Shutdown waits up to 2 s for the engine to confirm the sent
 // messages, and up to 5 s for a connection over which to send waiting ones. Messages of Send
@@ -446,7 +446,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	return err, telemetry
 }
 
-// flushReports returns when the local calls have been reported to the engine, as far as
+// flushReports returns when the local calls have been reported to the engine, to the extent
 // possible.
 func (c *Client) flushReports(ctx context.Context) error {
 	select {
@@ -466,8 +466,8 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// handlerGrace is how long Close waits for handlers to notice that their context has ended.
-// Close may have been called by one of them.
+// handlerGrace is the time for which Close waits for handlers to notice that their context has
+// ended. The wait is short because a handler may have called Close.
 const handlerGrace = 40 * time.Millisecond
 
 // terminate ends the client once; reason is nil for an orderly end.
@@ -588,7 +588,7 @@ func (c *Client) setState(s ConnectionState, err error) {
 	c.changeState(s, err)
 }
 
-// changeState is setState for callers that hold c.mu.
+// changeState is like setState, but the caller holds c.mu.
 func (c *Client) changeState(s ConnectionState, err error) {
 	if c.state == s && err == nil {
 		return
@@ -597,7 +597,8 @@ func (c *Client) changeState(s ConnectionState, err error) {
 	c.notifyListener(s, err)
 }
 
-// notifyListener queues a call of the state listener. The caller holds c.mu, for the order.
+// notifyListener queues a call of the state listener. The caller holds c.mu, so that the calls
+// are in order.
 func (c *Client) notifyListener(s ConnectionState, err error) {
 	if c.cfg.listener != nil {
 		c.callbacks.post(func() { c.cfg.listener(s, err) })
@@ -680,9 +681,9 @@ func (c *Client) Ready() error {
 	return c.readiness().err()
 }
 
-// Draining reports whether the client has begun to end: [Client.Shutdown] or [Client.Close] was
-// called, the context of [Client.Run] ended, or a fatal error occurred. Once true, it stays
-// true. For handlers, [Stopping] provides the same as a channel.
+// Draining reports whether the client has begun to end: [Client.Shutdown] or [Client.Close]
+// was called, the context of [Client.Run] ended, or a fatal error occurred. Once true, it
+// stays true. For handlers, [Stopping] provides the same information as a channel.
 func (c *Client) Draining() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -768,7 +769,7 @@ func (r *readiness) add(reason error) {
 	r.reasons, r.blocked = append(r.reasons, public(reason)), true
 }
 
-// hold adds a reason that ends when another worker ends.
+// hold adds a reason that applies until another worker ends.
 func (r *readiness) hold(functionID string, reason error) {
 	r.reasons = append(r.reasons, public(reason))
 	for _, id := range r.standby {
@@ -858,7 +859,7 @@ type callbackQueue struct {
 	quiet   signal.Broadcast // no callback runs or waits
 }
 
-// maxCallbacks bounds the callbacks that wait behind one that does not return,
+// maxCallbacks limits the number of callbacks that wait while one callback does not return,
 // because the engine can cause any number of them.
 const maxCallbacks = 10_000
 

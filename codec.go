@@ -49,8 +49,8 @@ const (
 // message itself.
 const engineDepth = 127
 
-// received is a received message, split into parts but not decoded. The slices alias the
-// message; an absent or null optional field is empty.
+// received is a received message, split into parts but not decoded. The slices share the
+// memory of the message; the slice of an absent or null optional field is empty.
 type received struct {
 	kind messageType
 	tag  []byte // of a rare kind, the raw JSON string
@@ -198,8 +198,8 @@ func newInvocationID() (id invocationID) {
 	return id
 }
 
-// parseInvocationID parses the text form. An id of a different form is not an error for any
-// caller, so ok suffices.
+// parseInvocationID parses the text form. It returns no error, because no caller treats an id
+// of a different form as an error.
 func parseInvocationID(text []byte) (id invocationID, ok bool) {
 	id, err := uuid.ParseBytes(text)
 	return id, err == nil
@@ -228,8 +228,9 @@ type buffer struct {
 	idle     int  // number of consecutive uses with little content
 }
 
-// Buffers above largeBuffer are pooled as long as messages fill them, and buffers above
-// maxPooledBuffer never are, so that one large message does not occupy memory forever.
+// Buffers larger than largeBuffer are pooled only while messages make use of their size, and
+// buffers larger than maxPooledBuffer are never pooled, so that one large message does not
+// occupy memory forever.
 const (
 	largeBuffer     = 64 << 10
 	maxPooledBuffer = 4 << 20
@@ -262,8 +263,8 @@ func (b *buffer) poolable() bool {
 }
 
 // value appends v as JSON. On an error, the buffer is unchanged. value rejects text that is
-// not valid UTF-8, which raw values and marshalers can produce, because the engine drops the
-// connection for such a message.
+// not valid UTF-8, because the engine drops the connection when it receives such a message.
+// Raw values and marshalers can produce such text.
 func (b *buffer) value(v any) error {
 	start := b.Len()
 	switch v := v.(type) {
@@ -381,8 +382,9 @@ func (c *config) decode(b []byte, out any) (err error) {
 // rawForUser encodes a user's value that becomes part of one of this package's messages.
 func (c *config) rawForUser(v any) (json.RawMessage, error) { return rawOf(c.forUser(v)) }
 
-// ownType reports whether encoding/json encodes values of type t regardless of [WithJSON]: raw
-// JSON, and the types of this package, whose tags and methods are written for encoding/json.
+// ownType reports whether encoding/json encodes values of type t regardless of [WithJSON].
+// This applies to raw JSON and to the types of this package, whose tags and methods are
+// written for encoding/json.
 func ownType(t reflect.Type) bool {
 	for {
 		switch t.Kind() {
@@ -401,7 +403,7 @@ func ownType(t reflect.Type) bool {
 
 var rawType = reflect.TypeFor[json.RawMessage]()
 
-// actionKind selects what the engine does with a call in addition to running it.
+// actionKind selects how the engine handles a call.
 type actionKind uint8
 
 const (
@@ -426,14 +428,15 @@ type invocation struct {
 	room        int       // bytes reserved before the output of encodeCall
 }
 
-// envelopeRoom bounds the size of the keys and the fixed parts of a call's envelope.
+// envelopeRoom is an upper limit for the size of the keys and the fixed parts of a call's
+// envelope.
 const envelopeRoom = 320
 
 var blanks = bytes.Repeat([]byte{' '}, 1<<10)
 
-// encodeCall writes the parts of a call that are equal in every dialect, metadata and payload,
-// after room for the envelope. The envelope is written when the call is sent, because only
-// then is the dialect of the connection known.
+// encodeCall writes the parts of a call that are the same in every dialect (metadata and
+// payload), and leaves room for the envelope before them. The envelope is written when the
+// call is sent, because only then is the dialect of the connection known.
 func encodeCall(b *buffer, inv *invocation, in any) error {
 	inv.room = envelopeRoom + inv.caller.callerRoom() + maxQuoted(inv.observerID) + maxQuoted(inv.functionID) + maxQuoted(inv.queue) + maxQuoted(inv.namespace) + maxQuoted(inv.baggage)
 	for n := inv.room; n > 0; n -= len(blanks) {
@@ -453,7 +456,7 @@ func encodeCall(b *buffer, inv *invocation, in any) error {
 	return newestDialect.checkCall(inv, sealedSize(b, inv)) // with the limits of the dialect in use when the call is sent
 }
 
-// maxQuoted bounds the length of s between the quotes of a JSON string.
+// maxQuoted returns an upper limit for the length of s between the quotes of a JSON string.
 func maxQuoted(s string) int {
 	n := len(s)
 	for i := range len(s) {
@@ -464,8 +467,8 @@ func maxQuoted(s string) int {
 	return n
 }
 
-// sealedSize returns the size of a call's message: approximate, but exact near the limit of
-// messages.
+// sealedSize returns the size of a call's message. The result is approximate unless the size
+// is near the limit of messages.
 func sealedSize(b *buffer, inv *invocation) int {
 	size := b.Len() - inv.room
 	if size > messageTooLarge/2 {

@@ -6,27 +6,27 @@ import (
 	"errors"
 )
 
-// Configuration gives access to the engine's configuration store, which holds JSON values by id,
-// each validated against a JSON Schema. The zero value is not usable; use [Client.Configuration].
-// All methods are safe for concurrent use. Changes fire the trigger of
-// [ConfigurationTriggerConfig]. Errors are those of [Client.Call], including an [*Error] with the
-// engine's code: INVALID_ID, SCHEMA_INVALID for a rejected value or schema, NOT_REGISTERED or
-// NOT_FOUND for an unknown entry.
+// Configuration gives access to the engine's configuration store. The store holds JSON values
+// by id and validates each of them against a JSON Schema. The zero value is not usable; use
+// [Client.Configuration]. All methods are safe for concurrent use. Changes fire the triggers
+// that have a [ConfigurationTriggerConfig]. Errors are those of [Client.Call], including an
+// [*Error] with the engine's code: INVALID_ID, SCHEMA_INVALID for a rejected value or schema,
+// NOT_REGISTERED or NOT_FOUND for an unknown entry.
 type Configuration struct{ client *Client }
 
 // Configuration returns the engine's configuration store. It does no I/O.
 func (c *Client) Configuration() *Configuration { return &Configuration{client: c} }
 
-// Register registers an entry, or replaces the description of an existing one, whose value it
-// keeps.
+// Register registers an entry. If the entry exists, Register replaces its description and
+// keeps its value.
 func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegisterInput) (ConfigurationEntry, error) {
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }
 
 // Get decodes the value of an entry into value, which must be a non-nil pointer and is checked
-// like the out argument of [Client.Call]. null leaves value as encoding/json does. The engine
-// replaces references to its environment variables, such as ${NAME:default}; for the raw value,
-// call configuration::get with a [ConfigurationGetInput].
+// like the out argument of [Client.Call]. A stored null has the same effect on value as in
+// encoding/json. The engine replaces references to its environment variables, such as
+// ${NAME:default}; for the raw value, call configuration::get with a [ConfigurationGetInput].
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	const functionID = "configuration::get"
 	err := errors.New("value is nil, want a pointer to decode into")

@@ -13,7 +13,7 @@ import (
 )
 
 // A dialect implements one generation of the worker protocol, and is the only code that knows
-// the keys of its messages. The rest of the package deals in functions, triggers, calls and
+// the keys of its messages. The rest of the package works with functions, triggers, calls and
 // invocations. Each connection has one dialect, chosen by the features that the engine lists
 // in its hello, so a reconnection may bring a different one. A dialect has no state; it is
 // safe for concurrent use.
@@ -49,9 +49,10 @@ type dialect interface {
 	appendReports(p []byte, reports []*report) []byte
 	localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any
 
-	// answers reports whether the engine answers every registration of this kind. Otherwise it
-	// answers only to reject one, and a subsequent fence shows that it has not. A trigger that
-	// is answered is an observer of the engine.
+	// answers reports whether the engine answers every registration of this kind. Otherwise,
+	// it answers only to reject a registration, and the answer to a subsequent fence shows
+	// that the registration was not rejected. If the engine answers a trigger, the trigger is
+	// an observer there.
 	answers(*claim) bool
 
 	// The messages that register and unregister something. An error gives the reason why the
@@ -61,8 +62,8 @@ type dialect interface {
 	registerTriggerType(*triggerTypeSpec) any
 	registerTrigger(*triggerSpec) (any, error)
 	unregisterTrigger(*triggerSpec) any
-	// triggerBound is the answer to the engine that a provider has bound a trigger, or
-	// rejected it with err.
+	// triggerBound is the message that tells the engine that a provider has bound a trigger,
+	// or has rejected it with err.
 	triggerBound(b *TriggerBinding, err *ErrorBody) any
 
 	// receive decodes a message of the given kind and passes it to the client. It returns
@@ -87,8 +88,8 @@ type functionSpec struct {
 	needsHooks   bool
 }
 
-// triggerSpec describes a trigger as registered by the program, in the terms of engines with
-// triggers, or an observer.
+// triggerSpec describes an observer, or a trigger as registered by the program, in the terms
+// of engines with triggers.
 type triggerSpec struct {
 	id                string
 	triggerType       string
@@ -129,10 +130,10 @@ type triggerTypeSpec struct {
 const (
 	// FeatureObserveV1 stands for observers ([Client.Observe]): engines since 0.25.
 	FeatureObserveV1 = "observe.v1"
-	// FeatureObserveV2 stands for observers in place of triggers, matched and served by the
-	// worker that hosts the source: engines since 0.26.
+	// FeatureObserveV2 stands for observers in place of triggers: engines since 0.26. The
+	// worker that hosts the source matches and serves these observers.
 	FeatureObserveV2 = "observe.v2"
-	// FeatureLocalDispatchV1 stands for calls of a worker's own functions in process.
+	// FeatureLocalDispatchV1 stands for in-process calls of a worker's own functions.
 	FeatureLocalDispatchV1 = "local-dispatch.v1"
 	// FeatureLargeMessagesV1 stands for messages of up to 64 MiB. Only workers list it.
 	FeatureLargeMessagesV1 = "large-messages.v1"
@@ -443,7 +444,8 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 	return UnobserveMessage{ID: t.idOfObserver()}
 }
 
-// observeMessage returns the message for an observer, with the rest of its time.
+// observeMessage returns the message for an observer, with the time that is left until it
+// expires.
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
 	m := ObserveMessage{ID: t.idOfObserver(), Source: o.source, Target: ObserveTarget{FunctionID: t.functionID, Namespace: t.namespace},

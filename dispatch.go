@@ -27,7 +27,8 @@ const (
 	maxQueuedBytes       = 64 << 20
 	maxIdleWorkers       = 64
 
-	// The read loop yields to handlers before it reads more when they hold this many bytes.
+	// If handlers hold at least this many bytes, the read loop yields to them before it reads
+	// more.
 	yieldBytes = 8 << 20
 )
 
@@ -81,7 +82,7 @@ func (in *incoming) appendCaller(p []byte) []byte {
 	return append(p, '}')
 }
 
-// callerRoom bounds the length of the caller in an envelope.
+// callerRoom returns an upper limit for the length of the caller in an envelope.
 func (in *incoming) callerRoom() int {
 	if in == nil {
 		return 0
@@ -98,8 +99,8 @@ type origin interface {
 	// encodeResult and encodeError write the answer to b.
 	encodeResult(b *buffer, in *incoming, result any) error
 	encodeError(b *buffer, in *incoming, code, message, stack string)
-	// limit returns the size that the answer must stay below, and the code of an answer that
-	// does not.
+	// limit returns the size that the answer must stay below, and the code of the error that
+	// replaces a larger answer.
 	limit() (bytes int, code string)
 	// dialect returns the dialect of the answer.
 	dialect() dialect
@@ -128,8 +129,8 @@ func (l *link) replyNow(b *buffer) { l.client.out.pushNoWait(l, item{buf: b}) }
 
 func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 
-// dispatcher runs handlers: a bounded number at a time, and the excess from a bounded queue.
-// It keeps its goroutines for a while, because their stacks have grown.
+// dispatcher runs a limited number of handlers at a time; further invocations wait in a
+// bounded queue. It keeps its goroutines for a while, because their stacks have already grown.
 type dispatcher struct {
 	limit int  // 0 means no limit
 	timed bool // waiting times are measured
@@ -177,8 +178,8 @@ func (d *dispatcher) submit(in *incoming) bool {
 	return true
 }
 
-// nest runs in in the slot of the handler that waits for it. It returns false if the
-// dispatcher is closed.
+// nest runs the invocation in, using the slot of the handler that waits for it. It returns
+// false if the dispatcher is closed.
 func (d *dispatcher) nest(in *incoming) bool {
 	d.mu.Lock()
 	if d.closed {
@@ -229,8 +230,8 @@ func (d *dispatcher) leave(in *incoming) {
 	in.prev, in.next = nil, nil // the handler's context may keep in alive, but must not keep others
 }
 
-// unnest gives in its own slot, beyond the limit if necessary, because its caller no longer
-// waits for it.
+// unnest gives the invocation in its own slot, even beyond the limit, because its caller no
+// longer waits for it.
 func (d *dispatcher) unnest(in *incoming) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -242,7 +243,7 @@ func (d *dispatcher) unnest(in *incoming) {
 }
 
 // work runs in and then further invocations. If ran is set, in has already run, on the
-// goroutine of a worker that its handler has ended.
+// goroutine of another worker, and its handler has ended that goroutine.
 func (d *dispatcher) work(in *incoming, ran bool) {
 	ended := false
 	defer func() {
@@ -265,8 +266,7 @@ func (d *dispatcher) work(in *incoming, ran bool) {
 	}
 }
 
-// next returns the next invocation for a worker: one that is waiting, or else it waits for
-// one.
+// next returns the next invocation for a worker. If none is waiting, next waits for one.
 func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 	d.mu.Lock()
 	d.leave(in)
@@ -349,8 +349,9 @@ func (d *dispatcher) close() <-chan struct{} {
 	return ended
 }
 
-// yield lets handlers run that hold much memory. The more is read before they run, the more
-// memory waits for them, and the data read is then no longer in the processor's cache.
+// yield lets the handlers run if their invocations hold much memory. If the read loop read
+// more data first, more memory would be in use, and the data would no longer be in the
+// processor's cache when the handlers run.
 func (d *dispatcher) yield() {
 	d.mu.Lock()
 	much := d.held >= yieldBytes
@@ -372,11 +373,12 @@ func (d *dispatcher) counts() (running, queued int) {
 	return d.running + d.nested, d.queue.Len()
 }
 
-// maxNamedFunctions bounds the list of functions in an error or a log line.
+// maxNamedFunctions limits the number of functions that an error or a log line lists.
 const maxNamedFunctions = 10
 
-// describeRunning lists the functions whose handlers are running, with their numbers, the most
-// frequent first: "orders::create (3), orders::list (1)". It returns "" if none is running.
+// describeRunning lists the functions whose handlers are running, with the number of those
+// handlers, in descending order of that number: "orders::create (3), orders::list (1)". It
+// returns "" if none is running.
 func (d *dispatcher) describeRunning() string {
 	counts := map[string]int{}
 	d.mu.Lock()
@@ -494,8 +496,9 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 }
 
 // handlerError returns the error that the caller of a handler receives. The codes of this
-// package's own answers mean that the handler has not run, or not completed. If a handler
-// returns such a code from a call of its own, it refers to another handler and is replaced.
+// package's own answers mean that the handler has not run, or has not completed. If a handler
+// returns an error with such a code, received from a call that it made itself, the code refers
+// to another handler, so handlerError replaces it.
 func handlerError(err error) error {
 	if err == nil {
 		return nil
@@ -511,8 +514,8 @@ func handlerError(err error) error {
 }
 
 // encodePanic logs a handler that did not return and encodes the answer. It returns nil if no
-// answer is wanted, or if the limit of the handler has already answered. It runs above the
-// frames that panicked.
+// answer is wanted, or if the invocation has already been answered because of the handler's
+// time limit. It must be called while the stack still contains the frames that panicked.
 func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any, late bool) *buffer {
 	stack := string(debug.Stack())
 	span.panicked(p, stack)
@@ -531,7 +534,7 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observ
 }
 
 // encodeAnswer encodes the result or error of a handler. It returns the error that the answer
-// reports, which may be one of encoding.
+// reports, which may be an encoding error.
 func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, result any, err error) (*buffer, error) {
 	limit, _ := to.limit()
 	b := newBuffer()

@@ -96,12 +96,12 @@
 //
 // # Errors
 //
-// An error from the function or the engine is an [*Error] with a code; a handler
-// returns an [*Error] to choose the code that its caller receives. A failure on the way
-// is one of [ErrTimeout], [ErrConnectionLost], [ErrNotConnected], [ErrBufferFull],
-// [ErrMessageTooLarge] and [ErrClosed], or wraps the error of the context that ended
-// the call. [SafeToRetry] reports whether the failed request is guaranteed not to have
-// reached the engine. Retry other requests only if the function is idempotent.
+// An error from the function or the engine is an [*Error] with a code; a handler returns an
+// [*Error] to choose the code that its caller receives. A failure in transit is one of
+// [ErrTimeout], [ErrConnectionLost], [ErrNotConnected], [ErrBufferFull], [ErrMessageTooLarge]
+// and [ErrClosed], or wraps the error of the context that ended the call. [SafeToRetry]
+// reports whether the failed request is guaranteed not to have reached the engine. Retry other
+// requests only if the function is idempotent.
 //
 //	var refusal *iii.Error
 //	switch _, err := iii.Call[Quote](ctx, client, "shop::quote", order); {

@@ -25,8 +25,8 @@ var (
 	// reached the limits of [WithSendBuffer].
 	ErrBufferFull = errors.New("iii: send buffer is full")
 
-	// ErrMessageTooLarge means that a message was not sent because it has 64 MiB or more, at
-	// which size the engine would drop the connection.
+	// ErrMessageTooLarge means that a message was not sent because it has 64 MiB or more. The
+	// engine would drop the connection if it received such a message.
 	ErrMessageTooLarge = errors.New("iii: message is too large")
 
 	// ErrTimeout means that the answer did not arrive within the timeout of the call
@@ -169,7 +169,7 @@ const (
 	CodeLoopGuard = "LOOP_GUARD"
 	// CodeNotObservable: the function rejects observers.
 	CodeNotObservable = "NOT_OBSERVABLE"
-	// CodeSelfTarget: the source of an observer is its target, too.
+	// CodeSelfTarget: the source and the target of an observer are the same function.
 	CodeSelfTarget = "SELF_TARGET"
 	// CodeInvalidFilterPath: the filters of an observer name a path that the schema of the
 	// function does not have.
@@ -212,7 +212,7 @@ const (
 	// no code.
 	CodeHTTPError = "http_error"
 	// CodeHTTPRequestFailed: the server of an HTTP-invoked function could not be reached, or
-	// not in time.
+	// did not respond in time.
 	CodeHTTPRequestFailed = "http_request_failed"
 	// CodeHTTPResponseFailed: the response body of an HTTP-invoked function could not be read.
 	CodeHTTPResponseFailed = "http_response_failed"
@@ -302,8 +302,8 @@ const (
 	registerWorkerFunction = "engine::workers::register"
 )
 
-// Error is an error from the other side: the error body of an invocation result or of a
-// rejected trigger. A handler that returns an *Error, wrapped or not, chooses the code that
+// Error is an error that the other side has sent: the error body of an invocation result or of
+// a rejected trigger. A handler that returns an *Error, wrapped or not, chooses the code that
 // its caller receives; any other error is sent with code invocation_failed. The codes
 // worker_draining, overloaded, handler_timeout and result_too_large are reserved for errors
 // that this package sends in place of a handler. If a handler returns one of them, it is sent
@@ -420,12 +420,12 @@ type AuthError struct {
 func (e *AuthError) Error() string { return "iii: engine rejected this worker: " + e.Message }
 
 // LostSendsError informs the state listener that a connection ended while messages of
-// [Client.Send] were unconfirmed: they were written to the connection, but whether the engine
-// has read them is unknown. It matches [ErrConnectionLost].
+// [Client.Send] were unconfirmed: they were written to the connection, but it is not known
+// whether the engine has read them. It matches [ErrConnectionLost].
 type LostSendsError struct {
 	// Count is the number of such messages.
 	Count int
-	// Err is why the connection ended.
+	// Err is the reason why the connection ended.
 	Err error
 }
 
@@ -453,7 +453,7 @@ func (e *callError) Unwrap() error { return e.err }
 // SafeToRetry reports whether retrying the request that failed with err cannot run the
 // function twice: either the request cannot have reached the engine, or the worker answered
 // [ErrDraining] or [ErrOverloaded] before the function started. It returns false for nil, for
-// errors that leave the outcome open, and for joined errors of which one may come from a
+// errors that leave the outcome open, and for joined errors if any of them may come from a
 // function that has run.
 func SafeToRetry(err error) bool {
 	safe, unsafe := retrySafety(err)

@@ -26,10 +26,10 @@ type Filter struct {
 	f *filter.Filter
 }
 
-// ParseFilter parses a filter by the rules for an observer's own filter, as the engine
-// does. v is JSON text (string, []byte, json.RawMessage), a *Filter, or anything that
-// marshals to a filter, such as a map. The error is a [*FilterError] with the code
-// INVALID_FILTER; only a value that does not marshal has another one.
+// ParseFilter parses a filter by the rules for an observer's own filter, as the engine does. v
+// is JSON text (string, []byte, json.RawMessage), a *Filter, or anything that marshals to a
+// filter, such as a map. The error is a [*FilterError] with the code INVALID_FILTER; only if v
+// cannot be marshaled, the error is a different one.
 func ParseFilter(v any) (*Filter, error) {
 	var f *filter.Filter
 	var err error
@@ -53,7 +53,7 @@ func ParseFilter(v any) (*Filter, error) {
 	return &Filter{f}, nil
 }
 
-// inner returns the filter, or nil, which matches everything, too.
+// inner returns the compiled filter, or nil, which also matches every call.
 func (f *Filter) inner() *filter.Filter {
 	if f == nil {
 		return nil
@@ -61,7 +61,7 @@ func (f *Filter) inner() *filter.Filter {
 	return f.f
 }
 
-// FilterDocument describes one call to a [Filter], each part as raw JSON. What is nil is
+// FilterDocument describes one call to a [Filter], with each part as raw JSON. A nil part is
 // absent, which differs from null.
 type FilterDocument struct {
 	// Input is the payload of the call.
@@ -70,8 +70,8 @@ type FilterDocument struct {
 	Output json.RawMessage
 	// Error has the members code and message; absent if the call succeeded.
 	Error json.RawMessage
-	// Caller has the members worker_id, worker_name, function_id, invocation_id and parent,
-	// those that are known.
+	// Caller has those of the members worker_id, worker_name, function_id, invocation_id and
+	// parent that are known.
 	Caller json.RawMessage
 	// Metadata is the call's metadata; absent if it has none.
 	Metadata json.RawMessage
@@ -85,8 +85,8 @@ func (f *Filter) Matches(d FilterDocument) bool {
 }
 
 // MarshalJSON returns the normal form of the filter, which the engine stores and lists. Two
-// filters are the same if their normal forms are. A field of type Filter has it as well as
-// one of type *Filter, of which nil is null.
+// filters are the same if their normal forms are equal. Fields of type Filter and of type
+// *Filter are both encoded in this form; a nil *Filter becomes null.
 func (f Filter) MarshalJSON() ([]byte, error) {
 	return []byte(f.f.String()), nil
 }
@@ -109,9 +109,10 @@ func (f *Filter) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// CheckSchemas checks the filter's paths against the JSON Schemas of a function, as the
-// engine does when an observer is added: those that begin at input against the schema of
-// requests, those at output against that of responses. A nil schema is not checked.
+// CheckSchemas checks the filter's paths against the JSON Schemas of a function, as the engine
+// does when an observer is added: paths that begin with input are checked against the schema
+// of requests, and paths that begin with output against the schema of responses. A nil schema
+// is not checked.
 //
 // The error is a [*FilterError] with the code INVALID_FILTER_PATH for a path that the schema
 // rules out. The warnings name paths that the schema neither allows nor rules out, in the
@@ -121,15 +122,15 @@ func (f *Filter) CheckSchemas(request, response json.RawMessage) (warnings []str
 	return warnings, filterError(err)
 }
 
-// FilterError is why a [Filter] is rejected.
+// FilterError is the reason why a [Filter] is rejected.
 type FilterError struct {
-	// Code is the engine's: INVALID_FILTER, or INVALID_FILTER_PATH for a path that a schema
-	// rules out.
+	// Code is the engine's code: INVALID_FILTER, or INVALID_FILTER_PATH for a path that a
+	// schema rules out.
 	Code string
-	// Path is the path at fault, as the filter spells it; "" if the fault is in no path.
-	// Elements of an array are written as [*] if a schema rules the path out.
+	// Path is the path that caused the error, as the filter spells it, or "" if no path caused
+	// it. Elements of an array are written as [*] if a schema rules the path out.
 	Path string
-	// Message is the engine's, too; it names the path.
+	// Message is the engine's message; it contains the path.
 	Message string
 }
 

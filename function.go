@@ -36,7 +36,7 @@ import (
 //
 // ctx ends when the connection over which the invocation arrived is lost (the engine has then
 // failed the call and accepts no answer), when the client closes, and when a drain runs out of
-// time. [InvocationFromContext] and [Stopping] accept it.
+// time. ctx can be passed to [InvocationFromContext] and [Stopping].
 type HandlerFunc func(ctx context.Context, payload json.RawMessage) (any, error)
 
 // Middleware wraps a handler. It is called once, when a function is registered. The handler
@@ -126,8 +126,8 @@ func (f *Function) Unregister() error {
 	return nil
 }
 
-// FunctionOption configures a function when it is registered. Invalid options are errors of
-// the registration.
+// FunctionOption configures a function when it is registered. With an invalid option, the
+// registration fails.
 type FunctionOption func(*functionConfig) error
 
 type functionConfig struct {
@@ -180,9 +180,9 @@ func WithSchemas(request, response any) FunctionOption {
 }
 
 // WithFunctionMiddleware wraps the handler of one function. The first middleware is outermost;
-// all of them run inside those of [WithMiddleware]. Repeated options accumulate; later ones
-// run inside earlier ones. A nil middleware, or one that returns nil, is an error of the
-// registration. Default: none.
+// all of them run inside those of [WithMiddleware]. Repeated options accumulate; the
+// middleware of later options runs inside that of earlier ones. With a nil middleware, or one
+// that returns nil, the registration fails. Default: none.
 func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, m := range mw {
@@ -196,8 +196,8 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 }
 
 // WithHandlerTimeout limits how long the handler of a function, including its middleware, may
-// run. Time spent waiting for a free place does not count. The limit must be positive.
-// Default: no limit.
+// run. Time that an invocation spends waiting for a free place does not count. The limit must
+// be positive. Default: no limit.
 //
 // When the limit expires, the caller receives the code [CodeHandlerTimeout], or the client of
 // a route a 504, and the handler's context ends with context.DeadlineExceeded. The handler
@@ -216,11 +216,10 @@ func WithHandlerTimeout(d time.Duration) FunctionOption {
 }
 
 // WithTriggerOptions sets options of the triggers that [HandleHTTP], [Client.MountHTTP] and
-// [Client.MountRouter] register together with a function. Repeated options accumulate. Using
-// it with a function that has no such trigger is an error of the registration.
-// [WithTriggerNamespace] must not name a namespace other than the function's. The HEAD trigger
-// that a mounted GET implies has the same options; its id is that of [WithTriggerID] with the
-// suffix ":head".
+// [Client.MountRouter] register together with a function. Repeated options accumulate. The
+// registration fails if the function has no such trigger. [WithTriggerNamespace] must not name
+// a namespace other than the function's. The HEAD trigger that a mounted GET implies has the
+// same options; its id is that of [WithTriggerID] with the suffix ":head".
 func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, opt := range opts {
@@ -248,7 +247,7 @@ func WithBuiltinOverride() FunctionOption {
 	return func(c *functionConfig) error { c.builtin = true; return nil }
 }
 
-// prescribedID is an option for functions whose id the package itself chooses.
+// prescribedID is an option for functions whose ids this package itself chooses.
 func prescribedID(c *functionConfig) error { c.builtin, c.unchecked = true, true; return nil }
 
 // checkID rejects ids that no function should have.
@@ -300,9 +299,10 @@ func rawOf(v any) (json.RawMessage, error) {
 	return json.RawMessage(strings.TrimSpace(b.String())), nil
 }
 
-// checkRegistration validates the message that registers c. A message that is too large would
-// end every connection; one that the engine cannot parse would be dropped. The dialects differ
-// only in a few keys, which affects neither.
+// checkRegistration validates the message that registers c. The engine would end every
+// connection because of a message that is too large, and would drop a message that it cannot
+// parse. The check applies to all dialects: they differ only in a few keys, which affect
+// neither.
 func checkRegistration(c *claim) error {
 	var d dialect = triggerDialect{observe: true}
 	if c.function != nil {
@@ -345,8 +345,8 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // Handle registers a function with a typed handler: the payload is decoded into In, and the
 // result is encoded from Out. In receives the caller's payload without the key
 // _caller_worker_id that the engine adds, even if In is a map or a json.RawMessage; only a
-// struct with a field of that name receives the key. A payload that does not decode is
-// answered with the code invalid_request and the path of the invalid value, for example
+// struct with a field of that name receives the key. If a payload cannot be decoded, the
+// caller receives the code invalid_request and the path of the invalid value, for example
 // lines[2].price. See [Client.HandleFunc].
 //
 // The function advertises JSON Schemas of the JSON that encoding/json decodes into In and
@@ -401,11 +401,11 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 }
 
 // HandleHTTPInvoked registers a function that the engine runs by calling a URL; this worker
-// only owns it. Auth names environment variables of the engine, not secrets. The engine does
-// not report that it rejects the URL; the function is then missing from the engine.
+// only owns it. Auth names environment variables of the engine, not secrets. If the engine
+// rejects the URL, it does not report that; the function is then missing from the engine.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
-	// The engine does not report that it rejects an address. Errors omit the address, because
-	// it may contain a secret.
+	// The engine does not report a rejected address. Errors omit the address, because it may
+	// contain a secret.
 	if u, err := url.Parse(cfg.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("iii: function %q: URL of HTTPInvocationConfig is not an http or https address", id)
 	}
@@ -463,8 +463,9 @@ type handlerSpec struct {
 
 	web bool // it serves HTTP requests
 
-	// validate receives the validator of the input, if validation is requested, and applies it
-	// itself. If validate is nil, the whole payload is validated.
+	// validate, if set, receives the validator of the input when validation is requested; the
+	// handler then applies the validator itself. If validate is nil, the whole payload is
+	// validated.
 	validate   func(*inputSchema)
 	body       reflect.Type // of the input that validate validates
 	unreadBody bool         // the package does not read the input, so it cannot be validated
@@ -580,8 +581,8 @@ type invocationContext struct {
 // errHandlerTimeout is the cause of the context of a handler that exceeded its limit.
 var errHandlerTimeout = errors.New("iii: WithHandlerTimeout has passed")
 
-// handlerLimit answers in place of a handler that exceeds its limit. Handler and limit compete
-// to claim the answer; the winner sends it.
+// handlerLimit answers in place of a handler that exceeds its time limit. The handler and the
+// handlerLimit compete to claim the answer; the one that claims it first sends it.
 type handlerLimit struct {
 	ctx     context.Context // ends when the limit expires, and with the invocation
 	cancel  context.CancelFunc
@@ -596,7 +597,8 @@ type handlerLimit struct {
 	stream *responseWriter // of a mounted handler; it knows whether another answer is still possible
 }
 
-// limitHandler sets the limit of an invocation whose handler has not started.
+// limitHandler sets the time limit for the handler of an invocation, which must not have
+// started yet. There is no limit if d is not positive.
 func (c *invocationContext) limitHandler(d time.Duration) {
 	if d > 0 {
 		c.limit = &handlerLimit{watched: make(chan struct{})}
@@ -605,7 +607,8 @@ func (c *invocationContext) limitHandler(d time.Duration) {
 	}
 }
 
-// watch starts the limit when the handler starts.
+// watch arranges for answer to be called when the time limit expires, unless the handler
+// claims the answer first. It is called when the handler starts.
 func (l *handlerLimit) watch(answer func()) {
 	l.answer = answer
 	l.unwatch = context.AfterFunc(l.ctx, func() {
@@ -614,7 +617,8 @@ func (l *handlerLimit) watch(answer func()) {
 	})
 }
 
-// exceeded answers if the limit has expired and the answer is unclaimed.
+// exceeded answers the invocation if the time limit has expired and nobody has claimed the
+// answer.
 func (l *handlerLimit) exceeded() {
 	if context.Cause(l.ctx) == errHandlerTimeout && l.claimed.CompareAndSwap(false, true) {
 		l.answer()
@@ -635,9 +639,9 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 	return l.late
 }
 
-// timeoutOutcome returns the answer to an invocation whose handler exceeded its limit: a
-// result, or the failure if failed is set. In both cases, failure is recorded as the
-// handler's.
+// timeoutOutcome returns the answer to an invocation whose handler exceeded its limit: the
+// failure if failed is set, and the result otherwise. In both cases, failure is recorded as
+// the error of the handler.
 func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
@@ -701,7 +705,8 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	return inv, true
 }
 
-// optional decodes an optional value, or returns nil if it does not decode.
+// optional decodes an optional value. It returns nil if the value is absent or cannot be
+// decoded.
 func optional[T any](raw json.RawMessage) *T {
 	v := new(T)
 	if raw == nil || json.Unmarshal(raw, v) != nil {
@@ -710,8 +715,8 @@ func optional[T any](raw json.RawMessage) *T {
 	return v
 }
 
-// callerWorkerID returns the id of the calling worker, as far as the payload contains it. The
-// payload of an activation does not contain the caller's.
+// callerWorkerID returns the id of the calling worker if the payload contains it. The payload
+// of an activation does not contain the id of its caller.
 func (in *incoming) callerWorkerID() string {
 	switch {
 	case in.local:

@@ -21,9 +21,9 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// ObserverHooks let the worker that hosts a function take part in the life of the function's
-// observers ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be nil; the zero
-// value accepts every observer and leaves matching and delivery to the engine.
+// ObserverHooks lets the worker that hosts a function influence the function's observers
+// ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be nil; the zero value
+// accepts every observer and leaves matching and delivery to the engine.
 //
 // The Added and Removed hooks of one function run one at a time, in the order in which the
 // engine announces the changes; hooks of different functions run concurrently, for up to 64
@@ -42,10 +42,11 @@ type ObserverHooks struct {
 	Added func(ctx context.Context, o *FunctionObserver) error
 
 	// Removed undoes what Added prepared. It runs once for each observer for which Added
-	// returned nil: after the engine has removed it, after [FunctionObserver.Reject], and when
-	// this worker stops hosting the function, because it is unregistered, because another
-	// worker serves it, or because the engine has no observers. It does not run when the
-	// client ends. After 30 s, ctx is canceled and the next hook may run.
+	// returned nil: after the engine has removed the observer, after
+	// [FunctionObserver.Reject], or when this worker stops hosting the function. The latter
+	// happens when the function is unregistered, when another worker serves it, or when the
+	// engine has no observers. It does not run when the client ends. After 30 s, ctx is
+	// canceled and the next hook may run.
 	Removed func(ctx context.Context, o *FunctionObserver)
 
 	// Match reports whether a call is meant for an observer. It runs after the handler, for
@@ -54,15 +55,15 @@ type ObserverHooks struct {
 	// meant for every observer.
 	Match func(o *FunctionObserver, call *ObservedCall) bool
 
-	// Keys replaces Match where a function has many observers: it takes one lookup per call. A
+	// Keys replaces Match for functions with many observers: it takes one lookup per call. A
 	// function may have Match or Keys, but not both.
 	Keys *ObserverKeys
 
 	// Deliver delivers a call to the observers in place of the engine, and returns the result
 	// or the error for the caller of the function. It runs after the handler, in the handler's
 	// context, for every call, including failed calls and calls without observers. observers
-	// are those that Match or Keys selected, by default all active ones. Their outcomes and
-	// filters are not checked; use [FunctionObserver.Matches].
+	// lists those that Match or Keys has selected, or all active ones if neither is set. Their
+	// outcomes and filters are not checked; use [FunctionObserver.Matches].
 	//
 	// An [*Error] keeps its code and message, a timed-out call has the code TIMEOUT, and any
 	// other error is sent as invocation_failed. If Deliver returns an [*Error] with the code
@@ -102,8 +103,9 @@ func WithArgsSchema(schema any) FunctionOption {
 	}
 }
 
-// WithArgs is [WithArgsSchema] with the schema of T, inferred as for the payload of [Handle].
-// The registration returns an error if T cannot be described by a schema.
+// WithArgs is like [WithArgsSchema] with the schema of T, which is inferred in the same way as
+// the schema of a payload of [Handle]. The registration returns an error if T cannot be
+// described by a schema.
 func WithArgs[T any]() FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.args, err = schemaOf(reflect.TypeFor[T](), true)
@@ -133,7 +135,7 @@ func WithoutLocalDispatch() FunctionOption {
 }
 
 // WithObserverHooks sets the hooks of the function's observers. The registration returns an
-// error if no hook is set, or if both Match and Keys are. Match, Keys and Deliver need an
+// error if no hook is set, or if both Match and Keys are set. Match, Keys and Deliver need an
 // engine with [FeatureObserveV2]; on other engines the function is not registered
 // ([Function.Err]). Added and Removed need [FeatureObserveV1]; on engines without it they do
 // not run.
@@ -247,7 +249,7 @@ func (o *FunctionObserver) Matches(call *ObservedCall) bool {
 	return v.asksFor(call.Status) && v.filter.Matches(call.document())
 }
 
-// asksFor reports whether the observer selects calls with this outcome.
+// asksFor reports whether the observer selects calls with the given outcome.
 func (o *FunctionObserver) asksFor(status string) bool {
 	switch o.On {
 	case ObserveOnError:
@@ -260,12 +262,12 @@ func (o *FunctionObserver) asksFor(status string) bool {
 	return false // an outcome that this package does not know
 }
 
-// Accepted returns nil once the message that accepts the observer is queued to the engine,
-// behind everything sent before. It returns an [*Error] with the reason if the observer is
-// rejected, or with the code OBSERVER_NOT_ACTIVE if it has been removed; an [ErrNotConnected]
-// if there is no connection, in which case the engine is informed on the next one; and an
-// error that satisfies errors.Is(err, ctx.Err()) when ctx ends. In the Added hook of the
-// observer itself it fails immediately.
+// Accepted returns nil once the message that accepts the observer is in the send queue, after
+// all messages that were sent before. It returns an [*Error] with the reason if the observer
+// is rejected, or with the code OBSERVER_NOT_ACTIVE if it has been removed; an
+// [ErrNotConnected] if there is no connection (the engine is then informed on the next one);
+// and an error that satisfies errors.Is(err, ctx.Err()) when ctx ends. If the Added hook of
+// the same observer calls it, it fails immediately.
 func (o *FunctionObserver) Accepted(ctx context.Context) error {
 	held := o.held
 	if ctx.Value(addingKey{}) == held {
@@ -286,11 +288,11 @@ func (o *FunctionObserver) Accepted(ctx context.Context) error {
 // addingKey is the context key under which an Added hook finds its observer.
 type addingKey struct{}
 
-// Reject takes an accepted observer out of service: the engine notifies the worker that
-// created it, with the code and message that err would have as the result of
-// [ObserverHooks].Added, and Removed runs. Within Added, Reject has the effect of returning
-// err. It does nothing for an observer that has been removed. A nil err counts as an error
-// with an empty message.
+// Reject takes an accepted observer out of service. The engine notifies the worker that
+// created it, with the code and message that err would have if [ObserverHooks].Added returned
+// it, and the Removed hook runs. Within Added, Reject has the effect of returning err. It does
+// nothing for an observer that has been removed. A nil err counts as an error with an empty
+// message.
 func (o *FunctionObserver) Reject(err error) {
 	if err == nil {
 		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
@@ -404,7 +406,8 @@ func (s *activeSet) list() (list []*FunctionObserver) {
 	return list
 }
 
-// with returns the set with o, which may replace another view of the same observer.
+// with returns a set that also contains o, which may replace another view of the same
+// observer.
 func (s *activeSet) with(o *FunctionObserver) *activeSet {
 	var next activeSet
 	if s != nil {
@@ -423,7 +426,7 @@ func (s *activeSet) with(o *FunctionObserver) *activeSet {
 	return &next
 }
 
-// without returns the set without o, or nil if it would be empty.
+// without returns a set without o, or nil if that set would be empty.
 func (s *activeSet) without(o *heldObserver) *activeSet {
 	if s == nil {
 		return nil
@@ -438,12 +441,12 @@ func (s *activeSet) without(o *heldObserver) *activeSet {
 }
 
 const (
-	// hookTimeout bounds the Added hooks of an observer together, and likewise the Removed
-	// hooks.
+	// hookTimeout is the time limit for all Added hooks of an observer together, and for all
+	// its Removed hooks.
 	hookTimeout = 30 * time.Second
 	// maxHooks is the number of functions whose hooks may run concurrently.
 	maxHooks = 64
-	// maxHeldObservers bounds the number of observers of one function.
+	// maxHeldObservers limits the number of observers of one function.
 	maxHeldObservers = 100_000
 )
 
@@ -486,15 +489,15 @@ type observerView struct {
 	err    error // of compiling the filter
 }
 
-// compileView compiles the filters. Callers do so before they take a lock, because it may take
-// long.
+// compileView compiles the filters of an announcement. It must be called without holding a
+// lock, because it may take long.
 func compileView(v ObserverView) observerView {
 	f, err := filter.ParseNormalized(v.Filters)
 	return observerView{v, f, err}
 }
 
-// equals reports whether the announcement changes nothing for hooks and calls, arguments
-// aside.
+// equals reports whether the announcement, apart from the arguments, changes nothing for hooks
+// and calls.
 func (v *observerView) equals(o *FunctionObserver) bool {
 	return o.Target == v.Target && o.On == v.On && slices.Equal(o.Capture, v.Capture) && o.filter.String() == v.filter.String()
 }
@@ -710,7 +713,7 @@ func (h *hosting) refuse(o *heldObserver, body *ErrorBody) {
 	h.ack(o, body)
 }
 
-// forget takes an observer out of the set. Another observer may have its id by now.
+// forget removes an observer from the set. By now, another observer may have its id.
 func (h *hosting) forget(o *heldObserver) {
 	s := &o.of.observers
 	if s.byID[o.id] == o {
@@ -766,7 +769,7 @@ func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 	}
 }
 
-// ack notifies the engine that an observer is accepted, or why it is rejected.
+// ack tells the engine that an observer is accepted, or the reason why it is rejected.
 func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	l := o.link
 	s := &o.of.observers
@@ -790,13 +793,13 @@ func (h *hosting) accepted(o *heldObserver) error {
 	return nil
 }
 
-// push appends a task to those of f.
+// push appends a task to the tasks of f.
 func (h *hosting) push(f *Function, t *hookTask) {
 	f.observers.tasks = append(f.observers.tasks, t)
 	h.schedule(f)
 }
 
-// compact drops the tasks that were settled before they began, once there are many.
+// compact drops the tasks that were settled before they began, if there are many of them.
 func (h *hosting) compact(f *Function) {
 	s := &f.observers
 	over := 0
@@ -895,7 +898,7 @@ func (h *hosting) runAdded(ctx context.Context, t *hookTask) *ErrorBody {
 }
 
 // passed records that the Added hook of a level has returned nil, and reports whether the task
-// continues. It undoes a hook that returned after the limit.
+// should continue. If the hook returned after the time limit, passed undoes it.
 func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -992,8 +995,8 @@ func rejectionOf(err error) *ErrorBody {
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }
 
-// close prevents further hooks from starting. The returned channel is closed when none is
-// running. Ending their contexts is up to the client.
+// close prevents further hooks from starting. The returned channel is closed when no hook is
+// running. The client ends the contexts of the hooks.
 func (h *hosting) close() <-chan struct{} {
 	h.mu.Lock()
 	h.closed, h.ready = true, nil
@@ -1057,8 +1060,9 @@ type observation struct {
 	asked    bool            // the hooks have run
 }
 
-// observe returns the observation of an invocation, or nil if no observer or hook needs one:
-// the engine matches the routed calls of a function without hooks.
+// observe returns the observation of an invocation, or nil if no observer or hook needs one.
+// None is needed for a call through the engine if the function has no hooks, because the
+// engine matches such calls.
 func (in *incoming) observe() *observation {
 	f := in.function
 	set := f.observers.current.Load()
@@ -1078,7 +1082,8 @@ func (in *incoming) observe() *observation {
 	return &observation{set: set, input: bytes.Clone(input), metadata: bytes.Clone(in.metadata)}
 }
 
-// call describes the invocation after its handler has returned. The output aliases b.
+// call returns the description of the invocation after its handler has returned. The output
+// shares the memory of b.
 func (o *observation) call(c *Client, in *incoming, b *buffer, err error) *ObservedCall {
 	call := &ObservedCall{FunctionID: in.function.id, InvocationID: string(in.id), Status: statusSuccess,
 		Input: o.input, Metadata: o.metadata, Caller: in.callerJSON(c)}
@@ -1212,7 +1217,7 @@ func (h *hosting) keysOf(f *Function, call *ObservedCall) (keys []string) {
 	return f.hooks.Keys.Call(call)
 }
 
-// match runs the Match hook for an observer and a call.
+// match returns the result of the Match hook for an observer and a call.
 func (h *hosting) match(f *Function, o *FunctionObserver, call *ObservedCall) (matches bool) {
 	var none []string
 	defer h.recoverMatch(f, &none)

@@ -34,12 +34,12 @@ import (
 // options of the trigger.
 //
 // The body is decoded into In if its content type is application/json or ends in +json, in any
-// case. A body that is not valid JSON, or does not decode as In, is answered with a 400 without
-// running the handler. A body of another type is available through RequestBody: Body is nil if
-// In is any, a json.RawMessage or a pointer; for every other In such a request is answered with
-// a 400 as well. Without a body, Body is the zero value. If the engine has not decoded a JSON
-// body itself, HandleHTTP reads it from RequestBody, up to 64 MiB and within 30 s; RequestBody
-// is then nil.
+// case. If the body is not valid JSON, or cannot be decoded into In, the response is a 400 and
+// the handler does not run. A body of another type is available through RequestBody: Body is
+// nil if In is any, a json.RawMessage or a pointer; for every other In, the response to such a
+// request is a 400 as well. Without a body, Body is the zero value. If the engine has not
+// decoded a JSON body itself, HandleHTTP reads it from RequestBody, up to 64 MiB and within 30
+// s; RequestBody is then nil.
 //
 // A nil response becomes a 204. An error that is an [*HTTPError], or that [WithHTTPErrors] maps
 // to one, becomes that response. An [*Error] becomes a 500 with its code and message, which are
@@ -147,8 +147,8 @@ func (HTTPResponse[T]) describe(in *inference, addressable bool) (any, error) {
 const (
 	// maxJSONBody limits the size of a body that the engine has not decoded.
 	maxJSONBody = 64 << 20
-	// jsonBodyTimeout limits the time for reading such a body; after that, the engine has
-	// answered in place of the handler.
+	// jsonBodyTimeout limits the time for reading such a body. After that time, the engine
+	// answers in place of the handler.
 	jsonBodyTimeout = 30 * time.Second
 )
 
@@ -158,10 +158,10 @@ type readBody struct {
 	done bool            // the channel has been read
 }
 
-// missingBody handles a request whose body the engine has not delivered. The engine decodes only
-// the type application/json, in lower case, and delivers null for a body that does not parse.
-// refusal is the response to a body that the handler cannot receive. takesNull reports that the
-// handler reads bodies of other types itself.
+// missingBody handles a request whose body the engine has not delivered. The engine decodes
+// only the type application/json, in lower case, and delivers null for a body that does not
+// parse. refusal is the response to a body that the handler cannot receive. takesNull reports
+// whether the handler reads bodies of other types itself.
 func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, headers map[string]string, channel *StreamChannelRef, takesNull bool) (read readBody, refusal any, err error) {
 	length := bodyLength(headers)
 	if length == 0 || !rawjson.Absent(bodyOf(payload)) {
@@ -295,15 +295,16 @@ func errorResponse(status int, code, message string) bufferedResponse {
 }
 
 // serviceUnavailable returns a 503 in the form of the engine's error responses, for a worker
-// that drains or is overloaded. Another worker can serve the request, or this one can later.
+// that is draining or overloaded. Another worker, or this one at a later time, can serve the
+// request.
 func serviceUnavailable(code, message string) bufferedResponse {
 	return bufferedResponse{StatusCode: http.StatusServiceUnavailable, Headers: []string{"Content-Type: application/json", "Retry-After: 1"},
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
-// HTTPError is an error that determines an HTTP response: return it, wrapped or not, from the
-// handler of a route ([HandleHTTP]) or from its middleware. Everywhere else it is an ordinary
-// error, sent with code invocation_failed.
+// HTTPError is an error that determines an HTTP response. The handler of a route
+// ([HandleHTTP]) or its middleware can return it, wrapped or not. In other handlers, it is an
+// ordinary error, sent with the code invocation_failed.
 type HTTPError struct {
 	// Status is the status of the response, 200 to 599. Any other value, 0 included, becomes 500.
 	Status int
@@ -372,9 +373,10 @@ func (e *HTTPError) response() bufferedResponse {
 }
 
 // WithHTTPErrors sets how errors of routes ([HandleHTTP], [Client.MountHTTP],
-// [Client.MountRouter]) become responses: f maps an error of a handler or its middleware that is
-// not an [*HTTPError] to one. If f returns nil, and by default, an [*Error] becomes a 500 with
-// its code and message, and any other error a 500 without details.
+// [Client.MountRouter]) become responses: f returns the response for an error of a handler or
+// its middleware that is not an [*HTTPError]. If f returns nil, or if this option is not used,
+// an [*Error] becomes a 500 with its code and message, and any other error becomes a 500
+// without details.
 //
 // f runs outside all middleware, with the context of the handler, and must be safe for
 // concurrent use. Requests that cannot be decoded are answered with a 400 and do not reach f.
@@ -426,8 +428,8 @@ func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 	}
 }
 
-// noContent returns a 204. Without a content type the engine would add one, and a Content-Length
-// of two for its JSON, which a 204 must not have.
+// noContent returns a 204 with a content type. Without one, the engine would add its own
+// content type and a Content-Length of 2 for an empty JSON object, which a 204 must not have.
 func noContent(headers map[string]string) bufferedResponse {
 	r := bufferedResponse{StatusCode: http.StatusNoContent}
 	typed := false
@@ -441,7 +443,8 @@ func noContent(headers map[string]string) bufferedResponse {
 	return r
 }
 
-// registerRoute registers a function and its route together: both or neither.
+// registerRoute registers a function together with its route. If one of the two cannot be
+// registered, neither is.
 func (c *Client) registerRoute(method, path string, spec handlerSpec, opts []FunctionOption) (*Function, error) {
 	method = strings.ToUpper(method)
 	path, err := routePath(method, path)

@@ -27,8 +27,8 @@ import (
 // functionSchemas holds the types whose schemas a typed handler advertises.
 type functionSchemas struct{ in, out reflect.Type }
 
-// check rejects types whose values cannot be decoded or encoded, because every invocation
-// would fail.
+// check returns an error if values of one of the types cannot be decoded or encoded, because
+// every invocation would then fail.
 func (s functionSchemas) check() error {
 	if err := checkEncoding(s.in, true); err != nil {
 		return fmt.Errorf("argument: %w", err)
@@ -39,8 +39,8 @@ func (s functionSchemas) check() error {
 	return nil
 }
 
-// checkEncoding returns an error that locates a part of t without a JSON encoding. reads
-// reports that t is decoded into.
+// checkEncoding returns an error if a part of t has no JSON encoding; the error names the
+// location of that part. reads reports whether t is decoded rather than encoded.
 func checkEncoding(t reflect.Type, reads bool) error {
 	if t == nil {
 		return nil
@@ -84,9 +84,10 @@ func checkEncoding(t reflect.Type, reads bool) error {
 	return check(t, reads, "")
 }
 
-// inferSchema returns the JSON Schema of a handler's type for listings. It describes the
-// JSON that encoding/json decodes into the type or encodes it as. A type that cannot be
-// described is registered without a schema, since schemas are optional.
+// inferSchema returns the JSON Schema that listings show for a handler's type. The schema
+// describes the JSON that encoding/json decodes into the type if reads is set, and the JSON
+// that it produces for the type otherwise. If a type cannot be described, inferSchema returns
+// nil, because schemas are optional.
 func (c *Client) inferSchema(functionID string, t reflect.Type, reads bool) json.RawMessage {
 	if t == nil {
 		return nil
@@ -113,7 +114,7 @@ type inferredSchema struct {
 }
 
 // schemaOf returns the schema of the JSON that encoding/json decodes into t if reads is set,
-// and of the JSON that it encodes t as otherwise. The result is shared and must not be
+// and otherwise of the JSON that it produces for t. The result is shared and must not be
 // modified.
 func schemaOf(t reflect.Type, reads bool) (json.RawMessage, error) {
 	key := inferredKey{t, reads}
@@ -143,8 +144,8 @@ func newSchema(t reflect.Type, reads bool) (json.RawMessage, error) {
 	return raw, err
 }
 
-// encode returns the document with the given root. With inline set, a definition that is
-// used once is placed where it is used.
+// encode returns the document with the given root. If inline is set, a definition that is used
+// only once is placed where it is used.
 func (in *inference) encode(root any, inline bool) (json.RawMessage, error) {
 	raw, err := json.Marshal(in.document(root, inline))
 	if err == nil {
@@ -165,7 +166,7 @@ type inference struct {
 	generated   map[string]any // definitions of generated types, by name
 }
 
-// typeUse is a type in a context in which its encoding does not depend on its place.
+// typeUse is a type together with the property of its values on which their encoding depends.
 type typeUse struct {
 	t           reflect.Type
 	addressable bool
@@ -249,8 +250,9 @@ func codecOf(t, inJSON reflect.Type, streaming string, inText ...reflect.Type) c
 	return byKind
 }
 
-// hasMethod reports whether t has one of the methods of encoding/json/v2. The names are
-// constants because otherwise the linker keeps all methods of the program.
+// hasMethod reports whether t has the named method of encoding/json/v2. It looks methods up by
+// constant names, because with a variable name the linker would have to keep all methods of
+// the program.
 func hasMethod(t reflect.Type, name string) (ok bool) {
 	switch name {
 	case "MarshalJSONTo":
@@ -295,7 +297,7 @@ type describer interface {
 	describe(in *inference, addressable bool) (any, error)
 }
 
-// maxPointers bounds how many pointers to pointers are followed, because a type may be a
+// maxPointers limits the number of nested pointers that are followed, because a type may be a
 // pointer to itself.
 const maxPointers = 100
 
@@ -573,8 +575,8 @@ type member struct {
 	optional bool // the member may be omitted
 	quoted   bool // has the tag option string
 
-	// The member is in a struct behind a pointer, and is present only if the pointer is not
-	// nil.
+	// The member belongs to a struct that is embedded by pointer, so it is present only if
+	// that pointer is not nil.
 	pointer bool
 	// That pointer cannot be set, because its type is unexported.
 	locked bool
@@ -589,10 +591,11 @@ type embedded struct {
 	pointer, locked bool
 }
 
-// membersOfStruct returns the members of a struct according to the rules of encoding/json:
-// of several fields with one name, the least deeply embedded one counts and, among those,
-// one whose name comes from a tag; if several remain, none counts. rest is the type of a
-// field that holds all other members, or nil if there is none.
+// membersOfStruct returns the members of a struct according to the rules of encoding/json: if
+// several fields have the same name, the least deeply embedded ones take precedence and, among
+// those, the ones whose name comes from a tag; if more than one field remains, all of them are
+// ignored. rest is the type of the field that holds all other members, or nil if there is no
+// such field.
 func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 	var count, nextCount map[reflect.Type]int
 	next, visited := []embedded{{t: t}}, make(map[reflect.Type]bool)
@@ -666,11 +669,11 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 	return dominant, rest
 }
 
-// assignment matches the values that other packages put into the jsonschema tag instead of a
-// description.
+// assignment matches values of the jsonschema tag that are meant for other packages and are
+// not descriptions.
 var assignment = regexp.MustCompile(`^[^ \t\n]*=`)
 
-// ordinaryName matches the tag names that all versions of encoding/json accept unchanged.
+// ordinaryName matches names that every version of encoding/json takes unchanged from a tag.
 var ordinaryName = regexp.MustCompile(`^[\pL\p{Nd}!#$%&()*+./:;<=>?@\[\]^_{|}~ -]*$`)
 
 // jsonTag returns the name, if any, and the options that a field's tag sets.
@@ -767,7 +770,7 @@ func (in *inference) render(v any) any {
 	return v
 }
 
-// definitionName derives the name of a definition from the name of a type, without package
+// definitionName returns the name of a type's definition: the name of the type without package
 // paths.
 func definitionName(t reflect.Type) string {
 	name := packagePath.ReplaceAllString(t.Name(), "")
@@ -814,7 +817,7 @@ func nullable(v any) any {
 	return s
 }
 
-// notNull returns the schema of a list or an object without null.
+// notNull returns the schema of a list or an object, changed to reject null.
 func notNull(v any) any {
 	s, ok := v.(map[string]any)
 	types, isList := s["type"].([]any)
@@ -838,9 +841,9 @@ func described(v any, text string) any {
 	return s
 }
 
-// schemaMethod returns the method JSONSchema of t or of a pointer to it. The method has no
-// arguments and returns a result, or a result and an error. A method promoted from an
-// embedded struct does not count, because it describes only that struct.
+// schemaMethod returns the method JSONSchema of t or *t. The method must have no parameters
+// and must return a result, or a result and an error. A method that is promoted from an
+// embedded struct is ignored, because it describes only that struct.
 func schemaMethod(t reflect.Type) (reflect.Method, bool) {
 	method, ok := declaredSchemaMethod(t)
 	if !ok || t.Kind() != reflect.Struct {
@@ -886,8 +889,8 @@ func declaredSchemaMethod(t reflect.Type) (reflect.Method, bool) {
 	return method, false
 }
 
-// callSchemaMethod calls the method JSONSchema on a zero value of t and returns its result,
-// opened to additional members.
+// callSchemaMethod calls the method JSONSchema on a zero value of t and returns the resulting
+// schema, without the keywords that forbid additional members.
 func callSchemaMethod(t reflect.Type, method reflect.Method) (schema any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -922,7 +925,7 @@ func callSchemaMethod(t reflect.Type, method reflect.Method) (schema any, err er
 	return schema, nil
 }
 
-// parseSchema decodes a schema; it turns true and false into objects as well.
+// parseSchema decodes a schema. It replaces the schemas true and false by equivalent objects.
 func parseSchema(raw []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber() // numbers keep their form

@@ -22,11 +22,11 @@ func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSum
 	return result.Functions, err
 }
 
-// FunctionInfo returns the description of one function, with its schemas and
-// triggers. It looks in this worker's namespace, then in "default", then in the
-// only namespace that has such a function. For an unknown function the error is an
-// [*Error] with code NOT_FOUND. Its triggers are those of [Client.Triggers]; on engines since
-// 0.26 listing them takes a second call, and they are missing if this worker may not make it.
+// FunctionInfo returns the description of one function, with its schemas and triggers. It
+// looks in this worker's namespace, then in "default", then in the only namespace that has
+// such a function. For an unknown function the error is an [*Error] with code NOT_FOUND. Its
+// triggers are those of [Client.Triggers]. On engines since 0.26, listing them takes a second
+// call; if this worker may not make that call, the triggers are missing.
 func (c *Client) FunctionInfo(ctx context.Context, id string) (FunctionDetail, error) {
 	info, err := infoOf[FunctionDetail](ctx, c, "engine::functions::info", c.namespaceOf(id), func(ns string) any {
 		return FunctionInfoInput{FunctionID: id, Namespace: ns}
@@ -85,8 +85,8 @@ func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, err
 	return info, unlessForbidden(err)
 }
 
-// infoOf asks for the item in a namespace first, and then for the item that the
-// engine finds without one.
+// infoOf first asks for the item in the given namespace, and then for the item that the engine
+// finds without a namespace.
 func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string, input func(namespace string) any) (T, error) {
 	info, err := Call[T](ctx, c, functionID, input(namespace))
 	var e *Error
@@ -146,10 +146,10 @@ func (c *Client) observedTypes(ctx context.Context) (list []observedType, err er
 // [TriggerFilter].
 //
 // Engines since 0.26 have observers in place of triggers and do not have that function. There
-// the method lists the observers that are not in error and whose source has a host. The type is
-// the trigger type that the source represents, or else the id of the source, and the config is
-// derived from the arguments and filters. For triggers of this client, both are those that the
-// program has registered.
+// the method lists the observers that are not in error and whose source has a host. The type
+// is the trigger type that the source represents, or else the id of the source, and the config
+// is derived from the arguments and filters. For triggers of this client, the type and the
+// config are those that the program has registered.
 func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{})
@@ -165,11 +165,11 @@ func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	return list, err
 }
 
-// triggersAreObservers reports whether the engine of the present connection has observers in
+// triggersAreObservers reports whether the engine of the current connection has observers in
 // place of triggers.
 func (c *Client) triggersAreObservers() bool { return slices.Contains(c.Features(), FeatureObserveV2) }
 
-// observedTrigger is a trigger that is an observer, and the namespace of its function.
+// observedTrigger is a trigger that is an observer, with the namespace of its function.
 type observedTrigger struct {
 	TriggerSummary
 	namespace string
@@ -227,7 +227,8 @@ func (c *Client) observedTriggers(ctx context.Context) (list []observedTrigger, 
 	return list, nil
 }
 
-// codeTargetUnavailable is the engine's reason for an observer whose target is away.
+// codeTargetUnavailable is the engine's reason for the state of an observer whose target is
+// away.
 const codeTargetUnavailable = "TARGET_UNAVAILABLE"
 
 // summaryOf shortens a config as the engine does.

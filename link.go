@@ -18,7 +18,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// registerTimeout bounds the wait for the engine's answers while a link starts.
+// registerTimeout limits the wait for the engine's answers while a link starts.
 const registerTimeout = 10 * time.Second
 
 // link is one connection to the engine. It is attached to the send queue once, dies once, and
@@ -79,7 +79,7 @@ func (l *link) dialect() dialect {
 	return triggerDialect{}
 }
 
-// choose sets the dialect, which happens once. It reports whether this call has set it.
+// choose sets the dialect unless it is already set, and reports whether it did.
 func (l *link) choose(d dialect) bool { return l.chosen.CompareAndSwap(nil, &d) }
 
 // start reads from and writes to l and keeps it alive until it is dead.
@@ -140,7 +140,7 @@ func (l *link) writeBatch() error {
 func (l *link) isApplied() bool { return signal.IsClosed(l.applied) }
 
 // serve runs one link from its first frame to its end and returns the cause of the end.
-// wasReady reports that the engine had accepted the registrations.
+// wasReady reports whether the engine had accepted the registrations.
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
 	c.out.attach(l, c.registry.firstFence())
 	c.out.pushNoWait(l, c.reattachments()...)
@@ -166,7 +166,7 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 // is this worker's.
 type identity struct{ workerID, token string }
 
-// maxIdentities bounds the connections that a link replaces.
+// maxIdentities limits the number of connections that a link replaces.
 const maxIdentities = 16
 
 // dropped reports Sends that were held for a connection whose engine does not support them.
@@ -191,8 +191,8 @@ func (c *Client) reattachments() (items []item) {
 
 // registerWorker sends the registration of this worker, followed by everything the worker has
 // registered, unless the engine is likely to reject the worker's name. It runs after the
-// engine's greeting: without the identity in it, a connection that holds this worker's name
-// could not be replaced.
+// engine's greeting, because a connection that holds this worker's name can only be replaced
+// with the identity that the greeting contains.
 func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
@@ -285,8 +285,8 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 		case <-l.Dead():
 			return wasReady
 		case <-accepted:
-			// Authentication may have taken any time; from here on, the engine answers
-			// requests.
+			// Authentication may have taken any length of time; from now on, the engine
+			// answers requests.
 			accepted = nil
 			if !requested {
 				requested = true
@@ -350,8 +350,8 @@ func registerError(err error) error {
 	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
 }
 
-// forgetOthers forgets the connections before the current one: the engine has read that they
-// are replaced.
+// forgetOthers forgets the connections before the current one, because the engine has read the
+// messages that replace them.
 func (c *Client) forgetOthers() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -383,8 +383,8 @@ func (c *Client) becomeReady(l *link) {
 	c.log.Info("iii: connected", "worker_id", id, "name", c.name)
 }
 
-// receive handles one message. b is reused afterwards. A message that does not decode is
-// counted and logged without its content; it does not end the connection.
+// receive handles one message. b is reused afterwards. A message that cannot be decoded is
+// counted, and logged without its content; it does not end the connection.
 func (c *Client) receive(l *link, b []byte) {
 	c.received.Add(1)
 	var m received
@@ -518,8 +518,8 @@ func (c *Client) receiveHello(l *link, b []byte) {
 	c.setIdentity(l, &m)
 }
 
-// receiveError handles an error frame. Before the hello, it is a rejection of this worker;
-// later, it costs at most the connection.
+// receiveError handles an error frame. Before the hello, it means that the engine rejects this
+// worker; later, it ends at most the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
 	err := json.Unmarshal(b, &m)

@@ -18,22 +18,23 @@ import (
 )
 
 // A worker's calls of its own functions run in process where the engine allows it. Such a call
-// passes through the dispatcher like an invocation, with the same encodings, so that no memory
-// is shared, and handler and caller observe the same as if the call had gone through the
-// engine. The handler runs on its own goroutine, because the caller may stop waiting.
+// passes through the dispatcher like an invocation, with the same encodings, so that the
+// handler and the caller share no memory and observe the same behavior as if the call had gone
+// through the engine. The handler runs on its own goroutine, because the caller may stop
+// waiting.
 
-// maxNested bounds the nesting of local calls; deeper calls go through the engine.
+// maxNested limits the nesting of local calls; deeper calls go through the engine.
 const maxNested = 64
 
 // Remotely routes a call through the engine even if the function belongs to this worker and
-// could run in process ([Function.LocalDispatch]). A handler that calls its own worker this
-// way occupies two places under [WithMaxConcurrency]; at the limit, it waits for itself until
-// the call times out.
+// could run in process ([Function.LocalDispatch]). If a handler calls its own worker in this
+// way, the call occupies a second place under [WithMaxConcurrency]; if all places are taken,
+// the handler waits for itself until the call times out.
 func Remotely() CallOption {
 	return func(c *callConfig) error { c.remote = true; return nil }
 }
 
-// localTarget returns the function if the call runs in process, and nil otherwise.
+// localTarget returns the called function if the call runs in process, and nil otherwise.
 func (c *Client) localTarget(inv *invocation, cfg *callConfig) *Function {
 	by := inv.caller
 	if cfg.remote || inv.action == actionEnqueue || inv.observerID != "" || by != nil && inv.action == actionNone && by.nesting >= maxNested {
@@ -127,8 +128,8 @@ func calleeBaggage(header, functionID string) string {
 	return string(b)
 }
 
-// refuseLocal answers a local call that does not run, in the same way as a call from the
-// engine.
+// refuseLocal answers a local call that does not run, in the same way in which a call from the
+// engine would be answered.
 func (c *Client) refuseLocal(r *request, in *incoming, code, message string) (*request, error) {
 	if c.dispatch.isClosed() {
 		return nil, unsentError{c.endError()}
@@ -188,7 +189,8 @@ func (in *incoming) selfless() json.RawMessage {
 	return in.parent
 }
 
-// withoutParent copies those members of a caller that identify the caller itself.
+// withoutParent returns a copy of caller with only the members that identify the caller
+// itself.
 func withoutParent(caller json.RawMessage) json.RawMessage {
 	if len(caller) == 0 || caller[0] != '{' {
 		return nil
@@ -320,8 +322,8 @@ type report struct {
 	status   string
 	echoes   bool // the output equals the input
 
-	// The parts that an observer captures; nil if no observer does, or if the call has no such
-	// part.
+	// The parts that observers capture. A part is nil if no observer captures it, or if the
+	// call has no such part.
 	input, output, err, caller, metadata json.RawMessage
 
 	started              time.Time
@@ -543,8 +545,8 @@ func (r *reports) flush() {
 	}
 }
 
-// landed settles the batch in flight. A batch that was not handed to the network waits for the
-// next link.
+// landed settles the batch in flight. If the batch was not handed to the network, it waits for
+// the next link.
 func (r *reports) landed(l *link, fate frameFate) {
 	r.mu.Lock()
 	batch := r.inFlight

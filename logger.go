@@ -25,10 +25,10 @@ import (
 // attributeData is the attribute that holds a log record's structured data.
 const attributeData = "log.data"
 
-// Logger writes log records that the engine stores with the trace in which they were
-// written. Each record has a severity, the text of the severity (which is all that the
-// engine's filters and log triggers compare), a message, and data: the attribute
-// log.data, in which objects, lists, numbers and so on keep their types.
+// Logger writes log records that the engine stores together with the trace in which they were
+// written. Each record has a severity, the text of the severity (the only part that the
+// engine's filters and log triggers compare), a message, and data: the attribute log.data, in
+// which objects, lists, numbers and so on keep their types.
 //
 // The zero value is equivalent to NewLogger(nil): it writes to slog.Default. All
 // methods are safe for concurrent use, and none waits for the network.
@@ -36,13 +36,11 @@ type Logger struct {
 	out log.Logger // nil: slog.Default
 }
 
-// NewLogger returns a logger that writes to p, for example [Telemetry.LoggerProvider].
-// If p is nil, it writes each record, with its data, to the current slog.Default. A
-// record that slog.Default would send back to the Logger goes to standard error
-// instead, in the form of [slog.TextHandler]. This happens when the record is logged
-// while slog.Default is writing another record for a Logger, or while package log is
-// writing a line.
-// record for a Logger, or while package log writes a line.
+// NewLogger returns a logger that writes to p, for example [Telemetry.LoggerProvider]. If p is
+// nil, it writes each record, with its data, to the current slog.Default. A record that
+// slog.Default would send back to the Logger goes to standard error instead, in the form of
+// [slog.TextHandler]. This happens when the record is logged while slog.Default is writing
+// another record for a Logger, or while package log is writing a line.
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
 		return &Logger{}
@@ -54,12 +52,12 @@ func logOf(p log.LoggerProvider) log.Logger {
 	return p.Logger(instrumentationName, log.WithInstrumentationVersion(Version))
 }
 
-// Debug writes a record of severity DEBUG. data is an error, any value that can be
-// encoded as JSON, or nil for none; a value that cannot be encoded is replaced by the
-// reason. A value that implements [slog.LogValuer], in data or in maps and lists of any
-// inside it, is written as the result of its LogValue method. Integers of more than 63
-// bits become text, which keeps their digits. ctx determines the trace of the record;
-// its cancellation has no effect.
+// Debug writes a record of severity DEBUG. data is an error, any value that can be encoded as
+// JSON, or nil for none; a value that cannot be encoded is replaced by the text of the
+// encoding error. A value that implements [slog.LogValuer], in data or in maps and lists of
+// any inside it, is written as the result of its LogValue method. Integers of more than 63
+// bits become text, which keeps their digits. ctx determines the trace of the record; its
+// cancellation has no effect.
 func (l *Logger) Debug(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelDebug, msg, data)
 }
@@ -96,8 +94,8 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 	l.out.Emit(ctx, r)
 }
 
-// fallBack writes to the current slog.Default. The source position of the record is
-// that of the call of Debug or one of its siblings.
+// fallBack writes to the current slog.Default. The source position of the record is the
+// position at which Debug, Info, Warn or Error was called.
 func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	if ctx == nil {
 		ctx = context.Background()
@@ -119,16 +117,16 @@ func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	_ = h.Handle(ctx, r) // slog ignores the error as well
 }
 
-// fellBack is the key of a context in which a record has fallen back. It also marks
-// records that a handler passes on in another goroutine.
+// fellBack is the context key that marks the context of a record that fallBack has written.
+// The mark is also found if a handler passes the record on in another goroutine.
 type fellBack struct{}
 
-// leadsBack reports whether slog.Default can lead back to its caller, fallBack. It
-// reads the stack, because no context survives package log, and other handlers may drop
-// theirs. If fallBack is on the stack, a handler of slog.Default is logging and would
-// recurse until the stack overflows. If package log is on the stack, its lock is held,
-// and slog.Default would wait for that lock if it writes to package log, as slog's
-// initial default does.
+// leadsBack reports whether writing to slog.Default could call fallBack, which calls
+// leadsBack, again. It inspects the stack, because package log does not pass on a context and
+// other handlers may drop it. If fallBack is on the stack, a handler of slog.Default is
+// logging and would recurse until the stack overflows. If package log is on the stack, its
+// lock is held, and slog.Default would wait for that lock if it writes to package log, as
+// slog's initial default does.
 func leadsBack() bool {
 	var stack [512]uintptr // deeper than any chain of handlers
 	frames := runtime.CallersFrames(stack[:runtime.Callers(2, stack[:])])
@@ -143,13 +141,14 @@ func leadsBack() bool {
 	return false
 }
 
-// standardError writes records that have no other destination. It never leads back,
-// unlike slog's initial default handler, which writes to package log, whose output
-// slog.SetDefault redirects to the new default.
+// standardError writes records that have no other destination. It never calls slog.Default.
+// slog's initial default handler can do so: it writes to package log, and slog.SetDefault
+// redirects the output of package log to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
-// warnByDefault logs a warning with slog's default logger, or to standard error if its
-// handler is one of this package, which may need the very connection that fails.
+// warnByDefault logs a warning with slog's default logger. If the handler of that logger
+// belongs to this package, it may need the connection whose failure is reported, so the
+// warning goes to standard error.
 func warnByDefault(message string, args ...any) {
 	logger := slog.Default()
 	if _, traced := logger.Handler().(*traceHandler); traced || writesToTelemetry(logger.Handler()) {
@@ -158,7 +157,7 @@ func warnByDefault(message string, args ...any) {
 	logger.Warn(message, args...)
 }
 
-// writesToTelemetry reports whether all that h writes goes to telemetry, or nowhere if that
+// writesToTelemetry reports whether h writes to telemetry alone, including telemetry that
 // records no logs.
 func writesToTelemetry(h slog.Handler) bool {
 	switch h := h.(type) {
@@ -191,8 +190,8 @@ func severityOf(level slog.Level) log.Severity {
 	return log.Severity(min(max(int(level), int(log.SeverityTrace1)-distance), int(log.SeverityFatal4)-distance) + distance)
 }
 
-// maxLogValues limits the number of values in the data of a record or in one slog
-// attribute, because a map that contains itself is unbounded.
+// maxLogValues limits the number of values in the data of a record or in one slog attribute,
+// because a map that contains itself never ends.
 const maxLogValues = 100_000
 
 // logValue converts a value that a user logs.
@@ -320,8 +319,8 @@ func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int
 // group containing itself has no end.
 const maxGroupDepth = 4 * otlpjson.MaxValueDepth
 
-// mapValue returns a map that is nested depth levels deep. The outermost map that is
-// deeper than the engine can read becomes text.
+// mapValue returns a map that is nested depth levels deep. If the nesting is deeper than the
+// engine can read, the outermost map becomes text.
 func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	v := attribute.MapValue(members...)
 	if depth == otlpjson.MaxValueDepth {
@@ -330,8 +329,8 @@ func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	return v
 }
 
-// errorValue returns the text of err, or that of a panic in its Error method, which a
-// nil pointer in an error often causes.
+// errorValue returns the text of err. If the Error method panics, as it often does for a nil
+// pointer in an error, errorValue returns the text of the panic.
 func errorValue(err error) (v attribute.Value) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -357,8 +356,8 @@ func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	return c.value(decoded, depth)
 }
 
-// numberValue returns an integer if n fits. Larger integers become text, which keeps
-// their digits, and so does anything that is not a number.
+// numberValue returns n as an integer if it fits. Larger integers become text, so that their
+// digits are kept, and so does anything that is not a number.
 func numberValue(n json.Number) attribute.Value {
 	if i, err := n.Int64(); err == nil {
 		return attribute.Int64Value(i)
@@ -369,7 +368,7 @@ func numberValue(n json.Number) attribute.Value {
 	return attribute.StringValue(n.String())
 }
 
-// text returns v, which is deeper than the engine can read, as JSON text.
+// text returns v as JSON text; v is nested more deeply than the engine can read.
 func (c *logConverter) text(v any) attribute.Value {
 	b := newBuffer()
 	defer b.free()
@@ -399,11 +398,11 @@ type slogGroup struct {
 // time gets the time at which it is written, because the engine sorts and filters by
 // it; slog's own handlers omit the time instead.
 //
-// If logs are disabled, the handler discards all records, so no line is printed twice
-// if it is combined with another handler, as in a [slog.MultiHandler]. There is one
-// exception: if it is slog's default itself, not wrapped in another handler, it writes
-// Info and above to standard error, in the form of [slog.TextHandler], because nothing
-// else would show these records.
+// If logs are disabled, the handler discards all records, so no line is printed twice if it is
+// combined with another handler, as in a [slog.MultiHandler]. There is one exception: if the
+// handler itself is slog's default handler, without another handler around it, it writes Info
+// and above to standard error, in the form of [slog.TextHandler], because nothing else would
+// show these records.
 func (t *Telemetry) SlogHandler() slog.Handler { return t.SlogHandlerAt(nil) }
 
 // SlogHandlerAt returns a handler like that of [Telemetry.SlogHandler] that records
@@ -424,8 +423,8 @@ func newSlogHandler(p log.LoggerProvider, level slog.Leveler) slog.Handler {
 	return &slogHandler{out: logOf(p), level: level, groups: []slogGroup{{name: attributeData}}}
 }
 
-// Enabled implements slog.Handler. Beyond the level, the provider decides: it records
-// nothing after its shutdown, and a processor can filter.
+// Enabled implements slog.Handler. If the level is sufficient, the provider decides: after its
+// shutdown it records nothing, and a processor can filter records.
 func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	if h.level != nil && level < h.level.Level() {
 		return false
@@ -520,8 +519,8 @@ func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
 	return h.with(h.text.WithGroup(name))
 }
 
-// alone reports whether no other handler can show the record. The result depends on the
-// call depth: only Enabled and Handle may call it.
+// alone reports whether no other handler can show the record. Only Enabled and Handle may call
+// it, because the result depends on the call depth.
 func (h *idleSlogHandler) alone() bool {
 	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
 		return true
@@ -569,8 +568,8 @@ func (h *traceHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.inner.Enabled(ctx, level)
 }
 
-// Handle implements slog.Handler. It turns open groups into a group attribute of the
-// record, which leaves room for the ids beside it.
+// Handle implements slog.Handler. It turns the open groups into one group attribute of the
+// record, so that the ids can be placed beside it.
 func (h *traceHandler) Handle(ctx context.Context, r slog.Record) error {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {

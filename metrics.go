@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// metricsCached is how long one reading of the process serves all callers.
+	// metricsCached is the time for which one reading of the process serves all callers.
 	metricsCached = 500 * time.Millisecond
 
 	// cpuInterval is the shortest time over which CPU use is computed; operating
@@ -84,8 +84,8 @@ func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMe
 	return c, nil
 }
 
-// readProcess reads the figures of this process. It ignores $HOST_PROC, where this
-// process's id belongs to another process.
+// readProcess reads the figures of this process. It ignores $HOST_PROC, because in the
+// directory that $HOST_PROC names this process's id belongs to another process.
 func readProcess(ctx context.Context) (figures processFigures, err error) {
 	ctx = context.WithValue(ctx, common.EnvKey, common.EnvMap{common.HostProcEnvKey: "/proc"})
 	p := &process.Process{Pid: int32(os.Getpid())}
@@ -164,11 +164,10 @@ type WorkerGaugesHandle struct {
 	stop func() error
 }
 
-// RegisterWorkerGauges reports the process's metrics as gauges of m at every
-// collection, each with the attribute worker.id and, if given, worker.name. The engine
-// shows the latest values in its list of workers if the id is the one that it assigned
-// to the worker's connection, [Client.WorkerID]. A client with [WithTelemetry]
-// registers these gauges itself.
+// RegisterWorkerGauges reports the process's metrics as gauges of m at every collection, each
+// with the attribute worker.id and, if given, worker.name. The engine shows the latest values
+// in its list of workers if worker.id is the id that the engine assigned to the worker's
+// connection ([Client.WorkerID]). A client with [WithTelemetry] registers these gauges itself.
 //
 // The gauges are iii.worker.memory.rss, memory.virtual, memory.heap_used and
 // memory.heap_total (By), cpu.percent (%), cpu.user_micros and cpu.system_micros (us),
@@ -321,8 +320,8 @@ func newHandlerMetrics(m metric.Meter) (*handlerMetrics, error) {
 	return h, errors.Join(errs...)
 }
 
-// functionMetrics measures the handlers of one function; nil measures nothing. The options
-// are made once, so that a measurement allocates nothing.
+// functionMetrics measures the handlers of one function; a nil *functionMetrics measures
+// nothing. It holds the measurement options, so that a measurement does not allocate.
 type functionMetrics struct {
 	*handlerMetrics
 	add    []metric.AddOption
@@ -337,7 +336,7 @@ func (h *handlerMetrics) function(id string) *functionMetrics {
 	return &functionMetrics{handlerMetrics: h, add: []metric.AddOption{option}, record: []metric.RecordOption{option}}
 }
 
-// begin notes that the handler for in starts.
+// begin records that the handler for in is starting.
 func (f *functionMetrics) begin(in *incoming) {
 	if f == nil {
 		return
@@ -351,7 +350,8 @@ func (f *functionMetrics) begin(in *incoming) {
 	f.queueWait.Record(in.origin.context(), wait.Seconds(), f.record...)
 }
 
-// done notes the answer to in. ctx has the span, which the SDK may note as an exemplar.
+// done records the answer to in. ctx contains the span, which the SDK may record as an
+// exemplar.
 func (f *functionMetrics) done(ctx context.Context, in *incoming, failed bool) {
 	if f == nil {
 		return
@@ -363,7 +363,7 @@ func (f *functionMetrics) done(ctx context.Context, in *incoming, failed bool) {
 	f.duration.Record(ctx, time.Since(in.since).Seconds(), f.record...)
 }
 
-// leave notes that the handler has returned.
+// leave records that the handler has returned.
 func (f *functionMetrics) leave() {
 	if f != nil {
 		f.inFlight.Add(context.Background(), -1, f.add...)

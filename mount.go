@@ -25,8 +25,8 @@ import (
 )
 
 // MountHTTP serves one HTTP route with any net/http handler: it registers a function with the
-// id "http::" + method + path, and the trigger that binds the route to it, like [HandleHTTP],
-// whose rules for path apply. A GET route also serves HEAD, unless a HEAD route is mounted
+// id "http::" + method + path, and the trigger that binds the route to it. The rules of
+// [HandleHTTP] for path apply. A GET route also serves HEAD, unless a HEAD route is mounted
 // separately.
 //
 // The handler runs as under net/http's server, with these limits: r.URL is the concrete
@@ -38,12 +38,13 @@ import (
 // deadline.
 //
 // A response that ends before it is flushed, and consists of at most 64 KiB of text, is sent
-// as one value. Any other response is streamed: a header with several values becomes one
-// line, joined by commas, and each cookie gets its own line. A response that is shorter than
-// its Content-Length is cut off, so the client notices. A panic becomes a 500; if the
-// response is already being streamed, the stream ends, and only a declared Content-Length
-// lets the client detect the truncation. Trailers and informational responses are not sent,
-// and connections cannot be hijacked. The HTTP guide lists the differences from net/http.
+// as one value. Any other response is streamed: a header with several values becomes one line,
+// joined by commas, and each cookie gets its own line. If a response is shorter than its
+// Content-Length, the connection is cut, so the client notices the truncation. A panic becomes
+// a 500; if the response is already being streamed, the stream ends, and only a declared
+// Content-Length lets the client detect the truncation. Trailers and informational responses
+// are not sent, and connections cannot be hijacked. The HTTP guide lists the differences from
+// net/http.
 func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -63,8 +64,8 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 	return f, nil
 }
 
-// serveHead also binds HEAD to the function of a GET route, unless HEAD has its own function;
-// otherwise the engine would have no route for it.
+// serveHead binds HEAD to the function of a GET route as well, unless HEAD has its own
+// function; otherwise the engine would have no route for HEAD.
 func (c *Client) serveHead(f *Function, method string) error {
 	path := strings.TrimPrefix(f.id, "http::"+method)
 	if c.registry.function([]byte("http::HEAD"+path)) != nil {
@@ -81,7 +82,7 @@ func (c *Client) serveHead(f *Function, method string) error {
 	return nil
 }
 
-// headID makes the id of the HEAD trigger differ from that of the route.
+// headID gives the HEAD trigger an id that differs from the id of the route's trigger.
 func headID(o *triggerOptions) error {
 	if o.id != "" {
 		o.id += ":head"
@@ -114,7 +115,7 @@ func muxPattern(method, path string) string {
 	return cmp.Or(strings.ToUpper(method), http.MethodGet) + " " + strings.Join(segments, "/")
 }
 
-// mount is a net/http handler behind a route.
+// mount is a net/http handler that serves a route.
 type mount struct {
 	client  *Client
 	handler http.Handler
@@ -123,8 +124,8 @@ type mount struct {
 	server  *http.Server // for handlers that look it up in the context; it serves nothing
 }
 
-// engineAddr is the address of the engine. The contexts of requests carry it in place of the
-// server's own address.
+// engineAddr is the address of the engine. The contexts of requests contain it as the server's
+// local address.
 type engineAddr string
 
 // Network implements net.Addr.
@@ -387,7 +388,7 @@ func (w *responseWriter) ReadFrom(src io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, src, make([]byte, channelChunk))
 }
 
-// notSent drops a header that the engine cannot send, and logs why.
+// notSent drops a header that the engine cannot send, and logs the reason.
 func (w *responseWriter) notSent(name, why string) {
 	delete(w.sent, name)
 	w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: a header of the response is not sent",
@@ -445,7 +446,7 @@ func (w *responseWriter) Flush() {
 	_ = w.FlushError()
 }
 
-// FlushError is Flush for http.ResponseController.
+// FlushError is like Flush, but returns an error; http.ResponseController calls it.
 func (w *responseWriter) FlushError() error {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -531,7 +532,7 @@ func (w *responseWriter) startStream(next []byte) error {
 	return w.streamed(err)
 }
 
-// openStream creates the stream, which opens with its first frame.
+// openStream creates the stream, which is opened by its first frame.
 func (w *responseWriter) openStream() *ChannelWriter {
 	stream := newChannelWriter(w.client, *w.ref)
 	stream.onGone(w.cancel)
@@ -546,8 +547,8 @@ func (w *responseWriter) openStream() *ChannelWriter {
 	return stream
 }
 
-// streamed records the outcome of a binary frame: the head has been sent, or the stream is
-// broken.
+// streamed records the outcome of writing a binary frame: either the head has been sent, or
+// the stream is broken.
 func (w *responseWriter) streamed(err error) error {
 	if err != nil {
 		return w.broken(err)
@@ -562,9 +563,9 @@ func (w *responseWriter) streamed(err error) error {
 	return w.err // the handler may have timed out meanwhile
 }
 
-// heartbeat probes a streamed response whose handler writes nothing to its client. The engine
-// does not report by itself that the client has left, but it ends the channel at the next
-// frame, even at a text frame, which it otherwise ignores.
+// heartbeat probes a streamed response while its handler writes nothing. The engine does not
+// report on its own that the client has left; it ends the channel when it receives the next
+// frame, even if that is a text frame, which it otherwise ignores.
 type heartbeat struct {
 	stop chan struct{}
 	done chan struct{}
@@ -599,9 +600,9 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 	return b
 }
 
-// singleHeaders returns the header with one value per name, because a streamed response
-// cannot carry more. Cookies cannot be joined, so each gets a spelling of the name in a
-// different case; the engine sends them all.
+// singleHeaders returns the header with one value per name, because a streamed response cannot
+// have more. Cookies cannot be joined, so each cookie gets the header's name in a different
+// mixture of upper and lower case; the engine sends all of them.
 func (w *responseWriter) singleHeaders() map[string]string {
 	grouped := make(http.Header, len(w.sent))
 	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may spell a name in several cases
@@ -627,9 +628,9 @@ func (w *responseWriter) singleHeaders() map[string]string {
 	return single
 }
 
-// lastCookies drops cookies that a later cookie with the same name, domain and path replaces:
-// the engine sends the cookies of a streamed response in no fixed order, and a client keeps
-// the last one it reads.
+// lastCookies drops each cookie that is followed by one with the same name, domain and path.
+// This is necessary because the engine sends the cookies of a streamed response in no fixed
+// order and a client keeps the last one that it reads.
 func lastCookies(values []string) []string {
 	type identity struct{ name, domain, path string }
 	later := make(map[identity]bool, len(values))
@@ -666,9 +667,10 @@ func cookieName(i int) string {
 // cookieSpellings is the number of such spellings.
 const cookieSpellings = 1 << (len("set-cookie") - len("-"))
 
-// timeOut ends the response of a handler that has exceeded its timeout, and reports whether
-// the head has been sent, in which case the response is cut off. A frame of it that is still
-// in flight does no harm, because the engine drops everything that follows another answer.
+// timeOut ends the response of a handler that has exceeded its timeout. begun reports whether
+// the head has been sent, in which case the response is cut off. Frames of the response that
+// are still in flight do no harm, because the engine drops everything that arrives after
+// another answer.
 func (w *responseWriter) timeOut(reason error) (begun bool) {
 	_ = w.broken(reason)
 	w.mu.Lock()
@@ -697,7 +699,7 @@ func (w *responseWriter) failure() error {
 	return w.err
 }
 
-// broken records why the response cannot continue; the request's context ends.
+// broken records the reason why the response cannot continue, and ends the request's context.
 func (w *responseWriter) broken(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -726,13 +728,13 @@ func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 
 // Timeouts for an engine or a client that accepts nothing.
 const (
-	// endPatience bounds the end of a response, unless the handler or [WithHTTPWriteTimeout]
-	// sets an earlier deadline.
+	// endPatience limits the time for ending a response, unless the handler or
+	// [WithHTTPWriteTimeout] sets an earlier deadline.
 	endPatience = 10 * time.Second
 
-	// endedPatience bounds writes without progress of a handler whose invocation has ended.
-	// The handler may continue for a client that still reads, because the engine keeps the
-	// channel.
+	// endedPatience limits how long a write may take without making progress once the
+	// handler's invocation has ended. The handler may continue to write to a client that still
+	// reads, because the engine keeps the channel.
 	endedPatience = 2 * time.Second
 )
 
@@ -783,7 +785,7 @@ func (w *responseWriter) endDeadline() time.Time {
 	return until
 }
 
-// release closes a stream that was not finished.
+// release closes the stream if it was not finished.
 func (w *responseWriter) release() {
 	if w.stream != nil && !w.ended {
 		w.endStream()
@@ -826,11 +828,14 @@ func (w *responseWriter) finish() (any, error) {
 	return response, nil
 }
 
-// mustStream reports whether a complete response cannot be sent as one value, for one of three
-// reasons: a JSON string cannot hold bytes that are not valid UTF-8; the engine adds a content
-// type, which in a 304 would replace the content type that the client has stored; and the
-// engine sends a Content-Length that is too large without cutting the connection, so the
-// client would wait.
+// mustStream reports whether a complete response has to be streamed because it cannot be sent
+// as one value. There are three such cases:
+//
+//   - The body is not valid UTF-8, so a JSON string cannot hold it.
+//   - The status is 304: the engine would add a content type, which would replace the content
+//     type that the client has stored.
+//   - The Content-Length exceeds the length of the body: the engine would pass it on without
+//     closing the connection, so the client would wait for the rest.
 func (w *responseWriter) mustStream() bool {
 	switch {
 	case w.status == http.StatusNotModified:
@@ -841,13 +846,14 @@ func (w *responseWriter) mustStream() bool {
 	return w.length > w.written || !utf8.Valid(w.buf)
 }
 
-// plainText is the content type of a response that sets none. Otherwise the engine would send
-// the body as JSON, and an empty body as {}, which it also counts for the Content-Length of a
-// 204.
+// plainText is the content type of a response that sets none. Without a content type, the
+// engine would send the body as JSON, and an empty body as {}; a 204 would then have the
+// Content-Length of {}.
 const plainText = "Content-Type: text/plain; charset=utf-8"
 
-// bufferedResponse is a response in one value. Its headers are lines, so a name may repeat;
-// the content type is always set, so a string body is sent unchanged.
+// bufferedResponse is a response that is sent as one value. Its headers are lines, so a name
+// may occur several times. The content type is always set, so that the engine sends a string
+// body unchanged.
 type bufferedResponse struct {
 	StatusCode int      `json:"status_code"`
 	Headers    []string `json:"headers"`
@@ -869,7 +875,7 @@ func (w *responseWriter) headerLines() []string {
 
 func headerLine(name, value string) string { return name + ": " + oneLine.Replace(value) }
 
-// oneLine turns texts into header values, as net/http does.
+// oneLine replaces line breaks in header values by spaces, as net/http does.
 var oneLine = strings.NewReplacer("\r", " ", "\n", " ")
 
 // requestBody is the request body of a mounted handler. It reads the request's channel,
@@ -887,11 +893,11 @@ type requestBody struct {
 	end  error // the error that ended reading
 }
 
-// newRequestBody returns the body of r, whose channel is ref. When a client leaves before
-// the end, the channel simply ends; only the declared length reveals the truncation. It
-// is checked where it certainly equals the number of bytes in the channel: the engine
-// delivers bodies as received, JSON included, but might decode one with a content
-// encoding.
+// newRequestBody returns the body of r, whose channel is ref. When a client leaves before it
+// has sent the whole body, the channel simply ends; only the declared length reveals the
+// truncation. The length is checked only if it is certain to equal the number of bytes in the
+// channel: the engine delivers bodies as received, including JSON, but might decode a body
+// that has a content encoding.
 func newRequestBody(ctx context.Context, c *Client, ref StreamChannelRef, r *http.Request) *requestBody {
 	b := &requestBody{ctx: ctx, reader: newChannelReader(c, ref), length: r.ContentLength}
 	if r.Header.Get("Content-Encoding") != "" {

@@ -148,9 +148,9 @@ type Observer struct {
 }
 
 // Observe registers an observer: after each matching call of the source, the engine calls the
-// target, at most once per call. The caller of the source notices nothing. Neither function
-// needs to exist yet, nor to belong to this worker. The target is an ordinary function; with
-// the default delivery, its payload is an [Observed].
+// target, at most once per call. The caller of the source does not notice this. Neither
+// function needs to exist yet, nor to belong to this worker. The target is an ordinary
+// function; with the default delivery, its payload is an [Observed].
 //
 // Observe does not wait for the network. The client sends the observer as soon as it is
 // connected, and again, after the functions, on every later connection. Observe therefore
@@ -353,7 +353,7 @@ func (o *Observer) Ready(ctx context.Context) error {
 	}
 }
 
-// disposeTimeout is how long Dispose waits for the engine.
+// disposeTimeout is the maximum time for which Dispose waits for the engine.
 const disposeTimeout = 5 * time.Second
 
 // Dispose ends the observer permanently; its id is free at once. Dispose returns nil when the
@@ -401,7 +401,7 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 }
 
 // observeFrame is an observe message that was sent over the current link. It is kept until the
-// engine can send nothing more about it. The lock of the registry guards it.
+// engine can no longer send anything about it. The lock of the registry guards it.
 //
 // Several frames may have the same id. The engine answers them in order, so an answer belongs
 // to the oldest unanswered frame, and a change of state to the newest answered one.
@@ -525,7 +525,8 @@ func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) 
 	return spec, false
 }
 
-// maxUnobserved bounds the number of observers that were disposed while disconnected.
+// maxUnobserved limits the number of remembered observers that were disposed while the client
+// was disconnected.
 const maxUnobserved = 4096
 
 // unobserveLater records that the engine may still have the observer of t, which the program
@@ -555,7 +556,7 @@ func (r *registry) unobserveEarlier() {
 	}
 }
 
-// endObserveFrames records what the engine may keep after the link has ended.
+// endObserveFrames records the observers that the engine may keep after the link has ended.
 func (r *registry) endObserveFrames() {
 	for _, list := range r.observeFrames {
 		for _, o := range list {
@@ -669,8 +670,8 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 	r.confirm(l)
 }
 
-// observerReason returns the reason of a state as an error. Without a reason it returns nil,
-// unless needed is set.
+// observerReason returns the reason of a state as an error. If there is no reason, it returns
+// nil, unless needed is set.
 func observerReason(id string, state ObserverState, body *ErrorBody, needed bool) *Error {
 	switch {
 	case body != nil:

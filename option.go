@@ -119,7 +119,7 @@ type config struct {
 	observerHooks ObserverHooks
 }
 
-// discard is the logger of silence.
+// discard is a logger that discards all records.
 var discard = slog.New(slog.DiscardHandler)
 
 func newConfig(address string, opts []Option) (*config, error) {
@@ -254,10 +254,10 @@ func WithNamespace(ns string) Option {
 	})
 }
 
-// WithHeader adds headers to each WebSocket upgrade: of a client, its channels included, or
-// of a telemetry connection. It rejects the headers of the upgrade itself, except Host.
-// Repeated use adds headers. Default: none. Header values appear neither in errors nor in
-// the log.
+// WithHeader adds headers to each WebSocket upgrade of a client, including those of its
+// channels, or of a telemetry connection. It rejects the headers of the upgrade itself, except
+// Host. Repeated use adds headers. Default: none. Header values appear neither in errors nor
+// in the log.
 func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
 
 func headerOption(name string, h http.Header) DialOption {
@@ -272,15 +272,15 @@ func WithTLSConfig(cfg *tls.Config) DialOption {
 	return dialOption(func(d *dialConfig) error { d.TLS = cfg.Clone(); return nil })
 }
 
-// WithReconnection sets the delays between attempts to connect. Default: 1 s after a
-// connection is lost, doubled for each further attempt up to 30 s, each delay varied by
-// ±30 %, without a limit of attempts. Delays and multiplier that are zero take their
-// defaults, and the zero value is the default as a whole; a JitterFactor of 0 means none.
-// MaxRetries counts consecutive failures to connect; nil means no limit. Invalid values are
-// an error. The delays start over after a connection that held: a client's once it is
-// ready, a telemetry connection's once it has lasted for the initial delay.
-// MaxPendingMessages limits the frames that a telemetry connection keeps while it is not
-// connected; 0 means no such limit. It has no effect on a client: see [WithSendBuffer].
+// WithReconnection sets the delays between attempts to connect. By default, the delay starts
+// at 1 s, doubles with each further attempt up to 30 s, and varies by ±30 %, and the number of
+// attempts is unlimited. The zero value of cfg selects all these defaults. In any other cfg,
+// delays and a multiplier that are zero take their defaults, but a JitterFactor of 0 means no
+// jitter. MaxRetries counts consecutive failures to connect; nil means no limit. Invalid
+// values are an error. The delays start over once a connection has been successful: for a
+// client, when it is ready; for a telemetry connection, when it has lasted for the initial
+// delay. MaxPendingMessages limits the frames that a telemetry connection keeps while it is
+// not connected; 0 means no such limit. It has no effect on a client: see [WithSendBuffer].
 func WithReconnection(cfg ReconnectionConfig) DialOption {
 	return reconnectionOption("WithReconnection", cfg)
 }
@@ -292,7 +292,8 @@ func reconnectionOption(name string, cfg ReconnectionConfig) DialOption {
 	})
 }
 
-// checkReconnection fills in the defaults. MaxPendingMessages has none.
+// checkReconnection validates cfg and fills in the defaults. MaxPendingMessages has no
+// default.
 func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	def := DefaultReconnectionConfig()
 	if cfg == (ReconnectionConfig{}) {
@@ -353,8 +354,9 @@ func dialContextOption(name string, f func(ctx context.Context, network, addr st
 	})
 }
 
-// WithDrainTimeout bounds the drain during the graceful shutdown of [Client.Run]. d must be
-// positive. Default 30 s. [Client.Shutdown] is bounded only by its context.
+// WithDrainTimeout limits the duration of the drain during the graceful shutdown of
+// [Client.Run]. d must be positive. Default 30 s. The duration of [Client.Shutdown] is limited
+// only by its context.
 func WithDrainTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
@@ -365,8 +367,8 @@ func WithDrainTimeout(d time.Duration) Option {
 	})
 }
 
-// WithCallTimeout bounds each call that has no timeout of its own ([WithTimeout]). d must
-// be positive. Default 30 s.
+// WithCallTimeout sets the timeout of calls that have no timeout of their own ([WithTimeout]).
+// d must be positive. Default 30 s.
 func WithCallTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
@@ -419,8 +421,8 @@ const (
 	// SendFail makes the request fail with [ErrBufferFull]. It is the default.
 	SendFail SendPolicy = iota
 
-	// SendWait makes the request wait for room until its context ends. A call also ends at
-	// its timeout, a [Client.Send] only at an explicit one ([WithTimeout]). A request that
+	// SendWait makes the request wait for room until its context ends. A call also ends at its
+	// timeout, but a [Client.Send] only at an explicit timeout ([WithTimeout]). A request that
 	// can never fit fails with [ErrBufferFull].
 	SendWait
 )
@@ -462,9 +464,9 @@ func WithKeepalive(ping, idle time.Duration) Option {
 	})
 }
 
-// WithStreamHeartbeat sets how often an idle streamed response of [Client.MountHTTP] is
-// probed to detect that its client has left. Default 5 s; 0 disables probes; a negative
-// value is an error of [New].
+// WithStreamHeartbeat sets how often an idle streamed response of [Client.MountHTTP] is probed
+// to detect that its client has left. Default 5 s; 0 disables probes; [New] rejects a negative
+// value.
 //
 // A response is idle when its handler has written nothing for that long. The engine does
 // not report that a client has left until the next frame of the response, so the worker
@@ -482,9 +484,9 @@ func WithStreamHeartbeat(d time.Duration) Option {
 	})
 }
 
-// WithHTTPWriteTimeout sets how long a write of a streamed response of [Client.MountHTTP]
-// may make no progress because its client does not read. Default 30 s; 0 means no limit; a
-// negative value is an error of [New].
+// WithHTTPWriteTimeout limits the time for which a write of a streamed response of
+// [Client.MountHTTP] may make no progress because the client does not read. Default 30 s; 0
+// means no limit; [New] rejects a negative value.
 //
 // A write that exceeds the limit fails with os.ErrDeadlineExceeded and ends the response
 // and the context of the request; so does a probe ([WithStreamHeartbeat]). The response as
@@ -547,8 +549,8 @@ type JSONCodec interface {
 // and responses of HTTP routes with their bodies, and metadata and schemas always use
 // encoding/json; the schemas of functions describe the JSON that encoding/json reads and
 // writes. The output of the codec is validated: text that is not JSON, or that the engine
-// cannot parse, is an error of the call or of the function, and so is a panic of the codec.
-// Default: encoding/json. A nil codec is an error of [New].
+// cannot parse, makes the call or the function fail, and so does a panic of the codec.
+// Default: encoding/json. [New] rejects a nil codec.
 func WithJSON(codec JSONCodec) Option {
 	return clientOption(func(c *config) error {
 		if codec == nil {

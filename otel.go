@@ -41,11 +41,11 @@ type telemetryOptions struct {
 	logs       []sdklog.Processor
 }
 
-// WithGlobalProviders installs the providers as OpenTelemetry's global providers, and
-// W3C trace context and baggage as the global propagator. Instrumentation that does not
-// use this package is then recorded as well. Only one Telemetry at a time can own the
-// globals: [StartTelemetry] fails until the previous owner is shut down. Without this
-// option, no global changes. After Shutdown, the globals stay set but record nothing.
+// WithGlobalProviders installs the providers as OpenTelemetry's global providers, and W3C
+// trace context and baggage as the global propagator. Instrumentation that does not use this
+// package is then recorded, too. Only one Telemetry at a time can own the globals:
+// [StartTelemetry] fails until the previous owner is shut down. Without this option, no global
+// changes. After Shutdown, the globals stay set but record nothing.
 func WithGlobalProviders() TelemetryOption {
 	return func(o *telemetryOptions) error { o.global = true; return nil }
 }
@@ -61,10 +61,10 @@ func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	}
 }
 
-// WithSpanProcessor adds a processor of spans beside the engine's, such as a batch
-// processor with the exporter of another backend. It is called before the engine's, so the
-// attributes that it sets when a span starts reach the engine, too. Repeated use adds
-// processors, which are called in order.
+// WithSpanProcessor adds a span processor to the one that sends spans to the engine, such as a
+// batch processor with the exporter of another backend. It is called before the engine's
+// processor, so the attributes that it sets when a span starts reach the engine, too. Repeated
+// use adds processors, which are called in order.
 //
 // The Telemetry owns p from a successful [StartTelemetry] on: [Telemetry.Flush] flushes it
 // and [Telemetry.Shutdown] shuts it down, while the engine's part continues. If
@@ -79,10 +79,10 @@ func WithSpanProcessor(p sdktrace.SpanProcessor) TelemetryOption {
 	}
 }
 
-// WithMetricReader adds a reader of metrics beside the engine's, such as a periodic reader
-// or that of Prometheus, with its own interval and temporality. Repeated use adds readers.
-// The Telemetry owns r, as it does the processor of [WithSpanProcessor]. If metrics are
-// disabled, r has nothing to read. nil is an error.
+// WithMetricReader adds a metric reader to the one that sends metrics to the engine, such as a
+// periodic reader or the Prometheus reader. It has its own interval and temporality. Repeated
+// use adds readers. The Telemetry owns r, as it does the processor of [WithSpanProcessor]. If
+// metrics are disabled, r has nothing to read. nil is an error.
 func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(r) {
@@ -93,11 +93,11 @@ func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
 	}
 }
 
-// WithLogProcessor adds a processor of log records beside the engine's. It is called before
-// the engine's, so its changes to a record reach the engine, too: it can remove what must
-// not be stored. Repeated use adds processors, which are called in order. The Telemetry
-// owns p, as it does the processor of [WithSpanProcessor]. If logs are disabled, p receives
-// nothing. nil is an error.
+// WithLogProcessor adds a log processor to the one that sends log records to the engine. It is
+// called before the engine's processor, so its changes to a record reach the engine, too: it
+// can remove data that must not be stored. Repeated use adds processors, which are called in
+// order. The Telemetry owns p, as it does the processor of [WithSpanProcessor]. If logs are
+// disabled, p receives nothing. nil is an error.
 func WithLogProcessor(p sdklog.Processor) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(p) {
@@ -149,10 +149,10 @@ var globalProviders struct {
 }
 
 // StartTelemetry starts recording as cfg specifies; unset fields of cfg default to the
-// environment. It does not wait for the engine and does not fail if the engine is
-// unavailable: records wait in the queue of the connection. If telemetry is disabled,
-// nothing is recorded, no goroutine starts, no connection is opened and no global is
-// set. ctx bounds only the start. Call [Telemetry.Shutdown] at the end of the program.
+// environment. It does not wait for the engine and does not fail if the engine is unavailable:
+// records wait in the queue of the connection. If telemetry is disabled, nothing is recorded,
+// no goroutine starts, no connection is opened and no global is set. ctx limits only the time
+// for starting. Call [Telemetry.Shutdown] at the end of the program.
 func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption) (*Telemetry, error) {
 	resolved, err := cfg.resolve()
 	if err != nil {
@@ -220,16 +220,16 @@ func releaseGlobals() {
 	globalProviders.taken = false
 }
 
-// TelemetryFromProviders returns a Telemetry that records with the program's own providers
-// and sends nothing to the engine: for programs that configure an OpenTelemetry SDK with their
-// own backend. A client with it records each invocation as a span in its caller's trace and
-// the metrics of its handlers; [Telemetry.Logger] and [Telemetry.SlogHandler] write to lp.
-// Spans carry no payloads unless the client has [WithTracePayloads], there are no process
-// gauges, and no global is set. If a provider is nil, or holds a nil pointer, its signal is
-// not recorded.
+// TelemetryFromProviders returns a Telemetry that records with the program's own providers and
+// sends nothing to the engine. It is meant for programs that configure an OpenTelemetry SDK
+// with their own backend. A client with this Telemetry records each invocation as a span in
+// its caller's trace and the metrics of its handlers; [Telemetry.Logger] and
+// [Telemetry.SlogHandler] write to lp. Spans carry no payloads unless the client has
+// [WithTracePayloads], there are no process gauges, and no global is set. If a provider is
+// nil, or holds a nil pointer, its signal is not recorded.
 //
-// The providers stay the program's: [Telemetry.Flush] calls their ForceFlush method, if they
-// have one, and [Telemetry.Shutdown] flushes them as well, but never shuts them down.
+// The providers still belong to the program: [Telemetry.Flush] calls their ForceFlush method,
+// if they have one, and [Telemetry.Shutdown] flushes them as well, but never shuts them down.
 // [Telemetry.Connection] is nil.
 func TelemetryFromProviders(tp trace.TracerProvider, mp metric.MeterProvider, lp log.LoggerProvider) *Telemetry {
 	t := &Telemetry{
@@ -273,23 +273,23 @@ type ownProvider struct{ flusher }
 
 func (p ownProvider) Shutdown(ctx context.Context) error { return p.ForceFlush(ctx) }
 
-// besideSpans is a processor of the program in a provider with the engine's. The Telemetry
-// flushes and shuts it down itself: the provider would let the engine's processors wait for
-// it, and with them the engine's last records.
+// besideSpans is a processor of the program in a provider that also has the engine's
+// processors. The Telemetry flushes it and shuts it down itself: if the provider did so, the
+// engine's processors, and with them the last records for the engine, would wait for it.
 type besideSpans struct{ sdktrace.SpanProcessor }
 
 func (besideSpans) ForceFlush(context.Context) error { return nil }
 func (besideSpans) Shutdown(context.Context) error   { return nil }
 
-// besideLogs is besideSpans for log records.
+// besideLogs is like besideSpans, for log records.
 type besideLogs struct{ sdklog.Processor }
 
 func (besideLogs) ForceFlush(context.Context) error { return nil }
 func (besideLogs) Shutdown(context.Context) error   { return nil }
 
-// makeProviders creates the recording providers, which share one resource; without one,
-// nothing is recorded. The span processors run in order when a span starts: the baggage is
-// set before the program's own processors run, and these before the live snapshot is taken.
+// makeProviders creates the providers that record, which share one resource; if res is nil,
+// nothing is recorded. When a span starts, its processors run in this order: the one that sets
+// the baggage, the program's own, and the one that takes the live snapshot.
 func (t *Telemetry) makeProviders(res *resource.Resource, options *telemetryOptions) {
 	for _, p := range options.spans {
 		t.sdk = append(t.sdk, p)
@@ -300,7 +300,7 @@ func (t *Telemetry) makeProviders(res *resource.Resource, options *telemetryOpti
 	if t.cfg.traces {
 		t.makeTracers(res, options.spans)
 	}
-	// A reader needs a provider, also one without instruments.
+	// A reader needs a provider, even one without instruments.
 	if t.cfg.metrics || len(options.readers) > 0 {
 		t.makeMeters(res, options.readers)
 	}
@@ -325,8 +325,8 @@ func (t *Telemetry) makeTracers(res *resource.Resource, own []sdktrace.SpanProce
 	}
 }
 
-// makeMeters puts the engine's reader first, because the provider flushes one after the
-// other.
+// makeMeters puts the engine's reader first, because the provider flushes its readers one
+// after another.
 func (t *Telemetry) makeMeters(res *resource.Resource, own []sdkmetric.Reader) {
 	opts := []sdkmetric.Option{sdkmetric.WithResource(res)}
 	if t.cfg.metrics {
@@ -386,9 +386,9 @@ func (t *Telemetry) Logger() *Logger {
 	return NewLogger(t.loggers)
 }
 
-// Connection returns the connection that carries all telemetry. If telemetry is
-// disabled, the connection is already closed. It is nil, and its methods can be called, with
-// [TelemetryFromProviders].
+// Connection returns the connection that carries all telemetry. If telemetry is disabled, the
+// connection is already closed. With [TelemetryFromProviders] it is nil, but its methods can
+// still be called.
 func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 
 // Flush returns nil once the engine has received everything that was recorded before
@@ -422,9 +422,9 @@ func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Contex
 	return calls
 }
 
-// wait reports whether all calls returned before ctx ended. The caller flushes the
-// connection itself, so wait keeps only the number of dropped frames from the
-// providers' own flushes of the connection.
+// wait reports whether all calls returned before ctx ended. The caller flushes the connection
+// itself; from the errors of the providers' own flushes of the connection, wait therefore
+// keeps only the number of dropped frames.
 func (c *providerCalls) wait(ctx context.Context) bool {
 	for ; c.left > 0; c.left-- {
 		select {
@@ -443,19 +443,19 @@ func (c *providerCalls) wait(ctx context.Context) bool {
 	return true
 }
 
-// waitFor is wait for at most d.
+// waitFor is like wait, but waits for at most d.
 func (c *providerCalls) waitFor(d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	return c.wait(ctx)
 }
 
-// Shutdown flushes and stops all recording; later records are dropped. It returns at
-// the latest when ctx ends; shutdown_timeout_ms is for [Client.Shutdown] alone.
-// If the connection is down, Shutdown makes one more connection attempt, immediately.
-// The error reports how many frames were lost. Further calls also wait for completion
-// and return nil. With [TelemetryFromProviders], Shutdown flushes the providers, for at most
-// 10 s, which go on recording.
+// Shutdown flushes and stops all recording; later records are dropped. It returns at the
+// latest when ctx ends; shutdown_timeout_ms is for [Client.Shutdown] alone. If the connection
+// is down, Shutdown makes one more connection attempt, immediately. The error reports how many
+// frames were lost. Further calls also wait for completion and return nil. With
+// [TelemetryFromProviders], Shutdown flushes the providers, for at most 10 s, and they
+// continue to record.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	first := false
 	t.once.Do(func() { first = true })
@@ -468,9 +468,9 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	if t.conn != nil {
 		t.conn.drain()
 	}
-	// A provider does not shut down if its context has ended, so these calls get a
-	// context that outlives ctx. The end of the connection releases the engine's part, and
-	// the end of their context what the program has added.
+	// A provider does not shut down if its context has ended, so these calls get a context
+	// that outlives ctx. When the connection ends, the calls for the engine's part return;
+	// when that context ends, the calls for the program's additions return.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := t.each(work, sdkProvider.Shutdown)
@@ -494,8 +494,8 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	return errors.Join(append(ended.errs, err)...)
 }
 
-// providerGrace is how long the providers have to stop after the connection has ended, and
-// once more after their context has.
+// providerGrace is the time that the providers have to stop after the connection has ended,
+// and again after their context has ended.
 const providerGrace = 20 * time.Millisecond
 
 // WithTelemetry records the client's work. Each invocation gets a span in its caller's
@@ -504,17 +504,19 @@ const providerGrace = 20 * time.Millisecond
 // worker. The handlers have metrics by function, with the attribute iii.function.id:
 //
 //   - iii.worker.function.count: handled invocations
-//   - iii.worker.function.errors: those of them that were answered with an error, or panicked
+//   - iii.worker.function.errors: handled invocations that were answered with an error, or
+//     panicked
 //   - iii.worker.function.duration: histogram of the time until the answer, in seconds
-//   - iii.worker.function.in_flight: handlers that run
+//   - iii.worker.function.in_flight: handlers that are running
 //   - iii.worker.function.queue_wait: histogram of the time that invocations waited because
 //     of [WithMaxConcurrency], in seconds
 //
-// Invocations that are turned away (overloaded, draining) are in none of them. A handler that
-// exceeds [WithHandlerTimeout] is an error, and in flight until it returns. Calls carry the trace context of their ctx with or without this option. Spans
-// of a function that this client has bound to a trace trigger carry the attribute
-// function_id, by which the engine avoids triggering the function with its own spans in
-// an endless loop; spans started inside them do trigger it.
+// None of these metrics includes invocations that are turned away (overloaded, draining). A
+// handler that exceeds [WithHandlerTimeout] counts as an error, and as in flight until it
+// returns. Calls carry the trace context of their ctx with or without this option. Spans of a
+// function that this client has bound to a trace trigger carry the attribute function_id, by
+// which the engine avoids triggering the function with its own spans in an endless loop; spans
+// started inside them do trigger it.
 //
 // [Client.Shutdown] flushes t but does not shut it down, because several clients can
 // share it. Its connection logs through the logger of the first client that has one
@@ -530,9 +532,9 @@ func WithTelemetry(t *Telemetry) Option {
 	})
 }
 
-// WithTracePayloads makes spans that the providers of [TelemetryFromProviders] record carry the
-// input and output of their invocations as events, as those for the engine do; see
-// [WithTelemetry]. Secrets are removed as by [Redact]. By default only spans for the engine
+// WithTracePayloads adds the input and output of invocations, as events, to the spans that the
+// providers of [TelemetryFromProviders] record, in the same way as for the engine; see
+// [WithTelemetry]. Secrets are removed as by [Redact]. By default, only spans for the engine
 // carry payloads.
 func WithTracePayloads() Option {
 	return clientOption(func(c *config) error { c.tracePayloads = true; return nil })
@@ -577,13 +579,13 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
-// telemetryAwayTimeout bounds the wait of a shutdown for a telemetry connection.
+// telemetryAwayTimeout limits the time for which a shutdown waits for a telemetry connection.
 const telemetryAwayTimeout = 3 * time.Second
 
-// flushTelemetry flushes the telemetry at the end of a drain, for at most its own limit, and
-// for away while it is not connected: a draining worker must not spend all its time waiting
-// for an engine that is unavailable. Whether the program's own providers are connected is
-// not known: away limits them, too.
+// flushTelemetry flushes the telemetry at the end of a drain. It takes at most the telemetry's
+// own limit, and at most away while the telemetry is not connected: a draining worker must not
+// spend all its time waiting for an unavailable engine. The limit away also applies to the
+// program's own providers, because it is not known whether they are connected.
 func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {

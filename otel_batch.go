@@ -126,8 +126,8 @@ func (b *batcher[T]) waiting() int {
 	return len(b.queue)
 }
 
-// exportAll exports the records that wait now. Records added meanwhile wake the
-// goroutine again.
+// exportAll exports the records that are in the queue now. Records added in the meantime wake
+// the batcher's goroutine again.
 func (b *batcher[T]) exportAll() {
 	size := b.batch()
 	b.mu.Lock()
@@ -143,7 +143,7 @@ func (b *batcher[T]) exportAll() {
 	b.spare = records
 }
 
-// flush returns nil once everything that was added before the call is exported.
+// flush returns nil once all records that were added before the call have been exported.
 func (b *batcher[T]) flush(ctx context.Context) error {
 	exported := make(chan struct{})
 	select {
@@ -225,11 +225,11 @@ type batchSpanProcessor struct {
 	exporter sdktrace.SpanExporter
 }
 
-// newBatchSpanProcessor returns a processor that exports finished spans that are
-// sampled: at most flushInterval after the first span of a batch, or as soon as the
-// batch is full. OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the
-// sizes of queue and batch. OTEL_BSP_EXPORT_TIMEOUT has no effect because our exporter
-// never waits. An interval of 0 exports immediately.
+// newBatchSpanProcessor returns a processor that exports finished spans that are sampled: at
+// most flushInterval after the first span of a batch, or as soon as the batch is full.
+// OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the sizes of the queue and of
+// a batch. OTEL_BSP_EXPORT_TIMEOUT has no effect because our exporter never waits. An interval
+// of 0 exports immediately.
 func newBatchSpanProcessor(e sdktrace.SpanExporter, flushInterval time.Duration) sdktrace.SpanProcessor {
 	return &batchSpanProcessor{newBatcher(e, "OTEL_BSP_", 0, flushInterval, e.ExportSpans), e}
 }
@@ -255,7 +255,7 @@ func (p *batchSpanProcessor) Shutdown(ctx context.Context) error {
 	return errors.Join(p.shutdown(ctx), p.exporter.Shutdown(ctx))
 }
 
-// flushed flushes the exporter unless its batcher failed to flush with err.
+// flushed flushes the exporter, unless flushing its batcher has failed with err.
 func flushed(what string, err error, exporter any, ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("iii: flush %s: %w", what, err)
@@ -272,10 +272,10 @@ type batchLogProcessor struct {
 	exporter sdklog.Exporter
 }
 
-// newBatchLogProcessor returns a processor that exports log records in batches of
-// batchSize, or after flushInterval; an interval of 0 exports immediately. While the
-// connection is down or overloaded, it exports larger batches rather than lose records.
-// OTEL_BLRP_MAX_QUEUE_SIZE sets the size of the queue.
+// newBatchLogProcessor returns a processor that exports log records in batches of batchSize,
+// or after flushInterval; an interval of 0 exports immediately. While the connection is down
+// or overloaded, it exports larger batches to avoid losing records. OTEL_BLRP_MAX_QUEUE_SIZE
+// sets the size of the queue.
 func newBatchLogProcessor(e sdklog.Exporter, flushInterval time.Duration, batchSize int) sdklog.Processor {
 	return &batchLogProcessor{newBatcher(e, "OTEL_BLRP_", max(batchSize, 1), flushInterval, e.Export), e}
 }
@@ -317,9 +317,9 @@ func newLiveSpanProcessor(s *SharedEngineConnection) sdktrace.SpanProcessor {
 	return &liveSpanProcessor{conn: s}
 }
 
-// OnStart queues the snapshot before the span can end: if the snapshot arrived last,
-// the engine would show the span as running forever. A span that is not sampled is
-// skipped because its end is never sent.
+// OnStart queues the snapshot immediately, before the span can end: if the engine received the
+// snapshot after the finished span, it would show the span as running forever. A span that is
+// not sampled is skipped because its end is never sent.
 func (p *liveSpanProcessor) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
 	if !s.SpanContext().IsSampled() || !s.IsRecording() || p.stopped.Load() {
 		return
@@ -345,7 +345,7 @@ func (p *liveSpanProcessor) Shutdown(context.Context) error {
 	return nil
 }
 
-// defaultMetricTimeout bounds one collection, in milliseconds, unless
+// defaultMetricTimeout is the time limit of one collection in milliseconds, unless
 // OTEL_METRIC_EXPORT_TIMEOUT overrides it.
 const defaultMetricTimeout = 30_000
 
@@ -409,8 +409,8 @@ func (r *metricReader) run(interval time.Duration) {
 	}
 }
 
-// export exports what can be collected, and returns the errors of collection and
-// export.
+// export exports all metrics that can be collected, and returns the errors of the collection
+// and of the export.
 func (r *metricReader) export(ctx context.Context) (collected, exported error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()

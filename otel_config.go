@@ -24,7 +24,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// telemetryConfig is an [OtelConfig] resolved with the environment and the defaults.
+// telemetryConfig is an [OtelConfig] whose unset fields have been filled in from the
+// environment and the defaults.
 type telemetryConfig struct {
 	enabled, traces, metrics, logs, fetch, live bool // without enabled, none of the others
 
@@ -237,7 +238,8 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 	if err := applyOptions(cfg, opts, ConnectionOption.applyConnection); err != nil {
 		return nil, public(err)
 	}
-	// The environment's token is for the engine of the workers, which may be another one.
+	// The token in the environment is for the workers' engine, which may be a different
+	// engine.
 	if workers, err := engineURL(""); err == nil && sameHost(workers.Hostname(), u.Hostname()) {
 		if cfg.Token, err = engineToken(); err != nil {
 			return nil, public(err)
@@ -270,12 +272,12 @@ func telemetryPath(path string) string {
 }
 
 // WithConnectionHeader is [WithHeader] for a telemetry connection alone. The engine
-// authenticates the telemetry socket in the same way as a worker's.
+// authenticates telemetry sockets and worker sockets in the same way.
 func WithConnectionHeader(h http.Header) ConnectionOption {
 	return headerOption("WithConnectionHeader", h)
 }
 
-// withDefaultHeaders adds the headers whose names no option before it has set.
+// withDefaultHeaders adds the given headers, except those that an earlier option has set.
 func withDefaultHeaders(headers map[string]string) ConnectionOption {
 	return dialOption(func(d *dialConfig) error {
 		defaults := http.Header{}

@@ -30,12 +30,12 @@ type connectionClosedError struct{}
 func (connectionClosedError) Error() string        { return "iii: telemetry connection is closed" }
 func (connectionClosedError) Is(target error) bool { return target == ErrClosed }
 
-// SharedEngineConnection is the WebSocket that carries telemetry to the engine,
-// separate from a worker's connection. Frames stay in a queue until the engine has
-// confirmed them with the pong to a ping that follows them, and are sent again if the
-// connection is lost first. A frame of logs or metrics may therefore arrive twice, but
-// none is lost while the queue has room. The zero value is not usable; use
-// [NewSharedEngineConnection]. A nil pointer is a connection that is closed. All methods are safe for concurrent use.
+// SharedEngineConnection is the WebSocket that carries telemetry to the engine, separate from
+// a worker's connection. Frames stay in a queue until the engine has confirmed them with the
+// pong to a ping that follows them, and are sent again if the connection is lost first. A
+// frame of logs or metrics may therefore arrive twice, but no frame is lost while the queue
+// has room. The zero value is not usable; use [NewSharedEngineConnection]. A nil pointer is a
+// connection that is closed. All methods are safe for concurrent use.
 type SharedEngineConnection struct {
 	cfg       *connectionConfig
 	log       atomic.Pointer[slog.Logger] // nil: none
@@ -116,8 +116,9 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 // logger returns the logger in use, or nil.
 func (s *SharedEngineConnection) logger() *slog.Logger { return s.log.Load() }
 
-// adoptLogger makes l the logger unless there is one. A handler that writes to telemetry alone
-// is of no help: it needs the connection whose failures it would record.
+// adoptLogger makes l the logger unless there is one. It ignores a logger whose handler writes
+// to telemetry alone, because such a handler needs the connection whose failures it would
+// record.
 func (s *SharedEngineConnection) adoptLogger(l *slog.Logger) {
 	if !writesToTelemetry(l.Handler()) {
 		s.log.CompareAndSwap(nil, l)
@@ -136,11 +137,11 @@ func (s *SharedEngineConnection) dial(ctx context.Context) (*wsconn.Conn, error)
 	return d.Dial(ctx)
 }
 
-// Send queues one frame and never blocks. When the queue is full, connected or not,
-// older frames are dropped and counted to make room: first span starts, then metrics,
-// then spans and logs, but none of a higher class than m's. If that is not enough, Send
-// returns [ErrBufferFull]. It returns [ErrConnectionClosed] after the connection's end,
-// and [ErrMessageTooLarge] for 64 MiB or more. The engine silently drops data that is
+// Send queues one frame and never blocks. When the queue is full, connected or not, older
+// frames are dropped and counted to make room: first span starts, then metrics, then spans and
+// logs, but none of a higher class than m's. If that is not enough, Send returns
+// [ErrBufferFull]. It returns [ErrConnectionClosed] after the connection has ended, and
+// [ErrMessageTooLarge] for a frame of 64 MiB or more. The engine silently drops data that is
 // not OTLP JSON. m.Data must not be modified afterwards.
 func (s *SharedEngineConnection) Send(m OtelMessage) error {
 	if s == nil {
@@ -153,7 +154,7 @@ func (s *SharedEngineConnection) Send(m OtelMessage) error {
 	return fmt.Errorf("iii: telemetry prefix %q is not OTLP, MTRC or LOGS", m.Prefix)
 }
 
-// enqueue is Send for this package's own frames. It takes ownership of f.Data.
+// enqueue is like Send, for this package's own frames. It takes ownership of f.Data.
 func (s *SharedEngineConnection) enqueue(f otlpjson.Frame) error { return s.queue.enqueue(f) }
 
 // State returns the state of the connection: connecting until the first attempt has
@@ -182,13 +183,13 @@ func (s *SharedEngineConnection) Stats() ConnectionStats {
 	return stats
 }
 
-// Flush returns nil once the engine has received every frame that was queued before the
-// call. If ctx ends first, the error reports how many frames are left; they stay
-// queued. Flush also returns an error if frames were dropped meanwhile.
+// Flush returns nil once the engine has received every frame that was queued before the call.
+// If ctx ends first, the error reports how many frames are left; they stay queued. Flush also
+// returns an error if frames were dropped in the meantime.
 func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flushAfter(ctx, 0) }
 
-// flushAfter is Flush for a caller that has flushed the providers first. dropped is the
-// number of frames that were dropped meanwhile.
+// flushAfter is like Flush, for a caller that has already flushed the providers. dropped is
+// the number of frames that were dropped in the meantime.
 func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) error {
 	if s == nil {
 		return nil
@@ -225,7 +226,7 @@ func (s *SharedEngineConnection) flush(ctx context.Context, dropped int) error {
 	return &e
 }
 
-// flushError describes what a flush left behind.
+// flushError describes the frames that a flush did not deliver.
 type flushError struct {
 	left, dropped int   // frames
 	ctx           error // why the flush stopped waiting; nil: it did not
@@ -291,7 +292,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// drain makes the connection end once it is lost or cannot be established immediately.
+// drain makes s end as soon as its connection is lost or cannot be established immediately.
 func (s *SharedEngineConnection) drain() {
 	s.drainOnce.Do(func() {
 		s.queue.drain()
@@ -299,7 +300,7 @@ func (s *SharedEngineConnection) drain() {
 	})
 }
 
-// closeOrderly sends a Close frame and waits briefly for the engine's.
+// closeOrderly sends a Close frame and waits briefly for the engine's Close frame.
 func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
 	s.mu.Lock()
 	s.closing = true
@@ -332,7 +333,8 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	close(s.done)
 }
 
-// lossCause is why frames were lost that no flush has waited for, once s has ended.
+// lossCause returns the reason why frames for which no flush was waiting were lost, once s has
+// ended.
 func (s *SharedEngineConnection) lossCause() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -342,7 +344,8 @@ func (s *SharedEngineConnection) lossCause() error {
 	return s.closedError()
 }
 
-// closedError is [ErrConnectionClosed] with the reason of the end; mu is held.
+// closedError returns an [ErrConnectionClosed] with the reason why the connection ended. The
+// caller holds mu.
 func (s *SharedEngineConnection) closedError() error {
 	if s.reason == nil || errors.Is(s.reason, ErrConnectionClosed) {
 		return ErrConnectionClosed
@@ -360,12 +363,12 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	}
 }
 
-// drainAttempts is how many connections in a row may die without delivering a frame
-// during draining, when there is no delay between attempts.
+// drainAttempts is the number of successive connections that may die without delivering a
+// frame during draining, when there is no delay between attempts.
 const drainAttempts = 5
 
-// keepConnected returns nil once ctx has ended or the queue is drained as far as
-// possible. Otherwise it returns the reason why it gave up.
+// keepConnected maintains a connection. It returns nil once ctx has ended or the queue has
+// been drained to the extent possible. Otherwise it returns the reason why it gave up.
 func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	redial := s.cfg.redial()
 	redial.Hurry = s.draining // one more attempt, immediately
@@ -509,7 +512,7 @@ func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration
 	}
 }
 
-// reportError reports an error that must not go unnoticed, even without a logger.
+// reportError reports an error that must be noticed even if there is no logger.
 func (s *SharedEngineConnection) reportError(err error) {
 	if log := s.logger(); log != nil {
 		log.Error("iii: telemetry", "error", err)
@@ -566,7 +569,7 @@ func (s *SharedEngineConnection) newLink(conn *wsconn.Conn) *telemetryLink {
 	return l
 }
 
-// readTelemetry handles a message. The engine sends only pongs and the reason for a
+// readTelemetry handles a message from the engine, which sends only pongs and the reason for a
 // refusal.
 func readTelemetry(kind int, message []byte) error {
 	if kind != wsconn.Text {
@@ -588,7 +591,7 @@ func engineError(b []byte) error {
 	return &Error{Code: m.Error.Code, Message: m.Error.Message}
 }
 
-// writeFrames writes the frames that wait, and the ping that is to follow them.
+// writeFrames writes the waiting frames and, if needed, the ping that follows them.
 func (s *SharedEngineConnection) writeFrames(l *telemetryLink) (wrote bool, err error) {
 	batch, ping, number := s.queue.take(l, l.batch[:0])
 	l.batch = batch

@@ -132,7 +132,7 @@ func ExtractContext(ctx context.Context, traceparent, baggageHeader string) cont
 	return ctx
 }
 
-// extractRaw is ExtractContext for headers that are JSON strings, or absent.
+// extractRaw is like ExtractContext, but takes headers that are JSON strings or absent.
 func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.Context {
 	if n := len(traceparent); n > 2 && traceparent[0] == '"' { // a valid header has no escapes
 		if sc, ok := parseTraceparent(traceparent[1 : n-1]); ok {
@@ -143,16 +143,16 @@ func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.
 	return ExtractContext(ctx, "", text)
 }
 
-// CapturedContext holds the trace context of one moment for work that outlives its
-// caller: span and baggage, but no cancellation, deadline or other values. Use
+// CapturedContext holds the span and the baggage of a context at one moment, but not its
+// cancellation, deadline or other values. It is meant for work that outlives its caller. Use
 // [CaptureContext]; the zero value attaches nothing. It is safe for concurrent use.
 type CapturedContext struct {
 	span trace.Span
 	bag  baggage.Baggage
 }
 
-// CaptureContext captures the span context and the baggage of ctx. It does not keep the
-// span open: spans started after the span's end still become its children.
+// CaptureContext captures the span context and the baggage of ctx. It does not keep the span
+// open; spans that are started after the span has ended still become its children.
 func CaptureContext(ctx context.Context) CapturedContext {
 	return CapturedContext{span: trace.SpanFromContext(ctx), bag: baggage.FromContext(ctx)}
 }
@@ -343,10 +343,10 @@ func RemoveBaggage(ctx context.Context, key string) context.Context {
 	return baggage.ContextWithBaggage(ctx, bag.DeleteMember(key))
 }
 
-// BaggageSpanProcessor copies the baggage of the context in which a span starts to the
-// span. Each entry becomes an attribute with the same key and the entry's decoded
-// value, and replaces an attribute that the span was started with. The engine shows
-// iii.tag.*, iii.session.id, iii.session.name and iii.message.id with a trace.
+// BaggageSpanProcessor copies the baggage of the context in which a span starts to the span.
+// Each entry becomes an attribute with the same key and the entry's decoded value; it replaces
+// an attribute of that key with which the span was started. The engine shows iii.tag.*,
+// iii.session.id, iii.session.name and iii.message.id with a trace.
 //
 // Use [NewBaggageSpanProcessor], and register the processor before those that read
 // attributes when a span starts, as [StartTelemetry] does. The zero value is ready to

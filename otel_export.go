@@ -87,9 +87,9 @@ func (q *telemetryQueue) crowded() bool {
 	return q.frames > q.limit()/8
 }
 
-// EngineSpanExporter sends finished spans to the engine as OTLP JSON. It encodes
-// immediately and queues on its connection, so it never waits; a large batch becomes
-// several frames. The zero value is not usable; use [NewEngineSpanExporter]. All
+// EngineSpanExporter sends finished spans to the engine as OTLP JSON. It encodes them
+// immediately and adds them to the queue of its connection, so it never waits; a large batch
+// becomes several frames. The zero value is not usable; use [NewEngineSpanExporter]. All
 // methods are safe for concurrent use.
 type EngineSpanExporter struct{ engineExporter }
 
@@ -113,13 +113,13 @@ func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.Rea
 	return x.send(e, e.Spans(spans))
 }
 
-// EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine stores
-// only gauges, sums and histograms with explicit bounds, so the exporter converts the
-// other kinds: it joins the buckets of an exponential histogram until at most 160 are
-// left, and turns a summary into a gauge with the attribute quantile and the sums
-// name_count and name_sum. Points that are NaN or infinite are omitted and counted. It
-// never waits. The zero value is not usable; use [NewEngineMetricsExporter]. All
-// methods are safe for concurrent use.
+// EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine stores only
+// gauges, sums and histograms with explicit bounds, so the exporter converts the other kinds:
+// it joins the buckets of an exponential histogram until at most 160 are left, and turns a
+// summary into a gauge with the attribute quantile and the sums name_count and name_sum.
+// Points that are NaN or infinite are omitted and counted. The exporter never waits. The zero
+// value is not usable; use [NewEngineMetricsExporter]. All methods are safe for concurrent
+// use.
 type EngineMetricsExporter struct {
 	engineExporter
 	temporality sdkmetric.TemporalitySelector
@@ -194,11 +194,11 @@ func (x *EngineMetricsExporter) logConversions(rm *metricdata.ResourceMetrics, l
 	}
 }
 
-// EngineLogExporter sends log records to the engine as OTLP JSON. A record without a
-// severity text gets the text of its severity, because the engine's filters and log
-// triggers use it. The exporter encodes immediately and queues on its connection, so it
-// never waits. The zero value is not usable; use [NewEngineLogExporter]. All methods
-// are safe for concurrent use.
+// EngineLogExporter sends log records to the engine as OTLP JSON. A record without a severity
+// text gets the text of its severity, because the engine's filters and log triggers use it.
+// The exporter encodes records immediately and adds them to the queue of its connection, so it
+// never waits. The zero value is not usable; use [NewEngineLogExporter]. All methods are safe
+// for concurrent use.
 type EngineLogExporter struct{ engineExporter }
 
 var _ sdklog.Exporter = (*EngineLogExporter)(nil)

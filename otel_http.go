@@ -40,12 +40,12 @@ type transport struct {
 }
 
 // NewTracingTransport returns a RoundTripper that sends requests over base, or over
-// http.DefaultTransport if base is nil. Each request becomes a CLIENT span in the trace
-// of its context, and carries traceparent, tracestate and baggage to the server. The
-// span ends when the response header arrives and has error status from 400 on. It
-// records method, URL, status, sizes and the Content-Type and Accept headers, but no
-// other headers. Passwords in the URL, values of query parameters that [Redact] would
-// replace, and URL signatures are omitted.
+// http.DefaultTransport if base is nil. Each request becomes a CLIENT span in the trace of its
+// context, and carries traceparent, tracestate and baggage to the server. The span ends when
+// the response header arrives; from status 400 on, its status is error. It records method,
+// URL, status, sizes and the Content-Type and Accept headers, but no other headers. Passwords
+// in the URL, values of query parameters that [Redact] would replace, and URL signatures are
+// omitted.
 //
 // Requests pass unchanged if their URL contains one of the comma-separated texts of
 // $OTEL_FETCH_IGNORE_URLS, which NewTracingTransport reads once, or if
@@ -204,8 +204,8 @@ func redactQuery(query string) string {
 	}
 }
 
-// secretParameter reports whether the name of a parameter, as it is written, names a
-// secret. A signature is one because anyone who has it can use the URL.
+// secretParameter reports whether a parameter's name, as written in the URL, names a secret. A
+// signature counts as a secret, because anyone who has it can use the URL.
 func secretParameter(key string) bool {
 	if name, err := url.QueryUnescape(key); err == nil {
 		key = name

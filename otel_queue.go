@@ -11,17 +11,17 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// Limits of the frames in flight, which are written but not confirmed: enough to keep a
-// link busy, and little enough to send again.
+// Limits of the frames in flight, which are written but not confirmed: high enough to keep a
+// link busy, and low enough to send all of them again.
 const (
 	maxFlightFrames = 1024
 	maxFlightBytes  = 4 << 20
 )
 
-// pingFrames is the number of frames after which another ping is sent although the pong
-// to the previous one has not arrived. An engine that forwards to a stuck collector
-// takes 10 s per frame. This few frames are still confirmed before the link counts as
-// dead, so they are not sent again and again.
+// pingFrames is the number of frames after which another ping is sent although the pong to the
+// previous one has not arrived. An engine that forwards to a stuck collector takes 10 s per
+// frame. Such a small number of frames is still confirmed before the link counts as dead, so
+// the frames are not sent again and again.
 const pingFrames = 4
 
 // telemetryQueue holds frames until the engine has confirmed them. Each class has its
@@ -66,7 +66,7 @@ type flushWaiter struct {
 	done    chan struct{}
 }
 
-// dropCause is why a frame was dropped.
+// dropCause is the reason why a frame was dropped.
 type dropCause uint8
 
 const (
@@ -207,8 +207,8 @@ func (q *telemetryQueue) attach(l *telemetryLink) {
 	l.Wake()
 }
 
-// dialFailed notes that an attempt to connect has failed: span starts would be outdated
-// by the next one.
+// dialFailed records that an attempt to connect has failed. It drops span starts, because they
+// would be outdated at the next attempt.
 func (q *telemetryQueue) dialFailed() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -217,7 +217,8 @@ func (q *telemetryQueue) dialFailed() {
 	q.releaseWaiters()
 }
 
-// shedOffline drops the frames that are not kept without a link.
+// shedOffline drops the frames that the queue does not keep without a link: span starts, and
+// those beyond the limit that then applies.
 func (q *telemetryQueue) shedOffline() {
 	for q.waiting[classLive].Len() > 0 {
 		f := q.waiting[classLive].Pop()
@@ -311,8 +312,8 @@ func (q *telemetryQueue) current() *telemetryLink {
 	return q.link
 }
 
-// confirm notes that the engine has received all frames up to number: the pong to a
-// ping after them has arrived over l.
+// confirm records that the engine has received all frames up to number, because the pong to a
+// ping that followed them has arrived over l.
 func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -335,8 +336,8 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 	l.Wake()
 }
 
-// detach ends the use of l after its writer has ended. Unconfirmed frames wait again,
-// ahead of all later ones.
+// detach ends the use of l after its writer has ended. Unconfirmed frames return to the queue,
+// before all later ones.
 func (q *telemetryQueue) detach(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -383,7 +384,7 @@ func (q *telemetryQueue) refuse(reason error, orderly bool) {
 	q.orderly = q.orderly || orderly
 }
 
-// drain notes that the shutdown has begun.
+// drain records that the shutdown has begun.
 func (q *telemetryQueue) drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -440,8 +441,8 @@ func (q *telemetryQueue) addFlushWaiter() *flushWaiter {
 	return w
 }
 
-// leave ends the wait of w. It returns how many of w's frames are still queued and how
-// many were dropped meanwhile, except live ones.
+// leave ends the wait of w. It returns the numbers of w's frames that are still queued and
+// that were dropped in the meantime, not counting live frames.
 func (q *telemetryQueue) leave(w *flushWaiter) (left, dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -545,15 +546,15 @@ type ConnectionStats struct {
 	Queued      int // frames that wait or were sent but not confirmed
 	QueuedBytes int // size of the queued frames in bytes
 
-	// Dropped frames by what they carried. A frame that was shed after it was sent
-	// counts as dropped until the engine confirms it.
+	// Dropped frames by their content. A frame that was shed after it was sent counts as
+	// dropped until the engine confirms it.
 	Traces, LiveSpans, Metrics, Logs DroppedFrames
 
 	Lost RecordLosses // records that did not become part of a frame
 }
 
-// Dropped returns the number of dropped frames, except those of live spans, which the
-// finished spans follow.
+// Dropped returns the number of dropped frames. It does not count those of live spans, because
+// the finished spans are sent later.
 func (s ConnectionStats) Dropped() uint64 {
 	return s.Traces.Frames() + s.Metrics.Frames() + s.Logs.Frames()
 }
@@ -596,8 +597,8 @@ func (q *telemetryQueue) read(s *ConnectionStats) {
 	s.LiveSpans, s.Metrics, s.Traces, s.Logs = drops[signalLive], drops[signalMetrics], drops[signalTraces], drops[signalLogs]
 }
 
-// RecordLosses counts records that did not become part of a frame, since the creation
-// of the connection. [DroppedFrames] counts what was lost with whole frames.
+// RecordLosses counts records that did not become part of a frame, since the creation of the
+// connection. [DroppedFrames] counts whole frames that were lost.
 type RecordLosses struct {
 	Overflowed uint64 // spans and log records that arrived faster than they could be encoded, or after Shutdown
 	Shortened  uint64 // records that were cut to fit a frame of 8 MiB

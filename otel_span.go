@@ -24,10 +24,10 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// InSpan runs f in a span and returns f's error. If f returns nil, the span's status
-// becomes ok. If f returns an error, the status becomes error with the error's text,
-// and an exception event is added. A status that f has set itself stays. A panic is
-// recorded like an error and continues.
+// InSpan runs f in a span and returns f's error. If f returns nil, the span's status becomes
+// ok. If f returns an error, the status becomes error with the error's text, and an exception
+// event is added. A status that f has set itself is kept. A panic is recorded like an error
+// and propagates.
 //
 // The span is recorded by the telemetry of the span in ctx; in a handler without such a
 // span, by that of its client; otherwise by the global provider, if there is one.
@@ -61,8 +61,8 @@ func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(contex
 	return err
 }
 
-// noProvider is the provider of spans that no provider has started: those of a remote
-// parent, and the one of a context without any span.
+// noProvider is the provider of spans that no provider has started: the span of a remote
+// parent, and the span of a context that contains none.
 var noProvider = trace.SpanFromContext(context.Background()).TracerProvider()
 
 // tracerOf returns the tracer for spans of this package in ctx, and its provider.
@@ -80,7 +80,8 @@ func tracerOf(ctx context.Context) (trace.Tracer, trace.TracerProvider) {
 	return provider.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version)), provider
 }
 
-// sameProvider compares providers of any type, of which some cannot be compared.
+// sameProvider reports whether a and b are the same provider. It also accepts types that are
+// not comparable.
 func sameProvider(a, b trace.TracerProvider) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
@@ -122,8 +123,8 @@ type tracing struct {
 	provider trace.TracerProvider
 	tracer   trace.Tracer
 
-	// parentBased reports that spans of unsampled callers are not sampled either, which
-	// is the default: such invocations need no span.
+	// parentBased reports whether spans of unsampled callers are not sampled either, which is
+	// the default. Such invocations need no span.
 	parentBased bool
 
 	payloads bool // spans carry inputs and outputs
@@ -141,7 +142,8 @@ func newTracing(provider trace.TracerProvider) *tracing {
 	}
 }
 
-// forOwnProvider adapts t to a provider of the program, whose sampler is unknown.
+// forOwnProvider adapts t to a provider that the program has created and whose sampler is
+// unknown.
 func (t *tracing) forOwnProvider(payloads bool) {
 	if t != nil {
 		t.parentBased, t.payloads = false, payloads
@@ -162,15 +164,15 @@ func (t *tracing) wants(in *incoming) bool {
 	return !valid // an invalid header counts as none
 }
 
-// watch notes that a function is bound to a trace trigger. The function's own spans
-// carry its id, by which the engine avoids triggering it with them in an endless loop.
+// watch records that a function is bound to a trace trigger. The function's own spans then
+// carry its id, so that the engine does not trigger the function with them in an endless loop.
 func (t *tracing) watch(functionID string) {
 	if t != nil {
 		t.watchers.Store(functionID, trace.WithAttributes(attribute.String("function_id", functionID)))
 	}
 }
 
-// invocationSpan is the span around one handler; the zero value records nothing.
+// invocationSpan is the span of one handler's run; the zero value records nothing.
 type invocationSpan struct {
 	span  trace.Span // nil: not recorded
 	limit int        // bytes of a captured payload; 0 captures none
@@ -253,7 +255,7 @@ func (s invocationSpan) failed(err error) {
 	recordFailure(s.span, kind, message, stack)
 }
 
-// panicked records a handler that did not return.
+// panicked records that a handler did not return.
 func (s invocationSpan) panicked(p any, stack string) {
 	if s.span != nil {
 		s.outputError("handler panicked")
@@ -268,8 +270,8 @@ func (s invocationSpan) outputError(message string) {
 	}
 }
 
-// end ends the span. It runs before the answer is sent, so a caller that has the answer
-// can flush the span, and adds the span's context to the answer.
+// end ends the span. It must be called before the answer is sent, so that a caller that has
+// the answer can flush the span. end also adds the span's context to the answer.
 func (s invocationSpan) end(ctx context.Context, in *incoming, answer *buffer) {
 	if s.span == nil {
 		return
@@ -403,7 +405,7 @@ func RedactAndTruncate(v any, maxBytes int) (text string, truncated bool) {
 	return redactAndTruncate(b.Bytes(), maxBytes)
 }
 
-// redactAndTruncate redacts and truncates valid JSON. A negative limit is none.
+// redactAndTruncate redacts and truncates valid JSON. A negative limit means no limit.
 func redactAndTruncate(raw []byte, limit int) (text string, truncated bool) {
 	out := redactJSON(raw, limit)
 	if limit < 0 || len(out) <= limit {
@@ -424,9 +426,9 @@ func truncateJSON(text []byte, limit int) string {
 	return string(text[:cut]) + truncatedMarker
 }
 
-// redactJSON returns raw, which must be valid JSON, without white space between tokens
-// and with the values of sensitive keys replaced. The result may share memory with raw.
-// With a limit, the result ends shortly after it.
+// redactJSON returns raw, which must be valid JSON, without white space between tokens and
+// with the values of sensitive keys replaced. The result may share memory with raw. With a
+// limit, the result is cut off shortly after the limit.
 func redactJSON(raw []byte, limit int) []byte {
 	var out []byte
 	from, i := 0, 0 // raw[from:i] is not in out yet

@@ -44,7 +44,8 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	return &Error{Code: CodeInvalidRequest, Message: message}
 }
 
-// checkOut returns the reason why a result cannot be decoded into out, which is not nil.
+// checkOut returns the reason why a result cannot be decoded into out, or nil. out itself must
+// not be nil.
 func checkOut(out any) error {
 	v := reflect.ValueOf(out)
 	switch {
@@ -67,9 +68,9 @@ func checkOut(out any) error {
 	return fmt.Errorf("cannot decode the result into %T: it leads to itself", out)
 }
 
-// checkTarget returns an error if nothing can be decoded into a value of t, or only null and
-// empty lists and objects. It does not examine the members of a struct, because a result need
-// not contain all of them.
+// checkTarget returns an error if no JSON value can be decoded into a value of t, or only null
+// and empty lists and objects. It does not examine the members of a struct, because a result
+// need not contain all of them.
 func checkTarget(t reflect.Type) error {
 	fail := func(why string) error { return fmt.Errorf("cannot decode the result into %s: %s", t, why) }
 	at, pointers := t, 0
@@ -193,9 +194,10 @@ const (
 	maxLocatedLevels = 32
 )
 
-// locate returns the path of the part of a payload that does not decode into t, and the error
-// of that part alone. It decodes the parts one by one, because the errors of encoding/json
-// contain neither indexes nor keys, and their description of a field differs between versions.
+// locate returns the path of the part of a payload that cannot be decoded into t, and the
+// error of decoding that part alone. It decodes the parts one by one, because the errors of
+// encoding/json contain neither indexes nor keys, and their description of a field differs
+// between versions.
 func locate(payload []byte, t reflect.Type, err error) (path string, inner error) {
 	known := strings.TrimPrefix(fieldPath(err), ".")
 	if len(payload) > maxLocated {
@@ -348,23 +350,24 @@ func jsonKind(t reflect.Type) string {
 }
 
 // WithInputValidation validates incoming payloads against the request schema that the function
-// advertises, after all middleware and before the handler runs. An invalid payload is answered
-// with the code [CodeInvalidRequest] and the path of the invalid part, for example
+// advertises, after all middleware and before the handler runs. If a payload is invalid, the
+// caller receives the code [CodeInvalidRequest] and the path of the invalid part, for example
 // lines[2].price; the message contains none of the payload's values. A member whose name
 // differs from one in the schema only in case is invalid, because encoding/json would decode
 // it as that member. For a route, only the body is validated, and the response is a 400; a
 // request without a body is not validated. The member _caller_worker_id that the engine adds
 // is validated only if the schema names it.
 //
-// The schema is that of the handler's type or the one given to [WithSchemas]; for a route, its
-// member body applies. The schema is compiled when the function is registered. Registration
-// fails if the function has no schema, if the schema has a draft other than 2020-12 or
-// draft-07, if its references lead out of it or form a cycle, or if it contains patterns that
-// package regexp cannot compile. The keyword format is not checked. Mounted handlers read
-// their bodies themselves, so the option is an error for them.
+// The schema is that of the handler's type or the one given to [WithSchemas]; for a route,
+// only the part of the schema for the member body is used. The schema is compiled when the
+// function is registered. Registration fails if the function has no schema, if the schema has
+// a draft other than 2020-12 or draft-07, if its references lead out of it or form a cycle, or
+// if it contains patterns that package regexp cannot compile. The keyword format is not
+// checked. The option cannot be used with mounted handlers, because they read their bodies
+// themselves.
 //
-// Default: no validation; a payload that decodes is accepted, and an absent member becomes the
-// zero value.
+// Default: no validation. Every payload that can be decoded is then accepted, and an absent
+// member becomes the zero value.
 func WithInputValidation() FunctionOption {
 	return func(c *functionConfig) error { c.validates = true; return nil }
 }
@@ -570,8 +573,8 @@ func at(document any, pointer string) (any, bool) {
 	return document, true
 }
 
-// circular rejects a schema whose references form a cycle without descending into the value: the
-// library would follow them until the stack overflows.
+// circular returns an error if references of a schema form a cycle that does not descend into
+// the value: the library would follow such references until the stack overflows.
 func circular(root map[string]any) error {
 	const visiting, visited = 1, 2
 	state := map[string]int{}
@@ -754,8 +757,9 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	return &Error{Code: CodeInvalidRequest, Message: where + ": " + reason}
 }
 
-// misspelt finds a member whose name differs from one that the schemas at pointers define only
-// in case: the schemas do not cover it, and decoding would treat it as the defined one.
+// misspelt finds a member whose name differs only in case from a member that the schemas at
+// pointers define. The schemas do not cover such a member, but decoding would treat it as the
+// defined member.
 func (s *inputSchema) misspelt(pointers []string, value any, path string) (string, string) {
 	switch value.(type) {
 	case map[string]any, []any:
@@ -823,7 +827,7 @@ func (s *inputSchema) object(pointer string) (schema map[string]any, ok bool) {
 	return schema, ok
 }
 
-// maxSchemaSteps bounds how far a value is followed through a recursive schema.
+// maxSchemaSteps limits the depth to which a value is followed through a recursive schema.
 const maxSchemaSteps = 64
 
 // accepts reports whether a value matches a schema.
@@ -848,8 +852,8 @@ func (s *inputSchema) fits(pointer string, value any) bool {
 	return part == nil || accepts(part, value)
 }
 
-// locate finds which part of a value is invalid, and why. The value does not match the schema at
-// pointer.
+// locate returns the path of the invalid part of a value, and the reason. The value must be
+// one that does not match the schema at pointer.
 func (s *inputSchema) locate(pointer string, value any, path string, steps int) (string, string) {
 	node, _ := at(s.root, pointer)
 	schema, ok := node.(map[string]any)

@@ -48,9 +48,9 @@ type TriggerProvider interface {
 	// trigger_registration_failed, or with the code of an [*Error]. If a trigger was bound under
 	// the ID before, Unbind follows.
 	//
-	// ctx belongs to the trigger, not to the call or the connection: it ends when the trigger is
-	// unbound, when a changed one replaces it, and when the client ends. Work that Bind starts
-	// may use it for as long.
+	// ctx belongs to the trigger, not to the call or the connection: it ends when the trigger
+	// is unbound, when a changed one replaces it, and when the client ends. Work that Bind
+	// starts may use ctx until then.
 	//
 	// After a reconnection the engine binds all triggers again. For an unchanged trigger,
 	// b.Unchanged is true and ctx is the same as before.
@@ -62,7 +62,7 @@ type TriggerProvider interface {
 	Unbind(ctx context.Context, id string) error
 }
 
-// TriggerBinding is one trigger of a type that this worker provides. It is usable until the
+// TriggerBinding is a trigger of a type that this worker provides. It can be used until the
 // client ends, and may be copied.
 type TriggerBinding struct {
 	// ID is the trigger's id, unique in the engine.
@@ -80,9 +80,9 @@ type TriggerBinding struct {
 	// Metadata is the trigger's metadata, which each call of the function carries. It is nil if
 	// there is none, and on engines since 0.26, which do not report it.
 	Metadata json.RawMessage
-	// Unchanged reports that the same trigger is already bound and that the engine has sent it
-	// again, as it does after each reconnection. A provider that has kept the trigger running
-	// can return nil immediately.
+	// Unchanged reports whether the same trigger is already bound and the engine has only sent
+	// it again, as it does after each reconnection. A provider that has kept the trigger
+	// running can return nil immediately.
 	Unchanged bool
 
 	client    *Client
@@ -242,7 +242,8 @@ func cmpRaw(a, b json.RawMessage) json.RawMessage {
 	return b
 }
 
-// typeWatchInterval is how often the client asks which workers provide its trigger types.
+// typeWatchInterval is the interval at which the client asks which workers provide its trigger
+// types.
 const typeWatchInterval = 2 * time.Second
 
 // plainName reports whether the engine leaves a worker's name unchanged: it removes control and
@@ -281,7 +282,7 @@ func (c *Client) watchTypes(l *link) bool {
 	return true
 }
 
-// maxBinders is how many triggers are bound and unbound concurrently.
+// maxBinders is the maximum number of triggers that are bound or unbound concurrently.
 const maxBinders = 16
 
 // providers holds the triggers that the engine has bound to the trigger types of this
@@ -321,7 +322,7 @@ type boundTrigger struct {
 	todo bool           // want has changed since a binder last read it
 	busy bool           // ready, or a binder is working on it
 
-	// Owned by the binder that is working on it. Nil while nothing is bound.
+	// Owned by the binder that is working on the trigger. Nil while the trigger is not bound.
 	bound  *TriggerBinding
 	typ    *providedType
 	ctx    context.Context
@@ -466,7 +467,7 @@ func (s *providers) giveUp(t *providedType) (any bool) {
 	return any
 }
 
-// change sets the wanted state and makes sure that a binder acts on it; s.mu is held.
+// change sets the wanted state and makes sure that a binder acts on it. The caller holds s.mu.
 func (s *providers) change(b *boundTrigger, want *wantedTrigger) {
 	if b.want != nil && b.want.done != nil {
 		select {
@@ -519,7 +520,7 @@ func (s *providers) bind() {
 	}
 }
 
-// stepped records that a binder has reached the wanted state of b, or has failed to.
+// stepped records that a binder has reached the wanted state of b, or has failed to reach it.
 func (s *providers) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	if want != nil && b.want == want {
 		if want.done != nil {
@@ -616,7 +617,7 @@ func (s *providers) answer(l *link, b *TriggerBinding, err error) {
 	s.client.out.pushNoWait(l, s.client.item(l.dialect().triggerBound(b, refusalBody(err))))
 }
 
-// refusalBody returns the error body for an error of a provider, or nil for none.
+// refusalBody returns the error body for an error of a provider, or nil if err is nil.
 func refusalBody(err error) *ErrorBody {
 	if err == nil {
 		return nil
@@ -644,7 +645,7 @@ func (s *providers) close() <-chan struct{} {
 	return ended
 }
 
-// equal reports whether the engine wants the same as before.
+// equal reports whether two registrations of a trigger have the same content.
 func (b *TriggerBinding) equal(other *TriggerBinding) bool {
 	return b.TriggerType == other.TriggerType && b.FunctionID == other.FunctionID && b.Namespace == other.Namespace &&
 		bytes.Equal(b.Config, other.Config) && bytes.Equal(b.Metadata, other.Metadata)

@@ -16,12 +16,11 @@ func (c *Client) Publish(ctx context.Context, topic string, data any) error {
 	return c.Call(ctx, id, PublishInput{Topic: topic, Data: raw}, nil)
 }
 
-// PublishDurable puts data into the queues of a topic's subscribers
-// ([QueueTriggerConfig]). Delivery is at-least-once, with retries; a message that
-// keeps failing moves to the dead-letter queue ([Client.DeadLetters]).
-// PublishDurable returns when the engine has accepted the message; a message
-// published while the topic has no subscriber is lost. Without a
-// queue worker beside the engine, the error is an [ErrFunctionNotFound]. An empty
+// PublishDurable adds data to the queues of a topic's subscribers ([QueueTriggerConfig]).
+// Delivery is at-least-once, with retries; a message that keeps failing moves to the
+// dead-letter queue ([Client.DeadLetters]). PublishDurable returns when the engine has
+// accepted the message; a message published while the topic has no subscriber is lost. If no
+// queue worker is connected to the engine, the error is an [ErrFunctionNotFound]. An empty
 // topic is an [*Error] with code topic_not_set.
 func (c *Client) PublishDurable(ctx context.Context, topic string, data any) error {
 	const id = "iii::durable::publish"
@@ -35,10 +34,10 @@ func (c *Client) PublishDurable(ctx context.Context, topic string, data any) err
 // deadLettersPage is the page size for listing dead letters.
 const deadLettersPage = 100
 
-// DeadLetters lists the messages in the dead-letter queue of a topic or a named
-// queue, newest first. It reads all pages of the engine's listing; messages that
-// arrive or leave meanwhile may be missed, but none is listed twice. Without a
-// queue worker, the error is an [ErrFunctionNotFound].
+// DeadLetters lists the messages in the dead-letter queue of a topic or a named queue, newest
+// first. It reads all pages of the engine's listing; messages that arrive or leave in the
+// meantime may be missed, but no message is listed twice. Without a queue worker, the error is
+// an [ErrFunctionNotFound].
 func (c *Client) DeadLetters(ctx context.Context, topic string) ([]DeadLetter, error) {
 	var letters []DeadLetter
 	seen := map[string]bool{}

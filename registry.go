@@ -14,15 +14,16 @@ import (
 )
 
 // registry holds the functions, triggers and observers that this worker has registered, in the
-// order of registration, and keeps the engine's copy equal. Each new link receives all of
+// order of registration, and keeps the engine's copy up to date. Each new link receives all of
 // them, and then every change. Both happen under one lock, so that nothing is missed or sent
 // twice.
 //
 // An engine with triggers answers a registration only to reject it. A fence (a JSON ping)
 // therefore follows each batch: whatever has not been rejected when the pong arrives is
-// accepted. An engine with observers answers each registration, and the fence stands for the
-// answers. A trigger is sent after its function is accepted: if it were sent earlier, the
-// trigger of a rejected function would take the route away from the worker that serves it.
+// accepted. An engine with observers answers each registration, so those answers take the
+// place of the pong. A trigger is sent after its function is accepted: if it were sent
+// earlier, the trigger of a rejected function would take the route away from the worker that
+// serves it.
 type registry struct {
 	client *Client
 
@@ -78,8 +79,9 @@ func newRegistry(c *Client) *registry {
 	return &registry{client: c, functionByID: map[string]*Function{}, triggerByID: map[string]*Trigger{}, wake: make(chan struct{}, 1)}
 }
 
-// attach queues first, then all trigger types and functions, for l, which is attached. The
-// fence follows when the engine has settled the namespace, and the triggers follow the fence.
+// attach queues the messages in first, and then the registrations of all trigger types and
+// functions, for l, which is attached to the send queue. The fence follows when the engine has
+// settled the namespace, and the triggers follow the fence.
 func (r *registry) attach(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,7 +114,7 @@ func (r *registry) attach(l *link, first ...item) {
 		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
 		r.unobserved = nil
 	}
-	// The messages leave together, as far as the size of a batch allows.
+	// The messages are sent together, to the extent that the size of a batch allows.
 	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
 		r.announce(t)
@@ -256,7 +258,8 @@ func (r *registry) unsupported(c *claim, err error) {
 }
 
 // fence sends a fence after the messages sent so far, unless the engine answers all of them
-// anyway. One fence is outstanding at a time; messages sent meanwhile share the next one.
+// anyway. At most one fence is outstanding at a time; the messages that are sent in the
+// meantime share the next fence.
 func (r *registry) fence() {
 	if r.link == nil || r.fenceOut || r.phase == replaySettling {
 		return
@@ -284,15 +287,15 @@ func (r *registry) fence() {
 	r.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() { r.pong(l, number) }})
 }
 
-// unconfirmed reports whether the engine has yet to answer the registration of a function.
+// unconfirmed reports whether the engine has not answered the registration of a function yet.
 func (r *registry) unconfirmed(c *claim) bool {
 	return c.function != nil && c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
 }
 
 // pong handles the answer to the ping after a batch. The engine answers in order, so functions
 // that it has not mentioned by now are never answered: access control can silently deny a
-// function. As on engines that do not confirm functions, what is not rejected counts as
-// accepted.
+// function. As on engines that do not confirm functions, a function that is not rejected
+// counts as accepted.
 func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
@@ -353,7 +356,8 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 }
 
 // confirmed settles the registrations sent before the fence, and reports whether it did. It
-// requires the pong, if there was a ping, and the answers that the engine gives.
+// requires the pong, if a ping was sent, and all answers that the engine gives to these
+// registrations.
 func (r *registry) confirmed(l *link) bool {
 	r.mu.Lock()
 	if r.link != l || !r.fenceOut || !r.ponged || r.unanswered > 0 {
@@ -534,7 +538,7 @@ func (r *registry) abandonFunction(f *Function) {
 	r.disregard(f)
 }
 
-// disregarded is an attempt to register a function that has been unregistered since.
+// disregarded is an attempt to register a function that has since been unregistered.
 type disregarded struct {
 	id    string
 	fence uint64 // the fence that settles it
@@ -644,7 +648,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	}
 	r.held = append(r.held, t)
 	if fence := r.sendDue(); fence > 0 {
-		// Later requests may be meant to make the trigger fire.
+		// Later requests may be intended to make the trigger fire.
 		r.client.out.suspend(r.link, fence)
 	}
 	if len(r.unfenced) > 0 {
@@ -719,7 +723,7 @@ func remove[E comparable](list []E, e E) []E {
 	return slices.Delete(list, i, i+1)
 }
 
-// function finds a function by its id as raw JSON, without the quotes.
+// function finds a function by its id, which is given as a raw JSON string without the quotes.
 func (r *registry) function(id []byte) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -740,8 +744,9 @@ func (r *registry) functionNamed(id string) *Function {
 }
 
 // rejectedFunction finds the function that a rejection names, with or without the prefix that
-// access control adds to its id. The engine answers in order, so it is a function that the
-// next pong would settle, although it may have been unregistered since.
+// access control adds to its id. Because the engine answers in order, it is one of the
+// functions that the next pong would settle, but it may have been unregistered in the
+// meantime.
 func (r *registry) rejectedFunction(id string) *Function {
 	var known *Function
 	for rest, ok := id, true; ok; _, rest, ok = strings.Cut(rest, "::") {
@@ -810,8 +815,8 @@ func (r *registry) unregisterAll(reason error) {
 }
 
 // unregisterFunctions unregisters the functions that unregisterAll has left registered: those
-// with observers, because an engine accepts no reports about unregistered functions. Their new
-// invocations are rejected meanwhile.
+// with observers, because an engine accepts no reports about unregistered functions. Until
+// then, new invocations of these functions are rejected.
 func (r *registry) unregisterFunctions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -903,8 +908,8 @@ func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 	}
 }
 
-// functionRefused handles the engine's rejection of a function. The rejection is logged and
-// reported once, until the function is accepted.
+// functionRefused handles the engine's rejection of a function. Repeated rejections are logged
+// and reported only once, until the function is accepted.
 func (c *Client) functionRefused(l *link, err *RejectedError) {
 	r := c.registry
 	r.mu.Lock()
@@ -969,9 +974,9 @@ func (c *Client) logRefusal(id, triggerType string, err *Error) {
 }
 
 // refuse records the rejection of a trigger or an observer. final means that the engine keeps
-// nothing of it. The caller calls the returned function after releasing the lock.
+// no record of it. The caller calls the returned function after releasing the lock.
 //
-// A repeated rejection of a trigger is logged once, until the trigger is accepted. The
+// Repeated rejections of a trigger are logged only once, until the trigger is accepted. The
 // trigger's error handler is called for every rejection, but only once per connection if the
 // trigger is retried.
 func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told func()) {

@@ -14,26 +14,27 @@ import (
 // RetryPolicy configures how often, and after which errors, a failed call is retried. The zero
 // value makes up to three attempts. A policy may be shared; the package does not modify it.
 //
-// A call is retried after [ErrNotConnected] and [ErrBufferFull], when it has not been sent, and
-// after [ErrDraining] and [ErrOverloaded], when the function has not started: a retry after
-// these cannot run the function twice. Codes adds further errors. Nothing else is retried: not
-// [ErrTimeout] or [ErrConnectionLost] after the call has been sent, not [ErrClosed], and no
-// error that the program must fix, such as a payload that cannot be encoded. [Client.Send] and
-// [Client.Enqueue] are retried only if nothing has been sent.
+// A call is retried after [ErrNotConnected] and [ErrBufferFull], because then it has not been
+// sent, and after [ErrDraining] and [ErrOverloaded], because then the function has not
+// started. A retry after these errors cannot run the function twice. Codes adds further
+// errors. A call is not retried after any other error: [ErrTimeout] or [ErrConnectionLost]
+// after the call has been sent, [ErrClosed], or an error that the program must fix, such as a
+// payload that cannot be encoded. [Client.Send] and [Client.Enqueue] are retried only if
+// nothing has been sent.
 //
 // Retries use exponential backoff with full jitter: before attempt n+1 the call waits a random
-// time between 0 and InitialDelay · 2ⁿ⁻¹, at most MaxDelay. Each attempt has the timeout of the
-// call, and the context bounds all attempts together: if it would end before the next attempt,
-// the call returns the error of the latest one.
+// time between 0 and InitialDelay · 2ⁿ⁻¹, at most MaxDelay. Each attempt has the timeout of
+// the call, and the context limits all attempts together: if it would end before the next
+// attempt, the call returns the error of the latest attempt.
 type RetryPolicy struct {
 	// MaxAttempts is the number of attempts, including the first. 0 means 3; 1 disables
 	// retries; a negative value is an error.
 	MaxAttempts int
-	// InitialDelay bounds the wait before the second attempt. 0 means 50 ms; a negative value
-	// is an error.
+	// InitialDelay is the maximum wait before the second attempt. 0 means 50 ms; a negative
+	// value is an error.
 	InitialDelay time.Duration
-	// MaxDelay bounds every wait. 0 means 2 s, or InitialDelay if that is longer. A value below
-	// InitialDelay is an error.
+	// MaxDelay is the maximum of every wait. 0 means 2 s, or InitialDelay if that is longer. A
+	// value below InitialDelay is an error.
 	MaxDelay time.Duration
 	// Codes lists codes of an [*Error] after which a call is retried as well, for example
 	// [CodeFunctionNotFound] while one worker takes over from another. An error with a code may
@@ -43,7 +44,7 @@ type RetryPolicy struct {
 }
 
 // WithRetry retries a failed call according to p. It overrides [WithCallRetry]. Default: no
-// retries. An invalid policy is an error of the call.
+// retries. With an invalid policy, the call fails.
 func WithRetry(p RetryPolicy) CallOption {
 	return func(c *callConfig) (err error) {
 		c.retry, err = p.checked("WithRetry")
@@ -97,7 +98,7 @@ func (p RetryPolicy) checked(option string) (*RetryPolicy, error) {
 	return &p, nil
 }
 
-// delay is the longest wait after attempt n.
+// delay returns the longest possible wait after attempt n.
 func (p *RetryPolicy) delay(n int) time.Duration {
 	d := p.InitialDelay
 	for range n - 1 {
@@ -109,8 +110,8 @@ func (p *RetryPolicy) delay(n int) time.Duration {
 	return min(d, p.MaxDelay)
 }
 
-// retries reports whether a request that failed with err is retried. answered reports that the
-// request expects an answer.
+// retries reports whether a request that failed with err should be retried; answered reports
+// whether the request expects an answer.
 func (p *RetryPolicy) retries(err error, answered bool) bool {
 	var unsent *callError
 	if errors.As(err, &unsent) {

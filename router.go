@@ -24,9 +24,10 @@ type RouterOptions struct {
 // methods are safe for concurrent use.
 type Router struct{ f *Function }
 
-// Err returns why the engine does not serve the router: the *[RejectedError] of its function, as
-// [Function.Err] does, or else the joined *[Error]s of all rejected routes. It returns nil if no
-// such error is known.
+// Err returns the reason why the engine does not serve the router. If the engine has rejected
+// the router's function, that is the *[RejectedError] that [Function.Err] returns; otherwise
+// it is the joined *[Error]s of all rejected routes. Err returns nil if no such error is
+// known.
 func (r *Router) Err() error {
 	if err := r.f.refused.Load(); err != nil {
 		return err
@@ -41,7 +42,7 @@ func (r *Router) Err() error {
 }
 
 // Unregister removes the router with all its routes and its function. It waits neither for the
-// network nor for running handlers. Calling it twice is an error.
+// network nor for running handlers. A second call returns an error.
 func (r *Router) Unregister() error { return r.f.Unregister() }
 
 // MountRouter serves all requests below a path with one net/http handler, such as an
@@ -49,17 +50,19 @@ func (r *Router) Unregister() error { return r.f.Unregister() }
 // prefix, as under http.Handle; responses, bodies and HEAD behave as in [Client.MountHTTP].
 //
 // The engine does not deliver the text that a wildcard matches. The router is therefore a
-// function, "http::ROUTER" + prefix, with a route for each method and each number of segments up
-// to Depth, in which every segment is a parameter. Either all of them are registered or none,
-// and [Router.Unregister] removes them all. The limits:
+// function, "http::ROUTER" + prefix, with a route for each method and each number of segments
+// up to Depth, in which every segment is a parameter. Either all routes are registered or
+// none, and [Router.Unregister] removes all of them. A router has these limits:
 //
-//   - prefix and prefix + "/" both match; further below, a path with a slash at its end does not;
-//   - paths with more segments than Depth, and other methods, get the engine's 404 and 405: the
-//     handler does not see them;
-//   - a route of [HandleHTTP] or [Client.MountHTTP] with literal segments below the prefix goes
-//     before the router. One of the same shape as a route of the router, "/api/:id" for
-//     example, is rejected when it is registered by the same client, whichever comes second;
-//   - prefix has no parameters, and [WithTriggerID] is an error, since there are many triggers.
+//   - prefix and prefix + "/" both match, but longer paths that end in a slash do not;
+//   - the engine answers paths with more than Depth segments with 404 and other methods with
+//     405, without calling the handler;
+//   - a route of [HandleHTTP] or [Client.MountHTTP] with literal segments below the prefix
+//     takes precedence over the router. If a route has the same shape as a route of the
+//     router, such as "/api/:id", and both belong to the same client, the one that is
+//     registered second is rejected;
+//   - prefix must not contain parameters, and [WithTriggerID] is an error, because a router
+//     has many triggers.
 func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opts ...FunctionOption) (*Router, error) {
 	fail := func(err error) (*Router, error) {
 		return nil, public(fmt.Errorf("router %q: %w", prefix, err))
@@ -125,7 +128,8 @@ func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opt
 	return &Router{f}, nil
 }
 
-// routerPrefix returns a prefix as clients send it, without a trailing slash; "" is the root.
+// routerPrefix returns the prefix in the form in which clients send it, without a trailing
+// slash. It returns "" for the root.
 func routerPrefix(prefix string) (string, error) {
 	if prefix == "" {
 		return "", errors.New(`the prefix is empty; "/" serves all paths`)
@@ -166,7 +170,8 @@ func routerPaths(base string, depth int) (paths []string, err error) {
 	return paths, nil
 }
 
-// routerMethods returns the methods of a router, and HEAD as implied if GET is among them.
+// routerMethods returns the methods of a router: the given ones, or a default set if none are
+// given. If they include GET but not HEAD, implied contains HEAD.
 func routerMethods(given []string) (methods, implied []string, err error) {
 	if len(given) == 0 {
 		given = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}

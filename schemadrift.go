@@ -27,8 +27,8 @@ type FunctionSchemas struct {
 	// Response is the hash of the schema of the result, as [HashSchema] returns it. Empty
 	// means that the function had none.
 	Response string
-	// Args is the hash of the schema of its observers' arguments, as [HashSchema] returns
-	// it. Empty is not compared, because engines older than 0.26 list none.
+	// Args is the hash of the schema of its observers' arguments, as [HashSchema] returns it.
+	// An empty hash is not compared, because engines older than 0.26 list no such schemas.
 	Args string
 }
 
@@ -45,14 +45,14 @@ type SchemaDrift struct {
 	FunctionID string
 	// Namespace is the namespace that was checked; empty if none was given.
 	Namespace string
-	// Missing reports that the engine lists no such function, or that this worker may
-	// not see it. The other fields are false then.
+	// Missing reports whether the function is missing: the engine lists no such function, or
+	// this worker may not see it. The other fields are false then.
 	Missing bool
-	// Request reports that the schema of the payload differs.
+	// Request reports whether the schema of the payload differs.
 	Request bool
-	// Response reports that the schema of the result differs.
+	// Response reports whether the schema of the result differs.
 	Response bool
-	// Args reports that the schema of the observers' arguments differs.
+	// Args reports whether the schema of the observers' arguments differs.
 	Args bool
 }
 
@@ -97,7 +97,7 @@ func (d SchemaDrift) String() string {
 	return name + " (" + strings.Join(what, ", ") + ")"
 }
 
-// infoBatch is how many functions engine::functions::info describes at once.
+// infoBatch is the number of functions that engine::functions::info describes in one call.
 const infoBatch = 32
 
 // CheckSchemas compares the current schemas of functions with the known ones. It returns a

@@ -12,9 +12,8 @@ import (
 	"sync"
 )
 
-// schemaFiles holds the schemas. Their keyword required lists the properties that this
-// package always writes. The other side may omit a required property that has a
-// default.
+// schemaFiles holds the schemas. Their keyword required lists the properties that this package
+// always writes. The other side may omit required properties that have a default.
 //
 //go:embed schema/*.json
 var schemaFiles embed.FS

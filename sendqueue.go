@@ -13,10 +13,10 @@ import (
 )
 
 // The send queue holds the frames that wait to be written and the calls that wait for an
-// answer. A user's request survives a link that dies before the request was handed to it;
-// replies, registrations and control frames belong to one link and die with it. A single lock
-// guards the queue. It is the innermost lock of the package: while it is held, nothing else is
-// locked, called or waited for.
+// answer. If a link dies before a user's request was handed to it, the request is kept for the
+// next link; replies, registrations and control frames belong to one link and are dropped with
+// it. A single lock guards the queue. It is the innermost lock of the package: while it is
+// held, nothing else is locked, called or waited for.
 type sendQueue struct {
 	maxMessages, maxBytes int // limits of the queue and of the held requests
 	policy                SendPolicy
@@ -97,12 +97,12 @@ func (it item) size() int {
 	return it.buf.Len()
 }
 
-// takeBytes bounds the bytes that the writer takes at once, and with them the bytes that count
-// as "may have been sent" when the link dies during the write.
+// takeBytes limits the number of bytes that the writer takes at once. It thereby also limits
+// the number of bytes that count as "may have been sent" if the link dies during the write.
 const takeBytes = 256 << 10
 
-// stuckBytes and stuckFrames bound the frames that may pile up without a waiting caller.
-// Beyond them, the peer is not reading and the link fails.
+// stuckBytes and stuckFrames limit the frames that may accumulate without a waiting caller. If
+// they are exceeded, the peer is assumed not to read, and the link fails.
 const (
 	stuckBytes  = 64 << 20
 	stuckFrames = 1 << 20
@@ -165,7 +165,8 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 	q.changed.Send()
 }
 
-// oldestFence returns how long the oldest unanswered JSON ping has been waiting, or 0.
+// oldestFence returns the time for which the oldest unanswered JSON ping has been waiting, or
+// 0 if there is none.
 func (q *sendQueue) oldestFence(l *link) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -210,8 +211,8 @@ func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Unlock()
 }
 
-// pushNoWait queues frames without waiting: those of the read loop, and registrations. It
-// reports whether l is still the link.
+// pushNoWait queues frames of the read loop, and registrations, without waiting. It reports
+// whether l is still the link in use.
 func (q *sendQueue) pushNoWait(l *link, items ...item) bool {
 	q.mu.Lock()
 	if q.link != l {
@@ -283,8 +284,8 @@ func (q *sendQueue) refuse(it item, err error) {
 	r.resolve(err)
 }
 
-// takeRefused returns the number of held Sends that were refused since the last call, and the
-// reason of the latest.
+// takeRefused returns the number of held Sends that were refused since the last call of
+// takeRefused, and the reason for the latest refusal.
 func (q *sendQueue) takeRefused() (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -294,8 +295,8 @@ func (q *sendQueue) takeRefused() (n int, err error) {
 }
 
 // written settles a batch that l's writer has written, or has failed to write: it frees the
-// buffers and resolves the Sends. If the write failed, the engine may have received the head
-// of the batch, and a pong may even have confirmed it.
+// buffers and resolves the Sends. If the write failed, the engine may still have received the
+// first frames of the batch, and a pong may even have confirmed them.
 func (q *sendQueue) written(l *link, batch []item, err error) {
 	var sends, failed uint64
 	for _, it := range batch {
@@ -356,7 +357,8 @@ func fateOf(err error) frameFate {
 	return frameWritten
 }
 
-// confirmSends sends a fence after the Sends written so far. One such fence is out at a time.
+// confirmSends sends a fence after the Sends written so far. At most one such fence is
+// outstanding at a time.
 func (q *sendQueue) confirmSends(l *link) {
 	if q.link != l {
 		return
@@ -439,8 +441,8 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	return unconfirmed
 }
 
-// close rejects all further requests and fails the waiting ones; the link has been detached
-// before. It returns the number of held Sends that are dropped.
+// close rejects all further requests and fails the waiting ones. The link must have been
+// detached before. close returns the number of held Sends that it drops.
 func (q *sendQueue) close(reason error) (dropped int) {
 	q.mu.Lock()
 	if q.ended != nil {
@@ -478,9 +480,10 @@ const (
 	awayTimeout  = 5 * time.Second // how long a shutdown waits for a connection
 )
 
-// flush returns when the engine has read everything accepted before, that is when the pong to
-// a subsequent ping has arrived. Without a link and without held requests, it returns at once.
-// It waits at most fenceTimeout for the pong and awayTimeout for a connection.
+// flush returns when the engine has read every request accepted before the call, that is, when
+// the pong to a subsequent ping has arrived. Without a link and without held requests, it
+// returns at once. It waits at most fenceTimeout for the pong and awayTimeout for a
+// connection.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -665,9 +668,9 @@ func (q *sendQueue) hold(r *request) {
 	q.heldB += r.size
 }
 
-// giveUp withdraws r, whose caller stops waiting. done reports that r has been answered
-// already (the outcome is in its answer channel, or about to be), sent that the engine may
-// have received it.
+// giveUp withdraws r, because its caller stops waiting. done reports whether r has already
+// been answered; the outcome is in its answer channel, or is about to be. sent reports whether
+// the engine may have received r.
 func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -17,9 +17,8 @@ import (
 // stored value cannot be decoded as T, the error explains why and is not an
 // [*Error]; a change has been made nevertheless.
 //
-// null counts as no value: neither the engine's answers nor this type distinguish
-// a stored null from a missing value. Each change fires the trigger of
-// [StateTriggerConfig].
+// Null counts as no value: neither the engine's answers nor this type distinguish a stored
+// null from a missing value. Each change fires the triggers that have a [StateTriggerConfig].
 type State[T any] struct {
 	client *Client
 	scope  string
@@ -51,17 +50,16 @@ func (s *State[T]) Set(ctx context.Context, key string, value T) (SetResult[T], 
 	return setStored[T](ctx, s.client, id, StateSetInput{Scope: s.scope, Key: key, Value: raw})
 }
 
-// Update changes a value in place and atomically: no other change comes between
-// the operations. The operations run in order, and a missing value starts as {}.
-// An operation that cannot be applied is skipped and reported in the result's
-// Errors while err stays nil; nothing is rolled back. See [ApplyUpdate] for the
-// rules.
+// Update changes a value in place and atomically: no other change can happen between the
+// operations. The operations run in order, and a missing value starts as {}. An operation that
+// cannot be applied is skipped and reported in the result's Errors while err stays nil;
+// nothing is rolled back. See [ApplyUpdate] for the rules.
 func (s *State[T]) Update(ctx context.Context, key string, ops ...UpdateOp) (UpdateResult[T], error) {
 	return updateStored[T](ctx, s.client, "state::update", StateUpdateInput{Scope: s.scope, Key: key, Ops: ops})
 }
 
-// Delete removes a value and returns it; ok is false if there was none. The
-// engine fires the trigger in either case.
+// Delete removes a value and returns it; ok is false if there was none. The engine fires the
+// triggers in either case.
 func (s *State[T]) Delete(ctx context.Context, key string) (old T, ok bool, err error) {
 	return getStored[T](ctx, s.client, "state::delete", StateDeleteInput{Scope: s.scope, Key: key})
 }
@@ -142,7 +140,7 @@ func storedChange[T any](c *Client, functionID string, before, after json.RawMes
 	return r, nil
 }
 
-// getStored calls a function whose result is a stored value, or nothing.
+// getStored calls a function that returns a stored value, or nothing if there is none.
 func getStored[T any](ctx context.Context, c *Client, functionID string, in any) (T, bool, error) {
 	var raw json.RawMessage
 	if err := callStored[T](ctx, c, functionID, in, &raw); err != nil {
@@ -177,8 +175,8 @@ func notDecodable(functionID, what string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("the %s does not decode: %w", what, err), sent: true}
 }
 
-// notEncodable returns the error of a call whose payload could not be encoded, so
-// that nothing was sent.
+// notEncodable returns the error of a call that was not sent because its payload could not be
+// encoded.
 func notEncodable(functionID string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("encode payload: %w", err)}
 }

@@ -7,11 +7,11 @@ import "context"
 // clients of the stream socket ([Subscribe]). The zero value is not usable; use
 // [NewStream]. All methods are safe for concurrent use.
 //
-// The methods call the engine's stream::* functions, bounded by the client's
-// timeout and by ctx. Their errors are those of [Client.Call], including an
-// [*Error] with the engine's code, such as STREAM_SET_ERROR. If a stored value
-// cannot be decoded as T, the error explains why and is not an [*Error]; a change
-// has been made nevertheless. null counts as no value, as in [State].
+// The methods call the engine's stream::* functions, bounded by the client's timeout and by
+// ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's code,
+// such as STREAM_SET_ERROR. If a stored value cannot be decoded as T, the error explains why
+// and is not an [*Error]; a change has been made nevertheless. Null counts as no value, as in
+// [State].
 //
 // By default, the engine stores items in memory; for a stream that a worker
 // provides ([Client.HandleStream]), it calls that worker.
@@ -54,8 +54,8 @@ func (s *Stream[T]) Update(ctx context.Context, group, id string, ops ...UpdateO
 	return updateStored[T](ctx, s.client, "stream::update", StreamUpdateInput{StreamName: s.name, GroupID: group, ItemID: id, Ops: ops})
 }
 
-// Delete removes an item and returns its value; ok is false if there was none, in
-// which case there is no event either.
+// Delete removes an item and returns its value; ok is false if there was none. In that case,
+// there is no event.
 func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok bool, err error) {
 	const functionID = "stream::delete"
 	var result StreamDeleteResult

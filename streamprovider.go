@@ -10,10 +10,10 @@ import (
 	"sync"
 )
 
-// StreamProvider stores a stream in place of the engine. Its methods must be
-// safe for concurrent use; their contexts are those of handlers. Errors reach
-// the caller as those of handlers do ([HandlerFunc]); for the functions that
-// change an item, the engine wraps them in its own code.
+// StreamProvider stores a stream in place of the engine. Its methods must be safe for
+// concurrent use; their contexts are those of handlers. Their errors reach the caller in the
+// same way as the errors of handlers ([HandlerFunc]), except that for the functions that
+// change an item, the engine wraps the error in one with its own code.
 //
 // The returned values determine the events of the stream: a change whose old
 // value is nil or null is a creation, and a deletion whose old value is nil or
@@ -22,8 +22,8 @@ type StreamProvider interface {
 	// Get returns an item, or nil if there is none.
 	Get(ctx context.Context, in StreamGetInput) (json.RawMessage, error)
 
-	// Set stores an item and returns the previous value, nil if there was none,
-	// and the stored value. A nil NewValue means the value that was passed in.
+	// Set stores an item. It returns the previous value, or nil if there was none, and the
+	// stored value. A nil NewValue means the value that was passed in.
 	Set(ctx context.Context, in StreamSetInput) (StreamSetResult, error)
 
 	// Delete removes an item and returns its value, or nil if there was none.
@@ -49,10 +49,10 @@ type streamUpdater interface {
 //
 //	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
 //
-// handles updates itself. For any other provider, an update is a Get, an
-// [ApplyUpdate] and a Set; meanwhile, other Updates, Sets and Deletes of the
-// same item wait. An update function is registered in either case, because
-// without one the engine would update an item in its own store.
+// handles updates itself. For any other provider, an update consists of a Get, an
+// [ApplyUpdate] and a Set; until it is complete, other Updates, Sets and Deletes of the same
+// item wait. An update function is registered in either case, because without one the engine
+// would update an item in its own store.
 //
 // The engine looks for these functions only in the namespace "default", and a
 // worker's functions live in the worker's namespace: on a client with another
@@ -109,7 +109,7 @@ func (s *providedStream) set(ctx context.Context, in StreamSetInput) (StreamSetR
 	return s.store(ctx, in)
 }
 
-// store is Set, but always returns the stored value.
+// store is like Set, but always returns the stored value.
 func (s *providedStream) store(ctx context.Context, in StreamSetInput) (StreamSetResult, error) {
 	result, err := s.provider.Set(ctx, in)
 	if err == nil && result.NewValue == nil {
@@ -157,8 +157,8 @@ func (s *providedStream) update(ctx context.Context, in StreamUpdateInput) (Stre
 	return result, err
 }
 
-// lock keeps other changes of an item out, waiting until ctx ends. A provider
-// that handles updates itself needs no lock.
+// lock prevents other changes of an item until unlock is called. It waits for a change in
+// progress until ctx ends. A provider that handles updates itself needs no lock.
 func (s *providedStream) lock(ctx context.Context, group, item string) (unlock func(), err error) {
 	if _, ok := s.provider.(streamUpdater); ok {
 		return func() {}, nil

@@ -27,8 +27,8 @@ const (
 	streamReadLimit = 64 << 20
 )
 
-// SubscribeOptions configures [SubscribeWith]. The zero value is ready to use and is what
-// [Subscribe] uses, apart from URL.
+// SubscribeOptions configures [SubscribeWith]. The zero value is ready to use; [Subscribe]
+// sets only URL.
 type SubscribeOptions struct {
 	// URL is the address of the stream socket, with the scheme ws, wss, http or https. The
 	// engine's auth function receives its query and userinfo. Default [DefaultStreamURL].
@@ -77,10 +77,10 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 // when about 300 messages are waiting there, the engine drops the oldest ones.
 //
 // An error is yielded once, as the last element: ctx's error when ctx ends; [ErrForbidden]
-// when a join handler rejects a subscription, with the message that names it; the last
-// failure when all attempts are used up; or an error about an invalid argument. Each
-// connection attempt takes at most 10 s. Connections are pinged every 20 s, and a
-// connection that is silent for 60 s counts as lost.
+// when a join handler rejects a subscription, with the message that names it; the last failure
+// when no attempts are left; or an error about an invalid argument. Each connection attempt
+// takes at most 10 s. Connections are pinged every 20 s, and a connection that is silent for
+// 60 s counts as lost.
 func SubscribeWith(ctx context.Context, o SubscribeOptions, subs ...StreamSubscription) iter.Seq2[StreamMessage, error] {
 	return func(yield func(StreamMessage, error) bool) {
 		s, err := newSubscriber(o, subs)
@@ -119,7 +119,8 @@ func (s *subscriber) setState(state ConnectionState, err error) {
 	}
 }
 
-// disconnected reports a failure after which the loop connects again.
+// disconnected logs, and passes to the listener, a failure after which the loop connects
+// again.
 func (s *subscriber) disconnected(err error, first bool, delay time.Duration) {
 	switch {
 	case s.log != nil:
@@ -169,8 +170,8 @@ func newSubscriber(o SubscribeOptions, subs []StreamSubscription) (*subscriber, 
 
 var errLoopLeft = errors.New("the loop was left")
 
-// run follows the streams over one connection after another. The error is nil when the loop
-// was left; m is the message that the error is about.
+// run follows the streams over one connection after another. The error is nil if the program
+// has left the loop; m is the message to which the error refers.
 func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	notFound, warned := 0, false
 	var last error // of the latest attempt
@@ -209,7 +210,8 @@ func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	return m, err
 }
 
-// follow runs one connection. began reports whether a message has arrived over it.
+// follow follows the streams over one connection. began reports whether a message has arrived
+// over it.
 func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, err error) {
 	conn, err := s.Dial(ctx)
 	if err != nil {

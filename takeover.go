@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// A registration that the engine rejects because another worker holds it is retried until
-// it is accepted: after takeoverDelay, then after twice as long each time, up to
+// A registration that the engine rejects because another worker holds it is retried until it
+// is accepted: first after takeoverDelay, then each time after twice the previous delay, up to
 // takeoverDelayMax.
 const (
 	takeoverDelay    = 250 * time.Millisecond
@@ -26,7 +26,7 @@ const (
 	takeoverInterval = 100 * time.Millisecond
 )
 
-// releaseTimeout bounds the wait until a former owner's triggers are gone.
+// releaseTimeout limits the wait until a former owner's triggers are gone.
 const releaseTimeout = 2 * time.Second
 
 // claim is a registration that the engine may reject because another worker holds it. The
@@ -71,7 +71,7 @@ func (c *claim) owner() string {
 	return ""
 }
 
-// standing is what the client knows about a registration on the current link.
+// standing is the client's knowledge about a registration on the current link.
 type standing uint8
 
 const (
@@ -81,7 +81,7 @@ const (
 	refused
 )
 
-// wakeUp makes maintain handle what is due.
+// wakeUp makes maintain handle the retries and triggers that are due.
 func (r *registry) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
@@ -101,17 +101,17 @@ func (r *registry) retryLater(c *claim) {
 	r.wakeUp()
 }
 
-// takeoverTurn returns the delay that follows previous, which is 0 the first time, without
-// and with jitter.
+// takeoverTurn returns the delay that follows the delay previous, once without and once with
+// jitter. previous is 0 the first time.
 func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 	next = min(max(takeoverDelay, 2*previous), takeoverDelayMax)
 	spread := 1 + takeoverJitter*(2*rand.Float64()-1)
 	return next, min(time.Duration(float64(next)*spread), takeoverDelayMax)
 }
 
-// retry retries the registrations that are due and returns when to call it again. Owners
-// take turns, so that an owner of many functions does not delay the discovery that another
-// owner has left.
+// retry retries the registrations that are due. It returns the time until it must be called
+// again. Owners take turns, so that an owner of many functions does not delay the discovery
+// that another owner has left.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()
@@ -209,8 +209,8 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	if refusal == nil {
 		return "", nil
 	}
-	// The engine frees the functions of an ended connection before it removes its
-	// triggers. A route registered in between would be removed with them.
+	// The engine frees the functions of an ended connection before it removes its triggers. A
+	// route that is registered in between would be removed together with those triggers.
 	f.owner, f.deadline = refusal.OwnerWorkerID, time.Now().Add(releaseTimeout)
 	return f.owner, func() {
 		r.client.log.Info("iii: function taken over", "function", f.id, "former_owner", refusal.OwnerWorkerID)
@@ -383,9 +383,10 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 	return listed, released, nil
 }
 
-// boundBy asks the engine for the names of the workers whose triggers run a function, by
-// function id with and without prefixes. Where observers replace triggers, it counts the
-// observers, except those whose worker is disconnected: they do not fire.
+// boundBy asks the engine which functions are run by triggers. For each function id, with and
+// without prefixes, it returns the names of the workers whose triggers run the function. Where
+// observers replace triggers, it counts the observers, except those whose worker is
+// disconnected: they do not fire.
 func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 	bound := map[string][]string{}
 	note := func(functionID, worker string) {
@@ -422,8 +423,8 @@ func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 }
 
 // isContested reports whether a trigger was rejected because of something that another worker
-// may give up: a route of the same path with other parameter names, or an observer of the same
-// id. Every other rejection is about the trigger itself.
+// may give up: a route with the same path and other parameter names, or an observer with the
+// same id. Every other rejection is about the trigger itself.
 func isContested(triggerType string, err *Error) bool {
 	switch err.Code {
 	case CodeHTTPRouteConflict:

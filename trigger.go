@@ -123,13 +123,13 @@ func (t *Trigger) ID() string { return t.id }
 // the trigger. The client registers the trigger again on each new connection. A route that is
 // rejected because another worker holds its path with other parameter names is retried like a
 // rejected function. While the trigger's function is rejected ([Function.Err]), the trigger is
-// not registered, and Err wraps that *[RejectedError]. If the connected engine does not support
-// the trigger, Err is [errors.ErrUnsupported]. A nil error does not mean that the trigger
-// fires: a trigger whose type has no provider waits for one.
+// not registered, and Err wraps that *[RejectedError]. If the connected engine does not
+// support the trigger, the error matches [errors.ErrUnsupported]. A nil error does not mean
+// that the trigger fires: a trigger whose type has no provider waits for one.
 //
 // Engines since 0.26 have observers in place of triggers; their error codes are those of
-// observers, for example HTTP_ROUTE_CONFLICT. A trigger whose id is taken by another worker's
-// observer is retried as well.
+// observers, for example HTTP_ROUTE_CONFLICT. If another worker's observer has the trigger's
+// id, the client retries the registration as well.
 func (t *Trigger) Err() error {
 	if err := t.client.registry.heldError(t); err != nil {
 		return err
@@ -140,7 +140,7 @@ func (t *Trigger) Err() error {
 	return nil
 }
 
-// Unregister removes the trigger. It does not wait for the network. Calling it twice is an
+// Unregister removes the trigger. It does not wait for the network. A second call returns an
 // error.
 func (t *Trigger) Unregister() error {
 	if !t.client.registry.removeTrigger(t) {
@@ -177,9 +177,9 @@ func WithTriggerID(id string) TriggerOption {
 	}
 }
 
-// WithTriggerMetadata sets the [Invocation.Metadata] that the function receives each time the
-// trigger fires, any value that encodes as JSON. Engines before 0.26 do not deliver it for the
-// types durable:subscriber and subscribe.
+// WithTriggerMetadata sets the metadata that the function receives in [Invocation.Metadata]
+// each time the trigger fires. It may be any value that encodes as JSON. Engines before 0.26
+// do not deliver it for the types durable:subscriber and subscribe.
 func WithTriggerMetadata(v any) TriggerOption {
 	return func(o *triggerOptions) (err error) {
 		o.metadata, err = rawOf(v)
@@ -437,10 +437,10 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// checkFatal rejects configs, of any Go type, that would end the engine's task for this
-// connection, which would then never answer again, or its HTTP router for all workers. If the
-// provider namespace is not the engine's own, the provider is a worker, for which such a config
-// may be valid.
+// checkFatal rejects configs, of any Go type, that would crash a part of the engine: either
+// its task for this connection, after which the engine would never answer again on it, or its
+// HTTP router for all workers. If the provider namespace is not the engine's own, the provider
+// is a worker, for which such a config may be valid.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil
@@ -531,7 +531,8 @@ func checkTraceStatus(status *string) error {
 	return fmt.Errorf("trace status %q is none of ok, error, unset", *status)
 }
 
-// checkCron explains the usual mistake, five fields; the engine validates the rest.
+// checkCron rejects expressions with five fields, the usual mistake, and explains it. The
+// engine validates the rest.
 func checkCron(expression string) error {
 	if _, err := cronexpr.Parse(expression); err == nil || strings.HasPrefix(expression, "@") {
 		return nil

@@ -29,16 +29,16 @@ type triggerSource struct {
 	// observe converts a config to args or filters.
 	observe func(config json.RawMessage) (args, filters any, err error)
 
-	// config is the reverse: it returns the config for which observe returns these args and
-	// filters, as far as they determine it. Nil means {}.
+	// config is the inverse of observe: it returns the config for which observe returns these
+	// args and filters, to the extent that they determine it. Nil means {}.
 	config func(args, filters json.RawMessage) any
 
-	// deliver and capture select the payload of the target. "" and nil mean that the worker
-	// that hosts the function calls through the observer and chooses the payload.
+	// deliver and capture select the payload of the target. If they are "" and nil, the worker
+	// that hosts the function calls the target through the observer and chooses the payload.
 	deliver ObserveDeliver
 	capture []Capture
 
-	// inOrder makes the handler run once at a time and in order.
+	// inOrder makes the handler process one event at a time, in order.
 	inOrder bool
 	// single skips events that occur while the handler runs.
 	single bool
@@ -46,7 +46,7 @@ type triggerSource struct {
 	// payload converts the payload to the one that the handler receives on engines with
 	// triggers. If ok is false, the handler does not run. Nil means no conversion.
 	payload func(t *triggerSpec, data json.RawMessage) (payload json.RawMessage, ok bool)
-	// optional means that a target works without what payload adds.
+	// optional means that a target also works without the members that payload adds.
 	optional bool
 
 	// condition means that the config may name a function that is called before the handler
@@ -202,8 +202,8 @@ var customSource = triggerSource{
 	},
 }
 
-// triggerOf returns the type of the trigger that an observer stands for, and its config as far
-// as the observer determines it.
+// triggerOf returns the type of the trigger that an observer stands for, and its config, to
+// the extent that the observer determines it.
 func triggerOf(o *ObserveSource) (triggerType string, config any) {
 	if cmp.Or(o.Namespace, defaultNamespace) == defaultNamespace {
 		for id, source := range triggerSources {
@@ -219,8 +219,8 @@ func triggerOf(o *ObserveSource) (triggerType string, config any) {
 	return o.FunctionID, o.Args
 }
 
-// conditionIn returns the operand with which an operator is applied to a path, anywhere in a
-// filter, or nil if it is not.
+// conditionIn returns the operand with which a filter applies an operator to a path, at any
+// level, or nil if the filter does not apply it.
 func conditionIn(filters json.RawMessage, path, operator string) (operand json.RawMessage) {
 	for _, all := range []string{"$and", "$or"} {
 		var list []json.RawMessage
@@ -250,8 +250,8 @@ func equalText(filters json.RawMessage, path string) string {
 	return ""
 }
 
-// on returns the source of the trigger's type. A provider named in a namespace other than the
-// engine's own is a worker.
+// on returns the source of the trigger's type. If the provider is in a namespace other than
+// the engine's own, it is a worker.
 func (t *triggerSpec) on() triggerSource {
 	if source, ok := triggerSources[t.triggerType]; ok && cmp.Or(t.providerNamespace, defaultNamespace) == defaultNamespace {
 		return source
@@ -259,8 +259,8 @@ func (t *triggerSpec) on() triggerSource {
 	return customSource
 }
 
-// asObserver returns the observer that stands for a trigger. The error states what the engine
-// does not support.
+// asObserver returns the observer that stands for a trigger. The error names the feature that
+// the engine does not support.
 func (t *triggerSpec) asObserver() (*triggerSpec, error) {
 	source := t.on()
 	args, filters, err := source.observe(t.config)
@@ -389,8 +389,8 @@ func observeQueue(config json.RawMessage) (args, filters any, err error) {
 	return a, nil, nil
 }
 
-// eitherSpelling returns the filter for a stream's changes, whose members have one of two
-// spellings, depending on the engine.
+// eitherSpelling returns the filter for a stream's changes. The members of a change have one
+// of two spellings, depending on the engine; the filter accepts both.
 func eitherSpelling(c StreamTriggerConfig) any {
 	either := func(value string, paths ...string) map[string]any {
 		var list []equals
@@ -439,7 +439,8 @@ func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	return withMember(data, "trigger", append(trigger, '}')), true
 }
 
-// withoutChannels returns a request as conditions receive it.
+// withoutChannels returns a request without its channels, which is the form that conditions
+// receive.
 func withoutChannels(payload json.RawMessage) json.RawMessage {
 	b := json.RawMessage{'{'}
 	err := rawjson.ScanObject(payload, func(key, value []byte) {
@@ -473,8 +474,8 @@ func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool)
 	return data, true
 }
 
-// tracePayload converts a finished span to the event of a trigger, which lists traces, if the
-// trigger selects such spans.
+// tracePayload converts a finished span to the event of a trigger, which lists traces. It
+// returns false if the trigger does not select the span.
 func tracePayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	c, err := configOf[TraceTriggerConfig](t.config)
 	if err != nil {
@@ -572,7 +573,7 @@ func (c *Client) forward(t *Trigger) HandlerFunc {
 	}
 }
 
-// forwardTimeout bounds a call that an adapter forwards. Its original caller has its own
+// forwardTimeout limits a call that an adapter forwards. The original caller has its own
 // timeout.
 const forwardTimeout = time.Hour
 

@@ -9,10 +9,10 @@ import (
 	"reflect"
 )
 
-// A type whose defaults are not all zero values needs a decoding method. Each method
-// decodes once, into the fields of the generated type. Shadowing fields stand in for
-// those with a default: they distinguish absent, which applies the default, from
-// null, which is an error.
+// A type whose defaults are not all zero values needs a decoding method. Each method decodes
+// once, into the fields of the generated type. Fields with a default are shadowed by fields
+// that distinguish an absent value, to which the default applies, from null, which is an
+// error.
 
 // NewAuthResult returns an AuthResult with the defaults. The worker may call every
 // function that the listener exposes, use every trigger type and register functions,
@@ -212,8 +212,8 @@ func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It writes nil Data as null, except for the
-// types event and unauthorized, which have no data: it omits nil Data for them.
+// MarshalJSON implements json.Marshaler. It writes nil Data as null, except for the types
+// event and unauthorized, which have no data: for these types it omits nil Data.
 func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 	type plain StreamChangeEventDetail
 	if d.Data == nil && d.Type != StreamEventTypeEvent && d.Type != StreamEventTypeUnauthorized {
@@ -501,7 +501,7 @@ func (m *ObserverRemovedMessage) UnmarshalJSON(b []byte) error {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. It skips features that are not strings, and
-// takes features that are not an array as none.
+// treats features that are not an array as an empty list.
 func (m *WorkerRegisteredMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -562,7 +562,7 @@ func (c *Caller) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It omits the parent of the parent.
+// MarshalJSON implements json.Marshaler. It omits the parent of the caller's parent.
 func (c Caller) MarshalJSON() ([]byte, error) {
 	type plain Caller
 	p := struct {
@@ -620,10 +620,10 @@ func orAbsent(v JSONValue) JSONValue {
 	return v
 }
 
-// The generator declares the unions and their variants; this file adds the encoding.
-// Each union has a table from tag to decoder, which a test compares with the oneOf of
-// the schema, and an interface that only the variants implement. The interface's
-// method returns a copy with the tag set, which is why callers never set Type.
+// The generator declares the unions and their variants; this file adds the encoding. Each
+// union has a table from tag to decoder, which a test compares with the oneOf of the schema,
+// and an interface that only the variants implement. The interface's method returns a copy
+// with the tag set, so callers never set Type.
 
 // HTTPAuthVariant is the interface of the variants that an HTTPAuthConfig can hold:
 // HTTPAuthHMAC, HTTPAuthBearer and HTTPAuthAPIKey, by value.

@@ -72,12 +72,12 @@ func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error
 // update holds the item while operations are applied to it.
 type update struct {
 	root *jsontree.Node
-	// fresh reports that there was no item and that no operation has applied yet.
+	// fresh reports whether there was no item and no operation has been applied yet.
 	// Operations on the root then see no value instead of an empty object.
 	fresh bool
 }
 
-// refusal is the error of one rejected operation, as the result reports it.
+// refusal is the error of a rejected operation, in the form in which the result reports it.
 type refusal struct{ code, message string }
 
 func refuse(code, format string, args ...any) *refusal {
@@ -235,8 +235,8 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 	return appendTo(leaf, node, key)
 }
 
-// firstOf returns the result of appending a value where there is none: a string stays
-// a string, except below the first level.
+// firstOf returns the result of appending value at a place without a value: a string stays a
+// string at the first level; everything else becomes a list.
 func firstOf(value *jsontree.Node, nested bool) *jsontree.Node {
 	if value.Kind() == "string" && !nested {
 		return value
@@ -275,8 +275,8 @@ func (u *update) member(op, key string) (map[string]*jsontree.Node, *refusal, er
 	return members, nil, err
 }
 
-// descend walks down from node, replaces everything on the way that is not an object
-// by one, and returns the value at the end.
+// descend follows the segments down from node and returns the value at the end. It replaces
+// each value on the way that is not an object by an empty object.
 func descend(node *jsontree.Node, segments []string) (*jsontree.Node, error) {
 	for _, key := range segments {
 		members, err := makeObject(node)
@@ -371,7 +371,7 @@ func parseOperand(value JSONValue) (*jsontree.Node, error) {
 	return node, nil
 }
 
-// validText returns the text as JSON can carry it: bytes that are not valid UTF-8
+// validText returns the text in a form that JSON can represent: bytes that are not valid UTF-8
 // become U+FFFD.
 func validText(s string) string { return string([]rune(s)) }
 
@@ -445,8 +445,8 @@ func mergePath(path []string) *MergePath {
 	}
 }
 
-// unusableOp stands in for an operation whose value could not be encoded: the
-// constructor cannot return an error, so encoding the operation does.
+// unusableOp stands for an operation whose value could not be encoded. The constructor of the
+// operation cannot return the error, so encoding the operation returns it.
 type unusableOp struct{ err error }
 
 func (o unusableOp) updateOp() UpdateOpVariant { return o }
