@@ -3,6 +3,7 @@ package iiitest
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -81,37 +82,67 @@ func (w *worker) register(m any) {
 // registration. If the worker then leaves, it has unregistered them as part of its shutdown,
 // so the engine logs the events that they lose.
 type takenBack struct {
+	mu        sync.Mutex // held alone, or last
 	triggers  []*registration
 	observers []*observer
+}
+
+func (b *takenBack) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.triggers, b.observers = nil, nil
+}
+
+func (b *takenBack) addTrigger(r *registration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.triggers) < maxAway {
+		b.triggers = append(b.triggers, r)
+	}
+}
+
+func (b *takenBack) addObserver(o *observer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.observers) < maxAway {
+		b.observers = append(b.observers, o)
+	}
+}
+
+// all returns what the worker has unregistered.
+func (b *takenBack) all() ([]*registration, []*observer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.triggers, b.observers
 }
 
 // apply applies one registration of a connection in the namespace ns.
 func (w *worker) apply(m any, ns string) {
 	switch m := m.(type) {
 	case registerFunctionMessage:
-		w.takenBack = takenBack{}
+		w.takenBack.reset()
 		w.e.registerFunction(w, ns, m)
 	case unregisterFunctionMessage:
 		w.e.unregisterFunction(w, ns, m.ID)
 	case registerTriggerTypeMessage:
 		w.e.registerTriggerType(w, ns, m)
 	case registerTriggerMessage:
-		w.takenBack = takenBack{}
+		w.takenBack.reset()
 		w.e.registerTrigger(w, ns, m)
 	case unregisterTriggerMessage:
-		if r := w.e.unregisterTrigger(m.ID); r != nil && r.origin == w && len(w.takenBack.triggers) < maxAway {
-			w.takenBack.triggers = append(w.takenBack.triggers, r)
+		if r := w.e.unregisterTrigger(m.ID); r != nil && r.origin == w {
+			w.takenBack.addTrigger(r)
 		}
 	case unregisterTriggerTypeMessage:
 		w.e.unregisterTriggerType(w, ns, m)
 	case observeMessage:
-		w.takenBack = takenBack{}
+		w.takenBack.reset()
 		if w.speaks().observes {
 			w.e.observers.observe(w, m)
 		}
 	case unobserveMessage:
-		if o := w.e.observers.unobserve(w, m.ID); o != nil && len(w.takenBack.observers) < maxAway {
-			w.takenBack.observers = append(w.takenBack.observers, o)
+		if o := w.e.observers.unobserve(w, m.ID); o != nil {
+			w.takenBack.addObserver(o)
 		}
 	case observerAckMessage:
 		w.e.observers.acked(w, ns, m)

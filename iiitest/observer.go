@@ -689,7 +689,8 @@ func (t *observers) forget(w *worker, functions []key) {
 	for _, k := range functions {
 		t.hostChanged(k)
 	}
-	for _, o := range w.takenBack.observers {
+	_, takenBack := w.takenBack.all()
+	for _, o := range takenBack {
 		t.left(o)
 	}
 	for _, o := range t.inOrder() {

@@ -297,7 +297,8 @@ func (e *Engine) forgetTriggers(w *worker) {
 			e.leftLocked(r)
 		}
 	}
-	for _, r := range w.takenBack.triggers {
+	takenBack, _ := w.takenBack.all()
+	for _, r := range takenBack {
 		e.leftLocked(r)
 	}
 	for k, typ := range t.types {
