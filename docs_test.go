@@ -662,7 +662,7 @@ func TestPagesQuoteExamples(t *testing.T) {
 			block := lines[begin:min(i, len(lines))]
 			m := mark.FindStringSubmatch(lines[max(begin-2, 0)])
 			if m == nil {
-				t.Errorf("%s:%d: nothing says what this block quotes", page, begin)
+				t.Errorf("%s:%d: no comment names the example that this block quotes", page, begin)
 				continue
 			}
 			source := known[m[2]]

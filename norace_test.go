@@ -176,3 +176,19 @@ func TestRoutedCallAllocations(t *testing.T) {
 		}
 	}
 }
+
+func TestLocalCallAllocations(t *testing.T) {
+	p := newHostPeer(t, hostScript{script: script{forget: true}})
+	c := p.client()
+	hostFunc(t, c, "f", func(context.Context, json.RawMessage) (any, error) { return json.RawMessage("1"), nil })
+	connectHost(t, c)
+	ctx, in := t.Context(), json.RawMessage(`{"n":1}`)
+	allocs := testing.AllocsPerRun(1000, func() {
+		if err := c.Call(ctx, "f", in, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if limit := 7.0; allocs > limit {
+		t.Errorf("%v allocations of a local call, not %v", allocs, limit)
+	}
+}

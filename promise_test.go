@@ -2339,7 +2339,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 		t.Errorf("%d log lines and errors: the test shows nothing", lines)
 	}
 	if len(leaks) > 0 {
-		t.Errorf("secrets are told:\n%s", strings.Join(leaks, "\n"))
+		t.Errorf("secrets have leaked:\n%s", strings.Join(leaks, "\n"))
 	}
 	found.note(fmt.Errorf("planted: %s", tokenMark))
 	if _, leaks := found.result(); len(leaks) != 1 {
@@ -2734,7 +2734,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 		t.Errorf("%d log lines and errors: the test shows nothing", lines)
 	}
 	if len(leaks) > 0 {
-		t.Errorf("secrets are told:\n%s", strings.Join(leaks, "\n"))
+		t.Errorf("secrets have leaked:\n%s", strings.Join(leaks, "\n"))
 	}
 	t.Logf("%d log lines and errors", lines)
 }

@@ -341,6 +341,7 @@ func TestObserverStates(t *testing.T) {
 			h.ack("s", "o1", m["revision"], `,"error":{"code":"TAKEN","message":"m"}`)
 			o.wantState("o1", "error", "TAKEN", 0)
 			e.Drop("o")
+			synctest.Wait() // its name is free again
 			o2 := observing(t, e, "o").host("t")
 			o2.observe("o1", "s", "t")
 			o2.wantRefusal("o1", "TAKEN")
