@@ -19,7 +19,7 @@ type callConfig struct {
 	metadata    any
 	hasMetadata bool
 	remote      bool
-	retry       *RetryPolicy // nil: no retries
+	retry       *RetryPolicy // nil means no retries
 	ownRetry    bool         // retry was set by an option of this call
 }
 
@@ -69,7 +69,7 @@ func InNamespace(ns string) CallOption {
 // that the engine cannot parse and would silently drop: those with more than 126 levels of
 // nesting, numbers beyond the range of float64, or unpaired surrogates.
 //
-// Call returns one of the following errors:
+// Errors include:
 //
 //   - an [*Error] if the function or the engine failed the call
 //   - [ErrTimeout] after the call's timeout
@@ -231,7 +231,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 }
 
 // namespaceOf returns the namespace for a call that does not specify one. The engine's own
-// functions exist only in default; all other functions are looked up in this worker's
+// functions exist only in the default namespace; all others are looked up in this worker's
 // namespace.
 func (c *Client) namespaceOf(functionID string) string {
 	if c.cfg.namespace == "" || isBuiltin(functionID) {

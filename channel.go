@@ -33,7 +33,7 @@ var (
 	ErrChannelBacklog = errors.New("iii: channel has too much unread data")
 )
 
-// channelChunk is the size in bytes at which writes are split into frames.
+// channelChunk is the maximum frame size in bytes. Larger writes are split.
 const channelChunk = 64 << 10
 
 // ChannelOption configures a new channel.
@@ -56,8 +56,8 @@ func WithChannelBuffer(frames int) ChannelOption {
 // the order in which they were written. Use one end locally, and pass the other end's Ref to
 // another worker in a payload or a result. That worker opens it with [Client.OpenReader] or
 // [Client.OpenWriter]. An end connects when it is first used, and each end can be opened only
-// once, so do not use an end locally after passing on its Ref. A channel survives the
-// disconnect of the worker that created it.
+// once, so do not use an end locally after passing on its Ref. A channel outlives the
+// connection of the worker that created it.
 func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*ChannelWriter, *ChannelReader, error) {
 	var in ChannelCreateInput
 	if err := applyOptions(&in, opts, callOption); err != nil {
@@ -293,8 +293,8 @@ func (e *channelEnd) socket() *wsconn.Conn {
 	return e.conn
 }
 
-// reference implements Ref. If the end is not open yet, it can no longer be opened here,
-// because the receiver of the reference is expected to open it.
+// reference implements Ref. If the end is not open yet, it is left to the receiver of the
+// reference, so Close does not open it.
 func (e *channelEnd) reference() StreamChannelRef {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -118,8 +118,8 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	}
 }
 
-// keep queues a frame, waiting for room if the queue is full. The wait blocks the writer. keep
-// does not wait while a caller waits for the other kind of frame and none waits for this kind.
+// keep queues a frame. If the queue is full, keep waits for room, which blocks the writer. It
+// does not wait if the only waiting callers want the other kind of frame.
 func (r *ChannelReader) keep(text bool, frame []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -211,12 +211,11 @@ func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []by
 	return frame, read, nil
 }
 
-// await waits until q has a frame or the given context is done. When q holds bytes, the
-// context must be the one that tracks the read deadline. The caller holds r.mu; await releases
-// it while waiting.
+// await waits until q has a frame or the given context is done. For bytes, the context must be
+// that of the read deadline. The caller holds r.mu; await releases it while waiting.
 func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	q.waiting++
-	r.changed.Send() // keep may stop waiting, because there is now a caller
+	r.changed.Send() // wake keep, which may not need to wait for room now that there is a caller
 	defer func() { q.waiting-- }()
 	for {
 		switch {

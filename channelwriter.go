@@ -28,13 +28,13 @@ type ChannelWriter struct {
 	buf     []byte      // for ReadFrom
 	wrote   time.Time   // when the last frame was written; guarded by writing
 
-	deadline channelDeadline // applies to locking writing and to opening the channel
+	deadline channelDeadline // limits the waits for the writing lock and for opening the channel
 
 	mu      sync.Mutex
 	until   time.Time     // the write deadline
 	bounded bool          // a deadline has been set, so stall does not apply
-	stall   time.Duration // limit on a stalled write, until a deadline is set; 0 means none
-	hurry   time.Duration // like stall, but applies even if a deadline is set
+	stall   time.Duration // how long a write may stall, unless a deadline was set; 0 means no limit
+	hurry   time.Duration // like stall, but applies even if a deadline was set
 	probing bool          // the frame being written is a probe
 	err     error         // why the socket was closed
 	gone    func(error)   // called when the reader has disconnected
@@ -50,8 +50,8 @@ func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
 // used locally.
 func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 
-// watch reads from the socket, on which the engine sends no data. The reads answer control
-// frames and detect the end of the connection, which means that the reader has disconnected.
+// watch reads from the socket, on which the engine sends no data. Reading answers control
+// frames and detects the end of the connection, which means that the reader has disconnected.
 func (w *ChannelWriter) watch(conn *wsconn.Conn) {
 	for {
 		if _, _, err := conn.NextReader(); err != nil {
@@ -142,7 +142,7 @@ func (w *ChannelWriter) begin(probe bool) {
 func (w *ChannelWriter) applyLimit() {
 	conn := w.end.socket()
 	if conn == nil {
-		return // frame calls begin once the socket is open
+		return // begin runs again once the socket is open
 	}
 	limit := wsconn.WriteLimit{Deadline: w.until, Stall: w.stall}
 	switch {
@@ -294,7 +294,7 @@ func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 		defer func() {
 			if !stop() {
 				<-expired
-				w.end.conn.ExpireWrites(false) // if this frame was still written, the next one must not fail
+				w.end.conn.ExpireWrites(false) // the frame may have been written after all, and others may follow
 			}
 		}()
 	}

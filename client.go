@@ -158,8 +158,8 @@ func workerName(explicit string) (name string, free func()) {
 // all registrations made so far. It retries according to [WithReconnection] until ctx is done;
 // the error then wraps ctx.Err() and the last failure. If the engine rejects the worker,
 // Connect ends the client and immediately returns the rejection: a *[RejectedError], an
-// *[AuthError], or the *[Error] of a registration. A function that another worker owns does
-// not make Connect fail; see [Function.Err].
+// *[AuthError], or the *[Error] that the engine returned for the worker's registration. A
+// function that another worker owns does not make Connect fail; see [Function.Err].
 //
 // After Connect has succeeded, ctx has no further effect. The client stays connected,
 // reconnecting as needed, until Shutdown, Close or a fatal error. If the client is already
@@ -543,8 +543,8 @@ func (c *Client) awaitCallbacks() {
 }
 
 // State returns the state of the connection. It is disconnected before Connect and after an
-// orderly end, connecting or reconnecting during attempts, connected once the engine has
-// accepted this worker, and failed after a fatal error.
+// orderly end, connecting or reconnecting during connection attempts, connected once the
+// engine has accepted this worker, and failed after a fatal error.
 func (c *Client) State() ConnectionState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -618,7 +618,7 @@ func (c *Client) reportError(err error) {
 	c.notifyListener(c.state, err)
 }
 
-// ClientStats holds counters, which start at zero in [New], and current sizes.
+// ClientStats holds counters, which start at zero in a new client, and current values.
 type ClientStats struct {
 	FramesSent      uint64 // messages written
 	FramesReceived  uint64 // messages read
@@ -635,7 +635,7 @@ type ClientStats struct {
 	SendsConfirmed uint64 // Send messages that the engine has confirmed reading
 	SendsUnknown   uint64 // Send messages that were written but unconfirmed when the connection was lost
 	SendsDropped   uint64 // Send messages that were buffered while disconnected and not sent before the client ended
-	RepliesDropped uint64 // results whose connection was lost
+	RepliesDropped uint64 // results not sent because their connection was lost
 	LateResults    uint64 // results that arrived after the call had ended
 	Overloaded     uint64 // invocations rejected because too many were queued
 
@@ -704,10 +704,10 @@ func (c *Client) Draining() bool {
 //	{"ready":false,"standby":["orders::create"],"reasons":["…"]}
 //
 // The status is also 200 if the only reasons are functions that another live worker holds and
-// triggers that wait for those functions. In a rolling update, the old instance holds its
-// functions until it ends. An orchestrator that waited for the new instance to become ready
-// would never stop the old one. In this case, "ready" is false and "standby" lists the ids of
-// the functions. With ?strict=1, the status is 503 instead.
+// triggers that wait for those functions; "ready" is then false, and "standby" lists the ids
+// of the functions. In a rolling update, the old instance holds its functions until it ends,
+// and an orchestrator that waited for the new instance to become ready would never stop the
+// old one. With ?strict=1, the status is 503 even in this case.
 //
 // The reasons name functions, triggers and workers, so serve the handler on an internal port.
 // The handler accepts GET and HEAD and is safe for concurrent use. It may be created at any
@@ -771,7 +771,7 @@ func probe(w http.ResponseWriter, r *http.Request, good bool, answer any) {
 type readiness struct {
 	reasons []error
 	standby []string // ids of functions held by another live worker
-	blocked bool     // there are other reasons than standby functions
+	blocked bool     // there is a reason that is not in standby
 }
 
 func (r *readiness) add(reason error) {

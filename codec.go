@@ -53,7 +53,7 @@ const engineDepth = 127
 // memory with the message. A slice is empty if its member is optional and absent or null.
 type received struct {
 	kind messageType
-	tag  []byte // for rarely used kinds, the raw JSON string
+	tag  []byte // the type as a raw JSON string; nil for invocations and results
 
 	id          []byte // invocation_id without the quotes
 	functionID  []byte // a raw JSON string
@@ -264,8 +264,8 @@ func (b *buffer) poolable() bool {
 }
 
 // value appends v as JSON. If it fails, the buffer is unchanged. value rejects output that is
-// not valid UTF-8, which raw values and marshalers can produce, because the engine drops the
-// connection when it receives such a message.
+// not valid UTF-8, because the engine would drop the connection. Raw values and marshalers can
+// produce such output.
 func (b *buffer) value(v any) error {
 	start := b.Len()
 	switch v := v.(type) {

@@ -12,11 +12,10 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// A dialect implements one generation of the worker protocol. Only the dialects know the keys
-// of the messages; the rest of the package works with functions, triggers, calls and
-// invocations. The dialect of a connection depends on the features listed in the engine's
-// hello, so it may change after a reconnect. A dialect has no state and is safe for concurrent
-// use.
+// dialect implements one generation of the worker protocol. Only the dialects know the keys of
+// the messages; the rest of the package works with functions, triggers, calls and invocations.
+// The dialect of a connection depends on the features listed in the engine's hello, so it may
+// change after a reconnect. A dialect has no state and is safe for concurrent use.
 //
 // The messages sent once per call are appended to a buffer. All other messages are values of
 // the generated types.
@@ -53,8 +52,8 @@ type dialect interface {
 
 	// answers reports whether the engine responds to every registration of this kind. If not,
 	// the engine responds only to reject a registration, and the response to a subsequent
-	// fence confirms that the registration was accepted. A trigger that is answered is
-	// registered as an observer.
+	// fence confirms that the registration was accepted. If the engine responds to a trigger,
+	// it implements the trigger as an observer.
 	answers(*claim) bool
 
 	// The messages for registration. If the engine does not support the registration, the
@@ -90,8 +89,8 @@ type functionSpec struct {
 	needsHooks   bool
 }
 
-// triggerSpec describes an observer, or a trigger as the program registered it. For a trigger,
-// the fields have the meaning of engines with triggers.
+// triggerSpec describes an observer, or a trigger as the program registered it. Engines since
+// 0.26 need a trigger to be converted with asObserver.
 type triggerSpec struct {
 	id                string
 	triggerType       string
@@ -113,12 +112,12 @@ type triggerSpec struct {
 type observeSpec struct {
 	source      ObserveSource
 	expiry      time.Duration // 0 means none
-	deadline    time.Time     // when expiry ends; set when the observer is first sent
+	deadline    time.Time     // when the observer expires; set when the observer is first sent
 	maxFires    *uint64
 	maxInFlight *uint32
 }
 
-// idOfObserver returns the id under which the engine knows the observer.
+// idOfObserver returns the observer's id in the engine.
 func (t *triggerSpec) idOfObserver() string { return cmp.Or(t.observerID, t.id) }
 
 // triggerTypeSpec describes a trigger type as the program registered it.
@@ -130,14 +129,16 @@ type triggerTypeSpec struct {
 // Features that engines list in their hello ([Client.Features]) and workers in their
 // registration. A feature is used only if both sides list it.
 const (
-	// FeatureObserveV1 means support for observers ([Client.Observe]), in engines since 0.25.
+	// FeatureObserveV1 indicates support for observers ([Client.Observe]), in engines since
+	// 0.25.
 	FeatureObserveV1 = "observe.v1"
-	// FeatureObserveV2 means that observers replace triggers, in engines since 0.26. The
+	// FeatureObserveV2 indicates that observers replace triggers, in engines since 0.26. The
 	// worker that hosts the source matches and serves these observers.
 	FeatureObserveV2 = "observe.v2"
-	// FeatureLocalDispatchV1 means that a worker may call its own functions in process.
+	// FeatureLocalDispatchV1 indicates that a worker may call its own functions in process.
 	FeatureLocalDispatchV1 = "local-dispatch.v1"
-	// FeatureLargeMessagesV1 means support for messages of up to 64 MiB. Only workers list it.
+	// FeatureLargeMessagesV1 indicates support for messages of up to 64 MiB. Only workers list
+	// it.
 	FeatureLargeMessagesV1 = "large-messages.v1"
 )
 
@@ -430,8 +431,8 @@ var errNoObservers = errors.New("the engine does not support observers (no obser
 // [Client.HandleTriggerType].
 func (observeDialect) registerTriggerType(*triggerTypeSpec) any { return nil }
 
-// registerTrigger returns the message for an observer. A trigger is registered as an observer
-// (triggersource.go).
+// registerTrigger returns the message for an observer. If t is a trigger, it is first
+// converted to an observer (triggersource.go).
 func (observeDialect) registerTrigger(t *triggerSpec) (any, error) {
 	if t.observe != nil {
 		return observeMessage(t), nil
@@ -447,7 +448,8 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 	return UnobserveMessage{ID: t.idOfObserver()}
 }
 
-// observeMessage returns the message for an observer. Its expiry is the remaining time.
+// observeMessage returns the message for an observer, with the time remaining until it
+// expires.
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
 	m := ObserveMessage{ID: t.idOfObserver(), Source: o.source, Target: ObserveTarget{FunctionID: t.functionID, Namespace: t.namespace},

@@ -27,8 +27,8 @@ const (
 	maxQueuedBytes       = 64 << 20
 	maxIdleWorkers       = 64
 
-	// While handlers hold at least this many bytes of invocations, the read loop yields to
-	// them before it reads more.
+	// If the running invocations hold at least this many bytes, the read loop yields to their
+	// handlers before it reads more.
 	yieldBytes = 8 << 20
 )
 
@@ -48,8 +48,8 @@ type incoming struct {
 	depth      uint32          // number of activations in the chain that led to the invocation
 
 	since      time.Time // when the invocation was queued, later when its handler began; zero without metrics
-	prev, next *incoming // in the dispatcher's list of running invocations; guarded by its lock
-	held       int       // bytes counted in the dispatcher's held; guarded by its lock
+	prev, next *incoming // in the list of running invocations; guarded by dispatcher.mu
+	held       int       // bytes added to dispatcher.held; guarded by dispatcher.mu
 	trigger    *Trigger  // this worker's trigger that the observer implements; nil if none
 
 	ctx        invocationContext // of the handler
@@ -63,8 +63,8 @@ type incoming struct {
 	by      localCaller
 	nesting int       // number of enclosing local calls that wait for this one
 	started time.Time // when the handler began
-	nested  bool      // runs in the slot of the handler that waits for it; guarded by the dispatcher's lock
-	ended   bool      // guarded by the dispatcher's lock
+	nested  bool      // runs in the slot of the handler that waits for it; guarded by dispatcher.mu
+	ended   bool      // guarded by dispatcher.mu
 }
 
 // appendCaller appends the caller object for a call made by the handler of in.

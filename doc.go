@@ -52,9 +52,9 @@
 //
 // From then on, the client maintains the connection. It detects an unresponsive engine with
 // pings ([WithKeepalive]), reconnects with backoff ([WithReconnection]), and registers
-// everything again: first trigger types, then functions, then triggers, each in their original
-// order. If another worker owns a function, the engine rejects the registration. When that
-// worker disconnects, as in a rolling update, the client takes over the function
+// everything again: first trigger types, then functions, then triggers, each in the order of
+// their registration. If another worker owns a function, the engine rejects the registration.
+// When that worker disconnects, as in a rolling update, the client takes over the function
 // ([Function.Err]) and registers its triggers. Any other rejection by the engine ends the
 // client with an [*AuthError] or a [*RejectedError].
 //
@@ -129,8 +129,8 @@
 //
 // An observer runs a function whenever another function has been called. [Client.Observe]
 // registers an observer, on engines since 0.25. [WithObserverHooks] and related options
-// configure how a worker hosts observed functions. In engines since 0.26, observers replace
-// triggers. The client registers each trigger as an observer there, so programs do not need to
+// configure how a worker hosts observed functions. On engines since 0.26, observers replace
+// triggers: the client registers each trigger as an observer, so programs do not need to
 // change.
 //
 // # State, streams, queues

@@ -271,8 +271,8 @@ const (
 	ObserverStatePending ObserverState = "pending"
 	// ObserverStateActive means that the engine calls the target for matching calls.
 	ObserverStateActive ObserverState = "active"
-	// ObserverStateSuspended means that the observer was active, but its target or its worker
-	// has disconnected.
+	// ObserverStateSuspended means that the observer was active, but its target is no longer
+	// registered or its worker has disconnected.
 	ObserverStateSuspended ObserverState = "suspended"
 	// ObserverStateError means that the engine, or the worker that hosts the source, has
 	// rejected the observer.

@@ -95,8 +95,8 @@ const (
 	CodeOwnerTimeout = "OWNER_TIMEOUT"
 	// CodeObserverNotActive: a call was made through an observer that is not active.
 	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
-	// CodeInvalidArgs: the arguments of an observer do not match the function's schema for
-	// them.
+	// CodeInvalidArgs: the arguments of an observer do not conform to the function's schema
+	// ([WithArgsSchema]).
 	CodeInvalidArgs = "INVALID_ARGS"
 	// CodeInvalidFilter: the filters of an observer cannot be parsed.
 	CodeInvalidFilter = "INVALID_FILTER"
@@ -121,8 +121,8 @@ const (
 	CodeInvocationStopped = "invocation_stopped"
 	// CodeInvocationError: the engine lost the result.
 	CodeInvocationError = "invocation_error"
-	// CodeChannelSendFailed: the worker's connection ended before the engine could send it
-	// the invocation.
+	// CodeChannelSendFailed: the worker's connection ended before the engine could send the
+	// invocation.
 	CodeChannelSendFailed = "channel_send_failed"
 	// CodeDeserializationError: a built-in function cannot decode its input.
 	CodeDeserializationError = "deserialization_error"

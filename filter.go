@@ -109,10 +109,10 @@ func (f *Filter) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// CheckSchemas checks the filter's paths against the JSON Schemas of a function, like the
-// engine does when an observer is added. Paths that begin with input are checked against the
-// request schema, and paths that begin with output against the response schema. A nil schema
-// is not checked.
+// CheckSchemas checks the filter's paths against the JSON Schemas of a function, as the engine
+// does when an observer is added. Paths that begin with input are checked against the request
+// schema, and paths that begin with output against the response schema. A nil schema is not
+// checked.
 //
 // If a schema rules out a path, the error is a [*FilterError] with the code
 // INVALID_FILTER_PATH. The warnings name the paths that a schema neither allows nor rules out,

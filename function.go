@@ -57,8 +57,8 @@ type Function struct {
 	web      bool          // serves HTTP requests; results are HTTP responses
 	timeout  time.Duration // time limit for the handler; 0 means none
 
-	metrics   *functionMetrics // nil if the function is not measured, as is the case for the package's own functions
-	labels    context.Context  // holds the profiler labels for the handler's goroutines; nil if metrics is nil
+	metrics   *functionMetrics // nil if metrics are disabled, and for the package's own functions
+	labels    context.Context  // holds the profiler labels for the handler's goroutines; nil for the package's own functions
 	hooks     ObserverHooks
 	remote    bool // never run in process
 	quiet     bool // do not warn if an engine cannot host the function
@@ -90,7 +90,7 @@ func (f *Function) ID() string { return f.id }
 //
 // Until the engine has responded on the current connection, Err returns the result from the
 // previous connection, or nil. For a function of [HandleHTTP] or [Client.MountHTTP], Err also
-// reports a rejected route, like [Trigger.Err] does.
+// reports a rejected route, as [Trigger.Err] does.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
@@ -114,10 +114,10 @@ func (f *Function) ownTriggers() (own []*Trigger) {
 }
 
 // Unregister unregisters the function and the HTTP triggers that were registered together with
-// it. Other triggers of the function remain registered. Their calls fail if the engine has
-// accepted them. Triggers that were held back because the function was rejected remain so
-// until this worker registers a function with the same id. Unregister does not wait for the
-// network or for running handlers. A second call returns an error.
+// it. Other triggers of the function remain registered. If the engine has accepted such a
+// trigger, its calls fail. If a trigger was held back because the function was rejected, it
+// remains so until this worker registers a function with the same id. Unregister does not wait
+// for the network or for running handlers. A second call returns an error.
 func (f *Function) Unregister() error {
 	for _, t := range f.ownTriggers() {
 		_ = t.Unregister() // fails if the trigger has been unregistered separately
@@ -290,7 +290,7 @@ func schemaValue(v any) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// rawOf encodes a user value. The result has no surrounding space.
+// rawOf encodes a user value. The result has no surrounding white space.
 func rawOf(v any) (json.RawMessage, error) {
 	b := newBuffer()
 	defer b.free()
@@ -345,17 +345,17 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 
 // Handle registers a function with a typed handler. The payload is decoded into In, and the
 // result is encoded from Out. In does not receive the key _caller_worker_id that the engine
-// adds to payloads, even if In is a map or a json.RawMessage, unless In is a struct with a
-// field of that name. If a payload cannot be decoded, the caller receives the code
+// adds to payloads, even if In is a map or a json.RawMessage. The only exception is a struct
+// with a field of that name. If a payload cannot be decoded, the caller receives the code
 // invalid_request and the path of the invalid value, such as lines[2].price. See
-// [Client.HandleFunc] for ids.
+// [Client.HandleFunc] for the rules for ids.
 //
-// The function advertises JSON Schemas that describe how encoding/json decodes In and encodes
-// Out. [WithSchemas] replaces them. With [WithInputValidation], the worker enforces the schema
-// of In. A type can describe itself with a method JSONSchema without parameters, which is
-// called on a zero value. The method returns a schema as json.RawMessage, []byte, string, or
-// any value that encodes to one, and optionally an error. A type with its own encoding but
-// without this method is described as any value.
+// The function advertises JSON Schemas of the JSON that encoding/json decodes into In and
+// encodes from Out. [WithSchemas] replaces them. With [WithInputValidation], the worker
+// enforces the schema of In. A type can describe itself with a method JSONSchema without
+// parameters, which is called on a zero value. The method returns a schema as json.RawMessage,
+// []byte, string, or any value that encodes to one, and optionally an error. A type with its
+// own encoding but without this method is described as any value.
 //
 // If a type cannot be described, no schema is advertised; this is not an error. Handle returns
 // an error if In or Out contains, at any depth, a channel, a function or another type that
@@ -546,8 +546,8 @@ func (c *functionConfig) checkFor(spec *handlerSpec) error {
 
 // Invocation describes the invocation that a handler is serving.
 type Invocation struct {
-	// ID is the id of the invocation. It is chosen by the caller, or by the engine if the call
-	// has none. It is "" if the engine does not send an id for such calls.
+	// ID is the id of the invocation, chosen by the caller. If the caller sends no id, the
+	// engine chooses one; on engines that do not, ID is "".
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
@@ -660,7 +660,7 @@ func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed
 	return nil, failure, true
 }
 
-// answersOverStream records that a mounted handler streams its response to w.
+// answersOverStream records that the response of a mounted handler is written to w.
 func answersOverStream(ctx context.Context, w *responseWriter) {
 	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok || c.limit == nil {
@@ -717,8 +717,8 @@ func optional[T any](raw json.RawMessage) *T {
 	return v
 }
 
-// callerWorkerID returns the id of the calling worker, or "" if it is unknown. For a remote call,
-// the id comes from the payload, except that an activation's payload does not contain it.
+// callerWorkerID returns the id of the calling worker, or "" if it is unknown. For a remote
+// call, the id comes from the payload; an activation's payload does not contain it.
 func (in *incoming) callerWorkerID() string {
 	switch {
 	case in.local:

@@ -21,7 +21,7 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// ObserverHooks are callbacks with which the worker that hosts a function controls the
+// ObserverHooks are callbacks through which the worker that hosts a function controls the
 // function's observers ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be
 // nil. The zero value accepts every observer and leaves matching and delivery to the engine.
 //
@@ -61,8 +61,8 @@ type ObserverHooks struct {
 	// call. Match and Keys are mutually exclusive.
 	Keys *ObserverKeys
 
-	// Deliver delivers a call to the observers instead of the engine. It returns the result or
-	// error for the caller of the function. It runs after the handler, in the handler's
+	// Deliver replaces the engine's delivery of a call to the observers. It returns the result
+	// or error for the caller of the function. It runs after the handler, in the handler's
 	// context, for every call, including failed calls and calls without observers. The
 	// observers argument lists the observers selected by Match or Keys, or all active
 	// observers if neither is set. Their outcomes and filters have not been checked; use
@@ -199,7 +199,7 @@ type heldObserver struct {
 	host *hosting
 	of   *Function
 	args json.RawMessage
-	seq  string // orders the observers of a function
+	seq  string // sort key among the observers of a function
 
 	state   atomic.Uint32 // heldState
 	view    atomic.Pointer[FunctionObserver]
@@ -241,7 +241,7 @@ func (o *FunctionObserver) DecodeArgs(v any) error {
 	return nil
 }
 
-// Active reports whether the observer has been accepted and not been removed or rejected
+// Active reports whether the observer has been accepted, and has not been removed or rejected
 // since.
 func (o *FunctionObserver) Active() bool { return o.held.is(heldActive) }
 
@@ -683,7 +683,7 @@ func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 	}
 }
 
-// levels returns the levels at which the hook is set.
+// levels returns the levels whose hooks satisfy has.
 func (h *hosting) levels(f *Function, has func(*ObserverHooks) bool) (levels hookLevels) {
 	if has(&h.client.cfg.observerHooks) {
 		levels |= workerLevel
@@ -781,7 +781,7 @@ func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	}
 }
 
-// accepted returns the result of Accepted for an observer that is settled.
+// accepted implements [FunctionObserver.Accepted] for a settled observer.
 func (h *hosting) accepted(o *heldObserver) error {
 	h.mu.RLock()
 	defer h.mu.RUnlock()

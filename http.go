@@ -40,8 +40,8 @@ import (
 //
 // The body is decoded into In if the content type is application/json or ends in +json,
 // ignoring case. If the body is not valid JSON or cannot be decoded into In, the response is a
-// 400 and the handler does not run. A body with a different content type is available through
-// RequestBody, and Body is nil, if In is any, a json.RawMessage or a pointer. For any other
+// 400 and the handler does not run. If In is any, a json.RawMessage or a pointer, a body with
+// a different content type is available through RequestBody, and Body is nil. For any other
 // In, the response to such a request is a 400. If there is no body, Body is the zero value. If
 // the engine has not decoded a JSON body itself, HandleHTTP reads up to 64 MiB from
 // RequestBody, for at most 30 s, and sets RequestBody to nil.
@@ -166,8 +166,8 @@ type readBody struct {
 
 // missingBody handles a request whose body the engine has not decoded. The engine decodes only
 // the content type application/json, in lower case, and delivers null for a body that is not
-// valid. If the handler cannot receive the body, refusal is the response to send. takesNull
-// means that the handler reads bodies of other content types itself.
+// valid JSON. If the handler cannot receive the body, refusal is the response to send.
+// takesNull means that the handler reads bodies of other content types itself.
 func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, headers map[string]string, channel *StreamChannelRef, takesNull bool) (read readBody, refusal any, err error) {
 	length := bodyLength(headers)
 	if length == 0 || !rawjson.Absent(bodyOf(payload)) {

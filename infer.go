@@ -27,8 +27,8 @@ import (
 // functionSchemas holds the types whose schemas a typed handler advertises.
 type functionSchemas struct{ in, out reflect.Type }
 
-// check returns an error if one of the types can never be decoded or encoded. Without this
-// check, every invocation would fail.
+// check returns an error if one of the types cannot be decoded or encoded, in which case every
+// invocation would fail.
 func (s functionSchemas) check() error {
 	if err := checkEncoding(s.in, true); err != nil {
 		return fmt.Errorf("argument: %w", err)
@@ -86,8 +86,8 @@ func checkEncoding(t reflect.Type, reads bool) error {
 
 // inferSchema returns the JSON Schema of a handler's type for listings. If reads is set, the
 // schema describes the JSON that can be decoded into the type; otherwise, it describes the
-// JSON that the type is encoded to. inferSchema returns nil if the type cannot be described,
-// because schemas are optional.
+// JSON that encoding/json produces for the type. inferSchema returns nil if the type cannot be
+// described, because schemas are optional.
 func (c *Client) inferSchema(functionID string, t reflect.Type, reads bool) json.RawMessage {
 	if t == nil {
 		return nil
@@ -113,8 +113,9 @@ type inferredSchema struct {
 	err error
 }
 
-// schemaOf returns the schema of the JSON that encoding/json decodes into t if reads is set,
-// or encodes t to otherwise. The result is shared and must not be modified.
+// schemaOf returns the schema of the JSON for t. If reads is set, this is the JSON that
+// encoding/json decodes into t; otherwise, it is the JSON that encoding/json produces for t.
+// The result is shared and must not be modified.
 func schemaOf(t reflect.Type, reads bool) (json.RawMessage, error) {
 	key := inferredKey{t, reads}
 	if known, ok := inferred.Load(key); ok {

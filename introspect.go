@@ -22,9 +22,9 @@ func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSum
 }
 
 // FunctionInfo returns the description of a function, including its schemas and triggers. It
-// looks in this worker's namespace and then in "default". If neither contains the function, it
-// looks for the only namespace that does. If the function is unknown, the error is an [*Error]
-// with code NOT_FOUND.
+// looks in this worker's namespace, then in "default", and then in the other namespaces,
+// provided that only one of them contains such a function. If the function is unknown, the
+// error is an [*Error] with code NOT_FOUND.
 //
 // The triggers are those of [Client.Triggers]. On engines since 0.26, listing them takes a
 // second call; if this worker lacks permission for that call, the triggers are omitted.

@@ -206,7 +206,8 @@ func (c *Client) registerWorker(l *link) {
 	c.registry.attach(l, item{buf: b})
 }
 
-// workerRegistered continues after the engine has processed this worker's registration.
+// workerRegistered is called once the engine has processed this worker's registration. It
+// sends the program's registrations, unless registerWorker has already sent them.
 func (c *Client) workerRegistered(l *link) {
 	if c.registry.attached() != l {
 		c.registry.attach(l)
@@ -520,7 +521,7 @@ func (c *Client) receiveHello(l *link, b []byte) {
 }
 
 // receiveError handles an error message. Before the hello, it means that the engine rejects
-// this worker. Later, it ends the connection at most.
+// this worker. After the hello, only an authentication error ends the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
 	err := json.Unmarshal(b, &m)

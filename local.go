@@ -216,7 +216,8 @@ func withoutParent(caller json.RawMessage) json.RawMessage {
 	return append(p, '}')
 }
 
-// rawOrigin encodes a result or an error without an envelope. The result is not sent.
+// rawOrigin encodes a result or an error without an envelope. Its output is not sent to a
+// caller.
 type rawOrigin struct{}
 
 func (rawOrigin) encodeResult(b *buffer, _ *incoming, result any) error {
@@ -260,8 +261,8 @@ func (o *localOrigin) reply(b *buffer) {
 
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
 
-// ended returns a channel that is closed when the client has ended. It returns nil if r is
-// resolved in that case anyway.
+// ended returns a channel that is closed when the client has ended. It returns nil for a
+// remote call, which the send queue resolves in that case.
 func (r *request) ended(c *Client) <-chan struct{} {
 	if r.local {
 		return c.done
@@ -313,7 +314,7 @@ const (
 	dropInactive   = "INACTIVE"
 )
 
-// report describes a local call that is reported to observers.
+// report describes a local call that at least one observer selects.
 type report struct {
 	function *Function
 	id       string
@@ -330,15 +331,15 @@ type report struct {
 	depth                uint32
 	traceparent, baggage string
 
-	granted localGrant // of the function at the time of push
+	granted localGrant // the function's grant at the time of push
 	pushed  time.Time  // time of push
 	size    int
 }
 
-// reports is a bounded queue of local calls to report to the engine. Each report is sent at
-// most once, in order. Sending starts when all registrations on the connection are settled,
-// and uses one batch at a time. Reports of a function that the engine has not confirmed yet
-// are held back; later reports of other functions may be sent first.
+// reports is a bounded queue of local calls to report to the engine. Reports are sent in
+// order, each at most once. Sending starts when all registrations on the connection are
+// settled, and uses one batch at a time. Reports of a function that the engine has not
+// confirmed yet are held back; later reports of other functions may be sent first.
 type reports struct {
 	client  *Client
 	total   atomic.Uint64 // number of dropped reports
@@ -577,8 +578,8 @@ func (r *reports) landed(l *link, fate frameFate) {
 	}
 }
 
-// drain sends the remaining reports if possible. The returned channel is closed when it is
-// done.
+// drain sends the remaining reports if possible. The returned channel is closed when there is
+// nothing left to send.
 func (r *reports) drain() <-chan struct{} {
 	r.mu.Lock()
 	idle := r.idle

@@ -202,7 +202,7 @@ func logValue(v any) attribute.Value {
 
 type logConverter struct{ values int }
 
-// value converts v, which is at nesting level depth.
+// value converts v. depth is the nesting level of v.
 func (c *logConverter) value(v any, depth int) attribute.Value {
 	if !c.more() {
 		return truncatedValue
@@ -278,7 +278,7 @@ func (c *logConverter) more() bool {
 // truncatedValue replaces values that exceed the limits on number and depth.
 var truncatedValue = attribute.StringValue("[TRUNCATED]")
 
-// slogValue converts a slog value, which is at nesting level depth.
+// slogValue converts a slog value. depth is the nesting level of the value.
 func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
 	if v = v.Resolve(); v.Kind() != slog.KindGroup {
 		return c.value(v.Any(), depth)
@@ -286,7 +286,7 @@ func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
 	return mapValue(c.group(v.Group(), depth+1), depth+1)
 }
 
-// group converts the attributes of a group, which are at nesting level depth.
+// group converts the attributes of a group. depth is the nesting level of the attributes.
 func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.KeyValue) {
 	if depth > maxGroupDepth || !c.more() {
 		return []attribute.KeyValue{{Key: "...", Value: truncatedValue}}
@@ -297,7 +297,7 @@ func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.
 	return members
 }
 
-// attr appends an attribute, which is at nesting level depth.
+// attr appends an attribute. depth is the nesting level of the attribute.
 func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int) []attribute.KeyValue {
 	v := a.Value.Resolve()
 	if a.Key == "" && v.Equal(slog.Value{}) {
@@ -320,8 +320,8 @@ func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int
 // contains itself.
 const maxGroupDepth = 4 * otlpjson.MaxValueDepth
 
-// mapValue returns a map at nesting level depth. If the map is nested more deeply than the
-// engine can read, its outermost level is converted to a string.
+// mapValue returns a map. depth is the nesting level of the map. If the map is nested more
+// deeply than the engine can read, its outermost level is converted to a string.
 func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	v := attribute.MapValue(members...)
 	if depth == otlpjson.MaxValueDepth {
@@ -369,7 +369,8 @@ func numberValue(n json.Number) attribute.Value {
 	return attribute.StringValue(n.String())
 }
 
-// text encodes v as a JSON string, because v is nested more deeply than the engine can read.
+// text converts v to a string that contains its JSON encoding. It is used if v is nested more
+// deeply than the engine can read.
 func (c *logConverter) text(v any) attribute.Value {
 	b := newBuffer()
 	defer b.free()

@@ -84,8 +84,8 @@ func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMe
 	return c, nil
 }
 
-// readProcess reads metrics of this process. It ignores $HOST_PROC, because the same process
-// id belongs to a different process in that directory.
+// readProcess reads metrics of this process. It ignores $HOST_PROC, because the id of this
+// process belongs to a different process there.
 func readProcess(ctx context.Context) (figures processFigures, err error) {
 	ctx = context.WithValue(ctx, common.EnvKey, common.EnvMap{common.HostProcEnvKey: "/proc"})
 	p := &process.Process{Pid: int32(os.Getpid())}

@@ -633,8 +633,8 @@ func (w *responseWriter) singleHeaders() map[string]string {
 }
 
 // lastCookies drops each cookie that is followed by a cookie with the same name, domain and
-// path. The engine sends the cookies of a streamed response in random order, and a client
-// would keep the one it reads last.
+// path. The engine sends the cookies of a streamed response in no particular order, and a
+// client would keep the one it reads last.
 func lastCookies(values []string) []string {
 	type identity struct{ name, domain, path string }
 	later := make(map[identity]bool, len(values))
@@ -673,7 +673,8 @@ const cookieSpellings = 1 << (len("set-cookie") - len("-"))
 
 // timeOut ends the response of a handler that has exceeded its time limit. If the header has
 // been sent, begun is true and the response is cut off. Frames of the response that are still
-// in flight do no harm, because the engine drops everything that arrives after another result.
+// in flight do no harm, because the engine drops everything that arrives after the function's
+// result.
 func (w *responseWriter) timeOut(reason error) (begun bool) {
 	_ = w.broken(reason)
 	w.mu.Lock()
