@@ -65,9 +65,9 @@ func InNamespace(ns string) CallOption {
 // result (for example, a nil pointer or a pointer to a channel), Call fails without sending
 // anything.
 //
-// The payload in is encoded with encoding/json; nil is sent as null. Call rejects payloads
-// that the engine cannot parse and would silently drop: those with more than 126 levels of
-// nesting, numbers beyond the range of float64, or unpaired surrogates.
+// The payload is encoded with encoding/json; nil is sent as null. Call rejects payloads that
+// the engine cannot parse and would silently drop: those with more than 126 levels of nesting,
+// numbers beyond the range of float64, or unpaired surrogates.
 //
 // Errors include:
 //

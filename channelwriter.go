@@ -51,7 +51,7 @@ func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
 func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 
 // watch reads from the socket, on which the engine sends no data. Reading answers control
-// frames and detects the end of the connection, which means that the reader has disconnected.
+// frames and detects that the connection has ended because the reader has disconnected.
 func (w *ChannelWriter) watch(conn *wsconn.Conn) {
 	for {
 		if _, _, err := conn.NextReader(); err != nil {

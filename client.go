@@ -57,7 +57,7 @@ type Client struct {
 	state      ConnectionState
 	draining   bool
 	ended      bool
-	err        error // the fatal error
+	err        error // the fatal error that ended the client
 	workerID   string
 	features   []string           // listed by the connected engine; nil before its hello
 	identities []identity         // connections that the engine may still consider open, latest last
@@ -381,8 +381,9 @@ func (c *Client) Run(ctx context.Context) error {
 // Once no handler is running, Shutdown waits up to 2 s for the engine to confirm sent
 // messages, and up to 5 s for a connection on which to send buffered ones. Send messages that
 // remain unconfirmed or unsent are counted in [ClientStats] and reported in the error. The
-// error also reports undelivered telemetry. Telemetry may take up to shutdown_timeout_ms, or 3
-// s if it has no connection; undelivered telemetry stays in the queue of its [Telemetry].
+// error also reports undelivered telemetry. Shutdown waits for telemetry for up to
+// shutdown_timeout_ms, or 3 s if telemetry has no connection. Undelivered telemetry stays in
+// the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {

@@ -24,7 +24,7 @@ type dialect interface {
 	observes() bool
 
 	// hooks reports whether the worker, rather than the engine, matches calls to its functions
-	// against observers and delivers them.
+	// against observers and delivers the matching ones.
 	hooks() bool
 
 	// checkCall returns an error if a call of the given size cannot be sent to the engine. The

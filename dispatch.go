@@ -67,7 +67,7 @@ type incoming struct {
 	ended   bool      // guarded by dispatcher.mu
 }
 
-// appendCaller appends the caller object for a call made by the handler of in.
+// appendCaller appends the caller object for a call made by the invocation's handler.
 func (in *incoming) appendCaller(p []byte) []byte {
 	p = append(p, `{"function_id":`...)
 	p = rawjson.AppendString(p, in.function.id)
@@ -243,8 +243,7 @@ func (d *dispatcher) unnest(in *incoming) {
 }
 
 // work runs the given invocation and then further ones. ran means that the given invocation
-// has already run on another worker's goroutine, which its handler terminated with
-// runtime.Goexit.
+// has already run on another worker's goroutine, and that its handler called runtime.Goexit.
 func (d *dispatcher) work(in *incoming, ran bool) {
 	ended := false
 	defer func() {

@@ -21,66 +21,66 @@ const (
 
 // Values of HTTPAuthType.
 const (
-	// HTTPAuthTypeHMAC is the tag of HTTPAuthHMAC.
+	// HTTPAuthTypeHMAC is the type of an [HTTPAuthHMAC].
 	HTTPAuthTypeHMAC HTTPAuthType = "hmac"
-	// HTTPAuthTypeBearer is the tag of HTTPAuthBearer.
+	// HTTPAuthTypeBearer is the type of an [HTTPAuthBearer].
 	HTTPAuthTypeBearer HTTPAuthType = "bearer"
-	// HTTPAuthTypeAPIKey is the tag of HTTPAuthAPIKey.
+	// HTTPAuthTypeAPIKey is the type of an [HTTPAuthAPIKey].
 	HTTPAuthTypeAPIKey HTTPAuthType = "api_key"
 )
 
 // Values of MessageType.
 const (
-	// MessageTypeWorkerRegistered is the tag of WorkerRegisteredMessage.
+	// MessageTypeWorkerRegistered is the type of a [WorkerRegisteredMessage].
 	MessageTypeWorkerRegistered MessageType = "workerregistered"
-	// MessageTypeReattach is the tag of ReattachMessage.
+	// MessageTypeReattach is the type of a [ReattachMessage].
 	MessageTypeReattach MessageType = "reattach"
-	// MessageTypeRegisterFunction is the tag of RegisterFunctionMessage.
+	// MessageTypeRegisterFunction is the type of a [RegisterFunctionMessage].
 	MessageTypeRegisterFunction MessageType = "registerfunction"
-	// MessageTypeUnregisterFunction is the tag of UnregisterFunctionMessage.
+	// MessageTypeUnregisterFunction is the type of an [UnregisterFunctionMessage].
 	MessageTypeUnregisterFunction MessageType = "unregisterfunction"
-	// MessageTypeRegisterTriggerType is the tag of RegisterTriggerTypeMessage.
+	// MessageTypeRegisterTriggerType is the type of a [RegisterTriggerTypeMessage].
 	MessageTypeRegisterTriggerType MessageType = "registertriggertype"
-	// MessageTypeRegisterTrigger is the tag of RegisterTriggerMessage.
+	// MessageTypeRegisterTrigger is the type of a [RegisterTriggerMessage].
 	MessageTypeRegisterTrigger MessageType = "registertrigger"
-	// MessageTypeUnregisterTrigger is the tag of UnregisterTriggerMessage.
+	// MessageTypeUnregisterTrigger is the type of an [UnregisterTriggerMessage].
 	MessageTypeUnregisterTrigger MessageType = "unregistertrigger"
-	// MessageTypeTriggerRegistrationResult is the tag of
-	// TriggerRegistrationResultMessage.
+	// MessageTypeTriggerRegistrationResult is the type of a
+	// [TriggerRegistrationResultMessage].
 	MessageTypeTriggerRegistrationResult MessageType = "triggerregistrationresult"
-	// MessageTypeInvokeFunction is the tag of InvokeFunctionMessage.
+	// MessageTypeInvokeFunction is the type of an [InvokeFunctionMessage].
 	MessageTypeInvokeFunction MessageType = "invokefunction"
-	// MessageTypeInvocationResult is the tag of InvocationResultMessage.
+	// MessageTypeInvocationResult is the type of an [InvocationResultMessage].
 	MessageTypeInvocationResult MessageType = "invocationresult"
-	// MessageTypeFunctionRegistered is the tag of FunctionRegisteredMessage.
+	// MessageTypeFunctionRegistered is the type of a [FunctionRegisteredMessage].
 	MessageTypeFunctionRegistered MessageType = "functionregistered"
-	// MessageTypeObserverAdded is the tag of ObserverAddedMessage.
+	// MessageTypeObserverAdded is the type of an [ObserverAddedMessage].
 	MessageTypeObserverAdded MessageType = "observeradded"
-	// MessageTypeObserverRemoved is the tag of ObserverRemovedMessage.
+	// MessageTypeObserverRemoved is the type of an [ObserverRemovedMessage].
 	MessageTypeObserverRemoved MessageType = "observerremoved"
-	// MessageTypeObserverAck is the tag of ObserverAckMessage.
+	// MessageTypeObserverAck is the type of an [ObserverAckMessage].
 	MessageTypeObserverAck MessageType = "observerack"
-	// MessageTypeObserve is the tag of ObserveMessage.
+	// MessageTypeObserve is the type of an [ObserveMessage].
 	MessageTypeObserve MessageType = "observe"
-	// MessageTypeUnobserve is the tag of UnobserveMessage.
+	// MessageTypeUnobserve is the type of an [UnobserveMessage].
 	MessageTypeUnobserve MessageType = "unobserve"
-	// MessageTypeObserveResult is the tag of ObserveResultMessage.
+	// MessageTypeObserveResult is the type of an [ObserveResultMessage].
 	MessageTypeObserveResult MessageType = "observeresult"
-	// MessageTypeObserverStateChanged is the tag of ObserverStateChangedMessage.
+	// MessageTypeObserverStateChanged is the type of an [ObserverStateChangedMessage].
 	MessageTypeObserverStateChanged MessageType = "observerstatechanged"
-	// MessageTypeInvocationsObserved is the tag of InvocationsObservedMessage.
+	// MessageTypeInvocationsObserved is the type of an [InvocationsObservedMessage].
 	MessageTypeInvocationsObserved MessageType = "invocationsobserved"
-	// MessageTypeLocalInvocationStats is the tag of LocalInvocationStatsMessage.
+	// MessageTypeLocalInvocationStats is the type of a [LocalInvocationStatsMessage].
 	MessageTypeLocalInvocationStats MessageType = "localinvocationstats"
-	// MessageTypeRegisterService is the tag of RegisterServiceMessage.
+	// MessageTypeRegisterService is the type of a [RegisterServiceMessage].
 	MessageTypeRegisterService MessageType = "registerservice"
-	// MessageTypeRegistrationRejected is the tag of RegistrationRejectedMessage.
+	// MessageTypeRegistrationRejected is the type of a [RegistrationRejectedMessage].
 	MessageTypeRegistrationRejected MessageType = "registrationrejected"
-	// MessageTypePing is the tag of PingMessage.
+	// MessageTypePing is the type of a [PingMessage].
 	MessageTypePing MessageType = "ping"
-	// MessageTypePong is the tag of PongMessage.
+	// MessageTypePong is the type of a [PongMessage].
 	MessageTypePong MessageType = "pong"
-	// MessageTypeError is the tag of ErrorMessage.
+	// MessageTypeError is the type of an [ErrorMessage].
 	MessageTypeError MessageType = "error"
 )
 
@@ -94,25 +94,25 @@ const (
 
 // Values of TriggerActionType.
 const (
-	// TriggerActionTypeVoid is the tag of ActionVoid.
+	// TriggerActionTypeVoid is the type of an [ActionVoid].
 	TriggerActionTypeVoid TriggerActionType = "void"
-	// TriggerActionTypeEnqueue is the tag of ActionEnqueue.
+	// TriggerActionTypeEnqueue is the type of an [ActionEnqueue].
 	TriggerActionTypeEnqueue TriggerActionType = "enqueue"
 )
 
 // Values of UpdateOpType.
 const (
-	// UpdateOpTypeSet is the tag of UpdateSet.
+	// UpdateOpTypeSet is the type of an [UpdateSet].
 	UpdateOpTypeSet UpdateOpType = "set"
-	// UpdateOpTypeMerge is the tag of UpdateMerge.
+	// UpdateOpTypeMerge is the type of an [UpdateMerge].
 	UpdateOpTypeMerge UpdateOpType = "merge"
-	// UpdateOpTypeIncrement is the tag of UpdateIncrement.
+	// UpdateOpTypeIncrement is the type of an [UpdateIncrement].
 	UpdateOpTypeIncrement UpdateOpType = "increment"
-	// UpdateOpTypeDecrement is the tag of UpdateDecrement.
+	// UpdateOpTypeDecrement is the type of an [UpdateDecrement].
 	UpdateOpTypeDecrement UpdateOpType = "decrement"
-	// UpdateOpTypeAppend is the tag of UpdateAppend.
+	// UpdateOpTypeAppend is the type of an [UpdateAppend].
 	UpdateOpTypeAppend UpdateOpType = "append"
-	// UpdateOpTypeRemove is the tag of UpdateRemove.
+	// UpdateOpTypeRemove is the type of an [UpdateRemove].
 	UpdateOpTypeRemove UpdateOpType = "remove"
 )
 

@@ -75,7 +75,7 @@ type Function struct {
 
 	// Set when this worker takes over the function; guarded by the registry's lock.
 	owner    string    // the previous owner
-	deadline time.Time // how long the function's triggers wait for the previous owner to disconnect
+	deadline time.Time // when the function's triggers stop waiting for the previous owner to disconnect
 }
 
 // ID returns the id of the function.
@@ -353,7 +353,7 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // The function advertises JSON Schemas of the JSON that encoding/json decodes into In and
 // encodes from Out. [WithSchemas] replaces them. With [WithInputValidation], the worker
 // enforces the schema of In. A type can describe itself with a method JSONSchema without
-// parameters, which is called on a zero value. The method returns a schema as json.RawMessage,
+// parameters. The method is called on a zero value and returns a schema as json.RawMessage,
 // []byte, string, or any value that encodes to one, and optionally an error. A type with its
 // own encoding but without this method is described as any value.
 //

@@ -683,7 +683,7 @@ func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 	}
 }
 
-// levels returns the levels whose hooks satisfy has.
+// levels returns the levels whose ObserverHooks satisfy the given predicate.
 func (h *hosting) levels(f *Function, has func(*ObserverHooks) bool) (levels hookLevels) {
 	if has(&h.client.cfg.observerHooks) {
 		levels |= workerLevel
@@ -1017,8 +1017,8 @@ const (
 )
 
 // ObservedCall is a call to a function, as seen by the hooks and filters of its observers. Its
-// parts are raw JSON. A nil part is absent, which is not the same as null. Hooks may retain an
-// ObservedCall, but must not modify it.
+// parts are raw JSON. A nil part is absent rather than null. Hooks may retain an ObservedCall,
+// but must not modify it.
 type ObservedCall struct {
 	// FunctionID is the id of the called function.
 	FunctionID string

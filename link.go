@@ -230,7 +230,7 @@ func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	l.markAccepted()
 }
 
-// item encodes one of this package's own messages, which cannot fail.
+// item encodes one of this package's own messages. Encoding them cannot fail.
 func (c *Client) item(message any) item {
 	b, err := encodeMessage(message)
 	if err != nil {

@@ -145,7 +145,7 @@ type localCaller struct {
 	parent     json.RawMessage // the caller of the handler
 }
 
-// callerJSON returns the caller of in, or nil if the caller is unknown.
+// callerJSON returns the caller of the invocation, or nil if the caller is unknown.
 func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	if !in.local {
 		return in.caller
@@ -182,8 +182,8 @@ func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	return append(p, '}')
 }
 
-// selfless returns the caller of in without its parent, or nil if the caller is unknown. The
-// result is computed once and used for all calls that the handler makes.
+// selfless returns the caller of the invocation without its parent, or nil if the caller is
+// unknown. The result is computed once and used for all calls that the handler makes.
 func (in *incoming) selfless() json.RawMessage {
 	in.parentOnce.Do(func() { in.parent = withoutParent(in.callerJSON(in.function.client)) })
 	return in.parent
@@ -262,7 +262,7 @@ func (o *localOrigin) reply(b *buffer) {
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
 
 // ended returns a channel that is closed when the client has ended. It returns nil for a
-// remote call, which the send queue resolves in that case.
+// remote call, because the send queue resolves such a call when the client ends.
 func (r *request) ended(c *Client) <-chan struct{} {
 	if r.local {
 		return c.done

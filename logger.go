@@ -320,8 +320,8 @@ func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int
 // contains itself.
 const maxGroupDepth = 4 * otlpjson.MaxValueDepth
 
-// mapValue returns a map. depth is the nesting level of the map. If the map is nested more
-// deeply than the engine can read, its outermost level is converted to a string.
+// mapValue returns a map. depth is the nesting level of the map. Where the nesting exceeds
+// what the engine can read, the outermost such map is converted to a string.
 func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	v := attribute.MapValue(members...)
 	if depth == otlpjson.MaxValueDepth {

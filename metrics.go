@@ -338,7 +338,7 @@ func (h *handlerMetrics) function(id string) *functionMetrics {
 	return &functionMetrics{handlerMetrics: h, add: []metric.AddOption{option}, record: []metric.RecordOption{option}}
 }
 
-// begin records that the handler for in is starting.
+// begin records that the handler of an invocation is starting.
 func (f *functionMetrics) begin(in *incoming) {
 	if f == nil {
 		return

@@ -566,9 +566,8 @@ func (w *responseWriter) streamed(err error) error {
 }
 
 // heartbeat probes a streamed response while its handler is idle, to detect that the client
-// has disconnected. The engine does not report a disconnect by itself, but closes the channel
-// when it receives the next frame. Text frames, which the engine otherwise ignores, are
-// sufficient.
+// has disconnected. The engine does not report a disconnect. It closes the channel when it
+// receives the next frame, even if this is a text frame, which it otherwise ignores.
 type heartbeat struct {
 	stop chan struct{}
 	done chan struct{}
@@ -743,7 +742,7 @@ const (
 )
 
 // endStream closes the stream and stops the heartbeat. If the engine does not read the Close
-// frame in time, the connection is closed without it, which has the same effect.
+// frame in time, the connection is closed without it. The effect is the same.
 func (w *responseWriter) endStream() {
 	w.ended = true
 	defer w.stopWatching()
@@ -898,11 +897,11 @@ type requestBody struct {
 	end  error // the error that ended reading
 }
 
-// newRequestBody returns the body of r, which is read from the channel ref. If a client
+// newRequestBody returns the body of r. It reads from the given channel. If a client
 // disconnects before it has sent the complete body, the channel simply ends, so the body is
 // compared with its declared length. The comparison is skipped if the body has a content
-// encoding, because the engine might decode such a body. It delivers all other bodies as
-// received, including JSON.
+// encoding, because the engine might decode such a body. The engine delivers all other bodies
+// as received, including JSON.
 func newRequestBody(ctx context.Context, c *Client, ref StreamChannelRef, r *http.Request) *requestBody {
 	b := &requestBody{ctx: ctx, reader: newChannelReader(c, ref), length: r.ContentLength}
 	if r.Header.Get("Content-Encoding") != "" {
