@@ -62,7 +62,7 @@ type Client struct {
 	features   []string           // listed by the connected engine; nil before its hello
 	identities []identity         // connections that the engine may still consider open, latest last
 	wasReady   bool               // the client has been connected at least once
-	warned     bool               // the warning about the first failed connection attempt is no longer needed
+	warned     bool               // the first failed connection attempt has been logged, or need not be
 	ready      chan struct{}      // closed while connected; otherwise open
 	lastError  error              // of the last attempt to connect
 	stop       context.CancelFunc // stops the supervisor; nil if none is running

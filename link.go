@@ -427,8 +427,8 @@ func (c *Client) undecodable(err error, size int) {
 	c.log.Warn("iii: received message does not decode", "error", err, "bytes", size)
 }
 
-// receiveInvoke passes an invocation to a handler. The handler owns the parts of the message,
-// which are copied into a single allocation.
+// receiveInvoke passes an invocation to a handler. It copies the parts of the message for the
+// handler into one allocation, or into two if the payload is large.
 func (c *Client) receiveInvoke(l *link, m *received) {
 	id := m.functionID[1 : len(m.functionID)-1]
 	if bytes.IndexByte(id, '\\') >= 0 {
