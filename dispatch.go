@@ -42,6 +42,10 @@ type incoming struct {
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
 
+	memory   *[]byte // of data, if the handler recycles it; nil otherwise
+	recycled bool    // data is gone
+	callerID string  // the calling worker according to data, once it is recycled
+
 	// For engines with observers.
 	caller     json.RawMessage // the caller according to the engine; nil if it is unknown
 	activation json.RawMessage // the observer that the invocation serves; nil if there is none
@@ -540,10 +544,10 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	b := newBuffer()
 	if err == nil {
 		err = to.encodeResult(b, in, c.cfg.forUser(result))
-		large := err == nil && b.Len() >= limit
+		large := err == nil && b.len() >= limit
 		switch {
 		case large:
-			err = tooLarge(to, b.Len())
+			err = tooLarge(to, b.len())
 		case err == nil:
 			return b, nil
 		default:
@@ -559,7 +563,7 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	}
 	code, message, stack := errorParts(err)
 	to.encodeError(b, in, code, message, stack)
-	if b.Len() >= limit {
+	if b.len() >= limit {
 		b.free()
 		b = newBuffer()
 		b.tooLarge = true
@@ -599,7 +603,7 @@ func (c *Client) turnAway(in *incoming, code, message string) {
 	}
 	b := newBuffer()
 	if !in.function.web || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
-		b.Reset()
+		b.reset()
 		in.origin.encodeError(b, in, code, message, "")
 	}
 	in.origin.replyNow(b)

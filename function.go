@@ -22,6 +22,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -61,6 +62,7 @@ type Function struct {
 	hooks     ObserverHooks
 	remote    bool // it never runs in process
 	quiet     bool // do not warn if an engine cannot host it
+	recycles  bool // its handler does not retain the payload, and recycles it
 	observers observerSet
 	local     localStats
 
@@ -321,10 +323,10 @@ func checkMessage(m any) error {
 		return err
 	}
 	defer b.free()
-	if b.Len() >= messageTooLarge {
-		return fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, b.Len())
+	if b.len() >= messageTooLarge {
+		return fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, b.len())
 	}
-	if err := rawjson.CheckForEngine(b.Bytes(), engineDepth); err != nil {
+	if err := rawjson.CheckForEngine(b.bytes(), engineDepth); err != nil {
 		return fmt.Errorf("registration: %w", err)
 	}
 	return nil
@@ -339,7 +341,7 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
 	}
-	return c.register(id, h, nil, functionSchemas{}, opts)
+	return c.register(id, handlerSpec{run: h}, opts)
 }
 
 // Handle registers a function with a typed handler: the payload is decoded into In, and the
@@ -365,7 +367,7 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 	if err := types.check(); err != nil {
 		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
-	return c.register(id, typedHandler(c, h), nil, types, opts)
+	return c.register(id, typedHandler(c, h, types), opts)
 }
 
 // HandleEvent is [Handle] for a handler without a result, for example of events: the function
@@ -378,18 +380,24 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 	if err := types.check(); err != nil {
 		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
-	handler := typedHandler(c, func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
-	return c.register(id, handler, nil, types, opts)
+	spec := typedHandler(c, func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) }, types)
+	return c.register(id, spec, opts)
 }
 
-func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error)) HandlerFunc {
-	notices := noticesCaller(reflect.TypeFor[In]())
-	return func(ctx context.Context, payload json.RawMessage) (any, error) {
+func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error), types functionSchemas) handlerSpec {
+	t := reflect.TypeFor[In]()
+	notices := noticesCaller(t)
+	recycles := !notices && c.cfg.json == nil && t.Kind() == reflect.Struct && jsoncodec.Independent(t)
+	run := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if notices {
 			payload = withoutCaller(payload)
 		}
 		var in In
-		if err := c.cfg.decodePayload(payload, &in); err != nil {
+		if recycles {
+			if err := c.cfg.decodeAndRecycle(ctx, payload, &in); err != nil {
+				return nil, err
+			}
+		} else if err := c.cfg.decodePayload(payload, &in); err != nil {
 			return nil, err
 		}
 		out, err := h(ctx, in)
@@ -398,6 +406,7 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 		}
 		return out, nil
 	}
+	return handlerSpec{run: run, types: types, recycles: recycles}
 }
 
 // HandleHTTPInvoked registers a function that the engine runs by calling a URL; this worker
@@ -418,7 +427,7 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 	notInvokable := func(context.Context, json.RawMessage) (any, error) {
 		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function is called over HTTP and has no handler here"}
 	}
-	return c.register(id, notInvokable, &cfg, functionSchemas{}, opts)
+	return c.register(id, handlerSpec{run: notInvokable, invocation: &cfg}, opts)
 }
 
 // checkHTTPAuth rejects names that are not valid for an environment variable or a header: the
@@ -444,8 +453,8 @@ func checkHTTPAuth(auth *HTTPAuthConfig) error {
 	return nil
 }
 
-func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationConfig, types functionSchemas, opts []FunctionOption) (*Function, error) {
-	f, _, err := c.newFunction(id, handlerSpec{run: h, invocation: invocation, types: types}, opts)
+func (c *Client) register(id string, spec handlerSpec, opts []FunctionOption) (*Function, error) {
+	f, _, err := c.newFunction(id, spec, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -461,7 +470,8 @@ type handlerSpec struct {
 	invocation *HTTPInvocationConfig
 	types      functionSchemas
 
-	web bool // it serves HTTP requests
+	web      bool // it serves HTTP requests
+	recycles bool // run does not retain the payload, and calls recycle
 
 	// validate, if set, receives the validator of the input when validation is requested; the
 	// handler then applies the validator itself. If validate is nil, the whole payload is
@@ -511,6 +521,8 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	if spec.web {
 		f.handler = c.answerErrors(id, f.handler)
 	}
+	// Middleware may retain the payload; a handler may run on after its time limit.
+	f.recycles = spec.recycles && len(cfg.middleware)+len(c.cfg.middleware) == 0 && cfg.timeout == 0
 	f.claim = claim{function: f}
 	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation,
 		args: cfg.args, private: cfg.private, unobservable: cfg.unobservable,
@@ -723,6 +735,8 @@ func (in *incoming) callerWorkerID() string {
 		return in.function.client.WorkerID()
 	case in.activation != nil:
 		return ""
+	case in.recycled:
+		return in.callerID
 	}
 	return callerOf(in.data)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -42,6 +43,52 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
 	}
 	return &Error{Code: CodeInvalidRequest, Message: message}
+}
+
+// decodeAndRecycle is decodePayload for a handler that does not retain the payload, and whose
+// input calls no methods that could. The memory of a large payload is used again.
+func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, in any) error {
+	invocation, ok := ctx.Value(invocationKey{}).(*invocationContext)
+	if !ok || invocation.in.memory == nil {
+		return c.decodePayload(payload, in)
+	}
+	caller := ""
+	complete, err := jsoncodec.DecodeStruct(payload, in, func(key, value []byte) {
+		if isCallerKey(key) {
+			caller, _ = rawjson.Unquote(value)
+		}
+	})
+	if err != nil {
+		return c.decodePayload(payload, in) // describes the error
+	}
+	if complete {
+		invocation.in.recycle(caller)
+	}
+	return nil
+}
+
+const minRecycled = 1 << 10 // for smaller payloads, sharing one allocation with the other parts is cheaper
+
+var payloads sync.Pool // of *[]byte
+
+// recyclable returns a copy of data in memory that may have been used before.
+func recyclable(data []byte) *[]byte {
+	p, ok := payloads.Get().(*[]byte)
+	if !ok {
+		p = new([]byte)
+	}
+	*p = append((*p)[:0], data...)
+	return p
+}
+
+// recycle gives back the memory of the payload, in which callerID was found.
+func (in *incoming) recycle(callerID string) {
+	p := in.memory
+	in.callerID, in.recycled = callerID, true
+	in.data, in.memory = nil, nil
+	if cap(*p) <= maxPooledBuffer && len(*p) >= cap(*p)/8 {
+		payloads.Put(p)
+	}
 }
 
 // checkOut returns the reason why a result cannot be decoded into out, or nil. out itself must
