@@ -265,7 +265,7 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 	result, remote := r.result, r.remote
 	if b := r.buf; r.local {
 		defer b.free()
-		if result = b.Bytes(); b.result == [2]int{} {
+		if result = b.bytes(); b.result == [2]int{} {
 			remote = result
 		}
 	}

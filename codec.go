@@ -218,11 +218,11 @@ func appendID(dst []byte, id invocationID) []byte {
 	return dst
 }
 
-// buffer holds one outgoing message. Buffers are pooled. The encoder appends user values
-// directly after the envelope.
+// buffer holds one outgoing message. Buffers are pooled. User values are appended directly
+// after the envelope.
 type buffer struct {
-	bytes.Buffer
-	encoder *json.Encoder
+	p       []byte // the message is p[skipped:]
+	skipped int
 	result  [2]int // start and end of the encoded result; zero for an error
 
 	tooLarge bool // the encoded result was too large and has been replaced with an error
@@ -238,109 +238,102 @@ const (
 	maxIdleUses     = 8
 )
 
-var buffers = sync.Pool{New: func() any {
-	b := new(buffer)
-	b.encoder = json.NewEncoder(&b.Buffer)
-	b.encoder.SetEscapeHTML(false) // the output is not embedded in HTML
-	return b
-}}
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 func newBuffer() *buffer { return buffers.Get().(*buffer) }
 
+func (b *buffer) writeString(s string) { b.p = append(b.p, s...) }
+
+func (b *buffer) bytes() []byte { return b.p[b.skipped:] }
+
+func (b *buffer) String() string { return string(b.bytes()) }
+
+func (b *buffer) len() int { return len(b.p) - b.skipped }
+
+// truncate removes all but the first n bytes.
+func (b *buffer) truncate(n int) { b.p = b.p[:b.skipped+n] }
+
+// reset makes b empty.
+func (b *buffer) reset() {
+	b.p, b.skipped = b.p[:0], 0
+	b.result, b.tooLarge = [2]int{}, false
+}
+
 func (b *buffer) free() {
 	if b != nil && b.poolable() {
-		b.Reset()
-		b.result, b.tooLarge = [2]int{}, false
+		b.reset()
 		buffers.Put(b)
 	}
 }
 
 // poolable counts one use of b and reports whether b should be pooled.
 func (b *buffer) poolable() bool {
-	if b.idle++; b.Cap() <= largeBuffer || b.Len() > b.Cap()/8 {
+	if b.idle++; cap(b.p) <= largeBuffer || len(b.p) > cap(b.p)/8 {
 		b.idle = 0
 	}
-	return b.Cap() <= maxPooledBuffer && b.idle <= maxIdleUses
+	return cap(b.p) <= maxPooledBuffer && b.idle <= maxIdleUses
 }
 
 // value appends v as JSON. If it fails, the buffer is unchanged. value rejects output that is
 // not valid UTF-8, because the engine would drop the connection. Raw values and marshalers can
 // produce such output.
 func (b *buffer) value(v any) error {
-	start := b.Len()
-	switch v := v.(type) {
-	case nil:
-		b.WriteString("null")
-		return nil
-	case json.RawMessage:
-		if v == nil {
-			b.WriteString("null")
-			return nil
-		}
-		if !rawjson.Valid(v) {
-			return errors.New("json.RawMessage holds no valid JSON")
-		}
-		if !utf8.Valid(v) {
-			return errNoUTF8
-		}
-		b.Write(v)
-		return nil
-	case codecValue:
-		raw, err := v.marshal()
-		if err != nil {
-			return err
-		}
-		return b.value(raw)
-	}
-	err := b.encode(v)
-	if err == nil && !utf8.Valid(b.Bytes()[start:]) {
-		err = errNoUTF8
-	}
-	if err != nil {
-		b.Truncate(start)
-		return err
-	}
-	b.Truncate(b.Len() - 1) // the encoder appends a newline
-	return nil
+	_, err := b.encode(v)
+	return err
 }
 
 // part appends v like value, and also checks that the engine can parse the output as a member
 // of a message.
 func (b *buffer) part(v any) error {
-	start := b.Len()
-	if c, ok := v.(codecValue); ok {
-		raw, err := c.marshal()
-		if err != nil {
-			return err
-		}
-		v = raw
-	}
-	if raw, ok := v.(json.RawMessage); ok && rawjson.Plain(raw, engineDepth-1) {
-		b.Write(raw)
-		return nil
-	}
-	err := b.value(v)
-	if err == nil {
-		err = rawjson.CheckForEngine(b.Bytes()[start:], engineDepth-1)
+	start := b.len()
+	plain, err := b.encode(v)
+	if err == nil && !plain {
+		err = rawjson.CheckForEngine(b.bytes()[start:], engineDepth-1)
 	}
 	if err != nil {
-		b.Truncate(start)
+		b.truncate(start)
 	}
 	return err
 }
 
 var errNoUTF8 = errors.New("text is no valid UTF-8")
 
-// encode calls the encoder and converts a panic in MarshalJSON to an error.
-func (b *buffer) encode(v any) (err error) {
+// encode appends v and converts a panic in MarshalJSON to an error. If plain is true, the engine
+// can parse the output.
+func (b *buffer) encode(v any) (plain bool, err error) {
+	if c, ok := v.(codecValue); ok {
+		raw, err := c.marshal()
+		if err != nil {
+			return false, err
+		}
+		v = raw
+	}
+	if raw, ok := v.(json.RawMessage); ok && raw != nil {
+		plain = rawjson.Plain(raw, engineDepth-1)
+		switch {
+		case plain:
+		case !rawjson.Valid(raw):
+			return false, errors.New("json.RawMessage holds no valid JSON")
+		case !utf8.Valid(raw):
+			return false, errNoUTF8
+		}
+		b.p = append(b.p, raw...)
+		return plain, nil
+	}
 	defer func() {
 		if p := recover(); p != nil {
-			b.encoder = json.NewEncoder(&b.Buffer)
-			b.encoder.SetEscapeHTML(false)
 			err = fmt.Errorf("encoding panics: %v", p)
 		}
 	}()
-	return b.encoder.Encode(v)
+	p, plain, err := jsoncodec.Append(b.p, v)
+	if err != nil {
+		return false, err
+	}
+	if !plain && !utf8.Valid(p[len(b.p):]) {
+		return false, errNoUTF8
+	}
+	b.p = p
+	return plain, nil
 }
 
 // codecValue is a user value to be encoded with the [WithJSON] codec.
@@ -442,19 +435,19 @@ var blanks = bytes.Repeat([]byte{' '}, 1<<10)
 func encodeCall(b *buffer, inv *invocation, in any) error {
 	inv.room = envelopeRoom + inv.caller.callerRoom() + maxQuoted(inv.observerID) + maxQuoted(inv.functionID) + maxQuoted(inv.queue) + maxQuoted(inv.namespace) + maxQuoted(inv.baggage)
 	for n := inv.room; n > 0; n -= len(blanks) {
-		b.Write(blanks[:min(n, len(blanks))])
+		b.p = append(b.p, blanks[:min(n, len(blanks))]...)
 	}
 	if inv.hasMetadata {
-		b.WriteString(`,"metadata":`)
+		b.writeString(`,"metadata":`)
 		if err := b.part(inv.metadata); err != nil {
 			return fmt.Errorf("encode metadata: %w", err)
 		}
 	}
-	b.WriteString(`,"data":`)
+	b.writeString(`,"data":`)
 	if err := b.part(in); err != nil {
 		return fmt.Errorf("encode payload: %w", err)
 	}
-	b.WriteByte('}')
+	b.p = append(b.p, '}')
 	return newestDialect.checkCall(inv, sealedSize(b, inv)) // the limits of the connection's dialect are checked when the call is sent
 }
 
@@ -472,7 +465,7 @@ func maxQuoted(s string) int {
 // sealedSize returns the size of a call's message. The result is exact only for sizes near the
 // message limit.
 func sealedSize(b *buffer, inv *invocation) int {
-	size := b.Len() - inv.room
+	size := b.len() - inv.room
 	if size > messageTooLarge/2 {
 		return size + len(newestDialect.appendCall(nil, inv))
 	}
@@ -482,30 +475,30 @@ func sealedSize(b *buffer, inv *invocation) int {
 
 // seal writes the envelope of a call in front of the parts that encodeCall has written.
 func seal(b *buffer, d dialect, inv *invocation) {
-	text := b.Bytes()
+	text := b.bytes()
 	head := d.appendCall(text[:0:inv.room], inv)
 	copy(text[inv.room-len(head):inv.room], head)
-	b.Next(inv.room - len(head))
+	b.skipped += inv.room - len(head)
 }
 
 // encodeResult appends the message with the result of an invocation to b.
 func encodeResult(b *buffer, d dialect, id []byte, functionID string, result any) error {
-	b.Write(d.appendAnswer(b.AvailableBuffer(), id, functionID))
-	b.WriteString(`,"result":`)
-	start := b.Len()
+	b.p = d.appendAnswer(b.p, id, functionID)
+	b.writeString(`,"result":`)
+	start := b.len()
 	if err := b.part(result); err != nil {
 		return err
 	}
-	b.result = [2]int{start, b.Len()}
-	b.WriteByte('}')
+	b.result = [2]int{start, b.len()}
+	b.p = append(b.p, '}')
 	return nil
 }
 
 // encodeError appends the message with the error of an invocation to b.
 func encodeError(b *buffer, d dialect, id []byte, functionID, code, message, stack string) {
-	p := d.appendAnswer(b.AvailableBuffer(), id, functionID)
-	p = append(p, `,"error":`...)
-	b.Write(append(appendError(p, code, message, stack), '}'))
+	b.p = d.appendAnswer(b.p, id, functionID)
+	b.writeString(`,"error":`)
+	b.p = append(appendError(b.p, code, message, stack), '}')
 }
 
 func appendError(p []byte, code, message, stack string) []byte {
@@ -523,15 +516,16 @@ func appendError(p []byte, code, message, stack string) []byte {
 // appendTrace adds the handler's trace context to an encoded result, unless the message would
 // become too large.
 func appendTrace(b *buffer, traceparent []byte, baggage string) {
-	p := append(b.AvailableBuffer(), `,"traceparent":"`...)
+	p := append(b.p[:len(b.p)-1], `,"traceparent":"`...)
 	p = append(append(p, traceparent...), '"')
 	if baggage != "" {
 		p = append(p, `,"baggage":`...)
 		p = rawjson.AppendString(p, baggage)
 	}
-	if b.Len()+len(p) < messageTooLarge {
-		b.Truncate(b.Len() - 1)
-		b.Write(append(p, '}'))
+	if p = append(p, '}'); len(p)-b.skipped < messageTooLarge {
+		b.p = p
+	} else {
+		b.p[len(b.p)-1] = '}'
 	}
 }
 

@@ -42,6 +42,11 @@ type incoming struct {
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
 
+	// Only used if the handler recycles the memory of data.
+	memory   *[]byte // nil after recycle, which also clears data
+	recycled bool
+	callerID string // what data contained about the calling worker; set by recycle
+
 	// Only used by engines with observers.
 	caller     json.RawMessage // the caller as reported by the engine; nil if unknown
 	activation json.RawMessage // the observer that caused the invocation; nil if none
@@ -541,10 +546,10 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	b := newBuffer()
 	if err == nil {
 		err = to.encodeResult(b, in, c.cfg.forUser(result))
-		large := err == nil && b.Len() >= limit
+		large := err == nil && b.len() >= limit
 		switch {
 		case large:
-			err = tooLarge(to, b.Len())
+			err = tooLarge(to, b.len())
 		case err == nil:
 			return b, nil
 		default:
@@ -560,7 +565,7 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	}
 	code, message, stack := errorParts(err)
 	to.encodeError(b, in, code, message, stack)
-	if b.Len() >= limit {
+	if b.len() >= limit {
 		b.free()
 		b = newBuffer()
 		b.tooLarge = true
@@ -600,7 +605,7 @@ func (c *Client) turnAway(in *incoming, code, message string) {
 	}
 	b := newBuffer()
 	if !in.function.web || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
-		b.Reset()
+		b.reset()
 		in.origin.encodeError(b, in, code, message, "")
 	}
 	in.origin.replyNow(b)

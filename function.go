@@ -22,6 +22,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -62,6 +63,7 @@ type Function struct {
 	hooks     ObserverHooks
 	remote    bool // never run in process
 	quiet     bool // do not warn if an engine cannot host the function
+	recycles  bool // the handler decodes its payload with decodeAndRecycle
 	observers observerSet
 	local     localStats
 
@@ -322,10 +324,10 @@ func checkMessage(m any) error {
 		return err
 	}
 	defer b.free()
-	if b.Len() >= messageTooLarge {
-		return fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, b.Len())
+	if b.len() >= messageTooLarge {
+		return fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, b.len())
 	}
-	if err := rawjson.CheckForEngine(b.Bytes(), engineDepth); err != nil {
+	if err := rawjson.CheckForEngine(b.bytes(), engineDepth); err != nil {
 		return fmt.Errorf("registration: %w", err)
 	}
 	return nil
@@ -340,7 +342,7 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
 	}
-	return c.register(id, h, nil, functionSchemas{}, opts)
+	return c.register(id, handlerSpec{run: h}, opts)
 }
 
 // Handle registers a function with a typed handler. The payload is decoded into In, and the
@@ -368,7 +370,7 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 	if err := types.check(); err != nil {
 		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
-	return c.register(id, typedHandler(c, h), nil, types, opts)
+	return c.register(id, typedHandler(c, h, types), opts)
 }
 
 // HandleEvent is like [Handle] for a handler that has no result, such as an event handler. The
@@ -381,18 +383,24 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 	if err := types.check(); err != nil {
 		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
-	handler := typedHandler(c, func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
-	return c.register(id, handler, nil, types, opts)
+	spec := typedHandler(c, func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) }, types)
+	return c.register(id, spec, opts)
 }
 
-func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error)) HandlerFunc {
-	notices := noticesCaller(reflect.TypeFor[In]())
-	return func(ctx context.Context, payload json.RawMessage) (any, error) {
+func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error), types functionSchemas) handlerSpec {
+	t := reflect.TypeFor[In]()
+	notices := noticesCaller(t)
+	recycles := !notices && c.cfg.json == nil && t.Kind() == reflect.Struct && jsoncodec.Independent(t)
+	run := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if notices {
 			payload = withoutCaller(payload)
 		}
 		var in In
-		if err := c.cfg.decodePayload(payload, &in); err != nil {
+		if recycles {
+			if err := c.cfg.decodeAndRecycle(ctx, payload, &in); err != nil {
+				return nil, err
+			}
+		} else if err := c.cfg.decodePayload(payload, &in); err != nil {
 			return nil, err
 		}
 		out, err := h(ctx, in)
@@ -401,6 +409,7 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 		}
 		return out, nil
 	}
+	return handlerSpec{run: run, types: types, recycles: recycles}
 }
 
 // HandleHTTPInvoked registers a function that the engine runs by calling a URL. This worker
@@ -422,7 +431,7 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 	notInvokable := func(context.Context, json.RawMessage) (any, error) {
 		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function is called over HTTP and has no handler here"}
 	}
-	return c.register(id, notInvokable, &cfg, functionSchemas{}, opts)
+	return c.register(id, handlerSpec{run: notInvokable, invocation: &cfg}, opts)
 }
 
 // checkHTTPAuth rejects blank names of environment variables and headers, because the engine
@@ -448,8 +457,8 @@ func checkHTTPAuth(auth *HTTPAuthConfig) error {
 	return nil
 }
 
-func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationConfig, types functionSchemas, opts []FunctionOption) (*Function, error) {
-	f, _, err := c.newFunction(id, handlerSpec{run: h, invocation: invocation, types: types}, opts)
+func (c *Client) register(id string, spec handlerSpec, opts []FunctionOption) (*Function, error) {
+	f, _, err := c.newFunction(id, spec, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -465,7 +474,8 @@ type handlerSpec struct {
 	invocation *HTTPInvocationConfig
 	types      functionSchemas
 
-	web bool // serves HTTP requests
+	web      bool // serves HTTP requests
+	recycles bool // run decodes its payload with decodeAndRecycle
 
 	// validate receives the input validator if validation is requested, and the handler then
 	// applies the validator itself. If validate is nil, the whole payload is validated.
@@ -514,6 +524,9 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	if spec.web {
 		f.handler = c.answerErrors(id, f.handler)
 	}
+	// Middleware may retain the payload. With a time limit, other goroutines use the invocation
+	// while the handler is running.
+	f.recycles = spec.recycles && len(cfg.middleware)+len(c.cfg.middleware) == 0 && cfg.timeout == 0
 	f.claim = claim{function: f}
 	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation,
 		args: cfg.args, private: cfg.private, unobservable: cfg.unobservable,
@@ -725,6 +738,8 @@ func (in *incoming) callerWorkerID() string {
 		return in.function.client.WorkerID()
 	case in.activation != nil:
 		return ""
+	case in.recycled:
+		return in.callerID
 	}
 	return callerOf(in.data)
 }

@@ -1089,7 +1089,7 @@ func (o *observation) call(c *Client, in *incoming, b *buffer, err error) *Obser
 	call := &ObservedCall{FunctionID: in.function.id, InvocationID: string(in.id), Status: statusSuccess,
 		Input: o.input, Metadata: o.metadata, Caller: in.callerJSON(c)}
 	if err == nil {
-		call.Output = b.Bytes()[b.result[0]:b.result[1]]
+		call.Output = b.bytes()[b.result[0]:b.result[1]]
 		return call
 	}
 	call.Status = statusError
@@ -1132,10 +1132,10 @@ func (c *Client) answer(ctx context.Context, in *incoming, o *observation, resul
 			chosen = c.hosts.choose(in.function, o.set, call)
 		}
 		matched := func(p []byte) []byte { return in.origin.dialect().appendMatched(p, chosen) }
-		if b.append(matched); b.Len() >= messageTooLarge {
+		if b.append(matched); b.len() >= messageTooLarge {
 			chosen = nil
 			b.free()
-			b, err = c.encodeAnswer(ctx, in, in.origin, nil, tooLarge(in.origin, b.Len()))
+			b, err = c.encodeAnswer(ctx, in, in.origin, nil, tooLarge(in.origin, b.len()))
 			b.append(matched)
 		}
 	}
@@ -1144,8 +1144,7 @@ func (c *Client) answer(ctx context.Context, in *incoming, o *observation, resul
 
 // append adds members to the message in b.
 func (b *buffer) append(members func([]byte) []byte) {
-	b.Truncate(b.Len() - 1)
-	b.Write(append(members(b.AvailableBuffer()), '}'))
+	b.p = append(members(b.p[:len(b.p)-1]), '}')
 }
 
 // deliver runs the Deliver hook of a function. failure is the handler's error, or nil.

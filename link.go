@@ -121,7 +121,7 @@ func (l *link) writeBatch() error {
 		var message []byte
 		switch it.kind {
 		case frameText:
-			message = it.buf.Bytes()
+			message = it.buf.bytes()
 		case frameJSONPing:
 			message = pingMessage
 		case frameJSONPong:
@@ -449,7 +449,11 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		return
 	}
 	var data []byte
-	if len(m.data) > largeBuffer { // a separate allocation, because append does not clear memory that it overwrites
+	var memory *[]byte
+	if f.recycles && len(m.data) >= minRecycled {
+		memory = recyclable(m.data)
+		data, m.data = *memory, nil
+	} else if len(m.data) > largeBuffer { // a separate allocation, because append does not clear memory that it overwrites
 		data, m.data = append([]byte(nil), m.data...), nil
 	}
 	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
@@ -464,7 +468,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	in := &incoming{origin: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
 		traceparent: keep(m.traceparent), baggage: keep(m.baggage), caller: keep(m.caller), activation: keep(m.activation)}
 	if data != nil {
-		in.data = data[:len(data):len(data)]
+		in.data, in.memory = data[:len(data):len(data)], memory
 	}
 	if m.depth != nil {
 		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // 0 if invalid
@@ -476,7 +480,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	if !c.dispatch.submit(in) {
 		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
-	if data != nil {
+	if len(data) > largeBuffer {
 		c.dispatch.yield()
 	}
 }

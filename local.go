@@ -61,7 +61,7 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 			return nil, fmt.Errorf("encode metadata: %w", err)
 		}
 	}
-	metadata := b.Len()
+	metadata := b.len()
 	if err := b.part(payload); err != nil {
 		return nil, fmt.Errorf("encode payload: %w", err)
 	}
@@ -69,7 +69,7 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	r.id, r.local = newInvocationID(), true
 
 	const idLength = 36
-	own := append(appendID(make([]byte, 0, idLength+b.Len()), r.id), b.Bytes()...)
+	own := append(appendID(make([]byte, 0, idLength+b.len()), r.id), b.bytes()...)
 	in := &incoming{function: f, local: true, id: own[:idLength:idLength], data: own[idLength+metadata:]}
 	if inv.hasMetadata && !rawjson.Absent(own[idLength:]) {
 		in.metadata = own[idLength : idLength+metadata : idLength+metadata]
@@ -224,12 +224,12 @@ func (rawOrigin) encodeResult(b *buffer, _ *incoming, result any) error {
 	if err := b.part(result); err != nil {
 		return err
 	}
-	b.result = [2]int{0, b.Len()}
+	b.result = [2]int{0, b.len()}
 	return nil
 }
 
 func (rawOrigin) encodeError(b *buffer, _ *incoming, code, message, stack string) {
-	b.Write(appendError(b.AvailableBuffer(), code, message, stack))
+	b.p = appendError(b.p, code, message, stack)
 }
 
 func (rawOrigin) limit() (int, string)     { return math.MaxInt, "" }
@@ -539,7 +539,7 @@ func (r *reports) flush() {
 	r.inFlight = batch
 	r.mu.Unlock()
 	b := newBuffer()
-	b.Write(l.dialect().appendReports(b.AvailableBuffer(), batch))
+	b.p = l.dialect().appendReports(b.p, batch)
 	if !r.client.out.pushNoWait(l, item{buf: b, settled: func(f frameFate) { r.landed(l, f) }}) {
 		r.landed(l, frameKept)
 	}

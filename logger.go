@@ -348,7 +348,7 @@ func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	if err := b.value(v); err != nil {
 		return attribute.StringValue(fmt.Sprintf("%T does not encode: %v", v, err))
 	}
-	d := json.NewDecoder(bytes.NewReader(b.Bytes()))
+	d := json.NewDecoder(bytes.NewReader(b.bytes()))
 	d.UseNumber()
 	var decoded any
 	if err := d.Decode(&decoded); err != nil {

@@ -203,7 +203,7 @@ func (s invocationSpan) answered(answer *buffer, err error) {
 	switch {
 	case s.span == nil:
 	case err == nil:
-		s.succeeded(answer.Bytes()[answer.result[0]:answer.result[1]])
+		s.succeeded(answer.bytes()[answer.result[0]:answer.result[1]])
 	default:
 		s.failed(err)
 	}
@@ -220,7 +220,7 @@ func (s invocationSpan) returned(result any, err error) {
 		err = b.value(result)
 	}
 	if err == nil {
-		s.succeeded(b.Bytes())
+		s.succeeded(b.bytes())
 	} else {
 		s.failed(err)
 	}
@@ -378,7 +378,7 @@ func Redact(v any) any {
 	if b.value(v) != nil {
 		return nil
 	}
-	d := json.NewDecoder(bytes.NewReader(redactJSON(b.Bytes(), -1)))
+	d := json.NewDecoder(bytes.NewReader(redactJSON(b.bytes(), -1)))
 	d.UseNumber()
 	var out any
 	if d.Decode(&out) != nil {
@@ -398,9 +398,9 @@ func RedactAndTruncate(v any, maxBytes int) (text string, truncated bool) {
 	b := newBuffer()
 	defer b.free()
 	if b.value(v) != nil {
-		b.WriteString("null") // b is empty after an error
+		b.writeString("null") // b is empty after an error
 	}
-	return redactAndTruncate(b.Bytes(), maxBytes)
+	return redactAndTruncate(b.bytes(), maxBytes)
 }
 
 // redactAndTruncate redacts and truncates valid JSON. A negative limit means no limit.

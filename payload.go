@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
@@ -42,6 +43,56 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
 	}
 	return &Error{Code: CodeInvalidRequest, Message: message}
+}
+
+// decodeAndRecycle is like decodePayload, but returns the memory of a large payload to the
+// pool. Neither the handler nor the methods of its input type may retain the payload.
+func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, in any) error {
+	invocation, ok := ctx.Value(invocationKey{}).(*invocationContext)
+	if !ok || invocation.in.memory == nil {
+		return c.decodePayload(payload, in)
+	}
+	caller := ""
+	complete, err := jsoncodec.DecodeStruct(payload, in, func(key, value []byte) {
+		if isCallerKey(key) {
+			caller, _ = rawjson.Unquote(value)
+		}
+	})
+	if err != nil {
+		return c.decodePayload(payload, in) // describes the error
+	}
+	if complete {
+		invocation.in.recycle(caller)
+	}
+	return nil
+}
+
+// minRecycled is the size from which a payload has memory of its own. The memory of smaller
+// payloads is allocated together with the other parts of the invocation.
+const minRecycled = 1 << 10
+
+// payloads is the pool of payload memory. Its elements have type *[]byte.
+var payloads sync.Pool
+
+// recyclable returns a copy of data in pooled memory.
+func recyclable(data []byte) *[]byte {
+	p, ok := payloads.Get().(*[]byte)
+	if !ok {
+		p = new([]byte)
+	}
+	*p = append((*p)[:0], data...)
+	return p
+}
+
+// recycle returns the memory of the payload to the pool. callerID is the id of the calling
+// worker that the payload contained.
+func (in *incoming) recycle(callerID string) {
+	p := in.memory
+	in.callerID, in.recycled = callerID, true
+	in.data, in.memory = nil, nil
+	if cap(*p) <= maxPooledBuffer && len(*p) >= cap(*p)/8 {
+		payloads.Put(p)
+	}
 }
 
 // checkOut returns an error if no result can be decoded into out. out itself must not be nil.

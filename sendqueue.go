@@ -92,7 +92,7 @@ func (it item) size() int {
 	case it.buf == nil:
 		return 0
 	}
-	return it.buf.Len()
+	return it.buf.len()
 }
 
 // takeBytes limits the number of bytes that the writer takes at once. If the link fails during
@@ -189,7 +189,7 @@ func (q *sendQueue) fits(size int) bool {
 // reply over another link.
 func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Lock()
-	for q.link == l && !q.fits(buf.Len()) {
+	for q.link == l && !q.fits(buf.len()) {
 		changed := q.changed.Wait()
 		q.mu.Unlock()
 		select {
@@ -337,7 +337,7 @@ func (q *sendQueue) written(l *link, batch []item, err error) {
 		if err == nil {
 			q.stats.framesSent.Add(1)
 			if it.buf != nil {
-				q.stats.bytesSent.Add(uint64(it.buf.Len()))
+				q.stats.bytesSent.Add(uint64(it.buf.len()))
 			}
 		}
 		it.buf.free()

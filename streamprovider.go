@@ -69,18 +69,17 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 	s := &providedStream{provider: p}
 	var done []*Function
 	for _, f := range []struct {
-		op      string
-		handler HandlerFunc
-		types   functionSchemas
+		op   string
+		spec handlerSpec
 	}{
-		{"get", typedHandler(c, p.Get), functionSchemas{in: reflect.TypeFor[StreamGetInput]()}},
-		{"set", typedHandler(c, s.set), functionSchemas{reflect.TypeFor[StreamSetInput](), reflect.TypeFor[StreamSetResult]()}},
-		{"delete", typedHandler(c, s.delete), functionSchemas{reflect.TypeFor[StreamDeleteInput](), reflect.TypeFor[StreamDeleteResult]()}},
-		{"list", typedHandler(c, s.list), functionSchemas{in: reflect.TypeFor[StreamListInput]()}},
-		{"list_groups", typedHandler(c, s.groups), functionSchemas{in: reflect.TypeFor[StreamListGroupsInput]()}},
-		{"update", typedHandler(c, s.update), functionSchemas{reflect.TypeFor[StreamUpdateInput](), reflect.TypeFor[StreamUpdateResult]()}},
+		{"get", typedHandler(c, p.Get, functionSchemas{in: reflect.TypeFor[StreamGetInput]()})},
+		{"set", typedHandler(c, s.set, functionSchemas{reflect.TypeFor[StreamSetInput](), reflect.TypeFor[StreamSetResult]()})},
+		{"delete", typedHandler(c, s.delete, functionSchemas{reflect.TypeFor[StreamDeleteInput](), reflect.TypeFor[StreamDeleteResult]()})},
+		{"list", typedHandler(c, s.list, functionSchemas{in: reflect.TypeFor[StreamListInput]()})},
+		{"list_groups", typedHandler(c, s.groups, functionSchemas{in: reflect.TypeFor[StreamListGroupsInput]()})},
+		{"update", typedHandler(c, s.update, functionSchemas{reflect.TypeFor[StreamUpdateInput](), reflect.TypeFor[StreamUpdateResult]()})},
 	} {
-		function, err := c.register("stream::"+f.op+"("+name+")", f.handler, nil, f.types, []FunctionOption{prescribedID})
+		function, err := c.register("stream::"+f.op+"("+name+")", f.spec, []FunctionOption{prescribedID})
 		if err != nil {
 			for _, f := range done {
 				_ = f.Unregister() // register all functions or none
