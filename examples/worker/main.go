@@ -1,5 +1,5 @@
-// Worker is the shortest worker program: it serves one function until the program is
-// interrupted. It connects to the engine at $III_URL, or to the engine on this machine.
+// Worker is the smallest useful worker. It serves one function until it is interrupted, on the
+// engine at $III_URL or, if that is unset, at ws://127.0.0.1:49134.
 package main
 
 import (
