@@ -1,6 +1,6 @@
 // Command rollout measures a rolling update. It starts iiidev, two replicas of a worker, and
 // load. Then it stops the first replica with a signal. It reports the results of all requests,
-// how long the second replica took to take over, and for how long requests failed.
+// the time until the second replica took over, and how long requests failed.
 package main
 
 import (

@@ -12,8 +12,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// engine simulates an engine for one worker. It replies to the messages of the worker's start,
-// and then invokes bench::echo or replies to calls to bench::sink.
+// engine simulates an engine for one worker. It replies to the messages that the worker sends
+// at startup. Then it invokes bench::echo or replies to calls to bench::sink.
 type engine struct {
 	load
 	warm, n int // number of warm-up and of measured invocations
@@ -30,8 +30,8 @@ type engine struct {
 	done    int
 }
 
-// total returns the number of invocations. The additional inflight ones keep the concurrency
-// constant until the measurement ends.
+// total returns the number of invocations. It exceeds warm + n by inflight, to keep the
+// concurrency constant until the measurement ends.
 func (e *engine) total() int { return e.warm + e.n + e.inflight }
 
 // ServeHTTP implements http.Handler.

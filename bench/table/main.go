@@ -9,7 +9,7 @@
 // its payload {user, amount, note, tags}, encodes it again and returns it. If BENCH_MODE is
 // call, the worker calls bench::sink BENCH_N times with notes of BENCH_SIZE bytes,
 // BENCH_INFLIGHT calls at a time, and exits. If BENCH_RAW is 1, payloads remain JSON text.
-// Absolute figures are comparable only within one run, ratios also between runs.
+// Absolute figures are comparable only within one run. Ratios are comparable across runs.
 package main
 
 import (

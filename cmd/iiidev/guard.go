@@ -29,7 +29,7 @@ type rbacConfig struct {
 	Expose        []exposeConfig `json:"expose_functions"`
 }
 
-// exposeConfig decodes from the string match("pattern"), or from an object with match or
+// exposeConfig is encoded as the string match("pattern"), or as an object with match or
 // metadata.
 type exposeConfig struct{ iiitest.ExposeFilter }
 

@@ -27,9 +27,9 @@
 // -http-middleware names a function that the engine calls for every request to an HTTP
 // trigger, in the order of the flags. -http-timeout limits the duration of these requests.
 //
-// -queue-provider=false removes engine::queue::enqueue, so a worker can provide it. -bridge
-// sets the address of another engine, whose functions bridge.invoke and bridge.invoke_async
-// call.
+// -queue-provider=false removes engine::queue::enqueue, so a worker can provide it. With
+// -bridge, the functions bridge.invoke and bridge.invoke_async call functions of the engine at
+// the given address.
 //
 // -protocol selects the version of the worker protocol: 0.23, 0.25 or 0.26. The default is the
 // environment variable III_PROTOCOL or, if that is unset, 0.26. Workers of all three versions
@@ -48,10 +48,10 @@
 // reattach_token, are masked, including those in telemetry attributes and in strings that
 // contain JSON. Everything else is written as sent.
 //
-// As for the engine, the environment variable III_NAMESPACE_GRACE_MS limits the time in
-// milliseconds that a worker may take to declare its namespace. References such as
-// ${NAME:default} in configuration values, and the secrets of functions invoked over HTTP,
-// resolve to environment variables.
+// As in the engine, the environment variable III_NAMESPACE_GRACE_MS limits, in milliseconds,
+// how long a worker may take to declare its namespace. References such as ${NAME:default} in
+// configuration values, and the secrets of functions invoked over HTTP, resolve to environment
+// variables.
 //
 // With -v, iiidev also logs worker activity and dropped messages. SIGINT or SIGTERM stops it.
 package main

@@ -312,8 +312,8 @@ func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot 
 const maxShared = 200
 
 // closure returns a string that identifies a definition together with all definitions
-// reachable from it. It returns "" if a reference does not point to a definition, or if there
-// are more than maxShared of them.
+// reachable from it. It returns "" if a reference does not point to a definition, or if more
+// than maxShared definitions are reachable.
 func (b *builder) closure(ref string) string {
 	reached := make(map[string]any)
 	var visit func(v any) bool

@@ -247,7 +247,7 @@ func (g *generation) isNilable(u use) bool {
 	return u.op == opRaw || u.op == opBytes || (u.op == opList || u.op == opMap) || u.null
 }
 
-// purpose returns the sentence, without its subject, that states the role of a root schema.
+// purpose returns the predicate for the doc comment of a root schema's type.
 func (d *decl) purpose() string {
 	what := "is the " + d.part + " of "
 	if d.part == "args" {

@@ -497,8 +497,8 @@ func (g *generation) all() []*decl {
 	return list
 }
 
-// maxName is the maximum length of a type name in bytes. A name that would be longer omits the
-// names between the outermost type and its own suffix.
+// maxName is the maximum length of a type name in bytes. A longer name is shortened to the
+// outermost type's name and the last suffix.
 const maxName = 120
 
 // nameDecls names all declarations: root schemas first, then definitions, then types named

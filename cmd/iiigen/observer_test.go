@@ -40,8 +40,8 @@ type (
 	}
 )
 
-// tideWorker serves functions with and without arguments, private functions, and functions
-// that cannot be observed. Engines before 0.26 support only the ones without these properties.
+// tideWorker serves ordinary functions, functions with arguments, private functions, and
+// functions that cannot be observed. Engines before 0.26 support only ordinary functions.
 func tideWorker(t *testing.T, url string) *iii.Client {
 	t.Helper()
 	c, err := iii.New(url, iii.WithName("tides"))

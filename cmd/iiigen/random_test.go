@@ -135,8 +135,8 @@ func TestAnySchemasCompare(t *testing.T) {
 	}
 }
 
-// A few lines of schema can describe types without bound. Generating and comparing must still
-// terminate.
+// A short schema can describe an unbounded number of types. Generation and comparison must
+// still terminate.
 func TestSchemasThatGrowEnd(t *testing.T) {
 	doubling := func(keyword string) string {
 		defs := map[string]any{"A40": map[string]any{"type": "object", "properties": map[string]any{"x": true}}, "B40": map[string]any{"type": "object"}}

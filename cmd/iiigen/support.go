@@ -116,7 +116,7 @@ func marshalOpen[T any](name string, own any, further map[string]T, known ...str
 	return append(append(b[:len(b)-1], ','), rest[1:]...), nil
 }
 
-// unmarshalOpen decodes b into own, and the members other than known into further.
+// unmarshalOpen decodes b into own. It stores the members not listed in known in further.
 func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...string) error {
 	if err := json.Unmarshal(b, own); err != nil {
 		return err

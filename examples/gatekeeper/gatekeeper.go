@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// tokens maps the tokens that tenants send when they connect to their names. A real gatekeeper
-// would look tokens up in a database or verify signatures of an identity provider.
+// tokens maps each token to its tenant. Tenants send their token when they connect. A real
+// gatekeeper would look tokens up in a database or verify signatures of an identity provider.
 var tokens = map[string]string{"token-of-acme": "acme", "token-of-globex": "globex"}
 
 // session is the context that auth attaches to a connection. The engine passes it to the other

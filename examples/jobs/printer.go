@@ -87,8 +87,7 @@ func (p *printer) print(ctx context.Context, j job) (any, error) {
 	return nil, nil
 }
 
-// failed reports a failed attempt and returns the error for it, which the dead letter will
-// contain.
+// failed reports a failed attempt. The dead letter contains the returned error.
 func (p *printer) failed(j job, format string, args ...any) error {
 	err := &iii.Error{Code: "print_failed", Message: fmt.Sprintf(format, args...)}
 	p.report("%s: %s: %s", p.name, j.Title, err.Message)

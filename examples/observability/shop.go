@@ -12,7 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Order orders a quantity of an item.
+// Order is an order for a quantity of an item.
 type Order struct {
 	Item     string `json:"item"`
 	Quantity int    `json:"quantity"`

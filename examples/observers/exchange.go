@@ -48,8 +48,8 @@ func newExchange(url, name string) (*exchange, error) {
 		iii.WithPrivate(), // other workers cannot place parcels
 		iii.WithObserverHooks(iii.ObserverHooks{
 			Added: x.added,
-			// With keys, looking up the observers of a parcel does not depend on the number of
-			// carriers.
+			// With keys, finding the observers of a parcel takes a single lookup, regardless of
+			// the number of carriers.
 			Keys: &iii.ObserverKeys{
 				Observer: func(o *iii.FunctionObserver) []string { return depotOf(o.Args()) },
 				Call:     func(call *iii.ObservedCall) []string { return depotOf(call.Input) },

@@ -79,7 +79,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		defer func() { err = errors.Join(err, shutdown(ctx, c.client)) }()
 		carriers = append(carriers, c)
 	}
-	if x.source.Err() != nil { // on this engine, the observers would stay pending or be rejected
+	if x.source.Err() != nil { // without hooks, the observers stay pending or are rejected
 		bike := carriers[0]
 		if err := bike.observer.Err(); err != nil {
 			fmt.Fprintf(out, "%-9s %s\n", bike.name, reason(err))

@@ -4,8 +4,8 @@
 //
 // Without arguments, the program sends webhooks to itself, prints the results, and exits with
 // status 0 if they are as expected. With -serve, it listens on the -listen address until it is
-// interrupted, and prints how to send a webhook. The secret for signatures is $WEBHOOK_SECRET,
-// or generated if that is unset.
+// interrupted, and prints how to send a webhook. Webhooks are signed with $WEBHOOK_SECRET; if
+// that is unset, the program generates a secret.
 //
 // If $III_URL is set, the program uses the engine at that address. Otherwise it starts a
 // development engine.
