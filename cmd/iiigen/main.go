@@ -366,8 +366,8 @@ func (o *outputConfig) validate() error {
 	return nil
 }
 
-// read returns the selected part of the catalog, read from a file or an engine. If check is
-// set, function patterns may match nothing, because the functions may no longer exist.
+// read reads the selected part of the catalog from a file or an engine. If check is set,
+// function patterns may match nothing, because the functions may no longer exist.
 func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client, headers map[string]string, check bool) (*catalog, error) {
 	s := selection{functions: o.Functions, triggers: o.Triggers, namespace: o.Namespace, lenient: check}
 	if o.Catalog != "" {

@@ -102,8 +102,8 @@ func (o *office) printer(name string, pages int) *printer {
 	return p
 }
 
-// publish publishes a job. If until is not empty, publish then waits for a report that contains
-// it.
+// publish publishes a job and waits for a report that contains the string until. It does not
+// wait if the string is empty.
 func (o *office) publish(ctx context.Context, job any, until string) error {
 	if err := o.client.PublishDurable(ctx, o.topic, job); err != nil {
 		return err

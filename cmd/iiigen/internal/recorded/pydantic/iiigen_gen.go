@@ -254,7 +254,7 @@ func equalJSON(b []byte, want string) bool {
 }
 
 // marshalTuple encodes elements, followed by those of rest, as a JSON array. If rest is empty,
-// it omits trailing nil elements down to a minimum length of least.
+// it omits trailing nil elements, but not below the length least.
 func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 	further := 0
 	if rest != nil {
@@ -276,7 +276,7 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 
 // unmarshalTuple decodes the array b into the pointers in elements. It decodes additional
 // elements into rest, a pointer to a slice, or ignores them if rest is nil. It returns an error
-// if b has fewer than least elements.
+// if b is shorter than least.
 func unmarshalTuple(name string, b []byte, least int, rest any, elements ...any) error {
 	var all []json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {
