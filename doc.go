@@ -24,7 +24,7 @@
 //	func main() {
 //		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 //		defer stop()
-//		context.AfterFunc(ctx, stop) // a second signal ends the program at once
+//		context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 //
 //		client, err := iii.New("", iii.WithLogger(slog.Default())) // $III_URL, else ws://127.0.0.1:49134
 //		if err != nil {
@@ -36,7 +36,7 @@
 //		if err != nil {
 //			log.Fatal(err)
 //		}
-//		if err := client.Run(ctx); err != nil { // serves until ctx ends, then shuts down gracefully
+//		if err := client.Run(ctx); err != nil { // serves until ctx is done, then shuts down gracefully
 //			log.Fatal(err)
 //		}
 //	}
