@@ -116,8 +116,8 @@ func ExampleNew() {
 	// Output: true
 }
 
-// WithEnv provides the environment variables behind configuration values and the
-// secrets of functions that the engine calls over HTTP.
+// WithEnv sets the environment variables that configuration values and the secrets of
+// functions invoked over HTTP refer to.
 func ExampleWithEnv() {
 	engine, err := iiitest.New(iiitest.WithEnv(map[string]string{"CURRENCY": "EUR"}))
 	if err != nil {
@@ -146,8 +146,8 @@ func ExampleWithEnv() {
 	// Output: <nil> map[currency:EUR]
 }
 
-// A guarded listener is a second listener, which controls access. This one permits the calls
-// that every worker needs, and calls of the shop's functions.
+// A guarded listener restricts its workers. This one permits only the calls that every worker
+// needs and calls to the shop's functions.
 func ExampleWithGuard() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{Expose: []string{"shop::*"}}))
 	if err != nil {
@@ -185,7 +185,7 @@ func ExampleWithGuard() {
 	// true
 }
 
-// DialContext connects in memory, without any network.
+// DialContext connects in memory, without a network.
 func ExampleEngine_DialContext() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -220,7 +220,7 @@ func ExampleEngine_DialContext() {
 	// Output: "hello" <nil>
 }
 
-// Frames shows the messages that went over the wire.
+// Frames returns the messages that workers and the engine have exchanged.
 func ExampleEngine_Frames() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -254,7 +254,7 @@ func ExampleEngine_Frames() {
 	// not understood: 0
 }
 
-// Traces, Logs and Metrics return telemetry as it arrived.
+// Traces, Logs and Metrics return telemetry as received.
 func ExampleEngine_Traces() {
 	engine, err := iiitest.New()
 	if err != nil {

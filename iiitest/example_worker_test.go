@@ -10,14 +10,13 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The documentation quotes the tests of this file. They test a worker that greets and
-// reminds.
+// The documentation quotes the tests in this file. They test a worker that greets people and
+// sends a greeting every morning.
 
 type Person struct {
 	Name string `json:"name"`
 }
 
-// newGreeter creates the worker under test, for the engine at url.
 func newGreeter(url string, opts ...iii.Option) (*iii.Client, error) {
 	client, err := iii.New(url, opts...)
 	if err != nil {
