@@ -51,7 +51,7 @@ func (o *observer) interests(failed bool) bool {
 	}
 }
 
-// ended notifies the observers of a function that a call routed by the engine has completed.
+// ended reports a completed call, routed by the engine, to the observers of its function.
 func (t *observers) ended(r *request, began time.Time, out outcome, answer observedResult) {
 	k := key{r.namespace, r.functionID}
 	if _, watched := t.watched.Load(k); !watched {
@@ -300,7 +300,7 @@ type sourceEvent struct {
 }
 
 // occur reports an event of source to its observers, as a call to source with the event as
-// both input and result. It never blocks, so callers may hold any lock. Observers receive
+// both input and result. occur never blocks, so callers may hold any lock. Observers receive
 // events in order.
 func (t *observers) occur(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
 	k := key{defaultNamespace, source}

@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// engineWorker is the in-process worker that owns the functions about the engine
-// itself.
+// engineWorker is the in-process worker that owns the engine's core functions.
 const engineWorker = "iii-engine-functions"
 
 // functionsPoll is how often the engine checks for changes to the set of functions, and so the

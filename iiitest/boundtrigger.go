@@ -28,7 +28,8 @@ type awayTrigger[C any] struct {
 	mentioned bool
 }
 
-// maxAway is the maximum number of awayTriggers per trigger type.
+// maxAway limits how many bindings or observers of disconnected workers are remembered for
+// each trigger type or source.
 const maxAway = 1000
 
 // boundTrigger is a binding with its decoded config.
@@ -37,8 +38,8 @@ type boundTrigger[C any] struct {
 	config C
 }
 
-// rebinding selects what happens when an id is registered twice. The engine's trigger types
-// differ in this.
+// rebinding selects what happens when an id is bound twice. It differs between the engine's
+// trigger types.
 type rebinding int
 
 const (
@@ -95,8 +96,8 @@ func (b *binding) sameTarget(other binding) bool {
 	return b.functionID == other.functionID && b.namespace == other.namespace
 }
 
-// event returns the bindings that match and are therefore due to receive an event. It also
-// logs the matching bindings that miss the event because their workers are away.
+// event is like where, for an event that the caller is about to deliver. It also logs the
+// matching bindings that miss the event because their workers have disconnected.
 func (s *boundTriggers[C]) event(e *Engine, match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	var lost []binding

@@ -250,9 +250,9 @@ func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 }
 
 // serveChannelReader sends the writer's frames, followed by a Close frame. The Close frame has
-// no code unless the writer disconnected without one of its own. Like the engine,
-// serveChannelReader never reads from the socket: pings go unanswered, and a disconnected
-// reader is noticed only when the next frame is sent.
+// no code unless the writer disconnected without a Close frame; then it reports an internal
+// error. Like the engine, serveChannelReader never reads from the socket. Pings go unanswered,
+// and a disconnected reader is noticed only when the next frame is sent.
 func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, reading)
 	for {

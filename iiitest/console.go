@@ -68,8 +68,8 @@ func WithConsoleLimit(bytes int) Option {
 	}
 }
 
-// ConsoleURL returns the address of the page of WithConsole, http://host:port/, or ""
-// without a console. See URL.
+// ConsoleURL returns the address of the console, http://host:port/, or "" if there is none. As
+// with URL, connect with DialContext in a synctest bubble.
 func (e *Engine) ConsoleURL() string {
 	if e.consoleServer == nil {
 		return ""
@@ -82,7 +82,7 @@ type causeKey struct{}
 
 type cause struct{ kind, id string }
 
-// causeHTTP is the kind of calls that are made for HTTP requests.
+// causeHTTP is the cause kind of calls made for HTTP requests.
 const causeHTTP = "http"
 
 // withCause records in ctx why the engine makes a call. kind is a trigger type or a word such

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// namedTopic is the prefix of the topic that stores the jobs of a named queue. The name of the
-// queue follows it.
+// namedTopic is the prefix of the topics that store the jobs of named queues. The rest of the
+// topic's name is the name of the queue.
 const namedTopic = "__fn_queue::"
 
 // lanes returns the lanes of the named queue or, if there is no such queue, of the topic.

@@ -117,9 +117,9 @@ func bearer(token string) http.Header {
 	}
 }
 
-// recordedAt returns the start time of a recording, given that its clock read nanoseconds
-// after ms milliseconds. A replay that starts at this time keeps the timestamps of the engine
-// and of the workers in the recorded order.
+// recordedAt returns the start time of a recording, given a time in the recording and the
+// milliseconds that had passed by then. A replay that starts at the same time keeps the
+// timestamps of the engine and of the workers in the recorded order.
 func recordedAt(nanoseconds int64, ms int) time.Time {
 	return time.Unix(0, nanoseconds).Add(-time.Duration(ms) * time.Millisecond)
 }

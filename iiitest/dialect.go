@@ -23,7 +23,7 @@ type dialect struct {
 	local    bool // local-dispatch.v1
 }
 
-// with returns d restricted to the features that the worker lists.
+// with returns a copy of d that is restricted to the features listed by the worker.
 func (d dialect) with(features []string) *dialect {
 	both := func(feature string) bool {
 		return slices.Contains(features, feature) && slices.Contains(d.protocol.features(), feature)

@@ -36,13 +36,13 @@
 // stream:join, stream:leave, subscribe, configuration, log, trace,
 // engine::functions-available, engine::workers-available) or to types that workers
 // provide. Its built-in functions cover state, streams, publishing, durable topics and
-// their dead letters, configuration, logging, channels and introspection. Functions
-// have observers since 0.25. In 0.26 the trigger types of the engine become functions
+// their dead letters, configuration, logging, channels and introspection. Since
+// 0.25, functions can be observed. In 0.26, the engine's trigger types become functions
 // to observe: http::on-request, cron::on-tick, queue::on-message, publish,
 // state::on-changed and others. The engine keeps everything in memory.
 //
-// The engine calls HTTP-invoked functions over https, and over http as well if they are
-// on the loopback interface. [WithEnv] holds their secrets.
+// The engine calls functions invoked over HTTP. Their URLs must use https, except on the
+// loopback interface. Their secrets are environment variables; see [WithEnv].
 //
 // Queues do not need a queue worker: the queue named "default" always exists, and
 // [WithQueue] adds others. A worker that registers engine::queue::enqueue replaces

@@ -29,10 +29,11 @@ type Engine struct {
 	//   - worker.settle guards what a connection registers before its namespace is known. It
 	//     is held briefly, and never while a message is sent.
 	//   - Engine.triggers.mu guards trigger types, bindings and their providers, and
-	//     serializes changes to them. The engine calls its own providers with the lock held,
-	//     and queues messages to other providers with it held.
-	//   - observers.mu guards observers and the sets of their hosts. It also covers adding and
-	//     removing functions. Frames about observers are queued with the lock held.
+	//     serializes changes to them. The engine calls its own providers and queues messages
+	//     to other providers with the lock held.
+	//   - observers.mu guards observers, and the sets of observers that hosts receive. It also
+	//     covers adding and removing functions. Messages about observers are queued with the
+	//     lock held.
 	//   - queues.mu guards topics, named queues and their jobs.
 	//   - streams.mu, then logs.mu, are held until a change or a record has been queued for
 	//     every receiver.
@@ -264,16 +265,16 @@ func (e *Engine) servers() []*server {
 // on the address, and only DialContext can reach the engine.
 func (e *Engine) URL() string { return "ws://" + e.workerServer.addr }
 
-// HTTPURL returns the address of the HTTP triggers, http://host:port. As with URL, only
-// DialContext can reach it in a synctest bubble.
+// HTTPURL returns the address of the HTTP triggers, http://host:port. As with URL, connect
+// with DialContext in a synctest bubble.
 func (e *Engine) HTTPURL() string { return "http://" + e.httpServer.addr }
 
-// StreamURL returns the address of the stream socket, ws://host:port. As with URL, only
-// DialContext can reach it in a synctest bubble.
+// StreamURL returns the address of the stream socket, ws://host:port. As with URL, connect
+// with DialContext in a synctest bubble.
 func (e *Engine) StreamURL() string { return "ws://" + e.streamServer.addr }
 
 // GuardedURL returns the address of the guarded listener, ws://host:port, or "" without
-// WithGuard. As with URL, only DialContext can reach it in a synctest bubble.
+// WithGuard. As with URL, connect with DialContext in a synctest bubble.
 func (e *Engine) GuardedURL() string {
 	if e.guardedServer == nil {
 		return ""
@@ -282,8 +283,8 @@ func (e *Engine) GuardedURL() string {
 }
 
 // Close stops the engine abruptly, like a crash: it cuts sockets without a Close frame. Close
-// returns when every goroutine of the engine has returned, and concurrent and later calls wait
-// for that too. It always returns nil.
+// waits until all goroutines of the engine have exited, and so does every further call. The
+// returned error is always nil.
 func (e *Engine) Close() error {
 	e.life.Lock()
 	first := !e.closed
@@ -351,10 +352,10 @@ func (e *Engine) joined(h http.Handler) http.Handler {
 	})
 }
 
-// upgrade turns a request into a WebSocket with the engine's limits. Close cuts the
+// upgrade turns a request into a WebSocket with the engine's limits. Engine.Close cuts the
 // connection. The caller must read until an error occurs, write from a single goroutine, and
-// finally call drop. If silent is set, a Close frame ends reading like a lost connection does,
-// and is not answered.
+// finally call drop. If silent is set, a Close frame is treated as a lost connection and is
+// not answered.
 func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*websocket.Conn, error) {
 	u := websocket.Upgrader{
 		ReadBufferSize:  32 << 10,

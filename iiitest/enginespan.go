@@ -10,8 +10,8 @@ import (
 )
 
 // engineSpan is a span of the engine itself, and the parent of the calls that the engine makes
-// under it. engine::traces::* list the span once it has ended. A nil engineSpan is valid and
-// does nothing.
+// under it. The functions engine::traces::* list the span once it has ended. A nil engineSpan
+// is valid and does nothing.
 type engineSpan struct {
 	spans  *spanStore
 	stored iii.StoredSpan

@@ -42,7 +42,7 @@ func Example() {
 	if err := worker.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	greeting, err := iii.Call[string](ctx, worker, "greet", person{"Ada"}, iii.Remotely()) // not in process
+	greeting, err := iii.Call[string](ctx, worker, "greet", person{"Ada"}, iii.Remotely()) // through the engine
 	fmt.Println(greeting, err)
 
 	for _, f := range engine.Frames() {
@@ -90,13 +90,13 @@ func ExampleWithQueue() {
 // Every option has a default.
 func ExampleNew() {
 	engine, err := iiitest.New(
-		iiitest.WithAddrs("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"), // of workers, HTTP and streams
-		iiitest.WithLogger(slog.Default()),                             // receives what the engine drops silently
+		iiitest.WithAddrs("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"), // for workers, HTTP and streams
+		iiitest.WithLogger(slog.Default()),                             // logs dropped messages, among others
 		iiitest.WithHTTPTimeout(5*time.Second),
 		iiitest.WithNamespaceGrace(time.Second),
-		iiitest.WithFrameLimit(1000, 1<<20),     // what Frames keeps
-		iiitest.WithTelemetryLimit(1000, 1<<20), // what Traces, Logs and Metrics keep
-		iiitest.WithQueueProvider(false),        // an engine without a queue worker
+		iiitest.WithFrameLimit(1000, 1<<20),     // limits Frames
+		iiitest.WithTelemetryLimit(1000, 1<<20), // limits Traces, Logs and Metrics
+		iiitest.WithQueueProvider(false),        // no queue worker
 	)
 	if err != nil {
 		log.Fatal(err)
@@ -116,8 +116,8 @@ func ExampleNew() {
 	// Output: true
 }
 
-// WithEnv sets the environment variables that configuration values and the secrets of
-// functions invoked over HTTP refer to.
+// Configuration values can refer to the environment variables set by WithEnv, and so can the
+// secrets of functions invoked over HTTP.
 func ExampleWithEnv() {
 	engine, err := iiitest.New(iiitest.WithEnv(map[string]string{"CURRENCY": "EUR"}))
 	if err != nil {
@@ -239,7 +239,7 @@ func ExampleEngine_Frames() {
 	if err := worker.Send(ctx, "greet", map[string]string{"name": "Ada"}); err != nil {
 		log.Fatal(err)
 	}
-	if err := worker.Shutdown(ctx); err != nil { // the engine has read what was sent
+	if err := worker.Shutdown(ctx); err != nil { // waits until the engine has read all messages
 		log.Fatal(err)
 	}
 

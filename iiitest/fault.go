@@ -26,8 +26,8 @@ func (e *Engine) Send(worker string, m json.RawMessage) bool {
 }
 
 // StopReading makes the engine stop reading from a worker. The engine then notices neither
-// pings nor the end of the connection, and the worker blocks once the buffers between them are
-// full. ResumeReading reverses StopReading.
+// pings nor the end of the connection. Once the buffers of the connection are full, the
+// worker's writes block. ResumeReading reverses StopReading.
 func (e *Engine) StopReading(worker string) bool {
 	found := e.find(worker)
 	for _, w := range found {
@@ -47,8 +47,8 @@ func (e *Engine) ResumeReading(worker string) bool {
 }
 
 // RefuseAuth makes the engine reject every new worker as if authentication had failed: it
-// sends an error frame with the code AUTH_ERROR and message, followed by a Close frame. An
-// empty message makes the engine accept workers again.
+// sends an error frame with the code AUTH_ERROR and the given message, followed by a Close
+// frame. An empty message makes the engine accept workers again.
 func (e *Engine) RefuseAuth(message string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -58,7 +58,7 @@ func (e *Engine) RefuseAuth(message string) {
 // Hook calls f for every message of the worker protocol, in both directions. f decides whether
 // the message is delivered, delayed, dropped or replaced, and whether the connection is cut.
 // For example, a hook can drop the engine's greeting (the FromEngine message of type
-// workerregistered), or replace a message by one without its reattach_token. Nil removes the
+// workerregistered), or replace a message with one that has no reattach_token. Nil removes the
 // hook.
 //
 // f runs on the goroutine that reads or writes the connection. It may call all methods of the

@@ -62,7 +62,8 @@ type Verdict struct {
 	Delay time.Duration
 	// Drop discards the message.
 	Drop bool
-	// Replace, if not nil, lists the messages to deliver instead, of which there may be none.
+	// Replace, if not nil, contains the messages to deliver in place of the message. It may be
+	// empty.
 	Replace []json.RawMessage
 	// Cut ends the connection after the message, without a Close frame.
 	Cut bool
@@ -82,8 +83,8 @@ type frameLog struct {
 
 func (l *frameLog) init(frames, bytes int) { l.maxFrames, l.maxBytes = frames, bytes }
 
-// add passes a message of w through the hook, records what the hook leaves of it, and returns
-// the messages to process. It sets f.cut if the hook cuts the connection.
+// add passes a message of w through the hook. It records and returns the messages that result.
+// It sets f.cut if the hook cuts the connection.
 func (l *frameLog) add(w *worker, f *Frame) [][]byte {
 	f.Time, f.Worker, f.called = time.Now(), w.id, w.called
 	out := [][]byte{f.Message}
@@ -130,7 +131,7 @@ func (l *frameLog) add(w *worker, f *Frame) [][]byte {
 	return out
 }
 
-// Frames returns the most recent messages of the worker protocol, up to the limit set by
+// Frames returns the most recent messages of the worker protocol, within the limits of
 // WithFrameLimit. Received messages are in the order in which the engine read them, and sent
 // messages in the order in which it wrote them. The caller must not modify the contents of the
 // messages.

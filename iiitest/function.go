@@ -168,7 +168,7 @@ func (e *Engine) hostedLocked(w *worker, ns, id string) key {
 	return k
 }
 
-// hostID returns the id that calls to f carry when they are sent to its host.
+// hostID returns the function id in calls that are sent to the host of f.
 func (f *function) hostID() string {
 	if f.owner.speaks().observes {
 		return f.registered

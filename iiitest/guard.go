@@ -20,8 +20,8 @@ import (
 // corresponding hook. The zero Guard admits every worker and permits only the calls that every
 // worker needs.
 type Guard struct {
-	// AuthFunctionID names the function that authenticates each new connection of a worker or
-	// its telemetry (AuthInput, AuthResult). If the function returns an error, no result or an
+	// AuthFunctionID names the function that authenticates each new connection for workers or
+	// telemetry (AuthInput, AuthResult). If the function returns an error, no result or an
 	// invalid one, the engine rejects the connection. If AuthFunctionID is empty, every worker
 	// may connect and register anything.
 	AuthFunctionID string
@@ -29,7 +29,7 @@ type Guard struct {
 	// MiddlewareFunctionID names a function that receives every permitted call in place of its
 	// target, in the namespace of the call. Calls to the engine's own engine:: functions are
 	// exempt. The input is an object with function_id, payload, action, context and namespace.
-	// The result is the result of the call.
+	// The result becomes the result of the call.
 	MiddlewareFunctionID string
 
 	// OnFunction, OnTrigger and OnTriggerType name functions that approve registrations and
@@ -52,8 +52,8 @@ type Guard struct {
 
 	// ExposeMetadata exposes functions of the default namespace by the metadata in their
 	// registrations. The metadata must contain every key of the map with an equal value. If
-	// the value in the map is match("pattern"), the metadata must contain a string that
-	// matches the pattern. An empty map exposes nothing.
+	// the value in the map is match("pattern"), the metadata must instead have a string value
+	// that matches the pattern. An empty map exposes nothing.
 	ExposeMetadata map[string]any
 
 	// ExposeFilters exposes further functions, in any namespace.
@@ -205,7 +205,7 @@ func (g *guard) exposes(namespace, id string, f *function) bool {
 	})
 }
 
-// fits reports whether the filter exposes a function. The caller has compared the namespaces.
+// fits reports whether the filter exposes a function of the filter's namespace.
 func (x exposeFilter) fits(id string, f *function) bool {
 	if len(x.metadata) == 0 {
 		return wildcard(x.pattern, id)

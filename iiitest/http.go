@@ -162,8 +162,8 @@ func (x *exchange) end() {
 }
 
 // readBody passes the request body to the channel of the request and, if the body is JSON, to
-// the payload. A JSON body is read completely before readBody returns. If it does not arrive
-// in time, readBody returns false. The channel closes at the end of the body.
+// the payload. It reads a JSON body completely before it returns, and returns false if the
+// body does not arrive in time. The channel closes at the end of the body.
 func (x *exchange) readBody(ctx context.Context) bool {
 	if x.web.body == nil || !strings.Contains(x.web.header.get("content-type"), "application/json") {
 		x.web.listen(func(data []byte) bool {
@@ -196,7 +196,7 @@ func (x *exchange) readBody(ctx context.Context) bool {
 	return true
 }
 
-// call calls the middleware functions, the condition and the function. If the function returns
+// call runs the middleware functions, the condition and the function. If the function returns
 // no result, call returns false; the response is then sent over its channel, if ever.
 func (x *exchange) call() (reply, bool) {
 	for _, id := range x.e.cfg.httpMiddleware {
@@ -269,7 +269,7 @@ func (x *exchange) middleware(id, namespace string) (reply, bool) {
 
 const middlewareTimeout = 30 * time.Second
 
-// streamedHead is the status and header of a response that is sent over a channel, with the
+// streamedHead is the start of a response that is sent over a channel: status, header and
 // first data.
 type streamedHead struct {
 	status int

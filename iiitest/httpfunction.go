@@ -103,8 +103,8 @@ func private(ip netip.Addr) bool {
 
 var errPrivate = errors.New("the address is private")
 
-// newHTTPClient creates the client for functions invoked over HTTP. A dial that is not nil
-// replaces the network.
+// newHTTPClient creates the client for functions invoked over HTTP. If dial is nil, the client
+// uses the network and rejects private addresses.
 func newHTTPClient(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
 	if dial == nil {
 		d := net.Dialer{Control: func(_, addr string, _ syscall.RawConn) error {

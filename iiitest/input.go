@@ -261,8 +261,8 @@ func wrongType(raw json.RawMessage, t reflect.Type) string {
 	return "invalid type: " + describe(raw) + ", expected " + expected
 }
 
-// unsignedName returns the engine's name for an unsigned type. The engine's usize is a uint
-// here.
+// unsignedName returns the engine's name for an unsigned type. A uint stands for the engine's
+// usize.
 func unsignedName(t reflect.Type) string {
 	if t.Kind() == reflect.Uint {
 		return "usize"
@@ -292,7 +292,7 @@ func kindOf(raw json.RawMessage) byte {
 	}
 }
 
-// describe describes a JSON value as the engine's error messages do.
+// describe formats a JSON value for an error message, as the engine does.
 func describe(raw json.RawMessage) string {
 	switch kindOf(raw) {
 	case '"':

@@ -129,8 +129,8 @@ func (e *Engine) privacy(w *worker, namespace, id string) *wireError {
 	return nil
 }
 
-// has reports whether the function exists in the protocol of the connection. For a nil worker,
-// the engine itself, every function exists.
+// has reports whether the function exists in the protocol of the connection. A nil worker is
+// the engine itself, for which every function exists.
 func (w *worker) has(f *function) bool {
 	if w == nil {
 		return true

@@ -100,7 +100,7 @@ func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Con
 }
 
 // inBubble reports whether the caller runs in a testing/synctest bubble. In a bubble, a
-// goroutine that waits for the network stops the clock. The runtime exposes the bubble only in
+// goroutine that waits for the network stops the clock. The runtime reveals a bubble only in
 // the header of a goroutine's stack trace.
 func inBubble() bool {
 	var b [128]byte

@@ -81,7 +81,7 @@ func (r *logRecord) payload() map[string]any {
 	}
 }
 
-// listed returns the record as listed by engine::logs::list. Missing scope properties are
+// listed returns the record as returned by engine::logs::list. Missing scope properties are
 // omitted.
 func (r *logRecord) listed() map[string]any {
 	fields := r.payload()

@@ -217,8 +217,8 @@ var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
 func decodeAs[T any](raw []byte) (any, error) { return decodeMore[T](raw, Protocol023, nil) }
 
-// decodeMore is like decodeAs, for a message that has gained fields in Protocol025. more
-// returns the destination of those fields.
+// decodeMore is like decodeAs, for a message that has additional fields in Protocol025 and
+// later. more returns the destination of those fields.
 func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error) {
 	var m T
 	detail := decodeStrict(raw, &m)

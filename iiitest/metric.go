@@ -6,7 +6,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Metric is a metric of one export, decoded.
+// Metric is a decoded metric from one export.
 type Metric struct {
 	Name, Description, Unit string
 	Type                    MetricType
@@ -27,7 +27,7 @@ const (
 	Histogram     MetricType = "histogram"     // with explicit bounds
 )
 
-// Temporality tells which interval a summed value covers. Its values are those of OTLP.
+// Temporality specifies the interval that a summed value covers. The values are those of OTLP.
 type Temporality int32
 
 // Temporalities defined by OTLP.
@@ -280,7 +280,7 @@ func (r *otlpReader) exemplars() (list []Exemplar) {
 	return list
 }
 
-// listed returns the metric as listed by engine::metrics::list.
+// listed returns the metric as returned by engine::metrics::list.
 func (m *metricRecord) listed() map[string]any {
 	points := make([]map[string]any, len(m.points))
 	for i, stored := range m.points {

@@ -114,7 +114,7 @@ func timeRange(start, end uint64) (uint64, uint64, bool) {
 	return start * uint64(time.Millisecond), end * uint64(time.Millisecond), true
 }
 
-// bucket identifies the values of one metric in one interval.
+// bucket identifies a metric and an interval.
 type bucket struct {
 	name  string
 	start uint64

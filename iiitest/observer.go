@@ -37,19 +37,19 @@ type observer struct {
 	on       string
 	deliver  string
 	metadata json.RawMessage
-	legacy   json.RawMessage // trigger that a 0.25 engine represents by this observer
+	legacy   json.RawMessage // trigger type and config if trigger is set
 
 	maxFires    uint64 // 0: no limit
 	maxInFlight uint32 // 0: no limit
 	expiry      *time.Timer
 
 	owner    *worker // observing worker; nil while disconnected
-	former   former  // previous owner, until the new one has sent the observer
+	former   former  // previous owner, until the new owner has sent the observer again
 	grace    *time.Timer
 	answered bool // the owner has received observeresult on this connection
 	trigger  bool // represents a trigger; the owner sees only the trigger
 
-	// The state is computed from failed, accepted and the fields above.
+	// state and reason are computed by updateState.
 	state     iii.ObserverState
 	reason    *wireError
 	failed    *wireError // reason for the error state
@@ -167,7 +167,7 @@ func (t *observers) observe(w *worker, m observeMessage) {
 	case old != nil && (old.trigger || old.owner != nil && old.owner != w):
 		t.refuse(w, m.ID, errorBody("OBSERVER_ID_CONFLICT", "observer id already in use: %s", m.ID))
 		return
-	case old != nil && bad == nil && old.failed != nil && old.failed.Code != "": // stop retrying a rejected observer
+	case old != nil && bad == nil && old.failed != nil && old.failed.Code != "": // reject and dispose of it again
 		bad = old.failed
 	}
 	if bad != nil {
@@ -561,7 +561,7 @@ func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
 }
 
 // declared handles the list of features of a worker. It sends the worker the observers of
-// functions that the worker registered before the list.
+// functions that the worker registered before it sent the list.
 func (t *observers) declared(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -709,9 +709,9 @@ func (t *observers) forget(w *worker, functions []key) {
 // reattach transfers the observers of a lost connection to its successor w. Connections
 // without observer support transfer none.
 //
-// Until w has sent an observer again, another connection can still claim it with the previous
-// id. If w loses its connection before it reads the greeting, it does not know its id on that
-// connection, and its next connection also sends the previous id.
+// Until an observer has been sent again on w, another connection can still claim it with the
+// previous id. This is needed if the worker disconnects before it reads the greeting of w: it
+// does not know the id of w, and its next connection also sends the previous id.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -704,8 +704,7 @@ func TestGuardedObservers(t *testing.T) {
 	})
 }
 
-// TestEngineSources covers the engine's sources, each named after the trigger type that it
-// replaces.
+// TestEngineSources covers the sources that the engine hosts.
 func TestEngineSources(t *testing.T) {
 	t.Run("http", func(t *testing.T) {
 		e := Start(t)

@@ -97,7 +97,7 @@ func WithHTTPTimeout(d time.Duration) Option {
 // HTTP triggers, one at a time, before the condition and middleware functions of the route. A
 // real engine configures them as the middleware of its HTTP server, ordered by priority. Each
 // function receives the same input as a middleware function of a route and may respond in
-// place of the route. Repeated options add up. The default is none.
+// place of the route. Repeated options append to the list. The default is none.
 func WithHTTPMiddleware(functionIDs ...string) Option {
 	own := slices.Clone(functionIDs)
 	return func(c *config) error {

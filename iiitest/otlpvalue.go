@@ -199,7 +199,8 @@ func valueJSON(v any) any {
 	}
 }
 
-// float encodes like the engine's 64-bit floats: 2.0 instead of 2, and null if not finite.
+// float is a number that encodes like the engine's 64-bit floats: 2.0 instead of 2, and null
+// if it is not finite.
 type float float64
 
 // MarshalJSON implements json.Marshaler.

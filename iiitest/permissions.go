@@ -28,8 +28,8 @@ var infrastructure = []string{
 	"engine::baggage::get", "engine::baggage::set", "engine::baggage::get_all",
 }
 
-// denialLocked returns the engine's error if the worker may not call a function. It permits
-// functions that do not exist by the same rules. Engine.mu is held.
+// denialLocked returns the engine's error if the worker may not call a function. The same
+// rules apply to functions that do not exist. Engine.mu is held.
 func (p *permissions) denialLocked(namespace, id string) *wireError {
 	switch {
 	case p == nil:

@@ -82,7 +82,7 @@ type lane struct {
 	active    int
 	dead      []*job      // oldest first
 	consumers []*consumer // the next job goes to the first with capacity
-	kept      time.Time   // until then, the lane exists even without consumers; see queues.switched
+	kept      time.Time   // until then, the lane accepts jobs even without consumers; see queues.switched
 }
 
 // depth returns the number of unfinished jobs, waiting or running.

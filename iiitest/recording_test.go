@@ -97,8 +97,8 @@ func readRecording(t testing.TB, name string) []event {
 	return opensFirst(events)
 }
 
-// opensFirst moves the opening of a connection before the messages of the connection. Some
-// recordings contain it too late.
+// opensFirst moves the opening of a connection before the messages of the connection, because
+// some recordings report it too late.
 func opensFirst(events []event) []event {
 	for i, e := range events {
 		if e.Event != "open" {
@@ -173,7 +173,7 @@ var (
 	tracePattern = regexp.MustCompile(`00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})`)
 )
 
-// translate replaces recorded values in a worker's message by their counterparts.
+// translate replaces recorded values in a worker's message with their counterparts.
 func (r renaming) translate(text string) string {
 	to := func(s string) string {
 		if actual, ok := r.to[s]; ok {
@@ -341,8 +341,8 @@ func brokerOf(item any) string {
 	return fmt.Sprint(o["broker_type"], " ", o["name"], o["topic"])
 }
 
-// byID returns the items of a list by id. If recorded is set, it replaces ids by their
-// counterparts.
+// byID returns the items of a list by id. If recorded is set, it replaces recorded ids with
+// their actual counterparts.
 func byID(names renaming, list any, recorded bool) map[string]any {
 	m := map[string]any{}
 	items, _ := list.([]any)

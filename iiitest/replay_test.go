@@ -288,7 +288,7 @@ func (p *player) act(e event) {
 	case "send close":
 		w.leaving = true
 		select {
-		case <-w.ended: // the recorded worker noticed the end by this failure
+		case <-w.ended: // the recorded worker noticed the end only here
 		default:
 			control(websocket.CloseMessage)
 		}
@@ -388,7 +388,7 @@ func closeCode(err error) int {
 
 func (p *player) send(e event) {
 	w := p.workers[e.Worker]
-	if w.closed || w.leaving { // the recorded worker noticed the end by this failure
+	if w.closed || w.leaving { // the recorded worker noticed the end only when sending
 		return
 	}
 	kind, data := websocket.TextMessage, []byte(e.Frame)

@@ -53,7 +53,8 @@ type httpRequest struct {
 }
 
 // requests returns the recorded requests. The recording contains only the times of the
-// responses, so at is derived from the events. Requests do not overlap.
+// responses, so requests infers from the events when each request was sent. Requests do not
+// overlap.
 func (p *player) requests(events []event) []*httpRequest {
 	client := cmp.Or(p.web, urllib)
 	var list []*httpRequest

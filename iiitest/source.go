@@ -45,7 +45,7 @@ func (e *Engine) registerObservers() {
 	e.spawn(e.observers.deliverEvents)
 }
 
-// JSON Schemas of observer args, by source.
+// JSON Schemas for the args of observers.
 const (
 	httpArgs = `{"type":"object","required":["path"],"properties":{"path":{"type":"string"},"method":{"type":"string"},` +
 		`"middleware_function_ids":{"type":"array","items":{"type":"string"}},"public_webhook":{"type":"boolean"}}}`
@@ -254,7 +254,7 @@ const observersChanged = "engine::on-observers-changed"
 // observerChanged reports a change of an observer's state as an event.
 func (e *Engine) observerChanged(o *observer) {
 	if o.source.id == observersChanged {
-		return // would cause endless events about the observer itself
+		return // would report the observer's own state to itself endlessly
 	}
 	e.observers.occur(context.Background(), observersChanged, func() json.RawMessage {
 		m := new(object).str("observer_id", o.id).str("function_id", o.source.id).str("target", o.target.id).str("state", string(o.state))
@@ -331,8 +331,8 @@ func (o *observer) public() observerView {
 	return v
 }
 
-// visible returns a function that reports whether an observer is visible to a worker, which
-// must be permitted to call the observed function.
+// visible returns a filter for the observers that a worker may see: those of functions that
+// the worker may call.
 func (e *Engine) visible(p *permissions) func(o *observer) bool {
 	return func(o *observer) bool { return p.denial(o.source.namespace, o.source.id) == nil }
 }
@@ -377,8 +377,8 @@ func (e *Engine) observerInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	return mustEncode(map[string]any{"observer": list[0].fields()}), nil
 }
 
-// LocalCalls contains statistics about the calls to a function that its worker made in
-// process, as reported by the worker.
+// LocalCalls contains statistics about in-process calls to a function, as reported by the
+// worker that owns the function.
 type LocalCalls struct {
 	FunctionID, Namespace string
 

@@ -250,8 +250,8 @@ func TestDurableTriggersOfOneFunctionTakeTurns(t *testing.T) {
 	})
 }
 
-// Messages wait after their subscriber has disconnected. They are delivered to the next
-// subscriber with the same topic, namespace and function.
+// A message that is queued for a subscriber waits if the subscriber disconnects. It is
+// delivered to the next subscriber with the same topic, namespace and function.
 func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 	for _, config := range []string{`{"topic":"t"}`, `{"topic":"t","queue_config":{"type":"fifo"}}`} {
 		t.Run(config, func(t *testing.T) {

@@ -52,8 +52,8 @@ var telemetryFunctions = []string{
 	"engine::sampling::", "engine::health::", "engine::alerts::", "engine::rollups::", "iii-observability::",
 }
 
-// silent reports whether a span fires no triggers. Silent are the engine's own root spans and
-// the spans of functions that serve telemetry or are targets of a trace trigger.
+// silent reports whether a span fires no triggers. This applies to root spans of the engine
+// itself, and to spans of functions that serve telemetry or are targets of a trace trigger.
 func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool {
 	if s.ParentSpanID == nil && internalSpan(s) {
 		return true
@@ -118,8 +118,8 @@ func (t *traceTriggers) observed(list []spanRecord) {
 	}
 }
 
-// fireLater waits for the end of the window and then fires each trigger that matches a
-// collected span, once. It looks up the function in the default namespace, whatever the
+// fireLater waits for the end of the window and then fires every trigger that matches at least
+// one collected span. It looks up the function in the default namespace, whatever the
 // namespace of the binding.
 func (t *traceTriggers) fireLater(ctx context.Context) {
 	wait := time.NewTimer(traceWindow)

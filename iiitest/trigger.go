@@ -196,7 +196,7 @@ func (e *Engine) unregisterTrigger(id string) *registration {
 	return r
 }
 
-// registerTriggerType adds a trigger type of a worker, replacing any of the same name. It
+// registerTriggerType adds a trigger type of a worker, replacing one with the same id. It
 // sends the worker the existing bindings of the type and binds parked ones. Bindings that had
 // fallen back to a type in the default namespace move to the new provider.
 func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTypeMessage) {
@@ -239,8 +239,8 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 	waitFor(sent...)
 }
 
-// unregisterTriggerType removes a trigger type of w. Its bindings move to the type of the same
-// name in the default namespace or, if there is none, are parked.
+// unregisterTriggerType removes a trigger type of w. Its bindings move to the type with the
+// same id in the default namespace or, if there is none, are parked.
 func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {

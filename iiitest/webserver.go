@@ -517,7 +517,7 @@ func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	}
 }
 
-// unknown is the length of a body of unknown length.
+// unknown means that the length of a body is not known in advance.
 const unknown = -1
 
 // head starts a response with a body of the given length. The head is buffered until the first

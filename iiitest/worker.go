@@ -13,8 +13,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// worker is one connection of the worker protocol. A worker that reconnects is represented by
-// a new value.
+// worker is one connection of the worker protocol. After a reconnection, there is a new worker
+// value.
 type worker struct {
 	e           *Engine
 	id, token   string
@@ -76,7 +76,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	}
 	w.spoken.Store(&dialect{protocol: e.Protocol(), strict: e.cfg.strict})
 	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
-	if limited, ok := conn.NetConn().(*limitedConn); ok { // the library answers pings while it reads
+	if limited, ok := conn.NetConn().(*limitedConn); ok { // otherwise the library answers pings while reading is stopped
 		limited.hold = func() { w.reading.wait(e.ctx) }
 	}
 	e.mu.Lock()
@@ -137,7 +137,7 @@ func (w *worker) read() {
 			w.e.log.Debug("worker connection ended", "worker", w.id, "error", err)
 			return
 		}
-		w.reading.wait(w.e.ctx) // StopReading was called during ReadMessage
+		w.reading.wait(w.e.ctx) // StopReading may have been called during ReadMessage
 		if kind == websocket.TextMessage && !utf8.Valid(data) {
 			return // as the engine's WebSocket library does
 		}
