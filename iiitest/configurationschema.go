@@ -30,7 +30,7 @@ type configurationSchema struct {
 // errSchema is the prefix of errors about invalid schemas.
 const errSchema = "invalid JSON Schema: "
 
-// parseConfigurationSchema parses a schema of the draft named in the schema, by default
+// parseConfigurationSchema parses a schema according to the draft in $schema, by default
 // 2020-12. As in the engine, references to other documents are rejected. Unlike in the engine,
 // patterns use package regexp, without look-around and backreferences.
 func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error) {

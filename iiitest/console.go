@@ -377,8 +377,8 @@ func (j *job) consoleLetter(queue string) console.DeadLetter {
 	return d
 }
 
-// consoleTarget splits the key of a lane into the namespace and id of a function or, for the
-// lanes of observers, returns the name of the observers.
+// consoleTarget returns the function of a lane. For a lane of observers, it returns a label
+// for the observer or the group instead.
 func consoleTarget(lane key) (namespace, function, group string) {
 	switch lane.namespace {
 	case laneOfObserver:

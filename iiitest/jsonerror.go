@@ -66,8 +66,8 @@ const (
 	eofObject = "EOF while parsing an object"
 )
 
-// value consumes a value inside depth arrays and objects. Like all parser methods, it returns
-// false after an error.
+// value consumes a value at nesting level depth. Like all parser methods, it returns false
+// after an error.
 func (p *jsonParser) value(depth int) bool {
 	c, more := p.peek()
 	switch {

@@ -54,8 +54,8 @@ func (s *metricStore) all() []metricRecord {
 	return s.records.all()
 }
 
-// newest returns the last records that arrived at since or later, at most limit, in order of
-// arrival.
+// newest returns up to limit of the latest records, in order of arrival. It omits records that
+// arrived before since.
 func (s *metricStore) newest(since time.Time, limit int) []metricRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()

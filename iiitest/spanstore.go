@@ -97,7 +97,8 @@ func (s *spanStore) clear() {
 	s.changes.Add(1)
 }
 
-// newest returns the last spans, at most limit, in order of arrival. A span can appear twice.
+// newest returns up to limit of the latest spans, in order of arrival. A span can appear
+// twice.
 func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -291,8 +291,8 @@ func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireErro
 	return json.RawMessage("null"), nil
 }
 
-// provided calls the function of a worker that implements op for the stream. provided is false
-// if there is none. A worker need not implement all operations.
+// provided calls the function of a worker that implements op for the stream. It returns false
+// if there is no such function. A worker need not implement all operations.
 func (s *streams) provided(ctx context.Context, op, stream string, input map[string]any) (result json.RawMessage, provided bool, err *wireError) {
 	id := fmt.Sprintf("stream::%s(%s)", op, stream)
 	if !s.engine.hasFunction(id) {

@@ -69,7 +69,8 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 	return mustEncode(map[string]string{"id": r.id}), nil
 }
 
-// awaitsProvider reports whether a worker has been sent r and has responded or still can.
+// awaitsProvider reports whether r was sent to a worker whose response has arrived or is still
+// expected.
 func (e *Engine) awaitsProvider(r *registration) bool {
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// updateOps is a list of update operations. Decoding fails as a whole if one operation is
-// invalid. It is stricter than the types of package iii, which accept missing fields.
+// updateOps is a list of update operations. If one operation is invalid, decoding fails as a
+// whole. Decoding is stricter than in package iii, where fields may be missing.
 type updateOps []iii.UpdateOp
 
 func (ops *updateOps) decodeStrict(raw json.RawMessage) string {

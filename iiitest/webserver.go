@@ -47,9 +47,8 @@ func (s *webServer) Serve(l net.Listener) error {
 			continue
 		}
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			// Keep the buffer as small as on a real network. Over loopback, the operating
-			// system would buffer megabytes, and a slow reader would look as if it did not
-			// read.
+			// Emulate the small buffers of a network. Over loopback, the operating system
+			// buffers megabytes, so a slow client would appear stalled for a long time.
 			_ = tcp.SetWriteBuffer(128 << 10)
 		}
 		s.engine.spawn(func(context.Context) {
@@ -589,7 +588,7 @@ func (f *framing) append(dst, data []byte) []byte {
 
 // encodeHead appends the head of a response to r with a body of the given length. Fields and
 // their order are those of the engine's HTTP library. last reports whether the connection ends
-// after the response. ok is false if the response is impossible.
+// after the response. ok is false if the fields of header contradict each other.
 func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length int64) (out []byte, f framing, last, ok bool) {
 	connect := r.method == http.MethodConnect && status >= 200 && status < 300
 	last = !r.keepAlive || connect || status == http.StatusSwitchingProtocols
