@@ -1280,8 +1280,8 @@ func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.Raw
 	return wrong
 }
 
-// coversProperties reports whether additionalProperties validates properties and
-// patternProperties too. It does so in the order of the object.
+// coversProperties reports whether the keyword additionalProperties also validates the members
+// that properties and patternProperties match. It then validates all members in order.
 func (n *schemaNode) coversProperties() bool {
 	kind := kindOf(n.members["additionalProperties"])
 	return kind == 'f' || kind == '{'

@@ -121,7 +121,7 @@ func (d *dialect) functionRejected(code string, k key, owner string) []byte {
 		str("namespace", k.namespace).str("function_id", k.id).str("owner_worker_id", owner).bytes()
 }
 
-// invocation is a call on its way to a worker.
+// invocation is a call to be sent to a worker.
 type invocation struct {
 	id, functionID string // the id under which the receiving worker knows the function
 	data, metadata json.RawMessage

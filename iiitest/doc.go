@@ -37,8 +37,8 @@
 // engine::functions-available, engine::workers-available) or to types that workers
 // provide. Its built-in functions cover state, streams, publishing, durable topics and
 // their dead letters, configuration, logging, channels and introspection. In 0.25 and
-// later, functions can be observed. In 0.26, functions to observe replace the engine's
-// trigger types: http::on-request, cron::on-tick, queue::on-message, publish,
+// later, functions can be observed. In 0.26, the engine's trigger types become functions
+// that can be observed: http::on-request, cron::on-tick, queue::on-message, publish,
 // state::on-changed and others. The engine keeps everything in memory.
 //
 // The engine also calls functions over HTTP. Their URLs must use https, except on the

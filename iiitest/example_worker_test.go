@@ -17,6 +17,7 @@ type Person struct {
 	Name string `json:"name"`
 }
 
+// newGreeter creates the worker under test, for the engine at url.
 func newGreeter(url string, opts ...iii.Option) (*iii.Client, error) {
 	client, err := iii.New(url, opts...)
 	if err != nil {

@@ -151,8 +151,8 @@ func (x *exchange) run() {
 	}
 }
 
-// end records that the response or the function has finished. When both have, it releases the
-// channel ends that nobody has taken, and with them the channels.
+// end records that the response or the function has finished. Once both have finished, it
+// releases the channel ends that nobody has taken, which deletes the channels.
 func (x *exchange) end() {
 	if x.ended.Add(1) < 2 {
 		return

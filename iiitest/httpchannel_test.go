@@ -434,8 +434,8 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 	}
 }
 
-// A client that closes its sending side after a complete request counts as disconnected. If it
-// does so within the body, it can still receive a response.
+// A client that closes its sending side after a complete request counts as disconnected. A
+// client that does so before its body is complete can still receive a response.
 func TestClientClosesItsDirection(t *testing.T) {
 	for _, test := range []struct {
 		length, want string

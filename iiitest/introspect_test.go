@@ -88,7 +88,7 @@ func TestListWorkers(t *testing.T) {
 	if got := names(c.call("engine::workers::list", `{"search":"IIi-st","status":"available"}`), "workers", "id"); got != "iii-state iii-stream" {
 		t.Errorf("parts of the engine: %s", got)
 	}
-	// Registering again overwrites some values even if they are missing.
+	// A second registration overwrites some values even if its input omits them.
 	c.call("engine::workers::register", `{"_caller_worker_id":"x"}`)
 	info := c.call("engine::workers::info", `{"name":"beta"}`)["result"].(map[string]any)["worker"]
 	if want := decodeJSON(t, `{"name":"beta","description":"what it does","version":null,"id":"`+c.id+`","namespace":"default","runtime":"unknown",

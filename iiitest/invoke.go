@@ -18,7 +18,7 @@ type outcome struct {
 	err    *wireError
 }
 
-// request is a call that is to be routed to a function.
+// request is a call to be routed to a function.
 type request struct {
 	id         string // chosen by the caller, or generated
 	caller     *worker

@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// registerMetrics adds the functions that query metrics. There are no alerts and no sampling
-// and, as in the engine, roll-ups are always empty.
+// registerMetrics adds the functions that query metrics. As in the engine, roll-ups are always
+// empty. There are no alerts and there is no sampling.
 func (e *Engine) registerMetrics() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::metrics::list", "List metrics", e.listMetrics)

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// maxMetricNames is the maximum number of metric names. Metrics with other names are
-	// dropped.
+	// maxMetricNames is the maximum number of metric names. When it is reached, metrics with
+	// new names are dropped.
 	maxMetricNames = 10_000
 	// gaugeWindow is how old a gauge may be to appear in engine::workers::info.
 	gaugeWindow = 120 * time.Second

@@ -109,8 +109,8 @@ func (t *observers) init(e *Engine) {
 	t.events.wake = make(chan struct{}, 1)
 }
 
-// of returns the observers of a function, oldest first. As for all methods that do not lock mu
-// themselves, the caller must hold it.
+// of returns the observers of a function, oldest first. The caller must hold mu, as for every
+// method that does not lock it.
 func (t *observers) of(source key) []*observer { return slices.Clone(t.bySource[source]) }
 
 func (t *observers) inOrder() []*observer {
@@ -130,14 +130,14 @@ func (f *function) hostApproves() bool {
 // hostNotified reports whether the host of f receives messages about its observers.
 func (f *function) hostNotified() bool { return f.owner != nil && f.owner.speaks().observes }
 
-// hostKey returns the key under which the host of f knows it.
+// hostKey returns the key that the host of f uses for f.
 func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
-// view returns an observer as sent to its host. The host does not learn what is delivered, and
-// reports only captured parts of its local calls. Therefore view adds the part to deliver to
-// the captured parts.
+// view returns an observer as sent to its host. Hosts do not receive the deliver setting, and
+// report only captured parts of their local calls, so view adds the part to deliver to the
+// captured parts.
 func (o *observer) view() json.RawMessage {
 	capture := append([]string{}, o.capture...)
 	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
@@ -710,8 +710,8 @@ func (t *observers) forget(w *worker, functions []key) {
 // without observer support transfer none.
 //
 // Until an observer has been sent again on w, another connection can still claim it with the
-// previous id. This is needed if the worker disconnects before it reads the greeting of w: it
-// does not know the id of w, and its next connection also sends the previous id.
+// previous id. This covers a worker that disconnects before it has read the greeting of w.
+// Such a worker does not know the id of w, so its next connection sends the previous id again.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

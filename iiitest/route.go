@@ -112,7 +112,7 @@ func (t *routeTable) unbind(id string) {
 
 // find returns the route for a method and an escaped path, the path parameters, and the
 // methods of the path. Literal segments take precedence over parameters, and parameters over
-// wildcards. Only the best path is considered, even if it lacks the method.
+// wildcards. Only the best path is considered, even if no route has the method.
 func (t *routeTable) find(method, path string) (found *route, params map[string]string, methods []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

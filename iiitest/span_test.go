@@ -61,7 +61,7 @@ func TestSpan(t *testing.T) {
 	if diff := cmp.Diff(want, e.Traces()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// The engine stores strings, without bytes and secrets.
+	// The engine stores all values as strings, and omits bytes and secrets.
 	listed, bad := e.invoke(t.Context(), "engine::traces::tree", defaultNamespace, []byte(`{"trace_id":"0af7651916cd43dd8448eb211c80319c"}`))
 	if bad != nil {
 		t.Fatal(bad)

@@ -13,7 +13,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// worker is one connection of the worker protocol. After a reconnection, there is a new worker
+// worker represents one connection of the worker protocol. A worker that reconnects gets a new
 // value.
 type worker struct {
 	e           *Engine

@@ -146,7 +146,8 @@ func TestNameConflict(t *testing.T) {
 	dial(t, e).register("w") // the name is free after the rename
 }
 
-// Once the end of a worker's connection is visible, its name and functions are free.
+// When another worker can see that a connection has ended, the name and functions of that
+// connection are free.
 func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	e := Start(t)
 	other := dial(t, e)
