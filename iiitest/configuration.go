@@ -235,8 +235,8 @@ func (s *configurations) expanded(value json.RawMessage) json.RawMessage {
 	return value
 }
 
-// changed fires the triggers for a changed entry. old is the previous value. configurations.mu
-// is held.
+// changed fires the triggers for a changed entry. old is the previous value. The caller must
+// hold configurations.mu.
 func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEventType, entry *configuration, old json.RawMessage) {
 	var targets []target
 	for _, b := range s.triggers.event(s.engine, func(f configurationFilter) bool {

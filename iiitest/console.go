@@ -97,7 +97,7 @@ func causeOf(ctx context.Context) cause {
 }
 
 // recordCall records the start of a call. It returns nil if the engine has no console. f is
-// nil if the function does not exist. Engine.mu is held.
+// nil if the function does not exist. The caller must hold Engine.mu.
 func (e *Engine) recordCall(r *request, f *function) *console.Invocation {
 	if e.recorder == nil {
 		return nil
@@ -359,7 +359,8 @@ func (s consoleSource) DeadLetter(id string) (d console.DeadLetter, ok bool) {
 	return d, ok
 }
 
-// eachLane calls f for each lane, with the name of its queue or topic. queues.mu is held.
+// eachLane calls f for each lane, with the name of its queue or topic. The caller must hold
+// queues.mu.
 func (q *queues) eachLane(f func(name string, l *lane)) {
 	for name, n := range q.named {
 		f(name, &n.lane)

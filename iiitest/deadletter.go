@@ -14,8 +14,8 @@ import (
 // topic's name is the name of the queue.
 const namedTopic = "__fn_queue::"
 
-// lanes returns the lanes of the named queue or, if there is no such queue, of the topic.
-// queues.mu is held.
+// lanes returns the lanes of the named queue or, if there is no such queue, of the topic. The
+// caller must hold queues.mu.
 func (q *queues) lanes(name string) []*lane {
 	if n := q.named[strings.TrimPrefix(name, namedTopic)]; n != nil {
 		return []*lane{&n.lane}
@@ -31,14 +31,15 @@ func (q *queues) lanes(name string) []*lane {
 	return lanes
 }
 
-// targets returns the keys of the topic's lanes, sorted. queues.mu is held.
+// targets returns the keys of the topic's lanes, sorted. The caller must hold queues.mu.
 func (t *topic) targets() []key {
 	return slices.SortedFunc(maps.Keys(t.lanes), func(a, b key) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.id, b.id))
 	})
 }
 
-// retry appends a dead letter to its lane and resets its attempts. queues.mu is held.
+// retry appends a dead letter to its lane and resets its attempts. The caller must hold
+// queues.mu.
 func (q *queues) retry(l *lane, j *job) {
 	j.attempts = 0
 	q.add(l, j)

@@ -177,7 +177,7 @@ func (f *function) hostID() string {
 }
 
 // workerName returns the name of f's owner as shown in listings. For an owner without a name,
-// it is the first segment of the function id. Engine.mu is held.
+// it is the first segment of the function id. The caller must hold Engine.mu.
 func (f *function) workerName() string {
 	name := f.ownerName
 	if f.owner != nil {

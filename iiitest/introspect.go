@@ -82,7 +82,7 @@ func (f *function) internal() bool {
 	return json.Unmarshal(f.metadata, &m) == nil && m.Internal == true
 }
 
-// summary returns the list entry for a function. Engine.mu is held.
+// summary returns the list entry for a function. The caller must hold Engine.mu.
 func (f *function) summary() map[string]any {
 	s := map[string]any{"function_id": f.id, "namespace": f.namespace, "worker_name": f.workerName()}
 	if f.description != nil {
@@ -94,8 +94,8 @@ func (f *function) summary() map[string]any {
 	return s
 }
 
-// observedSummary adds to d the fields that only connections with observers receive. Engine.mu
-// is held.
+// observedSummary adds to d the fields that only connections with observers receive. The
+// caller must hold Engine.mu.
 func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[string]any {
 	if w == nil || !w.speaks().observes {
 		return d
@@ -109,8 +109,8 @@ func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[s
 	return d
 }
 
-// detail returns the summary of a function with its schemas and triggers. Engine.triggers.mu
-// and Engine.mu are held.
+// detail returns the summary of a function with its schemas and triggers. The caller must hold
+// Engine.triggers.mu and Engine.mu.
 func (e *Engine) detail(f *function) map[string]any {
 	d := f.summary()
 	if f.request != nil {
@@ -226,8 +226,8 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 }
 
 // lookUp finds the function for an info request. Without a namespace, it searches the default
-// namespace and then accepts a function in any other namespace if the id is unique. Engine.mu
-// is held.
+// namespace and then accepts a function in any other namespace if the id is unique. The caller
+// must hold Engine.mu.
 func (e *Engine) lookUp(w *worker, id string, namespace *string) (*function, *wireError) {
 	ns, bad := namespaceOf("namespace", namespace, defaultNamespace)
 	if bad != nil {
@@ -254,8 +254,8 @@ func (e *Engine) lookUp(w *worker, id string, namespace *string) (*function, *wi
 		id, ns, strings.Join(elsewhere, ", "))
 }
 
-// workerName returns the name of the in-process or connected worker that provides t. Engine.mu
-// is held.
+// workerName returns the name of the in-process or connected worker that provides t. The
+// caller must hold Engine.mu.
 func (t *triggerType) workerName() string {
 	name := t.ownerName
 	if t.owner != nil {
@@ -274,8 +274,8 @@ func (t *triggerType) summary() map[string]any {
 	}
 }
 
-// typeDetail returns the summary of a trigger type with its schemas. Engine.triggers.mu and
-// Engine.mu are held.
+// typeDetail returns the summary of a trigger type with its schemas. The caller must hold
+// Engine.triggers.mu and Engine.mu.
 func (e *Engine) typeDetail(t *triggerType) map[string]any {
 	d := t.summary()
 	for k, schema := range map[string]json.RawMessage{
@@ -347,7 +347,7 @@ func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *
 
 // workerOf returns the worker of a trigger and the name of that worker. A named worker that
 // registered the trigger takes precedence over the owner of its function. w is nil if the
-// owner is part of the engine or does not exist. Engine.mu is held.
+// owner is part of the engine or does not exist. The caller must hold Engine.mu.
 func (e *Engine) workerOf(r *registration) (w *worker, name string) {
 	name, _, _ = strings.Cut(r.functionID, "::")
 	if f := e.functions[key{r.namespace, r.functionID}]; f != nil {
@@ -359,8 +359,8 @@ func (e *Engine) workerOf(r *registration) (w *worker, name string) {
 	return w, name
 }
 
-// describeTrigger returns the list entry for a trigger, without config_summary. Engine.mu is
-// held.
+// describeTrigger returns the list entry for a trigger, without config_summary. The caller
+// must hold Engine.mu.
 func (e *Engine) describeTrigger(r *registration) map[string]any {
 	_, worker := e.workerOf(r)
 	return map[string]any{

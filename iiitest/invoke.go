@@ -228,7 +228,7 @@ func (e *Engine) await(ctx context.Context, p *pending) outcome {
 }
 
 // completeLocked completes a call unless it is already complete, and reports whether it did.
-// Engine.mu is held.
+// The caller must hold Engine.mu.
 func (e *Engine) completeLocked(p *pending, out outcome) bool {
 	if p.over {
 		return false
@@ -277,7 +277,7 @@ func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 }
 
 // notFoundLocked returns the error for a missing function. If a worker makes the call, the
-// error names the namespaces in which the id exists. Engine.mu is held.
+// error names the namespaces in which the id exists. The caller must hold Engine.mu.
 func (e *Engine) notFoundLocked(r request) *wireError {
 	text := "Function " + r.functionID + " not found in namespace " + r.namespace
 	if r.caller == nil || r.inPlace {

@@ -730,7 +730,7 @@ func (t *observers) reattach(w *worker, previous former) {
 
 // standsFor creates an observer that represents a trigger if a function has claimed the type
 // of the trigger with legacy_trigger_type, as in engine 0.25. It reports whether it has found
-// such a function. triggers.mu is held.
+// such a function. The caller must hold triggers.mu.
 func (t *observers) standsFor(r *registration) bool {
 	namespaces := []string{r.home, defaultNamespace}
 	if r.explicit != nil {
@@ -784,7 +784,8 @@ func (t *observers) stand(r *registration, f *function) {
 	t.updateState(o)
 }
 
-// standsForNoMore disposes of the observer that represents a trigger. triggers.mu is held.
+// standsForNoMore disposes of the observer that represents a trigger. The caller must hold
+// triggers.mu.
 func (t *observers) standsForNoMore(r *registration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

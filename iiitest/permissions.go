@@ -29,7 +29,7 @@ var infrastructure = []string{
 }
 
 // denialLocked returns the engine's error if the worker may not call a function. The same
-// rules apply to functions that do not exist. Engine.mu is held.
+// rules apply to functions that do not exist. The caller must hold Engine.mu.
 func (p *permissions) denialLocked(namespace, id string) *wireError {
 	switch {
 	case p == nil:

@@ -101,13 +101,13 @@ type consumer struct {
 	gone    chan struct{} // closed when the consumer leaves the lane
 }
 
-// add appends a job to a lane. queues.mu is held.
+// add appends a job to a lane. The caller must hold queues.mu.
 func (q *queues) add(l *lane, j *job) {
 	l.ready = append(l.ready, j)
 	q.pump(l)
 }
 
-// join adds a consumer to a lane. queues.mu is held.
+// join adds a consumer to a lane. The caller must hold queues.mu.
 func (q *queues) join(l *lane, c *consumer) {
 	c.gone = make(chan struct{})
 	l.consumers = append(l.consumers, c)
@@ -115,14 +115,14 @@ func (q *queues) join(l *lane, c *consumer) {
 }
 
 // leave removes a consumer from a lane. Jobs that are running continue. A job that fails waits
-// for another consumer. queues.mu is held.
+// for another consumer. The caller must hold queues.mu.
 func (q *queues) leave(l *lane, c *consumer) {
 	q.changes.Add(1)
 	close(c.gone)
 	l.consumers = slices.DeleteFunc(l.consumers, func(x *consumer) bool { return x == c })
 }
 
-// pump assigns jobs to consumers with free capacity, in turn. queues.mu is held.
+// pump assigns jobs to consumers with free capacity, in turn. The caller must hold queues.mu.
 func (q *queues) pump(l *lane) {
 	q.changes.Add(1)
 	for len(l.ready) > 0 {

@@ -42,7 +42,7 @@ func (s *spanStore) init(items, bytes int) {
 	s.entries = recent[*spanEntry]{maxItems: items, maxBytes: bytes, size: func(e *spanEntry) int { return e.size }, forget: s.forgetPending}
 }
 
-// forgetPending removes an entry from pending. spanStore.mu is held.
+// forgetPending removes an entry from pending. The caller must hold spanStore.mu.
 func (s *spanStore) forgetPending(e *spanEntry) {
 	if !e.Pending {
 		return

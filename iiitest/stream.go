@@ -375,7 +375,7 @@ func changeEvent(kind string, data json.RawMessage) map[string]any {
 }
 
 // announce sends an event to triggers and sockets. id is nil for an event about the whole
-// group. mu is held.
+// group. The caller must hold mu.
 func (s *streams) announce(ctx context.Context, item streamItem, id *string, event map[string]any) {
 	payload := streamMessage(item.key(), id, event)
 	compared := ""

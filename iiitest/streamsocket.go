@@ -261,7 +261,7 @@ func (s *streamSocket) leave(ctx context.Context, sub subscription) {
 	s.drop(sub.ID)
 }
 
-// drop removes a subscription. streams.mu is held.
+// drop removes a subscription. The caller must hold streams.mu.
 func (s *streamSocket) drop(id string) {
 	s.subscriptions = slices.DeleteFunc(s.subscriptions, func(old subscription) bool { return old.ID == id })
 	s.streams.subscribed.Add(1)
@@ -282,7 +282,8 @@ func (s *streamSocket) joinLeaveEvent(sub subscription) json.RawMessage {
 	})
 }
 
-// deliver queues an event once for each matching subscription. streams.mu is held.
+// deliver queues an event once for each matching subscription. The caller must hold
+// streams.mu.
 func (s *streamSocket) deliver(g streamGroup, id *string, frame []byte) {
 	for _, sub := range s.subscriptions {
 		if sub.key() == g && (sub.Item == nil || id != nil && *id == *sub.Item) {

@@ -22,7 +22,7 @@ type topic struct {
 	unheard int
 }
 
-// subscribers returns the number of subscribed triggers. queues.mu is held.
+// subscribers returns the number of subscribed triggers. The caller must hold queues.mu.
 func (t *topic) subscribers() int {
 	n := 0
 	for _, l := range t.lanes {
@@ -31,7 +31,8 @@ func (t *topic) subscribers() int {
 	return n
 }
 
-// waits reports whether any lane keeps messages for an absent subscriber. queues.mu is held.
+// waits reports whether any lane keeps messages for an absent subscriber. The caller must hold
+// queues.mu.
 func (t *topic) waits(now time.Time) bool {
 	for _, l := range t.lanes {
 		if now.Before(l.kept) {
@@ -111,8 +112,8 @@ func (q *queues) unbind(id string) {
 	q.unsubscribe(id)
 }
 
-// unsubscribe ends the subscription of a trigger, if any. Jobs in the lane remain. queues.mu
-// is held.
+// unsubscribe ends the subscription of a trigger, if any. Jobs in the lane remain. The caller
+// must hold queues.mu.
 func (q *queues) unsubscribe(id string) {
 	if s := q.bound[id]; s != nil {
 		q.leave(s.lane, s.consumer)
@@ -120,7 +121,7 @@ func (q *queues) unsubscribe(id string) {
 	}
 }
 
-// topic returns the named topic, creating it if necessary. queues.mu is held.
+// topic returns the named topic, creating it if necessary. The caller must hold queues.mu.
 func (q *queues) topic(name string) *topic {
 	t := q.topics[name]
 	if t == nil {

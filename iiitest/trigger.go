@@ -328,7 +328,8 @@ func (e *Engine) claimTriggers(typ string) {
 	}
 }
 
-// rebind binds the registrations of removed types to other providers. triggers.mu is held.
+// rebind binds the registrations of removed types to other providers. The caller must hold
+// triggers.mu.
 func (e *Engine) rebind() {
 	t := &e.triggers
 	for _, r := range t.inOrder() {

@@ -50,8 +50,8 @@ func nullable(s string) *string {
 	return &s
 }
 
-// workerViews returns all workers, sorted by name and id. Engine.triggers.mu and Engine.mu are
-// held.
+// workerViews returns all workers, sorted by name and id. The caller must hold
+// Engine.triggers.mu and Engine.mu.
 func (e *Engine) workerViews() []workerView {
 	inProcess := map[string]*workerView{}
 	part := func(name string) *workerView {
@@ -200,8 +200,8 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 	}), nil
 }
 
-// lookUpWorker finds a worker by the same rules as lookUp. Engine.triggers.mu and Engine.mu
-// are held.
+// lookUpWorker finds a worker by the same rules as lookUp. The caller must hold
+// Engine.triggers.mu and Engine.mu.
 func (e *Engine) lookUpWorker(name string, namespace *string) (v workerView, bad *wireError) {
 	ns := defaultNamespace // a namespace in the request is used even if blank
 	if namespace != nil {
