@@ -68,8 +68,8 @@ func WithConsoleLimit(bytes int) Option {
 	}
 }
 
-// ConsoleURL returns the address of the console, http://host:port/, or "" if there is none. As
-// with URL, connect with DialContext in a synctest bubble.
+// ConsoleURL returns the address of the console, http://host:port/, or "" if there is none. In
+// a synctest bubble, connect with DialContext; see URL.
 func (e *Engine) ConsoleURL() string {
 	if e.consoleServer == nil {
 		return ""

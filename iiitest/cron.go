@@ -154,7 +154,7 @@ func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 }
 
 // rfc3339 formats a time as the engine does: with 0, 3, 6 or 9 fractional digits, as few as
-// the value needs.
+// needed.
 func rfc3339(t time.Time) string {
 	fraction := ""
 	switch ns := t.Nanosecond(); {

@@ -265,16 +265,16 @@ func (e *Engine) servers() []*server {
 // on the address, and only DialContext can reach the engine.
 func (e *Engine) URL() string { return "ws://" + e.workerServer.addr }
 
-// HTTPURL returns the address of the HTTP triggers, http://host:port. As with URL, connect
-// with DialContext in a synctest bubble.
+// HTTPURL returns the address of the HTTP triggers, http://host:port. In a synctest bubble,
+// connect with DialContext; see URL.
 func (e *Engine) HTTPURL() string { return "http://" + e.httpServer.addr }
 
-// StreamURL returns the address of the stream socket, ws://host:port. As with URL, connect
-// with DialContext in a synctest bubble.
+// StreamURL returns the address of the stream socket, ws://host:port. In a synctest bubble,
+// connect with DialContext; see URL.
 func (e *Engine) StreamURL() string { return "ws://" + e.streamServer.addr }
 
 // GuardedURL returns the address of the guarded listener, ws://host:port, or "" without
-// WithGuard. As with URL, connect with DialContext in a synctest bubble.
+// WithGuard. In a synctest bubble, connect with DialContext; see URL.
 func (e *Engine) GuardedURL() string {
 	if e.guardedServer == nil {
 		return ""
@@ -283,7 +283,7 @@ func (e *Engine) GuardedURL() string {
 }
 
 // Close stops the engine abruptly, like a crash: it cuts sockets without a Close frame. Close
-// waits until all goroutines of the engine have exited, and so does every further call. The
+// waits until all goroutines of the engine have exited, and further calls wait as well. The
 // returned error is always nil.
 func (e *Engine) Close() error {
 	e.life.Lock()

@@ -189,8 +189,8 @@ type (
 		Reason     string `json:"reason"`
 		Count      uint64 `json:"count"`
 	}
-	// ignoredMessage stands for workerregistered, registrationrejected and pong messages, of
-	// which the engine reads no fields.
+	// ignoredMessage represents workerregistered, registrationrejected and pong messages,
+	// which the engine ignores.
 	ignoredMessage struct{}
 	pingMessage    struct{}
 )

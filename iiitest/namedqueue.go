@@ -28,8 +28,8 @@ type QueueConfig struct {
 	Type string `json:"type"`
 
 	// MessageGroupField is a key of the job payload. In a fifo queue, every job must have the
-	// key with a value other than null. It is required if Type is "fifo" and ignored
-	// otherwise.
+	// key with a value other than null. MessageGroupField is required if Type is "fifo" and
+	// ignored otherwise.
 	MessageGroupField string `json:"message_group_field"`
 
 	// BackoffMs is the delay before the first retry, in milliseconds. The delay doubles with

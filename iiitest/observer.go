@@ -340,8 +340,8 @@ func (t *observers) returned(o *observer) {
 	t.watch(o.source)
 }
 
-// lost logs the observers of a source in the engine that miss an event because their worker or
-// their target is away.
+// lost logs the observers of a source in the engine that miss an event because their worker
+// has disconnected or their target does not exist.
 func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
 	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
 		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.interests(false) || !o.filter.matches(doc) || only != nil && !only(o) {

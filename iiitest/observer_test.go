@@ -492,7 +492,7 @@ func TestObserverPolicy(t *testing.T) {
 	})
 }
 
-// A host of 0.26 can select observers or deliver to them itself.
+// A 0.26 host can select observers or deliver to them itself.
 func TestHostMatchesAndDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -539,7 +539,7 @@ func TestObserveDepth(t *testing.T) {
 	})
 }
 
-// A worker of 0.25 has no hooks. As a host, it selects observers only with owner delivery.
+// A 0.25 worker has no hooks. As a host, it selects observers only with owner delivery.
 func TestOwnerDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -553,7 +553,7 @@ func TestOwnerDelivery(t *testing.T) {
 		o.wantState("o1", "active", "", 0)
 
 		o.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"s","data":1}`, id1)
-		h.reply(h.recv(), `,"result":1,"matched":["o1"]`) // not sent by any real worker of 0.25
+		h.reply(h.recv(), `,"result":1,"matched":["o1"]`) // no real 0.25 worker sends this
 		o.want(`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"s","result":1}`)
 		o.quiet() // calls do not activate observers
 

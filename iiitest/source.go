@@ -15,7 +15,7 @@ import (
 
 // registerObservers adds the functions that list and describe observers, and the engine's
 // sources. A source is a private function that the engine calls once for each event, with the
-// event as both input and result. The trigger types of 0.23 and the sources share their
+// event as both input and result. The trigger types and the sources share their
 // implementations.
 func (e *Engine) registerObservers() {
 	e.addBuiltin("engine::observers::list", engineWorker, "List observers", e.listObservers)
