@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Reading frames in parts allocates no memory, and the buffers are reused.
+// Reading a frame in parts does not allocate, and buffers are reused.
 func TestChannelReaderReadsInParts(t *testing.T) {
 	r := newChannelReader(nil, StreamChannelRef{})
 	want := bytes.Repeat([]byte("0123456789abcde"), channelChunk/15)
@@ -24,10 +24,10 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		got = append(got[:len(got):cap(got)], buf[:n]...)
-	}); allocs > 1 { // got's
+	}); allocs > 1 { // one for growing got
 		t.Errorf("%v allocations for a part of a frame", allocs)
 	}
-	frame, read := r.bytes.pop() // in the same way as WriteTo
+	frame, read := r.bytes.pop() // as WriteTo does
 	if got = append(got, frame[read:]...); !bytes.Equal(got, want) {
 		t.Errorf("read %d bytes, want %d", len(got), len(want))
 	}
@@ -46,7 +46,7 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 	}
 }
 
-// A frame occupies as much memory as it counts for, even if it is small or empty.
+// Even a small or empty frame holds no more memory than the reader accounts for.
 func TestChannelReaderHoldsSmallFrames(t *testing.T) {
 	for _, text := range []bool{false, true} {
 		for _, size := range []int{0, 1, 1000} {

@@ -18,7 +18,6 @@ import (
 
 const testID = "0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10"
 
-// encodeInvoke writes a whole call to b.
 func encodeInvoke(b *buffer, inv *invocation, in any) error {
 	err := encodeCall(b, inv, in)
 	if err == nil {
@@ -95,8 +94,7 @@ func TestEncodeResult(t *testing.T) {
 	}
 }
 
-// TestEncodeRefuses tests values that cannot be encoded: encoding returns an error, and the
-// pooled buffer remains usable.
+// A value that cannot be encoded is an error, and leaves the buffer unchanged and usable.
 func TestEncodeRefuses(t *testing.T) {
 	for name, v := range map[string]any{
 		"channel": make(chan int), "function": func() {}, "NaN": nan(), "raw": json.RawMessage("{"), "empty raw": json.RawMessage{},
@@ -128,7 +126,7 @@ func TestEncodeRefuses(t *testing.T) {
 
 func nan() float64 { zero := 0.0; return zero / zero }
 
-// latin1 encodes to text that is not valid UTF-8.
+// latin1 marshals to invalid UTF-8.
 type latin1 struct{}
 
 func (latin1) MarshalJSON() ([]byte, error) { return []byte("\"caf\xe9\""), nil }
@@ -150,7 +148,7 @@ func TestAppendID(t *testing.T) {
 	}
 }
 
-// cut is a part that parse extracts, as text.
+// cut holds the parts of a message that parse extracts.
 type cut struct {
 	Kind                                                            messageType
 	ID, Function, Data, Result, Err, Traceparent, Baggage, Metadata string
@@ -215,13 +213,13 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// TestParseRecordings compares the parts extracted from recorded messages with the
-// generated types.
+// TestParseRecordings checks that parse extracts from recorded messages what encoding/json
+// decodes into the generated types.
 func TestParseRecordings(t *testing.T) {
 	seen := map[messageType]int{}
 	for _, frame := range recordedFrames(t) {
 		if frame.sent || strings.HasPrefix(frame.file, "stream-socket") || !bytes.Contains(frame.raw, []byte(`"type"`)) {
-			continue // messages of the stream socket and of channels do not belong to the worker protocol
+			continue // only worker sockets use this protocol
 		}
 		var m received
 		if err := m.parse(frame.raw); err != nil {
@@ -303,7 +301,7 @@ func nestedLists(depth int) string {
 	return strings.Repeat("[", depth) + strings.Repeat("]", depth)
 }
 
-// TestEncodeForEngine tests values that are valid JSON, but for which the engine would
+// TestEncodeForEngine checks that the client rejects valid JSON for which the engine would
 // drop the message.
 func TestEncodeForEngine(t *testing.T) {
 	deep := any(1)
@@ -347,8 +345,8 @@ func TestEncodeForEngine(t *testing.T) {
 	}
 }
 
-// FuzzParse parses arbitrary messages. No message causes a panic, the extracted parts are
-// JSON, and a message composed of the parts parses into the same parts.
+// FuzzParse checks that parse does not panic on any message and extracts valid JSON. A message
+// built from the extracted parts parses into the same parts.
 func FuzzParse(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -391,7 +389,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// A large buffer is released if messages are small, and kept if messages fill it.
+// A large buffer is kept as long as messages fill it.
 func TestBuffersWorthKeeping(t *testing.T) {
 	use := func(b *buffer, size int) bool {
 		b.Reset()
@@ -422,7 +420,6 @@ func TestBuffersWorthKeeping(t *testing.T) {
 	}
 }
 
-// The messages of a call, as encoded and as parsed.
 const (
 	benchInvoke = `{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"orders::place",` +
 		`"data":{"id":7,"buyer":"ann","lines":["book","pen"],"_caller_worker_id":"975d6453-cd80-4c5a-8a14-ce0551566196"},` +
@@ -472,7 +469,7 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// marking is a JSONCodec that shows where it was used.
+// marking is a JSONCodec that marks everything it encodes.
 type marking struct{}
 
 func (marking) Marshal(v any) ([]byte, error) {
@@ -501,7 +498,7 @@ func (marking) Unmarshal(b []byte, v any) error {
 }
 
 func TestWithJSONEncodesUsersValues(t *testing.T) {
-	type item = map[string]int // a type of this package would be no user's
+	type item = map[string]int // an alias: types declared in package iii bypass the codec
 	p := newPeer(t, script{call: func(_ *peerConn, m *peerMessage) string {
 		switch m.FunctionID {
 		case "state::set":

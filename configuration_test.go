@@ -12,12 +12,11 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// configurations serves configuration::* as documented for the engine, as far as the
-// client uses it.
+// configurations implements the configuration::* functions that the client calls.
 type configurations struct {
 	mu      sync.Mutex
 	entries map[string]iii.ConfigurationEntry
-	inputs  []string // of all calls, in order
+	inputs  []string // every call, in order
 }
 
 func (s *configurations) handle(t *testing.T, c *iii.Client) {
@@ -118,7 +117,7 @@ func TestConfiguration(t *testing.T) {
 	if err := server.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	// The functions are in the engine's namespace, not in the worker's.
+	// The configuration functions are called in the engine's namespace, not in the worker's.
 	configuration := connect(t, e, iii.WithNamespace("shop")).Configuration()
 	ctx := t.Context()
 	type billing struct {
