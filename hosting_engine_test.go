@@ -25,8 +25,8 @@ type saleReceipt struct {
 	Number int `json:"number"`
 }
 
-// The envelope of a local call equals that of the same call through the engine, except
-// for ids and times.
+// Observers must not be able to tell a local call from one that went through the engine,
+// except by its ids and times.
 func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))
@@ -88,9 +88,9 @@ func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// TestHostedSourceOnTheEngine tests a host with all of its capabilities: arguments, rejection
-// of observers at once and later, selection by keys, and delivery. The engine and the
-// observers behave as the host decides.
+// TestHostedSourceOnTheEngine uses every hook of an observed function: it validates arguments,
+// rejects observers immediately and later, selects observers by key, and delivers calls
+// itself.
 func TestHostedSourceOnTheEngine(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		type args struct {
@@ -195,8 +195,8 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// The delivered part of a call does not depend on the captured parts, either for routed or for
-// local calls.
+// What an observer delivers to its target does not depend on what it captures. This holds for
+// local and routed calls.
 func TestLocalAndRoutedCallsDeliverTheSamePart(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))

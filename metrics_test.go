@@ -22,7 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// fakeProcess is a process whose metrics the test sets.
+// fakeProcess is a process with metrics set by the test.
 type fakeProcess struct {
 	mu      sync.Mutex
 	figures processFigures
@@ -123,8 +123,8 @@ func TestCollectorShortInterval(t *testing.T) {
 	})
 }
 
-// A system without process metrics is not an error: the metrics of the Go runtime are still
-// reported.
+// Where process metrics are not supported, the collector still reports those of the Go
+// runtime.
 func TestCollectorOfUnsupportedSystem(t *testing.T) {
 	c, err := newCollector(processReader("plan9"))
 	if err != nil {
@@ -162,7 +162,7 @@ func TestCollectorReportsFailures(t *testing.T) {
 	}
 }
 
-// A caller whose context ends during a reading does not affect other callers.
+// If one caller's context is canceled during a reading, other callers are not affected.
 func TestCollectorContextEndsWhileReading(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -209,14 +209,13 @@ func TestCollectorConcurrent(t *testing.T) {
 	})
 }
 
-// The metrics of this process are plausible.
 func TestCollectorOfThisProcess(t *testing.T) {
 	t.Setenv("HOST_PROC", t.TempDir())
 	c, err := NewWorkerMetricsCollector()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Work long enough to be measured, even on a busy machine.
+	// Use enough CPU time to be measured even on a busy machine.
 	for begin, worked := time.Now(), c.cpuTime; time.Since(begin) < cpuInterval || worked < c.cpuTime+50*time.Millisecond; {
 		for range 100_000 {
 			_ = math.Sqrt(float64(os.Getpid()))
@@ -315,7 +314,7 @@ func TestWorkerGaugesReportTheProcess(t *testing.T) {
 	}
 }
 
-// The id is read at each collection: no point with the previous id is left.
+// The worker id is read at each collection, so no data point keeps an old id.
 func TestGaugesFollowWorkerID(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
@@ -342,8 +341,8 @@ func TestGaugesFollowWorkerID(t *testing.T) {
 	}
 }
 
-// A failed reading of the process affects no other metric, and the gauges keep their
-// latest values.
+// If reading the process fails, the gauges keep their last values and other metrics are not
+// affected.
 func TestGaugesOfUnreadableProcess(t *testing.T) {
 	failed := errors.New("no such process")
 	handled := countHandled(t, failed)
@@ -381,8 +380,8 @@ func TestRegisterWorkerGaugesRefuses(t *testing.T) {
 	}
 }
 
-// countHandled counts how often OpenTelemetry's global error handler receives an error
-// that matches target.
+// countHandled counts the errors matching target that reach OpenTelemetry's global error
+// handler.
 func countHandled(t *testing.T, target error) *atomic.Int64 {
 	t.Helper()
 	var n atomic.Int64
