@@ -131,7 +131,7 @@ func TestTelemetryUpgrade(t *testing.T) {
 	}
 }
 
-// The headers of the configuration are sent unless an option sets the same header.
+// An option overrides the header of the same name in the configuration.
 func TestTelemetryConfigHeaders(t *testing.T) {
 	requests := make(chan http.Header, 1)
 	p := newOtelPeer(t, otelScript{refuse: func(_ int, r *http.Request) int {
@@ -163,9 +163,9 @@ func TestTelemetryConfigHeaders(t *testing.T) {
 	}
 }
 
-// The address defaults to that of the environment, and wss uses TLS.
+// The address comes from the environment by default. An https address implies TLS.
 func TestTelemetryTLS(t *testing.T) {
-	server := httptest.NewTLSServer(nil) // for its certificate
+	server := httptest.NewTLSServer(nil) // used only for its certificate
 	defer server.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -187,7 +187,7 @@ func TestTelemetryTLS(t *testing.T) {
 	}
 }
 
-// The delay between failed attempts grows. A lasting connection resets it.
+// The delay grows with each failed attempt. A connection that lasts resets it.
 func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := func(n int) bool { return n == 7 }
@@ -232,7 +232,7 @@ func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	})
 }
 
-// A peer that accepts and closes immediately is not healthy: the delay grows.
+// If the engine closes every connection at once, the delay keeps growing.
 func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) { c.kill() }})
@@ -323,7 +323,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 	})
 }
 
-// A shutdown tries to connect once more, but does not retry after a refusal.
+// Shutdown tries to connect once more, but gives up when the engine rejects the connection.
 func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
@@ -345,8 +345,7 @@ func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
 	})
 }
 
-// Error frames of the engine other than authentication errors are reported too, and
-// other frames are ignored.
+// Every error frame from the engine is reported. Other frames are ignored.
 func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
@@ -373,8 +372,7 @@ func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	})
 }
 
-// A connection with a silent peer is closed after a minute; one with a peer that only answers
-// pings stays open.
+// The connection is closed if nothing arrives for a minute. Pongs alone keep it open.
 func TestTelemetryGivesUpASilentPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})
@@ -428,7 +426,7 @@ func FuzzEngineError(f *testing.F) {
 	})
 }
 
-// Flush returns once the peer has read everything, however late.
+// Flush waits until the engine has read everything, even if that takes long.
 func TestFlushWaitsForALatePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -506,7 +504,8 @@ func TestFlushWithoutAPeerEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// Shutdown makes one more attempt immediately if there are frames to deliver.
+// If frames are pending, Shutdown tries to connect at once instead of waiting for the next
+// attempt.
 func TestTelemetryShutdownDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{refuse: func(n int, _ *http.Request) int {
@@ -519,7 +518,7 @@ func TestTelemetryShutdownDelivers(t *testing.T) {
 		s := p.connection(WithConnectionStateListener(states.listen))
 		sendLogs(t, s, 0, 10)
 		p.wait("attempts", func() bool { return len(p.dials) == 8 })
-		synctest.Wait() // the connection now sleeps for half a minute
+		synctest.Wait() // the next attempt is now half a minute away
 		began := time.Now()
 		if err := s.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
@@ -533,7 +532,7 @@ func TestTelemetryShutdownDelivers(t *testing.T) {
 	})
 }
 
-// A link that dies during Shutdown is replaced immediately.
+// If the connection breaks during Shutdown, the client reconnects at once.
 func TestTelemetryShutdownSurvivesKills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
@@ -562,7 +561,7 @@ func TestConnectionShutdownIsBounded(t *testing.T) {
 	tests := []struct {
 		name   string
 		script otelScript
-		stop   bool // the peer reads nothing
+		stop   bool // stop reading
 	}{
 		{name: "no pong", script: otelScript{ping: func(*otelConn, []byte) bool { return true }}},
 		{name: "no reading", stop: true},
@@ -629,8 +628,7 @@ func TestConnectionShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// absentUntil returns a peer that refuses connections until the returned function is
-// called.
+// absentUntil returns a peer that rejects connections until come is called.
 func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 	var here atomic.Bool
 	p = newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int {
@@ -642,8 +640,7 @@ func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 	return p, func() { here.Store(true) }
 }
 
-// Frames that were queued before Flush and dropped while it waited have not arrived, so
-// Flush must return an error.
+// If frames are dropped while Flush waits for them, Flush returns an error.
 func TestTelemetryFlushReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, come := absentUntil(t)
@@ -654,7 +651,7 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 		}
 		flushed := make(chan error, 1)
 		go func() { flushed <- tel.Flush(t.Context()) }()
-		synctest.Wait() // all records are in the queue
+		synctest.Wait() // all records are queued
 		sendLogs(t, tel.Connection(), 0, 4)
 		lost := tel.Connection().Stats().Logs.Full
 		come()
@@ -668,7 +665,8 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 	})
 }
 
-// Frames that the last flush of the providers displaces from the queue also count as lost.
+// During Shutdown, the providers flush once more. Queued frames that are dropped to make room
+// also count as lost.
 func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -679,7 +677,7 @@ func TestTelemetryShutdownReportsDrops(t *testing.T) {
 				return p.mem.DialContext(ctx, network, addr)
 			})))
 		sendLogs(t, tel.Connection(), 0, 1)
-		emitLog(tel, t.Context(), "the last word") // waits in its batch, because the queue is full
+		emitLog(tel, t.Context(), "the last word") // stays in its batch, because the queue is full
 		ended := make(chan error, 1)
 		go func() { ended <- tel.Shutdown(t.Context()) }()
 		synctest.Wait()
@@ -694,8 +692,7 @@ func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	})
 }
 
-// After the shutdown has completed, further calls return its result, regardless of their
-// context.
+// Once Shutdown has completed, further calls return its result, even with a canceled context.
 func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
 	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})
 	if err != nil {
@@ -716,7 +713,7 @@ func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
 	}
 }
 
-// Connections that the engine's side kills in the middle of flushes lose nothing.
+// When the engine's side breaks the connection in the middle of a flush, nothing is lost.
 func TestTelemetryReconnectLosesNothing(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
@@ -779,7 +776,7 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
-// The start of a span precedes its end and is never sent again.
+// The start of a span is sent before the finished span, and never again.
 func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cuts := 0
@@ -830,7 +827,7 @@ func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	})
 }
 
-// Drops are reported immediately, and then once a minute.
+// Drops are reported at once, and then once per minute.
 func TestTelemetryReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -861,7 +858,7 @@ func TestTelemetryReportsDrops(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if len(said) != 6 { // immediately, after 60, 120, 180 and 240 s, and at the end
+		if len(said) != 6 { // at once, after 60, 120, 180 and 240 s, and at the end
 			t.Errorf("said %d times:\n%s", len(said), strings.Join(said, ""))
 		}
 		if last := said[len(said)-1]; !strings.Contains(last, "2500 frames of logs with 2500 records (queue full 2490, not connected 0, closed 10)") {
@@ -874,7 +871,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A large frame is sent in fragments and arrives as a single message.
+// A large frame is sent in several fragments.
 func TestTelemetryDeliversLargeFrames(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection()
@@ -897,7 +894,6 @@ func TestTelemetryDeliversLargeFrames(t *testing.T) {
 	}
 }
 
-// Sends, flushes and the shutdown run concurrently.
 func TestTelemetryConcurrent(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection(WithConnectionQueue(100_000, 64<<20))
@@ -947,7 +943,7 @@ func TestTelemetryConcurrent(t *testing.T) {
 	}
 }
 
-// An engine that is slow to accept a frame does not receive the same frames repeatedly.
+// Frames are not sent again just because the engine is slow to confirm them.
 func TestTelemetryIsNotResentToASlowEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{frame: func(*otelConn, []byte) bool {
@@ -968,7 +964,6 @@ func TestTelemetryIsNotResentToASlowEngine(t *testing.T) {
 	})
 }
 
-// Without a logger, drops are reported to OpenTelemetry's error handler.
 func TestTelemetryReportsDropsToOpenTelemetry(t *testing.T) {
 	before := otel.GetErrorHandler()
 	defer otel.SetErrorHandler(before)

@@ -74,8 +74,8 @@ func TestExtractInvalidLeavesContext(t *testing.T) {
 	}
 }
 
-// The engine rejects a traceparent with flags above 02, while OpenTelemetry sets and
-// forwards the random flag.
+// OpenTelemetry may set the random flag, but the engine rejects flags above 02. The client
+// therefore sends only the sampled flag.
 func TestTraceparentCarriesOnlyTheSampledFlag(t *testing.T) {
 	provider := sdktrace.NewTracerProvider()
 	for flags, want := range map[trace.TraceFlags]string{0: "00", 1: "01", 2: "00", 3: "01", 0xff: "01", 0xfe: "00"} {

@@ -19,7 +19,8 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
-// answers serves every request with one answer and keeps the request.
+// answers is a RoundTripper that returns the same response to every request and keeps the
+// request.
 type answers struct {
 	status int
 	header http.Header
@@ -179,8 +180,8 @@ type noResponse struct{}
 
 func (noResponse) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
 
-// http.Client reports a transport that returns neither a response nor an error; the
-// wrapper does not interfere.
+// A transport that returns neither a response nor an error is broken. The wrapper leaves the
+// report to http.Client.
 func TestHTTPTransportWithoutResponse(t *testing.T) {
 	ctx, recorder, _ := recordedSpans()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", nil)
@@ -315,8 +316,7 @@ func TestHTTPSpansCanBeSwitchedOff(t *testing.T) {
 	}
 }
 
-// The transport works in an http.Client with a real server: redirects, keep-alive and
-// streams.
+// The transport supports redirects, keep-alive and streaming against a real server.
 func TestHTTPClient(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/from" {
