@@ -58,7 +58,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// Every change of a stream reaches its trigger as a typed event.
+// A stream trigger fires on every change, with a typed event.
 func TestStreamTrigger(t *testing.T) {
 	c := connected(t)
 	ctx := t.Context()
@@ -85,7 +85,7 @@ func TestStreamTrigger(t *testing.T) {
 		func() error { _, err := todos.Update(ctx, "g", "i", iii.OpIncrement("", 4)); return err },
 		func() error { return todos.Send(ctx, "g", "pulse", map[string]int{"beat": 1}) },
 		func() error { _, _, err := todos.Delete(ctx, "g", "i"); return err },
-		func() error { _, _, err := todos.Delete(ctx, "g", "i"); return err }, // no event
+		func() error { _, _, err := todos.Delete(ctx, "g", "i"); return err }, // no event, because the item does not exist
 		func() error { _, err := todos.Set(ctx, "another", "i", 1); return err },
 		func() error { return todos.Send(ctx, "g", "end", nil) },
 	} {
@@ -104,13 +104,13 @@ func TestStreamTrigger(t *testing.T) {
 		{Type: "delete", ID: "i", Data: "5"},
 		{Type: "event", Event: `{"data":null,"type":"end"}`},
 	}
-	// The handler may receive different events in any order.
+	// The events may arrive in any order.
 	if diff := cmp.Diff(want, got, cmpopts.SortSlices(func(a, b seen) bool { return fmt.Sprint(a) < fmt.Sprint(b) })); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
 
-// The recorded calls, made with Stream, receive the recorded answers.
+// The methods send the recorded requests and decode the recorded replies.
 func TestStreamAsRecorded(t *testing.T) {
 	for _, name := range []string{"streams", "stream-socket", "stream-provider"} {
 		t.Run(name, func(t *testing.T) {
@@ -122,8 +122,7 @@ func TestStreamAsRecorded(t *testing.T) {
 				if err := json.Unmarshal(call.data, &in); err != nil {
 					t.Fatal(err)
 				}
-				// Recorded inputs that Stream cannot send, because the engine rejects or
-				// ignores them.
+				// Stream cannot send inputs that the engine rejects or ignores.
 				return call.err != nil || call.functionID == "stream::send" && in.ItemID != nil
 			})
 			c, engine := answerAsRecorded(t, calls)
@@ -150,7 +149,7 @@ func TestStreamAsRecorded(t *testing.T) {
 	}
 }
 
-// callStream makes a recorded call.
+// callStream makes a recorded call with the methods of Stream.
 func callStream(ctx context.Context, c *iii.Client, call recordedCall) (got any, err error) {
 	var in struct {
 		Stream string          `json:"stream_name"`
