@@ -45,7 +45,7 @@ func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	return nil
 }
 
-// Unbind does nothing, because the context passed to Bind ends the trigger.
+// Unbind does nothing, because canceling the context passed to Bind ends the trigger.
 func (t *ticker) Unbind(ctx context.Context, id string) error { return nil }
 
 // One worker provides a trigger type and uses it in a trigger.
