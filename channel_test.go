@@ -164,14 +164,14 @@ func TestChannelBackPressure(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-wrote:
-			t.Fatalf("64 MiB went into a channel of one frame that nobody reads: %v", err)
+			t.Fatalf("a Write of 64 MiB did not block although nobody reads: %v", err)
 		default: // still blocked
 		}
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
-			t.Errorf("the Write that waited = %v, want ErrChannelClosed", err)
+			t.Errorf("blocked Write = %v, want ErrChannelClosed", err)
 		}
 	})
 }
@@ -195,7 +195,7 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 		_, err = w.Write(frame)
 	}
 	if !errors.Is(err, iii.ErrChannelClosed) {
-		t.Errorf("Write after the reader has gone = %v, want ErrChannelClosed", err)
+		t.Errorf("Write after the reader has disconnected = %v, want ErrChannelClosed", err)
 	}
 }
 
@@ -259,10 +259,10 @@ func TestChannelErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := again.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("Read of an end that was taken = %v, want io.EOF", err)
+		t.Errorf("Read from a channel that has a reader = %v, want io.EOF", err)
 	}
 	if err := w.SendMessage(t.Context(), func() {}); err == nil {
-		t.Error("a message that does not encode is sent")
+		t.Error("no error for a message that cannot be encoded")
 	}
 	_, _ = first.Close(), again.Close()
 	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, iii.ErrChannelClosed) {
@@ -358,14 +358,14 @@ func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-wrote:
-			t.Fatalf("the Write that was held back has ended by another caller's context: %v", err)
+			t.Fatalf("the blocked Write returned when another caller's context was done: %v", err)
 		default:
 		}
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
-			t.Errorf("the Write that Close broke off = %v, want ErrChannelClosed", err)
+			t.Errorf("the Write interrupted by Close = %v, want ErrChannelClosed", err)
 		}
 	})
 }
@@ -410,7 +410,7 @@ func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 					case err = <-behind:
 					}
 					if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != test.ends {
-						t.Errorf("a Write ended after %v: %v; want os.ErrDeadlineExceeded after %v", took, err, test.ends)
+						t.Errorf("a Write returned after %v: %v; want os.ErrDeadlineExceeded after %v", took, err, test.ends)
 					}
 				}
 			})
@@ -527,11 +527,11 @@ func TestChannelOpeningHangs(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 			defer cancel()
 			if err := test.wait(ctx, w, r); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("another caller's error = %v, want his context's", err)
+				t.Errorf("the second caller's error = %v, want that of its context", err)
 			}
 			select {
 			case err := <-used:
-				t.Fatalf("the first caller has waited no longer than the other one: %v", err)
+				t.Fatalf("the first caller returned together with the second: %v", err)
 			default:
 			}
 			if err := test.end(w, r); err != nil {
@@ -652,7 +652,7 @@ func FuzzChannelRefs(f *testing.F) {
 		d.UseNumber()
 		if d.Decode(&doc) != nil || d.More() {
 			if !json.Valid(payload) && got != nil {
-				t.Errorf("%q is no JSON and has %+v", payload, got)
+				t.Errorf("%q is not JSON, but contains %+v", payload, got)
 			}
 			return
 		}

@@ -42,7 +42,7 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 		t.Errorf("after the last frame: %v", err)
 	}
 	if r.bytes.size != 0 {
-		t.Errorf("size %d with nothing left", r.bytes.size)
+		t.Errorf("size is %d, but no frame is left", r.bytes.size)
 	}
 }
 
@@ -63,7 +63,7 @@ func TestChannelReaderHoldsSmallFrames(t *testing.T) {
 				}
 				held += cap(frame)
 				if frames++; frames > channelReadAhead {
-					t.Fatalf("frames of %d bytes are kept without end", size)
+					t.Fatalf("frames of %d bytes are kept without limit", size)
 				}
 			}
 			if held > 2*channelReadAhead {

@@ -539,12 +539,12 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 		synctest.Wait()
 		drained := make(chan error, 1)
 		if c.Draining() {
-			t.Error("it drains")
+			t.Error("the client is draining")
 		}
 		go func() { drained <- c.Shutdown(context.Background()) }()
 		synctest.Wait()
 		if !c.Draining() {
-			t.Error("it does not drain")
+			t.Error("the client is not draining")
 		}
 		checkReady(t, "draining", c, probed{503, false, none, 1}, 503, iii.ErrDraining)
 		checkLive(t, c, http.StatusOK)
@@ -555,7 +555,7 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 		checkReady(t, "ended", c, probed{503, false, none, 1}, 503, iii.ErrClosed)
 		checkLive(t, c, http.StatusServiceUnavailable)
 		if !c.Draining() {
-			t.Error("Draining has become false")
+			t.Error("Draining is false again")
 		}
 	})
 }
@@ -923,7 +923,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 				signalNext, endedNext := run(next)
 				defer signalNext()
 				if got := probe(t, next.Client, "/ready"); got.Status != 200 || got.Ready {
-					t.Errorf("the new replica is no standby: %+v", got)
+					t.Errorf("the new replica is not a standby: %+v", got)
 				}
 				time.Sleep(2 * time.Second)
 				stopped := time.Now()
@@ -944,18 +944,18 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 				t.Logf("visits:       %v", &visits)
 
 				if takeover > 3*time.Second {
-					t.Errorf("the new replica is ready after %v", takeover)
+					t.Errorf("the new replica is ready only after %v", takeover)
 				}
 				served := []string{"orders-1", "orders-2"}
 				if test.name == "killed" { // calls were running on the killed replica or on their way to it
 					served = append(served, iii.CodeInvocationStopped, iii.CodeChannelSendFailed)
 				}
 				if n := patient.failedExcept(served...); n > 0 || patient.count[iii.CodeInvocationStopped] > 10 {
-					t.Errorf("%d calls failed in spite of retries", n)
+					t.Errorf("%d calls failed despite retries", n)
 				}
 				retryable := append(served, iii.CodeFunctionNotFound, iii.CodeWorkerDraining)
 				if n := impatient.failedExcept(retryable...); n > 0 {
-					t.Errorf("%d calls failed otherwise than by what may be repeated", n)
+					t.Errorf("%d calls failed with an error that is not safe to retry", n)
 				}
 				answers := []string{`"orders-1"`, `"orders-2"`, "404 Not Found", "503 Service Unavailable", "500 " + iii.CodeFunctionNotFound,
 					"500 OBSERVER_NOT_FOUND", "500 OBSERVER_NOT_ACTIVE"} // the engine is removing the route
@@ -963,13 +963,13 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 					answers = append(answers, "500 "+iii.CodeInvocationStopped, "500 "+iii.CodeChannelSendFailed)
 				}
 				if n := visits.failedExcept(answers...); n > 0 {
-					t.Errorf("%d visits failed otherwise", n)
+					t.Errorf("%d requests had an unexpected response", n)
 				}
 				if gap := visits.last.Sub(visits.first); gap > 3*time.Second {
-					t.Errorf("visits failed for %v", gap)
+					t.Errorf("requests failed for %v", gap)
 				}
 				if patient.count["orders-2"] < perSecond || visits.count[`"orders-2"`] < perSecond {
-					t.Error("the new replica hardly serves")
+					t.Error("the new replica serves too few requests")
 				}
 				signalNext()
 				if err := <-endedNext; err != nil {

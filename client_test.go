@@ -85,11 +85,11 @@ func TestRunEndsBeforeItIsConnected(t *testing.T) {
 				select {
 				case <-c.Done():
 					if test.want != nil {
-						t.Error("the client has ended; a second Run could connect")
+						t.Error("the client is closed; a second Run should be able to connect")
 					}
 				default:
 					if test.want == nil {
-						t.Error("the client goes on")
+						t.Error("the client is still running")
 					}
 				}
 			})

@@ -115,10 +115,10 @@ func TestEncodeRefuses(t *testing.T) {
 				t.Errorf("after the error: %s, %v", b, err)
 			}
 			if err := encodeInvoke(newBuffer(), &invocation{functionID: "f"}, v); err == nil {
-				t.Error("encodes as a payload")
+				t.Error("no error for a payload")
 			}
 			if err := encodeInvoke(newBuffer(), &invocation{functionID: "f", hasMetadata: true, metadata: v}, nil); err == nil {
-				t.Error("encodes as metadata")
+				t.Error("no error for metadata")
 			}
 		})
 	}
@@ -138,12 +138,12 @@ func TestAppendID(t *testing.T) {
 			t.Fatalf("%s, want %s", got, id)
 		}
 		if back, ok := parseInvocationID(appendID(nil, id)); !ok || back != id {
-			t.Fatalf("%s is read as %s, %v", id, back, ok)
+			t.Fatalf("%s is parsed as %s, %v", id, back, ok)
 		}
 	}
 	for _, text := range []string{"", "x", strings.Repeat("x", 36), strings.ReplaceAll(testID, "-", "_")} {
 		if id, ok := parseInvocationID([]byte(text)); ok {
-			t.Errorf("%q is read as %s", text, id)
+			t.Errorf("%q is parsed as %s", text, id)
 		}
 	}
 }
@@ -208,7 +208,7 @@ func TestParseRefuses(t *testing.T) {
 	}, enginetest.InvalidJSON...) {
 		var m received
 		if err := m.parse([]byte(in)); err == nil {
-			t.Errorf("%s: taken as %+v", in, cutOf(&m))
+			t.Errorf("%s: accepted as %+v", in, cutOf(&m))
 		}
 	}
 }
@@ -330,7 +330,7 @@ func TestEncodeForEngine(t *testing.T) {
 		} {
 			b := newBuffer()
 			if err := encode(b); err == nil {
-				t.Errorf("%s: encodes as a %s", name, what)
+				t.Errorf("%s: no error for a %s", name, what)
 			}
 			b.free()
 		}
@@ -375,7 +375,7 @@ func FuzzParse(f *testing.F) {
 				continue
 			}
 			if !json.Valid(part.raw) {
-				t.Fatalf("%q: %s is no JSON: %q", b, part.key, part.raw)
+				t.Fatalf("%q: %s is not JSON: %q", b, part.key, part.raw)
 			}
 			again = append(append(append(append(again, `,"`...), part.key...), `":`...), part.raw...)
 		}
@@ -399,7 +399,7 @@ func TestBuffersWorthKeeping(t *testing.T) {
 	large := new(buffer)
 	for i := range 3 * maxIdleUses {
 		if !use(large, 1<<20) || i%2 == 0 && !use(large, 100) {
-			t.Fatalf("use %d: a buffer that is used is given up", i)
+			t.Fatalf("use %d: a buffer that is still needed is released", i)
 		}
 	}
 	kept := 0
@@ -407,7 +407,7 @@ func TestBuffersWorthKeeping(t *testing.T) {
 		kept++
 	}
 	if kept != maxIdleUses {
-		t.Errorf("it is kept for %d small messages, want %d", kept, maxIdleUses)
+		t.Errorf("a large buffer is kept for %d small messages, want %d", kept, maxIdleUses)
 	}
 	if use(new(buffer), maxPooledBuffer+1) {
 		t.Error("a huge buffer is kept")
@@ -415,7 +415,7 @@ func TestBuffersWorthKeeping(t *testing.T) {
 	small := new(buffer)
 	for range 3 * maxIdleUses {
 		if !use(small, 1) {
-			t.Fatal("a small buffer is given up")
+			t.Fatal("a small buffer is released")
 		}
 	}
 }
@@ -528,7 +528,7 @@ func TestWithJSONEncodesUsersValues(t *testing.T) {
 		{"raw", ` {"N": 2}`, `{"N": 2}`},
 	} {
 		if m := p.answered(p.conn(0).invoke(test.function, test.payload)); string(m.Result) != test.want {
-			t.Errorf("%s answers %s, error %v", test.function, m.Result, m.Error)
+			t.Errorf("%s returns %s, error %v", test.function, m.Result, m.Error)
 		}
 	}
 	m := p.answered(p.conn(0).invoke("typed", `{"N":2}`))

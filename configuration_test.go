@@ -140,17 +140,17 @@ func TestConfiguration(t *testing.T) {
 
 	var remote *iii.Error
 	if err := configuration.Get(ctx, "none", &value); !errors.As(err, &remote) || remote.Code != "NOT_FOUND" {
-		t.Errorf("get of nothing: %v", err)
+		t.Errorf("get of a missing entry: %v", err)
 	}
 	if _, err := configuration.Set(ctx, "none", 1); !errors.As(err, &remote) || remote.Code != "NOT_REGISTERED" {
-		t.Errorf("set of nothing: %v", err)
+		t.Errorf("set of a missing entry: %v", err)
 	}
 	var number int
 	if err := configuration.Get(ctx, "billing", &number); err == nil || iii.SafeToRetry(err) {
 		t.Errorf("get of another type: %v", err)
 	}
 	if _, err := configuration.Set(ctx, "billing", func() {}); err == nil || !iii.SafeToRetry(err) {
-		t.Errorf("set of what does not encode: %v", err)
+		t.Errorf("set of a value that cannot be encoded: %v", err)
 	}
 	want := []string{
 		`configuration::register {"description":"of this shop","id":"billing","initial_value":{"currency":"EUR"},"name":"Billing","schema":{"type":"object"}}`,

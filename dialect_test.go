@@ -326,7 +326,7 @@ func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica
 	defer cancel()
 	for _, r := range order {
 		if err := r.Connect(ctx); err != nil {
-			t.Errorf("%s does not come back: %v", r.Name(), err)
+			t.Errorf("%s does not reconnect: %v", r.Name(), err)
 		}
 	}
 	return cut, u.since()
@@ -454,14 +454,14 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 
 				t.Logf("calls: %v", &u.calls)
 				if n := u.calls.failedExcept("served", "not found", "connection lost", iii.CodeInvocationStopped, iii.CodeChannelSendFailed); n > 0 {
-					t.Errorf("%d calls have another outcome than they may have", n)
+					t.Errorf("%d calls have an unexpected outcome", n)
 				}
 				if u.calls.count["served"] < 5000 || u.calls.count["connection lost"]+u.calls.count[iii.CodeInvocationStopped] == 0 {
-					t.Error("the calls hardly meet the changes")
+					t.Error("too few calls were running during a change of engine")
 				}
 				stats := u.caller.Stats()
 				if got := stats.SendsConfirmed + stats.SendsUnknown + stats.SendsDropped; got != uint64(sent) {
-					t.Errorf("of %d messages %d are accounted for: %+v", sent, got, stats)
+					t.Errorf("of %d messages, %d are accounted for: %+v", sent, got, stats)
 				}
 
 				for tick, n := range u.ticks.n {
@@ -499,7 +499,7 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 					// everything published meanwhile, even messages that it received as a
 					// trigger.
 					if most := map[bool]int{true: 2, false: 1}[strings.HasPrefix(event, "queue ")]; n > most {
-						t.Errorf("event %s came %d times", event, n)
+						t.Errorf("event %s arrived %d times", event, n)
 					}
 				}
 				if got, want := len(u.events.n), mark*len(upgradeEvents)+4; got != want {
@@ -538,14 +538,14 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 					})
 					handle(t, r.Client, "on::trace", func(_ context.Context, in iii.TraceEvent) (any, error) {
 						if len(in.TraceIDs) == 0 || in.TraceIDs[0] == "" {
-							t.Errorf("a trace without an id: %+v", in)
+							t.Errorf("trace without an id: %+v", in)
 						}
 						got.add("trace")
 						return nil, nil
 					})
 					handle(t, r.Client, "on::workers", func(_ context.Context, in iii.WorkersAvailableEvent) (any, error) {
 						if in.WorkerID == "" {
-							t.Errorf("a worker without an id: %+v", in)
+							t.Errorf("worker without an id: %+v", in)
 						}
 						got.add("workers %s", in.Event)
 						return nil, nil
@@ -604,7 +604,7 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 					}
 				}
 				if got.of("log an info") > 0 {
-					t.Error("the trigger does not have its level")
+					t.Error("the log trigger ignores its level")
 				}
 			}, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol())
 		})

@@ -152,19 +152,19 @@ func TestDispatcherCountsTheBytesOfWhatRuns(t *testing.T) {
 	<-begun
 	<-begun
 	if n := held(d); n != 2020 {
-		t.Errorf("two that run hold %d bytes", n)
+		t.Errorf("two running invocations hold %d bytes", n)
 	}
 	end <- struct{}{}
 	<-begun
 	if n := held(d); n != 2020 {
-		t.Errorf("the last two hold %d bytes", n)
+		t.Errorf("the last two invocations hold %d bytes", n)
 	}
 	close(end)
 	if err := d.waitQuiet(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := held(d); n != 0 {
-		t.Errorf("%d bytes are left", n)
+		t.Errorf("%d bytes are left over", n)
 	}
 	<-d.close()
 }

@@ -115,7 +115,7 @@ func TestReadmeStates(t *testing.T) {
 	readme := readFile(t, "README.md")
 	for _, command := range []string{"go run ./examples/quickstart", "go test ./..."} {
 		if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(command) + `( |$)`).MatchString(section(t, readme, "## Try it")) {
-			t.Errorf("README.md does not say %q", command)
+			t.Errorf("README.md does not contain %q", command)
 		}
 	}
 }
@@ -170,7 +170,7 @@ func TestReadmeTypes(t *testing.T) {
 		module, reference, name, note := row[0], row[1], row[2], row[3]
 		modules[module]++
 		if seen[reference] {
-			t.Errorf("%s is there twice", reference)
+			t.Errorf("%s occurs twice", reference)
 		}
 		seen[reference] = true
 		name, _, _ = strings.Cut(name, "[")
@@ -179,14 +179,14 @@ func TestReadmeTypes(t *testing.T) {
 		}
 		switch missing := note == "not there yet"; {
 		case missing && types[name]:
-			t.Errorf("%s is there, and README.md says that it is not", name)
+			t.Errorf("%s exists, but README.md marks it as missing", name)
 		case !missing && !types[name]:
-			t.Errorf("%s is not there", name)
+			t.Errorf("%s does not exist", name)
 		}
 		for _, m := range regexp.MustCompile("`([A-Z][A-Za-z.]+)`").FindAllStringSubmatch("`"+note+"`", -1) {
 			for part := range strings.SplitSeq(m[1], ".") {
 				if !declared[part] {
-					t.Errorf("%s, in the note on %s, is not there", m[1], name)
+					t.Errorf("%s, in the note on %s, does not exist", m[1], name)
 				}
 			}
 		}
@@ -242,7 +242,7 @@ func TestDesignFiles(t *testing.T) {
 		}
 	}
 	for pattern := range unused {
-		t.Errorf("DESIGN.md lists %s, which is not there", pattern)
+		t.Errorf("DESIGN.md lists %s, which does not exist", pattern)
 	}
 }
 
@@ -668,7 +668,7 @@ func TestPagesQuoteExamples(t *testing.T) {
 				source = strings.Split(readFile(t, m[2]), "\n")
 			}
 			if source == nil {
-				t.Errorf("%s:%d: %s is not there", page, begin, m[2])
+				t.Errorf("%s:%d: %s does not exist", page, begin, m[2])
 				continue
 			}
 			if err := quoted(block, source); err != nil {
@@ -705,11 +705,11 @@ func TestPackageCommentsQuoteExamples(t *testing.T) {
 				found = found || quoted(code, source) == nil
 			}
 			if !found {
-				t.Errorf("%s: no example has this:\n%s", name, strings.Join(code, "\n"))
+				t.Errorf("%s: no example contains this:\n%s", name, strings.Join(code, "\n"))
 			}
 		}
 		if blocks < 2 {
-			t.Errorf("%s has %d pieces of code", name, blocks)
+			t.Errorf("%s has %d code blocks", name, blocks)
 		}
 	}
 }
@@ -783,7 +783,7 @@ func TestPageOfGuaranteesNamesItsTests(t *testing.T) {
 		}
 	}
 	if named == 0 {
-		t.Error("there is no test of a guarantee")
+		t.Error("no guarantee has a test")
 	}
 }
 
@@ -799,7 +799,7 @@ func TestPagesNameWhatExists(t *testing.T) {
 		for _, m := range regexp.MustCompile("`(?:iii\\.)?([A-Z][A-Za-z0-9]+)(?:\\.([A-Z][A-Za-z0-9]+))?(?:\\(.*?\\))?`").FindAllStringSubmatch(text, -1) {
 			for _, name := range m[1:] {
 				if name != "" && !declared[name] {
-					t.Errorf("%s names %s, and there is no %s", page, m[0], name)
+					t.Errorf("%s names %s, but there is no %s", page, m[0], name)
 				}
 			}
 		}

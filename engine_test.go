@@ -101,7 +101,7 @@ func recordedCalls(t *testing.T, name string, prefixes ...string) []recordedCall
 		}
 	}
 	if len(calls) == 0 {
-		t.Fatalf("%s holds no call of %v", name, prefixes)
+		t.Fatalf("%s contains no call to %v", name, prefixes)
 	}
 	return calls
 }
@@ -174,7 +174,7 @@ func (r *recordedEngine) answer(ctx context.Context, payload json.RawMessage) (a
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.next == len(r.calls) {
-		r.t.Errorf("%s is called once more than was recorded", inv.FunctionID)
+		r.t.Errorf("%s is called more often than recorded", inv.FunctionID)
 		return nil, nil
 	}
 	want := r.calls[r.next]
@@ -227,7 +227,7 @@ func deliverTo(e *iiitest.Engine, worker string) *delivery {
 func (d *delivery) invoke(t *testing.T, frame json.RawMessage) recordedFrame {
 	t.Helper()
 	if !d.engine.Send(d.worker, frame) {
-		t.Fatal("the worker is not there")
+		t.Fatal("the worker is not connected")
 	}
 	select {
 	case answer := <-d.answers:

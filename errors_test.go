@@ -65,7 +65,7 @@ func TestErrorsIs(t *testing.T) {
 	}
 	var timeout net.Error
 	if !errors.As(fmt.Errorf("x: %w", timeoutWrapper{}), &timeout) || !timeout.Timeout() {
-		t.Error("a timeout is no net.Error")
+		t.Error("a timeout is not a net.Error")
 	}
 }
 

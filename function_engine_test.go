@@ -106,10 +106,10 @@ func TestHandlersAreLimitedInTime(t *testing.T) {
 				var failure *iii.Error
 				errors.As(err, &failure)
 				if got := time.Since(began); got != test.after || (test.code == "") != (err == nil) || test.code != "" && (failure == nil || failure.Code != test.code) {
-					t.Errorf("answered %v after %v, want %q after %v", err, got, test.code, test.after)
+					t.Errorf("the call returned %v after %v, want %q after %v", err, got, test.code, test.after)
 				}
 				if errors.Is(err, &iii.Error{Code: iii.CodeHandlerTimeout}) && iii.SafeToRetry(err) {
-					t.Error("a handler that has begun is safe to retry")
+					t.Error("SafeToRetry = true, but the handler has started")
 				}
 				synctest.Wait()
 				want := 0
@@ -117,14 +117,14 @@ func TestHandlersAreLimitedInTime(t *testing.T) {
 					want = 1
 				}
 				if got := c.Stats().HandlersRunning; got != want {
-					t.Errorf("%d handlers run after the answer, want %d", got, want)
+					t.Errorf("%d handlers are running after the reply, want %d", got, want)
 				}
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				mu.Lock()
 				defer mu.Unlock()
 				if got := c.Stats().HandlersRunning; got != 0 || ended.Sub(began) != test.returns {
-					t.Errorf("%d handlers run; it ended after %v", got, ended.Sub(began))
+					t.Errorf("%d handlers are running; this one returned after %v", got, ended.Sub(began))
 				}
 				if late := test.code == iii.CodeHandlerTimeout; late != errors.Is(cause, context.DeadlineExceeded) {
 					t.Errorf("its context: %v", cause)
@@ -152,7 +152,7 @@ func TestDrainWaitsForHandlersThatTimedOut(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-drained:
-			t.Fatal("the drain has ended:", err)
+			t.Fatal("Shutdown returned too early:", err)
 		default:
 		}
 		close(release)
@@ -214,7 +214,7 @@ func TestRoutesAreLimitedInTime(t *testing.T) {
 		body, err := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
 		if resp.StatusCode != 200 || string(body) != "begun" || err == nil || time.Since(began) > 3*time.Second {
-			t.Errorf("/streamed: %d %q, %v, after %v; want it cut off", resp.StatusCode, body, err, time.Since(began))
+			t.Errorf("/streamed: %d %q, %v, after %v; want a truncated response", resp.StatusCode, body, err, time.Since(began))
 		}
 		for range 3 {
 			if err := <-errs; err == nil {
@@ -518,7 +518,7 @@ func TestErrorsOfRoutesAreResponses(t *testing.T) {
 					c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
 						iii.WithHTTPErrors(func(ctx context.Context, err error) *iii.HTTPError {
 							if _, ok := iii.InvocationFromContext(ctx); !ok {
-								t.Error("the context is not the handler's")
+								t.Error("the context is not that of the handler")
 							}
 							if errors.Is(err, mapped) || errors.Is(err, &iii.Error{Code: "no_such_order"}) {
 								return &iii.HTTPError{Status: 404}
@@ -577,14 +577,14 @@ func TestErrorsOfRoutesAreResponses(t *testing.T) {
 						t.Errorf("%s, want %s: %s", body, test.code, test.text)
 					}
 					if test.text == "internal error" && !strings.Contains(log.String(), "level=ERROR") {
-						t.Errorf("nothing is in the log: %s", log.String())
+						t.Errorf("the error is not in the log: %s", log.String())
 					}
 				})
 			})
 		}
 	}
 	if _, err := iii.New("ws://127.0.0.1:1", iii.WithHTTPErrors(nil)); err == nil {
-		t.Error("WithHTTPErrors(nil) is no error")
+		t.Error("WithHTTPErrors(nil): no error")
 	}
 }
 
@@ -784,7 +784,7 @@ func TestVerifySignatureRefuses(t *testing.T) {
 			case tt.want != "" && (!errors.Is(err, iii.ErrSignature) || !strings.Contains(err.Error(), tt.want)):
 				t.Errorf("error %v", err)
 			case err != nil && (strings.Contains(err.Error(), secret) && secret != "" || strings.Contains(err.Error(), r.Header.Get("X-Iii-Signature")) && r.Header.Get("X-Iii-Signature") != ""):
-				t.Errorf("the error tells the secret or the signature: %v", err)
+				t.Errorf("the error contains the secret or the signature: %v", err)
 			}
 		})
 	}

@@ -122,7 +122,7 @@ func TestRegistrationsAreChecked(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 			if test.want == ErrMessageTooLarge.Error() && !errors.Is(err, ErrMessageTooLarge) {
-				t.Errorf("%v is no ErrMessageTooLarge", err)
+				t.Errorf("%v is not ErrMessageTooLarge", err)
 			}
 			if n := len(c.registry.types) + len(c.registry.functionByID) + len(c.registry.triggerByID) + len(c.providers.types); n != 0 {
 				t.Errorf("%d registrations are left", n)

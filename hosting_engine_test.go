@@ -158,7 +158,7 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 			}
 		}
 		if err := other.Call(t.Context(), "tides::on-turn", nil, nil); !errors.Is(err, iii.ErrForbidden) {
-			t.Errorf("another worker calls a private function: %v", err)
+			t.Errorf("another worker can call a private function: %v", err)
 		}
 		for _, opts := range [][]iii.CallOption{nil, {iii.Remotely()}} {
 			if err := host.Call(t.Context(), "tides::on-turn", args{"Dover"}, nil, opts...); err != nil {
@@ -166,7 +166,7 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 			if len(heard) != 1 {
-				t.Fatalf("%d targets have heard of the turn", len(heard))
+				t.Fatalf("%d targets were called", len(heard))
 			}
 			if got := <-heard; got != "a::dover" {
 				t.Error(got)

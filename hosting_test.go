@@ -209,7 +209,7 @@ func TestReconnectDiffsTheSet(t *testing.T) {
 		p.conn(0).Close()
 		time.Sleep(time.Millisecond) // long enough to disconnect, too short to reconnect
 		if !f.IsObserved() || !f.LocalDispatch() {
-			t.Error("the loss of the connection changed the set")
+			t.Error("losing the connection changed the observers")
 		}
 		p.conn(1)
 		synctest.Wait()
@@ -224,7 +224,7 @@ func TestReconnectDiffsTheSet(t *testing.T) {
 		}
 		same(t, "targets", targets, []string{"t::other", "t::changed", "t::new"})
 		if !kept.Active() || kept.Target != "t::same" {
-			t.Errorf("the observer that a hook has kept: active %t, target %s", kept.Active(), kept.Target)
+			t.Errorf("the observer kept by a hook: active %t, target %s", kept.Active(), kept.Target)
 		}
 
 		conn := p.conn(1)
@@ -232,7 +232,7 @@ func TestReconnectDiffsTheSet(t *testing.T) {
 		conn.removed("f", 19, "new")
 		synctest.Wait()
 		if got := len(f.Observers()); got != 3 {
-			t.Errorf("%d observers after stale changes, not 3", got)
+			t.Errorf("%d observers after stale changes, want 3", got)
 		}
 	})
 }
@@ -294,7 +294,7 @@ func TestHooksOfFunctionsRunAtOnceUpToALimit(t *testing.T) {
 		connectHost(t, c)
 		synctest.Wait()
 		if running.Load() != maxHooks {
-			t.Errorf("%d hooks run at once, not %d", running.Load(), maxHooks)
+			t.Errorf("%d hooks ran at once, want %d", running.Load(), maxHooks)
 		}
 		close(release)
 		synctest.Wait()
@@ -472,7 +472,7 @@ func TestFunctionsThatNeedHooksStayUnregisteredWithout(t *testing.T) {
 		}
 		same(t, "hooks", n.take(), []string{"args added o {}", "args removed o", "args added o {}"})
 		if c.Stats().FunctionsRefused != 0 {
-			t.Error("the stats call a function held by another worker")
+			t.Error("the stats count the function as owned by another worker")
 		}
 		var m struct {
 			Args       json.RawMessage `json:"args_format"`
@@ -529,7 +529,7 @@ func TestHostingOptionsAreChecked(t *testing.T) {
 		}
 	}
 	if _, err := New("", WithWorkerObserverHooks(ObserverHooks{Match: match})); err == nil {
-		t.Error("a worker takes a Match hook")
+		t.Error("a Match hook is accepted for all functions of a worker")
 	}
 }
 
@@ -809,7 +809,7 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 		}
 		_ = c.Close()
 		if err := <-ended; err == nil {
-			t.Error("the hook's context has not ended with the client")
+			t.Error("the hook's context was not canceled when the client was closed")
 		}
 	})
 }
@@ -948,7 +948,7 @@ func TestRenamedFunctions(t *testing.T) {
 			t.Errorf("acks %v", ack)
 		}
 		if got := p.outcome(p.conn(0).invoke("tenant::f", "1")); got != "1" {
-			t.Errorf("invoked as it is called there: %s", got)
+			t.Errorf("invoked by its new id: %s", got)
 		}
 		if _, err := Call[int](t.Context(), c, "tenant::f", 2); err != nil || c.Stats().LocalCalls != 1 {
 			t.Errorf("%d local calls, error %v", c.Stats().LocalCalls, err)
@@ -1001,7 +1001,7 @@ func TestAnswersToIDsThatEndAlike(t *testing.T) {
 		time.Sleep(time.Second)
 		var r *RejectedError
 		if err := refused.Err(); !errors.As(err, &r) || r.FunctionID != "a::f" {
-			t.Errorf("the function that another worker has: %v", err)
+			t.Errorf("the function owned by another worker: %v", err)
 		}
 	})
 }
@@ -1064,11 +1064,11 @@ func TestAnswersToEarlierAttempts(t *testing.T) {
 				}
 				time.Sleep(500 * time.Millisecond)
 				if n := len(p.messages(0, "observe")); n > 0 || f.Err() != nil {
-					t.Errorf("after the first answer: %d observers, error %v", n, f.Err())
+					t.Errorf("after the first reply: %d observers, error %v", n, f.Err())
 				}
 				time.Sleep(time.Second)
 				if observers := p.messages(0, "observe"); len(observers) != 1 || f.Err() != nil || !f.LocalDispatch() {
-					t.Errorf("%v after it was registered: %d observers, error %v", time.Since(began), len(observers), f.Err())
+					t.Errorf("%v after registration: %d observers, error %v", time.Since(began), len(observers), f.Err())
 				}
 				if attempts != 2 {
 					t.Errorf("registered %d times", attempts)

@@ -41,7 +41,7 @@ func typedRoute(t *testing.T, h func(context.Context, *iii.HTTPRequest[sigIn]) (
 // request is the caller's fault and is an error.
 func TestTypedRouteRefusesBodies(t *testing.T) {
 	e, c, id := typedRoute(t, func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error) {
-		t.Error("the handler runs")
+		t.Error("the handler ran")
 		return nil, nil
 	})
 	got := fetch(t, e.HTTPURL(), "POST", "/orders", "application/json", `{"N":"one"}`)
@@ -199,7 +199,7 @@ func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
 			for _, path := range fatalPaths {
 				err := way(c, path)
 				if err == nil || !strings.HasPrefix(err.Error(), "iii: ") {
-					t.Errorf("%q: got %v, want a refusal", path, err)
+					t.Errorf("%q: got %v, want an error", path, err)
 				}
 			}
 			if _, err := c.Health(t.Context()); err != nil { // a round trip, so that earlier messages have been sent
@@ -207,7 +207,7 @@ func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
 			}
 			for _, f := range e.Frames() {
 				if f.Type() == "registertrigger" || strings.Contains(string(f.Message), `"engine::register_trigger"`) {
-					t.Errorf("the engine is sent %s", f.Message)
+					t.Errorf("sent to the engine: %s", f.Message)
 				}
 			}
 		})
@@ -427,7 +427,7 @@ func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := c.MountHTTP("GET", "caf%c3%a9", http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "registered already") {
-		t.Errorf("got %v, want that it is registered", err)
+		t.Errorf("got %v, want no error", err)
 	}
 }
 
@@ -454,10 +454,10 @@ func functionErrIsTheRefusalOfItsRoute(t *testing.T, protocol iiitest.Protocol, 
 	mustConnect(t, c)
 	var refusal *iii.Error
 	if err := second.Err(); !errors.As(err, &refusal) || refusal.Code != code || !strings.Contains(refusal.Message, "conflicts") {
-		t.Errorf("the refused route: %v", err)
+		t.Errorf("the rejected route: %v", err)
 	}
 	if err := first.Err(); err != nil {
-		t.Errorf("the route that is served: %v", err)
+		t.Errorf("the accepted route: %v", err)
 	}
 }
 
@@ -622,7 +622,7 @@ func TestTypedRouteWaitsForItsBodyNoLongerThanTheEngine(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := c.Stats().HandlersRunning; got != 0 {
-			t.Errorf("%d handlers are held after a minute", got)
+			t.Errorf("%d handlers are still running after a minute", got)
 		}
 	})
 }

@@ -783,7 +783,7 @@ func TestSchemaOfAnArgumentSaysWhatCanBeDecoded(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d values, %d other documents that decode and %d that are refused", same, accepted, refused)
+	t.Logf("%d values, %d other documents that can be decoded, %d that are rejected", same, accepted, refused)
 }
 
 // decodesItself reports whether t or a type inside it has its own Unmarshal method, which may
@@ -1228,7 +1228,7 @@ func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if response.Validate(doc) == nil {
-			t.Errorf("the schema of the response takes %s", wrong)
+			t.Errorf("the response schema accepts %s", wrong)
 		}
 	}
 }
@@ -1296,7 +1296,7 @@ func TestSchemasAreInferredOnceConcurrent(t *testing.T) {
 	once, _ := iii.SchemaOf(reflect.TypeFor[order](), true)
 	again, _ := iii.SchemaOf(reflect.TypeFor[order](), true)
 	if &once[0] != &again[0] {
-		t.Error("a known type is inferred again")
+		t.Error("the schema of a known type is inferred again")
 	}
 }
 

@@ -163,13 +163,13 @@ func TestCallsThatAreNotLocal(t *testing.T) {
 			}
 		}
 		if remote.LocalDispatch() {
-			t.Error("LocalDispatch of a function without it")
+			t.Error("LocalDispatch is true for a function that opted out")
 		}
 		if _, err := c.Enqueue(t.Context(), "q", "f", 1); err == nil || c.Stats().LocalCalls != 2 {
 			t.Errorf("Enqueue: %v, %d local calls", err, c.Stats().LocalCalls)
 		}
 		if err := c.Call(t.Context(), "f", 1, nil, nil); err == nil {
-			t.Error("a nil option is taken")
+			t.Error("a nil option is accepted")
 		}
 	})
 }
@@ -256,7 +256,7 @@ func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if sends.Load() != 3 || most.Load() != 1 {
-			t.Errorf("%d sends ran, %d at once", sends.Load(), most.Load())
+			t.Errorf("%d Sends ran, up to %d at once", sends.Load(), most.Load())
 		}
 	})
 }
@@ -394,7 +394,7 @@ func TestLocalCallsWhileAway(t *testing.T) {
 		synctest.Wait()
 		_ = c.Close()
 		if err := <-failed; !errors.Is(err, ErrConnectionLost) || !errors.Is(err, ErrClosed) || SafeToRetry(err) {
-			t.Errorf("under way when the client closed: %v", err)
+			t.Errorf("a call that was running when the client was closed: %v", err)
 		}
 		if err := c.Call(t.Context(), "f", 5, nil); !errors.Is(err, ErrClosed) || !SafeToRetry(err) {
 			t.Errorf("after Close: %v", err)
@@ -438,10 +438,10 @@ func TestLocalCallsInADrain(t *testing.T) {
 		synctest.Wait()
 		var e *Error
 		if err := c.Call(t.Context(), "inner", nil, nil); !errors.As(err, &e) || e.Code != CodeWorkerDraining {
-			t.Errorf("a call outside of handlers: %v", err)
+			t.Errorf("a call from outside a handler: %v", err)
 		}
 		if left := p.messages(0, "unregisterfunction"); len(left) != 1 || left[0].ID != "outer" {
-			t.Errorf("%d functions are taken back at once, want outer alone", len(left))
+			t.Errorf("%d functions were unregistered at once, want only outer", len(left))
 		}
 		close(release)
 		if err := <-result; err != nil {
@@ -721,7 +721,7 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 		}
 		synctest.Wait()
 		if got := len(p.reported(0)); got != maxReportBatch {
-			t.Errorf("%d reports at once, not %d", got, maxReportBatch)
+			t.Errorf("%d reports at once, want %d", got, maxReportBatch)
 		}
 		time.Sleep(reportLinger)
 		synctest.Wait()
@@ -886,7 +886,7 @@ func TestReportsForAnEngineWithoutObservers(t *testing.T) {
 			t.Errorf("%d dropped, observed %t, local %t", got.ReportsDropped, f.IsObserved(), f.LocalDispatch())
 		}
 		if m := p.messages(1, "invocationsobserved", "localinvocationstats", "observerack"); len(m) > 0 {
-			t.Errorf("the engine is sent %s", m[0].Raw)
+			t.Errorf("sent to the engine: %s", m[0].Raw)
 		}
 		if got, err := Call[int](t.Context(), c, "f", 5); err != nil || got != 5 || len(p.messages(1, "invokefunction")) < 2 {
 			t.Errorf("%d, %v", got, err)

@@ -257,10 +257,10 @@ func TestLogValuesWithoutEnd(t *testing.T) {
 			for i, r := range kept.records {
 				data, _ := dataOf(&r)
 				if text := fmt.Sprint(data); !strings.Contains(text, tt.want) || len(text) > 64<<20 {
-					t.Errorf("record %d holds %.300s…", i, text)
+					t.Errorf("record %d contains %.300s…", i, text)
 				}
 				if m, ok := data.(map[string]any); ok && i < 2 && m["after"] != int64(1) {
-					t.Errorf("record %d lacks what comes after", i)
+					t.Errorf("record %d lacks the attribute after the value", i)
 				}
 			}
 		})
@@ -278,7 +278,7 @@ func TestLoggerDataThatDoesNotEncode(t *testing.T) {
 	for i := range 3 {
 		got, _ := dataOf(&kept.records[i])
 		if text, ok := got.(string); !ok || !strings.Contains(text, "does not encode") {
-			t.Errorf("record %d: data is %v, not the reason why it is missing", i, got)
+			t.Errorf("record %d: data is %v, want the reason why it is missing", i, got)
 		}
 	}
 	l.Info(t.Context(), "cycle", cycle)
@@ -570,7 +570,7 @@ func TestSlogHandlersConcurrent(t *testing.T) {
 		data, _ := dataOf(&r)
 		inner := data.(map[string]any)["g"].(map[string]any)
 		if inner["own"] != inner["n"] || inner["d"] != int64(4) || inner["error"] != "e" {
-			t.Fatalf("record holds %v", data)
+			t.Fatalf("record contains %v", data)
 		}
 		counts[inner["n"].(int64)]++
 	}
@@ -939,9 +939,9 @@ func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
 					want = chain.recording
 				}
 				if err != nil || !bytes.Contains(out, []byte("end\n")) {
-					t.Errorf("the program does not end (%v):\n%.2000s", err, out)
+					t.Errorf("the program did not finish (%v):\n%.2000s", err, out)
 				} else if n := bytes.Count(out, []byte("hello")); n != want {
-					t.Errorf("hello is there %d times, want %d:\n%.2000s", n, want, out)
+					t.Errorf("hello occurs %d times, want %d:\n%.2000s", n, want, out)
 				}
 			})
 		}
@@ -966,7 +966,7 @@ func TestLogAfterShutdown(t *testing.T) {
 	}
 	NewLogger(provider).Info(t.Context(), "late", map[string]any{"a": 1})
 	if newSlogHandler(provider, nil).Enabled(t.Context(), slog.LevelError) {
-		t.Error("slog records are wanted after the end")
+		t.Error("slog records are still enabled after Shutdown")
 	}
 }
 

@@ -75,15 +75,15 @@ func TestCollectorComputesSamples(t *testing.T) {
 		}
 		got = collect(time.Millisecond)
 		if most := float32(100 * runtime.NumCPU()); got.CPUPercent != most {
-			t.Errorf("an hour of work in half a second is %v %%, want the most there can be, %v", got.CPUPercent, most)
+			t.Errorf("an hour of CPU time in half a second: %v %%, want the maximum, %v", got.CPUPercent, most)
 		}
 		p.work(-2*time.Hour, 0)
 		if got = collect(time.Second); got.CPUPercent != 0 {
-			t.Errorf("processor time that went back is %v %%", got.CPUPercent)
+			t.Errorf("CPU time that went backwards: %v %%", got.CPUPercent)
 		}
 		p.work(2*time.Second, 0)
 		if got = collect(2 * time.Second); got.CPUPercent != 100 || got.UptimeSeconds != 4.5 {
-			t.Errorf("one core is %v %%, uptime %v", got.CPUPercent, got.UptimeSeconds)
+			t.Errorf("one busy core: %v %%, uptime %v", got.CPUPercent, got.UptimeSeconds)
 		}
 
 		p.err = errors.New("no such process")
@@ -99,7 +99,7 @@ func TestCollectorComputesSamples(t *testing.T) {
 		p.err = nil
 		p.work(time.Second, 0)
 		if got = collect(time.Second); got.CPUPercent != 50 {
-			t.Errorf("after recovery %v %%, want the work of both seconds, 50", got.CPUPercent)
+			t.Errorf("after recovery: %v %%, want 50 for both seconds", got.CPUPercent)
 		}
 	})
 }
@@ -114,7 +114,7 @@ func TestCollectorShortInterval(t *testing.T) {
 		p.work(100*time.Millisecond, 0)
 		time.Sleep(199 * time.Millisecond)
 		if m, err := c.Collect(t.Context()); err != nil || m.CPUPercent != 0 {
-			t.Errorf("after 199 ms: %v %%, %v; too short to say", m.CPUPercent, err)
+			t.Errorf("after 199 ms: %v %%, %v; want 0 for such a short interval", m.CPUPercent, err)
 		}
 		time.Sleep(801 * time.Millisecond)
 		if m, err := c.Collect(t.Context()); err != nil || m.CPUPercent != 10 {
@@ -204,7 +204,7 @@ func TestCollectorConcurrent(t *testing.T) {
 		}
 		wg.Wait()
 		if p.reads != 2 {
-			t.Errorf("%d reads for all who asked at once, want 1 and that of the start", p.reads)
+			t.Errorf("%d reads for all concurrent callers, want 1 in addition to the initial one", p.reads)
 		}
 	})
 }
@@ -310,7 +310,7 @@ func TestWorkerGaugesReportTheProcess(t *testing.T) {
 		}
 	}
 	if left := collectGauges(t, reader); len(left) != 0 {
-		t.Errorf("after Stop there are %v", slices.Sorted(maps.Keys(left)))
+		t.Errorf("left after Stop: %v", slices.Sorted(maps.Keys(left)))
 	}
 }
 
@@ -363,10 +363,10 @@ func TestGaugesOfUnreadableProcess(t *testing.T) {
 	}
 	got := collectGauges(t, reader)
 	if rss := got["iii.worker.memory.rss"].value; len(got) != len(gauges) || rss != 7 {
-		t.Errorf("%d gauges, resident memory %v; want all, and what was read before", len(got), rss)
+		t.Errorf("%d gauges, resident memory %v; want all gauges with their last values", len(got), rss)
 	}
 	if n := handled.Load(); n != 1 {
-		t.Errorf("the failure was told %d times", n)
+		t.Errorf("the failure was reported %d times", n)
 	}
 }
 
@@ -376,7 +376,7 @@ func TestRegisterWorkerGaugesRefuses(t *testing.T) {
 		t.Error("a nil meter is accepted")
 	}
 	if _, err := RegisterWorkerGauges(meter, WorkerGaugesOptions{}); err == nil {
-		t.Error("no worker id is accepted")
+		t.Error("an empty worker id is accepted")
 	}
 }
 

@@ -313,7 +313,7 @@ func TestMountedGetServesHead(t *testing.T) {
 			}
 			got := fetch(t, e.HTTPURL(), "HEAD", "/x", "", "")
 			if answer := got.Header.Get("X-Answer"); answer != test.want || (test.want == "") != (got.Status >= 400) {
-				t.Errorf("HEAD is answered with %d by %q, want %q", got.Status, answer, test.want)
+				t.Errorf("HEAD: status %d from %q, want %q", got.Status, answer, test.want)
 			}
 		})
 	}
@@ -440,7 +440,7 @@ func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	}
 	call.result(t)
 	if err := <-read; !errors.Is(err, http.ErrBodyReadAfterClose) {
-		t.Errorf("the reader that is left gets %v, want %v", err, http.ErrBodyReadAfterClose)
+		t.Errorf("Read after the handler has returned = %v, want %v", err, http.ErrBodyReadAfterClose)
 	}
 }
 
@@ -501,7 +501,7 @@ func TestMountedFormFilesAreRemoved(t *testing.T) {
 		t.Fatalf("answer = %+v", got)
 	}
 	if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%s after the response: %v, want that it is not there", name, err)
+		t.Errorf("%s after the response: %v, want that it does not exist", name, err)
 	}
 }
 
@@ -681,7 +681,7 @@ func TestMountedReverseProxy(t *testing.T) {
 		}
 		// The proxy may notice that the connection is closed before it reads the response.
 		if got := fetch(t, base, "POST", "/up/1?refuse", "application/octet-stream", large); got.Status != http.StatusForbidden && got.Status != http.StatusBadGateway {
-			t.Fatalf("answer = %+v, want one that refuses", got)
+			t.Fatalf("answer = %+v, want status 403 or 502", got)
 		}
 	}
 }
@@ -753,12 +753,12 @@ func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 			left = append(left, s.visit(t, "/events"))
 		}
 		if n := s.client.Stats().HandlersRunning; n != visitors {
-			t.Fatalf("%d handlers run for %d visitors", n, visitors)
+			t.Fatalf("%d handlers are running for %d clients", n, visitors)
 		}
 		time.Sleep(time.Minute) // streams stay open while their clients are connected
 		synctest.Wait()
 		if len(ended) > 0 {
-			t.Fatalf("the context of a visitor who is there has ended: %v", <-ended)
+			t.Fatalf("the context of a connected client was canceled: %v", <-ended)
 		}
 		var longest time.Duration
 		for _, resp := range left {
@@ -766,17 +766,17 @@ func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 			began := time.Now()
 			_ = resp.Body.Close()
 			if err := <-ended; !errors.Is(err, iii.ErrChannelClosed) {
-				t.Errorf("the context has ended by %v, want ErrChannelClosed", err)
+				t.Errorf("the context was canceled with %v, want ErrChannelClosed", err)
 			}
 			longest = max(longest, time.Since(began))
 		}
-		t.Logf("%d handlers have ended, the last %v after its visitor had left", visitors, longest)
+		t.Logf("%d handlers returned, the last %v after its client had disconnected", visitors, longest)
 		if longest > 15*time.Second {
-			t.Errorf("a handler has run for %v after its visitor had left", longest)
+			t.Errorf("a handler was still running %v after its client had disconnected", longest)
 		}
 		synctest.Wait()
 		if n := s.client.Stats().HandlersRunning; n != 0 {
-			t.Errorf("%d handlers still run", n)
+			t.Errorf("%d handlers are still running", n)
 		}
 	})
 }
@@ -799,10 +799,10 @@ func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 			_ = body.Close()
 		}
 		if _, err := iii.Call[string](t.Context(), s.client, "hello", nil); err != nil {
-			t.Errorf("a call after all visitors have left: %v", err)
+			t.Errorf("a call after all clients have disconnected: %v", err)
 		}
 		if took := time.Since(began); took > 15*time.Second {
-			t.Errorf("the worker was held for %v", took)
+			t.Errorf("the worker was blocked for %v", took)
 		}
 	})
 }
@@ -838,7 +838,7 @@ func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 		for range visitors {
 			got := <-ended
 			if got.after != 30*time.Second || !errors.Is(got.err, os.ErrDeadlineExceeded) || !errors.Is(got.context, os.ErrDeadlineExceeded) {
-				t.Errorf("Write ended after %v: %v, the context by %v; want os.ErrDeadlineExceeded after 30 s", got.after, got.err, got.context)
+				t.Errorf("Write returned after %v: %v, the context's cause is %v; want os.ErrDeadlineExceeded after 30 s", got.after, got.err, got.context)
 			}
 		}
 	})
@@ -971,17 +971,17 @@ func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
 					time.Sleep(time.Hour)
 					synctest.Wait()
 					if len(ended) > 0 {
-						t.Errorf("the context has ended: %v", <-ended)
+						t.Errorf("the context was canceled: %v", <-ended)
 					}
 					_ = body.Close()
 					if err := <-ended; !errors.Is(err, iii.ErrChannelClosed) {
-						t.Errorf("the context has ended by %v, want ErrChannelClosed", err)
+						t.Errorf("the context was canceled with %v, want ErrChannelClosed", err)
 					}
 					return
 				}
 				defer body.Close()
 				if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
-					t.Errorf("the context has ended by %v, want os.ErrDeadlineExceeded", err)
+					t.Errorf("the context was canceled with %v, want os.ErrDeadlineExceeded", err)
 				}
 			})
 		})
@@ -1064,17 +1064,17 @@ func TestMountedWriteDeadline(t *testing.T) {
 					synctest.Wait()
 					select {
 					case got := <-ended:
-						t.Errorf("Write has ended after %v: %v", got.after, got.err)
+						t.Errorf("Write returned after %v: %v", got.after, got.err)
 					default:
 						_ = s.client.Close()
 						if got := <-ended; got.err == nil {
-							t.Error("Close does not end the Write")
+							t.Error("Close does not unblock the Write")
 						}
 					}
 					return
 				}
 				if got := <-ended; !errors.Is(got.err, os.ErrDeadlineExceeded) || got.after != test.want.Truncate(time.Second) {
-					t.Errorf("Write ended after %v: %v; want os.ErrDeadlineExceeded after %v", got.after, got.err, test.want)
+					t.Errorf("Write returned after %v: %v; want os.ErrDeadlineExceeded after %v", got.after, got.err, test.want)
 				}
 			})
 		})
@@ -1106,7 +1106,7 @@ func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		if err := <-wrote; err != nil || got != size {
-			t.Errorf("the client has read %d of %d bytes in %v, Write = %v", got, size, time.Since(began), err)
+			t.Errorf("the client read %d of %d bytes in %v, Write = %v", got, size, time.Since(began), err)
 		}
 	})
 }
@@ -1126,7 +1126,7 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 			}
 			time.Sleep(20 * time.Second)
 			if err := r.Context().Err(); err != nil {
-				t.Errorf("the context has ended: %v", context.Cause(r.Context()))
+				t.Errorf("the context was canceled: %v", context.Cause(r.Context()))
 			}
 		}
 	})
@@ -1223,7 +1223,7 @@ func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 				began := time.Now()
 				test.end(t, s)
 				if got := <-ended; got.err == nil || time.Since(began) > test.within {
-					t.Errorf("Write ended after %v by %v", time.Since(began), got.err)
+					t.Errorf("Write returned after %v: %v", time.Since(began), got.err)
 				}
 			})
 		})
@@ -1375,7 +1375,7 @@ func TestMountedReadDeadline(t *testing.T) {
 							t.Errorf("read %q, %v after %v; want %q, %v after %v", text, err, took, test.text, test.err, test.after)
 						}
 						if err := r.Context().Err(); err != nil {
-							t.Errorf("the context has ended: %v", err)
+							t.Errorf("the context was canceled: %v", err)
 						}
 						_ = http.NewResponseController(w).Flush() // writing must still work after a read deadline
 						fmt.Fprint(w, "answer")
@@ -1500,7 +1500,7 @@ func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 			t.Errorf("Content-Type = %q", got)
 		}
 		if err := <-ended; !errors.Is(err, iii.ErrChannelClosed) || time.Since(began) > 15*time.Second {
-			t.Errorf("the context has ended after %v by %v", time.Since(began), err)
+			t.Errorf("the context was canceled after %v: %v", time.Since(began), err)
 		}
 	})
 }
@@ -1748,7 +1748,7 @@ func TestMountedHandlersBehaveAsUnderNetHTTP(t *testing.T) {
 			case b.differs == "" && diff != "":
 				t.Errorf("observed (-net/http +mounted):\n%s", diff)
 			case b.differs != "" && diff == "":
-				t.Errorf("it is the same, although it is listed: %q", b.differs)
+				t.Errorf("no difference, although one is documented: %q", b.differs)
 			case b.differs != "" && !strings.Contains(listed, b.differs):
 				t.Errorf("docs/http.md does not list %q; observed (-net/http +mounted):\n%s", b.differs, diff)
 			}

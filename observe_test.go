@@ -213,7 +213,7 @@ func TestObserveRefusesWhatIsWrongHere(t *testing.T) {
 		t.Errorf("error %v, want a *FilterError with the path", err)
 	}
 	if _, err := c.Observe(Source{FunctionID: "http::on-request", Namespace: "mine", Args: map[string]string{"path": "/a{b}c"}}, "t"); err != nil {
-		t.Errorf("a route of another worker's: %v", err)
+		t.Errorf("a route owned by another worker: %v", err)
 	}
 }
 
@@ -280,7 +280,7 @@ func TestAnswersReachTheObserversInOrder(t *testing.T) {
 		conn.send(observerState("o", "active", "")) // no observe message is pending
 		synctest.Wait()
 		if second.State() != ObserverStatePending {
-			t.Errorf("state %s by a change before any answer", second.State())
+			t.Errorf("state %s after a change that arrived before any reply", second.State())
 		}
 		conn.send(observeRefused("o", "SELF_TARGET"))
 		synctest.Wait()
@@ -290,7 +290,7 @@ func TestAnswersReachTheObserversInOrder(t *testing.T) {
 				t.Error(err)
 			}
 		default:
-			t.Error("Dispose waits although the engine has refused the observer")
+			t.Error("Dispose waits although the engine has rejected the observer")
 		}
 		if first.State() != ObserverStateDisposed || first.Err() != nil {
 			t.Errorf("first: %s, %v; want disposed for good", first.State(), first.Err())
@@ -347,7 +347,7 @@ func TestDisposeWaitsForTheEngineNoLongerThanItSays(t *testing.T) {
 			t.Errorf("error %v, want that of ctx", err)
 		}
 		if second.State() != ObserverStateDisposed {
-			t.Errorf("state %s after Dispose whose ctx ended", second.State())
+			t.Errorf("state %s after Dispose with a canceled context", second.State())
 		}
 	})
 }
@@ -449,7 +449,7 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 			t.Errorf("ready: %v, state %s, err %v", err, o.State(), o.Err())
 		}
 		if _, err := c.Observe(Source{FunctionID: "s"}, "t", WithObserverID("o")); codeOf(err) != "OBSERVER_ID_CONFLICT" {
-			t.Errorf("the id of a refused observer: %v", err)
+			t.Errorf("the id of a rejected observer: %v", err)
 		}
 		p.conn(0).Cut()
 		p.conn(1)
@@ -584,7 +584,7 @@ func TestObserverFollowsTheGenerationsOfTheEngine(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := c.Stats().HeldFramesDropped; n != 1 {
-			t.Errorf("%d held frames dropped, want the unobserve", n)
+			t.Errorf("%d held frames dropped, want only the unobserve", n)
 		}
 		p.conn(2).Cut()
 		if err := after.await(ObserverStateActive); err != nil {
@@ -625,7 +625,7 @@ func TestObserverIsHeldWithItsFunction(t *testing.T) {
 					t.Errorf("function %v, observer %s %v, trigger %v", f.Err(), o.State(), o.Err(), trigger.Err())
 				}
 				if diff := cmp.Diff([]string{"observe " + other.ID()}, slices.DeleteFunc(p.observing(0), func(s string) bool { return s == "registerfunction f" })); diff != "" {
-					t.Errorf("sent for a refused function (-want +got):\n%s", diff)
+					t.Errorf("sent for a rejected function (-want +got):\n%s", diff)
 				}
 				held = false
 				if err := o.Ready(t.Context()); err != nil {
@@ -719,7 +719,7 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 				mustObserve(t, c, "f")
 				synctest.Wait()
 				if err := c.Ready(); g != nil && codeOf(err) != "INVALID_ARGS" {
-					t.Errorf("with a refused observer: %v", err)
+					t.Errorf("with a rejected observer: %v", err)
 				}
 			})
 		})

@@ -129,7 +129,7 @@ func TestEngineAddress(t *testing.T) {
 	}
 	for _, in := range []string{"h:1", "localhost", "/x", "ftp://h", "ws://", "ws://:1", "ws://h:65536", "ws://h:x", "ws:h", "ws://h h"} {
 		if u, err := parseEngineURL(in); err == nil {
-			t.Errorf("%s: taken as %v", in, u)
+			t.Errorf("%s: accepted as %v", in, u)
 		}
 	}
 }
@@ -178,7 +178,7 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("a bad III_URL: %v, want %s", err, refusal)
 	}
 	if c, err := New("ws://h:1"); err != nil {
-		t.Errorf("III_URL counts beside an address: %v", err)
+		t.Errorf("III_URL is read although an address was given: %v", err)
 	} else {
 		_ = c.Close()
 	}

@@ -288,7 +288,7 @@ func TestBatchFlushExportsTheRest(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := p.ForceFlush(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("flush with a context that has ended: %v", err)
+			t.Errorf("flush with a canceled context: %v", err)
 		}
 		shutDown(t, p.Shutdown)
 		shutDown(t, p.Shutdown)
@@ -375,7 +375,7 @@ func TestBatchReportsExportErrors(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	if len(handled) != 1 || handled[0] != odd {
-		t.Errorf("handled %v, want %v alone", handled, odd)
+		t.Errorf("handled %v, want only %v", handled, odd)
 	}
 }
 
@@ -454,7 +454,7 @@ func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 			}
 			for i, value := range want {
 				if !strings.Contains(frames[i], `"orders"`) || !strings.Contains(frames[i], `"asInt":"`+value+`"`) {
-					t.Errorf("%s: frame %d does not say %s: %s", when, i, value, frames[i])
+					t.Errorf("%s: frame %d does not contain %s: %s", when, i, value, frames[i])
 				}
 			}
 		}
@@ -464,7 +464,7 @@ func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 		synctest.Wait()
 		arrived("after the interval", "1")
 		if n := handled.Load(); n != 1 {
-			t.Errorf("the failure was told %d times", n)
+			t.Errorf("the failure was reported %d times", n)
 		}
 
 		counter.Add(t.Context(), 1)

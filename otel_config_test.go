@@ -358,7 +358,7 @@ func TestConnectionOptionErrors(t *testing.T) {
 			continue
 		}
 		if _, err := StartTelemetry(t.Context(), OtelConfig{}, WithTelemetryConnection(opt)); err == nil {
-			t.Errorf("%s: StartTelemetry took it", name)
+			t.Errorf("%s: StartTelemetry accepted it", name)
 		}
 	}
 }

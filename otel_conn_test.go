@@ -159,7 +159,7 @@ func TestTelemetryConfigHeaders(t *testing.T) {
 
 	cfg.EngineWSHeaders = map[string]string{"upgrade": secretHeader}
 	if _, err := StartTelemetry(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), "iii: engine_ws_headers: ") || strings.Contains(err.Error(), secretHeader) {
-		t.Errorf("a header of the upgrade: %v", err)
+		t.Errorf("a reserved header: %v", err)
 	}
 }
 
@@ -210,7 +210,7 @@ func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 		wants := []float64{1, 2, 4, 8, 16, 30, 30}
 		check := func(what string, gap time.Duration, base float64) {
 			if low, high := base*0.7, min(base*1.3, 30); gap.Seconds() < low-0.001 || gap.Seconds() > high+0.001 {
-				t.Errorf("%s: %v after the one before, want within %v s and %v s", what, gap, low, high)
+				t.Errorf("%s: %v after the previous one, want between %v s and %v s", what, gap, low, high)
 			}
 		}
 		for n, base := range wants {
@@ -241,7 +241,7 @@ func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 		at := p.dialled()
 		for n, base := range []float64{1, 2, 4, 8, 16} {
 			if gap := at[n+1].Sub(at[n]).Seconds(); gap < base*0.69 || gap > base*1.31 {
-				t.Errorf("attempt %d came %v s after the one before, want about %v s", n+1, gap, base)
+				t.Errorf("attempt %d was made %v s after the previous one, want about %v s", n+1, gap, base)
 			}
 		}
 	})
@@ -303,7 +303,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 		at := p.dialled()
 		for n, base := range []float64{1, 2, 4} {
 			if gap := at[n+1].Sub(at[n]).Seconds(); gap < base*0.69 || gap > base*1.31 {
-				t.Errorf("attempt %d came %v s after the one before, want about %v s", n+1, gap, base)
+				t.Errorf("attempt %d was made %v s after the previous one, want about %v s", n+1, gap, base)
 			}
 		}
 		cutShort(s)
@@ -318,7 +318,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 			}
 		}
 		if told != 3 || strings.Count(log.String(), "AUTH_ERROR") != 3 {
-			t.Errorf("the refusal was told %d times, log:\n%s", told, &log)
+			t.Errorf("the rejection was reported %d times, log:\n%s", told, &log)
 		}
 	})
 }
@@ -337,10 +337,10 @@ func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
 		before := len(p.dialled())
 		var auth *AuthError
 		if err := s.Shutdown(t.Context()); !errors.As(err, &auth) {
-			t.Errorf("Shutdown: %v, want the refusal", err)
+			t.Errorf("Shutdown: %v, want the rejection", err)
 		}
 		if n := len(p.dialled()) - before; n != 1 {
-			t.Errorf("the shutdown has attempted %d times to connect, want once", n)
+			t.Errorf("Shutdown tried to connect %d times, want once", n)
 		}
 	})
 }
@@ -382,7 +382,7 @@ func TestTelemetryGivesUpASilentPeer(t *testing.T) {
 		<-c.ended
 		// The peer answers ten pings, one every 20 s, and is then silent for a minute.
 		if lived := time.Since(began); lived < 250*time.Second || lived > 270*time.Second {
-			t.Errorf("given up after %v, want after about 260 s", lived)
+			t.Errorf("closed after %v, want about 260 s", lived)
 		}
 		p.conn(1)
 		synctest.Wait()
@@ -421,7 +421,7 @@ func FuzzEngineError(f *testing.F) {
 		}
 		var m map[string]any
 		if json.Unmarshal(b, &m) != nil {
-			t.Errorf("%q is no object and says %v", b, err)
+			t.Errorf("%q is not an object, but gives the error %v", b, err)
 		}
 	})
 }
@@ -440,7 +440,7 @@ func TestFlushWaitsForALatePeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		if took := time.Since(began); took != 25*time.Second {
-			t.Errorf("Flush returned after %v, the peer reads after 25 s", took)
+			t.Errorf("Flush returned after %v, want 25 s", took)
 		}
 		if diff := cmp.Diff(wantLogs(0, 100), p.received()); diff != "" {
 			t.Errorf("frames after Flush (-want +got):\n%s", diff)
@@ -464,7 +464,7 @@ func TestFlushOfASilentPeerEndsWithItsContext(t *testing.T) {
 			t.Errorf("Flush returned after %v, want 3 s", took)
 		}
 		if n := len(p.received()); n != 100 {
-			t.Errorf("the peer has %d frames", n)
+			t.Errorf("the peer received %d frames", n)
 		}
 	})
 }
@@ -477,7 +477,7 @@ func TestFlushWithoutAPeerEndsWithItsContext(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := s.Flush(t.Context()); err != nil {
-			t.Errorf("Flush of nothing: %v", err)
+			t.Errorf("Flush with an empty queue: %v", err)
 		}
 		sendLogs(t, s, 0, 7)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -488,7 +488,7 @@ func TestFlushWithoutAPeerEndsWithItsContext(t *testing.T) {
 			t.Errorf("Flush returned after %v, want 3 s", took)
 		}
 		if !errors.Is(suite.note(err), context.DeadlineExceeded) || !strings.Contains(err.Error(), "7 frames left") || !strings.Contains(err.Error(), "nobody there") {
-			t.Errorf("Flush: %v, want 7 frames left, and why", err)
+			t.Errorf("Flush: %v, want 7 frames left and the reason", err)
 		}
 		if got := s.Stats().Queued; got != 7 {
 			t.Errorf("%d frames are queued after Flush, want 7", got)
@@ -687,7 +687,7 @@ func TestTelemetryShutdownReportsDrops(t *testing.T) {
 			t.Errorf("Shutdown: %v, want one frame lost to the full queue", err)
 		}
 		if n := len(p.containing("the last word")); n != 1 || len(p.received()) != 1 {
-			t.Errorf("the peer has %q", p.received())
+			t.Errorf("the peer received %q", p.received())
 		}
 	})
 }
@@ -767,12 +767,12 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		}
 	}
 	if diff := cmp.Diff(wantLogs(0, frames), order); diff != "" {
-		t.Errorf("records, without those that came again (-want +got):\n%s", diff)
+		t.Errorf("records, without duplicates (-want +got):\n%s", diff)
 	}
 	if stats.Dropped() != 0 || stats.Confirmed != frames {
 		t.Errorf("stats: %+v", stats)
 	}
-	t.Logf("%d kills, %d records, %d lost, %d sent again, %d came twice",
+	t.Logf("%d kills, %d records, %d lost, %d sent again, %d arrived twice",
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
@@ -810,10 +810,10 @@ func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 				continue
 			}
 			if started[n]++; started[n] > 1 {
-				t.Errorf("the start of %s came twice", n)
+				t.Errorf("the start of %s arrived twice", n)
 			}
 			if ended[n] {
-				t.Errorf("the start of %s came after its end", n)
+				t.Errorf("the start of %s arrived after its end", n)
 			}
 		}
 		if len(started) < 1000 || len(ended) < 1000 {
@@ -823,7 +823,7 @@ func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 		if stats.Reconnects < 40 {
 			t.Errorf("%d cuts, want 40", stats.Reconnects)
 		}
-		t.Logf("%d starts and %d ends came, %d and %d were dropped", len(started), len(ended), stats.LiveSpans.Frames(), stats.Traces.Frames())
+		t.Logf("%d starts and %d ends arrived, %d and %d were dropped", len(started), len(ended), stats.LiveSpans.Frames(), stats.Traces.Frames())
 	})
 }
 
@@ -859,10 +859,10 @@ func TestTelemetryReportsDrops(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if len(said) != 6 { // at once, after 60, 120, 180 and 240 s, and at the end
-			t.Errorf("said %d times:\n%s", len(said), strings.Join(said, ""))
+			t.Errorf("reported %d times:\n%s", len(said), strings.Join(said, ""))
 		}
 		if last := said[len(said)-1]; !strings.Contains(last, "2500 frames of logs with 2500 records (queue full 2490, not connected 0, closed 10)") {
-			t.Errorf("last words: %s", last)
+			t.Errorf("last report: %s", last)
 		}
 	})
 }
@@ -887,7 +887,7 @@ func TestTelemetryDeliversLargeFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := p.received(); !slices.Equal(got, want) {
-		t.Errorf("%d frames came, or others", len(got))
+		t.Errorf("%d frames arrived, or their contents differ", len(got))
 	}
 	if n := s.Stats().Reconnects; n != 0 {
 		t.Errorf("%d reconnects", n)
@@ -939,7 +939,7 @@ func TestTelemetryConcurrent(t *testing.T) {
 		total += n
 	}
 	if got := len(p.received()); got != total {
-		t.Errorf("%d frames accepted, %d came", total, got)
+		t.Errorf("%d frames accepted, %d arrived", total, got)
 	}
 }
 

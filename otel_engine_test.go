@@ -113,7 +113,7 @@ func TestWorkerInfoShowsTheGauges(t *testing.T) {
 		m := info.LatestMetrics
 		if info.ID != c.WorkerID() || m == nil || m.MemoryRSS == nil || *m.MemoryRSS < 1<<20 || m.CPUPercent == nil || m.UptimeSeconds == nil ||
 			m.MemoryHeapUsed == nil || *m.MemoryHeapUsed == 0 || m.MemoryHeapTotal == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
-			t.Errorf("the engine lists worker %s with the figures %+v", info.ID, m)
+			t.Errorf("the engine lists worker %s with the metrics %+v", info.ID, m)
 		}
 		engine.Drop("figures")
 		<-ready
@@ -151,13 +151,13 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 		t.Errorf("the running handler's caller got %v", err)
 	}
 	if spans := engine.Traces(); len(spans) != 1 || spans[0].Name != "execute t::work" {
-		t.Errorf("when Shutdown returned the engine had %+v", spans)
+		t.Errorf("when Shutdown returned, the engine had %+v", spans)
 	}
 	_, span := telemetry.Tracer().Start(t.Context(), "later")
 	span.End()
 	flush(t, telemetry)
 	if spans := engine.Traces(); len(spans) != 2 {
-		t.Errorf("after the client's end the engine has %d spans, want 2", len(spans))
+		t.Errorf("after the client was closed, the engine has %d spans, want 2", len(spans))
 	}
 }
 
@@ -186,7 +186,7 @@ func TestShutdownWithTelemetryAway(t *testing.T) {
 			t.Errorf("Shutdown took %v, want the 50 ms of the telemetry", took)
 		}
 		if c.Err() != nil {
-			t.Errorf("the client ended by %v", c.Err())
+			t.Errorf("the client ended with %v", c.Err())
 		}
 	})
 }
@@ -313,7 +313,7 @@ func TestNewWarnsOfDifferentHosts(t *testing.T) {
 
 func TestWithTelemetryRefuses(t *testing.T) {
 	if _, err := iii.New("", iii.WithTelemetry(&iii.Telemetry{})); err == nil {
-		t.Error("a Telemetry that nobody started is accepted")
+		t.Error("a Telemetry that was not started is accepted")
 	}
 	c, err := iii.New("", iii.WithTelemetry(nil))
 	if err != nil {
@@ -627,20 +627,20 @@ func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		if info.LatestMetrics == nil || info.LatestMetrics.MemoryRSS == nil {
-			t.Errorf("the engine has no figures of worker %s", name)
+			t.Errorf("the engine has no metrics of worker %s", name)
 		}
 	}
 	if err := clients["one"].Close(); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]string{"two": clients["two"].WorkerID()}, reported()); diff != "" {
-		t.Errorf("ids by worker after the end of one (-want +got):\n%s", diff)
+		t.Errorf("ids by worker after one was closed (-want +got):\n%s", diff)
 	}
 	if err := clients["two"].Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := reported(); len(got) != 0 {
-		t.Errorf("after the end of both %v are reported", got)
+		t.Errorf("still reported after both were closed: %v", got)
 	}
 }
 
@@ -734,10 +734,10 @@ func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 		case err := <-refused:
 			t.Log(err)
 		case <-time.After(time.Minute):
-			t.Error("the refusal was not told")
+			t.Error("the rejection was not reported")
 		}
 		if err := s.Shutdown(t.Context()); err == nil {
-			t.Error("Shutdown of a connection that was refused: no error")
+			t.Error("Shutdown of a rejected connection: no error")
 		}
 	})
 	t.Run("let in", func(t *testing.T) {
@@ -789,7 +789,7 @@ func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 		span.End()
 		time.Sleep(time.Minute)
 		if n := told.Load(); n < 1 || n > 2 {
-			t.Errorf("told %d times of one trace", n)
+			t.Errorf("%d events for one trace", n)
 		}
 		if err := telemetry.Shutdown(t.Context()); err != nil {
 			t.Error(err)
@@ -823,7 +823,7 @@ func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
 	flush(t, telemetry)
 	live := engine.LiveSpans()
 	if len(live) != 1 || live[0].Name != "execute t::work" || live[0].Attributes["iii.session.id"] != "S-1" || len(engine.Traces()) != 0 {
-		t.Errorf("while the handler runs the engine has %+v and %d finished spans", live, len(engine.Traces()))
+		t.Errorf("while the handler is running, the engine has %+v and %d finished spans", live, len(engine.Traces()))
 	}
 	close(proceed)
 	if err := <-result; err != nil {
@@ -831,7 +831,7 @@ func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
 	}
 	flush(t, telemetry)
 	if spans := engine.Traces(); len(spans) != 1 || len(live) == 1 && spans[0].SpanID != live[0].SpanID || spans[0].Attributes["iii.session.id"] != "S-1" {
-		t.Errorf("after its end the engine has %+v", spans)
+		t.Errorf("after the handler has returned, the engine has %+v", spans)
 	}
 }
 
@@ -1149,7 +1149,7 @@ func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 				t.Fatalf("call returned %v", err)
 			}
 			if len(recorder.Ended()) != 1 {
-				t.Fatalf("%d spans ended when the answer came, want 1", len(recorder.Ended()))
+				t.Fatalf("%d spans had ended when the result arrived, want 1", len(recorder.Ended()))
 			}
 			span := recorder.Ended()[0]
 			got := textOf(span)
@@ -1232,7 +1232,7 @@ func TestInvocationSpanLinksCallerAndCallee(t *testing.T) {
 			}
 			sc := trace.SpanContextFromContext(iii.ExtractContext(t.Context(), m.Traceparent, m.Baggage))
 			if got, want := names[sc.SpanID()], "execute "+m.FunctionID; got != want {
-				t.Errorf("the answer of %s carries the span %q", m.FunctionID, got)
+				t.Errorf("the result of %s carries the span %q", m.FunctionID, got)
 			}
 		}
 	}
@@ -1259,12 +1259,12 @@ func TestUnsampledCallerGetsNoSpan(t *testing.T) {
 		t.Errorf("the inner handler is in %q", got)
 	}
 	if n := len(recorder.Started()); n != 0 {
-		t.Errorf("%d spans were begun", n)
+		t.Errorf("%d spans were started", n)
 	}
 	flush(t, telemetry)
 	for _, f := range engine.Telemetry() {
 		if f.Prefix == "OTLP" {
-			t.Errorf("the engine got %s", f.Data)
+			t.Errorf("the engine received %s", f.Data)
 		}
 	}
 }
@@ -1630,7 +1630,7 @@ func TestTelemetryFromProvidersRecordsWithThemAlone(t *testing.T) {
 		t.Errorf("flushed %d times, shut down %d times", sdk.logs.flushed, sdk.logs.ended)
 	}
 	if _, span := telemetry.Tracer().Start(t.Context(), "later"); !span.IsRecording() {
-		t.Error("Shutdown has ended the program's provider")
+		t.Error("Shutdown has shut down the program's provider")
 	}
 	if n := len(engine.Telemetry()); n != 0 {
 		t.Errorf("the engine has %d frames of telemetry", n)
@@ -2081,7 +2081,7 @@ func goldenTelemetry(t *testing.T, protocol iiitest.Protocol, improvements []*im
 	}
 	for _, i := range improvements {
 		if i.used == 0 {
-			t.Errorf("the improvement %q is listed and not needed", i.name)
+			t.Errorf("the improvement %q is listed but not needed", i.name)
 		} else {
 			t.Logf("%4d times: %s: %s", i.used, i.name, i.reason)
 		}
@@ -2161,7 +2161,7 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 		}
 	}
 	if len(frames) == 0 {
-		t.Fatal("the recording holds no telemetry")
+		t.Fatal("the recording contains no telemetry")
 	}
 	return frames
 }
@@ -2306,7 +2306,7 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 		key := r.kind + " " + r.key
 		if records[key] != nil {
 			if r.kind != "metric" { // metrics are exported repeatedly
-				t.Errorf("%s is there twice", key)
+				t.Errorf("%s occurs twice", key)
 			}
 			continue
 		}

@@ -185,11 +185,11 @@ func TestExportReportsLosses(t *testing.T) {
 		}
 		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
 		if got := strings.Count(said.String(), "explicit buckets"); got != 1 {
-			t.Errorf("the conversion is said %d times, want once", got)
+			t.Errorf("the conversion is reported %d times, want once", got)
 		}
 		const want = "3 records that arrived too fast or too late, 1 records shortened to fit a frame, 2 numbers that are NaN or infinite, 2 metrics of unsupported kinds"
 		if last := lines[len(lines)-1]; !strings.Contains(last, want) {
-			t.Errorf("last said %s, want %s", last, want)
+			t.Errorf("last report: %s, want %s", last, want)
 		}
 	})
 }
@@ -318,7 +318,7 @@ func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 			t.Errorf("frame %d has no events: %v", i, got)
 		}
 		if enginetest.At(spans[i], "links", 0, "spanId") != testSpan.String() {
-			t.Errorf("frame %d has not the link", i)
+			t.Errorf("frame %d lacks the link", i)
 		}
 		if diff := cmp.Diff(enginetest.At(spans[0], "spanId"), enginetest.At(spans[i], "spanId")); diff != "" {
 			t.Error(diff)

@@ -168,7 +168,7 @@ func TestHTTPURLSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := attributeMap(requestAttributes(req))["url.full"]; got != tt.want {
-			t.Errorf("%s is told as %v, want %s", tt.url, got, tt.want)
+			t.Errorf("%s is reported as %v, want %s", tt.url, got, tt.want)
 		}
 		if req.URL.String() != tt.url {
 			t.Errorf("%s became %s", tt.url, req.URL)
@@ -264,7 +264,7 @@ func TestHTTPIgnoresListedURLs(t *testing.T) {
 			t.Errorf("%s: span %v, want %v", address, got, traced)
 		}
 		if !traced && base.got != req {
-			t.Errorf("%s: the request was touched", address)
+			t.Errorf("%s: the request was modified", address)
 		}
 	}
 }
@@ -303,16 +303,16 @@ func TestHTTPSpansCanBeSwitchedOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	if base.got != req {
-		t.Error("the request was touched")
+		t.Error("the request was modified")
 	}
 	span.End()
 	if err := telemetry.Shutdown(t.Context()); err == nil {
-		t.Error("nobody was there to take the span, and no error says so")
+		t.Error("the span could not be delivered, but Shutdown returned no error")
 	}
 	left := 0
 	untracedHTTP.Range(func(any, any) bool { left++; return true })
 	if left != 0 {
-		t.Errorf("%d providers are remembered after their end", left)
+		t.Errorf("%d providers are still known after Shutdown", left)
 	}
 }
 

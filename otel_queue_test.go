@@ -130,7 +130,7 @@ func TestQueueRefuses(t *testing.T) {
 	q.refuse(ErrConnectionClosed, true)
 	q.refuse(errors.New("later"), false)
 	if err := q.enqueue(frameOf(t, "logs:a")); !errors.Is(err, ErrConnectionClosed) || !errors.Is(err, ErrClosed) {
-		t.Errorf("after the end: %v, want ErrConnectionClosed", err)
+		t.Errorf("after closing: %v, want ErrConnectionClosed", err)
 	}
 	var s ConnectionStats
 	q.read(&s)
@@ -238,7 +238,7 @@ func TestQueueIgnoresOddPongs(t *testing.T) {
 	q.confirm(l, 4)   // pong without a ping
 	q.confirm(l, 1<<63)
 	if got := q.confirmed(); got != 0 {
-		t.Errorf("%d frames confirmed by pongs to nothing", got)
+		t.Errorf("%d frames were confirmed by unexpected pongs", got)
 	}
 	q.confirm(l, 2)
 	q.confirm(l, 1) // late pong
@@ -352,27 +352,27 @@ func TestQueuePingsOnlyForFramesThatAreResent(t *testing.T) {
 	}
 	put("live:a", 100)
 	if n := pings(); n != 0 {
-		t.Errorf("%d pings behind starts of spans", n)
+		t.Errorf("%d pings after span starts", n)
 	}
 	put("live:b", 3)
 	put("traces:c", 1)
 	if n := pings(); n != 1 || l.pinged != 104 {
-		t.Errorf("%d pings behind a span, the last behind frame %d", n, l.pinged)
+		t.Errorf("%d pings after a span, the last after frame %d", n, l.pinged)
 	}
 	q.confirm(l, 104)
 	put("live:d", 2)
 	if n := pings(); n != 0 {
-		t.Errorf("%d pings behind starts of spans", n)
+		t.Errorf("%d pings after span starts", n)
 	}
 	w := q.addFlushWaiter()
 	if n := pings(); n != 1 || l.pinged != 106 {
-		t.Errorf("%d pings for a flush, the last behind frame %d", n, l.pinged)
+		t.Errorf("%d pings for a flush, the last after frame %d", n, l.pinged)
 	}
 	q.confirm(l, 106)
 	<-w.done
 	put("live:e", maxFlightFrames)
 	if n := pings(); n == 0 || n > maxFlightFrames/2/pingFrames+1 {
-		t.Errorf("%d pings behind as many starts of spans as may be in flight", n)
+		t.Errorf("%d pings after as many span starts as may be in flight", n)
 	}
 }
 

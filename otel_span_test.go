@@ -66,7 +66,7 @@ func TestInSpan(t *testing.T) {
 				t.Errorf("error is %v", err)
 			}
 			if want := tt.name == "panic"; (panicked == "oh no") != want {
-				t.Errorf("panic came out as %v", panicked)
+				t.Errorf("the panic value is %v", panicked)
 			}
 			span := recorder.Ended()[0]
 			if span.Name() != "work" || span.SpanKind() != trace.SpanKindProducer || span.Parent().SpanID() != parent.SpanContext().SpanID() {
@@ -230,7 +230,7 @@ func TestUnsampledPayloadIsNotRead(t *testing.T) {
 	in := &incoming{function: &Function{spanName: "execute f"}, data: []byte("\xff"), traceparent: []byte(`"` + testParent + `"`)}
 	ctx := &invocationContext{Context: t.Context(), in: in}
 	if !own.wants(in) {
-		t.Fatal("the span is not begun: the test shows nothing")
+		t.Fatal("no span was started: the test proves nothing")
 	}
 	inner, s := own.begin(ctx, in)
 	if s != (invocationSpan{}) {

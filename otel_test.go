@@ -174,7 +174,7 @@ func testDisabledTelemetry(t *testing.T) {
 		t.Errorf("%d goroutines, %d before", after, before)
 	}
 	if dialled {
-		t.Error("it dialled")
+		t.Error("telemetry dialed")
 	}
 	if otel.GetTracerProvider() != tracers || otel.GetMeterProvider() != meters || otel.GetLoggerProvider() != loggers || fmt.Sprint(otel.GetTextMapPropagator()) != fmt.Sprint(propagator) {
 		t.Error("globals have changed")
@@ -222,7 +222,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 		}
 	}
 	if _, err := StartTelemetry(t.Context(), OtelConfig{}, WithGlobalProviders()); err == nil {
-		t.Error("the end of another Telemetry has freed the globals")
+		t.Error("shutting down another Telemetry has reset the globals")
 	}
 	_, span := otel.Tracer("someone").Start(t.Context(), "global")
 	span.End()
@@ -234,7 +234,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	}
 	third := p.telemetry(OtelConfig{}, WithGlobalProviders())
 	if otel.GetTracerProvider() != third.TracerProvider() {
-		t.Error("the globals are still those that have ended")
+		t.Error("the globals still belong to the telemetry that was shut down")
 	}
 }
 
@@ -260,7 +260,7 @@ func TestBaggageIsSetBeforeTheLiveSpan(t *testing.T) {
 		}
 	}
 	if strings.Contains(frames[0], "overwritten") {
-		t.Errorf("the baggage is not above the attribute: %s", frames[0])
+		t.Errorf("the attribute overrides the baggage: %s", frames[0])
 	}
 	span.End()
 	if err := tel.Flush(t.Context()); err != nil {
@@ -360,7 +360,7 @@ func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 		}
 		spans, took := record(t)
 		if took != 100*time.Millisecond {
-			t.Errorf("the span came after %v, want the default of 100 ms", took)
+			t.Errorf("the span arrived after %v, want the default of 100 ms", took)
 		}
 		got := []any{
 			enginetest.At(spans[0], "attributes", 0, "value", "stringValue"), enginetest.At(spans[0], "droppedAttributesCount"),
@@ -368,7 +368,7 @@ func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 		}
 		one := json.Number("1")
 		if diff := cmp.Diff([]any{"abc", one, "second", one, one}, got); diff != "" {
-			t.Errorf("what the limits have left (-want +got):\n%s", diff)
+			t.Errorf("after applying the limits (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -407,7 +407,7 @@ func TestTelemetryIntervals(t *testing.T) {
 				for _, f := range p.frames {
 					want := map[string]time.Duration{otlpjson.PrefixTraces: tt.spans, otlpjson.PrefixMetrics: tt.metrics, otlpjson.PrefixLogs: tt.logs}[f.data[:4]]
 					if got := f.at.Sub(began); got != want {
-						t.Errorf("%s came after %v, want %v", f.data[:4], got, want)
+						t.Errorf("%s arrived after %v, want %v", f.data[:4], got, want)
 					}
 				}
 			})
@@ -488,10 +488,10 @@ func TestTelemetryShutdownIsBounded(t *testing.T) {
 				}
 				stats := tel.Connection().Stats()
 				if lost := stats.Dropped() - stats.Metrics.NotConnected; !strings.Contains(err.Error(), fmt.Sprintf("%d frames were lost", lost)) || lost < 3 {
-					t.Errorf("Shutdown: %v; dropped were %d", err, lost)
+					t.Errorf("Shutdown: %v; %d were dropped", err, lost)
 				}
 				if n := strings.Count(err.Error(), "frames left"); n > 1 {
-					t.Errorf("said %d times: %v", n, err)
+					t.Errorf("reported %d times: %v", n, err)
 				}
 				if err := tel.Shutdown(t.Context()); err != nil {
 					t.Errorf("second Shutdown: %v", err)
@@ -516,11 +516,11 @@ func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 				recordOfEach(t, tel)
 				time.Sleep(away)
 				if err := suite.note(tel.Shutdown(t.Context())); !errors.Is(err, noRoute) || !errors.Is(err, ErrConnectionClosed) {
-					t.Errorf("Shutdown: %v, want that there is no route", err)
+					t.Errorf("Shutdown: %v, want the dial error", err)
 				}
 				err := tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: []byte("{}")})
 				if !errors.Is(err, noRoute) || !errors.Is(err, ErrClosed) {
-					t.Errorf("Send: %v, want that there is no route", err)
+					t.Errorf("Send: %v, want the dial error", err)
 				}
 			})
 		})

@@ -170,7 +170,7 @@ func TestCronTrigger(t *testing.T) {
 			e := <-events
 			if want := began.UTC().Truncate(10 * time.Second).Add(time.Duration(i+1) * 10 * time.Second); !e.ScheduledTime.Equal(want) ||
 				e.ActualTime.Sub(want) < 0 || e.ActualTime.Sub(want) > time.Second || e.JobID != trigger.ID() || e.Trigger != "cron" {
-				t.Errorf("event %d: %+v, not at %v", i, e, want)
+				t.Errorf("event %d: %+v, want one at %v", i, e, want)
 			}
 		}
 	})
@@ -263,7 +263,7 @@ type (
 func (k *textKey) UnmarshalText(b []byte) error {
 	k.name = string(b)
 	if !strings.HasPrefix(k.name, "k") {
-		return fmt.Errorf("%q is no key", b)
+		return fmt.Errorf("%q is not a key", b)
 	}
 	return nil
 }
@@ -633,7 +633,7 @@ func TestInputIsValidatedByAGivenSchema(t *testing.T) {
 				}
 				checkInvalid(t, c.Call(t.Context(), "f", json.RawMessage(test.payload), nil), test.want)
 				if test.want == "" && test.payload[0] == '{' && !strings.Contains(string(got), "_caller_worker_id") {
-					t.Errorf("the handler lacks the member of the engine: %s", got)
+					t.Errorf("the handler's payload lacks the engine's key: %s", got)
 				}
 			})
 		})
@@ -722,7 +722,7 @@ func TestBodiesAreValidated(t *testing.T) {
 			}
 		}
 		if len(middle) != 8 {
-			t.Errorf("the middleware ran %d times: validation comes after it", len(middle))
+			t.Errorf("the middleware ran %d times; it must run before validation", len(middle))
 		}
 	})
 	c, err := iii.New("ws://127.0.0.1:1")

@@ -87,7 +87,7 @@ func FuzzDecodePayload(f *testing.F) {
 		got := new(config).decodePayload(payload, new(node))
 		var e *Error
 		if (got == nil) != (want == nil) || got != nil && (!errors.As(got, &e) || e.Code != CodeInvalidRequest || !strings.HasPrefix(e.Message, "payload")) {
-			t.Errorf("%s: %v; encoding/json says %v", payload, got, want)
+			t.Errorf("%s: %v; encoding/json returns %v", payload, got, want)
 		}
 	})
 }
@@ -132,7 +132,7 @@ func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	}
 	for _, v := range []any{new(plain), new(*plain), new(embeds), new(struct{}), new([]map[string]int), new(string), new([]byte), new(*int), new(error)} {
 		if in := reflect.TypeOf(v).Elem(); noticesCaller(in) {
-			t.Errorf("payloads for %v are looked through", in)
+			t.Errorf("payloads for %v are searched", in)
 		}
 	}
 	type inlined struct {
@@ -140,7 +140,7 @@ func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	}
 	for _, v := range []any{new(map[string]int), new(*map[int]any), new(any), new(json.RawMessage), new(wholeOnly), new(**wholeOnly), new(inlined)} {
 		if in := reflect.TypeOf(v).Elem(); !noticesCaller(in) {
-			t.Errorf("payloads for %v are not looked through", in)
+			t.Errorf("payloads for %v are not searched", in)
 		}
 	}
 }

@@ -226,7 +226,7 @@ func (c *peerConn) read() error {
 		}
 		m := &peerMessage{}
 		if err := json.Unmarshal(raw, m); err != nil {
-			c.peer.tb.Errorf("peer: message does not decode: %v: %.200s", err, raw)
+			c.peer.tb.Errorf("peer: cannot decode message: %v: %.200s", err, raw)
 			continue
 		}
 		m.Conn, m.Raw, m.Frames, m.Binary = c.n, raw, frames, op == enginetest.OpBinary

@@ -294,7 +294,7 @@ func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 			live[at{f.Worker, m.ID}] = true
 		case m.Type == "unregisterfunction" || m.Type == "unregistertrigger":
 			if !live[at{f.Worker, m.ID}] {
-				t.Errorf("%s is taken back on connection %s, where it is not registered", m.ID, f.Worker)
+				t.Errorf("%s is unregistered on connection %s, where it is not registered", m.ID, f.Worker)
 			}
 			delete(live, at{f.Worker, m.ID})
 		case m.Type == "invokefunction" && m.InvocationID != "":
@@ -305,10 +305,10 @@ func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 		case m.Type == "invocationresult":
 			answers++
 			if !asked[at{f.Worker, m.InvocationID}] {
-				t.Errorf("answer %s comes over connection %s, the call did not", m.InvocationID, f.Worker)
+				t.Errorf("result %s is sent over connection %s, unlike its call", m.InvocationID, f.Worker)
 			}
 			if answered[m.InvocationID] {
-				t.Errorf("answer %s is sent twice", m.InvocationID)
+				t.Errorf("result %s is sent twice", m.InvocationID)
 			}
 			answered[m.InvocationID] = true
 		}
@@ -372,10 +372,10 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 				users.Wait()
 				synctest.Wait()
 				if n := checkNothingTwice(t, e); n == 0 {
-					t.Error("no answers: the test shows nothing")
+					t.Error("no results: the test proves nothing")
 				}
 				if worker.Stats().RepliesDropped == 0 {
-					t.Error("no answer was late: the test shows nothing")
+					t.Error("no result was late: the test proves nothing")
 				}
 			})
 		})

@@ -89,7 +89,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 			}
 			for _, id := range append(waiting, <-late) {
 				if m := p.answered(id); m.Error == nil || m.Error.Code != "worker_draining" {
-					t.Errorf("handler that had not begun: %s", m.Raw)
+					t.Errorf("handler that had not started: %s", m.Raw)
 				}
 			}
 			<-p.conn(0).ended
@@ -106,7 +106,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 				t.Errorf("after Shutdown: %v, %v", c.Err(), c.State())
 			}
 			if events := w.all(); len(events) != 3 || events[2].err != nil {
-				t.Errorf("the listener was told %v", events)
+				t.Errorf("the listener received %v", events)
 			}
 		})
 	})
@@ -117,7 +117,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 			_, err := c.HandleFunc("caller", func(ctx context.Context, _ json.RawMessage) (any, error) {
 				<-Stopping(ctx)
 				if ctx.Err() != nil {
-					t.Error("ctx has ended before the drain")
+					t.Error("ctx was canceled before the drain")
 				}
 				return Call[int](ctx, c, "x::y", 7)
 			})
@@ -283,7 +283,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 				}
 			}
 			if err := shutdown(t, c, 2*time.Second); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "did not confirm") {
-				t.Errorf("Shutdown: %v, want what was not confirmed", err)
+				t.Errorf("Shutdown: %v, want the number of unconfirmed Sends", err)
 			}
 			if s := c.Stats(); s.SendsUnknown != 3 || s.SendsConfirmed != 0 {
 				t.Errorf("%d Sends unknown, %d confirmed; want 3 and 0", s.SendsUnknown, s.SendsConfirmed)
@@ -333,7 +333,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 				t.Errorf("Shutdown: %v", err)
 			}
 			if !ended.Load() {
-				t.Error("the handler's context has not ended")
+				t.Error("the handler's context was not canceled")
 			}
 		})
 	})
@@ -355,7 +355,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 				t.Errorf("replies dropped: %d", s.RepliesDropped)
 			}
 			if got := p.messages(-1, "registerfunction"); len(got) != 1 {
-				t.Errorf("registered %d times: a drain registers nothing", len(got))
+				t.Errorf("registered %d times; nothing may be registered during a drain", len(got))
 			}
 		})
 	})
@@ -471,7 +471,7 @@ func TestEndedClient(t *testing.T) {
 		}
 	}
 	if err := f.Unregister(); err == nil {
-		t.Error("a function of an ended client can be taken back")
+		t.Error("a function of a closed client can be unregistered")
 	}
 	if s := c.Stats(); s.CallsInFlight != 0 || s.Buffered != 0 {
 		t.Errorf("left: %+v", s)
@@ -579,7 +579,7 @@ func TestR6BooksBalance(t *testing.T) {
 		})
 	}
 	if unknown == 0 {
-		t.Error("no cut has hit a Send: the test shows nothing")
+		t.Error("no cut has hit a Send: the test proves nothing")
 	}
 	t.Logf("%d messages with unknown outcome, unaccounted 0", unknown)
 }
@@ -668,7 +668,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 	for number := range outcomes {
 		times, send := read[number].Load(), number%2 == 0
 		if times > 1 {
-			t.Errorf("request %d was read %d times", number, times)
+			t.Errorf("request %d arrived %d times", number, times)
 		}
 		if send {
 			readSends += uint64(times)
@@ -683,11 +683,11 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 			case send:
 				missing++
 			default:
-				t.Errorf("call %d has an answer and was not read", number)
+				t.Errorf("call %d has a result but did not arrive", number)
 			}
 		case outcomeUnsent:
 			if times > 0 {
-				t.Errorf("request %d is safe to retry and was read", number)
+				t.Errorf("request %d is safe to retry but arrived", number)
 			}
 		case 0:
 			t.Errorf("request %d has no outcome", number)
@@ -698,7 +698,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 		t.Errorf("%d Sends accepted, but %d confirmed + %d unknown + %d dropped", accepted, s.SendsConfirmed, s.SendsUnknown, s.SendsDropped)
 	}
 	if missing > s.SendsUnknown+s.SendsDropped || readSends < s.SendsConfirmed {
-		t.Errorf("%d accepted Sends were not read, %d are unknown; %d were read, %d are confirmed", missing, s.SendsUnknown, readSends, s.SendsConfirmed)
+		t.Errorf("%d accepted Sends did not arrive, %d are unknown; %d arrived, %d are confirmed", missing, s.SendsUnknown, readSends, s.SendsConfirmed)
 	}
 	told := uint64(0)
 	for _, e := range w.all() {
@@ -708,7 +708,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 		}
 	}
 	if told != s.SendsUnknown {
-		t.Errorf("the listener was told of %d unknown Sends, the counter says %d", told, s.SendsUnknown)
+		t.Errorf("the listener received %d unknown Sends, the counter is %d", told, s.SendsUnknown)
 	}
 	return s.SendsUnknown
 }
@@ -732,7 +732,7 @@ func TestR8BufferIsBounded(t *testing.T) {
 	}
 	growth := liveHeap() - before
 	if s := c.Stats(); accepted < 7000 || s.Buffered != accepted || s.BufferedBytes > 8<<20 {
-		t.Errorf("%d accepted, %d buffered of %d bytes, want what fits into 8 MiB", accepted, s.Buffered, s.BufferedBytes)
+		t.Errorf("%d accepted, %d buffered with %d bytes, want as many as fit into 8 MiB", accepted, s.Buffered, s.BufferedBytes)
 	}
 	if growth > 24<<20 {
 		t.Errorf("the heap grew by %d KiB", growth>>10)
@@ -778,7 +778,7 @@ func TestR8SendWait(t *testing.T) {
 		p := newPeer(t, script{})
 		c := p.client(WithSendBuffer(2, 1<<10), WithSendPolicy(SendWait), WithCallTimeout(time.Second))
 		if err := c.Send(t.Context(), "x::y", strings.Repeat("x", 2<<10)); !errors.Is(err, ErrBufferFull) {
-			t.Errorf("what never fits: %v", err)
+			t.Errorf("a message that can never fit: %v", err)
 		}
 		call, giveUp := context.WithCancel(t.Context())
 		called := make(chan error, 1)
@@ -793,7 +793,7 @@ func TestR8SendWait(t *testing.T) {
 		err := c.Send(short, "x::y", 2)
 		cancel()
 		if took := time.Since(began); took != 300*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) || !SafeToRetry(err) {
-			t.Errorf("a Send whose context ends: %v after %v, want DeadlineExceeded after 300ms", err, took)
+			t.Errorf("a Send with a deadline: %v after %v, want DeadlineExceeded after 300ms", err, took)
 		}
 		began = time.Now()
 		if err, took := c.Send(t.Context(), "x::y", 3, WithTimeout(400*time.Millisecond)), time.Since(began); took > 400*time.Millisecond || !errors.Is(err, ErrTimeout) {
@@ -814,7 +814,7 @@ func TestR8SendWait(t *testing.T) {
 		}
 		giveUp()
 		if err := <-sent; err != nil {
-			t.Errorf("a Send after room was made: %v", err)
+			t.Errorf("a Send that waited for room: %v", err)
 		}
 		if err := <-called; !errors.Is(err, context.Canceled) {
 			t.Errorf("the call that made room: %v", err)
@@ -826,7 +826,7 @@ func TestR8SendWait(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-sent; err != nil {
-			t.Errorf("a Send after the connection was made: %v", err)
+			t.Errorf("a Send that waited for the connection: %v", err)
 		}
 		if err := c.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
@@ -943,7 +943,7 @@ func TestR12HandlersAreLimited(t *testing.T) {
 		synctest.Wait()
 		goroutines := liveGoroutines() - base
 		if s := c.Stats(); s.HandlersRunning != limit || s.InvocationsQueued != 9000 || s.Overloaded != 0 {
-			t.Errorf("%d run, %d wait, %d refused", s.HandlersRunning, s.InvocationsQueued, s.Overloaded)
+			t.Errorf("%d running, %d waiting, %d rejected", s.HandlersRunning, s.InvocationsQueued, s.Overloaded)
 		}
 		if goroutines > limit+10 {
 			t.Errorf("%d goroutines for %d handlers at once", goroutines, limit)
@@ -992,7 +992,7 @@ func TestR12HandlersAreLimited(t *testing.T) {
 			}
 			synctest.Wait()
 			if s := c.Stats(); s.InvocationsQueued != 15 || s.Overloaded != 2 {
-				t.Errorf("%d of 4 MiB wait, %d are refused; the limit is 64 MiB", s.InvocationsQueued, s.Overloaded)
+				t.Errorf("%d of 4 MiB are waiting, %d were rejected; the limit is 64 MiB", s.InvocationsQueued, s.Overloaded)
 			}
 			close(release)
 			synctest.Wait()
@@ -1011,7 +1011,7 @@ func TestR12HandlersAreLimited(t *testing.T) {
 			}
 			synctest.Wait()
 			if s := c.Stats(); s.HandlersRunning != 3000 {
-				t.Errorf("%d run at once", s.HandlersRunning)
+				t.Errorf("%d running at once", s.HandlersRunning)
 			}
 			time.Sleep(2 * time.Second)
 		})
@@ -1622,7 +1622,7 @@ func (w *watch) wait(tb testing.TB, from int, match func(watched) bool) (watched
 		select {
 		case <-changed:
 		case <-time.After(10 * waitLimit):
-			tb.Fatalf("the state listener was not told; it knows %v", events)
+			tb.Fatalf("no such event; the state listener received %v", events)
 		}
 	}
 }
@@ -1747,7 +1747,7 @@ func neverWedged(t *testing.T, seed uint64) (longest time.Duration) {
 		case e.state == ConnectionStateConnected && !cut.IsZero():
 			took := e.at.Sub(cut)
 			if limit := bound(failures); took > limit {
-				t.Errorf("connected %v after a cut, the limit is %v", took, limit)
+				t.Errorf("connected %v after a cut, want at most %v", took, limit)
 			}
 			longest = max(longest, took)
 			cut, failures = time.Time{}, 0
@@ -1859,7 +1859,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 				t.Errorf("an idle hour: %v", w.all())
 			}
 			if n := p.conn(0).pings.Load(); n < 179 || n > 180 {
-				t.Errorf("%d pings in an hour, want one each 20 s", n)
+				t.Errorf("%d pings in an hour, want one every 20 s", n)
 			}
 		})
 	})
@@ -1907,7 +1907,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 					began := time.Now()
 					go func() { _ = c.Connect(t.Context()) }()
 					if took := lost(t, w).at.Sub(began); took != wsconn.DialTimeout {
-						t.Errorf("dial given up after %v", took)
+						t.Errorf("dial canceled after %v", took)
 					}
 					_ = c.Close()
 					time.Sleep(time.Second) // until the other side has noticed
@@ -1947,7 +1947,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 		}
 		synctest.Wait()
 		if s := c.Stats(); s.FramesSent > 50 {
-			t.Fatalf("%d messages were written: nothing is stuck", s.FramesSent)
+			t.Fatalf("%d messages were written; the peer does not block", s.FramesSent)
 		}
 		return c
 	},
@@ -2064,13 +2064,13 @@ func TestR9MethodsReturn(t *testing.T) {
 					took := time.Since(began) - time.Second
 					longest = max(longest, took)
 					if took > promptly {
-						t.Errorf("%v, %v after the end of its context", err, took)
+						t.Errorf("%v, %v after its context was done", err, took)
 					}
 				})
 			})
 		}
 	}
-	t.Logf("longest time after the end of a context: %v (virtual)", longest)
+	t.Logf("longest time after a context was done: %v (virtual)", longest)
 }
 
 // Methods without a context return at once, whatever the engine does.
@@ -2145,7 +2145,7 @@ func TestConnectTellsWhatIsThere(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				if err := c.Connect(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), test.want) {
-					t.Errorf("got %v, want %q in it", err, test.want)
+					t.Errorf("got %v, want an error that contains %q", err, test.want)
 				}
 			})
 		})
@@ -2193,12 +2193,12 @@ func TestR19BadAddresses(t *testing.T) {
 		c, err := New(address)
 		if err == nil {
 			_ = c.Close()
-			t.Errorf("%q is taken", address)
+			t.Errorf("%q is accepted", address)
 			continue
 		}
 		for _, secret := range []string{secretPassword, secretQuery} {
 			if text := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(text, secret) {
-				t.Errorf("%q: the error holds the secret: %s", address, text)
+				t.Errorf("%q: the error contains the secret: %s", address, text)
 			}
 		}
 	}
@@ -2243,7 +2243,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 					return status
 				}}))
 				if seen.Load() == 0 {
-					t.Error("the secrets were not sent: the test shows nothing")
+					t.Error("the secrets were not sent: the test proves nothing")
 				}
 			}
 		},
@@ -2294,7 +2294,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 				token = token || strings.Contains(m.ReattachToken, tokenMark)
 			}
 			if !token {
-				t.Error("no reattach token was sent: the test shows nothing")
+				t.Error("no reattach token was sent: the test proves nothing")
 			}
 			_, err = c.HandleFunc("x", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
 			found.note(err)
@@ -2323,7 +2323,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 	}
 	lines, leaks := found.result()
 	if lines < 50 {
-		t.Errorf("%d log lines and errors: the test shows nothing", lines)
+		t.Errorf("%d log lines and errors: the test proves nothing", lines)
 	}
 	if len(leaks) > 0 {
 		t.Errorf("secrets have leaked:\n%s", strings.Join(leaks, "\n"))
@@ -2519,7 +2519,7 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 		}
 	}
 	if lost > 0 || metrics[fmt.Sprint(n)] == 0 || len(metrics) < n/50 {
-		t.Errorf("%d spans and logs were lost; %d states of the counter came", lost, len(metrics))
+		t.Errorf("%d spans and logs were lost; %d values of the counter arrived", lost, len(metrics))
 	}
 	if stats.Dropped() != 0 || stats.Lost != (RecordLosses{}) {
 		t.Errorf("stats: %+v", stats)
@@ -2574,11 +2574,11 @@ func TestR14FlushMeansReceived(t *testing.T) {
 				break
 			}
 			if len(flushed) > 0 && last < all {
-				t.Fatalf("Flush returned; the last pong was to a ping behind frame %d of %d", last, all)
+				t.Fatalf("Flush returned; the last pong was to a ping after frame %d of %d", last, all)
 			}
 			last = pings[answered].frames
 			if answered > 0 && bytes.Equal(pings[answered].payload, pings[answered-1].payload) {
-				t.Errorf("two pings behind frame %d", last)
+				t.Errorf("two pings after frame %d", last)
 			}
 			c.pong(pings[answered].payload)
 			answered++
@@ -2587,7 +2587,7 @@ func TestR14FlushMeansReceived(t *testing.T) {
 			t.Fatal(err)
 		}
 		if answered < 2 || last != frames || frames < 42 {
-			t.Errorf("%d pings, the last behind frame %d of %d", answered, last, frames)
+			t.Errorf("%d pings, the last after frame %d of %d", answered, last, frames)
 		}
 		t.Logf("%d frames, %d pings", frames, answered)
 	})
@@ -2622,10 +2622,10 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 					span.End()
 				}
 				if took := time.Since(began); took != 0 {
-					t.Errorf("recording waited for %v", took)
+					t.Errorf("recording took %v", took)
 				}
 				if stats := tel.Connection().Stats(); stats.Logs.Full+stats.Traces.Full+stats.Lost.Overflowed == 0 {
-					t.Errorf("nothing was full: %+v", stats)
+					t.Errorf("no queue was full: %+v", stats)
 				}
 			})
 		})
@@ -2644,7 +2644,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	for _, address := range secretAddresses {
 		_, err := NewSharedEngineConnection(address)
 		if found.note(err) == nil {
-			t.Errorf("%q is taken", address)
+			t.Errorf("%q is accepted", address)
 		}
 		_, err = StartTelemetry(t.Context(), OtelConfig{EngineWSURL: &address})
 		found.note(err)
@@ -2710,7 +2710,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 					found.note(tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs}))
 					found.note(fmt.Errorf("%+v %v", tel.Connection().Stats(), tel.Connection().State()))
 					if !sent {
-						t.Error("the secrets were not sent: the test shows nothing")
+						t.Error("the secrets were not sent: the test proves nothing")
 					}
 				})
 			})
@@ -2718,7 +2718,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	}
 	lines, leaks := found.result()
 	if lines < 100 {
-		t.Errorf("%d log lines and errors: the test shows nothing", lines)
+		t.Errorf("%d log lines and errors: the test proves nothing", lines)
 	}
 	if len(leaks) > 0 {
 		t.Errorf("secrets have leaked:\n%s", strings.Join(leaks, "\n"))
@@ -2773,10 +2773,10 @@ func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 					case enginetest.At(s, "endTimeUnixNano") != "0":
 						ended[id] = true
 					case ended[id]:
-						t.Errorf("seed %d: the start of span %v came after its end", seed, id)
+						t.Errorf("seed %d: the start of span %v arrived after its end", seed, id)
 					default:
 						if started[id]++; started[id] > 1 {
-							t.Errorf("seed %d: the start of span %v came twice", seed, id)
+							t.Errorf("seed %d: the start of span %v arrived twice", seed, id)
 						}
 					}
 				})
@@ -2790,9 +2790,9 @@ func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 		}
 	}
 	if starts == 0 || ends == 0 || dropped == 0 || kills == 0 {
-		t.Error("nothing was started, ended, dropped or killed: the test shows nothing")
+		t.Error("nothing was started, ended, dropped or killed: the test proves nothing")
 	}
-	t.Logf("%d starts and %d ends came; %d frames were dropped, %d connections killed", starts, ends, dropped, kills)
+	t.Logf("%d starts and %d ends arrived; %d frames were dropped, %d connections killed", starts, ends, dropped, kills)
 }
 
 // A batch that exceeds the frame size is split into several frames. Each record arrives once.
@@ -2820,7 +2820,7 @@ func TestTelemetrySplitsLargeBatches(t *testing.T) {
 		want[fmt.Sprint("span ", i)], want[fmt.Sprint("log ", i)] = 1, 1
 	}
 	if diff := cmp.Diff(want, seen); diff != "" {
-		t.Errorf("records by how often they came (-want +got):\n%s", diff)
+		t.Errorf("how often each record arrived (-want +got):\n%s", diff)
 	}
 	if stats := tel.Connection().Stats(); len(prefixes) < 4 || stats.Reconnects != 0 || stats.Lost != (RecordLosses{}) {
 		t.Errorf("%d frames, stats %+v", len(prefixes), stats)
@@ -2846,7 +2846,7 @@ func TestTelemetryWriteDeadline(t *testing.T) {
 		}
 		p.conn(1)
 		if took := time.Since(began); took > 30*time.Second {
-			t.Errorf("the connection was given up after %v", took)
+			t.Errorf("the connection was closed after %v", took)
 		}
 		if err := s.Flush(t.Context()); err != nil {
 			t.Fatal(err)
@@ -2877,7 +2877,7 @@ func TestTelemetryDialDeadline(t *testing.T) {
 			t.Fatal(err)
 		}
 		if second < 10*time.Second || second > 12*time.Second {
-			t.Errorf("the second attempt came after %v, want after the 10 s of the first and a delay", second)
+			t.Errorf("the second attempt was made after %v, want 10 s and a delay", second)
 		}
 		if diff := cmp.Diff(wantLogs(0, 3), p.received()); diff != "" {
 			t.Errorf("frames (-want +got):\n%s", diff)

@@ -78,7 +78,7 @@ func TestTriggerProvider(t *testing.T) {
 		}
 		hooks.expect(t, "unregistered", `unbind early`)
 		if ctx.Err() == nil {
-			t.Error("the context of an unbound trigger has not ended")
+			t.Error("the context of an unbound trigger was not canceled")
 		}
 		if early.Err() != nil {
 			t.Errorf("trigger: %v", early.Err())
@@ -199,15 +199,15 @@ func TestFireConditions(t *testing.T) {
 			t.Errorf("condition that fails: %d runs, error %v", runs, err)
 		}
 		if _, err := b.Fire(t.Context(), func() {}); err == nil || !iii.SafeToRetry(err) {
-			t.Errorf("payload that does not encode: %v", err)
+			t.Errorf("payload that cannot be encoded: %v", err)
 		}
 		if _, err := (iii.TriggerBinding{FunctionID: "f"}).Fire(t.Context(), nil); err == nil {
-			t.Error("a binding of nobody fires")
+			t.Error("a TriggerBinding without a provider fires")
 		}
 		bindTo(t, user, "broken", "hooks::missing", nil)
 		b, _ = hooks.binding(t, "broken")
 		if _, err := b.Fire(t.Context(), nil); !errors.Is(err, iii.ErrFunctionNotFound) {
-			t.Errorf("function that is not there: %v", err)
+			t.Errorf("missing function: %v", err)
 		}
 	})
 }
@@ -323,7 +323,7 @@ func TestTriggerProviderReplaces(t *testing.T) {
 		bindTo(t, another, "h", "hooks::saw", hook{Path: "/x"})
 		_, second := hooks.binding(t, "h")
 		if first != second || first.Err() != nil {
-			t.Error("the same once more has another context, or its context has ended")
+			t.Error("binding the same trigger again has changed or canceled its context")
 		}
 		third := worker("third")
 		bindTo(t, third, "h", "hooks::saw", hook{Path: "/y"})
@@ -338,7 +338,7 @@ func TestTriggerProviderReplaces(t *testing.T) {
 		bindTo(t, worker("fourth"), "h", "hooks::saw", hook{Path: "/z"})
 		hooks.expect(t, "refused replacement", `bind h {"path":"/z"}`, `unbind h`)
 		if changed.Err() == nil {
-			t.Error("the context of what was replaced has not ended")
+			t.Error("the context of the replaced trigger was not canceled")
 		}
 	})
 }
@@ -389,7 +389,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 			hooks.expect(t, fmt.Sprint("reconnection ", round), want...)
 		}
 		if left.Err() == nil || kept.Err() != nil {
-			t.Errorf("contexts: of what has left %v, of what stayed %v", left.Err(), kept.Err())
+			t.Errorf("contexts: removed trigger %v, remaining trigger %v", left.Err(), kept.Err())
 		}
 		if got := <-fired; got != "from away" {
 			t.Errorf("fired: %q", got)
@@ -486,7 +486,7 @@ func TestTriggerProviderHangs(t *testing.T) {
 		close(leave)
 		hooks.expect(t, "returned", `bind slow 100`)
 		if last.Err() != nil {
-			t.Errorf("the trigger got the refusal of an earlier one: %v", last.Err())
+			t.Errorf("the trigger received the rejection of an earlier one: %v", last.Err())
 		}
 	})
 }
@@ -536,7 +536,7 @@ func TestTriggerProviderConcurrent(t *testing.T) {
 		got := map[string]string{}
 		for id, b := range hooks.bound {
 			if got[id] = string(b.Config); hooks.ctxs[id].Err() != nil {
-				t.Errorf("the context of %s has ended", id)
+				t.Errorf("the context of %s was canceled", id)
 			}
 		}
 		if diff := cmp.Diff(want, got); diff != "" || len(want) != 20 {
@@ -570,7 +570,7 @@ func TestTriggerProviderCloses(t *testing.T) {
 			t.Fatal(err)
 		}
 		if ctx.Err() == nil {
-			t.Error("the context of a trigger has not ended")
+			t.Error("the context of a trigger was not canceled")
 		}
 		hooks.expect(t, "closed", `bind good null`, `bind patient null`, `bind stubborn null`)
 		close(stubborn)

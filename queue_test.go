@@ -44,7 +44,7 @@ func TestPublish(t *testing.T) {
 	}
 	for what, publish := range map[string]func(context.Context, string, any) error{"publish": publisher.Publish, "durable": publisher.PublishDurable} {
 		if err := publish(t.Context(), "news", func() {}); err == nil || !iii.SafeToRetry(err) {
-			t.Errorf("%s of what does not encode: %v", what, err)
+			t.Errorf("%s of a value that cannot be encoded: %v", what, err)
 		}
 	}
 }

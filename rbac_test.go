@@ -215,7 +215,7 @@ func TestGuardedListener(t *testing.T) {
 	got, err := iii.Call[string](ctx, c, "tenant::mine::fn", nil)
 	check(t, "function of the member", "mine", got, err)
 	if _, err := c.FunctionInfo(ctx, "tenant::mine::banned"); err == nil {
-		t.Error("a function is there although the hook has refused it")
+		t.Error("a function exists although the hook has rejected it")
 	}
 	// The member may use this trigger type. The hook changes the config.
 	if _, err := member.Trigger("mine::fn", iii.SubscribeTriggerConfig{Topic: "orig"}, iii.WithTriggerID("mapped")); err != nil {

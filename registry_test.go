@@ -84,7 +84,7 @@ func TestConnectReturnsBehindTheLastTrigger(t *testing.T) {
 					t.Fatal(err)
 				}
 				if took := time.Since(began); took != 2*time.Second {
-					t.Errorf("connected after %v, want the two pongs of a second each", took)
+					t.Errorf("connected after %v, want two pongs of one second each", took)
 				}
 				if diff := cmp.Diff(want, p.sequence(0)); diff != "" {
 					t.Errorf("sent when Connect returns (-want +got):\n%s", diff)
@@ -126,11 +126,11 @@ func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 				}()
 				for range 20_000 {
 					if time.Sleep(time.Millisecond); f.Err() == nil {
-						t.Fatal("the refused function is taken for accepted")
+						t.Fatal("the rejected function counts as accepted")
 					}
 				}
 				if sent := p.messages(0, "registertrigger"); len(sent) > 0 {
-					t.Errorf("%d triggers of the refused function were sent", len(sent))
+					t.Errorf("%d triggers of the rejected function were sent", len(sent))
 				}
 				if n := len(p.messages(0, "registerfunction")); n < 10 {
 					t.Errorf("%d attempts in 20 s", n)
@@ -138,7 +138,7 @@ func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				if len(told) != 1 {
-					t.Errorf("the listener was told %v, want the refusal once", told)
+					t.Errorf("the listener received %v, want the rejection once", told)
 				}
 			})
 		})
@@ -179,7 +179,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			follows(t, p, "a", "ta", "ta", "call one", "b", "tb", "tb", "call two")
 			if got := p.sequence(0); slices.Index(got, "call one") > slices.Index(got, "tb") {
-				t.Errorf("the first call has waited for the trigger behind it: %q", got)
+				t.Errorf("the first call waited for a later trigger: %q", got)
 			}
 		})
 	})
@@ -202,7 +202,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			follows(t, p, "ta", "call for a", "tb", "call for b", "tc", "call for c")
 			if n := c.Stats().Buffered; n != 0 {
-				t.Errorf("%d requests are left behind", n)
+				t.Errorf("%d requests are still buffered", n)
 			}
 		})
 	})
@@ -277,7 +277,7 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 			began := time.Now()
 			mustTrigger(t, c, "others", fmt.Sprint("t", i))
 			if err := c.Call(t.Context(), "x", nil, nil); err != nil || time.Since(began) > time.Second {
-				t.Errorf("call behind trigger %d: %v after %v", i, err, time.Since(began))
+				t.Errorf("call after trigger %d: %v after %v", i, err, time.Since(began))
 			}
 			if got := p.sequence(0); !slices.Contains(got, fmt.Sprint("t", i)) {
 				t.Errorf("trigger %d waits", i)
@@ -374,7 +374,7 @@ func TestRefusalOfAFormerRegistration(t *testing.T) {
 			t.Errorf("Err = %v, %d triggers sent", second.Err(), len(p.messages(0, "registertrigger")))
 		}
 		if attempts != 2 {
-			t.Errorf("%d attempts, want 2: the refusal was the first one's", attempts)
+			t.Errorf("%d attempts, want 2: the rejection belonged to the first", attempts)
 		}
 	})
 }
@@ -454,14 +454,14 @@ func TestRequestsThatWaitForATrigger(t *testing.T) {
 			mustHandle(t, c, "g")
 			mustTrigger(t, c, "g", "tg")
 			if err := c.Call(ctx, "late", nil, nil); !errors.Is(err, context.DeadlineExceeded) || !SafeToRetry(err) {
-				t.Errorf("a call whose context ends while it waits: %v", err)
+				t.Errorf("a call whose context expires while it waits: %v", err)
 			}
 			time.Sleep(10 * time.Second)
 			if got := p.sequence(0); slices.Contains(got, "call late") {
 				t.Error("the call was sent afterwards")
 			}
 			if n := c.Stats().Buffered; n != 0 {
-				t.Errorf("%d requests are left behind", n)
+				t.Errorf("%d requests are still buffered", n)
 			}
 		})
 	})
@@ -629,7 +629,7 @@ func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if len(attempts) > 40 || len(attempts) < 25 {
-			t.Errorf("%d attempts in a minute for the one function whose owner lives", len(attempts))
+			t.Errorf("%d attempts in a minute for the one function whose owner is connected", len(attempts))
 		}
 	})
 }

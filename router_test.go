@@ -75,14 +75,14 @@ func TestRouterServesAPrefix(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := router.Unregister(); err == nil {
-			t.Error("taken back twice")
+			t.Error("Unregister succeeded twice")
 		}
 		synctest.Wait()
 		if status, _, _ := request(t, e, "GET", "/shop/items/7", "", ""); status != 404 {
-			t.Errorf("taken back, it answers %d", status)
+			t.Errorf("after Unregister, the route responds with %d", status)
 		}
 		if triggers := bound(t, e, c); len(triggers) != 1 {
-			t.Errorf("the triggers %v are left", triggers)
+			t.Errorf("triggers left: %v", triggers)
 		}
 		if _, err := c.MountRouter("shop/", shopMux(), iii.RouterOptions{}); err != nil { // the prefix is free again
 			t.Error(err)

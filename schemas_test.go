@@ -263,7 +263,7 @@ func TestBundledSchemaRequiresNoDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if bytes.Contains(got, []byte(`"required"`)) {
-		t.Errorf("every property of AuthResult may be left out: %s", got)
+		t.Errorf("every property of AuthResult is optional: %s", got)
 	}
 	if got, err = bundleSchema("UpdateSet"); err != nil {
 		t.Fatal(err)
@@ -289,11 +289,11 @@ func TestBundledSchemasAreWhole(t *testing.T) {
 		walkSchema(schema, func(key string, v any) {
 			switch key {
 			case schemaHint:
-				t.Errorf("%s: a hint is left", name)
+				t.Errorf("%s: a hint has not been removed", name)
 			case "$ref":
 				def, ok := strings.CutPrefix(v.(string), "#/$defs/")
 				if _, found := defs[def]; !ok || !found {
-					t.Errorf("%s: reference %v leads nowhere", name, v)
+					t.Errorf("%s: reference %v cannot be resolved", name, v)
 				}
 				used[def] = true
 			}

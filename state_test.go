@@ -124,10 +124,10 @@ func TestStateErrors(t *testing.T) {
 	check(t, "get after that", found[int]{7, true}, found[int]{n, ok}, err)
 
 	if _, err := iii.NewState[func()](c, "x").Set(ctx, "k", func() {}); err == nil || !iii.SafeToRetry(err) {
-		t.Errorf("set of what does not encode: %v", err)
+		t.Errorf("set of a value that cannot be encoded: %v", err)
 	}
 	if _, err := numbers.Update(ctx, "k", iii.OpSet("", make(chan int))); err == nil || !iii.SafeToRetry(err) {
-		t.Errorf("update with what does not encode: %v", err)
+		t.Errorf("update with a value that cannot be encoded: %v", err)
 	}
 	if _, err := numbers.Update(ctx, "k", iii.UpdateOp{}); err == nil || !iii.SafeToRetry(err) {
 		t.Errorf("update with an empty operation: %v", err)
@@ -135,7 +135,7 @@ func TestStateErrors(t *testing.T) {
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	if _, err := numbers.List(ended); !errors.Is(err, context.Canceled) {
-		t.Errorf("list with an ended context: %v", err)
+		t.Errorf("list with a canceled context: %v", err)
 	}
 }
 

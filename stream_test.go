@@ -35,7 +35,7 @@ func TestStream(t *testing.T) {
 	check(t, "update", iii.UpdateResult[todo]{Old: todo{"tea", true}, HadOld: true, New: todo{Title: "tea or coffee"}}, updated, err)
 	updated, err = todos.Update(ctx, "g2", "i9", iii.OpSet("title", "jam"), iii.OpDecrement("title", 1))
 	if err != nil || len(updated.Errors) != 1 || updated.Errors[0].Code != "decrement.not_number" || updated.HadOld {
-		t.Errorf("update of nothing: %+v, %v", updated, err)
+		t.Errorf("update of a missing item: %+v, %v", updated, err)
 	}
 
 	list, err := todos.List(ctx, "g1")
@@ -54,7 +54,7 @@ func TestStream(t *testing.T) {
 	check(t, "delete of nothing", found[todo]{}, found[todo]{value, ok}, err)
 
 	if err := todos.Send(ctx, "g1", "pulse", make(chan int)); err == nil || !iii.SafeToRetry(err) {
-		t.Errorf("send of what does not encode: %v", err)
+		t.Errorf("send of a value that cannot be encoded: %v", err)
 	}
 }
 
@@ -189,7 +189,7 @@ func callStream(ctx context.Context, c *iii.Client, call recordedCall) (got any,
 	case "stream::send":
 		err = s.Send(ctx, in.Group, in.Type, in.Data)
 	default:
-		err = fmt.Errorf("%s is not known here", call.functionID)
+		err = fmt.Errorf("unknown function %s", call.functionID)
 	}
 	return got, err
 }

@@ -173,7 +173,7 @@ func TestStreamProviderErrors(t *testing.T) {
 	}
 	var remote *iii.Error
 	if _, err := own.Update(ctx, "g", "i", iii.OpIncrement("", 1)); !errors.As(err, &remote) || !strings.Contains(remote.Message, "the item is not valid JSON") {
-		t.Errorf("update of an item in bad shape: %v", err)
+		t.Errorf("update of an invalid item: %v", err)
 	}
 }
 
@@ -257,7 +257,7 @@ func TestStreamProviderUpdateKeepsSetAway(t *testing.T) {
 		}
 		synctest.Wait()
 		if early := s.items["g"]["i"]; early != nil {
-			t.Errorf("the Set came through: %s", early)
+			t.Errorf("the Set did not wait: %s", early)
 		}
 		close(s.leave)
 	})

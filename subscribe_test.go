@@ -210,14 +210,14 @@ func lastError(t *testing.T, messages iter.Seq2[iii.StreamMessage, error], each 
 	t.Helper()
 	for m, err := range messages {
 		if last != nil {
-			t.Errorf("something comes after the error %v", last)
+			t.Errorf("an element follows the error %v", last)
 		}
 		if last = err; err == nil {
 			each(m)
 		}
 	}
 	if last == nil {
-		t.Fatal("the loop ends without an error")
+		t.Fatal("the loop ended without an error")
 	}
 	return last
 }
@@ -296,7 +296,7 @@ func TestSubscribeKeepalive(t *testing.T) {
 			switch messages++; messages {
 			case 1: // from the second connection
 				if took := time.Since(began); took < time.Minute || took > 63*time.Second {
-					t.Errorf("the silence was noticed after %v", took)
+					t.Errorf("the silence was detected after %v", took)
 				}
 				time.AfterFunc(time.Hour, func() { setItem(t, c, "chat", "room", "m1", "quiet") })
 			case 2:

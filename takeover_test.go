@@ -142,7 +142,7 @@ func TestRefusedFunctionsAreTakenOverWhenTheirOwnerLeaves(t *testing.T) {
 						b := startReplica(t, e, "new", serveName(t, manyIDs(n)...))
 						synctest.Wait()
 						if got := b.refused(); got != n || b.Stats().FunctionsRefused != n {
-							t.Fatalf("%d functions are refused, the counter says %d; want %d", got, b.Stats().FunctionsRefused, n)
+							t.Fatalf("%d functions are refused, the counter is %d; want %d", got, b.Stats().FunctionsRefused, n)
 						}
 						time.Sleep(stood)
 						began := time.Now()
@@ -151,14 +151,14 @@ func TestRefusedFunctionsAreTakenOverWhenTheirOwnerLeaves(t *testing.T) {
 							time.Sleep(10 * time.Millisecond)
 						}
 						if took := time.Since(began); took > 3*time.Second {
-							t.Errorf("%d of %d functions are refused %v after their owner has gone", b.refused(), n, took)
+							t.Errorf("%d of %d functions are still refused %v after their owner has disconnected", b.refused(), n, took)
 						}
 						if got, err := iii.Call[string](t.Context(), b.Client, "orders::f0", nil); err != nil || got != "new" {
-							t.Errorf("the function answers %q, %v", got, err)
+							t.Errorf("the function returns %q, %v", got, err)
 						}
 						synctest.Wait()
 						if refusals, takeovers := b.told(); refusals != n || takeovers != n {
-							t.Errorf("the state listener heard of %d refusals and %d takeovers, want %d of each", refusals, takeovers, n)
+							t.Errorf("the state listener received %d refusals and %d takeovers, want %d of each", refusals, takeovers, n)
 						}
 					})
 				})
@@ -259,7 +259,7 @@ func TestRefusalDoesNotFlicker(t *testing.T) {
 			t.Error("Err was nil while the other worker owned the function")
 		}
 		if refusals, takeovers := b.told(); refusals != 1 || takeovers != 0 {
-			t.Errorf("the state listener heard of %d refusals and %d takeovers, want 1 and 0", refusals, takeovers)
+			t.Errorf("the state listener received %d refusals and %d takeovers, want 1 and 0", refusals, takeovers)
 		}
 	})
 }
@@ -355,7 +355,7 @@ func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 				t.Errorf("served by %s: runs (-want +got):\n%s", serving, diff)
 			}
 			if status, body := get(t, e, "/orders/1"); status != 200 || body != serving {
-				t.Errorf("the route answers %d %q, want 200 %q", status, body, serving)
+				t.Errorf("the route responds with %d %q, want 200 %q", status, body, serving)
 			}
 		}
 		a := startReplica(t, e, "a", serveAll(t, count))
@@ -376,7 +376,7 @@ func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		if n := b.refused(); n != 0 {
-			t.Errorf("%d functions are refused still", n)
+			t.Errorf("%d functions are still refused", n)
 		}
 		round("b", 5)
 		ids, _ := sent(e, "b", "registertrigger", time.Time{})
@@ -421,11 +421,11 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 				}
 				_, at := sent(e, "b", "registertrigger", time.Time{})
 				if len(at) != 6 || hasTriggers(e) && at[0].Before(cleaned) {
-					t.Errorf("%d triggers sent; the engine was done with the former ones %v after their connection ended, the first came after %v",
+					t.Errorf("%d triggers sent; the engine removed the former ones %v after their connection ended, the first was sent after %v",
 						len(at), cleaned.Sub(began), at[0].Sub(began))
 				}
 				if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-					t.Errorf("the route answers %d %q", status, body)
+					t.Errorf("the route responds with %d %q", status, body)
 				}
 			})
 		})
@@ -450,13 +450,13 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 		go func() { drained <- a.Shutdown(context.Background()) }()
 		time.Sleep(600 * time.Millisecond)
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q while its former owner drains", status, body)
+			t.Errorf("the route responds with %d %q while its former owner drains", status, body)
 		}
 		if err := <-drained; err != nil {
 			t.Error(err)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q after its former owner has gone", status, body)
+			t.Errorf("the route responds with %d %q after its former owner has disconnected", status, body)
 		}
 	})
 }
@@ -478,10 +478,10 @@ func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
 			t.Errorf("the first replica is %v with %d refused functions", a.State(), a.refused())
 		}
 		if ids, _ := sent(e, "a", "registertrigger", away); len(ids) > 0 {
-			t.Errorf("it has sent the triggers %q", ids)
+			t.Errorf("the first replica has sent the triggers %q", ids)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q", status, body)
+			t.Errorf("the route responds with %d %q", status, body)
 		}
 	})
 }
@@ -504,7 +504,7 @@ func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
 			t.Errorf("Err = %v, want the refusal of the function", trigger.Err())
 		}
 		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Equal(ids, []string{foreign.ID()}) || foreign.Err() != nil {
-			t.Errorf("sent %q, want the trigger of the other worker's function alone; its error is %v", ids, foreign.Err())
+			t.Errorf("sent %q, want only the trigger of the other worker's function; its error is %v", ids, foreign.Err())
 		}
 		_ = a.Close()
 		time.Sleep(3 * time.Second)
@@ -512,7 +512,7 @@ func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
 			t.Error(err)
 		}
 		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Contains(ids, trigger.ID()) {
-			t.Error("the trigger has not followed its function")
+			t.Error("the trigger was not registered with its function")
 		}
 		if err := trigger.Unregister(); err != nil {
 			t.Error(err)
@@ -552,7 +552,7 @@ func TestHeldTriggersAreNotTakenBack(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 				if ids, _ := sent(e, "b", "unregistertrigger", time.Time{}); len(ids) > 0 {
-					t.Errorf("taken back: %q", ids)
+					t.Errorf("unregistered: %q", ids)
 				}
 			})
 		})
@@ -580,7 +580,7 @@ func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 			}
 		}
 		if n := c.Stats().Buffered; n != 0 {
-			t.Errorf("%d requests are left behind", n)
+			t.Errorf("%d requests are still buffered", n)
 		}
 	})
 }
@@ -621,7 +621,7 @@ func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Prot
 			t.Error(err)
 		}
 		if status, body := get(t, e, "/users/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q", status, body)
+			t.Errorf("the route responds with %d %q", status, body)
 		}
 	}, iiitest.WithProtocol(protocol))
 }
@@ -668,7 +668,7 @@ func TestWorkerWaitsForItsName(t *testing.T) {
 			}
 			rejected := new(iii.RejectedError)
 			if len(b.errs) != 1 || !errors.As(b.errs[0], &rejected) || rejected.WorkerName != "orders" {
-				t.Errorf("the state listener was told %v, want the refusal once", b.errs)
+				t.Errorf("the state listener received %v, want the refusal once", b.errs)
 			}
 		})
 	})
@@ -685,7 +685,7 @@ func TestWorkerWaitsForItsName(t *testing.T) {
 			err = b.Connect(ctx)
 			rejected := new(iii.RejectedError)
 			if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &rejected) || rejected.Code != "WORKER_NAMESPACE_CONFLICT" {
-				t.Errorf("Connect = %v, want the deadline and the refusal", err)
+				t.Errorf("Connect = %v, want both the deadline and the refusal", err)
 			}
 		})
 	})
@@ -765,7 +765,7 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 				}
 				got := <-answers
 				if got.status != 503 || got.retry != "1" || !strings.Contains(got.body, test.code) {
-					t.Errorf("answered %+v, want a 503 with Retry-After and %s", got, test.code)
+					t.Errorf("response %+v, want a 503 with Retry-After and %s", got, test.code)
 				}
 				close(done)
 				if test.name == "draining" {
@@ -876,12 +876,12 @@ func TestReplicasUnderLoad(t *testing.T) {
 			// the function, every error must guarantee that the call has not run.
 			for outcome := range routes {
 				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
-					t.Errorf("the route answered %q", outcome)
+					t.Errorf("the route responded with %q", outcome)
 				}
 			}
 			for outcome := range calls {
 				if !slices.Contains([]string{"a", "b", "function_not_found", "worker_draining"}, outcome) {
-					t.Errorf("the function answered %q", outcome)
+					t.Errorf("the function returned %q", outcome)
 				}
 			}
 			if gap > 3*time.Second {
@@ -903,7 +903,7 @@ func TestReplicasUnderLoad(t *testing.T) {
 			routes, calls, gap := stop()
 			t.Logf("routes %v, calls %v, longest gap %v", routes, calls, gap)
 			if len(routes) != 1 || len(calls) != 1 || routes["a"] < perSecond || calls["a"] < perSecond {
-				t.Errorf("a canary that came and went changed the answers: routes %v, calls %v", routes, calls)
+				t.Errorf("a failed canary changed the outcomes: routes %v, calls %v", routes, calls)
 			}
 		})
 	})
@@ -977,7 +977,7 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 		_ = provider.Close()
 		time.Sleep(3 * time.Second)
 		if n := left.count(); n != 1 {
-			t.Errorf("after %s has gone %s has %d triggers bound", provider.Name(), other.Name(), n)
+			t.Errorf("after %s was closed, %s has %d triggers bound", provider.Name(), other.Name(), n)
 		}
 		for _, b := range left.bound {
 			if got, err := b.Fire(t.Context(), nil); err != nil || string(got) != `"user"` {
@@ -1010,7 +1010,7 @@ func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 							time.Sleep(10 * time.Millisecond)
 						}
 						if took := time.Since(began); took > 3*time.Second {
-							t.Fatalf("%d functions are refused %v after their owner has gone", b.refused()-test.staying, took)
+							t.Fatalf("%d functions are still refused %v after their owner has disconnected", b.refused()-test.staying, took)
 						}
 						for _, f := range b.functions[test.staying:] { // register them again, and become a standby
 							if err := f.Unregister(); err != nil {
@@ -1067,10 +1067,10 @@ func TestConnectionMayDieDuringATakeover(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		_, at := sent(e, "b", "registertrigger", time.Time{})
 		if len(at) != 6 || at[0].Before(cleaned) {
-			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+			t.Errorf("sent at %v, the former triggers were removed at %v", at, cleaned)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q", status, body)
+			t.Errorf("the route responds with %d %q", status, body)
 		}
 	})
 }
@@ -1136,7 +1136,7 @@ func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		_, at := sent(e, "b", "registertrigger", time.Time{})
 		if len(at) == 0 || at[0].Before(cleaned) {
-			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+			t.Errorf("sent at %v, the former triggers were removed at %v", at, cleaned)
 		}
 	})
 }
@@ -1173,10 +1173,10 @@ func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		_, at := sent(e, "b", "registertrigger", time.Time{})
 		if len(at) != 6 || hasTriggers(e) && at[0].Before(cleaned) {
-			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+			t.Errorf("sent at %v, the former triggers were removed at %v", at, cleaned)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q", status, body)
+			t.Errorf("the route responds with %d %q", status, body)
 		}
 	})
 }
@@ -1257,7 +1257,7 @@ func TestTakeoverBehindAccessControl(t *testing.T) {
 						time.Sleep(10 * time.Millisecond)
 					}
 					if took := time.Since(began); took > test.within {
-						t.Errorf("the route answers after %v", took)
+						t.Errorf("the route responds only after %v", took)
 					}
 				}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
 			})
@@ -1280,7 +1280,7 @@ func TestTakeoverInANamespace(t *testing.T) {
 			t.Fatalf("refused: %d, %d, %d", other.refused(), a.refused(), b.refused())
 		}
 		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Equal(ids, []string{foreign.ID()}) {
-			t.Errorf("sent %q, want the trigger of the other namespace's function alone", ids)
+			t.Errorf("sent %q, want only the trigger of the function in the other namespace", ids)
 		}
 		_ = a.Close()
 		time.Sleep(3 * time.Second)
@@ -1335,11 +1335,11 @@ func TestProvidedStreamsAndHTTPFunctionsAreTakenOver(t *testing.T) {
 		}
 		got, _, err := iii.NewStream[string](b.Client, "chat").Get(t.Context(), "g", "i")
 		if err != nil || got != "b" {
-			t.Errorf("the stream answers %q, %v", got, err)
+			t.Errorf("the stream returns %q, %v", got, err)
 		}
 		refusals, takeovers := b.told()
 		if refusals != 7 || takeovers != 7 {
-			t.Errorf("the state listener heard of %d refusals and %d takeovers", refusals, takeovers)
+			t.Errorf("the state listener received %d refusals and %d takeovers", refusals, takeovers)
 		}
 	})
 }
@@ -1405,7 +1405,7 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 			t.Errorf("%d takeovers of functions and %d of routes are logged, want 5 and 2", n, m)
 		}
 		if refusals, takeovers := b.told(); refusals != 5 || takeovers != 5 {
-			t.Errorf("the state listener heard of %d refusals and %d takeovers, want 5 of each", refusals, takeovers)
+			t.Errorf("the state listener received %d refusals and %d takeovers, want 5 of each", refusals, takeovers)
 		}
 		for message, n := range log.lines {
 			if n > 12 { // number of connections
@@ -1576,12 +1576,12 @@ func TestWorkerThatWaitsForItsName(t *testing.T) {
 			}
 			a.mu.Unlock()
 			if told != 1 {
-				t.Errorf("its listener was told %d times that it waits", told)
+				t.Errorf("its listener was notified %d times that it waits", told)
 			}
 			_ = b.Close()
 			time.Sleep(3 * time.Second)
 			if a.State() != iii.ConnectionStateConnected {
-				t.Errorf("the first one is %v after the second has gone", a.State())
+				t.Errorf("the first one is %v after the second was closed", a.State())
 			}
 		})
 	})
@@ -1669,7 +1669,7 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 		case "observe": // the engine has confirmed the function
 			triggers++
 			if a := c.attempts[m.Target.FunctionID]; a != nil && !a.confirmed && (a.refused || c.pongs < a.ping) {
-				t.Errorf("the observer of %s came before the answer about its function, refused: %v", m.Target.FunctionID, a.refused)
+				t.Errorf("the observer of %s was sent before the reply about its function, refused: %v", m.Target.FunctionID, a.refused)
 			}
 		case "functionregistered":
 			if a := c.attempts[m.ID]; a != nil {
@@ -1688,7 +1688,7 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 		case "registertrigger":
 			triggers++
 			if a := c.attempts[m.FunctionID]; a != nil && (a.refused || c.pongs < a.ping) {
-				t.Errorf("the trigger of %s came %d pongs too early, refused: %v", m.FunctionID, a.ping-c.pongs, a.refused)
+				t.Errorf("the trigger of %s was sent %d pongs too early, refused: %v", m.FunctionID, a.ping-c.pongs, a.refused)
 			}
 		}
 	}
@@ -1773,7 +1773,7 @@ func TestReplicasConcurrent(t *testing.T) {
 							}
 						}
 						if got, err := iii.Call[string](t.Context(), living[0].Client, id, nil); err != nil || got != serving {
-							t.Errorf("%s: %s answers %q, %v; by their errors it is served by %q", when, id, got, err, serving)
+							t.Errorf("%s: %s returns %q, %v; according to Err, it is served by %q", when, id, got, err, serving)
 						}
 					}
 					for _, c := range living {
@@ -1804,7 +1804,7 @@ func TestReplicasConcurrent(t *testing.T) {
 					t.Errorf("%d functions are refused", n)
 				}
 				if n := checkHeldTriggers(t, e); n == 0 {
-					t.Error("no triggers: the test shows nothing")
+					t.Error("no triggers: the test proves nothing")
 				}
 				if s := e.Stats(); s.FramesForgotten > 0 {
 					t.Errorf("%d messages are not in the log", s.FramesForgotten)

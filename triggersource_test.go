@@ -320,7 +320,7 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 				id := p.conn(0).activate("f", "id", test.event)
 				result := p.outcome(id)
 				if told := strings.HasSuffix(string(p.answered(id).Raw), `,"matched":[]}`); told == test.ran {
-					t.Errorf("the answer %s; is it for observers? %t", p.answered(id).Raw, test.ran)
+					t.Errorf("result %s; should observers be notified? %t", p.answered(id).Raw, test.ran)
 				}
 				if test.verdict == "" {
 					if !strings.HasPrefix(result, "broken: ") || !strings.Contains(result, "no verdict") {
@@ -452,7 +452,7 @@ func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
 				}
 				synctest.Wait()
 				if gone := p.messages(0, "unobserve", "unregisterfunction"); len(gone) != 2 || gone[0].ID != "late" || gone[1].ID != functions[1].ID {
-					t.Errorf("taken back: %d messages", len(gone))
+					t.Errorf("removal: %d messages", len(gone))
 				}
 				p.conn(0).Cut() // no adapter is needed on an engine with triggers
 				p.find("trigger", func(m *peerMessage) bool { return m.Conn == 1 && m.Type == "registertrigger" })
@@ -517,11 +517,11 @@ func TestContestedTriggersAreTriedAgain(t *testing.T) {
 				refused = false
 				mu.Unlock()
 				if len(told) != 1 {
-					t.Errorf("the error handler is called %d times", len(told))
+					t.Errorf("the error handler was called %d times", len(told))
 				}
 				time.Sleep(3 * time.Second)
 				if err := trigger.Err(); err != nil {
-					t.Errorf("accepted, and Err is %v", err)
+					t.Errorf("accepted, but Err is %v", err)
 				}
 				n := 0 // every attempt first removes the previous observer
 				for _, m := range p.messages(0, "observe", "unobserve") {
@@ -535,7 +535,7 @@ func TestContestedTriggersAreTriedAgain(t *testing.T) {
 					}
 				}
 				if test.final && len(p.messages(0, "unobserve")) > 0 {
-					t.Error("a refused observer is taken back")
+					t.Error("a refused observer is removed")
 				}
 			})
 		})
@@ -563,7 +563,7 @@ func TestOtherRefusalsOfTriggersAreToldOnEachConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := <-told; codeOf(err) != "INVALID_CRON_EXPRESSION" || codeOf(trigger.Err()) != "INVALID_CRON_EXPRESSION" {
-				t.Errorf("connection %d: told %v, Err %v", n, err, trigger.Err())
+				t.Errorf("connection %d: reported %v, Err %v", n, err, trigger.Err())
 			}
 			time.Sleep(time.Minute)
 			if got := len(p.messages(n, "observe")); got != 1 {
@@ -714,7 +714,7 @@ func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		if sent := p.messages(0, "observe"); len(sent) != 1 || sent[0].ID != "free" {
-			t.Errorf("%d observers are sent, want that of the free function alone", len(sent))
+			t.Errorf("%d observers were sent, want only that of the free function", len(sent))
 		}
 		var rejected *RejectedError
 		for _, trigger := range triggers {

@@ -181,7 +181,7 @@ func TestTypesRoundTrip(t *testing.T) {
 				return // generic types have no schema
 			}
 			if err := validate(typ.Name(), []byte(test.doc)); err != nil {
-				t.Errorf("not what the schema says: %v", err)
+				t.Errorf("does not match the schema: %v", err)
 			}
 		})
 	}
@@ -703,18 +703,18 @@ func FuzzBuiltinTypes(f *testing.F) {
 				if strings.Contains(err.Error(), "needs either") || strings.Contains(err.Error(), "is empty") {
 					continue // null cannot represent a union
 				}
-				t.Fatalf("%T took %s and does not write it: %v", v, doc, err)
+				t.Fatalf("%T decodes %s but does not encode: %v", v, doc, err)
 			}
 			second, err := rewrite(first, value())
 			if err != nil {
-				t.Fatalf("%T wrote %s of %s: %v", v, first, doc, err)
+				t.Fatalf("%T encodes to %s (from %s): %v", v, first, doc, err)
 			}
 			third, err := rewrite(second, value()) // second contains defaults, so compare with a third
 			if err != nil {
-				t.Fatalf("%T wrote %s of %s: %v", v, second, first, err)
+				t.Fatalf("%T encodes to %s (from %s): %v", v, second, first, err)
 			}
 			if string(second) != string(third) {
-				t.Fatalf("%T wrote %s, then %s", v, second, third)
+				t.Fatalf("%T encodes to %s, then to %s", v, second, third)
 			}
 		}
 	})
@@ -753,14 +753,14 @@ func FuzzObserverTypes(f *testing.F) {
 				if strings.Contains(err.Error(), "is empty") || strings.Contains(err.Error(), "year outside of range") {
 					continue // null in place of a union, or a year that JSON cannot represent
 				}
-				t.Fatalf("%T took %s and does not write it: %v", v, doc, err)
+				t.Fatalf("%T decodes %s but does not encode: %v", v, doc, err)
 			}
 			twice, err := rewrite(once, value())
 			if err != nil {
-				t.Fatalf("%T wrote %s of %s: %v", v, once, doc, err)
+				t.Fatalf("%T encodes to %s (from %s): %v", v, once, doc, err)
 			}
 			if !bytes.Equal(once, twice) {
-				t.Fatalf("%T wrote %s of %s, then %s", v, once, doc, twice)
+				t.Fatalf("%T encodes to %s (from %s), then to %s", v, once, doc, twice)
 			}
 		}
 	})
@@ -1101,7 +1101,7 @@ func (e exceptions) checkUnused(t *testing.T) {
 	t.Helper()
 	for at, reason := range e.reasons {
 		if !e.used[at] {
-			t.Errorf("%s: there is nothing for the exception (%s)", at, reason)
+			t.Errorf("%s: the exception (%s) does not apply", at, reason)
 		}
 	}
 }
@@ -1140,7 +1140,7 @@ func TestObserverMessagesRoundTrip(t *testing.T) {
 		m := message()
 		exceptions.check(t, at, roundTrip(line, m))
 		if err := validate(typeName(m), line); err != nil && observerExceptions[at] == "" {
-			t.Errorf("line %s: not what the schema says: %v", at, err)
+			t.Errorf("line %s: does not match the schema: %v", at, err)
 		}
 		again := message()
 		out, err := json.Marshal(m)

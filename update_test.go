@@ -345,7 +345,7 @@ func FuzzApplyUpdate(f *testing.F) {
 			return
 		}
 		if !json.Valid(got.NewValue) || old != nil && !json.Valid(got.OldValue) {
-			t.Fatalf("result is no JSON: %s", got.NewValue)
+			t.Fatalf("result is not JSON: %s", got.NewValue)
 		}
 		if len(got.Errors) > len(decoded) {
 			t.Errorf("%d errors of %d operations", len(got.Errors), len(decoded))
