@@ -24,7 +24,7 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		got = append(got[:len(got):cap(got)], buf[:n]...)
-	}); allocs > 1 { // one for growing got
+	}); allocs > 1 { // one to grow the slice got
 		t.Errorf("%v allocations for a part of a frame", allocs)
 	}
 	frame, read := r.bytes.pop() // as WriteTo does

@@ -815,12 +815,12 @@ func (o *outcomes) failedExcept(expected ...string) (n int) {
 	return n
 }
 
-// TestRollingUpdateLosesNoRequest replaces one replica by another as docs/deploying.md
+// TestRollingUpdateLosesNoRequest replaces one replica with another as docs/deploying.md
 // describes. The new replica starts, its probe succeeds, and the old replica is stopped.
 // Meanwhile, the test makes 500 requests per second of each kind. Calls with a retry policy
-// succeed. Calls without one may fail only with errors that are safe to retry. HTTP requests
-// may fail for at most 3 s, and only with the engine's own responses. When the old replica is
-// killed instead, calls that it was running may also fail.
+// succeed. Calls without one may fail only with errors that guarantee that the function has
+// not run. HTTP requests may fail for at most 3 s, and only with the engine's own responses.
+// When the old replica is killed instead, calls that it was running may also fail.
 func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	const perSecond = 500
 	for _, test := range []struct {
@@ -955,7 +955,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 				}
 				retryable := append(served, iii.CodeFunctionNotFound, iii.CodeWorkerDraining)
 				if n := impatient.failedExcept(retryable...); n > 0 {
-					t.Errorf("%d calls failed with an error that is not safe to retry", n)
+					t.Errorf("%d calls failed although they may have run", n)
 				}
 				answers := []string{`"orders-1"`, `"orders-2"`, "404 Not Found", "503 Service Unavailable", "500 " + iii.CodeFunctionNotFound,
 					"500 OBSERVER_NOT_FOUND", "500 OBSERVER_NOT_ACTIVE"} // the engine is removing the route

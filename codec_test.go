@@ -213,8 +213,8 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// TestParseRecordings checks that parse extracts from recorded messages what encoding/json
-// decodes into the generated types.
+// TestParseRecordings checks that parse and encoding/json find the same parts in recorded
+// messages.
 func TestParseRecordings(t *testing.T) {
 	seen := map[messageType]int{}
 	for _, frame := range recordedFrames(t) {

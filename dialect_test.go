@@ -100,7 +100,7 @@ type upgrade struct {
 	connected time.Time // when the shop last connected
 }
 
-// upgradeEvents lists the events that try fires.
+// upgradeEvents lists the events that upgrade.try fires.
 var upgradeEvents = []string{"queue", "topic", "state", "stream", "custom", "configuration"}
 
 var markOf = regexp.MustCompile(`mark-(\d+)`)

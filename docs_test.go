@@ -339,7 +339,7 @@ func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {
 	}
 }
 
-// parsePackage parses the files in dir whose names satisfy only.
+// parsePackage parses the files in dir for which only(name) is true.
 func parsePackage(t *testing.T, dir string, only func(name string) bool) (*token.FileSet, []*ast.File) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.go"))

@@ -166,7 +166,7 @@ func (r *recordedEngine) answer(ctx context.Context, payload json.RawMessage) (a
 	if err := json.Unmarshal(payload, &data); err != nil {
 		return nil, err
 	}
-	delete(data, "_caller_worker_id") // added by the development engine for its own functions only
+	delete(data, "_caller_worker_id") // not part of the recorded input
 	got, err := json.Marshal(data)
 	if err != nil {
 		return nil, err
@@ -255,11 +255,10 @@ func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...
 	bubble(t, func(t *testing.T, e *iiitest.Engine) { test(t, connect(t, e, iii.WithDialContext(e.DialContext))) }, opts...)
 }
 
-// withTriggers selects the newest protocol that has triggers. Later engines have observers
-// instead.
+// withTriggers selects a protocol that has triggers. The default protocol has observers instead.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
-// hasTriggers reports whether e has triggers rather than observers.
+// hasTriggers reports whether e has triggers. It is used with the engines of generations.
 func hasTriggers(e *iiitest.Engine) bool { return e.Protocol() == iiitest.Protocol023 }
 
 // generations runs bubble twice: on an engine with triggers and on one with observers.
@@ -320,8 +319,8 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return conn, nil
 }
 
-// impair returns a connection to engine that delivers only part of the traffic: mute and
-// passes are as in wire.
+// impair returns a connection to engine that delivers only part of the traffic. Its parameters
+// mute and passes have the same meaning as in wire.
 func impair(engine net.Conn, mute bool, passes int) net.Conn {
 	near, far := net.Pipe()
 	var down, up io.Writer = far, engine

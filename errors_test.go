@@ -69,7 +69,7 @@ func TestErrorsIs(t *testing.T) {
 	}
 }
 
-// timeoutWrapper implements net.Error, of which timeoutError has only one method.
+// timeoutWrapper adds the Temporary method, which makes timeoutError a net.Error.
 type timeoutWrapper struct{ timeoutError }
 
 func (timeoutWrapper) Temporary() bool { return false }

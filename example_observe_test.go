@@ -188,7 +188,7 @@ func ExampleWithObserverHooks() {
 	if errors.Is(onTurn.Err(), errors.ErrUnsupported) {
 		log.Print("the engine has no observers of this kind, only ", client.Features())
 	}
-	if onTurn.IsObserved() { // no worker needs the event otherwise
+	if onTurn.IsObserved() { // otherwise, no worker needs the event
 		if err := client.Send(context.Background(), "tides::on-turn", Turn{"Brest", true}); err != nil {
 			log.Print(err)
 		}

@@ -27,7 +27,7 @@ import (
 )
 
 // StartTelemetry sends traces, metrics and logs to the engine. Config fields that are not set
-// come from the environment.
+// are read from the environment.
 func ExampleStartTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()

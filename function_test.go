@@ -16,7 +16,8 @@ type unboundProvider struct{}
 func (unboundProvider) Bind(context.Context, TriggerBinding) error { return nil }
 func (unboundProvider) Unbind(context.Context, string) error       { return nil }
 
-// The client rejects registrations that the engine would mishandle. Nothing of them is kept.
+// The client rejects registrations that the engine would mishandle. A rejected registration
+// leaves nothing behind.
 func TestRegistrationsAreChecked(t *testing.T) {
 	handler := func(context.Context, json.RawMessage) (any, error) { return nil, nil }
 	typed := func(context.Context, int) (int, error) { return 0, nil }

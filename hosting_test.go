@@ -638,8 +638,8 @@ func largeText() json.RawMessage {
 	return json.RawMessage(`"` + strings.Repeat("x", messageTooLarge) + `"`)
 }
 
-// Hooks receive the original payload, even if the handler overwrites it. The key that the
-// engine adds is removed.
+// Hooks receive the original payload, even if the handler overwrites it. The payload does not
+// contain _caller_worker_id, which the engine adds.
 func TestHooksSeeTheCallAsItCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got ObservedCall

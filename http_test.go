@@ -148,7 +148,7 @@ func routeTrigger(config func(path string) any) func(*iii.Client, string) error 
 	}
 }
 
-// rawRoute replaces the percent sign in format by path as a JSON string.
+// rawRoute replaces the percent sign in format with path, encoded as a JSON string.
 func rawRoute(format, path string) json.RawMessage {
 	quoted, _ := json.Marshal(path)
 	return json.RawMessage(strings.Replace(format, "%", string(quoted), 1))

@@ -429,9 +429,9 @@ func schemaTypes() (closed, open []reflect.Type) {
 	return closed, append(derive(open), random(append(slices.Clone(open), closed[:50]...))...)
 }
 
-// filler fills values. A random filler decides for each part whether it is empty. Otherwise,
-// only the parts at depth nilAt are nil or empty. Random fillers also create several entries
-// in maps and slices.
+// filler fills values. If random is set, it decides for each part whether to leave it nil or
+// empty, and creates several entries in maps and slices. If not, only the parts at depth nilAt
+// are nil or empty.
 type filler struct {
 	r      *rand.Rand
 	random bool
@@ -661,8 +661,8 @@ func encodedDoc(t *testing.T, v any) (doc any) {
 }
 
 // Everything that encoding/json writes for a type satisfies the type's result schema. The
-// schema is also tight: replacing one value by a JSON type that encoding/json never writes
-// there makes the document invalid.
+// schema is also tight: if a value is replaced with one of a JSON type that encoding/json
+// never writes there, the document becomes invalid.
 func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
 	closed, open := schemaTypes()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -835,7 +835,7 @@ type (
 	schemaOverride struct {
 		schemaBase
 		B int
-	} // has its own method
+	} // has its own JSONSchema method
 	schemaPromoted struct {
 		schemaJSON
 		B int
@@ -908,7 +908,7 @@ func TestSchemaOfType(t *testing.T) {
 	const anything = `{}`
 	for _, tt := range []struct {
 		t             reflect.Type
-		reads, writes string // an empty writes means the same as reads
+		reads, writes string // if writes is empty, both schemas are the same
 	}{
 		{reflect.TypeFor[any](), anything, ""},
 		{reflect.TypeFor[*any](), anything, ""},

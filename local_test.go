@@ -261,7 +261,8 @@ func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	})
 }
 
-// When a handler stops waiting for a nested call, the call keeps running in the slot.
+// When a handler stops waiting for a nested call, the call keeps the handler's slot until it
+// returns.
 func TestNestedCallThatOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -839,7 +840,7 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 		same(t, "statistics", m, LocalInvocationStatsMessage{Type: MessageTypeLocalInvocationStats, WindowMs: 10000,
 			Functions:      []LocalFunctionStats{{FunctionID: "f", Count: maxReports + 3}, {FunctionID: "g", Count: 1}},
 			DroppedReports: []DroppedReports{{FunctionID: "f", Reason: "BUFFER_FULL", Count: 3}, {FunctionID: "f", Reason: "TOO_LARGE", Count: 1}, {FunctionID: "g", Reason: "INACTIVE", Count: 1}}})
-		time.Sleep(3 * localStatsInterval) // no more statistics are due, except that the parked reports expire
+		time.Sleep(3 * localStatsInterval) // empty statistics are not sent, but the parked reports expire and are counted
 		synctest.Wait()
 		if got := len(p.messages(0, "localinvocationstats")); got != 2 {
 			t.Errorf("%d statistics", got)

@@ -227,7 +227,7 @@ type listsItself struct{}
 
 func (v listsItself) LogValue() slog.Value { return slog.AnyValue([]any{v, v}) }
 
-// A record that contains an infinite value is still written, but truncated.
+// A record that contains an infinitely nested value is still written, but truncated.
 func TestLogValuesWithoutEnd(t *testing.T) {
 	cyclic := []slog.Attr{slog.Int("n", 1), slog.Int("self", 0)}
 	cyclic[1].Value = slog.GroupValue(cyclic...)

@@ -85,8 +85,8 @@ func liveGoroutines() int {
 	}
 }
 
-// leftover waits until at most before goroutines are running. If that takes longer than limit,
-// it returns all stacks.
+// leftover waits until there are as few goroutines as before the tests. If that takes longer
+// than limit, it returns all stacks.
 func leftover(before int, limit time.Duration) string {
 	deadline := time.Now().Add(limit)
 	for runtime.NumGoroutine() > before {
@@ -147,7 +147,7 @@ func (c *collector) note(err error) error {
 	return err
 }
 
-// result returns the number of lines and those that contain secrets.
+// result returns the number of lines searched, and the lines that contain secrets.
 func (c *collector) result() (lines int, found []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

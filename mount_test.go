@@ -556,8 +556,7 @@ func TestMountedHeadersThatAreNotSentAreLogged(t *testing.T) {
 	}
 }
 
-// The result of a mounted handler always contains what the engine would otherwise add by
-// itself.
+// A mounted handler's result is complete, so that the engine adds nothing to it.
 func TestMountedResults(t *testing.T) {
 	plain := "Content-Type: text/plain; charset=utf-8"
 	result := func(status int, body any, headers ...any) any {
@@ -1009,7 +1008,7 @@ func TestMountedWriteDeadline(t *testing.T) {
 		name    string
 		timeout time.Duration // argument of WithHTTPWriteTimeout
 		set     []any         // arguments of SetWriteDeadline: times, or durations from now
-		during  bool          // set one per second while the handler is writing
+		during  bool          // call SetWriteDeadline once per second while the handler is writing
 		want    time.Duration // 0 means never
 	}{
 		{name: "default of the program", timeout: 7 * time.Second, want: 7 * time.Second},
@@ -1377,7 +1376,7 @@ func TestMountedReadDeadline(t *testing.T) {
 						if err := r.Context().Err(); err != nil {
 							t.Errorf("the context was canceled: %v", err)
 						}
-						_ = http.NewResponseController(w).Flush() // writing must still work after a read deadline
+						_ = http.NewResponseController(w).Flush()
 						fmt.Fprint(w, "answer")
 					})
 					s := newSite(t, e, "POST", "/up", h)
@@ -1577,7 +1576,7 @@ type observed struct {
 	Header   http.Header
 	Body     string
 	Trailer  http.Header
-	End      string   // error or end of the connection, if not regular
+	End      string   // "no response", or the error from reading the body
 	Informed []string // informational responses before the final one
 	Handler  []string // the handler's notes
 }

@@ -39,8 +39,8 @@ func greetAs(generations ...generation) func(*peerConn) {
 	}
 }
 
-// accepting confirms registered functions if the worker has announced its features. It runs
-// next first.
+// accepting confirms registered functions if the peer has announced observers. It ignores
+// messages for which next returns true.
 func accepting(next func(c *peerConn, m *peerMessage) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if next != nil && next(c, m) {
@@ -771,9 +771,9 @@ func functionConflict(f string) string {
 // Attempts to register a function that another worker owns do not delay later registrations.
 func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 	for name, test := range map[string]struct {
-		answer func(c *peerConn, attempt int) // replies to an attempt to register the function busy
+		answer func(c *peerConn, attempt int) // replies to an attempt to register the function "busy"
 		during func(p *peer, c *Client, busy *Function)
-		owned  bool // whether busy is registered in the end
+		owned  bool // whether the function "busy" is registered in the end
 	}{
 		"taken back before the answer": {
 			answer: func(c *peerConn, attempt int) {

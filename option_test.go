@@ -374,7 +374,6 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", server.Listener.Addr().String())
 	}
-	// The option once limits a client to a single attempt to connect.
 	once := WithReconnection(ReconnectionConfig{MaxRetries: new(uint64(1)), InitialDelayMs: 1})
 	client := func(t *testing.T, address string, opts ...Option) *Client {
 		c, err := New(address, append(opts, WithDialContext(dial), WithLogger(testLogger), once)...)

@@ -475,7 +475,7 @@ func TestLogTriggerFires(t *testing.T) {
 	}
 }
 
-// A slog.Handler should ignore a zero time. This handler replaces it by the current time,
+// A slog.Handler should ignore a zero time. This handler replaces it with the current time,
 // because the engine would sort the record before all others.
 func TestSlogRecordsReachTheEngine(t *testing.T) {
 	var e *iiitest.Engine
@@ -533,7 +533,7 @@ func TestSlogRecordTimes(t *testing.T) {
 	}
 }
 
-// Groups of any depth reach the engine. Those beyond its limit become text.
+// Groups of any depth reach the engine. Groups nested beyond the engine's limit become text.
 func TestSlogDeepGroupsReachTheEngine(t *testing.T) {
 	e := telemetryEngine(t)
 	telemetry, _ := recorded(t, e)
@@ -2014,8 +2014,8 @@ func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
 	}
 }
 
-// improvement describes an intended difference from the recorded telemetry: values at a path
-// that may differ, as recorded and as sent.
+// improvement describes an intended difference from the recorded telemetry. It consists of
+// patterns for the path, the recorded value and the value sent by this package.
 type improvement struct {
 	name, reason  string
 	path          *regexp.Regexp
@@ -2030,7 +2030,7 @@ func improves(name, path, recorded, own, reason string) *improvement {
 
 const absent = "absent"
 
-// Each improvement must apply at least once, otherwise the test fails.
+// The test fails if one of these improvements never applies.
 var improvements = []*improvement{
 	improves("defaults are left out", `.*/record/(attributes|events|links|status/code|status/message|dataPoints|.*/dataPoints/0/attributes)`, `""|0|\[\]`, absent,
 		"the standard and the engine treat them alike"),
@@ -2281,7 +2281,7 @@ func recordMetrics(t *testing.T, m metric.Meter) {
 }
 
 // otlpRecords returns the records in frames by kind and name. Each record is a map of its
-// leaves by path, including its resource and scope. The shape counts records and frames.
+// leaves by path, including its resource and scope. The map shape counts records and frames.
 func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[string]string, shape map[string]int) {
 	t.Helper()
 	records, shape = map[string]map[string]string{}, map[string]int{}
@@ -2375,7 +2375,8 @@ func (r *otlpRecord) name(prefix string) {
 	}
 }
 
-// normalOTLP replaces everything in v that differs between runs or SDKs. The key is that of v.
+// normalOTLP replaces everything in v that differs between runs or SDKs. The parameter key is
+// the key under which v is stored.
 func normalOTLP(key string, v any, spans map[any]string) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -2459,7 +2460,7 @@ func normalText(key, s string) any {
 	return s
 }
 
-// flatten adds the leaves of v to into. An empty list is a leaf.
+// flatten stores the leaves of v in a map, by path. An empty list is a leaf.
 func flatten(into map[string]string, path string, v any) {
 	switch v := v.(type) {
 	case map[string]any:

@@ -30,7 +30,7 @@ func TestInSpan(t *testing.T) {
 		f           func(context.Context) error
 		status      codes.Code
 		description string
-		exception   []string // its type and message
+		exception   []string // type and message of the exception
 	}{
 		{"success", func(context.Context) error { return nil }, codes.Ok, "", nil},
 		{"error", func(context.Context) error { return failure }, codes.Error, "unreachable", []string{"*iii.unreachable", "unreachable"}},

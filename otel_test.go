@@ -444,7 +444,8 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 }
 
 // Without an engine, Shutdown gives up by itself. If the engine does not respond, Shutdown
-// returns when ctx is done. Both report what was lost, whatever shutdown_timeout_ms is.
+// returns when ctx is done. In both cases, its error reports what was lost.
+// shutdown_timeout_ms has no effect.
 func TestTelemetryShutdownIsBounded(t *testing.T) {
 	silent := otelScript{ping: func(*otelConn, []byte) bool { return true }}
 	tests := []struct {
@@ -683,7 +684,6 @@ var telemetryRequirements = []struct {
 		"TestCollectorComputesSamples", "TestCollectorConcurrent", "TestCollectorShortInterval", "TestCollectorOfThisProcess", "TestCollectorOfUnsupportedSystem",
 	}},
 
-	// These are the guarantees.
 	{"telemetry arrives at least once", []string{"TestR13TelemetryArrives", "TestTelemetryReconnectLosesNothing"}},
 	{"after Flush, the engine has everything", []string{"TestR14FlushMeansReceived", "TestFlushWaitsForALatePeer", "TestFlushWithoutAPeerEndsWithItsContext"}},
 	{"recording never waits for the network", []string{"TestR15RecordingNeverWaits", "BenchmarkLogRecord"}},

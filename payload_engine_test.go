@@ -196,7 +196,7 @@ func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 }
 
 // viaAny returns doc as a typed handler sees it in a value of type any: numbers are floats,
-// and the engine's key is removed.
+// and _caller_worker_id is removed.
 func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()
 	var v any
@@ -312,8 +312,8 @@ func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T
 	return seen, caller, err
 }
 
-// A typed handler receives the payload without the key that the engine adds, unless the type
-// has a field for the key.
+// A typed handler receives the payload without _caller_worker_id, which the engine adds,
+// unless its type has a field for that key.
 func TestTypedHandlersSeeWhatWasSent(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -374,7 +374,7 @@ func seerOf[T any](t *testing.T, c *iii.Client) func(id, payload string) (any, s
 	}
 }
 
-// Untyped handlers and middleware receive the payload including the engine's key.
+// Untyped handlers and middleware receive the payload including _caller_worker_id.
 func TestUntypedHandlersSeeTheCaller(t *testing.T) {
 	var middle string
 	c := newWorker(t, iiitest.Start(t), iii.WithMiddleware(func(next iii.HandlerFunc) iii.HandlerFunc {
@@ -586,7 +586,7 @@ func checkInvalid(t *testing.T, err error, want string) {
 	}
 }
 
-// Schemas supplied by the program are enforced, too, for typed and untyped functions.
+// Schemas supplied by the program are also enforced, for typed and untyped functions.
 func TestInputIsValidatedByAGivenSchema(t *testing.T) {
 	for _, test := range []struct{ name, schema, payload, want string }{
 		{"enum", `{"properties":{"suit":{"enum":["hearts","spades"]}}}`, `{"suit":"clubs"}`, `payload at suit: it violates enum ["hearts","spades"]`},

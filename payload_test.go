@@ -119,7 +119,7 @@ func TestWithoutCallerRemovesTheMemberOfTheTop(t *testing.T) {
 	}
 }
 
-// A payload is searched for the engine's key only if its type would notice the key.
+// A payload is searched for _caller_worker_id only if its type would notice that key.
 func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	type plain struct {
 		Values  map[string]int

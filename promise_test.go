@@ -744,8 +744,8 @@ func TestR8BufferIsBounded(t *testing.T) {
 	}
 }
 
-// Small messages are limited only by the number of messages, which is exact. That is enough
-// for a burst during a short disconnect.
+// For small messages, only the limit on their number matters. It is exact, and high enough for
+// a burst during a short disconnect.
 func TestR8SmallMessagesAreBuffered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -1570,7 +1570,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			for c.State() != ConnectionStateConnected {
 				synctest.Wait()
 			}
-			synctest.Wait() // until the goroutines of the connect have ended
+			synctest.Wait() // until the goroutines that connected have ended
 			if gained := liveGoroutines() - steady; gained > maxIdleWorkers {
 				t.Errorf("%d goroutines gained", gained)
 			}
@@ -2432,7 +2432,7 @@ func TestR21Limit(t *testing.T) {
 		fits bool
 	}{{messageTooLarge - 1, true}, {messageTooLarge, false}} {
 		if raceEnabled && test.fits {
-			continue // the race detector makes this slow; the other size must do
+			continue // skipped, because it is slow under the race detector
 		}
 		b.Reset()
 		err := encodeInvoke(b, &inv, paddedJSON(test.size-envelope))

@@ -239,7 +239,7 @@ func TestHandleTriggerTypeRefuses(t *testing.T) {
 	}
 }
 
-// When it replays a recorded session with an engine that has triggers, the provider must send
+// In a replay of a recorded session with an engine that has triggers, the provider must send
 // the recorded replies.
 func TestTriggerProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
@@ -658,8 +658,8 @@ func (w *webhooks) Unbind(_ context.Context, id string) error {
 	return nil
 }
 
-// binding waits until all goroutines are idle. It returns a bound trigger and the context
-// passed to Bind.
+// binding waits until all goroutines are idle. It returns the bound trigger with the given id,
+// and the context passed to Bind.
 func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context.Context) {
 	t.Helper()
 	synctest.Wait()

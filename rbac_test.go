@@ -229,7 +229,7 @@ func TestGuardedListener(t *testing.T) {
 		string(triggers[i].Config) != `{"topic":"mapped"}` || triggers[i].FunctionID != "tenant::mine::fn" {
 		t.Errorf("triggers: %+v, %v", triggers, err)
 	}
-	// Thin may not call this trigger's function.
+	// The worker "thin" may not call this trigger's function.
 	refused := make(chan error, 1)
 	thin, err := enter("thin")
 	if err != nil {

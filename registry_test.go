@@ -190,7 +190,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			mustHandle(t, c, "first")
 			connected := make(chan error, 1)
 			go func() { connected <- c.Connect(t.Context()) }()
-			for _, id := range []string{"a", "b", "c"} { // one in each phase of the connect
+			for _, id := range []string{"a", "b", "c"} { // one in each phase of connecting
 				time.Sleep(700 * time.Millisecond)
 				mustHandle(t, c, id)
 				mustTrigger(t, c, id, "t"+id)

@@ -68,7 +68,7 @@ func TestCallsAreRepeatedOnlyWhenThatIsSafe(t *testing.T) {
 	}
 }
 
-// A request that could not be sent is retried until it can.
+// A request that could not be sent is retried until the client has connected.
 func TestUnsentRequestsAreRepeated(t *testing.T) {
 	policy := WithCallRetry(RetryPolicy{MaxAttempts: 100, Codes: []string{"worker_draining"}})
 	for name, request := range map[string]func(context.Context, *Client) error{

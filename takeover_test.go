@@ -585,7 +585,8 @@ func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 	})
 }
 
-// A route conflicts with another worker's if only the parameter names differ.
+// A route conflicts with that of another worker if they differ only in the names of
+// parameters.
 func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -626,7 +627,7 @@ func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Prot
 	}, iiitest.WithProtocol(protocol))
 }
 
-// A registration that was rejected for its own sake is not retried.
+// If a registration is rejected because it is invalid, the client does not retry it.
 func TestWhatNobodyHoldsIsNotTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", serveName(t, "engine::mine"), iii.WithNamespace("blue"))
@@ -1587,7 +1588,7 @@ func TestWorkerThatWaitsForItsName(t *testing.T) {
 	})
 }
 
-// frames returns all messages of a kind from the workers of a name.
+// frames returns all messages of a kind from workers with the given name.
 func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
 	for _, f := range e.Frames() {
 		if f.WorkerName == name && f.Direction == iiitest.ToEngine && (f.Type() == kind || f.Type() == inPlaceOf[kind]) {
@@ -1742,8 +1743,8 @@ func TestReplicasConcurrent(t *testing.T) {
 						time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 					default:
 						if c.functions[id] != nil {
-							// The trigger must be removed with a function that was served.
-							// Otherwise, it would stay in the engine.
+							// If the function was served, remove its trigger, too. Otherwise,
+							// the trigger would stay in the engine.
 							c.remove(id, r.IntN(2) == 0 && c.functions[id].Err() != nil)
 						} else {
 							c.add(id)

@@ -900,7 +900,7 @@ func FuzzConfigurationGetInput(f *testing.F) {
 type recordedFrame struct {
 	file string
 	line int
-	sent bool // by a worker
+	sent bool // sent by a worker
 	raw  json.RawMessage
 }
 
@@ -1607,8 +1607,8 @@ const (
 	wholeFloat  = "a float64 writes 3 for 3.0"
 )
 
-// The golden file lists the type of every payload. The tests of the schemas validate the
-// payloads by it.
+// The golden file lists the type of every payload. The schema tests use it to validate the
+// payloads.
 func TestRecordedPayloadsRoundTrip(t *testing.T) {
 	bad := newExceptions(badPayloads)
 	deliberate := newExceptions(payloadExceptions)
@@ -1685,8 +1685,8 @@ func builtinValues() []func() any {
 	return slices.DeleteFunc(values, func(v func() any) bool { return v == nil })
 }
 
-// typeName returns the name of the type that v points to, without package paths. What
-// JSONValue is an alias for depends on the Go version.
+// typeName returns the name of the type that v points to, without package paths. The alias
+// JSONValue refers to different types in different Go versions.
 func typeName(v any) string {
 	value := reflect.TypeFor[JSONValue]()
 	name := strings.ReplaceAll(reflect.TypeOf(v).Elem().String(), value.PkgPath()+"."+value.Name(), "JSONValue")
