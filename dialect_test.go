@@ -345,8 +345,8 @@ func (u *upgrade) since() time.Time {
 //   - no call is lost without an error, and no call runs twice or contradicts its error
 //   - routes respond within 2 s of reconnecting, and then do not fail
 //   - a cron trigger fires exactly once per tick while its worker is connected
-//   - every other trigger and observer works again and fires once per event, except that durable
-//     messages may be delivered twice
+//   - every other trigger and observer works again and fires once per event, except that
+//     durable messages may be delivered twice
 func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 	generations := []iiitest.Protocol{iiitest.Protocol025, iiitest.Protocol026, iiitest.Protocol023, // an upgrade, then back
 		iiitest.Protocol026, iiitest.Protocol025, iiitest.Protocol023}

@@ -255,7 +255,8 @@ func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...
 	bubble(t, func(t *testing.T, e *iiitest.Engine) { test(t, connect(t, e, iii.WithDialContext(e.DialContext))) }, opts...)
 }
 
-// withTriggers selects a protocol that has triggers. The default protocol has observers instead.
+// withTriggers selects a protocol that has triggers. The default protocol has observers
+// instead.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
 // hasTriggers reports whether e has triggers. It is used with the engines of generations.
