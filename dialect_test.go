@@ -596,7 +596,7 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 				if err := errors.Join(telemetry.Flush(t.Context()), telemetry.Shutdown(t.Context())); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(6 * time.Second) // longer than the engine batches any event
+				time.Sleep(6 * time.Second) // longer than the engine holds back any event
 				synctest.Wait()
 				for _, event := range []string{"join s/g", "leave s/g", "log an error", "trace", "workers worker_connected", "workers worker_disconnected", "functions functions_changed"} {
 					if got.of(event) == 0 {

@@ -396,7 +396,7 @@ func ExampleCaptureContext() {
 	defer stop()
 
 	handle := func(ctx context.Context) (done chan error) {
-		captured := iii.CaptureContext(ctx) // keeps the trace, but no cancellation and no deadline
+		captured := iii.CaptureContext(ctx) // keeps the trace, but neither cancellation nor deadline
 		done = make(chan error)
 		go func() {
 			ctx := captured.Attach(context.Background())

@@ -230,7 +230,7 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	c := newWorker(t, e)
 	mustConnect(t, c)
 	for i, path := range harmlessPaths {
-		config := ownRoute{"/" + strings.Repeat("a", i) + "/" + path} // a prefix of its own, to avoid conflicts
+		config := ownRoute{"/" + strings.Repeat("a", i) + "/" + path} // its own prefix, to avoid conflicts
 		if err := c.Call(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": config}, nil); err != nil {
 			t.Errorf("%q: %v", path, err)
 		}

@@ -831,7 +831,7 @@ type (
 	schemaEmbedsP struct {
 		*schemaBase
 		B int
-	} // likewise, with a nil pointer
+	} // the same, with a nil pointer
 	schemaOverride struct {
 		schemaBase
 		B int

@@ -667,8 +667,8 @@ func (v logsMore) LogValue() slog.Value {
 	return slog.StringValue("value")
 }
 
-// logChains are programs that log "hello", each through another chain of handlers. Each runs
-// in a process of its own, because slog's default logger and the output of package log are
+// logChains are programs that log "hello", each through a different chain of handlers. Each
+// runs in its own process, because slog's default logger and the output of package log are
 // global. Also, a handler that loops back to itself would hang the process or overflow its
 // stack.
 var logChains = []struct {

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	clearEnvironment()
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; code == 0 && !fuzzing { // the fuzzer has goroutines of its own
+	if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; code == 0 && !fuzzing { // the fuzzer has its own goroutines
 		code = check(before)
 	}
 	os.Exit(code)

@@ -269,7 +269,7 @@ func TestMountedServerSentEvents(t *testing.T) {
 	}
 }
 
-// The handler for GET also serves HEAD, unless HEAD has a handler of its own. The order of
+// The handler for GET also serves HEAD, unless HEAD has its own handler. The order of
 // registration does not matter.
 func TestMountedGetServesHead(t *testing.T) {
 	answers := func(text string) http.Handler {

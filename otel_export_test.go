@@ -231,7 +231,7 @@ func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
 }
 
 // A burst of log records does not overflow the queue. Frames grow with the burst, so that not
-// every record needs one of its own. The peer reads nothing until all records have been
+// every record needs its own frame. The peer reads nothing until all records have been
 // written.
 func TestLogBurstIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -90,7 +90,7 @@ func TestInSpan(t *testing.T) {
 	}
 }
 
-// unreachable is an error with a type of its own.
+// unreachable is an error with its own type.
 type unreachable struct{ text string }
 
 func (e *unreachable) Error() string { return e.text }

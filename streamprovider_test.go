@@ -69,7 +69,7 @@ func (s *shelf) Groups(context.Context, iii.StreamListGroupsInput) ([]string, er
 	return slices.Sorted(maps.Keys(s.items)), s.fail
 }
 
-// updatingShelf has an Update method of its own.
+// updatingShelf has its own Update method.
 type updatingShelf struct {
 	shelf
 	updates []iii.StreamUpdateInput

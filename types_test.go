@@ -1302,7 +1302,7 @@ func TestUpdateVectorsRoundTrip(t *testing.T) {
 }
 
 // builtinTypes lists the input and result types of all built-in functions. A nil entry means
-// that there is no result, or that the result has no type of its own.
+// that there is no result, or that the result has no dedicated type.
 var builtinTypes = map[string]struct{ input, result func() any }{
 	"state::get":         {newOf[StateGetInput], nil},
 	"state::set":         {newOf[StateSetInput], newOf[StateSetResult]},
