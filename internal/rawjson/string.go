@@ -24,6 +24,18 @@ func AppendEscaped(b []byte, s string) []byte {
 	if n == 0 {
 		return b
 	}
+	if n >= longString {
+		b = append(b, s...)
+		text := b[len(b)-n:]
+		plain := PlainBytes(text)
+		if !utf8.Valid(text[:plain]) {
+			plain = 0
+		}
+		if plain == n {
+			return b
+		}
+		return appendEscapedSlow(b[:len(b)-n+plain], s[plain:])
+	}
 	b = slices.Grow(b, n+8)
 	d := b[len(b):cap(b)]
 	if n < 8 {
@@ -114,6 +126,10 @@ func escapeWord(d *[16]byte, w uint64, k int) int {
 
 // quoted is 1 for the characters whose escape is a backslash followed by the character itself.
 var quoted = [256]uint8{'"': 1, '\\': 1}
+
+// longString is the length from which [PlainBytes] is faster than examining the string while
+// copying it.
+const longString = 256
 
 // maxEscape is the length of the longest escape of one byte, such as \u001f.
 const maxEscape = 6
