@@ -26,10 +26,10 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The benchmarks export the same records in two ways: with the exporters of package iii, from
-// the types of the SDK to a frame in the queue of a connection that has no peer, and with
-// OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types to the
-// marshaler's.
+// The benchmarks export the same records in two ways. One uses the exporters of package iii,
+// from the SDK's types to a frame in the queue of a connection without a peer. The other uses
+// only OpenTelemetry's JSON marshaler. It omits the conversion from the SDK's types to those
+// of the marshaler.
 
 const benchRecords = 512
 
@@ -154,7 +154,6 @@ func BenchmarkLogs(b *testing.B) {
 	})
 }
 
-// recordKeeper is a processor that keeps the SDK's records.
 type recordKeeper struct {
 	logKeeper
 	records []sdklog.Record
