@@ -43,7 +43,7 @@ func TestChat(t *testing.T) {
 	ada.WaitText("#state", "only you are here")
 	grace.WaitVisible("#empty")
 
-	// Back in a room, the page shows the messages sent in the meantime.
+	// A page that returns to a room shows the messages sent in the meantime.
 	ada.Type("#text", "Where are you?\n")
 	ada.WaitText("li.mine p", "Where are you?")
 	browser.Eval[any](grace, "history.back()")

@@ -143,7 +143,7 @@ func (p *Page) WaitVisible(selector string) {
 	p.do("wait for "+selector, chromedp.WaitVisible(chromedp.CSS(selector)))
 }
 
-// WaitText waits until an element that matches selector has visible text that contains text.
+// WaitText waits until the visible text of a matching element contains text.
 func (p *Page) WaitText(selector, text string) {
 	p.t.Helper()
 	p.wait(fmt.Sprintf("wait for %q in %s", text, selector),

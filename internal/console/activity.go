@@ -11,7 +11,7 @@ import (
 const (
 	// activitySeconds is the number of seconds for which activity is recorded.
 	activitySeconds = 300
-	// maxFunctions is the maximum number of functions with figures.
+	// maxFunctions is the maximum number of functions whose figures are recorded.
 	maxFunctions = 1000
 )
 
@@ -84,8 +84,8 @@ type latencies [4 * 40]uint32
 
 func (l *latencies) add(d time.Duration) { l[stepOf(d)]++ }
 
-// stepOf returns the bucket of a duration: the highest bit of its microseconds and the two
-// bits below it.
+// stepOf returns the bucket of a duration. It is determined by the highest bit of the
+// microseconds and the two bits below that.
 func stepOf(d time.Duration) int {
 	us := uint64(max(0, d.Microseconds()))
 	if us < 4 {
@@ -104,8 +104,7 @@ func stepEnd(step int) time.Duration {
 	return time.Duration(uint64(5+step%4)<<(high-2)) * time.Microsecond
 }
 
-// quantile returns an upper bound of the fraction q of the durations. It returns 0 if there
-// are no durations.
+// quantile returns an upper bound of the q-quantile of the durations, or 0 if there are none.
 func (l *latencies) quantile(q float64) time.Duration {
 	total := 0
 	for _, n := range l {

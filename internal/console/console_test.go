@@ -308,7 +308,8 @@ func (p *pipe) Write(b []byte) (int, error) {
 }
 func (p *pipe) Flush() {}
 
-// An event stream announces each change once. It ends with its reader and with the engine.
+// An event stream announces each change once. It ends when its reader disconnects or the
+// engine shuts down.
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, recorder := new(fake), NewRecorder(DefaultLimit)

@@ -13,8 +13,8 @@ import (
 const (
 	// metricWindow is the period shown by the plots.
 	metricWindow = 15 * time.Minute
-	// maxExports is the maximum number of exports that are plotted. Newer exports are
-	// preferred.
+	// maxExports is the maximum number of exports that are plotted. If there are more, the
+	// newest are plotted.
 	maxExports = 20_000
 	// maxSeries is the maximum number of series in a plot.
 	maxSeries = 24

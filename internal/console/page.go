@@ -14,7 +14,7 @@ import (
 var files embed.FS
 
 // page is the HTML document with its style and script inlined. The content security policy
-// allows the two by their hashes and forbids everything else.
+// allows both by their hashes and forbids everything else.
 var page = sync.OnceValue(func() (p struct{ body, policy string }) {
 	read := func(names ...string) string {
 		var b strings.Builder

@@ -170,8 +170,8 @@ func TestActivity(t *testing.T) {
 	})
 }
 
-// Each duration is below the end of its bucket. A bucket is at most a quarter as wide as its
-// lower end.
+// Each duration is less than the end of its bucket. A bucket is at most a quarter as wide as
+// its lower bound.
 func TestLatencySteps(t *testing.T) {
 	for d := time.Duration(0); d < 100*time.Second; d += d/7 + time.Microsecond {
 		step := stepOf(d)

@@ -80,14 +80,14 @@ func payload(data json.RawMessage) any {
 }
 
 const (
-	// maxPreviewed is the maximum size of a payload with a preview.
+	// maxPreviewed is the size up to which payloads have a preview.
 	maxPreviewed = 4 << 10
 	// previewLength is the maximum length of a preview in bytes.
 	previewLength = 160
 )
 
-// preview returns a payload as a single line of at most previewLength bytes. It returns "" if
-// the payload is empty or too large.
+// preview returns a payload as a single line, cut off after previewLength bytes. It returns ""
+// if the payload is empty or too large.
 func preview(data json.RawMessage) string {
 	if len(data) == 0 || len(data) > maxPreviewed {
 		return ""

@@ -129,8 +129,8 @@ type cronItem struct {
 }
 
 // fail returns an error at the current position. It shows the expression, a mark below the
-// position, and the detail, which is empty for a syntax error. Of an expression with several
-// lines, it shows only the affected line.
+// position, and the detail, which is empty for a syntax error. If the expression has several
+// lines, it shows only the affected one.
 //
 // The mark is where the engine puts it. It is indented by the number of bytes before the
 // position or, with several lines, by the number of characters.
@@ -221,7 +221,7 @@ func (p *cronParser) number() (uint32, bool) {
 	return uint32(n), true
 }
 
-// span consumes an item without a step that can have one.
+// span consumes an item that can have a step, but not the step.
 func (p *cronParser) span(any bool) (item cronItem, ok bool) {
 	start := p.i
 	if any && p.literal('?') || p.literal('*') {
@@ -246,7 +246,7 @@ func (p *cronParser) span(any bool) (item cronItem, ok bool) {
 	return cronItem{}, false
 }
 
-// item consumes an item with its step.
+// item consumes an item and its step, if it has one.
 func (p *cronParser) item(any bool) (cronItem, bool) {
 	item, ok := p.span(any)
 	if !ok {
@@ -263,8 +263,8 @@ func (p *cronParser) item(any bool) (cronItem, bool) {
 	return item, true
 }
 
-// field consumes items separated by commas, and the blanks around them. It leaves a trailing
-// comma.
+// field consumes items separated by commas, and the blanks around them. It does not consume a
+// trailing comma.
 func (p *cronParser) field(any bool) (items []cronItem, ok bool) {
 	p.space()
 	item, ok := p.item(any)

@@ -67,7 +67,7 @@ type FaultLink struct {
 	ended chan struct{}
 
 	mu  sync.Mutex
-	cut time.Time // when a limit was reached
+	cut time.Time // when the connection was cut
 }
 
 // NewFaultProxy returns a proxy for the engine to which dial connects. It is closed when the

@@ -27,8 +27,8 @@ type entry[V any] struct {
 	under  condition
 }
 
-// condition is the part of a filter that an index uses to look the filter up. It requires the
-// value at path to equal one of scalars, which are distinct.
+// condition is the part of a filter under which an index files it. It holds if the value at
+// path equals one of scalars, which are distinct.
 type condition struct {
 	path    *path
 	scalars []*value
@@ -70,8 +70,8 @@ func (f *Filter) conditions() iter.Seq[condition] {
 	}
 }
 
-// scalars returns the distinct scalars that satisfy the operator. It returns nil if other
-// values may satisfy it, too.
+// scalars returns the distinct scalars for which the operator holds. It returns nil if the
+// operator also holds for other values.
 func (o *op) scalars() []*value {
 	switch {
 	case o.kind == opEq && o.operand.scalar():
@@ -224,7 +224,7 @@ func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[
 	return x
 }
 
-// replace stores the list of a scalar, or removes the scalar if the list is empty.
+// replace stores a list under a scalar. If the list is empty, it removes the scalar instead.
 func replace[K cmp.Ordered, V any](lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
 	if list == nil {
 		return lists.remove(scalar)
@@ -260,7 +260,7 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found collects the lists of entries that the lookups of one match return.
+// found collects the lists of entries found by the lookups of a match.
 type found[V any] struct {
 	count int // number of entries
 	lists int
@@ -362,7 +362,7 @@ func (e *entry[V]) holds(m *match, lookedUp bool) bool {
 	return lookedUp && e.under.whole || e.filter == nil || m.all(e.filter.clauses, nil)
 }
 
-// appendHeld appends the values of the entries in list that match.
+// appendHeld appends the values of the matching entries in a list.
 func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedUp bool) []V {
 	if list.size == 1 {
 		if e := list.value; e.holds(m, lookedUp) {

@@ -270,7 +270,7 @@ func TestTreesHoldWhatMapsHold(t *testing.T) {
 		}
 		for i := range 20_000 {
 			key := float64(c.IntN(keys) - keys/2)
-			// Insertions and removals prevail by turns.
+			// Phases of mostly insertions alternate with phases of mostly removals.
 			if c.IntN(10) < 2+6*(i/4000%2) {
 				x = x.remove(key)
 				delete(want, key)

@@ -11,8 +11,8 @@ import (
 // Document describes one call as raw JSON. A nil field is absent, which is not the same as
 // null.
 //
-// The fields must hold valid JSON. Otherwise the result of a match is unspecified, although it
-// is always the same.
+// The fields must hold valid JSON. Otherwise, the result of a match is unspecified but
+// deterministic.
 type Document struct {
 	Input, Output, Error, Caller, Metadata json.RawMessage
 }
@@ -70,7 +70,7 @@ func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 	return raw[start:stop], start > 0
 }
 
-// all reports whether every clause holds. elem is the current $any element.
+// all evaluates clauses, which must all hold. elem is the current $any element.
 func (m *match) all(clauses []clause, elem []byte) bool {
 	var v []byte
 	var present bool
@@ -161,7 +161,7 @@ func (m *match) operator(o *op, v []byte, present bool) bool {
 	return order <= 0
 }
 
-// any reports whether an element of the array v satisfies $any.
+// any evaluates $any for the array v.
 func (m *match) any(o *op, v []byte) bool {
 	a := o.any
 	l := searchFor(a.literal, v)
@@ -198,7 +198,7 @@ func searchFor(literal, b []byte) search {
 	return search{literal: literal}
 }
 
-// in advances to the first literal at or after i. It returns false if there is none.
+// in advances s to the first literal at or after i. It returns false if there is none.
 func (s *search) in(b []byte, i int) bool {
 	if s.next >= i || s.literal == nil {
 		return true
@@ -208,8 +208,7 @@ func (s *search) in(b []byte, i int) bool {
 	return n >= 0
 }
 
-// only returns the path that all clauses of a filter operand share. It returns nil if they
-// share none or the operand is not a filter.
+// The path that all clauses of a filter operand share, or nil if there is none.
 func (a *anyOf) only() *path {
 	if !a.byFilter || len(a.filter) == 0 {
 		return nil
@@ -226,8 +225,8 @@ func (a *anyOf) only() *path {
 	return p
 }
 
-// anyMember is any for a filter whose clauses share the path p. Looking up p in an object also
-// finds the end of the object, so each element is read only once.
+// anyMember evaluates $any for a filter whose clauses share the path p. Looking up p in an
+// object also finds the end of the object, so each element is read only once.
 func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 	i, empty := firstItem(b, 0, ']')
 	for !empty {

@@ -47,7 +47,7 @@ const (
 	maxItems         = 256 // in the operand of $in or $nin
 	maxSegments      = 16  // after the root
 	maxLiteralDepth  = 32
-	longestExpansion = 5 // maximum growth factor of the canonical encoding, as for 1e15
+	longestExpansion = 5 // bound on growth in canonical form, where 1e15 is spelled out
 )
 
 // Root is the first segment of a path.
@@ -188,7 +188,7 @@ type compiler struct {
 	nodes int
 	roots uint8
 	paths int
-	// opRoom, pathRoom and segmentRoom hold preallocated space for take.
+	// opRoom, pathRoom and segmentRoom provide preallocated memory; see take.
 	opRoom      []op
 	pathRoom    []path
 	segmentRoom []segment

@@ -105,7 +105,7 @@ func (c *checker) follow(from *place, p *path) (*place, *Error) {
 			return nil, nil
 		}
 		if next != nil {
-			// A path to a false schema cannot exist.
+			// No value can exist where the schema is false.
 			if target, keyword := at.format.resolve(next); keyword == "" && isFalse(target) {
 				next = nil
 			}

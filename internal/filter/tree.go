@@ -86,9 +86,8 @@ func join[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	return &tree[K, V]{t.key, t.value, left, right, left.len() + right.len() + 1}
 }
 
-// balance is join after one of the subtrees has gained or lost an entry. It rotates nodes as
-// needed. The factors 3 and 2 are parameters of weight-balanced trees that are known to
-// preserve balance.
+// balance is join for subtrees of which one has gained or lost an entry. It rotates nodes to
+// restore the balance. The factors 3 and 2 are known to preserve the balance of such trees.
 func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	l, r := left.len(), right.len()
 	switch {

@@ -32,10 +32,10 @@ type node struct {
 	read             bool  // first and count are set
 }
 
-// maxText is the size in bytes up to which int32 offsets can address a root.
+// maxText is the maximum size of a root, in bytes, that int32 offsets can address.
 const maxText = math.MaxInt32
 
-// hashFrom is the number of members from which an object gets a hash table. The table is built
+// hashFrom is the minimum number of members of an object with a hash table. The table is built
 // on the second lookup in the object.
 const hashFrom = 9
 
@@ -68,7 +68,7 @@ func (v *view) release() {
 	views.Put(v)
 }
 
-// absent is the index of a missing node.
+// absent is returned instead of the index of a missing node.
 const absent = -1
 
 // resolve returns the value at p. The path must start at a root of the document, not at @.
@@ -84,7 +84,7 @@ func (v *view) resolve(p *path) ([]byte, bool) {
 	}
 	for i := range p.segments {
 		if n := &v.nodes[at]; b[n.start] != '{' {
-			// Array elements are not cached: scan for the rest of the path.
+			// Elements of arrays are not cached, so the rest of the path is scanned.
 			return resolve(b[n.start:n.end], p.segments[i:])
 		}
 		if at = v.member(b, at, &p.segments[i]); at == absent {

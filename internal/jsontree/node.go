@@ -1,5 +1,5 @@
-// Package jsontree represents JSON documents while stored items are updated. It decodes only
-// the parts of a document that an update accesses.
+// Package jsontree edits JSON documents for updates of stored items. It decodes only the parts
+// of a document that an update accesses.
 package jsontree
 
 import (
@@ -23,7 +23,7 @@ type Node struct {
 	elements []*Node          // a decoded list, not nil even if empty
 }
 
-// Parse validates and copies a JSON document. Numbers take on the engine's spelling.
+// Parse validates and copies a JSON document. It rewrites numbers in the engine's spelling.
 func Parse(doc []byte) (*Node, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, doc); err != nil {
@@ -113,7 +113,7 @@ func (n *Node) Push(element *Node) error {
 	return nil
 }
 
-// Concat appends the string text to the string n without decoding either.
+// Concat appends one JSON string to another without decoding either.
 func (n *Node) Concat(text *Node) {
 	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // drops the two inner quotes
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// AddToNumber adds by to the number in text, or subtracts it. Integers from -2^63 to 2^64-1
+// AddToNumber adds an integer to a JSON number, or subtracts it. Integers from -2^63 to 2^64-1
 // are exact. Numbers with a fraction or an exponent stay floats. AddToNumber returns false if
 // the result cannot be represented.
 func AddToNumber(text string, by int64, subtract bool) (string, bool) {
@@ -36,7 +36,7 @@ func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	return string(rawjson.AppendFloat(nil, f)), true
 }
 
-// integer is an integer from -2^63 to 2^64-1, the range of the engine's integer arithmetic.
+// integer holds an integer from -2^63 to 2^64-1, the range of the engine's integer arithmetic.
 type integer struct {
 	negative  bool // never for 0
 	magnitude uint64

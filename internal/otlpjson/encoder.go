@@ -14,8 +14,8 @@ import (
 // whole frame for a single invalid value.
 //
 // The zero value is not usable; use [NewEncoder]. An Encoder must not be used concurrently. It
-// builds one frame at a time in its buffer and returns exact copies. A large and full buffer
-// is returned itself instead of a copy.
+// builds one frame at a time in its buffer and returns exact copies. If the buffer is large
+// and full, it returns the buffer itself.
 type Encoder struct {
 	signal *signal
 	limit  int // maximum bytes of a frame, without its prefix
@@ -68,15 +68,15 @@ type level struct {
 	tail string
 }
 
-// caps limits the size of a record that does not fit a frame even alone. The initial caps are
-// too large to have an effect.
+// caps limits a record that is too large even for a frame of its own. The initial caps have no
+// effect.
 type caps struct {
 	text  int // bytes of a string
 	items int // elements of a list
 }
 
-// Losses counts what OTLP JSON cannot represent and what did not fit a frame. In the zero
-// value, nothing is lost.
+// Losses counts what OTLP JSON cannot represent and what did not fit a frame. The zero value
+// means that nothing was lost.
 type Losses struct {
 	Points  int // data points with a NaN or infinite value
 	Values  int // NaN or infinite sums, minima and maxima, omitted from their histograms
@@ -135,8 +135,8 @@ func (e *Encoder) level(i int) []byte {
 	return e.levels[i].head[:0]
 }
 
-// head sets the head of level i to what write appends. If necessary, it shortens the head, so
-// that the three heads together leave room for a record.
+// head stores the text appended by write as the head of level i. If necessary, it shortens the
+// text, so that the three heads together leave room for a record.
 func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
 	b := e.level(i)
 	e.caps, e.stop, e.cut = e.uncapped(), e.limit/4, false
@@ -255,8 +255,8 @@ type group struct {
 	done     bool
 }
 
-// group assigns the next record to a group. It reports whether that is the group of the first
-// record, whose records are written immediately. Most batches have only this group.
+// group assigns the next record to a group. It reports whether that is the first group, whose
+// records are written immediately. Most records belong to it.
 func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
 	for i := len(e.groups) - 1; i >= 0; i-- { // start with the group of the previous record, the most likely one
 		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {

@@ -344,7 +344,7 @@ func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64,
 	zeroBucket := total > 0
 	for i, n := range positive.Counts {
 		upper := exponentialBound(int64(positive.Offset)+int64(i)+1, int(scale))
-		if zeroBucket { // the zero bucket includes what it covers
+		if zeroBucket { // values up to the threshold are in the zero bucket
 			upper = max(upper, threshold)
 		}
 		buckets = append(buckets, bucket{upper, n})

@@ -57,7 +57,7 @@ func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byt
 // Indexes of opens. They select the text between the key of an attribute and its value, which
 // depends on the type of the value.
 const (
-	openValue = iota // nothing: the value brings its own opening text
+	openValue = iota // nothing: the value includes its opening text
 	openString
 	openInt
 	openDouble

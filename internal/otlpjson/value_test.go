@@ -80,7 +80,7 @@ func TestEncodeValue(t *testing.T) {
 	}
 }
 
-// Where a value exceeds the depth of a frame, it becomes text.
+// Below the depth that a frame can hold, a value becomes text.
 func TestEncodeDeepValue(t *testing.T) {
 	e := &Encoder{limit: wholeFrame, stop: math.MaxInt}
 	e.caps = e.uncapped()

@@ -18,9 +18,9 @@ func CheckForEngine(b []byte, depth int) error {
 	return scanForEngine(b, depth)
 }
 
-// Plain reports whether b is valid UTF-8 and JSON that [CheckForEngine] accepts. It takes a
-// single pass, whereas separate checks take several. It returns false if it cannot decide in
-// that pass, as for text with exponents or \u escapes.
+// Plain reports whether b is valid JSON in UTF-8 that [CheckForEngine] accepts. It takes one
+// pass, whereas separate checks take several. If one pass cannot decide, as for exponents and
+// \u escapes, it returns false.
 func Plain(b []byte, depth int) bool {
 	var s scanner
 	i, err := s.skipValue(b, SkipSpace(b, 0), max(MaxDepth-depth, 0))

@@ -24,9 +24,9 @@ var (
 )
 
 // ScanObject calls field for each member of the JSON object b, in order. key is the text
-// between the quotes, with its escapes not decoded, and value is raw JSON. Both are slices of
-// b. If b is not a single JSON object of at most [MaxDepth] levels, ScanObject returns an
-// error, possibly after calls to field. Invalid UTF-8 is accepted.
+// between the quotes, with its escapes, and value is raw JSON. Both are slices of b. If b is
+// not a single JSON object of at most [MaxDepth] levels, ScanObject returns an error, possibly
+// after calls to field. Invalid UTF-8 is accepted.
 func ScanObject(b []byte, field func(key, value []byte)) error {
 	var s scanner
 	i := SkipSpace(b, 0)
@@ -189,7 +189,7 @@ func plainBytes(b []byte) (n int) {
 	if n = plainWords(b[:min(first, len(b))]); n < first {
 		return n
 	}
-	for window := 2 * first; n < len(b); window = min(2*window, 8<<10) { // bounds the searches of package bytes
+	for window := 2 * first; n < len(b); window = min(2*window, 8<<10) { // limits each search
 		w := b[n:min(n+window, len(b))]
 		plain := len(w)
 		for _, c := range []byte{'"', '\\'} {

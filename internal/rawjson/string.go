@@ -52,7 +52,7 @@ func AppendEscaped(b []byte, s string) []byte {
 func appendEscapedSlow(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
 		// Reserve space for the rest of s, for some escapes, and for one word or escape
-		// written past the end. When further escapes have used it up, reserve more.
+		// written past the end. If there are more escapes, the outer loop reserves more space.
 		b = slices.Grow(b, len(s)-i+len(s)/8+16+maxEscape)
 		d, n := b[:cap(b)], len(b)
 		for room := cap(b) - 16 - maxEscape; i < len(s) && n+len(s)-i <= room; {

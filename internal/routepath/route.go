@@ -29,7 +29,7 @@ type Part struct {
 	// Text is the literal text, including slashes, or the name of the wildcard.
 	Text string
 	// Colon reports whether a wildcard is written as ":name". The engine passes the values of
-	// these parameters to the function, but not those of other wildcards.
+	// such wildcards, and of no others, to the function.
 	Colon bool
 }
 

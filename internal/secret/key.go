@@ -10,8 +10,8 @@ func Key(key string) bool {
 	return strings.EqualFold(last, "cookies") || Named([]byte(last)) || Named([]byte(key))
 }
 
-// secretWords lists the words that make a key secret. A key need only contain a word, as
-// client_secret contains secret.
+// secretWords lists the words that make a key secret if it contains them, as client_secret
+// contains secret.
 var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
 	"auth_token", "access_token", "refresh_token", "bearer", "private_key", "access_key"}
 

@@ -13,13 +13,13 @@ const handshakeBytes = 1 << 20
 
 var errLongHandshake = errors.New("the response to the WebSocket upgrade is too long")
 
-// coalesceSize is the number of buffered bytes at which the buffer is written.
+// coalesceSize is the number of buffered bytes that triggers a write.
 const coalesceSize = 64 << 10
 
-// coalescer is the network connection below the WebSocket. During the handshake, it passes
-// writes on. After [coalescer.coalesce], it coalesces frames into one write with its own
-// deadline. After [coalescer.writeThrough], it writes each frame at once, with a limit that
-// can change during the write.
+// coalescer is the network connection below the WebSocket. During the handshake, it forwards
+// writes unchanged. [coalescer.coalesce] makes it collect frames and write them together, with
+// its own deadline. [coalescer.writeThrough] makes it write each frame at once, with a limit
+// that can change during the write.
 type coalescer struct {
 	net.Conn
 	timeout   time.Duration // time limit of a coalesced write
@@ -28,9 +28,9 @@ type coalescer struct {
 	mu      sync.Mutex // the reader also writes, to answer control frames
 	mode    coalesceMode
 	buf     []byte     // coalesced frames
-	expired bool       // fail all writes through
-	limit   WriteLimit // for a message that is written through
-	control time.Time  // deadline of the next control frame written through; zero for a message
+	expired bool       // makes writes fail in through mode
+	limit   WriteLimit // limit of a message in through mode
+	control time.Time  // deadline of the next control frame in through mode; zero for a message
 }
 
 type coalesceMode int
@@ -48,8 +48,8 @@ type WriteLimit struct {
 	Stall    time.Duration // maximum time without progress; 0 means no limit
 }
 
-// progressPiece is the size of the pieces that are written if Stall is set. Each completed
-// piece counts as progress.
+// progressPiece is the size of a single write if Stall is set. Each completed write counts as
+// progress.
 const progressPiece = 16 << 10
 
 func (c *coalescer) coalesce() {
@@ -80,7 +80,7 @@ func (c *coalescer) Read(p []byte) (int, error) {
 // Write implements net.Conn.
 func (c *coalescer) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
-	switch c.mode { // unlocked where a deadline must reach a blocked write
+	switch c.mode { // released where a deadline must reach a blocked write
 	case passing:
 		c.mu.Unlock()
 		return c.Conn.Write(p)
@@ -106,8 +106,8 @@ func (c *coalescer) Write(p []byte) (n int, err error) {
 	return c.write(p) // copying would cost more than another write
 }
 
-// writePieces writes p through. If Stall is set, it writes p in pieces, each with its own
-// deadline.
+// writePieces writes p in through mode. If Stall is set, it writes p in pieces, each with its
+// own deadline.
 func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	for {
 		piece := p[n:]
@@ -123,7 +123,7 @@ func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	}
 }
 
-// arm sets the deadline for writing through. It reports whether Stall limits the write. The
+// arm sets the write deadline in through mode. It reports whether Stall limits the write. The
 // caller must hold c.mu.
 func (c *coalescer) arm() (progress bool) {
 	t := c.limit.Deadline
@@ -142,7 +142,7 @@ func (c *coalescer) arm() (progress bool) {
 	return progress
 }
 
-// limitWrites sets the limit for messages that are written through, including the current one.
+// limitWrites sets the limit of messages in through mode, including the current one.
 func (c *coalescer) limitWrites(l WriteLimit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,7 +197,7 @@ func (c *coalescer) SetWriteDeadline(t time.Time) error {
 // longAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
-// expireWrites makes the current write through and all later ones fail, until it is called
+// expireWrites makes the current and all later writes in through mode fail, until it is called
 // with false. A message can take several writes, and it must not continue if it expires
 // between two of them.
 func (c *coalescer) expireWrites(expired bool) {

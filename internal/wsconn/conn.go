@@ -425,7 +425,7 @@ func (c *Conn) WriteParts(kind int, prefix string, p []byte) error {
 	return writeError(w.Close())
 }
 
-// WritePing writes a ping with the given data. It keeps its place among the messages.
+// WritePing writes a ping with the given data, in order with the messages.
 func (c *Conn) WritePing(data []byte) error {
 	return writeError(c.ws.WriteControl(websocket.PingMessage, data, time.Time{}))
 }
@@ -472,7 +472,7 @@ func (c *Conn) Abort() { _ = c.net.Conn.Close() }
 // message being written.
 func (c *Conn) LimitWrites(l WriteLimit) { c.net.limitWrites(l) }
 
-// ExpireWrites fails the current write of an unbuffered connection and all later ones, until
+// ExpireWrites makes the current and all later writes of an unbuffered connection fail, until
 // it is called with false.
 func (c *Conn) ExpireWrites(expired bool) { c.net.expireWrites(expired) }
 

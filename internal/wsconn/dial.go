@@ -36,8 +36,9 @@ type Dialer struct {
 }
 
 // webSocketTLS returns a copy of cfg that offers only HTTP/1.1. A nil cfg means the default
-// configuration. If net/http also uses cfg, it adds h2, and a server would select HTTP/2,
-// which this package does not support. Some servers reject clients that offer no protocol.
+// configuration. If net/http has used cfg, cfg also offers h2, and a server would select it.
+// This package does not support WebSockets over HTTP/2. The list cannot be empty, because some
+// servers reject clients that offer no protocol.
 func webSocketTLS(cfg *tls.Config) *tls.Config {
 	if cfg = cfg.Clone(); cfg == nil {
 		cfg = &tls.Config{}

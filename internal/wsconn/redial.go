@@ -14,8 +14,9 @@ type Backoff struct {
 	Jitter       float64 // fraction by which a delay varies at random
 }
 
-// Delay returns the delay of the given step, counted from 1. It starts with Initial, and each
-// further step multiplies it, up to Max. spread is a random number between 0 and 1.
+// Delay returns the delay at the given step, counted from 1. The first delay is Initial, and
+// each further step multiplies it, up to Max. spread, a random number between 0 and 1,
+// determines the jitter.
 func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	limit, delay := float64(b.Max), float64(b.Initial)
 	for i := uint64(1); i < step && delay < limit; i++ {
@@ -24,7 +25,7 @@ func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	delay = min(delay, limit)
 	delay *= 1 + b.Jitter*(2*spread-1)
 	if delay > limit {
-		delay = 2*limit - delay // the delays of a fleet vary even at the limit
+		delay = 2*limit - delay // varies even at the limit
 	}
 	return time.Duration(delay)
 }
@@ -32,7 +33,7 @@ func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 // Attempt is the outcome of one connection, from dialing to its end.
 type Attempt struct {
 	Err  error // why the attempt ended
-	Held bool  // the connection was usable: start over with delays and failures
+	Held bool  // the connection was usable, so delays and failures start over
 	Stop bool  // make no further attempt: Run returns Err
 
 	// Delay, if not 0, is the time until the next attempt. The attempt then does not count as
@@ -44,7 +45,7 @@ type Attempt struct {
 // Redial maintains a connection: it reconnects whenever the connection is lost.
 type Redial struct {
 	Backoff
-	MaxRetries *uint64         // consecutive failures after the first before Run gives up; nil means no limit
+	MaxRetries *uint64         // maximum number of retries after a failed attempt; nil means no limit
 	Hurry      <-chan struct{} // ends a delay when closed; may be nil
 
 	Connect func(context.Context) Attempt          // makes one connection and waits until it ends
@@ -66,8 +67,8 @@ func (e *ExhaustedError) Error() string {
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
 // Run maintains the connection. It returns nil if ctx is done, the error of an attempt that
-// sets Stop, or an [ExhaustedError]. When a usable connection is lost, the first delay is the
-// initial one. The delays grow with each further attempt, until a connection is usable again.
+// sets Stop, or an [ExhaustedError]. After the loss of a usable connection, the first delay is
+// Initial. The delays grow with each further attempt, until a connection is usable again.
 func (r *Redial) Run(ctx context.Context) error {
 	var step, failures uint64
 	for ctx.Err() == nil {

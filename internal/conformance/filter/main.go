@@ -197,7 +197,7 @@ func (q *question) encode() []byte {
 	return []byte("{" + strings.Join(parts, ",") + "}")
 }
 
-// valid calls make until it returns a valid filter.
+// valid generates filters until one is valid.
 func valid(c *filtertest.Corpus, make func() string) json.RawMessage {
 	for {
 		text := make()

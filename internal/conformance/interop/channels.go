@@ -39,7 +39,7 @@ var channels = []scenario{
 			err := t.client.Call(ctx, "peer::source", object{"writer": w.Ref(), "bytes": channelBytes}, nil)
 			written <- err
 			if err != nil {
-				_ = r.Close() // there is no writer
+				_ = r.Close() // the peer will not write
 			}
 		}()
 		report, err := drain(ctx, r)

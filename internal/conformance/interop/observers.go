@@ -485,7 +485,7 @@ var returning = []scenario{
 	}},
 }
 
-// sources holds the scenarios about functions of engine 0.26 itself that can be observed.
+// sources holds the scenarios in which the peer observes functions of engine 0.26 itself.
 var sources = []scenario{
 	{"source-http", "an HTTP route of the peer, by an observer", func(ctx context.Context, t *trial) {
 		t.peerObserves(ctx, object{"function_id": "http::on-request", "args": object{"path": "/things/:id", "method": "POST"}}, "peer::http")
@@ -585,8 +585,8 @@ func (t *trial) observe(ctx context.Context, source iii.Source, target string, o
 	return o
 }
 
-// watch is observe with a new target function. The harness records the calls to the target for
-// next.
+// watch is observe with a new target function. The harness records the calls to the target,
+// and next returns them.
 func (t *trial) watch(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	f := t.listenHere(target, nil, 0)
 	t.after(func() { unregister(f) })

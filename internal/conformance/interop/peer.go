@@ -18,7 +18,7 @@ import (
 
 // sdk is an SDK whose worker can run as a peer.
 type sdk struct {
-	name    string // of the column and of the directory below peers
+	name    string // of the matrix column and the directory below peers
 	title   string // package and version
 	runtime string // as reported to the engine
 	install func(ctx context.Context, src, cache string) (argv []string, err error)
@@ -177,7 +177,7 @@ type peerConfig struct {
 	Headers   map[string]string `json:"headers"`
 }
 
-// peer is a running program of a peer.
+// peer is a running peer program.
 type peer struct {
 	config peerConfig
 	cmd    *exec.Cmd

@@ -21,7 +21,7 @@ type scenario struct {
 	run   func(ctx context.Context, t *trial)
 }
 
-// group is a part of the matrix.
+// group is a section of the matrix.
 type group struct {
 	title     string
 	protocol  string // engine version
@@ -67,8 +67,8 @@ func protocols() []string {
 	return list
 }
 
-// scenarioTimeout bounds a scenario that waits for an event in vain. missingTimeout is a
-// shorter bound for scenarios that a peer is known not to support.
+// scenarioTimeout bounds each scenario, in case an expected event never happens.
+// missingTimeout is a shorter bound for scenarios that a peer is known not to support.
 const (
 	scenarioTimeout = 30 * time.Second
 	missingTimeout  = 4 * time.Second
@@ -233,7 +233,7 @@ func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 }
 
 // listen makes the peer register a function that reports its calls to the harness and returns
-// reply. The given number of calls fail first.
+// reply. The function fails for the given number of calls before it succeeds.
 func (t *trial) listen(ctx context.Context, functionID string, reply any, failures int) {
 	t.value(ctx, "listen", object{"function_id": functionID, "reply": reply, "failures": failures})
 	t.must("registration", t.registered(ctx, functionID))

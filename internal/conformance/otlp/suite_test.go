@@ -129,7 +129,7 @@ func rewritten(prefix string, data []byte) ([]byte, error) {
 }
 
 // canonical decodes a document to a form that does not depend on the encoder. Numbers are
-// text. Members are omitted if their value is the same as none.
+// text. Members are omitted if their absence means the same.
 func canonical(t *testing.T, data []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))

@@ -33,7 +33,8 @@ import (
 
 const crateVersion = "0.26.0-rc.4"
 
-// files lists the test files of the crate that need an engine, and their numbers of tests.
+// files lists the test files of the crate that need an engine, with the number of tests in
+// each.
 var files = []struct {
 	name  string
 	tests int

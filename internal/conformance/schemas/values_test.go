@@ -78,7 +78,8 @@ func object(t *testing.T, s *schemaSet, name string, sample int) (map[string]jso
 	return members, true
 }
 
-// with returns the object with one member replaced, or removed if value is empty.
+// with returns a copy of the object in which one member is replaced or, if value is empty,
+// removed.
 func with(t *testing.T, members map[string]json.RawMessage, key, value string) []byte {
 	t.Helper()
 	changed := make(map[string]json.RawMessage)
@@ -157,9 +158,9 @@ func TestWrongTagsAreRefused(t *testing.T) {
 	}
 }
 
-// The schema must reject most values of other JSON types than that of a property. The Go type
-// must accept every value that the schema accepts. A property that may hold any JSON accepts
-// all of them.
+// Each property is set to a value of each JSON type. The schema must reject most of these
+// values, and the Go type must accept every value that the schema accepts. Only properties
+// that may hold any JSON accept all of them.
 func TestWrongTypesAreRefused(t *testing.T) {
 	s := schemas(t)
 	candidates := []string{`true`, `0.5`, `"some text"`, `[0.5]`, `{"k":0.5}`}

@@ -1,5 +1,5 @@
-// Package filtertest generates random filters, documents and schemas. They share a few keys
-// and values, so that about half of the conditions hold.
+// Package filtertest generates random filters, documents and schemas. They are built from a
+// few keys and values, so that about half of the conditions hold.
 package filtertest
 
 import (
