@@ -138,9 +138,8 @@ func (r *Recorder) latest() uint64 {
 	return r.changes
 }
 
-// since returns copies of the invocations that have changed after the given number of changes,
-// at most limit of them, in the order of their changes. It also returns the number to pass to
-// the next call.
+// since copies the invocations that changed after position changes, in the order of their
+// changes, but at most limit of them. It also returns the position for the next call.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -168,8 +167,7 @@ func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	return list, next
 }
 
-// one returns a copy of the invocation with the given number, or false if the invocation is no
-// longer recorded.
+// The invocation is copied. The result is false if it is no longer recorded.
 func (r *Recorder) one(seq uint64) (Invocation, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

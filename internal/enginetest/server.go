@@ -33,7 +33,7 @@ func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	return s
 }
 
-// NewTCPServer is NewServer on a free port of the loopback interface.
+// NewTCPServer is like [NewServer], but listens on a free TCP port of the loopback interface.
 func NewTCPServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,7 +43,7 @@ func NewTCPServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	return NewServerOn(tb, l, serve)
 }
 
-// NewServerOn is NewServer with the given listener.
+// NewServerOn is like [NewServer], but uses the given listener.
 func NewServerOn(tb testing.TB, l net.Listener, serve func(conn net.Conn, n int)) *Server {
 	s := &Server{listener: l, serve: serve, open: map[net.Conn]struct{}{}}
 	s.wg.Go(s.accept)

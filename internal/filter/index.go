@@ -177,7 +177,7 @@ func (x Index[V]) neighbors(c condition) int {
 	return n
 }
 
-// under returns the entries filed under s.
+// The entries filed under s.
 func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	switch {
 	case s.kind == number:
@@ -380,7 +380,7 @@ func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedU
 	return dst
 }
 
-// appendMerged is appendHeld for several lists. The result is ordered by key.
+// appendMerged is like appendHeld, but for several lists. The result is ordered by key.
 func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	var buf [16]*entry[V]
 	matched := buf[:0]

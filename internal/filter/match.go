@@ -198,7 +198,7 @@ func searchFor(literal, b []byte) search {
 	return search{literal: literal}
 }
 
-// in advances s to the first literal at or after i. It returns false if there is none.
+// Advance to the first literal at or after i. The result is false if there is none.
 func (s *search) in(b []byte, i int) bool {
 	if s.next >= i || s.literal == nil {
 		return true

@@ -277,7 +277,7 @@ func sortClauses(all []clause) []clause {
 	return kept
 }
 
-// sortByText is sortClauses for clauses with equal keys.
+// sortByText is like sortClauses, but all clauses must have the same key.
 func sortByText(all []clause) []clause {
 	if len(all) == 1 {
 		return all

@@ -387,7 +387,7 @@ func elementAt(b []byte, i int, n uint64) (at int, ok bool) {
 	return i, !empty && i < len(b)
 }
 
-// findElement is find for the array that begins at i.
+// findElement is like find, but for the array that begins at i.
 func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
 	i, ok := elementAt(b, i, segments[0].index)
 	if !ok {
@@ -409,7 +409,7 @@ func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
 	return start, stop, end
 }
 
-// follow is find for a value of any type that begins at i.
+// follow is like find, but for a value of any type.
 func follow(b []byte, i int, segments []segment) (start, stop, end int) {
 	switch {
 	case i >= len(b) || i < 0:

@@ -34,7 +34,7 @@ func (t *tree[K, V]) get(key K) (v V, ok bool) {
 	return v, false
 }
 
-// getText is get for a string key in a byte slice. It does not allocate.
+// getText is like get, but takes a string key as bytes. It does not allocate.
 func getText[V any](t *tree[string, V], key []byte) (v V, ok bool) {
 	for t != nil {
 		switch {
@@ -86,8 +86,8 @@ func join[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	return &tree[K, V]{t.key, t.value, left, right, left.len() + right.len() + 1}
 }
 
-// balance is join for subtrees of which one has gained or lost an entry. It rotates nodes to
-// restore the balance. The factors 3 and 2 are known to preserve the balance of such trees.
+// balance is like join, but rebalances the tree after one subtree has gained or lost an entry.
+// The factors 3 and 2 are known to keep such trees balanced.
 func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	l, r := left.len(), right.len()
 	switch {

@@ -63,8 +63,8 @@ func (v *value) get(key string) *value {
 // scalar reports whether v is neither an array nor an object.
 func (v *value) scalar() bool { return v.kind < array }
 
-// depth returns how deeply arrays and objects are nested in v. The decoder limits the depth to
-// maxDepth, which bounds the recursion.
+// depth returns how deeply arrays and objects are nested in v. Its recursion is bounded,
+// because the decoder limits the depth to maxDepth.
 func (v *value) depth() int {
 	if v.scalar() {
 		return 0

@@ -138,7 +138,7 @@ func (n *node) has(b []byte, key string) bool {
 	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, key)
 }
 
-// hashed is member for objects with many members. It builds the hash table if necessary.
+// hashed is like member, but uses a hash table, which it builds if necessary.
 func (v *view) hashed(b []byte, n *node, s *segment) int {
 	if n.size == 0 {
 		v.hash(b, n)

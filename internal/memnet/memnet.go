@@ -16,7 +16,7 @@ import (
 // be read.
 func Pipe(capacity int) (a, b *Conn) { return pipe(capacity, Loopback, Loopback) }
 
-// pipe is Pipe for ends with addresses: a has the address local, and b has the address remote.
+// pipe is like Pipe, but sets the addresses of the ends: local for a and remote for b.
 func pipe(capacity int, local, remote net.Addr) (a, b *Conn) {
 	x, y := newHalf(capacity), newHalf(capacity)
 	return &Conn{in: x, out: y, local: local, remote: remote}, &Conn{in: y, out: x, local: remote, remote: local}

@@ -274,7 +274,7 @@ func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bo
 	return n == 0
 }
 
-// rest calls write with the index of each record that was not written immediately, then closes
+// rest runs write with the index of each record that was not written immediately, then closes
 // the last frame. Records are grouped by resource and, within a resource, by scope, in the
 // order of first appearance.
 func (e *Encoder) rest(write func(i int)) {

@@ -33,8 +33,8 @@ func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) (
 	return append(b, ']'), len(attrs) - n
 }
 
-// set appends the attributes of a set between open and end. If the set is empty, it appends
-// nothing.
+// set appends the attributes of a set between two pieces of text. If the set is empty, it
+// appends nothing.
 func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byte {
 	n := min(s.Len(), e.caps.items)
 	if n == 0 {
@@ -241,7 +241,7 @@ func (e *Encoder) text(b []byte, s string) []byte {
 	return append(e.chars(append(b, '"'), s), '"')
 }
 
-// chars is text without the quotes.
+// chars is like text, but omits the quotes.
 func (e *Encoder) chars(b []byte, s string) []byte {
 	if len(s) <= e.caps.text {
 		return rawjson.AppendEscaped(b, s)
@@ -253,7 +253,7 @@ func (e *Encoder) chars(b []byte, s string) []byte {
 	return append(rawjson.AppendEscaped(b, s[:n]), truncatedMark...)
 }
 
-// appendCount appends n as a decimal string, which is how OTLP represents 64-bit integers.
+// appendCount appends n as a decimal string, OTLP's representation of 64-bit integers.
 func appendCount(b []byte, n uint64) []byte {
 	if n < 10 {
 		return append(b, '"', '0'+byte(n), '"')

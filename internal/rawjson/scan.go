@@ -206,7 +206,7 @@ func plainBytes(b []byte) (n int) {
 	return n
 }
 
-// plainWords is plainBytes for short strings.
+// plainWords is like plainBytes, but optimized for short strings.
 func plainWords(b []byte) (n int) {
 	for ; len(b)-n >= 8; n += 8 {
 		w := binary.LittleEndian.Uint64(b[n:])

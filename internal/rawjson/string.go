@@ -47,8 +47,8 @@ func AppendEscaped(b []byte, s string) []byte {
 	return b[:len(b)+n]
 }
 
-// appendEscapedSlow is AppendEscaped for strings with escapes. JSON payloads, for example, are
-// full of quotes.
+// appendEscapedSlow is like AppendEscaped, but meant for strings that need escapes. JSON
+// payloads, for example, are full of quotes.
 func appendEscapedSlow(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
 		// Reserve space for the rest of s, for some escapes, and for one word or escape
@@ -115,7 +115,7 @@ var quoted = [256]uint8{'"': 1, '\\': 1}
 // maxEscape is the length of the longest escape of a single byte, such as \u001f.
 const maxEscape = 6
 
-// loadUpTo64 is [load64] with zeros for the bytes beyond the end of s.
+// loadUpTo64 is like [load64], but replaces bytes beyond the end of s by zeros.
 func loadUpTo64(s string, i int) uint64 {
 	n := len(s)
 	switch {
@@ -152,7 +152,7 @@ func special(w uint64) uint64 {
 	return (w | (w - ' '*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones)) & (0x80 * ones)
 }
 
-// beyond is [special] for control characters and non-ASCII bytes only.
+// beyond is like [special], but ignores quotes and backslashes.
 func beyond(w uint64) uint64 { return (w | (w - ' '*ones)) & (0x80 * ones) }
 
 // controlEscapes holds the escapes of the control characters.

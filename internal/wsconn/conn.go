@@ -294,7 +294,7 @@ func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.Nex
 // AppendAll appends the contents of r to buf.
 func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
 
-// appendAll is AppendAll with a callback for each read except the first.
+// appendAll is like AppendAll, but calls progress after each read except the first.
 func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 	for reads := 0; ; reads++ {
 		if len(buf) == cap(buf) { // the length of a fragmented message is unknown

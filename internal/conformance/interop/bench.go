@@ -217,7 +217,7 @@ func slow(ctx context.Context, payload json.RawMessage) (any, error) {
 	}
 }
 
-// saw records a call for await.
+// saw stores a call for await.
 func (b *bench) saw(e event) {
 	select {
 	case b.events(e.FunctionID) <- e:
@@ -254,8 +254,8 @@ func (b *bench) quiet(functionID string, d time.Duration) bool {
 	}
 }
 
-// until calls f until it returns true. If ctx is done first, it returns an error that begins
-// with what.
+// The function f is called repeatedly until it returns true. If ctx is done first, the error
+// begins with the given text.
 func until(ctx context.Context, what string, f func() bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -155,7 +155,7 @@ var values = []json.RawMessage{
 	json.RawMessage(`"plain"`), json.RawMessage(`""`), json.RawMessage(`42`), json.RawMessage(`false`), json.RawMessage(`[]`),
 }
 
-// fails records a difference unless a step of the peer failed with the given code and with a
+// fails adds a difference unless a step of the peer failed with the given code and with a
 // message that contains the given text.
 func (t *trial) fails(what string, r reply, code, message string) {
 	switch {

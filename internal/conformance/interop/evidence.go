@@ -81,8 +81,7 @@ func evidence(frames []frame, names string) []string {
 	return list
 }
 
-// more returns a line that counts omitted frames like the previous one, or nothing if there
-// are none.
+// A line that counts omitted frames like the previous one, or nothing if there are none.
 func more(same int) []string {
 	if same == 0 {
 		return nil
@@ -129,7 +128,7 @@ func telemetryEvidence(frames []frame, scenario, service string, during span) []
 	return list
 }
 
-// below returns the elements of all arrays under the given key in a JSON value.
+// below collects the elements of all arrays under the given key in a JSON value.
 func below(v any, name string) []any {
 	var list []any
 	switch v := v.(type) {

@@ -73,8 +73,8 @@ var links = []scenario{
 	}},
 }
 
-// comesBack waits until the peer responds over a new connection. It records a difference if
-// the engine still lists another worker with the peer's name.
+// comesBack waits until the peer responds over a new connection. It adds a difference if the
+// engine still lists another worker with the peer's name.
 func (t *trial) comesBack(ctx context.Context, oldID string) {
 	var now iii.WorkerDetail
 	t.must("the peer", until(ctx, "it does not come back", func() bool {

@@ -69,7 +69,6 @@ func namesOf(list []scenario) []string {
 	return bare
 }
 
-// same maps several scenarios to the same text.
 func same(text string, names ...string) map[string]string {
 	texts := map[string]string{}
 	for _, name := range names {

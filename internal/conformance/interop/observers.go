@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// on returns copies of scenarios with an engine version added to their names and titles.
+// Copies of scenarios with an engine version added to their names and titles.
 func on(protocol string, list []scenario) []scenario {
 	var renamed []scenario
 	for _, s := range list {
@@ -585,8 +585,8 @@ func (t *trial) observe(ctx context.Context, source iii.Source, target string, o
 	return o
 }
 
-// watch is observe with a new target function. The harness records the calls to the target,
-// and next returns them.
+// watch is like observe, but also registers the target. The harness records the calls to the
+// target, and next returns them.
 func (t *trial) watch(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	f := t.listenHere(target, nil, 0)
 	t.after(func() { unregister(f) })
@@ -602,8 +602,8 @@ func (t *trial) peerObserves(ctx context.Context, source object, target string) 
 	return id
 }
 
-// peerWatches is peerObserves with a new target function of the peer, which reports its calls
-// to the harness.
+// peerWatches is like peerObserves, but the peer also registers the target, which reports its
+// calls to the harness.
 func (t *trial) peerWatches(ctx context.Context, source object, target string) (id string) {
 	t.listen(ctx, target, nil, 0)
 	t.after(func() { t.clean(ctx, "unregister", object{"function_id": target}) })
@@ -644,7 +644,7 @@ func (t *trial) envelope(e event, observerID, functionID, caller string, in, out
 	}
 }
 
-// still records a difference if a listening function is called within a short time.
+// A difference is recorded if a listening function is called within a short time.
 func (t *trial) still(functionID string) {
 	if !t.quiet(functionID, 100*time.Millisecond) {
 		t.errorf("%s was called once too often", functionID)

@@ -82,7 +82,7 @@ type trial struct {
 	ends        []func() // cleanup functions, called in reverse order
 }
 
-// after registers a function to be called when the trial ends, even if it is aborted.
+// The function f is called when the trial ends, even if the trial is aborted.
 func (t *trial) after(f func()) { t.ends = append(t.ends, f) }
 
 // abort is the panic value that ends a trial early.
@@ -108,12 +108,12 @@ func try(ctx context.Context, b *bench, s scenario, timeout, patience time.Durat
 	return nil // the deferred function sets the result
 }
 
-// errorf records a difference. Its text must not contain ids, which vary between runs.
+// errorf adds a difference. Its text must not contain ids, which vary between runs.
 func (t *trial) errorf(format string, args ...any) {
 	t.differences = append(t.differences, strings.TrimSpace(fmt.Sprintf(format, args...)))
 }
 
-// must records err and ends the trial, unless err is nil.
+// If err is not nil, it is recorded as a difference, and the trial ends.
 func (t *trial) must(what string, err error) {
 	if err != nil {
 		t.errorf("%s: %v", what, err)
@@ -121,7 +121,7 @@ func (t *trial) must(what string, err error) {
 	}
 }
 
-// equal records a difference unless two values are equal as JSON.
+// equal adds a difference unless two values are equal as JSON.
 func (t *trial) equal(what string, got, want any) {
 	g, w := plain(got), plain(want)
 	if !reflect.DeepEqual(g, w) {
@@ -219,7 +219,7 @@ func (t *trial) ask(ctx context.Context, id string, payload any, more object) js
 	return t.value(ctx, "call", args)
 }
 
-// failsWith records a difference unless err is an *iii.Error with the given code.
+// failsWith adds a difference unless err is an *iii.Error with the given code.
 func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 	var e *iii.Error
 	switch {
@@ -239,7 +239,7 @@ func (t *trial) listen(ctx context.Context, functionID string, reply any, failur
 	t.must("registration", t.registered(ctx, functionID))
 }
 
-// listenHere is listen for a function of the harness's worker.
+// listenHere is like listen, but registers a function of the harness's worker.
 func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Function {
 	calls := 0
 	f, err := t.client.HandleFunc(functionID, func(ctx context.Context, payload json.RawMessage) (any, error) {

@@ -54,7 +54,7 @@ func away(b *testing.B) *iii.SharedEngineConnection {
 	return s
 }
 
-// sent exports once to an engine and returns the resulting frame.
+// sent makes one export to an engine and returns the resulting frame.
 func sent(b *testing.B, export func(s *iii.SharedEngineConnection) error) []byte {
 	b.Helper()
 	e := iiitest.Start(b)

@@ -128,7 +128,7 @@ func recordedHistograms[N int64 | float64](base point, points []metricdata.Histo
 	return list
 }
 
-// recordedExponential leaves the buckets to checkBuckets.
+// recordedExponential ignores the buckets, which checkBuckets checks.
 func recordedExponential[N int64 | float64](base point, points []metricdata.ExponentialHistogramDataPoint[N]) (list []point) {
 	for _, p := range points {
 		d := base

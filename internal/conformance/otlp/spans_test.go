@@ -152,7 +152,6 @@ func (k *spanKeeper) OnEnd(s sdktrace.ReadOnlySpan)    { k.spans = append(k.span
 func (k *spanKeeper) Shutdown(context.Context) error   { return nil }
 func (k *spanKeeper) ForceFlush(context.Context) error { return nil }
 
-// record records n spans of all kinds.
 func (g *generator) record(ctx context.Context, n int, tracers ...trace.Tracer) {
 	state, _ := trace.ParseTraceState("vendor=x,other=y")
 	for range n {

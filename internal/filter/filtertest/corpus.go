@@ -23,7 +23,7 @@ type Corpus struct {
 // New returns a Corpus with the given seed. Its Odd is 0.
 func New(seed uint64) *Corpus { return &Corpus{Rand: rand.New(rand.NewPCG(seed, 1))} }
 
-// Pick returns a random element of all.
+// Pick returns one of the given values at random.
 func Pick[T any](c *Corpus, all ...T) T { return all[c.IntN(len(all))] }
 
 func (c *Corpus) odd() bool { return c.Odd > 0 && c.IntN(c.Odd) == 0 }
