@@ -167,7 +167,8 @@ func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	return list, next
 }
 
-// The invocation is copied. The result is false if it is no longer recorded.
+// one returns a copy of the invocation with the given number. It returns false if the
+// invocation is no longer recorded.
 func (r *Recorder) one(seq uint64) (Invocation, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

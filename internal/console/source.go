@@ -48,7 +48,7 @@ type Source interface {
 // Store identifies one of the engine's item stores.
 type Store int
 
-// The stores.
+// Item stores.
 const (
 	State Store = iota
 	Streams

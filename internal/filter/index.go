@@ -177,7 +177,7 @@ func (x Index[V]) neighbors(c condition) int {
 	return n
 }
 
-// The entries filed under s.
+// under returns the entries filed under s.
 func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	switch {
 	case s.kind == number:

@@ -198,7 +198,8 @@ func searchFor(literal, b []byte) search {
 	return search{literal: literal}
 }
 
-// Advance to the first literal at or after i. The result is false if there is none.
+// in reports whether b contains the literal at or after i. It moves the search to that
+// position.
 func (s *search) in(b []byte, i int) bool {
 	if s.next >= i || s.literal == nil {
 		return true
@@ -208,7 +209,6 @@ func (s *search) in(b []byte, i int) bool {
 	return n >= 0
 }
 
-// The path that all clauses of a filter operand share, or nil if there is none.
 func (a *anyOf) only() *path {
 	if !a.byFilter || len(a.filter) == 0 {
 		return nil
@@ -217,6 +217,7 @@ func (a *anyOf) only() *path {
 	if p == nil || len(p.segments) == 0 {
 		return nil
 	}
+	// All clauses must have the same path.
 	for i := range a.filter[1:] {
 		if !a.filter[i+1].same {
 			return nil

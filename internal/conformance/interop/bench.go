@@ -254,8 +254,8 @@ func (b *bench) quiet(functionID string, d time.Duration) bool {
 	}
 }
 
-// The function f is called repeatedly until it returns true. If ctx is done first, the error
-// begins with the given text.
+// until polls f until it returns true. If ctx is done first, it returns an error that begins
+// with the given text.
 func until(ctx context.Context, what string, f func() bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -81,7 +81,8 @@ func evidence(frames []frame, names string) []string {
 	return list
 }
 
-// A line that counts omitted frames like the previous one, or nothing if there are none.
+// more returns a line that counts omitted frames like the previous one, or nothing if there
+// are none.
 func more(same int) []string {
 	if same == 0 {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Copies of scenarios with an engine version added to their names and titles.
+// on returns copies of scenarios with an engine version added to their names and titles.
 func on(protocol string, list []scenario) []scenario {
 	var renamed []scenario
 	for _, s := range list {
@@ -644,7 +644,7 @@ func (t *trial) envelope(e event, observerID, functionID, caller string, in, out
 	}
 }
 
-// A difference is recorded if a listening function is called within a short time.
+// still adds a difference if a listening function is called within a short time.
 func (t *trial) still(functionID string) {
 	if !t.quiet(functionID, 100*time.Millisecond) {
 		t.errorf("%s was called once too often", functionID)

@@ -82,7 +82,7 @@ type trial struct {
 	ends        []func() // cleanup functions, called in reverse order
 }
 
-// The function f is called when the trial ends, even if the trial is aborted.
+// after registers f to be called when the trial ends, even if it is aborted.
 func (t *trial) after(f func()) { t.ends = append(t.ends, f) }
 
 // abort is the panic value that ends a trial early.
@@ -113,7 +113,7 @@ func (t *trial) errorf(format string, args ...any) {
 	t.differences = append(t.differences, strings.TrimSpace(fmt.Sprintf(format, args...)))
 }
 
-// If err is not nil, it is recorded as a difference, and the trial ends.
+// must records err as a difference and ends the trial, unless err is nil.
 func (t *trial) must(what string, err error) {
 	if err != nil {
 		t.errorf("%s: %v", what, err)

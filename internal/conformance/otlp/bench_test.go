@@ -28,8 +28,7 @@ import (
 
 // The benchmarks export the same records in two ways. One uses the exporters of package iii,
 // from the SDK's types to a frame in the queue of a connection without a peer. The other uses
-// only OpenTelemetry's JSON marshaler. It omits the conversion from the SDK's types to those
-// of the marshaler.
+// OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types.
 
 const benchRecords = 512
 

@@ -78,7 +78,7 @@ func object(t *testing.T, s *schemaSet, name string, sample int) (map[string]jso
 	return members, true
 }
 
-// The result is a copy of the object in which one member is replaced or, if value is empty,
+// with returns a copy of the object in which one member is replaced or, if value is empty,
 // removed.
 func with(t *testing.T, members map[string]json.RawMessage, key, value string) []byte {
 	t.Helper()
