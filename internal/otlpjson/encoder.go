@@ -111,7 +111,8 @@ func (e *Encoder) Done() bool {
 	return cap(e.buf)+cap(e.spare) <= keptBytes
 }
 
-// signal holds the prefix of a signal's frames and, with punctuation, the keys of their lists.
+// signal holds the prefix of a signal's frames and the keys of the lists in them, including
+// punctuation.
 type signal struct{ prefix, top, scopes, records string }
 
 func (e *Encoder) batch(s *signal) {

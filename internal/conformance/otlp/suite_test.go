@@ -141,8 +141,8 @@ func canonical(t *testing.T, data []byte) any {
 	return canonicalValue("", v)
 }
 
-// alwaysThere holds the keys whose members matter even with a default value: they determine
-// the type of a value or show that it exists.
+// alwaysThere holds the keys of members that are kept even with a default value. They
+// determine the type of a value or show that it exists.
 var alwaysThere = map[string]bool{
 	"stringValue": true, "boolValue": true, "intValue": true, "doubleValue": true, "arrayValue": true, "kvlistValue": true,
 	"asInt": true, "asDouble": true, "sum": true, "min": true, "max": true,
