@@ -84,6 +84,17 @@ func Valid(b []byte) bool {
 	return err == nil && scanEnd(b, i) == nil
 }
 
+// SkipValue returns the index after the JSON value that begins at b[i]. If the value is not valid
+// or has more than [MaxDepth] levels, SkipValue returns -1.
+func SkipValue(b []byte, i int) int {
+	var s scanner
+	end, err := s.skipValue(b, i, 0)
+	if err != nil {
+		return -1
+	}
+	return end
+}
+
 func scanEnd(b []byte, i int) error {
 	if i = SkipSpace(b, i); i < len(b) {
 		return unexpected(b, i)
@@ -180,11 +191,11 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
-// plainBytes returns how many bytes at the start of b need no escape in a string: all bytes
+// PlainBytes returns how many bytes at the start of b need no escape in a string: all bytes
 // but quotes, backslashes and control characters. Large messages consist mostly of strings, so
 // it examines eight bytes at a time. For long strings, it uses the faster searches of package
 // bytes.
-func plainBytes(b []byte) (n int) {
+func PlainBytes(b []byte) (n int) {
 	const first = 256
 	if n = plainWords(b[:min(first, len(b))]); n < first {
 		return n
@@ -206,7 +217,7 @@ func plainBytes(b []byte) (n int) {
 	return n
 }
 
-// plainWords is like plainBytes, but optimized for short strings.
+// plainWords is like PlainBytes, but optimized for short strings.
 func plainWords(b []byte) (n int) {
 	for ; len(b)-n >= 8; n += 8 {
 		w := binary.LittleEndian.Uint64(b[n:])
@@ -251,7 +262,7 @@ func (s *scanner) skipString(b []byte, i int) (int, error) {
 			i++
 		}
 		if i == short {
-			if i += plainBytes(b[i:]); i == len(b) {
+			if i += PlainBytes(b[i:]); i == len(b) {
 				return i, errTruncated
 			}
 		}
