@@ -43,7 +43,6 @@ func isIP(host string) bool {
 	return err == nil
 }
 
-// console serves the page and its API.
 type console struct {
 	source   Source
 	recorder *Recorder

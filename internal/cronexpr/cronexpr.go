@@ -108,7 +108,6 @@ type cronParser struct {
 	i    int
 }
 
-// cronForm is the syntactic form of an item.
 type cronForm int
 
 const (
@@ -297,7 +296,6 @@ func (f *cronField) values(items []cronItem) (cronValues, error) {
 	return values, nil
 }
 
-// add adds the values selected by an item.
 func (f *cronField) add(values cronValues, item cronItem) error {
 	step := uint32(1)
 	if item.stepped {
@@ -345,7 +343,6 @@ func (f *cronField) add(values cronValues, item cronItem) error {
 	return nil
 }
 
-// named returns the value of a name.
 func (f *cronField) named(name string) (uint32, error) {
 	if f.names == nil {
 		return 0, engineText(fmt.Sprintf("The '%s' field does not support using names. '%s' specified.", f.name, name))

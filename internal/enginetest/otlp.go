@@ -155,7 +155,6 @@ func escapedUnit(b []byte) uint64 {
 	return n
 }
 
-// rule validates one value.
 type rule interface {
 	check(path string, n otlpNode) error
 }

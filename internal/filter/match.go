@@ -105,7 +105,6 @@ func (m *match) combine(c *clause, elem []byte) bool {
 	return false
 }
 
-// operators reports whether every operator holds for v.
 func (m *match) operators(ops []op, v []byte, present bool) bool {
 	for i := range ops {
 		if !m.operator(&ops[i], v, present) {

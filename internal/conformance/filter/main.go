@@ -207,7 +207,6 @@ func valid(c *filtertest.Corpus, make func() string) json.RawMessage {
 	}
 }
 
-// next returns a random test case.
 func next(c *filtertest.Corpus) question {
 	c.Odd = 0
 	any := func() string { return c.Filter(3) }
@@ -319,7 +318,6 @@ func normalized(a answer) answer {
 	return a
 }
 
-// count counts test cases by kind and outcome.
 func count(tally map[string]int, q question, a answer) {
 	outcome := "accepted"
 	switch {

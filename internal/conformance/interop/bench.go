@@ -142,7 +142,6 @@ func (b *bench) Close() {
 	}
 }
 
-// register registers the functions of the harness's worker.
 func (b *bench) register() error {
 	var errs []error
 	handle := func(id string, h iii.HandlerFunc) {
@@ -186,13 +185,11 @@ func (b *bench) register() error {
 	return errors.Join(append(errs, err)...)
 }
 
-// inspect returns the payload and the metadata of a call.
 func inspect(ctx context.Context, payload json.RawMessage) (any, error) {
 	inv, _ := iii.InvocationFromContext(ctx)
 	return map[string]any{"payload": payload, "metadata": inv.Metadata}, nil
 }
 
-// fail returns an error with the requested code and message.
 func fail(_ context.Context, payload json.RawMessage) (any, error) {
 	var in struct{ Code, Message string }
 	if err := json.Unmarshal(payload, &in); err != nil {
@@ -201,7 +198,6 @@ func fail(_ context.Context, payload json.RawMessage) (any, error) {
 	return nil, &iii.Error{Code: in.Code, Message: in.Message}
 }
 
-// slow returns after the requested time.
 func slow(ctx context.Context, payload json.RawMessage) (any, error) {
 	var in struct {
 		Ms int `json:"ms"`

@@ -112,7 +112,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// runAll runs the scenarios with the named peers.
 func (s settings) runAll(ctx context.Context, names []string, known results) (results, error) {
 	iiidev := filepath.Join(s.cache, "iiidev")
 	if err := os.MkdirAll(s.cache, 0o755); err != nil {

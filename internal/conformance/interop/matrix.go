@@ -102,7 +102,6 @@ func (r results) unexplained(peer string) []string {
 	return list
 }
 
-// table returns the matrix as a Markdown table.
 func (r results) table() string {
 	var b strings.Builder
 	peers := r.peers()

@@ -20,7 +20,6 @@ func on(protocol string, list []scenario) []scenario {
 	return renamed
 }
 
-// named returns the scenario with the given name.
 func named(list []scenario, name string) scenario {
 	return list[slices.IndexFunc(list, func(s scenario) bool { return s.name == name })]
 }

@@ -158,7 +158,6 @@ func short(v any) string {
 	return text
 }
 
-// object is a JSON object for a peer.
 type object = map[string]any
 
 // reply is the outcome of a step of the peer.
@@ -282,7 +281,6 @@ func (t *trial) next(ctx context.Context, functionID string) event {
 	return e
 }
 
-// members decodes a JSON object.
 func (t *trial) members(what string, raw json.RawMessage) map[string]any {
 	var m map[string]any
 	if err := json.Unmarshal(raw, &m); err != nil {

@@ -59,7 +59,6 @@ func (d definition) constants() map[string]string {
 	return constants
 }
 
-// enum returns the values of an enumeration.
 func (d definition) enum() []string {
 	var values []string
 	oneOf, _ := d.schema["oneOf"].([]any)

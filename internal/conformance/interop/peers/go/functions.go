@@ -139,7 +139,6 @@ type report struct {
 	SHA256 string            `json:"sha256"`
 }
 
-// drain reads a channel to its end.
 func drain(ctx context.Context, r *iii.ChannelReader) (report, error) {
 	defer r.Close()
 	var out report
