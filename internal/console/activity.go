@@ -84,8 +84,8 @@ type latencies [4 * 40]uint32
 
 func (l *latencies) add(d time.Duration) { l[stepOf(d)]++ }
 
-// stepOf returns the bucket of a duration. It is determined by the highest bit of the
-// microseconds and the two bits below that.
+// stepOf returns the bucket of a duration. The highest bit of its microseconds and the next
+// two bits determine the bucket.
 func stepOf(d time.Duration) int {
 	us := uint64(max(0, d.Microseconds()))
 	if us < 4 {

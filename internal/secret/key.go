@@ -2,16 +2,16 @@ package secret
 
 import "strings"
 
-// Key reports whether a key names a secret: it satisfies [Named], or it is cookies, which
-// occurs in the payloads of HTTP requests. If the key is dotted, as attribute keys are, Key
-// also checks its last part.
+// Key reports whether a key names a secret: it satisfies [Named], or it is "cookies", a key in
+// the payloads of HTTP requests. If the key is dotted, as attribute keys are, Key also checks
+// its last part.
 func Key(key string) bool {
 	last := key[strings.LastIndexByte(key, '.')+1:]
 	return strings.EqualFold(last, "cookies") || Named([]byte(last)) || Named([]byte(key))
 }
 
-// secretWords lists the words that make a key secret if it contains them, as client_secret
-// contains secret.
+// secretWords lists words that mark a key as secret wherever they occur in it, as in
+// client_secret.
 var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
 	"auth_token", "access_token", "refresh_token", "bearer", "private_key", "access_key"}
 

@@ -15,8 +15,8 @@ type Backoff struct {
 }
 
 // Delay returns the delay at the given step, counted from 1. The first delay is Initial, and
-// each further step multiplies it, up to Max. spread, a random number between 0 and 1,
-// determines the jitter.
+// each further step multiplies it by Multiplier, up to Max. spread, a random number between 0
+// and 1, determines the jitter.
 func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	limit, delay := float64(b.Max), float64(b.Initial)
 	for i := uint64(1); i < step && delay < limit; i++ {
