@@ -145,17 +145,17 @@ var calls = []scenario{
 }
 
 // tooSlow is the duration, in milliseconds, of a function whose caller waits for only 200 ms.
-// It is so long that the caller times out first even on a machine that stalls for a second.
+// Even on a machine that stalls for a second, the caller times out first.
 const tooSlow = 5000
 
-// values holds payloads that must come back unchanged from the workers.
+// values holds payloads that must return from the workers unchanged.
 var values = []json.RawMessage{
 	json.RawMessage(`{"text":"grüß dich, 世界 \u0000 \"quoted\" 🙂","nested":{"list":[1,"x",true,null,{"deep":[[]]}]},"empty":{}}`),
 	json.RawMessage(`[1,-2.5,1e21,0,9007199254740991]`),
 	json.RawMessage(`"plain"`), json.RawMessage(`""`), json.RawMessage(`42`), json.RawMessage(`false`), json.RawMessage(`[]`),
 }
 
-// fails notes a difference unless a step of the peer failed with the given code and with a
+// fails adds a difference unless a step of the peer failed with the given code and with a
 // message that contains the given text.
 func (t *trial) fails(what string, r reply, code, message string) {
 	switch {
@@ -170,7 +170,7 @@ func (t *trial) fails(what string, r reply, code, message string) {
 
 func unregister(f *iii.Function) { _ = f.Unregister() }
 
-// startSecond starts a second worker of the peer's SDK. stop ends it.
+// startSecond starts a second worker of the peer's SDK.
 func (t *trial) startSecond(ctx context.Context, config peerConfig) (_ *peer, stop func()) {
 	p, err := startPeer(ctx, t.argv, t.dir, config)
 	t.must("a second worker of the peer", err)
@@ -212,7 +212,7 @@ func httpInvoked(ctx context.Context, t *trial) {
 	}
 	requests := make(chan got, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body) // the signature of an incomplete body is invalid
+		body, _ := io.ReadAll(r.Body) // an incomplete body does not match its signature
 		requests <- got{string(body), iii.VerifySignature(r, body, hmacSecret, time.Minute), r.Header}
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"answered":true}`))

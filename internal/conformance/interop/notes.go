@@ -38,7 +38,7 @@ block shows the first one.
 )
 
 // missing maps each SDK to the scenarios that use features it does not offer. These scenarios
-// run nevertheless, and must not pass.
+// run anyway, and must not pass.
 var missing = map[string][]string{
 	"go":     names("0.25", "observed-args", "observed-through"),
 	"node":   slices.Concat([]string{"error-go-peer", "namespace-go-peer", "namespace-peer-go"}, withoutObservers),
@@ -46,14 +46,13 @@ var missing = map[string][]string{
 	"rust":   slices.Concat([]string{"provider-peer"}, names("0.25", "observed-args", "observed-through", "provider-peer")),
 }
 
-// withoutObservers lists the scenarios that use features which an SDK without observers does
-// not offer.
+// withoutObservers lists the scenarios that an SDK without observers cannot pass.
 var withoutObservers = slices.Concat([]string{"observe"},
 	names("0.25", "observed-hooks", "observed-args", "observed-through", "observing-reconnect", "observing-replaced"), names("0.25", namesOf(observing)...),
 	names("0.26", "observed-hooks", "observed-args", "observed-through", "observing-reconnect", "observing-replaced"), names("0.26", namesOf(observing)...),
 	names("0.26", namesOf(hosting)...), names("0.26", namesOf(sources)...))
 
-// names returns the names of scenarios on one generation of the engine.
+// names returns the names of scenarios on one engine version.
 func names(protocol string, bare ...string) []string {
 	var list []string
 	for _, name := range bare {
@@ -70,7 +69,6 @@ func namesOf(list []scenario) []string {
 	return bare
 }
 
-// same maps several scenarios to one text.
 func same(text string, names ...string) map[string]string {
 	texts := map[string]string{}
 	for _, name := range names {
@@ -87,7 +85,7 @@ func together(parts ...map[string]string) map[string]string {
 	return all
 }
 
-// explanations holds the reasons why scenarios do not pass with a peer.
+// explanations states why scenarios do not pass with a peer.
 var explanations = map[string]map[string]string{
 	"go": same("Engine 0.26 introduced arguments of observers, and hooks that select or call observers. On engine 0.25 the client "+
 		"does not register a function that uses them: `Function.Err` matches `errors.ErrUnsupported`. This package does not "+

@@ -11,8 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// on returns copies of the scenarios whose names and titles contain a generation of the
-// engine.
+// on returns copies of scenarios with an engine version added to their names and titles.
 func on(protocol string, list []scenario) []scenario {
 	var renamed []scenario
 	for _, s := range list {
@@ -21,13 +20,12 @@ func on(protocol string, list []scenario) []scenario {
 	return renamed
 }
 
-// named returns the scenario with the given name.
 func named(list []scenario, name string) scenario {
 	return list[slices.IndexFunc(list, func(s scenario) bool { return s.name == name })]
 }
 
-// calling holds the scenarios about calls that run on every generation of the engine except
-// the first, for which there are more detailed ones.
+// calling holds the scenarios about calls for every engine version but the first, which has
+// more detailed ones.
 var calling = []scenario{
 	{"result", "results, both ways", func(ctx context.Context, t *trial) {
 		for _, v := range values {
@@ -56,11 +54,10 @@ var calling = []scenario{
 	}},
 }
 
-// longestChain is the maximum number of activations in a chain in which each activation causes
-// the next.
+// longestChain is the maximum length of a chain in which each activation causes the next.
 const longestChain = 8
 
-// huge is the length of a payload that exceeds the message size of engine 0.23.
+// huge is a payload size in bytes that exceeds the message limit of engine 0.23.
 const huge = 20 << 20
 
 // observed holds the scenarios in which Go observes a function of the peer.
@@ -241,7 +238,7 @@ var observing = []scenario{
 	}},
 	{"observing-error", "the peer observes errors of Go", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "go::fail", "on": "error", "capture": []string{"error"}}, "peer::errors")
-		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // the function fails as requested
+		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // fails as requested
 		got := t.members("envelope", t.next(ctx, "peer::errors").Payload)
 		t.equal("envelope", []any{got["status"], got["error"], got["input"]}, []any{"error", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil})
 	}},
@@ -450,8 +447,8 @@ var hosting = []scenario{
 	}},
 }
 
-// returning holds the scenarios about observers and lost connections. They run last, because
-// they replace the engine.
+// returning holds the scenarios about observers and lost connections. They replace the engine,
+// so they run last.
 var returning = []scenario{
 	{"observed-reconnect", "Go's observer of the peer, after the peer has lost its connection", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::inspect"}, "go::returned")
@@ -487,7 +484,7 @@ var returning = []scenario{
 	}},
 }
 
-// sources holds the scenarios about functions that engine 0.26 itself offers to observers.
+// sources holds the scenarios in which the peer observes functions of engine 0.26 itself.
 var sources = []scenario{
 	{"source-http", "an HTTP route of the peer, by an observer", func(ctx context.Context, t *trial) {
 		t.peerObserves(ctx, object{"function_id": "http::on-request", "args": object{"path": "/things/:id", "method": "POST"}}, "peer::http")
@@ -541,7 +538,7 @@ var sources = []scenario{
 	}},
 }
 
-// binding holds the scenarios about triggers that also run on engine 0.25, which supports both
+// binding holds the trigger scenarios that also run on engine 0.25. That engine supports both
 // triggers and observers.
 var binding = []scenario{
 	named(httpScenarios, "http"),
@@ -552,7 +549,7 @@ var binding = []scenario{
 	named(triggers, "provider-go"),
 }
 
-// bindingHere holds the scenarios about triggers that also run on engine 0.26. That engine has
+// bindingHere holds the trigger scenarios that also run on engine 0.26. That engine has
 // observers instead of triggers, and workers of this package translate between the two.
 var bindingHere = []scenario{
 	named(queues, "durable-peer-go"),
@@ -561,24 +558,24 @@ var bindingHere = []scenario{
 	named(triggers, "pubsub-peer-go"),
 }
 
-// Options, filters and schemas of observers in several scenarios.
+// Values shared by several scenarios.
 var (
-	inOrder     = iii.WithMaxInFlight(1) // activations may overtake each other otherwise
+	inOrder     = iii.WithMaxInFlight(1) // otherwise, activations may overtake each other
 	atLeast5    = object{"input.n": object{"$gte": 5}}
 	topicSchema = object{"type": "object", "required": []string{"topic"}, "properties": object{"topic": object{"type": "string"}}}
 )
 
 func echo(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }
 
-// topicOf returns the topic in the payload of a call or in the arguments of an observer.
+// topicOf returns the topic in a call's payload or an observer's arguments.
 func topicOf(raw json.RawMessage) string {
 	var v struct{ Topic string }
-	_ = json.Unmarshal(raw, &v) // the topic is "" if there is none
+	_ = json.Unmarshal(raw, &v) // the topic remains "" if there is none
 	return v.Topic
 }
 
-// observe registers an observer of Go, which lasts until the trial ends, and waits until it is
-// active.
+// observe registers an observer of Go and waits until it is active. The observer lasts until
+// the trial ends.
 func (t *trial) observe(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	o, err := t.client.Observe(source, target, opts...)
 	t.must("observer of Go", err)
@@ -587,7 +584,7 @@ func (t *trial) observe(ctx context.Context, source iii.Source, target string, o
 	return o
 }
 
-// watch is like observe, but also registers the target. The harness records the calls of the
+// watch is like observe, but also registers the target. The harness records the calls to the
 // target, and next returns them.
 func (t *trial) watch(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	f := t.listenHere(target, nil, 0)
@@ -595,9 +592,8 @@ func (t *trial) watch(ctx context.Context, source iii.Source, target string, opt
 	return t.observe(ctx, source, target, opts...)
 }
 
-// peerObserves makes the peer register an observer, which lasts until the trial ends, and
-// waits until it is active. The steps observing and dispose take the id of the observer as
-// their handle.
+// peerObserves makes the peer register an observer and waits until it is active. The observer
+// lasts until the trial ends. Its id is the handle for the steps observing and dispose.
 func (t *trial) peerObserves(ctx context.Context, source object, target string) (id string) {
 	source["target"] = target
 	t.must("id of the observer", json.Unmarshal(t.value(ctx, "observe", source), &id))
@@ -605,8 +601,8 @@ func (t *trial) peerObserves(ctx context.Context, source object, target string) 
 	return id
 }
 
-// peerWatches is like peerObserves, but also makes the peer register the target, which reports
-// its calls to the harness.
+// peerWatches is like peerObserves, but the peer also registers the target, which reports its
+// calls to the harness.
 func (t *trial) peerWatches(ctx context.Context, source object, target string) (id string) {
 	t.listen(ctx, target, nil, 0)
 	t.after(func() { t.clean(ctx, "unregister", object{"function_id": target}) })
@@ -614,29 +610,31 @@ func (t *trial) peerWatches(ctx context.Context, source object, target string) (
 }
 
 // host makes the peer register a function until the trial ends. The function returns its
-// payload. kind selects its options: hooks, which report observers and reject the target
-// go::unwanted; args, which delivers only calls with the topic of the observer; through, for
-// observers whose results answer the calls; or private, for a function that no other worker
-// can call.
+// payload. kind selects its options:
+//
+//   - hooks: report observers and reject the target go::unwanted
+//   - args: deliver only the calls with the topic of the observer
+//   - through: answer calls with the results of observers
+//   - private: reject calls from other workers
 func (t *trial) host(ctx context.Context, functionID, kind string) {
 	t.value(ctx, "host", object{"function_id": functionID, "kind": kind, "schema": topicSchema})
 	t.after(func() { t.clean(ctx, "unregister", object{"function_id": functionID}) })
 	t.must("registration", t.registered(ctx, functionID))
 }
 
-// clean makes the peer take a step whose outcome no longer matters.
+// clean makes the peer take a step, ignoring the outcome.
 func (t *trial) clean(ctx context.Context, step string, args object) {
 	args["step"] = step
 	_ = t.client.Call(context.WithoutCancel(ctx), "peer::do", args, nil, iii.WithTimeout(missingTimeout))
 }
 
-// envelope compares the envelope that an observer has received with the expected one.
+// envelope compares the envelope received by an observer with the expected one.
 func (t *trial) envelope(e event, observerID, functionID, caller string, in, out any) {
 	var got iii.Observed[json.RawMessage, json.RawMessage]
 	t.must("envelope", json.Unmarshal(e.Payload, &got))
 	t.equal("observer, function and status", []any{got.ObserverID, got.FunctionID, got.Status}, []any{observerID, functionID, "success"})
-	t.equal("input", []any{got.Input}, []any{in}) // in an array, because plain removes a member only from the outermost object
-	t.equal("output", got.Output, out)            // may contain the member that the engine adds, if the function returns its input
+	t.equal("input", []any{got.Input}, []any{in}) // in an array, because plain removes members only from the outermost object
+	t.equal("output", got.Output, out)            // contains the engine's member if the function returns its input
 	if got.Caller == nil || got.Caller.WorkerName != caller {
 		t.errorf("caller: got %s, want the worker %s", short(plain(got.Caller)), caller)
 	}
@@ -645,21 +643,21 @@ func (t *trial) envelope(e event, observerID, functionID, caller string, in, out
 	}
 }
 
-// still notes a difference if a listening function is called within a short time.
+// still adds a difference if a listening function is called within a short time.
 func (t *trial) still(functionID string) {
 	if !t.quiet(functionID, 100*time.Millisecond) {
 		t.errorf("%s was called once too often", functionID)
 	}
 }
 
-// calledOnce notes a difference unless call leads to exactly one call of a listening function.
+// calledOnce records a difference unless call causes exactly one call of a listening function.
 func (t *trial) calledOnce(ctx context.Context, functionID string, call func()) {
 	call()
 	t.next(ctx, functionID)
 	t.still(functionID)
 }
 
-// listed reports whether the engine lists an active observer that satisfies is.
+// listed reports whether the engine lists an active observer accepted by the predicate.
 func (b *bench) listed(ctx context.Context, is func(iii.ObserverInfo) bool) bool {
 	list, err := iii.Call[iii.ObserversListResult](ctx, b.client, "engine::observers::list", iii.EmptyInput{})
 	return err == nil && slices.ContainsFunc(list.Observers, func(o iii.ObserverInfo) bool { return o.State == iii.ObserverStateActive && is(o) })

@@ -84,7 +84,7 @@ var stores = []scenario{
 	}},
 }
 
-// updateOps holds one operation of every kind. Applied to {"n":1}, they result in updated.
+// updateOps holds one operation of each kind. Applied to {"n":1}, they produce updated.
 var (
 	updateOps = []object{
 		{"type": "increment", "path": "n", "by": 5},
@@ -100,7 +100,7 @@ var (
 	refusedOps = []object{{"type": "increment", "path": "name", "by": 1}}
 )
 
-// errorCodes returns the error codes of the operations that an update rejected.
+// errorCodes returns the error codes of the operations rejected by an update.
 func errorCodes(result map[string]any) []any {
 	codes := []any{}
 	list, _ := result["errors"].([]any)

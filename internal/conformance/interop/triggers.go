@@ -21,7 +21,7 @@ var triggers = []scenario{
 		e := t.next(ctx, "peer::on-state")
 		t.equal("first event", e.Payload, want)
 		t.equal("metadata", e.Metadata, object{"m": 1})
-		_, err = state.Set(ctx, "a", object{"n": 2}) // not earlier, because the events of two changes may overtake each other
+		_, err = state.Set(ctx, "a", object{"n": 2}) // not earlier: the events of two changes may overtake each other
 		t.must("state::set", err)
 		want["event_type"], want["old_value"], want["new_value"] = "state:updated", object{"n": 1}, object{"n": 2}
 		t.equal("second event", t.next(ctx, "peer::on-state").Payload, want)

@@ -26,10 +26,9 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The benchmarks export the same records in two ways: with the exporters of package iii, from
-// the types of the SDK to a frame in the queue of a connection that has no peer, and with
-// OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types to the
-// marshaler's.
+// The benchmarks export the same records in two ways. One uses the exporters of package iii,
+// from the SDK's types to a frame in the queue of a connection without a peer. The other uses
+// OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types.
 
 const benchRecords = 512
 
@@ -54,7 +53,7 @@ func away(b *testing.B) *iii.SharedEngineConnection {
 	return s
 }
 
-// sent exports once to an engine and returns the resulting frame.
+// sent makes one export to an engine and returns the resulting frame.
 func sent(b *testing.B, export func(s *iii.SharedEngineConnection) error) []byte {
 	b.Helper()
 	e := iiitest.Start(b)
@@ -154,7 +153,6 @@ func BenchmarkLogs(b *testing.B) {
 	})
 }
 
-// recordKeeper is a processor that keeps the SDK's records.
 type recordKeeper struct {
 	logKeeper
 	records []sdklog.Record
