@@ -19,8 +19,8 @@ type callConfig struct {
 	metadata    any
 	hasMetadata bool
 	remote      bool
-	retry       *RetryPolicy // nil: no retries
-	ownRetry    bool         // the option was given for this call
+	retry       *RetryPolicy // nil means no retries
+	ownRetry    bool         // retry was set by an option of this call
 }
 
 func (c *Client) callConfig(opts []CallOption) (*callConfig, error) {
@@ -31,7 +31,7 @@ func (c *Client) callConfig(opts []CallOption) (*callConfig, error) {
 	return cfg, nil
 }
 
-// WithTimeout limits the wait for the answer. It overrides [WithCallTimeout].
+// WithTimeout limits how long the call waits for its result. It overrides [WithCallTimeout].
 func WithTimeout(d time.Duration) CallOption {
 	return func(c *callConfig) error {
 		if d <= 0 {
@@ -42,14 +42,14 @@ func WithTimeout(d time.Duration) CallOption {
 	}
 }
 
-// WithMetadata sends a value in addition to the payload; the handler receives it in
+// WithMetadata sends v along with the payload. The handler receives it in
 // [Invocation].Metadata. The engine drops the metadata of enqueued calls.
 func WithMetadata(v any) CallOption {
 	return func(c *callConfig) error { c.metadata, c.hasMetadata = v, true; return nil }
 }
 
-// InNamespace calls the function in a namespace other than the worker's own. With a blank
-// namespace, the call fails.
+// InNamespace calls the function in the given namespace instead of the worker's own. A blank
+// namespace makes the call fail.
 func InNamespace(ns string) CallOption {
 	return func(c *callConfig) error {
 		if strings.TrimSpace(ns) == "" {
@@ -60,20 +60,27 @@ func InNamespace(ns string) CallOption {
 	}
 }
 
-// Call runs a function and decodes its result into out, a pointer. If out is nil, the result
-// is discarded; a *json.RawMessage receives it unchanged. If out cannot hold a result, for
-// example a nil pointer or a pointer to a channel, Call fails before it sends anything. in is
-// encoded with encoding/json; nil is sent as null. Call rejects payloads that the engine
-// cannot parse and would silently drop: those with more than 126 levels of nesting, numbers
-// beyond the range of float64, or unpaired surrogates.
+// Call runs a function and decodes its result into out, which must be a pointer. A nil out
+// discards the result, and a *json.RawMessage receives it unchanged. If out cannot hold a
+// result (for example, a nil pointer or a pointer to a channel), Call fails without sending
+// anything.
 //
-// Call returns an [*Error] if the function or the engine failed the call; [ErrTimeout] after
-// the call's timeout; [ErrConnectionLost], immediately, if the connection was lost after the
-// request may have been sent; [ErrNotConnected] or [ErrBufferFull] if the request was not
-// sent; and an error that satisfies errors.Is(err, ctx.Err()) when ctx ends. [SafeToRetry]
-// reports which of these errors guarantee that the function did not run; [WithRetry] repeats
-// the call after them. While disconnected, the call waits for a connection, within its
-// timeout. The engine does not guarantee any order between calls.
+// The payload is encoded with encoding/json; nil is sent as null. Call rejects payloads that
+// the engine cannot parse and would silently drop: those with more than 126 levels of nesting,
+// numbers beyond the range of float64, or unpaired surrogates.
+//
+// Errors include:
+//
+//   - an [*Error] if the function or the engine failed the call
+//   - [ErrTimeout] after the call's timeout
+//   - [ErrConnectionLost], immediately, if the connection was lost after the request may have
+//     been sent
+//   - [ErrNotConnected] or [ErrBufferFull] if the request was not sent
+//   - an error that satisfies errors.Is(err, ctx.Err()) if ctx is done
+//
+// [SafeToRetry] reports whether an error guarantees that the function did not run; [WithRetry]
+// retries the call after such errors. While the client is disconnected, the call waits for a
+// connection until its timeout expires. The engine does not guarantee any order between calls.
 func (c *Client) Call(ctx context.Context, id string, in, out any, opts ...CallOption) error {
 	return c.call(ctx, invocation{functionID: id}, in, out, opts)
 }
@@ -90,7 +97,7 @@ func (c *Client) call(ctx context.Context, inv invocation, in, out any, opts []C
 	return c.callRepeatedly(ctx, inv, in, out, opts)
 }
 
-// noCallOptions is the configuration of most calls. It must not be modified.
+// noCallOptions configures calls without options. It must not be modified.
 var noCallOptions callConfig
 
 // callRepeatedly is separate from call so that calls without options allocate no closure.
@@ -108,18 +115,19 @@ func (c *Client) attempt(ctx context.Context, inv *invocation, in, out any, cfg 
 	return c.await(ctx, verbCall, r, inv.functionID, out)
 }
 
-// Call is like [Client.Call], but returns the result as a value.
+// Call is like [Client.Call], but returns the decoded result.
 func Call[Out any](ctx context.Context, c *Client, id string, in any, opts ...CallOption) (Out, error) {
 	var out Out
 	err := c.Call(ctx, id, in, &out, opts...)
 	return out, err
 }
 
-// Send runs a function without waiting for an answer: it returns when the message has been
-// written or, while disconnected, buffered. It does not report whether the function exists or
-// succeeds. The client confirms in the background that the engine has read the message:
-// [ClientStats] counts the confirmations, and the state listener is notified of messages that
-// a lost connection left unconfirmed. The errors are those of [Client.Call].
+// Send runs a function without waiting for its result. It returns once the message has been
+// written or, while the client is disconnected, buffered. It does not report whether the
+// function exists or succeeds. In the background, the client confirms that the engine has read
+// the message. [ClientStats] counts the confirmations, and the state listener is notified of
+// messages that were still unconfirmed when the connection was lost. Send returns the same
+// errors as [Client.Call].
 func (c *Client) Send(ctx context.Context, id string, in any, opts ...CallOption) error {
 	return c.send(ctx, invocation{functionID: id, action: actionVoid}, in, opts)
 }
@@ -138,9 +146,10 @@ func (c *Client) send(ctx context.Context, inv invocation, in any, opts []CallOp
 	})
 }
 
-// Enqueue adds a call to a queue, which runs it later, at least once. The receipt confirms
-// that the queue has stored the call. Without a queue provider, or if the provider rejects the
-// call, the error is an [ErrEnqueue]. The function need not exist yet.
+// Enqueue adds a call to a queue. The queue runs the call later, at least once. The returned
+// receipt confirms that the queue has stored the call. If no worker provides the queue, or if
+// the provider rejects the call, the error is an [ErrEnqueue]. The function does not have to
+// exist yet.
 func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...CallOption) (EnqueueResult, error) {
 	var receipt EnqueueResult
 	if strings.TrimSpace(queue) == "" {
@@ -168,7 +177,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		return fail(errors.New("blank function id"))
 	}
 	inv.metadata, inv.hasMetadata = cfg.metadata, cfg.hasMetadata
-	if inv.namespace = cfg.namespace; inv.namespace == "" && inv.observerID == "" { // the engine knows the namespace of a target
+	if inv.namespace = cfg.namespace; inv.namespace == "" && inv.observerID == "" { // the engine knows the namespace of an observer's target
 		inv.namespace = c.namespaceOf(inv.functionID)
 	}
 	if inv.functionID == registerTriggerFunction && (inv.namespace == "" || inv.namespace == defaultNamespace) {
@@ -207,7 +216,7 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	if err == nil {
 		expired := r.timer.C
 		if c.cfg.sendPolicy == SendWait && !r.wantsResult && cfg.timeout == 0 {
-			expired = nil // the timeout starts after the wait for room, which only ctx bounds
+			expired = nil // the timeout starts once there is room in the buffer; until then, only ctx limits the wait
 		}
 		if err = c.out.submit(ctx, expired, r); expired == nil {
 			r.timer.Reset(timeout)
@@ -221,8 +230,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	return r, nil
 }
 
-// namespaceOf returns the namespace for a call that does not name one. The engine's own
-// functions exist only in default; everything else is in this worker's namespace.
+// namespaceOf returns the namespace for a call that does not specify one. The engine's own
+// functions exist only in the default namespace; all others are looked up in this worker's
+// namespace.
 func (c *Client) namespaceOf(functionID string) string {
 	if c.cfg.namespace == "" || isBuiltin(functionID) {
 		return ""
@@ -246,7 +256,7 @@ func isBuiltin(functionID string) bool {
 	return false
 }
 
-// await waits for the answer and decodes it.
+// await waits for the response to a request and decodes the result into out.
 func (c *Client) await(ctx context.Context, verb string, r *request, id string, out any) error {
 	if sent, err := c.awaitAnswer(ctx, r); err != nil {
 		return &callError{verb: verb, functionID: id, err: err, sent: sent}
@@ -255,7 +265,7 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 	result, remote := r.result, r.remote
 	if b := r.buf; r.local {
 		defer b.free()
-		if result = b.Bytes(); b.result == [2]int{} {
+		if result = b.bytes(); b.result == [2]int{} {
 			remote = result
 		}
 	}
@@ -275,8 +285,9 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 	return nil
 }
 
-// awaitAnswer returns a nil error when r has been answered, whatever the answer. If it returns
-// an error, r must not be used again, and sent reports whether the request may have been sent.
+// awaitAnswer returns a nil error once the engine has responded, even with an error. If
+// awaitAnswer returns an error, r must not be used again, and sent reports whether the request
+// may have been sent.
 func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err error) {
 	cause := ErrTimeout
 	select {
@@ -304,13 +315,13 @@ func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err er
 	return false, c.notSent(cause)
 }
 
-// unsentError means that a call was not sent in time although there was a connection.
+// unsentError means that a call was not sent in time even though the client was connected.
 type unsentError struct{ cause error }
 
 func (e unsentError) Error() string   { return "not sent: " + e.cause.Error() }
 func (e unsentError) Unwrap() []error { return []error{ErrNotConnected, e.cause} }
 
-// notSent returns the error of a call that ended before it was sent.
+// notSent returns the error of a call that failed before it was sent.
 func (c *Client) notSent(cause error) error {
 	c.mu.Lock()
 	never, connected := c.supervised == nil, c.state == ConnectionStateConnected
@@ -318,7 +329,7 @@ func (c *Client) notSent(cause error) error {
 	switch {
 	case never:
 		return fmt.Errorf("%w, since neither Connect nor Run was called: %w", ErrNotConnected, cause)
-	case connected: // the engine does not read
+	case connected: // the engine has stopped reading
 		return unsentError{cause}
 	}
 	return fmt.Errorf("%w: %w", ErrNotConnected, cause)

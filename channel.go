@@ -19,27 +19,28 @@ import (
 )
 
 var (
-	// ErrChannelNotFound means that the engine has no channel with that id and key: it
-	// never existed, both ends have ended, or an end was not opened within five minutes.
+	// ErrChannelNotFound means that the engine has no channel with the given id and key.
+	// Either it never existed, or both of its ends are closed, or one end was not opened
+	// within five minutes.
 	ErrChannelNotFound = errors.New("iii: channel not found")
 
-	// ErrChannelClosed means that this end is closed, or that the other end is gone and
-	// accepts nothing more.
+	// ErrChannelClosed means that this end is closed, or that the other end has disconnected
+	// and accepts no more data.
 	ErrChannelClosed = errors.New("iii: channel is closed")
 
-	// ErrChannelBacklog means that only bytes, or only messages, were read from the channel,
-	// and that too much unread data of the other kind has accumulated.
+	// ErrChannelBacklog means that the program reads only bytes or only messages from the
+	// channel, and that too much unread data of the other kind has accumulated.
 	ErrChannelBacklog = errors.New("iii: channel has too much unread data")
 )
 
-// channelChunk is the maximum size of the frames into which bytes are split.
+// channelChunk is the maximum frame size in bytes. Larger writes are split.
 const channelChunk = 64 << 10
 
 // ChannelOption configures a new channel.
 type ChannelOption func(*ChannelCreateInput) error
 
-// WithChannelBuffer sets how many frames the engine buffers between the two ends: 1 to
-// 1024, default 64. When the buffer is full, the writer waits (backpressure).
+// WithChannelBuffer sets how many frames the engine buffers between the two ends: 1 to 1024,
+// 64 by default. While the buffer is full, writes block.
 func WithChannelBuffer(frames int) ChannelOption {
 	return func(in *ChannelCreateInput) error {
 		if frames < 1 || frames > 1024 {
@@ -51,12 +52,12 @@ func WithChannelBuffer(frames int) ChannelOption {
 	}
 }
 
-// CreateChannel creates a one-way channel inside the engine: what is written to the writer
-// arrives at the reader, frame by frame and in order. Use one end here and pass the other
-// end's Ref in a payload or a result to the worker that opens it with [Client.OpenReader]
-// or [Client.OpenWriter]. An end connects when it is first used, and each end can be
-// opened only once, so do not use an end here after giving its Ref away. A channel
-// outlives the connection of the worker that created it.
+// CreateChannel creates a one-way channel inside the engine. Frames arrive at the reader in
+// the order in which they were written. Use one end locally, and pass the other end's Ref to
+// another worker in a payload or a result. That worker opens it with [Client.OpenReader] or
+// [Client.OpenWriter]. An end connects when it is first used, and each end can be opened only
+// once, so do not use an end locally after passing on its Ref. A channel outlives the
+// connection of the worker that created it.
 func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*ChannelWriter, *ChannelReader, error) {
 	var in ChannelCreateInput
 	if err := applyOptions(&in, opts, callOption); err != nil {
@@ -69,11 +70,11 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 	return newChannelWriter(c, out.Writer), newChannelReader(c, out.Reader), nil
 }
 
-// OpenWriter connects to the writing end of a channel. ctx limits only the time for opening.
-// The error is an [ErrChannelNotFound] if no such channel exists. If another writer has
-// already opened the end, a Write fails, but not necessarily the first one: the engine
-// disconnects the second writer, and it takes time until the client notices. A reference to
-// the reading end is an error, because data written to it would be lost.
+// OpenWriter connects to the writing end of a channel. ctx applies only to opening the
+// channel. If the channel does not exist, the error is an [ErrChannelNotFound]. If another
+// writer has already opened this end, a later Write fails, but not necessarily the first one:
+// the engine disconnects the second writer, and the client notices the disconnect only after a
+// delay. A reference to the reading end is rejected, because data written to it would be lost.
 func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
 	w := newChannelWriter(c, ref)
 	if err := w.end.open(ctx, "write"); err != nil {
@@ -83,8 +84,8 @@ func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*Channel
 }
 
 // OpenReader connects to the reading end of a channel; see [Client.OpenWriter]. If another
-// reader has already opened the end, the first Read returns io.EOF. A reference to the writing
-// end is an error, because nothing would ever arrive from it.
+// reader has already opened this end, the first Read returns io.EOF. A reference to the
+// writing end is rejected, because no data would ever arrive.
 func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*ChannelReader, error) {
 	r := newChannelReader(c, ref)
 	if err := r.open(ctx); err != nil {
@@ -93,25 +94,25 @@ func (c *Client) OpenReader(ctx context.Context, ref StreamChannelRef) (*Channel
 	return r, nil
 }
 
-// channelEnd is the part that readers and writers share: a socket that is opened once.
+// channelEnd holds what readers and writers have in common: a socket that is opened once.
 type channelEnd struct {
 	client     *Client
 	ref        StreamChannelRef
-	sendBuffer int // size of the socket's send buffer; 0 is the system default
+	sendBuffer int // size of the socket's send buffer; 0 means the system default
 
 	mu      sync.Mutex
 	conn    *wsconn.Conn
-	opened  bool  // the attempt to open is over, successful or not
+	opened  bool  // opening has succeeded or failed
 	failed  error // why opening failed
 	given   bool  // Ref was called before the end was opened
 	closed  bool
-	attempt chan struct{}      // closed when the attempt to connect ends; nil if there is none
-	stop    context.CancelFunc // cancels the attempt; nil if there is none
-	pumping sync.WaitGroup     // the goroutines that connect and that read the socket
+	attempt chan struct{}      // closed when the connection attempt finishes; nil before it starts
+	stop    context.CancelFunc // cancels the attempt; nil before it starts
+	pumping sync.WaitGroup     // the goroutines that connect and read the socket
 	onOpen  func(*wsconn.Conn)
 }
 
-// channelLock is a lock that can be acquired with a context.
+// channelLock is a mutex whose acquisition can be canceled by a context.
 type channelLock chan struct{}
 
 func newChannelLock() channelLock { return make(channelLock, 1) }
@@ -141,7 +142,7 @@ func (l channelLock) tryLock() bool {
 
 func (l channelLock) unlock() { <-l }
 
-// channelDeadline is a deadline that can be changed while others wait for it.
+// channelDeadline is a deadline that can be moved while goroutines wait for it.
 type channelDeadline struct {
 	mu    sync.Mutex
 	timer *time.Timer
@@ -149,8 +150,8 @@ type channelDeadline struct {
 	end   context.CancelFunc
 }
 
-// passed returns a context that ends when the deadline has passed; if the deadline is changed
-// in the meantime, the new one applies.
+// passed returns a context that is done when the deadline passes. If the deadline is moved
+// before it passes, the context follows the new deadline.
 func (d *channelDeadline) passed() context.Context {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -188,16 +189,16 @@ func (d *channelDeadline) set(t time.Time) {
 	timer = time.AfterFunc(left, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.timer == timer { // the deadline has not been moved meanwhile
+		if d.timer == timer { // the deadline has not been moved
 			d.end()
 		}
 	})
 	d.timer = timer
 }
 
-// open connects on the first call. The attempt continues after ctx ends, because the engine
+// open connects on the first call. The attempt continues after ctx is canceled: the engine
 // lets each end be opened only once, and this attempt may already have opened it. The next
-// caller gets the outcome.
+// caller receives its outcome.
 func (e *channelEnd) open(ctx context.Context, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err
@@ -225,7 +226,6 @@ func (e *channelEnd) open(ctx context.Context, direction string) error {
 	return err
 }
 
-// connect makes the attempt to connect.
 func (e *channelEnd) connect(ctx context.Context, direction string) {
 	unwatch := context.AfterFunc(e.client.handlers, e.stop)
 	conn, err := e.client.dialChannel(ctx, e.ref, direction)
@@ -236,7 +236,7 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	defer close(e.attempt)
 	e.opened, e.failed = true, err
 	switch {
-	case e.closed: // closing has cancelled the attempt
+	case e.closed: // abort has canceled the attempt
 		e.failed = ErrChannelClosed
 	case err == nil && !e.client.channels.add(e):
 		e.failed = ErrClosed
@@ -254,7 +254,7 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	e.pumping.Go(func() { e.onOpen(conn) })
 }
 
-// openWithin opens the end within the deadline and, if longest is not 0, within longest.
+// openWithin opens the end before deadline d and, unless longest is 0, within longest.
 func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, longest time.Duration, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err
@@ -272,8 +272,8 @@ func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, longest
 	return err
 }
 
-// settled reports whether the attempt to open the end is over, and returns its error if it
-// failed.
+// settled reports whether the attempt to open the end has finished, and returns its error if
+// the attempt failed.
 func (e *channelEnd) settled() (settled bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -286,15 +286,15 @@ func (e *channelEnd) settled() (settled bool, err error) {
 	return false, nil
 }
 
-// socket returns the connection, or nil before the end is open.
+// socket returns the connection, or nil if the end is not open yet.
 func (e *channelEnd) socket() *wsconn.Conn {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.conn
 }
 
-// reference implements Ref. Calling it on an end that is not open yet leaves that end to the
-// receiver of the reference.
+// reference implements Ref. If the end is not open yet, it is left to the receiver of the
+// reference, so Close does not open it.
 func (e *channelEnd) reference() StreamChannelRef {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -304,8 +304,8 @@ func (e *channelEnd) reference() StreamChannelRef {
 	return e.ref
 }
 
-// abort closes the socket immediately, cancels an attempt to connect, and waits for the
-// goroutine that reads the socket.
+// abort closes the socket immediately, cancels a connection attempt in progress, and waits for
+// the goroutine that reads the socket.
 func (e *channelEnd) abort() {
 	e.mu.Lock()
 	e.closed = true
@@ -323,8 +323,8 @@ func (e *channelEnd) abort() {
 	}
 }
 
-// dialChannel opens the socket of one end. Frames are written directly to the socket, so that
-// a full channel blocks the writer for as long as it is full.
+// dialChannel opens the socket of one end. The socket is unbuffered, so a writer blocks while
+// the channel is full.
 func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*wsconn.Conn, error) {
 	if ref.ChannelID == "" || ref.AccessKey == "" {
 		return nil, errors.New("iii: channel reference lacks channel_id or access_key")
@@ -352,8 +352,7 @@ func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, directio
 	return conn, nil
 }
 
-// channelSet holds the channels that a client has open, so that closing the client closes
-// them.
+// channelSet tracks the open channels of a client. Closing the client closes them.
 type channelSet struct {
 	mu     sync.Mutex
 	open   map[*channelEnd]struct{}
@@ -393,21 +392,20 @@ func (s *channelSet) close() {
 	}
 }
 
-// ChannelRefAt is a reference to a channel together with its position in a payload.
+// ChannelRefAt is a reference to a channel and its position in a payload.
 type ChannelRefAt struct {
-	// Path locates the reference: "a.b[0].c" is member c of the first element of
-	// member b of member a; "" is the payload itself. Keys are not escaped, so keys
-	// that contain dots or brackets make the path ambiguous.
+	// Path is the position of the reference: "a.b[0].c" is member c of the first element of
+	// member b of member a, and "" is the payload itself. Keys are not escaped, so a path is
+	// ambiguous if a key contains dots or brackets.
 	Path string
-	// Ref is the reference, with which [Client.OpenReader] or [Client.OpenWriter] opens the
-	// channel.
+	// Ref opens the channel with [Client.OpenReader] or [Client.OpenWriter].
 	Ref StreamChannelRef
 }
 
-// ChannelRefs returns the channel references in a payload, in document order. A
-// reference is any object, at any depth, whose members channel_id, access_key and
-// direction are strings; the inside of a reference is not searched. ChannelRefs
-// returns nil if there are none or if the payload is not valid JSON.
+// ChannelRefs returns the channel references in a payload, in document order. A reference is
+// an object, at any depth, whose members channel_id, access_key and direction are strings.
+// ChannelRefs does not search inside references. It returns nil if the payload contains no
+// references or is not valid JSON.
 func ChannelRefs(payload json.RawMessage) []ChannelRefAt {
 	if !rawjson.Valid(payload) {
 		return nil
@@ -420,23 +418,23 @@ func ChannelRefs(payload json.RawMessage) []ChannelRefAt {
 	return s.found
 }
 
-// refScan reads a document once, token by token and without recursion, so deep nesting does
-// not use the stack.
+// refScan scans a document token by token. It does not recurse, so deep nesting cannot exhaust
+// the stack.
 type refScan struct {
 	decoder *json.Decoder
-	open    []refLevel // the objects and lists around the next token
+	open    []refLevel // the objects and arrays that enclose the next token
 	found   []ChannelRefAt
 }
 
-// refLevel is an object or a list that is still open.
+// refLevel is an object or array that is still open.
 type refLevel struct {
 	object   bool
-	inValue  bool   // in an object: key is set and its value comes next
-	key      string // in an object
-	index    int    // in a list
+	inValue  bool   // in an object: key has been read, its value has not
+	key      string // only in an object
+	index    int    // only in an array
 	ref      StreamChannelRef
-	strings  uint8 // which members of ref are strings
-	children int   // references found before it began
+	strings  uint8 // which members of ref are strings, as a bit set
+	children int   // number of references found before this level
 }
 
 const (
@@ -446,7 +444,7 @@ const (
 	isChannelRef = hasChannelID | hasAccessKey | hasDirection
 )
 
-// next processes one token; it returns false at the end.
+// next processes one token. It returns false at the end of the document.
 func (s *refScan) next() bool {
 	token, err := s.decoder.Token()
 	if err != nil {
@@ -480,8 +478,7 @@ func (s *refScan) top() *refLevel {
 	return &s.open[len(s.open)-1]
 }
 
-// member processes the beginning of a value. If a key occurs twice, the last value
-// counts.
+// member processes the beginning of a value. If a key occurs twice, the last value wins.
 func (s *refScan) member(text string, isString bool) {
 	top := s.top()
 	if top == nil || !top.object {
@@ -513,7 +510,7 @@ func (s *refScan) done() {
 	}
 }
 
-// close processes the end of an object or a list.
+// close processes the end of an object or array.
 func (s *refScan) close() {
 	last := *s.top()
 	s.open = s.open[:len(s.open)-1]

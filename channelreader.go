@@ -23,48 +23,50 @@ var (
 	_ io.WriterTo   = (*ChannelReader)(nil)
 )
 
-// Limits of the amount of data that a reader buffers before it holds the writer back, and that
-// it sets aside of one kind while only the other kind is read.
+// channelReadAhead limits how much data a reader buffers before it blocks the writer.
+// channelBacklog is the higher limit on messages while only bytes are read, and vice versa.
+// Both limits are in bytes.
 const (
 	channelReadAhead = 4 * channelChunk
 	channelBacklog   = 16 << 20
 )
 
-// channelSpares is the number of frame buffers kept for reuse: enough for a full queue,
-// the pump and the caller.
+// channelSpares is the number of frame buffers kept for reuse. It covers a full queue, the
+// pump and the caller.
 const channelSpares = channelReadAhead/channelChunk + 2
 
-// ChannelReader is the reading end of a channel: Read returns bytes and Messages yields
-// messages, each in order. Up to 16 MiB of the kind that is not being read is set aside.
-// One goroutine may read bytes while another reads messages. The zero value is not
-// usable; use [Client.CreateChannel] or [Client.OpenReader], and close the reader when
-// done.
+// ChannelReader is the reading end of a channel. Read returns bytes, and Messages yields
+// messages; the order within each kind is preserved. While only one kind is read, the reader
+// buffers up to 16 MiB of the other. One goroutine may read bytes while another reads
+// messages. The zero value is not usable; use [Client.CreateChannel] or [Client.OpenReader].
+// Close the reader when done.
 type ChannelReader struct {
 	end channelEnd
 
 	mu       sync.Mutex
 	bytes    channelQueue
 	messages channelQueue
-	err      error // why the socket ended; io.EOF is a normal end
+	err      error // why the socket was closed; io.EOF after a normal end
 	changed  signal.Broadcast
 	spare    [][]byte
 
-	deadline channelDeadline // for reading bytes
+	deadline channelDeadline // applies to reading bytes
 }
 
-// channelFrame is the memory charged for a frame in addition to its bytes, because a
-// writer may send many empty frames.
+// channelFrame is the number of bytes charged for each frame on top of its content. Without
+// it, a writer could queue any number of empty frames.
 const channelFrame = 64
 
 // channelQueue holds the received frames of one kind.
 type channelQueue struct {
 	frames  fifo.Queue[[]byte]
-	read    int // bytes of the first frame that have been consumed
+	read    int // number of bytes already read from the first frame
 	size    int // memory charged, in bytes
-	waiting int // callers waiting for this kind
+	waiting int // number of callers waiting for a frame
 }
 
-// pop removes the first frame and returns it with the offset of its first unread byte.
+// pop removes the first frame and returns it together with the offset of its first unread
+// byte.
 func (q *channelQueue) pop() (frame []byte, read int) {
 	frame, read = q.frames.Pop(), q.read
 	q.read = 0
@@ -80,17 +82,17 @@ func newChannelReader(c *Client, ref StreamChannelRef) *ChannelReader {
 
 func (r *ChannelReader) open(ctx context.Context) error { return r.end.open(ctx, "read") }
 
-// openForBytes opens the end within the read deadline.
+// openForBytes opens the end, subject to the read deadline.
 func (r *ChannelReader) openForBytes() error {
 	return r.end.openWithin(context.Background(), &r.deadline, 0, "read")
 }
 
-// Ref returns a reference with which another worker can open this end, provided that the end
-// has not been used here.
+// Ref returns a reference that lets another worker open this end. The end must not have been
+// used locally.
 func (r *ChannelReader) Ref() StreamChannelRef { return r.end.reference() }
 
-// pump reads the socket. It sets no deadline: the engine sends nothing while the writer
-// is silent, and does not answer pings on a channel.
+// pump reads the socket without a deadline. While the writer is idle, the engine sends
+// nothing, and it does not answer pings on a channel.
 func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	for {
 		kind, src, err := conn.NextReader()
@@ -116,8 +118,8 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	}
 }
 
-// keep queues a frame once there is room. A full queue holds the writer back, unless a caller
-// is waiting for the other kind of frame; in that case, keep sets the frame aside.
+// keep queues a frame. If the queue is full, keep waits for room, which blocks the writer. It
+// does not wait if the only waiting callers want the other kind of frame.
 func (r *ChannelReader) keep(text bool, frame []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,7 +157,7 @@ func (r *ChannelReader) endReading(err error) {
 	r.changed.Send()
 }
 
-// buffer returns a buffer for a frame of bytes; recycle takes it back.
+// buffer returns an empty buffer for a frame, to be passed to recycle after use.
 func (r *ChannelReader) buffer() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -164,11 +166,11 @@ func (r *ChannelReader) buffer() []byte {
 		r.spare = r.spare[:n-1]
 		return buf[:0]
 	}
-	return make([]byte, 0, channelChunk+512) // room to read past the end of a whole chunk without growing
+	return make([]byte, 0, channelChunk+512) // extra room, so that reading a whole chunk does not grow the buffer
 }
 
-// fitted returns the frame in a buffer of matching size: short frames in chunk-sized buffers
-// would occupy much more memory than the queue counts for them.
+// fitted returns the frame in a buffer of matching size. A short frame in a chunk-sized buffer
+// would occupy much more memory than the queue charges for it.
 func (r *ChannelReader) fitted(frame []byte) []byte {
 	if len(frame) >= cap(frame)/2 {
 		return frame
@@ -186,18 +188,18 @@ func (r *ChannelReader) recycle(buf []byte) {
 	}
 }
 
-// SetReadDeadline sets the deadline for current and future Reads. After it has passed, Reads
-// fail with os.ErrDeadlineExceeded, even if bytes are available. The zero value, which is the
-// default, means no deadline. The channel stays usable: setting a later deadline lets Reads
-// continue. The deadline does not apply to Messages; only its context limits the wait.
-// SetReadDeadline may be called while another goroutine reads.
+// SetReadDeadline sets the deadline for current and future Reads. Once the deadline has
+// passed, Reads fail with os.ErrDeadlineExceeded, even if bytes are available. The channel
+// stays usable, and Reads work again after a later deadline is set. The zero value means no
+// deadline and is the default. The deadline does not apply to Messages, which uses its context
+// instead. SetReadDeadline may be called while another goroutine reads.
 func (r *ChannelReader) SetReadDeadline(t time.Time) error {
 	r.deadline.set(t)
 	return nil
 }
 
-// next waits, until the context ends, for a frame of q's kind, and returns it with the
-// offset of its first unread byte.
+// next waits for a frame in q until the given context is done. It returns the frame together
+// with the offset of its first unread byte.
 func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []byte, read int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -209,11 +211,11 @@ func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []by
 	return frame, read, nil
 }
 
-// await returns when q has a frame or the context has ended; for bytes, the context is that of
-// the read deadline. The caller holds r.mu, which await releases while it waits.
+// await waits until q has a frame or the given context is done. For bytes, the context must be
+// that of the read deadline. The caller holds r.mu; await releases it while waiting.
 func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	q.waiting++
-	r.changed.Send() // the pump may set aside more of the other kind now
+	r.changed.Send() // wake keep, which may not need to wait for room now that there is a caller
 	defer func() { q.waiting-- }()
 	for {
 		switch {
@@ -236,9 +238,9 @@ func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	}
 }
 
-// Read returns bytes as they arrive and sets messages aside. It returns io.EOF if the writer
-// has closed the channel or has vanished (the engine does not distinguish the two), and an
-// error that wraps io.ErrUnexpectedEOF if the connection has broken.
+// Read returns bytes as they arrive and buffers messages. It returns io.EOF if the writer has
+// closed the channel or has disappeared; the engine does not distinguish the two. If the
+// connection is lost, the error wraps io.ErrUnexpectedEOF.
 func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -257,8 +259,8 @@ func (r *ChannelReader) Read(p []byte) (int, error) {
 	}
 }
 
-// readFrame reads from the first frame. If it has read the frame completely, it returns the
-// frame as done.
+// readFrame copies data from the first frame to p. If this consumes the frame, readFrame
+// removes the frame from the queue and returns it as done.
 func (r *ChannelReader) readFrame(p []byte) (n int, done []byte, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -275,7 +277,7 @@ func (r *ChannelReader) readFrame(p []byte) (n int, done []byte, err error) {
 	return n, done, nil
 }
 
-// WriteTo implements io.WriterTo.
+// WriteTo implements [io.WriterTo].
 func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
 	if err := r.openForBytes(); err != nil {
 		return 0, err
@@ -297,9 +299,9 @@ func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
 	}
 }
 
-// Messages yields messages until the writer ends, and sets bytes aside. A text that is
-// not valid JSON is yielded as a JSON string. An error, including that of ctx, is yielded
-// once and ends the loop. Leaving the loop early keeps the channel usable.
+// Messages yields messages until the writer closes the channel, and buffers bytes. A message
+// that is not valid JSON is yielded as a JSON string. An error, including ctx.Err(), is
+// yielded once and ends the loop. The channel stays usable if the loop body breaks out early.
 func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
 		if err := r.open(ctx); err != nil {
@@ -326,7 +328,8 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 	}
 }
 
-// Close closes this end; the writer notices at its next frame. Further calls return nil.
+// Close closes this end. The writer is notified when it writes its next frame. Calling Close
+// again returns nil.
 func (r *ChannelReader) Close() error {
 	r.endReading(ErrChannelClosed)
 	r.end.abort()

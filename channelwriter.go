@@ -17,26 +17,27 @@ var (
 	_ io.ReaderFrom  = (*ChannelWriter)(nil)
 )
 
-// ChannelWriter is the writing end of a channel. Close it so that the reader sees the
-// end. All methods are safe for concurrent use; their frames do not interleave.
-// The zero value is not usable; use [Client.CreateChannel] or [Client.OpenWriter].
+// ChannelWriter is the writing end of a channel. Close it when done; otherwise the reader
+// never sees the end of the data. All methods are safe for concurrent use, and a frame is
+// never interleaved with another. The zero value is not usable; use [Client.CreateChannel] or
+// [Client.OpenWriter].
 type ChannelWriter struct {
 	end channelEnd
 
 	writing channelLock // held while one frame is written
 	buf     []byte      // for ReadFrom
-	wrote   time.Time   // time at which the last frame was written; guarded by writing
+	wrote   time.Time   // when the last frame was written; guarded by writing
 
-	deadline channelDeadline // for acquiring writing and for opening
+	deadline channelDeadline // limits the waits for the writing lock and for opening the channel
 
 	mu      sync.Mutex
-	until   time.Time     // the deadline that frames are written with
-	bounded bool          // a deadline was set, so stall does not apply
-	stall   time.Duration // longest time without progress until a deadline is set; 0 is no limit
-	hurry   time.Duration // like stall, but regardless of any deadline
+	until   time.Time     // the write deadline
+	bounded bool          // a deadline has been set, so stall does not apply
+	stall   time.Duration // how long a write may stall, unless a deadline was set; 0 means no limit
+	hurry   time.Duration // like stall, but applies even if a deadline was set
 	probing bool          // the frame being written is a probe
-	err     error         // why the socket ended
-	gone    func(error)   // called when the reader is gone
+	err     error         // why the socket was closed
+	gone    func(error)   // called when the reader has disconnected
 }
 
 func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
@@ -45,17 +46,17 @@ func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
 	return w
 }
 
-// Ref returns a reference with which another worker can open this end, provided that the end
-// has not been used here.
+// Ref returns a reference that lets another worker open this end. The end must not have been
+// used locally.
 func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 
-// watch reads a socket on which the engine sends no data, in order to answer control
-// frames and to notice when the connection ends because the reader is gone.
+// watch reads from the socket, on which the engine sends no data. Reading answers control
+// frames and detects that the connection has ended because the reader has disconnected.
 func (w *ChannelWriter) watch(conn *wsconn.Conn) {
 	for {
 		if _, _, err := conn.NextReader(); err != nil {
 			w.fail(fmt.Errorf("%w: %w", ErrChannelClosed, err))
-			conn.Abort() // ends a blocked Write
+			conn.Abort() // unblocks a Write in progress
 			w.mu.Lock()
 			gone, err := w.gone, w.err
 			w.mu.Unlock()
@@ -75,8 +76,8 @@ func (w *ChannelWriter) fail(err error) {
 	}
 }
 
-// onGone sets f to be called with the reason when the reader is gone. Call it before the
-// writer opens.
+// onGone makes the writer call f with the cause when the reader disconnects. It must be called
+// before the writer opens.
 func (w *ChannelWriter) onGone(f func(error)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -89,11 +90,11 @@ func (w *ChannelWriter) failure() error {
 	return w.err
 }
 
-// SetWriteDeadline sets the deadline for current and future Writes and messages. The zero
-// value, which is the default, lets them wait for the reader indefinitely. A Write that
-// exceeds the deadline fails with os.ErrDeadlineExceeded, and the channel is broken. A
-// deadline that passes between two Writes does not break the channel. SetWriteDeadline may be
-// called while another goroutine writes.
+// SetWriteDeadline sets the deadline for current and future calls to Write and SendMessage.
+// The zero value means no deadline and is the default. A Write that exceeds the deadline fails
+// with os.ErrDeadlineExceeded and breaks the channel. A deadline that passes between two
+// Writes does not break the channel. SetWriteDeadline may be called while another goroutine
+// writes.
 func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 	w.deadline.set(t)
 	w.mu.Lock()
@@ -105,14 +106,14 @@ func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// progressBuffer is the send buffer size of a socket that is watched for progress. If the
-// operating system chose the size, the buffer could be several megabytes large and accept no
-// more data until a third of it is free. A client that reads a few kilobytes per second would
-// then seem to read nothing for minutes.
+// progressBuffer is the send buffer size, in bytes, of a socket that has a stall limit. By
+// default, the operating system may choose several megabytes, and a full buffer that large
+// accepts no more data until a third of it is free. A client that reads a few kilobytes per
+// second would then appear stalled for minutes.
 const progressBuffer = 256 << 10
 
-// limitStall makes each frame fail that makes no progress for d, until a deadline is set. 0
-// means no limit. Call it before the writer opens.
+// limitStall fails a frame if its write makes no progress for d. The limit applies until a
+// deadline is set; 0 means no limit. limitStall must be called before the writer opens.
 func (w *ChannelWriter) limitStall(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,7 +122,7 @@ func (w *ChannelWriter) limitStall(d time.Duration) {
 	}
 }
 
-// hurryUp makes each frame fail that makes no progress for d, regardless of any deadline.
+// hurryUp fails a frame if its write makes no progress for d, even if a deadline is set.
 func (w *ChannelWriter) hurryUp(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -129,7 +130,7 @@ func (w *ChannelWriter) hurryUp(d time.Duration) {
 	w.applyLimit()
 }
 
-// begin sets the limit for the next frame.
+// begin applies the limits for the next frame.
 func (w *ChannelWriter) begin(probe bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -137,11 +138,11 @@ func (w *ChannelWriter) begin(probe bool) {
 	w.applyLimit()
 }
 
-// applyLimit applies the current frame's limit to the socket. The caller holds w.mu.
+// applyLimit applies the limits of the current frame to the socket. The caller holds w.mu.
 func (w *ChannelWriter) applyLimit() {
 	conn := w.end.socket()
 	if conn == nil {
-		return // begin follows the opening
+		return // begin runs again once the socket is open
 	}
 	limit := wsconn.WriteLimit{Deadline: w.until, Stall: w.stall}
 	switch {
@@ -149,7 +150,7 @@ func (w *ChannelWriter) applyLimit() {
 		limit = wsconn.WriteLimit{}
 	case w.probing && w.until.After(time.Now().Add(w.stall)):
 		limit.Stall = 0
-	case w.probing: // the deadline was for writes that are over
+	case w.probing: // the deadline was set for earlier writes
 		limit.Deadline = time.Time{}
 	case w.bounded:
 		limit.Stall = 0
@@ -160,8 +161,8 @@ func (w *ChannelWriter) applyLimit() {
 	conn.LimitWrites(limit)
 }
 
-// Write sends p in frames of at most 64 KiB. It blocks while the channel is full. Once
-// the reader is gone, it returns an [ErrChannelClosed].
+// Write sends p in frames of at most 64 KiB. It blocks while the channel is full. If the
+// reader has disconnected, the error is an [ErrChannelClosed].
 func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	if err := w.lock(); err != nil {
 		return 0, err
@@ -178,8 +179,8 @@ func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// ReadFrom implements io.ReaderFrom: it sends the bytes of each Read of src immediately,
-// as one frame of at most 64 KiB.
+// ReadFrom implements [io.ReaderFrom]. It sends the bytes that each Read of src returns
+// immediately, as one frame of at most 64 KiB.
 func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	if err := w.lock(); err != nil {
 		return 0, err
@@ -205,8 +206,8 @@ func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 }
 
-// SendMessage sends v, encoded as JSON, as a message, in order with the bytes. If ctx
-// ends while the message is being written, the channel is broken.
+// SendMessage encodes v as JSON and sends it as a message. The order of messages and bytes is
+// preserved. If ctx is done while the message is being written, the channel is broken.
 func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 	raw, err := rawOf(v)
 	if err != nil {
@@ -234,10 +235,10 @@ func (w *ChannelWriter) flush() error {
 	return w.frame(context.Background(), wsconn.Binary, nil)
 }
 
-// probe sends a message if no frame has been written for the time idle, to find out whether
-// the other end is still there. It does not wait for a concurrent writer. It ignores a
-// deadline that has passed, because that deadline was meant for Writes. next is the time until
-// the next probe.
+// probe sends a message if no frame has been written for the duration idle, to check that the
+// reader is still connected. It does not wait for a concurrent writer, and it ignores an
+// expired deadline, because that deadline was meant for Writes. It returns the time until the
+// next probe.
 func (w *ChannelWriter) probe(message []byte, idle time.Duration) (next time.Duration, err error) {
 	if !w.writing.tryLock() {
 		return idle, nil
@@ -253,7 +254,7 @@ func (w *ChannelWriter) probe(message []byte, idle time.Duration) (next time.Dur
 	return idle, w.send(context.Background(), wsconn.Text, message)
 }
 
-// lock waits for concurrent writers within the deadline.
+// lock waits for concurrent writers, subject to the write deadline.
 func (w *ChannelWriter) lock() error {
 	if w.writing.tryLock() {
 		return nil
@@ -264,7 +265,7 @@ func (w *ChannelWriter) lock() error {
 	return nil
 }
 
-// frame writes one frame. The caller holds w.writing.
+// frame opens the channel if necessary and writes one frame. The caller holds w.writing.
 func (w *ChannelWriter) frame(ctx context.Context, kind int, p []byte) error {
 	w.mu.Lock()
 	longest := w.stall
@@ -293,7 +294,7 @@ func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 		defer func() {
 			if !stop() {
 				<-expired
-				w.end.conn.ExpireWrites(false) // for the next frame, if this one was written
+				w.end.conn.ExpireWrites(false) // the frame may have been written after all, and others may follow
 			}
 		}()
 	}
@@ -305,8 +306,8 @@ func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 	return nil
 }
 
-// broken records the reason why a frame could not be written: the time ran out, or the other
-// end is gone. The channel is unusable afterwards.
+// broken records why a frame could not be written: the time limit was exceeded, or the reader
+// has disconnected. The channel is not usable afterwards.
 func (w *ChannelWriter) broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -320,13 +321,12 @@ func (w *ChannelWriter) broken(ctx context.Context, err error) error {
 	return err
 }
 
-// timedOut reports whether err means that the time ran out.
 func timedOut(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// expired returns the error of a frame that ran out of time.
+// expired returns the error for a frame that exceeded its time limit.
 func (w *ChannelWriter) expired() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -343,9 +343,10 @@ func (w *ChannelWriter) expired() error {
 	return fmt.Errorf("iii: channel write: no progress in %v: %w", stall, os.ErrDeadlineExceeded)
 }
 
-// Close ends the channel: the reader receives everything that was written, and then the
-// end. Close opens a writer that was never used, unless its Ref was given away, so that
-// the reader sees the end. It interrupts a blocked Write. Further calls return nil.
+// Close closes the channel. The reader receives everything written so far, followed by the end
+// of the data. If the writer was never used and its Ref was not called, Close opens the
+// channel first to notify the reader. Close interrupts a blocked Write. Calling Close again
+// returns nil.
 func (w *ChannelWriter) Close() error {
 	defer w.deadline.set(time.Time{})
 	if !w.writing.tryLock() { // a Write is in progress
@@ -368,8 +369,7 @@ func (w *ChannelWriter) Close() error {
 	}
 	if conn := w.end.conn; conn != nil && err == nil && w.failure() == nil {
 		deadline := w.closeDeadline()
-		// The engine reads in order, so it reads the Close frame after everything that was
-		// written.
+		// The engine reads in order, so all data written before the Close frame is read first.
 		if err = conn.WriteClose(deadline); err == nil {
 			w.awaitEnd(deadline)
 		} else {
@@ -384,7 +384,6 @@ func (w *ChannelWriter) Close() error {
 	return err
 }
 
-// closeDeadline returns the deadline for Close.
 func (w *ChannelWriter) closeDeadline() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -394,8 +393,8 @@ func (w *ChannelWriter) closeDeadline() time.Time {
 	return time.Now().Add(wsconn.WriteTimeout)
 }
 
-// awaitEnd waits until the engine has read the Close frame, so that no data is lost if
-// the program exits next.
+// awaitEnd waits until the engine has read the Close frame. Without this wait, data could be
+// lost if the program exits immediately afterwards.
 func (w *ChannelWriter) awaitEnd(deadline time.Time) {
 	ended := make(chan struct{})
 	go func() {

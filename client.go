@@ -21,17 +21,17 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// Version is the version of this module, which the client reports to the engine.
+// Version is the version of this module. The client reports it to the engine.
 const Version = "0.1.0"
 
-// Client is a worker: a single connection to the engine, which the client maintains until it
-// is closed. The zero value is not usable; use [New]. All methods are safe for concurrent use,
-// also from handlers, except that a handler must not wait for [Client.Shutdown], which waits
-// for handlers.
+// Client is a worker. It maintains a single connection to the engine until it is closed. The
+// zero value is not usable; use [New]. All methods are safe for concurrent use, including from
+// handlers, with one exception: a handler must not wait for [Client.Shutdown], because
+// Shutdown waits for handlers.
 type Client struct {
 	cfg       *config
 	name      string
-	named     bool   // the program or its environment chose the name
+	named     bool   // the name was set by the program or its environment
 	free      func() // releases the name
 	log       *slog.Logger
 	out       *sendQueue
@@ -41,48 +41,50 @@ type Client struct {
 	reports   *reports
 	providers *providers
 	callbacks *callbackQueue
-	tracing   *tracing        // nil without telemetry
-	metrics   *handlerMetrics // nil without telemetry of metrics
+	tracing   *tracing        // nil if telemetry is disabled
+	metrics   *handlerMetrics // nil if telemetry or its metrics are disabled
 
-	unnamedOnce sync.Once // for the warning about subscribers of a worker without a name
+	unnamedOnce sync.Once // for the warning about an unnamed worker with subscribers
 
 	channels channelSet
 
 	handlers       context.Context // parent of every handler's context
 	cancelHandlers context.CancelFunc
-	stopping       chan struct{} // closed when a drain begins
+	stopping       chan struct{} // closed when draining begins
 	done           chan struct{} // closed when the client has ended
 
 	mu         sync.Mutex
 	state      ConnectionState
 	draining   bool
 	ended      bool
-	err        error // the fatal error
+	err        error // the fatal error that ended the client
 	workerID   string
-	features   []string           // of the current connection's engine; nil before its hello
-	identities []identity         // connections that the engine may still hold, latest last
-	wasReady   bool               // a link has been ready
-	warned     bool               // the first failure to connect has been reported, or must not be
-	ready      chan struct{}      // closed while a link is ready, else replaced
+	features   []string           // listed by the connected engine; nil before its hello
+	identities []identity         // connections that the engine may still consider open, latest last
+	wasReady   bool               // the client has been connected at least once
+	warned     bool               // the first failed connection attempt has been logged, or need not be
+	ready      chan struct{}      // closed while connected; otherwise open
 	lastError  error              // of the last attempt to connect
-	stop       context.CancelFunc // ends the supervisor; nil while there is none
-	supervised chan struct{}      // closed when the supervisor has ended
+	stop       context.CancelFunc // stops the supervisor; nil if none is running
+	supervised chan struct{}      // closed when the supervisor has stopped
 	connecting int                // number of waiting Connect calls
 	reconnects uint64
 
 	tokenWarning sync.Once
 
-	closing             atomic.Bool // a Close frame has been sent: the end of the link is intended
+	closing             atomic.Bool // a Close frame has been sent, so the link ends intentionally
 	received, malformed atomic.Uint64
 	localCalls          atomic.Uint64
 }
 
-// New returns a client for the engine at address: a ws, wss, http or https URL. If address is
-// "", New uses $III_URL, or [DefaultURL] if that is not set. New validates every option and
-// performs no I/O; [Client.Connect] or [Client.Run] establishes the connection. Registrations
-// and calls are accepted immediately and wait for it. $III_TOKEN authenticates the worker's
-// sockets as a bearer token unless [WithHeader] or the address provides credentials; it must
-// be printable ASCII.
+// New returns a client for the engine at address, which is a ws, wss, http or https URL. If
+// address is "", New uses $III_URL, or [DefaultURL] if $III_URL is not set. New validates
+// every option and performs no I/O; use [Client.Connect] or [Client.Run] to connect.
+// Registrations and calls are accepted immediately and are sent once the client is connected.
+//
+// If $III_TOKEN is set, the worker authenticates with it as a bearer token on every
+// connection, unless [WithHeader] or the address provides credentials. The token must be
+// printable ASCII.
 func New(address string, opts ...Option) (*Client, error) {
 	cfg, err := newConfig(address, opts)
 	if err != nil {
@@ -111,15 +113,15 @@ func New(address string, opts ...Option) (*Client, error) {
 	return c, nil
 }
 
-// names holds the names of this process's clients, because the engine accepts each name only
+// names tracks the names of this process's clients, because the engine accepts each name only
 // once.
 var names = struct {
 	sync.Mutex
-	hosts int            // clients named after host and process so far
-	taken map[string]int // living clients by name from the environment
+	hosts int            // number of clients named after host and process so far
+	taken map[string]int // number of open clients by name, for names taken from the environment
 }{taken: map[string]int{}}
 
-// workerName resolves a worker's name; free releases it.
+// workerName returns the name of a new worker. free releases the name.
 func workerName(explicit string) (name string, free func()) {
 	if explicit != "" {
 		return explicit, func() {}
@@ -152,16 +154,18 @@ func workerName(explicit string) (name string, free func()) {
 	return name, func() {}
 }
 
-// Connect returns nil when the engine has accepted this worker and all its registrations so
-// far. It retries according to [WithReconnection] until ctx ends; the error then wraps
-// ctx.Err() and the last failure. A rejection by the engine (*[RejectedError], *[AuthError],
-// an *[Error] of the registration) is returned immediately and ends the client. A function
-// that another worker owns does not make Connect fail; see [Function.Err].
+// Connect connects to the engine and returns nil once the engine has accepted this worker and
+// all registrations made so far. It retries according to [WithReconnection] until ctx is done;
+// the error then wraps ctx.Err() and the last failure. If the engine rejects the worker,
+// Connect ends the client and immediately returns the rejection: a *[RejectedError], an
+// *[AuthError], or the *[Error] that the engine returned for the worker's registration. A
+// function that another worker owns does not make Connect fail; see [Function.Err].
 //
-// After Connect has succeeded, ctx has no further effect: the client stays connected,
-// reconnecting as needed, until Shutdown, Close or a fatal error. While connected, Connect
-// returns nil immediately. If an engine accepts the connection but does not answer the
-// worker's registration within 10 s, the client uses the connection and logs a warning.
+// After Connect has succeeded, ctx has no further effect. The client stays connected,
+// reconnecting as needed, until Shutdown, Close or a fatal error. If the client is already
+// connected, Connect returns nil immediately. If an engine accepts the connection but does not
+// respond to the worker's registration within 10 s, the client logs a warning and uses the
+// connection anyway.
 func (c *Client) Connect(ctx context.Context) error {
 	c.mu.Lock()
 	if c.ended || c.draining {
@@ -185,7 +189,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	case <-c.done:
 		err = c.endError()
 	case <-ctx.Done():
-		if !signal.IsClosed(ready) { // otherwise both are ready, and the connection takes precedence
+		if !signal.IsClosed(ready) { // if both are ready, the connection takes precedence
 			err = ctxError(ctx)
 		}
 	}
@@ -205,7 +209,7 @@ func (c *Client) Connect(ctx context.Context) error {
 		err = fmt.Errorf("iii: connect: %w; %s has not answered yet", err, c.cfg.URL.Host)
 	}
 	if !c.wasReady && c.connecting == 0 && c.stop != nil {
-		// No caller is waiting for a first connection any more.
+		// No caller is waiting for the first connection anymore.
 		stop, supervised := c.stop, c.supervised
 		c.stop = nil
 		c.mu.Unlock()
@@ -216,7 +220,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	return err
 }
 
-// endError returns the reason why the client is no longer usable.
+// endError returns the error for operations on a client that has ended.
 func (c *Client) endError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -226,8 +230,8 @@ func (c *Client) endError() error {
 	return ErrClosed
 }
 
-// supervise maintains a connection until ctx ends or the engine rejects the worker. It begins
-// after the previous call has ended.
+// supervise maintains a connection until ctx is done or the engine rejects the worker. It
+// starts once the previous supervisor has stopped.
 func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended chan<- struct{}) {
 	if previous != nil {
 		<-previous
@@ -244,21 +248,21 @@ func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended 
 	}
 }
 
-// fatalError is a failure that ends the reconnection attempts.
+// fatalError is a failure after which the client does not reconnect.
 type fatalError struct{ error }
 
 func (e fatalError) Unwrap() error { return e.error }
 
-// nameHeldError is the rejection of a name that another worker still has.
+// nameHeldError means that another worker still holds this worker's name.
 type nameHeldError struct{ error }
 
 func (e nameHeldError) Unwrap() error { return e.error }
 
-// keepConnected makes one connection after another. It returns nil if ctx has ended, and the
-// fatal error otherwise.
+// keepConnected connects, serves the connection until it ends, and reconnects. It returns nil
+// if ctx is done, and the fatal error otherwise.
 func (c *Client) keepConnected(ctx context.Context) error {
 	failed := false
-	var turn time.Duration // delay of the wait for this worker's name; 0 while not waiting
+	var turn time.Duration // delay between attempts to get this worker's name; 0 while the name is not contested
 	redial := c.cfg.redial()
 	redial.Connect = func(ctx context.Context) wsconn.Attempt {
 		c.mu.Lock()
@@ -309,8 +313,8 @@ func (c *Client) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-// warnOnce reports the first failure to connect to slog's default if no logger is set. It does
-// so on the callback goroutine, because the default handler may be user code.
+// warnOnce logs the first failed connection attempt to slog's default logger if the client has
+// no logger. It runs on the callback goroutine, because the default handler may be user code.
 func (c *Client) warnOnce(err error) {
 	c.mu.Lock()
 	skip := c.cfg.loggerSet || c.wasReady || c.warned
@@ -323,8 +327,8 @@ func (c *Client) warnOnce(err error) {
 	}
 }
 
-// warnOfToken warns that the token is sent to the engine unencrypted. It uses the same loggers
-// as warnOnce.
+// warnOfToken warns that the token is sent to the engine unencrypted. It logs to the same
+// loggers as warnOnce.
 func (c *Client) warnOfToken() {
 	if !c.cfg.exposesToken() {
 		return
@@ -337,13 +341,14 @@ func (c *Client) warnOfToken() {
 	}
 }
 
-// Run is the main loop of a worker program: it connects, serves until ctx ends, drains as
-// [Client.Shutdown] does for at most [WithDrainTimeout], and returns nil. If ctx is canceled,
-// for example by a signal, before a connection was established, Run also returns nil; the log
-// contains the reason, and the client has ended as by [Client.Close]. Run returns the reason
-// if the client could not connect before the deadline of ctx, or if a fatal error ended it. If
-// a drain cannot deliver telemetry, Run logs that and returns nil. After Connect, Run only
-// serves.
+// Run is the main loop of a worker program. It connects, serves until ctx is done, and shuts
+// down as [Client.Shutdown] does, waiting at most [WithDrainTimeout]. It then returns nil. If
+// the client is already connected, Run only serves and shuts down.
+//
+// If ctx is canceled (for example, by a signal) before the client has connected, Run logs the
+// reason, closes the client and returns nil. If the deadline of ctx passes before the client
+// has connected, or if a fatal error ends the client, Run returns the reason. A failure to
+// deliver telemetry during shutdown is logged but not returned.
 func (c *Client) Run(ctx context.Context) error {
 	if err := c.Connect(ctx); err != nil {
 		if ctx.Err() != context.Canceled || !errors.Is(err, context.Canceled) {
@@ -365,19 +370,20 @@ func (c *Client) Run(ctx context.Context) error {
 	return err
 }
 
-// Shutdown ends the client gracefully: it unregisters triggers and functions, answers waiting
-// invocations with the code worker_draining, lets running handlers finish and sends their
-// results, flushes the telemetry, and closes the connection. Running handlers can still make
-// calls; Shutdown does not wait for calls made outside of handlers. If ctx ends first, the
-// rest is cut off as by Close. In that case, the error and the log name the functions whose
-// handlers are still running, with the number of handlers. Further calls also wait for the
-// end.
+// Shutdown ends the client gracefully. It unregisters triggers and functions, rejects queued
+// invocations with the code worker_draining, waits for running handlers and sends their
+// results, flushes telemetry, and closes the connection. Running handlers can still make
+// calls. Shutdown does not wait for calls made outside of handlers. If ctx is done first,
+// Shutdown closes the client as [Client.Close] does; the error and the log then list the
+// functions whose handlers are still running, with the number of handlers. Concurrent and
+// later calls wait until the client has ended.
 //
-// Once no handler is running, Shutdown waits up to 2 s for the engine to confirm the sent
-// messages, and up to 5 s for a connection over which to send waiting ones. Messages of Send
-// that remain unconfirmed or unsent are counted ([ClientStats]) and reported in the error. The
-// error also reports telemetry that was not delivered within shutdown_timeout_ms, or within 3
-// s if telemetry has no connection; such telemetry stays in the queue of its [Telemetry].
+// Once no handler is running, Shutdown waits up to 2 s for the engine to confirm sent
+// messages, and up to 5 s for a connection on which to send buffered ones. Send messages that
+// remain unconfirmed or unsent are counted in [ClientStats] and reported in the error. The
+// error also reports undelivered telemetry. Shutdown waits for telemetry for up to
+// shutdown_timeout_ms, or 3 s if telemetry has no connection. Undelivered telemetry stays in
+// the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {
@@ -386,7 +392,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// shutdown also returns the error of the telemetry's flush, which it logs.
+// shutdown returns the error of flushing telemetry separately, and logs it.
 func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.mu.Lock()
 	first, connecting := !c.draining, c.stop != nil
@@ -426,7 +432,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.registry.unregisterFunctions()
 	if ctx.Err() == nil {
 		limit := telemetryAwayTimeout
-		if !c.out.attached() { // a disconnected engine costs awayTimeout in total
+		if !c.out.attached() { // waiting for a disconnected engine takes at most awayTimeout in total
 			limit = min(limit, awayTimeout-time.Since(began))
 		}
 		telemetry = c.flushTelemetry(ctx, limit)
@@ -446,8 +452,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	return err, telemetry
 }
 
-// flushReports returns when the local calls have been reported to the engine, to the extent
-// possible.
+// flushReports waits until the reports on local calls have been sent, if they can be sent.
 func (c *Client) flushReports(ctx context.Context) error {
 	select {
 	case <-c.reports.drain():
@@ -457,20 +462,21 @@ func (c *Client) flushReports(ctx context.Context) error {
 	}
 }
 
-// Close ends the client immediately: it cancels the contexts of running handlers, fails
-// pending calls, and drops and counts waiting messages. It returns when the client's
-// goroutines have ended, but waits only briefly for handlers, which may ignore their context.
-// Close may be called again and always returns nil.
+// Close ends the client immediately. It cancels the contexts of running handlers, fails
+// pending calls, and drops and counts buffered messages. Close returns when the client's
+// goroutines have ended, except that it waits only briefly for handlers, because they may
+// ignore their context. Close may be called more than once and always returns nil.
 func (c *Client) Close() error {
 	c.terminate(nil)
 	return nil
 }
 
-// handlerGrace is the time for which Close waits for handlers to notice that their context has
-// ended. The wait is short because a handler may have called Close.
+// handlerGrace is how long Close waits for handlers to notice that their context is canceled.
+// The wait is short because Close may itself have been called by a handler.
 const handlerGrace = 40 * time.Millisecond
 
-// terminate ends the client once; reason is nil for an orderly end.
+// terminate ends the client. Only the first call has an effect; reason is nil for an orderly
+// end.
 func (c *Client) terminate(reason error) {
 	c.mu.Lock()
 	if c.ended {
@@ -537,51 +543,52 @@ func (c *Client) awaitCallbacks() {
 	}
 }
 
-// State returns the state of the connection: disconnected before Connect and after an orderly
-// end, connecting, connected once the engine has accepted this worker, reconnecting, or failed
-// after a fatal error.
+// State returns the state of the connection. It is disconnected before Connect and after an
+// orderly end, connecting or reconnecting during connection attempts, connected once the
+// engine has accepted this worker, and failed after a fatal error.
 func (c *Client) State() ConnectionState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.state
 }
 
-// WorkerID returns the id that the engine assigned to the current connection, or to the latest
-// one while disconnected; "" before the first. It changes with each connection.
+// WorkerID returns the id that the engine has assigned to the current connection or, while
+// disconnected, to the latest one. It returns "" before the first connection. Each connection
+// has a different id.
 func (c *Client) WorkerID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.workerID
 }
 
-// Features returns the features that the engine of the current connection lists, such as
-// [FeatureObserveV2]. It returns nil before the engine's hello and while disconnected, and an
-// empty slice for an engine that lists none (up to 0.24). A reconnection may change the
-// result. The caller owns the slice.
+// Features returns the features that the connected engine supports, such as
+// [FeatureObserveV2]. It returns nil while disconnected and before the engine's hello, and an
+// empty slice if the engine lists no features (versions up to 0.24). The features may change
+// after a reconnect. The caller owns the slice.
 func (c *Client) Features() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.features)
 }
 
-// Name returns the name under which this worker is registered.
+// Name returns the name this worker is registered under.
 func (c *Client) Name() string { return c.name }
 
-// Namespace returns the worker's namespace; "" means default.
+// Namespace returns the worker's namespace; "" means the default namespace.
 func (c *Client) Namespace() string { return c.cfg.namespace }
 
-// Done returns a channel that is closed when the client has ended permanently.
+// Done returns a channel that is closed when the client has permanently ended.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err returns the fatal error that ended the client, or nil while the client is running and
-// after Close or Shutdown.
+// Err returns the fatal error that ended the client. It returns nil while the client is
+// running and after Close or Shutdown.
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// setState changes the state and notifies the listener; err is the reason.
+// setState changes the state and notifies the listener; err is the cause of the change.
 func (c *Client) setState(s ConnectionState, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -597,49 +604,49 @@ func (c *Client) changeState(s ConnectionState, err error) {
 	c.notifyListener(s, err)
 }
 
-// notifyListener queues a call of the state listener. The caller holds c.mu, so that the calls
-// are in order.
+// notifyListener schedules a call to the state listener. The caller holds c.mu, which keeps
+// the notifications in order.
 func (c *Client) notifyListener(s ConnectionState, err error) {
 	if c.cfg.listener != nil {
 		c.callbacks.post(func() { c.cfg.listener(s, err) })
 	}
 }
 
-// reportError passes an error that changes no state to the listener.
+// reportError passes an error to the listener without changing the state.
 func (c *Client) reportError(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.notifyListener(c.state, err)
 }
 
-// ClientStats holds counters since New, and current sizes.
+// ClientStats holds counters, which start at zero in a new client, and current values.
 type ClientStats struct {
 	FramesSent      uint64 // messages written
 	FramesReceived  uint64 // messages read
-	BytesSent       uint64 // bytes of the messages written
-	FramesMalformed uint64 // received messages that did not decode
-	Reconnects      uint64 // connections after the first that became ready
+	BytesSent       uint64 // total size of the messages written
+	FramesMalformed uint64 // received messages that could not be decoded
+	Reconnects      uint64 // connections established after the first one
 
-	CallsInFlight     int // calls waiting for their answer
+	CallsInFlight     int // calls waiting for their result
 	HandlersRunning   int // running handlers
-	InvocationsQueued int // invocations waiting for a handler to end
+	InvocationsQueued int // invocations waiting for a free handler slot
 	Buffered          int // requests waiting for a connection
-	BufferedBytes     int // their size in bytes
+	BufferedBytes     int // total size of these requests
 
-	SendsConfirmed uint64 // messages of Send that the engine has read
-	SendsUnknown   uint64 // messages of Send written to a connection that died before confirming them
-	SendsDropped   uint64 // messages of Send accepted while disconnected and never sent, because the client ended
-	RepliesDropped uint64 // answers whose connection was lost
-	LateResults    uint64 // answers that arrived after the call had ended
-	Overloaded     uint64 // invocations rejected because too many were waiting
+	SendsConfirmed uint64 // Send messages that the engine has confirmed reading
+	SendsUnknown   uint64 // Send messages that were written but unconfirmed when the connection was lost
+	SendsDropped   uint64 // Send messages that were buffered while disconnected and not sent before the client ended
+	RepliesDropped uint64 // results not sent because their connection was lost
+	LateResults    uint64 // results that arrived after the call had ended
+	Overloaded     uint64 // invocations rejected because too many were queued
 
-	LocalCalls        uint64 // calls of this worker's own functions that ran in process
-	ReportsDropped    uint64 // local calls that observers select but that were not reported to the engine
-	HeldFramesDropped uint64 // calls, messages of Send and messages about observers that waited for a connection whose engine does not support them
-	FunctionsRefused  int    // functions that another worker currently holds ([Function.Err])
+	LocalCalls        uint64 // calls to this worker's own functions that ran in process
+	ReportsDropped    uint64 // local calls that matched an observer but were not reported to the engine
+	HeldFramesDropped uint64 // calls, Send messages and observer messages dropped because the engine of the new connection does not support them
+	FunctionsRefused  int    // functions currently held by another worker ([Function.Err])
 }
 
-// Stats returns a snapshot of the counters. Each counter is read separately.
+// Stats returns a snapshot of the counters. The counters are not read atomically as a group.
 func (c *Client) Stats() ClientStats {
 	s := &c.out.stats
 	stats := ClientStats{
@@ -667,42 +674,45 @@ func (c *Client) Stats() ClientStats {
 	return stats
 }
 
-// Ready returns nil when this worker serves everything it has registered: it is connected, it is
-// not draining, and the engine has accepted every function and trigger. Otherwise the error
-// joins all reasons, in the order of the program. Among them are an [ErrNotConnected] with the
-// latest failure, [ErrDraining], [ErrClosed], the *[RejectedError] of each function that another
-// worker holds and the *[Error] of each rejected trigger. A registration that the engine has not
-// answered yet is also a reason, for a moment after it is made. A trigger counts as accepted
-// even if no worker provides its type, or if its function belongs to another worker. An observer
-// in error is a reason; a pending or suspended observer is not.
+// Ready returns nil if this worker is serving everything it has registered: it is connected
+// and not draining, and the engine has accepted every function and trigger. Otherwise, the
+// error joins all reasons; functions and triggers appear in order of registration. Reasons
+// include an [ErrNotConnected] with the latest failure, [ErrDraining], [ErrClosed], the
+// *[RejectedError] of each function that another worker holds, and the *[Error] of each
+// rejected trigger.
 //
-// Ready does not block. [Client.ReadyHandler] is built on it.
+// A new registration is a reason until the engine has responded to it. A trigger counts as
+// accepted even if no worker provides its type or if its function belongs to another worker.
+// An observer in the error state is a reason; a pending or suspended observer is not.
+//
+// Ready does not block. [Client.ReadyHandler] serves its result over HTTP.
 func (c *Client) Ready() error {
 	return c.readiness().err()
 }
 
 // Draining reports whether the client has begun to end: [Client.Shutdown] or [Client.Close]
-// was called, the context of [Client.Run] ended, or a fatal error occurred. Once true, it
-// stays true. For handlers, [Stopping] provides the same information as a channel.
+// was called, the context of [Client.Run] is done, or a fatal error occurred. Once true, it
+// stays true. Handlers can use [Stopping], which provides the same information as a channel.
 func (c *Client) Draining() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.draining
 }
 
-// ReadyHandler returns a handler for an orchestrator's readiness probe. It responds with 200 if
-// [Client.Ready] returns nil and with 503 otherwise, with the body
+// ReadyHandler returns a handler for an orchestrator's readiness probe. The status is 200 if
+// [Client.Ready] returns nil and 503 otherwise. The body has the form
 //
 //	{"ready":false,"standby":["orders::create"],"reasons":["…"]}
 //
-// If the only reasons are functions that another live worker holds, and triggers that wait for
-// them, the status is 200 as well: in a rolling update the old instance holds the functions
-// until it ends, and an orchestrator that waited for the new instance to become ready would
-// never end the old one. "standby" then lists their ids, and "ready" is false. With ?strict=1, a
-// standby is a 503.
+// The status is also 200 if the only reasons are functions that another live worker holds and
+// triggers that wait for those functions; "ready" is then false, and "standby" lists the ids
+// of the functions. In a rolling update, the old instance holds its functions until it ends,
+// and an orchestrator that waited for the new instance to become ready would never stop the
+// old one. With ?strict=1, the status is 503 even in this case.
 //
-// The reasons name functions, triggers and workers, so serve the handler on an internal port. It
-// accepts GET and HEAD. It is safe for concurrent use and may be created at any time.
+// The reasons name functions, triggers and workers, so serve the handler on an internal port.
+// The handler accepts GET and HEAD and is safe for concurrent use. It may be created at any
+// time.
 func (c *Client) ReadyHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		state := c.readiness()
@@ -719,10 +729,10 @@ func (c *Client) ReadyHandler() http.Handler {
 	})
 }
 
-// LiveHandler returns a handler for an orchestrator's liveness probe. It responds with 200 until
-// the client has ended permanently, and with 503 after that; the body is {"live":true} or
-// {"live":false,"reason":"…"}. A client that is disconnected or draining is live, because a
-// restart would not help. The handler accepts GET and HEAD.
+// LiveHandler returns a handler for an orchestrator's liveness probe. The status is 200 until
+// the client has permanently ended, and 503 afterwards. The body is {"live":true} or
+// {"live":false,"reason":"…"}. A disconnected or draining client is live, because a restart
+// would not help. The handler accepts GET and HEAD.
 func (c *Client) LiveHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := struct {
@@ -738,7 +748,7 @@ func (c *Client) LiveHandler() http.Handler {
 	})
 }
 
-// probe writes the response to a probe.
+// probe responds to a readiness or liveness probe.
 func probe(w http.ResponseWriter, r *http.Request, good bool, answer any) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -746,7 +756,7 @@ func probe(w http.ResponseWriter, r *http.Request, good bool, answer any) {
 		return
 	}
 	body, err := json.Marshal(answer)
-	if err != nil { // texts and booleans always encode
+	if err != nil { // strings and booleans always encode
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -755,21 +765,21 @@ func probe(w http.ResponseWriter, r *http.Request, good bool, answer any) {
 	if !good {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_, _ = w.Write(append(body, '\n')) // the prober may have left; net/http sends no body for HEAD
+	_, _ = w.Write(append(body, '\n')) // ignore a prober that has disconnected; net/http sends no body for HEAD
 }
 
 // readiness collects the reasons why a client is not ready.
 type readiness struct {
 	reasons []error
-	standby []string // ids of functions that another live worker holds
-	blocked bool     // there is a reason other than these
+	standby []string // ids of functions held by another live worker
+	blocked bool     // there is a reason that is not in standby
 }
 
 func (r *readiness) add(reason error) {
 	r.reasons, r.blocked = append(r.reasons, public(reason)), true
 }
 
-// hold adds a reason that applies until another worker ends.
+// hold adds a reason that applies until another worker has ended.
 func (r *readiness) hold(functionID string, reason error) {
 	r.reasons = append(r.reasons, public(reason))
 	for _, id := range r.standby {
@@ -780,7 +790,6 @@ func (r *readiness) hold(functionID string, reason error) {
 	r.standby = append(r.standby, functionID)
 }
 
-// err joins the reasons.
 func (r *readiness) err() error { return errors.Join(r.reasons...) }
 
 func (c *Client) readiness() *readiness {
@@ -802,21 +811,21 @@ func (c *Client) readiness() *readiness {
 	default:
 		state.add(ErrNotConnected)
 	}
-	if !draining { // registrations are being removed
+	if !draining { // a draining client is removing its registrations
 		c.registry.addReasons(state, connected)
 	}
 	return state
 }
 
-// addReasons adds the registrations that the engine has rejected and, while the client is
-// connected, those that it has not accepted yet.
+// addReasons adds the registrations that the engine has rejected. While the client is
+// connected, addReasons also adds those that the engine has not accepted yet.
 func (r *registry) addReasons(state *readiness, connected bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, f := range r.functions {
 		refusal := f.refused.Load()
 		switch {
-		case f.quiet && refusal != nil && refusal.Code == CodeUnsupported: // engines with triggers need no such function
+		case f.quiet && refusal != nil && refusal.Code == CodeUnsupported: // an engine with triggers does not need this function
 		case refusal != nil && refusal.OwnerWorkerID != "":
 			state.hold(f.id, refusal)
 		case refusal != nil:
@@ -847,27 +856,27 @@ func (r *registry) addReasons(state *readiness, connected bool) {
 	}
 }
 
-// callbackQueue runs the user's callbacks sequentially and in order, without holding
-// a lock. Its goroutine exists only while there are callbacks to run.
+// callbackQueue runs user callbacks one at a time, in order and without holding locks. Its
+// goroutine runs only while there are callbacks.
 type callbackQueue struct {
 	log func() *slog.Logger
 
 	mu      sync.Mutex
 	queue   fifo.Queue[func()]
-	dropped int // callbacks dropped because the queue was full
+	dropped int // number of callbacks dropped because the queue was full
 	running bool
-	quiet   signal.Broadcast // no callback runs or waits
+	quiet   signal.Broadcast // sent when no callback is running or waiting
 }
 
-// maxCallbacks limits the number of callbacks that wait while one callback does not return,
-// because the engine can cause any number of them.
+// maxCallbacks limits how many callbacks may wait while one does not return. Without a limit,
+// the engine could queue any number of them.
 const maxCallbacks = 10_000
 
 func (n *callbackQueue) post(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.queue.Len() >= maxCallbacks {
-		n.dropped++ // logged later, because the caller may hold a lock of the client
+		n.dropped++ // logged later, because the caller may hold one of the client's locks
 		return
 	}
 	n.queue.Push(f)

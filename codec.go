@@ -16,12 +16,12 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// This file reads and writes what all generations of the protocol have in common: the parts of
-// a call and of its answer, and the tags of messages. The rest is up to the dialects
-// (dialect.go). Messages that are sent or received for every call are appended and parsed by
-// hand; the rare ones use the generated types.
+// This file reads and writes the parts of the protocol that all dialects share: the contents
+// of calls and results, and the type tags of messages. The dialects (dialect.go) add the rest.
+// For speed, the messages sent or received for every call are encoded and parsed by hand. All
+// other messages use the generated types.
 
-// messageType is the tag of a received message.
+// messageType identifies the type of a received message.
 type messageType uint8
 
 const (
@@ -37,7 +37,7 @@ const (
 	messageRejected
 	messageError
 
-	// For engines with observers.
+	// Only used by engines with observers.
 	messageFunctionRegistered
 	messageObserverAdded
 	messageObserverRemoved
@@ -45,18 +45,18 @@ const (
 	messageObserverStateChanged
 )
 
-// engineDepth is the number of JSON levels that the engine reads in a message, including the
-// message itself.
+// engineDepth is how many levels of nested JSON the engine accepts in a message. The message
+// itself is the first level.
 const engineDepth = 127
 
-// received is a received message, split into parts but not decoded. The slices share the
-// memory of the message; the slice of an absent or null optional field is empty.
+// received is a received message, split into its members but not decoded. The slices share
+// memory with the message. A slice is empty if its member is optional and absent or null.
 type received struct {
 	kind messageType
-	tag  []byte // of a rare kind, the raw JSON string
+	tag  []byte // the type as a raw JSON string; nil for invocations and results
 
-	id          []byte // invocation_id, the text between the quotes
-	functionID  []byte // the raw JSON string
+	id          []byte // invocation_id without the quotes
+	functionID  []byte // a raw JSON string
 	data        []byte
 	result      []byte
 	err         []byte
@@ -64,7 +64,7 @@ type received struct {
 	baggage     []byte
 	metadata    []byte
 
-	// For engines with observers.
+	// Only used by engines with observers.
 	caller     []byte
 	depth      []byte
 	activation []byte
@@ -147,7 +147,7 @@ func (m *received) parse(b []byte) error {
 }
 
 func (m *received) checkInvoke() error {
-	if rawjson.Absent(m.id) { // older engines send no id for calls that want no answer
+	if rawjson.Absent(m.id) { // older engines omit the id if the call needs no result
 		m.id = nil
 	} else if err := m.cutID(); err != nil {
 		return err
@@ -188,18 +188,19 @@ func (m *received) cutID() error {
 }
 
 // invocationID identifies a call. The engine keeps the ids of all workers in one table, so
-// they must be unique, and unguessable, because anyone who knows an id could answer the call.
+// they must be unique. They must also be unguessable, because any worker that knows an id
+// could send a result for the call.
 type invocationID = uuid.UUID
 
 func newInvocationID() (id invocationID) {
-	_, _ = rand.Read(id[:])      // it never fails
+	_, _ = rand.Read(id[:])      // never fails
 	id[6] = id[6]&0x0f | 4<<4    // version 4
-	id[8] = id[8]&0x3f | 0b10<<6 // variant of RFC 9562
+	id[8] = id[8]&0x3f | 0b10<<6 // RFC 9562 variant
 	return id
 }
 
-// parseInvocationID parses the text form. It returns no error, because no caller treats an id
-// of a different form as an error.
+// parseInvocationID parses the string form of an id. It returns a bool instead of an error
+// because no caller reports a malformed id.
 func parseInvocationID(text []byte) (id invocationID, ok bool) {
 	id, err := uuid.ParseBytes(text)
 	return id, err == nil
@@ -217,138 +218,132 @@ func appendID(dst []byte, id invocationID) []byte {
 	return dst
 }
 
-// buffer holds one outgoing message. Buffers are pooled; the encoder writes users' values
-// directly after the envelope.
+// buffer holds one outgoing message. Buffers are pooled. User values are appended directly
+// after the envelope.
 type buffer struct {
-	bytes.Buffer
-	encoder *json.Encoder
-	result  [2]int // the result inside an encoded answer; both 0 for an error
+	p       []byte // the message is p[skipped:]
+	skipped int
+	result  [2]int // start and end of the encoded result; zero for an error
 
-	tooLarge bool // the encoded answer replaces one that was too large
-	idle     int  // number of consecutive uses with little content
+	tooLarge bool // the encoded result was too large and has been replaced with an error
+	idle     int  // number of consecutive uses that needed only a small part of the capacity
 }
 
-// Buffers larger than largeBuffer are pooled only while messages make use of their size, and
-// buffers larger than maxPooledBuffer are never pooled, so that one large message does not
-// occupy memory forever.
+// Limits that prevent one large message from occupying memory indefinitely. Buffers larger
+// than largeBuffer stay pooled only while messages need their capacity. Buffers larger than
+// maxPooledBuffer are never pooled.
 const (
 	largeBuffer     = 64 << 10
 	maxPooledBuffer = 4 << 20
 	maxIdleUses     = 8
 )
 
-var buffers = sync.Pool{New: func() any {
-	b := new(buffer)
-	b.encoder = json.NewEncoder(&b.Buffer)
-	b.encoder.SetEscapeHTML(false) // the output is not embedded in HTML
-	return b
-}}
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 func newBuffer() *buffer { return buffers.Get().(*buffer) }
 
+func (b *buffer) writeString(s string) { b.p = append(b.p, s...) }
+
+func (b *buffer) bytes() []byte { return b.p[b.skipped:] }
+
+func (b *buffer) String() string { return string(b.bytes()) }
+
+func (b *buffer) len() int { return len(b.p) - b.skipped }
+
+// truncate removes all but the first n bytes.
+func (b *buffer) truncate(n int) { b.p = b.p[:b.skipped+n] }
+
+// reset makes b empty.
+func (b *buffer) reset() {
+	b.p, b.skipped = b.p[:0], 0
+	b.result, b.tooLarge = [2]int{}, false
+}
+
 func (b *buffer) free() {
 	if b != nil && b.poolable() {
-		b.Reset()
-		b.result, b.tooLarge = [2]int{}, false
+		b.reset()
 		buffers.Put(b)
 	}
 }
 
-// poolable counts a use, and reports whether the memory is worth keeping.
+// poolable counts one use of b and reports whether b should be pooled.
 func (b *buffer) poolable() bool {
-	if b.idle++; b.Cap() <= largeBuffer || b.Len() > b.Cap()/8 {
+	if b.idle++; cap(b.p) <= largeBuffer || len(b.p) > cap(b.p)/8 {
 		b.idle = 0
 	}
-	return b.Cap() <= maxPooledBuffer && b.idle <= maxIdleUses
+	return cap(b.p) <= maxPooledBuffer && b.idle <= maxIdleUses
 }
 
-// value appends v as JSON. On an error, the buffer is unchanged. value rejects text that is
-// not valid UTF-8, because the engine drops the connection when it receives such a message.
-// Raw values and marshalers can produce such text.
+// value appends v as JSON. If it fails, the buffer is unchanged. value rejects output that is
+// not valid UTF-8, because the engine would drop the connection. Raw values and marshalers can
+// produce such output.
 func (b *buffer) value(v any) error {
-	start := b.Len()
-	switch v := v.(type) {
-	case nil:
-		b.WriteString("null")
-		return nil
-	case json.RawMessage:
-		if v == nil {
-			b.WriteString("null")
-			return nil
-		}
-		if !rawjson.Valid(v) {
-			return errors.New("json.RawMessage holds no valid JSON")
-		}
-		if !utf8.Valid(v) {
-			return errNoUTF8
-		}
-		b.Write(v)
-		return nil
-	case codecValue:
-		raw, err := v.marshal()
-		if err != nil {
-			return err
-		}
-		return b.value(raw)
-	}
-	err := b.encode(v)
-	if err == nil && !utf8.Valid(b.Bytes()[start:]) {
-		err = errNoUTF8
-	}
-	if err != nil {
-		b.Truncate(start)
-		return err
-	}
-	b.Truncate(b.Len() - 1) // the encoder ends with a newline
-	return nil
+	_, err := b.encode(v)
+	return err
 }
 
-// part appends v, as value does, as a member of a message to the engine.
+// part appends v like value, and also checks that the engine can parse the output as a member
+// of a message.
 func (b *buffer) part(v any) error {
-	start := b.Len()
-	if c, ok := v.(codecValue); ok {
-		raw, err := c.marshal()
-		if err != nil {
-			return err
-		}
-		v = raw
-	}
-	if raw, ok := v.(json.RawMessage); ok && rawjson.Plain(raw, engineDepth-1) {
-		b.Write(raw)
-		return nil
-	}
-	err := b.value(v)
-	if err == nil {
-		err = rawjson.CheckForEngine(b.Bytes()[start:], engineDepth-1)
+	start := b.len()
+	plain, err := b.encode(v)
+	if err == nil && !plain {
+		err = rawjson.CheckForEngine(b.bytes()[start:], engineDepth-1)
 	}
 	if err != nil {
-		b.Truncate(start)
+		b.truncate(start)
 	}
 	return err
 }
 
 var errNoUTF8 = errors.New("text is no valid UTF-8")
 
-// encode calls the encoder. A panic in MarshalJSON becomes an error.
-func (b *buffer) encode(v any) (err error) {
+// encode appends v and converts a panic in MarshalJSON to an error. If plain is true, the engine
+// can parse the output.
+func (b *buffer) encode(v any) (plain bool, err error) {
+	if c, ok := v.(codecValue); ok {
+		raw, err := c.marshal()
+		if err != nil {
+			return false, err
+		}
+		v = raw
+	}
+	if raw, ok := v.(json.RawMessage); ok && raw != nil {
+		plain = rawjson.Plain(raw, engineDepth-1)
+		switch {
+		case plain:
+		case !rawjson.Valid(raw):
+			return false, errors.New("json.RawMessage holds no valid JSON")
+		case !utf8.Valid(raw):
+			return false, errNoUTF8
+		}
+		b.p = append(b.p, raw...)
+		return plain, nil
+	}
 	defer func() {
 		if p := recover(); p != nil {
-			b.encoder = json.NewEncoder(&b.Buffer)
-			b.encoder.SetEscapeHTML(false)
 			err = fmt.Errorf("encoding panics: %v", p)
 		}
 	}()
-	return b.encoder.Encode(v)
+	p, plain, err := jsoncodec.Append(b.p, v)
+	if err != nil {
+		return false, err
+	}
+	if !plain && !utf8.Valid(p[len(b.p):]) {
+		return false, errNoUTF8
+	}
+	b.p = p
+	return plain, nil
 }
 
-// codecValue is a user's value that the codec of [WithJSON] encodes.
+// codecValue is a user value to be encoded with the [WithJSON] codec.
 type codecValue struct {
 	codec JSONCodec
 	v     any
 }
 
-// forUser prepares v for [buffer.value]: if the codec of [WithJSON] applies to v, the result
-// is encoded by it.
+// forUser prepares v for [buffer.value]. If the [WithJSON] codec applies to v, the result is a
+// codecValue.
 func (c *config) forUser(v any) any {
 	if c.json == nil || v == nil || ownType(reflect.TypeOf(v)) {
 		return v
@@ -356,7 +351,7 @@ func (c *config) forUser(v any) any {
 	return codecValue{c.json, v}
 }
 
-// marshal returns the codec's output, which the caller must validate.
+// marshal encodes the value with its codec. The output is not validated.
 func (v codecValue) marshal() (raw json.RawMessage, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -366,7 +361,7 @@ func (v codecValue) marshal() (raw json.RawMessage, err error) {
 	return v.codec.Marshal(v.v)
 }
 
-// decode decodes b, which must be valid JSON, into a user's value.
+// decode decodes b, which must be valid JSON, into the user value out.
 func (c *config) decode(b []byte, out any) (err error) {
 	if c.json == nil || ownType(reflect.TypeOf(out)) {
 		return jsoncodec.Decode(b, out)
@@ -379,12 +374,12 @@ func (c *config) decode(b []byte, out any) (err error) {
 	return c.json.Unmarshal(b, out)
 }
 
-// rawForUser encodes a user's value that becomes part of one of this package's messages.
+// rawForUser encodes a user value for embedding in a message of this package.
 func (c *config) rawForUser(v any) (json.RawMessage, error) { return rawOf(c.forUser(v)) }
 
-// ownType reports whether encoding/json encodes values of type t regardless of [WithJSON].
-// This applies to raw JSON and to the types of this package, whose tags and methods are
-// written for encoding/json.
+// ownType reports whether values of type t are always encoded with encoding/json, regardless
+// of [WithJSON]. This applies to raw JSON and to this package's types, whose struct tags and
+// methods are written for encoding/json.
 func ownType(t reflect.Type) bool {
 	for {
 		switch t.Kind() {
@@ -414,7 +409,7 @@ const (
 
 // invocation is an outgoing call.
 type invocation struct {
-	id          invocationID // zero for void
+	id          invocationID // zero if the call needs no result
 	functionID  string
 	namespace   string
 	action      actionKind
@@ -424,39 +419,39 @@ type invocation struct {
 	metadata    any
 	hasMetadata bool
 	caller      *incoming // the invocation whose handler makes the call; nil outside of handlers
-	observerID  string    // the observer whose target the call runs; "" for an ordinary call
-	room        int       // bytes reserved before the output of encodeCall
+	observerID  string    // the observer whose target is called; "" for an ordinary call
+	room        int       // number of bytes that encodeCall reserves for the envelope
 }
 
-// envelopeRoom is an upper limit for the size of the keys and the fixed parts of a call's
+// envelopeRoom is an upper bound for the total size of the keys and fixed parts of an
 // envelope.
 const envelopeRoom = 320
 
 var blanks = bytes.Repeat([]byte{' '}, 1<<10)
 
 // encodeCall writes the parts of a call that are the same in every dialect (metadata and
-// payload), and leaves room for the envelope before them. The envelope is written when the
-// call is sent, because only then is the dialect of the connection known.
+// payload) and reserves room for the envelope in front of them. The envelope is written when
+// the call is sent, because the dialect of the connection is not known earlier.
 func encodeCall(b *buffer, inv *invocation, in any) error {
 	inv.room = envelopeRoom + inv.caller.callerRoom() + maxQuoted(inv.observerID) + maxQuoted(inv.functionID) + maxQuoted(inv.queue) + maxQuoted(inv.namespace) + maxQuoted(inv.baggage)
 	for n := inv.room; n > 0; n -= len(blanks) {
-		b.Write(blanks[:min(n, len(blanks))])
+		b.p = append(b.p, blanks[:min(n, len(blanks))]...)
 	}
 	if inv.hasMetadata {
-		b.WriteString(`,"metadata":`)
+		b.writeString(`,"metadata":`)
 		if err := b.part(inv.metadata); err != nil {
 			return fmt.Errorf("encode metadata: %w", err)
 		}
 	}
-	b.WriteString(`,"data":`)
+	b.writeString(`,"data":`)
 	if err := b.part(in); err != nil {
 		return fmt.Errorf("encode payload: %w", err)
 	}
-	b.WriteByte('}')
-	return newestDialect.checkCall(inv, sealedSize(b, inv)) // with the limits of the dialect in use when the call is sent
+	b.p = append(b.p, '}')
+	return newestDialect.checkCall(inv, sealedSize(b, inv)) // the limits of the connection's dialect are checked when the call is sent
 }
 
-// maxQuoted returns an upper limit for the length of s between the quotes of a JSON string.
+// maxQuoted returns an upper bound for the length of s as a JSON string, without the quotes.
 func maxQuoted(s string) int {
 	n := len(s)
 	for i := range len(s) {
@@ -467,10 +462,10 @@ func maxQuoted(s string) int {
 	return n
 }
 
-// sealedSize returns the size of a call's message. The result is approximate unless the size
-// is near the limit of messages.
+// sealedSize returns the size of a call's message. The result is exact only for sizes near the
+// message limit.
 func sealedSize(b *buffer, inv *invocation) int {
-	size := b.Len() - inv.room
+	size := b.len() - inv.room
 	if size > messageTooLarge/2 {
 		return size + len(newestDialect.appendCall(nil, inv))
 	}
@@ -478,35 +473,34 @@ func sealedSize(b *buffer, inv *invocation) int {
 	return size + usual + len(inv.functionID)
 }
 
-// seal writes the envelope of a call before the parts that encodeCall has written to b.
+// seal writes the envelope of a call in front of the parts that encodeCall has written.
 func seal(b *buffer, d dialect, inv *invocation) {
-	text := b.Bytes()
+	text := b.bytes()
 	head := d.appendCall(text[:0:inv.room], inv)
 	copy(text[inv.room-len(head):inv.room], head)
-	b.Next(inv.room - len(head))
+	b.skipped += inv.room - len(head)
 }
 
-// encodeResult appends the answer to an invocation to b.
+// encodeResult appends the message with the result of an invocation to b.
 func encodeResult(b *buffer, d dialect, id []byte, functionID string, result any) error {
-	b.Write(d.appendAnswer(b.AvailableBuffer(), id, functionID))
-	b.WriteString(`,"result":`)
-	start := b.Len()
+	b.p = d.appendAnswer(b.p, id, functionID)
+	b.writeString(`,"result":`)
+	start := b.len()
 	if err := b.part(result); err != nil {
 		return err
 	}
-	b.result = [2]int{start, b.Len()}
-	b.WriteByte('}')
+	b.result = [2]int{start, b.len()}
+	b.p = append(b.p, '}')
 	return nil
 }
 
-// encodeError appends the failure of an invocation to b.
+// encodeError appends the message with the error of an invocation to b.
 func encodeError(b *buffer, d dialect, id []byte, functionID, code, message, stack string) {
-	p := d.appendAnswer(b.AvailableBuffer(), id, functionID)
-	p = append(p, `,"error":`...)
-	b.Write(append(appendError(p, code, message, stack), '}'))
+	b.p = d.appendAnswer(b.p, id, functionID)
+	b.writeString(`,"error":`)
+	b.p = append(appendError(b.p, code, message, stack), '}')
 }
 
-// appendError appends an error body.
 func appendError(p []byte, code, message, stack string) []byte {
 	p = append(p, `{"code":`...)
 	p = rawjson.AppendString(p, code)
@@ -519,23 +513,24 @@ func appendError(p []byte, code, message, stack string) []byte {
 	return append(p, '}')
 }
 
-// appendTrace adds the trace context of the handler to an encoded answer, unless that would
-// make the answer too large.
+// appendTrace adds the handler's trace context to an encoded result, unless the message would
+// become too large.
 func appendTrace(b *buffer, traceparent []byte, baggage string) {
-	p := append(b.AvailableBuffer(), `,"traceparent":"`...)
+	p := append(b.p[:len(b.p)-1], `,"traceparent":"`...)
 	p = append(append(p, traceparent...), '"')
 	if baggage != "" {
 		p = append(p, `,"baggage":`...)
 		p = rawjson.AppendString(p, baggage)
 	}
-	if b.Len()+len(p) < messageTooLarge {
-		b.Truncate(b.Len() - 1)
-		b.Write(append(p, '}'))
+	if p = append(p, '}'); len(p)-b.skipped < messageTooLarge {
+		b.p = p
+	} else {
+		b.p[len(b.p)-1] = '}'
 	}
 }
 
-// encodeMessage encodes a rare message into its own buffer. It fails only if a user's value in
-// the message cannot be encoded.
+// encodeMessage encodes a message into a buffer from the pool. It fails only if a user value
+// in the message cannot be encoded.
 func encodeMessage(m any) (*buffer, error) {
 	b := newBuffer()
 	if err := b.value(m); err != nil {
@@ -545,7 +540,7 @@ func encodeMessage(m any) (*buffer, error) {
 	return b, nil
 }
 
-// remoteError converts the error body of a result to this package's error.
+// remoteError converts an error received from the engine to an [*Error].
 func remoteError(raw []byte, functionID, id string) error {
 	var body ErrorBody
 	if err := json.Unmarshal(raw, &body); err != nil {

@@ -54,11 +54,11 @@ func TestEncodeInvoke(t *testing.T) {
 			if err := encodeInvoke(b, &test.inv, test.in); err != nil {
 				t.Fatal(err)
 			}
-			if err := validate("InvokeFunctionMessage", b.Bytes()); err != nil {
+			if err := validate("InvokeFunctionMessage", b.bytes()); err != nil {
 				t.Errorf("%s: %v", b, err)
 			}
 			var got InvokeFunctionMessage
-			if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+			if err := json.Unmarshal(b.bytes(), &got); err != nil {
 				t.Fatalf("%s: %v", b, err)
 			}
 			got.Type = ""
@@ -80,13 +80,13 @@ func TestEncodeResult(t *testing.T) {
 		t.Errorf("result: %s\nwant    %s", b, want)
 	}
 	for _, stack := range []string{"", "line 1\nline 2"} {
-		b.Reset()
+		b.reset()
 		encodeError(b, triggerDialect{}, []byte(testID), "f", "C\"", "m\xff", stack)
-		if err := validate("InvocationResultMessage", b.Bytes()); err != nil {
+		if err := validate("InvocationResultMessage", b.bytes()); err != nil {
 			t.Errorf("%s: %v", b, err)
 		}
 		var got InvocationResultMessage
-		if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		if err := json.Unmarshal(b.bytes(), &got); err != nil {
 			t.Fatalf("%s: %v", b, err)
 		}
 		if diff := cmp.Diff(&ErrorBody{Code: "C\"", Message: "m\ufffd", Stacktrace: stack}, got.Error); diff != "" {
@@ -106,7 +106,7 @@ func TestEncodeRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBuffer()
 			defer b.free()
-			b.WriteString("before")
+			b.writeString("before")
 			if err := b.value(v); err == nil {
 				t.Errorf("encodes as %s", b)
 			}
@@ -394,8 +394,8 @@ func FuzzParse(f *testing.F) {
 // A large buffer is released if messages are small, and kept if messages fill it.
 func TestBuffersWorthKeeping(t *testing.T) {
 	use := func(b *buffer, size int) bool {
-		b.Reset()
-		b.Write(make([]byte, size))
+		b.reset()
+		b.p = append(b.p, make([]byte, size)...)
 		return b.poolable()
 	}
 	large := new(buffer)

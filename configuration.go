@@ -6,27 +6,29 @@ import (
 	"errors"
 )
 
-// Configuration gives access to the engine's configuration store. The store holds JSON values
-// by id and validates each of them against a JSON Schema. The zero value is not usable; use
-// [Client.Configuration]. All methods are safe for concurrent use. Changes fire the triggers
-// that have a [ConfigurationTriggerConfig]. Errors are those of [Client.Call], including an
-// [*Error] with the engine's code: INVALID_ID, SCHEMA_INVALID for a rejected value or schema,
-// NOT_REGISTERED or NOT_FOUND for an unknown entry.
+// Configuration provides access to the engine's configuration store. The store holds JSON
+// values by id and validates each value against a JSON Schema. Changes fire the triggers that
+// have a [ConfigurationTriggerConfig].
+//
+// The zero value is not usable; use [Client.Configuration]. All methods are safe for
+// concurrent use and return the same errors as [Client.Call]. The engine's [*Error] codes
+// include INVALID_ID, SCHEMA_INVALID for a rejected value or schema, and NOT_REGISTERED or
+// NOT_FOUND for an unknown entry.
 type Configuration struct{ client *Client }
 
-// Configuration returns the engine's configuration store. It does no I/O.
+// Configuration returns the engine's configuration store. It performs no I/O.
 func (c *Client) Configuration() *Configuration { return &Configuration{client: c} }
 
-// Register registers an entry. If the entry exists, Register replaces its description and
-// keeps its value.
+// Register registers an entry. If the entry already exists, Register updates its description
+// and keeps its value.
 func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegisterInput) (ConfigurationEntry, error) {
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }
 
 // Get decodes the value of an entry into value, which must be a non-nil pointer and is checked
-// like the out argument of [Client.Call]. A stored null has the same effect on value as in
-// encoding/json. The engine replaces references to its environment variables, such as
-// ${NAME:default}; for the raw value, call configuration::get with a [ConfigurationGetInput].
+// like the out argument of [Client.Call]. A stored null affects value as in encoding/json. The
+// engine expands references to its environment variables, such as ${NAME:default}. To get the
+// unexpanded value, call configuration::get with a [ConfigurationGetInput].
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	const functionID = "configuration::get"
 	err := errors.New("value is nil, want a pointer to decode into")
@@ -56,7 +58,7 @@ func (c *Configuration) Set(ctx context.Context, id string, value any) (Configur
 	return Call[ConfigurationSetResult](ctx, c.client, functionID, ConfigurationSetInput{ID: id, Value: raw})
 }
 
-// List lists the entries, without their values.
+// List returns the descriptions of all entries, without their values.
 func (c *Configuration) List(ctx context.Context) ([]ConfigurationSchema, error) {
 	result, err := Call[ConfigurationListResult](ctx, c.client, "configuration::list", EmptyInput{})
 	return result.Configurations, err

@@ -12,66 +12,67 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// A dialect implements one generation of the worker protocol, and is the only code that knows
-// the keys of its messages. The rest of the package works with functions, triggers, calls and
-// invocations. Each connection has one dialect, chosen by the features that the engine lists
-// in its hello, so a reconnection may bring a different one. A dialect has no state; it is
-// safe for concurrent use.
+// dialect implements one generation of the worker protocol. Only the dialects know the keys of
+// the messages; the rest of the package works with functions, triggers, calls and invocations.
+// The dialect of a connection depends on the features listed in the engine's hello, so it may
+// change after a reconnect. A dialect has no state and is safe for concurrent use.
 //
-// Messages that are sent once per call are appended to a buffer. The others are values of the
-// generated types.
+// The messages sent once per call are appended to a buffer. All other messages are values of
+// the generated types.
 type dialect interface {
-	// observes reports whether the engine has observers.
+	// observes reports whether the engine supports observers.
 	observes() bool
 
-	// hooks reports whether the worker matches and delivers the calls of its functions.
+	// hooks reports whether the worker, rather than the engine, matches calls to its functions
+	// against observers and delivers the matching ones.
 	hooks() bool
 
-	// checkCall returns the reason why a call of this size cannot be sent to the engine, or
-	// nil. The call then fails without having been sent.
+	// checkCall returns an error if a call of the given size cannot be sent to the engine. The
+	// call then fails without being sent.
 	checkCall(inv *invocation, size int) error
-	// appendCall appends the envelope of a call, up to the part that encodeCall has written.
+	// appendCall appends the envelope of a call. The parts written by encodeCall follow it.
 	appendCall(p []byte, inv *invocation) []byte
-	// appendAnswer appends the envelope of an answer, up to its result or error.
+	// appendAnswer appends the envelope of a result message. The result or error follows it.
 	appendAnswer(p, id []byte, functionID string) []byte
-	// tooLarge is the code of the answer that replaces one that is too large to send.
+	// tooLarge returns the error code for a result that is too large to send.
 	tooLarge() string
-	// appendMatched and appendDelivered append the outcome of the function's hooks to an
-	// answer: the observers that the call is meant for, or that the call has been delivered.
+	// appendMatched and appendDelivered append the outcome of a function's hooks to a result
+	// message. appendMatched lists the observers that match the call; appendDelivered confirms
+	// the delivery.
 	appendMatched(p []byte, observers []*FunctionObserver) []byte
 	appendDelivered(p []byte) []byte
 
-	// observerAck is the answer to the announcement of an observer: err is nil if it is
-	// accepted.
+	// observerAck returns the message that accepts an observer or, if err is not nil, rejects
+	// it.
 	observerAck(functionID, namespace, observerID string, revision uint64, err *ErrorBody) any
-	// appendReports appends the message that reports local calls; localStats is the message
-	// that counts them.
+	// appendReports appends the message that reports local calls. localStats returns the
+	// message with the counters of local calls.
 	appendReports(p []byte, reports []*report) []byte
 	localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any
 
-	// answers reports whether the engine answers every registration of this kind. Otherwise,
-	// it answers only to reject a registration, and the answer to a subsequent fence shows
-	// that the registration was not rejected. If the engine answers a trigger, the trigger is
-	// an observer there.
+	// answers reports whether the engine responds to every registration of this kind. If not,
+	// the engine responds only to reject a registration, and the response to a subsequent
+	// fence confirms that the registration was accepted. If the engine responds to a trigger,
+	// it implements the trigger as an observer.
 	answers(*claim) bool
 
-	// The messages that register and unregister something. An error gives the reason why the
-	// engine does not support it; nil without an error means that no message is needed.
+	// The messages for registration. If the engine does not support the registration, the
+	// error describes why. A nil message without an error means that there is nothing to send.
 	registerFunction(*functionSpec) (any, error)
 	unregisterFunction(*functionSpec) any
 	registerTriggerType(*triggerTypeSpec) any
 	registerTrigger(*triggerSpec) (any, error)
 	unregisterTrigger(*triggerSpec) any
-	// triggerBound is the message that tells the engine that a provider has bound a trigger,
-	// or has rejected it with err.
+	// triggerBound returns the message that confirms to the engine that the provider has bound
+	// a trigger. If err is not nil, the message rejects the trigger.
 	triggerBound(b *TriggerBinding, err *ErrorBody) any
 
-	// receive decodes a message of the given kind and passes it to the client. It returns
-	// false if the dialect has no such message.
+	// receive decodes a message of the given kind and passes it to the client. known is false
+	// if the dialect has no such message.
 	receive(c *Client, l *link, kind messageType, b []byte) (known bool, err error)
 }
 
-// functionSpec describes a function as registered by the program. Values are encoded; nil
+// functionSpec describes a function as the program registered it. Values are encoded; nil
 // means none.
 type functionSpec struct {
 	id          string
@@ -81,15 +82,15 @@ type functionSpec struct {
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
 
-	// For engines with hooks; needsHooks is set if the function requires them.
+	// Only used by engines with hooks. needsHooks is set if the function requires hooks.
 	args         json.RawMessage
 	private      bool
 	unobservable bool
 	needsHooks   bool
 }
 
-// triggerSpec describes an observer, or a trigger as registered by the program, in the terms
-// of engines with triggers.
+// triggerSpec describes an observer, or a trigger as the program registered it. Engines since
+// 0.26 need a trigger to be converted with asObserver.
 type triggerSpec struct {
 	id                string
 	triggerType       string
@@ -99,50 +100,52 @@ type triggerSpec struct {
 	namespace         string
 	providerNamespace string
 
-	observe *observeSpec // of an observer; nil for a trigger
+	observe *observeSpec // nil for a trigger
 
-	// For a trigger that is an observer on the engine.
-	observerID      string // "": the same as id
+	// Only used for triggers that the engine implements as observers.
+	observerID      string // "" means the same as id
 	workerNamespace string
-	adapterID       string // function that the observer calls in place of the trigger's; "": none
+	adapterID       string // function that the observer calls instead of the trigger's function; "" means none
 }
 
-// observeSpec holds the attributes that only an observer has.
+// observeSpec holds the attributes specific to observers.
 type observeSpec struct {
 	source      ObserveSource
-	expiry      time.Duration // 0: none
-	deadline    time.Time     // of expiry; set when the observer is first sent
+	expiry      time.Duration // 0 means none
+	deadline    time.Time     // when the observer expires; set when the observer is first sent
 	maxFires    *uint64
 	maxInFlight *uint32
 }
 
-// idOfObserver returns the engine's id of the observer.
+// idOfObserver returns the observer's id in the engine.
 func (t *triggerSpec) idOfObserver() string { return cmp.Or(t.observerID, t.id) }
 
-// triggerTypeSpec describes a trigger type as registered by the program.
+// triggerTypeSpec describes a trigger type as the program registered it.
 type triggerTypeSpec struct {
 	id, description, namespace string
 	config, payload            json.RawMessage // schemas
 }
 
-// Features that an engine lists in its hello ([Client.Features]) and a worker in its
-// registration. A connection uses a feature if both ends list it.
+// Features that engines list in their hello ([Client.Features]) and workers in their
+// registration. A feature is used only if both sides list it.
 const (
-	// FeatureObserveV1 stands for observers ([Client.Observe]): engines since 0.25.
+	// FeatureObserveV1 indicates support for observers ([Client.Observe]), in engines since
+	// 0.25.
 	FeatureObserveV1 = "observe.v1"
-	// FeatureObserveV2 stands for observers in place of triggers: engines since 0.26. The
+	// FeatureObserveV2 indicates that observers replace triggers, in engines since 0.26. The
 	// worker that hosts the source matches and serves these observers.
 	FeatureObserveV2 = "observe.v2"
-	// FeatureLocalDispatchV1 stands for in-process calls of a worker's own functions.
+	// FeatureLocalDispatchV1 indicates that a worker may call its own functions in process.
 	FeatureLocalDispatchV1 = "local-dispatch.v1"
-	// FeatureLargeMessagesV1 stands for messages of up to 64 MiB. Only workers list it.
+	// FeatureLargeMessagesV1 indicates support for messages of up to 64 MiB. Only workers list
+	// it.
 	FeatureLargeMessagesV1 = "large-messages.v1"
 )
 
-// workerFeatures lists the features of this package, in the order of the other SDKs.
+// workerFeatures lists the features of this package, in the same order as the other SDKs.
 var workerFeatures = []string{FeatureObserveV1, FeatureObserveV2, FeatureLocalDispatchV1, FeatureLargeMessagesV1}
 
-// dialectFor returns the dialect for an engine that lists these features.
+// dialectFor returns the dialect for an engine with the given features.
 func dialectFor(features []string) dialect {
 	t := triggerDialect{observe: slices.Contains(features, FeatureObserveV1)}
 	if t.observe && slices.Contains(features, FeatureObserveV2) {
@@ -151,12 +154,13 @@ func dialectFor(features []string) dialect {
 	return t
 }
 
-// triggerDialect is the dialect of engines up to 0.25: triggers bind functions to events.
+// triggerDialect is the dialect of engines up to 0.25, in which triggers bind functions to
+// events.
 type triggerDialect struct {
-	observe bool // the engine has observers, too
+	observe bool // the engine also supports observers
 }
 
-// newestDialect is the dialect that can express every message.
+// newestDialect can express every message.
 var newestDialect = observeDialect{triggerDialect{observe: true}}
 
 func (d triggerDialect) observes() bool { return d.observe }
@@ -242,8 +246,8 @@ func (triggerDialect) appendAnswer(p, id []byte, functionID string) []byte {
 	return rawjson.AppendString(p, functionID)
 }
 
-// answers returns true for functions and observers if the engine has observers, and false for
-// triggers.
+// answers returns true for functions and observers if the engine supports observers. It
+// returns false for triggers.
 func (d triggerDialect) answers(c *claim) bool {
 	return d.observe && c != nil && (c.function != nil || c.trigger.spec.observe != nil)
 }
@@ -367,8 +371,8 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 	return true, nil
 }
 
-// appendReports appends the message that reports local calls. echo allows omitting an output
-// that equals the input.
+// appendReports appends the message that reports local calls. If echo is set, an output that
+// equals the input is omitted.
 func appendReports(p []byte, reports []*report, echo bool) []byte {
 	p = append(p, `{"type":"invocationsobserved","items":[`...)
 	for i, r := range reports {
@@ -416,19 +420,19 @@ func appendReports(p []byte, reports []*report, echo bool) []byte {
 	return append(p, ']', '}')
 }
 
-// observeDialect is the dialect of engines since 0.26: observers replace triggers.
+// observeDialect is the dialect of engines since 0.26, in which observers replace triggers.
 type observeDialect struct{ triggerDialect }
 
-// answers returns true: the engine answers every registration.
 func (observeDialect) answers(*claim) bool { return true }
 
 var errNoObservers = errors.New("the engine does not support observers (no observe.v1 in its features); upgrade it to 0.25 or later")
 
-// registerTriggerType returns nil: a type is a function ([Client.HandleTriggerType]).
+// registerTriggerType returns nil because a trigger type is a function in this dialect; see
+// [Client.HandleTriggerType].
 func (observeDialect) registerTriggerType(*triggerTypeSpec) any { return nil }
 
-// registerTrigger returns the message for an observer, or for the observer that stands for a
-// trigger (triggersource.go).
+// registerTrigger returns the message for an observer. If t is a trigger, it is first
+// converted to an observer (triggersource.go).
 func (observeDialect) registerTrigger(t *triggerSpec) (any, error) {
 	if t.observe != nil {
 		return observeMessage(t), nil
@@ -444,7 +448,7 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 	return UnobserveMessage{ID: t.idOfObserver()}
 }
 
-// observeMessage returns the message for an observer, with the time that is left until it
+// observeMessage returns the message for an observer, with the time remaining until it
 // expires.
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
@@ -484,7 +488,6 @@ func (observeDialect) appendReports(p []byte, reports []*report) []byte {
 	return appendReports(p, reports, true)
 }
 
-// appendIDs appends the list of the observers' ids.
 func appendIDs(p []byte, observers []*FunctionObserver) []byte {
 	p = append(p, '[')
 	for i, o := range observers {

@@ -27,47 +27,52 @@ const (
 	maxQueuedBytes       = 64 << 20
 	maxIdleWorkers       = 64
 
-	// If handlers hold at least this many bytes, the read loop yields to them before it reads
-	// more.
+	// If the running invocations hold at least this many bytes, the read loop yields to their
+	// handlers before it reads more.
 	yieldBytes = 8 << 20
 )
 
-// incoming is an invocation of a function of this worker.
+// incoming is an invocation of one of this worker's functions.
 type incoming struct {
 	origin   origin
 	function *Function
-	id       []byte // text; empty if the caller wants no answer
+	id       []byte // string form; empty if the caller needs no result
 	data     json.RawMessage
 	metadata json.RawMessage
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
 
-	// For engines with observers.
-	caller     json.RawMessage // the caller according to the engine; nil if it is unknown
-	activation json.RawMessage // the observer that the invocation serves; nil if there is none
-	depth      uint32          // number of activations that led to the invocation
+	// Only used if the handler recycles the memory of data.
+	memory   *[]byte // nil after recycle, which also clears data
+	recycled bool
+	callerID string // what data contained about the calling worker; set by recycle
 
-	since      time.Time // when it was queued, then when its handler began; zero without metrics
-	prev, next *incoming // in the dispatcher's list of running invocations; guarded by its lock
-	held       int       // its bytes in the dispatcher's count of what runs; guarded likewise
-	trigger    *Trigger  // this worker's trigger that the observer stands for; nil if there is none
+	// Only used by engines with observers.
+	caller     json.RawMessage // the caller as reported by the engine; nil if unknown
+	activation json.RawMessage // the observer that caused the invocation; nil if none
+	depth      uint32          // number of activations in the chain that led to the invocation
+
+	since      time.Time // when the invocation was queued, later when its handler began; zero without metrics
+	prev, next *incoming // in the list of running invocations; guarded by dispatcher.mu
+	held       int       // bytes added to dispatcher.held; guarded by dispatcher.mu
+	trigger    *Trigger  // this worker's trigger that the observer implements; nil if none
 
 	ctx        invocationContext // of the handler
 	over       atomic.Bool       // the handler has returned
 	parentOnce sync.Once
-	parent     json.RawMessage // the caller without its own parent, for calls of the handler
+	parent     json.RawMessage // the caller without its own parent, for calls made by the handler
 
-	// For a local call.
+	// Only used for local calls.
 	local   bool
 	own     localOrigin
 	by      localCaller
 	nesting int       // number of enclosing local calls that wait for this one
-	started time.Time // of the handler
-	nested  bool      // it runs in the slot of the handler that waits for it; guarded by the dispatcher's lock
-	ended   bool      // guarded by the dispatcher's lock
+	started time.Time // when the handler began
+	nested  bool      // runs in the slot of the handler that waits for it; guarded by dispatcher.mu
+	ended   bool      // guarded by dispatcher.mu
 }
 
-// appendCaller appends the caller object of a call that the handler of in makes.
+// appendCaller appends the caller object for a call made by the invocation's handler.
 func (in *incoming) appendCaller(p []byte) []byte {
 	p = append(p, `{"function_id":`...)
 	p = rawjson.AppendString(p, in.function.id)
@@ -82,7 +87,7 @@ func (in *incoming) appendCaller(p []byte) []byte {
 	return append(p, '}')
 }
 
-// callerRoom returns an upper limit for the length of the caller in an envelope.
+// callerRoom returns an upper bound for the length of the caller object.
 func (in *incoming) callerRoom() int {
 	if in == nil {
 		return 0
@@ -90,21 +95,21 @@ func (in *incoming) callerRoom() int {
 	return 160 + maxQuoted(in.function.id) + len(in.selfless())
 }
 
-// origin is the source of an invocation and the destination of its answer.
+// origin is where an invocation comes from and where its result is sent.
 type origin interface {
-	// context is the parent of the handler's context.
+	// context returns the parent of the handler's context.
 	context() context.Context
-	// gone reports whether the caller can no longer be answered.
+	// gone reports whether the caller can no longer receive a result.
 	gone() bool
-	// encodeResult and encodeError write the answer to b.
+	// encodeResult and encodeError encode the result message into b.
 	encodeResult(b *buffer, in *incoming, result any) error
 	encodeError(b *buffer, in *incoming, code, message, stack string)
-	// limit returns the size that the answer must stay below, and the code of the error that
-	// replaces a larger answer.
+	// limit returns the size that a result message must stay below, and the error code for a
+	// larger one.
 	limit() (bytes int, code string)
-	// dialect returns the dialect of the answer.
+	// dialect returns the dialect of the result message.
 	dialect() dialect
-	// reply sends the encoded answer and may wait for room; replyNow does not wait.
+	// reply sends the encoded message and may wait for room. replyNow does not wait.
 	reply(b *buffer)
 	replyNow(b *buffer)
 }
@@ -129,30 +134,30 @@ func (l *link) replyNow(b *buffer) { l.client.out.pushNoWait(l, item{buf: b}) }
 
 func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 
-// dispatcher runs a limited number of handlers at a time; further invocations wait in a
-// bounded queue. It keeps its goroutines for a while, because their stacks have already grown.
+// dispatcher runs handlers concurrently, up to a limit. Further invocations wait in a bounded
+// queue. The dispatcher reuses its goroutines, because their stacks have already grown.
 type dispatcher struct {
-	limit int  // 0 means no limit
-	timed bool // waiting times are measured
+	limit int  // maximum number of concurrent handlers; 0 means no limit
+	timed bool // measure how long invocations wait
 	run   func(*incoming)
 
 	mu      sync.Mutex
 	running int
-	first   *incoming // latest of the running invocations
-	held    int       // bytes of the running invocations
-	nested  int       // handlers that run in the slot of another one, which waits for them
+	first   *incoming // the most recently started running invocation
+	held    int       // total bytes of the running invocations
+	nested  int       // number of handlers that run in the slot of another handler
 	queue   fifo.Queue[*incoming]
 	bytes   int
-	idle    []chan *incoming // idle workers, latest last
+	idle    []chan *incoming // idle workers, most recent last
 	closed  bool
-	quiet   signal.Broadcast // sent when nothing runs or waits
+	quiet   signal.Broadcast // sent when no handler is running
 	workers sync.WaitGroup
 
 	overloaded atomic.Uint64
 }
 
-// submit runs in, now or later. It returns false if too many invocations are waiting, or if in
-// has a local caller and the dispatcher is closed.
+// submit runs an invocation or queues it. It returns false if the queue is full, or if the
+// call is local and the dispatcher is closed.
 func (d *dispatcher) submit(in *incoming) bool {
 	if d.timed {
 		in.since = time.Now()
@@ -160,7 +165,7 @@ func (d *dispatcher) submit(in *incoming) bool {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
-		return !in.local // for any other caller, the link is dead as well
+		return !in.local // for a remote call, the link is dead as well
 	}
 	if d.limit > 0 && d.running >= d.limit {
 		if d.queue.Len() >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
@@ -178,8 +183,8 @@ func (d *dispatcher) submit(in *incoming) bool {
 	return true
 }
 
-// nest runs the invocation in, using the slot of the handler that waits for it. It returns
-// false if the dispatcher is closed.
+// nest runs an invocation in the slot of the handler that waits for it. It returns false if
+// the dispatcher is closed.
 func (d *dispatcher) nest(in *incoming) bool {
 	d.mu.Lock()
 	if d.closed {
@@ -192,7 +197,7 @@ func (d *dispatcher) nest(in *incoming) bool {
 	return true
 }
 
-// start passes in to a worker and unlocks d.
+// start passes the invocation to a worker. It unlocks d.mu, which the caller holds.
 func (d *dispatcher) start(in *incoming) {
 	d.enter(in)
 	if n := len(d.idle); n > 0 {
@@ -227,11 +232,11 @@ func (d *dispatcher) leave(in *incoming) {
 	} else {
 		d.first = in.next
 	}
-	in.prev, in.next = nil, nil // the handler's context may keep in alive, but must not keep others
+	in.prev, in.next = nil, nil // the handler's context may outlive the invocation and must not retain others
 }
 
-// unnest gives the invocation in its own slot, even beyond the limit, because its caller no
-// longer waits for it.
+// unnest moves a nested invocation to its own slot, even beyond the limit, because its caller
+// has stopped waiting for it.
 func (d *dispatcher) unnest(in *incoming) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -242,12 +247,12 @@ func (d *dispatcher) unnest(in *incoming) {
 	}
 }
 
-// work runs in and then further invocations. If ran is set, in has already run, on the
-// goroutine of another worker, and its handler has ended that goroutine.
+// work runs the given invocation and then further ones. ran means that the given invocation
+// has already run on another worker's goroutine, and that its handler called runtime.Goexit.
 func (d *dispatcher) work(in *incoming, ran bool) {
 	ended := false
 	defer func() {
-		if !ended { // runtime.Goexit in a handler
+		if !ended { // a handler called runtime.Goexit
 			go d.work(in, true)
 			return
 		}
@@ -266,7 +271,8 @@ func (d *dispatcher) work(in *incoming, ran bool) {
 	}
 }
 
-// next returns the next invocation for a worker. If none is waiting, next waits for one.
+// next records that a worker has finished an invocation and returns the worker's next one,
+// waiting if none is queued. It returns nil if the worker must exit.
 func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 	d.mu.Lock()
 	d.leave(in)
@@ -304,7 +310,7 @@ func (d *dispatcher) pop() *incoming {
 	return in
 }
 
-// takeWaiting removes and returns the waiting invocations.
+// takeWaiting removes and returns the queued invocations.
 func (d *dispatcher) takeWaiting() []*incoming {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -313,7 +319,7 @@ func (d *dispatcher) takeWaiting() []*incoming {
 	return waiting
 }
 
-// waitQuiet returns when no handler is running, or ctx has ended.
+// waitQuiet waits until no handler is running or ctx is done.
 func (d *dispatcher) waitQuiet(ctx context.Context) error {
 	d.mu.Lock()
 	if d.running+d.nested == 0 {
@@ -330,8 +336,8 @@ func (d *dispatcher) waitQuiet(ctx context.Context) error {
 	}
 }
 
-// close ends the workers after their current handlers. The channel is closed when all have
-// ended.
+// close stops each worker after its current handler. The returned channel is closed when all
+// workers have stopped.
 func (d *dispatcher) close() <-chan struct{} {
 	d.mu.Lock()
 	d.closed = true
@@ -349,9 +355,9 @@ func (d *dispatcher) close() <-chan struct{} {
 	return ended
 }
 
-// yield lets the handlers run if their invocations hold much memory. If the read loop read
-// more data first, more memory would be in use, and the data would no longer be in the
-// processor's cache when the handlers run.
+// yield lets handlers run if their invocations hold a lot of memory. Without it, the read loop
+// would allocate even more memory, and the data would have left the processor's cache by the
+// time the handlers run.
 func (d *dispatcher) yield() {
 	d.mu.Lock()
 	much := d.held >= yieldBytes
@@ -373,12 +379,12 @@ func (d *dispatcher) counts() (running, queued int) {
 	return d.running + d.nested, d.queue.Len()
 }
 
-// maxNamedFunctions limits the number of functions that an error or a log line lists.
+// maxNamedFunctions limits how many functions an error or a log line lists.
 const maxNamedFunctions = 10
 
-// describeRunning lists the functions whose handlers are running, with the number of those
-// handlers, in descending order of that number: "orders::create (3), orders::list (1)". It
-// returns "" if none is running.
+// describeRunning lists the functions with running handlers and the number of handlers of
+// each, as in "orders::create (3), orders::list (1)". The function with the most handlers
+// comes first. The result is "" if no handler is running.
 func (d *dispatcher) describeRunning() string {
 	counts := map[string]int{}
 	d.mu.Lock()
@@ -400,8 +406,8 @@ func (d *dispatcher) describeRunning() string {
 	return strings.Join(text, ", ")
 }
 
-// execute runs one handler and sends its answer to the origin of the invocation. It recovers
-// from panics of the handler and of the encoding of its result.
+// execute runs one handler and sends its result to the origin of the invocation. It recovers
+// from panics in the handler and in the encoding of its result.
 func (c *Client) execute(in *incoming) {
 	if in.origin.gone() {
 		c.out.stats.repliesDropped.Add(1)
@@ -469,8 +475,8 @@ func (c *Client) execute(in *incoming) {
 	returned = true
 }
 
-// handlerTimedOut answers in place of a handler that exceeds its limit ([WithHandlerTimeout]).
-// The answer is small and does not wait for room.
+// handlerTimedOut responds on behalf of a handler that has exceeded its [WithHandlerTimeout].
+// The response is small, so it is sent without waiting for room.
 func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, observed *observation, span invocationSpan) {
 	in := invocation.in
 	f := in.function
@@ -495,10 +501,10 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 	}
 }
 
-// handlerError returns the error that the caller of a handler receives. The codes of this
-// package's own answers mean that the handler has not run, or has not completed. If a handler
-// returns an error with such a code, received from a call that it made itself, the code refers
-// to another handler, so handlerError replaces it.
+// handlerError returns the error to send to the caller of a handler. It replaces errors that
+// use one of this package's own codes: such a code means that the handler did not run or did
+// not complete. If a handler returns an error with such a code from one of its own calls, the
+// code describes a different handler.
 func handlerError(err error) error {
 	if err == nil {
 		return nil
@@ -513,9 +519,9 @@ func handlerError(err error) error {
 	return err
 }
 
-// encodePanic logs a handler that did not return and encodes the answer. It returns nil if no
-// answer is wanted, or if the invocation has already been answered because of the handler's
-// time limit. It must be called while the stack still contains the frames that panicked.
+// encodePanic logs a handler that did not return normally, and encodes the error to send. It
+// returns nil if the caller needs no result, or if the handler's timeout has already sent one.
+// It must be called while the panicking frames are still on the stack.
 func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any, late bool) *buffer {
 	stack := string(debug.Stack())
 	span.panicked(p, stack)
@@ -533,17 +539,17 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observ
 	return answer
 }
 
-// encodeAnswer encodes the result or error of a handler. It returns the error that the answer
-// reports, which may be an encoding error.
+// encodeAnswer encodes the result or error of a handler. It returns the error that was
+// encoded, which may be an encoding error instead of err.
 func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, result any, err error) (*buffer, error) {
 	limit, _ := to.limit()
 	b := newBuffer()
 	if err == nil {
 		err = to.encodeResult(b, in, c.cfg.forUser(result))
-		large := err == nil && b.Len() >= limit
+		large := err == nil && b.len() >= limit
 		switch {
 		case large:
-			err = tooLarge(to, b.Len())
+			err = tooLarge(to, b.len())
 		case err == nil:
 			return b, nil
 		default:
@@ -559,7 +565,7 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	}
 	code, message, stack := errorParts(err)
 	to.encodeError(b, in, code, message, stack)
-	if b.Len() >= limit {
+	if b.len() >= limit {
 		b.free()
 		b = newBuffer()
 		b.tooLarge = true
@@ -569,7 +575,7 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	return b, err
 }
 
-// errorParts returns the parts of the error body for err.
+// errorParts returns the code, message and stack trace to send for err.
 func errorParts(err error) (code, message, stack string) {
 	if _, hidden := err.(hiddenError); hidden {
 		return CodeInvocationFailed, hiddenText, ""
@@ -583,23 +589,23 @@ func errorParts(err error) (code, message, stack string) {
 		code = CodeInvocationFailed
 	}
 	if err != error(e) {
-		message = err.Error()   // wrapped: include the handler's context
-		if e.FunctionID == "" { // created by the handler: the code is sent beside the message
+		message = err.Error()   // wrapped: include the context added by the handler
+		if e.FunctionID == "" { // created by the handler: the code is sent separately
 			message = strings.Replace(message, e.Error(), e.Message, 1)
 		}
 	}
 	return code, message, stack
 }
 
-// turnAway rejects an invocation temporarily. The engine would turn an error into a 500, so
-// for a route the answer is a 503 with a Retry-After header.
+// turnAway rejects an invocation temporarily. For a route, it sends a 503 response with a
+// Retry-After header, because the engine would convert an error to a 500.
 func (c *Client) turnAway(in *incoming, code, message string) {
 	if len(in.id) == 0 {
 		return
 	}
 	b := newBuffer()
 	if !in.function.web || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {
-		b.Reset()
+		b.reset()
 		in.origin.encodeError(b, in, code, message, "")
 	}
 	in.origin.replyNow(b)

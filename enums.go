@@ -1,13 +1,13 @@
 package iii
 
-// The generator declares the type of an enumeration but, if the values have
-// descriptions, not its constants. A test compares the constants in this file with
-// the schemas. Decoding keeps values for which there is no constant.
+// If the values of an enumeration have descriptions, the generator declares only its type.
+// This file declares the constants, and a test compares them with the schemas. Decoding
+// accepts values without a constant.
 
 // Values of HTTPMethod.
 const (
-	// HTTPMethodGET reads a resource. The engine sends the payload as the request
-	// body nevertheless.
+	// HTTPMethodGET reads a resource. The engine sends the payload as the request body even
+	// for GET.
 	HTTPMethodGET HTTPMethod = "GET"
 	// HTTPMethodPOST is the default method.
 	HTTPMethodPOST HTTPMethod = "POST"
@@ -21,66 +21,66 @@ const (
 
 // Values of HTTPAuthType.
 const (
-	// HTTPAuthTypeHMAC is the tag of HTTPAuthHMAC.
+	// HTTPAuthTypeHMAC is the type of an [HTTPAuthHMAC].
 	HTTPAuthTypeHMAC HTTPAuthType = "hmac"
-	// HTTPAuthTypeBearer is the tag of HTTPAuthBearer.
+	// HTTPAuthTypeBearer is the type of an [HTTPAuthBearer].
 	HTTPAuthTypeBearer HTTPAuthType = "bearer"
-	// HTTPAuthTypeAPIKey is the tag of HTTPAuthAPIKey.
+	// HTTPAuthTypeAPIKey is the type of an [HTTPAuthAPIKey].
 	HTTPAuthTypeAPIKey HTTPAuthType = "api_key"
 )
 
 // Values of MessageType.
 const (
-	// MessageTypeWorkerRegistered is the tag of WorkerRegisteredMessage.
+	// MessageTypeWorkerRegistered is the type of a [WorkerRegisteredMessage].
 	MessageTypeWorkerRegistered MessageType = "workerregistered"
-	// MessageTypeReattach is the tag of ReattachMessage.
+	// MessageTypeReattach is the type of a [ReattachMessage].
 	MessageTypeReattach MessageType = "reattach"
-	// MessageTypeRegisterFunction is the tag of RegisterFunctionMessage.
+	// MessageTypeRegisterFunction is the type of a [RegisterFunctionMessage].
 	MessageTypeRegisterFunction MessageType = "registerfunction"
-	// MessageTypeUnregisterFunction is the tag of UnregisterFunctionMessage.
+	// MessageTypeUnregisterFunction is the type of an [UnregisterFunctionMessage].
 	MessageTypeUnregisterFunction MessageType = "unregisterfunction"
-	// MessageTypeRegisterTriggerType is the tag of RegisterTriggerTypeMessage.
+	// MessageTypeRegisterTriggerType is the type of a [RegisterTriggerTypeMessage].
 	MessageTypeRegisterTriggerType MessageType = "registertriggertype"
-	// MessageTypeRegisterTrigger is the tag of RegisterTriggerMessage.
+	// MessageTypeRegisterTrigger is the type of a [RegisterTriggerMessage].
 	MessageTypeRegisterTrigger MessageType = "registertrigger"
-	// MessageTypeUnregisterTrigger is the tag of UnregisterTriggerMessage.
+	// MessageTypeUnregisterTrigger is the type of an [UnregisterTriggerMessage].
 	MessageTypeUnregisterTrigger MessageType = "unregistertrigger"
-	// MessageTypeTriggerRegistrationResult is the tag of
-	// TriggerRegistrationResultMessage.
+	// MessageTypeTriggerRegistrationResult is the type of a
+	// [TriggerRegistrationResultMessage].
 	MessageTypeTriggerRegistrationResult MessageType = "triggerregistrationresult"
-	// MessageTypeInvokeFunction is the tag of InvokeFunctionMessage.
+	// MessageTypeInvokeFunction is the type of an [InvokeFunctionMessage].
 	MessageTypeInvokeFunction MessageType = "invokefunction"
-	// MessageTypeInvocationResult is the tag of InvocationResultMessage.
+	// MessageTypeInvocationResult is the type of an [InvocationResultMessage].
 	MessageTypeInvocationResult MessageType = "invocationresult"
-	// MessageTypeFunctionRegistered is the tag of FunctionRegisteredMessage.
+	// MessageTypeFunctionRegistered is the type of a [FunctionRegisteredMessage].
 	MessageTypeFunctionRegistered MessageType = "functionregistered"
-	// MessageTypeObserverAdded is the tag of ObserverAddedMessage.
+	// MessageTypeObserverAdded is the type of an [ObserverAddedMessage].
 	MessageTypeObserverAdded MessageType = "observeradded"
-	// MessageTypeObserverRemoved is the tag of ObserverRemovedMessage.
+	// MessageTypeObserverRemoved is the type of an [ObserverRemovedMessage].
 	MessageTypeObserverRemoved MessageType = "observerremoved"
-	// MessageTypeObserverAck is the tag of ObserverAckMessage.
+	// MessageTypeObserverAck is the type of an [ObserverAckMessage].
 	MessageTypeObserverAck MessageType = "observerack"
-	// MessageTypeObserve is the tag of ObserveMessage.
+	// MessageTypeObserve is the type of an [ObserveMessage].
 	MessageTypeObserve MessageType = "observe"
-	// MessageTypeUnobserve is the tag of UnobserveMessage.
+	// MessageTypeUnobserve is the type of an [UnobserveMessage].
 	MessageTypeUnobserve MessageType = "unobserve"
-	// MessageTypeObserveResult is the tag of ObserveResultMessage.
+	// MessageTypeObserveResult is the type of an [ObserveResultMessage].
 	MessageTypeObserveResult MessageType = "observeresult"
-	// MessageTypeObserverStateChanged is the tag of ObserverStateChangedMessage.
+	// MessageTypeObserverStateChanged is the type of an [ObserverStateChangedMessage].
 	MessageTypeObserverStateChanged MessageType = "observerstatechanged"
-	// MessageTypeInvocationsObserved is the tag of InvocationsObservedMessage.
+	// MessageTypeInvocationsObserved is the type of an [InvocationsObservedMessage].
 	MessageTypeInvocationsObserved MessageType = "invocationsobserved"
-	// MessageTypeLocalInvocationStats is the tag of LocalInvocationStatsMessage.
+	// MessageTypeLocalInvocationStats is the type of a [LocalInvocationStatsMessage].
 	MessageTypeLocalInvocationStats MessageType = "localinvocationstats"
-	// MessageTypeRegisterService is the tag of RegisterServiceMessage.
+	// MessageTypeRegisterService is the type of a [RegisterServiceMessage].
 	MessageTypeRegisterService MessageType = "registerservice"
-	// MessageTypeRegistrationRejected is the tag of RegistrationRejectedMessage.
+	// MessageTypeRegistrationRejected is the type of a [RegistrationRejectedMessage].
 	MessageTypeRegistrationRejected MessageType = "registrationrejected"
-	// MessageTypePing is the tag of PingMessage.
+	// MessageTypePing is the type of a [PingMessage].
 	MessageTypePing MessageType = "ping"
-	// MessageTypePong is the tag of PongMessage.
+	// MessageTypePong is the type of a [PongMessage].
 	MessageTypePong MessageType = "pong"
-	// MessageTypeError is the tag of ErrorMessage.
+	// MessageTypeError is the type of an [ErrorMessage].
 	MessageTypeError MessageType = "error"
 )
 
@@ -94,46 +94,45 @@ const (
 
 // Values of TriggerActionType.
 const (
-	// TriggerActionTypeVoid is the tag of ActionVoid.
+	// TriggerActionTypeVoid is the type of an [ActionVoid].
 	TriggerActionTypeVoid TriggerActionType = "void"
-	// TriggerActionTypeEnqueue is the tag of ActionEnqueue.
+	// TriggerActionTypeEnqueue is the type of an [ActionEnqueue].
 	TriggerActionTypeEnqueue TriggerActionType = "enqueue"
 )
 
 // Values of UpdateOpType.
 const (
-	// UpdateOpTypeSet is the tag of UpdateSet.
+	// UpdateOpTypeSet is the type of an [UpdateSet].
 	UpdateOpTypeSet UpdateOpType = "set"
-	// UpdateOpTypeMerge is the tag of UpdateMerge.
+	// UpdateOpTypeMerge is the type of an [UpdateMerge].
 	UpdateOpTypeMerge UpdateOpType = "merge"
-	// UpdateOpTypeIncrement is the tag of UpdateIncrement.
+	// UpdateOpTypeIncrement is the type of an [UpdateIncrement].
 	UpdateOpTypeIncrement UpdateOpType = "increment"
-	// UpdateOpTypeDecrement is the tag of UpdateDecrement.
+	// UpdateOpTypeDecrement is the type of an [UpdateDecrement].
 	UpdateOpTypeDecrement UpdateOpType = "decrement"
-	// UpdateOpTypeAppend is the tag of UpdateAppend.
+	// UpdateOpTypeAppend is the type of an [UpdateAppend].
 	UpdateOpTypeAppend UpdateOpType = "append"
-	// UpdateOpTypeRemove is the tag of UpdateRemove.
+	// UpdateOpTypeRemove is the type of an [UpdateRemove].
 	UpdateOpTypeRemove UpdateOpType = "remove"
 )
 
 // Values of StreamEventType.
 const (
-	// StreamEventTypeCreate reports a new item; data is its value.
+	// StreamEventTypeCreate reports a new item. The data is its value.
 	StreamEventTypeCreate StreamEventType = "create"
-	// StreamEventTypeUpdate reports a change of an existing item; data is its new
-	// value.
+	// StreamEventTypeUpdate reports a change to an existing item. The data is the new value.
 	StreamEventTypeUpdate StreamEventType = "update"
-	// StreamEventTypeDelete reports that an item was removed; data is the removed
-	// value.
+	// StreamEventTypeDelete reports that an item was removed. The data is the removed value.
 	StreamEventTypeDelete StreamEventType = "delete"
-	// StreamEventTypeSync carries the current state, once after a subscription on the
-	// stream socket; data is the item, or the list of the group's items.
+	// StreamEventTypeSync reports the current state. It is sent once, at the start of a
+	// subscription on the stream socket. The data is the item, or the list of items in the
+	// group.
 	StreamEventTypeSync StreamEventType = "sync"
-	// StreamEventTypeEvent reports a call of stream::send; event holds what was sent,
-	// and there is no data.
+	// StreamEventTypeEvent reports a call to stream::send. The event field holds the sent
+	// value, and there is no data.
 	StreamEventTypeEvent StreamEventType = "event"
-	// StreamEventTypeUnauthorized reports that a subscription on the stream socket
-	// was rejected; there is no data.
+	// StreamEventTypeUnauthorized reports that a subscription on the stream socket was
+	// rejected. There is no data.
 	StreamEventTypeUnauthorized StreamEventType = "unauthorized"
 )
 
@@ -147,23 +146,22 @@ const (
 
 // Values of ConnectionState.
 const (
-	// ConnectionStateDisconnected means that the connection has not been started, or
-	// has been shut down.
+	// ConnectionStateDisconnected means that the connection has not been started or has been
+	// shut down.
 	ConnectionStateDisconnected ConnectionState = "disconnected"
-	// ConnectionStateConnecting means that the first attempt is in progress.
+	// ConnectionStateConnecting means that the first connection attempt is in progress.
 	ConnectionStateConnecting ConnectionState = "connecting"
 	// ConnectionStateConnected means that the connection is established.
 	ConnectionStateConnected ConnectionState = "connected"
-	// ConnectionStateReconnecting means that the connection was lost or an attempt
-	// failed, and that another attempt follows.
+	// ConnectionStateReconnecting means that the connection was lost or an attempt failed. The
+	// client keeps trying to connect.
 	ConnectionStateReconnecting ConnectionState = "reconnecting"
-	// ConnectionStateFailed means that no attempt follows, because the retries are
-	// used up or the engine rejected the connection.
+	// ConnectionStateFailed means that the client has stopped trying to connect, because no
+	// retries are left or the engine rejected the connection.
 	ConnectionStateFailed ConnectionState = "failed"
 )
 
-// Valid reports whether m is one of the methods that the engine accepts for
-// HTTP-invoked functions.
+// Valid reports whether the engine accepts m as the method of an HTTP-invoked function.
 func (m HTTPMethod) Valid() bool {
 	switch m {
 	case HTTPMethodGET, HTTPMethodPOST, HTTPMethodPUT, HTTPMethodPATCH, HTTPMethodDELETE:
@@ -200,12 +198,11 @@ const (
 
 // Values of StateEventType.
 const (
-	// StateEventTypeCreated reports that a value was stored where there was none.
+	// StateEventTypeCreated reports that a value was stored under a new key.
 	StateEventTypeCreated StateEventType = "state:created"
 	// StateEventTypeUpdated reports that an existing value was replaced.
 	StateEventTypeUpdated StateEventType = "state:updated"
-	// StateEventTypeDeleted reports that a key was deleted, whether or not it
-	// existed.
+	// StateEventTypeDeleted reports that a key was deleted, even if it did not exist.
 	StateEventTypeDeleted StateEventType = "state:deleted"
 )
 
@@ -213,8 +210,7 @@ const (
 const (
 	// WorkerEventTypeConnected reports that a worker connected.
 	WorkerEventTypeConnected WorkerEventType = "worker_connected"
-	// WorkerEventTypeMetadataUpdated reports that a worker registered its metadata,
-	// for the first time or again.
+	// WorkerEventTypeMetadataUpdated reports that a worker registered or updated its metadata.
 	WorkerEventTypeMetadataUpdated WorkerEventType = "worker_metadata_updated"
 	// WorkerEventTypeDisconnected reports that a worker disconnected.
 	WorkerEventTypeDisconnected WorkerEventType = "worker_disconnected"
@@ -222,11 +218,11 @@ const (
 
 // Values of HTTPMiddlewareAction.
 const (
-	// HTTPMiddlewareActionContinue continues with the next middleware function and,
-	// after the last one, with the target.
+	// HTTPMiddlewareActionContinue continues with the next middleware function or, after the
+	// last one, with the target.
 	HTTPMiddlewareActionContinue HTTPMiddlewareAction = "continue"
-	// HTTPMiddlewareActionRespond sends the response of the middleware function and
-	// does not call the target.
+	// HTTPMiddlewareActionRespond sends the middleware function's response without calling the
+	// target.
 	HTTPMiddlewareActionRespond HTTPMiddlewareAction = "respond"
 )
 
@@ -234,12 +230,12 @@ const (
 const (
 	// CaptureInput is the payload of the call.
 	CaptureInput Capture = "input"
-	// CaptureOutput is the result of a call that succeeded.
+	// CaptureOutput is the result of a successful call.
 	CaptureOutput Capture = "output"
-	// CaptureError is the error of a call that failed.
+	// CaptureError is the error of a failed call.
 	CaptureError Capture = "error"
-	// CaptureCaller is the worker that made the call, and the function that it ran, if
-	// any.
+	// CaptureCaller is the worker that made the call and, if known, the function that it was
+	// running.
 	CaptureCaller Capture = "caller"
 	// CaptureMetadata is the metadata of the call.
 	CaptureMetadata Capture = "metadata"
@@ -251,45 +247,45 @@ const (
 	ObserveOnSuccess ObserveOn = "success"
 	// ObserveOnError selects calls that fail.
 	ObserveOnError ObserveOn = "error"
-	// ObserveOnComplete selects every call that ends, with a result or with an error.
+	// ObserveOnComplete selects every completed call, successful or not.
 	ObserveOnComplete ObserveOn = "complete"
 )
 
 // Values of ObserveDeliver.
 const (
-	// ObserveDeliverEnvelope delivers an Observed with the captured parts of the call.
-	// It is the default.
+	// ObserveDeliverEnvelope delivers an Observed with the captured parts of the call. It is
+	// the default.
 	ObserveDeliverEnvelope ObserveDeliver = "envelope"
-	// ObserveDeliverInput delivers the payload of the observed call alone, whether or
-	// not it is captured.
+	// ObserveDeliverInput delivers only the payload of the observed call, even if it is not
+	// captured.
 	ObserveDeliverInput ObserveDeliver = "input"
-	// ObserveDeliverOutput delivers the result of the observed call alone, whether or
-	// not it is captured.
+	// ObserveDeliverOutput delivers only the result of the observed call, even if it is not
+	// captured.
 	ObserveDeliverOutput ObserveDeliver = "output"
 )
 
 // Values of ObserverState.
 const (
-	// ObserverStatePending means that the observer waits for its source, for the worker
-	// that hosts the source to accept it, or for its target.
+	// ObserverStatePending means that the observer is waiting for its source, for its target,
+	// or for the worker that hosts the source to accept it.
 	ObserverStatePending ObserverState = "pending"
-	// ObserverStateActive means that the engine calls the target.
+	// ObserverStateActive means that the engine calls the target for matching calls.
 	ObserverStateActive ObserverState = "active"
-	// ObserverStateSuspended means that the observer was active, and that its target or
-	// its worker is away.
+	// ObserverStateSuspended means that the observer was active, but its target is no longer
+	// registered or its worker has disconnected.
 	ObserverStateSuspended ObserverState = "suspended"
-	// ObserverStateError means that the engine or the worker that hosts the source
+	// ObserverStateError means that the engine, or the worker that hosts the source, has
 	// rejected the observer.
 	ObserverStateError ObserverState = "error"
-	// ObserverStateDisposed means that the observer no longer exists. It is final.
+	// ObserverStateDisposed means that the observer no longer exists. This state is final.
 	ObserverStateDisposed ObserverState = "disposed"
 )
 
 // Values of ObserveDelivery.
 const (
-	// ObserveDeliveryAuto offers every call to the observers. It is the default.
+	// ObserveDeliveryAuto matches every call against the observers. It is the default.
 	ObserveDeliveryAuto ObserveDelivery = "auto"
-	// ObserveDeliveryOwner means that calls do not activate observers; the code of the
+	// ObserveDeliveryOwner means that calls do not activate observers. Instead, code in the
 	// hosting worker passes events to individual observers.
 	ObserveDeliveryOwner ObserveDelivery = "owner"
 )

@@ -7,29 +7,29 @@ import (
 	"strings"
 )
 
-// Sentinel errors of calls, registrations and the client. Test for them with errors.Is.
+// Sentinel errors. Test for them with errors.Is.
 var (
-	// ErrClosed means that the client has ended: after Close, after Shutdown, or because of
-	// the fatal error that [Client.Err] returns.
+	// ErrClosed means that the client has ended, because of Close, Shutdown, or the fatal
+	// error returned by [Client.Err].
 	ErrClosed = errors.New("iii: client is closed")
 
-	// ErrNotConnected means that a request waited for a connection and was never sent, because
-	// its context or the client ended first.
+	// ErrNotConnected means that a request was never sent, because its context was done or the
+	// client ended before there was a connection.
 	ErrNotConnected = errors.New("iii: not connected")
 
-	// ErrConnectionLost means that the connection died after the request was, or may have
-	// been, sent: the function may have run, and its answer will not arrive.
+	// ErrConnectionLost means that the connection was lost after the request may have been
+	// sent. The function may have run, but its result will not arrive.
 	ErrConnectionLost = errors.New("iii: connection lost")
 
-	// ErrBufferFull means that there is no connection and the requests waiting for one have
+	// ErrBufferFull means that the client is disconnected and that the buffered requests have
 	// reached the limits of [WithSendBuffer].
 	ErrBufferFull = errors.New("iii: send buffer is full")
 
-	// ErrMessageTooLarge means that a message was not sent because it has 64 MiB or more. The
+	// ErrMessageTooLarge means that a message was not sent because it is 64 MiB or larger. The
 	// engine would drop the connection if it received such a message.
 	ErrMessageTooLarge = errors.New("iii: message is too large")
 
-	// ErrTimeout means that the answer did not arrive within the timeout of the call
+	// ErrTimeout means that the result did not arrive within the call's timeout
 	// ([WithTimeout], [WithCallTimeout]). It also matches context.DeadlineExceeded. The engine
 	// does not support cancellation, so the function may still be running.
 	ErrTimeout error = timeoutError{}
@@ -41,19 +41,19 @@ var (
 	ErrForbidden = errors.New("iii: forbidden")
 
 	// ErrEnqueue matches an [*Error] with code enqueue_error: no queue provider is connected,
-	// or it rejected the message.
+	// or the provider rejected the message.
 	ErrEnqueue = errors.New("iii: enqueue failed")
 
-	// ErrDraining matches an [*Error] with code worker_draining: the worker is in a graceful
-	// shutdown, and the function has not started. See [SafeToRetry].
+	// ErrDraining matches an [*Error] with code worker_draining: the worker is shutting down,
+	// and the function has not started. See [SafeToRetry].
 	ErrDraining = errors.New("iii: worker is draining")
 
-	// ErrOverloaded matches an [*Error] with code overloaded: too many invocations are waiting
+	// ErrOverloaded matches an [*Error] with code overloaded: too many invocations are queued
 	// in the worker, and the function has not started. See [SafeToRetry].
 	ErrOverloaded = errors.New("iii: worker is overloaded")
 
 	// ErrStopped matches an [*Error] with code invocation_stopped: the worker's connection
-	// ended before or while the function ran.
+	// ended before or while the function was running.
 	ErrStopped = errors.New("iii: invocation stopped")
 )
 
@@ -63,9 +63,9 @@ func (timeoutError) Error() string        { return "iii: call timed out" }
 func (timeoutError) Timeout() bool        { return true }
 func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// Error codes that this package sends or acts on. The code of a received [*Error] is one of
-// these, one of the engine's codes below, or one chosen by the function. To test for a code c,
-// use errors.Is(err, &Error{Code: c}). The values are those of the wire protocol.
+// Error codes that this package sends or handles. The code of a received [*Error] is one of
+// these codes, one of the engine's codes below, or a code chosen by the function. To test for
+// a code c, use errors.Is(err, &Error{Code: c}). The values are part of the wire protocol.
 const (
 	// CodeInvocationFailed: a handler panicked, or returned an error without a code.
 	CodeInvocationFailed = "invocation_failed"
@@ -73,19 +73,19 @@ const (
 	CodeInvalidRequest = "invalid_request"
 	// CodeFunctionNotFound: no worker serves the function. See [ErrFunctionNotFound].
 	CodeFunctionNotFound = "function_not_found"
-	// CodeFunctionNotInvokable: the engine runs the function over HTTP, so the worker has no
-	// handler for it.
+	// CodeFunctionNotInvokable: the worker has no handler for the function, because the engine
+	// runs it over HTTP.
 	CodeFunctionNotInvokable = "function_not_invokable"
-	// CodeOverloaded: the worker runs the maximum number of handlers, and its queue is full.
-	// See [ErrOverloaded].
+	// CodeOverloaded: the worker is running the maximum number of handlers, and its queue is
+	// full. See [ErrOverloaded].
 	CodeOverloaded = "overloaded"
-	// CodeWorkerDraining: the worker is in a graceful shutdown. See [ErrDraining].
+	// CodeWorkerDraining: the worker is shutting down. See [ErrDraining].
 	CodeWorkerDraining = "worker_draining"
 	// CodeHandlerTimeout: the handler did not return within [WithHandlerTimeout].
 	CodeHandlerTimeout = "handler_timeout"
-	// CodeResultTooLarge: the handler returned a result that does not fit in a message.
+	// CodeResultTooLarge: the result of the handler is too large for a message.
 	CodeResultTooLarge = "result_too_large"
-	// CodePayloadTooLarge is CodeResultTooLarge on an engine with [FeatureObserveV2].
+	// CodePayloadTooLarge replaces CodeResultTooLarge on engines with [FeatureObserveV2].
 	CodePayloadTooLarge = "payload_too_large"
 	// CodeTimeout: a call made by a Deliver hook did not return in time.
 	CodeTimeout = "TIMEOUT"
@@ -95,14 +95,15 @@ const (
 	CodeOwnerTimeout = "OWNER_TIMEOUT"
 	// CodeObserverNotActive: a call was made through an observer that is not active.
 	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
-	// CodeInvalidArgs: the arguments of an observer do not have the form that the function
-	// requires.
+	// CodeInvalidArgs: the arguments of an observer do not conform to the function's schema
+	// ([WithArgsSchema]).
 	CodeInvalidArgs = "INVALID_ARGS"
 	// CodeInvalidFilter: the filters of an observer cannot be parsed.
 	CodeInvalidFilter = "INVALID_FILTER"
-	// CodeObserverError: an observer is in error, and the engine gave no reason.
+	// CodeObserverError: an observer is in the error state, and the engine did not give a
+	// reason.
 	CodeObserverError = "OBSERVER_ERROR"
-	// CodeUnknown: an error arrived whose body cannot be decoded.
+	// CodeUnknown: the body of a received error cannot be decoded.
 	CodeUnknown = "UNKNOWN"
 	// CodeLimitExceeded: a function has too many observers.
 	CodeLimitExceeded = "LIMIT_EXCEEDED"
@@ -113,15 +114,15 @@ const (
 	CodeTriggerRegistrationFailed = "trigger_registration_failed"
 )
 
-// Codes of the engine's errors.
+// Error codes of the engine.
 const (
-	// CodeInvocationStopped: the worker's connection ended while the function ran. See
+	// CodeInvocationStopped: the worker's connection ended while the function was running. See
 	// [ErrStopped].
 	CodeInvocationStopped = "invocation_stopped"
 	// CodeInvocationError: the engine lost the result.
 	CodeInvocationError = "invocation_error"
-	// CodeChannelSendFailed: the worker's connection ended before the engine could send it
-	// the invocation.
+	// CodeChannelSendFailed: the worker's connection ended before the engine could send the
+	// invocation.
 	CodeChannelSendFailed = "channel_send_failed"
 	// CodeDeserializationError: a built-in function cannot decode its input.
 	CodeDeserializationError = "deserialization_error"
@@ -129,87 +130,89 @@ const (
 	CodeSerializationError = "serialization_error"
 	// CodeEnqueueError: a queue rejected a message, or there is no queue. See [ErrEnqueue].
 	CodeEnqueueError = "enqueue_error"
-	// CodeEnqueueFailed: engine::queue::enqueue, which [Client.Enqueue] reaches through the
-	// engine, rejected a message. Callers of Client.Enqueue receive CodeEnqueueError.
+	// CodeEnqueueFailed: engine::queue::enqueue rejected a message. [Client.Enqueue] uses this
+	// function indirectly, and its callers receive CodeEnqueueError.
 	CodeEnqueueFailed = "enqueue_failed"
-	// CodeTimeValueOverflow: a query of metrics has a time out of range.
+	// CodeTimeValueOverflow: a time in a metrics query is out of range.
 	CodeTimeValueOverflow = "time_value_overflow"
 	// CodeForbidden: access control denied the request. See [ErrForbidden].
 	CodeForbidden = "FORBIDDEN"
-	// CodeAuthError: authentication failed; it arrives as an [*AuthError].
+	// CodeAuthError: authentication failed. The client reports it as an [*AuthError].
 	CodeAuthError = "AUTH_ERROR"
 	// CodeInvalidNamespace: the namespace is not valid.
 	CodeInvalidNamespace = "INVALID_NAMESPACE"
 	// CodeInvalidArguments: the input of a built-in function is not valid.
 	CodeInvalidArguments = "INVALID_ARGUMENTS"
-	// CodeNotFound: the item that a built-in function looks up does not exist.
+	// CodeNotFound: the item requested from a built-in function does not exist.
 	CodeNotFound = "NOT_FOUND"
-	// CodeUnsupported: the engine does not support the request; matches errors.ErrUnsupported.
+	// CodeUnsupported: the engine does not support the request. It matches
+	// errors.ErrUnsupported.
 	CodeUnsupported = "UNSUPPORTED"
 	// CodeUnregisterFailed: engine::unregister_trigger failed.
 	CodeUnregisterFailed = "unregister_failed"
-	// CodeFunctionConflict, in a [*RejectedError]: another live worker owns the function.
+	// CodeFunctionConflict: another live worker owns the function. Used in a [*RejectedError].
 	CodeFunctionConflict = "FUNCTION_NAMESPACE_CONFLICT"
-	// CodeWorkerConflict, in a [*RejectedError]: another live worker has the name.
+	// CodeWorkerConflict: another live worker has the same name. Used in a [*RejectedError].
 	CodeWorkerConflict = "WORKER_NAMESPACE_CONFLICT"
 
-	// CodeObserverIDConflict: the id is already taken by an observer or a trigger of this
+	// CodeObserverIDConflict: the id is already used by an observer or a trigger of this
 	// client, or by an observer of another connection.
 	CodeObserverIDConflict = "OBSERVER_ID_CONFLICT"
-	// CodeObserverNotFound: a call was made through an observer that does not exist, or
-	// engine::observers::get was called for one.
+	// CodeObserverNotFound: the observer passed to engine::observers::get, or used to make a
+	// call, does not exist.
 	CodeObserverNotFound = "OBSERVER_NOT_FOUND"
-	// CodeNotFunctionOwner: a call was made through an observer of another worker's function.
+	// CodeNotFunctionOwner: a call was made through an observer whose source is another
+	// worker's function.
 	CodeNotFunctionOwner = "NOT_FUNCTION_OWNER"
-	// CodeOverflow: a call was made through an observer that has as many activations in flight
-	// as [WithMaxInFlight] allows.
+	// CodeOverflow: a call was made through an observer that already has as many activations
+	// in flight as its [WithMaxInFlight] allows.
 	CodeOverflow = "OVERFLOW"
-	// CodeLoopGuard: the chain of activations that led to a call through an observer is too
-	// long.
+	// CodeLoopGuard: a call through an observer was rejected because the chain of activations
+	// that led to it is too long.
 	CodeLoopGuard = "LOOP_GUARD"
 	// CodeNotObservable: the function rejects observers.
 	CodeNotObservable = "NOT_OBSERVABLE"
 	// CodeSelfTarget: the source and the target of an observer are the same function.
 	CodeSelfTarget = "SELF_TARGET"
-	// CodeInvalidFilterPath: the filters of an observer name a path that the schema of the
-	// function does not have.
+	// CodeInvalidFilterPath: the filters of an observer contain a path that does not exist in
+	// the schema of the function.
 	CodeInvalidFilterPath = "INVALID_FILTER_PATH"
-	// CodeInvalidArgsFormat: the engine rejected a function because the schema of its
-	// observers' arguments is not valid.
+	// CodeInvalidArgsFormat: the engine rejected a function because its schema for observer
+	// arguments is not valid.
 	CodeInvalidArgsFormat = "INVALID_ARGS_FORMAT"
-	// CodeInvalidCronExpression: the expression of a cron trigger on an engine with observers
-	// cannot be parsed.
+	// CodeInvalidCronExpression: the expression of a cron trigger cannot be parsed. Only sent
+	// by engines with observers.
 	CodeInvalidCronExpression = "INVALID_CRON_EXPRESSION"
 	// CodeOwnerUnavailable: an observer is pending because its source is not registered.
 	CodeOwnerUnavailable = "OWNER_UNAVAILABLE"
 	// CodeTargetUnavailable: an observer is pending or suspended because its target is not
 	// registered.
 	CodeTargetUnavailable = "TARGET_UNAVAILABLE"
-	// CodeObserverDisconnected: an observer is suspended because its worker is away, or was
-	// disposed because the worker did not come back.
+	// CodeObserverDisconnected: an observer is suspended because its worker has disconnected,
+	// or was disposed because the worker did not reconnect.
 	CodeObserverDisconnected = "OBSERVER_DISCONNECTED"
-	// CodeObserverExpired: an observer was disposed at the end of its [WithExpiry].
+	// CodeObserverExpired: an observer was disposed after its [WithExpiry] had passed.
 	CodeObserverExpired = "EXPIRED"
-	// CodeMaxFires: an observer was disposed after the activations of its [WithMaxFires].
+	// CodeMaxFires: an observer was disposed after as many activations as its [WithMaxFires]
+	// allows.
 	CodeMaxFires = "MAX_FIRES"
-	// CodeUnobserved: an observer was disposed by its worker.
+	// CodeUnobserved: an observer was disposed at the request of its worker.
 	CodeUnobserved = "UNOBSERVED"
-	// CodeHTTPRouteConflict: another worker has a route with the same path and different
+	// CodeHTTPRouteConflict: another worker has a route with the same path but different
 	// parameter names. Sent by engines since 0.26.
 	CodeHTTPRouteConflict = "HTTP_ROUTE_CONFLICT"
 
-	// CodeConditionNotMet: the condition function of an HTTP trigger returned false; in a 422
-	// response.
+	// CodeConditionNotMet: the condition function of an HTTP trigger returned false. Used in a
+	// 422 response.
 	CodeConditionNotMet = "CONDITION_NOT_MET"
-	// CodeMiddlewareTimeout: a middleware function of an HTTP trigger did not answer in time;
-	// in a 504 response.
+	// CodeMiddlewareTimeout: a middleware function of an HTTP trigger did not return in time.
+	// Used in a 504 response.
 	CodeMiddlewareTimeout = "MIDDLEWARE_TIMEOUT"
-	// CodeInternalError: the engine itself failed to process an HTTP request; in a 500
-	// response.
+	// CodeInternalError: the engine failed to process an HTTP request. Used in a 500 response.
 	CodeInternalError = "INTERNAL_ERROR"
 
-	// CodeHTTPError: the server of an HTTP-invoked function responded with an error that has
-	// no code.
+	// CodeHTTPError: the server of an HTTP-invoked function responded with an error that does
+	// not contain a code.
 	CodeHTTPError = "http_error"
 	// CodeHTTPRequestFailed: the server of an HTTP-invoked function could not be reached, or
 	// did not respond in time.
@@ -224,11 +227,11 @@ const (
 	// CodeBridgeError: a call through bridge.invoke failed.
 	CodeBridgeError = "bridge_error"
 
-	// CodeValueTooLarge: state::set rejected a value because of its size.
+	// CodeValueTooLarge: state::set rejected a value that is too large.
 	CodeValueTooLarge = "VALUE_TOO_LARGE"
 	// CodeStateSetError: state::set failed.
 	CodeStateSetError = "SET_ERROR"
-	// CodeStateGetError: state::get failed; state::delete also returns it.
+	// CodeStateGetError: state::get or state::delete failed.
 	CodeStateGetError = "GET_ERROR"
 	// CodeStateDeleteError: state::delete failed.
 	CodeStateDeleteError = "DELETE_ERROR"
@@ -255,12 +258,13 @@ const (
 	CodeStreamListAllError = "STREAM_LIST_ALL_ERROR"
 	// CodeStreamSendError: stream::send failed.
 	CodeStreamSendError = "STREAM_SEND_ERROR"
-	// CodeJSONError: the worker that stores a stream returned a value of the wrong form.
+	// CodeJSONError: the worker that stores a stream returned a malformed value.
 	CodeJSONError = "JSON_ERROR"
 
 	// CodeTopicNotSet: publish or iii::durable::publish was called with an empty topic.
 	CodeTopicNotSet = "topic_not_set"
-	// CodeTopicRequired: a listing of a topic was requested without a topic.
+	// CodeTopicRequired: a function that lists the contents of a topic was called without a
+	// topic.
 	CodeTopicRequired = "topic_required"
 	// CodeQueueNotSet: iii::queue::redrive or a related function was called without a queue.
 	CodeQueueNotSet = "queue_not_set"
@@ -286,14 +290,14 @@ const (
 	CodeInvalidID = "INVALID_ID"
 	// CodeNotRegistered: configuration::set was called for an entry that is not registered.
 	CodeNotRegistered = "NOT_REGISTERED"
-	// CodeSchemaInvalid: the configuration store rejected a schema, or a value that does not
-	// match its schema.
+	// CodeSchemaInvalid: the configuration store rejected an invalid schema, or a value that
+	// does not match its schema.
 	CodeSchemaInvalid = "SCHEMA_INVALID"
 	// CodeSchemaUnavailable: configuration::set failed because a schema is unavailable.
 	CodeSchemaUnavailable = "SCHEMA_UNAVAILABLE"
 	// CodeExpandFailed: configuration::get cannot expand a variable in the value.
 	CodeExpandFailed = "EXPAND_FAILED"
-	// CodeAdapterError: the storage of the configuration store failed.
+	// CodeAdapterError: the storage backend of the configuration store failed.
 	CodeAdapterError = "ADAPTER_ERROR"
 )
 
@@ -302,32 +306,34 @@ const (
 	registerWorkerFunction = "engine::workers::register"
 )
 
-// Error is an error that the other side has sent: the error body of an invocation result or of
-// a rejected trigger. A handler that returns an *Error, wrapped or not, chooses the code that
-// its caller receives; any other error is sent with code invocation_failed. The codes
-// worker_draining, overloaded, handler_timeout and result_too_large are reserved for errors
-// that this package sends in place of a handler. If a handler returns one of them, it is sent
-// as invocation_failed with the code in its message; otherwise the caller would conclude that
-// this handler did not run or was cut off. The zero value is an error without a code, sent as
-// invocation_failed.
+// Error is an error sent by the engine or another worker, as part of an invocation result or
+// of the rejection of a trigger. A handler can return an *Error, possibly wrapped, to choose
+// the code that its caller receives. Any other error is sent with code invocation_failed. The
+// zero value is an error without a code, which is also sent as invocation_failed.
+//
+// The codes worker_draining, overloaded, handler_timeout, result_too_large and
+// payload_too_large are reserved for errors that this package sends on behalf of a handler.
+// They would tell the caller that the handler did not run or did not complete. If a handler
+// returns one of them, it is sent as invocation_failed, and the message contains the original
+// code.
 //
 // errors.Is compares an Error only by its code: with another *Error, or with the sentinel for
 // the code, such as [ErrFunctionNotFound].
 type Error struct {
-	// Code identifies the kind of error. The protocol's section on errors lists the engine's
-	// codes; functions define their own.
+	// Code identifies the kind of error. The protocol documentation lists the engine's codes;
+	// functions define their own.
 	Code string
-	// Message describes the error for people.
+	// Message is a human-readable description of the error.
 	Message string
-	// Stacktrace is the remote stack trace, if the other side sent one.
+	// Stacktrace is the remote stack trace, or "" if none was sent.
 	Stacktrace string
-	// FunctionID is the function that was called; set on received errors.
+	// FunctionID is the id of the function that was called. It is set on received errors.
 	FunctionID string
-	// InvocationID is the id of the call; set on received errors.
+	// InvocationID is the id of the call. It is set on received errors.
 	InvocationID string
 }
 
-// Error implements error.
+// Error implements the error interface.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("iii: ")
@@ -370,26 +376,29 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// RejectedError means that the engine rejected a registration. With code
-// FUNCTION_NAMESPACE_CONFLICT, another live worker owns FunctionID, and this worker does not
-// serve the function until that worker leaves ([Function.Err]). With
-// WORKER_NAMESPACE_CONFLICT, another live worker has the worker's name; this ends the client
-// unless [WithWaitForName] is set. Any other code ends the client.
+// RejectedError means that the engine rejected a registration. The effect depends on the code:
+//
+//   - FUNCTION_NAMESPACE_CONFLICT: another live worker owns FunctionID. This worker does not
+//     serve the function until that worker disconnects ([Function.Err]).
+//   - WORKER_NAMESPACE_CONFLICT: another live worker has the same name. The client ends,
+//     unless [WithWaitForName] is set.
+//   - Any other code ends the client.
 type RejectedError struct {
 	// Code identifies the kind of rejection.
 	Code string
 	// Namespace is the namespace of the rejected registration.
 	Namespace string
-	// WorkerName is the name that another worker has; "" if the rejection is not about a name.
+	// WorkerName is the name used by another worker. It is "" unless the rejection is about a
+	// name.
 	WorkerName string
-	// FunctionID is the function that another worker owns; "" if the rejection is not about a
-	// function.
+	// FunctionID is the id of the function owned by another worker. It is "" unless the
+	// rejection is about a function.
 	FunctionID string
-	// OwnerWorkerID is the id of that worker's connection, if the engine reports it.
+	// OwnerWorkerID is the id of the other worker's connection, if the engine reports it.
 	OwnerWorkerID string
 }
 
-// Error implements error.
+// Error implements the error interface.
 func (e *RejectedError) Error() string {
 	what := "registration"
 	switch {
@@ -405,43 +414,44 @@ func (e *RejectedError) Error() string {
 	return s
 }
 
-// Is reports whether target is errors.ErrUnsupported and the engine cannot host the function.
+// Is reports whether target is errors.ErrUnsupported and e has the matching code.
 func (e *RejectedError) Is(target error) bool {
 	return e.Code == CodeUnsupported && target == errors.ErrUnsupported
 }
 
 // AuthError means that the engine rejected this worker's authentication. It ends the client.
 type AuthError struct {
-	// Message is the engine's reason.
+	// Message is the reason given by the engine.
 	Message string
 }
 
-// Error implements error.
+// Error implements the error interface.
 func (e *AuthError) Error() string { return "iii: engine rejected this worker: " + e.Message }
 
-// LostSendsError informs the state listener that a connection ended while messages of
-// [Client.Send] were unconfirmed: they were written to the connection, but it is not known
-// whether the engine has read them. It matches [ErrConnectionLost].
+// LostSendsError notifies the state listener that a connection ended while messages of
+// [Client.Send] were unconfirmed. The messages were written to the connection, but the engine
+// may not have read them. A LostSendsError matches [ErrConnectionLost].
 type LostSendsError struct {
-	// Count is the number of such messages.
+	// Count is the number of unconfirmed messages.
 	Count int
-	// Err is the reason why the connection ended.
+	// Err is the error that ended the connection.
 	Err error
 }
 
-// Error implements error.
+// Error implements the error interface.
 func (e *LostSendsError) Error() string {
 	return public(fmt.Errorf("connection lost with %d sent messages unconfirmed: %w", e.Count, e.Err)).Error()
 }
 
-// Unwrap implements the interface of errors.Is and errors.As.
+// Unwrap returns [ErrConnectionLost] and Err.
 func (e *LostSendsError) Unwrap() []error { return []error{ErrConnectionLost, e.Err} }
 
-// callError is an error of Call, Send or Enqueue that arose on this side.
+// callError is a local error of Call, Send or Enqueue, as opposed to one received from the
+// engine.
 type callError struct {
 	verb, functionID string
 	err              error
-	sent             bool // whether the request may have reached the engine
+	sent             bool // the request may have reached the engine
 }
 
 func (e *callError) Error() string {
@@ -450,17 +460,18 @@ func (e *callError) Error() string {
 
 func (e *callError) Unwrap() error { return e.err }
 
-// SafeToRetry reports whether retrying the request that failed with err cannot run the
-// function twice: either the request cannot have reached the engine, or the worker answered
-// [ErrDraining] or [ErrOverloaded] before the function started. It returns false for nil, for
-// errors that leave the outcome open, and for joined errors if any of them may come from a
-// function that has run.
+// SafeToRetry reports whether retrying the request that failed with err is guaranteed not to
+// run the function twice. This is the case if the request cannot have reached the engine, or
+// if the worker returned [ErrDraining] or [ErrOverloaded] before starting the function.
+// SafeToRetry returns false for nil, for errors with an unknown outcome, and for joined errors
+// if any of them may come from a function that has run.
 func SafeToRetry(err error) bool {
 	safe, unsafe := retrySafety(err)
 	return safe && !unsafe
 }
 
-// retrySafety determines what the errors in the tree of err imply about a retry.
+// retrySafety reports whether the tree of err contains errors that are safe to retry, and
+// errors that are not.
 func retrySafety(err error) (safe, unsafe bool) {
 	switch e := err.(type) {
 	case nil:
@@ -484,7 +495,7 @@ func retrySafety(err error) (safe, unsafe bool) {
 	return safe, unsafe
 }
 
-// ctxError returns the reason why ctx ended, including its cause if that adds information.
+// ctxError returns ctx.Err(), together with the context's cause if the cause adds information.
 func ctxError(ctx context.Context) error {
 	err := ctx.Err()
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
@@ -493,8 +504,8 @@ func ctxError(ctx context.Context) error {
 	return err
 }
 
-// public puts the prefix of this package's errors at the front of err, and removes it
-// everywhere else.
+// public moves this package's error prefix to the front of err and removes all other
+// occurrences.
 func public(err error) error {
 	if err == nil {
 		return nil
@@ -512,7 +523,7 @@ func (e publicError) Error() string {
 	return "iii: " + unprefixed(e.error)
 }
 
-// unprefixed is the text of err without the prefix of this package's errors.
+// unprefixed returns the message of err without this package's error prefix.
 func unprefixed(err error) string {
 	return strings.ReplaceAll(strings.TrimPrefix(err.Error(), "iii: "), ": iii: ", ": ")
 }

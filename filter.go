@@ -8,28 +8,28 @@ import (
 	"github.com/iii-go/iii/internal/filter"
 )
 
-// Filter selects the calls of a function that an observer receives. It is written in the
-// engine's filter language: an object whose keys are paths such as "input.amount",
-// "output.items.0.sku" or "caller.worker_name", each with operators that must all match, and
+// Filter selects which calls to a function an observer receives. It is written in the engine's
+// filter language: a JSON object that maps paths, such as "input.amount", "output.items.0.sku"
+// or "caller.worker_name", to operators. All operators must match. The object may also contain
 // $and, $or and $not.
 //
 //	{"input.amount": {"$gte": 100}, "input.tags": {"$any": {"$prefix": "vip"}}}
 //
-// Operators are $eq, $ne, $in, $nin, $gt, $gte, $lt, $lte, $exists, $prefix, and $any for
-// elements of an array. A path without a value is absent, which differs from null: $ne, $nin
-// and {"$exists": false} match it, all other operators do not. Numbers are compared as
-// doubles, strings by code points.
+// The operators are $eq, $ne, $in, $nin, $gt, $gte, $lt, $lte, $exists, $prefix, and $any,
+// which matches elements of an array. A path without a value is absent, not null. Only $ne,
+// $nin and {"$exists": false} match an absent path. Numbers are compared as doubles, and
+// strings by code point.
 //
-// A Filter is immutable, except by UnmarshalJSON, and is safe for concurrent use. The zero
+// A Filter is immutable, except for UnmarshalJSON, and is safe for concurrent use. The zero
 // value and a nil *Filter match every call.
 type Filter struct {
 	f *filter.Filter
 }
 
-// ParseFilter parses a filter by the rules for an observer's own filter, as the engine does. v
-// is JSON text (string, []byte, json.RawMessage), a *Filter, or anything that marshals to a
-// filter, such as a map. The error is a [*FilterError] with the code INVALID_FILTER; only if v
-// cannot be marshaled, the error is a different one.
+// ParseFilter parses a filter with the same rules that the engine applies to an observer's
+// filter. v is JSON (a string, []byte or json.RawMessage), a *Filter, or any value that
+// marshals to a filter, such as a map. The error is a [*FilterError] with the code
+// INVALID_FILTER, unless v cannot be marshaled.
 func ParseFilter(v any) (*Filter, error) {
 	var f *filter.Filter
 	var err error
@@ -53,7 +53,7 @@ func ParseFilter(v any) (*Filter, error) {
 	return &Filter{f}, nil
 }
 
-// inner returns the compiled filter, or nil, which also matches every call.
+// inner returns the compiled filter. A nil result is valid and matches every call.
 func (f *Filter) inner() *filter.Filter {
 	if f == nil {
 		return nil
@@ -61,32 +61,32 @@ func (f *Filter) inner() *filter.Filter {
 	return f.f
 }
 
-// FilterDocument describes one call to a [Filter], with each part as raw JSON. A nil part is
-// absent, which differs from null.
+// FilterDocument describes one call to a [Filter]. Each part is raw JSON. A nil part is absent
+// rather than null.
 type FilterDocument struct {
 	// Input is the payload of the call.
 	Input json.RawMessage
-	// Output is the result; absent if the call failed.
+	// Output is the result. It is absent if the call failed.
 	Output json.RawMessage
-	// Error has the members code and message; absent if the call succeeded.
+	// Error has the members code and message. It is absent if the call succeeded.
 	Error json.RawMessage
-	// Caller has those of the members worker_id, worker_name, function_id, invocation_id and
-	// parent that are known.
+	// Caller has the members worker_id, worker_name, function_id, invocation_id and parent.
+	// Unknown members are omitted.
 	Caller json.RawMessage
-	// Metadata is the call's metadata; absent if it has none.
+	// Metadata is the metadata of the call. It is absent if the call has none.
 	Metadata json.RawMessage
 }
 
-// Matches reports whether the filter holds for a call. It reads the JSON in place and does
-// not allocate, except for a number of more than 32 characters. The parts of d must be valid
-// JSON; for other text the result is unspecified, but the same each time.
+// Matches reports whether the filter matches a call. It reads the JSON in place and does not
+// allocate, except for numbers of more than 32 characters. The parts of d must be valid JSON.
+// If they are not, the result is unspecified but deterministic.
 func (f *Filter) Matches(d FilterDocument) bool {
 	return f.inner().Matches((*filter.Document)(&d))
 }
 
-// MarshalJSON returns the normal form of the filter, which the engine stores and lists. Two
-// filters are the same if their normal forms are equal. Fields of type Filter and of type
-// *Filter are both encoded in this form; a nil *Filter becomes null.
+// MarshalJSON returns the normal form of the filter, in which the engine stores and lists
+// filters. Two filters are equivalent if their normal forms are equal. Fields of type Filter
+// and *Filter are both encoded in this form; a nil *Filter is encoded as null.
 func (f Filter) MarshalJSON() ([]byte, error) {
 	return []byte(f.f.String()), nil
 }
@@ -94,8 +94,8 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 // String returns the normal form of the filter.
 func (f *Filter) String() string { return f.inner().String() }
 
-// UnmarshalJSON parses a filter that the engine has announced: unlike [ParseFilter] it does
-// not limit the size of the text. As for other types, null changes nothing. The error is a
+// UnmarshalJSON parses a filter received from the engine. Unlike [ParseFilter], it does not
+// limit the size of the filter. By convention, a JSON null is a no-op. The error is a
 // [*FilterError].
 func (f *Filter) UnmarshalJSON(b []byte) error {
 	if string(b) == "null" {
@@ -110,34 +110,34 @@ func (f *Filter) UnmarshalJSON(b []byte) error {
 }
 
 // CheckSchemas checks the filter's paths against the JSON Schemas of a function, as the engine
-// does when an observer is added: paths that begin with input are checked against the schema
-// of requests, and paths that begin with output against the schema of responses. A nil schema
-// is not checked.
+// does when an observer is added. Paths that begin with input are checked against the request
+// schema, and paths that begin with output against the response schema. A nil schema is not
+// checked.
 //
-// The error is a [*FilterError] with the code INVALID_FILTER_PATH for a path that the schema
-// rules out. The warnings name paths that the schema neither allows nor rules out, in the
-// order of the normal form.
+// If a schema rules out a path, the error is a [*FilterError] with the code
+// INVALID_FILTER_PATH. The warnings name the paths that a schema neither allows nor rules out,
+// in the order of the normal form.
 func (f *Filter) CheckSchemas(request, response json.RawMessage) (warnings []string, err error) {
 	warnings, err = f.inner().CheckSchemas(request, response)
 	return warnings, filterError(err)
 }
 
-// FilterError is the reason why a [Filter] is rejected.
+// FilterError reports why a [Filter] was rejected.
 type FilterError struct {
-	// Code is the engine's code: INVALID_FILTER, or INVALID_FILTER_PATH for a path that a
-	// schema rules out.
+	// Code is the engine's error code: INVALID_FILTER, or INVALID_FILTER_PATH if a schema
+	// rules out a path.
 	Code string
-	// Path is the path that caused the error, as the filter spells it, or "" if no path caused
-	// it. Elements of an array are written as [*] if a schema rules the path out.
+	// Path is the path that caused the error, as written in the filter, or "" if the error is
+	// not about a path. If a schema rules out the path, array elements are written as [*].
 	Path string
-	// Message is the engine's message; it contains the path.
+	// Message is the engine's error message. It contains the path.
 	Message string
 }
 
-// Error implements error.
+// Error implements the error interface.
 func (e *FilterError) Error() string { return "iii: " + e.Code + ": " + e.Message }
 
-// filterError returns the public form of an error of package filter.
+// filterError converts an error of package filter to this package's error.
 func filterError(err error) error {
 	var e *filter.Error
 	switch {

@@ -22,29 +22,31 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// HandlerFunc serves invocations of a function. payload is the caller's payload, with the key
-// _caller_worker_id that the engine adds to objects; the handler owns it. The result is
-// encoded with encoding/json (a json.RawMessage is sent unchanged, nil as null). An [*Error],
-// wrapped or not, keeps its code; any other error is sent as invocation_failed, and so is a
-// panic, without its text.
+// HandlerFunc serves invocations of a function. The handler owns payload, which is the
+// caller's payload; if it is an object, the engine adds the key _caller_worker_id to it. The
+// result is encoded with encoding/json (a json.RawMessage is sent unchanged, nil as null). A
+// returned [*Error], possibly wrapped, keeps its code. Any other error is sent as
+// invocation_failed. A panic is also sent as invocation_failed, but without its message.
 //
-// The goroutine of a handler, and those that it starts, have the profiler label
-// iii.function.id (package runtime/pprof), which identifies the function in profiles.
+// The goroutine of a handler, and the goroutines it starts, have the runtime/pprof label
+// iii.function.id, which identifies the function in profiles.
 //
-// ctx ends when the connection over which the invocation arrived is lost (the engine has then
-// failed the call and accepts no answer), when the client closes, and when a drain runs out of
-// time. ctx can be passed to [InvocationFromContext] and [Stopping].
+// ctx is canceled when the connection that delivered the invocation is lost, when the client
+// closes, and when a drain exceeds its timeout. After a lost connection, the engine has
+// already failed the call and does not accept a result. ctx can be passed to
+// [InvocationFromContext] and [Stopping].
 type HandlerFunc func(ctx context.Context, payload json.RawMessage) (any, error)
 
-// Middleware wraps a handler. It is called once, when a function is registered. The handler
-// that it returns serves invocations concurrently and must not be nil.
+// Middleware wraps a handler. It is called once, when a function is registered. The returned
+// handler must not be nil and must be safe for concurrent use.
 type Middleware func(HandlerFunc) HandlerFunc
 
-// Function is a function registered by this worker. It is created by [Client.HandleFunc] and
-// related functions; the zero value is not usable. All methods are safe for concurrent use.
+// Function is a function registered by this worker, for example with [Client.HandleFunc]. The
+// zero value is not usable. All methods are safe for concurrent use.
 type Function struct {
 	client  *Client
 	id      string
@@ -52,43 +54,45 @@ type Function struct {
 	handler HandlerFunc
 
 	spanName string
-	untraced bool          // it does not run in this process
-	web      bool          // it serves HTTP requests: its results are responses
-	timeout  time.Duration // of its handler; 0 means none
+	untraced bool          // the function does not run in this process
+	web      bool          // serves HTTP requests; results are HTTP responses
+	timeout  time.Duration // time limit for the handler; 0 means none
 
-	metrics   *functionMetrics // nil: not measured, like every function that the package registers for its own use
-	labels    context.Context  // with the profiler labels of its handler's goroutines; nil like metrics
+	metrics   *functionMetrics // nil if metrics are disabled, and for the package's own functions
+	labels    context.Context  // holds the profiler labels for the handler's goroutines; nil for the package's own functions
 	hooks     ObserverHooks
-	remote    bool // it never runs in process
-	quiet     bool // do not warn if an engine cannot host it
+	remote    bool // never run in process
+	quiet     bool // do not warn if an engine cannot host the function
+	recycles  bool // the handler decodes its payload with decodeAndRecycle
 	observers observerSet
 	local     localStats
 
 	claim
 	refused atomic.Pointer[RejectedError]
 	route   *Trigger                // registered and unregistered with the function
-	head    atomic.Pointer[Trigger] // as route, for HEAD
-	routes  []*Trigger              // as route, of a router
+	head    atomic.Pointer[Trigger] // like route, but for HEAD requests
+	routes  []*Trigger              // like route, but for a router
 
 	routeOptions []TriggerOption
 
-	// Set when the function is taken over; guarded by the registry's lock.
+	// Set when this worker takes over the function; guarded by the registry's lock.
 	owner    string    // the previous owner
-	deadline time.Time // until which its triggers wait for owner's to be gone
+	deadline time.Time // when the function's triggers stop waiting for the previous owner to disconnect
 }
 
-// ID returns the id under which the function was registered.
+// ID returns the id of the function.
 func (f *Function) ID() string { return f.id }
 
 // Err returns a *[RejectedError] while another live worker owns the function's id in this
-// namespace, as the old instance does during a rolling update. This worker then does not
-// serve the function, does not register its triggers, and retries until the owner leaves:
-// after 250 ms, then less often, but at least every 2 s and on each new connection. All
-// retries together are limited to 180 a second. Once the engine has accepted the function,
-// Err returns nil and the state listener receives a *[TakeoverNotice]. Before the engine has
-// answered, Err returns what it returned on the previous connection, or nil. For a function
-// of [HandleHTTP] or [Client.MountHTTP] it also reports the rejection of the route, as
-// [Trigger.Err] does.
+// namespace, such as the old instance during a rolling update. During this time, this worker
+// does not serve the function or register its triggers. It retries until the owner
+// disconnects: first after 250 ms, then less often, but at least every 2 s and on each new
+// connection. All retries together are limited to 180 per second. Once the engine has accepted
+// the function, Err returns nil, and the state listener receives a *[TakeoverNotice].
+//
+// Until the engine has responded on the current connection, Err returns the result from the
+// previous connection, or nil. For a function of [HandleHTTP] or [Client.MountHTTP], Err also
+// reports a rejected route, as [Trigger.Err] does.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
@@ -101,7 +105,7 @@ func (f *Function) Err() error {
 	return nil
 }
 
-// ownTriggers returns the triggers that were registered with f.
+// ownTriggers returns the triggers that were registered together with f.
 func (f *Function) ownTriggers() (own []*Trigger) {
 	for _, t := range append([]*Trigger{f.route, f.head.Load()}, f.routes...) {
 		if t != nil {
@@ -111,14 +115,14 @@ func (f *Function) ownTriggers() (own []*Trigger) {
 	return own
 }
 
-// Unregister unregisters the function and the HTTP triggers that were registered with it.
-// Other triggers of the function remain: those that the engine already has then fail, and
-// those that were held because the function was rejected stay held until this worker registers
-// a function with that id again. Unregister waits neither for the network nor for running
-// handlers. Calling it twice returns an error.
+// Unregister unregisters the function and the HTTP triggers that were registered together with
+// it. Other triggers of the function remain registered. If the engine has accepted such a
+// trigger, its calls fail. If a trigger was held back because the function was rejected, it
+// remains so until this worker registers a function with the same id. Unregister does not wait
+// for the network or for running handlers. A second call returns an error.
 func (f *Function) Unregister() error {
 	for _, t := range f.ownTriggers() {
-		_ = t.Unregister() // it may have been unregistered alone
+		_ = t.Unregister() // fails if the trigger has been unregistered separately
 	}
 	if !f.client.registry.removeFunction(f) {
 		return fmt.Errorf("iii: function %q is not registered", f.id)
@@ -126,8 +130,8 @@ func (f *Function) Unregister() error {
 	return nil
 }
 
-// FunctionOption configures a function when it is registered. With an invalid option, the
-// registration fails.
+// FunctionOption configures a function that is being registered. An invalid option makes the
+// registration fail.
 type FunctionOption func(*functionConfig) error
 
 type functionConfig struct {
@@ -135,7 +139,7 @@ type functionConfig struct {
 	metadata    json.RawMessage
 	request     json.RawMessage
 	response    json.RawMessage
-	schemas     bool // set by the user, even if both are nil
+	schemas     bool // set by WithSchemas, even if both schemas are nil
 
 	args           json.RawMessage
 	private        bool
@@ -145,20 +149,19 @@ type functionConfig struct {
 	middleware     []Middleware
 	timeout        time.Duration
 	triggerOptions []TriggerOption
-	validates      bool // validates its input against the request schema
-	builtin        bool // overriding one of the engine's ids is intended
-	unchecked      bool // the engine prescribes the form of the id
+	validates      bool // validate the input against the request schema
+	builtin        bool // allow one of the engine's own ids
+	unchecked      bool // do not check the id, which is dictated by the engine
 }
 
-// WithFunctionDescription sets the text that describes the function in listings. Default:
-// none.
+// WithFunctionDescription sets the description of the function in listings. Default: none.
 func WithFunctionDescription(text string) FunctionOption {
 	return func(c *functionConfig) error { c.description = &text; return nil }
 }
 
-// WithFunctionMetadata sets the function's registration metadata, any value that
-// encodes as JSON. {"internal": true} hides the function from the default
-// listing; access control can filter by it.
+// WithFunctionMetadata sets the function's registration metadata to any value that encodes as
+// JSON. {"internal": true} hides the function from the default listing. Access control can
+// filter functions by their metadata.
 func WithFunctionMetadata(v any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.metadata, err = rawOf(v)
@@ -166,8 +169,8 @@ func WithFunctionMetadata(v any) FunctionOption {
 	}
 }
 
-// WithSchemas sets the JSON Schemas of payload and result that listings show: a
-// json.RawMessage, any value that marshals to a schema, or nil for none. By default, typed
+// WithSchemas sets the JSON Schemas of the payload and the result in listings. Each schema is
+// a json.RawMessage, any value that marshals to a schema, or nil for none. By default, typed
 // handlers advertise inferred schemas ([Handle]).
 func WithSchemas(request, response any) FunctionOption {
 	return func(c *functionConfig) (err error) {
@@ -179,10 +182,10 @@ func WithSchemas(request, response any) FunctionOption {
 	}
 }
 
-// WithFunctionMiddleware wraps the handler of one function. The first middleware is outermost;
-// all of them run inside those of [WithMiddleware]. Repeated options accumulate; the
-// middleware of later options runs inside that of earlier ones. With a nil middleware, or one
-// that returns nil, the registration fails. Default: none.
+// WithFunctionMiddleware wraps the handler of a single function. The first middleware is the
+// outermost one. Repeated options accumulate, with later middleware inside earlier middleware.
+// All of it runs inside the middleware of [WithMiddleware]. The registration fails if a
+// middleware is nil or returns nil. Default: none.
 func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, m := range mw {
@@ -195,16 +198,15 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 	}
 }
 
-// WithHandlerTimeout limits how long the handler of a function, including its middleware, may
-// run. Time that an invocation spends waiting for a free place does not count. The limit must
-// be positive. Default: no limit.
+// WithHandlerTimeout limits how long a function's handler may run, including its middleware.
+// Time spent in the queue does not count. The limit must be positive. Default: no limit.
 //
-// When the limit expires, the caller receives the code [CodeHandlerTimeout], or the client of
-// a route a 504, and the handler's context ends with context.DeadlineExceeded. The handler
-// itself cannot be stopped: until it returns, its goroutine counts towards
-// [WithMaxConcurrency], ClientStats.HandlersRunning and the drain, and its result is
-// discarded. A streamed response of [Client.MountHTTP] whose header has been sent cannot
-// become a 504; it is cut off.
+// When the limit expires, the caller receives the code [CodeHandlerTimeout] (or a 504 response
+// if the function serves a route), and the handler's context fails with
+// context.DeadlineExceeded. The handler itself cannot be stopped. Until it returns, its
+// goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning and the drain;
+// its result is discarded. If a handler of [Client.MountHTTP] has already sent the header of a
+// streamed response, the response is cut off instead.
 func WithHandlerTimeout(d time.Duration) FunctionOption {
 	return func(c *functionConfig) error {
 		if d <= 0 {
@@ -215,11 +217,11 @@ func WithHandlerTimeout(d time.Duration) FunctionOption {
 	}
 }
 
-// WithTriggerOptions sets options of the triggers that [HandleHTTP], [Client.MountHTTP] and
+// WithTriggerOptions sets options for the triggers that [HandleHTTP], [Client.MountHTTP] and
 // [Client.MountRouter] register together with a function. Repeated options accumulate. The
-// registration fails if the function has no such trigger. [WithTriggerNamespace] must not name
-// a namespace other than the function's. The HEAD trigger that a mounted GET implies has the
-// same options; its id is that of [WithTriggerID] with the suffix ":head".
+// registration fails if the function has no such trigger. [WithTriggerNamespace] must not
+// specify a namespace other than the function's. A mounted GET implies a HEAD trigger, which
+// has the same options; the suffix ":head" is added to its [WithTriggerID].
 func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, opt := range opts {
@@ -232,25 +234,26 @@ func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	}
 }
 
-// WithBuiltinOverride allows registering a function under an id of the engine's own: one that
-// begins with state::, stream::, configuration::, iii:: or engine::, or is publish,
-// bridge.invoke or bridge.invoke_async. By default, registering such an id is an error in
-// every namespace.
+// WithBuiltinOverride allows registering a function under one of the engine's own ids. These
+// are the ids that begin with state::, stream::, configuration::, iii:: or engine::, and
+// publish, bridge.invoke and bridge.invoke_async. By default, registering such an id is an
+// error in every namespace.
 //
-// In the namespace "default", the function replaces the engine's own for all workers, which
-// are not notified. When the registering worker leaves, the engine removes the function. Its
-// own function does not return until the engine's module is loaded again, for example by a
-// restart; until then, calls fail with [ErrFunctionNotFound]. In other namespaces, the engine
-// rejects ids that begin with engine::, and the others can only be called with [InNamespace].
-// [Client.HandleStream] does not need this option.
+// In the namespace "default", the function replaces the engine's own function for all workers,
+// which are not notified. When the registering worker disconnects, the engine removes the
+// function. The engine's own function is not restored until the engine reloads its module, for
+// example during a restart. Until then, calls fail with [ErrFunctionNotFound].
+//
+// In other namespaces, the engine rejects ids that begin with engine::, and the other ids can
+// only be called with [InNamespace]. [Client.HandleStream] does not need this option.
 func WithBuiltinOverride() FunctionOption {
 	return func(c *functionConfig) error { c.builtin = true; return nil }
 }
 
-// prescribedID is an option for functions whose ids this package itself chooses.
+// prescribedID is an option for functions whose id is chosen by this package.
 func prescribedID(c *functionConfig) error { c.builtin, c.unchecked = true, true; return nil }
 
-// checkID rejects ids that no function should have.
+// checkID rejects ids that a function must not have.
 func (c *functionConfig) checkID(id string) error {
 	switch {
 	case c.unchecked:
@@ -289,7 +292,7 @@ func schemaValue(v any) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// rawOf encodes a user's value. The result has no leading space.
+// rawOf encodes a user value. The result has no surrounding white space.
 func rawOf(v any) (json.RawMessage, error) {
 	b := newBuffer()
 	defer b.free()
@@ -299,10 +302,10 @@ func rawOf(v any) (json.RawMessage, error) {
 	return json.RawMessage(strings.TrimSpace(b.String())), nil
 }
 
-// checkRegistration validates the message that registers c. The engine would end every
-// connection because of a message that is too large, and would drop a message that it cannot
-// parse. The check applies to all dialects: they differ only in a few keys, which affect
-// neither.
+// checkRegistration validates the message that registers c. The engine would drop the
+// connection if the message were too large, and would ignore a message that it cannot parse.
+// One check covers all dialects, because the few keys in which they differ affect neither the
+// size nor the syntax.
 func checkRegistration(c *claim) error {
 	var d dialect = triggerDialect{observe: true}
 	if c.function != nil {
@@ -321,42 +324,44 @@ func checkMessage(m any) error {
 		return err
 	}
 	defer b.free()
-	if b.Len() >= messageTooLarge {
-		return fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, b.Len())
+	if b.len() >= messageTooLarge {
+		return fmt.Errorf("registration: %w: %d bytes", ErrMessageTooLarge, b.len())
 	}
-	if err := rawjson.CheckForEngine(b.Bytes(), engineDepth); err != nil {
+	if err := rawjson.CheckForEngine(b.bytes(), engineDepth); err != nil {
 		return fmt.Errorf("registration: %w", err)
 	}
 	return nil
 }
 
 // HandleFunc registers a function with an untyped handler. By convention, ids have the form
-// "service::name". HandleFunc rejects spaces, control and invisible characters, and the ids of
-// the engine's own functions ([WithBuiltinOverride]). It does not wait for the network: the
-// client sends the registration as soon as it is connected, and again on every later
-// connection.
+// "service::name". HandleFunc rejects ids that contain spaces, control characters or invisible
+// characters, and the ids of the engine's own functions ([WithBuiltinOverride]). It does not
+// wait for the network. The client sends the registration once it is connected, and again
+// after each reconnect.
 func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
 	}
-	return c.register(id, h, nil, functionSchemas{}, opts)
+	return c.register(id, handlerSpec{run: h}, opts)
 }
 
-// Handle registers a function with a typed handler: the payload is decoded into In, and the
-// result is encoded from Out. In receives the caller's payload without the key
-// _caller_worker_id that the engine adds, even if In is a map or a json.RawMessage; only a
-// struct with a field of that name receives the key. If a payload cannot be decoded, the
-// caller receives the code invalid_request and the path of the invalid value, for example
-// lines[2].price. See [Client.HandleFunc].
+// Handle registers a function with a typed handler. The payload is decoded into In, and the
+// result is encoded from Out. In does not receive the key _caller_worker_id that the engine
+// adds to payloads, even if In is a map or a json.RawMessage. The only exception is a struct
+// with a field of that name. If a payload cannot be decoded, the caller receives the code
+// invalid_request and the path of the invalid value, such as lines[2].price. See
+// [Client.HandleFunc] for the rules for ids.
 //
 // The function advertises JSON Schemas of the JSON that encoding/json decodes into In and
-// encodes from Out, unless [WithSchemas] replaces them; with [WithInputValidation], the worker
-// enforces the schema of In. A type may describe itself with a method JSONSchema that has no
-// parameters: it returns a schema as json.RawMessage, []byte, string, or any value that
-// encodes to one, and optionally an error; it is called on a zero value. A type that encodes
-// itself and has no such method is described as any value. A type that cannot be described has
-// no schema, which is not an error. If In or Out contains a channel, a function or another
-// type without a JSON encoding, at any depth, Handle returns an error.
+// encodes from Out. [WithSchemas] replaces them. With [WithInputValidation], the worker
+// enforces the schema of In. A type can describe itself with a method JSONSchema without
+// parameters. The method is called on a zero value and returns a schema as json.RawMessage,
+// []byte, string, or any value that encodes to one, and optionally an error. A type with its
+// own encoding but without this method is described as any value.
+//
+// If a type cannot be described, no schema is advertised; this is not an error. Handle returns
+// an error if In or Out contains, at any depth, a channel, a function or another type that
+// encoding/json cannot encode.
 func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
@@ -365,11 +370,11 @@ func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out,
 	if err := types.check(); err != nil {
 		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
-	return c.register(id, typedHandler(c, h), nil, types, opts)
+	return c.register(id, typedHandler(c, h, types), opts)
 }
 
-// HandleEvent is [Handle] for a handler without a result, for example of events: the function
-// returns null.
+// HandleEvent is like [Handle] for a handler that has no result, such as an event handler. The
+// function returns null.
 func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
@@ -378,18 +383,24 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 	if err := types.check(); err != nil {
 		return nil, public(fmt.Errorf("function %q: %w", id, err))
 	}
-	handler := typedHandler(c, func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) })
-	return c.register(id, handler, nil, types, opts)
+	spec := typedHandler(c, func(ctx context.Context, in In) (json.RawMessage, error) { return nil, h(ctx, in) }, types)
+	return c.register(id, spec, opts)
 }
 
-func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error)) HandlerFunc {
-	notices := noticesCaller(reflect.TypeFor[In]())
-	return func(ctx context.Context, payload json.RawMessage) (any, error) {
+func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error), types functionSchemas) handlerSpec {
+	t := reflect.TypeFor[In]()
+	notices := noticesCaller(t)
+	recycles := !notices && c.cfg.json == nil && t.Kind() == reflect.Struct && jsoncodec.Independent(t)
+	run := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if notices {
 			payload = withoutCaller(payload)
 		}
 		var in In
-		if err := c.cfg.decodePayload(payload, &in); err != nil {
+		if recycles {
+			if err := c.cfg.decodeAndRecycle(ctx, payload, &in); err != nil {
+				return nil, err
+			}
+		} else if err := c.cfg.decodePayload(payload, &in); err != nil {
 			return nil, err
 		}
 		out, err := h(ctx, in)
@@ -398,13 +409,15 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 		}
 		return out, nil
 	}
+	return handlerSpec{run: run, types: types, recycles: recycles}
 }
 
-// HandleHTTPInvoked registers a function that the engine runs by calling a URL; this worker
-// only owns it. Auth names environment variables of the engine, not secrets. If the engine
-// rejects the URL, it does not report that; the function is then missing from the engine.
+// HandleHTTPInvoked registers a function that the engine runs by calling a URL. This worker
+// only owns the function. Auth names environment variables of the engine instead of containing
+// secrets. The engine does not report a rejected URL; the function is then missing from the
+// engine.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
-	// The engine does not report a rejected address. Errors omit the address, because it may
+	// The engine would not report an invalid URL. The error omits the URL, because it may
 	// contain a secret.
 	if u, err := url.Parse(cfg.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("iii: function %q: URL of HTTPInvocationConfig is not an http or https address", id)
@@ -418,11 +431,11 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 	notInvokable := func(context.Context, json.RawMessage) (any, error) {
 		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function is called over HTTP and has no handler here"}
 	}
-	return c.register(id, notInvokable, &cfg, functionSchemas{}, opts)
+	return c.register(id, handlerSpec{run: notInvokable, invocation: &cfg}, opts)
 }
 
-// checkHTTPAuth rejects names that are not valid for an environment variable or a header: the
-// engine would silently drop the registration.
+// checkHTTPAuth rejects blank names of environment variables and headers, because the engine
+// would silently drop the registration.
 func checkHTTPAuth(auth *HTTPAuthConfig) error {
 	if auth == nil {
 		return nil
@@ -444,8 +457,8 @@ func checkHTTPAuth(auth *HTTPAuthConfig) error {
 	return nil
 }
 
-func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationConfig, types functionSchemas, opts []FunctionOption) (*Function, error) {
-	f, _, err := c.newFunction(id, handlerSpec{run: h, invocation: invocation, types: types}, opts)
+func (c *Client) register(id string, spec handlerSpec, opts []FunctionOption) (*Function, error) {
+	f, _, err := c.newFunction(id, spec, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -455,20 +468,20 @@ func (c *Client) register(id string, h HandlerFunc, invocation *HTTPInvocationCo
 	return f, nil
 }
 
-// handlerSpec describes a function, depending on how it is registered.
+// handlerSpec holds the properties of a function that depend on how it is registered.
 type handlerSpec struct {
 	run        HandlerFunc
 	invocation *HTTPInvocationConfig
 	types      functionSchemas
 
-	web bool // it serves HTTP requests
+	web      bool // serves HTTP requests
+	recycles bool // run decodes its payload with decodeAndRecycle
 
-	// validate, if set, receives the validator of the input when validation is requested; the
-	// handler then applies the validator itself. If validate is nil, the whole payload is
-	// validated.
+	// validate receives the input validator if validation is requested, and the handler then
+	// applies the validator itself. If validate is nil, the whole payload is validated.
 	validate   func(*inputSchema)
-	body       reflect.Type // of the input that validate validates
-	unreadBody bool         // the package does not read the input, so it cannot be validated
+	body       reflect.Type // type of the input passed to the validator
+	unreadBody bool         // this package does not read the input, so it cannot be validated
 }
 
 func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption) (*Function, *functionConfig, error) {
@@ -511,6 +524,9 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	if spec.web {
 		f.handler = c.answerErrors(id, f.handler)
 	}
+	// Middleware may retain the payload. With a time limit, other goroutines use the invocation
+	// while the handler is running.
+	f.recycles = spec.recycles && len(cfg.middleware)+len(c.cfg.middleware) == 0 && cfg.timeout == 0
 	f.claim = claim{function: f}
 	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation,
 		args: cfg.args, private: cfg.private, unobservable: cfg.unobservable,
@@ -521,7 +537,7 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	return f, cfg, nil
 }
 
-// checkFor rejects options that have no effect on the function.
+// checkFor rejects options that would have no effect on the function.
 func (c *functionConfig) checkFor(spec *handlerSpec) error {
 	if !spec.web && len(c.triggerOptions) > 0 {
 		return errors.New("WithTriggerOptions: no trigger is registered with the function; Client.Trigger takes the options")
@@ -541,28 +557,28 @@ func (c *functionConfig) checkFor(spec *handlerSpec) error {
 	return nil
 }
 
-// Invocation describes the invocation that a handler serves.
+// Invocation describes the invocation that a handler is serving.
 type Invocation struct {
-	// ID is the id of the invocation, chosen by the caller, or by the engine for calls without
-	// one; "" on engines that send no id for those.
+	// ID is the id of the invocation, chosen by the caller. If the caller sends no id, the
+	// engine chooses one; on engines that do not, ID is "".
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
-	// CallerWorkerID is the id of the calling worker. For a custom trigger, that is the
-	// provider of the trigger type; for a call through an observer, the host of the observed
-	// function. It is "" for other triggers and activations, for the engine's own calls, and,
-	// on engines before 0.25, for payloads that are not objects.
+	// CallerWorkerID is the id of the calling worker. For a custom trigger, this is the
+	// provider of the trigger type. For a call through an observer, it is the host of the
+	// observed function. The field is "" for other triggers and activations and for calls made
+	// by the engine. On engines before 0.25, it is also "" for payloads that are not objects.
 	CallerWorkerID string
-	// Metadata is the metadata of the caller, the trigger or the observer, or nil if there is
+	// Metadata is the metadata of the call, the trigger or the observer, or nil if there is
 	// none.
 	Metadata json.RawMessage
-	// Caller identifies the caller, on engines since 0.25; nil if it is unknown. For an
-	// activation, it is the engine, with the worker name "iii-engine".
+	// Caller identifies the caller, on engines since 0.25. It is nil if the caller is unknown.
+	// For an activation, the caller is the engine, whose worker name is "iii-engine".
 	Caller *Caller
-	// Activation names the observer that the invocation serves, or is nil if it serves none.
+	// Activation identifies the observer that caused the invocation, or is nil if none did.
 	Activation *Activation
-	// ObserveDepth is the length of the chain of activations, each caused by the one before,
-	// that led to the invocation.
+	// ObserveDepth is the length of the chain of activations that led to the invocation. Each
+	// activation in the chain caused the next one.
 	ObserveDepth uint32
 }
 
@@ -573,32 +589,32 @@ type invocationContext struct {
 	in     *incoming
 
 	once   sync.Once
-	caller context.Context // with the caller's trace and baggage
+	caller context.Context // with the caller's trace context and baggage
 
 	limit *handlerLimit // nil without WithHandlerTimeout
 }
 
-// errHandlerTimeout is the cause of the context of a handler that exceeded its limit.
+// errHandlerTimeout is the cancellation cause when a handler exceeds its time limit.
 var errHandlerTimeout = errors.New("iii: WithHandlerTimeout has passed")
 
-// handlerLimit answers in place of a handler that exceeds its time limit. The handler and the
-// handlerLimit compete to claim the answer; the one that claims it first sends it.
+// handlerLimit responds on behalf of a handler that exceeds its time limit. The handler and
+// the handlerLimit compete to claim the response, and only the winner sends it.
 type handlerLimit struct {
-	ctx     context.Context // ends when the limit expires, and with the invocation
+	ctx     context.Context // done when the limit expires or the invocation ends
 	cancel  context.CancelFunc
 	unwatch func() bool
-	watched chan struct{} // closed when the watch has ended, if unwatch comes too late
-	answer  func()        // sends the answer in place of the handler
+	watched chan struct{} // closed when the watch function has returned; used if unwatch was too late
+	answer  func()        // responds on behalf of the handler
 	claimed atomic.Bool
 
-	returned, late bool // state of the handler, used on its goroutine
+	returned, late bool // state of the handler; only used on its goroutine
 
 	mu     sync.Mutex
-	stream *responseWriter // of a mounted handler; it knows whether another answer is still possible
+	stream *responseWriter // of a mounted handler; determines whether a different response can still be sent
 }
 
-// limitHandler sets the time limit for the handler of an invocation, which must not have
-// started yet. There is no limit if d is not positive.
+// limitHandler sets the time limit for a handler that has not started yet. There is no limit
+// unless d is positive.
 func (c *invocationContext) limitHandler(d time.Duration) {
 	if d > 0 {
 		c.limit = &handlerLimit{watched: make(chan struct{})}
@@ -607,8 +623,8 @@ func (c *invocationContext) limitHandler(d time.Duration) {
 	}
 }
 
-// watch arranges for answer to be called when the time limit expires, unless the handler
-// claims the answer first. It is called when the handler starts.
+// watch calls answer when the time limit expires, unless the handler claims the response
+// first. It must be called when the handler starts.
 func (l *handlerLimit) watch(answer func()) {
 	l.answer = answer
 	l.unwatch = context.AfterFunc(l.ctx, func() {
@@ -617,15 +633,15 @@ func (l *handlerLimit) watch(answer func()) {
 	})
 }
 
-// exceeded answers the invocation if the time limit has expired and nobody has claimed the
-// answer.
+// exceeded responds to the invocation if the time limit has expired and the response is
+// unclaimed.
 func (l *handlerLimit) exceeded() {
 	if context.Cause(l.ctx) == errHandlerTimeout && l.claimed.CompareAndSwap(false, true) {
 		l.answer()
 	}
 }
 
-// handlerReturned reports whether the handler returned after the limit had answered.
+// handlerReturned reports whether the handler returned after the handlerLimit had responded.
 func (l *handlerLimit) handlerReturned() (late bool) {
 	if l == nil || l.returned {
 		return l != nil && l.late
@@ -639,9 +655,9 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 	return l.late
 }
 
-// timeoutOutcome returns the answer to an invocation whose handler exceeded its limit: the
-// failure if failed is set, and the result otherwise. In both cases, failure is recorded as
-// the error of the handler.
+// timeoutOutcome returns the response to an invocation whose handler exceeded its time limit.
+// The response is failure if failed is set, and result otherwise. In both cases, failure is
+// recorded as the handler's error.
 func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
@@ -657,7 +673,7 @@ func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed
 	return nil, failure, true
 }
 
-// answersOverStream marks an invocation as answered over a stream.
+// answersOverStream records that the response of a mounted handler is written to w.
 func answersOverStream(ctx context.Context, w *responseWriter) {
 	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok || c.limit == nil {
@@ -670,9 +686,9 @@ func answersOverStream(ctx context.Context, w *responseWriter) {
 
 type invocationKey struct{}
 
-// Value implements context.Context. OpenTelemetry finds the caller's trace and baggage here;
-// they are parsed on first use, because most handlers never use them. Package runtime/pprof
-// finds the labels of the handler's goroutine here, and stores them next to its own.
+// Value implements [context.Context]. OpenTelemetry looks up the caller's trace context and
+// baggage here. Both are parsed on first use, because most handlers never use them. The
+// runtime/pprof package looks up the labels of the handler's goroutine here and adds its own.
 func (c *invocationContext) Value(key any) any {
 	if key == (invocationKey{}) {
 		return c
@@ -689,8 +705,8 @@ func (c *invocationContext) Value(key any) any {
 	return v
 }
 
-// InvocationFromContext returns the invocation that a handler serves. Outside of handlers, ok
-// is false.
+// InvocationFromContext returns the invocation that a handler is serving. ok is false outside
+// of handlers.
 func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok {
@@ -699,14 +715,13 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: c.in.callerWorkerID(), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
 	inv.Caller = optional[Caller](c.in.callerJSON(c.client))
 	inv.Activation = optional[Activation](c.in.activation)
-	if inv.CallerWorkerID == "" && inv.Caller != nil && !c.in.isEngines() { // the payload has no such key
+	if inv.CallerWorkerID == "" && inv.Caller != nil && !c.in.isEngines() { // the payload does not contain the id
 		inv.CallerWorkerID = inv.Caller.WorkerID
 	}
 	return inv, true
 }
 
-// optional decodes an optional value. It returns nil if the value is absent or cannot be
-// decoded.
+// optional decodes an optional value. It returns nil if the value is absent or invalid.
 func optional[T any](raw json.RawMessage) *T {
 	v := new(T)
 	if raw == nil || json.Unmarshal(raw, v) != nil {
@@ -715,23 +730,25 @@ func optional[T any](raw json.RawMessage) *T {
 	return v
 }
 
-// callerWorkerID returns the id of the calling worker if the payload contains it. The payload
-// of an activation does not contain the id of its caller.
+// callerWorkerID returns the id of the calling worker, or "" if it is unknown. For a remote
+// call, the id comes from the payload; an activation's payload does not contain it.
 func (in *incoming) callerWorkerID() string {
 	switch {
 	case in.local:
 		return in.function.client.WorkerID()
 	case in.activation != nil:
 		return ""
+	case in.recycled:
+		return in.callerID
 	}
 	return callerOf(in.data)
 }
 
 // isEngines reports whether the invocation is for a trigger of one of the engine's own types,
-// which a worker may provide.
+// even if a worker provides that type.
 func (in *incoming) isEngines() bool { return in.trigger != nil && in.trigger.source.functionID != "" }
 
-// callerOf returns the value of the key that the engine adds to object payloads.
+// callerOf returns the caller's worker id, which the engine adds to payloads that are objects.
 func callerOf(data []byte) (id string) {
 	if len(data) == 0 || data[0] != '{' {
 		return ""
@@ -744,9 +761,9 @@ func callerOf(data []byte) (id string) {
 	return id
 }
 
-// Stopping returns, in a handler, a channel that is closed when the client begins to drain,
-// before ctx is canceled, so that a long job can end early. Outside of handlers, it returns
-// nil, a channel that blocks forever.
+// Stopping returns a channel that is closed when the client begins to drain, before the
+// handler's context is canceled. Long-running handlers can use it to return early. Outside of
+// handlers, Stopping returns a nil channel, which blocks forever.
 func Stopping(ctx context.Context) <-chan struct{} {
 	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok {
 		return c.client.stopping
@@ -754,25 +771,24 @@ func Stopping(ctx context.Context) <-chan struct{} {
 	return nil
 }
 
-// ErrSignature matches every error of [VerifySignature].
+// ErrSignature matches every error returned by [VerifySignature].
 var ErrSignature = errors.New("iii: request is not signed by the engine")
 
-// The headers of the engine's requests to an HTTP-invoked function with
-// [HTTPAuthHMAC].
+// Headers that the engine sends to an HTTP-invoked function with [HTTPAuthHMAC].
 const (
 	signatureHeader = "X-Iii-Signature"
 	timestampHeader = "X-Iii-Timestamp"
 	signatureScheme = "sha256="
 )
 
-// VerifySignature checks that a request to an HTTP-invoked function comes from the engine. The
-// request must be signed with secret, the value of the environment variable that
-// [HTTPAuthHMAC] names, and the time of the signature must be at most window in the past or in
-// the future. body is the complete body, already read from r.Body. The signature covers the
-// body and the time, but not the method, the URL or other headers; within window, an
-// eavesdropper can replay a request. The comparison takes constant time.
+// VerifySignature checks that a request to an HTTP-invoked function was sent by the engine.
+// secret is the key that signed the request, which the engine reads from the environment
+// variable named in [HTTPAuthHMAC]. The signature may be at most window old, or dated at most
+// window in the future. body is the complete request body, already read from r.Body. The
+// signature covers the body and the time, but not the method, the URL or other headers. An
+// eavesdropper can replay a request within window. Signatures are compared in constant time.
 //
-// Every error matches [ErrSignature] and states the reason without revealing the secret. An
+// Every error matches [ErrSignature] and describes the cause without revealing the secret. An
 // empty secret or a window that is not positive is an error, because it would provide no
 // protection.
 func VerifySignature(r *http.Request, body []byte, secret string, window time.Duration) error {
@@ -813,7 +829,7 @@ func VerifySignature(r *http.Request, body []byte, secret string, window time.Du
 	return nil
 }
 
-// soleHeader returns a header that must occur exactly once.
+// soleHeader returns the value of a header that must occur exactly once.
 func soleHeader(r *http.Request, name string) (string, error) {
 	switch values := r.Header.Values(name); len(values) {
 	case 0:

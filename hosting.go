@@ -21,78 +21,81 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// ObserverHooks lets the worker that hosts a function influence the function's observers
-// ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be nil; the zero value
-// accepts every observer and leaves matching and delivery to the engine.
+// ObserverHooks are callbacks through which the worker that hosts a function controls the
+// function's observers ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be
+// nil. The zero value accepts every observer and leaves matching and delivery to the engine.
 //
-// The Added and Removed hooks of one function run one at a time, in the order in which the
-// engine announces the changes; hooks of different functions run concurrently, for up to 64
-// functions. Hooks may run before the call that registers the function returns. A panic counts
-// as an error of the hook.
+// The Added and Removed hooks of a function run one at a time, in the order in which the
+// engine announces the changes. Hooks of different functions run concurrently, for up to 64
+// functions at a time. Hooks may run before the call that registers the function returns. A
+// panic is treated as an error returned by the hook.
 type ObserverHooks struct {
-	// Added prepares for a new observer, which receives nothing until Added has returned nil.
-	// An error rejects the observer: an [*Error] that the hook creates keeps its code and
-	// message; any other error, including an [*Error] returned by a call, has the code
-	// OBSERVE_REJECTED. The Added hooks of worker and function share a limit of 30 s, after
-	// which the observer is rejected with OWNER_TIMEOUT and ctx is canceled. ctx is also
+	// Added prepares for a new observer, which receives nothing until Added returns nil. If
+	// Added returns an error, the observer is rejected. An [*Error] created by the hook keeps
+	// its code and message. Any other error, including an [*Error] returned by a call, is sent
+	// with the code OBSERVE_REJECTED.
+	//
+	// The Added hooks of the worker and of the function must finish within 30 s in total.
+	// After that, the observer is rejected with OWNER_TIMEOUT and ctx is canceled. ctx is also
 	// canceled when the client ends. If a hook returns nil after the limit, Removed runs next.
 	//
-	// After a reconnection, Added does not run again for an observer whose arguments are
-	// unchanged. If they differ, the observer is removed and added.
+	// After a reconnect, Added does not run again for an observer with unchanged arguments. An
+	// observer with changed arguments is removed and added again.
 	Added func(ctx context.Context, o *FunctionObserver) error
 
-	// Removed undoes what Added prepared. It runs once for each observer for which Added
+	// Removed undoes the work of Added. It runs once for each observer for which Added
 	// returned nil: after the engine has removed the observer, after
-	// [FunctionObserver.Reject], or when this worker stops hosting the function. The latter
-	// happens when the function is unregistered, when another worker serves it, or when the
-	// engine has no observers. It does not run when the client ends. After 30 s, ctx is
-	// canceled and the next hook may run.
+	// [FunctionObserver.Reject], or when this worker stops hosting the function. A worker
+	// stops hosting a function when the function is unregistered, when another worker serves
+	// the function, or when the engine does not support observers. Removed does not run when
+	// the client ends. After 30 s, ctx is canceled and the next hook may run.
 	Removed func(ctx context.Context, o *FunctionObserver)
 
-	// Match reports whether a call is meant for an observer. It runs after the handler, for
-	// each observer that was active when the call began and still is. The observer's outcome
-	// and filters are checked afterwards. A panic counts as false. Default: every call is
-	// meant for every observer.
+	// Match reports whether an observer should receive a call. It runs after the handler, for
+	// each observer that was active when the call began and is still active. The observer's
+	// outcome and filters are checked afterwards. A panic is treated as false. By default,
+	// every observer matches every call.
 	Match func(o *FunctionObserver, call *ObservedCall) bool
 
-	// Keys replaces Match for functions with many observers: it takes one lookup per call. A
-	// function may have Match or Keys, but not both.
+	// Keys replaces Match for functions with many observers, and needs only one lookup per
+	// call. Match and Keys are mutually exclusive.
 	Keys *ObserverKeys
 
-	// Deliver delivers a call to the observers in place of the engine, and returns the result
-	// or the error for the caller of the function. It runs after the handler, in the handler's
-	// context, for every call, including failed calls and calls without observers. observers
-	// lists those that Match or Keys has selected, or all active ones if neither is set. Their
-	// outcomes and filters are not checked; use [FunctionObserver.Matches].
+	// Deliver replaces the engine's delivery of a call to the observers. It returns the result
+	// or error for the caller of the function. It runs after the handler, in the handler's
+	// context, for every call, including failed calls and calls without observers. The
+	// observers argument lists the observers selected by Match or Keys, or all active
+	// observers if neither is set. Their outcomes and filters have not been checked; use
+	// [FunctionObserver.Matches].
 	//
-	// An [*Error] keeps its code and message, a timed-out call has the code TIMEOUT, and any
-	// other error is sent as invocation_failed. If Deliver returns an [*Error] with the code
-	// and message of the handler's error ([ObservedCall.Err]), the handler's original error is
-	// sent.
+	// A returned [*Error] keeps its code and message. The error of a timed-out call is sent
+	// with the code TIMEOUT, and any other error with invocation_failed. If Deliver returns an
+	// [*Error] with the same code and message as the handler's error ([ObservedCall.Err]), the
+	// handler's original error is sent.
 	Deliver func(ctx context.Context, call *ObservedCall, observers []*FunctionObserver) (any, error)
 }
 
-// ObserverKeys matches calls to the observers with which they share a key.
+// ObserverKeys matches a call to the observers that have at least one key in common with it.
 type ObserverKeys struct {
-	// Observer returns the keys of an observer. It runs once, when the observer is accepted,
-	// after the Added hooks. A panic rejects the observer.
+	// Observer returns the keys of an observer. It runs once, after the Added hooks and before
+	// the observer is accepted. A panic rejects the observer.
 	Observer func(o *FunctionObserver) []string
-	// Call returns the keys of a call. It runs once per call, after the handler. A panic
-	// counts as no keys.
+	// Call returns the keys of a call. It runs once per call, after the handler. A panic is
+	// treated as returning no keys.
 	Call func(call *ObservedCall) []string
 }
 
-// matches reports whether this worker matches calls to observers.
+// matches reports whether this worker, rather than the engine, matches calls to observers.
 func (h *ObserverHooks) matches() bool { return h.Match != nil || h.Keys != nil }
 
-// answer reports whether the hooks affect the answers to calls.
+// answer reports whether the hooks affect the results of calls.
 func (h *ObserverHooks) answer() bool { return h.matches() || h.Deliver != nil }
 
-// WithArgsSchema sets the JSON Schema of the arguments ([Source].Args) of the function's
-// observers: a json.RawMessage, or any value that marshals to a schema. The engine validates
-// the arguments before it announces the observer to this worker. By default, observers must
-// not have arguments. The option needs an engine with [FeatureObserveV2]; on other engines the
-// function is not registered ([Function.Err]).
+// WithArgsSchema sets the JSON Schema for the arguments ([Source].Args) of the function's
+// observers. The schema is a json.RawMessage or any value that marshals to a schema. The
+// engine validates the arguments before it announces an observer to this worker. By default,
+// observers must not have arguments. The option requires an engine with [FeatureObserveV2]. On
+// other engines, the function is not registered ([Function.Err]).
 func WithArgsSchema(schema any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		if schema == nil {
@@ -103,9 +106,8 @@ func WithArgsSchema(schema any) FunctionOption {
 	}
 }
 
-// WithArgs is like [WithArgsSchema] with the schema of T, which is inferred in the same way as
-// the schema of a payload of [Handle]. The registration returns an error if T cannot be
-// described by a schema.
+// WithArgs is like [WithArgsSchema], but infers the schema from T, in the same way as [Handle]
+// does for a payload. The registration fails if T cannot be described by a schema.
 func WithArgs[T any]() FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.args, err = schemaOf(reflect.TypeFor[T](), true)
@@ -113,32 +115,31 @@ func WithArgs[T any]() FunctionOption {
 	}
 }
 
-// WithPrivate restricts calls of the function to this worker; calls by others fail with the
-// code FORBIDDEN. Any worker may observe the function. The option needs an engine with
-// [FeatureObserveV2]; on other engines the function is not registered ([Function.Err]).
+// WithPrivate allows only this worker to call the function. Calls from other workers fail with
+// the code FORBIDDEN, but any worker may observe the function. The option requires an engine
+// with [FeatureObserveV2]. On other engines, the function is not registered ([Function.Err]).
 func WithPrivate() FunctionOption {
 	return func(c *functionConfig) error { c.private = true; return nil }
 }
 
 // WithoutObservers makes the engine reject observers of the function with the code
-// NOT_OBSERVABLE. The option needs an engine with [FeatureObserveV2]; on other engines the
+// NOT_OBSERVABLE. The option requires an engine with [FeatureObserveV2]. On other engines, the
 // function is not registered ([Function.Err]).
 func WithoutObservers() FunctionOption {
 	return func(c *functionConfig) error { c.unobservable = true; return nil }
 }
 
-// WithoutLocalDispatch routes all calls of the function through the engine, including those of
-// this worker. By default, a worker's calls of its own functions run in process where the
-// engine allows it ([Function.LocalDispatch]).
+// WithoutLocalDispatch routes all calls to the function through the engine. By default, a
+// worker calls its own functions in process if the engine allows it
+// ([Function.LocalDispatch]).
 func WithoutLocalDispatch() FunctionOption {
 	return func(c *functionConfig) error { c.remote = true; return nil }
 }
 
-// WithObserverHooks sets the hooks of the function's observers. The registration returns an
-// error if no hook is set, or if both Match and Keys are set. Match, Keys and Deliver need an
-// engine with [FeatureObserveV2]; on other engines the function is not registered
-// ([Function.Err]). Added and Removed need [FeatureObserveV1]; on engines without it they do
-// not run.
+// WithObserverHooks sets the hooks for the function's observers. The registration fails if no
+// hook is set, or if both Match and Keys are set. Match, Keys and Deliver require an engine
+// with [FeatureObserveV2]. On other engines, the function is not registered ([Function.Err]).
+// Added and Removed require [FeatureObserveV1]. On engines without it, they do not run.
 func WithObserverHooks(h ObserverHooks) FunctionOption {
 	return func(c *functionConfig) error {
 		if h.Added == nil && h.Removed == nil && !h.answer() {
@@ -156,8 +157,8 @@ func WithObserverHooks(h ObserverHooks) FunctionOption {
 }
 
 // WithWorkerObserverHooks sets hooks that run for the observers of all functions of this
-// worker: Added before the function's hook, Removed after it. Match, Keys and Deliver must be
-// nil. Default: none.
+// worker. Added runs before the function's own hook, and Removed runs after it. Match, Keys
+// and Deliver must be nil. Default: none.
 func WithWorkerObserverHooks(h ObserverHooks) Option {
 	return clientOption(func(c *config) error {
 		if h.answer() {
@@ -168,54 +169,55 @@ func WithWorkerObserverHooks(h ObserverHooks) Option {
 	})
 }
 
-// FunctionObserver is an observer of a function that this worker hosts, as announced by the
-// engine. Hooks receive it. All methods are safe for concurrent use.
+// FunctionObserver is an observer of a function that this worker hosts. It is passed to hooks.
+// All methods are safe for concurrent use.
 //
-// When the engine announces a different target, outcome, capture or filters for an observer
-// with the same id and arguments, later hooks receive a new FunctionObserver with that id; the
+// If the engine announces a different target, outcome, capture or filters for an observer with
+// the same id and arguments, later hooks receive a new FunctionObserver with that id. The
 // methods of both use the latest announcement.
 type FunctionObserver struct {
 	// ID is the id of the observer.
 	ID string
 	// FunctionID is the id of the observed function.
 	FunctionID string
-	// Target is the id of the function that the observer calls.
+	// Target is the id of the function called by the observer.
 	Target string
-	// On is the outcome that the observer selects.
+	// On is the outcome of the calls that the observer selects.
 	On ObserveOn
-	// Capture lists the parts of a call that the observer receives. It must not be modified.
+	// Capture lists the parts of a call that the observer receives. The slice must not be
+	// modified.
 	Capture []Capture
 
 	filter *filter.Filter
 	held   *heldObserver
 }
 
-// heldObserver is the part of an observer that outlives changes of its target, outcome,
-// capture and filters.
+// heldObserver is the part of an observer that is kept when its target, outcome, capture or
+// filters change.
 type heldObserver struct {
 	id   string
 	host *hosting
 	of   *Function
 	args json.RawMessage
-	seq  string // orders the observers of a function
+	seq  string // sort key among the observers of a function
 
 	state   atomic.Uint32 // heldState
 	view    atomic.Pointer[FunctionObserver]
-	settled chan struct{} // closed when it is accepted, or will not be
+	settled chan struct{} // closed once the observer has been accepted, rejected or removed
 
-	// Guarded by the lock of hosting.
-	link      *link  // that has announced it last, and
-	revision  uint64 // with which revision
-	acked     *link  // over which it was accepted last
+	// Guarded by hosting.mu.
+	link      *link  // the link of the latest announcement
+	revision  uint64 // the revision of the latest announcement
+	acked     *link  // the link on which the observer was last accepted
 	rejection *ErrorBody
-	task      *hookTask // that adds it; nil once that has begun
+	task      *hookTask // the task that adds the observer; nil once the task has started
 	keys      []string
 }
 
 type heldState uint32
 
 const (
-	heldAdding heldState = iota // Added has yet to return
+	heldAdding heldState = iota // Added has not returned
 	heldActive
 	heldRejected
 	heldGone
@@ -226,12 +228,12 @@ func (o *heldObserver) is(s heldState) bool { return heldState(o.state.Load()) =
 // Filters returns the observer's filters.
 func (o *FunctionObserver) Filters() *Filter { return &Filter{o.held.view.Load().filter} }
 
-// Args returns the observer's arguments, which conform to the schema of [WithArgsSchema], or
-// {} if there are none. The caller owns the result.
+// Args returns the observer's arguments, which conform to the schema of [WithArgsSchema]. The
+// result is {} if there are no arguments. The caller owns the result.
 func (o *FunctionObserver) Args() json.RawMessage { return bytes.Clone(o.held.args) }
 
 // DecodeArgs decodes the arguments into v. The error is an [*Error] with the code
-// INVALID_ARGS; an Added hook can return it to reject the observer.
+// INVALID_ARGS, so an Added hook can return it to reject the observer.
 func (o *FunctionObserver) DecodeArgs(v any) error {
 	if err := json.Unmarshal(o.held.args, v); err != nil {
 		return &Error{Code: CodeInvalidArgs, Message: fmt.Sprintf("observer %s args: %v", o.ID, err)}
@@ -239,17 +241,18 @@ func (o *FunctionObserver) DecodeArgs(v any) error {
 	return nil
 }
 
-// Active reports whether the observer has been accepted and neither removed nor rejected.
+// Active reports whether the observer has been accepted, and has not been removed or rejected
+// since.
 func (o *FunctionObserver) Active() bool { return o.held.is(heldActive) }
 
-// Matches reports whether the observer selects a call: its filters match and, unless
-// call.Status is empty, so does the outcome.
+// Matches reports whether the observer selects a call. This is the case if the filters match
+// and, unless call.Status is empty, the outcome matches too.
 func (o *FunctionObserver) Matches(call *ObservedCall) bool {
 	v := o.held.view.Load()
 	return v.asksFor(call.Status) && v.filter.Matches(call.document())
 }
 
-// asksFor reports whether the observer selects calls with the given outcome.
+// asksFor reports whether the observer selects calls with the given status.
 func (o *FunctionObserver) asksFor(status string) bool {
 	switch o.On {
 	case ObserveOnError:
@@ -259,15 +262,20 @@ func (o *FunctionObserver) asksFor(status string) bool {
 	case ObserveOnSuccess:
 		return status != statusError
 	}
-	return false // an outcome that this package does not know
+	return false // an outcome unknown to this package
 }
 
-// Accepted returns nil once the message that accepts the observer is in the send queue, after
-// all messages that were sent before. It returns an [*Error] with the reason if the observer
-// is rejected, or with the code OBSERVER_NOT_ACTIVE if it has been removed; an
-// [ErrNotConnected] if there is no connection (the engine is then informed on the next one);
-// and an error that satisfies errors.Is(err, ctx.Err()) when ctx ends. If the Added hook of
-// the same observer calls it, it fails immediately.
+// Accepted waits until this worker has accepted the observer. It returns nil once the message
+// that accepts the observer is in the send queue; earlier messages are sent first. Otherwise,
+// it returns one of the following errors:
+//
+//   - an [*Error] with the reason if the observer is rejected
+//   - an [*Error] with the code OBSERVER_NOT_ACTIVE if the observer has been removed
+//   - an [ErrNotConnected] if the client is disconnected (the engine is notified after the
+//     reconnect)
+//   - an error that satisfies errors.Is(err, ctx.Err()) if ctx is done
+//
+// Accepted fails immediately if it is called by the observer's own Added hook.
 func (o *FunctionObserver) Accepted(ctx context.Context) error {
 	held := o.held
 	if ctx.Value(addingKey{}) == held {
@@ -285,14 +293,14 @@ func (o *FunctionObserver) Accepted(ctx context.Context) error {
 	return held.host.accepted(held)
 }
 
-// addingKey is the context key under which an Added hook finds its observer.
+// addingKey is the context key for the observer whose Added hook is running.
 type addingKey struct{}
 
-// Reject takes an accepted observer out of service. The engine notifies the worker that
-// created it, with the code and message that err would have if [ObserverHooks].Added returned
-// it, and the Removed hook runs. Within Added, Reject has the effect of returning err. It does
-// nothing for an observer that has been removed. A nil err counts as an error with an empty
-// message.
+// Reject deactivates an accepted observer. The engine notifies the worker that created the
+// observer, with the same code and message as if [ObserverHooks].Added had returned err, and
+// the Removed hook runs. Calling Reject within Added has the same effect as returning err.
+// Reject has no effect on an observer that has been removed. A nil err is replaced with an
+// error that has the code OBSERVE_REJECTED and a generic message.
 func (o *FunctionObserver) Reject(err error) {
 	if err == nil {
 		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
@@ -300,12 +308,12 @@ func (o *FunctionObserver) Reject(err error) {
 	o.held.host.reject(o.held, rejectionOf(err))
 }
 
-// Call runs the target of this observer with the given payload and decodes the result into
-// out, as [Client.Call] does. The target receives the payload without an envelope, together
-// with the observer's metadata. The observer's filters are not applied. The call always goes
-// through the engine and counts towards the observer's limits. In addition to the errors of
-// [Client.Call], Call returns an [*Error] with the code OBSERVER_NOT_ACTIVE, before sending
-// anything, if the observer is not active.
+// Call runs the target of this observer and decodes the result into out, as [Client.Call]
+// does. The target receives the payload without an envelope, together with the observer's
+// metadata. The observer's filters are not applied. The call always goes through the engine
+// and counts towards the observer's limits. If the observer is not active, Call sends nothing
+// and returns an [*Error] with the code OBSERVER_NOT_ACTIVE. Other errors are those of
+// [Client.Call].
 func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
 	if err := o.callable(); err != nil {
 		return err
@@ -328,23 +336,23 @@ func (o *FunctionObserver) callable() error {
 	return &Error{Code: CodeObserverNotActive, Message: fmt.Sprintf("observer %s of %s is not active", o.ID, o.FunctionID), FunctionID: o.held.view.Load().Target}
 }
 
-// LocalDispatch reports whether this worker's own calls of the function currently run in
-// process: the engine has allowed it, and the function was not registered with
-// [WithoutLocalDispatch]. The value does not change while the connection is lost.
+// LocalDispatch reports whether this worker's calls to the function currently run in process.
+// The engine must allow it, and the function must not have been registered with
+// [WithoutLocalDispatch]. The result does not change while the client is disconnected.
 func (f *Function) LocalDispatch() bool { return f.observers.grant.Load() != nil }
 
 // IsObserved reports whether the function has an active observer. It neither allocates nor
-// locks, so programs can use it to avoid building events that nobody observes.
+// locks, so programs can use it to avoid creating events that nobody observes.
 func (f *Function) IsObserved() bool { return f.observers.current.Load() != nil }
 
-// Observers returns the active observers of the function in the order in which the engine
-// announced them, or nil if there are none.
+// Observers returns the active observers of the function, in the order in which the engine
+// announced them. It returns nil if there are none.
 func (f *Function) Observers() []*FunctionObserver { return f.observers.current.Load().list() }
 
-// IsObservedFor reports whether any active observer would receive the call according to Match
-// or Keys and, if call.Status is set, according to the observers' outcomes and filters.
-// Without a Status the call has not run yet, and the filters, which may refer to its result,
-// are not checked. With Keys, IsObservedFor takes one lookup.
+// IsObservedFor reports whether any active observer would receive the call. It applies Match
+// or Keys and, if call.Status is set, the observers' outcomes and filters. A call without a
+// Status has not run yet; its filters are not checked, because they may refer to the result.
+// With Keys, IsObservedFor needs only one lookup.
 func (f *Function) IsObservedFor(call *ObservedCall) bool {
 	set := f.observers.current.Load()
 	if set == nil {
@@ -364,35 +372,35 @@ func (f *Function) IsObservedFor(call *ObservedCall) bool {
 	return false
 }
 
-// observerSet holds the observers of a function. The engine's messages change it; calls read
-// it.
+// observerSet holds the observers of a function. Messages from the engine change the set, and
+// calls read it.
 type observerSet struct {
-	current   atomic.Pointer[activeSet]  // nil: none is active
-	grant     atomic.Pointer[localGrant] // nil: calls go through the engine
-	confirmed atomic.Pointer[link]       // the link that last confirmed the function; its observers are acked
+	current   atomic.Pointer[activeSet]  // nil if no observer is active
+	grant     atomic.Pointer[localGrant] // nil if calls go through the engine
+	confirmed atomic.Pointer[link]       // the link that last confirmed the function and carries the acks of its observers
 
-	// Guarded by the lock of hosting.
+	// Guarded by hosting.mu.
 	id        string // the engine's id of the function
 	namespace string
 	revision  uint64
 	byID      map[string]*heldObserver
-	keyed     map[string][]*heldObserver // the active ones by key
+	keyed     map[string][]*heldObserver // active observers by key
 	tasks     []*hookTask
-	running   *hookTask // the task that the others wait for
+	running   *hookTask // the task that the other tasks wait for
 	queued    bool      // the function is in hosting.ready
-	noticed   bool      // a panic of a match hook was logged
+	noticed   bool      // a panic in a match hook has been logged
 }
 
-// localGrant is the engine's permission to run calls of a function in process. id is the
-// engine's id of the function.
+// localGrant is the engine's permission to run calls to a function in process. id is the
+// function's id in the engine.
 type localGrant struct{ id, namespace string }
 
-// activeSet is an immutable snapshot of a function's active observers. Its keys are sequence
-// numbers.
+// activeSet is an immutable snapshot of a function's active observers, keyed by sequence
+// number.
 type activeSet struct {
-	last             string // sequence number of the latest observer
+	last             string // highest sequence number so far
 	all              filter.Index[*FunctionObserver]
-	success, failure filter.Index[*FunctionObserver] // the observers that select this outcome
+	success, failure filter.Index[*FunctionObserver] // the observers that select this outcome, with their filters
 }
 
 func (s *activeSet) list() (list []*FunctionObserver) {
@@ -406,8 +414,8 @@ func (s *activeSet) list() (list []*FunctionObserver) {
 	return list
 }
 
-// with returns a set that also contains o, which may replace another view of the same
-// observer.
+// with returns a copy of the set that contains o. If the set contains an earlier version of
+// the same observer, o replaces it.
 func (s *activeSet) with(o *FunctionObserver) *activeSet {
 	var next activeSet
 	if s != nil {
@@ -426,7 +434,7 @@ func (s *activeSet) with(o *FunctionObserver) *activeSet {
 	return &next
 }
 
-// without returns a set without o, or nil if that set would be empty.
+// without returns a copy of the set without o, or nil if it would be empty.
 func (s *activeSet) without(o *heldObserver) *activeSet {
 	if s == nil {
 		return nil
@@ -441,40 +449,39 @@ func (s *activeSet) without(o *heldObserver) *activeSet {
 }
 
 const (
-	// hookTimeout is the time limit for all Added hooks of an observer together, and for all
-	// its Removed hooks.
+	// hookTimeout limits the total time for all Added hooks of an observer, and likewise for
+	// all of its Removed hooks.
 	hookTimeout = 30 * time.Second
-	// maxHooks is the number of functions whose hooks may run concurrently.
+	// maxHooks is the maximum number of functions whose hooks run concurrently.
 	maxHooks = 64
-	// maxHeldObservers limits the number of observers of one function.
+	// maxHeldObservers is the maximum number of observers of a function.
 	maxHeldObservers = 100_000
 )
 
-// hosting keeps the observers of this worker's functions as the engine announces them, and
-// runs the hooks. Each function has a list of tasks that run one at a time, each on a
-// goroutine of its own.
+// hosting tracks the observers of this worker's functions, as announced by the engine, and
+// runs their hooks. The tasks of a function run one at a time, each in its own goroutine.
 type hosting struct {
 	client *Client
 
 	mu      sync.RWMutex
 	seq     uint64
-	ready   []*Function // functions that have a task to run and none running
+	ready   []*Function // functions that have a waiting task and no running one
 	running int
 	closed  bool
 	ended   sync.WaitGroup
 }
 
-// hookTask runs the Added hooks of an observer, or its Removed hooks.
+// hookTask runs either the Added hooks or the Removed hooks of an observer.
 type hookTask struct {
 	o      *heldObserver
-	remove hookLevels // levels to remove; 0 means that the observer is being added
+	remove hookLevels // levels whose Removed hooks to run; 0 means that the task adds the observer
 	added  hookLevels // levels whose Added hook has returned nil
-	over   bool       // the outcome is settled; a hook may still be running
+	over   bool       // the outcome is final, even if a hook is still running
 	timer  *time.Timer
 	cancel context.CancelFunc
 }
 
-// hookLevels is a set of levels: worker, function.
+// hookLevels is a set of the levels at which a hook can be set.
 type hookLevels uint8
 
 const (
@@ -486,18 +493,17 @@ const (
 type observerView struct {
 	ObserverView
 	filter *filter.Filter
-	err    error // of compiling the filter
+	err    error // from compiling the filter
 }
 
-// compileView compiles the filters of an announcement. It must be called without holding a
-// lock, because it may take long.
+// compileView compiles the filters of an announced observer. It may be slow, so the caller
+// must not hold a lock.
 func compileView(v ObserverView) observerView {
 	f, err := filter.ParseNormalized(v.Filters)
 	return observerView{v, f, err}
 }
 
-// equals reports whether the announcement, apart from the arguments, changes nothing for hooks
-// and calls.
+// equals reports whether o and v are the same to hooks and calls, ignoring their arguments.
 func (v *observerView) equals(o *FunctionObserver) bool {
 	return o.Target == v.Target && o.On == v.On && slices.Equal(o.Capture, v.Capture) && o.filter.String() == v.filter.String()
 }
@@ -506,8 +512,8 @@ func (v *observerView) of(held *heldObserver) *FunctionObserver {
 	return &FunctionObserver{ID: v.ID, FunctionID: held.of.id, Target: v.Target, On: v.On, Capture: v.Capture, filter: v.filter, held: held}
 }
 
-// confirm replaces the observers of f, whose registration l has confirmed, and sets whether
-// calls of f may run in process.
+// confirm handles the confirmation of f's registration on l. It replaces the observers of f,
+// and sets whether calls to f may run in process.
 func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, views []observerView) {
 	h.mu.Lock()
 	s := &f.observers
@@ -567,7 +573,7 @@ func (h *hosting) announce(l *link, f *Function, v *observerView, revision uint6
 	}
 }
 
-// removeObserver removes an observer that the engine has removed.
+// removeObserver handles the removal of an observer by the engine.
 func (h *hosting) removeObserver(l *link, f *Function, id string, revision uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -581,15 +587,14 @@ func (h *hosting) removeObserver(l *link, f *Function, id string, revision uint6
 	}
 }
 
-// holds reports whether f has observers.
 func (h *hosting) holds(f *Function) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return len(f.observers.byID) > 0
 }
 
-// release removes all observers of a function that this worker no longer hosts. Callers may or
-// may not hold the lock of the registry.
+// release removes all observers of a function that this worker no longer hosts. The caller may
+// hold the registry's lock.
 func (h *hosting) release(f *Function) {
 	h.mu.Lock()
 	s := &f.observers
@@ -604,8 +609,8 @@ func (h *hosting) release(f *Function) {
 	}
 }
 
-// renew applies an announcement to a held observer. It returns false if no observer is held
-// under that id, or one with different arguments.
+// renew applies an announcement to an existing observer. It returns false if there is no such
+// observer, or if its arguments differ.
 func (h *hosting) renew(l *link, o *heldObserver, v *observerView, revision uint64) bool {
 	if o == nil {
 		return false
@@ -627,7 +632,7 @@ func (h *hosting) renew(l *link, o *heldObserver, v *observerView, revision uint
 	return true
 }
 
-// equalJSON reports whether two JSON texts have the same value.
+// equalJSON reports whether two JSON documents have the same value.
 func equalJSON(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
@@ -646,7 +651,7 @@ func equalJSON(a, b []byte) bool {
 	return err == nil && reflect.DeepEqual(x, y)
 }
 
-// add adds a new observer, or rejects it. It replaces an observer with the same id.
+// add adds a new observer, or rejects it. An existing observer with the same id is removed.
 func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 	if old := f.observers.byID[v.ID]; old != nil {
 		h.remove(old)
@@ -678,7 +683,7 @@ func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 	}
 }
 
-// levels returns the levels that have a hook.
+// levels returns the levels whose ObserverHooks satisfy the given predicate.
 func (h *hosting) levels(f *Function, has func(*ObserverHooks) bool) (levels hookLevels) {
 	if has(&h.client.cfg.observerHooks) {
 		levels |= workerLevel
@@ -689,7 +694,6 @@ func (h *hosting) levels(f *Function, has func(*ObserverHooks) bool) (levels hoo
 	return levels
 }
 
-// accept makes an observer active and then notifies the engine.
 func (h *hosting) accept(o *heldObserver) {
 	s := &o.of.observers
 	for _, key := range o.keys {
@@ -704,7 +708,7 @@ func (h *hosting) accept(o *heldObserver) {
 	h.ack(o, nil)
 }
 
-// refuse forgets an observer that is not active and sends the reason to the engine.
+// refuse rejects an observer that is not active and notifies the engine.
 func (h *hosting) refuse(o *heldObserver, body *ErrorBody) {
 	o.rejection = body
 	o.state.Store(uint32(heldRejected))
@@ -713,7 +717,7 @@ func (h *hosting) refuse(o *heldObserver, body *ErrorBody) {
 	h.ack(o, body)
 }
 
-// forget removes an observer from the set. By now, another observer may have its id.
+// forget removes an observer from the set, unless another observer has taken over its id.
 func (h *hosting) forget(o *heldObserver) {
 	s := &o.of.observers
 	if s.byID[o.id] == o {
@@ -721,7 +725,7 @@ func (h *hosting) forget(o *heldObserver) {
 	}
 }
 
-// retire makes an active observer inactive, and runs its Removed hooks.
+// retire deactivates an active observer and schedules its Removed hooks.
 func (h *hosting) retire(o *heldObserver, state heldState) {
 	s := &o.of.observers
 	o.state.Store(uint32(state))
@@ -739,7 +743,6 @@ func (h *hosting) retire(o *heldObserver, state heldState) {
 	}
 }
 
-// remove removes an observer without notifying the engine.
 func (h *hosting) remove(o *heldObserver) {
 	switch {
 	case o.is(heldActive):
@@ -748,14 +751,14 @@ func (h *hosting) remove(o *heldObserver) {
 		o.state.Store(uint32(heldGone))
 		h.forget(o)
 		close(o.settled)
-		if t := o.task; t != nil { // the task has not begun
+		if t := o.task; t != nil { // the task has not started
 			t.over = true
 			h.compact(o.of)
 		}
 	}
 }
 
-// reject rejects an observer on behalf of the program.
+// reject rejects an observer at the request of the program.
 func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -769,7 +772,7 @@ func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 	}
 }
 
-// ack tells the engine that an observer is accepted, or the reason why it is rejected.
+// ack notifies the engine that an observer has been accepted or, if body is not nil, rejected.
 func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	l := o.link
 	s := &o.of.observers
@@ -778,7 +781,7 @@ func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	}
 }
 
-// accepted returns the outcome of a settled observer.
+// accepted implements [FunctionObserver.Accepted] for a settled observer.
 func (h *hosting) accepted(o *heldObserver) error {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -793,13 +796,12 @@ func (h *hosting) accepted(o *heldObserver) error {
 	return nil
 }
 
-// push appends a task to the tasks of f.
 func (h *hosting) push(f *Function, t *hookTask) {
 	f.observers.tasks = append(f.observers.tasks, t)
 	h.schedule(f)
 }
 
-// compact drops the tasks that were settled before they began, if there are many of them.
+// compact removes tasks that became obsolete before they started, if there are many of them.
 func (h *hosting) compact(f *Function) {
 	s := &f.observers
 	over := 0
@@ -813,7 +815,7 @@ func (h *hosting) compact(f *Function) {
 	}
 }
 
-// schedule makes the next task of f ready, unless one is running.
+// schedule marks f as ready if it has a waiting task and no running one.
 func (h *hosting) schedule(f *Function) {
 	s := &f.observers
 	if s.queued || s.running != nil || len(s.tasks) == 0 || h.closed {
@@ -824,7 +826,7 @@ func (h *hosting) schedule(f *Function) {
 	h.start()
 }
 
-// start starts ready tasks up to the limit.
+// start starts ready tasks, up to maxHooks at a time.
 func (h *hosting) start() {
 	for h.running < maxHooks && len(h.ready) > 0 && !h.closed {
 		f := h.ready[0]
@@ -851,13 +853,12 @@ func (h *hosting) start() {
 	}
 }
 
-// run runs the hooks of a task.
 func (h *hosting) run(ctx context.Context, t *hookTask) {
 	defer h.ended.Done()
 	ended := true
 	defer func() {
 		t.cancel()
-		if ended { // by runtime.Goexit in the hook
+		if ended { // the hook called runtime.Goexit
 			h.completeTask(t, &ErrorBody{Code: CodeObserveRejected, Message: "the hook ended its goroutine"})
 		}
 	}()
@@ -898,7 +899,7 @@ func (h *hosting) runAdded(ctx context.Context, t *hookTask) *ErrorBody {
 }
 
 // passed records that the Added hook of a level has returned nil, and reports whether the task
-// should continue. If the hook returned after the time limit, passed undoes it.
+// should continue. If the hook was too late, passed schedules the corresponding Removed hook.
 func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -910,8 +911,8 @@ func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 	return t.o.rejection == nil && t.o.is(heldAdding)
 }
 
-// undo schedules the Removed hooks of the levels whose Added hook returned nil for an observer
-// that was not accepted.
+// undo schedules Removed hooks for an observer that was not accepted. They run only for the
+// levels whose Added hook returned nil.
 func (h *hosting) undo(o *heldObserver, added hookLevels) {
 	if levels := added & h.levels(o.of, func(hooks *ObserverHooks) bool { return hooks.Removed != nil }); levels != 0 {
 		task := &hookTask{o: o, remove: levels}
@@ -931,7 +932,7 @@ func (h *hosting) runRemoved(ctx context.Context, t *hookTask) {
 	}
 }
 
-// call runs a hook and turns a panic into an error.
+// call runs a hook and converts a panic to an error.
 func (h *hosting) call(hook string, o *heldObserver, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -946,7 +947,7 @@ func (h *hosting) call(hook string, o *heldObserver, f func() error) (err error)
 	return f()
 }
 
-// expire settles a task whose hooks exceed the limit.
+// expire completes a task whose hooks have exceeded the time limit.
 func (h *hosting) expire(t *hookTask) {
 	message := fmt.Sprintf("the added hook for observer %s did not finish within %v", t.o.id, hookTimeout)
 	h.client.log.LogAttrs(h.client.handlers, slog.LevelWarn, "iii: observer hook takes too long", slog.String("function", t.o.of.id),
@@ -955,7 +956,7 @@ func (h *hosting) expire(t *hookTask) {
 	t.cancel()
 }
 
-// completeTask settles the outcome of a task and starts the next one of its function.
+// completeTask records the outcome of a task and starts the function's next task.
 func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -969,7 +970,7 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	h.running--
 	if t.remove == 0 {
 		switch {
-		case !o.is(heldAdding): // removed in the meantime
+		case !o.is(heldAdding): // removed while the hook was running
 			h.undo(o, t.added)
 		case o.rejection != nil || body != nil:
 			if o.rejection == nil {
@@ -985,18 +986,18 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	h.start()
 }
 
-// rejectionOf returns the error body with which an observer is rejected.
+// rejectionOf returns the error body that is sent when an observer is rejected.
 func rejectionOf(err error) *ErrorBody {
 	code, message, stack := errorParts(err)
 	var e *Error
-	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // returned by a call that the hook made, or without a code
+	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // returned by a call within the hook, or has no code
 		return &ErrorBody{Code: CodeObserveRejected, Message: strings.TrimPrefix(err.Error(), "iii: ")}
 	}
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }
 
 // close prevents further hooks from starting. The returned channel is closed when no hook is
-// running. The client ends the contexts of the hooks.
+// running. The client cancels the contexts of running hooks.
 func (h *hosting) close() <-chan struct{} {
 	h.mu.Lock()
 	h.closed, h.ready = true, nil
@@ -1009,37 +1010,37 @@ func (h *hosting) close() <-chan struct{} {
 	return ended
 }
 
-// Outcomes of calls.
+// Values of ObservedCall.Status.
 const (
 	statusSuccess = "success"
 	statusError   = "error"
 )
 
-// ObservedCall is one call of a function, as seen by the hooks and filters of its observers.
-// Its parts are raw JSON; nil means absent, which differs from null. Hooks may retain it, but
-// must not modify it.
+// ObservedCall is a call to a function, as seen by the hooks and filters of its observers. Its
+// parts are raw JSON. A nil part is absent rather than null. Hooks may retain an ObservedCall,
+// but must not modify it.
 type ObservedCall struct {
 	// FunctionID is the id of the called function.
 	FunctionID string
 	// InvocationID identifies the call.
 	InvocationID string
-	// Status is "success" or "error", or "" for a call that has not run yet.
+	// Status is "success" or "error", or "" if the call has not run yet.
 	Status string
-	// Input is the payload as it was before the handler ran, without the key that the engine
-	// adds.
+	// Input is the original payload, without the key that the engine adds. Changes made by the
+	// handler are not included.
 	Input json.RawMessage
-	// Output is the handler's result, or nil if the call failed.
+	// Output is the handler's result. It is nil if the call failed.
 	Output json.RawMessage
 	// Error has the members code and message. It is nil if the call succeeded.
 	Error json.RawMessage
 	// Caller identifies the caller ([Caller]). It is nil if the caller is unknown.
 	Caller json.RawMessage
-	// Metadata is the metadata of the call, or nil if there is none.
+	// Metadata is the metadata of the call. It is nil if there is none.
 	Metadata json.RawMessage
 }
 
-// Err returns the error of a failed call as an [*Error], and nil for any other call. If a
-// Deliver hook returns it, the caller receives the handler's error unchanged.
+// Err returns the error of a failed call as an [*Error], or nil if the call has not failed. If
+// a Deliver hook returns this error, the caller receives the handler's original error.
 func (c *ObservedCall) Err() error {
 	if c.Error == nil {
 		return nil
@@ -1051,18 +1052,18 @@ func (c *ObservedCall) document() *filter.Document {
 	return &filter.Document{Input: c.Input, Output: c.Output, Error: c.Error, Caller: c.Caller, Metadata: c.Metadata}
 }
 
-// observation is the state that must be captured before the handler of an invocation runs,
-// because observers or hooks need it afterwards.
+// observation captures, before the handler of an invocation runs, the data that observers and
+// hooks need afterwards.
 type observation struct {
-	set      *activeSet      // nil: the function has no observers
+	set      *activeSet      // nil if the function has no observers
 	input    json.RawMessage // a copy, because the handler owns its payload
-	metadata json.RawMessage // likewise
+	metadata json.RawMessage // also a copy
 	asked    bool            // the hooks have run
 }
 
-// observe returns the observation of an invocation, or nil if no observer or hook needs one.
-// None is needed for a call through the engine if the function has no hooks, because the
-// engine matches such calls.
+// observe returns the observation for an invocation, or nil if no observer or hook needs one.
+// A call through the engine to a function without hooks needs none, because the engine matches
+// such calls.
 func (in *incoming) observe() *observation {
 	f := in.function
 	set := f.observers.current.Load()
@@ -1073,7 +1074,7 @@ func (in *incoming) observe() *observation {
 	case !in.local && (!f.hooks.answer() || len(in.id) == 0 || !in.origin.dialect().hooks()):
 		return nil
 	case !interested:
-		return &observation{} // the engine still needs to learn that nothing matched
+		return &observation{} // the engine must be notified that nothing matched
 	}
 	input := in.data
 	if !in.local {
@@ -1082,13 +1083,13 @@ func (in *incoming) observe() *observation {
 	return &observation{set: set, input: bytes.Clone(input), metadata: bytes.Clone(in.metadata)}
 }
 
-// call returns the description of the invocation after its handler has returned. The output
-// shares the memory of b.
+// call returns the ObservedCall for an invocation whose handler has returned. Its Output
+// shares memory with b.
 func (o *observation) call(c *Client, in *incoming, b *buffer, err error) *ObservedCall {
 	call := &ObservedCall{FunctionID: in.function.id, InvocationID: string(in.id), Status: statusSuccess,
 		Input: o.input, Metadata: o.metadata, Caller: in.callerJSON(c)}
 	if err == nil {
-		call.Output = b.Bytes()[b.result[0]:b.result[1]]
+		call.Output = b.bytes()[b.result[0]:b.result[1]]
 		return call
 	}
 	call.Status = statusError
@@ -1099,15 +1100,15 @@ func (o *observation) call(c *Client, in *incoming, b *buffer, err error) *Obser
 	return call
 }
 
-// answer encodes the answer to an invocation, runs the hooks, and reports a local call to the
-// engine. The error is the one that the caller receives, or nil.
+// answer encodes the result of an invocation, runs the hooks, and reports a local call to the
+// engine. The returned error is the one sent to the caller, or nil.
 func (c *Client) answer(ctx context.Context, in *incoming, o *observation, result any, err error) (*buffer, error) {
 	if o == nil {
 		return c.encodeAnswer(ctx, in, in.origin, result, err)
 	}
 	hooks := &in.function.hooks
 	if hooks.Deliver != nil && !o.asked {
-		b, failure := c.encodeAnswer(ctx, in, rawOrigin{}, result, err) // without a size limit for now
+		b, failure := c.encodeAnswer(ctx, in, rawOrigin{}, result, err) // not subject to the size limit
 		call := o.call(c, in, b, failure)
 		call.Output = bytes.Clone(call.Output)
 		b.free()
@@ -1131,23 +1132,22 @@ func (c *Client) answer(ctx context.Context, in *incoming, o *observation, resul
 			chosen = c.hosts.choose(in.function, o.set, call)
 		}
 		matched := func(p []byte) []byte { return in.origin.dialect().appendMatched(p, chosen) }
-		if b.append(matched); b.Len() >= messageTooLarge {
+		if b.append(matched); b.len() >= messageTooLarge {
 			chosen = nil
 			b.free()
-			b, err = c.encodeAnswer(ctx, in, in.origin, nil, tooLarge(in.origin, b.Len()))
+			b, err = c.encodeAnswer(ctx, in, in.origin, nil, tooLarge(in.origin, b.len()))
 			b.append(matched)
 		}
 	}
 	return b, err
 }
 
-// append adds members to the answer in b.
+// append adds members to the message in b.
 func (b *buffer) append(members func([]byte) []byte) {
-	b.Truncate(b.Len() - 1)
-	b.Write(append(members(b.AvailableBuffer()), '}'))
+	b.p = append(members(b.p[:len(b.p)-1]), '}')
 }
 
-// deliver runs the Deliver hook of a function. failure is the error of the handler, or nil.
+// deliver runs the Deliver hook of a function. failure is the handler's error, or nil.
 func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, observers []*FunctionObserver, failure error) (result any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -1176,7 +1176,7 @@ func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, 
 	return nil, err
 }
 
-// choose returns the observers of a set that a call is meant for and that are still active.
+// choose returns the active observers in the set that Match or Keys selects for a call.
 func (h *hosting) choose(f *Function, set *activeSet, call *ObservedCall) (chosen []*FunctionObserver) {
 	switch {
 	case set == nil:
@@ -1194,7 +1194,7 @@ func (h *hosting) choose(f *Function, set *activeSet, call *ObservedCall) (chose
 	return chosen
 }
 
-// keyed returns the active observers of a set that have at least one of the keys.
+// keyed returns the active observers in the set that have at least one of the keys.
 func (h *hosting) keyed(f *Function, set *activeSet, keys []string) (found []*heldObserver) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -1211,21 +1211,21 @@ func (h *hosting) keyed(f *Function, set *activeSet, keys []string) (found []*he
 	return found
 }
 
-// keysOf runs the Call hook, which returns the keys of a call.
+// keysOf returns the keys of a call.
 func (h *hosting) keysOf(f *Function, call *ObservedCall) (keys []string) {
 	defer h.recoverMatch(f, &keys)
 	return f.hooks.Keys.Call(call)
 }
 
-// match returns the result of the Match hook for an observer and a call.
+// match reports whether the Match hook selects an observer for a call.
 func (h *hosting) match(f *Function, o *FunctionObserver, call *ObservedCall) (matches bool) {
 	var none []string
 	defer h.recoverMatch(f, &none)
 	return f.hooks.Match(o, call)
 }
 
-// recoverMatch recovers from a panic in a match hook; the call then matches no observer. The
-// first panic per function is logged.
+// recoverMatch recovers from a panic in a Match or Keys hook. The call then matches no
+// observer. Only the first panic per function is logged.
 func (h *hosting) recoverMatch(f *Function, keys *[]string) {
 	p := recover()
 	if p == nil {
@@ -1242,7 +1242,7 @@ func (h *hosting) recoverMatch(f *Function, keys *[]string) {
 	}
 }
 
-// matches appends the observers that select this outcome and whose filters match.
+// matches appends the observers that select the given status and whose filters match d.
 func (s *activeSet) matches(dst []*FunctionObserver, status string, d *filter.Document) []*FunctionObserver {
 	if status == statusError {
 		return s.failure.AppendMatches(dst, d)
@@ -1250,7 +1250,7 @@ func (s *activeSet) matches(dst []*FunctionObserver, status string, d *filter.Do
 	return s.success.AppendMatches(dst, d)
 }
 
-// reportCall reports a local call to the engine if any observer selects it.
+// reportCall reports a local call to the engine if at least one observer selects it.
 func (c *Client) reportCall(ctx context.Context, in *incoming, o *observation, b *buffer, err error) {
 	if o.set == nil || o.asked {
 		return
@@ -1301,7 +1301,7 @@ func (c *Client) reportCall(ctx context.Context, in *incoming, o *observation, b
 	c.reports.push(r)
 }
 
-// tooLarge returns the error for a result whose message has the given size.
+// tooLarge returns the error for a result that makes its message too large.
 func tooLarge(o origin, size int) error {
 	limit, code := o.limit()
 	return &Error{Code: code, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", size, limit)}

@@ -22,29 +22,35 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// HandleHTTP serves an HTTP route with a typed handler: it registers a function with the id
-// "http::" + method + path, and the trigger that binds the route to it. A path segment that
-// begins with a colon, as in "/items/:id", is a parameter: it spans a whole segment, its name
-// consists of letters, digits and underscores, and PathParams holds its percent-decoded value.
-// The rest of the path is registered percent-encoded, as clients send it: "/café" becomes
-// "/caf%C3%A9". HandleHTTP rejects paths and methods that no request would match: wildcards,
-// whose values the engine does not deliver; the segments "." and ".."; characters that some
-// clients encode and others do not; and the method OPTIONS, which the engine answers itself. If
-// the engine rejects the route, [Function.Err] returns the error. [WithTriggerOptions] sets the
-// options of the trigger.
+// HandleHTTP serves an HTTP route with a typed handler. It registers a function with the id
+// "http::" + method + path, and a trigger that binds the route to the function.
+// [WithTriggerOptions] sets options for the trigger. If the engine rejects the route,
+// [Function.Err] returns the error.
 //
-// The body is decoded into In if its content type is application/json or ends in +json, in any
-// case. If the body is not valid JSON, or cannot be decoded into In, the response is a 400 and
-// the handler does not run. A body of another type is available through RequestBody: Body is
-// nil if In is any, a json.RawMessage or a pointer; for every other In, the response to such a
-// request is a 400 as well. Without a body, Body is the zero value. If the engine has not
-// decoded a JSON body itself, HandleHTTP reads it from RequestBody, up to 64 MiB and within 30
-// s; RequestBody is then nil.
+// A path segment that begins with a colon, as in "/items/:id", is a parameter. It spans the
+// whole segment, its name consists of letters, digits and underscores, and PathParams contains
+// its percent-decoded value. The rest of the path is registered in percent-encoded form, as
+// sent by clients: "/café" becomes "/caf%C3%A9". HandleHTTP rejects paths and methods that no
+// request would match:
 //
-// A nil response becomes a 204. An error that is an [*HTTPError], or that [WithHTTPErrors] maps
-// to one, becomes that response. An [*Error] becomes a 500 with its code and message, which are
-// meant for callers. Any other error becomes a 500 without details; its text goes to the log and
-// the span. The same applies to the errors of middleware.
+//   - wildcards, because the engine does not deliver their values
+//   - the segments "." and ".."
+//   - characters that only some clients encode
+//   - the method OPTIONS, because the engine handles it
+//
+// The body is decoded into In if the content type is application/json or ends in +json,
+// ignoring case. If the body is not valid JSON or cannot be decoded into In, the response is a
+// 400 and the handler does not run. If In is any, a json.RawMessage or a pointer, a body with
+// a different content type is available through RequestBody, and Body is nil. For any other
+// In, the response to such a request is a 400. If there is no body, Body is the zero value. If
+// the engine has not decoded a JSON body itself, HandleHTTP reads up to 64 MiB from
+// RequestBody, for at most 30 s, and sets RequestBody to nil.
+//
+// A nil response becomes a 204. An [*HTTPError], or an error that [WithHTTPErrors] maps to
+// one, becomes the corresponding response. An [*Error] becomes a 500 with its code and
+// message, which are meant for callers. Any other error becomes a 500 without details; the
+// details are written to the log and the span. Errors returned by middleware are treated in
+// the same way.
 func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Context, *HTTPRequest[In]) (*HTTPResponse[Out], error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -53,7 +59,7 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 	if err := (functionSchemas{body, reflect.TypeFor[Out]()}).check(); err != nil {
 		return nil, public(fmt.Errorf("%s %s: %w", method, path, err))
 	}
-	var valid *inputSchema // nil: not validated
+	var valid *inputSchema // nil means no validation
 	handler := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		var req HTTPRequest[In]
 		err := c.cfg.decodePayload(payload, &req)
@@ -63,7 +69,7 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 			if c.cfg.decodePayload(payload, &other) != nil {
 				return nil, err
 			}
-			headers, params, channel = other.Headers, other.PathParams, other.RequestBody // other holds the body itself, which comes from the client
+			headers, params, channel = other.Headers, other.PathParams, other.RequestBody // the error concerns the body, which comes from the client
 		}
 		if failed := decodeParams(params); failed != nil {
 			return badRequest(failed), nil
@@ -94,7 +100,7 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 			return nil, err
 		}
 		switch {
-		case resp == nil: // a null result would leave the engine's request hanging
+		case resp == nil: // a null result would make the engine's request hang
 			return noContent(nil), nil
 		case resp.StatusCode == http.StatusNoContent:
 			return noContent(resp.Headers), nil
@@ -106,12 +112,12 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 	return c.registerRoute(method, path, spec, opts)
 }
 
-// takesNull reports whether a handler whose body has type t can detect that no body was decoded.
+// takesNull reports whether a handler with body type t can tell that no body was decoded.
 func takesNull(t reflect.Type) bool {
 	return t.Kind() == reflect.Pointer || t.Kind() == reflect.Interface || t == reflect.TypeFor[json.RawMessage]()
 }
 
-// decodeParams percent-decodes the parameters of a route, which the engine delivers as sent.
+// decodeParams percent-decodes the path parameters, which the engine delivers as sent.
 func decodeParams(params map[string]string) error {
 	for name, value := range params {
 		decoded, err := url.PathUnescape(value)
@@ -123,8 +129,8 @@ func decodeParams(params map[string]string) error {
 	return nil
 }
 
-// routeResult stands for the result of a typed route's function: the handler's response, a
-// response without a body, or the rejection of a request.
+// routeResult describes the possible results of a typed route: the handler's response, a
+// response without a body, or an error response.
 type routeResult[Out any] struct{}
 
 func (routeResult[Out]) describe(in *inference, _ bool) (any, error) {
@@ -145,23 +151,23 @@ func (HTTPResponse[T]) describe(in *inference, addressable bool) (any, error) {
 }
 
 const (
-	// maxJSONBody limits the size of a body that the engine has not decoded.
+	// maxJSONBody is the maximum size of a body that the worker decodes.
 	maxJSONBody = 64 << 20
-	// jsonBodyTimeout limits the time for reading such a body. After that time, the engine
-	// answers in place of the handler.
+	// jsonBodyTimeout limits the time for reading a body. After that, the engine would respond
+	// on behalf of the handler.
 	jsonBodyTimeout = 30 * time.Second
 )
 
-// readBody is a body that the engine has not delivered in decoded form.
+// readBody is a body that the engine has not decoded.
 type readBody struct {
-	body json.RawMessage // nil if it is empty
+	body json.RawMessage // nil if the body is empty
 	done bool            // the channel has been read
 }
 
-// missingBody handles a request whose body the engine has not delivered. The engine decodes
-// only the type application/json, in lower case, and delivers null for a body that does not
-// parse. refusal is the response to a body that the handler cannot receive. takesNull reports
-// whether the handler reads bodies of other types itself.
+// missingBody handles a request whose body the engine has not decoded. The engine decodes only
+// the content type application/json, in lower case, and delivers null for a body that is not
+// valid JSON. If the handler cannot receive the body, refusal is the response to send.
+// takesNull means that the handler reads bodies of other content types itself.
 func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, headers map[string]string, channel *StreamChannelRef, takesNull bool) (read readBody, refusal any, err error) {
 	length := bodyLength(headers)
 	if length == 0 || !rawjson.Absent(bodyOf(payload)) {
@@ -190,7 +196,7 @@ func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, heade
 	return read, errorResponse(http.StatusBadRequest, CodeInvalidRequest, message), nil
 }
 
-// bodyOf returns the member body of a request.
+// bodyOf returns the body member of a request.
 func bodyOf(payload json.RawMessage) (body json.RawMessage) {
 	_ = rawjson.ScanObject(payload, func(key, value []byte) {
 		if string(key) == "body" {
@@ -200,7 +206,8 @@ func bodyOf(payload json.RawMessage) (body json.RawMessage) {
 	return body
 }
 
-// isEmptyBody reports whether a body of unknown length is empty.
+// isEmptyBody reports whether a body of unknown length is empty. It returns false if the body
+// does not arrive in time.
 func (c *Client) isEmptyBody(ctx context.Context, channel StreamChannelRef) (bool, error) {
 	waiting, cancel := context.WithTimeout(ctx, jsonBodyTimeout)
 	defer cancel()
@@ -222,7 +229,7 @@ func (c *Client) isEmptyBody(ctx context.Context, channel StreamChannelRef) (boo
 	return false, public(fmt.Errorf("request body: %w", err))
 }
 
-// withBody returns the payload of a request with its body replaced.
+// withBody returns a copy of a request's payload with a different body.
 func withBody(payload, body json.RawMessage) json.RawMessage {
 	b := slices.Concat(json.RawMessage(`{"body":`), body)
 	_ = rawjson.ScanObject(payload, func(key, value []byte) {
@@ -233,8 +240,8 @@ func withBody(payload, body json.RawMessage) json.RawMessage {
 	return append(b, '}')
 }
 
-// bodyLength returns the declared length of a request's body, or -1 if there is a body of
-// unknown length.
+// bodyLength returns the length of a request's body, according to the headers. It returns -1
+// if there is a body of unknown length.
 func bodyLength(headers map[string]string) int64 {
 	if n, err := strconv.ParseInt(headers["content-length"], 10, 64); err == nil && n >= 0 {
 		return n
@@ -245,8 +252,8 @@ func bodyLength(headers map[string]string) int64 {
 	return 0
 }
 
-// readJSONBody reads a body from its channel; body is nil if the channel is empty. refusal is
-// the response to a body that is not valid JSON.
+// readJSONBody reads a body from its channel. body is nil if the channel is empty. If the body
+// is not valid, refusal is the response to send.
 func (c *Client) readJSONBody(ctx context.Context, headers map[string]string, channel StreamChannelRef) (body json.RawMessage, refusal any, err error) {
 	waiting, cancel := context.WithTimeout(ctx, jsonBodyTimeout)
 	defer cancel()
@@ -283,7 +290,7 @@ func (c *Client) readJSONBody(ctx context.Context, headers map[string]string, ch
 	return body, nil, nil
 }
 
-// badRequest returns a 400 in the form of the engine's error responses.
+// badRequest returns a 400 in the format of the engine's error responses.
 func badRequest(err error) bufferedResponse {
 	code, message, _ := errorParts(err)
 	return errorResponse(http.StatusBadRequest, code, message)
@@ -294,30 +301,30 @@ func errorResponse(status int, code, message string) bufferedResponse {
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
-// serviceUnavailable returns a 503 in the form of the engine's error responses, for a worker
-// that is draining or overloaded. Another worker, or this one at a later time, can serve the
-// request.
+// serviceUnavailable returns a 503 in the format of the engine's error responses. It is used
+// by a worker that is draining or overloaded, because a retry may succeed.
 func serviceUnavailable(code, message string) bufferedResponse {
 	return bufferedResponse{StatusCode: http.StatusServiceUnavailable, Headers: []string{"Content-Type: application/json", "Retry-After: 1"},
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
-// HTTPError is an error that determines an HTTP response. The handler of a route
-// ([HandleHTTP]) or its middleware can return it, wrapped or not. In other handlers, it is an
-// ordinary error, sent with the code invocation_failed.
+// HTTPError is an error that specifies an HTTP response. The handler of a route ([HandleHTTP])
+// or its middleware can return it, possibly wrapped. In other handlers, it is an ordinary
+// error and is sent with the code invocation_failed.
 type HTTPError struct {
-	// Status is the status of the response, 200 to 599. Any other value, 0 included, becomes 500.
+	// Status is the status of the response, from 200 to 599. Any other value, including 0,
+	// becomes 500.
 	Status int
-	// Body is encoded as JSON; a string is sent unchanged if Header has a Content-Type. The
-	// default is {"error":{"code":…,"message":…}} with the name of the status, such as NOT_FOUND
-	// and "Not Found".
+	// Body is encoded as JSON, but a string is sent unchanged if Header has a Content-Type.
+	// The default is {"error":{"code":…,"message":…}}, with values derived from the status,
+	// such as NOT_FOUND and "Not Found".
 	Body any
-	// Header is the header of the response; a name may have several values. Content-Length is
+	// Header is the header of the response. A name may have multiple values. Content-Length is
 	// ignored. Default: none.
 	Header http.Header
 }
 
-// Error implements error. The text does not contain the body.
+// Error implements the error interface. The message does not include the body.
 func (e *HTTPError) Error() string {
 	if e == nil {
 		return "iii: nil *HTTPError"
@@ -332,14 +339,13 @@ func (e *HTTPError) status() int {
 	return e.Status
 }
 
-// response returns the response for the engine to send.
 func (e *HTTPError) response() bufferedResponse {
 	status := e.status()
 	r := bufferedResponse{StatusCode: status, Headers: []string{}, Body: e.Body}
 	typed := false
 	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
 		if strings.EqualFold(name, "Content-Length") || strings.EqualFold(name, "Transfer-Encoding") || !isToken(name) {
-			continue // the engine's choice, or not a valid name
+			continue // set by the engine, or not a valid name
 		}
 		for _, value := range e.Header[name] {
 			if !isNoHeaderValue(value) {
@@ -373,14 +379,14 @@ func (e *HTTPError) response() bufferedResponse {
 }
 
 // WithHTTPErrors sets how errors of routes ([HandleHTTP], [Client.MountHTTP],
-// [Client.MountRouter]) become responses: f returns the response for an error of a handler or
-// its middleware that is not an [*HTTPError]. If f returns nil, or if this option is not used,
-// an [*Error] becomes a 500 with its code and message, and any other error becomes a 500
-// without details.
+// [Client.MountRouter]) become responses. f returns the response for an error that was
+// returned by a handler or its middleware and is not an [*HTTPError]. If f returns nil, or if
+// this option is not used, an [*Error] becomes a 500 with its code and message, and any other
+// error becomes a 500 without details.
 //
-// f runs outside all middleware, with the context of the handler, and must be safe for
-// concurrent use. Requests that cannot be decoded are answered with a 400 and do not reach f.
-// [New] rejects a nil f.
+// f runs outside all middleware, with the handler's context, and must be safe for concurrent
+// use. If a request cannot be decoded, the response is a 400 and f is not called. [New]
+// rejects a nil f.
 func WithHTTPErrors(f func(ctx context.Context, err error) *HTTPError) Option {
 	return clientOption(func(c *config) error {
 		if f == nil {
@@ -391,7 +397,7 @@ func WithHTTPErrors(f func(ctx context.Context, err error) *HTTPError) Option {
 	})
 }
 
-// hiddenError is an error whose text callers do not receive.
+// hiddenError is an error whose message is not sent to callers.
 type hiddenError struct{ error }
 
 func (e hiddenError) Unwrap() error { return e.error }
@@ -399,7 +405,7 @@ func (e hiddenError) Unwrap() error { return e.error }
 // hiddenText is the message that callers receive instead.
 const hiddenText = "internal error"
 
-// answerErrors turns the errors of a route's handler and middleware into responses.
+// answerErrors converts errors returned by a route's handler and middleware to responses.
 func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
 		result, err := next(ctx, payload)
@@ -420,7 +426,7 @@ func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 			return nil, err
 		}
 		level := slog.LevelError
-		if ctx.Err() != nil { // no client is waiting for the response
+		if ctx.Err() != nil { // the client has disconnected
 			level = slog.LevelDebug
 		}
 		c.log.LogAttrs(ctx, level, "iii: HTTP handler failed", slog.String("function", id), slog.Any("error", err))
@@ -428,8 +434,8 @@ func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 	}
 }
 
-// noContent returns a 204 with a content type. Without one, the engine would add its own
-// content type and a Content-Length of 2 for an empty JSON object, which a 204 must not have.
+// noContent returns a 204 with a content type. Without a content type, the engine would add
+// its own, and a Content-Length of 2 for an empty JSON object, which a 204 must not have.
 func noContent(headers map[string]string) bufferedResponse {
 	r := bufferedResponse{StatusCode: http.StatusNoContent}
 	typed := false
@@ -443,8 +449,7 @@ func noContent(headers map[string]string) bufferedResponse {
 	return r
 }
 
-// registerRoute registers a function together with its route. If one of the two cannot be
-// registered, neither is.
+// registerRoute registers a function and its route. It registers either both or neither.
 func (c *Client) registerRoute(method, path string, spec handlerSpec, opts []FunctionOption) (*Function, error) {
 	method = strings.ToUpper(method)
 	path, err := routePath(method, path)
@@ -477,7 +482,7 @@ func (c *Client) registerRoute(method, path string, spec handlerSpec, opts []Fun
 	return f, nil
 }
 
-// newRouteTrigger returns the trigger that binds a function's route.
+// newRouteTrigger returns a trigger that binds a route to a function.
 func (c *Client) newRouteTrigger(f *Function, method, path string, opts []TriggerOption) (*Trigger, error) {
 	t, err := c.newTrigger(f.id, HTTPTriggerConfig{APIPath: path, HTTPMethod: method}, opts)
 	if err != nil {
@@ -489,9 +494,9 @@ func (c *Client) newRouteTrigger(f *Function, method, path string, opts []Trigge
 	return t, nil
 }
 
-// routePath returns the path of a route percent-encoded, as clients send it, because the engine
-// compares the encoded text. It rejects paths that the engine accepts but never routes, or that
-// crash it.
+// routePath returns the path of a route in percent-encoded form, because the engine compares
+// it with the path as it appears on the wire. routePath rejects paths that crash the engine,
+// and paths that the engine accepts but never routes.
 func routePath(method, path string) (string, error) {
 	switch strings.ToUpper(method) {
 	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD":
@@ -538,7 +543,7 @@ func routePath(method, path string) (string, error) {
 	return strings.Join(segments, "/"), nil
 }
 
-// encodeSegment encodes a literal segment as clients do (RFC 3986, 6.2.2).
+// encodeSegment percent-encodes a literal segment as clients do (RFC 3986, section 6.2.2).
 func encodeSegment(segment string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(segment); i++ {
@@ -569,7 +574,7 @@ func encodeSegment(segment string) (string, error) {
 	return "", fmt.Errorf("clients resolve the segment %q before they send a path", segment)
 }
 
-// percentDecoded returns the byte that the three characters at the beginning of s encode.
+// percentDecoded returns the byte encoded by the first three characters of s.
 func percentDecoded(s string) (byte, bool) {
 	if len(s) < 3 {
 		return 0, false

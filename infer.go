@@ -27,8 +27,8 @@ import (
 // functionSchemas holds the types whose schemas a typed handler advertises.
 type functionSchemas struct{ in, out reflect.Type }
 
-// check returns an error if values of one of the types cannot be decoded or encoded, because
-// every invocation would then fail.
+// check returns an error if one of the types cannot be decoded or encoded, in which case every
+// invocation would fail.
 func (s functionSchemas) check() error {
 	if err := checkEncoding(s.in, true); err != nil {
 		return fmt.Errorf("argument: %w", err)
@@ -39,8 +39,8 @@ func (s functionSchemas) check() error {
 	return nil
 }
 
-// checkEncoding returns an error if a part of t has no JSON encoding; the error names the
-// location of that part. reads reports whether t is decoded rather than encoded.
+// checkEncoding returns an error if a part of t has no JSON encoding. The error contains the
+// path of that part. If reads is set, t is decoded; otherwise, t is encoded.
 func checkEncoding(t reflect.Type, reads bool) error {
 	if t == nil {
 		return nil
@@ -84,10 +84,10 @@ func checkEncoding(t reflect.Type, reads bool) error {
 	return check(t, reads, "")
 }
 
-// inferSchema returns the JSON Schema that listings show for a handler's type. The schema
-// describes the JSON that encoding/json decodes into the type if reads is set, and the JSON
-// that it produces for the type otherwise. If a type cannot be described, inferSchema returns
-// nil, because schemas are optional.
+// inferSchema returns the JSON Schema of a handler's type for listings. If reads is set, the
+// schema describes the JSON that can be decoded into the type; otherwise, it describes the
+// JSON that encoding/json produces for the type. inferSchema returns nil if the type cannot be
+// described, because schemas are optional.
 func (c *Client) inferSchema(functionID string, t reflect.Type, reads bool) json.RawMessage {
 	if t == nil {
 		return nil
@@ -100,8 +100,8 @@ func (c *Client) inferSchema(functionID string, t reflect.Type, reads bool) json
 	return raw
 }
 
-// inferred holds the outcome of schemaOf for each type and direction.
-var inferred sync.Map // of inferredKey to inferredSchema
+// inferred caches the results of schemaOf.
+var inferred sync.Map // inferredKey to inferredSchema
 
 type inferredKey struct {
 	t     reflect.Type
@@ -113,16 +113,16 @@ type inferredSchema struct {
 	err error
 }
 
-// schemaOf returns the schema of the JSON that encoding/json decodes into t if reads is set,
-// and otherwise of the JSON that it produces for t. The result is shared and must not be
-// modified.
+// schemaOf returns the schema of the JSON for t. If reads is set, this is the JSON that
+// encoding/json decodes into t; otherwise, it is the JSON that encoding/json produces for t.
+// The result is shared and must not be modified.
 func schemaOf(t reflect.Type, reads bool) (json.RawMessage, error) {
 	key := inferredKey{t, reads}
 	if known, ok := inferred.Load(key); ok {
 		s := known.(inferredSchema)
 		return s.raw, s.err
 	}
-	var s inferredSchema // holds no lock, because a type's JSONSchema method may run
+	var s inferredSchema // no lock is held, because newSchema may call a type's JSONSchema method
 	s.raw, s.err = newSchema(t, reads)
 	inferred.Store(key, s)
 	return s.raw, s.err
@@ -138,14 +138,14 @@ func newSchema(t reflect.Type, reads bool) (json.RawMessage, error) {
 		return nil, err
 	}
 	raw, err := in.encode(root, true)
-	if err != nil { // nested types may exceed the depth that the engine accepts
+	if err != nil { // inlining may exceed the nesting depth that the engine accepts
 		raw, err = in.encode(root, false)
 	}
 	return raw, err
 }
 
-// encode returns the document with the given root. If inline is set, a definition that is used
-// only once is placed where it is used.
+// encode returns the schema document with the given root. If inline is set, a definition that
+// is used only once is inlined.
 func (in *inference) encode(root any, inline bool) (json.RawMessage, error) {
 	raw, err := json.Marshal(in.document(root, inline))
 	if err == nil {
@@ -157,28 +157,29 @@ func (in *inference) encode(root any, inline bool) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// inference infers the schema of one type. A part of a schema is either an object in its
-// final form or a reference to a definition.
+// inference infers the schema of a type. Each part of the schema is either a finished object
+// or a reference to a definition.
 type inference struct {
-	reads       bool // describes decoding rather than encoding
+	reads       bool // describe decoding rather than encoding
 	definitions map[typeUse]*definition
-	order       []*definition  // in the order of first use
+	order       []*definition  // in order of first use
 	generated   map[string]any // definitions of generated types, by name
 }
 
-// typeUse is a type together with the property of its values on which their encoding depends.
+// typeUse is a type, together with whether its values are addressable, which affects their
+// encoding.
 type typeUse struct {
 	t           reflect.Type
 	addressable bool
 }
 
-// definition is a part that can be used several times, even within itself.
+// definition is a part of a schema that can be used more than once, even within itself.
 type definition struct {
 	t         reflect.Type
 	schema    any
 	uses      int
 	anchored  bool   // contains references to parts of itself
-	reference string // the reference to it; "" if it is inlined
+	reference string // the $ref value; "" if the definition is inlined
 }
 
 // reference is a use of a definition.
@@ -197,8 +198,8 @@ var (
 	textAppender    = reflect.TypeFor[encoding.TextAppender]()
 )
 
-// isJSONv2 reports whether encoding/json is built on encoding/json/v2, as in Go 1.27. If so,
-// it supports more methods, more map key types and the tag option embed.
+// isJSONv2 reports whether encoding/json is implemented by encoding/json/v2, as in Go 1.27. In
+// that case, it supports more methods, more map key types and the struct tag option embed.
 var isJSONv2 = sync.OnceValue(func() bool {
 	b, err := json.Marshal(appended{})
 	return err == nil && string(b) == `"v2"`
@@ -206,29 +207,29 @@ var isJSONv2 = sync.OnceValue(func() bool {
 
 type appended struct{}
 
-// AppendText implements encoding.TextAppender.
+// AppendText implements [encoding.TextAppender].
 func (appended) AppendText(b []byte) ([]byte, error) { return append(b, "v2"...), nil }
 
-// codec is the mechanism that encodes or decodes the values of a type.
+// codec is the mechanism that encodes or decodes values of a type.
 type codec int
 
 const (
 	byKind codec = iota
-	byText       // MarshalText or UnmarshalText, to a string
-	byJSON       // MarshalJSON or UnmarshalJSON, to any JSON
+	byText       // MarshalText or UnmarshalText, which produce or accept a string
+	byJSON       // MarshalJSON or UnmarshalJSON, which produce or accept any JSON
 )
 
-// codecOf returns the codec of t. encoding/json calls encoding methods with a pointer
-// receiver only if the value is addressable.
+// codecOf returns the codec of t. If an encoding method has a pointer receiver, encoding/json
+// calls the method only for addressable values.
 func (in *inference) codecOf(t reflect.Type, addressable bool) codec {
 	if t.Kind() == reflect.Interface || t == jsonNumber {
-		return byKind // the value in an interface encodes itself; json.Number may have encoding methods
+		return byKind // an interface's value encodes itself; json.Number may have encoding methods
 	}
 	pointer := reflect.PointerTo(t)
 	if in.reads {
 		c := codecOf(pointer, jsonUnmarshaler, "UnmarshalJSONFrom", textUnmarshaler)
 		if c != byKind && t.Name() == "" {
-			return byJSON // Go 1.26 finds the methods of such a type only in some places
+			return byJSON // Go 1.26 does not always find the methods of an unnamed type
 		}
 		return c
 	}
@@ -250,9 +251,9 @@ func codecOf(t, inJSON reflect.Type, streaming string, inText ...reflect.Type) c
 	return byKind
 }
 
-// hasMethod reports whether t has the named method of encoding/json/v2. It looks methods up by
-// constant names, because with a variable name the linker would have to keep all methods of
-// the program.
+// hasMethod reports whether t has the given encoding/json/v2 method. It looks up methods by
+// constant name, because a variable name would prevent the linker from removing any unused
+// methods.
 func hasMethod(t reflect.Type, name string) (ok bool) {
 	switch name {
 	case "MarshalJSONTo":
@@ -263,8 +264,8 @@ func hasMethod(t reflect.Type, name string) (ok bool) {
 	return ok
 }
 
-// dependsOnAddress reports whether the encoding of t differs between addressable values and
-// others.
+// dependsOnAddress reports whether the encoding of a value of type t depends on whether the
+// value is addressable.
 func (in *inference) dependsOnAddress(t reflect.Type) bool {
 	switch c := in.codecOf(t, false); {
 	case in.reads:
@@ -285,23 +286,23 @@ func (in *inference) dependsOnAddress(t reflect.Type) bool {
 	return false
 }
 
-// ownSchemas holds the schemas of standard library types that encode themselves.
+// ownSchemas holds the schemas of standard library types that have their own encoding.
 var ownSchemas = map[reflect.Type]map[string]any{
 	reflect.TypeFor[time.Time]():  {"type": "string", "format": "date-time"},
 	reflect.TypeFor[big.Int]():    {"type": "integer"},
 	reflect.TypeFor[slog.Level](): {"type": "string"},
 }
 
-// describer is implemented by the generic types of this package that encode themselves.
+// describer is implemented by this package's generic types that have their own encoding.
 type describer interface {
 	describe(in *inference, addressable bool) (any, error)
 }
 
-// maxPointers limits the number of nested pointers that are followed, because a type may be a
-// pointer to itself.
+// maxPointers limits how many nested pointers are followed, because a pointer type may refer
+// to itself.
 const maxPointers = 100
 
-// of returns the schema of t. addressable reports whether the value is addressable.
+// of returns the schema of t. addressable reports whether values of t are addressable.
 func (in *inference) of(t reflect.Type, addressable bool) (any, error) {
 	if t.Kind() == reflect.Pointer {
 		for pointers := 0; t.Kind() == reflect.Pointer; pointers++ {
@@ -347,7 +348,7 @@ func (in *inference) of(t reflect.Type, addressable bool) (any, error) {
 	}
 	switch t.Kind() {
 	case reflect.Map, reflect.Slice, reflect.Array:
-		if t.Name() == "" { // it can contain itself only through a named type
+		if t.Name() == "" { // can contain itself only through a named type
 			return in.ofKind(t, addressable)
 		}
 		fallthrough
@@ -360,7 +361,7 @@ func (in *inference) of(t reflect.Type, addressable bool) (any, error) {
 	return in.ofKind(t, addressable)
 }
 
-// define creates a definition and returns its first use.
+// define creates a definition and returns a reference to it.
 func (in *inference) define(use typeUse, build func(*definition) error) (any, error) {
 	d := &definition{t: use.t, uses: 1}
 	in.definitions[use] = d
@@ -384,8 +385,8 @@ func (in *inference) ofGenerated(name string) (any, error) {
 	return map[string]any{"$ref": "#/$defs/" + name}, nil
 }
 
-// ofTemplate returns the schema of a generic type that is generated from a file, with the
-// schema of its body filled in. A sender without a body sends null.
+// ofTemplate returns the schema of a generic type that is generated from a file, and inserts
+// the schema of the body. The body may be null, because senders without a body send null.
 func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool) (any, error) {
 	schema, used, err := bundleFile(file)
 	if err != nil {
@@ -394,7 +395,7 @@ func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool
 	maps.Copy(in.generated, used)
 	properties := schema["properties"].(map[string]any)
 	description, _ := properties["body"].(map[string]any)["description"].(string)
-	delete(schema, "description") // the description explains the Go type
+	delete(schema, "description") // the description is about the Go type
 	s, err := in.of(body, addressable)
 	if err != nil {
 		return nil, err
@@ -406,7 +407,7 @@ func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool
 	return schema, nil
 }
 
-// ofKind returns the schema of a type that does not encode itself.
+// ofKind returns the schema of a type that does not have its own encoding.
 func (in *inference) ofKind(t reflect.Type, addressable bool) (any, error) {
 	switch kind := t.Kind(); kind {
 	case reflect.Bool:
@@ -429,7 +430,7 @@ func (in *inference) ofKind(t reflect.Type, addressable bool) (any, error) {
 		return map[string]any{"type": "number"}, nil
 	case reflect.Interface:
 		if in.reads && t.NumMethod() > 0 {
-			return map[string]any{"type": "null"}, nil // no value can be decoded into it
+			return map[string]any{"type": "null"}, nil // nothing else can be decoded into it
 		}
 		return map[string]any{}, nil
 	case reflect.Slice, reflect.Array:
@@ -458,14 +459,14 @@ func (in *inference) ofKind(t reflect.Type, addressable bool) (any, error) {
 	return nil, fmt.Errorf("%s has no JSON encoding", t)
 }
 
-// Patterns of JSON numbers, for map keys and the tag option string.
+// Patterns of JSON numbers in map keys and in members with the struct tag option string.
 const (
 	integerPattern  = `^-?[0-9]+$`
 	unsignedPattern = `^[0-9]+$`
 	floatPattern    = `^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$`
 )
 
-// numberPattern returns the pattern of the numbers of a kind, or "" if the kind is not
+// numberPattern returns the pattern for numbers of the given kind, or "" if the kind is not
 // numeric.
 func numberPattern(kind reflect.Kind) string {
 	switch kind {
@@ -479,7 +480,7 @@ func numberPattern(kind reflect.Kind) string {
 	return ""
 }
 
-// ofKeys returns the pattern of the keys of a map, or "" if any key is valid.
+// ofKeys returns the pattern for the keys of a map, or "" if all keys are valid.
 func (in *inference) ofKeys(t reflect.Type) (pattern string, err error) {
 	if in.reads {
 		if reflect.PointerTo(t).Implements(textUnmarshaler) || isJSONv2() && t.Implements(textUnmarshaler) {
@@ -531,7 +532,8 @@ func (in *inference) ofStruct(t reflect.Type, addressable bool) (any, error) {
 	return s, nil
 }
 
-// ofMember returns the schema of a member, which the tag option string turns into a string.
+// ofMember returns the schema of a struct member. A member with the struct tag option string
+// is described as a string.
 func (in *inference) ofMember(m member, addressable bool) (any, error) {
 	t := m.t
 	if t.Name() == "" && t.Kind() == reflect.Pointer {
@@ -566,17 +568,17 @@ func (in *inference) ofMember(m member, addressable bool) (any, error) {
 	return s, nil
 }
 
-// member is a struct field as a member of its JSON object.
+// member is a struct field that becomes a member of a JSON object.
 type member struct {
 	name     string
-	tagged   bool // the name comes from a tag
+	tagged   bool // the name was set in a struct tag
 	index    []int
 	t        reflect.Type
-	optional bool // the member may be omitted
-	quoted   bool // has the tag option string
+	optional bool // may be omitted
+	quoted   bool // has the struct tag option string
 
-	// The member belongs to a struct that is embedded by pointer, so it is present only if
-	// that pointer is not nil.
+	// The member is promoted from a struct that is embedded by pointer, so it is missing if
+	// that pointer is nil.
 	pointer bool
 	// That pointer cannot be set, because its type is unexported.
 	locked bool
@@ -591,11 +593,11 @@ type embedded struct {
 	pointer, locked bool
 }
 
-// membersOfStruct returns the members of a struct according to the rules of encoding/json: if
-// several fields have the same name, the least deeply embedded ones take precedence and, among
-// those, the ones whose name comes from a tag; if more than one field remains, all of them are
-// ignored. rest is the type of the field that holds all other members, or nil if there is no
-// such field.
+// membersOfStruct returns the members of a struct according to the rules of encoding/json. If
+// several fields have the same name, the least nested ones take precedence. Among those,
+// fields whose name comes from a struct tag take precedence. If more than one field remains,
+// all of them are ignored. rest is the type of the field that holds all other members, or nil
+// if there is none.
 func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 	var count, nextCount map[reflect.Type]int
 	next, visited := []embedded{{t: t}}, make(map[reflect.Type]bool)
@@ -639,7 +641,7 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 					m.description = text
 				}
 				members = append(members, m)
-				if count[e.t] > 1 { // the other uses at this depth
+				if count[e.t] > 1 { // stands for the other uses at this depth
 					members = append(members, m)
 				}
 			}
@@ -669,24 +671,24 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 	return dominant, rest
 }
 
-// assignment matches values of the jsonschema tag that are meant for other packages and are
+// assignment matches values of the jsonschema tag that are intended for other packages and are
 // not descriptions.
 var assignment = regexp.MustCompile(`^[^ \t\n]*=`)
 
-// ordinaryName matches names that every version of encoding/json takes unchanged from a tag.
+// ordinaryName matches names in struct tags that all versions of encoding/json use unchanged.
 var ordinaryName = regexp.MustCompile(`^[\pL\p{Nd}!#$%&()*+./:;<=>?@\[\]^_{|}~ -]*$`)
 
-// jsonTag returns the name, if any, and the options that a field's tag sets.
+// jsonTag returns the name and options in a field's struct tag. The name is "" if none is set.
 func jsonTag(f reflect.StructField) (name string, options []string) {
 	name, rest, _ := strings.Cut(f.Tag.Get("json"), ",")
 	options = strings.Split(rest, ",")
 	if ordinaryName.MatchString(name) {
 		return name, options
 	}
-	// Versions treat other characters differently, so this one is probed.
+	// Versions of encoding/json handle other characters differently, so probe this one.
 	const unnamed = "Unnamed"
 	probe := reflect.New(reflect.StructOf([]reflect.StructField{{Name: unnamed, Type: reflect.TypeFor[int](), Tag: f.Tag}}))
-	probe.Elem().Field(0).SetInt(1) // so that it is not empty
+	probe.Elem().Field(0).SetInt(1) // not the zero value, which might be omitted
 	raw, err := json.Marshal(probe.Interface())
 	if err != nil {
 		return "", options
@@ -699,7 +701,7 @@ func jsonTag(f reflect.StructField) (name string, options []string) {
 	return "", options
 }
 
-// document returns the document with the given root.
+// document returns the schema document with the given root.
 func (in *inference) document(root any, inline bool) any {
 	top, _ := root.(reference)
 	if top.null || top.description != "" {
@@ -742,7 +744,7 @@ func (in *inference) document(root any, inline bool) any {
 	return doc
 }
 
-// render returns a copy of v, a part of a schema, with its references in their final form.
+// render returns a copy of v, which is part of a schema, with resolved references.
 func (in *inference) render(v any) any {
 	switch v := v.(type) {
 	case reference:
@@ -770,8 +772,8 @@ func (in *inference) render(v any) any {
 	return v
 }
 
-// definitionName returns the name of a type's definition: the name of the type without package
-// paths.
+// definitionName returns the name of the definition for t. It is the name of the type without
+// package paths.
 func definitionName(t reflect.Type) string {
 	name := packagePath.ReplaceAllString(t.Name(), "")
 	if name = strings.Trim(notInName.ReplaceAllString(name, "_"), "_"); name != "" {
@@ -785,7 +787,7 @@ var (
 	notInName   = regexp.MustCompile(`[^A-Za-z0-9]+`)
 )
 
-// nullable returns a schema that also accepts null.
+// nullable returns a copy of a schema that also accepts null.
 func nullable(v any) any {
 	if r, ok := v.(reference); ok {
 		r.null = true
@@ -804,7 +806,7 @@ func nullable(v any) any {
 	}
 	for _, keyword := range []string{"$ref", "$dynamicRef", "allOf", "anyOf", "const", "enum", "if", "not", "oneOf"} {
 		if s[keyword] != nil {
-			types = nil // the type alone does not decide
+			types = nil // the type alone does not determine what is valid
 		}
 	}
 	switch {
@@ -817,7 +819,7 @@ func nullable(v any) any {
 	return s
 }
 
-// notNull returns the schema of a list or an object, changed to reject null.
+// notNull changes the schema of an array or object so that it rejects null.
 func notNull(v any) any {
 	s, ok := v.(map[string]any)
 	types, isList := s["type"].([]any)
@@ -827,7 +829,8 @@ func notNull(v any) any {
 	return v
 }
 
-// described returns a schema with a description, if text is not empty.
+// described returns a schema with the given description. If text is empty, the schema is
+// unchanged.
 func described(v any, text string) any {
 	if text == "" {
 		return v
@@ -841,9 +844,9 @@ func described(v any, text string) any {
 	return s
 }
 
-// schemaMethod returns the method JSONSchema of t or *t. The method must have no parameters
-// and must return a result, or a result and an error. A method that is promoted from an
-// embedded struct is ignored, because it describes only that struct.
+// schemaMethod returns the JSONSchema method of t or *t. The method must have no parameters,
+// and return either a result or a result and an error. A method promoted from an embedded
+// struct is ignored, because it describes only that struct.
 func schemaMethod(t reflect.Type) (reflect.Method, bool) {
 	method, ok := declaredSchemaMethod(t)
 	if !ok || t.Kind() != reflect.Struct {
@@ -867,7 +870,7 @@ func schemaMethod(t reflect.Type) (reflect.Method, bool) {
 		}
 		if promoted, ok := declaredSchemaMethod(inner); ok {
 			its, _ := callSchemaMethod(inner, promoted)
-			if err != nil || reflect.DeepEqual(schema, its) { // reflection cannot tell the two apart
+			if err != nil || reflect.DeepEqual(schema, its) { // reflection does not distinguish promoted methods
 				return method, false
 			}
 		}
@@ -889,8 +892,8 @@ func declaredSchemaMethod(t reflect.Type) (reflect.Method, bool) {
 	return method, false
 }
 
-// callSchemaMethod calls the method JSONSchema on a zero value of t and returns the resulting
-// schema, without the keywords that forbid additional members.
+// callSchemaMethod calls the JSONSchema method on a zero value of t and returns the resulting
+// schema. Keywords that forbid additional members are removed.
 func callSchemaMethod(t reflect.Type, method reflect.Method) (schema any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -925,10 +928,11 @@ func callSchemaMethod(t reflect.Type, method reflect.Method) (schema any, err er
 	return schema, nil
 }
 
-// parseSchema decodes a schema. It replaces the schemas true and false by equivalent objects.
+// parseSchema decodes a schema. It replaces the schemas true and false with equivalent
+// objects.
 func parseSchema(raw []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber() // numbers keep their form
+	d.UseNumber() // preserve the format of numbers
 	var doc any
 	if err := d.Decode(&doc); err != nil {
 		return nil, err
@@ -948,7 +952,7 @@ func parseSchema(raw []byte) (any, error) {
 	return nil, errors.New("a JSON Schema is an object or a boolean")
 }
 
-// subschemas yields the schemas directly inside a schema, with the keywords that hold them.
+// subschemas yields the direct subschemas of a schema, each with the keyword that contains it.
 // It skips values that are not schemas, such as constants.
 func subschemas(schema map[string]any) iter.Seq2[string, map[string]any] {
 	return func(yield func(string, map[string]any) bool) {
@@ -991,13 +995,13 @@ func openObjects(v any) {
 		}
 	}
 	for keyword, inner := range subschemas(schema) {
-		if keyword != "not" && keyword != "if" { // opening these would forbid values that were allowed
+		if keyword != "not" && keyword != "if" { // removing keywords in these would reject values that were valid
 			openObjects(inner)
 		}
 	}
 }
 
-// isAnchored reports whether a schema refers to parts of itself or can be referred to.
+// isAnchored reports whether a schema contains references to itself or anchors for references.
 func isAnchored(v any) bool {
 	schema, _ := v.(map[string]any)
 	for _, keyword := range []string{"$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"} {
@@ -1018,7 +1022,8 @@ func isAnchored(v any) bool {
 	return false
 }
 
-// rebase adjusts the references of a document to its place inside another document.
+// rebase adjusts references in a schema that is embedded at the given place in another
+// document.
 func rebase(schema map[string]any, place string) {
 	if schema["$id"] != nil {
 		return // the references are relative to the schema's own $id

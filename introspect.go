@@ -9,24 +9,25 @@ import (
 	"strings"
 )
 
-// codeNotFound is the engine's code for an unknown name.
+// codeNotFound is the engine's error code for an unknown name.
 const codeNotFound = "NOT_FOUND"
 
-// Functions lists the functions of all workers and of the engine that match f and
-// that this worker may see. The zero filter leaves out internal functions, among
-// them those whose id begins with "engine::". The functions are ordered by id; with
-// a search, the best matches come first. The errors of this and the other listing
-// methods are those of [Client.Call].
+// Functions lists the functions of all workers and of the engine that match f and are visible
+// to this worker. The zero filter excludes internal functions, including those whose id begins
+// with "engine::". The result is sorted by id, or by relevance if f contains a search. All
+// listing methods return the same errors as [Client.Call].
 func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSummary, error) {
 	result, err := Call[FunctionsListResult](ctx, c, "engine::functions::list", f)
 	return result.Functions, err
 }
 
-// FunctionInfo returns the description of one function, with its schemas and triggers. It
-// looks in this worker's namespace, then in "default", then in the only namespace that has
-// such a function. For an unknown function the error is an [*Error] with code NOT_FOUND. Its
-// triggers are those of [Client.Triggers]. On engines since 0.26, listing them takes a second
-// call; if this worker may not make that call, the triggers are missing.
+// FunctionInfo returns the description of a function, including its schemas and triggers. It
+// looks in this worker's namespace, then in "default", and then in the other namespaces,
+// provided that only one of them contains such a function. If the function is unknown, the
+// error is an [*Error] with code NOT_FOUND.
+//
+// The triggers are those of [Client.Triggers]. On engines since 0.26, listing them takes a
+// second call; if this worker lacks permission for that call, the triggers are omitted.
 func (c *Client) FunctionInfo(ctx context.Context, id string) (FunctionDetail, error) {
 	info, err := infoOf[FunctionDetail](ctx, c, "engine::functions::info", c.namespaceOf(id), func(ns string) any {
 		return FunctionInfoInput{FunctionID: id, Namespace: ns}
@@ -43,21 +44,21 @@ func (c *Client) FunctionInfo(ctx context.Context, id string) (FunctionDetail, e
 	return info, err
 }
 
-// Workers lists the workers that are connected to the engine and the engine's own,
-// ordered by name. A worker that has not reported its process id is not listed. To
-// filter, call engine::workers::list with a [WorkerFilter].
+// Workers lists the workers connected to the engine and the engine's own workers, sorted by
+// name. A worker that has not reported its process id is not listed. To filter the list, call
+// engine::workers::list with a [WorkerFilter].
 func (c *Client) Workers(ctx context.Context) ([]WorkerSummary, error) {
 	result, err := Call[WorkersListResult](ctx, c, "engine::workers::list", WorkerFilter{})
 	return result.Workers, err
 }
 
-// WorkerInfo returns the description of one worker: its properties, its latest
-// metrics if it has reported any in the last two minutes, and its functions,
-// trigger types and triggers. It looks in the same namespaces as
-// [Client.FunctionInfo]; for an unknown worker the error is an [*Error] with code
-// NOT_FOUND. On engines since 0.26, types and triggers are those of
-// [Client.TriggerTypes] and [Client.Triggers], and are missing if this worker may not list
-// them.
+// WorkerInfo returns the description of a worker: its properties, functions, trigger types and
+// triggers, and the latest metrics that it reported in the last two minutes, if any. It looks
+// in the same namespaces as [Client.FunctionInfo]. If the worker is unknown, the error is an
+// [*Error] with code NOT_FOUND.
+//
+// On engines since 0.26, the trigger types and triggers are those of [Client.TriggerTypes] and
+// [Client.Triggers]. They are omitted if this worker lacks permission to list them.
 func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, error) {
 	info, err := infoOf[WorkerDetail](ctx, c, "engine::workers::info", c.cfg.namespace, func(ns string) any {
 		return WorkerInfoInput{Name: name, Namespace: ns}
@@ -85,8 +86,8 @@ func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, err
 	return info, unlessForbidden(err)
 }
 
-// infoOf first asks for the item in the given namespace, and then for the item that the engine
-// finds without a namespace.
+// infoOf looks for an item in the given namespace, and then without a namespace, in which case
+// the engine chooses the namespace.
 func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string, input func(namespace string) any) (T, error) {
 	info, err := Call[T](ctx, c, functionID, input(namespace))
 	var e *Error
@@ -96,15 +97,17 @@ func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string,
 	return info, err
 }
 
-// TriggerTypes lists the trigger types that the engine and the workers provide,
-// except those whose id begins with "engine::". To filter, call
-// engine::triggers::list with a [TriggerTypeFilter]. Engines since 0.26 do not have
-// that function; there the method lists the functions that represent types: those of the engine,
-// and those of workers whose observers may have arguments.
+// TriggerTypes lists the trigger types provided by the engine and by workers, except those
+// whose id begins with "engine::". To filter the list, call engine::triggers::list with a
+// [TriggerTypeFilter].
+//
+// Engines since 0.26 do not have engine::triggers::list. On these engines, TriggerTypes lists
+// the functions that represent trigger types: those of the engine, and those of workers whose
+// observers may have arguments.
 func (c *Client) TriggerTypes(ctx context.Context) ([]TriggerTypeSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggerTypesListResult](ctx, c, "engine::triggers::list", TriggerTypeFilter{})
-		if !c.triggersAreObservers() { // the call may have waited for another engine
+		if !c.triggersAreObservers() { // the client may have reconnected to a different engine during the call
 			return result.Triggers, err
 		}
 	}
@@ -116,7 +119,7 @@ func (c *Client) TriggerTypes(ctx context.Context) ([]TriggerTypeSummary, error)
 	return list, err
 }
 
-// observedType is a trigger type and the function that stands for it.
+// observedType is a trigger type together with the function that represents it.
 type observedType struct {
 	TriggerTypeSummary
 	function string
@@ -141,19 +144,18 @@ func (c *Client) observedTypes(ctx context.Context) (list []observedType, err er
 	return list, err
 }
 
-// Triggers lists the bound triggers, ordered by id. It does not list triggers that wait for a
-// provider of their type. To filter, call engine::registered-triggers::list with a
-// [TriggerFilter].
+// Triggers lists the bound triggers, sorted by id. It does not list triggers whose type has no
+// provider. To filter the list, call engine::registered-triggers::list with a [TriggerFilter].
 //
-// Engines since 0.26 have observers in place of triggers and do not have that function. There
-// the method lists the observers that are not in error and whose source has a host. The type
-// is the trigger type that the source represents, or else the id of the source, and the config
-// is derived from the arguments and filters. For triggers of this client, the type and the
-// config are those that the program has registered.
+// In engines since 0.26, observers replace triggers, and engine::registered-triggers::list
+// does not exist. On these engines, Triggers lists the observers that are not in the error
+// state and whose source has a host. The type is the trigger type that the source represents,
+// or else the id of the source. The config is derived from the arguments and filters. For
+// triggers of this client, the type and the config are the registered ones.
 func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{})
-		if !c.triggersAreObservers() { // the call may have waited for another engine
+		if !c.triggersAreObservers() { // the client may have reconnected to a different engine during the call
 			return result.RegisteredTriggers, err
 		}
 	}
@@ -165,18 +167,19 @@ func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	return list, err
 }
 
-// triggersAreObservers reports whether the engine of the current connection has observers in
-// place of triggers.
+// triggersAreObservers reports whether the engine of the current connection implements
+// triggers as observers.
 func (c *Client) triggersAreObservers() bool { return slices.Contains(c.Features(), FeatureObserveV2) }
 
-// observedTrigger is a trigger that is an observer, with the namespace of its function.
+// observedTrigger is a trigger that the engine implements as an observer. namespace is the
+// namespace of its function.
 type observedTrigger struct {
 	TriggerSummary
 	namespace string
 }
 
-// triggersWhere lists the triggers that keep selects. The list is empty if this worker lacks the
-// permission to list triggers.
+// triggersWhere lists the triggers for which keep returns true. The list is empty if this
+// worker lacks permission to list triggers.
 func (c *Client) triggersWhere(ctx context.Context, keep func(observedTrigger) bool) ([]observedTrigger, error) {
 	list, err := c.observedTriggers(ctx)
 	return slices.DeleteFunc(list, func(t observedTrigger) bool { return !keep(t) }), unlessForbidden(err)
@@ -189,7 +192,7 @@ func unlessForbidden(err error) error {
 	return err
 }
 
-// observedTriggers lists the observers as triggers.
+// observedTriggers lists observers in the form of triggers.
 func (c *Client) observedTriggers(ctx context.Context) (list []observedTrigger, err error) {
 	result, err := Call[struct {
 		Observers []json.RawMessage `json:"observers"`
@@ -227,11 +230,11 @@ func (c *Client) observedTriggers(ctx context.Context) (list []observedTrigger, 
 	return list, nil
 }
 
-// codeTargetUnavailable is the engine's reason for the state of an observer whose target is
-// away.
+// codeTargetUnavailable is the engine's reason code for an observer whose target is not
+// registered.
 const codeTargetUnavailable = "TARGET_UNAVAILABLE"
 
-// summaryOf shortens a config as the engine does.
+// summaryOf shortens a config in the same way as the engine.
 func summaryOf(config JSONValue) string {
 	if text := []rune(string(config)); len(text) > 80 {
 		return string(text[:80]) + "…"
@@ -239,8 +242,8 @@ func summaryOf(config JSONValue) string {
 	return string(config)
 }
 
-// Health returns the health of the engine's telemetry. A report with status
-// "degraded" is not an error.
+// Health returns the health report of the engine's telemetry. A report with status "degraded"
+// is not an error.
 func (c *Client) Health(ctx context.Context) (HealthReport, error) {
 	return Call[HealthReport](ctx, c, "engine::health::check", EmptyInput{})
 }

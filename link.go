@@ -18,36 +18,35 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// registerTimeout limits the wait for the engine's answers while a link starts.
+// registerTimeout limits how long a new link waits for each of the engine's first responses.
 const registerTimeout = 10 * time.Second
 
-// link is one connection to the engine. It is attached to the send queue once, dies once, and
-// is not reused.
+// link is one connection to the engine. It is not reused after the connection ends.
 type link struct {
 	*wsconn.Conn
 	client *Client
 
-	// handlers is the parent context of the invocations that arrive over this link.
+	// handlers is the parent context of invocations that arrive on this link.
 	handlers context.Context
 	cancel   context.CancelCauseFunc
 
 	chosen     atomic.Pointer[dialect] // nil before the engine's hello
 	registerID invocationID
-	nameFirst  bool          // register nothing before this worker has its name
-	accepted   chan struct{} // closed by workerregistered
-	registered chan error    // capacity 1: the answer to engine::workers::register
-	applied    chan struct{} // the engine has applied the registrations
+	nameFirst  bool          // wait until the engine has accepted this worker's name before registering anything
+	accepted   chan struct{} // closed when the engine's hello arrives
+	registered chan error    // capacity 1; receives the result of engine::workers::register
+	applied    chan struct{} // closed when the engine has processed the registrations
 
-	batch []item // the writer's
+	batch []item // only used by the writer
 
-	// Guarded by the lock of the send queue.
+	// Guarded by sendQueue.mu.
 	fences         []fence
-	sendsTaken     uint64 // Sends handed to the writer
-	sendsConfirmed uint64 // the number of these that the engine has read
-	confirming     bool   // a fence for Sends is outstanding
+	sendsTaken     uint64 // number of Sends passed to the writer
+	sendsConfirmed uint64 // how many of these the engine has read
+	confirming     bool   // a fence that confirms Sends is outstanding
 }
 
-// dial opens a connection.
+// dial connects to the engine.
 func (c *Client) dial(ctx context.Context) (*link, error) {
 	c.tokenWarning.Do(c.warnOfToken)
 	conn, err := c.cfg.Dial(ctx)
@@ -71,7 +70,7 @@ func (c *Client) newLink(conn *wsconn.Conn) *link {
 	return l
 }
 
-// dialect returns the dialect of this connection. Until one is chosen, it is the oldest.
+// dialect returns the dialect of this connection, or the oldest one before the engine's hello.
 func (l *link) dialect() dialect {
 	if d := l.chosen.Load(); d != nil {
 		return *d
@@ -79,10 +78,10 @@ func (l *link) dialect() dialect {
 	return triggerDialect{}
 }
 
-// choose sets the dialect unless it is already set, and reports whether it did.
+// choose sets the dialect if it is not set yet, and reports whether it did so.
 func (l *link) choose(d dialect) bool { return l.chosen.CompareAndSwap(nil, &d) }
 
-// start reads from and writes to l and keeps it alive until it is dead.
+// start starts the read and write loops and the keepalive. They run until the connection ends.
 func (l *link) start(ctx context.Context) {
 	l.Start(ctx, wsconn.Loops{
 		Read:         func(_ int, message []byte) error { l.client.receive(l, message); return nil },
@@ -92,7 +91,6 @@ func (l *link) start(ctx context.Context) {
 	})
 }
 
-// write writes the queued frames.
 func (l *link) write() (wrote bool, err error) {
 	out := l.client.out
 	l.batch = out.take(l, l.batch[:0])
@@ -113,7 +111,7 @@ func (l *link) write() (wrote bool, err error) {
 	}
 	out.written(l, l.batch, fmt.Errorf("%w: %w", ErrConnectionLost, err))
 	if l.isApplied() {
-		l.Fail(err) // cannot be a rejection
+		l.Fail(err) // not a rejection by the engine
 	}
 	return true, err
 }
@@ -123,7 +121,7 @@ func (l *link) writeBatch() error {
 		var message []byte
 		switch it.kind {
 		case frameText:
-			message = it.buf.Bytes()
+			message = it.buf.bytes()
 		case frameJSONPing:
 			message = pingMessage
 		case frameJSONPong:
@@ -136,11 +134,11 @@ func (l *link) writeBatch() error {
 	return l.Flush()
 }
 
-// isApplied reports whether the engine has confirmed the registrations.
+// isApplied reports whether the engine has processed the registrations.
 func (l *link) isApplied() bool { return signal.IsClosed(l.applied) }
 
-// serve runs one link from its first frame to its end and returns the cause of the end.
-// wasReady reports whether the engine had accepted the registrations.
+// serve runs a link until it ends and returns the cause. wasReady reports whether the engine
+// had accepted the registrations.
 func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
 	c.out.attach(l, c.registry.firstFence())
 	c.out.pushNoWait(l, c.reattachments()...)
@@ -162,23 +160,24 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	return wasReady, err
 }
 
-// identity is the engine's id of a connection, with the secret that proves that the connection
-// is this worker's.
+// identity identifies a connection to the engine. token is the secret that proves that the
+// connection belongs to this worker.
 type identity struct{ workerID, token string }
 
-// maxIdentities limits the number of connections that a link replaces.
+// maxIdentities limits how many earlier connections a link replaces.
 const maxIdentities = 16
 
-// dropped reports Sends that were held for a connection whose engine does not support them.
+// dropped reports Send messages that were buffered and cannot be sent to the connected engine.
 func (c *Client) dropped(n int, err error) {
 	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
 	c.reportError(public(fmt.Errorf("%d messages of Send were dropped: %w", n, err)))
 }
 
-// reattachments returns the first messages of a link. They name the connections that it
-// replaces, so that the engine releases their functions and this worker's name. They include
-// every connection that the engine may still hold, because it may have read nothing from the
-// links in between. The engine continues reading once the old connections are gone.
+// reattachments returns the first messages of a link. They identify the connections that the
+// link replaces, so that the engine releases their functions and this worker's name. All
+// connections that the engine may still consider open are included, because the engine may not
+// have read any messages from the links in between. The engine resumes reading once the old
+// connections are gone.
 func (c *Client) reattachments() (items []item) {
 	c.mu.Lock()
 	identities := c.identities
@@ -189,10 +188,10 @@ func (c *Client) reattachments() (items []item) {
 	return items
 }
 
-// registerWorker sends the registration of this worker, followed by everything the worker has
-// registered, unless the engine is likely to reject the worker's name. It runs after the
-// engine's greeting, because a connection that holds this worker's name can only be replaced
-// with the identity that the greeting contains.
+// registerWorker registers this worker and then everything the program has registered. If the
+// engine is likely to reject the worker's name, only the worker is registered. registerWorker
+// runs after the engine's hello, because the identity in the hello is required to replace a
+// connection that holds the name.
 func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
@@ -207,7 +206,8 @@ func (c *Client) registerWorker(l *link) {
 	c.registry.attach(l, item{buf: b})
 }
 
-// workerRegistered continues after the engine has handled this worker's registration.
+// workerRegistered is called once the engine has processed this worker's registration. It
+// sends the program's registrations, unless registerWorker has already sent them.
 func (c *Client) workerRegistered(l *link) {
 	if c.registry.attached() != l {
 		c.registry.attach(l)
@@ -220,7 +220,7 @@ func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	c.mu.Lock()
 	c.workerID = m.WorkerID
 	c.features = append([]string{}, m.Features...)
-	if m.ReattachToken == "" { // then the others are not usable either
+	if m.ReattachToken == "" { // the earlier identities are not usable either
 		c.identities = nil
 	} else {
 		others := c.identities[max(0, len(c.identities)-maxIdentities+1):]
@@ -230,12 +230,12 @@ func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	l.markAccepted()
 }
 
-// item encodes one of the package's own messages, which never fails.
+// item encodes one of this package's own messages. Encoding them cannot fail.
 func (c *Client) item(message any) item {
 	b, err := encodeMessage(message)
 	if err != nil {
 		c.log.Error("iii: message does not encode", "error", err)
-		return item{kind: frameJSONPong} // harmless: the engine ignores it
+		return item{kind: frameJSONPong} // harmless, because the engine ignores it
 	}
 	return item{buf: b}
 }
@@ -267,7 +267,8 @@ func (c *Client) metadata(d dialect) workerMetadata {
 	return m
 }
 
-// maintain makes a link ready, and returns when it is dead.
+// maintain registers this worker on a link, and runs the link's periodic tasks until the link
+// ends.
 func (c *Client) maintain(l *link) (wasReady bool) {
 	patience := time.NewTimer(registerTimeout)
 	defer patience.Stop()
@@ -285,8 +286,8 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 		case <-l.Dead():
 			return wasReady
 		case <-accepted:
-			// Authentication may have taken any length of time; from now on, the engine
-			// answers requests.
+			// Authentication is complete, so the engine now processes requests. Restart the
+			// timeout, because authentication may have taken any amount of time.
 			accepted = nil
 			if !requested {
 				requested = true
@@ -301,16 +302,16 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			patience.Stop()
 			c.workerRegistered(l)
 		case <-applied:
-			// The engine handles frames in order: the pong to the ping after the triggers
-			// means that it has applied all registrations, and has sent the bindings of this
-			// worker's trigger types.
+			// The engine handles frames in order. The pong to the ping after the triggers
+			// means that it has processed all registrations and has sent the triggers bound to
+			// this worker's types.
 			applied = nil
 			wasReady = true
 			c.forgetOthers()
 			c.becomeReady(l)
 			c.reports.attach(l)
 		case <-patience.C:
-			if !requested { // the engine may never greet, or may still authenticate
+			if !requested { // the engine may not send a hello, or may still be authenticating
 				requested = true
 				l.choose(dialectFor(nil))
 				c.registerWorker(l)
@@ -350,7 +351,7 @@ func registerError(err error) error {
 	return fatalError{public(fmt.Errorf("the engine refused this worker's registration: %w", err))}
 }
 
-// forgetOthers forgets the connections before the current one, because the engine has read the
+// forgetOthers discards the identities of earlier connections, because the engine has read the
 // messages that replace them.
 func (c *Client) forgetOthers() {
 	c.mu.Lock()
@@ -360,7 +361,8 @@ func (c *Client) forgetOthers() {
 	}
 }
 
-// forgetLatest forgets the current connection, because the engine itself is closing it.
+// forgetLatest discards the identity of the current connection, because the engine is closing
+// it.
 func (c *Client) forgetLatest() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -383,8 +385,8 @@ func (c *Client) becomeReady(l *link) {
 	c.log.Info("iii: connected", "worker_id", id, "name", c.name)
 }
 
-// receive handles one message. b is reused afterwards. A message that cannot be decoded is
-// counted, and logged without its content; it does not end the connection.
+// receive handles one message. b is reused after receive returns. A message that cannot be
+// decoded is counted and logged without its content; it does not end the connection.
 func (c *Client) receive(l *link, b []byte) {
 	c.received.Add(1)
 	var m received
@@ -425,8 +427,8 @@ func (c *Client) undecodable(err error, size int) {
 	c.log.Warn("iii: received message does not decode", "error", err, "bytes", size)
 }
 
-// receiveInvoke passes an invocation to a handler. It copies the parts of the message into one
-// allocation that the handler owns.
+// receiveInvoke passes an invocation to a handler. It copies the parts of the message for the
+// handler into one allocation, or into two if the payload is large.
 func (c *Client) receiveInvoke(l *link, m *received) {
 	id := m.functionID[1 : len(m.functionID)-1]
 	if bytes.IndexByte(id, '\\') >= 0 {
@@ -447,7 +449,11 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		return
 	}
 	var data []byte
-	if len(m.data) > largeBuffer { // separate, because append does not clear the memory that it overwrites
+	var memory *[]byte
+	if f.recycles && len(m.data) >= minRecycled {
+		memory = recyclable(m.data)
+		data, m.data = *memory, nil
+	} else if len(m.data) > largeBuffer { // a separate allocation, because append does not clear memory that it overwrites
 		data, m.data = append([]byte(nil), m.data...), nil
 	}
 	own := make([]byte, 0, len(m.id)+len(m.data)+len(m.metadata)+len(m.traceparent)+len(m.baggage)+len(m.caller)+len(m.activation))
@@ -462,10 +468,10 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	in := &incoming{origin: l, function: f, id: keep(m.id), data: keep(m.data), metadata: keep(m.metadata),
 		traceparent: keep(m.traceparent), baggage: keep(m.baggage), caller: keep(m.caller), activation: keep(m.activation)}
 	if data != nil {
-		in.data = data[:len(data):len(data)]
+		in.data, in.memory = data[:len(data):len(data)], memory
 	}
 	if m.depth != nil {
-		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // anything else counts as 0
+		depth, _ := strconv.ParseUint(string(m.depth), 10, 32) // 0 if invalid
 		in.depth = uint32(depth)
 	}
 	if in.activation != nil {
@@ -474,7 +480,7 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	if !c.dispatch.submit(in) {
 		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
 	}
-	if data != nil {
+	if len(data) > largeBuffer {
 		c.dispatch.yield()
 	}
 }
@@ -499,11 +505,11 @@ func (c *Client) receiveResult(l *link, m *received) {
 	}
 	select {
 	case l.registered <- answer:
-	default: // answered before
+	default: // a result has already arrived
 	}
 }
 
-// receiveHello chooses the dialect of the connection from the features that the engine lists.
+// receiveHello selects the dialect of the connection according to the engine's features.
 func (c *Client) receiveHello(l *link, b []byte) {
 	var m WorkerRegisteredMessage
 	if err := json.Unmarshal(b, &m); err != nil {
@@ -511,15 +517,15 @@ func (c *Client) receiveHello(l *link, b []byte) {
 		return
 	}
 	if !l.choose(dialectFor(m.Features)) && !l.isAccepted() && len(m.Features) > 0 {
-		// The worker has already been registered in the oldest dialect.
+		// The worker has already been registered with the oldest dialect.
 		l.Fail(errors.New("the engine's hello came too late; connecting again"))
 		return
 	}
 	c.setIdentity(l, &m)
 }
 
-// receiveError handles an error frame. Before the hello, it means that the engine rejects this
-// worker; later, it ends at most the connection.
+// receiveError handles an error message. Before the hello, it means that the engine rejects
+// this worker. After the hello, only an authentication error ends the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
 	err := json.Unmarshal(b, &m)
@@ -530,13 +536,13 @@ func (c *Client) receiveError(l *link, b []byte) {
 	case !l.isAccepted():
 		l.Fail(fatalError{refusal})
 	case m.Error.Code == CodeAuthError:
-		l.Fail(refusal) // the next connection shows whether the rejection is permanent
+		l.Fail(refusal) // if the rejection is permanent, the next connection fails too
 	default:
 		c.undecodable(fmt.Errorf("error frame with code %q on an accepted connection", m.Error.Code), len(b))
 	}
 }
 
-// markAccepted records workerregistered. Only the read loop calls it.
+// markAccepted records the arrival of the hello. It is only called by the read loop.
 func (l *link) markAccepted() {
 	if !l.isAccepted() {
 		close(l.accepted)
@@ -546,8 +552,8 @@ func (l *link) markAccepted() {
 // isAccepted reports whether the engine has accepted the connection.
 func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
-// rejected handles a rejected registration: either another worker currently holds a function,
-// or the client ends.
+// rejected handles a rejected registration. If another worker holds the function or the name,
+// this worker may wait for it. Otherwise, the client ends.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
 	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():

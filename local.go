@@ -17,24 +17,25 @@ import (
 	"github.com/iii-go/iii/internal/signal"
 )
 
-// A worker's calls of its own functions run in process where the engine allows it. Such a call
-// passes through the dispatcher like an invocation, with the same encodings, so that the
-// handler and the caller share no memory and observe the same behavior as if the call had gone
-// through the engine. The handler runs on its own goroutine, because the caller may stop
-// waiting.
+// A worker's calls to its own functions run in process if the engine allows it. Such a call
+// goes through the dispatcher like an invocation from the engine, and uses the same encodings.
+// The caller and the handler therefore share no memory, and neither can tell that the call did
+// not go through the engine. The handler runs in a separate goroutine, because the caller may
+// stop waiting.
 
-// maxNested limits the nesting of local calls; deeper calls go through the engine.
+// maxNested limits the nesting of local calls. Deeper calls go through the engine.
 const maxNested = 64
 
-// Remotely routes a call through the engine even if the function belongs to this worker and
-// could run in process ([Function.LocalDispatch]). If a handler calls its own worker in this
-// way, the call occupies a second place under [WithMaxConcurrency]; if all places are taken,
-// the handler waits for itself until the call times out.
+// Remotely routes a call through the engine even if the function could run in process
+// ([Function.LocalDispatch]). If a handler calls a function of its own worker in this way, the
+// call needs a second slot of [WithMaxConcurrency]. If no slot is free, the call cannot start,
+// and the handler waits until the call times out.
 func Remotely() CallOption {
 	return func(c *callConfig) error { c.remote = true; return nil }
 }
 
-// localTarget returns the called function if the call runs in process, and nil otherwise.
+// localTarget returns the function to call in process, or nil if the call goes through the
+// engine.
 func (c *Client) localTarget(inv *invocation, cfg *callConfig) *Function {
 	by := inv.caller
 	if cfg.remote || inv.action == actionEnqueue || inv.observerID != "" || by != nil && inv.action == actionNone && by.nesting >= maxNested {
@@ -50,7 +51,7 @@ func (c *Client) localTarget(inv *invocation, cfg *callConfig) *Function {
 	return f
 }
 
-// beginLocal starts a call in process.
+// beginLocal starts an in-process call.
 func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout time.Duration) (*request, error) {
 	by := inv.caller
 	b := newBuffer()
@@ -60,7 +61,7 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 			return nil, fmt.Errorf("encode metadata: %w", err)
 		}
 	}
-	metadata := b.Len()
+	metadata := b.len()
 	if err := b.part(payload); err != nil {
 		return nil, fmt.Errorf("encode payload: %w", err)
 	}
@@ -68,7 +69,7 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	r.id, r.local = newInvocationID(), true
 
 	const idLength = 36
-	own := append(appendID(make([]byte, 0, idLength+b.Len()), r.id), b.Bytes()...)
+	own := append(appendID(make([]byte, 0, idLength+b.len()), r.id), b.bytes()...)
 	in := &incoming{function: f, local: true, id: own[:idLength:idLength], data: own[idLength+metadata:]}
 	if inv.hasMetadata && !rawjson.Absent(own[idLength:]) {
 		in.metadata = own[idLength : idLength+metadata : idLength+metadata]
@@ -106,12 +107,12 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	return r, nil
 }
 
-// calleeKey is the baggage entry in which the engine names the called function.
+// calleeKey is the baggage key under which the engine stores the id of the called function.
 const calleeKey = "iii.function.id"
 
-// calleeBaggage returns the baggage header of a traced call as the engine would forward it:
-// the entry names the callee instead of the calling function. If the baggage has no room for
-// the entry, it is unchanged.
+// calleeBaggage returns the baggage header for a traced call, as the engine would forward it.
+// The entry for the called function replaces that of the calling function. If the baggage has
+// no room for the entry, the header is unchanged.
 func calleeBaggage(header, functionID string) string {
 	b := appendEscaped(make([]byte, 0, len(calleeKey)+1+maxQuoted(functionID)+len(header)), calleeKey)
 	b = appendEscaped(append(b, '='), functionID)
@@ -128,8 +129,7 @@ func calleeBaggage(header, functionID string) string {
 	return string(b)
 }
 
-// refuseLocal answers a local call that does not run, in the same way in which a call from the
-// engine would be answered.
+// refuseLocal rejects a local call in the same way as an invocation from the engine.
 func (c *Client) refuseLocal(r *request, in *incoming, code, message string) (*request, error) {
 	if c.dispatch.isClosed() {
 		return nil, unsentError{c.endError()}
@@ -138,14 +138,14 @@ func (c *Client) refuseLocal(r *request, in *incoming, code, message string) (*r
 	return r, nil
 }
 
-// localCaller is the handler that made a local call; the zero value means none.
+// localCaller is the handler that made a local call. The zero value means none.
 type localCaller struct {
 	functionID string
 	id         []byte
-	parent     json.RawMessage // the caller of that handler
+	parent     json.RawMessage // the caller of the handler
 }
 
-// callerJSON returns the caller of in, or nil if it is unknown.
+// callerJSON returns the caller of the invocation, or nil if the caller is unknown.
 func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	if !in.local {
 		return in.caller
@@ -153,8 +153,8 @@ func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	return in.appendOrigin(c, true)
 }
 
-// appendOrigin returns the caller of the local call in, with or without the identity of this
-// worker.
+// appendOrigin returns the caller of a local call. worker determines whether the result
+// includes the identity of this worker.
 func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	p := []byte{'{'}
 	if worker {
@@ -182,15 +182,14 @@ func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	return append(p, '}')
 }
 
-// selfless returns the caller of in without the caller's own parent, or nil if it is unknown.
-// It is computed once for all calls of the handler.
+// selfless returns the caller of the invocation without its parent, or nil if the caller is
+// unknown. The result is computed once and used for all calls that the handler makes.
 func (in *incoming) selfless() json.RawMessage {
 	in.parentOnce.Do(func() { in.parent = withoutParent(in.callerJSON(in.function.client)) })
 	return in.parent
 }
 
-// withoutParent returns a copy of caller with only the members that identify the caller
-// itself.
+// withoutParent returns a copy of caller that contains only the members that identify it.
 func withoutParent(caller json.RawMessage) json.RawMessage {
 	if len(caller) == 0 || caller[0] != '{' {
 		return nil
@@ -217,19 +216,20 @@ func withoutParent(caller json.RawMessage) json.RawMessage {
 	return append(p, '}')
 }
 
-// rawOrigin encodes a result or an error without an envelope; no caller receives it.
+// rawOrigin encodes a result or an error without an envelope. Its output is not sent to a
+// caller.
 type rawOrigin struct{}
 
 func (rawOrigin) encodeResult(b *buffer, _ *incoming, result any) error {
 	if err := b.part(result); err != nil {
 		return err
 	}
-	b.result = [2]int{0, b.Len()}
+	b.result = [2]int{0, b.len()}
 	return nil
 }
 
 func (rawOrigin) encodeError(b *buffer, _ *incoming, code, message, stack string) {
-	b.Write(appendError(b.AvailableBuffer(), code, message, stack))
+	b.p = appendError(b.p, code, message, stack)
 }
 
 func (rawOrigin) limit() (int, string)     { return math.MaxInt, "" }
@@ -239,17 +239,17 @@ func (rawOrigin) context() context.Context { return context.Background() }
 func (rawOrigin) reply(b *buffer)          { b.free() }
 func (o rawOrigin) replyNow(b *buffer)     { o.reply(b) }
 
-// localOrigin is the origin of a local call.
+// localOrigin receives the result of a local call.
 type localOrigin struct {
 	rawOrigin
 	client  *Client
-	request *request // nil: no caller waits for the answer
+	request *request // nil if no caller is waiting for the result
 }
 
 func (o *localOrigin) context() context.Context { return o.client.handlers }
 
-// reply passes the answer to the caller. If the caller no longer waits, the answer is left to
-// the garbage collector together with the request.
+// reply passes the result to the caller. If the caller has stopped waiting, the garbage
+// collector frees the buffer together with the request.
 func (o *localOrigin) reply(b *buffer) {
 	if o.request == nil {
 		b.free()
@@ -261,8 +261,8 @@ func (o *localOrigin) reply(b *buffer) {
 
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
 
-// ended returns a channel that is closed when the client has ended, if r would not be answered
-// in that case.
+// ended returns a channel that is closed when the client has ended. It returns nil for a
+// remote call, because the send queue resolves such a call when the client ends.
 func (r *request) ended(c *Client) <-chan struct{} {
 	if r.local {
 		return c.done
@@ -270,7 +270,7 @@ func (r *request) ended(c *Client) <-chan struct{} {
 	return nil
 }
 
-// ran counts a local call.
+// ran records a local call in the statistics.
 func (in *incoming) ran(c *Client, failed bool) {
 	s := &in.function.local
 	if failed {
@@ -283,7 +283,7 @@ func (in *incoming) ran(c *Client, failed bool) {
 	c.localCalls.Add(1)
 }
 
-// abandonLocal fails the local calls among invocations that will not run.
+// abandonLocal fails the local calls in a list of invocations that will not run.
 func abandonLocal(list []*incoming, reason error) {
 	for _, in := range list {
 		if r := in.own.request; r != nil {
@@ -293,15 +293,15 @@ func abandonLocal(list []*incoming, reason error) {
 	}
 }
 
-// Limits of the reports.
+// Limits for reports.
 const (
 	maxReports     = 10_000
 	maxReportBytes = 8 << 20
 	maxReportBatch = 256
 	maxReportFrame = 16 << 20
 	reportLinger   = 5 * time.Millisecond
-	reportPatience = 30 * time.Second // how long a report waits for the engine to confirm the function
-	reportOverhead = 256              // bytes of a report besides its parts
+	reportPatience = 30 * time.Second // how long a report waits until the engine has confirmed the function
+	reportOverhead = 256              // size of a report in bytes, excluding its parts
 
 	localStatsInterval = 10 * time.Second
 	maxDropCounts      = 1024
@@ -314,16 +314,16 @@ const (
 	dropInactive   = "INACTIVE"
 )
 
-// report describes one local call that observers select.
+// report describes a local call that at least one observer selects.
 type report struct {
 	function *Function
 	id       string
 	matched  []*FunctionObserver
 	status   string
-	echoes   bool // the output equals the input
+	echoes   bool // the output is the same as the input
 
-	// The parts that observers capture. A part is nil if no observer captures it, or if the
-	// call has no such part.
+	// Parts of the call. A part is nil if no observer captures it or if the call does not have
+	// it.
 	input, output, err, caller, metadata json.RawMessage
 
 	started              time.Time
@@ -331,32 +331,32 @@ type report struct {
 	depth                uint32
 	traceparent, baggage string
 
-	granted localGrant // of the function, when the report was pushed
-	pushed  time.Time  // when the report was pushed
+	granted localGrant // the function's grant at the time of push
+	pushed  time.Time  // time of push
 	size    int
 }
 
-// reports holds the local calls to be reported to the engine: in order, at most once each, and
-// bounded. Once all registrations of the connection are settled, they are sent in batches, one
-// batch at a time. Reports of a function that the engine has not confirmed yet wait; later
-// reports of other functions may overtake them.
+// reports is a bounded queue of local calls to report to the engine. Reports are sent in
+// order, each at most once. Sending starts when all registrations on the connection are
+// settled, and uses one batch at a time. Reports of a function that the engine has not
+// confirmed yet are held back; later reports of other functions may be sent first.
 type reports struct {
 	client  *Client
-	total   atomic.Uint64 // dropped
+	total   atomic.Uint64 // number of dropped reports
 	timer   *time.Timer
-	touched sync.Map // functions with local calls since the latest statistics
+	touched sync.Map // set of functions with local calls since the latest statistics
 
 	mu       sync.Mutex
 	items    []*report
-	count    int // of items and of the batch in flight
-	bytes    int // of items and of the batch in flight
+	count    int // number of reports in items and inFlight
+	bytes    int // total size of items and inFlight
 	inFlight []*report
-	link     *link     // over which reports may be sent
+	link     *link     // the link on which reports may be sent
 	since    time.Time // when link was set
-	wake     time.Time // when the timer fires; zero if it is not set
+	wake     time.Time // when the timer fires; zero if the timer is not set
 	dropped  map[droppedReport]uint64
-	window   time.Time     // begin of the statistics
-	idle     chan struct{} // closed when nothing is left to send; nil if nobody waits for that
+	window   time.Time     // when the current statistics period began
+	idle     chan struct{} // closed when there is nothing left to send; nil if no goroutine is waiting for that
 	closed   bool
 }
 
@@ -367,7 +367,7 @@ func newReports(c *Client) *reports {
 	return r
 }
 
-// push adds a report, or drops it.
+// push queues a report, or drops it if it is too large or the queue is full.
 func (r *reports) push(it *report) {
 	it.pushed = time.Now()
 	it.size = reportOverhead + len(it.function.id) + len(it.input) + len(it.output) + len(it.err) + len(it.caller) + len(it.metadata) + len(it.baggage)
@@ -375,7 +375,7 @@ func (r *reports) push(it *report) {
 		it.size += len(o.ID) + 3
 	}
 	if it.echoes {
-		it.size += len(it.input) // an older engine receives it twice
+		it.size += len(it.input) // older engines receive the input twice
 	}
 	r.mu.Lock()
 	grant := it.function.observers.grant.Load()
@@ -407,7 +407,7 @@ func (r *reports) push(it *report) {
 	}
 }
 
-// wakeAt makes flush run no later than t.
+// wakeAt schedules a flush no later than t.
 func (r *reports) wakeAt(t time.Time) {
 	if r.link == nil || r.closed || !r.wake.IsZero() && !r.wake.After(t) {
 		return
@@ -420,7 +420,7 @@ func (r *reports) wakeAt(t time.Time) {
 	}
 }
 
-// drop1 counts a report that will not be sent.
+// drop1 counts a dropped report.
 func (r *reports) drop1(it *report, reason string) {
 	r.total.Add(1)
 	key := droppedReport{it.function.id, reason}
@@ -430,7 +430,7 @@ func (r *reports) drop1(it *report, reason string) {
 	r.dropped[key]++
 }
 
-// drop drops the waiting reports of a function that this worker no longer hosts.
+// drop drops the queued reports of a function that this worker no longer hosts.
 func (r *reports) drop(f *Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -443,14 +443,14 @@ func (r *reports) drop(f *Function) {
 	r.signalIdle()
 }
 
-// discard drops a report that push has counted.
+// discard drops a queued report.
 func (r *reports) discard(it *report, reason string) {
 	r.count--
 	r.bytes -= it.size
 	r.drop1(it, reason)
 }
 
-// release allows sending the reports of a function that the engine has confirmed.
+// release schedules the reports of a function that the engine has confirmed.
 func (r *reports) release(*Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -459,7 +459,7 @@ func (r *reports) release(*Function) {
 	}
 }
 
-// attach allows sending reports over l, whose registrations are settled.
+// attach starts sending reports on l, whose registrations are settled.
 func (r *reports) attach(l *link) {
 	r.mu.Lock()
 	r.link, r.since, r.wake = l, time.Now(), time.Time{}
@@ -470,7 +470,7 @@ func (r *reports) attach(l *link) {
 	}
 }
 
-// detach ends the use of l.
+// detach stops sending reports on l.
 func (r *reports) detach(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -480,7 +480,7 @@ func (r *reports) detach(l *link) {
 	}
 }
 
-// signalIdle closes idle if nothing is left to send.
+// signalIdle closes idle if there is nothing left to send.
 func (r *reports) signalIdle() {
 	if r.idle != nil && (r.link == nil || len(r.inFlight) == 0 && !slices.ContainsFunc(r.items, r.ready)) {
 		close(r.idle)
@@ -488,10 +488,10 @@ func (r *reports) signalIdle() {
 	}
 }
 
-// ready reports whether a report may be sent.
+// ready reports whether a report may be sent on the current link.
 func (r *reports) ready(it *report) bool { return it.function.observers.confirmed.Load() == r.link }
 
-// flush sends a batch unless one is in flight.
+// flush sends a batch, unless another batch is in flight.
 func (r *reports) flush() {
 	r.mu.Lock()
 	r.wake = time.Time{}
@@ -539,14 +539,14 @@ func (r *reports) flush() {
 	r.inFlight = batch
 	r.mu.Unlock()
 	b := newBuffer()
-	b.Write(l.dialect().appendReports(b.AvailableBuffer(), batch))
+	b.p = l.dialect().appendReports(b.p, batch)
 	if !r.client.out.pushNoWait(l, item{buf: b, settled: func(f frameFate) { r.landed(l, f) }}) {
 		r.landed(l, frameKept)
 	}
 }
 
-// landed settles the batch in flight. If the batch was not handed to the network, it waits for
-// the next link.
+// landed completes the batch in flight. If the batch was not written to the network, it is
+// queued for the next link.
 func (r *reports) landed(l *link, fate frameFate) {
 	r.mu.Lock()
 	batch := r.inFlight
@@ -555,7 +555,7 @@ func (r *reports) landed(l *link, fate frameFate) {
 	case fate == frameKept && !r.closed:
 		r.items = slices.Concat(batch, r.items)
 		if r.link == l {
-			r.link = nil // the link is gone
+			r.link = nil // the link has ended
 		}
 	case fate == frameWritten:
 		for _, it := range batch {
@@ -578,7 +578,8 @@ func (r *reports) landed(l *link, fate frameFate) {
 	}
 }
 
-// drain sends what can be sent and returns a channel that is closed when that is done.
+// drain sends the remaining reports if possible. The returned channel is closed when there is
+// nothing left to send.
 func (r *reports) drain() <-chan struct{} {
 	r.mu.Lock()
 	idle := r.idle
@@ -592,7 +593,7 @@ func (r *reports) drain() <-chan struct{} {
 	return idle
 }
 
-// close drops the waiting reports.
+// close drops the queued reports.
 func (r *reports) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -607,11 +608,11 @@ func (r *reports) close() {
 	r.signalIdle()
 }
 
-// touch records that a function was called locally.
+// touch records that a function has been called locally.
 func (r *reports) touch(f *Function) { r.touched.Store(f, struct{}{}) }
 
-// sendStats sends the engine the counts of local calls and of dropped reports since the
-// previous statistics. It sends nothing if both are zero.
+// sendStats sends the numbers of local calls and dropped reports since the previous
+// statistics. It sends nothing if both are zero.
 func (r *reports) sendStats(l *link) {
 	if !l.dialect().observes() || r.client.out.current() != l {
 		return
@@ -647,7 +648,7 @@ func (r *reports) sendStats(l *link) {
 	}
 }
 
-// localStats counts the local calls of one function since the previous statistics.
+// localStats holds statistics of a function's local calls.
 type localStats struct {
 	count, errors atomic.Uint64
 	nanos         atomic.Int64

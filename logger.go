@@ -22,25 +22,26 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// attributeData is the attribute that holds a log record's structured data.
+// attributeData is the attribute for the structured data of a log record.
 const attributeData = "log.data"
 
-// Logger writes log records that the engine stores together with the trace in which they were
-// written. Each record has a severity, the text of the severity (the only part that the
-// engine's filters and log triggers compare), a message, and data: the attribute log.data, in
-// which objects, lists, numbers and so on keep their types.
+// Logger writes log records, which the engine stores together with their trace. Each record
+// consists of a severity, its name, a message, and structured data. The engine's filters and
+// log triggers compare only the name of the severity. The data is stored in the attribute
+// log.data and keeps its JSON types.
 //
-// The zero value is equivalent to NewLogger(nil): it writes to slog.Default. All
-// methods are safe for concurrent use, and none waits for the network.
+// The zero value is equivalent to NewLogger(nil) and writes to slog.Default. All methods are
+// safe for concurrent use and do not wait for the network.
 type Logger struct {
-	out log.Logger // nil: slog.Default
+	out log.Logger // nil means slog.Default
 }
 
 // NewLogger returns a logger that writes to p, for example [Telemetry.LoggerProvider]. If p is
-// nil, it writes each record, with its data, to the current slog.Default. A record that
-// slog.Default would send back to the Logger goes to standard error instead, in the form of
-// [slog.TextHandler]. This happens when the record is logged while slog.Default is writing
-// another record for a Logger, or while package log is writing a line.
+// nil, the logger writes each record, including its data, to the current slog.Default.
+//
+// A record goes to standard error instead, formatted by [slog.TextHandler], if slog.Default
+// would send it back to the Logger. This can be the case while slog.Default is writing another
+// record for a Logger, or while package log is writing a line.
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
 		return &Logger{}
@@ -52,27 +53,27 @@ func logOf(p log.LoggerProvider) log.Logger {
 	return p.Logger(instrumentationName, log.WithInstrumentationVersion(Version))
 }
 
-// Debug writes a record of severity DEBUG. data is an error, any value that can be encoded as
-// JSON, or nil for none; a value that cannot be encoded is replaced by the text of the
-// encoding error. A value that implements [slog.LogValuer], in data or in maps and lists of
-// any inside it, is written as the result of its LogValue method. Integers of more than 63
-// bits become text, which keeps their digits. ctx determines the trace of the record; its
+// Debug writes a record with severity DEBUG. data is an error, a value that can be encoded as
+// JSON, or nil for none. If data cannot be encoded, the record contains the encoding error
+// instead. A [slog.LogValuer] is replaced by the result of its LogValue method, including in
+// nested values of type map[string]any and []any. Integers that do not fit in an int64 are
+// converted to strings to preserve their digits. ctx determines the trace of the record; its
 // cancellation has no effect.
 func (l *Logger) Debug(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelDebug, msg, data)
 }
 
-// Info writes a record of severity INFO; see [Logger.Debug].
+// Info writes a record with severity INFO; see [Logger.Debug].
 func (l *Logger) Info(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelInfo, msg, data)
 }
 
-// Warn writes a record of severity WARN; see [Logger.Debug].
+// Warn writes a record with severity WARN; see [Logger.Debug].
 func (l *Logger) Warn(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelWarn, msg, data)
 }
 
-// Error writes a record of severity ERROR; see [Logger.Debug].
+// Error writes a record with severity ERROR; see [Logger.Debug].
 func (l *Logger) Error(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelError, msg, data)
 }
@@ -94,8 +95,8 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 	l.out.Emit(ctx, r)
 }
 
-// fallBack writes to the current slog.Default. The source position of the record is the
-// position at which Debug, Info, Warn or Error was called.
+// fallBack writes to the current slog.Default. The source location of the record is that of
+// the call to Debug, Info, Warn or Error.
 func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	if ctx == nil {
 		ctx = context.Background()
@@ -109,7 +110,7 @@ func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 		return
 	}
 	var place [1]uintptr
-	runtime.Callers(4, place[:]) // skips Callers, fallBack, write and Debug
+	runtime.Callers(4, place[:]) // skip Callers, fallBack, write and Debug
 	r := slog.NewRecord(time.Now(), level, msg, place[0])
 	if data != nil {
 		r.AddAttrs(slog.Any(attributeData, data))
@@ -117,16 +118,17 @@ func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	_ = h.Handle(ctx, r) // slog ignores the error as well
 }
 
-// fellBack is the context key that marks the context of a record that fallBack has written.
-// The mark is also found if a handler passes the record on in another goroutine.
+// fellBack is the context key that marks records written by fallBack. Unlike the stack, it
+// also identifies a record that a handler passes to another goroutine.
 type fellBack struct{}
 
-// leadsBack reports whether writing to slog.Default could call fallBack, which calls
-// leadsBack, again. It inspects the stack, because package log does not pass on a context and
-// other handlers may drop it. If fallBack is on the stack, a handler of slog.Default is
-// logging and would recurse until the stack overflows. If package log is on the stack, its
-// lock is held, and slog.Default would wait for that lock if it writes to package log, as
-// slog's initial default does.
+// leadsBack reports whether writing to slog.Default could call fallBack recursively. It
+// inspects the stack, because package log does not propagate contexts and other handlers may
+// drop them.
+//
+// If fallBack is on the stack, the handler of slog.Default is itself logging and would recurse
+// until the stack overflows. If package log is on the stack, it holds its lock, and
+// slog.Default would deadlock if it writes to package log, as slog's initial default does.
 func leadsBack() bool {
 	var stack [512]uintptr // deeper than any chain of handlers
 	frames := runtime.CallersFrames(stack[:runtime.Callers(2, stack[:])])
@@ -141,14 +143,14 @@ func leadsBack() bool {
 	return false
 }
 
-// standardError writes records that have no other destination. It never calls slog.Default.
-// slog's initial default handler can do so: it writes to package log, and slog.SetDefault
-// redirects the output of package log to the new default.
+// standardError writes records that have no other destination. It never calls slog.Default,
+// unlike slog's initial default handler. That handler writes to package log, whose output
+// slog.SetDefault redirects to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
 // warnByDefault logs a warning with slog's default logger. If the handler of that logger
-// belongs to this package, it may need the connection whose failure is reported, so the
-// warning goes to standard error.
+// belongs to this package, the warning goes to standard error instead, because the handler may
+// need the very connection that failed.
 func warnByDefault(message string, args ...any) {
 	logger := slog.Default()
 	if _, traced := logger.Handler().(*traceHandler); traced || writesToTelemetry(logger.Handler()) {
@@ -157,8 +159,8 @@ func warnByDefault(message string, args ...any) {
 	logger.Warn(message, args...)
 }
 
-// writesToTelemetry reports whether h writes to telemetry alone, including telemetry that
-// records no logs.
+// writesToTelemetry reports whether h writes only to telemetry, even if the telemetry does not
+// record logs.
 func writesToTelemetry(h slog.Handler) bool {
 	switch h := h.(type) {
 	case *slogHandler, *idleSlogHandler:
@@ -174,8 +176,7 @@ type stderr struct{}
 
 func (stderr) Write(p []byte) (int, error) { return os.Stderr.Write(p) }
 
-// newRecord returns a record without data and without an observed timestamp, which the
-// provider adds. slog's levels and OpenTelemetry's severities have the same steps.
+// newRecord returns a record without data. The provider adds the observed timestamp.
 func newRecord(at time.Time, level slog.Level, msg string) (r log.Record) {
 	severity := severityOf(level)
 	r.SetTimestamp(at)
@@ -190,18 +191,18 @@ func severityOf(level slog.Level) log.Severity {
 	return log.Severity(min(max(int(level), int(log.SeverityTrace1)-distance), int(log.SeverityFatal4)-distance) + distance)
 }
 
-// maxLogValues limits the number of values in the data of a record or in one slog attribute,
-// because a map that contains itself never ends.
+// maxLogValues limits the number of values in the data of a record or in one slog attribute.
+// Without a limit, the conversion of a map that contains itself would not end.
 const maxLogValues = 100_000
 
-// logValue converts a value that a user logs.
+// logValue converts a value logged by the user.
 func logValue(v any) attribute.Value {
 	return new(logConverter).value(v, 0)
 }
 
 type logConverter struct{ values int }
 
-// value converts v, which is nested depth levels deep.
+// value converts v. depth is the nesting level of v.
 func (c *logConverter) value(v any, depth int) attribute.Value {
 	if !c.more() {
 		return truncatedValue
@@ -228,7 +229,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 		return attribute.Int64Value(int64(v))
 	case float32:
 		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
-			return attribute.Float64Value(float64(v)) // JSON cannot represent these
+			return attribute.Float64Value(float64(v)) // not representable in JSON
 		}
 	case float64:
 		return attribute.Float64Value(v)
@@ -268,16 +269,16 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 	return c.encoded(v, depth)
 }
 
-// more counts a value, and reports whether it is within the limit.
+// more counts a value and reports whether the limit allows it.
 func (c *logConverter) more() bool {
 	c.values++
 	return c.values <= maxLogValues
 }
 
-// truncatedValue replaces values beyond the limits of number and depth.
+// truncatedValue replaces values that exceed the limits on number and depth.
 var truncatedValue = attribute.StringValue("[TRUNCATED]")
 
-// slogValue converts a slog value that is nested depth levels deep.
+// slogValue converts a slog value. depth is the nesting level of the value.
 func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
 	if v = v.Resolve(); v.Kind() != slog.KindGroup {
 		return c.value(v.Any(), depth)
@@ -285,7 +286,7 @@ func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
 	return mapValue(c.group(v.Group(), depth+1), depth+1)
 }
 
-// group converts the attributes of a group, which are nested depth levels deep.
+// group converts the attributes of a group. depth is the nesting level of the attributes.
 func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.KeyValue) {
 	if depth > maxGroupDepth || !c.more() {
 		return []attribute.KeyValue{{Key: "...", Value: truncatedValue}}
@@ -296,7 +297,7 @@ func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.
 	return members
 }
 
-// attr appends an attribute that is nested depth levels deep.
+// attr appends an attribute. depth is the nesting level of the attribute.
 func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int) []attribute.KeyValue {
 	v := a.Value.Resolve()
 	if a.Key == "" && v.Equal(slog.Value{}) {
@@ -315,12 +316,12 @@ func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int
 	return append(members, attribute.KeyValue{Key: attribute.Key(a.Key), Value: mapValue(inner, depth+1)})
 }
 
-// maxGroupDepth limits the nesting of slog groups, because a LogValue that returns a
-// group containing itself has no end.
+// maxGroupDepth limits the nesting of slog groups, because a LogValue may return a group that
+// contains itself.
 const maxGroupDepth = 4 * otlpjson.MaxValueDepth
 
-// mapValue returns a map that is nested depth levels deep. If the nesting is deeper than the
-// engine can read, the outermost map becomes text.
+// mapValue returns a map. depth is the nesting level of the map. Where the nesting exceeds
+// what the engine can read, the outermost such map is converted to a string.
 func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	v := attribute.MapValue(members...)
 	if depth == otlpjson.MaxValueDepth {
@@ -329,8 +330,8 @@ func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	return v
 }
 
-// errorValue returns the text of err. If the Error method panics, as it often does for a nil
-// pointer in an error, errorValue returns the text of the panic.
+// errorValue returns the message of err. If the Error method panics, for example on a nil
+// pointer, the result describes the panic.
 func errorValue(err error) (v attribute.Value) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -340,14 +341,14 @@ func errorValue(err error) (v attribute.Value) {
 	return attribute.StringValue(err.Error())
 }
 
-// encoded converts values of all other types through their JSON encoding.
+// encoded converts a value of any other type by encoding it as JSON.
 func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	b := newBuffer()
 	defer b.free()
 	if err := b.value(v); err != nil {
 		return attribute.StringValue(fmt.Sprintf("%T does not encode: %v", v, err))
 	}
-	d := json.NewDecoder(bytes.NewReader(b.Bytes()))
+	d := json.NewDecoder(bytes.NewReader(b.bytes()))
 	d.UseNumber()
 	var decoded any
 	if err := d.Decode(&decoded); err != nil {
@@ -356,8 +357,8 @@ func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	return c.value(decoded, depth)
 }
 
-// numberValue returns n as an integer if it fits. Larger integers become text, so that their
-// digits are kept, and so does anything that is not a number.
+// numberValue converts n to an integer or a float. Integers that do not fit are converted to
+// strings to preserve their digits, and so are invalid numbers.
 func numberValue(n json.Number) attribute.Value {
 	if i, err := n.Int64(); err == nil {
 		return attribute.Int64Value(i)
@@ -368,23 +369,24 @@ func numberValue(n json.Number) attribute.Value {
 	return attribute.StringValue(n.String())
 }
 
-// text returns v as JSON text; v is nested more deeply than the engine can read.
+// text converts v to a string that contains its JSON encoding. It is used if v is nested more
+// deeply than the engine can read.
 func (c *logConverter) text(v any) attribute.Value {
 	b := newBuffer()
 	defer b.free()
 	if err := b.value(v); err != nil {
-		c.values = maxLogValues // v contains itself and would fail again on every level
+		c.values = maxLogValues // v contains itself, so encoding would fail on every level
 		return attribute.StringValue(fmt.Sprintf("%T does not encode: %v", v, err))
 	}
 	return attribute.StringValue(b.String())
 }
 
-// slogHandler writes log/slog records as [Logger] writes its own: attributes are
-// entries of log.data, in which groups are nested.
+// slogHandler writes log/slog records in the same format as [Logger]. Attributes become
+// entries of log.data, and groups become nested maps.
 type slogHandler struct {
 	out    log.Logger
-	level  slog.Leveler // nil: all levels
-	groups []slogGroup  // open groups, outermost first; the first is log.data
+	level  slog.Leveler // nil means all levels
+	groups []slogGroup  // open groups, outermost first; the first one is log.data
 }
 
 type slogGroup struct {
@@ -393,23 +395,23 @@ type slogGroup struct {
 }
 
 // SlogHandler returns a handler that sends log/slog records of all levels to the logger
-// provider. Their attributes form one attribute of the record, the map "log.data", in
-// which groups are maps; values are converted as by [Logger.Debug]. A record without a
-// time gets the time at which it is written, because the engine sorts and filters by
-// it; slog's own handlers omit the time instead.
+// provider. The attributes of a record are combined into one attribute, the map "log.data", in
+// which groups are nested maps. Values are converted as described for [Logger.Debug]. A record
+// without a time gets the current time, because the engine sorts and filters by it; slog's own
+// handlers omit the time instead.
 //
-// If logs are disabled, the handler discards all records, so no line is printed twice if it is
-// combined with another handler, as in a [slog.MultiHandler]. There is one exception: if the
-// handler itself is slog's default handler, without another handler around it, it writes Info
-// and above to standard error, in the form of [slog.TextHandler], because nothing else would
-// show these records.
+// If logs are disabled, the handler discards all records, so that no record is printed twice
+// when it is combined with another handler, as in a [slog.MultiHandler]. However, if the
+// handler itself is slog's default handler, not wrapped in another one, it writes Info and
+// above to standard error, formatted by [slog.TextHandler]. Otherwise, these records would be
+// lost.
 func (t *Telemetry) SlogHandler() slog.Handler { return t.SlogHandlerAt(nil) }
 
-// SlogHandlerAt returns a handler like that of [Telemetry.SlogHandler] that records
-// only level and above, so the engine and a terminal can have different levels. The
-// handler reads the level for each record: a [slog.LevelVar] can change it at any time.
-// nil records all levels. The level also applies to what the handler writes to standard
-// error when logs are disabled; nil means Info there.
+// SlogHandlerAt is like [Telemetry.SlogHandler], but records only the given level and above,
+// so that the engine and a terminal can have different levels. The handler reads the level for
+// each record, so a [slog.LevelVar] can change it at any time. A nil level records all levels.
+// The level also applies to records written to standard error when logs are disabled; in that
+// case, nil means Info.
 func (t *Telemetry) SlogHandlerAt(level slog.Leveler) slog.Handler {
 	if !t.recordsLogs() {
 		return newIdleSlogHandler(level)
@@ -417,14 +419,14 @@ func (t *Telemetry) SlogHandlerAt(level slog.Leveler) slog.Handler {
 	return newSlogHandler(t.loggers, level)
 }
 
-// newSlogHandler returns a handler that writes records of level and above to p; a nil
-// level means all.
+// newSlogHandler returns a handler that writes records of the given level and above to p. A
+// nil level means all levels.
 func newSlogHandler(p log.LoggerProvider, level slog.Leveler) slog.Handler {
 	return &slogHandler{out: logOf(p), level: level, groups: []slogGroup{{name: attributeData}}}
 }
 
-// Enabled implements slog.Handler. If the level is sufficient, the provider decides: after its
-// shutdown it records nothing, and a processor can filter records.
+// Enabled implements [slog.Handler]. If the level is sufficient, it asks the provider, because
+// a processor may filter records, and a provider that has shut down records nothing.
 func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	if h.level != nil && level < h.level.Level() {
 		return false
@@ -432,7 +434,7 @@ func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.out.Enabled(ctx, log.EnabledParameters{Severity: severityOf(level)})
 }
 
-// Handle implements slog.Handler.
+// Handle implements [slog.Handler].
 func (h *slogHandler) Handle(ctx context.Context, record slog.Record) error {
 	last := len(h.groups) - 1
 	members := slices.Clip(h.groups[last].members)
@@ -442,7 +444,7 @@ func (h *slogHandler) Handle(ctx context.Context, record slog.Record) error {
 	})
 	for i := last; i > 0; i-- {
 		outer := slices.Clip(h.groups[i-1].members)
-		if len(members) > 0 { // empty groups are omitted
+		if len(members) > 0 { // omit empty groups
 			outer = append(outer, attribute.KeyValue{Key: attribute.Key(h.groups[i].name), Value: mapValue(members, i)})
 		}
 		members = outer
@@ -455,7 +457,7 @@ func (h *slogHandler) Handle(ctx context.Context, record slog.Record) error {
 	return nil
 }
 
-// WithAttrs implements slog.Handler.
+// WithAttrs implements [slog.Handler].
 func (h *slogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	groups := slices.Clone(h.groups)
 	last := &groups[len(groups)-1]
@@ -466,7 +468,7 @@ func (h *slogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &slogHandler{out: h.out, level: h.level, groups: groups}
 }
 
-// WithGroup implements slog.Handler.
+// WithGroup implements [slog.Handler].
 func (h *slogHandler) WithGroup(name string) slog.Handler {
 	if name == "" {
 		return h
@@ -474,10 +476,10 @@ func (h *slogHandler) WithGroup(name string) slog.Handler {
 	return &slogHandler{out: h.out, level: h.level, groups: append(slices.Clip(h.groups), slogGroup{name: name})}
 }
 
-// idleSlogHandler is the slog handler of a Telemetry that records no logs. It never
-// passes a record to slog.Default, which may be, or contain, this very handler.
+// idleSlogHandler is the slog handler of a Telemetry that does not record logs. It never
+// passes a record to slog.Default, which may be or contain this handler.
 type idleSlogHandler struct {
-	root  *idleSlogHandler // from which WithAttrs and WithGroup derived it
+	root  *idleSlogHandler // the handler from which this one was derived by WithAttrs and WithGroup
 	level slog.Leveler
 	text  slog.Handler
 }
@@ -491,17 +493,17 @@ func newIdleSlogHandler(level slog.Leveler) slog.Handler {
 	return h
 }
 
-// with returns a handler like h that writes to text.
+// with returns a copy of h that writes to text.
 func (h *idleSlogHandler) with(text slog.Handler) slog.Handler {
 	return &idleSlogHandler{root: h.root, level: h.level, text: text}
 }
 
-// Enabled implements slog.Handler.
+// Enabled implements [slog.Handler].
 func (h *idleSlogHandler) Enabled(_ context.Context, level slog.Level) bool {
 	return level >= h.level.Level() && h.alone()
 }
 
-// Handle implements slog.Handler.
+// Handle implements [slog.Handler].
 func (h *idleSlogHandler) Handle(ctx context.Context, r slog.Record) error {
 	if !h.alone() {
 		return nil
@@ -509,44 +511,44 @@ func (h *idleSlogHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.text.Handle(ctx, r)
 }
 
-// WithAttrs implements slog.Handler.
+// WithAttrs implements [slog.Handler].
 func (h *idleSlogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return h.with(h.text.WithAttrs(attrs))
 }
 
-// WithGroup implements slog.Handler.
+// WithGroup implements [slog.Handler].
 func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
 	return h.with(h.text.WithGroup(name))
 }
 
-// alone reports whether no other handler can show the record. Only Enabled and Handle may call
-// it, because the result depends on the call depth.
+// alone reports whether no other handler can show the record. It must be called directly by
+// Enabled or Handle, because it inspects the stack.
 func (h *idleSlogHandler) alone() bool {
 	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
 		return true
 	}
-	// After slog's own handler becomes the default again, its records go to package
-	// log, which still writes to the default that was set before.
+	// If slog's own handler has become the default again, it writes to package log, whose
+	// output still goes to the previous default.
 	var caller [1]uintptr
-	runtime.Callers(3, caller[:]) // skips Callers, alone, and Enabled or Handle
+	runtime.Callers(3, caller[:]) // skip Callers, alone, and Enabled or Handle
 	frame, _ := runtime.CallersFrames(caller[:]).Next()
 	return frame.Function == "log/slog.(*handlerWriter).Write"
 }
 
-// TraceHandler returns a handler that passes records to h with the additional
-// attributes trace_id and span_id, the [TraceID] and [SpanID] of the record's context.
-// They link a line in a terminal or a file to its trace in the engine. Records outside
-// of traces pass unchanged. The ids are top-level attributes, outside all groups that
-// WithGroup opens. In a handler of a worker without telemetry, they are the ids of the
-// caller. The result is as safe for concurrent use as h. TraceHandler panics if h is
-// nil, as [slog.New] does.
+// TraceHandler returns a handler that adds the attributes trace_id and span_id to records and
+// passes them to h. The attributes are the [TraceID] and [SpanID] of the record's context, and
+// link a line in a terminal or a file to its trace in the engine. Records outside of traces
+// are passed unchanged. The attributes are added at the top level, even if WithGroup has
+// opened groups. In a handler of a worker without telemetry, they identify the trace of the
+// caller. The result is safe for concurrent use if h is. Like [slog.New], TraceHandler panics
+// if h is nil.
 func TraceHandler(h slog.Handler) slog.Handler {
 	switch h := h.(type) {
 	case nil:
 		panic("iii: TraceHandler: nil handler")
 	case *traceHandler:
 		return h
-	case *idleSlogHandler: // remains slog's default itself
+	case *idleSlogHandler: // must remain slog's default itself
 		return h.with(TraceHandler(h.text))
 	}
 	return &traceHandler{inner: h, outer: h}
@@ -563,13 +565,13 @@ type traceGroup struct {
 	attrs []slog.Attr
 }
 
-// Enabled implements slog.Handler.
+// Enabled implements [slog.Handler].
 func (h *traceHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.inner.Enabled(ctx, level)
 }
 
-// Handle implements slog.Handler. It turns the open groups into one group attribute of the
-// record, so that the ids can be placed beside it.
+// Handle implements [slog.Handler]. It converts the open groups to a single group attribute,
+// so that the ids can be added at the top level.
 func (h *traceHandler) Handle(ctx context.Context, r slog.Record) error {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {
@@ -586,8 +588,7 @@ func (h *traceHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.outer.Handle(ctx, r)
 }
 
-// grouped returns the outermost open group with everything in it, including the
-// attributes of r.
+// grouped returns the outermost open group with its contents, including the attributes of r.
 func (h *traceHandler) grouped(r slog.Record) (group slog.Attr) {
 	last := len(h.groups) - 1
 	attrs := slices.Grow(slices.Clip(h.groups[last].attrs), r.NumAttrs())
@@ -604,7 +605,7 @@ func (h *traceHandler) grouped(r slog.Record) (group slog.Attr) {
 	}
 }
 
-// WithAttrs implements slog.Handler.
+// WithAttrs implements [slog.Handler].
 func (h *traceHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	if len(h.groups) == 0 {
 		inner := h.inner.WithAttrs(attrs)
@@ -616,7 +617,7 @@ func (h *traceHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &traceHandler{inner: h.inner.WithAttrs(slices.Clone(attrs)), outer: h.outer, groups: groups}
 }
 
-// WithGroup implements slog.Handler.
+// WithGroup implements [slog.Handler].
 func (h *traceHandler) WithGroup(name string) slog.Handler {
 	if name == "" {
 		return h

@@ -19,52 +19,52 @@ import (
 )
 
 const (
-	// metricsCached is the time for which one reading of the process serves all callers.
+	// metricsCached is how long a reading of the process metrics is cached.
 	metricsCached = 500 * time.Millisecond
 
-	// cpuInterval is the shortest time over which CPU use is computed; operating
-	// systems count in steps of about 10 ms.
+	// cpuInterval is the minimum interval for computing CPU usage, because operating systems
+	// measure CPU time in steps of about 10 ms.
 	cpuInterval = 200 * time.Millisecond
 )
 
-// WorkerMetricsCollector reads metrics of the current process: resident and virtual
-// memory, CPU use and uptime. The zero value is not usable; use
-// [NewWorkerMetricsCollector]. All methods are safe for concurrent use.
+// WorkerMetricsCollector reads metrics of the current process: resident and virtual memory,
+// CPU usage and uptime. The zero value is not usable; use [NewWorkerMetricsCollector]. All
+// methods are safe for concurrent use.
 type WorkerMetricsCollector struct {
 	read  func(context.Context) (processFigures, error)
 	began time.Time
 
 	mu      sync.Mutex
-	figures processFigures // of the latest successful reading
+	figures processFigures // from the latest successful reading
 	sample  processSample
-	err     error // of the latest reading, if it failed
+	err     error // from the latest reading, if it failed
 	sampled time.Time
 	cpuFrom time.Time // when cpuTime was read
 	cpuTime time.Duration
 }
 
-// processFigures holds what the operating system reports about the process.
+// processFigures holds metrics of the process as reported by the operating system.
 type processFigures struct {
 	rss, virtual uint64        // bytes
 	user, system time.Duration // CPU time since the process started
 }
 
-// processSample is computed from processFigures.
+// processSample holds metrics computed from processFigures.
 type processSample struct {
 	WorkerMetrics
 	user, system time.Duration
 }
 
-// NewWorkerMetricsCollector returns a collector and takes a first reading, from which
-// CPU use is counted. It returns an error if the operating system provides no metrics
-// of the process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD,
-// memory and CPU use are 0, which is not an error.
+// NewWorkerMetricsCollector returns a collector. It takes an initial reading, from which CPU
+// usage is measured, and returns an error if the operating system does not provide metrics of
+// the process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD, memory and
+// CPU usage are 0 and there is no error.
 func NewWorkerMetricsCollector() (*WorkerMetricsCollector, error) {
 	return newCollector(processReader(runtime.GOOS))
 }
 
-// processReader returns the function that reads the figures on a system; on unsupported
-// systems, all figures are 0.
+// processReader returns the function that reads process metrics on the given system. On
+// unsupported systems, all metrics are 0.
 func processReader(system string) func(context.Context) (processFigures, error) {
 	switch system {
 	case "linux", "darwin", "windows", "freebsd", "openbsd":
@@ -84,8 +84,8 @@ func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMe
 	return c, nil
 }
 
-// readProcess reads the figures of this process. It ignores $HOST_PROC, because in the
-// directory that $HOST_PROC names this process's id belongs to another process.
+// readProcess reads metrics of this process. It ignores $HOST_PROC, because the id of this
+// process belongs to a different process there.
 func readProcess(ctx context.Context) (figures processFigures, err error) {
 	ctx = context.WithValue(ctx, common.EnvKey, common.EnvMap{common.HostProcEnvKey: "/proc"})
 	p := &process.Process{Pid: int32(os.Getpid())}
@@ -103,12 +103,12 @@ func readProcess(ctx context.Context) (figures processFigures, err error) {
 	}, nil
 }
 
-// Collect returns a sample that is at most 500 ms old. CPUPercent is the CPU time used
-// since the previous sample, or since the collector's creation, divided by the elapsed
-// time: 100 for one core, and at most 100 for each core. It does not change while less
-// than 200 ms have elapsed. UptimeSeconds counts from the collector's creation. If ctx
-// ends or the reading fails, Collect returns the error together with the latest figures
-// that it could read.
+// Collect returns a sample that is at most 500 ms old. CPUPercent is the CPU time used since
+// the previous sample, or since the collector was created, divided by the elapsed time: 100
+// means one fully used core, and the maximum is 100 per core. CPUPercent does not change if
+// less than 200 ms have elapsed. UptimeSeconds is the time since the collector was created. If
+// ctx is done or the reading fails, Collect returns an error together with the latest known
+// metrics.
 func (c *WorkerMetricsCollector) Collect(ctx context.Context) (WorkerMetrics, error) {
 	s, err := c.collect(ctx)
 	return s.WorkerMetrics, err
@@ -138,7 +138,7 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 	}
 	c.sample = c.newSample(now, percent)
 	if ctx.Err() != nil && c.err != nil {
-		c.sampled = time.Time{} // only this caller's context caused the failure
+		c.sampled = time.Time{} // caused by this caller's context, so do not cache the failure
 	}
 	return c.sample, c.err
 }
@@ -158,21 +158,24 @@ func cpuPercent(cpu, wall time.Duration) float32 {
 	return float32(min(max(percent, 0), 100*float64(runtime.NumCPU())))
 }
 
-// WorkerGaugesHandle is a registration of [RegisterWorkerGauges]. The zero value is not
-// usable. It is safe for concurrent use.
+// WorkerGaugesHandle represents gauges registered with [RegisterWorkerGauges]. The zero value
+// is not usable. It is safe for concurrent use.
 type WorkerGaugesHandle struct {
 	stop func() error
 }
 
-// RegisterWorkerGauges reports the process's metrics as gauges of m at every collection, each
-// with the attribute worker.id and, if given, worker.name. The engine shows the latest values
-// in its list of workers if worker.id is the id that the engine assigned to the worker's
-// connection ([Client.WorkerID]). A client with [WithTelemetry] registers these gauges itself.
+// RegisterWorkerGauges reports process metrics as gauges of m at every collection. Each gauge
+// has the attribute worker.id and, if a name is given, worker.name. The engine shows the
+// latest values in its list of workers if worker.id is the id of the worker's connection
+// ([Client.WorkerID]). A client with [WithTelemetry] registers these gauges automatically.
 //
-// The gauges are iii.worker.memory.rss, memory.virtual, memory.heap_used and
-// memory.heap_total (By), cpu.percent (%), cpu.user_micros and cpu.system_micros (us),
-// uptime_seconds (s), go.goroutines and go.gc.pause_ms (ms, the total of all pauses so
-// far).
+// The gauges and their units are as follows. Each name has the prefix "iii.worker.".
+//
+//   - memory.rss, memory.virtual, memory.heap_used and memory.heap_total (By)
+//   - cpu.percent (%), cpu.user_micros and cpu.system_micros (us)
+//   - uptime_seconds (s)
+//   - go.goroutines
+//   - go.gc.pause_ms (ms), the total of all pauses so far
 func RegisterWorkerGauges(m metric.Meter, o WorkerGaugesOptions) (*WorkerGaugesHandle, error) {
 	if m == nil {
 		return nil, errors.New("iii: RegisterWorkerGauges: nil Meter")
@@ -183,10 +186,10 @@ func RegisterWorkerGauges(m metric.Meter, o WorkerGaugesOptions) (*WorkerGaugesH
 	return registerGauges(m, o.WorkerName, func() string { return o.WorkerID })
 }
 
-// Stop unregisters the gauges. It can be called more than once.
+// Stop unregisters the gauges. It may be called more than once.
 func (h *WorkerGaugesHandle) Stop() error { return h.stop() }
 
-// gauges lists the instruments in the order of gaugeValues.
+// gauges lists the instruments in the same order as gaugeValues.
 var gauges = []struct{ name, unit, description string }{
 	{"iii.worker.memory.rss", "By", "Resident set size in bytes"},
 	{"iii.worker.memory.virtual", "By", "Virtual memory in bytes"},
@@ -200,11 +203,11 @@ var gauges = []struct{ name, unit, description string }{
 	{"iii.worker.go.gc.pause_ms", "ms", "Total time of garbage collection pauses in milliseconds"},
 }
 
-// floatGauge marks the gauges with fractional values.
+// floatGauge is the set of gauges with fractional values.
 var floatGauge = map[string]bool{"iii.worker.cpu.percent": true, "iii.worker.uptime_seconds": true, "iii.worker.go.gc.pause_ms": true}
 
-// registerGauges calls workerID at every collection, and reports nothing while it
-// returns "".
+// registerGauges registers gauges that call workerID at every collection. They report nothing
+// while workerID returns "".
 func registerGauges(m metric.Meter, name *string, workerID func() string) (*WorkerGaugesHandle, error) {
 	collector, err := NewWorkerMetricsCollector()
 	if err != nil {
@@ -238,9 +241,8 @@ func observeGauges(m metric.Meter, collector *WorkerMetricsCollector, name *stri
 		option := metric.WithAttributeSet(attribute.NewSet(attributes...))
 		sample, err := collector.collect(ctx)
 		if err != nil {
-			// Returning the error would make OpenTelemetry's reader drop everything it
-			// has collected, from every callback. The sample still has the latest
-			// figures.
+			// If the callback returned the error, OpenTelemetry's reader would drop the
+			// metrics from all callbacks. The sample still contains the latest known metrics.
 			otel.Handle(err)
 		}
 		for i, value := range gaugeValues(sample) {
@@ -265,7 +267,7 @@ func observeGauges(m metric.Meter, collector *WorkerMetricsCollector, name *stri
 	})}, nil
 }
 
-// gaugeValues returns the values in the order of gauges.
+// gaugeValues returns the values of the gauges, in the same order as gauges.
 func gaugeValues(s processSample) []float64 {
 	heap := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"},
@@ -289,18 +291,18 @@ func gaugeValues(s processSample) []float64 {
 	}
 }
 
-// functionIDAttribute is the attribute of the metrics of handlers, and the profiler label of
-// their goroutines.
+// functionIDAttribute is an attribute of handler metrics, and the profiler label of handler
+// goroutines.
 const functionIDAttribute = "iii.function.id"
 
-// handlerMetrics are the instruments of a client's handlers.
+// handlerMetrics holds the instruments that measure a client's handlers.
 type handlerMetrics struct {
 	count, errors       metric.Int64Counter
 	inFlight            metric.Int64UpDownCounter
 	duration, queueWait metric.Float64Histogram
 }
 
-// handlerSeconds are the bounds of the histograms, in seconds.
+// handlerSeconds are the bucket boundaries of the histograms, in seconds.
 var handlerSeconds = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
 
 func newHandlerMetrics(m metric.Meter) (*handlerMetrics, error) {
@@ -320,8 +322,8 @@ func newHandlerMetrics(m metric.Meter) (*handlerMetrics, error) {
 	return h, errors.Join(errs...)
 }
 
-// functionMetrics measures the handlers of one function; a nil *functionMetrics measures
-// nothing. It holds the measurement options, so that a measurement does not allocate.
+// functionMetrics measures the handlers of a function. A nil *functionMetrics measures
+// nothing. It stores the measurement options, so that measurements do not allocate.
 type functionMetrics struct {
 	*handlerMetrics
 	add    []metric.AddOption
@@ -336,13 +338,13 @@ func (h *handlerMetrics) function(id string) *functionMetrics {
 	return &functionMetrics{handlerMetrics: h, add: []metric.AddOption{option}, record: []metric.RecordOption{option}}
 }
 
-// begin records that the handler for in is starting.
+// begin records that the handler of an invocation is starting.
 func (f *functionMetrics) begin(in *incoming) {
 	if f == nil {
 		return
 	}
 	now, wait := time.Now(), time.Duration(0)
-	if !in.since.IsZero() { // else it did not wait
+	if !in.since.IsZero() { // otherwise, it did not wait
 		wait = now.Sub(in.since)
 	}
 	in.since = now
@@ -350,8 +352,8 @@ func (f *functionMetrics) begin(in *incoming) {
 	f.queueWait.Record(in.origin.context(), wait.Seconds(), f.record...)
 }
 
-// done records the answer to in. ctx contains the span, which the SDK may record as an
-// exemplar.
+// done records the result of an invocation. ctx contains the span, which the SDK may record as
+// an exemplar.
 func (f *functionMetrics) done(ctx context.Context, in *incoming, failed bool) {
 	if f == nil {
 		return

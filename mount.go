@@ -24,27 +24,28 @@ import (
 	"unicode/utf8"
 )
 
-// MountHTTP serves one HTTP route with any net/http handler: it registers a function with the
-// id "http::" + method + path, and the trigger that binds the route to it. The rules of
-// [HandleHTTP] for path apply. A GET route also serves HEAD, unless a HEAD route is mounted
-// separately.
+// MountHTTP serves an HTTP route with any net/http handler. It registers a function with the
+// id "http::" + method + path, and a trigger that binds the route to the function. path
+// follows the rules of [HandleHTTP]. A GET route also serves HEAD, unless a HEAD route is
+// mounted separately.
 //
-// The handler runs as under net/http's server, with these limits: r.URL is the concrete
-// address, rebuilt from the path and the query parameters; if a query key or a header is
-// repeated, the engine delivers only its last value; r.RemoteAddr is empty. r.Context ends
-// with the invocation, and also when the client of a streamed response has left, which is
-// detected even while the handler is idle: see [WithStreamHeartbeat].
-// [http.ResponseController] supports deadlines; [WithHTTPWriteTimeout] sets the default write
-// deadline.
+// The handler runs as it would in a net/http server, with the following limits. r.URL is
+// reconstructed from the path and the query parameters. If a query key or a header is
+// repeated, the engine delivers only its last value. r.RemoteAddr is empty. r.Context is
+// canceled when the invocation ends, and when the client of a streamed response disconnects,
+// even if the handler is idle (see [WithStreamHeartbeat]). [http.ResponseController] supports
+// deadlines; [WithHTTPWriteTimeout] sets the default write deadline.
 //
-// A response that ends before it is flushed, and consists of at most 64 KiB of text, is sent
-// as one value. Any other response is streamed: a header with several values becomes one line,
-// joined by commas, and each cookie gets its own line. If a response is shorter than its
-// Content-Length, the connection is cut, so the client notices the truncation. A panic becomes
-// a 500; if the response is already being streamed, the stream ends, and only a declared
-// Content-Length lets the client detect the truncation. Trailers and informational responses
-// are not sent, and connections cannot be hijacked. The HTTP guide lists the differences from
-// net/http.
+// A response that is not flushed and consists of at most 64 KiB of UTF-8 text is sent as a
+// single value. Any other response is streamed. In a streamed response, a header with several
+// values is joined into one line, separated by commas, except that each cookie gets its own
+// line. If a response is shorter than its Content-Length, the connection is cut off, so that
+// the client detects the truncation.
+//
+// A panic becomes a 500. If the response is already being streamed, the stream ends instead,
+// and the client can only detect the truncation if there is a Content-Length. Trailers and
+// informational responses are not sent, and connections cannot be hijacked. The HTTP guide
+// lists all differences from net/http.
 func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -64,8 +65,8 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 	return f, nil
 }
 
-// serveHead binds HEAD to the function of a GET route as well, unless HEAD has its own
-// function; otherwise the engine would have no route for HEAD.
+// serveHead also binds HEAD to the function of a GET route, because the engine does not do so
+// by default. If another function serves HEAD, serveHead does nothing.
 func (c *Client) serveHead(f *Function, method string) error {
 	path := strings.TrimPrefix(f.id, "http::"+method)
 	if c.registry.function([]byte("http::HEAD"+path)) != nil {
@@ -82,7 +83,7 @@ func (c *Client) serveHead(f *Function, method string) error {
 	return nil
 }
 
-// headID gives the HEAD trigger an id that differs from the id of the route's trigger.
+// headID makes the id of the HEAD trigger different from that of the GET trigger.
 func headID(o *triggerOptions) error {
 	if o.id != "" {
 		o.id += ":head"
@@ -90,18 +91,18 @@ func headID(o *triggerOptions) error {
 	return nil
 }
 
-// giveUpHead removes an implied HEAD trigger to make way for a function that serves HEAD.
+// giveUpHead removes an implied HEAD trigger, because a separate function now serves HEAD.
 func (c *Client) giveUpHead(path string) {
 	for _, method := range []string{http.MethodGet, ""} {
 		if f := c.registry.function([]byte("http::" + method + path)); f != nil {
 			if t := f.head.Load(); t != nil {
-				_ = t.Unregister() // it may have been unregistered already
+				_ = t.Unregister() // fails if it has already been unregistered
 			}
 		}
 	}
 }
 
-// muxPattern returns the route in the pattern syntax of [http.ServeMux].
+// muxPattern returns the route as a pattern for [http.ServeMux].
 func muxPattern(method, path string) string {
 	segments := strings.Split("/"+strings.TrimPrefix(path, "/"), "/")
 	for i, segment := range segments {
@@ -110,31 +111,31 @@ func muxPattern(method, path string) string {
 		}
 	}
 	if last := len(segments) - 1; segments[last] == "" {
-		segments[last] = "{$}" // the engine matches it exactly
+		segments[last] = "{$}" // the engine requires an exact match
 	}
 	return cmp.Or(strings.ToUpper(method), http.MethodGet) + " " + strings.Join(segments, "/")
 }
 
-// mount is a net/http handler that serves a route.
+// mount serves a route with a net/http handler.
 type mount struct {
 	client  *Client
 	handler http.Handler
 	pattern string
-	router  bool         // the handler does its own routing: path parameters are not set
-	server  *http.Server // for handlers that look it up in the context; it serves nothing
+	router  bool         // the handler does its own routing, so path values are not set
+	server  *http.Server // for handlers that look up the server in the context; it is not running
 }
 
-// engineAddr is the address of the engine. The contexts of requests contain it as the server's
-// local address.
+// engineAddr is the address of the engine. Request contexts contain it as the server's local
+// address.
 type engineAddr string
 
-// Network implements net.Addr.
+// Network implements [net.Addr].
 func (engineAddr) Network() string { return "tcp" }
 
-// String implements net.Addr.
+// String implements [net.Addr].
 func (a engineAddr) String() string { return string(a) }
 
-// localAddr returns the address that the client connects to.
+// localAddr returns the address to which the client connects.
 func (c *Client) localAddr() net.Addr {
 	port := c.cfg.URL.Port()
 	if port == "" {
@@ -143,8 +144,8 @@ func (c *Client) localAddr() net.Addr {
 	return engineAddr(net.JoinHostPort(c.cfg.URL.Hostname(), port))
 }
 
-// serve runs the handler for one request. A nil result means that the response was sent over
-// the channel.
+// serve runs the handler for one request. It returns a nil result if the response was
+// streamed.
 func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any, error) {
 	var in HTTPRequest[json.RawMessage]
 	if err := m.client.cfg.decodePayload(payload, &in); err != nil {
@@ -166,16 +167,16 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 		r.Body = w.body
 	}
 	answersOverStream(invocation, w)
-	defer w.release() // for a handler that ends its goroutine
+	defer w.release() // for a handler that calls runtime.Goexit
 	w.serve(m.handler, r)
 	if r.MultipartForm != nil {
-		_ = r.MultipartForm.RemoveAll() // deletes the temporary files of the form
+		_ = r.MultipartForm.RemoveAll() // delete the temporary files of the form
 	}
 	return w.finish()
 }
 
-// mountedRequest returns the request in the form of net/http, without its body. withValues
-// sets the values of the path's parameters.
+// mountedRequest converts a request to an [http.Request] without its body. withValues
+// determines whether path values are set.
 func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withValues bool) (*http.Request, error) {
 	segments := strings.Split(in.Path, "/")
 	values := map[string]string{}
@@ -225,8 +226,7 @@ func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withV
 	return r, nil
 }
 
-// framing moves the headers that describe the message, rather than its content, to the
-// corresponding fields of the request.
+// framing moves headers that describe the message rather than its content to fields of r.
 func framing(r *http.Request) {
 	r.Header.Del("Host")
 	if encoding := r.Header.Get("Transfer-Encoding"); encoding != "" {
@@ -241,7 +241,7 @@ func framing(r *http.Request) {
 			if r.Trailer == nil {
 				r.Trailer = http.Header{}
 			}
-			r.Trailer[name] = nil // the engine does not deliver it
+			r.Trailer[name] = nil // the engine does not deliver trailers
 		}
 	}
 	if r.ContentLength < 0 {
@@ -255,39 +255,39 @@ func framing(r *http.Request) {
 	}
 }
 
-// responseBuffer is the size up to which a response is buffered before it is streamed.
+// responseBuffer is the maximum size of a response that is not streamed.
 const responseBuffer = 64 << 10
 
-// responseWriter is the http.ResponseWriter of a mounted handler.
+// responseWriter is the [http.ResponseWriter] of a mounted handler.
 type responseWriter struct {
 	client     *Client
 	invocation context.Context
 	ctx        context.Context // of the request
 	cancel     context.CancelCauseFunc
 	ref        *StreamChannelRef
-	body       *requestBody // nil if there is none
+	body       *requestBody // nil if there is no body
 	route      string
-	head       bool // the response to a HEAD request has no body
+	head       bool // a HEAD request, whose response has no body
 
 	header       http.Header
-	sent         http.Header // the header as it was at WriteHeader
+	sent         http.Header // copy of header made by WriteHeader
 	status       int
-	length       int64       // as declared by the handler; -1 if not declared
-	offered      int64       // bytes passed to Write
-	written      int64       // bytes accepted by Write
-	buf          []byte      // buffered bytes; for a HEAD, the beginning of the body
-	begun        bool        // the head has been sent
+	length       int64       // declared Content-Length; -1 if there is none
+	offered      int64       // number of bytes passed to Write
+	written      int64       // number of bytes accepted by Write
+	buf          []byte      // buffered bytes; for HEAD, only the beginning of the body
+	begun        bool        // the status and header have been sent
 	ended        bool        // the stream has been closed
-	beat         *heartbeat  // of a started stream; nil if there is none
-	stopWatching func() bool // stops watching the invocation of a stream
+	beat         *heartbeat  // of the stream; nil if there is none
+	stopWatching func() bool // stops watching the invocation once the stream has ended
 	panicked     bool
 
-	mu       sync.Mutex     // deadlines may be set while the handler writes
-	stream   *ChannelWriter // set once the response is streamed
+	mu       sync.Mutex     // needed because deadlines may be set while the handler writes
+	stream   *ChannelWriter // nil if the response is not streamed
 	deadline time.Time
 	bounded  bool  // the handler has set a deadline
 	err      error // why the response cannot continue
-	headOut  bool  // begun, for goroutines other than the handler's
+	headOut  bool  // like begun, but for use by other goroutines
 }
 
 var (
@@ -296,16 +296,16 @@ var (
 	_ io.ReaderFrom   = (*responseWriter)(nil)
 )
 
-// Header implements http.ResponseWriter.
+// Header implements [http.ResponseWriter].
 func (w *responseWriter) Header() http.Header { return w.header }
 
-// WriteHeader implements http.ResponseWriter.
+// WriteHeader implements [http.ResponseWriter].
 func (w *responseWriter) WriteHeader(status int) {
 	if status < 100 || status > 999 {
 		panic(fmt.Sprintf("iii: invalid status code %d", status))
 	}
 	if status < 200 && status != http.StatusSwitchingProtocols {
-		return // an informational head cannot be sent before the real one
+		return // informational responses are not supported
 	}
 	if w.status != 0 {
 		w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: superfluous WriteHeader", slog.String("route", w.route), slog.Int("status", status))
@@ -325,15 +325,15 @@ func (w *responseWriter) WriteHeader(status int) {
 	}
 }
 
-// bodyAllowed reports whether a response with the status may have a body.
+// bodyAllowed reports whether a response with the given status may have a body.
 func bodyAllowed(status int) bool {
 	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// bodyless reports whether the status, or the method, forbids a body.
+// bodyless reports whether the status or the method forbids a body.
 func (w *responseWriter) bodyless() bool { return w.head || !bodyAllowed(w.status) }
 
-// Write implements http.ResponseWriter.
+// Write implements [http.ResponseWriter].
 func (w *responseWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -368,10 +368,10 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return n, w.streamed(err)
 }
 
-// sniffLen is the number of bytes that determine a body's content type.
+// sniffLen is the number of bytes used to detect the content type of a body.
 const sniffLen = 512
 
-// keep buffers p.
+// keep buffers p. For HEAD, it keeps only the bytes needed to detect the content type.
 func (w *responseWriter) keep(p []byte) {
 	w.written += int64(len(p))
 	if w.head {
@@ -380,23 +380,23 @@ func (w *responseWriter) keep(p []byte) {
 	w.buf = append(w.buf, p...)
 }
 
-// WriteString implements io.StringWriter.
+// WriteString implements [io.StringWriter].
 func (w *responseWriter) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
 
-// ReadFrom implements io.ReaderFrom: it writes the bytes of each Read of src immediately.
+// ReadFrom implements [io.ReaderFrom]. It writes the bytes of each Read immediately.
 func (w *responseWriter) ReadFrom(src io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, src, make([]byte, channelChunk))
 }
 
-// notSent drops a header that the engine cannot send, and logs the reason.
+// notSent removes a header that the engine cannot send and logs why.
 func (w *responseWriter) notSent(name, why string) {
 	delete(w.sent, name)
 	w.client.log.LogAttrs(w.ctx, slog.LevelWarn, "iii: a header of the response is not sent",
 		slog.String("route", w.route), slog.String("header", name), slog.String("reason", why))
 }
 
-// completeHeader completes the header for sending, given the beginning of the body, as net/http
-// does.
+// completeHeader prepares the header for sending, as net/http does. body is the beginning of
+// the body.
 func (w *responseWriter) completeHeader(body []byte) {
 	trailer := w.sent.Get("Trailer") != ""
 	for name, values := range w.sent {
@@ -425,28 +425,28 @@ func (w *responseWriter) completeHeader(body []byte) {
 	case !typed && len(body) > 0 && w.sent.Get("Content-Encoding") == "" && w.sent.Get("Transfer-Encoding") == "":
 		w.sent.Set("Content-Type", http.DetectContentType(body))
 	}
-	w.sent.Del("Transfer-Encoding") // the engine's to choose
+	w.sent.Del("Transfer-Encoding") // determined by the engine
 }
 
-// isNoHeaderValue reports whether a text cannot be the value of a header. Line breaks are
-// allowed, because they are replaced by spaces.
+// isNoHeaderValue reports whether a string cannot be used as a header value. Line breaks are
+// allowed, because they are replaced with spaces.
 func isNoHeaderValue(value string) bool {
 	return !utf8.ValidString(value) || strings.ContainsFunc(oneLine.Replace(value), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
-// isToken reports whether a text can be the name of a header (RFC 9110, 5.6.2).
+// isToken reports whether a string can be used as a header name (RFC 9110, section 5.6.2).
 func isToken(name string) bool {
 	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 	})
 }
 
-// Flush implements http.Flusher: it sends the head and everything written so far.
+// Flush implements [http.Flusher]. It sends the status, the header and all buffered bytes.
 func (w *responseWriter) Flush() {
 	_ = w.FlushError()
 }
 
-// FlushError is like Flush, but returns an error; http.ResponseController calls it.
+// FlushError is like Flush, but returns an error. It is called by [http.ResponseController].
 func (w *responseWriter) FlushError() error {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -463,7 +463,7 @@ func (w *responseWriter) FlushError() error {
 	return w.startStream(nil)
 }
 
-// streamable returns an error if the response can only be sent as one value.
+// streamable returns an error if the response cannot be streamed.
 func (w *responseWriter) streamable() error {
 	if w.status > maxStreamedStatus {
 		return fmt.Errorf("iii: a streamed response cannot have the status %d: %w", w.status, errors.ErrUnsupported)
@@ -471,11 +471,11 @@ func (w *responseWriter) streamable() error {
 	return nil
 }
 
-// maxStreamedStatus is the largest status that the engine accepts over a channel.
+// maxStreamedStatus is the highest status that the engine accepts for a streamed response.
 const maxStreamedStatus = 599
 
-// SetWriteDeadline implements the method that http.ResponseController calls. It replaces
-// [WithHTTPWriteTimeout] for this response; the zero time means no deadline.
+// SetWriteDeadline is called by [http.ResponseController]. The deadline replaces
+// [WithHTTPWriteTimeout] for this response. The zero time means no deadline.
 func (w *responseWriter) SetWriteDeadline(t time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -486,8 +486,8 @@ func (w *responseWriter) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// SetReadDeadline implements the method that http.ResponseController calls. It sets the
-// deadline for Reads of the body.
+// SetReadDeadline is called by [http.ResponseController]. It sets the deadline for reading the
+// body.
 func (w *responseWriter) SetReadDeadline(t time.Time) error {
 	if w.body == nil {
 		return nil
@@ -495,19 +495,21 @@ func (w *responseWriter) SetReadDeadline(t time.Time) error {
 	return w.body.reader.SetReadDeadline(t)
 }
 
-// EnableFullDuplex implements the method that http.ResponseController calls. Reading while
-// writing is always possible, because body and response have separate channels.
+// EnableFullDuplex is called by [http.ResponseController]. It does nothing, because the body
+// and the response have separate channels, so reading while writing is always possible.
 func (w *responseWriter) EnableFullDuplex() error { return nil }
 
-// CloseNotify implements http.CloseNotifier, which frameworks still use.
+// CloseNotify implements [http.CloseNotifier], which some frameworks still use.
 func (w *responseWriter) CloseNotify() <-chan bool {
 	gone := make(chan bool, 1)
 	context.AfterFunc(w.ctx, func() { gone <- true })
 	return gone
 }
 
-// startStream opens the response's channel and sends the head, the buffered bytes and next.
-// The engine sends the head with the first binary frame, even if that frame is empty.
+// startStream opens the response channel and sends the status, the header, and the buffered
+// bytes. next contains the bytes to be written afterwards; it is used to detect the content
+// type. The engine sends the header when it receives the first binary frame, even if that
+// frame is empty.
 func (w *responseWriter) startStream(next []byte) error {
 	if err := w.streamable(); err != nil {
 		return w.broken(err)
@@ -532,7 +534,7 @@ func (w *responseWriter) startStream(next []byte) error {
 	return w.streamed(err)
 }
 
-// openStream creates the stream, which is opened by its first frame.
+// openStream creates the response stream. The first frame opens it.
 func (w *responseWriter) openStream() *ChannelWriter {
 	stream := newChannelWriter(w.client, *w.ref)
 	stream.onGone(w.cancel)
@@ -547,8 +549,8 @@ func (w *responseWriter) openStream() *ChannelWriter {
 	return stream
 }
 
-// streamed records the outcome of writing a binary frame: either the head has been sent, or
-// the stream is broken.
+// streamed handles the result of writing a binary frame. If err is nil, the header has been
+// sent; otherwise, the response is broken.
 func (w *responseWriter) streamed(err error) error {
 	if err != nil {
 		return w.broken(err)
@@ -560,18 +562,18 @@ func (w *responseWriter) streamed(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.headOut = true
-	return w.err // the handler may have timed out meanwhile
+	return w.err // the handler may have timed out
 }
 
-// heartbeat probes a streamed response while its handler writes nothing. The engine does not
-// report on its own that the client has left; it ends the channel when it receives the next
-// frame, even if that is a text frame, which it otherwise ignores.
+// heartbeat probes a streamed response while its handler is idle, to detect that the client
+// has disconnected. The engine does not report a disconnect. It closes the channel when it
+// receives the next frame, even if this is a text frame, which it otherwise ignores.
 type heartbeat struct {
 	stop chan struct{}
 	done chan struct{}
 }
 
-// keepalive is a message that the engine ignores and the client never sees.
+// keepalive is a message that the engine ignores and does not forward to the client.
 var keepalive = []byte(`{"type":"keepalive"}`)
 
 func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
@@ -600,12 +602,13 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 	return b
 }
 
-// singleHeaders returns the header with one value per name, because a streamed response cannot
-// have more. Cookies cannot be joined, so each cookie gets the header's name in a different
-// mixture of upper and lower case; the engine sends all of them.
+// singleHeaders returns the header with one value per name, because the engine accepts only
+// one per name in a streamed response. Cookies cannot be joined. Instead, each cookie gets a
+// different spelling of the header name in upper and lower case, and the engine sends all of
+// them.
 func (w *responseWriter) singleHeaders() map[string]string {
 	grouped := make(http.Header, len(w.sent))
-	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may spell a name in several cases
+	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may use several spellings of a name
 		key := http.CanonicalHeaderKey(name)
 		grouped[key] = append(grouped[key], w.sent[name]...)
 	}
@@ -628,9 +631,9 @@ func (w *responseWriter) singleHeaders() map[string]string {
 	return single
 }
 
-// lastCookies drops each cookie that is followed by one with the same name, domain and path.
-// This is necessary because the engine sends the cookies of a streamed response in no fixed
-// order and a client keeps the last one that it reads.
+// lastCookies drops each cookie that is followed by a cookie with the same name, domain and
+// path. The engine sends the cookies of a streamed response in no particular order, and a
+// client would keep the one it reads last.
 func lastCookies(values []string) []string {
 	type identity struct{ name, domain, path string }
 	later := make(map[identity]bool, len(values))
@@ -649,8 +652,8 @@ func lastCookies(values []string) []string {
 	return kept
 }
 
-// cookieName returns the i-th spelling of the Set-Cookie header's name; the spellings differ
-// only in case.
+// cookieName returns a spelling of the Set-Cookie header name for each i below
+// cookieSpellings. The spellings differ only in case.
 func cookieName(i int) string {
 	name := []byte("set-cookie")
 	for at := range name {
@@ -664,13 +667,13 @@ func cookieName(i int) string {
 	return string(name)
 }
 
-// cookieSpellings is the number of such spellings.
+// cookieSpellings is the number of different spellings returned by cookieName.
 const cookieSpellings = 1 << (len("set-cookie") - len("-"))
 
-// timeOut ends the response of a handler that has exceeded its timeout. begun reports whether
-// the head has been sent, in which case the response is cut off. Frames of the response that
-// are still in flight do no harm, because the engine drops everything that arrives after
-// another answer.
+// timeOut ends the response of a handler that has exceeded its time limit. If the header has
+// been sent, begun is true and the response is cut off. Frames of the response that are still
+// in flight do no harm, because the engine drops everything that arrives after the function's
+// result.
 func (w *responseWriter) timeOut(reason error) (begun bool) {
 	_ = w.broken(reason)
 	w.mu.Lock()
@@ -682,7 +685,7 @@ func (w *responseWriter) timeOut(reason error) (begun bool) {
 	return begun
 }
 
-// usable returns an error if nothing can be written.
+// usable returns an error if the response has failed or the write deadline has passed.
 func (w *responseWriter) usable() error {
 	w.mu.Lock()
 	passed := !w.deadline.IsZero() && !time.Now().Before(w.deadline)
@@ -699,7 +702,7 @@ func (w *responseWriter) failure() error {
 	return w.err
 }
 
-// broken records the reason why the response cannot continue, and ends the request's context.
+// broken records why the response cannot continue and cancels the request's context.
 func (w *responseWriter) broken(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -710,7 +713,7 @@ func (w *responseWriter) broken(err error) error {
 	return w.err
 }
 
-// serve runs the handler and recovers its panics.
+// serve runs the handler and recovers from panics.
 func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 	defer func() {
 		p := recover()
@@ -726,20 +729,20 @@ func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
-// Timeouts for an engine or a client that accepts nothing.
+// Time limits for an engine or a client that has stopped reading.
 const (
-	// endPatience limits the time for ending a response, unless the handler or
+	// endPatience limits how long it takes to end a response, unless the handler or
 	// [WithHTTPWriteTimeout] sets an earlier deadline.
 	endPatience = 10 * time.Second
 
-	// endedPatience limits how long a write may take without making progress once the
-	// handler's invocation has ended. The handler may continue to write to a client that still
-	// reads, because the engine keeps the channel.
+	// endedPatience limits how long a write may stall after the handler's invocation has
+	// ended. The handler may continue to write to a client that is still reading, because the
+	// engine keeps the channel open.
 	endedPatience = 2 * time.Second
 )
 
-// endStream closes the stream and waits for the heartbeat. If the engine does not accept the
-// Close frame in time, it sees the connection end instead, which has the same effect.
+// endStream closes the stream and stops the heartbeat. If the engine does not read the Close
+// frame in time, the connection is closed without it. The effect is the same.
 func (w *responseWriter) endStream() {
 	w.ended = true
 	defer w.stopWatching()
@@ -785,18 +788,19 @@ func (w *responseWriter) endDeadline() time.Time {
 	return until
 }
 
-// release closes the stream if it was not finished.
+// release closes the stream unless finish has closed it.
 func (w *responseWriter) release() {
 	if w.stream != nil && !w.ended {
 		w.endStream()
 	}
 }
 
-// finish returns the function's result: the response, or nil if it was streamed.
+// finish returns the result of the function: the response, or nil if the response was
+// streamed.
 func (w *responseWriter) finish() (any, error) {
 	if w.stream != nil {
 		w.endStream()
-		if !w.begun { // nothing else would answer the client
+		if !w.begun { // the client has not received anything
 			return nil, w.failure()
 		}
 		return nil, nil
@@ -828,14 +832,14 @@ func (w *responseWriter) finish() (any, error) {
 	return response, nil
 }
 
-// mustStream reports whether a complete response has to be streamed because it cannot be sent
-// as one value. There are three such cases:
+// mustStream reports whether a complete response must be streamed because it cannot be sent as
+// a single value:
 //
-//   - The body is not valid UTF-8, so a JSON string cannot hold it.
-//   - The status is 304: the engine would add a content type, which would replace the content
-//     type that the client has stored.
-//   - The Content-Length exceeds the length of the body: the engine would pass it on without
-//     closing the connection, so the client would wait for the rest.
+//   - The body is not valid UTF-8, so it cannot be encoded as a JSON string.
+//   - The status is 304. The engine would add a content type, which would replace the content
+//     type in the client's cache.
+//   - The Content-Length is greater than the length of the body. The engine would forward it
+//     without closing the connection, and the client would wait for the rest of the body.
 func (w *responseWriter) mustStream() bool {
 	switch {
 	case w.status == http.StatusNotModified:
@@ -846,14 +850,14 @@ func (w *responseWriter) mustStream() bool {
 	return w.length > w.written || !utf8.Valid(w.buf)
 }
 
-// plainText is the content type of a response that sets none. Without a content type, the
-// engine would send the body as JSON, and an empty body as {}; a 204 would then have the
+// plainText is the content type of a response that does not set one. Without a content type,
+// the engine would send the body as JSON and an empty body as {}. A 204 would then have the
 // Content-Length of {}.
 const plainText = "Content-Type: text/plain; charset=utf-8"
 
-// bufferedResponse is a response that is sent as one value. Its headers are lines, so a name
-// may occur several times. The content type is always set, so that the engine sends a string
-// body unchanged.
+// bufferedResponse is a response that is sent as a single value. Its headers are lines, so a
+// name may occur more than once. The content type must be set, so that the engine sends a
+// string body unchanged.
 type bufferedResponse struct {
 	StatusCode int      `json:"status_code"`
 	Headers    []string `json:"headers"`
@@ -864,7 +868,7 @@ func (w *responseWriter) headerLines() []string {
 	lines := make([]string, 0, len(w.sent))
 	for _, name := range slices.Sorted(maps.Keys(w.sent)) {
 		if name == "Content-Length" && !w.head || name == "Content-Type" && w.sent.Get(name) == "" {
-			continue // the engine determines the length
+			continue // the engine sets the length
 		}
 		for _, v := range w.sent[name] {
 			lines = append(lines, headerLine(name, v))
@@ -875,17 +879,17 @@ func (w *responseWriter) headerLines() []string {
 
 func headerLine(name, value string) string { return name + ": " + oneLine.Replace(value) }
 
-// oneLine replaces line breaks in header values by spaces, as net/http does.
+// oneLine replaces line breaks in header values with spaces, as net/http does.
 var oneLine = strings.NewReplacer("\r", " ", "\n", " ")
 
-// requestBody is the request body of a mounted handler. It reads the request's channel,
-// which opens at the first Read. As under net/http, Close may be called while another
-// goroutine reads: a transport that forwards the body can outlive the handler.
+// requestBody is the request body of a mounted handler. It reads from the request's channel,
+// which is opened by the first Read. As in net/http, Close may be called while another
+// goroutine reads, because a transport that forwards the body may outlive the handler.
 type requestBody struct {
 	ctx    context.Context
 	reader *ChannelReader
-	stop   func() bool // cancels closing reader at the end of ctx
-	length int64       // length that the body must have; -1 accepts any
+	stop   func() bool // stops watching ctx
+	length int64       // expected length; -1 means any length
 	closed atomic.Bool
 
 	mu   sync.Mutex
@@ -893,11 +897,11 @@ type requestBody struct {
 	end  error // the error that ended reading
 }
 
-// newRequestBody returns the body of r, whose channel is ref. When a client leaves before it
-// has sent the whole body, the channel simply ends; only the declared length reveals the
-// truncation. The length is checked only if it is certain to equal the number of bytes in the
-// channel: the engine delivers bodies as received, including JSON, but might decode a body
-// that has a content encoding.
+// newRequestBody returns the body of r. It reads from the given channel. If a client
+// disconnects before it has sent the complete body, the channel simply ends, so the body is
+// compared with its declared length. The comparison is skipped if the body has a content
+// encoding, because the engine might decode such a body. The engine delivers all other bodies
+// as received, including JSON.
 func newRequestBody(ctx context.Context, c *Client, ref StreamChannelRef, r *http.Request) *requestBody {
 	b := &requestBody{ctx: ctx, reader: newChannelReader(c, ref), length: r.ContentLength}
 	if r.Header.Get("Content-Encoding") != "" {
@@ -907,7 +911,7 @@ func newRequestBody(ctx context.Context, c *Client, ref StreamChannelRef, r *htt
 	return b
 }
 
-// Read implements io.Reader.
+// Read implements [io.Reader].
 func (b *requestBody) Read(p []byte) (int, error) {
 	if b.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
@@ -915,7 +919,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	end := b.end
 	b.mu.Unlock()
-	if end != nil { // regardless of the deadline
+	if end != nil { // takes precedence over a read deadline
 		return 0, end
 	}
 	n, err := b.reader.Read(p)
@@ -924,7 +928,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.read += int64(n)
 	switch {
 	case err == nil && b.read == b.length:
-		err, b.end = io.EOF, io.EOF // as under net/http, without checking what follows
+		err, b.end = io.EOF, io.EOF // as in net/http, which does not check for excess data
 	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
 	case b.closed.Load():
 		err = http.ErrBodyReadAfterClose
@@ -939,9 +943,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer.
+// Close implements [io.Closer].
 func (b *requestBody) Close() error {
-	b.closed.Store(true) // before closing, for a Read that sees the channel end
+	b.closed.Store(true) // set first, so that a concurrent Read returns the right error
 	b.stop()
 	return b.reader.Close()
 }

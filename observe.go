@@ -16,27 +16,28 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// Source selects what an observer observes: a function, and which of its calls.
+// Source selects what an observer observes: a function, and which of the calls to it.
 type Source struct {
-	// FunctionID is the id of the observed function, which need not exist yet.
+	// FunctionID is the ID of the observed function. The function need not exist yet.
 	FunctionID string
-	// Namespace is the namespace of the observed function. The default is the one that a call
-	// would use: the worker's own, or the engine's for its built-in functions.
-	// A worker outside "default" must set it to "default" to observe the standard workers.
+	// Namespace is the namespace of the observed function. By default, it is resolved as it
+	// would be for a call: built-in functions belong to the engine, all others to the worker's
+	// own namespace. A worker outside "default" must set Namespace to "default" to observe the
+	// standard workers.
 	Namespace string
-	// Args are passed to the worker that hosts the function, which validates them. They may be
-	// any value that encodes as a JSON object. Nil means no args.
+	// Args are passed to the worker that hosts the function. That worker validates them. Any
+	// value that encodes to a JSON object is allowed; nil means no args.
 	Args any
-	// Filters selects the calls to observe: a [*Filter], or any value that [ParseFilter]
+	// Filters selects the calls to observe. It is a [*Filter] or any value that [ParseFilter]
 	// accepts. Nil selects every call.
 	Filters any
-	// Capture lists the parts of a call that the envelope contains. Nil means input, output
+	// Capture lists the parts of the call to include in the envelope. Nil means input, output
 	// and caller; an empty, non-nil slice means none.
 	Capture []Capture
-	// On selects the calls by their outcome. The default is [ObserveOnSuccess].
+	// On selects calls by outcome. The default is [ObserveOnSuccess].
 	On ObserveOn
-	// Deliver selects the payload of the target. The default is [ObserveDeliverEnvelope], an
-	// [Observed].
+	// Deliver selects what the target receives as its payload. The default,
+	// [ObserveDeliverEnvelope], delivers an [Observed].
 	Deliver ObserveDeliver
 }
 
@@ -53,8 +54,9 @@ type observeOptions struct {
 	listener    func(ObserverState, error)
 }
 
-// WithObserverID sets the observer's id, which is the same on every connection. The consumer
-// of a queue needs an id that outlives the process. Default: a random UUID.
+// WithObserverID sets the observer's ID. The ID is the same on every connection. If the
+// observer consumes a queue, choose an ID that stays the same across restarts. Default: a
+// random UUID.
 func WithObserverID(id string) ObserveOption {
 	return func(o *observeOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -66,8 +68,8 @@ func WithObserverID(id string) ObserveOption {
 }
 
 // WithObserverMetadata sets the value that the target receives in [Invocation.Metadata] with
-// each activation. It may be any value that encodes as JSON. The worker that hosts the source
-// does not see it. Default: none.
+// each activation. Any value that encodes to JSON is allowed. The metadata is not visible to
+// the worker that hosts the source. Default: none.
 func WithObserverMetadata(v any) ObserveOption {
 	return func(o *observeOptions) (err error) {
 		o.metadata, err = rawOf(v)
@@ -75,8 +77,8 @@ func WithObserverMetadata(v any) ObserveOption {
 	}
 }
 
-// WithTargetNamespace sets the namespace of the target. Default: the namespace that a call of
-// the target would use.
+// WithTargetNamespace sets the namespace of the target. By default, it is resolved as it would
+// be for a call to the target.
 func WithTargetNamespace(ns string) ObserveOption {
 	return func(o *observeOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -87,8 +89,8 @@ func WithTargetNamespace(ns string) ObserveOption {
 	}
 }
 
-// WithMaxFires ends the observer after n activations; the reason then has the code MAX_FIRES.
-// Default: no limit.
+// WithMaxFires ends the observer after n activations, with reason code MAX_FIRES. Default: no
+// limit.
 func WithMaxFires(n uint64) ObserveOption {
 	return func(o *observeOptions) error {
 		if n == 0 {
@@ -99,9 +101,9 @@ func WithMaxFires(n uint64) ObserveOption {
 	}
 }
 
-// WithExpiry ends the observer when d has elapsed since the client first sent it to the
-// engine. Reconnecting does not extend the time. The reason then has the code EXPIRED. The
-// duration is sent in milliseconds, rounded up. Default: no expiry.
+// WithExpiry ends the observer once d has elapsed, with reason code EXPIRED. The time starts
+// when the client first sends the observer to the engine, and reconnecting does not extend it.
+// d is sent in milliseconds, rounded up. Default: no expiry.
 func WithExpiry(d time.Duration) ObserveOption {
 	return func(o *observeOptions) error {
 		if d <= 0 {
@@ -112,8 +114,8 @@ func WithExpiry(d time.Duration) ObserveOption {
 	}
 }
 
-// WithMaxInFlight sets how many activations may run at once; further ones wait, in order.
-// Default: chosen by the engine.
+// WithMaxInFlight sets how many activations may run at once. Further activations wait in
+// order. Default: chosen by the engine.
 func WithMaxInFlight(n uint32) ObserveOption {
 	return func(o *observeOptions) error {
 		if n == 0 {
@@ -124,44 +126,46 @@ func WithMaxInFlight(n uint32) ObserveOption {
 	}
 }
 
-// WithObserverStateListener sets a function that is called for each change of the observer's
-// state, in order. The error is the reason of the change, or nil if there is none. The calls
-// come from a single goroutine that holds no lock. Default: none.
+// WithObserverStateListener sets a function to call on every change of the observer's state.
+// The error is the reason for the change; it is nil if there is none. Calls are made in order
+// from a single goroutine that holds no lock. Default: none.
 func WithObserverStateListener(f func(ObserverState, error)) ObserveOption {
 	return func(o *observeOptions) error { o.listener = f; return nil }
 }
 
-// Observer runs a function, the target, after each matching call of another function, the
+// Observer runs one function, the target, after each matching call to another function, the
 // source. Create it with [Client.Observe]; the zero value is not usable. All methods are safe
 // for concurrent use.
 type Observer struct {
-	registration *Trigger // holds the id, and is what the client registers
+	registration *Trigger // what the client registers; also holds the ID
 
 	listener func(ObserverState, error)
 
-	// Guarded by the lock of the registry.
+	// Guarded by the registry's lock.
 	state    ObserverState
-	reason   *Error // why the state is error, or why the engine disposed of the observer
+	reason   *Error // why the observer is in the error state, or why the engine disposed of it
 	warnings []string
 	fires    uint64
-	changed  chan struct{} // closed at the next change of the state
+	changed  chan struct{} // closed on the next state change
 }
 
-// Observe registers an observer: after each matching call of the source, the engine calls the
-// target, at most once per call. The caller of the source does not notice this. Neither
-// function needs to exist yet, nor to belong to this worker. The target is an ordinary
-// function; with the default delivery, its payload is an [Observed].
+// Observe registers an observer. After each matching call to the source, the engine calls the
+// target at most once. The source's caller is not affected. Neither function has to exist yet
+// or belong to this worker. The target is an ordinary function; with the default delivery, its
+// payload is an [Observed].
 //
-// Observe does not wait for the network. The client sends the observer as soon as it is
-// connected, and again, after the functions, on every later connection. Observe therefore
-// returns only local errors: a blank id, a filter that does not parse (the error gives the
-// position), args that are not an object, a route that would break the engine's router, or an
-// id that another trigger or observer of this client uses, which is an *[Error] with code
-// OBSERVER_ID_CONFLICT. The engine's answer is available from [Observer.State] and
-// [Observer.Err]. On an engine without observers (older than 0.25), Err returns code
-// UNSUPPORTED, which matches [errors.ErrUnsupported]; the observer recovers on a connection to
-// a newer engine. While the target is a function of this worker that the engine rejects
-// ([Function.Err]), the observer is pending.
+// Observe does not wait for the network. The client sends the observer once it is connected,
+// and again after the functions on every later connection. Observe therefore returns only
+// errors that it can detect locally: a blank ID, a filter that does not parse (the error
+// contains the position), args that are not an object, or a route that would break the
+// engine's router. If another trigger or observer of this client uses the ID, Observe returns
+// an *[Error] with code OBSERVER_ID_CONFLICT.
+//
+// [Observer.State] and [Observer.Err] report the engine's response. On an engine without
+// observers (before 0.25), Err returns an error with code UNSUPPORTED that matches
+// [errors.ErrUnsupported]. The observer recovers when the client connects to a newer engine.
+// If the target is a function of this worker, the observer is pending while the engine rejects
+// that function ([Function.Err]).
 func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*Observer, error) {
 	fail := func(err error) (*Observer, error) {
 		return nil, public(fmt.Errorf("observe %s: %w", source.FunctionID, err))
@@ -198,7 +202,7 @@ func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*
 	return o, nil
 }
 
-// encode validates s and returns its wire form.
+// encode validates s and returns it as sent to the engine.
 func (s Source) encode(c *Client) (ObserveSource, error) {
 	if s.Namespace != "" && strings.TrimSpace(s.Namespace) == "" {
 		return ObserveSource{}, errors.New("blank namespace of the source")
@@ -244,8 +248,8 @@ func (s Source) encode(c *Client) (ObserveSource, error) {
 	return o, err
 }
 
-// encodeFilters validates the filters of an observer and returns their wire form, or nil if
-// there are none.
+// encodeFilters validates an observer's filters and returns them as sent to the engine. It
+// returns nil if there are none.
 func encodeFilters(v any) (json.RawMessage, error) {
 	var raw json.RawMessage
 	switch text := v.(type) {
@@ -272,15 +276,16 @@ func encodeFilters(v any) (json.RawMessage, error) {
 	return slices.Clone(raw), nil
 }
 
-// ID returns the observer's id.
+// ID returns the observer's ID.
 func (o *Observer) ID() string { return o.registration.id }
 
 func (o *Observer) registry() *registry { return o.registration.client.registry }
 
-// State returns the state of the observer. It is pending until the engine reports it active,
-// which requires a host of the source, the host's consent, and a target. It is suspended while
-// the target is unavailable or this worker is disconnected, error once the engine or the host
-// has rejected it, and finally disposed.
+// State returns the observer's state. An observer is pending until the engine reports it
+// active. For that, a worker must host the source and accept the observer, and the target must
+// exist. It is suspended while the target is unavailable or this worker is disconnected. It is
+// in the error state once the engine or the host has rejected it, and disposed once it has
+// ended.
 func (o *Observer) State() ObserverState {
 	r := o.registry()
 	r.mu.RLock()
@@ -288,11 +293,11 @@ func (o *Observer) State() ObserverState {
 	return o.state
 }
 
-// Err returns an *[Error] with the reason's code while the observer is in the error state, and
+// Err returns an *[Error] with the reason code while the observer is in the error state, and
 // after the engine has disposed of it, for example with EXPIRED or MAX_FIRES. Otherwise, and
-// after Dispose, it returns nil. A rejection by the engine itself is permanent, and the id
-// stays in use until Dispose. After a rejection by the worker that hosts the source, the
-// client registers the observer again on each new connection.
+// after Dispose, it returns nil. If the engine itself rejected the observer, the rejection is
+// permanent and the ID stays in use until Dispose. If the worker that hosts the source
+// rejected it, the client registers the observer again on each new connection.
 func (o *Observer) Err() error {
 	r := o.registry()
 	r.mu.RLock()
@@ -300,7 +305,7 @@ func (o *Observer) Err() error {
 	return o.err()
 }
 
-// err implements Err. The caller holds the lock of the registry.
+// err implements [Observer.Err]. The caller holds the registry's lock.
 func (o *Observer) err() error {
 	if o.reason == nil || o.state != ObserverStateError && o.state != ObserverStateDisposed {
 		return nil
@@ -308,9 +313,9 @@ func (o *Observer) err() error {
 	return o.reason
 }
 
-// Warnings returns the warnings with which the engine accepted the observer, for example about
-// a filter path that the source's schemas do not define, or nil if there are none. The caller
-// owns the slice.
+// Warnings returns the warnings with which the engine accepted the observer, or nil if there
+// are none. For example, the engine warns about a filter path that the source's schemas do not
+// define. The caller owns the slice.
 func (o *Observer) Warnings() []string {
 	r := o.registry()
 	r.mu.RLock()
@@ -318,8 +323,8 @@ func (o *Observer) Warnings() []string {
 	return slices.Clone(o.warnings)
 }
 
-// Fires returns the number of activations, as the engine last reported it with a change of
-// state.
+// Fires returns the number of activations. The engine reports it only with a state change, so
+// it may be out of date.
 func (o *Observer) Fires() uint64 {
 	r := o.registry()
 	r.mu.RLock()
@@ -328,9 +333,9 @@ func (o *Observer) Fires() uint64 {
 }
 
 // Ready waits while the observer is pending or suspended. It returns nil once the observer is
-// active, and the reason as an *[Error] once it is in the error state or the engine has
-// disposed of it. If ctx ends first, the error wraps that of ctx. After Dispose, and after the
-// client has ended, the error wraps [ErrClosed].
+// active. If the observer is in the error state or the engine has disposed of it, Ready
+// returns the reason as an *[Error]. If ctx is done first, the error wraps the context's
+// error. After Dispose, or once the client has ended, the error wraps [ErrClosed].
 func (o *Observer) Ready(ctx context.Context) error {
 	r := o.registry()
 	for {
@@ -353,14 +358,14 @@ func (o *Observer) Ready(ctx context.Context) error {
 	}
 }
 
-// disposeTimeout is the maximum time for which Dispose waits for the engine.
+// disposeTimeout limits how long Dispose waits for the engine.
 const disposeTimeout = 5 * time.Second
 
-// Dispose ends the observer permanently; its id is free at once. Dispose returns nil when the
-// engine has confirmed that no further activation begins, or after 5 s, or at once if the
-// engine does not have the observer. If ctx ends first, Dispose returns an error that wraps
-// that of ctx; the observer is disposed in any case. Running activations continue. Further
-// calls wait for the same confirmation.
+// Dispose ends the observer permanently and frees its ID immediately. It returns nil once the
+// engine has confirmed that no further activation will start, or after 5 s. It returns at once
+// if the engine does not have the observer. If ctx is done first, Dispose returns an error
+// that wraps the context's error; the observer is disposed regardless. Running activations
+// continue. Repeated calls wait for the same confirmation.
 func (o *Observer) Dispose(ctx context.Context) error {
 	left := o.registry().dispose(o.registration)
 	if left == nil {
@@ -379,7 +384,7 @@ func (o *Observer) Dispose(ctx context.Context) error {
 	}
 }
 
-// change sets the state and notifies the listener. The caller holds the lock of the registry.
+// change sets the state and notifies the listener. The caller holds the registry's lock.
 func (o *Observer) change(state ObserverState, reason *Error) {
 	if o.state == ObserverStateDisposed {
 		return
@@ -392,7 +397,7 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 	close(o.changed)
 	o.changed = make(chan struct{})
 	if o.listener != nil {
-		var err error // a nil *Error must become a nil error
+		var err error // avoid a non-nil error that holds a nil *Error
 		if reason != nil {
 			err = reason
 		}
@@ -400,20 +405,20 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 	}
 }
 
-// observeFrame is an observe message that was sent over the current link. It is kept until the
-// engine can no longer send anything about it. The lock of the registry guards it.
+// observeFrame is an observe message sent over the current link. It is kept for as long as the
+// engine may still send messages about it. The registry's lock guards it.
 //
-// Several frames may have the same id. The engine answers them in order, so an answer belongs
-// to the oldest unanswered frame, and a change of state to the newest answered one.
+// Several frames may have the same ID. The engine responds in order: each response belongs to
+// the oldest unanswered frame, and each state change to the newest answered one.
 type observeFrame struct {
 	trigger  *Trigger
 	answered bool
-	left     chan struct{} // nil until unobserve is sent after it; closed when the engine has removed the observer
-	patience *time.Timer   // closes left
+	left     chan struct{} // nil until an unobserve is sent for it; closed once the engine has removed the observer
+	patience *time.Timer   // timeout after which the channel left is closed
 }
 
-// observing records that an observe message for t is about to be sent. It first removes an
-// earlier one that the engine may have.
+// observing prepares for sending an observe message for t. If the engine may have an earlier
+// observer for t, observing first removes it.
 func (r *registry) observing(t *Trigger) {
 	if t.frame != nil {
 		r.unobserve(t)
@@ -437,7 +442,8 @@ func (r *registry) observing(t *Trigger) {
 	r.observeFrames[id] = append(r.observeFrames[id], t.frame)
 }
 
-// unobserve removes the engine's observer for t, which may date from an earlier connection.
+// unobserve removes t's observer from the engine. That observer may date from an earlier
+// connection.
 func (r *registry) unobserve(t *Trigger) {
 	o := t.frame
 	if o == nil {
@@ -458,8 +464,8 @@ func (r *registry) unobserve(t *Trigger) {
 	r.push(UnobserveMessage{ID: t.spec.idOfObserver()})
 }
 
-// forget drops a frame about which the engine sends nothing more. An unanswered frame is kept,
-// because answers arrive in order.
+// forget drops a frame once the engine will send nothing more about it. It keeps an unanswered
+// frame, because responses are matched by order.
 func (r *registry) forget(o *observeFrame) {
 	if o.left != nil {
 		if o.patience != nil {
@@ -480,8 +486,8 @@ func (r *registry) forget(o *observeFrame) {
 	}
 }
 
-// dispose removes an observer permanently. The returned channel is closed when the engine has
-// removed it; a nil channel means that there is nothing to wait for.
+// dispose permanently removes an observer. The returned channel is closed once the engine has
+// removed it; nil means that there is nothing to wait for.
 func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -496,8 +502,8 @@ func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 	return t.left
 }
 
-// observed returns the trigger whose observer runs f for an activation, or nil if it does not
-// belong to this client.
+// observed returns the trigger whose observer invoked f with this activation. It returns nil
+// if the observer is not one of this client's triggers.
 func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
 	var a Activation
 	if json.Unmarshal(activation, &a) != nil {
@@ -515,7 +521,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	return t
 }
 
-// triggerSpecOf returns the spec of the trigger that the engine's observer stands for.
+// triggerSpecOf returns the spec of the trigger that is registered as this observer.
 func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -525,12 +531,12 @@ func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) 
 	return spec, false
 }
 
-// maxUnobserved limits the number of remembered observers that were disposed while the client
-// was disconnected.
+// maxUnobserved limits the number of observers that are remembered for removal on the next
+// connection.
 const maxUnobserved = 4096
 
-// unobserveLater records that the engine may still have the observer of t, which the program
-// has removed.
+// unobserveLater remembers t so that unobserveEarlier removes the observer that the engine may
+// still have.
 func (r *registry) unobserveLater(t *Trigger) {
 	t.lingers = false
 	if len(r.unobserved) >= maxUnobserved {
@@ -540,10 +546,11 @@ func (r *registry) unobserveLater(t *Trigger) {
 	r.unobserved = append(r.unobserved, t)
 }
 
-// unobserveEarlier removes the observers that were disposed while disconnected, and the
-// observers of an earlier connection whose function another worker now serves: together with
-// that worker's own observer, they would run the function twice per event. It precedes the
-// observers of this connection, which may reuse the ids.
+// unobserveEarlier removes the observers that unobserveLater has remembered, for example
+// because they were disposed while the client was disconnected. It also removes observers from
+// an earlier connection if another worker now serves their function: otherwise the function
+// would run twice per event. It must run before this connection's observers are sent, because
+// they may reuse the IDs.
 func (r *registry) unobserveEarlier() {
 	for _, t := range r.unobserved {
 		r.unobserve(t)
@@ -556,7 +563,7 @@ func (r *registry) unobserveEarlier() {
 	}
 }
 
-// endObserveFrames records the observers that the engine may keep after the link has ended.
+// endObserveFrames records which observers the engine may keep after the link has ended.
 func (r *registry) endObserveFrames() {
 	for _, list := range r.observeFrames {
 		for _, o := range list {
@@ -580,7 +587,7 @@ func (r *registry) endObserveFrames() {
 	}
 }
 
-// observeAnswered handles the engine's answer to an observe message.
+// observeAnswered handles the engine's response to an observe message.
 func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	r := c.registry
 	r.mu.Lock()
@@ -595,7 +602,7 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	r.answered(&t.claim)
 	var told func()
 	switch refusal := observerReason(m.ID, m.State, m.Error, m.Error != nil || m.State == ObserverStateError); {
-	case refusal != nil: // the engine keeps nothing
+	case refusal != nil: // the engine does not keep the observer
 		left := o.left != nil || r.closed != nil
 		r.forget(o)
 		if !left {
@@ -612,7 +619,7 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 			})
 		}
 		told = r.observerIs(t, m.State, nil)
-	case o.patience == nil: // Dispose has stopped waiting for it
+	case o.patience == nil: // Dispose has stopped waiting
 		r.forget(o)
 	}
 	r.mu.Unlock()
@@ -622,7 +629,6 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	r.confirm(l)
 }
 
-// observerChanged handles a state change of an observer.
 func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 	r := c.registry
 	r.mu.Lock()
@@ -670,8 +676,8 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 	r.confirm(l)
 }
 
-// observerReason returns the reason of a state as an error. If there is no reason, it returns
-// nil, unless needed is set.
+// observerReason returns the reason for a state as an error. Without a reason, it returns nil,
+// or a generic error if needed is set.
 func observerReason(id string, state ObserverState, body *ErrorBody, needed bool) *Error {
 	switch {
 	case body != nil:
@@ -684,14 +690,14 @@ func observerReason(id string, state ObserverState, body *ErrorBody, needed bool
 	return &Error{Code: CodeObserverError, Message: fmt.Sprintf("observer %s is in error", id)}
 }
 
-// observerIs records the state of an observer that the engine has. The caller calls the
-// returned function after releasing the lock.
+// observerIs records the state that the engine reports for t's observer. The caller must call
+// the returned function, if any, after releasing the lock.
 func (r *registry) observerIs(t *Trigger, state ObserverState, reason *Error) (told func()) {
 	if t.observer != nil {
 		t.observer.change(state, reason)
 		return nil
 	}
-	if state != ObserverStateActive && t.contested { // its host has not decided yet
+	if state != ObserverStateActive && t.contested { // the source's host has not decided yet
 		return nil
 	}
 	contested := t.contested

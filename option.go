@@ -20,14 +20,14 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// DefaultURL is the engine's address when neither [New] nor $III_URL names one.
+// DefaultURL is the engine's address if neither the argument of [New] nor $III_URL sets one.
 const DefaultURL = "ws://127.0.0.1:49134"
 
-// Option configures a [Client]. [New] validates its options.
+// Option configures a [Client]. Invalid values are rejected by [New].
 type Option interface{ applyClient(*config) error }
 
-// DialOption configures how a connection to the engine is made. It is an [Option] of a
-// [Client] as well as a [ConnectionOption] of a telemetry connection.
+// DialOption configures how connections to the engine are made. It is both an [Option] of a
+// [Client] and a [ConnectionOption] of a telemetry connection.
 type DialOption interface {
 	Option
 	ConnectionOption
@@ -42,24 +42,23 @@ type dialOption func(*dialConfig) error
 func (o dialOption) applyClient(c *config) error               { return o(&c.dialConfig) }
 func (o dialOption) applyConnection(c *connectionConfig) error { return o(&c.dialConfig) }
 
-// dialConfig holds the settings of dial options.
+// dialConfig holds the values set by dial options.
 type dialConfig struct {
 	wsconn.Dialer
 	reconnection ReconnectionConfig
 }
 
-// newDialConfig returns the defaults for the engine's socket at u.
 func newDialConfig(u *url.URL, readLimit int64) dialConfig {
 	reconnection, _ := checkReconnection(ReconnectionConfig{})
 	return dialConfig{wsconn.Dialer{URL: u, ReadLimit: readLimit}, reconnection}
 }
 
-// applyOptions applies opts to target in order. apply is callOption for options that are
-// functions.
+// applyOptions applies opts to target in order. For options of a function type, apply is
+// callOption.
 func applyOptions[T, O any](target *T, opts []O, apply func(O, *T) error) error {
 	for _, opt := range opts {
 		err := errNilOption
-		if any(opt) != nil { // a nil interface is nil
+		if any(opt) != nil { // a typed nil func is not nil here; callOption checks it
 			err = apply(opt, target)
 		}
 		if err == errNilOption {
@@ -81,7 +80,7 @@ func callOption[T any, O ~func(*T) error](opt O, target *T) error {
 	return opt(target)
 }
 
-// config holds the settings of New's options. It does not change afterwards.
+// config holds the values set by the options of [New]. It does not change after New returns.
 type config struct {
 	dialConfig
 	name        string
@@ -109,7 +108,7 @@ type config struct {
 	loggerSet bool
 	telemetry *Telemetry
 
-	tracePayloads bool // also to the program's own providers
+	tracePayloads bool // for the program's own providers as well
 
 	json JSONCodec // nil: encoding/json
 
@@ -119,7 +118,6 @@ type config struct {
 	observerHooks ObserverHooks
 }
 
-// discard is a logger that discards all records.
 var discard = slog.New(slog.DiscardHandler)
 
 func newConfig(address string, opts []Option) (*config, error) {
@@ -153,7 +151,7 @@ func newConfig(address string, opts []Option) (*config, error) {
 	return cfg, nil
 }
 
-// engineToken returns the token for the engine in the environment, or "".
+// engineToken returns the token from $III_TOKEN, or "" if it is unset.
 func engineToken() (string, error) {
 	token := strings.TrimSpace(os.Getenv("III_TOKEN"))
 	if strings.ContainsFunc(token, func(r rune) bool { return r < ' ' || r > '~' }) {
@@ -162,13 +160,12 @@ func engineToken() (string, error) {
 	return token, nil
 }
 
-// exposesToken reports whether anyone on the way to the engine can read the token.
+// exposesToken reports whether the token would cross a network unencrypted.
 func (d *dialConfig) exposesToken() bool {
 	return d.Token != "" && d.URL.Scheme == "ws" && !isLoopback(d.URL.Hostname()) && d.URL.User == nil && d.Header.Get("Authorization") == ""
 }
 
-// engineURL returns the URL in address or, if that is empty, in the environment, or else
-// the default.
+// engineURL parses address, or $III_URL if address is empty. The default is [DefaultURL].
 func engineURL(address string) (*url.URL, error) {
 	if address != "" {
 		return parseEngineURL(address)
@@ -182,11 +179,11 @@ func engineURL(address string) (*url.URL, error) {
 
 var errNoScheme = errors.New("engine address needs the scheme ws, wss, http or https, as in " + DefaultURL)
 
-// parseEngineURL accepts the schemes ws and wss and their http equivalents. Its errors do
-// not contain the address, because userinfo or query may hold a secret.
+// parseEngineURL accepts ws, wss, http and https URLs. Its errors omit the address, because
+// its userinfo or query may contain a secret.
 func parseEngineURL(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
-	if err != nil && !strings.Contains(address, "://") { // the parser's error for 127.0.0.1:49134 does not help
+	if err != nil && !strings.Contains(address, "://") { // url.Parse's own error for 127.0.0.1:49134 is confusing
 		return nil, errNoScheme
 	}
 	if err != nil { // err quotes the address
@@ -212,10 +209,10 @@ func parseEngineURL(address string) (*url.URL, error) {
 	return u, nil
 }
 
-// WithName sets the worker's name, which must be unique within a namespace. Default:
-// $III_WORKER_NAME, or "hostname:pid" if that is unset; additional clients of the same process get the
-// suffix ":2", ":3" and so on. The engine removes control characters and truncates the name
-// to 280 characters. A blank name is an error.
+// WithName sets the worker's name. Names must be unique within a namespace. The default is
+// $III_WORKER_NAME, or "hostname:pid" if that is unset. Further clients in the same process
+// get the suffix ":2", ":3" and so on. The engine removes control characters and truncates the
+// name to 280 characters. A blank name is an error.
 func WithName(name string) Option {
 	return clientOption(func(c *config) error {
 		if strings.TrimSpace(name) == "" {
@@ -226,24 +223,24 @@ func WithName(name string) Option {
 	})
 }
 
-// WithWaitForName makes a worker wait while another live worker has its name in its
-// namespace, as the old instance does during a rolling update. The client tries again after
-// 250 ms, then less often, but at least every 2 s, until the name is free. Meanwhile its
-// state is reconnecting; the state listener receives the *[RejectedError] once, and the
-// attempts do not count towards MaxRetries. Any other failure is handled as usual. By
-// default the client ends with the *[RejectedError].
+// WithWaitForName makes a worker wait while another live worker in its namespace has the same
+// name, as happens during a rolling update. The client first retries after 250 ms, then less
+// often but at least every 2 s, until the name is free. While it waits, its state is
+// reconnecting, the state listener receives the *[RejectedError] once, and the attempts do not
+// count toward MaxRetries. Other failures are handled as usual. Without this option, the
+// client ends with the *[RejectedError].
 func WithWaitForName() Option {
 	return clientOption(func(cfg *config) error { cfg.waitForName = true; return nil })
 }
 
-// WithDescription sets the description of this worker in listings. Default: none.
+// WithDescription sets the worker's description for listings. Default: none.
 func WithDescription(text string) Option {
 	return clientOption(func(c *config) error { c.description = text; return nil })
 }
 
-// WithNamespace sets the namespace of this worker's functions, which is also the default
-// for its calls and triggers. Default: $III_NAMESPACE, or none, which means "default". A
-// blank namespace is an error; a blank variable counts as unset.
+// WithNamespace sets the namespace of this worker's functions and the default namespace of its
+// calls and triggers. The default is $III_NAMESPACE; if that is unset or blank, the engine
+// uses "default". A blank namespace is an error.
 func WithNamespace(ns string) Option {
 	return clientOption(func(c *config) error {
 		if strings.TrimSpace(ns) == "" {
@@ -254,33 +251,36 @@ func WithNamespace(ns string) Option {
 	})
 }
 
-// WithHeader adds headers to each WebSocket upgrade of a client, including those of its
-// channels, or of a telemetry connection. It rejects the headers of the upgrade itself, except
-// Host. Repeated use adds headers. Default: none. Header values appear neither in errors nor
-// in the log.
+// WithHeader adds headers to every WebSocket upgrade request of a client, including its
+// channels, or of a telemetry connection. Headers that belong to the upgrade itself are
+// rejected, except Host. Repeated use adds headers. Default: none. Header values never appear
+// in errors or log messages.
 func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
 
 func headerOption(name string, h http.Header) DialOption {
 	return dialOption(func(d *dialConfig) error { return wrapOption(name, d.AddHeader(h)) })
 }
 
-// WithTLSConfig sets the TLS configuration for wss addresses, including those of channels.
-// Default: the crypto/tls defaults. The configuration is copied, so it may be shared with
-// net/http, and later changes have no effect. NextProtos is ignored, because only http/1.1
-// is offered. To rotate certificates, use a callback such as GetClientCertificate.
+// WithTLSConfig sets the TLS configuration for wss addresses, including channels. By default,
+// crypto/tls defaults apply. cfg is copied, so it can be shared with net/http, and later
+// changes have no effect. NextProtos is ignored, because only http/1.1 is offered. To rotate
+// certificates, use a callback such as GetClientCertificate.
 func WithTLSConfig(cfg *tls.Config) DialOption {
 	return dialOption(func(d *dialConfig) error { d.TLS = cfg.Clone(); return nil })
 }
 
 // WithReconnection sets the delays between attempts to connect. By default, the delay starts
-// at 1 s, doubles with each further attempt up to 30 s, and varies by ±30 %, and the number of
-// attempts is unlimited. The zero value of cfg selects all these defaults. In any other cfg,
-// delays and a multiplier that are zero take their defaults, but a JitterFactor of 0 means no
-// jitter. MaxRetries counts consecutive failures to connect; nil means no limit. Invalid
-// values are an error. The delays start over once a connection has been successful: for a
-// client, when it is ready; for a telemetry connection, when it has lasted for the initial
-// delay. MaxPendingMessages limits the frames that a telemetry connection keeps while it is
-// not connected; 0 means no such limit. It has no effect on a client: see [WithSendBuffer].
+// at 1 s, doubles on each attempt up to 30 s, and varies by ±30%; the number of attempts is
+// unlimited. The zero value of cfg selects these defaults. In any other cfg, zero delays and a
+// zero multiplier select their defaults, but a zero JitterFactor means no jitter. Invalid
+// values are an error.
+//
+// MaxRetries limits consecutive failures to connect; nil means no limit. The delay returns to
+// its initial value after a successful connection. A client's connection is successful when it
+// is ready; a telemetry connection must last for the initial delay.
+//
+// MaxPendingMessages limits the frames that a telemetry connection keeps while it is
+// disconnected; 0 means no separate limit. It has no effect on a client; see [WithSendBuffer].
 func WithReconnection(cfg ReconnectionConfig) DialOption {
 	return reconnectionOption("WithReconnection", cfg)
 }
@@ -292,8 +292,7 @@ func reconnectionOption(name string, cfg ReconnectionConfig) DialOption {
 	})
 }
 
-// checkReconnection validates cfg and fills in the defaults. MaxPendingMessages has no
-// default.
+// checkReconnection validates cfg and fills in defaults, except for MaxPendingMessages.
 func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	def := DefaultReconnectionConfig()
 	if cfg == (ReconnectionConfig{}) {
@@ -323,7 +322,7 @@ func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	return cfg, nil
 }
 
-// redial returns the loop that maintains a connection; the caller sets its callbacks.
+// redial returns the reconnection loop. The caller sets its callbacks.
 func (d *dialConfig) redial() wsconn.Redial {
 	r := d.reconnection
 	return wsconn.Redial{
@@ -339,7 +338,7 @@ func (d *dialConfig) redial() wsconn.Redial {
 
 // WithDialContext sets the function that opens network connections, for example to an
 // in-memory pipe or a Unix socket. f must be safe for concurrent use; nil is an error.
-// Default: a net.Dialer that honours the proxy environment variables.
+// Default: a net.Dialer that honors the proxy environment variables.
 func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) DialOption {
 	return dialContextOption("WithDialContext", f)
 }
@@ -354,9 +353,8 @@ func dialContextOption(name string, f func(ctx context.Context, network, addr st
 	})
 }
 
-// WithDrainTimeout limits the duration of the drain during the graceful shutdown of
-// [Client.Run]. d must be positive. Default 30 s. The duration of [Client.Shutdown] is limited
-// only by its context.
+// WithDrainTimeout limits how long [Client.Run] drains during a graceful shutdown. d must be
+// positive. Default: 30 s. [Client.Shutdown] is limited only by its context.
 func WithDrainTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
@@ -367,8 +365,8 @@ func WithDrainTimeout(d time.Duration) Option {
 	})
 }
 
-// WithCallTimeout sets the timeout of calls that have no timeout of their own ([WithTimeout]).
-// d must be positive. Default 30 s.
+// WithCallTimeout sets the timeout for calls that do not set [WithTimeout]. d must be
+// positive. Default: 30 s.
 func WithCallTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d <= 0 {
@@ -379,9 +377,9 @@ func WithCallTimeout(d time.Duration) Option {
 	})
 }
 
-// WithMaxConcurrency limits the number of handlers that run concurrently. Default 1000; 0
-// means no limit; a negative value is an error. Further invocations wait in a queue of up
-// to 10,000 messages and 64 MiB; if the queue is full, they fail with code overloaded.
+// WithMaxConcurrency limits the number of handlers that run concurrently. The default is 1000;
+// 0 means no limit; a negative value is an error. Further invocations wait in a queue of up to
+// 10,000 messages and 64 MiB. If the queue is full, they fail with code overloaded.
 func WithMaxConcurrency(n int) Option {
 	return clientOption(func(c *config) error {
 		if n < 0 {
@@ -392,17 +390,16 @@ func WithMaxConcurrency(n int) Option {
 	})
 }
 
-// WithStackTraces also sends the value and the stack of a handler's panic to the caller. By
-// default they only go to the log, because they reveal internals of the program.
+// WithStackTraces sends the value and stack of a handler's panic to the caller. By default,
+// they are only logged, because they reveal internals of the program.
 func WithStackTraces() Option {
 	return clientOption(func(c *config) error { c.stackTraces = true; return nil })
 }
 
-// WithSendBuffer limits the requests that may wait while the client is not connected.
-// Default 32,768 messages and 8 MiB. [WithSendPolicy] decides what happens to requests
-// beyond the limits; by default they fail with [ErrBufferFull]. While the client is
-// connected, requests beyond the limits wait until the engine has read earlier ones
-// (backpressure).
+// WithSendBuffer limits the requests that wait while the client is disconnected. The default
+// is 32,768 messages and 8 MiB. [WithSendPolicy] determines how further requests are handled;
+// by default, they fail with [ErrBufferFull]. While the client is connected, further requests
+// block until the engine has read earlier ones (backpressure).
 func WithSendBuffer(messages, bytes int) Option {
 	return clientOption(func(c *config) error {
 		if messages < 0 || bytes < 0 {
@@ -413,22 +410,22 @@ func WithSendBuffer(messages, bytes int) Option {
 	})
 }
 
-// SendPolicy decides what happens to a request that does not fit into the send buffer while
-// the client is not connected.
+// SendPolicy determines what happens to requests that do not fit into the send buffer while
+// the client is disconnected.
 type SendPolicy int
 
 const (
-	// SendFail makes the request fail with [ErrBufferFull]. It is the default.
+	// SendFail makes the request fail with [ErrBufferFull]. This is the default.
 	SendFail SendPolicy = iota
 
-	// SendWait makes the request wait for room until its context ends. A call also ends at its
-	// timeout, but a [Client.Send] only at an explicit timeout ([WithTimeout]). A request that
-	// can never fit fails with [ErrBufferFull].
+	// SendWait makes the request wait for room until its context is done. A call also ends at
+	// its timeout. A [Client.Send] has a timeout only if [WithTimeout] sets one. A request
+	// that can never fit fails with [ErrBufferFull].
 	SendWait
 )
 
-// WithSendPolicy sets the policy for requests beyond the limits of [WithSendBuffer] while
-// the client is not connected. Default [SendFail]. An unknown policy is an error.
+// WithSendPolicy sets the policy for requests that exceed the limits of [WithSendBuffer] while
+// the client is disconnected. Default: [SendFail]. An unknown policy is an error.
 func WithSendPolicy(p SendPolicy) Option {
 	return clientOption(func(c *config) error {
 		if p != SendFail && p != SendWait {
@@ -439,8 +436,8 @@ func WithSendPolicy(p SendPolicy) Option {
 	})
 }
 
-// WithReadLimit limits the size of a received message. Default 64 MiB, the engine's own
-// limit; a larger message ends the connection.
+// WithReadLimit limits the size of a received message, in bytes. A larger message ends the
+// connection. Default: 64 MiB, the same as the engine's limit.
 func WithReadLimit(bytes int64) Option {
 	return clientOption(func(c *config) error {
 		if bytes <= 0 {
@@ -451,9 +448,8 @@ func WithReadLimit(bytes int64) Option {
 	})
 }
 
-// WithKeepalive sets the interval at which the client pings the engine, and the time
-// without any received frame after which the connection counts as dead. Default 20 s and 60
-// s.
+// WithKeepalive sets the interval at which the client pings the engine, and the time without a
+// received frame after which it considers the connection dead. Default: 20 s and 60 s.
 func WithKeepalive(ping, idle time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if ping <= 0 || idle <= ping {
@@ -464,16 +460,16 @@ func WithKeepalive(ping, idle time.Duration) Option {
 	})
 }
 
-// WithStreamHeartbeat sets how often an idle streamed response of [Client.MountHTTP] is probed
-// to detect that its client has left. Default 5 s; 0 disables probes; [New] rejects a negative
-// value.
+// WithStreamHeartbeat sets how often the worker probes an idle streamed response of
+// [Client.MountHTTP] to detect that the HTTP client has disconnected. Default: 5 s. Zero
+// disables probes; [New] rejects a negative value.
 //
-// A response is idle when its handler has written nothing for that long. The engine does
-// not report that a client has left until the next frame of the response, so the worker
-// sends a frame that the engine ignores and the client does not see. The context of the
-// request ends soon after: with the default interval, within 15 s of the client leaving.
-// Responses that have not been flushed and fit in 64 KiB are not probed. Without probes, a
-// handler that writes nothing does not notice that its client has left.
+// A response is idle if its handler has written nothing for the duration d. The engine reports
+// a disconnected HTTP client only when it receives the next frame of the response. A probe is
+// a frame that the engine ignores and does not forward. With the default interval, the
+// request's context is canceled within 15 s of the disconnect. Responses that have not been
+// flushed and fit in 64 KiB are not probed. Without probes, a handler that writes nothing is
+// not notified of a disconnect.
 func WithStreamHeartbeat(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d < 0 {
@@ -484,16 +480,16 @@ func WithStreamHeartbeat(d time.Duration) Option {
 	})
 }
 
-// WithHTTPWriteTimeout limits the time for which a write of a streamed response of
-// [Client.MountHTTP] may make no progress because the client does not read. Default 30 s; 0
-// means no limit; [New] rejects a negative value.
+// WithHTTPWriteTimeout limits how long a write to a streamed response of [Client.MountHTTP]
+// may make no progress because the HTTP client does not read. Default: 30 s. Zero means no
+// limit; [New] rejects a negative value.
 //
-// A write that exceeds the limit fails with os.ErrDeadlineExceeded and ends the response
-// and the context of the request; so does a probe ([WithStreamHeartbeat]). The response as
-// a whole may take any time, as long as the client reads. Progress becomes visible in steps
-// of up to half a MiB, the amount that the sockets in between buffer, so allow a client
-// enough time to read that much. A handler can replace the limit for its response with
-// SetWriteDeadline of [http.ResponseController]; the zero time then means no limit.
+// A write that exceeds the limit fails with os.ErrDeadlineExceeded. It ends the response and
+// cancels the request's context. The limit also applies to probes ([WithStreamHeartbeat]).
+// There is no limit on the whole response while the HTTP client keeps reading. Progress is
+// measured in steps of up to 512 KiB, the amount that intermediate sockets buffer, so choose a
+// limit in which a slow client can read that much. A handler can override the limit for its
+// response with [http.ResponseController.SetWriteDeadline]; the zero time then means no limit.
 func WithHTTPWriteTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d < 0 {
@@ -504,10 +500,11 @@ func WithHTTPWriteTimeout(d time.Duration) Option {
 	})
 }
 
-// WithLogger sets the logger of the client. With nil, or a logger that discards its
-// records, the client logs nothing. The connection of its telemetry uses the same logger; see
-// [WithTelemetry]. By default the client logs nothing either, with one exception: the first
-// failure of a client's first connection is logged once, as a warning, to slog.Default.
+// WithLogger sets the client's logger. With nil, or a logger that discards its records, the
+// client logs nothing. The client's telemetry connection uses the same logger; see
+// [WithTelemetry]. By default, the client logs nothing, with two exceptions: it logs one
+// warning to slog.Default if its first attempt to connect fails, and another if $III_TOKEN is
+// sent unencrypted.
 func WithLogger(l *slog.Logger) Option {
 	return clientOption(func(c *config) error {
 		if l == nil {
@@ -518,8 +515,8 @@ func WithLogger(l *slog.Logger) Option {
 	})
 }
 
-// WithMiddleware wraps every handler of this client; the first middleware is the outermost.
-// Repeated use adds middleware inside the earlier middleware. Default: none.
+// WithMiddleware wraps every handler of this client. The first middleware is the outermost.
+// Middleware added by a later use runs inside earlier middleware. Default: none.
 func WithMiddleware(mw ...Middleware) Option {
 	return clientOption(func(c *config) error {
 		for i, m := range mw {
@@ -532,25 +529,26 @@ func WithMiddleware(mw ...Middleware) Option {
 	})
 }
 
-// JSONCodec encodes and decodes values of users; see [WithJSON]. Its methods are called
-// concurrently. They must understand struct tags and json.RawMessage as encoding/json does, as
-// far as the program uses them.
+// JSONCodec encodes and decodes the program's values; see [WithJSON]. Its methods are called
+// concurrently. They must support struct tags and json.RawMessage as encoding/json does, to
+// the extent that the program uses them.
 type JSONCodec interface {
-	// Marshal returns v as one JSON value in UTF-8. The result is copied.
+	// Marshal returns v as one JSON value in UTF-8. The caller copies the result.
 	Marshal(v any) ([]byte, error)
-	// Unmarshal decodes data, a valid JSON value, into the value that v points to. Neither
-	// that value nor the codec may retain data, which is reused.
+	// Unmarshal decodes data, a valid JSON value, into the value that v points to. Neither the
+	// codec nor the decoded value may retain data, because its memory is reused.
 	Unmarshal(data []byte, v any) error
 }
 
-// WithJSON sets the JSON library that encodes and decodes the program's values: the payloads
-// and results of calls and of functions, the values of [State] and [Stream], and published
-// messages. A json.RawMessage bypasses it. The types of this package, including the requests
-// and responses of HTTP routes with their bodies, and metadata and schemas always use
-// encoding/json; the schemas of functions describe the JSON that encoding/json reads and
-// writes. The output of the codec is validated: text that is not JSON, or that the engine
-// cannot parse, makes the call or the function fail, and so does a panic of the codec.
-// Default: encoding/json. [New] rejects a nil codec.
+// WithJSON sets the JSON library for the program's values: the payloads and results of calls
+// and functions, the values of [State] and [Stream], and published messages. A json.RawMessage
+// bypasses it. The types of this package always use encoding/json, including HTTP route
+// requests and responses with their bodies. So do metadata and schemas; a function's schemas
+// describe the JSON that encoding/json reads and writes.
+//
+// The codec's output is validated. A call or function fails if the codec panics or returns
+// invalid JSON or JSON that the engine cannot parse. Default: encoding/json. [New] rejects a
+// nil codec.
 func WithJSON(codec JSONCodec) Option {
 	return clientOption(func(c *config) error {
 		if codec == nil {
@@ -561,10 +559,10 @@ func WithJSON(codec JSONCodec) Option {
 	})
 }
 
-// WithStateListener sets a function that receives each change of the connection state and
-// its cause: the error that ended a connection or the client (nil for an orderly end), a
-// function that the engine rejected ([*RejectedError]), or messages with an unknown outcome
-// ([*LostSendsError]). Calls are sequential and in order, from one goroutine that holds no
+// WithStateListener sets a function that receives each change of the connection state and its
+// cause. The cause can be the error that ended a connection or the client (nil if it ended
+// cleanly), the rejection of a function ([*RejectedError]), or messages whose outcome is
+// unknown ([*LostSendsError]). Calls are made in order from a single goroutine that holds no
 // lock.
 func WithStateListener(f func(ConnectionState, error)) Option {
 	return clientOption(func(c *config) error { c.listener = f; return nil })

@@ -26,8 +26,8 @@ import (
 	"github.com/iii-go/iii/internal/signal"
 )
 
-// instrumentationName is the instrumentation scope of the records that this package
-// produces itself. [Version] is the scope's version.
+// instrumentationName is the instrumentation scope of records produced by this package. The
+// scope's version is [Version].
 const instrumentationName = "iii-go-sdk"
 
 // TelemetryOption configures [StartTelemetry].
@@ -44,16 +44,16 @@ type telemetryOptions struct {
 // WithGlobalProviders installs the providers as OpenTelemetry's global providers, and W3C
 // trace context and baggage as the global propagator. Instrumentation that does not use this
 // package is then recorded, too. Only one Telemetry at a time can own the globals:
-// [StartTelemetry] fails until the previous owner is shut down. Without this option, no global
-// changes. After Shutdown, the globals stay set but record nothing.
+// [StartTelemetry] fails until the previous owner has been shut down. After Shutdown, the
+// globals stay set but record nothing. By default, no globals are set.
 func WithGlobalProviders() TelemetryOption {
 	return func(o *telemetryOptions) error { o.global = true; return nil }
 }
 
-// WithTelemetryConnection configures the telemetry connection. Its options override the
-// OtelConfig. The connection is opened before any client exists and cannot share a
-// client's headers, so everything that the engine requires of a worker's connection,
-// such as a token, must be set here as well.
+// WithTelemetryConnection configures the telemetry connection. opts override the OtelConfig.
+// The connection is opened before any client exists, so it cannot use a client's headers.
+// Anything that the engine requires of a worker's connection, such as a token, must also be
+// set here.
 func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		o.connection = append(o.connection, opts...)
@@ -62,13 +62,13 @@ func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 }
 
 // WithSpanProcessor adds a span processor to the one that sends spans to the engine, such as a
-// batch processor with the exporter of another backend. It is called before the engine's
-// processor, so the attributes that it sets when a span starts reach the engine, too. Repeated
-// use adds processors, which are called in order.
+// batch processor that exports to another backend. p is called before the engine's processor,
+// so attributes that p sets when a span starts also reach the engine. Repeated use adds
+// processors; they are called in order.
 //
-// The Telemetry owns p from a successful [StartTelemetry] on: [Telemetry.Flush] flushes it
-// and [Telemetry.Shutdown] shuts it down, while the engine's part continues. If
-// telemetry is disabled, p receives nothing but is still shut down. nil is an error.
+// After a successful [StartTelemetry], the Telemetry owns p: [Telemetry.Flush] flushes it and
+// [Telemetry.Shutdown] shuts it down, concurrently with the engine's processor. If telemetry
+// is disabled, p receives nothing but is still shut down. A nil processor is an error.
 func WithSpanProcessor(p sdktrace.SpanProcessor) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(p) {
@@ -80,9 +80,9 @@ func WithSpanProcessor(p sdktrace.SpanProcessor) TelemetryOption {
 }
 
 // WithMetricReader adds a metric reader to the one that sends metrics to the engine, such as a
-// periodic reader or the Prometheus reader. It has its own interval and temporality. Repeated
-// use adds readers. The Telemetry owns r, as it does the processor of [WithSpanProcessor]. If
-// metrics are disabled, r has nothing to read. nil is an error.
+// periodic reader or the Prometheus reader. r has its own interval and temporality. Repeated
+// use adds readers. The Telemetry owns r as described for [WithSpanProcessor]. If metrics are
+// disabled, r collects no metrics. A nil reader is an error.
 func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(r) {
@@ -93,11 +93,11 @@ func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
 	}
 }
 
-// WithLogProcessor adds a log processor to the one that sends log records to the engine. It is
-// called before the engine's processor, so its changes to a record reach the engine, too: it
-// can remove data that must not be stored. Repeated use adds processors, which are called in
-// order. The Telemetry owns p, as it does the processor of [WithSpanProcessor]. If logs are
-// disabled, p receives nothing. nil is an error.
+// WithLogProcessor adds a log processor to the one that sends log records to the engine. p is
+// called before the engine's processor and can modify the records that the engine receives,
+// for example to remove data that must not be stored. Repeated use adds processors; they are
+// called in order. The Telemetry owns p as described for [WithSpanProcessor]. If logs are
+// disabled, p receives nothing. A nil processor is an error.
 func WithLogProcessor(p sdklog.Processor) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(p) {
@@ -108,7 +108,7 @@ func WithLogProcessor(p sdklog.Processor) TelemetryOption {
 	}
 }
 
-// isNil reports whether v is nil or holds a nil pointer, map, func or the like.
+// isNil reports whether v is nil or holds a nil pointer, map, func, chan or slice.
 func isNil(v any) bool {
 	switch r := reflect.ValueOf(v); r.Kind() {
 	case reflect.Invalid:
@@ -119,22 +119,22 @@ func isNil(v any) bool {
 	return false
 }
 
-// Telemetry records traces, metrics and logs and sends them to the engine, or, if it is made
-// by [TelemetryFromProviders], passes them to the program's own providers. The zero value is
-// not usable; use [StartTelemetry]. Several clients can share one Telemetry. All methods are
-// safe for concurrent use.
+// Telemetry records traces, metrics and logs and sends them to the engine, or to the program's
+// own providers if it was created by [TelemetryFromProviders]. The zero value is not usable;
+// use [StartTelemetry]. Several clients can share one Telemetry. All methods are safe for
+// concurrent use.
 type Telemetry struct {
 	cfg    *telemetryConfig
-	conn   *SharedEngineConnection // nil: own providers
+	conn   *SharedEngineConnection // nil with the program's own providers
 	global bool
 
 	tracers trace.TracerProvider
 	meters  metric.MeterProvider
 	loggers log.LoggerProvider
-	sdk     []sdkProvider // what is flushed and shut down, at once
+	sdk     []sdkProvider // flushed and shut down concurrently
 
 	once sync.Once
-	done chan struct{} // closed once Shutdown has completed
+	done chan struct{} // closed when Shutdown has completed
 }
 
 type sdkProvider interface {
@@ -142,17 +142,17 @@ type sdkProvider interface {
 	Shutdown(ctx context.Context) error
 }
 
-// globalProviders tracks whether a running Telemetry owns the globals.
 var globalProviders struct {
 	sync.Mutex
 	taken bool
 }
 
-// StartTelemetry starts recording as cfg specifies; unset fields of cfg default to the
-// environment. It does not wait for the engine and does not fail if the engine is unavailable:
-// records wait in the queue of the connection. If telemetry is disabled, nothing is recorded,
-// no goroutine starts, no connection is opened and no global is set. ctx limits only the time
-// for starting. Call [Telemetry.Shutdown] at the end of the program.
+// StartTelemetry starts recording as specified by cfg. Unset fields of cfg are taken from the
+// environment. StartTelemetry does not wait for the engine, and an unavailable engine is not
+// an error: records wait in the connection's queue. If telemetry is disabled, StartTelemetry
+// starts no goroutine, opens no connection and sets no globals, and nothing is recorded.
+// StartTelemetry uses ctx only until it returns. Call [Telemetry.Shutdown] at the end of the
+// program.
 func StartTelemetry(ctx context.Context, cfg OtelConfig, opts ...TelemetryOption) (*Telemetry, error) {
 	resolved, err := cfg.resolve()
 	if err != nil {
@@ -221,16 +221,16 @@ func releaseGlobals() {
 }
 
 // TelemetryFromProviders returns a Telemetry that records with the program's own providers and
-// sends nothing to the engine. It is meant for programs that configure an OpenTelemetry SDK
-// with their own backend. A client with this Telemetry records each invocation as a span in
-// its caller's trace and the metrics of its handlers; [Telemetry.Logger] and
-// [Telemetry.SlogHandler] write to lp. Spans carry no payloads unless the client has
-// [WithTracePayloads], there are no process gauges, and no global is set. If a provider is
-// nil, or holds a nil pointer, its signal is not recorded.
+// sends nothing to the engine. Use it in programs that configure an OpenTelemetry SDK with
+// their own backend. A client with this Telemetry records a span for each invocation, in its
+// caller's trace, and handler metrics. [Telemetry.Logger] and [Telemetry.SlogHandler] write to
+// lp. Spans contain no payloads unless the client uses [WithTracePayloads]. There are no
+// process gauges, and no globals are set. If a provider is nil or holds a nil pointer, its
+// signal is not recorded.
 //
-// The providers still belong to the program: [Telemetry.Flush] calls their ForceFlush method,
-// if they have one, and [Telemetry.Shutdown] flushes them as well, but never shuts them down.
-// [Telemetry.Connection] is nil.
+// The program keeps ownership of the providers. [Telemetry.Flush] and [Telemetry.Shutdown]
+// call their ForceFlush method, if they have one, but never shut them down.
+// [Telemetry.Connection] returns nil.
 func TelemetryFromProviders(tp trace.TracerProvider, mp metric.MeterProvider, lp log.LoggerProvider) *Telemetry {
 	t := &Telemetry{
 		cfg: &telemetryConfig{
@@ -263,33 +263,32 @@ func (t *Telemetry) addOwn(provider any) {
 	}
 }
 
-// flusher is a provider that can be flushed.
 type flusher interface {
 	ForceFlush(ctx context.Context) error
 }
 
-// ownProvider is a provider of the program, which outlives the Telemetry.
+// ownProvider is one of the program's own providers. Shutdown only flushes it.
 type ownProvider struct{ flusher }
 
 func (p ownProvider) Shutdown(ctx context.Context) error { return p.ForceFlush(ctx) }
 
-// besideSpans is a processor of the program in a provider that also has the engine's
-// processors. The Telemetry flushes it and shuts it down itself: if the provider did so, the
-// engine's processors, and with them the last records for the engine, would wait for it.
+// besideSpans wraps a processor supplied by the program so that the provider neither flushes
+// it nor shuts it down. The Telemetry does both itself. Otherwise, the engine's processors
+// would have to wait for it before sending their last records.
 type besideSpans struct{ sdktrace.SpanProcessor }
 
 func (besideSpans) ForceFlush(context.Context) error { return nil }
 func (besideSpans) Shutdown(context.Context) error   { return nil }
 
-// besideLogs is like besideSpans, for log records.
+// besideLogs is the counterpart of besideSpans for log records.
 type besideLogs struct{ sdklog.Processor }
 
 func (besideLogs) ForceFlush(context.Context) error { return nil }
 func (besideLogs) Shutdown(context.Context) error   { return nil }
 
-// makeProviders creates the providers that record, which share one resource; if res is nil,
-// nothing is recorded. When a span starts, its processors run in this order: the one that sets
-// the baggage, the program's own, and the one that takes the live snapshot.
+// makeProviders creates the recording providers with res as their resource. A nil res means
+// that telemetry is disabled. On span start, processors run in this order: baggage, the
+// program's own, live snapshot.
 func (t *Telemetry) makeProviders(res *resource.Resource, options *telemetryOptions) {
 	for _, p := range options.spans {
 		t.sdk = append(t.sdk, p)
@@ -325,8 +324,8 @@ func (t *Telemetry) makeTracers(res *resource.Resource, own []sdktrace.SpanProce
 	}
 }
 
-// makeMeters puts the engine's reader first, because the provider flushes its readers one
-// after another.
+// makeMeters adds the engine's reader first, because the provider flushes readers one at a
+// time.
 func (t *Telemetry) makeMeters(res *resource.Resource, own []sdkmetric.Reader) {
 	opts := []sdkmetric.Option{sdkmetric.WithResource(res)}
 	if t.cfg.metrics {
@@ -352,33 +351,30 @@ func (t *Telemetry) makeLoggers(res *resource.Resource, own []sdklog.Processor) 
 	t.loggers, t.sdk = loggers, append(t.sdk, loggers)
 }
 
-// Tracer returns the tracer of this package's instrumentation scope.
+// Tracer returns the tracer for this package's instrumentation scope.
 func (t *Telemetry) Tracer() trace.Tracer {
 	return t.tracers.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version))
 }
 
-// Meter returns the meter of this package's instrumentation scope.
+// Meter returns the meter for this package's instrumentation scope.
 func (t *Telemetry) Meter() metric.Meter {
 	return t.meters.Meter(instrumentationName, metric.WithInstrumentationVersion(Version))
 }
 
-// TracerProvider returns the provider of tracers. If telemetry is disabled, its tracers
-// record nothing and propagate the parent's span context.
+// TracerProvider returns the tracer provider. If telemetry is disabled, its tracers record
+// nothing but propagate the parent's span context.
 func (t *Telemetry) TracerProvider() trace.TracerProvider { return t.tracers }
 
-// MeterProvider returns the provider of meters, which record nothing if metrics are
-// disabled.
+// MeterProvider returns the meter provider. If metrics are disabled, it records nothing.
 func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.meters }
 
-// LoggerProvider returns the provider of loggers, which record nothing if logs are
-// disabled.
+// LoggerProvider returns the logger provider. If logs are disabled, it records nothing.
 func (t *Telemetry) LoggerProvider() log.LoggerProvider { return t.loggers }
 
-// recordsLogs reports whether the logger provider records anything.
 func (t *Telemetry) recordsLogs() bool { return t.cfg.logs }
 
-// Logger returns a [Logger] that writes to the logger provider. If logs are disabled,
-// it returns NewLogger(nil), which writes to slog.Default, so no record is lost.
+// Logger returns a [Logger] that writes to the logger provider. If logs are disabled, it
+// returns NewLogger(nil), so that records go to slog.Default instead of being lost.
 func (t *Telemetry) Logger() *Logger {
 	if !t.recordsLogs() {
 		return NewLogger(nil)
@@ -387,14 +383,14 @@ func (t *Telemetry) Logger() *Logger {
 }
 
 // Connection returns the connection that carries all telemetry. If telemetry is disabled, the
-// connection is already closed. With [TelemetryFromProviders] it is nil, but its methods can
-// still be called.
+// connection is already closed. With [TelemetryFromProviders], Connection returns nil; its
+// methods can be called on a nil pointer.
 func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 
-// Flush returns nil once the engine has received everything that was recorded before
-// the call, and the program's own processors, readers and providers have flushed it. If ctx
-// ends first, the error reports how many frames are left. After Shutdown, Flush returns nil
-// because nothing is left to flush.
+// Flush waits until the engine has received everything that was recorded before the call, and
+// the program's own processors, readers and providers have been flushed. If ctx is done first,
+// the error reports how many frames remain. After Shutdown, Flush returns nil because there is
+// nothing left to flush.
 func (t *Telemetry) Flush(ctx context.Context) error {
 	if signal.IsClosed(t.done) {
 		return nil
@@ -406,9 +402,9 @@ func (t *Telemetry) Flush(ctx context.Context) error {
 	return errors.Join(append(flushed.errs, t.conn.flushAfter(ctx, flushed.dropped))...)
 }
 
-// providerCalls tracks concurrent calls of one method on all providers.
+// providerCalls tracks concurrent calls to one method of all providers.
 type providerCalls struct {
-	results chan error // buffered for all calls
+	results chan error // has room for all results
 	left    int
 	dropped int // frames dropped while the providers flushed the connection
 	errs    []error
@@ -422,9 +418,9 @@ func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Contex
 	return calls
 }
 
-// wait reports whether all calls returned before ctx ended. The caller flushes the connection
-// itself; from the errors of the providers' own flushes of the connection, wait therefore
-// keeps only the number of dropped frames.
+// wait waits for the calls and reports whether all of them returned before ctx was done. It
+// does not collect errors from the providers' own flushes of the connection, only the number
+// of dropped frames, because the caller flushes the connection itself.
 func (c *providerCalls) wait(ctx context.Context) bool {
 	for ; c.left > 0; c.left-- {
 		select {
@@ -443,19 +439,18 @@ func (c *providerCalls) wait(ctx context.Context) bool {
 	return true
 }
 
-// waitFor is like wait, but waits for at most d.
+// waitFor is like wait, with a time limit instead of a context.
 func (c *providerCalls) waitFor(d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	return c.wait(ctx)
 }
 
-// Shutdown flushes and stops all recording; later records are dropped. It returns at the
-// latest when ctx ends; shutdown_timeout_ms is for [Client.Shutdown] alone. If the connection
-// is down, Shutdown makes one more connection attempt, immediately. The error reports how many
-// frames were lost. Further calls also wait for completion and return nil. With
-// [TelemetryFromProviders], Shutdown flushes the providers, for at most 10 s, and they
-// continue to record.
+// Shutdown flushes and stops all recording; later records are dropped. It returns when ctx is
+// done at the latest. shutdown_timeout_ms applies only to [Client.Shutdown]. If the connection
+// is down, Shutdown immediately makes one more attempt to connect. The error reports how many
+// frames were lost. Repeated calls wait until the shutdown has completed and return nil. With
+// [TelemetryFromProviders], Shutdown only flushes the providers, and they continue to record.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	first := false
 	t.once.Do(func() { first = true })
@@ -468,9 +463,9 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	if t.conn != nil {
 		t.conn.drain()
 	}
-	// A provider does not shut down if its context has ended, so these calls get a context
-	// that outlives ctx. When the connection ends, the calls for the engine's part return;
-	// when that context ends, the calls for the program's additions return.
+	// A provider does not shut down if its context is done, so these calls get a context that
+	// outlives ctx. The calls to the engine's processors return when the connection ends, and
+	// the calls to the program's own when stop is called.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := t.each(work, sdkProvider.Shutdown)
@@ -494,34 +489,34 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	return errors.Join(append(ended.errs, err)...)
 }
 
-// providerGrace is the time that the providers have to stop after the connection has ended,
-// and again after their context has ended.
+// providerGrace is how long the providers may take to stop after the connection has ended, and
+// again after their context is canceled.
 const providerGrace = 20 * time.Millisecond
 
-// WithTelemetry records the client's work. Each invocation gets a span in its caller's
-// trace, with input and output payloads unless $III_DISABLE_TRACE_PAYLOADS is set.
-// Process metrics are reported as gauges under the id that the engine assigns to the
-// worker. The handlers have metrics by function, with the attribute iii.function.id:
+// WithTelemetry records the client's work in t. Each invocation gets a span in its caller's
+// trace. The span contains the input and output payloads unless $III_DISABLE_TRACE_PAYLOADS is
+// set. Process metrics are reported as gauges under the ID that the engine assigns to the
+// worker. Handler metrics are reported per function, with the attribute iii.function.id:
 //
 //   - iii.worker.function.count: handled invocations
-//   - iii.worker.function.errors: handled invocations that were answered with an error, or
-//     panicked
-//   - iii.worker.function.duration: histogram of the time until the answer, in seconds
+//   - iii.worker.function.errors: handled invocations that returned an error or panicked
+//   - iii.worker.function.duration: histogram of the time until the response, in seconds
 //   - iii.worker.function.in_flight: handlers that are running
-//   - iii.worker.function.queue_wait: histogram of the time that invocations waited because
-//     of [WithMaxConcurrency], in seconds
+//   - iii.worker.function.queue_wait: histogram of the time that invocations waited because of
+//     [WithMaxConcurrency], in seconds
 //
-// None of these metrics includes invocations that are turned away (overloaded, draining). A
+// None of these metrics includes invocations that were turned away (overloaded, draining). A
 // handler that exceeds [WithHandlerTimeout] counts as an error, and as in flight until it
-// returns. Calls carry the trace context of their ctx with or without this option. Spans of a
-// function that this client has bound to a trace trigger carry the attribute function_id, by
-// which the engine avoids triggering the function with its own spans in an endless loop; spans
-// started inside them do trigger it.
+// returns. Calls propagate the trace context of their ctx with or without this option.
 //
-// [Client.Shutdown] flushes t but does not shut it down, because several clients can
-// share it. Its connection logs through the logger of the first client that has one
-// ([WithLogger]), unless it has its own ([WithConnectionLogger]) or that logger would write to
-// the telemetry alone. The default, nil, records nothing.
+// If this client has bound a function to a trace trigger, the function's own spans have the
+// attribute function_id. The engine does not trigger the function with these spans, which
+// avoids an endless loop. Spans started inside them do trigger it.
+//
+// [Client.Shutdown] flushes t but does not shut it down, because several clients can share it.
+// The telemetry connection logs to its own logger ([WithConnectionLogger]) or else to the
+// logger of the first client that has one ([WithLogger]). It does not use a logger that writes
+// only to the telemetry itself. The default, nil, records nothing.
 func WithTelemetry(t *Telemetry) Option {
 	return clientOption(func(c *config) error {
 		if t != nil && t.cfg == nil {
@@ -532,15 +527,15 @@ func WithTelemetry(t *Telemetry) Option {
 	})
 }
 
-// WithTracePayloads adds the input and output of invocations, as events, to the spans that the
-// providers of [TelemetryFromProviders] record, in the same way as for the engine; see
+// WithTracePayloads adds the inputs and outputs of invocations to the spans of
+// [TelemetryFromProviders], as events. The events are the same as those for the engine; see
 // [WithTelemetry]. Secrets are removed as by [Redact]. By default, only spans for the engine
-// carry payloads.
+// contain payloads.
 func WithTracePayloads() Option {
 	return clientOption(func(c *config) error { c.tracePayloads = true; return nil })
 }
 
-// startTelemetry performs the setup that New can do before there is a connection.
+// startTelemetry sets up what New can set up without a connection.
 func (c *Client) startTelemetry() {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {
@@ -570,7 +565,7 @@ func (c *Client) startTelemetry() {
 	}
 }
 
-// sameHost compares host names and treats all names of the local machine as equal.
+// sameHost reports whether two host names are equal, treating all loopback names as equal.
 func sameHost(a, b string) bool {
 	return strings.EqualFold(a, b) || isLoopback(a) && isLoopback(b)
 }
@@ -579,13 +574,14 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
-// telemetryAwayTimeout limits the time for which a shutdown waits for a telemetry connection.
+// telemetryAwayTimeout limits how long a shutdown waits for a disconnected telemetry
+// connection.
 const telemetryAwayTimeout = 3 * time.Second
 
-// flushTelemetry flushes the telemetry at the end of a drain. It takes at most the telemetry's
-// own limit, and at most away while the telemetry is not connected: a draining worker must not
-// spend all its time waiting for an unavailable engine. The limit away also applies to the
-// program's own providers, because it is not known whether they are connected.
+// flushTelemetry flushes the telemetry at the end of a drain, within the telemetry's own
+// shutdown timeout. The parameter away limits how long it waits while telemetry is
+// disconnected, so that an unavailable engine does not use up the drain time. It also limits
+// the flush of the program's own providers, because their connection state is unknown.
 func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {
@@ -603,8 +599,8 @@ func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 	return t.Flush(ctx)
 }
 
-// startGauges reports this worker's process metrics under the id that the engine
-// assigned to its current connection, until stop is called.
+// startGauges reports the worker's process metrics until stop is called. The metrics are
+// reported under the ID that the engine assigned to the current connection.
 func (c *Client) startGauges() (stop func()) {
 	t := c.cfg.telemetry
 	if t == nil || t.conn == nil || !t.cfg.metrics {

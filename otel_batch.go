@@ -20,37 +20,37 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// Defaults of OpenTelemetry's batch processors. Variables with the prefix OTEL_BSP_
-// override them for spans, and those with the prefix OTEL_BLRP_ for log records.
+// These are the defaults of OpenTelemetry's batch processors. Environment variables override
+// them: OTEL_BSP_* for spans, OTEL_BLRP_* for log records.
 const (
 	defaultBatchQueue = 2048
 	defaultBatchSize  = 512
 )
 
-// crowdedBatch is the minimum size of a batch while the connection is crowded, unless
-// the flush interval has elapsed.
+// crowdedBatch is the minimum batch size while the connection is crowded. A smaller batch is
+// exported only when the flush interval has elapsed.
 const crowdedBatch = 512
 
-// batcher collects records and exports them in batches from its own goroutine.
-// OpenTelemetry's processors do the same, but they do not report how many records they
-// drop, and they stall while an exporter flushes.
+// batcher exports records in batches from its own goroutine. Unlike OpenTelemetry's
+// processors, it reports how many records it drops and does not stall while an exporter
+// flushes.
 type batcher[T any] struct {
 	export   func([]T)
 	dropped  func(n int)
 	crowded  func() bool
-	size     int // of a batch
-	max      int // records that can wait
+	size     int // batch size
+	max      int // queue size
 	interval time.Duration
 
 	mu     sync.Mutex
 	queue  []T
 	closed bool
 
-	spare   []T                // owned by the goroutine
-	wake    chan struct{}      // wakes the goroutine to check the queue
-	flushes chan chan struct{} // export requests; each is closed when done
+	spare   []T                // used only by run
+	wake    chan struct{}      // tells run to check the queue
+	flushes chan chan struct{} // export requests; run closes each received channel when done
 	stop    chan struct{}
-	done    chan struct{} // closed when the goroutine has ended
+	done    chan struct{} // closed when run returns
 }
 
 func (b *batcher[T]) start() {
@@ -61,7 +61,8 @@ func (b *batcher[T]) start() {
 	go b.run()
 }
 
-// add queues a record, or drops it if the queue is full or closed. It never blocks.
+// add queues a record, or drops it if the batcher is closed or its queue is full. It never
+// blocks.
 func (b *batcher[T]) add(record *T) {
 	b.mu.Lock()
 	if b.closed || len(b.queue) >= b.max {
@@ -112,7 +113,7 @@ func (b *batcher[T]) run() {
 	}
 }
 
-// batch returns the current size of a batch.
+// batch returns the current batch size.
 func (b *batcher[T]) batch() int {
 	if b.size < crowdedBatch && b.crowded() {
 		return crowdedBatch
@@ -126,8 +127,8 @@ func (b *batcher[T]) waiting() int {
 	return len(b.queue)
 }
 
-// exportAll exports the records that are in the queue now. Records added in the meantime wake
-// the batcher's goroutine again.
+// exportAll exports the records that are queued when it is called. Records that are added
+// later wake run again.
 func (b *batcher[T]) exportAll() {
 	size := b.batch()
 	b.mu.Lock()
@@ -143,7 +144,7 @@ func (b *batcher[T]) exportAll() {
 	b.spare = records
 }
 
-// flush returns nil once all records that were added before the call have been exported.
+// flush waits until all records added before the call have been exported.
 func (b *batcher[T]) flush(ctx context.Context) error {
 	exported := make(chan struct{})
 	select {
@@ -161,7 +162,7 @@ func (b *batcher[T]) flush(ctx context.Context) error {
 	}
 }
 
-// shutdown rejects further records and returns nil once the queued ones are exported.
+// shutdown rejects further records and waits until the queued ones have been exported.
 func (b *batcher[T]) shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	first := !b.closed
@@ -176,20 +177,20 @@ func (b *batcher[T]) shutdown(ctx context.Context) error {
 	return nil
 }
 
-// exportHooks connects this package's exporters to the batcher beyond OpenTelemetry's
+// exportHooks is implemented by this package's exporters, in addition to OpenTelemetry's
 // interfaces.
 type exportHooks interface {
 	overflowed(n int)
 	crowded() bool
 }
 
-// newBatcher returns a running batcher for an exporter. An exporter without exportHooks
-// is not notified of drops and is never crowded.
+// newBatcher returns a running batcher for an exporter. If the exporter does not implement
+// exportHooks, it is not notified of drops and is never considered crowded.
 func newBatcher[T any](exporter any, variables string, size int, interval time.Duration, export func(context.Context, []T) error) *batcher[T] {
 	b := &batcher[T]{
 		export: func(records []T) {
 			err := export(context.Background(), records)
-			// The connection counts and reports the frames it rejects.
+			// The connection already counts and reports the frames that it rejects.
 			if err != nil && !errors.Is(err, ErrBufferFull) && !errors.Is(err, ErrClosed) {
 				otel.Handle(err)
 			}
@@ -210,8 +211,7 @@ func newBatcher[T any](exporter any, variables string, size int, interval time.D
 	return b
 }
 
-// positiveFromEnv returns the value of the variable if it is a positive integer, and
-// def otherwise.
+// positiveFromEnv returns the variable's value if it is a positive integer, and def otherwise.
 func positiveFromEnv(variable string, def int) int {
 	if n, err := strconv.Atoi(strings.TrimSpace(os.Getenv(variable))); err == nil && n > 0 {
 		return n
@@ -219,43 +219,42 @@ func positiveFromEnv(variable string, def int) int {
 	return def
 }
 
-// batchSpanProcessor exports finished spans in batches.
 type batchSpanProcessor struct {
 	*batcher[sdktrace.ReadOnlySpan]
 	exporter sdktrace.SpanExporter
 }
 
-// newBatchSpanProcessor returns a processor that exports finished spans that are sampled: at
-// most flushInterval after the first span of a batch, or as soon as the batch is full.
-// OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the sizes of the queue and of
-// a batch. OTEL_BSP_EXPORT_TIMEOUT has no effect because our exporter never waits. An interval
-// of 0 exports immediately.
+// newBatchSpanProcessor returns a processor that exports finished, sampled spans in batches. A
+// batch is exported when it is full, or flushInterval after its first span; an interval of 0
+// exports immediately. OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the
+// queue and batch sizes. OTEL_BSP_EXPORT_TIMEOUT has no effect, because the engine's exporter
+// never waits.
 func newBatchSpanProcessor(e sdktrace.SpanExporter, flushInterval time.Duration) sdktrace.SpanProcessor {
 	return &batchSpanProcessor{newBatcher(e, "OTEL_BSP_", 0, flushInterval, e.ExportSpans), e}
 }
 
-// OnStart does nothing.
 func (p *batchSpanProcessor) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
 
-// OnEnd queues s for export; it never blocks.
+// OnEnd queues s for export if it is sampled. It never blocks.
 func (p *batchSpanProcessor) OnEnd(s sdktrace.ReadOnlySpan) {
 	if s.SpanContext().IsSampled() {
 		p.add(&s)
 	}
 }
 
-// ForceFlush exports the spans that have ended, and flushes the exporter.
+// ForceFlush exports the spans that have ended, then flushes the exporter.
 func (p *batchSpanProcessor) ForceFlush(ctx context.Context) error {
 	return flushed("spans", p.flush(ctx), p.exporter, ctx)
 }
 
-// Shutdown exports the spans that have ended, and shuts the exporter down. Spans that
-// end later are dropped and counted.
+// Shutdown exports the spans that have ended and shuts down the exporter. Spans that end later
+// are dropped and counted.
 func (p *batchSpanProcessor) Shutdown(ctx context.Context) error {
 	return errors.Join(p.shutdown(ctx), p.exporter.Shutdown(ctx))
 }
 
-// flushed flushes the exporter, unless flushing its batcher has failed with err.
+// flushed flushes the exporter after its batcher. err is the result of flushing the batcher;
+// if it is not nil, the exporter is not flushed.
 func flushed(what string, err error, exporter any, ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("iii: flush %s: %w", what, err)
@@ -266,60 +265,58 @@ func flushed(what string, err error, exporter any, ctx context.Context) error {
 	return nil
 }
 
-// batchLogProcessor exports log records in batches.
 type batchLogProcessor struct {
 	*batcher[sdklog.Record]
 	exporter sdklog.Exporter
 }
 
-// newBatchLogProcessor returns a processor that exports log records in batches of batchSize,
-// or after flushInterval; an interval of 0 exports immediately. While the connection is down
-// or overloaded, it exports larger batches to avoid losing records. OTEL_BLRP_MAX_QUEUE_SIZE
-// sets the size of the queue.
+// newBatchLogProcessor returns a processor that exports log records when batchSize records are
+// queued or flushInterval has elapsed; an interval of 0 exports immediately. While the
+// connection is down or overloaded, it exports larger batches to avoid losing records.
+// OTEL_BLRP_MAX_QUEUE_SIZE sets the queue size.
 func newBatchLogProcessor(e sdklog.Exporter, flushInterval time.Duration, batchSize int) sdklog.Processor {
 	return &batchLogProcessor{newBatcher(e, "OTEL_BLRP_", max(batchSize, 1), flushInterval, e.Export), e}
 }
 
-// Enabled returns true: every record is exported.
+// Enabled always returns true.
 func (p *batchLogProcessor) Enabled(context.Context, sdklog.EnabledParameters) bool { return true }
 
-// OnEmit queues a copy of r for export; it never blocks.
+// OnEmit queues a copy of r for export. It never blocks.
 func (p *batchLogProcessor) OnEmit(_ context.Context, r *sdklog.Record) error {
 	record := r.Clone() // later processors can modify r
 	p.add(&record)
 	return nil
 }
 
-// ForceFlush exports the records that were emitted before the call, and flushes the
-// exporter.
+// ForceFlush exports the records emitted before the call, then flushes the exporter.
 func (p *batchLogProcessor) ForceFlush(ctx context.Context) error {
 	return flushed("logs", p.flush(ctx), p.exporter, ctx)
 }
 
-// Shutdown exports the records that were emitted before the call, and shuts the
-// exporter down. Records emitted later are dropped and counted.
+// Shutdown exports the records emitted before the call and shuts down the exporter. Records
+// emitted later are dropped and counted.
 func (p *batchLogProcessor) Shutdown(ctx context.Context) error {
 	return errors.Join(p.shutdown(ctx), p.exporter.Shutdown(ctx))
 }
 
-// liveSpanProcessor sends a snapshot of each sampled span when it starts, so the engine
-// can show running spans. It must come after the processors that set attributes.
+// liveSpanProcessor sends a snapshot of each sampled span when it starts, so that the engine
+// can show running spans. It must be registered after processors that set attributes.
 type liveSpanProcessor struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool
 }
 
-// liveEncoders pools encoders for span starts, because many spans start at once. Each
-// exporter has its own encoder, because its batches are much larger.
+// liveEncoders pools encoders for span starts, because many spans may start at once. The
+// exporters use their own encoders, because their batches are much larger.
 var liveEncoders = sync.Pool{New: func() any { return otlpjson.NewEncoder(nil) }}
 
 func newLiveSpanProcessor(s *SharedEngineConnection) sdktrace.SpanProcessor {
 	return &liveSpanProcessor{conn: s}
 }
 
-// OnStart queues the snapshot immediately, before the span can end: if the engine received the
-// snapshot after the finished span, it would show the span as running forever. A span that is
-// not sampled is skipped because its end is never sent.
+// OnStart queues the snapshot before it returns, so that the span cannot end first. If the
+// engine received the finished span before the snapshot, it would show the span as running
+// forever. Unsampled spans are skipped, because their end is never sent.
 func (p *liveSpanProcessor) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
 	if !s.SpanContext().IsSampled() || !s.IsRecording() || p.stopped.Load() {
 		return
@@ -333,25 +330,23 @@ func (p *liveSpanProcessor) OnStart(_ context.Context, s sdktrace.ReadWriteSpan)
 	}
 }
 
-// OnEnd does nothing: finished spans are exported in batches.
+// OnEnd does nothing. Another processor exports finished spans in batches.
 func (p *liveSpanProcessor) OnEnd(sdktrace.ReadOnlySpan) {}
 
-// ForceFlush does nothing: the processor queues nothing itself.
+// ForceFlush does nothing, because the processor has no queue.
 func (p *liveSpanProcessor) ForceFlush(context.Context) error { return nil }
 
-// Shutdown stops the snapshots.
 func (p *liveSpanProcessor) Shutdown(context.Context) error {
 	p.stopped.Store(true)
 	return nil
 }
 
-// defaultMetricTimeout is the time limit of one collection in milliseconds, unless
+// defaultMetricTimeout limits the duration of one collection, in milliseconds.
 // OTEL_METRIC_EXPORT_TIMEOUT overrides it.
 const defaultMetricTimeout = 30_000
 
-// metricReader collects and exports metrics at an interval, from its own goroutine.
-// OpenTelemetry's periodic reader does the same, but exports nothing if any callback
-// returns an error.
+// metricReader periodically collects and exports metrics from its own goroutine.
+// OpenTelemetry's periodic reader does the same, but exports nothing if any callback fails.
 type metricReader struct {
 	*sdkmetric.ManualReader
 	exporter sdkmetric.Exporter
@@ -359,12 +354,11 @@ type metricReader struct {
 
 	flushes chan metricFlush
 	once    sync.Once
-	stop    chan context.Context // context of the last collection
-	done    chan struct{}        // closed when the goroutine has ended
-	err     error                // of the last collection; valid after done
+	stop    chan context.Context // receives the context for the last collection
+	done    chan struct{}        // closed when run returns
+	err     error                // error of the last collection; valid once done is closed
 }
 
-// metricFlush requests a collection before the interval has elapsed.
 type metricFlush struct {
 	ctx  context.Context
 	done chan error
@@ -396,7 +390,7 @@ func (r *metricReader) run(interval time.Duration) {
 			if collected != nil {
 				otel.Handle(collected)
 			}
-			// The connection counts and reports the frames it rejects.
+			// The connection already counts and reports the frames that it rejects.
 			if exported != nil && !errors.Is(exported, ErrBufferFull) && !errors.Is(exported, ErrClosed) {
 				otel.Handle(exported)
 			}
@@ -409,8 +403,7 @@ func (r *metricReader) run(interval time.Duration) {
 	}
 }
 
-// export exports all metrics that can be collected, and returns the errors of the collection
-// and of the export.
+// export collects metrics and exports those that could be collected.
 func (r *metricReader) export(ctx context.Context) (collected, exported error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
@@ -422,7 +415,7 @@ func (r *metricReader) export(ctx context.Context) (collected, exported error) {
 	return collected, exported
 }
 
-// ForceFlush collects and exports immediately, and flushes the exporter.
+// ForceFlush collects and exports metrics immediately, then flushes the exporter.
 func (r *metricReader) ForceFlush(ctx context.Context) error {
 	f := metricFlush{ctx, make(chan error, 1)}
 	select {
@@ -443,7 +436,7 @@ func (r *metricReader) ForceFlush(ctx context.Context) error {
 	}
 }
 
-// Shutdown collects and exports one last time, and shuts the exporter down.
+// Shutdown collects and exports metrics one last time, then shuts down the exporter.
 func (r *metricReader) Shutdown(ctx context.Context) error {
 	err := sdkmetric.ErrReaderShutdown
 	r.once.Do(func() {

@@ -24,14 +24,14 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// telemetryConfig is an [OtelConfig] whose unset fields have been filled in from the
-// environment and the defaults.
+// telemetryConfig holds an [OtelConfig] with unset fields taken from the environment and the
+// defaults.
 type telemetryConfig struct {
-	enabled, traces, metrics, logs, fetch, live bool // without enabled, none of the others
+	enabled, traces, metrics, logs, fetch, live bool // if enabled is false, all but fetch and live are false
 
 	url             string
-	name            string // "" if neither the configuration nor the environment sets it
-	version         string // "" as for name, and so are the next two
+	name            string // name, version, namespace and instanceID may be ""
+	version         string
 	namespace       string
 	instanceID      string
 	queue           int
@@ -42,13 +42,13 @@ type telemetryConfig struct {
 	logsInterval    time.Duration
 	logsBatch       int
 
-	warnings []error // about ignored variables
+	warnings []error // for ignored variables
 }
 
 const defaultShutdownTimeout = 10 * time.Second
 
-// resolve fills the unset fields of c from the environment. A variable with an invalid
-// value counts as unset.
+// resolve fills in the unset fields of c from the environment. A variable with an invalid
+// value is ignored.
 func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r := &telemetryConfig{}
 	r.enabled = r.flag(c.Enabled, "OTEL_ENABLED") && (c.Enabled != nil || !r.sdkDisabled())
@@ -78,8 +78,8 @@ func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	return r, nil
 }
 
-// textOf returns the trimmed field, or the trimmed variable if the field is nil or
-// blank.
+// textOf returns *field, or the environment variable if *field is blank. The result has no
+// surrounding white space.
 func textOf(field *string, variable string) string {
 	if field != nil {
 		if value := strings.TrimSpace(*field); value != "" {
@@ -89,7 +89,7 @@ func textOf(field *string, variable string) string {
 	return strings.TrimSpace(os.Getenv(variable))
 }
 
-// flag returns the field if set, else the variable if valid, else true.
+// flag returns *field if it is set, otherwise the environment variable. The default is true.
 func (r *telemetryConfig) flag(field *bool, variable string) bool {
 	if field != nil {
 		return *field
@@ -108,8 +108,8 @@ func (r *telemetryConfig) flag(field *bool, variable string) bool {
 	}
 }
 
-// sdkDisabled reports whether OpenTelemetry's own variable disables telemetry. Its
-// specification accepts only the value true.
+// sdkDisabled reports whether OTEL_SDK_DISABLED is true. OpenTelemetry allows no other
+// spelling.
 func (r *telemetryConfig) sdkDisabled() bool {
 	switch value := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED"))); value {
 	case "true":
@@ -121,8 +121,8 @@ func (r *telemetryConfig) sdkDisabled() bool {
 	return false
 }
 
-// number returns the field if set, else the variable if it is an integer of at least
-// least, else def.
+// number returns *field if it is set. Otherwise it returns the environment variable if that is
+// an integer of at least the given minimum. The default is def.
 func (r *telemetryConfig) number(field *uint64, variable string, least, def uint64) uint64 {
 	if field != nil {
 		return *field
@@ -151,7 +151,7 @@ func milliseconds(n uint64) time.Duration {
 }
 
 // resource describes this process. Configured values take precedence over
-// $OTEL_RESOURCE_ATTRIBUTES, which takes precedence over guessed values.
+// $OTEL_RESOURCE_ATTRIBUTES, and that variable takes precedence over generated values.
 func (r *telemetryConfig) resource(ctx context.Context) *resource.Resource {
 	env, err := resource.New(ctx, resource.WithFromEnv())
 	if err != nil {
@@ -189,7 +189,6 @@ func (r *telemetryConfig) resource(ctx context.Context) *resource.Resource {
 	return merged
 }
 
-// programName returns the base name of the executable.
 func programName() string {
 	if len(os.Args) > 0 {
 		if name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe"); os.Args[0] != "" && name != "." && name != "" {
@@ -199,8 +198,8 @@ func programName() string {
 	return instrumentationName
 }
 
-// ConnectionOption configures a [SharedEngineConnection]. [NewSharedEngineConnection]
-// and [StartTelemetry] validate their options.
+// ConnectionOption configures a [SharedEngineConnection]. Invalid values are rejected by
+// [NewSharedEngineConnection] and [StartTelemetry].
 type ConnectionOption interface {
 	applyConnection(*connectionConfig) error
 }
@@ -209,17 +208,18 @@ type connectionOption func(*connectionConfig) error
 
 func (o connectionOption) applyConnection(c *connectionConfig) error { return o(c) }
 
-// connectionConfig does not change after the connection is created.
+// connectionConfig holds the values set by connection options. It does not change after the
+// connection is created.
 type connectionConfig struct {
 	dialConfig
 	maxFrames  int
 	maxBytes   int
-	maxOffline int          // frames without a connection; 0: no separate limit
-	logger     *slog.Logger // nil: that of the first client with one
+	maxOffline int          // frame limit while disconnected; 0 means no separate limit
+	logger     *slog.Logger // if nil, the logger of the first client that has one
 	listener   func(ConnectionState, error)
 }
 
-// Default limits of the frames that wait for the engine, connected or not.
+// Default limits for frames that wait for the engine, whether connected or not.
 const (
 	defaultTelemetryFrames = 10_000
 	defaultTelemetryBytes  = 64 << 20
@@ -238,8 +238,7 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 	if err := applyOptions(cfg, opts, ConnectionOption.applyConnection); err != nil {
 		return nil, public(err)
 	}
-	// The token in the environment is for the workers' engine, which may be a different
-	// engine.
+	// $III_TOKEN is meant for the workers' engine. Telemetry may go to another engine.
 	if workers, err := engineURL(""); err == nil && sameHost(workers.Hostname(), u.Hostname()) {
 		if cfg.Token, err = engineToken(); err != nil {
 			return nil, public(err)
@@ -249,8 +248,8 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 	return cfg, nil
 }
 
-// telemetryURL returns the address of the telemetry socket of the engine at address. It
-// appends /otel to the path unless the path already ends in it.
+// telemetryURL returns the address of the engine's telemetry socket. It appends /otel to the
+// path unless the path already ends in it.
 func telemetryURL(address string) (*url.URL, error) {
 	u, err := engineURL(address)
 	if err != nil {
@@ -271,13 +270,13 @@ func telemetryPath(path string) string {
 	return path + "/otel"
 }
 
-// WithConnectionHeader is [WithHeader] for a telemetry connection alone. The engine
-// authenticates telemetry sockets and worker sockets in the same way.
+// WithConnectionHeader is [WithHeader] restricted to a telemetry connection. The engine
+// authenticates telemetry and worker connections in the same way.
 func WithConnectionHeader(h http.Header) ConnectionOption {
 	return headerOption("WithConnectionHeader", h)
 }
 
-// withDefaultHeaders adds the given headers, except those that an earlier option has set.
+// withDefaultHeaders adds headers, except those that an earlier option has set.
 func withDefaultHeaders(headers map[string]string) ConnectionOption {
 	return dialOption(func(d *dialConfig) error {
 		defaults := http.Header{}
@@ -290,21 +289,21 @@ func withDefaultHeaders(headers map[string]string) ConnectionOption {
 	})
 }
 
-// WithConnectionTLSConfig is [WithTLSConfig] for a telemetry connection alone.
+// WithConnectionTLSConfig is [WithTLSConfig] restricted to a telemetry connection.
 func WithConnectionTLSConfig(cfg *tls.Config) ConnectionOption { return WithTLSConfig(cfg) }
 
-// WithConnectionDialContext is [WithDialContext] for a telemetry connection alone.
+// WithConnectionDialContext is [WithDialContext] restricted to a telemetry connection.
 func WithConnectionDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) ConnectionOption {
 	return dialContextOption("WithConnectionDialContext", f)
 }
 
-// WithConnectionReconnection is [WithReconnection] for a telemetry connection alone.
+// WithConnectionReconnection is [WithReconnection] restricted to a telemetry connection.
 func WithConnectionReconnection(cfg ReconnectionConfig) ConnectionOption {
 	return reconnectionOption("WithConnectionReconnection", cfg)
 }
 
-// WithConnectionQueue limits the frames that wait for the engine, including those that
-// were sent but not confirmed. It defaults to 10,000 frames and 64 MiB.
+// WithConnectionQueue limits the frames that wait for the engine, including those sent but not
+// yet confirmed. Default: 10,000 frames and 64 MiB.
 func WithConnectionQueue(frames, bytes int) ConnectionOption {
 	return connectionOption(func(c *connectionConfig) error {
 		if frames <= 0 || bytes <= 0 {
@@ -315,19 +314,18 @@ func WithConnectionQueue(frames, bytes int) ConnectionOption {
 	})
 }
 
-// WithConnectionLogger sets the logger for lost, refused and failed connections and, at
-// most once a minute, for dropped telemetry. The default, nil, is the logger of the first
-// client that has this telemetry and [WithLogger]. Until there is one, dropped telemetry,
-// refusals and the final failure go to OpenTelemetry's error handler (otel.Handle), and
-// nothing else is reported.
+// WithConnectionLogger sets the logger for lost, rejected and failed connections and for
+// dropped telemetry. Drops are logged at most once a minute. The default, nil, uses the logger
+// of the first client that has this telemetry and [WithLogger]. Without such a client, only
+// dropped telemetry, rejections and the final failure are reported; they go to OpenTelemetry's
+// error handler (otel.Handle).
 func WithConnectionLogger(l *slog.Logger) ConnectionOption {
 	return connectionOption(func(c *connectionConfig) error { c.logger = l; return nil })
 }
 
-// WithConnectionStateListener sets a function that receives each change of the
-// connection's state and the cause: the error that ended a connection, an attempt, or
-// all attempts. The calls are in order, one at a time, from one goroutine that holds no
-// lock.
+// WithConnectionStateListener sets a function that receives each change of the connection's
+// state and the cause: the error that ended a connection, an attempt to connect, or all
+// attempts. Calls are made in order from a single goroutine that holds no lock.
 func WithConnectionStateListener(f func(ConnectionState, error)) ConnectionOption {
 	return connectionOption(func(c *connectionConfig) error { c.listener = f; return nil })
 }

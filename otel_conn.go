@@ -20,9 +20,8 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// ErrConnectionClosed means that a [SharedEngineConnection] no longer accepts telemetry
-// because it was shut down or has failed permanently. errors.Is reports that it is an
-// [ErrClosed].
+// ErrConnectionClosed means that a [SharedEngineConnection] no longer accepts telemetry,
+// because it was shut down or has failed permanently. It matches [ErrClosed].
 var ErrConnectionClosed error = connectionClosedError{}
 
 type connectionClosedError struct{}
@@ -30,16 +29,16 @@ type connectionClosedError struct{}
 func (connectionClosedError) Error() string        { return "iii: telemetry connection is closed" }
 func (connectionClosedError) Is(target error) bool { return target == ErrClosed }
 
-// SharedEngineConnection is the WebSocket that carries telemetry to the engine, separate from
-// a worker's connection. Frames stay in a queue until the engine has confirmed them with the
-// pong to a ping that follows them, and are sent again if the connection is lost first. A
-// frame of logs or metrics may therefore arrive twice, but no frame is lost while the queue
-// has room. The zero value is not usable; use [NewSharedEngineConnection]. A nil pointer is a
-// connection that is closed. All methods are safe for concurrent use.
+// SharedEngineConnection is the WebSocket connection that carries telemetry to the engine. It
+// is separate from the connections of workers. Frames are queued until the engine has
+// confirmed them by answering a later ping. If the connection is lost first, unconfirmed
+// frames are sent again. No frame is lost while the queue has room, but a frame of logs or
+// metrics may arrive twice. The zero value is not usable; use [NewSharedEngineConnection]. A
+// nil pointer acts as a closed connection. All methods are safe for concurrent use.
 type SharedEngineConnection struct {
 	cfg       *connectionConfig
-	log       atomic.Pointer[slog.Logger] // nil: none
-	token     atomic.Pointer[string]      // for the engine; nil: none
+	log       atomic.Pointer[slog.Logger] // nil if there is none
+	token     atomic.Pointer[string]      // for the engine; nil if there is none
 	queue     telemetryQueue
 	callbacks *callbackQueue
 	report    dropReport
@@ -48,24 +47,24 @@ type SharedEngineConnection struct {
 	stop      context.CancelFunc
 	drainOnce sync.Once
 	draining  chan struct{} // closed by drain
-	done      chan struct{} // closed when the connection has ended
+	done      chan struct{} // closed when run returns
 
 	mu         sync.Mutex
 	state      ConnectionState
-	changed    signal.Broadcast // state was set
+	changed    signal.Broadcast // signaled when state is set
 	shutdown   bool             // Shutdown was called
-	closing    bool             // a Close frame is being sent: the connection ends with its link
+	closing    bool             // a Close frame is being sent, so do not reconnect
 	err        error            // why the connection failed permanently
-	reason     error            // why it has ended, if it was not closed in order
+	reason     error            // why the connection ended; nil if it closed cleanly
 	lastErr    error            // of the latest attempt or link
 	reconnects uint64
 }
 
-// NewSharedEngineConnection starts a connection to the engine at engineURL and returns
-// immediately. engineURL is the address of the engine's worker socket, with the scheme
-// ws, wss, http or https; /otel is appended to its path. "" selects $III_URL, or
-// [DefaultURL] if that is unset. An unavailable engine is not an error. The connection
-// lives until [SharedEngineConnection.Shutdown].
+// NewSharedEngineConnection starts a connection to the engine and returns immediately.
+// engineURL is the address of the engine's worker socket, with the scheme ws, wss, http or
+// https; /otel is appended to its path. If engineURL is "", it defaults to $III_URL, then to
+// [DefaultURL]. An unavailable engine is not an error. The connection lives until
+// [SharedEngineConnection.Shutdown].
 func NewSharedEngineConnection(engineURL string, opts ...ConnectionOption) (*SharedEngineConnection, error) {
 	cfg, err := newConnectionConfig(engineURL, opts)
 	if err != nil {
@@ -82,7 +81,7 @@ func startConnection(cfg *connectionConfig) *SharedEngineConnection {
 	return s
 }
 
-// closedConnection returns a connection that is already closed, for disabled telemetry.
+// closedConnection returns a closed connection, for disabled telemetry.
 func closedConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := newConnection(cfg)
 	s.queue.refuse(ErrConnectionClosed, true)
@@ -94,7 +93,7 @@ func closedConnection(cfg *connectionConfig) *SharedEngineConnection {
 	return s
 }
 
-// newConnection returns a connection that is not started.
+// newConnection returns a connection without starting it.
 func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 	s := &SharedEngineConnection{
 		cfg:      cfg,
@@ -113,22 +112,22 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 	return s
 }
 
-// logger returns the logger in use, or nil.
+// logger returns the current logger, or nil.
 func (s *SharedEngineConnection) logger() *slog.Logger { return s.log.Load() }
 
-// adoptLogger makes l the logger unless there is one. It ignores a logger whose handler writes
-// to telemetry alone, because such a handler needs the connection whose failures it would
-// record.
+// adoptLogger sets the logger if there is none. It ignores a logger that writes only to
+// telemetry: such a logger would need this connection to report that the connection has
+// failed.
 func (s *SharedEngineConnection) adoptLogger(l *slog.Logger) {
 	if !writesToTelemetry(l.Handler()) {
 		s.log.CompareAndSwap(nil, l)
 	}
 }
 
-// adoptToken sets the token for the engine's host, which the connection shares with a worker.
+// adoptToken sets the engine's token if there is none. It must be called only if a worker
+// connects to the same host.
 func (s *SharedEngineConnection) adoptToken(token string) { s.token.CompareAndSwap(nil, &token) }
 
-// dial opens a connection.
 func (s *SharedEngineConnection) dial(ctx context.Context) (*wsconn.Conn, error) {
 	d := s.cfg.Dialer
 	if token := s.token.Load(); token != nil {
@@ -137,12 +136,12 @@ func (s *SharedEngineConnection) dial(ctx context.Context) (*wsconn.Conn, error)
 	return d.Dial(ctx)
 }
 
-// Send queues one frame and never blocks. When the queue is full, connected or not, older
-// frames are dropped and counted to make room: first span starts, then metrics, then spans and
-// logs, but none of a higher class than m's. If that is not enough, Send returns
+// Send queues one frame and never blocks. When the queue is full, connected or not, Send drops
+// and counts older frames to make room: first span starts, then metrics, then spans and logs.
+// It does not drop frames of a higher class than m. If there is still no room, Send returns
 // [ErrBufferFull]. It returns [ErrConnectionClosed] after the connection has ended, and
 // [ErrMessageTooLarge] for a frame of 64 MiB or more. The engine silently drops data that is
-// not OTLP JSON. m.Data must not be modified afterwards.
+// not OTLP JSON. m.Data must not be modified after the call.
 func (s *SharedEngineConnection) Send(m OtelMessage) error {
 	if s == nil {
 		return ErrConnectionClosed
@@ -154,12 +153,12 @@ func (s *SharedEngineConnection) Send(m OtelMessage) error {
 	return fmt.Errorf("iii: telemetry prefix %q is not OTLP, MTRC or LOGS", m.Prefix)
 }
 
-// enqueue is like Send, for this package's own frames. It takes ownership of f.Data.
+// enqueue is Send for this package's own frames. It takes ownership of f.Data.
 func (s *SharedEngineConnection) enqueue(f otlpjson.Frame) error { return s.queue.enqueue(f) }
 
-// State returns the state of the connection: connecting until the first attempt has
-// ended, connected, reconnecting while attempts fail or after a loss, failed once the
-// reconnection attempts are exhausted, and disconnected after Shutdown.
+// State returns the connection's state. The state is connecting until the first attempt ends,
+// and then connected or reconnecting. It is failed once all reconnection attempts have been
+// used, and disconnected after Shutdown.
 func (s *SharedEngineConnection) State() ConnectionState {
 	if s == nil {
 		return ConnectionStateDisconnected
@@ -169,7 +168,6 @@ func (s *SharedEngineConnection) State() ConnectionState {
 	return s.state
 }
 
-// Stats returns a snapshot of the counters.
 func (s *SharedEngineConnection) Stats() ConnectionStats {
 	var stats ConnectionStats
 	if s == nil {
@@ -183,13 +181,13 @@ func (s *SharedEngineConnection) Stats() ConnectionStats {
 	return stats
 }
 
-// Flush returns nil once the engine has received every frame that was queued before the call.
-// If ctx ends first, the error reports how many frames are left; they stay queued. Flush also
-// returns an error if frames were dropped in the meantime.
+// Flush waits until the engine has received every frame queued before the call. If ctx is done
+// first, the error reports how many frames remain; they stay queued. Flush also returns an
+// error if frames were dropped while it waited.
 func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flushAfter(ctx, 0) }
 
-// flushAfter is like Flush, for a caller that has already flushed the providers. dropped is
-// the number of frames that were dropped in the meantime.
+// flushAfter is Flush for a caller that has already flushed the providers. dropped is the
+// number of frames dropped while the providers were flushed.
 func (s *SharedEngineConnection) flushAfter(ctx context.Context, dropped int) error {
 	if s == nil {
 		return nil
@@ -226,11 +224,11 @@ func (s *SharedEngineConnection) flush(ctx context.Context, dropped int) error {
 	return &e
 }
 
-// flushError describes the frames that a flush did not deliver.
+// flushError reports the frames that a flush did not deliver.
 type flushError struct {
 	left, dropped int   // frames
-	ctx           error // why the flush stopped waiting; nil: it did not
-	cause         error // why there is no connection; nil: there is one
+	ctx           error // why the flush stopped waiting; nil if it did not
+	cause         error // why there is no connection; nil if there is one
 }
 
 func (e *flushError) Error() string {
@@ -254,10 +252,10 @@ func (e *flushError) Unwrap() []error {
 	return errs
 }
 
-// Shutdown rejects further frames, waits until the engine has received the queued ones,
-// and closes the connection. If it is not connected, it makes one more attempt
-// immediately. It returns when ctx ends at the latest; the error reports how many
-// frames were lost. Further calls also wait for completion and return nil.
+// Shutdown rejects further frames, waits until the engine has received the queued ones, and
+// closes the connection. If disconnected, it immediately makes one more attempt to connect. It
+// returns when ctx is done at the latest. The error reports how many frames were lost.
+// Repeated calls wait until the shutdown has completed and return nil.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	if s == nil {
 		return nil
@@ -292,7 +290,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// drain makes s end as soon as its connection is lost or cannot be established immediately.
+// drain makes s reconnect without delay, and end if an attempt to connect fails.
 func (s *SharedEngineConnection) drain() {
 	s.drainOnce.Do(func() {
 		s.queue.drain()
@@ -310,7 +308,7 @@ func (s *SharedEngineConnection) closeOrderly(ctx context.Context) {
 	}
 }
 
-// run keeps the connection up until ctx ends or the attempts are exhausted.
+// run maintains the connection until ctx is done or the attempts to connect are exhausted.
 func (s *SharedEngineConnection) run(ctx context.Context) {
 	err := s.keepConnected(ctx)
 	s.mu.Lock()
@@ -333,19 +331,19 @@ func (s *SharedEngineConnection) run(ctx context.Context) {
 	close(s.done)
 }
 
-// lossCause returns the reason why frames for which no flush was waiting were lost, once s has
-// ended.
+// lossCause returns the error to report for lost frames that no flush waited for. It must be
+// called after the connection has ended.
 func (s *SharedEngineConnection) lossCause() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reason == nil {
-		return ErrBufferFull // the connection held until the end
+		return ErrBufferFull // the connection lasted until the end, so the frames were dropped for lack of room
 	}
 	return s.closedError()
 }
 
-// closedError returns an [ErrConnectionClosed] with the reason why the connection ended. The
-// caller holds mu.
+// closedError returns an [ErrConnectionClosed] that wraps the reason why the connection ended.
+// The caller holds mu.
 func (s *SharedEngineConnection) closedError() error {
 	if s.reason == nil || errors.Is(s.reason, ErrConnectionClosed) {
 		return ErrConnectionClosed
@@ -353,7 +351,7 @@ func (s *SharedEngineConnection) closedError() error {
 	return public(fmt.Errorf("%w: %w", ErrConnectionClosed, s.reason))
 }
 
-// awaitCallbacks gives user callbacks a moment to return.
+// awaitCallbacks gives the program's callbacks a short time to return.
 func (s *SharedEngineConnection) awaitCallbacks() {
 	timer := time.NewTimer(handlerGrace)
 	defer timer.Stop()
@@ -363,19 +361,19 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	}
 }
 
-// drainAttempts is the number of successive connections that may die without delivering a
-// frame during draining, when there is no delay between attempts.
+// drainAttempts limits consecutive connections that deliver no frame during draining, when
+// there is no delay between attempts.
 const drainAttempts = 5
 
-// keepConnected maintains a connection. It returns nil once ctx has ended or the queue has
-// been drained to the extent possible. Otherwise it returns the reason why it gave up.
+// keepConnected maintains the connection. It returns nil once ctx is done or the queue has
+// been drained as far as possible. Otherwise it returns the reason why it gave up.
 func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	redial := s.cfg.redial()
-	redial.Hurry = s.draining // one more attempt, immediately
+	redial.Hurry = s.draining // immediately make one more attempt
 	state := ConnectionStateConnecting
-	connected := false // there has been a connection
+	connected := false // whether a connection was ever established
 	redial.Connect = func(ctx context.Context) wsconn.Attempt {
-		for idle := 0; ; { // consecutive connections that delivered nothing during draining
+		for idle := 0; ; { // idle counts consecutive connections that delivered nothing during draining
 			s.setState(state, nil)
 			state = ConnectionStateReconnecting
 			lasted, progress := false, false
@@ -400,8 +398,8 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			if !signal.IsClosed(s.draining) {
 				return wsconn.Attempt{Err: err, Held: lasted}
 			}
-			// Draining leaves no time for delays: try again immediately if the last
-			// attempt connected.
+			// Draining leaves no time for delays. Retry immediately if the last attempt
+			// connected.
 			s.setState(state, err)
 			if idle++; progress {
 				idle = 0
@@ -419,7 +417,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-// ended waits until done is closed or ctx ends, and reports whether done is closed.
+// ended waits for the channel done or for ctx. It reports whether the channel is closed.
 func ended(ctx context.Context, done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -429,8 +427,8 @@ func ended(ctx context.Context, done <-chan struct{}) bool {
 	}
 }
 
-// serve runs one link until it dies and returns the cause. lasted reports whether the
-// link lived for at least the initial reconnection delay and was not refused.
+// serve runs one link until it fails, and returns the cause. lasted reports whether the link
+// lasted for at least the initial reconnection delay and was not rejected by the engine.
 func (s *SharedEngineConnection) serve(ctx context.Context, l *telemetryLink, reconnected bool) (lasted bool, err error) {
 	s.mu.Lock()
 	if reconnected {
@@ -454,7 +452,7 @@ func (s *SharedEngineConnection) serve(ctx context.Context, l *telemetryLink, re
 	return lasted, err
 }
 
-// setState changes the state and notifies the listener. err is the cause.
+// setState changes the state and notifies the listener. err is the cause of the change.
 func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -468,8 +466,8 @@ func (s *SharedEngineConnection) setState(state ConnectionState, err error) {
 	}
 }
 
-// untilAway returns a context that ends, at the latest, when s has not been connected for
-// the limit. stop must be called.
+// untilAway returns a context that is canceled if s stays disconnected for the given time. The
+// caller must call stop.
 func (s *SharedEngineConnection) untilAway(ctx context.Context, limit time.Duration) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
@@ -501,7 +499,7 @@ func (s *SharedEngineConnection) untilAway(ctx context.Context, limit time.Durat
 	return ctx, func() { cancel(nil); watch.Wait() }
 }
 
-// reportDisconnect reports that an attempt or a connection has ended.
+// reportDisconnect reports a failed attempt or a lost connection.
 func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration) {
 	var refused *AuthError
 	switch log := s.logger(); {
@@ -512,7 +510,7 @@ func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration
 	}
 }
 
-// reportError reports an error that must be noticed even if there is no logger.
+// reportError reports an error, even if there is no logger.
 func (s *SharedEngineConnection) reportError(err error) {
 	if log := s.logger(); log != nil {
 		log.Error("iii: telemetry", "error", err)
@@ -540,23 +538,23 @@ func (s *SharedEngineConnection) reportDrops() {
 }
 
 const (
-	telemetryPing      = 20 * time.Second // between pings on an idle link
-	telemetryIdle      = 60 * time.Second // without a frame from the engine until the link fails
-	telemetryReadLimit = 1 << 20          // bytes of a message from the engine, which sends only short ones
+	telemetryPing      = 20 * time.Second // interval of pings on an idle link
+	telemetryIdle      = 60 * time.Second // time without a frame from the engine after which the link fails
+	telemetryReadLimit = 1 << 20          // the engine sends only short messages
 	codeAuth           = "AUTH_ERROR"
 )
 
-// telemetryLink is one telemetry connection. The lock of the queue guards the fields
-// between the connection and written.
+// telemetryLink is one telemetry connection. The queue's lock guards the fields ping,
+// unpinged, pinged and ponged.
 type telemetryLink struct {
 	*wsconn.Conn
-	ping           bool   // a ping follows the frames that are taken next
+	ping           bool   // a ping follows the next frames
 	unpinged       int    // frames taken since the last ping
-	pinged, ponged uint64 // number of the frame before the last ping, the last pong
+	pinged, ponged uint64 // numbers of the last frames before the last ping and the last pong
 
-	written atomic.Uint64 // number of the last frame that no longer needs its data
+	written atomic.Uint64 // number of the last frame whose data is no longer needed
 
-	batch []queuedFrame // of the writer
+	batch []queuedFrame // used only by the writer
 }
 
 func (s *SharedEngineConnection) newLink(conn *wsconn.Conn) *telemetryLink {
@@ -569,8 +567,8 @@ func (s *SharedEngineConnection) newLink(conn *wsconn.Conn) *telemetryLink {
 	return l
 }
 
-// readTelemetry handles a message from the engine, which sends only pongs and the reason for a
-// refusal.
+// readTelemetry handles a message from the engine. Apart from pongs, the engine sends only the
+// reason for rejecting a connection.
 func readTelemetry(kind int, message []byte) error {
 	if kind != wsconn.Text {
 		return nil
@@ -578,8 +576,7 @@ func readTelemetry(kind int, message []byte) error {
 	return engineError(message)
 }
 
-// engineError returns the error in an error frame of the engine, or nil for anything
-// else.
+// engineError returns the error in an error frame of the engine, or nil for any other message.
 func engineError(b []byte) error {
 	var m ErrorMessage
 	if json.Unmarshal(b, &m) != nil || m.Type != MessageTypeError {
@@ -591,7 +588,7 @@ func engineError(b []byte) error {
 	return &Error{Code: m.Error.Code, Message: m.Error.Message}
 }
 
-// writeFrames writes the waiting frames and, if needed, the ping that follows them.
+// writeFrames writes the queued frames, and a ping if one is due.
 func (s *SharedEngineConnection) writeFrames(l *telemetryLink) (wrote bool, err error) {
 	batch, ping, number := s.queue.take(l, l.batch[:0])
 	l.batch = batch
@@ -618,7 +615,7 @@ func (s *SharedEngineConnection) writeFrames(l *telemetryLink) (wrote bool, err 
 	return true, l.Flush()
 }
 
-// askConfirmation pings the engine, whose pong confirms the frames up to number.
+// askConfirmation sends a ping; the engine's pong confirms all frames up to number.
 func (l *telemetryLink) askConfirmation(number uint64) error {
 	return l.WritePing(binary.BigEndian.AppendUint64(nil, number))
 }

@@ -18,13 +18,13 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// Trace context crosses the engine in two strings of each invocation, traceparent and
-// baggage, in the syntax of the W3C headers; trace state is not transferred. The code
-// below uses OpenTelemetry's context and needs no provider, so a worker without
-// telemetry forwards the trace of its caller.
+// Invocations carry trace context through the engine in two strings, traceparent and baggage,
+// formatted like the W3C headers. Trace state is not transferred. The code below uses
+// OpenTelemetry's context but needs no provider, so a worker without telemetry still
+// propagates its caller's trace.
 
-// TraceID returns the id of the trace in ctx as 32 hexadecimal digits: the trace of its
-// span or, in a handler, of the caller. It returns "" outside of a trace.
+// TraceID returns the ID of the trace in ctx as 32 hexadecimal digits. In a handler, this is
+// the trace of the caller, if the caller has one. It returns "" if ctx has no trace.
 func TraceID(ctx context.Context) string {
 	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
 		return sc.TraceID().String()
@@ -32,9 +32,8 @@ func TraceID(ctx context.Context) string {
 	return ""
 }
 
-// SpanID returns the id of the span in ctx as 16 hexadecimal digits; in a handler of a
-// client without telemetry, that is the caller's span. It returns "" outside of a
-// trace.
+// SpanID returns the ID of the span in ctx as 16 hexadecimal digits. In a handler of a client
+// without telemetry, this is the caller's span. It returns "" if ctx has no trace.
 func SpanID(ctx context.Context) string {
 	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
 		return sc.SpanID().String()
@@ -42,9 +41,8 @@ func SpanID(ctx context.Context) string {
 	return ""
 }
 
-// InjectTraceparent returns the W3C traceparent header for ctx, or "" outside of a
-// trace. The header carries only the sampled flag, because the engine rejects headers
-// with other flags.
+// InjectTraceparent returns the W3C traceparent header for ctx, or "" if ctx has no trace. The
+// only flag in the header is sampled, because the engine rejects headers with other flags.
 func InjectTraceparent(ctx context.Context) string {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {
@@ -53,7 +51,7 @@ func InjectTraceparent(ctx context.Context) string {
 	return string(appendTraceparent(make([]byte, 0, traceparentLength), sc))
 }
 
-// traceparentLength is the length of the header: version, trace id, span id and flags.
+// traceparentLength is the length of the header: version, trace ID, span ID and flags.
 const traceparentLength = 2 + 1 + 32 + 1 + 16 + 1 + 2
 
 func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
@@ -68,8 +66,8 @@ func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
 	return append(dst, "-00"...)
 }
 
-// parseTraceparent parses the header. It accepts text that a later version appends, and
-// ignores flags other than sampled.
+// parseTraceparent parses the header. It accepts fields appended by later versions and ignores
+// all flags except sampled.
 func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	if len(s) < traceparentLength || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return sc, false
@@ -92,7 +90,7 @@ func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	return sc, sc.IsValid()
 }
 
-// decodeHex decodes lowercase digits, the only ones that the header can contain.
+// decodeHex decodes lowercase digits. The header allows no others.
 func decodeHex[T string | []byte](dst []byte, s T) bool {
 	for i := range dst {
 		high, low := hexValue(s[2*i]), hexValue(s[2*i+1])
@@ -114,10 +112,10 @@ func hexValue(c byte) byte {
 	return 0xff
 }
 
-// ExtractContext returns ctx with the trace context and the baggage of the W3C headers
-// traceparent and baggage. Spans started with the result are children of the remote
-// span; the baggage replaces that of ctx. An empty or invalid header leaves ctx
-// unchanged, and an invalid baggage entry does not affect the others.
+// ExtractContext returns ctx with the trace context and baggage of the W3C headers traceparent
+// and baggage. Spans started with the returned context are children of the remote span, and
+// the header's baggage replaces that of ctx. An empty or invalid header is ignored, and an
+// invalid baggage entry does not affect the others.
 func ExtractContext(ctx context.Context, traceparent, baggageHeader string) context.Context {
 	if traceparent != "" {
 		if sc, ok := parseTraceparent(traceparent); ok {
@@ -132,7 +130,8 @@ func ExtractContext(ctx context.Context, traceparent, baggageHeader string) cont
 	return ctx
 }
 
-// extractRaw is like ExtractContext, but takes headers that are JSON strings or absent.
+// extractRaw is ExtractContext for headers that are JSON strings. An empty slice means that
+// there is no header.
 func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.Context {
 	if n := len(traceparent); n > 2 && traceparent[0] == '"' { // a valid header has no escapes
 		if sc, ok := parseTraceparent(traceparent[1 : n-1]); ok {
@@ -143,21 +142,21 @@ func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.
 	return ExtractContext(ctx, "", text)
 }
 
-// CapturedContext holds the span and the baggage of a context at one moment, but not its
-// cancellation, deadline or other values. It is meant for work that outlives its caller. Use
-// [CaptureContext]; the zero value attaches nothing. It is safe for concurrent use.
+// CapturedContext holds the span and baggage of a context, but not its cancellation, deadline
+// or other values. It is meant for work that outlives its caller. Create it with
+// [CaptureContext]; attaching the zero value has no effect. It is safe for concurrent use.
 type CapturedContext struct {
 	span trace.Span
 	bag  baggage.Baggage
 }
 
-// CaptureContext captures the span context and the baggage of ctx. It does not keep the span
-// open; spans that are started after the span has ended still become its children.
+// CaptureContext captures the span and baggage of ctx. It does not keep the span open. Spans
+// started later become children of the captured span even if that span has ended.
 func CaptureContext(ctx context.Context) CapturedContext {
 	return CapturedContext{span: trace.SpanFromContext(ctx), bag: baggage.FromContext(ctx)}
 }
 
-// Attach returns ctx with its span context and baggage replaced by the captured ones.
+// Attach returns ctx with its span and baggage replaced by the captured ones.
 func (c CapturedContext) Attach(ctx context.Context) context.Context {
 	if c.span == nil {
 		return ctx
@@ -165,15 +164,15 @@ func (c CapturedContext) Attach(ctx context.Context) context.Context {
 	return baggage.ContextWithBaggage(trace.ContextWithSpan(ctx, c.span), c.bag)
 }
 
-// Limits of the W3C Baggage recommendation.
+// Limits from the W3C Baggage recommendation.
 const (
 	maxBaggageMembers = 64
 	maxBaggageBytes   = 8192
 )
 
-// InjectBaggage returns the W3C baggage header for ctx, with its entries ordered by
-// key, or "" if ctx has no baggage. It percent-encodes keys and values, including "=",
-// at which the engine would otherwise cut off a value.
+// InjectBaggage returns the W3C baggage header for ctx with its entries sorted by key, or ""
+// if ctx has no baggage. Keys and values are percent-encoded. This includes "=", because the
+// engine would otherwise truncate the value there.
 func InjectBaggage(ctx context.Context) string {
 	bag := baggage.FromContext(ctx)
 	if bag.Len() == 0 {
@@ -182,7 +181,8 @@ func InjectBaggage(ctx context.Context) string {
 	return string(appendBaggage(nil, bag))
 }
 
-// sortedMembers returns the entries in key order, because they come from a map.
+// sortedMembers returns the entries sorted by key, because Members returns them in random
+// order.
 func sortedMembers(bag baggage.Baggage) []baggage.Member {
 	members := bag.Members()
 	if len(members) > 1 {
@@ -206,15 +206,15 @@ func appendMember(dst []byte, m baggage.Member) []byte {
 	dst = append(dst, '=')
 	dst = appendEscaped(dst, m.Value())
 	for _, p := range m.Properties() {
-		if text := p.String(); text != "" { // empty if no header can carry the key
+		if text := p.String(); text != "" { // empty if the key is not allowed in a header
 			dst = append(append(dst, ';'), text...)
 		}
 	}
 	return dst
 }
 
-// appendEscaped percent-encodes the octets that baggage must not contain, and also "%"
-// and "=". Keys are encoded as well because the engine decodes them.
+// appendEscaped percent-encodes the bytes that are not allowed in baggage, and also "%" and
+// "=". Keys are encoded as well, because the engine decodes them.
 func appendEscaped(dst []byte, s string) []byte {
 	const digits = "0123456789ABCDEF"
 	for i := range len(s) {
@@ -228,10 +228,9 @@ func appendEscaped(dst []byte, s string) []byte {
 	return dst
 }
 
-// parseBaggage parses the header leniently because other programs write it. It skips
-// invalid entries and keeps a "%" that does not begin a percent-encoding, which the
-// engine writes unescaped. It ignores entries beyond the limits. If a key occurs
-// several times, the last entry wins.
+// parseBaggage parses the header leniently, because other programs write it. It skips invalid
+// entries, and entries beyond the limits. It keeps a "%" that does not begin an escape,
+// because the engine does not escape "%". If a key occurs several times, the last entry wins.
 func parseBaggage(header string) baggage.Baggage {
 	var members []baggage.Member
 	size := 0
@@ -250,12 +249,12 @@ func parseBaggage(header string) baggage.Baggage {
 		}
 		members = append(members, m)
 	}
-	bag, _ := baggage.New(members...) // no error: the members are valid and within the limits
+	bag, _ := baggage.New(members...) // cannot fail: the members are valid and within the limits
 	return bag
 }
 
-// unescaped decodes a key or a value. A "%" that does not begin an escape stays as it
-// is and does not affect other escapes.
+// unescaped decodes a key or a value. A "%" that does not begin an escape is kept and does not
+// affect other escapes.
 func unescaped(s string) string {
 	s = strings.Trim(s, " \t")
 	if strings.IndexByte(s, '%') >= 0 {
@@ -297,17 +296,17 @@ func parseProperties(s string) []baggage.Property {
 	return properties
 }
 
-// BaggageEntry returns the decoded value of one baggage entry in ctx; ok is false if
-// there is no such entry.
+// BaggageEntry returns the decoded value of a baggage entry in ctx, and whether the entry
+// exists.
 func BaggageEntry(ctx context.Context, key string) (value string, ok bool) {
 	m := baggage.FromContext(ctx).Member(key)
 	return m.Value(), m.Key() != ""
 }
 
-// SetBaggage returns ctx with one baggage entry set; the other entries keep their
-// properties. Key and value may be any UTF-8 text; surrounding space is removed.
-// SetBaggage returns ctx unchanged and an error if the key is empty, if either is not
-// valid UTF-8, or if the baggage would exceed 64 entries or 8192 bytes of header.
+// SetBaggage returns ctx with one baggage entry set. Other entries keep their properties. The
+// key and value may be any UTF-8 text; surrounding white space is removed. If the key is
+// empty, the key or value is not valid UTF-8, or the baggage would exceed 64 entries or 8192
+// bytes of header, SetBaggage returns ctx unchanged and an error.
 func SetBaggage(ctx context.Context, key, value string) (context.Context, error) {
 	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 	switch {
@@ -333,8 +332,8 @@ func SetBaggage(ctx context.Context, key, value string) (context.Context, error)
 	return baggage.ContextWithBaggage(ctx, bag), nil
 }
 
-// RemoveBaggage returns ctx without one baggage entry, or ctx itself if there is no
-// such entry.
+// RemoveBaggage returns ctx without the given baggage entry, or ctx itself if it has no such
+// entry.
 func RemoveBaggage(ctx context.Context, key string) context.Context {
 	bag := baggage.FromContext(ctx)
 	if bag.Member(key).Key() == "" {
@@ -343,14 +342,14 @@ func RemoveBaggage(ctx context.Context, key string) context.Context {
 	return baggage.ContextWithBaggage(ctx, bag.DeleteMember(key))
 }
 
-// BaggageSpanProcessor copies the baggage of the context in which a span starts to the span.
-// Each entry becomes an attribute with the same key and the entry's decoded value; it replaces
-// an attribute of that key with which the span was started. The engine shows iii.tag.*,
-// iii.session.id, iii.session.name and iii.message.id with a trace.
+// BaggageSpanProcessor copies baggage to spans as they start. Each entry in the baggage of the
+// span's parent context becomes an attribute with the same key and the decoded value. It
+// overrides an attribute with that key that the span was started with. With a trace, the
+// engine shows iii.tag.*, iii.session.id, iii.session.name and iii.message.id.
 //
-// Use [NewBaggageSpanProcessor], and register the processor before those that read
-// attributes when a span starts, as [StartTelemetry] does. The zero value is ready to
-// use; the processor has no state.
+// Register the processor before any processor that reads attributes when a span starts, as
+// [StartTelemetry] does. The zero value is ready to use and equivalent to the result of
+// [NewBaggageSpanProcessor]. The processor has no state.
 type BaggageSpanProcessor struct{}
 
 var _ sdktrace.SpanProcessor = (*BaggageSpanProcessor)(nil)

@@ -19,7 +19,7 @@ import (
 
 var errSpanExporterShutdown = errors.New("iii: span exporter is shut down")
 
-// engineExporter holds the parts that the three exporters share.
+// engineExporter is embedded in all three exporters.
 type engineExporter struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool
@@ -40,8 +40,8 @@ func (x *engineExporter) encoder() *otlpjson.Encoder {
 	return otlpjson.NewEncoder(x.conn.queue.buffers)
 }
 
-// send queues the frames that e has encoded. It queues as many as it can and returns
-// the first error; the connection counts the rejected frames.
+// send queues as many of the frames as it can and returns the first error. The connection
+// counts the rejected frames.
 func (x *engineExporter) send(e *otlpjson.Encoder, frames []otlpjson.Frame) (err error) {
 	for _, f := range frames {
 		if refused := x.conn.enqueue(f); err == nil {
@@ -55,8 +55,8 @@ func (x *engineExporter) send(e *otlpjson.Encoder, frames []otlpjson.Frame) (err
 	return err
 }
 
-// ForceFlush returns nil once the engine has received everything that was exported
-// before the call; see [SharedEngineConnection.Flush].
+// ForceFlush waits until the engine has received everything exported before the call; see
+// [SharedEngineConnection.Flush].
 func (x *engineExporter) ForceFlush(ctx context.Context) error {
 	if x.stopped.Load() {
 		return nil
@@ -64,8 +64,8 @@ func (x *engineExporter) ForceFlush(ctx context.Context) error {
 	return x.conn.Flush(ctx)
 }
 
-// Shutdown flushes and ends the exporter, which exports nothing afterwards. The shared
-// connection stays open. Further calls return nil.
+// Shutdown flushes the exporter and stops it; later exports fail. The shared connection stays
+// open. Repeated calls return nil.
 func (x *engineExporter) Shutdown(ctx context.Context) error {
 	if x.stopped.Swap(true) {
 		return nil
@@ -73,11 +73,11 @@ func (x *engineExporter) Shutdown(ctx context.Context) error {
 	return x.conn.Flush(ctx)
 }
 
-// overflowed counts records that were dropped before they were exported.
+// overflowed counts n records that were dropped before they were exported.
 func (x *engineExporter) overflowed(n int) { x.conn.losses.overflow(n) }
 
-// crowded reports whether the connection is so busy that larger frames are better than
-// more frames.
+// crowded reports whether the connection is so busy that larger frames are preferable to more
+// frames.
 func (x *engineExporter) crowded() bool { return x.conn.queue.crowded() }
 
 // crowded reports whether more than an eighth of the frame limit is in use.
@@ -87,24 +87,24 @@ func (q *telemetryQueue) crowded() bool {
 	return q.frames > q.limit()/8
 }
 
-// EngineSpanExporter sends finished spans to the engine as OTLP JSON. It encodes them
-// immediately and adds them to the queue of its connection, so it never waits; a large batch
+// EngineSpanExporter sends finished spans to the engine as OTLP JSON. It encodes spans
+// immediately and adds them to the connection's queue, so it never waits. A large batch
 // becomes several frames. The zero value is not usable; use [NewEngineSpanExporter]. All
 // methods are safe for concurrent use.
 type EngineSpanExporter struct{ engineExporter }
 
 var _ sdktrace.SpanExporter = (*EngineSpanExporter)(nil)
 
-// NewEngineSpanExporter returns an exporter that sends over s, which must outlive the
-// exporter. If s is nil, as in a Telemetry of [TelemetryFromProviders], it sends nothing:
-// exports fail with [ErrConnectionClosed].
+// NewEngineSpanExporter returns an exporter that sends over s. The connection s must outlive
+// the exporter. If s is nil, as for a Telemetry created by [TelemetryFromProviders], exports
+// fail with [ErrConnectionClosed].
 func NewEngineSpanExporter(s *SharedEngineConnection) *EngineSpanExporter {
 	return &EngineSpanExporter{newEngineExporter(s)}
 }
 
 // ExportSpans queues spans. It returns [ErrBufferFull] or [ErrConnectionClosed] if the
-// connection did not accept all of them. After Shutdown it accepts none and returns an
-// error. The connection counts the lost spans.
+// connection did not accept all of them. The connection counts the lost spans. After Shutdown,
+// ExportSpans accepts no spans and returns an error.
 func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
 	if x.stopped.Load() {
 		return errSpanExporterShutdown
@@ -114,27 +114,28 @@ func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.Rea
 }
 
 // EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine stores only
-// gauges, sums and histograms with explicit bounds, so the exporter converts the other kinds:
-// it joins the buckets of an exponential histogram until at most 160 are left, and turns a
-// summary into a gauge with the attribute quantile and the sums name_count and name_sum.
-// Points that are NaN or infinite are omitted and counted. The exporter never waits. The zero
-// value is not usable; use [NewEngineMetricsExporter]. All methods are safe for concurrent
-// use.
+// gauges, sums and histograms with explicit bounds, so the exporter converts other kinds. It
+// merges the buckets of an exponential histogram until at most 160 remain. It converts a
+// summary to a gauge with the attribute quantile and the sums name_count and name_sum. Points
+// that are NaN or infinite are omitted and counted. The exporter never waits. The zero value
+// is not usable; use [NewEngineMetricsExporter]. All methods are safe for concurrent use.
 type EngineMetricsExporter struct {
 	engineExporter
 	temporality sdkmetric.TemporalitySelector
 
 	mu        sync.Mutex
-	converted map[string]struct{} // instruments whose conversion was logged
+	converted map[string]struct{} // names of instruments whose conversion was logged
 }
 
 var _ sdkmetric.Exporter = (*EngineMetricsExporter)(nil)
 
-// NewEngineMetricsExporter returns an exporter that sends over s, which must outlive the
-// exporter. If s is nil, as in a Telemetry of [TelemetryFromProviders], it sends nothing:
-// exports fail with [ErrConnectionClosed]. The temporality is cumulative unless
-// OpenTelemetry's variable OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is delta or
-// lowmemory. The engine's aggregates add up samples, which is correct only for deltas.
+// NewEngineMetricsExporter returns an exporter that sends over s. The connection s must
+// outlive the exporter. If s is nil, as for a Telemetry created by [TelemetryFromProviders],
+// exports fail with [ErrConnectionClosed].
+//
+// The temporality is cumulative unless OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is
+// delta or lowmemory. The engine adds up samples to compute aggregates. The results are
+// correct only for deltas.
 func NewEngineMetricsExporter(s *SharedEngineConnection) *EngineMetricsExporter {
 	x := &EngineMetricsExporter{engineExporter: newEngineExporter(s), temporality: sdkmetric.CumulativeTemporalitySelector}
 	switch strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"))) {
@@ -146,19 +147,18 @@ func NewEngineMetricsExporter(s *SharedEngineConnection) *EngineMetricsExporter 
 	return x
 }
 
-// Temporality returns the temporality that [NewEngineMetricsExporter] has chosen.
+// Temporality returns the temporality chosen by [NewEngineMetricsExporter].
 func (x *EngineMetricsExporter) Temporality(k sdkmetric.InstrumentKind) metricdata.Temporality {
 	return x.temporality(k)
 }
 
-// Aggregation returns OpenTelemetry's default, in which histograms have explicit
-// bounds.
+// Aggregation returns OpenTelemetry's default. Histograms then have explicit bounds.
 func (x *EngineMetricsExporter) Aggregation(k sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 	return sdkmetric.DefaultAggregationSelector(k)
 }
 
-// Export queues metrics. It returns an error if the connection did not accept all of
-// them, as [EngineSpanExporter.ExportSpans] does.
+// Export queues metrics. It returns an error if the connection did not accept all of them; see
+// [EngineSpanExporter.ExportSpans].
 func (x *EngineMetricsExporter) Export(_ context.Context, rm *metricdata.ResourceMetrics) error {
 	if x.stopped.Load() {
 		return sdkmetric.ErrExporterShutdown
@@ -170,8 +170,7 @@ func (x *EngineMetricsExporter) Export(_ context.Context, rm *metricdata.Resourc
 	return x.send(e, e.Metrics(rm))
 }
 
-// logConversions logs the conversion of exponential histograms, once for each
-// instrument.
+// logConversions logs each exponential histogram that is converted, once per instrument.
 func (x *EngineMetricsExporter) logConversions(rm *metricdata.ResourceMetrics, log *slog.Logger) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -194,24 +193,24 @@ func (x *EngineMetricsExporter) logConversions(rm *metricdata.ResourceMetrics, l
 	}
 }
 
-// EngineLogExporter sends log records to the engine as OTLP JSON. A record without a severity
-// text gets the text of its severity, because the engine's filters and log triggers use it.
-// The exporter encodes records immediately and adds them to the queue of its connection, so it
-// never waits. The zero value is not usable; use [NewEngineLogExporter]. All methods are safe
-// for concurrent use.
+// EngineLogExporter sends log records to the engine as OTLP JSON. A record without severity
+// text gets the text for its severity number, because the engine's filters and log triggers
+// depend on it. The exporter encodes records immediately and adds them to the connection's
+// queue, so it never waits. The zero value is not usable; use [NewEngineLogExporter]. All
+// methods are safe for concurrent use.
 type EngineLogExporter struct{ engineExporter }
 
 var _ sdklog.Exporter = (*EngineLogExporter)(nil)
 
-// NewEngineLogExporter returns an exporter that sends over s, which must outlive the exporter.
-// If s is nil, as in a Telemetry of [TelemetryFromProviders], it sends nothing: exports fail
-// with [ErrConnectionClosed].
+// NewEngineLogExporter returns an exporter that sends over s. The connection s must outlive
+// the exporter. If s is nil, as for a Telemetry created by [TelemetryFromProviders], exports
+// fail with [ErrConnectionClosed].
 func NewEngineLogExporter(s *SharedEngineConnection) *EngineLogExporter {
 	return &EngineLogExporter{newEngineExporter(s)}
 }
 
-// Export queues records. It returns an error if the connection did not accept all of
-// them, as [EngineSpanExporter.ExportSpans] does.
+// Export queues records. It returns an error if the connection did not accept all of them; see
+// [EngineSpanExporter.ExportSpans].
 func (x *EngineLogExporter) Export(_ context.Context, records []sdklog.Record) error {
 	if x.stopped.Load() {
 		return sdklog.ErrExporterShutdown

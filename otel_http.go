@@ -20,8 +20,8 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// untracedHTTP holds the tracer providers, of type *sdktrace.TracerProvider, of
-// telemetry that does not trace HTTP requests.
+// untracedHTTP holds the *sdktrace.TracerProvider of every Telemetry that does not trace HTTP
+// requests.
 var untracedHTTP sync.Map
 
 func tracesHTTP(provider trace.TracerProvider) bool {
@@ -33,24 +33,24 @@ func tracesHTTP(provider trace.TracerProvider) bool {
 	return !off
 }
 
-// transport implements [NewTracingTransport].
+// transport is the RoundTripper returned by [NewTracingTransport].
 type transport struct {
 	base   http.RoundTripper
 	ignore []string
 }
 
 // NewTracingTransport returns a RoundTripper that sends requests over base, or over
-// http.DefaultTransport if base is nil. Each request becomes a CLIENT span in the trace of its
-// context, and carries traceparent, tracestate and baggage to the server. The span ends when
-// the response header arrives; from status 400 on, its status is error. It records method,
-// URL, status, sizes and the Content-Type and Accept headers, but no other headers. Passwords
-// in the URL, values of query parameters that [Redact] would replace, and URL signatures are
-// omitted.
+// http.DefaultTransport if base is nil. It records each request as a CLIENT span in the trace
+// of the request's context, and sends traceparent, tracestate and baggage headers to the
+// server. The span ends when the response header arrives. For status codes of 400 and above,
+// the span's status is error. The span contains the method, the URL, the status, sizes, and
+// the Content-Type and Accept headers, but no other headers. Passwords in the URL, values of
+// query parameters that [Redact] would replace, and URL signatures are omitted.
 //
-// Requests pass unchanged if their URL contains one of the comma-separated texts of
-// $OTEL_FETCH_IGNORE_URLS, which NewTracingTransport reads once, or if
-// OtelConfig.FetchInstrumentationEnabled is false. The span is recorded by the same
-// telemetry as in [InSpan]. Without telemetry, requests still carry the trace context.
+// A request is passed to base unchanged if its URL contains one of the comma-separated strings
+// in $OTEL_FETCH_IGNORE_URLS, or if OtelConfig.FetchInstrumentationEnabled is false.
+// NewTracingTransport reads the variable once. [InSpan] describes which telemetry records the
+// span. Without telemetry, requests still carry the trace context.
 func NewTracingTransport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
@@ -64,7 +64,8 @@ func NewTracingTransport(base http.RoundTripper) http.RoundTripper {
 	return t
 }
 
-// CloseIdleConnections closes the idle connections of base. http.Client calls it.
+// CloseIdleConnections closes the idle connections of the underlying transport. http.Client
+// calls it.
 func (t *transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
@@ -86,7 +87,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		recordRequest(span, outgoing)
 	}
 	resp, err := t.base.RoundTrip(outgoing)
-	if !span.IsRecording() || resp == nil && err == nil { // http.Client reports the latter as an error
+	if !span.IsRecording() || resp == nil && err == nil { // http.Client reports a nil response without an error
 		return resp, err
 	}
 	if err != nil {
@@ -112,7 +113,7 @@ func (t *transport) ignores(u *url.URL) bool {
 	return false
 }
 
-// injectHTTP sets the trace headers for ctx, replacing existing ones.
+// injectHTTP sets the trace headers for ctx and replaces existing ones.
 func injectHTTP(ctx context.Context, h *http.Header) {
 	if *h == nil {
 		*h = http.Header{}
@@ -143,7 +144,7 @@ func spanNameHTTP(req *http.Request) string {
 	return methodOf(req)
 }
 
-// requestAttributes returns the attributes that the span starts with.
+// requestAttributes returns the span's initial attributes.
 func requestAttributes(req *http.Request) []attribute.KeyValue {
 	u := *req.URL
 	u.User = nil
@@ -178,9 +179,9 @@ func isDefaultPort(scheme string, port int) bool {
 	return scheme == "http" && port == 80 || scheme == "https" && port == 443
 }
 
-// redactQuery replaces the values of parameters that name secrets or sign the URL, and
-// keeps the rest of the query as it is written. It also splits parameters at
-// semicolons, as some servers do.
+// redactQuery replaces the values of parameters that contain secrets or sign the URL, and
+// keeps the rest of the query unchanged. Like some servers, it also splits parameters at
+// semicolons.
 func redactQuery(query string) string {
 	if query == "" {
 		return ""
@@ -204,8 +205,8 @@ func redactQuery(query string) string {
 	}
 }
 
-// secretParameter reports whether a parameter's name, as written in the URL, names a secret. A
-// signature counts as a secret, because anyone who has it can use the URL.
+// secretParameter reports whether the parameter name, as it appears in the URL, marks a
+// secret. A signature counts as a secret, because anyone who has it can use the URL.
 func secretParameter(key string) bool {
 	if name, err := url.QueryUnescape(key); err == nil {
 		key = name
@@ -214,7 +215,6 @@ func secretParameter(key string) bool {
 	return secret.Named([]byte(key)) || name == "sig" || name == "awsaccesskeyid" || strings.HasSuffix(name, "signature")
 }
 
-// recordRequest records the outgoing request on the span.
 func recordRequest(span trace.Span, req *http.Request) {
 	for _, name := range []string{"content-type", "accept"} {
 		if values := req.Header.Values(name); len(values) > 0 {
@@ -226,7 +226,7 @@ func recordRequest(span trace.Span, req *http.Request) {
 	}
 }
 
-// recordResponse records the response on the span, and sets the span's status.
+// recordResponse records the response on the span and sets the span's status.
 func recordResponse(span trace.Span, resp *http.Response) {
 	span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
 	if n, err := strconv.ParseInt(resp.Header.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
@@ -244,8 +244,8 @@ func recordResponse(span trace.Span, resp *http.Response) {
 	span.SetStatus(codes.Error, code)
 }
 
-// errorKind classifies a failed request by the type of its error. Classifying by text
-// would create a kind for each address.
+// errorKind classifies a failed request by the type of its error. Error messages contain
+// addresses, so they would produce one kind per address.
 func errorKind(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):

@@ -11,44 +11,44 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// Limits of the frames in flight, which are written but not confirmed: high enough to keep a
-// link busy, and low enough to send all of them again.
+// These limits apply to frames in flight, that is, written but not confirmed. They are high
+// enough to keep a link busy, and low enough to resend all of these frames.
 const (
 	maxFlightFrames = 1024
 	maxFlightBytes  = 4 << 20
 )
 
-// pingFrames is the number of frames after which another ping is sent although the pong to the
-// previous one has not arrived. An engine that forwards to a stuck collector takes 10 s per
-// frame. Such a small number of frames is still confirmed before the link counts as dead, so
-// the frames are not sent again and again.
+// pingFrames is the number of frames after which another ping is sent, even if no pong has
+// arrived for the previous one. An engine that forwards to a stuck collector takes 10 s per
+// frame. With such a small number, the frames are confirmed before the link is considered
+// dead, and are not resent endlessly.
 const pingFrames = 4
 
-// telemetryQueue holds frames until the engine has confirmed them. Each class has its
-// own queue of waiting frames, so the oldest frame of a class is found immediately; the
-// frames' numbers keep the order across classes.
+// telemetryQueue holds frames until the engine has confirmed them. Each class has its own
+// queue, so that the oldest frame of a class is found immediately. Frame numbers preserve the
+// order across classes.
 type telemetryQueue struct {
 	maxFrames, maxBytes int
-	maxOffline          int // limit of frames without a link; 0: maxFrames
+	maxOffline          int // frame limit while disconnected; 0 means maxFrames
 	buffers             otlpjson.Buffers
 
 	mu          sync.Mutex
 	link        *telemetryLink // the current link, or nil
-	starting    bool           // the first attempt to connect has not ended yet
-	ended       error          // set once: why frames are no longer accepted
-	orderly     bool           // refused because of Shutdown
+	starting    bool           // the first attempt to connect has not finished
+	ended       error          // why frames are rejected; set once
+	orderly     bool           // frames are rejected because of Shutdown
 	ending      bool           // frames dropped from now on are lost by the shutdown
-	lost        int            // frames lost by the shutdown or failure, except live ones
+	lost        int            // frames lost by the shutdown or a failure, except live ones
 	last        uint64         // number of the last accepted frame
 	waiting     [classes]fifo.Queue[queuedFrame]
 	flight      fifo.Queue[queuedFrame] // frames passed to the link's writer, in order
 	flightBytes int                     // bytes in flight, including shed frames
-	frames      int                     // waiting and in flight, except shed ones
-	bytes       int                     // size of these frames
+	frames      int                     // waiting and in flight, except shed frames
+	bytes       int                     // total size of the frames counted in frames
 	held        [classes]heldFrames
 	waiters     map[*flushWaiter]struct{}
 	stats       queueStats
-	dropped     func() // called under mu when records are lost; must not block
+	dropped     func() // called with mu held when records are lost; must not block
 }
 
 type queueStats struct {
@@ -56,17 +56,16 @@ type queueStats struct {
 	drops                           [signals]DroppedFrames
 }
 
-// heldFrames counts the frames of a class in the queue, except shed ones.
+// heldFrames counts the queued frames of a class, except shed ones.
 type heldFrames struct{ frames, bytes, inFlight int }
 
-// flushWaiter waits for all frames up to a number.
+// flushWaiter waits for all frames with numbers up to upTo.
 type flushWaiter struct {
 	upTo    uint64
-	dropped int // frames up to that number dropped since, except live ones
+	dropped int // how many of these frames were dropped, except live ones
 	done    chan struct{}
 }
 
-// dropCause is the reason why a frame was dropped.
 type dropCause uint8
 
 const (
@@ -130,7 +129,7 @@ func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	return nil
 }
 
-// limit returns the number of frames that the queue can hold.
+// limit returns the current frame limit.
 func (q *telemetryQueue) limit() int {
 	if q.link == nil && q.maxOffline > 0 {
 		return min(q.maxFrames, q.maxOffline)
@@ -138,8 +137,8 @@ func (q *telemetryQueue) limit() int {
 	return q.maxFrames
 }
 
-// makeRoom sheds the oldest frames, those of the lowest class first, until a frame of
-// class c and the given size fits. If that is impossible, it sheds none.
+// makeRoom sheds the oldest frames, lowest class first, until a frame of class c and the given
+// size fits. It reports whether that is possible; if not, it sheds nothing.
 func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 	limit := q.limit()
 	frames, bytes := q.frames, q.bytes
@@ -160,8 +159,8 @@ func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 	return true
 }
 
-// shedOldest sheds the oldest frame of class c, which must have one. A frame in flight
-// can still arrive: it counts as dropped only if the link dies first.
+// shedOldest sheds the oldest frame of class c. There must be one. A shed frame that is in
+// flight can still arrive; it counts as dropped only if the link fails first.
 func (q *telemetryQueue) shedOldest(c frameClass) {
 	if q.held[c].inFlight > 0 {
 		flight := q.flight.All()
@@ -179,7 +178,7 @@ func (q *telemetryQueue) shedOldest(c frameClass) {
 	q.drop(&f, dropFull)
 }
 
-// keep counts a frame that enters the queue; forget is its inverse.
+// keep counts a frame that enters the queue. forget is its inverse.
 func (q *telemetryQueue) keep(f *queuedFrame) {
 	h := &q.held[f.signal().class()]
 	h.frames++
@@ -207,8 +206,8 @@ func (q *telemetryQueue) attach(l *telemetryLink) {
 	l.Wake()
 }
 
-// dialFailed records that an attempt to connect has failed. It drops span starts, because they
-// would be outdated at the next attempt.
+// dialFailed records a failed attempt to connect. It drops span starts, because they would be
+// outdated by the next attempt.
 func (q *telemetryQueue) dialFailed() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -217,8 +216,8 @@ func (q *telemetryQueue) dialFailed() {
 	q.releaseWaiters()
 }
 
-// shedOffline drops the frames that the queue does not keep without a link: span starts, and
-// those beyond the limit that then applies.
+// shedOffline drops the frames that cannot be kept while disconnected: span starts, and frames
+// beyond the lower limit.
 func (q *telemetryQueue) shedOffline() {
 	for q.waiting[classLive].Len() > 0 {
 		f := q.waiting[classLive].Pop()
@@ -234,8 +233,8 @@ func (q *telemetryQueue) shedOffline() {
 	}
 }
 
-// take appends to batch the frames that l's writer writes next, in order. ping reports
-// whether a ping follows them, which confirms the frames up to number.
+// take appends the frames to write next to batch, in order. If ping is set, l's writer must
+// then send a ping that confirms the frames up to number.
 func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queuedFrame, ping bool, number uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -247,8 +246,8 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queued
 		if !ok {
 			break
 		}
-		// Span starts are never sent again and need no confirmation of their own,
-		// unless a flush waits or too much is in flight.
+		// Span starts are never resent. They need no confirmation unless a flush is waiting or
+		// too much is in flight.
 		if !f.Live || len(q.waiters) > 0 || q.flight.Len() >= min(maxFlightFrames/2, q.limit()/16) || q.flightBytes >= maxFlightBytes/2 {
 			l.unpinged++
 		}
@@ -273,7 +272,6 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queued
 	return batch, ping, l.pinged
 }
 
-// next moves the oldest waiting frame into flight.
 func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
 	var oldest *fifo.Queue[queuedFrame]
 	for c := range q.waiting {
@@ -297,7 +295,7 @@ func (q *telemetryQueue) next() (f queuedFrame, ok bool) {
 	return f, true
 }
 
-// requestPing lets l's writer send a ping.
+// requestPing makes l's writer send a ping.
 func (q *telemetryQueue) requestPing(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -305,15 +303,14 @@ func (q *telemetryQueue) requestPing(l *telemetryLink) {
 	l.Wake()
 }
 
-// current returns the link that is in use, or nil.
+// current returns the current link, or nil.
 func (q *telemetryQueue) current() *telemetryLink {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.link
 }
 
-// confirm records that the engine has received all frames up to number, because the pong to a
-// ping that followed them has arrived over l.
+// confirm records that a pong on l has confirmed all frames up to number.
 func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -336,8 +333,8 @@ func (q *telemetryQueue) confirm(l *telemetryLink, number uint64) {
 	l.Wake()
 }
 
-// detach ends the use of l after its writer has ended. Unconfirmed frames return to the queue,
-// before all later ones.
+// detach removes the current link after its writer has stopped. Unconfirmed frames return to
+// the front of the queue.
 func (q *telemetryQueue) detach(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -372,9 +369,8 @@ func (q *telemetryQueue) detach(l *telemetryLink) {
 	q.releaseWaiters()
 }
 
-// refuse makes the queue reject frames from now on with reason; the first reason stays.
-// Frames that arrive after Shutdown do not count as lost, because their senders get an
-// error.
+// refuse makes the queue reject frames with reason, unless an earlier reason is set. If
+// orderly is set, later frames do not count as lost, because their senders get an error.
 func (q *telemetryQueue) refuse(reason error, orderly bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -384,14 +380,13 @@ func (q *telemetryQueue) refuse(reason error, orderly bool) {
 	q.orderly = q.orderly || orderly
 }
 
-// drain records that the shutdown has begun.
 func (q *telemetryQueue) drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ending = true
 }
 
-// close drops the remaining frames. The queue must refuse frames and have no link.
+// close drops the remaining frames. The queue must already reject frames and have no link.
 func (q *telemetryQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -408,21 +403,22 @@ func (q *telemetryQueue) close() {
 	q.releaseWaiters()
 }
 
-// losses returns the number of frames lost by the shutdown or failure.
+// losses returns the number of frames lost by the shutdown or a failure.
 func (q *telemetryQueue) losses() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.lost
 }
 
-// confirmed returns the number of frames that the engine has received.
+// confirmed returns the number of frames that the engine has confirmed.
 func (q *telemetryQueue) confirmed() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.stats.confirmed
 }
 
-// addFlushWaiter returns a waiter for every frame accepted so far, or nil if none is left.
+// addFlushWaiter returns a waiter for every frame accepted so far, or nil if the queue is
+// empty.
 func (q *telemetryQueue) addFlushWaiter() *flushWaiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -441,8 +437,8 @@ func (q *telemetryQueue) addFlushWaiter() *flushWaiter {
 	return w
 }
 
-// leave ends the wait of w. It returns the numbers of w's frames that are still queued and
-// that were dropped in the meantime, not counting live frames.
+// leave removes w. It returns how many of the frames that w waited for are still queued, and
+// how many were dropped. Live frames are not counted.
 func (q *telemetryQueue) leave(w *flushWaiter) (left, dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -457,7 +453,7 @@ func (q *telemetryQueue) leave(w *flushWaiter) (left, dropped int) {
 	return left, w.dropped
 }
 
-// releaseWaiters releases the waiters that have no more frames to wait for.
+// releaseWaiters releases the waiters whose frames have all left the queue.
 func (q *telemetryQueue) releaseWaiters() {
 	if len(q.waiters) == 0 {
 		return
@@ -471,7 +467,7 @@ func (q *telemetryQueue) releaseWaiters() {
 	}
 }
 
-// oldest returns the number of the oldest frame in the queue, or 0 if it is empty.
+// oldest returns the number of the oldest queued frame, or 0 if the queue is empty.
 func (q *telemetryQueue) oldest() uint64 {
 	if f := q.flight.First(); f != nil {
 		return f.number
@@ -485,7 +481,6 @@ func (q *telemetryQueue) oldest() uint64 {
 	return oldest
 }
 
-// frameSignal is the kind of telemetry in a frame.
 type frameSignal uint8
 
 const (
@@ -510,8 +505,8 @@ func signalOf(f *otlpjson.Frame) frameSignal {
 	return signalLogs
 }
 
-// frameClass orders frames for shedding: frames give way to those of the same or a
-// higher class.
+// frameClass orders frames for shedding. A frame can displace frames of the same or a lower
+// class.
 type frameClass uint8
 
 const (
@@ -527,47 +522,47 @@ func (s frameSignal) class() frameClass {
 
 type queuedFrame struct {
 	otlpjson.Frame
-	number   uint64 // in order of acceptance, from 1
-	sentSize int    // size in bytes, once in flight
-	ping     bool   // a ping follows it
-	resend   bool   // written before, to a link that died
-	shed     bool   // in flight, never sent again; its data is released
+	number   uint64 // counts accepted frames from 1
+	sentSize int    // size in bytes when sent
+	ping     bool   // a ping follows this frame
+	resend   bool   // already written to an earlier link
+	shed     bool   // dropped while in flight: never resent, and its data is released
 }
 
-// ConnectionStats holds counters of a [SharedEngineConnection] since its creation, and
-// current sizes. Every accepted frame is confirmed, queued or dropped.
+// ConnectionStats holds the counters of a [SharedEngineConnection] since its creation, and its
+// current queue size. Every accepted frame is confirmed, queued or dropped.
 type ConnectionStats struct {
-	Sent       uint64 // frames handed to the socket, resent ones included
-	BytesSent  uint64 // size of the sent frames in bytes
-	Confirmed  uint64 // frames that the engine has received
-	Retried    uint64 // frames handed to the socket again because the previous connection died
+	Sent       uint64 // frames handed to the socket, including resent ones
+	BytesSent  uint64 // total size of the sent frames
+	Confirmed  uint64 // frames confirmed by the engine
+	Retried    uint64 // frames resent after the previous connection was lost
 	Reconnects uint64 // connections after the first
 
-	Queued      int // frames that wait or were sent but not confirmed
-	QueuedBytes int // size of the queued frames in bytes
+	Queued      int // frames that are waiting, or sent but not confirmed
+	QueuedBytes int // total size of the queued frames
 
-	// Dropped frames by their content. A frame that was shed after it was sent counts as
-	// dropped until the engine confirms it.
+	// Dropped frames by kind of telemetry. A frame that was dropped after it was sent is
+	// counted here until the engine confirms it.
 	Traces, LiveSpans, Metrics, Logs DroppedFrames
 
-	Lost RecordLosses // records that did not become part of a frame
+	Lost RecordLosses // records that were not put into a frame, or were shortened
 }
 
-// Dropped returns the number of dropped frames. It does not count those of live spans, because
-// the finished spans are sent later.
+// Dropped returns the number of dropped frames. Live spans are not counted, because the
+// finished spans are sent later.
 func (s ConnectionStats) Dropped() uint64 {
 	return s.Traces.Frames() + s.Metrics.Frames() + s.Logs.Frames()
 }
 
-// DroppedFrames counts dropped frames by cause.
+// DroppedFrames counts dropped frames by cause, and the records in them.
 type DroppedFrames struct {
-	Full         uint64 // the queue was full (also by max_pending_messages), or the frame was too large
+	Full         uint64 // the queue was full (including by max_pending_messages), or the frame was too large
 	NotConnected uint64 // span starts, which would be outdated on a later connection
 	Closed       uint64 // the connection had ended, or ended before the frames were confirmed
-	Records      uint64 // spans, data points or log records in all of these frames
+	Records      uint64 // spans, data points and log records in these frames
 }
 
-// Frames returns the number of dropped frames.
+// Frames returns the number of dropped frames, whatever the cause.
 func (d DroppedFrames) Frames() uint64 { return d.Full + d.NotConnected + d.Closed }
 
 func (d *DroppedFrames) add(cause dropCause, records int) {
@@ -582,7 +577,7 @@ func (d *DroppedFrames) add(cause dropCause, records int) {
 	d.Records += uint64(records)
 }
 
-// read fills in the counters of the queue.
+// read fills in the queue's counters.
 func (q *telemetryQueue) read(s *ConnectionStats) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -597,17 +592,17 @@ func (q *telemetryQueue) read(s *ConnectionStats) {
 	s.LiveSpans, s.Metrics, s.Traces, s.Logs = drops[signalLive], drops[signalMetrics], drops[signalTraces], drops[signalLogs]
 }
 
-// RecordLosses counts records that did not become part of a frame, since the creation of the
-// connection. [DroppedFrames] counts whole frames that were lost.
+// RecordLosses counts records that were lost or shortened before they became part of a frame,
+// since the connection was created. Lost frames are counted by [DroppedFrames].
 type RecordLosses struct {
 	Overflowed uint64 // spans and log records that arrived faster than they could be encoded, or after Shutdown
-	Shortened  uint64 // records that were cut to fit a frame of 8 MiB
-	TooLarge   uint64 // records that did not fit even when cut
+	Shortened  uint64 // records shortened to fit a frame of 8 MiB
+	TooLarge   uint64 // records that did not fit even when shortened
 	NonFinite  uint64 // data points and histogram values that are NaN or infinite, which JSON cannot represent
-	Unknown    uint64 // metrics of a kind that this package does not support
+	Unknown    uint64 // metrics of an unsupported kind
 }
 
-// describe appends a description of each kind of loss.
+// describe appends a description of each nonzero count to parts.
 func (l RecordLosses) describe(parts []string) []string {
 	for _, loss := range []struct {
 		n    uint64
@@ -626,7 +621,6 @@ func (l RecordLosses) describe(parts []string) []string {
 	return parts
 }
 
-// telemetryLosses counts RecordLosses.
 type telemetryLosses struct {
 	overflowed, shortened, tooLarge, nonFinite, unknown atomic.Uint64
 
@@ -638,7 +632,7 @@ func (l *telemetryLosses) overflow(n int) {
 	l.onLoss()
 }
 
-// note adds the losses of an encoder.
+// note adds an encoder's losses.
 func (l *telemetryLosses) note(lost otlpjson.Losses) {
 	if lost == (otlpjson.Losses{}) {
 		return
@@ -660,21 +654,21 @@ func (l *telemetryLosses) read() RecordLosses {
 	}
 }
 
-// reportInterval is the shortest time between two reports of dropped telemetry.
+// reportInterval is the minimum time between two reports of dropped telemetry.
 const reportInterval = time.Minute
 
 // dropReport reports drops: the first one immediately, later ones at most once per
-// interval.
+// reportInterval.
 type dropReport struct {
 	send func() // must not block
 
 	mu    sync.Mutex
 	next  time.Time   // earliest time of the next report
-	timer *time.Timer // runs while a report is due
+	timer *time.Timer // not nil while a report is pending
 	ended bool
 }
 
-// note registers a drop and does not block.
+// note records a drop. It does not block.
 func (r *dropReport) note() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -693,7 +687,7 @@ func (r *dropReport) note() {
 	})
 }
 
-// close sends a report that is still due, and ends the reports.
+// close sends a pending report and prevents further ones.
 func (r *dropReport) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -26,13 +26,12 @@ import (
 
 // InSpan runs f in a span and returns f's error. If f returns nil, the span's status becomes
 // ok. If f returns an error, the status becomes error with the error's text, and an exception
-// event is added. A status that f has set itself is kept. A panic is recorded like an error
-// and propagates.
+// event is added. If f sets the status itself, that status is kept. A panic is recorded like
+// an error and propagates.
 //
-// The span is recorded by the telemetry of the span in ctx; in a handler without such a
-// span, by that of its client; otherwise by the global provider, if there is one.
-// Without telemetry, f still runs, in the trace of ctx. A kind of 0 is
-// trace.SpanKindInternal.
+// The telemetry of the span in ctx records the new span. In a handler without such a span, the
+// client's telemetry records it; elsewhere, the global provider does. Without any of these, f
+// still runs, in the trace of ctx. A kind of 0 means trace.SpanKindInternal.
 func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
 	tracer, _ := tracerOf(ctx)
 	ctx, span := tracer.Start(ctx, name, trace.WithSpanKind(kind))
@@ -61,11 +60,11 @@ func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(contex
 	return err
 }
 
-// noProvider is the provider of spans that no provider has started: the span of a remote
-// parent, and the span of a context that contains none.
+// noProvider is the provider of spans that were not started by a provider: the span of a
+// remote parent, and the span of a context without one.
 var noProvider = trace.SpanFromContext(context.Background()).TracerProvider()
 
-// tracerOf returns the tracer for spans of this package in ctx, and its provider.
+// tracerOf returns the tracer to use for spans in ctx, and its provider.
 func tracerOf(ctx context.Context) (trace.Tracer, trace.TracerProvider) {
 	span := trace.SpanFromContext(ctx)
 	provider := span.TracerProvider()
@@ -80,21 +79,20 @@ func tracerOf(ctx context.Context) (trace.Tracer, trace.TracerProvider) {
 	return provider.Tracer(instrumentationName, trace.WithInstrumentationVersion(Version)), provider
 }
 
-// sameProvider reports whether a and b are the same provider. It also accepts types that are
-// not comparable.
+// sameProvider reports whether a and b are the same provider. Their types need not be
+// comparable.
 func sameProvider(a, b trace.TracerProvider) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// statusUnset reports whether the span's status is still unset. Setting ok would
-// replace an error that f has set, because OpenTelemetry ranks ok higher.
+// statusUnset reports whether the span's status is unset. Setting ok would override an error
+// that f has set, because OpenTelemetry gives ok precedence.
 func statusUnset(span trace.Span) bool {
 	s, ok := span.(sdktrace.ReadOnlySpan)
 	return !ok || s.Status().Code == codes.Unset
 }
 
-// recordFailure adds an exception event to the span, and sets the status if it is
-// unset.
+// recordFailure adds an exception event to the span, and sets the status if it is unset.
 func recordFailure(span trace.Span, kind, message, stack string) {
 	span.AddEvent("exception", trace.WithAttributes(
 		attribute.String("exception.type", kind),
@@ -118,18 +116,17 @@ func recordPanic(span trace.Span, p any, stack string) {
 	recordFailure(span, "panic", message, stack)
 }
 
-// tracing records the invocations of a client with telemetry.
 type tracing struct {
 	provider trace.TracerProvider
 	tracer   trace.Tracer
 
-	// parentBased reports whether spans of unsampled callers are not sampled either, which is
-	// the default. Such invocations need no span.
+	// parentBased reports whether spans of unsampled callers are never sampled, as is the
+	// default. Invocations by such callers need no span.
 	parentBased bool
 
-	payloads bool // spans carry inputs and outputs
+	payloads bool // record inputs and outputs
 
-	watchers sync.Map // ids of functions that this client has bound to trace triggers
+	watchers sync.Map // IDs of functions that this client has bound to trace triggers
 }
 
 func newTracing(provider trace.TracerProvider) *tracing {
@@ -142,16 +139,16 @@ func newTracing(provider trace.TracerProvider) *tracing {
 	}
 }
 
-// forOwnProvider adapts t to a provider that the program has created and whose sampler is
-// unknown.
+// forOwnProvider adapts t to a provider that the program created. The sampler of such a
+// provider is unknown.
 func (t *tracing) forOwnProvider(payloads bool) {
 	if t != nil {
 		t.parentBased, t.payloads = false, payloads
 	}
 }
 
-// wants reports whether in may be sampled. It parses the header only if the flags at
-// its end mark the caller as unsampled.
+// wants reports whether an invocation may be sampled. To save time, it parses the traceparent
+// header only if the header's flags mark the caller as unsampled.
 func (t *tracing) wants(in *incoming) bool {
 	if in.function.untraced {
 		return false
@@ -165,20 +162,20 @@ func (t *tracing) wants(in *incoming) bool {
 }
 
 // watch records that a function is bound to a trace trigger. The function's own spans then
-// carry its id, so that the engine does not trigger the function with them in an endless loop.
+// carry its ID, so that the engine does not trigger the function with them in an endless loop.
 func (t *tracing) watch(functionID string) {
 	if t != nil {
 		t.watchers.Store(functionID, trace.WithAttributes(attribute.String("function_id", functionID)))
 	}
 }
 
-// invocationSpan is the span of one handler's run; the zero value records nothing.
+// invocationSpan is the span of one invocation. The zero value records nothing.
 type invocationSpan struct {
-	span  trace.Span // nil: not recorded
-	limit int        // bytes of a captured payload; 0 captures none
+	span  trace.Span // nil if not recorded
+	limit int        // maximum size of a captured payload in bytes; 0 captures none
 }
 
-// begin starts the span of in, in the trace of its caller.
+// begin starts an invocation's span as a child of its caller's span.
 func (t *tracing) begin(ctx *invocationContext, in *incoming) (context.Context, invocationSpan) {
 	if t == nil || !t.wants(in) {
 		return ctx, invocationSpan{}
@@ -201,18 +198,18 @@ func (t *tracing) begin(ctx *invocationContext, in *incoming) (context.Context, 
 	return own, s
 }
 
-// answered records the answer, or err if the answer is an error.
+// answered records the response, or err if the response is an error.
 func (s invocationSpan) answered(answer *buffer, err error) {
 	switch {
 	case s.span == nil:
 	case err == nil:
-		s.succeeded(answer.Bytes()[answer.result[0]:answer.result[1]])
+		s.succeeded(answer.bytes()[answer.result[0]:answer.result[1]])
 	default:
 		s.failed(err)
 	}
 }
 
-// returned records what a handler returned for an invocation without an answer.
+// returned records a handler's result for an invocation that expects no response.
 func (s invocationSpan) returned(result any, err error) {
 	if s.span == nil {
 		return
@@ -223,7 +220,7 @@ func (s invocationSpan) returned(result any, err error) {
 		err = b.value(result)
 	}
 	if err == nil {
-		s.succeeded(b.Bytes())
+		s.succeeded(b.bytes())
 	} else {
 		s.failed(err)
 	}
@@ -270,8 +267,8 @@ func (s invocationSpan) outputError(message string) {
 	}
 }
 
-// end ends the span. It must be called before the answer is sent, so that a caller that has
-// the answer can flush the span. end also adds the span's context to the answer.
+// end ends the span and adds its context to the response. It must be called before the
+// response is sent, so that a caller that has received the response can flush the span.
 func (s invocationSpan) end(ctx context.Context, in *incoming, answer *buffer) {
 	if s.span == nil {
 		return
@@ -283,8 +280,8 @@ func (s invocationSpan) end(ctx context.Context, in *incoming, answer *buffer) {
 	}
 }
 
-// The span of an invocation carries its input and output as events, unless
-// $III_DISABLE_TRACE_PAYLOADS is set. Values of keys that name secrets are replaced;
+// An invocation's span contains its input and output as events, unless
+// $III_DISABLE_TRACE_PAYLOADS is set. Values are redacted if their key suggests a secret;
 // other values are not inspected.
 const (
 	eventInput  = "iii.invocation.input"
@@ -299,15 +296,14 @@ const (
 	redacted        = "[REDACTED]"
 	truncatedMarker = `..."[TRUNCATED]"`
 
-	// maxCapturedPayload is the limit unless the environment sets a lower one:
-	// telemetry frames must stay far below the size at which the engine ends a
-	// connection.
+	// maxCapturedPayload is the largest limit that the environment can set. Telemetry frames
+	// must stay far below the size at which the engine ends a connection.
 	maxCapturedPayload = 1 << 20
 )
 
-// capturedPayload returns the limit in bytes for a captured payload, or 0 if payloads
-// are not captured. It reads the environment each time, because the environment can
-// change while the process runs.
+// capturedPayload returns the size limit for a captured payload in bytes, or 0 if payloads are
+// not captured. It reads the environment on each call, because the environment can change at
+// run time.
 func capturedPayload() int {
 	switch strings.ToLower(strings.TrimSpace(os.Getenv("III_DISABLE_TRACE_PAYLOADS"))) {
 	case "1", "true", "yes", "on":
@@ -324,8 +320,8 @@ func capturedPayload() int {
 	return n
 }
 
-// payloadEvent holds the attributes and options of a payload event. A span copies
-// attributes, so one payloadEvent can be used for many events.
+// payloadEvent holds the attributes and options of a payload event. It can be reused, because
+// spans copy the attributes.
 type payloadEvent struct {
 	attributes [3]attribute.KeyValue
 	input      [1]trace.EventOption // the first two attributes
@@ -351,14 +347,15 @@ func (e *payloadEvent) free() {
 	payloadEvents.Put(e)
 }
 
-// recordInput records an invocation's payload, valid JSON, on its span.
+// recordInput records an invocation's payload on its span. payload must be valid JSON.
 func recordInput(span trace.Span, payload []byte, limit int) {
 	e := newPayloadEvent(payload, limit)
 	span.AddEvent(eventInput, e.input[:]...)
 	e.free()
 }
 
-// recordOutput records an invocation's result or error, valid JSON, on its span.
+// recordOutput records an invocation's result or error on its span. payload must be valid
+// JSON.
 func recordOutput(span trace.Span, payload []byte, limit int, ok bool) {
 	e := newPayloadEvent(payload, limit)
 	e.attributes[2] = attributeOK.Bool(ok)
@@ -366,21 +363,22 @@ func recordOutput(span trace.Span, payload []byte, limit int, ok bool) {
 	e.free()
 }
 
-// Redact returns v as JSON values (map[string]any, []any, string, bool, nil, numbers as
-// json.Number), with the value of every key that names a secret replaced by the text
-// "[REDACTED]". A key names a secret if it contains, in any case, api_key, apikey,
-// api-key, access_key, password, secret, credential, authorization, auth_token,
-// access_token, refresh_token, bearer or private_key; if it is token, cookie or
-// set-cookie; or if it ends in _token or -token. access_key is the key that opens a
-// channel. Values are not inspected: a secret under another key stays. A value that
-// cannot be encoded as JSON becomes nil.
+// Redact returns a copy of v as decoded JSON, with the value of every key that names a secret
+// replaced by the string "[REDACTED]". The types are map[string]any, []any, string, bool, nil
+// and json.Number.
+//
+// A key names a secret if it contains api_key, apikey, api-key, access_key, password, secret,
+// credential, authorization, auth_token, access_token, refresh_token, bearer or private_key;
+// if it is token, cookie or set-cookie; or if it ends in _token or -token. Case is ignored.
+// access_key covers the key that opens a channel. Values are not inspected, so a secret under
+// any other key is kept. If v cannot be encoded as JSON, Redact returns nil.
 func Redact(v any) any {
 	b := newBuffer()
 	defer b.free()
 	if b.value(v) != nil {
 		return nil
 	}
-	d := json.NewDecoder(bytes.NewReader(redactJSON(b.Bytes(), -1)))
+	d := json.NewDecoder(bytes.NewReader(redactJSON(b.bytes(), -1)))
 	d.UseNumber()
 	var out any
 	if d.Decode(&out) != nil {
@@ -389,10 +387,10 @@ func Redact(v any) any {
 	return out
 }
 
-// RedactAndTruncate returns v as JSON, redacted as by [Redact]. If the text is longer
-// than maxBytes, it is cut between characters and ends in the marker ..."[TRUNCATED]";
-// with the marker it is at most maxBytes long. A maxBytes of 0 or less sets no limit. A
-// value that cannot be encoded as JSON becomes null.
+// RedactAndTruncate returns v as JSON, redacted as by [Redact]. Output longer than maxBytes is
+// cut between characters and ends with the marker ..."[TRUNCATED]"; its length, including the
+// marker, does not exceed maxBytes. If maxBytes is 0 or less, there is no limit. If v cannot
+// be encoded as JSON, the output is null.
 func RedactAndTruncate(v any, maxBytes int) (text string, truncated bool) {
 	if maxBytes <= 0 {
 		maxBytes = -1
@@ -400,9 +398,9 @@ func RedactAndTruncate(v any, maxBytes int) (text string, truncated bool) {
 	b := newBuffer()
 	defer b.free()
 	if b.value(v) != nil {
-		b.WriteString("null") // b is empty after an error
+		b.writeString("null") // b is empty after an error
 	}
-	return redactAndTruncate(b.Bytes(), maxBytes)
+	return redactAndTruncate(b.bytes(), maxBytes)
 }
 
 // redactAndTruncate redacts and truncates valid JSON. A negative limit means no limit.
@@ -414,7 +412,7 @@ func redactAndTruncate(raw []byte, limit int) (text string, truncated bool) {
 	return truncateJSON(out, limit), true
 }
 
-// truncateJSON cuts text, which must be longer than limit, and adds the marker.
+// truncateJSON cuts text to limit bytes, including the marker. text must be longer than limit.
 func truncateJSON(text []byte, limit int) string {
 	if limit <= len(truncatedMarker) {
 		return truncatedMarker[:limit]
@@ -426,12 +424,12 @@ func truncateJSON(text []byte, limit int) string {
 	return string(text[:cut]) + truncatedMarker
 }
 
-// redactJSON returns raw, which must be valid JSON, without white space between tokens and
-// with the values of sensitive keys replaced. The result may share memory with raw. With a
-// limit, the result is cut off shortly after the limit.
+// redactJSON returns raw without white space between tokens and with the values of secret keys
+// replaced. raw must be valid JSON. The result may share memory with raw. If there is a limit,
+// the result is cut off shortly after it.
 func redactJSON(raw []byte, limit int) []byte {
 	var out []byte
-	from, i := 0, 0 // raw[from:i] is not in out yet
+	from, i := 0, 0 // raw[from:i] has not been appended to out
 	for i < len(raw) {
 		switch raw[i] {
 		case '"':
@@ -463,7 +461,8 @@ func redactJSON(raw []byte, limit int) []byte {
 	return append(out, raw[from:i]...)
 }
 
-// stringEnd returns the index after the JSON string that begins at i of valid JSON.
+// stringEnd returns the index after the JSON string that starts at index i. b must be valid
+// JSON.
 func stringEnd(b []byte, i int) int {
 	for j := i + 1; ; j++ {
 		n := bytes.IndexByte(b[j:], '"')
@@ -481,7 +480,8 @@ func stringEnd(b []byte, i int) int {
 	}
 }
 
-// valueEnd returns the index after the value that begins at i of valid JSON.
+// valueEnd returns the index after the JSON value that starts at index i. b must be valid
+// JSON.
 func valueEnd(b []byte, i int) int {
 	depth := 0
 	for i < len(b) {

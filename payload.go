@@ -17,10 +17,11 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/iii-go/iii/internal/jsoncodec"
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// decodePayload decodes an invocation's payload for a typed handler.
+// decodePayload decodes a payload for a typed handler.
 func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	if raw, ok := in.(*json.RawMessage); ok {
 		*raw = payload
@@ -44,8 +45,57 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	return &Error{Code: CodeInvalidRequest, Message: message}
 }
 
-// checkOut returns the reason why a result cannot be decoded into out, or nil. out itself must
-// not be nil.
+// decodeAndRecycle is like decodePayload, but returns the memory of a large payload to the
+// pool. Neither the handler nor the methods of its input type may retain the payload.
+func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, in any) error {
+	invocation, ok := ctx.Value(invocationKey{}).(*invocationContext)
+	if !ok || invocation.in.memory == nil {
+		return c.decodePayload(payload, in)
+	}
+	caller := ""
+	complete, err := jsoncodec.DecodeStruct(payload, in, func(key, value []byte) {
+		if isCallerKey(key) {
+			caller, _ = rawjson.Unquote(value)
+		}
+	})
+	if err != nil {
+		return c.decodePayload(payload, in) // describes the error
+	}
+	if complete {
+		invocation.in.recycle(caller)
+	}
+	return nil
+}
+
+// minRecycled is the size from which a payload has memory of its own. The memory of smaller
+// payloads is allocated together with the other parts of the invocation.
+const minRecycled = 1 << 10
+
+// payloads is the pool of payload memory. Its elements have type *[]byte.
+var payloads sync.Pool
+
+// recyclable returns a copy of data in pooled memory.
+func recyclable(data []byte) *[]byte {
+	p, ok := payloads.Get().(*[]byte)
+	if !ok {
+		p = new([]byte)
+	}
+	*p = append((*p)[:0], data...)
+	return p
+}
+
+// recycle returns the memory of the payload to the pool. callerID is the id of the calling
+// worker that the payload contained.
+func (in *incoming) recycle(callerID string) {
+	p := in.memory
+	in.callerID, in.recycled = callerID, true
+	in.data, in.memory = nil, nil
+	if cap(*p) <= maxPooledBuffer && len(*p) >= cap(*p)/8 {
+		payloads.Put(p)
+	}
+}
+
+// checkOut returns an error if no result can be decoded into out. out itself must not be nil.
 func checkOut(out any) error {
 	v := reflect.ValueOf(out)
 	switch {
@@ -64,13 +114,12 @@ func checkOut(out any) error {
 		}
 		v = target
 	}
-	// Go 1.27 would follow it until the stack overflows.
+	// encoding/json of Go 1.27 would follow such a pointer until the stack overflows.
 	return fmt.Errorf("cannot decode the result into %T: it leads to itself", out)
 }
 
-// checkTarget returns an error if no JSON value can be decoded into a value of t, or only null
-// and empty lists and objects. It does not examine the members of a struct, because a result
-// need not contain all of them.
+// checkTarget returns an error if t can hold no JSON values except null and empty lists and
+// objects. It does not examine struct fields, because a result need not contain all of them.
 func checkTarget(t reflect.Type) error {
 	fail := func(why string) error { return fmt.Errorf("cannot decode the result into %s: %s", t, why) }
 	at, pointers := t, 0
@@ -104,8 +153,8 @@ func checkTarget(t reflect.Type) error {
 	return nil
 }
 
-// callerKey is the member that the engine adds to the payload of a worker's call if the
-// payload is an object. Its value is the id of the calling worker.
+// callerKey is the member that the engine adds to an object payload. Its value is the ID of
+// the calling worker.
 const callerKey = "_caller_worker_id"
 
 func isCallerKey(key []byte) bool {
@@ -116,9 +165,9 @@ func isCallerKey(key []byte) bool {
 	return name == callerKey
 }
 
-// noticesCaller reports whether decoding a payload into t may notice the member that the
-// engine adds. A plain struct ignores unknown members, but a map would store the member, and a
-// type that decodes itself may reject it. A struct with a field for the member asks for it.
+// noticesCaller reports whether the member added by the engine can affect decoding into t. A
+// plain struct ignores unknown members, but a map stores them, and an UnmarshalJSON method may
+// reject them. A struct with a field for the member wants to receive it.
 func noticesCaller(t reflect.Type) bool {
 	for range maxPointers {
 		if t.Kind() != reflect.Pointer {
@@ -126,7 +175,7 @@ func noticesCaller(t reflect.Type) bool {
 		}
 		t = t.Elem()
 	}
-	_, streams := reflect.PointerTo(t).MethodByName("UnmarshalJSONFrom") // of encoding/json/v2
+	_, streams := reflect.PointerTo(t).MethodByName("UnmarshalJSONFrom") // encoding/json/v2
 	notices := streams || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]())
 	switch t.Kind() {
 	case reflect.Map:
@@ -139,7 +188,7 @@ func noticesCaller(t reflect.Type) bool {
 			if name == callerKey && f.IsExported() && flattened(t, f.Index) {
 				return false
 			}
-			for option := range strings.SplitSeq(options, ",") { // of encoding/json/v2
+			for option := range strings.SplitSeq(options, ",") { // encoding/json/v2
 				notices = notices || option == "embed" || option == "inline" || option == "unknown"
 			}
 		}
@@ -147,8 +196,9 @@ func noticesCaller(t reflect.Type) bool {
 	return notices
 }
 
-// flattened reports whether encoding/json treats the field of t at index as a field of t
-// itself, that is whether no struct on the path to it has a name of its own.
+// flattened reports whether encoding/json treats a field of an embedded struct as a member of
+// t itself. This requires that no struct on the path to the field has a JSON name. index is
+// the field's index sequence.
 func flattened(t reflect.Type, index []int) bool {
 	for i := range index[:len(index)-1] {
 		name, _, _ := strings.Cut(t.FieldByIndex(index[:i+1]).Tag.Get("json"), ",")
@@ -159,9 +209,9 @@ func flattened(t reflect.Type, index []int) bool {
 	return true
 }
 
-// withoutCaller returns payload without the member that the engine adds: payload itself if it
-// has no such member, and a copy otherwise. Nested members of the same name belong to the
-// caller.
+// withoutCaller returns payload without the member added by the engine. If the member is
+// absent, it returns payload itself, otherwise a copy. A nested member with the same name
+// belongs to the caller and is kept.
 func withoutCaller(payload json.RawMessage) json.RawMessage {
 	if i := rawjson.SkipSpace(payload, 0); i == len(payload) || payload[i] != '{' {
 		return payload
@@ -187,24 +237,23 @@ func withoutCaller(payload json.RawMessage) json.RawMessage {
 }
 
 const (
-	// maxLocated is the maximum size of a payload whose parts are decoded again to locate an
-	// error.
+	// maxLocated limits the size of payloads that are decoded again to locate an error.
 	maxLocated = 1 << 20
-	// maxLocatedLevels keeps the path of a recursive type short.
+	// maxLocatedLevels keeps paths in recursive types short.
 	maxLocatedLevels = 32
 )
 
-// locate returns the path of the part of a payload that cannot be decoded into t, and the
-// error of decoding that part alone. It decodes the parts one by one, because the errors of
-// encoding/json contain neither indexes nor keys, and their description of a field differs
-// between versions.
+// locate returns the path of the part of payload that cannot be decoded into t, and the error
+// from decoding that part alone. It decodes the parts individually, because errors of
+// encoding/json contain neither indexes nor keys, and their field descriptions differ between
+// Go versions.
 func locate(payload []byte, t reflect.Type, err error) (path string, inner error) {
 	known := strings.TrimPrefix(fieldPath(err), ".")
 	if len(payload) > maxLocated {
 		return known, err
 	}
 	defer func() {
-		if recover() != nil { // an UnmarshalJSON that cannot handle a part of its object
+		if recover() != nil { // an UnmarshalJSON method cannot handle a part of its object
 			path, inner = known, err
 		}
 	}()
@@ -257,9 +306,9 @@ func locatePart(raw []byte, t reflect.Type, err error, levels int) (string, erro
 	return "", err
 }
 
-// fieldPath returns the path that encoding/json names, without the helper types (all named
-// plain) that the decoding of generated types embeds. For values that decode only as a whole,
-// such as unions, nothing more is known.
+// fieldPath returns the path in an error of encoding/json. It omits the helper types that
+// generated types embed under the name plain. The path ends at values that decode only as a
+// whole, such as unions.
 func fieldPath(err error) (path string) {
 	var mismatch *json.UnmarshalTypeError
 	if !errors.As(err, &mismatch) || mismatch.Field == "" {
@@ -277,7 +326,7 @@ func failureOf(raw []byte, t reflect.Type) error {
 	return json.Unmarshal(raw, reflect.New(t).Interface())
 }
 
-// sameFailure reports whether a part fails for the same reason as the whole.
+// sameFailure reports whether a part fails to decode for the same reason as the whole.
 func sameFailure(part, whole error) bool {
 	var a, b *json.UnmarshalTypeError
 	if errors.As(part, &a) && errors.As(whole, &b) {
@@ -286,7 +335,7 @@ func sameFailure(part, whole error) bool {
 	return part != nil && a == nil && part.Error() == whole.Error()
 }
 
-// membersOf iterates over the members of an object in order. Any other value has none.
+// membersOf iterates over an object's members in order. Other values have no members.
 func membersOf(raw []byte) iter.Seq2[string, json.RawMessage] {
 	return func(yield func(string, json.RawMessage) bool) {
 		d := json.NewDecoder(bytes.NewReader(raw))
@@ -304,8 +353,7 @@ func membersOf(raw []byte) iter.Seq2[string, json.RawMessage] {
 	}
 }
 
-// fieldType returns the type of the field that a key is decoded into, or nil if it is not
-// known.
+// fieldType returns the type of the field that key is decoded into, or nil if it is unknown.
 func fieldType(t reflect.Type, key string) (found reflect.Type) {
 	if t.Kind() != reflect.Struct {
 		return nil
@@ -349,25 +397,24 @@ func jsonKind(t reflect.Type) string {
 	return t.String()
 }
 
-// WithInputValidation validates incoming payloads against the request schema that the function
-// advertises, after all middleware and before the handler runs. If a payload is invalid, the
-// caller receives the code [CodeInvalidRequest] and the path of the invalid part, for example
-// lines[2].price; the message contains none of the payload's values. A member whose name
-// differs from one in the schema only in case is invalid, because encoding/json would decode
-// it as that member. For a route, only the body is validated, and the response is a 400; a
-// request without a body is not validated. The member _caller_worker_id that the engine adds
-// is validated only if the schema names it.
+// WithInputValidation validates incoming payloads against the request schema advertised for
+// the function, after all middleware and before the handler. If a payload is invalid, the
+// caller receives an error with code [CodeInvalidRequest] and the path of the invalid part,
+// for example lines[2].price. The message contains no values from the payload. A member whose
+// name differs only in case from one in the schema is invalid, because encoding/json would
+// decode it as that member. For a route, only the body is validated, and an invalid body
+// results in a 400 response; a request without a body is not validated. The member
+// _caller_worker_id, which the engine adds, is validated only if the schema names it.
 //
-// The schema is that of the handler's type or the one given to [WithSchemas]; for a route,
-// only the part of the schema for the member body is used. The schema is compiled when the
-// function is registered. Registration fails if the function has no schema, if the schema has
-// a draft other than 2020-12 or draft-07, if its references lead out of it or form a cycle, or
-// if it contains patterns that package regexp cannot compile. The keyword format is not
-// checked. The option cannot be used with mounted handlers, because they read their bodies
-// themselves.
+// The schema comes from the handler's type or [WithSchemas]; for a route, the schema of the
+// member body is used. It is compiled when the function is registered. Registration fails if
+// the function has no schema, if the schema's draft is neither 2020-12 nor draft-07, if a
+// reference leaves the schema or references form a cycle, or if package regexp cannot compile
+// a pattern. The keyword format is ignored. Mounted handlers read request bodies themselves,
+// so the option cannot be used with them.
 //
-// Default: no validation. Every payload that can be decoded is then accepted, and an absent
-// member becomes the zero value.
+// Default: no validation. Every payload that can be decoded is then accepted, and missing
+// members become zero values.
 func WithInputValidation() FunctionOption {
 	return func(c *functionConfig) error { c.validates = true; return nil }
 }
@@ -386,8 +433,8 @@ func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 	case spec.validate == nil:
 	case cfg.schemas:
 		place = "/properties/body"
-	default: // not the schema of the request, in which a body may be absent
-		request, _ = schemaOf(spec.body, true) // the type was described with the request
+	default: // not the schema of the request, which allows a missing body
+		request, _ = schemaOf(spec.body, true) // cannot fail: the type was described with the request
 	}
 	if request == nil {
 		return fail(errors.New("the function has no request schema"))
@@ -419,17 +466,17 @@ func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 	return nil
 }
 
-// inputSchema is a compiled JSON Schema. The library decides whether a value is valid; to find
-// which part of it is invalid, parts of the value are checked against parts of the schema.
+// inputSchema is a compiled JSON Schema. The library determines only whether a value is valid.
+// To locate the invalid part, parts of the value are checked against parts of the schema.
 type inputSchema struct {
-	root  any    // the document, decoded
+	root  any    // the decoded document
 	place string // JSON pointer to the relevant schema in the document
 
 	whole *jsonschema.Resolved
-	parts sync.Map // from a JSON pointer or a schema to *jsonschema.Resolved; nil if it does not compile
+	parts sync.Map // from JSON pointer or schema to *jsonschema.Resolved; nil if it does not compile
 }
 
-// documentID is the id of the document in schemas that refer to a part of it.
+// documentID is the document's $id in schemas that refer to a part of it.
 const documentID = "iii:request"
 
 func compileInputSchema(raw json.RawMessage, place string) (*inputSchema, error) {
@@ -451,7 +498,7 @@ func compileInputSchema(raw json.RawMessage, place string) (*inputSchema, error)
 			return nil, err
 		}
 	}
-	if s.whole, err = resolveSchema(raw); err != nil { // so that errors refer to the original document
+	if s.whole, err = resolveSchema(raw); err != nil { // first, so that errors refer to the original document
 		return nil, err
 	}
 	if place != "" {
@@ -466,7 +513,6 @@ var validatedDrafts = []string{
 	"https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft-07/schema#",
 }
 
-// resolveSchema compiles a schema.
 func resolveSchema(raw json.RawMessage) (resolved *jsonschema.Resolved, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -483,7 +529,7 @@ func resolveSchema(raw json.RawMessage) (resolved *jsonschema.Resolved, err erro
 	return resolved, nil
 }
 
-// compilePart compiles the part of the document at a JSON pointer.
+// compilePart compiles the part of the document at pointer.
 func (s *inputSchema) compilePart(pointer string) (*jsonschema.Resolved, error) {
 	return s.compile(map[string]any{"$ref": documentID + "#" + escapeFragment(pointer)})
 }
@@ -509,7 +555,7 @@ func (s *inputSchema) compile(schema map[string]any) (*jsonschema.Resolved, erro
 		schema["$schema"] = draft
 		if strings.Contains(fmt.Sprint(draft), "draft-07") {
 			definitions = "definitions"
-			schema = map[string]any{"$schema": draft, "allOf": []any{withoutSchema(schema)}} // keywords beside a $ref are ignored there
+			schema = map[string]any{"$schema": draft, "allOf": []any{withoutSchema(schema)}} // draft-07 ignores keywords next to $ref
 		}
 	}
 	schema[definitions] = map[string]any{"document": document}
@@ -544,7 +590,7 @@ var (
 	pointerUnescaper = strings.NewReplacer("~1", "/", "~0", "~")
 )
 
-// at returns the part of a document at a JSON pointer.
+// pointer is a JSON pointer into document.
 func at(document any, pointer string) (any, bool) {
 	if pointer == "" {
 		return document, true
@@ -573,8 +619,8 @@ func at(document any, pointer string) (any, bool) {
 	return document, true
 }
 
-// circular returns an error if references of a schema form a cycle that does not descend into
-// the value: the library would follow such references until the stack overflows.
+// circular returns an error if references form a cycle without descending into the value. The
+// library would follow such a cycle until the stack overflows.
 func circular(root map[string]any) error {
 	const visiting, visited = 1, 2
 	state := map[string]int{}
@@ -624,7 +670,7 @@ func circular(root map[string]any) error {
 	return all(root, "")
 }
 
-// inPlace lists the subschemas that apply to the same value as schema does.
+// inPlace lists the subschemas of schema that apply to the same value.
 func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	for _, keyword := range []string{"$ref", "$dynamicRef"} {
 		if target, ok := localRef(schema[keyword]); ok {
@@ -650,7 +696,7 @@ func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	return pointers
 }
 
-// localRef returns the JSON pointer of a reference within the document.
+// localRef returns the JSON pointer in a reference within the document.
 func localRef(ref any) (pointer string, ok bool) {
 	text, _ := ref.(string)
 	pointer, ok = strings.CutPrefix(text, "#")
@@ -683,8 +729,9 @@ func percentText(s string) (string, error) {
 	return b.String(), nil
 }
 
-// decodeNumbers decodes JSON with numbers in the types that the library compares exactly: 64-bit
-// integers, and floats for all others. The library treats a json.Number as a string.
+// decodeNumbers decodes JSON. It decodes numbers as 64-bit integers if possible and as floats
+// otherwise, because the library compares these types exactly and treats a json.Number as a
+// string.
 func decodeNumbers(raw json.RawMessage) (any, error) {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return nil, nil
@@ -757,16 +804,16 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	return &Error{Code: CodeInvalidRequest, Message: where + ": " + reason}
 }
 
-// misspelt finds a member whose name differs only in case from a member that the schemas at
-// pointers define. The schemas do not cover such a member, but decoding would treat it as the
-// defined member.
+// misspelt looks for a member whose name differs only in case from one that the given schemas
+// define. The schemas do not apply to such a member, but encoding/json would decode it as the
+// defined one.
 func (s *inputSchema) misspelt(pointers []string, value any, path string) (string, string) {
 	switch value.(type) {
 	case map[string]any, []any:
 	default:
 		return "", ""
 	}
-	for i := 0; i < len(pointers); i++ { // with the schemas that apply to the same value
+	for i := 0; i < len(pointers); i++ { // includes schemas that apply to the same value
 		if schema, ok := s.object(pointers[i]); ok {
 			for _, next := range inPlace(schema, pointers[i]) {
 				if !slices.Contains(pointers, next) {
@@ -820,14 +867,14 @@ func (s *inputSchema) misspelt(pointers []string, value any, path string) (strin
 	return "", ""
 }
 
-// object returns the schema at a pointer, unless it is a boolean.
+// object returns the schema at pointer. Boolean schemas are not objects.
 func (s *inputSchema) object(pointer string) (schema map[string]any, ok bool) {
 	node, _ := at(s.root, pointer)
 	schema, ok = node.(map[string]any)
 	return schema, ok
 }
 
-// maxSchemaSteps limits the depth to which a value is followed through a recursive schema.
+// maxSchemaSteps limits how deeply recursive schemas are followed.
 const maxSchemaSteps = 64
 
 // accepts reports whether a value matches a schema.
@@ -840,8 +887,8 @@ func accepts(schema *jsonschema.Resolved, value any) (ok bool) {
 	return schema.Validate(value) == nil
 }
 
-// fits reports whether a value matches the part of the document at a JSON pointer. A part that
-// does not compile on its own counts as matching, so the search continues elsewhere.
+// fits reports whether a value matches the part of the document at pointer. A part that does
+// not compile on its own counts as matching, so that the search continues elsewhere.
 func (s *inputSchema) fits(pointer string, value any) bool {
 	known, ok := s.parts.Load(pointer)
 	if !ok {
@@ -852,8 +899,8 @@ func (s *inputSchema) fits(pointer string, value any) bool {
 	return part == nil || accepts(part, value)
 }
 
-// locate returns the path of the invalid part of a value, and the reason. The value must be
-// one that does not match the schema at pointer.
+// locate returns the path of the invalid part of a value and the reason. The value must not
+// match the schema at pointer.
 func (s *inputSchema) locate(pointer string, value any, path string, steps int) (string, string) {
 	node, _ := at(s.root, pointer)
 	schema, ok := node.(map[string]any)
@@ -939,7 +986,7 @@ func (s *inputSchema) locate(pointer string, value any, path string, steps int) 
 	return path, s.reason(schema, value)
 }
 
-// mayBe reports whether a value has the type that the schema at a JSON pointer requires.
+// mayBe reports whether a value has the type required by the schema at pointer.
 func (s *inputSchema) mayBe(pointer string, value any) bool {
 	for range maxSchemaSteps {
 		node, _ := at(s.root, pointer)
@@ -959,7 +1006,7 @@ func (s *inputSchema) mayBe(pointer string, value any) bool {
 	return true
 }
 
-// memberSchemas lists the schemas that apply to a member of an object.
+// memberSchemas lists the schemas that apply to an object member.
 func (s *inputSchema) memberSchemas(schema map[string]any, pointer, key string) (pointers []string) {
 	if properties, ok := schema["properties"].(map[string]any); ok {
 		if _, ok := properties[key]; ok {
@@ -979,9 +1026,9 @@ func (s *inputSchema) memberSchemas(schema map[string]any, pointer, key string) 
 	return pointers
 }
 
-// itemSchemas lists the schemas that apply to an item of an array.
+// itemSchemas lists the schemas that apply to an array item.
 func itemSchemas(schema map[string]any, pointer string, i int) []string {
-	for _, keyword := range []string{"prefixItems", "items"} { // the latter in draft-07
+	for _, keyword := range []string{"prefixItems", "items"} { // draft-07 uses items for both
 		if list, ok := schema[keyword].([]any); ok {
 			if i < len(list) {
 				return []string{pointer + "/" + keyword + "/" + strconv.Itoa(i)}
@@ -1015,7 +1062,7 @@ func (s *inputSchema) accepts(schema map[string]any, value any) bool {
 	return part == nil || accepts(part, value)
 }
 
-// reason returns the keyword of a schema that a value violates, without the value.
+// reason names the keyword that a value violates. It does not include the value.
 func (s *inputSchema) reason(schema map[string]any, value any) string {
 	for _, keyword := range []string{"const", "enum", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf",
 		"minLength", "maxLength", "pattern", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "dependentRequired"} {
@@ -1037,7 +1084,6 @@ func (s *inputSchema) reason(schema map[string]any, value any) string {
 	return "it does not match the schema of the function"
 }
 
-// memberStep returns the path step that leads to a member.
 func memberStep(name string) string {
 	plain := name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return r != '_' && r != '-' && r != '$' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r < 0x80
@@ -1048,7 +1094,7 @@ func memberStep(name string) string {
 	return "[" + strconv.Quote(name) + "]"
 }
 
-// jsonTypeOf returns the JSON type of a value.
+// jsonTypeOf returns the JSON type of a decoded value.
 func jsonTypeOf(value any) string {
 	switch value := value.(type) {
 	case nil:
@@ -1073,8 +1119,8 @@ func jsonTypeOf(value any) string {
 	return "another type"
 }
 
-// isOfType reports whether a value has a type, or one of several types, in the form of the
-// keyword type.
+// isOfType reports whether a value has the type, or one of the types, in want. The format of
+// want is that of the schema keyword type.
 func isOfType(value, want any) bool {
 	switch want := want.(type) {
 	case string:

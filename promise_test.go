@@ -2439,7 +2439,7 @@ func TestR21Limit(t *testing.T) {
 	if err := encodeInvoke(b, &inv, json.RawMessage(`""`)); err != nil {
 		t.Fatal(err)
 	}
-	envelope := b.Len() - 2
+	envelope := b.len() - 2
 	for _, test := range []struct {
 		size int
 		fits bool
@@ -2447,10 +2447,10 @@ func TestR21Limit(t *testing.T) {
 		if raceEnabled && test.fits {
 			continue // the other size suffices, in half the time
 		}
-		b.Reset()
+		b.reset()
 		err := encodeInvoke(b, &inv, paddedJSON(test.size-envelope))
-		if b.Len() != test.size && test.fits || errors.Is(err, ErrMessageTooLarge) == test.fits {
-			t.Errorf("message of %d bytes: %d, %v", test.size, b.Len(), err)
+		if b.len() != test.size && test.fits || errors.Is(err, ErrMessageTooLarge) == test.fits {
+			t.Errorf("message of %d bytes: %d, %v", test.size, b.len(), err)
 		}
 	}
 }

@@ -18,85 +18,88 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// TriggerType describes a trigger type that this worker provides.
+// TriggerType describes a trigger type provided by this worker.
 type TriggerType struct {
-	// ID is the id of the type, which triggers refer to.
+	// ID is the ID that triggers use to refer to the type.
 	ID string
-	// Description describes the type in listings. Optional.
+	// Description appears in listings. Optional.
 	Description string
-	// ConfigSchema is the JSON Schema of a trigger's config, for listings: a json.RawMessage, or
-	// any value that marshals to a schema. Nil means no schema.
+	// ConfigSchema is the JSON Schema of a trigger's config, for listings. It is a
+	// json.RawMessage or any value that marshals to a schema. Nil means no schema.
 	ConfigSchema any
-	// PayloadSchema is the JSON Schema of the payload of bound functions, for listings. It has
-	// the same form as ConfigSchema.
+	// PayloadSchema is the JSON Schema of the payload that bound functions receive, for
+	// listings. It has the same format as ConfigSchema.
 	PayloadSchema any
-	// Namespace is the namespace that the type serves. Default: the worker's own. A type in
-	// "default" also serves the triggers of workers whose own namespace has no type with this
-	// id.
+	// Namespace is the namespace in which the type is provided. Default: the worker's own. A
+	// type in "default" is also available to workers whose own namespace has no type with this
+	// ID.
 	Namespace string
 }
 
-// TriggerProvider implements a trigger type. The client informs it when triggers are bound and
-// unbound; the provider calls [TriggerBinding.Fire] whenever the event of a trigger happens.
+// TriggerProvider implements a trigger type. The client calls it when triggers are bound and
+// unbound. The provider calls [TriggerBinding.Fire] for each event of a trigger.
 //
-// Calls for one trigger are sequential and in order; calls for different triggers are
-// concurrent. None of them runs on the client's read loop. A panic counts as an error of the
+// Methods are called in order, one at a time for each trigger and concurrently for different
+// triggers. They do not block the client's read loop. A panic counts as an error of the
 // method.
 type TriggerProvider interface {
-	// Bind starts a trigger, replacing any trigger that is bound under the same ID. An error
-	// rejects the trigger; the worker that registered it receives the error with code
-	// trigger_registration_failed, or with the code of an [*Error]. If a trigger was bound under
-	// the ID before, Unbind follows.
+	// Bind starts a trigger and replaces any trigger that is bound with the same ID. An error
+	// rejects the trigger. The worker that registered it receives the error, with the code of
+	// an [*Error] or else with code trigger_registration_failed. If a trigger with that ID was
+	// bound before, Unbind is called next.
 	//
-	// ctx belongs to the trigger, not to the call or the connection: it ends when the trigger
-	// is unbound, when a changed one replaces it, and when the client ends. Work that Bind
-	// starts may use ctx until then.
+	// ctx belongs to the trigger rather than to the call or the connection. It is canceled
+	// when the trigger is unbound, when a changed trigger replaces it, and when the client
+	// ends. Work started by Bind may use ctx until then.
 	//
-	// After a reconnection the engine binds all triggers again. For an unchanged trigger,
+	// After a reconnection, the engine binds all triggers again. If a trigger has not changed,
 	// b.Unchanged is true and ctx is the same as before.
 	Bind(ctx context.Context, b TriggerBinding) error
 
-	// Unbind stops a trigger. It is called when the trigger is unregistered, when it moves to
-	// another provider, and when the engine does not bind it again after a reconnection, but not
-	// when the client ends. ctx ends when the client does. An error is logged.
+	// Unbind stops a trigger. It is called when the trigger is unregistered or moves to
+	// another provider, and when the engine does not bind it again after a reconnection. It is
+	// not called when the client ends. ctx is canceled when the client ends. An error is
+	// logged.
 	Unbind(ctx context.Context, id string) error
 }
 
-// TriggerBinding is a trigger of a type that this worker provides. It can be used until the
-// client ends, and may be copied.
+// TriggerBinding is a bound trigger of a type that this worker provides. It is usable until
+// the client ends, and may be copied.
 type TriggerBinding struct {
-	// ID is the trigger's id, unique in the engine.
+	// ID is the trigger's ID. It is unique in the engine.
 	ID string
-	// TriggerType is the id of the trigger's type.
+	// TriggerType is the ID of the trigger's type.
 	TriggerType string
-	// FunctionID is the function to call.
+	// FunctionID is the ID of the function to call.
 	FunctionID string
-	// Namespace is the namespace of the function; "" on engines since 0.26, which do not report
-	// it.
+	// Namespace is the function's namespace. It is empty on engines since 0.26, because they
+	// do not report it.
 	Namespace string
-	// Config is the config with which the trigger was registered. If there was none, it is null,
-	// or {} on engines since 0.26.
+	// Config is the config with which the trigger was registered. Without a config, it is
+	// null, or {} on engines since 0.26.
 	Config json.RawMessage
-	// Metadata is the trigger's metadata, which each call of the function carries. It is nil if
-	// there is none, and on engines since 0.26, which do not report it.
+	// Metadata is the trigger's metadata. Each call passes it to the function. It is nil if
+	// there is none, and on engines since 0.26, because they do not report it.
 	Metadata json.RawMessage
-	// Unchanged reports whether the same trigger is already bound and the engine has only sent
-	// it again, as it does after each reconnection. A provider that has kept the trigger
-	// running can return nil immediately.
+	// Unchanged reports whether the trigger is already bound and the engine has merely sent it
+	// again, as it does after each reconnection. A provider that has kept the trigger running
+	// can return nil immediately.
 	Unchanged bool
 
 	client    *Client
-	condition string // function that can suppress an event
+	condition string // ID of a function that can suppress an event
 
-	// observer is the observer that represents the trigger on an engine without triggers.
+	// observer represents the trigger on an engine without triggers.
 	observer *FunctionObserver
 }
 
-// Fire runs the trigger's function with a payload, in the function's namespace and with the
-// trigger's metadata, and returns its result. If the config names a condition_function_id, that
-// function is called first, with the same payload. If it returns exactly false, Fire returns nil
-// and no error; if it fails, Fire returns its error without calling the trigger's function.
-// Errors and timeouts are those of [Client.Call].
+// Fire calls the trigger's function with payload, in the function's namespace and with the
+// trigger's metadata, and returns the function's result. Its errors and timeouts are those of
+// [Client.Call].
+//
+// If the config contains condition_function_id, Fire first calls that function with the same
+// payload. If the condition function returns exactly false, Fire returns nil and no error. If
+// it fails, Fire returns its error. In both cases, the trigger's function is not called.
 func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage, error) {
 	if b.client == nil {
 		return nil, errors.New("iii: fire: the binding does not come from a call of Bind")
@@ -138,26 +141,25 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 	return result, nil
 }
 
-// HandleTriggerType makes this worker the provider of a trigger type. Triggers that wait for a
-// provider of the type are bound as soon as the engine has registered it. If several workers
-// register the same type, the engine silently gives it to the last one, so a type that another
-// worker provides moves to this one.
+// HandleTriggerType makes this worker the provider of a trigger type. It does not wait for the
+// network. Triggers that are waiting for a provider are bound as soon as the engine has
+// registered the type. A type cannot be unregistered, because the protocol has no message for
+// that; it exists until the client ends.
 //
-// Engines since 0.26 have no triggers. There the type is a private function with the same id,
-// and a trigger is an observer of that function, whose arguments are the config. Therefore no
-// function of this worker may have that id, on any engine. A type in a namespace other than the
-// worker's own cannot be provided there; this is logged. A second provider is rejected until the
-// first one has left. Bindings have neither namespace nor metadata, and Fire calls the target
-// through the observer if its filters let the payload through.
+// If several workers register the same type, the engine silently assigns it to the last one.
+// When that worker disconnects, the engine drops the type even if another worker registered it
+// earlier. The client therefore asks the engine every 2 s which worker provides each of its
+// types. If another worker has taken over a type, the client unbinds the type's triggers. If
+// no worker provides a type, the client registers it again. If access control forbids
+// engine::triggers::info, the client stops asking until the next connection.
 //
-// A type cannot be unregistered, because the protocol has no message for it: it exists until the
-// client ends. HandleTriggerType does not wait for the network.
-//
-// The engine drops a type when the worker that registered it last leaves, even if another worker
-// registered it before. The client therefore asks the engine every 2 s which worker provides its
-// types. It unbinds the triggers of a type that another worker has taken over, and registers a
-// type again if no worker provides it any more. It stops asking, until the next connection, if
-// access control forbids engine::triggers::info.
+// Engines since 0.26 have no triggers. On these engines, a type is a private function with the
+// same ID, and a trigger is an observer of that function, with the config as its args.
+// Therefore, this worker must not register a function with that ID on any engine. A type
+// outside the worker's own namespace cannot be provided; this is logged. A second provider is
+// rejected until the first one has disconnected. Bindings have neither namespace nor metadata.
+// Fire calls the target through the observer, and only if the observer's filters match the
+// payload.
 func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	fail := func(err error) error { return public(fmt.Errorf("trigger type %q: %w", t.ID, err)) }
 	switch {
@@ -189,7 +191,7 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 			return fail(err)
 		}
 	}
-	if !c.providers.add(provided) { // another goroutine has registered it meanwhile
+	if !c.providers.add(provided) { // another goroutine registered it in the meantime
 		err = fmt.Errorf("already provided in namespace %q", provided.namespace)
 	} else {
 		err = c.registry.addType(provided)
@@ -203,11 +205,11 @@ func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	return nil
 }
 
-// anyArgs is the schema of the arguments of a type without a config schema: any object.
+// anyArgs is the args schema of a type without a config schema. It allows any object.
 var anyArgs = json.RawMessage(`{"type":"object"}`)
 
 // addTypeFunction registers the function that represents a type on engines without triggers.
-// Each of its observers is a trigger of the type.
+// Each observer of the function represents a trigger.
 func (c *Client) addTypeFunction(t *providedType) error {
 	uncalled := func(context.Context, json.RawMessage) (any, error) {
 		return nil, &Error{Code: CodeFunctionNotInvokable, Message: "the function represents a trigger type and cannot be called: its worker fires the triggers"}
@@ -234,7 +236,6 @@ func (c *Client) addTypeFunction(t *providedType) error {
 	return nil
 }
 
-// cmpRaw is cmp.Or for JSON.
 func cmpRaw(a, b json.RawMessage) json.RawMessage {
 	if a != nil {
 		return a
@@ -242,19 +243,18 @@ func cmpRaw(a, b json.RawMessage) json.RawMessage {
 	return b
 }
 
-// typeWatchInterval is the interval at which the client asks which workers provide its trigger
-// types.
+// typeWatchInterval is how often the client asks which workers provide its trigger types.
 const typeWatchInterval = 2 * time.Second
 
-// plainName reports whether the engine leaves a worker's name unchanged: it removes control and
-// format characters and truncates names to 280 characters.
+// plainName reports whether the engine leaves a worker's name unchanged. The engine removes
+// control and format characters and truncates names to 280 characters.
 func plainName(name string) bool {
 	return utf8.RuneCountInString(name) <= 280 && name == strings.TrimSpace(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// watchTypes asks the engine which workers provide this worker's trigger types. It unbinds the
-// triggers of types that another worker has taken over, and registers types again that no worker
-// provides. It returns false if this worker lacks permission to ask.
+// watchTypes asks the engine which workers provide this worker's trigger types. If another
+// worker has taken over a type, watchTypes unbinds its triggers. If no worker provides a type,
+// watchTypes registers it again. It returns false if this worker lacks permission to ask.
 func (c *Client) watchTypes(l *link) bool {
 	for _, t := range c.registry.providedTypes(l) {
 		ctx, cancel := context.WithTimeout(ownCalls(l.handlers), typeWatchInterval)
@@ -270,7 +270,7 @@ func (c *Client) watchTypes(l *link) bool {
 			}
 		case errors.As(err, &refusal) && refusal.Code == CodeNotFound:
 			t.missing = true
-			if !missed { // access control may forbid it, silently and permanently
+			if !missed { // access control may be silently and permanently denying the type
 				c.log.Warn("iii: a trigger type of this worker has no provider; registering it again", "type", t.id, "namespace", t.namespace)
 			}
 			c.registry.renewType(l, t)
@@ -282,45 +282,43 @@ func (c *Client) watchTypes(l *link) bool {
 	return true
 }
 
-// maxBinders is the maximum number of triggers that are bound or unbound concurrently.
+// maxBinders limits how many triggers are bound or unbound concurrently.
 const maxBinders = 16
 
-// providers holds the triggers that the engine has bound to the trigger types of this
-// worker. For each trigger it records the state that the engine wants and the state that
-// the provider has. Goroutines that exist only while there is work bring the provider to
-// the wanted state. A newer message from the engine replaces the previous wanted state,
-// so a provider that hangs causes no backlog.
+// providers holds the triggers that the engine has bound to this worker's trigger types. For
+// each trigger, it records the state wanted by the engine and the provider's current state.
+// Goroutines called binders bring the provider to the wanted state; they exist only while
+// there is work. A newer message from the engine replaces the wanted state, so a provider that
+// hangs causes no backlog.
 type providers struct {
 	client *Client
 
 	mu      sync.Mutex
-	types   map[string][]*providedType // by id
+	types   map[string][]*providedType // by ID
 	byID    map[string]*boundTrigger
-	ready   []*boundTrigger // with work to do and no binder assigned
+	ready   []*boundTrigger // have work to do and no binder
 	binders int
 	closed  bool
 	ended   sync.WaitGroup
 }
 
-// providedType is a trigger type of this worker.
 type providedType struct {
-	id, namespace string // namespace is the resolved one
+	id, namespace string // namespace is never empty
 	spec          triggerTypeSpec
 	provider      TriggerProvider
 	function      *Function // represents the type on engines without triggers; nil for a type in another namespace
-	unsaid        bool      // its absence has been logged; guarded by the lock of the registry
+	unsaid        bool      // a log message has reported the type as unavailable; guarded by the registry's lock
 	missing       bool      // the type had no provider at the last check of watchTypes
 }
 
-// boundTrigger is one trigger.
 type boundTrigger struct {
 	id string
 
-	// Guarded by the lock of providers.
+	// Guarded by providers.mu.
 	want *wantedTrigger // nil if it should not be bound
 	seen *link          // link over which the engine last sent it
 	todo bool           // want has changed since a binder last read it
-	busy bool           // ready, or a binder is working on it
+	busy bool           // in providers.ready, or a binder is working on it
 
 	// Owned by the binder that is working on the trigger. Nil while the trigger is not bound.
 	bound  *TriggerBinding
@@ -329,8 +327,8 @@ type boundTrigger struct {
 	cancel context.CancelFunc
 }
 
-// wantedTrigger is a registration as the engine sent it, or an observer of the function
-// that represents a type.
+// wantedTrigger is a registration sent by the engine, or an observer of the function that
+// represents a type.
 type wantedTrigger struct {
 	TriggerBinding
 	link *link // nil for an observer
@@ -342,14 +340,13 @@ func newProviders(c *Client) *providers {
 	return &providers{client: c, types: map[string][]*providedType{}, byID: map[string]*boundTrigger{}}
 }
 
-// has reports whether the type is already provided.
 func (s *providers) has(t *providedType) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.find(t.id, t.namespace) != nil
 }
 
-// add returns false if the type is already provided.
+// add adds a type. It returns false if the type is already provided.
 func (s *providers) add(t *providedType) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -360,8 +357,8 @@ func (s *providers) add(t *providedType) bool {
 	return true
 }
 
-// find returns the type that the engine refers to. The engine omits the namespace
-// "default".
+// find returns the type with the given ID and namespace, or nil. The engine omits the
+// namespace "default".
 func (s *providers) find(id, namespace string) *providedType {
 	if namespace == "" {
 		namespace = defaultNamespace
@@ -374,8 +371,7 @@ func (s *providers) find(id, namespace string) *providedType {
 	return nil
 }
 
-// register processes a registration received over l, for a provider in the given
-// namespace.
+// register handles a registration received over l, for a provider in the given namespace.
 func (s *providers) register(l *link, namespace string, m TriggerBinding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -399,8 +395,8 @@ func (s *providers) register(l *link, namespace string, m TriggerBinding) {
 	s.change(b, &wantedTrigger{TriggerBinding: m, link: l, typ: t})
 }
 
-// observed processes an observer of the function that represents a type, and returns when
-// the provider has bound it.
+// observed handles a new observer of the function that represents t. It waits until the
+// provider has bound or rejected the trigger.
 func (s *providers) observed(ctx context.Context, t *providedType, m TriggerBinding) error {
 	want := &wantedTrigger{TriggerBinding: m, typ: t, done: make(chan error, 1)}
 	s.mu.Lock()
@@ -422,7 +418,6 @@ func (s *providers) observed(ctx context.Context, t *providedType, m TriggerBind
 	}
 }
 
-// unobserved processes the removal of an observer.
 func (s *providers) unobserved(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -431,7 +426,7 @@ func (s *providers) unobserved(id string) {
 	}
 }
 
-// unregister processes the engine's message that a trigger has been removed.
+// unregister handles a trigger's removal by the engine.
 func (s *providers) unregister(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -440,9 +435,9 @@ func (s *providers) unregister(id string) {
 	}
 }
 
-// unbindMissing unbinds the triggers that the engine has not sent again over l. By now the
-// engine has handled our registrations, and it sends the triggers bound to a type when it
-// handles the registration of the type.
+// unbindMissing unbinds the triggers that the engine has not sent over l. It must be called
+// once the engine has handled this worker's registrations: by then, the engine has sent all
+// triggers bound to the registered types.
 func (s *providers) unbindMissing(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -453,8 +448,8 @@ func (s *providers) unbindMissing(l *link) {
 	}
 }
 
-// giveUp unbinds the triggers of a type that another worker now provides, and reports
-// whether there were any.
+// giveUp unbinds the triggers of a type that another worker now provides. It reports whether
+// there were any.
 func (s *providers) giveUp(t *providedType) (any bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -467,7 +462,7 @@ func (s *providers) giveUp(t *providedType) (any bool) {
 	return any
 }
 
-// change sets the wanted state and makes sure that a binder acts on it. The caller holds s.mu.
+// change sets the wanted state and ensures that a binder acts on it. The caller holds s.mu.
 func (s *providers) change(b *boundTrigger, want *wantedTrigger) {
 	if b.want != nil && b.want.done != nil {
 		select {
@@ -488,14 +483,14 @@ func (s *providers) change(b *boundTrigger, want *wantedTrigger) {
 	}
 }
 
-// bind is the loop of a binder.
+// bind runs a binder until there is no more work.
 func (s *providers) bind() {
 	defer s.ended.Done()
 	s.mu.Lock()
 	var b *boundTrigger // the trigger being worked on
 	var want *wantedTrigger
 	defer func() {
-		if b != nil { // the provider has exited the goroutine
+		if b != nil { // the provider called runtime.Goexit
 			if b.bound != nil {
 				b.cancel()
 				b.bound, b.typ, b.ctx, b.cancel = nil, nil, nil, nil
@@ -520,7 +515,7 @@ func (s *providers) bind() {
 	}
 }
 
-// stepped records that a binder has reached the wanted state of b, or has failed to reach it.
+// stepped records a binder's attempt to bring b to the wanted state. err is the outcome.
 func (s *providers) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	if want != nil && b.want == want {
 		if want.done != nil {
@@ -542,8 +537,8 @@ func (s *providers) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	}
 }
 
-// unlocked runs step without the lock. It reacquires the lock even if a provider exits
-// the goroutine.
+// unlocked runs step without the lock. It reacquires the lock even if the provider calls
+// runtime.Goexit.
 func (s *providers) unlocked(b *boundTrigger, want *wantedTrigger) error {
 	s.mu.Unlock()
 	defer s.mu.Lock()
@@ -587,7 +582,7 @@ func (s *providers) step(b *boundTrigger, want *wantedTrigger) error {
 	return nil
 }
 
-// unbind stops the bound trigger, if there is one.
+// unbind stops the trigger if it is bound.
 func (s *providers) unbind(b *boundTrigger) {
 	if b.bound == nil {
 		return
@@ -599,7 +594,7 @@ func (s *providers) unbind(b *boundTrigger) {
 	b.bound, b.typ, b.ctx, b.cancel = nil, nil, nil, nil
 }
 
-// call calls a provider and recovers its panics.
+// call calls a provider method and recovers from panics.
 func (s *providers) call(method, id string, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -611,13 +606,13 @@ func (s *providers) call(method, id string, f func() error) (err error) {
 	return f()
 }
 
-// answer reports the outcome of a registration to the engine, over the link on which the
-// registration arrived.
+// answer reports the outcome of a registration to the engine over l. l must be the link on
+// which the registration arrived.
 func (s *providers) answer(l *link, b *TriggerBinding, err error) {
 	s.client.out.pushNoWait(l, s.client.item(l.dialect().triggerBound(b, refusalBody(err))))
 }
 
-// refusalBody returns the error body for an error of a provider, or nil if err is nil.
+// refusalBody converts a provider's error to an error body. It returns nil if err is nil.
 func refusalBody(err error) *ErrorBody {
 	if err == nil {
 		return nil
@@ -630,8 +625,8 @@ func refusalBody(err error) *ErrorBody {
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }
 
-// close lets the binders finish their current work. The channel is closed when they have
-// ended. The client ends the contexts of the bound triggers.
+// close lets the binders finish their current work. It returns a channel that is closed when
+// all of them have stopped. The client cancels the contexts of the bound triggers.
 func (s *providers) close() <-chan struct{} {
 	s.mu.Lock()
 	s.closed = true
@@ -645,13 +640,12 @@ func (s *providers) close() <-chan struct{} {
 	return ended
 }
 
-// equal reports whether two registrations of a trigger have the same content.
 func (b *TriggerBinding) equal(other *TriggerBinding) bool {
 	return b.TriggerType == other.TriggerType && b.FunctionID == other.FunctionID && b.Namespace == other.Namespace &&
 		bytes.Equal(b.Config, other.Config) && bytes.Equal(b.Metadata, other.Metadata)
 }
 
-// conditionOf returns the id of the condition function in a config.
+// conditionOf returns the ID of the condition function in a config, or "".
 func conditionOf(config []byte) (id string, err error) {
 	if i := rawjson.SkipSpace(config, 0); i == len(config) || config[i] != '{' {
 		return "", nil

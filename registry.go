@@ -13,65 +13,67 @@ import (
 	"time"
 )
 
-// registry holds the functions, triggers and observers that this worker has registered, in the
-// order of registration, and keeps the engine's copy up to date. Each new link receives all of
-// them, and then every change. Both happen under one lock, so that nothing is missed or sent
-// twice.
+// registry holds the functions, triggers and observers that this worker has registered, in
+// order of registration, and keeps the engine's copy up to date. Each new link first receives
+// all of them, then every change. A single lock covers both steps, so nothing is missed or
+// sent twice.
 //
-// An engine with triggers answers a registration only to reject it. A fence (a JSON ping)
-// therefore follows each batch: whatever has not been rejected when the pong arrives is
-// accepted. An engine with observers answers each registration, so those answers take the
-// place of the pong. A trigger is sent after its function is accepted: if it were sent
-// earlier, the trigger of a rejected function would take the route away from the worker that
-// serves it.
+// An engine with triggers responds to a registration only to reject it. Therefore, each batch
+// is followed by a fence (a JSON ping). Registrations that have not been rejected when the
+// pong arrives are accepted. An engine with observers responds to every registration, and its
+// responses replace the pong. A ping is still sent if functions are outstanding, because
+// access control can deny functions silently.
+//
+// A trigger is sent only after its function has been accepted. Otherwise, the trigger of a
+// rejected function would take the route away from the worker that serves it.
 type registry struct {
 	client *Client
 
 	mu           sync.RWMutex
-	closed       error // set once; from then on every registration is rejected
+	closed       error // set once; all later registrations then fail
 	types        []*providedType
 	functions    []*Function
 	triggers     []*Trigger
 	functionByID map[string]*Function
-	renamed      map[string]*Function // by the current link's engine id of the function, if that differs
-	disregarded  []*disregarded       // attempts to register functions that have since been unregistered, whose answers are outstanding, in order
-	triggerByID  map[string]*Trigger  // by trigger id, and by observer id if that differs
+	renamed      map[string]*Function // functions whose ID on the current link's engine differs, by that ID
+	disregarded  []*disregarded       // in order; see disregard
+	triggerByID  map[string]*Trigger  // by trigger ID, and by observer ID if that differs
 
-	// The state of the current link, if there is one.
+	// State of the current link, if there is one.
 	link       *link
 	phase      replayPhase
-	unfenced   []*claim // sent, not yet followed by a fence
+	unfenced   []*claim // sent, but not yet followed by a fence
 	fenced     []*claim // sent before the outstanding fence
 	fenceOut   bool
-	ponged     bool        // the ping of the outstanding fence is answered, or there was none
-	unanswered int         // number of registrations in fenced that the engine has not answered yet
+	ponged     bool        // the fence's ping has been answered, or is not required
+	unanswered int         // number of registrations in fenced without a response
 	fences     uint64      // number of the latest fence, counted across links
 	fenceTimer *time.Timer // ends the link if the fence is not answered
-	held       []*Trigger  // not sent yet, in the order of registration
-	batch      []item      // what attach sends; nil except while it runs
+	held       []*Trigger  // not sent yet, in order of registration
+	batch      []item      // collects what attach sends; otherwise nil
 	parting    []*Function // to be unregistered at the end of a drain
 
 	// See observe.go.
-	observeFrames map[string][]*observeFrame // of the current link, by observer id
-	unobserved    []*Trigger                 // removed while disconnected; the engine may still have them
+	observeFrames map[string][]*observeFrame // of the current link, by observer ID
+	unobserved    []*Trigger                 // see unobserveLater
 
 	// See takeover.go.
 	refusals  []*claim             // to be retried
-	nextTurn  time.Time            // no rejected registration is retried before
+	nextTurn  time.Time            // earliest time for the next retry
 	turns     map[string]time.Time // time of the latest attempt, by owner
-	sought    map[string]bool      // unlisted owners whose functions have been retried because of that
-	takenOver bool                 // a function was taken over since awaitOwners last asked
+	sought    map[string]bool      // unlisted owners whose registrations have been retried
+	takenOver bool                 // a function was taken over since the last check by awaitOwners
 	awaiting  bool                 // awaitOwners is running
-	wake      chan struct{}        // capacity 1: maintain has something to do
+	wake      chan struct{}        // capacity 1; signals work for maintain
 }
 
-// replayPhase is the progress of the registrations of a link.
+// replayPhase is how far a link's registrations have progressed.
 type replayPhase uint8
 
 const (
-	replaySettling  replayPhase = iota // trigger types and functions are sent; the engine keeps them until it knows the namespace
+	replaySettling  replayPhase = iota // trigger types and functions are sent; the engine buffers them until it knows the namespace
 	replayFunctions                    // the fence after the functions is outstanding; triggers wait for it
-	replayTriggers                     // the triggers are sent; their fence is outstanding
+	replayTriggers                     // triggers are sent; their fence is outstanding
 	replayDone
 )
 
@@ -79,9 +81,10 @@ func newRegistry(c *Client) *registry {
 	return &registry{client: c, functionByID: map[string]*Function{}, triggerByID: map[string]*Trigger{}, wake: make(chan struct{}, 1)}
 }
 
-// attach queues the messages in first, and then the registrations of all trigger types and
-// functions, for l, which is attached to the send queue. The fence follows when the engine has
-// settled the namespace, and the triggers follow the fence.
+// attach makes l the current link. It queues the given messages, followed by the registrations
+// of all trigger types and functions. l must be attached to the send queue. The fence is sent
+// once the engine has settled the namespace, and the triggers once the fence has been
+// answered.
 func (r *registry) attach(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -90,19 +93,19 @@ func (r *registry) attach(l *link, first ...item) {
 	r.held, r.renamed, r.disregarded = nil, nil, nil
 	for _, t := range r.triggers {
 		t.sent, t.delay = false, 0
-		if t.former != nil && t.former.refused.Load() == nil { // the engine never answered
+		if t.former != nil && t.former.refused.Load() == nil { // the engine never responded
 			t.former = nil
 		}
 		switch {
 		case !d.observes():
 			t.lingers = false
-		case t.lingers && !d.answers(&t.claim): // it would fire twice
+		case t.lingers && !d.answers(&t.claim): // the trigger would fire twice
 			r.unobserveLater(t)
 		}
 		switch {
 		case t.final:
 		case t.observer != nil && !d.observes():
-			r.ask(&t.claim) // fails at once
+			r.ask(&t.claim) // fails immediately
 		default:
 			if o := t.observer; o != nil && o.reason != nil && o.reason.Code == CodeUnsupported {
 				o.change(ObserverStatePending, nil)
@@ -114,7 +117,7 @@ func (r *registry) attach(l *link, first ...item) {
 		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
 		r.unobserved = nil
 	}
-	// The messages are sent together, to the extent that the size of a batch allows.
+	// Push all messages at once, so that the writer can send them together.
 	r.batch = append(make([]item, 0, len(first)+len(r.types)+len(r.functions)), first...)
 	for _, t := range r.types {
 		r.announce(t)
@@ -135,15 +138,15 @@ func (r *registry) attach(l *link, first ...item) {
 	r.client.out.pushNoWait(l, batch...)
 }
 
-// firstFence returns the number of the first fence of the next link.
+// firstFence returns the number of the next link's first fence.
 func (r *registry) firstFence() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.fences + 1
 }
 
-// settled records that the engine has handled this worker's registration. Until then, the
-// engine answers pings but only buffers registrations.
+// settled records that the engine has handled this worker's registration and knows its
+// namespace. Before that, the engine responds to pings but only buffers registrations.
 func (r *registry) settled(l *link) {
 	r.mu.Lock()
 	if r.link == l && r.phase == replaySettling {
@@ -154,7 +157,7 @@ func (r *registry) settled(l *link) {
 	r.confirm(l)
 }
 
-// detach ends the use of l.
+// detach removes l as the current link.
 func (r *registry) detach(l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -179,7 +182,7 @@ func (r *registry) detach(l *link) {
 	r.endObserveFrames()
 }
 
-// push sends a message that is known to be encodable.
+// push sends a message. The message must be encodable.
 func (r *registry) push(message any) {
 	if it := r.client.item(message); r.batch != nil {
 		r.batch = append(r.batch, it)
@@ -188,7 +191,7 @@ func (r *registry) push(message any) {
 	}
 }
 
-// ask sends a registration; the next fence settles it.
+// ask sends a registration. The next fence settles it.
 func (r *registry) ask(c *claim) {
 	if r.link == nil {
 		return
@@ -212,7 +215,7 @@ func (r *registry) ask(c *claim) {
 	}
 }
 
-// takeBack unregisters a function or a trigger; observers use unobserve.
+// takeBack unregisters a function or a trigger. For observers, use unobserve.
 func (r *registry) takeBack(c *claim) {
 	if r.link == nil {
 		return
@@ -257,9 +260,9 @@ func (r *registry) unsupported(c *claim, err error) {
 	})
 }
 
-// fence sends a fence after the messages sent so far, unless the engine answers all of them
-// anyway. At most one fence is outstanding at a time; the messages that are sent in the
-// meantime share the next fence.
+// fence starts a fence after the messages sent so far. It omits the ping if the engine's
+// responses alone settle the registrations. At most one fence is outstanding; messages sent in
+// the meantime share the next one.
 func (r *registry) fence() {
 	if r.link == nil || r.fenceOut || r.phase == replaySettling {
 		return
@@ -287,15 +290,15 @@ func (r *registry) fence() {
 	r.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() { r.pong(l, number) }})
 }
 
-// unconfirmed reports whether the engine has not answered the registration of a function yet.
+// unconfirmed reports whether c registers a function and the engine has not responded yet.
 func (r *registry) unconfirmed(c *claim) bool {
 	return c.function != nil && c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
 }
 
-// pong handles the answer to the ping after a batch. The engine answers in order, so functions
-// that it has not mentioned by now are never answered: access control can silently deny a
-// function. As on engines that do not confirm functions, a function that is not rejected
-// counts as accepted.
+// pong handles the response to a fence's ping. The engine responds in order, so functions
+// without a response by now will never get one; for example, access control can silently deny
+// a function. A function that has not been rejected counts as accepted, as on engines that do
+// not confirm functions.
 func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
@@ -328,16 +331,16 @@ func (r *registry) answered(c *claim) {
 	}
 }
 
-// confirm settles the registrations sent before the fence, once all of them are decided.
+// confirm settles the registrations sent before the fence, once the outcome of each is known.
 func (r *registry) confirm(l *link) {
 	for r.confirmed(l) {
 	}
 }
 
-// overdue ends l if the engine has not answered the fence for registerTimeout: without the
-// answer, the state of the registrations is unknown. The time counts from the moment when the
-// fence was written, and restarts with each sign of life, because a large message may delay
-// the ping or the pong; but it never exceeds ten times the idle timeout.
+// overdue ends l if the engine has not answered the fence within registerTimeout, because the
+// state of the registrations would remain unknown. The timeout starts when the fence is
+// written, and restarts whenever the engine sends a frame, because a large message may delay
+// the ping or the pong. In total, it never exceeds ten times the idle timeout.
 func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -356,8 +359,8 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 }
 
 // confirmed settles the registrations sent before the fence, and reports whether it did. It
-// requires the pong, if a ping was sent, and all answers that the engine gives to these
-// registrations.
+// requires every response that the engine sends for these registrations, and the pong unless
+// those responses suffice.
 func (r *registry) confirmed(l *link) bool {
 	r.mu.Lock()
 	if r.link != l || !r.fenceOut || !r.ponged || r.unanswered > 0 {
@@ -409,8 +412,8 @@ func (r *registry) confirmed(l *link) bool {
 	return true
 }
 
-// resumeRequests resumes the requests whose triggers the last answered fence has settled, or
-// all requests once nothing is left to register.
+// resumeRequests resumes the requests whose triggers were settled by the last answered fence.
+// Once nothing is left to register, it resumes all requests.
 func (r *registry) resumeRequests(l *link) {
 	switch {
 	case r.phase < replayTriggers:
@@ -430,7 +433,7 @@ func (r *registry) has(c *claim) bool {
 }
 
 // sendDue sends the held triggers that no longer have to wait. It returns the number of the
-// fence that settles the functions of the others, or 0 if none is undecided.
+// fence that settles the functions of the other triggers, or 0 if there is none.
 func (r *registry) sendDue() (fence uint64) {
 	if len(r.held) == 0 || r.link == nil || r.closed != nil {
 		return 0
@@ -455,9 +458,9 @@ func (r *registry) sendDue() (fence uint64) {
 	return fence
 }
 
-// target returns the function of this worker that t runs, or nil. A trigger that was held for
-// a function stays held after the function has been unregistered; otherwise it would fire a
-// second time if another worker has a function with that id.
+// target returns the function of this worker that t calls, or nil. A trigger that was held for
+// a function stays held after the function is unregistered. Otherwise, it would fire twice if
+// another worker has a function with the same ID.
 func (r *registry) target(t *Trigger) *Function {
 	if t.adapter != nil && r.link != nil && r.link.dialect().answers(&t.claim) {
 		return t.adapter
@@ -471,7 +474,7 @@ func (r *registry) target(t *Trigger) *Function {
 	return t.former
 }
 
-// holds reports whether f's triggers have to wait.
+// holds reports whether f's triggers must wait.
 func (f *Function) holds(now time.Time) bool {
 	return f.standing != accepted || now.Before(f.deadline)
 }
@@ -538,14 +541,14 @@ func (r *registry) abandonFunction(f *Function) {
 	r.disregard(f)
 }
 
-// disregarded is an attempt to register a function that has since been unregistered.
+// disregarded is an earlier attempt to register a function that has since been unregistered.
 type disregarded struct {
 	id    string
 	fence uint64 // the fence that settles it
 }
 
-// disregard marks the answer to the latest attempt to register f as irrelevant. The engine
-// still sends it.
+// disregard marks f's latest registration so that the engine's outstanding response to it is
+// ignored.
 func (r *registry) disregard(f *Function) {
 	if f.standing == asked && !f.answered && r.link != nil && r.link.dialect().answers(&f.claim) {
 		r.disregarded = append(r.disregarded, &disregarded{f.id, f.fence})
@@ -553,8 +556,8 @@ func (r *registry) disregard(f *Function) {
 	r.answered(&f.claim)
 }
 
-// isDisregarded reports whether an answer about a function belongs to a disregarded attempt.
-// The engine answers in order.
+// isDisregarded reports whether a response for a function belongs to a disregarded
+// registration. The engine responds in order.
 func (r *registry) isDisregarded(id string) bool {
 	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
 		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {
@@ -562,7 +565,7 @@ func (r *registry) isDisregarded(id string) bool {
 			return true
 		}
 		if r.functionByID[own] != nil {
-			return false // it is about that one, whose id may end like that of another
+			return false // the response is for this function, whose ID may end like that of another
 		}
 	}
 	return false
@@ -582,8 +585,8 @@ func (r *registry) addType(t *providedType) error {
 	return nil
 }
 
-// announce registers a trigger type. On engines without triggers, the type's function stands
-// for it.
+// announce registers a trigger type. On engines without triggers, the type's function
+// represents it.
 func (r *registry) announce(t *providedType) {
 	if message := r.link.dialect().registerTriggerType(&t.spec); message != nil {
 		r.push(message)
@@ -598,8 +601,8 @@ func (r *registry) announce(t *providedType) {
 	}
 }
 
-// providedTypes lists the trigger types of this worker if l is in use and its engine has
-// trigger types.
+// providedTypes returns this worker's trigger types if l is the current link and its engine
+// supports trigger types.
 func (r *registry) providedTypes(l *link) (types []*providedType) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -643,12 +646,12 @@ func (r *registry) addTrigger(t *Trigger) error {
 	}
 	r.triggers = append(r.triggers, t)
 	if t.observer != nil && r.link != nil && !r.link.dialect().observes() {
-		r.ask(&t.claim) // fails at once
+		r.ask(&t.claim) // fails immediately
 		return nil
 	}
 	r.held = append(r.held, t)
 	if fence := r.sendDue(); fence > 0 {
-		// Later requests may be intended to make the trigger fire.
+		// Later requests may be meant to fire the trigger.
 		r.client.out.suspend(r.link, fence)
 	}
 	if len(r.unfenced) > 0 {
@@ -660,7 +663,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	return nil
 }
 
-// routed returns the trigger with the same route as t, if either of the two belongs to a
+// routed returns another trigger with the same route as t if either trigger belongs to a
 // router.
 func (r *registry) routed(t *Trigger) *Trigger {
 	if t.route == "" {
@@ -674,7 +677,7 @@ func (r *registry) routed(t *Trigger) *Trigger {
 	return nil
 }
 
-// hasRoute reports whether a trigger of this worker has a route.
+// hasRoute reports whether a trigger of this worker has the route.
 func (r *registry) hasRoute(route string) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -690,12 +693,11 @@ func (r *registry) removeTrigger(t *Trigger) bool {
 	}
 	r.mu.Unlock()
 	if l != nil {
-		r.confirm(l) // the batch may have been waiting for its adapter
+		r.confirm(l) // the batch may have been waiting for t's adapter
 	}
 	return ok
 }
 
-// remove removes a registered trigger or observer.
 func (r *registry) remove(t *Trigger) {
 	delete(r.triggerByID, t.id)
 	delete(r.triggerByID, t.spec.observerID)
@@ -708,7 +710,7 @@ func (r *registry) remove(t *Trigger) {
 		r.unobserve(t)
 	case t.lingers:
 		r.unobserveLater(t)
-	case t.sent && !(r.link != nil && r.link.dialect().answers(&t.claim)): // otherwise another worker's trigger may have this id
+	case t.sent && !(r.link != nil && r.link.dialect().answers(&t.claim)): // otherwise another worker's trigger may have this ID
 		r.takeBack(&t.claim)
 	}
 	if f := t.adapter; f != nil {
@@ -717,13 +719,14 @@ func (r *registry) remove(t *Trigger) {
 	}
 }
 
-// remove deletes an element that is in the list.
+// remove removes e from list. The list must contain e.
 func remove[E comparable](list []E, e E) []E {
 	i := slices.Index(list, e)
 	return slices.Delete(list, i, i+1)
 }
 
-// function finds a function by its id, which is given as a raw JSON string without the quotes.
+// function returns the function with the given ID, or nil. id is a raw JSON string without the
+// quotes.
 func (r *registry) function(id []byte) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -733,7 +736,7 @@ func (r *registry) function(id []byte) *Function {
 	return r.renamed[string(id)]
 }
 
-// functionNamed finds a function by its id.
+// functionNamed returns the function with the given ID, or nil.
 func (r *registry) functionNamed(id string) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -743,10 +746,9 @@ func (r *registry) functionNamed(id string) *Function {
 	return r.renamed[id]
 }
 
-// rejectedFunction finds the function that a rejection names, with or without the prefix that
-// access control adds to its id. Because the engine answers in order, it is one of the
-// functions that the next pong would settle, but it may have been unregistered in the
-// meantime.
+// rejectedFunction returns the function that a rejection refers to. The ID in the rejection
+// may include a prefix added by access control. The engine responds in order, so the function
+// is one that the next pong would settle, but it may have been unregistered in the meantime.
 func (r *registry) rejectedFunction(id string) *Function {
 	var known *Function
 	for rest, ok := id, true; ok; _, rest, ok = strings.Cut(rest, "::") {
@@ -766,14 +768,15 @@ func (r *registry) rejectedFunction(id string) *Function {
 	return known
 }
 
-// attached returns the link in use, or nil.
+// attached returns the current link, or nil.
 func (r *registry) attached() *link {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.link
 }
 
-// refusedFunctions returns the number of functions that other workers hold.
+// refusedFunctions returns the number of functions that are rejected because other workers own
+// them.
 func (r *registry) refusedFunctions() (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -786,7 +789,7 @@ func (r *registry) refusedFunctions() (n int) {
 }
 
 // unregisterAll unregisters everything, triggers first, and rejects further registrations.
-// Functions can still be looked up, so that invocations are answered with worker_draining.
+// Functions can still be looked up, so that invocations are rejected with worker_draining.
 func (r *registry) unregisterAll(reason error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -814,16 +817,16 @@ func (r *registry) unregisterAll(reason error) {
 	}
 }
 
-// unregisterFunctions unregisters the functions that unregisterAll has left registered: those
-// with observers, because an engine accepts no reports about unregistered functions. Until
-// then, new invocations of these functions are rejected.
+// unregisterFunctions unregisters the functions that unregisterAll left registered. These are
+// functions with observers, because the engine accepts no reports for unregistered functions.
+// Until then, new invocations of these functions are rejected.
 func (r *registry) unregisterFunctions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unregisterFunctionsLocked(func(*Function) bool { return false })
 }
 
-// unregisterFunctionsLocked unregisters the functions that keep does not select.
+// unregisterFunctionsLocked unregisters the functions for which keep returns false.
 func (r *registry) unregisterFunctionsLocked(keep func(*Function) bool) {
 	r.parting = slices.DeleteFunc(r.parting, func(f *Function) bool {
 		if keep(f) {
@@ -859,8 +862,8 @@ func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
 	r.confirm(l)
 }
 
-// rename records that the engine has accepted a function under a different id: access control
-// adds a prefix to ids.
+// rename records that the engine has accepted a function under a different ID. Access control
+// adds a prefix to IDs.
 func (r *registry) rename(id string) {
 	if r.functionByID[id] != nil || r.renamed[id] != nil {
 		return
@@ -876,8 +879,8 @@ func (r *registry) rename(id string) {
 	}
 }
 
-// hosted returns the function that a message over l refers to, or nil if it is not registered
-// there.
+// hosted returns the function that a message on l refers to, or nil if l's engine does not
+// have it.
 func (r *registry) hosted(l *link, id string) *Function {
 	f := r.functionByID[id]
 	if f == nil {
@@ -899,7 +902,6 @@ func (c *Client) observerAdded(l *link, m *ObserverAddedMessage) {
 	}
 }
 
-// observerRemoved handles the engine's message that an observer was removed.
 func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 	c.registry.mu.Lock()
 	defer c.registry.mu.Unlock()
@@ -908,8 +910,8 @@ func (c *Client) observerRemoved(l *link, m *ObserverRemovedMessage) {
 	}
 }
 
-// functionRefused handles the engine's rejection of a function. Repeated rejections are logged
-// and reported only once, until the function is accepted.
+// functionRefused handles the engine's rejection of a function. Until the function is
+// accepted, repeated rejections are neither logged nor reported again.
 func (c *Client) functionRefused(l *link, err *RejectedError) {
 	r := c.registry
 	r.mu.Lock()
@@ -932,7 +934,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 				}
 			}
 		}
-		if err.OwnerWorkerID != "" && r.has(&f.claim) { // without an owner, the engine reserves the id
+		if err.OwnerWorkerID != "" && r.has(&f.claim) { // without an owner, the engine reserves the ID
 			r.retryLater(&f.claim)
 		}
 	}
@@ -953,7 +955,8 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	c.reportError(err)
 }
 
-// triggerRefused handles the rejection of a trigger by the engine or its provider.
+// triggerRefused handles the rejection of a trigger by the engine or by the trigger's
+// provider.
 func (c *Client) triggerRefused(l *link, id, triggerType string, err *Error) {
 	r := c.registry
 	r.mu.Lock()
@@ -973,12 +976,13 @@ func (c *Client) logRefusal(id, triggerType string, err *Error) {
 	c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
 }
 
-// refuse records the rejection of a trigger or an observer. final means that the engine keeps
-// no record of it. The caller calls the returned function after releasing the lock.
+// refuse records the rejection of a trigger or an observer. If final is set, the engine keeps
+// no record of it. The caller must call the returned function, if any, after releasing the
+// lock.
 //
-// Repeated rejections of a trigger are logged only once, until the trigger is accepted. The
-// trigger's error handler is called for every rejection, but only once per connection if the
-// trigger is retried.
+// Until a trigger is accepted, repeated rejections are logged only once. The trigger's error
+// handler is called for every rejection, but only once per connection if the trigger is
+// retried.
 func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told func()) {
 	t.standing = refused
 	if t.observer != nil {
@@ -1007,7 +1011,7 @@ func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told fun
 	}
 }
 
-// heldError returns the rejection of the function that t waits for, or nil.
+// heldError returns an error if t waits for a function that was rejected.
 func (r *registry) heldError(t *Trigger) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

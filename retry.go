@@ -11,40 +11,39 @@ import (
 	"time"
 )
 
-// RetryPolicy configures how often, and after which errors, a failed call is retried. The zero
-// value makes up to three attempts. A policy may be shared; the package does not modify it.
+// RetryPolicy configures how often a failed call is retried, and after which errors. The zero
+// value allows three attempts. A policy may be shared; the package does not modify it.
 //
-// A call is retried after [ErrNotConnected] and [ErrBufferFull], because then it has not been
-// sent, and after [ErrDraining] and [ErrOverloaded], because then the function has not
-// started. A retry after these errors cannot run the function twice. Codes adds further
-// errors. A call is not retried after any other error: [ErrTimeout] or [ErrConnectionLost]
-// after the call has been sent, [ErrClosed], or an error that the program must fix, such as a
-// payload that cannot be encoded. [Client.Send] and [Client.Enqueue] are retried only if
-// nothing has been sent.
+// A call is retried after [ErrNotConnected] and [ErrBufferFull], because it was not sent, and
+// after [ErrDraining] and [ErrOverloaded], because the function did not start. Retrying after
+// these errors cannot run the function twice. Codes adds further errors. A call is not retried
+// after any other error, such as [ErrTimeout] or [ErrConnectionLost] after it was sent,
+// [ErrClosed], or an error that the program must fix, for example a payload that cannot be
+// encoded. [Client.Send] and [Client.Enqueue] are retried only if nothing was sent.
 //
-// Retries use exponential backoff with full jitter: before attempt n+1 the call waits a random
-// time between 0 and InitialDelay · 2ⁿ⁻¹, at most MaxDelay. Each attempt has the timeout of
-// the call, and the context limits all attempts together: if it would end before the next
-// attempt, the call returns the error of the latest attempt.
+// Retries use exponential backoff with full jitter: before attempt n+1, the call waits a
+// random time between 0 and InitialDelay · 2ⁿ⁻¹, but at most MaxDelay. Each attempt has the
+// call's own timeout. The context limits all attempts together: if its deadline is before the
+// next attempt, the call returns the error of the latest attempt.
 type RetryPolicy struct {
-	// MaxAttempts is the number of attempts, including the first. 0 means 3; 1 disables
-	// retries; a negative value is an error.
+	// MaxAttempts is the number of attempts, including the first. 0 means 3, and 1 disables
+	// retries. A negative value is an error.
 	MaxAttempts int
-	// InitialDelay is the maximum wait before the second attempt. 0 means 50 ms; a negative
+	// InitialDelay is the maximum wait before the second attempt. 0 means 50 ms. A negative
 	// value is an error.
 	InitialDelay time.Duration
-	// MaxDelay is the maximum of every wait. 0 means 2 s, or InitialDelay if that is longer. A
-	// value below InitialDelay is an error.
+	// MaxDelay limits every wait. 0 means 2 s, or InitialDelay if that is longer. A value
+	// below InitialDelay is an error.
 	MaxDelay time.Duration
-	// Codes lists codes of an [*Error] after which a call is retried as well, for example
-	// [CodeFunctionNotFound] while one worker takes over from another. An error with a code may
-	// come from a function that has run, or from a call made by that function, so use Codes
-	// only for idempotent functions. Default: none.
+	// Codes lists additional [*Error] codes after which a call is retried, for example
+	// [CodeFunctionNotFound] while one worker takes over from another. An error with a code
+	// may come from a function that has run, or from a call made by that function, so use
+	// Codes only for idempotent functions. Default: none.
 	Codes []string
 }
 
 // WithRetry retries a failed call according to p. It overrides [WithCallRetry]. Default: no
-// retries. With an invalid policy, the call fails.
+// retries. If the policy is invalid, the call fails.
 func WithRetry(p RetryPolicy) CallOption {
 	return func(c *callConfig) (err error) {
 		c.retry, err = p.checked("WithRetry")
@@ -53,8 +52,8 @@ func WithRetry(p RetryPolicy) CallOption {
 	}
 }
 
-// WithCallRetry retries all failed calls of this client according to p, including calls of the
-// engine's functions and calls made by handlers, unless a call overrides it with [WithRetry].
+// WithCallRetry retries failed calls of this client according to p. This includes calls to the
+// engine's functions and calls made by handlers. [WithRetry] overrides it for a single call.
 // Calls that the client makes for its own registrations are not retried. Default: no retries.
 // [New] rejects an invalid policy.
 func WithCallRetry(p RetryPolicy) Option {
@@ -64,7 +63,7 @@ func WithCallRetry(p RetryPolicy) Option {
 	})
 }
 
-// checked returns p with its defaults filled in.
+// checked validates p and returns it with the defaults filled in.
 func (p RetryPolicy) checked(option string) (*RetryPolicy, error) {
 	fail := func(format string, args ...any) (*RetryPolicy, error) {
 		return nil, fmt.Errorf("iii: "+option+": "+format, args...)
@@ -110,8 +109,8 @@ func (p *RetryPolicy) delay(n int) time.Duration {
 	return min(d, p.MaxDelay)
 }
 
-// retries reports whether a request that failed with err should be retried; answered reports
-// whether the request expects an answer.
+// retries reports whether a request that failed with err should be retried. answered reports
+// whether the request expects a response.
 func (p *RetryPolicy) retries(err error, answered bool) bool {
 	var unsent *callError
 	if errors.As(err, &unsent) {
@@ -124,14 +123,14 @@ func (p *RetryPolicy) retries(err error, answered bool) bool {
 	return SafeToRetry(err) || slices.Contains(p.Codes, e.Code)
 }
 
-// ownCallKey marks the contexts of calls that the client makes for itself.
+// ownCallKey marks the contexts of calls that the client makes on its own behalf.
 type ownCallKey struct{}
 
 func ownCalls(ctx context.Context) context.Context {
 	return context.WithValue(ctx, ownCallKey{}, true)
 }
 
-// repeat runs attempt until it succeeds or the policy gives up.
+// repeat runs attempt until it succeeds or the policy allows no further attempt.
 func (c *Client) repeat(ctx context.Context, verb, id string, opts []CallOption, attempt func(*callConfig) error) error {
 	cfg, err := c.callConfig(opts)
 	if err != nil {
@@ -164,7 +163,7 @@ func (c *Client) repeat(ctx context.Context, verb, id string, opts []CallOption,
 	}
 }
 
-// The verbs that request errors use.
+// Verbs used in request errors.
 const (
 	verbCall    = "call"
 	verbSend    = "send"

@@ -9,25 +9,26 @@ import (
 	"strings"
 )
 
-// RouterOptions configures which requests below a prefix [Client.MountRouter] serves. The zero
-// value uses the defaults.
+// RouterOptions configures which requests below a prefix are served by [Client.MountRouter].
+// The zero value selects the defaults.
 type RouterOptions struct {
-	// Methods lists the methods to serve, in any case. Default: GET, POST, PUT, PATCH and
-	// DELETE. GET includes HEAD. OPTIONS is an error, because the engine answers it itself.
+	// Methods lists the HTTP methods to serve; case is ignored. The default is GET, POST, PUT,
+	// PATCH and DELETE. GET includes HEAD. OPTIONS is an error, because the engine handles it
+	// itself.
 	Methods []string
-	// Depth is the maximum number of path segments below the prefix. Default 6; a negative value
-	// or one above 25 is an error. The engine answers longer paths with a 404.
+	// Depth is the maximum number of path segments below the prefix. The default is 6; a
+	// negative value or one above 25 is an error. The engine responds to longer paths with
+	// 404.
 	Depth int
 }
 
-// Router is a router that [Client.MountRouter] has mounted. The zero value is not usable. All
+// Router is a router mounted with [Client.MountRouter]. The zero value is not usable. All
 // methods are safe for concurrent use.
 type Router struct{ f *Function }
 
-// Err returns the reason why the engine does not serve the router. If the engine has rejected
-// the router's function, that is the *[RejectedError] that [Function.Err] returns; otherwise
-// it is the joined *[Error]s of all rejected routes. Err returns nil if no such error is
-// known.
+// Err returns an error if the engine has rejected the router or any of its routes, and nil
+// otherwise. If the router's function was rejected, the error is the *[RejectedError] of
+// [Function.Err]. If only routes were rejected, their *[Error]s are joined.
 func (r *Router) Err() error {
 	if err := r.f.refused.Load(); err != nil {
 		return err
@@ -41,26 +42,27 @@ func (r *Router) Err() error {
 	return errors.Join(refusals...)
 }
 
-// Unregister removes the router with all its routes and its function. It waits neither for the
-// network nor for running handlers. A second call returns an error.
+// Unregister removes the router with its routes and its function. It does not wait for the
+// network or for running handlers. A second call returns an error.
 func (r *Router) Unregister() error { return r.f.Unregister() }
 
-// MountRouter serves all requests below a path with one net/http handler, such as an
-// [http.ServeMux] or a framework's router. The handler sees the whole path, including the
-// prefix, as under http.Handle; responses, bodies and HEAD behave as in [Client.MountHTTP].
+// MountRouter serves all requests below a prefix with one net/http handler, such as an
+// [http.ServeMux] or a framework's router. The handler receives the full path, including the
+// prefix, as with http.Handle. Responses, bodies and HEAD requests work as in
+// [Client.MountHTTP].
 //
-// The engine does not deliver the text that a wildcard matches. The router is therefore a
-// function, "http::ROUTER" + prefix, with a route for each method and each number of segments
-// up to Depth, in which every segment is a parameter. Either all routes are registered or
-// none, and [Router.Unregister] removes all of them. A router has these limits:
+// The engine does not report what a wildcard matched. The router is therefore a function,
+// "http::ROUTER" + prefix, with one route for each method and each number of segments up to
+// Depth. Every segment below the prefix is a parameter. Either all routes are registered or
+// none. [Router.Unregister] removes all of them. A router has these limits:
 //
-//   - prefix and prefix + "/" both match, but longer paths that end in a slash do not;
-//   - the engine answers paths with more than Depth segments with 404 and other methods with
-//     405, without calling the handler;
+//   - prefix and prefix + "/" both match, but longer paths with a trailing slash do not;
+//   - the engine responds to paths with more than Depth segments with 404, and to other
+//     methods with 405, without calling the handler;
 //   - a route of [HandleHTTP] or [Client.MountHTTP] with literal segments below the prefix
-//     takes precedence over the router. If a route has the same shape as a route of the
-//     router, such as "/api/:id", and both belong to the same client, the one that is
-//     registered second is rejected;
+//     takes precedence over the router. If it has the same shape as a route of the router,
+//     such as "/api/:id", and belongs to the same client, whichever is registered second is
+//     rejected;
 //   - prefix must not contain parameters, and [WithTriggerID] is an error, because a router
 //     has many triggers.
 func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opts ...FunctionOption) (*Router, error) {
@@ -108,7 +110,7 @@ func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opt
 			}
 			t.router = true
 			if slices.Contains(implied, method) && c.registry.hasRoute(t.route) {
-				continue // HEAD has its own handler there
+				continue // that route has its own HEAD handler
 			}
 			f.routes = append(f.routes, t)
 		}
@@ -128,8 +130,8 @@ func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opt
 	return &Router{f}, nil
 }
 
-// routerPrefix returns the prefix in the form in which clients send it, without a trailing
-// slash. It returns "" for the root.
+// routerPrefix validates the prefix and returns it as it appears in requests, without a
+// trailing slash. It returns "" for the root.
 func routerPrefix(prefix string) (string, error) {
 	if prefix == "" {
 		return "", errors.New(`the prefix is empty; "/" serves all paths`)
@@ -144,8 +146,8 @@ func routerPrefix(prefix string) (string, error) {
 	return strings.TrimRight(path, "/"), nil
 }
 
-// routerPaths lists the paths below a prefix. The name of a parameter depends only on its
-// position, because the engine cannot hold two routes that differ only in parameter names.
+// routerPaths lists the route paths below a prefix. Parameter names depend only on the
+// position, because the engine rejects routes that differ only in parameter names.
 func routerPaths(base string, depth int) (paths []string, err error) {
 	switch {
 	case depth == 0:
@@ -170,7 +172,7 @@ func routerPaths(base string, depth int) (paths []string, err error) {
 	return paths, nil
 }
 
-// routerMethods returns the methods of a router: the given ones, or a default set if none are
+// routerMethods returns a router's methods: the given ones, or the default methods if none are
 // given. If they include GET but not HEAD, implied contains HEAD.
 func routerMethods(given []string) (methods, implied []string, err error) {
 	if len(given) == 0 {
@@ -194,8 +196,8 @@ func routerMethods(given []string) (methods, implied []string, err error) {
 	return methods, implied, nil
 }
 
-// routeShape returns a key that distinguishes routes of one client as the engine does: by method
-// and path, ignoring the names of parameters.
+// routeShape returns a key that identifies a route within a client as the engine does: by
+// method and path, ignoring parameter names.
 func routeShape(triggerType string, config []byte) string {
 	if triggerType != (HTTPTriggerConfig{}).TriggerType() {
 		return ""

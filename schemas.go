@@ -12,24 +12,24 @@ import (
 	"sync"
 )
 
-// schemaFiles holds the schemas. Their keyword required lists the properties that this package
-// always writes. The other side may omit required properties that have a default.
+// schemaFiles holds the schemas. The keyword required lists the properties that this package
+// always writes. Others may omit required properties that have a default.
 //
 //go:embed schema/*.json
 var schemaFiles embed.FS
 
-// schemaHint is the keyword for the generator's hints. Published schemas omit it.
+// schemaHint is the keyword for code generator hints. Published schemas omit it.
 const schemaHint = "goJSONSchema"
 
-// schemaDef is a definition and the name of the file that contains it. References in
-// the definition are relative to that file.
+// schemaDef is a definition and the name of the file that contains it. References in the
+// definition are relative to the file.
 type schemaDef struct {
 	file   string
 	schema map[string]any
 }
 
-// schemaDefs returns the definitions of all schema files, keyed by name. A name is
-// unique across the files because it is the name of a Go type.
+// schemaDefs returns the definitions of all schema files, keyed by name. Names are unique
+// across files, because they are names of Go types.
 var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 	files, err := schemaFiles.ReadDir("schema")
 	if err != nil {
@@ -45,7 +45,7 @@ var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 			Defs map[string]map[string]any `json:"$defs"`
 		}
 		d := json.NewDecoder(bytes.NewReader(b))
-		d.UseNumber() // keeps a default of 2.0 as written
+		d.UseNumber() // keeps a default of 2.0 unchanged
 		if err := d.Decode(&doc); err != nil {
 			return nil, fmt.Errorf("iii: schema %s: %w", f.Name(), err)
 		}
@@ -59,11 +59,10 @@ var schemaDefs = sync.OnceValues(func() (map[string]schemaDef, error) {
 	return defs, nil
 })
 
-// ownPackage is the path of this package.
 var ownPackage = reflect.TypeFor[ErrorBody]().PkgPath()
 
-// hasDefinition reports whether t is a generated type with a definition. All generated
-// types have one except the generic ones.
+// hasDefinition reports whether t is a generated type with a definition. All generated types
+// have one, except generic types.
 func hasDefinition(t reflect.Type) bool {
 	if t.PkgPath() != ownPackage {
 		return false
@@ -73,9 +72,9 @@ func hasDefinition(t reflect.Type) bool {
 	return err == nil && ok
 }
 
-// schemaFor returns the JSON Schema of a generated type as one document, without hints
-// for the generator. The document's $defs contain the definitions that it refers to.
-// schemaFor reports false for every other type, and for generic types.
+// schemaFor returns the JSON Schema of a generated type as a single document, without
+// generator hints. The document's $defs contain the definitions that it refers to. schemaFor
+// returns false for generic types and for types that are not generated.
 func schemaFor(t reflect.Type) (json.RawMessage, bool) {
 	if !hasDefinition(t) {
 		return nil, false
@@ -84,7 +83,8 @@ func schemaFor(t reflect.Type) (json.RawMessage, bool) {
 	return schema, err == nil
 }
 
-// bundleSchema returns the named definition with all definitions that it refers to.
+// bundleSchema returns the named definition as a document that includes all definitions it
+// refers to.
 func bundleSchema(name string) (json.RawMessage, error) {
 	doc, used, err := bundleDefinition(name)
 	if err != nil {
@@ -114,8 +114,7 @@ func bundleDefinition(name string) (schema, used map[string]any, err error) {
 	return schema, used, nil
 }
 
-// bundleFile returns the definition that consists of a whole file, and the definitions that
-// it refers to.
+// bundleFile returns the whole file as a definition, and the definitions that it refers to.
 func bundleFile(file string) (schema, used map[string]any, err error) {
 	b, err := schemaFiles.ReadFile("schema/" + file)
 	if err != nil {
@@ -155,8 +154,8 @@ type bundle struct {
 	used map[string]any
 }
 
-// copy returns a copy of v, a part of a schema in file. The copy has no hints, and its
-// references point into the bundle.
+// copy returns a copy of v, a part of a schema in file. The copy has no generator hints, and
+// its references point into the bundle.
 func (b bundle) copy(v any, file string) (any, error) {
 	switch v := v.(type) {
 	case []any:
@@ -195,8 +194,8 @@ func (b bundle) copy(v any, file string) (any, error) {
 	return v, nil
 }
 
-// refer adds the definition that ref names to the bundle and returns a reference to it
-// there.
+// refer adds the referenced definition to the bundle and returns a reference to it in the
+// bundle.
 func (b bundle) refer(ref, file string) (string, error) {
 	other, name, ok := strings.Cut(ref, "#/$defs/")
 	if !ok {
@@ -210,7 +209,7 @@ func (b bundle) refer(ref, file string) (string, error) {
 		return "", fmt.Errorf("reference %s leads nowhere", ref)
 	}
 	if _, ok := b.used[name]; !ok {
-		b.used[name] = nil // ends the recursion of a definition that refers to itself
+		b.used[name] = nil // ends the recursion for a definition that refers to itself
 		schema, err := b.copy(def.schema, def.file)
 		if err != nil {
 			return "", err
@@ -220,8 +219,7 @@ func (b bundle) refer(ref, file string) (string, error) {
 	return "#/$defs/" + name, nil
 }
 
-// dropDefaulted removes properties that have a default from the required properties
-// of an object.
+// dropDefaulted removes properties that have a default from the list of required properties.
 func dropDefaulted(object map[string]any) {
 	required, ok := object["required"].([]any)
 	properties, _ := object["properties"].(map[string]any)

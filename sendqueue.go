@@ -12,31 +12,31 @@ import (
 	"github.com/iii-go/iii/internal/signal"
 )
 
-// The send queue holds the frames that wait to be written and the calls that wait for an
-// answer. If a link dies before a user's request was handed to it, the request is kept for the
-// next link; replies, registrations and control frames belong to one link and are dropped with
-// it. A single lock guards the queue. It is the innermost lock of the package: while it is
-// held, nothing else is locked, called or waited for.
+// sendQueue holds the frames to be written and the calls that wait for a response. If a link
+// fails before a user's request is handed to it, the request is kept for the next link.
+// Replies, registrations and control frames belong to one link and are dropped with it. A
+// single lock guards the queue. It is the package's innermost lock: while it is held, code
+// must not take other locks, call other components or wait.
 type sendQueue struct {
-	maxMessages, maxBytes int // limits of the queue and of the held requests
+	maxMessages, maxBytes int // limits of the queue, and of the held requests
 	policy                SendPolicy
 
 	mu      sync.Mutex
-	link    *link  // the link that is written to, or nil
-	gate    uint64 // the registry's fence that users' requests wait for
-	opened  uint64 // the latest answered fence
-	ended   error  // set once; from then on every request is rejected
+	link    *link  // the current link, or nil
+	gate    uint64 // fence of the registry that user requests wait for
+	opened  uint64 // latest answered fence
+	ended   error  // set once; all later requests then fail
 	queue   fifo.Queue[item]
 	bytes   int // in queue
 	held    []item
-	heldN   int // requests in held, without those given up
-	heldB   int // their bytes
+	heldN   int // requests in held, except those given up
+	heldB   int // size of these requests in bytes
 	pending map[invocationID]*request
 	changed signal.Broadcast // sent when there is room again, or when the link changes
 	refused int              // held Sends that the link's dialect could not express
 	refusal error
 
-	free  sync.Pool // of requests; one per client, because their channels belong to its synctest bubble
+	free  sync.Pool // of requests; not global, because a channel must stay within the client's synctest bubble
 	stats sendQueueStats
 }
 
@@ -51,30 +51,28 @@ func newSendQueue(maxMessages, maxBytes int, policy SendPolicy) *sendQueue {
 	return &sendQueue{maxMessages: maxMessages, maxBytes: maxBytes, policy: policy, pending: map[invocationID]*request{}}
 }
 
-// item is one frame to write.
 type item struct {
 	buf   *buffer  // nil for control frames and for requests that were given up
-	req   *request // the user's request, if the frame carries one
-	send  bool     // the request is a Send; kept here because the request of an answered call may be reused
+	req   *request // the user's request, if the frame contains one
+	send  bool     // the request is a Send; stored here because the request of a completed call may be reused
 	kind  frameKind
 	fence func() // called when the pong to this JSON ping arrives
 
 	settled func(frameFate) // called once for a queued frame, without the lock
 }
 
-// frameFate is the outcome of a queued frame.
 type frameFate uint8
 
 const (
 	frameWritten frameFate = iota
 	frameFailed            // it may have reached the engine
-	frameKept              // it never left
+	frameKept              // it was not written
 )
 
-// fence is an unanswered JSON ping. The engine handles frames in order, so the pong means that
-// it has read everything before the ping.
+// fence is an unanswered JSON ping. The engine handles frames in order, so a pong confirms
+// that the engine has read everything before the ping.
 type fence struct {
-	sends uint64 // the link's Sends before it
+	sends uint64 // number of Sends on the link before the ping
 	done  func()
 	taken time.Time
 }
@@ -94,33 +92,32 @@ func (it item) size() int {
 	case it.buf == nil:
 		return 0
 	}
-	return it.buf.Len()
+	return it.buf.len()
 }
 
-// takeBytes limits the number of bytes that the writer takes at once. It thereby also limits
-// the number of bytes that count as "may have been sent" if the link dies during the write.
+// takeBytes limits the number of bytes that the writer takes at once. If the link fails during
+// a write, up to this many bytes count as possibly sent.
 const takeBytes = 256 << 10
 
-// stuckBytes and stuckFrames limit the frames that may accumulate without a waiting caller. If
-// they are exceeded, the peer is assumed not to read, and the link fails.
+// stuckBytes and stuckFrames limit frames that accumulate without a blocked caller. Beyond
+// these limits, the link fails because the peer does not appear to read.
 const (
 	stuckBytes  = 64 << 20
 	stuckFrames = 1 << 20
 )
 
-// attach makes l the link that is written to. Users' requests depend on earlier registrations,
-// so they are held until the registry's fence with this number is answered
-// ([sendQueue.resume]).
+// attach makes l the current link. User requests depend on earlier registrations, so they are
+// held until the registry's fence with the given number is answered ([sendQueue.resume]).
 func (q *sendQueue) attach(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.link, q.gate, q.opened = l, fence, fence-1
 }
 
-// open reports whether the link accepts users' requests. The caller holds q.mu.
+// open reports whether user requests can be queued. The caller holds q.mu.
 func (q *sendQueue) open() bool { return q.link != nil && q.opened >= q.gate }
 
-// suspend holds new requests until a later fence is answered.
+// suspend holds new requests until the given fence is answered.
 func (q *sendQueue) suspend(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -129,21 +126,20 @@ func (q *sendQueue) suspend(l *link, fence uint64) {
 	}
 }
 
-// current returns the link that is written to, or nil.
+// current returns the current link, or nil.
 func (q *sendQueue) current() *link {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.link
 }
 
-// attached reports whether there is a link.
 func (q *sendQueue) attached() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.link != nil
 }
 
-// resume queues the requests that are held for the fence with this number or an earlier one.
+// resume queues the requests held for the given fence or an earlier one.
 func (q *sendQueue) resume(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -165,8 +161,8 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 	q.changed.Send()
 }
 
-// oldestFence returns the time for which the oldest unanswered JSON ping has been waiting, or
-// 0 if there is none.
+// oldestFence returns how long the oldest unanswered JSON ping has been waiting. It returns 0
+// if there is none.
 func (q *sendQueue) oldestFence(l *link) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -188,11 +184,12 @@ func (q *sendQueue) fits(size int) bool {
 	return waiting == 0 || waiting < q.maxMessages && q.bytes+size <= q.maxBytes
 }
 
-// reply queues the answer to an invocation that arrived over l. It drops the answer if l is
-// gone: the engine has failed the call by then and accepts no answer over another link.
+// reply queues the reply to an invocation that arrived over l. If l is no longer the current
+// link, the reply is dropped: the engine has already failed the call and does not accept a
+// reply over another link.
 func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Lock()
-	for q.link == l && !q.fits(buf.Len()) {
+	for q.link == l && !q.fits(buf.len()) {
 		changed := q.changed.Wait()
 		q.mu.Unlock()
 		select {
@@ -211,8 +208,8 @@ func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Unlock()
 }
 
-// pushNoWait queues frames of the read loop, and registrations, without waiting. It reports
-// whether l is still the link in use.
+// pushNoWait queues registrations, and frames sent by the read loop, without waiting. It
+// reports whether l is still the current link.
 func (q *sendQueue) pushNoWait(l *link, items ...item) bool {
 	q.mu.Lock()
 	if q.link != l {
@@ -284,8 +281,8 @@ func (q *sendQueue) refuse(it item, err error) {
 	r.resolve(err)
 }
 
-// takeRefused returns the number of held Sends that were refused since the last call of
-// takeRefused, and the reason for the latest refusal.
+// takeRefused returns the number of held Sends that were refused since its last call, and the
+// reason for the latest refusal.
 func (q *sendQueue) takeRefused() (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -294,8 +291,8 @@ func (q *sendQueue) takeRefused() (n int, err error) {
 	return n, err
 }
 
-// written settles a batch that l's writer has written, or has failed to write: it frees the
-// buffers and resolves the Sends. If the write failed, the engine may still have received the
+// written completes a batch that l's writer has written or failed to write. It frees the
+// buffers and resolves the Sends. After a failed write, the engine may still have received the
 // first frames of the batch, and a pong may even have confirmed them.
 func (q *sendQueue) written(l *link, batch []item, err error) {
 	var sends, failed uint64
@@ -331,7 +328,7 @@ func (q *sendQueue) written(l *link, batch []item, err error) {
 	switch {
 	case err != nil:
 		l.sendsTaken -= failed
-		l.fences = nil // what was reported as failed must not be confirmed later
+		l.fences = nil // Sends reported as failed must not be confirmed later
 	case sends > 0 && !l.confirming:
 		q.confirmSends(l)
 	}
@@ -340,7 +337,7 @@ func (q *sendQueue) written(l *link, batch []item, err error) {
 		if err == nil {
 			q.stats.framesSent.Add(1)
 			if it.buf != nil {
-				q.stats.bytesSent.Add(uint64(it.buf.Len()))
+				q.stats.bytesSent.Add(uint64(it.buf.len()))
 			}
 		}
 		it.buf.free()
@@ -390,9 +387,9 @@ func (q *sendQueue) pong(l *link) {
 	f.done()
 }
 
-// detach ends the use of l, whose writer has ended. Requests that were handed to l fail with
-// cause; the others wait for the next link, in order. It returns the number of Sends that were
-// written but not confirmed.
+// detach removes the current link after its writer has stopped. Requests that were handed to l
+// fail with cause. Other requests wait for the next link, in order. It returns the number of
+// Sends that were written but not confirmed.
 func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	q.mu.Lock()
 	if q.link != l {
@@ -441,8 +438,8 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	return unconfirmed
 }
 
-// close rejects all further requests and fails the waiting ones. The link must have been
-// detached before. close returns the number of held Sends that it drops.
+// close rejects further requests and fails the held ones. The link must already be detached.
+// It returns the number of held Sends that were dropped.
 func (q *sendQueue) close(reason error) (dropped int) {
 	q.mu.Lock()
 	if q.ended != nil {
@@ -480,10 +477,9 @@ const (
 	awayTimeout  = 5 * time.Second // how long a shutdown waits for a connection
 )
 
-// flush returns when the engine has read every request accepted before the call, that is, when
-// the pong to a subsequent ping has arrived. Without a link and without held requests, it
-// returns at once. It waits at most fenceTimeout for the pong and awayTimeout for a
-// connection.
+// flush waits until the engine has read every request accepted before the call, as confirmed
+// by the pong to a later ping. It waits at most fenceTimeout for the pong and awayTimeout for
+// a connection. Without a link and held requests, it returns immediately.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -511,7 +507,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		case <-done:
 			return nil
 		case <-dead:
-			// detach follows, and changes the state that the loop checks.
+			// detach follows and changes the state that the loop checks.
 			select {
 			case <-q.detached():
 			case <-ctx.Done():
@@ -560,25 +556,25 @@ const (
 type request struct {
 	id          invocationID
 	wantsResult bool
-	held        bool         // a Send whose caller has received nil because it is held; it is not resolved again
+	held        bool         // a held Send: its caller has received nil, so it is not resolved again
 	state       requestState // guarded by sendQueue.mu, as are held, link and gate
 	link        *link
-	gate        uint64 // the fence that it is held for
+	gate        uint64 // fence that must be answered before the request is sent
 	inv         invocation
-	buf         *buffer // written by encodeCall; for a local call, the answer
-	local       bool    // runs in process: it is never in the send queue, and state is unused
+	buf         *buffer // written by encodeCall; for a local call, the response
+	local       bool    // runs in this process: never in the send queue, and state is unused
 	in          *incoming
-	size        int // of the message
+	size        int // message size
 
-	answer chan struct{} // capacity 1; after a receive the fields below are set
-	result []byte        // raw, in reused memory
+	answer chan struct{} // capacity 1; after a receive, the fields below are set
+	result []byte        // raw JSON, in reused memory
 	remote []byte        // raw error body
 	err    error
 	unsent bool // set with err: the request was never sent
 	timer  *time.Timer
 }
 
-// newRequest returns a request whose timer is running.
+// newRequest returns a request with a running timer.
 func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request {
 	r, ok := q.free.Get().(*request)
 	if !ok {
@@ -590,8 +586,8 @@ func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request
 	return r
 }
 
-// release returns a request to the pool after it was answered, or if it was never submitted.
-// Nothing may refer to it any more.
+// release returns a request to the pool. The request must have been answered or never
+// submitted, and must not be in use anywhere.
 func (q *sendQueue) release(r *request) {
 	r.timer.Stop()
 	if r.held && !r.wantsResult {
@@ -609,8 +605,9 @@ func (r *request) resolve(err error) {
 	r.answer <- struct{}{}
 }
 
-// submit accepts r. While disconnected, it holds or rejects r at once; while connected, it
-// waits for room until ctx ends or timeout fires. If it returns an error, r was not accepted.
+// submit queues r, or holds it while disconnected. If there is no room while connected, or
+// while disconnected with policy SendWait, it waits until ctx is done or timeout fires. If it
+// returns an error, r was not accepted.
 func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
 	q.mu.Lock()
@@ -668,9 +665,9 @@ func (q *sendQueue) hold(r *request) {
 	q.heldB += r.size
 }
 
-// giveUp withdraws r, because its caller stops waiting. done reports whether r has already
-// been answered; the outcome is in its answer channel, or is about to be. sent reports whether
-// the engine may have received r.
+// giveUp withdraws r because its caller stops waiting. done reports whether r is already
+// resolved; the outcome is then in its answer channel, or about to be sent there. sent reports
+// whether the engine may have received r.
 func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -679,7 +676,7 @@ func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 		return true, true
 	case requestSent:
 		if !r.wantsResult {
-			r.state = requestDone // the writer then sees that nobody is waiting
+			r.state = requestDone // tells the writer that nobody is waiting
 			return false, true
 		}
 		if _, waiting := q.pending[r.id]; !waiting {
@@ -688,12 +685,12 @@ func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 		sent = true
 	case requestHeld:
 		if !r.wantsResult {
-			return true, false // its caller has received nil already
+			return true, false // its caller has already received nil
 		}
 		q.heldN--
 		q.heldB -= r.size
 		r.buf.free()
-		q.changed.Send() // wakes flush and the callers that wait for room
+		q.changed.Send() // wakes flush and callers waiting for room
 		if len(q.held) > 2*q.heldN+64 {
 			q.compactHeld()
 		}
@@ -718,7 +715,7 @@ func (q *sendQueue) compactHeld() {
 	q.held = kept
 }
 
-// complete passes the answer that arrived over l to the waiting call. It returns false if no
+// complete passes a response that arrived over l to the waiting call. It returns false if no
 // call is waiting for it.
 func (q *sendQueue) complete(l *link, m *received) bool {
 	id, ok := parseInvocationID(m.id)

@@ -7,35 +7,34 @@ import (
 	"reflect"
 )
 
-// State is one scope of the engine's state: JSON values by key, shared by all
-// workers and decoded as T. The zero value is not usable; use [NewState]. All
-// methods are safe for concurrent use.
+// State provides access to one scope of the engine's state: JSON values by key, shared by all
+// workers and decoded as T. The zero value is not usable; use [NewState]. All methods are safe
+// for concurrent use.
 //
-// The methods call the engine's state::* functions, bounded by the client's
-// timeout and by ctx. Their errors are those of [Client.Call], including an
-// [*Error] with the engine's code, such as SET_ERROR or VALUE_TOO_LARGE. If a
-// stored value cannot be decoded as T, the error explains why and is not an
-// [*Error]; a change has been made nevertheless.
+// The methods call the engine's state::* functions, limited by the client's timeout and by
+// ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's code,
+// such as SET_ERROR or VALUE_TOO_LARGE. If a stored value cannot be decoded as T, the error
+// explains why and is not an [*Error]; a Set, Update or Delete has taken effect in that case.
 //
-// Null counts as no value: neither the engine's answers nor this type distinguish a stored
-// null from a missing value. Each change fires the triggers that have a [StateTriggerConfig].
+// A null counts as no value: neither the engine's responses nor this type distinguish a stored
+// null from a missing value. Each change fires the triggers with a matching
+// [StateTriggerConfig].
 type State[T any] struct {
 	client *Client
 	scope  string
 }
 
-// NewState returns a State for a scope. It does no I/O; a scope exists once a
-// value is stored in it. Scopes are not namespaced: all workers of the engine
-// share them. If the values have several shapes, use json.RawMessage or any for
-// T.
+// NewState returns a State for a scope. It performs no I/O; a scope exists once a value is
+// stored in it. Scopes are not namespaced, so all workers of the engine share them. If the
+// values do not have a common type, use json.RawMessage or any for T.
 func NewState[T any](c *Client, scope string) *State[T] {
 	return &State[T]{client: c, scope: scope}
 }
 
-// Scope returns the name of the scope.
+// Scope returns the scope's name.
 func (s *State[T]) Scope() string { return s.scope }
 
-// Get reads a value; ok is false if there is none.
+// Get returns the value stored under key, and whether there is one.
 func (s *State[T]) Get(ctx context.Context, key string) (value T, ok bool, err error) {
 	return getStored[T](ctx, s.client, "state::get", StateGetInput{Scope: s.scope, Key: key})
 }
@@ -50,60 +49,57 @@ func (s *State[T]) Set(ctx context.Context, key string, value T) (SetResult[T], 
 	return setStored[T](ctx, s.client, id, StateSetInput{Scope: s.scope, Key: key, Value: raw})
 }
 
-// Update changes a value in place and atomically: no other change can happen between the
-// operations. The operations run in order, and a missing value starts as {}. An operation that
-// cannot be applied is skipped and reported in the result's Errors while err stays nil;
-// nothing is rolled back. See [ApplyUpdate] for the rules.
+// Update applies the operations to a value atomically and in order. A missing value starts as
+// {}. An operation that cannot be applied is skipped and reported in the Errors of the result,
+// while err is nil; nothing is rolled back. See [ApplyUpdate] for the rules.
 func (s *State[T]) Update(ctx context.Context, key string, ops ...UpdateOp) (UpdateResult[T], error) {
 	return updateStored[T](ctx, s.client, "state::update", StateUpdateInput{Scope: s.scope, Key: key, Ops: ops})
 }
 
-// Delete removes a value and returns it; ok is false if there was none. The engine fires the
+// Delete removes a value and returns it, and reports whether there was one. The engine fires
 // triggers in either case.
 func (s *State[T]) Delete(ctx context.Context, key string) (old T, ok bool, err error) {
 	return getStored[T](ctx, s.client, "state::delete", StateDeleteInput{Scope: s.scope, Key: key})
 }
 
-// List returns all values of the scope, in the order in which their keys were
-// first stored. The engine does not return the keys. A stored null becomes the
-// zero value.
+// List returns all values of the scope, in the order in which their keys were first stored.
+// The engine does not return the keys. A stored null decodes as the zero value.
 func (s *State[T]) List(ctx context.Context) ([]T, error) {
 	return Call[[]T](ctx, s.client, "state::list", StateListInput{Scope: s.scope})
 }
 
-// StateScopes lists the scopes of the engine's state, sorted. A scope stays
-// listed after its last value is deleted.
+// StateScopes returns the scopes of the engine's state in sorted order. A scope stays listed
+// after its last value is deleted.
 func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 	result, err := Call[StateListGroupsResult](ctx, c, "state::list_groups", EmptyInput{})
 	return result.Groups, err
 }
 
-// State and streams store items in the same way: JSON values under a name, changed
-// by the same operations, with results of the same shape.
+// State and streams store items in the same way: JSON values under a name, with the same
+// update operations and the same kinds of results.
 
-// SetResult is the outcome of storing an item. A failed call returns the zero
-// value.
+// SetResult is the result of storing an item. If the call fails, it is the zero value.
 type SetResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
-	// HadOld reports whether there was a previous value. A stored null counts as
-	// none, because the engine does not distinguish the two.
+	// HadOld reports whether there was a previous value. A stored null counts as no value,
+	// because the engine does not distinguish the two.
 	HadOld bool
-	// New is the value that is now stored, as the engine returned it; the zero
-	// value for null.
+	// New is the value that is now stored, as returned by the engine. It is the zero value for
+	// null.
 	New T
 }
 
-// UpdateResult is the outcome of an update. A failed call returns the zero value.
+// UpdateResult is the result of an update. If the call fails, it is the zero value.
 type UpdateResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
 	// HadOld reports whether there was a previous value; see [SetResult].
 	HadOld bool
-	// New is the value that is now stored; the zero value for null.
+	// New is the value that is now stored. It is the zero value for null.
 	New T
-	// Errors holds one error for each operation that was rejected; nil if all were
-	// applied. The other operations were applied nevertheless.
+	// Errors contains one error for each operation that was rejected. It is nil if all
+	// operations were applied. The other operations are applied even if some were rejected.
 	Errors []UpdateOpError
 }
 
@@ -115,8 +111,7 @@ func callStored[T any](ctx context.Context, c *Client, functionID string, in, ou
 	return c.Call(ctx, functionID, in, out)
 }
 
-// storedValue decodes a stored value. Null and an absent result both mean that
-// there is no value.
+// storedValue decodes a stored value. A null or absent result means that there is no value.
 func storedValue[T any](c *Client, raw json.RawMessage) (v T, found bool, err error) {
 	if len(raw) == 0 || isNull(raw) {
 		return v, false, nil
@@ -128,8 +123,8 @@ func storedValue[T any](c *Client, raw json.RawMessage) (v T, found bool, err er
 	return v, true, nil
 }
 
-// storedChange decodes the values before and after a change. The change has been
-// made even if decoding fails.
+// storedChange decodes the values before and after a change. The change has been made even if
+// decoding fails.
 func storedChange[T any](c *Client, functionID string, before, after json.RawMessage) (r SetResult[T], err error) {
 	if r.New, _, err = storedValue[T](c, after); err != nil {
 		return r, notDecodable(functionID, "new value", err)
@@ -140,7 +135,7 @@ func storedChange[T any](c *Client, functionID string, before, after json.RawMes
 	return r, nil
 }
 
-// getStored calls a function that returns a stored value, or nothing if there is none.
+// getStored calls a function that returns a stored value, or null if there is none.
 func getStored[T any](ctx context.Context, c *Client, functionID string, in any) (T, bool, error) {
 	var raw json.RawMessage
 	if err := callStored[T](ctx, c, functionID, in, &raw); err != nil {
@@ -175,8 +170,7 @@ func notDecodable(functionID, what string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("the %s does not decode: %w", what, err), sent: true}
 }
 
-// notEncodable returns the error of a call that was not sent because its payload could not be
-// encoded.
+// notEncodable returns the error of a call whose payload could not be encoded.
 func notEncodable(functionID string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("encode payload: %w", err)}
 }

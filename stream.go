@@ -2,42 +2,41 @@ package iii
 
 import "context"
 
-// Stream is one stream of the engine: JSON values by group and item, decoded as
-// T. Changes go immediately to triggers ([StreamTriggerConfig]) and to the
-// clients of the stream socket ([Subscribe]). The zero value is not usable; use
-// [NewStream]. All methods are safe for concurrent use.
+// Stream provides access to one stream of the engine: JSON values by group and item, decoded
+// as T. Changes are sent immediately to triggers ([StreamTriggerConfig]) and to clients of the
+// stream socket ([Subscribe]). The zero value is not usable; use [NewStream]. All methods are
+// safe for concurrent use.
 //
-// The methods call the engine's stream::* functions, bounded by the client's timeout and by
+// The methods call the engine's stream::* functions, limited by the client's timeout and by
 // ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's code,
 // such as STREAM_SET_ERROR. If a stored value cannot be decoded as T, the error explains why
-// and is not an [*Error]; a change has been made nevertheless. Null counts as no value, as in
-// [State].
+// and is not an [*Error]; a Set, Update or Delete has taken effect in that case. As in
+// [State], a null counts as no value.
 //
-// By default, the engine stores items in memory; for a stream that a worker
-// provides ([Client.HandleStream]), it calls that worker.
+// By default, the engine stores items in memory. If a worker provides the stream
+// ([Client.HandleStream]), the engine calls that worker instead.
 type Stream[T any] struct {
 	client *Client
 	name   string
 }
 
-// NewStream returns a Stream for the named stream. It does no I/O; a stream
-// exists once an item is stored in it. Streams are not namespaced. Avoid colons
-// in the names of streams and groups: the engine truncates the names in its
-// listings at a colon. If the values have several shapes, use json.RawMessage or
-// any for T.
+// NewStream returns a Stream for the named stream. It performs no I/O; a stream exists once an
+// item is stored in it. Streams are not namespaced. Avoid colons in stream and group names,
+// because the engine's listings truncate names at a colon. If the values do not have a common
+// type, use json.RawMessage or any for T.
 func NewStream[T any](c *Client, name string) *Stream[T] {
 	return &Stream[T]{client: c, name: name}
 }
 
-// Name returns the name of the stream.
+// Name returns the stream's name.
 func (s *Stream[T]) Name() string { return s.name }
 
-// Get reads an item; ok is false if there is none.
+// Get returns an item's value, and whether the item exists.
 func (s *Stream[T]) Get(ctx context.Context, group, id string) (value T, ok bool, err error) {
 	return getStored[T](ctx, s.client, "stream::get", StreamGetInput{StreamName: s.name, GroupID: group, ItemID: id})
 }
 
-// Set stores an item and returns the previous value.
+// Set stores an item and returns its previous value.
 func (s *Stream[T]) Set(ctx context.Context, group, id string, value T) (SetResult[T], error) {
 	const functionID = "stream::set"
 	raw, err := s.client.cfg.rawForUser(value)
@@ -47,15 +46,15 @@ func (s *Stream[T]) Set(ctx context.Context, group, id string, value T) (SetResu
 	return setStored[T](ctx, s.client, functionID, StreamSetInput{StreamName: s.name, GroupID: group, ItemID: id, Data: raw})
 }
 
-// Update changes an item in place; see [State.Update]. If the provider of a
-// stream registers no update function, the engine changes an item in its own
-// store instead; [Client.HandleStream] always registers one.
+// Update applies the operations to an item; see [State.Update]. If a stream's provider
+// registers no update function, the engine updates an item in its own store instead.
+// [Client.HandleStream] always registers one.
 func (s *Stream[T]) Update(ctx context.Context, group, id string, ops ...UpdateOp) (UpdateResult[T], error) {
 	return updateStored[T](ctx, s.client, "stream::update", StreamUpdateInput{StreamName: s.name, GroupID: group, ItemID: id, Ops: ops})
 }
 
-// Delete removes an item and returns its value; ok is false if there was none. In that case,
-// there is no event.
+// Delete removes an item and returns its value, and reports whether there was one. If not, no
+// event is sent.
 func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok bool, err error) {
 	const functionID = "stream::delete"
 	var result StreamDeleteResult
@@ -70,24 +69,23 @@ func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok boo
 	return old, ok, nil
 }
 
-// List returns all items of a group. The engine does not return their ids; its
-// own store keeps the items in the order in which they were first stored. A
-// stored null becomes the zero value.
+// List returns all items of a group. The engine does not return their IDs. The engine's own
+// store returns items in the order in which they were first stored. A stored null decodes as
+// the zero value.
 func (s *Stream[T]) List(ctx context.Context, group string) ([]T, error) {
 	return Call[[]T](ctx, s.client, "stream::list", StreamListInput{StreamName: s.name, GroupID: group})
 }
 
-// Groups lists the groups of the stream, in no particular order. A group stays
-// listed after its last item is deleted.
+// Groups returns the groups of the stream in no particular order. A group stays listed after
+// its last item is deleted.
 func (s *Stream[T]) Groups(ctx context.Context) ([]string, error) {
 	return Call[[]string](ctx, s.client, "stream::list_groups", StreamListGroupsInput{StreamName: s.name})
 }
 
-// Send sends an event to the triggers of the stream and to the subscribers of the
-// group without storing anything. The event is an [StreamEventTypeEvent] that
-// carries data and eventType, a name of your choice. Subscribers of a single item
-// do not receive it; to reach them, call stream::send with a [StreamSendInput]
-// that names the item.
+// Send sends an event to the stream's triggers and to the group's subscribers without storing
+// anything. The event has type [StreamEventTypeEvent] and contains data and eventType, a name
+// of your choice. Subscribers of a single item do not receive the event; to reach them, call
+// stream::send with a [StreamSendInput] that contains the item's ID.
 func (s *Stream[T]) Send(ctx context.Context, group, eventType string, data any) error {
 	const functionID = "stream::send"
 	raw, err := s.client.cfg.rawForUser(data)
@@ -97,8 +95,8 @@ func (s *Stream[T]) Send(ctx context.Context, group, eventType string, data any)
 	return s.client.Call(ctx, functionID, StreamSendInput{StreamName: s.name, GroupID: group, Type: eventType, Data: raw}, nil)
 }
 
-// Streams lists the streams of the engine's own store with their groups, sorted.
-// It does not list streams that workers provide.
+// Streams returns the streams in the engine's own store and their groups, in sorted order. It
+// does not include streams provided by workers.
 func (c *Client) Streams(ctx context.Context) ([]StreamSummary, error) {
 	result, err := Call[StreamListAllResult](ctx, c, "stream::list_all", EmptyInput{})
 	return result.Stream, err

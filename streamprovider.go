@@ -11,52 +11,50 @@ import (
 )
 
 // StreamProvider stores a stream in place of the engine. Its methods must be safe for
-// concurrent use; their contexts are those of handlers. Their errors reach the caller in the
-// same way as the errors of handlers ([HandlerFunc]), except that for the functions that
-// change an item, the engine wraps the error in one with its own code.
+// concurrent use. Their contexts and errors are handled like those of a [HandlerFunc], except
+// that the engine wraps errors of methods that change an item in an error with its own code.
 //
-// The returned values determine the events of the stream: a change whose old
-// value is nil or null is a creation, and a deletion whose old value is nil or
-// null fires no event.
+// The returned values determine the stream's events. If the old value of a change is nil or
+// null, the event is a creation. If the old value of a deletion is nil or null, there is no
+// event.
 type StreamProvider interface {
-	// Get returns an item, or nil if there is none.
+	// Get returns an item, or nil if it does not exist.
 	Get(ctx context.Context, in StreamGetInput) (json.RawMessage, error)
 
 	// Set stores an item. It returns the previous value, or nil if there was none, and the
-	// stored value. A nil NewValue means the value that was passed in.
+	// stored value. A nil NewValue means that the value was stored unchanged.
 	Set(ctx context.Context, in StreamSetInput) (StreamSetResult, error)
 
 	// Delete removes an item and returns its value, or nil if there was none.
 	Delete(ctx context.Context, in StreamDeleteInput) (StreamDeleteResult, error)
 
-	// List returns the items of a group; nil means that there are none.
+	// List returns the items of a group, or nil if there are none.
 	List(ctx context.Context, in StreamListInput) ([]json.RawMessage, error)
 
-	// Groups returns the groups of the stream; nil means that there are none.
+	// Groups returns the groups of the stream, or nil if there are none.
 	Groups(ctx context.Context, in StreamListGroupsInput) ([]string, error)
 }
 
-// streamUpdater is a provider that handles updates itself.
+// streamUpdater is implemented by providers that handle updates themselves.
 type streamUpdater interface {
 	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
 }
 
-// HandleStream makes this worker the store of the named stream: the engine calls
-// p for stream::get, set, delete, list, list_groups and update on that stream.
-// The engine still emits the stream's events, but stores no items itself.
+// HandleStream makes this worker the store of the named stream. The engine calls p for
+// stream::get, set, delete, list, list_groups and update on that stream. The engine still
+// emits the stream's events, but stores no items itself.
 //
 // A provider that also has the method
 //
 //	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
 //
 // handles updates itself. For any other provider, an update consists of a Get, an
-// [ApplyUpdate] and a Set; until it is complete, other Updates, Sets and Deletes of the same
-// item wait. An update function is registered in either case, because without one the engine
-// would update an item in its own store.
+// [ApplyUpdate] and a Set. Until it is complete, other Updates, Sets and Deletes of the same
+// item wait. An update function is registered in either case, because otherwise the engine
+// would update the item in its own store.
 //
-// The engine looks for these functions only in the namespace "default", and a
-// worker's functions live in the worker's namespace: on a client with another
-// namespace, HandleStream returns an error. It does not wait for the network.
+// HandleStream does not wait for the network. It returns an error on a client with a namespace
+// other than "default", because the engine looks for these functions only there.
 func (c *Client) HandleStream(name string, p StreamProvider) error {
 	if strings.TrimSpace(name) == "" {
 		return errors.New("iii: stream: blank name")
@@ -71,21 +69,20 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 	s := &providedStream{provider: p}
 	var done []*Function
 	for _, f := range []struct {
-		op      string
-		handler HandlerFunc
-		types   functionSchemas
+		op   string
+		spec handlerSpec
 	}{
-		{"get", typedHandler(c, p.Get), functionSchemas{in: reflect.TypeFor[StreamGetInput]()}},
-		{"set", typedHandler(c, s.set), functionSchemas{reflect.TypeFor[StreamSetInput](), reflect.TypeFor[StreamSetResult]()}},
-		{"delete", typedHandler(c, s.delete), functionSchemas{reflect.TypeFor[StreamDeleteInput](), reflect.TypeFor[StreamDeleteResult]()}},
-		{"list", typedHandler(c, s.list), functionSchemas{in: reflect.TypeFor[StreamListInput]()}},
-		{"list_groups", typedHandler(c, s.groups), functionSchemas{in: reflect.TypeFor[StreamListGroupsInput]()}},
-		{"update", typedHandler(c, s.update), functionSchemas{reflect.TypeFor[StreamUpdateInput](), reflect.TypeFor[StreamUpdateResult]()}},
+		{"get", typedHandler(c, p.Get, functionSchemas{in: reflect.TypeFor[StreamGetInput]()})},
+		{"set", typedHandler(c, s.set, functionSchemas{reflect.TypeFor[StreamSetInput](), reflect.TypeFor[StreamSetResult]()})},
+		{"delete", typedHandler(c, s.delete, functionSchemas{reflect.TypeFor[StreamDeleteInput](), reflect.TypeFor[StreamDeleteResult]()})},
+		{"list", typedHandler(c, s.list, functionSchemas{in: reflect.TypeFor[StreamListInput]()})},
+		{"list_groups", typedHandler(c, s.groups, functionSchemas{in: reflect.TypeFor[StreamListGroupsInput]()})},
+		{"update", typedHandler(c, s.update, functionSchemas{reflect.TypeFor[StreamUpdateInput](), reflect.TypeFor[StreamUpdateResult]()})},
 	} {
-		function, err := c.register("stream::"+f.op+"("+name+")", f.handler, nil, f.types, []FunctionOption{prescribedID})
+		function, err := c.register("stream::"+f.op+"("+name+")", f.spec, []FunctionOption{prescribedID})
 		if err != nil {
 			for _, f := range done {
-				_ = f.Unregister() // register all of them or none
+				_ = f.Unregister() // register all functions or none
 			}
 			return public(fmt.Errorf("stream %q: %w", name, err))
 		}
@@ -109,7 +106,7 @@ func (s *providedStream) set(ctx context.Context, in StreamSetInput) (StreamSetR
 	return s.store(ctx, in)
 }
 
-// store is like Set, but always returns the stored value.
+// store calls the provider's Set. The result always contains the stored value.
 func (s *providedStream) store(ctx context.Context, in StreamSetInput) (StreamSetResult, error) {
 	result, err := s.provider.Set(ctx, in)
 	if err == nil && result.NewValue == nil {
@@ -158,7 +155,7 @@ func (s *providedStream) update(ctx context.Context, in StreamUpdateInput) (Stre
 }
 
 // lock prevents other changes of an item until unlock is called. It waits for a change in
-// progress until ctx ends. A provider that handles updates itself needs no lock.
+// progress until ctx is done. Providers that handle updates themselves need no lock.
 func (s *providedStream) lock(ctx context.Context, group, item string) (unlock func(), err error) {
 	if _, ok := s.provider.(streamUpdater); ok {
 		return func() {}, nil

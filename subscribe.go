@@ -22,65 +22,64 @@ const DefaultStreamURL = "ws://127.0.0.1:3112"
 
 const (
 	streamPing      = 20 * time.Second
-	streamIdle      = 60 * time.Second       // a connection without any frame for so long is dead
-	streamFarewell  = 100 * time.Millisecond // bounds the Close frame of a loop that ends
+	streamIdle      = 60 * time.Second       // a connection without a received frame for this long is dead
+	streamFarewell  = 100 * time.Millisecond // limits how long sending the Close frame may take
 	streamReadLimit = 64 << 20
 )
 
-// SubscribeOptions configures [SubscribeWith]. The zero value is ready to use; [Subscribe]
+// SubscribeOptions configures [SubscribeWith]. The zero value is ready to use. [Subscribe]
 // sets only URL.
 type SubscribeOptions struct {
 	// URL is the address of the stream socket, with the scheme ws, wss, http or https. The
-	// engine's auth function receives its query and userinfo. Default [DefaultStreamURL].
+	// engine passes its query and userinfo to the auth function. Default: [DefaultStreamURL].
 	URL string
-	// Header is sent with every upgrade. Default: none.
+	// Header is sent with every upgrade request. Default: none.
 	Header http.Header
-	// TLSConfig configures TLS for wss addresses, as in [WithTLSConfig]; each loop uses a
-	// copy made when it begins. Default: the crypto/tls defaults.
+	// TLSConfig configures TLS for wss addresses, as in [WithTLSConfig]. It is copied at the
+	// start of each loop. Default: the crypto/tls defaults.
 	TLSConfig *tls.Config
-	// Reconnection configures reconnecting, as in [WithReconnection]. The zero value
-	// retries indefinitely. MaxPendingMessages has no effect.
+	// Reconnection configures reconnecting, as in [WithReconnection]. The zero value retries
+	// indefinitely. MaxPendingMessages has no effect.
 	Reconnection ReconnectionConfig
-	// DialContext dials the connections. Default: a net.Dialer that honours the proxy
+	// DialContext opens network connections. Default: a net.Dialer that honors the proxy
 	// environment variables.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Logger receives a warning for each failed attempt to connect. If Logger is nil, the
-	// first failure of a loop is logged once, to slog.Default. To log nothing, set a logger
+	// Logger receives a warning for each failed attempt to connect. If Logger is nil, only the
+	// first failure of each loop is logged, to slog.Default. To disable logging, set a logger
 	// that discards its records.
 	Logger *slog.Logger
-	// StateListener receives each change of the connection state, with the error that
-	// caused it: connecting, connected, reconnecting, disconnected when the loop is left,
-	// and failed when the loop ends with an error. It runs on the goroutine of the loop.
-	// Default: none.
+	// StateListener receives each change of the connection state with the error that caused
+	// it. The states are connecting, connected and reconnecting; at the end of the loop, the
+	// state is failed if there was an error, and disconnected otherwise. StateListener is
+	// called from the loop's goroutine. Default: none.
 	StateListener func(ConnectionState, error)
 }
 
-// Subscribe follows streams over the engine's stream socket, as a browser would; it needs
-// no [Client]. See [SubscribeWith].
+// Subscribe follows streams over the engine's stream socket, as a browser would. It does not
+// need a [Client]. See [SubscribeWith].
 func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription) iter.Seq2[StreamMessage, error] {
 	return SubscribeWith(ctx, SubscribeOptions{URL: streamURL}, subs...)
 }
 
-// SubscribeWith follows streams over the engine's stream socket. Each loop over the
-// sequence has its own connection, which is closed when the loop ends for any reason.
+// SubscribeWith follows streams over the engine's stream socket. Each loop over the returned
+// sequence opens its own connection and closes it at the end.
 //
-// For each subscription, the current state comes first, as an event of type sync: the value
-// of the item, or the list of the group's values. Changes and the events of stream::send
-// follow as they happen. A change may arrive before a sync that already contains it. A
-// message does not identify its subscription: if you subscribe to a group and to one of its
-// items, you receive the item's changes twice. Empty subscription ids are filled in; using
-// an id twice is an error.
+// Each subscription starts with an event of type sync that contains the current state: the
+// value of the item, or the list of the group's values. Changes and events from stream::send
+// follow. A change may arrive before a sync that already includes it. Messages do not identify
+// their subscription: with subscriptions to a group and to one of its items, the item's
+// changes arrive twice. Empty subscription IDs are filled in. Duplicate IDs are an error.
 //
-// When the connection is lost or cannot be made, SubscribeWith reconnects as o.Reconnection
-// specifies and subscribes again. The new sync contains the changes made in between; events
-// of stream::send from that time are lost. A slow loop exerts backpressure on the engine;
-// when about 300 messages are waiting there, the engine drops the oldest ones.
+// If the connection fails or is lost, SubscribeWith reconnects as configured by o.Reconnection
+// and subscribes again. The new sync includes the changes made in between, but events sent by
+// stream::send during that time are lost. A slow loop exerts backpressure on the engine. Once
+// about 300 messages are queued in the engine, it drops the oldest ones.
 //
-// An error is yielded once, as the last element: ctx's error when ctx ends; [ErrForbidden]
-// when a join handler rejects a subscription, with the message that names it; the last failure
-// when no attempts are left; or an error about an invalid argument. Each connection attempt
-// takes at most 10 s. Connections are pinged every 20 s, and a connection that is silent for
-// 60 s counts as lost.
+// An error is yielded once, as the last element. It is the context's error once ctx is done;
+// an error that matches [ErrForbidden] if a join handler rejects a subscription, yielded
+// together with the rejection, a message of type unauthorized; the last failure if no attempts
+// remain; or an error for an invalid argument. An attempt to connect takes at most 10 s.
+// Connections are pinged every 20 s and considered lost after 60 s without a frame.
 func SubscribeWith(ctx context.Context, o SubscribeOptions, subs ...StreamSubscription) iter.Seq2[StreamMessage, error] {
 	return func(yield func(StreamMessage, error) bool) {
 		s, err := newSubscriber(o, subs)
@@ -100,16 +99,16 @@ func SubscribeWith(ctx context.Context, o SubscribeOptions, subs ...StreamSubscr
 	}
 }
 
-// subscriber is one loop over a sequence of messages.
+// subscriber is the state of one loop over the sequence.
 type subscriber struct {
 	dialConfig
 	joins    [][]byte
 	yield    func(StreamMessage, error) bool
-	log      *slog.Logger // nil: the first failure goes to slog.Default
+	log      *slog.Logger // if nil, the first failure goes to slog.Default
 	listener func(ConnectionState, error)
 }
 
-// maxNotFound is the number of consecutive 404 responses that ends a loop, because the
+// maxNotFound is the number of consecutive 404 responses that ends a loop. They mean that the
 // address has no stream socket.
 const maxNotFound = 3
 
@@ -119,8 +118,7 @@ func (s *subscriber) setState(state ConnectionState, err error) {
 	}
 }
 
-// disconnected logs, and passes to the listener, a failure after which the loop connects
-// again.
+// disconnected logs a failure after which the loop reconnects, and reports it to the listener.
 func (s *subscriber) disconnected(err error, first bool, delay time.Duration) {
 	switch {
 	case s.log != nil:
@@ -170,8 +168,8 @@ func newSubscriber(o SubscribeOptions, subs []StreamSubscription) (*subscriber, 
 
 var errLoopLeft = errors.New("the loop was left")
 
-// run follows the streams over one connection after another. The error is nil if the program
-// has left the loop; m is the message to which the error refers.
+// run follows the streams, reconnecting as needed. If the program breaks out of the loop, err
+// is nil. Otherwise, m is the message that err refers to, if any.
 func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	notFound, warned := 0, false
 	var last error // of the latest attempt
@@ -210,8 +208,7 @@ func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	return m, err
 }
 
-// follow follows the streams over one connection. began reports whether a message has arrived
-// over it.
+// follow follows the streams over one connection. began reports whether it received a message.
 func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, err error) {
 	conn, err := s.Dial(ctx)
 	if err != nil {
@@ -259,8 +256,8 @@ func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, e
 	}
 }
 
-// leaveStream sends a Close frame and ends the connection. It does not wait for a peer that
-// does not read.
+// leaveStream sends a Close frame and ends the connection. If the peer does not read, the
+// connection ends after streamFarewell.
 func leaveStream(conn *wsconn.Conn) {
 	timer := time.NewTimer(streamFarewell)
 	defer timer.Stop()

@@ -13,38 +13,37 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// A registration that the engine rejects because another worker holds it is retried until it
-// is accepted: first after takeoverDelay, then each time after twice the previous delay, up to
+// A registration that the engine rejects because another worker owns it is retried until it is
+// accepted. The first delay is takeoverDelay; it doubles with each retry up to
 // takeoverDelayMax.
 const (
 	takeoverDelay    = 250 * time.Millisecond
 	takeoverDelayMax = 2 * time.Second
-	takeoverJitter   = 0.2 // of the delay, either way
+	takeoverJitter   = 0.2 // fraction of the delay, in both directions
 
 	// At most takeoverBatch retries per takeoverInterval: no more than 200 in any second.
 	takeoverBatch    = 18
 	takeoverInterval = 100 * time.Millisecond
 )
 
-// releaseTimeout limits the wait until a former owner's triggers are gone.
+// releaseTimeout limits how long triggers wait until the former owner's triggers are gone.
 const releaseTimeout = 2 * time.Second
 
-// claim is a registration that the engine may reject because another worker holds it. The
+// claim is a registration that the engine may reject because another worker owns it. The
 // registry's lock guards all fields.
 type claim struct {
-	function *Function // what it registers: this, or
+	function *Function // exactly one of function and trigger is set
 	trigger  *Trigger
 
 	standing standing
-	fence    uint64        // the number of the fence behind the latest attempt
-	answered bool          // the engine has explicitly accepted the latest attempt
-	unfenced bool          // no fence is behind the latest attempt yet
+	fence    uint64        // number of the fence after the latest attempt
+	answered bool          // no further response to the latest attempt is expected
+	unfenced bool          // the latest attempt is not followed by a fence yet
 	delay    time.Duration // before the next attempt, without jitter
-	due      time.Time     // of the next attempt
-	queued   bool          // it is among the registry's refusals
+	due      time.Time     // time of the next attempt
+	queued   bool          // in registry.refusals
 }
 
-// register returns the message that registers c.
 func (c *claim) register(d dialect) (any, error) {
 	if c.trigger != nil {
 		return d.registerTrigger(&c.trigger.spec)
@@ -52,7 +51,6 @@ func (c *claim) register(d dialect) (any, error) {
 	return d.registerFunction(&c.function.spec)
 }
 
-// unregister returns the message that unregisters c.
 func (c *claim) unregister(d dialect) any {
 	if c.trigger != nil {
 		return d.unregisterTrigger(&c.trigger.spec)
@@ -60,8 +58,8 @@ func (c *claim) unregister(d dialect) any {
 	return d.unregisterFunction(&c.function.spec)
 }
 
-// owner returns the worker that holds a rejected claim. The engine does not report the holder
-// of a route, so "" stands for all holders of routes.
+// owner returns the worker that owns a rejected claim. The engine does not report who owns a
+// route, so "" represents all owners of routes.
 func (c *claim) owner() string {
 	if c.function != nil {
 		if err := c.function.refused.Load(); err != nil {
@@ -71,13 +69,13 @@ func (c *claim) owner() string {
 	return ""
 }
 
-// standing is the client's knowledge about a registration on the current link.
+// standing is what the client knows about a registration on the current link.
 type standing uint8
 
 const (
 	unasked  standing = iota
-	asked             // sent; the fence behind it is not answered
-	accepted          // not refused by the pong of the fence
+	asked             // sent; the fence after it has not been answered
+	accepted          // not rejected before the fence's pong
 	refused
 )
 
@@ -89,7 +87,6 @@ func (r *registry) wakeUp() {
 	}
 }
 
-// retryLater schedules a retry of a rejected registration.
 func (r *registry) retryLater(c *claim) {
 	var delay time.Duration
 	c.delay, delay = takeoverTurn(c.delay)
@@ -101,17 +98,17 @@ func (r *registry) retryLater(c *claim) {
 	r.wakeUp()
 }
 
-// takeoverTurn returns the delay that follows the delay previous, once without and once with
-// jitter. previous is 0 the first time.
+// takeoverTurn returns the next delay, without and with jitter. previous is the last delay
+// without jitter, or 0 for the first attempt.
 func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 	next = min(max(takeoverDelay, 2*previous), takeoverDelayMax)
 	spread := 1 + takeoverJitter*(2*rand.Float64()-1)
 	return next, min(time.Duration(float64(next)*spread), takeoverDelayMax)
 }
 
-// retry retries the registrations that are due. It returns the time until it must be called
-// again. Owners take turns, so that an owner of many functions does not delay the discovery
-// that another owner has left.
+// retry retries the registrations that are due, and returns the time until it must be called
+// again. Owners take turns, so that an owner of many functions does not delay the retries for
+// other owners.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()
@@ -163,19 +160,19 @@ func (r *registry) retry(l *link) time.Duration {
 	return takeoverInterval
 }
 
-// retryNow sends a rejected registration again. The caller drops it from the refusals.
+// retryNow sends a rejected registration again. The caller must remove it from refusals.
 func (r *registry) retryNow(c *claim) {
 	c.queued = false
 	r.ask(c)
 }
 
-// dropUnqueued removes the claims that are no longer queued from the refusals.
+// dropUnqueued removes claims that are no longer queued from refusals.
 func (r *registry) dropUnqueued() {
 	r.refusals = slices.DeleteFunc(r.refusals, func(c *claim) bool { return !c.queued })
 }
 
-// waits reports whether c is a trigger that must not reach the engine, because this worker
-// does not serve its function.
+// waits reports whether c is a trigger that must not be sent to the engine, because this
+// worker does not serve its function.
 func (r *registry) waits(c *claim, now time.Time) bool {
 	if c.trigger == nil {
 		return false
@@ -184,13 +181,13 @@ func (r *registry) waits(c *claim, now time.Time) bool {
 	return f != nil && f.holds(now)
 }
 
-// accept records that the engine has accepted a registration. If that ends a refusal, it
-// returns the previous holder and a notice for the program, which the caller calls after
-// releasing the lock.
+// accept records that the engine has accepted a registration. If the registration was rejected
+// before, accept returns the previous owner and a notice for the program. The caller must call
+// the notice after releasing the lock.
 func (r *registry) accept(c *claim) (owner string, notice func()) {
 	c.standing = accepted
 	if c.trigger != nil && r.link.dialect().answers(c) {
-		return "", nil // the state of an observer is reported separately
+		return "", nil // an observer's state is reported separately
 	}
 	c.delay = 0
 	if !r.has(c) {
@@ -209,8 +206,8 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	if refusal == nil {
 		return "", nil
 	}
-	// The engine frees the functions of an ended connection before it removes its triggers. A
-	// route that is registered in between would be removed together with those triggers.
+	// When a connection ends, the engine frees its functions before it removes its triggers. A
+	// route registered in between would be removed together with those triggers.
 	f.owner, f.deadline = refusal.OwnerWorkerID, time.Now().Add(releaseTimeout)
 	return f.owner, func() {
 		r.client.log.Info("iii: function taken over", "function", f.id, "former_owner", refusal.OwnerWorkerID)
@@ -218,7 +215,7 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	}
 }
 
-// retryOf immediately retries the registrations that the given workers hold: a worker that has
+// retryOf immediately retries the registrations owned by the given workers. A worker that has
 // given up one registration has probably ended.
 func (r *registry) retryOf(owners map[string]bool) {
 	now := time.Now()
@@ -236,7 +233,8 @@ func (r *registry) retryOf(owners map[string]bool) {
 	r.dropUnqueued()
 }
 
-// awaitsOwners reports whether a trigger waits for the former owner of its function to go.
+// awaitsOwners reports whether a trigger is waiting for its function's former owner to
+// disappear.
 func (r *registry) awaitsOwners() bool {
 	now := time.Now()
 	return slices.ContainsFunc(r.held, func(t *Trigger) bool {
@@ -245,7 +243,7 @@ func (r *registry) awaitsOwners() bool {
 	})
 }
 
-// beginAwaiting reports whether the caller has to start awaitOwners for l.
+// beginAwaiting reports whether the caller must start awaitOwners for l.
 func (r *registry) beginAwaiting(l *link) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -262,11 +260,11 @@ func (r *registry) hasToAwait(l *link) bool {
 }
 
 // awaitOwners polls the engine after a takeover. It sends the triggers of a taken-over
-// function when those of the former owner are gone, or after releaseTimeout. It immediately
-// retries the registrations held by workers that the engine no longer lists.
+// function once the former owner's triggers are gone, or after releaseTimeout. It immediately
+// retries registrations owned by workers that the engine no longer lists.
 func (r *registry) awaitOwners(l *link) {
 	const soonest, latest = 20 * time.Millisecond, 250 * time.Millisecond
-	forbidden := false // listing workers
+	forbidden := false // this worker may not list workers
 	for interval := soonest; ; interval = min(2*interval, latest) {
 		former, deadline, ok := r.formerOwners(l)
 		if !ok {
@@ -285,8 +283,8 @@ func (r *registry) awaitOwners(l *link) {
 	}
 }
 
-// formerOwners returns the former owners that triggers wait for, by function, and the
-// earliest deadline of these waits. It reports false when awaitOwners has to end.
+// formerOwners returns the former owners that triggers are waiting for, keyed by function ID,
+// and the earliest deadline. It returns false if awaitOwners must stop.
 func (r *registry) formerOwners(l *link) (former map[string]string, deadline time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -313,9 +311,9 @@ func (r *registry) formerOwners(l *link) (former map[string]string, deadline tim
 	return former, deadline, true
 }
 
-// release sends the triggers of the released functions and of those whose deadline has passed.
-// It retries the registrations that unlisted workers hold, once per worker, because a worker
-// that has not reported its process id is never listed.
+// release sends the triggers of released functions and of functions whose deadline has passed.
+// It also retries registrations owned by unlisted workers. It does this once per worker,
+// because a worker that has not reported its process ID is never listed.
 func (r *registry) release(l *link, listed, released map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -346,10 +344,11 @@ func (r *registry) release(l *link, listed, released map[string]bool) {
 	}
 }
 
-// released asks the engine which workers it lists, by id, and which of the functions are no
-// longer run by triggers of their former owners. The engine does not list workers that have
-// ended or that have not reported their process id, so a trigger of an unlisted worker may
-// belong to the former owner.
+// released queries the engine. The result listed contains the IDs of the workers that the
+// engine lists. The result released contains the functions in former that are no longer called
+// by triggers of their former owners. The engine does not list workers that have ended or that
+// have not reported their process ID, so a trigger of an unlisted worker may belong to the
+// former owner.
 func (c *Client) released(ctx context.Context, former map[string]string) (listed, released map[string]bool, err error) {
 	workers, err := c.Workers(ctx)
 	if err != nil {
@@ -383,10 +382,10 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 	return listed, released, nil
 }
 
-// boundBy asks the engine which functions are run by triggers. For each function id, with and
-// without prefixes, it returns the names of the workers whose triggers run the function. Where
-// observers replace triggers, it counts the observers, except those whose worker is
-// disconnected: they do not fire.
+// boundBy asks the engine which functions are called by triggers. For each function ID, with
+// and without prefixes, it returns the names of the workers whose triggers call the function.
+// Where observers replace triggers, it counts observers, except those of disconnected workers,
+// because they do not fire.
 func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 	bound := map[string][]string{}
 	note := func(functionID, worker string) {
@@ -416,15 +415,15 @@ func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	for _, t := range list.RegisteredTriggers { // workers of the trigger dialect may use the same engine
+	for _, t := range list.RegisteredTriggers { // workers with the trigger dialect may use the same engine
 		note(t.FunctionID, t.WorkerName)
 	}
 	return bound, nil
 }
 
 // isContested reports whether a trigger was rejected because of something that another worker
-// may give up: a route with the same path and other parameter names, or an observer with the
-// same id. Every other rejection is about the trigger itself.
+// may give up: a route with the same path but different parameter names, or an observer with
+// the same ID. All other rejections concern the trigger itself.
 func isContested(triggerType string, err *Error) bool {
 	switch err.Code {
 	case CodeHTTPRouteConflict:
@@ -437,15 +436,15 @@ func isContested(triggerType string, err *Error) bool {
 	return false
 }
 
-// TakeoverNotice informs the state listener that this worker now serves a function that the
-// engine had rejected (see [Function.Err]). It does not report a failure; it is an error
-// because the listener receives an error.
+// TakeoverNotice tells the state listener that this worker now serves a function that the
+// engine had rejected (see [Function.Err]). It does not report a failure; it is an error only
+// because the listener receives errors.
 type TakeoverNotice struct {
-	// FunctionID is the id of the function.
+	// FunctionID is the function's ID.
 	FunctionID string
-	// Namespace is the namespace of the function.
+	// Namespace is the function's namespace.
 	Namespace string
-	// OwnerWorkerID is the id of the connection that owned the function before.
+	// OwnerWorkerID is the ID of the connection that previously owned the function.
 	OwnerWorkerID string
 }
 

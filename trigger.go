@@ -15,28 +15,28 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// TriggerConfig is the configuration of a trigger; its Go type determines the trigger type. All
-// built-in config types implement it, by value. For any other trigger type, use
+// TriggerConfig is the configuration of a trigger. Its Go type determines the trigger type.
+// All built-in config types implement it by value. For other trigger types, use
 // [CustomTrigger].
 type TriggerConfig interface {
-	// TriggerType returns the id of the trigger type, for example "http".
+	// TriggerType returns the ID of the trigger type, for example "http".
 	TriggerType() string
 }
 
-// CustomTrigger is a trigger of a type that a worker provides.
+// CustomTrigger is a trigger of a type provided by a worker.
 type CustomTrigger struct {
-	// Type is the trigger type's id.
+	// Type is the ID of the trigger type.
 	Type string
-	// Config is any value that encodes as JSON; nil encodes as null.
+	// Config is any value that encodes to JSON. Nil encodes as null.
 	Config any
 }
 
-// StreamJoinTrigger fires when a subscriber joins a stream. The engine ignores its config, so
-// it fires for every stream.
+// StreamJoinTrigger fires when a subscriber joins a stream. It fires for every stream, because
+// the engine ignores its config.
 type StreamJoinTrigger struct{ StreamJoinLeaveTriggerConfig }
 
-// StreamLeaveTrigger fires when a subscriber leaves a stream; see
-// [StreamJoinTrigger].
+// StreamLeaveTrigger fires when a subscriber leaves a stream. It fires for every stream,
+// because the engine ignores its config.
 type StreamLeaveTrigger struct{ StreamJoinLeaveTriggerConfig }
 
 // TriggerType implements [TriggerConfig].
@@ -81,14 +81,14 @@ func (FunctionsAvailableTrigger) TriggerType() string { return "engine::function
 // TriggerType implements [TriggerConfig].
 func (WorkersAvailableTrigger) TriggerType() string { return "engine::workers-available" }
 
-// Trigger is a trigger that this worker has registered. The zero value is not usable; use
+// Trigger is a trigger registered by this worker. The zero value is not usable; use
 // [Client.Trigger]. All methods are safe for concurrent use.
 type Trigger struct {
 	client     *Client
 	id         string
 	functionID string
 	spec       triggerSpec
-	own        bool // a function with this id, if registered here, belongs to this worker
+	own        bool // the target's namespace is the worker's own
 	onError    func(error)
 	route      string // method and path of an HTTP trigger, without parameter names
 	router     bool   // the trigger belongs to a router
@@ -98,38 +98,39 @@ type Trigger struct {
 
 	// For a trigger that the engine implements as an observer.
 	source    triggerSource
-	condition string      // function that is called before the handler runs; "" if none
-	busy      atomic.Bool // the handler is running and the source is single
+	condition string      // function called before the handler; "" if none
+	busy      atomic.Bool // the handler is running; used only if source.single is set
 
-	// Guarded by the lock of the registry.
+	// Guarded by the registry's lock.
 	sent         bool      // on the current link
-	former       *Function // the owner it was held for, if unregistered since
-	contested    bool      // a trigger of another worker conflicts with it
-	notifiedOver *link     // link on which it was last rejected
-	adapter      *Function // called by its observer in place of its own function
+	former       *Function // the function for which t was held, if unregistered since
+	contested    bool      // conflicts with another worker's trigger
+	notifiedOver *link     // link on which t was last rejected
+	adapter      *Function // called by the observer instead of t's function
 
-	// For observers, and for triggers that are observers.
-	observer *Observer       // nil for a trigger of the program
+	// For observers, and for triggers that are implemented as observers.
+	observer *Observer       // nil unless created by Client.Observe
 	frame    *observeFrame   // on the current link, until it is removed or rejected
-	lingers  bool            // the engine may still have the observer of an earlier connection
-	final    bool            // the engine has rejected the observer
-	left     <-chan struct{} // closed when the engine has released it
+	lingers  bool            // the engine may still have an observer from an earlier connection
+	final    bool            // the engine has rejected the observer permanently
+	left     <-chan struct{} // closed when the engine has removed the observer
 }
 
-// ID returns the trigger's id, which is random unless [WithTriggerID] has set it.
+// ID returns the trigger's ID. It is random unless [WithTriggerID] sets it.
 func (t *Trigger) ID() string { return t.id }
 
-// Err returns an *[Error] once the engine, or the worker that provides the type, has rejected
-// the trigger. The client registers the trigger again on each new connection. A route that is
-// rejected because another worker holds its path with other parameter names is retried like a
-// rejected function. While the trigger's function is rejected ([Function.Err]), the trigger is
-// not registered, and Err wraps that *[RejectedError]. If the connected engine does not
-// support the trigger, the error matches [errors.ErrUnsupported]. A nil error does not mean
-// that the trigger fires: a trigger whose type has no provider waits for one.
+// Err returns an *[Error] if the trigger was rejected by the engine or by the worker that
+// provides its type. The client registers the trigger again on each new connection. If another
+// worker's route has the same path with different parameter names, the client retries the
+// registration like that of a rejected function. While the trigger's function is rejected
+// ([Function.Err]), the trigger is not registered, and Err wraps the function's
+// *[RejectedError]. If the connected engine does not support the trigger, the error matches
+// [errors.ErrUnsupported]. A nil error does not mean that the trigger will fire: it may be
+// waiting for a provider of its type.
 //
-// Engines since 0.26 have observers in place of triggers; their error codes are those of
-// observers, for example HTTP_ROUTE_CONFLICT. If another worker's observer has the trigger's
-// id, the client retries the registration as well.
+// Engines since 0.26 have observers in place of triggers, with the error codes of observers,
+// for example HTTP_ROUTE_CONFLICT. If another worker's observer has the trigger's ID, the
+// client also retries the registration.
 func (t *Trigger) Err() error {
 	if err := t.client.registry.heldError(t); err != nil {
 		return err
@@ -149,7 +150,7 @@ func (t *Trigger) Unregister() error {
 	return nil
 }
 
-// TriggerOption configures a trigger. [Client.Trigger] rejects invalid options.
+// TriggerOption configures a trigger. Invalid values are rejected by [Client.Trigger].
 type TriggerOption func(*triggerOptions) error
 
 type triggerOptions struct {
@@ -162,11 +163,12 @@ type triggerOptions struct {
 	middleware        []string
 }
 
-// WithTriggerID sets the trigger's id. Ids are shared by all workers of the engine: registering
-// an existing id replaces the trigger. Engines since 0.26 instead reject an id that another
-// worker has, and the client retries. Default: random, except that on engines since 0.26 a
-// [QueueTriggerConfig] gets an id that survives restarts, derived from the worker's name, the
-// function's namespace and id, and the topic.
+// WithTriggerID sets the trigger's ID. All workers of the engine share one set of trigger IDs,
+// and registering an existing ID replaces the trigger. Engines since 0.26 instead reject an ID
+// that belongs to another worker, and the client retries. By default, the ID is random. On
+// engines since 0.26, a [QueueTriggerConfig] has a default ID that stays the same across
+// restarts: it is derived from the worker's name, the function's namespace and ID, and the
+// topic.
 func WithTriggerID(id string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -178,8 +180,8 @@ func WithTriggerID(id string) TriggerOption {
 }
 
 // WithTriggerMetadata sets the metadata that the function receives in [Invocation.Metadata]
-// each time the trigger fires. It may be any value that encodes as JSON. Engines before 0.26
-// do not deliver it for the types durable:subscriber and subscribe.
+// each time the trigger fires. Any value that encodes to JSON is allowed. Engines before 0.26
+// do not deliver metadata for the types durable:subscriber and subscribe. Default: none.
 func WithTriggerMetadata(v any) TriggerOption {
 	return func(o *triggerOptions) (err error) {
 		o.metadata, err = rawOf(v)
@@ -187,8 +189,9 @@ func WithTriggerMetadata(v any) TriggerOption {
 	}
 }
 
-// WithTriggerNamespace sets the namespace of the target function. Default: the worker's own, or
-// the engine's for its built-in functions. The types log and trace always use "default".
+// WithTriggerNamespace sets the namespace of the target function. By default, built-in
+// functions are called in the engine's namespace and all others in the worker's own. The types
+// log and trace always use "default".
 func WithTriggerNamespace(ns string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -199,9 +202,10 @@ func WithTriggerNamespace(ns string) TriggerOption {
 	}
 }
 
-// WithTriggerProviderNamespace sets the only namespace in which the engine looks for the
-// provider of the trigger type. Default: the worker's own, then "default"; on engines since
-// 0.26, only the worker's own for types that the engine does not provide.
+// WithTriggerProviderNamespace sets the only namespace in which the engine looks for a
+// provider of the trigger type. By default, it looks in the worker's own namespace, then in
+// "default". Engines since 0.26 look only in the worker's own namespace, except for types that
+// the engine itself provides.
 func WithTriggerProviderNamespace(ns string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -212,14 +216,14 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 	}
 }
 
-// WithTriggerCondition sets a function that the engine, or the provider of a custom type, calls
-// with the event before it runs the trigger's function: if the result is exactly false, the
-// function does not run. The condition is resolved in the namespace of the trigger's function.
-// The option sets condition_function_id of the config. [Client.Trigger] rejects a config that
-// names another condition, a blank id, and the types whose conditions the engine ignores:
-// subscribe, stream:join, stream:leave, log, trace, engine::functions-available and
-// engine::workers-available. Default: none. If the condition of a route is false, the response
-// is a 422 with code [CodeConditionNotMet].
+// WithTriggerCondition sets a function that is called with the event before the trigger's
+// function. If its result is exactly false, the trigger's function is not called. For a route,
+// the response is then a 422 with code [CodeConditionNotMet]. The condition is called by the
+// engine, or by the provider of a custom type, and is resolved in the namespace of the
+// trigger's function. The option sets condition_function_id in the config. [Client.Trigger]
+// rejects a blank ID and a config that contains a different condition. It also rejects types
+// for which the engine ignores conditions: subscribe, stream:join, stream:leave, log, trace,
+// engine::functions-available and engine::workers-available. Default: none.
 func WithTriggerCondition(functionID string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(functionID) == "" {
@@ -234,11 +238,12 @@ func WithTriggerCondition(functionID string) TriggerOption {
 }
 
 // WithTriggerMiddleware adds functions that the engine calls, in this order, before the
-// function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may answer the
-// request itself ([HTTPMiddlewareResult]). They are resolved in the namespace of the trigger's
-// function, run after its condition, and follow those of the config's MiddlewareFunctionIDs.
-// [Client.Trigger] rejects the option for types other than http, and a blank id. Default: none.
-// For middleware around a handler in this process, use [WithFunctionMiddleware].
+// function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may respond to the
+// request itself ([HTTPMiddlewareResult]). They run after the trigger's condition and after
+// the functions in the config's MiddlewareFunctionIDs, and are resolved in the namespace of
+// the trigger's function. [Client.Trigger] rejects blank IDs, and the option itself for types
+// other than http. Default: none. For middleware around a handler in this process, use
+// [WithFunctionMiddleware].
 func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	return func(o *triggerOptions) error {
 		for i, id := range functionIDs {
@@ -251,7 +256,7 @@ func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	}
 }
 
-// addTo returns config with the condition and the middleware of o added.
+// addTo returns config with the condition and middleware of o added.
 func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json.RawMessage, error) {
 	if o.condition == "" && len(o.middleware) == 0 {
 		return config, nil
@@ -296,11 +301,11 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 	return rawOf(members)
 }
 
-// WithTriggerErrorHandler sets a function that is called each time the trigger is rejected, now
-// or on a later connection, with the *[Error] that [Trigger.Err] then returns. While a route is
-// retried because another worker holds its path, the function is called once per connection. It
-// is not called while the trigger waits for its function. Calls come from one goroutine that
-// holds no lock. Default: none.
+// WithTriggerErrorHandler sets a function that is called each time the trigger is rejected,
+// now or on a later connection. Its argument is the *[Error] that [Trigger.Err] then returns.
+// While a route is retried because another worker owns its path, the function is called once
+// per connection. It is not called while the trigger waits for its function. Calls are made
+// from a single goroutine that holds no lock. Default: none.
 func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }
 }
@@ -310,8 +315,8 @@ func WithTriggerErrorHandler(f func(error)) TriggerOption {
 // It does not wait for the network: the registration is sent when a connection is established,
 // and again on every later connection.
 //
-// Engines since 0.26 have no triggers. There the trigger is an observer, and its function
-// receives the same payload; the guide to engine versions lists the differences.
+// Engines since 0.26 have no triggers, so the client registers an observer instead. The
+// function receives the same payload; the guide to engine versions lists the differences.
 func (c *Client) Trigger(functionID string, cfg TriggerConfig, opts ...TriggerOption) (*Trigger, error) {
 	t, err := c.newTrigger(functionID, cfg, opts)
 	if err != nil {
@@ -437,10 +442,10 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// checkFatal rejects configs, of any Go type, that would crash a part of the engine: either
-// its task for this connection, after which the engine would never answer again on it, or its
-// HTTP router for all workers. If the provider namespace is not the engine's own, the provider
-// is a worker, for which such a config may be valid.
+// checkFatal rejects configs, of any Go type, that would crash part of the engine. Some crash
+// the engine's task for this connection, so that it never responds on the connection again.
+// Others crash the engine's HTTP router for all workers. In a provider namespace other than
+// the engine's own, the provider is a worker, for which such a config may be valid.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil
@@ -457,9 +462,9 @@ func checkFatal(triggerType, providerNamespace string, config json.RawMessage) e
 	return nil
 }
 
-// textMember returns the member of an object with the given key, or "" if it is not a string.
-// Like the engine, and unlike decoding into a struct, it compares keys exactly and takes the
-// last of duplicate keys.
+// textMember returns the string member of an object with the given key, or "" if there is
+// none. Like the engine, and unlike decoding into a struct, it compares keys exactly and uses
+// the last of duplicate keys.
 func textMember(object json.RawMessage, key string) (text string) {
 	var members map[string]json.RawMessage
 	_ = json.Unmarshal(object, &members) // a value that is not an object has no members
@@ -470,13 +475,12 @@ func textMember(object json.RawMessage, key string) (text string) {
 // registerTriggerFunction registers a trigger that outlives its caller.
 const registerTriggerFunction = "engine::register_trigger"
 
-// checkRegisterTrigger applies checkFatal to the input of engine::register_trigger.
 func checkRegisterTrigger(input json.RawMessage) error {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(input, &members) == nil {
 		return checkFatal(textMember(input, "trigger_type"), textMember(input, "trigger_namespace"), members["config"])
 	}
-	// The engine also accepts a list of the members in place of the object, in an undocumented
+	// Instead of an object, the engine also accepts an array of its values in an undocumented
 	// order.
 	var list []json.RawMessage
 	_ = json.Unmarshal(input, &list)
@@ -489,7 +493,7 @@ func checkRegisterTrigger(input json.RawMessage) error {
 	return nil
 }
 
-// checkTopic rejects a config that the engine accepts but that never fires.
+// checkTopic rejects a config that the engine accepts but that would never fire.
 func checkTopic(config, topic string) error {
 	if topic == "" {
 		return errors.New(config + " has no Topic")
@@ -497,7 +501,7 @@ func checkTopic(config, topic string) error {
 	return nil
 }
 
-// checkLogLevel rejects a level that no record has: the engine compares levels exactly.
+// checkLogLevel rejects levels that no log record has. The engine compares levels exactly.
 func checkLogLevel(level string) error {
 	switch level {
 	case "", "all", "trace", "debug", "info", "warn", "error":
@@ -506,7 +510,6 @@ func checkLogLevel(level string) error {
 	return fmt.Errorf("log level %q is none of all, trace, debug, info, warn, error", level)
 }
 
-// checkConfigurationEvents rejects event types that do not exist.
 func checkConfigurationEvents(types []ConfigurationEventType) error {
 	for _, t := range types {
 		switch t {
@@ -531,8 +534,8 @@ func checkTraceStatus(status *string) error {
 	return fmt.Errorf("trace status %q is none of ok, error, unset", *status)
 }
 
-// checkCron rejects expressions with five fields, the usual mistake, and explains it. The
-// engine validates the rest.
+// checkCron rejects expressions with the wrong number of fields and explains the error,
+// because five fields are a common mistake. The engine validates the rest.
 func checkCron(expression string) error {
 	if _, err := cronexpr.Parse(expression); err == nil || strings.HasPrefix(expression, "@") {
 		return nil

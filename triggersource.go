@@ -22,46 +22,49 @@ import (
 // triggerSource describes a trigger type on an engine with observe.v2, where a trigger is an
 // observer of a function.
 type triggerSource struct {
-	// functionID is the observed function. It is in the namespace default, as are the engine's
-	// own workers.
+	// functionID is the ID of the observed function. Its namespace is "default", like that of
+	// the engine's own workers.
 	functionID string
 
 	// observe converts a config to args or filters.
 	observe func(config json.RawMessage) (args, filters any, err error)
 
-	// config is the inverse of observe: it returns the config for which observe returns these
-	// args and filters, to the extent that they determine it. Nil means {}.
+	// config is the inverse of observe: it reconstructs the config from args and filters, as
+	// far as they determine it. If nil, the config is {}.
 	config func(args, filters json.RawMessage) any
 
-	// deliver and capture select the payload of the target. If they are "" and nil, the worker
-	// that hosts the function calls the target through the observer and chooses the payload.
+	// deliver and capture select the target's payload. If they are "" and nil, the worker that
+	// hosts the function calls the target through the observer and chooses the payload.
 	deliver ObserveDeliver
 	capture []Capture
 
 	// inOrder makes the handler process one event at a time, in order.
 	inOrder bool
-	// single skips events that occur while the handler runs.
+	// single skips events that occur while the handler is running.
 	single bool
 
 	// payload converts the payload to the one that the handler receives on engines with
-	// triggers. If ok is false, the handler does not run. Nil means no conversion.
+	// triggers. If ok is false, the handler is not called. If nil, the payload is not
+	// converted.
 	payload func(t *triggerSpec, data json.RawMessage) (payload json.RawMessage, ok bool)
-	// optional means that a target also works without the members that payload adds.
+	// optional means that a target can do without the members that payload adds.
 	optional bool
 
-	// condition means that the config may name a function that is called before the handler
-	// runs. conditionInput derives its payload from the handler's; nil means the same payload.
+	// condition means that the config may name a function that is called before the handler.
+	// conditionInput derives that function's payload from the handler's. If conditionInput is
+	// nil, both receive the same payload.
 	condition      bool
 	conditionInput func(payload json.RawMessage) json.RawMessage
-	// skipped is the result when the condition is false.
+	// skipped is the result if the condition is false.
 	skipped any
 }
 
-// triggerSources are the engine's own types. Any other type belongs to another worker: a
-// function with the same id, whose args are the config.
+// triggerSources contains the engine's own types. Any other type belongs to another worker: it
+// is a function with the same ID, and its args are the config.
 //
-// Results have the same effect as on an engine with triggers: the result of http is the
-// response, an error of durable:subscriber is a failed attempt, and all others are ignored.
+// Results have the same effect as on an engine with triggers. For http, the result is the
+// response; for durable:subscriber, an error is a failed attempt; all other results are
+// ignored.
 var triggerSources = map[string]triggerSource{
 	"http": {
 		functionID: "http::on-request",
@@ -187,7 +190,7 @@ var triggerSources = map[string]triggerSource{
 	"engine::workers-available":   {functionID: "engine::on-workers-changed", observe: observeAll, deliver: ObserveDeliverInput},
 }
 
-// customSource is the source of a type that a worker provides. The provider evaluates
+// customSource is the source for types that a worker provides. The provider evaluates
 // conditions, as on engines with triggers.
 var customSource = triggerSource{
 	deliver: ObserveDeliverInput,
@@ -202,8 +205,8 @@ var customSource = triggerSource{
 	},
 }
 
-// triggerOf returns the type of the trigger that an observer stands for, and its config, to
-// the extent that the observer determines it.
+// triggerOf returns the type and config of the trigger that an observer represents. Only the
+// part of the config that the observer determines is set.
 func triggerOf(o *ObserveSource) (triggerType string, config any) {
 	if cmp.Or(o.Namespace, defaultNamespace) == defaultNamespace {
 		for id, source := range triggerSources {
@@ -219,8 +222,8 @@ func triggerOf(o *ObserveSource) (triggerType string, config any) {
 	return o.FunctionID, o.Args
 }
 
-// conditionIn returns the operand with which a filter applies an operator to a path, at any
-// level, or nil if the filter does not apply it.
+// conditionIn returns the operand of an operator that filters apply to a path, at any nesting
+// level. It returns nil if there is none.
 func conditionIn(filters json.RawMessage, path, operator string) (operand json.RawMessage) {
 	for _, all := range []string{"$and", "$or"} {
 		var list []json.RawMessage
@@ -237,7 +240,7 @@ func conditionIn(filters json.RawMessage, path, operator string) (operand json.R
 	return operand
 }
 
-// equalIn returns the text that a filter requires a path to equal, or nil if it requires none.
+// equalIn returns the string that filters require a path to equal, or nil if there is none.
 func equalIn(filters json.RawMessage, path string) (want *string) {
 	_ = json.Unmarshal(conditionIn(filters, path, "$eq"), &want)
 	return want
@@ -250,8 +253,8 @@ func equalText(filters json.RawMessage, path string) string {
 	return ""
 }
 
-// on returns the source of the trigger's type. If the provider is in a namespace other than
-// the engine's own, it is a worker.
+// A type whose provider is outside the engine's own namespace belongs to a worker, even if it
+// has the name of a built-in type.
 func (t *triggerSpec) on() triggerSource {
 	if source, ok := triggerSources[t.triggerType]; ok && cmp.Or(t.providerNamespace, defaultNamespace) == defaultNamespace {
 		return source
@@ -259,8 +262,8 @@ func (t *triggerSpec) on() triggerSource {
 	return customSource
 }
 
-// asObserver returns the observer that stands for a trigger. The error names the feature that
-// the engine does not support.
+// asObserver returns the observer that represents a trigger. The error describes the feature
+// that the engine does not support.
 func (t *triggerSpec) asObserver() (*triggerSpec, error) {
 	source := t.on()
 	args, filters, err := source.observe(t.config)
@@ -298,14 +301,14 @@ func (t *triggerSpec) asObserver() (*triggerSpec, error) {
 	return &own, nil
 }
 
-// needsAdapter reports whether a function that does not run in this process needs an adapter
-// to be the target.
+// needsAdapter reports whether a function outside this process needs an adapter as the
+// observer's target.
 func (t *triggerSpec) needsAdapter() bool {
 	source := t.on()
 	return source.payload != nil && !source.optional || source.single || t.conditionID() != ""
 }
 
-// conditionID returns the id of the condition function, or "" if there is none.
+// conditionID returns the ID of the condition function, or "".
 func (t *triggerSpec) conditionID() string {
 	if !t.on().condition {
 		return ""
@@ -334,7 +337,6 @@ func (e equals) ifSet(path string, text *string) equals {
 	return e
 }
 
-// MarshalJSON implements json.Marshaler.
 func (e equals) MarshalJSON() ([]byte, error) {
 	conditions := map[string]any{}
 	for path, value := range e {
@@ -359,7 +361,7 @@ func observeHTTP(config json.RawMessage) (args, filters any, err error) {
 	return a, nil, nil
 }
 
-// sevenFields adds the year to a cron expression without one.
+// sevenFields adds the year to a cron expression that has none.
 func sevenFields(expression string) string {
 	if s, err := cronexpr.Parse(expression); err == nil && s.Fields() == 6 {
 		return expression + " *"
@@ -389,8 +391,8 @@ func observeQueue(config json.RawMessage) (args, filters any, err error) {
 	return a, nil, nil
 }
 
-// eitherSpelling returns the filter for a stream's changes. The members of a change have one
-// of two spellings, depending on the engine; the filter accepts both.
+// eitherSpelling returns the filter for a stream's changes. Engines spell the members of a
+// change in two ways, and the filter accepts both.
 func eitherSpelling(c StreamTriggerConfig) any {
 	either := func(value string, paths ...string) map[string]any {
 		var list []equals
@@ -409,7 +411,7 @@ func eitherSpelling(c StreamTriggerConfig) any {
 	return map[string]any{"$and": all}
 }
 
-// httpPayload adds the members that an engine with triggers adds about the trigger.
+// httpPayload adds the member trigger, as an engine with triggers does.
 func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	var path, method json.RawMessage
 	known := false
@@ -439,8 +441,7 @@ func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	return withMember(data, "trigger", append(trigger, '}')), true
 }
 
-// withoutChannels returns a request without its channels, which is the form that conditions
-// receive.
+// withoutChannels returns a request without its channels, as conditions receive it.
 func withoutChannels(payload json.RawMessage) json.RawMessage {
 	b := json.RawMessage{'{'}
 	err := rawjson.ScanObject(payload, func(key, value []byte) {
@@ -464,7 +465,8 @@ func cronPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 		[]byte(`,"actual_time":`), memberOf(data, "actual_time"), []byte{'}'}), true
 }
 
-// streamPayload adds the members of a change in the other spelling.
+// streamPayload adds the camel-case spelling of a change's members if only the other spelling
+// is present.
 func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	for _, spelling := range [][2]string{{"streamName", "stream_name"}, {"groupId", "group_id"}} {
 		if other := memberOf(data, spelling[1]); rawjson.Absent(memberOf(data, spelling[0])) && !rawjson.Absent(other) {
@@ -474,8 +476,8 @@ func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool)
 	return data, true
 }
 
-// tracePayload converts a finished span to the event of a trigger, which lists traces. It
-// returns false if the trigger does not select the span.
+// tracePayload converts a finished span to the event of a trigger. The event contains a list
+// of traces. It returns false if the trigger does not select the span.
 func tracePayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	c, err := configOf[TraceTriggerConfig](t.config)
 	if err != nil {
@@ -490,7 +492,7 @@ func tracePayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) 
 	return slices.Concat(json.RawMessage(`{"trace_ids":[`), memberOf(data, "trace_id"), []byte(`]}`)), true
 }
 
-// memberOf returns a member of an object, or null if the object has no such member.
+// memberOf returns a member of an object, or null if there is none.
 func memberOf(object json.RawMessage, key string) json.RawMessage {
 	found := json.RawMessage("null")
 	_ = rawjson.ScanObject(object, func(k, value []byte) {
@@ -509,7 +511,7 @@ func withMember(object json.RawMessage, key string, value json.RawMessage) json.
 	return append(appendRawMember(b, []byte(key), value), '}')
 }
 
-// appendRawMember appends a member to an unterminated object. key is the text between the
+// appendRawMember appends a member to an object that lacks its closing brace. key excludes the
 // quotes.
 func appendRawMember(b, key, value []byte) []byte {
 	if b[len(b)-1] != '{' {
@@ -519,9 +521,9 @@ func appendRawMember(b, key, value []byte) []byte {
 	return append(b, value...)
 }
 
-// stableID returns the id of the observer that stands for a subscriber of a durable topic,
-// because the queue keeps messages by the subscriber's id. For all other triggers it returns
-// "".
+// stableID returns the observer ID for a subscriber of a durable topic. The ID must stay the
+// same across restarts, because the queue stores messages by subscriber ID. For other
+// triggers, it returns "".
 func (c *Client) stableID(t *triggerSpec) string {
 	if t.on().functionID != triggerSources["durable:subscriber"].functionID {
 		return ""
@@ -536,8 +538,8 @@ func (c *Client) stableID(t *triggerSpec) string {
 	return "subscriber/" + strings.Join(parts, "/")
 }
 
-// adapt creates the adapter between the observer and the function of t if one is needed: when
-// the target does not run in this process, or not yet.
+// adapt creates an adapter between the observer and t's function if one is needed: when the
+// function does not run in this process, or is not registered yet.
 func (r *registry) adapt(t *Trigger, ask bool) {
 	if t.adapter != nil || t.spec.observe != nil || !r.link.dialect().answers(&t.claim) ||
 		t.own && r.target(t) != nil || !t.spec.needsAdapter() {
@@ -555,7 +557,7 @@ func (r *registry) adapt(t *Trigger, ask bool) {
 	}
 }
 
-// forward returns the handler of an adapter, which calls the function of the trigger.
+// forward returns an adapter's handler. The handler calls the trigger's function.
 func (c *Client) forward(t *Trigger) HandlerFunc {
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
 		opts := []CallOption{WithTimeout(forwardTimeout)}
@@ -573,13 +575,13 @@ func (c *Client) forward(t *Trigger) HandlerFunc {
 	}
 }
 
-// forwardTimeout limits a call that an adapter forwards. The original caller has its own
+// forwardTimeout limits calls that an adapter forwards. The original caller has its own
 // timeout.
 const forwardTimeout = time.Hour
 
 // fit converts an activation to the payload that the handler receives on an engine with
-// triggers. If the handler must not run, fit answers and returns false; observers of the
-// function then see no call.
+// triggers. If the handler must not be called, fit responds itself and returns false.
+// Observers of the function do not see such an activation.
 func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	t := in.trigger
 	answer := func(result any, err error) bool {
@@ -613,15 +615,14 @@ func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	return false
 }
 
-// handlerDone records that the handler has finished.
 func (t *Trigger) handlerDone() {
 	if t.source.single {
 		t.busy.Store(false)
 	}
 }
 
-// conditionMet calls the condition of t, if there is one. Only the result false prevents the
-// run.
+// conditionMet calls the condition of t, if there is one. Any result other than false means
+// that the condition is met.
 func (c *Client) conditionMet(ctx context.Context, t *Trigger, payload json.RawMessage) (bool, error) {
 	if t.condition == "" {
 		return true, nil

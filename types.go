@@ -9,14 +9,14 @@ import (
 	"reflect"
 )
 
-// A type whose defaults are not all zero values needs a decoding method. Each method decodes
+// A type with defaults other than zero values needs a decoding method. Each method decodes
 // once, into the fields of the generated type. Fields with a default are shadowed by fields
-// that distinguish an absent value, to which the default applies, from null, which is an
+// that distinguish an absent value from null. An absent value selects the default; null is an
 // error.
 
-// NewAuthResult returns an AuthResult with the defaults. The worker may call every
-// function that the listener exposes, use every trigger type and register functions,
-// but it may not register trigger types.
+// NewAuthResult returns an AuthResult with the defaults. The worker may call every function
+// that the listener exposes, use every trigger type and register functions. It may not
+// register trigger types.
 func NewAuthResult() AuthResult {
 	return AuthResult{
 		AllowFunctionRegistration: true,
@@ -24,8 +24,8 @@ func NewAuthResult() AuthResult {
 	}
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent key gets its value from
-// NewAuthResult. Null is an error except for allowed_trigger_types,
+// UnmarshalJSON implements json.Unmarshaler. Absent keys default to the values of
+// [NewAuthResult]. Null is an error except for allowed_trigger_types,
 // function_registration_prefix and context.
 func (a *AuthResult) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
@@ -50,8 +50,8 @@ func (a *AuthResult) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It omits AllowedTriggerTypes if the list is
-// nil but not if it is empty, and writes a nil Context as {}.
+// MarshalJSON implements json.Marshaler. It omits AllowedTriggerTypes if it is nil, but not if
+// it is empty, and writes a nil Context as {}.
 func (a AuthResult) MarshalJSON() ([]byte, error) {
 	type plain AuthResult
 	p := struct {
@@ -67,8 +67,8 @@ func (a AuthResult) MarshalJSON() ([]byte, error) {
 	return json.Marshal(p)
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent method decodes as POST. Null
-// is an error for method and headers.
+// UnmarshalJSON implements json.Unmarshaler. An absent method decodes as POST. Null is an
+// error for method and headers.
 func (c *HTTPInvocationConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -97,8 +97,8 @@ func (c HTTPInvocationConfig) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(c))
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent key decodes as the zero value.
-// Null is an error except for body, trigger, request_body and response.
+// UnmarshalJSON implements json.Unmarshaler. Absent keys decode as zero values. Null is an
+// error except for body, trigger, request_body and response.
 func (r *HTTPRequest[T]) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -123,7 +123,7 @@ func (r *HTTPRequest[T]) UnmarshalJSON(b []byte) error {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace decodes as
-// "default". Null is an error for namespace, and decodes as absent for args_format.
+// "default". Null is an error for namespace, but decodes as absent for args_format.
 func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -167,10 +167,9 @@ func (i *OnTriggerRegistrationInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// DefaultReconnectionConfig returns the default reconnection policy. The delay starts
-// at 1 s, doubles with each failed attempt up to 30 s, and varies at random by 30 % in
-// either direction. The number of attempts is unlimited. Up to 1000 messages are kept
-// while there is no connection.
+// DefaultReconnectionConfig returns the default reconnection policy. The delay starts at 1 s,
+// doubles with each failed attempt up to 30 s, and varies randomly by ±30%. The number of
+// attempts is unlimited. Up to 1000 messages are kept while disconnected.
 func DefaultReconnectionConfig() ReconnectionConfig {
 	return ReconnectionConfig{
 		InitialDelayMs:     1000,
@@ -181,8 +180,8 @@ func DefaultReconnectionConfig() ReconnectionConfig {
 	}
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent key gets its value from
-// DefaultReconnectionConfig. Null is an error except for max_retries.
+// UnmarshalJSON implements json.Unmarshaler. Absent keys default to the values of
+// [DefaultReconnectionConfig]. Null is an error except for max_retries.
 func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -212,8 +211,8 @@ func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It writes nil Data as null, except for the types
-// event and unauthorized, which have no data: for these types it omits nil Data.
+// MarshalJSON implements json.Marshaler. It writes nil Data as null. For the types event and
+// unauthorized, it omits nil Data, because they have no data.
 func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 	type plain StreamChangeEventDetail
 	if d.Data == nil && d.Type != StreamEventTypeEvent && d.Type != StreamEventTypeUnauthorized {
@@ -225,13 +224,13 @@ func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 // defaultNamespace is the namespace that the engine uses if none is given.
 const defaultNamespace = "default"
 
-// defaulted is a field with a default. The key may be absent but must not be null.
+// defaulted is a field with a default. The key may be absent, but not null.
 type defaulted[T any] struct {
 	value     T
 	set, null bool
 }
 
-// UnmarshalJSON implements json.Unmarshaler. encoding/json calls it for null, too.
+// UnmarshalJSON implements json.Unmarshaler. encoding/json also calls it for null.
 func (d *defaulted[T]) UnmarshalJSON(b []byte) error {
 	if d.null = isNull(b); d.null {
 		return nil
@@ -240,8 +239,7 @@ func (d *defaulted[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, &d.value)
 }
 
-// to stores the value in field if the key was present. It returns an error that names
-// the field if the value was null.
+// An absent key leaves field unchanged. Null is an error that mentions name.
 func (d *defaulted[T]) to(field *T, name string) error {
 	if d.null {
 		return fmt.Errorf("iii: null for %s, which may only be left out", name)
@@ -252,8 +250,8 @@ func (d *defaulted[T]) to(field *T, name string) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent or empty http_method decodes
-// as GET. Null is an error for http_method.
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty http_method decodes as GET.
+// Null is an error for http_method.
 func (c *HTTPTriggerConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -275,7 +273,7 @@ func (c *HTTPTriggerConfig) UnmarshalJSON(b []byte) error {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. An absent or empty level decodes as
-// LogLevelAll. Null is an error for level.
+// [LogLevelAll]. Null is an error for level.
 func (c *LogTriggerConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -315,8 +313,8 @@ func (i *ConfigurationGetInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent limit decodes as nil, which
-// means 50. Null is an error for limit and offset.
+// UnmarshalJSON implements json.Unmarshaler. An absent limit decodes as nil, meaning 50. Null
+// is an error for limit and offset.
 func (i *DeadLettersInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -340,8 +338,7 @@ func (i *DeadLettersInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for
-// args_format.
+// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for args_format.
 func (m *RegisterFunctionMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -356,8 +353,7 @@ func (m *RegisterFunctionMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for
-// args_format.
+// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for args_format.
 func (o *ObserveDescriptor) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -372,8 +368,7 @@ func (o *ObserveDescriptor) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for
-// metadata.
+// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for metadata.
 func (o *ObserveMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -388,8 +383,7 @@ func (o *ObserveMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for args
-// and filters.
+// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for args and filters.
 func (o *ObserveSource) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -405,8 +399,8 @@ func (o *ObserveSource) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It omits Capture if the list is nil but not if
-// it is empty.
+// MarshalJSON implements json.Marshaler. It omits Capture if it is nil, but not if it is
+// empty.
 func (s ObserveSource) MarshalJSON() ([]byte, error) {
 	type plain ObserveSource
 	return json.Marshal(struct {
@@ -415,8 +409,8 @@ func (s ObserveSource) MarshalJSON() ([]byte, error) {
 	}{plain(s), s.Capture})
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Absent and null decode as {} for args and
-// filters, as input, output and caller for capture, and as success for on.
+// UnmarshalJSON implements json.Unmarshaler. Absent and null keys have defaults: {} for args
+// and filters; input, output and caller for capture; success for on.
 func (v *ObserverView) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -431,8 +425,8 @@ func (v *ObserverView) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It writes the defaults in place of nil and of an
-// empty On.
+// MarshalJSON implements json.Marshaler. It writes defaults for nil fields and for an empty
+// On.
 func (v ObserverView) MarshalJSON() ([]byte, error) {
 	type plain ObserverView
 	return json.Marshal(plain(v.withDefaults()))
@@ -452,8 +446,8 @@ func (v ObserverView) withDefaults() ObserverView {
 	return v
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty
-// namespace decodes as "default".
+// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty namespace decodes as
+// "default".
 func (m *FunctionRegisteredMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -468,8 +462,8 @@ func (m *FunctionRegisteredMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty
-// namespace decodes as "default".
+// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty namespace decodes as
+// "default".
 func (m *ObserverAddedMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -484,8 +478,8 @@ func (m *ObserverAddedMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty
-// namespace decodes as "default".
+// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty namespace decodes as
+// "default".
 func (m *ObserverRemovedMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -500,8 +494,8 @@ func (m *ObserverRemovedMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It skips features that are not strings, and
-// treats features that are not an array as an empty list.
+// UnmarshalJSON implements json.Unmarshaler. It skips features that are not strings. If
+// features is not an array, it decodes as an empty list.
 func (m *WorkerRegisteredMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -519,7 +513,7 @@ func (m *WorkerRegisteredMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// lenientStrings decodes the strings of an array, and nothing from any other value.
+// lenientStrings decodes the strings in an array and ignores everything else.
 type lenientStrings []string
 
 // UnmarshalJSON implements json.Unmarshaler. It never returns an error.
@@ -538,7 +532,7 @@ func (l *lenientStrings) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It drops the parent of a parent, at any depth.
+// UnmarshalJSON implements json.Unmarshaler. It drops the parent of a parent.
 func (c *Caller) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -577,14 +571,14 @@ func (c Caller) MarshalJSON() ([]byte, error) {
 	return json.Marshal(p)
 }
 
-// ignored decodes any value as nothing.
+// ignored discards any JSON value.
 type ignored struct{}
 
 // UnmarshalJSON implements json.Unmarshaler. It never returns an error.
 func (*ignored) UnmarshalJSON([]byte) error { return nil }
 
-// UnmarshalJSON implements json.Unmarshaler. An object without the key observer decodes as
-// the observer itself.
+// UnmarshalJSON implements json.Unmarshaler. An object without the key observer decodes as the
+// observer itself.
 func (r *ObserverInfoResult) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -612,7 +606,7 @@ func (i ObservedInvocation) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(i))
 }
 
-// orAbsent returns v, or nil if it is null.
+// orAbsent returns v, or nil if v is null.
 func orAbsent(v JSONValue) JSONValue {
 	if isNull(v) {
 		return nil
@@ -621,12 +615,12 @@ func orAbsent(v JSONValue) JSONValue {
 }
 
 // The generator declares the unions and their variants; this file adds the encoding. Each
-// union has a table from tag to decoder, which a test compares with the oneOf of the schema,
-// and an interface that only the variants implement. The interface's method returns a copy
-// with the tag set, so callers never set Type.
+// union has a table of decoders by tag. A test compares the table with the schema's oneOf.
+// Each union also has an interface that only its variants implement. The interface method
+// returns a copy with the tag set, so callers never set Type.
 
-// HTTPAuthVariant is the interface of the variants that an HTTPAuthConfig can hold:
-// HTTPAuthHMAC, HTTPAuthBearer and HTTPAuthAPIKey, by value.
+// HTTPAuthVariant is implemented by the variants of an HTTPAuthConfig: HTTPAuthHMAC,
+// HTTPAuthBearer and HTTPAuthAPIKey, as values.
 type HTTPAuthVariant interface{ httpAuth() HTTPAuthVariant }
 
 func (v HTTPAuthHMAC) httpAuth() HTTPAuthVariant   { v.Type = HTTPAuthTypeHMAC; return v }
@@ -639,7 +633,7 @@ var httpAuthVariants = variants[HTTPAuthVariant]{
 	string(HTTPAuthTypeAPIKey): decodeAs[HTTPAuthVariant, HTTPAuthAPIKey],
 }
 
-// MarshalJSON implements json.Marshaler. It returns an error if there is no variant.
+// MarshalJSON implements json.Marshaler. It returns an error if no variant is set.
 func (c HTTPAuthConfig) MarshalJSON() ([]byte, error) {
 	if c.Auth == nil {
 		return nil, errors.New("iii: HTTPAuthConfig is empty")
@@ -653,8 +647,8 @@ func (c *HTTPAuthConfig) UnmarshalJSON(b []byte) (err error) {
 	return err
 }
 
-// TriggerActionVariant is the interface of the variants that a TriggerAction can
-// hold: ActionVoid and ActionEnqueue, by value.
+// TriggerActionVariant is implemented by the variants of a TriggerAction: ActionVoid and
+// ActionEnqueue, as values.
 type TriggerActionVariant interface{ triggerAction() TriggerActionVariant }
 
 func (v ActionVoid) triggerAction() TriggerActionVariant { v.Type = TriggerActionTypeVoid; return v }
@@ -668,7 +662,7 @@ var triggerActionVariants = variants[TriggerActionVariant]{
 	string(TriggerActionTypeEnqueue): decodeAs[TriggerActionVariant, ActionEnqueue],
 }
 
-// MarshalJSON implements json.Marshaler. It returns an error if there is no variant.
+// MarshalJSON implements json.Marshaler. It returns an error if no variant is set.
 func (a TriggerAction) MarshalJSON() ([]byte, error) {
 	if a.Action == nil {
 		return nil, errors.New("iii: TriggerAction is empty")
@@ -682,9 +676,8 @@ func (a *TriggerAction) UnmarshalJSON(b []byte) (err error) {
 	return err
 }
 
-// UpdateOpVariant is the interface of the variants that an UpdateOp can hold:
-// UpdateSet, UpdateMerge, UpdateIncrement, UpdateDecrement, UpdateAppend and
-// UpdateRemove, by value.
+// UpdateOpVariant is implemented by the variants of an UpdateOp: UpdateSet, UpdateMerge,
+// UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove, as values.
 type UpdateOpVariant interface{ updateOp() UpdateOpVariant }
 
 func (v UpdateSet) updateOp() UpdateOpVariant       { v.Type = UpdateOpTypeSet; return v }
@@ -703,7 +696,7 @@ var updateOpVariants = variants[UpdateOpVariant]{
 	string(UpdateOpTypeRemove):    decodeAs[UpdateOpVariant, UpdateRemove],
 }
 
-// MarshalJSON implements json.Marshaler. It returns an error if there is no variant.
+// MarshalJSON implements json.Marshaler. It returns an error if no variant is set.
 func (u UpdateOp) MarshalJSON() ([]byte, error) {
 	if u.Op == nil {
 		return nil, errors.New("iii: UpdateOp is empty")
@@ -717,8 +710,8 @@ func (u *UpdateOp) UnmarshalJSON(b []byte) (err error) {
 	return err
 }
 
-// Keys returns the keys that lead from the root to the value. It returns no keys for
-// the root itself. A nil path is the root.
+// Keys returns the keys that lead from the root to the value. It returns no keys for the root
+// itself. A nil path refers to the root.
 func (p *MergePath) Keys() []string {
 	switch {
 	case p == nil:
@@ -731,8 +724,8 @@ func (p *MergePath) Keys() []string {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It writes Segments as an array unless they
-// are nil, and otherwise Single as a string.
+// MarshalJSON implements json.Marshaler. It writes Segments as an array if they are not nil,
+// and otherwise Single as a string.
 func (p MergePath) MarshalJSON() ([]byte, error) {
 	if p.Segments != nil {
 		return json.Marshal(p.Segments)
@@ -740,8 +733,8 @@ func (p MergePath) MarshalJSON() ([]byte, error) {
 	return json.Marshal(p.Single)
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It accepts a string, an array of strings
-// and null, and returns an error for anything else.
+// UnmarshalJSON implements json.Unmarshaler. It accepts a string, an array of strings, or
+// null.
 func (p *MergePath) UnmarshalJSON(b []byte) error {
 	var path MergePath
 	if len(b) == 0 || b[0] != '[' {
@@ -766,7 +759,7 @@ func (p *MergePath) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// variants maps each tag of a union to the decoder of its variant.
+// variants maps the tags of a union to the decoders of its variants.
 type variants[V any] map[string]func([]byte) (V, error)
 
 func (vs variants[V]) decode(union string, b []byte) (v V, err error) {
@@ -794,11 +787,11 @@ func decodeAs[V, T any](b []byte) (v V, err error) {
 	return any(t).(V), nil
 }
 
-// The unions of the built-in functions have no tag. A key that only one variant has
-// identifies that variant.
+// The unions of the built-in functions have no tag. A variant is identified by a key that no
+// other variant has.
 
-// MarshalJSON implements json.Marshaler. It returns an error unless exactly one of
-// Detail and Error is set.
+// MarshalJSON implements json.Marshaler. It returns an error unless exactly one of Detail and
+// Error is set.
 func (e FunctionInfoEntry) MarshalJSON() ([]byte, error) {
 	switch {
 	case e.Detail != nil && e.Error == nil:
@@ -809,8 +802,8 @@ func (e FunctionInfoEntry) MarshalJSON() ([]byte, error) {
 	return nil, errors.New("iii: FunctionInfoEntry needs either a detail or an error")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An object with the key error decodes as
-// Error, any other object as Detail. Null leaves the entry unchanged.
+// UnmarshalJSON implements json.Unmarshaler. An object with the key error decodes as Error,
+// and any other object as Detail. By convention, null is a no-op.
 func (e *FunctionInfoEntry) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -835,8 +828,8 @@ func (e *FunctionInfoEntry) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It returns an error unless exactly one of
-// Number and Histogram is set.
+// MarshalJSON implements json.Marshaler. It returns an error unless exactly one of Number and
+// Histogram is set.
 func (p MetricDataPoint) MarshalJSON() ([]byte, error) {
 	switch {
 	case p.Number != nil && p.Histogram == nil:
@@ -847,9 +840,8 @@ func (p MetricDataPoint) MarshalJSON() ([]byte, error) {
 	return nil, errors.New("iii: MetricDataPoint needs either a number or a histogram")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An object with the key bucket_counts or
-// count decodes as Histogram, any other object as Number. Null leaves the data point
-// unchanged.
+// UnmarshalJSON implements json.Unmarshaler. An object with the key bucket_counts or count
+// decodes as Histogram, and any other object as Number. By convention, null is a no-op.
 func (p *MetricDataPoint) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -875,8 +867,7 @@ func (p *MetricDataPoint) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// The messages of the worker protocol set their tag when they are encoded. Callers
-// never set Type.
+// Messages of the worker protocol set their tag when they are encoded. Callers never set Type.
 
 // MarshalJSON implements json.Marshaler. It sets the tag.
 func (m WorkerRegisteredMessage) MarshalJSON() ([]byte, error) {
@@ -941,8 +932,8 @@ func (m InvokeFunctionMessage) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag, and omits Matched if the list is
-// nil but not if it is empty.
+// MarshalJSON implements json.Marshaler. It sets the tag. It omits Matched if it is nil, but
+// not if it is empty.
 func (m InvocationResultMessage) MarshalJSON() ([]byte, error) {
 	type plain InvocationResultMessage
 	m.Type = MessageTypeInvocationResult
@@ -987,8 +978,7 @@ func (m ErrorMessage) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag and writes nil
-// observers as [].
+// MarshalJSON implements json.Marshaler. It sets the tag and writes nil Observers as [].
 func (m FunctionRegisteredMessage) MarshalJSON() ([]byte, error) {
 	type plain FunctionRegisteredMessage
 	m.Type = MessageTypeFunctionRegistered
@@ -1045,8 +1035,7 @@ func (m ObserverStateChangedMessage) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag and writes nil
-// items as [].
+// MarshalJSON implements json.Marshaler. It sets the tag and writes nil Items as [].
 func (m InvocationsObservedMessage) MarshalJSON() ([]byte, error) {
 	type plain InvocationsObservedMessage
 	m.Type = MessageTypeInvocationsObserved
@@ -1054,8 +1043,7 @@ func (m InvocationsObservedMessage) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag and writes nil
-// lists as [].
+// MarshalJSON implements json.Marshaler. It sets the tag and writes nil lists as [].
 func (m LocalInvocationStatsMessage) MarshalJSON() ([]byte, error) {
 	type plain LocalInvocationStatsMessage
 	m.Type = MessageTypeLocalInvocationStats
@@ -1063,7 +1051,7 @@ func (m LocalInvocationStatsMessage) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(m))
 }
 
-// orEmpty returns l, or an empty list if it is nil.
+// orEmpty returns l, or an empty list if l is nil.
 func orEmpty[T any](l []T) []T {
 	if l == nil {
 		return []T{}
@@ -1071,10 +1059,10 @@ func orEmpty[T any](l []T) []T {
 	return l
 }
 
-// List is a slice that encodes as [] if it is nil and returns an error when decoding
-// null. A plain nil slice encodes as null, which the engine rejects where it expects
-// an array. A list of bytes is an array of numbers, too, while a plain slice of them is
-// base64. A plain slice is assignable to a List.
+// List is a slice that encodes as [] if it is nil; decoding null into it is an error. A plain
+// nil slice would encode as null, and the engine rejects null where it expects an array. A
+// List of bytes encodes as an array of numbers, whereas a plain byte slice encodes as base64.
+// A plain slice is assignable to a List.
 type List[T any] []T
 
 // MarshalJSON implements json.Marshaler. It writes a nil list as [].
@@ -1085,7 +1073,7 @@ func (l List[T]) MarshalJSON() ([]byte, error) {
 	if !isByte[T]() {
 		return json.Marshal([]T(l))
 	}
-	// encoding/json encodes a slice of bytes as base64, but not one of pointers to bytes.
+	// encoding/json encodes a byte slice as base64, but not a slice of pointers to bytes.
 	elements := make([]*T, len(l))
 	for i := range l {
 		elements[i] = &l[i]
@@ -1093,8 +1081,8 @@ func (l List[T]) MarshalJSON() ([]byte, error) {
 	return json.Marshal(elements)
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for null and, unlike a slice
-// of bytes, for base64.
+// UnmarshalJSON implements json.Unmarshaler. It returns an error for null, and for a base64
+// string if T is a byte type.
 func (l *List[T]) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return errors.New("iii: null in place of a list")
@@ -1105,7 +1093,7 @@ func (l *List[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]T)(l))
 }
 
-// isByte reports whether T is byte or a type of its kind.
+// isByte reports whether the kind of T is uint8.
 func isByte[T any]() bool { return reflect.TypeFor[T]().Kind() == reflect.Uint8 }
 
 func (List[T]) describe(in *inference, _ bool) (any, error) {
@@ -1113,8 +1101,8 @@ func (List[T]) describe(in *inference, _ bool) (any, error) {
 	return map[string]any{"type": "array", "items": items}, err
 }
 
-// Map is a map with string keys that encodes as {} if it is nil and returns an error
-// when decoding null. A plain map is assignable to a Map.
+// Map is a map with string keys that encodes as {} if it is nil; decoding null into it is an
+// error. A plain map is assignable to a Map.
 type Map[V any] map[string]V
 
 // MarshalJSON implements json.Marshaler. It writes a nil map as {}.
@@ -1138,13 +1126,12 @@ func (Map[V]) describe(in *inference, _ bool) (any, error) {
 	return map[string]any{"type": "object", "additionalProperties": values}, err
 }
 
-// ListMap is a map with string keys and lists as values. A nil map encodes as {} and a
-// nil list in it as []; decoding null returns an error in both places. A plain map of
-// slices is assignable to a ListMap.
+// ListMap is a map with string keys and lists as values. A nil map encodes as {}, and a nil
+// list as []. Decoding null is an error for both. A plain map of slices is assignable to a
+// ListMap.
 type ListMap[T any] map[string][]T
 
-// MarshalJSON implements json.Marshaler. It writes a nil map as {} and a nil list as
-// [].
+// MarshalJSON implements json.Marshaler. It writes a nil map as {} and a nil list as [].
 func (m ListMap[T]) MarshalJSON() ([]byte, error) {
 	lists := make(map[string]List[T], len(m))
 	for k, v := range m {
@@ -1170,7 +1157,6 @@ func (ListMap[T]) describe(in *inference, _ bool) (any, error) {
 	return Map[List[T]](nil).describe(in, false)
 }
 
-// isNull reports whether the JSON value b is null.
 func isNull(b []byte) bool {
 	return bytes.Equal(bytes.TrimSpace(b), []byte("null"))
 }

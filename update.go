@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii/internal/jsontree"
 )
 
-// Limits that the engine sets for update operations.
+// The engine's limits for update operations.
 const (
 	maxPathSegments  = 32
 	maxSegmentBytes  = 256
@@ -19,24 +19,23 @@ const (
 	updateErrorsPage = "https://iii.dev/docs/workers/iii-state#error-codes"
 )
 
-// The keys that update operations reject, in bytewise order.
+// Keys that update operations reject, in bytewise order.
 var reservedKeys = []string{"__proto__", "constructor", "prototype"}
 
-// ApplyUpdate applies update operations to an item as the engine does in
-// stream::update and state::update, for workers that store items themselves. A nil old
-// means that there is no item: the operations then start from an empty object, and the
+// ApplyUpdate applies update operations to an item in the same way as the engine's
+// stream::update and state::update. It is meant for workers that store items themselves. A nil
+// old means that there is no item: the operations then start from an empty object, and the
 // result's OldValue is nil.
 //
-// An operation either applies or is skipped and adds one error to the result. The
-// operations after it still run, and nothing is rolled back. Numbers follow the
-// engine's rules: an integer from -2^63 to 2^64-1 is exact; any other number is a
-// 64-bit float, which is written with a fraction or an exponent (1e2 becomes 100.0).
-// Values that no operation touches keep their text, except for white space. The keys
-// of changed objects are sorted.
+// An operation is either applied, or skipped and reported as one error in the result. Later
+// operations still run, and nothing is rolled back. Numbers follow the engine's rules:
+// integers from -2^63 to 2^64-1 are exact; any other number is a 64-bit float and is written
+// with a fraction or an exponent (1e2 becomes 100.0). Values that no operation changes keep
+// their original JSON, except for white space. The keys of changed objects are sorted.
 //
-// ApplyUpdate returns an error and applies nothing if old or a value is not valid JSON
-// or contains a number outside the range of a float64, or if an operation is empty. It
-// neither keeps nor modifies its arguments, and it is safe for concurrent use.
+// ApplyUpdate returns an error and applies nothing if old or an operand is not valid JSON or
+// contains a number outside the range of a float64, or if an operation is empty. It neither
+// retains nor modifies its arguments, and it is safe for concurrent use.
 func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error) {
 	u := update{fresh: old == nil, root: jsontree.NewObject()}
 	var result StreamUpdateResult
@@ -69,7 +68,6 @@ func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error
 	return result, nil
 }
 
-// update holds the item while operations are applied to it.
 type update struct {
 	root *jsontree.Node
 	// fresh reports whether there was no item and no operation has been applied yet.
@@ -77,7 +75,7 @@ type update struct {
 	fresh bool
 }
 
-// refusal is the error of a rejected operation, in the form in which the result reports it.
+// refusal is the error of a rejected operation, as it appears in the result.
 type refusal struct{ code, message string }
 
 func refuse(code, format string, args ...any) *refusal {
@@ -235,8 +233,8 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 	return appendTo(leaf, node, key)
 }
 
-// firstOf returns the result of appending value at a place without a value: a string stays a
-// string at the first level; everything else becomes a list.
+// firstOf returns the result of appending value where there was no value. A string stays a
+// string unless nested; everything else becomes a list.
 func firstOf(value *jsontree.Node, nested bool) *jsontree.Node {
 	if value.Kind() == "string" && !nested {
 		return value
@@ -262,8 +260,8 @@ func appendTo(leaf, value *jsontree.Node, name string) (*refusal, error) {
 	}
 }
 
-// member checks the key of an operation that works on one level and returns the
-// members of the root, or nil if the operation is rejected.
+// member returns the members of the root for an operation on a single key. It returns nil if
+// the operation is rejected.
 func (u *update) member(op, key string) (map[string]*jsontree.Node, *refusal, error) {
 	if refused := checkSegment(op, key); refused != nil {
 		return nil, refused, nil
@@ -275,8 +273,8 @@ func (u *update) member(op, key string) (map[string]*jsontree.Node, *refusal, er
 	return members, nil, err
 }
 
-// descend follows the segments down from node and returns the value at the end. It replaces
-// each value on the way that is not an object by an empty object.
+// descend follows segments from node and returns the value at the end. On the way, it replaces
+// every value that is not an object with an empty object.
 func descend(node *jsontree.Node, segments []string) (*jsontree.Node, error) {
 	for _, key := range segments {
 		members, err := makeObject(node)
@@ -293,8 +291,8 @@ func descend(node *jsontree.Node, segments []string) (*jsontree.Node, error) {
 	return node, nil
 }
 
-// makeObject returns the members of node, after replacing it by an empty object if it
-// is not an object.
+// makeObject returns the members of node. If node is not an object, makeObject first replaces
+// it with an empty object.
 func makeObject(node *jsontree.Node) (map[string]*jsontree.Node, error) {
 	if node.Kind() != "object" {
 		node.Replace(jsontree.NewObject())
@@ -325,7 +323,7 @@ func checkMergeValue(value *jsontree.Node) (map[string]*jsontree.Node, *refusal,
 	return members, nil, nil
 }
 
-// pathSegments returns the keys that lead to the target; no keys mean the root.
+// pathSegments returns the keys that lead to the target. The root has no keys.
 func pathSegments(path *MergePath) []string {
 	keys := path.Keys()
 	segments := make([]string, len(keys))
@@ -359,7 +357,7 @@ func checkSegment(op, segment string) *refusal {
 	return nil
 }
 
-// parseOperand reads the value of an operation; an absent value is null.
+// parseOperand parses an operation's value. An absent value is null.
 func parseOperand(value JSONValue) (*jsontree.Node, error) {
 	if value == nil {
 		return jsontree.Null(), nil
@@ -371,56 +369,55 @@ func parseOperand(value JSONValue) (*jsontree.Node, error) {
 	return node, nil
 }
 
-// validText returns the text in a form that JSON can represent: bytes that are not valid UTF-8
-// become U+FFFD.
+// validText replaces invalid UTF-8 with U+FFFD.
 func validText(s string) string { return string([]rune(s)) }
 
-// OpSet replaces the value at path, which is a single literal key of the item ("a.b"
-// is one key). The empty path means the item itself. A nil value sets null.
+// OpSet replaces the value at path, which is a single literal key of the item ("a.b" is one
+// key). An empty path refers to the item itself. A nil value sets null.
 //
-// If encoding/json cannot encode the value, the call that sends the operation and
-// [ApplyUpdate] return the encoding error. The same holds for [OpMerge] and
-// [OpAppend].
+// If encoding/json cannot encode value, the error is returned by [ApplyUpdate] or by the call
+// that sends the operation. This also applies to [OpMerge] and [OpAppend].
 func OpSet(path string, value any) UpdateOp {
 	return withValue("set", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateSet{Type: UpdateOpTypeSet, Path: path, Value: raw}
 	})
 }
 
-// OpMerge assigns the members of value, which must encode to a JSON object, to the
-// object at path. The merge is shallow, and a null member is stored as null. Each
-// element of path is one literal key and leads one level down; no path, or a single
-// empty element, means the item itself. Missing objects on the way are created, and
-// other values on the way are replaced by objects.
+// OpMerge assigns the members of value to the object at path. value must encode to a JSON
+// object. The merge is shallow, and a null member is stored as null. Each element of path is a
+// literal key one level further down. No path, or a single empty element, refers to the item
+// itself. Missing objects on the path are created, and other values on the path are replaced
+// with objects.
 func OpMerge(value any, path ...string) UpdateOp {
 	return withValue("merge", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateMerge{Type: UpdateOpTypeMerge, Path: mergePath(path), Value: raw}
 	})
 }
 
-// OpIncrement adds by to the number at path, a single literal key of the item or ""
-// for the item itself. A missing number counts as 0. Integers stay exact up to 2^64-1,
-// and a number that was written as a float stays a float.
+// OpIncrement increments the number at path by the given amount. path is a single literal key
+// of the item, or "" for the item itself. A missing number counts as 0. Integers stay exact up
+// to 2^64-1, and a number that was written as a float stays a float.
 func OpIncrement(path string, by int64) UpdateOp {
 	return UpdateOp{Op: UpdateIncrement{Type: UpdateOpTypeIncrement, Path: path, By: by}}
 }
 
-// OpDecrement subtracts by from the number at path, with the rules of [OpIncrement].
+// OpDecrement decrements the number at path by the given amount. It follows the rules of
+// [OpIncrement].
 func OpDecrement(path string, by int64) UpdateOp {
 	return UpdateOp{Op: UpdateDecrement{Type: UpdateOpTypeDecrement, Path: path, By: by}}
 }
 
-// OpAppend appends value to the value at path: as an element to a list, or as text to
-// a string. If there is no value or null at path, a string is stored as it is and any
-// other value becomes a list of one element; a missing value two or more levels down
-// always becomes a list. The path follows the rules of [OpMerge].
+// OpAppend appends value to the value at path: to a list as an element, to a string as text.
+// If the value at path is missing or null, a string is stored unchanged, and any other value
+// becomes a list with one element. At two or more levels down, a missing value always becomes
+// a list. path follows the rules of [OpMerge].
 func OpAppend(value any, path ...string) UpdateOp {
 	return withValue("append", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateAppend{Type: UpdateOpTypeAppend, Path: mergePath(path), Value: raw}
 	})
 }
 
-// OpRemove deletes the member at path, a single literal key of the item. With the
+// OpRemove deletes the member at path, which is a single literal key of the item. With an
 // empty path, the item becomes null but is not deleted.
 func OpRemove(path string) UpdateOp {
 	return UpdateOp{Op: UpdateRemove{Type: UpdateOpTypeRemove, Path: path}}
@@ -445,8 +442,8 @@ func mergePath(path []string) *MergePath {
 	}
 }
 
-// unusableOp stands for an operation whose value could not be encoded. The constructor of the
-// operation cannot return the error, so encoding the operation returns it.
+// unusableOp represents an operation whose value could not be encoded. The operation's
+// constructor cannot return the error, so encoding the operation returns it.
 type unusableOp struct{ err error }
 
 func (o unusableOp) updateOp() UpdateOpVariant { return o }

@@ -9,12 +9,11 @@ import (
 	"time"
 )
 
-// engineWorker is the in-process worker that owns the functions about the engine
-// itself.
+// engineWorker is the in-process worker that owns the engine's core functions.
 const engineWorker = "iii-engine-functions"
 
-// functionsPoll is how often the engine checks for changes to the set of functions. It
-// bounds the delay of engine::functions-available.
+// functionsPoll is how often the engine checks for changes to the set of functions, and so the
+// longest delay of engine::functions-available.
 const functionsPoll = 5 * time.Second
 
 // availability fires engine::functions-available and engine::workers-available.
@@ -22,11 +21,11 @@ type availability struct {
 	functions, workers watchers
 
 	mu     sync.Mutex
-	events []json.RawMessage // about workers, not fired yet
+	events []json.RawMessage // worker events not yet fired
 	wake   chan struct{}     // capacity 1
 }
 
-// watchers is a trigger type without a config: an event fires every binding.
+// watchers provides a trigger type without a config. Each event fires every binding.
 type watchers struct {
 	mu   sync.Mutex
 	list []binding
@@ -60,8 +59,8 @@ func (e *Engine) registerAvailability() {
 	e.spawn(e.fireWorkerEvents)
 }
 
-// workerChanged fires engine::workers-available. It does not block; a separate
-// goroutine delivers the events in order.
+// workerChanged queues an event for engine::workers-available. It does not block;
+// fireWorkerEvents delivers the events in order.
 func (e *Engine) workerChanged(event, id string) {
 	a := &e.available
 	payload := mustEncode(map[string]string{"event": event, "worker_id": id})
@@ -105,8 +104,8 @@ func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMes
 	}
 }
 
-// watchFunctions checks the set of functions at intervals, and fires
-// engine::functions-available when the set has changed. known is the initial set.
+// watchFunctions polls the set of functions and fires engine::functions-available whenever the
+// set has changed. known is the initial set.
 func (e *Engine) watchFunctions(ctx context.Context, known map[key]struct{}) {
 	ticker := time.NewTicker(functionsPoll)
 	defer ticker.Stop()

@@ -1,8 +1,8 @@
-// Command bareworker is the baseline of bench/table: it serves bench::echo, or calls
-// bench::sink, with gorilla/websocket and encoding/json alone. A single goroutine does all
-// the work and writes queued messages in one batch when there is nothing more to read. The
-// worker has no reconnection, no contexts, no limits, no error handling for callers, and no
-// handlers that may block.
+// Command bareworker is the baseline for bench/table. It serves bench::echo, or calls
+// bench::sink, with only gorilla/websocket and encoding/json. A single goroutine does all the
+// work. It writes queued messages in one batch when there is nothing left to read. The worker
+// does not reconnect, has no contexts and no limits, reports no errors to callers, and
+// supports no blocking handlers.
 package main
 
 import (
@@ -27,7 +27,7 @@ type order struct {
 	Tags   []string `json:"tags"`
 }
 
-// message holds the parts of a received message that the worker uses.
+// message contains the fields of received messages that the worker uses.
 type message struct {
 	Type         string          `json:"type"`
 	InvocationID string          `json:"invocation_id"`
@@ -35,7 +35,7 @@ type message struct {
 	Result       json.RawMessage `json:"result"`
 }
 
-// answer and call are the two kinds of messages that the worker sends.
+// The worker sends messages of these two types.
 type answer struct {
 	Type         string `json:"type"`
 	InvocationID string `json:"invocation_id"`
@@ -50,21 +50,21 @@ type call struct {
 	Data         any    `json:"data"`
 }
 
-// gathering is a connection that collects written messages until the next read would block.
+// gathering is a connection that collects written messages until a read may block.
 type gathering struct {
 	net.Conn
 	out *bufio.Writer
 }
 
 func (g *gathering) Write(p []byte) (int, error) {
-	if g.out == nil { // during the handshake
+	if g.out == nil { // handshake
 		return g.Conn.Write(p)
 	}
 	return g.out.Write(p)
 }
 
-// Read implements net.Conn. The WebSocket calls it when its own buffer is empty. The read may
-// then block, so Read first writes the collected messages.
+// Read implements net.Conn. The WebSocket calls it when its own buffer is empty, so the read
+// may block. Read therefore writes the collected messages first.
 func (g *gathering) Read(p []byte) (int, error) {
 	if g.out != nil {
 		if err := g.out.Flush(); err != nil {

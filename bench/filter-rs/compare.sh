@@ -1,7 +1,8 @@
 #!/bin/sh
-# Runs the filter benchmarks and those of the reference implementation in turn, ROUNDS (5)
-# times, and prints the least figures of each case and the ratios. The reference takes decoded
-# filters and documents, package filter takes text: cases -from-text include the decoding.
+# Runs the benchmarks of package filter and of the reference implementation in turn, ROUNDS (5)
+# times. For each case, prints the lowest figures and the ratios. The reference implementation
+# takes decoded filters and documents; its -from-text cases include the decoding, which package
+# filter always does.
 set -eu
 cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
@@ -17,7 +18,7 @@ while [ "$round" -lt "${ROUNDS:-5}" ]; do
 		awk '/^Benchmark/ {sub(/^Benchmark/, "", $1); sub(/-[0-9]+$/, "", $1); print "go", tolower($1), $3}' | sort -k2,2 -k3,3n |
 		awk 'function flush() {if (n) print "go", name, all[1], all[int((n + 1) / 2)]} $2 != name {flush(); n = 0; name = $2} {all[++n] = $3} END {flush()}' >>"$out/all"
 done
-# Of the medians of the rounds the least, and the least batch of all.
+# For each case, print the lowest median of the rounds and the lowest batch overall.
 awk '{key = $1 " " $2; if (!(key in median) || $4 < median[key]) median[key] = $4
 	if (!(key in least) || $3 < least[key]) least[key] = $3; if ($1 == "rust") names[$2] = 1}
 	END {printf "%-28s %12s %12s %7s %12s %12s %7s\n", "ns", "Go median", "Rust median", "ratio", "Go least", "Rust least", "ratio"

@@ -1,6 +1,6 @@
 // Command iiidevsoak measures the memory of the development engine under load. It starts
-// iiidev, a worker with telemetry, and HTTP clients, and fails if the memory of iiidev exceeds
-// a limit. It reads the figures from /proc, so it runs only on Linux.
+// iiidev, a worker with telemetry, and HTTP clients. It fails if iiidev uses more memory than
+// the limit. It runs only on Linux, because it reads /proc.
 package main
 
 import (
@@ -90,7 +90,7 @@ func run(ctx context.Context, program string, args []string, rate int, duration 
 			select {
 			case turns <- due:
 			default:
-				busy.Add(1) // the machine is too slow
+				busy.Add(1) // all clients are busy
 			}
 		}
 		if time.Since(report) < 10*time.Second {
@@ -118,7 +118,7 @@ func run(ctx context.Context, program string, args []string, rate int, duration 
 	return nil
 }
 
-// memory returns the resident memory of a process and its peak, in MiB.
+// memory returns the current and the peak resident memory of a process in MiB.
 func memory(pid int) (resident, highest int, err error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -141,7 +141,8 @@ type order struct {
 	Note string `json:"note"`
 }
 
-// worker serves a typed route, and mounted routes that read their body, ignore it, or stream.
+// worker serves a typed route and mounted routes that read the body, ignore it, or stream the
+// response.
 func worker(ctx context.Context, address string) (*iii.Client, *iii.Telemetry, error) {
 	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: &address})
 	if err != nil {

@@ -1,6 +1,5 @@
-// Command jsonworker is a variant of bench/loadworker for bench/table with another JSON
-// library: it serves bench::echo with goccy/go-json. It is a separate module, so that the root
-// module does not depend on that library.
+// Command jsonworker is a variant of bench/loadworker that serves bench::echo with
+// goccy/go-json. It is a separate module, so the root module does not depend on that library.
 package main
 
 import (

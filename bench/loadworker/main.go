@@ -1,7 +1,6 @@
 // Command loadworker is the worker for load measurements. It serves bench::echo, or calls
-// bench::sink BENCH_N times and exits. With BENCH_OTEL=1 it records traces. With BENCH_RAW=1
-// it keeps payloads and results as JSON text. BENCH_PROFILE is the name of a file for a CPU
-// profile.
+// bench::sink BENCH_N times and exits. If BENCH_OTEL is 1, it records traces. If BENCH_RAW is
+// 1, payloads and results remain JSON text. BENCH_PROFILE names a file for a CPU profile.
 package main
 
 import (
@@ -87,7 +86,7 @@ func serve(c *iii.Client) (err error) {
 
 func raw() bool { return os.Getenv("BENCH_RAW") == "1" }
 
-// shutdown flushes the last spans and reports lost telemetry.
+// shutdown flushes the remaining spans and reports lost telemetry.
 func shutdown(t *iii.Telemetry) {
 	err := t.Shutdown(context.Background())
 	slog.Info("telemetry ended", "error", err, "stats", t.Connection().Stats())

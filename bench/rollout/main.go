@@ -1,7 +1,6 @@
-// Command rollout measures a rolling update. It starts iiidev, two replicas of a worker as
-// processes, and load; then it ends the first replica with a signal. It reports the outcomes
-// of all requests, the time until the second replica took over, and the period in which
-// requests failed.
+// Command rollout measures a rolling update. It starts iiidev, two replicas of a worker, and
+// load. Then it stops the first replica with a signal. It reports the results of all requests,
+// the time until the second replica took over, and how long requests failed.
 package main
 
 import (
@@ -46,7 +45,7 @@ func main() {
 	}
 }
 
-// serve runs a replica until a signal ends it. It prints one line when the replica is
+// serve runs a replica until it receives a signal. It prints a line when the replica is
 // connected, and another when the engine has accepted all registrations.
 func serve(name string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -92,7 +91,7 @@ func serve(name string) error {
 	return <-ended
 }
 
-// process is a running program, together with the lines that it prints.
+// process is a running program and the lines that it prints.
 type process struct {
 	*exec.Cmd
 	lines *bufio.Scanner
@@ -109,7 +108,7 @@ func start(env []string, name string, args ...string) (*process, error) {
 	return p, p.Start()
 }
 
-// await waits until the process prints the given line.
+// await waits until the process prints line.
 func (p *process) await(line string) error {
 	for p.lines.Scan() {
 		if p.lines.Text() == line {
@@ -177,7 +176,7 @@ func measure(program, protocol string, rate int, wait, slow time.Duration, kill 
 			by, err := iii.Call[string](ctx, caller, "orders::report", slow, iii.WithTimeout(slow+time.Minute))
 			report <- fmt.Sprint(by, " ", err)
 		}()
-		time.Sleep(100 * time.Millisecond) // the handler must be running before the signal
+		time.Sleep(100 * time.Millisecond) // a handler must be running when the signal arrives
 	}
 	signalled := time.Now()
 	if kill {
@@ -218,8 +217,7 @@ func measure(program, protocol string, rate int, wait, slow time.Duration, kill 
 	return errors.Join(second.Process.Signal(syscall.SIGTERM), second.Wait())
 }
 
-// load makes three kinds of requests: calls with a retry policy, calls without one, and HTTP
-// requests to a route.
+// load makes calls with a retry policy, calls without one, and HTTP requests.
 type load struct {
 	caller                 *iii.Client
 	url                    string
@@ -296,7 +294,7 @@ type outcomes struct {
 	mu          sync.Mutex
 	count       map[string]int
 	slowest     time.Duration
-	first, last time.Time // the first and the last failure
+	first, last time.Time // times of the first and the last failure
 }
 
 func (o *outcomes) time(request func() (outcome string, ok bool)) {

@@ -12,26 +12,26 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// engine plays the engine for one worker. It answers the messages that a worker sends during
-// its start. Then it invokes bench::echo, or answers calls of bench::sink.
+// engine simulates an engine for one worker. It replies to the messages that the worker sends
+// at startup. Then it invokes bench::echo or replies to calls to bench::sink.
 type engine struct {
 	load
-	warm, n int // numbers of warm-up invocations and of measured ones
+	warm, n int // number of warm-up and of measured invocations
 	pid     int64
 	started chan struct{} // closed when pid is known
 
 	taken   atomic.Bool
 	outcome chan error // capacity 1
-	cost    float64    // CPU time of the counted invocations in µs
-	memory  float64    // peak memory of the worker, in MiB
+	cost    float64    // CPU time of the measured invocations in µs
+	memory  float64    // peak memory of the worker in MiB
 
 	sending sync.Mutex
 	start   float64
 	done    int
 }
 
-// total returns the number of invocations. It exceeds warm + n by inflight, so that the number
-// of concurrent invocations is the same at the end of the measurement as at its start.
+// total returns the number of invocations. It exceeds warm + n by inflight, to keep the
+// concurrency constant until the measurement ends.
 func (e *engine) total() int { return e.warm + e.n + e.inflight }
 
 // ServeHTTP implements http.Handler.
@@ -42,7 +42,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer conn.Close()
 	if strings.Trim(r.URL.Path, "/") != "" || !e.taken.CompareAndSwap(false, true) {
-		return // the telemetry connection
+		return // telemetry connection
 	}
 	<-e.started
 	e.end(e.talk(conn))
@@ -95,7 +95,7 @@ func (e *engine) talk(conn *websocket.Conn) error {
 		case bytes.Contains(head, []byte(`"bench::sink"`)):
 			reply = answer(head, `{"ok":true,"id":"r-1","at":1700000000}`)
 			err = e.count()
-		case bytes.Contains(head, []byte(`"invocation_id":"`)): // calls of the engine's own functions
+		case bytes.Contains(head, []byte(`"invocation_id":"`)): // calls to the engine's own functions
 			reply = answer(head, `{"success":true}`)
 		}
 		if err != nil {
@@ -132,7 +132,7 @@ func (e *engine) count() (err error) {
 	return err
 }
 
-// invoke sends invocations of bench::echo. It sends a value to room for each of them, so the
+// invoke sends invocations of bench::echo. It sends a value to room before each one, so the
 // capacity of room limits their concurrency.
 func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
 	tail := []byte(`,"note":"` + strings.Repeat("x", e.size) + `","tags":["a","b"]},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
@@ -147,8 +147,7 @@ func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
 	return nil
 }
 
-// answer returns the message with the result of a call. head is the beginning of the call's
-// message.
+// answer returns the reply to a call. head is the beginning of the call's message.
 func answer(head []byte, result string) []byte {
 	const key = `"invocation_id":"`
 	i := bytes.Index(head, []byte(key))

@@ -1,16 +1,15 @@
-// Command table measures the cost of an invocation. It plays the engine, drives one worker
-// process after another at full speed, and prints the CPU time of the process per
-// invocation for each payload size, direction and number of concurrent invocations. With
-// several workers it measures them in turn, and prints the ratio of the first worker to
-// each of the others.
+// Command table measures the cost of an invocation. It simulates the engine, drives one worker
+// process at a time at full speed, and prints the CPU time of the worker per invocation, for
+// each payload size, direction and number of concurrent invocations. Several workers are
+// measured in turn; the table then shows the ratio of the first worker to each of the others.
 //
 //	go run ./bench/table -worker go=./loadworker -worker rust=./rust-worker
 //
-// A worker connects to III_URL. With BENCH_MODE=serve it serves bench::echo, which decodes
-// its payload {user, amount, note, tags} and returns it encoded again. With BENCH_MODE=call
-// it calls bench::sink BENCH_N times, BENCH_INFLIGHT calls at a time, with notes of
-// BENCH_SIZE bytes, and exits. With BENCH_RAW=1 payloads remain JSON text. Compare absolute
-// figures only within one run, and ratios across runs.
+// A worker connects to III_URL. If BENCH_MODE is serve, it serves bench::echo, which decodes
+// its payload {user, amount, note, tags}, encodes it again and returns it. If BENCH_MODE is
+// call, the worker calls bench::sink BENCH_N times with notes of BENCH_SIZE bytes,
+// BENCH_INFLIGHT calls at a time, and exits. If BENCH_RAW is 1, payloads remain JSON text.
+// Absolute figures are comparable only within one run. Ratios are comparable across runs.
 package main
 
 import (
@@ -34,13 +33,13 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// worker is a program under measurement.
+// worker is a program to measure.
 type worker struct {
 	name    string
 	command []string
 }
 
-// load holds the parameters of one row of the table.
+// load contains the parameters of one row of the table.
 type load struct {
 	mode     string
 	raw      bool
@@ -163,11 +162,11 @@ func median(all []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// patience bounds the duration of one run.
+// patience limits the duration of one measurement.
 const patience = time.Minute
 
-// measure runs a worker once. It returns the CPU time per invocation in µs and the peak
-// memory in MiB.
+// measure runs a worker once. It returns the CPU time per invocation in µs and the peak memory
+// in MiB.
 func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -199,7 +198,7 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	case err = <-e.outcome:
 	case err = <-exited:
 		exited <- err
-		select { // a caller exits when it has all answers
+		select { // a caller exits after its last reply
 		case err = <-e.outcome:
 		case <-time.After(time.Second):
 			err = fmt.Errorf("the worker has ended: %v", err)
@@ -224,7 +223,7 @@ func stop(cmd *exec.Cmd, exited <-chan error) {
 	<-exited
 }
 
-// cpuTime returns the CPU time of all threads of a process, in µs.
+// cpuTime returns the CPU time of all threads of a process in µs.
 func cpuTime(pid int64) (total float64, err error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {
@@ -233,7 +232,7 @@ func cpuTime(pid int64) (total float64, err error) {
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			continue // the thread has ended
+			continue // the thread has exited
 		}
 		first, _, _ := strings.Cut(string(text), " ")
 		nanos, err := strconv.ParseFloat(first, 64)
@@ -245,8 +244,8 @@ func cpuTime(pid int64) (total float64, err error) {
 	return total, nil
 }
 
-// peakMemory returns the peak resident memory of a process in MiB, or 0 if the system does
-// not report it.
+// peakMemory returns the peak resident memory of a process in MiB, or 0 if the system does not
+// report it.
 func peakMemory(pid int64) float64 {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	_, rest, _ := strings.Cut(string(text), "VmHWM:")

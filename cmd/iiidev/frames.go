@@ -14,11 +14,11 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// maxLoggedMessage is the maximum length, in bytes, of a message that is written in full.
+// maxLoggedMessage is the maximum length in bytes of a message that is logged in full.
 const maxLoggedMessage = 64 << 10
 
-// frameFile is a file with the messages between workers and the engine, one per line, in the
-// order in which the engine reads and writes them.
+// frameFile logs the messages between workers and the engine in the order in which the engine
+// reads and writes them.
 type frameFile struct {
 	file *os.File
 	warn func(error)
@@ -27,30 +27,30 @@ type frameFile struct {
 	failed bool
 }
 
-// frameLine is a line of the file. Dir is the direction from the worker's point of view.
-// One of Frame, Text and OTLP holds the message; a message beyond maxLoggedMessage has
-// only its Type.
+// frameLine is one line of a frameFile. Dir is the direction as seen by the worker. The
+// message is in Frame, Text or OTLP. If it is longer than maxLoggedMessage, only its Type is
+// logged.
 type frameLine struct {
 	Time   time.Time       `json:"time"`
 	Worker string          `json:"worker"`
 	Name   string          `json:"name,omitempty"`
 	Dir    string          `json:"dir"`
 	Bytes  int             `json:"bytes"`
-	Frame  json.RawMessage `json:"frame,omitempty"` // a message of the protocol
+	Frame  json.RawMessage `json:"frame,omitempty"` // a protocol message
 	Text   *string         `json:"text,omitempty"`  // a message that is not JSON
 	Prefix string          `json:"prefix,omitempty"`
-	OTLP   json.RawMessage `json:"otlp,omitempty"` // telemetry, whose prefix is in Prefix
-	Type   string          `json:"type,omitempty"` // the type of a message that is too long to write
+	OTLP   json.RawMessage `json:"otlp,omitempty"` // telemetry without its prefix
+	Type   string          `json:"type,omitempty"` // the type of a message that is too long to log
 }
 
-// newFrameFile creates or truncates the file. Only the user can read it, because it contains
-// the data that workers send. If a write fails, warn is called with the first error.
+// newFrameFile creates or truncates the file. Only the current user can read it, because it
+// contains worker data. warn receives the first write error.
 func newFrameFile(name string, warn func(error)) (*frameFile, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("frames: %w", err)
 	}
-	// An existing file keeps its permissions when it is opened.
+	// Opening an existing file does not change its permissions.
 	info, err := file.Stat()
 	if err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
 		err = os.Chmod(name, 0o600)
@@ -61,10 +61,9 @@ func newFrameFile(name string, warn func(error)) (*frameFile, error) {
 	return &frameFile{file: file, warn: warn}, nil
 }
 
-// Close closes the file.
 func (f *frameFile) Close() error { return f.file.Close() }
 
-// add writes a message. It is the engine's hook and lets every message pass.
+// add logs a message. It is an engine hook that lets all messages pass.
 func (f *frameFile) add(frame iiitest.Frame) iiitest.Verdict {
 	line := append(lineOf(frame), '\n')
 	f.mu.Lock()
@@ -76,7 +75,7 @@ func (f *frameFile) add(frame iiitest.Frame) iiitest.Verdict {
 	return iiitest.Verdict{}
 }
 
-// addTelemetry writes the telemetry that arrived over connections used only for telemetry.
+// addTelemetry logs the telemetry received over separate telemetry connections.
 func (f *frameFile) addTelemetry(frames []iiitest.TelemetryFrame) {
 	for _, t := range frames {
 		if t.Worker == "" {
@@ -85,7 +84,7 @@ func (f *frameFile) addTelemetry(frames []iiitest.TelemetryFrame) {
 	}
 }
 
-// lineOf returns the line of a message, with its secrets masked.
+// lineOf encodes a message as a line, with secrets masked.
 func lineOf(frame iiitest.Frame) []byte {
 	line := frameLine{Time: frame.Time.UTC(), Worker: frame.Worker, Name: frame.WorkerName, Dir: "send", Bytes: len(frame.Message)}
 	if frame.Direction == iiitest.FromEngine {
@@ -114,13 +113,13 @@ func lineOf(frame iiitest.Frame) []byte {
 		line.Frame = redacted
 	}
 	b, err := json.Marshal(line)
-	if err != nil { // cannot happen: all parts are valid
+	if err != nil { // cannot happen: all parts are valid JSON
 		return []byte(fmt.Sprintf(`{"error":%q}`, err))
 	}
 	return b
 }
 
-// redact returns a JSON message with its secrets masked, or nil if message is not JSON.
+// redact returns message with secrets masked, or nil if it is not JSON.
 func redact(message []byte) json.RawMessage {
 	if !json.Valid(message) {
 		return nil

@@ -56,7 +56,6 @@ func TestLineOf(t *testing.T) {
 	}
 }
 
-// The file contains all messages in order, without secrets.
 func TestFrames(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "frames.jsonl")
 	if err := os.WriteFile(name, []byte("of the last run"), 0o644); err != nil { // with permissions for other users
@@ -143,8 +142,8 @@ func TestFrames(t *testing.T) {
 	}
 	want := []string{
 		"recv workerregistered ", "send invokefunction engine::workers::register", "recv invocationresult engine::workers::register",
-		"send ping ", "recv pong ", // the functions are accepted
-		"send ping ", "recv pong ", // the triggers are accepted
+		"send ping ", "recv pong ", // functions accepted
+		"send ping ", "recv pong ", // triggers accepted
 		"send invokefunction engine::channels::create", "recv invocationresult engine::channels::create",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -12,8 +12,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// guardConfig is the configuration of a listener for workers. It has the keys of the
-// engine's configuration.
+// guardConfig is the config of -guard. It has the keys of the engine's configuration.
 type guardConfig struct {
 	Host       string      `json:"host"`
 	Port       uint16      `json:"port"`
@@ -30,7 +29,7 @@ type rbacConfig struct {
 	Expose        []exposeConfig `json:"expose_functions"`
 }
 
-// exposeConfig is the text match("pattern"), or an object with either match or
+// exposeConfig is encoded as the string match("pattern"), or as an object with match or
 // metadata.
 type exposeConfig struct{ iiitest.ExposeFilter }
 
@@ -50,7 +49,7 @@ func (x *exposeConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// guardOption returns the option for a -guard flag.
+// guardOption returns the option for the config of -guard.
 func guardOption(config string) (iiitest.Option, error) {
 	c := guardConfig{Host: "127.0.0.1", Port: 49135}
 	if err := decodeStrictly(config, &c); err != nil {
@@ -71,14 +70,13 @@ func guardOption(config string) (iiitest.Option, error) {
 	return iiitest.WithGuard(g), nil
 }
 
-// decodeStrictly decodes one JSON value. It rejects unknown keys, which are most likely
-// mistakes.
+// decodeStrictly decodes one JSON value. It rejects unknown keys, which are probably typos.
 func decodeStrictly(text string, into any) error {
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()
 	switch err := d.Decode(into); {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("unexpected end of the JSON")
+		return errors.New("unexpected end of JSON")
 	case err != nil:
 		return err
 	}

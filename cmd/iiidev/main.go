@@ -1,56 +1,59 @@
-// Command iiidev runs the development engine of package iiitest as a program. It is
-// an engine for writing and testing workers, and keeps everything in memory.
+// Command iiidev runs the development engine of package iiitest, for writing and testing
+// workers. It keeps all data in memory.
 //
 //	iiidev [flags]
 //
-// The flags -listen, -http and -stream set the addresses of the worker protocol, of
-// the HTTP triggers and of the stream socket; they default to the engine's ports on
-// the loopback interface. -console sets the address of the console, a page that shows
-// the activity of the engine; it defaults to http://127.0.0.1:3113/, and "" disables
-// it. The address must be on the loopback interface, unless -console-exposed is set:
-// then anyone who can reach the address sees the payloads, traces and logs of all
-// workers, without a password. Each -queue adds a named queue. Its config is JSON with
-// the keys of the engine's queue_configs, for example
+// -listen, -http and -stream set the addresses for workers, HTTP triggers and the stream
+// socket. They default to the engine's standard ports on the loopback interface.
+//
+// -console sets the address of the console, a web page that shows the activity of the engine.
+// The default is http://127.0.0.1:3113/, and "" disables the console. The address must be on
+// the loopback interface unless -console-exposed is set. An exposed console has no password:
+// anyone who can reach it sees the payloads, traces and logs of all workers.
+//
+// Each -queue adds a named queue. The queue's config is JSON with the keys of the engine's
+// queue_configs, for example
 //
 //	-queue 'payments={"type":"fifo","message_group_field":"account"}'
 //
-// -guard opens a second, guarded listener for workers. Its config is JSON with the
+// -guard opens a second listener for workers, with access control. Its config is JSON with the
 // keys of the engine's worker manager, for example
 //
 //	-guard '{"port":49135,"rbac":{"auth_function_id":"gate::auth","expose_functions":["match(\"public::*\")"]}}'
 //
-// Its host defaults to 127.0.0.1 and its port to 49135; without rbac everything is
-// permitted. -stream-auth names the function that authenticates connections to the
-// stream socket. Each -http-middleware names a function that the engine calls for each
-// request to the HTTP triggers, in the order of the flags. -http-timeout limits the
-// duration of these requests. -queue-provider=false omits engine::queue::enqueue, for
-// use with a worker that provides it. -bridge names another engine; bridge.invoke and
-// bridge.invoke_async call its functions.
+// The host defaults to 127.0.0.1 and the port to 49135. Without rbac, everything is permitted.
 //
-// -protocol selects the generation of the worker protocol that the engine speaks: 0.23,
-// 0.25 or 0.26. The default is 0.26, to which workers of all three generations can
-// connect. The environment variable III_PROTOCOL changes the default. With
-// -strict-protocol the engine accepts no triggers when it speaks 0.26.
+// -stream-auth names the function that authenticates connections to the stream socket. Each
+// -http-middleware names a function that the engine calls for every request to an HTTP
+// trigger, in the order of the flags. -http-timeout limits the duration of these requests.
 //
-// The program keeps the most recent messages between workers and the engine
-// (-keep-messages), telemetry (-keep-telemetry), and payloads of invocations for the
-// console (-keep-invocations). The flags limit the memory for each of these; the default
-// is 8MiB.
+// -queue-provider=false removes engine::queue::enqueue, so a worker can provide it. With
+// -bridge, the functions bridge.invoke and bridge.invoke_async call functions of the engine at
+// the given address.
 //
-// -frames names a file for the messages between workers and the engine. Each line is a
-// JSON object with the time, the id and the name of the worker, the direction from the
-// worker's point of view (send or recv), the length in bytes and, up to 64 KiB, the
-// message: as frame if it is JSON, as text if it is not, as prefix and otlp if it is
-// telemetry. Telemetry from separate connections follows at the end. The program masks
-// cookies, keys of channels, and the values of keys that name a secret, such as
-// password or reattach_token, also in attributes of telemetry and in texts that contain
-// JSON; everything else is written as it was sent. Only the user can read the file.
+// -protocol selects the version of the worker protocol: 0.23, 0.25 or 0.26. The default is the
+// environment variable III_PROTOCOL or, if that is unset, 0.26. Workers of all three versions
+// can connect to a 0.26 engine. With -strict-protocol, a 0.26 engine ignores triggers.
 //
-// The environment variable III_NAMESPACE_GRACE_MS has the same meaning as for the
-// engine: the time in milliseconds that a worker has to declare its namespace.
-// References such as ${NAME:default} in configuration values, and the secrets of
-// functions invoked over HTTP, resolve to environment variables. With -v the program
-// also logs the activity of workers and dropped messages. SIGINT or SIGTERM ends it.
+// The engine keeps the most recent worker messages (-keep-messages), telemetry
+// (-keep-telemetry) and, for the console, invocation payloads (-keep-invocations). Each flag
+// limits the memory used; the default is 8MiB.
+//
+// -frames writes the messages between workers and the engine to a file, which only the current
+// user can read. Each line is a JSON object with the time, the id and name of the worker, the
+// direction as seen by the worker (send or recv), and the length in bytes. Messages of up to
+// 64 KiB are included in full: as frame if they are JSON, as prefix and otlp if they are
+// telemetry, and as text otherwise. Telemetry from separate connections is appended at the
+// end. Cookies, channel keys and the values of keys that name a secret, such as password or
+// reattach_token, are masked, including those in telemetry attributes and in strings that
+// contain JSON. Everything else is written as sent.
+//
+// As in the engine, the environment variable III_NAMESPACE_GRACE_MS limits, in milliseconds,
+// how long a worker may take to declare its namespace. References such as ${NAME:default} in
+// configuration values, and the secrets of functions invoked over HTTP, resolve to environment
+// variables.
+//
+// With -v, iiidev also logs worker activity and dropped messages. SIGINT or SIGTERM stops it.
 package main
 
 import (
@@ -84,11 +87,11 @@ func main() {
 	}
 }
 
-// keptItems is the maximum number of messages, spans and so on that are kept, regardless
-// of their size.
+// keptItems is the maximum number of items of each kind, such as messages and spans, that the
+// engine keeps.
 const keptItems = 20_000
 
-// size is a flag value: a number of bytes, with an optional unit.
+// size is a flag value: a number of bytes with an optional unit.
 type size int
 
 func (s *size) String() string {
@@ -117,20 +120,20 @@ func (s *size) Set(text string) error {
 	return nil
 }
 
-// run serves until ctx ends. env returns environment variables.
+// run serves until ctx is done. It reads environment variables with env.
 func run(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("iiidev", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the full usage would bury the error
 	listen := flags.String("listen", "127.0.0.1:49134", "address for workers")
-	http := flags.String("http", "127.0.0.1:3111", "address of the HTTP triggers")
-	stream := flags.String("stream", "127.0.0.1:3112", "address of the stream socket")
-	console := flags.String("console", "127.0.0.1:3113", "address of the console, on the loopback interface; \"\" disables it")
+	http := flags.String("http", "127.0.0.1:3111", "address for HTTP triggers")
+	stream := flags.String("stream", "127.0.0.1:3112", "address for the stream socket")
+	console := flags.String("console", "127.0.0.1:3113", "address for the console, on the loopback interface; \"\" disables the console")
 	exposed := flags.Bool("console-exposed", false, "allow any address for -console; anyone who can reach it sees the payloads, traces and logs of all workers, without a password")
 	keep := struct{ messages, telemetry, invocations size }{8 << 20, 8 << 20, 8 << 20}
-	flags.Var(&keep.messages, "keep-messages", "maximum `size` of the worker messages that are kept in memory")
-	flags.Var(&keep.telemetry, "keep-telemetry", "maximum `size` of the telemetry that is kept, separately for frames, finished spans, announced spans, log records and metrics")
-	flags.Var(&keep.invocations, "keep-invocations", "maximum `size` of the payloads that the console keeps, separately for worker functions and the engine's own functions")
-	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "time limit of a request to the HTTP triggers")
+	flags.Var(&keep.messages, "keep-messages", "maximum total `size` of the worker messages kept in memory")
+	flags.Var(&keep.telemetry, "keep-telemetry", "maximum total `size` of the telemetry kept in memory, separately for frames, finished spans, announced spans, log records and metrics")
+	flags.Var(&keep.invocations, "keep-invocations", "maximum total `size` of the payloads kept for the console, separately for worker functions and the engine's own functions")
+	httpTimeout := flags.Duration("http-timeout", 30*time.Second, "time limit for a request to an HTTP trigger")
 	streamAuth := flags.String("stream-auth", "", "`function` that authenticates connections to the stream socket")
 	protocol := iiitest.Protocol026
 	if p := env("III_PROTOCOL"); p != "" {
@@ -138,11 +141,11 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 			return fmt.Errorf("III_PROTOCOL: %w", err)
 		}
 	}
-	flags.TextVar(&protocol, "protocol", protocol, "`generation` of the worker protocol: 0.23, 0.25 or 0.26; the default is III_PROTOCOL, or 0.26")
-	strict := flags.Bool("strict-protocol", false, "with -protocol 0.26, accept no triggers")
+	flags.TextVar(&protocol, "protocol", protocol, "`version` of the worker protocol: 0.23, 0.25 or 0.26; III_PROTOCOL changes the default")
+	strict := flags.Bool("strict-protocol", false, "with -protocol 0.26, ignore triggers")
 	provider := flags.Bool("queue-provider", true, "provide engine::queue::enqueue")
 	var more []iiitest.Option
-	flags.Func("http-middleware", "`function` that the engine calls for each request to the HTTP triggers; may be repeated", func(id string) error {
+	flags.Func("http-middleware", "`function` that the engine calls for each request to an HTTP trigger; may be repeated", func(id string) error {
 		more = append(more, iiitest.WithHTTPMiddleware(id))
 		return nil
 	})
@@ -167,7 +170,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 		more = append(more, iiitest.WithQueue(name, q))
 		return nil
 	})
-	frames := flags.String("frames", "", "write the messages between workers and the engine to a `file`")
+	frames := flags.String("frames", "", "write the messages between workers and the engine to `file`")
 	verbose := flags.Bool("v", false, "log the activity of workers and dropped messages")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		flags.SetOutput(stderr)
@@ -217,7 +220,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	var taken *net.OpError
 	switch {
 	case errors.As(err, &taken) && taken.Op == "listen":
-		return fmt.Errorf("%w\nIs an engine already running there? -listen, -http, -stream and -console choose other addresses; port 0 selects a free port", err)
+		return fmt.Errorf("%w\nIs another engine running there? Set other addresses with -listen, -http, -stream and -console; port 0 selects a free port", err)
 	case err != nil:
 		return err
 	}

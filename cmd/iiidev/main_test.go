@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 
 func noEnv(string) string { return "" }
 
-// runProgram runs the program on free ports until the test ends. It returns the printed
-// addresses by name.
+// runProgram runs iiidev on free ports until the test ends. It returns the printed addresses
+// by name.
 func runProgram(t *testing.T, args ...string) map[string]string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -58,11 +58,11 @@ func runProgram(t *testing.T, args ...string) map[string]string {
 		name, url, _ := strings.Cut(line, " ")
 		addresses[name] = strings.TrimSpace(url)
 	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }() // discard the output until run ends
+	go func() { _, _ = io.Copy(io.Discard, lines) }() // keep reading, or run would block
 	return addresses
 }
 
-// worker connects a client, on which prepare has registered functions.
+// worker connects a client after prepare has registered its functions.
 func worker(t *testing.T, url string, prepare func(c *iii.Client) error, opts ...iii.Option) (*iii.Client, error) {
 	t.Helper()
 	c, err := iii.New(url, append(opts, iii.WithName(t.Name()+url))...)
@@ -78,7 +78,6 @@ func worker(t *testing.T, url string, prepare func(c *iii.Client) error, opts ..
 	return c, c.Connect(t.Context())
 }
 
-// The engine has everything that the flags configure.
 func TestRun(t *testing.T) {
 	t.Setenv("IIIDEV_TEST_TOKEN", "s3cret")
 	addresses := runProgram(t,
@@ -223,7 +222,7 @@ func TestRunWithoutQueueProvider(t *testing.T) {
 	}
 }
 
-// Without the section rbac everything is permitted, as in the engine.
+// As in the engine, everything is permitted without rbac.
 func TestRunGuardWithoutRBAC(t *testing.T) {
 	c, err := worker(t, runProgram(t, "-guard", `{"port":0}`)["guarded"], nil)
 	if err != nil {
@@ -262,7 +261,7 @@ func TestRunRefuses(t *testing.T) {
 		{"a size that is no number", "-keep-messages many", "", "want a number of bytes"},
 		{"a size below nothing", "-keep-telemetry -1", "", "want a number of bytes"},
 		{"a size beyond numbers", "-keep-invocations 9999999999GiB", "", "want a number of bytes"},
-		{"an address in use", "-listen " + taken, "", "choose other addresses"},
+		{"an address in use", "-listen " + taken, "", "Set other addresses"},
 		{"a grace period of nothing", "-listen 127.0.0.1:0", "0", "WithNamespaceGrace"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

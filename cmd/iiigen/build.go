@@ -12,33 +12,33 @@ import (
 	"strings"
 )
 
-// op is the kind of a Go type expression.
+// op is the kind of a Go type.
 type op int
 
 const (
 	opRaw   op = iota // json.RawMessage
-	opPrim            // a predeclared Go type or a type of package time
+	opPrim            // a predeclared type or time.Time
 	opNamed           // a declared type
-	opList            // a list of elements
-	opMap             // a map from member names to values
-	opArray           // an array with a fixed number of elements
-	opBytes           // bytes encoded as base64, or null
+	opList            // a list
+	opMap             // a map with string keys
+	opArray           // an array
+	opBytes           // []byte encoded as base64; nil is null
 )
 
-// expr is an expression that denotes a Go type.
+// expr denotes a Go type.
 type expr struct {
 	op   op
 	prim string
 	decl *decl
 	elem *use
 	n    int
-	why  string // why the type is only json.RawMessage; "" if no explanation is needed
+	why  string // why no more specific type is possible; "" if no explanation is needed
 }
 
-// use is a Go type as it is used in one place.
+// use is a Go type in one place, which may allow null.
 type use struct {
 	*expr
-	null bool // null is allowed as well
+	null bool // null is allowed
 }
 
 // form is the kind of a declaration.
@@ -50,37 +50,37 @@ const (
 	formConst
 	formUnion
 	formTuple
-	formDefined // a list or map that contains itself
+	formDefined // a recursive list or map, or an array
 	formAlias
-	formPhantom // not declared; only a part of other names
+	formPhantom // not declared; its name only prefixes those of its children
 )
 
 // decl is a type declaration.
 type decl struct {
 	form form
 	doc  string
-	why  string // reason, for an alias of json.RawMessage
+	why  string // explanation for an alias of json.RawMessage
 
-	// preferred holds the preferred names. If it is empty, suffix is appended to the name of
-	// the parent instead.
+	// preferred lists the preferred names. If it is empty, the name is that of the parent
+	// followed by suffix.
 	preferred []string
 	parent    *decl
 	suffix    string
 	name      string
 	group     *group
-	children  []*decl // in the order of creation
+	children  []*decl // in order of creation
 
 	fields     []*field
-	additional *use // additional members of a struct
+	additional *use // type of a struct's additional members
 	values     []enumValue
-	base       string // underlying type of an enum: string, int or float64
-	constant   string // value of a const, as JSON
+	base       string // underlying type of an enumeration: string, int or float64
+	constant   string // JSON encoding of a constant
 	variants   []*variant
-	items      []use // elements of a tuple
+	items      []use // element types of a tuple
 	rest       *use
 	minItems   int
-	to         use  // target of an alias or a defined type
-	root       bool // input or output of a function: the type has a JSONSchema method
+	to         use  // target of an alias or defined type
+	root       bool // generated from a root schema, so it has a JSONSchema method
 	schemaOf   string
 	part       string
 }
@@ -107,32 +107,31 @@ type variant struct {
 	shape shape
 }
 
-// shape describes the JSON values that match a variant of a union.
+// shape describes the JSON values that a union variant accepts.
 type shape struct {
 	kind     string // object, array, string, number, integer, boolean, or "" for any
 	required []string
 	known    []string
-	tags     map[string]string // JSON of the constant members, by member name
-	values   []string          // JSON of the permitted values, if they are enumerated
+	tags     map[string]string // constant members by name, as JSON
+	values   []string          // permitted values as JSON, if they are enumerated
 	closed   bool
 }
 
-// maxDecls bounds the number of types for one schema, because alternatives multiply when they
-// are merged.
+// maxDecls is the maximum number of types per schema. Merging alternatives can multiply them.
 const maxDecls = 1000
 
-// maxDepth bounds the nesting depth of schemas.
+// maxDepth is the maximum nesting depth of a schema.
 const maxDepth = 200
 
-// builder builds the types of one schema.
+// builder builds the types of one schema document.
 type builder struct {
 	g      *generation
 	doc    document
 	group  *group
-	about  string           // function and part of the schema, for messages
-	method string           // prefix for definitions whose names collide
-	memo   map[string]*memo // memos by reference
-	merges map[string]*memo // memos by the text of the merged schema
+	about  string           // function id and part, for notes
+	method string           // prefix for names of definitions that collide
+	memo   map[string]*memo // keyed by reference
+	merges map[string]*memo // keyed by the JSON encoding of the merged schema
 	decls  int
 	depth  int
 }
@@ -140,17 +139,17 @@ type builder struct {
 type memo struct {
 	use     use
 	done    bool
-	pending *decl // the declaration of a type that refers to itself
+	pending *decl // declaration of a recursive type whose form is not known yet
 	slot    use
 }
 
-// build returns the Go type for a schema. at is the JSON pointer of the schema. If the type
-// needs a declaration, its name is derived from parent and suffix.
+// build returns the Go type for s. at is the JSON pointer of s. If the type needs a
+// declaration, its name is derived from parent and suffix.
 func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	b.depth++
 	defer func() { b.depth-- }()
 	if b.depth > maxDepth {
-		return b.raw(at, "the schema is nested too deep")
+		return b.raw(at, "the schema is nested too deeply")
 	}
 	if ref, ok := s["$ref"].(string); ok {
 		beside := maps.Clone(s)
@@ -169,7 +168,7 @@ func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	return b.form(s, at, parent, suffix, nil)
 }
 
-// raw returns json.RawMessage and, unless why is empty, records the reason.
+// raw returns json.RawMessage. Unless why is empty, raw also records a note.
 func (b *builder) raw(at, why string) use {
 	if why != "" {
 		b.g.note(b.about, at, why)
@@ -179,10 +178,10 @@ func (b *builder) raw(at, why string) use {
 
 func prim(name string) use { return use{expr: &expr{op: opPrim, prim: name}} }
 
-// newDecl creates a declaration, either for the definition of slot or below a parent.
+// newDecl declares a type, either for the definition in slot or as a child of parent.
 func (b *builder) newDecl(f form, s schema, parent *decl, suffix string, slot *memo) (*decl, use) {
 	d := &decl{form: f, doc: textOf(s), parent: parent, suffix: suffix, group: b.group}
-	if slot != nil && slot.pending != nil { // the type was referred to before its form was known
+	if slot != nil && slot.pending != nil { // a recursive reference has already declared the type
 		pending := slot.pending
 		pending.form, pending.doc = f, d.doc
 		d = pending
@@ -194,7 +193,7 @@ func (b *builder) newDecl(f form, s schema, parent *decl, suffix string, slot *m
 	return d, u
 }
 
-// adopt attaches a declaration to the definitions or to its parent.
+// adopt appends d to its parent's children or, without a parent, to the definitions.
 func (b *builder) adopt(d *decl, slot *memo) {
 	if slot != nil && slot.slot.expr != nil { // a definition
 		proto := slot.slot.decl
@@ -212,8 +211,8 @@ func textOf(s schema) string {
 	return text
 }
 
-// reference returns the Go type for the target of a $ref. A definition is declared only once,
-// even if several functions contain the same definition.
+// reference returns the Go type for the target of ref. A definition shared by several
+// functions is declared only once.
 func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	target, err := b.doc.resolve(ref)
 	if err != nil {
@@ -223,7 +222,7 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 		if m.done {
 			return m.use
 		}
-		if m.use.expr != nil { // the declaration exists and is being filled
+		if m.use.expr != nil { // the declaration exists but is still incomplete
 			return m.use
 		}
 		if m.pending == nil {
@@ -251,14 +250,14 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 		proto := &decl{parent: parent, suffix: suffix, group: b.group}
 		m.slot = use{expr: &expr{op: opNamed, decl: proto}}
 	}
-	if m.slot.expr != nil && m.slot.decl.parent == nil { // nested types are named after it
+	if m.slot.expr != nil && m.slot.decl.parent == nil { // nested types are named after the definition
 		parent, suffix = m.slot.decl, ""
 	}
 	u := b.formOf(target, ref, parent, suffix, m)
 	if m.slot.expr != nil {
 		b.g.place(u, m.slot.decl)
 	}
-	if m.pending != nil && m.use.expr == nil { // a list or map that contains itself
+	if m.pending != nil && m.use.expr == nil { // a recursive list or map
 		m.pending.to = u
 		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
 	}
@@ -269,8 +268,8 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	return u
 }
 
-// merged is like formOf, for a schema that results from a merge. Equal merged schemas share
-// one type, so building a schema that refers to itself through a merge terminates.
+// merged is like formOf, but for a merged schema. Equal merged schemas share one type. Without
+// that, a schema that refers to itself through a merge would never be finished.
 func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	key := literalOf(s)
 	if m := b.merges[key]; m != nil {
@@ -300,7 +299,7 @@ func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot 
 	return u
 }
 
-// formOf is like form, for a schema that may be a reference.
+// formOf is like form, but s may be a reference.
 func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	if _, ok := s["$ref"]; ok {
 		return b.build(s, at, parent, suffix)
@@ -308,13 +307,13 @@ func (b *builder) formOf(s schema, at string, parent *decl, suffix string, slot 
 	return b.form(s, at, parent, suffix, slot)
 }
 
-// maxShared bounds the size of the definitions that functions can share, because the cost of
-// comparing definitions grows with their size.
+// maxShared is the maximum number of definitions in a closure. The cost of comparing closures
+// grows with their size.
 const maxShared = 200
 
-// closure returns a text that identifies a definition together with all definitions that it
-// refers to, directly or indirectly. It returns "" if a reference points elsewhere or if there
-// are more than maxShared definitions.
+// closure returns a string that identifies a definition together with all definitions
+// reachable from it. It returns "" if a reference does not point to a definition, or if more
+// than maxShared definitions are reachable.
 func (b *builder) closure(ref string) string {
 	reached := make(map[string]any)
 	var visit func(v any) bool
@@ -358,15 +357,15 @@ func (b *builder) closure(ref string) string {
 	return ref + "\n" + string(raw)
 }
 
-// form returns the Go type for a schema without a reference. If the schema is a definition,
-// slot holds the state of that definition.
+// form returns the Go type for a schema other than a reference. slot is the memo of the
+// definition being built, or nil.
 func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	if isFalse(demands(s)) {
 		return b.raw(at, "no value satisfies the schema")
 	}
 	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
 		if s[keyword] != nil {
-			return b.raw(at, keyword+" cannot be followed")
+			return b.raw(at, keyword+" is not supported here")
 		}
 	}
 	if b.decls > maxDecls {
@@ -391,7 +390,7 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 		types = slices.DeleteFunc(slices.Clone(types), func(t string) bool { return t == "null" })
 		if len(types) == 0 {
 			u := b.raw(at, "")
-			u.why = "null is the only value"
+			u.why = "null is the only allowed value"
 			return u
 		}
 		null = true
@@ -445,24 +444,24 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	case "object":
 		u = b.object(s, at, parent, suffix, slot, null)
 	default:
-		return b.raw(at, fmt.Sprintf("there is no type %q", t))
+		return b.raw(at, fmt.Sprintf("the type %q does not exist", t))
 	}
 	u.null = u.null || null
 	return u
 }
 
-// typeless returns the reason why no Go type can represent s, a schema without a type. It
-// returns "" if the schema allows any value.
+// typeless explains why s, a schema without a type, has no specific Go type. It returns "" if
+// s allows any value.
 func typeless(s schema) string {
 	demanded := demands(s)
 	delete(demanded, "nullable")
 	if _, ok := demanded["type"]; ok && len(typesOf(s)) == 0 {
-		return "the type is " + kindOf(s["type"]) + ", which names none"
+		return "the value of type is " + kindOf(s["type"])
 	}
 	if len(demanded) == 0 {
 		return ""
 	}
-	return "the schema names no type, only " + strings.Join(slices.Sorted(maps.Keys(demanded)), ", ")
+	return "the schema has no type, only " + strings.Join(slices.Sorted(maps.Keys(demanded)), ", ")
 }
 
 // guessType infers the type of a schema from its other keywords.
@@ -480,8 +479,7 @@ func guessType(s schema) string {
 	return ""
 }
 
-// allOf merges the parts of an allOf. If there is only one part, that part keeps its own
-// declaration.
+// allOf merges the parts of an allOf. A single reference keeps its own declaration.
 func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	parts, ok := listOf(s["allOf"])
 	if !ok {
@@ -505,7 +503,7 @@ func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *
 	if text := textOf(s); text != "" {
 		merged["description"] = text
 	}
-	b.decls++ // nested merges count as well, so they terminate
+	b.decls++ // count merges too, so nested merges terminate
 	return b.merged(merged, at, parent, suffix, slot)
 }
 
@@ -545,18 +543,18 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		}
 		branches = append(branches, branch{p, place, false})
 	}
-	if onlyConditions { // they only list required members and declare none
+	if onlyConditions { // the branches only add conditions, such as required
 		return b.formOf(base, at, parent, suffix, slot)
 	}
 	if len(common) > 0 {
-		if types := typesOf(common); len(types) > 0 { // null is either one of the common types or not allowed
+		if types := typesOf(common); len(types) > 0 { // null must also be one of the common types
 			null = null && slices.Contains(types, "null")
 		}
 		var possible []branch
 		for _, br := range branches {
 			merged, err := b.doc.merge(common, br.s, 0)
 			if errors.Is(err, errUnsatisfiable) || err == nil && !satisfiable(merged) {
-				continue // no value has this shape
+				continue // no value can match this branch
 			}
 			if err != nil {
 				return b.raw(at, err.Error())
@@ -570,7 +568,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 	case 0:
 		u := b.raw(at, "")
 		if null {
-			u.why = "null is the only value"
+			u.why = "null is the only allowed value"
 		} else {
 			u = b.raw(at, "no value satisfies the schema")
 		}
@@ -593,9 +591,9 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		return u
 	}
 
-	// Constants of the same type form an enumeration. Each value can have a description.
+	// Constants of one type form an enumeration. Each can have its own description.
 	var values []any
-	docs := make(map[string]string) // by value
+	docs := make(map[string]string) // keyed by the JSON encoding of the value
 	for _, br := range branches {
 		list, ok := constants(br.s)
 		if _, isRef := br.s["$ref"]; isRef || !ok {
@@ -642,7 +640,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 			u.null = true
 		}
 		if v.use.op == opRaw && v.shape.kind == "" {
-			continue // the variant of any shape receives the values that match no other variant
+			continue // the field Raw covers values of any shape
 		}
 		if twin := slices.IndexFunc(d.variants, func(o *variant) bool { return sameUse(o.use, v.use) }); twin >= 0 {
 			o := d.variants[twin]
@@ -658,7 +656,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 	return u
 }
 
-// satisfiable returns false if the constants in a schema exclude each other.
+// satisfiable returns false if s has a const that its enum does not contain.
 func satisfiable(s schema) bool {
 	c, hasConst := s["const"]
 	list, hasEnum := s["enum"].([]any)
@@ -673,7 +671,7 @@ func branches0[T any](list []T, f func(T) schema) []schema {
 	return all
 }
 
-// widen returns a shape that covers the values of both shapes.
+// widen returns a shape that accepts the values of both a and b.
 func widen(a, b shape) shape {
 	if a.kind != b.kind {
 		if a.kind+b.kind == "numberinteger" || a.kind+b.kind == "integernumber" {
@@ -687,7 +685,7 @@ func widen(a, b shape) shape {
 	return shape{kind: a.kind, values: append(slices.Clone(a.values), b.values...)}
 }
 
-// sameUse reports whether two uses denote the same Go type.
+// sameUse reports whether a and b are the same Go type, regardless of null.
 func sameUse(a, b use) bool {
 	if a.op != b.op || a.prim != b.prim || a.decl != b.decl || a.n != b.n {
 		return false
@@ -715,8 +713,7 @@ func sameKind(values []any) bool {
 	return kindOf(values[0]) != "an object" && kindOf(values[0]) != "an array" && values[0] != nil
 }
 
-// commonTag returns the name of a property that has a different constant in each of the
-// schemas.
+// commonTag returns the name of a property that has a different constant value in each schema.
 func (b *builder) commonTag(all []schema) string {
 	var candidates map[string]map[string]bool
 	for i, s := range all {
@@ -743,7 +740,7 @@ func (b *builder) commonTag(all []schema) string {
 	return ""
 }
 
-// tagsOf returns the constant properties of an object schema, with their values encoded as
+// tagsOf returns the constant properties of an object schema by name, with their values as
 // JSON.
 func (b *builder) tagsOf(s schema) map[string]string {
 	s, err := b.flat(s)
@@ -770,8 +767,7 @@ func (b *builder) tagsOf(s schema) map[string]string {
 	return tags
 }
 
-// flat returns a schema with its references and allOf merged into it, or an error if they
-// cannot be merged.
+// flat returns s with its references and allOf merged into it.
 func (b *builder) flat(s schema) (schema, error) {
 	s, err := b.doc.deref(s, 0)
 	if err != nil {
@@ -794,8 +790,8 @@ func (b *builder) flat(s schema) (schema, error) {
 	return s, nil
 }
 
-// shapeOf returns the shape of the values that a schema allows. The shape is only as detailed
-// as necessary to distinguish variants.
+// shapeOf returns the shape of the values that s allows. The shape has only the details that
+// distinguish variants.
 func (b *builder) shapeOf(s schema) shape {
 	s, err := b.flat(s)
 	if err != nil {
@@ -833,7 +829,7 @@ func (b *builder) shapeOf(s schema) shape {
 	return sh
 }
 
-// variantName returns the field name of a variant in a union.
+// variantName returns the name of the union field for a variant.
 func (b *builder) variantName(s, resolved schema, tag string) string {
 	if value, ok := b.tagsOf(resolved)[tag]; ok && tag != "" {
 		var text string
@@ -882,7 +878,7 @@ func (b *builder) variantName(s, resolved schema, tag string) string {
 	return goName(t)
 }
 
-// literalOf encodes a constant as JSON.
+// literalOf returns the JSON encoding of v.
 func literalOf(v any) string {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -904,14 +900,14 @@ func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix s
 			kept = append(kept, v)
 		}
 	}
-	if types := typesOf(s); len(types) > 0 { // constants of other types are not valid values
+	if types := typesOf(s); len(types) > 0 { // constants of other types are never valid
 		kept = slices.DeleteFunc(kept, func(v any) bool { return !hasType(v, types) })
 		null = null && slices.Contains(types, "null")
 	}
 	switch {
 	case len(kept) == 0 && null:
 		u := b.raw(at, "")
-		u.why = "null is the only value"
+		u.why = "null is the only allowed value"
 		return u
 	case len(kept) == 0:
 		return b.raw(at, "no value satisfies the schema")
@@ -927,7 +923,7 @@ func (b *builder) enum(s schema, values []any, at string, parent *decl, suffix s
 		u.null = null
 		return u
 	case slices.ContainsFunc(kept, beyondFloat):
-		return b.raw(at, "a number is out of the range of float64")
+		return b.raw(at, "a number exceeds the range of float64")
 	}
 	if _, isBool := kept[0].(bool); isBool && len(kept) == 2 {
 		u := prim("bool")
@@ -990,7 +986,7 @@ func allSame(items []use) bool {
 	return true
 }
 
-// maxArray bounds the length of Go arrays; longer arrays become slices.
+// maxArray is the maximum length of a Go array. Longer arrays become slices.
 const maxArray = 64
 
 func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *memo) use {
@@ -1016,7 +1012,7 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 			if i, _ := n.Int64(); i < int64(len(prefix)) {
 				d.minItems = max(0, int(i))
 			}
-		} else if restKey == "additionalItems" { // zod and pydantic write it explicitly; draft 7 has no default
+		} else if restKey == "additionalItems" {
 			d.minItems = len(prefix)
 		}
 		if r, ok := asSchema(restSchema); ok && !isFalse(r) {
@@ -1063,7 +1059,7 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 		}
 		extraSchema, closed = e, isFalse(e)
 	}
-	if len(patterns) > 0 { // a single pattern determines the type of all members if nothing else is allowed
+	if len(patterns) > 0 { // a single pattern determines the member type if no other members are allowed
 		e := schema{}
 		if len(patterns) == 1 && (closed || !hasExtra) {
 			for _, v := range patterns {
@@ -1081,7 +1077,7 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 	}
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
 		if !speakable(name) {
-			why := fmt.Sprintf("no struct tag can hold the name %q", name)
+			why := fmt.Sprintf("the name %q is not valid in a struct tag", name)
 			b.g.note(b.about, at, why)
 			return use{expr: &expr{op: opMap, elem: &use{expr: &expr{op: opRaw}}, why: why}}
 		}
@@ -1115,7 +1111,7 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 			f.doc = textOf(ps)
 			f.use = b.build(ps, place, d, f.name)
 			if f.use.op == opNamed && f.use.decl.form == formConst && !f.required {
-				// The constant is the default value, or it distinguishes variants.
+				// The constant is the default, so the member always has this value.
 				if def, ok := ps["default"]; ok && literalOf(def) == f.use.decl.constant {
 					f.required = true
 				}
@@ -1130,8 +1126,8 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 	return u
 }
 
-// conditional returns the properties that the schema declares only under conditions. If
-// conditions declare different schemas for a property, it allows any value.
+// conditional returns the properties that s declares only conditionally. A property with
+// several different conditional schemas allows any value.
 func (b *builder) conditional(s schema) map[string]any {
 	var all []schema
 	for _, k := range []string{"then", "else"} {

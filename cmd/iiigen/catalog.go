@@ -15,19 +15,19 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// catalogVersion is the version of the catalogue format.
+// catalogVersion is the version of the catalog file format.
 const catalogVersion = 1
 
-// catalog holds the functions and trigger types of an engine.
+// catalog describes the functions and trigger types of an engine.
 type catalog struct {
 	Version      int           `json:"version"`
 	Functions    []function    `json:"functions"`
 	TriggerTypes []triggerType `json:"trigger_types"`
 
-	noObservers bool // the engine has none, and does not list what can be observed
+	noObservers bool // the engine lacks observer support, so it does not report Observable and Args
 }
 
-// function is a function as listed by the engine.
+// function describes a function as the engine lists it.
 type function struct {
 	ID          string          `json:"id"`
 	Namespace   string          `json:"namespace,omitempty"`
@@ -36,12 +36,12 @@ type function struct {
 	Metadata    json.RawMessage `json:"metadata,omitempty"`
 	Request     json.RawMessage `json:"request_schema,omitempty"`
 	Response    json.RawMessage `json:"response_schema,omitempty"`
-	Args        json.RawMessage `json:"args_schema,omitempty"` // schema of the arguments of its observers
-	Private     bool            `json:"private,omitempty"`     // the function can be observed but not called
+	Args        json.RawMessage `json:"args_schema,omitempty"` // schema of observer arguments
+	Private     bool            `json:"private,omitempty"`     // can be observed but not called
 	Observable  bool            `json:"observable,omitempty"`
 }
 
-// triggerType is a trigger type as listed by the engine.
+// triggerType describes a trigger type as the engine lists it.
 type triggerType struct {
 	ID          string          `json:"id"`
 	Namespace   string          `json:"namespace,omitempty"`
@@ -51,15 +51,15 @@ type triggerType struct {
 	Payload     json.RawMessage `json:"payload_schema,omitempty"`
 }
 
-// loadCatalog reads a saved catalogue.
+// loadCatalog reads a saved catalog.
 func loadCatalog(name string) (*catalog, error) {
 	raw, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("catalogue: %w", err)
+		return nil, fmt.Errorf("catalog: %w", err)
 	}
 	c, err := parseCatalog(raw)
 	if err != nil {
-		return nil, fmt.Errorf("catalogue %s: %w", name, err)
+		return nil, fmt.Errorf("catalog %s: %w", name, err)
 	}
 	return c, nil
 }
@@ -86,8 +86,8 @@ func parseCatalog(raw []byte) (*catalog, error) {
 	return &c, nil
 }
 
-// encode returns the catalogue in its file format: indented, ordered, and with sorted keys
-// in schemas, so that equal catalogues produce equal files.
+// encode returns the catalog in its file format. Functions, trigger types and the keys of
+// schemas are sorted, so equal catalogs produce equal files.
 func (c *catalog) encode() ([]byte, error) {
 	c.normalize()
 	raw, err := json.Marshal(c)
@@ -129,15 +129,14 @@ func (c *catalog) normalize() {
 	c.replaceDefaultNames()
 }
 
-// defaultName matches the default names of workers, which consist of the host, the process id
-// and possibly a number.
+// defaultName matches default worker names: the host, the process id and sometimes a number.
 var defaultName = regexp.MustCompile(`^.+:[0-9]+(:[0-9]+)?$`)
 
-// anonymous is the first character of the name that replaces a worker's default name.
+// anonymous is the prefix of names assigned by replaceDefaultNames.
 const anonymous = "#"
 
-// replaceDefaultNames replaces the default names of workers, which change with each start. The
-// new names only show which functions and trigger types belong to the same worker.
+// replaceDefaultNames replaces default worker names, which change with every start. Functions
+// and trigger types of the same worker get the same new name.
 func (c *catalog) replaceDefaultNames() {
 	names := make(map[string]string)
 	replace := func(worker *string, id string) {
@@ -157,8 +156,8 @@ func (c *catalog) replaceDefaultNames() {
 	}
 }
 
-// keepObservers copies the properties that concern observers from an earlier catalogue, for
-// functions listed by an engine that does not support observers.
+// keepObservers copies the observer properties of functions from an earlier catalog. It is
+// used if the current engine does not report them.
 func (c *catalog) keepObservers(before *catalog) {
 	for i := range c.Functions {
 		f := &c.Functions[i]
@@ -169,7 +168,7 @@ func (c *catalog) keepObservers(before *catalog) {
 	}
 }
 
-// present returns raw, or nil if raw is absent or null.
+// present returns raw without surrounding white space, or nil if it is empty or null.
 func present(raw json.RawMessage) json.RawMessage {
 	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
 		return nil
@@ -177,15 +176,15 @@ func present(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// selection selects the part of a catalogue to generate.
+// selection selects part of a catalog.
 type selection struct {
 	functions []string // patterns
-	triggers  []string // patterns; if empty, the workers of the selected functions decide
+	triggers  []string // patterns; may be empty, see selectFrom
 	namespace string
-	lenient   bool // patterns of functions may match nothing
+	lenient   bool // function patterns need not match anything
 }
 
-// pattern compiles a pattern, in which * stands for any characters.
+// pattern compiles a pattern in which * matches any characters.
 func pattern(p string) *regexp.Regexp {
 	parts := strings.Split(p, "*")
 	for i := range parts {
@@ -203,20 +202,19 @@ func matchesAny(patterns []string, id string) bool {
 	return false
 }
 
-// engineOwned reports whether the id is reserved for functions of the engine itself.
+// engineOwned reports whether id is reserved for the engine's own functions.
 func engineOwned(id string) bool { return strings.HasPrefix(id, "engine::") }
 
-// internal reports whether the engine lists a function only on request.
+// internal reports whether the engine lists the function only on request.
 func (f function) internal() bool {
 	var meta struct {
 		Internal bool `json:"internal"`
 	}
-	_ = json.Unmarshal(f.Metadata, &meta) // other metadata has no effect
+	_ = json.Unmarshal(f.Metadata, &meta) // ignore metadata of any other form
 	return engineOwned(f.ID) || meta.Internal
 }
 
-// named reports whether one of the patterns spells out the beginning of the id, rather than
-// matching it with a star.
+// named reports whether id matches a pattern that does not begin with *.
 func named(patterns []string, id string) bool {
 	for _, p := range patterns {
 		if prefix, _, _ := strings.Cut(p, "*"); prefix != "" && pattern(p).MatchString(id) {
@@ -226,12 +224,13 @@ func named(patterns []string, id string) bool {
 	return false
 }
 
-// builtinTriggers are the trigger types that have config types in package iii.
+// builtinTriggers lists the trigger types whose config types are in package iii.
 var builtinTriggers = []string{"http", "cron", "durable:subscriber", "subscribe", "state", "stream", "stream:join", "stream:leave", "log", "trace", "configuration"}
 
-// selectFrom returns the selected part of a catalogue, without functions that other workers
-// can neither call nor observe. If an id exists in several namespaces, the one in "default"
-// is selected; without that one, selectFrom returns an error.
+// selectFrom returns the selected part of c. Without trigger patterns, it selects the trigger
+// types that match the function patterns and those of the selected functions' workers. It
+// omits functions that other workers can neither call nor observe. If an id exists in several
+// namespaces, selectFrom selects the one in "default"; if there is none, it returns an error.
 func (s selection) selectFrom(c *catalog) (*catalog, error) {
 	patterns := s.functions
 	if len(patterns) == 0 {
@@ -255,7 +254,7 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 		case f.Namespace == defaultNamespace:
 			picked.Functions[i] = f
 		case picked.Functions[i].Namespace != defaultNamespace:
-			return fmt.Errorf("function %q is in namespace %q and in %q; -namespace selects one", f.ID, picked.Functions[i].Namespace, f.Namespace)
+			return fmt.Errorf("function %q exists in the namespaces %q and %q; select one with -namespace", f.ID, picked.Functions[i].Namespace, f.Namespace)
 		}
 		return nil
 	}
@@ -273,7 +272,7 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 	for _, f := range picked.Functions {
 		workers[f.Worker] = f.Worker != "" && !engineOwned(f.ID)
 	}
-	for _, f := range c.Functions { // private functions replace trigger types on engine 0.26
+	for _, f := range c.Functions { // on engine 0.26, private functions replace trigger types
 		if f.Private && !matches(patterns, f) && (matches(s.triggers, f) || len(s.triggers) == 0 && workers[f.Worker] && !f.internal()) {
 			if err := pick(f); err != nil {
 				return nil, err
@@ -294,7 +293,7 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 		case t.Namespace == defaultNamespace:
 			picked.TriggerTypes[i] = t
 		case picked.TriggerTypes[i].Namespace != defaultNamespace:
-			return nil, fmt.Errorf("trigger type %q is in namespace %q and in %q; -namespace selects one", t.ID, picked.TriggerTypes[i].Namespace, t.Namespace)
+			return nil, fmt.Errorf("trigger type %q exists in the namespaces %q and %q; select one with -namespace", t.ID, picked.TriggerTypes[i].Namespace, t.Namespace)
 		}
 	}
 	for _, p := range patterns {
@@ -309,10 +308,10 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 
 const defaultNamespace = "default"
 
-// infoBatch is the number of functions that one request describes.
+// infoBatch is the maximum number of functions described by one request.
 const infoBatch = 32
 
-// readEngine reads the part of a running engine's catalogue that the selection needs.
+// readEngine reads the selected part of the engine's catalog.
 func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, error) {
 	listed, err := iii.Call[iii.FunctionsListResult](ctx, c, "engine::functions::list", iii.FunctionFilter{IncludeInternal: true})
 	if err != nil {
@@ -353,7 +352,7 @@ func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, erro
 	return picked, nil
 }
 
-// describe requests the schemas of functions, in batches.
+// describe fills in the schemas and metadata of functions, in batches of infoBatch.
 func describe(ctx context.Context, c *iii.Client, functions []function) error {
 	byNamespace := make(map[string][]string)
 	for _, f := range functions {
@@ -379,9 +378,9 @@ func describe(ctx context.Context, c *iii.Client, functions []function) error {
 		entry := details[place{f.Namespace, f.ID}]
 		switch {
 		case entry.Error != nil:
-			return fmt.Errorf("function %q: the engine answers %q", f.ID, entry.Error.Error)
+			return fmt.Errorf("function %q: the engine reports %q", f.ID, entry.Error.Error)
 		case entry.Detail == nil || entry.Detail.FunctionID != f.ID:
-			return fmt.Errorf("function %q: the engine does not describe it", f.ID)
+			return fmt.Errorf("function %q: the engine returned no description", f.ID)
 		}
 		f.Request, f.Response, f.Metadata = entry.Detail.RequestSchema, entry.Detail.ResponseSchema, entry.Detail.Metadata
 		f.Args, f.Private, f.Observable = entry.Detail.ArgsFormat, deref(entry.Detail.Private), deref(entry.Detail.Observable)
@@ -390,7 +389,7 @@ func describe(ctx context.Context, c *iii.Client, functions []function) error {
 	return nil
 }
 
-// deref returns the value that p points to, or the zero value if p is nil.
+// deref returns *p, or the zero value if p is nil.
 func deref[T any](p *T) (v T) {
 	if p != nil {
 		v = *p

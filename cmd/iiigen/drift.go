@@ -23,7 +23,7 @@ func packageOf(content []byte) string {
 	return f.Name.Name
 }
 
-// report prints the differences between the existing and the generated files, and returns
+// report prints the differences between the existing and the generated files. It reports
 // whether there are any.
 func report(w io.Writer, dir string, old, made map[string][]byte, now *catalog) (bool, error) {
 	var lines []string
@@ -51,7 +51,7 @@ func report(w io.Writer, dir string, old, made map[string][]byte, now *catalog) 
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		if _, ok := made[name]; !ok {
 			differs = true
-			lines = append(lines, "file "+name+" is not generated any more")
+			lines = append(lines, "file "+name+" is no longer generated")
 		}
 	}
 	if differs {
@@ -63,13 +63,13 @@ func report(w io.Writer, dir string, old, made map[string][]byte, now *catalog) 
 	return differs, nil
 }
 
-// difference lists the changes of one function or trigger type.
+// difference lists the changes to one function or trigger type.
 type difference struct {
 	kind, id string
 	changes  []change
 }
 
-// change is a change of a schema at one place.
+// change is one change to a schema or a property of a function.
 type change struct {
 	part, at, what string
 	breaking       bool
@@ -102,8 +102,7 @@ func verdict(breaking bool) string {
 	return "compatible"
 }
 
-// printable returns text from another worker as one line, without characters that a terminal
-// would interpret.
+// printable returns text from another worker as one line without control characters.
 func printable(s string) string { return strings.ReplaceAll(commentText(s), "\n", " ") + trailing(s) }
 
 func trailing(s string) string {
@@ -113,9 +112,8 @@ func trailing(s string) string {
 	return ""
 }
 
-// compareCatalogs returns the changes between two catalogues. A change is breaking if
-// programs that still use the older client may send invalid payloads or receive values that
-// they cannot decode.
+// compareCatalogs returns the changes from old to now. A change is breaking if programs built
+// with the old client may send invalid payloads or receive values that they cannot decode.
 func compareCatalogs(old, now *catalog) []difference {
 	var all []difference
 	type part struct {
@@ -129,7 +127,7 @@ func compareCatalogs(old, now *catalog) []difference {
 			d.changes = append(d.changes, compareSchemas(p.name, p.old, p.now, p.request)...)
 		}
 		if len(d.changes) == 0 && oldText != nowText {
-			d.changes = []change{{what: "the texts have changed"}}
+			d.changes = []change{{what: "description or metadata changed"}}
 		}
 		if len(d.changes) > 0 {
 			all = append(all, d)
@@ -138,15 +136,15 @@ func compareCatalogs(old, now *catalog) []difference {
 	access := func(before, after function) (changes []change) {
 		switch {
 		case !before.Private && after.Private:
-			changes = append(changes, change{what: "only its own worker can call it now", breaking: true})
+			changes = append(changes, change{what: "only its own worker can now call it", breaking: true})
 		case before.Private && !after.Private:
-			changes = append(changes, change{what: "other workers can call it now"})
+			changes = append(changes, change{what: "other workers can now call it"})
 		}
 		switch {
 		case before.Observable && !after.Observable:
-			changes = append(changes, change{what: "it cannot be observed any more", breaking: true})
+			changes = append(changes, change{what: "it can no longer be observed", breaking: true})
 		case !before.Observable && after.Observable:
-			changes = append(changes, change{what: "it can be observed now"})
+			changes = append(changes, change{what: "it can now be observed"})
 		}
 		return changes
 	}
@@ -206,8 +204,8 @@ func canonical(raw json.RawMessage) []byte {
 	return b
 }
 
-// compareSchemas returns the changes of a schema. request is true for schemas of values that a
-// client sends, and false for those of values that it receives.
+// compareSchemas returns the changes from old to now. request is true for the schema of values
+// that a client sends, false for values that it receives.
 func compareSchemas(part string, old, now json.RawMessage, request bool) []change {
 	was, is := present(old) != nil, present(now) != nil
 	switch {
@@ -222,7 +220,7 @@ func compareSchemas(part string, old, now json.RawMessage, request bool) []chang
 	y, errY := iii.HashSchema(now)
 	if errX == nil && errY == nil && x == y {
 		if !bytes.Equal(canonical(old), canonical(now)) {
-			return []change{{part: part, what: "the texts have changed"}}
+			return []change{{part: part, what: "descriptions or other annotations changed"}}
 		}
 		return nil
 	}
@@ -234,12 +232,12 @@ func compareSchemas(part string, old, now json.RawMessage, request bool) []chang
 	c := comparison{part: part, old: document{a}, now: document{b}, request: request, seen: make(map[[2]string]bool)}
 	c.compare("", a, b, 0)
 	if len(c.changes) == 0 {
-		c.add("", "the schema is written in another way", false)
+		c.add("", "the schema is expressed differently", false)
 	}
 	return c.changes
 }
 
-// maxSteps bounds the number of subschemas that are compared.
+// maxSteps is the maximum number of subschemas that a comparison visits.
 const maxSteps = 20000
 
 type comparison struct {
@@ -248,21 +246,20 @@ type comparison struct {
 	request  bool
 	changes  []change
 	steps    int
-	seen     map[[2]string]bool // pairs of references that have been or are being compared
+	seen     map[[2]string]bool // pairs of references already visited
 }
 
 func (c *comparison) add(at, what string, breaking bool) {
 	c.changes = append(c.changes, change{c.part, at, what, breaking})
 }
 
-// narrowed and widened record changes after which a schema allows fewer values or more values,
-// respectively. The former break programs that send values, the latter programs that receive
-// them.
+// narrowed records that a schema allows fewer values, which breaks programs that send them.
+// widened records that it allows more values, which breaks programs that receive them.
 func (c *comparison) narrowed(at, what string) { c.add(at, what, c.request) }
 func (c *comparison) widened(at, what string)  { c.add(at, what, !c.request) }
 
-// normal returns a schema with its references and allOf resolved, and reports whether the
-// schema allows null.
+// normal resolves the references and the allOf of s. It removes null from the allowed values
+// and reports whether s allowed it.
 func normal(d document, s schema, hops int) (schema, bool) {
 	b := builder{doc: d}
 	flat, err := b.flat(s)
@@ -329,10 +326,10 @@ func (c *comparison) compare(at string, old, now schema, depth int) {
 	a, nullA := normal(c.old, old, 0)
 	b, nullB := normal(c.now, now, 0)
 	if nullA && !nullB {
-		c.narrowed(at, "null is no value any more")
+		c.narrowed(at, "null is no longer allowed")
 	}
 	if !nullA && nullB {
-		c.widened(at, "null is a value now")
+		c.widened(at, "null is now allowed")
 	}
 	typeA, typeB := typeText(a), typeText(b)
 	if typeA != typeB {
@@ -360,22 +357,22 @@ func (c *comparison) compare(at string, old, now schema, depth int) {
 			c.compare(place, xs, ys, depth+1)
 		case k == "additionalProperties" && (okX && isFalse(xs)) != (okY && isFalse(ys)):
 			if okY && isFalse(ys) {
-				c.narrowed(place, "further members are no longer allowed")
+				c.narrowed(place, "additional members are no longer allowed")
 			} else {
-				c.add(place, "further members are allowed", false)
+				c.add(place, "additional members are now allowed", false)
 			}
 		case k == "prefixItems":
 			if !reflect.DeepEqual(a[k], b[k]) {
-				c.add(at, "the elements of the tuple have changed", true)
+				c.add(at, "the elements of the tuple changed", true)
 			}
 		case !reflect.DeepEqual(a[k], b[k]):
-			c.add(place, "the schema of the values has changed", true)
+			c.add(place, "the schema of the values changed", true)
 		}
 	}
 	c.compareBounds(at, a, b)
 }
 
-// typeText returns the type of a schema as text for the report.
+// typeText describes the type of s for the report.
 func typeText(s schema) string {
 	types := typesOf(s)
 	if len(types) == 0 {
@@ -411,20 +408,20 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 		}
 		for _, v := range y {
 			if !before[literalOf(v)] {
-				// The generated types preserve unknown values, except when the type is a
-				// single constant.
+				// Generated types preserve unknown values, unless the type is a single
+				// constant.
 				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
 			}
 		}
 	case okX:
-		c.widened(at, "any value is allowed, no longer only "+literalOf(x))
+		c.widened(at, "values other than "+literalOf(x)+" are now allowed")
 	case okY:
-		c.narrowed(at, "only "+literalOf(y)+" are allowed")
+		c.narrowed(at, "values other than "+literalOf(y)+" are no longer allowed")
 	}
 }
 
-// compareChoices compares the variants of two schemas. Variants correspond if they have the
-// same tag or, without tags, the same position.
+// compareChoices compares the variants of two schemas. It pairs variants by tag or, without a
+// tag, by name.
 func (c *comparison) compareChoices(at string, a, b schema, depth int) {
 	choices := func(s schema) []schema {
 		list, _ := listOf(s["oneOf"])
@@ -462,7 +459,7 @@ func (c *comparison) compareChoices(at string, a, b schema, depth int) {
 		place := at + "<" + k + ">"
 		switch {
 		case !was:
-			c.add(place, "variant added", false) // the generated types preserve unknown variants
+			c.add(place, "variant added", false) // generated types preserve unknown variants
 		case !is:
 			c.narrowed(place, "variant removed")
 		default:
@@ -493,10 +490,10 @@ func (c *comparison) compareMembers(at string, a, b schema, depth int) {
 			c.add(place, what, c.request || needed)
 		default:
 			if needed && !needs {
-				c.widened(place, "field is optional now")
+				c.widened(place, "field is now optional")
 			}
 			if !needed && needs {
-				c.narrowed(place, "field is required now")
+				c.narrowed(place, "field is now required")
 			}
 			ps, okP := asSchema(p)
 			qs, okQ := asSchema(q)
@@ -507,7 +504,7 @@ func (c *comparison) compareMembers(at string, a, b schema, depth int) {
 	}
 }
 
-// compareBounds compares the keywords that limit the values of a type.
+// compareBounds compares the keywords that constrain values without affecting their type.
 func (c *comparison) compareBounds(at string, a, b schema) {
 	for _, k := range []string{"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"} {
 		if reflect.DeepEqual(a[k], b[k]) {
@@ -542,7 +539,7 @@ func valueText(v any) string {
 	return literalOf(v)
 }
 
-// union returns the keys of both maps, sorted.
+// union returns the sorted keys of both maps.
 func union[V any](a, b map[string]V) []string {
 	keys := slices.Collect(maps.Keys(a))
 	for k := range b {

@@ -11,22 +11,21 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// generation builds the files of one output.
+// generation generates the files of one output.
 type generation struct {
 	pkg         string
 	byWorker    bool
 	catalog     *catalog
 	groups      []*group
 	roots       []*decl
-	definitions []*decl        // declarations of definitions, in the order of creation
-	shared      map[string]use // types of definitions, by closure
+	definitions []*decl        // declarations without a parent, in order of creation
+	shared      map[string]use // types of definitions, keyed by builder.closure
 	notes       []note
 	names       scope
 	helpers     map[string]bool
 }
 
-// note records a schema, or a part of one, that is represented by json.RawMessage, and the
-// reason.
+// note explains why a schema, or a part of one, became json.RawMessage.
 type note struct{ about, at, why string }
 
 func (n note) String() string {
@@ -41,8 +40,8 @@ func (g *generation) note(about, at, why string) {
 	g.notes = append(g.notes, note{about, at, why})
 }
 
-// group holds the contents of one file and one client: the functions with one prefix, or those
-// of one worker.
+// group is the content of one generated file: a client for the functions and trigger types
+// that share an id prefix or a worker.
 type group struct {
 	key      string
 	client   string
@@ -50,7 +49,7 @@ type group struct {
 	methods  []*method
 	triggers []*trigger
 	decls    []*decl
-	taken    scope // names of the client's methods and fields
+	taken    scope // method and field names of the client
 }
 
 type method struct {
@@ -58,10 +57,10 @@ type method struct {
 	name     string
 	send     string
 	enqueue  string
-	source   string // this field and the next two are "" if the function cannot be observed
+	source   string // source, observe and on are "" if the function cannot be observed
 	observe  string
 	on       string
-	observed string // the type that targets of its observers receive
+	observed string // name of the type that observer targets receive
 	in, out  root
 	args     root
 	codes    []code
@@ -70,12 +69,12 @@ type method struct {
 
 type trigger struct {
 	of              *triggerType
-	base            string // base name of its types and helpers
+	base            string // name from which the names of its types and methods are derived
 	add, handle     string
 	config, payload root
 }
 
-// root is the Go type of a root schema.
+// root is the Go type generated for a root schema.
 type root struct {
 	use  use
 	decl *decl // nil if there is no schema
@@ -83,7 +82,8 @@ type root struct {
 
 type code struct{ name, value, doc string }
 
-// groupOf returns the group of an id: the part before the first "::", or the worker.
+// groupOf returns the key of the group to which a function or trigger type belongs: its id
+// prefix or, if byWorker is set or the id has no prefix, the worker's name.
 func (g *generation) groupOf(id, worker string) string {
 	if strings.HasPrefix(worker, anonymous) {
 		worker = ""
@@ -95,7 +95,7 @@ func (g *generation) groupOf(id, worker string) string {
 	return prefix
 }
 
-// rest returns the part of the id that follows the name of the group.
+// rest returns id without its group prefix.
 func (g *generation) rest(id, key string) string {
 	if rest, ok := strings.CutPrefix(id, key+"::"); ok && rest != "" {
 		return rest
@@ -103,7 +103,7 @@ func (g *generation) rest(id, key string) string {
 	return id
 }
 
-// prepare creates all types and names of the output.
+// prepare builds all types and assigns all names.
 func (g *generation) prepare() error {
 	g.shared = make(map[string]use)
 	g.helpers = make(map[string]bool)
@@ -129,7 +129,7 @@ func (g *generation) prepare() error {
 	}
 	slices.SortFunc(g.groups, func(a, b *group) int { return strings.Compare(a.key, b.key) })
 
-	// Names of clients are assigned first, so that no type can take them.
+	// Clients are named first, so no type can take their names.
 	g.names = scope{}
 	files := scope{"iiigen": true}
 	for _, gr := range g.groups {
@@ -164,7 +164,7 @@ func (g *generation) prepare() error {
 			m.source = gr.taken.add(m.name+"Source", m.name+"ObserverSource")
 			m.observe = gr.taken.add("Observe"+m.name, "Observe"+m.name+"Function")
 			if rest, ok := strings.CutPrefix(m.name, "On"); ok && m.function.Private && rest != "" && unicode.IsUpper([]rune(rest)[0]) {
-				m.on = m.name // the name is free, because the function cannot be called
+				m.on = m.name // not taken, because a private function has no call method
 			} else {
 				m.on = gr.taken.add("On"+m.name, "On"+m.name+"Function")
 			}
@@ -231,7 +231,7 @@ func (g *generation) prepare() error {
 	return nil
 }
 
-// root creates the type of a root schema, which may be absent.
+// root builds the type of a root schema. Without a schema, the type is json.RawMessage.
 func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMessage) (root, error) {
 	about := id + ": " + part
 	if present(raw) == nil {
@@ -251,10 +251,9 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	}
 	d := u.decl
 	if u.op != opNamed || !isRootOf(d, proto) {
-		// The root's name becomes an alias of another type instead of a declaration of its
-		// own.
+		// The schema is represented by another type. Declare the root's name as an alias.
 		form := formAlias
-		if u.op == opArray && !u.null { // an array type has no methods that a definition would lose, and the definition can have the method JSONSchema
+		if u.op == opArray && !u.null { // a defined array type loses no methods and can have JSONSchema
 			form = formDefined
 		}
 		d = &decl{form: form, preferred: proto.preferred, group: gr, to: u, doc: textOf(s), why: u.why}
@@ -272,8 +271,9 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	return root{u, d}, nil
 }
 
-// place assigns a new parent to the declarations below a root schema's placeholder: the
-// declaration that replaced the placeholder, or else a phantom with the placeholder's name.
+// place moves the children of the placeholder proto to the declaration that replaced it. If
+// there is none, proto itself becomes a phantom, so its children can derive their names from
+// it.
 func (g *generation) place(u use, proto *decl) {
 	switch {
 	case len(proto.children) == 0:
@@ -288,14 +288,14 @@ func (g *generation) place(u use, proto *decl) {
 	}
 }
 
-// isRootOf reports whether the declaration d replaced the placeholder of the root schema.
+// isRootOf reports whether d replaced the placeholder proto of a root schema.
 func isRootOf(d, proto *decl) bool {
 	return d.parent == nil && len(d.preferred) > 0 && &d.preferred[0] == &proto.preferred[0]
 }
 
-// codesOf returns the error codes in the metadata. The key "errors" or "error_codes" holds
-// a list of codes, a list of objects with code and description, or an object with a
-// description for each code.
+// codesOf returns the error codes listed in a function's metadata. The value of "errors" or
+// "error_codes" is a list of codes, a list of objects with code and description, or an object
+// that maps codes to descriptions.
 func codesOf(metadata json.RawMessage) []code {
 	var meta map[string]json.RawMessage
 	if json.Unmarshal(metadata, &meta) != nil {
@@ -334,8 +334,8 @@ func codesOf(metadata json.RawMessage) []code {
 	return all
 }
 
-// embedded returns the declaration that values of u contain directly, that is, not through a
-// pointer, a slice or a map. It returns nil if there is none.
+// embedded returns the declared type that values of u contain directly or in arrays, rather
+// than through a pointer, slice or map. It returns nil if there is none.
 func embedded(u use) *decl {
 	for u.expr != nil && u.op == opArray && !u.null {
 		u = *u.elem
@@ -346,7 +346,7 @@ func embedded(u use) *decl {
 	return u.decl
 }
 
-// breakCycles changes fields to pointers where a type would otherwise contain itself.
+// breakCycles makes fields pointers where a type would otherwise contain itself.
 func (g *generation) breakCycles() {
 	const (
 		unseen = iota
@@ -381,7 +381,7 @@ func (g *generation) breakCycles() {
 				step(d.items[i], func() { d.items[i].null = true })
 			}
 		case formAlias, formDefined:
-			step(d.to, func() { d.to = use{expr: &expr{op: opRaw, why: "the type is nothing but itself"}} })
+			step(d.to, func() { d.to = use{expr: &expr{op: opRaw, why: "the type refers only to itself"}} })
 			if d.to.op != opList && d.to.op != opMap && d.to.op != opArray {
 				d.form = formAlias
 			}
@@ -395,17 +395,17 @@ func (g *generation) breakCycles() {
 	}
 }
 
-// maxSize bounds the size of a type in words. The compiler rejects very large types, and a
+// maxSize is the maximum size of a type in words. The compiler rejects very large types, and a
 // schema of a few lines can describe one.
 const maxSize = 4096
 
-// boundSizes changes arrays to slices and fields to pointers where a type would otherwise be
-// larger than maxSize.
+// boundSizes replaces arrays with slices and makes fields pointers where a type would
+// otherwise exceed maxSize.
 func (g *generation) boundSizes() {
 	sizes := make(map[*decl]int)
 	var of func(u use) int
 	var bounded func(d *decl) int
-	of = func(u use) int { // types behind pointers are bounded as well
+	of = func(u use) int { // visits pointer targets too, to bound their size
 		if u.expr == nil {
 			return 3
 		}
@@ -429,7 +429,7 @@ func (g *generation) boundSizes() {
 		if size, ok := sizes[d]; ok {
 			return size
 		}
-		sizes[d] = 3 // a recursive reference goes through a pointer
+		sizes[d] = 3 // a recursive reference is a pointer
 		size := 0
 		switch d.form {
 		case formStruct:
@@ -476,7 +476,7 @@ func (g *generation) boundSizes() {
 	}
 }
 
-// all returns all declarations, each parent before its children.
+// all returns all declarations. Parents precede their children.
 func (g *generation) all() []*decl {
 	var list []*decl
 	seen := make(map[*decl]bool)
@@ -497,13 +497,13 @@ func (g *generation) all() []*decl {
 	return list
 }
 
-// maxName bounds the length of type names in bytes. The name of a deeper nested type begins
-// with that of the outermost type.
+// maxName is the maximum length of a type name in bytes. A longer name is shortened to the
+// outermost type's name and the last suffix.
 const maxName = 120
 
-// nameDecls names all declarations: root schemas first, then definitions, then types that are
-// named after their parents. If several declarations have the same short name, all of them get
-// their longer names, so that names do not depend on the order of declarations.
+// nameDecls names all declarations: root schemas first, then definitions, then types named
+// after their parents. If several declarations prefer the same short name, all of them get a
+// longer one, so names do not depend on the order of declarations.
 func (g *generation) nameDecls() {
 	all := g.all()
 	for _, roots := range []bool{true, false} {
@@ -546,7 +546,7 @@ func (g *generation) nameDecls() {
 			d.group.decls = append(d.group.decls, d)
 		}
 	}
-	for _, d := range all { // constants last, because nothing refers to them
+	for _, d := range all { // constants come last, because nothing refers to them
 		for i := range d.values {
 			d.values[i].name = g.names.add(d.name + valueName(d.values[i].text))
 		}

@@ -140,8 +140,7 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 	}
 }
 
-// The compiler rejects types that are larger than its address space. A schema of a few lines
-// can describe such a type.
+// A schema of a few lines can describe a type that is too large for the compiler.
 func TestTypesHaveABoundedSize(t *testing.T) {
 	chain := func(form string) string { // each definition refers to the next one several times
 		defs := []string{`"A40":{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}`}
@@ -200,23 +199,23 @@ func TestPlacesThatGoCannotTypeAreExplained(t *testing.T) {
 	}
 	want := []string{
 		`w::x: request: /properties/a~1b: the values have several types: ["x",1]`,
-		`w::x: request: /properties/c: $ref "#/nowhere" points to nothing`,
-		`w::x: request: /properties/d: the schema names no type, only not`,
-		`w::x: request: /properties/e: the type is a number, which names none`,
-		`w::x: request: /properties/f: $dynamicRef cannot be followed`,
+		`w::x: request: /properties/c: $ref "#/nowhere" has no target`,
+		`w::x: request: /properties/d: the schema has no type, only not`,
+		`w::x: request: /properties/e: the value of type is a number`,
+		`w::x: request: /properties/f: $dynamicRef is not supported here`,
 		`w::x: request: /properties/g: the values are objects or arrays: [[1]]`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("notes (-want +got):\n%s", diff)
 	}
-	for _, comment := range []string{`because the values have several types: ["x",1].`, `because $ref "#/nowhere" points to nothing.`} {
+	for _, comment := range []string{`because the values have several types: ["x",1].`, `because $ref "#/nowhere" has no target.`} {
 		if !strings.Contains(unwrapped(files["w_gen.go"]), comment) {
 			t.Errorf("no comment says %q:\n%s", comment, files["w_gen.go"])
 		}
 	}
 }
 
-// unwrapped returns the source with each comment joined to a single line.
+// unwrapped joins the lines of each comment.
 func unwrapped(source []byte) string {
 	var b strings.Builder
 	for line := range strings.Lines(string(source)) {
@@ -225,8 +224,8 @@ func unwrapped(source []byte) string {
 	return b.String()
 }
 
-// hostileCatalog returns a catalogue with hostile text in every place that another worker
-// controls.
+// hostileCatalog returns a catalog with hostile text wherever another worker controls the
+// text.
 func hostileCatalog(t *testing.T) *catalog {
 	t.Helper()
 	hostile := "*/ x\n//go:build ignore\n+build ignore\n\x00\u202eevil\u2028func init() { panic(1) }\r//line a.go:1\n`\" `````````````  \\ \xff %s %d"
@@ -250,7 +249,7 @@ func hostileCatalog(t *testing.T) *catalog {
 	return c
 }
 
-// Text of other workers appears only in comments, literals and file names.
+// Text from other workers appears only in comments, literals and file names.
 func TestHostileTextsStayTexts(t *testing.T) {
 	files, _ := generate(t, hostileCatalog(t))
 	compile(t, files)
@@ -329,7 +328,7 @@ func TestRecordedClientsAreCurrent(t *testing.T) {
 	}
 }
 
-// thousand returns a catalogue of n functions with schemas as other SDKs generate them.
+// thousand returns a catalog of n functions with recorded schemas of other SDKs.
 func thousand(t testing.TB, n int) *catalog {
 	t.Helper()
 	var recorded []function
@@ -388,7 +387,7 @@ func FuzzGenerate(f *testing.F) {
 		function.Args, function.Observable, function.Private = function.Request, true, len(text)%2 == 0
 		g := &generation{pkg: "clients", catalog: &catalog{Functions: []function_{function}}}
 		if err := g.prepare(); err != nil {
-			return // no schema
+			return // schema is invalid
 		}
 		files, err := g.files()
 		if err != nil {
@@ -398,5 +397,5 @@ func FuzzGenerate(f *testing.F) {
 	})
 }
 
-// function_ is an alias of function, for use where a variable shadows the type.
+// function_ lets FuzzGenerate refer to the type function, which a variable shadows.
 type function_ = function

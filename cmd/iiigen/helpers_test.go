@@ -22,7 +22,7 @@ import (
 	"testing"
 )
 
-// exports lists the files with the export data of the packages that generated code imports.
+// exports returns the export data files of the packages that generated code imports.
 var exports = sync.OnceValues(func() (map[string]string, error) {
 	out, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{if .Export}}{{.ImportPath}} {{.Export}}{{end}}", "github.com/iii-go/iii").Output()
 	if err != nil {
@@ -36,7 +36,7 @@ var exports = sync.OnceValues(func() (map[string]string, error) {
 	return all, nil
 })
 
-// packagesOf returns an importer that loads the packages of exports once for all tests.
+// packagesOf returns an importer shared by all tests. It reads the files in exports.
 var packagesOf = sync.OnceValues(func() (types.Importer, error) {
 	files, err := exports()
 	if err != nil {
@@ -52,7 +52,7 @@ var packagesOf = sync.OnceValues(func() (types.Importer, error) {
 
 var importing sync.Mutex // importers are not safe for concurrent use
 
-// compile type-checks generated files and verifies that gofmt leaves them unchanged.
+// compile type-checks generated files and checks that gofmt leaves them unchanged.
 func compile(t testing.TB, files map[string][]byte) *types.Package {
 	t.Helper()
 	imports, err := packagesOf()
@@ -94,7 +94,7 @@ func compile(t testing.TB, files map[string][]byte) *types.Package {
 	return pkg
 }
 
-// generate generates the files of a catalogue.
+// generate returns the files generated from c.
 func generate(t testing.TB, c *catalog) (map[string][]byte, *generation) {
 	t.Helper()
 	g := &generation{pkg: "clients", catalog: c}
@@ -108,12 +108,12 @@ func generate(t testing.TB, c *catalog) (map[string][]byte, *generation) {
 	return files, g
 }
 
-// fn describes a function of a catalogue.
+// fn returns a function with the given id and schemas.
 func fn(id, request, response string) function {
 	return function{ID: id, Namespace: "default", Worker: "w", Request: json.RawMessage(request), Response: json.RawMessage(response)}
 }
 
-// goTypes returns the type declarations of a package, each on one line.
+// goTypes returns the types that a package declares, by name.
 func goTypes(pkg *types.Package) map[string]string {
 	all := make(map[string]string)
 	for _, name := range pkg.Scope().Names() {

@@ -1,26 +1,26 @@
-// Command iiigen generates typed Go clients from the JSON Schemas of the functions that
-// workers have registered with an engine.
+// Command iiigen generates typed Go clients for functions registered with an engine. It
+// derives the types from the functions' JSON Schemas.
 //
 //	iiigen [flags]
 //
-// The program connects to the engine at -url as a worker, or reads the catalogue of an
-// earlier run from the file -catalog. It writes to the directory -out: one file for each
-// prefix of the function ids (with -by worker, for each worker), a file of shared code, and
-// the catalogue from which these files were generated. -save writes the selected part of the
-// catalogue to another file as well.
+// The schemas come from the engine at -url, to which iiigen connects as a worker, or from a
+// catalog file saved by an earlier run (-catalog). For each function id prefix (or for each
+// worker, with -by worker), iiigen writes one file to the directory -out. It also writes a
+// file of shared code and the catalog from which the files were generated. With -save, it
+// writes the selected part of the catalog to another file as well.
 //
-// -functions selects functions, and -triggers selects trigger types or, on engine 0.26, the
-// private functions that replace them. Both flags take comma-separated patterns, in which *
-// stands for any characters, including "::". A pattern selects an internal function only if
-// it spells out the beginning of the id.
+// -functions selects functions. -triggers selects trigger types or, on engine 0.26, the
+// private functions that replace them. Both flags take comma-separated patterns in which *
+// matches any characters, including "::". To select an internal function, a pattern must spell
+// out the beginning of its id.
 //
 //	iiigen -url ws://127.0.0.1:49134 -functions 'orders::*,billing::*' -package clients -out clients
 //
-// With -check the program writes nothing. It fails if the files are out of date, and prints
-// the changes of each function and whether they are compatible.
+// With -check, iiigen writes nothing. It fails if the files are out of date, and prints the
+// changes to each function and whether they are compatible.
 //
-// Without -functions and -out the program reads iiigen.json, or the file named by -config,
-// which can describe several outputs:
+// Without -functions and -out, iiigen reads its configuration from iiigen.json or from the
+// file named by -config. A configuration can describe several outputs:
 //
 //	{
 //	  "url": "ws://127.0.0.1:49134",
@@ -30,12 +30,12 @@
 //	  ]
 //	}
 //
-// Paths are relative to the directory of that file. -url, -catalog and -save then apply to
-// all outputs. If neither an address nor a catalogue is set, the address is $III_URL or, if
-// that is unset, ws://127.0.0.1:49134.
+// Paths in a configuration are relative to its directory. -url and -catalog apply to all
+// outputs, and -save requires a single output. If neither a URL nor a catalog is set, iiigen
+// connects to $III_URL or, if that is unset, to ws://127.0.0.1:49134.
 //
-// A schema that no Go type can express becomes json.RawMessage, with a comment that explains
-// why; -v lists these places. A run that fails leaves all files unchanged.
+// A schema that has no equivalent Go type becomes json.RawMessage, with a comment that gives
+// the reason; -v lists these schemas. A failed run leaves all files unchanged.
 package main
 
 import (
@@ -73,7 +73,7 @@ func main() {
 	}
 }
 
-// config is the content of iiigen.json.
+// config is the configuration read from iiigen.json.
 type config struct {
 	URL       string            `json:"url"`
 	Namespace string            `json:"namespace"`
@@ -81,7 +81,7 @@ type config struct {
 	Outputs   []outputConfig    `json:"outputs"`
 }
 
-// outputConfig describes one directory of generated code.
+// outputConfig configures one directory of generated code.
 type outputConfig struct {
 	URL       string   `json:"url"`
 	Catalog   string   `json:"catalog"`
@@ -94,30 +94,30 @@ type outputConfig struct {
 	By        string   `json:"by"`
 }
 
-// configFile is the configuration file that is read when no flags select functions.
+// configFile is the default name of the configuration file.
 const configFile = "iiigen.json"
 
-// errDrift is returned by -check if files are out of date.
+// errDrift reports that -check found outdated files.
 var errDrift = errors.New("the generated code is out of date; run iiigen again")
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("iiigen", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	url := flags.String("url", "", "address of the engine (default $III_URL, else ws://127.0.0.1:49134)")
-	catalogName := flags.String("catalog", "", "read the catalogue from a `file` instead of an engine")
-	save := flags.String("save", "", "write the selected catalogue to a `file`")
-	functions := flags.String("functions", "", "comma-separated `patterns` of functions, such as orders::*,billing::*")
-	triggers := flags.String("triggers", "", "comma-separated `patterns` of trigger types and private functions (default: the patterns of -functions, and the trigger types of the selected functions' workers)")
+	url := flags.String("url", "", "`URL` of the engine (default $III_URL or ws://127.0.0.1:49134)")
+	catalogName := flags.String("catalog", "", "read the catalog from `file` instead of from an engine")
+	save := flags.String("save", "", "save the selected part of the catalog to `file`")
+	functions := flags.String("functions", "", "comma-separated `patterns` for function ids, such as orders::*,billing::*")
+	triggers := flags.String("triggers", "", "comma-separated `patterns` for ids of trigger types and private functions (default: the patterns of -functions, and all trigger types of the selected functions' workers)")
 	namespace := flags.String("namespace", "", "select only functions and trigger types in this namespace")
-	pkg := flags.String("package", "", "name of the generated package (default: the name of the directory)")
-	out := flags.String("out", "", "`directory` of the generated files")
-	by := flags.String("by", "", "generate one file and client for each id \"prefix\" (default) or each \"worker\"")
+	pkg := flags.String("package", "", "`name` of the generated package (default: the name of the output directory)")
+	out := flags.String("out", "", "write the generated files to `directory`")
+	by := flags.String("by", "", "generate one file and client per id \"prefix\" (default) or per \"worker\"")
 	configName := flags.String("config", "", "configuration `file` (default iiigen.json)")
 	check := flags.Bool("check", false, "write nothing; if the files are out of date, print the changes and fail")
-	timeout := flags.Duration("timeout", 30*time.Second, "time limit for all requests to the engine")
-	verbose := flags.Bool("v", false, "list the places where a schema becomes json.RawMessage")
+	timeout := flags.Duration("timeout", 30*time.Second, "total time limit for the requests to the engine")
+	verbose := flags.Bool("v", false, "list the schemas that become json.RawMessage, with the reasons")
 	headers := make(map[string]string)
-	flags.Func("header", "`name: value` of a header of the connection; may be repeated", func(s string) error {
+	flags.Func("header", "`name: value` of a header to send when connecting; may be repeated", func(s string) error {
 		name, value, ok := strings.Cut(s, ":")
 		if !ok || strings.TrimSpace(name) == "" {
 			return errors.New("want name: value")
@@ -127,7 +127,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	})
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		flags.SetOutput(stderr)
-		fmt.Fprint(stderr, "iiigen generates typed Go clients of the functions in an engine.\n\nUsage: iiigen [flags]\n\n")
+		fmt.Fprint(stderr, "iiigen generates typed Go clients for functions registered with an engine.\n\nUsage: iiigen [flags]\n\n")
 		flags.PrintDefaults()
 		return err
 	} else if err != nil {
@@ -142,7 +142,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var cfg config
 	if given["out"] || given["functions"] || given["triggers"] || given["package"] || given["by"] || given["save"] && !given["config"] {
 		if given["config"] {
-			return errors.New("-config excludes -functions, -triggers, -package, -by and -out")
+			return errors.New("-config cannot be combined with -functions, -triggers, -package, -by or -out")
 		}
 		cfg.Outputs = []outputConfig{{Functions: splitPatterns(*functions), Triggers: splitPatterns(*triggers), Package: *pkg, Out: *out, By: *by}}
 	} else {
@@ -184,10 +184,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 	}
 	if *url != "" && *catalogName != "" {
-		return errors.New("-url and -catalog exclude each other")
+		return errors.New("-url and -catalog cannot be combined")
 	}
 	if *save != "" && len(cfg.Outputs) > 1 {
-		return errors.New("-save needs a single output; give each one a \"save\" in the configuration")
+		return errors.New("-save requires a single output; for several outputs, set \"save\" in the configuration")
 	}
 
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
@@ -198,9 +198,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			_ = c.Close()
 		}
 	}()
-	files := make(map[string][]byte)  // content of files to write, by absolute path
-	stale := make(map[string]bool)    // files to remove
-	owners := make(map[string]string) // outputs that own a directory
+	files := make(map[string][]byte)  // new content by absolute path
+	stale := make(map[string]bool)    // absolute paths of files to remove
+	owners := make(map[string]string) // output directories by absolute path
 	put := func(name string, content []byte) error {
 		name, err := filepath.Abs(name)
 		if err == nil && files[name] != nil && !bytes.Equal(files[name], content) {
@@ -246,7 +246,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return fail(err)
 		}
 		if owners[dir] != "" {
-			return fmt.Errorf("two outputs have the directory %s", o.Out)
+			return fmt.Errorf("two outputs use the directory %s", o.Out)
 		}
 		owners[dir] = o.Out
 		old, err := generatedFiles(o.Out, o.Package)
@@ -311,12 +311,13 @@ func splitPatterns(s string) []string {
 	return all
 }
 
-// loadConfig reads a configuration file, whose paths are relative to the file.
+// loadConfig reads a configuration file. It resolves relative paths against the directory of
+// the file.
 func loadConfig(name string) (config, error) {
 	var cfg config
 	raw, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) && name == configFile {
-		return cfg, fmt.Errorf("there is no %s; set -functions and -out to select what to generate", configFile)
+		return cfg, fmt.Errorf("%s does not exist; create it, or set -functions and -out", configFile)
 	}
 	if err != nil {
 		return cfg, err
@@ -341,13 +342,13 @@ func loadConfig(name string) (config, error) {
 	return cfg, nil
 }
 
-// validate checks an output and sets the default name of its package.
+// validate checks an output and sets its default package name.
 func (o *outputConfig) validate() error {
 	if o.Out == "" && o.Save == "" {
-		return errors.New("no directory to write to; set -out, or -save for a catalogue alone")
+		return errors.New("no output directory; set -out, or -save to write only a catalog")
 	}
 	if o.By != "" && o.By != "prefix" && o.By != "worker" {
-		return fmt.Errorf("by %q is neither \"prefix\" nor \"worker\"", o.By)
+		return fmt.Errorf("by must be \"prefix\" or \"worker\", not %q", o.By)
 	}
 	if o.Out == "" {
 		return nil
@@ -360,27 +361,26 @@ func (o *outputConfig) validate() error {
 		o.Package = filepath.Base(dir)
 	}
 	if !token.IsIdentifier(o.Package) || o.Package == "_" || o.Package == "main" {
-		return fmt.Errorf("%q cannot be the name of the generated package", o.Package)
+		return fmt.Errorf("%q is not a valid name for the generated package", o.Package)
 	}
 	return nil
 }
 
-// read returns the selected part of the catalogue, from a file or an engine. If check is set,
-// patterns need not match anything, because the functions that they matched may no longer
-// exist.
+// read reads the selected part of the catalog from a file or an engine. If check is set,
+// function patterns may match nothing, because the functions may no longer exist.
 func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client, headers map[string]string, check bool) (*catalog, error) {
 	s := selection{functions: o.Functions, triggers: o.Triggers, namespace: o.Namespace, lenient: check}
 	if o.Catalog != "" {
 		c, err := loadCatalog(o.Catalog)
 		if errors.Is(err, os.ErrNotExist) {
-			err = fmt.Errorf("%w (-url reads an engine instead)", err)
+			err = fmt.Errorf("%w (set -url to read from an engine)", err)
 		}
 		if err != nil {
 			return nil, err
 		}
 		picked, err := s.selectFrom(c)
 		if err != nil {
-			return nil, fmt.Errorf("catalogue %s: %w", o.Catalog, err)
+			return nil, fmt.Errorf("catalog %s: %w", o.Catalog, err)
 		}
 		picked.normalize()
 		return picked, nil
@@ -407,8 +407,8 @@ func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client,
 	return readEngine(ctx, c, s)
 }
 
-// generatedFiles returns the files of an earlier run in a directory. It returns an error if
-// the directory holds another package.
+// generatedFiles returns the files that an earlier run generated in dir. It returns an error
+// if dir contains a package other than pkg.
 func generatedFiles(dir, pkg string) (map[string][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -432,18 +432,18 @@ func generatedFiles(dir, pkg string) (map[string][]byte, error) {
 		}
 		if filepath.Ext(name) == ".go" && !strings.HasSuffix(name, "_test.go") && files[name] == nil {
 			if other := packageOf(content); other != "" && other != pkg {
-				return nil, fmt.Errorf("%s holds package %s, not %s", dir, other, pkg)
+				return nil, fmt.Errorf("%s contains package %s, not %s", dir, other, pkg)
 			}
 		}
 	}
 	return files, nil
 }
 
-// rename is os.Rename; tests replace it to simulate a failure.
+// rename is os.Rename. Tests replace it.
 var rename = os.Rename
 
-// replaceFiles writes some files and removes others. If any step fails, it restores the
-// previous content of all files.
+// replaceFiles writes files and removes stale ones. If a step fails, it restores the previous
+// content of all files.
 func replaceFiles(files map[string][]byte, stale map[string]bool) (err error) {
 	type change struct {
 		name, temporary, backup string
@@ -473,10 +473,10 @@ func replaceFiles(files map[string][]byte, stale map[string]bool) (err error) {
 			return err
 		}
 		if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() && info.Mode()&os.ModeSymlink == 0 {
-			return fmt.Errorf("%s is no regular file, and is not written over", name)
+			return fmt.Errorf("%s is not a regular file and will not be overwritten", name)
 		}
 		if old, err := os.ReadFile(name); err == nil && filepath.Ext(name) == ".go" && !bytes.HasPrefix(old, []byte(header)) {
-			return fmt.Errorf("%s was not generated by iiigen, and is not written over", name)
+			return fmt.Errorf("%s was not generated by iiigen and will not be overwritten", name)
 		}
 		c := &change{name: name}
 		changes = append(changes, c)

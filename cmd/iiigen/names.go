@@ -8,13 +8,13 @@ import (
 	"unicode"
 )
 
-// initialisms are words that are written in capital letters.
+// initialisms lists the words that Go names spell in capitals.
 var initialisms = map[string]bool{"api": true, "cpu": true, "css": true, "dns": true, "hmac": true, "html": true, "http": true, "https": true,
 	"id": true, "ip": true, "json": true, "os": true, "pid": true, "rpc": true, "sql": true, "ssh": true, "tcp": true, "tls": true, "ttl": true,
 	"udp": true, "ui": true, "uri": true, "url": true, "utf8": true, "uuid": true, "vm": true, "xml": true}
 
-// goName returns an exported Go identifier for a text. The result depends only on the text,
-// but different texts can have the same name.
+// goName converts text to an exported Go identifier. Different strings can yield the same
+// identifier.
 func goName(text string) string {
 	var b strings.Builder
 	for _, word := range words(text) {
@@ -37,8 +37,7 @@ func goName(text string) string {
 	return name
 }
 
-// words splits a text at characters that are neither letters nor digits, and where the case
-// changes.
+// words splits text at case changes and at characters other than letters and digits.
 func words(text string) []string {
 	var all []string
 	for _, part := range strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
@@ -56,18 +55,18 @@ func words(text string) []string {
 	return all
 }
 
-// punctuation names the punctuation characters in enumeration values.
+// punctuation maps punctuation characters in enumeration values to words for identifiers.
 var punctuation = map[rune]string{'<': "Less", '>': "Greater", '=': "Equal", '!': "Not", '+': "Plus", '-': "Minus", '*': "Star", '/': "Slash", '%': "Percent",
 	'&': "And", '|': "Or", '^': "Caret", '~': "Tilde", '?': "Question", '.': "Dot", ',': "Comma", ':': "Colon", ';': "Semicolon", '#': "Hash", '$': "Dollar",
 	'@': "At", '_': "Underscore", '(': "Open", ')': "Close", '[': "OpenBracket", ']': "CloseBracket", '{': "OpenBrace", '}': "CloseBrace", ' ': "Space"}
 
-// valueName returns the part of a constant's name that represents its value.
+// valueName returns the suffix of the constant name for an enumeration value.
 func valueName(value string) string {
 	if value == "" {
 		return "Empty"
 	}
 	if len(words(value)) > 0 {
-		return strings.TrimPrefix(goName("X "+value), "X") // a digit can follow the type's name
+		return strings.TrimPrefix(goName("X "+value), "X") // unlike an identifier, a suffix may begin with a digit
 	}
 	var b strings.Builder
 	for _, r := range value {
@@ -79,11 +78,11 @@ func valueName(value string) string {
 	return b.String()
 }
 
-// scope is the set of names that are taken.
+// scope is a set of identifiers that are already in use.
 type scope map[string]bool
 
-// add adds the first candidate that is not taken and returns it. If all are taken, it appends
-// a number to the last candidate.
+// add adds and returns the first candidate not yet in the scope. If all candidates are in use,
+// it appends a number to the last one.
 func (s scope) add(candidates ...string) string {
 	for _, name := range candidates {
 		if !s[name] {
@@ -100,7 +99,7 @@ func (s scope) add(candidates ...string) string {
 	}
 }
 
-// fileStem returns the beginning of a group's file name, which consists of a-z, 0-9 and _.
+// fileStem derives the base name of a group's file. It contains only a-z, 0-9 and _.
 func fileStem(group string) string {
 	var b strings.Builder
 	plain := true
@@ -125,14 +124,14 @@ func fileStem(group string) string {
 	return stem
 }
 
-// directive matches text that would be a directive at the beginning of a comment line.
+// directive matches text that tools would take for a directive at the start of a comment.
 var directive = regexp.MustCompile(`(^|\s)//+\b`)
 
-// quotes matches quotes that gofmt makes typographic, including repeated ones.
+// quotes matches pairs of quotation marks that gofmt would replace with typographic ones.
 var quotes = regexp.MustCompile("``+|''+")
 
-// commentText converts text from another worker to comment lines. It removes control and
-// format characters, and changes text that tools would treat as a directive or reformat.
+// commentText makes text from another worker safe for use in a comment. It removes control and
+// format characters, and changes text that tools would interpret or reformat.
 func commentText(text string) string {
 	text = strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n")
 	text = strings.ToValidUTF8(text, "\uFFFD")

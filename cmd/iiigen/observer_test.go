@@ -40,8 +40,8 @@ type (
 	}
 )
 
-// tideWorker serves functions of all kinds that matter to observers. Engines before 0.26 do
-// not support functions that have arguments, are private or cannot be observed.
+// tideWorker serves ordinary functions, functions with arguments, private functions, and
+// functions that cannot be observed. Engines before 0.26 support only ordinary functions.
 func tideWorker(t *testing.T, url string) *iii.Client {
 	t.Helper()
 	c, err := iii.New(url, iii.WithName("tides"))
@@ -77,7 +77,7 @@ func tideWorker(t *testing.T, url string) *iii.Client {
 	return c
 }
 
-// Clients have methods for trigger types or observers, depending on the engine.
+// Clients get trigger methods or observer methods, depending on the engine.
 func TestClientsHaveTheObserversOfTheirEngine(t *testing.T) {
 	const (
 		call    = "func (c Tides) %s(ctx context.Context, "
@@ -142,7 +142,7 @@ func TestClientsHaveTheObserversOfTheirEngine(t *testing.T) {
 	}
 }
 
-// within returns the files with dir prepended to their paths.
+// within prepends dir to the paths of files.
 func within(dir string, files map[string][]byte) map[string][]byte {
 	paths := make(map[string][]byte)
 	for name, content := range files {
@@ -171,7 +171,7 @@ func TestObserversOfAGeneratedClientReceiveItsTypes(t *testing.T) {
 		received <- o
 		return nil, nil
 	}, iii.WithObserverID("leave"))
-	// An observer with changed filters needs an ordinary function as its target.
+	// OnBook takes no source, so an observer with other filters needs a separate target.
 	source := client.BookSource(tides.BookArgs{})
 	source.Filters = map[string]any{"input.ship": map[string]any{"$eq": "Ada"}}
 	_, failed[2] = iii.Handle(c, "watch::book", func(_ context.Context, o tides.BookObserved) (any, error) {
@@ -220,7 +220,7 @@ func TestObserversOfAGeneratedClientReceiveItsTypes(t *testing.T) {
 		t.Errorf("received %+v of the leaving", o)
 	}
 
-	// If OnLeave returns an error, the target does not stay registered.
+	// If OnLeave fails, it unregisters the target.
 	if _, _, err := client.OnLeave("watch::second", func(context.Context, tides.LeaveObserved) (any, error) { return nil, nil }, iii.WithObserverID("leave")); err == nil {
 		t.Error("two observers have one id")
 	}
@@ -251,10 +251,10 @@ func TestCheckReportsWhatHasChangedForObservers(t *testing.T) {
 	}
 	want := []string{
 		"function a::args: breaking\n  breaking    args .high: required field added",
-		"function a::hidden: breaking\n  breaking    only its own worker can call it now\n  breaking    it cannot be observed any more",
+		"function a::hidden: breaking\n  breaking    only its own worker can now call it\n  breaking    it can no longer be observed",
 		"function a::none: breaking\n  breaking    args: the schema was removed",
-		"function a::open: compatible\n  compatible  other workers can call it now",
-		"function a::seen: compatible\n  compatible  it can be observed now",
+		"function a::open: compatible\n  compatible  other workers can now call it",
+		"function a::seen: compatible\n  compatible  it can now be observed",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -279,7 +279,6 @@ func idsOf(c *catalog) (ids []string) {
 	return ids
 }
 
-// Private functions are selected in the same way as trigger types.
 func TestPrivateFunctionsAreSelectedAsTriggerTypes(t *testing.T) {
 	c := &catalog{Functions: []function{
 		{ID: "a::call", Worker: "a"}, {ID: "b::call", Worker: "b"}, {ID: "engine::on-x", Worker: "a", Private: true, Observable: true},

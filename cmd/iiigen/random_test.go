@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// soup generates schemas from random keywords, which need not be meaningful in combination.
+// soup generates random schemas. Their combinations of keywords need not make sense.
 type soup struct {
 	r *rand.Rand
 }
@@ -81,7 +81,7 @@ func (s soup) ref() string {
 	return []string{"#", "#/$defs/D0", "#/$defs/D1", "#/$defs/D2", "#/$defs/none", "#/properties/a", "https://example.com", "#/allOf/0"}[s.r.IntN(8)]
 }
 
-// catalog returns a catalogue of functions with random schemas.
+// catalog returns a catalog of functions with random schemas.
 func (s soup) catalog(t *testing.T) *catalog {
 	t.Helper()
 	c := &catalog{}
@@ -135,7 +135,8 @@ func TestAnySchemasCompare(t *testing.T) {
 	}
 }
 
-// Schemas of a few lines whose types would grow without bound terminate as well.
+// A short schema can describe an unbounded number of types. Generation and comparison must
+// still terminate.
 func TestSchemasThatGrowEnd(t *testing.T) {
 	doubling := func(keyword string) string {
 		defs := map[string]any{"A40": map[string]any{"type": "object", "properties": map[string]any{"x": true}}, "B40": map[string]any{"type": "object"}}

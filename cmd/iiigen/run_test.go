@@ -28,7 +28,7 @@ func iiigen(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// tree returns the contents of the files below a directory, by path.
+// tree returns the contents of all files below dir, by path.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -66,7 +66,7 @@ type provider struct{}
 func (provider) Bind(context.Context, iii.TriggerBinding) error { return nil }
 func (provider) Unbind(context.Context, string) error           { return nil }
 
-// shop starts an engine with several workers that register functions.
+// shop starts an engine with several workers.
 func shop(t *testing.T) (url string, worker *iii.Client) {
 	t.Helper()
 	e, c := shopEngine(t)
@@ -130,7 +130,7 @@ func TestClientsOfARunningEngine(t *testing.T) {
 		"func (c Orders) TriggerPlaced(functionID string, config PlacedConfig, opts ...iii.TriggerOption) (*iii.Trigger, error) {",
 		"handler func(context.Context, PlacedPayload) (any, error)",
 		"func (c Orders) CheckSchemas(ctx context.Context) error {",
-		"// Create: Places an order.",
+		"// Create calls the function \"orders::create\".\n//\n// Places an order.",
 		`CreateCodeOutOfStock = "out_of_stock"`,
 	} {
 		if !strings.Contains(files["orders_gen.go"], want) {
@@ -150,13 +150,13 @@ func TestClientsOfARunningEngine(t *testing.T) {
 		}
 	}
 
-	// The saved catalogue results in the same files, so -check reports no differences.
+	// The saved catalog must produce the same files.
 	other := filepath.Join(t.TempDir(), "clients")
 	if out, err := iiigen(t, "-catalog", saved, "-functions", "orders::*,billing::*", "-package", "clients", "-out", other); err != nil {
 		t.Fatal(err, out)
 	}
 	if diff := cmp.Diff(files, tree(t, other)); diff != "" {
-		t.Errorf("files of the saved catalogue (-live +saved):\n%s", diff)
+		t.Errorf("files of the saved catalog (-live +saved):\n%s", diff)
 	}
 	if out, err := iiigen(t, "-url", url, "-functions", "orders::*,billing::*", "-package", "clients", "-out", dir, "-check"); err != nil || out != "" {
 		t.Errorf("-check: %v\n%s", err, out)
@@ -207,13 +207,13 @@ func TestCheckReportsWhatHasChanged(t *testing.T) {
     compatible  request .size: value "l" added
     compatible  response .at: optional field added
     breaking    response .id: type changed from string to integer
-    breaking    response .total: null is a value now
+    breaking    response .total: null is now allowed
   function orders::gone: breaking
     breaking    removed
   function orders::new: compatible
     compatible  added
   function orders::same: compatible
-    compatible  request: the texts have changed
+    compatible  request: descriptions or other annotations changed
   file iiigen_catalog.json differs
   file iiigen_gen.go differs
   file orders_gen.go differs
@@ -250,29 +250,29 @@ func TestFailedRunsChangeNothing(t *testing.T) {
 		args          []string
 		want          string
 	}{
-		{"no JSON", `{`, nil, "catalogue"},
+		{"no JSON", `{`, nil, "catalog"},
 		{"another version", `{"version":7}`, nil, "version 7 is not supported"},
 		{"blank id", `{"version":1,"functions":[{"id":" "}]}`, nil, "blank id"},
-		{"schema that is none", `{"version":1,"functions":[{"id":"a::x","request_schema":5}]}`, nil, `request schema of "a::x": a JSON Schema is an object or a boolean, not a number`},
+		{"schema that is none", `{"version":1,"functions":[{"id":"a::x","request_schema":5}]}`, nil, `request schema of "a::x": a JSON Schema must be an object or a boolean, not a number`},
 		{"truncated", `{"version":1,"functions":[{"id":"a::x","request_schema":{"type":"object","proper`, nil, "unexpected end of JSON input"},
-		{"two documents", good + good, nil, "catalogue"},
-		{"no object", `[]`, nil, "catalogue"},
+		{"two documents", good + good, nil, "catalog"},
+		{"no object", `[]`, nil, "catalog"},
 		{"functions of a wrong type", `{"version":1,"functions":{"a::x":{}}}`, nil, "functions"},
 		{"id of a wrong type", `{"version":1,"functions":[{"id":5}]}`, nil, "cannot unmarshal number"},
 		{"nested too deep", `{"version":1,"functions":[{"id":"a::x","request_schema":` + strings.Repeat(`{"items":`, 1e5) + `{}` + strings.Repeat("}", 1e5) + `}]}`, nil, "depth"},
 		{"no version", `{"functions":[]}`, nil, "version 0 is not supported"},
-		{"args that are none", `{"version":1,"functions":[{"id":"a::x","observable":true,"args_schema":[]}]}`, nil, `args schema of "a::x": a JSON Schema is an object or a boolean, not an array`},
+		{"args that are none", `{"version":1,"functions":[{"id":"a::x","observable":true,"args_schema":[]}]}`, nil, `args schema of "a::x": a JSON Schema must be an object or a boolean, not an array`},
 		{"no match", good, []string{"-functions", "b::*"}, `no function or trigger type matches "b::*"`},
 		{"one of two does not match", good, []string{"-functions", "a::*,b::*"}, `no function or trigger type matches "b::*"`},
-		{"empty catalogue", `{"version":1}`, nil, `no function or trigger type matches "*"`},
+		{"empty catalog", `{"version":1}`, nil, `no function or trigger type matches "*"`},
 		{"output that is a file", good, []string{"-out", "main.go"}, "main.go"},
 		{"output below a file", good, []string{"-out", "main.go/clients"}, "main.go"},
-		{"catalogue saved over a client", good, []string{"-save", "DIR/a_gen.go"}, "two outputs write the file"},
-		{"two namespaces", `{"version":1,"functions":[{"id":"a::x","namespace":"p"},{"id":"a::x","namespace":"q"}]}`, nil, `function "a::x" is in namespace "p" and in "q"`},
-		{"package that is a keyword", good, []string{"-package", "func"}, `"func" cannot be the name`},
-		{"package that is another one", good, []string{"-package", "other"}, "holds package clients, not other"},
-		{"by nonsense", good, []string{"-by", "moon"}, `by "moon"`},
-		{"catalogue that is not there", "", []string{"-catalog", "nowhere.json"}, "nowhere.json"},
+		{"catalog saved over a client", good, []string{"-save", "DIR/a_gen.go"}, "two outputs write the file"},
+		{"two namespaces", `{"version":1,"functions":[{"id":"a::x","namespace":"p"},{"id":"a::x","namespace":"q"}]}`, nil, `function "a::x" exists in the namespaces "p" and "q"`},
+		{"package that is a keyword", good, []string{"-package", "func"}, `"func" is not a valid name`},
+		{"package that is another one", good, []string{"-package", "other"}, "contains package clients, not other"},
+		{"by nonsense", good, []string{"-by", "moon"}, `not "moon"`},
+		{"catalog that does not exist", "", []string{"-catalog", "nowhere.json"}, "nowhere.json"},
 		{"argument", good, []string{"more"}, `unexpected argument "more"`},
 		{"flag", good, []string{"-nope"}, "iiigen -h"},
 		{"engine that is not there", "", []string{"-catalog", "", "-url", "ws://127.0.0.1:1", "-timeout", "200ms"}, "127.0.0.1:1"},
@@ -300,7 +300,6 @@ func TestFailedRunsChangeNothing(t *testing.T) {
 	}
 }
 
-// A failure between two files restores those already written.
 func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 	dir := t.TempDir()
 	catalog := filepath.Join(t.TempDir(), "c.json")
@@ -309,7 +308,7 @@ func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 	if out, err := iiigen(t, args...); err != nil {
 		t.Fatal(err, out)
 	}
-	// A directory with the name of the last file makes the run fail.
+	// The last file cannot be written, because a directory has its name.
 	if err := os.Remove(filepath.Join(dir, "iiigen_gen.go")); err != nil {
 		t.Fatal(err)
 	}
@@ -317,14 +316,14 @@ func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 	writeFile(t, catalog, `{"version":1,"functions":[{"id":"a::x"},{"id":"a::y"},{"id":"c::x"}]}`)
 	before := tree(t, dir)
 	_, err := iiigen(t, args...)
-	if err == nil || !strings.Contains(err.Error(), "iiigen_gen.go is no regular file") {
+	if err == nil || !strings.Contains(err.Error(), "iiigen_gen.go is not a regular file") {
 		t.Errorf("got error %v", err)
 	}
 	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
 		t.Errorf("files (-before +after):\n%s", diff)
 	}
 
-	// Renaming one file fails after other files have been renamed.
+	// Let the third rename fail.
 	files := map[string][]byte{filepath.Join(dir, "a_gen.go"): []byte(header + "\n"), filepath.Join(dir, "z.json"): []byte("{}"), filepath.Join(dir, "zz.json"): []byte("{}")}
 	failing := errors.New("no space left")
 	renames := 0
@@ -384,9 +383,9 @@ func TestConfigurationHasSeveralOutputs(t *testing.T) {
 	for name, test := range map[string]struct{ config, want string }{
 		"no outputs":    {`{}`, "no outputs"},
 		"unknown key":   {`{"output":[]}`, `unknown field "output"`},
-		"one directory": {`{"outputs":[{"catalog":"all.json","out":"x"},{"catalog":"all.json","out":"./x"}]}`, "two outputs have the directory"},
+		"one directory": {`{"outputs":[{"catalog":"all.json","out":"x"},{"catalog":"all.json","out":"./x"}]}`, "two outputs use the directory"},
 		"one file":      {`{"outputs":[{"catalog":"all.json","functions":["a::*"],"save":"s.json"},{"catalog":"all.json","functions":["b::*"],"save":"./s.json"}]}`, "two outputs write the file"},
-		"no directory":  {`{"outputs":[{"catalog":"all.json"}]}`, "no directory to write to"},
+		"no directory":  {`{"outputs":[{"catalog":"all.json"}]}`, "no output directory"},
 	} {
 		writeFile(t, config, test.config)
 		if _, err := iiigen(t, "-config", config); err == nil || !strings.Contains(err.Error(), test.want) {
@@ -439,7 +438,7 @@ func TestCheckReportsThatEverythingIsGone(t *testing.T) {
 	}
 }
 
-// If an engine disconnects or does not answer, the run fails before its timeout, with an error
+// If an engine disconnects or does not respond, the run fails before its timeout with an error
 // that names the request.
 func TestEnginesThatGoAwayOrDoNotAnswerFailTheRun(t *testing.T) {
 	asks := func(f iiitest.Frame, function string) bool {
@@ -483,8 +482,8 @@ func TestEnginesThatGoAwayOrDoNotAnswerFailTheRun(t *testing.T) {
 	}
 }
 
-// go run …@latest ignores go.work, so the versions of dependencies in this go.mod must match
-// those of the root module.
+// go run …@latest ignores go.work, so the dependencies in this go.mod must match those of the
+// root module.
 func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
 	dir := t.TempDir()
 	root, err := filepath.Abs("../..")
@@ -511,12 +510,12 @@ func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
 	}
 }
 
-// A worker's default name changes with each start, and an engine without observers does not
-// list observable functions as such. Neither counts as a change of the clients.
+// A worker's default name changes with every start, and an engine without observers does not
+// report which functions are observable. Neither counts as a change.
 func TestCheckIgnoresRestartsAndEnginesWithoutObservers(t *testing.T) {
 	start := func(protocol iiitest.Protocol) (url string) {
 		e := iiitest.Start(t, iiitest.WithProtocol(protocol))
-		c, err := iii.New(e.URL()) // "host:pid", with another number for each client of the process
+		c, err := iii.New(e.URL()) // default name, which differs for each client
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,11 +15,11 @@ import (
 	"strings"
 )
 
-// schema is a JSON Schema: an object as encoding/json decodes it, with numbers as json.Number.
-// The schema true is represented by the empty object.
+// schema is a JSON Schema as decoded by encoding/json, with numbers as json.Number. The
+// boolean schema true is represented by an empty object.
 type schema = map[string]any
 
-// parseSchema decodes a document. It returns an error if the document is not a schema.
+// parseSchema decodes a JSON Schema.
 func parseSchema(raw json.RawMessage) (schema, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
@@ -32,13 +32,12 @@ func parseSchema(raw json.RawMessage) (schema, error) {
 	}
 	s, ok := asSchema(doc)
 	if !ok {
-		return nil, fmt.Errorf("a JSON Schema is an object or a boolean, not %s", kindOf(doc))
+		return nil, fmt.Errorf("a JSON Schema must be an object or a boolean, not %s", kindOf(doc))
 	}
 	return s, nil
 }
 
-// asSchema returns a part of a document as a schema. A schema that no value satisfies, such as
-// false, becomes an object with the keyword not.
+// asSchema converts v to a schema. The boolean schema false becomes {"not": {}}.
 func asSchema(v any) (schema, bool) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -68,17 +67,17 @@ func kindOf(v any) string {
 	return "an object"
 }
 
-// isFalse reports whether s is a schema that no value satisfies.
+// isFalse reports whether s is {"not": {}}, which no value satisfies.
 func isFalse(s schema) bool {
 	not, ok := s["not"].(map[string]any)
 	return ok && len(not) == 0 && len(s) == 1
 }
 
-// annotations are the keywords that do not constrain values.
+// annotations lists the keywords that do not constrain values.
 var annotations = []string{"$schema", "$id", "id", "$comment", "$anchor", "title", "description", "default", "examples", "example",
 	"deprecated", "readOnly", "writeOnly", "$defs", "definitions", "discriminator", "xml", "externalDocs"}
 
-// demands returns s without annotations, that is, only the keywords that constrain values.
+// demands returns only the keywords of s that constrain values.
 func demands(s schema) schema {
 	rest := maps.Clone(s)
 	for _, k := range annotations {
@@ -92,8 +91,7 @@ func demands(s schema) schema {
 	return rest
 }
 
-// shapes reports whether s has a keyword that determines its Go type. Other keywords
-// constrain values in ways that Go types cannot express.
+// shapes reports whether s has a keyword that affects the Go type.
 func shapes(s schema) bool {
 	for _, k := range []string{"$ref", "$dynamicRef", "$recursiveRef", "type", "properties", "required", "additionalProperties", "patternProperties", "items",
 		"prefixItems", "enum", "const", "allOf", "anyOf", "oneOf", "format", "contentEncoding"} {
@@ -107,35 +105,35 @@ func shapes(s schema) bool {
 // document resolves references within a schema document.
 type document struct{ root schema }
 
-// resolve returns the schema that a reference points to.
+// resolve returns the schema to which ref points.
 func (d document) resolve(ref string) (schema, error) {
 	rest, ok := strings.CutPrefix(ref, "#")
 	if id, _ := d.root["$id"].(string); !ok && id != "" {
 		rest, ok = strings.CutPrefix(ref, strings.TrimSuffix(id, "#")+"#")
 	}
 	if !ok && ref != "" {
-		return nil, fmt.Errorf("$ref %q points outside of the schema", ref)
+		return nil, fmt.Errorf("$ref %q points outside the schema", ref)
 	}
 	var at any = d.root
 	if rest != "" {
 		if rest[0] != '/' {
-			return nil, fmt.Errorf("$ref %q names an anchor", ref)
+			return nil, fmt.Errorf("$ref %q is an anchor", ref)
 		}
 		for _, token := range strings.Split(rest[1:], "/") {
 			token = strings.ReplaceAll(strings.ReplaceAll(unescapePercent(token), "~1", "/"), "~0", "~")
 			switch v := at.(type) {
 			case map[string]any:
 				if at, ok = v[token]; !ok {
-					return nil, fmt.Errorf("$ref %q points to nothing", ref)
+					return nil, fmt.Errorf("$ref %q has no target", ref)
 				}
 			case []any:
 				i, err := strconv.Atoi(token)
 				if err != nil || i < 0 || i >= len(v) {
-					return nil, fmt.Errorf("$ref %q points to nothing", ref)
+					return nil, fmt.Errorf("$ref %q has no target", ref)
 				}
 				at = v[i]
 			default:
-				return nil, fmt.Errorf("$ref %q points to nothing", ref)
+				return nil, fmt.Errorf("$ref %q has no target", ref)
 			}
 		}
 	}
@@ -146,8 +144,8 @@ func (d document) resolve(ref string) (schema, error) {
 	return s, nil
 }
 
-// unescapePercent decodes percent escapes in a fragment. If the fragment is malformed, it
-// returns the fragment unchanged.
+// unescapePercent decodes the percent escapes in a URL fragment. Malformed escapes remain as
+// they are.
 func unescapePercent(s string) string {
 	if !strings.Contains(s, "%") {
 		return s
@@ -166,8 +164,8 @@ func unescapePercent(s string) string {
 	return b.String()
 }
 
-// definition returns the name of the definition that a reference points to, or "" for any
-// other reference.
+// definition returns the name of the definition to which ref points, or "" if ref points
+// elsewhere.
 func definition(ref string) string {
 	for _, prefix := range []string{"#/$defs/", "#/definitions/"} {
 		if name, ok := strings.CutPrefix(ref, prefix); ok && !strings.Contains(name, "/") {
@@ -177,25 +175,24 @@ func definition(ref string) string {
 	return ""
 }
 
-// maxHops bounds the length of chains of references and the depth of nested merges.
+// maxHops is the maximum length of a chain of references and the maximum depth of nested
+// merges.
 const maxHops = 64
 
-// maxParts bounds the number of parts of an allOf. Without a bound, nested parts could
-// multiply.
+// maxParts is the maximum number of parts of an allOf. Nested parts could otherwise multiply.
 const maxParts = 1000
 
-// errUnsatisfiable is the reason why schemas cannot be merged.
-var errUnsatisfiable = errors.New("the parts of allOf exclude each other")
+// errUnsatisfiable reports that no value satisfies both of the schemas being merged.
+var errUnsatisfiable = errors.New("the parts of allOf contradict each other")
 
-// deref follows the references of s and merges each target with the keywords beside the
-// reference.
+// deref follows the $ref of s, if any, and merges its target with the other keywords of s.
 func (d document) deref(s schema, hops int) (schema, error) {
 	ref, ok := s["$ref"].(string)
 	if !ok {
 		return s, nil
 	}
 	if hops >= maxHops {
-		return nil, fmt.Errorf("$ref %q leads back to itself", ref)
+		return nil, fmt.Errorf("$ref %q refers to itself", ref)
 	}
 	to, err := d.resolve(ref)
 	if err != nil {
@@ -210,11 +207,11 @@ func (d document) deref(s schema, hops int) (schema, error) {
 	return d.merge(to, beside, hops+1)
 }
 
-// merge returns a schema that requires what both a and b require, as far as the requirements
-// affect Go types.
+// merge returns a schema that requires what both a and b require, as far as it affects Go
+// types.
 func (d document) merge(a, b schema, hops int) (schema, error) {
 	if hops >= maxHops {
-		return nil, errors.New("allOf is nested too deep")
+		return nil, errors.New("allOf is nested too deeply")
 	}
 	a, err := d.deref(a, hops+1)
 	if err != nil {
@@ -293,9 +290,7 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 		case "const":
 			return nil, errUnsatisfiable
 		case "additionalProperties", "unevaluatedProperties":
-			// The schema with the more precise type for members takes precedence. The merged
-			// schema forbids every member that either schema forbids, unless the other schema
-			// declares it.
+			// Prefer the schema that determines the type of additional members.
 			if x, ok := asSchema(old); ok && (isFalse(x) || len(x) == 0) {
 				m[k] = v
 			}
@@ -309,8 +304,7 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 			}
 			m[k] = append(slices.Clone(x), y...)
 		case "anyOf", "oneOf":
-			// Both schemas require a choice, but the result can have only one. The other
-			// becomes a part of allOf.
+			// A schema has room for one anyOf and one oneOf, so the second one moves to allOf.
 			all, _ := m["allOf"].([]any)
 			m["allOf"] = append(slices.Clone(all), schema{k: v})
 		case "minimum", "exclusiveMinimum":
@@ -329,8 +323,8 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 	return m, nil
 }
 
-// mergeProperty merges two schemas of the same property. If either is not a valid schema, the
-// result allows any value.
+// mergeProperty merges two schemas of one property. If either is invalid, the result allows
+// any value.
 func (d document) mergeProperty(a, b any, hops int) (any, error) {
 	x, okX := asSchema(a)
 	y, okY := asSchema(b)
@@ -346,7 +340,7 @@ func less(a, b any) bool {
 	return okX && okY && x.Cmp(y) < 0
 }
 
-// numberOf returns the exact value of a number in a schema.
+// numberOf returns the value of a JSON number. It reports false for any other value.
 func numberOf(v any) (*big.Float, bool) {
 	n, ok := v.(json.Number)
 	if !ok {
@@ -356,7 +350,7 @@ func numberOf(v any) (*big.Float, bool) {
 	return f, err == nil
 }
 
-// typesOf returns the value of the keyword type as a list.
+// typesOf returns the types listed by the keyword type.
 func typesOf(s schema) []string {
 	switch t := s["type"].(type) {
 	case string:
@@ -378,7 +372,7 @@ func stringsOf(v any) []string {
 	return all
 }
 
-// listOf returns the value of a keyword such as anyOf as a list of schemas.
+// listOf converts the value of a keyword such as anyOf to a list of schemas.
 func listOf(v any) ([]schema, bool) {
 	list, ok := v.([]any)
 	if !ok {
@@ -395,7 +389,7 @@ func listOf(v any) ([]schema, bool) {
 	return all, true
 }
 
-// literals returns the set of the constants in values, each encoded as JSON.
+// literals returns the set of values, each encoded as JSON.
 func literals(values []any) map[string]bool {
 	all := make(map[string]bool, len(values))
 	for _, v := range values {
@@ -404,7 +398,7 @@ func literals(values []any) map[string]bool {
 	return all
 }
 
-// constants returns the constants of the keywords enum and const.
+// constants returns the value of const or the values of enum.
 func constants(s schema) ([]any, bool) {
 	if c, ok := s["const"]; ok {
 		return []any{c}, true
@@ -413,8 +407,8 @@ func constants(s schema) ([]any, bool) {
 	return list, ok && len(list) > 0
 }
 
-// integerType returns the Go integer type whose range equals the bounds of s. If there is
-// none, it returns one whose range includes the bounds.
+// integerType returns the Go integer type with exactly the range of s. If there is none, it
+// returns a type that covers the range.
 func integerType(s schema) string {
 	switch format, _ := s["format"].(string); format {
 	case "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "int", "uint":

@@ -2,7 +2,7 @@ package main
 
 import "strings"
 
-// support returns the source code of the helpers that the generated types need.
+// support returns the source code of the helpers that the generated code uses.
 func (g *generation) support() string {
 	var b strings.Builder
 	for _, part := range []string{"options", "observe", "schema", "constant", "open", "union", "tuple"} {
@@ -13,10 +13,10 @@ func (g *generation) support() string {
 	return b.String()
 }
 
-// helperSources maps the helpers of generated code to their source code.
+// helperSources maps the names of helpers to their source code.
 var helperSources = map[string]string{
 	"options": `
-// callOptions returns the options of a client followed by those of a call.
+// callOptions returns the client's options followed by those of the call.
 func callOptions(client, call []iii.CallOption) []iii.CallOption {
 	if len(client) == 0 {
 		return call
@@ -25,7 +25,8 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 }
 `,
 	"observe": `
-// observe registers a function and an observer that runs it.
+// observe registers handler as the function named target, and an observer of source that
+// invokes it. If it cannot register the observer, it unregisters the function.
 func observe[In any](c *iii.Client, source iii.Source, target string, handler func(context.Context, In) (any, error), opts []iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	function, err := iii.Handle(c, target, handler)
 	if err != nil {
@@ -42,7 +43,7 @@ func observe[In any](c *iii.Client, source iii.Source, target string, handler fu
 //go:embed ` + catalogFile + `
 var catalogJSON []byte
 
-// catalogSchemas returns the schemas of the catalogue by part and id.
+// catalogSchemas returns the schemas in the catalog, keyed by part and id.
 var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	var catalog struct {
 		Functions []struct {
@@ -59,7 +60,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	}
 	schemas := make(map[[2]string]json.RawMessage)
 	if json.Unmarshal(catalogJSON, &catalog) != nil {
-		return schemas // JSONSchema then returns {}
+		return schemas // schemaOf returns {} for all of them
 	}
 	for _, f := range catalog.Functions {
 		schemas[[2]string{"request", f.ID}], schemas[[2]string{"response", f.ID}] = f.Request, f.Response
@@ -71,7 +72,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	return schemas
 })
 
-// schemaOf returns a schema from the catalogue.
+// schemaOf returns a schema from the catalog, or {} if it is missing.
 func schemaOf(part, id string) json.RawMessage {
 	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
 		return raw
@@ -80,7 +81,7 @@ func schemaOf(part, id string) json.RawMessage {
 }
 `,
 	"constant": `
-// checkConstant returns an error unless b equals the JSON value want.
+// checkConstant returns an error unless b and want encode the same JSON value.
 func checkConstant(name string, b []byte, want string) error {
 	var got, expected any
 	if err := json.Unmarshal(b, &got); err != nil {
@@ -90,13 +91,14 @@ func checkConstant(name string, b []byte, want string) error {
 		return err
 	}
 	if got != expected {
-		return fmt.Errorf("%s: %.100s in place of %s", name, b, want)
+		return fmt.Errorf("%s: got %.100s, want %s", name, b, want)
 	}
 	return nil
 }
 `,
 	"open": `
-// marshalOpen encodes an object with additional members.
+// marshalOpen encodes own together with the members in further. It returns an error if further
+// contains one of the known members.
 func marshalOpen[T any](name string, own any, further map[string]T, known ...string) ([]byte, error) {
 	b, err := json.Marshal(own)
 	if err != nil || len(further) == 0 {
@@ -104,7 +106,7 @@ func marshalOpen[T any](name string, own any, further map[string]T, known ...str
 	}
 	for _, k := range known {
 		if _, ok := further[k]; ok {
-			return nil, fmt.Errorf("%s: Additional has the member %q, for which there is a field", name, k)
+			return nil, fmt.Errorf("%s: Additional contains %q, which has its own field", name, k)
 		}
 	}
 	rest, err := json.Marshal(further)
@@ -114,7 +116,7 @@ func marshalOpen[T any](name string, own any, further map[string]T, known ...str
 	return append(append(b[:len(b)-1], ','), rest[1:]...), nil
 }
 
-// unmarshalOpen decodes an object, with its unknown members into further.
+// unmarshalOpen decodes b into own. It stores the members not listed in known in further.
 func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...string) error {
 	if err := json.Unmarshal(b, own); err != nil {
 		return err
@@ -123,7 +125,7 @@ func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...str
 	if err := json.Unmarshal(b, &all); err != nil {
 		return err
 	}
-	delete(all, "_caller_worker_id") // the engine adds it to payloads
+	delete(all, "_caller_worker_id") // added to payloads by the engine
 	for _, k := range known {
 		delete(all, k)
 	}
@@ -142,7 +144,7 @@ func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...str
 }
 `,
 	"union": `
-// shape describes the JSON values that a variant can have.
+// shape describes the JSON values that a variant accepts.
 type shape struct {
 	kind            string
 	required, known []string
@@ -151,13 +153,13 @@ type shape struct {
 	closed          bool
 }
 
-// unionVariant describes a field of a union.
+// unionVariant decodes JSON values of one shape into a field of a union.
 type unionVariant struct {
 	shape  shape
 	decode func(b []byte) error
 }
 
-// variant returns the variant of a union that decodes values of the shape into field.
+// variant returns a unionVariant that decodes values of shape s into field.
 func variant[T any](field **T, s shape) unionVariant {
 	return unionVariant{s, func(b []byte) error {
 		v := new(T)
@@ -169,7 +171,8 @@ func variant[T any](field **T, s shape) unionVariant {
 	}}
 }
 
-// marshalUnion encodes the variant that is set, or returns an error unless it is the only one.
+// marshalUnion encodes the only value that is set. It returns an error unless exactly one of
+// raw and variants is non-nil.
 func marshalUnion(name string, raw json.RawMessage, variants ...any) ([]byte, error) {
 	var set []any
 	if raw != nil {
@@ -181,13 +184,13 @@ func marshalUnion(name string, raw json.RawMessage, variants ...any) ([]byte, er
 		}
 	}
 	if len(set) != 1 {
-		return nil, fmt.Errorf("%s: %d of the fields are set; want 1", name, len(set))
+		return nil, fmt.Errorf("%s: %d fields are set; want 1", name, len(set))
 	}
 	return json.Marshal(set[0])
 }
 
-// unmarshalUnion decodes b into the variant with a matching shape. If several match, it
-// selects the one with the fewest unknown members. If none matches, it keeps b in raw.
+// unmarshalUnion decodes b into the variant that matches its shape. If several match, it
+// prefers those with fewer unknown members. If no variant can decode b, it copies b to raw.
 func unmarshalUnion(b []byte, raw *json.RawMessage, variants ...unionVariant) error {
 	type candidate struct {
 		variant unionVariant
@@ -209,7 +212,7 @@ func unmarshalUnion(b []byte, raw *json.RawMessage, variants ...unionVariant) er
 	return nil
 }
 
-// matches reports whether b has the shape, and the number of unknown members.
+// matches reports whether b has shape s, and returns the number of members unknown to s.
 func (s shape) matches(b []byte) (unknown int, ok bool) {
 	b = bytes.TrimSpace(b)
 	if len(b) == 0 {
@@ -264,15 +267,15 @@ func (s shape) matches(b []byte) (unknown int, ok bool) {
 	return unknown, !s.closed || unknown == 0
 }
 
-// equalJSON reports whether two JSON scalars are equal.
+// equalJSON reports whether b and want encode the same JSON value.
 func equalJSON(b []byte, want string) bool {
 	var x, y any
 	return json.Unmarshal(b, &x) == nil && json.Unmarshal([]byte(want), &y) == nil && reflect.DeepEqual(x, y)
 }
 `,
 	"tuple": `
-// marshalTuple encodes elements as an array. It omits trailing nil elements beyond the first
-// least, unless rest has elements.
+// marshalTuple encodes elements, followed by those of rest, as a JSON array. If rest is empty,
+// it omits trailing nil elements, but not below the length least.
 func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 	further := 0
 	if rest != nil {
@@ -292,8 +295,9 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 	return json.Marshal(elements)
 }
 
-// unmarshalTuple decodes an array into pointers. It decodes further elements into rest, a
-// pointer to a slice, or ignores them if rest is nil.
+// unmarshalTuple decodes the array b into the pointers in elements. It decodes additional
+// elements into rest, a pointer to a slice, or ignores them if rest is nil. It returns an error
+// if b is shorter than least.
 func unmarshalTuple(name string, b []byte, least int, rest any, elements ...any) error {
 	var all []json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {

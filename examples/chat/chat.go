@@ -13,19 +13,19 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// message is an item of the message stream. The groups of that stream are the rooms.
+// message is an item of the messages stream, which has one group per room.
 type message struct {
 	ID     string `json:"id"`
 	Author string `json:"author"`
 	Text   string `json:"text"`
 }
 
-// people is the only item of a room in the presence stream.
+// people is the item in the presence stream that counts the people in a room.
 type people struct {
 	Count int `json:"count"`
 }
 
-// rooms lists the existing rooms.
+// rooms lists the rooms of the chat.
 var rooms = []string{"lobby", "kitchen"}
 
 //go:embed page.html
@@ -33,11 +33,10 @@ var pageSource string
 
 var page = template.Must(template.New("page").Parse(pageSource))
 
-// chat is the worker.
 type chat struct {
 	client    *iii.Client
 	name      string
-	streamURL string // address at which pages subscribe
+	streamURL string // address to which pages subscribe
 	messages  *iii.Stream[message]
 	presence  *iii.Stream[people]
 
@@ -54,7 +53,7 @@ func newChat(client *iii.Client, name, streamURL string) *chat {
 	}
 }
 
-// register registers the routes and the join and leave triggers.
+// register registers the HTTP routes and the join and leave triggers.
 func (c *chat) register() error {
 	if _, err := c.client.MountHTTP(http.MethodGet, "/"+c.name, http.HandlerFunc(c.servePage)); err != nil {
 		return err
@@ -77,7 +76,7 @@ func (c *chat) register() error {
 	return err
 }
 
-// servePage serves the page, with the address and the names of the streams.
+// servePage serves the page. The template inserts the address and the names of the streams.
 func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	_ = page.Execute(w, map[string]any{
@@ -85,7 +84,7 @@ func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// post stores a message. The engine broadcasts it to everybody in the room.
+// post stores a message. The engine broadcasts the new item to all subscribers of the room.
 func (c *chat) post(ctx context.Context, r *iii.HTTPRequest[message]) (*iii.HTTPResponse[any], error) {
 	room, m := r.PathParams["room"], r.Body
 	m.Author, m.Text = strings.TrimSpace(m.Author), strings.TrimSpace(m.Text)
@@ -106,8 +105,8 @@ func refusal(status uint16, reason string) *iii.HTTPResponse[any] {
 	return &iii.HTTPResponse[any]{StatusCode: status, Body: map[string]string{"error": reason}}
 }
 
-// join runs for each subscription to a stream and may refuse it. The engine calls it for
-// all streams, so it accepts subscriptions to streams of other programs.
+// join accepts or rejects a subscription to a stream. The engine calls it for all streams, so
+// it accepts subscriptions to the streams of other programs.
 func (c *chat) join(ctx context.Context, e iii.StreamJoinLeaveEvent) (iii.StreamJoinResult, error) {
 	ours := e.StreamName == c.messages.Name()
 	if !ours && e.StreamName != c.presence.Name() {
@@ -122,7 +121,7 @@ func (c *chat) join(ctx context.Context, e iii.StreamJoinLeaveEvent) (iii.Stream
 	return iii.StreamJoinResult{}, c.count(ctx, e.GroupID, func(here map[string]bool) { here[e.SubscriptionID] = true })
 }
 
-// leave runs when a subscriber leaves or loses the connection.
+// leave runs when a subscriber unsubscribes or disconnects.
 func (c *chat) leave(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, error) {
 	if e.StreamName != c.messages.Name() || !slices.Contains(rooms, e.GroupID) {
 		return nil, nil
@@ -130,8 +129,8 @@ func (c *chat) leave(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, erro
 	return nil, c.count(ctx, e.GroupID, func(here map[string]bool) { delete(here, e.SubscriptionID) })
 }
 
-// count changes the subscriptions of a room and publishes their number to the room. The
-// lock keeps the published numbers in order.
+// count updates the subscriptions of a room and publishes the new number. It holds mu while
+// publishing, so the numbers arrive in order.
 func (c *chat) count(ctx context.Context, room string, change func(here map[string]bool)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

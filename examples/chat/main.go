@@ -1,15 +1,14 @@
-// Chat shows streams: each message is an item of a stream, and the engine delivers it at
-// once to all subscribers of its stream socket. The worker itself serves only the web page
-// and the route for new messages.
+// Chat demonstrates streams with a web chat. Each message is an item of a stream, and the
+// engine delivers it immediately to all subscribers of its stream socket. The worker serves
+// only the web page and the route for new messages.
 //
-// Without arguments the program plays a conversation of two people and exits with status 0
-// if the outcome is as expected. With -serve it serves until it is interrupted: open the
-// page that it prints in two windows.
+// Without arguments, the program plays a conversation between two people and exits with status
+// 0 if the result is as expected. With -serve, it serves until it is interrupted; open the
+// printed URL in two browser windows.
 //
-// If $III_URL is set, the program uses the engine at that address. It expects the engine's
-// HTTP triggers at $III_HTTP_URL, which defaults to http://127.0.0.1:3111, and its stream
-// socket at $III_STREAM_URL, which defaults to ws://127.0.0.1:3112. Otherwise the program
-// starts a development engine.
+// If $III_URL is set, the program uses the engine at that address, with HTTP triggers at
+// $III_HTTP_URL (default http://127.0.0.1:3111) and the stream socket at $III_STREAM_URL
+// (default ws://127.0.0.1:3112). Otherwise it starts a development engine.
 package main
 
 import (
@@ -34,7 +33,7 @@ func main() {
 	serve := flag.Bool("serve", false, "serve until interrupted")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout, *serve)
 	stop()
 	if err != nil {
@@ -62,7 +61,7 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 	if err != nil {
 		return err
 	}
-	// An interrupt ends ctx; running handlers still finish and send their responses.
+	// After an interrupt, running handlers still finish and send their responses.
 	defer func() { err = errors.Join(err, shutdown(ctx, client)) }()
 	if err := newChat(client, name, streamURL).register(); err != nil {
 		return err
@@ -78,7 +77,7 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 	return visit{name: name, page: httpURL + "/" + name, streamURL: streamURL, out: out}.run(ctx)
 }
 
-// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
+// shutdown shuts down a worker gracefully, even after an interrupt has canceled ctx.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

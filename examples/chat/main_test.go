@@ -17,10 +17,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -36,8 +36,8 @@ count update {"count":1}
 mallory is refused
 `
 
-// checkRun runs the program and compares its output, with placeholders for the parts that
-// differ between runs.
+// checkRun runs the program and checks its output. Placeholders replace the parts that differ
+// between runs.
 func checkRun(t *testing.T) {
 	t.Helper()
 	var out bytes.Buffer
@@ -56,7 +56,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on a shared engine do not interfere, and engines of all generations give the same.
+// Two runs can share an engine, and every engine version gives the same results.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -70,8 +70,8 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	}
 }
 
-// With -serve the program serves until it is interrupted. The page contains the address of
-// the stream socket, and invalid messages are rejected.
+// With -serve, the page contains the address of the stream socket, and invalid messages are
+// rejected.
 func TestServe(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())

@@ -14,7 +14,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// visit plays a short conversation of two people, with the requests of their pages.
+// visit plays a short conversation between two people. It sends the requests that their pages
+// would send.
 type visit struct {
 	name, page, streamURL string
 	out                   io.Writer
@@ -49,7 +50,7 @@ func (v visit) run(ctx context.Context) error {
 	if err := errors.Join(v.tell(ada, "ada", "create"), v.tell(grace, "grace", "create")); err != nil {
 		return err
 	}
-	// A separate stream has the number of people in each room.
+	// The presence stream counts the people in each room.
 	watch := v.join(ctx, v.name+"-presence", "lobby")
 	defer watch.stop()
 	if err := v.tell(watch, "count", "sync"); err != nil {
@@ -68,7 +69,7 @@ func (v visit) run(ctx context.Context) error {
 	return nil
 }
 
-// join subscribes to a room. The first call of next opens the connection.
+// join subscribes to a room. The first call to next opens the connection.
 func (v visit) join(ctx context.Context, stream, room string) guest {
 	next, stop := iter.Pull2(iii.Subscribe(ctx, v.streamURL, iii.StreamSubscription{StreamName: stream, GroupID: room}))
 	return guest{next, stop}
@@ -89,9 +90,8 @@ func (v visit) tell(g guest, who string, want iii.StreamEventType) error {
 	return nil
 }
 
-// post posts a message, as the page does. It retries while the response is a 404: the engine
-// has accepted the route when Connect returns, but its HTTP server may apply it a moment
-// later.
+// post posts a message as the page does. The engine's HTTP server may apply a new route
+// shortly after Connect returns, so post retries after a 404.
 func (v visit) post(ctx context.Context, room string, m message) error {
 	body, err := json.Marshal(m)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// order requests a file from the archive, which writes it to the channel To.
+// order requests a file. The archive writes the file to the channel To.
 type order struct {
 	Name string               `json:"name"`
 	To   iii.StreamChannelRef `json:"to"`
@@ -23,20 +23,20 @@ type announcement struct {
 	Size int64 `json:"size"`
 }
 
-// receipt describes the bytes that were sent.
+// receipt describes the transferred bytes.
 type receipt struct {
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256"`
 }
 
-// newArchive returns a worker that sends the files of a directory.
+// newArchive returns a worker that sends files from root.
 func newArchive(url, name string, root *os.Root) (*iii.Client, error) {
 	client, err := iii.New(url, iii.WithName(name+"-archive"))
 	if err != nil {
 		return nil, err
 	}
-	// The function returns when the transfer ends, so the caller receives its outcome and
-	// Shutdown of this worker waits for it.
+	// The function returns only after the transfer. The caller thus receives the outcome, and
+	// Shutdown waits for running transfers.
 	_, err = iii.Handle(client, name+"::send", func(ctx context.Context, o order) (receipt, error) {
 		file, err := root.Open(o.Name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -51,8 +51,8 @@ func newArchive(url, name string, root *os.Root) (*iii.Client, error) {
 	return client, err
 }
 
-// send writes a file to a channel: its size as a message, then its bytes. A full channel
-// applies backpressure: the write waits. It fails if the reader has gone.
+// send writes the size of a file to a channel as a message, and then its bytes. While the
+// channel is full, writes block; after the reader has disconnected, they fail.
 func send(ctx context.Context, client *iii.Client, file *os.File, to iii.StreamChannelRef) (receipt, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -63,7 +63,7 @@ func send(ctx context.Context, client *iii.Client, file *os.File, to iii.StreamC
 		return receipt{}, err
 	}
 	defer w.Close()
-	defer context.AfterFunc(ctx, func() { _ = w.Close() })() // the caller is gone: stop the transfer
+	defer context.AfterFunc(ctx, func() { _ = w.Close() })() // stop the transfer if the caller disconnects
 	if err := w.SendMessage(ctx, announcement{Size: info.Size()}); err != nil {
 		return receipt{}, err
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fetch requests a file from the archive and stores it at path when it is complete.
+// fetch requests a file from the archive. It stores the file at path once it is complete.
 func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name, path string) (err error) {
 	file, err := os.Create(path + ".part")
 	if err != nil {
@@ -32,7 +32,6 @@ func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name,
 		return err
 	}
 	defer reader.Close()
-	// The call lasts as long as the transfer.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type outcome struct {
@@ -43,14 +42,14 @@ func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name,
 	go func() {
 		r, err := iii.Call[receipt](ctx, client, sendID, order{Name: name, To: writer.Ref()}, iii.WithTimeout(time.Hour))
 		if err != nil {
-			_ = reader.Close() // the archive may never have opened the channel
+			_ = reader.Close() // unblock receive, because the archive may never open the channel
 		}
 		called <- outcome{r, err}
 	}()
 	hash := sha256.New()
 	n, err := receive(ctx, reader, io.MultiWriter(file, hash), out, name)
 	if err != nil {
-		cancel() // the call
+		cancel() // stop the transfer
 	}
 	sent := <-called
 	if err := errors.Join(sent.err, err); err != nil {
@@ -66,7 +65,7 @@ func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name,
 	return os.Rename(file.Name(), path)
 }
 
-// receive reads the size and the bytes that send writes.
+// receive reads what send writes: the size as a message, then the bytes.
 func receive(ctx context.Context, r *iii.ChannelReader, to, out io.Writer, name string) (int64, error) {
 	var a announcement
 	for message, err := range r.Messages(ctx) {
@@ -76,12 +75,12 @@ func receive(ctx context.Context, r *iii.ChannelReader, to, out io.Writer, name 
 		if err != nil {
 			return 0, err
 		}
-		break // the rest is bytes
+		break // only bytes follow
 	}
 	return io.Copy(io.MultiWriter(to, &progress{name: name, size: a.Size, out: out}), r)
 }
 
-// progress is a writer that prints the progress at every quarter of size.
+// progress is a writer that prints its progress at each quarter of size.
 type progress struct {
 	name      string
 	size, got int64

@@ -1,11 +1,11 @@
-// Files moves a file from one worker to another over a channel. A channel carries any
-// number of bytes, separately from calls, as fast as the reader takes them. The reader
-// prints its progress and compares the checksums of both sides.
+// Files transfers a file from one worker to another over a channel. A channel carries any
+// number of bytes outside of calls, at the speed of its reader. The reader prints its progress
+// and compares the checksums of both ends.
 //
-//	files             moves a generated file of 2 MiB
-//	files FROM TO     moves the file FROM to TO
+//	files             transfers a generated file of 2 MiB
+//	files FROM TO     transfers the file FROM to TO
 //
-// The program exits with status 0 if the file has arrived. If $III_URL is set, the program
+// The program exits with status 0 if the transfer succeeds. If $III_URL is set, the program
 // uses the engine at that address. Otherwise it starts a development engine.
 package main
 
@@ -30,7 +30,7 @@ import (
 func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout, flag.Arg(0), flag.Arg(1))
 	stop()
 	if err != nil {
@@ -66,7 +66,7 @@ func run(ctx context.Context, out io.Writer, from, to string) (err error) {
 	// Each run uses unique names, so several runs can share an engine.
 	name := "files-" + strings.ToLower(rand.Text()[:6])
 
-	root, err := os.OpenRoot(filepath.Dir(from)) // restricts requests to this directory
+	root, err := os.OpenRoot(filepath.Dir(from)) // requests cannot access files outside this directory
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func run(ctx context.Context, out io.Writer, from, to string) (err error) {
 	if err := fetch(ctx, reader, out, name+"::send", filepath.Base(from), to); err != nil {
 		return err
 	}
-	// A rejected request returns an error with a code, and leaves no file behind.
+	// A rejected request returns an error with a code and leaves no file behind.
 	var refusal *iii.Error
 	if err := fetch(ctx, reader, out, name+"::send", "no-such-file", to+"-too"); !errors.As(err, &refusal) {
 		return fmt.Errorf("the archive does not refuse no-such-file: %v", err)
@@ -100,7 +100,7 @@ func run(ctx context.Context, out io.Writer, from, to string) (err error) {
 	return nil
 }
 
-// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
+// shutdown shuts down a worker gracefully, even after an interrupt has canceled ctx.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -16,10 +16,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -49,7 +49,7 @@ func TestRun(t *testing.T) {
 	checkRun(t, told, "", "")
 }
 
-// Two runs on a shared engine do not interfere, and engines of all generations give the same.
+// Two runs can share an engine, and every engine version gives the same results.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -61,7 +61,8 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	}
 }
 
-// A file given on the command line arrives unchanged, and no other file is left behind.
+// A transfer between files given as arguments copies the file unchanged and leaves no other
+// files.
 func TestRunWithFiles(t *testing.T) {
 	t.Setenv("III_URL", "")
 	for _, content := range []string{"", "a few bytes"} {

@@ -1,16 +1,14 @@
-// Gatekeeper guards a port of the engine at which tenants connect their own workers. Its
-// hooks authenticate the tenants, authorize their calls, and change or refuse their
-// registrations.
+// Gatekeeper guards an engine port to which tenants connect their own workers. Its hooks
+// authenticate the tenants, authorize their calls, and change or reject their registrations.
 //
-// The gatekeeper and the shared functions connect to the open port. Two tenants then make
-// permitted and forbidden calls, and the program exits with status 0 if the outcome is as
-// expected.
+// The gatekeeper, which also serves the shared functions, connects to the open port. Two
+// tenants then make permitted and forbidden calls. The program exits with status 0 if the
+// results are as expected.
 //
-// If $III_URL is set, the program uses the engine at that address. It expects the engine's
-// guarded port at $III_GUARDED_URL, which defaults to ws://127.0.0.1:49135, and its HTTP
-// triggers at $III_HTTP_URL, which defaults to http://127.0.0.1:3111. Otherwise the program
-// starts a development engine. An engine can have one gatekeeper at a time, because its
-// configuration names the gatekeeper's functions:
+// If $III_URL is set, the program uses the engine at that address, with the guarded port at
+// $III_GUARDED_URL (default ws://127.0.0.1:49135) and HTTP triggers at $III_HTTP_URL (default
+// http://127.0.0.1:3111). Otherwise it starts a development engine. The engine's configuration
+// names the functions of the gatekeeper, so an engine can have only one at a time:
 //
 //	port: 49135
 //	rbac:
@@ -21,7 +19,7 @@
 //	  expose_functions:
 //	    - match("shared::*")
 //
-// The development engine takes the same configuration as a flag:
+// For the development engine, the same configuration is a flag:
 //
 //	iiidev -guard '{"port":49135,"rbac":{"auth_function_id":"gatekeeper::auth",
 //	  "on_function_registration_function_id":"gatekeeper::on-function",
@@ -45,18 +43,18 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// guard is the same configuration for the development engine.
+// guard is the configuration above for the development engine.
 var guard = iiitest.Guard{
 	AuthFunctionID: "gatekeeper::auth",
 	OnFunction:     "gatekeeper::on-function",
 	OnTrigger:      "gatekeeper::on-trigger",
-	OnObserver:     "gatekeeper::on-observer", // in place of the former on engine 0.26
+	OnObserver:     "gatekeeper::on-observer", // used instead of OnTrigger on engine 0.26
 	Expose:         []string{"shared::*"},
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout)
 	stop()
 	if err != nil {
@@ -90,7 +88,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return visit{keeper: keeper, guardedURL: guardedURL, httpURL: httpURL, out: out}.run(ctx)
 }
 
-// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
+// shutdown shuts down a worker gracefully, even after an interrupt has canceled ctx.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

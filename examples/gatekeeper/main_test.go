@@ -15,10 +15,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -57,7 +57,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// The program runs on an existing engine of each generation with the documented configuration.
+// The program works with the documented configuration on every engine version.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -71,7 +71,6 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	}
 }
 
-// The program fails if the port is not guarded.
 func TestRunOnAnOpenPort(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())

@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// visit connects tenants to the guarded port and tries what they are permitted to do.
+// visit connects the tenants to the guarded port and tries permitted and forbidden operations.
 type visit struct {
 	keeper              *iii.Client
 	guardedURL, httpURL string
@@ -50,7 +50,7 @@ func (v visit) run(ctx context.Context) (err error) {
 		return err
 	}
 
-	// The open port shows all functions, under the ids that the gatekeeper assigned.
+	// The open port lists all functions under the ids that the gatekeeper assigned.
 	f, err := v.keeper.FunctionInfo(ctx, "acme::hello")
 	if err != nil {
 		return err
@@ -63,8 +63,8 @@ func (v visit) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// newTenant returns the worker of a tenant. Its ids of functions have no prefix, and one of
-// its routes is not the tenant's.
+// newTenant returns a tenant's worker. It registers function ids without a prefix, and a route
+// outside the tenant's path.
 func (v visit) newTenant(name, token string) (*iii.Client, error) {
 	client, err := iii.New(v.guardedURL, iii.WithName(name), iii.WithHeader(http.Header{"Authorization": {"Bearer " + token}}))
 	if err != nil {
@@ -86,7 +86,7 @@ func (v visit) newTenant(name, token string) (*iii.Client, error) {
 	return client, nil
 }
 
-// try makes the permitted and the forbidden calls of a tenant.
+// try makes permitted and forbidden calls as a tenant.
 func (v visit) try(ctx context.Context, tenant *iii.Client, other string) error {
 	name := tenant.Name()
 	for _, test := range []struct {
@@ -113,8 +113,8 @@ func (v visit) try(ctx context.Context, tenant *iii.Client, other string) error 
 	return v.get(ctx, name)
 }
 
-// get requests the tenant's route until it succeeds: the engine has accepted the route when
-// Connect returns, but its HTTP server may apply it a moment later.
+// get requests the tenant's route. The engine's HTTP server may apply a new route shortly
+// after Connect returns, so get retries until the request succeeds.
 func (v visit) get(ctx context.Context, name string) error {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()
@@ -144,7 +144,7 @@ func (v visit) get(ctx context.Context, name string) error {
 	}
 }
 
-// refused requests the route that a tenant may not have.
+// refused requests the route that the gatekeeper rejected.
 func (v visit) refused(ctx context.Context, name string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.httpURL+"/hello", nil)
 	if err != nil {

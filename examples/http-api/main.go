@@ -1,13 +1,12 @@
-// Http-api serves ordinary net/http handlers as HTTP routes of the engine: JSON, cookies,
-// the download of a file and server-sent events.
+// Http-api serves ordinary net/http handlers as HTTP routes of the engine. It demonstrates
+// JSON, cookies, file downloads and server-sent events.
 //
-// Without arguments the program requests each of its own routes, prints the responses, and
-// exits with status 0 if they are as expected. With -serve it serves until it is
-// interrupted, and prints commands to try.
+// Without arguments, the program requests each of its routes, prints the responses, and exits
+// with status 0 if they are as expected. With -serve, it serves until it is interrupted and
+// prints commands to try.
 //
-// If $III_URL is set, the program uses the engine at that address and expects its HTTP
-// triggers at $III_HTTP_URL, which defaults to http://127.0.0.1:3111. Otherwise the program
-// starts a development engine.
+// If $III_URL is set, the program uses the engine at that address, with HTTP triggers at
+// $III_HTTP_URL (default http://127.0.0.1:3111). Otherwise it starts a development engine.
 package main
 
 import (
@@ -34,7 +33,7 @@ func main() {
 	serve := flag.Bool("serve", false, "serve until interrupted")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout, *serve)
 	stop()
 	if err != nil {
@@ -61,7 +60,7 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 	if err != nil {
 		return err
 	}
-	// An interrupt ends ctx; running handlers still finish and send their responses.
+	// After an interrupt, running handlers still finish and send their responses.
 	defer func() { err = errors.Join(err, shutdown(ctx, client)) }()
 	if err := mount(client, "/"+name, newNotes()); err != nil {
 		return err
@@ -77,8 +76,8 @@ func run(ctx context.Context, out io.Writer, serve bool) (err error) {
 	return newVisitor(base, out).run(ctx)
 }
 
-// mount registers the routes. A segment ":id" of a path is a parameter; the handler reads
-// it with r.PathValue, as with an http.ServeMux.
+// mount registers the routes. A path segment such as ":id" is a parameter, which the handler
+// reads with r.PathValue, as with an http.ServeMux.
 func mount(client *iii.Client, prefix string, n *notes) error {
 	for _, route := range []struct {
 		method, path string
@@ -99,7 +98,7 @@ func mount(client *iii.Client, prefix string, n *notes) error {
 	return nil
 }
 
-// noCache is middleware. Any middleware for net/http works.
+// noCache is ordinary net/http middleware.
 func noCache(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-cache")
@@ -107,7 +106,7 @@ func noCache(next http.Handler) http.Handler {
 	})
 }
 
-// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
+// shutdown shuts down a worker gracefully, even after an interrupt has canceled ctx.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -17,10 +17,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -59,8 +59,8 @@ event | id: 2
 event | data: {"id":2,"author":"ada","text":"Bake a cake"}
 `
 
-// checkRun runs the program and compares its output, with placeholders for the parts that
-// differ between runs.
+// checkRun runs the program and checks its output. Placeholders replace the parts that differ
+// between runs.
 func checkRun(t *testing.T) {
 	t.Helper()
 	var out bytes.Buffer
@@ -79,7 +79,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on a shared engine do not interfere, and engines of all generations give the same.
+// Two runs can share an engine, and every engine version gives the same results.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -92,8 +92,7 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	}
 }
 
-// With -serve the program serves until it is interrupted, and then ends open event
-// streams.
+// With -serve, the program serves until it is interrupted, and then closes open event streams.
 func TestServe(t *testing.T) {
 	engine := iiitest.Start(t)
 	t.Setenv("III_URL", engine.URL())
@@ -109,7 +108,7 @@ func TestServe(t *testing.T) {
 		t.Fatalf("no output: %v", <-ended)
 	}
 	base := strings.TrimSuffix(strings.TrimPrefix(lines.Text(), "The notes are at "), ". Try:")
-	for range strings.Count(manual, "\n") - 1 { // the pipe holds nothing
+	for range strings.Count(manual, "\n") - 1 { // keep the pipe empty, or the program would block
 		lines.Scan()
 	}
 	resp, err := http.Get(base + "/events")

@@ -15,19 +15,18 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// note is an entry of the API.
 type note struct {
 	ID     int    `json:"id"`
 	Author string `json:"author"`
 	Text   string `json:"text"`
 }
 
-// notes is the API. Its handlers are ordinary web handlers; only events depends on being
-// served by a worker.
+// notes implements the API. Its handlers are ordinary net/http handlers; only events uses the
+// worker.
 type notes struct {
 	mu       sync.Mutex
 	sessions map[string]string // user by session
-	all      []note            // ordered by id; ids start at 1
+	all      []note            // ordered by id, starting at 1
 	changed  time.Time
 	added    chan struct{} // closed and replaced when a note is added
 }
@@ -36,7 +35,7 @@ func newNotes() *notes {
 	return &notes{sessions: map[string]string{}, changed: time.Now(), added: make(chan struct{})}
 }
 
-// login starts a session. A response may set several cookies.
+// login starts a session. A response can set several cookies.
 func (n *notes) login(w http.ResponseWriter, r *http.Request) {
 	user := r.PostFormValue("user")
 	if user == "" {
@@ -52,7 +51,7 @@ func (n *notes) login(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// user returns the name of the user who is logged in.
+// user returns the name of the logged-in user.
 func (n *notes) user(r *http.Request) (name string, ok bool) {
 	session, err := r.Cookie("session")
 	if err != nil {
@@ -64,7 +63,7 @@ func (n *notes) user(r *http.Request) (name string, ok bool) {
 	return name, ok
 }
 
-// add stores a note from a JSON body. r.URL has the path that the client requested.
+// add stores a note from a JSON body. r.URL is the URL that the client requested.
 func (n *notes) add(w http.ResponseWriter, r *http.Request) {
 	user, ok := n.user(r)
 	if !ok {
@@ -86,8 +85,7 @@ func (n *notes) add(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, in)
 }
 
-// since returns the notes after the given id, and a channel that is closed when a note is
-// added.
+// since returns the notes with higher ids, and a channel that is closed when a note is added.
 func (n *notes) since(id int) (news []note, added <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -109,8 +107,8 @@ func (n *notes) get(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, all[id-1])
 }
 
-// download serves the notes as a file. http.ServeContent supports conditional requests and
-// range requests, which clients use to resume a download.
+// download serves the notes as a file. http.ServeContent supports conditional and range
+// requests, so clients can resume a download.
 func (n *notes) download(w http.ResponseWriter, r *http.Request) {
 	all, _ := n.since(0)
 	var file bytes.Buffer
@@ -127,8 +125,8 @@ func (n *notes) download(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "notes.csv", changed, bytes.NewReader(file.Bytes()))
 }
 
-// events sends each note as a server-sent event. A browser that loses the connection
-// reconnects and sends the id of the last event it received.
+// events sends each note as a server-sent event. When a browser reconnects, it sends the id of
+// the last event that it received.
 func (n *notes) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	seen, _ := strconv.Atoi(r.Header.Get("Last-Event-ID"))
@@ -144,17 +142,17 @@ func (n *notes) events(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "id: %d\ndata: %s\n\n", note.ID, data)
 			seen = note.ID
 		}
-		// Without Flush the response is buffered, and the client waits for the event.
+		// Without Flush, the event would remain in the response buffer.
 		if err := http.NewResponseController(w).Flush(); err != nil {
 			return
 		}
 		select {
 		case <-added:
-		case <-ping.C: // a write detects that the client has gone
+		case <-ping.C: // a write fails if the client has disconnected
 			fmt.Fprint(w, ": ping\n\n")
 		case <-r.Context().Done():
 			return
-		case <-iii.Stopping(r.Context()): // the worker shuts down; another one may take over
+		case <-iii.Stopping(r.Context()): // the worker is shutting down; the client can reconnect to another one
 			return
 		}
 	}
@@ -163,5 +161,5 @@ func (n *notes) events(w http.ResponseWriter, r *http.Request) {
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // an error means that the client has gone
+	_ = json.NewEncoder(w).Encode(v) // fails only if the client has disconnected
 }

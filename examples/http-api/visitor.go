@@ -23,10 +23,10 @@ func newVisitor(base string, out io.Writer) *visitor {
 	return &visitor{base: base, out: out, client: &http.Client{Jar: jar}}
 }
 
-// visit is one request and the expected status of its response.
+// visit is a request and the expected status of its response.
 type visit struct {
 	method, path, contentType, body string
-	ranged                          string // the Range header; "" requests the whole body
+	ranged                          string // Range header; "" requests the entire body
 	status                          int
 }
 
@@ -35,7 +35,7 @@ const (
 	asForm = "application/x-www-form-urlencoded"
 )
 
-// run requests every route. It returns an error for the first unexpected response.
+// run requests every route. It stops at the first unexpected response.
 func (v *visitor) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -59,7 +59,7 @@ func (v *visitor) run(ctx context.Context) error {
 			return err
 		}
 	}
-	// The two notes added above arrive as events, each followed by an empty line.
+	// Both notes added above arrive as events. An empty line ends each event.
 	lines := bufio.NewScanner(events)
 	for ends := 0; ends < 2 && lines.Scan(); {
 		if lines.Text() == "" {
@@ -107,9 +107,8 @@ func (v *visitor) do(ctx context.Context, step visit) error {
 	return nil
 }
 
-// watch requests the events and retries while the response is a 404: the engine has
-// accepted the routes when Connect returns, but its HTTP server may apply them a moment
-// later.
+// watch requests the events. The engine's HTTP server may apply a new route shortly after
+// Connect returns, so watch retries after a 404.
 func (v *visitor) watch(ctx context.Context) (io.ReadCloser, error) {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()

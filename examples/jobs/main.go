@@ -1,13 +1,11 @@
-// Jobs shows durable jobs: a print shop takes jobs from a durable topic, and the engine
-// keeps each job until it is done. A failed job is retried with backoff. A job whose
-// attempts are used up moves to the dead-letter queue, where the office inspects it and
-// then redrives or discards it. A worker that shuts down in the middle of a job leaves the
-// rest of the job to the next worker.
+// Jobs demonstrates durable jobs. A print shop receives jobs from a durable topic, and the
+// engine keeps each job until it is done. The engine retries failed jobs with backoff. After
+// its last attempt, a job moves to the dead-letter queue, where the office inspects, redrives
+// or discards it. If a worker shuts down during a job, the next worker continues the job.
 //
-// The program runs through these cases with two workers, one after the other, and exits
-// with status 0 if the outcome is as expected. If $III_URL is set, the program uses the
-// engine at that address, which needs a queue worker. Otherwise the program starts a
-// development engine.
+// The program plays these cases with two workers, one after the other, and exits with status 0
+// if the results are as expected. If $III_URL is set, the program uses the engine at that
+// address, which needs a queue worker. Otherwise it starts a development engine.
 package main
 
 import (
@@ -28,7 +26,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout)
 	stop()
 	if err != nil {
@@ -64,8 +62,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return o.run(ctx)
 }
 
-// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt:
-// running handlers finish and their results are delivered.
+// shutdown shuts down a worker gracefully, even after an interrupt has canceled ctx: running
+// handlers finish, and their results are delivered.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -15,10 +15,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -56,8 +56,7 @@ right: novel, page 5 of 5
 right: novel is done
 `
 
-// checkRun runs the program and compares its output. Of each error it compares only the
-// code.
+// checkRun runs the program and checks its output. Of errors, it checks only the code.
 func checkRun(t *testing.T) {
 	t.Helper()
 	var out bytes.Buffer
@@ -75,7 +74,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on a shared engine do not interfere, and engines of all generations give the same.
+// Two runs can share an engine, and every engine version gives the same results.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// office publishes the jobs and follows their outcomes.
+// office publishes jobs and tracks their outcomes.
 type office struct {
 	client     *iii.Client
 	url, topic string
@@ -23,7 +23,7 @@ type office struct {
 
 func (o *office) say(format string, args ...any) { fmt.Fprintf(o.out, format+"\n", args...) }
 
-// report records an event; the printers call it.
+// report records an event on behalf of a printer.
 func (o *office) report(format string, args ...any) { o.reports <- fmt.Sprintf(format, args...) }
 
 func (o *office) run(ctx context.Context) (err error) {
@@ -79,7 +79,7 @@ func (o *office) run(ctx context.Context) (err error) {
 	if err := o.publish(ctx, job{Title: "novel", Pages: 5}, "novel, page 2"); err != nil {
 		return err
 	}
-	// There is no ink left. Shutdown takes no new jobs and waits for the running ones.
+	// The ink is used up. Shutdown accepts no new jobs and waits for the running ones.
 	if err := shutdown(ctx, client); err != nil {
 		return err
 	}
@@ -102,8 +102,8 @@ func (o *office) printer(name string, pages int) *printer {
 	return p
 }
 
-// publish publishes a job and waits until a printer reports until. It does not wait if
-// until is "".
+// publish publishes a job and waits for a report that contains the string until. It does not
+// wait if the string is empty.
 func (o *office) publish(ctx context.Context, job any, until string) error {
 	if err := o.client.PublishDurable(ctx, o.topic, job); err != nil {
 		return err
@@ -129,15 +129,14 @@ func (o *office) await(ctx context.Context, report string) error {
 	}
 }
 
-// tell prints the reports that have arrived so far.
+// tell prints the reports received so far.
 func (o *office) tell() {
 	for len(o.reports) > 0 {
 		o.say("%s", <-o.reports)
 	}
 }
 
-// deadLetter waits for a dead letter. It polls, because the engine does not announce dead
-// letters.
+// deadLetter polls for a dead letter, because the engine has no event for them.
 func (o *office) deadLetter(ctx context.Context) (iii.DeadLetter, error) {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()

@@ -9,33 +9,32 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// job is the published message.
 type job struct {
 	Title string `json:"title"`
 	Pages int    `json:"pages"`
 	Paper string `json:"paper,omitempty"`
 }
 
-// printer is the worker that runs the jobs.
+// printer is a worker that prints jobs.
 type printer struct {
 	name   string
 	pages  *iii.State[int] // number of printed pages by title
-	gold   *atomic.Bool    // whether there is gold paper
+	gold   *atomic.Bool    // whether gold paper is available
 	ink    chan struct{}   // one element per page
 	jam    atomic.Bool     // whether the next page gets stuck
 	report func(format string, args ...any)
 }
 
-// start connects the printer to the engine and subscribes it to the jobs of a topic.
+// start connects the printer and subscribes it to the jobs of a topic.
 func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, error) {
 	client, err := iii.New(url, iii.WithName(topic+"-"+p.name))
 	if err != nil {
 		return nil, err
 	}
 	p.pages = iii.NewState[int](client, topic)
-	// All printers serve the same function, so they share the jobs of the topic. A
-	// function with another id would receive a copy of each job. Engine 0.26 knows a
-	// subscriber by the id of the trigger: the printers have one, and take turns.
+	// All printers serve the same function, so they share the jobs of the topic; a function
+	// with a different id would receive a copy of each job. On engine 0.26, the trigger id
+	// identifies the subscriber, so all printers use the same trigger id.
 	f, err := iii.Handle(client, topic+"::print", p.print)
 	if err != nil {
 		return nil, err
@@ -54,9 +53,9 @@ func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, er
 	return client, nil
 }
 
-// print runs a job. Delivery is at-least-once: the engine calls print again after an error,
-// and if the confirmation of a finished job is lost. To be idempotent, print records each
-// printed page and continues from there.
+// print prints a job. Delivery is at-least-once: the engine repeats a job after an error, and
+// if the acknowledgment of a finished job is lost. print records each printed page and
+// continues after the last one, so it is idempotent.
 func (p *printer) print(ctx context.Context, j job) (any, error) {
 	if j.Paper == "gold" && !p.gold.Load() {
 		return nil, p.failed(j, "there is no gold paper")
@@ -70,10 +69,10 @@ func (p *printer) print(ctx context.Context, j job) (any, error) {
 			return nil, p.failed(j, "page %d is stuck", printed+1)
 		}
 		select {
-		case <-p.ink: // waits if there is no ink
+		case <-p.ink: // blocks while there is no ink
 		case <-iii.Stopping(ctx):
-			// The worker shuts down. Shutdown would wait for this handler, but a long job
-			// should return an error, which leaves the rest to the next worker.
+			// Shutdown waits for this handler. A long job should return an error instead, so
+			// the next worker can continue it.
 			return nil, p.failed(j, "stopped after page %d of %d", printed, j.Pages)
 		case <-ctx.Done():
 			return nil, ctx.Err()

@@ -1,9 +1,10 @@
-// Observability shows the telemetry of two workers: a shop takes orders and asks a
-// warehouse for the goods. Both record spans, logs, a counter, a histogram and their
-// process metrics. The program places orders and then reads the telemetry back from the
-// engine: the trace of an accepted order, the trace of the failed one, which it
-// searches for, the metrics, and the workers. Without $III_URL, it starts a development
-// engine.
+// Observability demonstrates the telemetry of two workers: a shop, which receives orders, and
+// a warehouse, which reserves the goods. Both record spans, logs, a counter, a histogram and
+// process metrics. The program places orders and then queries the engine for the trace of an
+// accepted order, the trace of a failed order, the metrics and the workers.
+//
+// If $III_URL is set, the program uses the engine at that address. Otherwise it starts a
+// development engine.
 package main
 
 import (
@@ -23,12 +24,12 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// patience limits the whole run, which takes a fraction of a second.
+// patience limits the entire run, which normally takes a fraction of a second.
 const patience = 30 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout)
 	stop()
 	if err != nil {
@@ -78,12 +79,11 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return visit{name, shop, warehouse, out}.run(ctx)
 }
 
-// worker is a client with its own telemetry, which also reports gauges of memory and
-// CPU use.
+// worker is a client with its own telemetry, including gauges for memory and CPU.
 type worker struct {
 	client    *iii.Client
 	telemetry *iii.Telemetry
-	log       *slog.Logger // its records belong to the span of their context
+	log       *slog.Logger // adds records to the span in their context
 }
 
 func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
@@ -98,7 +98,7 @@ func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
 	return &worker{client, telemetry, slog.New(telemetry.SlogHandler())}, nil
 }
 
-// shutdown stops a worker gracefully, even if the program is interrupted.
+// shutdown shuts down a worker gracefully, even after an interrupt has canceled ctx.
 func (w *worker) shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -18,8 +18,7 @@ type Order struct {
 	Quantity int    `json:"quantity"`
 }
 
-// Receipt is the answer to an order. Its trace id helps to answer questions about the
-// order.
+// Receipt is the reply to an order. Its trace id identifies the order's trace.
 type Receipt struct {
 	Cents   int    `json:"cents"`
 	TraceID string `json:"trace_id"`
@@ -28,7 +27,7 @@ type Receipt struct {
 // prices are in cents.
 var prices = map[string]int{"tea": 350, "cake": 480}
 
-// openShop serves orders. It counts each order and records the value of accepted ones.
+// openShop serves orders. It counts all orders and records the value of accepted ones.
 func openShop(w *worker, name string) error {
 	placed, err := w.telemetry.Meter().Int64Counter("orders.placed",
 		metric.WithDescription("Orders by their result"))
@@ -44,7 +43,7 @@ func openShop(w *worker, name string) error {
 	run := attribute.String("run", name) // distinguishes runs that share an engine
 
 	_, err = iii.Handle(w.client, name+"::place", func(ctx context.Context, o Order) (Receipt, error) {
-		// The client has already started the span of this handler.
+		// The client has already started a span for this handler.
 		trace.SpanFromContext(ctx).SetAttributes(attribute.String("order.item", o.Item), attribute.Int("order.quantity", o.Quantity))
 		w.log.InfoContext(ctx, "order received", "item", o.Item, "quantity", o.Quantity)
 

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii/examples/tracetree"
 )
 
-// visit places orders and reads back their telemetry.
+// visit places orders and queries their telemetry.
 type visit struct {
 	name            string
 	shop, warehouse *worker
@@ -28,8 +28,7 @@ func (v visit) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// After Flush, the engine has everything that the workers have recorded, including
-	// metrics.
+	// After Flush, the engine has all spans, logs and metrics of the workers.
 	if err := errors.Join(v.shop.telemetry.Flush(ctx), v.warehouse.telemetry.Flush(ctx)); err != nil {
 		return err
 	}
@@ -46,7 +45,7 @@ func (v visit) run(ctx context.Context) error {
 	return errors.Join(v.process(ctx, v.shop), v.process(ctx, v.warehouse))
 }
 
-// orders are all accepted, except the last one.
+// orders are accepted, except for the last one.
 var orders = []Order{{"tea", 1}, {"tea", 2}, {"cake", 1}, {"cake", 4}, {"tea", 5}, {"tea", 9}}
 
 // order places the orders and returns the last receipt.
@@ -86,7 +85,7 @@ func (v visit) trace(ctx context.Context, what, id string) error {
 	return tracetree.Print(ctx, v.out, v.shop.client, id)
 }
 
-// counter prints the counter, with one line for each result.
+// counter prints the counter, one line per outcome.
 func (v visit) counter(ctx context.Context) error {
 	m, points, err := v.metric(ctx, "orders.placed")
 	if err != nil {
@@ -103,7 +102,7 @@ func (v visit) counter(ctx context.Context) error {
 	return nil
 }
 
-// histogram prints the histogram, with one line for each bucket.
+// histogram prints the histogram, one line per bucket.
 func (v visit) histogram(ctx context.Context) error {
 	m, points, err := v.metric(ctx, "orders.value")
 	if err != nil {
@@ -125,7 +124,8 @@ func (v visit) bar(label string, n uint64) {
 	v.say("", "%s", strings.TrimRight(line, " "))
 }
 
-// metric returns the latest export of a metric, and the data points of this run in it.
+// metric returns the latest export of a metric and the data points in it that belong to this
+// run.
 func (v visit) metric(ctx context.Context, name string) (m iii.StoredMetric, points []iii.MetricDataPoint, err error) {
 	list, err := iii.Call[iii.MetricsListResult](ctx, v.shop.client, "engine::metrics::list", iii.MetricsListInput{MetricName: name})
 	if err != nil {
@@ -159,7 +159,7 @@ func attributeOf(p iii.MetricDataPoint, key string) string {
 	return ""
 }
 
-// process prints the engine's metrics of a worker's process.
+// process prints the engine's metrics for a worker process.
 func (v visit) process(ctx context.Context, w *worker) error {
 	info, err := v.shop.client.WorkerInfo(ctx, w.client.Name())
 	if err != nil {

@@ -7,10 +7,10 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// carrier is a worker that observes the source of the exchange.
+// carrier is a worker that observes the exchange.
 type carrier struct {
 	name, depot string
-	most        int // the heaviest parcel, in kg; 0: no limit
+	most        int // weight limit in kg; 0 means none
 	price       func(parcel) int
 
 	client   *iii.Client
@@ -21,8 +21,8 @@ func (c *carrier) start(ctx context.Context, url, name, source string) (err erro
 	if c.client, err = iii.New(url, iii.WithName(name+"-"+c.name)); err != nil {
 		return err
 	}
-	// The target receives the parcel itself, because the exchange calls it. By default, the
-	// engine would deliver an iii.Observed.
+	// The exchange calls the target itself and passes a parcel. With the engine's delivery, the
+	// target would receive an iii.Observed.
 	target, err := iii.Handle(c.client, name+"::"+c.name, func(_ context.Context, p parcel) (bid, error) {
 		return bid{Carrier: c.name, Price: c.price(p)}, nil
 	})

@@ -8,31 +8,30 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// parcel is the input of the source. Filters refer to its fields as input.depot and
-// input.kg.
+// parcel is the input of the source. Filters refer to its fields as input.depot and input.kg.
 type parcel struct {
 	Depot string `json:"depot"`
 	Kg    int    `json:"kg"`
 }
 
-// interest holds the arguments of an observer of the source. The source advertises the
-// schema of this type, so the engine rejects arguments that do not match it.
+// interest contains an observer's arguments. The source advertises the schema of this type, so
+// the engine rejects arguments that do not match it.
 type interest struct {
 	Depot string `json:"depot"`
 }
 
-// bid is the answer of a carrier.
+// bid is a carrier's reply.
 type bid struct {
 	Carrier string `json:"carrier"`
 	Price   int    `json:"price"`
 }
 
-// noBid is the error code for a parcel that no carrier bids for.
+// noBid is the error code for a parcel for which no carrier bids.
 const noBid = "NO_BID"
 
 var depots = []string{"north", "south"}
 
-// exchange is the worker that hosts the source.
+// exchange is the worker that serves the source.
 type exchange struct {
 	client *iii.Client
 	source *iii.Function
@@ -49,7 +48,7 @@ func newExchange(url, name string) (*exchange, error) {
 		iii.WithPrivate(), // other workers cannot place parcels
 		iii.WithObserverHooks(iii.ObserverHooks{
 			Added: x.added,
-			// With keys, finding the observers of a parcel takes one lookup, regardless of
+			// With keys, finding the observers of a parcel takes a single lookup, regardless of
 			// the number of carriers.
 			Keys: &iii.ObserverKeys{
 				Observer: func(o *iii.FunctionObserver) []string { return depotOf(o.Args()) },
@@ -60,7 +59,7 @@ func newExchange(url, name string) (*exchange, error) {
 	return x, err
 }
 
-// added rejects observers of unknown depots. Observer.Ready returns its error.
+// added rejects observers of unknown depots. Observer.Ready returns the error.
 func (x *exchange) added(_ context.Context, o *iii.FunctionObserver) error {
 	var args interest
 	if err := o.DecodeArgs(&args); err != nil {
@@ -72,7 +71,7 @@ func (x *exchange) added(_ context.Context, o *iii.FunctionObserver) error {
 	return nil
 }
 
-// depotOf returns the keys of an observer, from its arguments, or of a parcel.
+// depotOf returns the lookup keys of a parcel, or of an observer's arguments.
 func depotOf(raw json.RawMessage) []string {
 	var of interest
 	if json.Unmarshal(raw, &of) != nil {
@@ -81,8 +80,8 @@ func depotOf(raw json.RawMessage) []string {
 	return []string{of.Depot}
 }
 
-// deliver replaces the engine's delivery, which would call all observers with matching
-// filters and ignore their results. The hook itself has to evaluate the filters.
+// deliver replaces the engine's delivery, which calls all matching observers and ignores their
+// results. Unlike the engine, deliver must evaluate the filters itself.
 func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observers []*iii.FunctionObserver) (any, error) {
 	if err := call.Err(); err != nil {
 		return nil, err
@@ -106,7 +105,7 @@ func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observer
 	return best, nil
 }
 
-// place calls the source. The call and its hooks run in process if the engine allows it.
+// place calls the source. If the engine allows it, the call and its hooks run in process.
 func (x *exchange) place(ctx context.Context, p parcel) (bid, error) {
 	return iii.Call[bid](ctx, x.client, x.source.ID(), p)
 }

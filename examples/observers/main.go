@@ -1,13 +1,13 @@
-// Observers shows both sides of observers. A freight exchange hosts a source, a private
-// function that it calls for each parcel. Carriers observe the source: their arguments name
-// a depot, and their filters select parcels. The exchange rejects observers of depots that
-// it does not know. For each parcel it looks up the observers of the depot and asks each of
-// them for a bid; the result of the call is the best bid.
+// Observers demonstrates both sides of observers. A freight exchange serves a source, which is
+// a private function that it calls for each parcel. Carriers observe the source: their
+// arguments name a depot, and their filters select parcels. The exchange rejects observers of
+// unknown depots. For each parcel, it asks the observers of the parcel's depot for a bid and
+// returns the best one.
 //
-// The program places four parcels and exits with status 0 if the outcome is as expected. If
-// $III_URL is set, the program uses the engine at that address; otherwise it starts a
-// development engine. Hooks need engine 0.26: on an earlier engine, the program prints that
-// they are unsupported and exits.
+// The program places four parcels and exits with status 0 if the results are as expected. If
+// $III_URL is set, the program uses the engine at that address. Otherwise it starts a
+// development engine. Hooks need engine 0.26. On an earlier engine, the program prints that
+// they are not supported and exits.
 package main
 
 import (
@@ -28,7 +28,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout)
 	stop()
 	if err != nil {
@@ -79,7 +79,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		defer func() { err = errors.Join(err, shutdown(ctx, c.client)) }()
 		carriers = append(carriers, c)
 	}
-	if x.source.Err() != nil { // observers of a missing source stay pending; an engine without observers rejects them
+	if x.source.Err() != nil { // without hooks, the observers stay pending or are rejected
 		bike := carriers[0]
 		if err := bike.observer.Err(); err != nil {
 			fmt.Fprintf(out, "%-9s %s\n", bike.name, reason(err))
@@ -109,7 +109,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		}
 	}
 
-	// A carrier that has left receives no further requests.
+	// A carrier whose observer is disposed receives no more requests.
 	if err := carriers[0].observer.Dispose(ctx); err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// shutdown shuts a worker down gracefully, even if ctx has ended because of an interrupt.
+// shutdown shuts down a worker gracefully, even after an interrupt has canceled ctx.
 func shutdown(ctx context.Context, c *iii.Client) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -15,10 +15,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // variables that affect workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -50,8 +50,8 @@ func TestRun(t *testing.T) {
 	checkRun(t, told)
 }
 
-// Two runs on a shared engine do not interfere. Earlier engines report unsupported
-// features: hooks on 0.25, observers as well on 0.23.
+// Two runs can share an engine. Engines before 0.26 do not support hooks, and engines before
+// 0.25 do not support observers either.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for protocol, want := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: "exchange  UNSUPPORTED\n" +

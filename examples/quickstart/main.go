@@ -1,9 +1,9 @@
-// Quickstart shows two workers: a shop, which serves a function, an HTTP route and a
-// state trigger, and a customer, which uses them. Both send telemetry to the engine,
-// and the program reads the trace of one request back. Without $III_URL, it starts a
-// development engine; otherwise it uses the engine at $III_URL, with HTTP triggers at
-// $III_HTTP_URL, which defaults to http://127.0.0.1:3111. It exits with status 0 if
-// every step succeeds.
+// Quickstart runs two workers: a shop, which serves a function, an HTTP route and a state
+// trigger, and a customer, which uses them. Both send telemetry to the engine, and the program
+// prints the trace of one request. It exits with status 0 if every step succeeds.
+//
+// If $III_URL is set, the program uses the engine at that address, with HTTP triggers at
+// $III_HTTP_URL (default http://127.0.0.1:3111). Otherwise it starts a development engine.
 package main
 
 import (
@@ -24,12 +24,12 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// patience limits the whole run, which takes a fraction of a second.
+// patience limits the entire run, which normally takes a fraction of a second.
 const patience = 30 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout)
 	stop()
 	if err != nil {
@@ -38,8 +38,8 @@ func main() {
 	}
 }
 
-// run performs every step once and reports progress to out. It returns an error if any
-// result is unexpected.
+// run performs each step once and prints its progress to out. It returns an error if a result
+// is unexpected.
 func run(ctx context.Context, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -83,7 +83,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 type worker struct {
 	client    *iii.Client
 	telemetry *iii.Telemetry
-	log       *slog.Logger // its records belong to the trace of their context
+	log       *slog.Logger // adds records to the trace in their context
 }
 
 func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
@@ -99,7 +99,7 @@ func newWorker(ctx context.Context, url, run, role string) (*worker, error) {
 	return &worker{client, telemetry, slog.New(telemetry.SlogHandler())}, nil
 }
 
-// shutdown stops a worker gracefully, even if the program is interrupted.
+// shutdown shuts down a worker gracefully, even after an interrupt has canceled ctx.
 func (w *worker) shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

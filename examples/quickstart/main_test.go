@@ -15,16 +15,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
 }
 
-// outline returns the output of run without the parts that differ between runs.
+// outline removes the parts of the output that differ between runs.
 func outline(out string) []string {
 	for _, differs := range []struct{ expr, with string }{
 		{`demo-[a-z0-9]{6}`, "NAME"},
@@ -77,7 +77,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// A shared engine is left as it was found, and engines of all generations give the same.
+// The program removes its state items, and every engine version gives the same results.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Order is the input of both the function and the HTTP route.
+// Order is the input of the function and of the HTTP route.
 type Order struct {
 	Item     string `json:"item"`
 	Quantity int    `json:"quantity"`
@@ -20,7 +20,7 @@ type Quote struct {
 	Cents int `json:"cents"`
 }
 
-// Receipt is the answer to an order sent over HTTP.
+// Receipt is the response to an order sent over HTTP.
 type Receipt struct {
 	Customer string `json:"customer"`
 	Cents    int    `json:"cents"`
@@ -29,16 +29,15 @@ type Receipt struct {
 // prices are in cents.
 var prices = map[string]int{"tea": 350, "cake": 480}
 
-// shop is the worker that serves customers.
 type shop struct {
 	*worker
 	quoteID string
-	changes chan iii.StateEvent // what the state trigger delivers
+	changes chan iii.StateEvent // events received by the state trigger
 }
 
-// openShop registers what the shop serves. None of this waits for the network: the
-// registrations are sent when the client connects. refused is called if the engine
-// rejects the trigger.
+// openShop creates the shop's worker and registers its functions and triggers. It does not use
+// the network: the client sends the registrations when it connects. refused is called if the
+// engine rejects the state trigger.
 func openShop(ctx context.Context, url, name string, refused func(error)) (_ *shop, err error) {
 	w, err := newWorker(ctx, url, name, "shop")
 	if err != nil {
@@ -70,7 +69,7 @@ func openShop(ctx context.Context, url, name string, refused func(error)) (_ *sh
 	return s, nil
 }
 
-// quote serves a function. The caller receives the code of an *iii.Error.
+// quote serves a function. The caller receives the code of the *iii.Error.
 func (s *shop) quote(ctx context.Context, o Order) (Quote, error) {
 	price, ok := prices[o.Item]
 	if !ok {
@@ -81,8 +80,8 @@ func (s *shop) quote(ctx context.Context, o Order) (Quote, error) {
 	return Quote{Cents: price * o.Quantity}, nil
 }
 
-// order serves an HTTP route. It requests the price through the engine, as any worker
-// would: the call is part of the request's trace, whichever worker answers it.
+// order serves an HTTP route. It calls quote through the engine, so any worker could serve
+// quote, and the call is part of the request's trace.
 func (s *shop) order(ctx context.Context, r *iii.HTTPRequest[Order]) (*iii.HTTPResponse[Receipt], error) {
 	receipt := Receipt{Customer: r.PathParams["name"]}
 	s.log.InfoContext(ctx, "order received", "customer", receipt.Customer)

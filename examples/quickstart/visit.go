@@ -64,8 +64,8 @@ func (v visit) askForMore(ctx context.Context) error {
 	return same("the code of the error", refusal.Code, "unknown_item")
 }
 
-// post makes an HTTP request, which the engine turns into a call of the shop's route,
-// and prints the request's trace.
+// post sends an HTTP request, which the engine turns into a call to the shop's route, and
+// prints the request's trace.
 func (v visit) post(ctx context.Context) error {
 	path := "/" + v.name + "/orders/ada"
 	resp, traceID, err := v.postRouted(ctx, path)
@@ -84,7 +84,7 @@ func (v visit) post(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// After Flush, the engine has everything that the workers have recorded.
+	// After Flush, the engine has all telemetry recorded so far.
 	if err := errors.Join(v.customer.telemetry.Flush(ctx), v.shop.telemetry.Flush(ctx)); err != nil {
 		return err
 	}
@@ -94,9 +94,9 @@ func (v visit) post(ctx context.Context) error {
 	return err
 }
 
-// postRouted posts until the engine serves the route: the engine has accepted the route
-// when Connect returns, but its HTTP server may take a moment longer. Each attempt is a
-// trace of its own; the trace of the returned response is returned.
+// postRouted posts the order. The engine's HTTP server may apply a new route shortly after
+// Connect returns, so postRouted retries after a 404. Each attempt has its own trace; traceID
+// is that of the returned response.
 func (v visit) postRouted(ctx context.Context, path string) (_ *http.Response, traceID string, err error) {
 	body, err := json.Marshal(order)
 	if err != nil {
@@ -118,7 +118,7 @@ func (v visit) postRouted(ctx context.Context, path string) (_ *http.Response, t
 	}
 }
 
-// postOnce posts in a span of the customer, which is the root of the trace.
+// postOnce posts the order within a span of the customer, which is the root of the trace.
 func (v visit) postOnce(ctx context.Context, path string, body []byte) (_ *http.Response, traceID string, err error) {
 	ctx, span := v.customer.telemetry.Tracer().Start(ctx, "order tea")
 	defer span.End()
@@ -135,8 +135,8 @@ func (v visit) postOnce(ctx context.Context, path string, body []byte) (_ *http.
 	return resp, iii.TraceID(ctx), err
 }
 
-// tracedHTTP records each request as a span of its context's trace and sends the trace
-// context to the server.
+// tracedHTTP records a span for each request, in the trace of the request's context, and
+// propagates the trace to the server.
 var tracedHTTP = &http.Client{Transport: iii.NewTracingTransport(nil)}
 
 // account is the state item that the customer stores.
@@ -146,7 +146,7 @@ type account struct {
 	Orders []Order `json:"orders"`
 }
 
-// update changes a state item and waits for the shop's trigger to receive the event.
+// update changes a state item and waits until the shop's trigger receives the event.
 func (v visit) update(ctx context.Context) error {
 	in := iii.StateUpdateInput{Scope: v.name, Key: "ada", Ops: []iii.UpdateOp{
 		iii.OpSet("name", "Ada"),
@@ -180,7 +180,7 @@ func (v visit) update(ctx context.Context) error {
 	return same("the item in the event", seen, want)
 }
 
-// remove deletes the state item, which leaves the engine as it was found.
+// remove deletes the state item, so the program leaves nothing behind in the engine.
 func (v visit) remove(ctx context.Context) error {
 	err := v.customer.client.Call(ctx, "state::delete", iii.StateDeleteInput{Scope: v.name, Key: "ada"}, nil)
 	if err != nil {
@@ -201,7 +201,7 @@ func (v visit) awaitChange(ctx context.Context, want iii.StateEventType) (iii.St
 	}
 }
 
-// inspect prints the engine's metrics of the shop's process.
+// inspect prints the engine's metrics for the shop's process.
 func (v visit) inspect(ctx context.Context) error {
 	if err := v.shop.telemetry.Flush(ctx); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Package tracetree prints a trace as a tree with bars, for the examples. It prints each
-// span with its duration and status, and below the span the log records written in it.
+// Package tracetree prints traces as trees with time bars, for the examples. For each span, it
+// prints the duration, the status and, on the lines below, the log records.
 package tracetree
 
 import (
@@ -12,10 +12,10 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Print reads a trace back from the engine and writes it to w, in lines of at most
-// 100 columns. Flush the telemetry of the workers first, so the engine has their spans.
-// The engine ends its own spans a moment after sending the answer, so Print polls until
-// the trace is complete, for at most ten seconds.
+// Print fetches a trace from the engine and writes it to w, in lines of at most 100 columns.
+// Flush the workers' telemetry first, so the engine has their spans. The engine ends its own
+// spans shortly after it has sent the response, so Print polls for up to ten seconds until the
+// trace is complete.
 func Print(ctx context.Context, w io.Writer, c *iii.Client, traceID string) error {
 	roots, err := read(ctx, c, traceID)
 	if err != nil {
@@ -28,7 +28,7 @@ func Print(ctx context.Context, w io.Writer, c *iii.Client, traceID string) erro
 	return write(w, roots, logs.Logs)
 }
 
-// patience is the time limit for a trace to become complete.
+// patience limits how long Print waits for a complete trace.
 const patience = 10 * time.Second
 
 func read(ctx context.Context, c *iii.Client, traceID string) ([]iii.TraceNode, error) {
@@ -52,7 +52,7 @@ func read(ctx context.Context, c *iii.Client, traceID string) ([]iii.TraceNode, 
 	}
 }
 
-// whole reports whether the spans form a single tree with its root and have all ended.
+// whole reports whether all spans have ended and form a single tree.
 func whole(roots []iii.TraceNode) bool {
 	return len(roots) == 1 && roots[0].ParentSpanID == nil && ended(roots)
 }

@@ -18,16 +18,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
 }
 
-// span returns a span. from and to are microseconds after the beginning.
+// span returns a span. from and to are in microseconds.
 func span(id, service, name, status string, from, to uint64, children ...iii.TraceNode) iii.TraceNode {
 	const begin = 1_700_000_000_000_000_000
 	return iii.TraceNode{
@@ -52,7 +52,7 @@ func TestWrite(t *testing.T) {
 	backwards := span("e", "bank", "clock set back", "ok", 1900, 100)
 	root := span("a", "shop", "order", "ok", 0, 2000,
 		span("b", "iii", strings.Repeat("long ", 20), "unset", 250, 750), failed, open, backwards)
-	logs := []iii.StoredLog{ // the newest first, as the engine lists them
+	logs := []iii.StoredLog{ // newest first, as the engine lists them
 		record("a", "INFO", "done", `"as text"`, 1950),
 		record("c", "ERROR", "no", `{"why":"no \"money\"","cents":12}`, 600),
 		record("a", "", strings.Repeat("x", 100), "", 300),

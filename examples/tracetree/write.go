@@ -18,15 +18,15 @@ import (
 )
 
 const (
-	width     = 100 // columns of a line
-	statusFor = 5   // columns of a status: ok, error or unset
-	timeFor   = 7   // columns of a duration
-	barFor    = 20  // minimum columns of a bar
+	width     = 100 // columns per line
+	statusFor = 5   // columns for a status: ok, error or unset
+	timeFor   = 7   // columns for a duration
+	barFor    = 20  // minimum columns for a bar
 )
 
-// row is a line of the output: a span, or text below a span.
+// row is a line of output: a span, or text below a span.
 type row struct {
-	tree, text string // the branches of the tree, and the text after them
+	tree, text string // branches of the tree, and the text to their right
 	span       *iii.TraceNode
 	style      string
 }
@@ -39,7 +39,7 @@ type tree struct {
 	services []string // in order of appearance
 }
 
-// write writes a trace. It uses colours if w is a terminal, unless $NO_COLOR is set.
+// write writes a trace. It uses colors if w is a terminal and $NO_COLOR is not set.
 func write(w io.Writer, roots []iii.TraceNode, logs []iii.StoredLog) error {
 	t := tree{logs: make(map[string][]iii.StoredLog)}
 	slices.SortStableFunc(logs, func(a, b iii.StoredLog) int { return cmp.Compare(at(a), at(b)) })
@@ -57,8 +57,8 @@ func write(w io.Writer, roots []iii.TraceNode, logs []iii.StoredLog) error {
 
 func at(l iii.StoredLog) uint64 { return cmp.Or(l.TimestampUnixNano, l.ObservedTimestampUnixNano) }
 
-// add adds the rows of a span and of its descendants. own is the branch that leads to the
-// span, below the branch that leads to its children.
+// add adds rows for a span and its descendants. own is the branch to the span, and below is
+// the branch to its children.
 func (t *tree) add(s *iii.TraceNode, own, below string) {
 	t.rows = append(t.rows, row{tree: own, text: s.Name, span: s})
 	if t.from == 0 || s.StartTimeUnixNano < t.from {
@@ -89,7 +89,7 @@ func (t *tree) add(s *iii.TraceNode, own, below string) {
 	}
 }
 
-// addText adds a line below span s, before the child with the index next.
+// addText adds a row below span s, before the child with index next.
 func (t *tree) addText(s *iii.TraceNode, next int, below, text, style string) {
 	rule := "   "
 	if next < len(s.Children) {
@@ -98,7 +98,7 @@ func (t *tree) addText(s *iii.TraceNode, next int, below, text, style string) {
 	t.rows = append(t.rows, row{tree: below + rule, text: text, style: style})
 }
 
-// logLine formats a log record as one line: level, message and data.
+// logLine formats a log record as one line with its level, message and data.
 func logLine(l iii.StoredLog) string {
 	line := strings.TrimSpace(l.SeverityText + " " + l.Body)
 	data := map[string]json.RawMessage{}
@@ -115,8 +115,8 @@ func logLine(l iii.StoredLog) string {
 	return line
 }
 
-// format aligns the rows: the service and the tree on the left; duration, bar and status
-// of spans on the right.
+// format aligns the rows. Services and the tree are on the left; durations, bars and statuses
+// are on the right.
 func (t *tree) format(color bool) []byte {
 	paint := func(style, text string) string {
 		if !color || style == "" {
@@ -157,7 +157,7 @@ func (t *tree) format(color bool) []byte {
 	return out.Bytes()
 }
 
-// bar draws the time range of a span, in steps of half a column.
+// bar draws the time range of a span with a resolution of half a column.
 func (t *tree) bar(s *iii.TraceNode, cells int) string {
 	end := s.EndTimeUnixNano
 	if s.Pending {
@@ -209,7 +209,7 @@ func columns(s string) int { return utf8.RuneCountInString(s) }
 
 func pad(s string, n int) string { return s + strings.Repeat(" ", max(0, n-columns(s))) }
 
-// cut shortens s to n columns.
+// cut shortens s to at most n columns.
 func cut(s string, n int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

@@ -15,10 +15,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // variables that affect workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -49,8 +49,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on a shared engine do not interfere, and engines of all generations give the
-// same results.
+// Two runs can share an engine, and every engine version gives the same results.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -62,7 +61,7 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	}
 }
 
-// The committed client is what iiigen generates from the worker.
+// The committed client must be what iiigen generates for the worker.
 func TestClientIsCurrent(t *testing.T) {
 	s, err := newStock(iiitest.Start(t).URL())
 	if err != nil {
@@ -78,7 +77,7 @@ func TestClientIsCurrent(t *testing.T) {
 	}
 	iiigen := exec.CommandContext(t.Context(), "go", "run", "-buildvcs=false", ".", "-config", config, "-url", s.url, "-check")
 	iiigen.Dir = filepath.Join("..", "..", "cmd", "iiigen")
-	iiigen.Env = append(os.Environ(), "GOWORK=") // use the go.work of the command
+	iiigen.Env = append(os.Environ(), "GOWORK=") // use the go.work of cmd/iiigen
 	if out, err := iiigen.CombinedOutput(); err != nil {
 		t.Errorf("iiigen -check: %v\n%s", err, out)
 	}

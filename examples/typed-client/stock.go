@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// The types of the stock's functions are internal to the stock: callers use types that
-// iiigen generates from the schemas.
+// The types below are internal to the stock. Callers use types that iiigen generates from the
+// schemas.
 
 type product struct {
 	Name     string   `json:"name"`
@@ -29,7 +29,7 @@ type reserved struct {
 	Left uint32 `json:"left"`
 }
 
-// stock is the worker that holds the products.
+// stock is the worker that manages the products.
 type stock struct {
 	client *iii.Client
 	url    string
@@ -60,7 +60,7 @@ func newStock(url string, opts ...iii.Option) (*stock, error) {
 	return s, err
 }
 
-// upgrade adds prices to the products.
+// upgrade replaces stock::list with a version that adds prices.
 func (s *stock) upgrade(ctx context.Context) error {
 	type priced struct {
 		product
@@ -80,8 +80,8 @@ func (s *stock) upgrade(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The engine handles messages in order, so it has registered the function when it
-	// answers this request.
+	// The engine handles messages in order. When it replies to this request, it has registered
+	// the function.
 	_, err = s.client.FunctionInfo(ctx, "stock::list")
 	return err
 }

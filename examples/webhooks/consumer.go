@@ -7,14 +7,14 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// consumer is a worker with functions that run when a webhook arrives.
+// consumer is a worker whose functions run when a webhook arrives.
 type consumer struct {
 	client       *iii.Client
 	name, typeID string
 	report       func(format string, args ...any)
 }
 
-// push has the fields of the push event that the consumer needs.
+// push contains the fields of a push event that the consumer uses.
 type push struct {
 	Ref string `json:"ref"`
 }
@@ -34,13 +34,13 @@ func newConsumer(url, name string, report func(format string, args ...any)) (*co
 	return c, nil
 }
 
-// bind binds deploy to an event. If the provider refuses the trigger, the engine reports
-// the refusal later, and the client calls refused.
+// bind binds deploy to an event. If the provider later rejects the trigger, the client calls
+// refused.
 func (c *consumer) bind(config hookConfig, refused func(error)) (*iii.Trigger, error) {
 	return c.client.Trigger(c.name+"::deploy", iii.CustomTrigger{Type: c.typeID, Config: config}, iii.WithTriggerErrorHandler(refused))
 }
 
-// deploy runs when a webhook has arrived.
+// deploy runs when a webhook arrives.
 func (c *consumer) deploy(_ context.Context, e hookEvent) (any, error) {
 	var p push
 	if err := json.Unmarshal(e.Payload, &p); err != nil {
@@ -50,7 +50,7 @@ func (c *consumer) deploy(_ context.Context, e hookEvent) (any, error) {
 	return nil, nil
 }
 
-// isMain is the condition of the triggers of deploy.
+// isMain is the condition of deploy's triggers.
 func (c *consumer) isMain(_ context.Context, e hookEvent) (bool, error) {
 	var p push
 	err := json.Unmarshal(e.Payload, &p)

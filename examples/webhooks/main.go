@@ -1,11 +1,11 @@
-// Webhooks provides a custom trigger type: functions bound to it run when a webhook in
-// GitHub's format arrives. The worker that provides the type listens for webhooks; workers
-// in any language bind their functions to it.
+// Webhooks provides a custom trigger type. Functions bound to it run when a webhook in
+// GitHub's format arrives. The worker that provides the type listens for webhooks; workers in
+// any language can bind functions to it.
 //
-// Without arguments the program sends webhooks to itself, prints the results, and exits with
-// status 0 if they are as expected. With -serve it listens at the address of -listen until it
-// is interrupted, and prints how to send a webhook. Webhooks are signed with the secret
-// $WEBHOOK_SECRET; without it, the program generates a secret.
+// Without arguments, the program sends webhooks to itself, prints the results, and exits with
+// status 0 if they are as expected. With -serve, it listens on the -listen address until it is
+// interrupted, and prints how to send a webhook. Webhooks are signed with $WEBHOOK_SECRET; if
+// that is unset, the program generates a secret.
 //
 // If $III_URL is set, the program uses the engine at that address. Otherwise it starts a
 // development engine.
@@ -36,7 +36,7 @@ func main() {
 	serve := flag.Bool("serve", false, "serve until interrupted")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 	err := run(ctx, os.Stdout, *listen, *serve)
 	stop()
 	if err != nil {
@@ -62,11 +62,11 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 	report := func(format string, args ...any) {
 		select {
 		case reports <- fmt.Sprintf(format, args...):
-		case <-ctx.Done(): // nothing receives reports any more
+		case <-ctx.Done(): // reports are no longer read
 		}
 	}
 
-	// The provider offers webhooks as a trigger type, and listens for them.
+	// The provider offers webhooks as a trigger type and listens for them.
 	provider, err := iii.New(engineURL, iii.WithName(name+"-provider"))
 	if err != nil {
 		return err
@@ -83,7 +83,7 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	defer func() {
-		// Stop the server first: its requests need the provider.
+		// Stop the server first, because its requests use the provider.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		err = errors.Join(err, server.Shutdown(ctx), provider.Shutdown(ctx))
@@ -95,7 +95,7 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 		return err
 	}
 
-	// The consumer does not use HTTP: its functions run when an event arrives.
+	// The consumer does not use HTTP. Its functions run when an event arrives.
 	consumer, err := newConsumer(engineURL, name, report)
 	if err != nil {
 		return err

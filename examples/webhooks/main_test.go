@@ -17,10 +17,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -56,7 +56,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs on a shared engine do not interfere, and engines of all generations give the same.
+// Two runs can share an engine, and every engine version gives the same results.
 func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -68,8 +68,7 @@ func TestRunOnAnEngineThatIsThere(t *testing.T) {
 	}
 }
 
-// With -serve the program serves until it is interrupted. It uses the secret of the
-// environment and never prints it.
+// With -serve, the program takes the secret from the environment and never prints it.
 func TestServe(t *testing.T) {
 	t.Setenv("III_URL", "")
 	t.Setenv("WEBHOOK_SECRET", "secret of the test")

@@ -18,7 +18,7 @@ type visit struct {
 	out         io.Writer
 }
 
-// refused reports that a trigger was refused.
+// refused reports a rejected trigger.
 func (v visit) refused(err error) { v.consumer.report("refused: %v", err) }
 
 // condition returns the id of the function that accepts only pushes to main.
@@ -52,7 +52,7 @@ func (v visit) run(ctx context.Context) error {
 		event, body, secret string
 		status              int
 	}{
-		{"push", topic, v.secret, http.StatusOK},               // the condition is false
+		{"push", topic, v.secret, http.StatusOK},               // the condition returns false
 		{"issues", main, v.secret, http.StatusOK},              // no function is bound to this event
 		{"push", main, "a guess", http.StatusUnauthorized},     // the secret is wrong
 		{"push", `"no push"`, v.secret, http.StatusBadGateway}, // the condition fails on the payload
@@ -78,7 +78,7 @@ func (v visit) run(ctx context.Context) error {
 	return nil
 }
 
-// serve prints the reports until ctx ends.
+// serve prints the reports until ctx is done.
 func (v visit) serve(ctx context.Context) error {
 	if _, err := v.consumer.bind(hookConfig{Event: "push", Condition: v.condition()}, v.refused); err != nil {
 		return err
@@ -128,8 +128,7 @@ func (v visit) send(ctx context.Context, event, body, secret string, status int)
 	return nil
 }
 
-// await prints the next report. It returns an error if the report does not begin with
-// the given text.
+// await prints the next report and checks that it begins with report.
 func (v visit) await(ctx context.Context, report string) error {
 	select {
 	case r := <-v.reports:

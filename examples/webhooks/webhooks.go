@@ -16,29 +16,28 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// hookConfig is the config of a trigger.
+// hookConfig is a trigger's config.
 type hookConfig struct {
-	// Event is the name of the event that fires the trigger, for example "push".
+	// Event is the event that fires the trigger, for example "push".
 	Event string `json:"event"`
-	// Condition is the id of a function that suppresses the trigger if it returns false.
-	// TriggerBinding.Fire calls it; the provider only has to accept the key.
+	// Condition is the id of a function that returns false to suppress the trigger. The
+	// provider only needs to accept it, because TriggerBinding.Fire evaluates it.
 	Condition string `json:"condition_function_id,omitempty"`
 }
 
-// hookEvent is the payload of the functions.
+// hookEvent is the payload that bound functions receive.
 type hookEvent struct {
 	Event   string          `json:"event"`
 	Payload json.RawMessage `json:"payload"`
 }
 
-// webhooks is the provider of the trigger type and the HTTP handler that receives
-// webhooks.
+// webhooks provides the trigger type. It is also the HTTP handler that receives webhooks.
 type webhooks struct {
 	secret []byte
 	report func(format string, args ...any)
 
 	mu    sync.Mutex
-	hooks map[string]hook // by the id of the trigger
+	hooks map[string]hook // by trigger id
 }
 
 type hook struct {
@@ -50,7 +49,8 @@ func newWebhooks(secret string, report func(format string, args ...any)) *webhoo
 	return &webhooks{secret: []byte(secret), report: report, hooks: map[string]hook{}}
 }
 
-// triggerType describes the configs and payloads of the type to other workers.
+// triggerType describes the trigger type to other workers, with the schemas of configs and
+// payloads.
 func (w *webhooks) triggerType(id string) iii.TriggerType {
 	return iii.TriggerType{
 		ID: id, Description: "Webhooks in the form of GitHub's",
@@ -59,8 +59,8 @@ func (w *webhooks) triggerType(id string) iii.TriggerType {
 	}
 }
 
-// Bind implements iii.TriggerProvider: it starts or restarts a trigger. An error refuses
-// the trigger; the worker that registered it receives the error.
+// Bind implements iii.TriggerProvider. It starts or restarts a trigger. If it returns an
+// error, the engine rejects the trigger and sends the error to the worker that registered it.
 func (w *webhooks) Bind(_ context.Context, b iii.TriggerBinding) error {
 	var config hookConfig
 	d := json.NewDecoder(bytes.NewReader(b.Config))
@@ -78,7 +78,7 @@ func (w *webhooks) Bind(_ context.Context, b iii.TriggerBinding) error {
 	return nil
 }
 
-// Unbind implements iii.TriggerProvider: it ends a trigger.
+// Unbind implements iii.TriggerProvider. It stops a trigger.
 func (w *webhooks) Unbind(_ context.Context, id string) error {
 	w.mu.Lock()
 	event := w.hooks[id].config.Event
@@ -100,8 +100,8 @@ func (w *webhooks) of(event string) (found []iii.TriggerBinding) {
 	return found
 }
 
-// ServeHTTP receives a webhook and runs the functions bound to its event. It responds
-// after they have run, because many senders retry after an error.
+// ServeHTTP receives a webhook and runs the functions bound to its event. It responds after
+// they have run, because many senders retry a webhook after an error.
 func (w *webhooks) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, 1<<20))
 	if err != nil || r.Method != http.MethodPost || !json.Valid(body) {
@@ -123,7 +123,7 @@ func (w *webhooks) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(rw, "triggers: %d\n", len(bindings))
 }
 
-// sign returns the signature of a webhook.
+// sign returns the signature of a webhook's body.
 func sign(secret, body []byte) string {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write(body)

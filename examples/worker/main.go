@@ -1,5 +1,5 @@
-// Worker is the shortest worker program: it serves one function until the program is
-// interrupted. It connects to the engine at $III_URL, or to the engine on this machine.
+// Worker is the smallest useful worker. It serves one function until it is interrupted, on the
+// engine at $III_URL or, if that is unset, at ws://127.0.0.1:49134.
 package main
 
 import (
@@ -20,7 +20,7 @@ type Person struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal terminates the program immediately
 
 	client, err := iii.New("", iii.WithLogger(slog.Default())) // $III_URL, else ws://127.0.0.1:49134
 	if err != nil {
@@ -32,7 +32,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Run(ctx); err != nil { // serves until ctx ends, then shuts down gracefully
+	if err := client.Run(ctx); err != nil { // serves until ctx is done, then shuts down gracefully
 		log.Fatal(err)
 	}
 }

@@ -21,10 +21,10 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	for _, variable := range os.Environ() { // what the machine sets for other workers
+	for _, variable := range os.Environ() { // unset the configuration of other workers
 		name, _, _ := strings.Cut(variable, "=")
 		if regexp.MustCompile(`(?i)^(III|OTEL|SERVICE)_`).MatchString(name) && !strings.HasPrefix(name, "III_TEST_") {
-			_ = os.Unsetenv(name) // fails only for names that cannot exist
+			_ = os.Unsetenv(name) // cannot fail for an existing name
 		}
 	}
 	m.Run()
@@ -49,7 +49,8 @@ func testWorker(t *testing.T, engine *iiitest.Engine) {
 	if err := client.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// An engine with observers answers a registration, others the ping behind it.
+	// An engine with observers confirms the registration. Other engines respond to the ping
+	// behind it.
 	ready := make(chan struct{})
 	once := sync.OnceFunc(func() { close(ready) })
 	engine.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -80,7 +81,7 @@ func testWorker(t *testing.T, engine *iiitest.Engine) {
 		t.Errorf("greetings::hello returned %q, want %q", got, want)
 	}
 
-	if runtime.GOOS == "windows" { // which cannot interrupt a single process
+	if runtime.GOOS == "windows" { // Windows cannot interrupt a single process
 		_ = program.Process.Kill()
 		<-ended
 		return

@@ -1,4 +1,342 @@
-// Package jsoncodec decodes JSON that is known to be valid. The results are those of
-// encoding/json, which checks the whole text before it decodes anything. With Go releases that
-// make it possible, this package omits that check.
+// Package jsoncodec encodes and decodes Go values with the results of encoding/json, in less
+// time.
+//
+// It walks plain types itself: structs, maps with string keys, slices, arrays, pointers,
+// interfaces and basic types. It copies strings that need no escapes in one piece, and does not
+// validate its input again. Everything else is left to encoding/json: types with encoding
+// methods, embedded structs, unusual tags, and all values that cause an error. A type without a
+// plain part costs one table lookup.
 package jsoncodec
+
+import (
+	"encoding"
+	"encoding/json"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does. If v holds a
+// pointer to an interface, a map or a type that decodes itself, the same rules apply.
+//
+// A value that does not fit its type, or that encoding/json treats in a special way, is decoded
+// a second time by json.Unmarshal, which creates the error. Therefore UnmarshalJSON and
+// UnmarshalText may be called twice for such a value. Decode does not retain b.
+func Decode(b []byte, v any) error {
+	_, err := DecodeStruct(b, v, nil)
+	return err
+}
+
+// DecodeStruct is like Decode, and calls unknown, if it is not nil, for each member of the outer
+// object that is not a field of v. It returns true if unknown was called for all of them, which
+// requires that v points to a struct; otherwise unknown may have been called for some. The
+// arguments of unknown share the memory of b.
+func DecodeStruct(b []byte, v any, unknown func(key, value []byte)) (complete bool, err error) {
+	target := reflect.ValueOf(v)
+	if target.Kind() != reflect.Pointer || target.IsNil() || !target.Elem().IsZero() {
+		return false, json.Unmarshal(b, v) // it merges into values that are not zero
+	}
+	target = target.Elem()
+	c := coderOf(target.Type())
+	switch {
+	case c.delegated:
+		if decodeStandard(b, v) == nil {
+			return false, nil
+		}
+	case unknown != nil && c.fields != nil:
+		if fits(b, func(i int) int { return c.fields.decodeMembers(b, i, target, unknown) }) {
+			return true, nil
+		}
+	default:
+		if fits(b, func(i int) int { return c.decode(b, i, target) }) {
+			return false, nil
+		}
+	}
+	target.SetZero()
+	return false, json.Unmarshal(b, v)
+}
+
+// Independent reports whether decoding into t calls no methods of other packages, which could
+// retain the text.
+func Independent(t reflect.Type) bool { return !coderOf(t).foreign }
+
+// Append appends v as [json.Encoder] encodes it without HTML escapes, except that raw JSON
+// keeps its white space, and that U+2028 and U+2029 are not escaped. If plain is true, the text
+// is valid UTF-8 and has neither escapes of surrogates nor numbers beyond 64 bits, and is nested
+// at most [MaxLevels] deep.
+func Append(dst []byte, v any) (out []byte, plain bool, err error) {
+	e := encoders.Get().(*encoder) // lost if v panics
+	*e = encoder{b: dst}
+	if !e.any(v) {
+		*e = encoder{b: dst}
+		err = e.standard(v)
+	}
+	out, plain = e.b, !e.opaque
+	e.b = nil
+	encoders.Put(e)
+	return out, plain, err
+}
+
+// encoders holds encoders, which escape to the heap.
+var encoders = sync.Pool{New: func() any { return new(encoder) }}
+
+// coder encodes and decodes the values of one type.
+type coder struct {
+	// decode decodes the value that begins at b[i] into v, which is zero and can be set. It
+	// returns the index after the value, or giveUp.
+	decode func(b []byte, i int, v reflect.Value) int
+	// append appends v, or returns false.
+	append func(e *encoder, v reflect.Value) bool
+
+	delegated bool         // encoding/json decodes the whole value
+	foreign   bool         // decoding may call methods of other packages
+	parts     []*coder     // of a composite type
+	fields    *structCoder // of a struct
+}
+
+// coders holds the coder of each type that has been used.
+var coders sync.Map // of reflect.Type to *coder
+
+func coderOf(t reflect.Type) *coder {
+	if c, ok := coders.Load(t); ok {
+		return c.(*coder)
+	}
+	building := builder{}
+	c := building.coder(t)
+	for again := true; again; { // what a type contains may be foreign
+		again = false
+		for _, c := range building {
+			if !c.foreign && slices.ContainsFunc(c.parts, func(p *coder) bool { return p.foreign }) {
+				c.foreign, again = true, true
+			}
+		}
+	}
+	for t, c := range building { // complete now, including those that refer to each other
+		coders.LoadOrStore(t, c)
+	}
+	return c
+}
+
+// builder holds the coders under construction. A type can contain itself.
+type builder map[reflect.Type]*coder
+
+func (bu builder) coder(t reflect.Type) *coder {
+	if c, ok := coders.Load(t); ok {
+		return c.(*coder)
+	}
+	if c, ok := bu[t]; ok {
+		return c
+	}
+	c := &coder{}
+	bu[t] = c
+	kind := bu.byKind(t)
+	*c = kind
+	if c.decode == nil || hasMethods(t, "UnmarshalJSONFrom", unmarshalers) {
+		c.decode, c.delegated, c.foreign = delegateDecode, true, t != timeType
+	}
+	if c.append == nil || hasMethods(t, "MarshalJSONTo", marshalers) {
+		c.append = delegateAppend
+	}
+	if t == rawType {
+		c.decode, c.append, c.delegated, c.foreign = decodeRaw, appendRaw, false, false
+	}
+	return c
+}
+
+var (
+	rawType      = reflect.TypeFor[json.RawMessage]()
+	numberType   = reflect.TypeFor[json.Number]()
+	timeType     = reflect.TypeFor[time.Time]()
+	unmarshalers = []reflect.Type{reflect.TypeFor[json.Unmarshaler](), reflect.TypeFor[encoding.TextUnmarshaler]()}
+	marshalers   = []reflect.Type{reflect.TypeFor[json.Marshaler](), reflect.TypeFor[encoding.TextMarshaler](), reflect.TypeFor[encoding.TextAppender]()}
+	zeroer       = []reflect.Type{reflect.TypeFor[interface{ IsZero() bool }]()}
+)
+
+// hasMethods reports whether t or a pointer to it implements one of the interfaces, or has the
+// method of encoding/json/v2 with the given name.
+func hasMethods(t reflect.Type, streaming string, interfaces []reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	for _, i := range interfaces {
+		if t.Implements(i) || p.Implements(i) {
+			return true
+		}
+	}
+	if t.NumMethod() == 0 && p.NumMethod() == 0 {
+		return false
+	}
+	for _, methods := range []reflect.Type{t, p} {
+		for m := range methods.NumMethod() {
+			if methods.Method(m).Name == streaming {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// byKind returns the coder of t by its kind alone. Functions that are nil have no plain
+// implementation.
+func (bu builder) byKind(t reflect.Type) coder {
+	switch t.Kind() {
+	case reflect.Bool:
+		return coder{decode: decodeBool, append: appendBool}
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return coder{decode: decodeInt, append: appendInt}
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return coder{decode: decodeUint, append: appendUint}
+	case reflect.Float32, reflect.Float64:
+		return coder{decode: decodeFloat, append: appendFloat}
+	case reflect.String:
+		if t == numberType {
+			return coder{}
+		}
+		return coder{decode: decodeString, append: appendString}
+	case reflect.Interface:
+		if t.NumMethod() > 0 {
+			return coder{append: appendInterface}
+		}
+		return coder{decode: decodeInterface, append: appendInterface}
+	case reflect.Pointer:
+		if t.Elem().Kind() == reflect.Pointer { // may point to itself
+			return coder{}
+		}
+		p := pointerCoder{bu.coder(t.Elem())}
+		return coder{decode: p.decode, append: p.append, parts: []*coder{p.elem}}
+	case reflect.Slice:
+		s := sliceCoder{elem: bu.coder(t.Elem())}
+		if t.Elem().Kind() != reflect.Uint8 {
+			return coder{decode: s.decode, append: s.append, parts: []*coder{s.elem}}
+		}
+		if hasMethods(t.Elem(), "MarshalJSONTo", marshalers) {
+			return coder{}
+		}
+		return coder{append: appendBytes}
+	case reflect.Array:
+		return coder{append: sliceCoder{elem: bu.coder(t.Elem())}.appendItems}
+	case reflect.Map:
+		if k := t.Key(); k.Kind() != reflect.String || hasMethods(k, "MarshalJSONTo", marshalers) || hasMethods(k, "UnmarshalJSONFrom", unmarshalers) {
+			return coder{}
+		}
+		m := mapCoder{t: t, elem: bu.coder(t.Elem())}
+		return coder{decode: m.decode, append: m.append, parts: []*coder{m.elem}}
+	case reflect.Struct:
+		s := bu.structCoder(t)
+		if s == nil {
+			return coder{}
+		}
+		c := coder{decode: s.decode, append: s.append, fields: s}
+		for _, f := range s.fields {
+			c.parts = append(c.parts, f.coder)
+		}
+		return c
+	}
+	return coder{}
+}
+
+// pointerCoder, sliceCoder and mapCoder encode and decode values of composite types.
+type (
+	pointerCoder struct{ elem *coder }
+	sliceCoder   struct{ elem *coder }
+	mapCoder     struct {
+		t    reflect.Type
+		elem *coder
+	}
+)
+
+// structCoder encodes and decodes structs.
+type structCoder struct {
+	fields  []structField
+	byName  map[string]int
+	folded  map[string]bool // the names, folded
+	longest int             // length of the longest folded name
+}
+
+type structField struct {
+	name      string
+	prefix    string // the name as the encoder writes it
+	index     int
+	omitEmpty bool
+	omitZero  bool
+	coder     *coder
+}
+
+// maxFields limits the number of fields of a struct, see fieldSet.
+const maxFields = 256
+
+// structCoder returns nil if encoding/json has special rules for the fields of t.
+func (bu builder) structCoder(t reflect.Type) *structCoder {
+	s := &structCoder{byName: map[string]int{}, folded: map[string]bool{}}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Anonymous {
+			return nil
+		}
+		tag, tagged := f.Tag.Lookup("json")
+		if !f.IsExported() {
+			if tagged && tag != "-" {
+				return nil
+			}
+			continue
+		}
+		if tag == "-" {
+			continue
+		}
+		name, options, _ := strings.Cut(tag, ",")
+		if name == "" {
+			name = f.Name
+		}
+		field := structField{name: name, prefix: `"` + name + `":`, index: i}
+		for options != "" {
+			var option string
+			switch option, options, _ = strings.Cut(options, ","); option {
+			case "omitempty":
+				field.omitEmpty = true
+			case "omitzero":
+				if hasMethods(f.Type, "", zeroer) {
+					return nil
+				}
+				field.omitZero = true
+			default:
+				return nil
+			}
+		}
+		if _, twice := s.byName[name]; twice || !plainName(name) || len(s.fields) == maxFields {
+			return nil
+		}
+		field.coder = bu.coder(f.Type)
+		s.byName[name] = len(s.fields)
+		s.fields = append(s.fields, field)
+		folded := string(appendFolded(nil, []byte(name)))
+		s.folded[folded] = true
+		s.longest = max(s.longest, len(folded))
+	}
+	return s
+}
+
+// plainName reports whether name is ASCII that no encoder escapes and that needs no quotes in a
+// tag.
+func plainName(name string) bool {
+	for _, c := range []byte(name) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("_-.:$@/ ", c) >= 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// appendFolded appends a key in lower case and without delimiters. Keys that encoding/json
+// regards as equal, in any of its modes, are equal in this form.
+func appendFolded(dst, key []byte) []byte {
+	for _, c := range key {
+		switch {
+		case c == '_' || c == '-':
+			continue
+		case 'A' <= c && c <= 'Z':
+			c |= 0x20
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}

@@ -1,14 +1,23 @@
 package jsoncodec
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"math"
 	"math/big"
+	"math/rand"
 	"reflect"
+	"strconv"
+	"strings"
 	"testing"
+	"testing/quick"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 type inner struct {
@@ -49,7 +58,44 @@ func (p *picky) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+type key string
+
+// plain has fields that this package encodes and decodes itself, among some that it does not.
+type plain struct {
+	Bool    bool
+	I8      int8
+	U64     uint64 `json:"u_64"`
+	F32     float32
+	F64     float64          `json:"f64,omitempty"`
+	S       string           `json:"s"`
+	P       *string          `json:"p,omitzero"`
+	Any     any              `json:"any"`
+	List    []plain          `json:"list,omitempty"`
+	Map     map[string]int   `json:",omitempty"`
+	Named   map[key]*plain   `json:"named"`
+	Raw     json.RawMessage  `json:"raw"`
+	Zero    struct{ X int }  `json:",omitzero"`
+	Ints    []int            `json:"ints"`
+	Strings *[]string        `json:"strings,omitempty"`
+	When    *time.Time       `json:"when"`
+	Hidden  int              `json:"-"`
+	Dash    int              `json:"-,"`
+	Array   [2]any           `json:"array"`
+	Bytes   []byte           `json:"bytes"`
+	IntKeys map[int8]float64 `json:"keys,omitempty"`
+	private int
+}
+
 var texts = []string{
+	`{"Bool":true,"I8":-128,"u_64":18446744073709551615,"F32":1.5,"f64":-1e-7,"s":"\"\\\/\b\f\n\r\t\u00e4\ud83d\ude00","p":null,"any":{"a":[1,"2",null,{"b":{}}]}}`,
+	`{"bool":true}`, `{"u64":1}`, `{"U-64":1}`, `{"\u0073":"escaped key"}`, `{"ſ":"long s"}`, `{"s":"1","s":"2"}`, `{"any":{"a":1,"a":2},"s":"x"}`, `{"named":{"a":{"s":"x"},"a":{"I8":1}}}`,
+	`{"s":"\ud800"}`, `{"s":"\ud800\u0041"}`, "{\"s\":\"\xff\"}", `{"s":null,"I8":null,"Bool":null,"F32":null,"list":null,"Map":null,"p":null,"any":null,"raw":null,"when":null}`,
+	`{"I8":128}`, `{"I8":1.0}`, `{"I8":1e0}`, `{"I8":-0}`, `{"u_64":-1}`, `{"F32":1e39}`, `{"f64":1e400}`, `{"any":1e400}`, `{"I8":"1"}`, `{"s":1}`, `{"Bool":"true"}`, `{"Bool":0}`,
+	`{"list":[{"list":[{"list":[]},{"s":"deep"}]},null]}`, `{"list":{}}`, `{"Map":{"a":1,"b":2}}`, `{"Map":[]}`, `{"Map":{"a":1.5}}`, `{"named":{"":null,"x":{"named":{}}}}`,
+	` { "raw" : { "a" : [ 1 , 2 ] } , "ints" : [ 1 , 2 , 3 ] , "unknown" : { "deep" : [ { } ] } , "strings" : [ "a" ] } `, `{"ints":[]}`, `{"ints":[1,"2"]}`, `{"strings":[null,"x"]}`,
+	`{"when":"2026-01-02T03:04:05.5+01:00","-":7,"Hidden":1,"private":1,"array":[1,"2"],"bytes":"aGk=","keys":{"-1":2}}`, `{"array":[1]}`, `{"array":[1,2,3]}`, `{"bytes":[1]}`, `{"keys":{"300":1}}`,
+	`{"Zero":{"X":1}}`, `{"Zero":{"x":1,"Y":2}}`, `{"":1}`, `{"s":"` + strings.Repeat("long ", 100) + `\n","any":"` + strings.Repeat("é", 300) + `"}`,
+	`[{"s":"a"},{}]`, `[]`, `[null]`, `{"a":1,"b":"2"}`, `{"a":"1","b":"2"}`, `"\u0000"`, `-0`, `1e999`,
 	`{}`, `null`, ` {"name":"a\u00e4\ud83d\ude00\ud800","Quoted":"12","Bytes":"aGk=","Array":[1,2,3],"Raw": {"a" : 1},"Number":1e3}`,
 	`{"NAME":"b","name":"c","Name":"d","Span":5,"Big":123456789012345678901234567890,"Own":[1, 2],"twice":"1","TWICE":"2","Twice":"3"}`,
 	`{"Deep":[{"n":1,"any":{"x":[null,true]},"map":{"1":"a","1":"b"}},{"n":300},{"text":"t","text":null}]}`,
@@ -65,7 +111,10 @@ var targets = []func() any{
 	func() any {
 		return &sample{Name: "before", Embedded: Embedded{Deep: []inner{{N: 1, Map: map[int]string{7: "kept"}}}}}
 	},
-	func() any { return &sample{Own: picky{calls: "before "}} }, func() any { return new(picky) }, func() any { return &map[string]string{"kept": "x"} }, func() any { return new(json.RawMessage) },
+	func() any { return &sample{Own: picky{calls: "before "}} }, func() any { return new(picky) }, func() any { return &map[string]string{"kept": "x"} },
+	func() any { return new(plain) }, func() any { return new(*plain) }, func() any { return new([]plain) }, func() any { return new(map[string]string) }, func() any { return new(map[key]any) },
+	func() any { return new([]any) }, func() any { return new(float32) }, func() any { return new(uint8) }, func() any { return new(bool) }, func() any { return new([3]string) },
+	func() any { return &plain{S: "before", List: []plain{{S: "kept"}}} }, func() any { return new(json.RawMessage) },
 }
 
 func same(t *testing.T, text []byte) {
@@ -76,7 +125,7 @@ func same(t *testing.T, text []byte) {
 		if reflect.TypeOf(gotErr) != reflect.TypeOf(wantErr) || gotErr != nil && gotErr.Error() != wantErr.Error() {
 			t.Errorf("%s into %T: %v, want %v", text, got, gotErr, wantErr)
 		}
-		opts := cmp.Options{cmp.AllowUnexported(picky{}), cmp.Comparer(func(a, b *big.Int) bool {
+		opts := cmp.Options{cmp.AllowUnexported(picky{}, plain{}), cmp.Comparer(func(a, b *big.Int) bool {
 			return a == b || a != nil && b != nil && a.Cmp(b) == 0
 		})}
 		if diff := cmp.Diff(want, got, opts); diff != "" {
@@ -90,6 +139,284 @@ func TestDecodesAsEncodingJSON(t *testing.T) {
 		if json.Valid([]byte(text)) {
 			same(t, []byte(text))
 		}
+	}
+}
+
+// sameJSON reports a difference between the output of Append and of encoding/json.
+func sameJSON(t *testing.T, v any) {
+	t.Helper()
+	var std bytes.Buffer
+	e := json.NewEncoder(&std)
+	e.SetEscapeHTML(false)
+	wantErr := e.Encode(v)
+	got, plain, err := Append([]byte("before "), v)
+	if (err != nil) != (wantErr != nil) || err != nil && err.Error() != wantErr.Error() {
+		t.Fatalf("%#v: error %v, want %v", v, err, wantErr)
+	}
+	if err != nil {
+		return
+	}
+	got, found := bytes.CutPrefix(got, []byte("before "))
+	if !found {
+		t.Fatalf("%#v: overwrote what was there: %q", v, got)
+	}
+	if plain && (!utf8.Valid(got) || rawjson.CheckForEngine(got, MaxLevels) != nil) {
+		t.Errorf("%#v: %q is not plain", v, got)
+	}
+	var want, have any
+	if json.Unmarshal(std.Bytes(), &want) != nil { // raw JSON with a number beyond a float64
+		want, have = std.String(), string(append(got, '\n'))
+	} else if err := json.Unmarshal(got, &have); err != nil {
+		t.Fatalf("%#v: %q: %v", v, got, err)
+	}
+	if diff := cmp.Diff(want, have); diff != "" {
+		t.Errorf("%#v: (-want +got):\n%s", v, diff)
+	}
+	if literal := bytes.TrimSpace(std.Bytes()); !bytes.ContainsAny(literal, "\\\ufffd") && !bytes.Contains(got, []byte{' '}) && !bytes.Equal(got, literal) {
+		t.Errorf("%#v: %q, want %q", v, got, literal)
+	}
+}
+
+type node struct {
+	Next  *node `json:"next"`
+	Value any   `json:"value,omitempty"`
+}
+
+type byPointer struct{ n int }
+
+func (p *byPointer) MarshalJSON() ([]byte, error) {
+	return []byte(`{"n":` + strconv.Itoa(p.n) + `}`), nil
+}
+
+type byText struct{ s string }
+
+func (b byText) MarshalText() ([]byte, error) {
+	if b.s == "" {
+		return nil, errors.New("no text")
+	}
+	return []byte(b.s), nil
+}
+
+func TestEncodesAsEncodingJSON(t *testing.T) {
+	loop := &node{}
+	loop.Next = loop
+	self := map[string]any{}
+	self["self"] = self
+	deep := &node{}
+	for range 200 {
+		deep = &node{Next: deep}
+	}
+	text := "x"
+	for _, v := range []any{
+		nil, true, 1, -1.5, "a<b>&\"\\\n\u2028é\x00\x7f", "\xff", []any(nil), []any{}, map[string]any(nil), map[string]any{"b": 1, "a": []any{nil, "x"}},
+		map[key]int{"z": 1, "a": 2}, map[int]string{2: "b", 1: "a"}, []string{"a"}, []byte("bytes"), []byte(nil), []byte{}, [2]byte{1, 2}, [0]int{}, &text, (*string)(nil), new(any),
+		1e21, 1e20, 1e-6, 9.9e-7, 1e-9, 123456789.0, -0.0, math.MaxFloat64, math.SmallestNonzeroFloat64, float32(3.4e38), float32(1e-7), float32(0.1), math.NaN(), math.Inf(-1),
+		uint64(math.MaxUint64), int64(math.MinInt64), uintptr(7), int8(-1), time.Second, time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), time.Date(12026, 1, 2, 3, 4, 5, 6, time.UTC),
+		json.Number("12"), json.Number("x"), json.RawMessage(`{"a":1}`), json.RawMessage(nil), json.RawMessage(`{`), struct{ R json.RawMessage }{json.RawMessage("nope")},
+		loop, self, deep, byPointer{1}, &byPointer{2}, []byPointer{{3}}, []any{byPointer{4}, &byPointer{5}}, map[string]byPointer{"a": {6}}, struct{ B byPointer }{}, &struct{ B byPointer }{byPointer{7}},
+		byText{"t"}, byText{}, map[byText]int{{"k"}: 1}, struct {
+			A any `json:"a,omitempty"`
+			B func()
+		}{}, make(chan int), func() {}, complex(1, 2), struct {
+			F float64  `json:",omitempty"`
+			S struct{} `json:",omitempty"`
+			A [0]int   `json:",omitempty"`
+			B bool     `json:",omitempty"`
+			P *int     `json:",omitempty"`
+			N int      `json:"n,string"`
+		}{}, struct {
+			X int
+			Y int `json:"X"`
+			Z int `json:"z"`
+		}{1, 2, 3}, struct {
+			X int `json:"a<b"`
+			Y int `json:"ä"`
+			Z int `json:"with space"`
+			Q int `json:"'quoted'"`
+		}{1, 2, 3, 4}, sample{}, &sample{Name: "n", Embedded: Embedded{Deep: []inner{{N: 1}}}, Raw: json.RawMessage(`[ 1 ]`)}, plain{}, &plain{S: "s", Named: map[key]*plain{"k": nil, "j": {}}, Array: [2]any{1, plain{}}},
+		errors.New("no fields"), any(&node{Value: map[string]any{"n": []node{{}}}}), [][]int{nil, {}, {1}}, map[string]*int{"nil": nil},
+	} {
+		sameJSON(t, v)
+	}
+	if err := quick.Check(func(p plain, n node, names map[string][]string) bool {
+		p.Raw = nil
+		sameJSON(t, p)
+		sameJSON(t, []any{&p, names})
+		return !t.Failed()
+	}, &quick.Config{MaxCount: 300, Values: values}); err != nil {
+		t.Error(err)
+	}
+}
+
+// values fills args like package quick, which cannot create values of interfaces.
+func values(args []reflect.Value, r *rand.Rand) {
+	for i, t := range []reflect.Type{reflect.TypeFor[plain](), reflect.TypeFor[node](), reflect.TypeFor[map[string][]string]()} {
+		args[i] = random(t, r, 3)
+	}
+}
+
+// random returns a random value of t.
+func random(t reflect.Type, r *rand.Rand, levels int) reflect.Value {
+	levels = max(levels, 0)
+	v := reflect.New(t).Elem()
+	switch t.Kind() {
+	case reflect.Interface:
+		if levels > 0 && t.NumMethod() == 0 {
+			of := []reflect.Type{reflect.TypeFor[string](), reflect.TypeFor[float64](), reflect.TypeFor[[]any](), reflect.TypeFor[map[string]any](), reflect.TypeFor[plain](), reflect.TypeFor[*node]()}
+			v.Set(random(of[r.Intn(len(of))], r, levels-1))
+		}
+	case reflect.Pointer:
+		if levels > 0 && r.Intn(2) == 0 {
+			v.Set(reflect.New(t.Elem()))
+			v.Elem().Set(random(t.Elem(), r, levels-1))
+		}
+	case reflect.Slice:
+		for range r.Intn(levels + 1) {
+			v.Set(reflect.Append(v, random(t.Elem(), r, levels-1)))
+		}
+	case reflect.Map:
+		if levels > 0 {
+			v.Set(reflect.MakeMap(t))
+			for range r.Intn(levels) {
+				v.SetMapIndex(random(t.Key(), r, levels-1), random(t.Elem(), r, levels-1))
+			}
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			v.Index(i).Set(random(t.Elem(), r, levels-1))
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Field(i).CanSet() {
+				v.Field(i).Set(random(t.Field(i).Type, r, levels-1))
+			}
+		}
+	case reflect.String:
+		alphabet := []string{"a", "b", " ", "\"", "\\", "\n", "é", "日", "😀", "\x01", "<", "\u2028"}
+		text := ""
+		for range r.Intn(20) {
+			text += alphabet[r.Intn(len(alphabet))]
+		}
+		v.SetString(text)
+	default:
+		if x, ok := quick.Value(t, r); ok {
+			v.Set(x)
+		}
+	}
+	return v
+}
+
+func FuzzEncode(f *testing.F) {
+	for _, text := range texts {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, target := range targets {
+			v := target()
+			if json.Unmarshal(text, v) == nil {
+				sameJSON(t, v)
+				sameJSON(t, reflect.ValueOf(v).Elem().Interface())
+			}
+		}
+	})
+}
+
+// TestDecodeRejectsInvalidText ensures that text that breaks the promise to be valid causes no
+// panic.
+func TestDecodeSurvivesInvalidText(t *testing.T) {
+	for _, text := range texts {
+		for i := range text {
+			for _, target := range targets {
+				_ = Decode([]byte(text[:i]), target())
+			}
+		}
+	}
+}
+
+func TestDecodeStructReportsUnknownMembers(t *testing.T) {
+	type in struct {
+		A int `json:"a"`
+		B struct{ C int }
+	}
+	for _, test := range []struct {
+		text     string
+		complete bool
+		want     []string
+	}{
+		{`{"a":1,"x":2,"B":{"x":3},"y":{"a":4}}`, true, []string{"x=2", `y={"a":4}`}},
+		{`{}`, true, nil},
+		{`{"x":1,"A":2}`, false, []string{"x=1"}},
+	} {
+		var got []string
+		complete, err := DecodeStruct([]byte(test.text), new(in), func(key, value []byte) { got = append(got, string(key)+"="+string(value)) })
+		if err != nil || complete != test.complete {
+			t.Errorf("%s: %v, %v", test.text, complete, err)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s: (-want +got):\n%s", test.text, diff)
+		}
+	}
+	if complete, err := DecodeStruct([]byte(`{"x":1}`), new(map[string]int), func([]byte, []byte) {}); complete || err != nil {
+		t.Errorf("map: %v, %v", complete, err)
+	}
+}
+
+// keeper retains the text that it decodes, which no type should do.
+type keeper struct{ text []byte }
+
+func (k *keeper) UnmarshalJSON(b []byte) error { k.text = b; return nil }
+
+func TestIndependent(t *testing.T) {
+	type list struct {
+		Next *list
+		K    []map[string]*keeper
+	}
+	for _, test := range []struct {
+		v    any
+		want bool
+	}{
+		{plain{}, false}, // an array and a map with keys that are no strings are left to encoding/json
+		{struct {
+			A []map[string]*string
+			T time.Time
+			R json.RawMessage
+			X any
+		}{}, true},
+		{keeper{}, false}, {[]keeper{}, false}, {list{}, false}, {new(list), false}, {node{}, true}, {sample{}, false},
+	} {
+		if got := Independent(reflect.TypeOf(test.v)); got != test.want {
+			t.Errorf("%T: %v", test.v, got)
+		}
+	}
+}
+
+// TestDecodeAllocations counts the allocations of the values themselves: the note, the list and
+// its two strings.
+func TestDecodeAllocations(t *testing.T) {
+	type order struct {
+		User   string   `json:"user"`
+		Amount int      `json:"amount"`
+		Note   string   `json:"note"`
+		Tags   []string `json:"tags"`
+	}
+	text := []byte(`{"_caller_worker_id":"w","user":"u-1","amount":12,"note":"` + strings.Repeat("x", 1000) + `","tags":["a","bc"]}`)
+	allocs := testing.AllocsPerRun(100, func() {
+		var in order
+		if err := Decode(text, &in); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if limit := 7.0; allocs > limit {
+		t.Errorf("%v allocations, not %v", allocs, limit)
+	}
+	in, room := order{"u", 1, "note", []string{"a"}}, make([]byte, 0, 1000)
+	allocs = testing.AllocsPerRun(100, func() {
+		if _, _, err := Append(room, &in); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocs > 0 {
+		t.Errorf("%v allocations of encoding", allocs)
 	}
 }
 

@@ -4,5 +4,5 @@ package jsoncodec
 
 import "encoding/json"
 
-// Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does.
-func Decode(b []byte, v any) error { return json.Unmarshal(b, v) }
+// decodeStandard decodes b with encoding/json.
+func decodeStandard(b []byte, v any) error { return json.Unmarshal(b, v) }

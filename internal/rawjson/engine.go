@@ -134,7 +134,7 @@ func checkSurrogates(b []byte, i int) (int, error) {
 			i++
 		}
 		if i == short {
-			i += plainBytes(b[i:])
+			i += PlainBytes(b[i:])
 		}
 		if i >= len(b) {
 			return i, errTruncated

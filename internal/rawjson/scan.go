@@ -85,6 +85,17 @@ func Valid(b []byte) bool {
 	return err == nil && scanEnd(b, i) == nil
 }
 
+// SkipValue returns the index after the JSON value that begins at b[i]. If the value is not valid
+// or has more than [MaxDepth] levels, SkipValue returns -1.
+func SkipValue(b []byte, i int) int {
+	var s scanner
+	end, err := s.skipValue(b, i, 0)
+	if err != nil {
+		return -1
+	}
+	return end
+}
+
 func scanEnd(b []byte, i int) error {
 	if i = SkipSpace(b, i); i < len(b) {
 		return unexpected(b, i)
@@ -182,12 +193,12 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
-// plainBytes returns the number of bytes at the start of b that a string can contain without
+// PlainBytes returns the number of bytes at the start of b that a string can contain without
 // escapes, that is, bytes other than quotes, backslashes and control characters. Most of a
-// large message consists of strings, so plainBytes examines eight bytes at a time. In long
+// large message consists of strings, so PlainBytes examines eight bytes at a time. In long
 // strings, it searches for quotes and backslashes with package bytes, which examines more
 // bytes at a time.
-func plainBytes(b []byte) (n int) {
+func PlainBytes(b []byte) (n int) {
 	const first = 256
 	if n = plainWords(b[:min(first, len(b))]); n < first {
 		return n
@@ -209,7 +220,7 @@ func plainBytes(b []byte) (n int) {
 	return n
 }
 
-// plainWords is like plainBytes, but is optimized for short strings.
+// plainWords is like PlainBytes, but is optimized for short strings.
 func plainWords(b []byte) (n int) {
 	for ; len(b)-n >= 8; n += 8 {
 		w := binary.LittleEndian.Uint64(b[n:])
@@ -254,7 +265,7 @@ func (s *scanner) skipString(b []byte, i int) (int, error) {
 			i++
 		}
 		if i == short {
-			if i += plainBytes(b[i:]); i == len(b) {
+			if i += PlainBytes(b[i:]); i == len(b) {
 				return i, errTruncated
 			}
 		}

@@ -189,7 +189,7 @@ func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	}
 	for _, size := range sizes {
 		b := bytes.Repeat([]byte{'x'}, size)
-		if n := plainBytes(b); n != size {
+		if n := PlainBytes(b); n != size {
 			t.Fatalf("%d plain bytes: %d", size, n)
 		}
 		for at := range b {
@@ -199,7 +199,7 @@ func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 				if c < ' ' || c == '"' || c == '\\' {
 					want = at
 				}
-				if n := plainBytes(b); n != want {
+				if n := PlainBytes(b); n != want {
 					t.Fatalf("%d bytes with %#x at %d: %d, want %d", size, c, at, n, want)
 				}
 			}
@@ -219,7 +219,7 @@ func TestPlainBytesOfLongStrings(t *testing.T) {
 			if c < ' ' || c == '"' || c == '\\' {
 				want = at
 			}
-			if n := plainBytes(b); n != want {
+			if n := PlainBytes(b); n != want {
 				t.Fatalf("%#x at %d: %d, want %d", c, at, n, want)
 			}
 			b[at] = 'x'

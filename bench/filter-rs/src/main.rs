@@ -1,6 +1,6 @@
-//! Times the reference implementation of observer filters on the cases of the Go benchmarks
-//! in internal/filter (bench_test.go). Prints `name least-ns median-ns`, one case a line.
-//! An argument selects the cases whose names contain it.
+//! Benchmarks the reference implementation of observer filters with the cases of the Go
+//! benchmarks in internal/filter/bench_test.go. Prints a line `name lowest-ns median-ns` per
+//! case. An argument selects the cases whose names contain it.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ fn parse(v: &Value) -> Filter {
 }
 
 fn main() {
-    // The text is what arrives, so decoding it counts.
+    // Filters arrive as text, so include the decoding.
     let one = r#"{"input.amount":{"$eq":100}}"#.to_string();
     let five = r#"{"input.amount":{"$gte":100,"$lt":500},"$or":[{"input.city":{"$in":["Rome","Oslo"]}},{"caller.worker_name":{"$prefix":"shop-"}}]}"#.to_string();
     let mut clauses = Map::new();
@@ -88,7 +88,7 @@ fn main() {
         measure(name, || {
             black_box(f.matches(black_box(&doc)));
         });
-        // A document arrives as text, too.
+        // Documents arrive as text, too.
         let text = input.to_string();
         measure(&format!("{name}-from-text"), || {
             let input = value(black_box(&text));

@@ -1,6 +1,6 @@
-//! The worker on the official SDK for Rust that bench/table compares with: it serves
-//! bench::echo, or calls bench::sink BENCH_N times and ends, as bench/loadworker does. With
-//! BENCH_RAW=1 payloads and results stay JSON values.
+//! A worker for bench/table that uses the official Rust SDK. Like bench/loadworker, it serves
+//! bench::echo, or calls bench::sink BENCH_N times and exits. If BENCH_RAW is 1, payloads and
+//! results remain JSON values.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// callOptions returns the options of a client followed by those of a call.
+// callOptions returns the client's options followed by those of the call.
 func callOptions(client, call []iii.CallOption) []iii.CallOption {
 	if len(client) == 0 {
 		return call
@@ -20,7 +20,8 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 	return append(append([]iii.CallOption(nil), client...), call...)
 }
 
-// observe registers a function and an observer that runs it.
+// observe registers handler as the function named target, and an observer of source that
+// invokes it. If it cannot register the observer, it unregisters the function.
 func observe[In any](c *iii.Client, source iii.Source, target string, handler func(context.Context, In) (any, error), opts []iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	function, err := iii.Handle(c, target, handler)
 	if err != nil {
@@ -36,7 +37,7 @@ func observe[In any](c *iii.Client, source iii.Source, target string, handler fu
 //go:embed iiigen_catalog.json
 var catalogJSON []byte
 
-// catalogSchemas returns the schemas of the catalogue by part and id.
+// catalogSchemas returns the schemas in the catalog, keyed by part and id.
 var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	var catalog struct {
 		Functions []struct {
@@ -53,7 +54,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	}
 	schemas := make(map[[2]string]json.RawMessage)
 	if json.Unmarshal(catalogJSON, &catalog) != nil {
-		return schemas // JSONSchema then returns {}
+		return schemas // schemaOf returns {} for all of them
 	}
 	for _, f := range catalog.Functions {
 		schemas[[2]string{"request", f.ID}], schemas[[2]string{"response", f.ID}] = f.Request, f.Response
@@ -65,7 +66,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	return schemas
 })
 
-// schemaOf returns a schema from the catalogue.
+// schemaOf returns a schema from the catalog, or {} if it is missing.
 func schemaOf(part, id string) json.RawMessage {
 	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
 		return raw

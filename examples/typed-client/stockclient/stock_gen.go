@@ -10,16 +10,16 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Stock calls the functions of "stock". The field Client must be set. The client and its
-// copies are safe for concurrent use.
+// Stock is a client for the functions and triggers of "stock". The Client field must be set.
+// Values of type Stock may be copied and are safe for concurrent use.
 type Stock struct {
-	// Client makes the calls.
+	// Client is used for all calls.
 	Client *iii.Client
-	// Options apply to every call, before the options of the call itself.
+	// Options apply to every call. They precede the options passed to a method.
 	Options []iii.CallOption
 }
 
-// NewStock returns a client of the functions of "stock".
+// NewStock returns a client that uses c and applies opts to every call.
 func NewStock(c *iii.Client, opts ...iii.CallOption) Stock {
 	return Stock{Client: c, Options: opts}
 }
@@ -29,53 +29,53 @@ var stockSchemas = []iii.FunctionSchemas{
 	{FunctionID: "stock::reserve", Request: "7ce4f28bf13c9b5a13438e5077f9ac75", Response: "6563da87746ecf650cb814533d96665b"},
 }
 
-// CheckSchemas compares the current schemas of the functions with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any of them differ.
+// CheckSchemas compares the current schemas of the functions with those from which this code
+// was generated. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Stock) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, stockSchemas...)
 }
 
-// List: Lists all products.
+// List calls the function "stock::list".
 //
-// It calls the function "stock::list".
+// Lists all products.
 func (c Stock) List(ctx context.Context, in ListInput, opts ...iii.CallOption) (ListOutput, error) {
 	return iii.Call[ListOutput](ctx, c.Client, "stock::list", in, callOptions(c.Options, opts)...)
 }
 
-// SendList calls "stock::list" without waiting for a result.
+// SendList calls "stock::list" without waiting for the result.
 func (c Stock) SendList(ctx context.Context, in ListInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "stock::list", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueList adds a call of "stock::list" to a queue.
+// EnqueueList adds a call to "stock::list" to the given queue.
 func (c Stock) EnqueueList(ctx context.Context, queue string, in ListInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "stock::list", in, callOptions(c.Options, opts)...)
 }
 
-// ListSource returns the source of an observer of "stock::list", whose target receives the
-// [iii.Observed] of each call that succeeds. The caller may add filters, or change the
-// delivery, before calling [iii.Client.Observe].
+// ListSource returns the source for an observer of "stock::list". The observer's target
+// receives the [iii.Observed] of each successful call. The caller may add filters or change
+// the delivery before calling [iii.Client.Observe].
 func (Stock) ListSource() iii.Source {
 	return iii.Source{FunctionID: "stock::list"}
 }
 
-// ObserveList registers an observer of "stock::list" that runs the function target.
+// ObserveList registers an observer of "stock::list" that invokes the function named target.
 func (c Stock) ObserveList(target string, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.ListSource(), target, opts...)
 }
 
-// OnList registers the function target and an observer of "stock::list" that runs it. If the
-// observer is invalid, the function is not registered either.
+// OnList registers handler as the function named target, and an observer of "stock::list"
+// that invokes it. If it cannot register the observer, it unregisters the function.
 func (c Stock) OnList(target string, handler func(context.Context, ListObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.ListSource(), target, handler, opts)
 }
 
-// ListObserved is what the target of an observer of "stock::list" receives.
+// ListObserved is the payload received by the target of an observer of "stock::list".
 type ListObserved = iii.Observed[ListInput, ListOutput]
 
-// Reserve: Keeps a product for the caller.
+// Reserve calls the function "stock::reserve".
 //
-// It calls the function "stock::reserve".
+// Keeps a product for the caller.
 //
 // Error codes:
 //
@@ -85,12 +85,12 @@ func (c Stock) Reserve(ctx context.Context, in ReserveInput, opts ...iii.CallOpt
 	return iii.Call[ReserveOutput](ctx, c.Client, "stock::reserve", in, callOptions(c.Options, opts)...)
 }
 
-// SendReserve calls "stock::reserve" without waiting for a result.
+// SendReserve calls "stock::reserve" without waiting for the result.
 func (c Stock) SendReserve(ctx context.Context, in ReserveInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "stock::reserve", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueReserve adds a call of "stock::reserve" to a queue.
+// EnqueueReserve adds a call to "stock::reserve" to the given queue.
 func (c Stock) EnqueueReserve(ctx context.Context, queue string, in ReserveInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "stock::reserve", in, callOptions(c.Options, opts)...)
 }
@@ -103,45 +103,47 @@ const (
 	ReserveCodeUnknownProduct = "unknown_product"
 )
 
-// ReserveSource returns the source of an observer of "stock::reserve", whose target receives
-// the [iii.Observed] of each call that succeeds. The caller may add filters, or change the
-// delivery, before calling [iii.Client.Observe].
+// ReserveSource returns the source for an observer of "stock::reserve". The observer's
+// target receives the [iii.Observed] of each successful call. The caller may add filters or
+// change the delivery before calling [iii.Client.Observe].
 func (Stock) ReserveSource() iii.Source {
 	return iii.Source{FunctionID: "stock::reserve"}
 }
 
-// ObserveReserve registers an observer of "stock::reserve" that runs the function target.
+// ObserveReserve registers an observer of "stock::reserve" that invokes the function named
+// target.
 func (c Stock) ObserveReserve(target string, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.ReserveSource(), target, opts...)
 }
 
-// OnReserve registers the function target and an observer of "stock::reserve" that runs it.
-// If the observer is invalid, the function is not registered either.
+// OnReserve registers handler as the function named target, and an observer of
+// "stock::reserve" that invokes it. If it cannot register the observer, it unregisters the
+// function.
 func (c Stock) OnReserve(target string, handler func(context.Context, ReserveObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.ReserveSource(), target, handler, opts)
 }
 
-// ReserveObserved is what the target of an observer of "stock::reserve" receives.
+// ReserveObserved is the payload received by the target of an observer of "stock::reserve".
 type ReserveObserved = iii.Observed[ReserveInput, ReserveOutput]
 
-// ListOutputItem is an object.
+// ListOutputItem is a JSON object.
 type ListOutputItem struct {
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
 	// Quantity in stock.
 	Quantity uint32 `json:"quantity"`
 
-	// Tags is the member "tags".
+	// Tags is the JSON member "tags".
 	Tags []string `json:"tags,omitzero"`
 }
 
 // ReserveInput is the request of "stock::reserve".
 type ReserveInput struct {
-	// Product is the member "product".
+	// Product is the JSON member "product".
 	Product string `json:"product"`
 
-	// Quantity is the member "quantity".
+	// Quantity is the JSON member "quantity".
 	Quantity uint32 `json:"quantity"`
 
 	// When the reservation ends; never if it is absent.
@@ -150,21 +152,21 @@ type ReserveInput struct {
 
 // ReserveOutput is the response of "stock::reserve".
 type ReserveOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Left is the member "left".
+	// Left is the JSON member "left".
 	Left uint32 `json:"left"`
 }
 
-// ListInput is the type below. It is the request of "stock::list".
+// ListInput is the request of "stock::list".
 type ListInput = iii.Map[json.RawMessage]
 
-// ListOutput is the type below. It is the response of "stock::list".
+// ListOutput is the response of "stock::list".
 type ListOutput = iii.List[ListOutputItem]
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ReserveInput) JSONSchema() json.RawMessage { return schemaOf("request", "stock::reserve") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ReserveOutput) JSONSchema() json.RawMessage { return schemaOf("response", "stock::reserve") }

@@ -19,13 +19,13 @@ import (
 	"github.com/iii-go/iii"
 )
 
-var update = flag.Bool("update", false, "write the catalogue of the package's own types and the README")
+var update = flag.Bool("update", false, "write the catalog of package iii's types and the README")
 
-// ownCatalog is the file with the catalogue of functions that use the types of package iii.
+// ownCatalog is the catalog of functions that use the types of package iii.
 const ownCatalog = "own/iiigen_catalog.json"
 
-// ownType is a data type of package iii, together with the types that iiigen generates from
-// its schemas.
+// ownType pairs a data type of package iii with the types that iiigen generated from its
+// schemas.
 type ownType struct {
 	name                string
 	own, in, out        reflect.Type
@@ -38,7 +38,7 @@ func pair[Own, In, Out any](name string) ownType {
 		func(c *iii.Client) (*iii.Function, error) { return iii.Handle(c, "own::"+name, reply[In, Out]) }}
 }
 
-// advertised returns the functions as the engine describes them.
+// advertised serves a function for each of ownTypes and returns their details from the engine.
 func advertised(t *testing.T, serve func(ownType) func(*iii.Client) (*iii.Function, error)) map[string]iii.FunctionDetail {
 	t.Helper()
 	c := connect(t)
@@ -82,7 +82,7 @@ func TestOwnTypesAreAllCompared(t *testing.T) {
 	}
 }
 
-// A Go type generated from the schema of a type has the same schema.
+// The schemas inferred from generated types equal those from which the types were generated.
 func TestOwnSchemasSurviveTheirGeneratedTypes(t *testing.T) {
 	before := advertised(t, func(o ownType) func(*iii.Client) (*iii.Function, error) { return o.serveOwn })
 	if *update {
@@ -122,7 +122,7 @@ func writeOwnCatalog(t *testing.T, details map[string]iii.FunctionDetail) {
 	}
 }
 
-// The generated types decode values of the package's types and encode them identically.
+// Generated types decode values of the original types and encode them identically.
 func TestOwnValuesSurviveTheirGeneratedTypes(t *testing.T) {
 	tags := make(map[string]string)
 	for _, r := range recordings(t, "own") {
@@ -146,13 +146,13 @@ func TestOwnValuesSurviveTheirGeneratedTypes(t *testing.T) {
 				fill(v.Elem(), 0)
 			}
 			if o.own == reflect.TypeFor[iii.OtelMessage]() && !filled {
-				continue // null, which its schema does not allow
+				continue // encodes as null, which the schema does not allow
 			}
-			if tag := tags[o.name]; tag != "" { // the only value that the schema allows
+			if tag := tags[o.name]; tag != "" { // the only tag that the schema allows
 				v.Elem().FieldByName("Type").SetString(tag)
 			}
 			raw, err := json.Marshal(v.Interface())
-			if err != nil { // a union without a variant
+			if err != nil { // a union without a variant cannot be encoded
 				unencodable = append(unencodable, o.name)
 				continue
 			}
@@ -180,7 +180,7 @@ func TestOwnValuesSurviveTheirGeneratedTypes(t *testing.T) {
 	}
 }
 
-// fill sets all settable fields to nonzero values.
+// fill sets all exported fields to nonzero values.
 func fill(v reflect.Value, depth int) {
 	if depth > 6 {
 		return

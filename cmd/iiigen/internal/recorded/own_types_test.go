@@ -7,7 +7,7 @@ import (
 	"github.com/iii-go/iii/cmd/iiigen/internal/recorded/own"
 )
 
-// ownTypes are the data types of package iii; the generic ones hold any JSON.
+// ownTypes lists the data types of package iii. Generic types are instantiated with JSONValue.
 var ownTypes = []ownType{
 	pair[iii.ActionEnqueue, own.ActionEnqueueInput, own.ActionEnqueueOutput]("ActionEnqueue"),
 	pair[iii.ActionVoid, own.ActionVoidInput, own.ActionVoidOutput]("ActionVoid"),

@@ -23,7 +23,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// clients maps the directories to the clients that were generated there.
+// clients maps the name of each directory to the client generated in it.
 var clients = map[string]any{"pydantic": pydantic.Pydantic{}, "schemars": schemars.Schemars{}, "zod": zod.Zod{}}
 
 type recording struct {
@@ -51,8 +51,8 @@ func recordings(t *testing.T, name string) []recording {
 	return catalog.Functions
 }
 
-// methodOf returns the input and result types of the client's method for a function. The id of
-// the function must consist of words.
+// methodOf returns the input and result types of the client's method for the function id. It
+// ignores case when it compares names.
 func methodOf(t *testing.T, client any, id string) (in, out reflect.Type) {
 	t.Helper()
 	_, word, _ := strings.Cut(id, "::")
@@ -98,8 +98,7 @@ func TestRecordedValuesSurviveTheirGeneratedTypes(t *testing.T) {
 	}
 }
 
-// goText returns a type as Go code. It expands types of the generated package down to the
-// given depth.
+// goText returns a type in Go syntax. It expands generated types down to the given depth.
 func goText(typ reflect.Type, depth int) string {
 	own := strings.HasPrefix(typ.PkgPath(), "github.com/iii-go/iii/cmd/")
 	switch {
@@ -133,7 +132,6 @@ func goText(typ reflect.Type, depth int) string {
 	return typ.Kind().String()
 }
 
-// The table in README.md lists the Go type of every recorded schema.
 func TestTableOfRecordedSchemas(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(tableHead)
@@ -165,22 +163,22 @@ func TestTableOfRecordedSchemas(t *testing.T) {
 
 const tableHead = `# Recorded schemas
 
-Each catalogue in this directory is a recording: workers of other SDKs registered functions
-on the development engine, and iiigen saved the engine's descriptions of them. The programs
-of the workers are in internal/conformance/interop/schemas; "make interop-schemas" records
-them again. The schemas come from the SDKs: pydantic and schemars derive them from the types
-of the handlers, and zod from the schemas that a Node worker registers. Each function has a
-schema for its input and its output, and metadata with examples that the SDK itself encoded.
-The tests decode each example into the generated types and encode it again. A union has a
-field for each variant, and the field Raw for values that match no variant.
+Each catalog in this directory is a recording: workers of other SDKs registered functions with
+the development engine, and iiigen saved the descriptions that the engine returned. The worker
+programs are in internal/conformance/interop/schemas. "make interop-schemas" records the
+catalogs again. The SDKs generated the schemas: pydantic and schemars derive them from the types
+of the handlers, zod from the schemas in the Node worker. Each function has schemas for its input
+and output, and metadata with examples encoded by the SDK. The tests decode each example into
+the generated types and encode it again. A union has one field per variant, and the field Raw
+for values that match no variant.
 
-The directory own holds the types of package iii; a test verifies that Go types generated
-from their schemas have the same schemas. The directory tides belongs to a worker on an
-engine with observers, which a test of the generator starts.
+The directory own contains the types of package iii. A test checks that Go types generated from
+their schemas have the same schemas. The directory tides contains the client of a worker that a
+generator test runs on an engine with observers.
 `
 
-// plain decodes a value with exact numbers. It removes members that are null, because the
-// generated types omit optional members whose value is nil.
+// plain decodes a JSON value for comparison. It removes null members, because generated types
+// omit optional members that are nil.
 func plain(t *testing.T, raw []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -215,7 +213,7 @@ func plain(t *testing.T, raw []byte) any {
 	return strip(v)
 }
 
-// unknown returns the places at which a union holds a value that matches none of its variants.
+// unknown returns the path of the first union value that matches no variant, or "".
 func unknown(v reflect.Value, at string) string {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -251,7 +249,7 @@ func unknown(v reflect.Value, at string) string {
 	return ""
 }
 
-// connect returns a client connected to a new engine.
+// connect starts an engine and returns a client connected to it.
 func connect(t *testing.T) *iii.Client {
 	t.Helper()
 	e, err := iiitest.New()
@@ -272,7 +270,7 @@ func connect(t *testing.T) *iii.Client {
 	return c
 }
 
-// reply is a handler of which only the types matter. It is never called.
+// reply is never called. Only its types matter.
 func reply[In, Out any](context.Context, In) (Out, error) {
 	var out Out
 	return out, nil
@@ -299,7 +297,7 @@ func TestWorkerOfGeneratedTypesAdvertisesTheirSchemas(t *testing.T) {
 		for _, r := range recordings(t, name) {
 			info, err := c.FunctionInfo(t.Context(), r.ID)
 			if err != nil {
-				continue // not among those above
+				continue // not registered above
 			}
 			if diff := cmp.Diff(opened(t, r.Request), opened(t, info.RequestSchema)); diff != "" {
 				t.Errorf("%s: request (-recorded +advertised):\n%s", r.ID, diff)
@@ -311,8 +309,8 @@ func TestWorkerOfGeneratedTypesAdvertisesTheirSchemas(t *testing.T) {
 	}
 }
 
-// opened decodes a schema and removes additionalProperties: false, because the input of
-// handlers always has an additional member.
+// opened decodes a schema and removes additionalProperties: false, because the input schemas
+// of handlers always allow one additional member.
 func opened(t *testing.T, raw []byte) any {
 	t.Helper()
 	v := plain(t, raw)

@@ -10,16 +10,16 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Own calls the functions of "own". The field Client must be set. The client and its copies
-// are safe for concurrent use.
+// Own is a client for the functions and triggers of "own". The Client field must be set.
+// Values of type Own may be copied and are safe for concurrent use.
 type Own struct {
-	// Client makes the calls.
+	// Client is used for all calls.
 	Client *iii.Client
-	// Options apply to every call, before the options of the call itself.
+	// Options apply to every call. They precede the options passed to a method.
 	Options []iii.CallOption
 }
 
-// NewOwn returns a client of the functions of "own".
+// NewOwn returns a client that uses c and applies opts to every call.
 func NewOwn(c *iii.Client, opts ...iii.CallOption) Own {
 	return Own{Client: c, Options: opts}
 }
@@ -290,8 +290,8 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::WorkersListResult", Request: "96e5ee52bd6f6b73c72a779b6fc8d402", Response: "96e5ee52bd6f6b73c72a779b6fc8d402"},
 }
 
-// CheckSchemas compares the current schemas of the functions with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any of them differ.
+// CheckSchemas compares the current schemas of the functions with those from which this code
+// was generated. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Own) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, ownSchemas...)
 }
@@ -301,12 +301,12 @@ func (c Own) ActionEnqueue(ctx context.Context, in ActionEnqueueInput, opts ...i
 	return iii.Call[ActionEnqueueOutput](ctx, c.Client, "own::ActionEnqueue", in, callOptions(c.Options, opts)...)
 }
 
-// SendActionEnqueue calls "own::ActionEnqueue" without waiting for a result.
+// SendActionEnqueue calls "own::ActionEnqueue" without waiting for the result.
 func (c Own) SendActionEnqueue(ctx context.Context, in ActionEnqueueInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ActionEnqueue", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueActionEnqueue adds a call of "own::ActionEnqueue" to a queue.
+// EnqueueActionEnqueue adds a call to "own::ActionEnqueue" to the given queue.
 func (c Own) EnqueueActionEnqueue(ctx context.Context, queue string, in ActionEnqueueInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ActionEnqueue", in, callOptions(c.Options, opts)...)
 }
@@ -316,12 +316,12 @@ func (c Own) ActionVoid(ctx context.Context, in ActionVoidInput, opts ...iii.Cal
 	return iii.Call[ActionVoidOutput](ctx, c.Client, "own::ActionVoid", in, callOptions(c.Options, opts)...)
 }
 
-// SendActionVoid calls "own::ActionVoid" without waiting for a result.
+// SendActionVoid calls "own::ActionVoid" without waiting for the result.
 func (c Own) SendActionVoid(ctx context.Context, in ActionVoidInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ActionVoid", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueActionVoid adds a call of "own::ActionVoid" to a queue.
+// EnqueueActionVoid adds a call to "own::ActionVoid" to the given queue.
 func (c Own) EnqueueActionVoid(ctx context.Context, queue string, in ActionVoidInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ActionVoid", in, callOptions(c.Options, opts)...)
 }
@@ -331,12 +331,12 @@ func (c Own) Activation(ctx context.Context, in ActivationInput, opts ...iii.Cal
 	return iii.Call[ActivationOutput](ctx, c.Client, "own::Activation", in, callOptions(c.Options, opts)...)
 }
 
-// SendActivation calls "own::Activation" without waiting for a result.
+// SendActivation calls "own::Activation" without waiting for the result.
 func (c Own) SendActivation(ctx context.Context, in ActivationInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Activation", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueActivation adds a call of "own::Activation" to a queue.
+// EnqueueActivation adds a call to "own::Activation" to the given queue.
 func (c Own) EnqueueActivation(ctx context.Context, queue string, in ActivationInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Activation", in, callOptions(c.Options, opts)...)
 }
@@ -346,12 +346,12 @@ func (c Own) AggregatedMetric(ctx context.Context, in AggregatedMetricInput, opt
 	return iii.Call[AggregatedMetricOutput](ctx, c.Client, "own::AggregatedMetric", in, callOptions(c.Options, opts)...)
 }
 
-// SendAggregatedMetric calls "own::AggregatedMetric" without waiting for a result.
+// SendAggregatedMetric calls "own::AggregatedMetric" without waiting for the result.
 func (c Own) SendAggregatedMetric(ctx context.Context, in AggregatedMetricInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AggregatedMetric", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAggregatedMetric adds a call of "own::AggregatedMetric" to a queue.
+// EnqueueAggregatedMetric adds a call to "own::AggregatedMetric" to the given queue.
 func (c Own) EnqueueAggregatedMetric(ctx context.Context, queue string, in AggregatedMetricInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AggregatedMetric", in, callOptions(c.Options, opts)...)
 }
@@ -361,12 +361,12 @@ func (c Own) AlertAction(ctx context.Context, in AlertActionInput, opts ...iii.C
 	return iii.Call[AlertActionOutput](ctx, c.Client, "own::AlertAction", in, callOptions(c.Options, opts)...)
 }
 
-// SendAlertAction calls "own::AlertAction" without waiting for a result.
+// SendAlertAction calls "own::AlertAction" without waiting for the result.
 func (c Own) SendAlertAction(ctx context.Context, in AlertActionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AlertAction", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAlertAction adds a call of "own::AlertAction" to a queue.
+// EnqueueAlertAction adds a call to "own::AlertAction" to the given queue.
 func (c Own) EnqueueAlertAction(ctx context.Context, queue string, in AlertActionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AlertAction", in, callOptions(c.Options, opts)...)
 }
@@ -376,12 +376,12 @@ func (c Own) AlertRule(ctx context.Context, in AlertRuleInput, opts ...iii.CallO
 	return iii.Call[AlertRuleOutput](ctx, c.Client, "own::AlertRule", in, callOptions(c.Options, opts)...)
 }
 
-// SendAlertRule calls "own::AlertRule" without waiting for a result.
+// SendAlertRule calls "own::AlertRule" without waiting for the result.
 func (c Own) SendAlertRule(ctx context.Context, in AlertRuleInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AlertRule", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAlertRule adds a call of "own::AlertRule" to a queue.
+// EnqueueAlertRule adds a call to "own::AlertRule" to the given queue.
 func (c Own) EnqueueAlertRule(ctx context.Context, queue string, in AlertRuleInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AlertRule", in, callOptions(c.Options, opts)...)
 }
@@ -391,12 +391,12 @@ func (c Own) AlertsEvaluateResult(ctx context.Context, in AlertsEvaluateResultIn
 	return iii.Call[AlertsEvaluateResultOutput](ctx, c.Client, "own::AlertsEvaluateResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendAlertsEvaluateResult calls "own::AlertsEvaluateResult" without waiting for a result.
+// SendAlertsEvaluateResult calls "own::AlertsEvaluateResult" without waiting for the result.
 func (c Own) SendAlertsEvaluateResult(ctx context.Context, in AlertsEvaluateResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AlertsEvaluateResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAlertsEvaluateResult adds a call of "own::AlertsEvaluateResult" to a queue.
+// EnqueueAlertsEvaluateResult adds a call to "own::AlertsEvaluateResult" to the given queue.
 func (c Own) EnqueueAlertsEvaluateResult(ctx context.Context, queue string, in AlertsEvaluateResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AlertsEvaluateResult", in, callOptions(c.Options, opts)...)
 }
@@ -406,12 +406,12 @@ func (c Own) AlertsListResult(ctx context.Context, in AlertsListResultInput, opt
 	return iii.Call[AlertsListResultOutput](ctx, c.Client, "own::AlertsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendAlertsListResult calls "own::AlertsListResult" without waiting for a result.
+// SendAlertsListResult calls "own::AlertsListResult" without waiting for the result.
 func (c Own) SendAlertsListResult(ctx context.Context, in AlertsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AlertsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAlertsListResult adds a call of "own::AlertsListResult" to a queue.
+// EnqueueAlertsListResult adds a call to "own::AlertsListResult" to the given queue.
 func (c Own) EnqueueAlertsListResult(ctx context.Context, queue string, in AlertsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AlertsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -421,12 +421,12 @@ func (c Own) AuthInput(ctx context.Context, in AuthInputInput, opts ...iii.CallO
 	return iii.Call[AuthInputOutput](ctx, c.Client, "own::AuthInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendAuthInput calls "own::AuthInput" without waiting for a result.
+// SendAuthInput calls "own::AuthInput" without waiting for the result.
 func (c Own) SendAuthInput(ctx context.Context, in AuthInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AuthInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAuthInput adds a call of "own::AuthInput" to a queue.
+// EnqueueAuthInput adds a call to "own::AuthInput" to the given queue.
 func (c Own) EnqueueAuthInput(ctx context.Context, queue string, in AuthInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AuthInput", in, callOptions(c.Options, opts)...)
 }
@@ -436,12 +436,12 @@ func (c Own) AuthResult(ctx context.Context, in AuthResultInput, opts ...iii.Cal
 	return iii.Call[AuthResultOutput](ctx, c.Client, "own::AuthResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendAuthResult calls "own::AuthResult" without waiting for a result.
+// SendAuthResult calls "own::AuthResult" without waiting for the result.
 func (c Own) SendAuthResult(ctx context.Context, in AuthResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::AuthResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAuthResult adds a call of "own::AuthResult" to a queue.
+// EnqueueAuthResult adds a call to "own::AuthResult" to the given queue.
 func (c Own) EnqueueAuthResult(ctx context.Context, queue string, in AuthResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::AuthResult", in, callOptions(c.Options, opts)...)
 }
@@ -451,12 +451,12 @@ func (c Own) BaggageGetAllResult(ctx context.Context, in BaggageGetAllResultInpu
 	return iii.Call[BaggageGetAllResultOutput](ctx, c.Client, "own::BaggageGetAllResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageGetAllResult calls "own::BaggageGetAllResult" without waiting for a result.
+// SendBaggageGetAllResult calls "own::BaggageGetAllResult" without waiting for the result.
 func (c Own) SendBaggageGetAllResult(ctx context.Context, in BaggageGetAllResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageGetAllResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageGetAllResult adds a call of "own::BaggageGetAllResult" to a queue.
+// EnqueueBaggageGetAllResult adds a call to "own::BaggageGetAllResult" to the given queue.
 func (c Own) EnqueueBaggageGetAllResult(ctx context.Context, queue string, in BaggageGetAllResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageGetAllResult", in, callOptions(c.Options, opts)...)
 }
@@ -466,12 +466,12 @@ func (c Own) BaggageGetInput(ctx context.Context, in BaggageGetInputInput, opts 
 	return iii.Call[BaggageGetInputOutput](ctx, c.Client, "own::BaggageGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageGetInput calls "own::BaggageGetInput" without waiting for a result.
+// SendBaggageGetInput calls "own::BaggageGetInput" without waiting for the result.
 func (c Own) SendBaggageGetInput(ctx context.Context, in BaggageGetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageGetInput adds a call of "own::BaggageGetInput" to a queue.
+// EnqueueBaggageGetInput adds a call to "own::BaggageGetInput" to the given queue.
 func (c Own) EnqueueBaggageGetInput(ctx context.Context, queue string, in BaggageGetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageGetInput", in, callOptions(c.Options, opts)...)
 }
@@ -481,12 +481,12 @@ func (c Own) BaggageGetResult(ctx context.Context, in BaggageGetResultInput, opt
 	return iii.Call[BaggageGetResultOutput](ctx, c.Client, "own::BaggageGetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageGetResult calls "own::BaggageGetResult" without waiting for a result.
+// SendBaggageGetResult calls "own::BaggageGetResult" without waiting for the result.
 func (c Own) SendBaggageGetResult(ctx context.Context, in BaggageGetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageGetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageGetResult adds a call of "own::BaggageGetResult" to a queue.
+// EnqueueBaggageGetResult adds a call to "own::BaggageGetResult" to the given queue.
 func (c Own) EnqueueBaggageGetResult(ctx context.Context, queue string, in BaggageGetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageGetResult", in, callOptions(c.Options, opts)...)
 }
@@ -496,12 +496,12 @@ func (c Own) BaggageSetInput(ctx context.Context, in BaggageSetInputInput, opts 
 	return iii.Call[BaggageSetInputOutput](ctx, c.Client, "own::BaggageSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageSetInput calls "own::BaggageSetInput" without waiting for a result.
+// SendBaggageSetInput calls "own::BaggageSetInput" without waiting for the result.
 func (c Own) SendBaggageSetInput(ctx context.Context, in BaggageSetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageSetInput adds a call of "own::BaggageSetInput" to a queue.
+// EnqueueBaggageSetInput adds a call to "own::BaggageSetInput" to the given queue.
 func (c Own) EnqueueBaggageSetInput(ctx context.Context, queue string, in BaggageSetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageSetInput", in, callOptions(c.Options, opts)...)
 }
@@ -511,12 +511,12 @@ func (c Own) BaggageSetResult(ctx context.Context, in BaggageSetResultInput, opt
 	return iii.Call[BaggageSetResultOutput](ctx, c.Client, "own::BaggageSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendBaggageSetResult calls "own::BaggageSetResult" without waiting for a result.
+// SendBaggageSetResult calls "own::BaggageSetResult" without waiting for the result.
 func (c Own) SendBaggageSetResult(ctx context.Context, in BaggageSetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BaggageSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBaggageSetResult adds a call of "own::BaggageSetResult" to a queue.
+// EnqueueBaggageSetResult adds a call to "own::BaggageSetResult" to the given queue.
 func (c Own) EnqueueBaggageSetResult(ctx context.Context, queue string, in BaggageSetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BaggageSetResult", in, callOptions(c.Options, opts)...)
 }
@@ -526,12 +526,12 @@ func (c Own) BridgeInvokeInput(ctx context.Context, in BridgeInvokeInputInput, o
 	return iii.Call[BridgeInvokeInputOutput](ctx, c.Client, "own::BridgeInvokeInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendBridgeInvokeInput calls "own::BridgeInvokeInput" without waiting for a result.
+// SendBridgeInvokeInput calls "own::BridgeInvokeInput" without waiting for the result.
 func (c Own) SendBridgeInvokeInput(ctx context.Context, in BridgeInvokeInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::BridgeInvokeInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBridgeInvokeInput adds a call of "own::BridgeInvokeInput" to a queue.
+// EnqueueBridgeInvokeInput adds a call to "own::BridgeInvokeInput" to the given queue.
 func (c Own) EnqueueBridgeInvokeInput(ctx context.Context, queue string, in BridgeInvokeInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::BridgeInvokeInput", in, callOptions(c.Options, opts)...)
 }
@@ -541,12 +541,12 @@ func (c Own) Caller(ctx context.Context, in CallerInput, opts ...iii.CallOption)
 	return iii.Call[CallerOutput](ctx, c.Client, "own::Caller", in, callOptions(c.Options, opts)...)
 }
 
-// SendCaller calls "own::Caller" without waiting for a result.
+// SendCaller calls "own::Caller" without waiting for the result.
 func (c Own) SendCaller(ctx context.Context, in CallerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Caller", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCaller adds a call of "own::Caller" to a queue.
+// EnqueueCaller adds a call to "own::Caller" to the given queue.
 func (c Own) EnqueueCaller(ctx context.Context, queue string, in CallerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Caller", in, callOptions(c.Options, opts)...)
 }
@@ -556,12 +556,12 @@ func (c Own) Capture(ctx context.Context, in CaptureInput, opts ...iii.CallOptio
 	return iii.Call[CaptureOutput](ctx, c.Client, "own::Capture", in, callOptions(c.Options, opts)...)
 }
 
-// SendCapture calls "own::Capture" without waiting for a result.
+// SendCapture calls "own::Capture" without waiting for the result.
 func (c Own) SendCapture(ctx context.Context, in CaptureInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Capture", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCapture adds a call of "own::Capture" to a queue.
+// EnqueueCapture adds a call to "own::Capture" to the given queue.
 func (c Own) EnqueueCapture(ctx context.Context, queue string, in CaptureInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Capture", in, callOptions(c.Options, opts)...)
 }
@@ -571,12 +571,12 @@ func (c Own) ChannelCreateInput(ctx context.Context, in ChannelCreateInputInput,
 	return iii.Call[ChannelCreateInputOutput](ctx, c.Client, "own::ChannelCreateInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendChannelCreateInput calls "own::ChannelCreateInput" without waiting for a result.
+// SendChannelCreateInput calls "own::ChannelCreateInput" without waiting for the result.
 func (c Own) SendChannelCreateInput(ctx context.Context, in ChannelCreateInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ChannelCreateInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueChannelCreateInput adds a call of "own::ChannelCreateInput" to a queue.
+// EnqueueChannelCreateInput adds a call to "own::ChannelCreateInput" to the given queue.
 func (c Own) EnqueueChannelCreateInput(ctx context.Context, queue string, in ChannelCreateInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ChannelCreateInput", in, callOptions(c.Options, opts)...)
 }
@@ -586,12 +586,12 @@ func (c Own) ChannelCreateResult(ctx context.Context, in ChannelCreateResultInpu
 	return iii.Call[ChannelCreateResultOutput](ctx, c.Client, "own::ChannelCreateResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendChannelCreateResult calls "own::ChannelCreateResult" without waiting for a result.
+// SendChannelCreateResult calls "own::ChannelCreateResult" without waiting for the result.
 func (c Own) SendChannelCreateResult(ctx context.Context, in ChannelCreateResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ChannelCreateResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueChannelCreateResult adds a call of "own::ChannelCreateResult" to a queue.
+// EnqueueChannelCreateResult adds a call to "own::ChannelCreateResult" to the given queue.
 func (c Own) EnqueueChannelCreateResult(ctx context.Context, queue string, in ChannelCreateResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ChannelCreateResult", in, callOptions(c.Options, opts)...)
 }
@@ -601,12 +601,12 @@ func (c Own) ClearResult(ctx context.Context, in ClearResultInput, opts ...iii.C
 	return iii.Call[ClearResultOutput](ctx, c.Client, "own::ClearResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendClearResult calls "own::ClearResult" without waiting for a result.
+// SendClearResult calls "own::ClearResult" without waiting for the result.
 func (c Own) SendClearResult(ctx context.Context, in ClearResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ClearResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueClearResult adds a call of "own::ClearResult" to a queue.
+// EnqueueClearResult adds a call to "own::ClearResult" to the given queue.
 func (c Own) EnqueueClearResult(ctx context.Context, queue string, in ClearResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ClearResult", in, callOptions(c.Options, opts)...)
 }
@@ -616,12 +616,12 @@ func (c Own) ConfigurationEntry(ctx context.Context, in ConfigurationEntryInput,
 	return iii.Call[ConfigurationEntryOutput](ctx, c.Client, "own::ConfigurationEntry", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationEntry calls "own::ConfigurationEntry" without waiting for a result.
+// SendConfigurationEntry calls "own::ConfigurationEntry" without waiting for the result.
 func (c Own) SendConfigurationEntry(ctx context.Context, in ConfigurationEntryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationEntry", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationEntry adds a call of "own::ConfigurationEntry" to a queue.
+// EnqueueConfigurationEntry adds a call to "own::ConfigurationEntry" to the given queue.
 func (c Own) EnqueueConfigurationEntry(ctx context.Context, queue string, in ConfigurationEntryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationEntry", in, callOptions(c.Options, opts)...)
 }
@@ -631,12 +631,12 @@ func (c Own) ConfigurationEvent(ctx context.Context, in ConfigurationEventInput,
 	return iii.Call[ConfigurationEventOutput](ctx, c.Client, "own::ConfigurationEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationEvent calls "own::ConfigurationEvent" without waiting for a result.
+// SendConfigurationEvent calls "own::ConfigurationEvent" without waiting for the result.
 func (c Own) SendConfigurationEvent(ctx context.Context, in ConfigurationEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationEvent adds a call of "own::ConfigurationEvent" to a queue.
+// EnqueueConfigurationEvent adds a call to "own::ConfigurationEvent" to the given queue.
 func (c Own) EnqueueConfigurationEvent(ctx context.Context, queue string, in ConfigurationEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationEvent", in, callOptions(c.Options, opts)...)
 }
@@ -646,13 +646,14 @@ func (c Own) ConfigurationEventType(ctx context.Context, in ConfigurationEventTy
 	return iii.Call[ConfigurationEventTypeOutput](ctx, c.Client, "own::ConfigurationEventType", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationEventType calls "own::ConfigurationEventType" without waiting for a
+// SendConfigurationEventType calls "own::ConfigurationEventType" without waiting for the
 // result.
 func (c Own) SendConfigurationEventType(ctx context.Context, in ConfigurationEventTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationEventType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationEventType adds a call of "own::ConfigurationEventType" to a queue.
+// EnqueueConfigurationEventType adds a call to "own::ConfigurationEventType" to the given
+// queue.
 func (c Own) EnqueueConfigurationEventType(ctx context.Context, queue string, in ConfigurationEventTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationEventType", in, callOptions(c.Options, opts)...)
 }
@@ -662,12 +663,14 @@ func (c Own) ConfigurationGetInput(ctx context.Context, in ConfigurationGetInput
 	return iii.Call[ConfigurationGetInputOutput](ctx, c.Client, "own::ConfigurationGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationGetInput calls "own::ConfigurationGetInput" without waiting for a result.
+// SendConfigurationGetInput calls "own::ConfigurationGetInput" without waiting for the
+// result.
 func (c Own) SendConfigurationGetInput(ctx context.Context, in ConfigurationGetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationGetInput adds a call of "own::ConfigurationGetInput" to a queue.
+// EnqueueConfigurationGetInput adds a call to "own::ConfigurationGetInput" to the given
+// queue.
 func (c Own) EnqueueConfigurationGetInput(ctx context.Context, queue string, in ConfigurationGetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationGetInput", in, callOptions(c.Options, opts)...)
 }
@@ -677,13 +680,14 @@ func (c Own) ConfigurationGetResult(ctx context.Context, in ConfigurationGetResu
 	return iii.Call[ConfigurationGetResultOutput](ctx, c.Client, "own::ConfigurationGetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationGetResult calls "own::ConfigurationGetResult" without waiting for a
+// SendConfigurationGetResult calls "own::ConfigurationGetResult" without waiting for the
 // result.
 func (c Own) SendConfigurationGetResult(ctx context.Context, in ConfigurationGetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationGetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationGetResult adds a call of "own::ConfigurationGetResult" to a queue.
+// EnqueueConfigurationGetResult adds a call to "own::ConfigurationGetResult" to the given
+// queue.
 func (c Own) EnqueueConfigurationGetResult(ctx context.Context, queue string, in ConfigurationGetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationGetResult", in, callOptions(c.Options, opts)...)
 }
@@ -693,13 +697,14 @@ func (c Own) ConfigurationListResult(ctx context.Context, in ConfigurationListRe
 	return iii.Call[ConfigurationListResultOutput](ctx, c.Client, "own::ConfigurationListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationListResult calls "own::ConfigurationListResult" without waiting for a
+// SendConfigurationListResult calls "own::ConfigurationListResult" without waiting for the
 // result.
 func (c Own) SendConfigurationListResult(ctx context.Context, in ConfigurationListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationListResult adds a call of "own::ConfigurationListResult" to a queue.
+// EnqueueConfigurationListResult adds a call to "own::ConfigurationListResult" to the given
+// queue.
 func (c Own) EnqueueConfigurationListResult(ctx context.Context, queue string, in ConfigurationListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationListResult", in, callOptions(c.Options, opts)...)
 }
@@ -710,13 +715,13 @@ func (c Own) ConfigurationRegisterInput(ctx context.Context, in ConfigurationReg
 }
 
 // SendConfigurationRegisterInput calls "own::ConfigurationRegisterInput" without waiting for
-// a result.
+// the result.
 func (c Own) SendConfigurationRegisterInput(ctx context.Context, in ConfigurationRegisterInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationRegisterInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationRegisterInput adds a call of "own::ConfigurationRegisterInput" to a
-// queue.
+// EnqueueConfigurationRegisterInput adds a call to "own::ConfigurationRegisterInput" to the
+// given queue.
 func (c Own) EnqueueConfigurationRegisterInput(ctx context.Context, queue string, in ConfigurationRegisterInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationRegisterInput", in, callOptions(c.Options, opts)...)
 }
@@ -726,12 +731,12 @@ func (c Own) ConfigurationSchema(ctx context.Context, in ConfigurationSchemaInpu
 	return iii.Call[ConfigurationSchemaOutput](ctx, c.Client, "own::ConfigurationSchema", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationSchema calls "own::ConfigurationSchema" without waiting for a result.
+// SendConfigurationSchema calls "own::ConfigurationSchema" without waiting for the result.
 func (c Own) SendConfigurationSchema(ctx context.Context, in ConfigurationSchemaInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationSchema", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationSchema adds a call of "own::ConfigurationSchema" to a queue.
+// EnqueueConfigurationSchema adds a call to "own::ConfigurationSchema" to the given queue.
 func (c Own) EnqueueConfigurationSchema(ctx context.Context, queue string, in ConfigurationSchemaInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationSchema", in, callOptions(c.Options, opts)...)
 }
@@ -741,13 +746,14 @@ func (c Own) ConfigurationSchemaInput(ctx context.Context, in ConfigurationSchem
 	return iii.Call[ConfigurationSchemaInputOutput](ctx, c.Client, "own::ConfigurationSchemaInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationSchemaInput calls "own::ConfigurationSchemaInput" without waiting for a
+// SendConfigurationSchemaInput calls "own::ConfigurationSchemaInput" without waiting for the
 // result.
 func (c Own) SendConfigurationSchemaInput(ctx context.Context, in ConfigurationSchemaInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationSchemaInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationSchemaInput adds a call of "own::ConfigurationSchemaInput" to a queue.
+// EnqueueConfigurationSchemaInput adds a call to "own::ConfigurationSchemaInput" to the
+// given queue.
 func (c Own) EnqueueConfigurationSchemaInput(ctx context.Context, queue string, in ConfigurationSchemaInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationSchemaInput", in, callOptions(c.Options, opts)...)
 }
@@ -757,12 +763,14 @@ func (c Own) ConfigurationSetInput(ctx context.Context, in ConfigurationSetInput
 	return iii.Call[ConfigurationSetInputOutput](ctx, c.Client, "own::ConfigurationSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationSetInput calls "own::ConfigurationSetInput" without waiting for a result.
+// SendConfigurationSetInput calls "own::ConfigurationSetInput" without waiting for the
+// result.
 func (c Own) SendConfigurationSetInput(ctx context.Context, in ConfigurationSetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationSetInput adds a call of "own::ConfigurationSetInput" to a queue.
+// EnqueueConfigurationSetInput adds a call to "own::ConfigurationSetInput" to the given
+// queue.
 func (c Own) EnqueueConfigurationSetInput(ctx context.Context, queue string, in ConfigurationSetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationSetInput", in, callOptions(c.Options, opts)...)
 }
@@ -772,13 +780,14 @@ func (c Own) ConfigurationSetResult(ctx context.Context, in ConfigurationSetResu
 	return iii.Call[ConfigurationSetResultOutput](ctx, c.Client, "own::ConfigurationSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendConfigurationSetResult calls "own::ConfigurationSetResult" without waiting for a
+// SendConfigurationSetResult calls "own::ConfigurationSetResult" without waiting for the
 // result.
 func (c Own) SendConfigurationSetResult(ctx context.Context, in ConfigurationSetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationSetResult adds a call of "own::ConfigurationSetResult" to a queue.
+// EnqueueConfigurationSetResult adds a call to "own::ConfigurationSetResult" to the given
+// queue.
 func (c Own) EnqueueConfigurationSetResult(ctx context.Context, queue string, in ConfigurationSetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationSetResult", in, callOptions(c.Options, opts)...)
 }
@@ -789,13 +798,13 @@ func (c Own) ConfigurationTriggerConfig(ctx context.Context, in ConfigurationTri
 }
 
 // SendConfigurationTriggerConfig calls "own::ConfigurationTriggerConfig" without waiting for
-// a result.
+// the result.
 func (c Own) SendConfigurationTriggerConfig(ctx context.Context, in ConfigurationTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConfigurationTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConfigurationTriggerConfig adds a call of "own::ConfigurationTriggerConfig" to a
-// queue.
+// EnqueueConfigurationTriggerConfig adds a call to "own::ConfigurationTriggerConfig" to the
+// given queue.
 func (c Own) EnqueueConfigurationTriggerConfig(ctx context.Context, queue string, in ConfigurationTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConfigurationTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -805,12 +814,12 @@ func (c Own) ConnectionState(ctx context.Context, in ConnectionStateInput, opts 
 	return iii.Call[ConnectionStateOutput](ctx, c.Client, "own::ConnectionState", in, callOptions(c.Options, opts)...)
 }
 
-// SendConnectionState calls "own::ConnectionState" without waiting for a result.
+// SendConnectionState calls "own::ConnectionState" without waiting for the result.
 func (c Own) SendConnectionState(ctx context.Context, in ConnectionStateInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ConnectionState", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConnectionState adds a call of "own::ConnectionState" to a queue.
+// EnqueueConnectionState adds a call to "own::ConnectionState" to the given queue.
 func (c Own) EnqueueConnectionState(ctx context.Context, queue string, in ConnectionStateInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ConnectionState", in, callOptions(c.Options, opts)...)
 }
@@ -820,12 +829,12 @@ func (c Own) CronEvent(ctx context.Context, in CronEventInput, opts ...iii.CallO
 	return iii.Call[CronEventOutput](ctx, c.Client, "own::CronEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendCronEvent calls "own::CronEvent" without waiting for a result.
+// SendCronEvent calls "own::CronEvent" without waiting for the result.
 func (c Own) SendCronEvent(ctx context.Context, in CronEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::CronEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCronEvent adds a call of "own::CronEvent" to a queue.
+// EnqueueCronEvent adds a call to "own::CronEvent" to the given queue.
 func (c Own) EnqueueCronEvent(ctx context.Context, queue string, in CronEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::CronEvent", in, callOptions(c.Options, opts)...)
 }
@@ -835,12 +844,12 @@ func (c Own) CronSourceArgs(ctx context.Context, in CronSourceArgsInput, opts ..
 	return iii.Call[CronSourceArgsOutput](ctx, c.Client, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// SendCronSourceArgs calls "own::CronSourceArgs" without waiting for a result.
+// SendCronSourceArgs calls "own::CronSourceArgs" without waiting for the result.
 func (c Own) SendCronSourceArgs(ctx context.Context, in CronSourceArgsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCronSourceArgs adds a call of "own::CronSourceArgs" to a queue.
+// EnqueueCronSourceArgs adds a call to "own::CronSourceArgs" to the given queue.
 func (c Own) EnqueueCronSourceArgs(ctx context.Context, queue string, in CronSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::CronSourceArgs", in, callOptions(c.Options, opts)...)
 }
@@ -850,12 +859,12 @@ func (c Own) CronTick(ctx context.Context, in CronTickInput, opts ...iii.CallOpt
 	return iii.Call[CronTickOutput](ctx, c.Client, "own::CronTick", in, callOptions(c.Options, opts)...)
 }
 
-// SendCronTick calls "own::CronTick" without waiting for a result.
+// SendCronTick calls "own::CronTick" without waiting for the result.
 func (c Own) SendCronTick(ctx context.Context, in CronTickInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::CronTick", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCronTick adds a call of "own::CronTick" to a queue.
+// EnqueueCronTick adds a call to "own::CronTick" to the given queue.
 func (c Own) EnqueueCronTick(ctx context.Context, queue string, in CronTickInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::CronTick", in, callOptions(c.Options, opts)...)
 }
@@ -865,12 +874,12 @@ func (c Own) CronTriggerConfig(ctx context.Context, in CronTriggerConfigInput, o
 	return iii.Call[CronTriggerConfigOutput](ctx, c.Client, "own::CronTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendCronTriggerConfig calls "own::CronTriggerConfig" without waiting for a result.
+// SendCronTriggerConfig calls "own::CronTriggerConfig" without waiting for the result.
 func (c Own) SendCronTriggerConfig(ctx context.Context, in CronTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::CronTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCronTriggerConfig adds a call of "own::CronTriggerConfig" to a queue.
+// EnqueueCronTriggerConfig adds a call to "own::CronTriggerConfig" to the given queue.
 func (c Own) EnqueueCronTriggerConfig(ctx context.Context, queue string, in CronTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::CronTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -880,12 +889,12 @@ func (c Own) DeadLetter(ctx context.Context, in DeadLetterInput, opts ...iii.Cal
 	return iii.Call[DeadLetterOutput](ctx, c.Client, "own::DeadLetter", in, callOptions(c.Options, opts)...)
 }
 
-// SendDeadLetter calls "own::DeadLetter" without waiting for a result.
+// SendDeadLetter calls "own::DeadLetter" without waiting for the result.
 func (c Own) SendDeadLetter(ctx context.Context, in DeadLetterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DeadLetter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDeadLetter adds a call of "own::DeadLetter" to a queue.
+// EnqueueDeadLetter adds a call to "own::DeadLetter" to the given queue.
 func (c Own) EnqueueDeadLetter(ctx context.Context, queue string, in DeadLetterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DeadLetter", in, callOptions(c.Options, opts)...)
 }
@@ -895,12 +904,12 @@ func (c Own) DeadLetterTopic(ctx context.Context, in DeadLetterTopicInput, opts 
 	return iii.Call[DeadLetterTopicOutput](ctx, c.Client, "own::DeadLetterTopic", in, callOptions(c.Options, opts)...)
 }
 
-// SendDeadLetterTopic calls "own::DeadLetterTopic" without waiting for a result.
+// SendDeadLetterTopic calls "own::DeadLetterTopic" without waiting for the result.
 func (c Own) SendDeadLetterTopic(ctx context.Context, in DeadLetterTopicInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DeadLetterTopic", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDeadLetterTopic adds a call of "own::DeadLetterTopic" to a queue.
+// EnqueueDeadLetterTopic adds a call to "own::DeadLetterTopic" to the given queue.
 func (c Own) EnqueueDeadLetterTopic(ctx context.Context, queue string, in DeadLetterTopicInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DeadLetterTopic", in, callOptions(c.Options, opts)...)
 }
@@ -910,12 +919,12 @@ func (c Own) DeadLettersInput(ctx context.Context, in DeadLettersInputInput, opt
 	return iii.Call[DeadLettersInputOutput](ctx, c.Client, "own::DeadLettersInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendDeadLettersInput calls "own::DeadLettersInput" without waiting for a result.
+// SendDeadLettersInput calls "own::DeadLettersInput" without waiting for the result.
 func (c Own) SendDeadLettersInput(ctx context.Context, in DeadLettersInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DeadLettersInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDeadLettersInput adds a call of "own::DeadLettersInput" to a queue.
+// EnqueueDeadLettersInput adds a call to "own::DeadLettersInput" to the given queue.
 func (c Own) EnqueueDeadLettersInput(ctx context.Context, queue string, in DeadLettersInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DeadLettersInput", in, callOptions(c.Options, opts)...)
 }
@@ -925,12 +934,12 @@ func (c Own) DroppedReports(ctx context.Context, in DroppedReportsInput, opts ..
 	return iii.Call[DroppedReportsOutput](ctx, c.Client, "own::DroppedReports", in, callOptions(c.Options, opts)...)
 }
 
-// SendDroppedReports calls "own::DroppedReports" without waiting for a result.
+// SendDroppedReports calls "own::DroppedReports" without waiting for the result.
 func (c Own) SendDroppedReports(ctx context.Context, in DroppedReportsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DroppedReports", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDroppedReports adds a call of "own::DroppedReports" to a queue.
+// EnqueueDroppedReports adds a call to "own::DroppedReports" to the given queue.
 func (c Own) EnqueueDroppedReports(ctx context.Context, queue string, in DroppedReportsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DroppedReports", in, callOptions(c.Options, opts)...)
 }
@@ -940,12 +949,12 @@ func (c Own) DurablePublishInput(ctx context.Context, in DurablePublishInputInpu
 	return iii.Call[DurablePublishInputOutput](ctx, c.Client, "own::DurablePublishInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendDurablePublishInput calls "own::DurablePublishInput" without waiting for a result.
+// SendDurablePublishInput calls "own::DurablePublishInput" without waiting for the result.
 func (c Own) SendDurablePublishInput(ctx context.Context, in DurablePublishInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::DurablePublishInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDurablePublishInput adds a call of "own::DurablePublishInput" to a queue.
+// EnqueueDurablePublishInput adds a call to "own::DurablePublishInput" to the given queue.
 func (c Own) EnqueueDurablePublishInput(ctx context.Context, queue string, in DurablePublishInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::DurablePublishInput", in, callOptions(c.Options, opts)...)
 }
@@ -955,12 +964,12 @@ func (c Own) EmptyInput(ctx context.Context, in EmptyInputInput, opts ...iii.Cal
 	return iii.Call[EmptyInputOutput](ctx, c.Client, "own::EmptyInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendEmptyInput calls "own::EmptyInput" without waiting for a result.
+// SendEmptyInput calls "own::EmptyInput" without waiting for the result.
 func (c Own) SendEmptyInput(ctx context.Context, in EmptyInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EmptyInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEmptyInput adds a call of "own::EmptyInput" to a queue.
+// EnqueueEmptyInput adds a call to "own::EmptyInput" to the given queue.
 func (c Own) EnqueueEmptyInput(ctx context.Context, queue string, in EmptyInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EmptyInput", in, callOptions(c.Options, opts)...)
 }
@@ -970,13 +979,14 @@ func (c Own) EngineInvocationMetrics(ctx context.Context, in EngineInvocationMet
 	return iii.Call[EngineInvocationMetricsOutput](ctx, c.Client, "own::EngineInvocationMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendEngineInvocationMetrics calls "own::EngineInvocationMetrics" without waiting for a
+// SendEngineInvocationMetrics calls "own::EngineInvocationMetrics" without waiting for the
 // result.
 func (c Own) SendEngineInvocationMetrics(ctx context.Context, in EngineInvocationMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EngineInvocationMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEngineInvocationMetrics adds a call of "own::EngineInvocationMetrics" to a queue.
+// EnqueueEngineInvocationMetrics adds a call to "own::EngineInvocationMetrics" to the given
+// queue.
 func (c Own) EnqueueEngineInvocationMetrics(ctx context.Context, queue string, in EngineInvocationMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EngineInvocationMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -986,12 +996,12 @@ func (c Own) EngineMetrics(ctx context.Context, in EngineMetricsInput, opts ...i
 	return iii.Call[EngineMetricsOutput](ctx, c.Client, "own::EngineMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendEngineMetrics calls "own::EngineMetrics" without waiting for a result.
+// SendEngineMetrics calls "own::EngineMetrics" without waiting for the result.
 func (c Own) SendEngineMetrics(ctx context.Context, in EngineMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EngineMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEngineMetrics adds a call of "own::EngineMetrics" to a queue.
+// EnqueueEngineMetrics adds a call to "own::EngineMetrics" to the given queue.
 func (c Own) EnqueueEngineMetrics(ctx context.Context, queue string, in EngineMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EngineMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -1001,13 +1011,14 @@ func (c Own) EnginePerformanceMetrics(ctx context.Context, in EnginePerformanceM
 	return iii.Call[EnginePerformanceMetricsOutput](ctx, c.Client, "own::EnginePerformanceMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnginePerformanceMetrics calls "own::EnginePerformanceMetrics" without waiting for a
+// SendEnginePerformanceMetrics calls "own::EnginePerformanceMetrics" without waiting for the
 // result.
 func (c Own) SendEnginePerformanceMetrics(ctx context.Context, in EnginePerformanceMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EnginePerformanceMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnginePerformanceMetrics adds a call of "own::EnginePerformanceMetrics" to a queue.
+// EnqueueEnginePerformanceMetrics adds a call to "own::EnginePerformanceMetrics" to the
+// given queue.
 func (c Own) EnqueueEnginePerformanceMetrics(ctx context.Context, queue string, in EnginePerformanceMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EnginePerformanceMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -1017,12 +1028,12 @@ func (c Own) EngineWorkerMetrics(ctx context.Context, in EngineWorkerMetricsInpu
 	return iii.Call[EngineWorkerMetricsOutput](ctx, c.Client, "own::EngineWorkerMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendEngineWorkerMetrics calls "own::EngineWorkerMetrics" without waiting for a result.
+// SendEngineWorkerMetrics calls "own::EngineWorkerMetrics" without waiting for the result.
 func (c Own) SendEngineWorkerMetrics(ctx context.Context, in EngineWorkerMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EngineWorkerMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEngineWorkerMetrics adds a call of "own::EngineWorkerMetrics" to a queue.
+// EnqueueEngineWorkerMetrics adds a call to "own::EngineWorkerMetrics" to the given queue.
 func (c Own) EnqueueEngineWorkerMetrics(ctx context.Context, queue string, in EngineWorkerMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EngineWorkerMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -1032,12 +1043,12 @@ func (c Own) EnqueueResult(ctx context.Context, in EnqueueResultInput, opts ...i
 	return iii.Call[EnqueueResultOutput](ctx, c.Client, "own::EnqueueResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnqueueResult calls "own::EnqueueResult" without waiting for a result.
+// SendEnqueueResult calls "own::EnqueueResult" without waiting for the result.
 func (c Own) SendEnqueueResult(ctx context.Context, in EnqueueResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::EnqueueResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnqueueResult adds a call of "own::EnqueueResult" to a queue.
+// EnqueueEnqueueResult adds a call to "own::EnqueueResult" to the given queue.
 func (c Own) EnqueueEnqueueResult(ctx context.Context, queue string, in EnqueueResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::EnqueueResult", in, callOptions(c.Options, opts)...)
 }
@@ -1047,12 +1058,12 @@ func (c Own) ErrorBody(ctx context.Context, in ErrorBodyInput, opts ...iii.CallO
 	return iii.Call[ErrorBodyOutput](ctx, c.Client, "own::ErrorBody", in, callOptions(c.Options, opts)...)
 }
 
-// SendErrorBody calls "own::ErrorBody" without waiting for a result.
+// SendErrorBody calls "own::ErrorBody" without waiting for the result.
 func (c Own) SendErrorBody(ctx context.Context, in ErrorBodyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ErrorBody", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueErrorBody adds a call of "own::ErrorBody" to a queue.
+// EnqueueErrorBody adds a call to "own::ErrorBody" to the given queue.
 func (c Own) EnqueueErrorBody(ctx context.Context, queue string, in ErrorBodyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ErrorBody", in, callOptions(c.Options, opts)...)
 }
@@ -1062,12 +1073,12 @@ func (c Own) ErrorMessage(ctx context.Context, in ErrorMessageInput, opts ...iii
 	return iii.Call[ErrorMessageOutput](ctx, c.Client, "own::ErrorMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendErrorMessage calls "own::ErrorMessage" without waiting for a result.
+// SendErrorMessage calls "own::ErrorMessage" without waiting for the result.
 func (c Own) SendErrorMessage(ctx context.Context, in ErrorMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ErrorMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueErrorMessage adds a call of "own::ErrorMessage" to a queue.
+// EnqueueErrorMessage adds a call to "own::ErrorMessage" to the given queue.
 func (c Own) EnqueueErrorMessage(ctx context.Context, queue string, in ErrorMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ErrorMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1077,12 +1088,12 @@ func (c Own) FunctionDetail(ctx context.Context, in FunctionDetailInput, opts ..
 	return iii.Call[FunctionDetailOutput](ctx, c.Client, "own::FunctionDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionDetail calls "own::FunctionDetail" without waiting for a result.
+// SendFunctionDetail calls "own::FunctionDetail" without waiting for the result.
 func (c Own) SendFunctionDetail(ctx context.Context, in FunctionDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionDetail adds a call of "own::FunctionDetail" to a queue.
+// EnqueueFunctionDetail adds a call to "own::FunctionDetail" to the given queue.
 func (c Own) EnqueueFunctionDetail(ctx context.Context, queue string, in FunctionDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionDetail", in, callOptions(c.Options, opts)...)
 }
@@ -1092,12 +1103,12 @@ func (c Own) FunctionFilter(ctx context.Context, in FunctionFilterInput, opts ..
 	return iii.Call[FunctionFilterOutput](ctx, c.Client, "own::FunctionFilter", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionFilter calls "own::FunctionFilter" without waiting for a result.
+// SendFunctionFilter calls "own::FunctionFilter" without waiting for the result.
 func (c Own) SendFunctionFilter(ctx context.Context, in FunctionFilterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionFilter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionFilter adds a call of "own::FunctionFilter" to a queue.
+// EnqueueFunctionFilter adds a call to "own::FunctionFilter" to the given queue.
 func (c Own) EnqueueFunctionFilter(ctx context.Context, queue string, in FunctionFilterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionFilter", in, callOptions(c.Options, opts)...)
 }
@@ -1107,12 +1118,12 @@ func (c Own) FunctionInfoBatch(ctx context.Context, in FunctionInfoBatchInput, o
 	return iii.Call[FunctionInfoBatchOutput](ctx, c.Client, "own::FunctionInfoBatch", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionInfoBatch calls "own::FunctionInfoBatch" without waiting for a result.
+// SendFunctionInfoBatch calls "own::FunctionInfoBatch" without waiting for the result.
 func (c Own) SendFunctionInfoBatch(ctx context.Context, in FunctionInfoBatchInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionInfoBatch", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionInfoBatch adds a call of "own::FunctionInfoBatch" to a queue.
+// EnqueueFunctionInfoBatch adds a call to "own::FunctionInfoBatch" to the given queue.
 func (c Own) EnqueueFunctionInfoBatch(ctx context.Context, queue string, in FunctionInfoBatchInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoBatch", in, callOptions(c.Options, opts)...)
 }
@@ -1122,12 +1133,12 @@ func (c Own) FunctionInfoEntry(ctx context.Context, in FunctionInfoEntryInput, o
 	return iii.Call[FunctionInfoEntryOutput](ctx, c.Client, "own::FunctionInfoEntry", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionInfoEntry calls "own::FunctionInfoEntry" without waiting for a result.
+// SendFunctionInfoEntry calls "own::FunctionInfoEntry" without waiting for the result.
 func (c Own) SendFunctionInfoEntry(ctx context.Context, in FunctionInfoEntryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionInfoEntry", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionInfoEntry adds a call of "own::FunctionInfoEntry" to a queue.
+// EnqueueFunctionInfoEntry adds a call to "own::FunctionInfoEntry" to the given queue.
 func (c Own) EnqueueFunctionInfoEntry(ctx context.Context, queue string, in FunctionInfoEntryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoEntry", in, callOptions(c.Options, opts)...)
 }
@@ -1137,12 +1148,12 @@ func (c Own) FunctionInfoError(ctx context.Context, in FunctionInfoErrorInput, o
 	return iii.Call[FunctionInfoErrorOutput](ctx, c.Client, "own::FunctionInfoError", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionInfoError calls "own::FunctionInfoError" without waiting for a result.
+// SendFunctionInfoError calls "own::FunctionInfoError" without waiting for the result.
 func (c Own) SendFunctionInfoError(ctx context.Context, in FunctionInfoErrorInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionInfoError", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionInfoError adds a call of "own::FunctionInfoError" to a queue.
+// EnqueueFunctionInfoError adds a call to "own::FunctionInfoError" to the given queue.
 func (c Own) EnqueueFunctionInfoError(ctx context.Context, queue string, in FunctionInfoErrorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoError", in, callOptions(c.Options, opts)...)
 }
@@ -1152,12 +1163,12 @@ func (c Own) FunctionInfoInput(ctx context.Context, in FunctionInfoInputInput, o
 	return iii.Call[FunctionInfoInputOutput](ctx, c.Client, "own::FunctionInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionInfoInput calls "own::FunctionInfoInput" without waiting for a result.
+// SendFunctionInfoInput calls "own::FunctionInfoInput" without waiting for the result.
 func (c Own) SendFunctionInfoInput(ctx context.Context, in FunctionInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionInfoInput adds a call of "own::FunctionInfoInput" to a queue.
+// EnqueueFunctionInfoInput adds a call to "own::FunctionInfoInput" to the given queue.
 func (c Own) EnqueueFunctionInfoInput(ctx context.Context, queue string, in FunctionInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -1167,14 +1178,14 @@ func (c Own) FunctionRegisteredMessage(ctx context.Context, in FunctionRegistere
 	return iii.Call[FunctionRegisteredMessageOutput](ctx, c.Client, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionRegisteredMessage calls "own::FunctionRegisteredMessage" without waiting for a
-// result.
+// SendFunctionRegisteredMessage calls "own::FunctionRegisteredMessage" without waiting for
+// the result.
 func (c Own) SendFunctionRegisteredMessage(ctx context.Context, in FunctionRegisteredMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionRegisteredMessage adds a call of "own::FunctionRegisteredMessage" to a
-// queue.
+// EnqueueFunctionRegisteredMessage adds a call to "own::FunctionRegisteredMessage" to the
+// given queue.
 func (c Own) EnqueueFunctionRegisteredMessage(ctx context.Context, queue string, in FunctionRegisteredMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1184,12 +1195,12 @@ func (c Own) FunctionSummary(ctx context.Context, in FunctionSummaryInput, opts 
 	return iii.Call[FunctionSummaryOutput](ctx, c.Client, "own::FunctionSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionSummary calls "own::FunctionSummary" without waiting for a result.
+// SendFunctionSummary calls "own::FunctionSummary" without waiting for the result.
 func (c Own) SendFunctionSummary(ctx context.Context, in FunctionSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionSummary adds a call of "own::FunctionSummary" to a queue.
+// EnqueueFunctionSummary adds a call to "own::FunctionSummary" to the given queue.
 func (c Own) EnqueueFunctionSummary(ctx context.Context, queue string, in FunctionSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionSummary", in, callOptions(c.Options, opts)...)
 }
@@ -1199,12 +1210,12 @@ func (c Own) FunctionTrigger(ctx context.Context, in FunctionTriggerInput, opts 
 	return iii.Call[FunctionTriggerOutput](ctx, c.Client, "own::FunctionTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionTrigger calls "own::FunctionTrigger" without waiting for a result.
+// SendFunctionTrigger calls "own::FunctionTrigger" without waiting for the result.
 func (c Own) SendFunctionTrigger(ctx context.Context, in FunctionTriggerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionTrigger adds a call of "own::FunctionTrigger" to a queue.
+// EnqueueFunctionTrigger adds a call to "own::FunctionTrigger" to the given queue.
 func (c Own) EnqueueFunctionTrigger(ctx context.Context, queue string, in FunctionTriggerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionTrigger", in, callOptions(c.Options, opts)...)
 }
@@ -1214,13 +1225,14 @@ func (c Own) FunctionsAvailableEvent(ctx context.Context, in FunctionsAvailableE
 	return iii.Call[FunctionsAvailableEventOutput](ctx, c.Client, "own::FunctionsAvailableEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionsAvailableEvent calls "own::FunctionsAvailableEvent" without waiting for a
+// SendFunctionsAvailableEvent calls "own::FunctionsAvailableEvent" without waiting for the
 // result.
 func (c Own) SendFunctionsAvailableEvent(ctx context.Context, in FunctionsAvailableEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionsAvailableEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionsAvailableEvent adds a call of "own::FunctionsAvailableEvent" to a queue.
+// EnqueueFunctionsAvailableEvent adds a call to "own::FunctionsAvailableEvent" to the given
+// queue.
 func (c Own) EnqueueFunctionsAvailableEvent(ctx context.Context, queue string, in FunctionsAvailableEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionsAvailableEvent", in, callOptions(c.Options, opts)...)
 }
@@ -1230,14 +1242,14 @@ func (c Own) FunctionsAvailableTrigger(ctx context.Context, in FunctionsAvailabl
 	return iii.Call[FunctionsAvailableTriggerOutput](ctx, c.Client, "own::FunctionsAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionsAvailableTrigger calls "own::FunctionsAvailableTrigger" without waiting for a
-// result.
+// SendFunctionsAvailableTrigger calls "own::FunctionsAvailableTrigger" without waiting for
+// the result.
 func (c Own) SendFunctionsAvailableTrigger(ctx context.Context, in FunctionsAvailableTriggerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionsAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionsAvailableTrigger adds a call of "own::FunctionsAvailableTrigger" to a
-// queue.
+// EnqueueFunctionsAvailableTrigger adds a call to "own::FunctionsAvailableTrigger" to the
+// given queue.
 func (c Own) EnqueueFunctionsAvailableTrigger(ctx context.Context, queue string, in FunctionsAvailableTriggerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionsAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
@@ -1247,12 +1259,12 @@ func (c Own) FunctionsListResult(ctx context.Context, in FunctionsListResultInpu
 	return iii.Call[FunctionsListResultOutput](ctx, c.Client, "own::FunctionsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendFunctionsListResult calls "own::FunctionsListResult" without waiting for a result.
+// SendFunctionsListResult calls "own::FunctionsListResult" without waiting for the result.
 func (c Own) SendFunctionsListResult(ctx context.Context, in FunctionsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::FunctionsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFunctionsListResult adds a call of "own::FunctionsListResult" to a queue.
+// EnqueueFunctionsListResult adds a call to "own::FunctionsListResult" to the given queue.
 func (c Own) EnqueueFunctionsListResult(ctx context.Context, queue string, in FunctionsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::FunctionsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -1262,12 +1274,12 @@ func (c Own) HTTPAuthAPIKey(ctx context.Context, in HTTPAuthAPIKeyInput, opts ..
 	return iii.Call[HTTPAuthAPIKeyOutput](ctx, c.Client, "own::HTTPAuthAPIKey", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthAPIKey calls "own::HTTPAuthAPIKey" without waiting for a result.
+// SendHTTPAuthAPIKey calls "own::HTTPAuthAPIKey" without waiting for the result.
 func (c Own) SendHTTPAuthAPIKey(ctx context.Context, in HTTPAuthAPIKeyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthAPIKey", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthAPIKey adds a call of "own::HTTPAuthAPIKey" to a queue.
+// EnqueueHTTPAuthAPIKey adds a call to "own::HTTPAuthAPIKey" to the given queue.
 func (c Own) EnqueueHTTPAuthAPIKey(ctx context.Context, queue string, in HTTPAuthAPIKeyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthAPIKey", in, callOptions(c.Options, opts)...)
 }
@@ -1277,12 +1289,12 @@ func (c Own) HTTPAuthBearer(ctx context.Context, in HTTPAuthBearerInput, opts ..
 	return iii.Call[HTTPAuthBearerOutput](ctx, c.Client, "own::HTTPAuthBearer", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthBearer calls "own::HTTPAuthBearer" without waiting for a result.
+// SendHTTPAuthBearer calls "own::HTTPAuthBearer" without waiting for the result.
 func (c Own) SendHTTPAuthBearer(ctx context.Context, in HTTPAuthBearerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthBearer", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthBearer adds a call of "own::HTTPAuthBearer" to a queue.
+// EnqueueHTTPAuthBearer adds a call to "own::HTTPAuthBearer" to the given queue.
 func (c Own) EnqueueHTTPAuthBearer(ctx context.Context, queue string, in HTTPAuthBearerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthBearer", in, callOptions(c.Options, opts)...)
 }
@@ -1292,12 +1304,12 @@ func (c Own) HTTPAuthConfig(ctx context.Context, in HTTPAuthConfigInput, opts ..
 	return iii.Call[HTTPAuthConfigOutput](ctx, c.Client, "own::HTTPAuthConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthConfig calls "own::HTTPAuthConfig" without waiting for a result.
+// SendHTTPAuthConfig calls "own::HTTPAuthConfig" without waiting for the result.
 func (c Own) SendHTTPAuthConfig(ctx context.Context, in HTTPAuthConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthConfig adds a call of "own::HTTPAuthConfig" to a queue.
+// EnqueueHTTPAuthConfig adds a call to "own::HTTPAuthConfig" to the given queue.
 func (c Own) EnqueueHTTPAuthConfig(ctx context.Context, queue string, in HTTPAuthConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthConfig", in, callOptions(c.Options, opts)...)
 }
@@ -1307,12 +1319,12 @@ func (c Own) HTTPAuthHMAC(ctx context.Context, in HTTPAuthHMACInput, opts ...iii
 	return iii.Call[HTTPAuthHMACOutput](ctx, c.Client, "own::HTTPAuthHMAC", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthHMAC calls "own::HTTPAuthHMAC" without waiting for a result.
+// SendHTTPAuthHMAC calls "own::HTTPAuthHMAC" without waiting for the result.
 func (c Own) SendHTTPAuthHMAC(ctx context.Context, in HTTPAuthHMACInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthHMAC", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthHMAC adds a call of "own::HTTPAuthHMAC" to a queue.
+// EnqueueHTTPAuthHMAC adds a call to "own::HTTPAuthHMAC" to the given queue.
 func (c Own) EnqueueHTTPAuthHMAC(ctx context.Context, queue string, in HTTPAuthHMACInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthHMAC", in, callOptions(c.Options, opts)...)
 }
@@ -1322,12 +1334,12 @@ func (c Own) HTTPAuthType(ctx context.Context, in HTTPAuthTypeInput, opts ...iii
 	return iii.Call[HTTPAuthTypeOutput](ctx, c.Client, "own::HTTPAuthType", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPAuthType calls "own::HTTPAuthType" without waiting for a result.
+// SendHTTPAuthType calls "own::HTTPAuthType" without waiting for the result.
 func (c Own) SendHTTPAuthType(ctx context.Context, in HTTPAuthTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPAuthType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPAuthType adds a call of "own::HTTPAuthType" to a queue.
+// EnqueueHTTPAuthType adds a call to "own::HTTPAuthType" to the given queue.
 func (c Own) EnqueueHTTPAuthType(ctx context.Context, queue string, in HTTPAuthTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPAuthType", in, callOptions(c.Options, opts)...)
 }
@@ -1337,12 +1349,12 @@ func (c Own) HTTPInvocationConfig(ctx context.Context, in HTTPInvocationConfigIn
 	return iii.Call[HTTPInvocationConfigOutput](ctx, c.Client, "own::HTTPInvocationConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPInvocationConfig calls "own::HTTPInvocationConfig" without waiting for a result.
+// SendHTTPInvocationConfig calls "own::HTTPInvocationConfig" without waiting for the result.
 func (c Own) SendHTTPInvocationConfig(ctx context.Context, in HTTPInvocationConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPInvocationConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPInvocationConfig adds a call of "own::HTTPInvocationConfig" to a queue.
+// EnqueueHTTPInvocationConfig adds a call to "own::HTTPInvocationConfig" to the given queue.
 func (c Own) EnqueueHTTPInvocationConfig(ctx context.Context, queue string, in HTTPInvocationConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPInvocationConfig", in, callOptions(c.Options, opts)...)
 }
@@ -1352,12 +1364,12 @@ func (c Own) HTTPMethod(ctx context.Context, in HTTPMethodInput, opts ...iii.Cal
 	return iii.Call[HTTPMethodOutput](ctx, c.Client, "own::HTTPMethod", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMethod calls "own::HTTPMethod" without waiting for a result.
+// SendHTTPMethod calls "own::HTTPMethod" without waiting for the result.
 func (c Own) SendHTTPMethod(ctx context.Context, in HTTPMethodInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMethod", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMethod adds a call of "own::HTTPMethod" to a queue.
+// EnqueueHTTPMethod adds a call to "own::HTTPMethod" to the given queue.
 func (c Own) EnqueueHTTPMethod(ctx context.Context, queue string, in HTTPMethodInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMethod", in, callOptions(c.Options, opts)...)
 }
@@ -1367,12 +1379,12 @@ func (c Own) HTTPMiddlewareAction(ctx context.Context, in HTTPMiddlewareActionIn
 	return iii.Call[HTTPMiddlewareActionOutput](ctx, c.Client, "own::HTTPMiddlewareAction", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareAction calls "own::HTTPMiddlewareAction" without waiting for a result.
+// SendHTTPMiddlewareAction calls "own::HTTPMiddlewareAction" without waiting for the result.
 func (c Own) SendHTTPMiddlewareAction(ctx context.Context, in HTTPMiddlewareActionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareAction", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareAction adds a call of "own::HTTPMiddlewareAction" to a queue.
+// EnqueueHTTPMiddlewareAction adds a call to "own::HTTPMiddlewareAction" to the given queue.
 func (c Own) EnqueueHTTPMiddlewareAction(ctx context.Context, queue string, in HTTPMiddlewareActionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareAction", in, callOptions(c.Options, opts)...)
 }
@@ -1382,12 +1394,12 @@ func (c Own) HTTPMiddlewareInput(ctx context.Context, in HTTPMiddlewareInputInpu
 	return iii.Call[HTTPMiddlewareInputOutput](ctx, c.Client, "own::HTTPMiddlewareInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareInput calls "own::HTTPMiddlewareInput" without waiting for a result.
+// SendHTTPMiddlewareInput calls "own::HTTPMiddlewareInput" without waiting for the result.
 func (c Own) SendHTTPMiddlewareInput(ctx context.Context, in HTTPMiddlewareInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareInput adds a call of "own::HTTPMiddlewareInput" to a queue.
+// EnqueueHTTPMiddlewareInput adds a call to "own::HTTPMiddlewareInput" to the given queue.
 func (c Own) EnqueueHTTPMiddlewareInput(ctx context.Context, queue string, in HTTPMiddlewareInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareInput", in, callOptions(c.Options, opts)...)
 }
@@ -1397,12 +1409,14 @@ func (c Own) HTTPMiddlewareRequest(ctx context.Context, in HTTPMiddlewareRequest
 	return iii.Call[HTTPMiddlewareRequestOutput](ctx, c.Client, "own::HTTPMiddlewareRequest", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareRequest calls "own::HTTPMiddlewareRequest" without waiting for a result.
+// SendHTTPMiddlewareRequest calls "own::HTTPMiddlewareRequest" without waiting for the
+// result.
 func (c Own) SendHTTPMiddlewareRequest(ctx context.Context, in HTTPMiddlewareRequestInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareRequest", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareRequest adds a call of "own::HTTPMiddlewareRequest" to a queue.
+// EnqueueHTTPMiddlewareRequest adds a call to "own::HTTPMiddlewareRequest" to the given
+// queue.
 func (c Own) EnqueueHTTPMiddlewareRequest(ctx context.Context, queue string, in HTTPMiddlewareRequestInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareRequest", in, callOptions(c.Options, opts)...)
 }
@@ -1412,13 +1426,14 @@ func (c Own) HTTPMiddlewareResponse(ctx context.Context, in HTTPMiddlewareRespon
 	return iii.Call[HTTPMiddlewareResponseOutput](ctx, c.Client, "own::HTTPMiddlewareResponse", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareResponse calls "own::HTTPMiddlewareResponse" without waiting for a
+// SendHTTPMiddlewareResponse calls "own::HTTPMiddlewareResponse" without waiting for the
 // result.
 func (c Own) SendHTTPMiddlewareResponse(ctx context.Context, in HTTPMiddlewareResponseInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareResponse", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareResponse adds a call of "own::HTTPMiddlewareResponse" to a queue.
+// EnqueueHTTPMiddlewareResponse adds a call to "own::HTTPMiddlewareResponse" to the given
+// queue.
 func (c Own) EnqueueHTTPMiddlewareResponse(ctx context.Context, queue string, in HTTPMiddlewareResponseInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareResponse", in, callOptions(c.Options, opts)...)
 }
@@ -1428,12 +1443,12 @@ func (c Own) HTTPMiddlewareResult(ctx context.Context, in HTTPMiddlewareResultIn
 	return iii.Call[HTTPMiddlewareResultOutput](ctx, c.Client, "own::HTTPMiddlewareResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPMiddlewareResult calls "own::HTTPMiddlewareResult" without waiting for a result.
+// SendHTTPMiddlewareResult calls "own::HTTPMiddlewareResult" without waiting for the result.
 func (c Own) SendHTTPMiddlewareResult(ctx context.Context, in HTTPMiddlewareResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPMiddlewareResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPMiddlewareResult adds a call of "own::HTTPMiddlewareResult" to a queue.
+// EnqueueHTTPMiddlewareResult adds a call to "own::HTTPMiddlewareResult" to the given queue.
 func (c Own) EnqueueHTTPMiddlewareResult(ctx context.Context, queue string, in HTTPMiddlewareResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPMiddlewareResult", in, callOptions(c.Options, opts)...)
 }
@@ -1443,12 +1458,12 @@ func (c Own) HTTPRequest(ctx context.Context, in HTTPRequestInput, opts ...iii.C
 	return iii.Call[HTTPRequestOutput](ctx, c.Client, "own::HTTPRequest", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPRequest calls "own::HTTPRequest" without waiting for a result.
+// SendHTTPRequest calls "own::HTTPRequest" without waiting for the result.
 func (c Own) SendHTTPRequest(ctx context.Context, in HTTPRequestInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPRequest", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPRequest adds a call of "own::HTTPRequest" to a queue.
+// EnqueueHTTPRequest adds a call to "own::HTTPRequest" to the given queue.
 func (c Own) EnqueueHTTPRequest(ctx context.Context, queue string, in HTTPRequestInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPRequest", in, callOptions(c.Options, opts)...)
 }
@@ -1458,12 +1473,12 @@ func (c Own) HTTPRequestTrigger(ctx context.Context, in HTTPRequestTriggerInput,
 	return iii.Call[HTTPRequestTriggerOutput](ctx, c.Client, "own::HTTPRequestTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPRequestTrigger calls "own::HTTPRequestTrigger" without waiting for a result.
+// SendHTTPRequestTrigger calls "own::HTTPRequestTrigger" without waiting for the result.
 func (c Own) SendHTTPRequestTrigger(ctx context.Context, in HTTPRequestTriggerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPRequestTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPRequestTrigger adds a call of "own::HTTPRequestTrigger" to a queue.
+// EnqueueHTTPRequestTrigger adds a call to "own::HTTPRequestTrigger" to the given queue.
 func (c Own) EnqueueHTTPRequestTrigger(ctx context.Context, queue string, in HTTPRequestTriggerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPRequestTrigger", in, callOptions(c.Options, opts)...)
 }
@@ -1473,12 +1488,12 @@ func (c Own) HTTPResponse(ctx context.Context, in HTTPResponseInput, opts ...iii
 	return iii.Call[HTTPResponseOutput](ctx, c.Client, "own::HTTPResponse", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPResponse calls "own::HTTPResponse" without waiting for a result.
+// SendHTTPResponse calls "own::HTTPResponse" without waiting for the result.
 func (c Own) SendHTTPResponse(ctx context.Context, in HTTPResponseInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPResponse", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPResponse adds a call of "own::HTTPResponse" to a queue.
+// EnqueueHTTPResponse adds a call to "own::HTTPResponse" to the given queue.
 func (c Own) EnqueueHTTPResponse(ctx context.Context, queue string, in HTTPResponseInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPResponse", in, callOptions(c.Options, opts)...)
 }
@@ -1488,12 +1503,12 @@ func (c Own) HTTPSourceArgs(ctx context.Context, in HTTPSourceArgsInput, opts ..
 	return iii.Call[HTTPSourceArgsOutput](ctx, c.Client, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPSourceArgs calls "own::HTTPSourceArgs" without waiting for a result.
+// SendHTTPSourceArgs calls "own::HTTPSourceArgs" without waiting for the result.
 func (c Own) SendHTTPSourceArgs(ctx context.Context, in HTTPSourceArgsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPSourceArgs adds a call of "own::HTTPSourceArgs" to a queue.
+// EnqueueHTTPSourceArgs adds a call to "own::HTTPSourceArgs" to the given queue.
 func (c Own) EnqueueHTTPSourceArgs(ctx context.Context, queue string, in HTTPSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPSourceArgs", in, callOptions(c.Options, opts)...)
 }
@@ -1503,12 +1518,12 @@ func (c Own) HTTPTriggerConfig(ctx context.Context, in HTTPTriggerConfigInput, o
 	return iii.Call[HTTPTriggerConfigOutput](ctx, c.Client, "own::HTTPTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendHTTPTriggerConfig calls "own::HTTPTriggerConfig" without waiting for a result.
+// SendHTTPTriggerConfig calls "own::HTTPTriggerConfig" without waiting for the result.
 func (c Own) SendHTTPTriggerConfig(ctx context.Context, in HTTPTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HTTPTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHTTPTriggerConfig adds a call of "own::HTTPTriggerConfig" to a queue.
+// EnqueueHTTPTriggerConfig adds a call to "own::HTTPTriggerConfig" to the given queue.
 func (c Own) EnqueueHTTPTriggerConfig(ctx context.Context, queue string, in HTTPTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HTTPTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -1518,12 +1533,12 @@ func (c Own) HealthComponent(ctx context.Context, in HealthComponentInput, opts 
 	return iii.Call[HealthComponentOutput](ctx, c.Client, "own::HealthComponent", in, callOptions(c.Options, opts)...)
 }
 
-// SendHealthComponent calls "own::HealthComponent" without waiting for a result.
+// SendHealthComponent calls "own::HealthComponent" without waiting for the result.
 func (c Own) SendHealthComponent(ctx context.Context, in HealthComponentInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HealthComponent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHealthComponent adds a call of "own::HealthComponent" to a queue.
+// EnqueueHealthComponent adds a call to "own::HealthComponent" to the given queue.
 func (c Own) EnqueueHealthComponent(ctx context.Context, queue string, in HealthComponentInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HealthComponent", in, callOptions(c.Options, opts)...)
 }
@@ -1533,12 +1548,12 @@ func (c Own) HealthComponents(ctx context.Context, in HealthComponentsInput, opt
 	return iii.Call[HealthComponentsOutput](ctx, c.Client, "own::HealthComponents", in, callOptions(c.Options, opts)...)
 }
 
-// SendHealthComponents calls "own::HealthComponents" without waiting for a result.
+// SendHealthComponents calls "own::HealthComponents" without waiting for the result.
 func (c Own) SendHealthComponents(ctx context.Context, in HealthComponentsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HealthComponents", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHealthComponents adds a call of "own::HealthComponents" to a queue.
+// EnqueueHealthComponents adds a call to "own::HealthComponents" to the given queue.
 func (c Own) EnqueueHealthComponents(ctx context.Context, queue string, in HealthComponentsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HealthComponents", in, callOptions(c.Options, opts)...)
 }
@@ -1548,12 +1563,12 @@ func (c Own) HealthReport(ctx context.Context, in HealthReportInput, opts ...iii
 	return iii.Call[HealthReportOutput](ctx, c.Client, "own::HealthReport", in, callOptions(c.Options, opts)...)
 }
 
-// SendHealthReport calls "own::HealthReport" without waiting for a result.
+// SendHealthReport calls "own::HealthReport" without waiting for the result.
 func (c Own) SendHealthReport(ctx context.Context, in HealthReportInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HealthReport", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHealthReport adds a call of "own::HealthReport" to a queue.
+// EnqueueHealthReport adds a call to "own::HealthReport" to the given queue.
 func (c Own) EnqueueHealthReport(ctx context.Context, queue string, in HealthReportInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HealthReport", in, callOptions(c.Options, opts)...)
 }
@@ -1563,12 +1578,12 @@ func (c Own) HistogramDataPoint(ctx context.Context, in HistogramDataPointInput,
 	return iii.Call[HistogramDataPointOutput](ctx, c.Client, "own::HistogramDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// SendHistogramDataPoint calls "own::HistogramDataPoint" without waiting for a result.
+// SendHistogramDataPoint calls "own::HistogramDataPoint" without waiting for the result.
 func (c Own) SendHistogramDataPoint(ctx context.Context, in HistogramDataPointInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::HistogramDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueHistogramDataPoint adds a call of "own::HistogramDataPoint" to a queue.
+// EnqueueHistogramDataPoint adds a call to "own::HistogramDataPoint" to the given queue.
 func (c Own) EnqueueHistogramDataPoint(ctx context.Context, queue string, in HistogramDataPointInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::HistogramDataPoint", in, callOptions(c.Options, opts)...)
 }
@@ -1578,13 +1593,14 @@ func (c Own) InvocationResultMessage(ctx context.Context, in InvocationResultMes
 	return iii.Call[InvocationResultMessageOutput](ctx, c.Client, "own::InvocationResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendInvocationResultMessage calls "own::InvocationResultMessage" without waiting for a
+// SendInvocationResultMessage calls "own::InvocationResultMessage" without waiting for the
 // result.
 func (c Own) SendInvocationResultMessage(ctx context.Context, in InvocationResultMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::InvocationResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInvocationResultMessage adds a call of "own::InvocationResultMessage" to a queue.
+// EnqueueInvocationResultMessage adds a call to "own::InvocationResultMessage" to the given
+// queue.
 func (c Own) EnqueueInvocationResultMessage(ctx context.Context, queue string, in InvocationResultMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::InvocationResultMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1595,13 +1611,13 @@ func (c Own) InvocationsObservedMessage(ctx context.Context, in InvocationsObser
 }
 
 // SendInvocationsObservedMessage calls "own::InvocationsObservedMessage" without waiting for
-// a result.
+// the result.
 func (c Own) SendInvocationsObservedMessage(ctx context.Context, in InvocationsObservedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::InvocationsObservedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInvocationsObservedMessage adds a call of "own::InvocationsObservedMessage" to a
-// queue.
+// EnqueueInvocationsObservedMessage adds a call to "own::InvocationsObservedMessage" to the
+// given queue.
 func (c Own) EnqueueInvocationsObservedMessage(ctx context.Context, queue string, in InvocationsObservedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::InvocationsObservedMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1611,12 +1627,14 @@ func (c Own) InvokeFunctionMessage(ctx context.Context, in InvokeFunctionMessage
 	return iii.Call[InvokeFunctionMessageOutput](ctx, c.Client, "own::InvokeFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendInvokeFunctionMessage calls "own::InvokeFunctionMessage" without waiting for a result.
+// SendInvokeFunctionMessage calls "own::InvokeFunctionMessage" without waiting for the
+// result.
 func (c Own) SendInvokeFunctionMessage(ctx context.Context, in InvokeFunctionMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::InvokeFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInvokeFunctionMessage adds a call of "own::InvokeFunctionMessage" to a queue.
+// EnqueueInvokeFunctionMessage adds a call to "own::InvokeFunctionMessage" to the given
+// queue.
 func (c Own) EnqueueInvokeFunctionMessage(ctx context.Context, queue string, in InvokeFunctionMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::InvokeFunctionMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1626,12 +1644,12 @@ func (c Own) LocalFunctionStats(ctx context.Context, in LocalFunctionStatsInput,
 	return iii.Call[LocalFunctionStatsOutput](ctx, c.Client, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
 }
 
-// SendLocalFunctionStats calls "own::LocalFunctionStats" without waiting for a result.
+// SendLocalFunctionStats calls "own::LocalFunctionStats" without waiting for the result.
 func (c Own) SendLocalFunctionStats(ctx context.Context, in LocalFunctionStatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLocalFunctionStats adds a call of "own::LocalFunctionStats" to a queue.
+// EnqueueLocalFunctionStats adds a call to "own::LocalFunctionStats" to the given queue.
 func (c Own) EnqueueLocalFunctionStats(ctx context.Context, queue string, in LocalFunctionStatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LocalFunctionStats", in, callOptions(c.Options, opts)...)
 }
@@ -1642,13 +1660,13 @@ func (c Own) LocalInvocationStatsMessage(ctx context.Context, in LocalInvocation
 }
 
 // SendLocalInvocationStatsMessage calls "own::LocalInvocationStatsMessage" without waiting
-// for a result.
+// for the result.
 func (c Own) SendLocalInvocationStatsMessage(ctx context.Context, in LocalInvocationStatsMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LocalInvocationStatsMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLocalInvocationStatsMessage adds a call of "own::LocalInvocationStatsMessage" to a
-// queue.
+// EnqueueLocalInvocationStatsMessage adds a call to "own::LocalInvocationStatsMessage" to
+// the given queue.
 func (c Own) EnqueueLocalInvocationStatsMessage(ctx context.Context, queue string, in LocalInvocationStatsMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LocalInvocationStatsMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1658,12 +1676,12 @@ func (c Own) LogEvent(ctx context.Context, in LogEventInput, opts ...iii.CallOpt
 	return iii.Call[LogEventOutput](ctx, c.Client, "own::LogEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogEvent calls "own::LogEvent" without waiting for a result.
+// SendLogEvent calls "own::LogEvent" without waiting for the result.
 func (c Own) SendLogEvent(ctx context.Context, in LogEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogEvent adds a call of "own::LogEvent" to a queue.
+// EnqueueLogEvent adds a call to "own::LogEvent" to the given queue.
 func (c Own) EnqueueLogEvent(ctx context.Context, queue string, in LogEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogEvent", in, callOptions(c.Options, opts)...)
 }
@@ -1673,12 +1691,12 @@ func (c Own) LogInput(ctx context.Context, in LogInputInput, opts ...iii.CallOpt
 	return iii.Call[LogInputOutput](ctx, c.Client, "own::LogInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogInput calls "own::LogInput" without waiting for a result.
+// SendLogInput calls "own::LogInput" without waiting for the result.
 func (c Own) SendLogInput(ctx context.Context, in LogInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogInput adds a call of "own::LogInput" to a queue.
+// EnqueueLogInput adds a call to "own::LogInput" to the given queue.
 func (c Own) EnqueueLogInput(ctx context.Context, queue string, in LogInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogInput", in, callOptions(c.Options, opts)...)
 }
@@ -1688,12 +1706,12 @@ func (c Own) LogLevel(ctx context.Context, in LogLevelInput, opts ...iii.CallOpt
 	return iii.Call[LogLevelOutput](ctx, c.Client, "own::LogLevel", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogLevel calls "own::LogLevel" without waiting for a result.
+// SendLogLevel calls "own::LogLevel" without waiting for the result.
 func (c Own) SendLogLevel(ctx context.Context, in LogLevelInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogLevel", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogLevel adds a call of "own::LogLevel" to a queue.
+// EnqueueLogLevel adds a call to "own::LogLevel" to the given queue.
 func (c Own) EnqueueLogLevel(ctx context.Context, queue string, in LogLevelInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogLevel", in, callOptions(c.Options, opts)...)
 }
@@ -1703,12 +1721,12 @@ func (c Own) LogTriggerConfig(ctx context.Context, in LogTriggerConfigInput, opt
 	return iii.Call[LogTriggerConfigOutput](ctx, c.Client, "own::LogTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogTriggerConfig calls "own::LogTriggerConfig" without waiting for a result.
+// SendLogTriggerConfig calls "own::LogTriggerConfig" without waiting for the result.
 func (c Own) SendLogTriggerConfig(ctx context.Context, in LogTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogTriggerConfig adds a call of "own::LogTriggerConfig" to a queue.
+// EnqueueLogTriggerConfig adds a call to "own::LogTriggerConfig" to the given queue.
 func (c Own) EnqueueLogTriggerConfig(ctx context.Context, queue string, in LogTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -1718,12 +1736,12 @@ func (c Own) LogsListInput(ctx context.Context, in LogsListInputInput, opts ...i
 	return iii.Call[LogsListInputOutput](ctx, c.Client, "own::LogsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogsListInput calls "own::LogsListInput" without waiting for a result.
+// SendLogsListInput calls "own::LogsListInput" without waiting for the result.
 func (c Own) SendLogsListInput(ctx context.Context, in LogsListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogsListInput adds a call of "own::LogsListInput" to a queue.
+// EnqueueLogsListInput adds a call to "own::LogsListInput" to the given queue.
 func (c Own) EnqueueLogsListInput(ctx context.Context, queue string, in LogsListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogsListInput", in, callOptions(c.Options, opts)...)
 }
@@ -1733,12 +1751,12 @@ func (c Own) LogsListQuery(ctx context.Context, in LogsListQueryInput, opts ...i
 	return iii.Call[LogsListQueryOutput](ctx, c.Client, "own::LogsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogsListQuery calls "own::LogsListQuery" without waiting for a result.
+// SendLogsListQuery calls "own::LogsListQuery" without waiting for the result.
 func (c Own) SendLogsListQuery(ctx context.Context, in LogsListQueryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogsListQuery adds a call of "own::LogsListQuery" to a queue.
+// EnqueueLogsListQuery adds a call to "own::LogsListQuery" to the given queue.
 func (c Own) EnqueueLogsListQuery(ctx context.Context, queue string, in LogsListQueryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogsListQuery", in, callOptions(c.Options, opts)...)
 }
@@ -1748,12 +1766,12 @@ func (c Own) LogsListResult(ctx context.Context, in LogsListResultInput, opts ..
 	return iii.Call[LogsListResultOutput](ctx, c.Client, "own::LogsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendLogsListResult calls "own::LogsListResult" without waiting for a result.
+// SendLogsListResult calls "own::LogsListResult" without waiting for the result.
 func (c Own) SendLogsListResult(ctx context.Context, in LogsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::LogsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLogsListResult adds a call of "own::LogsListResult" to a queue.
+// EnqueueLogsListResult adds a call to "own::LogsListResult" to the given queue.
 func (c Own) EnqueueLogsListResult(ctx context.Context, queue string, in LogsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::LogsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -1763,12 +1781,12 @@ func (c Own) MergePath(ctx context.Context, in MergePathInput, opts ...iii.CallO
 	return iii.Call[MergePathOutput](ctx, c.Client, "own::MergePath", in, callOptions(c.Options, opts)...)
 }
 
-// SendMergePath calls "own::MergePath" without waiting for a result.
+// SendMergePath calls "own::MergePath" without waiting for the result.
 func (c Own) SendMergePath(ctx context.Context, in MergePathInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MergePath", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMergePath adds a call of "own::MergePath" to a queue.
+// EnqueueMergePath adds a call to "own::MergePath" to the given queue.
 func (c Own) EnqueueMergePath(ctx context.Context, queue string, in MergePathInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MergePath", in, callOptions(c.Options, opts)...)
 }
@@ -1778,12 +1796,12 @@ func (c Own) MessageType(ctx context.Context, in MessageTypeInput, opts ...iii.C
 	return iii.Call[MessageTypeOutput](ctx, c.Client, "own::MessageType", in, callOptions(c.Options, opts)...)
 }
 
-// SendMessageType calls "own::MessageType" without waiting for a result.
+// SendMessageType calls "own::MessageType" without waiting for the result.
 func (c Own) SendMessageType(ctx context.Context, in MessageTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MessageType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMessageType adds a call of "own::MessageType" to a queue.
+// EnqueueMessageType adds a call to "own::MessageType" to the given queue.
 func (c Own) EnqueueMessageType(ctx context.Context, queue string, in MessageTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MessageType", in, callOptions(c.Options, opts)...)
 }
@@ -1793,12 +1811,12 @@ func (c Own) MetricDataPoint(ctx context.Context, in MetricDataPointInput, opts 
 	return iii.Call[MetricDataPointOutput](ctx, c.Client, "own::MetricDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// SendMetricDataPoint calls "own::MetricDataPoint" without waiting for a result.
+// SendMetricDataPoint calls "own::MetricDataPoint" without waiting for the result.
 func (c Own) SendMetricDataPoint(ctx context.Context, in MetricDataPointInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MetricDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMetricDataPoint adds a call of "own::MetricDataPoint" to a queue.
+// EnqueueMetricDataPoint adds a call to "own::MetricDataPoint" to the given queue.
 func (c Own) EnqueueMetricDataPoint(ctx context.Context, queue string, in MetricDataPointInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MetricDataPoint", in, callOptions(c.Options, opts)...)
 }
@@ -1808,12 +1826,12 @@ func (c Own) MetricsListInput(ctx context.Context, in MetricsListInputInput, opt
 	return iii.Call[MetricsListInputOutput](ctx, c.Client, "own::MetricsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendMetricsListInput calls "own::MetricsListInput" without waiting for a result.
+// SendMetricsListInput calls "own::MetricsListInput" without waiting for the result.
 func (c Own) SendMetricsListInput(ctx context.Context, in MetricsListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MetricsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMetricsListInput adds a call of "own::MetricsListInput" to a queue.
+// EnqueueMetricsListInput adds a call to "own::MetricsListInput" to the given queue.
 func (c Own) EnqueueMetricsListInput(ctx context.Context, queue string, in MetricsListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MetricsListInput", in, callOptions(c.Options, opts)...)
 }
@@ -1823,12 +1841,12 @@ func (c Own) MetricsListQuery(ctx context.Context, in MetricsListQueryInput, opt
 	return iii.Call[MetricsListQueryOutput](ctx, c.Client, "own::MetricsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// SendMetricsListQuery calls "own::MetricsListQuery" without waiting for a result.
+// SendMetricsListQuery calls "own::MetricsListQuery" without waiting for the result.
 func (c Own) SendMetricsListQuery(ctx context.Context, in MetricsListQueryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MetricsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMetricsListQuery adds a call of "own::MetricsListQuery" to a queue.
+// EnqueueMetricsListQuery adds a call to "own::MetricsListQuery" to the given queue.
 func (c Own) EnqueueMetricsListQuery(ctx context.Context, queue string, in MetricsListQueryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MetricsListQuery", in, callOptions(c.Options, opts)...)
 }
@@ -1838,12 +1856,12 @@ func (c Own) MetricsListResult(ctx context.Context, in MetricsListResultInput, o
 	return iii.Call[MetricsListResultOutput](ctx, c.Client, "own::MetricsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendMetricsListResult calls "own::MetricsListResult" without waiting for a result.
+// SendMetricsListResult calls "own::MetricsListResult" without waiting for the result.
 func (c Own) SendMetricsListResult(ctx context.Context, in MetricsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MetricsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMetricsListResult adds a call of "own::MetricsListResult" to a queue.
+// EnqueueMetricsListResult adds a call to "own::MetricsListResult" to the given queue.
 func (c Own) EnqueueMetricsListResult(ctx context.Context, queue string, in MetricsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MetricsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -1853,12 +1871,12 @@ func (c Own) MiddlewareInput(ctx context.Context, in MiddlewareInputInput, opts 
 	return iii.Call[MiddlewareInputOutput](ctx, c.Client, "own::MiddlewareInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendMiddlewareInput calls "own::MiddlewareInput" without waiting for a result.
+// SendMiddlewareInput calls "own::MiddlewareInput" without waiting for the result.
 func (c Own) SendMiddlewareInput(ctx context.Context, in MiddlewareInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::MiddlewareInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMiddlewareInput adds a call of "own::MiddlewareInput" to a queue.
+// EnqueueMiddlewareInput adds a call to "own::MiddlewareInput" to the given queue.
 func (c Own) EnqueueMiddlewareInput(ctx context.Context, queue string, in MiddlewareInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::MiddlewareInput", in, callOptions(c.Options, opts)...)
 }
@@ -1868,12 +1886,12 @@ func (c Own) NumberDataPoint(ctx context.Context, in NumberDataPointInput, opts 
 	return iii.Call[NumberDataPointOutput](ctx, c.Client, "own::NumberDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// SendNumberDataPoint calls "own::NumberDataPoint" without waiting for a result.
+// SendNumberDataPoint calls "own::NumberDataPoint" without waiting for the result.
 func (c Own) SendNumberDataPoint(ctx context.Context, in NumberDataPointInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::NumberDataPoint", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNumberDataPoint adds a call of "own::NumberDataPoint" to a queue.
+// EnqueueNumberDataPoint adds a call to "own::NumberDataPoint" to the given queue.
 func (c Own) EnqueueNumberDataPoint(ctx context.Context, queue string, in NumberDataPointInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::NumberDataPoint", in, callOptions(c.Options, opts)...)
 }
@@ -1883,12 +1901,12 @@ func (c Own) ObserveDeliver(ctx context.Context, in ObserveDeliverInput, opts ..
 	return iii.Call[ObserveDeliverOutput](ctx, c.Client, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveDeliver calls "own::ObserveDeliver" without waiting for a result.
+// SendObserveDeliver calls "own::ObserveDeliver" without waiting for the result.
 func (c Own) SendObserveDeliver(ctx context.Context, in ObserveDeliverInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveDeliver adds a call of "own::ObserveDeliver" to a queue.
+// EnqueueObserveDeliver adds a call to "own::ObserveDeliver" to the given queue.
 func (c Own) EnqueueObserveDeliver(ctx context.Context, queue string, in ObserveDeliverInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveDeliver", in, callOptions(c.Options, opts)...)
 }
@@ -1898,12 +1916,12 @@ func (c Own) ObserveDelivery(ctx context.Context, in ObserveDeliveryInput, opts 
 	return iii.Call[ObserveDeliveryOutput](ctx, c.Client, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveDelivery calls "own::ObserveDelivery" without waiting for a result.
+// SendObserveDelivery calls "own::ObserveDelivery" without waiting for the result.
 func (c Own) SendObserveDelivery(ctx context.Context, in ObserveDeliveryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveDelivery adds a call of "own::ObserveDelivery" to a queue.
+// EnqueueObserveDelivery adds a call to "own::ObserveDelivery" to the given queue.
 func (c Own) EnqueueObserveDelivery(ctx context.Context, queue string, in ObserveDeliveryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveDelivery", in, callOptions(c.Options, opts)...)
 }
@@ -1913,12 +1931,12 @@ func (c Own) ObserveDescriptor(ctx context.Context, in ObserveDescriptorInput, o
 	return iii.Call[ObserveDescriptorOutput](ctx, c.Client, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveDescriptor calls "own::ObserveDescriptor" without waiting for a result.
+// SendObserveDescriptor calls "own::ObserveDescriptor" without waiting for the result.
 func (c Own) SendObserveDescriptor(ctx context.Context, in ObserveDescriptorInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveDescriptor adds a call of "own::ObserveDescriptor" to a queue.
+// EnqueueObserveDescriptor adds a call to "own::ObserveDescriptor" to the given queue.
 func (c Own) EnqueueObserveDescriptor(ctx context.Context, queue string, in ObserveDescriptorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveDescriptor", in, callOptions(c.Options, opts)...)
 }
@@ -1928,12 +1946,12 @@ func (c Own) ObserveMessage(ctx context.Context, in ObserveMessageInput, opts ..
 	return iii.Call[ObserveMessageOutput](ctx, c.Client, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveMessage calls "own::ObserveMessage" without waiting for a result.
+// SendObserveMessage calls "own::ObserveMessage" without waiting for the result.
 func (c Own) SendObserveMessage(ctx context.Context, in ObserveMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveMessage adds a call of "own::ObserveMessage" to a queue.
+// EnqueueObserveMessage adds a call to "own::ObserveMessage" to the given queue.
 func (c Own) EnqueueObserveMessage(ctx context.Context, queue string, in ObserveMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1943,12 +1961,12 @@ func (c Own) ObserveOn(ctx context.Context, in ObserveOnInput, opts ...iii.CallO
 	return iii.Call[ObserveOnOutput](ctx, c.Client, "own::ObserveOn", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveOn calls "own::ObserveOn" without waiting for a result.
+// SendObserveOn calls "own::ObserveOn" without waiting for the result.
 func (c Own) SendObserveOn(ctx context.Context, in ObserveOnInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveOn", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveOn adds a call of "own::ObserveOn" to a queue.
+// EnqueueObserveOn adds a call to "own::ObserveOn" to the given queue.
 func (c Own) EnqueueObserveOn(ctx context.Context, queue string, in ObserveOnInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveOn", in, callOptions(c.Options, opts)...)
 }
@@ -1958,12 +1976,12 @@ func (c Own) ObserveResultMessage(ctx context.Context, in ObserveResultMessageIn
 	return iii.Call[ObserveResultMessageOutput](ctx, c.Client, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveResultMessage calls "own::ObserveResultMessage" without waiting for a result.
+// SendObserveResultMessage calls "own::ObserveResultMessage" without waiting for the result.
 func (c Own) SendObserveResultMessage(ctx context.Context, in ObserveResultMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveResultMessage adds a call of "own::ObserveResultMessage" to a queue.
+// EnqueueObserveResultMessage adds a call to "own::ObserveResultMessage" to the given queue.
 func (c Own) EnqueueObserveResultMessage(ctx context.Context, queue string, in ObserveResultMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveResultMessage", in, callOptions(c.Options, opts)...)
 }
@@ -1973,12 +1991,12 @@ func (c Own) ObserveSource(ctx context.Context, in ObserveSourceInput, opts ...i
 	return iii.Call[ObserveSourceOutput](ctx, c.Client, "own::ObserveSource", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveSource calls "own::ObserveSource" without waiting for a result.
+// SendObserveSource calls "own::ObserveSource" without waiting for the result.
 func (c Own) SendObserveSource(ctx context.Context, in ObserveSourceInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveSource", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveSource adds a call of "own::ObserveSource" to a queue.
+// EnqueueObserveSource adds a call to "own::ObserveSource" to the given queue.
 func (c Own) EnqueueObserveSource(ctx context.Context, queue string, in ObserveSourceInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveSource", in, callOptions(c.Options, opts)...)
 }
@@ -1988,12 +2006,12 @@ func (c Own) ObserveTarget(ctx context.Context, in ObserveTargetInput, opts ...i
 	return iii.Call[ObserveTargetOutput](ctx, c.Client, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserveTarget calls "own::ObserveTarget" without waiting for a result.
+// SendObserveTarget calls "own::ObserveTarget" without waiting for the result.
 func (c Own) SendObserveTarget(ctx context.Context, in ObserveTargetInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserveTarget adds a call of "own::ObserveTarget" to a queue.
+// EnqueueObserveTarget adds a call to "own::ObserveTarget" to the given queue.
 func (c Own) EnqueueObserveTarget(ctx context.Context, queue string, in ObserveTargetInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserveTarget", in, callOptions(c.Options, opts)...)
 }
@@ -2003,12 +2021,12 @@ func (c Own) Observed(ctx context.Context, in ObservedInput, opts ...iii.CallOpt
 	return iii.Call[ObservedOutput](ctx, c.Client, "own::Observed", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserved calls "own::Observed" without waiting for a result.
+// SendObserved calls "own::Observed" without waiting for the result.
 func (c Own) SendObserved(ctx context.Context, in ObservedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Observed", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserved adds a call of "own::Observed" to a queue.
+// EnqueueObserved adds a call to "own::Observed" to the given queue.
 func (c Own) EnqueueObserved(ctx context.Context, queue string, in ObservedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Observed", in, callOptions(c.Options, opts)...)
 }
@@ -2018,12 +2036,12 @@ func (c Own) ObservedInvocation(ctx context.Context, in ObservedInvocationInput,
 	return iii.Call[ObservedInvocationOutput](ctx, c.Client, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
 }
 
-// SendObservedInvocation calls "own::ObservedInvocation" without waiting for a result.
+// SendObservedInvocation calls "own::ObservedInvocation" without waiting for the result.
 func (c Own) SendObservedInvocation(ctx context.Context, in ObservedInvocationInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObservedInvocation adds a call of "own::ObservedInvocation" to a queue.
+// EnqueueObservedInvocation adds a call to "own::ObservedInvocation" to the given queue.
 func (c Own) EnqueueObservedInvocation(ctx context.Context, queue string, in ObservedInvocationInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObservedInvocation", in, callOptions(c.Options, opts)...)
 }
@@ -2033,12 +2051,12 @@ func (c Own) ObserverAckMessage(ctx context.Context, in ObserverAckMessageInput,
 	return iii.Call[ObserverAckMessageOutput](ctx, c.Client, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverAckMessage calls "own::ObserverAckMessage" without waiting for a result.
+// SendObserverAckMessage calls "own::ObserverAckMessage" without waiting for the result.
 func (c Own) SendObserverAckMessage(ctx context.Context, in ObserverAckMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverAckMessage adds a call of "own::ObserverAckMessage" to a queue.
+// EnqueueObserverAckMessage adds a call to "own::ObserverAckMessage" to the given queue.
 func (c Own) EnqueueObserverAckMessage(ctx context.Context, queue string, in ObserverAckMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverAckMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2048,12 +2066,12 @@ func (c Own) ObserverAddedMessage(ctx context.Context, in ObserverAddedMessageIn
 	return iii.Call[ObserverAddedMessageOutput](ctx, c.Client, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverAddedMessage calls "own::ObserverAddedMessage" without waiting for a result.
+// SendObserverAddedMessage calls "own::ObserverAddedMessage" without waiting for the result.
 func (c Own) SendObserverAddedMessage(ctx context.Context, in ObserverAddedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverAddedMessage adds a call of "own::ObserverAddedMessage" to a queue.
+// EnqueueObserverAddedMessage adds a call to "own::ObserverAddedMessage" to the given queue.
 func (c Own) EnqueueObserverAddedMessage(ctx context.Context, queue string, in ObserverAddedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverAddedMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2063,12 +2081,12 @@ func (c Own) ObserverInfo(ctx context.Context, in ObserverInfoInput, opts ...iii
 	return iii.Call[ObserverInfoOutput](ctx, c.Client, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverInfo calls "own::ObserverInfo" without waiting for a result.
+// SendObserverInfo calls "own::ObserverInfo" without waiting for the result.
 func (c Own) SendObserverInfo(ctx context.Context, in ObserverInfoInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverInfo adds a call of "own::ObserverInfo" to a queue.
+// EnqueueObserverInfo adds a call to "own::ObserverInfo" to the given queue.
 func (c Own) EnqueueObserverInfo(ctx context.Context, queue string, in ObserverInfoInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverInfo", in, callOptions(c.Options, opts)...)
 }
@@ -2078,12 +2096,12 @@ func (c Own) ObserverInfoInput(ctx context.Context, in ObserverInfoInputInput, o
 	return iii.Call[ObserverInfoInputOutput](ctx, c.Client, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverInfoInput calls "own::ObserverInfoInput" without waiting for a result.
+// SendObserverInfoInput calls "own::ObserverInfoInput" without waiting for the result.
 func (c Own) SendObserverInfoInput(ctx context.Context, in ObserverInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverInfoInput adds a call of "own::ObserverInfoInput" to a queue.
+// EnqueueObserverInfoInput adds a call to "own::ObserverInfoInput" to the given queue.
 func (c Own) EnqueueObserverInfoInput(ctx context.Context, queue string, in ObserverInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -2093,12 +2111,12 @@ func (c Own) ObserverInfoResult(ctx context.Context, in ObserverInfoResultInput,
 	return iii.Call[ObserverInfoResultOutput](ctx, c.Client, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverInfoResult calls "own::ObserverInfoResult" without waiting for a result.
+// SendObserverInfoResult calls "own::ObserverInfoResult" without waiting for the result.
 func (c Own) SendObserverInfoResult(ctx context.Context, in ObserverInfoResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverInfoResult adds a call of "own::ObserverInfoResult" to a queue.
+// EnqueueObserverInfoResult adds a call to "own::ObserverInfoResult" to the given queue.
 func (c Own) EnqueueObserverInfoResult(ctx context.Context, queue string, in ObserverInfoResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverInfoResult", in, callOptions(c.Options, opts)...)
 }
@@ -2108,12 +2126,12 @@ func (c Own) ObserverLegacy(ctx context.Context, in ObserverLegacyInput, opts ..
 	return iii.Call[ObserverLegacyOutput](ctx, c.Client, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverLegacy calls "own::ObserverLegacy" without waiting for a result.
+// SendObserverLegacy calls "own::ObserverLegacy" without waiting for the result.
 func (c Own) SendObserverLegacy(ctx context.Context, in ObserverLegacyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverLegacy adds a call of "own::ObserverLegacy" to a queue.
+// EnqueueObserverLegacy adds a call to "own::ObserverLegacy" to the given queue.
 func (c Own) EnqueueObserverLegacy(ctx context.Context, queue string, in ObserverLegacyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverLegacy", in, callOptions(c.Options, opts)...)
 }
@@ -2123,13 +2141,14 @@ func (c Own) ObserverRemovedMessage(ctx context.Context, in ObserverRemovedMessa
 	return iii.Call[ObserverRemovedMessageOutput](ctx, c.Client, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverRemovedMessage calls "own::ObserverRemovedMessage" without waiting for a
+// SendObserverRemovedMessage calls "own::ObserverRemovedMessage" without waiting for the
 // result.
 func (c Own) SendObserverRemovedMessage(ctx context.Context, in ObserverRemovedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverRemovedMessage adds a call of "own::ObserverRemovedMessage" to a queue.
+// EnqueueObserverRemovedMessage adds a call to "own::ObserverRemovedMessage" to the given
+// queue.
 func (c Own) EnqueueObserverRemovedMessage(ctx context.Context, queue string, in ObserverRemovedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverRemovedMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2139,12 +2158,12 @@ func (c Own) ObserverState(ctx context.Context, in ObserverStateInput, opts ...i
 	return iii.Call[ObserverStateOutput](ctx, c.Client, "own::ObserverState", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverState calls "own::ObserverState" without waiting for a result.
+// SendObserverState calls "own::ObserverState" without waiting for the result.
 func (c Own) SendObserverState(ctx context.Context, in ObserverStateInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverState", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverState adds a call of "own::ObserverState" to a queue.
+// EnqueueObserverState adds a call to "own::ObserverState" to the given queue.
 func (c Own) EnqueueObserverState(ctx context.Context, queue string, in ObserverStateInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverState", in, callOptions(c.Options, opts)...)
 }
@@ -2155,13 +2174,13 @@ func (c Own) ObserverStateChangedMessage(ctx context.Context, in ObserverStateCh
 }
 
 // SendObserverStateChangedMessage calls "own::ObserverStateChangedMessage" without waiting
-// for a result.
+// for the result.
 func (c Own) SendObserverStateChangedMessage(ctx context.Context, in ObserverStateChangedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverStateChangedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverStateChangedMessage adds a call of "own::ObserverStateChangedMessage" to a
-// queue.
+// EnqueueObserverStateChangedMessage adds a call to "own::ObserverStateChangedMessage" to
+// the given queue.
 func (c Own) EnqueueObserverStateChangedMessage(ctx context.Context, queue string, in ObserverStateChangedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverStateChangedMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2171,12 +2190,12 @@ func (c Own) ObserverView(ctx context.Context, in ObserverViewInput, opts ...iii
 	return iii.Call[ObserverViewOutput](ctx, c.Client, "own::ObserverView", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserverView calls "own::ObserverView" without waiting for a result.
+// SendObserverView calls "own::ObserverView" without waiting for the result.
 func (c Own) SendObserverView(ctx context.Context, in ObserverViewInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserverView", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserverView adds a call of "own::ObserverView" to a queue.
+// EnqueueObserverView adds a call to "own::ObserverView" to the given queue.
 func (c Own) EnqueueObserverView(ctx context.Context, queue string, in ObserverViewInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserverView", in, callOptions(c.Options, opts)...)
 }
@@ -2186,12 +2205,14 @@ func (c Own) ObserversChangedEvent(ctx context.Context, in ObserversChangedEvent
 	return iii.Call[ObserversChangedEventOutput](ctx, c.Client, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserversChangedEvent calls "own::ObserversChangedEvent" without waiting for a result.
+// SendObserversChangedEvent calls "own::ObserversChangedEvent" without waiting for the
+// result.
 func (c Own) SendObserversChangedEvent(ctx context.Context, in ObserversChangedEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserversChangedEvent adds a call of "own::ObserversChangedEvent" to a queue.
+// EnqueueObserversChangedEvent adds a call to "own::ObserversChangedEvent" to the given
+// queue.
 func (c Own) EnqueueObserversChangedEvent(ctx context.Context, queue string, in ObserversChangedEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserversChangedEvent", in, callOptions(c.Options, opts)...)
 }
@@ -2201,12 +2222,12 @@ func (c Own) ObserversListResult(ctx context.Context, in ObserversListResultInpu
 	return iii.Call[ObserversListResultOutput](ctx, c.Client, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendObserversListResult calls "own::ObserversListResult" without waiting for a result.
+// SendObserversListResult calls "own::ObserversListResult" without waiting for the result.
 func (c Own) SendObserversListResult(ctx context.Context, in ObserversListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueObserversListResult adds a call of "own::ObserversListResult" to a queue.
+// EnqueueObserversListResult adds a call to "own::ObserversListResult" to the given queue.
 func (c Own) EnqueueObserversListResult(ctx context.Context, queue string, in ObserversListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ObserversListResult", in, callOptions(c.Options, opts)...)
 }
@@ -2217,13 +2238,13 @@ func (c Own) OnFunctionRegistrationInput(ctx context.Context, in OnFunctionRegis
 }
 
 // SendOnFunctionRegistrationInput calls "own::OnFunctionRegistrationInput" without waiting
-// for a result.
+// for the result.
 func (c Own) SendOnFunctionRegistrationInput(ctx context.Context, in OnFunctionRegistrationInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnFunctionRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnFunctionRegistrationInput adds a call of "own::OnFunctionRegistrationInput" to a
-// queue.
+// EnqueueOnFunctionRegistrationInput adds a call to "own::OnFunctionRegistrationInput" to
+// the given queue.
 func (c Own) EnqueueOnFunctionRegistrationInput(ctx context.Context, queue string, in OnFunctionRegistrationInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnFunctionRegistrationInput", in, callOptions(c.Options, opts)...)
 }
@@ -2234,13 +2255,13 @@ func (c Own) OnFunctionRegistrationResult(ctx context.Context, in OnFunctionRegi
 }
 
 // SendOnFunctionRegistrationResult calls "own::OnFunctionRegistrationResult" without waiting
-// for a result.
+// for the result.
 func (c Own) SendOnFunctionRegistrationResult(ctx context.Context, in OnFunctionRegistrationResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnFunctionRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnFunctionRegistrationResult adds a call of "own::OnFunctionRegistrationResult" to
-// a queue.
+// EnqueueOnFunctionRegistrationResult adds a call to "own::OnFunctionRegistrationResult" to
+// the given queue.
 func (c Own) EnqueueOnFunctionRegistrationResult(ctx context.Context, queue string, in OnFunctionRegistrationResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnFunctionRegistrationResult", in, callOptions(c.Options, opts)...)
 }
@@ -2251,13 +2272,13 @@ func (c Own) OnTriggerRegistrationInput(ctx context.Context, in OnTriggerRegistr
 }
 
 // SendOnTriggerRegistrationInput calls "own::OnTriggerRegistrationInput" without waiting for
-// a result.
+// the result.
 func (c Own) SendOnTriggerRegistrationInput(ctx context.Context, in OnTriggerRegistrationInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnTriggerRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnTriggerRegistrationInput adds a call of "own::OnTriggerRegistrationInput" to a
-// queue.
+// EnqueueOnTriggerRegistrationInput adds a call to "own::OnTriggerRegistrationInput" to the
+// given queue.
 func (c Own) EnqueueOnTriggerRegistrationInput(ctx context.Context, queue string, in OnTriggerRegistrationInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnTriggerRegistrationInput", in, callOptions(c.Options, opts)...)
 }
@@ -2268,13 +2289,13 @@ func (c Own) OnTriggerRegistrationResult(ctx context.Context, in OnTriggerRegist
 }
 
 // SendOnTriggerRegistrationResult calls "own::OnTriggerRegistrationResult" without waiting
-// for a result.
+// for the result.
 func (c Own) SendOnTriggerRegistrationResult(ctx context.Context, in OnTriggerRegistrationResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnTriggerRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnTriggerRegistrationResult adds a call of "own::OnTriggerRegistrationResult" to a
-// queue.
+// EnqueueOnTriggerRegistrationResult adds a call to "own::OnTriggerRegistrationResult" to
+// the given queue.
 func (c Own) EnqueueOnTriggerRegistrationResult(ctx context.Context, queue string, in OnTriggerRegistrationResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnTriggerRegistrationResult", in, callOptions(c.Options, opts)...)
 }
@@ -2285,13 +2306,13 @@ func (c Own) OnTriggerTypeRegistrationInput(ctx context.Context, in OnTriggerTyp
 }
 
 // SendOnTriggerTypeRegistrationInput calls "own::OnTriggerTypeRegistrationInput" without
-// waiting for a result.
+// waiting for the result.
 func (c Own) SendOnTriggerTypeRegistrationInput(ctx context.Context, in OnTriggerTypeRegistrationInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnTriggerTypeRegistrationInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnTriggerTypeRegistrationInput adds a call of "own::OnTriggerTypeRegistrationInput"
-// to a queue.
+// EnqueueOnTriggerTypeRegistrationInput adds a call to "own::OnTriggerTypeRegistrationInput"
+// to the given queue.
 func (c Own) EnqueueOnTriggerTypeRegistrationInput(ctx context.Context, queue string, in OnTriggerTypeRegistrationInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnTriggerTypeRegistrationInput", in, callOptions(c.Options, opts)...)
 }
@@ -2302,13 +2323,13 @@ func (c Own) OnTriggerTypeRegistrationResult(ctx context.Context, in OnTriggerTy
 }
 
 // SendOnTriggerTypeRegistrationResult calls "own::OnTriggerTypeRegistrationResult" without
-// waiting for a result.
+// waiting for the result.
 func (c Own) SendOnTriggerTypeRegistrationResult(ctx context.Context, in OnTriggerTypeRegistrationResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OnTriggerTypeRegistrationResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOnTriggerTypeRegistrationResult adds a call of
-// "own::OnTriggerTypeRegistrationResult" to a queue.
+// EnqueueOnTriggerTypeRegistrationResult adds a call to
+// "own::OnTriggerTypeRegistrationResult" to the given queue.
 func (c Own) EnqueueOnTriggerTypeRegistrationResult(ctx context.Context, queue string, in OnTriggerTypeRegistrationResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OnTriggerTypeRegistrationResult", in, callOptions(c.Options, opts)...)
 }
@@ -2318,12 +2339,12 @@ func (c Own) OtelConfig(ctx context.Context, in OtelConfigInput, opts ...iii.Cal
 	return iii.Call[OtelConfigOutput](ctx, c.Client, "own::OtelConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendOtelConfig calls "own::OtelConfig" without waiting for a result.
+// SendOtelConfig calls "own::OtelConfig" without waiting for the result.
 func (c Own) SendOtelConfig(ctx context.Context, in OtelConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OtelConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOtelConfig adds a call of "own::OtelConfig" to a queue.
+// EnqueueOtelConfig adds a call to "own::OtelConfig" to the given queue.
 func (c Own) EnqueueOtelConfig(ctx context.Context, queue string, in OtelConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OtelConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2333,12 +2354,12 @@ func (c Own) OtelMessage(ctx context.Context, in OtelMessageInput, opts ...iii.C
 	return iii.Call[OtelMessageOutput](ctx, c.Client, "own::OtelMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendOtelMessage calls "own::OtelMessage" without waiting for a result.
+// SendOtelMessage calls "own::OtelMessage" without waiting for the result.
 func (c Own) SendOtelMessage(ctx context.Context, in OtelMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::OtelMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOtelMessage adds a call of "own::OtelMessage" to a queue.
+// EnqueueOtelMessage adds a call to "own::OtelMessage" to the given queue.
 func (c Own) EnqueueOtelMessage(ctx context.Context, queue string, in OtelMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::OtelMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2348,12 +2369,12 @@ func (c Own) PingMessage(ctx context.Context, in PingMessageInput, opts ...iii.C
 	return iii.Call[PingMessageOutput](ctx, c.Client, "own::PingMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendPingMessage calls "own::PingMessage" without waiting for a result.
+// SendPingMessage calls "own::PingMessage" without waiting for the result.
 func (c Own) SendPingMessage(ctx context.Context, in PingMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::PingMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePingMessage adds a call of "own::PingMessage" to a queue.
+// EnqueuePingMessage adds a call to "own::PingMessage" to the given queue.
 func (c Own) EnqueuePingMessage(ctx context.Context, queue string, in PingMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::PingMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2363,12 +2384,12 @@ func (c Own) PongMessage(ctx context.Context, in PongMessageInput, opts ...iii.C
 	return iii.Call[PongMessageOutput](ctx, c.Client, "own::PongMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendPongMessage calls "own::PongMessage" without waiting for a result.
+// SendPongMessage calls "own::PongMessage" without waiting for the result.
 func (c Own) SendPongMessage(ctx context.Context, in PongMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::PongMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePongMessage adds a call of "own::PongMessage" to a queue.
+// EnqueuePongMessage adds a call to "own::PongMessage" to the given queue.
 func (c Own) EnqueuePongMessage(ctx context.Context, queue string, in PongMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::PongMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2378,12 +2399,12 @@ func (c Own) PublishInput(ctx context.Context, in PublishInputInput, opts ...iii
 	return iii.Call[PublishInputOutput](ctx, c.Client, "own::PublishInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendPublishInput calls "own::PublishInput" without waiting for a result.
+// SendPublishInput calls "own::PublishInput" without waiting for the result.
 func (c Own) SendPublishInput(ctx context.Context, in PublishInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::PublishInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePublishInput adds a call of "own::PublishInput" to a queue.
+// EnqueuePublishInput adds a call to "own::PublishInput" to the given queue.
 func (c Own) EnqueuePublishInput(ctx context.Context, queue string, in PublishInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::PublishInput", in, callOptions(c.Options, opts)...)
 }
@@ -2393,12 +2414,12 @@ func (c Own) QueueConfig(ctx context.Context, in QueueConfigInput, opts ...iii.C
 	return iii.Call[QueueConfigOutput](ctx, c.Client, "own::QueueConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueConfig calls "own::QueueConfig" without waiting for a result.
+// SendQueueConfig calls "own::QueueConfig" without waiting for the result.
 func (c Own) SendQueueConfig(ctx context.Context, in QueueConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueConfig adds a call of "own::QueueConfig" to a queue.
+// EnqueueQueueConfig adds a call to "own::QueueConfig" to the given queue.
 func (c Own) EnqueueQueueConfig(ctx context.Context, queue string, in QueueConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2408,13 +2429,14 @@ func (c Own) QueueDiscardMessageInput(ctx context.Context, in QueueDiscardMessag
 	return iii.Call[QueueDiscardMessageInputOutput](ctx, c.Client, "own::QueueDiscardMessageInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueDiscardMessageInput calls "own::QueueDiscardMessageInput" without waiting for a
+// SendQueueDiscardMessageInput calls "own::QueueDiscardMessageInput" without waiting for the
 // result.
 func (c Own) SendQueueDiscardMessageInput(ctx context.Context, in QueueDiscardMessageInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueDiscardMessageInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueDiscardMessageInput adds a call of "own::QueueDiscardMessageInput" to a queue.
+// EnqueueQueueDiscardMessageInput adds a call to "own::QueueDiscardMessageInput" to the
+// given queue.
 func (c Own) EnqueueQueueDiscardMessageInput(ctx context.Context, queue string, in QueueDiscardMessageInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueDiscardMessageInput", in, callOptions(c.Options, opts)...)
 }
@@ -2424,14 +2446,14 @@ func (c Own) QueueDiscardMessageResult(ctx context.Context, in QueueDiscardMessa
 	return iii.Call[QueueDiscardMessageResultOutput](ctx, c.Client, "own::QueueDiscardMessageResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueDiscardMessageResult calls "own::QueueDiscardMessageResult" without waiting for a
-// result.
+// SendQueueDiscardMessageResult calls "own::QueueDiscardMessageResult" without waiting for
+// the result.
 func (c Own) SendQueueDiscardMessageResult(ctx context.Context, in QueueDiscardMessageResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueDiscardMessageResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueDiscardMessageResult adds a call of "own::QueueDiscardMessageResult" to a
-// queue.
+// EnqueueQueueDiscardMessageResult adds a call to "own::QueueDiscardMessageResult" to the
+// given queue.
 func (c Own) EnqueueQueueDiscardMessageResult(ctx context.Context, queue string, in QueueDiscardMessageResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueDiscardMessageResult", in, callOptions(c.Options, opts)...)
 }
@@ -2441,12 +2463,12 @@ func (c Own) QueueEnqueueInput(ctx context.Context, in QueueEnqueueInputInput, o
 	return iii.Call[QueueEnqueueInputOutput](ctx, c.Client, "own::QueueEnqueueInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueEnqueueInput calls "own::QueueEnqueueInput" without waiting for a result.
+// SendQueueEnqueueInput calls "own::QueueEnqueueInput" without waiting for the result.
 func (c Own) SendQueueEnqueueInput(ctx context.Context, in QueueEnqueueInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueEnqueueInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueEnqueueInput adds a call of "own::QueueEnqueueInput" to a queue.
+// EnqueueQueueEnqueueInput adds a call to "own::QueueEnqueueInput" to the given queue.
 func (c Own) EnqueueQueueEnqueueInput(ctx context.Context, queue string, in QueueEnqueueInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueEnqueueInput", in, callOptions(c.Options, opts)...)
 }
@@ -2456,12 +2478,12 @@ func (c Own) QueueRedriveInput(ctx context.Context, in QueueRedriveInputInput, o
 	return iii.Call[QueueRedriveInputOutput](ctx, c.Client, "own::QueueRedriveInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueRedriveInput calls "own::QueueRedriveInput" without waiting for a result.
+// SendQueueRedriveInput calls "own::QueueRedriveInput" without waiting for the result.
 func (c Own) SendQueueRedriveInput(ctx context.Context, in QueueRedriveInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueRedriveInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueRedriveInput adds a call of "own::QueueRedriveInput" to a queue.
+// EnqueueQueueRedriveInput adds a call to "own::QueueRedriveInput" to the given queue.
 func (c Own) EnqueueQueueRedriveInput(ctx context.Context, queue string, in QueueRedriveInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveInput", in, callOptions(c.Options, opts)...)
 }
@@ -2471,13 +2493,14 @@ func (c Own) QueueRedriveMessageInput(ctx context.Context, in QueueRedriveMessag
 	return iii.Call[QueueRedriveMessageInputOutput](ctx, c.Client, "own::QueueRedriveMessageInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueRedriveMessageInput calls "own::QueueRedriveMessageInput" without waiting for a
+// SendQueueRedriveMessageInput calls "own::QueueRedriveMessageInput" without waiting for the
 // result.
 func (c Own) SendQueueRedriveMessageInput(ctx context.Context, in QueueRedriveMessageInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueRedriveMessageInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueRedriveMessageInput adds a call of "own::QueueRedriveMessageInput" to a queue.
+// EnqueueQueueRedriveMessageInput adds a call to "own::QueueRedriveMessageInput" to the
+// given queue.
 func (c Own) EnqueueQueueRedriveMessageInput(ctx context.Context, queue string, in QueueRedriveMessageInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveMessageInput", in, callOptions(c.Options, opts)...)
 }
@@ -2487,14 +2510,14 @@ func (c Own) QueueRedriveMessageResult(ctx context.Context, in QueueRedriveMessa
 	return iii.Call[QueueRedriveMessageResultOutput](ctx, c.Client, "own::QueueRedriveMessageResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueRedriveMessageResult calls "own::QueueRedriveMessageResult" without waiting for a
-// result.
+// SendQueueRedriveMessageResult calls "own::QueueRedriveMessageResult" without waiting for
+// the result.
 func (c Own) SendQueueRedriveMessageResult(ctx context.Context, in QueueRedriveMessageResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueRedriveMessageResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueRedriveMessageResult adds a call of "own::QueueRedriveMessageResult" to a
-// queue.
+// EnqueueQueueRedriveMessageResult adds a call to "own::QueueRedriveMessageResult" to the
+// given queue.
 func (c Own) EnqueueQueueRedriveMessageResult(ctx context.Context, queue string, in QueueRedriveMessageResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveMessageResult", in, callOptions(c.Options, opts)...)
 }
@@ -2504,12 +2527,12 @@ func (c Own) QueueRedriveResult(ctx context.Context, in QueueRedriveResultInput,
 	return iii.Call[QueueRedriveResultOutput](ctx, c.Client, "own::QueueRedriveResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueRedriveResult calls "own::QueueRedriveResult" without waiting for a result.
+// SendQueueRedriveResult calls "own::QueueRedriveResult" without waiting for the result.
 func (c Own) SendQueueRedriveResult(ctx context.Context, in QueueRedriveResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueRedriveResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueRedriveResult adds a call of "own::QueueRedriveResult" to a queue.
+// EnqueueQueueRedriveResult adds a call to "own::QueueRedriveResult" to the given queue.
 func (c Own) EnqueueQueueRedriveResult(ctx context.Context, queue string, in QueueRedriveResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueRedriveResult", in, callOptions(c.Options, opts)...)
 }
@@ -2519,12 +2542,12 @@ func (c Own) QueueSourceArgs(ctx context.Context, in QueueSourceArgsInput, opts 
 	return iii.Call[QueueSourceArgsOutput](ctx, c.Client, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueSourceArgs calls "own::QueueSourceArgs" without waiting for a result.
+// SendQueueSourceArgs calls "own::QueueSourceArgs" without waiting for the result.
 func (c Own) SendQueueSourceArgs(ctx context.Context, in QueueSourceArgsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueSourceArgs adds a call of "own::QueueSourceArgs" to a queue.
+// EnqueueQueueSourceArgs adds a call to "own::QueueSourceArgs" to the given queue.
 func (c Own) EnqueueQueueSourceArgs(ctx context.Context, queue string, in QueueSourceArgsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueSourceArgs", in, callOptions(c.Options, opts)...)
 }
@@ -2534,12 +2557,12 @@ func (c Own) QueueTriggerConfig(ctx context.Context, in QueueTriggerConfigInput,
 	return iii.Call[QueueTriggerConfigOutput](ctx, c.Client, "own::QueueTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendQueueTriggerConfig calls "own::QueueTriggerConfig" without waiting for a result.
+// SendQueueTriggerConfig calls "own::QueueTriggerConfig" without waiting for the result.
 func (c Own) SendQueueTriggerConfig(ctx context.Context, in QueueTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::QueueTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueQueueTriggerConfig adds a call of "own::QueueTriggerConfig" to a queue.
+// EnqueueQueueTriggerConfig adds a call to "own::QueueTriggerConfig" to the given queue.
 func (c Own) EnqueueQueueTriggerConfig(ctx context.Context, queue string, in QueueTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::QueueTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2549,12 +2572,12 @@ func (c Own) ReattachMessage(ctx context.Context, in ReattachMessageInput, opts 
 	return iii.Call[ReattachMessageOutput](ctx, c.Client, "own::ReattachMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendReattachMessage calls "own::ReattachMessage" without waiting for a result.
+// SendReattachMessage calls "own::ReattachMessage" without waiting for the result.
 func (c Own) SendReattachMessage(ctx context.Context, in ReattachMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ReattachMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueReattachMessage adds a call of "own::ReattachMessage" to a queue.
+// EnqueueReattachMessage adds a call to "own::ReattachMessage" to the given queue.
 func (c Own) EnqueueReattachMessage(ctx context.Context, queue string, in ReattachMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ReattachMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2564,12 +2587,12 @@ func (c Own) ReconnectionConfig(ctx context.Context, in ReconnectionConfigInput,
 	return iii.Call[ReconnectionConfigOutput](ctx, c.Client, "own::ReconnectionConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendReconnectionConfig calls "own::ReconnectionConfig" without waiting for a result.
+// SendReconnectionConfig calls "own::ReconnectionConfig" without waiting for the result.
 func (c Own) SendReconnectionConfig(ctx context.Context, in ReconnectionConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::ReconnectionConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueReconnectionConfig adds a call of "own::ReconnectionConfig" to a queue.
+// EnqueueReconnectionConfig adds a call to "own::ReconnectionConfig" to the given queue.
 func (c Own) EnqueueReconnectionConfig(ctx context.Context, queue string, in ReconnectionConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::ReconnectionConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2579,13 +2602,14 @@ func (c Own) RegisterFunctionMessage(ctx context.Context, in RegisterFunctionMes
 	return iii.Call[RegisterFunctionMessageOutput](ctx, c.Client, "own::RegisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterFunctionMessage calls "own::RegisterFunctionMessage" without waiting for a
+// SendRegisterFunctionMessage calls "own::RegisterFunctionMessage" without waiting for the
 // result.
 func (c Own) SendRegisterFunctionMessage(ctx context.Context, in RegisterFunctionMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterFunctionMessage adds a call of "own::RegisterFunctionMessage" to a queue.
+// EnqueueRegisterFunctionMessage adds a call to "own::RegisterFunctionMessage" to the given
+// queue.
 func (c Own) EnqueueRegisterFunctionMessage(ctx context.Context, queue string, in RegisterFunctionMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2595,13 +2619,14 @@ func (c Own) RegisterServiceMessage(ctx context.Context, in RegisterServiceMessa
 	return iii.Call[RegisterServiceMessageOutput](ctx, c.Client, "own::RegisterServiceMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterServiceMessage calls "own::RegisterServiceMessage" without waiting for a
+// SendRegisterServiceMessage calls "own::RegisterServiceMessage" without waiting for the
 // result.
 func (c Own) SendRegisterServiceMessage(ctx context.Context, in RegisterServiceMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterServiceMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterServiceMessage adds a call of "own::RegisterServiceMessage" to a queue.
+// EnqueueRegisterServiceMessage adds a call to "own::RegisterServiceMessage" to the given
+// queue.
 func (c Own) EnqueueRegisterServiceMessage(ctx context.Context, queue string, in RegisterServiceMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterServiceMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2611,12 +2636,12 @@ func (c Own) RegisterTriggerInput(ctx context.Context, in RegisterTriggerInputIn
 	return iii.Call[RegisterTriggerInputOutput](ctx, c.Client, "own::RegisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterTriggerInput calls "own::RegisterTriggerInput" without waiting for a result.
+// SendRegisterTriggerInput calls "own::RegisterTriggerInput" without waiting for the result.
 func (c Own) SendRegisterTriggerInput(ctx context.Context, in RegisterTriggerInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterTriggerInput adds a call of "own::RegisterTriggerInput" to a queue.
+// EnqueueRegisterTriggerInput adds a call to "own::RegisterTriggerInput" to the given queue.
 func (c Own) EnqueueRegisterTriggerInput(ctx context.Context, queue string, in RegisterTriggerInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
@@ -2626,13 +2651,14 @@ func (c Own) RegisterTriggerMessage(ctx context.Context, in RegisterTriggerMessa
 	return iii.Call[RegisterTriggerMessageOutput](ctx, c.Client, "own::RegisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterTriggerMessage calls "own::RegisterTriggerMessage" without waiting for a
+// SendRegisterTriggerMessage calls "own::RegisterTriggerMessage" without waiting for the
 // result.
 func (c Own) SendRegisterTriggerMessage(ctx context.Context, in RegisterTriggerMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterTriggerMessage adds a call of "own::RegisterTriggerMessage" to a queue.
+// EnqueueRegisterTriggerMessage adds a call to "own::RegisterTriggerMessage" to the given
+// queue.
 func (c Own) EnqueueRegisterTriggerMessage(ctx context.Context, queue string, in RegisterTriggerMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2642,12 +2668,14 @@ func (c Own) RegisterTriggerResult(ctx context.Context, in RegisterTriggerResult
 	return iii.Call[RegisterTriggerResultOutput](ctx, c.Client, "own::RegisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendRegisterTriggerResult calls "own::RegisterTriggerResult" without waiting for a result.
+// SendRegisterTriggerResult calls "own::RegisterTriggerResult" without waiting for the
+// result.
 func (c Own) SendRegisterTriggerResult(ctx context.Context, in RegisterTriggerResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterTriggerResult adds a call of "own::RegisterTriggerResult" to a queue.
+// EnqueueRegisterTriggerResult adds a call to "own::RegisterTriggerResult" to the given
+// queue.
 func (c Own) EnqueueRegisterTriggerResult(ctx context.Context, queue string, in RegisterTriggerResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
@@ -2658,13 +2686,13 @@ func (c Own) RegisterTriggerTypeMessage(ctx context.Context, in RegisterTriggerT
 }
 
 // SendRegisterTriggerTypeMessage calls "own::RegisterTriggerTypeMessage" without waiting for
-// a result.
+// the result.
 func (c Own) SendRegisterTriggerTypeMessage(ctx context.Context, in RegisterTriggerTypeMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegisterTriggerTypeMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegisterTriggerTypeMessage adds a call of "own::RegisterTriggerTypeMessage" to a
-// queue.
+// EnqueueRegisterTriggerTypeMessage adds a call to "own::RegisterTriggerTypeMessage" to the
+// given queue.
 func (c Own) EnqueueRegisterTriggerTypeMessage(ctx context.Context, queue string, in RegisterTriggerTypeMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegisterTriggerTypeMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2675,13 +2703,13 @@ func (c Own) RegistrationRejectedMessage(ctx context.Context, in RegistrationRej
 }
 
 // SendRegistrationRejectedMessage calls "own::RegistrationRejectedMessage" without waiting
-// for a result.
+// for the result.
 func (c Own) SendRegistrationRejectedMessage(ctx context.Context, in RegistrationRejectedMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RegistrationRejectedMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRegistrationRejectedMessage adds a call of "own::RegistrationRejectedMessage" to a
-// queue.
+// EnqueueRegistrationRejectedMessage adds a call to "own::RegistrationRejectedMessage" to
+// the given queue.
 func (c Own) EnqueueRegistrationRejectedMessage(ctx context.Context, queue string, in RegistrationRejectedMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RegistrationRejectedMessage", in, callOptions(c.Options, opts)...)
 }
@@ -2691,12 +2719,12 @@ func (c Own) RollupsListInput(ctx context.Context, in RollupsListInputInput, opt
 	return iii.Call[RollupsListInputOutput](ctx, c.Client, "own::RollupsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendRollupsListInput calls "own::RollupsListInput" without waiting for a result.
+// SendRollupsListInput calls "own::RollupsListInput" without waiting for the result.
 func (c Own) SendRollupsListInput(ctx context.Context, in RollupsListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RollupsListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRollupsListInput adds a call of "own::RollupsListInput" to a queue.
+// EnqueueRollupsListInput adds a call to "own::RollupsListInput" to the given queue.
 func (c Own) EnqueueRollupsListInput(ctx context.Context, queue string, in RollupsListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RollupsListInput", in, callOptions(c.Options, opts)...)
 }
@@ -2706,12 +2734,12 @@ func (c Own) RollupsListQuery(ctx context.Context, in RollupsListQueryInput, opt
 	return iii.Call[RollupsListQueryOutput](ctx, c.Client, "own::RollupsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// SendRollupsListQuery calls "own::RollupsListQuery" without waiting for a result.
+// SendRollupsListQuery calls "own::RollupsListQuery" without waiting for the result.
 func (c Own) SendRollupsListQuery(ctx context.Context, in RollupsListQueryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RollupsListQuery", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRollupsListQuery adds a call of "own::RollupsListQuery" to a queue.
+// EnqueueRollupsListQuery adds a call to "own::RollupsListQuery" to the given queue.
 func (c Own) EnqueueRollupsListQuery(ctx context.Context, queue string, in RollupsListQueryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RollupsListQuery", in, callOptions(c.Options, opts)...)
 }
@@ -2721,12 +2749,12 @@ func (c Own) RollupsListResult(ctx context.Context, in RollupsListResultInput, o
 	return iii.Call[RollupsListResultOutput](ctx, c.Client, "own::RollupsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendRollupsListResult calls "own::RollupsListResult" without waiting for a result.
+// SendRollupsListResult calls "own::RollupsListResult" without waiting for the result.
 func (c Own) SendRollupsListResult(ctx context.Context, in RollupsListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::RollupsListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRollupsListResult adds a call of "own::RollupsListResult" to a queue.
+// EnqueueRollupsListResult adds a call to "own::RollupsListResult" to the given queue.
 func (c Own) EnqueueRollupsListResult(ctx context.Context, queue string, in RollupsListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::RollupsListResult", in, callOptions(c.Options, opts)...)
 }
@@ -2736,12 +2764,12 @@ func (c Own) SamplingLogs(ctx context.Context, in SamplingLogsInput, opts ...iii
 	return iii.Call[SamplingLogsOutput](ctx, c.Client, "own::SamplingLogs", in, callOptions(c.Options, opts)...)
 }
 
-// SendSamplingLogs calls "own::SamplingLogs" without waiting for a result.
+// SendSamplingLogs calls "own::SamplingLogs" without waiting for the result.
 func (c Own) SendSamplingLogs(ctx context.Context, in SamplingLogsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SamplingLogs", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSamplingLogs adds a call of "own::SamplingLogs" to a queue.
+// EnqueueSamplingLogs adds a call to "own::SamplingLogs" to the given queue.
 func (c Own) EnqueueSamplingLogs(ctx context.Context, queue string, in SamplingLogsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SamplingLogs", in, callOptions(c.Options, opts)...)
 }
@@ -2751,12 +2779,12 @@ func (c Own) SamplingRule(ctx context.Context, in SamplingRuleInput, opts ...iii
 	return iii.Call[SamplingRuleOutput](ctx, c.Client, "own::SamplingRule", in, callOptions(c.Options, opts)...)
 }
 
-// SendSamplingRule calls "own::SamplingRule" without waiting for a result.
+// SendSamplingRule calls "own::SamplingRule" without waiting for the result.
 func (c Own) SendSamplingRule(ctx context.Context, in SamplingRuleInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SamplingRule", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSamplingRule adds a call of "own::SamplingRule" to a queue.
+// EnqueueSamplingRule adds a call to "own::SamplingRule" to the given queue.
 func (c Own) EnqueueSamplingRule(ctx context.Context, queue string, in SamplingRuleInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SamplingRule", in, callOptions(c.Options, opts)...)
 }
@@ -2766,12 +2794,12 @@ func (c Own) SamplingRulesResult(ctx context.Context, in SamplingRulesResultInpu
 	return iii.Call[SamplingRulesResultOutput](ctx, c.Client, "own::SamplingRulesResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendSamplingRulesResult calls "own::SamplingRulesResult" without waiting for a result.
+// SendSamplingRulesResult calls "own::SamplingRulesResult" without waiting for the result.
 func (c Own) SendSamplingRulesResult(ctx context.Context, in SamplingRulesResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SamplingRulesResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSamplingRulesResult adds a call of "own::SamplingRulesResult" to a queue.
+// EnqueueSamplingRulesResult adds a call to "own::SamplingRulesResult" to the given queue.
 func (c Own) EnqueueSamplingRulesResult(ctx context.Context, queue string, in SamplingRulesResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SamplingRulesResult", in, callOptions(c.Options, opts)...)
 }
@@ -2781,12 +2809,12 @@ func (c Own) SamplingTraces(ctx context.Context, in SamplingTracesInput, opts ..
 	return iii.Call[SamplingTracesOutput](ctx, c.Client, "own::SamplingTraces", in, callOptions(c.Options, opts)...)
 }
 
-// SendSamplingTraces calls "own::SamplingTraces" without waiting for a result.
+// SendSamplingTraces calls "own::SamplingTraces" without waiting for the result.
 func (c Own) SendSamplingTraces(ctx context.Context, in SamplingTracesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SamplingTraces", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSamplingTraces adds a call of "own::SamplingTraces" to a queue.
+// EnqueueSamplingTraces adds a call to "own::SamplingTraces" to the given queue.
 func (c Own) EnqueueSamplingTraces(ctx context.Context, queue string, in SamplingTracesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SamplingTraces", in, callOptions(c.Options, opts)...)
 }
@@ -2796,12 +2824,12 @@ func (c Own) StateDeleteInput(ctx context.Context, in StateDeleteInputInput, opt
 	return iii.Call[StateDeleteInputOutput](ctx, c.Client, "own::StateDeleteInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateDeleteInput calls "own::StateDeleteInput" without waiting for a result.
+// SendStateDeleteInput calls "own::StateDeleteInput" without waiting for the result.
 func (c Own) SendStateDeleteInput(ctx context.Context, in StateDeleteInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateDeleteInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateDeleteInput adds a call of "own::StateDeleteInput" to a queue.
+// EnqueueStateDeleteInput adds a call to "own::StateDeleteInput" to the given queue.
 func (c Own) EnqueueStateDeleteInput(ctx context.Context, queue string, in StateDeleteInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateDeleteInput", in, callOptions(c.Options, opts)...)
 }
@@ -2811,12 +2839,12 @@ func (c Own) StateEvent(ctx context.Context, in StateEventInput, opts ...iii.Cal
 	return iii.Call[StateEventOutput](ctx, c.Client, "own::StateEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateEvent calls "own::StateEvent" without waiting for a result.
+// SendStateEvent calls "own::StateEvent" without waiting for the result.
 func (c Own) SendStateEvent(ctx context.Context, in StateEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateEvent adds a call of "own::StateEvent" to a queue.
+// EnqueueStateEvent adds a call to "own::StateEvent" to the given queue.
 func (c Own) EnqueueStateEvent(ctx context.Context, queue string, in StateEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateEvent", in, callOptions(c.Options, opts)...)
 }
@@ -2826,12 +2854,12 @@ func (c Own) StateEventType(ctx context.Context, in StateEventTypeInput, opts ..
 	return iii.Call[StateEventTypeOutput](ctx, c.Client, "own::StateEventType", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateEventType calls "own::StateEventType" without waiting for a result.
+// SendStateEventType calls "own::StateEventType" without waiting for the result.
 func (c Own) SendStateEventType(ctx context.Context, in StateEventTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateEventType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateEventType adds a call of "own::StateEventType" to a queue.
+// EnqueueStateEventType adds a call to "own::StateEventType" to the given queue.
 func (c Own) EnqueueStateEventType(ctx context.Context, queue string, in StateEventTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateEventType", in, callOptions(c.Options, opts)...)
 }
@@ -2841,12 +2869,12 @@ func (c Own) StateGetInput(ctx context.Context, in StateGetInputInput, opts ...i
 	return iii.Call[StateGetInputOutput](ctx, c.Client, "own::StateGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateGetInput calls "own::StateGetInput" without waiting for a result.
+// SendStateGetInput calls "own::StateGetInput" without waiting for the result.
 func (c Own) SendStateGetInput(ctx context.Context, in StateGetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateGetInput adds a call of "own::StateGetInput" to a queue.
+// EnqueueStateGetInput adds a call to "own::StateGetInput" to the given queue.
 func (c Own) EnqueueStateGetInput(ctx context.Context, queue string, in StateGetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateGetInput", in, callOptions(c.Options, opts)...)
 }
@@ -2856,12 +2884,14 @@ func (c Own) StateListGroupsResult(ctx context.Context, in StateListGroupsResult
 	return iii.Call[StateListGroupsResultOutput](ctx, c.Client, "own::StateListGroupsResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateListGroupsResult calls "own::StateListGroupsResult" without waiting for a result.
+// SendStateListGroupsResult calls "own::StateListGroupsResult" without waiting for the
+// result.
 func (c Own) SendStateListGroupsResult(ctx context.Context, in StateListGroupsResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateListGroupsResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateListGroupsResult adds a call of "own::StateListGroupsResult" to a queue.
+// EnqueueStateListGroupsResult adds a call to "own::StateListGroupsResult" to the given
+// queue.
 func (c Own) EnqueueStateListGroupsResult(ctx context.Context, queue string, in StateListGroupsResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateListGroupsResult", in, callOptions(c.Options, opts)...)
 }
@@ -2871,12 +2901,12 @@ func (c Own) StateListInput(ctx context.Context, in StateListInputInput, opts ..
 	return iii.Call[StateListInputOutput](ctx, c.Client, "own::StateListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateListInput calls "own::StateListInput" without waiting for a result.
+// SendStateListInput calls "own::StateListInput" without waiting for the result.
 func (c Own) SendStateListInput(ctx context.Context, in StateListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateListInput adds a call of "own::StateListInput" to a queue.
+// EnqueueStateListInput adds a call to "own::StateListInput" to the given queue.
 func (c Own) EnqueueStateListInput(ctx context.Context, queue string, in StateListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateListInput", in, callOptions(c.Options, opts)...)
 }
@@ -2886,12 +2916,12 @@ func (c Own) StateSetInput(ctx context.Context, in StateSetInputInput, opts ...i
 	return iii.Call[StateSetInputOutput](ctx, c.Client, "own::StateSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateSetInput calls "own::StateSetInput" without waiting for a result.
+// SendStateSetInput calls "own::StateSetInput" without waiting for the result.
 func (c Own) SendStateSetInput(ctx context.Context, in StateSetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateSetInput adds a call of "own::StateSetInput" to a queue.
+// EnqueueStateSetInput adds a call to "own::StateSetInput" to the given queue.
 func (c Own) EnqueueStateSetInput(ctx context.Context, queue string, in StateSetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateSetInput", in, callOptions(c.Options, opts)...)
 }
@@ -2901,12 +2931,12 @@ func (c Own) StateTriggerConfig(ctx context.Context, in StateTriggerConfigInput,
 	return iii.Call[StateTriggerConfigOutput](ctx, c.Client, "own::StateTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateTriggerConfig calls "own::StateTriggerConfig" without waiting for a result.
+// SendStateTriggerConfig calls "own::StateTriggerConfig" without waiting for the result.
 func (c Own) SendStateTriggerConfig(ctx context.Context, in StateTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateTriggerConfig adds a call of "own::StateTriggerConfig" to a queue.
+// EnqueueStateTriggerConfig adds a call to "own::StateTriggerConfig" to the given queue.
 func (c Own) EnqueueStateTriggerConfig(ctx context.Context, queue string, in StateTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -2916,12 +2946,12 @@ func (c Own) StateUpdateInput(ctx context.Context, in StateUpdateInputInput, opt
 	return iii.Call[StateUpdateInputOutput](ctx, c.Client, "own::StateUpdateInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStateUpdateInput calls "own::StateUpdateInput" without waiting for a result.
+// SendStateUpdateInput calls "own::StateUpdateInput" without waiting for the result.
 func (c Own) SendStateUpdateInput(ctx context.Context, in StateUpdateInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StateUpdateInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStateUpdateInput adds a call of "own::StateUpdateInput" to a queue.
+// EnqueueStateUpdateInput adds a call to "own::StateUpdateInput" to the given queue.
 func (c Own) EnqueueStateUpdateInput(ctx context.Context, queue string, in StateUpdateInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StateUpdateInput", in, callOptions(c.Options, opts)...)
 }
@@ -2931,12 +2961,12 @@ func (c Own) StoredAttribute(ctx context.Context, in StoredAttributeInput, opts 
 	return iii.Call[StoredAttributeOutput](ctx, c.Client, "own::StoredAttribute", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredAttribute calls "own::StoredAttribute" without waiting for a result.
+// SendStoredAttribute calls "own::StoredAttribute" without waiting for the result.
 func (c Own) SendStoredAttribute(ctx context.Context, in StoredAttributeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredAttribute", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredAttribute adds a call of "own::StoredAttribute" to a queue.
+// EnqueueStoredAttribute adds a call to "own::StoredAttribute" to the given queue.
 func (c Own) EnqueueStoredAttribute(ctx context.Context, queue string, in StoredAttributeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredAttribute", in, callOptions(c.Options, opts)...)
 }
@@ -2946,12 +2976,12 @@ func (c Own) StoredEvent(ctx context.Context, in StoredEventInput, opts ...iii.C
 	return iii.Call[StoredEventOutput](ctx, c.Client, "own::StoredEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredEvent calls "own::StoredEvent" without waiting for a result.
+// SendStoredEvent calls "own::StoredEvent" without waiting for the result.
 func (c Own) SendStoredEvent(ctx context.Context, in StoredEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredEvent adds a call of "own::StoredEvent" to a queue.
+// EnqueueStoredEvent adds a call to "own::StoredEvent" to the given queue.
 func (c Own) EnqueueStoredEvent(ctx context.Context, queue string, in StoredEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredEvent", in, callOptions(c.Options, opts)...)
 }
@@ -2961,12 +2991,12 @@ func (c Own) StoredLink(ctx context.Context, in StoredLinkInput, opts ...iii.Cal
 	return iii.Call[StoredLinkOutput](ctx, c.Client, "own::StoredLink", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredLink calls "own::StoredLink" without waiting for a result.
+// SendStoredLink calls "own::StoredLink" without waiting for the result.
 func (c Own) SendStoredLink(ctx context.Context, in StoredLinkInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredLink", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredLink adds a call of "own::StoredLink" to a queue.
+// EnqueueStoredLink adds a call to "own::StoredLink" to the given queue.
 func (c Own) EnqueueStoredLink(ctx context.Context, queue string, in StoredLinkInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredLink", in, callOptions(c.Options, opts)...)
 }
@@ -2976,12 +3006,12 @@ func (c Own) StoredLog(ctx context.Context, in StoredLogInput, opts ...iii.CallO
 	return iii.Call[StoredLogOutput](ctx, c.Client, "own::StoredLog", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredLog calls "own::StoredLog" without waiting for a result.
+// SendStoredLog calls "own::StoredLog" without waiting for the result.
 func (c Own) SendStoredLog(ctx context.Context, in StoredLogInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredLog", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredLog adds a call of "own::StoredLog" to a queue.
+// EnqueueStoredLog adds a call to "own::StoredLog" to the given queue.
 func (c Own) EnqueueStoredLog(ctx context.Context, queue string, in StoredLogInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredLog", in, callOptions(c.Options, opts)...)
 }
@@ -2991,12 +3021,12 @@ func (c Own) StoredMetric(ctx context.Context, in StoredMetricInput, opts ...iii
 	return iii.Call[StoredMetricOutput](ctx, c.Client, "own::StoredMetric", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredMetric calls "own::StoredMetric" without waiting for a result.
+// SendStoredMetric calls "own::StoredMetric" without waiting for the result.
 func (c Own) SendStoredMetric(ctx context.Context, in StoredMetricInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredMetric", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredMetric adds a call of "own::StoredMetric" to a queue.
+// EnqueueStoredMetric adds a call to "own::StoredMetric" to the given queue.
 func (c Own) EnqueueStoredMetric(ctx context.Context, queue string, in StoredMetricInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredMetric", in, callOptions(c.Options, opts)...)
 }
@@ -3006,12 +3036,12 @@ func (c Own) StoredSpan(ctx context.Context, in StoredSpanInput, opts ...iii.Cal
 	return iii.Call[StoredSpanOutput](ctx, c.Client, "own::StoredSpan", in, callOptions(c.Options, opts)...)
 }
 
-// SendStoredSpan calls "own::StoredSpan" without waiting for a result.
+// SendStoredSpan calls "own::StoredSpan" without waiting for the result.
 func (c Own) SendStoredSpan(ctx context.Context, in StoredSpanInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StoredSpan", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStoredSpan adds a call of "own::StoredSpan" to a queue.
+// EnqueueStoredSpan adds a call to "own::StoredSpan" to the given queue.
 func (c Own) EnqueueStoredSpan(ctx context.Context, queue string, in StoredSpanInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StoredSpan", in, callOptions(c.Options, opts)...)
 }
@@ -3021,12 +3051,12 @@ func (c Own) StreamAuthInput(ctx context.Context, in StreamAuthInputInput, opts 
 	return iii.Call[StreamAuthInputOutput](ctx, c.Client, "own::StreamAuthInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamAuthInput calls "own::StreamAuthInput" without waiting for a result.
+// SendStreamAuthInput calls "own::StreamAuthInput" without waiting for the result.
 func (c Own) SendStreamAuthInput(ctx context.Context, in StreamAuthInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamAuthInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamAuthInput adds a call of "own::StreamAuthInput" to a queue.
+// EnqueueStreamAuthInput adds a call to "own::StreamAuthInput" to the given queue.
 func (c Own) EnqueueStreamAuthInput(ctx context.Context, queue string, in StreamAuthInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamAuthInput", in, callOptions(c.Options, opts)...)
 }
@@ -3036,12 +3066,12 @@ func (c Own) StreamAuthResult(ctx context.Context, in StreamAuthResultInput, opt
 	return iii.Call[StreamAuthResultOutput](ctx, c.Client, "own::StreamAuthResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamAuthResult calls "own::StreamAuthResult" without waiting for a result.
+// SendStreamAuthResult calls "own::StreamAuthResult" without waiting for the result.
 func (c Own) SendStreamAuthResult(ctx context.Context, in StreamAuthResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamAuthResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamAuthResult adds a call of "own::StreamAuthResult" to a queue.
+// EnqueueStreamAuthResult adds a call to "own::StreamAuthResult" to the given queue.
 func (c Own) EnqueueStreamAuthResult(ctx context.Context, queue string, in StreamAuthResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamAuthResult", in, callOptions(c.Options, opts)...)
 }
@@ -3051,12 +3081,12 @@ func (c Own) StreamChangeEvent(ctx context.Context, in StreamChangeEventInput, o
 	return iii.Call[StreamChangeEventOutput](ctx, c.Client, "own::StreamChangeEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamChangeEvent calls "own::StreamChangeEvent" without waiting for a result.
+// SendStreamChangeEvent calls "own::StreamChangeEvent" without waiting for the result.
 func (c Own) SendStreamChangeEvent(ctx context.Context, in StreamChangeEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamChangeEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamChangeEvent adds a call of "own::StreamChangeEvent" to a queue.
+// EnqueueStreamChangeEvent adds a call to "own::StreamChangeEvent" to the given queue.
 func (c Own) EnqueueStreamChangeEvent(ctx context.Context, queue string, in StreamChangeEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamChangeEvent", in, callOptions(c.Options, opts)...)
 }
@@ -3066,13 +3096,14 @@ func (c Own) StreamChangeEventDetail(ctx context.Context, in StreamChangeEventDe
 	return iii.Call[StreamChangeEventDetailOutput](ctx, c.Client, "own::StreamChangeEventDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamChangeEventDetail calls "own::StreamChangeEventDetail" without waiting for a
+// SendStreamChangeEventDetail calls "own::StreamChangeEventDetail" without waiting for the
 // result.
 func (c Own) SendStreamChangeEventDetail(ctx context.Context, in StreamChangeEventDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamChangeEventDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamChangeEventDetail adds a call of "own::StreamChangeEventDetail" to a queue.
+// EnqueueStreamChangeEventDetail adds a call to "own::StreamChangeEventDetail" to the given
+// queue.
 func (c Own) EnqueueStreamChangeEventDetail(ctx context.Context, queue string, in StreamChangeEventDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamChangeEventDetail", in, callOptions(c.Options, opts)...)
 }
@@ -3082,13 +3113,14 @@ func (c Own) StreamChannelDirection(ctx context.Context, in StreamChannelDirecti
 	return iii.Call[StreamChannelDirectionOutput](ctx, c.Client, "own::StreamChannelDirection", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamChannelDirection calls "own::StreamChannelDirection" without waiting for a
+// SendStreamChannelDirection calls "own::StreamChannelDirection" without waiting for the
 // result.
 func (c Own) SendStreamChannelDirection(ctx context.Context, in StreamChannelDirectionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamChannelDirection", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamChannelDirection adds a call of "own::StreamChannelDirection" to a queue.
+// EnqueueStreamChannelDirection adds a call to "own::StreamChannelDirection" to the given
+// queue.
 func (c Own) EnqueueStreamChannelDirection(ctx context.Context, queue string, in StreamChannelDirectionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamChannelDirection", in, callOptions(c.Options, opts)...)
 }
@@ -3098,12 +3130,12 @@ func (c Own) StreamChannelRef(ctx context.Context, in StreamChannelRefInput, opt
 	return iii.Call[StreamChannelRefOutput](ctx, c.Client, "own::StreamChannelRef", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamChannelRef calls "own::StreamChannelRef" without waiting for a result.
+// SendStreamChannelRef calls "own::StreamChannelRef" without waiting for the result.
 func (c Own) SendStreamChannelRef(ctx context.Context, in StreamChannelRefInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamChannelRef", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamChannelRef adds a call of "own::StreamChannelRef" to a queue.
+// EnqueueStreamChannelRef adds a call to "own::StreamChannelRef" to the given queue.
 func (c Own) EnqueueStreamChannelRef(ctx context.Context, queue string, in StreamChannelRefInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamChannelRef", in, callOptions(c.Options, opts)...)
 }
@@ -3113,12 +3145,12 @@ func (c Own) StreamCommand(ctx context.Context, in StreamCommandInput, opts ...i
 	return iii.Call[StreamCommandOutput](ctx, c.Client, "own::StreamCommand", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamCommand calls "own::StreamCommand" without waiting for a result.
+// SendStreamCommand calls "own::StreamCommand" without waiting for the result.
 func (c Own) SendStreamCommand(ctx context.Context, in StreamCommandInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamCommand", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamCommand adds a call of "own::StreamCommand" to a queue.
+// EnqueueStreamCommand adds a call to "own::StreamCommand" to the given queue.
 func (c Own) EnqueueStreamCommand(ctx context.Context, queue string, in StreamCommandInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamCommand", in, callOptions(c.Options, opts)...)
 }
@@ -3128,12 +3160,12 @@ func (c Own) StreamCommandType(ctx context.Context, in StreamCommandTypeInput, o
 	return iii.Call[StreamCommandTypeOutput](ctx, c.Client, "own::StreamCommandType", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamCommandType calls "own::StreamCommandType" without waiting for a result.
+// SendStreamCommandType calls "own::StreamCommandType" without waiting for the result.
 func (c Own) SendStreamCommandType(ctx context.Context, in StreamCommandTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamCommandType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamCommandType adds a call of "own::StreamCommandType" to a queue.
+// EnqueueStreamCommandType adds a call to "own::StreamCommandType" to the given queue.
 func (c Own) EnqueueStreamCommandType(ctx context.Context, queue string, in StreamCommandTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamCommandType", in, callOptions(c.Options, opts)...)
 }
@@ -3143,12 +3175,12 @@ func (c Own) StreamDeleteInput(ctx context.Context, in StreamDeleteInputInput, o
 	return iii.Call[StreamDeleteInputOutput](ctx, c.Client, "own::StreamDeleteInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamDeleteInput calls "own::StreamDeleteInput" without waiting for a result.
+// SendStreamDeleteInput calls "own::StreamDeleteInput" without waiting for the result.
 func (c Own) SendStreamDeleteInput(ctx context.Context, in StreamDeleteInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamDeleteInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamDeleteInput adds a call of "own::StreamDeleteInput" to a queue.
+// EnqueueStreamDeleteInput adds a call to "own::StreamDeleteInput" to the given queue.
 func (c Own) EnqueueStreamDeleteInput(ctx context.Context, queue string, in StreamDeleteInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamDeleteInput", in, callOptions(c.Options, opts)...)
 }
@@ -3158,12 +3190,12 @@ func (c Own) StreamDeleteResult(ctx context.Context, in StreamDeleteResultInput,
 	return iii.Call[StreamDeleteResultOutput](ctx, c.Client, "own::StreamDeleteResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamDeleteResult calls "own::StreamDeleteResult" without waiting for a result.
+// SendStreamDeleteResult calls "own::StreamDeleteResult" without waiting for the result.
 func (c Own) SendStreamDeleteResult(ctx context.Context, in StreamDeleteResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamDeleteResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamDeleteResult adds a call of "own::StreamDeleteResult" to a queue.
+// EnqueueStreamDeleteResult adds a call to "own::StreamDeleteResult" to the given queue.
 func (c Own) EnqueueStreamDeleteResult(ctx context.Context, queue string, in StreamDeleteResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamDeleteResult", in, callOptions(c.Options, opts)...)
 }
@@ -3173,12 +3205,12 @@ func (c Own) StreamEventType(ctx context.Context, in StreamEventTypeInput, opts 
 	return iii.Call[StreamEventTypeOutput](ctx, c.Client, "own::StreamEventType", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamEventType calls "own::StreamEventType" without waiting for a result.
+// SendStreamEventType calls "own::StreamEventType" without waiting for the result.
 func (c Own) SendStreamEventType(ctx context.Context, in StreamEventTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamEventType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamEventType adds a call of "own::StreamEventType" to a queue.
+// EnqueueStreamEventType adds a call to "own::StreamEventType" to the given queue.
 func (c Own) EnqueueStreamEventType(ctx context.Context, queue string, in StreamEventTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamEventType", in, callOptions(c.Options, opts)...)
 }
@@ -3188,12 +3220,12 @@ func (c Own) StreamGetInput(ctx context.Context, in StreamGetInputInput, opts ..
 	return iii.Call[StreamGetInputOutput](ctx, c.Client, "own::StreamGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamGetInput calls "own::StreamGetInput" without waiting for a result.
+// SendStreamGetInput calls "own::StreamGetInput" without waiting for the result.
 func (c Own) SendStreamGetInput(ctx context.Context, in StreamGetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamGetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamGetInput adds a call of "own::StreamGetInput" to a queue.
+// EnqueueStreamGetInput adds a call to "own::StreamGetInput" to the given queue.
 func (c Own) EnqueueStreamGetInput(ctx context.Context, queue string, in StreamGetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamGetInput", in, callOptions(c.Options, opts)...)
 }
@@ -3203,12 +3235,12 @@ func (c Own) StreamJoinLeaveEvent(ctx context.Context, in StreamJoinLeaveEventIn
 	return iii.Call[StreamJoinLeaveEventOutput](ctx, c.Client, "own::StreamJoinLeaveEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamJoinLeaveEvent calls "own::StreamJoinLeaveEvent" without waiting for a result.
+// SendStreamJoinLeaveEvent calls "own::StreamJoinLeaveEvent" without waiting for the result.
 func (c Own) SendStreamJoinLeaveEvent(ctx context.Context, in StreamJoinLeaveEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamJoinLeaveEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamJoinLeaveEvent adds a call of "own::StreamJoinLeaveEvent" to a queue.
+// EnqueueStreamJoinLeaveEvent adds a call to "own::StreamJoinLeaveEvent" to the given queue.
 func (c Own) EnqueueStreamJoinLeaveEvent(ctx context.Context, queue string, in StreamJoinLeaveEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamJoinLeaveEvent", in, callOptions(c.Options, opts)...)
 }
@@ -3219,13 +3251,13 @@ func (c Own) StreamJoinLeaveTriggerConfig(ctx context.Context, in StreamJoinLeav
 }
 
 // SendStreamJoinLeaveTriggerConfig calls "own::StreamJoinLeaveTriggerConfig" without waiting
-// for a result.
+// for the result.
 func (c Own) SendStreamJoinLeaveTriggerConfig(ctx context.Context, in StreamJoinLeaveTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamJoinLeaveTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamJoinLeaveTriggerConfig adds a call of "own::StreamJoinLeaveTriggerConfig" to
-// a queue.
+// EnqueueStreamJoinLeaveTriggerConfig adds a call to "own::StreamJoinLeaveTriggerConfig" to
+// the given queue.
 func (c Own) EnqueueStreamJoinLeaveTriggerConfig(ctx context.Context, queue string, in StreamJoinLeaveTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamJoinLeaveTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -3235,12 +3267,12 @@ func (c Own) StreamJoinResult(ctx context.Context, in StreamJoinResultInput, opt
 	return iii.Call[StreamJoinResultOutput](ctx, c.Client, "own::StreamJoinResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamJoinResult calls "own::StreamJoinResult" without waiting for a result.
+// SendStreamJoinResult calls "own::StreamJoinResult" without waiting for the result.
 func (c Own) SendStreamJoinResult(ctx context.Context, in StreamJoinResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamJoinResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamJoinResult adds a call of "own::StreamJoinResult" to a queue.
+// EnqueueStreamJoinResult adds a call to "own::StreamJoinResult" to the given queue.
 func (c Own) EnqueueStreamJoinResult(ctx context.Context, queue string, in StreamJoinResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamJoinResult", in, callOptions(c.Options, opts)...)
 }
@@ -3250,12 +3282,12 @@ func (c Own) StreamListAllResult(ctx context.Context, in StreamListAllResultInpu
 	return iii.Call[StreamListAllResultOutput](ctx, c.Client, "own::StreamListAllResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamListAllResult calls "own::StreamListAllResult" without waiting for a result.
+// SendStreamListAllResult calls "own::StreamListAllResult" without waiting for the result.
 func (c Own) SendStreamListAllResult(ctx context.Context, in StreamListAllResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamListAllResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamListAllResult adds a call of "own::StreamListAllResult" to a queue.
+// EnqueueStreamListAllResult adds a call to "own::StreamListAllResult" to the given queue.
 func (c Own) EnqueueStreamListAllResult(ctx context.Context, queue string, in StreamListAllResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamListAllResult", in, callOptions(c.Options, opts)...)
 }
@@ -3265,12 +3297,14 @@ func (c Own) StreamListGroupsInput(ctx context.Context, in StreamListGroupsInput
 	return iii.Call[StreamListGroupsInputOutput](ctx, c.Client, "own::StreamListGroupsInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamListGroupsInput calls "own::StreamListGroupsInput" without waiting for a result.
+// SendStreamListGroupsInput calls "own::StreamListGroupsInput" without waiting for the
+// result.
 func (c Own) SendStreamListGroupsInput(ctx context.Context, in StreamListGroupsInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamListGroupsInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamListGroupsInput adds a call of "own::StreamListGroupsInput" to a queue.
+// EnqueueStreamListGroupsInput adds a call to "own::StreamListGroupsInput" to the given
+// queue.
 func (c Own) EnqueueStreamListGroupsInput(ctx context.Context, queue string, in StreamListGroupsInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamListGroupsInput", in, callOptions(c.Options, opts)...)
 }
@@ -3280,12 +3314,12 @@ func (c Own) StreamListInput(ctx context.Context, in StreamListInputInput, opts 
 	return iii.Call[StreamListInputOutput](ctx, c.Client, "own::StreamListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamListInput calls "own::StreamListInput" without waiting for a result.
+// SendStreamListInput calls "own::StreamListInput" without waiting for the result.
 func (c Own) SendStreamListInput(ctx context.Context, in StreamListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamListInput adds a call of "own::StreamListInput" to a queue.
+// EnqueueStreamListInput adds a call to "own::StreamListInput" to the given queue.
 func (c Own) EnqueueStreamListInput(ctx context.Context, queue string, in StreamListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamListInput", in, callOptions(c.Options, opts)...)
 }
@@ -3295,12 +3329,12 @@ func (c Own) StreamMessage(ctx context.Context, in StreamMessageInput, opts ...i
 	return iii.Call[StreamMessageOutput](ctx, c.Client, "own::StreamMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamMessage calls "own::StreamMessage" without waiting for a result.
+// SendStreamMessage calls "own::StreamMessage" without waiting for the result.
 func (c Own) SendStreamMessage(ctx context.Context, in StreamMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamMessage adds a call of "own::StreamMessage" to a queue.
+// EnqueueStreamMessage adds a call to "own::StreamMessage" to the given queue.
 func (c Own) EnqueueStreamMessage(ctx context.Context, queue string, in StreamMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamMessage", in, callOptions(c.Options, opts)...)
 }
@@ -3310,12 +3344,12 @@ func (c Own) StreamSendInput(ctx context.Context, in StreamSendInputInput, opts 
 	return iii.Call[StreamSendInputOutput](ctx, c.Client, "own::StreamSendInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSendInput calls "own::StreamSendInput" without waiting for a result.
+// SendStreamSendInput calls "own::StreamSendInput" without waiting for the result.
 func (c Own) SendStreamSendInput(ctx context.Context, in StreamSendInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSendInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSendInput adds a call of "own::StreamSendInput" to a queue.
+// EnqueueStreamSendInput adds a call to "own::StreamSendInput" to the given queue.
 func (c Own) EnqueueStreamSendInput(ctx context.Context, queue string, in StreamSendInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSendInput", in, callOptions(c.Options, opts)...)
 }
@@ -3325,12 +3359,12 @@ func (c Own) StreamSetInput(ctx context.Context, in StreamSetInputInput, opts ..
 	return iii.Call[StreamSetInputOutput](ctx, c.Client, "own::StreamSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSetInput calls "own::StreamSetInput" without waiting for a result.
+// SendStreamSetInput calls "own::StreamSetInput" without waiting for the result.
 func (c Own) SendStreamSetInput(ctx context.Context, in StreamSetInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSetInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSetInput adds a call of "own::StreamSetInput" to a queue.
+// EnqueueStreamSetInput adds a call to "own::StreamSetInput" to the given queue.
 func (c Own) EnqueueStreamSetInput(ctx context.Context, queue string, in StreamSetInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSetInput", in, callOptions(c.Options, opts)...)
 }
@@ -3340,12 +3374,12 @@ func (c Own) StreamSetResult(ctx context.Context, in StreamSetResultInput, opts 
 	return iii.Call[StreamSetResultOutput](ctx, c.Client, "own::StreamSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSetResult calls "own::StreamSetResult" without waiting for a result.
+// SendStreamSetResult calls "own::StreamSetResult" without waiting for the result.
 func (c Own) SendStreamSetResult(ctx context.Context, in StreamSetResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSetResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSetResult adds a call of "own::StreamSetResult" to a queue.
+// EnqueueStreamSetResult adds a call to "own::StreamSetResult" to the given queue.
 func (c Own) EnqueueStreamSetResult(ctx context.Context, queue string, in StreamSetResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSetResult", in, callOptions(c.Options, opts)...)
 }
@@ -3355,12 +3389,12 @@ func (c Own) StreamSubscription(ctx context.Context, in StreamSubscriptionInput,
 	return iii.Call[StreamSubscriptionOutput](ctx, c.Client, "own::StreamSubscription", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSubscription calls "own::StreamSubscription" without waiting for a result.
+// SendStreamSubscription calls "own::StreamSubscription" without waiting for the result.
 func (c Own) SendStreamSubscription(ctx context.Context, in StreamSubscriptionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSubscription", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSubscription adds a call of "own::StreamSubscription" to a queue.
+// EnqueueStreamSubscription adds a call to "own::StreamSubscription" to the given queue.
 func (c Own) EnqueueStreamSubscription(ctx context.Context, queue string, in StreamSubscriptionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSubscription", in, callOptions(c.Options, opts)...)
 }
@@ -3370,12 +3404,12 @@ func (c Own) StreamSummary(ctx context.Context, in StreamSummaryInput, opts ...i
 	return iii.Call[StreamSummaryOutput](ctx, c.Client, "own::StreamSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamSummary calls "own::StreamSummary" without waiting for a result.
+// SendStreamSummary calls "own::StreamSummary" without waiting for the result.
 func (c Own) SendStreamSummary(ctx context.Context, in StreamSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamSummary adds a call of "own::StreamSummary" to a queue.
+// EnqueueStreamSummary adds a call to "own::StreamSummary" to the given queue.
 func (c Own) EnqueueStreamSummary(ctx context.Context, queue string, in StreamSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamSummary", in, callOptions(c.Options, opts)...)
 }
@@ -3385,12 +3419,12 @@ func (c Own) StreamTriggerConfig(ctx context.Context, in StreamTriggerConfigInpu
 	return iii.Call[StreamTriggerConfigOutput](ctx, c.Client, "own::StreamTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamTriggerConfig calls "own::StreamTriggerConfig" without waiting for a result.
+// SendStreamTriggerConfig calls "own::StreamTriggerConfig" without waiting for the result.
 func (c Own) SendStreamTriggerConfig(ctx context.Context, in StreamTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamTriggerConfig adds a call of "own::StreamTriggerConfig" to a queue.
+// EnqueueStreamTriggerConfig adds a call to "own::StreamTriggerConfig" to the given queue.
 func (c Own) EnqueueStreamTriggerConfig(ctx context.Context, queue string, in StreamTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -3400,12 +3434,12 @@ func (c Own) StreamUpdateInput(ctx context.Context, in StreamUpdateInputInput, o
 	return iii.Call[StreamUpdateInputOutput](ctx, c.Client, "own::StreamUpdateInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamUpdateInput calls "own::StreamUpdateInput" without waiting for a result.
+// SendStreamUpdateInput calls "own::StreamUpdateInput" without waiting for the result.
 func (c Own) SendStreamUpdateInput(ctx context.Context, in StreamUpdateInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamUpdateInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamUpdateInput adds a call of "own::StreamUpdateInput" to a queue.
+// EnqueueStreamUpdateInput adds a call to "own::StreamUpdateInput" to the given queue.
 func (c Own) EnqueueStreamUpdateInput(ctx context.Context, queue string, in StreamUpdateInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamUpdateInput", in, callOptions(c.Options, opts)...)
 }
@@ -3415,12 +3449,12 @@ func (c Own) StreamUpdateResult(ctx context.Context, in StreamUpdateResultInput,
 	return iii.Call[StreamUpdateResultOutput](ctx, c.Client, "own::StreamUpdateResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendStreamUpdateResult calls "own::StreamUpdateResult" without waiting for a result.
+// SendStreamUpdateResult calls "own::StreamUpdateResult" without waiting for the result.
 func (c Own) SendStreamUpdateResult(ctx context.Context, in StreamUpdateResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::StreamUpdateResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStreamUpdateResult adds a call of "own::StreamUpdateResult" to a queue.
+// EnqueueStreamUpdateResult adds a call to "own::StreamUpdateResult" to the given queue.
 func (c Own) EnqueueStreamUpdateResult(ctx context.Context, queue string, in StreamUpdateResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::StreamUpdateResult", in, callOptions(c.Options, opts)...)
 }
@@ -3430,13 +3464,14 @@ func (c Own) SubscribeTriggerConfig(ctx context.Context, in SubscribeTriggerConf
 	return iii.Call[SubscribeTriggerConfigOutput](ctx, c.Client, "own::SubscribeTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendSubscribeTriggerConfig calls "own::SubscribeTriggerConfig" without waiting for a
+// SendSubscribeTriggerConfig calls "own::SubscribeTriggerConfig" without waiting for the
 // result.
 func (c Own) SendSubscribeTriggerConfig(ctx context.Context, in SubscribeTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::SubscribeTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSubscribeTriggerConfig adds a call of "own::SubscribeTriggerConfig" to a queue.
+// EnqueueSubscribeTriggerConfig adds a call to "own::SubscribeTriggerConfig" to the given
+// queue.
 func (c Own) EnqueueSubscribeTriggerConfig(ctx context.Context, queue string, in SubscribeTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::SubscribeTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -3446,12 +3481,12 @@ func (c Own) TopicStats(ctx context.Context, in TopicStatsInput, opts ...iii.Cal
 	return iii.Call[TopicStatsOutput](ctx, c.Client, "own::TopicStats", in, callOptions(c.Options, opts)...)
 }
 
-// SendTopicStats calls "own::TopicStats" without waiting for a result.
+// SendTopicStats calls "own::TopicStats" without waiting for the result.
 func (c Own) SendTopicStats(ctx context.Context, in TopicStatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TopicStats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTopicStats adds a call of "own::TopicStats" to a queue.
+// EnqueueTopicStats adds a call to "own::TopicStats" to the given queue.
 func (c Own) EnqueueTopicStats(ctx context.Context, queue string, in TopicStatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TopicStats", in, callOptions(c.Options, opts)...)
 }
@@ -3461,12 +3496,12 @@ func (c Own) TopicStatsInput(ctx context.Context, in TopicStatsInputInput, opts 
 	return iii.Call[TopicStatsInputOutput](ctx, c.Client, "own::TopicStatsInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTopicStatsInput calls "own::TopicStatsInput" without waiting for a result.
+// SendTopicStatsInput calls "own::TopicStatsInput" without waiting for the result.
 func (c Own) SendTopicStatsInput(ctx context.Context, in TopicStatsInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TopicStatsInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTopicStatsInput adds a call of "own::TopicStatsInput" to a queue.
+// EnqueueTopicStatsInput adds a call to "own::TopicStatsInput" to the given queue.
 func (c Own) EnqueueTopicStatsInput(ctx context.Context, queue string, in TopicStatsInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TopicStatsInput", in, callOptions(c.Options, opts)...)
 }
@@ -3476,12 +3511,12 @@ func (c Own) TopicSummary(ctx context.Context, in TopicSummaryInput, opts ...iii
 	return iii.Call[TopicSummaryOutput](ctx, c.Client, "own::TopicSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendTopicSummary calls "own::TopicSummary" without waiting for a result.
+// SendTopicSummary calls "own::TopicSummary" without waiting for the result.
 func (c Own) SendTopicSummary(ctx context.Context, in TopicSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TopicSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTopicSummary adds a call of "own::TopicSummary" to a queue.
+// EnqueueTopicSummary adds a call to "own::TopicSummary" to the given queue.
 func (c Own) EnqueueTopicSummary(ctx context.Context, queue string, in TopicSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TopicSummary", in, callOptions(c.Options, opts)...)
 }
@@ -3491,12 +3526,12 @@ func (c Own) TraceEvent(ctx context.Context, in TraceEventInput, opts ...iii.Cal
 	return iii.Call[TraceEventOutput](ctx, c.Client, "own::TraceEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceEvent calls "own::TraceEvent" without waiting for a result.
+// SendTraceEvent calls "own::TraceEvent" without waiting for the result.
 func (c Own) SendTraceEvent(ctx context.Context, in TraceEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceEvent adds a call of "own::TraceEvent" to a queue.
+// EnqueueTraceEvent adds a call to "own::TraceEvent" to the given queue.
 func (c Own) EnqueueTraceEvent(ctx context.Context, queue string, in TraceEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceEvent", in, callOptions(c.Options, opts)...)
 }
@@ -3506,12 +3541,12 @@ func (c Own) TraceGroup(ctx context.Context, in TraceGroupInput, opts ...iii.Cal
 	return iii.Call[TraceGroupOutput](ctx, c.Client, "own::TraceGroup", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceGroup calls "own::TraceGroup" without waiting for a result.
+// SendTraceGroup calls "own::TraceGroup" without waiting for the result.
 func (c Own) SendTraceGroup(ctx context.Context, in TraceGroupInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceGroup", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceGroup adds a call of "own::TraceGroup" to a queue.
+// EnqueueTraceGroup adds a call to "own::TraceGroup" to the given queue.
 func (c Own) EnqueueTraceGroup(ctx context.Context, queue string, in TraceGroupInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceGroup", in, callOptions(c.Options, opts)...)
 }
@@ -3521,12 +3556,12 @@ func (c Own) TraceNode(ctx context.Context, in TraceNodeInput, opts ...iii.CallO
 	return iii.Call[TraceNodeOutput](ctx, c.Client, "own::TraceNode", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceNode calls "own::TraceNode" without waiting for a result.
+// SendTraceNode calls "own::TraceNode" without waiting for the result.
 func (c Own) SendTraceNode(ctx context.Context, in TraceNodeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceNode", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceNode adds a call of "own::TraceNode" to a queue.
+// EnqueueTraceNode adds a call to "own::TraceNode" to the given queue.
 func (c Own) EnqueueTraceNode(ctx context.Context, queue string, in TraceNodeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceNode", in, callOptions(c.Options, opts)...)
 }
@@ -3536,12 +3571,12 @@ func (c Own) TraceStorage(ctx context.Context, in TraceStorageInput, opts ...iii
 	return iii.Call[TraceStorageOutput](ctx, c.Client, "own::TraceStorage", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceStorage calls "own::TraceStorage" without waiting for a result.
+// SendTraceStorage calls "own::TraceStorage" without waiting for the result.
 func (c Own) SendTraceStorage(ctx context.Context, in TraceStorageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceStorage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceStorage adds a call of "own::TraceStorage" to a queue.
+// EnqueueTraceStorage adds a call to "own::TraceStorage" to the given queue.
 func (c Own) EnqueueTraceStorage(ctx context.Context, queue string, in TraceStorageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceStorage", in, callOptions(c.Options, opts)...)
 }
@@ -3551,12 +3586,12 @@ func (c Own) TraceTriggerConfig(ctx context.Context, in TraceTriggerConfigInput,
 	return iii.Call[TraceTriggerConfigOutput](ctx, c.Client, "own::TraceTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// SendTraceTriggerConfig calls "own::TraceTriggerConfig" without waiting for a result.
+// SendTraceTriggerConfig calls "own::TraceTriggerConfig" without waiting for the result.
 func (c Own) SendTraceTriggerConfig(ctx context.Context, in TraceTriggerConfigInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TraceTriggerConfig", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTraceTriggerConfig adds a call of "own::TraceTriggerConfig" to a queue.
+// EnqueueTraceTriggerConfig adds a call to "own::TraceTriggerConfig" to the given queue.
 func (c Own) EnqueueTraceTriggerConfig(ctx context.Context, queue string, in TraceTriggerConfigInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TraceTriggerConfig", in, callOptions(c.Options, opts)...)
 }
@@ -3566,12 +3601,12 @@ func (c Own) TracesGroupByInput(ctx context.Context, in TracesGroupByInputInput,
 	return iii.Call[TracesGroupByInputOutput](ctx, c.Client, "own::TracesGroupByInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesGroupByInput calls "own::TracesGroupByInput" without waiting for a result.
+// SendTracesGroupByInput calls "own::TracesGroupByInput" without waiting for the result.
 func (c Own) SendTracesGroupByInput(ctx context.Context, in TracesGroupByInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesGroupByInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesGroupByInput adds a call of "own::TracesGroupByInput" to a queue.
+// EnqueueTracesGroupByInput adds a call to "own::TracesGroupByInput" to the given queue.
 func (c Own) EnqueueTracesGroupByInput(ctx context.Context, queue string, in TracesGroupByInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesGroupByInput", in, callOptions(c.Options, opts)...)
 }
@@ -3581,12 +3616,12 @@ func (c Own) TracesGroupByResult(ctx context.Context, in TracesGroupByResultInpu
 	return iii.Call[TracesGroupByResultOutput](ctx, c.Client, "own::TracesGroupByResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesGroupByResult calls "own::TracesGroupByResult" without waiting for a result.
+// SendTracesGroupByResult calls "own::TracesGroupByResult" without waiting for the result.
 func (c Own) SendTracesGroupByResult(ctx context.Context, in TracesGroupByResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesGroupByResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesGroupByResult adds a call of "own::TracesGroupByResult" to a queue.
+// EnqueueTracesGroupByResult adds a call to "own::TracesGroupByResult" to the given queue.
 func (c Own) EnqueueTracesGroupByResult(ctx context.Context, queue string, in TracesGroupByResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesGroupByResult", in, callOptions(c.Options, opts)...)
 }
@@ -3596,12 +3631,12 @@ func (c Own) TracesListInput(ctx context.Context, in TracesListInputInput, opts 
 	return iii.Call[TracesListInputOutput](ctx, c.Client, "own::TracesListInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesListInput calls "own::TracesListInput" without waiting for a result.
+// SendTracesListInput calls "own::TracesListInput" without waiting for the result.
 func (c Own) SendTracesListInput(ctx context.Context, in TracesListInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesListInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesListInput adds a call of "own::TracesListInput" to a queue.
+// EnqueueTracesListInput adds a call to "own::TracesListInput" to the given queue.
 func (c Own) EnqueueTracesListInput(ctx context.Context, queue string, in TracesListInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesListInput", in, callOptions(c.Options, opts)...)
 }
@@ -3611,12 +3646,12 @@ func (c Own) TracesListResult(ctx context.Context, in TracesListResultInput, opt
 	return iii.Call[TracesListResultOutput](ctx, c.Client, "own::TracesListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesListResult calls "own::TracesListResult" without waiting for a result.
+// SendTracesListResult calls "own::TracesListResult" without waiting for the result.
 func (c Own) SendTracesListResult(ctx context.Context, in TracesListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesListResult adds a call of "own::TracesListResult" to a queue.
+// EnqueueTracesListResult adds a call to "own::TracesListResult" to the given queue.
 func (c Own) EnqueueTracesListResult(ctx context.Context, queue string, in TracesListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesListResult", in, callOptions(c.Options, opts)...)
 }
@@ -3626,12 +3661,12 @@ func (c Own) TracesTreeInput(ctx context.Context, in TracesTreeInputInput, opts 
 	return iii.Call[TracesTreeInputOutput](ctx, c.Client, "own::TracesTreeInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesTreeInput calls "own::TracesTreeInput" without waiting for a result.
+// SendTracesTreeInput calls "own::TracesTreeInput" without waiting for the result.
 func (c Own) SendTracesTreeInput(ctx context.Context, in TracesTreeInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesTreeInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesTreeInput adds a call of "own::TracesTreeInput" to a queue.
+// EnqueueTracesTreeInput adds a call to "own::TracesTreeInput" to the given queue.
 func (c Own) EnqueueTracesTreeInput(ctx context.Context, queue string, in TracesTreeInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesTreeInput", in, callOptions(c.Options, opts)...)
 }
@@ -3641,12 +3676,12 @@ func (c Own) TracesTreeResult(ctx context.Context, in TracesTreeResultInput, opt
 	return iii.Call[TracesTreeResultOutput](ctx, c.Client, "own::TracesTreeResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTracesTreeResult calls "own::TracesTreeResult" without waiting for a result.
+// SendTracesTreeResult calls "own::TracesTreeResult" without waiting for the result.
 func (c Own) SendTracesTreeResult(ctx context.Context, in TracesTreeResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TracesTreeResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTracesTreeResult adds a call of "own::TracesTreeResult" to a queue.
+// EnqueueTracesTreeResult adds a call to "own::TracesTreeResult" to the given queue.
 func (c Own) EnqueueTracesTreeResult(ctx context.Context, queue string, in TracesTreeResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TracesTreeResult", in, callOptions(c.Options, opts)...)
 }
@@ -3656,12 +3691,12 @@ func (c Own) TriggerAction(ctx context.Context, in TriggerActionInput, opts ...i
 	return iii.Call[TriggerActionOutput](ctx, c.Client, "own::TriggerAction", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerAction calls "own::TriggerAction" without waiting for a result.
+// SendTriggerAction calls "own::TriggerAction" without waiting for the result.
 func (c Own) SendTriggerAction(ctx context.Context, in TriggerActionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerAction", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerAction adds a call of "own::TriggerAction" to a queue.
+// EnqueueTriggerAction adds a call to "own::TriggerAction" to the given queue.
 func (c Own) EnqueueTriggerAction(ctx context.Context, queue string, in TriggerActionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerAction", in, callOptions(c.Options, opts)...)
 }
@@ -3671,12 +3706,12 @@ func (c Own) TriggerActionType(ctx context.Context, in TriggerActionTypeInput, o
 	return iii.Call[TriggerActionTypeOutput](ctx, c.Client, "own::TriggerActionType", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerActionType calls "own::TriggerActionType" without waiting for a result.
+// SendTriggerActionType calls "own::TriggerActionType" without waiting for the result.
 func (c Own) SendTriggerActionType(ctx context.Context, in TriggerActionTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerActionType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerActionType adds a call of "own::TriggerActionType" to a queue.
+// EnqueueTriggerActionType adds a call to "own::TriggerActionType" to the given queue.
 func (c Own) EnqueueTriggerActionType(ctx context.Context, queue string, in TriggerActionTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerActionType", in, callOptions(c.Options, opts)...)
 }
@@ -3686,12 +3721,12 @@ func (c Own) TriggerDetail(ctx context.Context, in TriggerDetailInput, opts ...i
 	return iii.Call[TriggerDetailOutput](ctx, c.Client, "own::TriggerDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerDetail calls "own::TriggerDetail" without waiting for a result.
+// SendTriggerDetail calls "own::TriggerDetail" without waiting for the result.
 func (c Own) SendTriggerDetail(ctx context.Context, in TriggerDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerDetail adds a call of "own::TriggerDetail" to a queue.
+// EnqueueTriggerDetail adds a call to "own::TriggerDetail" to the given queue.
 func (c Own) EnqueueTriggerDetail(ctx context.Context, queue string, in TriggerDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerDetail", in, callOptions(c.Options, opts)...)
 }
@@ -3701,12 +3736,12 @@ func (c Own) TriggerFilter(ctx context.Context, in TriggerFilterInput, opts ...i
 	return iii.Call[TriggerFilterOutput](ctx, c.Client, "own::TriggerFilter", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerFilter calls "own::TriggerFilter" without waiting for a result.
+// SendTriggerFilter calls "own::TriggerFilter" without waiting for the result.
 func (c Own) SendTriggerFilter(ctx context.Context, in TriggerFilterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerFilter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerFilter adds a call of "own::TriggerFilter" to a queue.
+// EnqueueTriggerFilter adds a call to "own::TriggerFilter" to the given queue.
 func (c Own) EnqueueTriggerFilter(ctx context.Context, queue string, in TriggerFilterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerFilter", in, callOptions(c.Options, opts)...)
 }
@@ -3716,12 +3751,12 @@ func (c Own) TriggerInfoInput(ctx context.Context, in TriggerInfoInputInput, opt
 	return iii.Call[TriggerInfoInputOutput](ctx, c.Client, "own::TriggerInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerInfoInput calls "own::TriggerInfoInput" without waiting for a result.
+// SendTriggerInfoInput calls "own::TriggerInfoInput" without waiting for the result.
 func (c Own) SendTriggerInfoInput(ctx context.Context, in TriggerInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerInfoInput adds a call of "own::TriggerInfoInput" to a queue.
+// EnqueueTriggerInfoInput adds a call to "own::TriggerInfoInput" to the given queue.
 func (c Own) EnqueueTriggerInfoInput(ctx context.Context, queue string, in TriggerInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -3733,13 +3768,13 @@ func (c Own) TriggerRegistrationResultMessage(ctx context.Context, in TriggerReg
 }
 
 // SendTriggerRegistrationResultMessage calls "own::TriggerRegistrationResultMessage" without
-// waiting for a result.
+// waiting for the result.
 func (c Own) SendTriggerRegistrationResultMessage(ctx context.Context, in TriggerRegistrationResultMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerRegistrationResultMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerRegistrationResultMessage adds a call of
-// "own::TriggerRegistrationResultMessage" to a queue.
+// EnqueueTriggerRegistrationResultMessage adds a call to
+// "own::TriggerRegistrationResultMessage" to the given queue.
 func (c Own) EnqueueTriggerRegistrationResultMessage(ctx context.Context, queue string, in TriggerRegistrationResultMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerRegistrationResultMessage", in, callOptions(c.Options, opts)...)
 }
@@ -3749,12 +3784,12 @@ func (c Own) TriggerSummary(ctx context.Context, in TriggerSummaryInput, opts ..
 	return iii.Call[TriggerSummaryOutput](ctx, c.Client, "own::TriggerSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerSummary calls "own::TriggerSummary" without waiting for a result.
+// SendTriggerSummary calls "own::TriggerSummary" without waiting for the result.
 func (c Own) SendTriggerSummary(ctx context.Context, in TriggerSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerSummary adds a call of "own::TriggerSummary" to a queue.
+// EnqueueTriggerSummary adds a call to "own::TriggerSummary" to the given queue.
 func (c Own) EnqueueTriggerSummary(ctx context.Context, queue string, in TriggerSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerSummary", in, callOptions(c.Options, opts)...)
 }
@@ -3764,12 +3799,12 @@ func (c Own) TriggerTypeDetail(ctx context.Context, in TriggerTypeDetailInput, o
 	return iii.Call[TriggerTypeDetailOutput](ctx, c.Client, "own::TriggerTypeDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypeDetail calls "own::TriggerTypeDetail" without waiting for a result.
+// SendTriggerTypeDetail calls "own::TriggerTypeDetail" without waiting for the result.
 func (c Own) SendTriggerTypeDetail(ctx context.Context, in TriggerTypeDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypeDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypeDetail adds a call of "own::TriggerTypeDetail" to a queue.
+// EnqueueTriggerTypeDetail adds a call to "own::TriggerTypeDetail" to the given queue.
 func (c Own) EnqueueTriggerTypeDetail(ctx context.Context, queue string, in TriggerTypeDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypeDetail", in, callOptions(c.Options, opts)...)
 }
@@ -3779,12 +3814,12 @@ func (c Own) TriggerTypeFilter(ctx context.Context, in TriggerTypeFilterInput, o
 	return iii.Call[TriggerTypeFilterOutput](ctx, c.Client, "own::TriggerTypeFilter", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypeFilter calls "own::TriggerTypeFilter" without waiting for a result.
+// SendTriggerTypeFilter calls "own::TriggerTypeFilter" without waiting for the result.
 func (c Own) SendTriggerTypeFilter(ctx context.Context, in TriggerTypeFilterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypeFilter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypeFilter adds a call of "own::TriggerTypeFilter" to a queue.
+// EnqueueTriggerTypeFilter adds a call to "own::TriggerTypeFilter" to the given queue.
 func (c Own) EnqueueTriggerTypeFilter(ctx context.Context, queue string, in TriggerTypeFilterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypeFilter", in, callOptions(c.Options, opts)...)
 }
@@ -3794,12 +3829,12 @@ func (c Own) TriggerTypeInfoInput(ctx context.Context, in TriggerTypeInfoInputIn
 	return iii.Call[TriggerTypeInfoInputOutput](ctx, c.Client, "own::TriggerTypeInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypeInfoInput calls "own::TriggerTypeInfoInput" without waiting for a result.
+// SendTriggerTypeInfoInput calls "own::TriggerTypeInfoInput" without waiting for the result.
 func (c Own) SendTriggerTypeInfoInput(ctx context.Context, in TriggerTypeInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypeInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypeInfoInput adds a call of "own::TriggerTypeInfoInput" to a queue.
+// EnqueueTriggerTypeInfoInput adds a call to "own::TriggerTypeInfoInput" to the given queue.
 func (c Own) EnqueueTriggerTypeInfoInput(ctx context.Context, queue string, in TriggerTypeInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypeInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -3809,12 +3844,12 @@ func (c Own) TriggerTypeSummary(ctx context.Context, in TriggerTypeSummaryInput,
 	return iii.Call[TriggerTypeSummaryOutput](ctx, c.Client, "own::TriggerTypeSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypeSummary calls "own::TriggerTypeSummary" without waiting for a result.
+// SendTriggerTypeSummary calls "own::TriggerTypeSummary" without waiting for the result.
 func (c Own) SendTriggerTypeSummary(ctx context.Context, in TriggerTypeSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypeSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypeSummary adds a call of "own::TriggerTypeSummary" to a queue.
+// EnqueueTriggerTypeSummary adds a call to "own::TriggerTypeSummary" to the given queue.
 func (c Own) EnqueueTriggerTypeSummary(ctx context.Context, queue string, in TriggerTypeSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypeSummary", in, callOptions(c.Options, opts)...)
 }
@@ -3824,13 +3859,14 @@ func (c Own) TriggerTypesListResult(ctx context.Context, in TriggerTypesListResu
 	return iii.Call[TriggerTypesListResultOutput](ctx, c.Client, "own::TriggerTypesListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggerTypesListResult calls "own::TriggerTypesListResult" without waiting for a
+// SendTriggerTypesListResult calls "own::TriggerTypesListResult" without waiting for the
 // result.
 func (c Own) SendTriggerTypesListResult(ctx context.Context, in TriggerTypesListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggerTypesListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggerTypesListResult adds a call of "own::TriggerTypesListResult" to a queue.
+// EnqueueTriggerTypesListResult adds a call to "own::TriggerTypesListResult" to the given
+// queue.
 func (c Own) EnqueueTriggerTypesListResult(ctx context.Context, queue string, in TriggerTypesListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggerTypesListResult", in, callOptions(c.Options, opts)...)
 }
@@ -3840,12 +3876,12 @@ func (c Own) TriggersListResult(ctx context.Context, in TriggersListResultInput,
 	return iii.Call[TriggersListResultOutput](ctx, c.Client, "own::TriggersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendTriggersListResult calls "own::TriggersListResult" without waiting for a result.
+// SendTriggersListResult calls "own::TriggersListResult" without waiting for the result.
 func (c Own) SendTriggersListResult(ctx context.Context, in TriggersListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::TriggersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTriggersListResult adds a call of "own::TriggersListResult" to a queue.
+// EnqueueTriggersListResult adds a call to "own::TriggersListResult" to the given queue.
 func (c Own) EnqueueTriggersListResult(ctx context.Context, queue string, in TriggersListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::TriggersListResult", in, callOptions(c.Options, opts)...)
 }
@@ -3855,12 +3891,12 @@ func (c Own) UnobserveMessage(ctx context.Context, in UnobserveMessageInput, opt
 	return iii.Call[UnobserveMessageOutput](ctx, c.Client, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnobserveMessage calls "own::UnobserveMessage" without waiting for a result.
+// SendUnobserveMessage calls "own::UnobserveMessage" without waiting for the result.
 func (c Own) SendUnobserveMessage(ctx context.Context, in UnobserveMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnobserveMessage adds a call of "own::UnobserveMessage" to a queue.
+// EnqueueUnobserveMessage adds a call to "own::UnobserveMessage" to the given queue.
 func (c Own) EnqueueUnobserveMessage(ctx context.Context, queue string, in UnobserveMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnobserveMessage", in, callOptions(c.Options, opts)...)
 }
@@ -3870,14 +3906,14 @@ func (c Own) UnregisterFunctionMessage(ctx context.Context, in UnregisterFunctio
 	return iii.Call[UnregisterFunctionMessageOutput](ctx, c.Client, "own::UnregisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnregisterFunctionMessage calls "own::UnregisterFunctionMessage" without waiting for a
-// result.
+// SendUnregisterFunctionMessage calls "own::UnregisterFunctionMessage" without waiting for
+// the result.
 func (c Own) SendUnregisterFunctionMessage(ctx context.Context, in UnregisterFunctionMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnregisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnregisterFunctionMessage adds a call of "own::UnregisterFunctionMessage" to a
-// queue.
+// EnqueueUnregisterFunctionMessage adds a call to "own::UnregisterFunctionMessage" to the
+// given queue.
 func (c Own) EnqueueUnregisterFunctionMessage(ctx context.Context, queue string, in UnregisterFunctionMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnregisterFunctionMessage", in, callOptions(c.Options, opts)...)
 }
@@ -3887,13 +3923,14 @@ func (c Own) UnregisterTriggerInput(ctx context.Context, in UnregisterTriggerInp
 	return iii.Call[UnregisterTriggerInputOutput](ctx, c.Client, "own::UnregisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnregisterTriggerInput calls "own::UnregisterTriggerInput" without waiting for a
+// SendUnregisterTriggerInput calls "own::UnregisterTriggerInput" without waiting for the
 // result.
 func (c Own) SendUnregisterTriggerInput(ctx context.Context, in UnregisterTriggerInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnregisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnregisterTriggerInput adds a call of "own::UnregisterTriggerInput" to a queue.
+// EnqueueUnregisterTriggerInput adds a call to "own::UnregisterTriggerInput" to the given
+// queue.
 func (c Own) EnqueueUnregisterTriggerInput(ctx context.Context, queue string, in UnregisterTriggerInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnregisterTriggerInput", in, callOptions(c.Options, opts)...)
 }
@@ -3903,13 +3940,14 @@ func (c Own) UnregisterTriggerMessage(ctx context.Context, in UnregisterTriggerM
 	return iii.Call[UnregisterTriggerMessageOutput](ctx, c.Client, "own::UnregisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnregisterTriggerMessage calls "own::UnregisterTriggerMessage" without waiting for a
+// SendUnregisterTriggerMessage calls "own::UnregisterTriggerMessage" without waiting for the
 // result.
 func (c Own) SendUnregisterTriggerMessage(ctx context.Context, in UnregisterTriggerMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnregisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnregisterTriggerMessage adds a call of "own::UnregisterTriggerMessage" to a queue.
+// EnqueueUnregisterTriggerMessage adds a call to "own::UnregisterTriggerMessage" to the
+// given queue.
 func (c Own) EnqueueUnregisterTriggerMessage(ctx context.Context, queue string, in UnregisterTriggerMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnregisterTriggerMessage", in, callOptions(c.Options, opts)...)
 }
@@ -3919,13 +3957,14 @@ func (c Own) UnregisterTriggerResult(ctx context.Context, in UnregisterTriggerRe
 	return iii.Call[UnregisterTriggerResultOutput](ctx, c.Client, "own::UnregisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnregisterTriggerResult calls "own::UnregisterTriggerResult" without waiting for a
+// SendUnregisterTriggerResult calls "own::UnregisterTriggerResult" without waiting for the
 // result.
 func (c Own) SendUnregisterTriggerResult(ctx context.Context, in UnregisterTriggerResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UnregisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnregisterTriggerResult adds a call of "own::UnregisterTriggerResult" to a queue.
+// EnqueueUnregisterTriggerResult adds a call to "own::UnregisterTriggerResult" to the given
+// queue.
 func (c Own) EnqueueUnregisterTriggerResult(ctx context.Context, queue string, in UnregisterTriggerResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UnregisterTriggerResult", in, callOptions(c.Options, opts)...)
 }
@@ -3935,12 +3974,12 @@ func (c Own) UpdateAppend(ctx context.Context, in UpdateAppendInput, opts ...iii
 	return iii.Call[UpdateAppendOutput](ctx, c.Client, "own::UpdateAppend", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateAppend calls "own::UpdateAppend" without waiting for a result.
+// SendUpdateAppend calls "own::UpdateAppend" without waiting for the result.
 func (c Own) SendUpdateAppend(ctx context.Context, in UpdateAppendInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateAppend", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateAppend adds a call of "own::UpdateAppend" to a queue.
+// EnqueueUpdateAppend adds a call to "own::UpdateAppend" to the given queue.
 func (c Own) EnqueueUpdateAppend(ctx context.Context, queue string, in UpdateAppendInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateAppend", in, callOptions(c.Options, opts)...)
 }
@@ -3950,12 +3989,12 @@ func (c Own) UpdateDecrement(ctx context.Context, in UpdateDecrementInput, opts 
 	return iii.Call[UpdateDecrementOutput](ctx, c.Client, "own::UpdateDecrement", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateDecrement calls "own::UpdateDecrement" without waiting for a result.
+// SendUpdateDecrement calls "own::UpdateDecrement" without waiting for the result.
 func (c Own) SendUpdateDecrement(ctx context.Context, in UpdateDecrementInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateDecrement", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateDecrement adds a call of "own::UpdateDecrement" to a queue.
+// EnqueueUpdateDecrement adds a call to "own::UpdateDecrement" to the given queue.
 func (c Own) EnqueueUpdateDecrement(ctx context.Context, queue string, in UpdateDecrementInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateDecrement", in, callOptions(c.Options, opts)...)
 }
@@ -3965,12 +4004,12 @@ func (c Own) UpdateIncrement(ctx context.Context, in UpdateIncrementInput, opts 
 	return iii.Call[UpdateIncrementOutput](ctx, c.Client, "own::UpdateIncrement", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateIncrement calls "own::UpdateIncrement" without waiting for a result.
+// SendUpdateIncrement calls "own::UpdateIncrement" without waiting for the result.
 func (c Own) SendUpdateIncrement(ctx context.Context, in UpdateIncrementInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateIncrement", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateIncrement adds a call of "own::UpdateIncrement" to a queue.
+// EnqueueUpdateIncrement adds a call to "own::UpdateIncrement" to the given queue.
 func (c Own) EnqueueUpdateIncrement(ctx context.Context, queue string, in UpdateIncrementInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateIncrement", in, callOptions(c.Options, opts)...)
 }
@@ -3980,12 +4019,12 @@ func (c Own) UpdateMerge(ctx context.Context, in UpdateMergeInput, opts ...iii.C
 	return iii.Call[UpdateMergeOutput](ctx, c.Client, "own::UpdateMerge", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateMerge calls "own::UpdateMerge" without waiting for a result.
+// SendUpdateMerge calls "own::UpdateMerge" without waiting for the result.
 func (c Own) SendUpdateMerge(ctx context.Context, in UpdateMergeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateMerge", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateMerge adds a call of "own::UpdateMerge" to a queue.
+// EnqueueUpdateMerge adds a call to "own::UpdateMerge" to the given queue.
 func (c Own) EnqueueUpdateMerge(ctx context.Context, queue string, in UpdateMergeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateMerge", in, callOptions(c.Options, opts)...)
 }
@@ -3995,12 +4034,12 @@ func (c Own) UpdateOp(ctx context.Context, in UpdateOpInput, opts ...iii.CallOpt
 	return iii.Call[UpdateOpOutput](ctx, c.Client, "own::UpdateOp", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateOp calls "own::UpdateOp" without waiting for a result.
+// SendUpdateOp calls "own::UpdateOp" without waiting for the result.
 func (c Own) SendUpdateOp(ctx context.Context, in UpdateOpInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateOp", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateOp adds a call of "own::UpdateOp" to a queue.
+// EnqueueUpdateOp adds a call to "own::UpdateOp" to the given queue.
 func (c Own) EnqueueUpdateOp(ctx context.Context, queue string, in UpdateOpInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateOp", in, callOptions(c.Options, opts)...)
 }
@@ -4010,12 +4049,12 @@ func (c Own) UpdateOpError(ctx context.Context, in UpdateOpErrorInput, opts ...i
 	return iii.Call[UpdateOpErrorOutput](ctx, c.Client, "own::UpdateOpError", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateOpError calls "own::UpdateOpError" without waiting for a result.
+// SendUpdateOpError calls "own::UpdateOpError" without waiting for the result.
 func (c Own) SendUpdateOpError(ctx context.Context, in UpdateOpErrorInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateOpError", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateOpError adds a call of "own::UpdateOpError" to a queue.
+// EnqueueUpdateOpError adds a call to "own::UpdateOpError" to the given queue.
 func (c Own) EnqueueUpdateOpError(ctx context.Context, queue string, in UpdateOpErrorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateOpError", in, callOptions(c.Options, opts)...)
 }
@@ -4025,12 +4064,12 @@ func (c Own) UpdateOpType(ctx context.Context, in UpdateOpTypeInput, opts ...iii
 	return iii.Call[UpdateOpTypeOutput](ctx, c.Client, "own::UpdateOpType", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateOpType calls "own::UpdateOpType" without waiting for a result.
+// SendUpdateOpType calls "own::UpdateOpType" without waiting for the result.
 func (c Own) SendUpdateOpType(ctx context.Context, in UpdateOpTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateOpType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateOpType adds a call of "own::UpdateOpType" to a queue.
+// EnqueueUpdateOpType adds a call to "own::UpdateOpType" to the given queue.
 func (c Own) EnqueueUpdateOpType(ctx context.Context, queue string, in UpdateOpTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateOpType", in, callOptions(c.Options, opts)...)
 }
@@ -4040,12 +4079,12 @@ func (c Own) UpdateRemove(ctx context.Context, in UpdateRemoveInput, opts ...iii
 	return iii.Call[UpdateRemoveOutput](ctx, c.Client, "own::UpdateRemove", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateRemove calls "own::UpdateRemove" without waiting for a result.
+// SendUpdateRemove calls "own::UpdateRemove" without waiting for the result.
 func (c Own) SendUpdateRemove(ctx context.Context, in UpdateRemoveInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateRemove", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateRemove adds a call of "own::UpdateRemove" to a queue.
+// EnqueueUpdateRemove adds a call to "own::UpdateRemove" to the given queue.
 func (c Own) EnqueueUpdateRemove(ctx context.Context, queue string, in UpdateRemoveInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateRemove", in, callOptions(c.Options, opts)...)
 }
@@ -4055,12 +4094,12 @@ func (c Own) UpdateSet(ctx context.Context, in UpdateSetInput, opts ...iii.CallO
 	return iii.Call[UpdateSetOutput](ctx, c.Client, "own::UpdateSet", in, callOptions(c.Options, opts)...)
 }
 
-// SendUpdateSet calls "own::UpdateSet" without waiting for a result.
+// SendUpdateSet calls "own::UpdateSet" without waiting for the result.
 func (c Own) SendUpdateSet(ctx context.Context, in UpdateSetInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::UpdateSet", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUpdateSet adds a call of "own::UpdateSet" to a queue.
+// EnqueueUpdateSet adds a call to "own::UpdateSet" to the given queue.
 func (c Own) EnqueueUpdateSet(ctx context.Context, queue string, in UpdateSetInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::UpdateSet", in, callOptions(c.Options, opts)...)
 }
@@ -4070,12 +4109,12 @@ func (c Own) Worker(ctx context.Context, in WorkerInput, opts ...iii.CallOption)
 	return iii.Call[WorkerOutput](ctx, c.Client, "own::Worker", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorker calls "own::Worker" without waiting for a result.
+// SendWorker calls "own::Worker" without waiting for the result.
 func (c Own) SendWorker(ctx context.Context, in WorkerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::Worker", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorker adds a call of "own::Worker" to a queue.
+// EnqueueWorker adds a call to "own::Worker" to the given queue.
 func (c Own) EnqueueWorker(ctx context.Context, queue string, in WorkerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::Worker", in, callOptions(c.Options, opts)...)
 }
@@ -4085,12 +4124,12 @@ func (c Own) WorkerDetail(ctx context.Context, in WorkerDetailInput, opts ...iii
 	return iii.Call[WorkerDetailOutput](ctx, c.Client, "own::WorkerDetail", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerDetail calls "own::WorkerDetail" without waiting for a result.
+// SendWorkerDetail calls "own::WorkerDetail" without waiting for the result.
 func (c Own) SendWorkerDetail(ctx context.Context, in WorkerDetailInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerDetail", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerDetail adds a call of "own::WorkerDetail" to a queue.
+// EnqueueWorkerDetail adds a call to "own::WorkerDetail" to the given queue.
 func (c Own) EnqueueWorkerDetail(ctx context.Context, queue string, in WorkerDetailInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerDetail", in, callOptions(c.Options, opts)...)
 }
@@ -4100,12 +4139,12 @@ func (c Own) WorkerEventType(ctx context.Context, in WorkerEventTypeInput, opts 
 	return iii.Call[WorkerEventTypeOutput](ctx, c.Client, "own::WorkerEventType", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerEventType calls "own::WorkerEventType" without waiting for a result.
+// SendWorkerEventType calls "own::WorkerEventType" without waiting for the result.
 func (c Own) SendWorkerEventType(ctx context.Context, in WorkerEventTypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerEventType", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerEventType adds a call of "own::WorkerEventType" to a queue.
+// EnqueueWorkerEventType adds a call to "own::WorkerEventType" to the given queue.
 func (c Own) EnqueueWorkerEventType(ctx context.Context, queue string, in WorkerEventTypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerEventType", in, callOptions(c.Options, opts)...)
 }
@@ -4115,12 +4154,12 @@ func (c Own) WorkerFilter(ctx context.Context, in WorkerFilterInput, opts ...iii
 	return iii.Call[WorkerFilterOutput](ctx, c.Client, "own::WorkerFilter", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerFilter calls "own::WorkerFilter" without waiting for a result.
+// SendWorkerFilter calls "own::WorkerFilter" without waiting for the result.
 func (c Own) SendWorkerFilter(ctx context.Context, in WorkerFilterInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerFilter", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerFilter adds a call of "own::WorkerFilter" to a queue.
+// EnqueueWorkerFilter adds a call to "own::WorkerFilter" to the given queue.
 func (c Own) EnqueueWorkerFilter(ctx context.Context, queue string, in WorkerFilterInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerFilter", in, callOptions(c.Options, opts)...)
 }
@@ -4130,12 +4169,12 @@ func (c Own) WorkerGaugesOptions(ctx context.Context, in WorkerGaugesOptionsInpu
 	return iii.Call[WorkerGaugesOptionsOutput](ctx, c.Client, "own::WorkerGaugesOptions", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerGaugesOptions calls "own::WorkerGaugesOptions" without waiting for a result.
+// SendWorkerGaugesOptions calls "own::WorkerGaugesOptions" without waiting for the result.
 func (c Own) SendWorkerGaugesOptions(ctx context.Context, in WorkerGaugesOptionsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerGaugesOptions", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerGaugesOptions adds a call of "own::WorkerGaugesOptions" to a queue.
+// EnqueueWorkerGaugesOptions adds a call to "own::WorkerGaugesOptions" to the given queue.
 func (c Own) EnqueueWorkerGaugesOptions(ctx context.Context, queue string, in WorkerGaugesOptionsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerGaugesOptions", in, callOptions(c.Options, opts)...)
 }
@@ -4145,12 +4184,12 @@ func (c Own) WorkerInfoInput(ctx context.Context, in WorkerInfoInputInput, opts 
 	return iii.Call[WorkerInfoInputOutput](ctx, c.Client, "own::WorkerInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerInfoInput calls "own::WorkerInfoInput" without waiting for a result.
+// SendWorkerInfoInput calls "own::WorkerInfoInput" without waiting for the result.
 func (c Own) SendWorkerInfoInput(ctx context.Context, in WorkerInfoInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerInfoInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerInfoInput adds a call of "own::WorkerInfoInput" to a queue.
+// EnqueueWorkerInfoInput adds a call to "own::WorkerInfoInput" to the given queue.
 func (c Own) EnqueueWorkerInfoInput(ctx context.Context, queue string, in WorkerInfoInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerInfoInput", in, callOptions(c.Options, opts)...)
 }
@@ -4160,12 +4199,12 @@ func (c Own) WorkerMetrics(ctx context.Context, in WorkerMetricsInput, opts ...i
 	return iii.Call[WorkerMetricsOutput](ctx, c.Client, "own::WorkerMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerMetrics calls "own::WorkerMetrics" without waiting for a result.
+// SendWorkerMetrics calls "own::WorkerMetrics" without waiting for the result.
 func (c Own) SendWorkerMetrics(ctx context.Context, in WorkerMetricsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerMetrics", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerMetrics adds a call of "own::WorkerMetrics" to a queue.
+// EnqueueWorkerMetrics adds a call to "own::WorkerMetrics" to the given queue.
 func (c Own) EnqueueWorkerMetrics(ctx context.Context, queue string, in WorkerMetricsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerMetrics", in, callOptions(c.Options, opts)...)
 }
@@ -4175,12 +4214,12 @@ func (c Own) WorkerMetricsReport(ctx context.Context, in WorkerMetricsReportInpu
 	return iii.Call[WorkerMetricsReportOutput](ctx, c.Client, "own::WorkerMetricsReport", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerMetricsReport calls "own::WorkerMetricsReport" without waiting for a result.
+// SendWorkerMetricsReport calls "own::WorkerMetricsReport" without waiting for the result.
 func (c Own) SendWorkerMetricsReport(ctx context.Context, in WorkerMetricsReportInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerMetricsReport", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerMetricsReport adds a call of "own::WorkerMetricsReport" to a queue.
+// EnqueueWorkerMetricsReport adds a call to "own::WorkerMetricsReport" to the given queue.
 func (c Own) EnqueueWorkerMetricsReport(ctx context.Context, queue string, in WorkerMetricsReportInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerMetricsReport", in, callOptions(c.Options, opts)...)
 }
@@ -4190,12 +4229,12 @@ func (c Own) WorkerRegisterInput(ctx context.Context, in WorkerRegisterInputInpu
 	return iii.Call[WorkerRegisterInputOutput](ctx, c.Client, "own::WorkerRegisterInput", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerRegisterInput calls "own::WorkerRegisterInput" without waiting for a result.
+// SendWorkerRegisterInput calls "own::WorkerRegisterInput" without waiting for the result.
 func (c Own) SendWorkerRegisterInput(ctx context.Context, in WorkerRegisterInputInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerRegisterInput", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerRegisterInput adds a call of "own::WorkerRegisterInput" to a queue.
+// EnqueueWorkerRegisterInput adds a call to "own::WorkerRegisterInput" to the given queue.
 func (c Own) EnqueueWorkerRegisterInput(ctx context.Context, queue string, in WorkerRegisterInputInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerRegisterInput", in, callOptions(c.Options, opts)...)
 }
@@ -4205,12 +4244,12 @@ func (c Own) WorkerRegisterResult(ctx context.Context, in WorkerRegisterResultIn
 	return iii.Call[WorkerRegisterResultOutput](ctx, c.Client, "own::WorkerRegisterResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerRegisterResult calls "own::WorkerRegisterResult" without waiting for a result.
+// SendWorkerRegisterResult calls "own::WorkerRegisterResult" without waiting for the result.
 func (c Own) SendWorkerRegisterResult(ctx context.Context, in WorkerRegisterResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerRegisterResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerRegisterResult adds a call of "own::WorkerRegisterResult" to a queue.
+// EnqueueWorkerRegisterResult adds a call to "own::WorkerRegisterResult" to the given queue.
 func (c Own) EnqueueWorkerRegisterResult(ctx context.Context, queue string, in WorkerRegisterResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerRegisterResult", in, callOptions(c.Options, opts)...)
 }
@@ -4220,13 +4259,14 @@ func (c Own) WorkerRegisteredMessage(ctx context.Context, in WorkerRegisteredMes
 	return iii.Call[WorkerRegisteredMessageOutput](ctx, c.Client, "own::WorkerRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerRegisteredMessage calls "own::WorkerRegisteredMessage" without waiting for a
+// SendWorkerRegisteredMessage calls "own::WorkerRegisteredMessage" without waiting for the
 // result.
 func (c Own) SendWorkerRegisteredMessage(ctx context.Context, in WorkerRegisteredMessageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerRegisteredMessage adds a call of "own::WorkerRegisteredMessage" to a queue.
+// EnqueueWorkerRegisteredMessage adds a call to "own::WorkerRegisteredMessage" to the given
+// queue.
 func (c Own) EnqueueWorkerRegisteredMessage(ctx context.Context, queue string, in WorkerRegisteredMessageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerRegisteredMessage", in, callOptions(c.Options, opts)...)
 }
@@ -4236,12 +4276,12 @@ func (c Own) WorkerSummary(ctx context.Context, in WorkerSummaryInput, opts ...i
 	return iii.Call[WorkerSummaryOutput](ctx, c.Client, "own::WorkerSummary", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerSummary calls "own::WorkerSummary" without waiting for a result.
+// SendWorkerSummary calls "own::WorkerSummary" without waiting for the result.
 func (c Own) SendWorkerSummary(ctx context.Context, in WorkerSummaryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerSummary", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerSummary adds a call of "own::WorkerSummary" to a queue.
+// EnqueueWorkerSummary adds a call to "own::WorkerSummary" to the given queue.
 func (c Own) EnqueueWorkerSummary(ctx context.Context, queue string, in WorkerSummaryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerSummary", in, callOptions(c.Options, opts)...)
 }
@@ -4251,12 +4291,12 @@ func (c Own) WorkerTelemetry(ctx context.Context, in WorkerTelemetryInput, opts 
 	return iii.Call[WorkerTelemetryOutput](ctx, c.Client, "own::WorkerTelemetry", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkerTelemetry calls "own::WorkerTelemetry" without waiting for a result.
+// SendWorkerTelemetry calls "own::WorkerTelemetry" without waiting for the result.
 func (c Own) SendWorkerTelemetry(ctx context.Context, in WorkerTelemetryInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkerTelemetry", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkerTelemetry adds a call of "own::WorkerTelemetry" to a queue.
+// EnqueueWorkerTelemetry adds a call to "own::WorkerTelemetry" to the given queue.
 func (c Own) EnqueueWorkerTelemetry(ctx context.Context, queue string, in WorkerTelemetryInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkerTelemetry", in, callOptions(c.Options, opts)...)
 }
@@ -4266,12 +4306,14 @@ func (c Own) WorkersAvailableEvent(ctx context.Context, in WorkersAvailableEvent
 	return iii.Call[WorkersAvailableEventOutput](ctx, c.Client, "own::WorkersAvailableEvent", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkersAvailableEvent calls "own::WorkersAvailableEvent" without waiting for a result.
+// SendWorkersAvailableEvent calls "own::WorkersAvailableEvent" without waiting for the
+// result.
 func (c Own) SendWorkersAvailableEvent(ctx context.Context, in WorkersAvailableEventInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkersAvailableEvent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkersAvailableEvent adds a call of "own::WorkersAvailableEvent" to a queue.
+// EnqueueWorkersAvailableEvent adds a call to "own::WorkersAvailableEvent" to the given
+// queue.
 func (c Own) EnqueueWorkersAvailableEvent(ctx context.Context, queue string, in WorkersAvailableEventInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkersAvailableEvent", in, callOptions(c.Options, opts)...)
 }
@@ -4281,13 +4323,14 @@ func (c Own) WorkersAvailableTrigger(ctx context.Context, in WorkersAvailableTri
 	return iii.Call[WorkersAvailableTriggerOutput](ctx, c.Client, "own::WorkersAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkersAvailableTrigger calls "own::WorkersAvailableTrigger" without waiting for a
+// SendWorkersAvailableTrigger calls "own::WorkersAvailableTrigger" without waiting for the
 // result.
 func (c Own) SendWorkersAvailableTrigger(ctx context.Context, in WorkersAvailableTriggerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkersAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkersAvailableTrigger adds a call of "own::WorkersAvailableTrigger" to a queue.
+// EnqueueWorkersAvailableTrigger adds a call to "own::WorkersAvailableTrigger" to the given
+// queue.
 func (c Own) EnqueueWorkersAvailableTrigger(ctx context.Context, queue string, in WorkersAvailableTriggerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkersAvailableTrigger", in, callOptions(c.Options, opts)...)
 }
@@ -4297,12 +4340,12 @@ func (c Own) WorkersListResult(ctx context.Context, in WorkersListResultInput, o
 	return iii.Call[WorkersListResultOutput](ctx, c.Client, "own::WorkersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// SendWorkersListResult calls "own::WorkersListResult" without waiting for a result.
+// SendWorkersListResult calls "own::WorkersListResult" without waiting for the result.
 func (c Own) SendWorkersListResult(ctx context.Context, in WorkersListResultInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "own::WorkersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWorkersListResult adds a call of "own::WorkersListResult" to a queue.
+// EnqueueWorkersListResult adds a call to "own::WorkersListResult" to the given queue.
 func (c Own) EnqueueWorkersListResult(ctx context.Context, queue string, in WorkersListResultInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "own::WorkersListResult", in, callOptions(c.Options, opts)...)
 }
@@ -8413,43 +8456,43 @@ type ObserveTargetOutput struct {
 
 // ObservedInput is the request of "own::Observed".
 type ObservedInput struct {
-	// ActivationID is the member "activation_id".
+	// ActivationID is the JSON member "activation_id".
 	ActivationID string `json:"activation_id"`
 
-	// Caller is the member "caller".
+	// Caller is the JSON member "caller".
 	Caller *Caller `json:"caller,omitzero"`
 
-	// DurationMs is the member "duration_ms".
+	// DurationMs is the JSON member "duration_ms".
 	DurationMs float64 `json:"duration_ms"`
 
-	// Error is the member "error".
+	// Error is the JSON member "error".
 	Error *ErrorBody `json:"error,omitzero"`
 
-	// FunctionID is the member "function_id".
+	// FunctionID is the JSON member "function_id".
 	FunctionID string `json:"function_id"`
 
-	// Input is the member "input".
+	// Input is the JSON member "input".
 	Input json.RawMessage `json:"input,omitzero"`
 
-	// InvocationID is the member "invocation_id".
+	// InvocationID is the JSON member "invocation_id".
 	InvocationID string `json:"invocation_id"`
 
-	// Metadata is the member "metadata".
+	// Metadata is the JSON member "metadata".
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Namespace is the member "namespace".
+	// Namespace is the JSON member "namespace".
 	Namespace *string `json:"namespace,omitzero"`
 
-	// ObserverID is the member "observer_id".
+	// ObserverID is the JSON member "observer_id".
 	ObserverID string `json:"observer_id"`
 
-	// Output is the member "output".
+	// Output is the JSON member "output".
 	Output json.RawMessage `json:"output,omitzero"`
 
-	// StartedAtMs is the member "started_at_ms".
+	// StartedAtMs is the JSON member "started_at_ms".
 	StartedAtMs uint64 `json:"started_at_ms"`
 
-	// Status is the member "status".
+	// Status is the JSON member "status".
 	Status string `json:"status"`
 }
 
@@ -8638,43 +8681,43 @@ type ObservedInvocationOutput struct {
 
 // ObservedOutput is the response of "own::Observed".
 type ObservedOutput struct {
-	// ActivationID is the member "activation_id".
+	// ActivationID is the JSON member "activation_id".
 	ActivationID string `json:"activation_id"`
 
-	// Caller is the member "caller".
+	// Caller is the JSON member "caller".
 	Caller *Caller `json:"caller,omitzero"`
 
-	// DurationMs is the member "duration_ms".
+	// DurationMs is the JSON member "duration_ms".
 	DurationMs float64 `json:"duration_ms"`
 
-	// Error is the member "error".
+	// Error is the JSON member "error".
 	Error *ErrorBody `json:"error,omitzero"`
 
-	// FunctionID is the member "function_id".
+	// FunctionID is the JSON member "function_id".
 	FunctionID string `json:"function_id"`
 
-	// Input is the member "input".
+	// Input is the JSON member "input".
 	Input json.RawMessage `json:"input,omitzero"`
 
-	// InvocationID is the member "invocation_id".
+	// InvocationID is the JSON member "invocation_id".
 	InvocationID string `json:"invocation_id"`
 
-	// Metadata is the member "metadata".
+	// Metadata is the JSON member "metadata".
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Namespace is the member "namespace".
+	// Namespace is the JSON member "namespace".
 	Namespace *string `json:"namespace,omitzero"`
 
-	// ObserverID is the member "observer_id".
+	// ObserverID is the JSON member "observer_id".
 	ObserverID string `json:"observer_id"`
 
-	// Output is the member "output".
+	// Output is the JSON member "output".
 	Output json.RawMessage `json:"output,omitzero"`
 
-	// StartedAtMs is the member "started_at_ms".
+	// StartedAtMs is the JSON member "started_at_ms".
 	StartedAtMs uint64 `json:"started_at_ms"`
 
-	// Status is the member "status".
+	// Status is the JSON member "status".
 	Status string `json:"status"`
 }
 
@@ -14566,231 +14609,231 @@ type WorkersListResultOutput struct {
 	Workers iii.List[WorkerSummary] `json:"workers"`
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ActionEnqueueInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ActionEnqueue")
 }
 
-// ActionEnqueueInputType: TriggerActionTypeEnqueue is the tag of ActionEnqueue.
+// ActionEnqueueInputType is always encoded as "enqueue". The zero value is ready to use.
 //
-// ActionEnqueueInputType is always "enqueue" in JSON; its zero value is ready for use.
+// TriggerActionTypeEnqueue is the tag of ActionEnqueue.
 type ActionEnqueueInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ActionEnqueueInputType) MarshalJSON() ([]byte, error) { return []byte("\"enqueue\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ActionEnqueueInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ActionEnqueueInputType", b, "\"enqueue\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ActionEnqueueOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ActionEnqueue")
 }
 
-// ActionEnqueueOutputType: TriggerActionTypeEnqueue is the tag of ActionEnqueue.
+// ActionEnqueueOutputType is always encoded as "enqueue". The zero value is ready to use.
 //
-// ActionEnqueueOutputType is always "enqueue" in JSON; its zero value is ready for use.
+// TriggerActionTypeEnqueue is the tag of ActionEnqueue.
 type ActionEnqueueOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ActionEnqueueOutputType) MarshalJSON() ([]byte, error) { return []byte("\"enqueue\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ActionEnqueueOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ActionEnqueueOutputType", b, "\"enqueue\"")
 }
 
-// ActionEnqueueType: TriggerActionTypeEnqueue is the tag of ActionEnqueue.
+// ActionEnqueueType is always encoded as "enqueue". The zero value is ready to use.
 //
-// ActionEnqueueType is always "enqueue" in JSON; its zero value is ready for use.
+// TriggerActionTypeEnqueue is the tag of ActionEnqueue.
 type ActionEnqueueType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ActionEnqueueType) MarshalJSON() ([]byte, error) { return []byte("\"enqueue\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ActionEnqueueType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ActionEnqueueType", b, "\"enqueue\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ActionVoidInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::ActionVoid") }
 
-// ActionVoidInputType: TriggerActionTypeVoid is the tag of ActionVoid.
+// ActionVoidInputType is always encoded as "void". The zero value is ready to use.
 //
-// ActionVoidInputType is always "void" in JSON; its zero value is ready for use.
+// TriggerActionTypeVoid is the tag of ActionVoid.
 type ActionVoidInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ActionVoidInputType) MarshalJSON() ([]byte, error) { return []byte("\"void\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ActionVoidInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ActionVoidInputType", b, "\"void\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ActionVoidOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::ActionVoid") }
 
-// ActionVoidOutputType: TriggerActionTypeVoid is the tag of ActionVoid.
+// ActionVoidOutputType is always encoded as "void". The zero value is ready to use.
 //
-// ActionVoidOutputType is always "void" in JSON; its zero value is ready for use.
+// TriggerActionTypeVoid is the tag of ActionVoid.
 type ActionVoidOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ActionVoidOutputType) MarshalJSON() ([]byte, error) { return []byte("\"void\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ActionVoidOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ActionVoidOutputType", b, "\"void\"")
 }
 
-// ActionVoidType: TriggerActionTypeVoid is the tag of ActionVoid.
+// ActionVoidType is always encoded as "void". The zero value is ready to use.
 //
-// ActionVoidType is always "void" in JSON; its zero value is ready for use.
+// TriggerActionTypeVoid is the tag of ActionVoid.
 type ActionVoidType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ActionVoidType) MarshalJSON() ([]byte, error) { return []byte("\"void\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ActionVoidType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ActionVoidType", b, "\"void\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ActivationInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Activation") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ActivationOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Activation") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AggregatedMetricInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::AggregatedMetric")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AggregatedMetricOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::AggregatedMetric")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlertActionInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::AlertAction") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlertActionOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::AlertAction")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlertRuleInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::AlertRule") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlertRuleOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::AlertRule") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlertsEvaluateResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::AlertsEvaluateResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlertsEvaluateResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::AlertsEvaluateResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlertsListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::AlertsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlertsListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::AlertsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AuthInputInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::AuthInput") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AuthInputOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::AuthInput") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AuthResultInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::AuthResult") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AuthResultOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::AuthResult") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageGetAllResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::BaggageGetAllResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageGetAllResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::BaggageGetAllResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageGetInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::BaggageGetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageGetInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::BaggageGetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageGetResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::BaggageGetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageGetResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::BaggageGetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageSetInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::BaggageSetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageSetInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::BaggageSetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageSetResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::BaggageSetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BaggageSetResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::BaggageSetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BridgeInvokeInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::BridgeInvokeInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BridgeInvokeInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::BridgeInvokeInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CallerInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Caller") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CallerOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Caller") }
 
-// Capture names a part of an observed call that the observer receives.
+// Capture is an enumeration. Values other than the constants below are preserved.
 //
-// Capture is one of the constants below; other values are kept as they are.
+// Capture names a part of an observed call that the observer receives.
 type Capture string
 
 const (
@@ -14807,10 +14850,10 @@ const (
 	CaptureMetadata Capture = "metadata"
 )
 
-// CaptureInput: Capture names a part of an observed call that the observer receives.
+// CaptureInput is an enumeration. Values other than the constants below are preserved. It is
+// the request of "own::Capture".
 //
-// CaptureInput is one of the constants below; other values are kept as they are. It is the
-// request of "own::Capture".
+// Capture names a part of an observed call that the observer receives.
 type CaptureInput string
 
 const (
@@ -14827,13 +14870,13 @@ const (
 	CaptureInputMetadata CaptureInput = "metadata"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CaptureInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Capture") }
 
-// CaptureOutput: Capture names a part of an observed call that the observer receives.
+// CaptureOutput is an enumeration. Values other than the constants below are preserved. It
+// is the response of "own::Capture".
 //
-// CaptureOutput is one of the constants below; other values are kept as they are. It is the
-// response of "own::Capture".
+// Capture names a part of an observed call that the observer receives.
 type CaptureOutput string
 
 const (
@@ -14850,60 +14893,61 @@ const (
 	CaptureOutputMetadata CaptureOutput = "metadata"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CaptureOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Capture") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ChannelCreateInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ChannelCreateInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ChannelCreateInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ChannelCreateInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ChannelCreateResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ChannelCreateResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ChannelCreateResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ChannelCreateResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ClearResultInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::ClearResult") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ClearResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ClearResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationEntryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationEntry")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationEntryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationEntry")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationEventInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationEventOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationEvent")
 }
 
-// ConfigurationEventType is the kind of change to a configuration entry.
+// ConfigurationEventType is an enumeration. Values other than the constants below are
+// preserved.
 //
-// ConfigurationEventType is one of the constants below; other values are kept as they are.
+// ConfigurationEventType is the kind of change to a configuration entry.
 type ConfigurationEventType string
 
 const (
@@ -14918,11 +14962,10 @@ const (
 	ConfigurationEventTypeConfigurationDeleted ConfigurationEventType = "configuration:deleted"
 )
 
-// ConfigurationEventTypeInput: ConfigurationEventType is the kind of change to a
-// configuration entry.
+// ConfigurationEventTypeInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::ConfigurationEventType".
 //
-// ConfigurationEventTypeInput is one of the constants below; other values are kept as they
-// are. It is the request of "own::ConfigurationEventType".
+// ConfigurationEventType is the kind of change to a configuration entry.
 type ConfigurationEventTypeInput string
 
 const (
@@ -14937,16 +14980,15 @@ const (
 	ConfigurationEventTypeInputConfigurationDeleted ConfigurationEventTypeInput = "configuration:deleted"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationEventTypeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationEventType")
 }
 
-// ConfigurationEventTypeOutput: ConfigurationEventType is the kind of change to a
-// configuration entry.
+// ConfigurationEventTypeOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::ConfigurationEventType".
 //
-// ConfigurationEventTypeOutput is one of the constants below; other values are kept as they
-// are. It is the response of "own::ConfigurationEventType".
+// ConfigurationEventType is the kind of change to a configuration entry.
 type ConfigurationEventTypeOutput string
 
 const (
@@ -14961,105 +15003,105 @@ const (
 	ConfigurationEventTypeOutputConfigurationDeleted ConfigurationEventTypeOutput = "configuration:deleted"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationEventTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationEventType")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationGetInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationGetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationGetInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationGetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationGetResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationGetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationGetResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationGetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationRegisterInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationRegisterInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationRegisterInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationRegisterInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationSchemaInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationSchema")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationSchemaInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationSchemaInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationSchemaInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationSchemaInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationSchemaOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationSchema")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationSetInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationSetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationSetInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationSetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationSetResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationSetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationSetResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationSetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConfigurationTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConfigurationTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConfigurationTriggerConfig")
 }
 
-// ConnectionStateInput: ConnectionState is the state of a connection to the engine.
+// ConnectionStateInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::ConnectionState".
 //
-// ConnectionStateInput is one of the constants below; other values are kept as they are. It
-// is the request of "own::ConnectionState".
+// ConnectionState is the state of a connection to the engine.
 type ConnectionStateInput string
 
 const (
@@ -15081,15 +15123,15 @@ const (
 	ConnectionStateInputFailed ConnectionStateInput = "failed"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConnectionStateInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ConnectionState")
 }
 
-// ConnectionStateOutput: ConnectionState is the state of a connection to the engine.
+// ConnectionStateOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::ConnectionState".
 //
-// ConnectionStateOutput is one of the constants below; other values are kept as they are. It
-// is the response of "own::ConnectionState".
+// ConnectionState is the state of a connection to the engine.
 type ConnectionStateOutput string
 
 const (
@@ -15111,225 +15153,225 @@ const (
 	ConnectionStateOutputFailed ConnectionStateOutput = "failed"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConnectionStateOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ConnectionState")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CronEventInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::CronEvent") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CronEventOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::CronEvent") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CronSourceArgsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::CronSourceArgs")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CronSourceArgsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::CronSourceArgs")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CronTickInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::CronTick") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CronTickOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::CronTick") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CronTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::CronTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CronTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::CronTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DeadLetterInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::DeadLetter") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DeadLetterOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::DeadLetter") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DeadLetterTopicInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::DeadLetterTopic")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DeadLetterTopicOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::DeadLetterTopic")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DeadLettersInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::DeadLettersInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DeadLettersInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::DeadLettersInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DroppedReportsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::DroppedReports")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DroppedReportsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::DroppedReports")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DurablePublishInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::DurablePublishInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DurablePublishInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::DurablePublishInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EmptyInputInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::EmptyInput") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EmptyInputOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::EmptyInput") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EngineInvocationMetricsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::EngineInvocationMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EngineInvocationMetricsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::EngineInvocationMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EngineMetricsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::EngineMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EngineMetricsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::EngineMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnginePerformanceMetricsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::EnginePerformanceMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnginePerformanceMetricsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::EnginePerformanceMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EngineWorkerMetricsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::EngineWorkerMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EngineWorkerMetricsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::EngineWorkerMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnqueueResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::EnqueueResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnqueueResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::EnqueueResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ErrorBodyInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::ErrorBody") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ErrorBodyOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::ErrorBody") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ErrorMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ErrorMessage")
 }
 
-// ErrorMessageInputType: MessageTypeError is the tag of ErrorMessage.
+// ErrorMessageInputType is always encoded as "error". The zero value is ready to use.
 //
-// ErrorMessageInputType is always "error" in JSON; its zero value is ready for use.
+// MessageTypeError is the tag of ErrorMessage.
 type ErrorMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ErrorMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"error\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ErrorMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ErrorMessageInputType", b, "\"error\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ErrorMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ErrorMessage")
 }
 
-// ErrorMessageOutputType: MessageTypeError is the tag of ErrorMessage.
+// ErrorMessageOutputType is always encoded as "error". The zero value is ready to use.
 //
-// ErrorMessageOutputType is always "error" in JSON; its zero value is ready for use.
+// MessageTypeError is the tag of ErrorMessage.
 type ErrorMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ErrorMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"error\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ErrorMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ErrorMessageOutputType", b, "\"error\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionDetailInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionDetail")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionDetailOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionDetail")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionFilterInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionFilter")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionFilterOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionFilter")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionInfoBatchInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionInfoBatch")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionInfoBatchOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionInfoBatch")
 }
 
+// FunctionInfoEntry is a union: exactly one of its fields is set.
+//
 // FunctionInfoEntry is one element of a FunctionInfoBatch. It contains either the detail of
 // a function or the reason why it is missing. Exactly one of Detail and Error is set.
-//
-// FunctionInfoEntry is one of several types: exactly one of its fields is set.
 type FunctionInfoEntry struct {
 	FunctionDetail    *FunctionDetail
 	FunctionInfoError *FunctionInfoError
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -15347,16 +15389,15 @@ func (v *FunctionInfoEntry) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// FunctionInfoEntryInput: FunctionInfoEntry is one element of a FunctionInfoBatch. It
-// contains either the detail of a function or the reason why it is missing. Exactly one of
-// Detail and Error is set.
+// FunctionInfoEntryInput is a union: exactly one of its fields is set. It is the request of
+// "own::FunctionInfoEntry".
 //
-// FunctionInfoEntryInput is one of several types: exactly one of its fields is set. It is
-// the request of "own::FunctionInfoEntry".
+// FunctionInfoEntry is one element of a FunctionInfoBatch. It contains either the detail of
+// a function or the reason why it is missing. Exactly one of Detail and Error is set.
 type FunctionInfoEntryInput struct {
 	FunctionDetail    *FunctionDetail
 	FunctionInfoError *FunctionInfoError
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -15374,21 +15415,20 @@ func (v *FunctionInfoEntryInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionInfoEntryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionInfoEntry")
 }
 
-// FunctionInfoEntryOutput: FunctionInfoEntry is one element of a FunctionInfoBatch. It
-// contains either the detail of a function or the reason why it is missing. Exactly one of
-// Detail and Error is set.
+// FunctionInfoEntryOutput is a union: exactly one of its fields is set. It is the response
+// of "own::FunctionInfoEntry".
 //
-// FunctionInfoEntryOutput is one of several types: exactly one of its fields is set. It is
-// the response of "own::FunctionInfoEntry".
+// FunctionInfoEntry is one element of a FunctionInfoBatch. It contains either the detail of
+// a function or the reason why it is missing. Exactly one of Detail and Error is set.
 type FunctionInfoEntryOutput struct {
 	FunctionDetail    *FunctionDetail
 	FunctionInfoError *FunctionInfoError
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -15406,41 +15446,40 @@ func (v *FunctionInfoEntryOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionInfoEntryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionInfoEntry")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionInfoErrorInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionInfoError")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionInfoErrorOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionInfoError")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionInfoInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionInfoInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionRegisteredMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionRegisteredMessage")
 }
 
-// FunctionRegisteredMessageInputType: MessageTypeFunctionRegistered is the tag of
-// FunctionRegisteredMessage.
+// FunctionRegisteredMessageInputType is always encoded as "functionregistered". The zero
+// value is ready to use.
 //
-// FunctionRegisteredMessageInputType is always "functionregistered" in JSON; its zero value
-// is ready for use.
+// MessageTypeFunctionRegistered is the tag of FunctionRegisteredMessage.
 type FunctionRegisteredMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -15448,21 +15487,20 @@ func (FunctionRegisteredMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"functionregistered\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (FunctionRegisteredMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("FunctionRegisteredMessageInputType", b, "\"functionregistered\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionRegisteredMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionRegisteredMessage")
 }
 
-// FunctionRegisteredMessageOutputType: MessageTypeFunctionRegistered is the tag of
-// FunctionRegisteredMessage.
+// FunctionRegisteredMessageOutputType is always encoded as "functionregistered". The zero
+// value is ready to use.
 //
-// FunctionRegisteredMessageOutputType is always "functionregistered" in JSON; its zero value
-// is ready for use.
+// MessageTypeFunctionRegistered is the tag of FunctionRegisteredMessage.
 type FunctionRegisteredMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -15470,170 +15508,170 @@ func (FunctionRegisteredMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"functionregistered\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (FunctionRegisteredMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("FunctionRegisteredMessageOutputType", b, "\"functionregistered\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionSummaryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionSummaryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionTriggerInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionTrigger")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionTriggerOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionTrigger")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionsAvailableEventInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionsAvailableEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionsAvailableEventOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionsAvailableEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionsAvailableTriggerInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionsAvailableTrigger")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionsAvailableTriggerOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionsAvailableTrigger")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionsListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::FunctionsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FunctionsListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::FunctionsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthAPIKeyInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPAuthAPIKey")
 }
 
-// HTTPAuthAPIKeyInputType: HTTPAuthTypeAPIKey is the tag of HTTPAuthAPIKey.
+// HTTPAuthAPIKeyInputType is always encoded as "api_key". The zero value is ready to use.
 //
-// HTTPAuthAPIKeyInputType is always "api_key" in JSON; its zero value is ready for use.
+// HTTPAuthTypeAPIKey is the tag of HTTPAuthAPIKey.
 type HTTPAuthAPIKeyInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthAPIKeyInputType) MarshalJSON() ([]byte, error) { return []byte("\"api_key\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthAPIKeyInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthAPIKeyInputType", b, "\"api_key\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthAPIKeyOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPAuthAPIKey")
 }
 
-// HTTPAuthAPIKeyOutputType: HTTPAuthTypeAPIKey is the tag of HTTPAuthAPIKey.
+// HTTPAuthAPIKeyOutputType is always encoded as "api_key". The zero value is ready to use.
 //
-// HTTPAuthAPIKeyOutputType is always "api_key" in JSON; its zero value is ready for use.
+// HTTPAuthTypeAPIKey is the tag of HTTPAuthAPIKey.
 type HTTPAuthAPIKeyOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthAPIKeyOutputType) MarshalJSON() ([]byte, error) { return []byte("\"api_key\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthAPIKeyOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthAPIKeyOutputType", b, "\"api_key\"")
 }
 
-// HTTPAuthAPIKeyType: HTTPAuthTypeAPIKey is the tag of HTTPAuthAPIKey.
+// HTTPAuthAPIKeyType is always encoded as "api_key". The zero value is ready to use.
 //
-// HTTPAuthAPIKeyType is always "api_key" in JSON; its zero value is ready for use.
+// HTTPAuthTypeAPIKey is the tag of HTTPAuthAPIKey.
 type HTTPAuthAPIKeyType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthAPIKeyType) MarshalJSON() ([]byte, error) { return []byte("\"api_key\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthAPIKeyType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthAPIKeyType", b, "\"api_key\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthBearerInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPAuthBearer")
 }
 
-// HTTPAuthBearerInputType: HTTPAuthTypeBearer is the tag of HTTPAuthBearer.
+// HTTPAuthBearerInputType is always encoded as "bearer". The zero value is ready to use.
 //
-// HTTPAuthBearerInputType is always "bearer" in JSON; its zero value is ready for use.
+// HTTPAuthTypeBearer is the tag of HTTPAuthBearer.
 type HTTPAuthBearerInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthBearerInputType) MarshalJSON() ([]byte, error) { return []byte("\"bearer\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthBearerInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthBearerInputType", b, "\"bearer\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthBearerOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPAuthBearer")
 }
 
-// HTTPAuthBearerOutputType: HTTPAuthTypeBearer is the tag of HTTPAuthBearer.
+// HTTPAuthBearerOutputType is always encoded as "bearer". The zero value is ready to use.
 //
-// HTTPAuthBearerOutputType is always "bearer" in JSON; its zero value is ready for use.
+// HTTPAuthTypeBearer is the tag of HTTPAuthBearer.
 type HTTPAuthBearerOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthBearerOutputType) MarshalJSON() ([]byte, error) { return []byte("\"bearer\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthBearerOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthBearerOutputType", b, "\"bearer\"")
 }
 
-// HTTPAuthBearerType: HTTPAuthTypeBearer is the tag of HTTPAuthBearer.
+// HTTPAuthBearerType is always encoded as "bearer". The zero value is ready to use.
 //
-// HTTPAuthBearerType is always "bearer" in JSON; its zero value is ready for use.
+// HTTPAuthTypeBearer is the tag of HTTPAuthBearer.
 type HTTPAuthBearerType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthBearerType) MarshalJSON() ([]byte, error) { return []byte("\"bearer\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthBearerType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthBearerType", b, "\"bearer\"")
 }
 
+// HTTPAuthConfig is a union: exactly one of its fields is set.
+//
 // HTTPAuthConfig selects how the engine authenticates its requests to an HTTP-invoked
 // function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and HTTPAuthAPIKey.
 // Encoding the zero value, in which Auth is nil, is an error. Decoding an unknown tag is
 // also an error.
-//
-// HTTPAuthConfig is one of several types: exactly one of its fields is set.
 type HTTPAuthConfig struct {
 	HMAC   *HTTPAuthHMAC
 	Bearer *HTTPAuthBearer
 	APIKey *HTTPAuthAPIKey
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -15652,18 +15690,18 @@ func (v *HTTPAuthConfig) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// HTTPAuthConfigInput: HTTPAuthConfig selects how the engine authenticates its requests to
-// an HTTP-invoked function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and
-// HTTPAuthAPIKey. Encoding the zero value, in which Auth is nil, is an error. Decoding an
-// unknown tag is also an error.
+// HTTPAuthConfigInput is a union: exactly one of its fields is set. It is the request of
+// "own::HTTPAuthConfig".
 //
-// HTTPAuthConfigInput is one of several types: exactly one of its fields is set. It is the
-// request of "own::HTTPAuthConfig".
+// HTTPAuthConfig selects how the engine authenticates its requests to an HTTP-invoked
+// function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and HTTPAuthAPIKey.
+// Encoding the zero value, in which Auth is nil, is an error. Decoding an unknown tag is
+// also an error.
 type HTTPAuthConfigInput struct {
 	HMAC   *HTTPAuthHMAC
 	Bearer *HTTPAuthBearer
 	APIKey *HTTPAuthAPIKey
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -15682,23 +15720,23 @@ func (v *HTTPAuthConfigInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPAuthConfig")
 }
 
-// HTTPAuthConfigOutput: HTTPAuthConfig selects how the engine authenticates its requests to
-// an HTTP-invoked function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and
-// HTTPAuthAPIKey. Encoding the zero value, in which Auth is nil, is an error. Decoding an
-// unknown tag is also an error.
+// HTTPAuthConfigOutput is a union: exactly one of its fields is set. It is the response of
+// "own::HTTPAuthConfig".
 //
-// HTTPAuthConfigOutput is one of several types: exactly one of its fields is set. It is the
-// response of "own::HTTPAuthConfig".
+// HTTPAuthConfig selects how the engine authenticates its requests to an HTTP-invoked
+// function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and HTTPAuthAPIKey.
+// Encoding the zero value, in which Auth is nil, is an error. Decoding an unknown tag is
+// also an error.
 type HTTPAuthConfigOutput struct {
 	HMAC   *HTTPAuthHMAC
 	Bearer *HTTPAuthBearer
 	APIKey *HTTPAuthAPIKey
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -15717,64 +15755,64 @@ func (v *HTTPAuthConfigOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPAuthConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthHMACInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPAuthHMAC")
 }
 
-// HTTPAuthHMACInputType: HTTPAuthTypeHMAC is the tag of HTTPAuthHMAC.
+// HTTPAuthHMACInputType is always encoded as "hmac". The zero value is ready to use.
 //
-// HTTPAuthHMACInputType is always "hmac" in JSON; its zero value is ready for use.
+// HTTPAuthTypeHMAC is the tag of HTTPAuthHMAC.
 type HTTPAuthHMACInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthHMACInputType) MarshalJSON() ([]byte, error) { return []byte("\"hmac\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthHMACInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthHMACInputType", b, "\"hmac\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthHMACOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPAuthHMAC")
 }
 
-// HTTPAuthHMACOutputType: HTTPAuthTypeHMAC is the tag of HTTPAuthHMAC.
+// HTTPAuthHMACOutputType is always encoded as "hmac". The zero value is ready to use.
 //
-// HTTPAuthHMACOutputType is always "hmac" in JSON; its zero value is ready for use.
+// HTTPAuthTypeHMAC is the tag of HTTPAuthHMAC.
 type HTTPAuthHMACOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthHMACOutputType) MarshalJSON() ([]byte, error) { return []byte("\"hmac\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthHMACOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthHMACOutputType", b, "\"hmac\"")
 }
 
-// HTTPAuthHMACType: HTTPAuthTypeHMAC is the tag of HTTPAuthHMAC.
+// HTTPAuthHMACType is always encoded as "hmac". The zero value is ready to use.
 //
-// HTTPAuthHMACType is always "hmac" in JSON; its zero value is ready for use.
+// HTTPAuthTypeHMAC is the tag of HTTPAuthHMAC.
 type HTTPAuthHMACType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (HTTPAuthHMACType) MarshalJSON() ([]byte, error) { return []byte("\"hmac\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (HTTPAuthHMACType) UnmarshalJSON(b []byte) error {
 	return checkConstant("HTTPAuthHMACType", b, "\"hmac\"")
 }
 
-// HTTPAuthTypeInput: HTTPAuthType is the tag of an HTTPAuthConfig. The encoder sets it.
+// HTTPAuthTypeInput is an enumeration. Values other than the constants below are preserved.
+// It is the request of "own::HTTPAuthType".
 //
-// HTTPAuthTypeInput is one of the constants below; other values are kept as they are. It is
-// the request of "own::HTTPAuthType".
+// HTTPAuthType is the tag of an HTTPAuthConfig. The encoder sets it.
 type HTTPAuthTypeInput string
 
 const (
@@ -15786,15 +15824,15 @@ const (
 	HTTPAuthTypeInputAPIKey HTTPAuthTypeInput = "api_key"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthTypeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPAuthType")
 }
 
-// HTTPAuthTypeOutput: HTTPAuthType is the tag of an HTTPAuthConfig. The encoder sets it.
+// HTTPAuthTypeOutput is an enumeration. Values other than the constants below are preserved.
+// It is the response of "own::HTTPAuthType".
 //
-// HTTPAuthTypeOutput is one of the constants below; other values are kept as they are. It is
-// the response of "own::HTTPAuthType".
+// HTTPAuthType is the tag of an HTTPAuthConfig. The encoder sets it.
 type HTTPAuthTypeOutput string
 
 const (
@@ -15806,26 +15844,26 @@ const (
 	HTTPAuthTypeOutputAPIKey HTTPAuthTypeOutput = "api_key"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPAuthTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPAuthType")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPInvocationConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPInvocationConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPInvocationConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPInvocationConfig")
 }
 
+// HTTPMethod is an enumeration. Values other than the constants below are preserved.
+//
 // HTTPMethod is the method of a request that the engine sends to an HTTP-invoked function,
 // in upper case. HEAD and OPTIONS are available only for HTTP triggers. Decoding keeps
 // unknown values. Valid reports whether a value is known.
-//
-// HTTPMethod is one of the constants below; other values are kept as they are.
 type HTTPMethod string
 
 const (
@@ -15842,12 +15880,12 @@ const (
 	HTTPMethodDELETE HTTPMethod = "DELETE"
 )
 
-// HTTPMethodInput: HTTPMethod is the method of a request that the engine sends to an
-// HTTP-invoked function, in upper case. HEAD and OPTIONS are available only for HTTP
-// triggers. Decoding keeps unknown values. Valid reports whether a value is known.
+// HTTPMethodInput is an enumeration. Values other than the constants below are preserved. It
+// is the request of "own::HTTPMethod".
 //
-// HTTPMethodInput is one of the constants below; other values are kept as they are. It is
-// the request of "own::HTTPMethod".
+// HTTPMethod is the method of a request that the engine sends to an HTTP-invoked function,
+// in upper case. HEAD and OPTIONS are available only for HTTP triggers. Decoding keeps
+// unknown values. Valid reports whether a value is known.
 type HTTPMethodInput string
 
 const (
@@ -15864,15 +15902,15 @@ const (
 	HTTPMethodInputDELETE HTTPMethodInput = "DELETE"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMethodInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::HTTPMethod") }
 
-// HTTPMethodOutput: HTTPMethod is the method of a request that the engine sends to an
-// HTTP-invoked function, in upper case. HEAD and OPTIONS are available only for HTTP
-// triggers. Decoding keeps unknown values. Valid reports whether a value is known.
+// HTTPMethodOutput is an enumeration. Values other than the constants below are preserved.
+// It is the response of "own::HTTPMethod".
 //
-// HTTPMethodOutput is one of the constants below; other values are kept as they are. It is
-// the response of "own::HTTPMethod".
+// HTTPMethod is the method of a request that the engine sends to an HTTP-invoked function,
+// in upper case. HEAD and OPTIONS are available only for HTTP triggers. Decoding keeps
+// unknown values. Valid reports whether a value is known.
 type HTTPMethodOutput string
 
 const (
@@ -15889,12 +15927,13 @@ const (
 	HTTPMethodOutputDELETE HTTPMethodOutput = "DELETE"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMethodOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::HTTPMethod") }
 
-// HTTPMiddlewareAction is the action that a middleware function requests.
+// HTTPMiddlewareAction is an enumeration. Values other than the constants below are
+// preserved.
 //
-// HTTPMiddlewareAction is one of the constants below; other values are kept as they are.
+// HTTPMiddlewareAction is the action that a middleware function requests.
 type HTTPMiddlewareAction string
 
 const (
@@ -15906,11 +15945,10 @@ const (
 	HTTPMiddlewareActionRespond HTTPMiddlewareAction = "respond"
 )
 
-// HTTPMiddlewareActionInput: HTTPMiddlewareAction is the action that a middleware function
-// requests.
+// HTTPMiddlewareActionInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::HTTPMiddlewareAction".
 //
-// HTTPMiddlewareActionInput is one of the constants below; other values are kept as they
-// are. It is the request of "own::HTTPMiddlewareAction".
+// HTTPMiddlewareAction is the action that a middleware function requests.
 type HTTPMiddlewareActionInput string
 
 const (
@@ -15922,16 +15960,15 @@ const (
 	HTTPMiddlewareActionInputRespond HTTPMiddlewareActionInput = "respond"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareActionInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPMiddlewareAction")
 }
 
-// HTTPMiddlewareActionOutput: HTTPMiddlewareAction is the action that a middleware function
-// requests.
+// HTTPMiddlewareActionOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::HTTPMiddlewareAction".
 //
-// HTTPMiddlewareActionOutput is one of the constants below; other values are kept as they
-// are. It is the response of "own::HTTPMiddlewareAction".
+// HTTPMiddlewareAction is the action that a middleware function requests.
 type HTTPMiddlewareActionOutput string
 
 const (
@@ -15943,149 +15980,148 @@ const (
 	HTTPMiddlewareActionOutputRespond HTTPMiddlewareActionOutput = "respond"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareActionOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPMiddlewareAction")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPMiddlewareInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPMiddlewareInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareRequestInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPMiddlewareRequest")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareRequestOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPMiddlewareRequest")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareResponseInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPMiddlewareResponse")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareResponseOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPMiddlewareResponse")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPMiddlewareResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPMiddlewareResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPMiddlewareResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPRequestInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::HTTPRequest") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPRequestOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPRequest")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPRequestTriggerInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPRequestTrigger")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPRequestTriggerOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPRequestTrigger")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPResponseInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPResponse")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPResponseOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPResponse")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPSourceArgsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPSourceArgs")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPSourceArgsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPSourceArgs")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HTTPTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HTTPTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HTTPTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HealthComponentInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HealthComponent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HealthComponentOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HealthComponent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HealthComponentsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HealthComponents")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HealthComponentsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HealthComponents")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HealthReportInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HealthReport")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HealthReportOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HealthReport")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HistogramDataPointInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::HistogramDataPoint")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (HistogramDataPointOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::HistogramDataPoint")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (InvocationResultMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::InvocationResultMessage")
 }
 
-// InvocationResultMessageInputType: MessageTypeInvocationResult is the tag of
-// InvocationResultMessage.
+// InvocationResultMessageInputType is always encoded as "invocationresult". The zero value
+// is ready to use.
 //
-// InvocationResultMessageInputType is always "invocationresult" in JSON; its zero value is
-// ready for use.
+// MessageTypeInvocationResult is the tag of InvocationResultMessage.
 type InvocationResultMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -16093,21 +16129,20 @@ func (InvocationResultMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"invocationresult\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InvocationResultMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InvocationResultMessageInputType", b, "\"invocationresult\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (InvocationResultMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::InvocationResultMessage")
 }
 
-// InvocationResultMessageOutputType: MessageTypeInvocationResult is the tag of
-// InvocationResultMessage.
+// InvocationResultMessageOutputType is always encoded as "invocationresult". The zero value
+// is ready to use.
 //
-// InvocationResultMessageOutputType is always "invocationresult" in JSON; its zero value is
-// ready for use.
+// MessageTypeInvocationResult is the tag of InvocationResultMessage.
 type InvocationResultMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -16115,21 +16150,20 @@ func (InvocationResultMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"invocationresult\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InvocationResultMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InvocationResultMessageOutputType", b, "\"invocationresult\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (InvocationsObservedMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::InvocationsObservedMessage")
 }
 
-// InvocationsObservedMessageInputType: MessageTypeInvocationsObserved is the tag of
-// InvocationsObservedMessage.
+// InvocationsObservedMessageInputType is always encoded as "invocationsobserved". The zero
+// value is ready to use.
 //
-// InvocationsObservedMessageInputType is always "invocationsobserved" in JSON; its zero
-// value is ready for use.
+// MessageTypeInvocationsObserved is the tag of InvocationsObservedMessage.
 type InvocationsObservedMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -16137,21 +16171,20 @@ func (InvocationsObservedMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"invocationsobserved\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InvocationsObservedMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InvocationsObservedMessageInputType", b, "\"invocationsobserved\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (InvocationsObservedMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::InvocationsObservedMessage")
 }
 
-// InvocationsObservedMessageOutputType: MessageTypeInvocationsObserved is the tag of
-// InvocationsObservedMessage.
+// InvocationsObservedMessageOutputType is always encoded as "invocationsobserved". The zero
+// value is ready to use.
 //
-// InvocationsObservedMessageOutputType is always "invocationsobserved" in JSON; its zero
-// value is ready for use.
+// MessageTypeInvocationsObserved is the tag of InvocationsObservedMessage.
 type InvocationsObservedMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -16159,21 +16192,20 @@ func (InvocationsObservedMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"invocationsobserved\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InvocationsObservedMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InvocationsObservedMessageOutputType", b, "\"invocationsobserved\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (InvokeFunctionMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::InvokeFunctionMessage")
 }
 
-// InvokeFunctionMessageInputType: MessageTypeInvokeFunction is the tag of
-// InvokeFunctionMessage.
+// InvokeFunctionMessageInputType is always encoded as "invokefunction". The zero value is
+// ready to use.
 //
-// InvokeFunctionMessageInputType is always "invokefunction" in JSON; its zero value is ready
-// for use.
+// MessageTypeInvokeFunction is the tag of InvokeFunctionMessage.
 type InvokeFunctionMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -16181,21 +16213,20 @@ func (InvokeFunctionMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"invokefunction\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InvokeFunctionMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InvokeFunctionMessageInputType", b, "\"invokefunction\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (InvokeFunctionMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::InvokeFunctionMessage")
 }
 
-// InvokeFunctionMessageOutputType: MessageTypeInvokeFunction is the tag of
-// InvokeFunctionMessage.
+// InvokeFunctionMessageOutputType is always encoded as "invokefunction". The zero value is
+// ready to use.
 //
-// InvokeFunctionMessageOutputType is always "invokefunction" in JSON; its zero value is
-// ready for use.
+// MessageTypeInvokeFunction is the tag of InvokeFunctionMessage.
 type InvokeFunctionMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -16203,31 +16234,30 @@ func (InvokeFunctionMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"invokefunction\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InvokeFunctionMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InvokeFunctionMessageOutputType", b, "\"invokefunction\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LocalFunctionStatsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::LocalFunctionStats")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LocalFunctionStatsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::LocalFunctionStats")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LocalInvocationStatsMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::LocalInvocationStatsMessage")
 }
 
-// LocalInvocationStatsMessageInputType: MessageTypeLocalInvocationStats is the tag of
-// LocalInvocationStatsMessage.
+// LocalInvocationStatsMessageInputType is always encoded as "localinvocationstats". The zero
+// value is ready to use.
 //
-// LocalInvocationStatsMessageInputType is always "localinvocationstats" in JSON; its zero
-// value is ready for use.
+// MessageTypeLocalInvocationStats is the tag of LocalInvocationStatsMessage.
 type LocalInvocationStatsMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -16235,21 +16265,20 @@ func (LocalInvocationStatsMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"localinvocationstats\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (LocalInvocationStatsMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("LocalInvocationStatsMessageInputType", b, "\"localinvocationstats\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LocalInvocationStatsMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::LocalInvocationStatsMessage")
 }
 
-// LocalInvocationStatsMessageOutputType: MessageTypeLocalInvocationStats is the tag of
-// LocalInvocationStatsMessage.
+// LocalInvocationStatsMessageOutputType is always encoded as "localinvocationstats". The
+// zero value is ready to use.
 //
-// LocalInvocationStatsMessageOutputType is always "localinvocationstats" in JSON; its zero
-// value is ready for use.
+// MessageTypeLocalInvocationStats is the tag of LocalInvocationStatsMessage.
 type LocalInvocationStatsMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -16257,26 +16286,26 @@ func (LocalInvocationStatsMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"localinvocationstats\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (LocalInvocationStatsMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("LocalInvocationStatsMessageOutputType", b, "\"localinvocationstats\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogEventInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::LogEvent") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogEventOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::LogEvent") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogInputInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::LogInput") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogInputOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::LogInput") }
 
-// LogLevel is the level that a log trigger matches.
+// LogLevel is an enumeration. Values other than the constants below are preserved.
 //
-// LogLevel is one of the constants below; other values are kept as they are.
+// LogLevel is the level that a log trigger matches.
 type LogLevel string
 
 const (
@@ -16294,10 +16323,10 @@ const (
 	LogLevelError LogLevel = "error"
 )
 
-// LogLevelInput: LogLevel is the level that a log trigger matches.
+// LogLevelInput is an enumeration. Values other than the constants below are preserved. It
+// is the request of "own::LogLevel".
 //
-// LogLevelInput is one of the constants below; other values are kept as they are. It is the
-// request of "own::LogLevel".
+// LogLevel is the level that a log trigger matches.
 type LogLevelInput string
 
 const (
@@ -16315,13 +16344,13 @@ const (
 	LogLevelInputError LogLevelInput = "error"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogLevelInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::LogLevel") }
 
-// LogLevelOutput: LogLevel is the level that a log trigger matches.
+// LogLevelOutput is an enumeration. Values other than the constants below are preserved. It
+// is the response of "own::LogLevel".
 //
-// LogLevelOutput is one of the constants below; other values are kept as they are. It is the
-// response of "own::LogLevel".
+// LogLevel is the level that a log trigger matches.
 type LogLevelOutput string
 
 const (
@@ -16339,60 +16368,60 @@ const (
 	LogLevelOutputError LogLevelOutput = "error"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogLevelOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::LogLevel") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::LogTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::LogTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogsListInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::LogsListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogsListInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::LogsListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogsListQueryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::LogsListQuery")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogsListQueryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::LogsListQuery")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogsListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::LogsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LogsListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::LogsListResult")
 }
 
+// MergePath is a union: exactly one of its fields is set.
+//
 // MergePath is the path to the value that a merge or an append changes. It is either one
 // key, or the keys that lead from the root to the value. Keys are literal: a dot has no
 // special meaning, and a path cannot lead into an array. If Segments is not nil, it takes
 // precedence over Single. The zero value and an empty Segments both mean the root. On the
 // wire, an absent path, null, "" and [] all mean the root.
-//
-// MergePath is one of several types: exactly one of its fields is set.
 type MergePath struct {
 	String *string
 	List   *iii.List[string]
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -16410,18 +16439,18 @@ func (v *MergePath) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// MergePathInput: MergePath is the path to the value that a merge or an append changes. It
-// is either one key, or the keys that lead from the root to the value. Keys are literal: a
-// dot has no special meaning, and a path cannot lead into an array. If Segments is not nil,
-// it takes precedence over Single. The zero value and an empty Segments both mean the root.
-// On the wire, an absent path, null, "" and [] all mean the root.
+// MergePathInput is a union: exactly one of its fields is set. It is the request of
+// "own::MergePath".
 //
-// MergePathInput is one of several types: exactly one of its fields is set. It is the
-// request of "own::MergePath".
+// MergePath is the path to the value that a merge or an append changes. It is either one
+// key, or the keys that lead from the root to the value. Keys are literal: a dot has no
+// special meaning, and a path cannot lead into an array. If Segments is not nil, it takes
+// precedence over Single. The zero value and an empty Segments both mean the root. On the
+// wire, an absent path, null, "" and [] all mean the root.
 type MergePathInput struct {
 	String *string
 	List   *iii.List[string]
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -16439,21 +16468,21 @@ func (v *MergePathInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MergePathInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::MergePath") }
 
-// MergePathOutput: MergePath is the path to the value that a merge or an append changes. It
-// is either one key, or the keys that lead from the root to the value. Keys are literal: a
-// dot has no special meaning, and a path cannot lead into an array. If Segments is not nil,
-// it takes precedence over Single. The zero value and an empty Segments both mean the root.
-// On the wire, an absent path, null, "" and [] all mean the root.
+// MergePathOutput is a union: exactly one of its fields is set. It is the response of
+// "own::MergePath".
 //
-// MergePathOutput is one of several types: exactly one of its fields is set. It is the
-// response of "own::MergePath".
+// MergePath is the path to the value that a merge or an append changes. It is either one
+// key, or the keys that lead from the root to the value. Keys are literal: a dot has no
+// special meaning, and a path cannot lead into an array. If Segments is not nil, it takes
+// precedence over Single. The zero value and an empty Segments both mean the root. On the
+// wire, an absent path, null, "" and [] all mean the root.
 type MergePathOutput struct {
 	String *string
 	List   *iii.List[string]
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -16471,14 +16500,14 @@ func (v *MergePathOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MergePathOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::MergePath") }
 
-// MessageTypeInput: MessageType is the tag of a message between a worker and the engine. The
-// encoder of each message sets it.
+// MessageTypeInput is an enumeration. Values other than the constants below are preserved.
+// It is the request of "own::MessageType".
 //
-// MessageTypeInput is one of the constants below; other values are kept as they are. It is
-// the request of "own::MessageType".
+// MessageType is the tag of a message between a worker and the engine. The encoder of each
+// message sets it.
 type MessageTypeInput string
 
 const (
@@ -16552,14 +16581,14 @@ const (
 	MessageTypeInputError MessageTypeInput = "error"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MessageTypeInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::MessageType") }
 
-// MessageTypeOutput: MessageType is the tag of a message between a worker and the engine.
-// The encoder of each message sets it.
+// MessageTypeOutput is an enumeration. Values other than the constants below are preserved.
+// It is the response of "own::MessageType".
 //
-// MessageTypeOutput is one of the constants below; other values are kept as they are. It is
-// the response of "own::MessageType".
+// MessageType is the tag of a message between a worker and the engine. The encoder of each
+// message sets it.
 type MessageTypeOutput string
 
 const (
@@ -16633,19 +16662,19 @@ const (
 	MessageTypeOutputError MessageTypeOutput = "error"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MessageTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::MessageType")
 }
 
+// MetricDataPoint is a union: exactly one of its fields is set.
+//
 // MetricDataPoint is one data point of a StoredMetric. Exactly one of Number and Histogram
 // is set.
-//
-// MetricDataPoint is one of several types: exactly one of its fields is set.
 type MetricDataPoint struct {
 	NumberDataPoint    *NumberDataPoint
 	HistogramDataPoint *HistogramDataPoint
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -16663,15 +16692,15 @@ func (v *MetricDataPoint) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// MetricDataPointInput: MetricDataPoint is one data point of a StoredMetric. Exactly one of
-// Number and Histogram is set.
+// MetricDataPointInput is a union: exactly one of its fields is set. It is the request of
+// "own::MetricDataPoint".
 //
-// MetricDataPointInput is one of several types: exactly one of its fields is set. It is the
-// request of "own::MetricDataPoint".
+// MetricDataPoint is one data point of a StoredMetric. Exactly one of Number and Histogram
+// is set.
 type MetricDataPointInput struct {
 	NumberDataPoint    *NumberDataPoint
 	HistogramDataPoint *HistogramDataPoint
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -16689,20 +16718,20 @@ func (v *MetricDataPointInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MetricDataPointInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::MetricDataPoint")
 }
 
-// MetricDataPointOutput: MetricDataPoint is one data point of a StoredMetric. Exactly one of
-// Number and Histogram is set.
+// MetricDataPointOutput is a union: exactly one of its fields is set. It is the response of
+// "own::MetricDataPoint".
 //
-// MetricDataPointOutput is one of several types: exactly one of its fields is set. It is the
-// response of "own::MetricDataPoint".
+// MetricDataPoint is one data point of a StoredMetric. Exactly one of Number and Histogram
+// is set.
 type MetricDataPointOutput struct {
 	NumberDataPoint    *NumberDataPoint
 	HistogramDataPoint *HistogramDataPoint
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -16720,64 +16749,64 @@ func (v *MetricDataPointOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MetricDataPointOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::MetricDataPoint")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MetricsListInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::MetricsListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MetricsListInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::MetricsListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MetricsListQueryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::MetricsListQuery")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MetricsListQueryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::MetricsListQuery")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MetricsListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::MetricsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MetricsListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::MetricsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MiddlewareInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::MiddlewareInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MiddlewareInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::MiddlewareInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NumberDataPointInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::NumberDataPoint")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NumberDataPointOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::NumberDataPoint")
 }
 
-// ObserveDeliver selects the payload of an observer's target.
+// ObserveDeliver is an enumeration. Values other than the constants below are preserved.
 //
-// ObserveDeliver is one of the constants below; other values are kept as they are.
+// ObserveDeliver selects the payload of an observer's target.
 type ObserveDeliver string
 
 const (
@@ -16792,10 +16821,10 @@ const (
 	ObserveDeliverOutput2 ObserveDeliver = "output"
 )
 
-// ObserveDeliverInput: ObserveDeliver selects the payload of an observer's target.
+// ObserveDeliverInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::ObserveDeliver".
 //
-// ObserveDeliverInput is one of the constants below; other values are kept as they are. It
-// is the request of "own::ObserveDeliver".
+// ObserveDeliver selects the payload of an observer's target.
 type ObserveDeliverInput string
 
 const (
@@ -16810,15 +16839,15 @@ const (
 	ObserveDeliverInputOutput ObserveDeliverInput = "output"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveDeliverInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserveDeliver")
 }
 
-// ObserveDeliverOutput: ObserveDeliver selects the payload of an observer's target.
+// ObserveDeliverOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::ObserveDeliver".
 //
-// ObserveDeliverOutput is one of the constants below; other values are kept as they are. It
-// is the response of "own::ObserveDeliver".
+// ObserveDeliver selects the payload of an observer's target.
 type ObserveDeliverOutput string
 
 const (
@@ -16833,15 +16862,15 @@ const (
 	ObserveDeliverOutputOutput ObserveDeliverOutput = "output"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveDeliverOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserveDeliver")
 }
 
+// ObserveDelivery is an enumeration. Values other than the constants below are preserved.
+//
 // ObserveDelivery selects, in protocol version 0.25, how the observers of a function are
 // activated.
-//
-// ObserveDelivery is one of the constants below; other values are kept as they are.
 type ObserveDelivery string
 
 const (
@@ -16852,11 +16881,11 @@ const (
 	ObserveDeliveryOwner ObserveDelivery = "owner"
 )
 
-// ObserveDeliveryInput: ObserveDelivery selects, in protocol version 0.25, how the observers
-// of a function are activated.
+// ObserveDeliveryInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::ObserveDelivery".
 //
-// ObserveDeliveryInput is one of the constants below; other values are kept as they are. It
-// is the request of "own::ObserveDelivery".
+// ObserveDelivery selects, in protocol version 0.25, how the observers of a function are
+// activated.
 type ObserveDeliveryInput string
 
 const (
@@ -16868,16 +16897,16 @@ const (
 	ObserveDeliveryInputOwner ObserveDeliveryInput = "owner"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveDeliveryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserveDelivery")
 }
 
-// ObserveDeliveryOutput: ObserveDelivery selects, in protocol version 0.25, how the
-// observers of a function are activated.
+// ObserveDeliveryOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::ObserveDelivery".
 //
-// ObserveDeliveryOutput is one of the constants below; other values are kept as they are. It
-// is the response of "own::ObserveDelivery".
+// ObserveDelivery selects, in protocol version 0.25, how the observers of a function are
+// activated.
 type ObserveDeliveryOutput string
 
 const (
@@ -16889,60 +16918,60 @@ const (
 	ObserveDeliveryOutputOwner ObserveDeliveryOutput = "owner"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveDeliveryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserveDelivery")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveDescriptorInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserveDescriptor")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveDescriptorOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserveDescriptor")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserveMessage")
 }
 
-// ObserveMessageInputType: MessageTypeObserve is the tag of ObserveMessage.
+// ObserveMessageInputType is always encoded as "observe". The zero value is ready to use.
 //
-// ObserveMessageInputType is always "observe" in JSON; its zero value is ready for use.
+// MessageTypeObserve is the tag of ObserveMessage.
 type ObserveMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ObserveMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"observe\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserveMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserveMessageInputType", b, "\"observe\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserveMessage")
 }
 
-// ObserveMessageOutputType: MessageTypeObserve is the tag of ObserveMessage.
+// ObserveMessageOutputType is always encoded as "observe". The zero value is ready to use.
 //
-// ObserveMessageOutputType is always "observe" in JSON; its zero value is ready for use.
+// MessageTypeObserve is the tag of ObserveMessage.
 type ObserveMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ObserveMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"observe\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserveMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserveMessageOutputType", b, "\"observe\"")
 }
 
-// ObserveOn selects the calls that activate an observer by their outcome.
+// ObserveOn is an enumeration. Values other than the constants below are preserved.
 //
-// ObserveOn is one of the constants below; other values are kept as they are.
+// ObserveOn selects the calls that activate an observer by their outcome.
 type ObserveOn string
 
 const (
@@ -16954,10 +16983,10 @@ const (
 	ObserveOnComplete ObserveOn = "complete"
 )
 
-// ObserveOnInput: ObserveOn selects the calls that activate an observer by their outcome.
+// ObserveOnInput is an enumeration. Values other than the constants below are preserved. It
+// is the request of "own::ObserveOn".
 //
-// ObserveOnInput is one of the constants below; other values are kept as they are. It is the
-// request of "own::ObserveOn".
+// ObserveOn selects the calls that activate an observer by their outcome.
 type ObserveOnInput string
 
 const (
@@ -16969,13 +16998,13 @@ const (
 	ObserveOnInputComplete ObserveOnInput = "complete"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveOnInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::ObserveOn") }
 
-// ObserveOnOutput: ObserveOn selects the calls that activate an observer by their outcome.
+// ObserveOnOutput is an enumeration. Values other than the constants below are preserved. It
+// is the response of "own::ObserveOn".
 //
-// ObserveOnOutput is one of the constants below; other values are kept as they are. It is
-// the response of "own::ObserveOn".
+// ObserveOn selects the calls that activate an observer by their outcome.
 type ObserveOnOutput string
 
 const (
@@ -16987,19 +17016,18 @@ const (
 	ObserveOnOutputComplete ObserveOnOutput = "complete"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveOnOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::ObserveOn") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveResultMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserveResultMessage")
 }
 
-// ObserveResultMessageInputType: MessageTypeObserveResult is the tag of
-// ObserveResultMessage.
+// ObserveResultMessageInputType is always encoded as "observeresult". The zero value is
+// ready to use.
 //
-// ObserveResultMessageInputType is always "observeresult" in JSON; its zero value is ready
-// for use.
+// MessageTypeObserveResult is the tag of ObserveResultMessage.
 type ObserveResultMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17007,21 +17035,20 @@ func (ObserveResultMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observeresult\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserveResultMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserveResultMessageInputType", b, "\"observeresult\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveResultMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserveResultMessage")
 }
 
-// ObserveResultMessageOutputType: MessageTypeObserveResult is the tag of
-// ObserveResultMessage.
+// ObserveResultMessageOutputType is always encoded as "observeresult". The zero value is
+// ready to use.
 //
-// ObserveResultMessageOutputType is always "observeresult" in JSON; its zero value is ready
-// for use.
+// MessageTypeObserveResult is the tag of ObserveResultMessage.
 type ObserveResultMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17029,56 +17056,56 @@ func (ObserveResultMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observeresult\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserveResultMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserveResultMessageOutputType", b, "\"observeresult\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveSourceInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserveSource")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveSourceOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserveSource")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveTargetInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserveTarget")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserveTargetOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserveTarget")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObservedInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Observed") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObservedInvocationInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObservedInvocation")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObservedInvocationOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObservedInvocation")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObservedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Observed") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverAckMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverAckMessage")
 }
 
-// ObserverAckMessageInputType: MessageTypeObserverAck is the tag of ObserverAckMessage.
-//
-// ObserverAckMessageInputType is always "observerack" in JSON; its zero value is ready for
+// ObserverAckMessageInputType is always encoded as "observerack". The zero value is ready to
 // use.
+//
+// MessageTypeObserverAck is the tag of ObserverAckMessage.
 type ObserverAckMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17086,20 +17113,20 @@ func (ObserverAckMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observerack\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserverAckMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserverAckMessageInputType", b, "\"observerack\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverAckMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverAckMessage")
 }
 
-// ObserverAckMessageOutputType: MessageTypeObserverAck is the tag of ObserverAckMessage.
+// ObserverAckMessageOutputType is always encoded as "observerack". The zero value is ready
+// to use.
 //
-// ObserverAckMessageOutputType is always "observerack" in JSON; its zero value is ready for
-// use.
+// MessageTypeObserverAck is the tag of ObserverAckMessage.
 type ObserverAckMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17107,21 +17134,20 @@ func (ObserverAckMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observerack\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserverAckMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserverAckMessageOutputType", b, "\"observerack\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverAddedMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverAddedMessage")
 }
 
-// ObserverAddedMessageInputType: MessageTypeObserverAdded is the tag of
-// ObserverAddedMessage.
+// ObserverAddedMessageInputType is always encoded as "observeradded". The zero value is
+// ready to use.
 //
-// ObserverAddedMessageInputType is always "observeradded" in JSON; its zero value is ready
-// for use.
+// MessageTypeObserverAdded is the tag of ObserverAddedMessage.
 type ObserverAddedMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17129,21 +17155,20 @@ func (ObserverAddedMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observeradded\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserverAddedMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserverAddedMessageInputType", b, "\"observeradded\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverAddedMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverAddedMessage")
 }
 
-// ObserverAddedMessageOutputType: MessageTypeObserverAdded is the tag of
-// ObserverAddedMessage.
+// ObserverAddedMessageOutputType is always encoded as "observeradded". The zero value is
+// ready to use.
 //
-// ObserverAddedMessageOutputType is always "observeradded" in JSON; its zero value is ready
-// for use.
+// MessageTypeObserverAdded is the tag of ObserverAddedMessage.
 type ObserverAddedMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17151,61 +17176,60 @@ func (ObserverAddedMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observeradded\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserverAddedMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserverAddedMessageOutputType", b, "\"observeradded\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverInfoInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverInfo")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverInfoInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverInfoInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverInfoOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverInfo")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverInfoResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverInfoResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverInfoResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverInfoResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverLegacyInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverLegacy")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverLegacyOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverLegacy")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverRemovedMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverRemovedMessage")
 }
 
-// ObserverRemovedMessageInputType: MessageTypeObserverRemoved is the tag of
-// ObserverRemovedMessage.
+// ObserverRemovedMessageInputType is always encoded as "observerremoved". The zero value is
+// ready to use.
 //
-// ObserverRemovedMessageInputType is always "observerremoved" in JSON; its zero value is
-// ready for use.
+// MessageTypeObserverRemoved is the tag of ObserverRemovedMessage.
 type ObserverRemovedMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17213,21 +17237,20 @@ func (ObserverRemovedMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observerremoved\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserverRemovedMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserverRemovedMessageInputType", b, "\"observerremoved\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverRemovedMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverRemovedMessage")
 }
 
-// ObserverRemovedMessageOutputType: MessageTypeObserverRemoved is the tag of
-// ObserverRemovedMessage.
+// ObserverRemovedMessageOutputType is always encoded as "observerremoved". The zero value is
+// ready to use.
 //
-// ObserverRemovedMessageOutputType is always "observerremoved" in JSON; its zero value is
-// ready for use.
+// MessageTypeObserverRemoved is the tag of ObserverRemovedMessage.
 type ObserverRemovedMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17235,14 +17258,14 @@ func (ObserverRemovedMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observerremoved\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserverRemovedMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserverRemovedMessageOutputType", b, "\"observerremoved\"")
 }
 
-// ObserverState is the state of an observer.
+// ObserverState is an enumeration. Values other than the constants below are preserved.
 //
-// ObserverState is one of the constants below; other values are kept as they are.
+// ObserverState is the state of an observer.
 type ObserverState string
 
 const (
@@ -17261,16 +17284,15 @@ const (
 	ObserverStateDisposed ObserverState = "disposed"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverStateChangedMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverStateChangedMessage")
 }
 
-// ObserverStateChangedMessageInputType: MessageTypeObserverStateChanged is the tag of
-// ObserverStateChangedMessage.
+// ObserverStateChangedMessageInputType is always encoded as "observerstatechanged". The zero
+// value is ready to use.
 //
-// ObserverStateChangedMessageInputType is always "observerstatechanged" in JSON; its zero
-// value is ready for use.
+// MessageTypeObserverStateChanged is the tag of ObserverStateChangedMessage.
 type ObserverStateChangedMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17278,21 +17300,20 @@ func (ObserverStateChangedMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observerstatechanged\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserverStateChangedMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserverStateChangedMessageInputType", b, "\"observerstatechanged\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverStateChangedMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverStateChangedMessage")
 }
 
-// ObserverStateChangedMessageOutputType: MessageTypeObserverStateChanged is the tag of
-// ObserverStateChangedMessage.
+// ObserverStateChangedMessageOutputType is always encoded as "observerstatechanged". The
+// zero value is ready to use.
 //
-// ObserverStateChangedMessageOutputType is always "observerstatechanged" in JSON; its zero
-// value is ready for use.
+// MessageTypeObserverStateChanged is the tag of ObserverStateChangedMessage.
 type ObserverStateChangedMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17300,15 +17321,15 @@ func (ObserverStateChangedMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"observerstatechanged\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ObserverStateChangedMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ObserverStateChangedMessageOutputType", b, "\"observerstatechanged\"")
 }
 
-// ObserverStateInput: ObserverState is the state of an observer.
+// ObserverStateInput is an enumeration. Values other than the constants below are preserved.
+// It is the request of "own::ObserverState".
 //
-// ObserverStateInput is one of the constants below; other values are kept as they are. It is
-// the request of "own::ObserverState".
+// ObserverState is the state of an observer.
 type ObserverStateInput string
 
 const (
@@ -17328,15 +17349,15 @@ const (
 	ObserverStateInputDisposed ObserverStateInput = "disposed"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverStateInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverState")
 }
 
-// ObserverStateOutput: ObserverState is the state of an observer.
+// ObserverStateOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::ObserverState".
 //
-// ObserverStateOutput is one of the constants below; other values are kept as they are. It
-// is the response of "own::ObserverState".
+// ObserverState is the state of an observer.
 type ObserverStateOutput string
 
 const (
@@ -17356,347 +17377,346 @@ const (
 	ObserverStateOutputDisposed ObserverStateOutput = "disposed"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverStateOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverState")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverViewInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserverView")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserverViewOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserverView")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserversChangedEventInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserversChangedEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserversChangedEventOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserversChangedEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserversListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ObserversListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ObserversListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ObserversListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnFunctionRegistrationInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::OnFunctionRegistrationInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnFunctionRegistrationInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::OnFunctionRegistrationInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnFunctionRegistrationResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::OnFunctionRegistrationResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnFunctionRegistrationResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::OnFunctionRegistrationResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTriggerRegistrationInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::OnTriggerRegistrationInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTriggerRegistrationInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::OnTriggerRegistrationInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTriggerRegistrationResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::OnTriggerRegistrationResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTriggerRegistrationResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::OnTriggerRegistrationResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTriggerTypeRegistrationInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::OnTriggerTypeRegistrationInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTriggerTypeRegistrationInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::OnTriggerTypeRegistrationInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTriggerTypeRegistrationResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::OnTriggerTypeRegistrationResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTriggerTypeRegistrationResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::OnTriggerTypeRegistrationResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OtelConfigInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::OtelConfig") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OtelConfigOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::OtelConfig") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OtelMessageInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::OtelMessage") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OtelMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::OtelMessage")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PingMessageInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::PingMessage") }
 
-// PingMessageInputType: MessageTypePing is the tag of PingMessage.
+// PingMessageInputType is always encoded as "ping". The zero value is ready to use.
 //
-// PingMessageInputType is always "ping" in JSON; its zero value is ready for use.
+// MessageTypePing is the tag of PingMessage.
 type PingMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (PingMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"ping\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (PingMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("PingMessageInputType", b, "\"ping\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PingMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::PingMessage")
 }
 
-// PingMessageOutputType: MessageTypePing is the tag of PingMessage.
+// PingMessageOutputType is always encoded as "ping". The zero value is ready to use.
 //
-// PingMessageOutputType is always "ping" in JSON; its zero value is ready for use.
+// MessageTypePing is the tag of PingMessage.
 type PingMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (PingMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"ping\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (PingMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("PingMessageOutputType", b, "\"ping\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PongMessageInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::PongMessage") }
 
-// PongMessageInputType: MessageTypePong is the tag of PongMessage.
+// PongMessageInputType is always encoded as "pong". The zero value is ready to use.
 //
-// PongMessageInputType is always "pong" in JSON; its zero value is ready for use.
+// MessageTypePong is the tag of PongMessage.
 type PongMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (PongMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"pong\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (PongMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("PongMessageInputType", b, "\"pong\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PongMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::PongMessage")
 }
 
-// PongMessageOutputType: MessageTypePong is the tag of PongMessage.
+// PongMessageOutputType is always encoded as "pong". The zero value is ready to use.
 //
-// PongMessageOutputType is always "pong" in JSON; its zero value is ready for use.
+// MessageTypePong is the tag of PongMessage.
 type PongMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (PongMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"pong\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (PongMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("PongMessageOutputType", b, "\"pong\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PublishInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::PublishInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PublishInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::PublishInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueConfigInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::QueueConfig") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueDiscardMessageInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueDiscardMessageInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueDiscardMessageInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueDiscardMessageInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueDiscardMessageResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueDiscardMessageResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueDiscardMessageResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueDiscardMessageResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueEnqueueInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueEnqueueInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueEnqueueInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueEnqueueInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueRedriveInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueRedriveInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueRedriveInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueRedriveInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueRedriveMessageInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueRedriveMessageInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueRedriveMessageInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueRedriveMessageInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueRedriveMessageResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueRedriveMessageResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueRedriveMessageResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueRedriveMessageResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueRedriveResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueRedriveResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueRedriveResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueRedriveResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueSourceArgsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueSourceArgs")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueSourceArgsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueSourceArgs")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::QueueTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (QueueTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::QueueTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ReattachMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ReattachMessage")
 }
 
-// ReattachMessageInputType: MessageTypeReattach is the tag of ReattachMessage.
+// ReattachMessageInputType is always encoded as "reattach". The zero value is ready to use.
 //
-// ReattachMessageInputType is always "reattach" in JSON; its zero value is ready for use.
+// MessageTypeReattach is the tag of ReattachMessage.
 type ReattachMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ReattachMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"reattach\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ReattachMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ReattachMessageInputType", b, "\"reattach\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ReattachMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ReattachMessage")
 }
 
-// ReattachMessageOutputType: MessageTypeReattach is the tag of ReattachMessage.
+// ReattachMessageOutputType is always encoded as "reattach". The zero value is ready to use.
 //
-// ReattachMessageOutputType is always "reattach" in JSON; its zero value is ready for use.
+// MessageTypeReattach is the tag of ReattachMessage.
 type ReattachMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ReattachMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"reattach\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ReattachMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("ReattachMessageOutputType", b, "\"reattach\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ReconnectionConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::ReconnectionConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ReconnectionConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::ReconnectionConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterFunctionMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RegisterFunctionMessage")
 }
 
-// RegisterFunctionMessageInputType: MessageTypeRegisterFunction is the tag of
-// RegisterFunctionMessage.
+// RegisterFunctionMessageInputType is always encoded as "registerfunction". The zero value
+// is ready to use.
 //
-// RegisterFunctionMessageInputType is always "registerfunction" in JSON; its zero value is
-// ready for use.
+// MessageTypeRegisterFunction is the tag of RegisterFunctionMessage.
 type RegisterFunctionMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17704,21 +17724,20 @@ func (RegisterFunctionMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registerfunction\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegisterFunctionMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegisterFunctionMessageInputType", b, "\"registerfunction\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterFunctionMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RegisterFunctionMessage")
 }
 
-// RegisterFunctionMessageOutputType: MessageTypeRegisterFunction is the tag of
-// RegisterFunctionMessage.
+// RegisterFunctionMessageOutputType is always encoded as "registerfunction". The zero value
+// is ready to use.
 //
-// RegisterFunctionMessageOutputType is always "registerfunction" in JSON; its zero value is
-// ready for use.
+// MessageTypeRegisterFunction is the tag of RegisterFunctionMessage.
 type RegisterFunctionMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17726,21 +17745,20 @@ func (RegisterFunctionMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registerfunction\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegisterFunctionMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegisterFunctionMessageOutputType", b, "\"registerfunction\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterServiceMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RegisterServiceMessage")
 }
 
-// RegisterServiceMessageInputType: MessageTypeRegisterService is the tag of
-// RegisterServiceMessage.
+// RegisterServiceMessageInputType is always encoded as "registerservice". The zero value is
+// ready to use.
 //
-// RegisterServiceMessageInputType is always "registerservice" in JSON; its zero value is
-// ready for use.
+// MessageTypeRegisterService is the tag of RegisterServiceMessage.
 type RegisterServiceMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17748,21 +17766,20 @@ func (RegisterServiceMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registerservice\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegisterServiceMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegisterServiceMessageInputType", b, "\"registerservice\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterServiceMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RegisterServiceMessage")
 }
 
-// RegisterServiceMessageOutputType: MessageTypeRegisterService is the tag of
-// RegisterServiceMessage.
+// RegisterServiceMessageOutputType is always encoded as "registerservice". The zero value is
+// ready to use.
 //
-// RegisterServiceMessageOutputType is always "registerservice" in JSON; its zero value is
-// ready for use.
+// MessageTypeRegisterService is the tag of RegisterServiceMessage.
 type RegisterServiceMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17770,31 +17787,30 @@ func (RegisterServiceMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registerservice\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegisterServiceMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegisterServiceMessageOutputType", b, "\"registerservice\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterTriggerInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RegisterTriggerInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterTriggerInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RegisterTriggerInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterTriggerMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RegisterTriggerMessage")
 }
 
-// RegisterTriggerMessageInputType: MessageTypeRegisterTrigger is the tag of
-// RegisterTriggerMessage.
+// RegisterTriggerMessageInputType is always encoded as "registertrigger". The zero value is
+// ready to use.
 //
-// RegisterTriggerMessageInputType is always "registertrigger" in JSON; its zero value is
-// ready for use.
+// MessageTypeRegisterTrigger is the tag of RegisterTriggerMessage.
 type RegisterTriggerMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17802,21 +17818,20 @@ func (RegisterTriggerMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registertrigger\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegisterTriggerMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegisterTriggerMessageInputType", b, "\"registertrigger\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterTriggerMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RegisterTriggerMessage")
 }
 
-// RegisterTriggerMessageOutputType: MessageTypeRegisterTrigger is the tag of
-// RegisterTriggerMessage.
+// RegisterTriggerMessageOutputType is always encoded as "registertrigger". The zero value is
+// ready to use.
 //
-// RegisterTriggerMessageOutputType is always "registertrigger" in JSON; its zero value is
-// ready for use.
+// MessageTypeRegisterTrigger is the tag of RegisterTriggerMessage.
 type RegisterTriggerMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17824,31 +17839,30 @@ func (RegisterTriggerMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registertrigger\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegisterTriggerMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegisterTriggerMessageOutputType", b, "\"registertrigger\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterTriggerResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RegisterTriggerResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterTriggerResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RegisterTriggerResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterTriggerTypeMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RegisterTriggerTypeMessage")
 }
 
-// RegisterTriggerTypeMessageInputType: MessageTypeRegisterTriggerType is the tag of
-// RegisterTriggerTypeMessage.
+// RegisterTriggerTypeMessageInputType is always encoded as "registertriggertype". The zero
+// value is ready to use.
 //
-// RegisterTriggerTypeMessageInputType is always "registertriggertype" in JSON; its zero
-// value is ready for use.
+// MessageTypeRegisterTriggerType is the tag of RegisterTriggerTypeMessage.
 type RegisterTriggerTypeMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17856,21 +17870,20 @@ func (RegisterTriggerTypeMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registertriggertype\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegisterTriggerTypeMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegisterTriggerTypeMessageInputType", b, "\"registertriggertype\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegisterTriggerTypeMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RegisterTriggerTypeMessage")
 }
 
-// RegisterTriggerTypeMessageOutputType: MessageTypeRegisterTriggerType is the tag of
-// RegisterTriggerTypeMessage.
+// RegisterTriggerTypeMessageOutputType is always encoded as "registertriggertype". The zero
+// value is ready to use.
 //
-// RegisterTriggerTypeMessageOutputType is always "registertriggertype" in JSON; its zero
-// value is ready for use.
+// MessageTypeRegisterTriggerType is the tag of RegisterTriggerTypeMessage.
 type RegisterTriggerTypeMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17878,21 +17891,20 @@ func (RegisterTriggerTypeMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registertriggertype\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegisterTriggerTypeMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegisterTriggerTypeMessageOutputType", b, "\"registertriggertype\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegistrationRejectedMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RegistrationRejectedMessage")
 }
 
-// RegistrationRejectedMessageInputType: MessageTypeRegistrationRejected is the tag of
-// RegistrationRejectedMessage.
+// RegistrationRejectedMessageInputType is always encoded as "registrationrejected". The zero
+// value is ready to use.
 //
-// RegistrationRejectedMessageInputType is always "registrationrejected" in JSON; its zero
-// value is ready for use.
+// MessageTypeRegistrationRejected is the tag of RegistrationRejectedMessage.
 type RegistrationRejectedMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17900,21 +17912,20 @@ func (RegistrationRejectedMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registrationrejected\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegistrationRejectedMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegistrationRejectedMessageInputType", b, "\"registrationrejected\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RegistrationRejectedMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RegistrationRejectedMessage")
 }
 
-// RegistrationRejectedMessageOutputType: MessageTypeRegistrationRejected is the tag of
-// RegistrationRejectedMessage.
+// RegistrationRejectedMessageOutputType is always encoded as "registrationrejected". The
+// zero value is ready to use.
 //
-// RegistrationRejectedMessageOutputType is always "registrationrejected" in JSON; its zero
-// value is ready for use.
+// MessageTypeRegistrationRejected is the tag of RegistrationRejectedMessage.
 type RegistrationRejectedMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -17922,100 +17933,100 @@ func (RegistrationRejectedMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"registrationrejected\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (RegistrationRejectedMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("RegistrationRejectedMessageOutputType", b, "\"registrationrejected\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RollupsListInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RollupsListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RollupsListInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RollupsListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RollupsListQueryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RollupsListQuery")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RollupsListQueryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RollupsListQuery")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RollupsListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::RollupsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RollupsListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::RollupsListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SamplingLogsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::SamplingLogs")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SamplingLogsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::SamplingLogs")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SamplingRuleInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::SamplingRule")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SamplingRuleOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::SamplingRule")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SamplingRulesResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::SamplingRulesResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SamplingRulesResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::SamplingRulesResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SamplingTracesInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::SamplingTraces")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SamplingTracesOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::SamplingTraces")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateDeleteInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateDeleteInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateDeleteInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateDeleteInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateEventInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::StateEvent") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateEventOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::StateEvent") }
 
-// StateEventType is the kind of change to a value in the state store.
+// StateEventType is an enumeration. Values other than the constants below are preserved.
 //
-// StateEventType is one of the constants below; other values are kept as they are.
+// StateEventType is the kind of change to a value in the state store.
 type StateEventType string
 
 const (
@@ -18030,10 +18041,10 @@ const (
 	StateEventTypeStateDeleted StateEventType = "state:deleted"
 )
 
-// StateEventTypeInput: StateEventType is the kind of change to a value in the state store.
+// StateEventTypeInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::StateEventType".
 //
-// StateEventTypeInput is one of the constants below; other values are kept as they are. It
-// is the request of "own::StateEventType".
+// StateEventType is the kind of change to a value in the state store.
 type StateEventTypeInput string
 
 const (
@@ -18048,15 +18059,15 @@ const (
 	StateEventTypeInputStateDeleted StateEventTypeInput = "state:deleted"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateEventTypeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateEventType")
 }
 
-// StateEventTypeOutput: StateEventType is the kind of change to a value in the state store.
+// StateEventTypeOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::StateEventType".
 //
-// StateEventTypeOutput is one of the constants below; other values are kept as they are. It
-// is the response of "own::StateEventType".
+// StateEventType is the kind of change to a value in the state store.
 type StateEventTypeOutput string
 
 const (
@@ -18071,169 +18082,167 @@ const (
 	StateEventTypeOutputStateDeleted StateEventTypeOutput = "state:deleted"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateEventTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateEventType")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateGetInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateGetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateGetInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateGetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateListGroupsResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateListGroupsResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateListGroupsResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateListGroupsResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateListInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateListInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateSetInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateSetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateSetInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateSetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateUpdateInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StateUpdateInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StateUpdateInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StateUpdateInput")
 }
 
-// StoredAttributeInput: StoredAttribute is one attribute of a stored span or metric. It
-// consists of a name and a value, which is always a string.
-//
 // StoredAttributeInput is an array of fixed length. It is the request of
 // "own::StoredAttribute".
+//
+// StoredAttribute is one attribute of a stored span or metric. It consists of a name and a
+// value, which is always a string.
 type StoredAttributeInput [2]string
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredAttributeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StoredAttribute")
 }
 
-// StoredAttributeOutput: StoredAttribute is one attribute of a stored span or metric. It
-// consists of a name and a value, which is always a string.
-//
 // StoredAttributeOutput is an array of fixed length. It is the response of
 // "own::StoredAttribute".
+//
+// StoredAttribute is one attribute of a stored span or metric. It consists of a name and a
+// value, which is always a string.
 type StoredAttributeOutput [2]string
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredAttributeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StoredAttribute")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredEventInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::StoredEvent") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredEventOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StoredEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredLinkInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::StoredLink") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredLinkOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::StoredLink") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredLogInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::StoredLog") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredLogOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::StoredLog") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredMetricInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StoredMetric")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredMetricOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StoredMetric")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredSpanInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::StoredSpan") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StoredSpanOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::StoredSpan") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamAuthInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamAuthInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamAuthInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamAuthInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamAuthResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamAuthResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamAuthResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamAuthResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamChangeEventDetailInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamChangeEventDetail")
 }
 
-// StreamChangeEventDetailInputType: Type of the event. It is "create", "update" or "delete"
-// for a change, and "event" for an event from stream::send. The stream socket also uses
-// "sync" and "unauthorized".
+// StreamChangeEventDetailInputType is a union: exactly one of its fields is set.
 //
-// StreamChangeEventDetailInputType is one of several types: exactly one of its fields is
-// set.
+// Type of the event. It is "create", "update" or "delete" for a change, and "event" for an
+// event from stream::send. The stream socket also uses "sync" and "unauthorized".
 type StreamChangeEventDetailInputType struct {
 	// String: StreamEventType is the type of a stream event. The types "create", "update" and
 	// "delete" report changes to items. The stream socket and stream::send use further types.
 	// Decoding keeps unknown values.
 	String  *StreamChangeEventDetailInputTypeString
 	String2 *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -18251,12 +18260,12 @@ func (v *StreamChangeEventDetailInputType) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// StreamChangeEventDetailInputTypeString: StreamEventType is the type of a stream event. The
-// types "create", "update" and "delete" report changes to items. The stream socket and
-// stream::send use further types. Decoding keeps unknown values.
+// StreamChangeEventDetailInputTypeString is an enumeration. Values other than the constants
+// below are preserved.
 //
-// StreamChangeEventDetailInputTypeString is one of the constants below; other values are
-// kept as they are.
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamChangeEventDetailInputTypeString string
 
 const (
@@ -18271,24 +18280,22 @@ const (
 	StreamChangeEventDetailInputTypeStringDelete StreamChangeEventDetailInputTypeString = "delete"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamChangeEventDetailOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamChangeEventDetail")
 }
 
-// StreamChangeEventDetailOutputType: Type of the event. It is "create", "update" or "delete"
-// for a change, and "event" for an event from stream::send. The stream socket also uses
-// "sync" and "unauthorized".
+// StreamChangeEventDetailOutputType is a union: exactly one of its fields is set.
 //
-// StreamChangeEventDetailOutputType is one of several types: exactly one of its fields is
-// set.
+// Type of the event. It is "create", "update" or "delete" for a change, and "event" for an
+// event from stream::send. The stream socket also uses "sync" and "unauthorized".
 type StreamChangeEventDetailOutputType struct {
 	// String: StreamEventType is the type of a stream event. The types "create", "update" and
 	// "delete" report changes to items. The stream socket and stream::send use further types.
 	// Decoding keeps unknown values.
 	String  *StreamChangeEventDetailOutputTypeString
 	String2 *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -18306,12 +18313,12 @@ func (v *StreamChangeEventDetailOutputType) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// StreamChangeEventDetailOutputTypeString: StreamEventType is the type of a stream event.
-// The types "create", "update" and "delete" report changes to items. The stream socket and
-// stream::send use further types. Decoding keeps unknown values.
+// StreamChangeEventDetailOutputTypeString is an enumeration. Values other than the constants
+// below are preserved.
 //
-// StreamChangeEventDetailOutputTypeString is one of the constants below; other values are
-// kept as they are.
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamChangeEventDetailOutputTypeString string
 
 const (
@@ -18326,18 +18333,17 @@ const (
 	StreamChangeEventDetailOutputTypeStringDelete StreamChangeEventDetailOutputTypeString = "delete"
 )
 
-// StreamChangeEventDetailType: Type of the event. It is "create", "update" or "delete" for a
-// change, and "event" for an event from stream::send. The stream socket also uses "sync" and
-// "unauthorized".
+// StreamChangeEventDetailType is a union: exactly one of its fields is set.
 //
-// StreamChangeEventDetailType is one of several types: exactly one of its fields is set.
+// Type of the event. It is "create", "update" or "delete" for a change, and "event" for an
+// event from stream::send. The stream socket also uses "sync" and "unauthorized".
 type StreamChangeEventDetailType struct {
 	// String: StreamEventType is the type of a stream event. The types "create", "update" and
 	// "delete" report changes to items. The stream socket and stream::send use further types.
 	// Decoding keeps unknown values.
 	String  *StreamChangeEventDetailTypeString
 	String2 *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -18355,12 +18361,12 @@ func (v *StreamChangeEventDetailType) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// StreamChangeEventDetailTypeString: StreamEventType is the type of a stream event. The
-// types "create", "update" and "delete" report changes to items. The stream socket and
-// stream::send use further types. Decoding keeps unknown values.
+// StreamChangeEventDetailTypeString is an enumeration. Values other than the constants below
+// are preserved.
 //
-// StreamChangeEventDetailTypeString is one of the constants below; other values are kept as
-// they are.
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamChangeEventDetailTypeString string
 
 const (
@@ -18375,45 +18381,46 @@ const (
 	StreamChangeEventDetailTypeStringDelete StreamChangeEventDetailTypeString = "delete"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamChangeEventInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamChangeEvent")
 }
 
-// StreamChangeEventInputType: Kind of the message, always "stream".
+// StreamChangeEventInputType is always encoded as "stream". The zero value is ready to use.
 //
-// StreamChangeEventInputType is always "stream" in JSON; its zero value is ready for use.
+// Kind of the message, always "stream".
 type StreamChangeEventInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (StreamChangeEventInputType) MarshalJSON() ([]byte, error) { return []byte("\"stream\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (StreamChangeEventInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("StreamChangeEventInputType", b, "\"stream\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamChangeEventOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamChangeEvent")
 }
 
-// StreamChangeEventOutputType: Kind of the message, always "stream".
+// StreamChangeEventOutputType is always encoded as "stream". The zero value is ready to use.
 //
-// StreamChangeEventOutputType is always "stream" in JSON; its zero value is ready for use.
+// Kind of the message, always "stream".
 type StreamChangeEventOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (StreamChangeEventOutputType) MarshalJSON() ([]byte, error) { return []byte("\"stream\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (StreamChangeEventOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("StreamChangeEventOutputType", b, "\"stream\"")
 }
 
-// StreamChannelDirection selects the end of a channel that a reference opens.
+// StreamChannelDirection is an enumeration. Values other than the constants below are
+// preserved.
 //
-// StreamChannelDirection is one of the constants below; other values are kept as they are.
+// StreamChannelDirection selects the end of a channel that a reference opens.
 type StreamChannelDirection string
 
 const (
@@ -18423,11 +18430,10 @@ const (
 	StreamChannelDirectionWrite StreamChannelDirection = "write"
 )
 
-// StreamChannelDirectionInput: StreamChannelDirection selects the end of a channel that a
-// reference opens.
+// StreamChannelDirectionInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::StreamChannelDirection".
 //
-// StreamChannelDirectionInput is one of the constants below; other values are kept as they
-// are. It is the request of "own::StreamChannelDirection".
+// StreamChannelDirection selects the end of a channel that a reference opens.
 type StreamChannelDirectionInput string
 
 const (
@@ -18437,16 +18443,15 @@ const (
 	StreamChannelDirectionInputWrite StreamChannelDirectionInput = "write"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamChannelDirectionInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamChannelDirection")
 }
 
-// StreamChannelDirectionOutput: StreamChannelDirection selects the end of a channel that a
-// reference opens.
+// StreamChannelDirectionOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::StreamChannelDirection".
 //
-// StreamChannelDirectionOutput is one of the constants below; other values are kept as they
-// are. It is the response of "own::StreamChannelDirection".
+// StreamChannelDirection selects the end of a channel that a reference opens.
 type StreamChannelDirectionOutput string
 
 const (
@@ -18456,34 +18461,34 @@ const (
 	StreamChannelDirectionOutputWrite StreamChannelDirectionOutput = "write"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamChannelDirectionOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamChannelDirection")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamChannelRefInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamChannelRef")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamChannelRefOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamChannelRef")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamCommandInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamCommand")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamCommandOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamCommand")
 }
 
-// StreamCommandType is the type of a StreamCommand.
+// StreamCommandType is an enumeration. Values other than the constants below are preserved.
 //
-// StreamCommandType is one of the constants below; other values are kept as they are.
+// StreamCommandType is the type of a StreamCommand.
 type StreamCommandType string
 
 const (
@@ -18493,10 +18498,10 @@ const (
 	StreamCommandTypeLeave StreamCommandType = "leave"
 )
 
-// StreamCommandTypeInput: StreamCommandType is the type of a StreamCommand.
+// StreamCommandTypeInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::StreamCommandType".
 //
-// StreamCommandTypeInput is one of the constants below; other values are kept as they are.
-// It is the request of "own::StreamCommandType".
+// StreamCommandType is the type of a StreamCommand.
 type StreamCommandTypeInput string
 
 const (
@@ -18506,15 +18511,15 @@ const (
 	StreamCommandTypeInputLeave StreamCommandTypeInput = "leave"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamCommandTypeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamCommandType")
 }
 
-// StreamCommandTypeOutput: StreamCommandType is the type of a StreamCommand.
+// StreamCommandTypeOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::StreamCommandType".
 //
-// StreamCommandTypeOutput is one of the constants below; other values are kept as they are.
-// It is the response of "own::StreamCommandType".
+// StreamCommandType is the type of a StreamCommand.
 type StreamCommandTypeOutput string
 
 const (
@@ -18524,37 +18529,37 @@ const (
 	StreamCommandTypeOutputLeave StreamCommandTypeOutput = "leave"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamCommandTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamCommandType")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamDeleteInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamDeleteInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamDeleteInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamDeleteInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamDeleteResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamDeleteResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamDeleteResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamDeleteResult")
 }
 
-// StreamEventTypeInput: StreamEventType is the type of a stream event. The types "create",
-// "update" and "delete" report changes to items. The stream socket and stream::send use
-// further types. Decoding keeps unknown values.
+// StreamEventTypeInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::StreamEventType".
 //
-// StreamEventTypeInput is one of the constants below; other values are kept as they are. It
-// is the request of "own::StreamEventType".
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamEventTypeInput string
 
 const (
@@ -18569,17 +18574,17 @@ const (
 	StreamEventTypeInputDelete StreamEventTypeInput = "delete"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamEventTypeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamEventType")
 }
 
-// StreamEventTypeOutput: StreamEventType is the type of a stream event. The types "create",
-// "update" and "delete" report changes to items. The stream socket and stream::send use
-// further types. Decoding keeps unknown values.
+// StreamEventTypeOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::StreamEventType".
 //
-// StreamEventTypeOutput is one of the constants below; other values are kept as they are. It
-// is the response of "own::StreamEventType".
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamEventTypeOutput string
 
 const (
@@ -18594,340 +18599,340 @@ const (
 	StreamEventTypeOutputDelete StreamEventTypeOutput = "delete"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamEventTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamEventType")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamGetInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamGetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamGetInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamGetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamJoinLeaveEventInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamJoinLeaveEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamJoinLeaveEventOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamJoinLeaveEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamJoinLeaveTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamJoinLeaveTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamJoinLeaveTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamJoinLeaveTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamJoinResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamJoinResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamJoinResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamJoinResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamListAllResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamListAllResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamListAllResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamListAllResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamListGroupsInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamListGroupsInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamListGroupsInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamListGroupsInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamListInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamListInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamMessage")
 }
 
-// StreamMessageInputType: Kind of the message, always "stream".
+// StreamMessageInputType is always encoded as "stream". The zero value is ready to use.
 //
-// StreamMessageInputType is always "stream" in JSON; its zero value is ready for use.
+// Kind of the message, always "stream".
 type StreamMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (StreamMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"stream\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (StreamMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("StreamMessageInputType", b, "\"stream\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamMessage")
 }
 
-// StreamMessageOutputType: Kind of the message, always "stream".
+// StreamMessageOutputType is always encoded as "stream". The zero value is ready to use.
 //
-// StreamMessageOutputType is always "stream" in JSON; its zero value is ready for use.
+// Kind of the message, always "stream".
 type StreamMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (StreamMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"stream\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (StreamMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("StreamMessageOutputType", b, "\"stream\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSendInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamSendInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSendInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamSendInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSetInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamSetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSetInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamSetInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSetResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamSetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSetResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamSetResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSubscriptionInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamSubscription")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSubscriptionOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamSubscription")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSummaryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamSummaryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamUpdateInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamUpdateInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamUpdateInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamUpdateInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamUpdateResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::StreamUpdateResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StreamUpdateResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamUpdateResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SubscribeTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::SubscribeTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SubscribeTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::SubscribeTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TopicStatsInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::TopicStats") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TopicStatsInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TopicStatsInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TopicStatsInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TopicStatsInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TopicStatsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::TopicStats") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TopicSummaryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TopicSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TopicSummaryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TopicSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceEventInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::TraceEvent") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceEventOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::TraceEvent") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceGroupInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::TraceGroup") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceGroupOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::TraceGroup") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceNodeInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::TraceNode") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceNodeOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::TraceNode") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceStorageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TraceStorage")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceStorageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TraceStorage")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceTriggerConfigInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TraceTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TraceTriggerConfigOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TraceTriggerConfig")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesGroupByInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TracesGroupByInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesGroupByInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TracesGroupByInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesGroupByResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TracesGroupByResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesGroupByResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TracesGroupByResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesListInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TracesListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesListInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TracesListInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TracesListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TracesListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesTreeInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TracesTreeInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesTreeInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TracesTreeInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesTreeResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TracesTreeResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TracesTreeResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TracesTreeResult")
 }
 
+// TriggerAction is a union: exactly one of its fields is set.
+//
 // TriggerAction determines how the engine handles a call if the caller does not simply wait
 // for the result. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
 // zero value, in which Action is nil, is an error. Decoding an unknown tag is also an error.
-//
-// TriggerAction is one of several types: exactly one of its fields is set.
 type TriggerAction struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -18945,17 +18950,16 @@ func (v *TriggerAction) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// TriggerActionInput: TriggerAction determines how the engine handles a call if the caller
-// does not simply wait for the result. Action holds exactly one of ActionVoid and
-// ActionEnqueue. Encoding the zero value, in which Action is nil, is an error. Decoding an
-// unknown tag is also an error.
+// TriggerActionInput is a union: exactly one of its fields is set. It is the request of
+// "own::TriggerAction".
 //
-// TriggerActionInput is one of several types: exactly one of its fields is set. It is the
-// request of "own::TriggerAction".
+// TriggerAction determines how the engine handles a call if the caller does not simply wait
+// for the result. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
+// zero value, in which Action is nil, is an error. Decoding an unknown tag is also an error.
 type TriggerActionInput struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -18973,22 +18977,21 @@ func (v *TriggerActionInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerActionInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerAction")
 }
 
-// TriggerActionOutput: TriggerAction determines how the engine handles a call if the caller
-// does not simply wait for the result. Action holds exactly one of ActionVoid and
-// ActionEnqueue. Encoding the zero value, in which Action is nil, is an error. Decoding an
-// unknown tag is also an error.
+// TriggerActionOutput is a union: exactly one of its fields is set. It is the response of
+// "own::TriggerAction".
 //
-// TriggerActionOutput is one of several types: exactly one of its fields is set. It is the
-// response of "own::TriggerAction".
+// TriggerAction determines how the engine handles a call if the caller does not simply wait
+// for the result. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
+// zero value, in which Action is nil, is an error. Decoding an unknown tag is also an error.
 type TriggerActionOutput struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -19006,16 +19009,15 @@ func (v *TriggerActionOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerActionOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerAction")
 }
 
-// TriggerActionTypeInput: TriggerActionType is the tag of a TriggerAction. The encoder sets
-// it.
+// TriggerActionTypeInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::TriggerActionType".
 //
-// TriggerActionTypeInput is one of the constants below; other values are kept as they are.
-// It is the request of "own::TriggerActionType".
+// TriggerActionType is the tag of a TriggerAction. The encoder sets it.
 type TriggerActionTypeInput string
 
 const (
@@ -19025,16 +19027,15 @@ const (
 	TriggerActionTypeInputEnqueue TriggerActionTypeInput = "enqueue"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerActionTypeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerActionType")
 }
 
-// TriggerActionTypeOutput: TriggerActionType is the tag of a TriggerAction. The encoder sets
-// it.
+// TriggerActionTypeOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::TriggerActionType".
 //
-// TriggerActionTypeOutput is one of the constants below; other values are kept as they are.
-// It is the response of "own::TriggerActionType".
+// TriggerActionType is the tag of a TriggerAction. The encoder sets it.
 type TriggerActionTypeOutput string
 
 const (
@@ -19044,51 +19045,50 @@ const (
 	TriggerActionTypeOutputEnqueue TriggerActionTypeOutput = "enqueue"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerActionTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerActionType")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerDetailInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerDetail")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerDetailOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerDetail")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerFilterInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerFilter")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerFilterOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerFilter")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerInfoInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerInfoInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerRegistrationResultMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerRegistrationResultMessage")
 }
 
-// TriggerRegistrationResultMessageInputType: MessageTypeTriggerRegistrationResult is the tag
-// of TriggerRegistrationResultMessage.
+// TriggerRegistrationResultMessageInputType is always encoded as
+// "triggerregistrationresult". The zero value is ready to use.
 //
-// TriggerRegistrationResultMessageInputType is always "triggerregistrationresult" in JSON;
-// its zero value is ready for use.
+// MessageTypeTriggerRegistrationResult is the tag of TriggerRegistrationResultMessage.
 type TriggerRegistrationResultMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -19096,21 +19096,20 @@ func (TriggerRegistrationResultMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"triggerregistrationresult\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (TriggerRegistrationResultMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("TriggerRegistrationResultMessageInputType", b, "\"triggerregistrationresult\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerRegistrationResultMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerRegistrationResultMessage")
 }
 
-// TriggerRegistrationResultMessageOutputType: MessageTypeTriggerRegistrationResult is the
-// tag of TriggerRegistrationResultMessage.
+// TriggerRegistrationResultMessageOutputType is always encoded as
+// "triggerregistrationresult". The zero value is ready to use.
 //
-// TriggerRegistrationResultMessageOutputType is always "triggerregistrationresult" in JSON;
-// its zero value is ready for use.
+// MessageTypeTriggerRegistrationResult is the tag of TriggerRegistrationResultMessage.
 type TriggerRegistrationResultMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -19118,127 +19117,128 @@ func (TriggerRegistrationResultMessageOutputType) MarshalJSON() ([]byte, error) 
 	return []byte("\"triggerregistrationresult\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (TriggerRegistrationResultMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("TriggerRegistrationResultMessageOutputType", b, "\"triggerregistrationresult\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerSummaryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerSummaryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypeDetailInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerTypeDetail")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypeDetailOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerTypeDetail")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypeFilterInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerTypeFilter")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypeFilterOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerTypeFilter")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypeInfoInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerTypeInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypeInfoInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerTypeInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypeSummaryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerTypeSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypeSummaryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerTypeSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypesListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggerTypesListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggerTypesListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggerTypesListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggersListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::TriggersListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TriggersListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::TriggersListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnobserveMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UnobserveMessage")
 }
 
-// UnobserveMessageInputType: MessageTypeUnobserve is the tag of UnobserveMessage.
+// UnobserveMessageInputType is always encoded as "unobserve". The zero value is ready to
+// use.
 //
-// UnobserveMessageInputType is always "unobserve" in JSON; its zero value is ready for use.
+// MessageTypeUnobserve is the tag of UnobserveMessage.
 type UnobserveMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UnobserveMessageInputType) MarshalJSON() ([]byte, error) { return []byte("\"unobserve\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UnobserveMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UnobserveMessageInputType", b, "\"unobserve\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnobserveMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UnobserveMessage")
 }
 
-// UnobserveMessageOutputType: MessageTypeUnobserve is the tag of UnobserveMessage.
+// UnobserveMessageOutputType is always encoded as "unobserve". The zero value is ready to
+// use.
 //
-// UnobserveMessageOutputType is always "unobserve" in JSON; its zero value is ready for use.
+// MessageTypeUnobserve is the tag of UnobserveMessage.
 type UnobserveMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UnobserveMessageOutputType) MarshalJSON() ([]byte, error) { return []byte("\"unobserve\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UnobserveMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UnobserveMessageOutputType", b, "\"unobserve\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnregisterFunctionMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UnregisterFunctionMessage")
 }
 
-// UnregisterFunctionMessageInputType: MessageTypeUnregisterFunction is the tag of
-// UnregisterFunctionMessage.
+// UnregisterFunctionMessageInputType is always encoded as "unregisterfunction". The zero
+// value is ready to use.
 //
-// UnregisterFunctionMessageInputType is always "unregisterfunction" in JSON; its zero value
-// is ready for use.
+// MessageTypeUnregisterFunction is the tag of UnregisterFunctionMessage.
 type UnregisterFunctionMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -19246,21 +19246,20 @@ func (UnregisterFunctionMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"unregisterfunction\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UnregisterFunctionMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UnregisterFunctionMessageInputType", b, "\"unregisterfunction\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnregisterFunctionMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UnregisterFunctionMessage")
 }
 
-// UnregisterFunctionMessageOutputType: MessageTypeUnregisterFunction is the tag of
-// UnregisterFunctionMessage.
+// UnregisterFunctionMessageOutputType is always encoded as "unregisterfunction". The zero
+// value is ready to use.
 //
-// UnregisterFunctionMessageOutputType is always "unregisterfunction" in JSON; its zero value
-// is ready for use.
+// MessageTypeUnregisterFunction is the tag of UnregisterFunctionMessage.
 type UnregisterFunctionMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -19268,31 +19267,30 @@ func (UnregisterFunctionMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"unregisterfunction\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UnregisterFunctionMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UnregisterFunctionMessageOutputType", b, "\"unregisterfunction\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnregisterTriggerInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UnregisterTriggerInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnregisterTriggerInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UnregisterTriggerInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnregisterTriggerMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UnregisterTriggerMessage")
 }
 
-// UnregisterTriggerMessageInputType: MessageTypeUnregisterTrigger is the tag of
-// UnregisterTriggerMessage.
+// UnregisterTriggerMessageInputType is always encoded as "unregistertrigger". The zero value
+// is ready to use.
 //
-// UnregisterTriggerMessageInputType is always "unregistertrigger" in JSON; its zero value is
-// ready for use.
+// MessageTypeUnregisterTrigger is the tag of UnregisterTriggerMessage.
 type UnregisterTriggerMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -19300,21 +19298,20 @@ func (UnregisterTriggerMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"unregistertrigger\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UnregisterTriggerMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UnregisterTriggerMessageInputType", b, "\"unregistertrigger\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnregisterTriggerMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UnregisterTriggerMessage")
 }
 
-// UnregisterTriggerMessageOutputType: MessageTypeUnregisterTrigger is the tag of
-// UnregisterTriggerMessage.
+// UnregisterTriggerMessageOutputType is always encoded as "unregistertrigger". The zero
+// value is ready to use.
 //
-// UnregisterTriggerMessageOutputType is always "unregistertrigger" in JSON; its zero value
-// is ready for use.
+// MessageTypeUnregisterTrigger is the tag of UnregisterTriggerMessage.
 type UnregisterTriggerMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -19322,221 +19319,223 @@ func (UnregisterTriggerMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"unregistertrigger\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UnregisterTriggerMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UnregisterTriggerMessageOutputType", b, "\"unregistertrigger\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnregisterTriggerResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UnregisterTriggerResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnregisterTriggerResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UnregisterTriggerResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateAppendInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UpdateAppend")
 }
 
-// UpdateAppendInputType: UpdateOpTypeAppend is the tag of UpdateAppend.
+// UpdateAppendInputType is always encoded as "append". The zero value is ready to use.
 //
-// UpdateAppendInputType is always "append" in JSON; its zero value is ready for use.
+// UpdateOpTypeAppend is the tag of UpdateAppend.
 type UpdateAppendInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateAppendInputType) MarshalJSON() ([]byte, error) { return []byte("\"append\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateAppendInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateAppendInputType", b, "\"append\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateAppendOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UpdateAppend")
 }
 
-// UpdateAppendOutputType: UpdateOpTypeAppend is the tag of UpdateAppend.
+// UpdateAppendOutputType is always encoded as "append". The zero value is ready to use.
 //
-// UpdateAppendOutputType is always "append" in JSON; its zero value is ready for use.
+// UpdateOpTypeAppend is the tag of UpdateAppend.
 type UpdateAppendOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateAppendOutputType) MarshalJSON() ([]byte, error) { return []byte("\"append\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateAppendOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateAppendOutputType", b, "\"append\"")
 }
 
-// UpdateAppendType: UpdateOpTypeAppend is the tag of UpdateAppend.
+// UpdateAppendType is always encoded as "append". The zero value is ready to use.
 //
-// UpdateAppendType is always "append" in JSON; its zero value is ready for use.
+// UpdateOpTypeAppend is the tag of UpdateAppend.
 type UpdateAppendType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateAppendType) MarshalJSON() ([]byte, error) { return []byte("\"append\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateAppendType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateAppendType", b, "\"append\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateDecrementInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UpdateDecrement")
 }
 
-// UpdateDecrementInputType: UpdateOpTypeDecrement is the tag of UpdateDecrement.
+// UpdateDecrementInputType is always encoded as "decrement". The zero value is ready to use.
 //
-// UpdateDecrementInputType is always "decrement" in JSON; its zero value is ready for use.
+// UpdateOpTypeDecrement is the tag of UpdateDecrement.
 type UpdateDecrementInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateDecrementInputType) MarshalJSON() ([]byte, error) { return []byte("\"decrement\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateDecrementInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateDecrementInputType", b, "\"decrement\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateDecrementOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UpdateDecrement")
 }
 
-// UpdateDecrementOutputType: UpdateOpTypeDecrement is the tag of UpdateDecrement.
+// UpdateDecrementOutputType is always encoded as "decrement". The zero value is ready to
+// use.
 //
-// UpdateDecrementOutputType is always "decrement" in JSON; its zero value is ready for use.
+// UpdateOpTypeDecrement is the tag of UpdateDecrement.
 type UpdateDecrementOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateDecrementOutputType) MarshalJSON() ([]byte, error) { return []byte("\"decrement\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateDecrementOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateDecrementOutputType", b, "\"decrement\"")
 }
 
-// UpdateDecrementType: UpdateOpTypeDecrement is the tag of UpdateDecrement.
+// UpdateDecrementType is always encoded as "decrement". The zero value is ready to use.
 //
-// UpdateDecrementType is always "decrement" in JSON; its zero value is ready for use.
+// UpdateOpTypeDecrement is the tag of UpdateDecrement.
 type UpdateDecrementType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateDecrementType) MarshalJSON() ([]byte, error) { return []byte("\"decrement\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateDecrementType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateDecrementType", b, "\"decrement\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateIncrementInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UpdateIncrement")
 }
 
-// UpdateIncrementInputType: UpdateOpTypeIncrement is the tag of UpdateIncrement.
+// UpdateIncrementInputType is always encoded as "increment". The zero value is ready to use.
 //
-// UpdateIncrementInputType is always "increment" in JSON; its zero value is ready for use.
+// UpdateOpTypeIncrement is the tag of UpdateIncrement.
 type UpdateIncrementInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateIncrementInputType) MarshalJSON() ([]byte, error) { return []byte("\"increment\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateIncrementInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateIncrementInputType", b, "\"increment\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateIncrementOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UpdateIncrement")
 }
 
-// UpdateIncrementOutputType: UpdateOpTypeIncrement is the tag of UpdateIncrement.
+// UpdateIncrementOutputType is always encoded as "increment". The zero value is ready to
+// use.
 //
-// UpdateIncrementOutputType is always "increment" in JSON; its zero value is ready for use.
+// UpdateOpTypeIncrement is the tag of UpdateIncrement.
 type UpdateIncrementOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateIncrementOutputType) MarshalJSON() ([]byte, error) { return []byte("\"increment\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateIncrementOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateIncrementOutputType", b, "\"increment\"")
 }
 
-// UpdateIncrementType: UpdateOpTypeIncrement is the tag of UpdateIncrement.
+// UpdateIncrementType is always encoded as "increment". The zero value is ready to use.
 //
-// UpdateIncrementType is always "increment" in JSON; its zero value is ready for use.
+// UpdateOpTypeIncrement is the tag of UpdateIncrement.
 type UpdateIncrementType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateIncrementType) MarshalJSON() ([]byte, error) { return []byte("\"increment\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateIncrementType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateIncrementType", b, "\"increment\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateMergeInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::UpdateMerge") }
 
-// UpdateMergeInputType: UpdateOpTypeMerge is the tag of UpdateMerge.
+// UpdateMergeInputType is always encoded as "merge". The zero value is ready to use.
 //
-// UpdateMergeInputType is always "merge" in JSON; its zero value is ready for use.
+// UpdateOpTypeMerge is the tag of UpdateMerge.
 type UpdateMergeInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateMergeInputType) MarshalJSON() ([]byte, error) { return []byte("\"merge\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateMergeInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateMergeInputType", b, "\"merge\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateMergeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UpdateMerge")
 }
 
-// UpdateMergeOutputType: UpdateOpTypeMerge is the tag of UpdateMerge.
+// UpdateMergeOutputType is always encoded as "merge". The zero value is ready to use.
 //
-// UpdateMergeOutputType is always "merge" in JSON; its zero value is ready for use.
+// UpdateOpTypeMerge is the tag of UpdateMerge.
 type UpdateMergeOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateMergeOutputType) MarshalJSON() ([]byte, error) { return []byte("\"merge\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateMergeOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateMergeOutputType", b, "\"merge\"")
 }
 
-// UpdateMergeType: UpdateOpTypeMerge is the tag of UpdateMerge.
+// UpdateMergeType is always encoded as "merge". The zero value is ready to use.
 //
-// UpdateMergeType is always "merge" in JSON; its zero value is ready for use.
+// UpdateOpTypeMerge is the tag of UpdateMerge.
 type UpdateMergeType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateMergeType) MarshalJSON() ([]byte, error) { return []byte("\"merge\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateMergeType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateMergeType", b, "\"merge\"")
 }
 
+// UpdateOp is a union: exactly one of its fields is set.
+//
 // UpdateOp is one change to a stored value. The operations of one call run in order, without
 // other writes in between. Op holds exactly one of UpdateSet, UpdateMerge, UpdateIncrement,
 // UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value, in which Op is
 // nil, is an error. Decoding an unknown tag is also an error.
-//
-// UpdateOp is one of several types: exactly one of its fields is set.
 type UpdateOp struct {
 	Set       *UpdateSet
 	Merge     *UpdateMerge
@@ -19544,7 +19543,7 @@ type UpdateOp struct {
 	Decrement *UpdateDecrement
 	Append    *UpdateAppend
 	Remove    *UpdateRemove
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -19566,23 +19565,23 @@ func (v *UpdateOp) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateOpErrorInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UpdateOpError")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateOpErrorOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UpdateOpError")
 }
 
-// UpdateOpInput: UpdateOp is one change to a stored value. The operations of one call run in
-// order, without other writes in between. Op holds exactly one of UpdateSet, UpdateMerge,
-// UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value,
-// in which Op is nil, is an error. Decoding an unknown tag is also an error.
+// UpdateOpInput is a union: exactly one of its fields is set. It is the request of
+// "own::UpdateOp".
 //
-// UpdateOpInput is one of several types: exactly one of its fields is set. It is the request
-// of "own::UpdateOp".
+// UpdateOp is one change to a stored value. The operations of one call run in order, without
+// other writes in between. Op holds exactly one of UpdateSet, UpdateMerge, UpdateIncrement,
+// UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value, in which Op is
+// nil, is an error. Decoding an unknown tag is also an error.
 type UpdateOpInput struct {
 	Set       *UpdateSet
 	Merge     *UpdateMerge
@@ -19590,7 +19589,7 @@ type UpdateOpInput struct {
 	Decrement *UpdateDecrement
 	Append    *UpdateAppend
 	Remove    *UpdateRemove
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -19612,16 +19611,16 @@ func (v *UpdateOpInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateOpInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::UpdateOp") }
 
-// UpdateOpOutput: UpdateOp is one change to a stored value. The operations of one call run
-// in order, without other writes in between. Op holds exactly one of UpdateSet, UpdateMerge,
-// UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value,
-// in which Op is nil, is an error. Decoding an unknown tag is also an error.
+// UpdateOpOutput is a union: exactly one of its fields is set. It is the response of
+// "own::UpdateOp".
 //
-// UpdateOpOutput is one of several types: exactly one of its fields is set. It is the
-// response of "own::UpdateOp".
+// UpdateOp is one change to a stored value. The operations of one call run in order, without
+// other writes in between. Op holds exactly one of UpdateSet, UpdateMerge, UpdateIncrement,
+// UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value, in which Op is
+// nil, is an error. Decoding an unknown tag is also an error.
 type UpdateOpOutput struct {
 	Set       *UpdateSet
 	Merge     *UpdateMerge
@@ -19629,7 +19628,7 @@ type UpdateOpOutput struct {
 	Decrement *UpdateDecrement
 	Append    *UpdateAppend
 	Remove    *UpdateRemove
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -19651,13 +19650,13 @@ func (v *UpdateOpOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateOpOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::UpdateOp") }
 
-// UpdateOpTypeInput: UpdateOpType is the tag of an UpdateOp. The encoder sets it.
+// UpdateOpTypeInput is an enumeration. Values other than the constants below are preserved.
+// It is the request of "own::UpdateOpType".
 //
-// UpdateOpTypeInput is one of the constants below; other values are kept as they are. It is
-// the request of "own::UpdateOpType".
+// UpdateOpType is the tag of an UpdateOp. The encoder sets it.
 type UpdateOpTypeInput string
 
 const (
@@ -19675,15 +19674,15 @@ const (
 	UpdateOpTypeInputRemove UpdateOpTypeInput = "remove"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateOpTypeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UpdateOpType")
 }
 
-// UpdateOpTypeOutput: UpdateOpType is the tag of an UpdateOp. The encoder sets it.
+// UpdateOpTypeOutput is an enumeration. Values other than the constants below are preserved.
+// It is the response of "own::UpdateOpType".
 //
-// UpdateOpTypeOutput is one of the constants below; other values are kept as they are. It is
-// the response of "own::UpdateOpType".
+// UpdateOpType is the tag of an UpdateOp. The encoder sets it.
 type UpdateOpTypeOutput string
 
 const (
@@ -19701,118 +19700,118 @@ const (
 	UpdateOpTypeOutputRemove UpdateOpTypeOutput = "remove"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateOpTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UpdateOpType")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateRemoveInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::UpdateRemove")
 }
 
-// UpdateRemoveInputType: UpdateOpTypeRemove is the tag of UpdateRemove.
+// UpdateRemoveInputType is always encoded as "remove". The zero value is ready to use.
 //
-// UpdateRemoveInputType is always "remove" in JSON; its zero value is ready for use.
+// UpdateOpTypeRemove is the tag of UpdateRemove.
 type UpdateRemoveInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateRemoveInputType) MarshalJSON() ([]byte, error) { return []byte("\"remove\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateRemoveInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateRemoveInputType", b, "\"remove\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateRemoveOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::UpdateRemove")
 }
 
-// UpdateRemoveOutputType: UpdateOpTypeRemove is the tag of UpdateRemove.
+// UpdateRemoveOutputType is always encoded as "remove". The zero value is ready to use.
 //
-// UpdateRemoveOutputType is always "remove" in JSON; its zero value is ready for use.
+// UpdateOpTypeRemove is the tag of UpdateRemove.
 type UpdateRemoveOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateRemoveOutputType) MarshalJSON() ([]byte, error) { return []byte("\"remove\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateRemoveOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateRemoveOutputType", b, "\"remove\"")
 }
 
-// UpdateRemoveType: UpdateOpTypeRemove is the tag of UpdateRemove.
+// UpdateRemoveType is always encoded as "remove". The zero value is ready to use.
 //
-// UpdateRemoveType is always "remove" in JSON; its zero value is ready for use.
+// UpdateOpTypeRemove is the tag of UpdateRemove.
 type UpdateRemoveType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateRemoveType) MarshalJSON() ([]byte, error) { return []byte("\"remove\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateRemoveType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateRemoveType", b, "\"remove\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateSetInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::UpdateSet") }
 
-// UpdateSetInputType: UpdateOpTypeSet is the tag of UpdateSet.
+// UpdateSetInputType is always encoded as "set". The zero value is ready to use.
 //
-// UpdateSetInputType is always "set" in JSON; its zero value is ready for use.
+// UpdateOpTypeSet is the tag of UpdateSet.
 type UpdateSetInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateSetInputType) MarshalJSON() ([]byte, error) { return []byte("\"set\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateSetInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateSetInputType", b, "\"set\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UpdateSetOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::UpdateSet") }
 
-// UpdateSetOutputType: UpdateOpTypeSet is the tag of UpdateSet.
+// UpdateSetOutputType is always encoded as "set". The zero value is ready to use.
 //
-// UpdateSetOutputType is always "set" in JSON; its zero value is ready for use.
+// UpdateOpTypeSet is the tag of UpdateSet.
 type UpdateSetOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateSetOutputType) MarshalJSON() ([]byte, error) { return []byte("\"set\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateSetOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateSetOutputType", b, "\"set\"")
 }
 
-// UpdateSetType: UpdateOpTypeSet is the tag of UpdateSet.
+// UpdateSetType is always encoded as "set". The zero value is ready to use.
 //
-// UpdateSetType is always "set" in JSON; its zero value is ready for use.
+// UpdateOpTypeSet is the tag of UpdateSet.
 type UpdateSetType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UpdateSetType) MarshalJSON() ([]byte, error) { return []byte("\"set\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UpdateSetType) UnmarshalJSON(b []byte) error {
 	return checkConstant("UpdateSetType", b, "\"set\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerDetailInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerDetail")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerDetailOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerDetail")
 }
 
-// WorkerEventType is the kind of change to a worker.
+// WorkerEventType is an enumeration. Values other than the constants below are preserved.
 //
-// WorkerEventType is one of the constants below; other values are kept as they are.
+// WorkerEventType is the kind of change to a worker.
 type WorkerEventType string
 
 const (
@@ -19826,10 +19825,10 @@ const (
 	WorkerEventTypeWorkerDisconnected WorkerEventType = "worker_disconnected"
 )
 
-// WorkerEventTypeInput: WorkerEventType is the kind of change to a worker.
+// WorkerEventTypeInput is an enumeration. Values other than the constants below are
+// preserved. It is the request of "own::WorkerEventType".
 //
-// WorkerEventTypeInput is one of the constants below; other values are kept as they are. It
-// is the request of "own::WorkerEventType".
+// WorkerEventType is the kind of change to a worker.
 type WorkerEventTypeInput string
 
 const (
@@ -19844,15 +19843,15 @@ const (
 	WorkerEventTypeInputWorkerDisconnected WorkerEventTypeInput = "worker_disconnected"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerEventTypeInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerEventType")
 }
 
-// WorkerEventTypeOutput: WorkerEventType is the kind of change to a worker.
+// WorkerEventTypeOutput is an enumeration. Values other than the constants below are
+// preserved. It is the response of "own::WorkerEventType".
 //
-// WorkerEventTypeOutput is one of the constants below; other values are kept as they are. It
-// is the response of "own::WorkerEventType".
+// WorkerEventType is the kind of change to a worker.
 type WorkerEventTypeOutput string
 
 const (
@@ -19867,97 +19866,96 @@ const (
 	WorkerEventTypeOutputWorkerDisconnected WorkerEventTypeOutput = "worker_disconnected"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerEventTypeOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerEventType")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerFilterInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerFilter")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerFilterOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerFilter")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerGaugesOptionsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerGaugesOptions")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerGaugesOptionsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerGaugesOptions")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerInfoInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerInfoInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerInfoInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerInput) JSONSchema() json.RawMessage { return schemaOf("request", "own::Worker") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerMetricsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerMetricsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerMetrics")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerMetricsReportInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerMetricsReport")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerMetricsReportOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerMetricsReport")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerOutput) JSONSchema() json.RawMessage { return schemaOf("response", "own::Worker") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerRegisterInputInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerRegisterInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerRegisterInputOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerRegisterInput")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerRegisterResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerRegisterResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerRegisterResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerRegisterResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerRegisteredMessageInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerRegisteredMessage")
 }
 
-// WorkerRegisteredMessageInputType: MessageTypeWorkerRegistered is the tag of
-// WorkerRegisteredMessage.
+// WorkerRegisteredMessageInputType is always encoded as "workerregistered". The zero value
+// is ready to use.
 //
-// WorkerRegisteredMessageInputType is always "workerregistered" in JSON; its zero value is
-// ready for use.
+// MessageTypeWorkerRegistered is the tag of WorkerRegisteredMessage.
 type WorkerRegisteredMessageInputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -19965,21 +19963,20 @@ func (WorkerRegisteredMessageInputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"workerregistered\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (WorkerRegisteredMessageInputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("WorkerRegisteredMessageInputType", b, "\"workerregistered\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerRegisteredMessageOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerRegisteredMessage")
 }
 
-// WorkerRegisteredMessageOutputType: MessageTypeWorkerRegistered is the tag of
-// WorkerRegisteredMessage.
+// WorkerRegisteredMessageOutputType is always encoded as "workerregistered". The zero value
+// is ready to use.
 //
-// WorkerRegisteredMessageOutputType is always "workerregistered" in JSON; its zero value is
-// ready for use.
+// MessageTypeWorkerRegistered is the tag of WorkerRegisteredMessage.
 type WorkerRegisteredMessageOutputType struct{}
 
 // MarshalJSON implements json.Marshaler.
@@ -19987,57 +19984,57 @@ func (WorkerRegisteredMessageOutputType) MarshalJSON() ([]byte, error) {
 	return []byte("\"workerregistered\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (WorkerRegisteredMessageOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("WorkerRegisteredMessageOutputType", b, "\"workerregistered\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerSummaryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerSummaryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerSummary")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerTelemetryInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkerTelemetry")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkerTelemetryOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkerTelemetry")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkersAvailableEventInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkersAvailableEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkersAvailableEventOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkersAvailableEvent")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkersAvailableTriggerInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkersAvailableTrigger")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkersAvailableTriggerOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkersAvailableTrigger")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkersListResultInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "own::WorkersListResult")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WorkersListResultOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::WorkersListResult")
 }

@@ -10,16 +10,16 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Pydantic calls the functions of "pydantic". The field Client must be set. The client and
-// its copies are safe for concurrent use.
+// Pydantic is a client for the functions and triggers of "pydantic". The Client field must
+// be set. Values of type Pydantic may be copied and are safe for concurrent use.
 type Pydantic struct {
-	// Client makes the calls.
+	// Client is used for all calls.
 	Client *iii.Client
-	// Options apply to every call, before the options of the call itself.
+	// Options apply to every call. They precede the options passed to a method.
 	Options []iii.CallOption
 }
 
-// NewPydantic returns a client of the functions of "pydantic".
+// NewPydantic returns a client that uses c and applies opts to every call.
 func NewPydantic(c *iii.Client, opts ...iii.CallOption) Pydantic {
 	return Pydantic{Client: c, Options: opts}
 }
@@ -57,615 +57,615 @@ var pydanticSchemas = []iii.FunctionSchemas{
 	{FunctionID: "pydantic::zoo", Request: "4fe3a4e527aae298d26de298039831c8", Response: "4fe3a4e527aae298d26de298039831c8"},
 }
 
-// CheckSchemas compares the current schemas of the functions with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any of them differ.
+// CheckSchemas compares the current schemas of the functions with those from which this code
+// was generated. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Pydantic) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, pydanticSchemas...)
 }
 
-// Aliases: names that are no Go identifiers
+// Aliases calls the function "pydantic::aliases".
 //
-// It calls the function "pydantic::aliases".
+// names that are no Go identifiers
 func (c Pydantic) Aliases(ctx context.Context, in AliasesInput, opts ...iii.CallOption) (AliasesOutput, error) {
 	return iii.Call[AliasesOutput](ctx, c.Client, "pydantic::aliases", in, callOptions(c.Options, opts)...)
 }
 
-// SendAliases calls "pydantic::aliases" without waiting for a result.
+// SendAliases calls "pydantic::aliases" without waiting for the result.
 func (c Pydantic) SendAliases(ctx context.Context, in AliasesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::aliases", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAliases adds a call of "pydantic::aliases" to a queue.
+// EnqueueAliases adds a call to "pydantic::aliases" to the given queue.
 func (c Pydantic) EnqueueAliases(ctx context.Context, queue string, in AliasesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::aliases", in, callOptions(c.Options, opts)...)
 }
 
-// Animal: oneOf with a discriminator at the root
+// Animal calls the function "pydantic::animal".
 //
-// It calls the function "pydantic::animal".
+// oneOf with a discriminator at the root
 func (c Pydantic) Animal(ctx context.Context, in AnimalInput, opts ...iii.CallOption) (AnimalOutput, error) {
 	return iii.Call[AnimalOutput](ctx, c.Client, "pydantic::animal", in, callOptions(c.Options, opts)...)
 }
 
-// SendAnimal calls "pydantic::animal" without waiting for a result.
+// SendAnimal calls "pydantic::animal" without waiting for the result.
 func (c Pydantic) SendAnimal(ctx context.Context, in AnimalInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::animal", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAnimal adds a call of "pydantic::animal" to a queue.
+// EnqueueAnimal adds a call to "pydantic::animal" to the given queue.
 func (c Pydantic) EnqueueAnimal(ctx context.Context, queue string, in AnimalInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::animal", in, callOptions(c.Options, opts)...)
 }
 
-// Anything: schemas without a type
+// Anything calls the function "pydantic::anything".
 //
-// It calls the function "pydantic::anything".
+// schemas without a type
 func (c Pydantic) Anything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) (AnythingOutput, error) {
 	return iii.Call[AnythingOutput](ctx, c.Client, "pydantic::anything", in, callOptions(c.Options, opts)...)
 }
 
-// SendAnything calls "pydantic::anything" without waiting for a result.
+// SendAnything calls "pydantic::anything" without waiting for the result.
 func (c Pydantic) SendAnything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::anything", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAnything adds a call of "pydantic::anything" to a queue.
+// EnqueueAnything adds a call to "pydantic::anything" to the given queue.
 func (c Pydantic) EnqueueAnything(ctx context.Context, queue string, in AnythingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::anything", in, callOptions(c.Options, opts)...)
 }
 
-// Closed: additionalProperties: false
+// Closed calls the function "pydantic::closed".
 //
-// It calls the function "pydantic::closed".
+// additionalProperties: false
 func (c Pydantic) Closed(ctx context.Context, in ClosedInput, opts ...iii.CallOption) (ClosedOutput, error) {
 	return iii.Call[ClosedOutput](ctx, c.Client, "pydantic::closed", in, callOptions(c.Options, opts)...)
 }
 
-// SendClosed calls "pydantic::closed" without waiting for a result.
+// SendClosed calls "pydantic::closed" without waiting for the result.
 func (c Pydantic) SendClosed(ctx context.Context, in ClosedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::closed", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueClosed adds a call of "pydantic::closed" to a queue.
+// EnqueueClosed adds a call to "pydantic::closed" to the given queue.
 func (c Pydantic) EnqueueClosed(ctx context.Context, queue string, in ClosedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::closed", in, callOptions(c.Options, opts)...)
 }
 
-// Constraints: bounds, lengths, patterns
+// Constraints calls the function "pydantic::constraints".
 //
-// It calls the function "pydantic::constraints".
+// bounds, lengths, patterns
 func (c Pydantic) Constraints(ctx context.Context, in ConstraintsInput, opts ...iii.CallOption) (ConstraintsOutput, error) {
 	return iii.Call[ConstraintsOutput](ctx, c.Client, "pydantic::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// SendConstraints calls "pydantic::constraints" without waiting for a result.
+// SendConstraints calls "pydantic::constraints" without waiting for the result.
 func (c Pydantic) SendConstraints(ctx context.Context, in ConstraintsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConstraints adds a call of "pydantic::constraints" to a queue.
+// EnqueueConstraints adds a call to "pydantic::constraints" to the given queue.
 func (c Pydantic) EnqueueConstraints(ctx context.Context, queue string, in ConstraintsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// Derived: inheritance
+// Derived calls the function "pydantic::derived".
 //
-// It calls the function "pydantic::derived".
+// inheritance
 func (c Pydantic) Derived(ctx context.Context, in DerivedInput, opts ...iii.CallOption) (DerivedOutput, error) {
 	return iii.Call[DerivedOutput](ctx, c.Client, "pydantic::derived", in, callOptions(c.Options, opts)...)
 }
 
-// SendDerived calls "pydantic::derived" without waiting for a result.
+// SendDerived calls "pydantic::derived" without waiting for the result.
 func (c Pydantic) SendDerived(ctx context.Context, in DerivedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::derived", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDerived adds a call of "pydantic::derived" to a queue.
+// EnqueueDerived adds a call to "pydantic::derived" to the given queue.
 func (c Pydantic) EnqueueDerived(ctx context.Context, queue string, in DerivedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::derived", in, callOptions(c.Options, opts)...)
 }
 
-// Empty: object without properties
+// Empty calls the function "pydantic::empty".
 //
-// It calls the function "pydantic::empty".
+// object without properties
 func (c Pydantic) Empty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) (EmptyOutput, error) {
 	return iii.Call[EmptyOutput](ctx, c.Client, "pydantic::empty", in, callOptions(c.Options, opts)...)
 }
 
-// SendEmpty calls "pydantic::empty" without waiting for a result.
+// SendEmpty calls "pydantic::empty" without waiting for the result.
 func (c Pydantic) SendEmpty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::empty", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEmpty adds a call of "pydantic::empty" to a queue.
+// EnqueueEmpty adds a call to "pydantic::empty" to the given queue.
 func (c Pydantic) EnqueueEmpty(ctx context.Context, queue string, in EmptyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::empty", in, callOptions(c.Options, opts)...)
 }
 
-// Enums: enums of strings and numbers, literals
+// Enums calls the function "pydantic::enums".
 //
-// It calls the function "pydantic::enums".
+// enums of strings and numbers, literals
 func (c Pydantic) Enums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) (EnumsOutput, error) {
 	return iii.Call[EnumsOutput](ctx, c.Client, "pydantic::enums", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnums calls "pydantic::enums" without waiting for a result.
+// SendEnums calls "pydantic::enums" without waiting for the result.
 func (c Pydantic) SendEnums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::enums", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnums adds a call of "pydantic::enums" to a queue.
+// EnqueueEnums adds a call to "pydantic::enums" to the given queue.
 func (c Pydantic) EnqueueEnums(ctx context.Context, queue string, in EnumsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::enums", in, callOptions(c.Options, opts)...)
 }
 
-// Formats: date-time, date, time, duration, uuid, uri, decimal, base64
+// Formats calls the function "pydantic::formats".
 //
-// It calls the function "pydantic::formats".
+// date-time, date, time, duration, uuid, uri, decimal, base64
 func (c Pydantic) Formats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) (FormatsOutput, error) {
 	return iii.Call[FormatsOutput](ctx, c.Client, "pydantic::formats", in, callOptions(c.Options, opts)...)
 }
 
-// SendFormats calls "pydantic::formats" without waiting for a result.
+// SendFormats calls "pydantic::formats" without waiting for the result.
 func (c Pydantic) SendFormats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::formats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFormats adds a call of "pydantic::formats" to a queue.
+// EnqueueFormats adds a call to "pydantic::formats" to the given queue.
 func (c Pydantic) EnqueueFormats(ctx context.Context, queue string, in FormatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::formats", in, callOptions(c.Options, opts)...)
 }
 
-// Integer: scalar at the root
+// Integer calls the function "pydantic::integer".
 //
-// It calls the function "pydantic::integer".
+// scalar at the root
 func (c Pydantic) Integer(ctx context.Context, in IntegerInput, opts ...iii.CallOption) (IntegerOutput, error) {
 	return iii.Call[IntegerOutput](ctx, c.Client, "pydantic::integer", in, callOptions(c.Options, opts)...)
 }
 
-// SendInteger calls "pydantic::integer" without waiting for a result.
+// SendInteger calls "pydantic::integer" without waiting for the result.
 func (c Pydantic) SendInteger(ctx context.Context, in IntegerInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::integer", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInteger adds a call of "pydantic::integer" to a queue.
+// EnqueueInteger adds a call to "pydantic::integer" to the given queue.
 func (c Pydantic) EnqueueInteger(ctx context.Context, queue string, in IntegerInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::integer", in, callOptions(c.Options, opts)...)
 }
 
-// JSON: recursive union
+// JSON calls the function "pydantic::json".
 //
-// It calls the function "pydantic::json".
+// recursive union
 func (c Pydantic) JSON(ctx context.Context, in JSONInput, opts ...iii.CallOption) (JSONOutput, error) {
 	return iii.Call[JSONOutput](ctx, c.Client, "pydantic::json", in, callOptions(c.Options, opts)...)
 }
 
-// SendJSON calls "pydantic::json" without waiting for a result.
+// SendJSON calls "pydantic::json" without waiting for the result.
 func (c Pydantic) SendJSON(ctx context.Context, in JSONInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::json", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueJSON adds a call of "pydantic::json" to a queue.
+// EnqueueJSON adds a call to "pydantic::json" to the given queue.
 func (c Pydantic) EnqueueJSON(ctx context.Context, queue string, in JSONInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::json", in, callOptions(c.Options, opts)...)
 }
 
-// Lists: arrays, arrays of arrays, sets
+// Lists calls the function "pydantic::lists".
 //
-// It calls the function "pydantic::lists".
+// arrays, arrays of arrays, sets
 func (c Pydantic) Lists(ctx context.Context, in ListsInput, opts ...iii.CallOption) (ListsOutput, error) {
 	return iii.Call[ListsOutput](ctx, c.Client, "pydantic::lists", in, callOptions(c.Options, opts)...)
 }
 
-// SendLists calls "pydantic::lists" without waiting for a result.
+// SendLists calls "pydantic::lists" without waiting for the result.
 func (c Pydantic) SendLists(ctx context.Context, in ListsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::lists", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLists adds a call of "pydantic::lists" to a queue.
+// EnqueueLists adds a call to "pydantic::lists" to the given queue.
 func (c Pydantic) EnqueueLists(ctx context.Context, queue string, in ListsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::lists", in, callOptions(c.Options, opts)...)
 }
 
-// Mapping: map at the root
+// Mapping calls the function "pydantic::mapping".
 //
-// It calls the function "pydantic::mapping".
+// map at the root
 func (c Pydantic) Mapping(ctx context.Context, in MappingInput, opts ...iii.CallOption) (MappingOutput, error) {
 	return iii.Call[MappingOutput](ctx, c.Client, "pydantic::mapping", in, callOptions(c.Options, opts)...)
 }
 
-// SendMapping calls "pydantic::mapping" without waiting for a result.
+// SendMapping calls "pydantic::mapping" without waiting for the result.
 func (c Pydantic) SendMapping(ctx context.Context, in MappingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::mapping", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMapping adds a call of "pydantic::mapping" to a queue.
+// EnqueueMapping adds a call to "pydantic::mapping" to the given queue.
 func (c Pydantic) EnqueueMapping(ctx context.Context, queue string, in MappingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::mapping", in, callOptions(c.Options, opts)...)
 }
 
-// Maps: additionalProperties of a type, propertyNames
+// Maps calls the function "pydantic::maps".
 //
-// It calls the function "pydantic::maps".
+// additionalProperties of a type, propertyNames
 func (c Pydantic) Maps(ctx context.Context, in MapsInput, opts ...iii.CallOption) (MapsOutput, error) {
 	return iii.Call[MapsOutput](ctx, c.Client, "pydantic::maps", in, callOptions(c.Options, opts)...)
 }
 
-// SendMaps calls "pydantic::maps" without waiting for a result.
+// SendMaps calls "pydantic::maps" without waiting for the result.
 func (c Pydantic) SendMaps(ctx context.Context, in MapsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::maps", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMaps adds a call of "pydantic::maps" to a queue.
+// EnqueueMaps adds a call to "pydantic::maps" to the given queue.
 func (c Pydantic) EnqueueMaps(ctx context.Context, queue string, in MapsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::maps", in, callOptions(c.Options, opts)...)
 }
 
-// Movie: TypedDict, all optional
+// Movie calls the function "pydantic::movie".
 //
-// It calls the function "pydantic::movie".
+// TypedDict, all optional
 func (c Pydantic) Movie(ctx context.Context, in MovieInput, opts ...iii.CallOption) (MovieOutput, error) {
 	return iii.Call[MovieOutput](ctx, c.Client, "pydantic::movie", in, callOptions(c.Options, opts)...)
 }
 
-// SendMovie calls "pydantic::movie" without waiting for a result.
+// SendMovie calls "pydantic::movie" without waiting for the result.
 func (c Pydantic) SendMovie(ctx context.Context, in MovieInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::movie", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMovie adds a call of "pydantic::movie" to a queue.
+// EnqueueMovie adds a call to "pydantic::movie" to the given queue.
 func (c Pydantic) EnqueueMovie(ctx context.Context, queue string, in MovieInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::movie", in, callOptions(c.Options, opts)...)
 }
 
-// Names: array at the root
+// Names calls the function "pydantic::names".
 //
-// It calls the function "pydantic::names".
+// array at the root
 func (c Pydantic) Names(ctx context.Context, in NamesInput, opts ...iii.CallOption) (NamesOutput, error) {
 	return iii.Call[NamesOutput](ctx, c.Client, "pydantic::names", in, callOptions(c.Options, opts)...)
 }
 
-// SendNames calls "pydantic::names" without waiting for a result.
+// SendNames calls "pydantic::names" without waiting for the result.
 func (c Pydantic) SendNames(ctx context.Context, in NamesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::names", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNames adds a call of "pydantic::names" to a queue.
+// EnqueueNames adds a call to "pydantic::names" to the given queue.
 func (c Pydantic) EnqueueNames(ctx context.Context, queue string, in NamesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::names", in, callOptions(c.Options, opts)...)
 }
 
-// Nested: $ref, anyOf of $ref and null
+// Nested calls the function "pydantic::nested".
 //
-// It calls the function "pydantic::nested".
+// $ref, anyOf of $ref and null
 func (c Pydantic) Nested(ctx context.Context, in NestedInput, opts ...iii.CallOption) (NestedOutput, error) {
 	return iii.Call[NestedOutput](ctx, c.Client, "pydantic::nested", in, callOptions(c.Options, opts)...)
 }
 
-// SendNested calls "pydantic::nested" without waiting for a result.
+// SendNested calls "pydantic::nested" without waiting for the result.
 func (c Pydantic) SendNested(ctx context.Context, in NestedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::nested", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNested adds a call of "pydantic::nested" to a queue.
+// EnqueueNested adds a call to "pydantic::nested" to the given queue.
 func (c Pydantic) EnqueueNested(ctx context.Context, queue string, in NestedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::nested", in, callOptions(c.Options, opts)...)
 }
 
-// Nothing: null as the result
+// Nothing calls the function "pydantic::nothing".
 //
-// It calls the function "pydantic::nothing".
+// null as the result
 func (c Pydantic) Nothing(ctx context.Context, in NothingInput, opts ...iii.CallOption) (NothingOutput, error) {
 	return iii.Call[NothingOutput](ctx, c.Client, "pydantic::nothing", in, callOptions(c.Options, opts)...)
 }
 
-// SendNothing calls "pydantic::nothing" without waiting for a result.
+// SendNothing calls "pydantic::nothing" without waiting for the result.
 func (c Pydantic) SendNothing(ctx context.Context, in NothingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::nothing", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNothing adds a call of "pydantic::nothing" to a queue.
+// EnqueueNothing adds a call to "pydantic::nothing" to the given queue.
 func (c Pydantic) EnqueueNothing(ctx context.Context, queue string, in NothingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::nothing", in, callOptions(c.Options, opts)...)
 }
 
-// Open: additionalProperties: true
+// Open calls the function "pydantic::open".
 //
-// It calls the function "pydantic::open".
+// additionalProperties: true
 func (c Pydantic) Open(ctx context.Context, in OpenInput, opts ...iii.CallOption) (OpenOutput, error) {
 	return iii.Call[OpenOutput](ctx, c.Client, "pydantic::open", in, callOptions(c.Options, opts)...)
 }
 
-// SendOpen calls "pydantic::open" without waiting for a result.
+// SendOpen calls "pydantic::open" without waiting for the result.
 func (c Pydantic) SendOpen(ctx context.Context, in OpenInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::open", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOpen adds a call of "pydantic::open" to a queue.
+// EnqueueOpen adds a call to "pydantic::open" to the given queue.
 func (c Pydantic) EnqueueOpen(ctx context.Context, queue string, in OpenInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::open", in, callOptions(c.Options, opts)...)
 }
 
-// Opentyped: additionalProperties of a type beside properties
+// Opentyped calls the function "pydantic::opentyped".
 //
-// It calls the function "pydantic::opentyped".
+// additionalProperties of a type beside properties
 func (c Pydantic) Opentyped(ctx context.Context, in OpentypedInput, opts ...iii.CallOption) (OpentypedOutput, error) {
 	return iii.Call[OpentypedOutput](ctx, c.Client, "pydantic::opentyped", in, callOptions(c.Options, opts)...)
 }
 
-// SendOpentyped calls "pydantic::opentyped" without waiting for a result.
+// SendOpentyped calls "pydantic::opentyped" without waiting for the result.
 func (c Pydantic) SendOpentyped(ctx context.Context, in OpentypedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::opentyped", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOpentyped adds a call of "pydantic::opentyped" to a queue.
+// EnqueueOpentyped adds a call to "pydantic::opentyped" to the given queue.
 func (c Pydantic) EnqueueOpentyped(ctx context.Context, queue string, in OpentypedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::opentyped", in, callOptions(c.Options, opts)...)
 }
 
-// Optional: nullable scalar at the root
+// Optional calls the function "pydantic::optional".
 //
-// It calls the function "pydantic::optional".
+// nullable scalar at the root
 func (c Pydantic) Optional(ctx context.Context, in OptionalInput, opts ...iii.CallOption) (OptionalOutput, error) {
 	return iii.Call[OptionalOutput](ctx, c.Client, "pydantic::optional", in, callOptions(c.Options, opts)...)
 }
 
-// SendOptional calls "pydantic::optional" without waiting for a result.
+// SendOptional calls "pydantic::optional" without waiting for the result.
 func (c Pydantic) SendOptional(ctx context.Context, in OptionalInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::optional", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOptional adds a call of "pydantic::optional" to a queue.
+// EnqueueOptional adds a call to "pydantic::optional" to the given queue.
 func (c Pydantic) EnqueueOptional(ctx context.Context, queue string, in OptionalInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::optional", in, callOptions(c.Options, opts)...)
 }
 
-// Optionals: anyOf with null, defaults
+// Optionals calls the function "pydantic::optionals".
 //
-// It calls the function "pydantic::optionals".
+// anyOf with null, defaults
 func (c Pydantic) Optionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) (OptionalsOutput, error) {
 	return iii.Call[OptionalsOutput](ctx, c.Client, "pydantic::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// SendOptionals calls "pydantic::optionals" without waiting for a result.
+// SendOptionals calls "pydantic::optionals" without waiting for the result.
 func (c Pydantic) SendOptionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOptionals adds a call of "pydantic::optionals" to a queue.
+// EnqueueOptionals adds a call to "pydantic::optionals" to the given queue.
 func (c Pydantic) EnqueueOptionals(ctx context.Context, queue string, in OptionalsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// Page: generic model
+// Page calls the function "pydantic::page".
 //
-// It calls the function "pydantic::page".
+// generic model
 func (c Pydantic) Page(ctx context.Context, in PageInput, opts ...iii.CallOption) (PageOutput, error) {
 	return iii.Call[PageOutput](ctx, c.Client, "pydantic::page", in, callOptions(c.Options, opts)...)
 }
 
-// SendPage calls "pydantic::page" without waiting for a result.
+// SendPage calls "pydantic::page" without waiting for the result.
 func (c Pydantic) SendPage(ctx context.Context, in PageInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::page", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePage adds a call of "pydantic::page" to a queue.
+// EnqueuePage adds a call to "pydantic::page" to the given queue.
 func (c Pydantic) EnqueuePage(ctx context.Context, queue string, in PageInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::page", in, callOptions(c.Options, opts)...)
 }
 
-// People: mutually recursive types, optional
+// People calls the function "pydantic::people".
 //
-// It calls the function "pydantic::people".
+// mutually recursive types, optional
 func (c Pydantic) People(ctx context.Context, in PeopleInput, opts ...iii.CallOption) (PeopleOutput, error) {
 	return iii.Call[PeopleOutput](ctx, c.Client, "pydantic::people", in, callOptions(c.Options, opts)...)
 }
 
-// SendPeople calls "pydantic::people" without waiting for a result.
+// SendPeople calls "pydantic::people" without waiting for the result.
 func (c Pydantic) SendPeople(ctx context.Context, in PeopleInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::people", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePeople adds a call of "pydantic::people" to a queue.
+// EnqueuePeople adds a call to "pydantic::people" to the given queue.
 func (c Pydantic) EnqueuePeople(ctx context.Context, queue string, in PeopleInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::people", in, callOptions(c.Options, opts)...)
 }
 
-// Scalars: str, int, float, bool
+// Scalars calls the function "pydantic::scalars".
 //
-// It calls the function "pydantic::scalars".
+// str, int, float, bool
 func (c Pydantic) Scalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) (ScalarsOutput, error) {
 	return iii.Call[ScalarsOutput](ctx, c.Client, "pydantic::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// SendScalars calls "pydantic::scalars" without waiting for a result.
+// SendScalars calls "pydantic::scalars" without waiting for the result.
 func (c Pydantic) SendScalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueScalars adds a call of "pydantic::scalars" to a queue.
+// EnqueueScalars adds a call to "pydantic::scalars" to the given queue.
 func (c Pydantic) EnqueueScalars(ctx context.Context, queue string, in ScalarsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// Tree: recursive type in an array
+// Tree calls the function "pydantic::tree".
 //
-// It calls the function "pydantic::tree".
+// recursive type in an array
 func (c Pydantic) Tree(ctx context.Context, in TreeInput, opts ...iii.CallOption) (TreeOutput, error) {
 	return iii.Call[TreeOutput](ctx, c.Client, "pydantic::tree", in, callOptions(c.Options, opts)...)
 }
 
-// SendTree calls "pydantic::tree" without waiting for a result.
+// SendTree calls "pydantic::tree" without waiting for the result.
 func (c Pydantic) SendTree(ctx context.Context, in TreeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::tree", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTree adds a call of "pydantic::tree" to a queue.
+// EnqueueTree adds a call to "pydantic::tree" to the given queue.
 func (c Pydantic) EnqueueTree(ctx context.Context, queue string, in TreeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::tree", in, callOptions(c.Options, opts)...)
 }
 
-// Tuples: prefixItems
+// Tuples calls the function "pydantic::tuples".
 //
-// It calls the function "pydantic::tuples".
+// prefixItems
 func (c Pydantic) Tuples(ctx context.Context, in TuplesInput, opts ...iii.CallOption) (TuplesOutput, error) {
 	return iii.Call[TuplesOutput](ctx, c.Client, "pydantic::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// SendTuples calls "pydantic::tuples" without waiting for a result.
+// SendTuples calls "pydantic::tuples" without waiting for the result.
 func (c Pydantic) SendTuples(ctx context.Context, in TuplesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTuples adds a call of "pydantic::tuples" to a queue.
+// EnqueueTuples adds a call to "pydantic::tuples" to the given queue.
 func (c Pydantic) EnqueueTuples(ctx context.Context, queue string, in TuplesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// Unions: anyOf without a tag
+// Unions calls the function "pydantic::unions".
 //
-// It calls the function "pydantic::unions".
+// anyOf without a tag
 func (c Pydantic) Unions(ctx context.Context, in UnionsInput, opts ...iii.CallOption) (UnionsOutput, error) {
 	return iii.Call[UnionsOutput](ctx, c.Client, "pydantic::unions", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnions calls "pydantic::unions" without waiting for a result.
+// SendUnions calls "pydantic::unions" without waiting for the result.
 func (c Pydantic) SendUnions(ctx context.Context, in UnionsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::unions", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnions adds a call of "pydantic::unions" to a queue.
+// EnqueueUnions adds a call to "pydantic::unions" to the given queue.
 func (c Pydantic) EnqueueUnions(ctx context.Context, queue string, in UnionsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::unions", in, callOptions(c.Options, opts)...)
 }
 
-// Untyped: no schema
+// Untyped calls the function "pydantic::untyped".
 //
-// It calls the function "pydantic::untyped".
+// no schema
 func (c Pydantic) Untyped(ctx context.Context, in json.RawMessage, opts ...iii.CallOption) (json.RawMessage, error) {
 	return iii.Call[json.RawMessage](ctx, c.Client, "pydantic::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// SendUntyped calls "pydantic::untyped" without waiting for a result.
+// SendUntyped calls "pydantic::untyped" without waiting for the result.
 func (c Pydantic) SendUntyped(ctx context.Context, in json.RawMessage, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUntyped adds a call of "pydantic::untyped" to a queue.
+// EnqueueUntyped adds a call to "pydantic::untyped" to the given queue.
 func (c Pydantic) EnqueueUntyped(ctx context.Context, queue string, in json.RawMessage, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// Zoo: oneOf with a discriminator
+// Zoo calls the function "pydantic::zoo".
 //
-// It calls the function "pydantic::zoo".
+// oneOf with a discriminator
 func (c Pydantic) Zoo(ctx context.Context, in ZooInput, opts ...iii.CallOption) (ZooOutput, error) {
 	return iii.Call[ZooOutput](ctx, c.Client, "pydantic::zoo", in, callOptions(c.Options, opts)...)
 }
 
-// SendZoo calls "pydantic::zoo" without waiting for a result.
+// SendZoo calls "pydantic::zoo" without waiting for the result.
 func (c Pydantic) SendZoo(ctx context.Context, in ZooInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "pydantic::zoo", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueZoo adds a call of "pydantic::zoo" to a queue.
+// EnqueueZoo adds a call to "pydantic::zoo" to the given queue.
 func (c Pydantic) EnqueueZoo(ctx context.Context, queue string, in ZooInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "pydantic::zoo", in, callOptions(c.Options, opts)...)
 }
 
-// Address is an object.
+// Address is a JSON object.
 type Address struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // AliasesInput is the request of "pydantic::aliases".
 type AliasesInput struct {
-	// Größe is the member "größe".
+	// Größe is the JSON member "größe".
 	Größe string `json:"größe"`
 
-	// Ref is the member "$ref".
+	// Ref is the JSON member "$ref".
 	Ref string `json:"$ref"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type string `json:"type"`
 
-	// UserID is the member "userId".
+	// UserID is the JSON member "userId".
 	UserID string `json:"userId"`
 
-	// X2fa is the member "2fa".
+	// X2fa is the JSON member "2fa".
 	X2fa bool `json:"2fa"`
 
-	// XDashedName is the member "x-dashed-name".
+	// XDashedName is the JSON member "x-dashed-name".
 	XDashedName int `json:"x-dashed-name"`
 }
 
 // AliasesOutput is the response of "pydantic::aliases".
 type AliasesOutput struct {
-	// Größe is the member "größe".
+	// Größe is the JSON member "größe".
 	Größe string `json:"größe"`
 
-	// Ref is the member "$ref".
+	// Ref is the JSON member "$ref".
 	Ref string `json:"$ref"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type string `json:"type"`
 
-	// UserID is the member "userId".
+	// UserID is the JSON member "userId".
 	UserID string `json:"userId"`
 
-	// X2fa is the member "2fa".
+	// X2fa is the JSON member "2fa".
 	X2fa bool `json:"2fa"`
 
-	// XDashedName is the member "x-dashed-name".
+	// XDashedName is the JSON member "x-dashed-name".
 	XDashedName int `json:"x-dashed-name"`
 }
 
 // AnythingInput is the request of "pydantic::anything".
 type AnythingInput struct {
-	// Obj is the member "obj".
+	// Obj is the JSON member "obj".
 	Obj iii.Map[json.RawMessage] `json:"obj"`
 
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional json.RawMessage `json:"optional,omitzero"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value json.RawMessage `json:"value"`
 }
 
 // AnythingOutput is the response of "pydantic::anything".
 type AnythingOutput struct {
-	// Obj is the member "obj".
+	// Obj is the JSON member "obj".
 	Obj iii.Map[json.RawMessage] `json:"obj"`
 
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional json.RawMessage `json:"optional,omitzero"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value json.RawMessage `json:"value"`
 }
 
-// Cat is an object.
+// Cat is a JSON object.
 type Cat struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind CatKind `json:"kind"`
 
-	// Lives is the member "lives".
+	// Lives is the JSON member "lives".
 	Lives int `json:"lives"`
 }
 
 // ClosedInput is the request of "pydantic::closed".
 type ClosedInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
 // ClosedOutput is the response of "pydantic::closed".
 type ClosedOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
@@ -674,16 +674,16 @@ type ConstraintsInput struct {
 	// Age in years.
 	Age int64 `json:"age"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Positive is the member "positive".
+	// Positive is the JSON member "positive".
 	Positive int `json:"positive"`
 
-	// Score is the member "score".
+	// Score is the JSON member "score".
 	Score float64 `json:"score"`
 
-	// Wide is the member "wide".
+	// Wide is the JSON member "wide".
 	Wide uint64 `json:"wide"`
 }
 
@@ -692,43 +692,43 @@ type ConstraintsOutput struct {
 	// Age in years.
 	Age int64 `json:"age"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Positive is the member "positive".
+	// Positive is the JSON member "positive".
 	Positive int `json:"positive"`
 
-	// Score is the member "score".
+	// Score is the JSON member "score".
 	Score float64 `json:"score"`
 
-	// Wide is the member "wide".
+	// Wide is the JSON member "wide".
 	Wide uint64 `json:"wide"`
 }
 
 // DerivedInput is the request of "pydantic::derived".
 type DerivedInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID int `json:"id"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 }
 
 // DerivedOutput is the response of "pydantic::derived".
 type DerivedOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID int `json:"id"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 }
 
-// Dog is an object.
+// Dog is a JSON object.
 type Dog struct {
-	// Good is the member "good".
+	// Good is the JSON member "good".
 	Good bool `json:"good"`
 
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind DogKind `json:"kind"`
 }
 
@@ -740,327 +740,329 @@ type EmptyOutput struct{}
 
 // EnumsInput is the request of "pydantic::enums".
 type EnumsInput struct {
-	// Color is the member "color".
+	// Color is the JSON member "color".
 	Color Color `json:"color"`
 
-	// Level is the member "level".
+	// Level is the JSON member "level".
 	Level Level `json:"level"`
 
-	// Literal is the member "literal".
+	// Literal is the JSON member "literal".
 	Literal *EnumsInputLiteral `json:"literal,omitzero"`
 
-	// Maybe is the member "maybe".
+	// Maybe is the JSON member "maybe".
 	Maybe *Color `json:"maybe,omitzero"`
 
-	// Mixed is the member "mixed".
-	// The type says no more, because the values have several types: ["auto",1,2].
+	// Mixed is the JSON member "mixed".
+	// The type is not more specific because the values have several types:
+	// ["auto",1,2].
 	Mixed json.RawMessage `json:"mixed"`
 }
 
 // EnumsOutput is the response of "pydantic::enums".
 type EnumsOutput struct {
-	// Color is the member "color".
+	// Color is the JSON member "color".
 	Color Color `json:"color"`
 
-	// Level is the member "level".
+	// Level is the JSON member "level".
 	Level Level `json:"level"`
 
-	// Literal is the member "literal".
+	// Literal is the JSON member "literal".
 	Literal *EnumsOutputLiteral `json:"literal,omitzero"`
 
-	// Maybe is the member "maybe".
+	// Maybe is the JSON member "maybe".
 	Maybe *Color `json:"maybe,omitzero"`
 
-	// Mixed is the member "mixed".
-	// The type says no more, because the values have several types: ["auto",1,2].
+	// Mixed is the JSON member "mixed".
+	// The type is not more specific because the values have several types:
+	// ["auto",1,2].
 	Mixed json.RawMessage `json:"mixed"`
 }
 
 // FormatsInput is the request of "pydantic::formats".
 type FormatsInput struct {
-	// At is the member "at".
+	// At is the JSON member "at".
 	At time.Time `json:"at"`
 
-	// Data is the member "data".
+	// Data is the JSON member "data".
 	Data string `json:"data"`
 
-	// Day is the member "day".
+	// Day is the JSON member "day".
 	Day string `json:"day"`
 
-	// Hour is the member "hour".
+	// Hour is the JSON member "hour".
 	Hour string `json:"hour"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Price is the member "price".
+	// Price is the JSON member "price".
 	Price FormatsInputPrice `json:"price"`
 
-	// Took is the member "took".
+	// Took is the JSON member "took".
 	Took string `json:"took"`
 
-	// URL is the member "url".
+	// URL is the JSON member "url".
 	URL string `json:"url"`
 }
 
 // FormatsOutput is the response of "pydantic::formats".
 type FormatsOutput struct {
-	// At is the member "at".
+	// At is the JSON member "at".
 	At time.Time `json:"at"`
 
-	// Data is the member "data".
+	// Data is the JSON member "data".
 	Data string `json:"data"`
 
-	// Day is the member "day".
+	// Day is the JSON member "day".
 	Day string `json:"day"`
 
-	// Hour is the member "hour".
+	// Hour is the JSON member "hour".
 	Hour string `json:"hour"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Price is the member "price".
+	// Price is the JSON member "price".
 	Price FormatsOutputPrice `json:"price"`
 
-	// Took is the member "took".
+	// Took is the JSON member "took".
 	Took string `json:"took"`
 
-	// URL is the member "url".
+	// URL is the JSON member "url".
 	URL string `json:"url"`
 }
 
 // ListsInput is the request of "pydantic::lists".
 type ListsInput struct {
-	// Bounded is the member "bounded".
+	// Bounded is the JSON member "bounded".
 	Bounded iii.List[string] `json:"bounded"`
 
-	// Matrix is the member "matrix".
+	// Matrix is the JSON member "matrix".
 	Matrix iii.List[iii.List[float64]] `json:"matrix"`
 
-	// Names is the member "names".
+	// Names is the JSON member "names".
 	Names iii.List[string] `json:"names"`
 
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional []int `json:"optional,omitzero"`
 
-	// Unique is the member "unique".
+	// Unique is the JSON member "unique".
 	Unique iii.List[int] `json:"unique"`
 }
 
 // ListsOutput is the response of "pydantic::lists".
 type ListsOutput struct {
-	// Bounded is the member "bounded".
+	// Bounded is the JSON member "bounded".
 	Bounded iii.List[string] `json:"bounded"`
 
-	// Matrix is the member "matrix".
+	// Matrix is the JSON member "matrix".
 	Matrix iii.List[iii.List[float64]] `json:"matrix"`
 
-	// Names is the member "names".
+	// Names is the JSON member "names".
 	Names iii.List[string] `json:"names"`
 
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional []int `json:"optional,omitzero"`
 
-	// Unique is the member "unique".
+	// Unique is the JSON member "unique".
 	Unique iii.List[int] `json:"unique"`
 }
 
 // MapsInput is the request of "pydantic::maps".
 type MapsInput struct {
-	// Addresses is the member "addresses".
+	// Addresses is the JSON member "addresses".
 	Addresses iii.Map[Address] `json:"addresses"`
 
-	// Anything is the member "anything".
+	// Anything is the JSON member "anything".
 	Anything iii.Map[json.RawMessage] `json:"anything"`
 
-	// ByColor is the member "by_color".
+	// ByColor is the JSON member "by_color".
 	ByColor iii.Map[float64] `json:"by_color"`
 
-	// ByNumber is the member "by_number".
+	// ByNumber is the JSON member "by_number".
 	ByNumber iii.Map[string] `json:"by_number"`
 
-	// Counts is the member "counts".
+	// Counts is the JSON member "counts".
 	Counts iii.Map[int] `json:"counts"`
 }
 
 // MapsOutput is the response of "pydantic::maps".
 type MapsOutput struct {
-	// Addresses is the member "addresses".
+	// Addresses is the JSON member "addresses".
 	Addresses iii.Map[Address] `json:"addresses"`
 
-	// Anything is the member "anything".
+	// Anything is the JSON member "anything".
 	Anything iii.Map[json.RawMessage] `json:"anything"`
 
-	// ByColor is the member "by_color".
+	// ByColor is the JSON member "by_color".
 	ByColor iii.Map[float64] `json:"by_color"`
 
-	// ByNumber is the member "by_number".
+	// ByNumber is the JSON member "by_number".
 	ByNumber iii.Map[string] `json:"by_number"`
 
-	// Counts is the member "counts".
+	// Counts is the JSON member "counts".
 	Counts iii.Map[int] `json:"counts"`
 }
 
 // MovieInput is the request of "pydantic::movie".
 type MovieInput struct {
-	// Title is the member "title".
+	// Title is the JSON member "title".
 	Title *string `json:"title,omitzero"`
 
-	// Year is the member "year".
+	// Year is the JSON member "year".
 	Year *int `json:"year,omitzero"`
 }
 
 // MovieOutput is the response of "pydantic::movie".
 type MovieOutput struct {
-	// Title is the member "title".
+	// Title is the JSON member "title".
 	Title *string `json:"title,omitzero"`
 
-	// Year is the member "year".
+	// Year is the JSON member "year".
 	Year *int `json:"year,omitzero"`
 }
 
 // NestedInput is the request of "pydantic::nested".
 type NestedInput struct {
-	// All is the member "all".
+	// All is the JSON member "all".
 	All iii.List[Address] `json:"all"`
 
-	// Home is the member "home".
+	// Home is the JSON member "home".
 	Home Address `json:"home"`
 
-	// Work is the member "work".
+	// Work is the JSON member "work".
 	Work *Address `json:"work,omitzero"`
 }
 
 // NestedOutput is the response of "pydantic::nested".
 type NestedOutput struct {
-	// All is the member "all".
+	// All is the JSON member "all".
 	All iii.List[Address] `json:"all"`
 
-	// Home is the member "home".
+	// Home is the JSON member "home".
 	Home Address `json:"home"`
 
-	// Work is the member "work".
+	// Work is the JSON member "work".
 	Work *Address `json:"work,omitzero"`
 }
 
 // NothingInput is the request of "pydantic::nothing".
 type NothingInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
 // OpenInput is the request of "pydantic::open".
 type OpenInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Additional are the members beside the other fields.
+	// Additional contains all other members.
 	Additional map[string]json.RawMessage `json:"-"`
 }
 
 // OpenOutput is the response of "pydantic::open".
 type OpenOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Additional are the members beside the other fields.
+	// Additional contains all other members.
 	Additional map[string]json.RawMessage `json:"-"`
 }
 
 // OpentypedInput is the request of "pydantic::opentyped".
 type OpentypedInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Additional are the members beside the other fields.
+	// Additional contains all other members.
 	Additional map[string]int `json:"-"`
 }
 
 // OpentypedOutput is the response of "pydantic::opentyped".
 type OpentypedOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Additional are the members beside the other fields.
+	// Additional contains all other members.
 	Additional map[string]int `json:"-"`
 }
 
 // OptionalsInput is the request of "pydantic::optionals".
 type OptionalsInput struct {
-	// Defaulted is the member "defaulted".
+	// Defaulted is the JSON member "defaulted".
 	Defaulted *int `json:"defaulted,omitzero"`
 
-	// Greeting is the member "greeting".
+	// Greeting is the JSON member "greeting".
 	Greeting *string `json:"greeting,omitzero"`
 
-	// OptionalNullable is the member "optional_nullable".
+	// OptionalNullable is the JSON member "optional_nullable".
 	OptionalNullable *int `json:"optional_nullable,omitzero"`
 
-	// RequiredNullable is the member "required_nullable".
+	// RequiredNullable is the JSON member "required_nullable".
 	RequiredNullable *string `json:"required_nullable"`
 }
 
 // OptionalsOutput is the response of "pydantic::optionals".
 type OptionalsOutput struct {
-	// Defaulted is the member "defaulted".
+	// Defaulted is the JSON member "defaulted".
 	Defaulted *int `json:"defaulted,omitzero"`
 
-	// Greeting is the member "greeting".
+	// Greeting is the JSON member "greeting".
 	Greeting *string `json:"greeting,omitzero"`
 
-	// OptionalNullable is the member "optional_nullable".
+	// OptionalNullable is the JSON member "optional_nullable".
 	OptionalNullable *int `json:"optional_nullable,omitzero"`
 
-	// RequiredNullable is the member "required_nullable".
+	// RequiredNullable is the JSON member "required_nullable".
 	RequiredNullable *string `json:"required_nullable"`
 }
 
 // PageInput is the request of "pydantic::page".
 type PageInput struct {
-	// Items is the member "items".
+	// Items is the JSON member "items".
 	Items iii.List[Address] `json:"items"`
 
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *string `json:"next,omitzero"`
 }
 
 // PageOutput is the response of "pydantic::page".
 type PageOutput struct {
-	// Items is the member "items".
+	// Items is the JSON member "items".
 	Items iii.List[Address] `json:"items"`
 
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *string `json:"next,omitzero"`
 }
 
-// Person is an object.
+// Person is a JSON object.
 type Person struct {
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Pets is the member "pets".
+	// Pets is the JSON member "pets".
 	Pets []Pet `json:"pets,omitzero"`
 
-	// Spouse is the member "spouse".
+	// Spouse is the JSON member "spouse".
 	Spouse *Person `json:"spouse,omitzero"`
 }
 
-// Pet is an object.
+// Pet is a JSON object.
 type Pet struct {
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Owner is the member "owner".
+	// Owner is the JSON member "owner".
 	Owner *Person `json:"owner,omitzero"`
 }
 
-// Point is an object.
+// Point is a JSON object.
 type Point struct {
-	// X is the member "x".
+	// X is the JSON member "x".
 	X float64 `json:"x"`
 
-	// Y is the member "y".
+	// Y is the JSON member "y".
 	Y float64 `json:"y"`
 }
 
@@ -1068,16 +1070,16 @@ type Point struct {
 //
 // It has a second paragraph.
 type ScalarsInput struct {
-	// Count is the member "count".
+	// Count is the JSON member "count".
 	Count int `json:"count"`
 
-	// Done is the member "done".
+	// Done is the JSON member "done".
 	Done bool `json:"done"`
 
-	// Ratio is the member "ratio".
+	// Ratio is the JSON member "ratio".
 	Ratio float64 `json:"ratio"`
 
-	// Text is the member "text".
+	// Text is the JSON member "text".
 	Text string `json:"text"`
 }
 
@@ -1085,118 +1087,118 @@ type ScalarsInput struct {
 //
 // It has a second paragraph.
 type ScalarsOutput struct {
-	// Count is the member "count".
+	// Count is the JSON member "count".
 	Count int `json:"count"`
 
-	// Done is the member "done".
+	// Done is the JSON member "done".
 	Done bool `json:"done"`
 
-	// Ratio is the member "ratio".
+	// Ratio is the JSON member "ratio".
 	Ratio float64 `json:"ratio"`
 
-	// Text is the member "text".
+	// Text is the JSON member "text".
 	Text string `json:"text"`
 }
 
-// Tree is an object.
+// Tree is a JSON object.
 type Tree struct {
-	// Children is the member "children".
+	// Children is the JSON member "children".
 	Children []Tree `json:"children,omitzero"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int `json:"value"`
 }
 
 // TuplesInput is the request of "pydantic::tuples".
 type TuplesInput struct {
-	// AnyLength is the member "any_length".
+	// AnyLength is the JSON member "any_length".
 	AnyLength iii.List[string] `json:"any_length"`
 
-	// Pair is the member "pair".
+	// Pair is the JSON member "pair".
 	Pair TuplesInputPair `json:"pair"`
 
-	// Place is the member "place".
+	// Place is the JSON member "place".
 	Place Coordinates `json:"place"`
 
-	// Same is the member "same".
+	// Same is the JSON member "same".
 	Same [3]float64 `json:"same"`
 }
 
 // TuplesOutput is the response of "pydantic::tuples".
 type TuplesOutput struct {
-	// AnyLength is the member "any_length".
+	// AnyLength is the JSON member "any_length".
 	AnyLength iii.List[string] `json:"any_length"`
 
-	// Pair is the member "pair".
+	// Pair is the JSON member "pair".
 	Pair TuplesOutputPair `json:"pair"`
 
-	// Place is the member "place".
+	// Place is the JSON member "place".
 	Place Coordinates `json:"place"`
 
-	// Same is the member "same".
+	// Same is the JSON member "same".
 	Same [3]float64 `json:"same"`
 }
 
 // UnionsInput is the request of "pydantic::unions".
 type UnionsInput struct {
-	// Flag is the member "flag".
+	// Flag is the JSON member "flag".
 	Flag UnionsInputFlag `json:"flag"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID UnionsInputID `json:"id"`
 
-	// Shape is the member "shape".
+	// Shape is the JSON member "shape".
 	Shape UnionsInputShape `json:"shape"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value *UnionsInputValue `json:"value,omitzero"`
 }
 
 // UnionsOutput is the response of "pydantic::unions".
 type UnionsOutput struct {
-	// Flag is the member "flag".
+	// Flag is the JSON member "flag".
 	Flag UnionsOutputFlag `json:"flag"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID UnionsOutputID `json:"id"`
 
-	// Shape is the member "shape".
+	// Shape is the JSON member "shape".
 	Shape UnionsOutputShape `json:"shape"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value *UnionsOutputValue `json:"value,omitzero"`
 }
 
 // ZooInput is the request of "pydantic::zoo".
 type ZooInput struct {
-	// Animals is the member "animals".
+	// Animals is the JSON member "animals".
 	Animals iii.List[ZooInputAnimalsItem] `json:"animals"`
 
-	// Star is the member "star".
+	// Star is the JSON member "star".
 	Star ZooInputStar `json:"star"`
 }
 
 // ZooOutput is the response of "pydantic::zoo".
 type ZooOutput struct {
-	// Animals is the member "animals".
+	// Animals is the JSON member "animals".
 	Animals iii.List[ZooOutputAnimalsItem] `json:"animals"`
 
-	// Star is the member "star".
+	// Star is the JSON member "star".
 	Star ZooOutputStar `json:"star"`
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AliasesInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::aliases") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AliasesOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::aliases") }
 
-// AnimalInput is one of several types: exactly one of its fields is set. It is the request
-// of "pydantic::animal".
+// AnimalInput is a union: exactly one of its fields is set. It is the request of
+// "pydantic::animal".
 type AnimalInput struct {
 	Cat *Cat
 	Dog *Dog
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1214,15 +1216,15 @@ func (v *AnimalInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AnimalInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::animal") }
 
-// AnimalOutput is one of several types: exactly one of its fields is set. It is the response
-// of "pydantic::animal".
+// AnimalOutput is a union: exactly one of its fields is set. It is the response of
+// "pydantic::animal".
 type AnimalOutput struct {
 	Cat *Cat
 	Dog *Dog
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1240,31 +1242,31 @@ func (v *AnimalOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AnimalOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::animal") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AnythingInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::anything") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AnythingOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::anything") }
 
-// CatKind is always "cat" in JSON; its zero value is ready for use.
+// CatKind is always encoded as "cat". The zero value is ready to use.
 type CatKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (CatKind) MarshalJSON() ([]byte, error) { return []byte("\"cat\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (CatKind) UnmarshalJSON(b []byte) error { return checkConstant("CatKind", b, "\"cat\"") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ClosedInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::closed") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ClosedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::closed") }
 
-// Color is one of the constants below; other values are kept as they are.
+// Color is an enumeration. Values other than the constants below are preserved.
 type Color string
 
 const (
@@ -1273,17 +1275,17 @@ const (
 	ColorNavyBlue Color = "navy-blue"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConstraintsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "pydantic::constraints")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConstraintsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "pydantic::constraints")
 }
 
-// Coordinates is an array in JSON, with an element for each field.
+// Coordinates is a tuple, encoded as a JSON array of its fields in order.
 type Coordinates struct {
 	V0 float64
 	V1 float64
@@ -1298,31 +1300,31 @@ func (v *Coordinates) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("Coordinates", b, 2, nil, &v.V0, &v.V1)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DerivedInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::derived") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DerivedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::derived") }
 
-// DogKind is always "dog" in JSON; its zero value is ready for use.
+// DogKind is always encoded as "dog". The zero value is ready to use.
 type DogKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (DogKind) MarshalJSON() ([]byte, error) { return []byte("\"dog\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (DogKind) UnmarshalJSON(b []byte) error { return checkConstant("DogKind", b, "\"dog\"") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EmptyInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::empty") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EmptyOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::empty") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnumsInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::enums") }
 
-// EnumsInputLiteral is one of the constants below; other values are kept as they are.
+// EnumsInputLiteral is an enumeration. Values other than the constants below are preserved.
 type EnumsInputLiteral string
 
 const (
@@ -1330,10 +1332,10 @@ const (
 	EnumsInputLiteralOff EnumsInputLiteral = "off"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnumsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::enums") }
 
-// EnumsOutputLiteral is one of the constants below; other values are kept as they are.
+// EnumsOutputLiteral is an enumeration. Values other than the constants below are preserved.
 type EnumsOutputLiteral string
 
 const (
@@ -1341,14 +1343,14 @@ const (
 	EnumsOutputLiteralOff EnumsOutputLiteral = "off"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FormatsInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::formats") }
 
-// FormatsInputPrice is one of several types: exactly one of its fields is set.
+// FormatsInputPrice is a union: exactly one of its fields is set.
 type FormatsInputPrice struct {
 	Number *float64
 	String *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1366,14 +1368,14 @@ func (v *FormatsInputPrice) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FormatsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::formats") }
 
-// FormatsOutputPrice is one of several types: exactly one of its fields is set.
+// FormatsOutputPrice is a union: exactly one of its fields is set.
 type FormatsOutputPrice struct {
 	Number *float64
 	String *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1391,20 +1393,20 @@ func (v *FormatsOutputPrice) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// IntegerInput is the type below. It is the request of "pydantic::integer".
+// IntegerInput is the request of "pydantic::integer".
 type IntegerInput = int
 
-// IntegerOutput is the type below. It is the response of "pydantic::integer".
+// IntegerOutput is the response of "pydantic::integer".
 type IntegerOutput = int
 
-// JSON is one of several types: exactly one of its fields is set.
+// JSON is a union: exactly one of its fields is set.
 type JSON struct {
 	Map    *iii.Map[*JSON]
 	List   *iii.List[*JSON]
 	String *string
 	Number *float64
 	Bool   *bool
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1425,13 +1427,13 @@ func (v *JSON) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONInput is the type below. It is the request of "pydantic::json".
+// JSONInput is the request of "pydantic::json".
 type JSONInput = *JSON
 
-// JSONOutput is the type below. It is the response of "pydantic::json".
+// JSONOutput is the response of "pydantic::json".
 type JSONOutput = *JSON
 
-// Level is one of the constants below; other values are kept as they are.
+// Level is an enumeration. Values other than the constants below are preserved.
 type Level int
 
 const (
@@ -1439,56 +1441,56 @@ const (
 	Level10 Level = 10
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ListsInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::lists") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ListsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::lists") }
 
-// MappingInput is the type below. It is the request of "pydantic::mapping".
+// MappingInput is the request of "pydantic::mapping".
 type MappingInput = iii.Map[Address]
 
-// MappingOutput is the type below. It is the response of "pydantic::mapping".
+// MappingOutput is the response of "pydantic::mapping".
 type MappingOutput = iii.Map[Address]
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MapsInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::maps") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MapsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::maps") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MovieInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::movie") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MovieOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::movie") }
 
-// NamesInput is the type below. It is the request of "pydantic::names".
+// NamesInput is the request of "pydantic::names".
 type NamesInput = iii.List[string]
 
-// NamesOutput is the type below. It is the response of "pydantic::names".
+// NamesOutput is the response of "pydantic::names".
 type NamesOutput = iii.List[string]
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NestedInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::nested") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NestedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::nested") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NothingInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::nothing") }
 
-// NothingOutput is the type below. It is the response of "pydantic::nothing". The type says
-// no more, because null is the only value.
+// NothingOutput is the response of "pydantic::nothing". The type is not more specific
+// because null is the only allowed value.
 type NothingOutput = json.RawMessage
 
-// MarshalJSON implements json.Marshaler. It writes the members of Additional beside the others.
+// MarshalJSON implements json.Marshaler. It includes the members in Additional.
 func (v OpenInput) MarshalJSON() ([]byte, error) {
 	type plain OpenInput
 	return marshalOpen("OpenInput", plain(v), v.Additional, "id")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It keeps unknown members in Additional.
+// UnmarshalJSON implements json.Unmarshaler. It stores unknown members in Additional.
 func (v *OpenInput) UnmarshalJSON(b []byte) error {
 	type plain OpenInput
 	var p plain
@@ -1499,16 +1501,16 @@ func (v *OpenInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OpenInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::open") }
 
-// MarshalJSON implements json.Marshaler. It writes the members of Additional beside the others.
+// MarshalJSON implements json.Marshaler. It includes the members in Additional.
 func (v OpenOutput) MarshalJSON() ([]byte, error) {
 	type plain OpenOutput
 	return marshalOpen("OpenOutput", plain(v), v.Additional, "id")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It keeps unknown members in Additional.
+// UnmarshalJSON implements json.Unmarshaler. It stores unknown members in Additional.
 func (v *OpenOutput) UnmarshalJSON(b []byte) error {
 	type plain OpenOutput
 	var p plain
@@ -1519,16 +1521,16 @@ func (v *OpenOutput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OpenOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::open") }
 
-// MarshalJSON implements json.Marshaler. It writes the members of Additional beside the others.
+// MarshalJSON implements json.Marshaler. It includes the members in Additional.
 func (v OpentypedInput) MarshalJSON() ([]byte, error) {
 	type plain OpentypedInput
 	return marshalOpen("OpentypedInput", plain(v), v.Additional, "id")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It keeps unknown members in Additional.
+// UnmarshalJSON implements json.Unmarshaler. It stores unknown members in Additional.
 func (v *OpentypedInput) UnmarshalJSON(b []byte) error {
 	type plain OpentypedInput
 	var p plain
@@ -1539,16 +1541,16 @@ func (v *OpentypedInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OpentypedInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::opentyped") }
 
-// MarshalJSON implements json.Marshaler. It writes the members of Additional beside the others.
+// MarshalJSON implements json.Marshaler. It includes the members in Additional.
 func (v OpentypedOutput) MarshalJSON() ([]byte, error) {
 	type plain OpentypedOutput
 	return marshalOpen("OpentypedOutput", plain(v), v.Additional, "id")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It keeps unknown members in Additional.
+// UnmarshalJSON implements json.Unmarshaler. It stores unknown members in Additional.
 func (v *OpentypedOutput) UnmarshalJSON(b []byte) error {
 	type plain OpentypedOutput
 	var p plain
@@ -1559,53 +1561,53 @@ func (v *OpentypedOutput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OpentypedOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "pydantic::opentyped")
 }
 
-// OptionalInput is the type below. It is the request of "pydantic::optional".
+// OptionalInput is the request of "pydantic::optional".
 type OptionalInput = *string
 
-// OptionalOutput is the type below. It is the response of "pydantic::optional".
+// OptionalOutput is the response of "pydantic::optional".
 type OptionalOutput = *string
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OptionalsInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::optionals") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OptionalsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "pydantic::optionals")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PageInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::page") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PageOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::page") }
 
-// PeopleInput is the type below. It is the request of "pydantic::people".
+// PeopleInput is the request of "pydantic::people".
 type PeopleInput = Person
 
-// PeopleOutput is the type below. It is the response of "pydantic::people".
+// PeopleOutput is the response of "pydantic::people".
 type PeopleOutput = Person
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ScalarsInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::scalars") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ScalarsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::scalars") }
 
-// TreeInput is the type below. It is the request of "pydantic::tree".
+// TreeInput is the request of "pydantic::tree".
 type TreeInput = Tree
 
-// TreeOutput is the type below. It is the response of "pydantic::tree".
+// TreeOutput is the response of "pydantic::tree".
 type TreeOutput = Tree
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TuplesInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::tuples") }
 
-// TuplesInputPair is an array in JSON, with an element for each field.
+// TuplesInputPair is a tuple, encoded as a JSON array of its fields in order.
 type TuplesInputPair struct {
 	V0 string
 	V1 int
@@ -1620,10 +1622,10 @@ func (v *TuplesInputPair) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("TuplesInputPair", b, 2, nil, &v.V0, &v.V1)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TuplesOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::tuples") }
 
-// TuplesOutputPair is an array in JSON, with an element for each field.
+// TuplesOutputPair is a tuple, encoded as a JSON array of its fields in order.
 type TuplesOutputPair struct {
 	V0 string
 	V1 int
@@ -1638,14 +1640,14 @@ func (v *TuplesOutputPair) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("TuplesOutputPair", b, 2, nil, &v.V0, &v.V1)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnionsInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::unions") }
 
-// UnionsInputFlag is one of several types: exactly one of its fields is set.
+// UnionsInputFlag is a union: exactly one of its fields is set.
 type UnionsInputFlag struct {
 	Bool  *bool
 	Color *Color
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1663,11 +1665,11 @@ func (v *UnionsInputFlag) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsInputID is one of several types: exactly one of its fields is set.
+// UnionsInputID is a union: exactly one of its fields is set.
 type UnionsInputID struct {
 	Integer *int
 	String  *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1685,11 +1687,11 @@ func (v *UnionsInputID) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsInputShape is one of several types: exactly one of its fields is set.
+// UnionsInputShape is a union: exactly one of its fields is set.
 type UnionsInputShape struct {
 	Address *Address
 	Point   *Point
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1707,11 +1709,11 @@ func (v *UnionsInputShape) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsInputValue is one of several types: exactly one of its fields is set.
+// UnionsInputValue is a union: exactly one of its fields is set.
 type UnionsInputValue struct {
 	String *string
 	List   *iii.List[string]
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1729,14 +1731,14 @@ func (v *UnionsInputValue) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnionsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::unions") }
 
-// UnionsOutputFlag is one of several types: exactly one of its fields is set.
+// UnionsOutputFlag is a union: exactly one of its fields is set.
 type UnionsOutputFlag struct {
 	Bool  *bool
 	Color *Color
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1754,11 +1756,11 @@ func (v *UnionsOutputFlag) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsOutputID is one of several types: exactly one of its fields is set.
+// UnionsOutputID is a union: exactly one of its fields is set.
 type UnionsOutputID struct {
 	Integer *int
 	String  *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1776,11 +1778,11 @@ func (v *UnionsOutputID) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsOutputShape is one of several types: exactly one of its fields is set.
+// UnionsOutputShape is a union: exactly one of its fields is set.
 type UnionsOutputShape struct {
 	Address *Address
 	Point   *Point
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1798,11 +1800,11 @@ func (v *UnionsOutputShape) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsOutputValue is one of several types: exactly one of its fields is set.
+// UnionsOutputValue is a union: exactly one of its fields is set.
 type UnionsOutputValue struct {
 	String *string
 	List   *iii.List[string]
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1820,14 +1822,14 @@ func (v *UnionsOutputValue) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ZooInput) JSONSchema() json.RawMessage { return schemaOf("request", "pydantic::zoo") }
 
-// ZooInputAnimalsItem is one of several types: exactly one of its fields is set.
+// ZooInputAnimalsItem is a union: exactly one of its fields is set.
 type ZooInputAnimalsItem struct {
 	Cat *Cat
 	Dog *Dog
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1845,11 +1847,11 @@ func (v *ZooInputAnimalsItem) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// ZooInputStar is one of several types: exactly one of its fields is set.
+// ZooInputStar is a union: exactly one of its fields is set.
 type ZooInputStar struct {
 	Cat *Cat
 	Dog *Dog
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1867,14 +1869,14 @@ func (v *ZooInputStar) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ZooOutput) JSONSchema() json.RawMessage { return schemaOf("response", "pydantic::zoo") }
 
-// ZooOutputAnimalsItem is one of several types: exactly one of its fields is set.
+// ZooOutputAnimalsItem is a union: exactly one of its fields is set.
 type ZooOutputAnimalsItem struct {
 	Cat *Cat
 	Dog *Dog
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1892,11 +1894,11 @@ func (v *ZooOutputAnimalsItem) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// ZooOutputStar is one of several types: exactly one of its fields is set.
+// ZooOutputStar is a union: exactly one of its fields is set.
 type ZooOutputStar struct {
 	Cat *Cat
 	Dog *Dog
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 

@@ -10,16 +10,16 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Schemars calls the functions of "schemars". The field Client must be set. The client and
-// its copies are safe for concurrent use.
+// Schemars is a client for the functions and triggers of "schemars". The Client field must
+// be set. Values of type Schemars may be copied and are safe for concurrent use.
 type Schemars struct {
-	// Client makes the calls.
+	// Client is used for all calls.
 	Client *iii.Client
-	// Options apply to every call, before the options of the call itself.
+	// Options apply to every call. They precede the options passed to a method.
 	Options []iii.CallOption
 }
 
-// NewSchemars returns a client of the functions of "schemars".
+// NewSchemars returns a client that uses c and applies opts to every call.
 func NewSchemars(c *iii.Client, opts ...iii.CallOption) Schemars {
 	return Schemars{Client: c, Options: opts}
 }
@@ -59,955 +59,955 @@ var schemarsSchemas = []iii.FunctionSchemas{
 	{FunctionID: "schemars::vector", Request: "ae596da1c0deecb0f982203c85554289", Response: "ae596da1c0deecb0f982203c85554289"},
 }
 
-// CheckSchemas compares the current schemas of the functions with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any of them differ.
+// CheckSchemas compares the current schemas of the functions with those from which this code
+// was generated. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Schemars) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, schemarsSchemas...)
 }
 
-// Adjacent: oneOf with a tag and content
+// Adjacent calls the function "schemars::adjacent".
 //
-// It calls the function "schemars::adjacent".
+// oneOf with a tag and content
 func (c Schemars) Adjacent(ctx context.Context, in AdjacentInput, opts ...iii.CallOption) (AdjacentOutput, error) {
 	return iii.Call[AdjacentOutput](ctx, c.Client, "schemars::adjacent", in, callOptions(c.Options, opts)...)
 }
 
-// SendAdjacent calls "schemars::adjacent" without waiting for a result.
+// SendAdjacent calls "schemars::adjacent" without waiting for the result.
 func (c Schemars) SendAdjacent(ctx context.Context, in AdjacentInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::adjacent", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAdjacent adds a call of "schemars::adjacent" to a queue.
+// EnqueueAdjacent adds a call to "schemars::adjacent" to the given queue.
 func (c Schemars) EnqueueAdjacent(ctx context.Context, queue string, in AdjacentInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::adjacent", in, callOptions(c.Options, opts)...)
 }
 
-// Anything: schemas without a type
+// Anything calls the function "schemars::anything".
 //
-// It calls the function "schemars::anything".
+// schemas without a type
 func (c Schemars) Anything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) (AnythingOutput, error) {
 	return iii.Call[AnythingOutput](ctx, c.Client, "schemars::anything", in, callOptions(c.Options, opts)...)
 }
 
-// SendAnything calls "schemars::anything" without waiting for a result.
+// SendAnything calls "schemars::anything" without waiting for the result.
 func (c Schemars) SendAnything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::anything", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAnything adds a call of "schemars::anything" to a queue.
+// EnqueueAnything adds a call to "schemars::anything" to the given queue.
 func (c Schemars) EnqueueAnything(ctx context.Context, queue string, in AnythingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::anything", in, callOptions(c.Options, opts)...)
 }
 
-// Closed: additionalProperties: false
+// Closed calls the function "schemars::closed".
 //
-// It calls the function "schemars::closed".
+// additionalProperties: false
 func (c Schemars) Closed(ctx context.Context, in ClosedInput, opts ...iii.CallOption) (ClosedOutput, error) {
 	return iii.Call[ClosedOutput](ctx, c.Client, "schemars::closed", in, callOptions(c.Options, opts)...)
 }
 
-// SendClosed calls "schemars::closed" without waiting for a result.
+// SendClosed calls "schemars::closed" without waiting for the result.
 func (c Schemars) SendClosed(ctx context.Context, in ClosedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::closed", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueClosed adds a call of "schemars::closed" to a queue.
+// EnqueueClosed adds a call to "schemars::closed" to the given queue.
 func (c Schemars) EnqueueClosed(ctx context.Context, queue string, in ClosedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::closed", in, callOptions(c.Options, opts)...)
 }
 
-// Collections: arrays, sets, tuples
+// Collections calls the function "schemars::collections".
 //
-// It calls the function "schemars::collections".
+// arrays, sets, tuples
 func (c Schemars) Collections(ctx context.Context, in CollectionsInput, opts ...iii.CallOption) (CollectionsOutput, error) {
 	return iii.Call[CollectionsOutput](ctx, c.Client, "schemars::collections", in, callOptions(c.Options, opts)...)
 }
 
-// SendCollections calls "schemars::collections" without waiting for a result.
+// SendCollections calls "schemars::collections" without waiting for the result.
 func (c Schemars) SendCollections(ctx context.Context, in CollectionsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::collections", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCollections adds a call of "schemars::collections" to a queue.
+// EnqueueCollections adds a call to "schemars::collections" to the given queue.
 func (c Schemars) EnqueueCollections(ctx context.Context, queue string, in CollectionsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::collections", in, callOptions(c.Options, opts)...)
 }
 
-// Constrained: bounds, lengths, patterns
+// Constrained calls the function "schemars::constrained".
 //
-// It calls the function "schemars::constrained".
+// bounds, lengths, patterns
 func (c Schemars) Constrained(ctx context.Context, in ConstrainedInput, opts ...iii.CallOption) (ConstrainedOutput, error) {
 	return iii.Call[ConstrainedOutput](ctx, c.Client, "schemars::constrained", in, callOptions(c.Options, opts)...)
 }
 
-// SendConstrained calls "schemars::constrained" without waiting for a result.
+// SendConstrained calls "schemars::constrained" without waiting for the result.
 func (c Schemars) SendConstrained(ctx context.Context, in ConstrainedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::constrained", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConstrained adds a call of "schemars::constrained" to a queue.
+// EnqueueConstrained adds a call to "schemars::constrained" to the given queue.
 func (c Schemars) EnqueueConstrained(ctx context.Context, queue string, in ConstrainedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::constrained", in, callOptions(c.Options, opts)...)
 }
 
-// Defaults: all properties with defaults
+// Defaults calls the function "schemars::defaults".
 //
-// It calls the function "schemars::defaults".
+// all properties with defaults
 func (c Schemars) Defaults(ctx context.Context, in DefaultsInput, opts ...iii.CallOption) (DefaultsOutput, error) {
 	return iii.Call[DefaultsOutput](ctx, c.Client, "schemars::defaults", in, callOptions(c.Options, opts)...)
 }
 
-// SendDefaults calls "schemars::defaults" without waiting for a result.
+// SendDefaults calls "schemars::defaults" without waiting for the result.
 func (c Schemars) SendDefaults(ctx context.Context, in DefaultsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::defaults", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDefaults adds a call of "schemars::defaults" to a queue.
+// EnqueueDefaults adds a call to "schemars::defaults" to the given queue.
 func (c Schemars) EnqueueDefaults(ctx context.Context, queue string, in DefaultsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::defaults", in, callOptions(c.Options, opts)...)
 }
 
-// Empty: object without properties
+// Empty calls the function "schemars::empty".
 //
-// It calls the function "schemars::empty".
+// object without properties
 func (c Schemars) Empty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) (EmptyOutput, error) {
 	return iii.Call[EmptyOutput](ctx, c.Client, "schemars::empty", in, callOptions(c.Options, opts)...)
 }
 
-// SendEmpty calls "schemars::empty" without waiting for a result.
+// SendEmpty calls "schemars::empty" without waiting for the result.
 func (c Schemars) SendEmpty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::empty", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEmpty adds a call of "schemars::empty" to a queue.
+// EnqueueEmpty adds a call to "schemars::empty" to the given queue.
 func (c Schemars) EnqueueEmpty(ctx context.Context, queue string, in EmptyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::empty", in, callOptions(c.Options, opts)...)
 }
 
-// Enums: enums, oneOf of documented constants
+// Enums calls the function "schemars::enums".
 //
-// It calls the function "schemars::enums".
+// enums, oneOf of documented constants
 func (c Schemars) Enums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) (EnumsOutput, error) {
 	return iii.Call[EnumsOutput](ctx, c.Client, "schemars::enums", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnums calls "schemars::enums" without waiting for a result.
+// SendEnums calls "schemars::enums" without waiting for the result.
 func (c Schemars) SendEnums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::enums", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnums adds a call of "schemars::enums" to a queue.
+// EnqueueEnums adds a call to "schemars::enums" to the given queue.
 func (c Schemars) EnqueueEnums(ctx context.Context, queue string, in EnumsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::enums", in, callOptions(c.Options, opts)...)
 }
 
-// Events: unions in lists, options and maps
+// Events calls the function "schemars::events".
 //
-// It calls the function "schemars::events".
+// unions in lists, options and maps
 func (c Schemars) Events(ctx context.Context, in EventsInput, opts ...iii.CallOption) (EventsOutput, error) {
 	return iii.Call[EventsOutput](ctx, c.Client, "schemars::events", in, callOptions(c.Options, opts)...)
 }
 
-// SendEvents calls "schemars::events" without waiting for a result.
+// SendEvents calls "schemars::events" without waiting for the result.
 func (c Schemars) SendEvents(ctx context.Context, in EventsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::events", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEvents adds a call of "schemars::events" to a queue.
+// EnqueueEvents adds a call to "schemars::events" to the given queue.
 func (c Schemars) EnqueueEvents(ctx context.Context, queue string, in EventsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::events", in, callOptions(c.Options, opts)...)
 }
 
-// Expression: recursive union
+// Expression calls the function "schemars::expression".
 //
-// It calls the function "schemars::expression".
+// recursive union
 func (c Schemars) Expression(ctx context.Context, in ExpressionInput, opts ...iii.CallOption) (ExpressionOutput, error) {
 	return iii.Call[ExpressionOutput](ctx, c.Client, "schemars::expression", in, callOptions(c.Options, opts)...)
 }
 
-// SendExpression calls "schemars::expression" without waiting for a result.
+// SendExpression calls "schemars::expression" without waiting for the result.
 func (c Schemars) SendExpression(ctx context.Context, in ExpressionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::expression", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueExpression adds a call of "schemars::expression" to a queue.
+// EnqueueExpression adds a call to "schemars::expression" to the given queue.
 func (c Schemars) EnqueueExpression(ctx context.Context, queue string, in ExpressionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::expression", in, callOptions(c.Options, opts)...)
 }
 
-// External: oneOf, externally tagged
+// External calls the function "schemars::external".
 //
-// It calls the function "schemars::external".
+// oneOf, externally tagged
 func (c Schemars) External(ctx context.Context, in ExternalInput, opts ...iii.CallOption) (ExternalOutput, error) {
 	return iii.Call[ExternalOutput](ctx, c.Client, "schemars::external", in, callOptions(c.Options, opts)...)
 }
 
-// SendExternal calls "schemars::external" without waiting for a result.
+// SendExternal calls "schemars::external" without waiting for the result.
 func (c Schemars) SendExternal(ctx context.Context, in ExternalInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::external", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueExternal adds a call of "schemars::external" to a queue.
+// EnqueueExternal adds a call to "schemars::external" to the given queue.
 func (c Schemars) EnqueueExternal(ctx context.Context, queue string, in ExternalInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::external", in, callOptions(c.Options, opts)...)
 }
 
-// Flattened: allOf or merged properties
+// Flattened calls the function "schemars::flattened".
 //
-// It calls the function "schemars::flattened".
+// allOf or merged properties
 func (c Schemars) Flattened(ctx context.Context, in FlattenedInput, opts ...iii.CallOption) (FlattenedOutput, error) {
 	return iii.Call[FlattenedOutput](ctx, c.Client, "schemars::flattened", in, callOptions(c.Options, opts)...)
 }
 
-// SendFlattened calls "schemars::flattened" without waiting for a result.
+// SendFlattened calls "schemars::flattened" without waiting for the result.
 func (c Schemars) SendFlattened(ctx context.Context, in FlattenedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::flattened", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFlattened adds a call of "schemars::flattened" to a queue.
+// EnqueueFlattened adds a call to "schemars::flattened" to the given queue.
 func (c Schemars) EnqueueFlattened(ctx context.Context, queue string, in FlattenedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::flattened", in, callOptions(c.Options, opts)...)
 }
 
-// Flattenedenum: properties beside oneOf
+// Flattenedenum calls the function "schemars::flattenedenum".
 //
-// It calls the function "schemars::flattenedenum".
+// properties beside oneOf
 func (c Schemars) Flattenedenum(ctx context.Context, in FlattenedenumInput, opts ...iii.CallOption) (FlattenedenumOutput, error) {
 	return iii.Call[FlattenedenumOutput](ctx, c.Client, "schemars::flattenedenum", in, callOptions(c.Options, opts)...)
 }
 
-// SendFlattenedenum calls "schemars::flattenedenum" without waiting for a result.
+// SendFlattenedenum calls "schemars::flattenedenum" without waiting for the result.
 func (c Schemars) SendFlattenedenum(ctx context.Context, in FlattenedenumInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::flattenedenum", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFlattenedenum adds a call of "schemars::flattenedenum" to a queue.
+// EnqueueFlattenedenum adds a call to "schemars::flattenedenum" to the given queue.
 func (c Schemars) EnqueueFlattenedenum(ctx context.Context, queue string, in FlattenedenumInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::flattenedenum", in, callOptions(c.Options, opts)...)
 }
 
-// Flattenedmap: flattened map, of which the schema says nothing
+// Flattenedmap calls the function "schemars::flattenedmap".
 //
-// It calls the function "schemars::flattenedmap".
+// flattened map, of which the schema says nothing
 func (c Schemars) Flattenedmap(ctx context.Context, in FlattenedmapInput, opts ...iii.CallOption) (FlattenedmapOutput, error) {
 	return iii.Call[FlattenedmapOutput](ctx, c.Client, "schemars::flattenedmap", in, callOptions(c.Options, opts)...)
 }
 
-// SendFlattenedmap calls "schemars::flattenedmap" without waiting for a result.
+// SendFlattenedmap calls "schemars::flattenedmap" without waiting for the result.
 func (c Schemars) SendFlattenedmap(ctx context.Context, in FlattenedmapInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::flattenedmap", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFlattenedmap adds a call of "schemars::flattenedmap" to a queue.
+// EnqueueFlattenedmap adds a call to "schemars::flattenedmap" to the given queue.
 func (c Schemars) EnqueueFlattenedmap(ctx context.Context, queue string, in FlattenedmapInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::flattenedmap", in, callOptions(c.Options, opts)...)
 }
 
-// Formats: date-time, date, uuid
+// Formats calls the function "schemars::formats".
 //
-// It calls the function "schemars::formats".
+// date-time, date, uuid
 func (c Schemars) Formats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) (FormatsOutput, error) {
 	return iii.Call[FormatsOutput](ctx, c.Client, "schemars::formats", in, callOptions(c.Options, opts)...)
 }
 
-// SendFormats calls "schemars::formats" without waiting for a result.
+// SendFormats calls "schemars::formats" without waiting for the result.
 func (c Schemars) SendFormats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::formats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFormats adds a call of "schemars::formats" to a queue.
+// EnqueueFormats adds a call to "schemars::formats" to the given queue.
 func (c Schemars) EnqueueFormats(ctx context.Context, queue string, in FormatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::formats", in, callOptions(c.Options, opts)...)
 }
 
-// IDs: $ref to a scalar
+// IDs calls the function "schemars::ids".
 //
-// It calls the function "schemars::ids".
+// $ref to a scalar
 func (c Schemars) IDs(ctx context.Context, in IDsInput, opts ...iii.CallOption) (IDsOutput, error) {
 	return iii.Call[IDsOutput](ctx, c.Client, "schemars::ids", in, callOptions(c.Options, opts)...)
 }
 
-// SendIDs calls "schemars::ids" without waiting for a result.
+// SendIDs calls "schemars::ids" without waiting for the result.
 func (c Schemars) SendIDs(ctx context.Context, in IDsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::ids", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueIDs adds a call of "schemars::ids" to a queue.
+// EnqueueIDs adds a call to "schemars::ids" to the given queue.
 func (c Schemars) EnqueueIDs(ctx context.Context, queue string, in IDsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::ids", in, callOptions(c.Options, opts)...)
 }
 
-// Internal: oneOf with a tag
+// Internal calls the function "schemars::internal".
 //
-// It calls the function "schemars::internal".
+// oneOf with a tag
 func (c Schemars) Internal(ctx context.Context, in InternalInput, opts ...iii.CallOption) (InternalOutput, error) {
 	return iii.Call[InternalOutput](ctx, c.Client, "schemars::internal", in, callOptions(c.Options, opts)...)
 }
 
-// SendInternal calls "schemars::internal" without waiting for a result.
+// SendInternal calls "schemars::internal" without waiting for the result.
 func (c Schemars) SendInternal(ctx context.Context, in InternalInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::internal", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueInternal adds a call of "schemars::internal" to a queue.
+// EnqueueInternal adds a call to "schemars::internal" to the given queue.
 func (c Schemars) EnqueueInternal(ctx context.Context, queue string, in InternalInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::internal", in, callOptions(c.Options, opts)...)
 }
 
-// List: recursive type, nullable
+// List calls the function "schemars::list".
 //
-// It calls the function "schemars::list".
+// recursive type, nullable
 func (c Schemars) List(ctx context.Context, in ListInput, opts ...iii.CallOption) (ListOutput, error) {
 	return iii.Call[ListOutput](ctx, c.Client, "schemars::list", in, callOptions(c.Options, opts)...)
 }
 
-// SendList calls "schemars::list" without waiting for a result.
+// SendList calls "schemars::list" without waiting for the result.
 func (c Schemars) SendList(ctx context.Context, in ListInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::list", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueList adds a call of "schemars::list" to a queue.
+// EnqueueList adds a call to "schemars::list" to the given queue.
 func (c Schemars) EnqueueList(ctx context.Context, queue string, in ListInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::list", in, callOptions(c.Options, opts)...)
 }
 
-// Maps: additionalProperties of a type
+// Maps calls the function "schemars::maps".
 //
-// It calls the function "schemars::maps".
+// additionalProperties of a type
 func (c Schemars) Maps(ctx context.Context, in MapsInput, opts ...iii.CallOption) (MapsOutput, error) {
 	return iii.Call[MapsOutput](ctx, c.Client, "schemars::maps", in, callOptions(c.Options, opts)...)
 }
 
-// SendMaps calls "schemars::maps" without waiting for a result.
+// SendMaps calls "schemars::maps" without waiting for the result.
 func (c Schemars) SendMaps(ctx context.Context, in MapsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::maps", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMaps adds a call of "schemars::maps" to a queue.
+// EnqueueMaps adds a call to "schemars::maps" to the given queue.
 func (c Schemars) EnqueueMaps(ctx context.Context, queue string, in MapsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::maps", in, callOptions(c.Options, opts)...)
 }
 
-// Nested: $ref, allOf of one $ref with a default
+// Nested calls the function "schemars::nested".
 //
-// It calls the function "schemars::nested".
+// $ref, allOf of one $ref with a default
 func (c Schemars) Nested(ctx context.Context, in NestedInput, opts ...iii.CallOption) (NestedOutput, error) {
 	return iii.Call[NestedOutput](ctx, c.Client, "schemars::nested", in, callOptions(c.Options, opts)...)
 }
 
-// SendNested calls "schemars::nested" without waiting for a result.
+// SendNested calls "schemars::nested" without waiting for the result.
 func (c Schemars) SendNested(ctx context.Context, in NestedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::nested", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNested adds a call of "schemars::nested" to a queue.
+// EnqueueNested adds a call to "schemars::nested" to the given queue.
 func (c Schemars) EnqueueNested(ctx context.Context, queue string, in NestedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::nested", in, callOptions(c.Options, opts)...)
 }
 
-// Newtype: scalar at the root
+// Newtype calls the function "schemars::newtype".
 //
-// It calls the function "schemars::newtype".
+// scalar at the root
 func (c Schemars) Newtype(ctx context.Context, in NewtypeInput, opts ...iii.CallOption) (NewtypeOutput, error) {
 	return iii.Call[NewtypeOutput](ctx, c.Client, "schemars::newtype", in, callOptions(c.Options, opts)...)
 }
 
-// SendNewtype calls "schemars::newtype" without waiting for a result.
+// SendNewtype calls "schemars::newtype" without waiting for the result.
 func (c Schemars) SendNewtype(ctx context.Context, in NewtypeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::newtype", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNewtype adds a call of "schemars::newtype" to a queue.
+// EnqueueNewtype adds a call to "schemars::newtype" to the given queue.
 func (c Schemars) EnqueueNewtype(ctx context.Context, queue string, in NewtypeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::newtype", in, callOptions(c.Options, opts)...)
 }
 
-// Option: nullable object at the root
+// Option calls the function "schemars::option".
 //
-// It calls the function "schemars::option".
+// nullable object at the root
 func (c Schemars) Option(ctx context.Context, in OptionInput, opts ...iii.CallOption) (OptionOutput, error) {
 	return iii.Call[OptionOutput](ctx, c.Client, "schemars::option", in, callOptions(c.Options, opts)...)
 }
 
-// SendOption calls "schemars::option" without waiting for a result.
+// SendOption calls "schemars::option" without waiting for the result.
 func (c Schemars) SendOption(ctx context.Context, in OptionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::option", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOption adds a call of "schemars::option" to a queue.
+// EnqueueOption adds a call to "schemars::option" to the given queue.
 func (c Schemars) EnqueueOption(ctx context.Context, queue string, in OptionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::option", in, callOptions(c.Options, opts)...)
 }
 
-// Optionals: type with null, anyOf with null, defaults
+// Optionals calls the function "schemars::optionals".
 //
-// It calls the function "schemars::optionals".
+// type with null, anyOf with null, defaults
 func (c Schemars) Optionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) (OptionalsOutput, error) {
 	return iii.Call[OptionalsOutput](ctx, c.Client, "schemars::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// SendOptionals calls "schemars::optionals" without waiting for a result.
+// SendOptionals calls "schemars::optionals" without waiting for the result.
 func (c Schemars) SendOptionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOptionals adds a call of "schemars::optionals" to a queue.
+// EnqueueOptionals adds a call to "schemars::optionals" to the given queue.
 func (c Schemars) EnqueueOptionals(ctx context.Context, queue string, in OptionalsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// Pages: generic types
+// Pages calls the function "schemars::pages".
 //
-// It calls the function "schemars::pages".
+// generic types
 func (c Schemars) Pages(ctx context.Context, in PagesInput, opts ...iii.CallOption) (PagesOutput, error) {
 	return iii.Call[PagesOutput](ctx, c.Client, "schemars::pages", in, callOptions(c.Options, opts)...)
 }
 
-// SendPages calls "schemars::pages" without waiting for a result.
+// SendPages calls "schemars::pages" without waiting for the result.
 func (c Schemars) SendPages(ctx context.Context, in PagesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::pages", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePages adds a call of "schemars::pages" to a queue.
+// EnqueuePages adds a call to "schemars::pages" to the given queue.
 func (c Schemars) EnqueuePages(ctx context.Context, queue string, in PagesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::pages", in, callOptions(c.Options, opts)...)
 }
 
-// Renamed: names that are no Go identifiers
+// Renamed calls the function "schemars::renamed".
 //
-// It calls the function "schemars::renamed".
+// names that are no Go identifiers
 func (c Schemars) Renamed(ctx context.Context, in RenamedInput, opts ...iii.CallOption) (RenamedOutput, error) {
 	return iii.Call[RenamedOutput](ctx, c.Client, "schemars::renamed", in, callOptions(c.Options, opts)...)
 }
 
-// SendRenamed calls "schemars::renamed" without waiting for a result.
+// SendRenamed calls "schemars::renamed" without waiting for the result.
 func (c Schemars) SendRenamed(ctx context.Context, in RenamedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::renamed", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRenamed adds a call of "schemars::renamed" to a queue.
+// EnqueueRenamed adds a call to "schemars::renamed" to the given queue.
 func (c Schemars) EnqueueRenamed(ctx context.Context, queue string, in RenamedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::renamed", in, callOptions(c.Options, opts)...)
 }
 
-// Scalars: numbers of every width
+// Scalars calls the function "schemars::scalars".
 //
-// It calls the function "schemars::scalars".
+// numbers of every width
 func (c Schemars) Scalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) (ScalarsOutput, error) {
 	return iii.Call[ScalarsOutput](ctx, c.Client, "schemars::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// SendScalars calls "schemars::scalars" without waiting for a result.
+// SendScalars calls "schemars::scalars" without waiting for the result.
 func (c Schemars) SendScalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueScalars adds a call of "schemars::scalars" to a queue.
+// EnqueueScalars adds a call to "schemars::scalars" to the given queue.
 func (c Schemars) EnqueueScalars(ctx context.Context, queue string, in ScalarsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// Tree: recursive type by "#"
+// Tree calls the function "schemars::tree".
 //
-// It calls the function "schemars::tree".
+// recursive type by "#"
 func (c Schemars) Tree(ctx context.Context, in TreeInput, opts ...iii.CallOption) (TreeOutput, error) {
 	return iii.Call[TreeOutput](ctx, c.Client, "schemars::tree", in, callOptions(c.Options, opts)...)
 }
 
-// SendTree calls "schemars::tree" without waiting for a result.
+// SendTree calls "schemars::tree" without waiting for the result.
 func (c Schemars) SendTree(ctx context.Context, in TreeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::tree", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTree adds a call of "schemars::tree" to a queue.
+// EnqueueTree adds a call to "schemars::tree" to the given queue.
 func (c Schemars) EnqueueTree(ctx context.Context, queue string, in TreeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::tree", in, callOptions(c.Options, opts)...)
 }
 
-// Unit: null at the root
+// Unit calls the function "schemars::unit".
 //
-// It calls the function "schemars::unit".
+// null at the root
 func (c Schemars) Unit(ctx context.Context, in UnitInput, opts ...iii.CallOption) (UnitOutput, error) {
 	return iii.Call[UnitOutput](ctx, c.Client, "schemars::unit", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnit calls "schemars::unit" without waiting for a result.
+// SendUnit calls "schemars::unit" without waiting for the result.
 func (c Schemars) SendUnit(ctx context.Context, in UnitInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::unit", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnit adds a call of "schemars::unit" to a queue.
+// EnqueueUnit adds a call to "schemars::unit" to the given queue.
 func (c Schemars) EnqueueUnit(ctx context.Context, queue string, in UnitInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::unit", in, callOptions(c.Options, opts)...)
 }
 
-// Untagged: anyOf without a tag
+// Untagged calls the function "schemars::untagged".
 //
-// It calls the function "schemars::untagged".
+// anyOf without a tag
 func (c Schemars) Untagged(ctx context.Context, in UntaggedInput, opts ...iii.CallOption) (UntaggedOutput, error) {
 	return iii.Call[UntaggedOutput](ctx, c.Client, "schemars::untagged", in, callOptions(c.Options, opts)...)
 }
 
-// SendUntagged calls "schemars::untagged" without waiting for a result.
+// SendUntagged calls "schemars::untagged" without waiting for the result.
 func (c Schemars) SendUntagged(ctx context.Context, in UntaggedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::untagged", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUntagged adds a call of "schemars::untagged" to a queue.
+// EnqueueUntagged adds a call to "schemars::untagged" to the given queue.
 func (c Schemars) EnqueueUntagged(ctx context.Context, queue string, in UntaggedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::untagged", in, callOptions(c.Options, opts)...)
 }
 
-// Untyped: no type
+// Untyped calls the function "schemars::untyped".
 //
-// It calls the function "schemars::untyped".
+// no type
 func (c Schemars) Untyped(ctx context.Context, in UntypedInput, opts ...iii.CallOption) (UntypedOutput, error) {
 	return iii.Call[UntypedOutput](ctx, c.Client, "schemars::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// SendUntyped calls "schemars::untyped" without waiting for a result.
+// SendUntyped calls "schemars::untyped" without waiting for the result.
 func (c Schemars) SendUntyped(ctx context.Context, in UntypedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUntyped adds a call of "schemars::untyped" to a queue.
+// EnqueueUntyped adds a call to "schemars::untyped" to the given queue.
 func (c Schemars) EnqueueUntyped(ctx context.Context, queue string, in UntypedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// Value: any value
+// Value calls the function "schemars::value".
 //
-// It calls the function "schemars::value".
+// any value
 func (c Schemars) Value(ctx context.Context, in ValueInput, opts ...iii.CallOption) (ValueOutput, error) {
 	return iii.Call[ValueOutput](ctx, c.Client, "schemars::value", in, callOptions(c.Options, opts)...)
 }
 
-// SendValue calls "schemars::value" without waiting for a result.
+// SendValue calls "schemars::value" without waiting for the result.
 func (c Schemars) SendValue(ctx context.Context, in ValueInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::value", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueValue adds a call of "schemars::value" to a queue.
+// EnqueueValue adds a call to "schemars::value" to the given queue.
 func (c Schemars) EnqueueValue(ctx context.Context, queue string, in ValueInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::value", in, callOptions(c.Options, opts)...)
 }
 
-// Vector: array at the root
+// Vector calls the function "schemars::vector".
 //
-// It calls the function "schemars::vector".
+// array at the root
 func (c Schemars) Vector(ctx context.Context, in VectorInput, opts ...iii.CallOption) (VectorOutput, error) {
 	return iii.Call[VectorOutput](ctx, c.Client, "schemars::vector", in, callOptions(c.Options, opts)...)
 }
 
-// SendVector calls "schemars::vector" without waiting for a result.
+// SendVector calls "schemars::vector" without waiting for the result.
 func (c Schemars) SendVector(ctx context.Context, in VectorInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "schemars::vector", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueVector adds a call of "schemars::vector" to a queue.
+// EnqueueVector adds a call to "schemars::vector" to the given queue.
 func (c Schemars) EnqueueVector(ctx context.Context, queue string, in VectorInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "schemars::vector", in, callOptions(c.Options, opts)...)
 }
 
 // Address: Where somebody lives.
 type Address struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
 	// The street and the number.
 	Street string `json:"street"`
 }
 
-// AdjacentInputNothing is an object.
+// AdjacentInputNothing is a JSON object.
 type AdjacentInputNothing struct {
-	// T is the member "t".
+	// T is the JSON member "t".
 	T AdjacentInputNothingT `json:"t"`
 }
 
-// AdjacentInputNumber is an object.
+// AdjacentInputNumber is a JSON object.
 type AdjacentInputNumber struct {
-	// C is the member "c".
+	// C is the JSON member "c".
 	C int32 `json:"c"`
 
-	// T is the member "t".
+	// T is the JSON member "t".
 	T AdjacentInputNumberT `json:"t"`
 }
 
-// AdjacentInputText is an object.
+// AdjacentInputText is a JSON object.
 type AdjacentInputText struct {
-	// C is the member "c".
+	// C is the JSON member "c".
 	C AdjacentInputTextC `json:"c"`
 
-	// T is the member "t".
+	// T is the JSON member "t".
 	T AdjacentInputTextT `json:"t"`
 }
 
-// AdjacentInputTextC is an object.
+// AdjacentInputTextC is a JSON object.
 type AdjacentInputTextC struct {
-	// Text is the member "text".
+	// Text is the JSON member "text".
 	Text string `json:"text"`
 }
 
-// AdjacentOutputNothing is an object.
+// AdjacentOutputNothing is a JSON object.
 type AdjacentOutputNothing struct {
-	// T is the member "t".
+	// T is the JSON member "t".
 	T AdjacentOutputNothingT `json:"t"`
 }
 
-// AdjacentOutputNumber is an object.
+// AdjacentOutputNumber is a JSON object.
 type AdjacentOutputNumber struct {
-	// C is the member "c".
+	// C is the JSON member "c".
 	C int32 `json:"c"`
 
-	// T is the member "t".
+	// T is the JSON member "t".
 	T AdjacentOutputNumberT `json:"t"`
 }
 
-// AdjacentOutputText is an object.
+// AdjacentOutputText is a JSON object.
 type AdjacentOutputText struct {
-	// C is the member "c".
+	// C is the JSON member "c".
 	C AdjacentOutputTextC `json:"c"`
 
-	// T is the member "t".
+	// T is the JSON member "t".
 	T AdjacentOutputTextT `json:"t"`
 }
 
-// AdjacentOutputTextC is an object.
+// AdjacentOutputTextC is a JSON object.
 type AdjacentOutputTextC struct {
-	// Text is the member "text".
+	// Text is the JSON member "text".
 	Text string `json:"text"`
 }
 
 // AnythingInput is the request of "schemars::anything".
 type AnythingInput struct {
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional json.RawMessage `json:"optional,omitzero"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value json.RawMessage `json:"value"`
 }
 
 // AnythingOutput is the response of "schemars::anything".
 type AnythingOutput struct {
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional json.RawMessage `json:"optional,omitzero"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value json.RawMessage `json:"value"`
 }
 
 // ClosedInput is the request of "schemars::closed".
 type ClosedInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
 // ClosedOutput is the response of "schemars::closed".
 type ClosedOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
 // CollectionsInput is the request of "schemars::collections".
 type CollectionsInput struct {
-	// Fixed is the member "fixed".
+	// Fixed is the JSON member "fixed".
 	Fixed [3]uint8 `json:"fixed"`
 
-	// List is the member "list".
+	// List is the JSON member "list".
 	List iii.List[string] `json:"list"`
 
-	// Matrix is the member "matrix".
+	// Matrix is the JSON member "matrix".
 	Matrix iii.List[iii.List[float64]] `json:"matrix"`
 
-	// Nested is the member "nested".
+	// Nested is the JSON member "nested".
 	Nested []*string `json:"nested,omitzero"`
 
-	// Pair is the member "pair".
+	// Pair is the JSON member "pair".
 	Pair CollectionsInputPair `json:"pair"`
 
-	// Set is the member "set".
+	// Set is the JSON member "set".
 	Set iii.List[uint32] `json:"set"`
 }
 
 // CollectionsOutput is the response of "schemars::collections".
 type CollectionsOutput struct {
-	// Fixed is the member "fixed".
+	// Fixed is the JSON member "fixed".
 	Fixed [3]uint8 `json:"fixed"`
 
-	// List is the member "list".
+	// List is the JSON member "list".
 	List iii.List[string] `json:"list"`
 
-	// Matrix is the member "matrix".
+	// Matrix is the JSON member "matrix".
 	Matrix iii.List[iii.List[float64]] `json:"matrix"`
 
-	// Nested is the member "nested".
+	// Nested is the JSON member "nested".
 	Nested []*string `json:"nested,omitzero"`
 
-	// Pair is the member "pair".
+	// Pair is the JSON member "pair".
 	Pair CollectionsOutputPair `json:"pair"`
 
-	// Set is the member "set".
+	// Set is the JSON member "set".
 	Set iii.List[uint32] `json:"set"`
 }
 
 // ConstrainedInput is the request of "schemars::constrained".
 type ConstrainedInput struct {
-	// Mail is the member "mail".
+	// Mail is the JSON member "mail".
 	Mail string `json:"mail"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Percent is the member "percent".
+	// Percent is the JSON member "percent".
 	Percent int32 `json:"percent"`
 
-	// Tags is the member "tags".
+	// Tags is the JSON member "tags".
 	Tags iii.List[string] `json:"tags"`
 }
 
 // ConstrainedOutput is the response of "schemars::constrained".
 type ConstrainedOutput struct {
-	// Mail is the member "mail".
+	// Mail is the JSON member "mail".
 	Mail string `json:"mail"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Percent is the member "percent".
+	// Percent is the JSON member "percent".
 	Percent int32 `json:"percent"`
 
-	// Tags is the member "tags".
+	// Tags is the JSON member "tags".
 	Tags iii.List[string] `json:"tags"`
 }
 
 // DefaultsInput is the request of "schemars::defaults".
 type DefaultsInput struct {
-	// Host is the member "host".
+	// Host is the JSON member "host".
 	Host *string `json:"host,omitzero"`
 
-	// Port is the member "port".
+	// Port is the JSON member "port".
 	Port *uint16 `json:"port,omitzero"`
 
-	// Verbose is the member "verbose".
+	// Verbose is the JSON member "verbose".
 	Verbose *bool `json:"verbose,omitzero"`
 }
 
 // DefaultsOutput is the response of "schemars::defaults".
 type DefaultsOutput struct {
-	// Host is the member "host".
+	// Host is the JSON member "host".
 	Host *string `json:"host,omitzero"`
 
-	// Port is the member "port".
+	// Port is the JSON member "port".
 	Port *uint16 `json:"port,omitzero"`
 
-	// Verbose is the member "verbose".
+	// Verbose is the JSON member "verbose".
 	Verbose *bool `json:"verbose,omitzero"`
 }
 
-// Duration is an object.
+// Duration is a JSON object.
 type Duration struct {
-	// Nanos is the member "nanos".
+	// Nanos is the JSON member "nanos".
 	Nanos uint32 `json:"nanos"`
 
-	// Secs is the member "secs".
+	// Secs is the JSON member "secs".
 	Secs uint64 `json:"secs"`
 }
 
 // EnumsInput is the request of "schemars::enums".
 type EnumsInput struct {
-	// All is the member "all".
+	// All is the JSON member "all".
 	All iii.List[Color] `json:"all"`
 
-	// Color is the member "color".
+	// Color is the JSON member "color".
 	Color Color `json:"color"`
 
-	// Documented is the member "documented".
+	// Documented is the JSON member "documented".
 	Documented Documented `json:"documented"`
 
-	// Maybe is the member "maybe".
+	// Maybe is the JSON member "maybe".
 	Maybe *Color `json:"maybe,omitzero"`
 }
 
 // EnumsOutput is the response of "schemars::enums".
 type EnumsOutput struct {
-	// All is the member "all".
+	// All is the JSON member "all".
 	All iii.List[Color] `json:"all"`
 
-	// Color is the member "color".
+	// Color is the JSON member "color".
 	Color Color `json:"color"`
 
-	// Documented is the member "documented".
+	// Documented is the JSON member "documented".
 	Documented Documented `json:"documented"`
 
-	// Maybe is the member "maybe".
+	// Maybe is the JSON member "maybe".
 	Maybe *Color `json:"maybe,omitzero"`
 }
 
 // EventsInput is the request of "schemars::events".
 type EventsInput struct {
-	// Events is the member "events".
+	// Events is the JSON member "events".
 	Events iii.List[Internal] `json:"events"`
 
-	// Last is the member "last".
+	// Last is the JSON member "last".
 	Last *External `json:"last,omitzero"`
 
-	// Untagged is the member "untagged".
+	// Untagged is the JSON member "untagged".
 	Untagged iii.Map[Untagged] `json:"untagged"`
 }
 
 // EventsOutput is the response of "schemars::events".
 type EventsOutput struct {
-	// Events is the member "events".
+	// Events is the JSON member "events".
 	Events iii.List[Internal] `json:"events"`
 
-	// Last is the member "last".
+	// Last is the JSON member "last".
 	Last *External `json:"last,omitzero"`
 
-	// Untagged is the member "untagged".
+	// Untagged is the JSON member "untagged".
 	Untagged iii.Map[Untagged] `json:"untagged"`
 }
 
-// ExpressionAdd is an object.
+// ExpressionAdd is a JSON object.
 type ExpressionAdd struct {
-	// Add is the member "Add".
+	// Add is the JSON member "Add".
 	Add [2]Expression `json:"Add"`
 }
 
-// ExpressionInputAdd is an object.
+// ExpressionInputAdd is a JSON object.
 type ExpressionInputAdd struct {
-	// Add is the member "Add".
+	// Add is the JSON member "Add".
 	Add [2]Expression `json:"Add"`
 }
 
-// ExpressionInputLiteral is an object.
+// ExpressionInputLiteral is a JSON object.
 type ExpressionInputLiteral struct {
-	// Literal is the member "Literal".
+	// Literal is the JSON member "Literal".
 	Literal float64 `json:"Literal"`
 }
 
-// ExpressionInputNegate is an object.
+// ExpressionInputNegate is a JSON object.
 type ExpressionInputNegate struct {
-	// Negate is the member "Negate".
+	// Negate is the JSON member "Negate".
 	Negate Expression `json:"Negate"`
 }
 
-// ExpressionLiteral is an object.
+// ExpressionLiteral is a JSON object.
 type ExpressionLiteral struct {
-	// Literal is the member "Literal".
+	// Literal is the JSON member "Literal".
 	Literal float64 `json:"Literal"`
 }
 
-// ExpressionNegate is an object.
+// ExpressionNegate is a JSON object.
 type ExpressionNegate struct {
-	// Negate is the member "Negate".
+	// Negate is the JSON member "Negate".
 	Negate Expression `json:"Negate"`
 }
 
-// ExpressionOutputAdd is an object.
+// ExpressionOutputAdd is a JSON object.
 type ExpressionOutputAdd struct {
-	// Add is the member "Add".
+	// Add is the JSON member "Add".
 	Add [2]Expression `json:"Add"`
 }
 
-// ExpressionOutputLiteral is an object.
+// ExpressionOutputLiteral is a JSON object.
 type ExpressionOutputLiteral struct {
-	// Literal is the member "Literal".
+	// Literal is the JSON member "Literal".
 	Literal float64 `json:"Literal"`
 }
 
-// ExpressionOutputNegate is an object.
+// ExpressionOutputNegate is a JSON object.
 type ExpressionOutputNegate struct {
-	// Negate is the member "Negate".
+	// Negate is the JSON member "Negate".
 	Negate Expression `json:"Negate"`
 }
 
-// ExternalInputNewtype is an object.
+// ExternalInputNewtype is a JSON object.
 type ExternalInputNewtype struct {
-	// Newtype is the member "Newtype".
+	// Newtype is the JSON member "Newtype".
 	Newtype uint32 `json:"Newtype"`
 }
 
-// ExternalInputStruct is an object.
+// ExternalInputStruct is a JSON object.
 type ExternalInputStruct struct {
-	// Struct is the member "Struct".
+	// Struct is the JSON member "Struct".
 	Struct ExternalInputStructStruct `json:"Struct"`
 }
 
-// ExternalInputStructStruct is an object.
+// ExternalInputStructStruct is a JSON object.
 type ExternalInputStructStruct struct {
-	// Count is the member "count".
+	// Count is the JSON member "count".
 	Count *uint8 `json:"count,omitzero"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
-// ExternalInputTuple is an object.
+// ExternalInputTuple is a JSON object.
 type ExternalInputTuple struct {
-	// Tuple is the member "Tuple".
+	// Tuple is the JSON member "Tuple".
 	Tuple ExternalInputTupleTuple `json:"Tuple"`
 }
 
-// ExternalNewtype is an object.
+// ExternalNewtype is a JSON object.
 type ExternalNewtype struct {
-	// Newtype is the member "Newtype".
+	// Newtype is the JSON member "Newtype".
 	Newtype uint32 `json:"Newtype"`
 }
 
-// ExternalOutputNewtype is an object.
+// ExternalOutputNewtype is a JSON object.
 type ExternalOutputNewtype struct {
-	// Newtype is the member "Newtype".
+	// Newtype is the JSON member "Newtype".
 	Newtype uint32 `json:"Newtype"`
 }
 
-// ExternalOutputStruct is an object.
+// ExternalOutputStruct is a JSON object.
 type ExternalOutputStruct struct {
-	// Struct is the member "Struct".
+	// Struct is the JSON member "Struct".
 	Struct ExternalOutputStructStruct `json:"Struct"`
 }
 
-// ExternalOutputStructStruct is an object.
+// ExternalOutputStructStruct is a JSON object.
 type ExternalOutputStructStruct struct {
-	// Count is the member "count".
+	// Count is the JSON member "count".
 	Count *uint8 `json:"count,omitzero"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
-// ExternalOutputTuple is an object.
+// ExternalOutputTuple is a JSON object.
 type ExternalOutputTuple struct {
-	// Tuple is the member "Tuple".
+	// Tuple is the JSON member "Tuple".
 	Tuple ExternalOutputTupleTuple `json:"Tuple"`
 }
 
-// ExternalStruct is an object.
+// ExternalStruct is a JSON object.
 type ExternalStruct struct {
-	// Struct is the member "Struct".
+	// Struct is the JSON member "Struct".
 	Struct ExternalStructStruct `json:"Struct"`
 }
 
-// ExternalStructStruct is an object.
+// ExternalStructStruct is a JSON object.
 type ExternalStructStruct struct {
-	// Count is the member "count".
+	// Count is the JSON member "count".
 	Count *uint8 `json:"count,omitzero"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
-// ExternalTuple is an object.
+// ExternalTuple is a JSON object.
 type ExternalTuple struct {
-	// Tuple is the member "Tuple".
+	// Tuple is the JSON member "Tuple".
 	Tuple ExternalTupleTuple `json:"Tuple"`
 }
 
 // FlattenedInput: Where somebody lives.
 type FlattenedInput struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
 	// The street and the number.
@@ -1016,292 +1016,292 @@ type FlattenedInput struct {
 
 // FlattenedOutput: Where somebody lives.
 type FlattenedOutput struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
 	// The street and the number.
 	Street string `json:"street"`
 }
 
-// FlattenedenumInputCreated is an object.
+// FlattenedenumInputCreated is a JSON object.
 type FlattenedenumInputCreated struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type FlattenedenumInputCreatedType `json:"type"`
 }
 
-// FlattenedenumInputDeleted is an object.
+// FlattenedenumInputDeleted is a JSON object.
 type FlattenedenumInputDeleted struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type FlattenedenumInputDeletedType `json:"type"`
 }
 
-// FlattenedenumInputMoved is an object.
+// FlattenedenumInputMoved is a JSON object.
 type FlattenedenumInputMoved struct {
-	// From is the member "from".
+	// From is the JSON member "from".
 	From Address `json:"from"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// To is the member "to".
+	// To is the JSON member "to".
 	To Address `json:"to"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type FlattenedenumInputMovedType `json:"type"`
 }
 
-// FlattenedenumOutputCreated is an object.
+// FlattenedenumOutputCreated is a JSON object.
 type FlattenedenumOutputCreated struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type FlattenedenumOutputCreatedType `json:"type"`
 }
 
-// FlattenedenumOutputDeleted is an object.
+// FlattenedenumOutputDeleted is a JSON object.
 type FlattenedenumOutputDeleted struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type FlattenedenumOutputDeletedType `json:"type"`
 }
 
-// FlattenedenumOutputMoved is an object.
+// FlattenedenumOutputMoved is a JSON object.
 type FlattenedenumOutputMoved struct {
-	// From is the member "from".
+	// From is the JSON member "from".
 	From Address `json:"from"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// To is the member "to".
+	// To is the JSON member "to".
 	To Address `json:"to"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type FlattenedenumOutputMovedType `json:"type"`
 }
 
 // FlattenedmapInput is the request of "schemars::flattenedmap".
 type FlattenedmapInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
 // FlattenedmapOutput is the response of "schemars::flattenedmap".
 type FlattenedmapOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
 // FormatsInput is the request of "schemars::formats".
 type FormatsInput struct {
-	// At is the member "at".
+	// At is the JSON member "at".
 	At time.Time `json:"at"`
 
-	// Day is the member "day".
+	// Day is the JSON member "day".
 	Day string `json:"day"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Took is the member "took".
+	// Took is the JSON member "took".
 	Took Duration `json:"took"`
 }
 
 // FormatsOutput is the response of "schemars::formats".
 type FormatsOutput struct {
-	// At is the member "at".
+	// At is the JSON member "at".
 	At time.Time `json:"at"`
 
-	// Day is the member "day".
+	// Day is the JSON member "day".
 	Day string `json:"day"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Took is the member "took".
+	// Took is the JSON member "took".
 	Took Duration `json:"took"`
 }
 
 // IDsInput is the request of "schemars::ids".
 type IDsInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Others is the member "others".
+	// Others is the JSON member "others".
 	Others iii.List[string] `json:"others"`
 }
 
 // IDsOutput is the response of "schemars::ids".
 type IDsOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Others is the member "others".
+	// Others is the JSON member "others".
 	Others iii.List[string] `json:"others"`
 }
 
-// InternalCreated is an object.
+// InternalCreated is a JSON object.
 type InternalCreated struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalCreatedType `json:"type"`
 }
 
-// InternalDeleted is an object.
+// InternalDeleted is a JSON object.
 type InternalDeleted struct {
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalDeletedType `json:"type"`
 }
 
-// InternalInputCreated is an object.
+// InternalInputCreated is a JSON object.
 type InternalInputCreated struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalInputCreatedType `json:"type"`
 }
 
-// InternalInputDeleted is an object.
+// InternalInputDeleted is a JSON object.
 type InternalInputDeleted struct {
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalInputDeletedType `json:"type"`
 }
 
-// InternalInputMoved is an object.
+// InternalInputMoved is a JSON object.
 type InternalInputMoved struct {
-	// From is the member "from".
+	// From is the JSON member "from".
 	From Address `json:"from"`
 
-	// To is the member "to".
+	// To is the JSON member "to".
 	To Address `json:"to"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalInputMovedType `json:"type"`
 }
 
-// InternalMoved is an object.
+// InternalMoved is a JSON object.
 type InternalMoved struct {
-	// From is the member "from".
+	// From is the JSON member "from".
 	From Address `json:"from"`
 
-	// To is the member "to".
+	// To is the JSON member "to".
 	To Address `json:"to"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalMovedType `json:"type"`
 }
 
-// InternalOutputCreated is an object.
+// InternalOutputCreated is a JSON object.
 type InternalOutputCreated struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalOutputCreatedType `json:"type"`
 }
 
-// InternalOutputDeleted is an object.
+// InternalOutputDeleted is a JSON object.
 type InternalOutputDeleted struct {
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalOutputDeletedType `json:"type"`
 }
 
-// InternalOutputMoved is an object.
+// InternalOutputMoved is a JSON object.
 type InternalOutputMoved struct {
-	// From is the member "from".
+	// From is the JSON member "from".
 	From Address `json:"from"`
 
-	// To is the member "to".
+	// To is the JSON member "to".
 	To Address `json:"to"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type InternalOutputMovedType `json:"type"`
 }
 
-// List is an object.
+// List is a JSON object.
 type List struct {
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *List `json:"next,omitzero"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int32 `json:"value"`
 }
 
 // ListInput is the request of "schemars::list".
 type ListInput struct {
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *List `json:"next,omitzero"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int32 `json:"value"`
 }
 
 // ListOutput is the response of "schemars::list".
 type ListOutput struct {
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *List `json:"next,omitzero"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int32 `json:"value"`
 }
 
 // MapsInput is the request of "schemars::maps".
 type MapsInput struct {
-	// Anything is the member "anything".
+	// Anything is the JSON member "anything".
 	Anything iii.Map[json.RawMessage] `json:"anything"`
 
-	// Counts is the member "counts".
+	// Counts is the JSON member "counts".
 	Counts iii.Map[uint64] `json:"counts"`
 
-	// Maybe is the member "maybe".
+	// Maybe is the JSON member "maybe".
 	Maybe iii.Map[*int32] `json:"maybe"`
 
-	// Numbered is the member "numbered".
+	// Numbered is the JSON member "numbered".
 	Numbered iii.Map[string] `json:"numbered"`
 
-	// Places is the member "places".
+	// Places is the JSON member "places".
 	Places iii.Map[Address] `json:"places"`
 }
 
 // MapsOutput is the response of "schemars::maps".
 type MapsOutput struct {
-	// Anything is the member "anything".
+	// Anything is the JSON member "anything".
 	Anything iii.Map[json.RawMessage] `json:"anything"`
 
-	// Counts is the member "counts".
+	// Counts is the JSON member "counts".
 	Counts iii.Map[uint64] `json:"counts"`
 
-	// Maybe is the member "maybe".
+	// Maybe is the JSON member "maybe".
 	Maybe iii.Map[*int32] `json:"maybe"`
 
-	// Numbered is the member "numbered".
+	// Numbered is the JSON member "numbered".
 	Numbered iii.Map[string] `json:"numbered"`
 
-	// Places is the member "places".
+	// Places is the JSON member "places".
 	Places iii.Map[Address] `json:"places"`
 }
 
 // NestedInput is the request of "schemars::nested".
 type NestedInput struct {
-	// Boxed is the member "boxed".
+	// Boxed is the JSON member "boxed".
 	Boxed Address `json:"boxed"`
 
-	// Home is the member "home".
+	// Home is the JSON member "home".
 	Home Address `json:"home"`
 
 	// Where somebody works, with a description beside the reference.
@@ -1310,10 +1310,10 @@ type NestedInput struct {
 
 // NestedOutput is the response of "schemars::nested".
 type NestedOutput struct {
-	// Boxed is the member "boxed".
+	// Boxed is the JSON member "boxed".
 	Boxed Address `json:"boxed"`
 
-	// Home is the member "home".
+	// Home is the JSON member "home".
 	Home Address `json:"home"`
 
 	// Where somebody works, with a description beside the reference.
@@ -1322,238 +1322,238 @@ type NestedOutput struct {
 
 // OptionalsInput is the request of "schemars::optionals".
 type OptionalsInput struct {
-	// Defaulted is the member "defaulted".
+	// Defaulted is the JSON member "defaulted".
 	Defaulted *uint32 `json:"defaulted,omitzero"`
 
-	// LeftOut is the member "left_out".
+	// LeftOut is the JSON member "left_out".
 	LeftOut *uint32 `json:"left_out,omitzero"`
 
-	// Nested is the member "nested".
+	// Nested is the JSON member "nested".
 	Nested *Address `json:"nested,omitzero"`
 
-	// Nullable is the member "nullable".
+	// Nullable is the JSON member "nullable".
 	Nullable *string `json:"nullable,omitzero"`
 
-	// Ten is the member "ten".
+	// Ten is the JSON member "ten".
 	Ten *int64 `json:"ten,omitzero"`
 }
 
 // OptionalsOutput is the response of "schemars::optionals".
 type OptionalsOutput struct {
-	// Defaulted is the member "defaulted".
+	// Defaulted is the JSON member "defaulted".
 	Defaulted *uint32 `json:"defaulted,omitzero"`
 
-	// LeftOut is the member "left_out".
+	// LeftOut is the JSON member "left_out".
 	LeftOut *uint32 `json:"left_out,omitzero"`
 
-	// Nested is the member "nested".
+	// Nested is the JSON member "nested".
 	Nested *Address `json:"nested,omitzero"`
 
-	// Nullable is the member "nullable".
+	// Nullable is the JSON member "nullable".
 	Nullable *string `json:"nullable,omitzero"`
 
-	// Ten is the member "ten".
+	// Ten is the JSON member "ten".
 	Ten *int64 `json:"ten,omitzero"`
 }
 
-// PageForAddress is an object.
+// PageForAddress is a JSON object.
 type PageForAddress struct {
-	// Items is the member "items".
+	// Items is the JSON member "items".
 	Items iii.List[Address] `json:"items"`
 
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *string `json:"next,omitzero"`
 }
 
-// PageForUint8 is an object.
+// PageForUint8 is a JSON object.
 type PageForUint8 struct {
-	// Items is the member "items".
+	// Items is the JSON member "items".
 	Items iii.List[uint8] `json:"items"`
 
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *string `json:"next,omitzero"`
 }
 
 // PagesInput is the request of "schemars::pages".
 type PagesInput struct {
-	// Addresses is the member "addresses".
+	// Addresses is the JSON member "addresses".
 	Addresses PageForAddress `json:"addresses"`
 
-	// Numbers is the member "numbers".
+	// Numbers is the JSON member "numbers".
 	Numbers PageForUint8 `json:"numbers"`
 }
 
 // PagesOutput is the response of "schemars::pages".
 type PagesOutput struct {
-	// Addresses is the member "addresses".
+	// Addresses is the JSON member "addresses".
 	Addresses PageForAddress `json:"addresses"`
 
-	// Numbers is the member "numbers".
+	// Numbers is the JSON member "numbers".
 	Numbers PageForUint8 `json:"numbers"`
 }
 
 // RenamedInput is the request of "schemars::renamed".
 type RenamedInput struct {
-	// Match is the member "match".
+	// Match is the JSON member "match".
 	Match int32 `json:"match"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type string `json:"type"`
 
-	// UserID is the member "userId".
+	// UserID is the JSON member "userId".
 	UserID string `json:"userId"`
 
-	// XDash is the member "x-dash".
+	// XDash is the JSON member "x-dash".
 	XDash bool `json:"x-dash"`
 }
 
 // RenamedOutput is the response of "schemars::renamed".
 type RenamedOutput struct {
-	// Match is the member "match".
+	// Match is the JSON member "match".
 	Match int32 `json:"match"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type string `json:"type"`
 
-	// UserID is the member "userId".
+	// UserID is the JSON member "userId".
 	UserID string `json:"userId"`
 
-	// XDash is the member "x-dash".
+	// XDash is the JSON member "x-dash".
 	XDash bool `json:"x-dash"`
 }
 
 // ScalarsInput: Every width of number.
 type ScalarsInput struct {
-	// Done is the member "done".
+	// Done is the JSON member "done".
 	Done bool `json:"done"`
 
-	// F32 is the member "f32".
+	// F32 is the JSON member "f32".
 	F32 float32 `json:"f32"`
 
-	// F64 is the member "f64".
+	// F64 is the JSON member "f64".
 	F64 float64 `json:"f64"`
 
-	// I16 is the member "i16".
+	// I16 is the JSON member "i16".
 	I16 int16 `json:"i16"`
 
-	// I32 is the member "i32".
+	// I32 is the JSON member "i32".
 	I32 int32 `json:"i32"`
 
-	// I64 is the member "i64".
+	// I64 is the JSON member "i64".
 	I64 int64 `json:"i64"`
 
-	// I8 is the member "i8".
+	// I8 is the JSON member "i8".
 	I8 int8 `json:"i8"`
 
-	// Letter is the member "letter".
+	// Letter is the JSON member "letter".
 	Letter string `json:"letter"`
 
-	// Text is the member "text".
+	// Text is the JSON member "text".
 	Text string `json:"text"`
 
-	// U16 is the member "u16".
+	// U16 is the JSON member "u16".
 	U16 uint16 `json:"u16"`
 
-	// U32 is the member "u32".
+	// U32 is the JSON member "u32".
 	U32 uint32 `json:"u32"`
 
-	// U64 is the member "u64".
+	// U64 is the JSON member "u64".
 	U64 uint64 `json:"u64"`
 
-	// U8 is the member "u8".
+	// U8 is the JSON member "u8".
 	U8 uint8 `json:"u8"`
 
-	// Unit is the member "unit".
-	// The type says no more, because null is the only value.
+	// Unit is the JSON member "unit".
+	// The type is not more specific because null is the only allowed value.
 	Unit json.RawMessage `json:"unit"`
 
-	// Usize is the member "usize".
+	// Usize is the JSON member "usize".
 	Usize uint `json:"usize"`
 }
 
 // ScalarsOutput: Every width of number.
 type ScalarsOutput struct {
-	// Done is the member "done".
+	// Done is the JSON member "done".
 	Done bool `json:"done"`
 
-	// F32 is the member "f32".
+	// F32 is the JSON member "f32".
 	F32 float32 `json:"f32"`
 
-	// F64 is the member "f64".
+	// F64 is the JSON member "f64".
 	F64 float64 `json:"f64"`
 
-	// I16 is the member "i16".
+	// I16 is the JSON member "i16".
 	I16 int16 `json:"i16"`
 
-	// I32 is the member "i32".
+	// I32 is the JSON member "i32".
 	I32 int32 `json:"i32"`
 
-	// I64 is the member "i64".
+	// I64 is the JSON member "i64".
 	I64 int64 `json:"i64"`
 
-	// I8 is the member "i8".
+	// I8 is the JSON member "i8".
 	I8 int8 `json:"i8"`
 
-	// Letter is the member "letter".
+	// Letter is the JSON member "letter".
 	Letter string `json:"letter"`
 
-	// Text is the member "text".
+	// Text is the JSON member "text".
 	Text string `json:"text"`
 
-	// U16 is the member "u16".
+	// U16 is the JSON member "u16".
 	U16 uint16 `json:"u16"`
 
-	// U32 is the member "u32".
+	// U32 is the JSON member "u32".
 	U32 uint32 `json:"u32"`
 
-	// U64 is the member "u64".
+	// U64 is the JSON member "u64".
 	U64 uint64 `json:"u64"`
 
-	// U8 is the member "u8".
+	// U8 is the JSON member "u8".
 	U8 uint8 `json:"u8"`
 
-	// Unit is the member "unit".
-	// The type says no more, because null is the only value.
+	// Unit is the JSON member "unit".
+	// The type is not more specific because null is the only allowed value.
 	Unit json.RawMessage `json:"unit"`
 
-	// Usize is the member "usize".
+	// Usize is the JSON member "usize".
 	Usize uint `json:"usize"`
 }
 
-// Tree is an object.
+// Tree is a JSON object.
 type Tree struct {
-	// Children is the member "children".
+	// Children is the JSON member "children".
 	Children iii.List[Tree] `json:"children"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int32 `json:"value"`
 }
 
 // TreeInput is the request of "schemars::tree".
 type TreeInput struct {
-	// Children is the member "children".
+	// Children is the JSON member "children".
 	Children iii.List[Tree] `json:"children"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int32 `json:"value"`
 }
 
 // TreeOutput is the response of "schemars::tree".
 type TreeOutput struct {
-	// Children is the member "children".
+	// Children is the JSON member "children".
 	Children iii.List[Tree] `json:"children"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int32 `json:"value"`
 }
 
-// AdjacentInput is one of several types: exactly one of its fields is set. It is the request
-// of "schemars::adjacent".
+// AdjacentInput is a union: exactly one of its fields is set. It is the request of
+// "schemars::adjacent".
 type AdjacentInput struct {
 	Number  *AdjacentInputNumber
 	Text    *AdjacentInputText
 	Nothing *AdjacentInputNothing
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1572,49 +1572,49 @@ func (v *AdjacentInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AdjacentInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::adjacent") }
 
-// AdjacentInputNothingT is always "Nothing" in JSON; its zero value is ready for use.
+// AdjacentInputNothingT is always encoded as "Nothing". The zero value is ready to use.
 type AdjacentInputNothingT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (AdjacentInputNothingT) MarshalJSON() ([]byte, error) { return []byte("\"Nothing\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (AdjacentInputNothingT) UnmarshalJSON(b []byte) error {
 	return checkConstant("AdjacentInputNothingT", b, "\"Nothing\"")
 }
 
-// AdjacentInputNumberT is always "Number" in JSON; its zero value is ready for use.
+// AdjacentInputNumberT is always encoded as "Number". The zero value is ready to use.
 type AdjacentInputNumberT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (AdjacentInputNumberT) MarshalJSON() ([]byte, error) { return []byte("\"Number\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (AdjacentInputNumberT) UnmarshalJSON(b []byte) error {
 	return checkConstant("AdjacentInputNumberT", b, "\"Number\"")
 }
 
-// AdjacentInputTextT is always "Text" in JSON; its zero value is ready for use.
+// AdjacentInputTextT is always encoded as "Text". The zero value is ready to use.
 type AdjacentInputTextT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (AdjacentInputTextT) MarshalJSON() ([]byte, error) { return []byte("\"Text\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (AdjacentInputTextT) UnmarshalJSON(b []byte) error {
 	return checkConstant("AdjacentInputTextT", b, "\"Text\"")
 }
 
-// AdjacentOutput is one of several types: exactly one of its fields is set. It is the
-// response of "schemars::adjacent".
+// AdjacentOutput is a union: exactly one of its fields is set. It is the response of
+// "schemars::adjacent".
 type AdjacentOutput struct {
 	Number  *AdjacentOutputNumber
 	Text    *AdjacentOutputText
 	Nothing *AdjacentOutputNothing
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1633,60 +1633,60 @@ func (v *AdjacentOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AdjacentOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::adjacent") }
 
-// AdjacentOutputNothingT is always "Nothing" in JSON; its zero value is ready for use.
+// AdjacentOutputNothingT is always encoded as "Nothing". The zero value is ready to use.
 type AdjacentOutputNothingT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (AdjacentOutputNothingT) MarshalJSON() ([]byte, error) { return []byte("\"Nothing\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (AdjacentOutputNothingT) UnmarshalJSON(b []byte) error {
 	return checkConstant("AdjacentOutputNothingT", b, "\"Nothing\"")
 }
 
-// AdjacentOutputNumberT is always "Number" in JSON; its zero value is ready for use.
+// AdjacentOutputNumberT is always encoded as "Number". The zero value is ready to use.
 type AdjacentOutputNumberT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (AdjacentOutputNumberT) MarshalJSON() ([]byte, error) { return []byte("\"Number\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (AdjacentOutputNumberT) UnmarshalJSON(b []byte) error {
 	return checkConstant("AdjacentOutputNumberT", b, "\"Number\"")
 }
 
-// AdjacentOutputTextT is always "Text" in JSON; its zero value is ready for use.
+// AdjacentOutputTextT is always encoded as "Text". The zero value is ready to use.
 type AdjacentOutputTextT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (AdjacentOutputTextT) MarshalJSON() ([]byte, error) { return []byte("\"Text\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (AdjacentOutputTextT) UnmarshalJSON(b []byte) error {
 	return checkConstant("AdjacentOutputTextT", b, "\"Text\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AnythingInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::anything") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AnythingOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::anything") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ClosedInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::closed") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ClosedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::closed") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CollectionsInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "schemars::collections")
 }
 
-// CollectionsInputPair is an array in JSON, with an element for each field.
+// CollectionsInputPair is a tuple, encoded as a JSON array of its fields in order.
 type CollectionsInputPair struct {
 	V0 string
 	V1 int32
@@ -1701,12 +1701,12 @@ func (v *CollectionsInputPair) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("CollectionsInputPair", b, 2, nil, &v.V0, &v.V1)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CollectionsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "schemars::collections")
 }
 
-// CollectionsOutputPair is an array in JSON, with an element for each field.
+// CollectionsOutputPair is a tuple, encoded as a JSON array of its fields in order.
 type CollectionsOutputPair struct {
 	V0 string
 	V1 int32
@@ -1721,7 +1721,7 @@ func (v *CollectionsOutputPair) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("CollectionsOutputPair", b, 2, nil, &v.V0, &v.V1)
 }
 
-// Color is one of the constants below; other values are kept as they are.
+// Color is an enumeration. Values other than the constants below are preserved.
 type Color string
 
 const (
@@ -1730,23 +1730,23 @@ const (
 	ColorNavyBlue Color = "navy_blue"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConstrainedInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "schemars::constrained")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConstrainedOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "schemars::constrained")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DefaultsInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::defaults") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DefaultsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::defaults") }
 
-// Documented is one of the constants below; other values are kept as they are.
+// Documented is an enumeration. Values other than the constants below are preserved.
 type Documented string
 
 const (
@@ -1757,30 +1757,30 @@ const (
 	DocumentedFinished Documented = "finished!"
 )
 
-// EmptyInput is the type below. It is the request of "schemars::empty".
+// EmptyInput is the request of "schemars::empty".
 type EmptyInput = iii.Map[json.RawMessage]
 
-// EmptyOutput is the type below. It is the response of "schemars::empty".
+// EmptyOutput is the response of "schemars::empty".
 type EmptyOutput = iii.Map[json.RawMessage]
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnumsInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::enums") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnumsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::enums") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EventsInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::events") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EventsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::events") }
 
-// Expression is one of several types: exactly one of its fields is set.
+// Expression is a union: exactly one of its fields is set.
 type Expression struct {
 	Literal *ExpressionLiteral
 	Add     *ExpressionAdd
 	Negate  *ExpressionNegate
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1799,13 +1799,13 @@ func (v *Expression) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// ExpressionInput is one of several types: exactly one of its fields is set. It is the
-// request of "schemars::expression".
+// ExpressionInput is a union: exactly one of its fields is set. It is the request of
+// "schemars::expression".
 type ExpressionInput struct {
 	Literal *ExpressionInputLiteral
 	Add     *ExpressionInputAdd
 	Negate  *ExpressionInputNegate
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1824,18 +1824,18 @@ func (v *ExpressionInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ExpressionInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "schemars::expression")
 }
 
-// ExpressionOutput is one of several types: exactly one of its fields is set. It is the
-// response of "schemars::expression".
+// ExpressionOutput is a union: exactly one of its fields is set. It is the response of
+// "schemars::expression".
 type ExpressionOutput struct {
 	Literal *ExpressionOutputLiteral
 	Add     *ExpressionOutputAdd
 	Negate  *ExpressionOutputNegate
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1854,18 +1854,18 @@ func (v *ExpressionOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ExpressionOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "schemars::expression")
 }
 
-// External is one of several types: exactly one of its fields is set.
+// External is a union: exactly one of its fields is set.
 type External struct {
 	String  *ExternalString
 	Newtype *ExternalNewtype
 	Tuple   *ExternalTuple
 	Struct  *ExternalStruct
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1885,14 +1885,14 @@ func (v *External) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// ExternalInput is one of several types: exactly one of its fields is set. It is the request
-// of "schemars::external".
+// ExternalInput is a union: exactly one of its fields is set. It is the request of
+// "schemars::external".
 type ExternalInput struct {
 	String  *ExternalInputString
 	Newtype *ExternalInputNewtype
 	Tuple   *ExternalInputTuple
 	Struct  *ExternalInputStruct
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1912,10 +1912,11 @@ func (v *ExternalInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ExternalInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::external") }
 
-// ExternalInputString is one of the constants below; other values are kept as they are.
+// ExternalInputString is an enumeration. Values other than the constants below are
+// preserved.
 type ExternalInputString string
 
 const (
@@ -1923,7 +1924,7 @@ const (
 	ExternalInputStringOther ExternalInputString = "Other"
 )
 
-// ExternalInputTupleTuple is an array in JSON, with an element for each field.
+// ExternalInputTupleTuple is a tuple, encoded as a JSON array of its fields in order.
 type ExternalInputTupleTuple struct {
 	V0 string
 	V1 int64
@@ -1940,14 +1941,14 @@ func (v *ExternalInputTupleTuple) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("ExternalInputTupleTuple", b, 2, nil, &v.V0, &v.V1)
 }
 
-// ExternalOutput is one of several types: exactly one of its fields is set. It is the
-// response of "schemars::external".
+// ExternalOutput is a union: exactly one of its fields is set. It is the response of
+// "schemars::external".
 type ExternalOutput struct {
 	String  *ExternalOutputString
 	Newtype *ExternalOutputNewtype
 	Tuple   *ExternalOutputTuple
 	Struct  *ExternalOutputStruct
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -1967,10 +1968,11 @@ func (v *ExternalOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ExternalOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::external") }
 
-// ExternalOutputString is one of the constants below; other values are kept as they are.
+// ExternalOutputString is an enumeration. Values other than the constants below are
+// preserved.
 type ExternalOutputString string
 
 const (
@@ -1978,7 +1980,7 @@ const (
 	ExternalOutputStringOther ExternalOutputString = "Other"
 )
 
-// ExternalOutputTupleTuple is an array in JSON, with an element for each field.
+// ExternalOutputTupleTuple is a tuple, encoded as a JSON array of its fields in order.
 type ExternalOutputTupleTuple struct {
 	V0 string
 	V1 int64
@@ -1995,7 +1997,7 @@ func (v *ExternalOutputTupleTuple) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("ExternalOutputTupleTuple", b, 2, nil, &v.V0, &v.V1)
 }
 
-// ExternalString is one of the constants below; other values are kept as they are.
+// ExternalString is an enumeration. Values other than the constants below are preserved.
 type ExternalString string
 
 const (
@@ -2003,7 +2005,7 @@ const (
 	ExternalStringOther ExternalString = "Other"
 )
 
-// ExternalTupleTuple is an array in JSON, with an element for each field.
+// ExternalTupleTuple is a tuple, encoded as a JSON array of its fields in order.
 type ExternalTupleTuple struct {
 	V0 string
 	V1 int64
@@ -2018,21 +2020,21 @@ func (v *ExternalTupleTuple) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("ExternalTupleTuple", b, 2, nil, &v.V0, &v.V1)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FlattenedInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::flattened") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FlattenedOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "schemars::flattened")
 }
 
-// FlattenedenumInput is one of several types: exactly one of its fields is set. It is the
-// request of "schemars::flattenedenum".
+// FlattenedenumInput is a union: exactly one of its fields is set. It is the request of
+// "schemars::flattenedenum".
 type FlattenedenumInput struct {
 	Created *FlattenedenumInputCreated
 	Moved   *FlattenedenumInputMoved
 	Deleted *FlattenedenumInputDeleted
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2051,53 +2053,53 @@ func (v *FlattenedenumInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FlattenedenumInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "schemars::flattenedenum")
 }
 
-// FlattenedenumInputCreatedType is always "created" in JSON; its zero value is ready for
+// FlattenedenumInputCreatedType is always encoded as "created". The zero value is ready to
 // use.
 type FlattenedenumInputCreatedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (FlattenedenumInputCreatedType) MarshalJSON() ([]byte, error) { return []byte("\"created\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (FlattenedenumInputCreatedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("FlattenedenumInputCreatedType", b, "\"created\"")
 }
 
-// FlattenedenumInputDeletedType is always "deleted" in JSON; its zero value is ready for
+// FlattenedenumInputDeletedType is always encoded as "deleted". The zero value is ready to
 // use.
 type FlattenedenumInputDeletedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (FlattenedenumInputDeletedType) MarshalJSON() ([]byte, error) { return []byte("\"deleted\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (FlattenedenumInputDeletedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("FlattenedenumInputDeletedType", b, "\"deleted\"")
 }
 
-// FlattenedenumInputMovedType is always "moved" in JSON; its zero value is ready for use.
+// FlattenedenumInputMovedType is always encoded as "moved". The zero value is ready to use.
 type FlattenedenumInputMovedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (FlattenedenumInputMovedType) MarshalJSON() ([]byte, error) { return []byte("\"moved\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (FlattenedenumInputMovedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("FlattenedenumInputMovedType", b, "\"moved\"")
 }
 
-// FlattenedenumOutput is one of several types: exactly one of its fields is set. It is the
-// response of "schemars::flattenedenum".
+// FlattenedenumOutput is a union: exactly one of its fields is set. It is the response of
+// "schemars::flattenedenum".
 type FlattenedenumOutput struct {
 	Created *FlattenedenumOutputCreated
 	Moved   *FlattenedenumOutputMoved
 	Deleted *FlattenedenumOutputDeleted
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2116,12 +2118,12 @@ func (v *FlattenedenumOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FlattenedenumOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "schemars::flattenedenum")
 }
 
-// FlattenedenumOutputCreatedType is always "created" in JSON; its zero value is ready for
+// FlattenedenumOutputCreatedType is always encoded as "created". The zero value is ready to
 // use.
 type FlattenedenumOutputCreatedType struct{}
 
@@ -2130,12 +2132,12 @@ func (FlattenedenumOutputCreatedType) MarshalJSON() ([]byte, error) {
 	return []byte("\"created\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (FlattenedenumOutputCreatedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("FlattenedenumOutputCreatedType", b, "\"created\"")
 }
 
-// FlattenedenumOutputDeletedType is always "deleted" in JSON; its zero value is ready for
+// FlattenedenumOutputDeletedType is always encoded as "deleted". The zero value is ready to
 // use.
 type FlattenedenumOutputDeletedType struct{}
 
@@ -2144,50 +2146,50 @@ func (FlattenedenumOutputDeletedType) MarshalJSON() ([]byte, error) {
 	return []byte("\"deleted\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (FlattenedenumOutputDeletedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("FlattenedenumOutputDeletedType", b, "\"deleted\"")
 }
 
-// FlattenedenumOutputMovedType is always "moved" in JSON; its zero value is ready for use.
+// FlattenedenumOutputMovedType is always encoded as "moved". The zero value is ready to use.
 type FlattenedenumOutputMovedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (FlattenedenumOutputMovedType) MarshalJSON() ([]byte, error) { return []byte("\"moved\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (FlattenedenumOutputMovedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("FlattenedenumOutputMovedType", b, "\"moved\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FlattenedmapInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "schemars::flattenedmap")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FlattenedmapOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "schemars::flattenedmap")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FormatsInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::formats") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FormatsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::formats") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (IDsInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::ids") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (IDsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::ids") }
 
-// Internal is one of several types: exactly one of its fields is set.
+// Internal is a union: exactly one of its fields is set.
 type Internal struct {
 	Created *InternalCreated
 	Moved   *InternalMoved
 	Deleted *InternalDeleted
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2206,35 +2208,35 @@ func (v *Internal) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// InternalCreatedType is always "created" in JSON; its zero value is ready for use.
+// InternalCreatedType is always encoded as "created". The zero value is ready to use.
 type InternalCreatedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalCreatedType) MarshalJSON() ([]byte, error) { return []byte("\"created\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalCreatedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalCreatedType", b, "\"created\"")
 }
 
-// InternalDeletedType is always "deleted" in JSON; its zero value is ready for use.
+// InternalDeletedType is always encoded as "deleted". The zero value is ready to use.
 type InternalDeletedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalDeletedType) MarshalJSON() ([]byte, error) { return []byte("\"deleted\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalDeletedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalDeletedType", b, "\"deleted\"")
 }
 
-// InternalInput is one of several types: exactly one of its fields is set. It is the request
-// of "schemars::internal".
+// InternalInput is a union: exactly one of its fields is set. It is the request of
+// "schemars::internal".
 type InternalInput struct {
 	Created *InternalInputCreated
 	Moved   *InternalInputMoved
 	Deleted *InternalInputDeleted
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2253,60 +2255,60 @@ func (v *InternalInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (InternalInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::internal") }
 
-// InternalInputCreatedType is always "created" in JSON; its zero value is ready for use.
+// InternalInputCreatedType is always encoded as "created". The zero value is ready to use.
 type InternalInputCreatedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalInputCreatedType) MarshalJSON() ([]byte, error) { return []byte("\"created\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalInputCreatedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalInputCreatedType", b, "\"created\"")
 }
 
-// InternalInputDeletedType is always "deleted" in JSON; its zero value is ready for use.
+// InternalInputDeletedType is always encoded as "deleted". The zero value is ready to use.
 type InternalInputDeletedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalInputDeletedType) MarshalJSON() ([]byte, error) { return []byte("\"deleted\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalInputDeletedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalInputDeletedType", b, "\"deleted\"")
 }
 
-// InternalInputMovedType is always "moved" in JSON; its zero value is ready for use.
+// InternalInputMovedType is always encoded as "moved". The zero value is ready to use.
 type InternalInputMovedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalInputMovedType) MarshalJSON() ([]byte, error) { return []byte("\"moved\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalInputMovedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalInputMovedType", b, "\"moved\"")
 }
 
-// InternalMovedType is always "moved" in JSON; its zero value is ready for use.
+// InternalMovedType is always encoded as "moved". The zero value is ready to use.
 type InternalMovedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalMovedType) MarshalJSON() ([]byte, error) { return []byte("\"moved\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalMovedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalMovedType", b, "\"moved\"")
 }
 
-// InternalOutput is one of several types: exactly one of its fields is set. It is the
-// response of "schemars::internal".
+// InternalOutput is a union: exactly one of its fields is set. It is the response of
+// "schemars::internal".
 type InternalOutput struct {
 	Created *InternalOutputCreated
 	Moved   *InternalOutputMoved
 	Deleted *InternalOutputDeleted
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2325,119 +2327,119 @@ func (v *InternalOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (InternalOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::internal") }
 
-// InternalOutputCreatedType is always "created" in JSON; its zero value is ready for use.
+// InternalOutputCreatedType is always encoded as "created". The zero value is ready to use.
 type InternalOutputCreatedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalOutputCreatedType) MarshalJSON() ([]byte, error) { return []byte("\"created\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalOutputCreatedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalOutputCreatedType", b, "\"created\"")
 }
 
-// InternalOutputDeletedType is always "deleted" in JSON; its zero value is ready for use.
+// InternalOutputDeletedType is always encoded as "deleted". The zero value is ready to use.
 type InternalOutputDeletedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalOutputDeletedType) MarshalJSON() ([]byte, error) { return []byte("\"deleted\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalOutputDeletedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalOutputDeletedType", b, "\"deleted\"")
 }
 
-// InternalOutputMovedType is always "moved" in JSON; its zero value is ready for use.
+// InternalOutputMovedType is always encoded as "moved". The zero value is ready to use.
 type InternalOutputMovedType struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (InternalOutputMovedType) MarshalJSON() ([]byte, error) { return []byte("\"moved\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (InternalOutputMovedType) UnmarshalJSON(b []byte) error {
 	return checkConstant("InternalOutputMovedType", b, "\"moved\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ListInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::list") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ListOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::list") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MapsInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::maps") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MapsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::maps") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NestedInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::nested") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NestedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::nested") }
 
-// NewtypeInput is the type below. It is the request of "schemars::newtype".
+// NewtypeInput is the request of "schemars::newtype".
 type NewtypeInput = string
 
-// NewtypeOutput is the type below. It is the response of "schemars::newtype".
+// NewtypeOutput is the response of "schemars::newtype".
 type NewtypeOutput = string
 
-// OptionInput is the type below. It is the request of "schemars::option".
+// OptionInput is the request of "schemars::option".
 type OptionInput = *Address
 
-// OptionOutput is the type below. It is the response of "schemars::option".
+// OptionOutput is the response of "schemars::option".
 type OptionOutput = *Address
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OptionalsInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::optionals") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OptionalsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "schemars::optionals")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PagesInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::pages") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PagesOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::pages") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RenamedInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::renamed") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RenamedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::renamed") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ScalarsInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::scalars") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ScalarsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::scalars") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TreeInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::tree") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TreeOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::tree") }
 
-// UnitInput is the type below. It is the request of "schemars::unit". The type says no more,
-// because null is the only value.
+// UnitInput is the request of "schemars::unit". The type is not more specific because null
+// is the only allowed value.
 type UnitInput = json.RawMessage
 
-// UnitOutput is the type below. It is the response of "schemars::unit". The type says no
-// more, because null is the only value.
+// UnitOutput is the response of "schemars::unit". The type is not more specific because null
+// is the only allowed value.
 type UnitOutput = json.RawMessage
 
-// Untagged is one of several types: exactly one of its fields is set.
+// Untagged is a union: exactly one of its fields is set.
 type Untagged struct {
 	Integer *int64
 	String  *string
 	List    *iii.List[string]
 	Address *Address
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2457,14 +2459,14 @@ func (v *Untagged) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UntaggedInput is one of several types: exactly one of its fields is set. It is the request
-// of "schemars::untagged".
+// UntaggedInput is a union: exactly one of its fields is set. It is the request of
+// "schemars::untagged".
 type UntaggedInput struct {
 	Integer *int64
 	String  *string
 	List    *iii.List[string]
 	Address *Address
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2484,17 +2486,17 @@ func (v *UntaggedInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UntaggedInput) JSONSchema() json.RawMessage { return schemaOf("request", "schemars::untagged") }
 
-// UntaggedOutput is one of several types: exactly one of its fields is set. It is the
-// response of "schemars::untagged".
+// UntaggedOutput is a union: exactly one of its fields is set. It is the response of
+// "schemars::untagged".
 type UntaggedOutput struct {
 	Integer *int64
 	String  *string
 	List    *iii.List[string]
 	Address *Address
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2514,23 +2516,23 @@ func (v *UntaggedOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UntaggedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "schemars::untagged") }
 
-// UntypedInput is the type below. It is the request of "schemars::untyped".
+// UntypedInput is the request of "schemars::untyped".
 type UntypedInput = json.RawMessage
 
-// UntypedOutput is the type below. It is the response of "schemars::untyped".
+// UntypedOutput is the response of "schemars::untyped".
 type UntypedOutput = json.RawMessage
 
-// ValueInput is the type below. It is the request of "schemars::value".
+// ValueInput is the request of "schemars::value".
 type ValueInput = json.RawMessage
 
-// ValueOutput is the type below. It is the response of "schemars::value".
+// ValueOutput is the response of "schemars::value".
 type ValueOutput = json.RawMessage
 
-// VectorInput is the type below. It is the request of "schemars::vector".
+// VectorInput is the request of "schemars::vector".
 type VectorInput = iii.List[Address]
 
-// VectorOutput is the type below. It is the response of "schemars::vector".
+// VectorOutput is the response of "schemars::vector".
 type VectorOutput = iii.List[Address]

@@ -10,16 +10,16 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Tides calls the functions of "tides". The field Client must be set. The client and its
-// copies are safe for concurrent use.
+// Tides is a client for the functions and triggers of "tides". The Client field must be set.
+// Values of type Tides may be copied and are safe for concurrent use.
 type Tides struct {
-	// Client makes the calls.
+	// Client is used for all calls.
 	Client *iii.Client
-	// Options apply to every call, before the options of the call itself.
+	// Options apply to every call. They precede the options passed to a method.
 	Options []iii.CallOption
 }
 
-// NewTides returns a client of the functions of "tides".
+// NewTides returns a client that uses c and applies opts to every call.
 func NewTides(c *iii.Client, opts ...iii.CallOption) Tides {
 	return Tides{Client: c, Options: opts}
 }
@@ -32,28 +32,29 @@ var tidesSchemas = []iii.FunctionSchemas{
 	{FunctionID: "tides::secret", Request: "a2c799262a3ce3c19ef5cdd983bf3d12", Response: "7cb541e84f226754a46c21c79f131fa2"},
 }
 
-// CheckSchemas compares the current schemas of the functions with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any of them differ.
+// CheckSchemas compares the current schemas of the functions with those from which this code
+// was generated. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Tides) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, tidesSchemas...)
 }
 
-// AlarmSource returns the source of an observer of "tides::alarm", whose target receives the
-// input of each call. The caller may add filters, or change the delivery, before calling
-// [iii.Client.Observe].
+// AlarmSource returns the source for an observer of "tides::alarm". The observer's target
+// receives the input of each call. The caller may add filters or change the delivery before
+// calling [iii.Client.Observe].
 //
 // Fires at flood.
 func (Tides) AlarmSource(args AlarmArgs) iii.Source {
 	return iii.Source{FunctionID: "tides::alarm", Args: args, Deliver: iii.ObserveDeliverInput}
 }
 
-// ObserveAlarm registers an observer of "tides::alarm" that runs the function target.
+// ObserveAlarm registers an observer of "tides::alarm" that invokes the function named
+// target.
 func (c Tides) ObserveAlarm(target string, args AlarmArgs, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.AlarmSource(args), target, opts...)
 }
 
-// OnAlarm registers the function target and an observer of "tides::alarm" that runs it. If
-// the observer is invalid, the function is not registered either.
+// OnAlarm registers handler as the function named target, and an observer of "tides::alarm"
+// that invokes it. If it cannot register the observer, it unregisters the function.
 func (c Tides) OnAlarm(target string, args AlarmArgs, handler func(context.Context, AlarmInput) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.AlarmSource(args), target, handler, opts)
 }
@@ -63,35 +64,35 @@ func (c Tides) Book(ctx context.Context, in BookInput, opts ...iii.CallOption) (
 	return iii.Call[BookOutput](ctx, c.Client, "tides::book", in, callOptions(c.Options, opts)...)
 }
 
-// SendBook calls "tides::book" without waiting for a result.
+// SendBook calls "tides::book" without waiting for the result.
 func (c Tides) SendBook(ctx context.Context, in BookInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "tides::book", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueBook adds a call of "tides::book" to a queue.
+// EnqueueBook adds a call to "tides::book" to the given queue.
 func (c Tides) EnqueueBook(ctx context.Context, queue string, in BookInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "tides::book", in, callOptions(c.Options, opts)...)
 }
 
-// BookSource returns the source of an observer of "tides::book", whose target receives the
-// [iii.Observed] of each call that succeeds. The caller may add filters, or change the
-// delivery, before calling [iii.Client.Observe].
+// BookSource returns the source for an observer of "tides::book". The observer's target
+// receives the [iii.Observed] of each successful call. The caller may add filters or change
+// the delivery before calling [iii.Client.Observe].
 func (Tides) BookSource(args BookArgs) iii.Source {
 	return iii.Source{FunctionID: "tides::book", Args: args}
 }
 
-// ObserveBook registers an observer of "tides::book" that runs the function target.
+// ObserveBook registers an observer of "tides::book" that invokes the function named target.
 func (c Tides) ObserveBook(target string, args BookArgs, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.BookSource(args), target, opts...)
 }
 
-// OnBook registers the function target and an observer of "tides::book" that runs it. If the
-// observer is invalid, the function is not registered either.
+// OnBook registers handler as the function named target, and an observer of "tides::book"
+// that invokes it. If it cannot register the observer, it unregisters the function.
 func (c Tides) OnBook(target string, args BookArgs, handler func(context.Context, BookObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.BookSource(args), target, handler, opts)
 }
 
-// BookObserved is what the target of an observer of "tides::book" receives.
+// BookObserved is the payload received by the target of an observer of "tides::book".
 type BookObserved = iii.Observed[BookInput, BookOutput]
 
 // Leave calls the function "tides::leave".
@@ -99,53 +100,55 @@ func (c Tides) Leave(ctx context.Context, in LeaveInput, opts ...iii.CallOption)
 	return iii.Call[LeaveOutput](ctx, c.Client, "tides::leave", in, callOptions(c.Options, opts)...)
 }
 
-// SendLeave calls "tides::leave" without waiting for a result.
+// SendLeave calls "tides::leave" without waiting for the result.
 func (c Tides) SendLeave(ctx context.Context, in LeaveInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "tides::leave", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLeave adds a call of "tides::leave" to a queue.
+// EnqueueLeave adds a call to "tides::leave" to the given queue.
 func (c Tides) EnqueueLeave(ctx context.Context, queue string, in LeaveInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "tides::leave", in, callOptions(c.Options, opts)...)
 }
 
-// LeaveSource returns the source of an observer of "tides::leave", whose target receives the
-// [iii.Observed] of each call that succeeds. The caller may add filters, or change the
-// delivery, before calling [iii.Client.Observe].
+// LeaveSource returns the source for an observer of "tides::leave". The observer's target
+// receives the [iii.Observed] of each successful call. The caller may add filters or change
+// the delivery before calling [iii.Client.Observe].
 func (Tides) LeaveSource() iii.Source {
 	return iii.Source{FunctionID: "tides::leave"}
 }
 
-// ObserveLeave registers an observer of "tides::leave" that runs the function target.
+// ObserveLeave registers an observer of "tides::leave" that invokes the function named
+// target.
 func (c Tides) ObserveLeave(target string, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.LeaveSource(), target, opts...)
 }
 
-// OnLeave registers the function target and an observer of "tides::leave" that runs it. If
-// the observer is invalid, the function is not registered either.
+// OnLeave registers handler as the function named target, and an observer of "tides::leave"
+// that invokes it. If it cannot register the observer, it unregisters the function.
 func (c Tides) OnLeave(target string, handler func(context.Context, LeaveObserved) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.LeaveSource(), target, handler, opts)
 }
 
-// LeaveObserved is what the target of an observer of "tides::leave" receives.
+// LeaveObserved is the payload received by the target of an observer of "tides::leave".
 type LeaveObserved = iii.Observed[LeaveInput, LeaveOutput]
 
-// OnTurnSource returns the source of an observer of "tides::on-turn", whose target receives
-// the input of each call. The caller may add filters, or change the delivery, before calling
-// [iii.Client.Observe].
+// OnTurnSource returns the source for an observer of "tides::on-turn". The observer's target
+// receives the input of each call. The caller may add filters or change the delivery before
+// calling [iii.Client.Observe].
 //
 // Is called whenever the tide turns.
 func (Tides) OnTurnSource(args OnTurnArgs) iii.Source {
 	return iii.Source{FunctionID: "tides::on-turn", Args: args, Deliver: iii.ObserveDeliverInput}
 }
 
-// ObserveOnTurn registers an observer of "tides::on-turn" that runs the function target.
+// ObserveOnTurn registers an observer of "tides::on-turn" that invokes the function named
+// target.
 func (c Tides) ObserveOnTurn(target string, args OnTurnArgs, opts ...iii.ObserveOption) (*iii.Observer, error) {
 	return c.Client.Observe(c.OnTurnSource(args), target, opts...)
 }
 
-// OnTurn registers the function target and an observer of "tides::on-turn" that runs it. If
-// the observer is invalid, the function is not registered either.
+// OnTurn registers handler as the function named target, and an observer of "tides::on-turn"
+// that invokes it. If it cannot register the observer, it unregisters the function.
 func (c Tides) OnTurn(target string, args OnTurnArgs, handler func(context.Context, OnTurnInput) (any, error), opts ...iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	return observe(c.Client, c.OnTurnSource(args), target, handler, opts)
 }
@@ -155,117 +158,117 @@ func (c Tides) Secret(ctx context.Context, in SecretInput, opts ...iii.CallOptio
 	return iii.Call[SecretOutput](ctx, c.Client, "tides::secret", in, callOptions(c.Options, opts)...)
 }
 
-// SendSecret calls "tides::secret" without waiting for a result.
+// SendSecret calls "tides::secret" without waiting for the result.
 func (c Tides) SendSecret(ctx context.Context, in SecretInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "tides::secret", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueSecret adds a call of "tides::secret" to a queue.
+// EnqueueSecret adds a call to "tides::secret" to the given queue.
 func (c Tides) EnqueueSecret(ctx context.Context, queue string, in SecretInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "tides::secret", in, callOptions(c.Options, opts)...)
 }
 
-// AlarmArgs has the arguments of observers of "tides::alarm".
+// AlarmArgs contains the observer arguments for "tides::alarm".
 type AlarmArgs struct {
-	// Level is the member "level".
+	// Level is the JSON member "level".
 	Level float64 `json:"level"`
 }
 
 // AlarmInput is the request of "tides::alarm".
 type AlarmInput struct {
-	// Level is the member "level".
+	// Level is the JSON member "level".
 	Level float64 `json:"level"`
 }
 
-// BookArgs has the arguments of observers of "tides::book".
+// BookArgs contains the observer arguments for "tides::book".
 type BookArgs struct {
-	// Berths is the member "berths".
+	// Berths is the JSON member "berths".
 	Berths *int `json:"berths,omitzero"`
 }
 
 // BookInput is the request of "tides::book".
 type BookInput struct {
-	// Berth is the member "berth".
+	// Berth is the JSON member "berth".
 	Berth int `json:"berth"`
 
-	// Ship is the member "ship".
+	// Ship is the JSON member "ship".
 	Ship string `json:"ship"`
 }
 
 // BookOutput is the response of "tides::book".
 type BookOutput struct {
-	// Number is the member "number".
+	// Number is the JSON member "number".
 	Number int `json:"number"`
 }
 
 // LeaveInput is the request of "tides::leave".
 type LeaveInput struct {
-	// Number is the member "number".
+	// Number is the JSON member "number".
 	Number int `json:"number"`
 }
 
-// OnTurnArgs has the arguments of observers of "tides::on-turn".
+// OnTurnArgs contains the observer arguments for "tides::on-turn".
 type OnTurnArgs struct {
-	// Harbour is the member "harbour".
+	// Harbour is the JSON member "harbour".
 	Harbour string `json:"harbour"`
 }
 
 // OnTurnInput is the request of "tides::on-turn".
 type OnTurnInput struct {
-	// At is the member "at".
+	// At is the JSON member "at".
 	At time.Time `json:"at"`
 
-	// Harbour is the member "harbour".
+	// Harbour is the JSON member "harbour".
 	Harbour string `json:"harbour"`
 
-	// High is the member "high".
+	// High is the JSON member "high".
 	High bool `json:"high"`
 }
 
 // OnTurnOutput is the response of "tides::on-turn".
 type OnTurnOutput struct {
-	// At is the member "at".
+	// At is the JSON member "at".
 	At time.Time `json:"at"`
 
-	// Harbour is the member "harbour".
+	// Harbour is the JSON member "harbour".
 	Harbour string `json:"harbour"`
 
-	// High is the member "high".
+	// High is the JSON member "high".
 	High bool `json:"high"`
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlarmArgs) JSONSchema() json.RawMessage { return schemaOf("args", "tides::alarm") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AlarmInput) JSONSchema() json.RawMessage { return schemaOf("request", "tides::alarm") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BookArgs) JSONSchema() json.RawMessage { return schemaOf("args", "tides::book") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BookInput) JSONSchema() json.RawMessage { return schemaOf("request", "tides::book") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (BookOutput) JSONSchema() json.RawMessage { return schemaOf("response", "tides::book") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LeaveInput) JSONSchema() json.RawMessage { return schemaOf("request", "tides::leave") }
 
-// LeaveOutput is the type below. It is the response of "tides::leave".
+// LeaveOutput is the response of "tides::leave".
 type LeaveOutput = bool
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTurnArgs) JSONSchema() json.RawMessage { return schemaOf("args", "tides::on-turn") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTurnInput) JSONSchema() json.RawMessage { return schemaOf("request", "tides::on-turn") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OnTurnOutput) JSONSchema() json.RawMessage { return schemaOf("response", "tides::on-turn") }
 
-// SecretInput is the type below. It is the request of "tides::secret".
+// SecretInput is the request of "tides::secret".
 type SecretInput = iii.Map[json.RawMessage]
 
-// SecretOutput is the type below. It is the response of "tides::secret".
+// SecretOutput is the response of "tides::secret".
 type SecretOutput = bool

@@ -10,16 +10,16 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Zod calls the functions of "zod". The field Client must be set. The client and its copies
-// are safe for concurrent use.
+// Zod is a client for the functions and triggers of "zod". The Client field must be set.
+// Values of type Zod may be copied and are safe for concurrent use.
 type Zod struct {
-	// Client makes the calls.
+	// Client is used for all calls.
 	Client *iii.Client
-	// Options apply to every call, before the options of the call itself.
+	// Options apply to every call. They precede the options passed to a method.
 	Options []iii.CallOption
 }
 
-// NewZod returns a client of the functions of "zod".
+// NewZod returns a client that uses c and applies opts to every call.
 func NewZod(c *iii.Client, opts ...iii.CallOption) Zod {
 	return Zod{Client: c, Options: opts}
 }
@@ -63,765 +63,765 @@ var zodSchemas = []iii.FunctionSchemas{
 	{FunctionID: "zod::widths", Request: "e568f5a98c769cc807bf8c0abaceee63", Response: "b6e13e9b429138e6cba0b65641bbf695"},
 }
 
-// CheckSchemas compares the current schemas of the functions with those that this code was
-// generated from. It returns an *iii.SchemaDriftError if any of them differ.
+// CheckSchemas compares the current schemas of the functions with those from which this code
+// was generated. It returns an *iii.SchemaDriftError if any of them differ.
 func (c Zod) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, zodSchemas...)
 }
 
-// Anything: any and unknown
+// Anything calls the function "zod::anything".
 //
-// It calls the function "zod::anything".
+// any and unknown
 func (c Zod) Anything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) (AnythingOutput, error) {
 	return iii.Call[AnythingOutput](ctx, c.Client, "zod::anything", in, callOptions(c.Options, opts)...)
 }
 
-// SendAnything calls "zod::anything" without waiting for a result.
+// SendAnything calls "zod::anything" without waiting for the result.
 func (c Zod) SendAnything(ctx context.Context, in AnythingInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::anything", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueAnything adds a call of "zod::anything" to a queue.
+// EnqueueAnything adds a call to "zod::anything" to the given queue.
 func (c Zod) EnqueueAnything(ctx context.Context, queue string, in AnythingInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::anything", in, callOptions(c.Options, opts)...)
 }
 
-// Array: array at the root
+// Array calls the function "zod::array".
 //
-// It calls the function "zod::array".
+// array at the root
 func (c Zod) Array(ctx context.Context, in ArrayInput, opts ...iii.CallOption) (ArrayOutput, error) {
 	return iii.Call[ArrayOutput](ctx, c.Client, "zod::array", in, callOptions(c.Options, opts)...)
 }
 
-// SendArray calls "zod::array" without waiting for a result.
+// SendArray calls "zod::array" without waiting for the result.
 func (c Zod) SendArray(ctx context.Context, in ArrayInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::array", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueArray adds a call of "zod::array" to a queue.
+// EnqueueArray adds a call to "zod::array" to the given queue.
 func (c Zod) EnqueueArray(ctx context.Context, queue string, in ArrayInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::array", in, callOptions(c.Options, opts)...)
 }
 
-// Arrays: arrays of arrays and objects
+// Arrays calls the function "zod::arrays".
 //
-// It calls the function "zod::arrays".
+// arrays of arrays and objects
 func (c Zod) Arrays(ctx context.Context, in ArraysInput, opts ...iii.CallOption) (ArraysOutput, error) {
 	return iii.Call[ArraysOutput](ctx, c.Client, "zod::arrays", in, callOptions(c.Options, opts)...)
 }
 
-// SendArrays calls "zod::arrays" without waiting for a result.
+// SendArrays calls "zod::arrays" without waiting for the result.
 func (c Zod) SendArrays(ctx context.Context, in ArraysInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::arrays", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueArrays adds a call of "zod::arrays" to a queue.
+// EnqueueArrays adds a call to "zod::arrays" to the given queue.
 func (c Zod) EnqueueArrays(ctx context.Context, queue string, in ArraysInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::arrays", in, callOptions(c.Options, opts)...)
 }
 
-// Catchall: additionalProperties of a type beside properties
+// Catchall calls the function "zod::catchall".
 //
-// It calls the function "zod::catchall".
+// additionalProperties of a type beside properties
 func (c Zod) Catchall(ctx context.Context, in CatchallInput, opts ...iii.CallOption) (CatchallOutput, error) {
 	return iii.Call[CatchallOutput](ctx, c.Client, "zod::catchall", in, callOptions(c.Options, opts)...)
 }
 
-// SendCatchall calls "zod::catchall" without waiting for a result.
+// SendCatchall calls "zod::catchall" without waiting for the result.
 func (c Zod) SendCatchall(ctx context.Context, in CatchallInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::catchall", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueCatchall adds a call of "zod::catchall" to a queue.
+// EnqueueCatchall adds a call to "zod::catchall" to the given queue.
 func (c Zod) EnqueueCatchall(ctx context.Context, queue string, in CatchallInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::catchall", in, callOptions(c.Options, opts)...)
 }
 
-// Constraints: bounds, lengths, patterns
+// Constraints calls the function "zod::constraints".
 //
-// It calls the function "zod::constraints".
+// bounds, lengths, patterns
 func (c Zod) Constraints(ctx context.Context, in ConstraintsInput, opts ...iii.CallOption) (ConstraintsOutput, error) {
 	return iii.Call[ConstraintsOutput](ctx, c.Client, "zod::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// SendConstraints calls "zod::constraints" without waiting for a result.
+// SendConstraints calls "zod::constraints" without waiting for the result.
 func (c Zod) SendConstraints(ctx context.Context, in ConstraintsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueConstraints adds a call of "zod::constraints" to a queue.
+// EnqueueConstraints adds a call to "zod::constraints" to the given queue.
 func (c Zod) EnqueueConstraints(ctx context.Context, queue string, in ConstraintsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::constraints", in, callOptions(c.Options, opts)...)
 }
 
-// Described: descriptions
+// Described calls the function "zod::described".
 //
-// It calls the function "zod::described".
+// descriptions
 func (c Zod) Described(ctx context.Context, in DescribedInput, opts ...iii.CallOption) (DescribedOutput, error) {
 	return iii.Call[DescribedOutput](ctx, c.Client, "zod::described", in, callOptions(c.Options, opts)...)
 }
 
-// SendDescribed calls "zod::described" without waiting for a result.
+// SendDescribed calls "zod::described" without waiting for the result.
 func (c Zod) SendDescribed(ctx context.Context, in DescribedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::described", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueDescribed adds a call of "zod::described" to a queue.
+// EnqueueDescribed adds a call to "zod::described" to the given queue.
 func (c Zod) EnqueueDescribed(ctx context.Context, queue string, in DescribedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::described", in, callOptions(c.Options, opts)...)
 }
 
-// Empty: object without properties
+// Empty calls the function "zod::empty".
 //
-// It calls the function "zod::empty".
+// object without properties
 func (c Zod) Empty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) (EmptyOutput, error) {
 	return iii.Call[EmptyOutput](ctx, c.Client, "zod::empty", in, callOptions(c.Options, opts)...)
 }
 
-// SendEmpty calls "zod::empty" without waiting for a result.
+// SendEmpty calls "zod::empty" without waiting for the result.
 func (c Zod) SendEmpty(ctx context.Context, in EmptyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::empty", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEmpty adds a call of "zod::empty" to a queue.
+// EnqueueEmpty adds a call to "zod::empty" to the given queue.
 func (c Zod) EnqueueEmpty(ctx context.Context, queue string, in EmptyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::empty", in, callOptions(c.Options, opts)...)
 }
 
-// Enums: enums and literals
+// Enums calls the function "zod::enums".
 //
-// It calls the function "zod::enums".
+// enums and literals
 func (c Zod) Enums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) (EnumsOutput, error) {
 	return iii.Call[EnumsOutput](ctx, c.Client, "zod::enums", in, callOptions(c.Options, opts)...)
 }
 
-// SendEnums calls "zod::enums" without waiting for a result.
+// SendEnums calls "zod::enums" without waiting for the result.
 func (c Zod) SendEnums(ctx context.Context, in EnumsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::enums", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueEnums adds a call of "zod::enums" to a queue.
+// EnqueueEnums adds a call to "zod::enums" to the given queue.
 func (c Zod) EnqueueEnums(ctx context.Context, queue string, in EnumsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::enums", in, callOptions(c.Options, opts)...)
 }
 
-// Formats: formats of strings
+// Formats calls the function "zod::formats".
 //
-// It calls the function "zod::formats".
+// formats of strings
 func (c Zod) Formats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) (FormatsOutput, error) {
 	return iii.Call[FormatsOutput](ctx, c.Client, "zod::formats", in, callOptions(c.Options, opts)...)
 }
 
-// SendFormats calls "zod::formats" without waiting for a result.
+// SendFormats calls "zod::formats" without waiting for the result.
 func (c Zod) SendFormats(ctx context.Context, in FormatsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::formats", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueFormats adds a call of "zod::formats" to a queue.
+// EnqueueFormats adds a call to "zod::formats" to the given queue.
 func (c Zod) EnqueueFormats(ctx context.Context, queue string, in FormatsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::formats", in, callOptions(c.Options, opts)...)
 }
 
-// Intersected: allOf of an object and a union
+// Intersected calls the function "zod::intersected".
 //
-// It calls the function "zod::intersected".
+// allOf of an object and a union
 func (c Zod) Intersected(ctx context.Context, in IntersectedInput, opts ...iii.CallOption) (IntersectedOutput, error) {
 	return iii.Call[IntersectedOutput](ctx, c.Client, "zod::intersected", in, callOptions(c.Options, opts)...)
 }
 
-// SendIntersected calls "zod::intersected" without waiting for a result.
+// SendIntersected calls "zod::intersected" without waiting for the result.
 func (c Zod) SendIntersected(ctx context.Context, in IntersectedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::intersected", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueIntersected adds a call of "zod::intersected" to a queue.
+// EnqueueIntersected adds a call to "zod::intersected" to the given queue.
 func (c Zod) EnqueueIntersected(ctx context.Context, queue string, in IntersectedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::intersected", in, callOptions(c.Options, opts)...)
 }
 
-// Intersection: allOf of objects
+// Intersection calls the function "zod::intersection".
 //
-// It calls the function "zod::intersection".
+// allOf of objects
 func (c Zod) Intersection(ctx context.Context, in IntersectionInput, opts ...iii.CallOption) (IntersectionOutput, error) {
 	return iii.Call[IntersectionOutput](ctx, c.Client, "zod::intersection", in, callOptions(c.Options, opts)...)
 }
 
-// SendIntersection calls "zod::intersection" without waiting for a result.
+// SendIntersection calls "zod::intersection" without waiting for the result.
 func (c Zod) SendIntersection(ctx context.Context, in IntersectionInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::intersection", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueIntersection adds a call of "zod::intersection" to a queue.
+// EnqueueIntersection adds a call to "zod::intersection" to the given queue.
 func (c Zod) EnqueueIntersection(ctx context.Context, queue string, in IntersectionInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::intersection", in, callOptions(c.Options, opts)...)
 }
 
-// Linked: recursive type, nullable
+// Linked calls the function "zod::linked".
 //
-// It calls the function "zod::linked".
+// recursive type, nullable
 func (c Zod) Linked(ctx context.Context, in LinkedInput, opts ...iii.CallOption) (LinkedOutput, error) {
 	return iii.Call[LinkedOutput](ctx, c.Client, "zod::linked", in, callOptions(c.Options, opts)...)
 }
 
-// SendLinked calls "zod::linked" without waiting for a result.
+// SendLinked calls "zod::linked" without waiting for the result.
 func (c Zod) SendLinked(ctx context.Context, in LinkedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::linked", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLinked adds a call of "zod::linked" to a queue.
+// EnqueueLinked adds a call to "zod::linked" to the given queue.
 func (c Zod) EnqueueLinked(ctx context.Context, queue string, in LinkedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::linked", in, callOptions(c.Options, opts)...)
 }
 
-// Loose: additionalProperties: {}
+// Loose calls the function "zod::loose".
 //
-// It calls the function "zod::loose".
+// additionalProperties: {}
 func (c Zod) Loose(ctx context.Context, in LooseInput, opts ...iii.CallOption) (LooseOutput, error) {
 	return iii.Call[LooseOutput](ctx, c.Client, "zod::loose", in, callOptions(c.Options, opts)...)
 }
 
-// SendLoose calls "zod::loose" without waiting for a result.
+// SendLoose calls "zod::loose" without waiting for the result.
 func (c Zod) SendLoose(ctx context.Context, in LooseInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::loose", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueLoose adds a call of "zod::loose" to a queue.
+// EnqueueLoose adds a call to "zod::loose" to the given queue.
 func (c Zod) EnqueueLoose(ctx context.Context, queue string, in LooseInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::loose", in, callOptions(c.Options, opts)...)
 }
 
-// Maybe: nullable object at the root
+// Maybe calls the function "zod::maybe".
 //
-// It calls the function "zod::maybe".
+// nullable object at the root
 func (c Zod) Maybe(ctx context.Context, in *MaybeInput, opts ...iii.CallOption) (*MaybeOutput, error) {
 	return iii.Call[*MaybeOutput](ctx, c.Client, "zod::maybe", in, callOptions(c.Options, opts)...)
 }
 
-// SendMaybe calls "zod::maybe" without waiting for a result.
+// SendMaybe calls "zod::maybe" without waiting for the result.
 func (c Zod) SendMaybe(ctx context.Context, in *MaybeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::maybe", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMaybe adds a call of "zod::maybe" to a queue.
+// EnqueueMaybe adds a call to "zod::maybe" to the given queue.
 func (c Zod) EnqueueMaybe(ctx context.Context, queue string, in *MaybeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::maybe", in, callOptions(c.Options, opts)...)
 }
 
-// Mutual: mutually recursive types
+// Mutual calls the function "zod::mutual".
 //
-// It calls the function "zod::mutual".
+// mutually recursive types
 func (c Zod) Mutual(ctx context.Context, in MutualInput, opts ...iii.CallOption) (MutualOutput, error) {
 	return iii.Call[MutualOutput](ctx, c.Client, "zod::mutual", in, callOptions(c.Options, opts)...)
 }
 
-// SendMutual calls "zod::mutual" without waiting for a result.
+// SendMutual calls "zod::mutual" without waiting for the result.
 func (c Zod) SendMutual(ctx context.Context, in MutualInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::mutual", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueMutual adds a call of "zod::mutual" to a queue.
+// EnqueueMutual adds a call to "zod::mutual" to the given queue.
 func (c Zod) EnqueueMutual(ctx context.Context, queue string, in MutualInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::mutual", in, callOptions(c.Options, opts)...)
 }
 
-// Names: names that are no Go identifiers
+// Names calls the function "zod::names".
 //
-// It calls the function "zod::names".
+// names that are no Go identifiers
 func (c Zod) Names(ctx context.Context, in NamesInput, opts ...iii.CallOption) (NamesOutput, error) {
 	return iii.Call[NamesOutput](ctx, c.Client, "zod::names", in, callOptions(c.Options, opts)...)
 }
 
-// SendNames calls "zod::names" without waiting for a result.
+// SendNames calls "zod::names" without waiting for the result.
 func (c Zod) SendNames(ctx context.Context, in NamesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::names", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNames adds a call of "zod::names" to a queue.
+// EnqueueNames adds a call to "zod::names" to the given queue.
 func (c Zod) EnqueueNames(ctx context.Context, queue string, in NamesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::names", in, callOptions(c.Options, opts)...)
 }
 
-// Nested: objects in objects
+// Nested calls the function "zod::nested".
 //
-// It calls the function "zod::nested".
+// objects in objects
 func (c Zod) Nested(ctx context.Context, in NestedInput, opts ...iii.CallOption) (NestedOutput, error) {
 	return iii.Call[NestedOutput](ctx, c.Client, "zod::nested", in, callOptions(c.Options, opts)...)
 }
 
-// SendNested calls "zod::nested" without waiting for a result.
+// SendNested calls "zod::nested" without waiting for the result.
 func (c Zod) SendNested(ctx context.Context, in NestedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::nested", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueNested adds a call of "zod::nested" to a queue.
+// EnqueueNested adds a call to "zod::nested" to the given queue.
 func (c Zod) EnqueueNested(ctx context.Context, queue string, in NestedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::nested", in, callOptions(c.Options, opts)...)
 }
 
-// Optionals: optional, nullable, nullish, default
+// Optionals calls the function "zod::optionals".
 //
-// It calls the function "zod::optionals".
+// optional, nullable, nullish, default
 func (c Zod) Optionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) (OptionalsOutput, error) {
 	return iii.Call[OptionalsOutput](ctx, c.Client, "zod::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// SendOptionals calls "zod::optionals" without waiting for a result.
+// SendOptionals calls "zod::optionals" without waiting for the result.
 func (c Zod) SendOptionals(ctx context.Context, in OptionalsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOptionals adds a call of "zod::optionals" to a queue.
+// EnqueueOptionals adds a call to "zod::optionals" to the given queue.
 func (c Zod) EnqueueOptionals(ctx context.Context, queue string, in OptionalsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::optionals", in, callOptions(c.Options, opts)...)
 }
 
-// Outcome: oneOf with booleans as tags
+// Outcome calls the function "zod::outcome".
 //
-// It calls the function "zod::outcome".
+// oneOf with booleans as tags
 func (c Zod) Outcome(ctx context.Context, in OutcomeInput, opts ...iii.CallOption) (OutcomeOutput, error) {
 	return iii.Call[OutcomeOutput](ctx, c.Client, "zod::outcome", in, callOptions(c.Options, opts)...)
 }
 
-// SendOutcome calls "zod::outcome" without waiting for a result.
+// SendOutcome calls "zod::outcome" without waiting for the result.
 func (c Zod) SendOutcome(ctx context.Context, in OutcomeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::outcome", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueOutcome adds a call of "zod::outcome" to a queue.
+// EnqueueOutcome adds a call to "zod::outcome" to the given queue.
 func (c Zod) EnqueueOutcome(ctx context.Context, queue string, in OutcomeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::outcome", in, callOptions(c.Options, opts)...)
 }
 
-// Partial: all optional
+// Partial calls the function "zod::partial".
 //
-// It calls the function "zod::partial".
+// all optional
 func (c Zod) Partial(ctx context.Context, in PartialInput, opts ...iii.CallOption) (PartialOutput, error) {
 	return iii.Call[PartialOutput](ctx, c.Client, "zod::partial", in, callOptions(c.Options, opts)...)
 }
 
-// SendPartial calls "zod::partial" without waiting for a result.
+// SendPartial calls "zod::partial" without waiting for the result.
 func (c Zod) SendPartial(ctx context.Context, in PartialInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::partial", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePartial adds a call of "zod::partial" to a queue.
+// EnqueuePartial adds a call to "zod::partial" to the given queue.
 func (c Zod) EnqueuePartial(ctx context.Context, queue string, in PartialInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::partial", in, callOptions(c.Options, opts)...)
 }
 
-// Punctuation: enum values without letters
+// Punctuation calls the function "zod::punctuation".
 //
-// It calls the function "zod::punctuation".
+// enum values without letters
 func (c Zod) Punctuation(ctx context.Context, in PunctuationInput, opts ...iii.CallOption) (PunctuationOutput, error) {
 	return iii.Call[PunctuationOutput](ctx, c.Client, "zod::punctuation", in, callOptions(c.Options, opts)...)
 }
 
-// SendPunctuation calls "zod::punctuation" without waiting for a result.
+// SendPunctuation calls "zod::punctuation" without waiting for the result.
 func (c Zod) SendPunctuation(ctx context.Context, in PunctuationInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::punctuation", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueuePunctuation adds a call of "zod::punctuation" to a queue.
+// EnqueuePunctuation adds a call to "zod::punctuation" to the given queue.
 func (c Zod) EnqueuePunctuation(ctx context.Context, queue string, in PunctuationInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::punctuation", in, callOptions(c.Options, opts)...)
 }
 
-// Readonly: readOnly, brands, defaults
+// Readonly calls the function "zod::readonly".
 //
-// It calls the function "zod::readonly".
+// readOnly, brands, defaults
 func (c Zod) Readonly(ctx context.Context, in ReadonlyInput, opts ...iii.CallOption) (ReadonlyOutput, error) {
 	return iii.Call[ReadonlyOutput](ctx, c.Client, "zod::readonly", in, callOptions(c.Options, opts)...)
 }
 
-// SendReadonly calls "zod::readonly" without waiting for a result.
+// SendReadonly calls "zod::readonly" without waiting for the result.
 func (c Zod) SendReadonly(ctx context.Context, in ReadonlyInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::readonly", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueReadonly adds a call of "zod::readonly" to a queue.
+// EnqueueReadonly adds a call to "zod::readonly" to the given queue.
 func (c Zod) EnqueueReadonly(ctx context.Context, queue string, in ReadonlyInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::readonly", in, callOptions(c.Options, opts)...)
 }
 
-// Records: additionalProperties of a type, propertyNames
+// Records calls the function "zod::records".
 //
-// It calls the function "zod::records".
+// additionalProperties of a type, propertyNames
 func (c Zod) Records(ctx context.Context, in RecordsInput, opts ...iii.CallOption) (RecordsOutput, error) {
 	return iii.Call[RecordsOutput](ctx, c.Client, "zod::records", in, callOptions(c.Options, opts)...)
 }
 
-// SendRecords calls "zod::records" without waiting for a result.
+// SendRecords calls "zod::records" without waiting for the result.
 func (c Zod) SendRecords(ctx context.Context, in RecordsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::records", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueRecords adds a call of "zod::records" to a queue.
+// EnqueueRecords adds a call to "zod::records" to the given queue.
 func (c Zod) EnqueueRecords(ctx context.Context, queue string, in RecordsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::records", in, callOptions(c.Options, opts)...)
 }
 
-// Scalars: string, number, int, boolean, null
+// Scalars calls the function "zod::scalars".
 //
-// It calls the function "zod::scalars".
+// string, number, int, boolean, null
 func (c Zod) Scalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) (ScalarsOutput, error) {
 	return iii.Call[ScalarsOutput](ctx, c.Client, "zod::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// SendScalars calls "zod::scalars" without waiting for a result.
+// SendScalars calls "zod::scalars" without waiting for the result.
 func (c Zod) SendScalars(ctx context.Context, in ScalarsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueScalars adds a call of "zod::scalars" to a queue.
+// EnqueueScalars adds a call to "zod::scalars" to the given queue.
 func (c Zod) EnqueueScalars(ctx context.Context, queue string, in ScalarsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::scalars", in, callOptions(c.Options, opts)...)
 }
 
-// Shape: oneOf with a tag at the root
+// Shape calls the function "zod::shape".
 //
-// It calls the function "zod::shape".
+// oneOf with a tag at the root
 func (c Zod) Shape(ctx context.Context, in ShapeInput, opts ...iii.CallOption) (ShapeOutput, error) {
 	return iii.Call[ShapeOutput](ctx, c.Client, "zod::shape", in, callOptions(c.Options, opts)...)
 }
 
-// SendShape calls "zod::shape" without waiting for a result.
+// SendShape calls "zod::shape" without waiting for the result.
 func (c Zod) SendShape(ctx context.Context, in ShapeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::shape", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueShape adds a call of "zod::shape" to a queue.
+// EnqueueShape adds a call to "zod::shape" to the given queue.
 func (c Zod) EnqueueShape(ctx context.Context, queue string, in ShapeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::shape", in, callOptions(c.Options, opts)...)
 }
 
-// Shapes: oneOf with a tag in an array
+// Shapes calls the function "zod::shapes".
 //
-// It calls the function "zod::shapes".
+// oneOf with a tag in an array
 func (c Zod) Shapes(ctx context.Context, in ShapesInput, opts ...iii.CallOption) (ShapesOutput, error) {
 	return iii.Call[ShapesOutput](ctx, c.Client, "zod::shapes", in, callOptions(c.Options, opts)...)
 }
 
-// SendShapes calls "zod::shapes" without waiting for a result.
+// SendShapes calls "zod::shapes" without waiting for the result.
 func (c Zod) SendShapes(ctx context.Context, in ShapesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::shapes", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueShapes adds a call of "zod::shapes" to a queue.
+// EnqueueShapes adds a call to "zod::shapes" to the given queue.
 func (c Zod) EnqueueShapes(ctx context.Context, queue string, in ShapesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::shapes", in, callOptions(c.Options, opts)...)
 }
 
-// Shared: $ref to a definition with an id
+// Shared calls the function "zod::shared".
 //
-// It calls the function "zod::shared".
+// $ref to a definition with an id
 func (c Zod) Shared(ctx context.Context, in SharedInput, opts ...iii.CallOption) (SharedOutput, error) {
 	return iii.Call[SharedOutput](ctx, c.Client, "zod::shared", in, callOptions(c.Options, opts)...)
 }
 
-// SendShared calls "zod::shared" without waiting for a result.
+// SendShared calls "zod::shared" without waiting for the result.
 func (c Zod) SendShared(ctx context.Context, in SharedInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::shared", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueShared adds a call of "zod::shared" to a queue.
+// EnqueueShared adds a call to "zod::shared" to the given queue.
 func (c Zod) EnqueueShared(ctx context.Context, queue string, in SharedInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::shared", in, callOptions(c.Options, opts)...)
 }
 
-// Status: enum at the root
+// Status calls the function "zod::status".
 //
-// It calls the function "zod::status".
+// enum at the root
 func (c Zod) Status(ctx context.Context, in StatusInput, opts ...iii.CallOption) (StatusOutput, error) {
 	return iii.Call[StatusOutput](ctx, c.Client, "zod::status", in, callOptions(c.Options, opts)...)
 }
 
-// SendStatus calls "zod::status" without waiting for a result.
+// SendStatus calls "zod::status" without waiting for the result.
 func (c Zod) SendStatus(ctx context.Context, in StatusInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::status", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStatus adds a call of "zod::status" to a queue.
+// EnqueueStatus adds a call to "zod::status" to the given queue.
 func (c Zod) EnqueueStatus(ctx context.Context, queue string, in StatusInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::status", in, callOptions(c.Options, opts)...)
 }
 
-// Strict: additionalProperties: false
+// Strict calls the function "zod::strict".
 //
-// It calls the function "zod::strict".
+// additionalProperties: false
 func (c Zod) Strict(ctx context.Context, in StrictInput, opts ...iii.CallOption) (StrictOutput, error) {
 	return iii.Call[StrictOutput](ctx, c.Client, "zod::strict", in, callOptions(c.Options, opts)...)
 }
 
-// SendStrict calls "zod::strict" without waiting for a result.
+// SendStrict calls "zod::strict" without waiting for the result.
 func (c Zod) SendStrict(ctx context.Context, in StrictInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::strict", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueStrict adds a call of "zod::strict" to a queue.
+// EnqueueStrict adds a call to "zod::strict" to the given queue.
 func (c Zod) EnqueueStrict(ctx context.Context, queue string, in StrictInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::strict", in, callOptions(c.Options, opts)...)
 }
 
-// Text: scalar at the root
+// Text calls the function "zod::text".
 //
-// It calls the function "zod::text".
+// scalar at the root
 func (c Zod) Text(ctx context.Context, in TextInput, opts ...iii.CallOption) (TextOutput, error) {
 	return iii.Call[TextOutput](ctx, c.Client, "zod::text", in, callOptions(c.Options, opts)...)
 }
 
-// SendText calls "zod::text" without waiting for a result.
+// SendText calls "zod::text" without waiting for the result.
 func (c Zod) SendText(ctx context.Context, in TextInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::text", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueText adds a call of "zod::text" to a queue.
+// EnqueueText adds a call to "zod::text" to the given queue.
 func (c Zod) EnqueueText(ctx context.Context, queue string, in TextInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::text", in, callOptions(c.Options, opts)...)
 }
 
-// Tree: recursive type by "#"
+// Tree calls the function "zod::tree".
 //
-// It calls the function "zod::tree".
+// recursive type by "#"
 func (c Zod) Tree(ctx context.Context, in TreeInput, opts ...iii.CallOption) (TreeOutput, error) {
 	return iii.Call[TreeOutput](ctx, c.Client, "zod::tree", in, callOptions(c.Options, opts)...)
 }
 
-// SendTree calls "zod::tree" without waiting for a result.
+// SendTree calls "zod::tree" without waiting for the result.
 func (c Zod) SendTree(ctx context.Context, in TreeInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::tree", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTree adds a call of "zod::tree" to a queue.
+// EnqueueTree adds a call to "zod::tree" to the given queue.
 func (c Zod) EnqueueTree(ctx context.Context, queue string, in TreeInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::tree", in, callOptions(c.Options, opts)...)
 }
 
-// Tuples: prefixItems, with rest
+// Tuples calls the function "zod::tuples".
 //
-// It calls the function "zod::tuples".
+// prefixItems, with rest
 func (c Zod) Tuples(ctx context.Context, in TuplesInput, opts ...iii.CallOption) (TuplesOutput, error) {
 	return iii.Call[TuplesOutput](ctx, c.Client, "zod::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// SendTuples calls "zod::tuples" without waiting for a result.
+// SendTuples calls "zod::tuples" without waiting for the result.
 func (c Zod) SendTuples(ctx context.Context, in TuplesInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueTuples adds a call of "zod::tuples" to a queue.
+// EnqueueTuples adds a call to "zod::tuples" to the given queue.
 func (c Zod) EnqueueTuples(ctx context.Context, queue string, in TuplesInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::tuples", in, callOptions(c.Options, opts)...)
 }
 
-// Unions: anyOf without a tag
+// Unions calls the function "zod::unions".
 //
-// It calls the function "zod::unions".
+// anyOf without a tag
 func (c Zod) Unions(ctx context.Context, in UnionsInput, opts ...iii.CallOption) (UnionsOutput, error) {
 	return iii.Call[UnionsOutput](ctx, c.Client, "zod::unions", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnions calls "zod::unions" without waiting for a result.
+// SendUnions calls "zod::unions" without waiting for the result.
 func (c Zod) SendUnions(ctx context.Context, in UnionsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::unions", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnions adds a call of "zod::unions" to a queue.
+// EnqueueUnions adds a call to "zod::unions" to the given queue.
 func (c Zod) EnqueueUnions(ctx context.Context, queue string, in UnionsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::unions", in, callOptions(c.Options, opts)...)
 }
 
-// Unspeakable: names that no struct tag can hold
+// Unspeakable calls the function "zod::unspeakable".
 //
-// It calls the function "zod::unspeakable".
+// names that no struct tag can hold
 func (c Zod) Unspeakable(ctx context.Context, in UnspeakableInput, opts ...iii.CallOption) (UnspeakableOutput, error) {
 	return iii.Call[UnspeakableOutput](ctx, c.Client, "zod::unspeakable", in, callOptions(c.Options, opts)...)
 }
 
-// SendUnspeakable calls "zod::unspeakable" without waiting for a result.
+// SendUnspeakable calls "zod::unspeakable" without waiting for the result.
 func (c Zod) SendUnspeakable(ctx context.Context, in UnspeakableInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::unspeakable", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUnspeakable adds a call of "zod::unspeakable" to a queue.
+// EnqueueUnspeakable adds a call to "zod::unspeakable" to the given queue.
 func (c Zod) EnqueueUnspeakable(ctx context.Context, queue string, in UnspeakableInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::unspeakable", in, callOptions(c.Options, opts)...)
 }
 
-// Untyped: no schema
+// Untyped calls the function "zod::untyped".
 //
-// It calls the function "zod::untyped".
+// no schema
 func (c Zod) Untyped(ctx context.Context, in json.RawMessage, opts ...iii.CallOption) (json.RawMessage, error) {
 	return iii.Call[json.RawMessage](ctx, c.Client, "zod::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// SendUntyped calls "zod::untyped" without waiting for a result.
+// SendUntyped calls "zod::untyped" without waiting for the result.
 func (c Zod) SendUntyped(ctx context.Context, in json.RawMessage, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueUntyped adds a call of "zod::untyped" to a queue.
+// EnqueueUntyped adds a call to "zod::untyped" to the given queue.
 func (c Zod) EnqueueUntyped(ctx context.Context, queue string, in json.RawMessage, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::untyped", in, callOptions(c.Options, opts)...)
 }
 
-// Widths: int32, uint32, float32
+// Widths calls the function "zod::widths".
 //
-// It calls the function "zod::widths".
+// int32, uint32, float32
 func (c Zod) Widths(ctx context.Context, in WidthsInput, opts ...iii.CallOption) (WidthsOutput, error) {
 	return iii.Call[WidthsOutput](ctx, c.Client, "zod::widths", in, callOptions(c.Options, opts)...)
 }
 
-// SendWidths calls "zod::widths" without waiting for a result.
+// SendWidths calls "zod::widths" without waiting for the result.
 func (c Zod) SendWidths(ctx context.Context, in WidthsInput, opts ...iii.CallOption) error {
 	return c.Client.Send(ctx, "zod::widths", in, callOptions(c.Options, opts)...)
 }
 
-// EnqueueWidths adds a call of "zod::widths" to a queue.
+// EnqueueWidths adds a call to "zod::widths" to the given queue.
 func (c Zod) EnqueueWidths(ctx context.Context, queue string, in WidthsInput, opts ...iii.CallOption) (iii.EnqueueResult, error) {
 	return c.Client.Enqueue(ctx, queue, "zod::widths", in, callOptions(c.Options, opts)...)
 }
 
 // AnythingInput is the request of "zod::anything".
 type AnythingInput struct {
-	// Any is the member "any".
+	// Any is the JSON member "any".
 	Any json.RawMessage `json:"any"`
 
-	// JSON is the member "json".
+	// JSON is the JSON member "json".
 	JSON *ZodAnythingInputSchema0 `json:"json"`
 
-	// Unknown is the member "unknown".
+	// Unknown is the JSON member "unknown".
 	Unknown json.RawMessage `json:"unknown"`
 }
 
 // AnythingOutput is the response of "zod::anything".
 type AnythingOutput struct {
-	// Any is the member "any".
+	// Any is the JSON member "any".
 	Any json.RawMessage `json:"any"`
 
-	// JSON is the member "json".
+	// JSON is the JSON member "json".
 	JSON *ZodAnythingInputSchema0 `json:"json"`
 
-	// Unknown is the member "unknown".
+	// Unknown is the JSON member "unknown".
 	Unknown json.RawMessage `json:"unknown"`
 }
 
-// ArrayInputItem is an object.
+// ArrayInputItem is a JSON object.
 type ArrayInputItem struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
-// ArrayOutputItem is an object.
+// ArrayOutputItem is a JSON object.
 type ArrayOutputItem struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // ArraysInput is the request of "zod::arrays".
 type ArraysInput struct {
-	// List is the member "list".
+	// List is the JSON member "list".
 	List iii.List[ArraysInputListItem] `json:"list"`
 
-	// Matrix is the member "matrix".
+	// Matrix is the JSON member "matrix".
 	Matrix iii.List[iii.List[float64]] `json:"matrix"`
 
-	// Names is the member "names".
+	// Names is the JSON member "names".
 	Names iii.List[string] `json:"names"`
 
-	// Nullable is the member "nullable".
+	// Nullable is the JSON member "nullable".
 	Nullable []string `json:"nullable"`
 
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional []int64 `json:"optional,omitzero"`
 }
 
-// ArraysInputListItem is an object.
+// ArraysInputListItem is a JSON object.
 type ArraysInputListItem struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // ArraysOutput is the response of "zod::arrays".
 type ArraysOutput struct {
-	// List is the member "list".
+	// List is the JSON member "list".
 	List iii.List[ArraysOutputListItem] `json:"list"`
 
-	// Matrix is the member "matrix".
+	// Matrix is the JSON member "matrix".
 	Matrix iii.List[iii.List[float64]] `json:"matrix"`
 
-	// Names is the member "names".
+	// Names is the JSON member "names".
 	Names iii.List[string] `json:"names"`
 
-	// Nullable is the member "nullable".
+	// Nullable is the JSON member "nullable".
 	Nullable []string `json:"nullable"`
 
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional []int64 `json:"optional,omitzero"`
 }
 
-// ArraysOutputListItem is an object.
+// ArraysOutputListItem is a JSON object.
 type ArraysOutputListItem struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // CatchallInput is the request of "zod::catchall".
 type CatchallInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Additional are the members beside the other fields.
+	// Additional contains all other members.
 	Additional map[string]float64 `json:"-"`
 }
 
 // CatchallOutput is the response of "zod::catchall".
 type CatchallOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Additional are the members beside the other fields.
+	// Additional contains all other members.
 	Additional map[string]float64 `json:"-"`
 }
 
 // ConstraintsInput is the request of "zod::constraints".
 type ConstraintsInput struct {
-	// Age is the member "age".
+	// Age is the JSON member "age".
 	Age int64 `json:"age"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Positive is the member "positive".
+	// Positive is the JSON member "positive".
 	Positive int64 `json:"positive"`
 
-	// Step is the member "step".
+	// Step is the JSON member "step".
 	Step float64 `json:"step"`
 }
 
 // ConstraintsOutput is the response of "zod::constraints".
 type ConstraintsOutput struct {
-	// Age is the member "age".
+	// Age is the JSON member "age".
 	Age int64 `json:"age"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Positive is the member "positive".
+	// Positive is the JSON member "positive".
 	Positive int64 `json:"positive"`
 
-	// Step is the member "step".
+	// Step is the JSON member "step".
 	Step float64 `json:"step"`
 }
 
@@ -847,1017 +847,1017 @@ type EmptyOutput struct{}
 
 // EnumsInput is the request of "zod::enums".
 type EnumsInput struct {
-	// Color is the member "color".
+	// Color is the JSON member "color".
 	Color EnumsInputColor `json:"color"`
 
-	// Literal is the member "literal".
+	// Literal is the JSON member "literal".
 	Literal EnumsInputLiteral `json:"literal"`
 
-	// Literals is the member "literals".
-	// The type says no more, because the values have several types: ["a",1].
+	// Literals is the JSON member "literals".
+	// The type is not more specific because the values have several types: ["a",1].
 	Literals json.RawMessage `json:"literals"`
 
-	// Maybe is the member "maybe".
+	// Maybe is the JSON member "maybe".
 	Maybe *EnumsInputMaybe `json:"maybe,omitzero"`
 
-	// Native is the member "native".
+	// Native is the JSON member "native".
 	Native EnumsInputNative `json:"native"`
 }
 
 // EnumsOutput is the response of "zod::enums".
 type EnumsOutput struct {
-	// Color is the member "color".
+	// Color is the JSON member "color".
 	Color EnumsOutputColor `json:"color"`
 
-	// Literal is the member "literal".
+	// Literal is the JSON member "literal".
 	Literal EnumsOutputLiteral `json:"literal"`
 
-	// Literals is the member "literals".
-	// The type says no more, because the values have several types: ["a",1].
+	// Literals is the JSON member "literals".
+	// The type is not more specific because the values have several types: ["a",1].
 	Literals json.RawMessage `json:"literals"`
 
-	// Maybe is the member "maybe".
+	// Maybe is the JSON member "maybe".
 	Maybe *EnumsOutputMaybe `json:"maybe,omitzero"`
 
-	// Native is the member "native".
+	// Native is the JSON member "native".
 	Native EnumsOutputNative `json:"native"`
 }
 
 // FormatsInput is the request of "zod::formats".
 type FormatsInput struct {
-	// At is the member "at".
+	// At is the JSON member "at".
 	At time.Time `json:"at"`
 
-	// Data is the member "data".
+	// Data is the JSON member "data".
 	Data string `json:"data"`
 
-	// Day is the member "day".
+	// Day is the JSON member "day".
 	Day string `json:"day"`
 
-	// Hour is the member "hour".
+	// Hour is the JSON member "hour".
 	Hour string `json:"hour"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// IP is the member "ip".
+	// IP is the JSON member "ip".
 	IP string `json:"ip"`
 
-	// Mail is the member "mail".
+	// Mail is the JSON member "mail".
 	Mail string `json:"mail"`
 
-	// Took is the member "took".
+	// Took is the JSON member "took".
 	Took string `json:"took"`
 
-	// URL is the member "url".
+	// URL is the JSON member "url".
 	URL string `json:"url"`
 }
 
 // FormatsOutput is the response of "zod::formats".
 type FormatsOutput struct {
-	// At is the member "at".
+	// At is the JSON member "at".
 	At time.Time `json:"at"`
 
-	// Data is the member "data".
+	// Data is the JSON member "data".
 	Data string `json:"data"`
 
-	// Day is the member "day".
+	// Day is the JSON member "day".
 	Day string `json:"day"`
 
-	// Hour is the member "hour".
+	// Hour is the JSON member "hour".
 	Hour string `json:"hour"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// IP is the member "ip".
+	// IP is the JSON member "ip".
 	IP string `json:"ip"`
 
-	// Mail is the member "mail".
+	// Mail is the JSON member "mail".
 	Mail string `json:"mail"`
 
-	// Took is the member "took".
+	// Took is the JSON member "took".
 	Took string `json:"took"`
 
-	// URL is the member "url".
+	// URL is the JSON member "url".
 	URL string `json:"url"`
 }
 
 // IntersectedInput is the request of "zod::intersected".
 type IntersectedInput struct {
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value IntersectedInputValue `json:"value"`
 }
 
-// IntersectedInputValueA is an object.
+// IntersectedInputValueA is a JSON object.
 type IntersectedInputValueA struct {
-	// A is the member "a".
+	// A is the JSON member "a".
 	A int64 `json:"a"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// T is the member "t".
+	// T is the JSON member "t".
 	T IntersectedInputValueAT `json:"t"`
 }
 
-// IntersectedInputValueB is an object.
+// IntersectedInputValueB is a JSON object.
 type IntersectedInputValueB struct {
-	// B is the member "b".
+	// B is the JSON member "b".
 	B string `json:"b"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// T is the member "t".
+	// T is the JSON member "t".
 	T IntersectedInputValueBT `json:"t"`
 }
 
 // IntersectedOutput is the response of "zod::intersected".
 type IntersectedOutput struct {
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value IntersectedOutputValue `json:"value"`
 }
 
-// IntersectedOutputValueA is an object.
+// IntersectedOutputValueA is a JSON object.
 type IntersectedOutputValueA struct {
-	// A is the member "a".
+	// A is the JSON member "a".
 	A int64 `json:"a"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// T is the member "t".
+	// T is the JSON member "t".
 	T IntersectedOutputValueAT `json:"t"`
 }
 
-// IntersectedOutputValueB is an object.
+// IntersectedOutputValueB is a JSON object.
 type IntersectedOutputValueB struct {
-	// B is the member "b".
+	// B is the JSON member "b".
 	B string `json:"b"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// T is the member "t".
+	// T is the JSON member "t".
 	T IntersectedOutputValueBT `json:"t"`
 }
 
 // IntersectionInput is the request of "zod::intersection".
 type IntersectionInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name *string `json:"name,omitzero"`
 }
 
 // IntersectionOutput is the response of "zod::intersection".
 type IntersectionOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name *string `json:"name,omitzero"`
 }
 
 // LinkedInput is the request of "zod::linked".
 type LinkedInput struct {
-	// Head is the member "head".
+	// Head is the JSON member "head".
 	Head ZodLinkedInputSchema0 `json:"head"`
 }
 
 // LinkedOutput is the response of "zod::linked".
 type LinkedOutput struct {
-	// Head is the member "head".
+	// Head is the JSON member "head".
 	Head ZodLinkedOutputSchema0 `json:"head"`
 }
 
 // LooseInput is the request of "zod::loose".
 type LooseInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Additional are the members beside the other fields.
+	// Additional contains all other members.
 	Additional map[string]json.RawMessage `json:"-"`
 }
 
 // LooseOutput is the response of "zod::loose".
 type LooseOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 
-	// Additional are the members beside the other fields.
+	// Additional contains all other members.
 	Additional map[string]json.RawMessage `json:"-"`
 }
 
 // MaybeInput is the request of "zod::maybe".
 type MaybeInput struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // MaybeOutput is the response of "zod::maybe".
 type MaybeOutput struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // MutualInput is the request of "zod::mutual".
 type MutualInput struct {
-	// Lead is the member "lead".
+	// Lead is the JSON member "lead".
 	Lead *MutualInputLead `json:"lead,omitzero"`
 
-	// User is the member "user".
+	// User is the JSON member "user".
 	User ZodMutualInputSchema0 `json:"user"`
 }
 
-// MutualInputLead is an object.
+// MutualInputLead is a JSON object.
 type MutualInputLead struct {
-	// Author is the member "author".
+	// Author is the JSON member "author".
 	Author *ZodMutualInputSchema0 `json:"author,omitzero"`
 
-	// Title is the member "title".
+	// Title is the JSON member "title".
 	Title string `json:"title"`
 }
 
 // MutualOutput is the response of "zod::mutual".
 type MutualOutput struct {
-	// Lead is the member "lead".
+	// Lead is the JSON member "lead".
 	Lead *MutualOutputLead `json:"lead,omitzero"`
 
-	// User is the member "user".
+	// User is the JSON member "user".
 	User ZodMutualOutputSchema0 `json:"user"`
 }
 
-// MutualOutputLead is an object.
+// MutualOutputLead is a JSON object.
 type MutualOutputLead struct {
-	// Author is the member "author".
+	// Author is the JSON member "author".
 	Author *ZodMutualOutputSchema0 `json:"author,omitzero"`
 
-	// Title is the member "title".
+	// Title is the JSON member "title".
 	Title string `json:"title"`
 }
 
 // NamesInput is the request of "zod::names".
 type NamesInput struct {
-	// Größe is the member "größe".
+	// Größe is the JSON member "größe".
 	Größe string `json:"größe"`
 
-	// ID is the member "$id".
+	// ID is the JSON member "$id".
 	ID string `json:"$id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type string `json:"type"`
 
-	// URL is the member "URL".
+	// URL is the JSON member "URL".
 	URL string `json:"URL"`
 
-	// UserID is the member "userId".
+	// UserID is the JSON member "userId".
 	UserID string `json:"userId"`
 
-	// UserIDField is the member "user_id".
+	// UserIDField is the JSON member "user_id".
 	UserIDField string `json:"user_id"`
 
-	// X2fa is the member "2fa".
+	// X2fa is the JSON member "2fa".
 	X2fa bool `json:"2fa"`
 
-	// XDash is the member "x-dash".
+	// XDash is the JSON member "x-dash".
 	XDash string `json:"x-dash"`
 
-	// X日本 is the member "日本".
+	// X日本 is the JSON member "日本".
 	X日本 string `json:"日本"`
 }
 
 // NamesOutput is the response of "zod::names".
 type NamesOutput struct {
-	// Größe is the member "größe".
+	// Größe is the JSON member "größe".
 	Größe string `json:"größe"`
 
-	// ID is the member "$id".
+	// ID is the JSON member "$id".
 	ID string `json:"$id"`
 
-	// Type is the member "type".
+	// Type is the JSON member "type".
 	Type string `json:"type"`
 
-	// URL is the member "URL".
+	// URL is the JSON member "URL".
 	URL string `json:"URL"`
 
-	// UserID is the member "userId".
+	// UserID is the JSON member "userId".
 	UserID string `json:"userId"`
 
-	// UserIDField is the member "user_id".
+	// UserIDField is the JSON member "user_id".
 	UserIDField string `json:"user_id"`
 
-	// X2fa is the member "2fa".
+	// X2fa is the JSON member "2fa".
 	X2fa bool `json:"2fa"`
 
-	// XDash is the member "x-dash".
+	// XDash is the JSON member "x-dash".
 	XDash string `json:"x-dash"`
 
-	// X日本 is the member "日本".
+	// X日本 is the JSON member "日本".
 	X日本 string `json:"日本"`
 }
 
 // NestedInput is the request of "zod::nested".
 type NestedInput struct {
-	// Home is the member "home".
+	// Home is the JSON member "home".
 	Home NestedInputHome `json:"home"`
 
-	// Inner is the member "inner".
+	// Inner is the JSON member "inner".
 	Inner NestedInputInner `json:"inner"`
 }
 
-// NestedInputHome is an object.
+// NestedInputHome is a JSON object.
 type NestedInputHome struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
-// NestedInputInner is an object.
+// NestedInputInner is a JSON object.
 type NestedInputInner struct {
-	// Deep is the member "deep".
+	// Deep is the JSON member "deep".
 	Deep NestedInputInnerDeep `json:"deep"`
 }
 
-// NestedInputInnerDeep is an object.
+// NestedInputInnerDeep is a JSON object.
 type NestedInputInnerDeep struct {
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value string `json:"value"`
 }
 
 // NestedOutput is the response of "zod::nested".
 type NestedOutput struct {
-	// Home is the member "home".
+	// Home is the JSON member "home".
 	Home NestedOutputHome `json:"home"`
 
-	// Inner is the member "inner".
+	// Inner is the JSON member "inner".
 	Inner NestedOutputInner `json:"inner"`
 }
 
-// NestedOutputHome is an object.
+// NestedOutputHome is a JSON object.
 type NestedOutputHome struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
-// NestedOutputInner is an object.
+// NestedOutputInner is a JSON object.
 type NestedOutputInner struct {
-	// Deep is the member "deep".
+	// Deep is the JSON member "deep".
 	Deep NestedOutputInnerDeep `json:"deep"`
 }
 
-// NestedOutputInnerDeep is an object.
+// NestedOutputInnerDeep is a JSON object.
 type NestedOutputInnerDeep struct {
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value string `json:"value"`
 }
 
 // OptionalsInput is the request of "zod::optionals".
 type OptionalsInput struct {
-	// Defaulted is the member "defaulted".
+	// Defaulted is the JSON member "defaulted".
 	Defaulted *int64 `json:"defaulted,omitzero"`
 
-	// Nullable is the member "nullable".
+	// Nullable is the JSON member "nullable".
 	Nullable *string `json:"nullable"`
 
-	// Nullish is the member "nullish".
+	// Nullish is the JSON member "nullish".
 	Nullish *float64 `json:"nullish,omitzero"`
 
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional *string `json:"optional,omitzero"`
 }
 
 // OptionalsOutput is the response of "zod::optionals".
 type OptionalsOutput struct {
-	// Defaulted is the member "defaulted".
+	// Defaulted is the JSON member "defaulted".
 	Defaulted int64 `json:"defaulted"`
 
-	// Nullable is the member "nullable".
+	// Nullable is the JSON member "nullable".
 	Nullable *string `json:"nullable"`
 
-	// Nullish is the member "nullish".
+	// Nullish is the JSON member "nullish".
 	Nullish *float64 `json:"nullish,omitzero"`
 
-	// Optional is the member "optional".
+	// Optional is the JSON member "optional".
 	Optional *string `json:"optional,omitzero"`
 }
 
-// OutcomeInputFalse is an object.
+// OutcomeInputFalse is a JSON object.
 type OutcomeInputFalse struct {
-	// Error is the member "error".
+	// Error is the JSON member "error".
 	Error OutcomeInputFalseError `json:"error"`
 
-	// Success is the member "success".
+	// Success is the JSON member "success".
 	Success OutcomeInputFalseSuccess `json:"success"`
 }
 
-// OutcomeInputFalseError is an object.
+// OutcomeInputFalseError is a JSON object.
 type OutcomeInputFalseError struct {
-	// Code is the member "code".
+	// Code is the JSON member "code".
 	Code int64 `json:"code"`
 
-	// Message is the member "message".
+	// Message is the JSON member "message".
 	Message string `json:"message"`
 }
 
-// OutcomeInputTrue is an object.
+// OutcomeInputTrue is a JSON object.
 type OutcomeInputTrue struct {
-	// Data is the member "data".
+	// Data is the JSON member "data".
 	Data string `json:"data"`
 
-	// Success is the member "success".
+	// Success is the JSON member "success".
 	Success OutcomeInputTrueSuccess `json:"success"`
 }
 
-// OutcomeOutputFalse is an object.
+// OutcomeOutputFalse is a JSON object.
 type OutcomeOutputFalse struct {
-	// Error is the member "error".
+	// Error is the JSON member "error".
 	Error OutcomeOutputFalseError `json:"error"`
 
-	// Success is the member "success".
+	// Success is the JSON member "success".
 	Success OutcomeOutputFalseSuccess `json:"success"`
 }
 
-// OutcomeOutputFalseError is an object.
+// OutcomeOutputFalseError is a JSON object.
 type OutcomeOutputFalseError struct {
-	// Code is the member "code".
+	// Code is the JSON member "code".
 	Code int64 `json:"code"`
 
-	// Message is the member "message".
+	// Message is the JSON member "message".
 	Message string `json:"message"`
 }
 
-// OutcomeOutputTrue is an object.
+// OutcomeOutputTrue is a JSON object.
 type OutcomeOutputTrue struct {
-	// Data is the member "data".
+	// Data is the JSON member "data".
 	Data string `json:"data"`
 
-	// Success is the member "success".
+	// Success is the JSON member "success".
 	Success OutcomeOutputTrueSuccess `json:"success"`
 }
 
 // PartialInput is the request of "zod::partial".
 type PartialInput struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City *string `json:"city,omitzero"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street *string `json:"street,omitzero"`
 }
 
 // PartialOutput is the response of "zod::partial".
 type PartialOutput struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City *string `json:"city,omitzero"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street *string `json:"street,omitzero"`
 }
 
 // PunctuationInput is the request of "zod::punctuation".
 type PunctuationInput struct {
-	// Op is the member "op".
+	// Op is the JSON member "op".
 	Op PunctuationInputOp `json:"op"`
 }
 
 // PunctuationOutput is the response of "zod::punctuation".
 type PunctuationOutput struct {
-	// Op is the member "op".
+	// Op is the JSON member "op".
 	Op PunctuationOutputOp `json:"op"`
 }
 
 // ReadonlyInput is the request of "zod::readonly".
 type ReadonlyInput struct {
-	// Branded is the member "branded".
+	// Branded is the JSON member "branded".
 	Branded string `json:"branded"`
 
-	// List is the member "list".
+	// List is the JSON member "list".
 	List iii.List[string] `json:"list"`
 
-	// Set is the member "set".
+	// Set is the JSON member "set".
 	Set *string `json:"set,omitzero"`
 }
 
 // ReadonlyOutput is the response of "zod::readonly".
 type ReadonlyOutput struct {
-	// Branded is the member "branded".
+	// Branded is the JSON member "branded".
 	Branded string `json:"branded"`
 
-	// List is the member "list".
+	// List is the JSON member "list".
 	List iii.List[string] `json:"list"`
 
-	// Set is the member "set".
+	// Set is the JSON member "set".
 	Set string `json:"set"`
 }
 
 // RecordsInput is the request of "zod::records".
 type RecordsInput struct {
-	// Addresses is the member "addresses".
+	// Addresses is the JSON member "addresses".
 	Addresses iii.Map[RecordsInputAddressesValue] `json:"addresses"`
 
-	// Counts is the member "counts".
+	// Counts is the JSON member "counts".
 	Counts iii.Map[int64] `json:"counts"`
 
-	// Nested is the member "nested".
+	// Nested is the JSON member "nested".
 	Nested iii.Map[iii.Map[iii.List[string]]] `json:"nested"`
 
-	// Partial is the member "partial".
+	// Partial is the JSON member "partial".
 	Partial iii.Map[bool] `json:"partial"`
 }
 
-// RecordsInputAddressesValue is an object.
+// RecordsInputAddressesValue is a JSON object.
 type RecordsInputAddressesValue struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // RecordsOutput is the response of "zod::records".
 type RecordsOutput struct {
-	// Addresses is the member "addresses".
+	// Addresses is the JSON member "addresses".
 	Addresses iii.Map[RecordsOutputAddressesValue] `json:"addresses"`
 
-	// Counts is the member "counts".
+	// Counts is the JSON member "counts".
 	Counts iii.Map[int64] `json:"counts"`
 
-	// Nested is the member "nested".
+	// Nested is the JSON member "nested".
 	Nested iii.Map[iii.Map[iii.List[string]]] `json:"nested"`
 
-	// Partial is the member "partial".
+	// Partial is the JSON member "partial".
 	Partial iii.Map[bool] `json:"partial"`
 }
 
-// RecordsOutputAddressesValue is an object.
+// RecordsOutputAddressesValue is a JSON object.
 type RecordsOutputAddressesValue struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // ScalarsInput is the request of "zod::scalars".
 type ScalarsInput struct {
-	// Count is the member "count".
+	// Count is the JSON member "count".
 	Count int64 `json:"count"`
 
-	// Done is the member "done".
+	// Done is the JSON member "done".
 	Done bool `json:"done"`
 
-	// Nothing is the member "nothing".
-	// The type says no more, because null is the only value.
+	// Nothing is the JSON member "nothing".
+	// The type is not more specific because null is the only allowed value.
 	Nothing json.RawMessage `json:"nothing"`
 
-	// Ratio is the member "ratio".
+	// Ratio is the JSON member "ratio".
 	Ratio float64 `json:"ratio"`
 
-	// Text is the member "text".
+	// Text is the JSON member "text".
 	Text string `json:"text"`
 }
 
 // ScalarsOutput is the response of "zod::scalars".
 type ScalarsOutput struct {
-	// Count is the member "count".
+	// Count is the JSON member "count".
 	Count int64 `json:"count"`
 
-	// Done is the member "done".
+	// Done is the JSON member "done".
 	Done bool `json:"done"`
 
-	// Nothing is the member "nothing".
-	// The type says no more, because null is the only value.
+	// Nothing is the JSON member "nothing".
+	// The type is not more specific because null is the only allowed value.
 	Nothing json.RawMessage `json:"nothing"`
 
-	// Ratio is the member "ratio".
+	// Ratio is the JSON member "ratio".
 	Ratio float64 `json:"ratio"`
 
-	// Text is the member "text".
+	// Text is the JSON member "text".
 	Text string `json:"text"`
 }
 
-// ShapeInputCircle is an object.
+// ShapeInputCircle is a JSON object.
 type ShapeInputCircle struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapeInputCircleKind `json:"kind"`
 
-	// Radius is the member "radius".
+	// Radius is the JSON member "radius".
 	Radius float64 `json:"radius"`
 }
 
-// ShapeInputEmpty is an object.
+// ShapeInputEmpty is a JSON object.
 type ShapeInputEmpty struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapeInputEmptyKind `json:"kind"`
 }
 
-// ShapeInputSquare is an object.
+// ShapeInputSquare is a JSON object.
 type ShapeInputSquare struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapeInputSquareKind `json:"kind"`
 
-	// Side is the member "side".
+	// Side is the JSON member "side".
 	Side float64 `json:"side"`
 }
 
-// ShapeOutputCircle is an object.
+// ShapeOutputCircle is a JSON object.
 type ShapeOutputCircle struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapeOutputCircleKind `json:"kind"`
 
-	// Radius is the member "radius".
+	// Radius is the JSON member "radius".
 	Radius float64 `json:"radius"`
 }
 
-// ShapeOutputEmpty is an object.
+// ShapeOutputEmpty is a JSON object.
 type ShapeOutputEmpty struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapeOutputEmptyKind `json:"kind"`
 }
 
-// ShapeOutputSquare is an object.
+// ShapeOutputSquare is a JSON object.
 type ShapeOutputSquare struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapeOutputSquareKind `json:"kind"`
 
-	// Side is the member "side".
+	// Side is the JSON member "side".
 	Side float64 `json:"side"`
 }
 
 // ShapesInput is the request of "zod::shapes".
 type ShapesInput struct {
-	// First is the member "first".
+	// First is the JSON member "first".
 	First *ShapesInputFirst `json:"first"`
 
-	// Shapes is the member "shapes".
+	// Shapes is the JSON member "shapes".
 	Shapes iii.List[ShapesInputShapesItem] `json:"shapes"`
 }
 
-// ShapesInputFirstCircle is an object.
+// ShapesInputFirstCircle is a JSON object.
 type ShapesInputFirstCircle struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesInputFirstCircleKind `json:"kind"`
 
-	// Radius is the member "radius".
+	// Radius is the JSON member "radius".
 	Radius float64 `json:"radius"`
 }
 
-// ShapesInputFirstEmpty is an object.
+// ShapesInputFirstEmpty is a JSON object.
 type ShapesInputFirstEmpty struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesInputFirstEmptyKind `json:"kind"`
 }
 
-// ShapesInputFirstSquare is an object.
+// ShapesInputFirstSquare is a JSON object.
 type ShapesInputFirstSquare struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesInputFirstSquareKind `json:"kind"`
 
-	// Side is the member "side".
+	// Side is the JSON member "side".
 	Side float64 `json:"side"`
 }
 
-// ShapesInputShapesItemCircle is an object.
+// ShapesInputShapesItemCircle is a JSON object.
 type ShapesInputShapesItemCircle struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesInputShapesItemCircleKind `json:"kind"`
 
-	// Radius is the member "radius".
+	// Radius is the JSON member "radius".
 	Radius float64 `json:"radius"`
 }
 
-// ShapesInputShapesItemEmpty is an object.
+// ShapesInputShapesItemEmpty is a JSON object.
 type ShapesInputShapesItemEmpty struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesInputShapesItemEmptyKind `json:"kind"`
 }
 
-// ShapesInputShapesItemSquare is an object.
+// ShapesInputShapesItemSquare is a JSON object.
 type ShapesInputShapesItemSquare struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesInputShapesItemSquareKind `json:"kind"`
 
-	// Side is the member "side".
+	// Side is the JSON member "side".
 	Side float64 `json:"side"`
 }
 
 // ShapesOutput is the response of "zod::shapes".
 type ShapesOutput struct {
-	// First is the member "first".
+	// First is the JSON member "first".
 	First *ShapesOutputFirst `json:"first"`
 
-	// Shapes is the member "shapes".
+	// Shapes is the JSON member "shapes".
 	Shapes iii.List[ShapesOutputShapesItem] `json:"shapes"`
 }
 
-// ShapesOutputFirstCircle is an object.
+// ShapesOutputFirstCircle is a JSON object.
 type ShapesOutputFirstCircle struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesOutputFirstCircleKind `json:"kind"`
 
-	// Radius is the member "radius".
+	// Radius is the JSON member "radius".
 	Radius float64 `json:"radius"`
 }
 
-// ShapesOutputFirstEmpty is an object.
+// ShapesOutputFirstEmpty is a JSON object.
 type ShapesOutputFirstEmpty struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesOutputFirstEmptyKind `json:"kind"`
 }
 
-// ShapesOutputFirstSquare is an object.
+// ShapesOutputFirstSquare is a JSON object.
 type ShapesOutputFirstSquare struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesOutputFirstSquareKind `json:"kind"`
 
-	// Side is the member "side".
+	// Side is the JSON member "side".
 	Side float64 `json:"side"`
 }
 
-// ShapesOutputShapesItemCircle is an object.
+// ShapesOutputShapesItemCircle is a JSON object.
 type ShapesOutputShapesItemCircle struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesOutputShapesItemCircleKind `json:"kind"`
 
-	// Radius is the member "radius".
+	// Radius is the JSON member "radius".
 	Radius float64 `json:"radius"`
 }
 
-// ShapesOutputShapesItemEmpty is an object.
+// ShapesOutputShapesItemEmpty is a JSON object.
 type ShapesOutputShapesItemEmpty struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesOutputShapesItemEmptyKind `json:"kind"`
 }
 
-// ShapesOutputShapesItemSquare is an object.
+// ShapesOutputShapesItemSquare is a JSON object.
 type ShapesOutputShapesItemSquare struct {
-	// Kind is the member "kind".
+	// Kind is the JSON member "kind".
 	Kind ShapesOutputShapesItemSquareKind `json:"kind"`
 
-	// Side is the member "side".
+	// Side is the JSON member "side".
 	Side float64 `json:"side"`
 }
 
 // SharedInput is the request of "zod::shared".
 type SharedInput struct {
-	// Home is the member "home".
+	// Home is the JSON member "home".
 	Home ZodSharedInputAddress `json:"home"`
 
-	// Other is the member "other".
+	// Other is the JSON member "other".
 	Other *ZodSharedInputAddress `json:"other"`
 
-	// Work is the member "work".
+	// Work is the JSON member "work".
 	Work *ZodSharedInputAddress `json:"work,omitzero"`
 }
 
 // SharedOutput is the response of "zod::shared".
 type SharedOutput struct {
-	// Home is the member "home".
+	// Home is the JSON member "home".
 	Home ZodSharedOutputAddress `json:"home"`
 
-	// Other is the member "other".
+	// Other is the JSON member "other".
 	Other *ZodSharedOutputAddress `json:"other"`
 
-	// Work is the member "work".
+	// Work is the JSON member "work".
 	Work *ZodSharedOutputAddress `json:"work,omitzero"`
 }
 
 // StrictInput is the request of "zod::strict".
 type StrictInput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
 // StrictOutput is the response of "zod::strict".
 type StrictOutput struct {
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID string `json:"id"`
 }
 
 // TreeInput is the request of "zod::tree".
 type TreeInput struct {
-	// Children is the member "children".
+	// Children is the JSON member "children".
 	Children iii.List[TreeInput] `json:"children"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value float64 `json:"value"`
 }
 
 // TreeOutput is the response of "zod::tree".
 type TreeOutput struct {
-	// Children is the member "children".
+	// Children is the JSON member "children".
 	Children iii.List[TreeOutput] `json:"children"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value float64 `json:"value"`
 }
 
 // TuplesInput is the request of "zod::tuples".
 type TuplesInput struct {
-	// Pair is the member "pair".
+	// Pair is the JSON member "pair".
 	Pair TuplesInputPair `json:"pair"`
 
-	// Rest is the member "rest".
+	// Rest is the JSON member "rest".
 	Rest TuplesInputRest `json:"rest"`
 
-	// Same is the member "same".
+	// Same is the JSON member "same".
 	Same [2]float64 `json:"same"`
 }
 
 // TuplesOutput is the response of "zod::tuples".
 type TuplesOutput struct {
-	// Pair is the member "pair".
+	// Pair is the JSON member "pair".
 	Pair TuplesOutputPair `json:"pair"`
 
-	// Rest is the member "rest".
+	// Rest is the JSON member "rest".
 	Rest TuplesOutputRest `json:"rest"`
 
-	// Same is the member "same".
+	// Same is the JSON member "same".
 	Same [2]float64 `json:"same"`
 }
 
 // UnionsInput is the request of "zod::unions".
 type UnionsInput struct {
-	// Body is the member "body".
+	// Body is the JSON member "body".
 	Body UnionsInputBody `json:"body"`
 
-	// Flag is the member "flag".
+	// Flag is the JSON member "flag".
 	Flag UnionsInputFlag `json:"flag"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID UnionsInputID `json:"id"`
 }
 
-// UnionsInputBodyObject is an object.
+// UnionsInputBodyObject is a JSON object.
 type UnionsInputBodyObject struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // UnionsOutput is the response of "zod::unions".
 type UnionsOutput struct {
-	// Body is the member "body".
+	// Body is the JSON member "body".
 	Body UnionsOutputBody `json:"body"`
 
-	// Flag is the member "flag".
+	// Flag is the JSON member "flag".
 	Flag UnionsOutputFlag `json:"flag"`
 
-	// ID is the member "id".
+	// ID is the JSON member "id".
 	ID UnionsOutputID `json:"id"`
 }
 
-// UnionsOutputBodyObject is an object.
+// UnionsOutputBodyObject is a JSON object.
 type UnionsOutputBodyObject struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // WidthsInput is the request of "zod::widths".
 type WidthsInput struct {
-	// F is the member "f".
+	// F is the JSON member "f".
 	F float64 `json:"f"`
 
-	// I is the member "i".
+	// I is the JSON member "i".
 	I int32 `json:"i"`
 
-	// Safe is the member "safe".
+	// Safe is the JSON member "safe".
 	Safe int64 `json:"safe"`
 
-	// U is the member "u".
+	// U is the JSON member "u".
 	U uint32 `json:"u"`
 }
 
 // WidthsOutput is the response of "zod::widths".
 type WidthsOutput struct {
-	// F is the member "f".
+	// F is the JSON member "f".
 	F float64 `json:"f"`
 
-	// I is the member "i".
+	// I is the JSON member "i".
 	I int32 `json:"i"`
 
-	// Safe is the member "safe".
+	// Safe is the JSON member "safe".
 	Safe int64 `json:"safe"`
 
-	// U is the member "u".
+	// U is the JSON member "u".
 	U uint32 `json:"u"`
 }
 
-// ZodLinkedInputSchema0 is an object.
+// ZodLinkedInputSchema0 is a JSON object.
 type ZodLinkedInputSchema0 struct {
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *ZodLinkedInputSchema0 `json:"next"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int64 `json:"value"`
 }
 
-// ZodLinkedOutputSchema0 is an object.
+// ZodLinkedOutputSchema0 is a JSON object.
 type ZodLinkedOutputSchema0 struct {
-	// Next is the member "next".
+	// Next is the JSON member "next".
 	Next *ZodLinkedOutputSchema0 `json:"next"`
 
-	// Value is the member "value".
+	// Value is the JSON member "value".
 	Value int64 `json:"value"`
 }
 
-// ZodMutualInputSchema0 is an object.
+// ZodMutualInputSchema0 is a JSON object.
 type ZodMutualInputSchema0 struct {
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Posts is the member "posts".
+	// Posts is the JSON member "posts".
 	Posts iii.List[ZodMutualInputSchema0PostsItem] `json:"posts"`
 }
 
-// ZodMutualInputSchema0PostsItem is an object.
+// ZodMutualInputSchema0PostsItem is a JSON object.
 type ZodMutualInputSchema0PostsItem struct {
-	// Author is the member "author".
+	// Author is the JSON member "author".
 	Author *ZodMutualInputSchema0 `json:"author,omitzero"`
 
-	// Title is the member "title".
+	// Title is the JSON member "title".
 	Title string `json:"title"`
 }
 
-// ZodMutualOutputSchema0 is an object.
+// ZodMutualOutputSchema0 is a JSON object.
 type ZodMutualOutputSchema0 struct {
-	// Name is the member "name".
+	// Name is the JSON member "name".
 	Name string `json:"name"`
 
-	// Posts is the member "posts".
+	// Posts is the JSON member "posts".
 	Posts iii.List[ZodMutualOutputSchema0PostsItem] `json:"posts"`
 }
 
-// ZodMutualOutputSchema0PostsItem is an object.
+// ZodMutualOutputSchema0PostsItem is a JSON object.
 type ZodMutualOutputSchema0PostsItem struct {
-	// Author is the member "author".
+	// Author is the JSON member "author".
 	Author *ZodMutualOutputSchema0 `json:"author,omitzero"`
 
-	// Title is the member "title".
+	// Title is the JSON member "title".
 	Title string `json:"title"`
 }
 
 // ZodSharedInputAddress: Where somebody lives.
 type ZodSharedInputAddress struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
 // ZodSharedOutputAddress: Where somebody lives.
 type ZodSharedOutputAddress struct {
-	// City is the member "city".
+	// City is the JSON member "city".
 	City string `json:"city"`
 
-	// Street is the member "street".
+	// Street is the JSON member "street".
 	Street string `json:"street"`
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AnythingInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::anything") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (AnythingOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::anything") }
 
-// ArrayInput is the type below. It is the request of "zod::array".
+// ArrayInput is the request of "zod::array".
 type ArrayInput = iii.List[ArrayInputItem]
 
-// ArrayOutput is the type below. It is the response of "zod::array".
+// ArrayOutput is the response of "zod::array".
 type ArrayOutput = iii.List[ArrayOutputItem]
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ArraysInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::arrays") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ArraysOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::arrays") }
 
-// MarshalJSON implements json.Marshaler. It writes the members of Additional beside the others.
+// MarshalJSON implements json.Marshaler. It includes the members in Additional.
 func (v CatchallInput) MarshalJSON() ([]byte, error) {
 	type plain CatchallInput
 	return marshalOpen("CatchallInput", plain(v), v.Additional, "id")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It keeps unknown members in Additional.
+// UnmarshalJSON implements json.Unmarshaler. It stores unknown members in Additional.
 func (v *CatchallInput) UnmarshalJSON(b []byte) error {
 	type plain CatchallInput
 	var p plain
@@ -1868,16 +1868,16 @@ func (v *CatchallInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CatchallInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::catchall") }
 
-// MarshalJSON implements json.Marshaler. It writes the members of Additional beside the others.
+// MarshalJSON implements json.Marshaler. It includes the members in Additional.
 func (v CatchallOutput) MarshalJSON() ([]byte, error) {
 	type plain CatchallOutput
 	return marshalOpen("CatchallOutput", plain(v), v.Additional, "id")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It keeps unknown members in Additional.
+// UnmarshalJSON implements json.Unmarshaler. It stores unknown members in Additional.
 func (v *CatchallOutput) UnmarshalJSON(b []byte) error {
 	type plain CatchallOutput
 	var p plain
@@ -1888,33 +1888,33 @@ func (v *CatchallOutput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (CatchallOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::catchall") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConstraintsInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::constraints") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ConstraintsOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "zod::constraints")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DescribedInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::described") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (DescribedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::described") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EmptyInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::empty") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EmptyOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::empty") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnumsInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::enums") }
 
-// EnumsInputColor is one of the constants below; other values are kept as they are.
+// EnumsInputColor is an enumeration. Values other than the constants below are preserved.
 type EnumsInputColor string
 
 const (
@@ -1923,18 +1923,18 @@ const (
 	EnumsInputColorNavyBlue EnumsInputColor = "navy-blue"
 )
 
-// EnumsInputLiteral is always "on" in JSON; its zero value is ready for use.
+// EnumsInputLiteral is always encoded as "on". The zero value is ready to use.
 type EnumsInputLiteral struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (EnumsInputLiteral) MarshalJSON() ([]byte, error) { return []byte("\"on\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (EnumsInputLiteral) UnmarshalJSON(b []byte) error {
 	return checkConstant("EnumsInputLiteral", b, "\"on\"")
 }
 
-// EnumsInputMaybe is one of the constants below; other values are kept as they are.
+// EnumsInputMaybe is an enumeration. Values other than the constants below are preserved.
 type EnumsInputMaybe string
 
 const (
@@ -1942,7 +1942,7 @@ const (
 	EnumsInputMaybeY EnumsInputMaybe = "y"
 )
 
-// EnumsInputNative is one of the constants below; other values are kept as they are.
+// EnumsInputNative is an enumeration. Values other than the constants below are preserved.
 type EnumsInputNative int
 
 const (
@@ -1950,10 +1950,10 @@ const (
 	EnumsInputNative10 EnumsInputNative = 10
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (EnumsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::enums") }
 
-// EnumsOutputColor is one of the constants below; other values are kept as they are.
+// EnumsOutputColor is an enumeration. Values other than the constants below are preserved.
 type EnumsOutputColor string
 
 const (
@@ -1962,18 +1962,18 @@ const (
 	EnumsOutputColorNavyBlue EnumsOutputColor = "navy-blue"
 )
 
-// EnumsOutputLiteral is always "on" in JSON; its zero value is ready for use.
+// EnumsOutputLiteral is always encoded as "on". The zero value is ready to use.
 type EnumsOutputLiteral struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (EnumsOutputLiteral) MarshalJSON() ([]byte, error) { return []byte("\"on\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (EnumsOutputLiteral) UnmarshalJSON(b []byte) error {
 	return checkConstant("EnumsOutputLiteral", b, "\"on\"")
 }
 
-// EnumsOutputMaybe is one of the constants below; other values are kept as they are.
+// EnumsOutputMaybe is an enumeration. Values other than the constants below are preserved.
 type EnumsOutputMaybe string
 
 const (
@@ -1981,7 +1981,7 @@ const (
 	EnumsOutputMaybeY EnumsOutputMaybe = "y"
 )
 
-// EnumsOutputNative is one of the constants below; other values are kept as they are.
+// EnumsOutputNative is an enumeration. Values other than the constants below are preserved.
 type EnumsOutputNative int
 
 const (
@@ -1989,20 +1989,20 @@ const (
 	EnumsOutputNative10 EnumsOutputNative = 10
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FormatsInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::formats") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (FormatsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::formats") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (IntersectedInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::intersected") }
 
-// IntersectedInputValue is one of several types: exactly one of its fields is set.
+// IntersectedInputValue is a union: exactly one of its fields is set.
 type IntersectedInputValue struct {
 	A *IntersectedInputValueA
 	B *IntersectedInputValueB
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2020,38 +2020,38 @@ func (v *IntersectedInputValue) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// IntersectedInputValueAT is always "a" in JSON; its zero value is ready for use.
+// IntersectedInputValueAT is always encoded as "a". The zero value is ready to use.
 type IntersectedInputValueAT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (IntersectedInputValueAT) MarshalJSON() ([]byte, error) { return []byte("\"a\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (IntersectedInputValueAT) UnmarshalJSON(b []byte) error {
 	return checkConstant("IntersectedInputValueAT", b, "\"a\"")
 }
 
-// IntersectedInputValueBT is always "b" in JSON; its zero value is ready for use.
+// IntersectedInputValueBT is always encoded as "b". The zero value is ready to use.
 type IntersectedInputValueBT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (IntersectedInputValueBT) MarshalJSON() ([]byte, error) { return []byte("\"b\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (IntersectedInputValueBT) UnmarshalJSON(b []byte) error {
 	return checkConstant("IntersectedInputValueBT", b, "\"b\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (IntersectedOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "zod::intersected")
 }
 
-// IntersectedOutputValue is one of several types: exactly one of its fields is set.
+// IntersectedOutputValue is a union: exactly one of its fields is set.
 type IntersectedOutputValue struct {
 	A *IntersectedOutputValueA
 	B *IntersectedOutputValueB
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2069,51 +2069,51 @@ func (v *IntersectedOutputValue) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// IntersectedOutputValueAT is always "a" in JSON; its zero value is ready for use.
+// IntersectedOutputValueAT is always encoded as "a". The zero value is ready to use.
 type IntersectedOutputValueAT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (IntersectedOutputValueAT) MarshalJSON() ([]byte, error) { return []byte("\"a\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (IntersectedOutputValueAT) UnmarshalJSON(b []byte) error {
 	return checkConstant("IntersectedOutputValueAT", b, "\"a\"")
 }
 
-// IntersectedOutputValueBT is always "b" in JSON; its zero value is ready for use.
+// IntersectedOutputValueBT is always encoded as "b". The zero value is ready to use.
 type IntersectedOutputValueBT struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (IntersectedOutputValueBT) MarshalJSON() ([]byte, error) { return []byte("\"b\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (IntersectedOutputValueBT) UnmarshalJSON(b []byte) error {
 	return checkConstant("IntersectedOutputValueBT", b, "\"b\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (IntersectionInput) JSONSchema() json.RawMessage {
 	return schemaOf("request", "zod::intersection")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (IntersectionOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "zod::intersection")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LinkedInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::linked") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LinkedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::linked") }
 
-// MarshalJSON implements json.Marshaler. It writes the members of Additional beside the others.
+// MarshalJSON implements json.Marshaler. It includes the members in Additional.
 func (v LooseInput) MarshalJSON() ([]byte, error) {
 	type plain LooseInput
 	return marshalOpen("LooseInput", plain(v), v.Additional, "id")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It keeps unknown members in Additional.
+// UnmarshalJSON implements json.Unmarshaler. It stores unknown members in Additional.
 func (v *LooseInput) UnmarshalJSON(b []byte) error {
 	type plain LooseInput
 	var p plain
@@ -2124,16 +2124,16 @@ func (v *LooseInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LooseInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::loose") }
 
-// MarshalJSON implements json.Marshaler. It writes the members of Additional beside the others.
+// MarshalJSON implements json.Marshaler. It includes the members in Additional.
 func (v LooseOutput) MarshalJSON() ([]byte, error) {
 	type plain LooseOutput
 	return marshalOpen("LooseOutput", plain(v), v.Additional, "id")
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It keeps unknown members in Additional.
+// UnmarshalJSON implements json.Unmarshaler. It stores unknown members in Additional.
 func (v *LooseOutput) UnmarshalJSON(b []byte) error {
 	type plain LooseOutput
 	var p plain
@@ -2144,45 +2144,45 @@ func (v *LooseOutput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (LooseOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::loose") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MaybeInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::maybe") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MaybeOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::maybe") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MutualInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::mutual") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (MutualOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::mutual") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NamesInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::names") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NamesOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::names") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NestedInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::nested") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (NestedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::nested") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OptionalsInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::optionals") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OptionalsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::optionals") }
 
-// OutcomeInput is one of several types: exactly one of its fields is set. It is the request
-// of "zod::outcome".
+// OutcomeInput is a union: exactly one of its fields is set. It is the request of
+// "zod::outcome".
 type OutcomeInput struct {
 	True  *OutcomeInputTrue
 	False *OutcomeInputFalse
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2200,37 +2200,37 @@ func (v *OutcomeInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OutcomeInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::outcome") }
 
-// OutcomeInputFalseSuccess is always false in JSON; its zero value is ready for use.
+// OutcomeInputFalseSuccess is always encoded as false. The zero value is ready to use.
 type OutcomeInputFalseSuccess struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (OutcomeInputFalseSuccess) MarshalJSON() ([]byte, error) { return []byte("false"), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (OutcomeInputFalseSuccess) UnmarshalJSON(b []byte) error {
 	return checkConstant("OutcomeInputFalseSuccess", b, "false")
 }
 
-// OutcomeInputTrueSuccess is always true in JSON; its zero value is ready for use.
+// OutcomeInputTrueSuccess is always encoded as true. The zero value is ready to use.
 type OutcomeInputTrueSuccess struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (OutcomeInputTrueSuccess) MarshalJSON() ([]byte, error) { return []byte("true"), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (OutcomeInputTrueSuccess) UnmarshalJSON(b []byte) error {
 	return checkConstant("OutcomeInputTrueSuccess", b, "true")
 }
 
-// OutcomeOutput is one of several types: exactly one of its fields is set. It is the
-// response of "zod::outcome".
+// OutcomeOutput is a union: exactly one of its fields is set. It is the response of
+// "zod::outcome".
 type OutcomeOutput struct {
 	True  *OutcomeOutputTrue
 	False *OutcomeOutputFalse
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2248,41 +2248,41 @@ func (v *OutcomeOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (OutcomeOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::outcome") }
 
-// OutcomeOutputFalseSuccess is always false in JSON; its zero value is ready for use.
+// OutcomeOutputFalseSuccess is always encoded as false. The zero value is ready to use.
 type OutcomeOutputFalseSuccess struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (OutcomeOutputFalseSuccess) MarshalJSON() ([]byte, error) { return []byte("false"), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (OutcomeOutputFalseSuccess) UnmarshalJSON(b []byte) error {
 	return checkConstant("OutcomeOutputFalseSuccess", b, "false")
 }
 
-// OutcomeOutputTrueSuccess is always true in JSON; its zero value is ready for use.
+// OutcomeOutputTrueSuccess is always encoded as true. The zero value is ready to use.
 type OutcomeOutputTrueSuccess struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (OutcomeOutputTrueSuccess) MarshalJSON() ([]byte, error) { return []byte("true"), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (OutcomeOutputTrueSuccess) UnmarshalJSON(b []byte) error {
 	return checkConstant("OutcomeOutputTrueSuccess", b, "true")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PartialInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::partial") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PartialOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::partial") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PunctuationInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::punctuation") }
 
-// PunctuationInputOp is one of the constants below; other values are kept as they are.
+// PunctuationInputOp is an enumeration. Values other than the constants below are preserved.
 type PunctuationInputOp string
 
 const (
@@ -2297,12 +2297,13 @@ const (
 	PunctuationInputOpAB2        PunctuationInputOp = "a_b"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (PunctuationOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "zod::punctuation")
 }
 
-// PunctuationOutputOp is one of the constants below; other values are kept as they are.
+// PunctuationOutputOp is an enumeration. Values other than the constants below are
+// preserved.
 type PunctuationOutputOp string
 
 const (
@@ -2317,31 +2318,31 @@ const (
 	PunctuationOutputOpAB2        PunctuationOutputOp = "a_b"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ReadonlyInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::readonly") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ReadonlyOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::readonly") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RecordsInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::records") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (RecordsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::records") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ScalarsInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::scalars") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ScalarsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::scalars") }
 
-// ShapeInput is one of several types: exactly one of its fields is set. It is the request of
+// ShapeInput is a union: exactly one of its fields is set. It is the request of
 // "zod::shape".
 type ShapeInput struct {
 	Circle *ShapeInputCircle
 	Square *ShapeInputSquare
 	Empty  *ShapeInputEmpty
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2360,49 +2361,49 @@ func (v *ShapeInput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ShapeInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::shape") }
 
-// ShapeInputCircleKind is always "circle" in JSON; its zero value is ready for use.
+// ShapeInputCircleKind is always encoded as "circle". The zero value is ready to use.
 type ShapeInputCircleKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapeInputCircleKind) MarshalJSON() ([]byte, error) { return []byte("\"circle\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapeInputCircleKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapeInputCircleKind", b, "\"circle\"")
 }
 
-// ShapeInputEmptyKind is always "empty" in JSON; its zero value is ready for use.
+// ShapeInputEmptyKind is always encoded as "empty". The zero value is ready to use.
 type ShapeInputEmptyKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapeInputEmptyKind) MarshalJSON() ([]byte, error) { return []byte("\"empty\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapeInputEmptyKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapeInputEmptyKind", b, "\"empty\"")
 }
 
-// ShapeInputSquareKind is always "square" in JSON; its zero value is ready for use.
+// ShapeInputSquareKind is always encoded as "square". The zero value is ready to use.
 type ShapeInputSquareKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapeInputSquareKind) MarshalJSON() ([]byte, error) { return []byte("\"square\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapeInputSquareKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapeInputSquareKind", b, "\"square\"")
 }
 
-// ShapeOutput is one of several types: exactly one of its fields is set. It is the response
-// of "zod::shape".
+// ShapeOutput is a union: exactly one of its fields is set. It is the response of
+// "zod::shape".
 type ShapeOutput struct {
 	Circle *ShapeOutputCircle
 	Square *ShapeOutputSquare
 	Empty  *ShapeOutputEmpty
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2421,51 +2422,51 @@ func (v *ShapeOutput) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ShapeOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::shape") }
 
-// ShapeOutputCircleKind is always "circle" in JSON; its zero value is ready for use.
+// ShapeOutputCircleKind is always encoded as "circle". The zero value is ready to use.
 type ShapeOutputCircleKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapeOutputCircleKind) MarshalJSON() ([]byte, error) { return []byte("\"circle\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapeOutputCircleKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapeOutputCircleKind", b, "\"circle\"")
 }
 
-// ShapeOutputEmptyKind is always "empty" in JSON; its zero value is ready for use.
+// ShapeOutputEmptyKind is always encoded as "empty". The zero value is ready to use.
 type ShapeOutputEmptyKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapeOutputEmptyKind) MarshalJSON() ([]byte, error) { return []byte("\"empty\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapeOutputEmptyKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapeOutputEmptyKind", b, "\"empty\"")
 }
 
-// ShapeOutputSquareKind is always "square" in JSON; its zero value is ready for use.
+// ShapeOutputSquareKind is always encoded as "square". The zero value is ready to use.
 type ShapeOutputSquareKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapeOutputSquareKind) MarshalJSON() ([]byte, error) { return []byte("\"square\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapeOutputSquareKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapeOutputSquareKind", b, "\"square\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ShapesInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::shapes") }
 
-// ShapesInputFirst is one of several types: exactly one of its fields is set.
+// ShapesInputFirst is a union: exactly one of its fields is set.
 type ShapesInputFirst struct {
 	Circle *ShapesInputFirstCircle
 	Square *ShapesInputFirstSquare
 	Empty  *ShapesInputFirstEmpty
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2484,45 +2485,45 @@ func (v *ShapesInputFirst) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// ShapesInputFirstCircleKind is always "circle" in JSON; its zero value is ready for use.
+// ShapesInputFirstCircleKind is always encoded as "circle". The zero value is ready to use.
 type ShapesInputFirstCircleKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapesInputFirstCircleKind) MarshalJSON() ([]byte, error) { return []byte("\"circle\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesInputFirstCircleKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesInputFirstCircleKind", b, "\"circle\"")
 }
 
-// ShapesInputFirstEmptyKind is always "empty" in JSON; its zero value is ready for use.
+// ShapesInputFirstEmptyKind is always encoded as "empty". The zero value is ready to use.
 type ShapesInputFirstEmptyKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapesInputFirstEmptyKind) MarshalJSON() ([]byte, error) { return []byte("\"empty\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesInputFirstEmptyKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesInputFirstEmptyKind", b, "\"empty\"")
 }
 
-// ShapesInputFirstSquareKind is always "square" in JSON; its zero value is ready for use.
+// ShapesInputFirstSquareKind is always encoded as "square". The zero value is ready to use.
 type ShapesInputFirstSquareKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapesInputFirstSquareKind) MarshalJSON() ([]byte, error) { return []byte("\"square\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesInputFirstSquareKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesInputFirstSquareKind", b, "\"square\"")
 }
 
-// ShapesInputShapesItem is one of several types: exactly one of its fields is set.
+// ShapesInputShapesItem is a union: exactly one of its fields is set.
 type ShapesInputShapesItem struct {
 	Circle *ShapesInputShapesItemCircle
 	Square *ShapesInputShapesItemSquare
 	Empty  *ShapesInputShapesItemEmpty
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2541,7 +2542,7 @@ func (v *ShapesInputShapesItem) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// ShapesInputShapesItemCircleKind is always "circle" in JSON; its zero value is ready for
+// ShapesInputShapesItemCircleKind is always encoded as "circle". The zero value is ready to
 // use.
 type ShapesInputShapesItemCircleKind struct{}
 
@@ -2550,23 +2551,24 @@ func (ShapesInputShapesItemCircleKind) MarshalJSON() ([]byte, error) {
 	return []byte("\"circle\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesInputShapesItemCircleKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesInputShapesItemCircleKind", b, "\"circle\"")
 }
 
-// ShapesInputShapesItemEmptyKind is always "empty" in JSON; its zero value is ready for use.
+// ShapesInputShapesItemEmptyKind is always encoded as "empty". The zero value is ready to
+// use.
 type ShapesInputShapesItemEmptyKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapesInputShapesItemEmptyKind) MarshalJSON() ([]byte, error) { return []byte("\"empty\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesInputShapesItemEmptyKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesInputShapesItemEmptyKind", b, "\"empty\"")
 }
 
-// ShapesInputShapesItemSquareKind is always "square" in JSON; its zero value is ready for
+// ShapesInputShapesItemSquareKind is always encoded as "square". The zero value is ready to
 // use.
 type ShapesInputShapesItemSquareKind struct{}
 
@@ -2575,20 +2577,20 @@ func (ShapesInputShapesItemSquareKind) MarshalJSON() ([]byte, error) {
 	return []byte("\"square\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesInputShapesItemSquareKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesInputShapesItemSquareKind", b, "\"square\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (ShapesOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::shapes") }
 
-// ShapesOutputFirst is one of several types: exactly one of its fields is set.
+// ShapesOutputFirst is a union: exactly one of its fields is set.
 type ShapesOutputFirst struct {
 	Circle *ShapesOutputFirstCircle
 	Square *ShapesOutputFirstSquare
 	Empty  *ShapesOutputFirstEmpty
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2607,45 +2609,45 @@ func (v *ShapesOutputFirst) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// ShapesOutputFirstCircleKind is always "circle" in JSON; its zero value is ready for use.
+// ShapesOutputFirstCircleKind is always encoded as "circle". The zero value is ready to use.
 type ShapesOutputFirstCircleKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapesOutputFirstCircleKind) MarshalJSON() ([]byte, error) { return []byte("\"circle\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesOutputFirstCircleKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesOutputFirstCircleKind", b, "\"circle\"")
 }
 
-// ShapesOutputFirstEmptyKind is always "empty" in JSON; its zero value is ready for use.
+// ShapesOutputFirstEmptyKind is always encoded as "empty". The zero value is ready to use.
 type ShapesOutputFirstEmptyKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapesOutputFirstEmptyKind) MarshalJSON() ([]byte, error) { return []byte("\"empty\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesOutputFirstEmptyKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesOutputFirstEmptyKind", b, "\"empty\"")
 }
 
-// ShapesOutputFirstSquareKind is always "square" in JSON; its zero value is ready for use.
+// ShapesOutputFirstSquareKind is always encoded as "square". The zero value is ready to use.
 type ShapesOutputFirstSquareKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapesOutputFirstSquareKind) MarshalJSON() ([]byte, error) { return []byte("\"square\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesOutputFirstSquareKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesOutputFirstSquareKind", b, "\"square\"")
 }
 
-// ShapesOutputShapesItem is one of several types: exactly one of its fields is set.
+// ShapesOutputShapesItem is a union: exactly one of its fields is set.
 type ShapesOutputShapesItem struct {
 	Circle *ShapesOutputShapesItemCircle
 	Square *ShapesOutputShapesItemSquare
 	Empty  *ShapesOutputShapesItemEmpty
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2664,7 +2666,7 @@ func (v *ShapesOutputShapesItem) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// ShapesOutputShapesItemCircleKind is always "circle" in JSON; its zero value is ready for
+// ShapesOutputShapesItemCircleKind is always encoded as "circle". The zero value is ready to
 // use.
 type ShapesOutputShapesItemCircleKind struct{}
 
@@ -2673,24 +2675,24 @@ func (ShapesOutputShapesItemCircleKind) MarshalJSON() ([]byte, error) {
 	return []byte("\"circle\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesOutputShapesItemCircleKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesOutputShapesItemCircleKind", b, "\"circle\"")
 }
 
-// ShapesOutputShapesItemEmptyKind is always "empty" in JSON; its zero value is ready for
+// ShapesOutputShapesItemEmptyKind is always encoded as "empty". The zero value is ready to
 // use.
 type ShapesOutputShapesItemEmptyKind struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (ShapesOutputShapesItemEmptyKind) MarshalJSON() ([]byte, error) { return []byte("\"empty\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesOutputShapesItemEmptyKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesOutputShapesItemEmptyKind", b, "\"empty\"")
 }
 
-// ShapesOutputShapesItemSquareKind is always "square" in JSON; its zero value is ready for
+// ShapesOutputShapesItemSquareKind is always encoded as "square". The zero value is ready to
 // use.
 type ShapesOutputShapesItemSquareKind struct{}
 
@@ -2699,19 +2701,19 @@ func (ShapesOutputShapesItemSquareKind) MarshalJSON() ([]byte, error) {
 	return []byte("\"square\""), nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (ShapesOutputShapesItemSquareKind) UnmarshalJSON(b []byte) error {
 	return checkConstant("ShapesOutputShapesItemSquareKind", b, "\"square\"")
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SharedInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::shared") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (SharedOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::shared") }
 
-// StatusInput is one of the constants below; other values are kept as they are. It is the
-// request of "zod::status".
+// StatusInput is an enumeration. Values other than the constants below are preserved. It is
+// the request of "zod::status".
 type StatusInput string
 
 const (
@@ -2719,11 +2721,11 @@ const (
 	StatusInputClosed StatusInput = "closed"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StatusInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::status") }
 
-// StatusOutput is one of the constants below; other values are kept as they are. It is the
-// response of "zod::status".
+// StatusOutput is an enumeration. Values other than the constants below are preserved. It is
+// the response of "zod::status".
 type StatusOutput string
 
 const (
@@ -2731,31 +2733,31 @@ const (
 	StatusOutputClosed StatusOutput = "closed"
 )
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StatusOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::status") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StrictInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::strict") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (StrictOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::strict") }
 
-// TextInput is the type below. It is the request of "zod::text".
+// TextInput is the request of "zod::text".
 type TextInput = string
 
-// TextOutput is the type below. It is the response of "zod::text".
+// TextOutput is the response of "zod::text".
 type TextOutput = string
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TreeInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::tree") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TreeOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::tree") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TuplesInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::tuples") }
 
-// TuplesInputPair is an array in JSON, with an element for each field.
+// TuplesInputPair is a tuple, encoded as a JSON array of its fields in order.
 type TuplesInputPair struct {
 	V0 string
 	V1 int64
@@ -2770,10 +2772,10 @@ func (v *TuplesInputPair) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("TuplesInputPair", b, 2, nil, &v.V0, &v.V1)
 }
 
-// TuplesInputRest is an array in JSON, with an element for each field.
+// TuplesInputRest is a tuple, encoded as a JSON array of its fields in order.
 type TuplesInputRest struct {
 	V0 bool
-	// Rest holds the remaining elements.
+	// Rest contains the remaining elements.
 	Rest []string
 }
 
@@ -2786,10 +2788,10 @@ func (v *TuplesInputRest) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("TuplesInputRest", b, 1, &v.Rest, &v.V0)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (TuplesOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::tuples") }
 
-// TuplesOutputPair is an array in JSON, with an element for each field.
+// TuplesOutputPair is a tuple, encoded as a JSON array of its fields in order.
 type TuplesOutputPair struct {
 	V0 string
 	V1 int64
@@ -2804,10 +2806,10 @@ func (v *TuplesOutputPair) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("TuplesOutputPair", b, 2, nil, &v.V0, &v.V1)
 }
 
-// TuplesOutputRest is an array in JSON, with an element for each field.
+// TuplesOutputRest is a tuple, encoded as a JSON array of its fields in order.
 type TuplesOutputRest struct {
 	V0 bool
-	// Rest holds the remaining elements.
+	// Rest contains the remaining elements.
 	Rest []string
 }
 
@@ -2820,15 +2822,15 @@ func (v *TuplesOutputRest) UnmarshalJSON(b []byte) error {
 	return unmarshalTuple("TuplesOutputRest", b, 1, &v.Rest, &v.V0)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnionsInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::unions") }
 
-// UnionsInputBody is one of several types: exactly one of its fields is set.
+// UnionsInputBody is a union: exactly one of its fields is set.
 type UnionsInputBody struct {
 	String *string
 	List   *iii.List[string]
 	Object *UnionsInputBodyObject
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2847,11 +2849,11 @@ func (v *UnionsInputBody) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsInputFlag is one of several types: exactly one of its fields is set.
+// UnionsInputFlag is a union: exactly one of its fields is set.
 type UnionsInputFlag struct {
 	Bool *bool
 	Auto *UnionsInputFlagAuto
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2869,22 +2871,22 @@ func (v *UnionsInputFlag) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsInputFlagAuto is always "auto" in JSON; its zero value is ready for use.
+// UnionsInputFlagAuto is always encoded as "auto". The zero value is ready to use.
 type UnionsInputFlagAuto struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UnionsInputFlagAuto) MarshalJSON() ([]byte, error) { return []byte("\"auto\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UnionsInputFlagAuto) UnmarshalJSON(b []byte) error {
 	return checkConstant("UnionsInputFlagAuto", b, "\"auto\"")
 }
 
-// UnionsInputID is one of several types: exactly one of its fields is set.
+// UnionsInputID is a union: exactly one of its fields is set.
 type UnionsInputID struct {
 	Integer *int64
 	String  *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2902,15 +2904,15 @@ func (v *UnionsInputID) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (UnionsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::unions") }
 
-// UnionsOutputBody is one of several types: exactly one of its fields is set.
+// UnionsOutputBody is a union: exactly one of its fields is set.
 type UnionsOutputBody struct {
 	String *string
 	List   *iii.List[string]
 	Object *UnionsOutputBodyObject
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2929,11 +2931,11 @@ func (v *UnionsOutputBody) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsOutputFlag is one of several types: exactly one of its fields is set.
+// UnionsOutputFlag is a union: exactly one of its fields is set.
 type UnionsOutputFlag struct {
 	Bool *bool
 	Auto *UnionsOutputFlagAuto
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2951,22 +2953,22 @@ func (v *UnionsOutputFlag) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnionsOutputFlagAuto is always "auto" in JSON; its zero value is ready for use.
+// UnionsOutputFlagAuto is always encoded as "auto". The zero value is ready to use.
 type UnionsOutputFlagAuto struct{}
 
 // MarshalJSON implements json.Marshaler.
 func (UnionsOutputFlagAuto) MarshalJSON() ([]byte, error) { return []byte("\"auto\""), nil }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for another value.
+// UnmarshalJSON implements json.Unmarshaler. It rejects any value but the constant.
 func (UnionsOutputFlagAuto) UnmarshalJSON(b []byte) error {
 	return checkConstant("UnionsOutputFlagAuto", b, "\"auto\"")
 }
 
-// UnionsOutputID is one of several types: exactly one of its fields is set.
+// UnionsOutputID is a union: exactly one of its fields is set.
 type UnionsOutputID struct {
 	Integer *int64
 	String  *string
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
@@ -2984,28 +2986,28 @@ func (v *UnionsOutputID) UnmarshalJSON(b []byte) error {
 	)
 }
 
-// UnspeakableInput is the type below. It is the request of "zod::unspeakable". The type says
-// no more, because no struct tag can hold the name "a,b".
+// UnspeakableInput is the request of "zod::unspeakable". The type is not more specific
+// because the name "a,b" is not valid in a struct tag.
 type UnspeakableInput = iii.Map[json.RawMessage]
 
-// UnspeakableOutput is the type below. It is the response of "zod::unspeakable". The type
-// says no more, because no struct tag can hold the name "a,b".
+// UnspeakableOutput is the response of "zod::unspeakable". The type is not more specific
+// because the name "a,b" is not valid in a struct tag.
 type UnspeakableOutput = iii.Map[json.RawMessage]
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WidthsInput) JSONSchema() json.RawMessage { return schemaOf("request", "zod::widths") }
 
-// JSONSchema returns the schema that the type was generated from.
+// JSONSchema returns the schema from which the type was generated.
 func (WidthsOutput) JSONSchema() json.RawMessage { return schemaOf("response", "zod::widths") }
 
-// ZodAnythingInputSchema0 is one of several types: exactly one of its fields is set.
+// ZodAnythingInputSchema0 is a union: exactly one of its fields is set.
 type ZodAnythingInputSchema0 struct {
 	String *string
 	Number *float64
 	Bool   *bool
 	List   *iii.List[*ZodAnythingInputSchema0]
 	Map    *iii.Map[*ZodAnythingInputSchema0]
-	// Raw is a value that is none of the others, as it was received.
+	// Raw is the JSON encoding of a value that matches no other field.
 	Raw json.RawMessage
 }
 
