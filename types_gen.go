@@ -97,7 +97,7 @@ type AlertRule struct {
 	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Threshold with which the metric is compared.
+	// Threshold for the metric.
 	Threshold float64 `json:"threshold"`
 
 	// Length of the time window over which the rule is evaluated, in seconds.
@@ -758,8 +758,8 @@ type FunctionFilter struct {
 	// workers.
 	Worker string `json:"worker,omitempty,omitzero"`
 
-	// Names of workers, one of which provides the function. Empty is omitted and
-	// matches all workers.
+	// Names of the workers whose functions to list. Empty is omitted and matches all
+	// workers.
 	Workers []string `json:"workers,omitempty,omitzero"`
 }
 
@@ -998,7 +998,7 @@ type HTTPMiddlewareInput struct {
 // no body and no path, and the middleware function cannot change it.
 type HTTPMiddlewareRequest struct {
 	// Headers of the request, keyed by lower-case name. If a header is repeated, the
-	// map holds the last of its values. Nil encodes as {}.
+	// map holds its last value. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
 	// Method of the request.
@@ -1008,8 +1008,8 @@ type HTTPMiddlewareRequest struct {
 	// Nil encodes as {}.
 	PathParams StringMap `json:"path_params"`
 
-	// Query parameters of the request. If a parameter is repeated, the map holds the
-	// last of its values. Nil encodes as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds its
+	// last value. Nil encodes as {}.
 	QueryParams StringMap `json:"query_params"`
 }
 
@@ -3728,10 +3728,10 @@ type TracesTreeResult struct {
 	Storage TraceStorage `json:"storage"`
 }
 
-// TriggerAction determines how the engine handles a call if the caller does not
-// simply wait for the result. Action holds exactly one of ActionVoid and
-// ActionEnqueue. Encoding the zero value, in which Action is nil, is an error.
-// Decoding an unknown tag is also an error.
+// TriggerAction makes the engine run a call without a reply (ActionVoid) or
+// through a queue (ActionEnqueue). Action holds exactly one of these. Encoding the
+// zero value, in which Action is nil, is an error. Decoding an unknown tag is also
+// an error.
 type TriggerAction struct{ Action TriggerActionVariant }
 
 // TriggerActionType is the tag of a TriggerAction. The encoder sets it.
@@ -4190,8 +4190,8 @@ type WorkerInfoInput struct {
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
-// WorkerMetrics is one sample of metrics of the worker's own process. Samples are
-// not sent to the engine. The engine receives only the four process gauges.
+// WorkerMetrics is one sample of the metrics of the worker's own process. Samples
+// are not sent to the engine. The engine receives only the four process gauges.
 type WorkerMetrics struct {
 	// CPU usage in percent, where 100 is one core.
 	CPUPercent float32 `json:"cpu_percent"`
@@ -4310,7 +4310,7 @@ type WorkerRegisteredMessage struct {
 	// and treats a value that is not an array as none.
 	Features []string `json:"features,omitempty,omitzero"`
 
-	// Secret that allows a later connection to replace this one, as a UUID. Empty is
+	// Secret UUID that allows a later connection to replace this one. Empty is
 	// omitted.
 	ReattachToken string `json:"reattach_token,omitempty,omitzero"`
 

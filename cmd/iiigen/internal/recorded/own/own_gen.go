@@ -4592,7 +4592,7 @@ type AlertRule struct {
 	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Threshold with which the metric is compared.
+	// Threshold for the metric.
 	Threshold float64 `json:"threshold"`
 
 	// Length of the time window over which the rule is evaluated, in seconds.
@@ -4620,7 +4620,7 @@ type AlertRuleInput struct {
 	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Threshold with which the metric is compared.
+	// Threshold for the metric.
 	Threshold float64 `json:"threshold"`
 
 	// Length of the time window over which the rule is evaluated, in seconds.
@@ -4648,7 +4648,7 @@ type AlertRuleOutput struct {
 	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Threshold with which the metric is compared.
+	// Threshold for the metric.
 	Threshold float64 `json:"threshold"`
 
 	// Length of the time window over which the rule is evaluated, in seconds.
@@ -6186,8 +6186,8 @@ type FunctionFilterInput struct {
 	// workers.
 	Worker *string `json:"worker,omitzero"`
 
-	// Names of workers, one of which provides the function. Empty is omitted and
-	// matches all workers.
+	// Names of the workers whose functions to list. Empty is omitted and matches all
+	// workers.
 	Workers []string `json:"workers,omitzero"`
 }
 
@@ -6209,8 +6209,8 @@ type FunctionFilterOutput struct {
 	// workers.
 	Worker *string `json:"worker,omitzero"`
 
-	// Names of workers, one of which provides the function. Empty is omitted and
-	// matches all workers.
+	// Names of the workers whose functions to list. Empty is omitted and matches all
+	// workers.
 	Workers []string `json:"workers,omitzero"`
 }
 
@@ -6763,7 +6763,7 @@ type HTTPMiddlewareInputOutput struct {
 // no body and no path, and the middleware function cannot change it.
 type HTTPMiddlewareRequest struct {
 	// Headers of the request, keyed by lower-case name. If a header is repeated, the
-	// map holds the last of its values. Nil encodes as {}.
+	// map holds its last value. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
 	// Method of the request.
@@ -6773,8 +6773,8 @@ type HTTPMiddlewareRequest struct {
 	// Nil encodes as {}.
 	PathParams iii.Map[string] `json:"path_params"`
 
-	// Query parameters of the request. If a parameter is repeated, the map holds the
-	// last of its values. Nil encodes as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds its
+	// last value. Nil encodes as {}.
 	QueryParams iii.Map[string] `json:"query_params"`
 }
 
@@ -6783,7 +6783,7 @@ type HTTPMiddlewareRequest struct {
 // function cannot change it.
 type HTTPMiddlewareRequestInput struct {
 	// Headers of the request, keyed by lower-case name. If a header is repeated, the
-	// map holds the last of its values. Nil encodes as {}.
+	// map holds its last value. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
 	// Method of the request.
@@ -6793,8 +6793,8 @@ type HTTPMiddlewareRequestInput struct {
 	// Nil encodes as {}.
 	PathParams iii.Map[string] `json:"path_params"`
 
-	// Query parameters of the request. If a parameter is repeated, the map holds the
-	// last of its values. Nil encodes as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds its
+	// last value. Nil encodes as {}.
 	QueryParams iii.Map[string] `json:"query_params"`
 }
 
@@ -6803,7 +6803,7 @@ type HTTPMiddlewareRequestInput struct {
 // function cannot change it.
 type HTTPMiddlewareRequestOutput struct {
 	// Headers of the request, keyed by lower-case name. If a header is repeated, the
-	// map holds the last of its values. Nil encodes as {}.
+	// map holds its last value. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
 	// Method of the request.
@@ -6813,8 +6813,8 @@ type HTTPMiddlewareRequestOutput struct {
 	// Nil encodes as {}.
 	PathParams iii.Map[string] `json:"path_params"`
 
-	// Query parameters of the request. If a parameter is repeated, the map holds the
-	// last of its values. Nil encodes as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds its
+	// last value. Nil encodes as {}.
 	QueryParams iii.Map[string] `json:"query_params"`
 }
 
@@ -14018,9 +14018,9 @@ type WorkerInput struct {
 	Version *string `json:"version"`
 }
 
-// WorkerMetricsInput: WorkerMetrics is one sample of metrics of the worker's own
-// process. Samples are not sent to the engine. The engine receives only the four
-// process gauges.
+// WorkerMetricsInput: WorkerMetrics is one sample of the metrics of the worker's
+// own process. Samples are not sent to the engine. The engine receives only the
+// four process gauges.
 type WorkerMetricsInput struct {
 	// CPU usage in percent, where 100 is one core.
 	CPUPercent float64 `json:"cpu_percent"`
@@ -14043,9 +14043,9 @@ type WorkerMetricsInput struct {
 	UptimeSeconds float64 `json:"uptime_seconds"`
 }
 
-// WorkerMetricsOutput: WorkerMetrics is one sample of metrics of the worker's own
-// process. Samples are not sent to the engine. The engine receives only the four
-// process gauges.
+// WorkerMetricsOutput: WorkerMetrics is one sample of the metrics of the worker's
+// own process. Samples are not sent to the engine. The engine receives only the
+// four process gauges.
 type WorkerMetricsOutput struct {
 	// CPU usage in percent, where 100 is one core.
 	CPUPercent float64 `json:"cpu_percent"`
@@ -14352,7 +14352,7 @@ type WorkerRegisteredMessageInput struct {
 	// and treats a value that is not an array as none.
 	Features []string `json:"features,omitzero"`
 
-	// Secret that allows a later connection to replace this one, as a UUID. Empty is
+	// Secret UUID that allows a later connection to replace this one. Empty is
 	// omitted.
 	ReattachToken *string `json:"reattach_token,omitzero"`
 
@@ -14372,7 +14372,7 @@ type WorkerRegisteredMessageOutput struct {
 	// and treats a value that is not an array as none.
 	Features []string `json:"features,omitzero"`
 
-	// Secret that allows a later connection to replace this one, as a UUID. Empty is
+	// Secret UUID that allows a later connection to replace this one. Empty is
 	// omitted.
 	ReattachToken *string `json:"reattach_token,omitzero"`
 
@@ -18926,9 +18926,9 @@ func (TracesTreeResultOutput) JSONSchema() json.RawMessage {
 
 // TriggerAction is a union: exactly one of its fields is set.
 //
-// TriggerAction determines how the engine handles a call if the caller does not simply wait
-// for the result. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
-// zero value, in which Action is nil, is an error. Decoding an unknown tag is also an error.
+// TriggerAction makes the engine run a call without a reply (ActionVoid) or through a queue
+// (ActionEnqueue). Action holds exactly one of these. Encoding the zero value, in which
+// Action is nil, is an error. Decoding an unknown tag is also an error.
 type TriggerAction struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
@@ -18953,9 +18953,9 @@ func (v *TriggerAction) UnmarshalJSON(b []byte) error {
 // TriggerActionInput is a union: exactly one of its fields is set. It is the request of
 // "own::TriggerAction".
 //
-// TriggerAction determines how the engine handles a call if the caller does not simply wait
-// for the result. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
-// zero value, in which Action is nil, is an error. Decoding an unknown tag is also an error.
+// TriggerAction makes the engine run a call without a reply (ActionVoid) or through a queue
+// (ActionEnqueue). Action holds exactly one of these. Encoding the zero value, in which
+// Action is nil, is an error. Decoding an unknown tag is also an error.
 type TriggerActionInput struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
@@ -18985,9 +18985,9 @@ func (TriggerActionInput) JSONSchema() json.RawMessage {
 // TriggerActionOutput is a union: exactly one of its fields is set. It is the response of
 // "own::TriggerAction".
 //
-// TriggerAction determines how the engine handles a call if the caller does not simply wait
-// for the result. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
-// zero value, in which Action is nil, is an error. Decoding an unknown tag is also an error.
+// TriggerAction makes the engine run a call without a reply (ActionVoid) or through a queue
+// (ActionEnqueue). Action holds exactly one of these. Encoding the zero value, in which
+// Action is nil, is an error. Decoding an unknown tag is also an error.
 type TriggerActionOutput struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
