@@ -16,7 +16,7 @@ import (
 const channelBytes = 1 << 20
 
 var channels = []scenario{
-	{"channel-go-peer", "1 MiB through a channel made by Go, from Go to the peer", func(ctx context.Context, t *trial) {
+	{"channel-go-peer", "1 MiB from Go to the peer, over a channel created by Go", func(ctx context.Context, t *trial) {
 		w, r, err := t.client.CreateChannel(ctx)
 		t.must("engine::channels::create", err)
 		sent := make(chan error, 1)
@@ -31,7 +31,7 @@ var channels = []scenario{
 		t.equal("what the peer read", t.call(ctx, "peer::sink", object{"reader": r.Ref()}), reportOf(channelBytes))
 		t.must("writing", <-sent)
 	}},
-	{"channel-peer-go", "1 MiB through a channel made by Go, from the peer to Go", func(ctx context.Context, t *trial) {
+	{"channel-peer-go", "1 MiB from the peer to Go, over a channel created by Go", func(ctx context.Context, t *trial) {
 		w, r, err := t.client.CreateChannel(ctx)
 		t.must("engine::channels::create", err)
 		written := make(chan error, 1)
@@ -46,11 +46,11 @@ var channels = []scenario{
 		t.must("the peer's writing", errors.Join(<-written, err))
 		t.equal("what Go read", report, reportOf(channelBytes))
 	}},
-	{"channel-of-peer-in", "1 MiB through a channel made by the peer, from Go to the peer", func(ctx context.Context, t *trial) {
+	{"channel-of-peer-in", "1 MiB from Go to the peer, over a channel created by the peer", func(ctx context.Context, t *trial) {
 		got := t.value(ctx, "channel-in", object{"function_id": "go::source", "bytes": channelBytes})
 		t.equal("what the peer read", got, reportOf(channelBytes))
 	}},
-	{"channel-of-peer-out", "1 MiB through a channel made by the peer, from the peer to Go", func(ctx context.Context, t *trial) {
+	{"channel-of-peer-out", "1 MiB from the peer to Go, over a channel created by the peer", func(ctx context.Context, t *trial) {
 		got := t.value(ctx, "channel-out", object{"function_id": "go::sink", "bytes": channelBytes})
 		t.equal("what Go read", got, reportOf(channelBytes))
 	}},

@@ -10,7 +10,7 @@ import (
 )
 
 var links = []scenario{
-	{"reconnect", "reconnection after the engine dropped the connection", func(ctx context.Context, t *trial) {
+	{"reconnect", "reconnecting after the engine dropped the connection", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-return", nil, 0)
 		t.bind(ctx, "state", "peer::on-return", object{"scope": "returns"}, nil)
 		under := make(chan error, 1)
@@ -36,7 +36,7 @@ var links = []scenario{
 			t.errorf("a trigger that was bound before fires more than once")
 		}
 	}},
-	{"reattach", "reconnection while the engine still holds the old connection", func(ctx context.Context, t *trial) {
+	{"reattach", "reconnecting while the engine still holds the old connection", func(ctx context.Context, t *trial) {
 		before, err := t.client.WorkerInfo(ctx, t.peerName())
 		t.must("engine::workers::info", err)
 		offset, err := t.engine.frameOffset()

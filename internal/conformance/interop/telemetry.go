@@ -13,7 +13,7 @@ import (
 )
 
 var telemetry = []scenario{
-	{"trace", "spans of one trace, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
+	{"trace", "the spans of one trace, from Go to the peer and back", func(ctx context.Context, t *trial) {
 		traceID := t.traced(ctx)
 		// Spans arrive separately, and a parent may arrive after its children.
 		var wrong string
@@ -26,7 +26,7 @@ var telemetry = []scenario{
 			t.errorf("%v: %s", err, wrong)
 		}
 	}},
-	{"baggage", "baggage, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
+	{"baggage", "baggage, from Go to the peer and back", func(ctx context.Context, t *trial) {
 		ctx, err := iii.SetBaggage(ctx, "tenant", "acme")
 		t.must("baggage", err)
 		seen := make(chan string, 1)
@@ -50,7 +50,7 @@ var telemetry = []scenario{
 			t.errorf("go::baggage was not called: %v", ctx.Err())
 		}
 	}},
-	{"logs", "logs of the peer, read back by Go", func(ctx context.Context, t *trial) {
+	{"logs", "log records of the peer, read back by Go", func(ctx context.Context, t *trial) {
 		traceID := t.traced(ctx)
 		var logs []iii.StoredLog
 		t.must("logs", until(ctx, "the peer's record of the trace does not arrive", func() bool {
@@ -72,7 +72,7 @@ var telemetry = []scenario{
 			t.errorf("the record is in no span")
 		}
 	}},
-	{"logs-outside", "logs of the peer outside any span", func(ctx context.Context, t *trial) {
+	{"logs-outside", "log records of the peer outside any span", func(ctx context.Context, t *trial) {
 		for _, level := range []struct {
 			name     string
 			severity int32
@@ -111,7 +111,7 @@ var telemetry = []scenario{
 			t.errorf("data points: got %s, want the value 3", short(plain(got[0].DataPoints)))
 		}
 	}},
-	{"gauges", "gauges of the peer's process, in engine::workers::info", func(ctx context.Context, t *trial) {
+	{"gauges", "process gauges of the peer in engine::workers::info", func(ctx context.Context, t *trial) {
 		ctx, cancel := context.WithTimeout(ctx, t.patience) // many times the export interval
 		defer cancel()
 		var report *iii.WorkerMetricsReport

@@ -47,7 +47,7 @@ var groups = []group{
 	{"Engine 0.26: calls", "0.26", on("0.26", calling)},
 	{"Engine 0.26: Go observes the peer", "0.26", on("0.26", observed)},
 	{"Engine 0.26: the peer observes Go", "0.26", on("0.26", observing)},
-	{"Engine 0.26: hosts decide", "0.26", on("0.26", hosting)},
+	{"Engine 0.26: hosts select observers", "0.26", on("0.26", hosting)},
 	{"Engine 0.26: the peer observes the engine", "0.26", on("0.26", sources)},
 	{"Engine 0.26: triggers of Go", "0.26", on("0.26", bindingHere)},
 	{"Engine 0.26: lost connections", "0.26", on("0.26", returning)},
