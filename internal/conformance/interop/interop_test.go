@@ -185,10 +185,10 @@ func TestSections(t *testing.T) {
 	r["node"]["huge"] = cell{Outcome: failed, Differences: []string{"c"}}
 	r["node"]["huge-peer-0.26"] = cell{Outcome: failed, Differences: []string{"d", "e"}, Frames: []string{"peer → engine {}"}}
 	for name, want := range map[string]string{
-		"big-integers": "\n### node: integers above 2^53, both ways\n\n" + explanations["node"]["big-integers"] + "\n\n- a\n- b\n\n```\npeer → engine {}\n```\n",
+		"big-integers": "\n### node: integers above 2^53, in both directions\n\n" + explanations["node"]["big-integers"] + "\n\n- a\n- b\n\n```\npeer → engine {}\n```\n",
 		"huge": "\n### node: a result of 20 MiB from the peer\n\n" + explanations["node"]["huge"] + "\n\n" +
 			"- a result of 20 MiB from the peer: c\n" +
-			"- a payload of 20 MiB for the peer, which returns it, engine 0.26: d: e\n",
+			"- the peer receives a payload of 20 MiB and returns it, engine 0.26: d: e\n",
 		"huge-peer-0.26": "",
 		"huge-peer-0.25": "",
 	} {
@@ -196,7 +196,7 @@ func TestSections(t *testing.T) {
 			t.Errorf("section of %s (-want +got):\n%s", name, diff)
 		}
 	}
-	if link := "which returns it, engine 0.26 | [failed](#node-a-result-of-20-mib-from-the-peer) |"; !strings.Contains(r.table(), link) {
+	if link := "payload of 20 MiB and returns it, engine 0.26 | [failed](#node-a-result-of-20-mib-from-the-peer) |"; !strings.Contains(r.table(), link) {
 		t.Errorf("the table has no %s", link)
 	}
 }
