@@ -933,8 +933,8 @@ func TestStreamHeartbeat(t *testing.T) {
 	}
 }
 
-// If a probe cannot be written within the write timeout, the client is not reading, and the
-// response ends.
+// A probe that cannot be written within the write timeout ends the response, because the
+// client is not reading.
 func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
 	const filling = 4<<20 + 256<<10 // almost as much as the engine buffers per client
 	for _, test := range []struct {
@@ -1569,7 +1569,7 @@ type behaviour struct {
 	differs string
 }
 
-// observed is what a client and the handler saw of one request.
+// observed records what the client and the handler saw of one request.
 type observed struct {
 	Status   int
 	Header   http.Header

@@ -404,7 +404,7 @@ func (t *Telemetry) Flush(ctx context.Context) error {
 	return errors.Join(append(flushed.errs, t.conn.flushAfter(ctx, flushed.dropped))...)
 }
 
-// providerCalls tracks concurrent calls to one method of all providers.
+// providerCalls tracks concurrent calls of one method on all providers.
 type providerCalls struct {
 	results chan error // has room for all results
 	left    int

@@ -90,7 +90,7 @@ func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	return sc, sc.IsValid()
 }
 
-// decodeHex decodes lowercase digits. The header allows no others.
+// decodeHex decodes lowercase hexadecimal digits. The header allows no uppercase ones.
 func decodeHex[T string | []byte](dst []byte, s T) bool {
 	for i := range dst {
 		high, low := hexValue(s[2*i]), hexValue(s[2*i+1])

@@ -118,8 +118,9 @@ func checkOut(out any) error {
 	return fmt.Errorf("cannot decode the result into %T: it leads to itself", out)
 }
 
-// checkTarget returns an error if t can hold no JSON values except null and empty lists and
-// objects. It does not examine struct fields, because a result need not contain all of them.
+// checkTarget returns an error if t can hold no JSON values except null, empty arrays and
+// empty objects. It does not examine struct fields, because a result need not contain all of
+// them.
 func checkTarget(t reflect.Type) error {
 	fail := func(why string) error { return fmt.Errorf("cannot decode the result into %s: %s", t, why) }
 	at, pointers := t, 0

@@ -214,7 +214,7 @@ func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 }
 
 // Every payload either arrives or is rejected at once. The engine drops messages that it
-// cannot read, so an undetected error would only show as a timeout.
+// cannot read, so an undetected error would show up only as a timeout.
 func TestPayloadArrivesOrIsRefused(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("worker"), iii.WithCallTimeout(time.Minute))
