@@ -10,22 +10,23 @@ const intro = `<!-- Written by make interop-update; do not edit. -->
 
 # Interoperability
 
-This page shows how workers on the official SDKs interoperate with workers on this package. Both
-run on the development engine. Each peer is a small program on the unmodified SDK from its
-registry. It runs the steps of a scenario, and the Go worker checks what both sides have
-observed. The peer named go runs the same program on this package, as a control.
+This page shows how workers built with the official SDKs interoperate with workers built with
+this package. Both run on the development engine. Each peer is a small program that uses an
+unmodified SDK from its package registry. The peer runs the steps of a scenario, and the Go
+worker checks what both sides have observed. As a control, the peer named go is the same
+program built with this package.
 
-The development engine implements three [versions](engine-versions.md). Version 0.23 has
-triggers but no observers. Scenarios whose titles say so run on versions 0.25 and 0.26, which
-have [observers](observers.md). Every peer runs every scenario, whatever engine version its SDK
-targets.
+The development engine implements three [versions](engine-versions.md). Scenarios run on
+version 0.23, which has triggers but no observers, unless their titles name version 0.25 or
+0.26, which have [observers](observers.md). Every peer runs every scenario, whatever engine
+version its SDK targets.
 
 ` + "```sh\nmake interop        # with the SDKs for Node and Python: needs node, npm, python3\nmake interop-rust   # with the SDK for Rust: needs cargo; the first build takes minutes\n```" + `
 
 Both commands fail if an outcome differs from this page.
 
-On two cores under other load, ` + "`make interop`" + ` took between one and a half and two minutes,
-plus two minutes for installing the SDKs the first time. ` + "`make interop-rust`" + ` took one
+On two cores that also ran other programs, ` + "`make interop`" + ` took between one and a half and two
+minutes, plus two minutes for installing the SDKs the first time. ` + "`make interop-rust`" + ` took one
 minute, plus another minute for the first build.
 `
 
