@@ -1,8 +1,8 @@
 package iii
 
 // If the values of an enumeration have descriptions, the generator declares only its type.
-// This file declares the constants, and a test compares them with the schemas. Decoding
-// accepts values without a constant.
+// This file declares the constants, and a test compares them with the schemas. Values for
+// which there is no constant can still be decoded.
 
 // Values of HTTPMethod.
 const (
@@ -146,8 +146,8 @@ const (
 
 // Values of ConnectionState.
 const (
-	// ConnectionStateDisconnected means that the connection has not been started or has been
-	// shut down.
+	// ConnectionStateDisconnected means that no attempt to connect has begun, or that the
+	// connection has been shut down.
 	ConnectionStateDisconnected ConnectionState = "disconnected"
 	// ConnectionStateConnecting means that the first connection attempt is in progress.
 	ConnectionStateConnecting ConnectionState = "connecting"
