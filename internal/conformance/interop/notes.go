@@ -33,9 +33,9 @@ minute, plus another minute for the first build.
 const (
 	failedText = `The blocks show the messages on the peer's connections, except for the calls that control the
 peer. Ids are replaced by names, numbered in order of appearance. If several scenarios fail for
-the same reason, the block shows only the first one.
+the same reason, the block shows the messages of the first one.
 `
-	notOfferedText = "The SDKs lack the features for these scenarios. The scenarios still run, which keeps this list up to date.\n"
+	notOfferedText = "The SDKs lack the features that these scenarios test. The scenarios still run, which keeps this list up to date.\n"
 	remarksText    = "These scenarios pass, but the peer needs a workaround or behaves differently from the other peers.\n"
 )
 
@@ -107,15 +107,15 @@ var explanations = map[string]map[string]string{
 		same("This version supports neither observers nor hooks for them. Other workers can still "+
 			"observe the functions of such a worker, because the engine itself matches the calls.", withoutObservers...)),
 	"python": {
-		"null-peer-go": "If the payload is None, the SDK omits the key data, which the protocol requires. The " +
+		"null-peer-go": "If the payload is None, the SDK omits the key data, although the protocol requires it. The " +
 			"engine drops the message without a reply, and the call times out. Pass {} instead.",
 		"error-go-peer": invocationFailed,
-		"baggage":       "The invocation carries baggage, but calls that the handler makes carry only the trace.",
+		"baggage":       "The invocation carries baggage, but calls that the handler makes carry only the trace context.",
 		"gauges": "Although enable_metrics_reporting is on by default, the SDK exports only the program's " +
 			"counters and none of the iii.worker.* gauges of the process.",
-		"observed-private-0.26": "This version is for engine 0.25, which has no private functions.",
+		"observed-private-0.26": "This version of the SDK is for engine 0.25, which has no private functions.",
 	},
-	"rust": together(same("This version of the SDK has functions with hooks instead of trigger types. They require "+
+	"rust": together(same("This version of the SDK has functions with hooks instead of trigger types. Such hooks require "+
 		"engine 0.26.", "provider-peer", "provider-peer-0.25"),
 		same(noSeverity, "logs", "log-trigger-go"),
 		same("Arguments of observers, and hooks that select or call observers, require engine 0.26. On engine 0.25, the SDK does not register a function that uses them, and "+
@@ -128,17 +128,17 @@ const invocationFailed = "If a handler raises an exception, the caller always re
 
 const noSeverity = "The records have a severity number but no severity text. The engine checks only the " +
 	"text, both in log triggers and in the filter of engine::logs::list. A log trigger with a " +
-	"level therefore never fires for workers on this SDK."
+	"level therefore never fires for records of this SDK."
 
 // remarks holds remarks about scenarios that pass.
 var remarks = map[string]map[string]string{
 	"python": same("This version uses owner delivery: the handler of the observed function looks up the "+
 		"observers for its topic, and either passes the event to them (emit) or calls their "+
-		"targets (call). In its 0.26 mode, the development engine also accepts this from workers for engine 0.25.",
+		"targets (call). In its 0.26 mode, the development engine also accepts owner delivery from workers that are built for engine 0.25.",
 		"observed-args-0.25", "observed-through-0.25", "observed-args-0.26", "observed-through-0.26", "trigger-of-source-0.26"),
 	"rust": together(same("This version of the SDK has observers instead of triggers, and engine 0.23 does not "+
 		"support observers. On engines 0.23 and 0.25, the peer therefore calls "+
-		"engine::register_trigger to register its triggers. Such a trigger remains when the "+
+		"engine::register_trigger to register its triggers. Such a trigger remains registered when the "+
 		"worker disconnects.",
 		"durable-go-peer", "durable-dead-letter", "http", "http-stream", "state-trigger-peer", "stream-trigger-peer", "join-leave",
 		"pubsub-go-peer", "cron", "log-trigger", "provider-go", "reconnect",
