@@ -90,9 +90,9 @@ func (f *Function) ID() string { return f.id }
 // connection. All retries together are limited to 180 per second. Once the engine has accepted
 // the function, Err returns nil, and the state listener receives a *[TakeoverNotice].
 //
-// Until the engine has responded on the current connection, Err returns the result from the
-// previous connection, or nil. For a function of [HandleHTTP] or [Client.MountHTTP], Err also
-// reports a rejected route, as [Trigger.Err] does.
+// After a reconnect, Err returns the result from the previous connection until the engine has
+// responded. Before the first response, it returns nil. For a function of [HandleHTTP] or
+// [Client.MountHTTP], Err also reports a rejected route, as [Trigger.Err] does.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
@@ -184,7 +184,7 @@ func WithSchemas(request, response any) FunctionOption {
 }
 
 // WithFunctionMiddleware wraps the handler of a single function. The first middleware is the
-// outermost one. Repeated options accumulate, with later middleware inside earlier middleware.
+// outermost one. Repeated options accumulate; later middleware runs inside earlier middleware.
 // All of it runs inside the middleware of [WithMiddleware]. The registration fails if a
 // middleware is nil or returns nil. Default: none.
 func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
@@ -202,12 +202,12 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 // WithHandlerTimeout limits how long a function's handler may run, including its middleware.
 // Time spent in the queue does not count. The limit must be positive. Default: no limit.
 //
-// When the limit expires, the caller receives the code [CodeHandlerTimeout] (or a 504 response
-// if the function serves a route), and the handler's context fails with
-// context.DeadlineExceeded. The handler itself cannot be stopped. Until it returns, its
-// goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning and the drain;
-// its result is discarded. If a handler of [Client.MountHTTP] has already sent the header of a
-// streamed response, the response is cut off instead.
+// When a handler exceeds the limit, the caller receives an error with the code
+// [CodeHandlerTimeout], or a 504 response if the function serves a route, and the handler's
+// context ends with context.DeadlineExceeded. The handler itself cannot be stopped. Until it
+// returns, its goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning and
+// the drain; its result is discarded. If a handler of [Client.MountHTTP] has already sent the
+// header of a streamed response, the response is cut off instead.
 func WithHandlerTimeout(d time.Duration) FunctionOption {
 	return func(c *functionConfig) error {
 		if d <= 0 {
@@ -221,8 +221,9 @@ func WithHandlerTimeout(d time.Duration) FunctionOption {
 // WithTriggerOptions sets options for the triggers that [HandleHTTP], [Client.MountHTTP] and
 // [Client.MountRouter] register together with a function. Repeated options accumulate. The
 // registration fails if the function has no such trigger. [WithTriggerNamespace] must not
-// specify a namespace other than the function's. A mounted GET implies a HEAD trigger, which
-// has the same options; the suffix ":head" is added to its [WithTriggerID].
+// specify a namespace other than the function's. The HEAD trigger that is registered with a
+// mounted GET route has the same options, except that ":head" is appended to the id set by
+// [WithTriggerID].
 func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, opt := range opts {
@@ -349,16 +350,17 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // Handle registers a function with a typed handler. The payload is decoded into In, and the
 // result is encoded from Out. In does not receive the key _caller_worker_id that the engine
 // adds to payloads, even if In is a map or a json.RawMessage. The only exception is a struct
-// with a field of that name. If a payload cannot be decoded, the caller receives the code
-// invalid_request and the path of the invalid value, such as lines[2].price. See
+// with a field of that name. If a payload cannot be decoded, the caller receives an error with
+// the code invalid_request and the path of the invalid value, such as lines[2].price. See
 // [Client.HandleFunc] for the rules for ids.
 //
-// The function advertises JSON Schemas of the JSON that encoding/json decodes into In and
-// encodes from Out. [WithSchemas] replaces them. With [WithInputValidation], the worker
-// enforces the schema of In. A type can describe itself with a method JSONSchema without
-// parameters. The method is called on a zero value and returns a schema as json.RawMessage,
-// []byte, string, or any value that encodes to one, and optionally an error. For a type that
-// implements its own encoding but lacks this method, the schema allows any value.
+// The function advertises JSON Schemas of its payload and result, inferred from In and Out
+// according to the rules of encoding/json. [WithSchemas] replaces them. With
+// [WithInputValidation], the worker enforces the schema of In. A type can supply its own
+// schema with a method named JSONSchema that has no parameters. The method is called on a zero
+// value and returns the schema as a json.RawMessage, a []byte, a string or any value that
+// encodes to a schema, and optionally an error. For a type that implements its own encoding
+// but lacks this method, the schema allows any value.
 //
 // If a type cannot be described, no schema is advertised; this is not an error. Handle returns
 // an error if In or Out contains, at any depth, a channel, a function or another type that
