@@ -266,8 +266,8 @@ const (
 
 // Values of ObserverState.
 const (
-	// ObserverStatePending means that the observer is waiting for its source, for its target,
-	// or for the worker that hosts the source to accept it.
+	// ObserverStatePending means that the observer is waiting for its source or its target to
+	// be registered, or for the worker that hosts the source to accept it.
 	ObserverStatePending ObserverState = "pending"
 	// ObserverStateActive means that the engine calls the target for matching calls.
 	ObserverStateActive ObserverState = "active"
@@ -285,7 +285,7 @@ const (
 const (
 	// ObserveDeliveryAuto matches every call against the observers. It is the default.
 	ObserveDeliveryAuto ObserveDelivery = "auto"
-	// ObserveDeliveryOwner means that calls do not activate observers. Instead, code in the
-	// hosting worker passes events to individual observers.
+	// ObserveDeliveryOwner means that a call activates no observers by itself. Code in the
+	// worker that hosts the source passes events to individual observers.
 	ObserveDeliveryOwner ObserveDelivery = "owner"
 )

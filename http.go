@@ -153,8 +153,8 @@ func (HTTPResponse[T]) describe(in *inference, addressable bool) (any, error) {
 const (
 	// maxJSONBody is the maximum size of a body that the worker decodes.
 	maxJSONBody = 64 << 20
-	// jsonBodyTimeout limits the time for reading a body. After that, the engine would respond
-	// on behalf of the handler.
+	// jsonBodyTimeout limits the time for reading a body. The engine would respond on behalf
+	// of a handler that takes longer.
 	jsonBodyTimeout = 30 * time.Second
 )
 
@@ -378,11 +378,11 @@ func (e *HTTPError) response() bufferedResponse {
 	return r
 }
 
-// WithHTTPErrors sets how errors of routes ([HandleHTTP], [Client.MountHTTP],
-// [Client.MountRouter]) become responses. f returns the response for an error that was
-// returned by a handler or its middleware and is not an [*HTTPError]. If f returns nil, or if
-// this option is not used, an [*Error] becomes a 500 with its code and message, and any other
-// error becomes a 500 without details.
+// WithHTTPErrors sets the function that converts errors of routes ([HandleHTTP],
+// [Client.MountHTTP], [Client.MountRouter]) to responses. f returns the response for an error
+// that was returned by a handler or its middleware and is not an [*HTTPError]. If f returns
+// nil, or if this option is not used, an [*Error] becomes a 500 with its code and message, and
+// any other error becomes a 500 without details.
 //
 // f runs outside all middleware, with the handler's context, and must be safe for concurrent
 // use. If a request cannot be decoded, the response is a 400 and f is not called. [New]
