@@ -20,11 +20,11 @@ const (
 	// features observe.v1 and local-dispatch.v1.
 	Protocol025 Protocol = 25
 
-	// Protocol026 is the protocol of engine 0.26. The host of an observed function runs hooks,
-	// and the engine's trigger types become functions that can be observed. The engine also
-	// lists observe.v2, but never observe.capture. Unlike a real engine 0.26, it still accepts
-	// triggers, so that workers of all versions can share it; see WithStrictProtocol.
-	// Protocol026 is the default.
+	// Protocol026 is the protocol of engine 0.26. The host of an observed function can select
+	// the observers of a call or call their targets itself, and the engine's trigger types
+	// become functions that can be observed. The engine also lists observe.v2, but never
+	// observe.capture. Unlike a real 0.26 engine, it still accepts triggers, so that workers
+	// of all versions can share it; see WithStrictProtocol. Protocol026 is the default.
 	Protocol026 Protocol = 26
 )
 
