@@ -183,7 +183,8 @@ func (b *baggage) get(key string) (value string, there bool) {
 	return "", false
 }
 
-// String returns the header. As in the engine, "%" and "\" are not escaped.
+// String returns the value of the baggage header. As in the engine, "%" and "\" are not
+// escaped.
 func (b *baggage) String() string {
 	var items []string
 	for _, x := range b.list {

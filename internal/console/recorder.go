@@ -14,7 +14,7 @@ const (
 	maxInvocations = 1000
 	// DefaultLimit is the default limit for recorded payloads, in bytes.
 	DefaultLimit = 16 << 20
-	// maxPayload is the maximum size of a recorded payload. Of a larger payload, only the size
+	// maxPayload is the maximum size of a recorded payload. For larger payloads, only the size
 	// is recorded.
 	maxPayload = 1 << 20
 )

@@ -26,7 +26,7 @@ type Fault struct {
 // FaultEnd says what happens when the limit of a [Fault] is reached.
 type FaultEnd int
 
-// Ways in which a connection through a proxy can end.
+// What can happen to a connection when the limit of a [Fault] is reached.
 const (
 	FaultReset    FaultEnd = iota // cut both ends; data in transit is lost
 	FaultClose                    // close both ends; data in transit arrives

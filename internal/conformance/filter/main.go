@@ -54,8 +54,8 @@ type question struct {
 	Docs    []json.RawMessage `json:"docs,omitempty"`
 }
 
-// entry is an entry to insert into an index. If Filter is empty, the entry with the key is
-// removed instead.
+// entry is a change to an index. It inserts an entry or, if Filter is empty, removes the entry
+// with the key.
 type entry struct {
 	Key    string          `json:"key"`
 	Filter json.RawMessage `json:"filter"`

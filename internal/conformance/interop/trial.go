@@ -254,7 +254,7 @@ func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Func
 }
 
 // bind makes the peer bind a trigger to one of its functions, and waits until the engine has
-// bound it. The step unbind takes the returned handle.
+// bound it. The step "unbind" takes the returned handle.
 func (t *trial) bind(ctx context.Context, triggerType, functionID string, config, metadata any) (handle json.RawMessage) {
 	args := object{"type": triggerType, "function_id": functionID, "config": config}
 	if metadata != nil {
