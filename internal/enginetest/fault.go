@@ -23,10 +23,10 @@ type Fault struct {
 	Then    FaultEnd
 }
 
-// FaultEnd is what happens at the limit of a [Fault].
+// FaultEnd says what happens when the limit of a [Fault] is reached.
 type FaultEnd int
 
-// Ways in which a connection through a proxy can end.
+// What can happen to a connection when the limit of a [Fault] is reached.
 const (
 	FaultReset    FaultEnd = iota // cut both ends; data in transit is lost
 	FaultClose                    // close both ends; data in transit arrives
@@ -44,9 +44,9 @@ func (e FaultEnd) String() string {
 // and In to the data that it receives.
 type FaultPlan struct{ Out, In Fault }
 
-// FaultProxy connects clients to an engine, in memory or over TCP. A plan determines the
-// faults of each connection by its number. A seed determines the random choices within the
-// plan. Use [NewFaultProxy].
+// FaultProxy connects clients to an engine, in memory or over TCP. The plan chooses the faults
+// of each connection by the number of the connection, and the seed determines the random
+// choices within the plan. Create one with [NewFaultProxy].
 type FaultProxy struct {
 	Capacity int // capacity of the pipes to clients; 0 means memnet.Capacity
 
