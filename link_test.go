@@ -88,7 +88,7 @@ func TestNeverAccepted(t *testing.T) {
 	})
 }
 
-// A late success reply is ignored. A late error reply ends the client.
+// A late success reply is ignored. A late error reply closes the client.
 func TestLateRegisterAnswer(t *testing.T) {
 	for name, answer := range map[string]func(*peerConn, *peerMessage){
 		"yes": func(c *peerConn, m *peerMessage) { c.result(m, `{"success":true}`) },
