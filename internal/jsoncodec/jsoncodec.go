@@ -133,10 +133,10 @@ func (bu builder) coder(t reflect.Type) *coder {
 	bu[t] = c
 	kind := bu.byKind(t)
 	*c = kind
-	if c.decode == nil || hasMethods(t, "UnmarshalJSONFrom", unmarshalers) {
+	if c.decode == nil || decodesItself(t) {
 		c.decode, c.delegated, c.foreign = delegateDecode, true, t != timeType
 	}
-	if c.append == nil || hasMethods(t, "MarshalJSONTo", marshalers) {
+	if c.append == nil || encodesItself(t) {
 		c.append = delegateAppend
 	}
 	if t == rawType {
@@ -154,26 +154,23 @@ var (
 	zeroer       = []reflect.Type{reflect.TypeFor[interface{ IsZero() bool }]()}
 )
 
-// hasMethods reports whether t or *t implements one of the interfaces or has a method named
-// streaming, as defined by encoding/json/v2.
-func hasMethods(t reflect.Type, streaming string, interfaces []reflect.Type) bool {
-	p := reflect.PointerTo(t)
-	for _, i := range interfaces {
-		if t.Implements(i) || p.Implements(i) {
-			return true
-		}
-	}
-	if t.NumMethod() == 0 && p.NumMethod() == 0 {
-		return false
-	}
-	for _, methods := range []reflect.Type{t, p} {
-		for m := range methods.NumMethod() {
-			if methods.Method(m).Name == streaming {
-				return true
-			}
-		}
-	}
-	return false
+// encodesItself and decodesItself report whether t or *t has methods for encoding or decoding,
+// including those of encoding/json/v2. The names of those are constants, because the linker
+// would otherwise keep all methods of all types.
+
+func encodesItself(t reflect.Type) bool {
+	_, streams := reflect.PointerTo(t).MethodByName("MarshalJSONTo")
+	return streams || implements(t, marshalers)
+}
+
+func decodesItself(t reflect.Type) bool {
+	_, streams := reflect.PointerTo(t).MethodByName("UnmarshalJSONFrom")
+	return streams || implements(t, unmarshalers)
+}
+
+// implements reports whether t or *t implements one of the interfaces.
+func implements(t reflect.Type, interfaces []reflect.Type) bool {
+	return slices.ContainsFunc(interfaces, func(i reflect.Type) bool { return t.Implements(i) || reflect.PointerTo(t).Implements(i) })
 }
 
 // byKind returns a coder for the kind of t, regardless of the methods of t. If this package
@@ -209,14 +206,14 @@ func (bu builder) byKind(t reflect.Type) coder {
 		if t.Elem().Kind() != reflect.Uint8 {
 			return coder{decode: s.decode, append: s.append, parts: []*coder{s.elem}}
 		}
-		if hasMethods(t.Elem(), "MarshalJSONTo", marshalers) {
+		if encodesItself(t.Elem()) {
 			return coder{}
 		}
 		return coder{append: appendBytes}
 	case reflect.Array:
 		return coder{append: sliceCoder{elem: bu.coder(t.Elem())}.appendItems}
 	case reflect.Map:
-		if k := t.Key(); k.Kind() != reflect.String || hasMethods(k, "MarshalJSONTo", marshalers) || hasMethods(k, "UnmarshalJSONFrom", unmarshalers) {
+		if k := t.Key(); k.Kind() != reflect.String || encodesItself(k) || decodesItself(k) {
 			return coder{}
 		}
 		m := mapCoder{t: t, elem: bu.coder(t.Elem())}
@@ -295,7 +292,7 @@ func (bu builder) structCoder(t reflect.Type) *structCoder {
 			case "omitempty":
 				field.omitEmpty = true
 			case "omitzero":
-				if hasMethods(f.Type, "", zeroer) {
+				if implements(f.Type, zeroer) {
 					return nil
 				}
 				field.omitZero = true
