@@ -809,6 +809,42 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 }
 
+// The connection can be reused even if the response is ready before the reading goroutine runs.
+func TestBodyThatArrivedWithTheHeadIsRead(t *testing.T) {
+	for _, request := range []string{
+		"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+		"POST / HTTP/1.1\r\n\r\n",
+	} {
+		server, client := net.Pipe()
+		defer client.Close()
+		go func() {
+			_, _ = io.WriteString(client, request)
+			_, _ = io.Copy(io.Discard, client)
+		}()
+		c := newWebConn(nil, server)
+		r, refused := c.request()
+		if refused != 0 {
+			t.Fatalf("%q: rejected with status %d", request, refused)
+		}
+		x := &webExchange{conn: c, webRequest: r, gone: make(chan struct{})}
+		if r.length != 0 {
+			x.body = newWebBody(c, r)
+		}
+		var got []byte
+		x.listen(func(data []byte) bool { got = append(got, data...); return true })
+		x.respond(http.StatusOK, nil, nil)
+		if !x.keepAlive {
+			t.Errorf("%q: the connection is not kept", request)
+		}
+		_ = server.Close()
+		<-x.listening
+		if want := "{}"; x.body != nil && string(got) != want {
+			t.Errorf("%q: body %q, want %q", request, got, want)
+		}
+	}
+}
+
 // Framing headers set by a function are sent unchanged, even if they are wrong.
 func TestContradictoryRepliesAreSentUnchanged(t *testing.T) {
 	e := Start(t)

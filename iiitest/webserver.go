@@ -53,7 +53,7 @@ func (s *webServer) Serve(l net.Listener) error {
 		}
 		s.engine.spawn(func(context.Context) {
 			defer s.leave(conn)
-			(&webConn{server: s, conn: conn, in: bufio.NewReader(conn)}).serve()
+			newWebConn(s, conn).serve()
 		})
 	}
 }
@@ -151,8 +151,25 @@ type webConn struct {
 	line   []byte // holds lines that are longer than the buffer of in
 	out    []byte // reused write buffer
 
+	reading chan struct{} // if not nil, closed before the next read from conn
+
 	mu         sync.Mutex
 	responding bool // the response has started, so do not send 100 Continue
+}
+
+func newWebConn(s *webServer, conn net.Conn) *webConn {
+	c := &webConn{server: s, conn: conn}
+	c.in = bufio.NewReader(c)
+	return c
+}
+
+// Read reads from conn, for in.
+func (c *webConn) Read(p []byte) (int, error) {
+	if c.reading != nil {
+		close(c.reading)
+		c.reading = nil
+	}
+	return c.conn.Read(p)
 }
 
 // serve handles requests one at a time until the connection ends.
@@ -460,9 +477,13 @@ type webExchange struct {
 
 // listen reads from the connection in the background. It passes the rest of the request body
 // to body, and nil at the end; body can return false to stop. Afterwards, listen waits for the
-// client to disconnect.
+// client to disconnect. listen returns when the part of the body that arrived with the head has
+// been read, so that a fast response to a request that arrived as a whole does not end the
+// connection. body must not block on that part, which is at most the size of a bufio.Reader.
 func (x *webExchange) listen(body func(data []byte) bool) {
 	x.listening = make(chan struct{})
+	ended, reading := make(chan struct{}), make(chan struct{})
+	x.conn.reading = reading
 	go func() { // stopReading waits for this goroutine
 		defer close(x.listening)
 		for b := x.body; b != nil && !b.ended.Load(); {
@@ -472,6 +493,7 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 				break
 			}
 		}
+		close(ended)
 		body(nil)
 		if !x.read() {
 			return
@@ -481,6 +503,10 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 			_ = x.conn.conn.Close() // unblocks the writer
 		}
 	}()
+	select {
+	case <-ended:
+	case <-reading:
+	}
 }
 
 // stopReading stops the goroutine of listen. It reports whether request and response are
