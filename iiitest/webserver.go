@@ -163,7 +163,7 @@ func newWebConn(s *webServer, conn net.Conn) *webConn {
 	return c
 }
 
-// Read reads from conn, for in.
+// Read implements io.Reader for the buffered reader in.
 func (c *webConn) Read(p []byte) (int, error) {
 	if c.reading != nil {
 		close(c.reading)
