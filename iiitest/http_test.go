@@ -68,7 +68,6 @@ func (w *web) do(method, path, body string, headers ...string) <-chan answer {
 	return done
 }
 
-// route registers an http trigger for a function.
 func (c *client) route(id, functionID, method, path string) {
 	c.t.Helper()
 	c.send(`{"type":"registertrigger","id":%q,"trigger_type":"http","function_id":%q,"config":{"http_method":%q,"api_path":%q}}`, id, functionID, method, path)
@@ -294,8 +293,8 @@ func TestRequestPayload(t *testing.T) {
 	}
 }
 
-// Server middleware runs in the order of the option, before the condition and middleware of
-// the route, and in the default namespace.
+// Server middleware runs in the default namespace, in the order in which it was set, before
+// the condition and middleware of the route.
 func TestServerMiddleware(t *testing.T) {
 	e := Start(t, WithHTTPMiddleware("mw::a"), WithHTTPMiddleware("mw::b", "mw::c"))
 	c, w := dial(t, e).register("c"), newWeb(t, e)
