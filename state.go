@@ -75,8 +75,8 @@ func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 	return result.Groups, err
 }
 
-// State and streams store items in the same way: JSON values under a name, with the same
-// update operations and the same kinds of results.
+// State and Stream share the following types and helpers. Both store JSON values under a name,
+// with the same update operations and kinds of results.
 
 // SetResult is the result of storing an item. If the call fails, it is the zero value.
 type SetResult[T any] struct {
@@ -98,8 +98,8 @@ type UpdateResult[T any] struct {
 	HadOld bool
 	// New is the value that is now stored. It is the zero value for null.
 	New T
-	// Errors contains one error for each operation that was rejected. It is nil if all
-	// operations were applied. The other operations are applied even if some were rejected.
+	// Errors contains one error for each rejected operation. It is nil if all operations were
+	// applied. A rejected operation does not prevent the others from being applied.
 	Errors []UpdateOpError
 }
 

@@ -239,7 +239,8 @@ func (d *defaulted[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, &d.value)
 }
 
-// An absent key leaves field unchanged. Null is an error that mentions name.
+// to stores the decoded value in field. If the key was absent, it leaves field unchanged. For
+// null, it returns an error that mentions name.
 func (d *defaulted[T]) to(field *T, name string) error {
 	if d.null {
 		return fmt.Errorf("iii: null for %s, which may only be left out", name)
