@@ -120,7 +120,7 @@ func TestRoutersOverlap(t *testing.T) {
 	})
 }
 
-// If a router cannot be registered completely, none of its routes is.
+// If any route of a router cannot be registered, none of them is.
 func TestRoutersThatCannotBe(t *testing.T) {
 	typed := func(method, path string) func(*iii.Client) error {
 		return func(c *iii.Client) error {
