@@ -458,9 +458,11 @@ func (r *registry) sendDue() (fence uint64) {
 	return fence
 }
 
-// target returns the function of this worker that t calls, or nil. A trigger that was held for
-// a function stays held after the function is unregistered. Otherwise, it would fire twice if
-// another worker has a function with the same ID.
+// target returns the function of this worker that a trigger calls: the trigger's adapter if it
+// has one, and otherwise the function with the trigger's function ID. It returns nil if there
+// is none. If t was held for a function that has since been unregistered, target still returns
+// that function, so that t stays held. Otherwise, t would fire twice if another worker has a
+// function with the same ID.
 func (r *registry) target(t *Trigger) *Function {
 	if t.adapter != nil && r.link != nil && r.link.dialect().answers(&t.claim) {
 		return t.adapter
@@ -651,7 +653,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	}
 	r.held = append(r.held, t)
 	if fence := r.sendDue(); fence > 0 {
-		// Later requests may be meant to fire the trigger.
+		// The program may expect requests that it sends from now on to fire the trigger.
 		r.client.out.suspend(r.link, fence)
 	}
 	if len(r.unfenced) > 0 {

@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// shopMux returns a router whose handlers report which pattern matched.
+// shopMux returns a ServeMux whose handlers report which pattern matched.
 func shopMux() *http.ServeMux {
 	mux := http.NewServeMux()
 	say := func(w http.ResponseWriter, r *http.Request) {

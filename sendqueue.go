@@ -665,7 +665,7 @@ func (q *sendQueue) hold(r *request) {
 	q.heldB += r.size
 }
 
-// giveUp withdraws r because its caller stops waiting. done reports whether r is already
+// giveUp withdraws r because its caller has stopped waiting. done reports whether r is already
 // resolved; the outcome is then in its answer channel, or about to be sent there. sent reports
 // whether the engine may have received r.
 func (q *sendQueue) giveUp(r *request) (done, sent bool) {

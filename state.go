@@ -56,7 +56,7 @@ func (s *State[T]) Update(ctx context.Context, key string, ops ...UpdateOp) (Upd
 	return updateStored[T](ctx, s.client, "state::update", StateUpdateInput{Scope: s.scope, Key: key, Ops: ops})
 }
 
-// Delete removes a value and returns it, and reports whether there was one. The engine fires
+// Delete removes a value. It returns the value and whether there was one. The engine fires
 // triggers in either case.
 func (s *State[T]) Delete(ctx context.Context, key string) (old T, ok bool, err error) {
 	return getStored[T](ctx, s.client, "state::delete", StateDeleteInput{Scope: s.scope, Key: key})

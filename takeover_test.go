@@ -1105,7 +1105,8 @@ func TestClientMayEndDuringATakeover(t *testing.T) {
 	}
 }
 
-// A trigger registered in response to the takeover notice waits like the others.
+// A trigger that is registered in response to the takeover notice waits like the function's
+// other triggers.
 func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)

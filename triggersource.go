@@ -33,8 +33,8 @@ type triggerSource struct {
 	// far as they determine it. If nil, the config is {}.
 	config func(args, filters json.RawMessage) any
 
-	// deliver and capture select the target's payload. If they are "" and nil, the worker that
-	// hosts the function calls the target through the observer and chooses the payload.
+	// deliver and capture select the target's payload. If both are zero, the worker that hosts
+	// the function calls the target through the observer and chooses the payload.
 	deliver ObserveDeliver
 	capture []Capture
 
@@ -411,7 +411,7 @@ func eitherSpelling(c StreamTriggerConfig) any {
 	return map[string]any{"$and": all}
 }
 
-// httpPayload adds the member trigger, as an engine with triggers does.
+// httpPayload adds the key "trigger" to an HTTP request, as an engine with triggers does.
 func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	var path, method json.RawMessage
 	known := false

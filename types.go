@@ -14,8 +14,8 @@ import (
 // that distinguish an absent value from null. An absent value selects the default; null is an
 // error.
 
-// NewAuthResult returns an AuthResult with the defaults. The worker may call every function
-// that the listener exposes, use every trigger type and register functions. It may not
+// NewAuthResult returns an AuthResult with the defaults: the worker may call every function
+// that the listener exposes, use every trigger type and register functions, but it may not
 // register trigger types.
 func NewAuthResult() AuthResult {
 	return AuthResult{

@@ -671,7 +671,8 @@ func TestUntaggedUnions(t *testing.T) {
 	}
 }
 
-// A detail embeds its summary, so the fields are accessible in both ways.
+// A detail embeds its summary, so the summary's fields are accessible directly and through the
+// summary.
 func TestWorkerDetailFields(t *testing.T) {
 	rss := uint64(7)
 	d := WorkerDetail{Worker: Worker{ID: "w", LatestMetrics: &WorkerMetricsReport{MemoryRSS: &rss}}}
