@@ -28,7 +28,6 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// connected returns a client connected to a new development engine.
 func connected(t *testing.T, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	c, err := iii.New(iiitest.Start(t).URL(), opts...)
@@ -464,8 +463,8 @@ func TestChannelWriteDeadline(t *testing.T) {
 	})
 }
 
-// hangingDial dials normally until hanging is closed. Later dials block until their context is
-// done or over is closed.
+// hangingDial dials normally until the channel hanging is closed. Later dials block until
+// their context is done or the channel over is closed.
 type hangingDial struct {
 	once    sync.Once
 	hanging chan struct{}
@@ -584,7 +583,6 @@ func TestChannelRefs(t *testing.T) {
 	}
 }
 
-// The test finds every channel reference in every recorded payload.
 func TestChannelRefsAsRecorded(t *testing.T) {
 	paths := map[string]int{}
 	for _, name := range []string{"channels", "http-streaming", "http-triggers"} {
@@ -750,7 +748,6 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// channelEnds opens a ChannelWriter and a ChannelReader.
 func channelEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef) (io.WriteCloser, io.Reader) {
 	c, err := iii.New(base)
 	if err != nil {

@@ -439,7 +439,7 @@ type bufferedConn struct {
 
 func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// probed summarizes a response of the readiness probe.
+// probed summarizes a response from the readiness probe.
 type probed struct {
 	Status  int
 	Ready   bool

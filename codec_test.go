@@ -94,7 +94,7 @@ func TestEncodeResult(t *testing.T) {
 	}
 }
 
-// A value that cannot be encoded is an error, and leaves the buffer unchanged and usable.
+// Encoding an invalid value returns an error and leaves the buffer unchanged and usable.
 func TestEncodeRefuses(t *testing.T) {
 	for name, v := range map[string]any{
 		"channel": make(chan int), "function": func() {}, "NaN": nan(), "raw": json.RawMessage("{"), "empty raw": json.RawMessage{},
@@ -301,8 +301,8 @@ func nestedLists(depth int) string {
 	return strings.Repeat("[", depth) + strings.Repeat("]", depth)
 }
 
-// TestEncodeForEngine checks that the client rejects valid JSON for which the engine would
-// drop the message.
+// TestEncodeForEngine checks that the client rejects values that are valid JSON but would make
+// the engine drop the message.
 func TestEncodeForEngine(t *testing.T) {
 	deep := any(1)
 	for range 126 {

@@ -100,12 +100,12 @@ type upgrade struct {
 	connected time.Time // when the shop last connected
 }
 
-// upgradeEvents lists the events that upgrade.try fires.
 var upgradeEvents = []string{"queue", "topic", "state", "stream", "custom", "configuration"}
 
 var markOf = regexp.MustCompile(`mark-(\d+)`)
 
-// note returns a handler that counts an event under the highest mark in its payload.
+// note returns a handler that counts an event by the highest mark in its payload. An event for
+// a change contains the mark of the old value as well.
 func (u *upgrade) note(event string) func(context.Context, json.RawMessage) (any, error) {
 	return func(_ context.Context, payload json.RawMessage) (any, error) {
 		newest := 0
@@ -196,7 +196,8 @@ func (u *upgrade) start() {
 	u.caller = startReplica(t, e, "caller", func(*replica) {})
 }
 
-// call calls shop::price and checks the outcome against the number of times that it ran.
+// call calls shop::price and checks the outcome against the number of times that the function
+// ran.
 func (u *upgrade) call(n int) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -342,8 +343,9 @@ func (u *upgrade) since() time.Time {
 // TestEngineIsReplacedUnderItsWorkers switches the engine of running workers between all pairs
 // of generations, in both directions. It checks that:
 //
-//   - no call is lost without an error, and no call runs twice or contradicts its error
-//   - routes respond within 2 s of reconnecting, and then do not fail
+//   - every call that is lost fails with an error, no call runs twice, and a call whose error
+//     says that it did not run has not run
+//   - routes respond within 2 s of reconnecting and do not fail after that
 //   - a cron trigger fires exactly once per tick while its worker is connected
 //   - every other trigger and observer works again and fires once per event, except that
 //     durable messages may be delivered twice
@@ -496,8 +498,8 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 				}
 				for event, n := range u.events.n {
 					// A subscriber that becomes an observer again within 30 s receives
-					// everything published meanwhile, even messages that it received as a
-					// trigger.
+					// everything that was published in the meantime, including messages that
+					// it already received as a trigger.
 					if most := map[bool]int{true: 2, false: 1}[strings.HasPrefix(event, "queue ")]; n > most {
 						t.Errorf("event %s arrived %d times", event, n)
 					}
@@ -510,7 +512,7 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 	}
 }
 
-// These are the trigger types that TestEngineIsReplacedUnderItsWorkers does not cover. Each
+// This test covers the trigger types that TestEngineIsReplacedUnderItsWorkers does not. Each
 // must fire on every generation, with a payload that decodes into its event type.
 func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
@@ -752,7 +754,7 @@ func newProgram(t *testing.T, e *iiitest.Engine) *busyWorker {
 	return p
 }
 
-// take returns the recorded events and clears the record.
+// take returns the recorded events and clears them.
 func (p *busyWorker) take() map[string][]string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -761,8 +763,8 @@ func (p *busyWorker) take() map[string][]string {
 	return seen
 }
 
-// run fires every trigger of the program and returns what its handlers and callers observed.
-// It checks cron ticks itself, because their number depends on the elapsed time.
+// run fires every trigger of the worker and returns what its handlers and their callers
+// observed. It checks cron ticks itself, because their number depends on the elapsed time.
 func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string][]string {
 	t.Helper()
 	ctx, c := t.Context(), p.client
@@ -893,7 +895,7 @@ func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithStrictProtocol())
 }
 
-// TestAcceptedCronExpressions registers every cron expression that a running engine accepted.
+// TestAcceptedCronExpressions registers every cron expression that a real engine accepted.
 // Neither the client nor an engine of any generation may reject one.
 func TestAcceptedCronExpressions(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("testdata", "0.23", "cron-vectors.json"))

@@ -101,8 +101,8 @@ func TestHandlerOutcomes(t *testing.T) {
 	}
 }
 
-// A handler that calls [runtime.Goexit] releases its slot. Later invocations run, and Shutdown
-// does not wait for it.
+// A handler that calls [runtime.Goexit] releases its slot: later invocations run, and Shutdown
+// does not wait for the handler.
 func TestGoexitKeepsSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})

@@ -20,8 +20,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Documents quote code and list parts of the repository. These tests check the quotes and
-// lists.
+// The documentation quotes code and lists parts of the repository. The tests in this file
+// check the quotes and the lists.
 
 func readFile(t *testing.T, name string) string {
 	t.Helper()
@@ -156,8 +156,8 @@ func exportedTypes(t *testing.T) (types, declared map[string]bool) {
 	return types, declared
 }
 
-// Each type of the reference page appears once in the table. Its Go name must exist unless the
-// table marks it as missing.
+// Each type on the reference page appears once in the table. Its Go name must exist unless the
+// table marks it as not there yet.
 func TestReadmeTypes(t *testing.T) {
 	types, declared := exportedTypes(t)
 	modules := map[string]int{}
@@ -393,7 +393,6 @@ func fieldsAndMethods(t *testing.T) map[string]bool {
 	return names
 }
 
-// exported is an exported identifier of a package.
 type exported struct {
 	name string
 	ways []string // an example uses the identifier if it contains one of these
@@ -518,7 +517,8 @@ func TestEverythingHasAnExample(t *testing.T) {
 	}
 }
 
-// Pages in docs/ quote code that is compiled and run. These tests check the quotes.
+// The following tests check that the code on the pages in docs/ is quoted from code that is
+// compiled and run.
 
 // sources returns the bodies of the examples and tests that documents may quote, by name:
 // Example… and Test… of this package, iiitest.Example… and iiitest.Test….
@@ -554,7 +554,6 @@ func sources(t *testing.T) map[string][]string {
 	return found
 }
 
-// dedent removes the indentation common to all lines.
 func dedent(lines []string) []string {
 	shared := -1
 	for _, line := range lines {

@@ -24,7 +24,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// recordedEvent is one line of a recorded session between workers and a running engine.
+// recordedEvent is one line of a recorded session between workers and a real engine.
 type recordedEvent struct {
 	line     int
 	Worker   string          `json:"worker"`
@@ -126,7 +126,7 @@ func sameDocument(want, got json.RawMessage) string {
 }
 
 // recordedEngine stands in for the engine's functions. It expects the recorded calls in order
-// and sends the recorded replies.
+// and sends the recorded replies to them.
 type recordedEngine struct {
 	t     *testing.T
 	mu    sync.Mutex
@@ -249,7 +249,7 @@ func bubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...ii
 	})
 }
 
-// workerBubble is like bubble, but passes a connected worker.
+// workerBubble is like bubble, but passes a connected client.
 func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...iiitest.Option) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) { test(t, connect(t, e, iii.WithDialContext(e.DialContext))) }, opts...)
@@ -259,7 +259,7 @@ func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...
 // instead.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
-// hasTriggers reports whether e has triggers. It is used with the engines of generations.
+// hasTriggers reports whether e has triggers, for tests that run with generations.
 func hasTriggers(e *iiitest.Engine) bool { return e.Protocol() == iiitest.Protocol023 }
 
 // generations runs bubble twice: on an engine with triggers and on one with observers.
@@ -320,8 +320,8 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return conn, nil
 }
 
-// impair returns a connection to engine that delivers only part of the traffic. Its parameters
-// mute and passes have the same meaning as in wire.
+// impair returns a connection to engine that delivers only part of the traffic. mute and
+// passes have the same meaning as the fields of wire.
 func impair(engine net.Conn, mute bool, passes int) net.Conn {
 	near, far := net.Pipe()
 	var down, up io.Writer = far, engine
@@ -387,7 +387,7 @@ func (w *wire) dials() int {
 	return len(w.conns)
 }
 
-// streamBubble is like workerBubble, but also passes a wire for the stream socket.
+// streamBubble is like workerBubble, but also passes a wire that dials the stream socket.
 func streamBubble(t *testing.T, test func(t *testing.T, c *iii.Client, w *wire), opts ...iiitest.Option) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {

@@ -122,7 +122,8 @@ func TestCallErrors(t *testing.T) {
 			time.AfterFunc(time.Second, func() { cancel(cause) })
 			return c.Call(ctx, "x::y", 1, nil)
 		}, []error{context.Canceled, cause}, []error{ErrNotConnected}, false},
-		// The cause wraps ErrNotConnected from an older call. This call was sent all the same.
+		// The context's cause wraps ErrNotConnected from an earlier call, but this call was
+		// sent.
 		{"cancelled with a misleading cause", func(t *testing.T, _ *peer, c *Client) error {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Second, func() { cancel(unsent) })
@@ -373,7 +374,6 @@ func nameOf(id *ast.Ident) string {
 	return id.Name
 }
 
-// literal returns the value of e if e is a string literal.
 func literal(e ast.Expr) (string, bool) {
 	l, ok := e.(*ast.BasicLit)
 	if !ok || l.Kind != token.STRING {

@@ -18,8 +18,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// A guarded listener calls an auth function for every connecting worker. The auth function
-// belongs to a worker that connects through another listener.
+// The engine calls an auth function for every worker that connects to a guarded listener. The
+// worker that serves this function connects to another listener.
 func ExampleAuthResult() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
 	if err != nil {
@@ -82,7 +82,7 @@ func ExampleAuthResult() {
 	// true
 }
 
-// Hooks accept, change or reject what guarded workers register.
+// Hooks accept, change or reject the registrations of workers on a guarded listener.
 func ExampleOnFunctionRegistrationResult() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
 		OnFunction: "gate::on-function",
@@ -137,8 +137,8 @@ func ExampleOnFunctionRegistrationResult() {
 	// Output: tenant::greet
 }
 
-// Engines that have triggers also call a hook for each trigger that a guarded worker
-// registers.
+// Engines up to version 0.25 also call a hook for each trigger that a worker on a guarded
+// listener registers.
 func ExampleOnTriggerRegistrationResult() {
 	engine, err := iiitest.New(iiitest.WithProtocol(iiitest.Protocol025), iiitest.WithGuard(iiitest.Guard{
 		OnTrigger: "gate::on-trigger",
@@ -320,8 +320,8 @@ func ExampleState_List() {
 	// 0 false <nil>
 }
 
-// ApplyUpdate applies update operations as the engine does. Workers that store items
-// themselves use it.
+// ApplyUpdate applies update operations as the engine does. It is meant for workers that store
+// items themselves.
 func ExampleApplyUpdate() {
 	item := json.RawMessage(`{"name":"Ada","visits":1,"tags":["new"],"address":{"city":"London"},"draft":true}`)
 	result, err := iii.ApplyUpdate(item, []iii.UpdateOp{
@@ -498,8 +498,8 @@ func ExampleClient_Publish() {
 	// Output: tea is served
 }
 
-// PublishDurable adds the message to a queue for each subscriber. The queue keeps it until it
-// has been handled, so delivery is at-least-once.
+// PublishDurable adds the message to the queue of each subscriber. A queue keeps the message
+// until the subscriber has handled it, so delivery is at-least-once.
 func ExampleClient_PublishDurable() {
 	_, client, stop := withEngine()
 	defer stop()

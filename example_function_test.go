@@ -16,8 +16,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The payload and the result of a typed function are Go types. The client advertises their
-// schemas to the engine.
+// A typed function takes and returns Go values. The client advertises the schemas of their
+// types to the engine.
 func ExampleHandle() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -197,8 +197,8 @@ func ExampleWithMiddleware() {
 	// 7 <nil>
 }
 
-// A worker can unregister a function at any time. If another worker already serves a function,
-// its registration is rejected.
+// A worker can unregister a function at any time. The engine rejects a function that another
+// worker already serves.
 func ExampleFunction() {
 	engine, client, stop := withEngine()
 	defer stop()

@@ -133,7 +133,8 @@ func ExampleClient_MountHTTP() {
 	// data: lift-off
 }
 
-// A stream of server-sent events ends when the client disconnects, even if no event is due.
+// A stream of server-sent events ends when the client disconnects, even while there are no
+// events to send.
 func ExampleWithStreamHeartbeat() {
 	engine, client, stop := withEngine(iii.WithStreamHeartbeat(10 * time.Millisecond))
 	defer stop()
@@ -171,8 +172,8 @@ func ExampleWithStreamHeartbeat() {
 	// Output: the handler has returned
 }
 
-// An ordinary function can serve a route if it is given the config that HandleHTTP generates.
-// A middleware function decides which requests reach it.
+// An ordinary function can serve a route if it has an HTTP trigger. A middleware function
+// decides which requests reach the function.
 func ExampleHTTPTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()

@@ -22,7 +22,7 @@ type (
 	}
 )
 
-// This worker has been moved from the official Go SDK.
+// This worker has been ported from the official Go SDK.
 func Example_moved() {
 	engine, err := iiitest.New()
 	if err != nil {

@@ -119,8 +119,8 @@ func ExampleWithMaxFires() {
 	// disposed after 1 activation; warnings: []
 }
 
-// If the engine does not support observers, the program keeps running. The observer works as
-// soon as the client connects to an engine that does.
+// If the engine does not support observers, the program keeps running. The observer is
+// registered once the client connects to an engine that does.
 func ExampleClient_Features() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -144,8 +144,8 @@ func ExampleClient_Features() {
 	// shop/big-charges is pending until there are source and target
 }
 
-// A worker offers an event as a function: each call to the function is an event. Observers
-// pass arguments that select events.
+// A worker exposes events as a function: each call to the function is an event. Observers pass
+// arguments that select the events they receive.
 func ExampleWithObserverHooks() {
 	client, err := iii.New("")
 	if err != nil {
@@ -195,7 +195,7 @@ func ExampleWithObserverHooks() {
 	}
 }
 
-// With keys, each call costs one lookup however many observers there are.
+// With keys, matching a call takes a single lookup, regardless of the number of observers.
 func ExampleObserverKeys() {
 	client, err := iii.New("")
 	if err != nil {
@@ -217,8 +217,8 @@ func ExampleObserverKeys() {
 	}
 }
 
-// A Deliver hook calls observers itself. Like a web server, this one returns the result of the
-// first that matches.
+// A Deliver hook calls observers itself. This one works like a request router: it returns the
+// result of the first observer that matches.
 func ExampleFunctionObserver_Call() {
 	client, err := iii.New("")
 	if err != nil {
@@ -247,7 +247,8 @@ func ExampleFunctionObserver_Call() {
 	}
 }
 
-// These hooks log every new observer of any function of the worker and send it a welcome.
+// These hooks log every new observer of any of the worker's functions and send a welcome
+// message to its target.
 func ExampleWithWorkerObserverHooks() {
 	client, err := iii.New("", iii.WithWorkerObserverHooks(iii.ObserverHooks{
 		Added: func(_ context.Context, o *iii.FunctionObserver) error {
@@ -292,7 +293,7 @@ func ExampleRemotely() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	// This function's calls always go through the engine. Nobody can observe it.
+	// Calls to this function always go through the engine, and no worker can observe it.
 	if _, err := client.HandleFunc("shop::audit", passOn, iii.WithoutLocalDispatch(), iii.WithoutObservers()); err != nil {
 		log.Fatal(err)
 	}

@@ -263,8 +263,9 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// Instrumentation can use the telemetry's providers. At the end of the program, Shutdown
-// delivers what has been recorded. Its error reports how much was lost.
+// Other instrumentation can use the providers of a Telemetry. At the end of the program,
+// Shutdown delivers what has been recorded. If anything was lost, it returns an error that
+// says how much.
 func ExampleTelemetry() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()

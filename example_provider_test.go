@@ -48,7 +48,7 @@ func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 // Unbind does nothing, because canceling the context passed to Bind ends the trigger.
 func (t *ticker) Unbind(ctx context.Context, id string) error { return nil }
 
-// One worker provides a trigger type and uses it in a trigger.
+// This worker provides a trigger type and also registers a trigger of that type.
 func ExampleClient_HandleTriggerType() {
 	engine, err := iiitest.New()
 	if err != nil {

@@ -151,8 +151,8 @@ func ExampleClient_Connect() {
 	// the twin is failed - true
 }
 
-// With WithWaitForName, a worker waits until the previous instance of the same name has
-// disconnected, as in a rolling update.
+// With WithWaitForName, a worker waits until the previous instance with the same name has
+// disconnected, for example during a rolling update.
 func ExampleWithWaitForName() {
 	engine, old, stop := withEngine(iii.WithName("greeter"))
 	defer stop()
@@ -191,9 +191,9 @@ func ExampleWithWaitForName() {
 	// greeter is connected
 }
 
-// During a rolling update, the new instance starts while the old one still serves. The engine
-// rejects the new instance's functions. The client takes them over when the old instance
-// disconnects.
+// During a rolling update, the new instance starts while the old one is still running. The
+// engine rejects the new instance's functions until the old instance disconnects. The client
+// then takes them over.
 func ExampleTakeoverNotice() {
 	engine, old, stop := withEngine(iii.WithName("orders-1"))
 	defer stop()
@@ -346,7 +346,7 @@ func ExampleClient_Stats() {
 }
 
 // A worker reconnects automatically when its connection breaks. WithDialContext controls how
-// connections are made. Here, they are in memory.
+// the client connects, here over in-memory connections.
 func ExampleWithStateListener() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -459,8 +459,8 @@ func ExampleCall_errors() {
 	// Output: sold_out
 }
 
-// Call decodes the result into an existing value. This call also has its own timeout and
-// another namespace.
+// Call decodes the result into an existing value. This call also sets a timeout and calls a
+// function in another namespace.
 func ExampleClient_Call() {
 	_, client, stop := withEngine(iii.WithNamespace("shop"))
 	defer stop()
@@ -553,7 +553,8 @@ func ExampleError() {
 	// Output: out_of_stock: no tea is left
 }
 
-// SafeToRetry reports whether a failed request is guaranteed not to have reached the engine.
+// SafeToRetry reports whether a failed request can be retried without the risk of running the
+// function twice.
 func ExampleSafeToRetry() {
 	engine, client, stop := withEngine(iii.WithName("buyer"))
 	defer stop()

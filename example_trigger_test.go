@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// The function runs on every change in a scope of the state.
+// The function runs whenever a value in one scope of the state changes.
 func ExampleClient_Trigger() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -251,7 +251,7 @@ func ExampleStreamJoinTrigger() {
 }
 
 // A failed message of a durable topic is retried until it moves to the dead-letter queue.
-// Here, the delay is one millisecond.
+// Here, the delay before the retry is one millisecond.
 func ExampleQueueTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -341,7 +341,8 @@ func ExampleLogTriggerConfig() {
 	// Output: ERROR the oven burns
 }
 
-// The trigger reports the ids of traces with failed spans. The engine batches them briefly.
+// The trigger reports the ids of traces with failed spans. The engine collects the ids briefly
+// and reports them together.
 func ExampleTraceTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()

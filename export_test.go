@@ -14,8 +14,8 @@ var TestLogger = testLogger
 // Scale returns full with -soak, and otherwise short.
 func Scale(short, full int) int { return scale(short, full) }
 
-// SchemaOf returns the schema that a typed handler advertises: of its argument if reads is
-// true, otherwise of its result.
+// SchemaOf returns the schema that a typed handler advertises: the schema of its argument if
+// reads is true, and that of its result otherwise.
 var SchemaOf = schemaOf
 
 // SetSlogDefault replaces slog's default handler until the test ends.

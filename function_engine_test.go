@@ -36,7 +36,6 @@ func visitor(t *testing.T, e *iiitest.Engine) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// request returns the status, body and header of a response.
 func request(t *testing.T, e *iiitest.Engine, method, target, contentType, body string) (int, string, http.Header) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, e.HTTPURL()+target, strings.NewReader(body))

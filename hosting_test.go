@@ -814,7 +814,6 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 	})
 }
 
-// held returns the observer of a function by id.
 func (h *hosting) held(functionID, id string) *heldObserver {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -977,7 +976,8 @@ func TestRenamedFunctions(t *testing.T) {
 	})
 }
 
-// A rejection of a::f must not be mistaken for the reply to f, which has been unregistered.
+// A rejection of a::f must not be mistaken for the reply to the registration of f, which has
+// been unregistered.
 func TestAnswersToIDsThatEndAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {

@@ -37,8 +37,8 @@ func typedRoute(t *testing.T, h func(context.Context, *iii.HTTPRequest[sigIn]) (
 	return e, c, f.ID()
 }
 
-// A body of the wrong type is the HTTP client's fault and gives a 400. A payload that is not a
-// request is the caller's fault and is an error.
+// A body of the wrong type is the HTTP client's fault and results in a 400 response. A payload
+// that is not an HTTP request is the fault of the function's caller and results in an error.
 func TestTypedRouteRefusesBodies(t *testing.T) {
 	e, c, id := typedRoute(t, func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error) {
 		t.Error("the handler ran")
@@ -57,7 +57,8 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 	}
 }
 
-// A 204 response has no body. Its content type keeps the engine from adding one.
+// A 204 response has no body. It always has a content type, because the engine would otherwise
+// add one.
 func TestTypedRouteWithoutContent(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -97,7 +98,7 @@ var harmlessPaths = []string{
 	"/q/x{a}", "/q/{*rest}", "/%7Bx", "/q/%7D", "/x*", strings.Repeat("/:a", 25),
 }
 
-// ownRoute is a trigger config that does not come from package iii.
+// ownRoute is a trigger config that is defined outside package iii.
 type ownRoute struct {
 	Path string `json:"api_path"`
 }
@@ -116,7 +117,7 @@ type wrappedRoute struct {
 	Note string
 }
 
-// anyRoutes lists ways to register a path that the client does not encode.
+// anyRoutes lists the ways to register a route without having its path encoded by the client.
 var anyRoutes = map[string]func(c *iii.Client, path string) error{
 	"custom trigger":          routeTrigger(func(path string) any { return map[string]any{"api_path": path} }),
 	"custom trigger, struct":  routeTrigger(func(path string) any { return ownRoute{path} }),
@@ -237,8 +238,8 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	}
 }
 
-// Like the engine, the client reads the last of several equal keys, compares keys
-// case-sensitively, and reads the config only if the trigger type is the engine's.
+// Like the engine, the client uses the last of several duplicate keys, compares keys
+// case-sensitively, and inspects the config only if the trigger type belongs to the engine.
 func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	for name, trigger := range map[string]iii.TriggerConfig{
 		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
@@ -255,7 +256,7 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// If a provider's namespace is given, the provider is another worker.
+	// A trigger with a provider namespace belongs to a trigger type of another worker.
 	c := newWorker(t, iiitest.Start(t))
 	if _, err := c.Trigger("f", ownRoute{"/q/{"}, iii.WithTriggerProviderNamespace("shop")); err != nil {
 		t.Error(err)
@@ -272,8 +273,8 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	}
 }
 
-// A stream trigger without a stream name would crash the engine's task. The client rejects it
-// even in a call to engine::register_trigger.
+// A stream trigger without a stream name would crash a task of the engine. The client
+// therefore rejects such a trigger, even in a call to engine::register_trigger.
 func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -292,8 +293,8 @@ func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	}
 }
 
-// routeWays lists ways to register a route whose path the client encodes. The handler returns
-// the path and the path parameter "id".
+// routeWays lists the ways to register a route whose path is encoded by the client. The
+// handler returns the path and the path parameter "id".
 var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Function, error){
 	"typed": func(c *iii.Client, method, path string) (*iii.Function, error) {
 		return iii.HandleHTTP(c, method, path, func(_ context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
@@ -316,7 +317,7 @@ var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Functi
 	},
 }
 
-// The engine matches a path as it appears on the wire, so the client registers it in encoded
+// The engine matches request paths in encoded form, so the client registers routes in that
 // form.
 func TestRoutesAreRegisteredAsClientsSendThem(t *testing.T) {
 	for _, test := range []struct{ path, registered, request, id string }{
@@ -431,7 +432,7 @@ func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
 	}
 }
 
-// If the engine rejects a route, Err of its function returns the reason.
+// If the engine rejects a route, Function.Err returns the reason.
 func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
 	for protocol, code := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: iii.CodeTriggerRegistrationFailed, iiitest.Protocol025: iii.CodeTriggerRegistrationFailed, iiitest.Protocol026: iii.CodeHTTPRouteConflict,

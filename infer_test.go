@@ -430,8 +430,8 @@ func schemaTypes() (closed, open []reflect.Type) {
 }
 
 // filler fills values. If random is set, it decides for each part whether to leave it nil or
-// empty, and creates several entries in maps and slices. If not, only the parts at depth nilAt
-// are nil or empty.
+// empty, and creates several entries in maps and slices. Otherwise, only the parts at depth
+// nilAt are nil or empty.
 type filler struct {
 	r      *rand.Rand
 	random bool

@@ -133,7 +133,7 @@ func TestIntrospectionNamespaces(t *testing.T) {
 	}
 }
 
-// The requests are those of a recording, and decoding the recorded replies loses nothing.
+// The requests match a recording, and decoding the recorded replies loses no data.
 func TestIntrospectionAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "engine-functions", "engine::functions::", "engine::workers::list", "engine::workers::info", "engine::triggers::list",
 		"engine::registered-triggers::list", "engine::health::check")
@@ -195,8 +195,8 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// Listings of triggers and trigger types are the same on every generation, for the worker that
-// registered them and for other workers.
+// Listings of triggers and trigger types are the same on every generation of the engine, for
+// the worker that registered them and for other workers.
 func TestTriggersAreListedOnEachGeneration(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		dial := iii.WithDialContext(e.DialContext)

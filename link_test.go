@@ -51,7 +51,7 @@ func TestRegisterPatience(t *testing.T) {
 }
 
 // After registering functions, the client sends a ping. Without a pong, it cannot know which
-// functions the engine accepted. It then sends no triggers and closes the connection.
+// functions the engine accepted, so it sends no triggers and closes the connection.
 func TestUnansweredFenceEndsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return m.Type == "ping" && c.n == 0 }})
@@ -88,7 +88,7 @@ func TestNeverAccepted(t *testing.T) {
 	})
 }
 
-// A late success reply is ignored. A late error reply ends the client.
+// A late success reply is ignored. A late error reply closes the client.
 func TestLateRegisterAnswer(t *testing.T) {
 	for name, answer := range map[string]func(*peerConn, *peerMessage){
 		"yes": func(c *peerConn, m *peerMessage) { c.result(m, `{"success":true}`) },

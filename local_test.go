@@ -332,8 +332,8 @@ func TestLocalHandlersContext(t *testing.T) {
 	})
 }
 
-// Like the engine, a local call adds the function id to the baggage of a traced call. Spans
-// take their function id from there. An untraced call is left unchanged.
+// Like the engine, a local call adds the function id to the baggage, from which spans take it.
+// A call with neither a trace nor baggage is left unchanged.
 func TestLocalCallsNameTheCallee(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -405,8 +405,8 @@ func TestLocalCallsWhileAway(t *testing.T) {
 }
 
 // During a drain, running handlers may still call functions of their own worker. All other
-// calls are rejected. Functions are unregistered at once, so that another worker can take them
-// over. A function with observers stays registered until its reports have been sent.
+// calls are rejected. Functions are unregistered immediately, so that another worker can take
+// them over. A function with observers stays registered until its reports have been sent.
 func TestLocalCallsInADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {
@@ -734,7 +734,7 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 }
 
 // After a reconnect, the client sends reports of calls made while disconnected, in order and
-// after the acks. Reports that were already sent are not repeated.
+// after confirming the observers. Reports that were already sent are not repeated.
 func TestReportsAcrossAReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})

@@ -287,8 +287,8 @@ func TestLoggerDataThatDoesNotEncode(t *testing.T) {
 	}
 }
 
-// The engine does not store deeply nested data. Levels below its limit are logged as JSON
-// text.
+// The engine does not store deeply nested data. Levels deeper than its limit are logged as
+// JSON text.
 func TestDeepLogDataBecomesText(t *testing.T) {
 	var v any = "leaf"
 	for range 60 {
@@ -931,7 +931,8 @@ func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 				defer cancel()
 				child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestNoChainOfLogHandlersLeadsBack$")
-				// Otherwise, the race detector delays the exit of each child by a second.
+				// GORACE keeps the race detector from delaying the exit of each child by a
+				// second.
 				child.Env = append(os.Environ(), logChainVariable+"="+chain.name+"/"+mode, "GORACE=atexit_sleep_ms=0")
 				out, err := child.CombinedOutput()
 				want := chain.idle

@@ -85,8 +85,8 @@ func liveGoroutines() int {
 	}
 }
 
-// leftover waits until there are as few goroutines as before the tests. If that takes longer
-// than limit, it returns all stacks.
+// leftover waits until there are no more goroutines than before the tests. If that takes
+// longer than limit, it returns all stacks.
 func leftover(before int, limit time.Duration) string {
 	deadline := time.Now().Add(limit)
 	for runtime.NumGoroutine() > before {

@@ -116,7 +116,6 @@ func (p *peer) client(opts ...Option) *Client {
 	return c
 }
 
-// connected returns a connected client of the peer.
 func (p *peer) connected(opts ...Option) *Client {
 	p.tb.Helper()
 	c := p.client(opts...)

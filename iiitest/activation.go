@@ -12,7 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// observedCall describes a completed call to its observers. Nil fields are omitted.
+// observedCall is a completed call in the form in which observers receive it. Nil fields are
+// omitted.
 type observedCall struct {
 	function     key
 	invocationID string
@@ -51,7 +52,7 @@ func (o *observer) interests(failed bool) bool {
 	}
 }
 
-// ended reports a completed call, routed by the engine, to the observers of its function.
+// ended notifies the observers of a function that a call, routed by the engine, has completed.
 func (t *observers) ended(r *request, began time.Time, out outcome, answer observedResult) {
 	k := key{r.namespace, r.functionID}
 	if _, watched := t.watched.Load(k); !watched {
@@ -141,7 +142,8 @@ func (t *observers) reported(w *worker, home string, m invocationsObservedMessag
 	}
 }
 
-// failureOf returns the code and message of an error. Observers do not receive stack traces.
+// failureOf returns the code and message of an error. It omits the stack trace, which
+// observers must not receive.
 func failureOf(raw json.RawMessage) json.RawMessage {
 	if isNull(raw) {
 		return nil
@@ -211,7 +213,7 @@ func (o *observer) envelope(c *observedCall, activationID string) json.RawMessag
 	return m.uint("started_at_ms", uint64(c.startedAtMS)).raw("duration_ms", c.durationMS).bytes()
 }
 
-// launch starts an activation. The caller holds t.mu, which keeps the activations of an
+// launch starts an activation. The caller must hold t.mu, which keeps the activations of an
 // observer in order.
 func (t *observers) launch(o *observer, r *request) {
 	o.inFlight++
@@ -244,9 +246,9 @@ func (t *observers) freed(o *observer) {
 	}
 }
 
-// through calls the target of observer id on behalf of w, the host of the observed function.
-// The host supplies the payload and the observer supplies the metadata. A nil w means that the
-// engine is the host.
+// through calls the target of the observer with the given id on behalf of w, the host of the
+// observed function. The host supplies the payload, and the observer supplies the metadata. If
+// w is nil, the engine is the host.
 func (t *observers) through(ctx context.Context, w *worker, id string, r request) outcome {
 	t.mu.Lock()
 	o := t.byID[id]
@@ -299,9 +301,9 @@ type sourceEvent struct {
 	only   func(o *observer) bool // nil: all observers
 }
 
-// occur reports an event of source to its observers, as a call to source with the event as
-// both input and result. occur never blocks, so callers may hold any lock. Observers receive
-// events in order.
+// occur reports an event to the observers of source in the form of a call to source whose
+// input and result are both the event. occur never blocks, so callers may hold any lock.
+// Observers receive events in order.
 func (t *observers) occur(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {

@@ -38,8 +38,8 @@ type boundTrigger[C any] struct {
 	config C
 }
 
-// rebinding selects what happens when an id is bound twice. It differs between the engine's
-// trigger types.
+// rebinding selects what happens when an id that is already bound is bound again. The engine's
+// trigger types differ in this respect.
 type rebinding int
 
 const (
@@ -96,8 +96,9 @@ func (b *binding) sameTarget(other binding) bool {
 	return b.functionID == other.functionID && b.namespace == other.namespace
 }
 
-// event is like where, for an event that the caller is about to deliver. It also logs the
-// matching bindings that miss the event because their workers have disconnected.
+// event returns the bindings with a matching config, to which the caller is about to deliver
+// an event. It also logs the matching bindings that miss the event because their workers have
+// disconnected.
 func (s *boundTriggers[C]) event(e *Engine, match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	var lost []binding
@@ -148,9 +149,9 @@ type target struct {
 }
 
 // fanOut delivers an event to its targets in the background, one at a time. For each target it
-// calls the condition, if any, and then the function, and waits for both. Errors are logged
-// and not retried. Deliveries of different events can overlap. name is the name of the
-// delivery's span.
+// calls the condition, if any, and then the function, and waits for both. Failed calls are
+// logged and not retried. Deliveries of different events can overlap. name is the name of the
+// span of each delivery.
 func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payload json.RawMessage) {
 	if len(targets) == 0 {
 		return
@@ -188,7 +189,8 @@ func (e *Engine) noWorker(b binding, err *wireError) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
 
-// triggerAway is the logged reason for losing an event of a trigger.
+// triggerAway is the logged reason for an event that is lost because the worker that
+// registered the trigger has disconnected.
 const triggerAway = "the worker that registered the trigger has left"
 
 // workerAway logs that an event was lost because no worker could receive it.

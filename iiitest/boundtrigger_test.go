@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// lostEvents collects log lines about events that found no worker.
+// lostEvents collects the log lines about events that reached no worker.
 type lostEvents struct {
 	slog.Handler
 	mu    sync.Mutex
@@ -160,7 +160,7 @@ func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
 	}
 }
 
-// Unregistering a trigger does not count as losing events while the worker stays connected.
+// If a worker unregisters a trigger and stays connected, later events are not logged as lost.
 func TestTriggersTakenBackAreNotMissed(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {
@@ -187,8 +187,7 @@ func TestTriggersTakenBackAreNotMissed(t *testing.T) {
 	}
 }
 
-// Messages without a receiver are logged: those of topics without a subscriber, and jobs for
-// functions that do not exist.
+// Messages on topics without a subscriber and jobs for functions that do not exist are logged.
 func TestMessagesWithoutAWorkerAreLogged(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {

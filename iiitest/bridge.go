@@ -18,10 +18,10 @@ const bridgeWorker = "iii-bridge"
 const bridgeTimeout = 30 * time.Second
 
 // WithBridge makes the engine a worker of the engine at url. It adds the functions
-// bridge.invoke and bridge.invoke_async, which call functions of that engine; their input is
-// BridgeInvokeInput. opts configure the worker. A call made while the bridge is disconnected
-// waits for the connection until the call times out. By default there is no bridge, and the
-// two functions do not exist.
+// bridge.invoke and bridge.invoke_async, which call functions of that engine and take an
+// [iii.BridgeInvokeInput]. opts configure the worker. A call made while the bridge is
+// disconnected waits for the connection until the call times out. By default there is no
+// bridge, and the two functions do not exist.
 func WithBridge(url string, opts ...iii.Option) Option {
 	own := slices.Clone(opts)
 	return func(c *config) error {

@@ -51,8 +51,8 @@ type triggerProvider interface {
 	unbind(id string)
 }
 
-// farewellProvider is a triggerProvider that logs the events that a binding misses after its
-// worker has disconnected.
+// farewellProvider is implemented by trigger providers that log the events that a binding
+// misses after its worker has disconnected.
 type farewellProvider interface{ left(b binding) }
 
 // engineText is an error in the engine's own wording, as sent on the wire.
@@ -65,8 +65,8 @@ func errorBody(code, format string, args ...any) *wireError {
 }
 
 // addBuiltin adds a function to the default namespace. owner is the in-process worker that
-// listings show. The schemas, the metadata and, if there is one, the description come from the
-// recorded data in published.
+// listings name as its worker. The schemas and the metadata come from the recorded data in
+// published. A recorded description takes precedence over description.
 func (e *Engine) addBuiltin(id, owner, description string, f builtinFunc) {
 	known := published().Functions[id]
 	if known.Description != nil {

@@ -132,7 +132,7 @@ func (e *Engine) endChannel(ch *channel, d direction) {
 	}
 }
 
-// releaseChannel closes an end that nobody has taken.
+// releaseChannel closes an end unless it has been taken.
 func (e *Engine) releaseChannel(ch *channel, d direction) {
 	if ch.take(d) {
 		e.endChannel(ch, d)
@@ -231,10 +231,10 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveChannelWriter forwards the writer's frames to the channel. The reader sees a normal end
-// if the writer sends a Close frame or a text message that is not UTF-8 or, in protocols up to
-// 0.25, if the writer disconnects without a Close frame. Once the reader has disconnected, the
-// engine cuts the writer's socket.
+// serveChannelWriter forwards the writer's frames to the channel. A Close frame from the
+// writer ends the channel normally, and so does a text message that is not UTF-8. In protocols
+// up to 0.25, the channel also ends normally if the writer disconnects without a Close frame.
+// Once the reader has disconnected, the engine cuts the writer's connection.
 func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, writing)
 	for {
@@ -250,9 +250,9 @@ func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 }
 
 // serveChannelReader sends the writer's frames, followed by a Close frame. The Close frame has
-// no code unless the writer disconnected without a Close frame; then it reports an internal
-// error. Like the engine, serveChannelReader never reads from the socket. Pings go unanswered,
-// and a disconnected reader is noticed only when the next frame is sent.
+// no code unless the writer disconnected without a Close frame; in that case the code reports
+// an internal error. Like the engine, serveChannelReader never reads from the connection, so
+// pings go unanswered, and a disconnected reader is noticed only when the next frame is sent.
 func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, reading)
 	for {

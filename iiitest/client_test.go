@@ -88,8 +88,8 @@ func TestClientServesHTTP(t *testing.T) {
 	}
 }
 
-// If another worker takes the route of an observer, the observer keeps its own route and
-// responds again once the other worker has disconnected.
+// While an observer is suspended, another worker can take over its route. The observer gets
+// the route back when that worker disconnects.
 func TestObserverKeepsItsRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)

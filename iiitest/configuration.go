@@ -13,7 +13,8 @@ import (
 )
 
 // configurations implements the engine's configuration worker. Workers register entries with
-// schemas, and read and set their values. A trigger type fires when an entry changes.
+// schemas, and read and set the values of entries. Changes to an entry fire the triggers of
+// type configuration.
 type configurations struct {
 	engine   *Engine
 	triggers boundTriggers[configurationFilter]
@@ -259,9 +260,9 @@ func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEve
 // reference matches a reference to an environment variable, ${NAME} or ${NAME:default}.
 var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?\}`)
 
-// expand replaces the references in the strings of a canonical JSON value. A replacement
-// remains a string, whatever the variable contains. unset lists the distinct variables that
-// are unset and have no default.
+// expand replaces the references in the strings of a canonical JSON value. A string remains a
+// string, whatever the variable contains. unset lists the distinct variables that are unset
+// and have no default.
 func expand(value json.RawMessage, env func(string) (string, bool)) (expanded json.RawMessage, unset []string) {
 	var in func(value json.RawMessage) json.RawMessage
 	in = func(value json.RawMessage) json.RawMessage {

@@ -32,8 +32,8 @@ func TestConfiguration(t *testing.T) {
 		p.want(`{"id":"web","value":{"url":"http://example.org"}}`, "configuration::get", `{"id":"web"}`)
 		p.want(`{"id":"web","value":{"url":"${SCHEME:http}://${HOST}"}}`, "configuration::get", `{"id":"web","raw":true}`)
 
-		// Registering again replaces the description. The value is kept unless there is an
-		// initial value.
+		// Registering an entry again replaces its description. It keeps its value unless an
+		// initial value is given.
 		for _, more := range []string{"", `,"initial_value":null`} {
 			p.want(`{"description":"D","id":"web","name":"N","schema":{"type":"object"},"value":{"url":"${SCHEME:http}://${HOST}"}}`,
 				"configuration::register", registerConfig("web", `{"type":"object"}`, more))
@@ -322,7 +322,7 @@ func TestConfigurationSchemaRepeatedAtEachLevel(t *testing.T) {
 	}
 }
 
-// All engines of a process share the meta-schemas.
+// All engines in a process share the meta-schemas.
 func TestConfigurationSchemaConcurrently(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {

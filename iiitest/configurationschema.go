@@ -21,7 +21,7 @@ import (
 )
 
 // configurationSchema is the JSON Schema of a configuration entry. Its parser and validator
-// report errors in the order and wording of the engine's library.
+// report errors in the order and wording of the engine's JSON Schema library.
 type configurationSchema struct {
 	text json.RawMessage
 	root *schemaNode
@@ -32,7 +32,7 @@ const errSchema = "invalid JSON Schema: "
 
 // parseConfigurationSchema parses a schema according to the draft in $schema, by default
 // 2020-12. As in the engine, references to other documents are rejected. Unlike in the engine,
-// patterns use package regexp, without look-around and backreferences.
+// patterns use package regexp, which supports neither look-around nor backreferences.
 func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error) {
 	text = canonicalValid(text)
 	draft, err := draftOf(text)
@@ -106,8 +106,8 @@ var metaschemasJSON []byte
 
 var metaschemas = sync.OnceValue(func() map[string]json.RawMessage { return membersOf(canonicalValid(metaschemasJSON)) })
 
-// metaNodes caches meta-schemas. It needs a lock because validation adds to the state of a
-// schema.
+// metaNodes caches meta-schemas. It needs a lock even for reading, because validation adds
+// nodes and patterns to a schema.
 var metaNodes = struct {
 	sync.Mutex
 	of map[schemaDraft]*schemaNode
@@ -135,7 +135,7 @@ func metaErrors(draft schemaDraft, schema *schemaValue) []string {
 	return node.errors(schema)
 }
 
-// defaultSchemaURI is the URI of a schema without one of its own.
+// defaultSchemaURI is the URI of a schema that declares none.
 const defaultSchemaURI = "json-schema:///"
 
 // schemaSet is a schema with all schemas that it can refer to.
@@ -233,8 +233,8 @@ func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage
 	}
 }
 
-// holds reports whether a keyword contains schemas in the draft. Like the engine's library, it
-// accepts the keywords of all drafts in draft 4.
+// holds reports whether the value of a keyword contains schemas in the draft. In draft 4, it
+// accepts the keywords of all drafts, as the engine's library does.
 func (s *schemaSet) holds(keyword string) bool {
 	draft := s.draft
 	switch keyword {
@@ -444,7 +444,8 @@ func (s *schemaSet) node(r *schemaResource, path string, raw json.RawMessage) *s
 	return n
 }
 
-// at returns the schema in the value of a keyword. sub is the path to it within the value.
+// at returns a schema in the value of a keyword. sub is the path of the schema within the
+// value.
 func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
 	path, raw := n.path+"/"+escapePath(keyword), n.members[keyword]
 	for _, part := range sub {
@@ -516,8 +517,8 @@ type keywordKind struct {
 	first byte
 }
 
-// keywordKinds contains the types that keywords require. They must be checked again because
-// the meta-schema does not cover every location that a reference can reach.
+// keywordKinds contains the types that keywords require. The types must be checked again
+// because the meta-schema does not cover every location that a reference can reach.
 var keywordKinds = func() map[string]keywordKind {
 	kinds := map[string]keywordKind{}
 	for keywords, kind := range map[string]keywordKind{
@@ -534,8 +535,8 @@ var keywordKinds = func() map[string]keywordKind {
 	return kinds
 }()
 
-// check rejects schemas that the meta-schema allows but that are unusable: references without
-// a target and invalid patterns.
+// check rejects schemas that the meta-schema allows but that are unusable because a reference
+// has no target, a pattern is invalid, or a keyword has the wrong type.
 func (n *schemaNode) check() error {
 	if n.checked {
 		return nil
@@ -615,8 +616,9 @@ const (
 	loopNone
 )
 
-// checkLoops rejects schemas that lead back to themselves at the same location of a value. A
-// running engine follows such a loop until its process crashes.
+// checkLoops rejects schemas with endless recursion, in which references lead from a schema
+// back to the same schema without descending into the value. A running engine follows such a
+// loop until its process crashes.
 func (s *schemaSet) checkLoops() error {
 	for _, key := range slices.Sorted(maps.Keys(s.nodes)) {
 		if n := s.nodes[key]; n.checked && n.loops() {
@@ -1020,7 +1022,7 @@ func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 }
 
 // listOptions formats the values of an enum: all of them if there are at most three, otherwise
-// two and the number of the others.
+// the first two and the number of remaining values.
 func listOptions(options []json.RawMessage) string {
 	var texts []string
 	for _, option := range options {
@@ -1063,8 +1065,8 @@ func (e *evaluation) numberKeyword(n *schemaNode, keyword string, value json.Raw
 	return nil
 }
 
-// multipleOf reports whether n is a multiple of step after conversion to the shortest
-// decimals, so that 0.3 is a multiple of 0.1.
+// multipleOf reports whether n is a multiple of step. It compares the shortest decimal
+// representations, in which 0.3 is a multiple of 0.1.
 func multipleOf(n *big.Rat, step float64) bool {
 	f, _ := n.Float64()
 	switch {
@@ -1163,7 +1165,7 @@ func (e *evaluation) listKeyword(n *schemaNode, keyword string, value json.RawMe
 	return wrong
 }
 
-// unexpected returns the end of an error message that lists n unexpected items.
+// unexpected returns the end of the error message about n unexpected items.
 func unexpected(n int) string {
 	if n == 1 {
 		return " was unexpected)"
@@ -1180,7 +1182,7 @@ func unique(items []*schemaValue) bool {
 	return true
 }
 
-// contains validates contains, minContains and maxContains.
+// contains validates a value against the keywords contains, minContains and maxContains.
 func (e *evaluation) contains(n *schemaNode, v *schemaValue) []string {
 	var matches, least, most uint64 = 0, 1, math.MaxUint64
 	if n.set.draft >= draft2019 {
@@ -1280,8 +1282,8 @@ func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.Raw
 	return wrong
 }
 
-// coversProperties reports whether the keyword additionalProperties also validates the members
-// that properties and patternProperties match. It then validates all members in order.
+// coversProperties reports whether additionalProperties also validates the members that match
+// properties and patternProperties, so that all members are validated in order.
 func (n *schemaNode) coversProperties() bool {
 	kind := kindOf(n.members["additionalProperties"])
 	return kind == 'f' || kind == '{'
@@ -1422,7 +1424,8 @@ func (e *evaluation) markItems(n *schemaNode, v *schemaValue, seen []bool) {
 	})
 }
 
-// content validates contentEncoding and contentMediaType. It supports base64 and JSON.
+// content validates a value against contentEncoding and contentMediaType. It supports base64
+// and JSON.
 func content(n *schemaNode, keyword string, v *schemaValue) []string {
 	encoded, typed := n.is("contentEncoding", `"base64"`), n.is("contentMediaType", `"application/json"`)
 	if v.kind != '"' || keyword == "contentEncoding" && !encoded || keyword == "contentMediaType" && !typed ||

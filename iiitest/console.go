@@ -23,9 +23,9 @@ import (
 // disables the console.
 //
 // A console keeps the last thousand invocations of workers' functions and the last thousand of
-// the engine's own functions, with payloads up to the limit of WithConsoleLimit. The engine
-// stores all other data on the page even without a console. The page omits values whose keys
-// name secrets (see [iii.Redact]), cookies, and the keys of channels.
+// the engine's own functions, with payloads up to the limit of WithConsoleLimit. All other
+// data on the page is data that the engine stores even without a console. The page omits
+// cookies, the keys of channels, and values whose keys name secrets (see [iii.Redact]).
 func WithConsole(addr string) Option {
 	return func(c *config) error {
 		if addr == "" {
@@ -41,10 +41,10 @@ func WithConsole(addr string) Option {
 }
 
 // WithExposedConsole is like WithConsole, but accepts any address. Anyone who can reach the
-// address sees the payloads, traces and logs of all workers without a password, so use it only
-// in a private network. To keep other sites from reading the page through a visitor's browser,
-// the console accepts only requests that are addressed to an IP address, a loopback name or
-// the host of addr.
+// address can see the payloads, traces and logs of all workers without a password, so use it
+// only on a private network. To keep other sites from reading the page through a visitor's
+// browser, the console accepts only requests that are addressed to an IP address, a loopback
+// name or the host of addr.
 func WithExposedConsole(addr string) Option {
 	return func(c *config) error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {

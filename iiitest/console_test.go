@@ -20,7 +20,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// consoleJSON sends a GET request to the console's API.
+// consoleJSON sends a GET request to the console's API and decodes the response.
 func consoleJSON[T any](t *testing.T, e *iiitest.Engine, path string) (v T) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}
@@ -46,8 +46,8 @@ type consoleInvocation struct {
 	TraceID                                                               string `json:"trace_id"`
 }
 
-// consoleInvocations returns the invocations of workers' functions shown by the console, with
-// caller, function and outcome.
+// consoleInvocations returns the invocations of workers' functions as the console shows them:
+// the caller, function and outcome of each.
 func consoleInvocations(t *testing.T, e *iiitest.Engine) (list []string) {
 	t.Helper()
 	for _, i := range consoleJSON[[]consoleInvocation](t, e, "/api/invocations") {
@@ -198,8 +198,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// The event stream reports an invocation that is still running, and ends when the engine
-// closes.
+// The event stream reports an invocation that is still running, and ends when the engine is
+// closed.
 func TestConsoleEvents(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
 	c, err := iii.New(e.URL(), iii.WithName("slow"))

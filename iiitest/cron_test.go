@@ -204,7 +204,7 @@ func TestCronVectors(t *testing.T) {
 	}
 }
 
-// checkCron returns the error of the trigger type for expression, if any.
+// checkCron returns the error with which the cron trigger type rejects expression, or nil.
 func checkCron(expression string) error {
 	c := &cron{engine: &Engine{ctx: context.Background(), closed: true}, jobs: map[string]runningJob{}}
 	return c.bind(context.Background(), binding{config: mustEncode(map[string]string{"expression": expression})})

@@ -38,8 +38,8 @@ func (t *topic) targets() []key {
 	})
 }
 
-// retry appends a dead letter to its lane and resets its attempts. The caller must hold
-// queues.mu.
+// retry appends a dead letter to its lane and resets its number of attempts. The caller must
+// hold queues.mu.
 func (q *queues) retry(l *lane, j *job) {
 	j.attempts = 0
 	q.add(l, j)
@@ -71,8 +71,8 @@ func (q *queues) redrive(_ context.Context, c *call) (json.RawMessage, *wireErro
 	return mustEncode(map[string]any{"queue": in.Queue, "redriven": redriven}), nil
 }
 
-// single removes one dead letter and passes it to do. For an unknown id, it returns a count of
-// 0.
+// single removes one dead letter and calls do with it. For an unknown id, the result has a
+// count of 0.
 func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireError) {
 	type RedriveSingleInput struct {
 		Queue     string `json:"queue"`
@@ -218,8 +218,8 @@ func (q *queues) deadLetters(_ context.Context, c *call) (json.RawMessage, *wire
 }
 
 // decodeAliased is like decodeInput, but accepts alias as another name for key. If the input
-// contains both, the engine reads them in bytewise order and rejects the second one, whatever
-// its value.
+// contains both, decodeAliased rejects the one that sorts second, whatever its value, because
+// the engine reads keys in bytewise order.
 func decodeAliased[T any](c *call, key, alias string) (T, *wireError) {
 	data := c.data
 	if members := membersOf(data); members[alias] != nil {

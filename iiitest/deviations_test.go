@@ -91,8 +91,8 @@ var scenarios = []scenario{
 	},
 }
 
-// plain returns headers without credentials: for n workers at the guarded listener or, if n is
-// 0, for one client of the stream socket.
+// plain returns headers without credentials, either for n workers at the guarded listener or,
+// if n is 0, for a single client of the stream socket.
 func plain(name string, n int) map[string]http.Header {
 	if n == 0 {
 		return map[string]http.Header{name: {"Host": {"127.0.0.1:39112"}, "User-Agent": {""}}}
@@ -133,23 +133,22 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //   - The headers of a streamed response are sorted by name. The recorded engine sends them in
 //     the order of a hash table.
 //   - A response that starts before the whole request has been read has Connection: close.
-//     Otherwise the deadline that ends the reading could affect the next request.
+//     Otherwise the read deadline could affect the next request.
 //   - A route that would break all routes of a running engine is rejected.
 //   - If data repeats a key, the last value is used, even in an update operation, because data
 //     is canonicalized first.
 //   - The error for an invalid limit or offset of engine::traces::list names u64 instead of
 //     usize, because the type is generated.
-//   - stream::list_all lists names with colons in full.
+//   - stream::list_all returns the full names of streams and groups that contain colons.
 //   - A WebSocket key that does not decode to 16 bytes is rejected by the WebSocket library.
 //   - The reply on a channel to a Close frame with a reserved code has a different text.
-//   - engine_metrics in engine::metrics::list is empty. It is also empty in all recordings. A
-//     running engine has returned other values only once.
+//   - engine_metrics in engine::metrics::list is empty, as in all recordings. A running engine
+//     has returned other values only once.
 //   - Patterns in JSON Schemas use package regexp. Patterns with look-around or backreferences
 //     are rejected.
-//   - Schemas that lead back to themselves at the same location are rejected. They crash a
-//     running engine.
-//   - The channels of an HTTP request end with the request unless both ends have been taken. A
-//     running engine keeps them for five minutes.
+//   - Schemas with endless recursion are rejected. They crash a running engine.
+//   - A channel of an HTTP request ends with the request unless the function has taken its
+//     end. A running engine keeps such a channel for five minutes.
 var deviations = []*deviation{
 	deviates("http-bodiless", `response-writer closed, line (169|324|332|349)`,
 		"the second frame of the response reached the engine before the first had ended it; here it comes after, and the writer is cut"),

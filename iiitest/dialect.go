@@ -104,7 +104,7 @@ func (d *dialect) greeting(id, token string) []byte {
 
 func (d *dialect) pong() []byte { return message("pong").bytes() }
 
-// authError is sent to a rejected connection in place of the greeting.
+// authError builds the message that a rejected connection receives in place of the greeting.
 func authError(text string) []byte {
 	return new(object).str("type", "error").raw("error", errorJSON(errorBody("AUTH_ERROR", "%s", text))).bytes()
 }
@@ -114,8 +114,8 @@ func (d *dialect) nameTaken(namespace, name, holder string) []byte {
 		str("namespace", namespace).str("worker_name", name).str("owner_worker_id", holder).bytes()
 }
 
-// functionRejected reports that a function was not registered. k contains the id that the
-// worker used.
+// functionRejected builds the message about a function that was not registered. k contains the
+// id that the worker used.
 func (d *dialect) functionRejected(code string, k key, owner string) []byte {
 	return message("registrationrejected").str("code", code).
 		str("namespace", k.namespace).str("function_id", k.id).str("owner_worker_id", owner).bytes()
@@ -172,7 +172,8 @@ func (d *dialect) result(id, functionID string, out outcome, traceparent, baggag
 	return m.bytes()
 }
 
-// bindTrigger announces a trigger to the worker that provides its type.
+// bindTrigger builds the message that announces a trigger to the worker that provides its
+// type.
 func (d *dialect) bindTrigger(r *registration, provider string) []byte {
 	m := message("registertrigger").str("id", r.id).str("trigger_type", r.triggerType).
 		str("function_id", r.functionID).raw("config", r.config).raw("metadata", r.metadata)
@@ -194,7 +195,8 @@ func (d *dialect) triggerResult(id, typ, functionID string, err *wireError) []by
 		str("function_id", functionID).raw("error", errorJSON(err)).bytes()
 }
 
-// functionRegistered sends a host the complete set of observers of its function.
+// functionRegistered builds the message that gives a host the complete set of observers of its
+// function.
 func (d *dialect) functionRegistered(k key, revision uint64, local bool, views []json.RawMessage) []byte {
 	return message("functionregistered").str("id", k.id).str("namespace", k.namespace).uint("revision", revision).
 		raw("local_dispatch", mustEncode(local)).raw("observers", mustEncode(append([]json.RawMessage{}, views...))).bytes()
@@ -210,7 +212,8 @@ func (d *dialect) observerRemoved(k key, revision uint64, id string) []byte {
 		str("id", id).bytes()
 }
 
-// observeResult builds the reply to an observe message. An error is final.
+// observeResult builds the reply to an observe message. If err is set, the observer has been
+// rejected for good.
 func (d *dialect) observeResult(id string, state iii.ObserverState, err *wireError, warnings []string) []byte {
 	m := message("observeresult").str("id", id).str("state", string(state))
 	if err != nil {
@@ -241,7 +244,7 @@ type callerInfo struct {
 	Parent       *callerInfo `json:"parent"` // caller of the handler that makes this call; its own Parent is dropped
 }
 
-// engineCallerName is the worker name in calls made by the engine.
+// engineCallerName is the worker name that identifies the engine as the caller.
 const engineCallerName = "iii-engine"
 
 func engineCaller() *callerInfo {
@@ -278,7 +281,7 @@ func (c *callerInfo) json() json.RawMessage {
 }
 
 // stamped returns a copy of c that identifies the worker as the caller, by the id and name
-// that the engine knows.
+// under which the engine knows the worker.
 func (c *callerInfo) stamped(id, name string) *callerInfo {
 	stamped := callerInfo{}
 	if c != nil {

@@ -22,7 +22,7 @@
 //	}
 //
 // Outside a test, call [New] to start an engine and [Engine.Close] to stop it. The
-// command iiidev runs an engine on its own.
+// command iiidev runs an engine as a separate program.
 //
 // # Features
 //
@@ -41,8 +41,9 @@
 // that can be observed: http::on-request, cron::on-tick, queue::on-message, publish,
 // state::on-changed and others. The engine keeps everything in memory.
 //
-// The engine also calls functions over HTTP. Their URLs must use https, except on the
-// loopback interface. Their secrets are environment variables; see [WithEnv].
+// Workers can also register functions that the engine invokes over HTTP. The URLs of
+// these functions must use https, except on the loopback interface. Their secrets are
+// read from environment variables; see [WithEnv].
 //
 // Queues work without a queue worker. The queue named "default" always exists, and
 // [WithQueue] adds others. A worker that registers engine::queue::enqueue replaces the

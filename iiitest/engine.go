@@ -38,7 +38,7 @@ type Engine struct {
 	//   - streams.mu, then logs.mu, are held until a change or a record has been queued for
 	//     every receiver.
 	//   - Engine.mu guards workers, functions, calls in progress and name leases.
-	//   - The locks of single values come last: sendQueue.mu, frameLog.mu and those of the
+	//   - The locks of individual values come last: sendQueue.mu, frameLog.mu and those of the
 	//     stores.
 	//
 	// No goroutine waits for a worker with a lock held. sendQueue.push queues a message under
@@ -282,9 +282,9 @@ func (e *Engine) GuardedURL() string {
 	return "ws://" + e.guardedServer.addr
 }
 
-// Close stops the engine abruptly, like a crash: it cuts sockets without a Close frame. Close
-// waits until all goroutines of the engine have exited, and further calls wait as well. The
-// returned error is always nil.
+// Close stops the engine abruptly, as a crash would: it cuts connections without a Close
+// frame. Close waits until all goroutines of the engine have exited. Further calls wait as
+// well. The returned error is always nil.
 func (e *Engine) Close() error {
 	e.life.Lock()
 	first := !e.closed

@@ -140,7 +140,6 @@ func like(want, got any) bool {
 	}
 }
 
-// call makes a call and returns the result message.
 func (c *client) call(functionID, data string, more ...string) map[string]any {
 	c.t.Helper()
 	id := uuid.NewString()

@@ -50,8 +50,8 @@ func (s *engineSpan) end(err *wireError) {
 	s.spans.add([]spanRecord{{stored: s.stored, size: size}})
 }
 
-// tracedBuiltins lists, by prefix, the built-in functions that produce a span when the caller
-// has one. Functions that serve telemetry are not traced.
+// tracedBuiltins lists, by prefix, the built-in functions whose calls produce a span if they
+// are part of a trace. Functions that serve telemetry are not traced.
 var tracedBuiltins = []string{
 	"engine::", "state::", "stream::", "configuration::", "iii::", "iii-http::", "iii-state::", "iii-pubsub::",
 	"iii-stream::", "iii-cron::", "iii-queue::", "publish",

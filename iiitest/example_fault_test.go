@@ -37,7 +37,8 @@ func ExampleEngine_HookCleanup() {
 	// Output: cleaning up behind the worker: true
 }
 
-// SetProtocol and Drop together upgrade the engine: workers reconnect with the new protocol.
+// SetProtocol and Drop together simulate an upgrade of the engine: workers reconnect with the
+// new protocol.
 func ExampleEngine_SetProtocol() {
 	var old iiitest.Protocol
 	if err := old.UnmarshalText([]byte("0.23")); err != nil { // or iiitest.Protocol023
@@ -117,8 +118,8 @@ func ExampleEngine_Drop() {
 	// reconnections: 1
 }
 
-// A hook decides on every message. This one drops the first result of the worker and cuts its
-// connection.
+// A hook decides what happens to each message. This one drops the first result of the worker
+// and cuts the worker's connection.
 func ExampleEngine_Hook() {
 	engine, err := iiitest.New()
 	if err != nil {

@@ -4,8 +4,8 @@ import "encoding/json"
 
 // Drop cuts the connection of a worker without a Close frame, as a crashed engine or a broken
 // network would. The engine then cleans up after the connection. worker is the name of the
-// worker or the id of its connection. Drop reports whether it found such a worker, as do the
-// other methods with a worker parameter.
+// worker or the id of its connection. Drop reports whether it found such a worker. In the
+// other methods with a worker parameter, the parameter and the result have the same meaning.
 func (e *Engine) Drop(worker string) bool {
 	found := e.find(worker)
 	for _, w := range found {
@@ -72,11 +72,11 @@ func (e *Engine) Hook(f func(Frame) Verdict) {
 }
 
 // HookCleanup sets a function that the engine calls halfway through cleaning up after a
-// connection. At that point the functions of the connection are free and its calls have
-// failed, but its triggers, trigger types and name remain until f returns. Another worker can
-// then take over a function that still has triggers of the old connection. f receives the id
-// of the connection. It must be safe for concurrent use and may call the engine's methods. Nil
-// removes the hook.
+// connection. At that point the functions of the connection have been removed and its calls
+// have failed, but its triggers, trigger types and name remain until f returns. Another worker
+// can then take over a function that still has triggers of the old connection. f receives the
+// id of the connection. It must be safe for concurrent use and may call the engine's methods.
+// Nil removes the hook.
 func (e *Engine) HookCleanup(f func(workerID string)) {
 	if f == nil {
 		e.cleanupHook.Store(nil)

@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// A hanging engine does not answer pings, so even an idle worker notices.
+// A hanging engine does not answer pings, so even an idle worker detects the failure.
 func TestIdleWorkerNoticesHangingEngine(t *testing.T) {
 	for _, idle := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {

@@ -12,7 +12,7 @@ type filter struct {
 	normal   json.RawMessage // {} matches everything
 }
 
-// document is the input of a filter. Nil fields are missing.
+// document is the input of a filter. Nil fields represent missing values.
 type document = observerfilter.Document
 
 // parseFilter compiles the filters of an observer. Nil means no filters.

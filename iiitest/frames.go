@@ -55,15 +55,15 @@ func (f Frame) Type() string {
 	return m.Type
 }
 
-// Verdict is the decision of a hook on a message. The zero value delivers the message.
+// Verdict is a hook's decision about a message. The zero value delivers the message.
 type Verdict struct {
-	// Delay holds back the message and all later messages in the same direction of the
-	// connection.
+	// Delay is how long to hold back the message, and with it all later messages in the same
+	// direction on the connection.
 	Delay time.Duration
 	// Drop discards the message.
 	Drop bool
-	// Replace, if not nil, contains the messages to deliver in place of the message. It may be
-	// empty.
+	// Replace, if not nil, contains the messages to deliver in place of the original. If it is
+	// empty, the original is dropped.
 	Replace []json.RawMessage
 	// Cut ends the connection after the message, without a Close frame.
 	Cut bool
@@ -158,7 +158,8 @@ type counters struct {
 	undecodable, telemetryIgnored, telemetryRejected, metricsSkipped atomic.Uint64
 }
 
-// Stats contains counters since the start of the engine.
+// Stats contains counts since the start of the engine, and the current numbers of workers and
+// calls.
 type Stats struct {
 	Messages           uint64 // between workers and the engine, in both directions
 	Undecodable        uint64 // messages dropped because they were not JSON, had an unknown type, or had a missing or invalid field

@@ -141,14 +141,15 @@ func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 	e.observers.hostChanged(k)
 }
 
-// has reports whether connections that use protocol p have the function.
+// has reports whether the function exists on connections that use protocol p. Unless strict is
+// set, functions that later protocols have removed still exist.
 func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }
 
-// hosted returns the key of the function that w refers to by id. On connections with
-// observers, id is the id that w registered, even if a registration hook changed it. On other
-// connections, id is the current id without the prefix.
+// hosted returns the key of the function that w refers to by id. If w supports observers, id
+// is the id that w registered, even if a registration hook changed it. Otherwise, id includes
+// the change. In both cases, id lacks the worker's prefix.
 func (e *Engine) hosted(w *worker, ns, id string) key {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -16,14 +16,14 @@ import (
 
 // Guard configures a guarded listener, like the rbac section of the engine's worker manager.
 // The engine calls the functions named in a Guard in the default namespace and without a time
-// limit. Register them on a connection to URL, not on a guarded one. An empty id disables the
-// corresponding hook. The zero Guard admits every worker and permits only the calls that every
-// worker needs.
+// limit. Register them on a connection to [Engine.URL], not on a guarded one. An empty id
+// disables the corresponding hook. The zero Guard admits every worker and permits only the
+// calls that every worker needs.
 type Guard struct {
 	// AuthFunctionID names the function that authenticates each new connection for workers or
-	// telemetry (AuthInput, AuthResult). If the function returns an error, no result or an
-	// invalid one, the engine rejects the connection. If AuthFunctionID is empty, every worker
-	// may connect and register anything.
+	// telemetry. Its input is an [iii.AuthInput], and its result an [iii.AuthResult]. If the
+	// function returns an error, no result or an invalid one, the engine rejects the
+	// connection. If AuthFunctionID is empty, every worker may connect and register anything.
 	AuthFunctionID string
 
 	// MiddlewareFunctionID names a function that receives every permitted call in place of its
@@ -33,9 +33,10 @@ type Guard struct {
 	MiddlewareFunctionID string
 
 	// OnFunction, OnTrigger and OnTriggerType name functions that approve registrations and
-	// may change them (OnFunctionRegistrationInput, OnFunctionRegistrationResult and so on).
-	// If one of them returns an error, no result or a result that is not an object, the engine
-	// rejects the registration without notifying the worker.
+	// may change them. OnFunction takes an [iii.OnFunctionRegistrationInput] and returns an
+	// [iii.OnFunctionRegistrationResult]; the types for the other two are named accordingly.
+	// If one of the functions returns an error, no result or a result that is not an object,
+	// the engine rejects the registration without notifying the worker.
 	OnFunction, OnTrigger, OnTriggerType string
 
 	// OnObserver names the function that approves each observer that a worker registers. It
@@ -286,8 +287,8 @@ func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	return out, detail
 }
 
-// anyJSON is any JSON value. Unlike a json.RawMessage field, an optional anyJSON field may be
-// missing from an input that is an array.
+// anyJSON is any JSON value. If an input is an array, an optional anyJSON field may be
+// missing, unlike a json.RawMessage field.
 type anyJSON struct{ raw json.RawMessage }
 
 func (a *anyJSON) decodeStrict(raw json.RawMessage) string {

@@ -344,8 +344,8 @@ func TestHooksAndPrefix(t *testing.T) {
 	c.send(`{"type":"registertrigger","id":"t1","trigger_type":"hook","function_id":"f::old","config":{"a":1}}`)
 	<-asked
 	c.want(`{"type":"registertrigger","id":"t2","trigger_type":"hook2","function_id":"p::f::old","config":null}`)
-	// The worker uses its function without the prefix, and all other workers use it with the
-	// prefix.
+	// The worker calls its function by the id without the prefix. All other workers use the id
+	// with the prefix.
 	other.send(`{"type":"invokefunction","function_id":"p::f::new","data":1}`)
 	c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::new","data":1}`)
 	info := other.call("engine::functions::info", `{"function_id":"p::f::new"}`)["result"]
@@ -354,7 +354,7 @@ func TestHooksAndPrefix(t *testing.T) {
 	}, info); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// Durable triggers also use the prefix, but bypass the hooks.
+	// The prefix also applies to durable triggers. The registration hooks do not.
 	c.send(`{"type":"invokefunction","function_id":"engine::register_trigger","data":{"trigger_type":"none","function_id":"x"}}`)
 	c.send(`{"type":"unregisterfunction","id":"f::new"}`)
 	c.sync()

@@ -78,8 +78,8 @@ func (e *Engine) serveHTTP(w *webExchange) {
 
 const corsVary = "origin, access-control-request-method, access-control-request-headers"
 
-// cors adds the fields that let every page read the response. The reply of a function cannot
-// override them.
+// cors adds the header fields that allow pages from any origin to read the response. The reply
+// of a function cannot override them.
 func cors(header webHeader) webHeader {
 	header = slices.Clone(header)
 	header.add("vary", corsVary)
@@ -152,7 +152,7 @@ func (x *exchange) run() {
 }
 
 // end records that the response or the function has finished. Once both have finished, it
-// releases the channel ends that nobody has taken, which deletes the channels.
+// closes the channel ends that the function has not taken, which deletes those channels.
 func (x *exchange) end() {
 	if x.ended.Add(1) < 2 {
 		return
@@ -197,7 +197,8 @@ func (x *exchange) readBody(ctx context.Context) bool {
 }
 
 // call runs the middleware functions, the condition and the function. If the function returns
-// no result, call returns false; the response is then sent over its channel, if ever.
+// no result, call returns false; the response is then sent over the response channel, if at
+// all.
 func (x *exchange) call() (reply, bool) {
 	for _, id := range x.e.cfg.httpMiddleware {
 		if r, stop := x.middleware(id, defaultNamespace); stop {

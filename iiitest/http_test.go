@@ -68,7 +68,6 @@ func (w *web) do(method, path, body string, headers ...string) <-chan answer {
 	return done
 }
 
-// route registers an http trigger for a function.
 func (c *client) route(id, functionID, method, path string) {
 	c.t.Helper()
 	c.send(`{"type":"registertrigger","id":%q,"trigger_type":"http","function_id":%q,"config":{"http_method":%q,"api_path":%q}}`, id, functionID, method, path)
@@ -294,8 +293,8 @@ func TestRequestPayload(t *testing.T) {
 	}
 }
 
-// Server middleware runs in the order of the option, before the condition and middleware of
-// the route, and in the default namespace.
+// Server middleware runs in the default namespace, in the order in which it was set, before
+// the condition and middleware of the route.
 func TestServerMiddleware(t *testing.T) {
 	e := Start(t, WithHTTPMiddleware("mw::a"), WithHTTPMiddleware("mw::b", "mw::c"))
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -806,6 +805,42 @@ func TestConnectionsAreKept(t *testing.T) {
 		"HTTP/1.0 204 No Content\r\n" + cors + "connection: keep-alive\r\n\r\n" + "HTTP/1.0 205 Reset Content\r\n" + cors + "\r\n4"
 	if diff := cmp.Diff(want, <-done); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The connection can be reused even if the response is ready before the reading goroutine runs.
+func TestBodyThatArrivedWithTheHeadIsRead(t *testing.T) {
+	for _, request := range []string{
+		"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+		"POST / HTTP/1.1\r\n\r\n",
+	} {
+		server, client := net.Pipe()
+		defer client.Close()
+		go func() {
+			_, _ = io.WriteString(client, request)
+			_, _ = io.Copy(io.Discard, client)
+		}()
+		c := newWebConn(nil, server)
+		r, refused := c.request()
+		if refused != 0 {
+			t.Fatalf("%q: rejected with status %d", request, refused)
+		}
+		x := &webExchange{conn: c, webRequest: r, gone: make(chan struct{})}
+		if r.length != 0 {
+			x.body = newWebBody(c, r)
+		}
+		var got []byte
+		x.listen(func(data []byte) bool { got = append(got, data...); return true })
+		x.respond(http.StatusOK, nil, nil)
+		if !x.keepAlive {
+			t.Errorf("%q: the connection is not kept", request)
+		}
+		_ = server.Close()
+		<-x.listening
+		if want := "{}"; x.body != nil && string(got) != want {
+			t.Errorf("%q: body %q, want %q", request, got, want)
+		}
 	}
 }
 

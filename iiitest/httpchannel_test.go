@@ -71,7 +71,7 @@ func (e *Engine) channelCount() int {
 	return len(e.channels.byID)
 }
 
-// No channel outlives its request, whichever ends have been taken.
+// A channel outlives its request only while the function keeps an end open.
 func TestChannelsOfFinishedRequestsAreFreed(t *testing.T) {
 	end := func(conn *websocket.Conn) {
 		_ = conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
@@ -195,8 +195,8 @@ func TestResponseOverItsChannel(t *testing.T) {
 	}
 }
 
-// If the client disconnects, the writer of the response is cut off at its next frame. Even a
-// text frame suffices, which has no effect while the client is connected.
+// If the client disconnects, the writer of the response is cut off at its next frame. A text
+// frame is enough, although it has no effect while the client is connected.
 func TestResponseChannelEndsWithItsClient(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -313,8 +313,8 @@ func TestUnusedChannelExpires(t *testing.T) {
 	})
 }
 
-// A streamed response has the framing that the function declares. The connection ends after
-// the response unless the body is complete.
+// A streamed response has the framing that the function declares. If its body is incomplete,
+// the connection is closed after the response.
 func TestStreamedResponsesKeepTheirFraming(t *testing.T) {
 	const cors = "vary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
 	for _, test := range []struct {
@@ -392,8 +392,8 @@ func TestStreamedResponsesKeepTheirFraming(t *testing.T) {
 	}
 }
 
-// If the client disconnects, its response ends, even while the engine waits for the client to
-// read. The writer notices at its next message.
+// If the client disconnects, its response ends, even while the engine is blocked writing to
+// the client. The writer is cut off at its next message.
 func TestWriterEndsWithTheClient(t *testing.T) {
 	for _, stuck := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

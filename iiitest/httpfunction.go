@@ -43,8 +43,8 @@ const (
 	maxHTTPFunctionTimeout = 60 * time.Second
 )
 
-// newHTTPFunction validates an HTTP function and reads its secret. Its error texts are codes
-// of the engine and never contain a secret.
+// newHTTPFunction validates an HTTP function and reads its secret. The errors that it returns
+// are the engine's error codes and never contain a secret.
 func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpFunction, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil || !allowedURL(u) {

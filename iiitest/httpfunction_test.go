@@ -38,7 +38,7 @@ func TestAllowedURL(t *testing.T) {
 	}
 }
 
-// Calls fail if the scheme is not supported.
+// Calls to an HTTP function fail if the scheme of its URL is not supported.
 func TestHTTPFunctionOfAnotherScheme(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.send(`{"type":"registerfunction","id":"ext::f","invocation":{"url":"ftp://user:secret@127.0.0.1/x?token=1","method":"GET"}}`)
@@ -105,7 +105,6 @@ func FuzzHTTPOutcome(f *testing.F) {
 	})
 }
 
-// overHTTP registers a function that is invoked over HTTP.
 func (c *client) overHTTP(id, invocation string) {
 	c.t.Helper()
 	c.send(`{"type":"registerfunction","id":%q,"invocation":%s}`, id, invocation)

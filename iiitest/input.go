@@ -17,14 +17,14 @@ import (
 // message names the function and the cause ("missing field `key`", "invalid type: integer `1`,
 // expected a string").
 //
-// A field is required unless it is a pointer or its tag has omitempty or omitzero. For a
-// pointer, null means the same as a missing field. For an omitempty or omitzero field, a
-// missing field means the zero value, and null is an error. A json.RawMessage accepts any
-// value, including null.
+// A field is required unless it is a pointer or its tag has omitempty or omitzero. A pointer
+// is nil if the value is missing or null. A field with omitempty or omitzero has its zero
+// value if the value is missing, but null is an error. A json.RawMessage accepts any value,
+// including null.
 //
-// The engine checks the keys that are present in bytewise order, and then looks for missing
-// ones. It also accepts an array of the field values in field order. The error for any other
-// input contains the name of T.
+// Like the engine, decodeInput first checks the keys that are present, in bytewise order, and
+// then looks for missing ones. An input may also be an array of the field values in field
+// order. The error for any other input contains the name of T.
 func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError) {
 	var v T
 	if detail := decodeStrict(data, &v); detail != "" {
@@ -34,7 +34,7 @@ func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError)
 	return v, nil
 }
 
-// inputError rejects an input for a reason that decodeInput does not check.
+// inputError returns the error about an invalid input. detail is the reason.
 func inputError(functionID, detail string) *wireError {
 	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
 }
@@ -217,8 +217,8 @@ var unmarshalerType = reflect.TypeFor[json.Unmarshaler]()
 
 var rawMessageType = reflect.TypeFor[json.RawMessage]()
 
-// wrongType describes the mismatch between the JSON type of raw and t, or returns "". It does
-// not check the elements of arrays and maps.
+// wrongType describes the mismatch between the JSON type of raw and t, or returns "" if there
+// is none. It does not check the elements of arrays and maps.
 func wrongType(raw json.RawMessage, t reflect.Type) string {
 	kind, expected := kindOf(raw), ""
 	switch t.Kind() {

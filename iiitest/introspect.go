@@ -42,7 +42,7 @@ func (f listFilter) rank(id, description string) int {
 	return -1
 }
 
-// wants applies the prefix and worker filters.
+// wants reports whether an entry passes the prefix and worker filters.
 func (f listFilter) wants(id, worker string) bool {
 	return strings.HasPrefix(id, text(f.prefix)) &&
 		(f.worker == nil || *f.worker == worker) &&
@@ -94,8 +94,8 @@ func (f *function) summary() map[string]any {
 	return s
 }
 
-// observedSummary adds to d the fields that only connections with observers receive. The
-// caller must hold Engine.mu.
+// observedSummary adds to d the fields that only connections with support for observers
+// receive. The caller must hold Engine.mu.
 func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[string]any {
 	if w == nil || !w.speaks().observes {
 		return d

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// names returns one member of each item in a list of a result.
+// names returns the given member of each item in a list of the result, separated by spaces.
 func names(m map[string]any, list, member string) string {
 	r, _ := m["result"].(map[string]any)
 	var out []string
@@ -177,7 +177,7 @@ func TestIntrospectionRefusals(t *testing.T) {
 		if got := p.call("engine::triggers::list", `{"include_internal":null,"search":"cron"}`); !strings.Contains(got, `"cron"`) {
 			t.Errorf("include_internal null: %s", got)
 		}
-		// A type in a blank namespace never exists, so the trigger stays parked.
+		// No type ever exists in a blank namespace, so the trigger waits for its type forever.
 		if got := p.call("engine::register_trigger", `{"trigger_type":"cron","function_id":"f","trigger_namespace":" ","config":{"expression":"* * * * * *"}}`); !strings.HasPrefix(got, `{"id":"`) {
 			t.Errorf("blank trigger_namespace: %s", got)
 		}

@@ -12,7 +12,8 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// outcome is the outcome of a call. If both fields are nil, the call returned no result.
+// outcome is the result or the error of a call. If both fields are nil, the call returned no
+// result.
 type outcome struct {
 	result json.RawMessage
 	err    *wireError
@@ -139,8 +140,8 @@ func (w *worker) has(f *function) bool {
 	return f.has(d.protocol, d.strict)
 }
 
-// run calls a function of any kind (built-in, over HTTP or of a worker) and waits for the
-// outcome.
+// run calls a function of any kind (built in, invoked over HTTP, or served by a worker) and
+// waits for the outcome.
 func (e *Engine) run(ctx context.Context, r request) outcome {
 	f, p, missing := e.begin(r)
 	switch {
@@ -297,8 +298,8 @@ func (e *Engine) notFoundLocked(r request) *wireError {
 	return errorBody("function_not_found", "%s", text)
 }
 
-// start starts a call by the engine without waiting for the outcome. A built-in function runs
-// on its own goroutine. Calls started by one goroutine reach a worker in order.
+// start makes a call on behalf of the engine without waiting for the outcome. A built-in
+// function runs on its own goroutine. Calls started by one goroutine reach a worker in order.
 func (e *Engine) start(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) *wireError {
 	r := request{
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
@@ -312,7 +313,8 @@ func (e *Engine) start(ctx context.Context, functionID, namespace string, payloa
 	return missing
 }
 
-// invokeWith makes a call by the engine, with metadata and in the trace of ctx.
+// invokeWith makes a call on behalf of the engine, with metadata, and waits for the result.
+// The call is part of the trace in ctx.
 func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
 	payload, err := canonical(payload)
 	if err != nil {
@@ -325,7 +327,8 @@ func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, p
 	return out.result, out.err
 }
 
-// invoke makes a call by the engine in the trace of ctx (see childTrace).
+// invoke makes a call on behalf of the engine and waits for the result. The call is part of
+// the trace in ctx (see childTrace).
 func (e *Engine) invoke(ctx context.Context, functionID, namespace string, payload json.RawMessage) (json.RawMessage, *wireError) {
 	return e.invokeWith(ctx, functionID, namespace, payload, nil)
 }

@@ -148,8 +148,8 @@ func TestEnqueueNeedsAQueueProvider(t *testing.T) {
 	}
 }
 
-// After a fence, a call always finds a function that was registered earlier on the caller's
-// own connection, and every call gets its own result.
+// Once the namespace of a connection is settled, calls on the connection find every function
+// registered before them, and each call gets its own result.
 func TestCallsConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers, calls = 8, 100

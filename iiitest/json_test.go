@@ -72,7 +72,7 @@ func TestEncodeEscapesOnlyWhatJSONRequires(t *testing.T) {
 	}
 }
 
-// Known keys must not be repeated. An array is accepted in place of an object.
+// A message must not contain a known key twice. It may contain an array in place of an object.
 func TestDecodeMessage(t *testing.T) {
 	for _, test := range []struct {
 		message string

@@ -9,8 +9,8 @@ import (
 	"net/http"
 )
 
-// Limits of the engine. When the header of a larger frame or message has been read, the engine
-// closes the connection without a Close frame.
+// Limits of the engine. As soon as the engine has read the header of a frame or message that
+// exceeds its limit, it closes the connection without a Close frame.
 const (
 	maxFrame   = 16 << 20
 	maxMessage = 64 << 20
@@ -145,7 +145,7 @@ func (c *limitedConn) begin() error {
 	return nil
 }
 
-// limitedWriter hijacks a connection as a limitedConn.
+// limitedWriter is a ResponseWriter whose Hijack method returns a limitedConn.
 type limitedWriter struct {
 	http.ResponseWriter
 	silent bool

@@ -24,7 +24,7 @@ type server struct {
 	conns sync.WaitGroup
 }
 
-// protocol serves the connections of listeners. Close closes the connections.
+// protocol serves the connections that listeners accept. Close closes these connections.
 type protocol interface {
 	Serve(l net.Listener) error
 	Close() error

@@ -19,8 +19,8 @@ const (
 	// maxLogs is the number of records to keep, as in the engine. The oldest are dropped
 	// first.
 	maxLogs = 1000
-	// maxLogsBehind is how many records may be waiting for one slow subscriber. The subscriber
-	// misses further records.
+	// maxLogsBehind is how many records may be waiting for one slow subscriber, which misses
+	// any further records.
 	maxLogsBehind = 1024
 )
 
@@ -81,8 +81,8 @@ func (r *logRecord) payload() map[string]any {
 	}
 }
 
-// listed returns the record as returned by engine::logs::list. Missing scope properties are
-// omitted.
+// listed returns the record in the form in which engine::logs::list returns it. Missing scope
+// properties are omitted.
 func (r *logRecord) listed() map[string]any {
 	fields := r.payload()
 	if r.scopeName == nil {
@@ -189,7 +189,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 	return nil
 }
 
-// rustDebug formats an id as the engine's own records do.
+// rustDebug formats an optional id as the engine does in its own records.
 func rustDebug(id *string) string {
 	if id == nil {
 		return "None"
@@ -240,8 +240,8 @@ func (l *logs) add(r *logRecord) {
 	}
 }
 
-// deliver starts a call and ignores the outcome. It looks up the function in the default
-// namespace, whatever the namespace of the binding.
+// deliver calls the function of a log trigger and ignores the outcome. It looks up the
+// function in the default namespace, whatever the namespace of the binding.
 func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) {
 	if b.config.behind.Load() >= maxLogsBehind {
 		return

@@ -8,8 +8,8 @@ import (
 	otellog "go.opentelemetry.io/otel/log"
 )
 
-// LogRecord is a decoded log record from a worker's telemetry. The attributes of a log/slog
-// record are in Attributes["log.data"], a map[string]any, and so is the data of an
+// LogRecord is a decoded log record from a worker's telemetry. Attributes["log.data"] is a
+// map[string]any that contains the attributes of a log/slog record or the data of an
 // [iii.Logger] record.
 type LogRecord struct {
 	Time, Observed    time.Time        // zero if missing

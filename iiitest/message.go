@@ -12,7 +12,7 @@ import (
 )
 
 // Messages sent by workers, with the fields that the engine reads. Required fields follow the
-// rules of decodeInput. For all other fields, null means the same as a missing field.
+// rules of decodeInput. In all other fields, null counts as missing.
 type (
 	reattachMessage struct {
 		PreviousWorkerID string  `json:"previous_worker_id"`
@@ -35,7 +35,7 @@ type (
 		Observable *bool               `json:"observable"`
 		Observe    *observeDescription `json:"observe"`
 	}
-	// observeDescription describes an observable function in 0.25, which has no hooks.
+	// observeDescription describes an observable function in the form of 0.25.
 	observeDescription struct {
 		Delivery          *string         `json:"delivery"`
 		ArgsFormat        json.RawMessage `json:"args_format,omitempty"`

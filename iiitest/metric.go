@@ -280,7 +280,7 @@ func (r *otlpReader) exemplars() (list []Exemplar) {
 	return list
 }
 
-// listed returns the metric as returned by engine::metrics::list.
+// listed returns the metric in the form in which engine::metrics::list returns it.
 func (m *metricRecord) listed() map[string]any {
 	points := make([]map[string]any, len(m.points))
 	for i, stored := range m.points {

@@ -13,8 +13,8 @@ import (
 
 // QueueConfig configures how the jobs of a named queue run. The fields and their defaults are
 // those of queue_configs in the configuration of the engine's queue worker. A zero field
-// selects the default. There is no polling and there are no priorities: this engine runs a job
-// as soon as the job is due and the queue has room.
+// selects the default. There are no settings for polling and priorities, because this engine
+// runs a job as soon as the job is due and the queue has room.
 type QueueConfig struct {
 	// MaxRetries is the maximum number of attempts, including the first. The default is 3.
 	MaxRetries int `json:"max_retries"`
@@ -52,7 +52,7 @@ func (c QueueConfig) check() error {
 
 const defaultQueue = "default"
 
-// namedQueue is a queue to which callers add jobs by name.
+// namedQueue is a queue that callers address by name.
 type namedQueue struct {
 	lane
 	config QueueConfig
@@ -118,8 +118,8 @@ func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireErro
 	return mustEncode(map[string]string{"messageReceiptId": in.Receipt}), nil
 }
 
-// runJob calls the function of a job, without metadata. Like the engine, it does not return
-// the cause of a failure.
+// runJob calls the function of a job, without metadata. If the call fails, runJob returns a
+// fixed text that does not reveal the cause, as in the engine.
 func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure string) {
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "fn_queue "+queue)
 	_, err := q.engine.invoke(withCause(ctx, "queue", queue), j.functionID, j.namespace, j.data)

@@ -79,8 +79,8 @@ func (w *worker) register(m any) {
 }
 
 // takenBack records the triggers and observers that a worker has unregistered since its last
-// registration. If the worker then disconnects, it has unregistered them as part of its
-// shutdown, and the engine logs the events that they miss.
+// registration. If the worker then disconnects, the engine assumes that it unregistered them
+// as part of its shutdown, and logs the events that they miss.
 type takenBack struct {
 	mu        sync.Mutex // acquired alone or after all other locks
 	triggers  []*registration
@@ -150,7 +150,8 @@ func (w *worker) apply(m any, ns string) {
 	case localStatsMessage:
 		w.e.observers.counted(w, ns, m)
 	case registerServiceMessage:
-		// A service groups functions, but no built-in function returns services.
+		// Services group functions. They are ignored because no built-in function returns
+		// them.
 	}
 }
 

@@ -23,7 +23,7 @@ const (
 	maxObserveDepth = 8
 )
 
-// observer connects a source to a target: each call of the source results in a call to the
+// observer connects a source to a target: each call to the source results in a call to the
 // target.
 type observer struct {
 	id       string
@@ -110,7 +110,7 @@ func (t *observers) init(e *Engine) {
 }
 
 // of returns the observers of a function, oldest first. The caller must hold mu, as for every
-// method that does not lock it.
+// method that does not lock mu itself.
 func (t *observers) of(source key) []*observer { return slices.Clone(t.bySource[source]) }
 
 func (t *observers) inOrder() []*observer {
@@ -135,9 +135,9 @@ func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
-// view returns an observer as sent to its host. Hosts do not receive the deliver setting, and
-// report only captured parts of their local calls, so view adds the part to deliver to the
-// captured parts.
+// view returns an observer in the form in which its host receives it. A host reports only the
+// captured parts of the calls that it runs in process, and does not know the deliver setting.
+// Therefore view adds the part to be delivered to the captured parts.
 func (o *observer) view() json.RawMessage {
 	capture := append([]string{}, o.capture...)
 	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
@@ -149,8 +149,8 @@ func (o *observer) view() json.RawMessage {
 
 func (o *observer) captures(part string) bool { return slices.Contains(o.capture, part) }
 
-// observe handles an observe message from w. A known id is a replay. The reply to a rejected
-// observer contains the reason.
+// observe handles an observe message from w. If the id is known, the message updates the
+// existing observer (see replay). The reply to a rejected observer contains the reason.
 func (t *observers) observe(w *worker, m observeMessage) {
 	admitted := w.permissions.admitObserver(&m)
 	t.mu.Lock()
@@ -307,8 +307,8 @@ func (t *observers) watch(source key) {
 	}
 }
 
-// left remembers a disposed observer of a source in the engine after its worker has
-// disconnected. Events that the observer misses are logged until another observer has the same
+// left remembers a disposed observer whose worker has disconnected, if the engine hosts the
+// source. Events that the observer misses are logged until another observer has the same
 // target.
 func (t *observers) left(o *observer) {
 	sameTarget := func(other *observer) bool { return other.target == o.target }
@@ -340,8 +340,8 @@ func (t *observers) returned(o *observer) {
 	t.watch(o.source)
 }
 
-// lost logs the observers of a source in the engine that miss an event because their worker
-// has disconnected or their target does not exist.
+// lost logs the observers that miss an event of source, which the engine hosts, because their
+// worker has disconnected or their target does not exist.
 func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
 	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
 		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.interests(false) || !o.filter.matches(doc) || only != nil && !only(o) {

@@ -539,7 +539,7 @@ func TestObserveDepth(t *testing.T) {
 	})
 }
 
-// A 0.25 worker has no hooks. As a host, it selects observers only with owner delivery.
+// A 0.25 host can select observers only with owner delivery, and not in the result of a call.
 func TestOwnerDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -577,8 +577,8 @@ func TestOwnerDelivery(t *testing.T) {
 		o.send(`{"type":"registertrigger","id":"t2","trigger_type":"tides","function_id":"t","config":{}}`)
 		o.want(`{"type":"triggerregistrationresult","id":"t2","trigger_type":"*","function_id":"t","error":{"code":"INVALID_ARGS","message":"*"}}`)
 
-		// The host does not receive unknown codes. An observer can be sent again after its
-		// rejection.
+		// The engine does not send codes that a 0.25 host does not know. An observer can be
+		// sent again after its rejection.
 		h.send(`{"type":"registerfunction","id":"broken","observe":{"delivery":"owner","args_format":{"type":"nothing"}}}`)
 		h.quiet()
 		for range 2 {
@@ -610,8 +610,7 @@ func TestProtocols(t *testing.T) {
 		v1 := greeting(Protocol025, `,"features":["observe.v1","local-dispatch.v1"]`).register("v1", featuresV2)
 		v2 := greeting(Protocol026, `,"features":["observe.v1","observe.v2","local-dispatch.v1"]`).register("v2", featuresV2)
 
-		// Messages that a connection does not support are dropped when received, and are not
-		// sent.
+		// Messages that a connection does not support are dropped if received, and never sent.
 		before := e.Stats().Undecodable
 		old.observe("o1", "s", "t")
 		old.function("s")
@@ -794,7 +793,7 @@ func TestEngineSources(t *testing.T) {
 			if waited := time.Since(began); waited != time.Second {
 				t.Errorf("retried after %v", waited)
 			}
-			// Messages wait for an inactive observer until the retention expires.
+			// Messages for an inactive observer are kept until their retention period ends.
 			w.send(`{"type":"unregisterfunction","id":"work"}`)
 			w.wantState("q1", "suspended", "TARGET_UNAVAILABLE", 2)
 			time.Sleep(20 * time.Second)
@@ -906,7 +905,7 @@ func TestConsoleShowsObservers(t *testing.T) {
 	})
 }
 
-// The hook delays results, drops acknowledgments and sends unknown messages.
+// This test uses a hook that delays results, drops acknowledgments and sends unknown messages.
 func TestHookWithholdsObserveFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

@@ -94,10 +94,11 @@ func WithHTTPTimeout(d time.Duration) Option {
 }
 
 // WithHTTPMiddleware sets functions of the default namespace that process every request to the
-// HTTP triggers, one at a time, before the condition and middleware functions of the route. A
-// real engine configures them as the middleware of its HTTP server, ordered by priority. Each
-// function receives the same input as a middleware function of a route and may respond in
-// place of the route. Repeated options append to the list. The default is none.
+// HTTP triggers. They run one after another, before the condition and middleware functions of
+// the route. In a real engine they are configured as the middleware of the HTTP server and
+// ordered by priority. Each function receives the same input as a middleware function of a
+// route and may respond in place of the route. Repeated options append to the list. The
+// default is none.
 func WithHTTPMiddleware(functionIDs ...string) Option {
 	own := slices.Clone(functionIDs)
 	return func(c *config) error {
@@ -127,7 +128,7 @@ func WithQueue(name string, q QueueConfig) Option {
 
 // WithQueueProvider sets whether the engine provides engine::queue::enqueue, which adds jobs
 // to the queues of WithQueue. The default is true. A real engine has no queue provider until a
-// queue worker registers one. With false, neither does this engine, and enqueueing fails with
+// queue worker registers one. WithQueueProvider(false) simulates this: enqueueing fails with
 // enqueue_error. Durable topics exist in either case. A worker that registers
 // engine::queue::enqueue replaces the built-in provider.
 func WithQueueProvider(on bool) Option {
@@ -159,10 +160,10 @@ func WithAddrs(listen, http, stream string) Option {
 	}
 }
 
-// WithEnv sets the environment variables of the engine. They are read by references such as
-// ${NAME:default} in configuration values, and by the *_key fields of functions invoked over
-// HTTP. The engine copies the map. A repeated option replaces the earlier map. The default is
-// the environment of the process.
+// WithEnv sets the environment variables of the engine. Configuration values refer to them in
+// the form ${NAME} or ${NAME:default}, and the *_key fields of functions invoked over HTTP
+// contain their names. The engine copies the map. A repeated option replaces the earlier map.
+// The default is the environment of the process.
 func WithEnv(variables map[string]string) Option {
 	own := maps.Clone(variables)
 	return func(c *config) error {
@@ -190,10 +191,10 @@ func WithFrameLimit(messages, bytes int) Option {
 // WithTelemetryLimit limits the telemetry that the engine keeps, by number of items and by
 // bytes of JSON. Both limits apply separately to frames, finished spans, announced spans, log
 // records and metrics. The oldest items are dropped first, and Stats counts the dropped items.
-// The limits also apply to the stores behind engine::traces::* and engine::metrics::list. The
-// byte limit applies to the store behind engine::logs::list, which keeps at most 1,000
-// records, as in the engine. The default is 100,000 items and 64 MiB. If either limit is zero,
-// Telemetry, Traces, LiveSpans, Logs and Metrics return nothing.
+// Both limits also apply to the stores behind engine::traces::* and engine::metrics::list.
+// Only the byte limit applies to the store behind engine::logs::list, which keeps at most
+// 1,000 records, as in the engine. The default is 100,000 items and 64 MiB. If either limit is
+// zero, Telemetry, Traces, LiveSpans, Logs and Metrics return nothing.
 func WithTelemetryLimit(items, bytes int) Option {
 	return func(c *config) error {
 		if items < 0 || bytes < 0 {

@@ -228,7 +228,7 @@ func (r *otlpReader) int64() int64 {
 	return n
 }
 
-// int32 reads a number. It rejects strings, and so the names of enum values.
+// int32 reads a number. It rejects strings, including the names of enum values.
 func (r *otlpReader) int32() int32 {
 	n, err := strconv.ParseInt(string(r.scalar('0', "an integer")), 10, 32)
 	if err != nil {
@@ -245,7 +245,7 @@ func (r *otlpReader) uint32() uint32 {
 	return uint32(n)
 }
 
-// float64 reads a number. It rejects strings, and so the OTLP forms of infinity and NaN.
+// float64 reads a number. It rejects strings, including the OTLP forms of infinity and NaN.
 func (r *otlpReader) float64() float64 {
 	f, err := strconv.ParseFloat(string(r.scalar('0', "a number")), 64)
 	if err != nil {

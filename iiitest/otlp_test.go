@@ -47,7 +47,6 @@ func readAcceptance(tb testing.TB) []acceptance {
 	return cases
 }
 
-// frame returns the frame as sent to the engine.
 func (a acceptance) frame() []byte {
 	const head = `[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"acc"}}]},"`
 	switch a.Signal {

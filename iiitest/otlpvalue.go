@@ -242,7 +242,7 @@ type Scope struct {
 	Attributes               map[string]any // see Span.Attributes
 }
 
-// resource reads a resource. Null is read as an empty one.
+// resource reads a resource. Null is read as an empty resource.
 func (r *otlpReader) resource() []attribute {
 	var list []attribute
 	if r.null() {
@@ -258,7 +258,7 @@ func (r *otlpReader) resource() []attribute {
 	return list
 }
 
-// scope reads a scope. Null is read as an empty one. The engine skips the attributes of a
+// scope reads a scope. Null is read as an empty scope. The engine skips the attributes of a
 // scope.
 func (r *otlpReader) scope() Scope {
 	var s Scope

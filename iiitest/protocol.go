@@ -20,11 +20,11 @@ const (
 	// features observe.v1 and local-dispatch.v1.
 	Protocol025 Protocol = 25
 
-	// Protocol026 is the protocol of engine 0.26. The host of an observed function runs hooks,
-	// and the engine's trigger types become functions that can be observed. The engine also
-	// lists observe.v2, but never observe.capture. Unlike a real engine 0.26, it still accepts
-	// triggers, so that workers of all versions can share it; see WithStrictProtocol.
-	// Protocol026 is the default.
+	// Protocol026 is the protocol of engine 0.26. The host of an observed function can select
+	// the observers of a call or call their targets itself, and the engine's trigger types
+	// become functions that can be observed. The engine also lists observe.v2, but never
+	// observe.capture. Unlike a real 0.26 engine, it still accepts triggers, so that workers
+	// of all versions can share it; see WithStrictProtocol. Protocol026 is the default.
 	Protocol026 Protocol = 26
 )
 
@@ -94,9 +94,9 @@ func WithProtocol(p Protocol) Option {
 	}
 }
 
-// WithStrictProtocol makes Protocol026 ignore messages about triggers and trigger types, as
-// engine 0.26 does, and hide the functions that engine 0.26 no longer has. By default the
-// engine accepts triggers.
+// WithStrictProtocol makes Protocol026 treat triggers as engine 0.26 does: the engine ignores
+// messages about triggers and trigger types, and hides the functions that no longer exist in
+// engine 0.26. By default, the engine accepts triggers.
 func WithStrictProtocol() Option {
 	return func(c *config) error {
 		c.strict = true
@@ -104,9 +104,10 @@ func WithStrictProtocol() Option {
 	}
 }
 
-// WithLocalDispatch sets whether workers that list local-dispatch.v1 may run calls to their
-// own functions in process (local_dispatch in functionregistered). SetLocalDispatch can change
-// it later. The default is true.
+// WithLocalDispatch sets whether workers with the feature local-dispatch.v1 may run calls to
+// their own functions in process. The engine informs them in the member local_dispatch of
+// functionregistered messages. SetLocalDispatch can change the setting later. The default is
+// true.
 func WithLocalDispatch(on bool) Option {
 	return func(c *config) error {
 		c.localDispatch = on
@@ -115,8 +116,8 @@ func WithLocalDispatch(on bool) Option {
 }
 
 // SetProtocol sets the version of the worker protocol for new connections. Existing
-// connections keep theirs; use Drop to make workers reconnect. SetProtocol returns an error if
-// p is not one of the constants.
+// connections keep their version; use Drop to make workers reconnect. SetProtocol returns an
+// error if p is not one of the Protocol constants.
 func (e *Engine) SetProtocol(p Protocol) error {
 	if p.index() < 0 {
 		return fmt.Errorf("iiitest: SetProtocol: %w", errProtocol)

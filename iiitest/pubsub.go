@@ -5,7 +5,8 @@ import (
 	"encoding/json"
 )
 
-// pubsub implements the engine's iii-pubsub worker. Topics store no messages.
+// pubsub implements the engine's iii-pubsub worker. It does not store messages: only the
+// current subscribers of a topic receive them.
 type pubsub struct {
 	engine      *Engine
 	subscribers boundTriggers[string] // config is the topic; "" never fires
@@ -18,8 +19,8 @@ func (e *Engine) registerPubSub() {
 	e.addTriggerType("subscribe", owner, "Subscribe to a topic", &p.subscribers)
 }
 
-// decodeTopic accepts a config without a topic, as the engine does. Such a subscription never
-// fires.
+// decodeTopic accepts a config without a topic, as the engine does. A trigger with such a
+// config never fires.
 func decodeTopic(config json.RawMessage) (string, error) {
 	var in struct {
 		Topic string `json:"topic"`
@@ -30,8 +31,8 @@ func decodeTopic(config json.RawMessage) (string, error) {
 	return in.Topic, nil
 }
 
-// publish calls each subscriber independently, without metadata and without waiting. It
-// discards the results.
+// publish calls every subscriber without metadata. It does not wait for the calls, and
+// discards their results.
 func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type PubSubInput struct {
 		Topic string          `json:"topic"`

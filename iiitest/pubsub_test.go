@@ -28,7 +28,7 @@ func TestPublish(t *testing.T) {
 		p.want("!deserialization_error: Failed to deserialize input for publish: missing field `data`", "publish", `{"topic":"news"}`)
 		p.wantCalls()
 
-		// Unregistering removes only this subscriber. A repeated id replaces the trigger.
+		// Unregistering t1 removes only that subscriber. Registering t3 again replaces it.
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.trigger("t3", "subscribe", "a", `{"topic":"news"}`, "")
 		p.fence()

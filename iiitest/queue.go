@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// queueWorker names the engine's worker for durable topics and named queues.
+// queueWorker is the name of the engine's worker for durable topics and named queues.
 const queueWorker = "iii-queue"
 
-// queues implements the engine's iii-queue worker. Jobs are lost when the engine closes.
+// queues implements the engine's iii-queue worker. Jobs are lost when the engine is closed.
 type queues struct {
 	engine *Engine
 
@@ -75,7 +75,8 @@ func (j *job) size() int {
 	}))
 }
 
-// lane is a queue of jobs with the consumers that run them. Without a consumer, jobs wait.
+// lane is a queue of jobs and the consumers that run them. Jobs wait while there is no
+// consumer.
 type lane struct {
 	ready     []*job
 	later     int // number of jobs waiting for a retry
@@ -94,7 +95,7 @@ type consumer struct {
 	backoff     time.Duration // before the first retry; doubles with each further retry
 	inline      bool          // a job blocks the lane until it succeeds or its retries are exhausted
 
-	// handle runs a job. It returns the reason for a failure, or "".
+	// handle runs a job and returns the reason if the job fails, or "" if it succeeds.
 	handle func(ctx context.Context, j *job) (failure string)
 
 	running int
@@ -114,15 +115,16 @@ func (q *queues) join(l *lane, c *consumer) {
 	q.pump(l)
 }
 
-// leave removes a consumer from a lane. Jobs that are running continue. A job that fails waits
-// for another consumer. The caller must hold queues.mu.
+// leave removes a consumer from a lane. The jobs that the consumer is running continue. A job
+// that fails waits for another consumer. The caller must hold queues.mu.
 func (q *queues) leave(l *lane, c *consumer) {
 	q.changes.Add(1)
 	close(c.gone)
 	l.consumers = slices.DeleteFunc(l.consumers, func(x *consumer) bool { return x == c })
 }
 
-// pump assigns jobs to consumers with free capacity, in turn. The caller must hold queues.mu.
+// pump assigns waiting jobs to consumers with free capacity, in round-robin order. The caller
+// must hold queues.mu.
 func (q *queues) pump(l *lane) {
 	q.changes.Add(1)
 	for len(l.ready) > 0 {
@@ -170,8 +172,8 @@ func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 	}
 }
 
-// tried records the outcome of an attempt. It returns whether the job is retried, and after
-// what delay. During the delay the consumer can run other jobs, unless the consumer is inline.
+// tried records the outcome of an attempt. It reports whether the job must be retried, and
+// after what delay. During the delay, the consumer can run other jobs, unless it is inline.
 func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.Duration, again bool) {
 	again = failure != "" && j.attempts+1 < c.attempts
 	if failure != "" && !again {
@@ -200,8 +202,8 @@ func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.
 	return backoff(c.backoff, j.attempts), again
 }
 
-// resume ends the delay before a retry. It returns true if the same consumer must retry the
-// job now. Otherwise the job is back at the head of its lane.
+// resume ends the delay before a retry. It reports whether the same consumer must retry the
+// job now. If not, it puts the job back at the head of its lane.
 func (q *queues) resume(l *lane, c *consumer, j *job) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

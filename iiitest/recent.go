@@ -18,7 +18,8 @@ func (r *recent[T]) add(v T) {
 	r.grown(r.size(v))
 }
 
-// grown adds n to the total size, for a new item or for one that has grown.
+// grown adds n to the total size. n is the size of a new item or the growth of an existing
+// one.
 func (r *recent[T]) grown(n int) {
 	r.bytes += n
 	drop := 0

@@ -51,12 +51,12 @@ type event struct {
 		End     string         `json:"end"` // error at the end of a truncated body
 	} `json:"response"`
 
-	// Only for a request whose body is shorter than its Content-Length.
+	// ContentType is set only for a request whose body is shorter than its Content-Length.
 	ContentType string `json:"content_type"`
 	Answer      string `json:"answer"` // raw response
 }
 
-// recordedRequest is a request to the HTTP triggers.
+// recordedRequest is a recorded request to an HTTP trigger.
 type recordedRequest struct {
 	Method  string            `json:"method"`
 	Path    string            `json:"path"`
@@ -65,7 +65,7 @@ type recordedRequest struct {
 	Chunked bool              `json:"chunked"`
 }
 
-// readRecording reads a file of testdata/0.23 and returns its events in chronological order.
+// readRecording reads a file in testdata/0.23 and returns its events in chronological order.
 func readRecording(t testing.TB, name string) []event {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", name+".jsonl"))
@@ -97,7 +97,7 @@ func readRecording(t testing.TB, name string) []event {
 	return opensFirst(events)
 }
 
-// opensFirst moves the opening of a connection before the messages of the connection, because
+// opensFirst moves the event that opens a connection before the connection's messages, because
 // some recordings report it too late.
 func opensFirst(events []event) []event {
 	for i, e := range events {
@@ -126,7 +126,7 @@ func uncut(line []byte) []byte {
 }
 
 // bytes returns the contents of a binary message. If only the length was recorded, it returns
-// zeros.
+// that many zeros.
 func (e event) bytes() []byte {
 	if n, ok := byteCount(*e.Binary); ok {
 		return make([]byte, n)
@@ -173,7 +173,7 @@ var (
 	tracePattern = regexp.MustCompile(`00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})`)
 )
 
-// translate replaces recorded values in a worker's message with their counterparts.
+// translate replaces recorded values in a worker's message with their actual counterparts.
 func (r renaming) translate(text string) string {
 	to := func(s string) string {
 		if actual, ok := r.to[s]; ok {
@@ -326,13 +326,13 @@ func (c *comparison) list(path string, recorded, actual any) {
 	}
 }
 
-// ofBrokers reports whether a list contains topics, which the engine lists in the order of a
-// hash table.
+// ofBrokers reports whether a list consists of topics, which the engine lists in arbitrary
+// order.
 func ofBrokers(list []any) bool {
 	return len(list) > 0 && brokerOf(list[0]) != ""
 }
 
-// brokerOf identifies a topic in such a list. It returns "" for any other item.
+// brokerOf returns the identity of a topic, or "" for any other item.
 func brokerOf(item any) string {
 	o, _ := item.(map[string]any)
 	if o["broker_type"] == nil {
@@ -341,8 +341,8 @@ func brokerOf(item any) string {
 	return fmt.Sprint(o["broker_type"], " ", o["name"], o["topic"])
 }
 
-// byID returns the items of a list by id. If recorded is set, it replaces recorded ids with
-// their actual counterparts.
+// byID returns the items of a list by id. If recorded is set, the items are recorded ones, and
+// their ids are replaced with their actual counterparts.
 func byID(names renaming, list any, recorded bool) map[string]any {
 	m := map[string]any{}
 	items, _ := list.([]any)
@@ -364,7 +364,7 @@ func byID(names renaming, list any, recorded bool) map[string]any {
 	return m
 }
 
-// text compares strings. Ids must have the same relation; all other text must be equal.
+// text compares strings. Ids must correspond one-to-one; all other text must be equal.
 func (c *comparison) text(recorded, actual string) bool {
 	if recorded == "…" {
 		return true
@@ -396,7 +396,7 @@ func (c *comparison) ids(pattern *regexp.Regexp, group int, recorded, actual *st
 
 func blankTraces(s string) string { return tracePattern.ReplaceAllString(s, "#-$3") }
 
-// decode decodes JSON without converting numbers.
+// decode decodes JSON and keeps numbers as json.Number.
 func decode(t *testing.T, data []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))

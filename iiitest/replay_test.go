@@ -25,13 +25,13 @@ type scenario struct {
 	opts []Option
 	// seed, if not nil, restores state created by earlier conversations.
 	seed func(e *Engine)
-	// clients contains the handshake headers of the clients of the stream socket, by name.
+	// clients maps the name of each client of the stream socket to its handshake headers.
 	clients map[string]http.Header
-	// guarded contains the handshake headers of the workers at the guarded listener, by name.
+	// guarded maps the name of each worker on the guarded listener to its handshake headers.
 	guarded map[string]http.Header
 	// callee is the host of functions invoked over HTTP, or "".
 	callee string
-	// begin is the time at which the conversation starts. The zero value selects the start of
+	// begin is the time at which the conversation starts. The zero value means the start of
 	// the bubble's clock.
 	begin time.Time
 	// silent lists the paths of requests without a recorded response.
@@ -39,7 +39,7 @@ type scenario struct {
 	// web is the client that sent the HTTP requests. The default is Python's urllib.
 	web *webClient
 	// unrecorded contains messages that are missing from the recording although their effects
-	// are recorded. The key is the line before the message.
+	// are recorded. Each is keyed by the number of the line that precedes it.
 	unrecorded map[int]event
 	// omit contains the first and last line of a section that is not replayed.
 	omit [2]int
@@ -56,8 +56,9 @@ func deviates(scenario, path, reason string) *deviation {
 	return &deviation{regexp.MustCompile("^(" + scenario + ")$"), regexp.MustCompile("^(" + path + ")$"), reason, false}
 }
 
-// TestReplay replays each recording against a new engine and expects the recorded messages. In
-// a synctest bubble, the recorded times are exact, and the test can rule out further messages.
+// TestReplay replays each recording against a new engine and expects the recorded messages. It
+// runs in a synctest bubble, so recorded actions take place at exactly the recorded times, and
+// the test can verify that no further messages arrive.
 func TestReplay(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
@@ -123,7 +124,7 @@ type player struct {
 	dialing  map[string]chan dialed
 }
 
-// bareWorker is a socket of the recording.
+// bareWorker is the socket of a recorded worker.
 type bareWorker struct {
 	name    string
 	conn    *websocket.Conn
@@ -243,8 +244,8 @@ func (p *player) open(e event) {
 	go w.read()
 }
 
-// ending returns the worker meant by an event about the end of a connection: the oldest one
-// with the name for which done is false.
+// ending returns the worker that an event about a closed connection refers to: the oldest one
+// with that name for which done returns false.
 func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
 	for _, w := range p.earlier {
 		if w.name == e.Worker && !done(w) {
@@ -333,8 +334,8 @@ func clientFrame(first byte, payload string) []byte {
 	return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
 }
 
-// close replays the end of a connection: by the engine, with or without a Close frame, or by
-// the worker.
+// close replays the closing of a connection, either by the worker or by the engine, with or
+// without a Close frame.
 func (p *player) close(e event) {
 	w := p.ending(e, func(w *bareWorker) bool { return w.closed })
 	w.closed = true

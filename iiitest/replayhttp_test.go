@@ -214,7 +214,7 @@ func latin1(s string) string {
 
 var dateLine = regexp.MustCompile(`(?m)^date: .*\r\n`)
 
-// answered compares the response to a request.
+// answered compares the response to a request with the recorded one.
 func (p *player) answered(e event, requests []*httpRequest) {
 	i := slices.IndexFunc(requests, func(r *httpRequest) bool { return r.line == e.line })
 	r := requests[i]
@@ -271,7 +271,7 @@ func (p *player) answered(e event, requests []*httpRequest) {
 	}
 }
 
-// recordedCall is a request sent by the engine.
+// recordedCall is an HTTP request from the engine to a function.
 type recordedCall struct {
 	Method  string            `json:"method"`
 	Path    string            `json:"path"`
@@ -327,7 +327,7 @@ func (s *callee) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// called compares a request sent by the engine.
+// called compares a request sent by the engine with the recorded one.
 func (p *player) called(e event) {
 	var got recordedCall
 	select {

@@ -13,9 +13,10 @@ type dialed struct {
 	err  error
 }
 
-// lookAhead starts the next actions of clients of the stream socket and the guarded listener
-// before the recording reports them. A client connects before the auth function is called, and
-// a client of the stream socket disconnects before the leave triggers fire.
+// lookAhead connects clients of the stream socket and the guarded listener, and disconnects
+// clients of the stream socket, before the recording reports it. The recording reports a new
+// connection only after the call of the auth function, and the end of a stream socket
+// connection only after the leave triggers have fired.
 func (p *player) lookAhead(events []event, i int) {
 	for _, e := range events[i:] {
 		header, client := p.clients[e.Worker]

@@ -36,9 +36,9 @@ func failure(err *wireError) reply {
 	})))
 }
 
-// replyOf converts the result of a function to a response. The result is an object with the
-// fields status_code, headers and body. For any other value, the response is 200 with an empty
-// JSON object.
+// replyOf converts the result of a function to a response. The function should return an
+// object with the members status_code, headers and body. For any other result, the response is
+// 200 with an empty JSON object.
 func replyOf(result json.RawMessage) reply {
 	members := membersOf(result)
 	header, typed := replyHeader(members["headers"])

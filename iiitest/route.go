@@ -33,11 +33,11 @@ var httpMethods = []string{
 	http.MethodPatch, http.MethodHead, http.MethodOptions,
 }
 
-// bind adds a route. A trigger replaces another trigger with the same method and path, whereas
-// observers all keep their routes, and the latest active one responds. A path that differs
-// from another only in its parameter names is rejected, and so are paths, and pairs of paths,
-// on which the engine's router panics. As in the engine, a trigger that is registered again
-// with a different path keeps its old route as well.
+// bind adds a route. A trigger replaces any trigger with the same method and path. Observers
+// with the same method and path all keep their routes, and the latest active one responds.
+// bind rejects a path that differs from an existing one only in its parameter names, and any
+// path or pair of paths that makes the engine's router panic. As in the engine, a trigger that
+// is registered again with a different path also keeps its old route.
 func (t *routeTable) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	path := stringOf(config["api_path"])
@@ -97,8 +97,8 @@ func conflictText(old, r *route, why string) error {
 	return engineText(fmt.Sprintf("Route '%s %s' conflicts with already-registered route '%s %s': %s", r.method, r.path, old.method, old.path, why))
 }
 
-// routed reports whether the engine routes requests with the method of r. A trigger can be
-// registered with any method.
+// routed reports whether the engine routes requests with the method of r. Triggers can be
+// registered with any method, but those with other methods never receive requests.
 func (r *route) routed() bool { return slices.Contains(httpMethods, r.method) }
 
 // answers reports whether r receives requests. Routes of inactive observers do not.
@@ -111,8 +111,9 @@ func (t *routeTable) unbind(id string) {
 }
 
 // find returns the route for a method and an escaped path, the path parameters, and the
-// methods of the path. Literal segments take precedence over parameters, and parameters over
-// wildcards. Only the best path is considered, even if no route has the method.
+// methods of all routes for the path. Literal segments take precedence over parameters, and
+// parameters over wildcards. Only routes with the most specific pattern are considered, even
+// if none of them has the method.
 func (t *routeTable) find(method, path string) (found *route, params map[string]string, methods []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -145,7 +146,7 @@ func (t *routeTable) find(method, path string) (found *route, params map[string]
 	return found, params, methods
 }
 
-// params returns the parameters passed to the function, which are only those written as :name.
+// params returns the parameters that are passed to the function: only those written as :name.
 func (r *route) params(matched []string) map[string]string {
 	params := map[string]string{}
 	for _, part := range r.pattern {

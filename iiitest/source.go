@@ -15,8 +15,7 @@ import (
 
 // registerObservers adds the functions that list and describe observers, and the engine's
 // sources. A source is a private function that the engine calls once for each event, with the
-// event as both input and result. The trigger types and the sources share their
-// implementations.
+// event as both input and result. Sources share their implementations with the trigger types.
 func (e *Engine) registerObservers() {
 	e.addBuiltin("engine::observers::list", engineWorker, "List observers", e.listObservers)
 	e.addBuiltin("engine::observers::get", engineWorker, "Describe an observer", e.observerInfo)
@@ -67,7 +66,7 @@ func (e *Engine) addSource(id, owner, description, args string, source hostedSou
 	}
 }
 
-// bindingOf returns a binding that represents o in code that handles triggers.
+// bindingOf returns a binding that represents o, for code shared with triggers.
 func bindingOf(o *observer) binding {
 	return binding{
 		id: "observer " + o.id, triggerType: o.source.id, functionID: o.target.id, namespace: o.target.namespace,
@@ -194,7 +193,8 @@ func (q *queues) added(o *observer) *wireError {
 
 func (q *queues) removed(*observer) {}
 
-// switched makes an observer a consumer of its lane while the observer is active.
+// switched adds an observer to the consumers of its lane when the observer becomes active, and
+// removes it when it becomes inactive.
 func (q *queues) switched(o *observer, active bool) {
 	topic, at := laneOf(o)
 	id := bindingOf(o).id
@@ -265,7 +265,7 @@ func (e *Engine) observerChanged(o *observer) {
 	}, nil)
 }
 
-// Observers returns the observers, oldest first, like the function engine::observers::list.
+// Observers returns the observers, oldest first, as the function engine::observers::list does.
 // Rejected and disposed observers are not included.
 func (e *Engine) Observers() []iii.ObserverInfo {
 	views := e.observers.list(func(*observer) bool { return true })
@@ -385,8 +385,8 @@ type LocalCalls struct {
 	Count, Errors uint64
 	Duration      time.Duration // total
 
-	// Dropped is the number of reports about observed calls that the worker dropped, by
-	// reason: BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
+	// Dropped counts the reports about observed calls that the worker dropped, by reason:
+	// BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
 	Dropped map[string]uint64
 }
 

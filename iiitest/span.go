@@ -22,7 +22,7 @@ type Span struct {
 	End             time.Time      // zero if the span has only started, see LiveSpans
 
 	// The values of Attributes are nil, string, bool, int64, float64, []byte, []any or
-	// map[string]any. The last of duplicate keys wins.
+	// map[string]any. If a key is repeated, the last value wins.
 	Attributes map[string]any
 	Events     []Event
 	Links      []Link
@@ -84,8 +84,8 @@ func readSpans(data []byte) ([]spanRecord, error) {
 	return list, err
 }
 
-// spanStatus converts an OTLP status code. The numbers of ok and error in OTLP are the reverse
-// of those in OpenTelemetry's package codes.
+// spanStatus converts an OTLP status code. OTLP uses 1 for OK and 2 for an error; in
+// OpenTelemetry's package codes, it is the other way around.
 func spanStatus(code int32) (codes.Code, string) {
 	switch code {
 	case 1:

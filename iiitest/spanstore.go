@@ -15,7 +15,7 @@ import (
 // (pending_max_age_seconds).
 const pendingMaxAge = time.Hour
 
-// spanStore stores the spans behind engine::traces::*.
+// spanStore stores the spans that the functions engine::traces::* query.
 type spanStore struct {
 	added   func([]spanRecord) // called with each batch of new spans
 	changes atomic.Uint64      // number of changes
@@ -25,7 +25,7 @@ type spanStore struct {
 	pending map[spanID][]*spanEntry // announced but not ended, oldest first
 }
 
-// spanID identifies a span. As in the engine, both ids may be any strings.
+// spanID identifies a span. As in the engine, either id may be any string.
 type spanID struct{ trace, span string }
 
 // spanEntry is a stored span, guarded by spanStore.mu.
@@ -97,8 +97,8 @@ func (s *spanStore) clear() {
 	s.changes.Add(1)
 }
 
-// newest returns up to limit of the latest spans, in order of arrival. A span can appear
-// twice.
+// newest returns at most limit of the latest spans, in order of arrival. A span can appear
+// more than once, for example if it was announced twice.
 func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,8 +137,8 @@ func (s *spanStore) stored() (spans, bytes int) {
 	return len(s.entries.list), s.entries.bytes
 }
 
-// view returns the spans that are visible to queries. Of several entries with the same ids,
-// the last is used, at the position of the first. Announcements older than pendingMaxAge are
+// view returns the spans that are visible to queries. If several entries have the same ids,
+// the last of them takes the position of the first. Announcements older than pendingMaxAge are
 // omitted.
 func (s *spanStore) view() *spanView {
 	now := time.Now()

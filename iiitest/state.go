@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// state implements the engine's iii-state worker. Values are addressed by scope and key. A
-// trigger type fires when a value changes.
+// state implements the engine's iii-state worker. Values are addressed by scope and key. State
+// triggers fire when a value changes.
 type state struct {
 	engine   *Engine
 	store    store[string]

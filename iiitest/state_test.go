@@ -98,7 +98,6 @@ func TestStateTriggerRefused(t *testing.T) {
 	})
 }
 
-// TestTriggerConditions covers the conditions of state and stream triggers.
 func TestTriggerConditions(t *testing.T) {
 	tests := []struct {
 		result string

@@ -286,7 +286,8 @@ func TestUpdateVectors(t *testing.T) {
 	}
 }
 
-// withSortedKeys returns a document in the engine's format, computed by encoding/json.
+// withSortedKeys encodes a document again with encoding/json, which sorts keys as the engine
+// does.
 func withSortedKeys(t testing.TB, doc []byte) string {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(doc))

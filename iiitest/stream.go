@@ -140,8 +140,8 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	if result, provided, err := s.provided(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
 		return result, err
 	}
-	// The engine finds groups by a prefix of "stream:group", so the groups of the stream a:b
-	// are also groups of the stream a.
+	// The engine finds the groups of a stream by the prefix "stream:" of keys in the form
+	// "stream:group", so the groups of the stream a:b are also groups of the stream a.
 	groups := []string{}
 	for _, g := range s.store.names() {
 		if group, ok := strings.CutPrefix(g.stream+":"+g.group, in.Stream+":"); ok {
@@ -291,8 +291,8 @@ func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireErro
 	return json.RawMessage("null"), nil
 }
 
-// provided calls the function of a worker that implements op for the stream. It returns false
-// if there is no such function. A worker need not implement all operations.
+// provided calls the worker function that implements op for the stream. It returns false if
+// there is no such function, because a worker need not implement all operations.
 func (s *streams) provided(ctx context.Context, op, stream string, input map[string]any) (result json.RawMessage, provided bool, err *wireError) {
 	id := fmt.Sprintf("stream::%s(%s)", op, stream)
 	if !s.engine.hasFunction(id) {
@@ -309,7 +309,8 @@ func (e *Engine) hasFunction(id string) bool {
 	return e.functions[key{defaultNamespace, id}] != nil
 }
 
-// providerError converts a failed write of a provider to the error of the write function.
+// providerError converts the failure of a provider's function to an error of the engine's
+// function.
 func providerError(err *wireError, result json.RawMessage, code, prefix string) *wireError {
 	switch {
 	case err != nil:
@@ -324,7 +325,7 @@ func conversionError(detail string) *wireError {
 	return errorBody("JSON_ERROR", "Failed to convert result to value: %s", detail)
 }
 
-// providerSet completes a set with the result of the provider. A null old value means that the
+// providerSet completes stream::set with the provider's result. If the old value is null, the
 // item did not exist.
 func (s *streams) providerSet(ctx context.Context, item streamItem, raw json.RawMessage) (json.RawMessage, *wireError) {
 	type StreamSetResult struct {

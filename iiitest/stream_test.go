@@ -118,7 +118,7 @@ func TestStreamTrigger(t *testing.T) {
 		p.call("stream::set", `{"stream_name":"cond","group_id":"g","item_id":"i","data":1}`)
 		p.wantChanges(change("no", `{"data":1,"type":"create"}`, "cond", "g", `"i"`))
 
-		// If an id is repeated, both triggers fire, and both are removed together.
+		// If two triggers have the same id, both fire, and both are removed together.
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.trigger("t2", "stream", "all", `{"stream_name":"s","group_id":"g2"}`, "")
 		p.send(`{"type":"unregistertrigger","id":"t4"}`)

@@ -12,9 +12,9 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// socketBuffer is how many frames may be waiting for one client of the stream socket. The
-// engine buffers 256 changes and, behind them, 64 outgoing frames. As in the engine, the
-// oldest change is dropped when the buffer is full.
+// socketBuffer is the maximum number of frames that can wait for one client of the stream
+// socket. The engine buffers 256 changes and, behind them, 64 outgoing frames. As in the
+// engine, the oldest change is dropped when the buffer is full.
 const socketBuffer = 64 + 256
 
 const socketWriteTimeout = 10 * time.Second
@@ -38,10 +38,10 @@ type subscription struct {
 
 func (s subscription) key() streamGroup { return streamGroup{s.Stream, s.Group} }
 
-// WithStreamAuth sets the function that the engine calls for every client of the stream socket
-// (StreamAuthInput, StreamAuthResult). The function belongs to the default namespace. It
-// cannot reject a client: if it fails or does not exist, the client has no context. The id
-// must not be empty. By default there is no auth function.
+// WithStreamAuth sets the function that the engine calls for every client of the stream
+// socket. The function receives a StreamAuthInput and returns a StreamAuthResult. It belongs
+// to the default namespace. It cannot reject a client: if it fails or does not exist, the
+// client has no context. functionID must not be empty. By default, there is no auth function.
 func WithStreamAuth(functionID string) Option {
 	return func(c *config) error {
 		if functionID == "" {
@@ -109,8 +109,8 @@ func authHeaders(r *http.Request) map[string]string {
 	return headers
 }
 
-// rawQuery splits a query as sent to auth functions. Names and values are not decoded.
-// Parameters without a name are skipped.
+// rawQuery splits a query into the parameters that are sent to auth functions. Names and
+// values are not decoded. Parameters without a name are skipped.
 func rawQuery(query string) map[string][]string {
 	params := map[string][]string{}
 	for pair := range strings.SplitSeq(query, "&") {
@@ -253,7 +253,8 @@ func (s *streamSocket) sync(ctx context.Context, sub subscription) {
 	s.out.push(streamMessage(sub.key(), sub.Item, map[string]any{"type": "sync", "data": data}), false)
 }
 
-// leave fires the leave triggers even if the subscription is unknown.
+// leave removes a subscription. It fires the leave triggers even if the subscription does not
+// exist.
 func (s *streamSocket) leave(ctx context.Context, sub subscription) {
 	s.left(ctx, sub)
 	s.streams.mu.Lock()

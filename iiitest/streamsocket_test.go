@@ -121,8 +121,8 @@ func TestStreamSocketEvents(t *testing.T) {
 		b.want(update, removed, frame(typing, `"i"`))
 		other.want(update, create, removed, frame(typing, "null"), frame(typing, `"i"`))
 
-		// Each matching subscription receives its own frame. Repeating the id of a
-		// subscription replaces it.
+		// Each matching subscription receives its own frame. Joining again with the same id
+		// replaces the subscription.
 		b.join("group", "")
 		b.join("absent", "i")
 		b.want(frame(`{"data":[{}],"type":"sync"}`, `null`), frame(`{"data":null,"type":"sync"}`, `"i"`))
@@ -169,7 +169,7 @@ func TestStreamSocketJoinLeaveTriggers(t *testing.T) {
 		p.handle("odd", `{"unauthorized":"yes"}`)
 		p.handle("broken", "!BROKEN")
 		p.handle("leave", "!BROKEN")
-		// The config is ignored. A repeated id keeps the old trigger.
+		// The config is ignored. Registering t1 again does not remove the old trigger.
 		p.trigger("t1", "stream:join", "join", `{"stream_name":"another"}`, `,"metadata":{"m":1}`)
 		p.trigger("t1", "stream:join", "odd", `{}`, "")
 		p.trigger("t2", "stream:join", "odd", `null`, "")

@@ -17,8 +17,8 @@ import (
 // share the copy.
 type topic struct {
 	lanes map[key]*lane // by target; lanes remain after their last subscriber leaves
-	// unheard counts the messages published without any subscriber. The engine never delivers
-	// them, and resets the count when a trigger first subscribes.
+	// unheard counts the messages published while the topic had no subscriber. The engine
+	// never delivers them, and resets the count when a trigger first subscribes.
 	unheard int
 }
 
@@ -170,7 +170,7 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	return nil, nil
 }
 
-// lost logs a message that the target of a lane misses.
+// lost logs that a message does not reach the target of a lane.
 func (q *queues) lost(topic string, lane key) {
 	if lane.namespace == laneOfGroup || lane.namespace == laneOfObserver {
 		q.engine.log.Warn("event found no worker: the observer of the topic is away", "topic", topic, "observer", lane.id)
@@ -179,8 +179,8 @@ func (q *queues) lost(topic string, lane key) {
 	q.engine.log.Warn("event found no worker", "type", "durable:subscriber", "topic", topic, "function", lane.id, "error", triggerAway)
 }
 
-// deliver delivers a message to its function if the condition permits. The payload is exactly
-// the published data, without the metadata of the trigger.
+// deliver delivers a message to its function, unless the condition function rejects it. The
+// payload is exactly the published data, without the metadata of the trigger.
 func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (failure string) {
 	e := q.engine
 	ctx, span := e.startSpan(withTrace(ctx, j.trace), "queue "+topic)

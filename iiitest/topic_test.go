@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// attempts registers a function that fails the given number of times for each payload. It
-// records the times and payloads of the calls.
+// attempts registers a function that fails the given number of times for each payload. The
+// result lists the times and payloads of the calls.
 func (p *peer) attempts(id string, failures int) *[]string {
 	start, calls, failed := time.Now(), &[]string{}, map[string]int{}
 	p.handleFunc(id, func(data []byte) string {

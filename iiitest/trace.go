@@ -16,7 +16,6 @@ type traceContext struct{ traceparent, baggage string }
 
 type traceKey struct{}
 
-// withTrace sets the trace context in ctx.
 func withTrace(ctx context.Context, t traceContext) context.Context {
 	if t == (traceContext{}) {
 		return ctx
@@ -29,9 +28,9 @@ func traceOf(ctx context.Context) traceContext {
 	return t
 }
 
-// childTrace adds a new span of the engine to ctx, in the trace of ctx or in a new trace.
-// Calls made with the result carry the traceparent of the span, and the baggage of ctx as the
-// engine formats it.
+// childTrace returns a context for a new span of the engine. The span belongs to the trace of
+// ctx or, if there is none, to a new trace. Calls made with the returned context carry the
+// traceparent of the span, and the baggage of ctx as the engine formats it.
 func childTrace(ctx context.Context) context.Context {
 	t := traceOf(ctx)
 	trace, flags := hexID(16), "01"
@@ -97,8 +96,8 @@ func hexID(n int) string {
 const functionBaggage = "iii.function.id"
 
 // toCallee returns the trace context passed to the callee of a worker's call: the caller's
-// context as the engine rewrites it, with the callee's function id added to the baggage.
-// Without either header, there is no trace context.
+// context as the engine rewrites it, with the callee's function id added to the baggage. If
+// the call has neither header, the callee receives no trace context.
 func toCallee(traceparent, header *string, functionID string) traceContext {
 	var t traceContext
 	if traceparent == nil && header == nil {
@@ -184,7 +183,8 @@ func (b *baggage) get(key string) (value string, there bool) {
 	return "", false
 }
 
-// String returns the header. As in the engine, "%" and "\" are not escaped.
+// String returns the value of the baggage header. As in the engine, "%" and "\" are not
+// escaped.
 func (b *baggage) String() string {
 	var items []string
 	for _, x := range b.list {

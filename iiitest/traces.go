@@ -47,7 +47,7 @@ func decodeQuery[T any](c *call) (T, *wireError) {
 	return decodeInput[T](c.functionID, data)
 }
 
-// noArchive is the storage description of an engine without an archive on disk.
+// noArchive describes the storage of an engine without an archive on disk.
 var noArchive = iii.TraceStorage{Archive: "disabled", Completeness: "complete"}
 
 // spanFilter selects spans for engine::traces::list.
@@ -129,8 +129,8 @@ func page[T any](list []T, offset, limit uint64) []T {
 	return list[:min(limit, uint64(len(list)))]
 }
 
-// pairsOnly removes arrays of strings that are not pairs from the arrays under the given keys.
-// Such arrays have no effect in the engine.
+// pairsOnly filters the arrays under the given keys. It removes every element that is an array
+// of strings but not a pair, because the engine ignores such elements.
 func pairsOnly(input json.RawMessage, keys ...string) json.RawMessage {
 	members := membersOf(input)
 	for _, key := range keys {
@@ -189,8 +189,9 @@ func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireE
 	}), nil
 }
 
-// maxTreeDepth limits the depth of the tree of a trace. Deeper spans become additional roots,
-// because the JSON parsers of most workers accept only 128 levels, and each span takes two.
+// maxTreeDepth limits the depth of the tree of a trace. Deeper spans become additional roots.
+// A span takes two levels of JSON nesting, and the JSON parsers of most workers accept at most
+// 128.
 const maxTreeDepth = 50
 
 func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -224,8 +225,8 @@ type spanTree struct {
 	children map[string][]*iii.StoredSpan // by span id of the parent
 }
 
-// node returns a span with its descendants. It returns false for spans around triggers that
-// fired nothing.
+// node returns a span with its descendants. It returns false for a span that only wraps
+// triggers, none of which fired.
 func (t *spanTree) node(s *iii.StoredSpan, depth int) (iii.TraceNode, bool) {
 	n := iii.TraceNode{
 		TraceID: s.TraceID, SpanID: s.SpanID, ParentSpanID: s.ParentSpanID, Name: s.Name,

@@ -46,7 +46,7 @@ func decodeTraceConfig(config json.RawMessage) (iii.TraceTriggerConfig, error) {
 	return in, nil
 }
 
-// telemetryFunctions lists prefixes of functions whose spans fire no triggers.
+// telemetryFunctions lists id prefixes of functions whose spans fire no triggers.
 var telemetryFunctions = []string{
 	"engine::traces::", "engine::logs::", "engine::log::", "engine::metrics::", "engine::baggage::",
 	"engine::sampling::", "engine::health::", "engine::alerts::", "engine::rollups::", "iii-observability::",
@@ -119,7 +119,7 @@ func (t *traceTriggers) observed(list []spanRecord) {
 }
 
 // fireLater waits for the end of the window and then fires every trigger that matches at least
-// one collected span. It looks up the function in the default namespace, whatever the
+// one collected span. It looks up the function in the default namespace, regardless of the
 // namespace of the binding.
 func (t *traceTriggers) fireLater(ctx context.Context) {
 	wait := time.NewTimer(traceWindow)

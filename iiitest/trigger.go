@@ -180,8 +180,8 @@ func (e *Engine) unbindLocked(r *registration) *ticket {
 	}
 }
 
-// unregisterTrigger removes a trigger of any worker and returns it, or nil if there is no such
-// trigger.
+// unregisterTrigger removes a trigger, whichever worker registered it, and returns it. It
+// returns nil if there is no such trigger.
 func (e *Engine) unregisterTrigger(id string) *registration {
 	e.triggers.mu.Lock()
 	r := e.triggers.byID[id]
@@ -196,9 +196,9 @@ func (e *Engine) unregisterTrigger(id string) *registration {
 	return r
 }
 
-// registerTriggerType adds a trigger type of a worker, replacing one with the same id. It
-// sends the worker the existing bindings of the type and binds parked ones. Bindings that had
-// fallen back to a type in the default namespace move to the new provider.
+// registerTriggerType adds a worker's trigger type, replacing one with the same id. The new
+// provider receives all registrations that now resolve to the type: those of the replaced
+// type, parked ones, and those that had fallen back to a type in the default namespace.
 func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
@@ -307,7 +307,7 @@ func (e *Engine) forgetTriggers(w *worker) {
 	e.rebind()
 }
 
-// leftLocked notifies the provider of a trigger that the trigger's worker has disconnected.
+// leftLocked notifies the provider of r that the worker that registered r has disconnected.
 func (e *Engine) leftLocked(r *registration) {
 	if at := e.triggers.types[r.at]; at != nil && !r.parked && !r.observed {
 		if p, ok := at.provider.(farewellProvider); ok {
@@ -316,7 +316,8 @@ func (e *Engine) leftLocked(r *registration) {
 	}
 }
 
-// claimTriggers retries the parked triggers of a type after a function has claimed the type.
+// claimTriggers retries the parked triggers of a type after the registration of a function
+// that stands for the type.
 func (e *Engine) claimTriggers(typ string) {
 	t := &e.triggers
 	t.mu.Lock()

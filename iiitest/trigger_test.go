@@ -67,7 +67,7 @@ func TestTriggerParksUntilItsTypeAppears(t *testing.T) {
 	provider = dial(t, e).register("provider")
 	provider.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	provider.want(forwarded("t1", "hook", `,"metadata":{"m":[1]},"namespace":"blue"`))
-	// If the worker of the trigger disconnects, the provider is notified.
+	// If the worker that registered the trigger disconnects, the provider is notified.
 	_ = user.conn.Close()
 	provider.want(withdrawn("t1", "hook"))
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// updateOps is a list of update operations. If one operation is invalid, decoding fails as a
-// whole. Decoding is stricter than in package iii, where fields may be missing.
+// updateOps is a list of update operations. Decoding fails if any operation is invalid. It is
+// stricter than in package iii, where fields may be missing.
 type updateOps []iii.UpdateOp
 
 func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
@@ -27,7 +27,7 @@ func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
 	return ""
 }
 
-// Fields of the operations. A set without a value sets null.
+// Fields of the operations. A set operation without a value sets null.
 type (
 	setFields struct {
 		Path  string          `json:"path"`

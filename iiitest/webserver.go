@@ -20,8 +20,8 @@ import (
 )
 
 // webServer is the HTTP server for HTTP triggers. It implements HTTP/1.1 and 1.0 as the
-// engine's server does. Package net/http is not an option: it rejects targets and expectations
-// that the engine accepts, adds headers, and corrects the responses of functions.
+// engine's server does. It cannot use net/http, which rejects targets and expectations that
+// the engine accepts, adds headers, and corrects the responses of functions.
 type webServer struct {
 	engine *Engine
 	handle func(x *webExchange)
@@ -53,7 +53,7 @@ func (s *webServer) Serve(l net.Listener) error {
 		}
 		s.engine.spawn(func(context.Context) {
 			defer s.leave(conn)
-			(&webConn{server: s, conn: conn, in: bufio.NewReader(conn)}).serve()
+			newWebConn(s, conn).serve()
 		})
 	}
 }
@@ -151,8 +151,25 @@ type webConn struct {
 	line   []byte // holds lines that are longer than the buffer of in
 	out    []byte // reused write buffer
 
+	reading chan struct{} // if not nil, closed before the next read from conn
+
 	mu         sync.Mutex
 	responding bool // the response has started, so do not send 100 Continue
+}
+
+func newWebConn(s *webServer, conn net.Conn) *webConn {
+	c := &webConn{server: s, conn: conn}
+	c.in = bufio.NewReader(c)
+	return c
+}
+
+// Read implements io.Reader for the buffered reader in.
+func (c *webConn) Read(p []byte) (int, error) {
+	if c.reading != nil {
+		close(c.reading)
+		c.reading = nil
+	}
+	return c.conn.Read(p)
 }
 
 // serve handles requests one at a time until the connection ends.
@@ -222,8 +239,8 @@ func (c *webConn) readLine(limit int) (line []byte, left int, err error) {
 
 var errHead = errors.New("iiitest: request head exceeds the engine's limit")
 
-// request reads the head of the next request. A nonzero status rejects the request. If r is
-// nil and the status is 0, the client has disconnected.
+// request reads the head of the next request. If refused is not 0, it is the status with which
+// to reject the request. If r is nil and refused is 0, the client has disconnected.
 func (c *webConn) request() (r *webRequest, refused int) {
 	line, left, err := c.readLine(maxHead)
 	for err == nil && len(line) == 0 { // old clients send an empty line after a body
@@ -459,10 +476,17 @@ type webExchange struct {
 }
 
 // listen reads from the connection in the background. It passes the rest of the request body
-// to body, and nil at the end; body can return false to stop. Afterwards, listen waits for the
-// client to disconnect.
+// to the function body, which can return false to stop, and finally calls body(nil). If the
+// whole request has been read, the background goroutine then waits for the client to
+// disconnect.
+//
+// listen returns as soon as the part of the body that arrived together with the head has been
+// read. Otherwise, a fast response to a request that arrived as a whole could end the
+// connection. body must not block on that part, which is at most the size of a bufio.Reader.
 func (x *webExchange) listen(body func(data []byte) bool) {
 	x.listening = make(chan struct{})
+	ended, reading := make(chan struct{}), make(chan struct{})
+	x.conn.reading = reading
 	go func() { // stopReading waits for this goroutine
 		defer close(x.listening)
 		for b := x.body; b != nil && !b.ended.Load(); {
@@ -472,6 +496,7 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 				break
 			}
 		}
+		close(ended)
 		body(nil)
 		if !x.read() {
 			return
@@ -481,10 +506,14 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 			_ = x.conn.conn.Close() // unblocks the writer
 		}
 	}()
+	select {
+	case <-ended:
+	case <-reading:
+	}
 }
 
-// stopReading stops the goroutine of listen. It reports whether request and response are
-// complete, so that another request can follow.
+// stopReading stops the goroutine started by listen. It reports whether the request and the
+// response are complete, so that another request can follow.
 func (x *webExchange) stopReading() bool {
 	if x.listening != nil {
 		_ = x.conn.conn.SetReadDeadline(time.Unix(1, 0))
@@ -516,12 +545,12 @@ func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	}
 }
 
-// unknown means that the length of a body is not known in advance.
+// unknown is the length of a body whose length is not known in advance.
 const unknown = -1
 
 // head starts a response with a body of the given length. The head is buffered until the first
-// call of send. If header contradicts itself, head returns false, and the connection must be
-// closed without a response.
+// call of send. If fields of header contradict each other, head returns false, and the
+// connection must be closed without a response.
 func (x *webExchange) head(status int, header webHeader, length int64) bool {
 	if x.body != nil && !x.body.ended.Load() {
 		x.keepAlive = false // the client is still sending; do not wait for it
@@ -570,7 +599,7 @@ type framing struct {
 	left       int64 // bytes left of a body with a length; excess data is dropped
 }
 
-// over reports whether a body with a length is complete.
+// over reports whether a body of known length is complete.
 func (f *framing) over() bool { return !f.chunked && !f.untilClose && f.left == 0 }
 
 // append appends part of a body. Empty parts are skipped: an empty chunk would end the body.
@@ -586,9 +615,9 @@ func (f *framing) append(dst, data []byte) []byte {
 	return append(dst, data...)
 }
 
-// encodeHead appends the head of a response to r with a body of the given length. Fields and
-// their order are those of the engine's HTTP library. last reports whether the connection ends
-// after the response. ok is false if the fields of header contradict each other.
+// encodeHead appends to dst the head of the response to r, whose body has the given length.
+// The fields and their order are those of the engine's HTTP library. last reports whether the
+// connection ends after the response. ok is false if fields of header contradict each other.
 func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length int64) (out []byte, f framing, last, ok bool) {
 	connect := r.method == http.MethodConnect && status >= 200 && status < 300
 	last = !r.keepAlive || connect || status == http.StatusSwitchingProtocols

@@ -13,8 +13,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// worker represents one connection of the worker protocol. A worker that reconnects gets a new
-// value.
+// worker represents one connection of the worker protocol. A worker that reconnects is
+// represented by a new value.
 type worker struct {
 	e           *Engine
 	id, token   string
@@ -229,10 +229,10 @@ func (w *worker) write() {
 	}
 }
 
-// end removes the worker from the engine and then cuts the connection, without a Close frame
-// even if the worker has sent one. This is the engine's order: once a worker sees the end of a
-// connection, it can take over the name. A successor may also call end; only the first call
-// has an effect.
+// end removes the worker from the engine and then closes the connection. It sends no Close
+// frame, not even in response to the worker's. The engine uses the same order: once a worker
+// sees that a connection has ended, it can take over the name. A successor may also call end;
+// only the first call has an effect.
 func (w *worker) end() {
 	w.ended.Do(func() {
 		w.reading.open()

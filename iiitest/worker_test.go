@@ -146,8 +146,8 @@ func TestNameConflict(t *testing.T) {
 	dial(t, e).register("w") // the name is free after the rename
 }
 
-// When another worker can see that a connection has ended, the name and functions of that
-// connection are free.
+// As soon as another worker can see that a connection has ended, the name and functions of
+// that connection are free.
 func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	e := Start(t)
 	other := dial(t, e)

@@ -49,7 +49,8 @@ func Start(t testing.TB) *Browser {
 		chromedp.Flag("disable-gpu", true),
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("hide-scrollbars", true),
-		// Chromium has no sandbox when it runs as root. The tests open only trusted pages.
+		// Chromium's sandbox does not work if Chromium runs as root. The tests open only
+		// trusted pages.
 		chromedp.Flag("no-sandbox", os.Getuid() == 0),
 	)
 	// The browser must outlive the test's context, which is canceled before cleanup functions

@@ -339,7 +339,6 @@ func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
 	page.WaitText(".detail", "redriven or discarded")
 }
 
-// Observers and in-process calls exist since protocol 0.26.
 func TestConsoleObservers(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol026))
 	c := must[*iii.Client](t)(iii.New(engine.URL(), iii.WithName("shop")))

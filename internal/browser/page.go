@@ -21,9 +21,9 @@ import (
 // patience bounds each step. Even on a slow machine, steps take only a fraction of it.
 const patience = 30 * time.Second
 
-// Page is a page in a tab, opened by [Browser.Open]. A step that fails or takes longer than 30
-// seconds ends the test and saves a screenshot. Selectors are CSS selectors. Call the methods
-// only from the test's goroutine.
+// Page is a page in a tab, opened by [Browser.Open]. A method that fails or takes longer than
+// 30 seconds ends the test and saves a screenshot. Selectors are CSS selectors. Call the
+// methods only from the test's goroutine.
 type Page struct {
 	t   testing.TB
 	ctx context.Context // chromedp's context
@@ -130,8 +130,8 @@ func (p *Page) Click(selector string) {
 	p.persist("click on "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
-// Type waits until the element is visible, then types text into it key by key. "\n" is the
-// Enter key.
+// Type waits until the element is visible, then types text into it key by key. A "\n" presses
+// Enter.
 func (p *Page) Type(selector, text string) {
 	p.t.Helper()
 	p.persist("type into "+selector, chromedp.SendKeys(chromedp.CSS(selector), text, chromedp.NodeVisible))
@@ -156,7 +156,7 @@ func (p *Page) WaitGone(selector string) {
 	p.wait("wait for the end of "+selector, `selector => document.querySelector(selector) === null`, selector)
 }
 
-// Wait calls a JavaScript function with args until the result is truthy.
+// Wait calls a JavaScript function with args repeatedly until the result is truthy.
 func (p *Page) Wait(function string, args ...any) {
 	p.t.Helper()
 	p.wait("wait for "+function, function, args...)
@@ -206,9 +206,9 @@ func Eval[T any](p *Page, expression string) T {
 	return value
 }
 
-// Screenshot saves an image of the visible part of the page. It logs and returns the path:
-// name.png in the directory $SCREENSHOTS or, if that is unset, in bin/screenshots of the
-// repository.
+// Screenshot saves an image of the visible part of the page as name.png, in the directory
+// $SCREENSHOTS or, if that is unset, in the repository's bin/screenshots. It logs and returns
+// the path.
 func (p *Page) Screenshot(name string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)

@@ -41,8 +41,8 @@ type Program struct {
 }
 
 // Run builds the program at path, such as "./examples/chat", and runs it until the test ends.
-// The program is then interrupted and must exit with status 0. Its environment names no
-// engine, and it shares the standard error of the test.
+// The program is then interrupted and must exit with status 0. Its environment variables for
+// the URLs of an engine are empty, and its standard error is that of the test.
 func Run(t testing.TB, path string, args ...string) *Program {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "program")

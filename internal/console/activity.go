@@ -22,8 +22,8 @@ type second struct {
 	latencies         latencies
 }
 
-// activity counts the invocations in each of the last seconds, and all invocations of each
-// function. The lock of its Recorder guards it.
+// activity counts invocations, both per second for the last activitySeconds and in total for
+// each function. It is guarded by the lock of its Recorder.
 type activity struct {
 	seconds   [activitySeconds]second
 	functions map[functionKey]*figures
@@ -84,8 +84,8 @@ type latencies [4 * 40]uint32
 
 func (l *latencies) add(d time.Duration) { l[stepOf(d)]++ }
 
-// stepOf returns the bucket of a duration. The highest bit of its microseconds and the next
-// two bits determine the bucket.
+// stepOf returns the bucket of a duration. The highest set bit of the duration in microseconds
+// and the next two bits determine the bucket.
 func stepOf(d time.Duration) int {
 	us := uint64(max(0, d.Microseconds()))
 	if us < 4 {

@@ -4,8 +4,8 @@
 //
 // The page is a single document without external resources. It reads its data from a small
 // JSON API and receives changes as an event stream. The values of secret keys are omitted; see
-// [iii.Redact]. A page of another site cannot read the API, not even under a host name of its
-// own that resolves to the console.
+// [iii.Redact]. A page of another site cannot read the API, even through a host name of its
+// own that resolves to the address of the console.
 package console
 
 import (
@@ -53,9 +53,9 @@ type console struct {
 // maxViewers is the maximum number of concurrent event streams.
 const maxViewers = 16
 
-// New returns the handler of a console. Its event streams end when ctx is done. If the console
-// listens beyond the loopback interface, exposed is the host of its address. Otherwise,
-// exposed is empty.
+// New returns the handler of a console. Its event streams end when ctx is done. exposed is the
+// host of the console's address if it listens beyond the loopback interface, and empty
+// otherwise.
 func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handler {
 	c := &console{source: s, recorder: r, ended: ctx, viewers: make(chan struct{}, maxViewers)}
 	mux := http.NewServeMux()
@@ -82,8 +82,8 @@ func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handle
 
 // guarded rejects requests from other sites. The Host header reveals a foreign host name that
 // resolves to a loopback address. Origin and Sec-Fetch-Site reveal requests that a browser
-// sends for another page. A console that listens beyond the loopback interface also accepts IP
-// addresses and its own host name, which other sites cannot use.
+// sends on behalf of another page. A console that listens beyond the loopback interface also
+// accepts IP addresses and its own host name, which other sites cannot use.
 func guarded(h http.Handler, exposed string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()

@@ -38,8 +38,8 @@ type Plot struct {
 type Series struct {
 	Attributes []iii.StoredAttribute `json:"attributes"`
 	// Points holds pairs of a time in milliseconds since 1970 and a value. For gauges and
-	// up-down counters, it is the value of the metric. For counters and histograms, it is the
-	// rate per second since the previous point.
+	// up-down counters, this is the value of the metric. For counters and histograms, it is
+	// the rate per second since the previous point.
 	Points [][2]float64 `json:"points"`
 	Latest float64      `json:"latest"` // the value, or the total of a counter or histogram
 	Sum    float64      `json:"sum,omitempty"`

@@ -14,7 +14,7 @@ const (
 	maxInvocations = 1000
 	// DefaultLimit is the default limit for recorded payloads, in bytes.
 	DefaultLimit = 16 << 20
-	// maxPayload is the maximum size of a recorded payload. Of a larger payload, only the size
+	// maxPayload is the maximum size of a recorded payload. For larger payloads, only the size
 	// is recorded.
 	maxPayload = 1 << 20
 )
@@ -68,7 +68,7 @@ func (r *Recorder) Responded(i *Invocation, httpStatus int) {
 }
 
 // NewRecorder returns a Recorder that keeps at most limit bytes of payloads for the functions
-// of workers, and the same for the engine's own functions.
+// of workers, and as many again for the engine's own functions.
 func NewRecorder(limit int) *Recorder {
 	r := &Recorder{activity: newActivity()}
 	r.users.limit, r.internal.limit = limit, limit
@@ -138,8 +138,9 @@ func (r *Recorder) latest() uint64 {
 	return r.changes
 }
 
-// since copies the invocations that changed after position changes, in the order of their
-// changes, but at most limit of them. It also returns the position for the next call.
+// since returns copies of the invocations that have changed since the given change number, at
+// most limit of them, in the order of their changes. It also returns the change number for the
+// next call.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -80,7 +80,7 @@ func payload(data json.RawMessage) any {
 }
 
 const (
-	// maxPreviewed is the size up to which payloads have a preview.
+	// maxPreviewed is the maximum size of a payload with a preview, in bytes.
 	maxPreviewed = 4 << 10
 	// previewLength is the maximum length of a preview in bytes.
 	previewLength = 160

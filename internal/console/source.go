@@ -20,26 +20,26 @@ type Source interface {
 
 	// Changes returns counters of the changes to the engine's data.
 	Changes() Changes
-	// Spans returns the newest spans, at most limit, oldest first.
+	// Spans returns at most limit of the newest spans, oldest first.
 	Spans(limit int) []iii.StoredSpan
 	// Trace returns the spans of a trace in the order in which they arrived.
 	Trace(id string) []iii.StoredSpan
-	// Logs returns the newest log records, at most limit, newest first. If trace is not empty,
-	// it returns only the records of that trace.
+	// Logs returns at most limit of the newest log records, newest first. If trace is not
+	// empty, Logs returns only the records of that trace.
 	Logs(trace string, limit int) []json.RawMessage
-	// Metrics returns the newest metric exports after since, at most limit, oldest first.
+	// Metrics returns at most limit of the newest metric exports after since, oldest first.
 	Metrics(since time.Time, limit int) []Metric
 
 	// Groups returns the groups of a store in sorted order.
 	Groups(s Store) []Group
-	// Items returns the items of a group, at most limit, in the order of their insertion.
+	// Items returns at most limit items of a group, in the order of their insertion.
 	Items(s Store, stream, group string, limit int) []Item
 	// Item returns the value of an item.
 	Item(s Store, stream, group, key string) (value json.RawMessage, ok bool)
 	// Queues returns the queues and the subscriptions of topics in sorted order.
 	Queues() []Queue
-	// DeadLetters returns the newest dead letters, at most limit, newest first. left is the
-	// number of those omitted.
+	// DeadLetters returns at most limit of the newest dead letters, newest first. left is the
+	// number of omitted ones.
 	DeadLetters(limit int) (list []DeadLetter, left int)
 	// DeadLetter returns a dead letter. If it no longer exists, ok is false.
 	DeadLetter(id string) (d DeadLetter, ok bool)

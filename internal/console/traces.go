@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// maxSpans is the number of newest spans from which the list of traces is compiled.
+	// maxSpans limits the list of traces: it is built from at most this many of the newest
+	// spans.
 	maxSpans = 5000
 	// maxTraces is the maximum length of the list of traces.
 	maxTraces = 200
@@ -90,8 +91,8 @@ func internalSpan(s *iii.StoredSpan) bool {
 	return s.ServiceName == engineService || slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
 }
 
-// TraceSpan is a span with times in milliseconds since the start of its trace. JavaScript
-// cannot represent nanoseconds since 1970 exactly.
+// TraceSpan is a span with times in milliseconds since the start of its trace, because
+// JavaScript cannot represent nanoseconds since 1970 exactly.
 type TraceSpan struct {
 	iii.StoredSpan
 	After float64 `json:"after"` // since the first span started

@@ -11,8 +11,8 @@ import (
 
 // Schedule is a parsed cron expression, in UTC. The expression has six fields: seconds,
 // minutes, hours, days of the month, months, and days of the week. A seventh field, the years,
-// is optional. A time matches if every field matches, including both kinds of days. Days of
-// the week are numbered from 1 for Sunday to 7.
+// is optional. A time matches only if every field matches, so the day of the month and the day
+// of the week must both match. Days of the week are numbered from 1 (Sunday) to 7 (Saturday).
 type Schedule struct {
 	seconds, minutes, hours, days, months, weekdays, years cronValues
 
@@ -100,9 +100,9 @@ type engineText string
 
 func (e engineText) Error() string { return string(e) }
 
-// cronParser parses an expression as the engine's parser does. It does not first split the
-// expression into fields. Fields therefore need no blanks between them, and blanks can
-// surround numbers and names.
+// cronParser parses an expression as the engine's parser does. Because it does not first split
+// the expression into fields, fields need no blanks between them, and blanks can surround
+// numbers and names.
 type cronParser struct {
 	text string
 	i    int
@@ -127,12 +127,12 @@ type cronItem struct {
 	step             uint32
 }
 
-// fail returns an error at the current position. It shows the expression, a mark below the
-// position, and the detail, which is empty for a syntax error. If the expression has several
-// lines, it shows only the affected one.
+// fail returns an error at the current position. Its text shows the expression, a mark below
+// the position, and the detail, which is empty for a syntax error. If the expression has
+// several lines, only the affected line is shown.
 //
-// The mark is where the engine puts it. It is indented by the number of bytes before the
-// position or, with several lines, by the number of characters.
+// The mark is placed as in the engine. It is indented by the number of bytes before the
+// position or, if the expression has several lines, by the number of characters.
 func (p *cronParser) fail(detail string) error {
 	if !strings.Contains(p.text, "\n") {
 		return engineText(fmt.Sprintf("%s\n%s^\n%s", p.text, strings.Repeat(" ", p.i), detail))
@@ -220,7 +220,7 @@ func (p *cronParser) number() (uint32, bool) {
 	return uint32(n), true
 }
 
-// span consumes an item that can have a step, but not the step.
+// span consumes the part of an item that can be followed by a step.
 func (p *cronParser) span(any bool) (item cronItem, ok bool) {
 	start := p.i
 	if any && p.literal('?') || p.literal('*') {

@@ -23,10 +23,10 @@ type Fault struct {
 	Then    FaultEnd
 }
 
-// FaultEnd is what happens at the limit of a [Fault].
+// FaultEnd says what happens when the limit of a [Fault] is reached.
 type FaultEnd int
 
-// Ways in which a connection through a proxy can end.
+// What can happen to a connection when the limit of a [Fault] is reached.
 const (
 	FaultReset    FaultEnd = iota // cut both ends; data in transit is lost
 	FaultClose                    // close both ends; data in transit arrives
@@ -44,9 +44,9 @@ func (e FaultEnd) String() string {
 // and In to the data that it receives.
 type FaultPlan struct{ Out, In Fault }
 
-// FaultProxy connects clients to an engine, in memory or over TCP. A plan determines the
-// faults of each connection by its number. A seed determines the random choices within the
-// plan. Use [NewFaultProxy].
+// FaultProxy connects clients to an engine, in memory or over TCP. The plan chooses the faults
+// of each connection by the number of the connection, and the seed determines the random
+// choices within the plan. Create one with [NewFaultProxy].
 type FaultProxy struct {
 	Capacity int // capacity of the pipes to clients; 0 means memnet.Capacity
 
@@ -70,15 +70,16 @@ type FaultLink struct {
 	cut time.Time // when the connection was cut
 }
 
-// NewFaultProxy returns a proxy for the engine to which dial connects. It is closed when the
-// test ends. A nil plan means no faults.
+// NewFaultProxy returns a proxy that forwards each connection to the engine reached by dial.
+// plan returns the faults of connection n, counted from 0; a nil plan means no faults. The
+// proxy is closed when the test ends.
 func NewFaultProxy(tb testing.TB, dial func(context.Context) (net.Conn, error), seed uint64, plan func(n int) FaultPlan) *FaultProxy {
 	f := &FaultProxy{dial: dial, plan: plan, seed: seed}
 	tb.Cleanup(f.close)
 	return f
 }
 
-// DialContext connects through the proxy in memory. It ignores the address.
+// DialContext connects to the proxy in memory. It ignores the network and the address.
 func (f *FaultProxy) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	near, inner := memnet.Pipe(cmp.Or(f.Capacity, memnet.Capacity))
 	if err := f.connect(ctx, inner); err != nil {
@@ -87,7 +88,7 @@ func (f *FaultProxy) DialContext(ctx context.Context, _, _ string) (net.Conn, er
 	return near, nil
 }
 
-// Listen makes the proxy accept TCP connections, too, and returns the address.
+// Listen makes the proxy accept TCP connections as well and returns the address.
 func (f *FaultProxy) Listen(tb testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -138,7 +139,7 @@ func (f *FaultProxy) close() {
 	f.wg.Wait()
 }
 
-// Connections returns the number of connections so far.
+// Connections returns the number of connections accepted so far.
 func (f *FaultProxy) Connections() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -152,7 +153,8 @@ func (f *FaultProxy) Last() *FaultLink {
 	return f.links[len(f.links)-1]
 }
 
-// End ends both directions of the connection. Only the first call has an effect.
+// End terminates both directions of the connection in the given way. Only the first call has
+// an effect.
 func (l *FaultLink) End(how FaultEnd) {
 	l.once.Do(func() {
 		l.mark()
@@ -185,7 +187,7 @@ func (l *FaultLink) CutAt() time.Time {
 	return l.cut
 }
 
-// pump forwards data from src to dst until the direction ends.
+// pump forwards data from src to dst, with the faults f, until the connection ends.
 func (l *FaultLink) pump(dst, src net.Conn, f Fault, r *rand.Rand) {
 	buf := make([]byte, 32<<10)
 	left := f.Limit
@@ -229,8 +231,8 @@ func (l *FaultLink) pump(dst, src net.Conn, f Fault, r *rand.Rand) {
 	}
 }
 
-// pause waits as long as it takes to transfer n bytes. It returns false if the connection ends
-// first.
+// pause waits for the time that the transfer of n bytes takes under f. It returns false if the
+// connection ends first.
 func (l *FaultLink) pause(f Fault, n int, r *rand.Rand) bool {
 	d := f.Latency
 	if f.Jitter > 0 {

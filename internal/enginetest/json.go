@@ -1,6 +1,6 @@
 // Package enginetest supports the tests of package iii and its internal packages. It contains
-// a WebSocket server, a proxy that injects faults, and a validator of telemetry. It imports
-// none of the packages whose tests use it, so even internal tests can import it.
+// a WebSocket server, a fault-injecting proxy, and a telemetry validator. It imports none of
+// the packages whose tests use it, so even internal tests can import it.
 package enginetest
 
 // InvalidJSON lists strings that are not valid JSON.

@@ -23,8 +23,8 @@ const maxFrameBytes = 8 << 20
 // It applies the rules of the engine's parser, which ignores unknown keys and drops the whole
 // frame if a known key has a value of the wrong type.
 //
-// The rules come from the specification of OTLP JSON on the wire, and from frames that were
-// sent to an engine; see TestValidatorAgreesWithEngine.
+// The rules come from the OTLP/JSON specification and from observing which frames an engine
+// accepts; see TestValidatorAgreesWithEngine.
 func ValidateFrame(prefix string, data []byte) error {
 	if len(prefix)+len(data) > maxFrameBytes {
 		return fmt.Errorf("%d bytes, more than exporters may send", len(data))
@@ -244,7 +244,7 @@ func isBool(n otlpNode) error {
 	return nil
 }
 
-// isDouble accepts numbers, including integers, but no strings such as "NaN".
+// isDouble accepts numbers, including integers, but not strings such as "NaN".
 func isDouble(n otlpNode) error {
 	num, ok := n.value.(json.Number)
 	if !ok {
@@ -256,7 +256,7 @@ func isDouble(n otlpNode) error {
 	return nil
 }
 
-// numeral returns the text of an integer. It accepts numbers and, if text is true, strings.
+// numeral returns the text of n, which must be a number or, if text is true, a string.
 func numeral(n otlpNode, text bool) (string, error) {
 	switch v := n.value.(type) {
 	case json.Number:
@@ -385,9 +385,9 @@ func (r storedMetric) check(path string, n otlpNode) error {
 	return fmt.Errorf("%s: no gauge, sum or histogram", path)
 }
 
-// JudgeFrame fails the test if the engine would lose anything in a frame from the encoder.
-// Test peers call it for every frame that they receive, and tests for every frame that they
-// examine.
+// JudgeFrame fails the test if the engine would drop any part of a frame produced by the
+// encoder. Test peers call it for every frame they receive, and tests call it for every frame
+// they examine.
 func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	tb.Helper()
 	if err := ValidateFrame(prefix, data); err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// Server accepts connections for a scripted peer.
+// Server passes each connection to a scripted peer.
 type Server struct {
 	Mem *memnet.Listener // nil unless the server is in memory
 
@@ -80,7 +80,7 @@ func (s *Server) accept() {
 	}
 }
 
-// Refuse stops accepting connections. Open connections continue.
+// Refuse stops accepting connections. Open connections stay open.
 func (s *Server) Refuse() { _ = s.listener.Close() }
 
 // Close cuts all connections and waits until all calls to serve have returned.
@@ -95,7 +95,8 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Watched is a mutex for state whose changes tests can wait for. The zero value is unlocked.
+// Watched is a mutex that lets tests wait for changes of the state that it guards. The zero
+// value is unlocked.
 type Watched struct {
 	sync.Mutex
 	changed chan struct{} // closed at the next change; nil if no Wait is pending
@@ -111,8 +112,8 @@ func (w *Watched) Notify() {
 }
 
 // Wait waits until done returns true. It calls done with the lock held, immediately and after
-// every change. When limit has passed, it fails the test with the message what. In a synctest
-// bubble, the bubble's clock applies.
+// every change. If done still returns false after limit, Wait fails the test; what names the
+// awaited event in the failure message. In a synctest bubble, the bubble's clock applies.
 func (w *Watched) Wait(tb testing.TB, limit time.Duration, what string, done func() bool) {
 	tb.Helper()
 	timer := time.NewTimer(limit)

@@ -17,8 +17,9 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// This file implements the server side of a WebSocket without the client's library, so that
-// the tests do not rely on the code under test. Tests can send, withhold or corrupt any frame.
+// This file implements the server side of a WebSocket without the library that the client
+// uses, so that the tests do not rely on the code under test. Tests can send, withhold or
+// corrupt any frame.
 
 // WebSocket opcodes.
 const (
@@ -36,8 +37,8 @@ const (
 	maxMessage = 64 << 20
 )
 
-// WebSocket is the server side of a WebSocket. One goroutine can read while others write. Use
-// [Upgrade].
+// WebSocket is the server side of a WebSocket, returned by [Upgrade]. One goroutine may read
+// while others write.
 type WebSocket struct {
 	net.Conn
 	Request *http.Request // the upgrade request

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The race detector drops pooled items at random, so these tests cannot run with it.
+// The race detector makes sync.Pool drop items at random, so these tests would fail with it.
 
 func TestMatchDoesNotAllocate(t *testing.T) {
 	doc := &Document{

@@ -192,8 +192,8 @@ func TestEndsOfValues(t *testing.T) {
 	}
 }
 
-// A match may search the text of an array for a string that the filter requires. The search
-// must not change the result.
+// $any skips elements whose text does not contain a string that the filter requires. This
+// shortcut must not change the result.
 func TestAnyFindsTheElementWithTheString(t *testing.T) {
 	byMember := `{"input": {"$any": {"@.k": {"$eq": "a"}}}}`
 	byElement := `{"input": {"$any": {"$eq": "a"}}}`

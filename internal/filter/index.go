@@ -7,13 +7,14 @@ import (
 )
 
 // Index finds the filters that match a document. It maps keys to filters and values, ordered
-// by key. An Index is immutable: Insert and Remove take O(log n) and return a new Index that
-// shares most of its structure with the old one. Its methods are safe for concurrent use. The
-// zero value is an empty index.
+// by key. An Index is immutable. Insert and Remove take O(log n) time and return a new Index
+// that shares most of its structure with the old one. Its methods are safe for concurrent use.
+// The zero value is an empty index.
 //
 // If possible, an entry is filed under one condition of its filter. A condition requires the
-// value at a path to equal one of several scalars. A match resolves each path once, then
-// evaluates only the entries filed under the value there and the entries without a condition.
+// value at a path to equal one of several scalars. Matching resolves each path once, then
+// evaluates only the entries filed under the value found there and the entries without a
+// condition.
 type Index[V any] struct {
 	all   *tree[string, *entry[V]]
 	rest  *tree[string, *entry[V]]  // entries without a condition
@@ -125,8 +126,8 @@ func (x Index[V]) All() iter.Seq2[string, V] {
 	}
 }
 
-// Insert returns an index with the given entry. It replaces an entry with the same key. A nil
-// filter matches every document.
+// Insert returns an index that also contains the given entry, which replaces any entry with
+// the same key. A nil filter matches every document.
 func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 	x = x.Remove(key)
 	e := &entry[V]{key: key, filter: f, value: v}
@@ -150,7 +151,7 @@ func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 	return x.file(e, 1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.put(key, e) })
 }
 
-// Remove returns an index without an entry for key.
+// Remove returns an index without the entry for key.
 func (x Index[V]) Remove(key string) Index[V] {
 	e, ok := x.all.get(key)
 	if !ok {
@@ -260,7 +261,7 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found collects the lists of entries found by the lookups of a match.
+// found collects the lists of candidates that the lookups for a document yield.
 type found[V any] struct {
 	count int // number of entries
 	lists int
@@ -308,9 +309,9 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 	}
 }
 
-// Candidates returns the number of entries that remain after the lookups for a document. If
-// the lookups would rule out too few entries, [Index.AppendMatches] evaluates all of them
-// instead.
+// Candidates returns the number of entries left to evaluate after the lookups for a document.
+// If the index has many paths for its size, or if the lookups rule out too few entries,
+// [Index.AppendMatches] evaluates every entry instead.
 func (x Index[V]) Candidates(d *Document) int {
 	v := d.view(x.paths.len())
 	defer v.release()
@@ -320,8 +321,8 @@ func (x Index[V]) Candidates(d *Document) int {
 }
 
 // AppendMatches appends the values of the entries that match the document, in key order. If a
-// single lookup yields all candidates, as in an index with conditions on one path only, it
-// allocates only to grow dst.
+// single lookup yields all candidates, as in an index whose conditions all concern one path,
+// AppendMatches allocates only to grow dst.
 func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	if x.all == nil {
 		return dst

@@ -70,7 +70,7 @@ func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 	return raw[start:stop], start > 0
 }
 
-// all evaluates clauses, which must all hold. elem is the current $any element.
+// all reports whether all clauses hold. elem is the current $any element.
 func (m *match) all(clauses []clause, elem []byte) bool {
 	var v []byte
 	var present bool
@@ -197,8 +197,8 @@ func searchFor(literal, b []byte) search {
 	return search{literal: literal}
 }
 
-// in reports whether b contains the literal at or after i. It moves the search to that
-// position.
+// in reports whether the literal occurs in b at or after i, and advances the search to that
+// occurrence.
 func (s *search) in(b []byte, i int) bool {
 	if s.next >= i || s.literal == nil {
 		return true
@@ -316,8 +316,9 @@ func equalArray(raw []byte, items []member) bool {
 	return !more
 }
 
-// maxMembers bounds the members of an object in a filter accepted by Parse, since each takes
-// at least four bytes. Only filters announced by the engine can have more.
+// maxMembers is an upper bound on the number of members in an object of a filter accepted by
+// Parse, because each member takes at least four bytes. Only filters announced by the engine
+// can exceed it.
 const maxMembers = maxSize / 4
 
 func equalLargeObject(raw []byte, members []member) bool {
@@ -328,8 +329,9 @@ func equalLargeObject(raw []byte, members []member) bool {
 	return equalObject(raw, members, seen[:(len(members)+63)/64])
 }
 
-// equalObject compares an object with members in one pass over raw. Bit j of equals reports
-// whether the last value in raw under the key of members[j] is equal.
+// equalObject reports whether raw, an object, equals the object with the given members. It
+// makes one pass over raw. Bit j of equals is set if the last value so far for the key of
+// members[j] is equal.
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {

@@ -2,8 +2,8 @@
 // observer receives.
 //
 // [Parse] converts a filter from JSON to its normal form, which is what the engine stores and
-// announces. A [Document] describes one call as raw JSON. A match decodes only the values that
-// the paths of the filter lead to. An [Index] finds the matching filters among thousands.
+// announces. A [Document] describes one call as raw JSON. Matching decodes only the values at
+// the filter's paths. An [Index] finds the matching filters among thousands.
 package filter
 
 import (
@@ -476,7 +476,7 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 }
 
 // literal returns the longest quoted string that a value must equal to satisfy ops, or known
-// if that is at least as long. Strings that need escapes are ignored.
+// if known is at least as long. Strings that need escapes are ignored.
 func literal(ops []op, known []byte) []byte {
 	for i := range ops {
 		o := &ops[i]

@@ -241,8 +241,8 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 // b[start:stop]; start is 0 if the value is absent. Because the last member with a key counts,
 // find reads the whole object, and also returns its end.
 //
-// A match spends most of its time here. Short keys and values without white space take a fast
-// path.
+// Matching spends most of its time here, so short keys and values without white space take a
+// fast path.
 func find(b []byte, i int, segments []segment) (start, stop, end int) {
 	s := &segments[0]
 	i, empty := firstItem(b, i, '}')
@@ -346,8 +346,8 @@ func sameKey(raw []byte, escaped bool, key string) bool {
 	return string(raw) == key
 }
 
-// elements iterates over an array. An iterator function would allocate a closure for each
-// match.
+// elements iterates over an array. It is not an iterator function, because that would allocate
+// a closure for each match.
 type elements struct {
 	b    []byte
 	next int
@@ -443,7 +443,7 @@ func resolve(raw []byte, segments []segment) ([]byte, bool) {
 	return whole(raw[i:])
 }
 
-// whole returns the value in the text of a root, without surrounding white space.
+// whole returns the JSON text of a root without surrounding white space.
 func whole(raw []byte) ([]byte, bool) {
 	start := skipSpace(raw, 0)
 	end := skipValue(raw, start)
@@ -519,8 +519,8 @@ func toFloat(raw []byte) float64 {
 
 var tens = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18}
 
-// compareText compares raw, the contents of a JSON string, with s byte by byte. This is also
-// the order of code points.
+// compareText compares raw, the contents of a JSON string, with s byte by byte. For UTF-8,
+// this is also the order of the code points.
 func compareText(raw []byte, s string) int {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		switch {

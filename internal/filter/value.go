@@ -149,8 +149,8 @@ const maxDepth = 10_000
 
 var errTruncated = errors.New("the text ends early")
 
-// decoder reads the JSON text s. It returns integers and strings without escapes as substrings
-// of s.
+// decoder parses the JSON text s. Integers, and strings without escapes, are returned as
+// substrings of s rather than as copies.
 type decoder struct {
 	s       string
 	i       int

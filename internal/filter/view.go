@@ -35,8 +35,8 @@ type node struct {
 // maxText is the maximum size of a root, in bytes, that int32 offsets can address.
 const maxText = math.MaxInt32
 
-// hashFrom is the minimum number of members of an object with a hash table. The table is built
-// on the second lookup in the object.
+// hashFrom is the minimum number of members for which an object gets a hash table. The table
+// is built on the second lookup in the object.
 const hashFrom = 9
 
 var views = sync.Pool{New: func() any { return new(view) }}

@@ -1,5 +1,5 @@
-// Package jsontree edits JSON documents for updates of stored items. It decodes only the parts
-// of a document that an update accesses.
+// Package jsontree edits JSON documents as the engine does when it updates a stored item. It
+// decodes only the parts of a document that an update accesses.
 package jsontree
 
 import (

@@ -25,7 +25,7 @@ func pipe(capacity int, local, remote net.Addr) (a, b *Conn) {
 // Capacity is the approximate number of bytes that a loopback socket buffers in one direction.
 const Capacity = 256 << 10
 
-// Loopback is the address of a connection if its address does not matter.
+// Loopback is the address of connections whose address does not matter.
 const Loopback = Addr("127.0.0.1:1")
 
 // half is one direction of a connection.

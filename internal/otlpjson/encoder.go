@@ -14,8 +14,8 @@ import (
 // whole frame for a single invalid value.
 //
 // The zero value is not usable; use [NewEncoder]. An Encoder must not be used concurrently. It
-// builds one frame at a time in its buffer and returns exact copies. If the buffer is large
-// and full, it returns the buffer itself.
+// builds each frame in its buffer and returns a copy without spare capacity. If the frame is
+// large and fills most of the buffer, it returns the buffer itself.
 type Encoder struct {
 	signal *signal
 	limit  int // maximum bytes of a frame, without its prefix
@@ -25,8 +25,8 @@ type Encoder struct {
 	frames  []Frame
 	buffers Buffers
 
-	// The envelope of records has the levels resource, scope and, for metrics, metric. A level
-	// is opened only when a record below it is written. No level is therefore empty, and the
+	// Records are nested in the levels resource, scope and, for metrics, metric. A level is
+	// opened only when a record below it is written. Therefore, no level is empty, and the
 	// next frame of a batch can open the level again.
 	levels  [3]level
 	depth   int     // number of levels that are set
@@ -35,8 +35,8 @@ type Encoder struct {
 	comma   [4]bool // whether the list at each level has an element; the last list holds records
 	records int     // records in buf
 
-	// mark, start and the fields below hold the state before the current record. They allow
-	// the record to be moved to the next frame.
+	// mark, start and the fields below hold the state before the current record, so that the
+	// record can be moved to the next frame.
 	mark, start           int
 	markOpen, markClosing int
 	markComma             [4]bool
@@ -75,8 +75,8 @@ type caps struct {
 	items int // elements of a list
 }
 
-// Losses counts what OTLP JSON cannot represent and what did not fit a frame. The zero value
-// means that nothing was lost.
+// Losses counts the data that was lost because OTLP JSON cannot represent it or because it did
+// not fit in a frame. The zero value means that nothing was lost.
 type Losses struct {
 	Points  int // data points with a NaN or infinite value
 	Values  int // NaN or infinite sums, minima and maxima, omitted from their histograms
@@ -86,7 +86,8 @@ type Losses struct {
 }
 
 // MaxValueDepth limits the nesting of attribute values. Deeper values are encoded as text. The
-// engine drops frames with 128 levels of JSON, and each level of a value takes four of them.
+// engine drops frames whose JSON is nested 128 or more levels deep, and each level of a value
+// takes four levels of JSON.
 const MaxValueDepth = 24
 
 // NewEncoder returns an encoder for frames of at most [MaxFrameBytes] bytes, including the
@@ -101,8 +102,8 @@ func (e *Encoder) Lost() Losses { return e.lost }
 // keptBytes is the size up to which the buffers of an encoder are worth reusing.
 const keptBytes = 4 << 20
 
-// Done releases the slice of frames and resets [Encoder.Lost]. The data of the frames remains
-// valid. Done returns false if the buffers of e have grown too large for reuse.
+// Done invalidates the returned slices of frames, but not the data of the frames, and resets
+// [Encoder.Lost]. It returns false if the buffers of e have grown too large for reuse.
 func (e *Encoder) Done() bool {
 	clear(e.frames)
 	clear(e.groups)
@@ -124,8 +125,8 @@ func (e *Encoder) reset() {
 	e.buf, e.open, e.closing, e.comma, e.records = e.buf[:0], 0, len("]}"), [4]bool{}, 0
 }
 
-// level selects the level of the next records and closes the levels below it. The caller
-// appends the head of the level to the result and stores it in levels.
+// level prepares a new head for level i. It closes that level and the levels below it, and
+// returns an empty buffer. The caller appends the head to the buffer and stores it in levels.
 func (e *Encoder) level(i int) []byte {
 	for e.open > i {
 		e.open--

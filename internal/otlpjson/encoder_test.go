@@ -148,8 +148,9 @@ func checkSplit(t *testing.T, frames []Frame, lost Losses, n int, lists []string
 	}
 }
 
-// A record that is too large is shortened: first its longest strings, then its lists. OTLP
-// counts the omitted elements. Other records are not affected.
+// A record that is too large is shortened: first its longest strings, then its lists. Omitted
+// attributes, events and links are added to OTLP's dropped counts. Other records are not
+// affected.
 func TestEncodeLargeRecord(t *testing.T) {
 	many := make([]attribute.KeyValue, 1000)
 	for i := range many {
@@ -254,7 +255,7 @@ func TestEncodeLargeEnvelope(t *testing.T) {
 	}
 }
 
-// A record that cannot be made to fit is counted. The others arrive.
+// A record that cannot be made to fit is counted as lost. The others arrive.
 func TestEncodeRecordThatNeverFits(t *testing.T) {
 	spans := []sdktrace.ReadOnlySpan{
 		tracetest.SpanStub{Name: "a"}.Snapshot(),

@@ -27,10 +27,11 @@ type Frame struct {
 // Size returns the size of the frame in bytes, including its prefix.
 func (f *Frame) Size() int { return len(f.Prefix) + len(f.Data) }
 
-// Discard drops the frame's data without reusing its buffer. The data may still be in use.
+// Discard drops the frame's data without reusing its buffer, because the data may still be in
+// use.
 func (f *Frame) Discard() { f.Data, f.reused = nil, false }
 
-// Buffers keeps the buffers of large frames for reuse. A sync.Pool does not work here: the
+// Buffers keeps the buffers of large frames for reuse. A sync.Pool would not help, because the
 // garbage collections of a busy worker would empty it between two batches. A nil Buffers keeps
 // nothing; use [NewBuffers]. The methods are safe for concurrent use.
 type Buffers chan []byte

@@ -39,7 +39,7 @@ func (s *source) uint64() uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
-// integer returns integers that are likely to be edge cases.
+// integer returns an integer that is often an edge case.
 func (s *source) integer() int64 {
 	edges := []int64{0, 1, -1, math.MaxInt64, math.MinInt64, 1 << 53, 1<<53 + 1, -1 << 53, -1<<53 - 1}
 	if i := s.n(len(edges) + 3); i < len(edges) {

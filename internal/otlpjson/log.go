@@ -82,8 +82,9 @@ func (e *Encoder) appendLog(b []byte, r *sdklog.Record) []byte {
 	return append(b, '}')
 }
 
-// SeverityText returns the text for s in the engine's own logs: TRACE, DEBUG, INFO, WARN,
-// ERROR or FATAL. s must be in the range from [log.SeverityTrace1] to [log.SeverityFatal4].
+// SeverityText returns the name that the engine's own logs use for s: TRACE, DEBUG, INFO,
+// WARN, ERROR or FATAL. s must be in the range from [log.SeverityTrace1] to
+// [log.SeverityFatal4].
 func SeverityText(s log.Severity) string {
 	return [...]string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}[(s-1)/4]
 }

@@ -85,7 +85,7 @@ func TestEncodeLogDropped(t *testing.T) {
 	}
 }
 
-// The engine's filters and log triggers compare the text.
+// The engine's filters and log triggers compare the severity text, not the number.
 func TestEncodeAddsTheSeverityText(t *testing.T) {
 	for _, test := range []struct {
 		severity   log.Severity
@@ -120,8 +120,8 @@ func TestEncodeAddsTheSeverityText(t *testing.T) {
 	}
 }
 
-// The engine drops frames with 128 levels of nesting. Values of any depth must stay below that
-// and arrive complete, as attributes and as bodies.
+// The engine drops frames whose JSON is nested 128 or more levels deep. Values of any depth
+// must stay below that and arrive complete, as attributes and as bodies.
 func TestEncodeDeepLog(t *testing.T) {
 	for _, depth := range []int{1, 24, 25, 30, 64, 500} {
 		var r log.Record

@@ -337,8 +337,7 @@ func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.Expone
 }
 
 // explicitBuckets collects buckets in ascending order. counts[i] is the number of values in
-// the bucket that ends at bounds[i]. The last count has no bound. It is the number of values
-// above all bounds.
+// the bucket that ends at bounds[i]. The last count is the number of values above all bounds.
 type explicitBuckets struct {
 	bounds  []float64
 	counts  []uint64

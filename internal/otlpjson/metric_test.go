@@ -21,7 +21,6 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// resourceMetrics returns metrics with the given data, as collected by a reader.
 func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics {
 	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: "m"}}
 	for _, d := range data {
@@ -30,7 +29,6 @@ func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics
 	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
 }
 
-// encodeMetrics encodes data and returns the metrics in the frame, if there is one.
 func encodeMetrics(t *testing.T, data ...metricdata.Aggregation) (metrics []any, lost Losses) {
 	t.Helper()
 	frames, lost := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Metrics(resourceMetrics(data...)) })
@@ -397,8 +395,8 @@ func FuzzConvertExponential(f *testing.F) {
 	})
 }
 
-// Integer histograms lose nothing. Exponential histograms of all scales become explicit ones,
-// including zeros and negative values.
+// Integer histograms are encoded without loss. Exponential histograms of all scales become
+// explicit ones, including their zeros and negative values.
 func TestEncodeHistograms(t *testing.T) {
 	got, lost := encodeMetrics(t, metricdata.Histogram[int64]{DataPoints: []metricdata.HistogramDataPoint[int64]{{
 		Count: 3, Sum: 10, Min: metricdata.NewExtrema[int64](1), Max: metricdata.NewExtrema[int64](7), Bounds: []float64{5}, BucketCounts: []uint64{2, 1},

@@ -105,7 +105,7 @@ func (e *Encoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
 	return e.text(b, state.String())
 }
 
-// spanFlags returns the W3C flags and OTLP's bits for whether the parent or the linked span is
+// spanFlags returns f together with OTLP's bits for whether the parent or the linked span is
 // remote.
 func spanFlags(f trace.TraceFlags, remote bool) uint64 {
 	const known, isRemote = 0x100, 0x200

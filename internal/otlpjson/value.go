@@ -54,8 +54,8 @@ func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byt
 	return append(b, end...)
 }
 
-// Indexes of opens. They select the text between the key of an attribute and its value, which
-// depends on the type of the value.
+// Indexes into opens, which holds the text between the key of an attribute and its value. The
+// text depends on the type of the value.
 const (
 	openValue = iota // nothing: the value includes its opening text
 	openString
@@ -119,7 +119,7 @@ func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 		b = append(b, `","value":`...)
 		return append(b, opens[open]...)
 	}
-	// Related keys differ mostly at their ends.
+	// The hash includes the last byte because related keys differ mostly at their ends.
 	k := &e.keys[(uint(n)+5*uint(key[n-1])+11*uint(key[n/2]))%uint(len(e.keys))]
 	if k.open != open || string(k.key) != key {
 		k.key, k.open = append(k.key[:0], key...), open

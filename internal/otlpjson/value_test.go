@@ -80,7 +80,7 @@ func TestEncodeValue(t *testing.T) {
 	}
 }
 
-// Below the depth that a frame can hold, a value becomes text.
+// A value that is nested more deeply than a frame can hold becomes text.
 func TestEncodeDeepValue(t *testing.T) {
 	e := &Encoder{limit: wholeFrame, stop: math.MaxInt}
 	e.caps = e.uncapped()

@@ -9,8 +9,9 @@ import (
 )
 
 // CheckForEngine returns an error if the engine cannot parse b, which must be valid JSON. The
-// engine rejects more than depth levels, numbers that overflow a float64, and unpaired
-// surrogates. It silently drops such a message, so the caller would never receive a reply.
+// engine rejects JSON nested more than depth levels deep, numbers that overflow a float64, and
+// unpaired surrogates. It silently drops such a message, so the caller would never receive a
+// reply.
 func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil
@@ -18,9 +19,9 @@ func CheckForEngine(b []byte, depth int) error {
 	return scanForEngine(b, depth)
 }
 
-// Plain reports whether b is valid JSON in UTF-8 that [CheckForEngine] accepts. It takes one
-// pass, whereas separate checks take several. If one pass cannot decide, as for exponents and
-// \u escapes, it returns false.
+// Plain reports whether b is valid JSON in UTF-8 that [CheckForEngine] accepts. Unlike
+// separate checks, it makes a single pass. Where a single pass cannot decide, as for exponents
+// and \u escapes, it returns false.
 func Plain(b []byte, depth int) bool {
 	var s scanner
 	i, err := s.skipValue(b, SkipSpace(b, 0), max(MaxDepth-depth, 0))
@@ -111,7 +112,7 @@ func doubtful(b []byte, depth int) bool {
 	return false
 }
 
-// manyDigits is a length up to which every number fits into a float64, even with a two-digit
+// manyDigits is the length up to which any number fits in a float64, even with a two-digit
 // exponent.
 const manyDigits = 200
 

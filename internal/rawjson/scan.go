@@ -84,8 +84,8 @@ func Valid(b []byte) bool {
 	return err == nil && scanEnd(b, i) == nil
 }
 
-// SkipValue returns the index after the JSON value that begins at b[i]. If the value is not valid
-// or has more than [MaxDepth] levels, SkipValue returns -1.
+// SkipValue returns the index after the JSON value that begins at b[i]. If the value is
+// invalid or nested more than [MaxDepth] levels deep, SkipValue returns -1.
 func SkipValue(b []byte, i int) int {
 	var s scanner
 	end, err := s.skipValue(b, i, 0)
@@ -193,8 +193,8 @@ var stringByte = func() (t [256]bool) {
 
 // PlainBytes returns how many bytes at the start of b need no escape in a string: all bytes
 // but quotes, backslashes and control characters. Large messages consist mostly of strings, so
-// it examines eight bytes at a time. For long strings, it uses the faster searches of package
-// bytes.
+// PlainBytes examines eight bytes at a time. For long strings, it uses the faster searches of
+// package bytes.
 func PlainBytes(b []byte) (n int) {
 	const first = 256
 	if n = plainWords(b[:min(first, len(b))]); n < first {
@@ -348,8 +348,8 @@ func skipLiteral(b []byte, i int, text string) (int, error) {
 	return i + len(text), nil
 }
 
-// Absent reports whether raw is empty or null, which mean the same in an optional member. raw
-// must be empty or valid JSON.
+// Absent reports whether raw is empty or null. Both mean that an optional member is absent.
+// raw must be empty or valid JSON.
 func Absent(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
 
 // Unquote decodes raw, which must be a valid JSON value. If raw is not a string, ok is false.

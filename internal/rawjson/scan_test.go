@@ -103,7 +103,6 @@ func TestUnquote(t *testing.T) {
 	}
 }
 
-// depthOf returns the maximum nesting depth in b.
 func depthOf(b []byte) (depth int) {
 	level, quoted := 0, false
 	for i := 0; i < len(b); i++ {
@@ -123,7 +122,6 @@ func depthOf(b []byte) (depth int) {
 	return depth
 }
 
-// FuzzValidJSON compares Valid with json.Valid.
 func FuzzValidJSON(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))

@@ -16,7 +16,8 @@ func AppendString(dst []byte, s string) []byte {
 
 // AppendEscaped appends s as the contents of a JSON string, without quotes.
 //
-// Most strings need no escapes, so it copies eight bytes at a time until one does.
+// Most strings need no escapes, so AppendEscaped copies eight bytes at a time while it finds
+// nothing to escape.
 func AppendEscaped(b []byte, s string) []byte {
 	n := len(s)
 	if n == 0 {
@@ -59,8 +60,8 @@ func AppendEscaped(b []byte, s string) []byte {
 	return b[:len(b)+n]
 }
 
-// appendEscapedSlow is like AppendEscaped, but meant for strings that need escapes. JSON
-// payloads, for example, are full of quotes.
+// appendEscapedSlow is like AppendEscaped, but optimized for strings that need escapes, such
+// as JSON payloads, which are full of quotes.
 func appendEscapedSlow(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
 		// Reserve space for the rest of s, for some escapes, and for one word or escape
@@ -124,14 +125,14 @@ func escapeWord(d *[16]byte, w uint64, k int) int {
 // quoted is 1 for a character whose escape is a backslash followed by the character.
 var quoted = [256]uint8{'"': 1, '\\': 1}
 
-// longString is the length from which [PlainBytes] is faster than examining the string while
-// copying it.
+// longString is the minimum length at which [PlainBytes] is faster than examining the string
+// while copying it.
 const longString = 256
 
 // maxEscape is the length of the longest escape of a single byte, such as \u001f.
 const maxEscape = 6
 
-// loadUpTo64 is like [load64], but replaces bytes beyond the end of s by zeros.
+// loadUpTo64 is like [load64], but replaces bytes beyond the end of s with zeros.
 func loadUpTo64(s string, i int) uint64 {
 	n := len(s)
 	switch {

@@ -1,7 +1,7 @@
 // Package routepath parses the paths of HTTP routes exactly as the engine's router does. The
 // engine turns each segment ":name" into "{name}" and passes the path to a router, which
-// panics if it cannot parse the path. The engine does not recover. Whenever any worker
-// registers or removes a route, it rebuilds the router and panics again.
+// panics if it cannot parse the path. The engine does not recover from the panic. It rebuilds
+// the router, and panics again, whenever any worker registers or removes a route.
 package routepath
 
 import (
@@ -188,13 +188,12 @@ func (p Pattern) Match(path string) (matched []string, ok bool) {
 }
 
 // Compare reports which of two patterns takes precedence for a path that both match. The order
-// is negative for p, positive for q, and 0 for neither. At the first difference, literal text
-// takes precedence over a parameter, and a parameter over a rest. The names of wildcards do
-// not matter.
+// is negative for p, positive for q, and 0 for neither. At the first difference, Literal takes
+// precedence over Param, and Param over Rest. The names of wildcards do not matter.
 //
 // conflict reports whether the router cannot hold both patterns. This is the case if they
-// differ only in the names of wildcards, or if a parameter begins in one where a rest begins
-// in the other.
+// differ only in the names of wildcards, or if a Param begins in one where a Rest begins in
+// the other.
 func Compare(p, q Pattern) (order int, conflict bool) {
 	p, q = append(Pattern(nil), p...), append(Pattern(nil), q...)
 	renamed := false

@@ -13,7 +13,7 @@ const Redacted = "[REDACTED]"
 
 // Text masks the values of secret keys in JSON, including JSON inside strings. It treats an
 // OTLP attribute, {"key":…,"value":…}, as a member. If the value of a secret is invalid or
-// truncated, the result ends with its placeholder. The result for valid JSON is valid JSON.
+// truncated, the result ends with the placeholder. The result for valid JSON is valid JSON.
 // Text that is not JSON is returned unchanged.
 func Text(text string) string {
 	if begin := strings.TrimLeft(text, " \t\r\n"); begin == "" || !strings.ContainsRune(`{["`, rune(begin[0])) {

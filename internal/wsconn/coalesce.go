@@ -18,8 +18,8 @@ const coalesceSize = 64 << 10
 
 // coalescer is the network connection below the WebSocket. During the handshake, it forwards
 // writes unchanged. [coalescer.coalesce] makes it collect frames and write them together, with
-// its own deadline. [coalescer.writeThrough] makes it write each frame at once, with a limit
-// that can change during the write.
+// its own deadline. [coalescer.writeThrough] makes it write each frame immediately, with a
+// limit that can change during the write.
 type coalescer struct {
 	net.Conn
 	timeout   time.Duration // time limit of a coalesced write
@@ -28,9 +28,9 @@ type coalescer struct {
 	mu      sync.Mutex // the reader also writes, to answer control frames
 	mode    coalesceMode
 	buf     []byte     // coalesced frames
-	expired bool       // makes writes fail in through mode
-	limit   WriteLimit // limit of a message in through mode
-	control time.Time  // deadline of the next control frame in through mode; zero for a message
+	expired bool       // makes uncoalesced writes fail
+	limit   WriteLimit // limit of an uncoalesced message
+	control time.Time  // deadline of the next uncoalesced control frame; zero for a message
 }
 
 type coalesceMode int
@@ -41,8 +41,8 @@ const (
 	through
 )
 
-// WriteLimit limits the time to write a message. Whichever limit is reached first applies. The
-// zero value means no limit.
+// WriteLimit limits how long writing a message may take. Whichever limit is reached first
+// applies. The zero value means no limit.
 type WriteLimit struct {
 	Deadline time.Time     // the zero time means no deadline
 	Stall    time.Duration // maximum time without progress; 0 means no limit
@@ -106,8 +106,8 @@ func (c *coalescer) Write(p []byte) (n int, err error) {
 	return c.write(p) // copying would cost more than another write
 }
 
-// writePieces writes p in through mode. If Stall is set, it writes p in pieces, each with its
-// own deadline.
+// writePieces writes p directly to the network. If Stall is set, it writes p in pieces, each
+// with its own deadline.
 func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	for {
 		piece := p[n:]
@@ -123,8 +123,8 @@ func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	}
 }
 
-// arm sets the write deadline in through mode. It reports whether Stall limits the write. The
-// caller must hold c.mu.
+// arm sets the deadline of writes that are not coalesced. It reports whether Stall limits the
+// write. The caller must hold c.mu.
 func (c *coalescer) arm() (progress bool) {
 	t := c.limit.Deadline
 	switch {
@@ -142,7 +142,8 @@ func (c *coalescer) arm() (progress bool) {
 	return progress
 }
 
-// limitWrites sets the limit of messages in through mode, including the current one.
+// limitWrites sets the limit of messages that are written through. It also applies to the
+// message being written.
 func (c *coalescer) limitWrites(l WriteLimit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,9 +198,9 @@ func (c *coalescer) SetWriteDeadline(t time.Time) error {
 // longAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
-// expireWrites makes the current and all later writes in through mode fail, until it is called
-// with false. A message can take several writes, and it must not continue if it expires
-// between two of them.
+// expireWrites makes the current and all later writes fail until it is called with false. It
+// has no effect on coalesced writes. A message can take several writes, and it must not
+// continue if it expires between two of them.
 func (c *coalescer) expireWrites(expired bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

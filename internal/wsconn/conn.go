@@ -69,15 +69,15 @@ type Conn struct {
 	closeSent chan struct{} // closed once the Close frame is written
 }
 
-// awaitingCaller is stored as the time of the last read while the idle limit is suspended.
+// awaitingCaller is the value of lastRead while the idle limit is suspended.
 const awaitingCaller = -1
 
 func newConn(ws *websocket.Conn, network *coalescer) *Conn {
 	return &Conn{ws: ws, net: network, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now(), closeSent: make(chan struct{})}
 }
 
-// Over returns a Conn for tests of its owner. It has no WebSocket, and does not use the
-// network connection except to close it.
+// Over returns a Conn without a WebSocket, for tests of code that owns connections. It uses
+// the network connection only to close it.
 func Over(network net.Conn) *Conn { return newConn(nil, &coalescer{Conn: network}) }
 
 // handleControl makes the writer send the replies to control frames.
@@ -135,7 +135,8 @@ type Loops struct {
 	Read func(kind int, message []byte) error
 
 	// Write writes and flushes a batch of queued messages, and reports whether there were any.
-	// If there were, it is called again at once. Otherwise, it is called after [Conn.Wake].
+	// If there were, it is called again immediately. Otherwise, it is called again after
+	// [Conn.Wake].
 	Write func() (wrote bool, err error)
 
 	// Ping is called every PingInterval. The default is [Conn.Ping].
@@ -223,7 +224,7 @@ func (c *Conn) watch(ctx context.Context, l Loops) {
 }
 
 // Read reads a message and appends it to buf. The time between two calls does not count as
-// silence of the peer.
+// silence.
 func (c *Conn) Read(buf []byte) (kind int, message []byte, err error) {
 	c.touch()
 	kind, message, err = c.read(buf)
@@ -386,7 +387,8 @@ func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err e
 }
 
 // failWrite ends the connection after a failed write. Unless the write timed out, the peer may
-// have sent a reason and closed the connection, so the reader gets some time to receive it.
+// have sent a Close frame with a reason before it closed the connection, so the reader gets
+// some time to receive the frame.
 func (c *Conn) failWrite(err error) {
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() {
@@ -425,7 +427,8 @@ func (c *Conn) WriteParts(kind int, prefix string, p []byte) error {
 	return writeError(w.Close())
 }
 
-// WritePing writes a ping with the given data, in order with the messages.
+// WritePing writes a ping with the given data. Pings and messages are sent in the order in
+// which they are written.
 func (c *Conn) WritePing(data []byte) error {
 	return writeError(c.ws.WriteControl(websocket.PingMessage, data, time.Time{}))
 }

@@ -30,15 +30,16 @@ type Dialer struct {
 	ReadLimit   int64
 	Token       string // bearer token, used if neither Header nor URL authenticates
 
-	// Unbuffered connections write each message at once, limited by [Conn.LimitWrites], and
-	// answer control frames directly. Other connections coalesce writes until [Conn.Flush].
+	// Unbuffered connections write each message immediately, limited by [Conn.LimitWrites],
+	// and answer control frames directly. Other connections coalesce writes until
+	// [Conn.Flush].
 	Unbuffered bool
 }
 
 // webSocketTLS returns a copy of cfg that offers only HTTP/1.1. A nil cfg means the default
-// configuration. If net/http has used cfg, cfg also offers h2, and a server would select it.
-// This package does not support WebSockets over HTTP/2. The list cannot be empty, because some
-// servers reject clients that offer no protocol.
+// configuration. Once net/http has used cfg, cfg also offers h2, which a server would select,
+// but this package does not support WebSockets over HTTP/2. The copy must offer something,
+// because some servers reject clients that offer no protocol.
 func webSocketTLS(cfg *tls.Config) *tls.Config {
 	if cfg = cfg.Clone(); cfg == nil {
 		cfg = &tls.Config{}
@@ -149,8 +150,8 @@ func (d *Dialer) AddHeader(h http.Header) error {
 }
 
 // upgrade dials a WebSocket. It returns panics as errors, because the library panics on some
-// responses from proxies. It rejects extensions: none is offered, and the size of a
-// decompressed message would be unlimited.
+// responses from proxies. It rejects responses with extensions, because it offers none, and a
+// decompressed message could have any size.
 func upgrade(ctx context.Context, d *websocket.Dialer, address string, header http.Header) (conn *websocket.Conn, resp *http.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {

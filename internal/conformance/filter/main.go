@@ -54,8 +54,8 @@ type question struct {
 	Docs    []json.RawMessage `json:"docs,omitempty"`
 }
 
-// entry is an entry to insert into an index. If Filter is empty, the entry with the key is
-// removed instead.
+// entry is a change to an index. It inserts an entry or, if Filter is empty, removes the entry
+// with the key.
 type entry struct {
 	Key    string          `json:"key"`
 	Filter json.RawMessage `json:"filter"`
@@ -150,7 +150,7 @@ func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) er
 	c := filtertest.New(seed)
 	for range cases {
 		q := next(c)
-		// json.Marshal would change the spelling of the case.
+		// json.Marshal would not preserve the text of the JSON.
 		if _, err := buffered.Write(append(q.encode(), '\n')); err != nil {
 			return err
 		}
@@ -165,8 +165,8 @@ func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) er
 	return errors.Join(buffered.Flush(), w.Close())
 }
 
-// encode returns the case on one line. It keeps the spelling of the JSON, but replaces line
-// breaks by spaces.
+// encode returns the case on one line. It preserves the text of the JSON, but replaces line
+// breaks with spaces.
 func (q *question) encode() []byte {
 	oneLine := strings.NewReplacer("\n", " ", "\r", " ")
 	var parts []string
@@ -308,7 +308,7 @@ func document(raw json.RawMessage) *filter.Document {
 	return &filter.Document{Input: members["input"], Output: members["output"], Error: members["error"], Caller: members["caller"], Metadata: members["metadata"]}
 }
 
-// normalized replaces empty slices by nil.
+// normalized replaces empty slices with nil.
 func normalized(a answer) answer {
 	a.Roots = append([]string(nil), a.Roots...)
 	a.Warnings = append([]string(nil), a.Warnings...)

@@ -240,7 +240,7 @@ func (b *bench) await(ctx context.Context, functionID string) (event, error) {
 	}
 }
 
-// quiet reports whether a listening function is not called for the duration d.
+// quiet reports whether a listening function receives no calls for the duration d.
 func (b *bench) quiet(functionID string, d time.Duration) bool {
 	select {
 	case <-b.events(functionID):
@@ -250,8 +250,8 @@ func (b *bench) quiet(functionID string, d time.Duration) bool {
 	}
 }
 
-// until polls f until it returns true. If ctx is done first, it returns an error that begins
-// with the given text.
+// until polls f until f returns true. If ctx is done first, until returns an error that begins
+// with the text what.
 func until(ctx context.Context, what string, f func() bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

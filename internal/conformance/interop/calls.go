@@ -144,11 +144,11 @@ var calls = []scenario{
 	}},
 }
 
-// tooSlow is the duration, in milliseconds, of a function whose caller waits for only 200 ms.
+// tooSlow is how long a function runs, in milliseconds, whose caller waits for only 200 ms.
 // Even on a machine that stalls for a second, the caller times out first.
 const tooSlow = 5000
 
-// values holds payloads that must return from the workers unchanged.
+// values holds payloads that the workers must return unchanged.
 var values = []json.RawMessage{
 	json.RawMessage(`{"text":"grüß dich, 世界 \u0000 \"quoted\" 🙂","nested":{"list":[1,"x",true,null,{"deep":[[]]}]},"empty":{}}`),
 	json.RawMessage(`[1,-2.5,1e21,0,9007199254740991]`),

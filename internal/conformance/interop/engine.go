@@ -25,7 +25,7 @@ type engine struct {
 // guardConfig configures a port to which gate::auth controls access.
 const guardConfig = `{"port":0,"rbac":{"auth_function_id":"gate::auth"}}`
 
-// anyPort is a listen address with an arbitrary free port.
+// anyPort is a listen address that selects any free port.
 const anyPort = "127.0.0.1:0"
 
 // startEngine starts iiidev with a protocol version. The engine listens for workers at the

@@ -16,8 +16,9 @@ const (
 	maxEvidenceFrame = 420 // bytes of each frame
 )
 
-// evidence returns the frames of the workers whose names begin with names. It omits calls that
-// control the peer, late results of earlier calls, keepalive, statistics and telemetry.
+// evidence returns the frames of the workers whose names begin with the prefix names. It omits
+// calls that control the peer, late results of earlier calls, and messages for keepalive,
+// statistics and telemetry.
 func evidence(frames []frame, names string) []string {
 	name := map[string]string{} // by worker id; the first frames of a connection have no name
 	for _, f := range frames {
@@ -81,8 +82,8 @@ func evidence(frames []frame, names string) []string {
 	return list
 }
 
-// more returns a line that counts omitted frames like the previous one, or nothing if there
-// are none.
+// more returns a line that says how many frames like the previous one were omitted, or nothing
+// if there are none.
 func more(same int) []string {
 	if same == 0 {
 		return nil
@@ -93,8 +94,8 @@ func more(same int) []string {
 // span is the period in which a scenario ran.
 type span struct{ begin, end time.Time }
 
-// telemetryOf maps the scenarios about telemetry to the prefix of their frames and the key of
-// the arrays with their records.
+// telemetryOf maps each telemetry scenario to the prefix of its frames, and to the key of the
+// arrays that hold the records in these frames.
 var telemetryOf = map[string]struct{ prefix, records string }{
 	"logs": {"LOGS", "logRecords"}, "logs-outside": {"LOGS", "logRecords"}, "log-trigger-go": {"LOGS", "logRecords"},
 	"metrics": {"MTRC", "metrics"}, "gauges": {"MTRC", "metrics"},

@@ -113,8 +113,7 @@ func TestPeersThatCannotBeInstalled(t *testing.T) {
 	}
 }
 
-// The result is the lock file of the repository, completed with cargo's spelling of its
-// registry.
+// lockCrates completes the lock file of the repository with cargo's spelling of its registry.
 func TestLockCrates(t *testing.T) {
 	bin, dir := t.TempDir(), t.TempDir()
 	const (

@@ -55,7 +55,7 @@ var links = []scenario{
 		}
 	}},
 	{"shutdown", "graceful shutdown", func(ctx context.Context, t *trial) {
-		// The result may get lost, so the harness does not wait for it.
+		// The result may be lost, so the harness does not wait for it.
 		_ = t.client.Send(ctx, "peer::do", object{"step": "shutdown"})
 		select {
 		case <-t.peer.ended:

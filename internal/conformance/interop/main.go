@@ -1,5 +1,5 @@
-// Command interop tests this package against other SDKs. It runs workers of these SDKs on the
-// development engine, next to a worker of this package.
+// Command interop tests package iii against other SDKs. It runs workers of these SDKs on the
+// development engine, next to a worker of package iii.
 //
 //	interop [-peers go,node,python,rust] [-only name,…] [-update]
 //	interop [-peers node,python,rust] -schemas

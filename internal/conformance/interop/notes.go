@@ -10,31 +10,32 @@ const intro = `<!-- Written by make interop-update; do not edit. -->
 
 # Interoperability
 
-This page shows how workers on the official SDKs interoperate with workers on this package. Both
-run on the development engine. Each peer is a small program on the unmodified SDK from its
-registry. It runs the steps of a scenario, and the Go worker checks what both sides have
-observed. The peer named go runs the same program on this package, as a control.
+This page shows how workers built with the official SDKs interoperate with workers built with
+this package. Both run on the development engine. Each peer is a small program that uses an
+unmodified SDK from its package registry. The peer runs the steps of a scenario, and the Go
+worker checks what both sides have observed. As a control, the peer named go is the same
+program built with this package.
 
-The development engine implements three [versions](engine-versions.md). Version 0.23 has
-triggers but no observers. Scenarios whose titles say so run on versions 0.25 and 0.26, which
-have [observers](observers.md). Every peer runs every scenario, whatever engine version its SDK
-targets.
+The development engine implements three [versions](engine-versions.md). Scenarios run on
+version 0.23, which has triggers but no observers, unless their titles name version 0.25 or
+0.26, which have [observers](observers.md). Every peer runs every scenario, whatever engine
+version its SDK targets.
 
 ` + "```sh\nmake interop        # with the SDKs for Node and Python: needs node, npm, python3\nmake interop-rust   # with the SDK for Rust: needs cargo; the first build takes minutes\n```" + `
 
 Both commands fail if an outcome differs from this page.
 
-On two cores under other load, ` + "`make interop`" + ` took between one and a half and two minutes,
-plus two minutes for installing the SDKs the first time. ` + "`make interop-rust`" + ` took one
+On two cores that also ran other programs, ` + "`make interop`" + ` took between one and a half and two
+minutes, plus two minutes for installing the SDKs the first time. ` + "`make interop-rust`" + ` took one
 minute, plus another minute for the first build.
 `
 
 const (
 	failedText = `The blocks show the messages on the peer's connections, except for the calls that control the
 peer. Ids are replaced by names, numbered in order of appearance. If several scenarios fail for
-the same reason, the block shows only the first one.
+the same reason, the block shows the messages of the first one.
 `
-	notOfferedText = "The SDKs lack the features for these scenarios. The scenarios still run, which keeps this list up to date.\n"
+	notOfferedText = "The SDKs lack the features that these scenarios test. The scenarios still run, which keeps this list up to date.\n"
 	remarksText    = "These scenarios pass, but the peer needs a workaround or behaves differently from the other peers.\n"
 )
 
@@ -53,7 +54,7 @@ var withoutObservers = slices.Concat([]string{"observe"},
 	names("0.26", "observed-hooks", "observed-args", "observed-through", "observing-reconnect", "observing-replaced"), names("0.26", namesOf(observing)...),
 	names("0.26", namesOf(hosting)...), names("0.26", namesOf(sources)...))
 
-// names returns the names of scenarios on one engine version.
+// names appends the engine version to the names of scenarios.
 func names(protocol string, bare ...string) []string {
 	var list []string
 	for _, name := range bare {
@@ -106,15 +107,15 @@ var explanations = map[string]map[string]string{
 		same("This version supports neither observers nor hooks for them. Other workers can still "+
 			"observe the functions of such a worker, because the engine itself matches the calls.", withoutObservers...)),
 	"python": {
-		"null-peer-go": "If the payload is None, the SDK omits the key data, which the protocol requires. The " +
+		"null-peer-go": "If the payload is None, the SDK omits the key data, although the protocol requires it. The " +
 			"engine drops the message without a reply, and the call times out. Pass {} instead.",
 		"error-go-peer": invocationFailed,
-		"baggage":       "The invocation carries baggage, but calls that the handler makes carry only the trace.",
+		"baggage":       "The invocation carries baggage, but calls that the handler makes carry only the trace context.",
 		"gauges": "Although enable_metrics_reporting is on by default, the SDK exports only the program's " +
 			"counters and none of the iii.worker.* gauges of the process.",
-		"observed-private-0.26": "This version is for engine 0.25, which has no private functions.",
+		"observed-private-0.26": "This version of the SDK is for engine 0.25, which has no private functions.",
 	},
-	"rust": together(same("This version of the SDK has functions with hooks instead of trigger types. They require "+
+	"rust": together(same("This version of the SDK has functions with hooks instead of trigger types. Such hooks require "+
 		"engine 0.26.", "provider-peer", "provider-peer-0.25"),
 		same(noSeverity, "logs", "log-trigger-go"),
 		same("Arguments of observers, and hooks that select or call observers, require engine 0.26. On engine 0.25, the SDK does not register a function that uses them, and "+
@@ -127,17 +128,17 @@ const invocationFailed = "If a handler raises an exception, the caller always re
 
 const noSeverity = "The records have a severity number but no severity text. The engine checks only the " +
 	"text, both in log triggers and in the filter of engine::logs::list. A log trigger with a " +
-	"level therefore never fires for workers on this SDK."
+	"level therefore never fires for records of this SDK."
 
 // remarks holds remarks about scenarios that pass.
 var remarks = map[string]map[string]string{
 	"python": same("This version uses owner delivery: the handler of the observed function looks up the "+
 		"observers for its topic, and either passes the event to them (emit) or calls their "+
-		"targets (call). In its 0.26 mode, the development engine also accepts this from workers for engine 0.25.",
+		"targets (call). In its 0.26 mode, the development engine also accepts owner delivery from workers that are built for engine 0.25.",
 		"observed-args-0.25", "observed-through-0.25", "observed-args-0.26", "observed-through-0.26", "trigger-of-source-0.26"),
 	"rust": together(same("This version of the SDK has observers instead of triggers, and engine 0.23 does not "+
 		"support observers. On engines 0.23 and 0.25, the peer therefore calls "+
-		"engine::register_trigger to register its triggers. Such a trigger remains when the "+
+		"engine::register_trigger to register its triggers. Such a trigger remains registered when the "+
 		"worker disconnects.",
 		"durable-go-peer", "durable-dead-letter", "http", "http-stream", "state-trigger-peer", "stream-trigger-peer", "join-leave",
 		"pubsub-go-peer", "cron", "log-trigger", "provider-go", "reconnect",

@@ -342,8 +342,8 @@ var observing = []scenario{
 	}},
 }
 
-// hosting holds the scenarios in which Go's hooks select observers of the peer. Engine 0.25
-// does not support such hooks.
+// hosting holds the scenarios in which the hooks of a Go function select observers of the
+// peer. Engine 0.25 does not support such hooks.
 var hosting = []scenario{
 	{"observing-args", "arguments of the peer's observers select calls of Go", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::topics", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
@@ -538,7 +538,7 @@ var sources = []scenario{
 	}},
 }
 
-// binding holds the trigger scenarios that also run on engine 0.25. That engine supports both
+// binding holds the trigger scenarios that also run on engine 0.25, which supports both
 // triggers and observers.
 var binding = []scenario{
 	named(httpScenarios, "http"),
@@ -549,8 +549,8 @@ var binding = []scenario{
 	named(triggers, "provider-go"),
 }
 
-// bindingHere holds the trigger scenarios that also run on engine 0.26. That engine has
-// observers instead of triggers, and workers of this package translate between the two.
+// bindingHere holds the trigger scenarios that also run on engine 0.26, which has observers
+// instead of triggers. Workers of package iii translate between the two.
 var bindingHere = []scenario{
 	named(queues, "durable-peer-go"),
 	named(triggers, "state-trigger-go"),
@@ -574,8 +574,8 @@ func topicOf(raw json.RawMessage) string {
 	return v.Topic
 }
 
-// observe registers an observer of Go and waits until it is active. The observer lasts until
-// the trial ends.
+// observe registers an observer of the harness's worker and waits until it is active. The
+// observer lasts until the trial ends.
 func (t *trial) observe(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	o, err := t.client.Observe(source, target, opts...)
 	t.must("observer of Go", err)
@@ -593,7 +593,7 @@ func (t *trial) watch(ctx context.Context, source iii.Source, target string, opt
 }
 
 // peerObserves makes the peer register an observer and waits until it is active. The observer
-// lasts until the trial ends. Its id is the handle for the steps observing and dispose.
+// lasts until the trial ends. The steps "observing" and "dispose" take its id as the handle.
 func (t *trial) peerObserves(ctx context.Context, source object, target string) (id string) {
 	source["target"] = target
 	t.must("id of the observer", json.Unmarshal(t.value(ctx, "observe", source), &id))
@@ -609,8 +609,8 @@ func (t *trial) peerWatches(ctx context.Context, source object, target string) (
 	return t.peerObserves(ctx, source, target)
 }
 
-// host makes the peer register a function until the trial ends. The function returns its
-// payload. kind selects its options:
+// host makes the peer register a function that returns its payload. The function is
+// unregistered when the trial ends. kind selects its options:
 //
 //   - hooks: report observers and reject the target go::unwanted
 //   - args: deliver only the calls with the topic of the observer
@@ -622,7 +622,7 @@ func (t *trial) host(ctx context.Context, functionID, kind string) {
 	t.must("registration", t.registered(ctx, functionID))
 }
 
-// clean makes the peer take a step, ignoring the outcome.
+// clean makes the peer perform a step and ignores the outcome.
 func (t *trial) clean(ctx context.Context, step string, args object) {
 	args["step"] = step
 	_ = t.client.Call(context.WithoutCancel(ctx), "peer::do", args, nil, iii.WithTimeout(missingTimeout))

@@ -25,7 +25,7 @@ type sdk struct {
 }
 
 // sdks lists the peers. The first one is the control group: the same program, written with
-// this package.
+// package iii.
 var sdks = []sdk{
 	{"go", "this package", "go", installGo},
 	{"node", "npm iii-sdk 0.22.1", "node", installNode},
@@ -40,7 +40,7 @@ func installGo(ctx context.Context, src, cache string) ([]string, error) {
 
 func installNode(ctx context.Context, src, cache string) ([]string, error) {
 	argv := []string{"node", filepath.Join(cache, "peer.mjs")}
-	// Node.js looks for modules next to the importing program.
+	// Node.js looks for modules next to the file that imports them.
 	if err := copyFiles(src, cache, "package.json", "package-lock.json", "peer.mjs"); err != nil {
 		return nil, err
 	}
@@ -83,9 +83,9 @@ func installRust(ctx context.Context, src, cache string) ([]string, error) {
 	return argv, tool(ctx, cache, []string{"CARGO_TARGET_DIR=" + target}, "cargo", "build", "--locked", "--quiet")
 }
 
-// lockCrates writes cargo's lock file to a directory with a manifest. The repository contains
-// the file without the source lines of its crates. The source is always cargo's own registry,
-// and lockCrates takes its spelling from a lock file that cargo generates. To update the file
+// lockCrates writes cargo's lock file to a directory with a manifest. The file in the
+// repository lacks the source lines of the crates. The source is always cargo's own registry,
+// and lockCrates copies its spelling from a lock file that cargo generates. To update the file
 // in the repository, run "cargo update" in the directory and store the output of "grep -v
 // '^source = ' Cargo.lock".
 func lockCrates(ctx context.Context, crates, dir string) error {
@@ -134,7 +134,8 @@ func tool(ctx context.Context, dir string, env []string, name string, args ...st
 	return nil
 }
 
-// once runs f unless it has already succeeded for the same content of the given file in dir.
+// once runs f unless f has already succeeded with the current content of the given file in
+// dir.
 func once(dir, file string, f func() error) error {
 	content, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
@@ -151,8 +152,8 @@ func once(dir, file string, f func() error) error {
 	return os.WriteFile(stamp, []byte(sum), 0o644)
 }
 
-// copyFiles copies files to another directory. It does not write unchanged files. They keep
-// their modification times, so they are not built again.
+// copyFiles copies files to another directory. It skips unchanged files, which therefore keep
+// their modification times and are not built again.
 func copyFiles(from, to string, names ...string) error {
 	for _, name := range names {
 		content, err := os.ReadFile(filepath.Join(from, name))

@@ -68,8 +68,7 @@ func (p *proxy) serve(conn net.Conn) {
 	copies.Wait()
 }
 
-// ended closes both sides of a pair. If the engine's side is held, it closes only the peer's
-// side.
+// ended closes both sides of a pair, or only the peer's side if the engine's side is held.
 func (p *proxy) ended(c *pair) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -81,7 +80,7 @@ func (p *proxy) ended(c *pair) {
 }
 
 // cut resets the peer's side of all connections. If hold is set, the engine does not notice:
-// its sides stay open without data until the proxy closes.
+// its side of each connection stays open and idle until the proxy is closed.
 func (p *proxy) cut(hold bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

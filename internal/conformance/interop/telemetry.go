@@ -134,8 +134,9 @@ func (t *trial) root(ctx context.Context) trace.Span {
 	return span
 }
 
-// traced makes the peer work within a span of the harness's worker and call Go from there. It
-// returns the trace id.
+// traced starts a trace with a span of the harness's worker. Within the trace, the harness
+// calls the peer, which works in a span of its own and calls Go from there. traced returns the
+// trace id.
 func (t *trial) traced(ctx context.Context) string {
 	f, err := t.client.HandleFunc("go::traced", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return true, iii.InSpan(ctx, "go work", trace.SpanKindInternal, func(context.Context) error { return nil })

@@ -172,7 +172,7 @@ type replyError struct {
 	Message string `json:"message"`
 }
 
-// do makes the peer take a step and returns the outcome.
+// do makes the peer perform a step and returns the outcome.
 func (t *trial) do(ctx context.Context, step string, args object) reply {
 	return t.doAt(ctx, "peer::do", step, args)
 }
@@ -187,7 +187,7 @@ func (t *trial) doAt(ctx context.Context, control, step string, args object, opt
 	return r
 }
 
-// value makes the peer take a step, which must succeed, and returns its value.
+// value makes the peer perform a step, which must succeed, and returns its value.
 func (t *trial) value(ctx context.Context, step string, args object) json.RawMessage {
 	r := t.do(ctx, step, args)
 	t.ok(step, r)
@@ -232,7 +232,7 @@ func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 }
 
 // listen makes the peer register a function that reports its calls to the harness and returns
-// reply. The function fails for the given number of calls before it succeeds.
+// reply. failures is the number of calls that fail before the function succeeds.
 func (t *trial) listen(ctx context.Context, functionID string, reply any, failures int) {
 	t.value(ctx, "listen", object{"function_id": functionID, "reply": reply, "failures": failures})
 	t.must("registration", t.registered(ctx, functionID))
@@ -254,7 +254,7 @@ func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Func
 }
 
 // bind makes the peer bind a trigger to one of its functions, and waits until the engine has
-// bound it. The step unbind takes the returned handle.
+// bound it. The step "unbind" takes the returned handle.
 func (t *trial) bind(ctx context.Context, triggerType, functionID string, config, metadata any) (handle json.RawMessage) {
 	args := object{"type": triggerType, "function_id": functionID, "config": config}
 	if metadata != nil {
@@ -273,8 +273,8 @@ func (t *trial) bindHere(ctx context.Context, functionID string, config iii.Trig
 	return trigger
 }
 
-// next returns the next call of a listening function. If there is none in time, it ends the
-// trial.
+// next returns the next call of a listening function. If no call arrives in time, next ends
+// the trial.
 func (t *trial) next(ctx context.Context, functionID string) event {
 	e, err := t.await(ctx, functionID)
 	t.must("event", err)

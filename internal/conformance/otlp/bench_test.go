@@ -26,9 +26,9 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The benchmarks export the same records in two ways. One uses the exporters of package iii,
-// from the SDK's types to a frame in the queue of a connection without a peer. The other uses
-// OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types.
+// The benchmarks export the same records in two ways. One measures the exporters of package
+// iii, from the SDK's types to a frame in the queue of a connection without a peer. The other
+// measures OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types.
 
 const benchRecords = 512
 
@@ -38,7 +38,8 @@ var benchResource = resource.NewSchemaless(
 	attribute.String("telemetry.sdk.name", "iii-go-sdk"), attribute.String("telemetry.sdk.language", "go"), attribute.String("telemetry.sdk.version", "0.1.0"),
 )
 
-// away returns a connection without a peer. It queues frames and drops the oldest ones.
+// away returns a connection that never reaches an engine. It queues frames and, once the queue
+// is full, drops the oldest ones.
 func away(b *testing.B) *iii.SharedEngineConnection {
 	b.Helper()
 	s, err := iii.NewSharedEngineConnection("ws://127.0.0.1:1", iii.WithConnectionQueue(8, 64<<20))

@@ -128,7 +128,8 @@ func recordedHistograms[N int64 | float64](base point, points []metricdata.Histo
 	return list
 }
 
-// recordedExponential ignores the buckets, which checkBuckets checks.
+// recordedExponential returns the expected points of an exponential histogram without the
+// buckets, which checkBuckets checks.
 func recordedExponential[N int64 | float64](base point, points []metricdata.ExponentialHistogramDataPoint[N]) (list []point) {
 	for _, p := range points {
 		d := base

@@ -128,8 +128,8 @@ func rewritten(prefix string, data []byte) ([]byte, error) {
 	}
 }
 
-// canonical decodes a document to a form that does not depend on the encoder. Numbers are
-// text. Members are omitted if their absence means the same.
+// canonical decodes a document to a form that does not depend on the encoder. Numbers become
+// text, and members are omitted if their absence has the same meaning.
 func canonical(t *testing.T, data []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -141,7 +141,7 @@ func canonical(t *testing.T, data []byte) any {
 	return canonicalValue("", v)
 }
 
-// alwaysThere holds the keys of members that are kept even with a default value. They
+// alwaysThere holds the keys of members that are kept even with a default value, because they
 // determine the type of a value or show that it exists.
 var alwaysThere = map[string]bool{
 	"stringValue": true, "boolValue": true, "intValue": true, "doubleValue": true, "arrayValue": true, "kvlistValue": true,

@@ -1,5 +1,5 @@
-// Package otlp checks the telemetry that reaches the engine with OpenTelemetry's own decoder.
-// Every frame must decode and contain every recorded value.
+// Package otlp uses OpenTelemetry's own decoder to check the telemetry that reaches the
+// engine. Every frame must decode, and every recorded value must arrive.
 package otlp
 
 import (
@@ -91,7 +91,7 @@ func recordedAttributes(attrs []attribute.KeyValue) map[string]any {
 	return m
 }
 
-// maxDepth is the depth below which attribute values become text.
+// maxDepth is the nesting depth beyond which attribute values become text.
 const maxDepth = 24
 
 // recordedValue returns the expected value of v, which is nested depth levels deep. Bytes
@@ -165,7 +165,7 @@ func nanos(t time.Time) uint64 {
 	return uint64(t.UnixNano())
 }
 
-// diff is cmp.Diff, but distinguishes 0 from -0.
+// diff is like cmp.Diff, but distinguishes 0 from -0.
 func diff(want, got any) string {
 	return cmp.Diff(want, got, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b float64) bool {
 		return math.Float64bits(a) == math.Float64bits(b)

@@ -5,8 +5,8 @@
 //
 // The command fetches the crate with cargo into a cache directory and builds its tests there.
 // It starts iiidev with the addresses and access rules that the tests expect, runs the
-// unmodified tests, and prints how many passed. It fails unless all of them passed, or if
-// there are fewer tests than expected.
+// unmodified tests, and prints how many passed. It fails if a test fails or if there are fewer
+// tests than expected.
 package main
 
 import (

@@ -103,7 +103,8 @@ func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 // types preserve the payloads.
 var payloadExceptions = map[string]string{}
 
-// The index is written by the test that decodes and encodes the payloads.
+// The payloads are listed in payloads.golden, which is written by the test of package iii that
+// decodes and encodes them.
 func TestRecordedPayloadsAreValid(t *testing.T) {
 	s := schemas(t)
 	index, err := os.ReadFile(filepath.Join(testdata, "payloads.golden"))
@@ -187,8 +188,7 @@ var messageExceptions = map[string]string{
 	"rbac.jsonl:87":                 leavesDefaults,
 }
 
-// The schemas require every member that this package always writes, even members with
-// defaults.
+// The schemas require every member that package iii always writes, even members with defaults.
 const leavesDefaults = "the worker left out what has a default, which this package writes"
 
 // messages maps the tags of messages to the names of their definitions.

@@ -14,13 +14,12 @@ import (
 // not usable; use New.
 type Corpus struct {
 	*rand.Rand
-	// Odd sets the rate of deliberate mistakes. Wherever the rules of the language can be
-	// broken, the corpus breaks them with a probability of 1/Odd. If Odd is 0, it makes no
-	// mistakes.
+	// Odd controls how often the corpus deliberately breaks the rules of the filter language:
+	// at every opportunity, with a probability of 1/Odd. If Odd is 0, it never does.
 	Odd int
 }
 
-// New returns a Corpus with the given seed. Its Odd is 0.
+// New returns a Corpus with the given seed and with Odd set to 0.
 func New(seed uint64) *Corpus { return &Corpus{Rand: rand.New(rand.NewPCG(seed, 1))} }
 
 // Pick returns one of the given values at random.
@@ -28,8 +27,8 @@ func Pick[T any](c *Corpus, all ...T) T { return all[c.IntN(len(all))] }
 
 func (c *Corpus) odd() bool { return c.Odd > 0 && c.IntN(c.Odd) == 0 }
 
-// Scalar returns a scalar in JSON. All parsers convert its decimal numbers to the same
-// doubles.
+// Scalar returns a JSON scalar. Its decimal numbers are chosen so that all parsers convert
+// them to the same float64.
 func (c *Corpus) Scalar() string {
 	if c.odd() {
 		return Pick(c, "9007199254740993", "-9007199254740993", "18446744073709551616", "1e300", "-1e17", "9007199254740992.0", "1e15", "1e16")
@@ -51,7 +50,7 @@ func (c *Corpus) quote(key string) string {
 
 var keys = []string{"a", "a", "b", "c", "0", "1", "key of twenty bytes.", `q"`, `back\slash`, "é", "eight678", "seven67"}
 
-// Value returns a JSON value of at most depth levels. Objects may repeat keys.
+// Value returns a JSON value nested at most depth levels deep. Objects may repeat keys.
 func (c *Corpus) Value(depth int) string {
 	if depth <= 0 || c.IntN(3) == 0 {
 		return c.Scalar()

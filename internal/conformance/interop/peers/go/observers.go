@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// observed holds the members used only by the step observe.
+// observed holds the members that only the step "observe" uses.
 type observed struct {
 	Target      string             `json:"target"`
 	Args        json.RawMessage    `json:"args"`

@@ -59,7 +59,7 @@ type step struct {
 	Schema json.RawMessage `json:"schema"`
 }
 
-// do takes a step and returns its outcome: a value, or the error that this worker received.
+// do performs a step and returns its outcome: a value, or the error that this worker received.
 func (p *peer) do(ctx context.Context, payload json.RawMessage) (any, error) {
 	var s step
 	if err := json.Unmarshal(payload, &s); err != nil {
@@ -238,7 +238,7 @@ func (p *peer) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	return p.tell(ctx, "bound", map[string]any{"id": b.ID, "function_id": b.FunctionID, "config": b.Config, "metadata": b.Metadata}, nil)
 }
 
-// Unbind is called when a trigger of that type is removed.
+// Unbind is called when a trigger of the type that this worker provides is removed.
 func (p *peer) Unbind(ctx context.Context, id string) error {
 	return p.tell(ctx, "unbound", map[string]any{"id": id}, nil)
 }
