@@ -205,7 +205,7 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 // When a handler exceeds the limit, the caller receives an error with the code
 // [CodeHandlerTimeout], or a 504 response if the function serves a route, and the handler's
 // context ends with context.DeadlineExceeded. The handler itself cannot be stopped. Until it
-// returns, its goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning and
+// returns, its goroutine counts toward [WithMaxConcurrency], ClientStats.HandlersRunning and
 // the drain; its result is discarded. If a handler of [Client.MountHTTP] has already sent the
 // header of a streamed response, the response is cut off instead.
 func WithHandlerTimeout(d time.Duration) FunctionOption {
