@@ -183,8 +183,9 @@ func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	return append(p, '}')
 }
 
-// selfless returns the caller of the invocation without its parent, or nil if the caller is
-// unknown. The result is computed once and used for all calls that the handler makes.
+// selfless returns the caller of the invocation without the caller's own parent, or nil if the
+// caller is unknown. The result is computed once and used for all calls that the handler
+// makes.
 func (in *incoming) selfless() json.RawMessage {
 	in.parentOnce.Do(func() { in.parent = withoutParent(in.callerJSON(in.function.client)) })
 	return in.parent
@@ -217,8 +218,8 @@ func withoutParent(caller json.RawMessage) json.RawMessage {
 	return append(p, '}')
 }
 
-// rawOrigin encodes a result or an error without an envelope. Its output is not sent to a
-// caller.
+// rawOrigin encodes a result or an error without an envelope, and discards replies. It is
+// embedded in localOrigin, and used alone for output that is not sent to a caller.
 type rawOrigin struct{}
 
 func (rawOrigin) encodeResult(b *buffer, _ *incoming, result any) error {

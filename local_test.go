@@ -261,8 +261,8 @@ func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	})
 }
 
-// When a handler stops waiting for a nested call, the call keeps the handler's slot until it
-// returns.
+// A nested call keeps its caller's slot until the call returns, even if the caller has stopped
+// waiting for it.
 func TestNestedCallThatOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})

@@ -160,8 +160,8 @@ func warnByDefault(message string, args ...any) {
 	logger.Warn(message, args...)
 }
 
-// writesToTelemetry reports whether h writes only to telemetry, even if the telemetry does not
-// record logs.
+// writesToTelemetry reports whether h writes only to telemetry. The result does not depend on
+// whether that telemetry records logs.
 func writesToTelemetry(h slog.Handler) bool {
 	switch h := h.(type) {
 	case *slogHandler, *idleSlogHandler:

@@ -175,8 +175,8 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 	return w.finish()
 }
 
-// mountedRequest converts a request to an [http.Request] without its body. withValues
-// determines whether path values are set.
+// mountedRequest converts a request to an [http.Request] without a body. withValues determines
+// whether the path values of the result are set.
 func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withValues bool) (*http.Request, error) {
 	segments := strings.Split(in.Path, "/")
 	values := map[string]string{}

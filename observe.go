@@ -419,7 +419,7 @@ type observeFrame struct {
 	patience *time.Timer   // timeout after which the channel left is closed
 }
 
-// observing prepares for sending an observe message for t. If the engine may have an earlier
+// observing prepares to send an observe message for t. If the engine may have an earlier
 // observer for t, that observer is removed first.
 func (r *registry) observing(t *Trigger) {
 	if t.frame != nil {
@@ -444,8 +444,8 @@ func (r *registry) observing(t *Trigger) {
 	r.observeFrames[id] = append(r.observeFrames[id], t.frame)
 }
 
-// unobserve removes t's observer from the engine. That observer may date from an earlier
-// connection.
+// unobserve removes t's observer from the engine, even if the observer was sent over an
+// earlier connection.
 func (r *registry) unobserve(t *Trigger) {
 	o := t.frame
 	if o == nil {
