@@ -54,7 +54,7 @@ type ObserverHooks struct {
 
 	// Match reports whether an observer should receive a call. It runs after the handler, for
 	// each observer that was active when the call began and is still active. The observer's
-	// outcome and filters are checked afterwards. A panic is treated as false. By default,
+	// outcome and filters are checked afterward. A panic is treated as false. By default,
 	// every observer matches every call.
 	Match func(o *FunctionObserver, call *ObservedCall) bool
 
@@ -315,7 +315,7 @@ func (o *FunctionObserver) Reject(err error) {
 // Call runs the target of this observer and decodes the result into out, as [Client.Call]
 // does. The target receives the payload without an envelope, together with the observer's
 // metadata. The observer's filters are not applied. The call always goes through the engine
-// and counts towards the observer's limits. If the observer is not active, Call sends nothing
+// and counts toward the observer's limits. If the observer is not active, Call sends nothing
 // and returns an [*Error] with the code OBSERVER_NOT_ACTIVE. Other errors are those of
 // [Client.Call].
 func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
@@ -1060,7 +1060,7 @@ func (c *ObservedCall) document() *filter.Document {
 }
 
 // observation captures, before the handler of an invocation runs, the data that observers and
-// hooks need afterwards.
+// hooks need afterward.
 type observation struct {
 	set      *activeSet      // nil if the function has no observers
 	input    json.RawMessage // a copy, because the handler owns its payload
