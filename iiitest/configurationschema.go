@@ -623,7 +623,7 @@ const (
 func (s *schemaSet) checkLoops() error {
 	for _, key := range slices.Sorted(maps.Keys(s.nodes)) {
 		if n := s.nodes[key]; n.checked && n.loops() {
-			return fmt.Errorf("%q leads back to itself, which would crash a running engine", "#"+n.path)
+			return fmt.Errorf("%q leads back to itself, which would crash a real engine", "#"+n.path)
 		}
 	}
 	return nil
