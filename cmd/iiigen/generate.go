@@ -272,8 +272,8 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 }
 
 // place moves the children of the placeholder proto to the declaration that replaced it. If
-// there is none, proto itself becomes a phantom, so its children can derive their names from
-// it.
+// nothing replaced it, proto itself becomes a phantom, so that its children can derive their
+// names from it.
 func (g *generation) place(u use, proto *decl) {
 	switch {
 	case len(proto.children) == 0:
