@@ -7,7 +7,7 @@ import (
 )
 
 // Configuration provides access to the engine's configuration store. The store holds JSON
-// values by id and validates each value against a JSON Schema. A trigger with a
+// values, identified by id, and validates each value against a JSON Schema. A trigger with a
 // [ConfigurationTriggerConfig] runs a function when a value changes.
 //
 // The zero value is not usable; use [Client.Configuration]. All methods are safe for
