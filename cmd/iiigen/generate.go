@@ -294,8 +294,8 @@ func isRootOf(d, proto *decl) bool {
 }
 
 // codesOf returns the error codes listed in a function's metadata. The value of "errors" or
-// "error_codes" is a list of codes, a list of objects with code and description, or an object
-// that maps codes to descriptions.
+// "error_codes" is a list of codes, a list of objects with the members code and description,
+// or an object that maps codes to descriptions.
 func codesOf(metadata json.RawMessage) []code {
 	var meta map[string]json.RawMessage
 	if json.Unmarshal(metadata, &meta) != nil {
