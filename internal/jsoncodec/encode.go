@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// MaxLevels is the maximum nesting depth of values that [Append] encodes itself. It leaves
-// deeper values to encoding/json, which detects those that contain themselves.
+// MaxLevels is the maximum nesting depth of values that [Append] encodes itself. [Append]
+// leaves deeper values to encoding/json, which detects values that contain themselves.
 const MaxLevels = 100
 
 // encoder appends values.

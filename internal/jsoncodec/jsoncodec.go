@@ -21,8 +21,8 @@ import (
 // values that are not zero.
 //
 // A value that does not fit its type, or that encoding/json treats specially, is decoded a
-// second time by json.Unmarshal, which creates the error. UnmarshalJSON and UnmarshalText may
-// therefore be called twice for such a value. Decode does not retain b.
+// second time by json.Unmarshal, which determines the result and the error. UnmarshalJSON and
+// UnmarshalText may therefore be called twice for such a value. Decode does not retain b.
 func Decode(b []byte, v any) error {
 	_, err := DecodeStruct(b, v, nil)
 	return err
@@ -119,7 +119,8 @@ func coderOf(t reflect.Type) *coder {
 	return c
 }
 
-// builder holds the coders under construction, because a type can contain itself.
+// builder holds the coders under construction, so that a type that contains itself can use
+// its own coder.
 type builder map[reflect.Type]*coder
 
 func (bu builder) coder(t reflect.Type) *coder {
@@ -155,8 +156,8 @@ var (
 )
 
 // encodesItself and decodesItself report whether t or *t has methods for encoding or decoding,
-// including those of encoding/json/v2. The names of those are constants, because the linker
-// would otherwise keep all methods of all types.
+// including those of encoding/json/v2. The v2 methods are looked up by constant names, because
+// the linker would otherwise keep all methods of all types.
 
 func encodesItself(t reflect.Type) bool {
 	_, streams := reflect.PointerTo(t).MethodByName("MarshalJSONTo")
@@ -168,13 +169,12 @@ func decodesItself(t reflect.Type) bool {
 	return streams || implements(t, unmarshalers)
 }
 
-// implements reports whether t or *t implements one of the interfaces.
 func implements(t reflect.Type, interfaces []reflect.Type) bool {
 	return slices.ContainsFunc(interfaces, func(i reflect.Type) bool { return t.Implements(i) || reflect.PointerTo(t).Implements(i) })
 }
 
 // byKind returns a coder for the kind of t, regardless of the methods of t. If this package
-// cannot encode or decode that kind itself, the function is nil.
+// cannot encode or decode that kind itself, the corresponding function of the coder is nil.
 func (bu builder) byKind(t reflect.Type) coder {
 	switch t.Kind() {
 	case reflect.Bool:

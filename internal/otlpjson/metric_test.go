@@ -321,8 +321,8 @@ func TestConvertExponential(t *testing.T) {
 	}
 }
 
-// checkConversion checks each explicit bound: the number of values up to it must equal that in
-// the exponential buckets that end at or below it.
+// checkConversion checks the cumulative count at each explicit bound. It must equal the total
+// count of the exponential buckets that end at or below the bound.
 func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64, positive, negative metricdata.ExponentialBucket) {
 	t.Helper()
 	got := converted(scale, threshold, zeros, positive, negative)
