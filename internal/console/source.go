@@ -88,7 +88,7 @@ type Queue struct {
 	Delayed   int    `json:"delayed"`         // jobs waiting for a retry
 	Consumers int    `json:"consumers"`       // triggers of a topic, or the concurrency of a queue
 	Dead      int    `json:"dead_letters"`
-	Unheard   int    `json:"unheard,omitempty"` // messages to a topic without subscribers
+	Unheard   int    `json:"unheard,omitempty"` // messages published while the topic had no subscriber
 }
 
 // DeadLetter is a job whose attempts have all failed.

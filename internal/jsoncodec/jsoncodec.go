@@ -1,10 +1,11 @@
 // Package jsoncodec encodes and decodes Go values as encoding/json does, but faster.
 //
-// It handles plain types itself: structs, maps with string keys, slices, arrays, pointers,
-// interfaces and basic types. It copies strings without escapes as a whole, and does not
-// validate its input again. Everything else is left to encoding/json: types with encoding
-// methods, embedded structs, unusual tags, and all values that cause an error. For a type that
-// is left to encoding/json as a whole, the overhead is one table lookup.
+// It handles plain types itself: structs, maps with string keys, slices, pointers, interfaces,
+// basic types and, for encoding only, arrays and byte slices. It copies strings without
+// escapes as a whole, and does not validate its input again. Everything else is left to
+// encoding/json: types with encoding methods, embedded structs, unusual tags, and values that
+// cause an error, except pointers that lead to themselves. For a type that is left to
+// encoding/json as a whole, the overhead is one table lookup.
 package jsoncodec
 
 import (
@@ -110,7 +111,7 @@ func coderOf(t reflect.Type) *coder {
 	}
 	building := builder{}
 	c := building.coder(t)
-	for again := true; again; { // what a type contains may be foreign
+	for again := true; again; { // a type that contains a foreign type is foreign, too
 		again = false
 		for _, c := range building {
 			if !c.foreign && slices.ContainsFunc(c.parts, func(p *coder) bool { return p.foreign }) {

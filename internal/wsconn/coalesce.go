@@ -80,7 +80,7 @@ func (c *coalescer) Read(p []byte) (int, error) {
 // Write implements net.Conn.
 func (c *coalescer) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
-	switch c.mode { // released where a deadline must reach a blocked write
+	switch c.mode { // the lock is released where a new deadline must reach a blocked write
 	case passing:
 		c.mu.Unlock()
 		return c.Conn.Write(p)
