@@ -331,7 +331,7 @@ func equalLargeObject(raw []byte, members []member) bool {
 
 // equalObject reports whether raw, an object, equals the object with the given members. It
 // makes one pass over raw. Bit j of equals is set if the last value so far for the key of
-// members[j] is equal.
+// members[j] equals the value of members[j].
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {

@@ -31,9 +31,9 @@ func Decode(b []byte, v any) error {
 
 // DecodeStruct is like Decode, but also calls unknown, if not nil, for each member of the
 // outermost object that is not a field of v. complete reports whether unknown was called for
-// all such members. It is false if v does not point to a zero struct or if encoding/json had
-// to decode b; unknown may then have been called for some of them. The arguments of unknown
-// share the memory of b.
+// all such members. If v does not point to a zero struct, or if encoding/json had to decode b,
+// complete is false; unknown may then have been called for some of these members. The
+// arguments of unknown share the memory of b.
 func DecodeStruct(b []byte, v any, unknown func(key, value []byte)) (complete bool, err error) {
 	target := reflect.ValueOf(v)
 	if target.Kind() != reflect.Pointer || target.IsNil() || !target.Elem().IsZero() {

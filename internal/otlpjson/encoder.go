@@ -27,7 +27,7 @@ type Encoder struct {
 
 	// Records are nested in the levels resource, scope and, for metrics, metric. A level is
 	// opened only when a record below it is written. Therefore, no level is empty, and the
-	// next frame of a batch can open the level again.
+	// next frame of a batch can open the same levels again.
 	levels  [3]level
 	depth   int     // number of levels that are set
 	open    int     // levels open in buf

@@ -396,7 +396,7 @@ func FuzzConvertExponential(f *testing.F) {
 }
 
 // Integer histograms are encoded without loss. Exponential histograms of all scales become
-// explicit ones, including their zeros and negative values.
+// explicit ones that also count zeros and negative values.
 func TestEncodeHistograms(t *testing.T) {
 	got, lost := encodeMetrics(t, metricdata.Histogram[int64]{DataPoints: []metricdata.HistogramDataPoint[int64]{{
 		Count: 3, Sum: 10, Min: metricdata.NewExtrema[int64](1), Max: metricdata.NewExtrema[int64](7), Bounds: []float64{5}, BucketCounts: []uint64{2, 1},

@@ -7,9 +7,9 @@ import (
 )
 
 // The engine stores a number as a signed or unsigned 64-bit integer or as a float, and writes
-// the stored value: 1e2 becomes 100.0, and an integer beyond 64 bits becomes a float. Its
-// float parser trades precision for speed, so the last digit may differ from that of the
-// nearest float.
+// the stored value: 1e2 becomes 100.0, and an integer beyond 64 bits becomes a float. The
+// engine's float parser trades precision for speed, so the last digit of a float may differ
+// from that of the nearest float.
 
 // AppendNumber appends a JSON number, formatted as the engine formats it. A number that the
 // engine rejects, as reported by [NumberInRange], is appended unchanged.

@@ -36,9 +36,9 @@ type Attempt struct {
 	Held bool  // the connection was usable, so delays and failures start over
 	Stop bool  // make no further attempt: Run returns Err
 
-	// Delay, if not 0, is the time until the next attempt. The attempt then does not count as
-	// a failure, because the peer is reachable. The delays start over, and Retry is not
-	// called.
+	// Delay, if not 0, is the time until the next attempt. If it is set, the attempt does not
+	// count as a failure, because the peer is reachable; the delays start over, and Retry is
+	// not called.
 	Delay time.Duration
 }
 

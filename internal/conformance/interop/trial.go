@@ -266,7 +266,7 @@ func (t *trial) bind(ctx context.Context, triggerType, functionID string, config
 	return handle
 }
 
-// bindHere binds a trigger to a function of the harness's worker.
+// bindHere is like bind, but binds a trigger to a function of the harness's worker.
 func (t *trial) bindHere(ctx context.Context, functionID string, config iii.TriggerConfig, opts ...iii.TriggerOption) *iii.Trigger {
 	trigger, err := t.client.Trigger(functionID, config, opts...)
 	t.must("trigger", err)
