@@ -78,7 +78,8 @@ func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 // State and Stream share the following types and helpers, because both store JSON values under
 // a name and support the same update operations.
 
-// SetResult is the result of storing an item. If the call fails, it is the zero value.
+// SetResult is the result of storing an item. If the call fails, it is the zero value. If the
+// call succeeds but a stored value cannot be decoded, the result may be incomplete.
 type SetResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
@@ -90,7 +91,8 @@ type SetResult[T any] struct {
 	New T
 }
 
-// UpdateResult is the result of an update. If the call fails, it is the zero value.
+// UpdateResult is the result of an update. If the call fails, it is the zero value. If the call
+// succeeds but a stored value cannot be decoded, Old and New may be missing.
 type UpdateResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
