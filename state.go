@@ -91,8 +91,8 @@ type SetResult[T any] struct {
 	New T
 }
 
-// UpdateResult is the result of an update. If the call fails, it is the zero value. If the call
-// succeeds but a stored value cannot be decoded, Old and New may be missing.
+// UpdateResult is the result of an update. If the call fails, it is the zero value. If the
+// call succeeds but a stored value cannot be decoded, Old, HadOld and New may be unset.
 type UpdateResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
