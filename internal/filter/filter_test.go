@@ -105,7 +105,8 @@ func TestZeroFilterMatchesEverything(t *testing.T) {
 		}
 	}
 	var x Index[string]
-	x = x.Insert("b", nil, "b").Insert("a", new(Filter), "a")
+	x.Insert("b", nil, "b")
+	x.Insert("a", new(Filter), "a")
 	if diff := cmp.Diff([]string{"a", "b"}, x.AppendMatches(nil, &Document{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

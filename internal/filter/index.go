@@ -7,14 +7,17 @@ import (
 )
 
 // Index finds the filters that match a document. It maps keys to filters and values,
-// ordered by key. An index is immutable: Insert and Remove return a new one, in O(log n),
-// that shares most of its structure with the old one. All methods are safe for concurrent
-// use. The zero value is an empty index.
+// ordered by key. The zero value is an empty index. An index must not be copied, except by
+// Clone. Concurrent calls of all methods but Insert, Remove and Clone are safe.
+//
+// A clone shares the structure of the index: Insert and Remove copy O(log n) nodes that they
+// have in common, and change the other nodes in place.
 //
 // Each entry is filed under one condition of its filter: a path, and the scalars of which
 // the value at the path must equal one. A match resolves each path once. It evaluates only
 // the entries found under the value there, and the entries that have no such condition.
 type Index[V any] struct {
+	owner *owner // of the nodes that no clone shares, or nil if there are none
 	all   *tree[string, *entry[V]]
 	rest  *tree[string, *entry[V]]  // entries without a condition
 	paths *tree[string, *filing[V]] // filings by the text of the path
@@ -37,6 +40,7 @@ type condition struct {
 
 // filing holds the entries filed under one path.
 type filing[V any] struct {
+	owner                *owner
 	path                 *path
 	null, truth, falsity *tree[string, *entry[V]]
 	numbers              *tree[float64, *tree[string, *entry[V]]]
@@ -101,10 +105,10 @@ func compareScalars(a, b *value) int {
 }
 
 // Len returns the number of entries.
-func (x Index[V]) Len() int { return x.all.len() }
+func (x *Index[V]) Len() int { return x.all.len() }
 
 // Get returns the value of a key.
-func (x Index[V]) Get(key string) (v V, ok bool) {
+func (x *Index[V]) Get(key string) (v V, ok bool) {
 	e, ok := x.all.get(key)
 	if !ok {
 		return v, false
@@ -113,11 +117,10 @@ func (x Index[V]) Get(key string) (v V, ok bool) {
 }
 
 // All iterates over keys and values, ordered by key.
-func (x Index[V]) All() iter.Seq2[string, V] {
+func (x *Index[V]) All() iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		var w walk[string, *entry[V]]
-		w.begin(x.all)
-		for t := w.next(); t != nil; t = w.next() {
+		for t := w.begin(x.all); t != nil; t = w.next() {
 			if !yield(t.key, t.value.value) {
 				return
 			}
@@ -125,9 +128,19 @@ func (x Index[V]) All() iter.Seq2[string, V] {
 	}
 }
 
-// Insert returns an index with the given entry, which replaces an entry with the same key.
-func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
-	x = x.Remove(key)
+// Clone returns a copy of the index, in constant time. It is safe during concurrent reads of
+// the index.
+func (x *Index[V]) Clone() Index[V] {
+	x.owner = nil
+	return *x
+}
+
+// Insert adds an entry, which replaces an entry with the same key.
+func (x *Index[V]) Insert(key string, f *Filter, v V) {
+	x.Remove(key)
+	if x.owner == nil {
+		x.owner = new(owner)
+	}
 	e := &entry[V]{key: key, filter: f, value: v}
 	// The best condition has a single scalar if possible. Among several such conditions, the
 	// one with the fewest neighbors is best, and then the one with the fewest scalars.
@@ -141,30 +154,34 @@ func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 			e.under, best = c, cost
 		}
 	}
-	x.all = x.all.put(key, e)
+	added := newEntry(key, e) // the trees share it
+	x.all = x.all.put(x.owner, added)
 	if e.under.path == nil {
-		x.rest = x.rest.put(key, e)
-		return x
+		x.rest = x.rest.put(x.owner, added)
+	} else {
+		x.file(e, added)
 	}
-	return x.file(e, 1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.put(key, e) })
 }
 
-// Remove returns an index without the entry for the key.
-func (x Index[V]) Remove(key string) Index[V] {
+// Remove removes the entry for the key, if there is one.
+func (x *Index[V]) Remove(key string) {
 	e, ok := x.all.get(key)
 	if !ok {
-		return x
+		return
 	}
-	x.all = x.all.remove(key)
+	if x.owner == nil {
+		x.owner = new(owner)
+	}
+	x.all = x.all.remove(x.owner, key)
 	if e.under.path == nil {
-		x.rest = x.rest.remove(key)
-		return x
+		x.rest = x.rest.remove(x.owner, key)
+	} else {
+		x.file(e, nil)
 	}
-	return x.file(e, -1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.remove(key) })
 }
 
 // neighbors returns the number of entries filed under the scalars of a condition.
-func (x Index[V]) neighbors(c condition) int {
+func (x *Index[V]) neighbors(c condition) int {
 	f, ok := x.paths.get(c.path.text)
 	if !ok {
 		return 0
@@ -193,42 +210,54 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file applies change to the list of entries under each scalar of e's condition, and adds
-// delta to the number of entries filed under the condition's path.
-func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[V]]) *tree[string, *entry[V]]) Index[V] {
+// file puts added into the list of entries under each scalar of e's condition. If added is nil,
+// it removes e from these lists instead.
+func (x *Index[V]) file(e *entry[V], added *tree[string, *entry[V]]) {
 	key := e.under.path.text
-	f := filing[V]{path: e.under.path}
-	if old, ok := x.paths.get(key); ok {
-		f = *old
+	f, ok := x.paths.get(key)
+	if !ok || f.owner != x.owner {
+		owned := filing[V]{path: e.under.path}
+		if ok {
+			owned = *f
+		}
+		owned.owner = x.owner
+		f = &owned
+		x.paths = x.paths.put(x.owner, newEntry(key, f))
 	}
-	if f.count += delta; f.count == 0 {
-		x.paths = x.paths.remove(key)
-		return x
+	if added != nil {
+		f.count++
+	} else if f.count--; f.count == 0 {
+		x.paths = x.paths.remove(x.owner, key)
+		return
 	}
 	for _, s := range e.under.scalars {
-		switch t := change(f.under(s)); {
+		list := f.under(s)
+		if added != nil {
+			list = list.put(x.owner, added)
+		} else {
+			list = list.remove(x.owner, e.key)
+		}
+		switch {
 		case s.kind == number:
-			f.numbers = replace(f.numbers, s.num, t)
+			f.numbers = replace(x.owner, f.numbers, s.num, list)
 		case s.kind == text:
-			f.texts = replace(f.texts, s.text, t)
+			f.texts = replace(x.owner, f.texts, s.text, list)
 		case s.kind == null:
-			f.null = t
+			f.null = list
 		case s.truth:
-			f.truth = t
+			f.truth = list
 		default:
-			f.falsity = t
+			f.falsity = list
 		}
 	}
-	x.paths = x.paths.put(key, &f)
-	return x
 }
 
 // replace sets the list of entries under a scalar, or removes the scalar if the list is empty.
-func replace[K cmp.Ordered, V any](lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
+func replace[K cmp.Ordered, V any](o *owner, lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
 	if list == nil {
-		return lists.remove(scalar)
+		return lists.remove(o, scalar)
 	}
-	return lists.put(scalar, list)
+	return lists.put(o, newEntry(scalar, list))
 }
 
 // lookup returns the entries filed under the value of a document.
@@ -301,8 +330,7 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 		return
 	}
 	var w walk[string, *filing[V]]
-	w.begin(x.paths)
-	for t := w.next(); t != nil; t = w.next() {
+	for t := w.begin(x.paths); t != nil; t = w.next() {
 		r.lookup(m, t.value)
 	}
 }
@@ -310,7 +338,7 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 // Candidates returns the number of entries that remain after the lookups for a document. A
 // match skips lookups that would leave most of the entries, and evaluates all of them
 // instead.
-func (x Index[V]) Candidates(d *Document) int {
+func (x *Index[V]) Candidates(d *Document) int {
 	v := d.view(x.paths.len())
 	defer v.release()
 	var r found[V]
@@ -321,7 +349,7 @@ func (x Index[V]) Candidates(d *Document) int {
 // AppendMatches appends the values of the entries whose filters match the document, ordered
 // by key. It allocates only to grow dst as long as a single list of candidates suffices,
 // which is the case when all conditions are on one path.
-func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
+func (x *Index[V]) AppendMatches(dst []V, d *Document) []V {
 	if x.all == nil {
 		return dst
 	}
@@ -370,8 +398,7 @@ func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedU
 		return dst
 	}
 	var w walk[string, *entry[V]]
-	w.begin(list)
-	for t := w.next(); t != nil; t = w.next() {
+	for t := w.begin(list); t != nil; t = w.next() {
 		if t.value.holds(m, lookedUp) {
 			dst = append(dst, t.value.value)
 		}
@@ -386,8 +413,7 @@ func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	runs := make([]int, 0, 8) // the end of each list's matches
 	for i := range r.lists {
 		var w walk[string, *entry[V]]
-		w.begin(r.list(i))
-		for t := w.next(); t != nil; t = w.next() {
+		for t := w.begin(r.list(i)); t != nil; t = w.next() {
 			if t.value.holds(m, true) {
 				matched = append(matched, t.value)
 			}
