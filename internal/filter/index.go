@@ -317,7 +317,7 @@ func (r *found[V]) list(i int) *tree[string, *entry[V]] {
 }
 
 func (r *found[V]) lookup(m *match, f *filing[V]) {
-	if v, ok := m.resolve(f.path, nil); ok {
+	if v := m.resolve(f.path, nil); len(v) > 0 {
 		r.add(f.lookup(v))
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,9 +101,10 @@ type segment struct {
 	index   uint64 // the element of an array, if isIndex
 	isIndex bool
 	end     int // end of the segment in the text of the path
-	// word holds the bytes of a key of up to seven bytes, and mask selects them. For a longer
-	// key, mask is 0.
+	// word holds the bytes of a key of up to seven bytes and the quote behind it, and mask selects
+	// them. For a longer key, or one with escapes, word is 0.
 	word, mask uint64
+	first      uint64 // the first byte of the key, eight times
 }
 
 type opKind uint8
@@ -627,10 +629,11 @@ func (c *compiler) path(s string, inAny bool) (*path, *Error) {
 		g := &p.segments[i]
 		g.index, g.isIndex = canonicalIndex(g.key)
 		g.hash = uint32(maphash.String(seed, g.key))
-		if n := len(g.key); n < 8 {
+		g.word, g.mask, g.first = 0, math.MaxUint64, uint64(g.key[0])*ones
+		if n := len(g.key); n < 8 && !strings.ContainsAny(g.key, `"\\`) {
 			var word [8]byte
-			copy(word[:], g.key)
-			g.word, g.mask = binary.LittleEndian.Uint64(word[:]), 1<<(8*n)-1
+			word[copy(word[:], g.key)] = '"'
+			g.word, g.mask = binary.LittleEndian.Uint64(word[:]), math.MaxUint64>>(8*(7-n))
 		}
 	}
 	return p, nil

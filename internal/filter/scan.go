@@ -239,24 +239,29 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 
 // find follows segments from the object that begins at i, and returns where the value is
 // that they lead to. The last member with a key counts, so find reads the whole object and
-// also returns its end. start is 0 if the value is absent.
+// also returns its end. start is 0 if the value is absent. atEnd reports that only white space
+// follows the object; find then skips the rest of the object if the member is clearly the last
+// one with its key, and returns the end of b.
 //
 // A match spends most of its time here. The common case, short keys and values without
 // white space between them, is handled in place; nextMember handles the rest.
-func find(b []byte, i int, segments []segment) (start, stop, end int) {
+func find(b []byte, i int, segments []segment, atEnd bool) (start, stop, end int) {
 	s := &segments[0]
-	i, empty := firstItem(b, i, '}')
-	if empty {
-		return 0, 0, i
+	if i++; i < len(b) && b[i] != '"' {
+		if i = skipSpace(b, i); i < len(b) && b[i] == '}' {
+			return 0, 0, i + 1
+		}
 	}
 	for {
 		var first, after int
 		found := false
 		if i < len(b) && b[i] == '"' {
 			w := word(b, i+1)
-			n := shortLength(w)
+			n := len(s.key)
+			if found = (w^s.word)&s.mask == 0; !found {
+				n = shortLength(w)
+			}
 			if first = i + n + 2; n < 8 && first < len(b) && b[first] == ':' {
-				found = n == len(s.key) && (w^s.word)&s.mask == 0
 				first++
 				goto value
 			}
@@ -305,6 +310,9 @@ func find(b []byte, i int, segments []segment) (start, stop, end int) {
 		if found {
 			start, stop = first, after
 		}
+		if found && atEnd && after < len(b)-8 && lastOf(b, after, s.first) {
+			return start, stop, len(b)
+		}
 		if after < len(b) && b[after] <= ' ' {
 			after = skipSpace(b, after)
 		}
@@ -321,6 +329,24 @@ func find(b []byte, i int, segments []segment) (start, stop, end int) {
 		}
 		if i >= len(b) {
 			return 0, 0, malformed
+		}
+	}
+}
+
+// lastOf reports whether an object at the end of b certainly has no member behind i whose key
+// begins with the byte that first consists of: there is neither an escape nor a quote followed by
+// that byte. At least nine bytes must follow.
+func lastOf(b []byte, i int, first uint64) bool {
+	for last := len(b) - 9; ; i += 8 {
+		i = min(i, last)
+		w, next := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+1:])
+		escape, key := w^'\\'*ones, (w^'"'*ones)|(next^first)
+		// The first term is 0 for most text, and takes less time.
+		if ((escape-ones)|(key-ones))&highs != 0 && zeros(escape)|zeros(key) != 0 {
+			return false
+		}
+		if i == last {
+			return b[len(b)-1] == '}'
 		}
 	}
 }
@@ -415,43 +441,44 @@ func follow(b []byte, i int, segments []segment) (start, stop, end int) {
 	case i >= len(b) || i < 0:
 		return 0, 0, malformed
 	case b[i] == '{':
-		return find(b, i, segments)
+		return find(b, i, segments, false)
 	case b[i] == '[' && segments[0].isIndex:
 		return findElement(b, i, segments)
 	}
 	return 0, 0, skipValue(b, i)
 }
 
-// resolve follows segments starting from the value raw.
-func resolve(raw []byte, segments []segment) ([]byte, bool) {
+// resolve follows segments starting from the value raw. The result is empty if the value is
+// absent.
+func resolve(raw []byte, segments []segment) []byte {
 	i := 0
 	for len(segments) > 0 && raw[i] == '[' && segments[0].isIndex {
 		// resolve reads only the elements up to the one with the index.
 		var ok bool
 		if i, ok = elementAt(raw, i, segments[0].index); !ok {
-			return nil, false
+			return nil
 		}
 		segments = segments[1:]
 	}
 	if len(segments) > 0 {
 		start, stop, _ := follow(raw, i, segments)
-		return raw[start:stop], start > 0
+		return raw[start:stop]
 	}
 	if i == 0 {
-		return raw, true
+		return raw
 	}
 	return whole(raw[i:])
 }
 
 // whole returns the value in raw, which is the text of a root, without surrounding white
 // space.
-func whole(raw []byte) ([]byte, bool) {
+func whole(raw []byte) []byte {
 	start := skipSpace(raw, 0)
 	end := skipValue(raw, start)
 	if end < 0 {
-		return nil, false
+		return nil
 	}
-	return raw[start:end], true
+	return raw[start:end]
 }
 
 // kindOf determines the type of a value from its first byte.
@@ -477,6 +504,25 @@ func inner(raw []byte) []byte { return raw[1 : len(raw)-1] }
 // toFloat returns the double nearest to a number. A number that is out of range becomes
 // infinite, and text that is not a number becomes NaN, which equals nothing.
 func toFloat(raw []byte) float64 {
+	if n, ok := integer(raw); ok {
+		return float64(n)
+	}
+	return parseNumber(raw)
+}
+
+// integer returns the value of a number that has digits only, and at most 18 of them.
+func integer(raw []byte) (n int64, ok bool) {
+	for _, c := range raw {
+		if c -= '0'; c > 9 {
+			return 0, false
+		}
+		n = n*10 + int64(c)
+	}
+	return n, len(raw) <= 18
+}
+
+// parseNumber is like toFloat, for numbers that integer does not read.
+func parseNumber(raw []byte) float64 {
 	i, negative := 0, raw[0] == '-'
 	if negative {
 		i++

@@ -74,7 +74,7 @@ const absent = -1
 
 // resolve returns the value at a path that begins at a root of the document, not at an element
 // of $any.
-func (v *view) resolve(p *path) ([]byte, bool) {
+func (v *view) resolve(p *path) []byte {
 	b := v.texts[p.root]
 	at := int(p.root)
 	if n := &v.nodes[at]; n.end == 0 {
@@ -82,7 +82,7 @@ func (v *view) resolve(p *path) ([]byte, bool) {
 		n.start, n.end = int32(start), int32(skipValue(b, start))
 	}
 	if v.nodes[at].end < 0 {
-		return nil, false
+		return nil
 	}
 	for i := range p.segments {
 		if n := &v.nodes[at]; b[n.start] != '{' {
@@ -91,11 +91,11 @@ func (v *view) resolve(p *path) ([]byte, bool) {
 			return resolve(b[n.start:n.end], p.segments[i:])
 		}
 		if at = v.member(b, at, &p.segments[i]); at == absent {
-			return nil, false
+			return nil
 		}
 	}
 	n := &v.nodes[at]
-	return b[n.start:n.end], true
+	return b[n.start:n.end]
 }
 
 func (v *view) readObject(b []byte, at int) {
