@@ -23,7 +23,7 @@ type view struct {
 
 // node is a value in the text of a root.
 type node struct {
-	start, end       int32
+	start, end       int32 // end is 0 if it is not known yet
 	keyStart, keyEnd int32 // if it is a member
 	hash             uint32
 	first, count     int32 // its members in view.nodes
@@ -78,8 +78,11 @@ func (v *view) resolve(p *path) []byte {
 	b := v.texts[p.root]
 	at := int(p.root)
 	if n := &v.nodes[at]; n.end == 0 {
-		start := skipSpace(b, 0)
-		n.start, n.end = int32(start), int32(skipValue(b, start))
+		n.start = int32(skipSpace(b, 0))
+		// Reading the members of an object finds its end, too.
+		if len(p.segments) == 0 || int(n.start) == len(b) || b[n.start] != '{' {
+			n.end = int32(skipValue(b, int(n.start)))
+		}
 	}
 	if v.nodes[at].end < 0 {
 		return nil
@@ -100,7 +103,9 @@ func (v *view) resolve(p *path) []byte {
 
 func (v *view) readObject(b []byte, at int) {
 	first := len(v.nodes)
-	b = b[:v.nodes[at].end]
+	if end := v.nodes[at].end; end > 0 {
+		b = b[:end]
+	}
 	i, last := firstItem(b, int(v.nodes[at].start), '}')
 	for !last {
 		keyEnd, escaped, start, end := nextMember(b, i)
