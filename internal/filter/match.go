@@ -56,21 +56,21 @@ type match struct {
 // resolve returns the value at a path, or an empty slice if it is absent.
 func (m *match) resolve(p *path, elem []byte) []byte {
 	if p.root == element {
-		return resolve(elem, p.segments)
+		return resolve(elem, p.start)
 	}
 	if m.view != nil {
 		return m.view.resolve(p)
 	}
 	raw := m.doc.root(p.root)
-	if len(p.segments) == 0 {
+	if p.start == nil {
 		return whole(raw)
 	}
 	i := skipSpace(raw, 0)
 	if i < len(raw) && raw[i] == '{' {
-		start, stop, _ := find(raw, i, p.segments, true)
+		start, stop, _ := find(raw, i, p.start, true)
 		return raw[start:stop]
 	}
-	start, stop, _ := follow(raw, i, p.segments)
+	start, stop, _ := follow(raw, i, p.start)
 	return raw[start:stop]
 }
 
@@ -229,7 +229,7 @@ func (a *anyOf) only() *path {
 		return nil
 	}
 	p := a.filter[0].path
-	if p == nil || len(p.segments) == 0 {
+	if p == nil || p.start == nil {
 		return nil
 	}
 	for i := range a.filter[1:] {
@@ -263,13 +263,13 @@ func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 		var end int
 		if i < len(b) && b[i] == '{' {
 			var start, stop int
-			start, stop, end = find(b, i, p.segments, false)
+			start, stop, end = find(b, i, p.start, false)
 			v = b[start:stop]
 			if end < 0 { // the element may be a complete value of another type
 				end = skipValue(b, i)
 			}
 		} else if end = skipValue(b, i); end > 0 {
-			v = resolve(b[i:end], p.segments)
+			v = resolve(b[i:end], p.start)
 		}
 		if end < 0 {
 			return false

@@ -93,10 +93,12 @@ type path struct {
 	text     string
 	root     Root
 	segments []segment
+	start    *segment // the first segment, or nil if there is none
 }
 
 type segment struct {
 	key     string
+	next    *segment // nil for the last segment
 	hash    uint32
 	index   uint64 // the element of an array, if isIndex
 	isIndex bool
@@ -627,6 +629,11 @@ func (c *compiler) path(s string, inAny bool) (*path, *Error) {
 	p.root = r
 	for i := range p.segments {
 		g := &p.segments[i]
+		if i == 0 {
+			p.start = g
+		} else {
+			p.segments[i-1].next = g
+		}
 		g.index, g.isIndex = canonicalIndex(g.key)
 		g.hash = uint32(maphash.String(seed, g.key))
 		g.word, g.mask, g.first = 0, math.MaxUint64, uint64(g.key[0])*ones

@@ -237,16 +237,15 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	return i, false
 }
 
-// find follows segments from the object that begins at i, and returns where the value is
-// that they lead to. The last member with a key counts, so find reads the whole object and
-// also returns its end. start is 0 if the value is absent. atEnd reports that only white space
-// follows the object; find then skips the rest of the object if the member is clearly the last
-// one with its key, and returns the end of b.
+// find follows s and the segments behind it from the object that begins at i, and returns where
+// the value is that they lead to. The last member with a key counts, so find reads the whole
+// object and also returns its end. start is 0 if the value is absent. atEnd reports that only
+// white space follows the object; find then skips the rest of the object if the member is
+// clearly the last one with its key, and returns the end of b.
 //
 // A match spends most of its time here. The common case, short keys and values without
 // white space between them, is handled in place; nextMember handles the rest.
-func find(b []byte, i int, segments []segment, atEnd bool) (start, stop, end int) {
-	s := &segments[0]
+func find(b []byte, i int, s *segment, atEnd bool) (start, stop, end int) {
 	if i++; i < len(b) && b[i] != '"' {
 		if i = skipSpace(b, i); i < len(b) && b[i] == '}' {
 			return 0, 0, i + 1
@@ -288,8 +287,8 @@ func find(b []byte, i int, segments []segment, atEnd bool) (start, stop, end int
 			return 0, 0, malformed
 		}
 		switch c := b[first]; {
-		case found && len(segments) > 1:
-			start, stop, after = follow(b, first, segments[1:])
+		case found && s.next != nil:
+			start, stop, after = follow(b, first, s.next)
 			found = false
 		case scalarStart[c]:
 			for after = first + 1; after < len(b) && scalarByte[b[after]]; after++ {
@@ -414,14 +413,14 @@ func elementAt(b []byte, i int, n uint64) (at int, ok bool) {
 }
 
 // findElement is like find, for the array that begins at i.
-func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
-	i, ok := elementAt(b, i, segments[0].index)
+func findElement(b []byte, i int, s *segment) (start, stop, end int) {
+	i, ok := elementAt(b, i, s.index)
 	if !ok {
 		return 0, 0, i
 	}
 	start = i
-	if len(segments) > 1 {
-		start, stop, end = follow(b, i, segments[1:])
+	if s.next != nil {
+		start, stop, end = follow(b, i, s.next)
 	} else {
 		end = skipValue(b, i)
 		stop = end
@@ -436,32 +435,32 @@ func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
 }
 
 // follow is like find, for a value of any type that begins at i.
-func follow(b []byte, i int, segments []segment) (start, stop, end int) {
+func follow(b []byte, i int, s *segment) (start, stop, end int) {
 	switch {
 	case i >= len(b) || i < 0:
 		return 0, 0, malformed
 	case b[i] == '{':
-		return find(b, i, segments, false)
-	case b[i] == '[' && segments[0].isIndex:
-		return findElement(b, i, segments)
+		return find(b, i, s, false)
+	case b[i] == '[' && s.isIndex:
+		return findElement(b, i, s)
 	}
 	return 0, 0, skipValue(b, i)
 }
 
-// resolve follows segments starting from the value raw. The result is empty if the value is
-// absent.
-func resolve(raw []byte, segments []segment) []byte {
+// resolve follows s and the segments behind it from the value raw. A nil s leads to raw itself.
+// The result is empty if the value is absent.
+func resolve(raw []byte, s *segment) []byte {
 	i := 0
-	for len(segments) > 0 && raw[i] == '[' && segments[0].isIndex {
+	for s != nil && raw[i] == '[' && s.isIndex {
 		// resolve reads only the elements up to the one with the index.
 		var ok bool
-		if i, ok = elementAt(raw, i, segments[0].index); !ok {
+		if i, ok = elementAt(raw, i, s.index); !ok {
 			return nil
 		}
-		segments = segments[1:]
+		s = s.next
 	}
-	if len(segments) > 0 {
-		start, stop, _ := follow(raw, i, segments)
+	if s != nil {
+		start, stop, _ := follow(raw, i, s)
 		return raw[start:stop]
 	}
 	if i == 0 {

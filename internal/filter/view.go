@@ -80,20 +80,20 @@ func (v *view) resolve(p *path) []byte {
 	if n := &v.nodes[at]; n.end == 0 {
 		n.start = int32(skipSpace(b, 0))
 		// Reading the members of an object finds its end, too.
-		if len(p.segments) == 0 || int(n.start) == len(b) || b[n.start] != '{' {
+		if p.start == nil || int(n.start) == len(b) || b[n.start] != '{' {
 			n.end = int32(skipValue(b, int(n.start)))
 		}
 	}
 	if v.nodes[at].end < 0 {
 		return nil
 	}
-	for i := range p.segments {
+	for s := p.start; s != nil; s = s.next {
 		if n := &v.nodes[at]; b[n.start] != '{' {
 			// An array has only one element with that index, so scanning the remaining path is
 			// cheap.
-			return resolve(b[n.start:n.end], p.segments[i:])
+			return resolve(b[n.start:n.end], s)
 		}
-		if at = v.member(b, at, &p.segments[i]); at == absent {
+		if at = v.member(b, at, s); at == absent {
 			return nil
 		}
 	}
