@@ -10,11 +10,11 @@ package filter
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
 	"math"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,15 +97,13 @@ type path struct {
 }
 
 type segment struct {
-	key     string
-	next    *segment // nil for the last segment
-	hash    uint32
-	index   uint64 // the element of an array, if isIndex
-	isIndex bool
-	end     int // end of the segment in the text of the path
-	// word holds the bytes of a key of up to seven bytes and the quote behind it, and mask selects
-	// them. For a longer key, or one with escapes, word is 0.
-	word, mask uint64
+	key        string
+	next       *segment // nil for the last segment
+	hash       uint32
+	index      uint64 // the element of an array, if isIndex
+	isIndex    bool
+	end        int    // end of the segment in the text of the path
+	word, mask uint64 // the result of keyWord, and the bits that it uses; all if word is 0
 	first      uint64 // the first byte of the key, eight times
 }
 
@@ -146,6 +144,9 @@ type anyOf struct {
 
 // seed makes the hashes of keys unpredictable to senders of documents.
 var seed = maphash.MakeSeed()
+
+// secrets makes the hashes of short keys unpredictable.
+var secrets = [2]uint64{maphash.String(seed, "0"), maphash.String(seed, "1") | 1}
 
 // Parse parses a filter supplied by an observer. The error is an *[Error].
 func Parse(raw []byte) (*Filter, error) { return parse(raw, true) }
@@ -635,15 +636,36 @@ func (c *compiler) path(s string, inAny bool) (*path, *Error) {
 			p.segments[i-1].next = g
 		}
 		g.index, g.isIndex = canonicalIndex(g.key)
-		g.hash = uint32(maphash.String(seed, g.key))
-		g.word, g.mask, g.first = 0, math.MaxUint64, uint64(g.key[0])*ones
-		if n := len(g.key); n < 8 && !strings.ContainsAny(g.key, `"\\`) {
-			var word [8]byte
-			word[copy(word[:], g.key)] = '"'
-			g.word, g.mask = binary.LittleEndian.Uint64(word[:]), math.MaxUint64>>(8*(7-n))
+		g.first = uint64(g.key[0]) * ones
+		if g.word = keyWord(g.key); g.word != 0 {
+			g.hash, g.mask = hashWord(g.word), math.MaxUint64>>(8*(7-len(g.key)))
+		} else {
+			g.hash, g.mask = uint32(maphash.String(seed, g.key)), math.MaxUint64
 		}
 	}
 	return p, nil
+}
+
+// keyWord returns the bytes of a key of up to seven bytes and the quote behind it. For a longer
+// key, or one with characters that JSON escapes, it returns 0.
+func keyWord[T string | []byte](key T) uint64 {
+	if len(key) > 7 {
+		return 0
+	}
+	w := uint64('"')
+	for i := len(key) - 1; i >= 0; i-- {
+		if key[i] == '"' || key[i] == '\\' {
+			return 0
+		}
+		w = w<<8 | uint64(key[i])
+	}
+	return w
+}
+
+// hashWord returns the hash of a key from its word.
+func hashWord(w uint64) uint32 {
+	high, low := bits.Mul64(w^secrets[0], secrets[1])
+	return uint32(high ^ low)
 }
 
 func unescapeSegment(s string, escapes int) string {

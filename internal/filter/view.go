@@ -23,8 +23,9 @@ type view struct {
 
 // node is a value in the text of a root.
 type node struct {
-	start, end       int32 // end is 0 if it is not known yet
-	keyStart, keyEnd int32 // if it is a member
+	start, end       int32  // end is 0 if it is not known yet
+	keyStart, keyEnd int32  // if it is a member
+	word             uint64 // of a member, like segment.word
 	hash             uint32
 	first, count     int32 // its members in view.nodes
 	table, size      int32 // its hash table in view.slots
@@ -113,7 +114,11 @@ func (v *view) readObject(b []byte, at int) {
 			i = malformed
 			break
 		}
-		v.nodes = append(v.nodes, node{start: int32(start), end: int32(end), keyStart: int32(i + 1), keyEnd: int32(keyEnd), escaped: escaped})
+		w := uint64(0)
+		if n := keyEnd - i; n <= 8 && !escaped {
+			w = word(b, i+1) & (math.MaxUint64 >> (64 - 8*n))
+		}
+		v.nodes = append(v.nodes, node{start: int32(start), end: int32(end), keyStart: int32(i + 1), keyEnd: int32(keyEnd), word: w, escaped: escaped})
 		i, last = afterItem(b, end, '}')
 	}
 	if i < 0 {
@@ -135,16 +140,19 @@ func (v *view) member(b []byte, at int, s *segment) int {
 	}
 	n.again = true
 	for i := n.first + n.count - 1; i >= n.first; i-- {
-		if v.nodes[i].has(b, s.key) {
+		if v.nodes[i].has(b, s) {
 			return int(i)
 		}
 	}
 	return absent
 }
 
-// has reports whether the key of a member equals key.
-func (n *node) has(b []byte, key string) bool {
-	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, key)
+// has reports whether a member has the key of s.
+func (n *node) has(b []byte, s *segment) bool {
+	if n.word|s.word != 0 && !n.escaped {
+		return n.word == s.word
+	}
+	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, s.key)
 }
 
 // hashed looks up the key of s in the hash table of an object.
@@ -158,7 +166,7 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 		if at == 0 {
 			return absent
 		}
-		if m := &v.nodes[at-1]; m.hash == s.hash && m.has(b, s.key) {
+		if m := &v.nodes[at-1]; m.hash == s.hash && m.has(b, s) {
 			return int(at - 1)
 		}
 	}
@@ -177,7 +185,15 @@ func (v *view) hash(b []byte, n *node) {
 	for i := n.first + n.count - 1; i >= n.first; i-- {
 		m := &v.nodes[i]
 		key := v.key(b, m)
-		m.hash = uint32(maphash.Bytes(seed, key))
+		w := m.word
+		if m.escaped {
+			w = keyWord(key)
+		}
+		if w != 0 {
+			m.hash = hashWord(w)
+		} else {
+			m.hash = uint32(maphash.Bytes(seed, key))
+		}
 		for j := m.hash; ; j++ {
 			slot := &table[j&uint32(n.size-1)]
 			if *slot == 0 {
