@@ -28,6 +28,7 @@ func skipSpace(b []byte, i int) int {
 const (
 	ones  = 0x0101010101010101
 	highs = 0x80 * ones
+	lows  = 0x7f * ones
 )
 
 // word returns the eight bytes of b at i, with the first byte lowest. Bytes beyond the end of
@@ -143,11 +144,14 @@ func skipNested(b []byte, i int) int {
 			}
 			continue
 		}
-		folded := w | 0x20*ones                       // brackets become braces
-		within := equalBytes(w, '"')>>7*ones ^ inside // the lowest bit of each byte counts
-		outside := ^(within << 7)
-		opening := equalBytes(folded, '{') & outside
-		closing := equalBytes(folded, '}') & outside
+		// ascii has the highest bit of each byte that is ASCII, and the sums below have the
+		// highest bit of each byte that differs from the character.
+		low, ascii := w&^highs, ^w&highs
+		within := (ascii&^((low^'"'*ones)+lows))>>7*ones ^ inside // the lowest bit of each byte counts
+		outside := ascii &^ (within << 7)
+		braces := (low | 0x20*ones) ^ '{'*ones // brackets count as braces
+		opening := outside &^ (braces + lows)
+		closing := outside &^ ((braces ^ ('{'^'}')*ones) + lows)
 		closed := bits.OnesCount64(closing)
 		if depth > closed {
 			depth += bits.OnesCount64(opening) - closed
@@ -188,12 +192,6 @@ func skipEscapes(b []byte, i int, inside uint64, depth int) (int, uint64, int) {
 		}
 	}
 	return i, inside, depth
-}
-
-// equalBytes sets the highest bit of each byte of w that equals c, and no other bit.
-func equalBytes(w uint64, c byte) uint64 {
-	w ^= uint64(c) * ones
-	return ^((w&^highs + ^uint64(highs)) | w | ^uint64(highs))
 }
 
 // nextMember reads the member of an object whose key begins at i: b[i+1:keyEnd] is the key,
