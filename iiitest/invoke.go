@@ -12,43 +12,44 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// outcome is the outcome of a call. A nil result without an error is "no result".
+// outcome is the result or the error of a call. If both fields are nil, the call returned no
+// result.
 type outcome struct {
 	result json.RawMessage
 	err    *wireError
 }
 
-// request is a call on its way to its function.
+// request is a call to be routed to a function.
 type request struct {
 	id         string // chosen by the caller, or generated
 	caller     *worker
 	functionID string
 	namespace  string
-	data       json.RawMessage // canonical
-	input      json.RawMessage // what observers see instead of data; nil: data
+	data       json.RawMessage // canonical JSON
+	input      json.RawMessage // shown to observers in place of data if not nil
 	metadata   json.RawMessage
 	trace      traceContext
-	baggage    string // of a call with a traceparent: as the caller sent it
-	inPlace    bool   // the middleware is called instead of another function
+	baggage    string // as sent by the caller; only for calls with a traceparent
+	inPlace    bool   // set for a middleware that is called in place of another function
 	cause      cause  // why the engine makes the call, for the console
 
-	from       *callerInfo // as the function sees it
-	depth      uint32      // length of the chain of activations that led to it
+	from       *callerInfo // shown to the function
+	depth      uint32      // number of activations that led to this call
 	activation activation
 }
 
-// pending is a call that a worker executes.
+// pending is a call that a worker is executing.
 type pending struct {
 	request
 	began    time.Time
-	callee   *worker      // caller nil: the engine
+	callee   *worker      // the caller is nil if the engine makes the call
 	done     chan outcome // capacity 1
-	sent     *ticket      // of the message to the callee
+	sent     *ticket      // tracks sending the call to the callee
 	over     bool         // guarded by Engine.mu
 	recorded *console.Invocation
 }
 
-// serveCall runs one call of a worker and answers it. The answer repeats the caller's
+// serveCall runs one call of a worker and sends the reply. The reply repeats the caller's
 // trace context verbatim, unless the namespace of the call is blank.
 func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessage) {
 	silent := m.InvocationID == nil || m.void()
@@ -72,8 +73,8 @@ func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessa
 	w.send(w.speaks().result(id, m.FunctionID, out, traceparent, baggage))
 }
 
-// dispatch determines what kind of call a worker makes and executes it. A call that is
-// forbidden or goes to the middleware always gets an answer.
+// dispatch executes a call of a worker. always is true for calls that get a reply even if the
+// caller expects none: forbidden calls, and calls passed to the middleware.
 func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFunctionMessage) (out outcome, always bool) {
 	from, depth := m.observed.Caller.stamped(w.id, w.name()), uint32(0)
 	if m.observed.Depth != nil {
@@ -111,7 +112,7 @@ func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFun
 	return e.run(ctx, r), false
 }
 
-// id returns the id of the call, or a generated one if the caller expects no answer.
+// id returns the id of the call, or a generated one if the caller expects no reply.
 func (m *invokeFunctionMessage) id() string {
 	if id := text(m.InvocationID); id != "" && !m.void() {
 		return id
@@ -119,8 +120,7 @@ func (m *invokeFunctionMessage) id() string {
 	return uuid.NewString()
 }
 
-// privacy returns an error if the function is private and w may not call it, or else
-// nil.
+// privacy returns an error if the function is private and w may not call it.
 func (e *Engine) privacy(w *worker, namespace, id string) *wireError {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -130,8 +130,8 @@ func (e *Engine) privacy(w *worker, namespace, id string) *wireError {
 	return nil
 }
 
-// has reports whether the function exists for the generation of the connection. A nil
-// worker, the engine itself, has all functions.
+// has reports whether the function exists in the protocol of the connection. A nil worker is
+// the engine itself, for which every function exists.
 func (w *worker) has(f *function) bool {
 	if w == nil {
 		return true
@@ -140,7 +140,8 @@ func (w *worker) has(f *function) bool {
 	return f.has(d.protocol, d.strict)
 }
 
-// run calls a function (built in, over HTTP or of a worker) and waits for its outcome.
+// run calls a function of any kind (built in, invoked over HTTP, or served by a worker) and
+// waits for the outcome.
 func (e *Engine) run(ctx context.Context, r request) outcome {
 	f, p, missing := e.begin(r)
 	switch {
@@ -157,7 +158,7 @@ func (e *Engine) run(ctx context.Context, r request) outcome {
 	return e.await(ctx, p)
 }
 
-// runBuiltin runs a function that the engine runs itself.
+// runBuiltin runs a function inside the engine.
 func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome {
 	var recorded *console.Invocation
 	if e.recorder != nil {
@@ -176,10 +177,10 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 	return out
 }
 
-// begin finds the function of a call. It returns a function that the engine itself
-// runs. For a function of a worker, it records the call, gives the message a place in
-// the worker's send queue, and returns the pending call; use await to wait for the
-// outcome, or ignore it.
+// begin starts a call. For a function that runs inside the engine, it returns that function,
+// and the caller must run it. For a function of a worker, it records the call, queues the
+// message and returns the pending call; the caller can wait for the outcome with await, or
+// ignore it.
 func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -195,7 +196,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		}
 		return f, nil, nil
 	}
-	// The call is recorded before it is sent, since the answer may arrive at once.
+	// Record the call before sending it: the reply may arrive immediately.
 	p = &pending{request: r, began: time.Now(), callee: f.owner, done: make(chan outcome, 1), recorded: e.recordCall(&r, f)}
 	if earlier := e.calls[p.id]; earlier != nil {
 		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
@@ -212,7 +213,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 	return nil, p, nil
 }
 
-// await waits for the outcome of a pending call.
+// await waits for the outcome of p.
 func (e *Engine) await(ctx context.Context, p *pending) outcome {
 	if !p.sent.wait() {
 		e.mu.Lock()
@@ -227,8 +228,8 @@ func (e *Engine) await(ctx context.Context, p *pending) outcome {
 	}
 }
 
-// completeLocked ends a call; only the first outcome counts. It reports whether this
-// outcome was the first. Engine.mu is held.
+// completeLocked completes a call unless it is already complete, and reports whether it did.
+// The caller must hold Engine.mu.
 func (e *Engine) completeLocked(p *pending, out outcome) bool {
 	if p.over {
 		return false
@@ -255,8 +256,8 @@ func (e *Engine) builtinEnded(caller *worker) {
 	e.mu.Unlock()
 }
 
-// deliverResult handles the answer of a worker. Any worker that has the id may answer. An
-// unknown id is ignored.
+// deliverResult handles a result sent by a worker. Any worker that knows the id may send the
+// result. Unknown ids are ignored.
 func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	out := outcome{result: m.Result}
 	if out.err, _ = decodeError(m.Error); out.err != nil {
@@ -276,8 +277,8 @@ func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	e.observers.ended(&p.request, p.began, out, answer)
 }
 
-// notFoundLocked returns the error for a missing function. For a call by a worker, it
-// names the namespaces that have the id. Engine.mu is held.
+// notFoundLocked returns the error for a missing function. If a worker makes the call, the
+// error names the namespaces in which the id exists. The caller must hold Engine.mu.
 func (e *Engine) notFoundLocked(r request) *wireError {
 	text := "Function " + r.functionID + " not found in namespace " + r.namespace
 	if r.caller == nil || r.inPlace {
@@ -297,8 +298,8 @@ func (e *Engine) notFoundLocked(r request) *wireError {
 	return errorBody("function_not_found", "%s", text)
 }
 
-// start begins a call by the engine without waiting for its outcome; a built-in
-// function runs on its own goroutine. Calls from one goroutine reach a worker in order.
+// start makes a call on behalf of the engine without waiting for the outcome. A built-in
+// function runs on its own goroutine. Calls started by one goroutine reach a worker in order.
 func (e *Engine) start(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) *wireError {
 	r := request{
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
@@ -312,7 +313,8 @@ func (e *Engine) start(ctx context.Context, functionID, namespace string, payloa
 	return missing
 }
 
-// invokeWith makes a call by the engine, with metadata, under the trace context of ctx.
+// invokeWith makes a call on behalf of the engine, with metadata, and waits for the result.
+// The call is part of the trace in ctx.
 func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
 	payload, err := canonical(payload)
 	if err != nil {
@@ -325,13 +327,13 @@ func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, p
 	return out.result, out.err
 }
 
-// invoke makes a call by the engine under the trace context of ctx (see childTrace).
+// invoke makes a call on behalf of the engine and waits for the result. The call is part of
+// the trace in ctx (see childTrace).
 func (e *Engine) invoke(ctx context.Context, functionID, namespace string, payload json.RawMessage) (json.RawMessage, *wireError) {
 	return e.invokeWith(ctx, functionID, namespace, payload, nil)
 }
 
-// fire calls the target of b in its namespace, with its metadata, and waits for
-// the result.
+// fire calls the target of b with the namespace and metadata of b, and waits for the result.
 func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
 	if b.observer != nil {
 		out := e.observers.through(ctx, nil, b.observer.id, request{
@@ -342,8 +344,8 @@ func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (
 	return e.invokeWith(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
 }
 
-// condition calls a condition function with the payload of the handler and without
-// metadata. The condition fails only if the result is exactly false.
+// condition calls a condition function with the payload for the handler and without metadata.
+// run is false only if the result is exactly false or the call fails.
 func (e *Engine) condition(ctx context.Context, functionID, namespace string, payload json.RawMessage) (run bool, err *wireError) {
 	result, err := e.invoke(ctx, functionID, namespace, payload)
 	if err != nil {

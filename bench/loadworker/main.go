@@ -139,7 +139,6 @@ feed:
 	return err
 }
 
-// placeOrder calls bench::sink with an order.
 func placeOrder(ctx context.Context, c *iii.Client, in order) error {
 	out, err := iii.Call[receipt](ctx, c, "bench::sink", in)
 	if err == nil && !out.OK {

@@ -6,21 +6,22 @@ import (
 	"slices"
 )
 
-// Index finds the filters that match a document. It maps keys to filters and values,
-// ordered by key. The zero value is an empty index. An index must not be copied, except by
-// Clone. Concurrent calls of all methods but Insert, Remove and Clone are safe.
+// Index finds the filters that match a document. It maps keys to filters and values, ordered
+// by key. The zero value is an empty index. An Index must not be copied, except with Clone. Its
+// methods are safe for concurrent use, except Insert, Remove and Clone.
 //
-// A clone shares the structure of the index: Insert and Remove copy O(log n) nodes that they
-// have in common, and change the other nodes in place.
+// Insert and Remove take O(log n) time. They copy the nodes that an index shares with a clone,
+// and change the other nodes in place.
 //
-// Each entry is filed under one condition of its filter: a path, and the scalars of which
-// the value at the path must equal one. A match resolves each path once. It evaluates only
-// the entries found under the value there, and the entries that have no such condition.
+// If possible, an entry is filed under one condition of its filter. A condition requires the
+// value at a path to equal one of several scalars. Matching resolves each path once, then
+// evaluates only the entries filed under the value found there and the entries without a
+// condition.
 type Index[V any] struct {
-	owner *owner // of the nodes that no clone shares, or nil if there are none
+	owner *owner // of the nodes that are not shared with a clone, or nil if there are none
 	all   *tree[string, *entry[V]]
 	rest  *tree[string, *entry[V]]  // entries without a condition
-	paths *tree[string, *filing[V]] // filings by the text of the path
+	paths *tree[string, *filing[V]] // filings by path text
 }
 
 type entry[V any] struct {
@@ -30,12 +31,12 @@ type entry[V any] struct {
 	under  condition
 }
 
-// condition is a part of a filter by which an index can find the filter: the value at the path
-// must equal one of the scalars, which are all different.
+// condition is the part of a filter under which an index files it. It holds if the value at
+// path equals one of scalars, which are distinct.
 type condition struct {
 	path    *path
 	scalars []*value
-	whole   bool // the filter consists of this condition only
+	whole   bool // the filter has no other conditions
 }
 
 // filing holds the entries filed under one path.
@@ -48,7 +49,7 @@ type filing[V any] struct {
 	count                int
 }
 
-// Indexable reports whether the filter has a condition under which an index can file it.
+// Indexable reports whether an index can file the filter under a condition.
 func (f *Filter) Indexable() bool {
 	for range f.conditions() {
 		return true
@@ -56,7 +57,7 @@ func (f *Filter) Indexable() bool {
 	return false
 }
 
-// conditions iterates over the conditions of a filter, in normal-form order.
+// conditions iterates over the conditions of a filter in normal-form order.
 func (f *Filter) conditions() iter.Seq[condition] {
 	return func(yield func(condition) bool) {
 		if f == nil {
@@ -74,8 +75,8 @@ func (f *Filter) conditions() iter.Seq[condition] {
 	}
 }
 
-// scalars returns the distinct scalars, one of which the value must equal for the operator to
-// hold. It returns nil if the operator does not require that.
+// scalars returns the distinct scalars for which the operator holds. It returns nil if the
+// operator also holds for other values.
 func (o *op) scalars() []*value {
 	switch {
 	case o.kind == opEq && o.operand.scalar():
@@ -107,7 +108,7 @@ func compareScalars(a, b *value) int {
 // Len returns the number of entries.
 func (x *Index[V]) Len() int { return x.all.len() }
 
-// Get returns the value of a key.
+// Get returns the value stored under key.
 func (x *Index[V]) Get(key string) (v V, ok bool) {
 	e, ok := x.all.get(key)
 	if !ok {
@@ -116,7 +117,7 @@ func (x *Index[V]) Get(key string) (v V, ok bool) {
 	return e.value, true
 }
 
-// All iterates over keys and values, ordered by key.
+// All iterates over keys and values in key order.
 func (x *Index[V]) All() iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		var w walk[string, *entry[V]]
@@ -128,22 +129,23 @@ func (x *Index[V]) All() iter.Seq2[string, V] {
 	}
 }
 
-// Clone returns a copy of the index, in constant time. It is safe during concurrent reads of
-// the index.
+// Clone returns a copy of the index in constant time. Methods that read the index may run
+// concurrently.
 func (x *Index[V]) Clone() Index[V] {
 	x.owner = nil
 	return *x
 }
 
-// Insert adds an entry, which replaces an entry with the same key.
+// Insert adds an entry, which replaces any entry with the same key. A nil filter matches every
+// document.
 func (x *Index[V]) Insert(key string, f *Filter, v V) {
 	x.Remove(key)
 	if x.owner == nil {
 		x.owner = new(owner)
 	}
 	e := &entry[V]{key: key, filter: f, value: v}
-	// The best condition has a single scalar if possible. Among several such conditions, the
-	// one with the fewest neighbors is best, and then the one with the fewest scalars.
+	// Prefer a condition with a single scalar, then the one with the fewest neighbors, then
+	// the one with the fewest scalars.
 	best := [3]int{}
 	for c := range f.conditions() {
 		cost := [3]int{0, x.neighbors(c), len(c.scalars)}
@@ -163,7 +165,7 @@ func (x *Index[V]) Insert(key string, f *Filter, v V) {
 	}
 }
 
-// Remove removes the entry for the key, if there is one.
+// Remove removes the entry for key, if there is one.
 func (x *Index[V]) Remove(key string) {
 	e, ok := x.all.get(key)
 	if !ok {
@@ -180,7 +182,7 @@ func (x *Index[V]) Remove(key string) {
 	}
 }
 
-// neighbors returns the number of entries filed under the scalars of a condition.
+// neighbors returns the number of entries already filed under the scalars of c.
 func (x *Index[V]) neighbors(c condition) int {
 	f, ok := x.paths.get(c.path.text)
 	if !ok {
@@ -193,7 +195,7 @@ func (x *Index[V]) neighbors(c condition) int {
 	return n
 }
 
-// under returns the entries filed under a scalar.
+// under returns the entries filed under s.
 func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	switch {
 	case s.kind == number:
@@ -210,8 +212,8 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file puts added into the list of entries under each scalar of e's condition. If added is nil,
-// it removes e from these lists instead.
+// file adds e, as added, to the entries under each scalar of its condition. If added is nil, it
+// removes e from them instead.
 func (x *Index[V]) file(e *entry[V], added *tree[string, *entry[V]]) {
 	key := e.under.path.text
 	f, ok := x.paths.get(key)
@@ -252,7 +254,7 @@ func (x *Index[V]) file(e *entry[V], added *tree[string, *entry[V]]) {
 	}
 }
 
-// replace sets the list of entries under a scalar, or removes the scalar if the list is empty.
+// replace stores a list under a scalar. If the list is empty, it removes the scalar instead.
 func replace[K cmp.Ordered, V any](o *owner, lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
 	if list == nil {
 		return lists.remove(o, scalar)
@@ -260,7 +262,7 @@ func replace[K cmp.Ordered, V any](o *owner, lists *tree[K, *tree[string, V]], s
 	return lists.put(o, newEntry(scalar, list))
 }
 
-// lookup returns the entries filed under the value of a document.
+// lookup returns the entries filed under raw, a value from a document.
 func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	switch kindOf(raw) {
 	case null:
@@ -288,7 +290,7 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found holds the results of all lookups of a match. Each result is a list of entries.
+// found collects the lists of candidates that the lookups for a document yield.
 type found[V any] struct {
 	count int // number of entries
 	lists int
@@ -322,7 +324,7 @@ func (r *found[V]) lookup(m *match, f *filing[V]) {
 	}
 }
 
-// find looks up the document's values at the paths of the index.
+// find looks up the document's value at every path in the index.
 func (x *Index[V]) find(m *match, r *found[V]) {
 	r.add(x.rest)
 	if x.paths.len() == 1 {
@@ -335,9 +337,9 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 	}
 }
 
-// Candidates returns the number of entries that remain after the lookups for a document. A
-// match skips lookups that would leave most of the entries, and evaluates all of them
-// instead.
+// Candidates returns the number of entries left to evaluate after the lookups for a document.
+// If the index has many paths for its size, or if the lookups rule out too few entries,
+// [Index.AppendMatches] evaluates every entry instead.
 func (x *Index[V]) Candidates(d *Document) int {
 	v := d.view(x.paths.len())
 	defer v.release()
@@ -346,9 +348,9 @@ func (x *Index[V]) Candidates(d *Document) int {
 	return r.count
 }
 
-// AppendMatches appends the values of the entries whose filters match the document, ordered
-// by key. It allocates only to grow dst as long as a single list of candidates suffices,
-// which is the case when all conditions are on one path.
+// AppendMatches appends the values of the entries that match the document, in key order. If a
+// single lookup yields all candidates, as in an index whose conditions all concern one path,
+// AppendMatches allocates only to grow dst.
 func (x *Index[V]) AppendMatches(dst []V, d *Document) []V {
 	if x.all == nil {
 		return dst
@@ -383,13 +385,13 @@ func (x *Index[V]) AppendMatches(dst []V, d *Document) []V {
 	return dst
 }
 
-// holds evaluates the filter of an entry. lookedUp is true if the entry was found by its
-// condition, which therefore holds.
+// holds reports whether the filter of e matches. lookedUp reports whether e was found under
+// its condition, which then need not be checked again.
 func (e *entry[V]) holds(m *match, lookedUp bool) bool {
 	return lookedUp && e.under.whole || e.filter == nil || m.all(e.filter.clauses, nil)
 }
 
-// appendHeld appends the values of the matching entries in a single list.
+// appendHeld appends the values of the matching entries in a list.
 func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedUp bool) []V {
 	if list.size == 1 {
 		if e := list.value; e.holds(m, lookedUp) {
@@ -406,7 +408,7 @@ func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedU
 	return dst
 }
 
-// appendMerged appends the values of the matching entries in several lists, ordered by key.
+// appendMerged is like appendHeld, but for several lists. The result is ordered by key.
 func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	var buf [16]*entry[V]
 	matched := buf[:0]
@@ -427,7 +429,7 @@ func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	return dst
 }
 
-// merge sorts entries by key. The entries consist of sorted runs, whose ends are in runs.
+// merge sorts entries by key. The entries form sorted runs, and runs holds the end of each.
 func merge[V any](entries []*entry[V], runs []int) {
 	if len(entries) <= 16 {
 		for i := 1; i < len(entries); i++ {
