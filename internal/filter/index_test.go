@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -190,6 +193,40 @@ func TestClonesOfAnIndexAreIndependent(t *testing.T) {
 	if x.Len() != 0 || x.AppendMatches(nil, d) != nil {
 		t.Errorf("the emptied index has %d entries", x.Len())
 	}
+}
+
+func TestIndexIsReadWhileItsClonesChange(t *testing.T) {
+	f := mustParse(t, `{"input.k":{"$eq":1}}`)
+	var current atomic.Pointer[Index[int]]
+	current.Store(new(Index[int]))
+	var readers sync.WaitGroup
+	done := make(chan struct{})
+	for range 2 {
+		readers.Go(func() {
+			d := &Document{Input: json.RawMessage(`{"k":1}`)}
+			for {
+				x := current.Load()
+				if got := x.AppendMatches(nil, d); len(got) != x.Len() || !slices.IsSorted(got) {
+					t.Errorf("an index with %d entries matches %v", x.Len(), got)
+				}
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for i := range 1000 {
+		next := current.Load().Clone()
+		next.Insert(fmt.Sprintf("%04d", i), f, i)
+		if i%3 == 0 {
+			next.Remove(fmt.Sprintf("%04d", i/2))
+		}
+		current.Store(&next)
+	}
+	close(done)
+	readers.Wait()
 }
 
 func TestIndexCandidates(t *testing.T) {
