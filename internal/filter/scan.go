@@ -424,10 +424,13 @@ func findElement(b []byte, i int, s *segment) (start, stop, end int) {
 		end = skipValue(b, i)
 		stop = end
 	}
-	if end > 0 {
-		end = skipNested(b, end-1) // skip the rest of the array
+	switch {
+	case end < 0:
+		return 0, 0, malformed
+	case end < len(b) && b[end] == ']':
+		return start, stop, end + 1
 	}
-	if end < 0 {
+	if end = skipNested(b, end-1); end < 0 { // skip the rest of the array
 		return 0, 0, malformed
 	}
 	return start, stop, end
