@@ -205,7 +205,6 @@ func TestDefaultName(t *testing.T) {
 	}
 }
 
-// TestMetadata checks what a worker reports about itself.
 func TestMetadata(t *testing.T) {
 	t.Setenv("III_ISOLATION", "docker")
 	p := newPeer(t, script{})
@@ -295,7 +294,6 @@ func TestDialOptionsServeBothConnections(t *testing.T) {
 	}
 }
 
-// TestHeaders checks the headers of the WebSocket handshake.
 func TestHeaders(t *testing.T) {
 	header := http.Header{"X-A": {"1", "2"}}
 	var got http.Header
@@ -360,8 +358,8 @@ func TestDialContextIsUsed(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironment checks, for every kind of socket, to which addresses $III_TOKEN is
-// sent.
+// TestTokenOfTheEnvironment checks which addresses receive $III_TOKEN, for every kind of
+// socket.
 func TestTokenOfTheEnvironment(t *testing.T) {
 	t.Setenv("III_TOKEN", " "+tokenMark+" ")
 	t.Setenv("III_URL", "ws://engine.test:49134")
@@ -435,8 +433,8 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// Even if $III_URL does not name the host of the telemetry connection, the token is sent there
-// once a client uses telemetry with the same host.
+// Telemetry may connect to a host that $III_URL does not name. The token is sent to that host
+// once a client that is connected to the same host uses the telemetry.
 func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
 	t.Setenv("III_TOKEN", tokenMark)
 	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {

@@ -51,7 +51,8 @@ func InjectTraceparent(ctx context.Context) string {
 	return string(appendTraceparent(make([]byte, 0, traceparentLength), sc))
 }
 
-// traceparentLength is the length of the header: version, trace ID, span ID and flags.
+// traceparentLength is the length of a traceparent header: version, trace ID, span ID and
+// flags.
 const traceparentLength = 2 + 1 + 32 + 1 + 16 + 1 + 2
 
 func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
@@ -66,8 +67,8 @@ func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
 	return append(dst, "-00"...)
 }
 
-// parseTraceparent parses the header. It accepts fields appended by later versions and ignores
-// all flags except sampled.
+// parseTraceparent parses a traceparent header. It accepts fields appended by later versions
+// and ignores all flags except sampled.
 func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	if len(s) < traceparentLength || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return sc, false
@@ -90,7 +91,8 @@ func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	return sc, sc.IsValid()
 }
 
-// decodeHex decodes lowercase digits. The header allows no others.
+// decodeHex decodes lowercase hexadecimal digits. It rejects uppercase digits, which a
+// traceparent header must not contain.
 func decodeHex[T string | []byte](dst []byte, s T) bool {
 	for i := range dst {
 		high, low := hexValue(s[2*i]), hexValue(s[2*i+1])
@@ -130,7 +132,7 @@ func ExtractContext(ctx context.Context, traceparent, baggageHeader string) cont
 	return ctx
 }
 
-// extractRaw is ExtractContext for headers that are JSON strings. An empty slice means that
+// extractRaw is ExtractContext for headers given as JSON strings. An empty slice means that
 // there is no header.
 func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.Context {
 	if n := len(traceparent); n > 2 && traceparent[0] == '"' { // a valid header has no escapes
@@ -305,8 +307,8 @@ func BaggageEntry(ctx context.Context, key string) (value string, ok bool) {
 
 // SetBaggage returns ctx with one baggage entry set. Other entries keep their properties. The
 // key and value may be any UTF-8 text; surrounding white space is removed. If the key is
-// empty, the key or value is not valid UTF-8, or the baggage would exceed 64 entries or 8192
-// bytes of header, SetBaggage returns ctx unchanged and an error.
+// empty, the key or value is not valid UTF-8, or the baggage header would exceed 64 entries or
+// 8192 bytes, SetBaggage returns ctx unchanged and an error.
 func SetBaggage(ctx context.Context, key, value string) (context.Context, error) {
 	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 	switch {
@@ -344,8 +346,9 @@ func RemoveBaggage(ctx context.Context, key string) context.Context {
 
 // BaggageSpanProcessor copies baggage to spans as they start. Each entry in the baggage of the
 // span's parent context becomes an attribute with the same key and the decoded value. It
-// overrides an attribute with that key that the span was started with. With a trace, the
-// engine shows iii.tag.*, iii.session.id, iii.session.name and iii.message.id.
+// replaces any attribute with the same key that was set when the span was started. The engine
+// shows the attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id with a
+// trace.
 //
 // Register the processor before any processor that reads attributes when a span starts, as
 // [StartTelemetry] does. The zero value is ready to use and equivalent to the result of
