@@ -40,23 +40,24 @@ func (d *dialect) triggers() bool { return !d.strict || d.protocol < Protocol026
 // decode decodes a message of the worker. If it returns an error, the engine drops the
 // message silently.
 func (d *dialect) decode(raw []byte) (any, error) {
-	typ, err := messageType(raw)
+	var room [fewMembers]member
+	typ, members, err := readMessage(raw, room[:0])
 	if err != nil {
 		return nil, err
 	}
 	switch typ {
 	case "reattach":
-		return decodeAs[reattachMessage](raw)
+		return decodeAs[reattachMessage](members)
 	case "registerfunction":
-		return decodeMore(raw, d.protocol, func(m *registerFunctionMessage) any { return &m.observed })
+		return decodeMore(members, d.protocol, func(m *registerFunctionMessage) any { return &m.observed })
 	case "unregisterfunction":
-		return decodeAs[unregisterFunctionMessage](raw)
+		return decodeAs[unregisterFunctionMessage](members)
 	case "invokefunction":
-		return decodeMore(raw, d.protocol, func(m *invokeFunctionMessage) any { return &m.observed })
+		return decodeMore(members, d.protocol, func(m *invokeFunctionMessage) any { return &m.observed })
 	case "invocationresult":
-		return decodeMore(raw, d.protocol, func(m *invocationResultMessage) any { return &m.observed })
+		return decodeMore(members, d.protocol, func(m *invocationResultMessage) any { return &m.observed })
 	case "registerservice":
-		return decodeAs[registerServiceMessage](raw)
+		return decodeAs[registerServiceMessage](members)
 	case "ping":
 		return pingMessage{}, nil
 	case "pong", "workerregistered", "registrationrejected":
@@ -65,31 +66,31 @@ func (d *dialect) decode(raw []byte) (any, error) {
 	if d.triggers() {
 		switch typ {
 		case "registertriggertype":
-			return decodeAs[registerTriggerTypeMessage](raw)
+			return decodeAs[registerTriggerTypeMessage](members)
 		case "unregistertriggertype":
 			if d.protocol >= Protocol025 {
-				return decodeAs[unregisterTriggerTypeMessage](raw)
+				return decodeAs[unregisterTriggerTypeMessage](members)
 			}
 		case "registertrigger":
-			return decodeAs[registerTriggerMessage](raw)
+			return decodeAs[registerTriggerMessage](members)
 		case "unregistertrigger":
-			return decodeAs[unregisterTriggerMessage](raw)
+			return decodeAs[unregisterTriggerMessage](members)
 		case "triggerregistrationresult":
-			return decodeAs[triggerRegistrationResultMessage](raw)
+			return decodeAs[triggerRegistrationResultMessage](members)
 		}
 	}
 	if d.protocol >= Protocol025 {
 		switch typ {
 		case "observe":
-			return decodeAs[observeMessage](raw)
+			return decodeAs[observeMessage](members)
 		case "unobserve":
-			return decodeAs[unobserveMessage](raw)
+			return decodeAs[unobserveMessage](members)
 		case "observerack":
-			return decodeAs[observerAckMessage](raw)
+			return decodeAs[observerAckMessage](members)
 		case "invocationsobserved":
-			return decodeAs[invocationsObservedMessage](raw)
+			return decodeAs[invocationsObservedMessage](members)
 		case "localinvocationstats":
-			return decodeAs[localStatsMessage](raw)
+			return decodeAs[localStatsMessage](members)
 		}
 	}
 	return nil, fmt.Errorf("unknown type %q", typ)
@@ -145,7 +146,7 @@ func (a activation) json() json.RawMessage {
 }
 
 func (d *dialect) invoke(i invocation) []byte {
-	m := message("invokefunction").str("invocation_id", i.id).str("function_id", i.functionID).
+	m := largeMessage("invokefunction", len(i.data)+len(i.metadata)+len(i.trace.baggage)+len(i.caller)).str("invocation_id", i.id).str("function_id", i.functionID).
 		raw("data", i.data).optStr("traceparent", i.trace.traceparent).optStr("baggage", i.trace.baggage).
 		raw("metadata", i.metadata)
 	if d.observes {
@@ -160,7 +161,7 @@ func (d *dialect) invoke(i invocation) []byte {
 
 // result answers a call and repeats the caller's trace context.
 func (d *dialect) result(id, functionID string, out outcome, traceparent, baggage *string) []byte {
-	m := message("invocationresult").str("invocation_id", id).str("function_id", functionID)
+	m := largeMessage("invocationresult", len(out.result)).str("invocation_id", id).str("function_id", functionID)
 	if out.err != nil {
 		m.raw("error", errorJSON(out.err))
 	} else {

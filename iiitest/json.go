@@ -2,9 +2,9 @@ package iiitest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,9 +38,9 @@ func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMes
 	if kindOf(raw) != '{' {
 		return raw
 	}
-	members := (&scanner{b: raw}).members()
-	members[key] = value
-	return appendMembers(make([]byte, 0, len(raw)+len(key)+len(value)+4), members)
+	var room [fewMembers]member
+	list := append((&scanner{b: raw}).list(room[:0]), member{[]byte(key), value})
+	return appendMembers(make([]byte, 0, len(raw)+len(key)+len(value)+4), sorted(list))
 }
 
 // checkJSON rejects the same text as the engine's parser, with the same error messages.
@@ -74,6 +74,10 @@ func (s *scanner) next() byte {
 func (s *scanner) str() []byte {
 	start := s.i
 	for s.i++; s.i < len(s.b); s.i++ {
+		s.i += rawjson.PlainBytes(s.b[s.i:])
+		if s.i == len(s.b) {
+			break
+		}
 		switch s.b[s.i] {
 		case '\\':
 			s.i++
@@ -109,39 +113,87 @@ func (s *scanner) value() json.RawMessage {
 			}
 		}
 	default:
-		for s.i < len(s.b) && !bytes.ContainsRune([]byte(" \t\r\n,]}"), rune(s.b[s.i])) {
+		for s.i < len(s.b) && !endsScalar[s.b[s.i]] {
 			s.i++
 		}
 	}
 	return s.b[start:s.i]
 }
 
-// members consumes an object and returns its members. If a key occurs twice, the last
-// value counts.
-func (s *scanner) members() map[string]json.RawMessage {
-	m, _ := s.membersOf(nil)
-	return m
+// endsScalar marks the bytes that end a number or a literal.
+var endsScalar = [256]bool{' ': true, '\t': true, '\r': true, '\n': true, ',': true, ']': true, '}': true}
+
+// member is a member of an object. Its key is decoded.
+type member struct {
+	key   []byte
+	value json.RawMessage
 }
 
-// membersOf is like members. It also returns the first known key that occurs twice.
-func (s *scanner) membersOf(known func(key string) bool) (m map[string]json.RawMessage, twice string) {
-	m = make(map[string]json.RawMessage)
+// fewMembers is a number of members that most objects do not exceed.
+const fewMembers = 16
+
+// list consumes an object and appends its members to list, in their order. Keys can occur
+// twice.
+func (s *scanner) list(list []member) []member {
 	s.next()
 	s.i++ // {
 	for s.next() == '"' {
-		key := unquote(s.str())
+		key := unquoteBytes(s.str())
 		s.next()
 		s.i++ // :
-		if _, again := m[key]; again && twice == "" && known != nil && known(key) {
-			twice = key
-		}
-		m[key] = s.value()
+		list = append(list, member{key, s.value()})
 		if s.next() == ',' {
 			s.i++
 		}
 	}
 	s.i++ // }
-	return m, twice
+	return list
+}
+
+// members consumes an object and returns its members. If a key occurs twice, the last
+// value counts.
+func (s *scanner) members() map[string]json.RawMessage {
+	var room [fewMembers]member
+	list := s.list(room[:0])
+	m := make(map[string]json.RawMessage, len(list))
+	for _, one := range list {
+		m[string(one.key)] = one.value
+	}
+	return m
+}
+
+// valueOf returns the value of the last member with a key, or nil.
+func valueOf(members []member, key string) json.RawMessage {
+	for _, m := range slices.Backward(members) {
+		if string(m.key) == key {
+			return m.value
+		}
+	}
+	return nil
+}
+
+// sorted sorts members by their keys. Of the members with the same key, it keeps the last.
+func sorted(list []member) []member {
+	if slices.IsSortedFunc(list, func(next, previous member) int { return cmp.Or(bytes.Compare(next.key, previous.key), -1) }) {
+		return list
+	}
+	slices.SortStableFunc(list, func(a, b member) int { return bytes.Compare(a.key, b.key) })
+	kept := list[:0]
+	for i, m := range list {
+		if i+1 == len(list) || !bytes.Equal(m.key, list[i+1].key) {
+			kept = append(kept, m)
+		}
+	}
+	return kept
+}
+
+// sortedMembers returns the members of a map, sorted by their keys.
+func sortedMembers(members map[string]json.RawMessage) []member {
+	list := make([]member, 0, len(members))
+	for k, v := range members {
+		list = append(list, member{[]byte(k), v})
+	}
+	return sorted(list)
 }
 
 // appendValue consumes a value and appends it in canonical form.
@@ -154,13 +206,16 @@ func (s *scanner) appendValue(dst []byte) []byte {
 		}
 		return appendString(dst, unquote(text))
 	case '{':
-		members := s.members()
-		for k, v := range members {
-			if c := kindOf(v); c == '{' || c == '[' || c == '0' || c == '"' && bytes.IndexByte(v, '\\') >= 0 {
-				members[k] = canonicalValid(v)
+		var room [fewMembers]member
+		dst = append(dst, '{')
+		for i, m := range sorted(s.list(room[:0])) {
+			if i > 0 {
+				dst = append(dst, ',')
 			}
+			value := scanner{b: m.value}
+			dst = value.appendValue(append(appendKey(dst, m.key), ':'))
 		}
-		return appendMembers(dst, members)
+		return append(dst, '}')
 	case '[':
 		dst = append(dst, '[')
 		s.i++
@@ -180,25 +235,36 @@ func (s *scanner) appendValue(dst []byte) []byte {
 	}
 }
 
-func appendMembers(dst []byte, members map[string]json.RawMessage) []byte {
+func appendMembers(dst []byte, members []member) []byte {
 	dst = append(dst, '{')
-	for i, k := range slices.Sorted(maps.Keys(members)) {
+	for i, m := range members {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(appendString(dst, k), ':')
-		dst = append(dst, members[k]...)
+		dst = append(appendKey(dst, m.key), ':')
+		dst = append(dst, m.value...)
 	}
 	return append(dst, '}')
 }
 
-func unquote(text []byte) string {
+// appendKey is appendString for a key.
+func appendKey(dst, key []byte) []byte {
+	if rawjson.PlainBytes(key) < len(key) || !utf8.Valid(key) {
+		return appendString(dst, string(key))
+	}
+	return append(append(append(dst, '"'), key...), '"')
+}
+
+func unquote(text []byte) string { return string(unquoteBytes(text)) }
+
+// unquoteBytes decodes a string. The result can be a part of text.
+func unquoteBytes(text []byte) []byte {
 	if bytes.IndexByte(text, '\\') < 0 && len(text) >= 2 {
-		return string(text[1 : len(text)-1])
+		return text[1 : len(text)-1]
 	}
 	var s string
 	_ = json.Unmarshal(text, &s)
-	return s
+	return []byte(s)
 }
 
 // membersOf returns the members of an object; other values have none.
@@ -312,21 +378,29 @@ func mustEncode(v any) json.RawMessage {
 type object struct{ b []byte }
 
 // message begins a protocol message of the given type.
-func message(typ string) *object {
-	return new(object).str("type", typ)
+func message(typ string) *object { return largeMessage(typ, 0) }
+
+// largeMessage is message with room for values of the given length.
+func largeMessage(typ string, length int) *object {
+	o := &object{b: make([]byte, 0, length+320)}
+	return o.str("type", typ)
 }
 
+// key adds a key, which is one of the protocol's own and therefore plain ASCII.
 func (o *object) key(k string) {
 	if len(o.b) == 0 {
 		o.b = append(o.b, '{')
 	} else {
 		o.b = append(o.b, ',')
 	}
-	o.b = strconv.AppendQuote(o.b, k) // keys are the protocol's own: plain ASCII
-	o.b = append(o.b, ':')
+	o.b = append(append(append(o.b, '"'), k...), `":`...)
 }
 
-func (o *object) str(k, v string) *object { return o.raw(k, mustEncode(v)) }
+func (o *object) str(k, v string) *object {
+	o.key(k)
+	o.b = appendString(o.b, v)
+	return o
+}
 
 // optStr adds nothing if the value is empty.
 func (o *object) optStr(k, v string) *object {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"regexp"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -196,34 +197,43 @@ type (
 	pingMessage    struct{}
 )
 
-// messageType verifies that raw is a message and returns its type.
-func messageType(raw []byte) (string, error) {
+// readMessage verifies that raw is a message. It returns its type, and appends its members to
+// room.
+func readMessage(raw []byte, room []member) (typ string, members []member, err error) {
 	if err := checkJSON(raw); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if kindOf(raw) != '{' {
-		return "", errors.New("not an object")
+		return "", nil, errors.New("not an object")
 	}
-	members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return key == "type" })
-	typ := members["type"]
-	if twice != "" || kindOf(typ) != '"' {
-		return "", errors.New("type is missing")
+	members = (&scanner{b: raw}).list(room)
+	types := 0
+	for _, m := range members {
+		if string(m.key) == "type" {
+			types++
+		}
 	}
-	return unquote(typ), nil
+	value := valueOf(members, "type")
+	if types != 1 || kindOf(value) != '"' {
+		return "", nil, errors.New("type is missing")
+	}
+	return unquote(value), members, nil
 }
 
 // quoted matches the values in an error text about an invalid message. The text goes to
 // the log, and the values may be secret.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
-func decodeAs[T any](raw []byte) (any, error) { return decodeMore[T](raw, Protocol023, nil) }
+func decodeAs[T any](members []member) (any, error) {
+	return decodeMore[T](members, Protocol023, nil)
+}
 
 // decodeMore is decodeAs for a message that has more fields since Protocol025.
-func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error) {
+func decodeMore[T any](members []member, p Protocol, more func(m *T) any) (any, error) {
 	var m T
-	detail := decodeStrict(raw, &m)
+	detail := decodeMembers(members, reflect.ValueOf(&m).Elem())
 	if detail == "" && p >= Protocol025 {
-		detail = decodeValue(raw, reflect.ValueOf(more(&m)).Elem())
+		detail = decodeMembers(members, reflect.ValueOf(more(&m)).Elem())
 	}
 	if detail != "" {
 		return nil, errors.New(quoted.ReplaceAllString(detail, `"…"`))
@@ -239,11 +249,11 @@ func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error)
 // check rejects an id that is not a UUID and an unknown action, and normalizes the id.
 func (m *invokeFunctionMessage) check() error {
 	if m.InvocationID != nil {
-		id, err := uuid.Parse(*m.InvocationID)
+		id, err := normalUUID(*m.InvocationID)
 		if err != nil {
-			return errors.New("invocation_id is not a UUID")
+			return err
 		}
-		*m.InvocationID = id.String()
+		*m.InvocationID = id
 	}
 	switch {
 	case m.Action == nil, m.void(), m.Action.Type == "enqueue" && m.Action.Queue != nil:
@@ -272,12 +282,22 @@ func (m *registerFunctionMessage) check() error {
 	return nil
 }
 
-func (m *invocationResultMessage) check() error {
-	id, err := uuid.Parse(m.InvocationID)
+// normalUUID returns the usual spelling of the id of an invocation.
+func normalUUID(s string) (string, error) {
+	id, err := uuid.Parse(s)
 	if err != nil {
-		return errors.New("invocation_id is not a UUID")
+		return "", errors.New("invocation_id is not a UUID")
 	}
-	m.InvocationID = id.String()
+	if len(s) == len("00000000-0000-0000-0000-000000000000") && strings.ToLower(s) == s { // spares an allocation
+		return s, nil
+	}
+	return id.String(), nil
+}
+
+func (m *invocationResultMessage) check() (err error) {
+	if m.InvocationID, err = normalUUID(m.InvocationID); err != nil {
+		return err
+	}
 	m.Result = optional(m.Result)
 	_, err = decodeError(m.Error)
 	return err
