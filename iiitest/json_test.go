@@ -132,29 +132,6 @@ func FuzzDecodeMessage(f *testing.F) {
 	})
 }
 
-func FuzzLimitedConn(f *testing.F) {
-	f.Add([]byte{0x81, 0x85, 0, 0, 0, 0, 'h', 'e', 'l', 'l', 'o', 0x89, 0x80, 0, 0, 0, 0})
-	f.Add([]byte{0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
-	f.Add([]byte{0x01, 0xfe, 0xff, 0xff, 0, 0, 0, 0})
-	f.Add([]byte{0x01, 0x80, 0, 0, 0, 0, 0x89, 0x80, 0, 0, 0, 0, 0x80, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0, 0x80})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		// The verdict does not depend on how the bytes are split.
-		whole, bytewise := limitedConn{silent: true}, limitedConn{silent: true}
-		accepted, errWhole := whole.follow(data)
-		var errBytewise error
-		read := 0
-		for ; read < len(data) && errBytewise == nil; read++ {
-			_, errBytewise = bytewise.follow(data[read : read+1])
-		}
-		if errWhole != nil && (accepted > read || read-accepted > len(whole.header)) || errWhole == nil && accepted != len(data) {
-			t.Errorf("%d of %d bytes accepted, %d bytewise", accepted, len(data), read)
-		}
-		if errWhole != errBytewise || errWhole == nil && (whole.remaining != bytewise.remaining || whole.message != bytewise.message) {
-			t.Errorf("whole: %v, %+v; bytewise: %v, %+v", errWhole, &whole, errBytewise, &bytewise)
-		}
-	})
-}
-
 func TestDecodeInput(t *testing.T) {
 	type Input struct {
 		Name    string          `json:"name"`

@@ -1,6 +1,7 @@
 package iiitest
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // worker is one connection of the worker protocol. The connection defines its identity:
@@ -130,12 +133,22 @@ func farewell(conn *websocket.Conn) {
 
 // read handles messages one after the other until the connection ends.
 func (w *worker) read() {
+	var buf []byte
 	for {
 		w.reading.wait(w.e.ctx)
-		kind, data, err := w.conn.ReadMessage()
+		kind, r, err := w.conn.NextReader()
+		if err == nil {
+			buf, err = wsconn.AppendAll(r, buf[:0])
+		}
 		if err != nil {
 			w.e.log.Debug("worker connection ended", "worker", w.id, "error", err)
 			return
+		}
+		data := buf
+		if buf = buf[:0]; len(data) > keptBuffer {
+			buf = nil
+		} else {
+			data = bytes.Clone(data) // without the room that buf has
 		}
 		w.reading.wait(w.e.ctx) // messages that arrive after StopReading
 		if kind == websocket.TextMessage && !utf8.Valid(data) {
@@ -147,10 +160,13 @@ func (w *worker) read() {
 	}
 }
 
+// keptBuffer is the size of the largest message that is read into a buffer that is used again.
+const keptBuffer = 64 << 10
+
 // receive handles a message and reports whether the connection continues.
 func (w *worker) receive(kind int, data []byte) bool {
 	frame := Frame{Direction: ToEngine, Binary: kind == websocket.BinaryMessage, Message: data}
-	for _, data := range w.e.frames.add(w, &frame) {
+	for _, data := range w.e.frames.add(w, &frame, w.e.frames.hook.Load()) {
 		if frame.Binary && telemetryTag(data) != "" {
 			w.e.ingest(w.id, w.conn.RemoteAddr().String(), data)
 			continue
@@ -205,20 +221,29 @@ func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}
 // worker is still connected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
-// write sends queued messages until the send queue is closed.
+// write sends queued messages until the send queue is closed. It sends messages that are
+// queued together with one write to the network, unless a hook decides about each of them.
 func (w *worker) write() {
 	defer close(w.written)
+	conn := w.conn.NetConn().(*limitedConn)
+	var hook *func(Frame) Verdict
+	held := false // the previous message waits for this one
 	for {
-		out, ok := w.out.pop()
+		out, more, ok := w.out.pop()
 		if !ok {
 			return
 		}
+		if !held {
+			hook = w.e.frames.hook.Load()
+		}
+		held = more && !out.close && hook == nil
+		conn.holding.Store(held)
 		if out.close {
 			sayGoodbye(w.conn)
 			continue
 		}
 		frame := Frame{Direction: FromEngine, Message: out.message}
-		for _, m := range w.e.frames.add(w, &frame) {
+		for _, m := range w.e.frames.add(w, &frame, hook) {
 			if err := w.conn.WriteMessage(websocket.TextMessage, m); err != nil {
 				_ = w.conn.Close()
 				break
