@@ -214,14 +214,15 @@ func (o *observer) envelope(c *observedCall, activationID string) json.RawMessag
 func (t *observers) launch(o *observer, r *request) {
 	o.inFlight++
 	e := t.engine
-	f, p, missing := e.begin(*r)
+	done := make(chan outcome, 1)
+	f, p, missing := e.begin(*r, func(out outcome) { done <- out })
 	e.spawn(func(ctx context.Context) {
 		out := outcome{err: missing}
 		switch {
 		case f != nil:
 			out = e.runBuiltin(ctx, f, *r)
 		case p != nil:
-			out = e.await(ctx, p)
+			out = e.await(ctx, p, done)
 		}
 		if out.err != nil {
 			e.log.Warn("target of an observer failed", "observer", o.id, "function", r.functionID, "code", out.err.Code)

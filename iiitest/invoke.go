@@ -41,74 +41,121 @@ type request struct {
 type pending struct {
 	request
 	began    time.Time
-	callee   *worker      // caller nil: the engine
-	done     chan outcome // capacity 1
-	sent     *ticket      // of the message to the callee
-	over     bool         // guarded by Engine.mu
+	callee   *worker       // caller nil: the engine
+	ended    func(outcome) // receives the outcome once, under Engine.mu; may be nil
+	sent     *ticket       // of the message to the callee
+	over     bool          // guarded by Engine.mu
 	recorded *console.Invocation
 }
 
-// serveCall runs one call of a worker and answers it. The answer repeats the caller's
-// trace context verbatim, unless the namespace of the call is blank.
-func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessage) {
-	silent := m.InvocationID == nil || m.void()
-	traceparent, baggage := m.Traceparent, m.Baggage
-	ns, blank := namespaceOf("namespace", m.Namespace, defaultNamespace)
-	out := outcome{err: blank}
-	if blank != nil {
-		silent, traceparent, baggage = false, nil, nil
-	} else {
-		var always bool
-		out, always = e.dispatch(ctx, w, ns, m)
-		silent = silent && !always
+// callAnswer is the answer that a worker expects to its call. It repeats the caller's trace
+// context verbatim.
+type callAnswer struct {
+	to                   *worker
+	id, functionID       string
+	traceparent, baggage *string
+	silent               bool // the worker expects none
+}
+
+// push puts the answer into the send queue of the worker, unless the worker expects none.
+func (a *callAnswer) push(out outcome) *ticket {
+	if a.silent {
+		return queuedTicket
 	}
-	if silent || ctx.Err() != nil {
-		return
-	}
-	id := text(m.InvocationID)
+	id := a.id
 	if id == "" {
 		id = uuid.NewString()
 	}
-	w.send(w.speaks().result(id, m.FunctionID, out, traceparent, baggage))
+	return a.to.push(a.to.speaks().result(id, a.functionID, out, a.traceparent, a.baggage))
 }
 
-// dispatch determines what kind of call a worker makes and executes it. A call that is
-// forbidden or goes to the middleware always gets an answer.
-func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFunctionMessage) (out outcome, always bool) {
+// serveCall starts a call of a worker, which will be answered. It never waits: where that may
+// be necessary, it starts a goroutine.
+func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
+	a := &callAnswer{
+		to: w, id: text(m.InvocationID), functionID: m.FunctionID, traceparent: m.Traceparent, baggage: m.Baggage,
+		silent: m.InvocationID == nil || m.void(),
+	}
+	ns, blank := namespaceOf("namespace", m.Namespace, defaultNamespace)
+	if blank != nil {
+		a.silent, a.traceparent, a.baggage = false, nil, nil
+		a.push(outcome{err: blank})
+		return
+	}
+	r, special := e.dispatch(w, ns, m)
+	if special != nil {
+		e.spawn(func(ctx context.Context) {
+			out, always := special(ctx)
+			a.silent = a.silent && !always
+			if ctx.Err() == nil {
+				a.push(out).wait()
+			}
+		})
+		return
+	}
+	f, p, missing := e.begin(r, func(out outcome) { a.push(out) })
+	switch {
+	case missing != nil:
+		a.push(outcome{err: missing})
+	case f != nil:
+		e.spawn(func(ctx context.Context) {
+			out := e.runOwn(ctx, f, r)
+			if ctx.Err() == nil {
+				a.push(out).wait()
+			}
+		})
+	case p.sent != queuedTicket:
+		e.spawn(func(context.Context) { e.deliver(p) })
+	}
+}
+
+// dispatch determines what kind of call a worker makes. It returns the call of a function, or
+// a function that executes any other kind. A call that is forbidden or goes to the middleware
+// always gets an answer.
+func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r request, special func(ctx context.Context) (out outcome, always bool)) {
 	from, depth := m.observed.Caller.stamped(w.id, w.name()), uint32(0)
 	if m.observed.Depth != nil {
 		depth = *m.observed.Depth
 	}
 	if through := m.observed.Activation; through != nil && w.speaks().observes {
-		return e.observers.through(ctx, w, through.ObserverID, request{
+		r := request{
 			id: m.id(), data: m.Data, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID), from: from, depth: depth,
-		}), false
+		}
+		return r, func(ctx context.Context) (outcome, bool) {
+			return e.observers.through(ctx, w, through.ObserverID, r), false
+		}
+	}
+	refused := func(why *wireError) (request, func(ctx context.Context) (outcome, bool)) {
+		e.recordRefused(w, ns, m, why)
+		return request{}, func(context.Context) (outcome, bool) { return outcome{err: why}, true }
 	}
 	if bad := w.permissions.denial(ns, m.FunctionID); bad != nil {
-		e.recordRefused(w, ns, m, bad)
-		return outcome{err: bad}, true
+		return refused(bad)
 	}
-	r := request{
+	if bad := e.privacy(w, ns, m.FunctionID); bad != nil {
+		return refused(bad)
+	}
+	r = request{
 		caller: w, functionID: m.FunctionID, namespace: ns,
 		data: m.Data, input: m.Data, metadata: m.Metadata, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID),
 		from: from, depth: depth,
-	}
-	if bad := e.privacy(w, ns, m.FunctionID); bad != nil {
-		e.recordRefused(w, ns, m, bad)
-		return outcome{err: bad}, true
 	}
 	if m.Traceparent != nil {
 		r.baggage = text(m.Baggage)
 	}
 	if id := w.permissions.middleware(ns, m.FunctionID); id != "" {
-		return w.permissions.throughMiddleware(ctx, w, id, m, r), true
+		r, m := r, m
+		return r, func(ctx context.Context) (outcome, bool) {
+			return w.permissions.throughMiddleware(ctx, w, id, m, r), true
+		}
 	}
 	if m.Action != nil && m.Action.Type == "enqueue" {
-		return e.enqueue(ctx, *m.Action.Queue, r), false
+		r, queue := r, *m.Action.Queue
+		return r, func(ctx context.Context) (outcome, bool) { return e.enqueue(ctx, queue, r), false }
 	}
 	r.id = m.id()
-	r.data = withKey(r.data, "_caller_worker_id", mustEncode(w.id))
-	return e.run(ctx, r), false
+	r.data = withKey(r.data, "_caller_worker_id", w.quotedID)
+	return r, nil
 }
 
 // id returns the id of the call, or a generated one if the caller expects no answer.
@@ -142,19 +189,25 @@ func (w *worker) has(f *function) bool {
 
 // run calls a function (built in, over HTTP or of a worker) and waits for its outcome.
 func (e *Engine) run(ctx context.Context, r request) outcome {
-	f, p, missing := e.begin(r)
+	done := make(chan outcome, 1)
+	f, p, missing := e.begin(r, func(out outcome) { done <- out })
 	switch {
 	case missing != nil:
 		return outcome{err: missing}
 	case f != nil:
-		defer e.builtinEnded(r.caller)
-		ctx, span := e.startBuiltinSpan(withTrace(ctx, r.trace), r.functionID)
-		r.trace = traceOf(ctx)
-		out := e.runBuiltin(ctx, f, r)
-		span.end(out.err)
-		return out
+		return e.runOwn(ctx, f, r)
 	}
-	return e.await(ctx, p)
+	return e.await(ctx, p, done)
+}
+
+// runOwn runs a function that begin has returned, with a span.
+func (e *Engine) runOwn(ctx context.Context, f *function, r request) outcome {
+	defer e.builtinEnded(r.caller)
+	ctx, span := e.startBuiltinSpan(withTrace(ctx, r.trace), r.functionID)
+	r.trace = traceOf(ctx)
+	out := e.runBuiltin(ctx, f, r)
+	span.end(out.err)
+	return out
 }
 
 // runBuiltin runs a function that the engine runs itself.
@@ -178,9 +231,9 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 
 // begin finds the function of a call. It returns a function that the engine itself
 // runs. For a function of a worker, it records the call, gives the message a place in
-// the worker's send queue, and returns the pending call; use await to wait for the
-// outcome, or ignore it.
-func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireError) {
+// the worker's send queue, and returns the pending call. When that call ends, ended receives
+// the outcome, under Engine.mu; a nil ended ignores it.
+func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pending, missing *wireError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f := e.functions[key{r.namespace, r.functionID}]
@@ -196,7 +249,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		return f, nil, nil
 	}
 	// The call is recorded before it is sent, since the answer may arrive at once.
-	p = &pending{request: r, began: time.Now(), callee: f.owner, done: make(chan outcome, 1), recorded: e.recordCall(&r, f)}
+	p = &pending{request: r, began: time.Now(), callee: f.owner, ended: ended, recorded: e.recordCall(&r, f)}
 	if earlier := e.calls[p.id]; earlier != nil {
 		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
 	}
@@ -212,15 +265,21 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 	return nil, p, nil
 }
 
-// await waits for the outcome of a pending call.
-func (e *Engine) await(ctx context.Context, p *pending) outcome {
+// deliver waits until the message of a pending call is in the send queue. If the worker is
+// gone, it ends the call.
+func (e *Engine) deliver(p *pending) {
 	if !p.sent.wait() {
 		e.mu.Lock()
 		e.completeLocked(p, outcome{err: errorBody("channel_send_failed", "worker %s is gone", p.callee.id)})
 		e.mu.Unlock()
 	}
+}
+
+// await waits for the outcome of a pending call, which done receives.
+func (e *Engine) await(ctx context.Context, p *pending, done <-chan outcome) outcome {
+	e.deliver(p)
 	select {
-	case out := <-p.done:
+	case out := <-done:
 		return out
 	case <-ctx.Done():
 		return outcome{err: errorBody("invocation_error", "%v", ctx.Err())}
@@ -235,7 +294,9 @@ func (e *Engine) completeLocked(p *pending, out outcome) bool {
 	}
 	p.over = true
 	e.recordEnd(p.recorded, out)
-	p.done <- out
+	if p.ended != nil {
+		p.ended(out)
+	}
 	if e.calls[p.id] == p {
 		delete(e.calls, p.id)
 	}
@@ -304,7 +365,7 @@ func (e *Engine) start(ctx context.Context, functionID, namespace string, payloa
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
 		data: payload, metadata: metadata, trace: traceOf(ctx), cause: causeOf(ctx), from: engineCaller(),
 	}
-	f, _, missing := e.begin(r)
+	f, _, missing := e.begin(r, nil)
 	if f != nil {
 		r.trace = traceContext{}
 		e.spawn(func(ctx context.Context) { e.runBuiltin(ctx, f, r) })

@@ -3,6 +3,7 @@ package iiitest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"net"
 	"net/http"
 	"sync"
@@ -21,6 +22,7 @@ import (
 type worker struct {
 	e           *Engine
 	id, token   string
+	quotedID    json.RawMessage
 	conn        *websocket.Conn
 	ip          string
 	permissions *permissions // nil on the open listener
@@ -77,6 +79,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		attached: make(map[*pending]struct{}),
 		cleaned:  make(chan struct{}),
 	}
+	w.quotedID = mustEncode(w.id)
 	w.spoken.Store(&dialect{protocol: e.Protocol(), strict: e.cfg.strict})
 	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
 	if limited, ok := conn.NetConn().(*limitedConn); ok { // the library answers pings while it waits for a message
@@ -184,8 +187,8 @@ func (w *worker) receive(kind int, data []byte) bool {
 	return !frame.cut
 }
 
-// handle processes one message. It applies registrations itself, one after the other; a
-// message that expects an answer gets its own goroutine.
+// handle processes one message. It applies registrations itself, one after the other, and
+// starts calls.
 func (w *worker) handle(m any) {
 	e := w.e
 	e.mu.Lock()
@@ -196,7 +199,7 @@ func (w *worker) handle(m any) {
 	}
 	switch m := m.(type) {
 	case invokeFunctionMessage:
-		e.spawn(func(ctx context.Context) { e.serveCall(ctx, w, m) })
+		e.serveCall(w, m)
 	case invocationResultMessage:
 		e.deliverResult(w, m)
 	case triggerRegistrationResultMessage:
