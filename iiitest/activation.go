@@ -185,6 +185,7 @@ func (t *observers) activate(o *observer, c *observedCall) {
 	}
 }
 
+// orNull returns null for an absent value.
 func orNull(raw json.RawMessage) json.RawMessage {
 	if raw == nil {
 		return json.RawMessage("null")

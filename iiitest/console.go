@@ -128,7 +128,7 @@ func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
 		case out.err != nil:
 			e.recorder.Responded(i, failure(out.err).status)
 		case !isNull(out.result): // else the response is a stream
-			e.recorder.Responded(i, replyOf(out.result).status)
+			e.recorder.Responded(i, statusOf(memberOf(out.result, "status_code")))
 		}
 	}
 	if out.err != nil {

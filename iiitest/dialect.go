@@ -275,9 +275,6 @@ func (c *callerInfo) json() json.RawMessage {
 		parent.Parent = nil
 		o.raw("parent", parent.json())
 	}
-	if len(o.b) == 0 {
-		return json.RawMessage("{}")
-	}
 	return o.bytes()
 }
 

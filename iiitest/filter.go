@@ -31,6 +31,9 @@ func parseFilter(raw json.RawMessage) (*filter, *wireError) {
 // matches reports whether the filter selects a call.
 func (f *filter) matches(d *document) bool { return f.compiled.Matches(d) }
 
+// matchesAll reports whether the filter selects every call.
+func (f *filter) matchesAll() bool { return string(f.normal) == "{}" }
+
 // check compares the paths of the filter with the schemas of the function.
 func (f *filter) check(of *function) (warnings []string, bad *wireError) {
 	warnings, err := f.compiled.CheckSchemas(of.request, of.response)

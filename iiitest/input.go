@@ -318,15 +318,12 @@ func outOfRange(raw json.RawMessage, expected string) string {
 // kindOf returns the first byte of a JSON value, '0' for every number, and 0 for an
 // empty value.
 func kindOf(raw json.RawMessage) byte {
-	raw = bytes.TrimLeft(raw, " \t\r\n")
-	switch {
-	case len(raw) == 0:
-		return 0
-	case raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9':
+	s := scanner{b: raw}
+	c := s.next()
+	if c == '-' || c >= '0' && c <= '9' {
 		return '0'
-	default:
-		return raw[0]
 	}
+	return c
 }
 
 // describe describes a JSON value as the engine's messages do.

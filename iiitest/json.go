@@ -275,6 +275,15 @@ func membersOf(raw json.RawMessage) map[string]json.RawMessage {
 	return (&scanner{b: raw}).members()
 }
 
+// memberOf returns a member of an object, or nil.
+func memberOf(raw json.RawMessage, key string) json.RawMessage {
+	if kindOf(raw) != '{' {
+		return nil
+	}
+	var room [fewMembers]member
+	return valueOf((&scanner{b: raw}).list(room[:0]), key)
+}
+
 // stringOf returns the text of a string, or "" for any other value.
 func stringOf(raw json.RawMessage) string {
 	if kindOf(raw) != '"' {
@@ -420,4 +429,9 @@ func (o *object) raw(k string, v json.RawMessage) *object {
 	return o
 }
 
-func (o *object) bytes() []byte { return append(o.b, '}') }
+func (o *object) bytes() []byte {
+	if len(o.b) == 0 {
+		return []byte("{}")
+	}
+	return append(o.b, '}')
+}

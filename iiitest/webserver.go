@@ -494,10 +494,16 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 	}()
 }
 
-// stopReading stops reading. It reports whether request and response are complete, and
-// another request can follow.
+// stopReading ends the reading in the background. It reports whether request and response are
+// complete, and another request can follow. In this case it waits for the next request, or for
+// the client to disconnect.
 func (x *webExchange) stopReading() bool {
-	if x.listening != nil {
+	next := x.done && x.read() && !x.last
+	switch {
+	case x.listening == nil:
+	case next:
+		<-x.listening
+	default:
 		_ = x.conn.conn.SetReadDeadline(time.Unix(1, 0))
 		<-x.listening
 		_ = x.conn.conn.SetReadDeadline(time.Time{})
