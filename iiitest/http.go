@@ -228,7 +228,7 @@ func (x *exchange) call() (reply, bool) {
 		}
 	}
 	x.payload.requestBody, x.payload.response = x.requestBody.ref(reading), x.response.ref(writing)
-	result, err := x.e.fire(x.trace, x.route.binding, x.payload.json())
+	result, err := x.e.fireCanonical(x.trace, x.route.binding, x.payload.json())
 	switch {
 	case err != nil:
 		return failure(err), true

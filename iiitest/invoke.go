@@ -375,8 +375,13 @@ func (e *Engine) start(ctx context.Context, functionID, namespace string, payloa
 
 // invokeWith makes a call by the engine, with metadata, under the trace context of ctx.
 func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
-	payload, err := canonical(payload)
-	if err != nil {
+	return e.invokeCanonical(ctx, functionID, namespace, canonicalValid(payload), metadata)
+}
+
+// invokeCanonical is invokeWith for a payload in canonical form. The payload can be nested too
+// deeply.
+func (e *Engine) invokeCanonical(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
+	if err := checkJSON(payload); err != nil {
 		return nil, errorBody("serialization_error", "Failed to serialize input for %s: %v", functionID, err)
 	}
 	out := e.run(ctx, request{
@@ -394,13 +399,18 @@ func (e *Engine) invoke(ctx context.Context, functionID, namespace string, paylo
 // fire calls the target of b in its namespace, with its metadata, and waits for
 // the result.
 func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
+	return e.fireCanonical(ctx, b, canonicalValid(payload))
+}
+
+// fireCanonical is fire for a payload in canonical form.
+func (e *Engine) fireCanonical(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
 	if b.observer != nil {
 		out := e.observers.through(ctx, nil, b.observer.id, request{
-			id: uuid.NewString(), data: canonicalValid(payload), trace: traceOf(ctx), from: engineCaller(),
+			id: uuid.NewString(), data: payload, trace: traceOf(ctx), from: engineCaller(),
 		})
 		return out.result, out.err
 	}
-	return e.invokeWith(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
+	return e.invokeCanonical(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
 }
 
 // condition calls a condition function with the payload of the handler and without

@@ -277,11 +277,16 @@ func membersOf(raw json.RawMessage) map[string]json.RawMessage {
 
 // memberOf returns a member of an object, or nil.
 func memberOf(raw json.RawMessage, key string) json.RawMessage {
-	if kindOf(raw) != '{' {
-		return nil
-	}
 	var room [fewMembers]member
-	return valueOf((&scanner{b: raw}).list(room[:0]), key)
+	return valueOf(listOf(raw, room[:0]), key)
+}
+
+// listOf appends the members of an object to list; other values have none.
+func listOf(raw json.RawMessage, list []member) []member {
+	if kindOf(raw) != '{' {
+		return list
+	}
+	return (&scanner{b: raw}).list(list)
 }
 
 // stringOf returns the text of a string, or "" for any other value.
@@ -397,9 +402,12 @@ func largeMessage(typ string, length int) *object {
 
 // key adds a key, which is one of the protocol's own and therefore plain ASCII.
 func (o *object) key(k string) {
-	if len(o.b) == 0 {
+	switch {
+	case o.b == nil:
+		o.b = append(make([]byte, 0, 192), '{')
+	case len(o.b) == 0:
 		o.b = append(o.b, '{')
-	} else {
+	default:
 		o.b = append(o.b, ',')
 	}
 	o.b = append(append(append(o.b, '"'), k...), `":`...)
