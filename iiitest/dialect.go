@@ -45,7 +45,7 @@ func (d *dialect) decode(raw []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch typ {
+	switch string(typ) {
 	case "reattach":
 		return decodeAs[reattachMessage](members)
 	case "registerfunction":
@@ -59,12 +59,12 @@ func (d *dialect) decode(raw []byte) (any, error) {
 	case "registerservice":
 		return decodeAs[registerServiceMessage](members)
 	case "ping":
-		return pingMessage{}, nil
+		return &pingMessage{}, nil
 	case "pong", "workerregistered", "registrationrejected":
-		return ignoredMessage{}, nil
+		return &ignoredMessage{}, nil
 	}
 	if d.triggers() {
-		switch typ {
+		switch string(typ) {
 		case "registertriggertype":
 			return decodeAs[registerTriggerTypeMessage](members)
 		case "unregistertriggertype":
@@ -80,7 +80,7 @@ func (d *dialect) decode(raw []byte) (any, error) {
 		}
 	}
 	if d.protocol >= Protocol025 {
-		switch typ {
+		switch string(typ) {
 		case "observe":
 			return decodeAs[observeMessage](members)
 		case "unobserve":
@@ -146,7 +146,7 @@ func (a activation) json() json.RawMessage {
 }
 
 func (d *dialect) invoke(i invocation) []byte {
-	m := largeMessage("invokefunction", len(i.data)+len(i.metadata)+len(i.trace.baggage)+len(i.caller)).str("invocation_id", i.id).str("function_id", i.functionID).
+	m := largeMessage("invokefunction", len(i.data)+len(i.metadata)+len(i.functionID)+len(i.trace.baggage)+len(i.caller)).str("invocation_id", i.id).str("function_id", i.functionID).
 		raw("data", i.data).optStr("traceparent", i.trace.traceparent).optStr("baggage", i.trace.baggage).
 		raw("metadata", i.metadata)
 	if d.observes {
@@ -161,7 +161,7 @@ func (d *dialect) invoke(i invocation) []byte {
 
 // result answers a call and repeats the caller's trace context.
 func (d *dialect) result(id, functionID string, out outcome, traceparent, baggage *string) []byte {
-	m := largeMessage("invocationresult", len(out.result)).str("invocation_id", id).str("function_id", functionID)
+	m := largeMessage("invocationresult", len(functionID)+len(out.result)).str("invocation_id", id).str("function_id", functionID)
 	if out.err != nil {
 		m.raw("error", errorJSON(out.err))
 	} else {

@@ -85,11 +85,11 @@ type frameLog struct {
 
 func (l *frameLog) init(frames, bytes int) { l.maxFrames, l.maxBytes = frames, bytes }
 
-// add passes a message of w through the hook, if there is one, logs the outcome and returns the
-// messages to process. It marks f if the hook cuts the connection.
-func (l *frameLog) add(w *worker, f *Frame, hook *func(Frame) Verdict) [][]byte {
+// add passes a message of w through the hook, if there is one, logs the outcome and appends the
+// messages to process to out. It marks f if the hook cuts the connection.
+func (l *frameLog) add(w *worker, f *Frame, hook *func(Frame) Verdict, out [][]byte) [][]byte {
 	f.Time, f.Worker, f.called = time.Now(), w.id, w.called
-	out := [][]byte{f.Message}
+	out = append(out, f.Message)
 	if hook != nil {
 		f.WorkerName = w.name()
 		v := (*hook)(*f)

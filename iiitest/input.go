@@ -52,13 +52,22 @@ type strictDecoder interface {
 // decodeValue decodes raw into a value of any type that occurs in inputs.
 func decodeValue(raw json.RawMessage, v reflect.Value) string {
 	t := v.Type()
+	switch text := kindOf(raw) == '"'; { // the most frequent cases
+	case t == rawMessageType:
+		v.SetBytes(raw)
+		return ""
+	case t == textType && text:
+		v.SetString(unquote(raw))
+		return ""
+	case t == optionalTextType && text:
+		s := unquote(raw)
+		v.Set(reflect.ValueOf(&s))
+		return ""
+	}
 	rules := rulesOf(t)
 	switch {
 	case rules.strict:
 		return v.Addr().Interface().(strictDecoder).decodeStrict(raw)
-	case t == rawMessageType:
-		v.SetBytes(raw)
-		return ""
 	case t.Kind() == reflect.Pointer:
 		if kindOf(raw) == 'n' {
 			return ""
@@ -253,7 +262,11 @@ var strictDecoderType = reflect.TypeFor[strictDecoder]()
 
 var unmarshalerType = reflect.TypeFor[json.Unmarshaler]()
 
-var rawMessageType = reflect.TypeFor[json.RawMessage]()
+var (
+	rawMessageType   = reflect.TypeFor[json.RawMessage]()
+	textType         = reflect.TypeFor[string]()
+	optionalTextType = reflect.TypeFor[*string]()
+)
 
 // wrongType returns the mismatch between the JSON type of raw and the type t, or "". It
 // does not descend into lists and maps.

@@ -98,6 +98,7 @@ func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
 	case missing != nil:
 		a.push(outcome{err: missing})
 	case f != nil:
+		r := r
 		e.spawn(func(ctx context.Context) {
 			out := e.runOwn(ctx, f, r)
 			if ctx.Err() == nil {

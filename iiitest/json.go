@@ -29,8 +29,8 @@ func canonical(raw json.RawMessage) (json.RawMessage, error) {
 
 // canonicalValid is canonical for valid JSON.
 func canonicalValid(raw json.RawMessage) json.RawMessage {
-	s := scanner{b: raw}
-	return s.appendValue(make([]byte, 0, len(raw)))
+	out, _ := appendCanonical(make([]byte, 0, len(raw)), raw, 0)
+	return out
 }
 
 // withKey sets a key of a canonical value if the value is an object.
@@ -196,15 +196,17 @@ func sortedMembers(members map[string]json.RawMessage) []member {
 	return sorted(list)
 }
 
-// appendValue consumes a value and appends it in canonical form.
-func (s *scanner) appendValue(dst []byte) []byte {
+// appendCanonical appends the value that begins at b[i], possibly after white space, in
+// canonical form. It also returns the index after the value.
+func appendCanonical(dst, b []byte, i int) ([]byte, int) {
+	s := scanner{b, i}
 	switch s.next() {
 	case '"':
 		text := s.str()
 		if bytes.IndexByte(text, '\\') < 0 {
-			return append(dst, text...)
+			return append(dst, text...), s.i
 		}
-		return appendString(dst, unquote(text))
+		return appendString(dst, unquote(text)), s.i
 	case '{':
 		var room [fewMembers]member
 		dst = append(dst, '{')
@@ -212,10 +214,9 @@ func (s *scanner) appendValue(dst []byte) []byte {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			value := scanner{b: m.value}
-			dst = value.appendValue(append(appendKey(dst, m.key), ':'))
+			dst, _ = appendCanonical(append(appendKey(dst, m.key), ':'), m.value, 0)
 		}
-		return append(dst, '}')
+		return append(dst, '}'), s.i
 	case '[':
 		dst = append(dst, '[')
 		s.i++
@@ -224,14 +225,13 @@ func (s *scanner) appendValue(dst []byte) []byte {
 				s.i++ // ,
 				dst = append(dst, ',')
 			}
-			dst = s.appendValue(dst)
+			dst, s.i = appendCanonical(dst, s.b, s.i)
 		}
-		s.i++
-		return append(dst, ']')
+		return append(dst, ']'), s.i + 1
 	case 't', 'f', 'n':
-		return append(dst, s.value()...)
+		return append(dst, s.value()...), s.i
 	default:
-		return rawjson.AppendNumber(dst, s.value())
+		return rawjson.AppendNumber(dst, s.value()), s.i
 	}
 }
 
@@ -394,9 +394,12 @@ type object struct{ b []byte }
 // message begins a protocol message of the given type.
 func message(typ string) *object { return largeMessage(typ, 0) }
 
+// largeEnough is enough room for a message without its largest values.
+const largeEnough = 240
+
 // largeMessage is message with room for values of the given length.
 func largeMessage(typ string, length int) *object {
-	o := &object{b: make([]byte, 0, length+320)}
+	o := &object{b: make([]byte, 0, length+largeEnough)}
 	return o.str("type", typ)
 }
 
@@ -404,7 +407,7 @@ func largeMessage(typ string, length int) *object {
 func (o *object) key(k string) {
 	switch {
 	case o.b == nil:
-		o.b = append(make([]byte, 0, 192), '{')
+		o.b = append(make([]byte, 0, 128), '{')
 	case len(o.b) == 0:
 		o.b = append(o.b, '{')
 	default:

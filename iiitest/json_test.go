@@ -126,7 +126,7 @@ func FuzzDecodeMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if m, ok := m.(invokeFunctionMessage); ok && (!json.Valid(m.Data) || m.Metadata != nil && !json.Valid(m.Metadata)) {
+		if m, ok := m.(*invokeFunctionMessage); ok && (!json.Valid(m.Data) || m.Metadata != nil && !json.Valid(m.Metadata)) {
 			t.Errorf("%q became %+v", data, m)
 		}
 	})

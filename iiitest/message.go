@@ -199,12 +199,12 @@ type (
 
 // readMessage verifies that raw is a message. It returns its type, and appends its members to
 // room.
-func readMessage(raw []byte, room []member) (typ string, members []member, err error) {
+func readMessage(raw []byte, room []member) (typ []byte, members []member, err error) {
 	if err := checkJSON(raw); err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
 	if kindOf(raw) != '{' {
-		return "", nil, errors.New("not an object")
+		return nil, nil, errors.New("not an object")
 	}
 	members = (&scanner{b: raw}).list(room)
 	types := 0
@@ -215,30 +215,31 @@ func readMessage(raw []byte, room []member) (typ string, members []member, err e
 	}
 	value := valueOf(members, "type")
 	if types != 1 || kindOf(value) != '"' {
-		return "", nil, errors.New("type is missing")
+		return nil, nil, errors.New("type is missing")
 	}
-	return unquote(value), members, nil
+	return unquoteBytes(value), members, nil
 }
 
 // quoted matches the values in an error text about an invalid message. The text goes to
 // the log, and the values may be secret.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
+// decodeAs decodes the members of a message. It returns a *T.
 func decodeAs[T any](members []member) (any, error) {
 	return decodeMore[T](members, Protocol023, nil)
 }
 
 // decodeMore is decodeAs for a message that has more fields since Protocol025.
 func decodeMore[T any](members []member, p Protocol, more func(m *T) any) (any, error) {
-	var m T
-	detail := decodeMembers(members, reflect.ValueOf(&m).Elem())
+	m := new(T)
+	detail := decodeMembers(members, reflect.ValueOf(m).Elem())
 	if detail == "" && p >= Protocol025 {
-		detail = decodeMembers(members, reflect.ValueOf(more(&m)).Elem())
+		detail = decodeMembers(members, reflect.ValueOf(more(m)).Elem())
 	}
 	if detail != "" {
 		return nil, errors.New(quoted.ReplaceAllString(detail, `"…"`))
 	}
-	if c, ok := any(&m).(interface{ check() error }); ok {
+	if c, ok := any(m).(interface{ check() error }); ok {
 		if err := c.check(); err != nil {
 			return nil, err
 		}

@@ -52,6 +52,9 @@ func parseTraceparent(s string) (parts [4]string, ok bool) {
 	if usualTraceparent(s) {
 		return [4]string{s[:2], s[3:35], s[36:52], s[53:]}, true
 	}
+	if s == "" {
+		return parts, false
+	}
 	list := strings.Split(strings.TrimSpace(s), "-")
 	if list[len(list)-1] == "" {
 		list = list[:len(list)-1]

@@ -46,7 +46,8 @@ type worker struct {
 	attached map[*pending]struct{} // calls it made and calls it is executing
 	making   int                   // calls of built-in functions in progress
 	leaving  bool                  // its connection has ended
-	rejected bool                  // its name was taken: its messages are ignored
+
+	rejected atomic.Bool // its name was taken: its messages are ignored
 
 	ended   sync.Once
 	cleaned chan struct{} // closed when the cleanup is complete
@@ -169,7 +170,8 @@ const keptBuffer = 64 << 10
 // receive handles a message and reports whether the connection continues.
 func (w *worker) receive(kind int, data []byte) bool {
 	frame := Frame{Direction: ToEngine, Binary: kind == websocket.BinaryMessage, Message: data}
-	for _, data := range w.e.frames.add(w, &frame, w.e.frames.hook.Load()) {
+	var room [1][]byte
+	for _, data := range w.e.frames.add(w, &frame, w.e.frames.hook.Load(), room[:0]) {
 		if frame.Binary && telemetryTag(data) != "" {
 			w.e.ingest(w.id, w.conn.RemoteAddr().String(), data)
 			continue
@@ -191,24 +193,21 @@ func (w *worker) receive(kind int, data []byte) bool {
 // starts calls.
 func (w *worker) handle(m any) {
 	e := w.e
-	e.mu.Lock()
-	rejected := w.rejected
-	e.mu.Unlock()
-	if rejected {
+	if w.rejected.Load() {
 		return
 	}
 	switch m := m.(type) {
-	case invokeFunctionMessage:
-		e.serveCall(w, m)
-	case invocationResultMessage:
-		e.deliverResult(w, m)
-	case triggerRegistrationResultMessage:
-		e.triggerAnswered(w, m)
-	case reattachMessage:
-		e.reattach(w, m)
-	case pingMessage:
+	case *invokeFunctionMessage:
+		e.serveCall(w, *m)
+	case *invocationResultMessage:
+		e.deliverResult(w, *m)
+	case *triggerRegistrationResultMessage:
+		e.triggerAnswered(w, *m)
+	case *reattachMessage:
+		e.reattach(w, *m)
+	case *pingMessage:
 		w.send(w.speaks().pong())
-	case ignoredMessage:
+	case *ignoredMessage:
 	default:
 		w.register(m)
 	}
@@ -246,7 +245,8 @@ func (w *worker) write() {
 			continue
 		}
 		frame := Frame{Direction: FromEngine, Message: out.message}
-		for _, m := range w.e.frames.add(w, &frame, hook) {
+		var room [1][]byte
+		for _, m := range w.e.frames.add(w, &frame, hook, room[:0]) {
 			if err := w.conn.WriteMessage(websocket.TextMessage, m); err != nil {
 				_ = w.conn.Close()
 				break
