@@ -120,7 +120,7 @@ func (t *observers) reported(w *worker, home string, m invocationsObservedMessag
 		c := &observedCall{
 			function: k, invocationID: item.InvocationID,
 			input: item.Input, output: item.Output, failure: failureOf(item.Error), failed: item.Status == "error",
-			metadata: optional(item.Metadata), caller: item.Caller.stamped(w.id, w.name()).json(),
+			metadata: optional(item.Metadata), caller: item.Caller.stamped(&w.id, w.name()).json(),
 			startedAtMS: int64(min(item.StartedAtMS, 1<<62)), durationMS: item.DurationMS,
 			trace: traceContext{traceparent: text(item.Traceparent), baggage: text(item.Baggage)},
 		}

@@ -280,11 +280,11 @@ func (c *callerInfo) json() json.RawMessage {
 
 // stamped returns a copy of c that names the worker as the caller: the engine vouches
 // for the id and the name.
-func (c *callerInfo) stamped(id, name string) *callerInfo {
+func (c *callerInfo) stamped(id *string, name string) *callerInfo {
 	stamped := callerInfo{}
 	if c != nil {
 		stamped = *c
 	}
-	stamped.WorkerID, stamped.WorkerName = &id, nullable(name)
+	stamped.WorkerID, stamped.WorkerName = id, nullable(name)
 	return &stamped
 }

@@ -114,7 +114,7 @@ func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
 // a function that executes any other kind. A call that is forbidden or goes to the middleware
 // always gets an answer.
 func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r request, special func(ctx context.Context) (out outcome, always bool)) {
-	from, depth := m.observed.Caller.stamped(w.id, w.name()), uint32(0)
+	from, depth := m.observed.Caller.stamped(&w.id, w.name()), uint32(0)
 	if m.observed.Depth != nil {
 		depth = *m.observed.Depth
 	}

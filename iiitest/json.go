@@ -255,6 +255,14 @@ func appendKey(dst, key []byte) []byte {
 	return append(append(append(dst, '"'), key...), '"')
 }
 
+// decodedKey decodes a key without its quotes.
+func decodedKey(key []byte) []byte {
+	if bytes.IndexByte(key, '\\') < 0 {
+		return key
+	}
+	return unquoteBytes(slices.Concat([]byte{'"'}, key, []byte{'"'}))
+}
+
 func unquote(text []byte) string { return string(unquoteBytes(text)) }
 
 // unquoteBytes decodes a string. The result can be a part of text.

@@ -84,6 +84,11 @@ func TestDecodeMessage(t *testing.T) {
 		{`{"type":"invokefunction","function_id":"f","data":1,"type":"invokefunction"}`, false},
 		{`{"type":"invokefunction","function_id":"f","data":1,"d\u0061ta":2}`, false},
 		{`{"type":"ping","type":"ping"}`, false},
+		{`{"t\u0079pe":"ping"}`, true},
+		{` {"ty\u0070e":"ping","x":"\/\n"} `, true},
+		{`{"type":"invocationresult","invocation_id":"` + strings.ToUpper(id1) + `","function_id":"f"}`, true},
+		{`{"type":"invocationresult","invocation_id":"` + strings.ReplaceAll(id1, "-", "") + `","function_id":"f"}`, true},
+		{`{"type":"invocationresult","invocation_id":"` + strings.ReplaceAll(id1, "-", "0") + `","function_id":"f"}`, false},
 		{`{"type":"ping","data":1,"data":1}`, true},
 		{`{"type":"invokefunction","function_id":"f","data":1,"action":["void"]}`, true},
 		{`{"type":"invokefunction","function_id":"f","data":1,"action":["enqueue","q"]}`, true},
@@ -101,6 +106,23 @@ func TestDecodeMessage(t *testing.T) {
 		if m, err := (&dialect{protocol: Protocol026}).decode([]byte(test.message)); (err == nil) != test.ok {
 			t.Errorf("%s: %+v, %v", test.message, m, err)
 		}
+	}
+}
+
+func BenchmarkDecodeMessage(b *testing.B) {
+	data := `{"user":"u-1","amount":1,"note":"` + strings.Repeat("x", 350) + `","tags":["a","b"]}`
+	for name, message := range map[string]string{
+		"call":   `{"type":"invokefunction","invocation_id":"` + id1 + `","function_id":"f::g","data":` + data + `,"caller":{"function_id":"f::h","invocation_id":"` + id1 + `"}}`,
+		"result": `{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"f::g","result":` + data + `}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := (&dialect{protocol: Protocol026}).decode([]byte(message)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

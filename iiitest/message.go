@@ -5,11 +5,11 @@ import (
 	"errors"
 	"reflect"
 	"regexp"
-	"strings"
 
 	"github.com/google/uuid"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // The messages of a worker, with the fields that the engine reads. Required fields
@@ -200,13 +200,19 @@ type (
 // readMessage verifies that raw is a message. It returns its type, and appends its members to
 // room.
 func readMessage(raw []byte, room []member) (typ []byte, members []member, err error) {
-	if err := checkJSON(raw); err != nil {
-		return nil, nil, err
+	members = room
+	plain := rawjson.ScanPlainObject(raw, maxDepth, func(key, value []byte) {
+		members = append(members, member{decodedKey(key), value})
+	})
+	if !plain {
+		if err := checkJSON(raw); err != nil {
+			return nil, nil, err
+		}
+		if kindOf(raw) != '{' {
+			return nil, nil, errors.New("not an object")
+		}
+		members = (&scanner{b: raw}).list(room)
 	}
-	if kindOf(raw) != '{' {
-		return nil, nil, errors.New("not an object")
-	}
-	members = (&scanner{b: raw}).list(room)
 	types := 0
 	for _, m := range members {
 		if string(m.key) == "type" {
@@ -285,14 +291,32 @@ func (m *registerFunctionMessage) check() error {
 
 // normalUUID returns the usual spelling of the id of an invocation.
 func normalUUID(s string) (string, error) {
+	if usualUUID(s) {
+		return s, nil
+	}
 	id, err := uuid.Parse(s)
 	if err != nil {
 		return "", errors.New("invocation_id is not a UUID")
 	}
-	if len(s) == len("00000000-0000-0000-0000-000000000000") && strings.ToLower(s) == s { // spares an allocation
-		return s, nil
-	}
 	return id.String(), nil
+}
+
+// usualUUID reports whether s is a UUID in the usual spelling.
+func usualUUID(s string) bool {
+	if len(s) != len("00000000-0000-0000-0000-000000000000") {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+			if c != '-' {
+				return false
+			}
+		case (c < '0' || c > '9') && (c < 'a' || c > 'f'):
+			return false
+		}
+	}
+	return true
 }
 
 func (m *invocationResultMessage) check() (err error) {
