@@ -130,7 +130,7 @@ type invocation struct {
 	id, functionID string // as the worker uses it
 	data, metadata json.RawMessage
 	trace          traceContext
-	caller         json.RawMessage
+	caller         *callerInfo
 	depth          uint32
 	activation     activation
 }
@@ -146,11 +146,14 @@ func (a activation) json() json.RawMessage {
 }
 
 func (d *dialect) invoke(i invocation) []byte {
-	m := largeMessage("invokefunction", len(i.data)+len(i.metadata)+len(i.functionID)+len(i.trace.baggage)+len(i.caller)).str("invocation_id", i.id).str("function_id", i.functionID).
+	m := largeMessage("invokefunction", len(i.data)+len(i.metadata)+len(i.functionID)+len(i.trace.baggage)+callerLength).str("invocation_id", i.id).str("function_id", i.functionID).
 		raw("data", i.data).optStr("traceparent", i.trace.traceparent).optStr("baggage", i.trace.baggage).
 		raw("metadata", i.metadata)
 	if d.observes {
-		m.raw("caller", i.caller)
+		if i.caller != nil {
+			m.key("caller")
+			m.b = i.caller.appendTo(m.b)
+		}
 		if i.depth > 0 {
 			m.uint("observe_depth", uint64(i.depth))
 		}
@@ -236,6 +239,9 @@ func (d *dialect) observerState(id string, state iii.ObserverState, reason *wire
 
 func (o *object) uint(k string, n uint64) *object { return o.raw(k, strconv.AppendUint(nil, n, 10)) }
 
+// callerLength is about the length of a caller with a parent.
+const callerLength = 280
+
 // callerInfo identifies the caller of a function.
 type callerInfo struct {
 	WorkerID     *string     `json:"worker_id"`
@@ -258,8 +264,19 @@ func (c *callerInfo) json() json.RawMessage {
 	if c == nil {
 		return nil
 	}
-	o := new(object)
-	for _, field := range []struct {
+	return c.appendTo(nil)
+}
+
+func (c *callerInfo) appendTo(dst []byte) []byte {
+	dst = append(dst, '{')
+	first := len(dst)
+	key := func(k string) {
+		if len(dst) > first {
+			dst = append(dst, ',')
+		}
+		dst = append(append(append(dst, '"'), k...), `":`...)
+	}
+	for _, field := range [...]struct {
 		name  string
 		value *string
 	}{
@@ -267,15 +284,17 @@ func (c *callerInfo) json() json.RawMessage {
 		{"function_id", c.FunctionID}, {"invocation_id", c.InvocationID},
 	} {
 		if field.value != nil {
-			o.str(field.name, *field.value)
+			key(field.name)
+			dst = appendString(dst, *field.value)
 		}
 	}
 	if c.Parent != nil {
+		key("parent")
 		parent := *c.Parent
 		parent.Parent = nil
-		o.raw("parent", parent.json())
+		dst = parent.appendTo(dst)
 	}
-	return o.bytes()
+	return append(dst, '}')
 }
 
 // stamped returns a copy of c that names the worker as the caller: the engine vouches

@@ -114,7 +114,8 @@ func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
 // a function that executes any other kind. A call that is forbidden or goes to the middleware
 // always gets an answer.
 func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r request, special func(ctx context.Context) (out outcome, always bool)) {
-	from, depth := m.observed.Caller.stamped(&w.id, w.name()), uint32(0)
+	name, private := e.callerOf(w, ns, m.FunctionID)
+	from, depth := m.observed.Caller.stamped(&w.id, name), uint32(0)
 	if m.observed.Depth != nil {
 		depth = *m.observed.Depth
 	}
@@ -133,8 +134,8 @@ func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r requ
 	if bad := w.permissions.denial(ns, m.FunctionID); bad != nil {
 		return refused(bad)
 	}
-	if bad := e.privacy(w, ns, m.FunctionID); bad != nil {
-		return refused(bad)
+	if private {
+		return refused(errorBody("FORBIDDEN", "function '%s' is private", m.FunctionID))
 	}
 	r = request{
 		caller: w, functionID: m.FunctionID, namespace: ns,
@@ -167,15 +168,12 @@ func (m *invokeFunctionMessage) id() string {
 	return uuid.NewString()
 }
 
-// privacy returns an error if the function is private and w may not call it, or else
-// nil.
-func (e *Engine) privacy(w *worker, namespace, id string) *wireError {
+// callerOf returns the name of w, and whether a function is private so that w may not call it.
+func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if f := e.functions[key{namespace, id}]; f != nil && f.private && f.owner != w && w.has(f) {
-		return errorBody("FORBIDDEN", "function '%s' is private", id)
-	}
-	return nil
+	f := e.functions[key{namespace, id}]
+	return w.meta.name, f != nil && f.private && f.owner != w && w.has(f)
 }
 
 // has reports whether the function exists for the generation of the connection. A nil
@@ -261,7 +259,7 @@ func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pe
 	}
 	p.sent = p.callee.push(p.callee.speaks().invoke(invocation{
 		id: r.id, functionID: f.hostID(), data: r.data, metadata: r.metadata, trace: r.trace,
-		caller: r.from.json(), depth: r.depth, activation: r.activation,
+		caller: r.from, depth: r.depth, activation: r.activation,
 	}))
 	return nil, p, nil
 }

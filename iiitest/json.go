@@ -33,14 +33,44 @@ func canonicalValid(raw json.RawMessage) json.RawMessage {
 	return out
 }
 
-// withKey sets a key of a canonical value if the value is an object.
+// withKey sets a key of a canonical value if the value is an object. The key needs no escapes.
 func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMessage {
 	if kindOf(raw) != '{' {
 		return raw
 	}
-	var room [fewMembers]member
-	list := append((&scanner{b: raw}).list(room[:0]), member{[]byte(key), value})
-	return appendMembers(make([]byte, 0, len(raw)+len(key)+len(value)+4), sorted(list))
+	s := scanner{raw, 1}
+	for s.next() == '"' { // skip the keys before it
+		start := s.i
+		k := unquoteBytes(s.str())
+		if string(k) >= key {
+			rest := raw[start:]
+			if string(k) == key {
+				s.i++ // :
+				s.value()
+				rest = bytes.TrimPrefix(raw[s.i:], []byte(","))
+			}
+			return insertMember(raw[:start], key, value, rest)
+		}
+		s.i++ // :
+		s.value()
+		if s.next() == ',' {
+			s.i++
+		}
+	}
+	return insertMember(raw[:s.i], key, value, raw[s.i:])
+}
+
+// insertMember inserts a member between the beginning and the rest of an object.
+func insertMember(begin []byte, key string, value json.RawMessage, rest []byte) json.RawMessage {
+	dst := append(make([]byte, 0, len(begin)+len(key)+len(value)+len(rest)+5), begin...)
+	if c := begin[len(begin)-1]; c != '{' && c != ',' {
+		dst = append(dst, ',')
+	}
+	dst = append(append(append(dst, '"'), key...), `":`...)
+	if dst = append(dst, value...); rest[0] != '}' {
+		dst = append(dst, ',')
+	}
+	return append(dst, rest...)
 }
 
 // checkJSON rejects the same text as the engine's parser, with the same error messages.

@@ -35,6 +35,26 @@ func TestCanonical(t *testing.T) {
 	}
 }
 
+func TestWithKey(t *testing.T) {
+	for _, test := range []struct{ in, want string }{
+		{`{}`, `{"k":[1]}`},
+		{`{"l":2}`, `{"k":[1],"l":2}`},
+		{`{"a":{"k":3,"z":0},"j":"k"}`, `{"a":{"k":3,"z":0},"j":"k","k":[1]}`},
+		{`{"a":1,"z":2}`, `{"a":1,"k":[1],"z":2}`},
+		{`{"k":{"k":1}}`, `{"k":[1]}`},
+		{`{"a":1,"k":"}","z":2}`, `{"a":1,"k":[1],"z":2}`},
+		{`{"k":0,"z":2}`, `{"k":[1],"z":2}`},
+		{`{"a":1,"k":0}`, `{"a":1,"k":[1]}`},
+		{`{"\n":1,"\"}":2}`, `{"\n":1,"\"}":2,"k":[1]}`},
+		{`[{}]`, `[{}]`},
+		{`null`, `null`},
+	} {
+		if got := string(withKey(json.RawMessage(test.in), "k", json.RawMessage(`[1]`))); got != test.want {
+			t.Errorf("%s: got %s, want %s", test.in, got, test.want)
+		}
+	}
+}
+
 // FuzzCanonical compares with the decoder and encoder of encoding/json.
 func FuzzCanonical(f *testing.F) {
 	for _, s := range []string{`{"b":[1,{"a":"\u00e9"}],"a":null}`, `"\ud800"`, `[1e400,-0]`, `{"a":1,"a":{}}`, `  true`} {
