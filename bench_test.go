@@ -16,8 +16,8 @@ type benchOrder struct {
 	Lines []string `json:"lines"`
 }
 
-// benchWorkers connects two workers to a development engine over TCP. All three share one
-// process, so a measurement includes the cost of all three.
+// benchWorkers connects two workers to a development engine over TCP. The engine and both
+// workers share one process, so measurements include the cost of all three.
 func benchWorkers(b *testing.B, opts ...iii.Option) (caller, callee *iii.Client) {
 	e := iiitest.Start(b, iiitest.WithFrameLimit(0, 0))
 	worker := func(name string) *iii.Client {
@@ -44,8 +44,8 @@ func benchWorkers(b *testing.B, opts ...iii.Option) (caller, callee *iii.Client)
 	return caller, callee
 }
 
-// BenchmarkCall measures calls of a typed function, including the answer: one call after
-// another (latency), and many at once (throughput).
+// BenchmarkCall measures round trips to a typed function, one at a time (latency) and many
+// concurrently (throughput).
 func BenchmarkCall(b *testing.B) {
 	order := benchOrder{ID: 7, Buyer: "ann", Lines: []string{"book", "pen"}}
 	b.Run("one", func(b *testing.B) {
@@ -72,8 +72,7 @@ func BenchmarkCall(b *testing.B) {
 	})
 }
 
-// BenchmarkCallSize measures a call by the number of bytes that travel to a worker and
-// back.
+// BenchmarkCallSize measures round trips by payload size.
 func BenchmarkCallSize(b *testing.B) {
 	for _, size := range []int{1 << 10, 64 << 10, 1 << 20, 8 << 20} {
 		name := map[int]string{1 << 10: "1KiB", 64 << 10: "64KiB", 1 << 20: "1MiB", 8 << 20: "8MiB"}[size]
@@ -92,7 +91,7 @@ func BenchmarkCallSize(b *testing.B) {
 	}
 }
 
-// BenchmarkSend measures a message without an answer, from Send until the message is written.
+// BenchmarkSend measures Send until the message is written. The engine sends no reply.
 func BenchmarkSend(b *testing.B) {
 	c, _ := benchWorkers(b)
 	b.ReportAllocs()

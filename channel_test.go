@@ -28,7 +28,6 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// connected returns a client of a new development engine.
 func connected(t *testing.T, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	c, err := iii.New(iiitest.Start(t).URL(), opts...)
@@ -156,7 +155,7 @@ func TestChannelReadDeadlineKeepsTheChannel(t *testing.T) {
 	}
 }
 
-// A full channel blocks the writer until another goroutine closes the channel.
+// Once the channel is full, Write blocks. Closing the writer unblocks it.
 func TestChannelBackPressure(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
@@ -164,14 +163,14 @@ func TestChannelBackPressure(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-wrote:
-			t.Fatalf("64 MiB went into a channel of one frame that nobody reads: %v", err)
-		default: // it waits
+			t.Fatalf("a Write of 64 MiB did not block although nobody reads: %v", err)
+		default: // still blocked
 		}
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
-			t.Errorf("the Write that waited = %v, want ErrChannelClosed", err)
+			t.Errorf("blocked Write = %v, want ErrChannelClosed", err)
 		}
 	})
 }
@@ -188,18 +187,18 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The engine detects it at a later frame. The frames exceed all buffers in between,
-	// so that the writer cannot finish before.
+	// The engine notices that the reader has disconnected only when it forwards a later frame.
+	// The loop writes more than all buffers on the way can hold.
 	var err error
 	for frame, i := make([]byte, 64<<10), 0; err == nil && i < 4096; i++ {
 		_, err = w.Write(frame)
 	}
 	if !errors.Is(err, iii.ErrChannelClosed) {
-		t.Errorf("Write after the reader has gone = %v, want ErrChannelClosed", err)
+		t.Errorf("Write after the reader has disconnected = %v, want ErrChannelClosed", err)
 	}
 }
 
-// A writer that has sent nothing still ends its channel, unless its reference was passed on.
+// Closing an unused writer ends the channel, unless the writer's reference was passed on.
 func TestChannelUnusedWriterEnds(t *testing.T) {
 	c := connected(t)
 	w, r := channelPair(t, c)
@@ -259,10 +258,10 @@ func TestChannelErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := again.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("Read of an end that was taken = %v, want io.EOF", err)
+		t.Errorf("Read from a channel that has a reader = %v, want io.EOF", err)
 	}
 	if err := w.SendMessage(t.Context(), func() {}); err == nil {
-		t.Error("a message that does not encode is sent")
+		t.Error("no error for a message that cannot be encoded")
 	}
 	_, _ = first.Close(), again.Close()
 	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, iii.ErrChannelClosed) {
@@ -270,7 +269,6 @@ func TestChannelErrors(t *testing.T) {
 	}
 }
 
-// Channels end with their client, and travel inside payloads.
 func TestChannelBetweenWorkers(t *testing.T) {
 	e := iiitest.Start(t)
 	dial := func() *iii.Client {
@@ -329,8 +327,8 @@ func TestChannelRefsAreJSON(t *testing.T) {
 	}
 }
 
-// heldBack starts a Write that blocks because the reader does not read, and returns the
-// channel of its error.
+// heldBack starts a large Write that blocks because nobody reads. The returned channel
+// receives the error from Write.
 func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan error {
 	t.Helper()
 	wrote := make(chan error, 1)
@@ -338,15 +336,15 @@ func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan e
 		_, err := w.Write(make([]byte, 64<<20))
 		wrote <- err
 	}()
-	// One delivered frame shows that the writer is running.
+	// Once one frame has arrived, the Write is in progress.
 	if _, err := io.ReadFull(r, make([]byte, 64<<10)); err != nil {
 		t.Fatal(err)
 	}
 	return wrote
 }
 
-// A caller of a blocked Write waits only until its context or its deadline ends. The Write
-// itself continues up to its own limit.
+// A SendMessage behind a blocked Write returns when its own context expires. The Write stays
+// blocked.
 func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
@@ -359,23 +357,23 @@ func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-wrote:
-			t.Fatalf("the Write that was held back has ended by another caller's context: %v", err)
+			t.Fatalf("the blocked Write returned when another caller's context was done: %v", err)
 		default:
 		}
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
-			t.Errorf("the Write that Close broke off = %v, want ErrChannelClosed", err)
+			t.Errorf("the Write interrupted by Close = %v, want ErrChannelClosed", err)
 		}
 	})
 }
 
-// A deadline applies to a Write in progress and to a Write that waits for it.
+// A deadline ends the Write in progress as well as the Write queued behind it.
 func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		set  []time.Duration // after the start, one second after another
+		set  []time.Duration // deadlines relative to the start, set one second apart; 0 clears the deadline
 		ends time.Duration
 	}{
 		{name: "in the future", set: []time.Duration{5 * time.Second}, ends: 5 * time.Second},
@@ -411,7 +409,7 @@ func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 					case err = <-behind:
 					}
 					if took := time.Since(began); !errors.Is(err, os.ErrDeadlineExceeded) || took != test.ends {
-						t.Errorf("a Write ended after %v: %v; want os.ErrDeadlineExceeded after %v", took, err, test.ends)
+						t.Errorf("a Write returned after %v: %v; want os.ErrDeadlineExceeded after %v", took, err, test.ends)
 					}
 				}
 			})
@@ -419,15 +417,15 @@ func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 	}
 }
 
-// A SendMessage that is blocked in the middle of a frame fails when its context ends, and
-// breaks the channel.
+// When the context of a SendMessage expires in the middle of a frame, SendMessage fails and
+// the channel is broken.
 func TestChannelMessageHeldBackEndsWithItsContext(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
 		if err := w.SendMessage(t.Context(), "first"); err != nil {
 			t.Fatal(err)
 		}
-		for _, err := range r.Messages(t.Context()) { // the reader exists but no longer reads
+		for _, err := range r.Messages(t.Context()) { // connects the reader, which then stops reading
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -465,13 +463,13 @@ func TestChannelWriteDeadline(t *testing.T) {
 	})
 }
 
-// hangingDial opens connections until hanging is closed; later dials block until their
-// context ends.
+// hangingDial dials normally until the channel hanging is closed. Later dials block until
+// their context is done or the channel over is closed.
 type hangingDial struct {
 	once    sync.Once
 	hanging chan struct{}
-	waits   chan struct{} // closed by the first blocked dial
-	over    chan struct{} // ends their wait
+	waits   chan struct{} // closed when the first dial blocks
+	over    chan struct{} // unblocks all dials
 }
 
 func (d *hangingDial) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -489,7 +487,7 @@ func (d *hangingDial) dial(ctx context.Context, network, addr string) (net.Conn,
 	}
 }
 
-// Neither Close nor any other caller waits for an end whose connection is being opened.
+// While one call opens the connection, other calls honor their contexts and Close returns.
 func TestChannelOpeningHangs(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -520,7 +518,7 @@ func TestChannelOpeningHangs(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			d := &hangingDial{hanging: make(chan struct{}), waits: make(chan struct{}), over: make(chan struct{})}
 			w, r := channelPair(t, connected(t, iii.WithDialContext(d.dial)))
-			t.Cleanup(func() { close(d.over) }) // before the ends are closed, which opens one that was not used
+			t.Cleanup(func() { close(d.over) }) // runs before the channel is closed, because closing an unused end dials
 			close(d.hanging)
 			used := make(chan error, 1)
 			go func() { used <- test.use(w, r) }()
@@ -528,11 +526,11 @@ func TestChannelOpeningHangs(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 			defer cancel()
 			if err := test.wait(ctx, w, r); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("another caller's error = %v, want his context's", err)
+				t.Errorf("the second caller's error = %v, want that of its context", err)
 			}
 			select {
 			case err := <-used:
-				t.Fatalf("the first caller has waited no longer than the other one: %v", err)
+				t.Fatalf("the first caller returned together with the second: %v", err)
 			default:
 			}
 			if err := test.end(w, r); err != nil {
@@ -585,7 +583,6 @@ func TestChannelRefs(t *testing.T) {
 	}
 }
 
-// Every recorded payload that contains references.
 func TestChannelRefsAsRecorded(t *testing.T) {
 	paths := map[string]int{}
 	for _, name := range []string{"channels", "http-streaming", "http-triggers"} {
@@ -607,7 +604,7 @@ func TestChannelRefsAsRecorded(t *testing.T) {
 	}
 }
 
-// referencesIn finds references in a decoded document by recursion.
+// referencesIn is a recursive reference implementation of ChannelRefs for decoded JSON.
 func referencesIn(v any, path string, found *[]string) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -653,7 +650,7 @@ func FuzzChannelRefs(f *testing.F) {
 		d.UseNumber()
 		if d.Decode(&doc) != nil || d.More() {
 			if !json.Valid(payload) && got != nil {
-				t.Errorf("%q is no JSON and has %+v", payload, got)
+				t.Errorf("%q is not JSON, but contains %+v", payload, got)
 			}
 			return
 		}
@@ -670,23 +667,23 @@ func FuzzChannelRefs(f *testing.F) {
 			paths[at.Path]--
 		}
 		for path, n := range paths {
-			if n != 0 && !strings.Contains(string(payload), strings.Repeat("[", 100)) { // ChannelRefs stops at a depth
+			if n != 0 && !strings.Contains(string(payload), strings.Repeat("[", 100)) { // ChannelRefs does not descend further
 				t.Errorf("%q: path %q is missing %d times; found %+v", payload, path, n, got)
 			}
 		}
 	})
 }
 
-// benchFrame is the frame size that channels use for bytes.
+// benchFrame is the size of the frames into which a channel splits bytes.
 const benchFrame = 64 << 10
 
-// BenchmarkChannelCopy measures io.Copy from the writing end of a channel to the reading end.
-// For comparison, it also measures the WebSocket library alone: one goroutine writes 64 KiB
-// binary frames to a connection, and another goroutine reads them from a second connection
-// into a buffer that it reuses. Both variants use the same relay, over TCP on the loopback
-// interface, so the difference is the cost of the channel's ends. "relay" only forwards
-// frames, with a buffer of 64 frames as in an engine; "engine" is the development engine.
-// Everything runs in one process, so the CPUs also carry the relay.
+// BenchmarkChannelCopy measures io.Copy from a channel's writer to its reader. The baseline
+// uses the WebSocket library alone: one goroutine writes 64 KiB binary frames to a connection,
+// and another goroutine reads them from a second connection into a reused buffer. Both
+// variants use the same server, over TCP on the loopback interface, so the difference between
+// them is the cost of ChannelWriter and ChannelReader. The "relay" server only forwards frames
+// and buffers 64 of them, like an engine. The "engine" server is the development engine.
+// Everything runs in one process, so the results include the cost of the server.
 func BenchmarkChannelCopy(b *testing.B) {
 	for _, via := range []struct {
 		name string
@@ -724,7 +721,7 @@ func BenchmarkChannelCopy(b *testing.B) {
 	}
 }
 
-// BenchmarkChannelRead reads frames of 64 KiB with small buffers, as parsers do.
+// BenchmarkChannelRead reads 64 KiB frames through small buffers, as parsers do.
 func BenchmarkChannelRead(b *testing.B) {
 	for _, size := range []int{32, 512, 4096} {
 		b.Run(strconv.Itoa(size), func(b *testing.B) {
@@ -746,12 +743,11 @@ func BenchmarkChannelRead(b *testing.B) {
 	}
 }
 
-// zeros is an endless source.
+// zeros is an endless stream of zero bytes.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// channelEnds returns the ends of a channel of this package.
 func channelEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef) (io.WriteCloser, io.Reader) {
 	c, err := iii.New(base)
 	if err != nil {
@@ -769,7 +765,7 @@ func channelEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef)
 	return w, r
 }
 
-// bareEnds returns two plain connections of the WebSocket library.
+// bareEnds opens both ends of a channel with the WebSocket library alone.
 func bareEnds(b *testing.B, base string, writer, reader iii.StreamChannelRef) (io.WriteCloser, io.Reader) {
 	open := func(ref iii.StreamChannelRef, direction string) *websocket.Conn {
 		d := websocket.Dialer{ReadBufferSize: benchFrame, WriteBufferSize: benchFrame}
@@ -790,7 +786,7 @@ func (w bareWriter) Write(p []byte) (int, error) {
 	return len(p), w.conn.WriteMessage(websocket.BinaryMessage, p)
 }
 
-// ReadFrom limits io.Copy to frames of 64 KiB.
+// ReadFrom makes io.Copy write frames of 64 KiB.
 func (w bareWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	buf := make([]byte, benchFrame)
 	for {
@@ -838,7 +834,8 @@ func (r *bareReader) WriteTo(dst io.Writer) (n int64, err error) {
 	}
 }
 
-// benchEngine starts the development engine.
+// benchEngine starts a development engine. It returns the engine's address and a function that
+// creates channels.
 func benchEngine(b *testing.B) (string, func() (writer, reader iii.StreamChannelRef)) {
 	e := iiitest.Start(b)
 	return e.URL(), func() (iii.StreamChannelRef, iii.StreamChannelRef) {
@@ -858,7 +855,8 @@ func benchEngine(b *testing.B) (string, func() (writer, reader iii.StreamChannel
 	}
 }
 
-// benchRelay forwards the frames of one writer to one reader.
+// benchRelay starts a server that forwards frames from one writer to one reader. The results
+// are those of benchEngine.
 func benchRelay(b *testing.B) (string, func() (writer, reader iii.StreamChannelRef)) {
 	ctx, cancel := context.WithCancel(b.Context())
 	frames := make(chan []byte, 64)

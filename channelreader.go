@@ -23,9 +23,9 @@ var (
 	_ io.WriterTo   = (*ChannelReader)(nil)
 )
 
-// channelReadAhead limits how much data a reader buffers before it blocks the writer.
-// channelBacklog is the higher limit on messages while only bytes are read, and vice versa.
-// Both limits are in bytes.
+// channelReadAhead limits how many bytes of data a reader buffers before it blocks the writer.
+// The higher limit channelBacklog, also in bytes, applies to messages while the program reads
+// only bytes, and vice versa.
 const (
 	channelReadAhead = 4 * channelChunk
 	channelBacklog   = 16 << 20

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Reading frames in parts allocates no memory, and the buffers are reused.
+// Reading a frame in parts does not allocate, and buffers are reused.
 func TestChannelReaderReadsInParts(t *testing.T) {
 	r := newChannelReader(nil, StreamChannelRef{})
 	want := bytes.Repeat([]byte("0123456789abcde"), channelChunk/15)
@@ -24,10 +24,10 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		got = append(got[:len(got):cap(got)], buf[:n]...)
-	}); allocs > 1 { // got's
+	}); allocs > 1 { // one to grow the slice got
 		t.Errorf("%v allocations for a part of a frame", allocs)
 	}
-	frame, read := r.bytes.pop() // in the same way as WriteTo
+	frame, read := r.bytes.pop() // as WriteTo does
 	if got = append(got, frame[read:]...); !bytes.Equal(got, want) {
 		t.Errorf("read %d bytes, want %d", len(got), len(want))
 	}
@@ -42,11 +42,11 @@ func TestChannelReaderReadsInParts(t *testing.T) {
 		t.Errorf("after the last frame: %v", err)
 	}
 	if r.bytes.size != 0 {
-		t.Errorf("size %d with nothing left", r.bytes.size)
+		t.Errorf("size is %d, but no frame is left", r.bytes.size)
 	}
 }
 
-// A frame occupies as much memory as it counts for, even if it is small or empty.
+// Even a small or empty frame holds no more memory than the reader accounts for.
 func TestChannelReaderHoldsSmallFrames(t *testing.T) {
 	for _, text := range []bool{false, true} {
 		for _, size := range []int{0, 1, 1000} {
@@ -63,7 +63,7 @@ func TestChannelReaderHoldsSmallFrames(t *testing.T) {
 				}
 				held += cap(frame)
 				if frames++; frames > channelReadAhead {
-					t.Fatalf("frames of %d bytes are kept without end", size)
+					t.Fatalf("frames of %d bytes are kept without limit", size)
 				}
 			}
 			if held > 2*channelReadAhead {

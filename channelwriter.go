@@ -179,8 +179,8 @@ func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// ReadFrom implements [io.ReaderFrom]. It sends the bytes that each Read of src returns
-// immediately, as one frame of at most 64 KiB.
+// ReadFrom implements [io.ReaderFrom]. It reads at most 64 KiB from src at a time, and sends
+// the bytes from each Read immediately, as one frame.
 func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	if err := w.lock(); err != nil {
 		return 0, err
@@ -344,8 +344,8 @@ func (w *ChannelWriter) expired() error {
 }
 
 // Close closes the channel. The reader receives everything written so far, followed by the end
-// of the data. If the writer was never used and its Ref was not called, Close opens the
-// channel first to notify the reader. Close interrupts a blocked Write. Calling Close again
+// of the data. If neither the writer nor Ref was ever used, Close opens the channel first, in
+// order to notify the reader. Close interrupts a blocked Write. Calling Close again
 // returns nil.
 func (w *ChannelWriter) Close() error {
 	defer w.deadline.set(time.Time{})

@@ -381,9 +381,9 @@ func (c *Client) Run(ctx context.Context) error {
 // Once no handler is running, Shutdown waits up to 2 s for the engine to confirm sent
 // messages, and up to 5 s for a connection on which to send buffered ones. Send messages that
 // remain unconfirmed or unsent are counted in [ClientStats] and reported in the error. The
-// error also reports undelivered telemetry. Shutdown waits for telemetry for up to
-// shutdown_timeout_ms, or 3 s if telemetry has no connection. Undelivered telemetry stays in
-// the queue of its [Telemetry].
+// error also reports undelivered telemetry. Shutdown waits for telemetry for up to the
+// ShutdownTimeoutMs of [OtelConfig], or 3 s if telemetry has no connection. Undelivered
+// telemetry stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {
@@ -452,7 +452,8 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	return err, telemetry
 }
 
-// flushReports waits until the reports on local calls have been sent, if they can be sent.
+// flushReports waits until all reports on local calls that can currently be sent have been
+// sent.
 func (c *Client) flushReports(ctx context.Context) error {
 	select {
 	case <-c.reports.drain():
@@ -543,9 +544,15 @@ func (c *Client) awaitCallbacks() {
 	}
 }
 
-// State returns the state of the connection. It is disconnected before Connect and after an
-// orderly end, connecting or reconnecting during connection attempts, connected once the
-// engine has accepted this worker, and failed after a fatal error.
+// State returns the state of the connection:
+//
+//   - [ConnectionStateDisconnected] before Connect, after Connect has given up, and after an
+//     orderly end
+//   - [ConnectionStateConnecting] or [ConnectionStateReconnecting] while the client is trying
+//     to connect
+//   - [ConnectionStateConnected] once the engine has accepted this worker and processed its
+//     registrations
+//   - [ConnectionStateFailed] after a fatal error
 func (c *Client) State() ConnectionState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -619,7 +626,8 @@ func (c *Client) reportError(err error) {
 	c.notifyListener(c.state, err)
 }
 
-// ClientStats holds counters, which start at zero in a new client, and current values.
+// ClientStats holds statistics of a client. The fields of type uint64 are counters, which
+// start at zero in a new client. The other fields are current values.
 type ClientStats struct {
 	FramesSent      uint64 // messages written
 	FramesReceived  uint64 // messages read
@@ -681,9 +689,10 @@ func (c *Client) Stats() ClientStats {
 // *[RejectedError] of each function that another worker holds, and the *[Error] of each
 // rejected trigger.
 //
-// A new registration is a reason until the engine has responded to it. A trigger counts as
-// accepted even if no worker provides its type or if its function belongs to another worker.
-// An observer in the error state is a reason; a pending or suspended observer is not.
+// A registration to which the engine has not responded yet is one of the reasons. A trigger
+// counts as accepted even if no worker provides its type or if its function belongs to another
+// worker. An observer in [ObserverStateError] is one of the reasons, but an observer in
+// [ObserverStatePending] or [ObserverStateSuspended] is not.
 //
 // Ready does not block. [Client.ReadyHandler] serves its result over HTTP.
 func (c *Client) Ready() error {

@@ -35,8 +35,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// useEverything connects a worker and uses each kind of socket that a client has: the
-// worker's socket, both ends of a channel, and telemetry.
+// useEverything connects a worker and opens every kind of socket that a client uses: the
+// worker socket, both ends of a channel, and telemetry.
 func useEverything(t *testing.T, address string, opts []iii.Option, telemetry []iii.ConnectionOption) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -87,8 +87,8 @@ func checkLog(t *testing.T, e *iiitest.Engine) {
 	}
 }
 
-// behindTLS starts a TLS server in front of an address. The server speaks HTTP/2, as gateways
-// do. behindTLS returns the https address of the server and a configuration that trusts its
+// behindTLS starts a TLS server in front of address and returns the server's https address.
+// The server also speaks HTTP/2, as gateways do. The returned configuration trusts its
 // certificate.
 func behindTLS(t *testing.T, address string) (string, *tls.Config) {
 	t.Helper()
@@ -115,8 +115,6 @@ func behindTLSServer(t *testing.T, address string) *httptest.Server {
 	return server
 }
 
-// TestTLS tests an engine behind a TLS server whose certificate only the given
-// configuration trusts.
 func TestTLS(t *testing.T) {
 	e := iiitest.Start(t)
 	address, trusted := behindTLS(t, e.URL())
@@ -154,7 +152,8 @@ func TestTLS(t *testing.T) {
 	})
 }
 
-// usedByHTTP returns a configuration with which net/http has made a request.
+// usedByHTTP returns a copy of cfg that net/http has used, and therefore modified, for an
+// HTTP/2 request.
 func usedByHTTP(t *testing.T, address string, cfg *tls.Config) *tls.Config {
 	t.Helper()
 	transport := &http.Transport{TLSClientConfig: cfg.Clone(), ForceAttemptHTTP2: true}
@@ -170,8 +169,8 @@ func usedByHTTP(t *testing.T, address string, cfg *tls.Config) *tls.Config {
 	return transport.TLSClientConfig
 }
 
-// A program may share a TLS configuration with code that uses other protocols. The client
-// does not change it, and later changes to it have no effect.
+// A program may share a TLS configuration with code that speaks other protocols. The client
+// must ignore the protocols listed there, and must not change the configuration.
 func TestTLSConfigurationOfOtherProtocols(t *testing.T) {
 	e := iiitest.Start(t)
 	address, trusted := behindTLS(t, e.URL())
@@ -215,7 +214,7 @@ func TestTLSConfigurationOfOtherProtocols(t *testing.T) {
 	}
 }
 
-// The configuration is copied when New receives the option.
+// New copies the configuration, so later changes have no effect.
 func TestTLSConfigurationThatChangesLater(t *testing.T) {
 	e := iiitest.Start(t)
 	address, trusted := behindTLS(t, e.URL())
@@ -230,8 +229,8 @@ func TestTLSConfigurationThatChangesLater(t *testing.T) {
 	}
 }
 
-// The client offers HTTP/1.1 even without a configuration, because some gateways require
-// an offer.
+// Some gateways reject a TLS handshake without ALPN, so the client offers HTTP/1.1 even when
+// the program supplies no configuration.
 func TestTLSOffersHTTP1(t *testing.T) {
 	server := httptest.NewUnstartedServer(nil)
 	offers := make(chan []string, 8)
@@ -270,7 +269,7 @@ func TestTLSOffersHTTP1(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_ = connect() // no certificate is trusted
+			_ = connect() // fails: nothing trusts the server's certificate
 			if diff := cmp.Diff([]string{"http/1.1"}, <-offers); diff != "" {
 				t.Errorf("offered (-want +got):\n%s", diff)
 			}
@@ -278,7 +277,7 @@ func TestTLSOffersHTTP1(t *testing.T) {
 	}
 }
 
-// relay forwards connections from a listener to the target of dial until the test ends.
+// relay forwards connections from l to the target of dial until the test ends.
 func relay(t *testing.T, l net.Listener, dial func() (net.Conn, error)) {
 	var open sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
@@ -303,7 +302,7 @@ func relay(t *testing.T, l net.Listener, dial func() (net.Conn, error)) {
 	})
 }
 
-// join copies bytes between two connections until one of them, or ctx, ends.
+// join copies bytes between two connections until either closes or ctx is done.
 func join(ctx context.Context, a, b net.Conn) {
 	stop := context.AfterFunc(ctx, func() { _, _ = a.Close(), b.Close() })
 	defer stop()
@@ -317,11 +316,10 @@ func join(ctx context.Context, a, b net.Conn) {
 	both.Wait()
 }
 
-// TestUnixSocket reaches the engine through a Unix socket, regardless of the host in the
-// address.
+// The client reaches the engine through a Unix socket, whatever the host in the address is.
 func TestUnixSocket(t *testing.T) {
 	e := iiitest.Start(t)
-	t.Chdir(t.TempDir()) // its path may be too long for a socket
+	t.Chdir(t.TempDir()) // the full path of a temporary directory may be too long for a socket address
 	const path = "engine.sock"
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -343,15 +341,16 @@ func TestUnixSocket(t *testing.T) {
 	})
 }
 
-// proxyTarget is the address of an engine that only the proxy can reach. secureProxyTarget is
-// the address of a TLS server in front of that engine; its name is in the server's certificate.
+// proxyTarget is the address of an engine that is reachable only through the proxy.
+// secureProxyTarget is the address of a TLS server in front of that engine. The server's
+// certificate is valid for the host.
 const (
 	proxyTarget       = "ws://engine.invalid:49134"
 	secureProxyTarget = "wss://example.com:49134"
 )
 
-// TestProxyOfTheEnvironment runs itself in processes whose environment names a proxy,
-// because net/http reads the variables only once.
+// TestProxyOfTheEnvironment re-executes the test binary with a proxy in the environment,
+// because net/http reads those variables only once per process.
 func TestProxyOfTheEnvironment(t *testing.T) {
 	switch certificate := os.Getenv(iii.ProxiedVariable); certificate {
 	case "":
@@ -419,7 +418,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 			checkLog(t, e)
 			mu.Lock()
 			defer mu.Unlock()
-			// The worker's socket, both ends of a channel, telemetry.
+			// One connection each for the worker, both ends of the channel, and telemetry.
 			if len(connects) != 1 || connects[want] != 4 {
 				t.Errorf("the proxy was asked %v, want 4 times %q", connects, want)
 			}
@@ -427,12 +426,12 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// parseProxyAuth is like Request.BasicAuth, but reads the credentials for a proxy.
+// parseProxyAuth is like [http.Request.BasicAuth] for the Proxy-Authorization header.
 func parseProxyAuth(r *http.Request) (user, password string, ok bool) {
 	return (&http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}).BasicAuth()
 }
 
-// bufferedConn is a connection whose first bytes have already been read.
+// bufferedConn is a connection that reads through r, which may already hold data.
 type bufferedConn struct {
 	net.Conn
 	r *bufio.Reader
@@ -440,7 +439,7 @@ type bufferedConn struct {
 
 func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// probed is the response of a probe.
+// probed summarizes a response from the readiness probe.
 type probed struct {
 	Status  int
 	Ready   bool
@@ -463,7 +462,7 @@ func probe(t *testing.T, c *iii.Client, target string) probed {
 	return probed{w.Code, body.Ready, body.Standby, len(body.Reasons)}
 }
 
-// checkReady compares the results of Ready and both forms of the probe.
+// checkReady compares Ready and both forms of the probe with the expected results.
 func checkReady(t *testing.T, when string, c *iii.Client, want probed, wantStrict int, is ...error) {
 	t.Helper()
 	if diff := cmp.Diff(want, probe(t, c, "/ready")); diff != "" {
@@ -483,8 +482,8 @@ func checkReady(t *testing.T, when string, c *iii.Client, want probed, wantStric
 	}
 }
 
-// A worker is ready from the moment when the engine has accepted all registrations until
-// it drains.
+// A worker is ready from the time the engine has accepted all its registrations until it
+// starts to drain.
 func TestReadyFromConnectToDrain(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		none := []string{}
@@ -540,12 +539,12 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 		synctest.Wait()
 		drained := make(chan error, 1)
 		if c.Draining() {
-			t.Error("it drains")
+			t.Error("the client is draining")
 		}
 		go func() { drained <- c.Shutdown(context.Background()) }()
 		synctest.Wait()
 		if !c.Draining() {
-			t.Error("it does not drain")
+			t.Error("the client is not draining")
 		}
 		checkReady(t, "draining", c, probed{503, false, none, 1}, 503, iii.ErrDraining)
 		checkLive(t, c, http.StatusOK)
@@ -556,7 +555,7 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 		checkReady(t, "ended", c, probed{503, false, none, 1}, 503, iii.ErrClosed)
 		checkLive(t, c, http.StatusServiceUnavailable)
 		if !c.Draining() {
-			t.Error("Draining has become false")
+			t.Error("Draining is false again")
 		}
 	})
 }
@@ -571,7 +570,8 @@ func checkLive(t *testing.T, c *iii.Client, want int) {
 	}
 }
 
-// A standby passes the orchestrator's probe, but is not ready.
+// The readiness probe of a standby succeeds, so that the orchestrator continues, but the
+// standby is not ready.
 func TestStandbyIsNoReasonToWait(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		setup := func(parameter string) func(*replica) {
@@ -594,12 +594,12 @@ func TestStandbyIsNoReasonToWait(t *testing.T) {
 		if err := b.Ready(); !errors.As(err, &refused) || refused.OwnerWorkerID != a.WorkerID() {
 			t.Errorf("%v", err)
 		}
-		c := startReplica(t, e, "c", setup("order")) // the same route with another name
+		c := startReplica(t, e, "c", setup("order")) // the same route with another parameter name
 		synctest.Wait()
 		checkReady(t, "standby of a route", c.Client, probed{200, false, []string{"orders::create", "orders::cancel", "http::POST/orders/:order"}, 4}, 503)
 		_ = c.Close()
 
-		// An additional reason counts.
+		// A rejected trigger makes the probe fail even on a standby.
 		bad, err := b.Trigger("elsewhere", iii.CronTriggerConfig{Expression: "x x x x x x"})
 		if err != nil {
 			t.Fatal(err)
@@ -613,7 +613,7 @@ func TestStandbyIsNoReasonToWait(t *testing.T) {
 		if err := a.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for range 300 { // never a 503 while it takes over
+		for range 300 { // the probe succeeds throughout the takeover
 			if got := probe(t, b.Client, "/"); got.Status != 200 {
 				t.Fatalf("during the takeover: %+v, %v", got, b.Ready())
 			}
@@ -655,7 +655,6 @@ func TestProbesAnswerGetAndHead(t *testing.T) {
 	}
 }
 
-// logLines collects log lines.
 type logLines struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -673,7 +672,7 @@ func (l *logLines) all() []string {
 	return strings.Split(strings.TrimSuffix(l.text.String(), "\n"), "\n")
 }
 
-// captureDefault redirects slog's default logger to the result.
+// captureDefault makes slog's default logger write to the returned logLines.
 func captureDefault(t *testing.T) *logLines {
 	t.Helper()
 	var l logLines
@@ -681,8 +680,8 @@ func captureDefault(t *testing.T) *logLines {
 	return &l
 }
 
-// Without a logger, the client reports once why the first connection fails. With a logger,
-// even nil, it does not, because the program has made its choice.
+// Without WithLogger, the client logs the first failed attempt to connect once. WithLogger
+// suppresses that line, even with a nil logger.
 func TestFirstFailureToConnectIsLoggedWithoutALogger(t *testing.T) {
 	var own logLines
 	for _, test := range []struct {
@@ -706,7 +705,7 @@ func TestFirstFailureToConnectIsLoggedWithoutALogger(t *testing.T) {
 			if err := c.Connect(ctx); err == nil || !strings.Contains(err.Error(), "refused") {
 				t.Errorf("Connect = %v, want the reason", err)
 			}
-			_ = c.Close() // joins the callbacks
+			_ = c.Close() // waits for callbacks
 			got := 0
 			for _, line := range log.all() {
 				if strings.Contains(line, "level=WARN") && strings.Contains(line, "not connected") && strings.Contains(line, "refused") {
@@ -723,7 +722,7 @@ func TestFirstFailureToConnectIsLoggedWithoutALogger(t *testing.T) {
 	}
 }
 
-// A loop over an unavailable stream socket reports why it waits, and gives up.
+// Subscribe logs why it retries an unavailable stream socket, and eventually gives up.
 func TestSubscribeTellsWhyItRetries(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
@@ -773,12 +772,11 @@ func TestSubscribeTellsWhyItRetries(t *testing.T) {
 	})
 }
 
-// outcomes counts the results of requests.
 type outcomes struct {
 	mu      sync.Mutex
 	count   map[string]int
 	slowest time.Duration
-	first   time.Time // of the failures
+	first   time.Time // time of the first failure
 	last    time.Time
 }
 
@@ -807,7 +805,7 @@ func (o *outcomes) String() string {
 	return fmt.Sprintf("%d requests%s; the slowest took %v, failures during %v", total, s, o.slowest, o.last.Sub(o.first))
 }
 
-// failedExcept returns the number of outcomes other than the given ones.
+// failedExcept counts all outcomes except those in expected.
 func (o *outcomes) failedExcept(expected ...string) (n int) {
 	for outcome, count := range o.count {
 		if !slices.Contains(expected, outcome) {
@@ -817,11 +815,12 @@ func (o *outcomes) failedExcept(expected ...string) (n int) {
 	return n
 }
 
-// TestRollingUpdateLosesNoRequest updates two replicas one after the other, under 500 requests
-// a second of each kind, as the page on deploying describes: the new replica starts, its probe
-// lets the orchestrator continue, and the old replica receives its signal. Calls with a retry
-// policy do not fail. If a call without a policy fails, its error reports that the function
-// has not run. Visitors of a route receive the engine's own answers for at most 3 s.
+// TestRollingUpdateLosesNoRequest replaces one replica with another as docs/deploying.md
+// describes. The new replica starts, its probe succeeds, and the old replica is stopped.
+// Meanwhile, the test makes 500 requests per second of each kind. Calls with a retry policy
+// succeed. Calls without one may fail only with errors that guarantee that the function has
+// not run. HTTP requests may fail for at most 3 s, and only with the engine's own responses.
+// When the old replica is killed instead, calls that it was running may also fail.
 func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	const perSecond = 500
 	for _, test := range []struct {
@@ -924,7 +923,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 				signalNext, endedNext := run(next)
 				defer signalNext()
 				if got := probe(t, next.Client, "/ready"); got.Status != 200 || got.Ready {
-					t.Errorf("the new replica is no standby: %+v", got)
+					t.Errorf("the new replica is not a standby: %+v", got)
 				}
 				time.Sleep(2 * time.Second)
 				stopped := time.Now()
@@ -945,32 +944,32 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 				t.Logf("visits:       %v", &visits)
 
 				if takeover > 3*time.Second {
-					t.Errorf("the new replica is ready after %v", takeover)
+					t.Errorf("the new replica is ready only after %v", takeover)
 				}
 				served := []string{"orders-1", "orders-2"}
-				if test.name == "killed" { // running calls may have had effects, or the engine may just be sending them
+				if test.name == "killed" { // calls were running on the killed replica or on their way to it
 					served = append(served, iii.CodeInvocationStopped, iii.CodeChannelSendFailed)
 				}
 				if n := patient.failedExcept(served...); n > 0 || patient.count[iii.CodeInvocationStopped] > 10 {
-					t.Errorf("%d calls failed in spite of retries", n)
+					t.Errorf("%d calls failed despite retries", n)
 				}
 				retryable := append(served, iii.CodeFunctionNotFound, iii.CodeWorkerDraining)
 				if n := impatient.failedExcept(retryable...); n > 0 {
-					t.Errorf("%d calls failed otherwise than by what may be repeated", n)
+					t.Errorf("%d calls failed although they may have run", n)
 				}
 				answers := []string{`"orders-1"`, `"orders-2"`, "404 Not Found", "503 Service Unavailable", "500 " + iii.CodeFunctionNotFound,
-					"500 OBSERVER_NOT_FOUND", "500 OBSERVER_NOT_ACTIVE"} // the route was going
+					"500 OBSERVER_NOT_FOUND", "500 OBSERVER_NOT_ACTIVE"} // the engine is removing the route
 				if test.name == "killed" {
 					answers = append(answers, "500 "+iii.CodeInvocationStopped, "500 "+iii.CodeChannelSendFailed)
 				}
 				if n := visits.failedExcept(answers...); n > 0 {
-					t.Errorf("%d visits failed otherwise", n)
+					t.Errorf("%d requests had an unexpected response", n)
 				}
 				if gap := visits.last.Sub(visits.first); gap > 3*time.Second {
-					t.Errorf("visits failed for %v", gap)
+					t.Errorf("requests failed for %v", gap)
 				}
 				if patient.count["orders-2"] < perSecond || visits.count[`"orders-2"`] < perSecond {
-					t.Error("the new replica hardly serves")
+					t.Error("the new replica serves too few requests")
 				}
 				signalNext()
 				if err := <-endedNext; err != nil {
@@ -981,7 +980,6 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	}
 }
 
-// A queue retries a job whose function has no worker for as long as docs/deploying.md states.
 func TestQueuesRetryAsLongAsThePageSays(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -51,8 +51,8 @@ func TestBubble(t *testing.T) {
 	})
 }
 
-// TestRunEndsBeforeItIsConnected ends programs while the engine is unavailable. Run then
-// returns no error, unless the deadline of its context has passed.
+// Canceling the context of Run while the engine is unavailable is a normal shutdown. An
+// expired deadline is an error.
 func TestRunEndsBeforeItIsConnected(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -85,11 +85,11 @@ func TestRunEndsBeforeItIsConnected(t *testing.T) {
 				select {
 				case <-c.Done():
 					if test.want != nil {
-						t.Error("the client has ended; a second Run could connect")
+						t.Error("the client is closed; a second Run should be able to connect")
 					}
 				default:
 					if test.want == nil {
-						t.Error("the client goes on")
+						t.Error("the client is still running")
 					}
 				}
 			})

@@ -18,7 +18,6 @@ import (
 
 const testID = "0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10"
 
-// encodeInvoke writes a whole call to b.
 func encodeInvoke(b *buffer, inv *invocation, in any) error {
 	err := encodeCall(b, inv, in)
 	if err == nil {
@@ -95,8 +94,7 @@ func TestEncodeResult(t *testing.T) {
 	}
 }
 
-// TestEncodeRefuses tests values that cannot be encoded: encoding returns an error, and the
-// pooled buffer remains usable.
+// Encoding an invalid value returns an error and leaves the buffer unchanged and usable.
 func TestEncodeRefuses(t *testing.T) {
 	for name, v := range map[string]any{
 		"channel": make(chan int), "function": func() {}, "NaN": nan(), "raw": json.RawMessage("{"), "empty raw": json.RawMessage{},
@@ -117,10 +115,10 @@ func TestEncodeRefuses(t *testing.T) {
 				t.Errorf("after the error: %s, %v", b, err)
 			}
 			if err := encodeInvoke(newBuffer(), &invocation{functionID: "f"}, v); err == nil {
-				t.Error("encodes as a payload")
+				t.Error("no error for a payload")
 			}
 			if err := encodeInvoke(newBuffer(), &invocation{functionID: "f", hasMetadata: true, metadata: v}, nil); err == nil {
-				t.Error("encodes as metadata")
+				t.Error("no error for metadata")
 			}
 		})
 	}
@@ -128,7 +126,7 @@ func TestEncodeRefuses(t *testing.T) {
 
 func nan() float64 { zero := 0.0; return zero / zero }
 
-// latin1 encodes to text that is not valid UTF-8.
+// latin1 marshals to invalid UTF-8.
 type latin1 struct{}
 
 func (latin1) MarshalJSON() ([]byte, error) { return []byte("\"caf\xe9\""), nil }
@@ -140,17 +138,17 @@ func TestAppendID(t *testing.T) {
 			t.Fatalf("%s, want %s", got, id)
 		}
 		if back, ok := parseInvocationID(appendID(nil, id)); !ok || back != id {
-			t.Fatalf("%s is read as %s, %v", id, back, ok)
+			t.Fatalf("%s is parsed as %s, %v", id, back, ok)
 		}
 	}
 	for _, text := range []string{"", "x", strings.Repeat("x", 36), strings.ReplaceAll(testID, "-", "_")} {
 		if id, ok := parseInvocationID([]byte(text)); ok {
-			t.Errorf("%q is read as %s", text, id)
+			t.Errorf("%q is parsed as %s", text, id)
 		}
 	}
 }
 
-// cut is a part that parse extracts, as text.
+// cut holds the parts of a message that parse extracts.
 type cut struct {
 	Kind                                                            messageType
 	ID, Function, Data, Result, Err, Traceparent, Baggage, Metadata string
@@ -210,18 +208,18 @@ func TestParseRefuses(t *testing.T) {
 	}, enginetest.InvalidJSON...) {
 		var m received
 		if err := m.parse([]byte(in)); err == nil {
-			t.Errorf("%s: taken as %+v", in, cutOf(&m))
+			t.Errorf("%s: accepted as %+v", in, cutOf(&m))
 		}
 	}
 }
 
-// TestParseRecordings compares the parts extracted from recorded messages with the
-// generated types.
+// TestParseRecordings checks that parse and encoding/json find the same parts in recorded
+// messages.
 func TestParseRecordings(t *testing.T) {
 	seen := map[messageType]int{}
 	for _, frame := range recordedFrames(t) {
 		if frame.sent || strings.HasPrefix(frame.file, "stream-socket") || !bytes.Contains(frame.raw, []byte(`"type"`)) {
-			continue // messages of the stream socket and of channels do not belong to the worker protocol
+			continue // only worker sockets use this protocol
 		}
 		var m received
 		if err := m.parse(frame.raw); err != nil {
@@ -303,8 +301,8 @@ func nestedLists(depth int) string {
 	return strings.Repeat("[", depth) + strings.Repeat("]", depth)
 }
 
-// TestEncodeForEngine tests values that are valid JSON, but for which the engine would
-// drop the message.
+// TestEncodeForEngine checks that the client rejects values that are valid JSON but would make
+// the engine drop the message.
 func TestEncodeForEngine(t *testing.T) {
 	deep := any(1)
 	for range 126 {
@@ -332,7 +330,7 @@ func TestEncodeForEngine(t *testing.T) {
 		} {
 			b := newBuffer()
 			if err := encode(b); err == nil {
-				t.Errorf("%s: encodes as a %s", name, what)
+				t.Errorf("%s: no error for a %s", name, what)
 			}
 			b.free()
 		}
@@ -347,8 +345,8 @@ func TestEncodeForEngine(t *testing.T) {
 	}
 }
 
-// FuzzParse parses arbitrary messages. No message causes a panic, the extracted parts are
-// JSON, and a message composed of the parts parses into the same parts.
+// FuzzParse checks that parse does not panic on any message and extracts valid JSON. A message
+// built from the extracted parts parses into the same parts.
 func FuzzParse(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -377,7 +375,7 @@ func FuzzParse(f *testing.F) {
 				continue
 			}
 			if !json.Valid(part.raw) {
-				t.Fatalf("%q: %s is no JSON: %q", b, part.key, part.raw)
+				t.Fatalf("%q: %s is not JSON: %q", b, part.key, part.raw)
 			}
 			again = append(append(append(append(again, `,"`...), part.key...), `":`...), part.raw...)
 		}
@@ -391,7 +389,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// A large buffer is released if messages are small, and kept if messages fill it.
+// A large buffer is kept as long as messages fill it.
 func TestBuffersWorthKeeping(t *testing.T) {
 	use := func(b *buffer, size int) bool {
 		b.reset()
@@ -401,7 +399,7 @@ func TestBuffersWorthKeeping(t *testing.T) {
 	large := new(buffer)
 	for i := range 3 * maxIdleUses {
 		if !use(large, 1<<20) || i%2 == 0 && !use(large, 100) {
-			t.Fatalf("use %d: a buffer that is used is given up", i)
+			t.Fatalf("use %d: a buffer that is still needed is released", i)
 		}
 	}
 	kept := 0
@@ -409,7 +407,7 @@ func TestBuffersWorthKeeping(t *testing.T) {
 		kept++
 	}
 	if kept != maxIdleUses {
-		t.Errorf("it is kept for %d small messages, want %d", kept, maxIdleUses)
+		t.Errorf("a large buffer is kept for %d small messages, want %d", kept, maxIdleUses)
 	}
 	if use(new(buffer), maxPooledBuffer+1) {
 		t.Error("a huge buffer is kept")
@@ -417,12 +415,11 @@ func TestBuffersWorthKeeping(t *testing.T) {
 	small := new(buffer)
 	for range 3 * maxIdleUses {
 		if !use(small, 1) {
-			t.Fatal("a small buffer is given up")
+			t.Fatal("a small buffer is released")
 		}
 	}
 }
 
-// The messages of a call, as encoded and as parsed.
 const (
 	benchInvoke = `{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"orders::place",` +
 		`"data":{"id":7,"buyer":"ann","lines":["book","pen"],"_caller_worker_id":"975d6453-cd80-4c5a-8a14-ce0551566196"},` +
@@ -472,7 +469,7 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// marking is a JSONCodec that shows where it was used.
+// marking is a JSONCodec that marks everything it encodes.
 type marking struct{}
 
 func (marking) Marshal(v any) ([]byte, error) {
@@ -501,7 +498,7 @@ func (marking) Unmarshal(b []byte, v any) error {
 }
 
 func TestWithJSONEncodesUsersValues(t *testing.T) {
-	type item = map[string]int // a type of this package would be no user's
+	type item = map[string]int // an alias: types declared in package iii bypass the codec
 	p := newPeer(t, script{call: func(_ *peerConn, m *peerMessage) string {
 		switch m.FunctionID {
 		case "state::set":
@@ -531,7 +528,7 @@ func TestWithJSONEncodesUsersValues(t *testing.T) {
 		{"raw", ` {"N": 2}`, `{"N": 2}`},
 	} {
 		if m := p.answered(p.conn(0).invoke(test.function, test.payload)); string(m.Result) != test.want {
-			t.Errorf("%s answers %s, error %v", test.function, m.Result, m.Error)
+			t.Errorf("%s returns %s, error %v", test.function, m.Result, m.Error)
 		}
 	}
 	m := p.answered(p.conn(0).invoke("typed", `{"N":2}`))

@@ -7,8 +7,8 @@ import (
 )
 
 // Configuration provides access to the engine's configuration store. The store holds JSON
-// values by id and validates each value against a JSON Schema. Changes fire the triggers that
-// have a [ConfigurationTriggerConfig].
+// values by id and validates each value against a JSON Schema. A trigger with a
+// [ConfigurationTriggerConfig] runs a function when a value changes.
 //
 // The zero value is not usable; use [Client.Configuration]. All methods are safe for
 // concurrent use and return the same errors as [Client.Call]. The engine's [*Error] codes

@@ -12,12 +12,11 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// configurations serves configuration::* as documented for the engine, as far as the
-// client uses it.
+// configurations implements the configuration::* functions that the client calls.
 type configurations struct {
 	mu      sync.Mutex
 	entries map[string]iii.ConfigurationEntry
-	inputs  []string // of all calls, in order
+	inputs  []string // every call, in order
 }
 
 func (s *configurations) handle(t *testing.T, c *iii.Client) {
@@ -118,7 +117,7 @@ func TestConfiguration(t *testing.T) {
 	if err := server.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	// The functions are in the engine's namespace, not in the worker's.
+	// The configuration functions are called in the engine's namespace, not in the worker's.
 	configuration := connect(t, e, iii.WithNamespace("shop")).Configuration()
 	ctx := t.Context()
 	type billing struct {
@@ -141,17 +140,17 @@ func TestConfiguration(t *testing.T) {
 
 	var remote *iii.Error
 	if err := configuration.Get(ctx, "none", &value); !errors.As(err, &remote) || remote.Code != "NOT_FOUND" {
-		t.Errorf("get of nothing: %v", err)
+		t.Errorf("get of a missing entry: %v", err)
 	}
 	if _, err := configuration.Set(ctx, "none", 1); !errors.As(err, &remote) || remote.Code != "NOT_REGISTERED" {
-		t.Errorf("set of nothing: %v", err)
+		t.Errorf("set of a missing entry: %v", err)
 	}
 	var number int
 	if err := configuration.Get(ctx, "billing", &number); err == nil || iii.SafeToRetry(err) {
 		t.Errorf("get of another type: %v", err)
 	}
 	if _, err := configuration.Set(ctx, "billing", func() {}); err == nil || !iii.SafeToRetry(err) {
-		t.Errorf("set of what does not encode: %v", err)
+		t.Errorf("set of a value that cannot be encoded: %v", err)
 	}
 	want := []string{
 		`configuration::register {"description":"of this shop","id":"billing","initial_value":{"currency":"EUR"},"name":"Billing","schema":{"type":"object"}}`,

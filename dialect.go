@@ -27,12 +27,12 @@ type dialect interface {
 	// against observers and delivers the matching ones.
 	hooks() bool
 
-	// checkCall returns an error if a call of the given size cannot be sent to the engine. The
-	// call then fails without being sent.
+	// checkCall returns an error if the engine does not support the call or the call's size is
+	// too large. Such a call fails without being sent.
 	checkCall(inv *invocation, size int) error
-	// appendCall appends the envelope of a call. The parts written by encodeCall follow it.
+	// appendCall appends the beginning of a call message. encodeCall appends the rest.
 	appendCall(p []byte, inv *invocation) []byte
-	// appendAnswer appends the envelope of a result message. The result or error follows it.
+	// appendAnswer appends the beginning of a result message, up to the result or error.
 	appendAnswer(p, id []byte, functionID string) []byte
 	// tooLarge returns the error code for a result that is too large to send.
 	tooLarge() string
@@ -50,14 +50,15 @@ type dialect interface {
 	appendReports(p []byte, reports []*report) []byte
 	localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any
 
-	// answers reports whether the engine responds to every registration of this kind. If not,
-	// the engine responds only to reject a registration, and the response to a subsequent
-	// fence confirms that the registration was accepted. If the engine responds to a trigger,
-	// it implements the trigger as an observer.
+	// answers reports whether the engine responds to every registration of this kind.
+	// Otherwise, the engine responds only to reject a registration, and the response to a
+	// subsequent fence implies that the registration was accepted. An engine that responds to
+	// the registration of a trigger implements the trigger as an observer.
 	answers(*claim) bool
 
-	// The messages for registration. If the engine does not support the registration, the
-	// error describes why. A nil message without an error means that there is nothing to send.
+	// The following methods return the messages that register and unregister. If the engine
+	// does not support a registration, the error explains why. If both results are nil, there
+	// is nothing to send.
 	registerFunction(*functionSpec) (any, error)
 	unregisterFunction(*functionSpec) any
 	registerTriggerType(*triggerTypeSpec) any
@@ -72,8 +73,8 @@ type dialect interface {
 	receive(c *Client, l *link, kind messageType, b []byte) (known bool, err error)
 }
 
-// functionSpec describes a function as the program registered it. Values are encoded; nil
-// means none.
+// functionSpec describes a function as the program registered it. Its JSON fields are already
+// encoded; nil means that a value is absent.
 type functionSpec struct {
 	id          string
 	description *string
@@ -82,15 +83,16 @@ type functionSpec struct {
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
 
-	// Only used by engines with hooks. needsHooks is set if the function requires hooks.
+	// Only used with engines that support hooks. needsHooks is true if other engines cannot
+	// register the function.
 	args         json.RawMessage
 	private      bool
 	unobservable bool
 	needsHooks   bool
 }
 
-// triggerSpec describes an observer, or a trigger as the program registered it. Engines since
-// 0.26 need a trigger to be converted with asObserver.
+// triggerSpec describes an observer, or a trigger as the program registered it. For engines
+// since 0.26, asObserver converts a trigger to an observer.
 type triggerSpec struct {
 	id                string
 	triggerType       string
@@ -126,14 +128,16 @@ type triggerTypeSpec struct {
 	config, payload            json.RawMessage // schemas
 }
 
-// Features that engines list in their hello ([Client.Features]) and workers in their
-// registration. A feature is used only if both sides list it.
+// An engine lists its features in its hello message, and [Client.Features] returns them. A
+// worker lists its features when it registers. Except for FeatureLargeMessagesV1, a feature is
+// used only if both sides list it.
 const (
-	// FeatureObserveV1 indicates support for observers ([Client.Observe]), in engines since
-	// 0.25.
+	// FeatureObserveV1 indicates support for observers, for which see [Client.Observe].
+	// Engines list it since 0.25.
 	FeatureObserveV1 = "observe.v1"
-	// FeatureObserveV2 indicates that observers replace triggers, in engines since 0.26. The
-	// worker that hosts the source matches and serves these observers.
+	// FeatureObserveV2 indicates that observers replace triggers, and that the worker that
+	// hosts the source, rather than the engine, decides which observers match a call. Engines
+	// list it since 0.26.
 	FeatureObserveV2 = "observe.v2"
 	// FeatureLocalDispatchV1 indicates that a worker may call its own functions in process.
 	FeatureLocalDispatchV1 = "local-dispatch.v1"
@@ -142,7 +146,8 @@ const (
 	FeatureLargeMessagesV1 = "large-messages.v1"
 )
 
-// workerFeatures lists the features of this package, in the same order as the other SDKs.
+// workerFeatures lists the features that this package supports, in the order in which the
+// other SDKs list them.
 var workerFeatures = []string{FeatureObserveV1, FeatureObserveV2, FeatureLocalDispatchV1, FeatureLargeMessagesV1}
 
 // dialectFor returns the dialect for an engine with the given features.
@@ -160,7 +165,7 @@ type triggerDialect struct {
 	observe bool // the engine also supports observers
 }
 
-// newestDialect can express every message.
+// newestDialect supports every kind of message.
 var newestDialect = observeDialect{triggerDialect{observe: true}}
 
 func (d triggerDialect) observes() bool { return d.observe }
@@ -431,8 +436,8 @@ var errNoObservers = errors.New("the engine does not support observers (no obser
 // [Client.HandleTriggerType].
 func (observeDialect) registerTriggerType(*triggerTypeSpec) any { return nil }
 
-// registerTrigger returns the message for an observer. If t is a trigger, it is first
-// converted to an observer (triggersource.go).
+// registerTrigger returns the message that registers an observer. A trigger is first converted
+// to an observer; see triggersource.go.
 func (observeDialect) registerTrigger(t *triggerSpec) (any, error) {
 	if t.observe != nil {
 		return observeMessage(t), nil
@@ -448,8 +453,8 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 	return UnobserveMessage{ID: t.idOfObserver()}
 }
 
-// observeMessage returns the message for an observer, with the time remaining until it
-// expires.
+// observeMessage returns the message that registers an observer. Its expiry is the remaining
+// time.
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
 	m := ObserveMessage{ID: t.idOfObserver(), Source: o.source, Target: ObserveTarget{FunctionID: t.functionID, Namespace: t.namespace},

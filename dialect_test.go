@@ -25,7 +25,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// tally counts events by name.
+// tally counts named events.
 type tally struct {
 	mu sync.Mutex
 	n  map[string]int
@@ -46,7 +46,7 @@ func (y *tally) of(name string) int {
 	return y.n[name]
 }
 
-// turnstile provides a trigger type whose triggers the test fires.
+// turnstile is the provider of a trigger type whose triggers the test fires by hand.
 type turnstile struct {
 	mu    sync.Mutex
 	bound map[string]iii.TriggerBinding
@@ -80,7 +80,8 @@ func (s *turnstile) fire(ctx context.Context, payload any) (n int, err error) {
 	return len(bound), err
 }
 
-// upgrade is an engine whose generation changes under running workers.
+// upgrade is a set of workers that keep running while their engine is replaced by one of
+// another generation.
 type upgrade struct {
 	t      *testing.T
 	engine *iiitest.Engine
@@ -91,20 +92,20 @@ type upgrade struct {
 	turnstile                      turnstile
 
 	calls  outcomes
-	ran    tally // calls of the shop, by number
-	events tally // events that handlers received
-	ticks  tally // by scheduled time
+	ran    tally // executions of shop::price, by argument
+	events tally // received events, by kind and mark
+	ticks  tally // received cron ticks, by scheduled time
 
 	mu        sync.Mutex
-	connected time.Time // time of the shop's latest connection
+	connected time.Time // when the shop last connected
 }
 
-// upgradeEvents lists the events that are fired once in each generation.
 var upgradeEvents = []string{"queue", "topic", "state", "stream", "custom", "configuration"}
 
 var markOf = regexp.MustCompile(`mark-(\d+)`)
 
-// note is the handler of an event: it counts the newest mark in the payload.
+// note returns a handler that counts an event by the highest mark in its payload. An event for
+// a change contains the mark of the old value as well.
 func (u *upgrade) note(event string) func(context.Context, json.RawMessage) (any, error) {
 	return func(_ context.Context, payload json.RawMessage) (any, error) {
 		newest := 0
@@ -195,7 +196,8 @@ func (u *upgrade) start() {
 	u.caller = startReplica(t, e, "caller", func(*replica) {})
 }
 
-// call calls the shop and compares the outcome with the shop's record.
+// call calls shop::price and checks the outcome against the number of times that the function
+// ran.
 func (u *upgrade) call(n int) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -225,13 +227,12 @@ func (u *upgrade) call(n int) {
 	u.calls.add(outcome, err != nil, began)
 }
 
-// pageVisit is one response of a route.
 type pageVisit struct {
 	began, ended time.Time
 	outcome      string
 }
 
-// pageVisitor requests a page repeatedly.
+// pageVisitor requests a page every 10 ms.
 type pageVisitor struct {
 	mu     sync.Mutex
 	visits []pageVisit
@@ -265,7 +266,6 @@ func (v *pageVisitor) run(ctx context.Context, transport http.RoundTripper, url 
 	}
 }
 
-// within waits until a condition holds.
 func within(t *testing.T, limit time.Duration, what string, holds func() bool) bool {
 	t.Helper()
 	for end := time.Now().Add(limit); !holds(); time.Sleep(5 * time.Millisecond) {
@@ -277,7 +277,7 @@ func within(t *testing.T, limit time.Duration, what string, holds func() bool) b
 	return true
 }
 
-// try fires each event once and waits for its handler.
+// try fires each event once and waits until a handler has received it.
 func (u *upgrade) try(mark int) {
 	t, c := u.t, u.office.Client
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -305,8 +305,8 @@ func (u *upgrade) try(mark int) {
 	}
 }
 
-// hop replaces the engine with one of another generation: the workers lose their
-// connections one after the other, with a pause in between, and reconnect by themselves.
+// hop switches the engine to another generation. It disconnects the workers in order, pausing
+// after each, and waits until all have reconnected.
 func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica) (cut, back time.Time) {
 	t := u.t
 	t.Helper()
@@ -322,37 +322,39 @@ func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica
 		}
 		time.Sleep(pause)
 	}
-	synctest.Wait() // they detect that they are not connected
+	synctest.Wait() // the workers have noticed the disconnect
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	for _, r := range order {
 		if err := r.Connect(ctx); err != nil {
-			t.Errorf("%s does not come back: %v", r.Name(), err)
+			t.Errorf("%s does not reconnect: %v", r.Name(), err)
 		}
 	}
 	return cut, u.since()
 }
 
-// since returns the time at which the shop connected.
 func (u *upgrade) since() time.Time {
-	synctest.Wait() // the listeners have run
+	synctest.Wait() // state listeners have run
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.connected
 }
 
-// TestEngineIsReplacedUnderItsWorkers replaces the engine under running workers, in every
-// sequence of two generations. No call is lost without an error, and none runs twice or runs
-// although its error excludes that. Routes answer within 2 s of the reconnection and do not
-// fail afterwards. A cron trigger fires once for each tick while its worker is connected.
-// Every other trigger and observer works again and fires once for each event. Durable messages
-// are delivered at least once.
+// TestEngineIsReplacedUnderItsWorkers switches the engine of running workers between all pairs
+// of generations, in both directions. It checks that:
+//
+//   - every call that is lost fails with an error, no call runs twice, and a call whose error
+//     says that it did not run has not run
+//   - routes respond within 2 s of reconnecting and do not fail after that
+//   - a cron trigger fires exactly once per tick while its worker is connected
+//   - every other trigger and observer works again and fires once per event, except that
+//     durable messages may be delivered twice
 func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
-	generations := []iiitest.Protocol{iiitest.Protocol025, iiitest.Protocol026, iiitest.Protocol023, // in the order of an upgrade, and back
+	generations := []iiitest.Protocol{iiitest.Protocol025, iiitest.Protocol026, iiitest.Protocol023, // an upgrade, then back
 		iiitest.Protocol026, iiitest.Protocol025, iiitest.Protocol023}
 	for _, test := range []struct {
 		name   string
-		offset time.Duration // delay of the cut after a tick
+		offset time.Duration // time from a cron tick to the disconnect
 		pause  time.Duration
 		order  func(u *upgrade) []*replica
 	}{
@@ -400,10 +402,10 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 					}
 				})
 
-				type period struct{ from, to time.Time } // time in which the shop is connected
+				type period struct{ from, to time.Time } // when the shop was connected
 				var periods []period
 				from, mark := u.since(), 0
-				lasts := func(features int) { // invariants of a generation
+				lasts := func(features int) { // checks that everything is registered
 					for _, r := range []*replica{u.shop, u.office, u.observer, u.caller} {
 						if got := r.Features(); len(got) != features {
 							t.Errorf("features of %s: %q, want %d", r.Name(), got, features)
@@ -454,14 +456,14 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 
 				t.Logf("calls: %v", &u.calls)
 				if n := u.calls.failedExcept("served", "not found", "connection lost", iii.CodeInvocationStopped, iii.CodeChannelSendFailed); n > 0 {
-					t.Errorf("%d calls have another outcome than they may have", n)
+					t.Errorf("%d calls have an unexpected outcome", n)
 				}
 				if u.calls.count["served"] < 5000 || u.calls.count["connection lost"]+u.calls.count[iii.CodeInvocationStopped] == 0 {
-					t.Error("the calls hardly meet the changes")
+					t.Error("too few calls were running during a change of engine")
 				}
 				stats := u.caller.Stats()
 				if got := stats.SendsConfirmed + stats.SendsUnknown + stats.SendsDropped; got != uint64(sent) {
-					t.Errorf("of %d messages %d are accounted for: %+v", sent, got, stats)
+					t.Errorf("of %d messages, %d are accounted for: %+v", sent, got, stats)
 				}
 
 				for tick, n := range u.ticks.n {
@@ -496,10 +498,10 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 				}
 				for event, n := range u.events.n {
 					// A subscriber that becomes an observer again within 30 s receives
-					// the messages published meanwhile, including those that it has
-					// already received as a trigger.
+					// everything that was published in the meantime, including messages that
+					// it already received as a trigger.
 					if most := map[bool]int{true: 2, false: 1}[strings.HasPrefix(event, "queue ")]; n > most {
-						t.Errorf("event %s came %d times", event, n)
+						t.Errorf("event %s arrived %d times", event, n)
 					}
 				}
 				if got, want := len(u.events.n), mark*len(upgradeEvents)+4; got != want {
@@ -510,8 +512,8 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 	}
 }
 
-// The trigger types that the previous tests do not cover: each fires on engines of all
-// generations, with a payload that decodes into its event type.
+// This test covers the trigger types that TestEngineIsReplacedUnderItsWorkers does not. Each
+// must fire on every generation, with a payload that decodes into its event type.
 func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -538,14 +540,14 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 					})
 					handle(t, r.Client, "on::trace", func(_ context.Context, in iii.TraceEvent) (any, error) {
 						if len(in.TraceIDs) == 0 || in.TraceIDs[0] == "" {
-							t.Errorf("a trace without an id: %+v", in)
+							t.Errorf("trace without an id: %+v", in)
 						}
 						got.add("trace")
 						return nil, nil
 					})
 					handle(t, r.Client, "on::workers", func(_ context.Context, in iii.WorkersAvailableEvent) (any, error) {
 						if in.WorkerID == "" {
-							t.Errorf("a worker without an id: %+v", in)
+							t.Errorf("worker without an id: %+v", in)
 						}
 						got.add("workers %s", in.Event)
 						return nil, nil
@@ -561,7 +563,7 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 					listen("on::join", iii.StreamJoinTrigger{})
 					listen("on::leave", iii.StreamLeaveTrigger{})
 					listen("on::log", iii.LogTriggerConfig{Level: "error"})
-					listen("on::trace", iii.TraceTriggerConfig{ServiceName: new("SHOP")}) // case does not count
+					listen("on::trace", iii.TraceTriggerConfig{ServiceName: new("SHOP")}) // the name is not case-sensitive
 					listen("on::workers", iii.WorkersAvailableTrigger{})
 					listen("on::functions", iii.FunctionsAvailableTrigger{})
 				})
@@ -596,7 +598,7 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 				if err := errors.Join(telemetry.Flush(t.Context()), telemetry.Shutdown(t.Context())); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(6 * time.Second) // longer than the engine collects any event
+				time.Sleep(6 * time.Second) // longer than the engine holds back any event
 				synctest.Wait()
 				for _, event := range []string{"join s/g", "leave s/g", "log an error", "trace", "workers worker_connected", "workers worker_disconnected", "functions functions_changed"} {
 					if got.of(event) == 0 {
@@ -604,28 +606,28 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 					}
 				}
 				if got.of("log an info") > 0 {
-					t.Error("the trigger does not have its level")
+					t.Error("the log trigger ignores its level")
 				}
 			}, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol())
 		})
 	}
 }
 
-// busyWorker is a worker with triggers of many types that records their events.
+// busyWorker is a worker that has triggers of many types and records their events.
 type busyWorker struct {
 	client *iii.Client
 
 	mu   sync.Mutex
-	seen map[string][]string // by trigger
+	seen map[string][]string // events by trigger type
 
 	triggers []*iii.Trigger
 	route    *iii.Function
 	mounted  *iii.Function
 	alarms   alarms
-	bad      *iii.Trigger // that its provider rejects
+	bad      *iii.Trigger // rejected by alarms
 }
 
-// alarms provides a trigger type.
+// alarms is the provider of a trigger type. It rejects the level "bad".
 type alarms struct {
 	mu    sync.Mutex
 	bound map[string]iii.TriggerBinding
@@ -651,7 +653,7 @@ func (a *alarms) Unbind(_ context.Context, id string) error {
 	return nil
 }
 
-// ring fires all triggers and returns their results.
+// ring fires every bound trigger and formats the results.
 func (a *alarms) ring(ctx context.Context, payload any) (results []string) {
 	a.mu.Lock()
 	bound := maps.Clone(a.bound)
@@ -752,8 +754,7 @@ func newProgram(t *testing.T, e *iiitest.Engine) *busyWorker {
 	return p
 }
 
-// take returns the recorded events and clears them. It counts clock ticks separately,
-// because their number depends on the elapsed time.
+// take returns the recorded events and clears them.
 func (p *busyWorker) take() map[string][]string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -762,8 +763,8 @@ func (p *busyWorker) take() map[string][]string {
 	return seen
 }
 
-// run fires every trigger of the program and returns the observations of its handlers and
-// clients.
+// run fires every trigger of the worker and returns what its handlers and their callers
+// observed. It checks cron ticks itself, because their number depends on the elapsed time.
 func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string][]string {
 	t.Helper()
 	ctx, c := t.Context(), p.client
@@ -823,7 +824,7 @@ func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string]
 		t.Errorf("%d ticks in three seconds", ticks)
 	}
 	delete(seen, "cron")
-	slices.Sort(seen["state"]) // not every engine calls its conditions in order
+	slices.Sort(seen["state"]) // the order depends on the engine
 	for _, tr := range p.triggers {
 		if err := tr.Err(); err != nil {
 			t.Errorf("trigger %s: %v", tr.ID(), err)
@@ -835,7 +836,7 @@ func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string]
 	return seen
 }
 
-// want is the result of run on every engine.
+// wantOfProgram returns the expected result of run, which is the same on every engine.
 func wantOfProgram(round int) map[string][]string {
 	return map[string][]string{
 		"http":  {`201 "7 3 http"`, "200 012", `404 {"error":{"code":"NOT_FOUND","message":"Not Found"}}`},
@@ -862,7 +863,6 @@ func TestOneProgramGivesTheSameOnEveryGeneration(t *testing.T) {
 	}
 }
 
-// The engine under the program is replaced repeatedly by engines of other generations.
 func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		p := newProgram(t, e)
@@ -885,7 +885,7 @@ func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 				if err := p.client.Connect(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(2 * time.Second) // routes answer again
+				time.Sleep(2 * time.Second) // routes need up to 2 s after a reconnect
 				p.take()
 			}
 			if diff := cmp.Diff(wantOfProgram(round), p.run(t, e, round)); diff != "" {
@@ -895,8 +895,8 @@ func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithStrictProtocol())
 }
 
-// The client accepts every cron expression that a running engine accepts, and registers
-// it in a form that each engine accepts.
+// TestAcceptedCronExpressions registers every cron expression that a real engine accepted.
+// Neither the client nor an engine of any generation may reject one.
 func TestAcceptedCronExpressions(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("testdata", "0.23", "cron-vectors.json"))
 	if err != nil {

@@ -105,11 +105,12 @@ type origin interface {
 	encodeResult(b *buffer, in *incoming, result any) error
 	encodeError(b *buffer, in *incoming, code, message, stack string)
 	// limit returns the size that a result message must stay below, and the error code for a
-	// larger one.
+	// message that does not.
 	limit() (bytes int, code string)
 	// dialect returns the dialect of the result message.
 	dialect() dialect
-	// reply sends the encoded message and may wait for room. replyNow does not wait.
+	// reply sends the encoded message, if necessary after waiting for room in the send queue.
+	// replyNow does not wait.
 	reply(b *buffer)
 	replyNow(b *buffer)
 }
@@ -197,7 +198,8 @@ func (d *dispatcher) nest(in *incoming) bool {
 	return true
 }
 
-// start passes the invocation to a worker. It unlocks d.mu, which the caller holds.
+// start passes the invocation to a goroutine that runs d.work. The caller must hold d.mu, and
+// start unlocks it.
 func (d *dispatcher) start(in *incoming) {
 	d.enter(in)
 	if n := len(d.idle); n > 0 {
@@ -212,7 +214,7 @@ func (d *dispatcher) start(in *incoming) {
 	go d.work(in, false)
 }
 
-// enter and leave maintain the list of running invocations. The caller holds d.mu.
+// enter and leave maintain the list of running invocations. The caller must hold d.mu.
 func (d *dispatcher) enter(in *incoming) {
 	if in.next = d.first; in.next != nil {
 		in.next.prev = in
@@ -235,8 +237,8 @@ func (d *dispatcher) leave(in *incoming) {
 	in.prev, in.next = nil, nil // the handler's context may outlive the invocation and must not retain others
 }
 
-// unnest moves a nested invocation to its own slot, even beyond the limit, because its caller
-// has stopped waiting for it.
+// unnest gives a nested invocation a slot of its own, even beyond the limit. It is called when
+// the handler that made the call stops waiting for it.
 func (d *dispatcher) unnest(in *incoming) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -247,8 +249,8 @@ func (d *dispatcher) unnest(in *incoming) {
 	}
 }
 
-// work runs the given invocation and then further ones. ran means that the given invocation
-// has already run on another worker's goroutine, and that its handler called runtime.Goexit.
+// work runs the given invocation and then further ones. If ran is true, the given invocation
+// has already run on another goroutine, which its handler ended with runtime.Goexit.
 func (d *dispatcher) work(in *incoming, ran bool) {
 	ended := false
 	defer func() {
@@ -271,8 +273,8 @@ func (d *dispatcher) work(in *incoming, ran bool) {
 	}
 }
 
-// next records that a worker has finished an invocation and returns the worker's next one,
-// waiting if none is queued. It returns nil if the worker must exit.
+// next records that an invocation has finished and returns the next one for the calling
+// goroutine, waiting if none is queued. It returns nil if the goroutine must exit.
 func (d *dispatcher) next(in *incoming, wake chan *incoming) *incoming {
 	d.mu.Lock()
 	d.leave(in)
@@ -336,8 +338,8 @@ func (d *dispatcher) waitQuiet(ctx context.Context) error {
 	}
 }
 
-// close stops each worker after its current handler. The returned channel is closed when all
-// workers have stopped.
+// close stops each goroutine after its current handler. The returned channel is closed when
+// all of them have stopped.
 func (d *dispatcher) close() <-chan struct{} {
 	d.mu.Lock()
 	d.closed = true
@@ -501,10 +503,10 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 	}
 }
 
-// handlerError returns the error to send to the caller of a handler. It replaces errors that
-// use one of this package's own codes: such a code means that the handler did not run or did
-// not complete. If a handler returns an error with such a code from one of its own calls, the
-// code describes a different handler.
+// handlerError returns the error to send to the caller of a handler. It replaces errors with
+// the codes that report what happened to the handler itself: that it was rejected, timed out,
+// or returned a result that was too large. If a handler returns such an error from one of its
+// own calls, the code describes the handler of that call instead.
 func handlerError(err error) error {
 	if err == nil {
 		return nil
@@ -519,9 +521,10 @@ func handlerError(err error) error {
 	return err
 }
 
-// encodePanic logs a handler that did not return normally, and encodes the error to send. It
-// returns nil if the caller needs no result, or if the handler's timeout has already sent one.
-// It must be called while the panicking frames are still on the stack.
+// encodePanic logs that a handler panicked or called runtime.Goexit, and encodes the error to
+// send. It returns nil if the caller needs no result, or if late is true because the handler
+// has timed out and a response has been sent. It must be called while the panicking frames are
+// still on the stack.
 func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any, late bool) *buffer {
 	stack := string(debug.Stack())
 	span.panicked(p, stack)
@@ -597,8 +600,8 @@ func errorParts(err error) (code, message, stack string) {
 	return code, message, stack
 }
 
-// turnAway rejects an invocation temporarily. For a route, it sends a 503 response with a
-// Retry-After header, because the engine would convert an error to a 500.
+// turnAway rejects an invocation that may succeed later. For a route, it sends a 503 response
+// with a Retry-After header, because the engine would turn an error into a 500.
 func (c *Client) turnAway(in *incoming, code, message string) {
 	if len(in.id) == 0 {
 		return

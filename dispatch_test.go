@@ -14,25 +14,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// failure is an error whose Error method panics.
 type failure struct{ text *string }
 
 func (f failure) Error() string { return *f.text }
 
-// unencodable is a type that does not encode.
 type unencodable struct{}
 
 var errUnencodable = errors.New("not today")
 
 func (unencodable) MarshalJSON() ([]byte, error) { return nil, errUnencodable }
 
-// panicJSON panics when it is encoded.
 type panicJSON struct{}
 
 func (panicJSON) MarshalJSON() ([]byte, error) { panic("encoder") }
 
-// TestHandlerOutcomes tests everything that a handler may do, including mistakes: each
-// outcome has an answer, and none ends the worker.
+// Whatever a handler does, its caller receives a response and the worker keeps running.
 func TestHandlerOutcomes(t *testing.T) {
 	type outcome struct {
 		Result string
@@ -78,7 +74,7 @@ func TestHandlerOutcomes(t *testing.T) {
 		{"nil in an error", func() (any, error) { return nil, (*Error)(nil) }, failed("invocation_failed", "handler panicked")},
 	}
 	p := newPeer(t, script{})
-	c := p.client(WithMaxConcurrency(1)) // a lost slot would be the last one
+	c := p.client(WithMaxConcurrency(1)) // so that one leaked slot blocks all later handlers
 	id := func(name string) string { return "f::" + strings.ReplaceAll(name, " ", "-") }
 	for _, test := range tests {
 		if _, err := c.HandleFunc(id(test.name), func(context.Context, json.RawMessage) (any, error) { return test.handler() }); err != nil {
@@ -93,7 +89,7 @@ func TestHandlerOutcomes(t *testing.T) {
 			m := p.answered(p.conn(0).invoke(id(test.name), `{}`))
 			got := outcome{string(m.Result), m.Error}
 			if got.Error != nil && strings.HasSuffix(got.Error.Message, errUnencodable.Error()) {
-				got.Error.Message = "result does not encode: no" // encoding/json has its own, longer texts
+				got.Error.Message = "result does not encode: no" // encoding/json adds a prefix
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
@@ -105,8 +101,8 @@ func TestHandlerOutcomes(t *testing.T) {
 	}
 }
 
-// TestGoexitKeepsSlots tests a handler that ends its goroutine: invocations that wait
-// behind it run, and a drain does not wait for it forever.
+// A handler that calls [runtime.Goexit] releases its slot: later invocations run, and Shutdown
+// does not wait for the handler.
 func TestGoexitKeepsSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -146,7 +142,7 @@ func TestDispatcherCountsTheBytesOfWhatRuns(t *testing.T) {
 	}
 	begun, end := make(chan struct{}), make(chan struct{})
 	d := &dispatcher{limit: 2, run: func(in *incoming) {
-		in.data = nil // for example if the payload does not suit the handler
+		in.data = nil // run may release the payload early
 		begun <- struct{}{}
 		<-end
 	}}
@@ -156,24 +152,23 @@ func TestDispatcherCountsTheBytesOfWhatRuns(t *testing.T) {
 	<-begun
 	<-begun
 	if n := held(d); n != 2020 {
-		t.Errorf("two that run hold %d bytes", n)
+		t.Errorf("two running invocations hold %d bytes", n)
 	}
 	end <- struct{}{}
 	<-begun
 	if n := held(d); n != 2020 {
-		t.Errorf("the last two hold %d bytes", n)
+		t.Errorf("the last two invocations hold %d bytes", n)
 	}
 	close(end)
 	if err := d.waitQuiet(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := held(d); n != 0 {
-		t.Errorf("%d bytes are left", n)
+		t.Errorf("%d bytes are left over", n)
 	}
 	<-d.close()
 }
 
-// TestSubmitConcurrent submits and withdraws from many goroutines.
 func TestSubmitConcurrent(t *testing.T) {
 	var mu sync.Mutex
 	ran := 0

@@ -105,9 +105,9 @@
 //	switch _, err := iii.Call[Quote](ctx, client, "shop::quote", order); {
 //	case err == nil:
 //	case errors.Is(err, iii.ErrFunctionNotFound): // no worker serves shop::quote
-//	case errors.As(err, &refusal): // the function or the engine failed the call
+//	case errors.As(err, &refusal): // the function or the engine returned an error
 //		fmt.Println(refusal.Code)
-//	case iii.SafeToRetry(err): // it has not run
+//	case iii.SafeToRetry(err): // it did not run
 //	default: // it may have run
 //	}
 //

@@ -20,7 +20,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The documents quote and list parts of the repository. These tests keep them accurate.
+// The documentation quotes code and lists parts of the repository. The tests in this file
+// check the quotes and the lists.
 
 func readFile(t *testing.T, name string) string {
 	t.Helper()
@@ -31,7 +32,7 @@ func readFile(t *testing.T, name string) string {
 	return strings.ReplaceAll(string(b), "\r\n", "\n")
 }
 
-// section returns the text below a heading, up to the next one of its level.
+// section returns the text between a heading and the next heading of the same level.
 func section(t *testing.T, text, heading string) string {
 	t.Helper()
 	_, after, ok := strings.Cut(text, "\n"+heading+"\n")
@@ -43,7 +44,7 @@ func section(t *testing.T, text, heading string) string {
 	return text
 }
 
-// rows returns the cells of the tables in text, without heads.
+// rows returns the cells of all tables in text, except their header rows.
 func rows(text string) (cells [][]string) {
 	body := false
 	for line := range strings.Lines(text) {
@@ -64,7 +65,7 @@ func rows(text string) (cells [][]string) {
 	return cells
 }
 
-// shortestProgram is the example that README.md and doc.go quote.
+// shortestProgram returns the program that README.md and doc.go quote.
 func shortestProgram(t *testing.T) string {
 	t.Helper()
 	_, program, ok := strings.Cut(readFile(t, "examples/worker/main.go"), "\npackage main\n")
@@ -114,13 +115,13 @@ func TestReadmeStates(t *testing.T) {
 	readme := readFile(t, "README.md")
 	for _, command := range []string{"go run ./examples/quickstart", "go test ./..."} {
 		if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(command) + `( |$)`).MatchString(section(t, readme, "## Try it")) {
-			t.Errorf("README.md does not say %q", command)
+			t.Errorf("README.md does not contain %q", command)
 		}
 	}
 }
 
-// exportedTypes parses the package and returns the names of its exported types; declared
-// also contains the names of functions and fields.
+// exportedTypes returns the package's exported types. The declared map also contains
+// functions, methods and fields.
 func exportedTypes(t *testing.T) (types, declared map[string]bool) {
 	t.Helper()
 	files, err := filepath.Glob("*.go")
@@ -155,8 +156,8 @@ func exportedTypes(t *testing.T) (types, declared map[string]bool) {
 	return types, declared
 }
 
-// The table of the reference page names each of its types once, with a Go name that
-// exists unless the table marks it as missing.
+// Each type on the reference page appears once in the table. Its Go name must exist unless the
+// table marks it as not there yet.
 func TestReadmeTypes(t *testing.T) {
 	types, declared := exportedTypes(t)
 	modules := map[string]int{}
@@ -169,7 +170,7 @@ func TestReadmeTypes(t *testing.T) {
 		module, reference, name, note := row[0], row[1], row[2], row[3]
 		modules[module]++
 		if seen[reference] {
-			t.Errorf("%s is there twice", reference)
+			t.Errorf("%s occurs twice", reference)
 		}
 		seen[reference] = true
 		name, _, _ = strings.Cut(name, "[")
@@ -178,14 +179,14 @@ func TestReadmeTypes(t *testing.T) {
 		}
 		switch missing := note == "not there yet"; {
 		case missing && types[name]:
-			t.Errorf("%s is there, and README.md says that it is not", name)
+			t.Errorf("%s exists, but README.md marks it as missing", name)
 		case !missing && !types[name]:
-			t.Errorf("%s is not there", name)
+			t.Errorf("%s does not exist", name)
 		}
 		for _, m := range regexp.MustCompile("`([A-Z][A-Za-z.]+)`").FindAllStringSubmatch("`"+note+"`", -1) {
 			for part := range strings.SplitSeq(m[1], ".") {
 				if !declared[part] {
-					t.Errorf("%s, in the note on %s, is not there", m[1], name)
+					t.Errorf("%s, in the note on %s, does not exist", m[1], name)
 				}
 			}
 		}
@@ -196,8 +197,8 @@ func TestReadmeTypes(t *testing.T) {
 	}
 }
 
-// DESIGN.md lists each source file and each directory and nothing else: those below
-// internal individually, and some files by a pattern.
+// The file map lists every source file and directory. A row may be a pattern. Directories
+// below internal have rows of their own.
 func TestDesignFiles(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {
@@ -241,11 +242,10 @@ func TestDesignFiles(t *testing.T) {
 		}
 	}
 	for pattern := range unused {
-		t.Errorf("DESIGN.md lists %s, which is not there", pattern)
+		t.Errorf("DESIGN.md lists %s, which does not exist", pattern)
 	}
 }
 
-// Every file that a document names exists.
 func TestDocumentsNameFilesThatExist(t *testing.T) {
 	for _, doc := range []string{"README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"} {
 		text := readFile(t, doc)
@@ -263,7 +263,7 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 	}
 }
 
-// The go command documents every example.
+// Each example has a package comment, which go doc shows.
 func TestExamplesHaveDocumentation(t *testing.T) {
 	documented := map[string]bool{}
 	files, err := filepath.Glob("examples/*/*.go")
@@ -291,8 +291,8 @@ func TestExamplesHaveDocumentation(t *testing.T) {
 	}
 }
 
-// An example can be copied out of the repository: it builds in a separate module, and
-// neither the example nor its test imports internal packages.
+// Users copy examples into their own modules, so examples must build there and cannot import
+// internal packages.
 func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {
 	files, err := filepath.Glob("examples/*/*.go")
 	if err != nil || len(files) < 20 {
@@ -339,7 +339,7 @@ func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {
 	}
 }
 
-// parsePackage parses the package in dir; only selects files by name.
+// parsePackage parses the files in dir for which only(name) is true.
 func parsePackage(t *testing.T, dir string, only func(name string) bool) (*token.FileSet, []*ast.File) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
@@ -363,8 +363,8 @@ func parsePackage(t *testing.T, dir string, only func(name string) bool) (*token
 
 func isSource(name string) bool { return !strings.HasSuffix(name, "_test.go") }
 
-// fieldsAndMethods lists the names of fields and methods of the types in both packages,
-// and of their constants and variables.
+// fieldsAndMethods returns the names of all types, fields, functions, methods, constants and
+// variables in the packages that pages of docs/ mention.
 func fieldsAndMethods(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
@@ -393,15 +393,14 @@ func fieldsAndMethods(t *testing.T) map[string]bool {
 	return names
 }
 
-// exported is an exported name of a package.
 type exported struct {
 	name string
-	ways []string // an example that shows the name contains one of these
+	ways []string // an example uses the identifier if it contains one of these
 }
 
-// api lists the exported names of a package without its data types. The names are those of
-// functions, and of hand-written types that have functions or methods, with these functions
-// and methods. Types from the schemas count as data, unless they are configs of triggers.
+// api returns the exported functions and methods of the package in dir, and the handwritten
+// types that have constructors or methods. It leaves out data types. Types generated from the
+// schemas are data, except trigger configs.
 func api(t *testing.T, dir string) (all []exported) {
 	t.Helper()
 	fset, files := parsePackage(t, dir, isSource)
@@ -450,15 +449,15 @@ func api(t *testing.T, dir string) (all []exported) {
 	return all
 }
 
-// ofInterfaces lists methods that other packages call through interfaces: methods of errors,
-// encodings, readers, exporters and processors.
+// ofInterfaces lists methods that are called through interfaces, mostly by other packages, and
+// so need no example.
 var ofInterfaces = []string{
 	"Error", "Unwrap", "Is", "String", "MarshalJSON", "UnmarshalJSON", "TriggerType",
 	"ReadFrom", "WriteTo", "OnStart", "OnEnd", "ForceFlush", "Shutdown", "Export", "ExportSpans", "Temporality", "Aggregation",
 }
 
-// used lists the identifiers of the examples of a package: F for package.F, and .M for
-// a method or field M of anything.
+// used returns the identifiers that examples of a package use: "F" stands for pkg.F, and ".M"
+// for a method or field M of any type.
 func used(t *testing.T, dir, pkg string) map[string]bool {
 	t.Helper()
 	_, files := parsePackage(t, dir, func(name string) bool { return strings.HasPrefix(name, "example") && !isSource(name) })
@@ -481,8 +480,7 @@ func used(t *testing.T, dir, pkg string) map[string]bool {
 	return names
 }
 
-// Every exported name is used by an example, or has a reason here. A new name needs an
-// example.
+// A new exported name needs an example, or a reason here why it has none.
 func TestEverythingHasAnExample(t *testing.T) {
 	for dir, reasons := range map[string]map[string]string{
 		".": {
@@ -519,10 +517,10 @@ func TestEverythingHasAnExample(t *testing.T) {
 	}
 }
 
-// The pages in docs/ quote code that is compiled and run. These tests keep the quotes
-// accurate.
+// The following tests check that the code on the pages in docs/ is quoted from code that is
+// compiled and run.
 
-// sources holds the bodies of the examples and tests that documents may quote, by name:
+// sources returns the bodies of the examples and tests that documents may quote, by name:
 // Example… and Test… of this package, iiitest.Example… and iiitest.Test….
 func sources(t *testing.T) map[string][]string {
 	t.Helper()
@@ -556,7 +554,6 @@ func sources(t *testing.T) map[string][]string {
 	return found
 }
 
-// dedent removes the indentation that all lines share.
 func dedent(lines []string) []string {
 	shared := -1
 	for _, line := range lines {
@@ -571,8 +568,8 @@ func dedent(lines []string) []string {
 	return out
 }
 
-// quoted checks that block consists of lines of source, in order. A line "// …" in the
-// block marks omitted lines.
+// quoted checks that block consists of lines of source, in order. A line "// …" stands for
+// omitted lines.
 func quoted(block, source []string) error {
 	var parts [][]string
 	var part []string
@@ -619,9 +616,9 @@ func TestQuoted(t *testing.T) {
 		"b()\n\nc()":             true,
 		"if a {\n\tb()\n// …\n}": true,
 		"// …\nd()":              true,
-		"b()\nc()":               false, // a line is missing without a mark
-		"d()\n// …\nb()":         false, // not in order
-		"if a {\nb()":            false, // indented otherwise
+		"b()\nc()":               false, // omitted line without "// …"
+		"d()\n// …\nb()":         false, // wrong order
+		"if a {\nb()":            false, // different indentation
 		"e()":                    false,
 	} {
 		if err := quoted(strings.Split(block, "\n"), source); (err == nil) != want {
@@ -643,7 +640,7 @@ func pages(t *testing.T) []string {
 	return pages
 }
 
-// Each block of Go on a page, and in README.md, follows a comment that names its source:
+// Each Go block in README.md and on a page of docs/ follows a comment that names its source:
 //
 //	<!-- example: ExampleClient_Trigger -->
 //	<!-- file: examples/worker/main.go -->
@@ -670,7 +667,7 @@ func TestPagesQuoteExamples(t *testing.T) {
 				source = strings.Split(readFile(t, m[2]), "\n")
 			}
 			if source == nil {
-				t.Errorf("%s:%d: %s is not there", page, begin, m[2])
+				t.Errorf("%s:%d: %s does not exist", page, begin, m[2])
 				continue
 			}
 			if err := quoted(block, source); err != nil {
@@ -680,8 +677,8 @@ func TestPagesQuoteExamples(t *testing.T) {
 	}
 }
 
-// The code in the package comments is that of examples, apart from the program that
-// doc.go begins with: see TestPackageCommentQuotesTheWorker.
+// All code in package comments comes from examples, except the program at the start of doc.go,
+// for which see TestPackageCommentQuotesTheWorker.
 func TestPackageCommentsQuoteExamples(t *testing.T) {
 	known := sources(t)
 	for _, name := range []string{"doc.go", "iiitest/doc.go"} {
@@ -707,17 +704,16 @@ func TestPackageCommentsQuoteExamples(t *testing.T) {
 				found = found || quoted(code, source) == nil
 			}
 			if !found {
-				t.Errorf("%s: no example has this:\n%s", name, strings.Join(code, "\n"))
+				t.Errorf("%s: no example contains this:\n%s", name, strings.Join(code, "\n"))
 			}
 		}
 		if blocks < 2 {
-			t.Errorf("%s has %d pieces of code", name, blocks)
+			t.Errorf("%s has %d code blocks", name, blocks)
 		}
 	}
 }
 
-// Links to files and their headings lead somewhere, and every page can be reached
-// from the index.
+// Links resolve, including those to headings, and every page is reachable from the index.
 func TestPagesLink(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	code := regexp.MustCompile("(?ms)^```.*?^```$")
@@ -751,7 +747,7 @@ func TestPagesLink(t *testing.T) {
 	}
 }
 
-// anchors returns the link targets of a page's headings.
+// anchors returns the link targets of all headings on a page.
 func anchors(t *testing.T, page string) (names []string) {
 	t.Helper()
 	code := false
@@ -769,7 +765,7 @@ func anchors(t *testing.T, page string) (names []string) {
 	return names
 }
 
-// The page of guarantees names every test of a guarantee.
+// docs/guarantees.md names every test of a guarantee.
 func TestPageOfGuaranteesNamesItsTests(t *testing.T) {
 	page := readFile(t, "docs/guarantees.md")
 	_, files := parsePackage(t, ".", func(name string) bool { return strings.HasPrefix(name, "promise_") })
@@ -786,12 +782,12 @@ func TestPageOfGuaranteesNamesItsTests(t *testing.T) {
 		}
 	}
 	if named == 0 {
-		t.Error("there is no test of a guarantee")
+		t.Error("no guarantee has a test")
 	}
 }
 
-// Every iii.Something that a page mentions exists, and so do the tests, programs and
-// files that it names as evidence.
+// Every iii.Something on a page exists, and so do the tests, programs and files that the page
+// cites as evidence.
 func TestPagesNameWhatExists(t *testing.T) {
 	_, declared := exportedTypes(t)
 	for name := range fieldsAndMethods(t) {
@@ -802,7 +798,7 @@ func TestPagesNameWhatExists(t *testing.T) {
 		for _, m := range regexp.MustCompile("`(?:iii\\.)?([A-Z][A-Za-z0-9]+)(?:\\.([A-Z][A-Za-z0-9]+))?(?:\\(.*?\\))?`").FindAllStringSubmatch(text, -1) {
 			for _, name := range m[1:] {
 				if name != "" && !declared[name] {
-					t.Errorf("%s names %s, and there is no %s", page, m[0], name)
+					t.Errorf("%s names %s, but there is no %s", page, m[0], name)
 				}
 			}
 		}

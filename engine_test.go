@@ -24,17 +24,15 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// recordedEvent is a line of a recorded conversation between workers and a running
-// engine.
+// recordedEvent is one line of a recorded session between workers and a real engine.
 type recordedEvent struct {
 	line     int
 	Worker   string          `json:"worker"`
-	Dir      string          `json:"dir"` // send or recv, from the worker's point of view
+	Dir      string          `json:"dir"` // "send" or "recv", as seen by the worker
 	Frame    json.RawMessage `json:"frame"`
-	Received json.RawMessage `json:"received"` // a request by the engine
+	Received json.RawMessage `json:"received"` // an HTTP request from the engine
 }
 
-// recordedFrame is a message of the worker protocol.
 type recordedFrame struct {
 	Type         string          `json:"type"`
 	InvocationID string          `json:"invocation_id"`
@@ -73,17 +71,17 @@ func frameOf(t *testing.T, e recordedEvent) (f recordedFrame) {
 	return f
 }
 
-// recordedCall is a call by a worker, and its answer.
+// recordedCall is a call that a worker made, with the engine's reply.
 type recordedCall struct {
 	line       int
 	functionID string
 	data       json.RawMessage
-	result     json.RawMessage // nil: none came
+	result     json.RawMessage // nil if the call failed or got no reply
 	err        *iii.ErrorBody
 }
 
-// recordedCalls lists the answered calls of a recording whose function ids begin
-// with one of the prefixes, in order.
+// recordedCalls returns the calls in a recording, in order. It skips functions whose ids begin
+// with none of the prefixes.
 func recordedCalls(t *testing.T, name string, prefixes ...string) []recordedCall {
 	t.Helper()
 	var calls []recordedCall
@@ -103,12 +101,13 @@ func recordedCalls(t *testing.T, name string, prefixes ...string) []recordedCall
 		}
 	}
 	if len(calls) == 0 {
-		t.Fatalf("%s holds no call of %v", name, prefixes)
+		t.Fatalf("%s contains no call to %v", name, prefixes)
 	}
 	return calls
 }
 
-// sameDocument compares JSON, numbers digit by digit.
+// sameDocument returns the difference between two JSON documents, or "". Numbers are equal
+// only if they are spelled the same.
 func sameDocument(want, got json.RawMessage) string {
 	decode := func(raw json.RawMessage) any {
 		d := json.NewDecoder(bytes.NewReader(raw))
@@ -120,14 +119,14 @@ func sameDocument(want, got json.RawMessage) string {
 		return v
 	}
 	w, g := decode(want), decode(got)
-	if reflect.DeepEqual(w, g) { // cmp.Diff does not finish on deeply nested values
+	if reflect.DeepEqual(w, g) { // avoids cmp.Diff, which is too slow for deeply nested values
 		return ""
 	}
 	return cmp.Diff(w, g)
 }
 
-// recordedEngine is a worker that represents the engine's functions: it expects the
-// recorded calls in order, and returns the recorded answers.
+// recordedEngine stands in for the engine's functions. It expects the recorded calls in order
+// and sends the recorded replies to them.
 type recordedEngine struct {
 	t     *testing.T
 	mu    sync.Mutex
@@ -135,10 +134,10 @@ type recordedEngine struct {
 	next  int
 }
 
-// answerAsRecorded creates a client whose calls receive the recorded answers.
+// answerAsRecorded connects a client whose calls are served by a recordedEngine.
 func answerAsRecorded(t *testing.T, calls []recordedCall) (*iii.Client, *recordedEngine) {
 	t.Helper()
-	e := iiitest.Start(t, withTriggers) // as at the time of the recording
+	e := iiitest.Start(t, withTriggers) // the recordings come from an engine with triggers
 	r := &recordedEngine{t: t, calls: calls}
 	stand, err := iii.New(e.URL(), iii.WithName("stand-in"))
 	if err != nil {
@@ -167,7 +166,7 @@ func (r *recordedEngine) answer(ctx context.Context, payload json.RawMessage) (a
 	if err := json.Unmarshal(payload, &data); err != nil {
 		return nil, err
 	}
-	delete(data, "_caller_worker_id") // which the engine does not pass on
+	delete(data, "_caller_worker_id") // not part of the recorded input
 	got, err := json.Marshal(data)
 	if err != nil {
 		return nil, err
@@ -175,7 +174,7 @@ func (r *recordedEngine) answer(ctx context.Context, payload json.RawMessage) (a
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.next == len(r.calls) {
-		r.t.Errorf("%s is called once more than was recorded", inv.FunctionID)
+		r.t.Errorf("%s is called more often than recorded", inv.FunctionID)
 		return nil, nil
 	}
 	want := r.calls[r.next]
@@ -192,7 +191,7 @@ func (r *recordedEngine) answer(ctx context.Context, payload json.RawMessage) (a
 	return want.result, nil
 }
 
-// done fails the test if recorded calls are missing.
+// done reports an error if some recorded calls have not been made.
 func (r *recordedEngine) done() {
 	r.t.Helper()
 	r.mu.Lock()
@@ -202,14 +201,14 @@ func (r *recordedEngine) done() {
 	}
 }
 
-// delivery sends recorded invocations to a worker and receives its answers.
+// delivery invokes functions of a worker with recorded messages.
 type delivery struct {
 	engine  *iiitest.Engine
 	worker  string
 	answers chan recordedFrame
 }
 
-// deliverTo replaces the engine's calls to a connected worker.
+// deliverTo returns a delivery to a connected worker. It intercepts the worker's results.
 func deliverTo(e *iiitest.Engine, worker string) *delivery {
 	d := &delivery{engine: e, worker: worker, answers: make(chan recordedFrame, 1)}
 	e.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -224,11 +223,11 @@ func deliverTo(e *iiitest.Engine, worker string) *delivery {
 	return d
 }
 
-// invoke delivers a recorded invocation.
+// invoke sends a recorded invocation and returns the worker's result.
 func (d *delivery) invoke(t *testing.T, frame json.RawMessage) recordedFrame {
 	t.Helper()
 	if !d.engine.Send(d.worker, frame) {
-		t.Fatal("the worker is not there")
+		t.Fatal("the worker is not connected")
 	}
 	select {
 	case answer := <-d.answers:
@@ -239,8 +238,8 @@ func (d *delivery) invoke(t *testing.T, frame json.RawMessage) recordedFrame {
 	}
 }
 
-// bubble runs a test with an engine in virtual time. It fails a test that does not end
-// within a day of virtual time: keepalives continue, so the bubble never deadlocks.
+// bubble runs a test with an engine in virtual time. Keepalives prevent synctest from
+// detecting a deadlock, so bubble panics after 24 hours of virtual time.
 func bubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...iiitest.Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -250,21 +249,20 @@ func bubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...ii
 	})
 }
 
-// workerBubble is like bubble, with a worker.
+// workerBubble is like bubble, but passes a connected client.
 func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...iiitest.Option) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) { test(t, connect(t, e, iii.WithDialContext(e.DialContext))) }, opts...)
 }
 
-// withTriggers is an engine with triggers, as opposed to one with observers in place of
-// triggers.
+// withTriggers selects a protocol that has triggers. The default protocol has observers
+// instead.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
-// hasTriggers reports whether e supports triggers.
+// hasTriggers reports whether e has triggers, for tests that run with generations.
 func hasTriggers(e *iiitest.Engine) bool { return e.Protocol() == iiitest.Protocol023 }
 
-// generations runs bubble on an engine with triggers and on an engine with observers in place
-// of triggers.
+// generations runs bubble twice: on an engine with triggers and on one with observers.
 func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts ...iiitest.Option) {
 	t.Helper()
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
@@ -272,8 +270,8 @@ func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts 
 	}
 }
 
-// bound returns the triggers of the engine, or the observers in place of triggers, by id. The
-// values are the functions that they run.
+// bound returns the function ids of all triggers or observers of the engine, by trigger or
+// observer id.
 func bound(t *testing.T, e *iiitest.Engine, c *iii.Client) map[string]string {
 	t.Helper()
 	list := map[string]string{}
@@ -290,15 +288,15 @@ func bound(t *testing.T, e *iiitest.Engine, c *iii.Client) map[string]string {
 	return list
 }
 
-// wire opens connections in memory to an engine, and breaks them.
+// wire dials an engine in memory. It can break and degrade the connections.
 type wire struct {
 	engine *iiitest.Engine
 
 	mu     sync.Mutex
-	conns  []net.Conn // the client's ends, the latest last
-	away   bool       // dials fail
-	mute   bool       // the engine's answer to the next handshake is delivered, and nothing after it
-	passes int        // number of the client's writes that the next connection delivers; 0: all
+	conns  []net.Conn // client ends, oldest first
+	away   bool       // every dial fails
+	mute   bool       // the next connection delivers the handshake response, then nothing more to the client
+	passes int        // if positive, the next connection delivers only this many of the client's writes
 }
 
 func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -322,7 +320,8 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return conn, nil
 }
 
-// impair puts a proxy in front of a connection that forwards only part of the traffic.
+// impair returns a connection to engine that delivers only part of the traffic. mute and
+// passes have the same meaning as the fields of wire.
 func impair(engine net.Conn, mute bool, passes int) net.Conn {
 	near, far := net.Pipe()
 	var down, up io.Writer = far, engine
@@ -348,7 +347,7 @@ func impair(engine net.Conn, mute bool, passes int) net.Conn {
 					return
 				}
 			}
-			<-ended // it reads no more
+			<-ended // stop reading, so that the client's writes block
 			return
 		}
 		_, _ = io.Copy(up, far)
@@ -356,7 +355,7 @@ func impair(engine net.Conn, mute bool, passes int) net.Conn {
 	return near
 }
 
-// limitedWrites drops all writes after a limit.
+// limitedWrites discards all but the first few writes.
 type limitedWrites struct {
 	io.Writer
 	left int
@@ -369,7 +368,7 @@ func (l *limitedWrites) Write(p []byte) (int, error) {
 	return l.Writer.Write(p)
 }
 
-// cut breaks the latest connection.
+// cut closes the newest connection.
 func (w *wire) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -388,7 +387,7 @@ func (w *wire) dials() int {
 	return len(w.conns)
 }
 
-// streamBubble runs a test in a bubble, with a worker and a wire.
+// streamBubble is like workerBubble, but also passes a wire that dials the stream socket.
 func streamBubble(t *testing.T, test func(t *testing.T, c *iii.Client, w *wire), opts ...iiitest.Option) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {

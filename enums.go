@@ -1,8 +1,8 @@
 package iii
 
 // If the values of an enumeration have descriptions, the generator declares only its type.
-// This file declares the constants, and a test compares them with the schemas. Decoding
-// accepts values without a constant.
+// This file declares the constants, and a test compares them with the schemas. Values for
+// which there is no constant can still be decoded.
 
 // Values of HTTPMethod.
 const (
@@ -146,8 +146,8 @@ const (
 
 // Values of ConnectionState.
 const (
-	// ConnectionStateDisconnected means that the connection has not been started or has been
-	// shut down.
+	// ConnectionStateDisconnected means that no attempt to connect has begun, or that the
+	// connection has been shut down.
 	ConnectionStateDisconnected ConnectionState = "disconnected"
 	// ConnectionStateConnecting means that the first connection attempt is in progress.
 	ConnectionStateConnecting ConnectionState = "connecting"
@@ -266,8 +266,8 @@ const (
 
 // Values of ObserverState.
 const (
-	// ObserverStatePending means that the observer is waiting for its source, for its target,
-	// or for the worker that hosts the source to accept it.
+	// ObserverStatePending means that the observer is waiting for its source or its target to
+	// be registered, or for the worker that hosts the source to accept it.
 	ObserverStatePending ObserverState = "pending"
 	// ObserverStateActive means that the engine calls the target for matching calls.
 	ObserverStateActive ObserverState = "active"
@@ -285,7 +285,7 @@ const (
 const (
 	// ObserveDeliveryAuto matches every call against the observers. It is the default.
 	ObserveDeliveryAuto ObserveDelivery = "auto"
-	// ObserveDeliveryOwner means that calls do not activate observers. Instead, code in the
-	// hosting worker passes events to individual observers.
+	// ObserveDeliveryOwner means that a call activates no observers by itself. Code in the
+	// worker that hosts the source passes events to individual observers.
 	ObserveDeliveryOwner ObserveDelivery = "owner"
 )

@@ -9,20 +9,20 @@ import (
 
 // Sentinel errors. Test for them with errors.Is.
 var (
-	// ErrClosed means that the client has ended, because of Close, Shutdown, or the fatal
-	// error returned by [Client.Err].
+	// ErrClosed means that the client is closed: by Close or Shutdown, or because of the fatal
+	// error that [Client.Err] returns.
 	ErrClosed = errors.New("iii: client is closed")
 
-	// ErrNotConnected means that a request was never sent, because its context was done or the
-	// client ended before there was a connection.
+	// ErrNotConnected means that a request was never sent: its context was done, or the client
+	// was closed, before there was a connection.
 	ErrNotConnected = errors.New("iii: not connected")
 
 	// ErrConnectionLost means that the connection was lost after the request may have been
 	// sent. The function may have run, but its result will not arrive.
 	ErrConnectionLost = errors.New("iii: connection lost")
 
-	// ErrBufferFull means that the client is disconnected and that the buffered requests have
-	// reached the limits of [WithSendBuffer].
+	// ErrBufferFull means that the client is disconnected and its send buffer has reached a
+	// limit of [WithSendBuffer].
 	ErrBufferFull = errors.New("iii: send buffer is full")
 
 	// ErrMessageTooLarge means that a message was not sent because it is 64 MiB or larger. The
@@ -52,8 +52,8 @@ var (
 	// in the worker, and the function has not started. See [SafeToRetry].
 	ErrOverloaded = errors.New("iii: worker is overloaded")
 
-	// ErrStopped matches an [*Error] with code invocation_stopped: the worker's connection
-	// ended before or while the function was running.
+	// ErrStopped matches an [*Error] with code invocation_stopped: the worker disconnected
+	// before the function returned. The function may or may not have started.
 	ErrStopped = errors.New("iii: invocation stopped")
 )
 
@@ -87,9 +87,9 @@ const (
 	CodeResultTooLarge = "result_too_large"
 	// CodePayloadTooLarge replaces CodeResultTooLarge on engines with [FeatureObserveV2].
 	CodePayloadTooLarge = "payload_too_large"
-	// CodeTimeout: a call made by a Deliver hook did not return in time.
+	// CodeTimeout: a call made by a Deliver hook timed out.
 	CodeTimeout = "TIMEOUT"
-	// CodeObserveRejected: an Added hook rejected an observer with an error without a code.
+	// CodeObserveRejected: an Added hook rejected an observer without specifying a code.
 	CodeObserveRejected = "OBSERVE_REJECTED"
 	// CodeOwnerTimeout: the Added hooks for an observer took longer than 30 s.
 	CodeOwnerTimeout = "OWNER_TIMEOUT"
@@ -116,12 +116,12 @@ const (
 
 // Error codes of the engine.
 const (
-	// CodeInvocationStopped: the worker's connection ended while the function was running. See
+	// CodeInvocationStopped: the worker disconnected before the function returned. See
 	// [ErrStopped].
 	CodeInvocationStopped = "invocation_stopped"
 	// CodeInvocationError: the engine lost the result.
 	CodeInvocationError = "invocation_error"
-	// CodeChannelSendFailed: the worker's connection ended before the engine could send the
+	// CodeChannelSendFailed: the worker disconnected before the engine could send it the
 	// invocation.
 	CodeChannelSendFailed = "channel_send_failed"
 	// CodeDeserializationError: a built-in function cannot decode its input.
@@ -130,8 +130,8 @@ const (
 	CodeSerializationError = "serialization_error"
 	// CodeEnqueueError: a queue rejected a message, or there is no queue. See [ErrEnqueue].
 	CodeEnqueueError = "enqueue_error"
-	// CodeEnqueueFailed: engine::queue::enqueue rejected a message. [Client.Enqueue] uses this
-	// function indirectly, and its callers receive CodeEnqueueError.
+	// CodeEnqueueFailed: engine::queue::enqueue rejected a message. [Client.Enqueue], which
+	// uses this function indirectly, fails with CodeEnqueueError instead.
 	CodeEnqueueFailed = "enqueue_failed"
 	// CodeTimeValueOverflow: a time in a metrics query is out of range.
 	CodeTimeValueOverflow = "time_value_overflow"
@@ -145,32 +145,34 @@ const (
 	CodeInvalidArguments = "INVALID_ARGUMENTS"
 	// CodeNotFound: the item requested from a built-in function does not exist.
 	CodeNotFound = "NOT_FOUND"
-	// CodeUnsupported: the engine does not support the request. It matches
-	// errors.ErrUnsupported.
+	// CodeUnsupported: the engine does not support the request. An [*Error] with this code
+	// matches errors.ErrUnsupported.
 	CodeUnsupported = "UNSUPPORTED"
 	// CodeUnregisterFailed: engine::unregister_trigger failed.
 	CodeUnregisterFailed = "unregister_failed"
-	// CodeFunctionConflict: another live worker owns the function. Used in a [*RejectedError].
+	// CodeFunctionConflict: another live worker owns the function. Reported as a
+	// [*RejectedError].
 	CodeFunctionConflict = "FUNCTION_NAMESPACE_CONFLICT"
-	// CodeWorkerConflict: another live worker has the same name. Used in a [*RejectedError].
+	// CodeWorkerConflict: another live worker has the same name. Reported as a
+	// [*RejectedError].
 	CodeWorkerConflict = "WORKER_NAMESPACE_CONFLICT"
 
 	// CodeObserverIDConflict: the id is already used by an observer or a trigger of this
 	// client, or by an observer of another connection.
 	CodeObserverIDConflict = "OBSERVER_ID_CONFLICT"
-	// CodeObserverNotFound: the observer passed to engine::observers::get, or used to make a
-	// call, does not exist.
+	// CodeObserverNotFound: the observer does not exist. Returned by engine::observers::get
+	// and by calls made through an observer.
 	CodeObserverNotFound = "OBSERVER_NOT_FOUND"
 	// CodeNotFunctionOwner: a call was made through an observer whose source is another
 	// worker's function.
 	CodeNotFunctionOwner = "NOT_FUNCTION_OWNER"
-	// CodeOverflow: a call was made through an observer that already has as many activations
-	// in flight as its [WithMaxInFlight] allows.
+	// CodeOverflow: a call was made through an observer that had already reached its
+	// [WithMaxInFlight] limit.
 	CodeOverflow = "OVERFLOW"
 	// CodeLoopGuard: a call through an observer was rejected because the chain of activations
 	// that led to it is too long.
 	CodeLoopGuard = "LOOP_GUARD"
-	// CodeNotObservable: the function rejects observers.
+	// CodeNotObservable: the function does not allow observers ([WithoutObservers]).
 	CodeNotObservable = "NOT_OBSERVABLE"
 	// CodeSelfTarget: the source and the target of an observer are the same function.
 	CodeSelfTarget = "SELF_TARGET"
@@ -180,8 +182,8 @@ const (
 	// CodeInvalidArgsFormat: the engine rejected a function because its schema for observer
 	// arguments is not valid.
 	CodeInvalidArgsFormat = "INVALID_ARGS_FORMAT"
-	// CodeInvalidCronExpression: the expression of a cron trigger cannot be parsed. Only sent
-	// by engines with observers.
+	// CodeInvalidCronExpression: the expression of a cron trigger cannot be parsed. Sent only
+	// by engines that support observers.
 	CodeInvalidCronExpression = "INVALID_CRON_EXPRESSION"
 	// CodeOwnerUnavailable: an observer is pending because its source is not registered.
 	CodeOwnerUnavailable = "OWNER_UNAVAILABLE"
@@ -191,10 +193,10 @@ const (
 	// CodeObserverDisconnected: an observer is suspended because its worker has disconnected,
 	// or was disposed because the worker did not reconnect.
 	CodeObserverDisconnected = "OBSERVER_DISCONNECTED"
-	// CodeObserverExpired: an observer was disposed after its [WithExpiry] had passed.
+	// CodeObserverExpired: an observer was disposed because its [WithExpiry] duration had
+	// passed.
 	CodeObserverExpired = "EXPIRED"
-	// CodeMaxFires: an observer was disposed after as many activations as its [WithMaxFires]
-	// allows.
+	// CodeMaxFires: an observer was disposed because it had reached its [WithMaxFires] limit.
 	CodeMaxFires = "MAX_FIRES"
 	// CodeUnobserved: an observer was disposed at the request of its worker.
 	CodeUnobserved = "UNOBSERVED"
@@ -231,7 +233,7 @@ const (
 	CodeValueTooLarge = "VALUE_TOO_LARGE"
 	// CodeStateSetError: state::set failed.
 	CodeStateSetError = "SET_ERROR"
-	// CodeStateGetError: state::get or state::delete failed.
+	// CodeStateGetError: state::get failed, or state::delete failed to read the value.
 	CodeStateGetError = "GET_ERROR"
 	// CodeStateDeleteError: state::delete failed.
 	CodeStateDeleteError = "DELETE_ERROR"
@@ -306,19 +308,19 @@ const (
 	registerWorkerFunction = "engine::workers::register"
 )
 
-// Error is an error sent by the engine or another worker, as part of an invocation result or
-// of the rejection of a trigger. A handler can return an *Error, possibly wrapped, to choose
-// the code that its caller receives. Any other error is sent with code invocation_failed. The
-// zero value is an error without a code, which is also sent as invocation_failed.
+// Error is an error sent by the engine or another worker, either as the result of an
+// invocation or to reject a trigger. A handler can return an *Error, possibly wrapped, to
+// choose the code that its caller receives. Any other error is sent with code
+// invocation_failed. The zero value is an error without a code, which is also sent as
+// invocation_failed.
 //
 // The codes worker_draining, overloaded, handler_timeout, result_too_large and
-// payload_too_large are reserved for errors that this package sends on behalf of a handler.
-// They would tell the caller that the handler did not run or did not complete. If a handler
-// returns one of them, it is sent as invocation_failed, and the message contains the original
-// code.
+// payload_too_large are reserved for this package, because they tell the caller that the
+// handler did not run or did not complete. If a handler returns one of them, the error is sent
+// as invocation_failed, and its message contains the original code.
 //
-// errors.Is compares an Error only by its code: with another *Error, or with the sentinel for
-// the code, such as [ErrFunctionNotFound].
+// errors.Is compares only the code of an Error: with that of another *Error, or with a
+// sentinel such as [ErrFunctionNotFound].
 type Error struct {
 	// Code identifies the kind of error. The protocol documentation lists the engine's codes;
 	// functions define their own.
@@ -379,20 +381,20 @@ func (e *Error) Is(target error) bool {
 // RejectedError means that the engine rejected a registration. The effect depends on the code:
 //
 //   - FUNCTION_NAMESPACE_CONFLICT: another live worker owns FunctionID. This worker does not
-//     serve the function until that worker disconnects ([Function.Err]).
-//   - WORKER_NAMESPACE_CONFLICT: another live worker has the same name. The client ends,
+//     serve the function until the other worker disconnects; see [Function.Err].
+//   - WORKER_NAMESPACE_CONFLICT: another live worker has the same name. The client is closed,
 //     unless [WithWaitForName] is set.
-//   - Any other code ends the client.
+//   - Any other code: the client is closed.
 type RejectedError struct {
 	// Code identifies the kind of rejection.
 	Code string
 	// Namespace is the namespace of the rejected registration.
 	Namespace string
-	// WorkerName is the name used by another worker. It is "" unless the rejection is about a
-	// name.
+	// WorkerName is the name that another worker already uses, or "" if the rejection is not
+	// about a worker name.
 	WorkerName string
-	// FunctionID is the id of the function owned by another worker. It is "" unless the
-	// rejection is about a function.
+	// FunctionID is the id of the function that another worker owns, or "" if the rejection is
+	// not about a function.
 	FunctionID string
 	// OwnerWorkerID is the id of the other worker's connection, if the engine reports it.
 	OwnerWorkerID string
@@ -414,12 +416,13 @@ func (e *RejectedError) Error() string {
 	return s
 }
 
-// Is reports whether target is errors.ErrUnsupported and e has the matching code.
+// Is reports whether target is errors.ErrUnsupported and e has the code UNSUPPORTED.
 func (e *RejectedError) Is(target error) bool {
 	return e.Code == CodeUnsupported && target == errors.ErrUnsupported
 }
 
-// AuthError means that the engine rejected this worker's authentication. It ends the client.
+// AuthError means that this worker's authentication failed. The client is closed and does not
+// reconnect.
 type AuthError struct {
 	// Message is the reason given by the engine.
 	Message string
@@ -428,9 +431,9 @@ type AuthError struct {
 // Error implements the error interface.
 func (e *AuthError) Error() string { return "iii: engine rejected this worker: " + e.Message }
 
-// LostSendsError notifies the state listener that a connection ended while messages of
-// [Client.Send] were unconfirmed. The messages were written to the connection, but the engine
-// may not have read them. A LostSendsError matches [ErrConnectionLost].
+// LostSendsError tells the state listener that a connection was lost before the engine had
+// confirmed all messages of [Client.Send] that were written to it. The engine may or may not
+// have received these messages. A LostSendsError matches [ErrConnectionLost].
 type LostSendsError struct {
 	// Count is the number of unconfirmed messages.
 	Count int
@@ -446,8 +449,8 @@ func (e *LostSendsError) Error() string {
 // Unwrap returns [ErrConnectionLost] and Err.
 func (e *LostSendsError) Unwrap() []error { return []error{ErrConnectionLost, e.Err} }
 
-// callError is a local error of Call, Send or Enqueue, as opposed to one received from the
-// engine.
+// callError is an error that Call, Send or Enqueue creates locally, as opposed to one received
+// from the engine.
 type callError struct {
 	verb, functionID string
 	err              error

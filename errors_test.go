@@ -28,7 +28,7 @@ func TestErrorsIs(t *testing.T) {
 	tests := []struct {
 		name string
 		err  error
-		is   string // names of sentinels
+		is   string // names of the sentinel errors that match
 		text string
 	}{
 		{"not found", &Error{Code: "function_not_found", Message: "m", FunctionID: "a::b"}, "ErrFunctionNotFound", "iii: a::b: function_not_found: m"},
@@ -65,11 +65,11 @@ func TestErrorsIs(t *testing.T) {
 	}
 	var timeout net.Error
 	if !errors.As(fmt.Errorf("x: %w", timeoutWrapper{}), &timeout) || !timeout.Timeout() {
-		t.Error("a timeout is no net.Error")
+		t.Error("a timeout is not a net.Error")
 	}
 }
 
-// timeoutWrapper is ErrTimeout with the rest of net.Error.
+// timeoutWrapper adds the Temporary method, which makes timeoutError a net.Error.
 type timeoutWrapper struct{ timeoutError }
 
 func (timeoutWrapper) Temporary() bool { return false }
@@ -96,8 +96,7 @@ func TestSafeToRetry(t *testing.T) {
 	}
 }
 
-// TestCallErrors tests the errors that callers receive, each in a situation that causes
-// it.
+// TestCallErrors provokes each error that a caller can receive.
 func TestCallErrors(t *testing.T) {
 	cause := errors.New("the reason")
 	unsent := fmt.Errorf("an older call: %w", ErrNotConnected)
@@ -123,7 +122,8 @@ func TestCallErrors(t *testing.T) {
 			time.AfterFunc(time.Second, func() { cancel(cause) })
 			return c.Call(ctx, "x::y", 1, nil)
 		}, []error{context.Canceled, cause}, []error{ErrNotConnected}, false},
-		// The cause contains "not connected" about something else: this call was sent.
+		// The context's cause wraps ErrNotConnected from an earlier call, but this call was
+		// sent.
 		{"cancelled with a misleading cause", func(t *testing.T, _ *peer, c *Client) error {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Second, func() { cancel(unsent) })
@@ -209,8 +209,8 @@ func TestCallErrors(t *testing.T) {
 	}
 }
 
-// TestLateAnswer tests an answer for which no call waits any longer: it is counted, and
-// reaches no other call.
+// A result that arrives after its call has timed out is counted, and does not affect other
+// calls.
 func TestLateAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var late []*peerMessage
@@ -243,8 +243,8 @@ func TestLateAnswer(t *testing.T) {
 	})
 }
 
-// TestCallsConcurrent makes many concurrent calls with answers out of order: each call
-// receives its own answer.
+// TestCallsConcurrent checks that each of many concurrent calls receives its own result, even
+// when results arrive out of order.
 func TestCallsConcurrent(t *testing.T) {
 	p := newPeer(t, script{forget: true, message: func(c *peerConn, m *peerMessage) bool {
 		if m.FunctionID != "x::y" || m.InvocationID == "" {
@@ -281,9 +281,9 @@ func TestCallsConcurrent(t *testing.T) {
 	}
 }
 
-// Every code that the package or the development engine sends has a constant.
+// Every error code that the package or the development engine sends has a Code constant.
 func TestCodesHaveConstants(t *testing.T) {
-	names := map[string]string{} // by code
+	names := map[string]string{} // names of the constants, by code
 	fset := token.NewFileSet()
 	for _, decl := range parsed(t, fset, "errors.go").Decls {
 		general, ok := decl.(*ast.GenDecl)
@@ -374,7 +374,6 @@ func nameOf(id *ast.Ident) string {
 	return id.Name
 }
 
-// literal returns the value of a string literal.
 func literal(e ast.Expr) (string, bool) {
 	l, ok := e.(*ast.BasicLit)
 	if !ok || l.Kind != token.STRING {

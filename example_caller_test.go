@@ -10,8 +10,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// serveHello stands in for two other programs: an engine, whose address it sets in $III_URL,
-// and a worker with the function greetings::hello. stop ends both.
+// serveHello stands in for two other programs: an engine, and a worker that serves
+// greetings::hello. It sets $III_URL to the engine's address. Calling stop shuts both down.
 func serveHello() (stop func()) {
 	engine, worker, end := withEngine()
 	_, err := iii.Handle(worker, "greetings::hello", func(ctx context.Context, p struct{ Name string }) (string, error) {
@@ -40,9 +40,9 @@ func serveHello() (stop func()) {
 	}
 }
 
-// A program that only makes calls connects, calls and ends.
+// A program that only makes calls needs no worker loop: it connects, calls and exits.
 func Example_caller() {
-	stop := serveHello() // separate programs in practice
+	stop := serveHello() // in practice, separate programs
 	defer stop()
 
 	client, err := iii.New("") // $III_URL, else ws://127.0.0.1:49134

@@ -18,8 +18,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// A guarded listener calls an auth function for each worker that connects. The auth function
-// is an ordinary function of a worker that connects through another listener.
+// The engine calls an auth function for every worker that connects to a guarded listener. The
+// worker that serves this function connects to another listener.
 func ExampleAuthResult() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
 	if err != nil {
@@ -35,11 +35,11 @@ func ExampleAuthResult() {
 
 	_, err = iii.Handle(gate, "gate::auth", func(ctx context.Context, in iii.AuthInput) (iii.AuthResult, error) {
 		if in.Headers["authorization"] != "Bearer t0ken" {
-			return iii.AuthResult{}, &iii.Error{Code: "unauthorized", Message: "unknown token"} // the worker is not admitted
+			return iii.AuthResult{}, &iii.Error{Code: "unauthorized", Message: "unknown token"} // rejects the worker
 		}
-		result := iii.NewAuthResult() // the defaults
+		result := iii.NewAuthResult() // default permissions
 		result.AllowedFunctions = []string{"orders::read"}
-		result.Context = json.RawMessage(`{"tenant":"acme"}`) // for the other hooks
+		result.Context = json.RawMessage(`{"tenant":"acme"}`) // passed to the other hooks
 		return result, nil
 	})
 	if err != nil {
@@ -55,7 +55,7 @@ func ExampleAuthResult() {
 		log.Fatal(err)
 	}
 
-	// This worker sends the token. It makes a permitted call and a forbidden one.
+	// This worker sends the token. It may call orders::read but not orders::delete.
 	member, err := iii.New(engine.GuardedURL(), iii.WithHeader(http.Header{"Authorization": {"Bearer t0ken"}}))
 	if err != nil {
 		log.Fatal(err)
@@ -82,7 +82,7 @@ func ExampleAuthResult() {
 	// true
 }
 
-// Hooks accept, change or refuse the registrations of guarded workers.
+// Hooks accept, change or reject the registrations of workers on a guarded listener.
 func ExampleOnFunctionRegistrationResult() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
 		OnFunction: "gate::on-function",
@@ -101,7 +101,7 @@ func ExampleOnFunctionRegistrationResult() {
 
 	_, err = iii.Handle(gate, "gate::on-function", func(ctx context.Context, in iii.OnFunctionRegistrationInput) (iii.OnFunctionRegistrationResult, error) {
 		if strings.HasPrefix(in.FunctionID, "admin::") {
-			return iii.OnFunctionRegistrationResult{}, errors.New("not for tenants") // refused; the engine does not notify the worker
+			return iii.OnFunctionRegistrationResult{}, errors.New("not for tenants") // rejected; the engine does not notify the worker
 		}
 		return iii.OnFunctionRegistrationResult{FunctionID: "tenant::" + in.FunctionID}, nil
 	})
@@ -137,7 +137,8 @@ func ExampleOnFunctionRegistrationResult() {
 	// Output: tenant::greet
 }
 
-// Engines with triggers also have hooks for triggers.
+// Engines up to version 0.25 also call a hook for each trigger that a worker on a guarded
+// listener registers.
 func ExampleOnTriggerRegistrationResult() {
 	engine, err := iiitest.New(iiitest.WithProtocol(iiitest.Protocol025), iiitest.WithGuard(iiitest.Guard{
 		OnTrigger: "gate::on-trigger",
@@ -183,8 +184,8 @@ func ExampleOnTriggerRegistrationResult() {
 	// Output: tenant::greet
 }
 
-// The middleware of a guarded listener receives every permitted call and decides whether
-// to forward it.
+// On a guarded listener, middleware receives every permitted call and decides whether to
+// forward it.
 func ExampleMiddlewareInput() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{
 		MiddlewareFunctionID: "gate::audit",
@@ -230,9 +231,10 @@ func ExampleMiddlewareInput() {
 	// 5 <nil>
 }
 
-// A web server serves an HTTP-invoked function to the engine and rejects all other requests.
+// A web server that serves an HTTP-invoked function rejects requests that the engine did not
+// sign.
 func ExampleVerifySignature() {
-	secret := "the value of the engine's variable" // the variable that HTTPAuthHMAC names
+	secret := "the value of the engine's variable" // value of the variable that HTTPAuthHMAC names
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 		if err == nil {
@@ -251,7 +253,8 @@ func ExampleVerifySignature() {
 	// Output: 401 iii: request is not signed by the engine: X-Iii-Signature is missing
 }
 
-// All workers share the values of the state, by scope and key. Updates are isolated.
+// All workers share the state. Values are addressed by scope and key. Concurrent updates do
+// not overwrite each other.
 func ExampleState() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -277,7 +280,7 @@ func ExampleState() {
 		log.Fatal(err)
 	}
 	fmt.Println(changed.Old.Cents, "to", changed.New.Cents, changed.New.Tags)
-	for _, e := range changed.Errors { // rejected operations; the others were applied
+	for _, e := range changed.Errors { // failed operations; the others were applied
 		fmt.Printf("operation %d: %s\n", e.OpIndex, e.Code)
 	}
 	_, ok, err := accounts.Get(ctx, "bob")
@@ -288,7 +291,7 @@ func ExampleState() {
 	// bob: false <nil>
 }
 
-// List returns the values of a scope. The engine does not return the keys.
+// List returns the values in a scope, without their keys.
 func ExampleState_List() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -317,8 +320,8 @@ func ExampleState_List() {
 	// 0 false <nil>
 }
 
-// ApplyUpdate applies update operations by the engine's rules, for workers that store items
-// themselves.
+// ApplyUpdate applies update operations as the engine does. It is meant for workers that store
+// items themselves.
 func ExampleApplyUpdate() {
 	item := json.RawMessage(`{"name":"Ada","visits":1,"tags":["new"],"address":{"city":"London"},"draft":true}`)
 	result, err := iii.ApplyUpdate(item, []iii.UpdateOp{
@@ -328,7 +331,7 @@ func ExampleApplyUpdate() {
 		iii.OpAppend("regular", "tags"),
 		iii.OpMerge(map[string]any{"street": "St James's Square"}, "address"),
 		iii.OpRemove("draft"),
-		iii.OpIncrement("name", 1), // not a number: rejected; the other operations apply
+		iii.OpIncrement("name", 1), // fails, because name is not a number; the other operations apply
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -384,7 +387,7 @@ func ExampleStream() {
 	// true <nil>
 }
 
-// A subscriber receives the current state first, then changes and sent events.
+// A subscriber receives the current items first, then changes and custom events.
 func ExampleSubscribe() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -400,15 +403,15 @@ func ExampleSubscribe() {
 			log.Fatal(err)
 		}
 		switch m.Event.Type {
-		case iii.StreamEventTypeSync: // sent again after each reconnection
+		case iii.StreamEventTypeSync: // arrives again after each reconnect
 			fmt.Printf("sync %s\n", m.Event.Data)
 			_, err = chat.Set(ctx, "room-1", "m-1", "hello")
 		case iii.StreamEventTypeCreate:
 			fmt.Printf("create %s: %s\n", *m.ID, m.Event.Data)
-			err = chat.Send(ctx, "room-1", "typing", "ada") // stores nothing
+			err = chat.Send(ctx, "room-1", "typing", "ada") // sends an event without storing anything
 		case iii.StreamEventTypeEvent:
 			fmt.Printf("event %s\n", m.Event.Event)
-			return // leaving the loop closes the connection
+			return // ending the loop closes the connection
 		}
 		if err != nil {
 			log.Fatal(err)
@@ -420,8 +423,8 @@ func ExampleSubscribe() {
 	// event {"data":"ada","type":"typing"}
 }
 
-// An auth function derives a context from the headers of a subscriber, and a join trigger
-// uses the context to accept or reject subscriptions.
+// The auth function derives a context from the subscriber's headers. The join trigger uses the
+// context to accept or reject each subscription.
 func ExampleSubscribeWith() {
 	engine, err := iiitest.New(iiitest.WithStreamAuth("chat::auth"))
 	if err != nil {
@@ -467,7 +470,7 @@ func ExampleSubscribeWith() {
 	// eve unauthorized iii: subscribe: forbidden: subscription to stream "chat", group "room-1" was rejected
 }
 
-// Publish delivers a message at most once, to the current subscribers of a topic.
+// Publish delivers a message at most once to each current subscriber of a topic.
 func ExampleClient_Publish() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -495,8 +498,8 @@ func ExampleClient_Publish() {
 	// Output: tea is served
 }
 
-// PublishDurable adds a message to the queue of each subscriber. The queue keeps the message
-// until it has been handled: delivery is at-least-once.
+// PublishDurable adds the message to the queue of each subscriber. A queue keeps the message
+// until the subscriber has handled it, so delivery is at-least-once.
 func ExampleClient_PublishDurable() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -505,7 +508,7 @@ func ExampleClient_PublishDurable() {
 	attempt := 0
 	done := make(chan int)
 	_, err := iii.Handle(client, "orders::ship", func(ctx context.Context, order string) (any, error) {
-		if attempt++; attempt == 1 { // delivery is at-least-once, so the function must be idempotent
+		if attempt++; attempt == 1 { // delivery is at-least-once, so the handler must be idempotent
 			return nil, errors.New("the lorry is away")
 		}
 		done <- attempt
@@ -532,7 +535,7 @@ func ExampleClient_PublishDurable() {
 	// Output: shipped at attempt 2
 }
 
-// A message whose attempts are used up moves to the dead-letter queue, where it can be
+// After its last attempt fails, a message moves to the dead-letter queue. There it can be
 // inspected, retried or discarded.
 func ExampleClient_DeadLetters() {
 	_, client, stop := withEngine()
@@ -553,7 +556,7 @@ func ExampleClient_DeadLetters() {
 	}
 	_, err = client.Trigger("mail::send", iii.QueueTriggerConfig{
 		Topic:       "mails",
-		QueueConfig: &iii.QueueConfig{MaxRetries: new(uint64(0))}, // one attempt
+		QueueConfig: &iii.QueueConfig{MaxRetries: new(uint64(0))}, // no retries
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -567,7 +570,7 @@ func ExampleClient_DeadLetters() {
 		}
 	}
 	letters := []iii.DeadLetter{}
-	for len(letters) < 3 { // until all attempts have failed
+	for len(letters) < 3 { // until every message has failed
 		if letters, err = client.DeadLetters(ctx, "mails"); err != nil {
 			log.Fatal(err)
 		}
@@ -597,7 +600,8 @@ func ExampleClient_DeadLetters() {
 	// ada@example.org
 }
 
-// The engine stores settings together with a schema that they must satisfy.
+// The engine stores each configuration entry with a JSON schema, and rejects values that do
+// not match it.
 func ExampleConfiguration() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -644,7 +648,7 @@ func ExampleConfiguration() {
 	// 1 entry <nil>
 }
 
-// The engine lists functions with their schemas and owners.
+// The engine lists functions with their schemas and the workers that serve them.
 func ExampleClient_Functions() {
 	_, client, stop := withEngine(iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
 	defer stop()
@@ -675,7 +679,7 @@ func ExampleClient_Functions() {
 	// {"type":"integer"} by calculator
 }
 
-// The engine lists its workers, what they provide, and the health of its telemetry.
+// The engine lists its workers, what they have registered, and the health of its telemetry.
 func ExampleClient_Workers() {
 	_, client, stop := withEngine(iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
 	defer stop()
@@ -721,8 +725,8 @@ func ExampleClient_Workers() {
 	// healthy <nil>
 }
 
-// A worker sends a file to another worker: a call carries the reference of the reading end,
-// and the channel carries any number of bytes.
+// A worker sends a file to another worker. The call carries only a reference to the reading
+// end of a channel. The file itself goes through the channel, which has no size limit.
 func ExampleClient_CreateChannel() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -755,7 +759,7 @@ func ExampleClient_CreateChannel() {
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(writer, strings.NewReader(strings.Repeat("tea ", 1_000_000)))
-		sent <- errors.Join(err, writer.Close()) // the reader sees io.EOF only after Close
+		sent <- errors.Join(err, writer.Close()) // without Close, the reader never sees io.EOF
 	}()
 	stored, err := iii.Call[string](ctx, client, "files::store", Upload{Name: "tea.txt", Content: reader.Ref()})
 	if err != nil {
@@ -765,8 +769,8 @@ func ExampleClient_CreateChannel() {
 	// Output: tea.txt has 4000000 bytes <nil>
 }
 
-// A channel carries messages as well as bytes. Here another worker receives the writing end
-// and reports the progress of a job.
+// Channels carry messages as well as bytes. Here, another worker receives the writing end and
+// reports the progress of a job.
 func ExampleChannelReader_Messages() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -816,7 +820,8 @@ func ExampleChannelReader_Messages() {
 	// done <nil>
 }
 
-// Without a deadline, a Read waits for the writer and a Write waits for the reader.
+// Without a deadline, Read blocks until the writer sends data, and Write blocks until the
+// reader catches up.
 func ExampleChannelReader_SetReadDeadline() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -837,7 +842,7 @@ func ExampleChannelReader_SetReadDeadline() {
 	_, err = reader.Read(make([]byte, 100))
 	fmt.Println(errors.Is(err, os.ErrDeadlineExceeded))
 
-	if err := reader.SetReadDeadline(time.Time{}); err != nil { // no deadline
+	if err := reader.SetReadDeadline(time.Time{}); err != nil { // clears the deadline
 		log.Fatal(err)
 	}
 	if err := writer.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
@@ -854,7 +859,7 @@ func ExampleChannelReader_SetReadDeadline() {
 	// late <nil>
 }
 
-// ChannelRefs finds references to channels in a payload of any shape.
+// ChannelRefs finds channel references anywhere in a payload.
 func ExampleChannelRefs() {
 	payload := json.RawMessage(`{"name": "photo.jpg", "parts": [{"content": {"channel_id": "c1", "access_key": "k1", "direction": "read"}}]}`)
 	for _, at := range iii.ChannelRefs(payload) {

@@ -16,8 +16,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// Go types define the payload and the result of a typed function; the client advertises
-// their schemas to the engine.
+// A typed function takes and returns Go values. The client advertises the schemas of their
+// types to the engine.
 func ExampleHandle() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -59,15 +59,15 @@ func ExampleHandle() {
 	// {"properties":{"item":{"type":"string"},"quantity":{"type":"integer"}},"required":["item"],"type":"object"} <nil>
 }
 
-// Suit is an enumeration, which reflection cannot detect.
+// Suit is a string type with two valid values.
 type Suit string
 
-// JSONSchema lists the values.
+// JSONSchema describes the valid values, which reflection cannot discover.
 func (Suit) JSONSchema() json.RawMessage {
 	return json.RawMessage(`{"type":"string","enum":["hearts","spades"]}`)
 }
 
-// A type describes the parts of its schema that reflection cannot infer.
+// A type that has a JSONSchema method supplies its own schema.
 func ExampleHandle_jsonSchema() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -94,7 +94,7 @@ func ExampleHandle_jsonSchema() {
 	// {"anyOf":[{"enum":["hearts","spades"],"type":"string"},{"type":"null"}]}
 }
 
-// An untyped function receives raw JSON and declares its own schemas.
+// An untyped function receives raw JSON and can declare its schemas explicitly.
 func ExampleClient_HandleFunc() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -120,7 +120,7 @@ func ExampleClient_HandleFunc() {
 	// Output: {"bytes":7}
 }
 
-// A handler reads its caller and the metadata of the call from its context.
+// A handler finds its caller and the call's metadata in its context.
 func ExampleInvocationFromContext() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -140,7 +140,7 @@ func ExampleInvocationFromContext() {
 	// Output: orders::create for "acme", called by this worker: true <nil>
 }
 
-// exactNumbers is encoding/json, except that numbers keep all of their digits in an any.
+// exactNumbers is a JSONCodec that decodes numbers into json.Number, which keeps every digit.
 type exactNumbers struct{}
 
 func (exactNumbers) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
@@ -151,7 +151,7 @@ func (exactNumbers) Unmarshal(data []byte, v any) error {
 	return d.Decode(v)
 }
 
-// A codec has the Marshal and Unmarshal methods of a JSON library.
+// WithJSON replaces the JSON library that encodes and decodes the program's values.
 func ExampleWithJSON() {
 	_, client, stop := withEngine(iii.WithJSON(exactNumbers{}))
 	defer stop()
@@ -168,7 +168,7 @@ func ExampleWithJSON() {
 	// Output: 9007199254740993 <nil>
 }
 
-// Middleware wraps every handler of a client; the first is outermost.
+// Middleware wraps every handler of the client. The first middleware is outermost.
 func ExampleWithMiddleware() {
 	onlyTenants := func(next iii.HandlerFunc) iii.HandlerFunc {
 		return func(ctx context.Context, payload json.RawMessage) (any, error) {
@@ -197,8 +197,8 @@ func ExampleWithMiddleware() {
 	// 7 <nil>
 }
 
-// A worker can unregister a function while it runs. It does not serve a function that
-// another worker owns.
+// A worker can unregister a function at any time. The engine rejects a function that another
+// worker already serves.
 func ExampleFunction() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -221,7 +221,7 @@ func ExampleFunction() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := twin.Connect(ctx); err != nil { // a conflict of functions does not fail it
+	if err := twin.Connect(ctx); err != nil { // succeeds even though the function is rejected
 		log.Fatal(err)
 	}
 	var refused *iii.RejectedError
@@ -237,8 +237,8 @@ func ExampleFunction() {
 	// true
 }
 
-// The engine runs this function by an HTTP request to a web server. It signs the request
-// with a secret from its environment.
+// To run this function, the engine sends an HTTP request to a web server. The request is
+// signed with a secret from the engine's environment.
 func ExampleClient_HandleHTTPInvoked() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
@@ -268,7 +268,7 @@ func ExampleClient_HandleHTTPInvoked() {
 	_, err = client.HandleHTTPInvoked("billing::charge", iii.HTTPInvocationConfig{
 		URL:    server.URL + "/charge",
 		Method: iii.HTTPMethodPOST,
-		Auth:   &iii.HTTPAuthConfig{Auth: iii.HTTPAuthHMAC{SecretKey: "BILLING_SECRET"}}, // the name, not the secret
+		Auth:   &iii.HTTPAuthConfig{Auth: iii.HTTPAuthHMAC{SecretKey: "BILLING_SECRET"}}, // name of the engine's environment variable
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -280,8 +280,8 @@ func ExampleClient_HandleHTTPInvoked() {
 	// Output: map[paid:true] <nil>
 }
 
-// A panic in a handler fails that call and nothing else. The panic value and the stack go to
-// the log; callers receive them only with WithStackTraces.
+// A panic in a handler fails only that call. The client logs the panic value and the stack.
+// Callers receive them only if WithStackTraces is set.
 func ExampleWithStackTraces() {
 	_, client, stop := withEngine(iii.WithStackTraces())
 	defer stop()
@@ -307,7 +307,7 @@ func ExampleWithStackTraces() {
 	// tea <nil>
 }
 
-// An event needs no result.
+// An event handler returns no result.
 func ExampleHandleEvent() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -332,7 +332,8 @@ func ExampleHandleEvent() {
 	// <nil>
 }
 
-// The worker enforces the schema that it advertises.
+// With input validation, a call whose payload does not match the advertised schema fails
+// before the handler runs.
 func ExampleWithInputValidation() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -361,15 +362,15 @@ func ExampleWithInputValidation() {
 	// 0 iii: orders::place: invalid_request: payload at lines[0].price: it is missing
 }
 
-// The caller of a handler that takes too long receives an error, and the context of the
-// handler ends.
+// When a handler exceeds its timeout, its context is canceled and its caller receives an
+// error.
 func ExampleWithHandlerTimeout() {
 	_, client, stop := withEngine()
 	defer stop()
 	ctx := context.Background()
 
 	_, err := iii.Handle(client, "reports::make", func(ctx context.Context, _ any) (string, error) {
-		<-ctx.Done() // as the client of a database does
+		<-ctx.Done() // a database client, for example, returns when ctx is done
 		return "", ctx.Err()
 	}, iii.WithHandlerTimeout(10*time.Millisecond))
 	if err != nil {
@@ -386,7 +387,7 @@ func ExampleWithHandlerTimeout() {
 	// true
 }
 
-// The middleware of a function runs inside the middleware of the client.
+// Middleware of a single function runs inside the client's middleware.
 func ExampleWithFunctionMiddleware() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -413,7 +414,7 @@ func ExampleWithFunctionMiddleware() {
 	// Output: iii: orders::count: no_tenant: say whom you work for
 }
 
-// A worker replaces one of the engine's functions, for all workers.
+// A worker can replace one of the engine's own functions for all workers.
 func ExampleWithBuiltinOverride() {
 	_, client, stop := withEngine()
 	defer stop()

@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// A typed handler serves a route of the engine's HTTP server.
+// A typed handler serves a route on the engine's HTTP server.
 func ExampleHandleHTTP() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -55,8 +55,8 @@ func ExampleHandleHTTP() {
 	// Output: 201 /orders/ada/1 {"cents":350,"customer":"ada"} <nil>
 }
 
-// An error of the handler becomes a response with status 500 and the error's code. A nil
-// response becomes a response with status 204.
+// If the handler returns an error, the response has status 500 and the error's code. If it
+// returns a nil response, the status is 204.
 func ExampleHandleHTTP_errors() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -98,7 +98,7 @@ func ExampleHandleHTTP_errors() {
 	// 500 locked order 7 is being packed <nil>
 }
 
-// MountHTTP serves a route with any net/http handler. Flush sends buffered data at once.
+// MountHTTP serves a route with a net/http handler. Flush sends buffered data immediately.
 func ExampleClient_MountHTTP() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -108,7 +108,7 @@ func ExampleClient_MountHTTP() {
 		for _, n := range []string{r.PathValue("from"), "lift-off"} {
 			fmt.Fprintf(w, "data: %s\n\n", n)
 			if err := http.NewResponseController(w).Flush(); err != nil {
-				return // the reader has gone
+				return // client disconnected
 			}
 		}
 	}))
@@ -133,7 +133,8 @@ func ExampleClient_MountHTTP() {
 	// data: lift-off
 }
 
-// Server-sent events end when their client leaves, even if there are no further events.
+// A stream of server-sent events ends when the client disconnects, even while there are no
+// events to send.
 func ExampleWithStreamHeartbeat() {
 	engine, client, stop := withEngine(iii.WithStreamHeartbeat(10 * time.Millisecond))
 	defer stop()
@@ -149,7 +150,7 @@ func ExampleWithStreamHeartbeat() {
 			select {
 			case event := <-events:
 				fmt.Fprintf(w, "data: %s\n\n", event)
-			case <-r.Context().Done(): // the client has left
+			case <-r.Context().Done(): // client disconnected
 				return
 			}
 		}
@@ -171,8 +172,8 @@ func ExampleWithStreamHeartbeat() {
 	// Output: the handler has returned
 }
 
-// A function serves a route, with the config that HandleHTTP otherwise generates. A
-// middleware function decides which requests reach it.
+// An ordinary function can serve a route if it has an HTTP trigger. A middleware function
+// decides which requests reach the function.
 func ExampleHTTPTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -226,8 +227,8 @@ func ExampleHTTPTriggerConfig() {
 	// 200 7 <nil>
 }
 
-// An HTTPError determines the response. WithHTTPErrors maps other errors of the program;
-// all remaining errors become a 500 without details.
+// An HTTPError determines the response, and WithHTTPErrors maps other errors to HTTPErrors.
+// All remaining errors become a 500 without details.
 func ExampleWithHTTPErrors() {
 	errNoOrder := errors.New("there is no such order")
 	engine, client, stop := withEngine(iii.WithHTTPErrors(func(ctx context.Context, err error) *iii.HTTPError {
@@ -265,7 +266,7 @@ func ExampleWithHTTPErrors() {
 		body, err := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
 		if resp.StatusCode == http.StatusInternalServerError {
-			body, _, _ = bytes.Cut(body, []byte(`,"error_id"`)) // which the engine adds
+			body, _, _ = bytes.Cut(body, []byte(`,"error_id"`)) // added by the engine
 		}
 		fmt.Println(resp.StatusCode, string(body), err)
 	}
@@ -275,7 +276,7 @@ func ExampleWithHTTPErrors() {
 	// 500 {"error":{"code":"invocation_failed" <nil>
 }
 
-// MountRouter serves a whole router below a path.
+// MountRouter serves all routes below a path with one handler.
 func ExampleClient_MountRouter() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -303,7 +304,7 @@ func ExampleClient_MountRouter() {
 		body, _ := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
 		if resp.StatusCode != 200 {
-			body = nil // the engine's
+			body = nil // the engine's own response
 		}
 		fmt.Printf("%d %q\n", resp.StatusCode, body)
 	}
@@ -316,8 +317,8 @@ func ExampleClient_MountRouter() {
 	// <nil>
 }
 
-// The engine calls a condition and middleware functions before it runs the function of a
-// route.
+// Before the engine runs the function of a route, it calls the route's condition and
+// middleware functions.
 func ExampleWithTriggerOptions() {
 	engine, client, stop := withEngine()
 	defer stop()

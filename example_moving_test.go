@@ -22,7 +22,7 @@ type (
 	}
 )
 
-// A worker after the move from the official Go SDK.
+// This worker has been ported from the official Go SDK.
 func Example_moved() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -34,7 +34,7 @@ func Example_moved() {
 	defer stop()
 
 	client, err := iii.New(url,
-		iii.WithNamespace("shop"), // for its functions, calls and triggers
+		iii.WithNamespace("shop"), // applies to functions, calls and triggers
 		iii.WithLogger(logger))
 	if err != nil {
 		log.Fatal(err)
@@ -49,7 +49,7 @@ func Example_moved() {
 		log.Fatal(err)
 	}
 	_, err = client.HandleFunc("orders::changed", func(ctx context.Context, payload json.RawMessage) (any, error) {
-		return nil, client.Send(ctx, "audit::note", payload) // in namespace shop, like this worker
+		return nil, client.Send(ctx, "audit::note", payload) // also in namespace shop
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -61,7 +61,7 @@ func Example_moved() {
 		defer stop()
 		tryShop(ctx, client)
 	}()
-	if err := client.Run(ctx); err != nil { // connects, serves until ctx ends, shuts down gracefully
+	if err := client.Run(ctx); err != nil { // connects, serves until ctx is done, shuts down gracefully
 		log.Fatal(err)
 	}
 	// Output:
@@ -70,7 +70,7 @@ func Example_moved() {
 	// audit: state:created
 }
 
-// tryShop calls the worker of the example and changes the state that fires its trigger.
+// tryShop calls the worker and makes a change that fires its trigger.
 func tryShop(ctx context.Context, client *iii.Client) {
 	noted := make(chan iii.StateEventType)
 	_, err := iii.Handle(client, "audit::note", func(ctx context.Context, e iii.StateEvent) (any, error) {

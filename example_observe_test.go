@@ -20,7 +20,7 @@ type receipt struct {
 	Number int `json:"number"`
 }
 
-// The target runs after each call of the source that matches the filter.
+// The engine runs the target after each call to the source that matches the filter.
 func ExampleClient_Observe() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -69,7 +69,7 @@ func ExampleClient_Observe() {
 	// disposed
 }
 
-// The engine disposes of an observer after its last activation.
+// The engine disposes of the observer after its last activation.
 func ExampleWithMaxFires() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -119,8 +119,8 @@ func ExampleWithMaxFires() {
 	// disposed after 1 activation; warnings: []
 }
 
-// An engine without observers is not a fatal error: the observer recovers on a later
-// engine.
+// If the engine does not support observers, the program keeps running. The observer is
+// registered once the client connects to an engine that does.
 func ExampleClient_Features() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -144,8 +144,8 @@ func ExampleClient_Features() {
 	// shop/big-charges is pending until there are source and target
 }
 
-// A worker offers an event: each call of the function is one event, and the arguments of
-// observers select events.
+// A worker exposes events as a function: each call to the function is an event. Observers pass
+// arguments that select the events they receive.
 func ExampleWithObserverHooks() {
 	client, err := iii.New("")
 	if err != nil {
@@ -188,14 +188,14 @@ func ExampleWithObserverHooks() {
 	if errors.Is(onTurn.Err(), errors.ErrUnsupported) {
 		log.Print("the engine has no observers of this kind, only ", client.Features())
 	}
-	if onTurn.IsObserved() { // otherwise no worker is interested
+	if onTurn.IsObserved() { // otherwise, no worker needs the event
 		if err := client.Send(context.Background(), "tides::on-turn", Turn{"Brest", true}); err != nil {
 			log.Print(err)
 		}
 	}
 }
 
-// With keys, a call costs one lookup regardless of the number of observers.
+// With keys, matching a call takes a single lookup, regardless of the number of observers.
 func ExampleObserverKeys() {
 	client, err := iii.New("")
 	if err != nil {
@@ -217,8 +217,8 @@ func ExampleObserverKeys() {
 	}
 }
 
-// A Deliver hook calls the observers itself and returns the result of one of them, as a
-// web server does.
+// A Deliver hook calls observers itself. This one works like a request router: it returns the
+// result of the first observer that matches.
 func ExampleFunctionObserver_Call() {
 	client, err := iii.New("")
 	if err != nil {
@@ -247,8 +247,8 @@ func ExampleFunctionObserver_Call() {
 	}
 }
 
-// The worker logs each new observer of any of its functions, and gives the observer a
-// first call of its own.
+// These hooks log every new observer of any of the worker's functions and send a welcome
+// message to its target.
 func ExampleWithWorkerObserverHooks() {
 	client, err := iii.New("", iii.WithWorkerObserverHooks(iii.ObserverHooks{
 		Added: func(_ context.Context, o *iii.FunctionObserver) error {
@@ -282,7 +282,8 @@ func ExampleWithWorkerObserverHooks() {
 	}
 }
 
-// A worker's calls of its own functions run in process where the engine allows it.
+// When a worker calls its own functions, the calls run in process if the engine allows it.
+// Remotely sends a call through the engine.
 func ExampleRemotely() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -292,8 +293,7 @@ func ExampleRemotely() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	// Each of these calls goes through the engine, and this function accepts no
-	// observers.
+	// Calls to this function always go through the engine, and no worker can observe it.
 	if _, err := client.HandleFunc("shop::audit", passOn, iii.WithoutLocalDispatch(), iii.WithoutObservers()); err != nil {
 		log.Fatal(err)
 	}
@@ -313,10 +313,9 @@ func ExampleRemotely() {
 	// true
 }
 
-// passOn is a handler that returns its payload.
 func passOn(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }
 
-// A filter is JSON text, or a value that marshals to it.
+// A filter is either JSON text or a value that marshals to JSON.
 func ExampleParseFilter() {
 	f, err := iii.ParseFilter(map[string]any{
 		"input.amount": map[string]any{"$gte": 100},
@@ -334,7 +333,7 @@ func ExampleParseFilter() {
 	// {"$and":[{"input.amount":{"$gte":100}},{"input.tags":{"$any":{"$prefix":"vip"}}}]}
 }
 
-// A path and a value do not form a condition.
+// A literal value is not a valid condition. Equality is spelled $eq.
 func ExampleFilterError() {
 	_, err := iii.ParseFilter(`{"input.city": "Rome"}`)
 	if e, ok := errors.AsType[*iii.FilterError](err); ok {
@@ -346,7 +345,7 @@ func ExampleFilterError() {
 	// iii: INVALID_FILTER: `input.city`: expected an operator object such as {"$eq": ...}; literal values are not allowed
 }
 
-// The schemas of a function reveal a misspelled path.
+// Checking a filter against the function's schemas reveals a misspelled path.
 func ExampleFilter_CheckSchemas() {
 	request := json.RawMessage(`{
 		"type": "object",

@@ -26,8 +26,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The telemetry sends traces, metrics and logs of a program to the engine. Unset fields of
-// the config come from the environment.
+// StartTelemetry sends traces, metrics and logs to the engine. Config fields that are not set
+// are read from the environment.
 func ExampleStartTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -39,7 +39,7 @@ func ExampleStartTelemetry() {
 	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL()), ServiceName: new("billing")},
 		iii.WithTelemetryConnection(
 			iii.WithConnectionHeader(http.Header{"Authorization": {"Bearer t0ken"}}),
-			iii.WithConnectionQueue(10_000, 64<<20), // frames and bytes that may wait for the engine
+			iii.WithConnectionQueue(10_000, 64<<20), // limits on queued frames and bytes
 			iii.WithConnectionLogger(slog.Default()),
 		))
 	if err != nil {
@@ -56,7 +56,7 @@ func ExampleStartTelemetry() {
 	telemetry.Logger().Info(ctx, "charged", map[string]any{"cents": 350})
 	span.End()
 
-	if err := telemetry.Flush(ctx); err != nil { // nil: the engine has it
+	if err := telemetry.Flush(ctx); err != nil { // nil once the engine has received everything
 		log.Fatal(err)
 	}
 	fmt.Println(engine.Traces()[0].Name, "by", engine.Traces()[0].Resource.Attributes["service.name"])
@@ -70,7 +70,8 @@ func ExampleStartTelemetry() {
 	// lost: 0
 }
 
-// The engine shows the invocations of this worker, and the work inside them, as traces.
+// With telemetry, the engine shows the calls to this worker, and the work inside them, as
+// traces.
 func ExampleWithTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -117,8 +118,7 @@ func ExampleWithTelemetry() {
 	// WARN card declined map[order:o-1]
 }
 
-// InSpan records a span around a part of the work. The status of the span follows the
-// returned error.
+// InSpan runs a function inside a span. The span's status reflects the returned error.
 func ExampleInSpan() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -143,7 +143,7 @@ func ExampleInSpan() {
 	// checkout Unset map[]
 }
 
-// withTelemetry starts a development engine and telemetry for it.
+// withTelemetry starts a development engine and connects telemetry to it.
 func withTelemetry() (engine *iiitest.Engine, telemetry *iii.Telemetry, stop func()) {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -156,13 +156,13 @@ func withTelemetry() (engine *iiitest.Engine, telemetry *iii.Telemetry, stop fun
 	return engine, telemetry, func() { _, _ = telemetry.Shutdown(context.Background()), engine.Close() }
 }
 
-// Log records have structured data and belong to the current trace.
+// Log records carry structured data and belong to the current trace.
 func ExampleLogger() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
 	ctx := context.Background()
 
-	logger := telemetry.Logger() // or NewLogger, for a provider of one's own
+	logger := telemetry.Logger() // to use another provider, call NewLogger
 	logger.Debug(ctx, "looking for tea", nil)
 	logger.Info(ctx, "found", map[string]any{"item": "tea", "left": 3})
 	logger.Warn(ctx, "nearly sold out", 3)
@@ -181,7 +181,7 @@ func ExampleLogger() {
 	// ERROR cannot order more the supplier is away
 }
 
-// The slog handler sends the records of log/slog to the engine.
+// SlogHandler sends log/slog records to the engine.
 func ExampleTelemetry_SlogHandler() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -199,7 +199,7 @@ func ExampleTelemetry_SlogHandler() {
 	// Output: INFO sold map[item:tea price:map[cents:350] shop:oslo]
 }
 
-// The program logs to its terminal and to the engine. Each line appears once in the
+// The program logs to the terminal and to the engine. Each record appears once on the
 // terminal, even if telemetry is disabled.
 func ExampleTelemetry_SlogHandler_terminal() {
 	engine, telemetry, stop := withTelemetry()
@@ -207,7 +207,7 @@ func ExampleTelemetry_SlogHandler_terminal() {
 	ctx := context.Background()
 
 	terminal := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime})
-	logger := slog.New(slog.NewMultiHandler(terminal, telemetry.SlogHandler())) // or for slog.SetDefault
+	logger := slog.New(slog.NewMultiHandler(terminal, telemetry.SlogHandler())) // could be passed to slog.SetDefault
 	logger.InfoContext(ctx, "sold", "item", "tea")
 
 	if err := telemetry.Flush(ctx); err != nil {
@@ -219,7 +219,7 @@ func ExampleTelemetry_SlogHandler_terminal() {
 	// engine: sold
 }
 
-// The terminal shows all records; the engine receives only those from a level on.
+// The terminal shows all records. The engine receives only those at or above a level.
 func ExampleTelemetry_SlogHandlerAt() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -242,8 +242,8 @@ func ExampleTelemetry_SlogHandlerAt() {
 	// engine: nearly sold out
 }
 
-// TraceHandler adds the ids of the trace to the lines of a terminal or a file. The context
-// of a handler belongs to the trace of the call.
+// TraceHandler adds trace and span ids to log lines on a terminal or in a file. Inside a
+// handler, ctx belongs to the trace of the call.
 func ExampleTraceHandler() {
 	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "")
 
@@ -263,8 +263,9 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// Instrumentation can use the providers of the telemetry. Shutdown delivers the recorded
-// data at the end of the program; its error reports how much was lost.
+// Other instrumentation can use the providers of a Telemetry. At the end of the program,
+// Shutdown delivers what has been recorded. If anything was lost, it returns an error that
+// says how much.
 func ExampleTelemetry() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -291,8 +292,8 @@ func ExampleTelemetry() {
 	// sell sold
 }
 
-// With WithGlobalProviders the telemetry also records instrumentation that uses the global
-// providers, here a global tracer.
+// WithGlobalProviders makes instrumentation that uses the global providers report to this
+// telemetry.
 func ExampleWithGlobalProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -315,8 +316,8 @@ func ExampleWithGlobalProviders() {
 	// Output: query of some library
 }
 
-// ExtractContext and related functions exchange trace context with code that does not use
-// OpenTelemetry.
+// ExtractContext and InjectTraceparent, among others, exchange trace context with code that
+// does not use OpenTelemetry.
 func ExampleExtractContext() {
 	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
 	ctx, err := iii.SetBaggage(ctx, "iii.session.name", "Anna & Ben")
@@ -332,7 +333,7 @@ func ExampleExtractContext() {
 	// iii.session.name=Anna%20&%20Ben,tenant=acme
 }
 
-// The client records each HTTP request as a span of the trace in the request's context.
+// The transport records each HTTP request as a span in the trace of the request's context.
 func ExampleNewTracingTransport() {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		fmt.Println("trace", r.Header.Get("Traceparent")[3:35], "with", r.Header.Get("Baggage"))
@@ -363,8 +364,8 @@ func ExampleRedactAndTruncate() {
 	// {"note":"a long text tha..."[TRUNCATED]" true
 }
 
-// Baggage travels with every call of its context, to the workers that serve the call and to
-// the workers that they call.
+// Baggage travels with every call made with the context, and with the calls that handlers make
+// in turn.
 func ExampleSetBaggage() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -390,13 +391,13 @@ func ExampleSetBaggage() {
 	//  false <nil>
 }
 
-// The handler continues work in the caller's trace after it has returned.
+// The handler starts work that continues in the caller's trace after the handler has returned.
 func ExampleCaptureContext() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
 
 	handle := func(ctx context.Context) (done chan error) {
-		captured := iii.CaptureContext(ctx) // the trace, but neither cancellation nor deadline
+		captured := iii.CaptureContext(ctx) // keeps the trace, but neither cancellation nor deadline
 		done = make(chan error)
 		go func() {
 			ctx := captured.Attach(context.Background())
@@ -434,8 +435,8 @@ func ExampleRedact() {
 	// Output: map[apiKey:[REDACTED] login:map[password:[REDACTED]] user:ada]
 }
 
-// A program uses the exporters with its own providers, which have their own samplers, batch
-// processors and other exporters. The exporters share one connection.
+// A program can use the exporters in its own providers, with its own samplers and processors.
+// The exporters share one connection.
 func ExampleNewEngineSpanExporter() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -473,7 +474,7 @@ func ExampleNewEngineSpanExporter() {
 	counter.Add(ctx, 2)
 	iii.NewLogger(logs).Warn(ctx, "card expires soon", nil)
 
-	// ForceFlush of a provider returns when the engine has received all data.
+	// ForceFlush returns once the engine has received everything.
 	for _, flush := range []func(context.Context) error{spans.ForceFlush, metrics.ForceFlush, logs.ForceFlush} {
 		if err := flush(ctx); err != nil {
 			log.Fatal(err)
@@ -488,7 +489,7 @@ func ExampleNewEngineSpanExporter() {
 	// true card expires soon
 }
 
-// A program sends a telemetry frame that it has encoded itself.
+// A program can also send telemetry frames that it has encoded itself.
 func ExampleSharedEngineConnection() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -513,7 +514,7 @@ func ExampleSharedEngineConnection() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := connection.Flush(ctx); err != nil { // nil: the engine has it
+	if err := connection.Flush(ctx); err != nil { // nil once the engine has received everything
 		log.Fatal(err)
 	}
 	s := connection.Stats()
@@ -524,8 +525,8 @@ func ExampleSharedEngineConnection() {
 	// hello
 }
 
-// The process metrics are reported as gauges, which the engine shows with the worker. A
-// client with telemetry reports them automatically.
+// RegisterWorkerGauges reports process metrics as gauges, which the engine shows with the
+// worker. A client with telemetry does this automatically.
 func ExampleRegisterWorkerGauges() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -559,7 +560,7 @@ func ExampleRegisterWorkerGauges() {
 	// Output: true
 }
 
-// A program collects the process metrics that a worker reports, for its own use.
+// A program can collect the same process metrics that a worker reports.
 func ExampleNewWorkerMetricsCollector() {
 	collector, err := iii.NewWorkerMetricsCollector()
 	if err != nil {
@@ -574,8 +575,8 @@ func ExampleNewWorkerMetricsCollector() {
 	// go true
 }
 
-// A program that already has an OpenTelemetry SDK passes its providers to the worker. The
-// engine receives no telemetry. Here, the SDK keeps the spans in memory.
+// A program that has its own OpenTelemetry SDK passes its providers to the worker. The engine
+// then receives no telemetry. Here, the SDK keeps spans in memory.
 func ExampleTelemetryFromProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -590,7 +591,7 @@ func ExampleTelemetryFromProviders() {
 	defer spans.Shutdown(ctx)
 	defer metrics.Shutdown(ctx)
 
-	telemetry := iii.TelemetryFromProviders(spans, metrics, nil) // no logs
+	telemetry := iii.TelemetryFromProviders(spans, metrics, nil) // no logger provider
 	c, err := iii.New(engine.URL(), iii.WithTelemetry(telemetry), iii.WithTracePayloads())
 	if err != nil {
 		log.Fatal(err)
@@ -615,7 +616,7 @@ func ExampleTelemetryFromProviders() {
 	// the engine has 0 frames
 }
 
-// printedRecords is an exporter that prints log records.
+// printedRecords is a log exporter that prints each record.
 type printedRecords struct{}
 
 func (printedRecords) Export(_ context.Context, records []sdklog.Record) error {
@@ -627,8 +628,8 @@ func (printedRecords) Export(_ context.Context, records []sdklog.Record) error {
 func (printedRecords) ForceFlush(context.Context) error { return nil }
 func (printedRecords) Shutdown(context.Context) error   { return nil }
 
-// A second backend receives the same data as the engine: spans, metrics of handlers and
-// log records. Here, it is in memory.
+// A second backend receives everything that the engine receives: spans, handler metrics and
+// log records. Here, the backend is in memory.
 func ExampleWithSpanProcessor() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -639,7 +640,7 @@ func ExampleWithSpanProcessor() {
 
 	backend := tracetest.NewInMemoryExporter()
 	records := printedRecords{}
-	reader := sdkmetric.NewManualReader() // or NewPeriodicReader with an exporter
+	reader := sdkmetric.NewManualReader() // in production, NewPeriodicReader with an exporter
 	telemetry, err := iii.StartTelemetry(ctx, iii.OtelConfig{EngineWSURL: new(engine.URL())},
 		iii.WithSpanProcessor(sdktrace.NewSimpleSpanProcessor(backend)),
 		iii.WithMetricReader(reader),

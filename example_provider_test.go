@@ -12,16 +12,15 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// ticker provides a trigger type. Its triggers fire repeatedly, at the interval in their
-// configs.
+// ticker provides a trigger type. Each trigger fires at the interval in its config.
 type ticker struct {
 	running sync.WaitGroup
 }
 
-// Bind starts a trigger. ctx ends when the trigger does.
+// Bind starts a trigger. The context is canceled when the trigger ends.
 func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	if b.Unchanged {
-		return nil // bound again after a reconnection; the ticker still runs
+		return nil // bound again after a reconnect; still ticking
 	}
 	var config struct {
 		EveryMs int `json:"every_ms"`
@@ -38,7 +37,7 @@ func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 				if _, err := b.Fire(ctx, n); err != nil && ctx.Err() == nil {
 					log.Print(err)
 				}
-			case <-ctx.Done(): // unbound, replaced, or the client has ended
+			case <-ctx.Done(): // trigger unbound or replaced, or client closed
 				return
 			}
 		}
@@ -46,10 +45,10 @@ func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	return nil
 }
 
-// Unbind has nothing to do: the context of Bind ends with the trigger.
+// Unbind does nothing, because canceling the context passed to Bind ends the trigger.
 func (t *ticker) Unbind(ctx context.Context, id string) error { return nil }
 
-// A worker provides a custom trigger type, and a trigger uses it.
+// This worker provides a trigger type and also registers a trigger of that type.
 func ExampleClient_HandleTriggerType() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -57,7 +56,7 @@ func ExampleClient_HandleTriggerType() {
 	}
 	defer engine.Close()
 	var clock ticker
-	defer clock.running.Wait() // after Close, which ends all triggers
+	defer clock.running.Wait() // runs after client.Close, which ends all triggers
 	client, err := iii.New(engine.URL())
 	if err != nil {
 		log.Fatal(err)

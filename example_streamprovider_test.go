@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// warehouse stores a stream, items by group and id. A real program would use a database.
+// warehouse stores the items of a stream by group and id. A real program would use a database.
 type warehouse struct {
 	mu     sync.Mutex
 	groups map[string]map[string]json.RawMessage
@@ -22,7 +22,7 @@ type warehouse struct {
 func (w *warehouse) Get(ctx context.Context, in iii.StreamGetInput) (json.RawMessage, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.groups[in.GroupID][in.ItemID], nil // nil: no such item
+	return w.groups[in.GroupID][in.ItemID], nil // nil if there is no such item
 }
 
 func (w *warehouse) Set(ctx context.Context, in iii.StreamSetInput) (iii.StreamSetResult, error) {
@@ -56,8 +56,8 @@ func (w *warehouse) Groups(ctx context.Context, in iii.StreamListGroupsInput) ([
 	return slices.Sorted(maps.Keys(w.groups)), nil
 }
 
-// A worker stores a stream itself. Clients use it like any other stream, and its changes are
-// broadcast.
+// A worker can store the items of a stream itself. Other workers use it like any other stream,
+// and the engine broadcasts its changes.
 func ExampleClient_HandleStream() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -82,7 +82,7 @@ func ExampleClient_HandleStream() {
 		Left int `json:"left"`
 	}
 	inventory := iii.NewStream[Item](client, "inventory")
-	for range 3 { // an update is a Get, ApplyUpdate and a Set
+	for range 3 { // Update calls Get, applies the operations, and calls Set
 		if _, err := inventory.Update(ctx, "shelf-1", "tea", iii.OpIncrement("left", 5)); err != nil {
 			log.Fatal(err)
 		}

@@ -25,7 +25,7 @@ type Sum struct {
 // One worker serves a function and another worker calls it.
 func Example() {
 	ctx := context.Background()
-	engine, err := iiitest.New() // in production, a separate engine
+	engine, err := iiitest.New() // in production, the engine is a separate process
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -62,8 +62,8 @@ func Example() {
 	// Output: 5
 }
 
-// withEngine starts a development engine and makes a client for it. The client is not
-// connected yet; stop ends both. A real program only makes the client, with New.
+// withEngine starts a development engine and creates a client that is not yet connected.
+// Calling stop closes both. A real program only calls New.
 func withEngine(opts ...iii.Option) (engine *iiitest.Engine, client *iii.Client, stop func()) {
 	return withEngineOf(iiitest.Protocol026, opts...)
 }
@@ -79,8 +79,8 @@ func withEngineOf(p iiitest.Protocol, opts ...iii.Option) (engine *iiitest.Engin
 	return engine, client, func() { _, _ = client.Close(), engine.Close() }
 }
 
-// A worker in production sets a name, a namespace, credentials and a logger. New sends
-// nothing yet.
+// In production, a worker has a name, a namespace, credentials and a logger. New does not
+// connect.
 func ExampleNew() {
 	client, err := iii.New("wss://engine.example.org",
 		iii.WithName("billing"),
@@ -100,16 +100,16 @@ func ExampleNew() {
 	// Output: billing of shop is disconnected
 }
 
-// This client sets its limits to their defaults. New rejects invalid values.
+// These options set every limit to its default. New rejects invalid values.
 func ExampleNew_limits() {
 	limits := []iii.Option{
-		iii.WithSendPolicy(iii.SendFail),                      // ErrBufferFull beyond the send buffer; SendWait waits for room
-		iii.WithMaxConcurrency(1000),                          // handlers at once
-		iii.WithSendBuffer(32_768, 8<<20),                     // messages and bytes that wait for a connection
-		iii.WithReadLimit(64 << 20),                           // bytes of one received message
-		iii.WithKeepalive(20*time.Second, 60*time.Second),     // ping, and when a silent engine is given up
-		iii.WithReconnection(iii.DefaultReconnectionConfig()), // 1 s, doubled up to 30 s, unlimited attempts
-		iii.WithHTTPWriteTimeout(30 * time.Second),            // without progress, of a streamed response
+		iii.WithSendPolicy(iii.SendFail),                      // if the send buffer is full, return ErrBufferFull; SendWait blocks instead
+		iii.WithMaxConcurrency(1000),                          // concurrent handlers
+		iii.WithSendBuffer(32_768, 8<<20),                     // messages and bytes buffered while not connected
+		iii.WithReadLimit(64 << 20),                           // bytes per received message
+		iii.WithKeepalive(20*time.Second, 60*time.Second),     // ping interval; disconnect after this long without data
+		iii.WithReconnection(iii.DefaultReconnectionConfig()), // after 1 s, doubling up to 30 s; unlimited attempts
+		iii.WithHTTPWriteTimeout(30 * time.Second),            // how long a streamed response may stall
 	}
 	client, err := iii.New("", limits...)
 	if err != nil {
@@ -122,7 +122,8 @@ func ExampleNew_limits() {
 	// Output: iii: WithKeepalive: ping 1m0s must be positive and below idle 1s
 }
 
-// Connect returns nil if the engine accepts the worker, and the refusal otherwise.
+// Connect returns nil once the engine has accepted the worker. If the engine rejects the
+// worker, Connect returns the reason.
 func ExampleClient_Connect() {
 	engine, client, stop := withEngine(iii.WithName("greeter"))
 	defer stop()
@@ -150,8 +151,8 @@ func ExampleClient_Connect() {
 	// the twin is failed - true
 }
 
-// With WithWaitForName a worker waits for the previous instance with its name to end, as in
-// a rolling update.
+// With WithWaitForName, a worker waits until the previous instance with the same name has
+// disconnected, for example during a rolling update.
 func ExampleWithWaitForName() {
 	engine, old, stop := withEngine(iii.WithName("greeter"))
 	defer stop()
@@ -190,8 +191,9 @@ func ExampleWithWaitForName() {
 	// greeter is connected
 }
 
-// During a rolling update the next instance starts while the old one still serves. The engine
-// refuses its functions, and the client takes them over when the old instance ends.
+// During a rolling update, the new instance starts while the old one is still running. The
+// engine rejects the new instance's functions until the old instance disconnects. The client
+// then takes them over.
 func ExampleTakeoverNotice() {
 	engine, old, stop := withEngine(iii.WithName("orders-1"))
 	defer stop()
@@ -236,8 +238,8 @@ func ExampleTakeoverNotice() {
 	// served by orders-2 <nil>
 }
 
-// The main loop of a worker program ends with its context, by a graceful shutdown: running
-// handlers finish and their results are delivered.
+// Run is the main loop of a worker program. When its context is canceled, Run shuts down
+// gracefully: running handlers finish and their results are delivered.
 func ExampleClient_Run() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -271,8 +273,8 @@ func ExampleClient_Run() {
 	// <nil>
 }
 
-// Graceful shutdown lets running handlers finish. Stopping signals its start to long-running
-// handlers.
+// A graceful shutdown lets running handlers finish. Long-running handlers use Stopping to
+// learn that shutdown has begun.
 func ExampleClient_Shutdown() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -318,13 +320,13 @@ func ExampleClient_Shutdown() {
 	// unfinished report <nil>
 }
 
-// Every message of Send is accounted for.
+// Stats accounts for every message that Send accepts.
 func ExampleClient_Stats() {
 	_, client, stop := withEngine()
 	defer stop()
 	ctx := context.Background()
 
-	for n := range 3 { // not connected: the messages wait
+	for n := range 3 { // not connected yet, so messages are buffered
 		if err := client.Send(ctx, "metrics::count", n); err != nil {
 			log.Fatal(err)
 		}
@@ -333,7 +335,7 @@ func ExampleClient_Stats() {
 	if err := client.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Shutdown(ctx); err != nil { // waits until the engine has read the messages
+	if err := client.Shutdown(ctx); err != nil { // waits until the engine has read everything
 		log.Fatal(err)
 	}
 	s := client.Stats()
@@ -344,7 +346,7 @@ func ExampleClient_Stats() {
 }
 
 // A worker reconnects automatically when its connection breaks. WithDialContext controls how
-// connections are made, here in memory.
+// the client connects, here over in-memory connections.
 func ExampleWithStateListener() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -385,7 +387,7 @@ func ExampleWithStateListener() {
 	// another identity: true
 }
 
-// An engine with access control admits workers with the right header.
+// An engine with access control rejects workers that lack valid credentials.
 func ExampleAuthError() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -402,8 +404,8 @@ func ExampleAuthError() {
 	// failed
 }
 
-// The engine's own functions are called like functions of workers. The package has types
-// for their inputs and results.
+// The engine's own functions are called like any other function. Package iii has types for
+// their inputs and results.
 func ExampleCall() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -422,7 +424,7 @@ func ExampleCall() {
 	// Output: {"items":[]}
 }
 
-// How to handle an error depends on whether the function may have run.
+// The right reaction to an error depends on whether the function may have run.
 func ExampleCall_errors() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -449,16 +451,16 @@ func ExampleCall_errors() {
 	switch _, err := iii.Call[Quote](ctx, client, "shop::quote", order); {
 	case err == nil:
 	case errors.Is(err, iii.ErrFunctionNotFound): // no worker serves shop::quote
-	case errors.As(err, &refusal): // the function or the engine failed the call
+	case errors.As(err, &refusal): // the function or the engine returned an error
 		fmt.Println(refusal.Code)
-	case iii.SafeToRetry(err): // it has not run
+	case iii.SafeToRetry(err): // it did not run
 	default: // it may have run
 	}
 	// Output: sold_out
 }
 
-// The call decodes its result into an existing value. It has its own timeout and addresses
-// another namespace.
+// Call decodes the result into an existing value. This call also sets a timeout and calls a
+// function in another namespace.
 func ExampleClient_Call() {
 	_, client, stop := withEngine(iii.WithNamespace("shop"))
 	defer stop()
@@ -473,7 +475,7 @@ func ExampleClient_Call() {
 	// Output: true map[tea:350]
 }
 
-// Send does not wait for an answer, so it does not report whether the function exists.
+// Send does not wait for a result, so it cannot report whether the function exists.
 func ExampleClient_Send() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -487,7 +489,7 @@ func ExampleClient_Send() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := client.Send(ctx, "visits::count", "/tea"); err != nil { // waits in the buffer
+	if err := client.Send(ctx, "visits::count", "/tea"); err != nil { // buffered until the client connects
 		log.Fatal(err)
 	}
 	if err := client.Connect(ctx); err != nil {
@@ -497,7 +499,7 @@ func ExampleClient_Send() {
 	// Output: /tea
 }
 
-// Enqueue adds a job to a queue; the receipt confirms that the queue has it.
+// Enqueue adds a job to a queue. The receipt confirms that the queue has accepted the job.
 func ExampleClient_Enqueue() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -527,7 +529,7 @@ func ExampleClient_Enqueue() {
 	// true
 }
 
-// A handler chooses the code of its error, and the caller receives the code.
+// A handler returns an error with a code of its choice. The caller receives the code.
 func ExampleError() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -551,18 +553,18 @@ func ExampleError() {
 	// Output: out_of_stock: no tea is left
 }
 
-// A request that is guaranteed not to have reached the engine can be retried safely.
+// SafeToRetry reports whether a failed request can be retried without the risk of running the
+// function twice.
 func ExampleSafeToRetry() {
 	engine, client, stop := withEngine(iii.WithName("buyer"))
 	defer stop()
 	ctx := context.Background()
 
-	// The request was not sent: there was no connection in time.
+	// There was no connection before the timeout, so the request was not sent.
 	err := client.Call(ctx, "shop::buy", "tea", nil, iii.WithTimeout(time.Millisecond))
 	fmt.Println(errors.Is(err, iii.ErrTimeout), iii.SafeToRetry(err))
 
-	// The request was sent and the connection broke before the answer: the order may have
-	// been placed.
+	// The connection broke after the request was sent. The order may have been placed.
 	_, err = iii.Handle(client, "shop::buy", func(ctx context.Context, item string) (any, error) {
 		engine.Drop("buyer")
 		return nil, nil
@@ -573,14 +575,14 @@ func ExampleSafeToRetry() {
 	if err := client.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	err = client.Call(ctx, "shop::buy", "tea", nil, iii.Remotely()) // in process it would need no connection
+	err = client.Call(ctx, "shop::buy", "tea", nil, iii.Remotely()) // an in-process call would need no connection
 	fmt.Println(errors.Is(err, iii.ErrConnectionLost), iii.SafeToRetry(err))
 	// Output:
 	// true true
 	// true false
 }
 
-// Probes of an orchestrator, on an internal port.
+// A worker serves its readiness and liveness probes on an internal port.
 func ExampleClient_ReadyHandler() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -620,7 +622,7 @@ func ExampleClient_ReadyHandler() {
 	// ended /live 503
 }
 
-// Ready returns the reasons why a worker is not ready.
+// Ready returns the reasons why the worker is not ready.
 func ExampleClient_Ready() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -641,14 +643,14 @@ func ExampleClient_Ready() {
 	// true true
 }
 
-// A rolling update: the new replica is a standby until the old one has drained. A caller
-// that retries its calls while no worker serves the function observes no failure.
+// In a rolling update, the new replica is on standby until the old one has drained. A caller
+// that retries while no worker serves the function sees no failure.
 func ExampleWithCallRetry() {
 	engine, caller, stop := withEngine(iii.WithCallRetry(iii.RetryPolicy{
 		MaxAttempts:  20,
 		InitialDelay: 100 * time.Millisecond,
 		MaxDelay:     time.Second,
-		Codes:        []string{iii.CodeFunctionNotFound}, // no worker serves it for a moment
+		Codes:        []string{iii.CodeFunctionNotFound}, // briefly, no worker serves the function
 	}))
 	defer stop()
 	ctx := context.Background()
@@ -676,11 +678,11 @@ func ExampleWithCallRetry() {
 	old := replica("orders-1")
 	fmt.Println(iii.Call[string](ctx, caller, "orders::create", "tea"))
 
-	next := replica("orders-2") // an orchestrator starts it first
+	next := replica("orders-2") // the orchestrator starts the new replica first
 	defer next.Close()
 	fmt.Println("standby:", next.Ready() != nil)
 
-	if err := old.Shutdown(ctx); err != nil { // then it stops the old one, with a signal
+	if err := old.Shutdown(ctx); err != nil { // then it stops the old one
 		log.Fatal(err)
 	}
 	fmt.Println(iii.Call[string](ctx, caller, "orders::create", "cake"))
@@ -690,7 +692,7 @@ func ExampleWithCallRetry() {
 	// cake ordered at orders-2 <nil>
 }
 
-// WithRetry retries one call, regardless of the client's policy.
+// WithRetry sets the retry policy of a single call, which overrides the client's.
 func ExampleWithRetry() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -710,13 +712,13 @@ func ExampleWithRetry() {
 		log.Fatal(err)
 	}
 	n, err := iii.Call[int](ctx, client, "stock::count", "tea",
-		iii.WithRetry(iii.RetryPolicy{InitialDelay: time.Millisecond, Codes: []string{"busy"}})) // counting has no effects
+		iii.WithRetry(iii.RetryPolicy{InitialDelay: time.Millisecond, Codes: []string{"busy"}})) // safe to retry, because counting changes nothing
 	fmt.Println(n, err, attempts)
 	// Output: 7 <nil> 3
 }
 
-// A generated client contains hashes of the schemas from which it was generated, and
-// passes them in its own method CheckSchemas.
+// A generated client contains hashes of the schemas that it was generated from. Its
+// CheckSchemas method compares them with the current schemas as shown here.
 func ExampleClient_CheckSchemas() {
 	_, client, stop := withEngine()
 	defer stop()

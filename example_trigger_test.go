@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// The function runs on each change in a scope of the state.
+// The function runs whenever a value in one scope of the state changes.
 func ExampleClient_Trigger() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -44,15 +44,15 @@ func ExampleClient_Trigger() {
 	// Output: state:created: ada of carts is {"tea":1}
 }
 
-// The engine reports refusals. The code in this example is sent by engine 0.26 and later;
-// earlier engines send trigger_registration_failed.
+// The engine rejects triggers asynchronously. Engine 0.26 and later send the code shown here.
+// Earlier engines send trigger_registration_failed.
 func ExampleWithTriggerErrorHandler() {
 	_, client, stop := withEngine()
 	defer stop()
 
 	refused := make(chan error, 1)
 	trigger, err := client.Trigger("reports::write",
-		iii.CronTriggerConfig{Expression: "0 0 25 * * *"}, // there is no hour 25
+		iii.CronTriggerConfig{Expression: "0 0 25 * * *"}, // hour 25 does not exist
 		iii.WithTriggerErrorHandler(func(err error) { refused <- err }))
 	if err != nil {
 		log.Fatal(err)
@@ -64,7 +64,7 @@ func ExampleWithTriggerErrorHandler() {
 	var reason *iii.Error
 	fmt.Println(errors.As(trigger.Err(), &reason), reason.Code)
 
-	// Trigger itself rejects configs that are invalid without asking the engine.
+	// Trigger itself rejects configs that it can recognize as invalid.
 	_, err = client.Trigger("reports::write", iii.CronTriggerConfig{Expression: "0 25 * * *"})
 	fmt.Println(err)
 	// Output:
@@ -72,8 +72,8 @@ func ExampleWithTriggerErrorHandler() {
 	// iii: trigger of reports::write: cron expression "0 25 * * *" needs six fields, seconds first, or seven with a year; it has 5
 }
 
-// A trigger with all options: an id, which is unique in the engine, metadata for the
-// function, and the namespaces of the function and of the trigger type.
+// A trigger can have an id, which must be unique in the engine, and metadata for the function.
+// The function and the trigger type may be in different namespaces.
 func ExampleWithTriggerMetadata() {
 	_, client, stop := withEngine(iii.WithNamespace("shop"))
 	defer stop()
@@ -91,8 +91,8 @@ func ExampleWithTriggerMetadata() {
 	trigger, err := client.Trigger("carts::changed", iii.StateTriggerConfig{},
 		iii.WithTriggerID("shop/carts"),
 		iii.WithTriggerMetadata(map[string]string{"shop": "oslo"}),
-		iii.WithTriggerNamespace("shop"),            // namespace of the function; defaults to the worker's own
-		iii.WithTriggerProviderNamespace("default")) // namespace of the trigger type's provider
+		iii.WithTriggerNamespace("shop"),            // namespace of the function; defaults to the worker's
+		iii.WithTriggerProviderNamespace("default")) // namespace of the trigger type
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -106,7 +106,8 @@ func ExampleWithTriggerMetadata() {
 	// Output: shop/carts {"shop":"oslo"}
 }
 
-// The trigger fires every second. A cron expression has six fields, seconds first, in UTC.
+// This trigger fires every second. A cron expression has six fields, starting with seconds.
+// Times are in UTC.
 func ExampleCronTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -133,8 +134,8 @@ func ExampleCronTriggerConfig() {
 	// Output: cron in time: true
 }
 
-// A condition is a function that receives the same event. The trigger does not fire if the
-// condition returns false.
+// A condition is a function that receives the same event. If it returns false, the trigger
+// does not fire.
 func ExampleStateTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -204,8 +205,8 @@ func ExampleStreamTriggerConfig() {
 	// Output: create m-1 "hello"
 }
 
-// A join trigger decides whether a subscriber may join a stream; a leave trigger fires
-// when a subscriber leaves. Both trigger types use the same config.
+// A join trigger decides whether a subscriber may join a stream. A leave trigger fires when a
+// subscriber leaves. Both have the same config.
 func ExampleStreamJoinTrigger() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -249,8 +250,8 @@ func ExampleStreamJoinTrigger() {
 	// left room-1
 }
 
-// A failed message of a durable topic is retried, here after a millisecond, until it moves to
-// the dead-letter queue.
+// A failed message of a durable topic is retried until it moves to the dead-letter queue.
+// Here, the delay before the retry is one millisecond.
 func ExampleQueueTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -284,7 +285,7 @@ func ExampleQueueTriggerConfig() {
 	// ada@example.org
 }
 
-// All current subscribers of a topic receive a published message.
+// Every current subscriber of a topic receives the published message.
 func ExampleSubscribeTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -311,8 +312,8 @@ func ExampleSubscribeTriggerConfig() {
 	// Output: tea is served
 }
 
-// The trigger fires on error records of any worker. The event has the trace of the record.
-// The level is an exact match, not a minimum.
+// The trigger fires on error records from any worker. The event includes the trace of the
+// record. The level must match exactly; it is not a minimum.
 func ExampleLogTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -340,8 +341,8 @@ func ExampleLogTriggerConfig() {
 	// Output: ERROR the oven burns
 }
 
-// The trigger fires with the ids of traces that have new spans with an error, collected for a
-// moment.
+// The trigger reports the ids of traces with failed spans. The engine collects the ids briefly
+// and reports them together.
 func ExampleTraceTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()

@@ -1,22 +1,22 @@
 package iii
 
-// Access for tests outside of the package, which may use the development engine.
+// These declarations give package iii_test, which may import iiitest, access to internals.
 
-// ProxiedVariable is set in a process that reads its proxy from the environment.
+// ProxiedVariable names the environment variable that marks a child process that uses a proxy.
 const ProxiedVariable = proxiedVariable
 
 // RaceEnabled reports whether the race detector is enabled.
 const RaceEnabled = raceEnabled
 
-// TestLogger receives the logs of clients in tests, which are searched for secrets.
+// TestLogger is the logger for clients in tests. TestMain searches its output for secrets.
 var TestLogger = testLogger
 
-// Scale returns the number of repetitions for a test.
+// Scale returns full with -soak, and otherwise short.
 func Scale(short, full int) int { return scale(short, full) }
 
-// SchemaOf returns the schema that a typed handler advertises for an argument, if reads
-// is set, or for a result.
+// SchemaOf returns the schema that a typed handler advertises: the schema of its argument if
+// reads is true, and that of its result otherwise.
 var SchemaOf = schemaOf
 
-// SetSlogDefault sets slog's default handler for a test.
+// SetSlogDefault replaces slog's default handler until the test ends.
 var SetSlogDefault = setSlogDefault

@@ -15,10 +15,10 @@ import (
 //
 //	{"input.amount": {"$gte": 100}, "input.tags": {"$any": {"$prefix": "vip"}}}
 //
-// The operators are $eq, $ne, $in, $nin, $gt, $gte, $lt, $lte, $exists, $prefix, and $any,
-// which matches elements of an array. A path without a value is absent, not null. Only $ne,
-// $nin and {"$exists": false} match an absent path. Numbers are compared as doubles, and
-// strings by code point.
+// The operators are $eq, $ne, $in, $nin, $gt, $gte, $lt, $lte, $exists, $prefix, and $any.
+// $any matches an array if at least one of its elements matches. A path without a value is
+// absent, not null. Only $ne, $nin and {"$exists": false} match an absent path. Numbers are
+// compared as doubles, and strings by code point.
 //
 // A Filter is immutable, except for UnmarshalJSON, and is safe for concurrent use. The zero
 // value and a nil *Filter match every call.
@@ -61,8 +61,8 @@ func (f *Filter) inner() *filter.Filter {
 	return f.f
 }
 
-// FilterDocument describes one call to a [Filter]. Each part is raw JSON. A nil part is absent
-// rather than null.
+// FilterDocument is a call to a function, as the input of [Filter.Matches]. Each part is raw
+// JSON. A nil part is absent rather than null.
 type FilterDocument struct {
 	// Input is the payload of the call.
 	Input json.RawMessage

@@ -14,7 +14,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// filterVector is a case with the answer of the reference implementation of filters.
+// filterVector is a test case with the result of the reference implementation.
 type filterVector struct {
 	ID             string          `json:"id"`
 	Kind           string          `json:"kind"`
@@ -74,7 +74,6 @@ func filterDocument(t *testing.T, raw json.RawMessage) iii.FilterDocument {
 	return iii.FilterDocument{Input: members["input"], Output: members["output"], Error: members["error"], Caller: members["caller"], Metadata: members["metadata"]}
 }
 
-// Filters have the same meaning here as in the engine.
 func TestFiltersAnswerAsTheReference(t *testing.T) {
 	type answer struct {
 		Code, Message, Normal string
@@ -89,8 +88,8 @@ func TestFiltersAnswerAsTheReference(t *testing.T) {
 		f := new(iii.Filter)
 		var err error
 		if v.Kind == "from_normalized" && string(v.Filter) != "null" {
-			// encoding/json calls UnmarshalJSON only with valid JSON, which holds for all
-			// vectors.
+			// A direct call is equivalent to json.Unmarshal here, because every vector is
+			// valid JSON.
 			err = f.UnmarshalJSON(v.Filter)
 		} else {
 			f, err = iii.ParseFilter(v.Filter)
@@ -176,7 +175,7 @@ func TestFilterInStructs(t *testing.T) {
 	if err := json.Unmarshal([]byte(`{"filter": {"output": {"$eq": 1e2}}, "another": {"input.a": {"$exists": true}}}`), &s); err != nil {
 		t.Fatal(err)
 	}
-	b, err := json.Marshal(s) // a copy, so that nothing in it is addressable
+	b, err := json.Marshal(s) // s is passed by value, so its fields are not addressable
 	if want := `{"filter":{"$and":[{"output":{"$eq":100.0}}]},"another":{"$and":[{"input.a":{"$exists":true}}]}}`; err != nil || string(b) != want {
 		t.Errorf("marshals to %s, %v, want %s", b, err, want)
 	}

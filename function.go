@@ -26,19 +26,19 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// HandlerFunc serves invocations of a function. The handler owns payload, which is the
-// caller's payload; if it is an object, the engine adds the key _caller_worker_id to it. The
+// HandlerFunc serves invocations of a function. payload is the caller's payload; the handler
+// may modify and retain it. If it is an object, the engine adds the key _caller_worker_id. The
 // result is encoded with encoding/json (a json.RawMessage is sent unchanged, nil as null). A
-// returned [*Error], possibly wrapped, keeps its code. Any other error is sent as
-// invocation_failed. A panic is also sent as invocation_failed, but without its message.
+// returned [*Error], possibly wrapped, keeps its code. Any other error is sent with the code
+// invocation_failed. A panic is sent with the same code, but without its message.
 //
 // The goroutine of a handler, and the goroutines it starts, have the runtime/pprof label
 // iii.function.id, which identifies the function in profiles.
 //
 // ctx is canceled when the connection that delivered the invocation is lost, when the client
-// closes, and when a drain exceeds its timeout. After a lost connection, the engine has
-// already failed the call and does not accept a result. ctx can be passed to
-// [InvocationFromContext] and [Stopping].
+// is closed, and when a drain exceeds its timeout. If the connection is lost, the engine fails
+// the call and does not accept a result. ctx can be passed to [InvocationFromContext] and
+// [Stopping].
 type HandlerFunc func(ctx context.Context, payload json.RawMessage) (any, error)
 
 // Middleware wraps a handler. It is called once, when a function is registered. The returned
@@ -90,9 +90,9 @@ func (f *Function) ID() string { return f.id }
 // connection. All retries together are limited to 180 per second. Once the engine has accepted
 // the function, Err returns nil, and the state listener receives a *[TakeoverNotice].
 //
-// Until the engine has responded on the current connection, Err returns the result from the
-// previous connection, or nil. For a function of [HandleHTTP] or [Client.MountHTTP], Err also
-// reports a rejected route, as [Trigger.Err] does.
+// After a reconnect, Err returns the result from the previous connection until the engine has
+// responded. Before the first response, it returns nil. For a function of [HandleHTTP] or
+// [Client.MountHTTP], Err also reports a rejected route, as [Trigger.Err] does.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
@@ -116,10 +116,11 @@ func (f *Function) ownTriggers() (own []*Trigger) {
 }
 
 // Unregister unregisters the function and the HTTP triggers that were registered together with
-// it. Other triggers of the function remain registered. If the engine has accepted such a
-// trigger, its calls fail. If a trigger was held back because the function was rejected, it
-// remains so until this worker registers a function with the same id. Unregister does not wait
-// for the network or for running handlers. A second call returns an error.
+// it. Other triggers of the function remain registered. Those that the engine has accepted
+// continue to call the function, and the calls fail. Those that were held back because the
+// function was rejected stay held back until this worker registers a function with the same
+// id. Unregister does not wait for the network or for running handlers. A second call returns
+// an error.
 func (f *Function) Unregister() error {
 	for _, t := range f.ownTriggers() {
 		_ = t.Unregister() // fails if the trigger has been unregistered separately
@@ -183,7 +184,7 @@ func WithSchemas(request, response any) FunctionOption {
 }
 
 // WithFunctionMiddleware wraps the handler of a single function. The first middleware is the
-// outermost one. Repeated options accumulate, with later middleware inside earlier middleware.
+// outermost one. Repeated options accumulate; later middleware runs inside earlier middleware.
 // All of it runs inside the middleware of [WithMiddleware]. The registration fails if a
 // middleware is nil or returns nil. Default: none.
 func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
@@ -201,12 +202,12 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 // WithHandlerTimeout limits how long a function's handler may run, including its middleware.
 // Time spent in the queue does not count. The limit must be positive. Default: no limit.
 //
-// When the limit expires, the caller receives the code [CodeHandlerTimeout] (or a 504 response
-// if the function serves a route), and the handler's context fails with
-// context.DeadlineExceeded. The handler itself cannot be stopped. Until it returns, its
-// goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning and the drain;
-// its result is discarded. If a handler of [Client.MountHTTP] has already sent the header of a
-// streamed response, the response is cut off instead.
+// When a handler exceeds the limit, the caller receives an error with the code
+// [CodeHandlerTimeout], or a 504 response if the function serves a route, and the handler's
+// context ends with context.DeadlineExceeded. The handler itself cannot be stopped. Until it
+// returns, its goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning and
+// the drain; its result is discarded. If a handler of [Client.MountHTTP] has already sent the
+// header of a streamed response, the response is cut off instead.
 func WithHandlerTimeout(d time.Duration) FunctionOption {
 	return func(c *functionConfig) error {
 		if d <= 0 {
@@ -220,8 +221,9 @@ func WithHandlerTimeout(d time.Duration) FunctionOption {
 // WithTriggerOptions sets options for the triggers that [HandleHTTP], [Client.MountHTTP] and
 // [Client.MountRouter] register together with a function. Repeated options accumulate. The
 // registration fails if the function has no such trigger. [WithTriggerNamespace] must not
-// specify a namespace other than the function's. A mounted GET implies a HEAD trigger, which
-// has the same options; the suffix ":head" is added to its [WithTriggerID].
+// specify a namespace other than the function's. The HEAD trigger that is registered with a
+// mounted GET route has the same options, except that ":head" is appended to the id set by
+// [WithTriggerID].
 func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, opt := range opts {
@@ -234,10 +236,10 @@ func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	}
 }
 
-// WithBuiltinOverride allows registering a function under one of the engine's own ids. These
-// are the ids that begin with state::, stream::, configuration::, iii:: or engine::, and
-// publish, bridge.invoke and bridge.invoke_async. By default, registering such an id is an
-// error in every namespace.
+// WithBuiltinOverride allows registering a function under one of the engine's own ids: those
+// that begin with state::, stream::, configuration::, iii:: or engine::, and publish,
+// bridge.invoke and bridge.invoke_async. By default, registering such an id is an error in
+// every namespace.
 //
 // In the namespace "default", the function replaces the engine's own function for all workers,
 // which are not notified. When the registering worker disconnects, the engine removes the
@@ -348,16 +350,17 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // Handle registers a function with a typed handler. The payload is decoded into In, and the
 // result is encoded from Out. In does not receive the key _caller_worker_id that the engine
 // adds to payloads, even if In is a map or a json.RawMessage. The only exception is a struct
-// with a field of that name. If a payload cannot be decoded, the caller receives the code
-// invalid_request and the path of the invalid value, such as lines[2].price. See
+// with a field of that name. If a payload cannot be decoded, the caller receives an error with
+// the code invalid_request and the path of the invalid value, such as lines[2].price. See
 // [Client.HandleFunc] for the rules for ids.
 //
-// The function advertises JSON Schemas of the JSON that encoding/json decodes into In and
-// encodes from Out. [WithSchemas] replaces them. With [WithInputValidation], the worker
-// enforces the schema of In. A type can describe itself with a method JSONSchema without
-// parameters. The method is called on a zero value and returns a schema as json.RawMessage,
-// []byte, string, or any value that encodes to one, and optionally an error. A type with its
-// own encoding but without this method is described as any value.
+// The function advertises JSON Schemas of its payload and result, inferred from In and Out
+// according to the rules of encoding/json. [WithSchemas] replaces them. With
+// [WithInputValidation], the worker enforces the schema of In. A type can supply its own
+// schema with a method named JSONSchema that has no parameters. The method is called on a zero
+// value and returns the schema as a json.RawMessage, a []byte, a string or any value that
+// encodes to a schema, and optionally an error. For a type that implements its own encoding
+// but lacks this method, the schema allows any value.
 //
 // If a type cannot be described, no schema is advertised; this is not an error. Handle returns
 // an error if In or Out contains, at any depth, a channel, a function or another type that
@@ -412,10 +415,10 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 	return handlerSpec{run: run, types: types, recycles: recycles}
 }
 
-// HandleHTTPInvoked registers a function that the engine runs by calling a URL. This worker
-// only owns the function. Auth names environment variables of the engine instead of containing
-// secrets. The engine does not report a rejected URL; the function is then missing from the
-// engine.
+// HandleHTTPInvoked registers a function that the engine runs by sending an HTTP request to a
+// URL. This worker owns the function but does not run it. cfg.Auth contains names of
+// environment variables of the engine rather than secrets. If the engine rejects the URL, it
+// does not report an error, and the function does not exist.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
 	// The engine would not report an invalid URL. The error omits the URL, because it may
 	// contain a secret.
@@ -477,8 +480,8 @@ type handlerSpec struct {
 	web      bool // serves HTTP requests
 	recycles bool // run decodes its payload with decodeAndRecycle
 
-	// validate receives the input validator if validation is requested, and the handler then
-	// applies the validator itself. If validate is nil, the whole payload is validated.
+	// If input validation is requested, addValidation passes the validator to validate, and
+	// the handler applies it. If validate is nil, the whole payload is validated instead.
 	validate   func(*inputSchema)
 	body       reflect.Type // type of the input passed to the validator
 	unreadBody bool         // this package does not read the input, so it cannot be validated
@@ -524,8 +527,8 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	if spec.web {
 		f.handler = c.answerErrors(id, f.handler)
 	}
-	// Middleware may retain the payload. With a time limit, other goroutines use the invocation
-	// while the handler is running.
+	// Nothing is recycled if middleware may retain the payload, or if a time limit lets other
+	// goroutines use the invocation while the handler is running.
 	f.recycles = spec.recycles && len(cfg.middleware)+len(c.cfg.middleware) == 0 && cfg.timeout == 0
 	f.claim = claim{function: f}
 	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation,
@@ -564,10 +567,11 @@ type Invocation struct {
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
-	// CallerWorkerID is the id of the calling worker. For a custom trigger, this is the
-	// provider of the trigger type. For a call through an observer, it is the host of the
-	// observed function. The field is "" for other triggers and activations and for calls made
-	// by the engine. On engines before 0.25, it is also "" for payloads that are not objects.
+	// CallerWorkerID is the id of the calling worker. For a custom trigger, it is the worker
+	// that provides the trigger type. For a call through an observer, it is the worker that
+	// hosts the observed function. CallerWorkerID is "" for other triggers and activations and
+	// for calls made by the engine. On engines before 0.25, it is also "" for payloads that
+	// are not objects.
 	CallerWorkerID string
 	// Metadata is the metadata of the call, the trigger or the observer, or nil if there is
 	// none.
@@ -783,8 +787,8 @@ const (
 
 // VerifySignature checks that a request to an HTTP-invoked function was sent by the engine.
 // secret is the key that signed the request, which the engine reads from the environment
-// variable named in [HTTPAuthHMAC]. The signature may be at most window old, or dated at most
-// window in the future. body is the complete request body, already read from r.Body. The
+// variable named in [HTTPAuthHMAC]. The time of the signature must not differ from the current
+// time by more than window. body is the complete request body, already read from r.Body. The
 // signature covers the body and the time, but not the method, the URL or other headers. An
 // eavesdropper can replay a request within window. Signatures are compared in constant time.
 //

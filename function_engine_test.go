@@ -28,7 +28,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// visitor sends requests inside of a bubble.
+// visitor returns an HTTP client for the engine's routes.
 func visitor(t *testing.T, e *iiitest.Engine) *http.Client {
 	t.Helper()
 	transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
@@ -36,7 +36,6 @@ func visitor(t *testing.T, e *iiitest.Engine) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// request returns the status, the body and the header of a response.
 func request(t *testing.T, e *iiitest.Engine, method, target, contentType, body string) (int, string, http.Header) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, e.HTTPURL()+target, strings.NewReader(body))
@@ -58,8 +57,8 @@ func request(t *testing.T, e *iiitest.Engine, method, target, contentType, body 
 	return resp.StatusCode, string(text), resp.Header
 }
 
-// A handler that exceeds its time limit is answered at the limit, but counts as running until
-// it returns.
+// When a handler exceeds its time limit, its caller receives an error at once. The handler
+// still counts as running until it returns.
 func TestHandlersAreLimitedInTime(t *testing.T) {
 	const limit = 3 * time.Second
 	type handler func(ctx context.Context) error
@@ -68,8 +67,8 @@ func TestHandlersAreLimitedInTime(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		handler handler
-		code    string        // "": none
-		after   time.Duration // of the answer
+		code    string        // "" for success
+		after   time.Duration // when the caller receives the result
 		returns time.Duration
 	}{
 		{"in time", func(context.Context) error { time.Sleep(limit - 1); return nil }, "", limit - 1, limit - 1},
@@ -106,10 +105,10 @@ func TestHandlersAreLimitedInTime(t *testing.T) {
 				var failure *iii.Error
 				errors.As(err, &failure)
 				if got := time.Since(began); got != test.after || (test.code == "") != (err == nil) || test.code != "" && (failure == nil || failure.Code != test.code) {
-					t.Errorf("answered %v after %v, want %q after %v", err, got, test.code, test.after)
+					t.Errorf("the call returned %v after %v, want %q after %v", err, got, test.code, test.after)
 				}
 				if errors.Is(err, &iii.Error{Code: iii.CodeHandlerTimeout}) && iii.SafeToRetry(err) {
-					t.Error("a handler that has begun is safe to retry")
+					t.Error("SafeToRetry = true, but the handler has started")
 				}
 				synctest.Wait()
 				want := 0
@@ -117,14 +116,14 @@ func TestHandlersAreLimitedInTime(t *testing.T) {
 					want = 1
 				}
 				if got := c.Stats().HandlersRunning; got != want {
-					t.Errorf("%d handlers run after the answer, want %d", got, want)
+					t.Errorf("%d handlers are running after the reply, want %d", got, want)
 				}
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				mu.Lock()
 				defer mu.Unlock()
 				if got := c.Stats().HandlersRunning; got != 0 || ended.Sub(began) != test.returns {
-					t.Errorf("%d handlers run; it ended after %v", got, ended.Sub(began))
+					t.Errorf("%d handlers are running; this one returned after %v", got, ended.Sub(began))
 				}
 				if late := test.code == iii.CodeHandlerTimeout; late != errors.Is(cause, context.DeadlineExceeded) {
 					t.Errorf("its context: %v", cause)
@@ -134,7 +133,8 @@ func TestHandlersAreLimitedInTime(t *testing.T) {
 	}
 }
 
-// A drain waits for a handler whose caller has already received an answer.
+// Shutdown waits for a handler that is still running even if its caller has already received a
+// timeout error.
 func TestDrainWaitsForHandlersThatTimedOut(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -151,7 +151,7 @@ func TestDrainWaitsForHandlersThatTimedOut(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-drained:
-			t.Fatal("the drain has ended:", err)
+			t.Fatal("Shutdown returned too early:", err)
 		default:
 		}
 		close(release)
@@ -161,8 +161,8 @@ func TestDrainWaitsForHandlersThatTimedOut(t *testing.T) {
 	})
 }
 
-// A route whose handler exceeds its time limit answers 504, unless the head of a streamed
-// response has been sent. In that case, the response is cut off.
+// When the handler of a route exceeds its time limit, the response has status 504. If the
+// header has already been sent, the response is truncated.
 func TestRoutesAreLimitedInTime(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -213,7 +213,7 @@ func TestRoutesAreLimitedInTime(t *testing.T) {
 		body, err := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
 		if resp.StatusCode != 200 || string(body) != "begun" || err == nil || time.Since(began) > 3*time.Second {
-			t.Errorf("/streamed: %d %q, %v, after %v; want it cut off", resp.StatusCode, body, err, time.Since(began))
+			t.Errorf("/streamed: %d %q, %v, after %v; want a truncated response", resp.StatusCode, body, err, time.Since(began))
 		}
 		for range 3 {
 			if err := <-errs; err == nil {
@@ -228,8 +228,7 @@ func TestRoutesAreLimitedInTime(t *testing.T) {
 	})
 }
 
-// Middleware of a function runs inside that of the client. Its errors are handled like errors
-// of the route's handler.
+// The middleware of a function runs inside the client's middleware.
 func TestFunctionMiddleware(t *testing.T) {
 	var mu sync.Mutex
 	var calls []string
@@ -263,8 +262,8 @@ func TestFunctionMiddleware(t *testing.T) {
 	})
 }
 
-// Registration rejects reserved ids, options that have no effect, and types that no JSON value
-// can be decoded into.
+// Registration rejects invalid and reserved ids, options that have no effect, and types that
+// cannot be decoded from JSON.
 func TestRegistrationsThatMakeNoSense(t *testing.T) {
 	nothing := func(context.Context, json.RawMessage) (any, error) { return nil, nil }
 	id := func(id string, opts ...iii.FunctionOption) func(*iii.Client) error {
@@ -299,7 +298,7 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		do   func(*iii.Client) error
-		want string // "" is no error
+		want string // "" for success
 	}{
 		{"space", id("a b"), "the id has a space"},
 		{"space at the end", id("a::b "), "the id has a space"},
@@ -412,7 +411,8 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// The engine, not the worker, calls the conditions and middleware functions of a route.
+// The conditions and middleware functions of a route are called by the engine, not by the
+// worker that serves the route.
 func TestTriggerOptionsOfRoutes(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -474,8 +474,8 @@ func TestTriggerOptionsOfRoutes(t *testing.T) {
 	})
 }
 
-// Errors of routes become responses: an HTTPError determines its own, and others are sent
-// without their text.
+// An HTTPError determines the response. For any other error, the response does not contain the
+// error text.
 func TestErrorsOfRoutesAreResponses(t *testing.T) {
 	mapped := errors.New("no rows")
 	for _, test := range []struct {
@@ -484,8 +484,8 @@ func TestErrorsOfRoutesAreResponses(t *testing.T) {
 		status int
 		body   string
 		header http.Header
-		code   string // of a 500
-		text   string // of a 500
+		code   string // error code, if the status is 500
+		text   string // error message, if the status is 500
 	}{
 		{name: "body", err: &iii.HTTPError{Status: 409, Body: map[string]int{"version": 3}}, status: 409, body: `{"version":3}`},
 		{name: "no body", err: &iii.HTTPError{Status: 404}, status: 404, body: `{"error":{"code":"NOT_FOUND","message":"Not Found"}}`},
@@ -517,7 +517,7 @@ func TestErrorsOfRoutesAreResponses(t *testing.T) {
 					c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
 						iii.WithHTTPErrors(func(ctx context.Context, err error) *iii.HTTPError {
 							if _, ok := iii.InvocationFromContext(ctx); !ok {
-								t.Error("the context is not the handler's")
+								t.Error("the context is not that of the handler")
 							}
 							if errors.Is(err, mapped) || errors.Is(err, &iii.Error{Code: "no_such_order"}) {
 								return &iii.HTTPError{Status: 404}
@@ -576,18 +576,18 @@ func TestErrorsOfRoutesAreResponses(t *testing.T) {
 						t.Errorf("%s, want %s: %s", body, test.code, test.text)
 					}
 					if test.text == "internal error" && !strings.Contains(log.String(), "level=ERROR") {
-						t.Errorf("nothing is in the log: %s", log.String())
+						t.Errorf("the error is not in the log: %s", log.String())
 					}
 				})
 			})
 		}
 	}
 	if _, err := iii.New("ws://127.0.0.1:1", iii.WithHTTPErrors(nil)); err == nil {
-		t.Error("WithHTTPErrors(nil) is no error")
+		t.Error("WithHTTPErrors(nil): no error")
 	}
 }
 
-// An HTTPError of a function that serves no route is an error like any other.
+// Outside a route, an HTTPError is an ordinary error.
 func TestHTTPErrorOfAFunction(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		handle(t, c, "f", func(context.Context, any) (any, error) { return nil, &iii.HTTPError{Status: 404, Body: "s3cret"} })
@@ -599,7 +599,7 @@ func TestHTTPErrorOfAFunction(t *testing.T) {
 	})
 }
 
-// A typed route receives decoded path parameters, as a mounted route does.
+// Like a mounted route, a typed route receives decoded path parameters.
 func TestPathParametersAreDecoded(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -620,7 +620,7 @@ func TestPathParametersAreDecoded(t *testing.T) {
 				t.Errorf("%s: %q, want %q", path, value, want)
 			}
 		}
-		// The engine passes on text that is not valid percent-encoding.
+		// The engine leaves invalid percent-encoding as it is.
 		var answer struct {
 			StatusCode int `json:"status_code"`
 			Body       json.RawMessage
@@ -631,9 +631,9 @@ func TestPathParametersAreDecoded(t *testing.T) {
 	})
 }
 
-const hmacSecret = "s3cret" // of the recording
+const hmacSecret = "s3cret" // the secret used in the recording
 
-// recordedRequests lists the recorded requests of the engine.
+// recordedRequests returns the HTTP requests that a running engine sent.
 func recordedRequests(t *testing.T) (requests []*http.Request, bodies [][]byte) {
 	t.Helper()
 	for _, e := range readRecording(t, "http-functions") {
@@ -656,7 +656,7 @@ func recordedRequests(t *testing.T) (requests []*http.Request, bodies [][]byte) 
 	return requests, bodies
 }
 
-// at runs a test in a bubble whose clock is near a moment.
+// at runs a test in a bubble whose clock starts at moment.
 func at(t *testing.T, moment time.Time, test func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -685,7 +685,7 @@ func TestVerifySignatureAsRecorded(t *testing.T) {
 		}
 		signed++
 		for _, tt := range []struct {
-			now  time.Duration // after it was sent
+			now  time.Duration // time since the request was sent
 			want string
 		}{
 			{0, ""}, {time.Minute, ""}, {-time.Minute, ""},
@@ -704,7 +704,7 @@ func TestVerifySignatureAsRecorded(t *testing.T) {
 	}
 }
 
-// sign signs a request as the engine does.
+// sign computes the signature that the engine sends.
 func sign(body []byte, stamp, secret string) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	fmt.Fprintf(mac, "%s:%s", stamp, base64.StdEncoding.EncodeToString(body))
@@ -720,7 +720,7 @@ func TestVerifySignatureRefuses(t *testing.T) {
 		body   string
 		secret string
 		window time.Duration
-		want   string // "": none
+		want   string // "" for success
 	}{
 		"good":       {},
 		"empty body": {change: func(h http.Header) { h.Set("X-Iii-Signature", sign(nil, now, hmacSecret)) }, body: "-"},
@@ -783,7 +783,7 @@ func TestVerifySignatureRefuses(t *testing.T) {
 			case tt.want != "" && (!errors.Is(err, iii.ErrSignature) || !strings.Contains(err.Error(), tt.want)):
 				t.Errorf("error %v", err)
 			case err != nil && (strings.Contains(err.Error(), secret) && secret != "" || strings.Contains(err.Error(), r.Header.Get("X-Iii-Signature")) && r.Header.Get("X-Iii-Signature") != ""):
-				t.Errorf("the error tells the secret or the signature: %v", err)
+				t.Errorf("the error contains the secret or the signature: %v", err)
 			}
 		})
 	}

@@ -16,8 +16,8 @@ type unboundProvider struct{}
 func (unboundProvider) Bind(context.Context, TriggerBinding) error { return nil }
 func (unboundProvider) Unbind(context.Context, string) error       { return nil }
 
-// The client rejects registrations that the engine would answer wrongly or not at all. A
-// rejected registration leaves nothing behind.
+// The client rejects registrations that the engine would mishandle. A rejected registration
+// leaves nothing behind.
 func TestRegistrationsAreChecked(t *testing.T) {
 	handler := func(context.Context, json.RawMessage) (any, error) { return nil, nil }
 	typed := func(context.Context, int) (int, error) { return 0, nil }
@@ -123,7 +123,7 @@ func TestRegistrationsAreChecked(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 			if test.want == ErrMessageTooLarge.Error() && !errors.Is(err, ErrMessageTooLarge) {
-				t.Errorf("%v is no ErrMessageTooLarge", err)
+				t.Errorf("%v is not ErrMessageTooLarge", err)
 			}
 			if n := len(c.registry.types) + len(c.registry.functionByID) + len(c.registry.triggerByID) + len(c.providers.types); n != 0 {
 				t.Errorf("%d registrations are left", n)
@@ -132,7 +132,8 @@ func TestRegistrationsAreChecked(t *testing.T) {
 	}
 }
 
-// A provider in another namespace may define its own config for a type of the engine.
+// The provider may be in another namespace. Its trigger type may then have the name of one of
+// the engine's types, and the client does not check the config.
 func TestTriggerOfAnotherProvider(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1")
 	if err != nil {
@@ -146,8 +147,7 @@ func TestTriggerOfAnotherProvider(t *testing.T) {
 	}
 }
 
-// Middleware is applied once, the first outermost, to every kind of function that runs in
-// this worker.
+// Middleware wraps every kind of handler exactly once, and the first middleware is outermost.
 func TestMiddlewareOrder(t *testing.T) {
 	var calls, applied []string
 	named := func(name string) Middleware {

@@ -37,7 +37,8 @@ type ObserverHooks struct {
 	//
 	// The Added hooks of the worker and of the function must finish within 30 s in total.
 	// After that, the observer is rejected with OWNER_TIMEOUT and ctx is canceled. ctx is also
-	// canceled when the client ends. If a hook returns nil after the limit, Removed runs next.
+	// canceled when the client is closed. If a hook returns nil after the limit, Removed runs
+	// next.
 	//
 	// After a reconnect, Added does not run again for an observer with unchanged arguments. An
 	// observer with changed arguments is removed and added again.
@@ -48,7 +49,7 @@ type ObserverHooks struct {
 	// [FunctionObserver.Reject], or when this worker stops hosting the function. A worker
 	// stops hosting a function when the function is unregistered, when another worker serves
 	// the function, or when the engine does not support observers. Removed does not run when
-	// the client ends. After 30 s, ctx is canceled and the next hook may run.
+	// the client is closed. After 30 s, ctx is canceled and the next hook may run.
 	Removed func(ctx context.Context, o *FunctionObserver)
 
 	// Match reports whether an observer should receive a call. It runs after the handler, for
@@ -95,7 +96,7 @@ func (h *ObserverHooks) answer() bool { return h.matches() || h.Deliver != nil }
 // observers. The schema is a json.RawMessage or any value that marshals to a schema. The
 // engine validates the arguments before it announces an observer to this worker. By default,
 // observers must not have arguments. The option requires an engine with [FeatureObserveV2]. On
-// other engines, the function is not registered ([Function.Err]).
+// other engines, the function is not registered, and [Function.Err] returns the reason.
 func WithArgsSchema(schema any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		if schema == nil {
@@ -117,29 +118,31 @@ func WithArgs[T any]() FunctionOption {
 
 // WithPrivate allows only this worker to call the function. Calls from other workers fail with
 // the code FORBIDDEN, but any worker may observe the function. The option requires an engine
-// with [FeatureObserveV2]. On other engines, the function is not registered ([Function.Err]).
+// with [FeatureObserveV2]. On other engines, the function is not registered, and
+// [Function.Err] returns the reason.
 func WithPrivate() FunctionOption {
 	return func(c *functionConfig) error { c.private = true; return nil }
 }
 
 // WithoutObservers makes the engine reject observers of the function with the code
 // NOT_OBSERVABLE. The option requires an engine with [FeatureObserveV2]. On other engines, the
-// function is not registered ([Function.Err]).
+// function is not registered, and [Function.Err] returns the reason.
 func WithoutObservers() FunctionOption {
 	return func(c *functionConfig) error { c.unobservable = true; return nil }
 }
 
 // WithoutLocalDispatch routes all calls to the function through the engine. By default, a
-// worker calls its own functions in process if the engine allows it
-// ([Function.LocalDispatch]).
+// worker calls its own functions in process if the engine allows it; see
+// [Function.LocalDispatch].
 func WithoutLocalDispatch() FunctionOption {
 	return func(c *functionConfig) error { c.remote = true; return nil }
 }
 
 // WithObserverHooks sets the hooks for the function's observers. The registration fails if no
 // hook is set, or if both Match and Keys are set. Match, Keys and Deliver require an engine
-// with [FeatureObserveV2]. On other engines, the function is not registered ([Function.Err]).
-// Added and Removed require [FeatureObserveV1]. On engines without it, they do not run.
+// with [FeatureObserveV2]. On other engines, the function is not registered, and
+// [Function.Err] returns the reason. Added and Removed require [FeatureObserveV1]. On engines
+// without it, they do not run.
 func WithObserverHooks(h ObserverHooks) FunctionOption {
 	return func(c *functionConfig) error {
 		if h.Added == nil && h.Removed == nil && !h.answer() {
@@ -271,8 +274,8 @@ func (o *FunctionObserver) asksFor(status string) bool {
 //
 //   - an [*Error] with the reason if the observer is rejected
 //   - an [*Error] with the code OBSERVER_NOT_ACTIVE if the observer has been removed
-//   - an [ErrNotConnected] if the client is disconnected (the engine is notified after the
-//     reconnect)
+//   - [ErrNotConnected] if the client is disconnected; the engine is notified after the
+//     reconnect
 //   - an error that satisfies errors.Is(err, ctx.Err()) if ctx is done
 //
 // Accepted fails immediately if it is called by the observer's own Added hook.
@@ -481,7 +484,7 @@ type hookTask struct {
 	cancel context.CancelFunc
 }
 
-// hookLevels is a set of the levels at which a hook can be set.
+// hookLevels is a bit set of hook levels: worker and function.
 type hookLevels uint8
 
 const (
@@ -503,7 +506,8 @@ func compileView(v ObserverView) observerView {
 	return observerView{v, f, err}
 }
 
-// equals reports whether o and v are the same to hooks and calls, ignoring their arguments.
+// equals reports whether o and v are equivalent for hooks and calls. Arguments are not
+// compared.
 func (v *observerView) equals(o *FunctionObserver) bool {
 	return o.Target == v.Target && o.On == v.On && slices.Equal(o.Capture, v.Capture) && o.filter.String() == v.filter.String()
 }

@@ -25,8 +25,8 @@ type saleReceipt struct {
 	Number int `json:"number"`
 }
 
-// The envelope of a local call equals that of the same call through the engine, except
-// for ids and times.
+// Observers must not be able to tell a local call from one that went through the engine,
+// except by its ids and times.
 func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))
@@ -88,9 +88,9 @@ func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// TestHostedSourceOnTheEngine tests a host with all of its capabilities: arguments, rejection
-// of observers at once and later, selection by keys, and delivery. The engine and the
-// observers behave as the host decides.
+// TestHostedSourceOnTheEngine uses every hook of an observed function: it validates arguments,
+// rejects observers immediately and later, selects observers by key, and delivers calls
+// itself.
 func TestHostedSourceOnTheEngine(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		type args struct {
@@ -158,7 +158,7 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 			}
 		}
 		if err := other.Call(t.Context(), "tides::on-turn", nil, nil); !errors.Is(err, iii.ErrForbidden) {
-			t.Errorf("another worker calls a private function: %v", err)
+			t.Errorf("another worker can call a private function: %v", err)
 		}
 		for _, opts := range [][]iii.CallOption{nil, {iii.Remotely()}} {
 			if err := host.Call(t.Context(), "tides::on-turn", args{"Dover"}, nil, opts...); err != nil {
@@ -166,7 +166,7 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 			if len(heard) != 1 {
-				t.Fatalf("%d targets have heard of the turn", len(heard))
+				t.Fatalf("%d targets were called", len(heard))
 			}
 			if got := <-heard; got != "a::dover" {
 				t.Error(got)
@@ -195,8 +195,8 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// The delivered part of a call does not depend on the captured parts, either for routed or for
-// local calls.
+// What an observer delivers to its target does not depend on what it captures. This holds for
+// local and routed calls.
 func TestLocalAndRoutedCallsDeliverTheSamePart(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))

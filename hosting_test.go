@@ -19,11 +19,11 @@ import (
 
 const featuresV2 = `"observe.v1","observe.v2","local-dispatch.v1"`
 
-// hostScript configures a scripted engine with observers, which confirms each function.
+// hostScript scripts an engine that supports observers and confirms every function.
 type hostScript struct {
-	features func(conn int) string            // nil: featuresV2
-	set      func(conn int, id string) string // observers of a function; nil: none
-	routed   bool                             // local calls are not permitted
+	features func(conn int) string            // nil means featuresV2
+	set      func(conn int, id string) string // initial observers of a function; nil means none
+	routed   bool                             // the engine does not permit local calls
 	script
 }
 
@@ -54,12 +54,12 @@ func newHostPeer(t testing.TB, h hostScript) *peer {
 	return newPeer(t, h.script)
 }
 
-// view describes an observer as the engine announces it.
+// view returns an observer as the engine sends it.
 func view(id, args string) string {
 	return fmt.Sprintf(`{"id":%q,"args":%s,"filters":{},"target":"t::%s"}`, id, args, id)
 }
 
-// added announces an observer.
+// added announces a new observer.
 func (c *peerConn) added(functionID string, revision int, view string) {
 	c.send(fmt.Sprintf(`{"type":"observeradded","function_id":%q,"namespace":"default","revision":%d,"observer":%s}`, functionID, revision, view))
 }
@@ -87,7 +87,6 @@ func (p *peer) acks(conn int) (list []string) {
 	return list
 }
 
-// notes records events in order.
 type notes struct {
 	mu   sync.Mutex
 	list []string
@@ -172,7 +171,7 @@ func TestHooksRunAtBothLevelsInOrderAndUnwind(t *testing.T) {
 			synctest.Wait()
 		}
 		conn.removed("tides::on-turn", 20, "a")
-		conn.removed("tides::on-turn", 21, "coded") // it was never active in the engine
+		conn.removed("tides::on-turn", 21, "coded") // rejected before, so no Removed hook runs
 		synctest.Wait()
 		same(t, "hooks", n.take(), []string{
 			`worker added a {"k":1}`, `function added a {"k":1}`,
@@ -208,9 +207,9 @@ func TestReconnectDiffsTheSet(t *testing.T) {
 		}
 		kept := f.Observers()[0]
 		p.conn(0).Close()
-		time.Sleep(time.Millisecond) // the connection is lost and not yet restored
+		time.Sleep(time.Millisecond) // long enough to disconnect, too short to reconnect
 		if !f.IsObserved() || !f.LocalDispatch() {
-			t.Error("the loss of the connection changed the set")
+			t.Error("losing the connection changed the observers")
 		}
 		p.conn(1)
 		synctest.Wait()
@@ -225,15 +224,15 @@ func TestReconnectDiffsTheSet(t *testing.T) {
 		}
 		same(t, "targets", targets, []string{"t::other", "t::changed", "t::new"})
 		if !kept.Active() || kept.Target != "t::same" {
-			t.Errorf("the observer that a hook has kept: active %t, target %s", kept.Active(), kept.Target)
+			t.Errorf("the observer kept by a hook: active %t, target %s", kept.Active(), kept.Target)
 		}
 
 		conn := p.conn(1)
-		conn.added("f", 20, view("stale", `{}`)) // the revision is not new
+		conn.added("f", 20, view("stale", `{}`)) // stale: the revision is not newer
 		conn.removed("f", 19, "new")
 		synctest.Wait()
 		if got := len(f.Observers()); got != 3 {
-			t.Errorf("%d observers after stale changes, not 3", got)
+			t.Errorf("%d observers after stale changes, want 3", got)
 		}
 	})
 }
@@ -262,7 +261,7 @@ func TestHooksHaveThirtySeconds(t *testing.T) {
 		conn.added("f", 11, view("slow", `{}`))
 		conn.added("f", 12, view("next", `{}`))
 		conn.added("f", 13, view("brief", `{}`))
-		conn.removed("f", 14, "brief") // before its hook has started
+		conn.removed("f", 14, "brief") // before its Added hook starts
 		synctest.Wait()
 		same(t, "hooks before", n.take(), []string{"added slow"})
 		time.Sleep(30 * time.Second)
@@ -295,7 +294,7 @@ func TestHooksOfFunctionsRunAtOnceUpToALimit(t *testing.T) {
 		connectHost(t, c)
 		synctest.Wait()
 		if running.Load() != maxHooks {
-			t.Errorf("%d hooks run at once, not %d", running.Load(), maxHooks)
+			t.Errorf("%d hooks ran at once, want %d", running.Load(), maxHooks)
 		}
 		close(release)
 		synctest.Wait()
@@ -353,14 +352,15 @@ func TestRejectAndAccepted(t *testing.T) {
 		if within == nil || !strings.Contains(within.Error(), "Accepted") {
 			t.Errorf("Accepted within the hook: %v", within)
 		}
-		conn.added("f", 13, view("late", `{}`)) // afresh
+		conn.added("f", 13, view("late", `{}`)) // the same id again
 		synctest.Wait()
 		same(t, "acks", p.acks(0), []string{"late@11", "late@11 FULL: no room", "during@12 CHANGED: my mind", "late@13"})
 		same(t, "hooks", n.take(), []string{"removed late", "removed during"})
 	})
 }
 
-// When another worker takes over a function, the client removes the function's observers.
+// The engine releases a function if another worker takes it over, if the engine rejects it, or
+// if the worker unregisters it. Each observer's Removed hook then runs exactly once.
 func TestReleaseRunsRemovedOnceAndUndoesAnAdd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, release := range map[string]func(*peerConn, *Function){
@@ -472,7 +472,7 @@ func TestFunctionsThatNeedHooksStayUnregisteredWithout(t *testing.T) {
 		}
 		same(t, "hooks", n.take(), []string{"args added o {}", "args removed o", "args added o {}"})
 		if c.Stats().FunctionsRefused != 0 {
-			t.Error("the stats call a function held by another worker")
+			t.Error("the stats count the function as owned by another worker")
 		}
 		var m struct {
 			Args       json.RawMessage `json:"args_format"`
@@ -529,7 +529,7 @@ func TestHostingOptionsAreChecked(t *testing.T) {
 		}
 	}
 	if _, err := New("", WithWorkerObserverHooks(ObserverHooks{Match: match})); err == nil {
-		t.Error("a worker takes a Match hook")
+		t.Error("a Match hook is accepted for all functions of a worker")
 	}
 }
 
@@ -638,7 +638,8 @@ func largeText() json.RawMessage {
 	return json.RawMessage(`"` + strings.Repeat("x", messageTooLarge) + `"`)
 }
 
-// Hooks receive the payload as it was before the handler ran, without the engine's key.
+// Hooks receive the original payload, even if the handler overwrites it. The payload does not
+// contain _caller_worker_id, which the engine adds.
 func TestHooksSeeTheCallAsItCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got ObservedCall
@@ -669,7 +670,7 @@ func TestCallsThroughAnObserver(t *testing.T) {
 		c := p.client(WithNamespace("shop"))
 		var result json.RawMessage
 		f := hostFunc(t, c, "f", echo)
-		hostFunc(t, c, "t::a", echo) // the target belongs to this worker
+		hostFunc(t, c, "t::a", echo) // the target belongs to the same worker
 		connectHost(t, c)
 		synctest.Wait()
 		o := f.Observers()[0]
@@ -746,8 +747,8 @@ func TestIsObservedFor(t *testing.T) {
 	})
 }
 
-// A function accepts ten thousand observers in less than a second; a benchmark measures
-// the time.
+// BenchmarkAddObservers adds 10,000 observers to a function, which should take less than a
+// second.
 func BenchmarkAddObservers(b *testing.B) {
 	views := make([]observerView, 10_000)
 	for i := range views {
@@ -766,7 +767,8 @@ func BenchmarkAddObservers(b *testing.B) {
 	}
 }
 
-// A hook that ends its goroutine or waits for its context does not block other hooks.
+// A hook that exits its goroutine or blocks until its context is canceled does not block other
+// hooks.
 func TestHooksThatDoNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -807,19 +809,18 @@ func TestHooksThatDoNotReturn(t *testing.T) {
 		}
 		_ = c.Close()
 		if err := <-ended; err == nil {
-			t.Error("the hook's context has not ended with the client")
+			t.Error("the hook's context was not canceled when the client was closed")
 		}
 	})
 }
 
-// held is an announced observer.
 func (h *hosting) held(functionID, id string) *heldObserver {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.client.registry.functionByID[functionID].observers.byID[id]
 }
 
-// hostedFunction returns a confirmed function, without an engine.
+// hostedFunction returns a function that appears to be confirmed, without an engine.
 func hostedFunction(tb testing.TB) (*Client, *link, *Function) {
 	tb.Helper()
 	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))
@@ -852,8 +853,8 @@ func TestSetsAreBounded(t *testing.T) {
 	}
 }
 
-// FuzzHostMessages sends arbitrary announcements. Nothing panics, and the set of observers
-// equals the latest announcement.
+// FuzzHostMessages passes arbitrary messages from the engine to the client. The client must
+// not panic, and its set of observers must stay consistent.
 func FuzzHostMessages(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"functionregistered","id":"f","revision":1,"observers":[{"id":"a","target":"t"},{"id":"a","target":"u","args":{"b":1}}]}`,
@@ -875,7 +876,7 @@ func FuzzHostMessages(f *testing.F) {
 			}
 			var rejected RegistrationRejectedMessage
 			if m.kind == messageRejected && json.Unmarshal([]byte(message), &rejected) == nil && rejected.FunctionID == "" {
-				continue // it would end the link, which has no socket
+				continue // ends the link, which needs a socket
 			}
 			_, _ = l.dialect().receive(c, l, m.kind, []byte(message))
 		}
@@ -917,9 +918,9 @@ func FuzzWithoutParent(f *testing.F) {
 	})
 }
 
-// If access control has renamed a function, the engine may refer to it by the new id. The
-// client then relates the engine's messages to the function and uses the new id in its own
-// messages. It mistakes no message for one about an unregistered function.
+// Access control may rename a function when it is registered. From then on, the client and the
+// engine refer to the function by its new id. A reply to an unregistered function must not be
+// mistaken for such a rename.
 func TestRenamedFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
@@ -927,7 +928,7 @@ func TestRenamedFunctions(t *testing.T) {
 			case m.Type != "registerfunction":
 				return false
 			case m.ID == "late::f":
-				time.Sleep(time.Millisecond) // it is unregistered, and f registered, before the answer arrives
+				time.Sleep(time.Millisecond) // reply after late::f is unregistered and f is registered again
 				c.send(`{"type":"functionregistered","id":"late::f","namespace":"default","revision":1}`)
 			default:
 				c.send(fmt.Sprintf(`{"type":"functionregistered","id":"tenant::%s","namespace":"default","revision":1,"local_dispatch":true,"observers":[%s]}`, m.ID, view("o", `{}`)))
@@ -946,7 +947,7 @@ func TestRenamedFunctions(t *testing.T) {
 			t.Errorf("acks %v", ack)
 		}
 		if got := p.outcome(p.conn(0).invoke("tenant::f", "1")); got != "1" {
-			t.Errorf("invoked as it is called there: %s", got)
+			t.Errorf("invoked by its new id: %s", got)
 		}
 		if _, err := Call[int](t.Context(), c, "tenant::f", 2); err != nil || c.Stats().LocalCalls != 1 {
 			t.Errorf("%d local calls, error %v", c.Stats().LocalCalls, err)
@@ -975,8 +976,8 @@ func TestRenamedFunctions(t *testing.T) {
 	})
 }
 
-// An answer of the engine to a current registration is not mistaken for the answer to a
-// withdrawn registration, even if the id of one ends with the id of the other.
+// A rejection of a::f must not be mistaken for the reply to the registration of f, which has
+// been unregistered.
 func TestAnswersToIDsThatEndAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
@@ -984,7 +985,7 @@ func TestAnswersToIDsThatEndAlike(t *testing.T) {
 			case m.Type != "registerfunction":
 				return false
 			case m.ID == "a::f":
-				time.Sleep(time.Millisecond) // all of it is on its way by then
+				time.Sleep(time.Millisecond) // reply after the client has sent everything
 				c.send(functionConflict("a::f"))
 			default:
 				c.send(fmt.Sprintf(`{"type":"functionregistered","id":%q,"namespace":"default","revision":0}`, m.ID))
@@ -1000,13 +1001,13 @@ func TestAnswersToIDsThatEndAlike(t *testing.T) {
 		time.Sleep(time.Second)
 		var r *RejectedError
 		if err := refused.Err(); !errors.As(err, &r) || r.FunctionID != "a::f" {
-			t.Errorf("the function that another worker has: %v", err)
+			t.Errorf("the function owned by another worker: %v", err)
 		}
 	})
 }
 
-// Any answer of the engine to a registration that was withdrawn does not affect the next
-// registration with the same id.
+// The reply to a registration that was withdrawn does not affect the next registration of the
+// same id.
 func TestAnswersToEarlierAttempts(t *testing.T) {
 	for name, first := range map[string]string{
 		"accepted": `{"type":"functionregistered","id":"f","namespace":"default","revision":0}`,
@@ -1016,7 +1017,7 @@ func TestAnswersToEarlierAttempts(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				attempts := 0
 				var mu sync.Mutex
-				var held []*peerMessage // messages that wait for the second answer
+				var held []*peerMessage // pings to reply to after the second registration
 				p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
 					switch {
 					case m.Type == "observe":
@@ -1024,7 +1025,7 @@ func TestAnswersToEarlierAttempts(t *testing.T) {
 						return true
 					case m.Type == "registerfunction":
 						if attempts++; attempts == 1 {
-							time.Sleep(time.Millisecond) // all of them have been sent by then
+							time.Sleep(time.Millisecond) // reply after the client has sent everything
 							c.send(first)
 							return true
 						}
@@ -1063,11 +1064,11 @@ func TestAnswersToEarlierAttempts(t *testing.T) {
 				}
 				time.Sleep(500 * time.Millisecond)
 				if n := len(p.messages(0, "observe")); n > 0 || f.Err() != nil {
-					t.Errorf("after the first answer: %d observers, error %v", n, f.Err())
+					t.Errorf("after the first reply: %d observers, error %v", n, f.Err())
 				}
 				time.Sleep(time.Second)
 				if observers := p.messages(0, "observe"); len(observers) != 1 || f.Err() != nil || !f.LocalDispatch() {
-					t.Errorf("%v after it was registered: %d observers, error %v", time.Since(began), len(observers), f.Err())
+					t.Errorf("%v after registration: %d observers, error %v", time.Since(began), len(observers), f.Err())
 				}
 				if attempts != 2 {
 					t.Errorf("registered %d times", attempts)

@@ -153,8 +153,8 @@ func (HTTPResponse[T]) describe(in *inference, addressable bool) (any, error) {
 const (
 	// maxJSONBody is the maximum size of a body that the worker decodes.
 	maxJSONBody = 64 << 20
-	// jsonBodyTimeout limits the time for reading a body. After that, the engine would respond
-	// on behalf of the handler.
+	// jsonBodyTimeout limits the time for reading a body. The engine would respond on behalf
+	// of a handler that takes longer.
 	jsonBodyTimeout = 30 * time.Second
 )
 
@@ -378,11 +378,11 @@ func (e *HTTPError) response() bufferedResponse {
 	return r
 }
 
-// WithHTTPErrors sets how errors of routes ([HandleHTTP], [Client.MountHTTP],
-// [Client.MountRouter]) become responses. f returns the response for an error that was
-// returned by a handler or its middleware and is not an [*HTTPError]. If f returns nil, or if
-// this option is not used, an [*Error] becomes a 500 with its code and message, and any other
-// error becomes a 500 without details.
+// WithHTTPErrors sets the function that converts errors of routes ([HandleHTTP],
+// [Client.MountHTTP], [Client.MountRouter]) to responses. f returns the response for an error
+// that was returned by a handler or its middleware and is not an [*HTTPError]. If f returns
+// nil, or if this option is not used, an [*Error] becomes a 500 with its code and message, and
+// any other error becomes a 500 without details.
 //
 // f runs outside all middleware, with the handler's context, and must be safe for concurrent
 // use. If a request cannot be decoded, the response is a 400 and f is not called. [New]
@@ -402,10 +402,10 @@ type hiddenError struct{ error }
 
 func (e hiddenError) Unwrap() error { return e.error }
 
-// hiddenText is the message that callers receive instead.
+// hiddenText is the message that callers receive in place of that of a hiddenError.
 const hiddenText = "internal error"
 
-// answerErrors converts errors returned by a route's handler and middleware to responses.
+// answerErrors converts errors returned by a route's handler and middleware into responses.
 func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
 		result, err := next(ctx, payload)
@@ -434,8 +434,9 @@ func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
 	}
 }
 
-// noContent returns a 204 with a content type. Without a content type, the engine would add
-// its own, and a Content-Length of 2 for an empty JSON object, which a 204 must not have.
+// noContent returns a 204 response with a content type. Without one, the engine would add a
+// content type and also the Content-Length of an empty JSON object (2), which a 204 response
+// must not have.
 func noContent(headers map[string]string) bufferedResponse {
 	r := bufferedResponse{StatusCode: http.StatusNoContent}
 	typed := false
@@ -449,7 +450,8 @@ func noContent(headers map[string]string) bufferedResponse {
 	return r
 }
 
-// registerRoute registers a function and its route. It registers either both or neither.
+// registerRoute registers a function and a route for it. If one of the two registrations
+// fails, neither takes effect.
 func (c *Client) registerRoute(method, path string, spec handlerSpec, opts []FunctionOption) (*Function, error) {
 	method = strings.ToUpper(method)
 	path, err := routePath(method, path)
@@ -494,9 +496,9 @@ func (c *Client) newRouteTrigger(f *Function, method, path string, opts []Trigge
 	return t, nil
 }
 
-// routePath returns the path of a route in percent-encoded form, because the engine compares
-// it with the path as it appears on the wire. routePath rejects paths that crash the engine,
-// and paths that the engine accepts but never routes.
+// routePath returns the path of a route in percent-encoded form, in which the engine compares
+// it with the paths of requests. routePath rejects paths that crash the engine, and paths that
+// the engine accepts but never routes requests to.
 func routePath(method, path string) (string, error) {
 	switch strings.ToUpper(method) {
 	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD":
@@ -543,7 +545,8 @@ func routePath(method, path string) (string, error) {
 	return strings.Join(segments, "/"), nil
 }
 
-// encodeSegment percent-encodes a literal segment as clients do (RFC 3986, section 6.2.2).
+// encodeSegment percent-encodes a literal segment the way HTTP clients do (RFC 3986, section
+// 6.2.2).
 func encodeSegment(segment string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(segment); i++ {

@@ -17,7 +17,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// typedRoute serves POST /orders and returns its client and the id of its function.
+// typedRoute serves POST /orders with h. It returns the engine, the client and the function
+// id.
 func typedRoute(t *testing.T, h func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error)) (*iiitest.Engine, *iii.Client, string) {
 	t.Helper()
 	e := iiitest.Start(t)
@@ -36,11 +37,11 @@ func typedRoute(t *testing.T, h func(context.Context, *iii.HTTPRequest[sigIn]) (
 	return e, c, f.ID()
 }
 
-// If a body has the wrong type, the HTTP client is at fault; if a payload is not a request,
-// the caller is at fault.
+// A body of the wrong type is the HTTP client's fault and results in a 400 response. A payload
+// that is not an HTTP request is the fault of the function's caller and results in an error.
 func TestTypedRouteRefusesBodies(t *testing.T) {
 	e, c, id := typedRoute(t, func(context.Context, *iii.HTTPRequest[sigIn]) (*iii.HTTPResponse[sigOut], error) {
-		t.Error("the handler runs")
+		t.Error("the handler ran")
 		return nil, nil
 	})
 	got := fetch(t, e.HTTPURL(), "POST", "/orders", "application/json", `{"N":"one"}`)
@@ -56,7 +57,8 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 	}
 }
 
-// A response with status 204 has no body, and its form prevents the engine from adding one.
+// A 204 response has no body. It always has a content type, because the engine would otherwise
+// add one.
 func TestTypedRouteWithoutContent(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -82,39 +84,40 @@ func TestTypedRouteWithoutContent(t *testing.T) {
 	}
 }
 
-// fatalPaths make a running engine panic at every later registration of a route.
+// fatalPaths contains paths that make a running engine panic on every later route
+// registration.
 var fatalPaths = []string{
 	"/q/{*rest}/", "/q/{", "/q/}", "/q/{a}{b}", "/q/a{b}c", "/q/{}", "/q/:", "/q/{*}", "/q/*x",
 	"*x", "q/*", "/{*a}/{*b}", "/{*rest}/x", "/{a}x", "/q/:a*b", "/q/:{", "/q/:}", "/q/:*", "/{{{", "/q/:*x/y", "/{a/b}",
 	strings.Repeat("/:a", 26),
 }
 
-// harmlessPaths resemble fatalPaths, but a running engine accepts them.
+// harmlessPaths contains paths that look fatal but are accepted by a running engine.
 var harmlessPaths = []string{
 	"/q/:a:b", "/q/:a/:a", "/q/{{x}}", "/q/:{x}", "`", "/q/:*x", "/q/{a:b}", "/q/\x00",
 	"/q/x{a}", "/q/{*rest}", "/%7Bx", "/q/%7D", "/x*", strings.Repeat("/:a", 25),
 }
 
-// ownRoute is a trigger config that a program declares itself.
+// ownRoute is a trigger config that is defined outside package iii.
 type ownRoute struct {
 	Path string `json:"api_path"`
 }
 
 func (ownRoute) TriggerType() string { return "http" }
 
-// ownRoutePointer is an ownRoute with a pointer receiver.
+// ownRoutePointer is like ownRoute, but its methods have pointer receivers.
 type ownRoutePointer struct{ path string }
 
 func (*ownRoutePointer) TriggerType() string            { return "http" }
 func (r *ownRoutePointer) MarshalJSON() ([]byte, error) { return json.Marshal(ownRoute{r.path}) }
 
-// wrappedRoute is an HTTPTriggerConfig with additional fields.
+// wrappedRoute embeds an HTTPTriggerConfig.
 type wrappedRoute struct {
 	iii.HTTPTriggerConfig
 	Note string
 }
 
-// anyRoutes registers a path in all ways in which the engine receives it unchanged.
+// anyRoutes lists the ways to register a route without having its path encoded by the client.
 var anyRoutes = map[string]func(c *iii.Client, path string) error{
 	"custom trigger":          routeTrigger(func(path string) any { return map[string]any{"api_path": path} }),
 	"custom trigger, struct":  routeTrigger(func(path string) any { return ownRoute{path} }),
@@ -146,7 +149,7 @@ func routeTrigger(config func(path string) any) func(*iii.Client, string) error 
 	}
 }
 
-// rawRoute inserts a path in place of the percent sign.
+// rawRoute replaces the percent sign in format with path, encoded as a JSON string.
 func rawRoute(format, path string) json.RawMessage {
 	quoted, _ := json.Marshal(path)
 	return json.RawMessage(strings.Replace(format, "%", string(quoted), 1))
@@ -197,23 +200,22 @@ func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
 			for _, path := range fatalPaths {
 				err := way(c, path)
 				if err == nil || !strings.HasPrefix(err.Error(), "iii: ") {
-					t.Errorf("%q: got %v, want a refusal", path, err)
+					t.Errorf("%q: got %v, want an error", path, err)
 				}
 			}
-			if _, err := c.Health(t.Context()); err != nil { // everything before it has been sent
+			if _, err := c.Health(t.Context()); err != nil { // a round trip, so that earlier messages have been sent
 				t.Fatal(err)
 			}
 			for _, f := range e.Frames() {
 				if f.Type() == "registertrigger" || strings.Contains(string(f.Message), `"engine::register_trigger"`) {
-					t.Errorf("the engine is sent %s", f.Message)
+					t.Errorf("sent to the engine: %s", f.Message)
 				}
 			}
 		})
 	}
 }
 
-// Whatever a running engine accepts, neither the client nor the development engine
-// rejects.
+// The client and the development engine accept every path that a running engine accepts.
 func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	for name, way := range anyRoutes {
 		t.Run(name, func(t *testing.T) {
@@ -229,15 +231,15 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	c := newWorker(t, e)
 	mustConnect(t, c)
 	for i, path := range harmlessPaths {
-		config := ownRoute{"/" + strings.Repeat("a", i) + "/" + path} // each at a different place
+		config := ownRoute{"/" + strings.Repeat("a", i) + "/" + path} // its own prefix, to avoid conflicts
 		if err := c.Call(t.Context(), "engine::register_trigger", map[string]any{"trigger_type": "http", "function_id": "f", "config": config}, nil); err != nil {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
 }
 
-// If a config repeats a member, the last one counts. The member's name must have the exact
-// spelling, and the trigger type determines which worker reads the config.
+// Like the engine, the client uses the last of several duplicate keys, compares keys
+// case-sensitively, and inspects the config only if the trigger type belongs to the engine.
 func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	for name, trigger := range map[string]iii.TriggerConfig{
 		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
@@ -254,7 +256,7 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// A named provider other than the engine is a worker.
+	// A trigger with a provider namespace belongs to a trigger type of another worker.
 	c := newWorker(t, iiitest.Start(t))
 	if _, err := c.Trigger("f", ownRoute{"/q/{"}, iii.WithTriggerProviderNamespace("shop")); err != nil {
 		t.Error(err)
@@ -271,8 +273,8 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	}
 }
 
-// The client also rejects a call that passes another config on which the engine's task would
-// end.
+// A stream trigger without a stream name would crash a task of the engine. The client
+// therefore rejects such a trigger, even in a call to engine::register_trigger.
 func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -291,8 +293,8 @@ func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	}
 }
 
-// routeWays registers a route, whose path the package may encode, in all possible ways,
-// with a handler that returns the path and the parameter id of the request.
+// routeWays lists the ways to register a route whose path is encoded by the client. The
+// handler returns the path and the path parameter "id".
 var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Function, error){
 	"typed": func(c *iii.Client, method, path string) (*iii.Function, error) {
 		return iii.HandleHTTP(c, method, path, func(_ context.Context, r *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
@@ -315,8 +317,8 @@ var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Functi
 	},
 }
 
-// The engine compares a path in its transmitted form, so a route is registered in the
-// form that clients send.
+// The engine matches request paths in encoded form, so the client registers routes in that
+// form.
 func TestRoutesAreRegisteredAsClientsSendThem(t *testing.T) {
 	for _, test := range []struct{ path, registered, request, id string }{
 		{"/caf\u00e9", "/caf%C3%A9", "/caf%C3%A9", ""},
@@ -426,11 +428,11 @@ func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := c.MountHTTP("GET", "caf%c3%a9", http.NotFoundHandler()); err == nil || !strings.Contains(err.Error(), "registered already") {
-		t.Errorf("got %v, want that it is registered", err)
+		t.Errorf("got %v, want no error", err)
 	}
 }
 
-// A route is represented by its function, which also reports the rejection of the route.
+// If the engine rejects a route, Function.Err returns the reason.
 func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
 	for protocol, code := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: iii.CodeTriggerRegistrationFailed, iiitest.Protocol025: iii.CodeTriggerRegistrationFailed, iiitest.Protocol026: iii.CodeHTTPRouteConflict,
@@ -453,15 +455,15 @@ func functionErrIsTheRefusalOfItsRoute(t *testing.T, protocol iiitest.Protocol, 
 	mustConnect(t, c)
 	var refusal *iii.Error
 	if err := second.Err(); !errors.As(err, &refusal) || refusal.Code != code || !strings.Contains(refusal.Message, "conflicts") {
-		t.Errorf("the refused route: %v", err)
+		t.Errorf("the rejected route: %v", err)
 	}
 	if err := first.Err(); err != nil {
-		t.Errorf("the route that is served: %v", err)
+		t.Errorf("the accepted route: %v", err)
 	}
 }
 
-// A body whose type is JSON is decoded, or the request is rejected: the handler never
-// runs without it.
+// A typed handler always receives the decoded JSON body. If decoding fails, the request is
+// rejected.
 func TestTypedRouteDecodesEveryJSONBody(t *testing.T) {
 	type order struct {
 		Quantity int `json:"quantity"`
@@ -579,7 +581,6 @@ func TestTypedRouteDecodesEveryJSONBody(t *testing.T) {
 	}
 }
 
-// neverNull is a type that rejects null.
 type neverNull struct{ n int }
 
 func (v *neverNull) UnmarshalJSON(b []byte) error {
@@ -597,8 +598,8 @@ func recordBody[In any](c *iii.Client, path string, record func(body In, channel
 	return err
 }
 
-// A body that does not arrive blocks a typed handler no longer than the engine's request
-// lasts.
+// If the body never arrives, the handler's slot is freed once the engine gives up on the
+// request.
 func TestTypedRouteWaitsForItsBodyNoLongerThanTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)
@@ -622,7 +623,7 @@ func TestTypedRouteWaitsForItsBodyNoLongerThanTheEngine(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := c.Stats().HandlersRunning; got != 0 {
-			t.Errorf("%d handlers are held after a minute", got)
+			t.Errorf("%d handlers are still running after a minute", got)
 		}
 	})
 }

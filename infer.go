@@ -84,10 +84,10 @@ func checkEncoding(t reflect.Type, reads bool) error {
 	return check(t, reads, "")
 }
 
-// inferSchema returns the JSON Schema of a handler's type for listings. If reads is set, the
-// schema describes the JSON that can be decoded into the type; otherwise, it describes the
-// JSON that encoding/json produces for the type. inferSchema returns nil if the type cannot be
-// described, because schemas are optional.
+// inferSchema returns the JSON Schema that the engine lists for a handler's type. If reads is
+// set, the schema describes the JSON that can be decoded into the type; otherwise, it
+// describes the JSON that encoding/json produces for the type. Schemas are optional, so
+// inferSchema returns nil if the type cannot be described.
 func (c *Client) inferSchema(functionID string, t reflect.Type, reads bool) json.RawMessage {
 	if t == nil {
 		return nil
@@ -166,8 +166,8 @@ type inference struct {
 	generated   map[string]any // definitions of generated types, by name
 }
 
-// typeUse is a type, together with whether its values are addressable, which affects their
-// encoding.
+// typeUse is a type and whether its values are addressable, because addressability affects
+// their encoding.
 type typeUse struct {
 	t           reflect.Type
 	addressable bool
@@ -385,8 +385,9 @@ func (in *inference) ofGenerated(name string) (any, error) {
 	return map[string]any{"$ref": "#/$defs/" + name}, nil
 }
 
-// ofTemplate returns the schema of a generic type that is generated from a file, and inserts
-// the schema of the body. The body may be null, because senders without a body send null.
+// ofTemplate returns the schema of a generic type: the content of the schema file that defines
+// the type, with the schema of the body inserted. The body may be null, because senders
+// without a body send null.
 func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool) (any, error) {
 	schema, used, err := bundleFile(file)
 	if err != nil {
@@ -459,7 +460,7 @@ func (in *inference) ofKind(t reflect.Type, addressable bool) (any, error) {
 	return nil, fmt.Errorf("%s has no JSON encoding", t)
 }
 
-// Patterns of JSON numbers in map keys and in members with the struct tag option string.
+// Patterns for JSON numbers in map keys and in struct members whose tag has the option string.
 const (
 	integerPattern  = `^-?[0-9]+$`
 	unsignedPattern = `^[0-9]+$`
@@ -480,7 +481,7 @@ func numberPattern(kind reflect.Kind) string {
 	return ""
 }
 
-// ofKeys returns the pattern for the keys of a map, or "" if all keys are valid.
+// ofKeys returns the pattern for the keys of a map, or "" if any string is a valid key.
 func (in *inference) ofKeys(t reflect.Type) (pattern string, err error) {
 	if in.reads {
 		if reflect.PointerTo(t).Implements(textUnmarshaler) || isJSONv2() && t.Implements(textUnmarshaler) {
@@ -532,8 +533,8 @@ func (in *inference) ofStruct(t reflect.Type, addressable bool) (any, error) {
 	return s, nil
 }
 
-// ofMember returns the schema of a struct member. A member with the struct tag option string
-// is described as a string.
+// ofMember returns the schema of a struct member. If its tag has the option string, the schema
+// describes a string.
 func (in *inference) ofMember(m member, addressable bool) (any, error) {
 	t := m.t
 	if t.Name() == "" && t.Kind() == reflect.Pointer {
@@ -577,10 +578,10 @@ type member struct {
 	optional bool // may be omitted
 	quoted   bool // has the struct tag option string
 
-	// The member is promoted from a struct that is embedded by pointer, so it is missing if
-	// that pointer is nil.
+	// pointer reports whether the member is promoted from a struct embedded by pointer. If
+	// that pointer is nil, the member is missing.
 	pointer bool
-	// That pointer cannot be set, because its type is unexported.
+	// locked reports whether that pointer cannot be set, because its type is unexported.
 	locked bool
 
 	description string
@@ -685,7 +686,8 @@ func jsonTag(f reflect.StructField) (name string, options []string) {
 	if ordinaryName.MatchString(name) {
 		return name, options
 	}
-	// Versions of encoding/json handle other characters differently, so probe this one.
+	// How other characters are handled depends on the version of encoding/json, so encode a
+	// probe.
 	const unnamed = "Unnamed"
 	probe := reflect.New(reflect.StructOf([]reflect.StructField{{Name: unnamed, Type: reflect.TypeFor[int](), Tag: f.Tag}}))
 	probe.Elem().Field(0).SetInt(1) // not the zero value, which might be omitted
@@ -744,7 +746,7 @@ func (in *inference) document(root any, inline bool) any {
 	return doc
 }
 
-// render returns a copy of v, which is part of a schema, with resolved references.
+// render returns a copy of v, which is part of a schema, with its references resolved.
 func (in *inference) render(v any) any {
 	switch v := v.(type) {
 	case reference:

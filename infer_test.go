@@ -36,22 +36,22 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// Types that implement their own encoding, in all possible ways.
+// These types encode or decode themselves in every possible way.
 type (
-	schemaColour     int                // text, both ways
-	schemaWritten    int                // text, when encoded
-	schemaReadText   int                // text, when decoded
-	schemaByPointer  struct{ N int }    // text, by methods of the pointer
-	schemaCents      struct{ N int }    // JSON, by a method of the value
-	schemaCentsByPtr struct{ N int }    // JSON, by a method of the pointer
-	schemaJSONIn     struct{ N int }    // JSON, when decoded
-	schemaTextList   []string           // text, of a nil-able kind
-	schemaLetter     byte               // text, of a byte
-	schemaByteIn     byte               // JSON, when decoded
-	schemaBytePtr    byte               // JSON, by a method of the pointer
-	schemaKeyText    string             // text, of a string
-	schemaKeyPointer int                // text, by a method of the pointer
-	schemaKeyStruct  struct{ A, B int } // text
+	schemaColour     int                // text in both directions
+	schemaWritten    int                // text when encoded
+	schemaReadText   int                // text when decoded
+	schemaByPointer  struct{ N int }    // text, by pointer methods
+	schemaCents      struct{ N int }    // JSON, by a value method
+	schemaCentsByPtr struct{ N int }    // JSON, by pointer methods
+	schemaJSONIn     struct{ N int }    // JSON when decoded
+	schemaTextList   []string           // text, of a kind that can be nil
+	schemaLetter     byte               // text, based on byte
+	schemaByteIn     byte               // JSON when decoded
+	schemaBytePtr    byte               // JSON, by pointer methods
+	schemaKeyText    string             // text, based on string
+	schemaKeyPointer int                // text, by a pointer method
+	schemaKeyStruct  struct{ A, B int } // text, based on a struct
 )
 
 func (c schemaColour) MarshalText() ([]byte, error) {
@@ -87,7 +87,7 @@ func (k *schemaKeyStruct) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Recursive types that cannot be declared inside a function.
+// Recursive types refer to each other, so they cannot be declared inside a function.
 type (
 	schemaHusband struct{ Wife *schemaWife }
 	schemaWife    struct{ Husbands []schemaHusband }
@@ -102,16 +102,16 @@ type (
 	}
 )
 
-// schemaError is an error that encodes as an object.
+// schemaError is an error whose JSON is an object.
 type schemaError struct{ Text string }
 
 func (e schemaError) Error() string  { return e.Text }
 func (e schemaError) String() string { return e.Text }
 
-// schemaLeaves returns the types from which other types are composed. The types in open have a
-// part that may be any JSON value.
+// schemaLeaves returns the types from which schemaTypes builds others. Values of the types in
+// open contain a part that may be any JSON value.
 func schemaLeaves() (closed, open []reflect.Type) {
-	// Types of every kind without methods.
+	// One type of every kind, without methods.
 	type (
 		flag     bool
 		name     string
@@ -126,8 +126,8 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		labels   map[name]string
 		numbered map[int]string
 		sized    map[uint8]bool
-		rawText  json.RawMessage // without the methods of json.RawMessage
-		number   json.Number     // likewise
+		rawText  json.RawMessage // has none of the methods of json.RawMessage
+		number   json.Number     // has none of the methods of json.Number
 		span     time.Duration
 		order    struct {
 			Item     string `json:"item"`
@@ -137,7 +137,6 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		hidden  struct{ _ int }
 	)
 
-	// Recursive types.
 	type (
 		node struct {
 			Value int    `json:"value"`
@@ -149,7 +148,6 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		forest []forest
 	)
 
-	// Embedded structs.
 	type (
 		base struct {
 			ID string `json:"id"`
@@ -273,7 +271,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		}
 	)
 
-	// Tags. The option embed is one of Go 1.27.
+	// Struct tags. The embed option requires Go 1.27.
 	type (
 		embeds struct {
 			Order order `json:",embed"`
@@ -323,7 +321,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		}
 	)
 
-	_ = []any{hiddenTxt{}.plainText2, withSelf{}.withSelf, withAny{}.any, withList{}.names} // encoding/json does not read them
+	_ = []any{hiddenTxt{}.plainText2, withSelf{}.withSelf, withAny{}.any, withList{}.names} // mark the fields as used
 	closed = []reflect.Type{
 		reflect.TypeFor[bool](), reflect.TypeFor[string](), reflect.TypeFor[int](), reflect.TypeFor[int8](), reflect.TypeFor[int16](),
 		reflect.TypeFor[int32](), reflect.TypeFor[int64](), reflect.TypeFor[uint](), reflect.TypeFor[uint8](), reflect.TypeFor[uint16](),
@@ -363,7 +361,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 	return closed, open
 }
 
-// embedding returns a struct that embeds other structs.
+// embedding returns a struct that embeds the given types and has a field X.
 func embedding(types ...reflect.Type) reflect.Type {
 	var fields []reflect.StructField
 	for _, t := range types {
@@ -376,7 +374,7 @@ func embedding(types ...reflect.Type) reflect.Type {
 	return reflect.StructOf(append(fields, reflect.StructField{Name: "X", Type: reflect.TypeFor[int]()}))
 }
 
-// oddTags returns a struct with all kinds of names in its tags.
+// oddTags returns a struct with unusual names in its tags.
 func oddTags() reflect.Type {
 	var fields []reflect.StructField
 	for i, tag := range []string{
@@ -389,8 +387,8 @@ func oddTags() reflect.Type {
 	return reflect.StructOf(fields)
 }
 
-// schemaTypes returns several hundred types: the leaves, types composed of them, and
-// structs with random fields.
+// schemaTypes returns several hundred types: the leaves, types derived from them, and random
+// structs.
 func schemaTypes() (closed, open []reflect.Type) {
 	closed, open = schemaLeaves()
 	derive := func(leaves []reflect.Type) (types []reflect.Type) {
@@ -431,17 +429,17 @@ func schemaTypes() (closed, open []reflect.Type) {
 	return closed, append(derive(open), random(append(slices.Clone(open), closed[:50]...))...)
 }
 
-// filler creates values in which no part is nil or empty, except the parts at the depth nilAt,
-// which are all nil or empty. A random filler decides about each part separately, and creates
-// several entries in maps and slices.
+// filler fills values. If random is set, it decides for each part whether to leave it nil or
+// empty, and creates several entries in maps and slices. Otherwise, only the parts at depth
+// nilAt are nil or empty.
 type filler struct {
 	r      *rand.Rand
 	random bool
 	nilAt  int
-	exact  bool // no number that is rounded as a float64
+	exact  bool // use only numbers that float64 represents exactly
 }
 
-const maxFilled = 7 // levels
+const maxFilled = 7 // maximum depth
 
 func (f filler) fill(v reflect.Value, depth int) {
 	if v.CanInterface() {
@@ -517,7 +515,7 @@ func (f filler) fill(v reflect.Value, depth int) {
 			switch {
 			case field.IsExported():
 				f.fill(v.Field(i), depth+1)
-			case field.Anonymous && field.Type.Kind() == reflect.Struct: // its fields can be set
+			case field.Anonymous && field.Type.Kind() == reflect.Struct: // exported fields of an embedded struct can be set
 				f.fill(v.Field(i), depth)
 			}
 		}
@@ -534,7 +532,7 @@ func (f filler) fill(v reflect.Value, depth int) {
 	}
 }
 
-// own creates a value of a type that does not accept every value of its kind.
+// own returns a value of a type that does not accept every value of its kind.
 func (f filler) own(t reflect.Type) (any, bool) {
 	n := f.r.Int64N(1000) - 100
 	switch t {
@@ -572,8 +570,8 @@ func (f filler) own(t reflect.Type) (any, bool) {
 	return nil, false
 }
 
-// valuesOf returns values of a type: the zero value, values in which each part that can be nil
-// is nil once, and random values.
+// valuesOf returns a zero value, one value for each depth at which parts can be nil, and
+// random values.
 func valuesOf(t reflect.Type, r *rand.Rand, exact bool) (systematic, random []reflect.Value) {
 	systematic = append(systematic, reflect.New(t).Elem())
 	for nilAt := -1; nilAt <= maxFilled; nilAt++ {
@@ -589,7 +587,7 @@ func valuesOf(t reflect.Type, r *rand.Rand, exact bool) (systematic, random []re
 	return systematic, random
 }
 
-// samples contains a value of each JSON type, and two kinds of numbers.
+// samples contains one value of each JSON type, and a second number.
 var samples = []any{nil, true, 3.0, 1.5, "AAAA", []any{}, map[string]any{}}
 
 func kindOf(v any) string {
@@ -608,11 +606,11 @@ func kindOf(v any) string {
 	return "object"
 }
 
-// place is a location in a document. The items of a list share one path.
+// place is a location in a document. All elements of an array have the same path.
 type place struct {
 	path string
 	v    any
-	with func(any) any // the document with another value there
+	with func(any) any // returns the document with the value here replaced
 }
 
 func places(doc any) (list []place) {
@@ -620,7 +618,7 @@ func places(doc any) (list []place) {
 	walk = func(p place) {
 		list = append(list, p)
 		if strings.Count(p.path, "\x00") == 3 {
-			return // deeper ones are of types within themselves
+			return // deeper values belong to recursive types
 		}
 		switch v := p.v.(type) {
 		case []any:
@@ -662,9 +660,9 @@ func encodedDoc(t *testing.T, v any) (doc any) {
 	return doc
 }
 
-// The output of encoding/json satisfies the schema of a result. If one part of the output is
-// replaced by a JSON type that encoding/json never writes there, the output no longer
-// satisfies the schema.
+// Everything that encoding/json writes for a type satisfies the type's result schema. The
+// schema is also tight: if a value is replaced with one of a JSON type that encoding/json
+// never writes there, the document becomes invalid.
 func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
 	closed, open := schemaTypes()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -707,7 +705,7 @@ func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
 		}
 		done := map[string]bool{}
 		for _, p := range all {
-			optional := false // it, or what it is in
+			optional := false // the value or one of its ancestors may be missing
 			for path := p.path; path != ""; path = path[:strings.LastIndexByte(path, 0)] {
 				optional = optional || count[path] < count[path[:strings.LastIndexByte(path, 0)]+" objects"]
 			}
@@ -731,8 +729,8 @@ func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
 	}
 }
 
-// A document that satisfies the schema of an argument can be decoded. A document that results
-// from encoding a value, and that can be decoded, satisfies the schema.
+// A document that satisfies the argument schema can be decoded. An encoded value that can be
+// decoded again satisfies the argument schema.
 func TestSchemaOfAnArgumentSaysWhatCanBeDecoded(t *testing.T) {
 	closed, _ := schemaTypes()
 	r := rand.New(rand.NewPCG(5, 6))
@@ -785,11 +783,11 @@ func TestSchemaOfAnArgumentSaysWhatCanBeDecoded(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d values, %d other documents that decode and %d that are refused", same, accepted, refused)
+	t.Logf("%d values, %d other documents that can be decoded, %d that are rejected", same, accepted, refused)
 }
 
-// decodesItself reports whether t, or a part of it, has its own rule for the strings that
-// it accepts.
+// decodesItself reports whether t or a type inside it has its own Unmarshal method, which may
+// reject some strings.
 func decodesItself(t reflect.Type, seen map[reflect.Type]bool) bool {
 	if seen[t] {
 		return false
@@ -814,35 +812,35 @@ func decodesItself(t reflect.Type, seen map[reflect.Type]bool) bool {
 	return false
 }
 
-// Types that describe their own schema.
+// These types have a JSONSchema method.
 type (
 	schemaSuit     string                 // an enumeration
-	schemaRange    struct{ From, To int } // by a pointer's method that returns any
-	schemaEven     int                    // by a text
-	schemaDoc      struct{ A int }        // by an object of another package, and an error
-	schemaOwnRefs  struct{ A int }        // with references within
-	schemaIdentity struct{ A int }        // with an id
-	schemaJSON     struct{ A int }        // that also encodes itself
-	schemaBase     struct{ A int }        // that others embed
-	schemaAnything struct{}               // as true
-	schemaNothing  struct{}               // as false
+	schemaRange    struct{ From, To int } // pointer method that returns any
+	schemaEven     int                    // returns a string
+	schemaDoc      struct{ A int }        // returns another package's schema type and an error
+	schemaOwnRefs  struct{ A int }        // contains references
+	schemaIdentity struct{ A int }        // contains $id
+	schemaJSON     struct{ A int }        // also has its own encoding
+	schemaBase     struct{ A int }        // embedded in other types
+	schemaAnything struct{}               // the schema true
+	schemaNothing  struct{}               // the schema false
 	schemaEmbeds   struct {
 		schemaBase
 		B int
-	} // not described by the embedded type
+	} // ignores the embedded type's schema
 	schemaEmbedsP struct {
 		*schemaBase
 		B int
-	} // nor here, where the method fails
+	} // the same, with a nil pointer
 	schemaOverride struct {
 		schemaBase
 		B int
-	} // described by its own method
+	} // has its own JSONSchema method
 	schemaPromoted struct {
 		schemaJSON
 		B int
-	} // encoded by the embedded type
-	schemaArgument struct{ A int } // with a method of that name and another form
+	} // inherits the embedded type's encoding
+	schemaArgument struct{ A int } // JSONSchema has a different signature
 )
 
 func (schemaSuit) JSONSchema() json.RawMessage {
@@ -870,7 +868,7 @@ func (schemaNothing) JSONSchema() bool          { return false }
 func (schemaOverride) JSONSchema() string       { return `{"title":"override"}` }
 func (schemaArgument) JSONSchema(string) string { return `{"title":"never"}` }
 
-// Types whose own description is unusable.
+// The JSONSchema methods of these types return no usable schema.
 type (
 	schemaPanics  struct{}
 	schemaFails   struct{}
@@ -910,7 +908,7 @@ func TestSchemaOfType(t *testing.T) {
 	const anything = `{}`
 	for _, tt := range []struct {
 		t             reflect.Type
-		reads, writes string // the same if that is ""
+		reads, writes string // if writes is empty, both schemas are the same
 	}{
 		{reflect.TypeFor[any](), anything, ""},
 		{reflect.TypeFor[*any](), anything, ""},
@@ -931,7 +929,7 @@ func TestSchemaOfType(t *testing.T) {
 		{reflect.TypeFor[time.Time](), `{"type":"string","format":"date-time"}`, ""},
 		{reflect.TypeFor[uuid.UUID](), `{"type":"string"}`, ""},
 		{reflect.TypeFor[json.Number](), `{"type":"number"}`, ""},
-		{reflect.TypeFor[big.Int](), `{"type":"integer"}`, `{"type":"object"}`}, // without an address its methods are not called
+		{reflect.TypeFor[big.Int](), `{"type":"integer"}`, `{"type":"object"}`}, // the methods need an addressable value
 		{reflect.TypeFor[*big.Int](), `{"type":["integer","null"]}`, ""},
 		{reflect.TypeFor[[]big.Float](), `{"type":["array","null"],"items":{"type":"string"}}`, ""},
 		{reflect.TypeFor[fmt.Stringer](), `{"type":"null"}`, anything},
@@ -1003,7 +1001,7 @@ func TestSchemaOfType(t *testing.T) {
 	}
 }
 
-// indented returns a document with its members in order.
+// indented formats a document and keeps the order of its members.
 func indented(t *testing.T, raw []byte) string {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -1019,7 +1017,7 @@ func indented(t *testing.T, raw []byte) string {
 	return string(b)
 }
 
-// Nested types produce a schema that is neither too deep for the engine nor large.
+// The schema of deeply nested types is shallow enough for the engine, and small.
 func TestSchemaOfNestedTypesIsFlat(t *testing.T) {
 	type (
 		l0 struct{ A, B int }
@@ -1047,8 +1045,8 @@ func TestSchemaOfNestedTypesIsFlat(t *testing.T) {
 	}
 }
 
-// A type that JSON cannot represent, or whose own description is invalid, has no schema;
-// its handler is registered nevertheless.
+// A handler can be registered even if its type has no schema, because JSON cannot represent
+// the type or its JSONSchema method fails.
 func TestTypesWithoutASchema(t *testing.T) {
 	type loop *loop
 	for typ, want := range map[reflect.Type]string{
@@ -1089,8 +1087,8 @@ func TestTypesWithoutASchema(t *testing.T) {
 	}
 }
 
-// checkAdvertised registers a function that returns v, calls it, and validates the result
-// against the schema in the engine.
+// checkAdvertised registers a function that returns its argument, calls it with v, and
+// validates the result against the schemas that the engine lists.
 func checkAdvertised[T any](t *testing.T, c *iii.Client, v T) {
 	t.Helper()
 	id := strings.ReplaceAll(fmt.Sprintf("returns::%T", v), " ", "-")
@@ -1162,13 +1160,13 @@ func TestAdvertisedSchemaOfTypesThatEncodeThemselves(t *testing.T) {
 	checkAdvertised(t, c, (*schemaSuit)(nil))
 }
 
-// The engine's requests satisfy the request schema of a typed route, and all its
-// responses satisfy the response schema.
+// Requests from the engine satisfy the request schema of a typed route. Responses satisfy the
+// response schema, including error responses.
 func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e)
 	type order struct{ Quantity int }
-	type receipt struct{ Total big.Int } // encoded by methods of the pointer
+	type receipt struct{ Total big.Int } // its methods have pointer receivers
 	var (
 		mu                sync.Mutex
 		requests, results []any
@@ -1192,7 +1190,7 @@ func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := worker.FunctionInfo(t.Context(), f.ID()); err != nil { // the route is bound
+	if _, err := worker.FunctionInfo(t.Context(), f.ID()); err != nil { // returns after the route is registered
 		t.Fatal(err)
 	}
 	for body, status := range map[string]int{`{"Quantity":1}`: 201, ``: 204, `{"Quantity":"one"}`: 400} {
@@ -1230,13 +1228,12 @@ func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if response.Validate(doc) == nil {
-			t.Errorf("the schema of the response takes %s", wrong)
+			t.Errorf("the response schema accepts %s", wrong)
 		}
 	}
 }
 
-// Requests that a running engine was recorded to send to routes satisfy the schema of a
-// request.
+// Recorded requests from a running engine satisfy the request schema of a typed route.
 func TestRecordedRequestsSatisfyTheSchemaOfARoute(t *testing.T) {
 	raw, err := iii.SchemaOf(reflect.TypeFor[iii.HTTPRequest[any]](), true)
 	if err != nil {
@@ -1299,11 +1296,11 @@ func TestSchemasAreInferredOnceConcurrent(t *testing.T) {
 	once, _ := iii.SchemaOf(reflect.TypeFor[order](), true)
 	again, _ := iii.SchemaOf(reflect.TypeFor[order](), true)
 	if &once[0] != &again[0] {
-		t.Error("a known type is inferred again")
+		t.Error("the schema of a known type is inferred again")
 	}
 }
 
-// A type that was inferred before needs no further inference.
+// BenchmarkSchemaOfKnownType measures a lookup of a schema that has been inferred before.
 func BenchmarkSchemaOfKnownType(b *testing.B) {
 	typ := reflect.TypeFor[iii.HTTPRequest[schemaPage[schemaRange]]]()
 	if _, err := iii.SchemaOf(typ, true); err != nil {

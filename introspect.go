@@ -26,8 +26,9 @@ func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSum
 // provided that only one of them contains such a function. If the function is unknown, the
 // error is an [*Error] with code NOT_FOUND.
 //
-// The triggers are those of [Client.Triggers]. On engines since 0.26, listing them takes a
-// second call; if this worker lacks permission for that call, the triggers are omitted.
+// The triggers are the same as those listed by [Client.Triggers]. On engine 0.26 and later,
+// listing them takes a second call; if this worker lacks permission for that call, the
+// triggers are omitted.
 func (c *Client) FunctionInfo(ctx context.Context, id string) (FunctionDetail, error) {
 	info, err := infoOf[FunctionDetail](ctx, c, "engine::functions::info", c.namespaceOf(id), func(ns string) any {
 		return FunctionInfoInput{FunctionID: id, Namespace: ns}
@@ -57,8 +58,9 @@ func (c *Client) Workers(ctx context.Context) ([]WorkerSummary, error) {
 // in the same namespaces as [Client.FunctionInfo]. If the worker is unknown, the error is an
 // [*Error] with code NOT_FOUND.
 //
-// On engines since 0.26, the trigger types and triggers are those of [Client.TriggerTypes] and
-// [Client.Triggers]. They are omitted if this worker lacks permission to list them.
+// On engine 0.26 and later, the trigger types and triggers are those listed by
+// [Client.TriggerTypes] and [Client.Triggers]. They are omitted if this worker lacks
+// permission to list them.
 func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, error) {
 	info, err := infoOf[WorkerDetail](ctx, c, "engine::workers::info", c.cfg.namespace, func(ns string) any {
 		return WorkerInfoInput{Name: name, Namespace: ns}
@@ -101,9 +103,9 @@ func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string,
 // whose id begins with "engine::". To filter the list, call engine::triggers::list with a
 // [TriggerTypeFilter].
 //
-// Engines since 0.26 do not have engine::triggers::list. On these engines, TriggerTypes lists
-// the functions that represent trigger types: those of the engine, and those of workers whose
-// observers may have arguments.
+// Engine versions 0.26 and later do not have engine::triggers::list. On these engines,
+// TriggerTypes lists the functions that represent trigger types: those of the engine, and
+// functions of workers to which observers can pass arguments.
 func (c *Client) TriggerTypes(ctx context.Context) ([]TriggerTypeSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggerTypesListResult](ctx, c, "engine::triggers::list", TriggerTypeFilter{})
@@ -147,11 +149,12 @@ func (c *Client) observedTypes(ctx context.Context) (list []observedType, err er
 // Triggers lists the bound triggers, sorted by id. It does not list triggers whose type has no
 // provider. To filter the list, call engine::registered-triggers::list with a [TriggerFilter].
 //
-// In engines since 0.26, observers replace triggers, and engine::registered-triggers::list
-// does not exist. On these engines, Triggers lists the observers that are not in the error
-// state and whose source has a host. The type is the trigger type that the source represents,
-// or else the id of the source. The config is derived from the arguments and filters. For
-// triggers of this client, the type and the config are the registered ones.
+// On engine 0.26 and later, observers replace triggers, and engine::registered-triggers::list
+// does not exist. On these engines, Triggers lists the observers whose source function is
+// registered, except those in the error state. The type is the trigger type that the source
+// represents, or else the id of the source. The config is derived from the arguments and
+// filters. For triggers of this client, the type and the config are the ones with which they
+// were registered.
 func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{})

@@ -100,7 +100,8 @@ func introspection(t *testing.T, e *iiitest.Engine) {
 	}
 }
 
-// Ids are looked up in the namespace of the worker first.
+// An id is looked up first in the worker's namespace, then in the default namespace, then in
+// all others.
 func TestIntrospectionNamespaces(t *testing.T) {
 	e := iiitest.Start(t)
 	inShop, inDefault, elsewhere := connect(t, e, iii.WithName("w"), iii.WithNamespace("shop")), connect(t, e, iii.WithName("w")), connect(t, e, iii.WithName("x"), iii.WithNamespace("depot"))
@@ -109,7 +110,7 @@ func TestIntrospectionNamespaces(t *testing.T) {
 	}
 	handle(t, inDefault, "default::has", func(context.Context, any) (any, error) { return nil, nil })
 	handle(t, elsewhere, "depot::has", func(context.Context, any) (any, error) { return nil, nil })
-	for _, c := range []*iii.Client{inShop, inDefault, elsewhere} { // registered
+	for _, c := range []*iii.Client{inShop, inDefault, elsewhere} { // waits until the functions are registered
 		if err := c.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -132,12 +133,12 @@ func TestIntrospectionNamespaces(t *testing.T) {
 	}
 }
 
-// Requests to the engine are as recorded, and decoded answers lose nothing.
+// The requests match a recording, and decoding the recorded replies loses no data.
 func TestIntrospectionAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "engine-functions", "engine::functions::", "engine::workers::list", "engine::workers::info", "engine::triggers::list",
 		"engine::registered-triggers::list", "engine::health::check")
 	calls = slices.DeleteFunc(calls, func(call recordedCall) bool {
-		return call.functionID == "engine::workers::list" && string(call.data) != "{}" // Workers has no filter
+		return call.functionID == "engine::workers::list" && string(call.data) != "{}" // Client.Workers has no filter
 	})
 	c, engine := answerAsRecorded(t, calls)
 	ctx := t.Context()
@@ -194,8 +195,8 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// The listings of triggers and trigger types are the same on engines that have observers
-// in place of triggers, for the worker that registered them and for others.
+// Listings of triggers and trigger types are the same on every generation of the engine, for
+// the worker that registered them and for other workers.
 func TestTriggersAreListedOnEachGeneration(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		dial := iii.WithDialContext(e.DialContext)
@@ -233,7 +234,7 @@ func TestTriggersAreListedOnEachGeneration(t *testing.T) {
 			}
 			want = append(want, listed{trigger.ID(), id, "shop::f", "shop", string(config)})
 		}
-		if _, err := c.Trigger("shop::f", iii.CustomTrigger{Type: "nobody's"}); err != nil { // waits for its provider
+		if _, err := c.Trigger("shop::f", iii.CustomTrigger{Type: "nobody's"}); err != nil { // stays pending, because no worker provides the type
 			t.Fatal(err)
 		}
 		mustConnect(t, c)

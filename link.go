@@ -167,17 +167,18 @@ type identity struct{ workerID, token string }
 // maxIdentities limits how many earlier connections a link replaces.
 const maxIdentities = 16
 
-// dropped reports Send messages that were buffered and cannot be sent to the connected engine.
+// dropped logs and reports that n buffered Send messages cannot be sent to the connected
+// engine.
 func (c *Client) dropped(n int, err error) {
 	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
 	c.reportError(public(fmt.Errorf("%d messages of Send were dropped: %w", n, err)))
 }
 
-// reattachments returns the first messages of a link. They identify the connections that the
-// link replaces, so that the engine releases their functions and this worker's name. All
-// connections that the engine may still consider open are included, because the engine may not
-// have read any messages from the links in between. The engine resumes reading once the old
-// connections are gone.
+// reattachments returns the first messages of a link. They identify the earlier connections
+// that the link replaces, so that the engine releases their functions and this worker's name.
+// All connections that the engine may still consider open are included, because more recent
+// links may have ended before the engine read their messages. The engine handles further
+// messages of the link only after it has released these connections.
 func (c *Client) reattachments() (items []item) {
 	c.mu.Lock()
 	identities := c.identities
@@ -190,8 +191,8 @@ func (c *Client) reattachments() (items []item) {
 
 // registerWorker registers this worker and then everything the program has registered. If the
 // engine is likely to reject the worker's name, only the worker is registered. registerWorker
-// runs after the engine's hello, because the identity in the hello is required to replace a
-// connection that holds the name.
+// runs after the engine's hello, if one arrives in time, because the identity in the hello is
+// required to replace a connection that holds the name.
 func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
@@ -302,9 +303,9 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			patience.Stop()
 			c.workerRegistered(l)
 		case <-applied:
-			// The engine handles frames in order. The pong to the ping after the triggers
-			// means that it has processed all registrations and has sent the triggers bound to
-			// this worker's types.
+			// The engine handles frames in order, so the pong to the ping that follows the
+			// triggers means that it has processed all registrations and has sent the triggers
+			// bound to this worker's types.
 			applied = nil
 			wasReady = true
 			c.forgetOthers()
@@ -352,7 +353,7 @@ func registerError(err error) error {
 }
 
 // forgetOthers discards the identities of earlier connections, because the engine has read the
-// messages that replace them.
+// messages that replace those connections.
 func (c *Client) forgetOthers() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -553,7 +554,7 @@ func (l *link) markAccepted() {
 func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
 // rejected handles a rejected registration. If another worker holds the function or the name,
-// this worker may wait for it. Otherwise, the client ends.
+// this worker may wait for it. Otherwise, the client is closed.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
 	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():

@@ -14,15 +14,14 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// TestRegisterPatience tests a client whose engine does not answer at the start of a
-// connection. The client waits 10 s for the greeting and for the answer to its registration.
-// It then uses the connection instead of closing it.
+// If the engine sends no greeting, or no reply to the worker's registration, the client waits
+// 10 s and then uses the connection anyway.
 func TestRegisterPatience(t *testing.T) {
 	isRegister := func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }
 	silent := func(c *peerConn, m *peerMessage) bool { return isRegister(m) }
 	for name, test := range map[string]struct {
 		script script
-		want   time.Duration // until Connect returns
+		want   time.Duration // when Connect returns
 	}{
 		"answers at once":        {script{}, 0},
 		"never answers the call": {script{message: silent}, registerTimeout},
@@ -51,8 +50,8 @@ func TestRegisterPatience(t *testing.T) {
 	}
 }
 
-// Without the answer to the ping after the functions, the client cannot know which
-// functions this worker serves: no trigger is sent, and the connection ends.
+// After registering functions, the client sends a ping. Without a pong, it cannot know which
+// functions the engine accepted, so it sends no triggers and closes the connection.
 func TestUnansweredFenceEndsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return m.Type == "ping" && c.n == 0 }})
@@ -76,8 +75,8 @@ func TestUnansweredFenceEndsTheConnection(t *testing.T) {
 	})
 }
 
-// An engine that has not sent a greeting may still be authenticating, which can take any
-// time.
+// Before its greeting, an engine may still be authenticating the worker, so Connect waits as
+// long as its context allows.
 func TestNeverAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})
@@ -89,7 +88,7 @@ func TestNeverAccepted(t *testing.T) {
 	})
 }
 
-// A late positive answer has no effect; a late negative answer ends the client.
+// A late success reply is ignored. A late error reply closes the client.
 func TestLateRegisterAnswer(t *testing.T) {
 	for name, answer := range map[string]func(*peerConn, *peerMessage){
 		"yes": func(c *peerConn, m *peerMessage) { c.result(m, `{"success":true}`) },
@@ -112,7 +111,7 @@ func TestLateRegisterAnswer(t *testing.T) {
 	}
 }
 
-// FuzzReceive passes arbitrary messages to a client, which must neither panic nor end.
+// FuzzReceive passes arbitrary messages to a client, which must not panic or modify them.
 func FuzzReceive(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -147,7 +146,7 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
-// bareLink is a link of c without goroutines that read or write its connection.
+// bareLink returns a link without goroutines.
 func bareLink(c *Client) *link {
 	end, _ := memnet.Pipe(1 << 10)
 	return c.newLink(wsconn.Over(end))

@@ -26,8 +26,8 @@ import (
 // maxNested limits the nesting of local calls. Deeper calls go through the engine.
 const maxNested = 64
 
-// Remotely routes a call through the engine even if the function could run in process
-// ([Function.LocalDispatch]). If a handler calls a function of its own worker in this way, the
+// Remotely routes a call through the engine even if the function could run in process; see
+// [Function.LocalDispatch]. If a handler calls a function of its own worker in this way, the
 // call needs a second slot of [WithMaxConcurrency]. If no slot is free, the call cannot start,
 // and the handler waits until the call times out.
 func Remotely() CallOption {
@@ -110,9 +110,9 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 // calleeKey is the baggage key under which the engine stores the id of the called function.
 const calleeKey = "iii.function.id"
 
-// calleeBaggage returns the baggage header for a traced call, as the engine would forward it.
-// The entry for the called function replaces that of the calling function. If the baggage has
-// no room for the entry, the header is unchanged.
+// calleeBaggage returns the baggage header of a call as the engine would forward it. The entry
+// for the called function replaces that of the calling function. If the baggage has no room
+// for the entry, the header is unchanged.
 func calleeBaggage(header, functionID string) string {
 	b := appendEscaped(make([]byte, 0, len(calleeKey)+1+maxQuoted(functionID)+len(header)), calleeKey)
 	b = appendEscaped(append(b, '='), functionID)
@@ -153,8 +153,8 @@ func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	return in.appendOrigin(c, true)
 }
 
-// appendOrigin returns the caller of a local call. worker determines whether the result
-// includes the identity of this worker.
+// appendOrigin returns the caller of a local call. If worker is true, the result includes the
+// identity of this worker.
 func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	p := []byte{'{'}
 	if worker {
@@ -261,8 +261,8 @@ func (o *localOrigin) reply(b *buffer) {
 
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
 
-// ended returns a channel that is closed when the client has ended. It returns nil for a
-// remote call, because the send queue resolves such a call when the client ends.
+// ended returns a channel that is closed when the client is closed. It returns nil for a
+// remote call, because the send queue then resolves the call.
 func (r *request) ended(c *Client) <-chan struct{} {
 	if r.local {
 		return c.done
@@ -337,9 +337,9 @@ type report struct {
 }
 
 // reports is a bounded queue of local calls to report to the engine. Reports are sent in
-// order, each at most once. Sending starts when all registrations on the connection are
-// settled, and uses one batch at a time. Reports of a function that the engine has not
-// confirmed yet are held back; later reports of other functions may be sent first.
+// order, each at most once. Once all registrations on the connection are settled, reports are
+// sent one batch at a time. Reports of a function that the engine has not confirmed yet are
+// held back; later reports of other functions may be sent first.
 type reports struct {
 	client  *Client
 	total   atomic.Uint64 // number of dropped reports
@@ -648,7 +648,6 @@ func (r *reports) sendStats(l *link) {
 	}
 }
 
-// localStats holds statistics of a function's local calls.
 type localStats struct {
 	count, errors atomic.Uint64
 	nanos         atomic.Int64

@@ -20,7 +20,7 @@ type localIn struct {
 
 type localOut struct{ N int }
 
-// Callers observe the same behaviour of a handler in local calls as in routed ones.
+// A local call gives its caller the same results and errors as a routed one.
 func TestLocalCallsEqualRoutedOnes(t *testing.T) {
 	handler := func(ctx context.Context, in localIn) (any, error) {
 		switch in.Mode {
@@ -70,7 +70,7 @@ func TestLocalCallsEqualRoutedOnes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
 					switch {
-					case m.Type == "invokefunction" && m.FunctionID == "f": // back to the worker
+					case m.Type == "invokefunction" && m.FunctionID == "f": // echo to the worker
 						c.send(strings.Replace(string(m.Raw), `"invokefunction",`, `"invokefunction","caller":{"worker_id":"w"},`, 1))
 					case m.Type == "invocationresult":
 						c.send(string(m.Raw))
@@ -120,7 +120,7 @@ func TestLocalCallsEqualRoutedOnes(t *testing.T) {
 				before := c.Stats().LocalCalls
 				local := call()
 				if tt.name == "timeout" {
-					time.Sleep(2 * time.Minute) // the handler continues, and counts
+					time.Sleep(2 * time.Minute) // until the handler returns and the call is counted
 				}
 				ran := c.Stats().LocalCalls - before
 				routed := call(Remotely())
@@ -163,13 +163,13 @@ func TestCallsThatAreNotLocal(t *testing.T) {
 			}
 		}
 		if remote.LocalDispatch() {
-			t.Error("LocalDispatch of a function without it")
+			t.Error("LocalDispatch is true for a function that opted out")
 		}
 		if _, err := c.Enqueue(t.Context(), "q", "f", 1); err == nil || c.Stats().LocalCalls != 2 {
 			t.Errorf("Enqueue: %v, %d local calls", err, c.Stats().LocalCalls)
 		}
 		if err := c.Call(t.Context(), "f", 1, nil, nil); err == nil {
-			t.Error("a nil option is taken")
+			t.Error("a nil option is accepted")
 		}
 	})
 }
@@ -201,15 +201,15 @@ func TestNestedLocalCalls(t *testing.T) {
 		if err := c.Call(t.Context(), "f", 1, &out); err != nil || out != "routed" {
 			t.Errorf("%q, %v", out, err)
 		}
-		synctest.Wait() // the answer comes before the slot is free
+		synctest.Wait() // the result arrives before the slot is released
 		if s := c.Stats(); deepest.Load() != 65 || routed != 1 || s.LocalCalls != 65 || s.HandlersRunning != 0 {
 			t.Errorf("depth %d, %d routed, %d local, %d running", deepest.Load(), routed, s.LocalCalls, s.HandlersRunning)
 		}
 	})
 }
 
-// Local calls outside of handlers, and calls without an answer, wait for a slot. Calls that a
-// handler waits for share the handler's slot.
+// Calls from outside a handler, and Sends from anywhere, wait for a slot. A call that a
+// handler waits for uses the handler's slot.
 func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -256,12 +256,13 @@ func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if sends.Load() != 3 || most.Load() != 1 {
-			t.Errorf("%d sends ran, %d at once", sends.Load(), most.Load())
+			t.Errorf("%d Sends ran, up to %d at once", sends.Load(), most.Load())
 		}
 	})
 }
 
-// A nested call whose handler has stopped waiting for it occupies a slot of its own.
+// When a handler stops waiting for a nested call, the call keeps the handler's slot until it
+// returns.
 func TestNestedCallThatOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -331,8 +332,8 @@ func TestLocalHandlersContext(t *testing.T) {
 	})
 }
 
-// The engine adds the callee's id to the baggage of a traced call, and spans take the id from
-// there. A local call adds the id, too. A call without a trace is not modified.
+// Like the engine, a local call adds the function id to the baggage, from which spans take it.
+// A call with neither a trace nor baggage is left unchanged.
 func TestLocalCallsNameTheCallee(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -374,7 +375,7 @@ func TestLocalCallsNameTheCallee(t *testing.T) {
 
 func hasDeadline(ctx context.Context) bool { _, ok := ctx.Deadline(); return ok }
 
-// Local calls work while the connection is lost, and end with the client.
+// Local calls keep working while the client is disconnected. Close ends them.
 func TestLocalCallsWhileAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{refuse: nil}})
@@ -394,7 +395,7 @@ func TestLocalCallsWhileAway(t *testing.T) {
 		synctest.Wait()
 		_ = c.Close()
 		if err := <-failed; !errors.Is(err, ErrConnectionLost) || !errors.Is(err, ErrClosed) || SafeToRetry(err) {
-			t.Errorf("under way when the client closed: %v", err)
+			t.Errorf("a call that was running when the client was closed: %v", err)
 		}
 		if err := c.Call(t.Context(), "f", 5, nil); !errors.Is(err, ErrClosed) || !SafeToRetry(err) {
 			t.Errorf("after Close: %v", err)
@@ -403,9 +404,9 @@ func TestLocalCallsWhileAway(t *testing.T) {
 	})
 }
 
-// A drain lets running handlers call functions of their own worker, and rejects all other
-// calls. It unregisters functions immediately, so that another worker can serve them. A
-// function with observers remains registered until its reports have been sent.
+// During a drain, running handlers may still call functions of their own worker. All other
+// calls are rejected. Functions are unregistered immediately, so that another worker can take
+// them over. A function with observers stays registered until its reports have been sent.
 func TestLocalCallsInADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {
@@ -438,10 +439,10 @@ func TestLocalCallsInADrain(t *testing.T) {
 		synctest.Wait()
 		var e *Error
 		if err := c.Call(t.Context(), "inner", nil, nil); !errors.As(err, &e) || e.Code != CodeWorkerDraining {
-			t.Errorf("a call outside of handlers: %v", err)
+			t.Errorf("a call from outside a handler: %v", err)
 		}
 		if left := p.messages(0, "unregisterfunction"); len(left) != 1 || left[0].ID != "outer" {
-			t.Errorf("%d functions are taken back at once, want outer alone", len(left))
+			t.Errorf("%d functions were unregistered at once, want only outer", len(left))
 		}
 		close(release)
 		if err := <-result; err != nil {
@@ -458,7 +459,7 @@ func TestLocalCallsInADrain(t *testing.T) {
 	})
 }
 
-// A full queue rejects local calls like any other calls.
+// Local calls are rejected when the queue is full, like calls through the engine.
 func TestLocalCallsAreOverloaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -467,7 +468,7 @@ func TestLocalCallsAreOverloaded(t *testing.T) {
 		hostFunc(t, c, "block", func(context.Context, json.RawMessage) (any, error) { <-release; return nil, nil })
 		connectHost(t, c)
 		synctest.Wait()
-		for range maxQueuedInvocations + 3 { // the second one without an error, as in the engine
+		for range maxQueuedInvocations + 3 { // surplus Sends are dropped without an error, as in the engine
 			if err := c.Send(t.Context(), "block", nil); err != nil {
 				t.Fatal(err)
 			}
@@ -510,8 +511,7 @@ func TestLocalPayloadsAreNotShared(t *testing.T) {
 	})
 }
 
-// A local call accepts a payload that exceeds the size of a message, and many local calls
-// send nothing.
+// Local calls send nothing, and their payloads may exceed the message size limit.
 func TestLocalCallsPutNothingOnTheWire(t *testing.T) {
 	p := newHostPeer(t, hostScript{script: script{forget: true}})
 	c := p.client()
@@ -554,7 +554,7 @@ func sampleOrder() (o order) {
 	return o
 }
 
-// BenchmarkLocalCall compares a local call with the encodings that it requires.
+// BenchmarkLocalCall compares local calls with plain encoding and decoding of the same values.
 func BenchmarkLocalCall(b *testing.B) {
 	p := newHostPeer(b, hostScript{script: script{forget: true}})
 	c := p.client()
@@ -604,7 +604,8 @@ func BenchmarkLocalCall(b *testing.B) {
 	})
 }
 
-// reported lists the items of all reports over a connection (-1: over all).
+// reported returns the items of all reports sent over a connection, or over all connections if
+// conn is -1.
 func (p *peer) reported(conn int) (items []ObservedInvocation) {
 	for _, m := range p.messages(conn, "invocationsobserved") {
 		var report InvocationsObservedMessage
@@ -721,7 +722,7 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 		}
 		synctest.Wait()
 		if got := len(p.reported(0)); got != maxReportBatch {
-			t.Errorf("%d reports at once, not %d", got, maxReportBatch)
+			t.Errorf("%d reports at once, want %d", got, maxReportBatch)
 		}
 		time.Sleep(reportLinger)
 		synctest.Wait()
@@ -732,8 +733,8 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 	})
 }
 
-// Reports of calls made while disconnected follow the acks on the next connection, in order.
-// Reports that were in transit when the connection broke are not repeated.
+// After a reconnect, the client sends reports of calls made while disconnected, in order and
+// after confirming the observers. Reports that were already sent are not repeated.
 func TestReportsAcrossAReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
@@ -769,8 +770,8 @@ func TestReportsAcrossAReconnect(t *testing.T) {
 	})
 }
 
-// Reports of a function that the engine has not yet confirmed do not delay others, and
-// wait for at most 30 s.
+// Reports for a function that the engine has not confirmed wait for up to 30 s. They do not
+// delay reports for other functions.
 func TestParkedReports(t *testing.T) {
 	for name, confirms := range map[string]time.Duration{"confirmed": 20 * time.Second, "never": time.Hour} {
 		t.Run(name, func(t *testing.T) {
@@ -781,7 +782,7 @@ func TestParkedReports(t *testing.T) {
 				hostFunc(t, c, "g", echo)
 				connectHost(t, c)
 				synctest.Wait()
-				f.observers.confirmed.Store(nil) // as if it were registered again
+				f.observers.confirmed.Store(nil) // as after a reconnect
 				_ = c.Call(t.Context(), "f", 1, nil)
 				_ = c.Call(t.Context(), "g", 2, nil)
 				time.Sleep(time.Second)
@@ -839,7 +840,7 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 		same(t, "statistics", m, LocalInvocationStatsMessage{Type: MessageTypeLocalInvocationStats, WindowMs: 10000,
 			Functions:      []LocalFunctionStats{{FunctionID: "f", Count: maxReports + 3}, {FunctionID: "g", Count: 1}},
 			DroppedReports: []DroppedReports{{FunctionID: "f", Reason: "BUFFER_FULL", Count: 3}, {FunctionID: "f", Reason: "TOO_LARGE", Count: 1}, {FunctionID: "g", Reason: "INACTIVE", Count: 1}}})
-		time.Sleep(3 * localStatsInterval) // empty statistics are not sent, but the parked reports expire
+		time.Sleep(3 * localStatsInterval) // empty statistics are not sent, but the parked reports expire and are counted
 		synctest.Wait()
 		if got := len(p.messages(0, "localinvocationstats")); got != 2 {
 			t.Errorf("%d statistics", got)
@@ -851,7 +852,7 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 	})
 }
 
-// Functions beyond the limit of the statistics share one name.
+// Beyond a limit, dropped reports are counted under the function id "*".
 func TestDropCountsAreFolded(t *testing.T) {
 	r := newReports(&Client{})
 	for n := range maxDropCounts + 10 {
@@ -886,7 +887,7 @@ func TestReportsForAnEngineWithoutObservers(t *testing.T) {
 			t.Errorf("%d dropped, observed %t, local %t", got.ReportsDropped, f.IsObserved(), f.LocalDispatch())
 		}
 		if m := p.messages(1, "invocationsobserved", "localinvocationstats", "observerack"); len(m) > 0 {
-			t.Errorf("the engine is sent %s", m[0].Raw)
+			t.Errorf("sent to the engine: %s", m[0].Raw)
 		}
 		if got, err := Call[int](t.Context(), c, "f", 5); err != nil || got != 5 || len(p.messages(1, "invokefunction")) < 2 {
 			t.Errorf("%d, %v", got, err)
@@ -894,8 +895,8 @@ func TestReportsForAnEngineWithoutObservers(t *testing.T) {
 	})
 }
 
-// Void calls, and calls whose caller has given up, are reported as well, with the trace of the
-// handler.
+// A call is reported even if nobody waits for its result. The report contains the handler's
+// trace.
 func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
@@ -926,7 +927,7 @@ func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 	})
 }
 
-// A handler that exceeds its timeout is answered, reported and counted once.
+// A handler that exceeds its timeout is reported and counted once, at the timeout.
 func TestReportOfAHandlerThatRunsTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string {

@@ -40,7 +40,7 @@ type Logger struct {
 // nil, the logger writes each record, including its data, to the current slog.Default.
 //
 // A record goes to standard error instead, formatted by [slog.TextHandler], if slog.Default
-// would send it back to the Logger. This can be the case while slog.Default is writing another
+// would send it back to the Logger. This can happen while slog.Default is writing another
 // record for a Logger, or while package log is writing a line.
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
@@ -320,8 +320,8 @@ func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int
 // contains itself.
 const maxGroupDepth = 4 * otlpjson.MaxValueDepth
 
-// mapValue returns a map. depth is the nesting level of the map. Where the nesting exceeds
-// what the engine can read, the outermost such map is converted to a string.
+// mapValue returns a map with the given members. depth is the nesting level of the map. At the
+// maximum level, [otlpjson.MaxValueDepth], the map is converted to a string.
 func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	v := attribute.MapValue(members...)
 	if depth == otlpjson.MaxValueDepth {

@@ -27,7 +27,7 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// logKeeper keeps the records that a provider receives.
+// logKeeper is a processor that keeps all records.
 type logKeeper struct {
 	mu      sync.Mutex
 	records []sdklog.Record
@@ -48,7 +48,7 @@ func keptLogs() (log.LoggerProvider, *logKeeper) {
 	return sdklog.NewLoggerProvider(sdklog.WithProcessor(k)), k
 }
 
-// dataOf returns the attribute log.data as plain values; ok is false without it.
+// dataOf returns the attribute log.data of a record as plain Go values.
 func dataOf(r *sdklog.Record) (data any, ok bool) {
 	r.WalkAttributes(func(a attribute.KeyValue) bool {
 		if a.Key == attributeData {
@@ -186,7 +186,7 @@ type hidesPassword struct{ Password string }
 
 func (hidesPassword) LogValue() slog.Value { return slog.StringValue("hidden") }
 
-// These kinds of slog values have no equivalent in JSON.
+// JSON has no equivalent of these slog values.
 func TestSlogValues(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(newSlogHandler(provider, nil)).With("with", uint64(math.MaxUint64)).Info("m",
@@ -203,7 +203,7 @@ func TestSlogValues(t *testing.T) {
 	}
 }
 
-// selves is a value whose groups contain the value itself under several keys.
+// selves is a group that contains itself under several keys.
 type selves []string
 
 func (s selves) LogValue() slog.Value {
@@ -227,7 +227,7 @@ type listsItself struct{}
 
 func (v listsItself) LogValue() slog.Value { return slog.AnyValue([]any{v, v}) }
 
-// A record with an endless value is still written, with a mark where the value is cut.
+// A record that contains an infinitely nested value is still written, but truncated.
 func TestLogValuesWithoutEnd(t *testing.T) {
 	cyclic := []slog.Attr{slog.Int("n", 1), slog.Int("self", 0)}
 	cyclic[1].Value = slog.GroupValue(cyclic...)
@@ -257,10 +257,10 @@ func TestLogValuesWithoutEnd(t *testing.T) {
 			for i, r := range kept.records {
 				data, _ := dataOf(&r)
 				if text := fmt.Sprint(data); !strings.Contains(text, tt.want) || len(text) > 64<<20 {
-					t.Errorf("record %d holds %.300s…", i, text)
+					t.Errorf("record %d contains %.300s…", i, text)
 				}
 				if m, ok := data.(map[string]any); ok && i < 2 && m["after"] != int64(1) {
-					t.Errorf("record %d lacks what comes after", i)
+					t.Errorf("record %d lacks the attribute after the value", i)
 				}
 			}
 		})
@@ -278,7 +278,7 @@ func TestLoggerDataThatDoesNotEncode(t *testing.T) {
 	for i := range 3 {
 		got, _ := dataOf(&kept.records[i])
 		if text, ok := got.(string); !ok || !strings.Contains(text, "does not encode") {
-			t.Errorf("record %d: data is %v, not the reason why it is missing", i, got)
+			t.Errorf("record %d: data is %v, want the reason why it is missing", i, got)
 		}
 	}
 	l.Info(t.Context(), "cycle", cycle)
@@ -287,8 +287,8 @@ func TestLoggerDataThatDoesNotEncode(t *testing.T) {
 	}
 }
 
-// The engine does not store data that is nested too deeply, so the deepest levels
-// become text.
+// The engine does not store deeply nested data. Levels deeper than its limit are logged as
+// JSON text.
 func TestDeepLogDataBecomesText(t *testing.T) {
 	var v any = "leaf"
 	for range 60 {
@@ -334,8 +334,7 @@ func TestLoggerFallsBackToSlog(t *testing.T) {
 	}
 }
 
-// A record that falls back to slog has the source position of the caller, not one in
-// this package.
+// When a Logger falls back to slog, the source position is that of its caller.
 func TestLoggerFallbackSource(t *testing.T) {
 	var out bytes.Buffer
 	setSlogDefault(t, slog.NewJSONHandler(&out, &slog.HandlerOptions{AddSource: true, Level: slog.LevelDebug}))
@@ -415,7 +414,7 @@ func TestSlogHandlerAtLevel(t *testing.T) {
 	}
 }
 
-// inTrace is a handler whose records all have a context inside a trace.
+// inTrace is a handler that puts every record into a trace.
 type inTrace struct{ slog.Handler }
 
 func (h inTrace) Handle(ctx context.Context, r slog.Record) error {
@@ -450,7 +449,7 @@ func TestTraceHandlerIsAHandler(t *testing.T) {
 	}
 }
 
-// TraceHandler adds the ids and changes no other attribute, whichever groups are open.
+// TraceHandler adds the ids outside all groups and leaves everything else unchanged.
 func TestTraceHandlerAddsIDs(t *testing.T) {
 	var with, without bytes.Buffer
 	noTime := &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
@@ -508,8 +507,8 @@ func TestTraceHandlerAddsIDs(t *testing.T) {
 	}
 }
 
-// TraceHandler works over any handler. Over the handler of the telemetry, it adds the ids to
-// the data of a record.
+// TraceHandler can wrap any handler. With the telemetry's handler, the ids become part of the
+// record's data.
 func TestTraceHandlerOverTelemetry(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(TraceHandler(newSlogHandler(provider, nil))).WithGroup("g").InfoContext(ExtractContext(t.Context(), testParent, ""), "m", "a", 1)
@@ -552,7 +551,7 @@ func TestTraceHandlersConcurrent(t *testing.T) {
 	}
 }
 
-// Handlers with a common parent do not write into each other's memory.
+// Handlers derived from the same parent do not share memory.
 func TestSlogHandlersConcurrent(t *testing.T) {
 	provider, kept := keptLogs()
 	parent := slog.New(newSlogHandler(provider, nil)).With("a", 1, "b", 2, "c", 3).WithGroup("g").With("d", 4)
@@ -571,7 +570,7 @@ func TestSlogHandlersConcurrent(t *testing.T) {
 		data, _ := dataOf(&r)
 		inner := data.(map[string]any)["g"].(map[string]any)
 		if inner["own"] != inner["n"] || inner["d"] != int64(4) || inner["error"] != "e" {
-			t.Fatalf("record holds %v", data)
+			t.Fatalf("record contains %v", data)
 		}
 		counts[inner["n"].(int64)]++
 	}
@@ -580,7 +579,8 @@ func TestSlogHandlersConcurrent(t *testing.T) {
 	}
 }
 
-// fanOut passes each record to several handlers without calling Enabled.
+// fanOut passes each record to several handlers, whether or not they are enabled for its
+// level.
 type fanOut []slog.Handler
 
 func (f fanOut) Enabled(context.Context, slog.Level) bool { return true }
@@ -610,7 +610,6 @@ func (f fanOut) WithGroup(name string) slog.Handler {
 	return with
 }
 
-// wrapped is a handler that adds an attribute to each record.
 type wrapped struct{ slog.Handler }
 
 func (w wrapped) Handle(ctx context.Context, r slog.Record) error {
@@ -624,8 +623,8 @@ func (w wrapped) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 func (w wrapped) WithGroup(name string) slog.Handler { return wrapped{w.Handler.WithGroup(name)} }
 
-// toLogger is a handler that writes to a Logger, as log.SetOutput and the hooks of
-// other logging packages can do.
+// toLogger is a handler that writes to a Logger. It is also an io.Writer for log.SetOutput.
+// Hooks of other logging packages behave similarly.
 type toLogger func(ctx context.Context, msg string)
 
 func (f toLogger) Enabled(context.Context, slog.Level) bool { return true }
@@ -660,7 +659,7 @@ func changesGoroutine(l *Logger) toLogger {
 	}
 }
 
-// logsMore is a value that logs when it is written.
+// logsMore is a value that itself logs when a handler resolves it.
 type logsMore struct{ l *Logger }
 
 func (v logsMore) LogValue() slog.Value {
@@ -668,14 +667,14 @@ func (v logsMore) LogValue() slog.Value {
 	return slog.StringValue("value")
 }
 
-// logChains are programs that log "hello", each to its own chain of handlers. Each runs
-// in its own process, because the default of slog and the output of package log are
-// global, and a chain that leads back to itself hangs the process or overflows its
+// logChains are programs that log "hello", each through a different chain of handlers. Each
+// runs in its own process, because slog's default logger and the output of package log are
+// global. Also, a handler that loops back to itself would hang the process or overflow its
 // stack.
 var logChains = []struct {
 	name            string
 	run             func(t *Telemetry)
-	idle, recording int // number of lines on standard output and standard error
+	idle, recording int // lines of output with disabled and with recording telemetry
 }{
 	{"fan-out", func(t *Telemetry) {
 		slog.SetDefault(slog.New(fanOut{stdoutText(), t.SlogHandler()}))
@@ -844,7 +843,7 @@ var logChains = []struct {
 		//lint:ignore SA1012 callers pass it, and it must not panic
 		fromManyGoroutines(func() { slog.Info("hello"); (&Logger{}).Info(nil, "hello", nil) }) //nolint:staticcheck // no context
 	}, 160, 0},
-	{"Logger in a fan-out", func(t *Telemetry) { // the text comes from slog, then from the Logger, which finally writes it itself
+	{"Logger in a fan-out", func(t *Telemetry) { // one line from slog, two from the Logger
 		slog.SetDefault(slog.New(fanOut{stdoutText(), losesContext(NewLogger(nil)), t.SlogHandler()}))
 		slog.Info("hello")
 	}, 3, 3},
@@ -882,7 +881,7 @@ var logChains = []struct {
 	}, 2, 0},
 }
 
-// stdoutText returns a handler that shows records to the user of a program.
+// stdoutText returns the handler that a program would use for its terminal.
 func stdoutText() slog.Handler { return slog.NewTextHandler(os.Stdout, nil) }
 
 func fromManyGoroutines(f func()) {
@@ -906,8 +905,8 @@ func chainTelemetry(cfg OtelConfig) *Telemetry {
 	return t
 }
 
-// logChainVariable names the chain and the telemetry setup in the child process of
-// TestNoChainOfLogHandlersLeadsBack.
+// logChainVariable tells a child process of TestNoChainOfLogHandlersLeadsBack which chain and
+// which telemetry mode to run.
 const logChainVariable = "III_TEST_LOG_CHAIN"
 
 func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
@@ -932,7 +931,8 @@ func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 				defer cancel()
 				child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestNoChainOfLogHandlersLeadsBack$")
-				// The race detector would wait for a second at the end of each child.
+				// GORACE keeps the race detector from delaying the exit of each child by a
+				// second.
 				child.Env = append(os.Environ(), logChainVariable+"="+chain.name+"/"+mode, "GORACE=atexit_sleep_ms=0")
 				out, err := child.CombinedOutput()
 				want := chain.idle
@@ -940,16 +940,15 @@ func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
 					want = chain.recording
 				}
 				if err != nil || !bytes.Contains(out, []byte("end\n")) {
-					t.Errorf("the program does not end (%v):\n%.2000s", err, out)
+					t.Errorf("the program did not finish (%v):\n%.2000s", err, out)
 				} else if n := bytes.Count(out, []byte("hello")); n != want {
-					t.Errorf("hello is there %d times, want %d:\n%.2000s", n, want, out)
+					t.Errorf("hello occurs %d times, want %d:\n%.2000s", n, want, out)
 				}
 			})
 		}
 	}
 }
 
-// runLogChain runs in the child process.
 func runLogChain(name string, cfg OtelConfig) {
 	for _, chain := range logChains {
 		if chain.name == name {
@@ -968,7 +967,7 @@ func TestLogAfterShutdown(t *testing.T) {
 	}
 	NewLogger(provider).Info(t.Context(), "late", map[string]any{"a": 1})
 	if newSlogHandler(provider, nil).Enabled(t.Context(), slog.LevelError) {
-		t.Error("slog records are wanted after the end")
+		t.Error("slog records are still enabled after Shutdown")
 	}
 }
 

@@ -17,10 +17,9 @@ import (
 	"github.com/iii-go/iii/internal/environ"
 )
 
-// soak runs the tests of the guarantees at full scale.
 var soak = flag.Bool("soak", false, "run the tests of promises at full scale")
 
-// scale returns the number of repetitions for a test.
+// scale returns full with -soak, and otherwise short.
 func scale(short, full int) int {
 	if *soak {
 		return full
@@ -28,11 +27,11 @@ func scale(short, full int) int {
 	return short
 }
 
-// proxiedVariable is set for the child process of TestProxyOfTheEnvironment.
+// proxiedVariable is set in child processes of TestProxyOfTheEnvironment.
 const proxiedVariable = "III_TEST_PROXIED"
 
-// TestMain fails if tests leave goroutines or a changed output of package log behind, or
-// if a log line contains a secret.
+// TestMain fails if a test leaves goroutines behind, does not restore the output of package
+// log, or logs a secret.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	clearEnvironment()
@@ -44,8 +43,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// clearEnvironment removes the variables that affect workers, telemetry and proxies: each
-// test sets its own.
+// clearEnvironment unsets variables that affect workers, telemetry and proxies. Tests set what
+// they need.
 func clearEnvironment() {
 	environ.Clear()
 	if os.Getenv(proxiedVariable) != "" {
@@ -74,8 +73,8 @@ func check(before int) (code int) {
 	return code
 }
 
-// liveGoroutines returns the number of live goroutines. Unlike runtime.NumGoroutine, it
-// does not count ended goroutines whose memory the runtime is still moving.
+// liveGoroutines counts goroutines. Unlike runtime.NumGoroutine, it leaves out goroutines that
+// have returned but have not been cleaned up yet.
 func liveGoroutines() int {
 	stacks := make([]byte, 1<<20)
 	for {
@@ -86,8 +85,8 @@ func liveGoroutines() int {
 	}
 }
 
-// leftover waits until there are no more goroutines than before, and otherwise returns
-// their stacks.
+// leftover waits until there are no more goroutines than before the tests. If that takes
+// longer than limit, it returns all stacks.
 func leftover(before int, limit time.Duration) string {
 	deadline := time.Now().Add(limit)
 	for runtime.NumGoroutine() > before {
@@ -95,20 +94,19 @@ func leftover(before int, limit time.Duration) string {
 			stacks := make([]byte, 1<<20)
 			return string(stacks[:runtime.Stack(stacks, true)])
 		}
-		time.Sleep(time.Millisecond) // an ended goroutine needs no notification
+		time.Sleep(time.Millisecond) // there is no notification when a goroutine ends
 	}
 	return ""
 }
 
-// Secrets that tests use. None of them may appear in a log line or an error text.
+// No log line and no error may contain these secrets.
 const (
 	secretHeader   = "h3ader-s3cret"
 	secretPassword = "pa55-s3cret"
 	secretQuery    = "qu3ry-s3cret"
 )
 
-// collector searches for secrets in everything that the clients of the tests log, and in
-// the errors that tests pass to it.
+// collector searches for secrets in log lines and in the errors passed to note.
 type collector struct {
 	mu      sync.Mutex
 	secrets []string
@@ -116,10 +114,10 @@ type collector struct {
 	found   []string
 }
 
-// suite collects data for TestMain.
+// suite is the collector of all tests. TestMain reads it.
 var suite = &collector{secrets: []string{secretHeader, secretPassword, secretQuery, tokenMark}}
 
-// testLogger receives the logs of all clients in tests. III_TEST_LOG=1 prints them.
+// testLogger is the logger of all clients in tests. III_TEST_LOG=1 prints its output.
 var testLogger = slog.New(slog.NewTextHandler(logOutput(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 
 func logOutput() io.Writer {
@@ -129,7 +127,6 @@ func logOutput() io.Writer {
 	return suite
 }
 
-// Write implements io.Writer for a log.
 func (c *collector) Write(line []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -142,8 +139,7 @@ func (c *collector) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// note searches the text of an error, in the forms in which it may be printed, and
-// returns the error.
+// note searches err for secrets, as formatted by %v, %+v and %#v, and returns err.
 func (c *collector) note(err error) error {
 	if err != nil {
 		_, _ = fmt.Fprintf(c, "%v %+v %#v", err, err, err)
@@ -151,16 +147,16 @@ func (c *collector) note(err error) error {
 	return err
 }
 
-// result lists the lines with secrets.
+// result returns the number of lines searched, and the lines that contain secrets.
 func (c *collector) result() (lines int, found []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lines, append([]string(nil), c.found...)
 }
 
-// setSlogDefault sets the default of slog for a test. It also redirects the output of
-// package log, which SetDefault does not restore: the output of log.Fatal in an example
-// would be lost.
+// setSlogDefault replaces slog's default handler until the test ends. It also restores the
+// output of package log, which slog.SetDefault redirects. Otherwise, the output of log.Fatal
+// in an example would be lost.
 func setSlogDefault(t *testing.T, h slog.Handler) {
 	t.Helper()
 	previous, output, flags := slog.Default(), log.Writer(), log.Flags()

@@ -22,7 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// fakeProcess is a process whose metrics the test sets.
+// fakeProcess is a process with metrics set by the test.
 type fakeProcess struct {
 	mu      sync.Mutex
 	figures processFigures
@@ -75,15 +75,15 @@ func TestCollectorComputesSamples(t *testing.T) {
 		}
 		got = collect(time.Millisecond)
 		if most := float32(100 * runtime.NumCPU()); got.CPUPercent != most {
-			t.Errorf("an hour of work in half a second is %v %%, want the most there can be, %v", got.CPUPercent, most)
+			t.Errorf("an hour of CPU time in half a second: %v %%, want the maximum, %v", got.CPUPercent, most)
 		}
 		p.work(-2*time.Hour, 0)
 		if got = collect(time.Second); got.CPUPercent != 0 {
-			t.Errorf("processor time that went back is %v %%", got.CPUPercent)
+			t.Errorf("CPU time that went backwards: %v %%", got.CPUPercent)
 		}
 		p.work(2*time.Second, 0)
 		if got = collect(2 * time.Second); got.CPUPercent != 100 || got.UptimeSeconds != 4.5 {
-			t.Errorf("one core is %v %%, uptime %v", got.CPUPercent, got.UptimeSeconds)
+			t.Errorf("one busy core: %v %%, uptime %v", got.CPUPercent, got.UptimeSeconds)
 		}
 
 		p.err = errors.New("no such process")
@@ -99,7 +99,7 @@ func TestCollectorComputesSamples(t *testing.T) {
 		p.err = nil
 		p.work(time.Second, 0)
 		if got = collect(time.Second); got.CPUPercent != 50 {
-			t.Errorf("after recovery %v %%, want the work of both seconds, 50", got.CPUPercent)
+			t.Errorf("after recovery: %v %%, want 50 for both seconds", got.CPUPercent)
 		}
 	})
 }
@@ -114,7 +114,7 @@ func TestCollectorShortInterval(t *testing.T) {
 		p.work(100*time.Millisecond, 0)
 		time.Sleep(199 * time.Millisecond)
 		if m, err := c.Collect(t.Context()); err != nil || m.CPUPercent != 0 {
-			t.Errorf("after 199 ms: %v %%, %v; too short to say", m.CPUPercent, err)
+			t.Errorf("after 199 ms: %v %%, %v; want 0 for such a short interval", m.CPUPercent, err)
 		}
 		time.Sleep(801 * time.Millisecond)
 		if m, err := c.Collect(t.Context()); err != nil || m.CPUPercent != 10 {
@@ -123,8 +123,8 @@ func TestCollectorShortInterval(t *testing.T) {
 	})
 }
 
-// A system without process metrics is not an error: the metrics of the Go runtime are still
-// reported.
+// Where process metrics are not supported, the collector still reports those of the Go
+// runtime.
 func TestCollectorOfUnsupportedSystem(t *testing.T) {
 	c, err := newCollector(processReader("plan9"))
 	if err != nil {
@@ -162,7 +162,7 @@ func TestCollectorReportsFailures(t *testing.T) {
 	}
 }
 
-// A caller whose context ends during a reading does not affect other callers.
+// If one caller's context is canceled during a reading, other callers are not affected.
 func TestCollectorContextEndsWhileReading(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -204,19 +204,18 @@ func TestCollectorConcurrent(t *testing.T) {
 		}
 		wg.Wait()
 		if p.reads != 2 {
-			t.Errorf("%d reads for all who asked at once, want 1 and that of the start", p.reads)
+			t.Errorf("%d reads for all concurrent callers, want 1 in addition to the initial one", p.reads)
 		}
 	})
 }
 
-// The metrics of this process are plausible.
 func TestCollectorOfThisProcess(t *testing.T) {
 	t.Setenv("HOST_PROC", t.TempDir())
 	c, err := NewWorkerMetricsCollector()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Work long enough to be measured, even on a busy machine.
+	// Use enough CPU time to be measured even on a busy machine.
 	for begin, worked := time.Now(), c.cpuTime; time.Since(begin) < cpuInterval || worked < c.cpuTime+50*time.Millisecond; {
 		for range 100_000 {
 			_ = math.Sqrt(float64(os.Getpid()))
@@ -311,11 +310,11 @@ func TestWorkerGaugesReportTheProcess(t *testing.T) {
 		}
 	}
 	if left := collectGauges(t, reader); len(left) != 0 {
-		t.Errorf("after Stop there are %v", slices.Sorted(maps.Keys(left)))
+		t.Errorf("left after Stop: %v", slices.Sorted(maps.Keys(left)))
 	}
 }
 
-// The id is read at each collection: no point with the previous id is left.
+// The worker id is read at each collection, so no data point keeps an old id.
 func TestGaugesFollowWorkerID(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
@@ -342,8 +341,8 @@ func TestGaugesFollowWorkerID(t *testing.T) {
 	}
 }
 
-// A failed reading of the process affects no other metric, and the gauges keep their
-// latest values.
+// If reading the process fails, the gauges keep their last values and other metrics are not
+// affected.
 func TestGaugesOfUnreadableProcess(t *testing.T) {
 	failed := errors.New("no such process")
 	handled := countHandled(t, failed)
@@ -364,10 +363,10 @@ func TestGaugesOfUnreadableProcess(t *testing.T) {
 	}
 	got := collectGauges(t, reader)
 	if rss := got["iii.worker.memory.rss"].value; len(got) != len(gauges) || rss != 7 {
-		t.Errorf("%d gauges, resident memory %v; want all, and what was read before", len(got), rss)
+		t.Errorf("%d gauges, resident memory %v; want all gauges with their last values", len(got), rss)
 	}
 	if n := handled.Load(); n != 1 {
-		t.Errorf("the failure was told %d times", n)
+		t.Errorf("the failure was reported %d times", n)
 	}
 }
 
@@ -377,12 +376,12 @@ func TestRegisterWorkerGaugesRefuses(t *testing.T) {
 		t.Error("a nil meter is accepted")
 	}
 	if _, err := RegisterWorkerGauges(meter, WorkerGaugesOptions{}); err == nil {
-		t.Error("no worker id is accepted")
+		t.Error("an empty worker id is accepted")
 	}
 }
 
-// countHandled counts how often OpenTelemetry's global error handler receives an error
-// that matches target.
+// countHandled counts the errors matching target that reach OpenTelemetry's global error
+// handler.
 func countHandled(t *testing.T, target error) *atomic.Int64 {
 	t.Helper()
 	var n atomic.Int64

@@ -35,8 +35,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// mounted serves h on a route of a development engine and returns the engine's
-// HTTP address.
+// mounted serves h on a route of a new development engine and returns the engine's HTTP
+// address.
 func mounted(t *testing.T, method, path string, h http.Handler, opts ...iii.Option) string {
 	t.Helper()
 	e := iiitest.Start(t)
@@ -54,14 +54,14 @@ func mounted(t *testing.T, method, path string, h http.Handler, opts ...iii.Opti
 	return e.HTTPURL()
 }
 
-// answer is a response as the client receives it.
+// answer is a response as the HTTP client receives it.
 type answer struct {
 	Status int
 	Header http.Header
 	Body   string
 }
 
-// fetch sends a request and keeps the headers that a handler controls.
+// fetch sends a request. The answer contains only headers that a handler can control.
 func fetch(t *testing.T, base, method, target, contentType, body string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, base+target, strings.NewReader(body))
@@ -79,7 +79,7 @@ func fetch(t *testing.T, base, method, target, contentType, body string) answer 
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusNoContent {
-		resp.Header.Del("Content-Type") // the engine adds one
+		resp.Header.Del("Content-Type") // added by the engine
 	}
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -96,7 +96,6 @@ func fetch(t *testing.T, base, method, target, contentType, body string) answer 
 	return answer{resp.StatusCode, header, string(b)}
 }
 
-// A mounted handler answers as the same handler does under net/http's server.
 func TestMountedHandlerAnswersAsUnderNetHTTP(t *testing.T) {
 	binary := bytes.Repeat([]byte{0, 0xff, 0xfe, 'x'}, 1000)
 	for _, test := range []struct {
@@ -194,7 +193,7 @@ func TestMountedHandlerThatPanics(t *testing.T) {
 	}
 }
 
-// The head reaches the client with the first flush, before there is a body.
+// The first Flush sends the header, even without a body.
 func TestMountedFlushSendsTheHead(t *testing.T) {
 	answered := make(chan struct{})
 	base := mounted(t, "GET", "/slow", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -218,8 +217,8 @@ func TestMountedFlushSendsTheHead(t *testing.T) {
 	}
 }
 
-// Events reach the client while the handler still runs, and a client that leaves
-// ends the request's context.
+// Events arrive while the handler is still running. When the client disconnects, the request's
+// context is canceled.
 func TestMountedServerSentEvents(t *testing.T) {
 	gone := make(chan struct{})
 	next := make(chan string)
@@ -244,7 +243,7 @@ func TestMountedServerSentEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { next <- "early" }() // the head comes with the first event
+	go func() { next <- "early" }() // the header arrives with the first event
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -261,7 +260,7 @@ func TestMountedServerSentEvents(t *testing.T) {
 		lines.Scan()
 	}
 	leave()
-	for i := 0; ; i++ { // the engine detects it at a later frame
+	for i := 0; ; i++ { // the engine notices only at a later frame
 		select {
 		case <-gone:
 			return
@@ -270,8 +269,8 @@ func TestMountedServerSentEvents(t *testing.T) {
 	}
 }
 
-// A HEAD request reaches the handler for GET, unless a handler for HEAD is mounted. The order
-// of mounting does not matter.
+// The handler for GET also serves HEAD, unless HEAD has its own handler. The order of
+// registration does not matter.
 func TestMountedGetServesHead(t *testing.T) {
 	answers := func(text string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Answer", text+" "+r.Pattern) })
@@ -280,7 +279,7 @@ func TestMountedGetServesHead(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		routes []route
-		give   int // index of the route to unregister; 0: none
+		give   int // index of the route to unregister; 0 means none
 		want   string
 	}{
 		{"GET", []route{{"GET", "get"}}, 0, "get GET /x"},
@@ -314,13 +313,13 @@ func TestMountedGetServesHead(t *testing.T) {
 			}
 			got := fetch(t, e.HTTPURL(), "HEAD", "/x", "", "")
 			if answer := got.Header.Get("X-Answer"); answer != test.want || (test.want == "") != (got.Status >= 400) {
-				t.Errorf("HEAD is answered with %d by %q, want %q", got.Status, answer, test.want)
+				t.Errorf("HEAD: status %d from %q, want %q", got.Status, answer, test.want)
 			}
 		})
 	}
 }
 
-// A handler that ends its goroutine ends a stream.
+// If a handler calls [runtime.Goexit], its stream ends.
 func TestMountedHandlerThatExits(t *testing.T) {
 	base := mounted(t, "GET", "/exit", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, "begun")
@@ -332,7 +331,7 @@ func TestMountedHandlerThatExits(t *testing.T) {
 	}
 }
 
-// Frameworks use the writer to find out whether the client has left.
+// Some frameworks still use http.CloseNotifier to detect a disconnected client.
 func TestMountedCloseNotify(t *testing.T) {
 	told := make(chan struct{})
 	base := mounted(t, "GET", "/events", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -349,7 +348,7 @@ func TestMountedCloseNotify(t *testing.T) {
 	<-told
 }
 
-// lockedBuffer is a bytes.Buffer for several goroutines.
+// lockedBuffer is a bytes.Buffer that is safe for concurrent use.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -367,13 +366,13 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// routeCall calls the function behind a route as the engine does, with channels that the
-// test provides.
+// routeCall calls the function of a route in the same way as the engine, over the test's own
+// channels.
 type routeCall struct {
 	client *iii.Client
 	id     string
-	body   *iii.ChannelWriter // of the request
-	answer *iii.ChannelReader // of the response
+	body   *iii.ChannelWriter // request body
+	answer *iii.ChannelReader // response body
 	in     iii.HTTPRequest[json.RawMessage]
 }
 
@@ -409,7 +408,7 @@ func newRouteCallTo(t *testing.T, e *iiitest.Engine, method, path string, h http
 		in: iii.HTTPRequest[json.RawMessage]{Method: method, Path: path, RequestBody: &bodyRef, Response: &answerRef}}
 }
 
-// result is the decoded result of the function.
+// result calls the function and returns its result.
 func (r *routeCall) result(t *testing.T) any {
 	t.Helper()
 	result, err := iii.Call[any](t.Context(), r.client, r.id, r.in)
@@ -419,7 +418,8 @@ func (r *routeCall) result(t *testing.T) any {
 	return result
 }
 
-// A handler that forwards the request body can leave behind a goroutine that still reads it.
+// After the handler has returned, a goroutine that it started may still be reading the body.
+// Its Read fails.
 func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	reading, read := make(chan struct{}), make(chan error, 1)
 	call := newRouteCall(t, "POST", "/forward", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -440,7 +440,7 @@ func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	}
 	call.result(t)
 	if err := <-read; !errors.Is(err, http.ErrBodyReadAfterClose) {
-		t.Errorf("the reader that is left gets %v, want %v", err, http.ErrBodyReadAfterClose)
+		t.Errorf("Read after the handler has returned = %v, want %v", err, http.ErrBodyReadAfterClose)
 	}
 }
 
@@ -477,7 +477,7 @@ func TestMountedBodyThatIsCutShort(t *testing.T) {
 	}
 }
 
-// The files of a form are removed with its request.
+// Uploaded files are removed once the handler has returned.
 func TestMountedFormFilesAreRemoved(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	t.Setenv("TMP", os.TempDir())
@@ -501,17 +501,17 @@ func TestMountedFormFilesAreRemoved(t *testing.T) {
 		t.Fatalf("answer = %+v", got)
 	}
 	if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%s after the response: %v, want that it is not there", name, err)
+		t.Errorf("%s after the response: %v, want that it does not exist", name, err)
 	}
 }
 
-// Parts of a response that the engine cannot send are logged.
+// Headers that the engine cannot send are logged, without their values.
 func TestMountedHeadersThatAreNotSentAreLogged(t *testing.T) {
 	flush := func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }
 	for _, test := range []struct {
 		name    string
 		handler func(w http.ResponseWriter)
-		want    []string // in the log
+		want    []string // substrings of the log
 	}{
 		{"nothing", func(w http.ResponseWriter) { http.SetCookie(w, &http.Cookie{Name: "a", Value: "secret"}); flush(w) }, nil},
 		{"name", func(w http.ResponseWriter) { w.Header()["a b"] = []string{"secret"} }, []string{"not sent", `header="a b"`}},
@@ -556,7 +556,7 @@ func TestMountedHeadersThatAreNotSentAreLogged(t *testing.T) {
 	}
 }
 
-// A mounted handler returns its result in a form to which the engine adds nothing.
+// A mounted handler's result is complete, so that the engine adds nothing to it.
 func TestMountedResults(t *testing.T) {
 	plain := "Content-Type: text/plain; charset=utf-8"
 	result := func(status int, body any, headers ...any) any {
@@ -609,8 +609,8 @@ func TestMountedResults(t *testing.T) {
 	}
 }
 
-// A 304 is streamed, because the engine adds a content type to any other result. That content
-// type would replace the one that the client has stored.
+// A 304 is streamed, because the engine adds a content type to other results. The client would
+// store that content type in place of the right one.
 func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	call := newRouteCall(t, "GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
@@ -634,7 +634,6 @@ func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	}
 }
 
-// A response to HEAD declares the length of the response to GET.
 func TestMountedHeadTellsTheLength(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "a.txt", time.Unix(1e9, 0), strings.NewReader(strings.Repeat("a", 100_000)))
@@ -653,8 +652,8 @@ func TestMountedHeadTellsTheLength(t *testing.T) {
 	}
 }
 
-// A reverse proxy forwards bodies in both directions, and continues to read a body that
-// the server behind it did not want.
+// A reverse proxy forwards bodies in both directions. It also copes with a server that
+// responds without reading the request body.
 func TestMountedReverseProxy(t *testing.T) {
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("refuse") {
@@ -679,14 +678,14 @@ func TestMountedReverseProxy(t *testing.T) {
 		if want := fmt.Sprintln("POST", "/up/a%2Fb?q=1", len(large), error(nil)); got.Status != http.StatusOK || got.Body != want {
 			t.Fatalf("answer = %d %q, want %q", got.Status, got.Body, want)
 		}
-		// The proxy may see the connection end before the answer.
+		// The proxy may notice that the connection is closed before it reads the response.
 		if got := fetch(t, base, "POST", "/up/1?refuse", "application/octet-stream", large); got.Status != http.StatusForbidden && got.Status != http.StatusBadGateway {
-			t.Fatalf("answer = %+v, want one that refuses", got)
+			t.Fatalf("answer = %+v, want status 403 or 502", got)
 		}
 	}
 }
 
-// site is an engine with one mounted handler, in virtual time, and its clients.
+// site is an engine with one mounted handler, in virtual time.
 type site struct {
 	engine *iiitest.Engine
 	client *iii.Client
@@ -694,7 +693,6 @@ type site struct {
 	addr   string
 }
 
-// newSite mounts h in a bubble.
 func newSite(t *testing.T, e *iiitest.Engine, method, path string, h http.Handler, opts ...iii.Option) *site {
 	t.Helper()
 	c, err := iii.New(e.URL(), append([]iii.Option{iii.WithDialContext(e.DialContext), iii.WithName("site")}, opts...)...)
@@ -713,7 +711,7 @@ func newSite(t *testing.T, e *iiitest.Engine, method, path string, h http.Handle
 	return &site{e, c, &http.Client{Transport: transport}, e.HTTPURL()}
 }
 
-// visit sends a request and waits for the head of the response.
+// visit sends a GET request and waits for the response header.
 func (s *site) visit(t *testing.T, path string) *http.Response {
 	t.Helper()
 	return s.request(t, http.MethodGet, path, nil)
@@ -732,8 +730,8 @@ func (s *site) request(t *testing.T, method, path string, body io.Reader) *http.
 	return resp
 }
 
-// waitForEnd is a handler of server-sent events that never sends one. It reports why the
-// context of each request has ended.
+// waitForEnd is a handler that opens an event stream and waits. It reports why the request's
+// context was canceled.
 func waitForEnd(ended chan<- error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -743,7 +741,7 @@ func waitForEnd(ended chan<- error) http.HandlerFunc {
 	}
 }
 
-// R25: clients that leave an idle stream free its handlers within 15 s.
+// R25: when a client of an idle stream disconnects, the handler ends within 15 s.
 func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -754,35 +752,35 @@ func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 			left = append(left, s.visit(t, "/events"))
 		}
 		if n := s.client.Stats().HandlersRunning; n != visitors {
-			t.Fatalf("%d handlers run for %d visitors", n, visitors)
+			t.Fatalf("%d handlers are running for %d clients", n, visitors)
 		}
-		time.Sleep(time.Minute) // the streams stay while their clients do
+		time.Sleep(time.Minute) // streams stay open while their clients are connected
 		synctest.Wait()
 		if len(ended) > 0 {
-			t.Fatalf("the context of a visitor who is there has ended: %v", <-ended)
+			t.Fatalf("the context of a connected client was canceled: %v", <-ended)
 		}
 		var longest time.Duration
 		for _, resp := range left {
-			time.Sleep(37 * time.Millisecond) // anywhere between two probes
+			time.Sleep(37 * time.Millisecond) // so that clients leave at different times between two probes
 			began := time.Now()
 			_ = resp.Body.Close()
 			if err := <-ended; !errors.Is(err, iii.ErrChannelClosed) {
-				t.Errorf("the context has ended by %v, want ErrChannelClosed", err)
+				t.Errorf("the context was canceled with %v, want ErrChannelClosed", err)
 			}
 			longest = max(longest, time.Since(began))
 		}
-		t.Logf("%d handlers have ended, the last %v after its visitor had left", visitors, longest)
+		t.Logf("%d handlers returned, the last %v after its client had disconnected", visitors, longest)
 		if longest > 15*time.Second {
-			t.Errorf("a handler has run for %v after its visitor had left", longest)
+			t.Errorf("a handler was still running %v after its client had disconnected", longest)
 		}
 		synctest.Wait()
 		if n := s.client.Stats().HandlersRunning; n != 0 {
-			t.Errorf("%d handlers still run", n)
+			t.Errorf("%d handlers are still running", n)
 		}
 	})
 }
 
-// R25: all clients leave at once, and the worker continues to serve.
+// R25: the worker keeps serving calls after all clients of its streams have disconnected.
 func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 	const visitors = 5
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -800,15 +798,16 @@ func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 			_ = body.Close()
 		}
 		if _, err := iii.Call[string](t.Context(), s.client, "hello", nil); err != nil {
-			t.Errorf("a call after all visitors have left: %v", err)
+			t.Errorf("a call after all clients have disconnected: %v", err)
 		}
 		if took := time.Since(began); took > 15*time.Second {
-			t.Errorf("the worker was held for %v", took)
+			t.Errorf("the worker was blocked for %v", took)
 		}
 	})
 }
 
-// R25: a client that reads nothing holds a handler no longer than its deadline.
+// R25: a client that does not read holds up its handler until the write deadline, but no
+// longer.
 func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	type end struct {
@@ -818,7 +817,7 @@ func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan end, visitors)
-		// Small frames leave little data in transit to each client.
+		// With small frames, little data is in transit to each client.
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var err error
 			flush := http.NewResponseController(w).Flush
@@ -833,21 +832,22 @@ func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 		})
 		s := newSite(t, e, "GET", "/all", h, iii.WithMaxConcurrency(visitors))
 		for range visitors {
-			defer s.visit(t, "/all").Body.Close() // and reads nothing before
+			defer s.visit(t, "/all").Body.Close() // the body is never read
 		}
 		for range visitors {
 			got := <-ended
 			if got.after != 30*time.Second || !errors.Is(got.err, os.ErrDeadlineExceeded) || !errors.Is(got.context, os.ErrDeadlineExceeded) {
-				t.Errorf("Write ended after %v: %v, the context by %v; want os.ErrDeadlineExceeded after 30 s", got.after, got.err, got.context)
+				t.Errorf("Write returned after %v: %v, the context's cause is %v; want os.ErrDeadlineExceeded after 30 s", got.after, got.err, got.context)
 			}
 		}
 	})
 }
 
-// A probe is sent only when nothing was written for the interval after the head.
+// A probe is sent only if nothing has been written for the interval. The first interval starts
+// when the header is sent.
 func TestStreamHeartbeat(t *testing.T) {
 	type frames struct {
-		probes []time.Duration // when they came
+		probes []time.Duration // when each probe arrived
 		bytes  string
 	}
 	seconds := func(s ...int) (d []time.Duration) {
@@ -858,7 +858,7 @@ func TestStreamHeartbeat(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name    string
-		every   time.Duration // -1: the default
+		every   time.Duration // -1 means the default
 		handler http.HandlerFunc
 		want    frames
 	}{
@@ -934,10 +934,10 @@ func TestStreamHeartbeat(t *testing.T) {
 	}
 }
 
-// A probe that cannot be written within the write timeout ends the response: the client
-// has not read the data in transit.
+// If a probe cannot be written within the write timeout, the client is not reading, and the
+// response ends.
 func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
-	const filling = 4<<20 + 256<<10 // nearly all that the engine buffers for one client
+	const filling = 4<<20 + 256<<10 // almost as much as the engine buffers per client
 	for _, test := range []struct {
 		name     string
 		deadline func(http.ResponseWriter)
@@ -970,24 +970,24 @@ func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
 					time.Sleep(time.Hour)
 					synctest.Wait()
 					if len(ended) > 0 {
-						t.Errorf("the context has ended: %v", <-ended)
+						t.Errorf("the context was canceled: %v", <-ended)
 					}
 					_ = body.Close()
 					if err := <-ended; !errors.Is(err, iii.ErrChannelClosed) {
-						t.Errorf("the context has ended by %v, want ErrChannelClosed", err)
+						t.Errorf("the context was canceled with %v, want ErrChannelClosed", err)
 					}
 					return
 				}
 				defer body.Close()
 				if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
-					t.Errorf("the context has ended by %v, want os.ErrDeadlineExceeded", err)
+					t.Errorf("the context was canceled with %v, want os.ErrDeadlineExceeded", err)
 				}
 			})
 		})
 	}
 }
 
-// writeForEver writes until an error occurs, and reports the error and the elapsed time.
+// writeForEver writes until Write fails. It reports the error and the elapsed time.
 func writeForEver(w http.ResponseWriter, ended chan<- stuck) {
 	began := time.Now()
 	var err error
@@ -1002,14 +1002,14 @@ type stuck struct {
 	err   error
 }
 
-// A Write to a client that reads nothing has these limits.
+// TestMountedWriteDeadline writes to a client that does not read.
 func TestMountedWriteDeadline(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		timeout time.Duration // WithHTTPWriteTimeout
-		set     []any         // given to SetWriteDeadline: durations from now, or time.Time, one a second
-		during  bool          // they are set while the handler writes
-		want    time.Duration // 0: never
+		timeout time.Duration // argument of WithHTTPWriteTimeout
+		set     []any         // arguments of SetWriteDeadline: times, or durations from now
+		during  bool          // call SetWriteDeadline once per second while the handler is writing
+		want    time.Duration // 0 means never
 	}{
 		{name: "default of the program", timeout: 7 * time.Second, want: 7 * time.Second},
 		{name: "none", timeout: 0, want: 0},
@@ -1052,7 +1052,7 @@ func TestMountedWriteDeadline(t *testing.T) {
 					writeForEver(w, ended)
 				})
 				s := newSite(t, e, "GET", "/big", h, iii.WithHTTPWriteTimeout(test.timeout))
-				go func() { // after the deadline, the head is not sent
+				go func() { // in the background, because the response header may never arrive
 					if resp, err := s.http.Get(s.addr + "/big"); err == nil {
 						defer resp.Body.Close()
 						<-t.Context().Done()
@@ -1063,25 +1063,25 @@ func TestMountedWriteDeadline(t *testing.T) {
 					synctest.Wait()
 					select {
 					case got := <-ended:
-						t.Errorf("Write has ended after %v: %v", got.after, got.err)
+						t.Errorf("Write returned after %v: %v", got.after, got.err)
 					default:
 						_ = s.client.Close()
 						if got := <-ended; got.err == nil {
-							t.Error("Close does not end the Write")
+							t.Error("Close does not unblock the Write")
 						}
 					}
 					return
 				}
 				if got := <-ended; !errors.Is(got.err, os.ErrDeadlineExceeded) || got.after != test.want.Truncate(time.Second) {
-					t.Errorf("Write ended after %v: %v; want os.ErrDeadlineExceeded after %v", got.after, got.err, test.want)
+					t.Errorf("Write returned after %v: %v; want os.ErrDeadlineExceeded after %v", got.after, got.err, test.want)
 				}
 			})
 		})
 	}
 }
 
-// A client that reads slowly receives a complete response, even if the response takes much
-// longer than the write timeout.
+// A slow client receives the whole response, even if that takes much longer than the write
+// timeout.
 func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 	const size = 8 << 20
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -1105,13 +1105,13 @@ func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		if err := <-wrote; err != nil || got != size {
-			t.Errorf("the client has read %d of %d bytes in %v, Write = %v", got, size, time.Since(began), err)
+			t.Errorf("the client read %d of %d bytes in %v, Write = %v", got, size, time.Since(began), err)
 		}
 	})
 }
 
-// A deadline that passes between two writes breaks nothing, as under net/http, regardless
-// of whether the stream is probed meanwhile.
+// As under net/http, a deadline that expires between two writes has no effect. Probes in the
+// meantime change nothing.
 func TestMountedRollingWriteDeadlines(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
@@ -1125,7 +1125,7 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 			}
 			time.Sleep(20 * time.Second)
 			if err := r.Context().Err(); err != nil {
-				t.Errorf("the context has ended: %v", context.Cause(r.Context()))
+				t.Errorf("the context was canceled: %v", context.Cause(r.Context()))
 			}
 		}
 	})
@@ -1139,7 +1139,7 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 	})
 }
 
-// A write deadline can pass before any part of a buffered response has been sent.
+// A write deadline can expire before any of a buffered response has been sent.
 func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1186,8 +1186,8 @@ func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	}
 }
 
-// A handler without a deadline writes to a client that does not read. Each of these events
-// ends the blocked write.
+// The handler has no deadline, and its client does not read. Each of these events must end the
+// blocked Write.
 func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -1222,15 +1222,14 @@ func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 				began := time.Now()
 				test.end(t, s)
 				if got := <-ended; got.err == nil || time.Since(began) > test.within {
-					t.Errorf("Write ended after %v by %v", time.Since(began), got.err)
+					t.Errorf("Write returned after %v: %v", time.Since(began), got.err)
 				}
 			})
 		})
 	}
 }
 
-// A response whose client reads is not cut off when the worker reconnects: the engine
-// keeps its channel.
+// A response continues while the worker reconnects, because the engine keeps its channel.
 func TestMountedStreamOutlivesItsConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		dropped := make(chan struct{})
@@ -1238,7 +1237,7 @@ func TestMountedStreamOutlivesItsConnection(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 			for range 5 {
-				time.Sleep(3 * time.Second) // longer than a Write may make no progress
+				time.Sleep(3 * time.Second) // longer than the worker takes to reconnect
 				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
 					t.Errorf("Write: %v", err)
 				}
@@ -1261,7 +1260,7 @@ func TestMountedStreamOutlivesItsConnection(t *testing.T) {
 	})
 }
 
-// Response controls that concern the connection of a request.
+// TestMountedResponseController calls the methods that affect the request's connection.
 func TestMountedResponseController(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		done := make(chan struct{})
@@ -1291,8 +1290,7 @@ func TestMountedResponseController(t *testing.T) {
 	})
 }
 
-// Read deadlines apply to a body that arrives in three parts: immediately, after 10 s and
-// after 20 s.
+// The body arrives in three parts: immediately, after 10 s and after 20 s.
 func TestMountedReadDeadline(t *testing.T) {
 	read := func(r *http.Request, n int) (string, error) {
 		b := make([]byte, n)
@@ -1376,9 +1374,9 @@ func TestMountedReadDeadline(t *testing.T) {
 							t.Errorf("read %q, %v after %v; want %q, %v after %v", text, err, took, test.text, test.err, test.after)
 						}
 						if err := r.Context().Err(); err != nil {
-							t.Errorf("the context has ended: %v", err)
+							t.Errorf("the context was canceled: %v", err)
 						}
-						_ = http.NewResponseController(w).Flush() // later requests receive answers
+						_ = http.NewResponseController(w).Flush()
 						fmt.Fprint(w, "answer")
 					})
 					s := newSite(t, e, "POST", "/up", h)
@@ -1406,15 +1404,15 @@ func TestMountedReadDeadline(t *testing.T) {
 						t.Errorf("answer = %q, %v", b, err)
 					}
 					<-done
-					time.Sleep(time.Minute) // the body may still be in transit
+					time.Sleep(time.Minute) // the rest of the body may still be arriving
 				})
 			})
 		}
 	}
 }
 
-// A reverse proxy forwards events as they arrive, and detects from the request's context
-// that its client has left.
+// A reverse proxy forwards events as they arrive. It learns from the request's context that
+// its client has disconnected.
 func TestMountedReverseProxyOfEvents(t *testing.T) {
 	left := make(chan struct{})
 	events := make(chan string)
@@ -1463,7 +1461,7 @@ func TestMountedReverseProxyOfEvents(t *testing.T) {
 	<-left
 }
 
-// File ranges are served with a deadline as well.
+// Deadlines do not interfere with range requests.
 func TestMountedRangeWithDeadlines(t *testing.T) {
 	content := strings.Repeat("0123456789", 50_000)
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -1488,8 +1486,8 @@ func TestMountedRangeWithDeadlines(t *testing.T) {
 	}
 }
 
-// A response to HEAD is complete when its head has been sent. The context of a handler that
-// waits for its client to leave then ends.
+// The response to a HEAD request is complete once its header has been sent. Then the context
+// of a handler that is still waiting is canceled.
 func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan error, 1)
@@ -1501,7 +1499,7 @@ func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 			t.Errorf("Content-Type = %q", got)
 		}
 		if err := <-ended; !errors.Is(err, iii.ErrChannelClosed) || time.Since(began) > 15*time.Second {
-			t.Errorf("the context has ended after %v by %v", time.Since(began), err)
+			t.Errorf("the context was canceled after %v: %v", time.Since(began), err)
 		}
 	})
 }
@@ -1520,9 +1518,8 @@ func TestStreamOptionsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// The engine sends the cookies of a streamed response in no fixed order, so a cookie is
-// omitted if a later cookie replaces it. This includes cookies under other spellings of the
-// header's name.
+// The engine sends the cookies of a streamed response in arbitrary order. The client therefore
+// omits cookies that a later one replaces, in every spelling of the header name.
 func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "a", func(r *replica) {
@@ -1551,40 +1548,40 @@ func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	})
 }
 
-// behaviour is a request and a handler. The response that a client observes, and the
-// handler's notes, must be the same under net/http's server and behind a mounted route.
+// behaviour is a request and its handler. The response and the handler's notes must be the
+// same under net/http's server and on a mounted route.
 type behaviour struct {
 	name    string
-	route   string // method of the route; default that of the request
-	path    string // of the route, below the one of the behaviour
-	method  string // default GET
-	target  string // below the path of the behaviour; default path
+	route   string // the route's method; defaults to that of the request
+	path    string // path of the route, appended to a prefix
+	method  string // defaults to GET
+	target  string // request target, appended to the prefix; defaults to path
 	header  []string
 	body    string
 	chunked bool
-	raw     bool   // the body is what follows the head
-	cut     int    // number of bytes of the body to send, if not 0, before the client ends its side
-	proto   string // default HTTP/1.1
-	length  bool   // also compare the Content-Length of the response
-	empty   bool   // also compare the Content-Type of a response without a body
+	raw     bool   // body follows the header without a Content-Length
+	cut     int    // if positive, send only this much of the body, then close the write side
+	proto   string // defaults to HTTP/1.1
+	length  bool   // compare Content-Length, too
+	empty   bool   // compare Content-Type even if the body is empty
 	handler func(w http.ResponseWriter, r *http.Request, note func(format string, args ...any))
 
-	// differs names the part of docs/http.md that documents a difference.
+	// differs quotes the sentence in docs/http.md that documents a difference.
 	differs string
 }
 
-// observed is the result of a behaviour.
+// observed is what a client and the handler saw of one request.
 type observed struct {
 	Status   int
 	Header   http.Header
 	Body     string
 	Trailer  http.Header
-	End      string   // data that the client reads after the body, if any
-	Informed []string // preceding informational responses
+	End      string   // "no response", or the error from reading the body
+	Informed []string // informational responses before the final one
 	Handler  []string // the handler's notes
 }
 
-// request returns the text of a request to a path.
+// request returns the raw request. The path argument is the prefix.
 func (b *behaviour) request(path string) string {
 	method, proto := b.method, b.proto
 	if method == "" {
@@ -1619,7 +1616,7 @@ func (b *behaviour) request(path string) string {
 	return s.String() + body
 }
 
-// observe sends the request, and waits for the handler's notes.
+// observe sends the request and waits for the response and the handler's notes.
 func (b *behaviour) observe(t *testing.T, addr, path string, notes <-chan []string) (got observed) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -1628,7 +1625,7 @@ func (b *behaviour) observe(t *testing.T, addr, path string, notes <-chan []stri
 	}
 	defer conn.Close()
 	sent := make(chan struct{})
-	go func() { // a server may respond before it has read everything
+	go func() { // a server may respond before it has read the whole request
 		defer close(sent)
 		_, _ = io.WriteString(conn, b.request(path))
 		if b.cut > 0 {
@@ -1692,7 +1689,8 @@ func (o *observed) receive(conn net.Conn, b *behaviour) {
 	}
 }
 
-// A mounted handler behaves as under net/http's server, or as documented.
+// A mounted handler behaves as under net/http's server, except for the differences that
+// docs/http.md documents.
 func TestMountedHandlersBehaveAsUnderNetHTTP(t *testing.T) {
 	behaviours := slices.Concat(requestBehaviours, bodyBehaviours, statusBehaviours, headerBehaviours, writeBehaviours, sniffBehaviours, lengthBehaviours, endBehaviours, handlerBehaviours(t))
 	if n := len(behaviours); n < 140 {
@@ -1749,7 +1747,7 @@ func TestMountedHandlersBehaveAsUnderNetHTTP(t *testing.T) {
 			case b.differs == "" && diff != "":
 				t.Errorf("observed (-net/http +mounted):\n%s", diff)
 			case b.differs != "" && diff == "":
-				t.Errorf("it is the same, although it is listed: %q", b.differs)
+				t.Errorf("no difference, although one is documented: %q", b.differs)
 			case b.differs != "" && !strings.Contains(listed, b.differs):
 				t.Errorf("docs/http.md does not list %q; observed (-net/http +mounted):\n%s", b.differs, diff)
 			}
@@ -1875,7 +1873,7 @@ var requestBehaviours = []behaviour{
 	}},
 }
 
-// readBody records the result of reading the body.
+// readBody notes the result of reading the whole body.
 func readBody(w http.ResponseWriter, r *http.Request, note noting) {
 	b, err := io.ReadAll(r.Body)
 	if len(b) > 100 {
@@ -1884,7 +1882,7 @@ func readBody(w http.ResponseWriter, r *http.Request, note noting) {
 	note("%q %s", b, errorKind(err))
 }
 
-// errorKind returns the properties of an error that programs test.
+// errorKind describes err by the properties that programs check.
 func errorKind(err error) string {
 	for _, kind := range []error{
 		io.ErrUnexpectedEOF, io.EOF, http.ErrBodyReadAfterClose, http.ErrBodyNotAllowed, http.ErrContentLength,
@@ -2043,7 +2041,7 @@ var bodyBehaviours = []behaviour{
 	}},
 }
 
-// answerWith responds with a status.
+// answerWith returns a handler that responds with a status and a body.
 func answerWith(status int, body string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/x-test")
@@ -2222,7 +2220,7 @@ var headerBehaviours = []behaviour{
 	}},
 }
 
-// chunk records the results of Write.
+// chunk writes p and notes the results of Write.
 func chunk(w http.ResponseWriter, note noting, p string) {
 	n, err := io.WriteString(w, p)
 	note("%d %s", n, errorKind(err))
@@ -2310,7 +2308,7 @@ var writeBehaviours = []behaviour{
 		_, text := w.(io.StringWriter)
 		_, copier := w.(io.ReaderFrom)
 		_, pusher := w.(http.Pusher)
-		_, notifier := w.(interface{ CloseNotify() <-chan bool }) // http.CloseNotifier, which is deprecated
+		_, notifier := w.(interface{ CloseNotify() <-chan bool }) // the deprecated http.CloseNotifier
 		_, hijacker := w.(http.Hijacker)
 		note("%v %v %v %v %v %v", flusher, text, copier, pusher, notifier, hijacker)
 		fmt.Fprint(w, "x")
@@ -2338,7 +2336,7 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("disk error") }
 
-// writes responds with several writes and no content type.
+// writes returns a handler that writes parts without setting a content type.
 func writes(parts ...string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		for _, part := range parts {
@@ -2401,10 +2399,10 @@ var sniffBehaviours = []behaviour{
 	}},
 }
 
-// page is a template that begins with a line break.
+// page is a template whose output starts with a newline.
 var page = template.Must(template.New("page").Parse("{{define \"base\"}}<!DOCTYPE html>\n<html>{{template \"content\" .}}</html>{{end}}\n{{define \"content\"}}<p>{{.}}</p>{{end}}\n{{template \"base\" .}}"))
 
-// declared responds with parts and a declared length.
+// declared returns a handler that writes parts after declaring a content length.
 func declared(length string, parts ...string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/plain")
@@ -2415,7 +2413,7 @@ func declared(length string, parts ...string) func(http.ResponseWriter, *http.Re
 	}
 }
 
-// flushedAfter is declared with a flush after each part.
+// flushedAfter is like declared, but flushes after each part.
 func flushedAfter(length string, parts ...string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/plain")
@@ -2473,7 +2471,7 @@ var lengthBehaviours = []behaviour{
 	}},
 }
 
-// endsWith sends a response and then panics.
+// endsWith returns a handler that writes a response and then panics with p.
 func endsWith(p any, flush bool, length string, body string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/plain")
@@ -2499,7 +2497,7 @@ var endBehaviours = []behaviour{
 	{name: "panic behind a complete body", length: true, handler: endsWith("reason", true, "5", "begun")},
 }
 
-// handlerBehaviours are the behaviours of third-party handlers.
+// handlerBehaviours tests handlers that the program did not write itself.
 func handlerBehaviours(t *testing.T) []behaviour {
 	t.Helper()
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

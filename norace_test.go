@@ -15,10 +15,10 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// raceEnabled reports whether the race detector is enabled, which makes copies slow.
+// raceEnabled reports whether the race detector is enabled, which makes copying slow.
 const raceEnabled = false
 
-// The race detector empties pools at random, which costs allocations.
+// This test cannot run under the race detector, which randomly empties sync.Pools.
 func TestFilterMatchDoesNotAllocate(t *testing.T) {
 	f, err := ParseFilter(`{"input.a": {"$gt": 1}, "input.b": {"$in": ["x", "y"]}, "output.c": {"$exists": false}, "caller.worker_name": {"$prefix": "w"}}`)
 	if err != nil {
@@ -33,7 +33,6 @@ func TestFilterMatchDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// Measuring a handler allocates nothing.
 func TestHandlerMetricsDoNotAllocate(t *testing.T) {
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	h, err := newHandlerMetrics(meters.Meter("test"))
@@ -43,7 +42,7 @@ func TestHandlerMetricsDoNotAllocate(t *testing.T) {
 	f := h.function("orders::create")
 	l := &link{handlers: t.Context()}
 	in := &incoming{origin: l}
-	ctx := ExtractContext(t.Context(), testParent, "") // sampled: the SDK takes exemplars
+	ctx := ExtractContext(t.Context(), testParent, "") // a sampled trace, so that the SDK records exemplars
 	if n := testing.AllocsPerRun(1000, func() {
 		in.since = time.Now()
 		f.begin(in)
@@ -54,8 +53,8 @@ func TestHandlerMetricsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// unwrittenLink is a link without a writer. The test takes the messages from the send queue,
-// so only the client itself allocates memory.
+// unwrittenLink is a link without a writer. The test takes messages from the send queue
+// itself, so that only the client's own allocations are counted.
 type unwrittenLink struct {
 	*link
 	batch []item
@@ -70,7 +69,7 @@ func newUnwrittenLink(t *testing.T, c *Client) *unwrittenLink {
 	return &unwrittenLink{link: l}
 }
 
-// next discards the queued messages and returns their number; sent is called for each.
+// next removes all queued messages, passes each to sent, and returns their number.
 func (l *unwrittenLink) next(sent func(item)) int {
 	l.batch = l.client.out.take(l.link, l.batch[:0])
 	for _, it := range l.batch {
@@ -108,7 +107,7 @@ func TestServedInvocationAllocations(t *testing.T) {
 		size     int
 		limit    float64
 	}{
-		{"raw", 10, 3}, {"raw", 100_000, 4}, {"typed", 10, 10}, {"typed", 100_000, 11}, // 5 and 7 on Go 1.27
+		{"raw", 10, 3}, {"raw", 100_000, 4}, {"typed", 10, 10}, {"typed", 100_000, 11}, // on Go 1.27, the typed counts are 5 and 7
 	} {
 		frame := []byte(`{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"` + test.function +
 			`","data":{"User":"ann","Amount":3,"Note":"` + strings.Repeat("x", test.size) + `"},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
@@ -164,7 +163,7 @@ func TestRoutedCallAllocations(t *testing.T) {
 		out   any
 		limit float64
 	}{
-		{"raw", json.RawMessage(`{"n":1}`), nil, 0}, {"typed", &in, new(allocOrder), 5}, // 0 on Go 1.27
+		{"raw", json.RawMessage(`{"n":1}`), nil, 0}, {"typed", &in, new(allocOrder), 5}, // on Go 1.27, the typed count is 0
 	} {
 		allocs := testing.AllocsPerRun(500, func() {
 			if err := c.Call(ctx, "f", test.in, test.out); err != nil {

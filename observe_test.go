@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// generation lists the features of an engine.
+// generation is the list of features that an engine supports.
 type generation []string
 
 var (
@@ -24,8 +24,8 @@ var (
 	withV2           = generation{FeatureObserveV1, FeatureObserveV2, FeatureLocalDispatchV1}
 )
 
-// greetAs greets the n-th connection as the n-th engine in the list, and all further
-// connections as the last one.
+// greetAs greets each connection as the next engine in the list. The last engine is used again
+// for all further connections.
 func greetAs(generations ...generation) func(*peerConn) {
 	return func(c *peerConn) {
 		g := generations[min(c.n, len(generations)-1)]
@@ -39,8 +39,8 @@ func greetAs(generations ...generation) func(*peerConn) {
 	}
 }
 
-// accepting confirms functions as an engine with observers does, once the worker has
-// listed its features.
+// accepting confirms registered functions if the peer has announced observers. It ignores
+// messages for which next returns true.
 func accepting(next func(c *peerConn, m *peerMessage) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if next != nil && next(c, m) {
@@ -68,7 +68,7 @@ func observerState(id, state, code string) string {
 	return fmt.Sprintf(`{"type":"observerstatechanged","id":%q,"state":%q,"fires":3,"reason":{"code":%q,"message":"why"}}`, id, state, code)
 }
 
-// hostsObservers answers observers as the engine does if their host accepts them.
+// hostsObservers replies as an engine on which every observer is accepted.
 func hostsObservers(c *peerConn, m *peerMessage) bool {
 	switch m.Type {
 	case "observe":
@@ -80,7 +80,7 @@ func hostsObservers(c *peerConn, m *peerMessage) bool {
 	return false
 }
 
-// observing lists the registrations of connection n by type and id.
+// observing returns the registrations and removals sent over connection n.
 func (p *peer) observing(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "unregistertrigger", "observe", "unobserve") {
 		list = append(list, m.Type+" "+m.ID)
@@ -213,7 +213,7 @@ func TestObserveRefusesWhatIsWrongHere(t *testing.T) {
 		t.Errorf("error %v, want a *FilterError with the path", err)
 	}
 	if _, err := c.Observe(Source{FunctionID: "http::on-request", Namespace: "mine", Args: map[string]string{"path": "/a{b}c"}}, "t"); err != nil {
-		t.Errorf("a route of another worker's: %v", err)
+		t.Errorf("a route owned by another worker: %v", err)
 	}
 }
 
@@ -240,7 +240,7 @@ func TestObserverIDIsTakenOnceUntilItIsDisposed(t *testing.T) {
 		var second *Observer
 		disposed := make(chan error)
 		go func() { disposed <- first.Dispose(t.Context()) }()
-		for second == nil { // free as soon as Dispose is called
+		for second == nil { // the id is free as soon as Dispose is called
 			second, _ = c.Observe(Source{FunctionID: "s"}, "t", WithObserverID("o"))
 			synctest.Wait()
 		}
@@ -261,11 +261,12 @@ func TestObserverIDIsTakenOnceUntilItIsDisposed(t *testing.T) {
 	})
 }
 
-// The engine answers observe messages in order, so the n-th answer belongs to the n-th handle.
+// The engine replies to observe messages in order, so the n-th reply belongs to the n-th
+// observer.
 func TestAnswersReachTheObserversInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
-			return m.Type == "observe" || m.Type == "unobserve" // the test answers
+			return m.Type == "observe" || m.Type == "unobserve" // the test replies
 		})})
 		c := p.connected()
 		conn := p.conn(0)
@@ -276,20 +277,20 @@ func TestAnswersReachTheObserversInOrder(t *testing.T) {
 		second := mustObserve(t, c, "t", WithObserverID("o"))
 		synctest.Wait()
 
-		conn.send(observerState("o", "active", "")) // no observe message is answered
+		conn.send(observerState("o", "active", "")) // no observe message is pending
 		synctest.Wait()
 		if second.State() != ObserverStatePending {
-			t.Errorf("state %s by a change before any answer", second.State())
+			t.Errorf("state %s after a change that arrived before any reply", second.State())
 		}
 		conn.send(observeRefused("o", "SELF_TARGET"))
 		synctest.Wait()
 		select {
-		case err := <-disposed: // the rejection ends the first one
+		case err := <-disposed: // the reply belonged to the first observer
 			if err != nil {
 				t.Error(err)
 			}
 		default:
-			t.Error("Dispose waits although the engine has refused the observer")
+			t.Error("Dispose waits although the engine has rejected the observer")
 		}
 		if first.State() != ObserverStateDisposed || first.Err() != nil {
 			t.Errorf("first: %s, %v; want disposed for good", first.State(), first.Err())
@@ -330,7 +331,7 @@ func TestDisposeWaitsForTheEngineNoLongerThanItSays(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if err := first.Dispose(t.Context()); err != nil { // the engine sends nothing
+		if err := first.Dispose(t.Context()); err != nil { // the engine does not reply
 			t.Error(err)
 		}
 		if took := time.Since(began); took != 5*time.Second {
@@ -346,7 +347,7 @@ func TestDisposeWaitsForTheEngineNoLongerThanItSays(t *testing.T) {
 			t.Errorf("error %v, want that of ctx", err)
 		}
 		if second.State() != ObserverStateDisposed {
-			t.Errorf("state %s after Dispose whose ctx ended", second.State())
+			t.Errorf("state %s after Dispose with a canceled context", second.State())
 		}
 	})
 }
@@ -385,7 +386,7 @@ func TestEngineDisposesOfAnObserver(t *testing.T) {
 					t.Errorf("listener (-want +got):\n%s", diff)
 				}
 				mu.Unlock()
-				again := mustObserve(t, c, "t", WithObserverID("o")) // the id is free
+				again := mustObserve(t, c, "t", WithObserverID("o")) // the id is free again
 				if err := again.Ready(t.Context()); err != nil {
 					t.Error(err)
 				}
@@ -408,7 +409,8 @@ func TestEngineDisposesOfAnObserver(t *testing.T) {
 	}
 }
 
-// await waits until the observer o is in the state s.
+// await waits until the observer is in state s. It fails after ten other changes, or after
+// waitLimit without a change.
 func (o *Observer) await(s ObserverState) error {
 	r := o.registry()
 	for range 10 {
@@ -440,14 +442,14 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 		c := p.client()
 		o := mustObserve(t, c, "t", WithObserverID("o"))
 		other := mustObserve(t, c, "t", WithObserverID("other"))
-		if err := c.Connect(t.Context()); err != nil { // a rejected registration does not prevent a connection
+		if err := c.Connect(t.Context()); err != nil { // succeeds even though the observer is rejected
 			t.Fatal(err)
 		}
 		if err := o.Ready(t.Context()); codeOf(err) != "INVALID_ARGS" || codeOf(o.Err()) != "INVALID_ARGS" || o.State() != ObserverStateError {
 			t.Errorf("ready: %v, state %s, err %v", err, o.State(), o.Err())
 		}
 		if _, err := c.Observe(Source{FunctionID: "s"}, "t", WithObserverID("o")); codeOf(err) != "OBSERVER_ID_CONFLICT" {
-			t.Errorf("the id of a refused observer: %v", err)
+			t.Errorf("the id of a rejected observer: %v", err)
 		}
 		p.conn(0).Cut()
 		p.conn(1)
@@ -468,7 +470,8 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 	})
 }
 
-// An observer that the host has rejected remains in the engine until it is removed.
+// If the host rejects an observer later, the observer stays in the engine until it is disposed
+// of.
 func TestObserverInErrorByAStateChangeIsUnobservedAndReplayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
@@ -519,8 +522,8 @@ func TestObserversAreReplayedInOrderBehindFunctionsAndUnobserves(t *testing.T) {
 				if err := list[0].await(ObserverStateSuspended); err != nil {
 					t.Fatal(err)
 				}
-				// Without a connection, both are removed immediately, and one id belongs
-				// to a new observer.
+				// Without a connection, both observers are removed at once, and their ids can
+				// be used again.
 				for _, o := range []*Observer{list[1], list[3]} {
 					if err := o.Dispose(t.Context()); err != nil {
 						t.Error(err)
@@ -573,7 +576,7 @@ func TestObserverFollowsTheGenerationsOfTheEngine(t *testing.T) {
 			t.Fatal(err)
 		}
 		gone := mustObserve(t, c, "t", WithObserverID("gone"))
-		_ = gone.Dispose(t.Context()) // never sent
+		_ = gone.Dispose(t.Context()) // never sent to the engine
 		if err := before.Dispose(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -581,7 +584,7 @@ func TestObserverFollowsTheGenerationsOfTheEngine(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := c.Stats().HeldFramesDropped; n != 1 {
-			t.Errorf("%d held frames dropped, want the unobserve", n)
+			t.Errorf("%d held frames dropped, want only the unobserve", n)
 		}
 		p.conn(2).Cut()
 		if err := after.await(ObserverStateActive); err != nil {
@@ -622,7 +625,7 @@ func TestObserverIsHeldWithItsFunction(t *testing.T) {
 					t.Errorf("function %v, observer %s %v, trigger %v", f.Err(), o.State(), o.Err(), trigger.Err())
 				}
 				if diff := cmp.Diff([]string{"observe " + other.ID()}, slices.DeleteFunc(p.observing(0), func(s string) bool { return s == "registerfunction f" })); diff != "" {
-					t.Errorf("sent for a refused function (-want +got):\n%s", diff)
+					t.Errorf("sent for a rejected function (-want +got):\n%s", diff)
 				}
 				held = false
 				if err := o.Ready(t.Context()); err != nil {
@@ -633,7 +636,7 @@ func TestObserverIsHeldWithItsFunction(t *testing.T) {
 	}
 }
 
-// noWorkers answers calls like an engine that lists no workers.
+// noWorkers replies like an engine that lists no workers.
 func noWorkers(*peerConn, *peerMessage) string { return `{"workers":[],"registered_triggers":[]}` }
 
 func TestObserverEndsWithTheClient(t *testing.T) {
@@ -694,7 +697,7 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 				})})
 				c := p.client()
 				mustHandle(t, c, "f")
-				if _, err := c.Trigger("far", SubscribeTriggerConfig{Topic: "t"}, WithTriggerNamespace("far")); err != nil { // needs an adapter
+				if _, err := c.Trigger("far", SubscribeTriggerConfig{Topic: "t"}, WithTriggerNamespace("far")); err != nil { // observers cannot have a target in another namespace without an adapter
 					t.Fatal(err)
 				}
 				if err := errors.Join(c.Connect(t.Context()), c.Ready()); err != nil {
@@ -716,20 +719,20 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 				mustObserve(t, c, "f")
 				synctest.Wait()
 				if err := c.Ready(); g != nil && codeOf(err) != "INVALID_ARGS" {
-					t.Errorf("with a refused observer: %v", err)
+					t.Errorf("with a rejected observer: %v", err)
 				}
 			})
 		})
 	}
 }
 
-// The engine may give no answer for a function that was unregistered immediately.
+// If a function is unregistered right after it was registered, the engine may never reply.
 func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPeer(t, script{greet: greetAs(g), message: accepting(func(c *peerConn, m *peerMessage) bool {
-					return m.Type == "registerfunction" && m.ID == "gone" || m.Type == "observe" // without an answer
+					return m.Type == "registerfunction" && m.ID == "gone" || m.Type == "observe" // no reply
 				})})
 				c := p.connected()
 				gone := mustHandle(t, c, "gone")
@@ -750,7 +753,7 @@ func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 				if n := c.Stats().Reconnects; n != 0 || c.State() != ConnectionStateConnected {
 					t.Errorf("%d reconnects", n)
 				}
-				if g != nil { // an engine that leaves an observer unanswered has failed
+				if g != nil { // an engine that never replies to observe is broken
 					mustObserve(t, c, "f")
 					time.Sleep(time.Hour)
 					p.conn(1)
@@ -760,18 +763,17 @@ func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 	}
 }
 
-// functionConflict is the message that rejects the function f because another worker owns it.
+// functionConflict returns the message that rejects a function because another worker owns it.
 func functionConflict(f string) string {
 	return fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"w"}`, f)
 }
 
-// Attempts to register a function that another worker owns do not delay later
-// registrations.
+// Attempts to register a function that another worker owns do not delay later registrations.
 func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 	for name, test := range map[string]struct {
-		answer func(c *peerConn, attempt int) // number of attempts to register busy
+		answer func(c *peerConn, attempt int) // replies to an attempt to register the function "busy"
 		during func(p *peer, c *Client, busy *Function)
-		owned  bool // busy is served at the end
+		owned  bool // whether the function "busy" is registered in the end
 	}{
 		"taken back before the answer": {
 			answer: func(c *peerConn, attempt int) {
@@ -789,7 +791,7 @@ func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 				}
 			},
 		},
-		// Another function delays the fence, so the fence follows two attempts.
+		// Another registration delays the fence until after the second attempt.
 		"several attempts before a fence": {
 			answer: func(c *peerConn, attempt int) {
 				if attempt < 3 {
@@ -838,9 +840,9 @@ func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 	}
 }
 
-// The engine keeps observers across a reconnection. If another worker has taken over the
-// function meanwhile, the observer of this worker would run it a second time for each
-// event.
+// The engine keeps observers while a worker is disconnected. If another worker has taken over
+// the target function, the observer must be removed. Otherwise, the function would run twice
+// for each event.
 func TestObserversOfALostFunctionAreTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := false

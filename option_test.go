@@ -26,7 +26,7 @@ func TestOptionsRefuse(t *testing.T) {
 	tests := []struct {
 		name string
 		opt  Option
-		want string // in the error
+		want string // expected in the error
 	}{
 		{"nil", nil, "nil Option"},
 		{"blank name", WithName(" \t"), "WithName"},
@@ -129,12 +129,11 @@ func TestEngineAddress(t *testing.T) {
 	}
 	for _, in := range []string{"h:1", "localhost", "/x", "ftp://h", "ws://", "ws://:1", "ws://h:65536", "ws://h:x", "ws:h", "ws://h h"} {
 		if u, err := parseEngineURL(in); err == nil {
-			t.Errorf("%s: taken as %v", in, u)
+			t.Errorf("%s: accepted as %v", in, u)
 		}
 	}
 }
 
-// TestEnvironment tests the variables that replace options.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("III_URL", " http://engine.test:7 ")
 	t.Setenv("III_NAMESPACE", " shop ")
@@ -157,7 +156,7 @@ func TestEnvironment(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// A name becomes available when its client has ended.
+	// Closing a client makes its name available again.
 	_ = first.Close()
 	third, err := New("")
 	if err != nil {
@@ -179,7 +178,7 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("a bad III_URL: %v, want %s", err, refusal)
 	}
 	if c, err := New("ws://h:1"); err != nil {
-		t.Errorf("III_URL counts beside an address: %v", err)
+		t.Errorf("III_URL is read although an address was given: %v", err)
 	} else {
 		_ = c.Close()
 	}
@@ -206,7 +205,7 @@ func TestDefaultName(t *testing.T) {
 	}
 }
 
-// TestMetadata tests the metadata of a worker that the engine receives.
+// TestMetadata checks what a worker reports about itself.
 func TestMetadata(t *testing.T) {
 	t.Setenv("III_ISOLATION", "docker")
 	p := newPeer(t, script{})
@@ -230,7 +229,7 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// Every function that takes a reconnection policy rejects an invalid one.
+// Everything that accepts a ReconnectionConfig validates it.
 func TestInvalidReconnectionIsAnError(t *testing.T) {
 	const longest = uint64(math.MaxInt64 / int64(time.Millisecond) / 4)
 	for name, cfg := range map[string]ReconnectionConfig{
@@ -260,7 +259,7 @@ func TestInvalidReconnectionIsAnError(t *testing.T) {
 	}
 }
 
-// The same option works for a client and for a telemetry connection.
+// A DialOption works for a client and for a telemetry connection.
 func TestDialOptionsServeBothConnections(t *testing.T) {
 	opts := []DialOption{WithHeader(http.Header{"X-Token": {"t"}}), WithReconnection(ReconnectionConfig{InitialDelayMs: 7, MaxPendingMessages: 9}), WithTLSConfig(&tls.Config{ServerName: "engine"}),
 		WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("away") })}
@@ -296,7 +295,7 @@ func TestDialOptionsServeBothConnections(t *testing.T) {
 	}
 }
 
-// TestHeaders tests the headers of the WebSocket upgrade.
+// TestHeaders checks the headers of the WebSocket handshake.
 func TestHeaders(t *testing.T) {
 	header := http.Header{"X-A": {"1", "2"}}
 	var got http.Header
@@ -328,7 +327,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// The delays of every accepted configuration stay within their bounds.
+// For every valid configuration, the delays stay within their limits.
 func FuzzReconnectDelay(f *testing.F) {
 	f.Add(uint64(1000), uint64(30_000), 2.0, 0.3, uint64(5), 0.5)
 	f.Add(uint64(1), uint64(math.MaxInt64/1_000_000/4), 1e300, 1.0, uint64(math.MaxUint64), 1.0)
@@ -339,7 +338,7 @@ func FuzzReconnectDelay(f *testing.F) {
 		}
 		rc := cfg.reconnection
 		if multiplierOfOne := rc.BackoffMultiplier < 1.001; multiplierOfOne {
-			attempt %= 1000 // as many steps as attempts
+			attempt %= 1000 // bounds the number of iterations
 		}
 		got := cfg.redial().Delay(attempt, spread)
 		limit := time.Duration(rc.MaxDelayMs) * time.Millisecond
@@ -349,7 +348,6 @@ func FuzzReconnectDelay(f *testing.F) {
 	})
 }
 
-// TestDialContextIsUsed tests which addresses each dialer dials.
 func TestDialContextIsUsed(t *testing.T) {
 	p := newPeer(t, script{})
 	var network, addr string
@@ -362,8 +360,8 @@ func TestDialContextIsUsed(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironment gives each socket an address, and checks the headers that it
-// receives.
+// TestTokenOfTheEnvironment checks, for every kind of socket, to which addresses $III_TOKEN is
+// sent.
 func TestTokenOfTheEnvironment(t *testing.T) {
 	t.Setenv("III_TOKEN", " "+tokenMark+" ")
 	t.Setenv("III_URL", "ws://engine.test:49134")
@@ -376,7 +374,6 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", server.Listener.Addr().String())
 	}
-	// once makes only one attempt to connect.
 	once := WithReconnection(ReconnectionConfig{MaxRetries: new(uint64(1)), InitialDelayMs: 1})
 	client := func(t *testing.T, address string, opts ...Option) *Client {
 		c, err := New(address, append(opts, WithDialContext(dial), WithLogger(testLogger), once)...)
@@ -426,7 +423,7 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 			if got := <-sent; got != test.want {
 				t.Errorf("Authorization %q, want %q", got, test.want)
 			}
-			for { // further attempts
+			for { // drain further attempts
 				select {
 				case <-sent:
 					continue
@@ -438,8 +435,8 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironmentReachesTelemetryOfAClient tests telemetry that uses the host of its
-// client, although $III_URL does not name that host.
+// Even if $III_URL does not name the host of the telemetry connection, the token is sent there
+// once a client uses telemetry with the same host.
 func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
 	t.Setenv("III_TOKEN", tokenMark)
 	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {
@@ -464,7 +461,7 @@ func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		<-sent // possibly begun before
+		<-sent // discard an earlier attempt
 		if got := <-sent; (got == "Bearer "+tokenMark) != want || !want && got != "" {
 			t.Errorf("client at %s: Authorization %q", address, got)
 		}

@@ -25,11 +25,11 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// batchKeeper is an exporter that records the sizes of its batches.
+// batchKeeper is an exporter that records the size of each batch.
 type batchKeeper struct {
-	block chan struct{} // if not nil, export waits until it is closed
-	busy  bool          // result of crowded
-	err   error         // result of export
+	block chan struct{} // if not nil, export blocks until it is closed
+	busy  bool          // returned by crowded
+	err   error         // returned by export
 
 	mu       sync.Mutex
 	batches  []int
@@ -88,7 +88,7 @@ func (k *batchKeeper) crowded() bool {
 	return k.busy
 }
 
-// exported returns the sizes of the batches so far.
+// exported returns the batch sizes so far.
 func (k *batchKeeper) exported() []int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -149,7 +149,6 @@ func TestBatchExportsSpans(t *testing.T) {
 	})
 }
 
-// shutDown shuts a processor down.
 func shutDown(t *testing.T, shutdown func(context.Context) error) {
 	t.Helper()
 	if err := shutdown(t.Context()); err != nil {
@@ -206,8 +205,8 @@ func TestBatchExportsLogs(t *testing.T) {
 	}
 }
 
-// sumsTo reports whether got has as many records as want: the distribution over batches
-// depends on how soon the goroutine runs.
+// sumsTo reports whether got and want have the same total. How records are split into batches
+// depends on scheduling.
 func sumsTo(got, want []int) bool {
 	sum := func(list []int) (n int) {
 		for _, v := range list {
@@ -218,7 +217,7 @@ func sumsTo(got, want []int) bool {
 	return sum(got) == sum(want) && (got == nil) == (want == nil)
 }
 
-// Later processors can modify the record.
+// A later processor may modify the record, so the batch must hold a copy.
 func TestBatchCopiesLogRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &batchKeeper{}
@@ -235,8 +234,8 @@ func TestBatchCopiesLogRecords(t *testing.T) {
 	})
 }
 
-// Records that arrive faster than they are exported are dropped and counted, and never
-// block.
+// When records arrive faster than they are exported, surplus records are dropped and counted.
+// The caller never blocks.
 func TestBatchDropsWhatOverflows(t *testing.T) {
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000")
@@ -289,7 +288,7 @@ func TestBatchFlushExportsTheRest(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := p.ForceFlush(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("flush with a context that has ended: %v", err)
+			t.Errorf("flush with a canceled context: %v", err)
 		}
 		shutDown(t, p.Shutdown)
 		shutDown(t, p.Shutdown)
@@ -300,7 +299,7 @@ func TestBatchFlushExportsTheRest(t *testing.T) {
 	})
 }
 
-// An exporter that does not return blocks no caller beyond its context.
+// Even if the exporter hangs, callers return when their contexts are done.
 func TestBatchWaitsEndWithTheirContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &batchKeeper{block: make(chan struct{})}
@@ -319,7 +318,7 @@ func TestBatchWaitsEndWithTheirContext(t *testing.T) {
 	})
 }
 
-// While a flush waits for the engine, other records are still exported.
+// A flush that waits for the engine does not hold up the export of later records.
 func TestBatchExportsWhileFlushing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &waitingKeeper{}
@@ -344,7 +343,7 @@ func TestBatchExportsWhileFlushing(t *testing.T) {
 	})
 }
 
-// waitingKeeper is a batchKeeper whose ForceFlush returns only when its context ends.
+// waitingKeeper is a batchKeeper whose ForceFlush blocks until its context is done.
 type waitingKeeper struct{ batchKeeper }
 
 func (k *waitingKeeper) ForceFlush(ctx context.Context) error {
@@ -352,8 +351,8 @@ func (k *waitingKeeper) ForceFlush(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Errors go to OpenTelemetry's handler, except those that the connection counts and
-// reports itself.
+// Export errors are passed to OpenTelemetry's error handler, except those that the connection
+// counts and reports by itself.
 func TestBatchReportsExportErrors(t *testing.T) {
 	odd := errors.New("odd")
 	var mu sync.Mutex
@@ -362,7 +361,7 @@ func TestBatchReportsExportErrors(t *testing.T) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		mu.Lock()
 		defer mu.Unlock()
-		// The handler is global: errors of other tests can arrive here as well.
+		// The handler is global, so ignore errors that other tests cause.
 		if errors.Is(err, odd) || errors.Is(err, ErrBufferFull) || errors.Is(err, ErrConnectionClosed) {
 			handled = append(handled, err)
 		}
@@ -376,11 +375,11 @@ func TestBatchReportsExportErrors(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	if len(handled) != 1 || handled[0] != odd {
-		t.Errorf("handled %v, want %v alone", handled, odd)
+		t.Errorf("handled %v, want only %v", handled, odd)
 	}
 }
 
-// With everything running concurrently, each record is exported or counted as dropped.
+// Under concurrent use, every record is either exported or counted as dropped.
 func TestBatchConcurrent(t *testing.T) {
 	k := &batchKeeper{}
 	p := newBatchLogProcessor(k, time.Millisecond, 7)
@@ -414,7 +413,7 @@ func TestBatchConcurrent(t *testing.T) {
 	}
 }
 
-// The processors work inside the providers of the SDK.
+// The processors work in providers of the SDK.
 func TestBatchInProviders(t *testing.T) {
 	k := &batchKeeper{}
 	spans := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatchSpanProcessor(k, time.Hour)))
@@ -431,8 +430,8 @@ func TestBatchInProviders(t *testing.T) {
 	}
 }
 
-// A failing callback affects no other metric, whether metrics are collected at an interval, by
-// a flush or by the shutdown.
+// A failing callback does not affect other metrics, whether they are collected periodically,
+// by Flush or by Shutdown.
 func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 	failed := errors.New("the database is away")
 	handled := countHandled(t, failed)
@@ -455,7 +454,7 @@ func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 			}
 			for i, value := range want {
 				if !strings.Contains(frames[i], `"orders"`) || !strings.Contains(frames[i], `"asInt":"`+value+`"`) {
-					t.Errorf("%s: frame %d does not say %s: %s", when, i, value, frames[i])
+					t.Errorf("%s: frame %d does not contain %s: %s", when, i, value, frames[i])
 				}
 			}
 		}
@@ -465,7 +464,7 @@ func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 		synctest.Wait()
 		arrived("after the interval", "1")
 		if n := handled.Load(); n != 1 {
-			t.Errorf("the failure was told %d times", n)
+			t.Errorf("the failure was reported %d times", n)
 		}
 
 		counter.Add(t.Context(), 1)

@@ -13,7 +13,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// telemetryVariables lists the variables that telemetry reads when it starts.
+// telemetryVariables lists the environment variables that telemetry reads at startup.
 var telemetryVariables = []string{
 	"OTEL_ENABLED", "OTEL_SERVICE_NAME", "SERVICE_VERSION", "SERVICE_NAMESPACE", "SERVICE_INSTANCE_ID", "III_URL",
 	"OTEL_METRICS_ENABLED", "OTEL_SPANS_FLUSH_INTERVAL_MS", "OTEL_LOGS_FLUSH_INTERVAL_MS", "OTEL_LOGS_BATCH_SIZE",
@@ -23,7 +23,7 @@ var telemetryVariables = []string{
 func clearTelemetryEnv(t *testing.T) {
 	t.Helper()
 	for _, name := range telemetryVariables {
-		t.Setenv(name, "") // restores it after the test
+		t.Setenv(name, "") // restored after the test
 		if err := os.Unsetenv(name); err != nil {
 			t.Fatal(err)
 		}
@@ -103,12 +103,12 @@ func TestTelemetryReadsItsVariables(t *testing.T) {
 		)
 	}
 	numbers := []struct {
-		variable string // "": none
+		variable string // "" means none
 		get      field
 		set      func(*OtelConfig, *uint64)
 		def      uint64
 		as       func(uint64) any
-		zero     any // value for a variable of 0
+		zero     any // expected value if the variable is 0
 	}{
 		{"OTEL_SPANS_FLUSH_INTERVAL_MS", func(c *telemetryConfig) any { return c.spansInterval }, func(c *OtelConfig, n *uint64) { c.SpansFlushIntervalMs = n }, 100, asMilliseconds, time.Duration(0)},
 		{"OTEL_LOGS_FLUSH_INTERVAL_MS", func(c *telemetryConfig) any { return c.logsInterval }, func(c *OtelConfig, n *uint64) { c.LogsFlushIntervalMs = n }, 100, asMilliseconds, time.Duration(0)},
@@ -125,7 +125,7 @@ func TestTelemetryReadsItsVariables(t *testing.T) {
 			test{variable: n.variable, value: "5", cfg: field, get: n.get, want: n.as(77)})
 		switch n.variable {
 		case "":
-		case "OTEL_METRIC_EXPORT_INTERVAL": // not supported: the OtelConfig sets the interval
+		case "OTEL_METRIC_EXPORT_INTERVAL": // not supported; OtelConfig sets the interval
 			tests = append(tests, test{variable: n.variable, value: "5", get: n.get, want: n.zero})
 		default:
 			tests = append(tests,
@@ -197,7 +197,7 @@ func TestTelemetryResource(t *testing.T) {
 		name string
 		env  map[string]string
 		cfg  OtelConfig
-		want map[string]string // besides sdk; "uuid" matches any UUID
+		want map[string]string // attributes other than those of the SDK; "uuid" matches any UUID
 		warn bool
 	}{
 		{name: "nothing", want: map[string]string{"service.name": guess, "service.version": "unknown", "service.instance.id": "uuid"}},
@@ -276,7 +276,7 @@ func TestTelemetryURLEndsInOtel(t *testing.T) {
 		{"ws://localhost:49134?token=abc", "ws://localhost:49134/otel?token=abc"},
 		{"ws://localhost:49134/otel/?token=abc", "ws://localhost:49134/otel?token=abc"},
 		{"ws://localhost:49134?a=/otel", "ws://localhost:49134/otel?a=/otel"},
-		{"ws://localhost:49134#frag", "ws://localhost:49134/otel"}, // fragments are not sent
+		{"ws://localhost:49134#frag", "ws://localhost:49134/otel"}, // a WebSocket address has no fragment
 		{"ws://localhost:49134?a=b#frag", "ws://localhost:49134/otel?a=b"},
 		{"wss://host/base", "wss://host/base/otel"},
 		{"wss://host/base/hotel", "wss://host/base/hotel/otel"},
@@ -288,7 +288,7 @@ func TestTelemetryURLEndsInOtel(t *testing.T) {
 		{"ws://[::1]:1", "ws://[::1]:1/otel"},
 	}
 	for _, tt := range tests {
-		for _, base := range []string{tt.base, tt.want} { // the result is unchanged by a second call
+		for _, base := range []string{tt.base, tt.want} { // the function is idempotent
 			u, err := telemetryURL(base)
 			if err != nil {
 				t.Errorf("%s: %v", base, err)
@@ -358,7 +358,7 @@ func TestConnectionOptionErrors(t *testing.T) {
 			continue
 		}
 		if _, err := StartTelemetry(t.Context(), OtelConfig{}, WithTelemetryConnection(opt)); err == nil {
-			t.Errorf("%s: StartTelemetry took it", name)
+			t.Errorf("%s: StartTelemetry accepted it", name)
 		}
 	}
 }

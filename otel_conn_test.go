@@ -131,7 +131,7 @@ func TestTelemetryUpgrade(t *testing.T) {
 	}
 }
 
-// The headers of the configuration are sent unless an option sets the same header.
+// An option overrides the header of the same name in the configuration.
 func TestTelemetryConfigHeaders(t *testing.T) {
 	requests := make(chan http.Header, 1)
 	p := newOtelPeer(t, otelScript{refuse: func(_ int, r *http.Request) int {
@@ -159,13 +159,13 @@ func TestTelemetryConfigHeaders(t *testing.T) {
 
 	cfg.EngineWSHeaders = map[string]string{"upgrade": secretHeader}
 	if _, err := StartTelemetry(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), "iii: engine_ws_headers: ") || strings.Contains(err.Error(), secretHeader) {
-		t.Errorf("a header of the upgrade: %v", err)
+		t.Errorf("a reserved header: %v", err)
 	}
 }
 
-// The address defaults to that of the environment, and wss uses TLS.
+// The address comes from the environment by default. An https address implies TLS.
 func TestTelemetryTLS(t *testing.T) {
-	server := httptest.NewTLSServer(nil) // for its certificate
+	server := httptest.NewTLSServer(nil) // used only for its certificate
 	defer server.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -187,7 +187,7 @@ func TestTelemetryTLS(t *testing.T) {
 	}
 }
 
-// The delay between failed attempts grows. A lasting connection resets it.
+// The delay grows with each failed attempt. A connection that lasts resets it.
 func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := func(n int) bool { return n == 7 }
@@ -210,7 +210,7 @@ func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 		wants := []float64{1, 2, 4, 8, 16, 30, 30}
 		check := func(what string, gap time.Duration, base float64) {
 			if low, high := base*0.7, min(base*1.3, 30); gap.Seconds() < low-0.001 || gap.Seconds() > high+0.001 {
-				t.Errorf("%s: %v after the one before, want within %v s and %v s", what, gap, low, high)
+				t.Errorf("%s: %v after the previous one, want between %v s and %v s", what, gap, low, high)
 			}
 		}
 		for n, base := range wants {
@@ -232,7 +232,7 @@ func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	})
 }
 
-// A peer that accepts and closes immediately is not healthy: the delay grows.
+// If the engine closes every connection at once, the delay keeps growing.
 func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) { c.kill() }})
@@ -241,7 +241,7 @@ func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 		at := p.dialled()
 		for n, base := range []float64{1, 2, 4, 8, 16} {
 			if gap := at[n+1].Sub(at[n]).Seconds(); gap < base*0.69 || gap > base*1.31 {
-				t.Errorf("attempt %d came %v s after the one before, want about %v s", n+1, gap, base)
+				t.Errorf("attempt %d was made %v s after the previous one, want about %v s", n+1, gap, base)
 			}
 		}
 	})
@@ -303,7 +303,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 		at := p.dialled()
 		for n, base := range []float64{1, 2, 4} {
 			if gap := at[n+1].Sub(at[n]).Seconds(); gap < base*0.69 || gap > base*1.31 {
-				t.Errorf("attempt %d came %v s after the one before, want about %v s", n+1, gap, base)
+				t.Errorf("attempt %d was made %v s after the previous one, want about %v s", n+1, gap, base)
 			}
 		}
 		cutShort(s)
@@ -318,12 +318,12 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 			}
 		}
 		if told != 3 || strings.Count(log.String(), "AUTH_ERROR") != 3 {
-			t.Errorf("the refusal was told %d times, log:\n%s", told, &log)
+			t.Errorf("the rejection was reported %d times, log:\n%s", told, &log)
 		}
 	})
 }
 
-// A shutdown tries to connect once more, but does not retry after a refusal.
+// Shutdown tries to connect once more, but gives up when the engine rejects the connection.
 func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
@@ -337,16 +337,15 @@ func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
 		before := len(p.dialled())
 		var auth *AuthError
 		if err := s.Shutdown(t.Context()); !errors.As(err, &auth) {
-			t.Errorf("Shutdown: %v, want the refusal", err)
+			t.Errorf("Shutdown: %v, want the rejection", err)
 		}
 		if n := len(p.dialled()) - before; n != 1 {
-			t.Errorf("the shutdown has attempted %d times to connect, want once", n)
+			t.Errorf("Shutdown tried to connect %d times, want once", n)
 		}
 	})
 }
 
-// Error frames of the engine other than authentication errors are reported too, and
-// other frames are ignored.
+// Every error frame from the engine is reported. Other frames are ignored.
 func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
@@ -373,8 +372,7 @@ func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	})
 }
 
-// A connection with a silent peer is closed after a minute; one with a peer that only answers
-// pings stays open.
+// The connection is closed if nothing arrives for a minute. Pongs alone keep it open.
 func TestTelemetryGivesUpASilentPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})
@@ -384,7 +382,7 @@ func TestTelemetryGivesUpASilentPeer(t *testing.T) {
 		<-c.ended
 		// The peer answers ten pings, one every 20 s, and is then silent for a minute.
 		if lived := time.Since(began); lived < 250*time.Second || lived > 270*time.Second {
-			t.Errorf("given up after %v, want after about 260 s", lived)
+			t.Errorf("closed after %v, want about 260 s", lived)
 		}
 		p.conn(1)
 		synctest.Wait()
@@ -423,12 +421,12 @@ func FuzzEngineError(f *testing.F) {
 		}
 		var m map[string]any
 		if json.Unmarshal(b, &m) != nil {
-			t.Errorf("%q is no object and says %v", b, err)
+			t.Errorf("%q is not an object, but gives the error %v", b, err)
 		}
 	})
 }
 
-// Flush returns once the peer has read everything, however late.
+// Flush waits until the engine has read everything, even if that takes long.
 func TestFlushWaitsForALatePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -442,7 +440,7 @@ func TestFlushWaitsForALatePeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		if took := time.Since(began); took != 25*time.Second {
-			t.Errorf("Flush returned after %v, the peer reads after 25 s", took)
+			t.Errorf("Flush returned after %v, want 25 s", took)
 		}
 		if diff := cmp.Diff(wantLogs(0, 100), p.received()); diff != "" {
 			t.Errorf("frames after Flush (-want +got):\n%s", diff)
@@ -466,7 +464,7 @@ func TestFlushOfASilentPeerEndsWithItsContext(t *testing.T) {
 			t.Errorf("Flush returned after %v, want 3 s", took)
 		}
 		if n := len(p.received()); n != 100 {
-			t.Errorf("the peer has %d frames", n)
+			t.Errorf("the peer received %d frames", n)
 		}
 	})
 }
@@ -479,7 +477,7 @@ func TestFlushWithoutAPeerEndsWithItsContext(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := s.Flush(t.Context()); err != nil {
-			t.Errorf("Flush of nothing: %v", err)
+			t.Errorf("Flush with an empty queue: %v", err)
 		}
 		sendLogs(t, s, 0, 7)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -490,7 +488,7 @@ func TestFlushWithoutAPeerEndsWithItsContext(t *testing.T) {
 			t.Errorf("Flush returned after %v, want 3 s", took)
 		}
 		if !errors.Is(suite.note(err), context.DeadlineExceeded) || !strings.Contains(err.Error(), "7 frames left") || !strings.Contains(err.Error(), "nobody there") {
-			t.Errorf("Flush: %v, want 7 frames left, and why", err)
+			t.Errorf("Flush: %v, want 7 frames left and the reason", err)
 		}
 		if got := s.Stats().Queued; got != 7 {
 			t.Errorf("%d frames are queued after Flush, want 7", got)
@@ -506,7 +504,8 @@ func TestFlushWithoutAPeerEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// Shutdown makes one more attempt immediately if there are frames to deliver.
+// If frames are pending, Shutdown tries to connect at once instead of waiting for the next
+// attempt.
 func TestTelemetryShutdownDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{refuse: func(n int, _ *http.Request) int {
@@ -519,7 +518,7 @@ func TestTelemetryShutdownDelivers(t *testing.T) {
 		s := p.connection(WithConnectionStateListener(states.listen))
 		sendLogs(t, s, 0, 10)
 		p.wait("attempts", func() bool { return len(p.dials) == 8 })
-		synctest.Wait() // the connection now sleeps for half a minute
+		synctest.Wait() // the next attempt is now half a minute away
 		began := time.Now()
 		if err := s.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
@@ -533,7 +532,7 @@ func TestTelemetryShutdownDelivers(t *testing.T) {
 	})
 }
 
-// A link that dies during Shutdown is replaced immediately.
+// If the connection breaks during Shutdown, the client reconnects at once.
 func TestTelemetryShutdownSurvivesKills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
@@ -562,7 +561,7 @@ func TestConnectionShutdownIsBounded(t *testing.T) {
 	tests := []struct {
 		name   string
 		script otelScript
-		stop   bool // the peer reads nothing
+		stop   bool // stop reading
 	}{
 		{name: "no pong", script: otelScript{ping: func(*otelConn, []byte) bool { return true }}},
 		{name: "no reading", stop: true},
@@ -629,8 +628,7 @@ func TestConnectionShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// absentUntil returns a peer that refuses connections until the returned function is
-// called.
+// absentUntil returns a peer that rejects connections until come is called.
 func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 	var here atomic.Bool
 	p = newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int {
@@ -642,8 +640,7 @@ func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 	return p, func() { here.Store(true) }
 }
 
-// Frames that were queued before Flush and dropped while it waited have not arrived, so
-// Flush must return an error.
+// If frames are dropped while Flush waits for them, Flush returns an error.
 func TestTelemetryFlushReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, come := absentUntil(t)
@@ -654,7 +651,7 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 		}
 		flushed := make(chan error, 1)
 		go func() { flushed <- tel.Flush(t.Context()) }()
-		synctest.Wait() // all records are in the queue
+		synctest.Wait() // all records are queued
 		sendLogs(t, tel.Connection(), 0, 4)
 		lost := tel.Connection().Stats().Logs.Full
 		come()
@@ -668,7 +665,8 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 	})
 }
 
-// Frames that the last flush of the providers displaces from the queue also count as lost.
+// During Shutdown, the providers flush once more. Queued frames that are dropped to make room
+// also count as lost.
 func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -679,7 +677,7 @@ func TestTelemetryShutdownReportsDrops(t *testing.T) {
 				return p.mem.DialContext(ctx, network, addr)
 			})))
 		sendLogs(t, tel.Connection(), 0, 1)
-		emitLog(tel, t.Context(), "the last word") // waits in its batch, because the queue is full
+		emitLog(tel, t.Context(), "the last word") // stays in its batch, because the queue is full
 		ended := make(chan error, 1)
 		go func() { ended <- tel.Shutdown(t.Context()) }()
 		synctest.Wait()
@@ -689,13 +687,12 @@ func TestTelemetryShutdownReportsDrops(t *testing.T) {
 			t.Errorf("Shutdown: %v, want one frame lost to the full queue", err)
 		}
 		if n := len(p.containing("the last word")); n != 1 || len(p.received()) != 1 {
-			t.Errorf("the peer has %q", p.received())
+			t.Errorf("the peer received %q", p.received())
 		}
 	})
 }
 
-// After the shutdown has completed, further calls return its result, regardless of their
-// context.
+// Once Shutdown has completed, further calls return its result, even with a canceled context.
 func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
 	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})
 	if err != nil {
@@ -716,7 +713,7 @@ func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
 	}
 }
 
-// Connections that the engine's side kills in the middle of flushes lose nothing.
+// When the engine's side breaks the connection in the middle of a flush, nothing is lost.
 func TestTelemetryReconnectLosesNothing(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
@@ -770,16 +767,16 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		}
 	}
 	if diff := cmp.Diff(wantLogs(0, frames), order); diff != "" {
-		t.Errorf("records, without those that came again (-want +got):\n%s", diff)
+		t.Errorf("records, without duplicates (-want +got):\n%s", diff)
 	}
 	if stats.Dropped() != 0 || stats.Confirmed != frames {
 		t.Errorf("stats: %+v", stats)
 	}
-	t.Logf("%d kills, %d records, %d lost, %d sent again, %d came twice",
+	t.Logf("%d kills, %d records, %d lost, %d sent again, %d arrived twice",
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
-// The start of a span precedes its end and is never sent again.
+// The start of a span is sent before the finished span, and never again.
 func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cuts := 0
@@ -813,10 +810,10 @@ func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 				continue
 			}
 			if started[n]++; started[n] > 1 {
-				t.Errorf("the start of %s came twice", n)
+				t.Errorf("the start of %s arrived twice", n)
 			}
 			if ended[n] {
-				t.Errorf("the start of %s came after its end", n)
+				t.Errorf("the start of %s arrived after its end", n)
 			}
 		}
 		if len(started) < 1000 || len(ended) < 1000 {
@@ -826,11 +823,11 @@ func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 		if stats.Reconnects < 40 {
 			t.Errorf("%d cuts, want 40", stats.Reconnects)
 		}
-		t.Logf("%d starts and %d ends came, %d and %d were dropped", len(started), len(ended), stats.LiveSpans.Frames(), stats.Traces.Frames())
+		t.Logf("%d starts and %d ends arrived, %d and %d were dropped", len(started), len(ended), stats.LiveSpans.Frames(), stats.Traces.Frames())
 	})
 }
 
-// Drops are reported immediately, and then once a minute.
+// Drops are reported at once, and then once per minute.
 func TestTelemetryReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -861,11 +858,11 @@ func TestTelemetryReportsDrops(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if len(said) != 6 { // immediately, after 60, 120, 180 and 240 s, and at the end
-			t.Errorf("said %d times:\n%s", len(said), strings.Join(said, ""))
+		if len(said) != 6 { // at once, after 60, 120, 180 and 240 s, and at the end
+			t.Errorf("reported %d times:\n%s", len(said), strings.Join(said, ""))
 		}
 		if last := said[len(said)-1]; !strings.Contains(last, "2500 frames of logs with 2500 records (queue full 2490, not connected 0, closed 10)") {
-			t.Errorf("last words: %s", last)
+			t.Errorf("last report: %s", last)
 		}
 	})
 }
@@ -874,7 +871,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A large frame is sent in fragments and arrives as a single message.
+// A large frame is sent in several fragments.
 func TestTelemetryDeliversLargeFrames(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection()
@@ -890,14 +887,13 @@ func TestTelemetryDeliversLargeFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := p.received(); !slices.Equal(got, want) {
-		t.Errorf("%d frames came, or others", len(got))
+		t.Errorf("%d frames arrived, or their contents differ", len(got))
 	}
 	if n := s.Stats().Reconnects; n != 0 {
 		t.Errorf("%d reconnects", n)
 	}
 }
 
-// Sends, flushes and the shutdown run concurrently.
 func TestTelemetryConcurrent(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	s := p.connection(WithConnectionQueue(100_000, 64<<20))
@@ -943,11 +939,11 @@ func TestTelemetryConcurrent(t *testing.T) {
 		total += n
 	}
 	if got := len(p.received()); got != total {
-		t.Errorf("%d frames accepted, %d came", total, got)
+		t.Errorf("%d frames accepted, %d arrived", total, got)
 	}
 }
 
-// An engine that is slow to accept a frame does not receive the same frames repeatedly.
+// Frames are not sent again just because the engine is slow to confirm them.
 func TestTelemetryIsNotResentToASlowEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{frame: func(*otelConn, []byte) bool {
@@ -968,7 +964,6 @@ func TestTelemetryIsNotResentToASlowEngine(t *testing.T) {
 	})
 }
 
-// Without a logger, drops are reported to OpenTelemetry's error handler.
 func TestTelemetryReportsDropsToOpenTelemetry(t *testing.T) {
 	before := otel.GetErrorHandler()
 	defer otel.SetErrorHandler(before)

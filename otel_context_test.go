@@ -74,8 +74,8 @@ func TestExtractInvalidLeavesContext(t *testing.T) {
 	}
 }
 
-// The engine rejects a traceparent with flags above 02, while OpenTelemetry sets and
-// forwards the random flag.
+// OpenTelemetry may set the random flag, but the engine rejects flags above 02. The client
+// therefore sends only the sampled flag.
 func TestTraceparentCarriesOnlyTheSampledFlag(t *testing.T) {
 	provider := sdktrace.NewTracerProvider()
 	for flags, want := range map[trace.TraceFlags]string{0: "00", 1: "01", 2: "00", 3: "01", 0xff: "01", 0xfe: "00"} {
@@ -113,12 +113,12 @@ func TestBaggageRoundTrip(t *testing.T) {
 	header := InjectBaggage(ctx)
 	for _, c := range []byte(header) {
 		if c <= ' ' || c >= 0x7f || c == '"' || c == '\\' {
-			t.Fatalf("header holds %q: %s", c, header)
+			t.Fatalf("header contains %q: %s", c, header)
 		}
 	}
 	for member := range strings.SplitSeq(header, ",") {
 		if strings.Count(member, "=") != 1 {
-			t.Errorf("member %q holds a raw =", member)
+			t.Errorf("member %q contains an unescaped =", member)
 		}
 	}
 	got := map[string]string{}
@@ -199,7 +199,7 @@ func TestBaggageLimits(t *testing.T) {
 				t.Errorf("error is %v", err)
 			}
 			if got != ctx {
-				t.Error("context changed all the same")
+				t.Error("the context was changed")
 			}
 		})
 	}
@@ -228,7 +228,7 @@ func TestBaggageEntries(t *testing.T) {
 		t.Errorf("baggage is %q, want %q", got, want)
 	}
 	if RemoveBaggage(less, "b") != less {
-		t.Error("removing what is not there changed the context")
+		t.Error("removing a missing entry changed the context")
 	}
 	if got := InjectBaggage(RemoveBaggage(RemoveBaggage(less, "a"), "c")); got != "" {
 		t.Errorf("empty baggage is %q", got)
@@ -250,14 +250,14 @@ func TestCapturedContext(t *testing.T) {
 		t.Errorf("attached context is in %q with %q, want %q with a=1", InjectTraceparent(got), InjectBaggage(got), want)
 	}
 	if got.Err() != nil {
-		t.Errorf("cancellation came along: %v", got.Err())
+		t.Errorf("cancellation was captured, too: %v", got.Err())
 	}
 	if (CapturedContext{}).Attach(other) != other {
 		t.Error("the zero value attaches something")
 	}
 	none := CaptureContext(t.Context()).Attach(other)
 	if InjectTraceparent(none) != "" || InjectBaggage(none) != "" {
-		t.Error("a captured context without trace leaves the other's")
+		t.Error("attaching a captured context without a trace keeps the other trace")
 	}
 }
 

@@ -45,8 +45,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// telemetryEngine starts an engine and fails the test if this engine, or the recorded
-// one, would lose a received frame.
+// telemetryEngine starts an engine. The test fails if this engine rejects a telemetry frame,
+// or if the recorded engine would lose one.
 func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	t.Helper()
 	e := iiitest.Start(t, opts...)
@@ -61,8 +61,7 @@ func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	return e
 }
 
-// startTelemetry starts telemetry as cfg specifies, connected to engine unless cfg
-// names another.
+// startTelemetry starts telemetry with cfg. It connects to engine unless cfg has an address.
 func startTelemetry(t *testing.T, engine *iiitest.Engine, cfg iii.OtelConfig) *iii.Telemetry {
 	t.Helper()
 	if cfg.EngineWSURL == nil {
@@ -90,7 +89,8 @@ func flush(t *testing.T, telemetry *iii.Telemetry) {
 	}
 }
 
-// The engine lists the worker's metrics, even after the worker's id has changed.
+// The engine shows the worker's gauges with the worker, even after the worker's id has
+// changed.
 func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -113,7 +113,7 @@ func TestWorkerInfoShowsTheGauges(t *testing.T) {
 		m := info.LatestMetrics
 		if info.ID != c.WorkerID() || m == nil || m.MemoryRSS == nil || *m.MemoryRSS < 1<<20 || m.CPUPercent == nil || m.UptimeSeconds == nil ||
 			m.MemoryHeapUsed == nil || *m.MemoryHeapUsed == 0 || m.MemoryHeapTotal == nil || m.CPUUserMicros == nil || m.CPUSystemMicros == nil {
-			t.Errorf("the engine lists worker %s with the figures %+v", info.ID, m)
+			t.Errorf("the engine lists worker %s with the metrics %+v", info.ID, m)
 		}
 		engine.Drop("figures")
 		<-ready
@@ -128,7 +128,7 @@ func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	}
 }
 
-// A client's Shutdown flushes the telemetry but does not end it.
+// Client.Shutdown flushes the telemetry but does not shut it down.
 func TestShutdownFlushesTelemetry(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{SpansFlushIntervalMs: pointer[uint64](3_600_000)})
@@ -151,18 +151,18 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 		t.Errorf("the running handler's caller got %v", err)
 	}
 	if spans := engine.Traces(); len(spans) != 1 || spans[0].Name != "execute t::work" {
-		t.Errorf("when Shutdown returned the engine had %+v", spans)
+		t.Errorf("when Shutdown returned, the engine had %+v", spans)
 	}
 	_, span := telemetry.Tracer().Start(t.Context(), "later")
 	span.End()
 	flush(t, telemetry)
 	if spans := engine.Traces(); len(spans) != 2 {
-		t.Errorf("after the client's end the engine has %d spans, want 2", len(spans))
+		t.Errorf("after the client was closed, the engine has %d spans, want 2", len(spans))
 	}
 }
 
-// Telemetry that cannot be delivered delays Shutdown only within its own limit, and
-// Shutdown reports it.
+// If telemetry cannot be delivered, Shutdown waits only as long as the telemetry's own limit,
+// and returns an error.
 func TestShutdownWithTelemetryAway(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		away := func(context.Context, string, string) (net.Conn, error) {
@@ -186,18 +186,18 @@ func TestShutdownWithTelemetryAway(t *testing.T) {
 			t.Errorf("Shutdown took %v, want the 50 ms of the telemetry", took)
 		}
 		if c.Err() != nil {
-			t.Errorf("the client ended by %v", c.Err())
+			t.Errorf("the client ended with %v", c.Err())
 		}
 	})
 }
 
-// A shutdown waits at most 3 s for a missing telemetry connection, from the start of the
-// shutdown or from the loss of the connection. Shutdown returns the loss as an error; Run
-// only logs it.
+// Shutdown waits at most 3 s for a telemetry connection that is missing. The 3 s start with
+// the shutdown, or when the connection is lost. Shutdown returns an error, whereas Run only
+// logs it.
 func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	for name, test := range map[string]struct {
-		lostAfter time.Duration // 0: it was never there
-		limit     uint64        // shutdown_timeout_ms
+		lostAfter time.Duration // 0 means never connected
+		limit     uint64        // telemetry's shutdown_timeout_ms
 		run       bool
 		want      time.Duration
 	}{
@@ -209,7 +209,7 @@ func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, engine *iiitest.Engine) {
-				var end net.Conn // of an engine that accepts telemetry and confirms nothing
+				var end net.Conn // delivers nothing after the handshake
 				dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
 					if test.lostAfter == 0 || end != nil {
 						return nil, errors.New("no route to the engine")
@@ -258,7 +258,7 @@ func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	}
 }
 
-// mute drops all writes after the handshake.
+// mute is a connection that discards all writes after the handshake.
 type mute struct{ net.Conn }
 
 func (c mute) Write(p []byte) (int, error) {
@@ -268,7 +268,6 @@ func (c mute) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// lines collects the log lines of a client.
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -314,7 +313,7 @@ func TestNewWarnsOfDifferentHosts(t *testing.T) {
 
 func TestWithTelemetryRefuses(t *testing.T) {
 	if _, err := iii.New("", iii.WithTelemetry(&iii.Telemetry{})); err == nil {
-		t.Error("a Telemetry that nobody started is accepted")
+		t.Error("a Telemetry that was not started is accepted")
 	}
 	c, err := iii.New("", iii.WithTelemetry(nil))
 	if err != nil {
@@ -325,7 +324,7 @@ func TestWithTelemetryRefuses(t *testing.T) {
 	}
 }
 
-// Disabled telemetry records nothing, and the caller's trace still continues.
+// Disabled telemetry records nothing, but still forwards the caller's trace.
 func TestDisabledTelemetryForwardsTheTrace(t *testing.T) {
 	engine := telemetryEngine(t)
 	before := runtime.NumGoroutine()
@@ -361,7 +360,7 @@ func TestDisabledTelemetryForwardsTheTrace(t *testing.T) {
 	}
 }
 
-// A payload of 20 MiB is cut, and the connection stays up.
+// A payload of 20 MiB is truncated and does not break the connection.
 func TestLargePayloadIsCut(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -388,7 +387,7 @@ func TestLargePayloadIsCut(t *testing.T) {
 	}
 }
 
-// The environment is read at each invocation.
+// The environment variables are read at each invocation.
 func TestPayloadsCanBeKeptOutOfSpans(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -417,8 +416,8 @@ func TestPayloadsCanBeKeptOutOfSpans(t *testing.T) {
 	}
 }
 
-// applied returns once the engine has applied c's registrations: the engine handles a
-// worker's messages in order.
+// applied waits until the engine has handled c's registrations. It relies on the engine
+// handling the messages of a worker in order.
 func applied(t *testing.T, c *iii.Client) {
 	t.Helper()
 	if err := c.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
@@ -426,7 +425,8 @@ func applied(t *testing.T, c *iii.Client) {
 	}
 }
 
-// Log records arrive with trace, severity text and structured data, and fire triggers.
+// Log records reach the engine with their trace, severity text and data, and fire log
+// triggers.
 func TestLogTriggerFires(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -475,8 +475,8 @@ func TestLogTriggerFires(t *testing.T) {
 	}
 }
 
-// A slog.Handler should ignore a zero time. This handler replaces it, as documented:
-// the engine would sort such a record before all others.
+// A slog.Handler should ignore a zero time. This handler replaces it with the current time,
+// because the engine would sort the record before all others.
 func TestSlogRecordsReachTheEngine(t *testing.T) {
 	var e *iiitest.Engine
 	var telemetry *iii.Telemetry
@@ -533,7 +533,7 @@ func TestSlogRecordTimes(t *testing.T) {
 	}
 }
 
-// Groups of any depth reach the engine; the inner ones become text.
+// Groups of any depth reach the engine. Groups nested beyond the engine's limit become text.
 func TestSlogDeepGroupsReachTheEngine(t *testing.T) {
 	e := telemetryEngine(t)
 	telemetry, _ := recorded(t, e)
@@ -564,7 +564,6 @@ func TestSlogDeepGroupsReachTheEngine(t *testing.T) {
 	}
 }
 
-// Several clients use one telemetry concurrently.
 func TestTelemetrySharedConcurrent(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -596,7 +595,8 @@ func TestTelemetrySharedConcurrent(t *testing.T) {
 	}
 }
 
-// Each client of a process reports metrics under its own id while it lives.
+// Telemetry reports gauges for each client of the process under that client's worker id, until
+// the client is closed.
 func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -627,25 +627,24 @@ func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		if info.LatestMetrics == nil || info.LatestMetrics.MemoryRSS == nil {
-			t.Errorf("the engine has no figures of worker %s", name)
+			t.Errorf("the engine has no metrics of worker %s", name)
 		}
 	}
 	if err := clients["one"].Close(); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]string{"two": clients["two"].WorkerID()}, reported()); diff != "" {
-		t.Errorf("ids by worker after the end of one (-want +got):\n%s", diff)
+		t.Errorf("ids by worker after one was closed (-want +got):\n%s", diff)
 	}
 	if err := clients["two"].Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := reported(); len(got) != 0 {
-		t.Errorf("after the end of both %v are reported", got)
+		t.Errorf("still reported after both were closed: %v", got)
 	}
 }
 
-// With the development engine, in memory and in virtual time, records are decoded and
-// stored once Flush has returned.
+// Flush returns after the engine has decoded and stored the records.
 func TestTelemetryReachesTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := telemetryEngine(t)
@@ -694,7 +693,7 @@ func TestTelemetryReachesTheEngine(t *testing.T) {
 	})
 }
 
-// Headers decide whether a guarded engine admits telemetry; its refusal is reported.
+// A guarded engine authenticates telemetry by its headers. A rejection is reported.
 func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 	e := telemetryEngine(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "auth::check"}))
 	c, err := iii.New(e.URL())
@@ -735,10 +734,10 @@ func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 		case err := <-refused:
 			t.Log(err)
 		case <-time.After(time.Minute):
-			t.Error("the refusal was not told")
+			t.Error("the rejection was not reported")
 		}
 		if err := s.Shutdown(t.Context()); err == nil {
-			t.Error("Shutdown of a connection that was refused: no error")
+			t.Error("Shutdown of a rejected connection: no error")
 		}
 	})
 	t.Run("let in", func(t *testing.T) {
@@ -761,8 +760,8 @@ func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 	})
 }
 
-// A function with a trace trigger is not triggered by its own invocations, which would
-// loop endlessly.
+// A trace trigger does not fire for traces of its own invocations, which would be an endless
+// loop.
 func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine := telemetryEngine(t)
@@ -790,7 +789,7 @@ func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 		span.End()
 		time.Sleep(time.Minute)
 		if n := told.Load(); n < 1 || n > 2 {
-			t.Errorf("told %d times of one trace", n)
+			t.Errorf("%d events for one trace", n)
 		}
 		if err := telemetry.Shutdown(t.Context()); err != nil {
 			t.Error(err)
@@ -801,8 +800,8 @@ func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 	})
 }
 
-// The live snapshot of a handler's span carries the baggage and precedes the finished
-// span.
+// While the handler is running, the engine already has the start of its span, with the
+// baggage.
 func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -824,7 +823,7 @@ func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
 	flush(t, telemetry)
 	live := engine.LiveSpans()
 	if len(live) != 1 || live[0].Name != "execute t::work" || live[0].Attributes["iii.session.id"] != "S-1" || len(engine.Traces()) != 0 {
-		t.Errorf("while the handler runs the engine has %+v and %d finished spans", live, len(engine.Traces()))
+		t.Errorf("while the handler is running, the engine has %+v and %d finished spans", live, len(engine.Traces()))
 	}
 	close(proceed)
 	if err := <-result; err != nil {
@@ -832,12 +831,12 @@ func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
 	}
 	flush(t, telemetry)
 	if spans := engine.Traces(); len(spans) != 1 || len(live) == 1 && spans[0].SpanID != live[0].SpanID || spans[0].Attributes["iii.session.id"] != "S-1" {
-		t.Errorf("after its end the engine has %+v", spans)
+		t.Errorf("after the handler has returned, the engine has %+v", spans)
 	}
 }
 
-// A request over the HTTP transport, the route's handler and the handler's calls are
-// one trace.
+// The HTTP request, the handler of the route and the calls of the handler belong to the same
+// trace.
 func TestTraceCrossesHTTP(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -876,8 +875,8 @@ func TestTraceCrossesHTTP(t *testing.T) {
 	}
 }
 
-// The engine ends connections without a Close frame, even if the client has sent one. The
-// client neither waits for the Close frame nor reports or logs its absence.
+// The engine closes connections without a Close frame, even in reply to one. Shutdown neither
+// waits for a Close frame nor reports that it is missing.
 func TestShutdownTakesTheEndOfAConnectionForItsAnswer(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder
@@ -944,7 +943,7 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// traced is a handler's view of its caller's trace.
+// traced is the trace as a handler sees it.
 type traced struct {
 	TraceID string `json:"trace_id"`
 	Sampled bool   `json:"sampled"`
@@ -956,8 +955,8 @@ func traceOf(ctx context.Context) traced {
 	return traced{TraceID: iii.TraceID(ctx), Sampled: strings.HasSuffix(iii.InjectTraceparent(ctx), "-01"), Tenant: tenant}
 }
 
-// A client without telemetry forwards the trace of a handler's call to the calls that the
-// handler makes, of all three kinds.
+// A client without telemetry still forwards the trace from a handler to the calls, Sends and
+// jobs that it makes.
 func TestClientWithoutTelemetryForwardsTheTrace(t *testing.T) {
 	const id, parent = "0af7651916cd43dd8448eb211c80319c", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 	c := connect(t, telemetryEngine(t))
@@ -968,7 +967,7 @@ func TestClientWithoutTelemetryForwardsTheTrace(t *testing.T) {
 	})
 	handle(t, c, "t::job", func(ctx context.Context, _ struct{}) (struct{}, error) {
 		got := traceOf(ctx)
-		if got.TraceID != id { // the engine starts a trace for a job without one
+		if got.TraceID != id { // the engine starts a new trace for a job without one
 			got.TraceID, got.Sampled = "", false
 		}
 		seen <- got
@@ -1013,7 +1012,7 @@ func TestClientWithoutTelemetryForwardsTheTrace(t *testing.T) {
 	}
 }
 
-// connect returns a client that stays connected until the test ends.
+// connect returns a connected client, which is closed when the test ends.
 func connect(t *testing.T, engine *iiitest.Engine, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	c, err := iii.New(engine.URL(), opts...)
@@ -1038,7 +1037,7 @@ func handle[In, Out any](t *testing.T, c *iii.Client, id string, h func(context.
 	}
 }
 
-// recorded starts telemetry and also records its spans.
+// recorded starts telemetry and records its spans.
 func recorded(t *testing.T, engine *iiitest.Engine) (*iii.Telemetry, *tracetest.SpanRecorder) {
 	t.Helper()
 	url := engine.URL()
@@ -1056,7 +1055,7 @@ func recorded(t *testing.T, engine *iiitest.Engine) (*iii.Telemetry, *tracetest.
 	return telemetry, recorder
 }
 
-// spanText is the content of a span without ids and times.
+// spanText describes a span without ids and times.
 type spanText struct {
 	Name, Kind, Status, Description string
 	Events                          []eventText
@@ -1150,7 +1149,7 @@ func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 				t.Fatalf("call returned %v", err)
 			}
 			if len(recorder.Ended()) != 1 {
-				t.Fatalf("%d spans ended when the answer came, want 1", len(recorder.Ended()))
+				t.Fatalf("%d spans had ended when the result arrived, want 1", len(recorder.Ended()))
 			}
 			span := recorder.Ended()[0]
 			got := textOf(span)
@@ -1160,7 +1159,7 @@ func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 			}
 			delete(input, "_caller_worker_id")
 			got.Events[0].Attributes["iii.payload.json"] = input
-			// These errors wrap others; their full text is not repeated here.
+			// Do not repeat the text of errors that wrap others.
 			last := len(got.Events) - 1
 			if tt.description == "" && tt.status == "Error" {
 				got.Description, got.Events[last-1].Attributes["iii.payload.json"], got.Events[last].Attributes["exception.message"] = "", "", ""
@@ -1186,7 +1185,7 @@ func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 	}
 }
 
-// Caller, handler and the handler's calls are one trace; the answer carries the
+// The caller, the handler and the handler's calls form one trace. The result carries the
 // handler's span.
 func TestInvocationSpanLinksCallerAndCallee(t *testing.T) {
 	engine := telemetryEngine(t)
@@ -1233,13 +1232,13 @@ func TestInvocationSpanLinksCallerAndCallee(t *testing.T) {
 			}
 			sc := trace.SpanContextFromContext(iii.ExtractContext(t.Context(), m.Traceparent, m.Baggage))
 			if got, want := names[sc.SpanID()], "execute "+m.FunctionID; got != want {
-				t.Errorf("the answer of %s carries the span %q", m.FunctionID, got)
+				t.Errorf("the result of %s carries the span %q", m.FunctionID, got)
 			}
 		}
 	}
 }
 
-// An invocation by an unsampled caller gets no span, and its trace continues.
+// An invocation by an unsampled caller is not recorded, but its trace is forwarded.
 func TestUnsampledCallerGetsNoSpan(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -1260,18 +1259,18 @@ func TestUnsampledCallerGetsNoSpan(t *testing.T) {
 		t.Errorf("the inner handler is in %q", got)
 	}
 	if n := len(recorder.Started()); n != 0 {
-		t.Errorf("%d spans were begun", n)
+		t.Errorf("%d spans were started", n)
 	}
 	flush(t, telemetry)
 	for _, f := range engine.Telemetry() {
 		if f.Prefix == "OTLP" {
-			t.Errorf("the engine got %s", f.Data)
+			t.Errorf("the engine received %s", f.Data)
 		}
 	}
 }
 
-// Functions that a trigger fires inside a trace belong to that trace, for a state
-// change and for a message of a topic.
+// When a state change or a message fires a trigger, the function runs in the trace of its
+// cause.
 func TestTelemetryFollowsTriggers(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -1303,7 +1302,7 @@ func TestTelemetryFollowsTriggers(t *testing.T) {
 	root.End()
 }
 
-// logKeeper is a log processor that keeps the texts of records.
+// logKeeper is a log processor that keeps the body of each record.
 type logKeeper struct {
 	change func(*sdklog.Record)
 
@@ -1329,7 +1328,7 @@ func (k *logKeeper) OnEmit(_ context.Context, r *sdklog.Record) error {
 func (k *logKeeper) ForceFlush(context.Context) error { k.flushed++; return nil }
 func (k *logKeeper) Shutdown(context.Context) error   { k.ended++; return nil }
 
-// spanMarker sets an attribute on each span.
+// spanMarker is a span processor that sets an attribute on each span.
 type spanMarker struct {
 	sdktrace.SpanProcessor
 	flush          func(context.Context) error
@@ -1366,7 +1365,7 @@ func (m *spanMarker) names() (names []string) {
 	return names
 }
 
-// readMetrics returns the data of each metric in r, without the zero points.
+// readMetrics collects the metrics of r by name.
 func readMetrics(t *testing.T, r *sdkmetric.ManualReader) map[string]metricdata.Metrics {
 	t.Helper()
 	var rm metricdata.ResourceMetrics
@@ -1382,7 +1381,7 @@ func readMetrics(t *testing.T, r *sdkmetric.ManualReader) map[string]metricdata.
 	return all
 }
 
-// sums returns the values of a sum by function.
+// sums returns the values of a counter by function.
 func sums(t *testing.T, m metricdata.Metrics) map[string]int64 {
 	t.Helper()
 	values := map[string]int64{}
@@ -1393,7 +1392,7 @@ func sums(t *testing.T, m metricdata.Metrics) map[string]int64 {
 	return values
 }
 
-// seconds returns the sums and counts of a histogram by function.
+// seconds formats the count and the sum of a histogram by function.
 func seconds(t *testing.T, m metricdata.Metrics) map[string]string {
 	t.Helper()
 	values := map[string]string{}
@@ -1413,8 +1412,8 @@ func functionOf(t *testing.T, set attribute.Set) string {
 	return id.AsString()
 }
 
-// Processors and readers of the program receive the same data as the engine, early enough
-// to change it.
+// The program's processors and readers receive everything that the engine receives, early
+// enough to change it.
 func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	engine := telemetryEngine(t)
 	spans, reader := newSpanMarker(), sdkmetric.NewManualReader()
@@ -1465,8 +1464,8 @@ func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	}
 }
 
-// If the backend of a program's processor is unavailable, the processor does not delay the
-// engine's telemetry, and a Flush or Shutdown returns when its context ends.
+// If the backend of a program's processor hangs, telemetry still reaches the engine. Flush and
+// Shutdown return when their context is done.
 func TestProcessorsOfTheProgramDoNotDelayTheEngines(t *testing.T) {
 	for name, end := range map[string]func(*iii.Telemetry, context.Context) error{
 		"Flush": (*iii.Telemetry).Flush, "Shutdown": (*iii.Telemetry).Shutdown,
@@ -1503,7 +1502,7 @@ func TestProcessorsOfTheProgramDoNotDelayTheEngines(t *testing.T) {
 	}
 }
 
-// Processors and readers of the program are shut down even if telemetry is disabled.
+// The program's processors and readers are shut down even if telemetry is disabled.
 func TestDisabledTelemetryEndsTheProcessorsOfTheProgram(t *testing.T) {
 	for name, cfg := range map[string]iii.OtelConfig{
 		"all":     {Enabled: pointer(false)},
@@ -1546,7 +1545,7 @@ func TestNilProcessorsAndReadersAreRejected(t *testing.T) {
 	}
 }
 
-// ownSDK is an OpenTelemetry SDK of a program.
+// ownSDK is an OpenTelemetry SDK that the program has set up itself.
 type ownSDK struct {
 	spans   *tracetest.SpanRecorder
 	reader  *sdkmetric.ManualReader
@@ -1574,8 +1573,8 @@ func (s *ownSDK) telemetry() *iii.Telemetry {
 	return iii.TelemetryFromProviders(s.tracers, s.meters, s.loggers)
 }
 
-// A worker with its own SDK records its telemetry there, in the traces of its callers, and
-// sends none to the engine. The SDK outlives the Telemetry.
+// A worker with its own SDK records only there, in the traces of its callers. Shutting down
+// its Telemetry leaves the SDK running.
 func TestTelemetryFromProvidersRecordsWithThemAlone(t *testing.T) {
 	engine, sdk := telemetryEngine(t), newOwnSDK(t)
 	telemetry := sdk.telemetry()
@@ -1631,7 +1630,7 @@ func TestTelemetryFromProvidersRecordsWithThemAlone(t *testing.T) {
 		t.Errorf("flushed %d times, shut down %d times", sdk.logs.flushed, sdk.logs.ended)
 	}
 	if _, span := telemetry.Tracer().Start(t.Context(), "later"); !span.IsRecording() {
-		t.Error("Shutdown has ended the program's provider")
+		t.Error("Shutdown has shut down the program's provider")
 	}
 	if n := len(engine.Telemetry()); n != 0 {
 		t.Errorf("the engine has %d frames of telemetry", n)
@@ -1652,7 +1651,7 @@ func TestWithTracePayloadsAddsThemToSpansOfTheProgram(t *testing.T) {
 	}
 }
 
-// The sampler of the program's provider decides, even if the caller is unsampled.
+// The sampler of the program's provider decides, even if the caller is not sampled.
 func TestSamplerOfTheProgramDecides(t *testing.T) {
 	for name, test := range map[string]struct {
 		sampler sdktrace.Sampler
@@ -1680,10 +1679,10 @@ func TestSamplerOfTheProgramDecides(t *testing.T) {
 	}
 }
 
-// mapProvider is a tracer provider that can be neither compared nor flushed.
+// mapProvider is a tracer provider that cannot be compared or flushed.
 type mapProvider struct {
 	embedded.TracerProvider
-	_   [0]func() // not comparable
+	_   [0]func() // prevents comparison
 	sdk *sdktrace.TracerProvider
 }
 
@@ -1709,7 +1708,7 @@ type mapSpan struct {
 
 func (s mapSpan) TracerProvider() trace.TracerProvider { return s.p }
 
-// Any kind of provider works. Each of the three may be missing, or be a nil pointer.
+// TelemetryFromProviders accepts any provider. Each of the three may be nil or a nil pointer.
 func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 	var noTracers *sdktrace.TracerProvider
 	var noMeters *sdkmetric.MeterProvider
@@ -1751,13 +1750,13 @@ func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 	}
 }
 
-// flushless is a provider whose backend is unavailable.
+// flushless is a provider whose ForceFlush hangs.
 type flushless struct{ *sdktrace.TracerProvider }
 
 func (flushless) ForceFlush(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
 
-// An unavailable backend delays the end of a client by 3 s, and the end of the Telemetry by 10
-// s.
+// If a program's backend hangs, Client.Shutdown waits 3 s for it. Telemetry.Shutdown waits
+// until its context is done.
 func TestProvidersOfTheProgramDelayAShutdownBriefly(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		telemetry := iii.TelemetryFromProviders(flushless{newOwnSDK(t).tracers}, nil, nil)
@@ -1807,8 +1806,8 @@ func TestConnectionOfNoEngineIsSafe(t *testing.T) {
 	}
 }
 
-// Each handled invocation counts once, with its outcome and with the time for which its caller
-// waited for the handler.
+// Each invocation is counted once with its outcome and its duration, up to the time when the
+// caller received a result.
 func TestHandlersAreMeasured(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		sdk := newOwnSDK(t)
@@ -1894,14 +1893,14 @@ func TestQueueWaitIsMeasured(t *testing.T) {
 			})
 		}
 		calls.Wait()
-		if got := seconds(t, readMetrics(t, sdk.reader)["iii.worker.function.queue_wait"])["t::slow"]; got != "3: 3.000" { // 0, 1 and 2 s
+		if got := seconds(t, readMetrics(t, sdk.reader)["iii.worker.function.queue_wait"])["t::slow"]; got != "3: 3.000" { // 0 s, 1 s and 2 s
 			t.Errorf("queue_wait: %s", got)
 		}
 	})
 }
 
-// Telemetry logs to the logger of the first client that has one, unless the telemetry has
-// its own logger or that logger writes to the telemetry itself.
+// Telemetry without a logger uses that of the first client that has one. It skips a logger
+// that writes to the telemetry itself.
 func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 	for name, test := range map[string]struct {
 		own, loop bool
@@ -1911,7 +1910,7 @@ func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, engine *iiitest.Engine) {
-				var logs [4]lines // own, first, second, third
+				var logs [4]lines // telemetry's own, then those of three clients
 				logger := func(i int) *slog.Logger { return slog.New(slog.NewTextHandler(&logs[i], nil)) }
 				up := make(chan struct{})
 				opts := []iii.ConnectionOption{iii.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
@@ -1949,7 +1948,7 @@ func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 	}
 }
 
-// A drain that is cut short names the functions whose handlers still run.
+// If Shutdown runs out of time, it reports which functions still have running handlers.
 func TestCutDrainNamesTheHandlers(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		var log lines
@@ -1990,7 +1989,7 @@ func TestCutDrainNamesTheHandlers(t *testing.T) {
 	})
 }
 
-// Profiles distinguish functions.
+// The profiler label makes it possible to tell functions apart in a profile.
 func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
 	engine := iiitest.Start(t)
 	c := connect(t, engine)
@@ -2006,7 +2005,7 @@ func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
 	if label, err := iii.Call[string](t.Context(), c, "orders::create", struct{}{}); err != nil || label != "orders::create" {
 		t.Errorf("the handler's context has the label %q, %v", label, err)
 	}
-	if err := c.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil { // the handler has returned
+	if err := c.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil { // waits until the handler has returned
 		t.Fatal(err)
 	}
 	var profile bytes.Buffer
@@ -2015,8 +2014,8 @@ func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
 	}
 }
 
-// improvement is an intended difference from the recorded telemetry: at a path, a
-// recorded value is replaced by a sent one.
+// improvement describes an intended difference from the recorded telemetry. It consists of
+// patterns for the path, the recorded value and the value sent by this package.
 type improvement struct {
 	name, reason  string
 	path          *regexp.Regexp
@@ -2029,10 +2028,9 @@ func improves(name, path, recorded, own, reason string) *improvement {
 	return &improvement{name: name, reason: reason, path: whole(path), recorded: whole(recorded), own: whole(own)}
 }
 
-// absent stands for a missing value.
 const absent = "absent"
 
-// improvements lists all intended differences. An unused entry fails the test.
+// The test fails if one of these improvements never applies.
 var improvements = []*improvement{
 	improves("defaults are left out", `.*/record/(attributes|events|links|status/code|status/message|dataPoints|.*/dataPoints/0/attributes)`, `""|0|\[\]`, absent,
 		"the standard and the engine treat them alike"),
@@ -2047,15 +2045,15 @@ var improvements = []*improvement{
 	improves("worker gauges", `metric iii\.worker\..*`, absent, `.*`, "the engine shows a worker's metrics if it receives any"),
 }
 
-// localImprovements lists the differences of calls that run in process.
+// localImprovements lists further differences that result from local calls.
 var localImprovements = []*improvement{
 	improves("no caller in the payload", `span execute tel::work.*/record/events/0/attributes/iii\.payload\.json/stringValue/_caller_worker_id`, `"a worker"`, absent,
 		"the engine, which adds it, has no part in the call"),
 }
 
-// A program that does the same as the recorded worker sends the engine the same
-// telemetry: every span, span start, log record and metric is equal, value by value,
-// except for the improvements. Ids, times and names of the SDK are normalised.
+// TestGoldenTelemetry runs a program that does the same as the recorded worker. Every span,
+// span start, log record and metric must equal the recorded one, except for the improvements.
+// Ids, times and SDK names are normalized.
 func TestGoldenTelemetry(t *testing.T) {
 	for _, test := range []struct {
 		protocol     iiitest.Protocol
@@ -2083,12 +2081,12 @@ func goldenTelemetry(t *testing.T, protocol iiitest.Protocol, improvements []*im
 	}
 	for _, i := range improvements {
 		if i.used == 0 {
-			t.Errorf("the improvement %q is listed and not needed", i.name)
+			t.Errorf("the improvement %q is listed but not needed", i.name)
 		} else {
 			t.Logf("%4d times: %s: %s", i.used, i.name, i.reason)
 		}
 	}
-	// The recorded exporter has lost this metric's data.
+	// The recorded exporter lost the data of this metric.
 	items := gotRecords["metric order.items"]
 	for path, want := range map[string]string{
 		"aggregationTemporality": `2`, "dataPoints/0/count": `"1"`, "dataPoints/0/sum": `3`, "dataPoints/0/min": `3`, "dataPoints/0/max": `3`,
@@ -2103,7 +2101,7 @@ func goldenTelemetry(t *testing.T, protocol iiitest.Protocol, improvements []*im
 	}
 }
 
-// compareRecords compares the leaves of two records.
+// compareRecords compares two records leaf by leaf.
 func compareRecords(t *testing.T, improvements []*improvement, key string, want, got map[string]string) {
 	t.Helper()
 	paths := map[string]bool{}
@@ -2137,13 +2135,11 @@ func compareRecords(t *testing.T, improvements []*improvement, key string, want,
 	}
 }
 
-// otlpFrame is a frame of telemetry.
 type otlpFrame struct {
 	prefix string
 	data   []byte
 }
 
-// recordedTelemetry returns the frames of the recording.
 func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 	t.Helper()
 	file, err := os.ReadFile("testdata/0.23/rust-sdk.jsonl")
@@ -2165,13 +2161,13 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 		}
 	}
 	if len(frames) == 0 {
-		t.Fatal("the recording holds no telemetry")
+		t.Fatal("the recording contains no telemetry")
 	}
 	return frames
 }
 
-// recordedProgram does the same as the recorded worker, at the same times, and returns
-// the frames that the engine received.
+// recordedProgram does the same as the recorded worker, at the same times, and returns the
+// frames that reached the engine.
 func recordedProgram(t *testing.T, protocol iiitest.Protocol) (frames []otlpFrame) {
 	e := telemetryEngine(t, iiitest.WithProtocol(protocol))
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{
@@ -2193,7 +2189,7 @@ func recordedProgram(t *testing.T, protocol iiitest.Protocol) (frames []otlpFram
 		logger.Info(ctx, "working", map[string]any{"n": in.N, "nested": map[string]any{"a": []any{1, "x", true, nil}, "f": 1.5}})
 		trace.SpanFromContext(ctx).AddEvent("checkpoint", trace.WithAttributes(attribute.String("step", "one")))
 		if in.Fail {
-			return nil, errors.New("handler error: work failed") // the full text of the recorded error
+			return nil, errors.New("handler error: work failed") // the recorded error text
 		}
 		return map[string]any{"n": in.N, "ok": true}, nil
 	})
@@ -2284,9 +2280,8 @@ func recordMetrics(t *testing.T, m metric.Meter) {
 	temp.Record(t.Context(), 21.5)
 }
 
-// otlpRecords splits frames into records and returns, for each kind and name, the
-// leaves of the record by path, including resource and scope. shape counts the frames
-// and records.
+// otlpRecords returns the records in frames by kind and name. Each record is a map of its
+// leaves by path, including its resource and scope. The map shape counts records and frames.
 func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[string]string, shape map[string]int) {
 	t.Helper()
 	records, shape = map[string]map[string]string{}, map[string]int{}
@@ -2302,7 +2297,7 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 				shape["records of kind "+r.kind]++
 			}
 		}
-		if kind := found[0].kind; kind != "span" { // the batching of spans depends on timing
+		if kind := found[0].kind; kind != "span" { // how spans are batched depends on timing
 			shape["frames of kind "+kind]++
 		}
 		all = append(all, found...)
@@ -2311,7 +2306,7 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 		key := r.kind + " " + r.key
 		if records[key] != nil {
 			if r.kind != "metric" { // metrics are exported repeatedly
-				t.Errorf("%s is there twice", key)
+				t.Errorf("%s occurs twice", key)
 			}
 			continue
 		}
@@ -2323,10 +2318,10 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 	return records, shape
 }
 
-// otlpRecord is a span, log record or metric with its resource and scope.
+// otlpRecord is a span, log record or metric.
 type otlpRecord struct {
 	kind, key       string
-	resource, scope map[string]any // without the records in them
+	resource, scope map[string]any // without their records
 	record          map[string]any
 }
 
@@ -2358,8 +2353,8 @@ func otlpList(t *testing.T, f otlpFrame) (found []otlpRecord) {
 	return found
 }
 
-// name sets the kind and the key of a record. It distinguishes the two calls of the
-// same function by their parents and data.
+// name sets the kind and key. The recorded program calls one function twice, so the key also
+// tells these two calls apart.
 func (r *otlpRecord) name(prefix string) {
 	switch prefix {
 	case "MTRC":
@@ -2380,8 +2375,8 @@ func (r *otlpRecord) name(prefix string) {
 	}
 }
 
-// normalOTLP returns a record, or a part of it, without values that differ between runs
-// and between SDKs. key is the key of v.
+// normalOTLP replaces everything in v that differs between runs or SDKs. The parameter key is
+// the key under which v is stored.
 func normalOTLP(key string, v any, spans map[any]string) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -2390,7 +2385,7 @@ func normalOTLP(key string, v any, spans map[any]string) any {
 		}
 		m := map[string]any{}
 		for k, value := range v {
-			if k == "stringValue" { // value of the attribute above
+			if k == "stringValue" { // value of the attribute that is being normalized
 				m[k] = normalText(key, value.(string))
 				continue
 			}
@@ -2402,10 +2397,10 @@ func normalOTLP(key string, v any, spans map[any]string) any {
 		for i := range v {
 			list[i] = normalOTLP(key, v[i], spans)
 		}
-		if key == "dataPoints" { // the order of data points is not defined
+		if key == "dataPoints" { // data points are unordered
 			slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		}
-		if attributes := (map[string]any{}); len(list) > 0 && isAttributes(v) { // the order of attributes is not defined
+		if attributes := (map[string]any{}); len(list) > 0 && isAttributes(v) { // attributes are unordered
 			for _, one := range list {
 				maps.Copy(attributes, one.(map[string]any))
 			}
@@ -2442,7 +2437,7 @@ func isAttributes(list []any) bool {
 	})
 }
 
-// normalText normalises the text of an attribute.
+// normalText normalizes a string attribute.
 func normalText(key, s string) any {
 	switch key {
 	case "telemetry.sdk.name", "telemetry.sdk.version", "telemetry.sdk.language":
@@ -2465,7 +2460,7 @@ func normalText(key, s string) any {
 	return s
 }
 
-// flatten adds the leaves of v by path. An empty list is a leaf.
+// flatten stores the leaves of v in a map, by path. An empty list is a leaf.
 func flatten(into map[string]string, path string, v any) {
 	switch v := v.(type) {
 	case map[string]any:

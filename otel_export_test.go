@@ -38,7 +38,7 @@ func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
 	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: testTrace, SpanID: testSpan, TraceFlags: flags, Remote: remote})
 }
 
-// resourceMetrics returns metrics with these data, as a reader collects them.
+// resourceMetrics wraps data as a metric reader would.
 func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics {
 	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: "m"}}
 	for _, d := range data {
@@ -47,7 +47,7 @@ func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics
 	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
 }
 
-// documents returns the decoded frames that a peer has received.
+// documents decodes the frames that the peer has received.
 func (p *otelPeer) documents(t *testing.T) (prefixes []string, docs []any) {
 	t.Helper()
 	for _, f := range p.received() {
@@ -119,8 +119,7 @@ func TestExportersSendFrames(t *testing.T) {
 	})
 }
 
-// unconnected returns a connection that was not started, with room for the given number
-// of frames.
+// unconnected returns a connection that never connects.
 func unconnected(t *testing.T, opts ...ConnectionOption) *SharedEngineConnection {
 	t.Helper()
 	cfg, err := newConnectionConfig("ws://127.0.0.1:1", opts)
@@ -130,7 +129,7 @@ func unconnected(t *testing.T, opts ...ConnectionOption) *SharedEngineConnection
 	return newConnection(cfg)
 }
 
-// queued returns the waiting frames in order.
+// queued returns the queued frames in order.
 func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
@@ -146,8 +145,7 @@ func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	return frames
 }
 
-// If the connection rejects frames, the export returns an error, and the connection counts the
-// frames.
+// Frames that the connection rejects are counted, and the export returns an error.
 func TestExportReportsRejectedFrames(t *testing.T) {
 	s := unconnected(t)
 	s.queue.refuse(ErrConnectionClosed, false)
@@ -160,7 +158,7 @@ func TestExportReportsRejectedFrames(t *testing.T) {
 	}
 }
 
-// Values that cannot be represented are counted and reported by the connection.
+// The connection counts and reports values that cannot be represented.
 func TestExportReportsLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer
@@ -187,11 +185,11 @@ func TestExportReportsLosses(t *testing.T) {
 		}
 		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
 		if got := strings.Count(said.String(), "explicit buckets"); got != 1 {
-			t.Errorf("the conversion is said %d times, want once", got)
+			t.Errorf("the conversion is reported %d times, want once", got)
 		}
 		const want = "3 records that arrived too fast or too late, 1 records shortened to fit a frame, 2 numbers that are NaN or infinite, 2 metrics of unsupported kinds"
 		if last := lines[len(lines)-1]; !strings.Contains(last, want) {
-			t.Errorf("last said %s, want %s", last, want)
+			t.Errorf("last report: %s, want %s", last, want)
 		}
 	})
 }
@@ -215,7 +213,7 @@ func TestMetricsTemporality(t *testing.T) {
 	}
 }
 
-// A connection is crowded when more than an eighth of its frames are in use.
+// A connection counts as crowded when more than one eighth of its queue is in use.
 func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
 	s := unconnected(t, WithConnectionQueue(80, 1<<20))
 	x := NewEngineLogExporter(s)
@@ -232,9 +230,9 @@ func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
 	}
 }
 
-// A burst of log records does not overflow the queue, even though each record could have a
-// frame of its own, because frames grow with the burst. The peer starts reading only after all
-// records have been written.
+// A burst of log records does not overflow the queue. Frames grow with the burst, so that not
+// every record needs its own frame. The peer reads nothing until all records have been
+// written.
 func TestLogBurstIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -273,8 +271,8 @@ func TestLogBurstIsKept(t *testing.T) {
 	})
 }
 
-// The snapshot of a start has the attributes that earlier processors and the caller
-// set, and is queued before the span can end.
+// The start of a span is queued before the span can end. It includes the attributes set by the
+// caller and by earlier processors.
 func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 	s := unconnected(t)
 	p := sdktrace.NewTracerProvider(
@@ -320,7 +318,7 @@ func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 			t.Errorf("frame %d has no events: %v", i, got)
 		}
 		if enginetest.At(spans[i], "links", 0, "spanId") != testSpan.String() {
-			t.Errorf("frame %d has not the link", i)
+			t.Errorf("frame %d lacks the link", i)
 		}
 		if diff := cmp.Diff(enginetest.At(spans[0], "spanId"), enginetest.At(spans[i], "spanId")); diff != "" {
 			t.Error(diff)
@@ -328,8 +326,8 @@ func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 	}
 }
 
-// If a span is not sampled, neither the span nor its start is sent. After Shutdown, no start
-// is sent.
+// Nothing is sent for a span that is not sampled. After Shutdown, span starts are not sent
+// either.
 func TestLiveSpansAreSampled(t *testing.T) {
 	s := unconnected(t)
 	live := newLiveSpanProcessor(s)
@@ -342,7 +340,7 @@ func TestLiveSpansAreSampled(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(live)) // live was shut down above
+	p := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(live)) // live has been shut down
 	_, span := p.Tracer("t").Start(t.Context(), "late")
 	span.End()
 	if got := queued(s); len(got) != 0 {
@@ -353,7 +351,7 @@ func TestLiveSpansAreSampled(t *testing.T) {
 	}
 }
 
-// recordOnly is a sampler whose spans record but are not sampled.
+// recordOnly is a sampler that records spans without sampling them.
 type recordOnly struct{}
 
 func (recordOnly) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingResult {
@@ -361,7 +359,7 @@ func (recordOnly) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingRes
 }
 func (recordOnly) Description() string { return "recordOnly" }
 
-// The exporter sends the metrics of a reader with their exemplars.
+// Metrics from a reader are exported with their exemplars.
 func TestMetricsThroughReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})

@@ -19,7 +19,8 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
-// answers serves every request with one answer and keeps the request.
+// answers is a RoundTripper that returns the same response to every request and keeps the
+// request.
 type answers struct {
 	status int
 	header http.Header
@@ -167,7 +168,7 @@ func TestHTTPURLSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := attributeMap(requestAttributes(req))["url.full"]; got != tt.want {
-			t.Errorf("%s is told as %v, want %s", tt.url, got, tt.want)
+			t.Errorf("%s is reported as %v, want %s", tt.url, got, tt.want)
 		}
 		if req.URL.String() != tt.url {
 			t.Errorf("%s became %s", tt.url, req.URL)
@@ -179,8 +180,8 @@ type noResponse struct{}
 
 func (noResponse) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
 
-// http.Client reports a transport that returns neither a response nor an error; the
-// wrapper does not interfere.
+// A transport that returns neither a response nor an error is broken. The wrapper leaves the
+// report to http.Client.
 func TestHTTPTransportWithoutResponse(t *testing.T) {
 	ctx, recorder, _ := recordedSpans()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", nil)
@@ -263,7 +264,7 @@ func TestHTTPIgnoresListedURLs(t *testing.T) {
 			t.Errorf("%s: span %v, want %v", address, got, traced)
 		}
 		if !traced && base.got != req {
-			t.Errorf("%s: the request was touched", address)
+			t.Errorf("%s: the request was modified", address)
 		}
 	}
 }
@@ -302,21 +303,20 @@ func TestHTTPSpansCanBeSwitchedOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	if base.got != req {
-		t.Error("the request was touched")
+		t.Error("the request was modified")
 	}
 	span.End()
 	if err := telemetry.Shutdown(t.Context()); err == nil {
-		t.Error("nobody was there to take the span, and no error says so")
+		t.Error("the span could not be delivered, but Shutdown returned no error")
 	}
 	left := 0
 	untracedHTTP.Range(func(any, any) bool { left++; return true })
 	if left != 0 {
-		t.Errorf("%d providers are remembered after their end", left)
+		t.Errorf("%d providers are still known after Shutdown", left)
 	}
 }
 
-// The transport works in an http.Client with a real server: redirects, keep-alive and
-// streams.
+// The transport supports redirects, keep-alive and streaming against a real server.
 func TestHTTPClient(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/from" {

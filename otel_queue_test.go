@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// testQueue returns a queue with a fake link, without a writer.
+// testQueue returns a queue with the given limits.
 func testQueue(frames, bytes, away int) *telemetryQueue {
 	return &telemetryQueue{maxFrames: frames, maxBytes: bytes, maxOffline: away}
 }
@@ -22,7 +22,7 @@ func fakeTelemetryLink() *telemetryLink {
 	return &telemetryLink{Conn: wsconn.Over(nil)}
 }
 
-// frameOf parses "live:a", "metrics:a", "traces:a" and "logs:a".
+// frameOf parses a frame such as "live:a", "metrics:a", "traces:a" or "logs:a".
 func frameOf(tb testing.TB, s string) otlpjson.Frame {
 	tb.Helper()
 	signal, name, _ := strings.Cut(s, ":")
@@ -50,7 +50,7 @@ func namesOf(frames []queuedFrame) []string {
 	return names
 }
 
-// takeAll takes every frame that the window allows.
+// takeAll takes frames until the window is full or the queue is empty.
 func takeAll(q *telemetryQueue, l *telemetryLink) []string {
 	var all []queuedFrame
 	for {
@@ -64,10 +64,10 @@ func takeAll(q *telemetryQueue, l *telemetryLink) []string {
 func TestQueueShedsByClass(t *testing.T) {
 	tests := []struct {
 		name   string
-		frames int // limit
-		bytes  int // limit
+		frames int // limit on frames
+		bytes  int // limit on bytes
 		put    string
-		want   string // remaining frames, in order
+		want   string // queued frames, in order
 		full   string // rejected frames
 		drops  [signals]uint64
 	}{
@@ -89,7 +89,7 @@ func TestQueueShedsByClass(t *testing.T) {
 		for _, connected := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/connected=%v", tt.name, connected), func(t *testing.T) {
 				q := testQueue(tt.frames, tt.bytes, 0)
-				q.starting = true // span starts are kept
+				q.starting = true // keep span starts
 				l := fakeTelemetryLink()
 				if connected {
 					q.attach(l)
@@ -130,7 +130,7 @@ func TestQueueRefuses(t *testing.T) {
 	q.refuse(ErrConnectionClosed, true)
 	q.refuse(errors.New("later"), false)
 	if err := q.enqueue(frameOf(t, "logs:a")); !errors.Is(err, ErrConnectionClosed) || !errors.Is(err, ErrClosed) {
-		t.Errorf("after the end: %v, want ErrConnectionClosed", err)
+		t.Errorf("after closing: %v, want ErrConnectionClosed", err)
 	}
 	var s ConnectionStats
 	q.read(&s)
@@ -151,11 +151,11 @@ func TestQueueWithoutLink(t *testing.T) {
 		}
 	}
 	put("live:a logs:b")
-	q.dialFailed()   // the first attempt fails: earlier span starts are outdated
-	put("live:c")    // this start is dropped as well
-	put("logs:d")    // there is room
+	q.dialFailed()   // the first failed attempt drops span starts
+	put("live:c")    // dropped for the same reason
+	put("logs:d")    // fits
 	put("metrics:e") // reaches the offline limit
-	put("logs:f")    // sheds the metrics
+	put("logs:f")    // replaces the metrics
 	l1 := fakeTelemetryLink()
 	q.attach(l1)
 	put("live:g logs:h logs:i metrics:j")
@@ -163,8 +163,8 @@ func TestQueueWithoutLink(t *testing.T) {
 		t.Errorf("first link (-want +got):\n%s", diff)
 	}
 	put("live:k logs:l")
-	q.confirm(l1, 2) // only b is confirmed
-	q.detach(l1)     // g and k are outdated; of the rest, the three newest of the highest class are kept
+	q.confirm(l1, 2) // confirms only b
+	q.detach(l1)     // drops the span starts g and k; of the rest, the three newest of the highest class stay
 	l2 := fakeTelemetryLink()
 	q.attach(l2)
 	put("logs:m")
@@ -184,8 +184,8 @@ func TestQueueWithoutLink(t *testing.T) {
 	}
 }
 
-// A frame that is shed in flight counts as dropped only if the link dies before its
-// pong.
+// If the queue drops a frame that is in flight, the frame counts as dropped only if the
+// connection breaks before the pong.
 func TestQueueShedsInFlight(t *testing.T) {
 	for _, confirmed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("confirmed=%v", confirmed), func(t *testing.T) {
@@ -234,14 +234,14 @@ func TestQueueIgnoresOddPongs(t *testing.T) {
 	if len(batch) != 3 || !ping || number != 3 {
 		t.Fatalf("took %d frames, ping %v of %d", len(batch), ping, number)
 	}
-	q.confirm(old, 3) // a pong of another link
-	q.confirm(l, 4)   // without a ping
+	q.confirm(old, 3) // pong from another link
+	q.confirm(l, 4)   // pong without a ping
 	q.confirm(l, 1<<63)
 	if got := q.confirmed(); got != 0 {
-		t.Errorf("%d frames confirmed by pongs to nothing", got)
+		t.Errorf("%d frames were confirmed by unexpected pongs", got)
 	}
 	q.confirm(l, 2)
-	q.confirm(l, 1) // a late pong
+	q.confirm(l, 1) // late pong
 	q.confirm(l, 3)
 	q.confirm(l, 3)
 	if got := q.confirmed(); got != 3 {
@@ -249,8 +249,8 @@ func TestQueueIgnoresOddPongs(t *testing.T) {
 	}
 }
 
-// Under random operations, every frame is accounted for, the limits hold, the order is
-// kept, and the start of a span is never sent twice or after its end.
+// Under random operations, every frame is accounted for, the limits hold and the order is
+// kept. A span start is never sent twice, and never after its span has ended.
 func TestQueueAccountsForEveryFrame(t *testing.T) {
 	for seed := range uint64(scale(200, 5000)) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
@@ -326,7 +326,7 @@ func TestQueueAccountsForEveryFrame(t *testing.T) {
 	}
 }
 
-// Span starts alone cause no pings, unless a flush waits or much data is in flight.
+// Span starts need no ping of their own, unless a flush is waiting or much data is in flight.
 func TestQueuePingsOnlyForFramesThatAreResent(t *testing.T) {
 	q, l := testQueue(10_000, 1<<20, 0), fakeTelemetryLink()
 	q.attach(l)
@@ -352,32 +352,31 @@ func TestQueuePingsOnlyForFramesThatAreResent(t *testing.T) {
 	}
 	put("live:a", 100)
 	if n := pings(); n != 0 {
-		t.Errorf("%d pings behind starts of spans", n)
+		t.Errorf("%d pings after span starts", n)
 	}
 	put("live:b", 3)
 	put("traces:c", 1)
 	if n := pings(); n != 1 || l.pinged != 104 {
-		t.Errorf("%d pings behind a span, the last behind frame %d", n, l.pinged)
+		t.Errorf("%d pings after a span, the last after frame %d", n, l.pinged)
 	}
 	q.confirm(l, 104)
 	put("live:d", 2)
 	if n := pings(); n != 0 {
-		t.Errorf("%d pings behind starts of spans", n)
+		t.Errorf("%d pings after span starts", n)
 	}
 	w := q.addFlushWaiter()
 	if n := pings(); n != 1 || l.pinged != 106 {
-		t.Errorf("%d pings for a flush, the last behind frame %d", n, l.pinged)
+		t.Errorf("%d pings for a flush, the last after frame %d", n, l.pinged)
 	}
 	q.confirm(l, 106)
 	<-w.done
 	put("live:e", maxFlightFrames)
 	if n := pings(); n == 0 || n > maxFlightFrames/2/pingFrames+1 {
-		t.Errorf("%d pings behind as many starts of spans as may be in flight", n)
+		t.Errorf("%d pings after as many span starts as may be in flight", n)
 	}
 }
 
-// BenchmarkEnqueue measures the cost of a frame to its sender: while there is room, and
-// when each frame sheds another.
+// BenchmarkEnqueue measures adding a frame to a queue with room and to a full queue.
 func BenchmarkEnqueue(b *testing.B) {
 	frame := otlpjson.Frame{Prefix: otlpjson.PrefixLogs, Data: make([]byte, 500), Records: 1}
 	b.Run("room", func(b *testing.B) {

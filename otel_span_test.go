@@ -30,7 +30,7 @@ func TestInSpan(t *testing.T) {
 		f           func(context.Context) error
 		status      codes.Code
 		description string
-		exception   []string // type and message
+		exception   []string // type and message of the exception
 	}{
 		{"success", func(context.Context) error { return nil }, codes.Ok, "", nil},
 		{"error", func(context.Context) error { return failure }, codes.Error, "unreachable", []string{"*iii.unreachable", "unreachable"}},
@@ -66,7 +66,7 @@ func TestInSpan(t *testing.T) {
 				t.Errorf("error is %v", err)
 			}
 			if want := tt.name == "panic"; (panicked == "oh no") != want {
-				t.Errorf("panic came out as %v", panicked)
+				t.Errorf("the panic value is %v", panicked)
 			}
 			span := recorder.Ended()[0]
 			if span.Name() != "work" || span.SpanKind() != trace.SpanKindProducer || span.Parent().SpanID() != parent.SpanContext().SpanID() {
@@ -90,7 +90,7 @@ func TestInSpan(t *testing.T) {
 	}
 }
 
-// unreachable is an error type with a name of its own.
+// unreachable is an error with its own type.
 type unreachable struct{ text string }
 
 func (e *unreachable) Error() string { return e.text }
@@ -105,7 +105,8 @@ func TestInSpanKind(t *testing.T) {
 	}
 }
 
-// The place where a span starts determines which telemetry records it.
+// InSpan uses the provider of the span in ctx, else that of the client whose handler is
+// running, else the global provider.
 func TestInSpanChoosesItsProvider(t *testing.T) {
 	recorders := map[string]*tracetest.SpanRecorder{}
 	provider := func(name string, opts ...sdktrace.TracerProviderOption) *sdktrace.TracerProvider {
@@ -164,7 +165,7 @@ func TestInSpanChoosesItsProvider(t *testing.T) {
 	}
 }
 
-// Without telemetry, f runs in the trace of ctx.
+// Without telemetry, f still runs in the trace of ctx.
 func TestInSpanWithoutTelemetryKeepsTheTrace(t *testing.T) {
 	withoutGlobal(t)
 	failure := errors.New("f's")
@@ -179,7 +180,7 @@ func TestInSpanWithoutTelemetryKeepsTheTrace(t *testing.T) {
 	}
 }
 
-// An invocation without an answer has the same span.
+// An invocation that expects no reply has the same span as any other.
 func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
 	c, err := New("")
@@ -222,20 +223,20 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	}
 }
 
-// The payload of an unsampled invocation is never parsed, even if it is invalid JSON.
+// The payload of an unsampled invocation is not read, so it may even be invalid JSON.
 func TestUnsampledPayloadIsNotRead(t *testing.T) {
-	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // not parent-based: the span is started
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // not parent-based, so the span is started
 	own := newTracing(sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())))
 	in := &incoming{function: &Function{spanName: "execute f"}, data: []byte("\xff"), traceparent: []byte(`"` + testParent + `"`)}
 	ctx := &invocationContext{Context: t.Context(), in: in}
 	if !own.wants(in) {
-		t.Fatal("the span is not begun: the test shows nothing")
+		t.Fatal("no span was started: the test proves nothing")
 	}
 	inner, s := own.begin(ctx, in)
 	if s != (invocationSpan{}) {
 		t.Errorf("payloads are captured: %+v", s)
 	}
-	s.answered(nil, nil) // would dereference the answer if it were recorded
+	s.answered(nil, nil) // would panic if the result were recorded
 	s.returned(func() {}, nil)
 	s.panicked("p", "stack")
 	s.end(inner, in, nil)
@@ -244,9 +245,8 @@ func TestUnsampledPayloadIsNotRead(t *testing.T) {
 	}
 }
 
-// An invocation that cannot be sampled starts no span. This applies to an invocation with an
-// unsampled caller, unless the sampler decides otherwise, and to an invocation of a function
-// that does not run here.
+// An invocation that cannot be sampled starts no span. That is the case if its caller is not
+// sampled and the sampler follows the caller, or if its function does not run in this worker.
 func TestTracingSkipsUnsampledInvocations(t *testing.T) {
 	function, elsewhere := &Function{}, &Function{untraced: true}
 	for _, tt := range []struct {
@@ -273,7 +273,7 @@ func TestTracingSkipsUnsampledInvocations(t *testing.T) {
 	}
 }
 
-// benchmarkInvocation measures what tracing adds to one invocation, without exporting.
+// benchmarkInvocation measures how much tracing adds to an invocation, without export.
 func benchmarkInvocation(b *testing.B, traceparent string) {
 	t := newTracing(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(NewBaggageSpanProcessor())))
 	payload := []byte(`{"user":"u-1","amount":12,"note":"` + strings.Repeat("x", 256) + `","tags":["a","b"]}`)
@@ -338,7 +338,8 @@ func TestRedactReplacesSecrets(t *testing.T) {
 	}
 }
 
-// A marshaler cannot modify the caller's value, and integers keep their digits.
+// Redaction does not let a Marshaler modify the caller's value, and keeps every digit of an
+// integer.
 func TestRedactOfValuesThatAreNotPlain(t *testing.T) {
 	tests := []struct {
 		name string
@@ -430,7 +431,7 @@ func TestRedactAndTruncateKeepsTheLimit(t *testing.T) {
 	}
 }
 
-// The environment is read at each call.
+// The environment variables are read at each invocation.
 func TestPayloadCaptureFollowsEnvironment(t *testing.T) {
 	for _, tt := range []struct {
 		disable, limit string
@@ -457,7 +458,7 @@ func TestPayloadCaptureFollowsEnvironment(t *testing.T) {
 	}
 }
 
-// FuzzRedact compares the text scanner with decoding, redacting and encoding.
+// FuzzRedact compares redaction of raw JSON with decoding, redacting and encoding.
 func FuzzRedact(f *testing.F) {
 	f.Add([]byte(`{"password":[1,{"a":"]\\\""}],"b" : {"x_token":{}},"c":"\u0041"}`), 24)
 	f.Add([]byte(` [ "secret" : 1 ]`), 3)
@@ -494,7 +495,7 @@ func FuzzRedact(f *testing.F) {
 	})
 }
 
-// redactValue applies the rule to decoded values.
+// redactValue is a reference implementation for decoded JSON.
 func redactValue(v any) any {
 	switch v := v.(type) {
 	case map[string]any:

@@ -28,7 +28,7 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// telemetry starts telemetry that sends to this peer and ends with the test.
+// telemetry starts telemetry that sends to p and is shut down when the test ends.
 func (p *otelPeer) telemetry(cfg OtelConfig, opts ...TelemetryOption) *Telemetry {
 	p.tb.Helper()
 	if cfg.EngineWSURL == nil {
@@ -47,7 +47,7 @@ func (p *otelPeer) telemetry(cfg OtelConfig, opts ...TelemetryOption) *Telemetry
 	return tel
 }
 
-// prefixes counts the frames of each signal.
+// prefixes counts the received frames by prefix.
 func (p *otelPeer) prefixes() map[string]int {
 	p.tb.Helper()
 	counts := map[string]int{}
@@ -57,7 +57,7 @@ func (p *otelPeer) prefixes() map[string]int {
 	return counts
 }
 
-// containing returns the received frames that contain all of the texts.
+// containing returns the received frames that contain all texts.
 func (p *otelPeer) containing(texts ...string) []string {
 	var found []string
 	for _, f := range p.received() {
@@ -125,8 +125,8 @@ func TestTelemetryDelivers(t *testing.T) {
 	}
 }
 
-// Disabled telemetry starts no goroutine, dials nothing, records nothing, changes no
-// global and returns no errors.
+// Disabled telemetry starts no goroutine, connects nowhere, records nothing, leaves the
+// globals alone and returns no errors.
 func TestDisabledTelemetryDoesNothing(t *testing.T) {
 	for variable, value := range map[string]string{"OTEL_ENABLED": "no", "OTEL_SDK_DISABLED": "true"} {
 		t.Run(variable, func(t *testing.T) {
@@ -174,14 +174,14 @@ func testDisabledTelemetry(t *testing.T) {
 		t.Errorf("%d goroutines, %d before", after, before)
 	}
 	if dialled {
-		t.Error("it dialled")
+		t.Error("telemetry dialed")
 	}
 	if otel.GetTracerProvider() != tracers || otel.GetMeterProvider() != meters || otel.GetLoggerProvider() != loggers || fmt.Sprint(otel.GetTextMapPropagator()) != fmt.Sprint(propagator) {
 		t.Error("globals have changed")
 	}
 }
 
-// Records that a Logger does not send go where they would go without telemetry.
+// If logs are not sent, a Logger falls back to slog, as without telemetry.
 func TestTelemetryLoggerFallsBack(t *testing.T) {
 	for name, cfg := range map[string]OtelConfig{"disabled": {Enabled: ptr(false)}, "without logs": {LogsEnabled: ptr(false)}} {
 		t.Run(name, func(t *testing.T) {
@@ -216,13 +216,13 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	if _, err := StartTelemetry(t.Context(), OtelConfig{}, WithGlobalProviders()); err == nil {
 		t.Error("a second WithGlobalProviders: no error")
 	}
-	for range 2 { // the second call changes nothing
+	for range 2 { // the second call has no effect
 		if err := first.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if _, err := StartTelemetry(t.Context(), OtelConfig{}, WithGlobalProviders()); err == nil {
-		t.Error("the end of another Telemetry has freed the globals")
+		t.Error("shutting down another Telemetry has reset the globals")
 	}
 	_, span := otel.Tracer("someone").Start(t.Context(), "global")
 	span.End()
@@ -234,11 +234,11 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	}
 	third := p.telemetry(OtelConfig{}, WithGlobalProviders())
 	if otel.GetTracerProvider() != third.TracerProvider() {
-		t.Error("the globals are still those that have ended")
+		t.Error("the globals still belong to the telemetry that was shut down")
 	}
 }
 
-// The live snapshot of a span carries the span's baggage.
+// A span's baggage is already part of the span's start.
 func TestBaggageIsSetBeforeTheLiveSpan(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{})
@@ -260,7 +260,7 @@ func TestBaggageIsSetBeforeTheLiveSpan(t *testing.T) {
 		}
 	}
 	if strings.Contains(frames[0], "overwritten") {
-		t.Errorf("the baggage is not above the attribute: %s", frames[0])
+		t.Errorf("the attribute overrides the baggage: %s", frames[0])
 	}
 	span.End()
 	if err := tel.Flush(t.Context()); err != nil {
@@ -303,8 +303,7 @@ func TestTelemetrySwitches(t *testing.T) {
 	}
 }
 
-// OpenTelemetry's own variables keep their meaning, except for delays, which this
-// package sets.
+// OpenTelemetry's own variables work as usual, except for intervals, which OtelConfig sets.
 func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 	record := func(t *testing.T) (spans []any, took time.Duration) {
 		t.Helper()
@@ -341,7 +340,7 @@ func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.name == "unknown" {
-				before := otel.GetErrorHandler() // OpenTelemetry reports the invalid value
+				before := otel.GetErrorHandler() // the SDK reports the invalid value here
 				defer otel.SetErrorHandler(before)
 				otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {}))
 			}
@@ -361,7 +360,7 @@ func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 		}
 		spans, took := record(t)
 		if took != 100*time.Millisecond {
-			t.Errorf("the span came after %v, want the default of 100 ms", took)
+			t.Errorf("the span arrived after %v, want the default of 100 ms", took)
 		}
 		got := []any{
 			enginetest.At(spans[0], "attributes", 0, "value", "stringValue"), enginetest.At(spans[0], "droppedAttributesCount"),
@@ -369,12 +368,12 @@ func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 		}
 		one := json.Number("1")
 		if diff := cmp.Diff([]any{"abc", one, "second", one, one}, got); diff != "" {
-			t.Errorf("what the limits have left (-want +got):\n%s", diff)
+			t.Errorf("after applying the limits (-want +got):\n%s", diff)
 		}
 	})
 }
 
-// The configuration sets the intervals, including 0.
+// The configuration sets the intervals. An interval may be 0.
 func TestTelemetryIntervals(t *testing.T) {
 	tests := []struct {
 		name                 string
@@ -408,7 +407,7 @@ func TestTelemetryIntervals(t *testing.T) {
 				for _, f := range p.frames {
 					want := map[string]time.Duration{otlpjson.PrefixTraces: tt.spans, otlpjson.PrefixMetrics: tt.metrics, otlpjson.PrefixLogs: tt.logs}[f.data[:4]]
 					if got := f.at.Sub(began); got != want {
-						t.Errorf("%s came after %v, want %v", f.data[:4], got, want)
+						t.Errorf("%s arrived after %v, want %v", f.data[:4], got, want)
 					}
 				}
 			})
@@ -416,7 +415,7 @@ func TestTelemetryIntervals(t *testing.T) {
 	}
 }
 
-// Warnings about variables are logged once, without the variables' values.
+// Each ignored variable is logged once, without its value.
 func TestTelemetryReportsIgnoredVariables(t *testing.T) {
 	t.Setenv("OTEL_LOGS_BATCH_SIZE", secretQuery)
 	var out strings.Builder
@@ -431,7 +430,7 @@ func TestTelemetryReportsIgnoredVariables(t *testing.T) {
 	}
 }
 
-// recordOfEach records a span, a metric and a log record.
+// recordOfEach records one span, one metric and one log record.
 func recordOfEach(t *testing.T, tel *Telemetry) {
 	t.Helper()
 	ctx, span := tel.Tracer().Start(t.Context(), "work")
@@ -444,15 +443,15 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	span.End()
 }
 
-// Without an engine, a shutdown ends by itself; with a silent engine, it ends when ctx ends.
-// shutdown_timeout_ms affects neither. Each shutdown reports its losses and leaves nothing
-// behind.
+// Without an engine, Shutdown gives up by itself. If the engine does not respond, Shutdown
+// returns when ctx is done. In both cases, its error reports what was lost.
+// shutdown_timeout_ms has no effect.
 func TestTelemetryShutdownIsBounded(t *testing.T) {
 	silent := otelScript{ping: func(*otelConn, []byte) bool { return true }}
 	tests := []struct {
 		name   string
 		script otelScript
-		limit  time.Duration // of ctx; 0: none
+		limit  time.Duration // timeout of ctx; 0 means none
 		cfg    OtelConfig
 		down   bool
 		want   time.Duration
@@ -471,7 +470,7 @@ func TestTelemetryShutdownIsBounded(t *testing.T) {
 				}
 				tel := p.telemetry(tt.cfg)
 				recordOfEach(t, tel)
-				time.Sleep(15 * time.Second) // all delays are running
+				time.Sleep(15 * time.Second) // until flushes are due and retries are delayed
 				ctx, cancel := context.WithCancel(t.Context())
 				if tt.limit > 0 {
 					ctx, cancel = context.WithTimeout(t.Context(), tt.limit)
@@ -490,10 +489,10 @@ func TestTelemetryShutdownIsBounded(t *testing.T) {
 				}
 				stats := tel.Connection().Stats()
 				if lost := stats.Dropped() - stats.Metrics.NotConnected; !strings.Contains(err.Error(), fmt.Sprintf("%d frames were lost", lost)) || lost < 3 {
-					t.Errorf("Shutdown: %v; dropped were %d", err, lost)
+					t.Errorf("Shutdown: %v; %d were dropped", err, lost)
 				}
 				if n := strings.Count(err.Error(), "frames left"); n > 1 {
-					t.Errorf("said %d times: %v", n, err)
+					t.Errorf("reported %d times: %v", n, err)
 				}
 				if err := tel.Shutdown(t.Context()); err != nil {
 					t.Errorf("second Shutdown: %v", err)
@@ -506,8 +505,8 @@ func TestTelemetryShutdownIsBounded(t *testing.T) {
 	}
 }
 
-// If a shutdown cannot deliver data, its error and the errors of later calls of Send name the
-// reason that kept the connection away.
+// If Shutdown cannot deliver data, its error contains the reason why the connection failed.
+// Errors from later Sends contain the reason, too.
 func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 	for name, away := range map[string]time.Duration{"at the first attempt": 0, "for a minute": time.Minute} {
 		t.Run(name, func(t *testing.T) {
@@ -518,11 +517,11 @@ func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 				recordOfEach(t, tel)
 				time.Sleep(away)
 				if err := suite.note(tel.Shutdown(t.Context())); !errors.Is(err, noRoute) || !errors.Is(err, ErrConnectionClosed) {
-					t.Errorf("Shutdown: %v, want that there is no route", err)
+					t.Errorf("Shutdown: %v, want the dial error", err)
 				}
 				err := tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs, Data: []byte("{}")})
 				if !errors.Is(err, noRoute) || !errors.Is(err, ErrClosed) {
-					t.Errorf("Send: %v, want that there is no route", err)
+					t.Errorf("Send: %v, want the dial error", err)
 				}
 			})
 		})
@@ -541,7 +540,7 @@ func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 	})
 }
 
-// A hanging collection blocks no caller beyond ctx.
+// If a callback hangs while metrics are collected, Flush returns when its context is done.
 func TestTelemetryFlushOfHangingCallback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -567,7 +566,7 @@ func TestTelemetryFlushOfHangingCallback(t *testing.T) {
 	})
 }
 
-// timeLogs writes n records one by one and returns the duration of each write.
+// timeLogs writes n records and returns how long each took.
 func timeLogs(tb testing.TB, l *Logger, n int) []time.Duration {
 	data := map[string]any{"order_id": "ord_123", "amount": 49.99}
 	took := make([]time.Duration, n)
@@ -579,15 +578,14 @@ func timeLogs(tb testing.TB, l *Logger, n int) []time.Duration {
 	return took
 }
 
-// percentile sorts took.
+// percentile sorts took and returns the duration at p, which is between 0 and 1.
 func percentile(took []time.Duration, p float64) time.Duration {
 	slices.Sort(took)
 	return took[int(float64(len(took)-1)*p)]
 }
 
-// exporters returns three kinds of telemetry: records leave immediately, cannot leave because
-// the engine does not read, or cannot leave because there is no engine. In the last two cases
-// the queues are full.
+// exporters returns telemetry of three kinds. The first delivers at once. The second has an
+// engine that does not read, the third has no engine, and the queues of both are full.
 func exporters(tb testing.TB) map[string]*Telemetry {
 	tb.Helper()
 	reading, stuck, away := newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{})
@@ -606,8 +604,7 @@ func exporters(tb testing.TB) map[string]*Telemetry {
 	return all
 }
 
-// BenchmarkLogRecord measures the time that a log record costs its writer: with an engine that
-// reads, with one that does not read, and without an engine.
+// BenchmarkLogRecord measures how long writing a log record takes, for each kind of exporters.
 func BenchmarkLogRecord(b *testing.B) {
 	for name, tel := range exporters(b) {
 		b.Run(name, func(b *testing.B) {
@@ -619,8 +616,7 @@ func BenchmarkLogRecord(b *testing.B) {
 	}
 }
 
-// telemetryRequirements lists the requirements on telemetry and the tests that verify
-// them.
+// telemetryRequirements lists each requirement on telemetry with the tests that verify it.
 var telemetryRequirements = []struct {
 	line  string
 	tests []string
@@ -657,7 +653,7 @@ var telemetryRequirements = []struct {
 		"TestR14FlushMeansReceived", "TestFlushWaitsForALatePeer", "TestFlushOfASilentPeerEndsWithItsContext", "TestFlushWithoutAPeerEndsWithItsContext",
 	}},
 	{"Shutdown delivers the last batch, can be repeated, ends nothing that is shared, leaves no goroutine", []string{
-		// Tests in a bubble end with all their goroutines; TestMain looks for others.
+		// In a bubble, a leaked goroutine fails the test. TestMain finds other leaks.
 		"TestTelemetryShutdownDelivers", "TestTelemetryDelivers", "TestConnectionShutdownIsBounded", "TestTelemetryShutdownIsBounded",
 		"TestTelemetryGlobalProviders", "TestShutdownFlushesTelemetry", "TestTelemetrySharedConcurrent", "TestMain",
 	}},
@@ -688,7 +684,6 @@ var telemetryRequirements = []struct {
 		"TestCollectorComputesSamples", "TestCollectorConcurrent", "TestCollectorShortInterval", "TestCollectorOfThisProcess", "TestCollectorOfUnsupportedSystem",
 	}},
 
-	// The guarantees.
 	{"telemetry arrives at least once", []string{"TestR13TelemetryArrives", "TestTelemetryReconnectLosesNothing"}},
 	{"after Flush, the engine has everything", []string{"TestR14FlushMeansReceived", "TestFlushWaitsForALatePeer", "TestFlushWithoutAPeerEndsWithItsContext"}},
 	{"recording never waits for the network", []string{"TestR15RecordingNeverWaits", "BenchmarkLogRecord"}},
@@ -697,7 +692,6 @@ var telemetryRequirements = []struct {
 	{"a recorded worker's telemetry is reproduced", []string{"TestGoldenTelemetry"}},
 }
 
-// Every requirement has tests, and all of them exist.
 func TestEveryTelemetryRequirementIsTested(t *testing.T) {
 	var files []string
 	for _, dir := range []string{".", "internal/otlpjson", "internal/enginetest"} {

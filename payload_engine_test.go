@@ -25,9 +25,8 @@ func echo[T any](t *testing.T, c *iii.Client, id string) {
 	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil }, iii.WithBuiltinOverride())
 }
 
-// payloadTypes maps functions of the recordings to payload types. The key is the id of a
-// function or the beginning of the id. A function without an entry receives an arbitrary
-// payload.
+// payloadTypes maps recorded functions to payload types, by id or by prefix of the id.
+// Functions that are not listed use any.
 var payloadTypes = []struct {
 	id   string
 	echo func(t *testing.T, c *iii.Client, id string)
@@ -59,7 +58,7 @@ var payloadTypes = []struct {
 	{"c::avail", echo[availableEvent]},
 }
 
-// availableEvent is the payload of the recorded handler of two trigger types.
+// availableEvent is the payload of a recorded function that has triggers of two types.
 type availableEvent struct {
 	functions *iii.FunctionsAvailableEvent
 	workers   *iii.WorkersAvailableEvent
@@ -83,8 +82,7 @@ func (e availableEvent) MarshalJSON() ([]byte, error) {
 	return json.Marshal(e.workers)
 }
 
-// Every payload that the engine was recorded to deliver reaches a typed handler as
-// it is: nothing fails to decode and nothing is lost.
+// Every recorded payload can be decoded by a typed handler, and decoding loses nothing.
 func TestRecordedPayloadsReachTypedHandlers(t *testing.T) {
 	files, err := filepath.Glob("testdata/0.23/*.jsonl")
 	if err != nil {
@@ -95,7 +93,7 @@ func TestRecordedPayloadsReachTypedHandlers(t *testing.T) {
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".jsonl")
 		if name == "rust-sdk" {
-			continue // its lines have a different format
+			continue // has a different format
 		}
 		var invocations []recordedEvent
 		for _, event := range readRecording(t, name) {
@@ -153,7 +151,6 @@ func TestRecordedPayloadsReachTypedHandlers(t *testing.T) {
 	t.Logf("%d payloads: %v", total, typed)
 }
 
-// A cron trigger fires when it is due, with a typed event.
 func TestCronTrigger(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		events := make(chan iii.CronEvent, 10)
@@ -173,13 +170,13 @@ func TestCronTrigger(t *testing.T) {
 			e := <-events
 			if want := began.UTC().Truncate(10 * time.Second).Add(time.Duration(i+1) * 10 * time.Second); !e.ScheduledTime.Equal(want) ||
 				e.ActualTime.Sub(want) < 0 || e.ActualTime.Sub(want) > time.Second || e.JobID != trigger.ID() || e.Trigger != "cron" {
-				t.Errorf("event %d: %+v, not at %v", i, e, want)
+				t.Errorf("event %d: %+v, want one at %v", i, e, want)
 			}
 		}
 	})
 }
 
-// shortTimes writes the moments of an object as encoding/json does.
+// shortTimes reformats the times in an object as encoding/json does.
 func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()
 	var object map[string]string
@@ -198,8 +195,8 @@ func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// viaAny returns a document as a typed handler of type any receives it: its numbers are
-// floats, and it lacks the member that the engine adds.
+// viaAny returns doc as a typed handler sees it in a value of type any: numbers are floats,
+// and _caller_worker_id is removed.
 func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()
 	var v any
@@ -216,8 +213,8 @@ func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 	return out
 }
 
-// A value that can be encoded either arrives or causes an immediate error. The engine drops
-// messages that it cannot read, so the caller would otherwise wait until its timeout.
+// Every payload either arrives or is rejected at once. The engine drops messages that it
+// cannot read, so an undetected error would only show as a timeout.
 func TestPayloadArrivesOrIsRefused(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("worker"), iii.WithCallTimeout(time.Minute))
@@ -266,7 +263,7 @@ type (
 func (k *textKey) UnmarshalText(b []byte) error {
 	k.name = string(b)
 	if !strings.HasPrefix(k.name, "k") {
-		return fmt.Errorf("%q is no key", b)
+		return fmt.Errorf("%q is not a key", b)
 	}
 	return nil
 }
@@ -298,8 +295,8 @@ func (h *hidesCaller) UnmarshalJSON(b []byte) error {
 
 func (g *generic[T]) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &g.values) }
 
-// sees registers a typed handler and returns the payload that it receives from a worker's
-// call.
+// sees calls a typed handler with payload. It returns the value and the caller that the
+// handler received.
 func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T, caller string, err error) {
 	f, err := iii.Handle(c, id, func(ctx context.Context, in T) (any, error) {
 		seen = in
@@ -315,8 +312,8 @@ func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T
 	return seen, caller, err
 }
 
-// A typed handler receives the payload of the caller, without the member that the engine
-// adds, unless its type names that member.
+// A typed handler receives the payload without _caller_worker_id, which the engine adds,
+// unless its type has a field for that key.
 func TestTypedHandlersSeeWhatWasSent(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -377,7 +374,7 @@ func seerOf[T any](t *testing.T, c *iii.Client) func(id, payload string) (any, s
 	}
 }
 
-// An untyped handler and middleware receive the payload unchanged.
+// Untyped handlers and middleware receive the payload including _caller_worker_id.
 func TestUntypedHandlersSeeTheCaller(t *testing.T) {
 	var middle string
 	c := newWorker(t, iiitest.Start(t), iii.WithMiddleware(func(next iii.HandlerFunc) iii.HandlerFunc {
@@ -401,7 +398,7 @@ func TestUntypedHandlersSeeTheCaller(t *testing.T) {
 	}
 }
 
-// The path of a fault refers to the payload of the caller.
+// The path in the error refers to the payload as the caller sent it.
 func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	handle(t, c, "f", func(_ context.Context, in map[string][]int) (int, error) { return len(in), nil })
@@ -413,18 +410,19 @@ func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// undecodable is an interface. No value can be decoded into it, unless it holds a pointer.
+// undecodable is an interface with methods. JSON can be decoded into it only if it holds a
+// pointer.
 type undecodable interface{ String() string }
 
-// lists is a list of lists.
+// lists is a recursive type.
 type lists []lists
 
-// decodesAnything is a list of channels that decodes itself.
+// decodesAnything has an element type that JSON cannot represent, but decodes itself.
 type decodesAnything []chan int
 
 func (d *decodesAnything) UnmarshalJSON([]byte) error { *d = make(decodesAnything, 1); return nil }
 
-// A call fails before the function runs if no JSON value can be decoded into its result.
+// If no JSON value can be decoded into the result, Call fails before the function runs.
 func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e)
@@ -504,7 +502,7 @@ func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
 
 func pointerTo[T any](v T) *T { return &v }
 
-// keptText decodes lists.
+// keptText decodes itself.
 type keptText struct{ n int }
 
 func (k *keptText) String() string               { return "" }
@@ -512,8 +510,7 @@ func (k *keptText) UnmarshalJSON(b []byte) error { k.n = len(b); return nil }
 
 type pointerToItself *pointerToItself
 
-// The registration of a type that is a pointer to itself either omits the schema or fails. It
-// does not hang.
+// A type that is a pointer to itself must not put schema inference into an endless loop.
 func TestPointerToItselfDoesNotHang(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
 	if err != nil {
@@ -541,8 +538,8 @@ type (
 	}
 )
 
-// A payload that violates the advertised schema does not reach the handler, and the error
-// contains the path.
+// A payload that violates the advertised schema never reaches the handler. The error contains
+// the path.
 func TestInputIsValidatedByTheInferredSchema(t *testing.T) {
 	const line = `{"item":"tea","price":1.5}`
 	for _, test := range []struct{ name, payload, want string }{
@@ -589,7 +586,7 @@ func checkInvalid(t *testing.T, err error, want string) {
 	}
 }
 
-// Schemas that the program provides are enforced for untyped functions as well.
+// Schemas supplied by the program are also enforced, for typed and untyped functions.
 func TestInputIsValidatedByAGivenSchema(t *testing.T) {
 	for _, test := range []struct{ name, schema, payload, want string }{
 		{"enum", `{"properties":{"suit":{"enum":["hearts","spades"]}}}`, `{"suit":"clubs"}`, `payload at suit: it violates enum ["hearts","spades"]`},
@@ -636,14 +633,14 @@ func TestInputIsValidatedByAGivenSchema(t *testing.T) {
 				}
 				checkInvalid(t, c.Call(t.Context(), "f", json.RawMessage(test.payload), nil), test.want)
 				if test.want == "" && test.payload[0] == '{' && !strings.Contains(string(got), "_caller_worker_id") {
-					t.Errorf("the handler lacks the member of the engine: %s", got)
+					t.Errorf("the handler's payload lacks the engine's key: %s", got)
 				}
 			})
 		})
 	}
 }
 
-// A schema that cannot be enforced is an error of the registration.
+// A schema that cannot be enforced makes registration fail.
 func TestSchemasThatCannotBeEnforced(t *testing.T) {
 	for name, test := range map[string]struct {
 		schema any
@@ -675,8 +672,7 @@ func TestSchemasThatCannotBeEnforced(t *testing.T) {
 	}
 }
 
-// For a route, only the body of a request is validated, and a request without a body is not
-// validated.
+// For a route, only the request body is validated. A request without a body is valid.
 func TestBodiesAreValidated(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -726,7 +722,7 @@ func TestBodiesAreValidated(t *testing.T) {
 			}
 		}
 		if len(middle) != 8 {
-			t.Errorf("the middleware ran %d times: validation comes after it", len(middle))
+			t.Errorf("the middleware ran %d times; it must run before validation", len(middle))
 		}
 	})
 	c, err := iii.New("ws://127.0.0.1:1")

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// An error about a payload that cannot be decoded contains a path. The path is meant for the
-// caller, who knows the JSON keys but not the Go types.
+// The path in a decoding error is meant for the caller, so it consists of JSON keys and not of
+// Go field names.
 func TestPayloadErrorNamesTheField(t *testing.T) {
 	type line struct {
 		Quantity int `json:"quantity"`
@@ -55,7 +55,7 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 	}
 }
 
-// wholeOnly panics when it receives only a part of its object.
+// wholeOnly panics if it is decoded in parts.
 type wholeOnly map[string]any
 
 func (w *wholeOnly) UnmarshalJSON(b []byte) error {
@@ -65,7 +65,8 @@ func (w *wholeOnly) UnmarshalJSON(b []byte) error {
 	return errors.New("no")
 }
 
-// FuzzDecodePayload looks for the faulty part in text that does not decode.
+// FuzzDecodePayload checks that decodePayload agrees with encoding/json on whether a payload
+// is valid, and that its error locates the invalid part.
 func FuzzDecodePayload(f *testing.F) {
 	type node struct {
 		Next *node            `json:"next"`
@@ -86,7 +87,7 @@ func FuzzDecodePayload(f *testing.F) {
 		got := new(config).decodePayload(payload, new(node))
 		var e *Error
 		if (got == nil) != (want == nil) || got != nil && (!errors.As(got, &e) || e.Code != CodeInvalidRequest || !strings.HasPrefix(e.Message, "payload")) {
-			t.Errorf("%s: %v; encoding/json says %v", payload, got, want)
+			t.Errorf("%s: %v; encoding/json returns %v", payload, got, want)
 		}
 	})
 }
@@ -118,7 +119,7 @@ func TestWithoutCallerRemovesTheMemberOfTheTop(t *testing.T) {
 	}
 }
 
-// The payload is scanned only for types that would accept or reject the engine's member.
+// A payload is searched for _caller_worker_id only if its type would notice that key.
 func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	type plain struct {
 		Values  map[string]int
@@ -131,15 +132,15 @@ func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	}
 	for _, v := range []any{new(plain), new(*plain), new(embeds), new(struct{}), new([]map[string]int), new(string), new([]byte), new(*int), new(error)} {
 		if in := reflect.TypeOf(v).Elem(); noticesCaller(in) {
-			t.Errorf("payloads for %v are looked through", in)
+			t.Errorf("payloads for %v are searched", in)
 		}
 	}
 	type inlined struct {
-		Rest map[string]int `json:",inline"` // encoding/json/v2 stores other members there
+		Rest map[string]int `json:",inline"` // encoding/json/v2 puts unknown members here
 	}
 	for _, v := range []any{new(map[string]int), new(*map[int]any), new(any), new(json.RawMessage), new(wholeOnly), new(**wholeOnly), new(inlined)} {
 		if in := reflect.TypeOf(v).Elem(); !noticesCaller(in) {
-			t.Errorf("payloads for %v are not looked through", in)
+			t.Errorf("payloads for %v are not searched", in)
 		}
 	}
 }

@@ -19,12 +19,12 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// peer is a scripted engine: it greets, and answers registrations, pings and calls as the
-// engine does, unless a test's script decides otherwise.
+// peer is a scripted engine. By default, it responds to registrations, pings and calls like an
+// engine.
 type peer struct {
 	tb     testing.TB
 	server *enginetest.Server
-	mem    *memnet.Listener // nil: TCP
+	mem    *memnet.Listener // nil if the peer uses TCP
 	script script
 
 	mu    enginetest.Watched
@@ -32,22 +32,22 @@ type peer struct {
 	log   []*peerMessage
 }
 
-// script describes how a peer differs from the engine. Its functions run on the goroutine
-// that reads the connection.
+// script overrides parts of a peer's behavior. Its functions run on the goroutine that reads
+// the connection.
 type script struct {
-	refuse  func(n int, r *http.Request) int         // HTTP status instead of the upgrade; 0: none
-	greet   func(c *peerConn)                        // instead of workerregistered
-	message func(c *peerConn, m *peerMessage) bool   // true: the message is handled, and nothing else happens
-	call    func(c *peerConn, m *peerMessage) string // the result of a call, JSON; default: its data
-	forget  bool                                     // messages are not kept
-	noPong  bool                                     // WebSocket pings are not answered
+	refuse  func(n int, r *http.Request) int         // HTTP status that rejects the upgrade; 0 accepts it
+	greet   func(c *peerConn)                        // replaces the default greeting
+	message func(c *peerConn, m *peerMessage) bool   // returns true to suppress the default response
+	call    func(c *peerConn, m *peerMessage) string // returns the result of a call; the default is the payload
+	forget  bool                                     // do not keep messages
+	noPong  bool                                     // do not respond to WebSocket pings
 }
 
-// peerMessage is a message of the client.
+// peerMessage is a message from the client.
 type peerMessage struct {
-	Conn   int    // number of the connection, from 0
-	Raw    []byte // as it came
-	Frames int    // in how many frames
+	Conn   int    // number of the connection, starting at 0
+	Raw    []byte // as received
+	Frames int    // number of WebSocket frames
 	Binary bool
 
 	Type             string          `json:"type"`
@@ -65,20 +65,20 @@ type peerMessage struct {
 	ReattachToken    string          `json:"reattach_token"`
 }
 
-// peerConn is one connection of the client.
+// peerConn is a connection from the client.
 type peerConn struct {
 	*enginetest.WebSocket
 	peer     *peer
 	n        int
 	workerID string
 
-	features generation   // that it lists
-	pings    atomic.Int64 // WebSocket pings
+	features generation   // sent in the greeting
+	pings    atomic.Int64 // number of WebSocket pings
 	ended    chan struct{}
-	err      error // why it ended; after ended
+	err      error // reason, valid after ended is closed
 }
 
-// newPeer starts a peer in memory, so that it works in a synctest bubble.
+// newPeer starts a peer in memory, which can be used in a synctest bubble.
 func newPeer(tb testing.TB, s script) *peer {
 	p := &peer{tb: tb, script: s}
 	p.server = enginetest.NewServer(tb, p.serve)
@@ -86,7 +86,7 @@ func newPeer(tb testing.TB, s script) *peer {
 	return p
 }
 
-// newTCPPeer starts a peer on a free port of the loopback interface.
+// newTCPPeer starts a peer on a loopback port.
 func newTCPPeer(tb testing.TB, s script) *peer {
 	tb.Helper()
 	p := &peer{tb: tb, script: s}
@@ -94,14 +94,14 @@ func newTCPPeer(tb testing.TB, s script) *peer {
 	return p
 }
 
-// proxy stands in front of a peer in memory.
+// proxy puts a fault-injecting proxy in front of an in-memory peer.
 func (p *peer) proxy(seed uint64, plan func(n int) enginetest.FaultPlan) *enginetest.FaultProxy {
 	return enginetest.NewFaultProxy(p.tb, func(ctx context.Context) (net.Conn, error) { return p.mem.DialContext(ctx, "", "") }, seed, plan)
 }
 
 func (p *peer) url() string { return p.server.URL() }
 
-// client creates a client of this peer, which ends with the test.
+// client returns a client of the peer. The client is closed when the test ends.
 func (p *peer) client(opts ...Option) *Client {
 	p.tb.Helper()
 	all := []Option{WithLogger(testLogger)}
@@ -116,7 +116,7 @@ func (p *peer) client(opts ...Option) *Client {
 	return c
 }
 
-// connected creates a client and connects it.
+// connected returns a connected client of the peer.
 func (p *peer) connected(opts ...Option) *Client {
 	p.tb.Helper()
 	c := p.client(opts...)
@@ -150,16 +150,16 @@ func (p *peer) serve(conn net.Conn, n int) {
 	c.err = c.read()
 }
 
-// waitLimit bounds a wait. In a bubble it is virtual time.
+// waitLimit limits how long a test waits. In a bubble, that is virtual time.
 const waitLimit = time.Minute
 
-// wait returns when done returns true. It calls done under the lock at every change.
+// wait waits until done returns true. It calls done with the lock held, after every change.
 func (p *peer) wait(what string, done func() bool) {
 	p.tb.Helper()
 	p.mu.Wait(p.tb, waitLimit, what, done)
 }
 
-// conn waits for the n-th connection, counted from 0.
+// conn waits for connection n and returns it. The first is number 0.
 func (p *peer) conn(n int) *peerConn {
 	p.tb.Helper()
 	var c *peerConn
@@ -172,7 +172,7 @@ func (p *peer) conn(n int) *peerConn {
 	return c
 }
 
-// find waits for a message that matches.
+// find waits for a message for which match returns true.
 func (p *peer) find(what string, match func(*peerMessage) bool) *peerMessage {
 	p.tb.Helper()
 	var found *peerMessage
@@ -188,7 +188,8 @@ func (p *peer) find(what string, match func(*peerMessage) bool) *peerMessage {
 	return found
 }
 
-// messages lists the messages of connection n (-1: all) that match.
+// messages returns the messages of the given types that were received over connection n, or
+// over all connections if n is -1.
 func (p *peer) messages(n int, types ...string) []*peerMessage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -201,16 +202,14 @@ func (p *peer) messages(n int, types ...string) []*peerMessage {
 	return list
 }
 
-// tokenMark is a part of every reattach token from a peer, so that logs can be searched
-// for it.
+// tokenMark is part of every reattach token from a peer. TestMain searches logs for it.
 const tokenMark = "70c370c3-5ec2-4e75"
 
-// welcome sends the greeting.
 func (c *peerConn) welcome() {
 	c.send(fmt.Sprintf(`{"type":"workerregistered","worker_id":%q,"reattach_token":"%s-8e75-%012d"}`, c.workerID, tokenMark, c.n))
 }
 
-// send sends a text message; a broken connection is not an error.
+// send sends a text message. It ignores errors.
 func (c *peerConn) send(message string) { _ = c.WriteFrame(enginetest.OpText, true, []byte(message)) }
 
 func (c *peerConn) read() error {
@@ -227,7 +226,7 @@ func (c *peerConn) read() error {
 		}
 		m := &peerMessage{}
 		if err := json.Unmarshal(raw, m); err != nil {
-			c.peer.tb.Errorf("peer: message does not decode: %v: %.200s", err, raw)
+			c.peer.tb.Errorf("peer: cannot decode message: %v: %.200s", err, raw)
 			continue
 		}
 		m.Conn, m.Raw, m.Frames, m.Binary = c.n, raw, frames, op == enginetest.OpBinary
@@ -257,7 +256,7 @@ func (c *peerConn) control(op byte, payload []byte) {
 	}
 }
 
-// answer handles a message as the engine does.
+// answer responds to m by default, like an engine.
 func (c *peerConn) answer(m *peerMessage) {
 	switch {
 	case m.Type == "ping":
@@ -272,36 +271,36 @@ func (c *peerConn) answer(m *peerMessage) {
 	}
 }
 
-// result answers a call.
+// result sends the result of a call.
 func (c *peerConn) result(m *peerMessage, result string) {
 	c.send(fmt.Sprintf(`{"type":"invocationresult","invocation_id":%q,"function_id":%q,"result":%s}`, m.InvocationID, m.FunctionID, result))
 }
 
-// fail answers a call with an error.
+// fail sends the error of a call.
 func (c *peerConn) fail(m *peerMessage, code, message string) {
 	c.send(fmt.Sprintf(`{"type":"invocationresult","invocation_id":%q,"function_id":%q,"error":{"code":%q,"message":%q}}`,
 		m.InvocationID, m.FunctionID, code, message))
 }
 
-// invoke calls a function of the client and returns the id of the call.
+// invoke calls a function of the client. It returns the invocation id.
 func (c *peerConn) invoke(functionID, data string) string {
 	id := uuid.NewString()
 	c.send(fmt.Sprintf(`{"type":"invokefunction","invocation_id":%q,"function_id":%q,"data":%s}`, id, functionID, data))
 	return id
 }
 
-// answered waits for the answer to an invoke.
+// answered waits for the result of an invocation.
 func (p *peer) answered(id string) *peerMessage {
 	p.tb.Helper()
 	return p.find("answer", func(m *peerMessage) bool { return m.Type == "invocationresult" && m.InvocationID == id })
 }
 
-// otelPeer is a scripted telemetry socket: it keeps frames and answers pings in order,
-// except where its script differs.
+// otelPeer is a scripted telemetry endpoint. By default, it keeps frames and responds to pings
+// in order.
 type otelPeer struct {
 	tb     testing.TB
 	server *enginetest.Server
-	mem    *memnet.Listener // nil if the peer is not in memory
+	mem    *memnet.Listener // nil if the peer uses TCP
 	script otelScript
 
 	mu     enginetest.Watched
@@ -310,13 +309,13 @@ type otelPeer struct {
 	frames []otelFrame
 }
 
-// otelScript defines where a peer differs from the engine. Its functions run on the
-// goroutine that reads the connection.
+// otelScript overrides parts of an otelPeer's behavior. Its functions run on the goroutine
+// that reads the connection.
 type otelScript struct {
-	refuse func(n int, r *http.Request) int       // HTTP status that refuses dial n; 0: upgrade
+	refuse func(n int, r *http.Request) int       // HTTP status that rejects dial n; 0 accepts it
 	greet  func(c *otelConn)                      // called after the upgrade
-	frame  func(c *otelConn, payload []byte) bool // false: the frame is not kept
-	ping   func(c *otelConn, payload []byte) bool // true: handled
+	frame  func(c *otelConn, payload []byte) bool // returns false if the frame must not be kept
+	ping   func(c *otelConn, payload []byte) bool // returns true to suppress the pong
 	pong   func(c *otelConn, payload []byte)
 	end    func(c *otelConn, op byte, reason []byte) // called when a Close frame arrives
 }
@@ -332,9 +331,9 @@ type otelConn struct {
 	peer  *otelPeer
 	n     int
 	pings int
-	dead  bool // the connection was cut: received data is ignored
+	dead  bool // connection was cut; ignore further data
 	ended chan struct{}
-	err   error // why it ended; valid after ended
+	err   error // reason, valid after ended is closed
 }
 
 func newOtelPeer(tb testing.TB, s otelScript) *otelPeer {
@@ -359,7 +358,7 @@ func newOtelPeerOn(tb testing.TB, l net.Listener, s otelScript) *otelPeer {
 
 func (p *otelPeer) url() string { return p.server.URL() }
 
-// options returns the options of a connection to this peer.
+// options returns options that make a connection dial p.
 func (p *otelPeer) options(opts ...ConnectionOption) []ConnectionOption {
 	all := []ConnectionOption{WithConnectionLogger(testLogger)}
 	if p.mem != nil {
@@ -368,7 +367,7 @@ func (p *otelPeer) options(opts ...ConnectionOption) []ConnectionOption {
 	return append(all, opts...)
 }
 
-// connection returns a connection to this peer, which ends with the test.
+// connection returns a connection to p, which is shut down when the test ends.
 func (p *otelPeer) connection(opts ...ConnectionOption) *SharedEngineConnection {
 	p.tb.Helper()
 	s, err := NewSharedEngineConnection(p.url(), p.options(opts...)...)
@@ -405,7 +404,7 @@ func (p *otelPeer) serve(conn net.Conn, n int) {
 	c.err = c.read()
 }
 
-// kill ends the connection as a crash does: received data is ignored from then on.
+// kill cuts the connection and ignores data that is still arriving, like a crash.
 func (c *otelConn) kill() {
 	c.dead = true
 	c.Cut()
@@ -468,20 +467,20 @@ func (c *otelConn) pong(payload []byte) { _ = c.WriteFrame(enginetest.OpPong, tr
 
 func (p *otelPeer) close() { p.server.Close() }
 
-// wait returns when done returns true. It calls done under the lock at every change.
+// wait waits until done returns true. It calls done with the lock held, after every change.
 func (p *otelPeer) wait(what string, done func() bool) {
 	p.tb.Helper()
 	p.mu.Wait(p.tb, time.Hour, what, done)
 }
 
-// conn waits for the n-th connection, counted from 0.
+// conn waits for connection n and returns it. The first is number 0.
 func (p *otelPeer) conn(n int) *otelConn {
 	p.tb.Helper()
 	p.wait(fmt.Sprintf("connection %d", n), func() bool { return len(p.conns) > n })
 	return p.conns[n]
 }
 
-// received returns the frames that have arrived.
+// received returns the frames received so far.
 func (p *otelPeer) received() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -492,26 +491,26 @@ func (p *otelPeer) received() []string {
 	return all
 }
 
-// dialled returns the times of all attempts.
+// dialled returns the times of all attempts to connect.
 func (p *otelPeer) dialled() []time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]time.Time(nil), p.dials...)
 }
 
-// cutShort ends a connection immediately.
+// cutShort closes a connection without delivering its frames.
 func cutShort(s *SharedEngineConnection) {
 	s.drain()
 	s.stop()
 	<-s.done
 }
 
-// logFrame returns a LOGS message with the number n.
+// logFrame returns a numbered LOGS message.
 func logFrame(n int) OtelMessage {
 	return OtelMessage{Prefix: otlpjson.PrefixLogs, Data: fmt.Appendf(nil, `{"n":%d}`, n)}
 }
 
-// stateLog is a state listener that records its calls.
+// stateLog records connection states.
 type stateLog struct {
 	mu     enginetest.Watched
 	states []ConnectionState
@@ -542,7 +541,7 @@ func (l *stateLog) errors() []error {
 	return append([]error(nil), l.errs...)
 }
 
-// wait returns once the state has been reached n times.
+// wait waits until the state s has been reached n times.
 func (l *stateLog) wait(tb testing.TB, s ConnectionState, n int) {
 	tb.Helper()
 	l.mu.Wait(tb, time.Hour, fmt.Sprintf("state %s, %d times", s, n), func() bool {

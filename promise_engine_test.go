@@ -21,12 +21,12 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// The guarantees in this file are verified with the development engine, its registry and its
-// log of messages.
+// These tests verify guarantees against the development engine, its registry and its log of
+// messages.
 
 const workerName = "worker"
 
-// newWorker creates a client of e.
+// newWorker returns a client of e that is not yet connected.
 func newWorker(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	c, err := iii.New(e.URL(), append([]iii.Option{iii.WithName(workerName), iii.WithDialContext(e.DialContext), iii.WithLogger(iii.TestLogger)}, opts...)...)
@@ -44,7 +44,7 @@ func mustConnect(t *testing.T, c *iii.Client) {
 	}
 }
 
-// message holds the parts of a frame that the tests use.
+// message contains the fields of a protocol message that the tests need.
 type message struct {
 	Type         string `json:"type"`
 	ID           string `json:"id"`
@@ -60,7 +60,7 @@ func decode(t *testing.T, f iiitest.Frame) (m message) {
 	return m
 }
 
-// registered returns the engine's registrations of the worker, sorted.
+// registered returns the ids that the engine lists for the worker, sorted.
 func registered(t *testing.T, c *iii.Client) []string {
 	t.Helper()
 	ids := []string{}
@@ -84,7 +84,7 @@ func registered(t *testing.T, c *iii.Client) []string {
 	for _, tr := range triggers.Triggers {
 		ids = append(ids, tr.ID)
 	}
-	if slices.Contains(c.Features(), iii.FeatureObserveV2) { // triggers are observers
+	if slices.Contains(c.Features(), iii.FeatureObserveV2) { // triggers are registered as observers
 		for _, o := range observers(t, c) {
 			if o.WorkerName == workerName {
 				ids = append(ids, o.ID)
@@ -95,8 +95,8 @@ func registered(t *testing.T, c *iii.Client) []string {
 	return ids
 }
 
-// listedObserver is an observer as the engine lists it; WorkerName is "" while the worker is
-// away.
+// listedObserver is an observer as listed by the engine. WorkerName is empty while the worker
+// is disconnected.
 type listedObserver struct {
 	ID         string
 	Target     iii.ObserveTarget
@@ -116,12 +116,12 @@ func isRegistration(kind string) bool {
 	return kind == "registerfunction" || kind == "registertrigger" || kind == "observe"
 }
 
-// program holds the registrations of a worker in these tests.
+// program tracks what a worker has registered.
 type program struct {
 	t  *testing.T
 	c  *iii.Client
 	mu sync.Mutex
-	// live holds the registrations in order, each with the function that undoes it.
+	// live lists the current registrations in order.
 	live []registration
 	next int
 }
@@ -131,8 +131,7 @@ type registration struct {
 	remove func() error
 }
 
-// ids lists the registrations in their required order: functions, then triggers, each in
-// the order of the program.
+// ids returns the ids of all registrations in replay order: functions first, then triggers.
 func (p *program) ids() []string {
 	var functions, triggers []string
 	for _, r := range p.live {
@@ -145,7 +144,7 @@ func (p *program) ids() []string {
 	return append(functions, triggers...)
 }
 
-// add registers a function, or each tenth time a trigger.
+// add registers a function. Every tenth registration is a trigger instead.
 func (p *program) add() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -169,7 +168,7 @@ func (p *program) add() {
 	p.live = append(p.live, registration{id, f.Unregister})
 }
 
-// drop undoes a registration.
+// drop removes a random registration.
 func (p *program) drop(r *rand.Rand) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -183,8 +182,7 @@ func (p *program) drop(r *rand.Rand) {
 	p.live = slices.Delete(p.live, i, i+1)
 }
 
-// check compares the engine's registry with the program's, and the order of the
-// replay with that of the program if ordered.
+// check compares the engine's registry with the program's registrations.
 func (p *program) check(e *iiitest.Engine) {
 	p.t.Helper()
 	want := p.ids()
@@ -194,7 +192,7 @@ func (p *program) check(e *iiitest.Engine) {
 	}
 }
 
-// replayed lists the registrations over the latest connection, in order.
+// replayed returns the ids registered over the current connection, in order.
 func (p *program) replayed(e *iiitest.Engine) (ids []string) {
 	current := p.c.WorkerID()
 	for _, f := range e.Frames() {
@@ -208,8 +206,8 @@ func (p *program) replayed(e *iiitest.Engine) (ids []string) {
 	return ids
 }
 
-// TestR2RegistrationsAreComplete compares the engine's registry, and the order of the
-// messages, with the program after each of many reconnections.
+// After each of many reconnects, the engine's registry must equal the program's registrations,
+// which are replayed in order.
 func TestR2RegistrationsAreComplete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)
@@ -223,7 +221,7 @@ func TestR2RegistrationsAreComplete(t *testing.T) {
 			before := p.c.WorkerID()
 			e.Drop(workerName)
 			for p.c.WorkerID() == before || p.c.State() != iii.ConnectionStateConnected {
-				time.Sleep(10 * time.Millisecond) // of the bubble
+				time.Sleep(10 * time.Millisecond) // virtual time
 			}
 			p.check(e)
 			if diff := cmp.Diff(p.ids(), p.replayed(e)); diff != "" {
@@ -233,8 +231,8 @@ func TestR2RegistrationsAreComplete(t *testing.T) {
 	})
 }
 
-// TestR2RegistrationsConcurrent registers and unregisters while connections break, and
-// compares the final state.
+// The registry is also correct after functions and triggers were added and removed while
+// connections broke.
 func TestR2RegistrationsConcurrent(t *testing.T) {
 	for i := range iii.Scale(8, 100) {
 		seed := uint64(i + 1)
@@ -275,8 +273,9 @@ func TestR2RegistrationsConcurrent(t *testing.T) {
 	}
 }
 
-// checkNothingTwice checks the log of messages: on one connection, each registration and
-// each call is sent only once, and each answer is sent over the connection of its call.
+// checkNothingTwice checks the engine's log. No registration is sent twice on one connection,
+// no call is sent twice, and each result is sent once, over the connection of its call. It
+// returns the number of results.
 func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	t.Helper()
 	type at struct{ worker, id string }
@@ -295,7 +294,7 @@ func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 			live[at{f.Worker, m.ID}] = true
 		case m.Type == "unregisterfunction" || m.Type == "unregistertrigger":
 			if !live[at{f.Worker, m.ID}] {
-				t.Errorf("%s is taken back on connection %s, where it is not registered", m.ID, f.Worker)
+				t.Errorf("%s is unregistered on connection %s, where it is not registered", m.ID, f.Worker)
 			}
 			delete(live, at{f.Worker, m.ID})
 		case m.Type == "invokefunction" && m.InvocationID != "":
@@ -306,10 +305,10 @@ func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 		case m.Type == "invocationresult":
 			answers++
 			if !asked[at{f.Worker, m.InvocationID}] {
-				t.Errorf("answer %s comes over connection %s, the call did not", m.InvocationID, f.Worker)
+				t.Errorf("result %s is sent over connection %s, unlike its call", m.InvocationID, f.Worker)
 			}
 			if answered[m.InvocationID] {
-				t.Errorf("answer %s is sent twice", m.InvocationID)
+				t.Errorf("result %s is sent twice", m.InvocationID)
 			}
 			answered[m.InvocationID] = true
 		}
@@ -320,7 +319,7 @@ func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	return answers
 }
 
-// TestR7RepliesStayOnTheirConnection lets slow handlers answer while connections break.
+// Slow handlers finish while connections break.
 func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 	for i := range iii.Scale(4, 50) {
 		seed := uint64(i + 1)
@@ -352,7 +351,7 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 							case err == nil && got == ms:
 							case errors.Is(err, iii.ErrConnectionLost):
 							case errors.Is(err, iii.ErrFunctionNotFound),
-								errors.As(err, &remote) && remote.Code == "channel_send_failed": // the worker is away, or leaves
+								errors.As(err, &remote) && remote.Code == "channel_send_failed": // the worker is disconnected or disconnecting
 								time.Sleep(time.Millisecond)
 								left++
 							case errors.As(err, &remote) && remote.Code == "invocation_stopped":
@@ -373,18 +372,19 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 				users.Wait()
 				synctest.Wait()
 				if n := checkNothingTwice(t, e); n == 0 {
-					t.Error("no answers: the test shows nothing")
+					t.Error("no results: the test proves nothing")
 				}
 				if worker.Stats().RepliesDropped == 0 {
-					t.Error("no answer was late: the test shows nothing")
+					t.Error("no result was late: the test proves nothing")
 				}
 			})
 		})
 	}
 }
 
-// halfOpenDialer dials through a proxy that cuts off the first connections, cuts of them, each
-// after a random number of bytes. The engine does not notice the cuts.
+// halfOpenDialer dials through a proxy that cuts each of the first connections after a random
+// number of bytes. Its parameter cuts is the number of these connections. The engine does not
+// notice that they are cut.
 func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr string) (net.Conn, error), seed uint64, cuts int, out, in int64) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	r := rand.New(rand.NewPCG(seed, 4))
 	f := enginetest.NewFaultProxy(tb, func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", "engine") }, seed, func(n int) (plan enginetest.FaultPlan) {
@@ -401,9 +401,9 @@ func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr 
 	return f.DialContext
 }
 
-// TestR1HalfOpen cuts connections at random bytes without the engine noticing: the engine
-// keeps the old connection, with the worker's name and functions. The worker recovers them on
-// its next connection, and its own name is never refused.
+// TestR1HalfOpen cuts connections after a random number of bytes. The engine does not notice
+// and keeps the old connection, including the worker's name and functions. On its next
+// connection, the worker must recover them, and the engine must not reject its name.
 func TestR1HalfOpen(t *testing.T) {
 	for i := range iii.Scale(60, 1000) {
 		seed := uint64(i + 1)
@@ -422,7 +422,7 @@ func TestR1HalfOpen(t *testing.T) {
 				if err := p.c.Connect(ctx); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(time.Hour) // in which pings use the limits up
+				time.Sleep(time.Hour) // long enough for keepalive pings to reach the proxy's byte limits
 				if p.c.Err() != nil || p.c.State() != iii.ConnectionStateConnected {
 					t.Fatalf("an hour later: %v, %v", p.c.State(), p.c.Err())
 				}

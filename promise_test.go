@@ -35,11 +35,11 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// sleeper registers a function that takes the duration d.
+// sleeper registers a function that takes d.
 func sleeper(t *testing.T, c *Client, id string, d time.Duration) {
 	t.Helper()
 	_, err := c.HandleFunc(id, func(context.Context, json.RawMessage) (any, error) {
-		time.Sleep(d) // of the bubble
+		time.Sleep(d) // virtual time
 		return "done", nil
 	})
 	if err != nil {
@@ -47,7 +47,6 @@ func sleeper(t *testing.T, c *Client, id string, d time.Duration) {
 	}
 }
 
-// TestR10ShutdownDrains tests the order of a Shutdown.
 func TestR10ShutdownDrains(t *testing.T) {
 	t.Run("results leave", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -90,7 +89,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 			}
 			for _, id := range append(waiting, <-late) {
 				if m := p.answered(id); m.Error == nil || m.Error.Code != "worker_draining" {
-					t.Errorf("handler that had not begun: %s", m.Raw)
+					t.Errorf("handler that had not started: %s", m.Raw)
 				}
 			}
 			<-p.conn(0).ended
@@ -107,7 +106,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 				t.Errorf("after Shutdown: %v, %v", c.Err(), c.State())
 			}
 			if events := w.all(); len(events) != 3 || events[2].err != nil {
-				t.Errorf("the listener was told %v", events)
+				t.Errorf("the listener received %v", events)
 			}
 		})
 	})
@@ -118,7 +117,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 			_, err := c.HandleFunc("caller", func(ctx context.Context, _ json.RawMessage) (any, error) {
 				<-Stopping(ctx)
 				if ctx.Err() != nil {
-					t.Error("ctx has ended before the drain")
+					t.Error("ctx was canceled before the drain")
 				}
 				return Call[int](ctx, c, "x::y", 7)
 			})
@@ -180,7 +179,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 	})
 }
 
-// TestR10ShutdownIsBounded tests drains that cannot complete.
+// TestR10ShutdownIsBounded shuts clients down whose drain cannot complete.
 func TestR10ShutdownIsBounded(t *testing.T) {
 	shutdown := func(t *testing.T, c *Client, want time.Duration) error {
 		t.Helper()
@@ -284,7 +283,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 				}
 			}
 			if err := shutdown(t, c, 2*time.Second); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "did not confirm") {
-				t.Errorf("Shutdown: %v, want what was not confirmed", err)
+				t.Errorf("Shutdown: %v, want the number of unconfirmed Sends", err)
 			}
 			if s := c.Stats(); s.SendsUnknown != 3 || s.SendsConfirmed != 0 {
 				t.Errorf("%d Sends unknown, %d confirmed; want 3 and 0", s.SendsUnknown, s.SendsConfirmed)
@@ -334,7 +333,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 				t.Errorf("Shutdown: %v", err)
 			}
 			if !ended.Load() {
-				t.Error("the handler's context has not ended")
+				t.Error("the handler's context was not canceled")
 			}
 		})
 	})
@@ -356,7 +355,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 				t.Errorf("replies dropped: %d", s.RepliesDropped)
 			}
 			if got := p.messages(-1, "registerfunction"); len(got) != 1 {
-				t.Errorf("registered %d times: a drain registers nothing", len(got))
+				t.Errorf("registered %d times; nothing may be registered during a drain", len(got))
 			}
 		})
 	})
@@ -365,7 +364,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			var silence atomic.Bool
 			resume := make(chan func(), 1)
 			p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
-				if m.Type == "ping" && silence.Load() { // of the flush: answered, and nothing is read afterwards
+				if m.Type == "ping" && silence.Load() { // reply to the ping of the flush, then stop reading
 					c.answer(m)
 					resume <- c.StopReading()
 					return true
@@ -382,8 +381,8 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// TestR10EndConcurrent ends a client in all ways concurrently, including from its own
-// handlers and callbacks.
+// TestR10EndConcurrent ends a client in every possible way at once, even from its own handlers
+// and callbacks.
 func TestR10EndConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: unanswered})
@@ -439,7 +438,6 @@ func TestR10EndConcurrent(t *testing.T) {
 	})
 }
 
-// TestEndedClient calls every method of a client that has ended.
 func TestEndedClient(t *testing.T) {
 	p := newPeer(t, script{})
 	c := p.connected()
@@ -473,20 +471,20 @@ func TestEndedClient(t *testing.T) {
 		}
 	}
 	if err := f.Unregister(); err == nil {
-		t.Error("a function of an ended client can be taken back")
+		t.Error("a function of a closed client can be unregistered")
 	}
 	if s := c.Stats(); s.CallsInFlight != 0 || s.Buffered != 0 {
 		t.Errorf("left: %+v", s)
 	}
 }
 
-// unanswered withholds the answers to all calls except calls of the engine's own functions.
+// unanswered suppresses the results of all calls except those to the engine's own functions.
 func unanswered(_ *peerConn, m *peerMessage) bool {
 	return m.Type == "invokefunction" && !strings.HasPrefix(m.FunctionID, "engine::")
 }
 
-// TestR5LostCallFailsAtOnce tests calls whose connection breaks: calls that may have been
-// sent fail immediately, and the others are sent on the next connection.
+// When the connection breaks, a call that may have been sent fails at once. A call that was
+// not sent is sent on the next connection.
 func TestR5LostCallFailsAtOnce(t *testing.T) {
 	t.Run("sent", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -570,8 +568,8 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 	})
 }
 
-// TestR6BooksBalance cuts a connection while it carries Sends and calls. Each accepted request
-// must be read by the peer, or it must fail or count as unknown.
+// TestR6BooksBalance breaks a connection that is carrying Sends and calls. Every request must
+// either reach the peer, fail, or be counted as unknown.
 func TestR6BooksBalance(t *testing.T) {
 	unknown := uint64(0)
 	for i := range scale(6, 100) {
@@ -581,23 +579,23 @@ func TestR6BooksBalance(t *testing.T) {
 		})
 	}
 	if unknown == 0 {
-		t.Error("no cut has hit a Send: the test shows nothing")
+		t.Error("no cut has hit a Send: the test proves nothing")
 	}
 	t.Logf("%d messages with unknown outcome, unaccounted 0", unknown)
 }
 
-// outcome is the result of a request in TestR6BooksBalance.
+// outcome is how a request ended, as seen by its caller.
 type outcome uint8
 
 const (
-	outcomeSuccess outcome = 1 + iota // a nil error
-	outcomeUnsent                     // an error that is safe to retry
-	outcomeUnknown                    // an error that is not
+	outcomeSuccess outcome = 1 + iota // nil error
+	outcomeUnsent                     // error that is safe to retry
+	outcomeUnknown                    // any other error
 )
 
 func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 	r := rand.New(rand.NewPCG(seed, 6))
-	read := make([]atomic.Int32, 2*n) // how often a request was read; Sends are even
+	read := make([]atomic.Int32, 2*n) // how often each request arrived; Sends have even numbers
 	outcomes := make([]outcome, 2*n)
 	p := newPeer(t, script{forget: true, message: func(_ *peerConn, m *peerMessage) bool {
 		if m.FunctionID == "x::y" {
@@ -614,7 +612,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 		switch {
 		case conn > 0:
 			return enginetest.FaultPlan{}
-		case seed%2 == 0: // among those that waited for the connection
+		case seed%2 == 0: // cut within the requests that were buffered before the connection
 			cut.Limit = 1000 + r.Int64N(int64(n)*60)
 		case seed%3 == 0:
 			cut.Limit /= 4
@@ -622,7 +620,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 		}
 		return enginetest.FaultPlan{Out: cut}
 	})
-	proxy.Capacity = 4 << 10 // so that cuts interrupt writes
+	proxy.Capacity = 4 << 10 // small, so that a cut interrupts a write
 	w := newWatch()
 	c := p.client(WithDialContext(proxy.DialContext), w.option(), WithSendBuffer(n/2, 8<<20))
 	padding := strings.Repeat("x", 100)
@@ -655,7 +653,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 			})
 		}
 	}
-	if seed%2 == 0 { // otherwise the first requests wait for the connection
+	if seed%2 == 0 { // buffer the first requests before connecting
 		synctest.Wait()
 	}
 	if err := c.Connect(t.Context()); err != nil {
@@ -670,7 +668,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 	for number := range outcomes {
 		times, send := read[number].Load(), number%2 == 0
 		if times > 1 {
-			t.Errorf("request %d was read %d times", number, times)
+			t.Errorf("request %d arrived %d times", number, times)
 		}
 		if send {
 			readSends += uint64(times)
@@ -685,11 +683,11 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 			case send:
 				missing++
 			default:
-				t.Errorf("call %d has an answer and was not read", number)
+				t.Errorf("call %d has a result but did not arrive", number)
 			}
 		case outcomeUnsent:
 			if times > 0 {
-				t.Errorf("request %d is safe to retry and was read", number)
+				t.Errorf("request %d is safe to retry but arrived", number)
 			}
 		case 0:
 			t.Errorf("request %d has no outcome", number)
@@ -700,7 +698,7 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 		t.Errorf("%d Sends accepted, but %d confirmed + %d unknown + %d dropped", accepted, s.SendsConfirmed, s.SendsUnknown, s.SendsDropped)
 	}
 	if missing > s.SendsUnknown+s.SendsDropped || readSends < s.SendsConfirmed {
-		t.Errorf("%d accepted Sends were not read, %d are unknown; %d were read, %d are confirmed", missing, s.SendsUnknown, readSends, s.SendsConfirmed)
+		t.Errorf("%d accepted Sends did not arrive, %d are unknown; %d arrived, %d are confirmed", missing, s.SendsUnknown, readSends, s.SendsConfirmed)
 	}
 	told := uint64(0)
 	for _, e := range w.all() {
@@ -710,12 +708,11 @@ func balance(t *testing.T, seed uint64, n int) (unknown uint64) {
 		}
 	}
 	if told != s.SendsUnknown {
-		t.Errorf("the listener was told of %d unknown Sends, the counter says %d", told, s.SendsUnknown)
+		t.Errorf("the listener received %d unknown Sends, the counter is %d", told, s.SendsUnknown)
 	}
 	return s.SendsUnknown
 }
 
-// TestR8BufferIsBounded fills the send buffer of a client that is not connected.
 func TestR8BufferIsBounded(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))
 	if err != nil {
@@ -735,7 +732,7 @@ func TestR8BufferIsBounded(t *testing.T) {
 	}
 	growth := liveHeap() - before
 	if s := c.Stats(); accepted < 7000 || s.Buffered != accepted || s.BufferedBytes > 8<<20 {
-		t.Errorf("%d accepted, %d buffered of %d bytes, want what fits into 8 MiB", accepted, s.Buffered, s.BufferedBytes)
+		t.Errorf("%d accepted, %d buffered with %d bytes, want as many as fit into 8 MiB", accepted, s.Buffered, s.BufferedBytes)
 	}
 	if growth > 24<<20 {
 		t.Errorf("the heap grew by %d KiB", growth>>10)
@@ -747,8 +744,8 @@ func TestR8BufferIsBounded(t *testing.T) {
 	}
 }
 
-// A burst of small messages survives a short disconnection, and the limit of messages is
-// exact.
+// For small messages, only the limit on their number matters. It is exact, and high enough for
+// a burst during a short disconnect.
 func TestR8SmallMessagesAreBuffered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -774,14 +771,14 @@ func TestR8SmallMessagesAreBuffered(t *testing.T) {
 	})
 }
 
-// With SendWait, a request waits for room until there is a connection, another request is
-// given up, or its context ends. A request that can never fit does not wait.
+// With SendWait, a request that does not fit waits until the client connects, another request
+// is canceled, or its own context is done. A request that can never fit fails at once.
 func TestR8SendWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
 		c := p.client(WithSendBuffer(2, 1<<10), WithSendPolicy(SendWait), WithCallTimeout(time.Second))
 		if err := c.Send(t.Context(), "x::y", strings.Repeat("x", 2<<10)); !errors.Is(err, ErrBufferFull) {
-			t.Errorf("what never fits: %v", err)
+			t.Errorf("a message that can never fit: %v", err)
 		}
 		call, giveUp := context.WithCancel(t.Context())
 		called := make(chan error, 1)
@@ -796,7 +793,7 @@ func TestR8SendWait(t *testing.T) {
 		err := c.Send(short, "x::y", 2)
 		cancel()
 		if took := time.Since(began); took != 300*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) || !SafeToRetry(err) {
-			t.Errorf("a Send whose context ends: %v after %v, want DeadlineExceeded after 300ms", err, took)
+			t.Errorf("a Send with a deadline: %v after %v, want DeadlineExceeded after 300ms", err, took)
 		}
 		began = time.Now()
 		if err, took := c.Send(t.Context(), "x::y", 3, WithTimeout(400*time.Millisecond)), time.Since(began); took > 400*time.Millisecond || !errors.Is(err, ErrTimeout) {
@@ -809,7 +806,7 @@ func TestR8SendWait(t *testing.T) {
 
 		sent := make(chan error, 1)
 		go func() { sent <- c.Send(t.Context(), "x::y", 5) }()
-		time.Sleep(time.Minute) // the timeout of calls does not apply
+		time.Sleep(time.Minute) // the call timeout does not apply to Send
 		select {
 		case err := <-sent:
 			t.Fatalf("a Send did not wait: %v", err)
@@ -817,7 +814,7 @@ func TestR8SendWait(t *testing.T) {
 		}
 		giveUp()
 		if err := <-sent; err != nil {
-			t.Errorf("a Send after room was made: %v", err)
+			t.Errorf("a Send that waited for room: %v", err)
 		}
 		if err := <-called; !errors.Is(err, context.Canceled) {
 			t.Errorf("the call that made room: %v", err)
@@ -829,7 +826,7 @@ func TestR8SendWait(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-sent; err != nil {
-			t.Errorf("a Send after the connection was made: %v", err)
+			t.Errorf("a Send that waited for the connection: %v", err)
 		}
 		if err := c.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
@@ -840,7 +837,6 @@ func TestR8SendWait(t *testing.T) {
 	})
 }
 
-// A Send that waits for room returns when the client ends.
 func TestR8SendWaitEndsWithTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newPeer(t, script{}).client(WithSendBuffer(1, 1<<10), WithSendPolicy(SendWait))
@@ -857,7 +853,6 @@ func TestR8SendWaitEndsWithTheClient(t *testing.T) {
 	})
 }
 
-// TestR8BytesAreBounded tests the limit in bytes, and the rejection beyond it.
 func TestR8BytesAreBounded(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger), WithSendBuffer(1000, 1<<20))
 	if err != nil {
@@ -879,13 +874,12 @@ func TestR8BytesAreBounded(t *testing.T) {
 	}
 }
 
-// TestR8EndedCallsAreNotSent tests calls whose callers gave up while there was no
-// connection.
+// Calls whose callers gave up while the client was disconnected are not sent later.
 func TestR8EndedCallsAreNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
 		c := p.client()
-		for i := range 3000 { // three times the buffer: ended calls make room
+		for i := range 3000 { // canceled calls leave the buffer
 			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 			err := c.Call(ctx, "ended::call", i, nil)
 			cancel()
@@ -918,10 +912,10 @@ func TestR8EndedCallsAreNotSent(t *testing.T) {
 	})
 }
 
-// TestR12HandlersAreLimited sends 10,000 invocations at once, and then more than the
-// queue holds.
+// TestR12HandlersAreLimited sends 10,000 invocations at once, and then more than the queue can
+// hold.
 func TestR12HandlersAreLimited(t *testing.T) {
-	const limit = 1000 // the default
+	const limit = 1000 // the default limit
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
 		c := p.client()
@@ -949,14 +943,14 @@ func TestR12HandlersAreLimited(t *testing.T) {
 		synctest.Wait()
 		goroutines := liveGoroutines() - base
 		if s := c.Stats(); s.HandlersRunning != limit || s.InvocationsQueued != 9000 || s.Overloaded != 0 {
-			t.Errorf("%d run, %d wait, %d refused", s.HandlersRunning, s.InvocationsQueued, s.Overloaded)
+			t.Errorf("%d running, %d waiting, %d rejected", s.HandlersRunning, s.InvocationsQueued, s.Overloaded)
 		}
 		if goroutines > limit+10 {
 			t.Errorf("%d goroutines for %d handlers at once", goroutines, limit)
 		}
 		t.Logf("10,000 invocations: %d goroutines more than before", goroutines)
 
-		// The read loop continues, and the queue is bounded.
+		// The client still reads messages, and its queue is bounded.
 		if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
 			t.Errorf("call at the limit: %d, %v", got, err)
 		}
@@ -998,7 +992,7 @@ func TestR12HandlersAreLimited(t *testing.T) {
 			}
 			synctest.Wait()
 			if s := c.Stats(); s.InvocationsQueued != 15 || s.Overloaded != 2 {
-				t.Errorf("%d of 4 MiB wait, %d are refused; the limit is 64 MiB", s.InvocationsQueued, s.Overloaded)
+				t.Errorf("%d of 4 MiB are waiting, %d were rejected; the limit is 64 MiB", s.InvocationsQueued, s.Overloaded)
 			}
 			close(release)
 			synctest.Wait()
@@ -1017,20 +1011,20 @@ func TestR12HandlersAreLimited(t *testing.T) {
 			}
 			synctest.Wait()
 			if s := c.Stats(); s.HandlersRunning != 3000 {
-				t.Errorf("%d run at once", s.HandlersRunning)
+				t.Errorf("%d running at once", s.HandlersRunning)
 			}
 			time.Sleep(2 * time.Second)
 		})
 	})
 }
 
-// TestR12NestedCallsConcurrent runs ten times as many handlers as may run concurrently,
-// each of which calls functions of other workers and of its own.
+// TestR12NestedCallsConcurrent invokes ten times as many handlers as may run at once. Each
+// makes calls itself.
 func TestR12NestedCallsConcurrent(t *testing.T) {
 	const limit = 50
 	p := newPeer(t, script{forget: true, message: func(c *peerConn, m *peerMessage) bool {
 		switch {
-		case m.Type == "invokefunction" && m.FunctionID == "own::leaf": // routed back to its caller
+		case m.Type == "invokefunction" && m.FunctionID == "own::leaf": // send it back to the worker
 			c.send(string(m.Raw))
 		case m.Type == "invocationresult" && m.FunctionID == "own::leaf":
 			c.send(string(m.Raw))
@@ -1075,8 +1069,8 @@ func TestR12NestedCallsConcurrent(t *testing.T) {
 	}
 }
 
-// TestR17PanicsConcurrent lets 1,000 handlers panic concurrently: each caller gets an
-// error without a stack, the log gets the stack, and the worker continues.
+// When 1,000 handlers panic at once, every caller receives an error and the worker keeps
+// running. The log contains the stacks. Callers receive them only if WithStackTraces is set.
 func TestR17PanicsConcurrent(t *testing.T) {
 	for _, toCaller := range []bool{false, true} {
 		t.Run(fmt.Sprint("stacks to the caller: ", toCaller), func(t *testing.T) {
@@ -1099,7 +1093,7 @@ func TestR17PanicsConcurrent(t *testing.T) {
 			}
 			var ids []string
 			for i := range n {
-				if i%10 == 0 { // without an id, no caller waits for the answer
+				if i%10 == 0 { // without an id, no caller waits for a result
 					p.conn(0).send(`{"type":"invokefunction","function_id":"bad","data":null}`)
 					continue
 				}
@@ -1135,7 +1129,6 @@ func TestR17PanicsConcurrent(t *testing.T) {
 	}
 }
 
-// lockedBuffer collects a log and is safe for concurrent use.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -1153,8 +1146,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// TestCallbacks tests the queue of callbacks: it is ordered and bounded, and contains
-// panics.
+// The callback queue keeps its order, is bounded, and survives panics.
 func TestCallbacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
@@ -1179,7 +1171,7 @@ func TestCallbacks(t *testing.T) {
 		close(blocked)
 		<-quiet
 		<-n.idle()
-		if len(got) != maxCallbacks && len(got) != maxCallbacks-1 { // the first one may already have been taken
+		if len(got) != maxCallbacks && len(got) != maxCallbacks-1 { // the first may already have left the queue
 			t.Errorf("%d callbacks, want %d", len(got), maxCallbacks)
 		}
 		for i, v := range got {
@@ -1236,8 +1228,8 @@ var hostileMessages = map[string]string{
 	"rejection of nobody":           `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"a::b::c","owner_worker_id":"w"}`,
 }
 
-// TestR16NoInputHarms sends a client invalid messages: it neither panics nor disconnects,
-// and continues to serve and to call.
+// Invalid messages do not make the client panic or disconnect. It keeps serving and making
+// calls.
 func TestR16NoInputHarms(t *testing.T) {
 	p := newPeer(t, script{})
 	c := p.client()
@@ -1263,7 +1255,7 @@ func TestR16NoInputHarms(t *testing.T) {
 			healthy(t)
 			_ = conn.WriteFrame(enginetest.OpBinary, true, []byte(message))
 			healthy(t)
-			for i := range message { // in frames of one byte
+			for i := range message { // one byte per frame
 				if i > 200 {
 					break
 				}
@@ -1285,8 +1277,7 @@ func TestR16NoInputHarms(t *testing.T) {
 	}
 }
 
-// TestR16BrokenFramesCostTheConnection tests violations of the WebSocket protocol: the
-// client reconnects.
+// If the engine violates the WebSocket protocol, the client reconnects.
 func TestR16BrokenFramesCostTheConnection(t *testing.T) {
 	tests := map[string]func(c *peerConn){
 		"reserved bit":            func(c *peerConn) { _ = c.WriteFrame(enginetest.OpText|0x40, true, []byte("x")) },
@@ -1328,7 +1319,7 @@ func TestR16BrokenFramesCostTheConnection(t *testing.T) {
 	}
 }
 
-// TestR16FloodsAreBounded lets the engine send endlessly without reading.
+// TestR16FloodsAreBounded sends endless messages to a client and reads nothing.
 func TestR16FloodsAreBounded(t *testing.T) {
 	heap := func() int64 {
 		runtime.GC()
@@ -1339,7 +1330,7 @@ func TestR16FloodsAreBounded(t *testing.T) {
 	floods := map[string]struct {
 		message string
 		binary  byte
-		limit   int64 // limit for the growth of the heap in bytes; 0: 160 MiB
+		limit   int64 // how much the heap may grow, in bytes; 0 means 160 MiB
 	}{
 		"pings":            {`{"type":"ping"}`, enginetest.OpText, 0},
 		"WebSocket pings":  {strings.Repeat("x", 125), enginetest.OpPing, 4 << 20},
@@ -1360,7 +1351,7 @@ func TestR16FloodsAreBounded(t *testing.T) {
 				defer resume()
 				for range scale(50_000, 2_000_000) {
 					if p.conn(0).WriteFrame(flood.binary, true, []byte(flood.message)) != nil {
-						break // the client has seen enough
+						break // enough has arrived
 					}
 				}
 				synctest.Wait()
@@ -1375,8 +1366,8 @@ func TestR16FloodsAreBounded(t *testing.T) {
 	}
 }
 
-// An error frame on an accepted connection ends that connection at most: with the code of
-// a refusal the client reconnects, and with any other code it continues.
+// After the worker has been accepted, an error frame ends the connection if it has the code of
+// an authentication failure. The client then reconnects. It ignores other error frames.
 func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
 	for _, test := range []struct {
 		code string
@@ -1405,13 +1396,13 @@ func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
 	}
 }
 
-// TestR16Handshake tests answers to the upgrade request.
+// TestR16Handshake responds to the upgrade request in unusual ways.
 func TestR16Handshake(t *testing.T) {
 	const accepted = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 	tests := []struct {
 		name, answer string
-		endless      string // sent repeatedly afterwards
-		want         string // in the error
+		endless      string // sent repeatedly after the answer
+		want         string // substring of the error
 	}{
 		{name: "no HTTP", answer: "SSH-2.0-x\r\n\r\n", want: "connect to engine.test"},
 		{name: "not found", answer: "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno!", want: "404"},
@@ -1471,7 +1462,7 @@ func TestR16Handshake(t *testing.T) {
 	})
 }
 
-// extendingConn adds an extension to the answer to the upgrade.
+// extendingConn adds an extension to the upgrade response that the client reads.
 type extendingConn struct {
 	net.Conn
 	done bool
@@ -1487,7 +1478,7 @@ func (c *extendingConn) Read(p []byte) (int, error) {
 	return copy(p, text), err
 }
 
-// liveHeap returns the size of the live heap.
+// liveHeap returns the size of the heap after a garbage collection.
 func liveHeap() int {
 	runtime.GC()
 	var m runtime.MemStats
@@ -1495,8 +1486,8 @@ func liveHeap() int {
 	return int(m.HeapAlloc)
 }
 
-// TestR11NoGoroutineIsLeft counts goroutines over many connections, and over answers that
-// cannot be sent.
+// TestR11NoGoroutineIsLeft counts goroutines over many reconnects, and while results cannot be
+// sent.
 func TestR11NoGoroutineIsLeft(t *testing.T) {
 	t.Run("reconnects", func(t *testing.T) {
 		before := runtime.NumGoroutine()
@@ -1523,7 +1514,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 					synctest.Wait()
 				}
 				p.mu.Lock()
-				p.conns[i] = nil // the memory of the peer is not under test
+				p.conns[i] = nil // do not measure the peer's memory
 				p.mu.Unlock()
 			}
 			synctest.Wait()
@@ -1533,7 +1524,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 				t.Errorf("%d reconnects, want %d", got, n)
 			}
 		})
-		if gained > 1 { // of the handler, which waits for more
+		if gained > 1 { // one idle handler goroutine
 			t.Errorf("%d goroutines gained over %d reconnects", gained, n)
 		}
 		if t.Logf("the heap grew by %d bytes over %d reconnects", growth, n-n/2); growth > 1<<20 {
@@ -1567,7 +1558,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			}
 			synctest.Wait()
 			resume := p.conn(0).StopReading()
-			close(release) // half of the answers fill the connection, half wait for room
+			close(release) // half the results fill the connection, the others wait
 			synctest.Wait()
 			p.conn(0).Cut()
 			resume()
@@ -1579,7 +1570,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 			for c.State() != ConnectionStateConnected {
 				synctest.Wait()
 			}
-			synctest.Wait() // until the connected goroutines have ended
+			synctest.Wait() // until the goroutines that connected have ended
 			if gained := liveGoroutines() - steady; gained > maxIdleWorkers {
 				t.Errorf("%d goroutines gained", gained)
 			}
@@ -1591,7 +1582,7 @@ func TestR11NoGoroutineIsLeft(t *testing.T) {
 	})
 }
 
-// watch collects the notifications of a client's state listener.
+// watch records the calls to a client's state listener.
 type watch struct {
 	mu      sync.Mutex
 	changed chan struct{}
@@ -1616,7 +1607,7 @@ func (w *watch) option() Option {
 	})
 }
 
-// wait returns the first event from the from-th on that matches, and its number.
+// wait returns the first matching event, starting at index from, and its index.
 func (w *watch) wait(tb testing.TB, from int, match func(watched) bool) (watched, int) {
 	tb.Helper()
 	for {
@@ -1631,7 +1622,7 @@ func (w *watch) wait(tb testing.TB, from int, match func(watched) bool) (watched
 		select {
 		case <-changed:
 		case <-time.After(10 * waitLimit):
-			tb.Fatalf("the state listener was not told; it knows %v", events)
+			tb.Fatalf("no such event; the state listener received %v", events)
 		}
 	}
 }
@@ -1646,9 +1637,8 @@ func isState(s ConnectionState) func(watched) bool {
 	return func(e watched) bool { return e.state == s }
 }
 
-// registerMany registers functions f::0 … and, with each tenth, a trigger. It returns the
-// ids in their required order: functions, then triggers, each in the order of the
-// program.
+// registerMany registers n functions, named f::0 and so on, and a trigger for every tenth. It
+// returns the ids in replay order: functions first, then triggers.
 func registerMany(tb testing.TB, c *Client, n int) (ids []string) {
 	tb.Helper()
 	var triggers []string
@@ -1668,9 +1658,9 @@ func registerMany(tb testing.TB, c *Client, n int) (ids []string) {
 	return append(ids, triggers...)
 }
 
-// TestR1NeverWedged cuts connections at random bytes in random directions while the
-// client registers and calls. The client reconnects within the current delay and the dial
-// limit, and registers everything.
+// TestR1NeverWedged breaks connections after a random number of bytes in a random direction,
+// while the client registers functions and makes calls. The client must reconnect within the
+// current delay plus the dial timeout, and register everything again.
 func TestR1NeverWedged(t *testing.T) {
 	longest := time.Duration(0)
 	for i := range scale(100, 1000) {
@@ -1718,14 +1708,14 @@ func neverWedged(t *testing.T, seed uint64) (longest time.Duration) {
 			for ctx.Err() == nil {
 				_, _ = Call[int](ctx, c, "x::y", 1, WithTimeout(time.Second))
 				_ = c.Send(ctx, "x::z", 1)
-				time.Sleep(50 * time.Millisecond) // of the bubble
+				time.Sleep(50 * time.Millisecond) // virtual time
 			}
 		})
 	}
 	if err := c.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// Cuts that the registrations did not reach happen at random times.
+	// If the byte limit of a connection has not been reached, break it at a random time.
 	links := proxy.Connections
 	from := 0
 	for links() <= cuts {
@@ -1742,7 +1732,7 @@ func neverWedged(t *testing.T, seed uint64) (longest time.Duration) {
 		w.wait(t, len(w.all()), isState(ConnectionStateConnected))
 	}
 
-	// A connection that is cut before it is ready doubles the next delay.
+	// Each failure before the client is ready doubles the next delay.
 	var cut, failures = time.Time{}, 0
 	for _, e := range w.all() {
 		switch {
@@ -1757,7 +1747,7 @@ func neverWedged(t *testing.T, seed uint64) (longest time.Duration) {
 		case e.state == ConnectionStateConnected && !cut.IsZero():
 			took := e.at.Sub(cut)
 			if limit := bound(failures); took > limit {
-				t.Errorf("connected %v after a cut, the limit is %v", took, limit)
+				t.Errorf("connected %v after a cut, want at most %v", took, limit)
 			}
 			longest = max(longest, took)
 			cut, failures = time.Time{}, 0
@@ -1778,13 +1768,13 @@ func isLost(err error) bool {
 	return errors.As(err, &lost)
 }
 
-// bound returns the longest delay after a number of failures, plus the dial limit.
+// bound returns the maximum time to reconnect after a number of failures.
 func bound(failures int) time.Duration {
 	return time.Duration(1.3*float64(time.Second)*math.Pow(2, float64(failures-1))) + wsconn.DialTimeout
 }
 
-// TestR3DelayStartsAgain measures the gaps between connections: the initial delay after a
-// connection that was ready, and the next step after any other.
+// After a connection that was ready, the reconnect delay starts at its initial value.
+// Otherwise it grows.
 func TestR3DelayStartsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -1822,9 +1812,9 @@ func TestR3DelayStartsAgain(t *testing.T) {
 	})
 }
 
-// TestR4SilentPeerIsNoticed tests peers that stay connected but send nothing.
+// TestR4SilentPeerIsNoticed tests peers that keep the connection open but send nothing.
 func TestR4SilentPeerIsNoticed(t *testing.T) {
-	// lost waits for the error that ended a connection and returns the time.
+	// lost waits for the error that ends a connection, and returns the event.
 	lost := func(t *testing.T, w *watch) watched {
 		e, _ := w.wait(t, 0, func(e watched) bool { return e.err != nil })
 		return e
@@ -1869,14 +1859,14 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 				t.Errorf("an idle hour: %v", w.all())
 			}
 			if n := p.conn(0).pings.Load(); n < 179 || n > 180 {
-				t.Errorf("%d pings in an hour, want one each 20 s", n)
+				t.Errorf("%d pings in an hour, want one every 20 s", n)
 			}
 		})
 	})
 	t.Run("slow large message", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p, w := newPeer(t, script{noPong: true, call: func(_ *peerConn, m *peerMessage) string { return `"` + strings.Repeat("x", 3000) + `"` }}), newWatch()
-			// An answer takes more than two minutes, and nothing else arrives meanwhile.
+			// Reading the result takes over two minutes, during which no pong arrives.
 			proxy := p.proxy(1, func(int) enginetest.FaultPlan {
 				return enginetest.FaultPlan{In: enginetest.Fault{Slice: 100, Rate: 25}}
 			})
@@ -1917,10 +1907,10 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 					began := time.Now()
 					go func() { _ = c.Connect(t.Context()) }()
 					if took := lost(t, w).at.Sub(began); took != wsconn.DialTimeout {
-						t.Errorf("dial given up after %v", took)
+						t.Errorf("dial canceled after %v", took)
 					}
 					_ = c.Close()
-					time.Sleep(time.Second) // time in which the other side detects it
+					time.Sleep(time.Second) // until the other side has noticed
 				})
 			})
 		}
@@ -1942,8 +1932,8 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 	})
 }
 
-// blockedPeers lists the ways in which an engine can block a client. Each creates a
-// client and returns when it is blocked.
+// blockedPeers lists ways in which an engine can block a client. Each returns a client that is
+// blocked.
 var blockedPeers = map[string]func(t *testing.T) *Client{
 	"never answers": func(t *testing.T) *Client {
 		return newPeer(t, script{message: unanswered}).connected(WithDrainTimeout(time.Millisecond))
@@ -1957,7 +1947,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 		}
 		synctest.Wait()
 		if s := c.Stats(); s.FramesSent > 50 {
-			t.Fatalf("%d messages were written: nothing is stuck", s.FramesSent)
+			t.Fatalf("%d messages were written; the peer does not block", s.FramesSent)
 		}
 		return c
 	},
@@ -1982,7 +1972,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 		c := p.connected(WithDrainTimeout(time.Millisecond))
 		gone.Store(true)
 		p.conn(0).Cut()
-		time.Sleep(time.Minute) // of the bubble: during a delay
+		time.Sleep(time.Minute) // virtual time, until the reconnect delay is long
 		if err := c.Send(context.Background(), "x::y", 1); err != nil {
 			t.Fatal(err)
 		}
@@ -2018,7 +2008,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 	},
 }
 
-// blockingMethods lists the methods that take a context.
+// blockingMethods lists methods that take a context.
 var blockingMethods = map[string]func(ctx context.Context, c *Client) error{
 	"Call": func(ctx context.Context, c *Client) error { return c.Call(ctx, "x::y", 1, nil, WithTimeout(time.Hour)) },
 	"Send": func(ctx context.Context, c *Client) error { return c.Send(ctx, "x::y", 1, WithTimeout(time.Hour)) },
@@ -2055,11 +2045,11 @@ var blockingMethods = map[string]func(ctx context.Context, c *Client) error{
 	},
 }
 
-// promptly is the time within which a method must return after its context has ended.
+// promptly limits how long a method may take to return once its context is done.
 const promptly = 50 * time.Millisecond
 
-// TestR9MethodsReturn calls every blocking method of a client against every blocked peer,
-// and measures the time from the end of the context to the return of the method.
+// Every blocking method must return promptly when its context is done, whatever the engine
+// does.
 func TestR9MethodsReturn(t *testing.T) {
 	longest := time.Duration(0)
 	for peerName, stuck := range blockedPeers {
@@ -2074,17 +2064,16 @@ func TestR9MethodsReturn(t *testing.T) {
 					took := time.Since(began) - time.Second
 					longest = max(longest, took)
 					if took > promptly {
-						t.Errorf("%v, %v after the end of its context", err, took)
+						t.Errorf("%v, %v after its context was done", err, took)
 					}
 				})
 			})
 		}
 	}
-	t.Logf("longest time after the end of a context: %v (virtual)", longest)
+	t.Logf("longest time after a context was done: %v (virtual)", longest)
 }
 
-// TestR9RegistrationsDoNotWait calls the methods without a context: they return
-// immediately, regardless of the peer.
+// Methods without a context return at once, whatever the engine does.
 func TestR9RegistrationsDoNotWait(t *testing.T) {
 	for peerName, stuck := range blockedPeers {
 		t.Run(peerName, func(t *testing.T) {
@@ -2120,8 +2109,7 @@ func TestR9RegistrationsDoNotWait(t *testing.T) {
 	}
 }
 
-// TestCallWithoutConnect checks the error of a call when the program has never connected the
-// client.
+// If the program has not called Connect, the error from a call explains that.
 func TestCallWithoutConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -2137,8 +2125,8 @@ func TestCallWithoutConnect(t *testing.T) {
 	})
 }
 
-// TestConnectTellsWhatIsThere connects to a server that accepts connections but is not an
-// engine, and to an address without a server.
+// The error from Connect distinguishes a server that is not an engine from an address without
+// a server.
 func TestConnectTellsWhatIsThere(t *testing.T) {
 	for name, test := range map[string]struct {
 		options []Option
@@ -2157,15 +2145,14 @@ func TestConnectTellsWhatIsThere(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				if err := c.Connect(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), test.want) {
-					t.Errorf("got %v, want %q in it", err, test.want)
+					t.Errorf("got %v, want an error that contains %q", err, test.want)
 				}
 			})
 		})
 	}
 }
 
-// TestCallInAnEndedContext checks that the call is not sent, and that its error does not
-// report a missing connection.
+// With a canceled context, a call is not sent. The error does not blame the connection.
 func TestCallInAnEndedContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newPeer(t, script{}).client()
@@ -2182,7 +2169,7 @@ func TestCallInAnEndedContext(t *testing.T) {
 	})
 }
 
-// secretAddresses contain secrets and are invalid, each for a different reason.
+// secretAddresses are invalid for various reasons, and contain secrets.
 var secretAddresses = []string{
 	"ws://user:" + secretPassword + "@engine.test:port",
 	"ws://user:" + secretPassword + "@engine.test:99999999999",
@@ -2206,19 +2193,19 @@ func TestR19BadAddresses(t *testing.T) {
 		c, err := New(address)
 		if err == nil {
 			_ = c.Close()
-			t.Errorf("%q is taken", address)
+			t.Errorf("%q is accepted", address)
 			continue
 		}
 		for _, secret := range []string{secretPassword, secretQuery} {
 			if text := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(text, secret) {
-				t.Errorf("%q: the error holds the secret: %s", address, text)
+				t.Errorf("%q: the error contains the secret: %s", address, text)
 			}
 		}
 	}
 }
 
-// TestR19NoSecretIsTold connects with secrets in every possible place, provokes all kinds
-// of errors, and searches logs and errors for the secrets.
+// TestR19NoSecretIsTold puts secrets wherever the client accepts them and provokes errors of
+// every kind. No log line and no error may contain a secret.
 func TestR19NoSecretIsTold(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	options := func(p *peer, more ...Option) []Option {
@@ -2256,7 +2243,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 					return status
 				}}))
 				if seen.Load() == 0 {
-					t.Error("the secrets were not sent: the test shows nothing")
+					t.Error("the secrets were not sent: the test proves nothing")
 				}
 			}
 		},
@@ -2307,7 +2294,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 				token = token || strings.Contains(m.ReattachToken, tokenMark)
 			}
 			if !token {
-				t.Error("no reattach token was sent: the test shows nothing")
+				t.Error("no reattach token was sent: the test proves nothing")
 			}
 			_, err = c.HandleFunc("x", func(context.Context, json.RawMessage) (any, error) { return nil, nil })
 			found.note(err)
@@ -2336,7 +2323,7 @@ func TestR19NoSecretIsTold(t *testing.T) {
 	}
 	lines, leaks := found.result()
 	if lines < 50 {
-		t.Errorf("%d log lines and errors: the test shows nothing", lines)
+		t.Errorf("%d log lines and errors: the test proves nothing", lines)
 	}
 	if len(leaks) > 0 {
 		t.Errorf("secrets have leaked:\n%s", strings.Join(leaks, "\n"))
@@ -2347,22 +2334,22 @@ func TestR19NoSecretIsTold(t *testing.T) {
 	}
 }
 
-// paddedJSON returns a JSON string of n bytes.
+// paddedJSON returns a JSON string of size bytes.
 func paddedJSON(size int) json.RawMessage {
 	b := bytes.Repeat([]byte{'x'}, size)
 	b[0], b[size-1] = '"', '"'
 	return b
 }
 
-// TestR21SizeNeverKillsALink sends and receives messages around the engine's limits, of
-// 16 MiB for a frame and 64 MiB for a message.
+// TestR21SizeNeverKillsALink transfers messages of sizes around the engine's limits, which are
+// 16 MiB per frame and 64 MiB per message.
 func TestR21SizeNeverKillsALink(t *testing.T) {
 	sizes := []int{17, 65}
 	switch {
 	case *soak:
 		sizes = []int{15, 17, 40, 63, 65}
 	case raceEnabled:
-		sizes = []int{2} // that it takes several frames is checked as well
+		sizes = []int{2} // still more than one frame
 	}
 	type arrival struct{ bytes, frames int }
 	arrivals := make(chan arrival, 1)
@@ -2417,7 +2404,7 @@ func TestR21SizeNeverKillsALink(t *testing.T) {
 		})
 		t.Run(fmt.Sprintf("answer of %d MiB", mib), func(t *testing.T) {
 			if !fits {
-				return // the engine sends none
+				return // an engine never sends such a message
 			}
 			var got json.RawMessage
 			q := newPeer(t, script{forget: true, call: func(*peerConn, *peerMessage) string { return string(paddedJSON(size)) }})
@@ -2432,7 +2419,7 @@ func TestR21SizeNeverKillsALink(t *testing.T) {
 	}
 }
 
-// TestR21Limit tests the exact limit.
+// TestR21Limit checks both sides of the message size limit.
 func TestR21Limit(t *testing.T) {
 	inv := invocation{functionID: "x::y"}
 	b := newBuffer()
@@ -2445,7 +2432,7 @@ func TestR21Limit(t *testing.T) {
 		fits bool
 	}{{messageTooLarge - 1, true}, {messageTooLarge, false}} {
 		if raceEnabled && test.fits {
-			continue // the other size suffices, in half the time
+			continue // skipped, because it is slow under the race detector
 		}
 		b.reset()
 		err := encodeInvoke(b, &inv, paddedJSON(test.size-envelope))
@@ -2455,8 +2442,8 @@ func TestR21Limit(t *testing.T) {
 	}
 }
 
-// R13: all recorded telemetry arrives, although the engine's side is killed a hundred
-// times during flushes.
+// R13: everything that was recorded arrives, even if the engine's side breaks the connection a
+// hundred times.
 func TestR13TelemetryArrives(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
@@ -2532,7 +2519,7 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 		}
 	}
 	if lost > 0 || metrics[fmt.Sprint(n)] == 0 || len(metrics) < n/50 {
-		t.Errorf("%d spans and logs were lost; %d states of the counter came", lost, len(metrics))
+		t.Errorf("%d spans and logs were lost; %d values of the counter arrived", lost, len(metrics))
 	}
 	if stats.Dropped() != 0 || stats.Lost != (RecordLosses{}) {
 		t.Errorf("stats: %+v", stats)
@@ -2541,13 +2528,13 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, n, n, n/50+1, lost, stats.Retried, stats.Sent)
 }
 
-// R14: Flush returns only after the pong to a ping that was sent after the last frame; an
-// earlier pong confirms nothing.
+// R14: Flush returns after the pong to a ping that was sent after the last frame. An earlier
+// pong is not enough.
 func TestR14FlushMeansReceived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type heldPing struct {
 			payload []byte
-			frames  int // that arrived before it
+			frames  int // received before the ping
 		}
 		var mu sync.Mutex
 		var held []heldPing
@@ -2587,11 +2574,11 @@ func TestR14FlushMeansReceived(t *testing.T) {
 				break
 			}
 			if len(flushed) > 0 && last < all {
-				t.Fatalf("Flush returned; the last pong was to a ping behind frame %d of %d", last, all)
+				t.Fatalf("Flush returned; the last pong was to a ping after frame %d of %d", last, all)
 			}
 			last = pings[answered].frames
 			if answered > 0 && bytes.Equal(pings[answered].payload, pings[answered-1].payload) {
-				t.Errorf("two pings behind frame %d", last)
+				t.Errorf("two pings after frame %d", last)
 			}
 			c.pong(pings[answered].payload)
 			answered++
@@ -2600,15 +2587,15 @@ func TestR14FlushMeansReceived(t *testing.T) {
 			t.Fatal(err)
 		}
 		if answered < 2 || last != frames || frames < 42 {
-			t.Errorf("%d pings, the last behind frame %d of %d", answered, last, frames)
+			t.Errorf("%d pings, the last after frame %d of %d", answered, last, frames)
 		}
 		t.Logf("%d frames, %d pings", frames, answered)
 	})
 }
 
-// R15: recording does not wait for the network. While the engine does not read, and while
-// there is no engine, recording takes no virtual time, although the queues are full.
-// BenchmarkLogRecord measures the real time for a record.
+// R15: recording does not wait for the network. It takes no virtual time even if the queues
+// are full because the engine does not read or is unavailable. BenchmarkLogRecord measures the
+// real time.
 func TestR15RecordingNeverWaits(t *testing.T) {
 	for _, away := range []bool{false, true} {
 		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
@@ -2635,18 +2622,18 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 					span.End()
 				}
 				if took := time.Since(began); took != 0 {
-					t.Errorf("recording waited for %v", took)
+					t.Errorf("recording took %v", took)
 				}
 				if stats := tel.Connection().Stats(); stats.Logs.Full+stats.Traces.Full+stats.Lost.Overflowed == 0 {
-					t.Errorf("nothing was full: %+v", stats)
+					t.Errorf("no queue was full: %+v", stats)
 				}
 			})
 		})
 	}
 }
 
-// R19: no secret of the address, the headers or a variable appears in an error or in log
-// lines about telemetry.
+// R19: no error and no log line about telemetry contains a secret from an address, a header or
+// an environment variable.
 func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	log := slog.New(slog.NewJSONHandler(found, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -2657,7 +2644,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	for _, address := range secretAddresses {
 		_, err := NewSharedEngineConnection(address)
 		if found.note(err) == nil {
-			t.Errorf("%q is taken", address)
+			t.Errorf("%q is accepted", address)
 		}
 		_, err = StartTelemetry(t.Context(), OtelConfig{EngineWSURL: &address})
 		found.note(err)
@@ -2667,7 +2654,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	}
 	clearTelemetryEnv(t)
 	for _, name := range telemetryVariables {
-		// OpenTelemetry itself reports the fault in its own variable.
+		// OpenTelemetry itself quotes the invalid value of OTEL_RESOURCE_ATTRIBUTES.
 		if name != "III_URL" && name != "OTEL_RESOURCE_ATTRIBUTES" {
 			t.Setenv(name, "="+secretHeader+","+secretPassword)
 		}
@@ -2723,7 +2710,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 					found.note(tel.Connection().Send(OtelMessage{Prefix: otlpjson.PrefixLogs}))
 					found.note(fmt.Errorf("%+v %v", tel.Connection().Stats(), tel.Connection().State()))
 					if !sent {
-						t.Error("the secrets were not sent: the test shows nothing")
+						t.Error("the secrets were not sent: the test proves nothing")
 					}
 				})
 			})
@@ -2731,7 +2718,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	}
 	lines, leaks := found.result()
 	if lines < 100 {
-		t.Errorf("%d log lines and errors: the test shows nothing", lines)
+		t.Errorf("%d log lines and errors: the test proves nothing", lines)
 	}
 	if len(leaks) > 0 {
 		t.Errorf("secrets have leaked:\n%s", strings.Join(leaks, "\n"))
@@ -2739,8 +2726,8 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	t.Logf("%d log lines and errors", lines)
 }
 
-// The start of a span is sent before its end and at most once, even if the connection
-// breaks repeatedly, the queue overflows, and spans are long and short.
+// The start of a span is sent at most once, and before the finished span. Connections break,
+// the queue overflows, and spans vary in length.
 func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 	var starts, ends, dropped, kills uint64
 	for seed := range uint64(scale(25, 1000)) {
@@ -2748,7 +2735,7 @@ func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 9))
 			p := newOtelPeer(t, otelScript{})
 			var mu sync.Mutex
-			killing := rand.New(rand.NewPCG(seed, 10)) // of the goroutines that read
+			killing := rand.New(rand.NewPCG(seed, 10)) // used by the goroutines that read
 			p.script.frame = func(c *otelConn, _ []byte) bool {
 				mu.Lock()
 				defer mu.Unlock()
@@ -2776,7 +2763,7 @@ func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 				})
 			}
 			workers.Wait()
-			_ = tel.Shutdown(t.Context()) // the losses of the overflow are an error
+			_ = tel.Shutdown(t.Context()) // reports the dropped frames
 			started, ended := map[any]int{}, map[any]bool{}
 			_, docs := p.documents(t)
 			for _, doc := range docs {
@@ -2786,10 +2773,10 @@ func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 					case enginetest.At(s, "endTimeUnixNano") != "0":
 						ended[id] = true
 					case ended[id]:
-						t.Errorf("seed %d: the start of span %v came after its end", seed, id)
+						t.Errorf("seed %d: the start of span %v arrived after its end", seed, id)
 					default:
 						if started[id]++; started[id] > 1 {
-							t.Errorf("seed %d: the start of span %v came twice", seed, id)
+							t.Errorf("seed %d: the start of span %v arrived twice", seed, id)
 						}
 					}
 				})
@@ -2803,12 +2790,12 @@ func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 		}
 	}
 	if starts == 0 || ends == 0 || dropped == 0 || kills == 0 {
-		t.Error("nothing was started, ended, dropped or killed: the test shows nothing")
+		t.Error("nothing was started, ended, dropped or killed: the test proves nothing")
 	}
-	t.Logf("%d starts and %d ends came; %d frames were dropped, %d connections killed", starts, ends, dropped, kills)
+	t.Logf("%d starts and %d ends arrived; %d frames were dropped, %d connections killed", starts, ends, dropped, kills)
 }
 
-// Data that exceeds a frame is sent in several frames, and each record arrives once.
+// A batch that exceeds the frame size is split into several frames. Each record arrives once.
 func TestTelemetrySplitsLargeBatches(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{LiveSpans: ptr(false), LogsBatchSize: ptr(uint64(512)), LogsFlushIntervalMs: ptr(uint64(3_600_000)), SpansFlushIntervalMs: ptr(uint64(3_600_000))})
@@ -2833,15 +2820,14 @@ func TestTelemetrySplitsLargeBatches(t *testing.T) {
 		want[fmt.Sprint("span ", i)], want[fmt.Sprint("log ", i)] = 1, 1
 	}
 	if diff := cmp.Diff(want, seen); diff != "" {
-		t.Errorf("records by how often they came (-want +got):\n%s", diff)
+		t.Errorf("how often each record arrived (-want +got):\n%s", diff)
 	}
 	if stats := tel.Connection().Stats(); len(prefixes) < 4 || stats.Reconnects != 0 || stats.Lost != (RecordLosses{}) {
 		t.Errorf("%d frames, stats %+v", len(prefixes), stats)
 	}
 }
 
-// The write deadline ends the connection of a peer that stops reading, and nothing is
-// lost.
+// If the peer stops reading, the write deadline ends the connection. Nothing is lost.
 func TestTelemetryWriteDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -2860,7 +2846,7 @@ func TestTelemetryWriteDeadline(t *testing.T) {
 		}
 		p.conn(1)
 		if took := time.Since(began); took > 30*time.Second {
-			t.Errorf("the connection was given up after %v", took)
+			t.Errorf("the connection was closed after %v", took)
 		}
 		if err := s.Flush(t.Context()); err != nil {
 			t.Fatal(err)
@@ -2871,7 +2857,7 @@ func TestTelemetryWriteDeadline(t *testing.T) {
 	})
 }
 
-// A dial that never returns is abandoned and retried.
+// A dial that hangs is canceled and tried again.
 func TestTelemetryDialDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -2891,7 +2877,7 @@ func TestTelemetryDialDeadline(t *testing.T) {
 			t.Fatal(err)
 		}
 		if second < 10*time.Second || second > 12*time.Second {
-			t.Errorf("the second attempt came after %v, want after the 10 s of the first and a delay", second)
+			t.Errorf("the second attempt was made after %v, want 10 s and a delay", second)
 		}
 		if diff := cmp.Diff(wantLogs(0, 3), p.received()); diff != "" {
 			t.Errorf("frames (-want +got):\n%s", diff)

@@ -78,7 +78,7 @@ func TestTriggerProvider(t *testing.T) {
 		}
 		hooks.expect(t, "unregistered", `unbind early`)
 		if ctx.Err() == nil {
-			t.Error("the context of an unbound trigger has not ended")
+			t.Error("the context of an unbound trigger was not canceled")
 		}
 		if early.Err() != nil {
 			t.Errorf("trigger: %v", early.Err())
@@ -86,8 +86,8 @@ func TestTriggerProvider(t *testing.T) {
 	})
 }
 
-// A Bind that fails, panics or ends its goroutine rejects the trigger, and the trigger's
-// worker receives the error.
+// If Bind fails, panics or calls [runtime.Goexit], the trigger is rejected and its worker
+// receives the error.
 func TestTriggerProviderRefuses(t *testing.T) {
 	providerBubble(t, func(t *testing.T, e *iiitest.Engine, worker func(string, ...iii.Option) *iii.Client) {
 		user, provider := worker("user"), worker("provider")
@@ -138,7 +138,7 @@ func TestTriggerProviderRefuses(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("refusals (-want +got):\n%s", diff)
 		}
-		// A function of the engine waits for the provider's answer.
+		// A call to engine::register_trigger waits for the provider's reply.
 		in := iii.RegisterTriggerInput{TriggerType: "webhook", FunctionID: "hooks::saw", Config: json.RawMessage(`{"condition_function_id":true}`)}
 		_, err := iii.Call[iii.RegisterTriggerResult](t.Context(), user, "engine::register_trigger", in)
 		var e2 *iii.Error
@@ -199,15 +199,15 @@ func TestFireConditions(t *testing.T) {
 			t.Errorf("condition that fails: %d runs, error %v", runs, err)
 		}
 		if _, err := b.Fire(t.Context(), func() {}); err == nil || !iii.SafeToRetry(err) {
-			t.Errorf("payload that does not encode: %v", err)
+			t.Errorf("payload that cannot be encoded: %v", err)
 		}
 		if _, err := (iii.TriggerBinding{FunctionID: "f"}).Fire(t.Context(), nil); err == nil {
-			t.Error("a binding of nobody fires")
+			t.Error("a TriggerBinding without a provider fires")
 		}
 		bindTo(t, user, "broken", "hooks::missing", nil)
 		b, _ = hooks.binding(t, "broken")
 		if _, err := b.Fire(t.Context(), nil); !errors.Is(err, iii.ErrFunctionNotFound) {
-			t.Errorf("function that is not there: %v", err)
+			t.Errorf("missing function: %v", err)
 		}
 	})
 }
@@ -239,8 +239,8 @@ func TestHandleTriggerTypeRefuses(t *testing.T) {
 	}
 }
 
-// The recorded provider, which belongs to an engine with triggers, receives the recorded
-// requests and gives the recorded answers.
+// In a replay of a recorded session with an engine that has triggers, the provider must send
+// the recorded replies.
 func TestTriggerProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c, err := iii.New(e.URL(), iii.WithName("webhooks"))
@@ -300,7 +300,7 @@ func TestTriggerProviderAsRecorded(t *testing.T) {
 			}
 		}
 	}
-	// Triggers of a type that this worker does not provide are rejected.
+	// A trigger is rejected if this worker does not provide its type.
 	e.Send("webhooks", json.RawMessage(`{"type":"registertrigger","id":"t","trigger_type":"nobody's","function_id":"f","config":null}`))
 	want := json.RawMessage(`{"type":"triggerregistrationresult","id":"t","trigger_type":"nobody's","function_id":"f","error":{"code":"trigger_type_not_found","message":"Trigger type not found"}}`)
 	if diff := sameDocument(want, <-said); diff != "" {
@@ -323,7 +323,7 @@ func TestTriggerProviderReplaces(t *testing.T) {
 		bindTo(t, another, "h", "hooks::saw", hook{Path: "/x"})
 		_, second := hooks.binding(t, "h")
 		if first != second || first.Err() != nil {
-			t.Error("the same once more has another context, or its context has ended")
+			t.Error("binding the same trigger again has changed or canceled its context")
 		}
 		third := worker("third")
 		bindTo(t, third, "h", "hooks::saw", hook{Path: "/y"})
@@ -333,12 +333,12 @@ func TestTriggerProviderReplaces(t *testing.T) {
 		}
 		hooks.expect(t, "three times", `bind h {"path":"/x"}`, `bind h {"path":"/x"} unchanged`, `bind h {"path":"/y"}`)
 
-		// A replacement that fails leaves nothing bound.
+		// If a replacement fails, neither trigger stays bound.
 		hooks.bind = func(context.Context, iii.TriggerBinding) error { return errors.New("no") }
 		bindTo(t, worker("fourth"), "h", "hooks::saw", hook{Path: "/z"})
 		hooks.expect(t, "refused replacement", `bind h {"path":"/z"}`, `unbind h`)
 		if changed.Err() == nil {
-			t.Error("the context of what was replaced has not ended")
+			t.Error("the context of the replaced trigger was not canceled")
 		}
 	})
 }
@@ -367,7 +367,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 			synctest.Wait()
 			hooks.expect(t, "while it is away")
 			if round == 0 {
-				// An event that occurs meanwhile is delivered afterwards.
+				// Fire waits until the provider has reconnected.
 				go func() {
 					if _, err := b.Fire(kept, "from away"); err != nil {
 						t.Error(err)
@@ -378,7 +378,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 				}
 				bindTo(t, user, "new", "hooks::saw", hook{Path: "/n"})
 			}
-			time.Sleep(2 * time.Second) // more than the first delay
+			time.Sleep(2 * time.Second) // longer than the initial reconnect delay
 			want := []string{`bind new {"path":"/n"} unchanged`}
 			if round == 0 {
 				want = []string{`unbind g`, `bind new {"path":"/n"}`}
@@ -389,7 +389,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 			hooks.expect(t, fmt.Sprint("reconnection ", round), want...)
 		}
 		if left.Err() == nil || kept.Err() != nil {
-			t.Errorf("contexts: of what has left %v, of what stayed %v", left.Err(), kept.Err())
+			t.Errorf("contexts: removed trigger %v, remaining trigger %v", left.Err(), kept.Err())
 		}
 		if got := <-fired; got != "from away" {
 			t.Errorf("fired: %q", got)
@@ -405,7 +405,7 @@ func TestTriggerProviderReconnects(t *testing.T) {
 		}
 		hooks.happened()
 
-		// The worker of the triggers reconnects.
+		// Disconnect the worker that registered the triggers.
 		e.Drop("user")
 		synctest.Wait()
 		hooks.expect(t, "the user has gone", `unbind new`, `unbind u0`, `unbind u1`, `unbind u2`, `unbind u3`, `unbind u4`)
@@ -486,7 +486,7 @@ func TestTriggerProviderHangs(t *testing.T) {
 		close(leave)
 		hooks.expect(t, "returned", `bind slow 100`)
 		if last.Err() != nil {
-			t.Errorf("the trigger got the refusal of an earlier one: %v", last.Err())
+			t.Errorf("the trigger received the rejection of an earlier one: %v", last.Err())
 		}
 	})
 }
@@ -515,7 +515,7 @@ func TestTriggerProviderConcurrent(t *testing.T) {
 		for _, name := range []string{"provider", "user", "provider", "provider", "user"} {
 			time.Sleep(300 * time.Millisecond)
 			e.Drop(name)
-			time.Sleep(1700 * time.Millisecond) // it is back
+			time.Sleep(1700 * time.Millisecond) // until it has reconnected
 		}
 		wait.Wait()
 		synctest.Wait()
@@ -536,7 +536,7 @@ func TestTriggerProviderConcurrent(t *testing.T) {
 		got := map[string]string{}
 		for id, b := range hooks.bound {
 			if got[id] = string(b.Config); hooks.ctxs[id].Err() != nil {
-				t.Errorf("the context of %s has ended", id)
+				t.Errorf("the context of %s was canceled", id)
 			}
 		}
 		if diff := cmp.Diff(want, got); diff != "" || len(want) != 20 {
@@ -570,7 +570,7 @@ func TestTriggerProviderCloses(t *testing.T) {
 			t.Fatal(err)
 		}
 		if ctx.Err() == nil {
-			t.Error("the context of a trigger has not ended")
+			t.Error("the context of a trigger was not canceled")
 		}
 		hooks.expect(t, "closed", `bind good null`, `bind patient null`, `bind stubborn null`)
 		close(stubborn)
@@ -589,7 +589,7 @@ func TestTriggerProviderDrains(t *testing.T) {
 		if err := provider.HandleTriggerType(iii.TriggerType{ID: "webhook"}, hooks); err != nil {
 			t.Fatal(err)
 		}
-		synctest.Wait() // the engine has the function before another worker calls it
+		synctest.Wait() // until the engine has registered the function
 		if err := user.Send(t.Context(), "hooks::job", nil); err != nil {
 			t.Fatal(err)
 		}
@@ -613,7 +613,7 @@ func TestTriggerProviderDrains(t *testing.T) {
 
 // webhooks is a TriggerProvider that records its calls.
 type webhooks struct {
-	bind func(ctx context.Context, b iii.TriggerBinding) error // if it is there
+	bind func(ctx context.Context, b iii.TriggerBinding) error // may be nil
 
 	mu    sync.Mutex
 	calls []string
@@ -658,7 +658,8 @@ func (w *webhooks) Unbind(_ context.Context, id string) error {
 	return nil
 }
 
-// binding waits until all activity has ended and returns the bound triggers.
+// binding waits until all goroutines are idle. It returns the bound trigger with the given id,
+// and the context passed to Bind.
 func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context.Context) {
 	t.Helper()
 	synctest.Wait()
@@ -671,7 +672,8 @@ func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context
 	return b, w.ctxs[id]
 }
 
-// happened returns the calls since the last call of happened, in order for each trigger.
+// happened waits until all goroutines are idle. It returns the calls since it was last called,
+// sorted by trigger.
 func (w *webhooks) happened() []string {
 	synctest.Wait()
 	w.mu.Lock()
@@ -689,9 +691,8 @@ func (w *webhooks) expect(t *testing.T, what string, want ...string) {
 	}
 }
 
-// providerBubble runs a test in a bubble, with an engine that calls providers about
-// triggers, and workers. On engines with observers instead, providers host observed
-// functions.
+// providerBubble runs a test in a bubble. The engine calls providers about triggers. On later
+// engines, providers host observed functions instead.
 func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, worker func(name string, opts ...iii.Option) *iii.Client)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {

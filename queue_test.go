@@ -26,7 +26,7 @@ func TestPublish(t *testing.T) {
 	if _, err := subscriber.Trigger("news::saw", iii.SubscribeTriggerConfig{Topic: "news"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := subscriber.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil { // it is registered
+	if err := subscriber.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil { // waits until the trigger is registered
 		t.Fatal(err)
 	}
 	if err := publisher.Publish(t.Context(), "nobody", 1); err != nil {
@@ -44,17 +44,16 @@ func TestPublish(t *testing.T) {
 	}
 	for what, publish := range map[string]func(context.Context, string, any) error{"publish": publisher.Publish, "durable": publisher.PublishDurable} {
 		if err := publish(t.Context(), "news", func() {}); err == nil || !iii.SafeToRetry(err) {
-			t.Errorf("%s of what does not encode: %v", what, err)
+			t.Errorf("%s of a value that cannot be encoded: %v", what, err)
 		}
 	}
 }
 
-// The functions of the queue worker are called as recorded, and the recorded answers are
-// decoded.
+// The methods send the recorded requests and decode the recorded replies.
 func TestQueueAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "queues", "iii::durable::publish", "publish", "engine::queue::dlq_messages", "iii::queue::redrive")
 	for i, call := range calls {
-		if call.functionID == "engine::queue::dlq_messages" { // the pages are ours
+		if call.functionID == "engine::queue::dlq_messages" { // the client requests larger pages
 			calls[i].data = json.RawMessage(`{"topic":"orders.bad","limit":100}`)
 		}
 	}
@@ -66,7 +65,7 @@ func TestQueueAsRecorded(t *testing.T) {
 	)
 	var sendable []recordedCall
 	for _, call := range calls {
-		if call.err == nil || call.err.Code != "deserialization_error" { // inputs that the methods cannot send
+		if call.err == nil || call.err.Code != "deserialization_error" { // input that the methods cannot produce
 			sendable = append(sendable, call)
 		}
 	}
@@ -128,7 +127,7 @@ func TestQueueAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// All pages are read, even while dead letters are added and removed.
+// All dead letters are returned, even if others are added or removed between pages.
 func TestDeadLettersPages(t *testing.T) {
 	e := iiitest.Start(t)
 	queue, c := connect(t, e), connect(t, e)
@@ -175,7 +174,7 @@ func TestDeadLettersPages(t *testing.T) {
 		t.Errorf("%d letters, from %s to %s", len(got), got[0].ID, got[len(got)-1].ID)
 	}
 
-	// The client does not request pages endlessly from a queue that ignores paging.
+	// If a queue ignores paging, the client does not request pages forever.
 	mu.Lock()
 	broken, pages, letters = true, 0, letters[:100]
 	mu.Unlock()
@@ -197,7 +196,6 @@ func TestQueueWithoutWorker(t *testing.T) {
 	}
 }
 
-// A worker may provide the queue.
 func TestEnqueueProvider(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithQueueProvider(false))
 	queue, c := connect(t, e, iii.WithName("my-queue")), connect(t, e, iii.WithNamespace("blue"))
@@ -231,8 +229,8 @@ func TestEnqueueProvider(t *testing.T) {
 	}
 }
 
-// A message that a subscriber cannot handle becomes a dead letter, and is delivered again
-// on request.
+// A message that fails every attempt becomes a dead letter, and can be delivered again on
+// request.
 func TestDurableTopic(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		ctx := t.Context()
@@ -255,7 +253,7 @@ func TestDurableTopic(t *testing.T) {
 		if _, err := c.Trigger("orders::charge", iii.QueueTriggerConfig{Topic: "orders", QueueConfig: &iii.QueueConfig{MaxRetries: &retries, BackoffDelayMs: &delay}}); err != nil {
 			t.Fatal(err)
 		}
-		const messages = 130 // more than a page
+		const messages = 130 // more than one page
 		for id := range messages {
 			if err := c.PublishDurable(ctx, "orders", order{id}); err != nil {
 				t.Fatal(err)
@@ -319,8 +317,7 @@ func TestDurableTopic(t *testing.T) {
 	})
 }
 
-// Jobs of a named queue run later, in the order of the queue; the queue rejects invalid
-// jobs.
+// Jobs of a named queue run in order. Invalid jobs are rejected.
 func TestEnqueue(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		ctx := t.Context()

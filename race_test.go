@@ -2,5 +2,5 @@
 
 package iii
 
-// raceEnabled reports whether the race detector is enabled, which makes copies slow.
+// raceEnabled reports whether the race detector is enabled, which makes copying slow.
 const raceEnabled = true

@@ -16,8 +16,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// gate registers the auth function and the hooks as typed functions that decide like
-// those in the recording.
+// gate registers the auth function and hooks. They decide as in the recording.
 func gate(t *testing.T, c *iii.Client) {
 	t.Helper()
 	handle(t, c, "gate::auth", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
@@ -48,12 +47,11 @@ func gate(t *testing.T, c *iii.Client) {
 		return iii.OnTriggerRegistrationResult{Config: json.RawMessage(`{"topic":"mapped"}`)}, nil
 	})
 	handle(t, c, "gate::on-trigger-type", func(_ context.Context, in iii.OnTriggerTypeRegistrationInput) (iii.OnTriggerTypeRegistrationResult, error) {
-		return iii.OnTriggerTypeRegistrationResult{}, nil // as it is
+		return iii.OnTriggerTypeRegistrationResult{}, nil // accepts the registration unchanged
 	})
 }
 
-// The engine's recorded requests about sessions and registrations receive the recorded
-// answers, except for defaults that are written explicitly.
+// The replies equal the recorded ones, except that they spell out defaults.
 func TestAccessControlAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("gate"))
@@ -99,7 +97,7 @@ func TestAccessControlAsRecorded(t *testing.T) {
 		t.Errorf("questions (-want +got):\n%s", diff)
 	}
 
-	// The recording contains no request about a trigger type.
+	// The recording contains no registration of a trigger type.
 	got := d.invoke(t, json.RawMessage(`{"type":"invokefunction","invocation_id":"`+answersID(answers)+`","function_id":"gate::on-trigger-type",
 		"data":{"trigger_type_id":"boss-type","description":"d","context":{"user":"u1"}}}`))
 	if got.Error != nil || string(got.Result) != "{}" {
@@ -114,7 +112,7 @@ func answersID(answers map[string]recordedFrame) string {
 	return ""
 }
 
-// NewAuthResult returns the defaults of an empty result.
+// NewAuthResult returns what the engine assumes for an empty result.
 func TestAuthResultDefaults(t *testing.T) {
 	doc, err := json.Marshal(iii.NewAuthResult())
 	if err != nil {
@@ -126,7 +124,6 @@ func TestAuthResultDefaults(t *testing.T) {
 	}
 }
 
-// A forbidden call of a guarded session fails with ErrForbidden.
 func TestForbiddenAsRecorded(t *testing.T) {
 	var denied []recordedCall
 	for _, call := range recordedCalls(t, "rbac", "private::", "public::", "no::", "state::", "engine::workers::list") {
@@ -148,8 +145,7 @@ func TestForbiddenAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// A trigger whose function the session may not call is rejected, as recorded with an
-// engine with triggers.
+// The engine rejects a trigger whose function the session may not call.
 func TestForbiddenTriggerAsRecorded(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023))
 	c := connect(t, e, iii.WithName("member"))
@@ -168,8 +164,8 @@ func TestForbiddenTriggerAsRecorded(t *testing.T) {
 	}
 }
 
-// Typed functions guard a listener: they decide which workers connect, and what these may
-// call and register.
+// Typed functions decide who may connect through a guarded listener, and what they may call
+// and register.
 func TestGuardedListener(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol025), iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth", OnFunction: "gate::on-function", OnTrigger: "gate::on-trigger",
 		OnTriggerType: "gate::on-trigger-type", MiddlewareFunctionID: "gate::middleware", Expose: []string{`match("public::*")`, "mine::*", "tenant::*"}}))
@@ -186,7 +182,7 @@ func TestGuardedListener(t *testing.T) {
 	if err := c.HandleTriggerType(iii.TriggerType{ID: "webhook"}, hooks); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Health(ctx); err != nil { // all registrations
+	if _, err := c.Health(ctx); err != nil { // waits until everything is registered
 		t.Fatal(err)
 	}
 	enter := func(token string) (*iii.Client, error) {
@@ -213,15 +209,15 @@ func TestGuardedListener(t *testing.T) {
 	}
 	handle(t, member, "mine::fn", func(context.Context, any) (string, error) { return "mine", nil })
 	handle(t, member, "mine::banned", func(context.Context, any) (string, error) { return "banned", nil })
-	if _, err := iii.Call[string](ctx, member, "public::hello", nil); err != nil { // both are subject to the hooks
+	if _, err := iii.Call[string](ctx, member, "public::hello", nil); err != nil { // waits until both hooks have run
 		t.Fatal(err)
 	}
 	got, err := iii.Call[string](ctx, c, "tenant::mine::fn", nil)
 	check(t, "function of the member", "mine", got, err)
 	if _, err := c.FunctionInfo(ctx, "tenant::mine::banned"); err == nil {
-		t.Error("a function is there although the hook has refused it")
+		t.Error("a function exists although the hook has rejected it")
 	}
-	// The hook changes the config; the member may use this trigger type.
+	// The member may use this trigger type. The hook changes the config.
 	if _, err := member.Trigger("mine::fn", iii.SubscribeTriggerConfig{Topic: "orig"}, iii.WithTriggerID("mapped")); err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +229,7 @@ func TestGuardedListener(t *testing.T) {
 		string(triggers[i].Config) != `{"topic":"mapped"}` || triggers[i].FunctionID != "tenant::mine::fn" {
 		t.Errorf("triggers: %+v, %v", triggers, err)
 	}
-	// A trigger whose function the member may not call.
+	// The worker "thin" may not call this trigger's function.
 	refused := make(chan error, 1)
 	thin, err := enter("thin")
 	if err != nil {
@@ -252,8 +248,8 @@ func TestGuardedListener(t *testing.T) {
 	}
 }
 
-// Access control may rename a function, or silently deny it. Neither delays the
-// connection, and the worker serves the function under the id that the engine uses.
+// Access control may rename a function or silently reject it. Neither delays Connect. The
+// worker serves the renamed function under its new id.
 func TestHookedRegistrations(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		gate := newWorker(t, e, iii.WithName("gate"))

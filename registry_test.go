@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// slowPongs answers the pings of a client after a delay, in order.
+// slowPongs delays the pong to each ping.
 func slowPongs(delay time.Duration) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if m.Type != "ping" {
@@ -48,8 +48,8 @@ func mustTrigger(t *testing.T, c *Client, functionID, id string) *Trigger {
 	return trigger
 }
 
-// sequence lists the messages of connection n. It names registrations by id and calls by
-// function.
+// sequence returns the messages of connection n in order: the ids of registrations, "ping",
+// and the functions of calls.
 func (p *peer) sequence(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "ping", "invokefunction") {
 		switch {
@@ -84,7 +84,7 @@ func TestConnectReturnsBehindTheLastTrigger(t *testing.T) {
 					t.Fatal(err)
 				}
 				if took := time.Since(began); took != 2*time.Second {
-					t.Errorf("connected after %v, want the two pongs of a second each", took)
+					t.Errorf("connected after %v, want two pongs of one second each", took)
 				}
 				if diff := cmp.Diff(want, p.sequence(0)); diff != "" {
 					t.Errorf("sent when Connect returns (-want +got):\n%s", diff)
@@ -94,8 +94,8 @@ func TestConnectReturnsBehindTheLastTrigger(t *testing.T) {
 	}
 }
 
-// A rejected registration is retried while the engine is busy with later registrations.
-// The pong of the first fence does not confirm the second attempt.
+// While the engine is busy with later registrations, the client retries a rejected one. The
+// pong to the ping after the first attempt does not confirm the second attempt.
 func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 	for _, late := range []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second} {
 		t.Run(late.String(), func(t *testing.T) {
@@ -126,11 +126,11 @@ func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 				}()
 				for range 20_000 {
 					if time.Sleep(time.Millisecond); f.Err() == nil {
-						t.Fatal("the refused function is taken for accepted")
+						t.Fatal("the rejected function counts as accepted")
 					}
 				}
 				if sent := p.messages(0, "registertrigger"); len(sent) > 0 {
-					t.Errorf("%d triggers of the refused function were sent", len(sent))
+					t.Errorf("%d triggers of the rejected function were sent", len(sent))
 				}
 				if n := len(p.messages(0, "registerfunction")); n < 10 {
 					t.Errorf("%d attempts in 20 s", n)
@@ -138,15 +138,15 @@ func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				if len(told) != 1 {
-					t.Errorf("the listener was told %v, want the refusal once", told)
+					t.Errorf("the listener received %v, want the rejection once", told)
 				}
 			})
 		})
 	}
 }
 
-// A call is sent after the triggers that were registered before it, regardless of other
-// messages in transit.
+// A call is sent after all triggers that were registered before it, even while pings are
+// pending.
 func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 	send := func(t *testing.T, c *Client, id string) {
 		t.Helper()
@@ -168,7 +168,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeer(t, script{message: slowPongs(time.Second)})
 			c := p.connected()
-			mustHandle(t, c, "first") // its fence is out
+			mustHandle(t, c, "first") // its ping is pending
 			mustHandle(t, c, "a")
 			mustTrigger(t, c, "a", "ta")
 			send(t, c, "one")
@@ -179,7 +179,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			follows(t, p, "a", "ta", "ta", "call one", "b", "tb", "tb", "call two")
 			if got := p.sequence(0); slices.Index(got, "call one") > slices.Index(got, "tb") {
-				t.Errorf("the first call has waited for the trigger behind it: %q", got)
+				t.Errorf("the first call waited for a later trigger: %q", got)
 			}
 		})
 	})
@@ -190,7 +190,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			mustHandle(t, c, "first")
 			connected := make(chan error, 1)
 			go func() { connected <- c.Connect(t.Context()) }()
-			for _, id := range []string{"a", "b", "c"} { // in each phase of the connection
+			for _, id := range []string{"a", "b", "c"} { // one in each phase of connecting
 				time.Sleep(700 * time.Millisecond)
 				mustHandle(t, c, id)
 				mustTrigger(t, c, id, "t"+id)
@@ -202,7 +202,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			follows(t, p, "ta", "call for a", "tb", "call for b", "tc", "call for c")
 			if n := c.Stats().Buffered; n != 0 {
-				t.Errorf("%d requests are left behind", n)
+				t.Errorf("%d requests are still buffered", n)
 			}
 		})
 	})
@@ -212,7 +212,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 			c := p.connected()
 			var calls sync.WaitGroup
 			defer calls.Wait()
-			for i := range 300 { // one trigger always waits
+			for i := range 300 { // one trigger is always pending
 				mustHandle(t, c, fmt.Sprint("f", i))
 				mustTrigger(t, c, fmt.Sprint("f", i), fmt.Sprint("t", i))
 				began := time.Now()
@@ -229,8 +229,8 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 	})
 }
 
-// The trigger that was registered last owns the route, so triggers keep their order while
-// one of them waits for its function.
+// If two triggers have the same route, the last one wins. Triggers must therefore be sent in
+// order, even while one of them waits for its function.
 func TestTriggersKeepTheirOrderWhileConnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: slowPongs(time.Second)})
@@ -243,7 +243,7 @@ func TestTriggersKeepTheirOrderWhileConnected(t *testing.T) {
 		if got := p.sequence(0); !slices.Equal(got[len(got)-6:], []string{"f", "ping", "t0", "t1", "t2", "ping"}) {
 			t.Errorf("sent %q", got)
 		}
-		mustTrigger(t, c, "f", "t3") // nothing to wait for
+		mustTrigger(t, c, "f", "t3") // does not have to wait
 		synctest.Wait()
 		if got := p.sequence(0); !slices.Equal(got[len(got)-2:], []string{"t3", "ping"}) {
 			t.Errorf("sent %q", got)
@@ -251,7 +251,7 @@ func TestTriggersKeepTheirOrderWhileConnected(t *testing.T) {
 	})
 }
 
-// rejecting rejects the registrations of the functions for which refuse returns true.
+// rejecting rejects the functions for which refuse returns true.
 func rejecting(refuse func(id string) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if m.Type == "registerfunction" && refuse(m.ID) {
@@ -261,8 +261,7 @@ func rejecting(refuse func(id string) bool) func(c *peerConn, m *peerMessage) bo
 	}
 }
 
-// A rejected function whose registration is retried does not delay the triggers of other
-// functions.
+// Retries of rejected functions do not delay the triggers of other functions.
 func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pongs, reject := slowPongs(500*time.Millisecond), rejecting(func(id string) bool { return strings.HasPrefix(id, "held") })
@@ -278,7 +277,7 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 			began := time.Now()
 			mustTrigger(t, c, "others", fmt.Sprint("t", i))
 			if err := c.Call(t.Context(), "x", nil, nil); err != nil || time.Since(began) > time.Second {
-				t.Errorf("call behind trigger %d: %v after %v", i, err, time.Since(began))
+				t.Errorf("call after trigger %d: %v after %v", i, err, time.Since(began))
 			}
 			if got := p.sequence(0); !slices.Contains(got, fmt.Sprint("t", i)) {
 				t.Errorf("trigger %d waits", i)
@@ -288,14 +287,13 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	})
 }
 
-// A trigger that waits for its function still depends on it after the function has been
-// unregistered. If the function was rejected, the trigger counts as rejected and must not fire
-// later.
+// A pending trigger depends on its function even after the function has been unregistered. If
+// the function was rejected, so is the trigger, which must not be sent later.
 func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		refused bool
-		wait    time.Duration // before the function is unregistered; the engine answers after a second
+		wait    time.Duration // until the function is unregistered; the engine replies after one second
 		sent    bool
 	}{
 		{"refused", true, 10 * time.Second, false},
@@ -349,8 +347,8 @@ func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	}
 }
 
-// A function may be registered again under its id while the rejection of the previous one
-// is in transit.
+// The rejection of an unregistered function may arrive after a function with the same id has
+// been registered.
 func TestRefusalOfAFormerRegistration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
@@ -365,7 +363,7 @@ func TestRefusalOfAFormerRegistration(t *testing.T) {
 		}})
 		c := p.connected()
 		first := mustHandle(t, c, "f")
-		synctest.Wait() // the fence of the first attempt has been sent
+		synctest.Wait() // until the ping for the first attempt has been sent
 		if err := first.Unregister(); err != nil {
 			t.Fatal(err)
 		}
@@ -376,17 +374,17 @@ func TestRefusalOfAFormerRegistration(t *testing.T) {
 			t.Errorf("Err = %v, %d triggers sent", second.Err(), len(p.messages(0, "registertrigger")))
 		}
 		if attempts != 2 {
-			t.Errorf("%d attempts, want 2: the refusal was the first one's", attempts)
+			t.Errorf("%d attempts, want 2: the rejection belonged to the first", attempts)
 		}
 	})
 }
 
-// A drain does not wait for the fence of triggers that it unregisters.
+// Shutdown unregisters pending triggers instead of waiting for them.
 func TestShutdownWhileTriggersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: slowPongs(time.Second)})
 		c := p.connected()
-		mustHandle(t, c, "a") // its fence is out
+		mustHandle(t, c, "a") // its ping is pending
 		mustHandle(t, c, "b")
 		mustTrigger(t, c, "b", "tb")
 		if err := c.Send(t.Context(), "x", nil); err != nil {
@@ -405,8 +403,8 @@ func TestShutdownWhileTriggersWait(t *testing.T) {
 	})
 }
 
-// Requests that wait for a trigger survive a broken connection, are bounded, and are not
-// rejected for lack of room while the client is connected.
+// Requests that wait for a trigger survive a broken connection. Their number is limited, but
+// while the client is connected, further requests wait instead of failing.
 func TestRequestsThatWaitForATrigger(t *testing.T) {
 	t.Run("the connection dies", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -456,14 +454,14 @@ func TestRequestsThatWaitForATrigger(t *testing.T) {
 			mustHandle(t, c, "g")
 			mustTrigger(t, c, "g", "tg")
 			if err := c.Call(ctx, "late", nil, nil); !errors.Is(err, context.DeadlineExceeded) || !SafeToRetry(err) {
-				t.Errorf("a call whose context ends while it waits: %v", err)
+				t.Errorf("a call whose context expires while it waits: %v", err)
 			}
 			time.Sleep(10 * time.Second)
 			if got := p.sequence(0); slices.Contains(got, "call late") {
 				t.Error("the call was sent afterwards")
 			}
 			if n := c.Stats().Buffered; n != 0 {
-				t.Errorf("%d requests are left behind", n)
+				t.Errorf("%d requests are still buffered", n)
 			}
 		})
 	})
@@ -489,7 +487,7 @@ func TestRequestsThatWaitForATrigger(t *testing.T) {
 	})
 }
 
-// slowConn writes one piece per second.
+// slowConn takes a second for each large write.
 type slowConn struct{ net.Conn }
 
 func (c slowConn) Write(p []byte) (int, error) {
@@ -499,8 +497,7 @@ func (c slowConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// The timeout of a fence does not start while the fence waits behind a large message of
-// this client.
+// While a ping waits behind a large upload, its timeout does not start.
 func TestSlowUploadDoesNotEndTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -526,8 +523,9 @@ func TestSlowUploadDoesNotEndTheConnection(t *testing.T) {
 	})
 }
 
-// The rejection of a route that another worker holds is reported once, however often it
-// is retried; any other rejection is reported each time.
+// If a route is rejected because another worker owns it, the error is reported once per
+// connection, however often the client retries. Any other rejection is reported whenever it
+// occurs.
 func TestTriggerErrorHandlerIsCalledOnEachConnection(t *testing.T) {
 	for name, test := range map[string]struct {
 		triggerType, message string
@@ -567,8 +565,8 @@ func TestTriggerErrorHandlerIsCalledOnEachConnection(t *testing.T) {
 	}
 }
 
-// When one owner leaves, the client asks the engine which of the other owners still
-// exist, because in a rolling update many leave together.
+// In a rolling update, many owners disconnect at the same time. When one does, the client asks
+// the engine which of the others are still connected.
 func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 	const n = 1000
 	synctest.Test(t, func(t *testing.T) {
@@ -582,7 +580,7 @@ func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 				if m.Type == "registerfunction" {
 					attempts = append(attempts, time.Now())
 				}
-				if m.Type == "registerfunction" && (!gone || m.ID == "f0") { // its owner remains, but is not listed
+				if m.Type == "registerfunction" && (!gone || m.ID == "f0") { // its owner is connected but not listed
 					c.send(fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"owner of %s"}`, m.ID, m.ID))
 				}
 				return false
@@ -631,13 +629,13 @@ func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		if len(attempts) > 40 || len(attempts) < 25 {
-			t.Errorf("%d attempts in a minute for the one function whose owner lives", len(attempts))
+			t.Errorf("%d attempts in a minute for the one function whose owner is connected", len(attempts))
 		}
 	})
 }
 
-// A worker that waits for its name registers its functions once, even if the engine
-// answers slowly.
+// A worker that waits for its name registers its functions only once, even if the engine
+// responds slowly.
 func TestWorkerThatGetsItsNameLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// A call is retried after errors that guarantee that the function has not started, and
-// after the codes that the program names, but after no other errors.
+// A call is retried only if the function is guaranteed not to have started, or if the
+// program's policy lists the error code.
 func TestCallsAreRepeatedOnlyWhenThatIsSafe(t *testing.T) {
 	answer := func(code string) func(*peerConn, *peerMessage) {
 		return func(c *peerConn, m *peerMessage) { c.fail(m, code, "no") }
@@ -68,7 +68,7 @@ func TestCallsAreRepeatedOnlyWhenThatIsSafe(t *testing.T) {
 	}
 }
 
-// Unsent calls are sent when a connection exists.
+// A request that could not be sent is retried until the client has connected.
 func TestUnsentRequestsAreRepeated(t *testing.T) {
 	policy := WithCallRetry(RetryPolicy{MaxAttempts: 100, Codes: []string{"worker_draining"}})
 	for name, request := range map[string]func(context.Context, *Client) error{
@@ -79,7 +79,7 @@ func TestUnsentRequestsAreRepeated(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPeer(t, script{call: func(*peerConn, *peerMessage) string { return `{"messageReceiptId":"r"}` }})
-				c := p.client(policy, WithSendBuffer(0, 0)) // nothing may wait
+				c := p.client(policy, WithSendBuffer(0, 0)) // no buffer
 				go func() {
 					time.Sleep(20 * time.Second)
 					if err := c.Connect(t.Context()); err != nil {
@@ -113,7 +113,7 @@ func TestUnsentRequestsAreRepeated(t *testing.T) {
 	})
 }
 
-// Mistakes of the program and the end of the client are returned immediately.
+// Errors that a retry cannot fix are returned at once.
 func TestWhatCannotSucceedIsNotRepeated(t *testing.T) {
 	for name, test := range map[string]struct {
 		in   any
@@ -152,7 +152,7 @@ func TestWhatCannotSucceedIsNotRepeated(t *testing.T) {
 	}
 }
 
-// The delays grow, are randomized, and never exceed the context.
+// The delays grow, are randomized, and respect the context's deadline.
 func TestDelaysBetweenAttempts(t *testing.T) {
 	p := &RetryPolicy{InitialDelay: 50 * time.Millisecond, MaxDelay: 300 * time.Millisecond}
 	for n, want := range []time.Duration{1: 50, 2: 100, 3: 200, 4: 300, 5: 300, 6: 300} {
@@ -226,7 +226,7 @@ func TestPoliciesAreChecked(t *testing.T) {
 	}
 }
 
-// The client does not repeat its own calls that concern its registrations.
+// The policy does not apply to calls that the client makes for its own registrations.
 func TestOwnCallsAreNotRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
@@ -247,7 +247,7 @@ func TestOwnCallsAreNotRepeated(t *testing.T) {
 	})
 }
 
-// SafeToRetry and the sentinel errors examine every error of a tree.
+// SafeToRetry and errors.Is examine every error of a tree.
 func TestOutcomesInsideOtherErrors(t *testing.T) {
 	draining, overloaded := &Error{Code: CodeWorkerDraining}, &Error{Code: CodeOverloaded, Message: "m", FunctionID: "f"}
 	sold := &Error{Code: "sold_out"}
@@ -289,9 +289,8 @@ func TestOutcomesInsideOtherErrors(t *testing.T) {
 	}
 }
 
-// The package itself sends certain codes in place of a handler. If a handler returns an error
-// with such a code from one of its own calls, the package replaces the code, because the
-// handler has started.
+// If a handler returns the error of its own call, codes such as worker_draining must not reach
+// the caller, which would take them as a guarantee that the handler has not started.
 func TestCodesOfCalleesAreNotTheCallersOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})

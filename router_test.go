@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// shopMux is a router with patterns of its own.
+// shopMux returns a router whose handlers report which pattern matched.
 func shopMux() *http.ServeMux {
 	mux := http.NewServeMux()
 	say := func(w http.ResponseWriter, r *http.Request) {
@@ -30,7 +30,7 @@ func shopMux() *http.ServeMux {
 	return mux
 }
 
-// A router receives every request below its prefix, up to its depth.
+// A router receives all requests below its prefix, up to its depth.
 func TestRouterServesAPrefix(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -58,12 +58,12 @@ func TestRouterServesAPrefix(t *testing.T) {
 			{"GET", "/shop/items/a%2Fb%20c", "", 200, "GET /shop/items/a/b c [GET /shop/items/{id}|a/b c|] "},
 			{"POST", "/shop/items/7", "x=1", 200, "POST /shop/items/7 [POST /shop/items/{id}|7|] x=1"},
 			{"DELETE", "/shop/files/a/b", "", 200, "DELETE /shop/files/a/b [DELETE /shop/files/{rest...}||a/b] "},
-			{"PUT", "/shop/items/7", "", 405, "Method Not Allowed\n"}, // the mux's own
-			{"GET", "/shop/nothing", "", 404, "404 page not found\n"}, // likewise
+			{"PUT", "/shop/items/7", "", 405, "Method Not Allowed\n"}, // from the mux
+			{"GET", "/shop/nothing", "", 404, "404 page not found\n"}, // from the mux
 			{"GET", "/shop/health", "", 200, `"well"`},                // the more specific route
 			{"HEAD", "/shop/items/7", "", 200, ""},
-			{"DELETE", "/shop/files/a/b/c", "", 404, ""}, // too deep: answered by the engine
-			{"GET", "/shop/items/", "", 404, ""},         // likewise
+			{"DELETE", "/shop/files/a/b/c", "", 404, ""}, // too deep; response of the engine
+			{"GET", "/shop/items/", "", 404, ""},         // no segment; response of the engine
 			{"GET", "/elsewhere", "", 404, ""},
 		} {
 			status, body, _ := request(t, e, test.method, test.target, "", test.body)
@@ -75,22 +75,22 @@ func TestRouterServesAPrefix(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := router.Unregister(); err == nil {
-			t.Error("taken back twice")
+			t.Error("Unregister succeeded twice")
 		}
 		synctest.Wait()
 		if status, _, _ := request(t, e, "GET", "/shop/items/7", "", ""); status != 404 {
-			t.Errorf("taken back, it answers %d", status)
+			t.Errorf("after Unregister, the route responds with %d", status)
 		}
 		if triggers := bound(t, e, c); len(triggers) != 1 {
-			t.Errorf("the triggers %v are left", triggers)
+			t.Errorf("triggers left: %v", triggers)
 		}
-		if _, err := c.MountRouter("shop/", shopMux(), iii.RouterOptions{}); err != nil { // the prefix is available again
+		if _, err := c.MountRouter("shop/", shopMux(), iii.RouterOptions{}); err != nil { // the prefix is free again
 			t.Error(err)
 		}
 	})
 }
 
-// The root is a prefix, and two routers may overlap.
+// A prefix may be the root, and routers may overlap.
 func TestRoutersOverlap(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -120,7 +120,7 @@ func TestRoutersOverlap(t *testing.T) {
 	})
 }
 
-// A router is registered completely or not at all.
+// If a router cannot be registered completely, none of its routes is.
 func TestRoutersThatCannotBe(t *testing.T) {
 	typed := func(method, path string) func(*iii.Client) error {
 		return func(c *iii.Client) error {
@@ -141,7 +141,7 @@ func TestRoutersThatCannotBe(t *testing.T) {
 	for _, test := range []struct {
 		name          string
 		first, second func(*iii.Client) error
-		want          string // "" is no error
+		want          string // "" for success
 	}{
 		{"same shape, later", plain, typed("GET", "/api/:id"), "the route GET /api/: is one of http::ROUTER/api"},
 		{"same shape, before", typed("GET", "/api/:id"), plain, "the route GET /api/: is one of http::GET/api/:id"},
@@ -189,7 +189,7 @@ func TestRoutersThatCannotBe(t *testing.T) {
 			if (err == nil) != (test.want == "") || err != nil && (!strings.HasPrefix(err.Error(), "iii: ") || !strings.Contains(err.Error(), test.want)) {
 				t.Fatalf("%v, want %q", err, test.want)
 			}
-			if err != nil { // nothing remains of it
+			if err != nil { // nothing is left behind
 				if err := plain(c); test.second == nil && err != nil {
 					t.Error(err)
 				}
@@ -198,7 +198,7 @@ func TestRoutersThatCannotBe(t *testing.T) {
 	}
 }
 
-// Two replicas mount the same router: one serves, and the other takes over.
+// If two replicas mount the same router, one serves and the other takes over.
 func TestRouterIsTakenOver(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		routers := map[string]*iii.Router{}

@@ -51,7 +51,7 @@ func TestHashOfASchemaIsThatOfItsDemands(t *testing.T) {
 			t.Errorf("hash of %s: %q and no error", wrong, got)
 		}
 	}
-	// Large numbers that have no other spelling remain distinct.
+	// Large numbers that float64 cannot represent remain distinct.
 	a, errA := iii.HashSchema(json.RawMessage(`{"maximum":18446744073709551615}`))
 	b, errB := iii.HashSchema(json.RawMessage(`{"maximum":18446744073709551614}`))
 	if a == b || errA != nil || errB != nil {
@@ -59,8 +59,8 @@ func TestHashOfASchemaIsThatOfItsDemands(t *testing.T) {
 	}
 }
 
-// served starts an engine and a client in a namespace that serves n functions, and
-// returns the schemas that a generated client would contain.
+// served returns a client that serves n functions in a namespace, and the hashes that a
+// generated client would contain.
 func served(t *testing.T, namespace string, n int) (*iii.Client, []iii.FunctionSchemas) {
 	t.Helper()
 	engine := iiitest.Start(t)
@@ -102,7 +102,7 @@ func served(t *testing.T, namespace string, n int) (*iii.Client, []iii.FunctionS
 func TestCheckSchemasReportsEachFunctionThatDiffers(t *testing.T) {
 	for _, namespace := range []string{"", "other"} {
 		t.Run("in namespace "+namespace, func(t *testing.T) {
-			c, known := served(t, namespace, 70) // more than one request describes
+			c, known := served(t, namespace, 70) // more than one request can describe
 			if err := c.CheckSchemas(t.Context(), known...); err != nil {
 				t.Errorf("nothing has changed: %v", err)
 			}
@@ -155,7 +155,7 @@ func TestCheckSchemasComparesTheArgumentsOfObservers(t *testing.T) {
 	}
 	for known, want := range map[string]string{
 		hash: "",
-		"":   "", // generated on an engine that lists none
+		"":   "", // generated against an engine that lists no argument schemas
 		"x":  "iii: the schemas of 1 function differ from those of the generated client: f::x (args)",
 	} {
 		got := ""

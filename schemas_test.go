@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// definitions returns the definitions of the schemas, by name.
+// definitions returns all schema definitions by name.
 func definitions(t *testing.T) map[string]schemaDef {
 	t.Helper()
 	defs, err := schemaDefs()
@@ -33,7 +33,6 @@ func definitions(t *testing.T) map[string]schemaDef {
 	return defs
 }
 
-// declarations parses a file of this package.
 func declarations(t *testing.T, name string) *ast.File {
 	t.Helper()
 	f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
@@ -43,8 +42,8 @@ func declarations(t *testing.T, name string) *ast.File {
 	return f
 }
 
-// The generator silently drops a definition whose name is taken, for example by a constant,
-// and schemas that are not on its command line.
+// The generator silently drops schema files that are missing from its command line, and
+// definitions whose name is taken.
 func TestGeneratedTypesAreComplete(t *testing.T) {
 	gen, err := os.ReadFile("gen.go")
 	if err != nil {
@@ -86,8 +85,8 @@ func TestGeneratedTypesAreComplete(t *testing.T) {
 	t.Logf("%d definitions in %d files, %d generated types", len(defs), len(files), types)
 }
 
-// The generated file contains none of the text that the generator emits when it cannot express
-// a type or declares a type twice.
+// The generated file must not contain what the generator writes when it cannot express a type
+// or when it declares a type twice.
 func TestGeneratedFileIsSound(t *testing.T) {
 	out, err := os.ReadFile("types_gen.go")
 	if err != nil {
@@ -100,7 +99,7 @@ func TestGeneratedFileIsSound(t *testing.T) {
 	}
 }
 
-// Schemas have descriptions, because descriptions become doc comments.
+// Every schema has a description, which becomes a doc comment.
 func TestSchemasAreDescribed(t *testing.T) {
 	for name, def := range definitions(t) {
 		description, _ := def.schema["description"].(string)
@@ -158,7 +157,7 @@ func TestSchemaIDs(t *testing.T) {
 	}
 }
 
-// The constants of each enumeration that the generator does not declare are in enums.go.
+// The generator does not declare the constants of enumerations, so enums.go must.
 func TestEnumsMatchSchemas(t *testing.T) {
 	want := make(map[string][]string)
 	for name, def := range definitions(t) {
@@ -172,7 +171,8 @@ func TestEnumsMatchSchemas(t *testing.T) {
 			want[name] = append(want[name], strings.TrimSuffix(constant, ":")+"="+value["const"].(string))
 		}
 	}
-	// An open enumeration: these values are on the socket or come from stream::send.
+	// This enumeration is open. These values occur only on the stream socket or in
+	// stream::send.
 	want["StreamEventType"] = append(want["StreamEventType"],
 		"StreamEventTypeSync=sync", "StreamEventTypeEvent=event", "StreamEventTypeUnauthorized=unauthorized")
 
@@ -200,7 +200,7 @@ func TestEnumsMatchSchemas(t *testing.T) {
 	}
 }
 
-// The tables of the unions must agree with the schemas.
+// The tables of union variants match the schemas.
 func TestUnionsMatchSchemas(t *testing.T) {
 	tables := map[string][]string{
 		"HTTPAuthConfig": slices.Sorted(maps.Keys(httpAuthVariants)),
@@ -256,14 +256,14 @@ func TestSchemaFor(t *testing.T) {
 	}
 }
 
-// A property that a sender may omit must not be required.
+// A property with a default may be omitted, so it must not be required.
 func TestBundledSchemaRequiresNoDefaults(t *testing.T) {
 	got, err := bundleSchema("AuthResult")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if bytes.Contains(got, []byte(`"required"`)) {
-		t.Errorf("every property of AuthResult may be left out: %s", got)
+		t.Errorf("every property of AuthResult is optional: %s", got)
 	}
 	if got, err = bundleSchema("UpdateSet"); err != nil {
 		t.Fatal(err)
@@ -289,11 +289,11 @@ func TestBundledSchemasAreWhole(t *testing.T) {
 		walkSchema(schema, func(key string, v any) {
 			switch key {
 			case schemaHint:
-				t.Errorf("%s: a hint is left", name)
+				t.Errorf("%s: a hint has not been removed", name)
 			case "$ref":
 				def, ok := strings.CutPrefix(v.(string), "#/$defs/")
 				if _, found := defs[def]; !ok || !found {
-					t.Errorf("%s: reference %v leads nowhere", name, v)
+					t.Errorf("%s: reference %v cannot be resolved", name, v)
 				}
 				used[def] = true
 			}

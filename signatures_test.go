@@ -23,8 +23,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// The names and signatures that programs depend on. A change that does not compile here
-// affects every user.
+// These declarations pin names and signatures that programs depend on. A change that breaks
+// them breaks users.
 
 type (
 	sigIn      struct{ N int }
@@ -112,7 +112,7 @@ var (
 	_ func(...string) iii.TriggerOption                                       = iii.WithTriggerMiddleware
 )
 
-// clientMethods lists the methods of the client.
+// clientMethods pins the methods of Client.
 type clientMethods interface {
 	Connect(sigContext) error
 	Run(sigContext) error
@@ -163,7 +163,7 @@ type clientMethods interface {
 
 var _ clientMethods = (*iii.Client)(nil)
 
-// Methods of the values that the client creates.
+// Methods of what the client creates.
 var (
 	_ interface {
 		ID() string
@@ -285,7 +285,7 @@ var (
 	_ func(*iii.WorkerGaugesHandle) error                                          = (*iii.WorkerGaugesHandle).Stop
 )
 
-// Every trigger config is a value, not a pointer.
+// A trigger config is used as a value, not as a pointer.
 var triggerConfigs = map[string]iii.TriggerConfig{
 	"http":                        iii.HTTPTriggerConfig{},
 	"cron":                        iii.CronTriggerConfig{},
@@ -311,7 +311,7 @@ func TestTriggerConfigsKnowTheirTypes(t *testing.T) {
 	}
 }
 
-// Structs in the form that programs write.
+// Structs as programs write them.
 var (
 	_ = iii.Error{Code: "", Message: "", Stacktrace: "", FunctionID: "", InvocationID: ""}
 	_ = iii.RejectedError{Code: "", Namespace: "", WorkerName: "", FunctionID: "", OwnerWorkerID: ""}
@@ -329,8 +329,7 @@ var (
 	_ = iii.TriggerAction{Action: iii.ActionVoid{}}
 )
 
-// The variants of the unions, the messages, and the types of the reference page that are
-// not listed above.
+// Union variants, messages, and types of the reference page that are not listed above.
 var _ = []any{
 	iii.UpdateSet{}, iii.UpdateMerge{}, iii.UpdateIncrement{}, iii.UpdateDecrement{}, iii.UpdateAppend{}, iii.UpdateRemove{},
 	iii.HTTPAuthHMAC{}, iii.HTTPAuthBearer{}, iii.HTTPAuthAPIKey{}, iii.HTTPMethod(""), iii.ActionVoid{}, iii.ActionEnqueue{},

@@ -16,7 +16,7 @@ type cart struct {
 	Total int      `json:"total"`
 }
 
-// check compares the results of a call.
+// check compares the result of a call and reports its error.
 func check[T any](t *testing.T, what string, want, got T, err error) {
 	t.Helper()
 	if err != nil {
@@ -27,7 +27,7 @@ func check[T any](t *testing.T, what string, want, got T, err error) {
 	}
 }
 
-// found holds the results of a Get or a Delete as one value.
+// found combines the two results of Get and Delete.
 type found[T any] struct {
 	Value T
 	OK    bool
@@ -73,7 +73,7 @@ func TestState(t *testing.T) {
 	check(t, "scopes", []string{"another", "carts"}, scopes, err)
 }
 
-// Values of any shape keep the digits of their numbers, and null counts as no value.
+// Values may be of any type and keep every digit of their numbers. A null counts as no value.
 func TestStateValues(t *testing.T) {
 	c := connected(t)
 	ctx := t.Context()
@@ -124,10 +124,10 @@ func TestStateErrors(t *testing.T) {
 	check(t, "get after that", found[int]{7, true}, found[int]{n, ok}, err)
 
 	if _, err := iii.NewState[func()](c, "x").Set(ctx, "k", func() {}); err == nil || !iii.SafeToRetry(err) {
-		t.Errorf("set of what does not encode: %v", err)
+		t.Errorf("set of a value that cannot be encoded: %v", err)
 	}
 	if _, err := numbers.Update(ctx, "k", iii.OpSet("", make(chan int))); err == nil || !iii.SafeToRetry(err) {
-		t.Errorf("update with what does not encode: %v", err)
+		t.Errorf("update with a value that cannot be encoded: %v", err)
 	}
 	if _, err := numbers.Update(ctx, "k", iii.UpdateOp{}); err == nil || !iii.SafeToRetry(err) {
 		t.Errorf("update with an empty operation: %v", err)
@@ -135,16 +135,16 @@ func TestStateErrors(t *testing.T) {
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	if _, err := numbers.List(ended); !errors.Is(err, context.Canceled) {
-		t.Errorf("list with an ended context: %v", err)
+		t.Errorf("list with a canceled context: %v", err)
 	}
 }
 
-// The recorded calls, made with State, receive the recorded answers.
+// The methods send the recorded requests and decode the recorded replies.
 func TestStateAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "state", "state::")
 	var good []recordedCall
 	for _, call := range calls {
-		if call.err == nil { // the others are inputs that State cannot send
+		if call.err == nil { // the other inputs cannot be sent with State
 			good = append(good, call)
 		}
 	}

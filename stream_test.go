@@ -35,7 +35,7 @@ func TestStream(t *testing.T) {
 	check(t, "update", iii.UpdateResult[todo]{Old: todo{"tea", true}, HadOld: true, New: todo{Title: "tea or coffee"}}, updated, err)
 	updated, err = todos.Update(ctx, "g2", "i9", iii.OpSet("title", "jam"), iii.OpDecrement("title", 1))
 	if err != nil || len(updated.Errors) != 1 || updated.Errors[0].Code != "decrement.not_number" || updated.HadOld {
-		t.Errorf("update of nothing: %+v, %v", updated, err)
+		t.Errorf("update of a missing item: %+v, %v", updated, err)
 	}
 
 	list, err := todos.List(ctx, "g1")
@@ -54,11 +54,11 @@ func TestStream(t *testing.T) {
 	check(t, "delete of nothing", found[todo]{}, found[todo]{value, ok}, err)
 
 	if err := todos.Send(ctx, "g1", "pulse", make(chan int)); err == nil || !iii.SafeToRetry(err) {
-		t.Errorf("send of what does not encode: %v", err)
+		t.Errorf("send of a value that cannot be encoded: %v", err)
 	}
 }
 
-// Every change of a stream reaches its trigger as a typed event.
+// A stream trigger fires on every change, with a typed event.
 func TestStreamTrigger(t *testing.T) {
 	c := connected(t)
 	ctx := t.Context()
@@ -85,7 +85,7 @@ func TestStreamTrigger(t *testing.T) {
 		func() error { _, err := todos.Update(ctx, "g", "i", iii.OpIncrement("", 4)); return err },
 		func() error { return todos.Send(ctx, "g", "pulse", map[string]int{"beat": 1}) },
 		func() error { _, _, err := todos.Delete(ctx, "g", "i"); return err },
-		func() error { _, _, err := todos.Delete(ctx, "g", "i"); return err }, // no event
+		func() error { _, _, err := todos.Delete(ctx, "g", "i"); return err }, // no event, because the item does not exist
 		func() error { _, err := todos.Set(ctx, "another", "i", 1); return err },
 		func() error { return todos.Send(ctx, "g", "end", nil) },
 	} {
@@ -104,13 +104,13 @@ func TestStreamTrigger(t *testing.T) {
 		{Type: "delete", ID: "i", Data: "5"},
 		{Type: "event", Event: `{"data":null,"type":"end"}`},
 	}
-	// The handler may receive different events in any order.
+	// The events may arrive in any order.
 	if diff := cmp.Diff(want, got, cmpopts.SortSlices(func(a, b seen) bool { return fmt.Sprint(a) < fmt.Sprint(b) })); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
 
-// The recorded calls, made with Stream, receive the recorded answers.
+// The methods send the recorded requests and decode the recorded replies.
 func TestStreamAsRecorded(t *testing.T) {
 	for _, name := range []string{"streams", "stream-socket", "stream-provider"} {
 		t.Run(name, func(t *testing.T) {
@@ -122,8 +122,7 @@ func TestStreamAsRecorded(t *testing.T) {
 				if err := json.Unmarshal(call.data, &in); err != nil {
 					t.Fatal(err)
 				}
-				// Recorded inputs that Stream cannot send, because the engine rejects or
-				// ignores them.
+				// Stream cannot send inputs that the engine rejects or ignores.
 				return call.err != nil || call.functionID == "stream::send" && in.ItemID != nil
 			})
 			c, engine := answerAsRecorded(t, calls)
@@ -150,7 +149,7 @@ func TestStreamAsRecorded(t *testing.T) {
 	}
 }
 
-// callStream makes a recorded call.
+// callStream makes a recorded call with the methods of Stream.
 func callStream(ctx context.Context, c *iii.Client, call recordedCall) (got any, err error) {
 	var in struct {
 		Stream string          `json:"stream_name"`
@@ -190,7 +189,7 @@ func callStream(ctx context.Context, c *iii.Client, call recordedCall) (got any,
 	case "stream::send":
 		err = s.Send(ctx, in.Group, in.Type, in.Data)
 	default:
-		err = fmt.Errorf("%s is not known here", call.functionID)
+		err = fmt.Errorf("unknown function %s", call.functionID)
 	}
 	return got, err
 }

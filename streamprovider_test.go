@@ -17,11 +17,11 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// shelf is a StreamProvider in memory. Each change reads and writes the item, so
-// concurrent changes to an item are lost unless the caller isolates them.
+// shelf is an in-memory StreamProvider. It has no Update method, so concurrent updates of an
+// item would overwrite each other if the client did not serialize them.
 type shelf struct {
 	mu    sync.Mutex
-	items map[string]map[string]json.RawMessage // by group and item
+	items map[string]map[string]json.RawMessage // by group and item id
 	fail  error
 }
 
@@ -69,7 +69,7 @@ func (s *shelf) Groups(context.Context, iii.StreamListGroupsInput) ([]string, er
 	return slices.Sorted(maps.Keys(s.items)), s.fail
 }
 
-// updatingShelf implements updates itself.
+// updatingShelf has its own Update method.
 type updatingShelf struct {
 	shelf
 	updates []iii.StreamUpdateInput
@@ -80,7 +80,8 @@ func (s *updatingShelf) Update(_ context.Context, in iii.StreamUpdateInput) (iii
 	return iii.StreamUpdateResult{OldValue: json.RawMessage("1"), NewValue: json.RawMessage("2")}, nil
 }
 
-// provide connects a worker that stores a stream, and another one that uses it.
+// provide connects a worker that provides a stream. It returns a second client, which uses the
+// stream.
 func provide(t *testing.T, name string, p iii.StreamProvider, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	e := iiitest.Start(t)
@@ -89,8 +90,8 @@ func provide(t *testing.T, name string, p iii.StreamProvider, opts ...iii.Option
 		t.Fatal(err)
 	}
 	user := connect(t, e, iii.WithDialContext(e.DialContext))
-	// The engine handles the messages of a worker in order: an answer to a call that
-	// follows the registrations confirms them.
+	// The engine handles a worker's messages in order. Once this call returns, the provider is
+	// registered.
 	if err := owner.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -139,12 +140,12 @@ func TestStreamProvider(t *testing.T) {
 	value, ok, err = own.Delete(ctx, "g", "j")
 	check(t, "delete of nothing", found[map[string]int]{}, found[map[string]int]{value, ok}, err)
 
-	// The engine itself stores nothing.
+	// Nothing is stored in the engine itself.
 	streams, err := c.Streams(ctx)
 	check(t, "streams of the engine", []iii.StreamSummary{}, streams, err)
 }
 
-// Callers receive the errors of a provider, and an error for invalid stored values.
+// Callers receive a provider's errors. Invalid stored values are errors, too.
 func TestStreamProviderErrors(t *testing.T) {
 	s := &shelf{fail: &iii.Error{Code: "disk_full", Message: "no room"}}
 	c := provide(t, "own", s)
@@ -172,7 +173,7 @@ func TestStreamProviderErrors(t *testing.T) {
 	}
 	var remote *iii.Error
 	if _, err := own.Update(ctx, "g", "i", iii.OpIncrement("", 1)); !errors.As(err, &remote) || !strings.Contains(remote.Message, "the item is not valid JSON") {
-		t.Errorf("update of an item in bad shape: %v", err)
+		t.Errorf("update of an invalid item: %v", err)
 	}
 }
 
@@ -188,8 +189,7 @@ func TestStreamProviderThatUpdates(t *testing.T) {
 	}
 }
 
-// Updates of an item, which read and write it, are isolated from each other and from its
-// Sets and Deletes.
+// Updates of an item are not lost when they run concurrently.
 func TestStreamProviderUpdatesConcurrent(t *testing.T) {
 	const callers, rounds = 8, 20
 	c := provide(t, "own", &shelf{})
@@ -221,7 +221,7 @@ func TestStreamProviderUpdatesConcurrent(t *testing.T) {
 	}
 }
 
-// heldShelf lets a test delay a Get.
+// heldShelf is a shelf whose Get waits for the test.
 type heldShelf struct {
 	shelf
 	entered, leave chan struct{}
@@ -233,8 +233,8 @@ func (s *heldShelf) Get(ctx context.Context, in iii.StreamGetInput) (json.RawMes
 	return s.shelf.Get(ctx, in)
 }
 
-// While an update reads an item, a Set of that item waits, and Sets of other items do
-// not.
+// While an update has read an item but not written it, a Set of the same item waits. A Set of
+// another item does not.
 func TestStreamProviderUpdateKeepsSetAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &heldShelf{entered: make(chan struct{}), leave: make(chan struct{})}
@@ -257,7 +257,7 @@ func TestStreamProviderUpdateKeepsSetAway(t *testing.T) {
 		}
 		synctest.Wait()
 		if early := s.items["g"]["i"]; early != nil {
-			t.Errorf("the Set came through: %s", early)
+			t.Errorf("the Set did not wait: %s", early)
 		}
 		close(s.leave)
 	})
@@ -303,8 +303,8 @@ func TestHandleStreamRefuses(t *testing.T) {
 	})
 }
 
-// The provider answers the engine's recorded requests as recorded. The update is an exception,
-// because the recorded provider returned an invented result.
+// The provider sends the recorded replies, except for updates, where the recorded provider
+// returned a made-up result.
 func TestStreamProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	owner := connect(t, e, iii.WithName("owner"))

@@ -19,7 +19,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// told is a received message without its time.
+// told formats a message without its timestamp.
 func told(m iii.StreamMessage) string {
 	id := "-"
 	if m.ID != nil {
@@ -74,14 +74,14 @@ func TestSubscribe(t *testing.T) {
 				t.Errorf("envelope: %+v", m)
 			}
 			if len(got) >= 2 && len(steps) > 0 {
-				// Run steps up to the next one whose change the subscription receives.
+				// Run steps up to and including the next one that the subscriptions report.
 				for n := len(steps); n == len(steps); {
 					if err := steps[0](); err != nil {
 						t.Fatal(err)
 					}
 					steps = steps[1:]
 					if len(steps) == 2 {
-						n = len(steps) // the change in the other room
+						n = len(steps) // a change in another room is not reported
 					}
 				}
 			}
@@ -96,20 +96,21 @@ func TestSubscribe(t *testing.T) {
 			`chat/room/m1 update "hi!"`,
 			`chat/room/- event {"data":"u2","type":"typing"}`,
 			`chat/room/m1 delete "hi!"`,
-			`chat/room/m0 update "after"`, // once for each subscription
+			`chat/room/m0 update "after"`, // reported once per subscription
 			`chat/room/m0 update "after"`,
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("messages (-want +got):\n%s", diff)
 		}
-		first, second := <-left, <-left // leaving the loop has closed the connection
+		first, second := <-left, <-left // ending the loop has closed the connection
 		if first.StreamName != "chat" || second.StreamName != "chat" || (first.SubscriptionID == "one") == (second.SubscriptionID == "one") {
 			t.Errorf("left: %+v, %+v", first, second)
 		}
 	})
 }
 
-// After a reconnection, the state is sent again and includes the changes that were missed.
+// After a reconnect, the subscriber receives the current items again, including missed
+// changes.
 func TestSubscribeComesBack(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		setItem(t, c, "chat", "room", "m0", 0)
@@ -144,7 +145,7 @@ func TestSubscribeComesBack(t *testing.T) {
 	})
 }
 
-// A handler of stream:join rejects subscribers by the context that the auth function returned.
+// The join function rejects subscribers by the context that the auth function returned.
 func TestSubscribeRefused(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		type user struct {
@@ -203,20 +204,20 @@ func TestSubscribeRefused(t *testing.T) {
 	}, iiitest.WithStreamAuth("streams::auth"))
 }
 
-// lastError runs the loop to its end and returns the error. The loop must yield the error
-// exactly once, as the last element.
+// lastError consumes messages, calls each for every message, and returns the final error.
+// There must be exactly one error, at the end.
 func lastError(t *testing.T, messages iter.Seq2[iii.StreamMessage, error], each func(iii.StreamMessage)) (last error) {
 	t.Helper()
 	for m, err := range messages {
 		if last != nil {
-			t.Errorf("something comes after the error %v", last)
+			t.Errorf("an element follows the error %v", last)
 		}
 		if last = err; err == nil {
 			each(m)
 		}
 	}
 	if last == nil {
-		t.Fatal("the loop ends without an error")
+		t.Fatal("the loop ended without an error")
 	}
 	return last
 }
@@ -226,8 +227,8 @@ var room = iii.StreamSubscription{StreamName: "chat", GroupID: "room"}
 func TestSubscribeEndsWithContext(t *testing.T) {
 	reason := errors.New("enough")
 	tests := map[string]struct {
-		wire func(w *wire) // before
-		at   time.Duration // when ctx ends
+		wire func(w *wire) // called first
+		at   time.Duration // when ctx is canceled
 		want string
 	}{
 		"waiting":    {nil, time.Minute, "iii: subscribe: context canceled: enough"},
@@ -282,8 +283,8 @@ func TestSubscribeGivesUp(t *testing.T) {
 	})
 }
 
-// A silent peer is detected within a minute. Neither a peer that answers pings nor a slow loop
-// ends the connection.
+// A silent server is detected after a minute. The connection stays open if the server sends
+// only pongs, and if the loop body is slow.
 func TestSubscribeKeepalive(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		w.set(func(w *wire) { w.mute = true })
@@ -293,9 +294,9 @@ func TestSubscribeKeepalive(t *testing.T) {
 		messages := 0
 		err := lastError(t, w.subscribe(ctx, room), func(m iii.StreamMessage) {
 			switch messages++; messages {
-			case 1: // over the second connection
+			case 1: // from the second connection
 				if took := time.Since(began); took < time.Minute || took > 63*time.Second {
-					t.Errorf("the silence was noticed after %v", took)
+					t.Errorf("the silence was detected after %v", took)
 				}
 				time.AfterFunc(time.Hour, func() { setItem(t, c, "chat", "room", "m1", "quiet") })
 			case 2:
@@ -319,16 +320,16 @@ func TestSubscribeKeepalive(t *testing.T) {
 	})
 }
 
-// Leaving a loop takes only a moment, even if the peer no longer reads.
+// Ending the loop takes only a moment, even if the server no longer reads.
 func TestSubscribeLeavesStuckPeer(t *testing.T) {
 	streamBubble(t, func(t *testing.T, _ *iii.Client, w *wire) {
-		w.set(func(w *wire) { w.passes = 2 }) // handshake and join
+		w.set(func(w *wire) { w.passes = 2 }) // the handshake and the join message
 		var left time.Time
 		for _, err := range w.subscribe(t.Context(), room) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(21 * time.Second) // a ping is in transit and does not arrive
+			time.Sleep(21 * time.Second) // a ping has been sent but not delivered
 			left = time.Now()
 			break
 		}
@@ -361,8 +362,7 @@ func TestSubscribeArguments(t *testing.T) {
 	}
 }
 
-// socketServer is a scripted stream socket: it sends its messages once a client has
-// joined.
+// socketServer is a scripted stream socket. It sends messages after a client has joined.
 func socketServer(t *testing.T, messages ...string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -400,7 +400,6 @@ func TestSubscribeMalformed(t *testing.T) {
 	}
 }
 
-// A ping of the server is answered.
 func TestSubscribeAnswersPings(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
@@ -414,7 +413,7 @@ func TestSubscribeAnswersPings(t *testing.T) {
 		if err := conn.WriteControl(websocket.PingMessage, []byte("pong"), time.Time{}); err != nil {
 			return
 		}
-		for err == nil { // the join, the pong, the Close frame
+		for err == nil { // reads the join message, the pong and the Close frame
 			_, _, err = conn.ReadMessage()
 		}
 		if !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
@@ -430,7 +429,7 @@ func TestSubscribeAnswersPings(t *testing.T) {
 	}
 }
 
-// Recorded messages of the socket are decoded unchanged.
+// Recorded messages are decoded without loss.
 func TestSubscribeAsRecorded(t *testing.T) {
 	var sent []string
 	for _, e := range readRecording(t, "stream-socket") {
@@ -455,7 +454,7 @@ func TestSubscribeAsRecorded(t *testing.T) {
 			t.Errorf("message %d: %v", i-1, err)
 		}
 	}
-	if i != len(sent) || i < 7 { // the refusal is the last message
+	if i != len(sent) || i < 7 { // the last message is the rejection
 		t.Errorf("%d of %d messages", i, len(sent))
 	}
 }

@@ -24,23 +24,23 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// replica is one of several workers that serve the same functions.
+// replica is one of several workers that register the same functions.
 type replica struct {
 	*iii.Client
 	functions []*iii.Function
 
 	mu     sync.Mutex
 	states []iii.ConnectionState
-	errs   []error // the notifications of the state listener
+	errs   []error // errors passed to the state listener
 }
 
-// startReplica connects a worker with the functions that setup registers.
+// startReplica connects a worker after setup has registered its functions.
 func startReplica(t *testing.T, e *iiitest.Engine, name string, setup func(r *replica), opts ...iii.Option) *replica {
 	t.Helper()
 	return startReplicaAt(t, e, e.URL(), name, setup, opts...)
 }
 
-// startReplicaAt is like startReplica, at another port of the engine.
+// startReplicaAt is like startReplica, but connects to url.
 func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup func(r *replica), opts ...iii.Option) *replica {
 	t.Helper()
 	r := &replica{}
@@ -65,7 +65,8 @@ func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup fun
 	return r
 }
 
-// serve registers functions that return the name of the worker.
+// serveName returns a setup function. The functions that it registers return the worker's
+// name.
 func serveName(t *testing.T, ids ...string) func(r *replica) {
 	return func(r *replica) {
 		t.Helper()
@@ -88,7 +89,7 @@ func (r *replica) refused() (n int) {
 	return n
 }
 
-// told counts the notifications of the state listener: refusals and takeovers.
+// told returns how many rejections and takeovers the state listener received.
 func (r *replica) told() (refusals, takeovers int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -102,11 +103,12 @@ func (r *replica) told() (refusals, takeovers int) {
 	return refusals, takeovers
 }
 
-// inPlaceOf maps the messages of engines with triggers to those of engines with observers.
+// inPlaceOf maps message types to those used by engines that have observers instead of
+// triggers.
 var inPlaceOf = map[string]string{"registertrigger": "observe", "unregistertrigger": "unobserve"}
 
-// sent lists the messages of a type, or of its replacement, that a worker has sent since
-// a time, with their ids.
+// sent returns the ids and times of all messages of a kind that a worker has sent since a
+// given time. It includes the equivalents listed in inPlaceOf.
 func sent(e *iiitest.Engine, name, kind string, since time.Time) (ids []string, at []time.Time) {
 	for _, f := range e.Frames() {
 		if f.WorkerName == name && !f.Time.Before(since) && f.Direction == iiitest.ToEngine && (f.Type() == kind || f.Type() == inPlaceOf[kind]) {
@@ -140,7 +142,7 @@ func TestRefusedFunctionsAreTakenOverWhenTheirOwnerLeaves(t *testing.T) {
 						b := startReplica(t, e, "new", serveName(t, manyIDs(n)...))
 						synctest.Wait()
 						if got := b.refused(); got != n || b.Stats().FunctionsRefused != n {
-							t.Fatalf("%d functions are refused, the counter says %d; want %d", got, b.Stats().FunctionsRefused, n)
+							t.Fatalf("%d functions are refused, the counter is %d; want %d", got, b.Stats().FunctionsRefused, n)
 						}
 						time.Sleep(stood)
 						began := time.Now()
@@ -149,14 +151,14 @@ func TestRefusedFunctionsAreTakenOverWhenTheirOwnerLeaves(t *testing.T) {
 							time.Sleep(10 * time.Millisecond)
 						}
 						if took := time.Since(began); took > 3*time.Second {
-							t.Errorf("%d of %d functions are refused %v after their owner has gone", b.refused(), n, took)
+							t.Errorf("%d of %d functions are still refused %v after their owner has disconnected", b.refused(), n, took)
 						}
 						if got, err := iii.Call[string](t.Context(), b.Client, "orders::f0", nil); err != nil || got != "new" {
-							t.Errorf("the function answers %q, %v", got, err)
+							t.Errorf("the function returns %q, %v", got, err)
 						}
 						synctest.Wait()
 						if refusals, takeovers := b.told(); refusals != n || takeovers != n {
-							t.Errorf("the state listener heard of %d refusals and %d takeovers, want %d of each", refusals, takeovers, n)
+							t.Errorf("the state listener received %d refusals and %d takeovers, want %d of each", refusals, takeovers, n)
 						}
 					})
 				})
@@ -165,8 +167,8 @@ func TestRefusedFunctionsAreTakenOverWhenTheirOwnerLeaves(t *testing.T) {
 	}
 }
 
-// The limit of attempts holds in any second, except for the first registration and the
-// moment when the owner leaves.
+// While the owner stays connected, retries are limited to 200 per second. The test does not
+// count the first registration.
 func TestRepeatedRegistrationsAreLimited(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		const n = 1000
@@ -211,7 +213,7 @@ func TestFirstAttemptComesAfterAQuarterOfASecond(t *testing.T) {
 	})
 }
 
-// A live owner may release one function.
+// An owner may unregister a single function while it stays connected.
 func TestFunctionGivenUpByALivingOwnerIsTakenOver(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		old := startReplica(t, e, "old", serveName(t, manyIDs(300)...))
@@ -234,8 +236,8 @@ func TestFunctionGivenUpByALivingOwnerIsTakenOver(t *testing.T) {
 	})
 }
 
-// Function.Err keeps the refusal across a reconnection. It becomes nil only when this worker
-// serves the function.
+// Function.Err keeps returning the rejection across reconnects, until this worker serves the
+// function.
 func TestRefusalDoesNotFlicker(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "old", serveName(t, "f"))
@@ -257,12 +259,12 @@ func TestRefusalDoesNotFlicker(t *testing.T) {
 			t.Error("Err was nil while the other worker owned the function")
 		}
 		if refusals, takeovers := b.told(); refusals != 1 || takeovers != 0 {
-			t.Errorf("the state listener heard of %d refusals and %d takeovers, want 1 and 0", refusals, takeovers)
+			t.Errorf("the state listener received %d refusals and %d takeovers, want 1 and 0", refusals, takeovers)
 		}
 	})
 }
 
-// serveAll registers a function of each kind that has a trigger.
+// serveAll returns a setup function that registers one function for every kind of trigger.
 func serveAll(t *testing.T, ran func(kind, worker string)) func(r *replica) {
 	return func(r *replica) {
 		t.Helper()
@@ -295,7 +297,7 @@ func serveAll(t *testing.T, ran func(kind, worker string)) func(r *replica) {
 	}
 }
 
-// get requests a route of the engine over a new connection.
+// get sends a GET request to a route, over a new connection.
 func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string) {
 	t.Helper()
 	transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
@@ -312,8 +314,8 @@ func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string)
 	return resp.StatusCode, string(b)
 }
 
-// Each event fires once before, during and after an update, on the worker that serves the
-// function. A replica that fails changes nothing.
+// Before, during and after an update, every event fires exactly once, on the worker that
+// serves the function. A replica that fails makes no difference.
 func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		var mu sync.Mutex
@@ -353,12 +355,12 @@ func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 				t.Errorf("served by %s: runs (-want +got):\n%s", serving, diff)
 			}
 			if status, body := get(t, e, "/orders/1"); status != 200 || body != serving {
-				t.Errorf("the route answers %d %q, want 200 %q", status, body, serving)
+				t.Errorf("the route responds with %d %q, want 200 %q", status, body, serving)
 			}
 		}
 		a := startReplica(t, e, "a", serveAll(t, count))
 		round("a", 5)
-		// A canary comes and fails.
+		// Start a canary, which fails.
 		canary := startReplica(t, e, "canary", serveAll(t, count))
 		round("a", 5)
 		if ids, _ := sent(e, "canary", "registertrigger", time.Time{}); len(ids) > 0 {
@@ -366,7 +368,7 @@ func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 		}
 		_ = canary.Close()
 		round("a", 5)
-		// The next version takes over.
+		// Start the next version, which takes over.
 		b := startReplica(t, e, "b", serveAll(t, count))
 		round("a", 5)
 		if err := a.Shutdown(t.Context()); err != nil {
@@ -374,7 +376,7 @@ func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		if n := b.refused(); n != 0 {
-			t.Errorf("%d functions are refused still", n)
+			t.Errorf("%d functions are still refused", n)
 		}
 		round("b", 5)
 		ids, _ := sent(e, "b", "registertrigger", time.Time{})
@@ -385,13 +387,13 @@ func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 	})
 }
 
-// Between removing the functions and the triggers of an ended connection, the engine
-// could remove the route of the worker that has taken the functions over.
+// When a connection ends, the engine first removes the worker's functions and then its
+// triggers. A route registered between these two steps could be removed, too.
 func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		cleanup time.Duration // time between the two steps in the engine
-		latest  time.Duration // time until the route responds permanently
+		cleanup time.Duration // time between the two steps
+		latest  time.Duration // when the route must respond reliably
 	}{
 		{"at once", 0, time.Second},
 		{"soon", 700 * time.Millisecond, 1200 * time.Millisecond},
@@ -419,19 +421,19 @@ func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
 				}
 				_, at := sent(e, "b", "registertrigger", time.Time{})
 				if len(at) != 6 || hasTriggers(e) && at[0].Before(cleaned) {
-					t.Errorf("%d triggers sent; the engine was done with the former ones %v after their connection ended, the first came after %v",
+					t.Errorf("%d triggers sent; the engine removed the former ones %v after their connection ended, the first was sent after %v",
 						len(at), cleaned.Sub(began), at[0].Sub(began))
 				}
 				if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-					t.Errorf("the route answers %d %q", status, body)
+					t.Errorf("the route responds with %d %q", status, body)
 				}
 			})
 		})
 	}
 }
 
-// A worker that drains for a long time remains connected, but does not block the worker that
-// has taken over its functions.
+// A worker that drains for a long time stays connected. It must not block the worker that has
+// taken over its functions.
 func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		working := make(chan struct{})
@@ -448,19 +450,19 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 		go func() { drained <- a.Shutdown(context.Background()) }()
 		time.Sleep(600 * time.Millisecond)
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q while its former owner drains", status, body)
+			t.Errorf("the route responds with %d %q while its former owner drains", status, body)
 		}
 		if err := <-drained; err != nil {
 			t.Error(err)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q after its former owner has gone", status, body)
+			t.Errorf("the route responds with %d %q after its former owner has disconnected", status, body)
 		}
 	})
 }
 
-// If a reconnecting worker finds that another worker serves its functions, it does not send
-// their triggers.
+// If another worker has taken over the functions of a worker that reconnects, the worker does
+// not register triggers for them.
 func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 10_000, MaxDelayMs: 10_000, BackoffMultiplier: 1}))
@@ -476,10 +478,10 @@ func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
 			t.Errorf("the first replica is %v with %d refused functions", a.State(), a.refused())
 		}
 		if ids, _ := sent(e, "a", "registertrigger", away); len(ids) > 0 {
-			t.Errorf("it has sent the triggers %q", ids)
+			t.Errorf("the first replica has sent the triggers %q", ids)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q", status, body)
+			t.Errorf("the route responds with %d %q", status, body)
 		}
 	})
 }
@@ -502,7 +504,7 @@ func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
 			t.Errorf("Err = %v, want the refusal of the function", trigger.Err())
 		}
 		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Equal(ids, []string{foreign.ID()}) || foreign.Err() != nil {
-			t.Errorf("sent %q, want the trigger of the other worker's function alone; its error is %v", ids, foreign.Err())
+			t.Errorf("sent %q, want only the trigger of the other worker's function; its error is %v", ids, foreign.Err())
 		}
 		_ = a.Close()
 		time.Sleep(3 * time.Second)
@@ -510,7 +512,7 @@ func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
 			t.Error(err)
 		}
 		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Contains(ids, trigger.ID()) {
-			t.Error("the trigger has not followed its function")
+			t.Error("the trigger was not registered with its function")
 		}
 		if err := trigger.Unregister(); err != nil {
 			t.Error(err)
@@ -518,8 +520,8 @@ func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
 	})
 }
 
-// A trigger that was never registered is not unregistered: its id may belong to a trigger
-// of the other replica.
+// A trigger that was never sent is not unregistered, because the other replica may have a
+// trigger of the same id.
 func TestHeldTriggersAreNotTakenBack(t *testing.T) {
 	for _, how := range []string{"unregister", "shutdown", "unregister the function"} {
 		t.Run(how, func(t *testing.T) {
@@ -550,15 +552,15 @@ func TestHeldTriggersAreNotTakenBack(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 				if ids, _ := sent(e, "b", "unregistertrigger", time.Time{}); len(ids) > 0 {
-					t.Errorf("taken back: %q", ids)
+					t.Errorf("unregistered: %q", ids)
 				}
 			})
 		})
 	}
 }
 
-// A call that is made after a trigger finds the trigger registered, even if the trigger
-// has waited for its function.
+// A call is sent after all triggers registered before it, even if a trigger had to wait for
+// its function.
 func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", func(*replica) {})
@@ -578,20 +580,20 @@ func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 			}
 		}
 		if n := c.Stats().Buffered; n != 0 {
-			t.Errorf("%d requests are left behind", n)
+			t.Errorf("%d requests are still buffered", n)
 		}
 	})
 }
 
-// The engine rejects a route if another worker has the same path with other parameter
-// names.
+// A route conflicts with that of another worker if they differ only in the names of
+// parameters.
 func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025} {
 		t.Run(protocol.String(), func(t *testing.T) {
 			routeWithOtherParameterNamesIsTakenOver(t, protocol, iii.CodeTriggerRegistrationFailed, 3*time.Second)
 		})
 	}
-	t.Run("0.26", func(t *testing.T) { // the engine waits 5 s for a lost worker
+	t.Run("0.26", func(t *testing.T) { // an engine keeps observers of a lost worker for 5 s
 		routeWithOtherParameterNamesIsTakenOver(t, iiitest.Protocol026, iii.CodeHTTPRouteConflict, 8*time.Second)
 	})
 }
@@ -620,12 +622,12 @@ func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Prot
 			t.Error(err)
 		}
 		if status, body := get(t, e, "/users/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q", status, body)
+			t.Errorf("the route responds with %d %q", status, body)
 		}
 	}, iiitest.WithProtocol(protocol))
 }
 
-// A rejection because of the registration itself is final.
+// If a registration is rejected because it is invalid, the client does not retry it.
 func TestWhatNobodyHoldsIsNotTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", serveName(t, "engine::mine"), iii.WithNamespace("blue"))
@@ -667,7 +669,7 @@ func TestWorkerWaitsForItsName(t *testing.T) {
 			}
 			rejected := new(iii.RejectedError)
 			if len(b.errs) != 1 || !errors.As(b.errs[0], &rejected) || rejected.WorkerName != "orders" {
-				t.Errorf("the state listener was told %v, want the refusal once", b.errs)
+				t.Errorf("the state listener received %v, want the refusal once", b.errs)
 			}
 		})
 	})
@@ -684,7 +686,7 @@ func TestWorkerWaitsForItsName(t *testing.T) {
 			err = b.Connect(ctx)
 			rejected := new(iii.RejectedError)
 			if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &rejected) || rejected.Code != "WORKER_NAMESPACE_CONFLICT" {
-				t.Errorf("Connect = %v, want the deadline and the refusal", err)
+				t.Errorf("Connect = %v, want both the deadline and the refusal", err)
 			}
 		})
 	})
@@ -704,8 +706,8 @@ func TestWorkerWaitsForItsName(t *testing.T) {
 	})
 }
 
-// A request that reaches a draining or overloaded worker is answered with a 503 and the
-// time for a retry.
+// If the worker is draining or overloaded, the response has status 503 and a Retry-After
+// header.
 func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 	for _, test := range []struct {
 		name, code string
@@ -732,7 +734,7 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 				<-working
 				drained := make(chan error, 1)
 				if test.name == "overloaded" {
-					for range 10_000 { // what may wait for a handler
+					for range 10_000 { // fills the queue of invocations
 						if err := caller.Send(t.Context(), "http::GET/orders", nil); err != nil {
 							t.Fatal(err)
 						}
@@ -745,7 +747,7 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 					body   string
 				}
 				answers := make(chan answer, 1)
-				go func() { // waits for its turn, and is rejected
+				go func() { // waits in the queue, and is rejected
 					transport := &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}
 					defer transport.CloseIdleConnections()
 					resp, err := (&http.Client{Transport: transport}).Get(e.HTTPURL() + "/orders")
@@ -764,7 +766,7 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 				}
 				got := <-answers
 				if got.status != 503 || got.retry != "1" || !strings.Contains(got.body, test.code) {
-					t.Errorf("answered %+v, want a 503 with Retry-After and %s", got, test.code)
+					t.Errorf("response %+v, want a 503 with Retry-After and %s", got, test.code)
 				}
 				close(done)
 				if test.name == "draining" {
@@ -777,13 +779,12 @@ func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
 	}
 }
 
-// The test runs a rolling update and a failed canary under load, and checks the answers to
-// clients of a route and to callers of a function.
+// TestReplicasUnderLoad runs a rolling update and a failed canary under load.
 func TestReplicasUnderLoad(t *testing.T) {
 	const perSecond = 300
-	// load requests the route and calls the function perSecond times each until stop is
-	// called. stop returns the outcomes and the longest gap without an answer of a
-	// worker.
+	// load requests the route and calls the function, both perSecond times a second, until
+	// stop is called. The stop function returns the outcomes and the longest time during which
+	// no worker served the route.
 	load := func(t *testing.T, e *iiitest.Engine, caller *replica) (stop func() (routes, calls map[string]int, gap time.Duration)) {
 		var mu sync.Mutex
 		routes, calls := map[string]int{}, map[string]int{}
@@ -872,17 +873,16 @@ func TestReplicasUnderLoad(t *testing.T) {
 			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
 				t.Error("the new replica does not serve")
 			}
-			// HTTP clients may receive the engine's own answer for a route without a
-			// worker; callers receive the error that guarantees that the function has not
-			// run.
+			// For the route, the engine may respond by itself while no worker serves it. For
+			// the function, every error must guarantee that the call has not run.
 			for outcome := range routes {
 				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
-					t.Errorf("the route answered %q", outcome)
+					t.Errorf("the route responded with %q", outcome)
 				}
 			}
 			for outcome := range calls {
 				if !slices.Contains([]string{"a", "b", "function_not_found", "worker_draining"}, outcome) {
-					t.Errorf("the function answered %q", outcome)
+					t.Errorf("the function returned %q", outcome)
 				}
 			}
 			if gap > 3*time.Second {
@@ -904,13 +904,13 @@ func TestReplicasUnderLoad(t *testing.T) {
 			routes, calls, gap := stop()
 			t.Logf("routes %v, calls %v, longest gap %v", routes, calls, gap)
 			if len(routes) != 1 || len(calls) != 1 || routes["a"] < perSecond || calls["a"] < perSecond {
-				t.Errorf("a canary that came and went changed the answers: routes %v, calls %v", routes, calls)
+				t.Errorf("a failed canary changed the outcomes: routes %v, calls %v", routes, calls)
 			}
 		})
 	})
 }
 
-// recordingProvider records the bound triggers.
+// recordingProvider is a trigger provider that records bound triggers.
 type recordingProvider struct {
 	mu    sync.Mutex
 	bound map[string]iii.TriggerBinding
@@ -936,9 +936,9 @@ func (p *recordingProvider) count() int {
 	return len(p.bound)
 }
 
-// The engine assigns a trigger type to the worker that registers it last, and removes it
-// when that worker leaves: the previous provider takes it back. On an engine with
-// observers, the first provider keeps it.
+// On an engine with triggers, the worker that registers a trigger type last provides it. When
+// that worker disconnects, the engine removes the type, and the previous provider registers it
+// again. On an engine with observers, the first provider keeps the type.
 func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		provide := func(p *recordingProvider) func(r *replica) {
@@ -969,7 +969,7 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 			want("with a second one", 0, 1)
 			time.Sleep(time.Minute)
 			want("later", 0, 1)
-		} else { // a function, which its first owner keeps
+		} else { // a function, which stays with its first owner
 			provider, other, left = a, b, &of[1]
 			want("with a second one", 1, 0)
 			time.Sleep(time.Minute)
@@ -978,7 +978,7 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 		_ = provider.Close()
 		time.Sleep(3 * time.Second)
 		if n := left.count(); n != 1 {
-			t.Errorf("after %s has gone %s has %d triggers bound", provider.Name(), other.Name(), n)
+			t.Errorf("after %s was closed, %s has %d triggers bound", provider.Name(), other.Name(), n)
 		}
 		for _, b := range left.bound {
 			if got, err := b.Fire(t.Context(), nil); err != nil || string(got) != `"user"` {
@@ -988,12 +988,12 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 	})
 }
 
-// The client detects that a worker has left, regardless of the number of other
-// registrations.
+// The client notices that a worker has disconnected, however many functions of other workers
+// it waits for.
 func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 	rounds := 5
 	if iii.RaceEnabled {
-		rounds = 1 // each takes seconds
+		rounds = 1 // a round takes seconds
 	}
 	for _, test := range []struct{ leaving, staying int }{{10, 990}, {990, 10}, {500, 500}, {1, 999}} {
 		t.Run(fmt.Sprintf("%d of %d functions", test.leaving, test.leaving+test.staying), func(t *testing.T) {
@@ -1011,9 +1011,9 @@ func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 							time.Sleep(10 * time.Millisecond)
 						}
 						if took := time.Since(began); took > 3*time.Second {
-							t.Fatalf("%d functions are refused %v after their owner has gone", b.refused()-test.staying, took)
+							t.Fatalf("%d functions are still refused %v after their owner has disconnected", b.refused()-test.staying, took)
 						}
-						for _, f := range b.functions[test.staying:] { // and back
+						for _, f := range b.functions[test.staying:] { // register them again, and become a standby
 							if err := f.Unregister(); err != nil {
 								t.Fatal(err)
 							}
@@ -1033,11 +1033,11 @@ func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 	}
 }
 
-// staysAway makes a worker that loses its connection behave like one that was killed.
+// staysAway keeps a worker from reconnecting, as if it had been killed.
 var staysAway = iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 3_600_000, MaxDelayMs: 3_600_000, BackoffMultiplier: 1})
 
-// A connection may break while the triggers wait for the former owner of their functions. The
-// client reconnects as usual.
+// The connection may break while triggers wait for the former owner. The client then
+// reconnects as usual.
 func TestConnectionMayDieDuringATakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
@@ -1068,15 +1068,15 @@ func TestConnectionMayDieDuringATakeover(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		_, at := sent(e, "b", "registertrigger", time.Time{})
 		if len(at) != 6 || at[0].Before(cleaned) {
-			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+			t.Errorf("sent at %v, the former triggers were removed at %v", at, cleaned)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q", status, body)
+			t.Errorf("the route responds with %d %q", status, body)
 		}
 	})
 }
 
-// The client may end at any moment of a takeover.
+// The client can be closed at any point of a takeover.
 func TestClientMayEndDuringATakeover(t *testing.T) {
 	for _, how := range []string{"closed", "shut down"} {
 		for after := time.Duration(0); after < 3*time.Second; after += 170 * time.Millisecond {
@@ -1106,8 +1106,7 @@ func TestClientMayEndDuringATakeover(t *testing.T) {
 	}
 }
 
-// A program may register a trigger as soon as it receives the notice of the takeover. The
-// trigger waits like those registered before.
+// A trigger registered in response to the takeover notice waits like the others.
 func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
@@ -1138,12 +1137,12 @@ func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		_, at := sent(e, "b", "registertrigger", time.Time{})
 		if len(at) == 0 || at[0].Before(cleaned) {
-			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+			t.Errorf("sent at %v, the former triggers were removed at %v", at, cleaned)
 		}
 	})
 }
 
-// The engine does not list a worker that has not reported its process id.
+// An engine does not list a worker that has not reported its process id.
 func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		e.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -1175,15 +1174,15 @@ func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		_, at := sent(e, "b", "registertrigger", time.Time{})
 		if len(at) != 6 || hasTriggers(e) && at[0].Before(cleaned) {
-			t.Errorf("sent at %v, the former triggers were gone at %v", at, cleaned)
+			t.Errorf("sent at %v, the former triggers were removed at %v", at, cleaned)
 		}
 		if status, body := get(t, e, "/orders/1"); status != 200 || body != "b" {
-			t.Errorf("the route answers %d %q", status, body)
+			t.Errorf("the route responds with %d %q", status, body)
 		}
 	})
 }
 
-// Triggers of other workers that run the function remain, and do not delay the takeover.
+// Triggers of a third worker for the same function are kept. They do not delay the takeover.
 func TestTriggersDoNotWaitForThoseOfThirdWorkers(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}))
@@ -1208,14 +1207,14 @@ func TestTriggersDoNotWaitForThoseOfThirdWorkers(t *testing.T) {
 	})
 }
 
-// Access control may hide the listings that a takeover requires, and adds a prefix to the
-// ids of functions.
+// Access control may hide the listings that a takeover relies on, and may add a prefix to
+// function ids.
 func TestTakeoverBehindAccessControl(t *testing.T) {
 	const workers, triggers = "engine::workers::list", "engine::registered-triggers::list"
 	for _, test := range []struct {
 		name    string
 		exposed []string
-		within  time.Duration // the route answers
+		within  time.Duration // until the route responds
 	}{
 		{"everything may be listed", []string{workers, triggers}, 3 * time.Second},
 		{"workers may be listed", []string{workers}, 3 * time.Second},
@@ -1259,7 +1258,7 @@ func TestTakeoverBehindAccessControl(t *testing.T) {
 						time.Sleep(10 * time.Millisecond)
 					}
 					if took := time.Since(began); took > test.within {
-						t.Errorf("the route answers after %v", took)
+						t.Errorf("the route responds only after %v", took)
 					}
 				}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}))
 			})
@@ -1282,7 +1281,7 @@ func TestTakeoverInANamespace(t *testing.T) {
 			t.Fatalf("refused: %d, %d, %d", other.refused(), a.refused(), b.refused())
 		}
 		if ids, _ := sent(e, "b", "registertrigger", time.Time{}); !slices.Equal(ids, []string{foreign.ID()}) {
-			t.Errorf("sent %q, want the trigger of the other namespace's function alone", ids)
+			t.Errorf("sent %q, want only the trigger of the function in the other namespace", ids)
 		}
 		_ = a.Close()
 		time.Sleep(3 * time.Second)
@@ -1292,7 +1291,7 @@ func TestTakeoverInANamespace(t *testing.T) {
 	})
 }
 
-// memoryStream stores a stream in memory and identifies its owner.
+// memoryStream is a stream provider whose items reveal which worker provides them.
 type memoryStream struct{ name string }
 
 func (s memoryStream) Get(context.Context, iii.StreamGetInput) (json.RawMessage, error) {
@@ -1311,7 +1310,7 @@ func (memoryStream) Groups(context.Context, iii.StreamListGroupsInput) ([]string
 	return nil, nil
 }
 
-// Functions without a handler in the program are taken over like others.
+// Functions that have no handler in the program are taken over, too.
 func TestProvidedStreamsAndHTTPFunctionsAreTakenOver(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		setup := func(r *replica) {
@@ -1337,16 +1336,16 @@ func TestProvidedStreamsAndHTTPFunctionsAreTakenOver(t *testing.T) {
 		}
 		got, _, err := iii.NewStream[string](b.Client, "chat").Get(t.Context(), "g", "i")
 		if err != nil || got != "b" {
-			t.Errorf("the stream answers %q, %v", got, err)
+			t.Errorf("the stream returns %q, %v", got, err)
 		}
 		refusals, takeovers := b.told()
 		if refusals != 7 || takeovers != 7 {
-			t.Errorf("the state listener heard of %d refusals and %d takeovers", refusals, takeovers)
+			t.Errorf("the state listener received %d refusals and %d takeovers", refusals, takeovers)
 		}
 	})
 }
 
-// counted counts the lines of a log by message.
+// counted is a log that counts messages.
 type counted struct {
 	mu    sync.Mutex
 	lines map[string]int
@@ -1407,18 +1406,18 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 			t.Errorf("%d takeovers of functions and %d of routes are logged, want 5 and 2", n, m)
 		}
 		if refusals, takeovers := b.told(); refusals != 5 || takeovers != 5 {
-			t.Errorf("the state listener heard of %d refusals and %d takeovers, want 5 of each", refusals, takeovers)
+			t.Errorf("the state listener received %d refusals and %d takeovers, want 5 of each", refusals, takeovers)
 		}
 		for message, n := range log.lines {
-			if n > 12 { // connections
+			if n > 12 { // number of connections
 				t.Errorf("%d times: %s", n, message)
 			}
 		}
 	})
 }
 
-// An engine with triggers silently drops a trigger type that access control forbids. On
-// an engine with observers, a type is a function.
+// An engine with triggers silently drops a trigger type if access control forbids it. On an
+// engine with observers, a trigger type is a function.
 func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "gate", func(r *replica) {
@@ -1441,8 +1440,8 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)
 }
 
-// A worker that waits for its name can be ended at any time, and fails for the same reasons as
-// other workers.
+// A worker that waits for its name can be closed at any time. It fails for the same reasons as
+// any other worker.
 func TestWorkerThatWaitsForItsName(t *testing.T) {
 	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 		t.Helper()
@@ -1578,18 +1577,18 @@ func TestWorkerThatWaitsForItsName(t *testing.T) {
 			}
 			a.mu.Unlock()
 			if told != 1 {
-				t.Errorf("its listener was told %d times that it waits", told)
+				t.Errorf("its listener was notified %d times that it waits", told)
 			}
 			_ = b.Close()
 			time.Sleep(3 * time.Second)
 			if a.State() != iii.ConnectionStateConnected {
-				t.Errorf("the first one is %v after the second has gone", a.State())
+				t.Errorf("the first one is %v after the second was closed", a.State())
 			}
 		})
 	})
 }
 
-// frames lists the messages of a type from workers with a name.
+// frames returns all messages of a kind from workers with the given name.
 func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
 	for _, f := range e.Frames() {
 		if f.WorkerName == name && f.Direction == iiitest.ToEngine && (f.Type() == kind || f.Type() == inPlaceOf[kind]) {
@@ -1599,13 +1598,13 @@ func frames(e *iiitest.Engine, name, kind string) (list []iiitest.Frame) {
 	return list
 }
 
-// churn is a replica whose functions appear and disappear.
+// churn is a replica that keeps adding and removing functions.
 type churn struct {
 	*replica
 	t         *testing.T
 	functions map[string]*iii.Function
 	triggers  map[string]*iii.Trigger
-	extra     []*iii.Trigger // of functions without an owner
+	extra     []*iii.Trigger // for functions that nobody registers
 }
 
 func (c *churn) add(id string) {
@@ -1635,13 +1634,13 @@ func (c *churn) remove(id string, alone bool) {
 	delete(c.functions, id)
 }
 
-// checkHeldTriggers checks the log of messages. A trigger must not be sent before the pong
-// that follows the registration of its function on the same connection, nor while the latest
-// registration of the function is rejected.
+// checkHeldTriggers checks the engine's log. A trigger must not be sent before the
+// registration of its function has been confirmed by a pong, or while that registration is
+// rejected. It returns the number of triggers sent.
 func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	t.Helper()
 	type attempt struct {
-		ping      int // that settles it
+		ping      int // ping that confirms it
 		refused   bool
 		confirmed bool
 	}
@@ -1668,10 +1667,10 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 			t.Fatal(err)
 		}
 		switch m.Type {
-		case "observe": // the engine has confirmed the function by then
+		case "observe": // the engine has confirmed the function
 			triggers++
 			if a := c.attempts[m.Target.FunctionID]; a != nil && !a.confirmed && (a.refused || c.pongs < a.ping) {
-				t.Errorf("the observer of %s came before the answer about its function, refused: %v", m.Target.FunctionID, a.refused)
+				t.Errorf("the observer of %s was sent before the reply about its function, refused: %v", m.Target.FunctionID, a.refused)
 			}
 		case "functionregistered":
 			if a := c.attempts[m.ID]; a != nil {
@@ -1690,14 +1689,15 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 		case "registertrigger":
 			triggers++
 			if a := c.attempts[m.FunctionID]; a != nil && (a.refused || c.pongs < a.ping) {
-				t.Errorf("the trigger of %s came %d pongs too early, refused: %v", m.FunctionID, a.ping-c.pongs, a.refused)
+				t.Errorf("the trigger of %s was sent %d pongs too early, refused: %v", m.FunctionID, a.ping-c.pongs, a.refused)
 			}
 		}
 	}
 	return triggers
 }
 
-// The test runs two replicas whose connections and functions appear and disappear.
+// TestReplicasConcurrent runs two replicas that keep losing connections and changing
+// functions.
 func TestReplicasConcurrent(t *testing.T) {
 	const ids = 30
 	for i := range iii.Scale(10, 200) {
@@ -1743,8 +1743,8 @@ func TestReplicasConcurrent(t *testing.T) {
 						time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 					default:
 						if c.functions[id] != nil {
-							// The trigger of a function that was served would remain in
-							// the engine.
+							// If the function was served, remove its trigger, too. Otherwise,
+							// the trigger would stay in the engine.
 							c.remove(id, r.IntN(2) == 0 && c.functions[id].Err() != nil)
 						} else {
 							c.add(id)
@@ -1763,7 +1763,7 @@ func TestReplicasConcurrent(t *testing.T) {
 				time.Sleep(time.Minute)
 				check := func(when string, living ...*churn) {
 					t.Helper()
-					want := map[string]int{} // triggers that run a function
+					want := map[string]int{} // number of triggers by function
 					for i := range ids {
 						id := fmt.Sprint("f", i)
 						serving := ""
@@ -1774,7 +1774,7 @@ func TestReplicasConcurrent(t *testing.T) {
 							}
 						}
 						if got, err := iii.Call[string](t.Context(), living[0].Client, id, nil); err != nil || got != serving {
-							t.Errorf("%s: %s answers %q, %v; by their errors it is served by %q", when, id, got, err, serving)
+							t.Errorf("%s: %s returns %q, %v; according to Err, it is served by %q", when, id, got, err, serving)
 						}
 					}
 					for _, c := range living {
@@ -1787,7 +1787,7 @@ func TestReplicasConcurrent(t *testing.T) {
 					}
 					got := map[string]int{}
 					for _, id := range bound(t, e, living[0].Client) {
-						if strings.HasPrefix(id, "nobody::") || strings.HasPrefix(id, "trigger-adapter::") { // which calls it
+						if strings.HasPrefix(id, "nobody::") || strings.HasPrefix(id, "trigger-adapter::") { // adapters call nobody::
 							id = "nobody::"
 						}
 						got[id]++
@@ -1799,13 +1799,13 @@ func TestReplicasConcurrent(t *testing.T) {
 				check("both", both[0], both[1])
 				gone := r.IntN(2)
 				_ = both[gone].Close()
-				time.Sleep(6 * time.Second) // its observers have a grace period of 5 s
+				time.Sleep(6 * time.Second) // longer than the 5 s for which the engine keeps observers
 				check("one", both[1-gone])
 				if n := both[1-gone].Stats().FunctionsRefused; n > 0 {
 					t.Errorf("%d functions are refused", n)
 				}
 				if n := checkHeldTriggers(t, e); n == 0 {
-					t.Error("no triggers: the test shows nothing")
+					t.Error("no triggers: the test proves nothing")
 				}
 				if s := e.Stats(); s.FramesForgotten > 0 {
 					t.Errorf("%d messages are not in the log", s.FramesForgotten)

@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// activate invokes a function of the client for an observer and returns the id of the
-// call.
+// activate invokes a function of the client on behalf of an observer. It returns the
+// invocation id.
 func (c *peerConn) activate(functionID, observerID, data string) string {
 	id := newInvocationID().String()
 	c.send(fmt.Sprintf(`{"type":"invokefunction","invocation_id":%q,"function_id":%q,"data":%s,"metadata":{"m":1},`+
@@ -25,7 +25,7 @@ func (c *peerConn) activate(functionID, observerID, data string) string {
 	return id
 }
 
-// outcome returns the answer to a call as text.
+// outcome waits for the reply to an invocation and returns its result or error as a string.
 func (p *peer) outcome(id string) string {
 	p.tb.Helper()
 	m := p.answered(id)
@@ -47,8 +47,8 @@ func wantJSON(t *testing.T, what, want, got string) {
 	}
 }
 
-// Each trigger type as an observer: the registration that the engine receives, an event
-// of the engine, and the payload that the handler receives on every engine.
+// For each trigger type, the table contains the observer that the engine receives, an event as
+// the engine sends it, and the payload that the handler must receive on every engine.
 func TestTriggersAreObserversOnEnginesWithoutTriggers(t *testing.T) {
 	const request = `{"path":"/a/:id","method":"POST","path_params":{"id":"1"},"query_params":{},"headers":{},"body":{"n":1},` +
 		`"request_body":{"channel_id":"c","access_key":"k","direction":"read"},"response":{"channel_id":"c","access_key":"k","direction":"write"}}`
@@ -57,8 +57,8 @@ func TestTriggersAreObserversOnEnginesWithoutTriggers(t *testing.T) {
 		config  TriggerConfig
 		opts    []TriggerOption
 		observe string // source and options of the observe message
-		event   string // what activates the handler; "": the test ends with the message
-		payload string // what the handler gets; "": it does not run
+		event   string // event from the engine; if "", the test ends without one
+		payload string // expected payload; if "", the handler must not run
 	}{
 		"http": {
 			config:  HTTPTriggerConfig{APIPath: "a/:id", HTTPMethod: "post", MiddlewareFunctionIDs: []string{"m"}},
@@ -205,7 +205,7 @@ func TestTriggersAreObserversOnEnginesWithoutTriggers(t *testing.T) {
 				if result != `"done"` {
 					t.Errorf("result %s", result)
 				}
-				// A call without a trigger is passed on unchanged.
+				// A call that is not for this trigger is passed on unchanged.
 				p.outcome(p.conn(0).invoke("f", test.event))
 				wantJSON(t, "payload of a call", test.event, <-payloads)
 				p.outcome(p.conn(0).activate("f", "somebody else's", test.event))
@@ -245,7 +245,7 @@ func TestTriggerThatCannotBeAnObserverSaysSo(t *testing.T) {
 		if err := <-told; !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("told %v", err)
 		}
-		for n := range 2 { // engines with triggers
+		for n := range 2 { // the next two engines have triggers
 			p.conn(n).Cut()
 			p.find("trigger", func(m *peerMessage) bool { return m.Conn == n+1 && m.Type == "registertrigger" && m.ID == "t" })
 			synctest.Wait()
@@ -268,8 +268,8 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 	for name, test := range map[string]struct {
 		config            TriggerConfig
 		event             string
-		verdict           string // "": an error
-		asked             string // what the condition gets; "": it is not asked
+		verdict           string // result of the condition; "" means an error
+		asked             string // expected input of the condition; "" means it is not called
 		ran               bool
 		result            string
 		namespaceOfTarget string
@@ -305,7 +305,7 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 					}
 					return hostsObservers(c, m)
 				})})
-				// Handlers run one at a time: the condition needs no slot of its own.
+				// With only one handler slot, a condition that needed a slot would deadlock.
 				c := p.client(WithMaxConcurrency(1))
 				ran := false
 				if _, err := c.HandleFunc("f", func(context.Context, json.RawMessage) (any, error) { ran = true; return "done", nil }); err != nil {
@@ -320,7 +320,7 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 				id := p.conn(0).activate("f", "id", test.event)
 				result := p.outcome(id)
 				if told := strings.HasSuffix(string(p.answered(id).Raw), `,"matched":[]}`); told == test.ran {
-					t.Errorf("the answer %s; is it for observers? %t", p.answered(id).Raw, test.ran)
+					t.Errorf("result %s; should observers be notified? %t", p.answered(id).Raw, test.ran)
 				}
 				if test.verdict == "" {
 					if !strings.HasPrefix(result, "broken: ") || !strings.Contains(result, "no verdict") {
@@ -380,14 +380,15 @@ func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 	})
 }
 
-// If a function is on another worker, its observer calls it directly when nothing has to be
-// adapted. Otherwise the observer calls a private function of this worker.
+// If the target belongs to another worker, the engine calls it directly where possible. Where
+// the payload must be adapted, the engine calls a private function of this worker, which calls
+// the target.
 func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
 	for name, test := range map[string]struct {
 		config  TriggerConfig
 		adapted bool
 		event   string
-		data    string // what the target gets
+		data    string // expected payload of the target
 	}{
 		"state":                  {config: StateTriggerConfig{}},
 		"http":                   {config: HTTPTriggerConfig{APIPath: "/"}},
@@ -451,9 +452,9 @@ func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
 				}
 				synctest.Wait()
 				if gone := p.messages(0, "unobserve", "unregisterfunction"); len(gone) != 2 || gone[0].ID != "late" || gone[1].ID != functions[1].ID {
-					t.Errorf("taken back: %d messages", len(gone))
+					t.Errorf("removal: %d messages", len(gone))
 				}
-				p.conn(0).Cut() // an engine with triggers needs no adapter
+				p.conn(0).Cut() // no adapter is needed on an engine with triggers
 				p.find("trigger", func(m *peerMessage) bool { return m.Conn == 1 && m.Type == "registertrigger" })
 				synctest.Wait()
 				if diff := cmp.Diff([]string{"unobserve id", "registertrigger id"}, p.observing(1)); diff != "" {
@@ -503,7 +504,7 @@ func TestContestedTriggersAreTriedAgain(t *testing.T) {
 				if err := c.Connect(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				for range 300 { // it never appears accepted
+				for range 300 { // Err never returns nil in between
 					time.Sleep(100 * time.Millisecond)
 					if code := codeOf(trigger.Err()); code != test.code {
 						t.Fatalf("Err: %s", code)
@@ -516,13 +517,13 @@ func TestContestedTriggersAreTriedAgain(t *testing.T) {
 				refused = false
 				mu.Unlock()
 				if len(told) != 1 {
-					t.Errorf("the error handler is called %d times", len(told))
+					t.Errorf("the error handler was called %d times", len(told))
 				}
 				time.Sleep(3 * time.Second)
 				if err := trigger.Err(); err != nil {
-					t.Errorf("accepted, and Err is %v", err)
+					t.Errorf("accepted, but Err is %v", err)
 				}
-				n := 0 // each attempt removes the previous one, if the engine has it
+				n := 0 // every attempt first removes the previous observer
 				for _, m := range p.messages(0, "observe", "unobserve") {
 					if m.Type == "observe" {
 						n++
@@ -534,7 +535,7 @@ func TestContestedTriggersAreTriedAgain(t *testing.T) {
 					}
 				}
 				if test.final && len(p.messages(0, "unobserve")) > 0 {
-					t.Error("a refused observer is taken back")
+					t.Error("a refused observer is removed")
 				}
 			})
 		})
@@ -562,7 +563,7 @@ func TestOtherRefusalsOfTriggersAreToldOnEachConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := <-told; codeOf(err) != "INVALID_CRON_EXPRESSION" || codeOf(trigger.Err()) != "INVALID_CRON_EXPRESSION" {
-				t.Errorf("connection %d: told %v, Err %v", n, err, trigger.Err())
+				t.Errorf("connection %d: reported %v, Err %v", n, err, trigger.Err())
 			}
 			time.Sleep(time.Minute)
 			if got := len(p.messages(n, "observe")); got != 1 {
@@ -614,7 +615,7 @@ func TestSubscribersOfDurableTopicsHaveStableIDs(t *testing.T) {
 	})
 }
 
-// syncBuffer is a buffer that is safe for concurrent use.
+// syncBuffer is a strings.Builder that is safe for concurrent use.
 type syncBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -632,7 +633,7 @@ func (b *syncBuffer) String() string {
 	return b.text.String()
 }
 
-// One program runs on engines of all generations, one after the other.
+// The client connects to engines of different generations, one after the other.
 func TestTriggersAreReplayedInTheFormOfTheEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		generations := []generation{withoutObservers, withV1, withV2, withoutObservers, withV2, withV1}
@@ -647,7 +648,7 @@ func TestTriggersAreReplayedInTheFormOfTheEngine(t *testing.T) {
 		for n, g := range generations {
 			var want []string
 			switch {
-			case !slices.Contains(g, FeatureObserveV2) && n == 5: // the engine may have kept the observers
+			case !slices.Contains(g, FeatureObserveV2) && n == 5: // the engine may still have the observers
 				want = []string{"registerfunction f", "unobserve a", "unobserve b", "registertrigger a", "registertrigger b"}
 			case slices.Contains(g, FeatureObserveV2):
 				want = []string{"registerfunction f", "observe a", "observe b"}
@@ -664,7 +665,8 @@ func TestTriggersAreReplayedInTheFormOfTheEngine(t *testing.T) {
 	})
 }
 
-// A worker does not take queues, ticks and routes from another live worker.
+// While another worker serves the function, this worker must not register triggers that would
+// take over its queues, cron ticks or routes.
 func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -676,7 +678,7 @@ func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 				c.send(fmt.Sprintf(`{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":%q,"owner_worker_id":"w"}`, m.ID))
 				return true
 			}
-			if m.FunctionID == "engine::registered-triggers::list" { // like an engine without triggers
+			if m.FunctionID == "engine::registered-triggers::list" { // not served by an engine with observers
 				c.fail(m, "function_not_found", "no")
 				return true
 			}
@@ -712,7 +714,7 @@ func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		if sent := p.messages(0, "observe"); len(sent) != 1 || sent[0].ID != "free" {
-			t.Errorf("%d observers are sent, want that of the free function alone", len(sent))
+			t.Errorf("%d observers were sent, want only that of the free function", len(sent))
 		}
 		var rejected *RejectedError
 		for _, trigger := range triggers {
@@ -721,7 +723,7 @@ func TestTriggersAreHeldWithTheirFunctionOnEnginesWithObservers(t *testing.T) {
 			}
 		}
 		mu.Lock()
-		held = false // the engine releases functions before the other registrations
+		held = false // the engine removes functions first
 		mu.Unlock()
 		for route.Err() != nil {
 			time.Sleep(10 * time.Millisecond)

@@ -5,8 +5,8 @@ package iii
 import "encoding/json"
 import "time"
 
-// ActionEnqueue puts the invocation into a queue. The caller receives an
-// EnqueueResult at once.
+// ActionEnqueue puts the invocation into a queue. The caller immediately receives
+// an EnqueueResult.
 type ActionEnqueue struct {
 	// Name of the queue.
 	Queue string `json:"queue"`
@@ -15,24 +15,25 @@ type ActionEnqueue struct {
 	Type TriggerActionType `json:"type"`
 }
 
-// ActionVoid runs the function and sends no answer, not even an error.
+// ActionVoid runs the function without a reply, even if the function fails.
 type ActionVoid struct {
 	// Tag of the variant, always "void". The encoder sets it.
 	Type TriggerActionType `json:"type"`
 }
 
-// Activation identifies the observer through which a function is called.
+// Activation identifies the observer through which a function was called.
 type Activation struct {
-	// ID of the activation, which the engine chooses and which is different for each.
-	// Empty is omitted: a worker that calls through an observer does not set it.
+	// ID of the activation, chosen by the engine. Each activation has a different ID.
+	// Empty is omitted. A worker that makes a call through an observer does not set
+	// it.
 	ActivationID string `json:"activation_id,omitempty,omitzero"`
 
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 }
 
-// AggregatedMetric is one time bucket of an aggregated metric. The engine adds up
-// the exports of a cumulative counter and does not aggregate histograms.
+// AggregatedMetric is an aggregated metric in one time bucket. For a cumulative
+// counter, the engine adds up the exports. It does not aggregate histograms.
 type AggregatedMetric struct {
 	// Mean of the values in the bucket.
 	Avg float64 `json:"avg"`
@@ -55,8 +56,8 @@ type AggregatedMetric struct {
 	// Name of the metric.
 	Name string `json:"name"`
 
-	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket, available
-	// for five values or more. Nil is omitted.
+	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket. They are
+	// available if there are at least five values. Nil is omitted.
 	Percentiles JSONValue `json:"percentiles,omitempty,omitzero"`
 
 	// Sum of the values in the bucket.
@@ -75,12 +76,12 @@ type AlertAction struct {
 	URL string `json:"url,omitempty,omitzero"`
 }
 
-// AlertRule is one alert rule that the engine evaluates.
+// AlertRule is one of the alert rules that the engine evaluates.
 type AlertRule struct {
 	// Action that the engine takes when the alert fires.
 	Action AlertAction `json:"action"`
 
-	// Time that must pass after a firing before the alert may fire again, in seconds.
+	// Minimum time between two firings of the alert, in seconds.
 	CooldownSeconds uint64 `json:"cooldown_seconds"`
 
 	// Whether the engine evaluates the rule.
@@ -92,14 +93,14 @@ type AlertRule struct {
 	// Name of the alert.
 	Name string `json:"name"`
 
-	// Comparison of the metric with the threshold: "greaterthan",
+	// Operator that compares the metric with the threshold: "greaterthan",
 	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Threshold with which the engine compares the metric.
+	// Threshold for the metric.
 	Threshold float64 `json:"threshold"`
 
-	// Length of the time window that the engine evaluates, in seconds.
+	// Length of the time window over which the rule is evaluated, in seconds.
 	WindowSeconds uint64 `json:"window_seconds"`
 }
 
@@ -108,40 +109,41 @@ type AlertsEvaluateResult struct {
 	// Whether the engine evaluated the rules.
 	Evaluated bool `json:"evaluated"`
 
-	// Reason why there are no alerts. Nil is omitted.
+	// Explanation of why there are no alerts. Nil is omitted.
 	Message *string `json:"message,omitempty,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int64 `json:"timestamp"`
 
-	// Alerts that fired, each an object with the keys name, metric, value, threshold,
-	// operator, firing and timestamp. Empty is omitted.
+	// Alerts that fired. Each alert is an object with the keys name, metric, value,
+	// threshold, operator, firing and timestamp. Empty is omitted.
 	TriggeredAlerts []JSONValue `json:"triggered_alerts,omitempty,omitzero"`
 }
 
 // AlertsListResult is the result of engine::alerts::list.
 type AlertsListResult struct {
-	// State of each alert, an object with the keys name, firing, last_evaluated,
-	// last_triggered, current_value, threshold and operator. Nil encodes as [].
+	// States of the alerts. Each state is an object with the keys name, firing,
+	// last_evaluated, last_triggered, current_value, threshold and operator. Nil
+	// encodes as [].
 	Alerts List[JSONValue] `json:"alerts"`
 
 	// Number of alerts that are firing.
 	FiringCount uint64 `json:"firing_count"`
 
-	// Reason why there are no alerts. Nil is omitted.
+	// Explanation of why there are no alerts. Nil is omitted.
 	Message *string `json:"message,omitempty,omitzero"`
 
 	// Configured alert rules. Empty is omitted.
 	Rules []AlertRule `json:"rules,omitempty,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int64 `json:"timestamp"`
 }
 
-// AuthInput is the input of the auth function of a guarded listener. The engine
-// calls the auth function once for each connection.
+// AuthInput is the input of the auth function of a guarded listener, which the
+// engine calls once for each connection.
 type AuthInput struct {
 	// Headers of the WebSocket upgrade request, keyed by lower-case name. If a header
 	// is repeated, the map holds one of its values. Nil encodes as {}.
@@ -150,15 +152,15 @@ type AuthInput struct {
 	// IP address of the worker, without the port.
 	IPAddress string `json:"ip_address"`
 
-	// Query parameters of the upgrade request: every value of each parameter, not
-	// percent-decoded. Nil encodes as {}.
+	// Query parameters of the upgrade request, not percent-decoded. A repeated
+	// parameter has several values. Nil encodes as {}.
 	QueryParams StringListMap `json:"query_params"`
 }
 
-// AuthResult is the result of the auth function: the permissions of the
-// connection. To reject the connection, return an error instead. Decoding applies
-// the defaults; the zero value lacks them and does not allow the worker to
-// register functions, so start from NewAuthResult.
+// AuthResult is the result of the auth function and contains the permissions of
+// the connection. To reject the connection, return an error instead. Decoding
+// applies the defaults. The zero value does not have them and does not allow the
+// worker to register functions, so start from NewAuthResult.
 type AuthResult struct {
 	// Whether the worker may register functions. Defaults to true.
 	AllowFunctionRegistration bool `json:"allow_function_registration"`
@@ -166,43 +168,43 @@ type AuthResult struct {
 	// Whether the worker may register trigger types. Defaults to false.
 	AllowTriggerTypeRegistration bool `json:"allow_trigger_type_registration"`
 
-	// Exact IDs of the functions that the worker may call in namespace "default" in
-	// addition to those that the listener exposes. Defaults to none. Nil encodes as
-	// [].
+	// IDs of the functions in namespace "default" that the worker may call in
+	// addition to those exposed by the listener. Patterns are not supported. Defaults
+	// to none. Nil encodes as [].
 	AllowedFunctions StringList `json:"allowed_functions"`
 
 	// Trigger types that the worker may use. Nil is omitted and allows all trigger
 	// types; an empty list allows none.
 	AllowedTriggerTypes []string `json:"allowed_trigger_types,omitempty,omitzero"`
 
-	// JSON value that the engine passes to the middleware function and to the
+	// JSON value that the engine passes to the middleware function and the
 	// registration hooks. Defaults to {}. Nil encodes as {}.
 	Context JSONValue `json:"context"`
 
-	// Exact IDs of the functions that the worker must not call in any namespace. The
-	// list takes precedence over every permission. Defaults to none. Nil encodes as
-	// [].
+	// IDs of the functions that the worker must not call in any namespace. Patterns
+	// are not supported. The list takes precedence over every permission. Defaults to
+	// none. Nil encodes as [].
 	ForbiddenFunctions StringList `json:"forbidden_functions"`
 
-	// Prefix for the IDs of the functions that the connection registers; the engine
-	// joins prefix and ID with "::". Nil is omitted and means no prefix.
+	// Prefix for the IDs of functions that the connection registers. The engine joins
+	// the prefix and the ID with "::". Nil is omitted and means no prefix.
 	FunctionRegistrationPrefix *string `json:"function_registration_prefix,omitempty,omitzero"`
 
 	// Function IDs or patterns that the worker may call, keyed by namespace. If the
-	// map is not empty, the worker may register only in one of its namespaces.
+	// map is not empty, the worker may register functions only in these namespaces.
 	// Defaults to none. Nil encodes as {}.
 	Namespaces StringListMap `json:"namespaces"`
 }
 
 // BaggageGetAllResult is the result of engine::baggage::get_all, a diagnostic
-// function that returns the baggage with which it is called.
+// function that returns the baggage of its call.
 type BaggageGetAllResult struct {
 	// Values of the baggage entries, keyed by name. Nil encodes as {}.
 	Baggage StringMap `json:"baggage"`
 }
 
 // BaggageGetInput is the input of engine::baggage::get, a diagnostic function that
-// reads one entry of the baggage with which it is called.
+// returns one entry of the baggage of its call.
 type BaggageGetInput struct {
 	// Key of the baggage entry.
 	Key string `json:"key"`
@@ -210,13 +212,13 @@ type BaggageGetInput struct {
 
 // BaggageGetResult is the result of engine::baggage::get.
 type BaggageGetResult struct {
-	// Value of the baggage entry. Nil encodes as null and means that there is no such
-	// entry.
+	// Value of the baggage entry. Nil encodes as null and means that the entry does
+	// not exist.
 	Value *string `json:"value"`
 }
 
-// BaggageSetInput is the input of engine::baggage::set, a diagnostic function
-// without a lasting effect.
+// BaggageSetInput is the input of engine::baggage::set, a diagnostic function that
+// has no lasting effect.
 type BaggageSetInput struct {
 	// Key of the baggage entry.
 	Key string `json:"key"`
@@ -227,16 +229,16 @@ type BaggageSetInput struct {
 
 // BaggageSetResult is the result of engine::baggage::set.
 type BaggageSetResult struct {
-	// Text that explains that the call has no lasting effect.
+	// Note that the call has no lasting effect.
 	Note string `json:"note"`
 
-	// Whether the call succeeded. Always true.
+	// Whether the call succeeded. It is always true.
 	Success bool `json:"success"`
 }
 
 // BridgeInvokeInput is the input of bridge.invoke and bridge.invoke_async, which
-// call a function of another engine. Both exist only where the bridge is
-// configured. The result of bridge.invoke is the result of the function;
+// call a function on another engine. Both functions exist only if the bridge is
+// configured. bridge.invoke returns the result of the function.
 // bridge.invoke_async has no result.
 type BridgeInvokeInput struct {
 	// Payload of the call. Nil is omitted.
@@ -245,33 +247,33 @@ type BridgeInvokeInput struct {
 	// ID of the function on the other engine.
 	FunctionID string `json:"function_id"`
 
-	// Time to wait for the result, in milliseconds. Nil is omitted and means the
-	// bridge's default.
+	// Maximum time to wait for the result, in milliseconds. Nil is omitted; the
+	// default is that of the bridge.
 	TimeoutMs *uint64 `json:"timeout_ms,omitempty,omitzero"`
 }
 
-// Caller identifies who made a call. The engine adds the identity of the worker;
-// the rest is absent outside a handler.
+// Caller identifies the caller of a function. The engine adds the worker. The
+// other fields are set only if the call was made by a handler.
 type Caller struct {
 	// ID of the function whose handler made the call. Empty is omitted.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// ID of the invocation whose handler made the call. Empty is omitted.
+	// ID of the invocation during which the handler made the call. Empty is omitted.
 	InvocationID string `json:"invocation_id,omitempty,omitzero"`
 
-	// Caller of the handler that made the call. Nil is omitted. A parent has no
-	// parent of its own: encoding and decoding drop it.
+	// Caller of the handler that made the call. Nil is omitted. Only one level is
+	// kept: encoding and decoding drop the parent of a parent.
 	Parent *Caller `json:"parent,omitempty,omitzero"`
 
 	// ID of the connection of the calling worker. Empty is omitted.
 	WorkerID string `json:"worker_id,omitempty,omitzero"`
 
-	// Name of the calling worker; "iii-engine" on the activation of an observer.
-	// Empty is omitted.
+	// Name of the calling worker, or "iii-engine" if an observer was activated. Empty
+	// is omitted.
 	WorkerName string `json:"worker_name,omitempty,omitzero"`
 }
 
-// Capture names a part of an observed call that is delivered to an observer.
+// Capture names a part of an observed call that the observer receives.
 type Capture string
 
 // ChannelCreateInput is the input of engine::channels::create.
@@ -281,9 +283,9 @@ type ChannelCreateInput struct {
 	BufferSize *uint64 `json:"buffer_size,omitempty,omitzero"`
 }
 
-// ChannelCreateResult is the result of engine::channels::create: the two ends of
-// one channel. Each end can be opened only once. The reference to either end is
-// enough to open the other.
+// ChannelCreateResult is the result of engine::channels::create. It contains
+// references to the two ends of a channel. Each end can be opened only once.
+// Either reference is sufficient to open the other end.
 type ChannelCreateResult struct {
 	// Reference to the reading end.
 	Reader StreamChannelRef `json:"reader"`
@@ -294,24 +296,23 @@ type ChannelCreateResult struct {
 
 // ClearResult is the result of engine::traces::clear and engine::logs::clear.
 type ClearResult struct {
-	// Text that explains that there was nothing to clear. Nil is omitted.
+	// Message that is present if there was nothing to clear. Nil is omitted.
 	Message *string `json:"message,omitempty,omitzero"`
 
-	// Whether the call succeeded. Always true, because a failure is an error.
+	// Whether the call succeeded. It is always true, because a failure is an error.
 	Success bool `json:"success"`
 }
 
-// ConfigurationEntry is the result of configuration::register: a configuration
-// entry with its value.
+// ConfigurationEntry is the result of configuration::register. It contains a
+// configuration entry with its value.
 type ConfigurationEntry struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
 	// Human-readable name of the entry.
@@ -325,10 +326,10 @@ type ConfigurationEntry struct {
 }
 
 // ConfigurationEvent is the payload that a configuration trigger delivers.
-// References to environment variables, such as ${NAME:default}, are already
+// References to environment variables, such as ${NAME:default}, have already been
 // expanded.
 type ConfigurationEvent struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
 	// Kind of change to the entry.
@@ -361,17 +362,17 @@ type ConfigurationEventType string
 
 // ConfigurationGetInput is the input of configuration::get.
 type ConfigurationGetInput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// Whether to return references to environment variables, such as ${NAME:default},
-	// unexpanded. Defaults to false. False is omitted.
+	// without expanding them. Defaults to false. False is omitted.
 	Raw bool `json:"raw,omitempty,omitzero"`
 }
 
 // ConfigurationGetResult is the result of configuration::get.
 type ConfigurationGetResult struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// Value of the entry. Nil encodes as null.
@@ -386,20 +387,19 @@ type ConfigurationListResult struct {
 }
 
 // ConfigurationRegisterInput is the input of configuration::register. Registering
-// an entry again keeps its value.
+// an existing entry again keeps its value.
 type ConfigurationRegisterInput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Value for an entry that has none yet. It must satisfy the schema. Nil is
-	// omitted.
+	// Initial value, used if the entry has no value yet. It must satisfy the schema.
+	// Nil is omitted.
 	InitialValue JSONValue `json:"initial_value,omitempty,omitzero"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
 	// Human-readable name of the entry.
@@ -409,17 +409,16 @@ type ConfigurationRegisterInput struct {
 	Schema JSONValue `json:"schema"`
 }
 
-// ConfigurationSchema is a configuration entry without its value: the result of
-// configuration::schema and an element of the result of configuration::list.
+// ConfigurationSchema is a configuration entry without its value. It is the result
+// of configuration::schema and an element of the result of configuration::list.
 type ConfigurationSchema struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
 	// Human-readable name of the entry.
@@ -431,13 +430,13 @@ type ConfigurationSchema struct {
 
 // ConfigurationSchemaInput is the input of configuration::schema.
 type ConfigurationSchemaInput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 }
 
 // ConfigurationSetInput is the input of configuration::set.
 type ConfigurationSetInput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// New value of the entry. It must satisfy the entry's schema. Nil encodes as
@@ -450,7 +449,7 @@ type ConfigurationSetResult struct {
 	// Value of the entry after the call. Nil encodes as null.
 	NewValue JSONValue `json:"new_value"`
 
-	// Value of the entry before the call, or null if it had none. Nil encodes as
+	// Value of the entry before the call, or null if there was none. Nil encodes as
 	// null.
 	OldValue JSONValue `json:"old_value"`
 }
@@ -458,9 +457,9 @@ type ConfigurationSetResult struct {
 // ConfigurationTriggerConfig is the config of trigger type configuration. Its
 // function receives a ConfigurationEvent. The zero value matches every change.
 type ConfigurationTriggerConfig struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. Empty is omitted
-	// and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. Empty is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
 	// ID of the entry to match. Empty is omitted and matches all entries.
@@ -470,9 +469,7 @@ type ConfigurationTriggerConfig struct {
 	EventTypes []ConfigurationEventType `json:"event_types,omitempty,omitzero"`
 }
 
-// ConnectionState is the state of a connection to the engine: disconnected,
-// connecting, connected, reconnecting (while attempts fail or after a connection
-// is lost) or failed, which is final.
+// ConnectionState is the state of a connection to the engine.
 type ConnectionState string
 
 // CronEvent is the payload that a cron trigger delivers.
@@ -490,15 +487,16 @@ type CronEvent struct {
 	Trigger string `json:"trigger"`
 }
 
-// CronSourceArgs are the arguments of an observer of cron::on-tick. A target to
-// which the output is delivered receives a CronTick.
+// CronSourceArgs contains the arguments of an observer of cron::on-tick. If the
+// observer delivers the output, the target receives a CronTick.
 type CronSourceArgs struct {
 	// Cron expression in UTC: seconds, minutes, hours, day of month, month, day of
 	// week, year.
 	Expression string `json:"expression"`
 }
 
-// CronTick is the event of cron::on-tick: one run of a cron expression.
+// CronTick is the event of cron::on-tick. It describes one run of a cron
+// expression.
 type CronTick struct {
 	// Time at which the run began.
 	ActualTime time.Time `json:"actual_time"`
@@ -513,29 +511,29 @@ type CronTick struct {
 // CronTriggerConfig is the config of trigger type cron. Its function receives a
 // CronEvent.
 type CronTriggerConfig struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. If the condition
-	// function returns an error, the engine skips the run. Empty is omitted and means
-	// no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Cron expression in UTC with six fields, seconds first, or seven with the year.
-	// Days of the week are 1 (Sunday) to 7, or names. Day of month and day of week
-	// must both match. Shorthands such as @daily are accepted; expressions with five
-	// fields are not.
+	// Cron expression in UTC, with six fields beginning with seconds, or seven fields
+	// including the year. Days of the week are 1 (Sunday) to 7, or names. Day of
+	// month and day of week must both match. Shorthands such as @daily are accepted,
+	// but expressions with five fields are not.
 	Expression string `json:"expression"`
 }
 
-// DeadLetter is a message that has failed for good. It is one element of the
-// result of engine::queue::dlq_messages, which is an array, newest first.
+// DeadLetter is a message that has failed permanently. It is one element of the
+// array returned by engine::queue::dlq_messages, which is ordered from newest to
+// oldest.
 type DeadLetter struct {
-	// Error of the last attempt, in the engine's words.
+	// Error of the last attempt, in the engine's own format.
 	Error string `json:"error"`
 
-	// Time at which the message failed for good, in seconds since the Unix epoch.
+	// Time at which the message failed permanently, in seconds since the Unix epoch.
 	FailedAt uint64 `json:"failed_at"`
 
-	// ID of the dead letter, with which it can be redriven or discarded.
+	// ID of the dead letter, used to redrive or discard it.
 	ID string `json:"id"`
 
 	// Payload that was published or enqueued. Nil encodes as null.
@@ -548,11 +546,11 @@ type DeadLetter struct {
 	SizeBytes uint64 `json:"size_bytes"`
 }
 
-// DeadLetterTopic is one element of the result of engine::queue::dlq_topics, which
-// is an array.
+// DeadLetterTopic is one element of the array returned by
+// engine::queue::dlq_topics.
 type DeadLetterTopic struct {
-	// Type of the broker that holds the dead letters: "builtin", or "function_queue"
-	// for a named queue.
+	// Type of the broker that manages the dead letters: "builtin", or
+	// "function_queue" for a named queue.
 	BrokerType string `json:"broker_type"`
 
 	// Number of dead letters of the topic or queue.
@@ -574,23 +572,23 @@ type DeadLettersInput struct {
 	Topic string `json:"topic"`
 }
 
-// DroppedReports counts the calls of one function that were observed but not
-// reported, for one reason.
+// DroppedReports contains the number of observed calls to one function that were
+// not reported for one particular reason.
 type DroppedReports struct {
 	// Number of calls that were not reported.
 	Count uint64 `json:"count"`
 
-	// ID of the function, or "*" for all functions that are not counted by
-	// themselves.
+	// ID of the function, or "*" for all functions without an entry of their own.
 	FunctionID string `json:"function_id"`
 
-	// Reason: "BUFFER_FULL", "TOO_LARGE" or "INACTIVE".
+	// Reason why the calls were not reported: "BUFFER_FULL", "TOO_LARGE" or
+	// "INACTIVE".
 	Reason string `json:"reason"`
 }
 
 // DurablePublishInput is the input of iii::durable::publish, which publishes a
-// message to a topic and keeps it until it is handled. Delivery is at-least-once.
-// There is no result.
+// message to a topic and keeps it until it has been processed. Delivery is
+// at-least-once. There is no result.
 type DurablePublishInput struct {
 	// Payload that the subscribers receive. Nil encodes as null.
 	Data JSONValue `json:"data"`
@@ -605,10 +603,10 @@ type EmptyInput struct{}
 
 // EngineInvocationMetrics counts invocations since the engine started.
 type EngineInvocationMetrics struct {
-	// Number of all invocations, keyed by function ID. Nil encodes as {}.
+	// Total number of invocations, keyed by function ID. Nil encodes as {}.
 	ByFunction Map[uint64] `json:"by_function"`
 
-	// Number of invocations that the engine passed on to a worker.
+	// Number of invocations that the engine forwarded to a worker.
 	Deferred uint64 `json:"deferred"`
 
 	// Number of invocations that failed.
@@ -617,25 +615,25 @@ type EngineInvocationMetrics struct {
 	// Number of invocations that succeeded.
 	Success uint64 `json:"success"`
 
-	// Number of all invocations.
+	// Total number of invocations.
 	Total uint64 `json:"total"`
 }
 
-// EngineMetrics holds the metrics of the engine itself. Nil means that a part is
-// not available.
+// EngineMetrics contains the metrics of the engine itself. A nil field means that
+// the metrics are not available.
 type EngineMetrics struct {
-	// Invocation counts. Nil is omitted.
+	// Number of invocations by outcome and function. Nil is omitted.
 	Invocations *EngineInvocationMetrics `json:"invocations,omitempty,omitzero"`
 
-	// Durations of the stored spans. Nil is omitted.
+	// Statistics about the durations of the stored spans. Nil is omitted.
 	Performance *EnginePerformanceMetrics `json:"performance,omitempty,omitzero"`
 
-	// Worker counts. Nil is omitted.
+	// Number of workers that connected, disconnected and are active. Nil is omitted.
 	Workers *EngineWorkerMetrics `json:"workers,omitempty,omitzero"`
 }
 
-// EnginePerformanceMetrics summarizes the durations of the stored spans, in
-// milliseconds.
+// EnginePerformanceMetrics contains statistics about the durations of the stored
+// spans, in milliseconds.
 type EnginePerformanceMetrics struct {
 	// Mean duration in milliseconds.
 	AvgDurationMs float64 `json:"avg_duration_ms"`
@@ -661,18 +659,18 @@ type EngineWorkerMetrics struct {
 	// Number of workers that are currently active.
 	Active uint64 `json:"active"`
 
-	// Number of workers that have left.
+	// Number of workers that have disconnected.
 	Deaths uint64 `json:"deaths"`
 
-	// Number of workers that have joined.
+	// Number of workers that have connected.
 	Spawns uint64 `json:"spawns"`
 }
 
 // EnqueueResult is the result of a call with the enqueue action. The message is in
-// the queue; its function has yet to run.
+// the queue, but its function has not run yet.
 type EnqueueResult struct {
-	// Receipt that the engine creates for the message, a UUID. It differs from the ID
-	// that the message has as a dead letter.
+	// Receipt for the message, a UUID that the engine generates. If the message
+	// becomes a dead letter, the dead letter has a different ID.
 	MessageReceiptID string `json:"messageReceiptId"`
 }
 
@@ -684,14 +682,14 @@ type ErrorBody struct {
 	// Human-readable error message.
 	Message string `json:"message"`
 
-	// Stack trace of the side that failed. Empty is omitted.
+	// Stack trace of the failure. Empty is omitted.
 	Stacktrace string `json:"stacktrace,omitempty,omitzero"`
 }
 
-// ErrorMessage is the message that the engine sends before it closes a connection
-// that its auth function has rejected.
+// ErrorMessage is sent by the engine before it closes a connection that the auth
+// function has rejected.
 type ErrorMessage struct {
-	// Error that explains the rejection, with the code "AUTH_ERROR".
+	// Reason for the rejection, with the code "AUTH_ERROR".
 	Error ErrorBody `json:"error"`
 
 	// Tag of the message. The encoder sets it.
@@ -704,7 +702,7 @@ type FunctionDetail struct {
 	// means that observers have no arguments.
 	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
 
-	// Description of what the function is for. Nil is omitted.
+	// Description of the function's purpose. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
 	// ID of the function.
@@ -737,53 +735,53 @@ type FunctionDetail struct {
 	// JSON Schema of the function's result. Nil is omitted.
 	ResponseSchema JSONValue `json:"response_schema,omitempty,omitzero"`
 
-	// Name of the worker that provides the function. For a worker without a name, the
-	// part of the ID before the first "::".
+	// Name of the worker that provides the function. If the worker has no name, it is
+	// the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
 // FunctionFilter is the input of engine::functions::list. The zero value lists all
 // functions except internal ones.
 type FunctionFilter struct {
-	// Whether to include internal functions: the engine's own and those whose
-	// metadata sets internal to true. False is omitted.
+	// Whether to include internal functions. These are the engine's own functions,
+	// and functions whose metadata sets internal to true. False is omitted.
 	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
 
 	// Prefix of the function ID. Empty is omitted and matches all functions.
 	Prefix string `json:"prefix,omitempty,omitzero"`
 
-	// Text to find in the ID or the description of a function, ignoring case. Empty
-	// is omitted and matches all functions.
+	// Substring of the function's ID or description, ignoring case. Empty is omitted
+	// and matches all functions.
 	Search string `json:"search,omitempty,omitzero"`
 
 	// Name of the worker that provides the function. Empty is omitted and matches all
 	// workers.
 	Worker string `json:"worker,omitempty,omitzero"`
 
-	// Names of the workers that provide the function. Empty is omitted and matches
-	// all workers.
+	// Names of the workers whose functions to list. Empty is omitted and matches all
+	// workers.
 	Workers []string `json:"workers,omitempty,omitzero"`
 }
 
 // FunctionInfoBatch is the result of engine::functions::info for several
 // functions.
 type FunctionInfoBatch struct {
-	// One entry for each requested function. Nil encodes as [].
+	// Entries for the requested functions, one for each. Nil encodes as [].
 	Functions List[FunctionInfoEntry] `json:"functions"`
 }
 
-// FunctionInfoEntry is one element of a FunctionInfoBatch: either the detail of a
-// function or the reason why there is none. Exactly one of Detail and Error is
-// set.
+// FunctionInfoEntry is one element of a FunctionInfoBatch. It contains either the
+// detail of a function or the reason why it is missing. Exactly one of Detail and
+// Error is set.
 type FunctionInfoEntry struct {
 	Detail *FunctionDetail
 	Error  *FunctionInfoError
 }
 
-// FunctionInfoError reports why a FunctionInfoBatch holds no FunctionDetail for a
-// function.
+// FunctionInfoError reports why a FunctionInfoBatch contains no FunctionDetail for
+// a function.
 type FunctionInfoError struct {
-	// Reason why there is no detail: "forbidden" or "not_found".
+	// Reason for the missing FunctionDetail: "forbidden" or "not_found".
 	Error string `json:"error"`
 
 	// ID of the function.
@@ -793,40 +791,40 @@ type FunctionInfoError struct {
 // FunctionInfoInput is the input of engine::functions::info. Set either FunctionID
 // or FunctionIDs.
 type FunctionInfoInput struct {
-	// ID of one function; the result is then a FunctionDetail. Empty is omitted.
+	// ID of a single function, for which the result is a FunctionDetail. Empty is
+	// omitted.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// IDs of up to 32 functions; the result is then a FunctionInfoBatch. Empty is
-	// omitted.
+	// IDs of up to 32 functions, for which the result is a FunctionInfoBatch. Empty
+	// is omitted.
 	FunctionIDs []string `json:"function_ids,omitempty,omitzero"`
 
-	// Namespace in which to look for the function. Empty is omitted; the engine then
-	// looks in namespace "default" and, failing that, in the only namespace that has
-	// the function.
+	// Namespace of the function. Empty is omitted. The engine then tries namespace
+	// "default". If the function is not there, it must exist in exactly one other
+	// namespace.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
 // FunctionRegisteredMessage confirms the registration of a function and lists its
-// observers. The engine sends it to a worker that declared observe.v1, and again
-// to replace the list or to change LocalDispatch. The worker answers with an
-// ObserverAckMessage for each observer.
+// observers. The engine sends it to workers that have declared observe.v1. It
+// sends the message again to replace the list or to change LocalDispatch. The
+// worker replies with an ObserverAckMessage for each observer.
 type FunctionRegisteredMessage struct {
-	// ID under which this connection registered the function.
+	// ID under which the worker registered the function on this connection.
 	ID string `json:"id"`
 
-	// Whether the worker may run its own calls of the function in process. Defaults
-	// to false.
+	// Whether the worker may call the function in process. Defaults to false.
 	LocalDispatch bool `json:"local_dispatch"`
 
 	// Namespace of the function. Defaults to "default" when absent or null. Empty is
 	// omitted.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// All observers of the function, active or not yet accepted. Defaults to none.
-	// Nil encodes as [].
+	// All observers of the function, including those that have not been accepted yet.
+	// Defaults to none. Nil encodes as [].
 	Observers []ObserverView `json:"observers"`
 
-	// Revision of the function's observers. It grows with every change within a
+	// Revision of the function's observers, which grows with every change within a
 	// connection.
 	Revision uint64 `json:"revision"`
 
@@ -840,7 +838,7 @@ type FunctionSummary struct {
 	// means that observers have no arguments.
 	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
 
-	// Description of what the function is for. Nil is omitted.
+	// Description of the function's purpose. Nil is omitted.
 	Description *string `json:"description,omitempty,omitzero"`
 
 	// ID of the function.
@@ -864,8 +862,8 @@ type FunctionSummary struct {
 	// as on engines older than 0.26; the default is false.
 	Private *bool `json:"private,omitempty,omitzero"`
 
-	// Name of the worker that provides the function. For a worker without a name, the
-	// part of the ID before the first "::".
+	// Name of the worker that provides the function. If the worker has no name, it is
+	// the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -882,12 +880,13 @@ type FunctionTrigger struct {
 }
 
 // FunctionsAvailableEvent is the payload that an engine::functions-available
-// trigger delivers when the set of function IDs has changed.
+// trigger delivers when functions have been added or removed.
 type FunctionsAvailableEvent struct {
 	// Kind of the event, always "functions_changed".
 	Event string `json:"event"`
 
-	// All functions after the change, including internal ones. Nil encodes as [].
+	// All functions after the change, including internal functions. Nil encodes as
+	// [].
 	Functions List[FunctionSummary] `json:"functions"`
 }
 
@@ -898,28 +897,30 @@ type FunctionsAvailableTrigger struct{}
 
 // FunctionsListResult is the result of engine::functions::list.
 type FunctionsListResult struct {
-	// Functions that the caller may see, ordered by ID; with a search, the best
+	// Functions that the caller may see, ordered by ID. With a search, the best
 	// matches come first. Nil encodes as [].
 	Functions List[FunctionSummary] `json:"functions"`
 }
 
 // HTTPAuthAPIKey sends a key in a custom header.
 type HTTPAuthAPIKey struct {
-	// Literal name of the header that carries the key, such as X-Api-Key.
+	// Name of the header that carries the key, such as X-Api-Key.
 	Header string `json:"header"`
 
 	// Tag of the variant, always "api_key". The encoder sets it.
 	Type HTTPAuthType `json:"type"`
 
-	// Name of the environment variable on the engine's host that holds the key, not
-	// the key itself. The engine reads the variable once, at registration.
+	// Name of the environment variable on the engine's host that contains the key. It
+	// is not the key itself. The engine reads the variable once, when the function is
+	// registered.
 	ValueKey string `json:"value_key"`
 }
 
-// HTTPAuthBearer sends a token in the header Authorization: Bearer <token>.
+// HTTPAuthBearer sends a token in the header "Authorization: Bearer <token>".
 type HTTPAuthBearer struct {
-	// Name of the environment variable on the engine's host that holds the token, not
-	// the token itself. The engine reads the variable once, at registration.
+	// Name of the environment variable on the engine's host that contains the token.
+	// It is not the token itself. The engine reads the variable once, when the
+	// function is registered.
 	TokenKey string `json:"token_key"`
 
 	// Tag of the variant, always "bearer". The encoder sets it.
@@ -928,18 +929,18 @@ type HTTPAuthBearer struct {
 
 // HTTPAuthConfig selects how the engine authenticates its requests to an
 // HTTP-invoked function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer
-// and HTTPAuthAPIKey. Encoding the zero value, which holds none, is an error, and
-// so is decoding an unknown tag.
+// and HTTPAuthAPIKey. Encoding the zero value, in which Auth is nil, is an error.
+// Decoding an unknown tag is also an error.
 type HTTPAuthConfig struct{ Auth HTTPAuthVariant }
 
-// HTTPAuthHMAC signs each request with a shared secret. The engine sends the
-// header x-iii-Signature, which holds "sha256=" followed by the lower-case
-// hexadecimal HMAC-SHA256 of the text "<x-iii-Timestamp>:<standard base64 of the
+// HTTPAuthHMAC signs each request with a shared secret. The engine sends a header
+// x-iii-Signature that contains "sha256=" followed by the HMAC-SHA256, in
+// lower-case hexadecimal, of the string "<x-iii-Timestamp>:<standard base64 of the
 // body>".
 type HTTPAuthHMAC struct {
-	// Name of the environment variable on the engine's host that holds the shared
-	// secret, not the secret itself. The engine reads the variable once, at
-	// registration.
+	// Name of the environment variable on the engine's host that contains the shared
+	// secret. It is not the secret itself. The engine reads the variable once, when
+	// the function is registered.
 	SecretKey string `json:"secret_key"`
 
 	// Tag of the variant, always "hmac". The encoder sets it.
@@ -950,8 +951,8 @@ type HTTPAuthHMAC struct {
 type HTTPAuthType string
 
 // HTTPInvocationConfig configures how the engine calls a function over HTTP. The
-// engine sends the payload as JSON, with the headers x-iii-Function-Path,
-// x-iii-Invocation-ID and x-iii-Timestamp, and does not follow redirects.
+// engine sends the payload as JSON and adds the headers x-iii-Function-Path,
+// x-iii-Invocation-ID and x-iii-Timestamp. It does not follow redirects.
 type HTTPInvocationConfig struct {
 	// Authentication of the request. Nil is omitted and means no authentication.
 	Auth *HTTPAuthConfig `json:"auth,omitempty,omitzero"`
@@ -966,24 +967,24 @@ type HTTPInvocationConfig struct {
 	// applies its default of 30000.
 	TimeoutMs *uint64 `json:"timeout_ms,omitempty,omitzero"`
 
-	// Absolute URL to call. The engine's default policy requires https and forbids
-	// URLs that lead to a loopback, private or link-local address. The engine only
-	// logs a rejected URL; the worker receives no error.
+	// Absolute URL to call. By default, the engine requires https and forbids URLs
+	// that resolve to a loopback, private or link-local address. If the engine
+	// rejects the URL, it only logs this, and the worker receives no error.
 	URL string `json:"url"`
 }
 
-// HTTPMethod is the method, in upper case, of a request that the engine makes to
-// an HTTP-invoked function. HEAD and OPTIONS exist only for HTTP triggers.
-// Decoding keeps unknown values; Valid reports whether a value is known.
+// HTTPMethod is the method of a request that the engine sends to an HTTP-invoked
+// function, in upper case. HEAD and OPTIONS are available only for HTTP triggers.
+// Decoding keeps unknown values. Valid reports whether a value is known.
 type HTTPMethod string
 
-// HTTPMiddlewareAction is the decision of a middleware function.
+// HTTPMiddlewareAction is the action that a middleware function requests.
 type HTTPMiddlewareAction string
 
 // HTTPMiddlewareInput is the input of a middleware function of an HTTP trigger.
 // The engine calls the function in the namespace of the trigger's target.
 type HTTPMiddlewareInput struct {
-	// Context, always {}; the engine reserves it. Nil encodes as null.
+	// Context reserved by the engine, always {}. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
 	// Phase of the request, always "preHandler".
@@ -993,27 +994,27 @@ type HTTPMiddlewareInput struct {
 	Request HTTPMiddlewareRequest `json:"request"`
 }
 
-// HTTPMiddlewareRequest is the request as a middleware function receives it. It
-// has no body and no path, and the middleware function cannot change it.
+// HTTPMiddlewareRequest is the request that a middleware function receives. It has
+// no body and no path, and the middleware function cannot change it.
 type HTTPMiddlewareRequest struct {
 	// Headers of the request, keyed by lower-case name. If a header is repeated, the
-	// map holds the last of its values. Nil encodes as {}.
+	// map holds its last value. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
 	// Method of the request.
 	Method string `json:"method"`
 
-	// Values of the route's :name segments, not percent-decoded, keyed by name. Nil
-	// encodes as {}.
+	// Values of the :name segments in the route, not percent-decoded, keyed by name.
+	// Nil encodes as {}.
 	PathParams StringMap `json:"path_params"`
 
-	// Query parameters of the request. If a parameter is repeated, the map holds the
-	// last of its values. Nil encodes as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds its
+	// last value. Nil encodes as {}.
 	QueryParams StringMap `json:"query_params"`
 }
 
 // HTTPMiddlewareResponse is the response that a middleware function sends to the
-// client in place of the target.
+// client instead of calling the target.
 type HTTPMiddlewareResponse struct {
 	// Body of the response, always sent as JSON. Nil encodes as null.
 	Body JSONValue `json:"body"`
@@ -1021,22 +1022,23 @@ type HTTPMiddlewareResponse struct {
 	// Headers of the response. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
-	// HTTP status of the response. The engine turns an out-of-range status into 200.
+	// HTTP status of the response. The engine replaces an out-of-range status with
+	// 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
 // HTTPMiddlewareResult is the result of a middleware function of an HTTP trigger.
-// The engine treats any other result as continue. An error ends the request with
-// status 500.
+// The engine treats any other result as continue. If the middleware function
+// returns an error, the response is a 500.
 type HTTPMiddlewareResult struct {
-	// Action that the engine takes.
+	// Action that the engine should take.
 	Action HTTPMiddlewareAction `json:"action"`
 
-	// Response to the client if the action is "respond". Nil is omitted.
+	// Response to send if the action is "respond". Nil is omitted.
 	Response *HTTPMiddlewareResponse `json:"response,omitempty,omitzero"`
 }
 
-// HTTPRequestTrigger identifies the HTTP trigger through which a request came.
+// HTTPRequestTrigger identifies the HTTP trigger that received a request.
 type HTTPRequestTrigger struct {
 	// Method of the trigger in upper case. Empty is omitted.
 	Method string `json:"method,omitempty,omitzero"`
@@ -1048,29 +1050,29 @@ type HTTPRequestTrigger struct {
 	Type string `json:"type"`
 }
 
-// HTTPRequest is the input of a function behind an HTTP trigger. T is the type of
-// the decoded body; JSONValue accepts any body. Fields that are absent decode as
-// their zero value.
+// HTTPRequest is the input of the function of an HTTP trigger. T is the type of
+// the decoded body; JSONValue accepts any body. Absent fields decode as their zero
+// values.
 type HTTPRequest[T any] struct {
-	// Decoded body of the request; null on the wire if the request had none. Defaults
-	// to the zero value of T.
+	// Decoded body of the request, null on the wire if the request has no body.
+	// Defaults to the zero value of T.
 	Body T `json:"body"`
 
 	// Headers of the request, keyed by lower-case name. Defaults to none. Nil encodes
 	// as {}.
 	Headers StringMap `json:"headers"`
 
-	// Method of the request in upper case; any method is possible, HEAD and OPTIONS
-	// included. Defaults to empty.
+	// Method of the request in upper case. Any method is possible, including HEAD and
+	// OPTIONS. Defaults to empty.
 	Method string `json:"method"`
 
-	// Route pattern of the trigger, such as "/items/:id"; the engine does not deliver
+	// Route pattern of the trigger, such as "/items/:id". The engine does not provide
 	// the path that the client requested. Defaults to empty.
 	Path string `json:"path"`
 
-	// Values of the route pattern's placeholders, keyed by placeholder name. The
-	// engine delivers them percent-encoded; HandleHTTP decodes them. Defaults to
-	// none. Nil encodes as {}.
+	// Values of the placeholders in the route pattern, keyed by name. The engine
+	// sends them percent-encoded, and HandleHTTP decodes them. Defaults to none. Nil
+	// encodes as {}.
 	PathParams StringMap `json:"path_params"`
 
 	// Query parameters of the request, percent-decoded. If a parameter is repeated,
@@ -1084,82 +1086,86 @@ type HTTPRequest[T any] struct {
 	// Nil is omitted.
 	Response *StreamChannelRef `json:"response,omitempty,omitzero"`
 
-	// Trigger through which the request came. Nil is omitted.
+	// Trigger that received the request. Nil is omitted.
 	Trigger *HTTPRequestTrigger `json:"trigger,omitempty,omitzero"`
 }
 
-// HTTPResponse is the result of a function behind an HTTP trigger. T is the type
-// of the body. The zero value has the status 0, which is not an HTTP status: set
-// StatusCode.
+// HTTPResponse is the result of the function of an HTTP trigger. T is the type of
+// the body. In the zero value, the status is 0, which is not valid in HTTP, so
+// always set StatusCode.
 type HTTPResponse[T any] struct {
-	// Body of the response. If the response has a content-type, a string is sent raw
-	// and null as an empty body. Everything else is sent as JSON.
+	// Body of the response. If the response has a content-type header, a string is
+	// sent unchanged and null is sent as an empty body. Everything else is sent as
+	// JSON.
 	Body T `json:"body"`
 
-	// Headers of the response. Defaults to none; the engine then adds content-type:
-	// application/json. Nil encodes as {}.
+	// Headers of the response. Defaults to none; in that case, the engine adds
+	// content-type: application/json. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
-	// HTTP status of the response. The engine turns an out-of-range status into 200.
+	// HTTP status of the response. The engine replaces an out-of-range status with
+	// 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
-// HTTPSourceArgs are the arguments of an observer of http::on-request: one route
-// of the HTTP server. The target receives an HTTPRequest, and its result is the
-// response.
+// HTTPSourceArgs contains the arguments of an observer of http::on-request, which
+// describe one route of the HTTP server. The target receives an HTTPRequest, and
+// its result becomes the response.
 type HTTPSourceArgs struct {
-	// Method to serve.
+	// HTTP method of the route.
 	Method string `json:"method"`
 
-	// IDs of the functions that handle the request before the target, in this order.
-	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
-	// is omitted.
+	// IDs of the functions that handle the request before the target, in order. Each
+	// function receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult.
+	// Empty is omitted.
 	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitempty,omitzero"`
 
-	// Route to serve. A segment :name is a parameter.
+	// Path of the route. A segment :name is a parameter.
 	Path string `json:"path"`
 
-	// Setting that the HTTP worker defines. Nil is omitted.
+	// Setting defined by the HTTP worker. Nil is omitted.
 	PublicWebhook JSONValue `json:"public_webhook,omitempty,omitzero"`
 }
 
-// HTTPTriggerConfig is the config of trigger type http: one route of the engine's
-// HTTP server.
+// HTTPTriggerConfig is the config of trigger type http. It describes one route of
+// the engine's HTTP server.
 type HTTPTriggerConfig struct {
-	// Route to serve. A segment :name is a parameter, and the leading slash is
-	// optional. Client.Trigger registers the other segments percent-encoded, as
-	// clients send them. It rejects wildcards and routes that no request would match.
+	// Path of the route. A segment :name is a parameter, and the leading slash is
+	// optional. Client.Trigger percent-encodes the other segments as clients do. It
+	// rejects wildcards and routes that no request could match.
 	APIPath string `json:"api_path"`
 
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. The condition
-	// receives the request without its channels. If the condition skips the target,
-	// the engine answers the request with status 422. Empty is omitted and means no
-	// condition.
+	// ID of a condition function, which the engine calls before the target, in the
+	// same namespace. It receives the same payload, but without the channels of the
+	// request. If it returns false, the engine skips the target and responds to the
+	// request with status 422. No other result has an effect. Empty is omitted and
+	// means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Method to serve, in any case: GET, POST, PUT, DELETE, PATCH or HEAD. Empty is
-	// omitted; the default is GET. The engine accepts other methods but never routes
-	// them, including OPTIONS, which it answers itself; Client.Trigger rejects them.
+	// HTTP method of the route, in upper or lower case: GET, POST, PUT, DELETE, PATCH
+	// or HEAD. Empty is omitted; the default is GET. The engine accepts other methods
+	// but never routes them, so Client.Trigger rejects them. This includes OPTIONS,
+	// to which the engine itself responds.
 	HTTPMethod string `json:"http_method,omitempty,omitzero"`
 
-	// IDs of the functions that handle the request before the target, in this order.
-	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
-	// is omitted.
+	// IDs of the functions that handle the request before the target, in order. Each
+	// function receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult.
+	// Empty is omitted.
 	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitempty,omitzero"`
 }
 
-// HealthComponent is the health of one component of the engine's telemetry.
+// HealthComponent describes the health of one component of the engine's telemetry.
 type HealthComponent struct {
-	// Details that the component reports about itself; null if it is disabled. Nil
-	// encodes as null.
+	// Details reported by the component, or null if it is disabled. Nil encodes as
+	// null.
 	Details JSONValue `json:"details"`
 
 	// Status of the component: "healthy", "degraded" or "disabled".
 	Status string `json:"status"`
 }
 
-// HealthComponents is the health of all components of the engine's telemetry.
+// HealthComponents describes the health of all components of the engine's
+// telemetry.
 type HealthComponents struct {
 	// Health of the log store.
 	Logs HealthComponent `json:"logs"`
@@ -1167,7 +1173,7 @@ type HealthComponents struct {
 	// Health of the metric store.
 	Metrics HealthComponent `json:"metrics"`
 
-	// Health of OpenTelemetry in the engine.
+	// Health of the engine's OpenTelemetry component.
 	Otel HealthComponent `json:"otel"`
 
 	// Health of the span store.
@@ -1182,7 +1188,7 @@ type HealthReport struct {
 	// Overall status: "healthy" or "degraded".
 	Status string `json:"status"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int64 `json:"timestamp"`
 
@@ -1195,8 +1201,8 @@ type HistogramDataPoint struct {
 	// Attributes of the data point. Nil encodes as [].
 	Attributes List[StoredAttribute] `json:"attributes"`
 
-	// Number of values in each bucket: one more bucket than bounds, or no buckets at
-	// all. Nil encodes as [].
+	// Number of values in each bucket. There is one more bucket than there are
+	// bounds, or there are no buckets. Nil encodes as [].
 	BucketCounts List[uint64] `json:"bucket_counts"`
 
 	// Number of values in the histogram.
@@ -1220,19 +1226,20 @@ type HistogramDataPoint struct {
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 }
 
-// InvocationResultMessage answers an InvokeFunctionMessage in either direction.
-// Only the first answer to an invocation counts. An error takes precedence over a
-// result.
+// InvocationResultMessage is the reply to an InvokeFunctionMessage, in either
+// direction. Only the first reply to an invocation counts. An error takes
+// precedence over a result.
 type InvocationResultMessage struct {
 	// W3C baggage of the invocation. Empty is omitted.
 	Baggage string `json:"baggage,omitempty,omitzero"`
 
-	// Whether the hosting worker delivered the call to the observers itself, so that
-	// the engine activates none. The zero value, false, is omitted. It requires
-	// observe.v2, and the engine removes it.
+	// Whether the hosting worker itself has delivered the call to the observers, in
+	// which case the engine does not activate any. The zero value, false, is omitted.
+	// The field requires observe.v2. The engine does not pass it on to the caller.
 	Delivered bool `json:"delivered,omitempty,omitzero"`
 
-	// Error with which the invocation failed. Nil is omitted.
+	// Error of the invocation. Nil is omitted and means that the invocation
+	// succeeded.
 	Error *ErrorBody `json:"error,omitempty,omitzero"`
 
 	// ID of the function that was run.
@@ -1241,12 +1248,12 @@ type InvocationResultMessage struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers that the hosting worker selected. Nil is omitted: the
-	// engine considers every active observer. An empty list means none. It requires
-	// observe.v2, and the engine removes it.
+	// IDs of the observers that the hosting worker selected. Nil is omitted and means
+	// that the engine considers every active observer. An empty list means none. The
+	// field requires observe.v2. The engine does not pass it on to the caller.
 	Matched []string `json:"matched,omitempty,omitzero"`
 
-	// Result of the function. Nil is omitted and means the same as null.
+	// Result of the function. Nil is omitted and is equivalent to null.
 	Result JSONValue `json:"result,omitempty,omitzero"`
 
 	// W3C trace context of the invocation. Empty is omitted.
@@ -1256,8 +1263,8 @@ type InvocationResultMessage struct {
 	Type MessageType `json:"type"`
 }
 
-// InvocationsObservedMessage reports calls that ran in process and the observers
-// to activate for each. The engine sends no answer.
+// InvocationsObservedMessage reports calls that ran in process, and which
+// observers each call activates. The engine does not reply.
 type InvocationsObservedMessage struct {
 	// Reported calls, in order. Defaults to none. Nil encodes as [].
 	Items []ObservedInvocation `json:"items"`
@@ -1266,37 +1273,37 @@ type InvocationsObservedMessage struct {
 	Type MessageType `json:"type"`
 }
 
-// InvokeFunctionMessage requests the invocation of a function. A worker sends it
-// to the engine, and the engine sends it to the worker that provides the function.
+// InvokeFunctionMessage calls a function. A worker sends it to the engine, and the
+// engine sends it to the worker that serves the function.
 type InvokeFunctionMessage struct {
 	// Action that determines how the engine handles the invocation. Nil is omitted
 	// and means that the caller waits for the result. The engine never sets it.
 	Action *TriggerAction `json:"action,omitempty,omitzero"`
 
-	// Observer through which the function is called. Nil is omitted and means that
-	// the call is not made through an observer.
+	// Observer through which the function is called. Nil is omitted and means that no
+	// observer is involved.
 	Activation *Activation `json:"activation,omitempty,omitzero"`
 
 	// W3C baggage of the caller. Empty is omitted.
 	Baggage string `json:"baggage,omitempty,omitzero"`
 
-	// Handler that makes the call; the engine adds the worker. Nil is omitted: a
-	// worker sets it only for calls of a handler, and only on a connection with
+	// Handler that made the call. The engine adds the worker. Nil is omitted. A
+	// worker sets it only if a handler made the call and the connection has
 	// observe.v1.
 	Caller *Caller `json:"caller,omitempty,omitzero"`
 
-	// Payload of the invocation. The engine adds the key _caller_worker_id to a
-	// payload that is an object. Nil encodes as null.
+	// Payload of the invocation. If it is an object, the engine adds the key
+	// _caller_worker_id. Nil encodes as null.
 	Data JSONValue `json:"data"`
 
 	// ID of the function to run.
 	FunctionID string `json:"function_id"`
 
-	// ID of the invocation, a UUID that the caller chooses. Empty is omitted and
-	// means that the caller wants no result. The engine always sets it.
+	// ID of the invocation, a UUID chosen by the caller. Empty is omitted and means
+	// that the caller does not want a result. The engine always sets it.
 	InvocationID string `json:"invocation_id,omitempty,omitzero"`
 
-	// Metadata that accompanies the payload, from the caller or from the trigger that
+	// Metadata that was sent with the payload, by the caller or by the trigger that
 	// fired. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
@@ -1315,19 +1322,19 @@ type InvokeFunctionMessage struct {
 	Type MessageType `json:"type"`
 }
 
-// JSONValue is any JSON value in the encoding in which it was received: numbers
-// keep all digits and objects keep the order of their keys. In a field that is
-// always written, nil encodes as null. In an optional field, nil is omitted and
-// JSONValue("null") encodes as null. JSONValue is an alias, which gives it the
+// JSONValue is any JSON value, in the encoding in which it was received. Numbers
+// keep all their digits and objects keep the order of their keys. In a field that
+// is always written, nil encodes as null. In an optional field, nil is omitted and
+// JSONValue("null") encodes as null. JSONValue is an alias and therefore has the
 // methods of json.RawMessage.
 type JSONValue = json.RawMessage
 
-// LocalFunctionStats counts the calls of one function that ran in process.
+// LocalFunctionStats contains the number of in-process calls to one function.
 type LocalFunctionStats struct {
 	// Number of calls.
 	Count uint64 `json:"count"`
 
-	// Sum of the durations of all calls in milliseconds, with a fraction.
+	// Sum of the durations of all calls, in fractional milliseconds.
 	DurationMsSum float64 `json:"duration_ms_sum"`
 
 	// Number of calls that failed.
@@ -1337,31 +1344,33 @@ type LocalFunctionStats struct {
 	FunctionID string `json:"function_id"`
 }
 
-// LocalInvocationStatsMessage counts the calls that ran in process since the last
-// such message. The engine sends no answer.
+// LocalInvocationStatsMessage contains the number of in-process calls since the
+// previous message of this type. The engine does not reply.
 type LocalInvocationStatsMessage struct {
-	// Counts of the calls that were observed but not reported. Defaults to none. Nil
-	// encodes as [].
+	// Numbers of observed calls that were not reported. Defaults to none. Nil encodes
+	// as [].
 	DroppedReports []DroppedReports `json:"dropped_reports"`
 
-	// Counts of the functions that were called. Defaults to none. Nil encodes as [].
+	// Call counts of the functions that were called. Defaults to none. Nil encodes as
+	// [].
 	Functions []LocalFunctionStats `json:"functions"`
 
 	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 
-	// Time that the counts cover, in milliseconds.
+	// Length of the period that the counts cover, in milliseconds.
 	WindowMs uint64 `json:"window_ms"`
 }
 
-// LogEvent is the payload that a log trigger delivers: one record as the engine
-// stores it. It equals the StoredLog of engine::logs::list, except that the scope
-// fields are null where a StoredLog omits them.
+// LogEvent is the payload that a log trigger delivers. It contains one record as
+// stored by the engine. It has the same fields as a StoredLog from
+// engine::logs::list, except that scope fields without a value are null instead of
+// absent.
 type LogEvent struct {
 	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes Map[JSONValue] `json:"attributes"`
 
-	// Message of the record. A structured body is its JSON text.
+	// Message of the record. A structured body is encoded as JSON.
 	Body string `json:"body"`
 
 	// Name of the instrumentation scope. Nil encodes as null.
@@ -1371,7 +1380,7 @@ type LogEvent struct {
 	InstrumentationScopeVersion *string `json:"instrumentation_scope_version"`
 
 	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
-	// means that the record did not contain it.
+	// means that the record does not contain an observed time.
 	ObservedTimestampUnixNano uint64 `json:"observed_timestamp_unix_nano"`
 
 	// Resource attributes of the record. Nil encodes as {}.
@@ -1380,11 +1389,11 @@ type LogEvent struct {
 	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
-	// error; 0 is unset.
+	// OpenTelemetry severity number from 0 to 24. For example, 5 is debug, 9 is info,
+	// 13 is warn and 17 is error. Zero means that no severity is set.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text. It may be empty.
+	// Severity as text, which may be empty.
 	SeverityText string `json:"severity_text"`
 
 	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
@@ -1392,7 +1401,7 @@ type LogEvent struct {
 	SpanID *string `json:"span_id"`
 
 	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
-	// record did not contain it.
+	// record does not contain a time.
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 
 	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
@@ -1424,11 +1433,11 @@ type LogInput struct {
 // LogLevel is the level that a log trigger matches.
 type LogLevel string
 
-// LogTriggerConfig is the config of trigger type log. Its function receives one
-// LogEvent for each record, including the engine's own records.
+// LogTriggerConfig is the config of trigger type log. Its function receives a
+// LogEvent for each record, including records of the engine itself.
 type LogTriggerConfig struct {
-	// Level to match. It is not a minimum: the lower-cased severity text must equal
-	// it. Empty is omitted; the default is "all".
+	// Level to match. It is compared with the lower-case severity text and is not a
+	// minimum. Empty is omitted; the default is "all".
 	Level LogLevel `json:"level,omitempty,omitzero"`
 }
 
@@ -1445,7 +1454,7 @@ type LogsListInput struct {
 	// Number of records to skip. Zero is omitted.
 	Offset uint64 `json:"offset,omitempty,omitzero"`
 
-	// Lowest severity number of a record, such as 13 for warn. Nil is omitted and
+	// Minimum severity number of a record, such as 13 for warn. Nil is omitted and
 	// matches all severities.
 	SeverityMin *int32 `json:"severity_min,omitempty,omitzero"`
 
@@ -1464,7 +1473,7 @@ type LogsListInput struct {
 	TraceID string `json:"trace_id,omitempty,omitzero"`
 }
 
-// LogsListQuery is the query that a LogsListResult answers.
+// LogsListQuery contains the query parameters of a LogsListResult.
 type LogsListQuery struct {
 	// Latest time of a record, in milliseconds since the Unix epoch. Nil encodes as
 	// null.
@@ -1476,7 +1485,7 @@ type LogsListQuery struct {
 	// Number of records to skip. Nil encodes as null.
 	Offset *uint64 `json:"offset"`
 
-	// Lowest severity number of a record. Nil encodes as null.
+	// Minimum severity number of a record. Nil encodes as null.
 	SeverityMin *int32 `json:"severity_min"`
 
 	// Severity text of the record. Nil encodes as null.
@@ -1498,23 +1507,24 @@ type LogsListResult struct {
 	// Log records, newest first. Nil encodes as [].
 	Logs List[StoredLog] `json:"logs"`
 
-	// Query that the result answers. Nil is omitted and means that the engine does
-	// not store logs.
+	// Query parameters that the result is based on. Nil is omitted and means that the
+	// engine does not store logs.
 	Query *LogsListQuery `json:"query,omitempty,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int64 `json:"timestamp"`
 
-	// Number of matching records before offset and limit are applied.
+	// Number of matching records, ignoring offset and limit.
 	Total uint64 `json:"total"`
 }
 
-// MergePath is the path to the value that a merge or an append changes: one key,
-// or the keys that lead from the root to the value. Every key is literal: a dot
-// has no meaning, and a path cannot enter an array. Segments takes precedence over
-// Single unless it is nil. The zero value is the root, and so is an empty
-// Segments. On the wire, an absent path, null, "" and [] all mean the root.
+// MergePath is the path to the value that a merge or an append changes. It is
+// either one key, or the keys that lead from the root to the value. Keys are
+// literal: a dot has no special meaning, and a path cannot lead into an array. If
+// Segments is not nil, it takes precedence over Single. The zero value and an
+// empty Segments both mean the root. On the wire, an absent path, null, "" and []
+// all mean the root.
 type MergePath struct {
 	Single   string
 	Segments []string
@@ -1524,8 +1534,8 @@ type MergePath struct {
 // of each message sets it.
 type MessageType string
 
-// MetricDataPoint is one data point of a StoredMetric: either a number or a
-// histogram. Exactly one of Number and Histogram is set.
+// MetricDataPoint is one data point of a StoredMetric. Exactly one of Number and
+// Histogram is set.
 type MetricDataPoint struct {
 	Number    *NumberDataPoint
 	Histogram *HistogramDataPoint
@@ -1534,25 +1544,27 @@ type MetricDataPoint struct {
 // MetricsListInput is the input of engine::metrics::list. The zero value lists all
 // metrics.
 type MetricsListInput struct {
-	// Length of the buckets of the aggregated metrics, in seconds. It requires
+	// Length of the time buckets for aggregated metrics, in seconds. It requires
 	// StartTime and EndTime. Nil is omitted and means no aggregation.
 	AggregateInterval *uint64 `json:"aggregate_interval,omitempty,omitzero"`
 
-	// Latest arrival time of an export, in milliseconds since the Unix epoch. It
-	// takes effect only together with StartTime. Nil is omitted and means no limit.
+	// Latest time at which an export arrived, in milliseconds since the Unix epoch.
+	// It has an effect only if StartTime is also set. Nil is omitted and means no
+	// limit.
 	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
 
 	// Exact name of the metric. Empty is omitted and matches all metrics.
 	MetricName string `json:"metric_name,omitempty,omitzero"`
 
-	// Earliest arrival time of an export, in milliseconds since the Unix epoch. It
-	// takes effect only together with EndTime. Nil is omitted and means no limit.
+	// Earliest time at which an export arrived, in milliseconds since the Unix epoch.
+	// It has an effect only if EndTime is also set. Nil is omitted and means no
+	// limit.
 	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
 }
 
-// MetricsListQuery is the query that a MetricsListResult answers.
+// MetricsListQuery contains the query parameters of a MetricsListResult.
 type MetricsListQuery struct {
-	// Length of the buckets, in seconds. Nil encodes as null.
+	// Length of the time buckets, in seconds. Nil encodes as null.
 	AggregateInterval *uint64 `json:"aggregate_interval"`
 
 	// Latest arrival time, in milliseconds since the Unix epoch. Nil encodes as null.
@@ -1568,27 +1580,27 @@ type MetricsListQuery struct {
 
 // MetricsListResult is the result of engine::metrics::list.
 type MetricsListResult struct {
-	// Aggregated metrics in buckets of the requested length. Empty is omitted.
+	// Aggregated metrics, in time buckets of the requested length. Empty is omitted.
 	AggregatedMetrics []AggregatedMetric `json:"aggregated_metrics,omitempty,omitzero"`
 
 	// Metrics of the engine itself.
 	EngineMetrics EngineMetrics `json:"engine_metrics"`
 
-	// Query that the result answers. Nil is omitted and means that the input set
-	// neither a time nor an aggregation interval.
+	// Query parameters that the result is based on. Nil is omitted and means that the
+	// input set neither a time nor an aggregation interval.
 	Query *MetricsListQuery `json:"query,omitempty,omitzero"`
 
 	// Metrics that workers have exported, ordered by arrival. Nil encodes as [].
 	SdkMetrics List[StoredMetric] `json:"sdk_metrics"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int64 `json:"timestamp"`
 }
 
 // MiddlewareInput is the input of the middleware function of a guarded listener.
-// For each allowed call, the engine calls the middleware function instead of the
-// called function and returns its result to the caller.
+// For each permitted call, the engine calls the middleware function instead of the
+// requested function, and returns its result to the caller.
 type MiddlewareInput struct {
 	// Action of the call. Nil encodes as null and means that the caller waits for the
 	// result.
@@ -1597,10 +1609,10 @@ type MiddlewareInput struct {
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
-	// ID of the called function.
+	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
-	// Namespace in which the function is called.
+	// Namespace of the requested function.
 	Namespace string `json:"namespace"`
 
 	// Payload of the call. Nil encodes as null.
@@ -1622,13 +1634,13 @@ type NumberDataPoint struct {
 // ObserveDeliver selects the payload of an observer's target.
 type ObserveDeliver string
 
-// ObserveDelivery selects who activates the observers of a function in version
-// 0.25 of the protocol.
+// ObserveDelivery selects, in protocol version 0.25, how the observers of a
+// function are activated.
 type ObserveDelivery string
 
-// ObserveDescriptor describes how a function may be observed in version 0.25 of
-// the protocol. Later versions use other fields of the RegisterFunctionMessage; an
-// engine still decodes a descriptor, and this package never sends one.
+// ObserveDescriptor describes how a function can be observed in protocol version
+// 0.25. Later versions use other fields of RegisterFunctionMessage. Later engines
+// still decode a descriptor, but this package never sends one.
 type ObserveDescriptor struct {
 	// Whether the function may be observed. Nil is omitted; the default is true.
 	Allow *bool `json:"allow,omitempty,omitzero"`
@@ -1637,38 +1649,41 @@ type ObserveDescriptor struct {
 	// observers have no arguments; null decodes as nil.
 	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
 
-	// Who activates the observers. Empty is omitted; the default is "auto".
+	// Delivery mode, which selects how observers are activated. Empty is omitted; the
+	// default is "auto".
 	Delivery ObserveDelivery `json:"delivery,omitempty,omitzero"`
 
-	// Trigger type whose triggers the engine turns into observers of the function.
+	// Trigger type whose triggers the engine converts to observers of the function.
 	// Empty is omitted and means none.
 	LegacyTriggerType string `json:"legacy_trigger_type,omitempty,omitzero"`
 }
 
-// ObserveMessage creates an observer, or confirms one that the connection already
-// owns. The engine answers each with exactly one ObserveResultMessage, in order.
+// ObserveMessage creates an observer, or confirms an observer that already belongs
+// to this connection. The engine replies to each message with exactly one
+// ObserveResultMessage, in order.
 type ObserveMessage struct {
-	// Time after which the observer ends, in milliseconds. Nil is omitted and means
-	// never.
+	// Time after which the engine removes the observer, in milliseconds. Nil is
+	// omitted and means never.
 	ExpiresInMs *uint64 `json:"expires_in_ms,omitempty,omitzero"`
 
-	// ID of the observer, which the observing worker chooses. It stays the same on
-	// every connection.
+	// ID of the observer, chosen by the observing worker. It stays the same across
+	// reconnections.
 	ID string `json:"id"`
 
-	// Number of activations after which the observer ends. Nil is omitted and means
-	// no limit.
+	// Number of activations after which the engine removes the observer. Nil is
+	// omitted and means no limit.
 	MaxFires *uint64 `json:"max_fires,omitempty,omitzero"`
 
-	// Number of activations that may run at once; further ones wait. Nil is omitted
-	// and means the limit of the engine.
+	// Maximum number of concurrent activations. Further activations wait. Nil is
+	// omitted and means the engine's own limit.
 	MaxInFlight *uint32 `json:"max_in_flight,omitempty,omitzero"`
 
-	// Metadata of each call of the target. The worker that hosts the source does not
+	// Metadata for each call to the target. The worker that hosts the source does not
 	// see it. Nil is omitted; null decodes as nil.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Observed function and the conditions for its calls.
+	// Observed function, and the conditions under which its calls activate the
+	// observer.
 	Source ObserveSource `json:"source"`
 
 	// Function that the observer calls.
@@ -1678,13 +1693,13 @@ type ObserveMessage struct {
 	Type MessageType `json:"type"`
 }
 
-// ObserveOn selects the observed calls by their outcome.
+// ObserveOn selects the calls that activate an observer by their outcome.
 type ObserveOn string
 
-// ObserveResultMessage answers an ObserveMessage. With state "error" the engine
-// rejects the observer and keeps nothing of it.
+// ObserveResultMessage is the reply to an ObserveMessage. State "error" means that
+// the engine rejects the observer and does not keep it.
 type ObserveResultMessage struct {
-	// Error that explains state "error". Nil is omitted.
+	// Error that explains the state "error". Nil is omitted.
 	Error *ErrorBody `json:"error,omitempty,omitzero"`
 
 	// ID of the observer.
@@ -1701,8 +1716,9 @@ type ObserveResultMessage struct {
 	Warnings []string `json:"warnings,omitempty,omitzero"`
 }
 
-// ObserveSource is the source of an observer on the wire: the observed function
-// and the conditions under which its calls activate the observer.
+// ObserveSource is the source of an observer on the wire. It consists of the
+// observed function and the conditions under which its calls activate the
+// observer.
 type ObserveSource struct {
 	// Arguments for the worker that hosts the function, normally an object. Nil is
 	// omitted and means no arguments; null decodes as nil.
@@ -1712,10 +1728,11 @@ type ObserveSource struct {
 	// output and caller; an empty list means none of them.
 	Capture []Capture `json:"capture,omitempty,omitzero"`
 
-	// Payload of the target. Empty is omitted; the default is "envelope".
+	// Form of the payload that the target receives. Empty is omitted; the default is
+	// "envelope".
 	Deliver ObserveDeliver `json:"deliver,omitempty,omitzero"`
 
-	// Filter that a call must match, an object. Nil is omitted and matches every
+	// Filter that a call must match, as an object. Nil is omitted and matches every
 	// call; null decodes as nil.
 	Filters JSONValue `json:"filters,omitempty,omitzero"`
 
@@ -1739,44 +1756,44 @@ type ObserveTarget struct {
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
-// ObservedInvocation is a call that ran in process, as an
-// InvocationsObservedMessage reports it. Input, output, error and metadata are
-// present if an activated observer captures them; null is a value, and differs
-// from absent.
+// ObservedInvocation describes a call that ran in process, as an element of an
+// InvocationsObservedMessage. Input, output, error and metadata are present only
+// if one of the activated observers captures them. Null is a value and not the
+// same as absent.
 type ObservedInvocation struct {
 	// W3C baggage of the call. Empty is omitted.
 	Baggage string `json:"baggage,omitempty,omitzero"`
 
-	// Caller of the function; the engine adds the worker. Nil is omitted and means
-	// that no observer captures it or that nothing is known beyond the worker.
+	// Caller of the function. The engine adds the worker. Nil is omitted and means
+	// that no observer captures the caller or that only the worker is known.
 	Caller *Caller `json:"caller,omitempty,omitzero"`
 
-	// Duration of the call in milliseconds, with a fraction.
+	// Duration of the call, in fractional milliseconds.
 	DurationMs float64 `json:"duration_ms"`
 
-	// Error of the call, an object with code and message. Nil is omitted and means
+	// Error of the call, as an object with code and message. Nil is omitted and means
 	// that no observer captures it or that the call succeeded.
 	Error JSONValue `json:"error,omitempty,omitzero"`
 
-	// ID of the called function.
+	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
 	// Payload of the call. Nil is omitted and means that no observer captures it.
 	Input JSONValue `json:"input,omitempty,omitzero"`
 
-	// ID of the call, which the worker chooses.
+	// ID of the call, chosen by the worker.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers to activate. The worker has already applied their
-	// conditions. Defaults to none. Nil encodes as [].
+	// IDs of the observers that the call activates. The worker has already checked
+	// their conditions. Defaults to none. Nil encodes as [].
 	Matched []string `json:"matched"`
 
 	// Metadata of the call. Nil is omitted and means that no observer captures it or
 	// that there is none.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Namespace of the called function, as its FunctionRegisteredMessage states it.
-	// Empty is omitted.
+	// Namespace of the called function, as in its FunctionRegisteredMessage. Empty is
+	// omitted.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
 	// Number of activations in the chain that led to the call. Defaults to 0.
@@ -1786,8 +1803,8 @@ type ObservedInvocation struct {
 	// the call failed, or that OutputIsInput is set.
 	Output JSONValue `json:"output,omitempty,omitzero"`
 
-	// Whether the result equals the payload and is left out. The zero value, false,
-	// is omitted.
+	// Whether the result is omitted because it equals the payload. The zero value,
+	// false, is omitted.
 	OutputIsInput bool `json:"output_is_input,omitempty,omitzero"`
 
 	// Time at which the call began, in milliseconds since the Unix epoch.
@@ -1800,23 +1817,24 @@ type ObservedInvocation struct {
 	Traceparent string `json:"traceparent,omitempty,omitzero"`
 }
 
-// Observed is the payload of an observer's target unless the observer delivers the
-// input or the output alone: one call of the observed function. In is the type of
-// the call's payload and Out that of its result; JSONValue accepts anything. A
-// part that the observer does not capture has its zero value.
+// Observed is the default payload of an observer's target. It describes one call
+// to the observed function. In is the type of the payload of that call and Out is
+// the type of its result; JSONValue accepts anything. Parts that the observer does
+// not capture have their zero value. If the observer delivers only the input or
+// the output, the target does not receive an Observed.
 type Observed[In, Out any] struct {
-	// ID of the activation, different for each.
+	// ID of the activation. Each activation has a different ID.
 	ActivationID string `json:"activation_id"`
 
-	// Caller of the observed function. Nil is omitted and means that it is not
-	// captured or not known.
+	// Caller of the observed function. Nil is omitted and means that the caller is
+	// not captured or not known.
 	Caller *Caller `json:"caller,omitempty,omitzero"`
 
-	// Duration of the observed call in milliseconds, with a fraction.
+	// Duration of the observed call, in fractional milliseconds.
 	DurationMs float64 `json:"duration_ms"`
 
 	// Error of the observed call. Nil is omitted and means that the call succeeded or
-	// that its error is not captured.
+	// that the error is not captured.
 	Error *ErrorBody `json:"error,omitempty,omitzero"`
 
 	// ID of the observed function.
@@ -1828,9 +1846,9 @@ type Observed[In, Out any] struct {
 	// ID of the observed call.
 	InvocationID string `json:"invocation_id"`
 
-	// Metadata of the observed call. Nil is omitted and means that it is not captured
-	// or that there is none. The metadata of the observer is the metadata of the
-	// invocation instead.
+	// Metadata of the observed call. Nil is omitted and means that the metadata is
+	// not captured or that there is none. The metadata of the observer itself is
+	// available as the metadata of the invocation.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
 	// Namespace of the observed function. Empty is omitted.
@@ -1850,11 +1868,11 @@ type Observed[In, Out any] struct {
 }
 
 // ObserverAckMessage accepts or rejects an observer. The worker that hosts the
-// observed function sends it for each announced observer, and later to reject an
-// observer that it has accepted. The engine sends no answer to it.
+// observed function sends one for each announced observer. It can send another one
+// later to reject an observer that it has accepted. The engine does not reply.
 type ObserverAckMessage struct {
-	// Error that explains the rejection. Nil is omitted and means that the observer
-	// is accepted.
+	// Reason for the rejection. Nil is omitted and means that the observer is
+	// accepted.
 	Error *ErrorBody `json:"error,omitempty,omitzero"`
 
 	// ID of the observed function.
@@ -1875,7 +1893,7 @@ type ObserverAckMessage struct {
 }
 
 // ObserverAddedMessage announces a new observer to the worker that hosts the
-// observed function. The worker answers with an ObserverAckMessage.
+// observed function. The worker replies with an ObserverAckMessage.
 type ObserverAddedMessage struct {
 	// ID of the observed function.
 	FunctionID string `json:"function_id"`
@@ -1884,7 +1902,7 @@ type ObserverAddedMessage struct {
 	// Empty is omitted.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// New observer.
+	// Observer that was added.
 	Observer ObserverView `json:"observer"`
 
 	// Revision of the function's observers after the change.
@@ -1903,11 +1921,11 @@ type ObserverInfo struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of the state. Nil is omitted.
+	// Reason for the state. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitempty,omitzero"`
 
-	// Observed function and the conditions for its calls. The filters have normal
-	// form.
+	// Observed function, and the conditions under which its calls activate the
+	// observer. The filters are in normal form.
 	Source ObserveSource `json:"source"`
 
 	// State of the observer.
@@ -1924,14 +1942,13 @@ type ObserverInfoInput struct {
 }
 
 // ObserverInfoResult is the result of engine::observers::get. Decoding also
-// accepts the observer without the enclosing object.
+// accepts a bare observer without the enclosing object.
 type ObserverInfoResult struct {
 	// Observer with the requested ID.
 	Observer ObserverInfo `json:"observer"`
 }
 
-// ObserverLegacy is the trigger from which an engine of version 0.25 made an
-// observer.
+// ObserverLegacy is a trigger that engine 0.25 converted to an observer.
 type ObserverLegacy struct {
 	// Config of the trigger. Nil encodes as null.
 	Config JSONValue `json:"config"`
@@ -1940,8 +1957,8 @@ type ObserverLegacy struct {
 	TriggerType string `json:"trigger_type"`
 }
 
-// ObserverRemovedMessage reports to the worker that hosts an observed function
-// that an observer no longer exists. The worker sends no answer.
+// ObserverRemovedMessage informs the worker that hosts the observed function that
+// an observer no longer exists. The worker does not reply.
 type ObserverRemovedMessage struct {
 	// ID of the observed function.
 	FunctionID string `json:"function_id"`
@@ -1963,8 +1980,8 @@ type ObserverRemovedMessage struct {
 // ObserverState is the state of an observer.
 type ObserverState string
 
-// ObserverStateChangedMessage reports a new state of an observer to the worker
-// that created it. The worker sends no answer.
+// ObserverStateChangedMessage informs the worker that created an observer of the
+// observer's new state. The worker does not reply.
 type ObserverStateChangedMessage struct {
 	// Number of activations so far. Defaults to 0.
 	Fires uint64 `json:"fires"`
@@ -1972,7 +1989,7 @@ type ObserverStateChangedMessage struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason for state "suspended", "error" or "disposed". Nil is omitted.
+	// Reason for the state "suspended", "error" or "disposed". Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitempty,omitzero"`
 
 	// New state of the observer.
@@ -1982,10 +1999,10 @@ type ObserverStateChangedMessage struct {
 	Type MessageType `json:"type"`
 }
 
-// ObserverView is what the worker that hosts a function learns about one of its
-// observers. Decoding applies the defaults, for absent keys and for null.
+// ObserverView describes an observer to the worker that hosts the observed
+// function. Decoding applies the defaults for absent keys and for null.
 type ObserverView struct {
-	// Arguments of the observer, valid against the args_format of the function.
+	// Arguments of the observer, which satisfy the args_format of the function.
 	// Defaults to {}. Nil encodes as {}.
 	Args JSONValue `json:"args"`
 
@@ -2000,8 +2017,8 @@ type ObserverView struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Trigger from which the engine made the observer. Nil is omitted and means that
-	// a worker made the observer. Only engines of version 0.25 set it.
+	// Trigger that the engine converted to this observer. Nil is omitted and means
+	// that a worker created the observer. Only engine 0.25 sets this field.
 	Legacy *ObserverLegacy `json:"legacy,omitempty,omitzero"`
 
 	// Outcome of the calls that activate the observer. Defaults to "success". Empty
@@ -2012,8 +2029,8 @@ type ObserverView struct {
 	Target string `json:"target"`
 }
 
-// ObserversChangedEvent is the event of engine::on-observers-changed: the state of
-// an observer has changed.
+// ObserversChangedEvent is the event of engine::on-observers-changed. It reports
+// that the state of an observer has changed.
 type ObserversChangedEvent struct {
 	// ID of the observed function.
 	FunctionID string `json:"function_id"`
@@ -2046,13 +2063,14 @@ type OnFunctionRegistrationInput struct {
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
-	// Description of the function. Nil encodes as null and means that there is none.
+	// Description of the function. Nil encodes as null and means that the function
+	// has no description.
 	Description *string `json:"description"`
 
-	// ID of the function as the worker sent it, without the prefix.
+	// ID of the function as sent by the worker, without the prefix.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of the registration, or null if there is none. Nil encodes as null.
+	// Metadata of the function, or null if it has none. Nil encodes as null.
 	Metadata JSONValue `json:"metadata"`
 
 	// Namespace of the connection. Defaults to "default" when absent. Empty is
@@ -2062,8 +2080,8 @@ type OnFunctionRegistrationInput struct {
 	// Whether the function may be observed. Nil is omitted; the default is true.
 	Observable *bool `json:"observable,omitempty,omitzero"`
 
-	// Whether only the connection of the worker may call the function. The zero
-	// value, false, is omitted.
+	// Whether only the worker's own connection may call the function. The zero value,
+	// false, is omitted.
 	Private bool `json:"private,omitempty,omitzero"`
 }
 
@@ -2071,7 +2089,7 @@ type OnFunctionRegistrationInput struct {
 // registrations. The zero value accepts the registration unchanged. To reject the
 // registration, return an error instead.
 type OnFunctionRegistrationResult struct {
-	// JSON Schema of the arguments of the function's observers to register. Nil is
+	// JSON Schema to register for the arguments of the function's observers. Nil is
 	// omitted and keeps the original schema.
 	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
 
@@ -2082,7 +2100,7 @@ type OnFunctionRegistrationResult struct {
 	// original ID.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
-	// Metadata to register; a JSON null replaces the original metadata, too. Nil is
+	// Metadata to register. A JSON null also replaces the original metadata. Nil is
 	// omitted and keeps the original metadata.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
@@ -2090,24 +2108,25 @@ type OnFunctionRegistrationResult struct {
 	// value.
 	Observable *bool `json:"observable,omitempty,omitzero"`
 
-	// Whether only the connection of the worker may call the function. Nil is omitted
+	// Whether only the worker's own connection may call the function. Nil is omitted
 	// and keeps the original value.
 	Private *bool `json:"private,omitempty,omitzero"`
 }
 
 // OnTriggerRegistrationInput is the input of the hook for trigger registrations.
 type OnTriggerRegistrationInput struct {
-	// Config of the trigger; the trigger type defines its shape. Nil encodes as null.
+	// Config of the trigger, in the form defined by the trigger type. Nil encodes as
+	// null.
 	Config JSONValue `json:"config"`
 
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context JSONValue `json:"context"`
 
-	// ID of the function that the trigger calls, as the worker sent it, without the
+	// ID of the function that the trigger calls, as sent by the worker, without the
 	// prefix.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of the trigger, or null if there is none. Nil encodes as null.
+	// Metadata of the trigger, or null if it has none. Nil encodes as null.
 	Metadata JSONValue `json:"metadata"`
 
 	// Namespace of the function that the trigger calls. Defaults to "default" when
@@ -2126,7 +2145,7 @@ type OnTriggerRegistrationInput struct {
 // return an error instead. The hook cannot change the metadata or the namespaces
 // of a trigger.
 type OnTriggerRegistrationResult struct {
-	// Config to register; a JSON null replaces the original config, too. Nil is
+	// Config to register. A JSON null also replaces the original config. Nil is
 	// omitted and keeps the original config.
 	Config JSONValue `json:"config,omitempty,omitzero"`
 
@@ -2168,55 +2187,57 @@ type OnTriggerTypeRegistrationResult struct {
 	TriggerTypeID string `json:"trigger_type_id,omitempty,omitzero"`
 }
 
-// OtelConfig configures telemetry. Every field is optional. An omitted field takes
-// its value from the environment variable that its description names, if any, and
-// otherwise has its default. The zero value is a valid configuration.
+// OtelConfig configures telemetry. All fields are optional, and the zero value is
+// a valid configuration. If a field is not set, its value comes from the
+// environment variable given in its description, if any. If that variable is not
+// set either, the field has its default.
 type OtelConfig struct {
-	// Maximum number of messages that wait to be sent. Messages beyond it are dropped
-	// and counted. Nil is omitted; the default is 10000.
+	// Maximum number of messages in the queue. Further messages are dropped and
+	// counted. Nil is omitted; the default is 10000.
 	ChannelCapacity *uint64 `json:"channel_capacity,omitempty,omitzero"`
 
-	// Whether to record telemetry at all. Nil is omitted; the default is false if
-	// $OTEL_SDK_DISABLED is true, otherwise $OTEL_ENABLED (where false, 0, no and off
-	// mean false), otherwise true.
+	// Whether to record telemetry. Nil is omitted. In that case, the value is false
+	// if $OTEL_SDK_DISABLED is true. Otherwise it is $OTEL_ENABLED, where false, 0,
+	// no and off mean false. If $OTEL_ENABLED is not set, it is true.
 	Enabled *bool `json:"enabled,omitempty,omitzero"`
 
-	// Headers of every upgrade request of the telemetry connection, keyed by name. A
-	// header that WithTelemetryConnection sets takes precedence. StartTelemetry
-	// rejects the headers of the upgrade itself, except Host. Empty is omitted and
-	// means none.
+	// Headers of the telemetry connection, keyed by name. They are sent with every
+	// upgrade request. Headers set with WithTelemetryConnection take precedence.
+	// Except for Host, StartTelemetry rejects headers that belong to the upgrade
+	// itself. Empty is omitted and means none.
 	EngineWSHeaders map[string]string `json:"engine_ws_headers,omitempty,omitzero"`
 
-	// URL of the engine. The path /otel is appended unless the URL already ends in
-	// it. Nil is omitted; the default is $III_URL, otherwise ws://127.0.0.1:49134.
+	// URL of the engine. If it does not end in /otel, this path is appended. Nil is
+	// omitted; the default is $III_URL or else ws://127.0.0.1:49134.
 	EngineWSURL *string `json:"engine_ws_url,omitempty,omitzero"`
 
-	// Whether outgoing HTTP requests get spans. Nil is omitted; the default is true.
+	// Whether to create spans for outgoing HTTP requests. Nil is omitted; the default
+	// is true.
 	FetchInstrumentationEnabled *bool `json:"fetch_instrumentation_enabled,omitempty,omitzero"`
 
-	// Whether to announce the start of each sampled span before the span ends. Nil is
-	// omitted; the default is $OTEL_LIVE_SPANS (where true and 1 mean true),
-	// otherwise true.
+	// Whether to report the start of each sampled span before the span ends. Nil is
+	// omitted; the default is $OTEL_LIVE_SPANS, where true and 1 mean true, or else
+	// true.
 	LiveSpans *bool `json:"live_spans,omitempty,omitzero"`
 
 	// Number of log records, at least 1, at which a batch is sent without further
-	// delay. Nil is omitted; the default is $OTEL_LOGS_BATCH_SIZE unless that is 0,
-	// otherwise 1.
+	// delay. Nil is omitted; the default is $OTEL_LOGS_BATCH_SIZE if it is set and
+	// not 0, or else 1.
 	LogsBatchSize *uint64 `json:"logs_batch_size,omitempty,omitzero"`
 
 	// Whether to export log records. Nil is omitted; the default is true.
 	LogsEnabled *bool `json:"logs_enabled,omitempty,omitzero"`
 
-	// Maximum time, in milliseconds, that a log record waits to be batched with
-	// others. Nil is omitted; the default is $OTEL_LOGS_FLUSH_INTERVAL_MS, otherwise
-	// 100.
+	// Maximum time for which a log record waits to be sent in a batch, in
+	// milliseconds. Nil is omitted; the default is $OTEL_LOGS_FLUSH_INTERVAL_MS or
+	// else 100.
 	LogsFlushIntervalMs *uint64 `json:"logs_flush_interval_ms,omitempty,omitzero"`
 
-	// Whether to export metrics. Nil is omitted; the default is
-	// $OTEL_METRICS_ENABLED, otherwise true.
+	// Whether to export metrics. Nil is omitted; the default is $OTEL_METRICS_ENABLED
+	// or else true.
 	MetricsEnabled *bool `json:"metrics_enabled,omitempty,omitzero"`
 
-	// Interval between two exports of metrics, in milliseconds. Nil is omitted; the
+	// Interval between exports of metrics, in milliseconds. Nil is omitted; the
 	// default is 60000.
 	MetricsExportIntervalMs *uint64 `json:"metrics_export_interval_ms,omitempty,omitzero"`
 
@@ -2225,57 +2246,58 @@ type OtelConfig struct {
 	ReconnectionConfig *ReconnectionConfig `json:"reconnection_config,omitempty,omitzero"`
 
 	// Resource attribute service.instance.id. Nil is omitted; the default is
-	// $SERVICE_INSTANCE_ID, otherwise a random UUID.
+	// $SERVICE_INSTANCE_ID or else a random UUID.
 	ServiceInstanceID *string `json:"service_instance_id,omitempty,omitzero"`
 
 	// Resource attribute service.name. Nil is omitted; the default is
-	// $OTEL_SERVICE_NAME, otherwise the base name of the executable.
+	// $OTEL_SERVICE_NAME or else the base name of the executable.
 	ServiceName *string `json:"service_name,omitempty,omitzero"`
 
 	// Resource attribute service.namespace. Nil is omitted; the default is
-	// $SERVICE_NAMESPACE, otherwise the attribute is not set.
+	// $SERVICE_NAMESPACE. If that is not set either, there is no such attribute.
 	ServiceNamespace *string `json:"service_namespace,omitempty,omitzero"`
 
 	// Resource attribute service.version. Nil is omitted; the default is
-	// $SERVICE_VERSION, otherwise "unknown".
+	// $SERVICE_VERSION or else "unknown".
 	ServiceVersion *string `json:"service_version,omitempty,omitzero"`
 
-	// Maximum time, in milliseconds, that a shutdown waits for pending telemetry to
-	// be sent. Nil is omitted; the default is 10000.
+	// Maximum time for which a shutdown waits until pending telemetry is sent, in
+	// milliseconds. Nil is omitted; the default is 10000.
 	ShutdownTimeoutMs *uint64 `json:"shutdown_timeout_ms,omitempty,omitzero"`
 
-	// Maximum time, in milliseconds, that a finished span waits to be batched with
-	// others. Nil is omitted; the default is $OTEL_SPANS_FLUSH_INTERVAL_MS, otherwise
-	// 100.
+	// Maximum time for which a finished span waits to be sent in a batch, in
+	// milliseconds. Nil is omitted; the default is $OTEL_SPANS_FLUSH_INTERVAL_MS or
+	// else 100.
 	SpansFlushIntervalMs *uint64 `json:"spans_flush_interval_ms,omitempty,omitzero"`
 }
 
-// OtelMessage is one telemetry frame. On the socket it is one binary message:
-// Prefix followed by Data. In JSON, Data is base64. Use keyed literals.
+// OtelMessage is one telemetry frame. On the wire, it is a binary message that
+// consists of Prefix followed by Data. In JSON, Data is base64. Use keyed
+// literals.
 type OtelMessage struct {
-	// OTLP document as JSON text in UTF-8. Nil encodes as null.
+	// OTLP document in JSON, encoded as UTF-8. Nil encodes as null.
 	Data []byte `json:"data"`
 
-	// Four ASCII letters that identify the signal in Data: "OTLP" for traces, "MTRC"
-	// for metrics or "LOGS" for logs.
+	// Four ASCII letters that identify the signal: "OTLP" for traces, "MTRC" for
+	// metrics or "LOGS" for logs.
 	Prefix string `json:"prefix"`
 }
 
-// PingMessage requests a PongMessage. The engine handles messages in order: its
-// pong confirms that it has processed every message sent before the ping.
+// PingMessage requests a PongMessage. The engine processes messages in order, so
+// its pong confirms that it has processed every message sent before the ping.
 type PingMessage struct {
 	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// PongMessage answers a PingMessage.
+// PongMessage is the reply to a PingMessage.
 type PongMessage struct {
 	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 }
 
-// PublishInput is the input of publish, which publishes a message to the
-// subscribers of a topic. Delivery is at-most-once. There is no result.
+// PublishInput is the input of publish, which sends a message to all subscribers
+// of a topic. Delivery is at-most-once. There is no result.
 type PublishInput struct {
 	// Payload that the subscribers receive. Nil encodes as null.
 	Data JSONValue `json:"data"`
@@ -2284,8 +2306,8 @@ type PublishInput struct {
 	Topic string `json:"topic"`
 }
 
-// QueueConfig configures how the messages of a topic are delivered to one
-// subscriber. The engine ignores a setting that has the wrong type.
+// QueueConfig configures how messages of a topic are delivered to one subscriber.
+// The engine ignores settings of the wrong type.
 type QueueConfig struct {
 	// Delay before the first retry in milliseconds. The delay doubles with each
 	// further retry. Nil is omitted; the default is 1000.
@@ -2295,7 +2317,8 @@ type QueueConfig struct {
 	// Empty is omitted.
 	BackoffType string `json:"backoffType,omitempty,omitzero"`
 
-	// Number of messages that are handled at once. Nil is omitted; the default is 10.
+	// Maximum number of messages that are processed concurrently. Nil is omitted; the
+	// default is 10.
 	Concurrency *uint64 `json:"concurrency,omitempty,omitzero"`
 
 	// Delay before the first delivery in seconds. The built-in queue ignores it;
@@ -2306,12 +2329,13 @@ type QueueConfig struct {
 	// may use it. Nil is omitted.
 	MaxPriority *uint64 `json:"maxPriority,omitempty,omitzero"`
 
-	// Number of retries after the first attempt: attempts = MaxRetries + 1. Nil is
-	// omitted; the default is three attempts in all.
+	// Number of retries after the first attempt, so there are MaxRetries + 1
+	// attempts. Nil is omitted; the default is three attempts in total.
 	MaxRetries *uint64 `json:"maxRetries,omitempty,omitzero"`
 
-	// Delivery mode: "fifo" keeps the order and delivers one message at a time; any
-	// other value delivers concurrently. Empty is omitted; the default is concurrent.
+	// Delivery mode. With "fifo", messages are delivered in order and one at a time.
+	// With any other value, they are delivered concurrently. Empty is omitted and
+	// means concurrent delivery.
 	Type string `json:"type,omitempty,omitzero"`
 
 	// Time for which a message in progress is hidden from other consumers. The
@@ -2322,11 +2346,11 @@ type QueueConfig struct {
 // QueueDiscardMessageInput is the input of iii::queue::discard_message, which
 // deletes one dead letter.
 type QueueDiscardMessageInput struct {
-	// ID of the dead letter, which is not the receipt of the job.
+	// ID of the dead letter. It differs from the receipt of the job.
 	MessageID string `json:"message_id"`
 
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
@@ -2338,16 +2362,17 @@ type QueueDiscardMessageResult struct {
 	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// Number of messages that were discarded: 1, or 0 if there is no such dead
-	// letter. The engine uses the same key as for a redrive.
+	// Number of messages that were discarded. It is 1, or 0 if the dead letter does
+	// not exist. The key on the wire is the same as for a redrive.
 	Redriven uint64 `json:"redriven"`
 }
 
 // QueueEnqueueInput is the input of engine::queue::enqueue. A queue provider
-// registers that function, and the engine calls it for each invocation with the
-// enqueue action. Any result except an error accepts the job.
+// registers this function, and the engine calls it for each invocation with the
+// enqueue action. If the function succeeds, the job is accepted, whatever the
+// result is.
 type QueueEnqueueInput struct {
-	// W3C baggage of the caller, in which the entry iii.function.id names the
+	// W3C baggage of the caller. Its entry iii.function.id contains the ID of the
 	// function. Nil encodes as null.
 	Baggage *string `json:"baggage"`
 
@@ -2357,7 +2382,7 @@ type QueueEnqueueInput struct {
 	// ID of the function that the job calls.
 	FunctionID string `json:"function_id"`
 
-	// Receipt that the engine creates and returns to the caller.
+	// Receipt for the job, which the engine generates and returns to the caller.
 	MessageReceiptID string `json:"messageReceiptId"`
 
 	// Namespace of the function. Empty is omitted and means "default".
@@ -2371,21 +2396,21 @@ type QueueEnqueueInput struct {
 }
 
 // QueueRedriveInput is the input of iii::queue::redrive, which puts all dead
-// letters of a queue back into it, oldest first, and resets their attempts.
+// letters back into their queue, oldest first, and resets their attempts.
 type QueueRedriveInput struct {
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
 // QueueRedriveMessageInput is the input of iii::queue::redrive_message, which puts
 // one dead letter back into its queue.
 type QueueRedriveMessageInput struct {
-	// ID of the dead letter, which is not the receipt of the job.
+	// ID of the dead letter. It differs from the receipt of the job.
 	MessageID string `json:"message_id"`
 
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
@@ -2397,8 +2422,8 @@ type QueueRedriveMessageResult struct {
 	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// Number of messages that were put back into the queue: 1, or 0 if there is no
-	// such dead letter.
+	// Number of messages that were put back into the queue. It is 1, or 0 if the dead
+	// letter does not exist.
 	Redriven uint64 `json:"redriven"`
 }
 
@@ -2411,17 +2436,17 @@ type QueueRedriveResult struct {
 	Redriven uint64 `json:"redriven"`
 }
 
-// QueueSourceArgs are the arguments of an observer of queue::on-message. The
-// target receives what was published to the topic with iii::durable::publish. An
-// error of the target leads to a retry, and after the last one the message becomes
-// a dead letter.
+// QueueSourceArgs contains the arguments of an observer of queue::on-message. The
+// target receives the messages published to the topic with iii::durable::publish.
+// If the target returns an error, the message is retried. After the last retry, it
+// becomes a dead letter.
 type QueueSourceArgs struct {
 	// Delay before the first retry in milliseconds. Nil is omitted; the default is
 	// 1000.
 	BackoffMs *uint64 `json:"backoff_ms,omitempty,omitzero"`
 
-	// Group of observers that share the messages of the topic. Empty is omitted; the
-	// observer then receives every message.
+	// Group of observers that share the messages of the topic. Empty is omitted and
+	// means that the observer receives every message.
 	Group string `json:"group,omitempty,omitzero"`
 
 	// Number of retries after the first attempt. Nil is omitted; the default is 3.
@@ -2438,10 +2463,10 @@ type QueueSourceArgs struct {
 // function receives the payloads published with iii::durable::publish. Delivery is
 // at-least-once, with retries and a dead-letter queue.
 type QueueTriggerConfig struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. If the condition
-	// function returns an error, the delivery counts as a failed attempt. Empty is
-	// omitted and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. If it returns an error, the delivery counts as a
+	// failed attempt. Empty is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
 	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
@@ -2451,9 +2476,9 @@ type QueueTriggerConfig struct {
 	Topic string `json:"topic"`
 }
 
-// ReattachMessage is the first message of a worker that reconnects. The engine
-// ends the previous connection, if it still exists, before it reads the next
-// message. A wrong ID or token has no effect.
+// ReattachMessage is the first message that a worker sends after reconnecting. If
+// the previous connection still exists, the engine closes it before it reads the
+// next message. A wrong ID or token has no effect.
 type ReattachMessage struct {
 	// ID of the previous connection.
 	PreviousWorkerID string `json:"previous_worker_id"`
@@ -2467,39 +2492,42 @@ type ReattachMessage struct {
 
 // ReconnectionConfig is the policy for restoring a lost connection. The delay
 // before attempt n after a loss is min(max_delay, initial_delay ×
-// multiplier^(n−1)), times a random factor from 1 − jitter_factor to 1 +
-// jitter_factor, and never more than max_delay. An established connection resets
-// the attempt count. Decoding applies the defaults; the zero value lacks them, so
-// start from DefaultReconnectionConfig.
+// multiplier^(n−1)), multiplied by a random factor from 1 − jitter_factor to 1 +
+// jitter_factor, and never more than max_delay. A successful connection resets n.
+// Decoding applies the defaults. The zero value does not have them, so start from
+// DefaultReconnectionConfig.
 type ReconnectionConfig struct {
 	// Factor by which the delay grows with each failed attempt. Defaults to 2.
 	BackoffMultiplier float64 `json:"backoff_multiplier"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero is treated
-	// as 1. Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
+	// Defaults to 1000.
 	InitialDelayMs uint64 `json:"initial_delay_ms"`
 
-	// Fraction of the delay, from 0 to 1, by which the delay varies at random in
-	// either direction. Defaults to 0.3.
+	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
+	// decreased. Defaults to 0.3.
 	JitterFactor float64 `json:"jitter_factor"`
 
 	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
 	MaxDelayMs uint64 `json:"max_delay_ms"`
 
-	// Maximum number of messages kept while there is no connection. Defaults to 1000.
+	// Maximum number of messages that are kept while there is no connection. Defaults
+	// to 1000.
 	MaxPendingMessages uint64 `json:"max_pending_messages"`
 
-	// Number of consecutive failed attempts after which the connection gives up. Nil
-	// encodes as null and means that it never gives up. Defaults to nil.
+	// Number of consecutive failed attempts after which the connection is given up.
+	// Nil encodes as null and means that there is no limit. Defaults to nil.
 	MaxRetries *uint64 `json:"max_retries"`
 }
 
 // RegisterFunctionMessage registers a function in the namespace of the connection.
-// The engine answers to reject the registration, and with a
-// FunctionRegisteredMessage if the worker declared observe.v1.
+// The engine replies if it rejects the registration. If the worker has declared
+// observe.v1, the engine also confirms the registration with a
+// FunctionRegisteredMessage.
 type RegisterFunctionMessage struct {
 	// JSON Schema of the arguments of an observer. Nil is omitted and means that
-	// observers have no arguments; null decodes as nil. It requires observe.v2.
+	// observers have no arguments; null decodes as nil. The field requires
+	// observe.v2.
 	ArgsFormat JSONValue `json:"args_format,omitempty,omitzero"`
 
 	// Human-readable description of the function. Nil is omitted.
@@ -2508,23 +2536,23 @@ type RegisterFunctionMessage struct {
 	// ID of the function, by convention service::name.
 	ID string `json:"id"`
 
-	// HTTP endpoint that the engine calls in place of the worker. Nil is omitted; the
-	// engine then calls the worker.
+	// HTTP endpoint that the engine calls instead of the worker. Nil is omitted and
+	// means that the engine calls the worker.
 	Invocation *HTTPInvocationConfig `json:"invocation,omitempty,omitzero"`
 
 	// Metadata that the worker attaches to the function. {"internal": true} hides the
 	// function from listings. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Whether the function may be observed. Nil is omitted; the default is true. It
-	// requires observe.v2.
+	// Whether the function may be observed. Nil is omitted; the default is true. The
+	// field requires observe.v2.
 	Observable *bool `json:"observable,omitempty,omitzero"`
 
-	// Descriptor of a worker of version 0.25. Nil is omitted.
+	// Descriptor that workers of protocol version 0.25 send. Nil is omitted.
 	Observe *ObserveDescriptor `json:"observe,omitempty,omitzero"`
 
-	// Whether only this connection may call the function; any worker may observe it.
-	// The zero value, false, is omitted. It requires observe.v2.
+	// Whether only this connection may call the function. Any worker may still
+	// observe it. The zero value, false, is omitted. The field requires observe.v2.
 	Private bool `json:"private,omitempty,omitzero"`
 
 	// JSON Schema of the payload, or null. Nil is omitted.
@@ -2537,8 +2565,8 @@ type RegisterFunctionMessage struct {
 	Type MessageType `json:"type"`
 }
 
-// RegisterServiceMessage registers a service, which is a name that groups
-// functions. The engine also creates a service for the part of a function ID
+// RegisterServiceMessage registers a service, which is a name for a group of
+// functions. For each function ID, the engine also creates a service from the part
 // before the first "::".
 type RegisterServiceMessage struct {
 	// Human-readable description of the service. Nil is omitted.
@@ -2547,10 +2575,10 @@ type RegisterServiceMessage struct {
 	// ID of the service.
 	ID string `json:"id"`
 
-	// Name of the service. Empty is omitted and means the ID.
+	// Name of the service. Empty is omitted; the default is the ID.
 	Name string `json:"name,omitempty,omitzero"`
 
-	// ID of the service to which this one belongs. Empty is omitted.
+	// ID of the parent service. Empty is omitted.
 	ParentServiceID string `json:"parent_service_id,omitempty,omitzero"`
 
 	// Tag of the message. The encoder sets it.
@@ -2558,32 +2586,32 @@ type RegisterServiceMessage struct {
 }
 
 // RegisterTriggerInput is the input of engine::register_trigger, which registers a
-// trigger that belongs to no connection. The trigger stays until it is removed or
-// the engine stops.
+// trigger independently of any connection. The trigger exists until it is removed
+// or the engine stops.
 type RegisterTriggerInput struct {
-	// Config of the trigger. Nil is omitted and means null.
+	// Config of the trigger. Nil is omitted and is equivalent to null.
 	Config JSONValue `json:"config,omitempty,omitzero"`
 
 	// ID of the function that the trigger calls, in namespace "default".
 	FunctionID string `json:"function_id"`
 
-	// Metadata that each call of the trigger carries. Nil is omitted.
+	// Metadata that is sent with each call made by the trigger. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
 	// Namespace of the provider of the trigger type. Empty is omitted and means
-	// "default", whatever the namespace of the caller.
+	// "default", regardless of the caller's namespace.
 	TriggerNamespace string `json:"trigger_namespace,omitempty,omitzero"`
 
 	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 }
 
-// RegisterTriggerMessage binds a function to a trigger type. A worker sends it to
-// the engine, which answers only to reject the trigger. The engine forwards it to
-// the provider of the trigger type, which answers with a
-// TriggerRegistrationResultMessage.
+// RegisterTriggerMessage registers a trigger. A worker sends it to the engine,
+// which replies only to reject the trigger. The engine forwards it to the provider
+// of the trigger type, which replies with a TriggerRegistrationResultMessage.
 type RegisterTriggerMessage struct {
-	// Config of the trigger; the trigger type defines its shape. Nil encodes as null.
+	// Config of the trigger, in the form defined by the trigger type. Nil encodes as
+	// null.
 	Config JSONValue `json:"config"`
 
 	// ID of the function that the trigger calls.
@@ -2593,14 +2621,14 @@ type RegisterTriggerMessage struct {
 	// replaces the trigger.
 	ID string `json:"id"`
 
-	// Metadata that each call of the trigger carries. Nil is omitted.
+	// Metadata that is sent with each call made by the trigger. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
 	// Namespace of the function. Empty is omitted and means "default".
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// Namespace of the provider. Empty is omitted; the engine then looks in the
-	// namespace of the connection and after that in "default".
+	// Namespace of the provider. Empty is omitted. The engine then tries the
+	// namespace of the connection, followed by "default".
 	TriggerNamespace string `json:"trigger_namespace,omitempty,omitzero"`
 
 	// Type of the trigger, such as "http".
@@ -2612,19 +2640,19 @@ type RegisterTriggerMessage struct {
 
 // RegisterTriggerResult is the result of engine::register_trigger.
 type RegisterTriggerResult struct {
-	// ID of the trigger, a UUID that the engine chooses.
+	// ID of the trigger, a UUID that the engine generates.
 	ID string `json:"id"`
 }
 
 // RegisterTriggerTypeMessage makes the worker the provider of a trigger type. The
-// engine sends no answer, and the last registration wins.
+// engine does not reply. The last registration wins.
 type RegisterTriggerTypeMessage struct {
-	// JSON Schema of the payload that the function of a trigger receives, or null.
-	// Nil is omitted.
+	// JSON Schema of the payload that a trigger passes to its function, or null. Nil
+	// is omitted.
 	CallRequestFormat JSONValue `json:"call_request_format,omitempty,omitzero"`
 
 	// Human-readable description of the trigger type. It is always written, because
-	// the engine drops a message without it.
+	// the engine drops messages without it.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -2634,7 +2662,7 @@ type RegisterTriggerTypeMessage struct {
 	// the connection.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// JSON Schema of a trigger's config, or null. Nil is omitted.
+	// JSON Schema of the config of a trigger, or null. Nil is omitted.
 	TriggerRequestFormat JSONValue `json:"trigger_request_format,omitempty,omitzero"`
 
 	// Tag of the message. The encoder sets it.
@@ -2642,30 +2670,30 @@ type RegisterTriggerTypeMessage struct {
 }
 
 // RegistrationRejectedMessage reports that the engine rejects a function or the
-// whole worker. A conflict of function IDs affects only that function, and so does
-// every rejection since version 0.26 that names a function; any other ends the
-// connection.
+// whole worker. A conflict between function IDs affects only the rejected
+// function. Since version 0.26, the same applies to every rejection that names a
+// function. Any other rejection closes the connection.
 type RegistrationRejectedMessage struct {
 	// Error code: "FUNCTION_NAMESPACE_CONFLICT", "WORKER_NAMESPACE_CONFLICT" or,
 	// since version 0.26, "INVALID_ARGS_FORMAT" or "UNSUPPORTED".
 	Code string `json:"code"`
 
-	// ID of the rejected function, with its prefix. Empty, and then omitted, if the
-	// worker is rejected.
+	// ID of the rejected function, including its prefix. It is empty and omitted if
+	// the worker is rejected.
 	FunctionID string `json:"function_id,omitempty,omitzero"`
 
 	// Namespace of the rejected function or worker.
 	Namespace string `json:"namespace"`
 
-	// ID of the worker that holds the name or the function ID. Empty if the function
-	// ID is reserved.
+	// ID of the worker that owns the name or the function ID. It is empty if the
+	// function ID is reserved.
 	OwnerWorkerID string `json:"owner_worker_id"`
 
 	// Tag of the message. The encoder sets it.
 	Type MessageType `json:"type"`
 
-	// Worker name that is already taken. Empty, and then omitted, unless the conflict
-	// is one of worker names.
+	// Worker name that is already in use. It is empty and omitted unless the
+	// rejection is caused by the name.
 	WorkerName string `json:"worker_name,omitempty,omitzero"`
 }
 
@@ -2687,7 +2715,7 @@ type RollupsListInput struct {
 	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
 }
 
-// RollupsListQuery is the query that a RollupsListResult answers.
+// RollupsListQuery contains the query parameters of a RollupsListResult.
 type RollupsListQuery struct {
 	// End of the time range, in milliseconds since the Unix epoch. Nil encodes as
 	// null.
@@ -2701,8 +2729,8 @@ type RollupsListQuery struct {
 	StartTime *uint64 `json:"start_time"`
 }
 
-// RollupsListResult is the result of engine::rollups::list. The engine never fills
-// its roll-up store, so the lists are empty.
+// RollupsListResult is the result of engine::rollups::list. The lists are always
+// empty, because the engine never stores roll-ups.
 type RollupsListResult struct {
 	// Roll-ups of histograms. Nil encodes as [].
 	HistogramRollups List[JSONValue] `json:"histogram_rollups"`
@@ -2711,10 +2739,10 @@ type RollupsListResult struct {
 	// hour. Nil is omitted.
 	Level *uint64 `json:"level,omitempty,omitzero"`
 
-	// Reason why there are no roll-ups. Nil is omitted.
+	// Explanation of why there are no roll-ups. Nil is omitted.
 	Message *string `json:"message,omitempty,omitzero"`
 
-	// Query that the result answers. Nil is omitted.
+	// Query parameters that the result is based on. Nil is omitted.
 	Query *RollupsListQuery `json:"query,omitempty,omitzero"`
 
 	// Roll-ups of metrics. Nil encodes as [].
@@ -2723,59 +2751,59 @@ type RollupsListResult struct {
 	// Source of the roll-ups. Nil is omitted.
 	Source *string `json:"source,omitempty,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int64 `json:"timestamp"`
 }
 
 // SamplingLogs describes how the engine samples log records.
 type SamplingLogs struct {
-	// Fraction of the log records that the engine keeps, from 0 to 1.
+	// Fraction of log records to keep, from 0 to 1.
 	SamplingRatio float64 `json:"sampling_ratio"`
 }
 
 // SamplingRule is one rule for sampling traces.
 type SamplingRule struct {
-	// Pattern for span names, in which * stands for any characters. Nil encodes as
-	// null and matches all names.
+	// Pattern for span names, in which * matches any characters. Nil encodes as null
+	// and matches all names.
 	Operation *string `json:"operation"`
 
-	// Fraction of the matching traces that the engine keeps, from 0 to 1.
+	// Fraction of matching traces to keep, from 0 to 1.
 	Rate float64 `json:"rate"`
 
-	// Pattern for service names, in which * stands for any characters. Nil encodes as
+	// Pattern for service names, in which * matches any characters. Nil encodes as
 	// null and matches all names.
 	Service *string `json:"service"`
 }
 
 // SamplingRulesResult is the result of engine::sampling::rules.
 type SamplingRulesResult struct {
-	// Sampling of log records.
+	// Sampling configuration for log records.
 	Logs SamplingLogs `json:"logs"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int64 `json:"timestamp"`
 
-	// Sampling of traces.
+	// Sampling configuration for traces.
 	Traces SamplingTraces `json:"traces"`
 }
 
 // SamplingTraces describes how the engine samples traces.
 type SamplingTraces struct {
-	// Fraction of the traces that the engine keeps if no rule applies, from 0 to 1.
+	// Fraction of traces to keep if no rule applies, from 0 to 1.
 	DefaultRatio float64 `json:"default_ratio"`
 
-	// Whether a span follows the sampling decision of its parent.
+	// Whether spans follow the sampling decision of their parent.
 	ParentBased bool `json:"parent_based"`
 
-	// Sampling rules, of which the first that applies counts. Nil encodes as [].
+	// Sampling rules. The first rule that applies is used. Nil encodes as [].
 	Rules List[SamplingRule] `json:"rules"`
 }
 
 // StateDeleteInput is the input of state::delete. The result is the bare previous
-// value, or no result if there was none; unlike the result of stream::delete, it
-// is not wrapped in an object.
+// value, without an enclosing object, unlike that of stream::delete. If there was
+// no value, there is no result.
 type StateDeleteInput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -2784,7 +2812,7 @@ type StateDeleteInput struct {
 	Scope string `json:"scope"`
 }
 
-// StateEvent is the payload that a state trigger delivers, and the event of
+// StateEvent is the payload that a state trigger delivers. It is also the event of
 // state::on-changed.
 type StateEvent struct {
 	// Kind of change to the value.
@@ -2809,8 +2837,8 @@ type StateEvent struct {
 // StateEventType is the kind of change to a value in the state store.
 type StateEventType string
 
-// StateGetInput is the input of state::get. The result is the bare value, or no
-// result if there is none.
+// StateGetInput is the input of state::get. The result is the bare value. If there
+// is no value, there is no result.
 type StateGetInput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -2828,12 +2856,12 @@ type StateListGroupsResult struct {
 // StateListInput is the input of state::list. The result is an array of the values
 // in the scope, without their keys.
 type StateListInput struct {
-	// Scope to list; a scope is a group of keys.
+	// Scope whose values to list; a scope is a group of keys.
 	Scope string `json:"scope"`
 }
 
-// StateSetInput is the input of state::set. The engine also accepts the key data
-// in place of value; this type does not.
+// StateSetInput is the input of state::set. For the field value, the engine also
+// accepts the key data, but this type does not.
 type StateSetInput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -2841,27 +2869,28 @@ type StateSetInput struct {
 	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
 
-	// Value to store. Nil encodes as null, which is a value like any other.
+	// Value to store. Nil encodes as null, which is stored like any other value.
 	Value JSONValue `json:"value"`
 }
 
-// StateSetResult is the result of state::set, which equals that of stream::set.
+// StateSetResult is the result of state::set. It is the same type as the result of
+// stream::set.
 type StateSetResult = StreamSetResult
 
 // StateTriggerConfig is the config of trigger type state. Its function receives a
 // StateEvent. The zero value matches every change.
 type StateTriggerConfig struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. Empty is omitted
-	// and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. Empty is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
-	// Exact key of the changes. Nil is omitted and matches all keys; an empty string
-	// matches only the key of that name.
+	// Key to watch. It must match exactly. Nil is omitted and matches all keys. An
+	// empty string matches only the empty key.
 	Key *string `json:"key,omitempty,omitzero"`
 
-	// Exact scope of the changes. Nil is omitted and matches all scopes; an empty
-	// string matches only the scope of that name.
+	// Scope to watch. It must match exactly. Nil is omitted and matches all scopes.
+	// An empty string matches only the scope with the empty name.
 	Scope *string `json:"scope,omitempty,omitzero"`
 }
 
@@ -2870,20 +2899,20 @@ type StateUpdateInput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
 
-	// Operations to apply, in order, to one working value. The engine reports and
-	// skips an operation that fails. Nil encodes as [].
+	// Operations to apply to the value, in order. If an operation fails, the engine
+	// reports it and skips it. Nil encodes as [].
 	Ops List[UpdateOp] `json:"ops"`
 
 	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
 }
 
-// StateUpdateResult is the result of state::update, which equals that of
-// stream::update.
+// StateUpdateResult is the result of state::update. It is the same type as the
+// result of stream::update.
 type StateUpdateResult = StreamUpdateResult
 
-// StoredAttribute is one attribute of a stored span or metric: its name, followed
-// by its value, which is always a string.
+// StoredAttribute is one attribute of a stored span or metric. It consists of a
+// name and a value, which is always a string.
 type StoredAttribute [2]string
 
 // StoredEvent is one event of a stored span.
@@ -2918,7 +2947,7 @@ type StoredLog struct {
 	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes Map[JSONValue] `json:"attributes"`
 
-	// Message of the record. A structured body is its JSON text.
+	// Message of the record. A structured body is encoded as JSON.
 	Body string `json:"body"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -2928,7 +2957,7 @@ type StoredLog struct {
 	InstrumentationScopeVersion string `json:"instrumentation_scope_version,omitempty,omitzero"`
 
 	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
-	// means that the record did not contain it.
+	// means that the record does not contain an observed time.
 	ObservedTimestampUnixNano uint64 `json:"observed_timestamp_unix_nano"`
 
 	// Resource attributes of the record. Nil encodes as {}.
@@ -2937,11 +2966,11 @@ type StoredLog struct {
 	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
-	// error; 0 is unset.
+	// OpenTelemetry severity number from 0 to 24. For example, 5 is debug, 9 is info,
+	// 13 is warn and 17 is error. Zero means that no severity is set.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text. It may be empty.
+	// Severity as text, which may be empty.
 	SeverityText string `json:"severity_text"`
 
 	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
@@ -2949,7 +2978,7 @@ type StoredLog struct {
 	SpanID *string `json:"span_id"`
 
 	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
-	// record did not contain it.
+	// record does not contain a time.
 	TimestampUnixNano uint64 `json:"timestamp_unix_nano"`
 
 	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
@@ -2989,20 +3018,20 @@ type StoredMetric struct {
 }
 
 // StoredSpan is one span as the engine stores it. The engine does not store the
-// span's kind, trace state and resource.
+// kind, the trace state and the resource of a span.
 type StoredSpan struct {
 	// Attributes of the span. Nil encodes as [].
 	Attributes List[StoredAttribute] `json:"attributes"`
 
-	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
-	// progress.
+	// End of the span, in nanoseconds since the Unix epoch. It is zero while the span
+	// is in progress.
 	EndTimeUnixNano uint64 `json:"end_time_unix_nano"`
 
 	// Events of the span. Nil encodes as [].
 	Events List[StoredEvent] `json:"events"`
 
-	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
-	// omitted and means sampled.
+	// W3C trace flags of the span in the lower bits, and flags defined by
+	// OpenTelemetry above them. Nil is omitted and means sampled.
 	Flags *uint32 `json:"flags,omitempty,omitzero"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -3020,7 +3049,7 @@ type StoredSpan struct {
 	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// Whether the span is in progress. False is omitted.
+	// Whether the span is still in progress. False is omitted.
 	Pending bool `json:"pending,omitempty,omitzero"`
 
 	// Name of the service that produced the span.
@@ -3035,15 +3064,15 @@ type StoredSpan struct {
 	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Error text of the status. Empty is omitted.
+	// Error message of the status. Empty is omitted.
 	StatusDescription string `json:"status_description,omitempty,omitzero"`
 
 	// Trace ID of the span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 
-	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id from
-	// all spans of the trace. If several spans set the same attribute, the newest
-	// span wins. Empty is omitted.
+	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id of
+	// all spans in the trace. If several spans set the same attribute, the value of
+	// the newest span is used. Empty is omitted.
 	TraceTags map[string]string `json:"trace_tags,omitempty,omitzero"`
 }
 
@@ -3057,16 +3086,16 @@ type StreamAuthInput struct {
 	// is repeated, the map holds one of its values. Nil encodes as {}.
 	Headers StringMap `json:"headers"`
 
-	// Path of the upgrade request, "/".
+	// Path of the upgrade request, always "/".
 	Path string `json:"path"`
 
-	// Query parameters of the upgrade request: every value of each parameter, not
-	// percent-decoded. Nil encodes as {}.
+	// Query parameters of the upgrade request, not percent-decoded. A repeated
+	// parameter has several values. Nil encodes as {}.
 	QueryParams StringListMap `json:"query_params"`
 }
 
-// StreamAuthResult is the result of the stream socket's auth function. It cannot
-// reject the client; only a join handler can.
+// StreamAuthResult is the result of the stream socket's auth function. The auth
+// function cannot reject a client; only a join handler can.
 type StreamAuthResult struct {
 	// JSON value that the engine passes to the join and leave handlers of the
 	// connection. Defaults to null. Nil encodes as null.
@@ -3082,7 +3111,7 @@ type StreamChangeEvent struct {
 	GroupID string `json:"groupId"`
 
 	// ID of the item within the group. Nil encodes as null and means that the event
-	// concerns the group.
+	// concerns the whole group.
 	ID *string `json:"id"`
 
 	// Name of the stream.
@@ -3095,31 +3124,32 @@ type StreamChangeEvent struct {
 	Type string `json:"type"`
 }
 
-// StreamChangeEventDetail is the event inside a StreamChangeEvent or
-// StreamMessage. Data is always written, with nil as null, except for the types
+// StreamChangeEventDetail is the event in a StreamChangeEvent or StreamMessage.
+// Data is always written, and nil encodes as null. The exceptions are the types
 // "event" and "unauthorized", which have no data.
 type StreamChangeEventDetail struct {
-	// Data of the event: the removed value for "delete", the item or the list of the
-	// group's items for "sync", otherwise the new value. Nil encodes as null, or is
-	// omitted for the types without data.
+	// Data of the event. For "delete", it is the removed value. For "sync", it is the
+	// item, or the list of the group's items. Otherwise, it is the new value. Nil
+	// encodes as null, or is omitted for types that have no data.
 	Data JSONValue `json:"data,omitempty,omitzero"`
 
-	// Object {"type", "data"} that stream::send was given, only for the type "event".
-	// Nil is omitted.
+	// Object with the keys type and data that was passed to stream::send. It is set
+	// only for the type "event". Nil is omitted.
 	Event JSONValue `json:"event,omitempty,omitzero"`
 
-	// Type of the event: "create", "update" or "delete"; "event" for an event from
-	// stream::send; on the stream socket also "sync" and "unauthorized".
+	// Type of the event. It is "create", "update" or "delete" for a change, and
+	// "event" for an event from stream::send. The stream socket also uses "sync" and
+	// "unauthorized".
 	Type StreamEventType `json:"type"`
 }
 
 // StreamChannelDirection selects the end of a channel that a reference opens.
 type StreamChannelDirection string
 
-// StreamChannelRef is a reference to one end of a channel. Any receiver of the
-// reference can open that end. Each end can be opened only once.
+// StreamChannelRef is a reference to one end of a channel. Whoever receives the
+// reference can open that end, but each end can be opened only once.
 type StreamChannelRef struct {
-	// Secret that opens the channel, a UUID.
+	// Secret for opening the channel, a UUID.
 	AccessKey string `json:"access_key"`
 
 	// ID of the channel, a UUID.
@@ -3131,7 +3161,7 @@ type StreamChannelRef struct {
 
 // StreamCommand is a message from a client to the stream socket.
 type StreamCommand struct {
-	// Subscription to start or to end. A "leave" needs all of its fields, too.
+	// Subscription to start or end. The type "leave" also requires all of its fields.
 	Data StreamSubscription `json:"data"`
 
 	// Type of the command: "join" or "leave".
@@ -3159,9 +3189,9 @@ type StreamDeleteResult struct {
 	OldValue JSONValue `json:"old_value"`
 }
 
-// StreamEventType is the type of a stream event. "create", "update" and "delete"
-// are changes of an item; the stream socket and stream::send use further types.
-// Decoding keeps unknown values.
+// StreamEventType is the type of a stream event. The types "create", "update" and
+// "delete" report changes to items. The stream socket and stream::send use further
+// types. Decoding keeps unknown values.
 type StreamEventType string
 
 // StreamGetInput is the input of stream::get, which reads one item.
@@ -3178,27 +3208,27 @@ type StreamGetInput struct {
 
 // StreamJoinLeaveEvent is the input of the handlers of join and leave triggers.
 type StreamJoinLeaveEvent struct {
-	// Context from the StreamAuthResult, or null if there is none. Nil encodes as
-	// null.
+	// Context from the StreamAuthResult, or null if there is no context. Nil encodes
+	// as null.
 	Context JSONValue `json:"context"`
 
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. Nil encodes as null and means that the
-	// subscription is to the whole group.
+	// ID of the item within the group. Nil encodes as null and means that the client
+	// subscribes to the whole group.
 	ID *string `json:"id"`
 
 	// Name of the stream.
 	StreamName string `json:"stream_name"`
 
-	// ID that the client gave to the subscription.
+	// ID of the subscription, chosen by the client.
 	SubscriptionID string `json:"subscription_id"`
 }
 
 // StreamJoinLeaveTriggerConfig is the config of a trigger of type "stream:join" or
 // "stream:leave", which fires when a client of the stream socket subscribes or
-// unsubscribes. The engine ignores both fields: the trigger fires for every
+// unsubscribes. The engine ignores both fields, so the trigger fires for every
 // stream.
 type StreamJoinLeaveTriggerConfig struct {
 	// ID of the function that decides whether the handler runs. The engine ignores
@@ -3211,18 +3241,18 @@ type StreamJoinLeaveTriggerConfig struct {
 
 // StreamJoinResult is the result of the handler of a join trigger.
 type StreamJoinResult struct {
-	// Whether to reject the subscription. One handler that returns true suffices to
-	// reject it. Defaults to false.
+	// Whether to reject the subscription. If several handlers run, a single true is
+	// enough to reject it. Defaults to false.
 	Unauthorized bool `json:"unauthorized"`
 }
 
-// StreamListAllResult is the result of stream::list_all. It leaves out streams
-// that a worker stores itself.
+// StreamListAllResult is the result of stream::list_all. It does not include
+// streams that are stored by a worker.
 type StreamListAllResult struct {
 	// Number of streams in the list.
 	Count uint64 `json:"count"`
 
-	// Streams, ordered by name. Nil encodes as [].
+	// Streams of the engine, ordered by name. Nil encodes as [].
 	Stream List[StreamSummary] `json:"stream"`
 }
 
@@ -3233,8 +3263,8 @@ type StreamListGroupsInput struct {
 	StreamName string `json:"stream_name"`
 }
 
-// StreamListInput is the input of stream::list, which returns the values of one
-// group.
+// StreamListInput is the input of stream::list, which returns the values of all
+// items in one group.
 type StreamListInput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
@@ -3244,9 +3274,9 @@ type StreamListInput struct {
 }
 
 // StreamMessage is a message from the stream socket to a client. The socket
-// answers a subscription with the current state (event type "sync") or with a
-// rejection ("unauthorized"), and sends each change. A message does not identify
-// its subscription.
+// replies to a subscription with the current state (event type "sync") or with a
+// rejection ("unauthorized"). It then sends every change. Messages do not identify
+// the subscription that they belong to.
 type StreamMessage struct {
 	// Type and data of the event.
 	Event StreamChangeEventDetail `json:"event"`
@@ -3255,7 +3285,7 @@ type StreamMessage struct {
 	GroupID string `json:"groupId"`
 
 	// ID of the item within the group. Nil encodes as null and means that the message
-	// concerns the group.
+	// concerns the whole group.
 	ID *string `json:"id"`
 
 	// Name of the stream.
@@ -3269,7 +3299,7 @@ type StreamMessage struct {
 }
 
 // StreamSendInput is the input of stream::send, which sends an event to
-// subscribers and triggers and stores nothing. The result is null.
+// subscribers and triggers without storing it. The result is null.
 type StreamSendInput struct {
 	// Data of the event. Nil encodes as null.
 	Data JSONValue `json:"data"`
@@ -3277,20 +3307,20 @@ type StreamSendInput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. Nil is omitted; subscribers to the group then
-	// receive the event, and subscribers to a single item do not.
+	// ID of the item within the group. Nil is omitted; in that case, only subscribers
+	// to the group receive the event, not subscribers to a single item.
 	ID *string `json:"id,omitempty,omitzero"`
 
 	// Name of the stream.
 	StreamName string `json:"stream_name"`
 
-	// Type of the event, which the sender chooses.
+	// Type of the event, chosen by the sender.
 	Type string `json:"type"`
 }
 
 // StreamSetInput is the input of stream::set, which writes one item.
 type StreamSetInput struct {
-	// Value to store. Nil encodes as null, which is a value like any other.
+	// Value to store. Nil encodes as null, which is stored like any other value.
 	Data JSONValue `json:"data"`
 
 	// ID of the group within the stream.
@@ -3312,8 +3342,8 @@ type StreamSetResult struct {
 	OldValue JSONValue `json:"old_value"`
 }
 
-// StreamSubscription identifies what a client of the stream socket subscribes to:
-// a group or one item of it.
+// StreamSubscription identifies a group, or one item in a group, to which a client
+// of the stream socket subscribes.
 type StreamSubscription struct {
 	// ID of the group within the stream.
 	GroupID string `json:"groupId"`
@@ -3324,8 +3354,8 @@ type StreamSubscription struct {
 	// Name of the stream.
 	StreamName string `json:"streamName"`
 
-	// ID of the subscription, which the client chooses. Subscribing again under the
-	// same ID replaces the subscription.
+	// ID of the subscription, chosen by the client. Subscribing again with the same
+	// ID replaces the subscription.
 	SubscriptionID string `json:"subscriptionId"`
 }
 
@@ -3342,7 +3372,7 @@ type StreamSummary struct {
 // StreamTriggerConfig is the config of a trigger of type "stream", which fires
 // when an item changes or an event is sent.
 type StreamTriggerConfig struct {
-	// ID of a function that receives the event first; if it returns false, the
+	// ID of a function that receives the event first. If it returns false, the
 	// handler does not receive the event. Empty is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
@@ -3352,8 +3382,8 @@ type StreamTriggerConfig struct {
 	// ID of the item to watch. Empty is omitted and means every item.
 	ItemID string `json:"item_id,omitempty,omitzero"`
 
-	// Name of the stream to watch. The engine requires it, although the field is
-	// optional. Empty is omitted.
+	// Name of the stream to watch. Although the field is optional, the engine
+	// requires it. Empty is omitted.
 	StreamName string `json:"stream_name,omitempty,omitzero"`
 }
 
@@ -3362,10 +3392,11 @@ type StreamUpdateInput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. An item that does not exist starts as {}.
+	// ID of the item within the group. If the item does not exist, the operations
+	// start from {}.
 	ItemID string `json:"item_id"`
 
-	// Operations to apply in order; the list may be empty. Nil encodes as [].
+	// Operations to apply, in order. The list may be empty. Nil encodes as [].
 	Ops List[UpdateOp] `json:"ops"`
 
 	// Name of the stream.
@@ -3373,7 +3404,7 @@ type StreamUpdateInput struct {
 }
 
 // StreamUpdateResult is the result of stream::update and state::update. The call
-// succeeds even if no operation could be applied: check Errors.
+// succeeds even if no operation could be applied, so check Errors.
 type StreamUpdateResult struct {
 	// Errors of the operations that were not applied, at most one for each operation.
 	// Defaults to none. Empty is omitted.
@@ -3390,8 +3421,8 @@ type StreamUpdateResult struct {
 // []string is assignable to it.
 type StringList = List[string]
 
-// StringListMap is a map from strings to lists of strings. A nil map encodes as {}
-// and a nil list in it as []; decoding rejects null in both places. A
+// StringListMap is a map from strings to lists of strings. A nil map encodes as
+// {}, and a nil list in the map encodes as []. Decoding rejects null for both. A
 // map[string][]string is assignable to it.
 type StringListMap = ListMap[string]
 
@@ -3400,11 +3431,11 @@ type StringListMap = ListMap[string]
 type StringMap = Map[string]
 
 // SubscribeTriggerConfig is the config of trigger type subscribe. Its function
-// receives the payloads published with publish, without metadata. Delivery is
-// at-most-once.
+// receives the payloads published with the function publish, without metadata.
+// Delivery is at-most-once.
 type SubscribeTriggerConfig struct {
-	// ID of a condition function. It is part of the schema that the engine publishes,
-	// but the engine does not evaluate it. Empty is omitted.
+	// ID of a condition function. The schema published by the engine contains this
+	// field, but the engine does not evaluate the condition. Empty is omitted.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
 	// Name of the topic. The engine accepts an empty topic, which never fires.
@@ -3413,13 +3444,13 @@ type SubscribeTriggerConfig struct {
 
 // TopicStats is the result of engine::queue::topic_stats.
 type TopicStats struct {
-	// Settings of the queue; null for the built-in queue. Nil encodes as null.
+	// Settings of the queue, or null for the built-in queue. Nil encodes as null.
 	Config JSONValue `json:"config"`
 
 	// Number of consumers of the topic or queue.
 	ConsumerCount uint64 `json:"consumer_count"`
 
-	// Number of messages in the topic or queue that wait or are in progress.
+	// Number of messages in the topic or queue that are waiting or in progress.
 	Depth uint64 `json:"depth"`
 
 	// Number of dead letters of the topic or queue.
@@ -3428,15 +3459,14 @@ type TopicStats struct {
 
 // TopicStatsInput is the input of engine::queue::topic_stats.
 type TopicStatsInput struct {
-	// Name of the topic or named queue. The engine also accepts the key queue in its
-	// place; this type does not.
+	// Name of the topic or named queue. The engine also accepts the key queue for
+	// this field, but this type does not.
 	Topic string `json:"topic"`
 }
 
-// TopicSummary is one element of the result of engine::queue::list_topics, which
-// is an array.
+// TopicSummary is one element of the array returned by engine::queue::list_topics.
 type TopicSummary struct {
-	// Type of the broker that holds the topic or queue, "builtin".
+	// Type of the broker that manages the topic or queue, always "builtin".
 	BrokerType string `json:"broker_type"`
 
 	// Name of the topic or named queue.
@@ -3448,12 +3478,12 @@ type TopicSummary struct {
 
 // TraceEvent is the payload that a trace trigger delivers.
 type TraceEvent struct {
-	// IDs of the traces that have new spans, sorted and without duplicates. Nil
-	// encodes as [].
+	// IDs of the traces that have new spans, in sorted order and without duplicates.
+	// Nil encodes as [].
 	TraceIDs StringList `json:"trace_ids"`
 }
 
-// TraceGroup is a group of traces that share one value of an attribute.
+// TraceGroup is a group of traces that have the same value of an attribute.
 type TraceGroup struct {
 	// Time from the earliest start to the latest end of the group's spans, in
 	// milliseconds.
@@ -3489,15 +3519,15 @@ type TraceNode struct {
 	// Child spans of the span. Nil encodes as [].
 	Children List[TraceNode] `json:"children"`
 
-	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
-	// progress.
+	// End of the span, in nanoseconds since the Unix epoch. It is zero while the span
+	// is in progress.
 	EndTimeUnixNano uint64 `json:"end_time_unix_nano"`
 
 	// Events of the span. Nil encodes as [].
 	Events List[StoredEvent] `json:"events"`
 
-	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
-	// omitted and means sampled.
+	// W3C trace flags of the span in the lower bits, and flags defined by
+	// OpenTelemetry above them. Nil is omitted and means sampled.
 	Flags *uint32 `json:"flags,omitempty,omitzero"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -3515,7 +3545,7 @@ type TraceNode struct {
 	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// Whether the span is in progress. False is omitted.
+	// Whether the span is still in progress. False is omitted.
 	Pending bool `json:"pending,omitempty,omitzero"`
 
 	// Name of the service that produced the span.
@@ -3530,14 +3560,14 @@ type TraceNode struct {
 	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Error text of the status. Empty is omitted.
+	// Error message of the status. Empty is omitted.
 	StatusDescription string `json:"status_description,omitempty,omitzero"`
 
 	// Trace ID of the span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 }
 
-// TraceStorage describes how the engine stores spans and which spans are missing.
+// TraceStorage describes how the engine stores spans, and which spans are missing.
 type TraceStorage struct {
 	// Status of the durable archive: "healthy", "degraded" or "disabled".
 	Archive string `json:"archive"`
@@ -3545,7 +3575,7 @@ type TraceStorage struct {
 	// Completeness of the stored spans: "complete", "partial" or "unknown".
 	Completeness string `json:"completeness"`
 
-	// Number of spans that are known to be lost.
+	// Number of spans known to be lost.
 	KnownDroppedSpans uint64 `json:"known_dropped_spans"`
 
 	// Latest error of the archive. Nil encodes as null.
@@ -3573,14 +3603,14 @@ type TraceTriggerConfig struct {
 // TracesGroupByInput is the input of engine::traces::group_by, which groups traces
 // by the values of an attribute.
 type TracesGroupByInput struct {
-	// Name of the attribute by whose values the traces are grouped.
+	// Name of the attribute to group traces by.
 	Attribute string `json:"attribute"`
 
 	// Whether to count spans of the engine's own functions. False is omitted.
 	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
 
-	// Name of the attribute whose value becomes the label of a group. Empty is
-	// omitted and means no labels.
+	// Name of the attribute that provides the label of a group. Empty is omitted and
+	// means no labels.
 	LabelAttribute string `json:"label_attribute,omitempty,omitzero"`
 
 	// Maximum number of groups to return. Nil is omitted; the default is 100.
@@ -3603,14 +3633,14 @@ type TracesGroupByResult struct {
 // TracesListInput is the input of engine::traces::list. The zero value lists the
 // first 100 root spans.
 type TracesListInput struct {
-	// Attributes that a span must all have. Empty is omitted.
+	// Attributes that a span must have. All of them must match. Empty is omitted.
 	Attributes []StoredAttribute `json:"attributes,omitempty,omitzero"`
 
-	// End of the time range, in milliseconds since the Unix epoch. Spans that start
-	// after it do not match. Nil is omitted and means no limit.
+	// End of the time range, in milliseconds since the Unix epoch. Spans that started
+	// later do not match. Nil is omitted and means no limit.
 	EndTime *uint64 `json:"end_time,omitempty,omitzero"`
 
-	// Attributes of which a span must have none. Empty is omitted.
+	// Attributes that a span must not have. None of them may match. Empty is omitted.
 	ExcludeAttributes []StoredAttribute `json:"exclude_attributes,omitempty,omitzero"`
 
 	// Whether to include spans of the engine's own functions. False is omitted.
@@ -3625,17 +3655,18 @@ type TracesListInput struct {
 	// Minimum duration of a span in milliseconds. Nil is omitted and means no limit.
 	MinDurationMs *float64 `json:"min_duration_ms,omitempty,omitzero"`
 
-	// Part of the span name, ignoring case. Empty is omitted and matches all names.
+	// Substring of the span name, ignoring case. Empty is omitted and matches all
+	// names.
 	Name string `json:"name,omitempty,omitzero"`
 
 	// Number of spans to skip. Zero is omitted.
 	Offset uint64 `json:"offset,omitempty,omitzero"`
 
-	// Whether to list every span of the matching traces instead of root spans only.
+	// Whether to list all spans of the matching traces instead of only root spans.
 	// False is omitted.
 	SearchAllSpans bool `json:"search_all_spans,omitempty,omitzero"`
 
-	// Part of the service name, ignoring case. Empty is omitted and matches all
+	// Substring of the service name, ignoring case. Empty is omitted and matches all
 	// services.
 	ServiceName string `json:"service_name,omitempty,omitzero"`
 
@@ -3643,29 +3674,29 @@ type TracesListInput struct {
 	// and means "start_time".
 	SortBy string `json:"sort_by,omitempty,omitzero"`
 
-	// Sort order: "asc" for ascending, anything else for descending. Empty is omitted
-	// and means "asc".
+	// Sort order: "asc" for ascending, or any other value for descending. Empty is
+	// omitted and means "asc".
 	SortOrder string `json:"sort_order,omitempty,omitzero"`
 
-	// Start of the time range, in milliseconds since the Unix epoch. Spans that end
-	// before it do not match. Nil is omitted and means no limit.
+	// Start of the time range, in milliseconds since the Unix epoch. Spans that ended
+	// earlier do not match. Nil is omitted and means no limit.
 	StartTime *uint64 `json:"start_time,omitempty,omitzero"`
 
-	// Part of the span status, ignoring case. Empty is omitted and matches all
+	// Substring of the span status, ignoring case. Empty is omitted and matches all
 	// statuses.
 	Status string `json:"status,omitempty,omitzero"`
 
-	// Trace ID of the span. Empty is omitted and matches all traces.
+	// Trace ID of a span. Empty is omitted and matches all traces.
 	TraceID string `json:"trace_id,omitempty,omitzero"`
 
-	// Trace IDs of the spans. The engine ignores them if TraceID is set. Empty is
-	// omitted and matches all traces.
+	// Trace IDs of spans. The engine ignores them if TraceID is set. Empty is omitted
+	// and matches all traces.
 	TraceIDs []string `json:"trace_ids,omitempty,omitzero"`
 }
 
 // TracesListResult is the result of engine::traces::list.
 type TracesListResult struct {
-	// Maximum number of spans that were to be returned.
+	// Maximum number of spans requested.
 	Limit uint64 `json:"limit"`
 
 	// Number of spans that were skipped.
@@ -3677,7 +3708,7 @@ type TracesListResult struct {
 	// State of the span storage.
 	Storage TraceStorage `json:"storage"`
 
-	// Number of matching spans before offset and limit are applied.
+	// Number of matching spans, ignoring offset and limit.
 	Total uint64 `json:"total"`
 }
 
@@ -3689,18 +3720,18 @@ type TracesTreeInput struct {
 
 // TracesTreeResult is the result of engine::traces::tree.
 type TracesTreeResult struct {
-	// Spans whose parent is not stored, each with its child spans. An unknown trace
-	// has none. Nil encodes as [].
+	// Spans whose parent is not stored, each with its child spans. The list is empty
+	// if the trace is unknown. Nil encodes as [].
 	Roots List[TraceNode] `json:"roots"`
 
 	// State of the span storage.
 	Storage TraceStorage `json:"storage"`
 }
 
-// TriggerAction determines how the engine handles a call whose result the caller
-// does not simply wait for. Action holds exactly one of ActionVoid and
-// ActionEnqueue. Encoding the zero value, which holds none, is an error, and so is
-// decoding an unknown tag.
+// TriggerAction makes the engine run a call without a reply (ActionVoid) or
+// through a queue (ActionEnqueue). Action holds exactly one of these. Encoding the
+// zero value, in which Action is nil, is an error. Decoding an unknown tag is also
+// an error.
 type TriggerAction struct{ Action TriggerActionVariant }
 
 // TriggerActionType is the tag of a TriggerAction. The encoder sets it.
@@ -3711,8 +3742,8 @@ type TriggerDetail struct {
 	// Config of the trigger. Nil encodes as null.
 	Config JSONValue `json:"config"`
 
-	// Detail of the function that the trigger calls. Nil encodes as null and means
-	// that there is no function of that name.
+	// Details of the function that the trigger calls. Nil encodes as null and means
+	// that the function does not exist.
 	Function *FunctionDetail `json:"function"`
 
 	// ID of the function that the trigger calls.
@@ -3724,15 +3755,15 @@ type TriggerDetail struct {
 	// Metadata of the trigger. Nil is omitted.
 	Metadata JSONValue `json:"metadata,omitempty,omitzero"`
 
-	// Detail of the trigger's type. Nil encodes as null and means that there is no
-	// trigger type of that name.
+	// Details of the trigger's type. Nil encodes as null and means that the trigger
+	// type does not exist.
 	Trigger *TriggerTypeDetail `json:"trigger"`
 
 	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 
-	// Name of the worker behind the trigger. For a worker without a name, the part of
-	// the function ID before the first "::".
+	// Name of the worker to which the trigger belongs. If the worker has no name, it
+	// is the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -3746,15 +3777,15 @@ type TriggerFilter struct {
 	// Whether to include the engine's own triggers. False is omitted.
 	IncludeInternal bool `json:"include_internal,omitempty,omitzero"`
 
-	// Text to find in the trigger, ignoring case. Empty is omitted and matches all
+	// Text to search for in triggers, ignoring case. Empty is omitted and matches all
 	// triggers.
 	Search string `json:"search,omitempty,omitzero"`
 
 	// Type of the trigger. Empty is omitted and matches all types.
 	TriggerType string `json:"trigger_type,omitempty,omitzero"`
 
-	// Name of the worker behind the trigger. Empty is omitted and matches all
-	// workers.
+	// Name of the worker to which the trigger belongs. Empty is omitted and matches
+	// all workers.
 	Worker string `json:"worker,omitempty,omitzero"`
 }
 
@@ -3765,11 +3796,11 @@ type TriggerInfoInput struct {
 }
 
 // TriggerRegistrationResultMessage reports the outcome of a trigger registration.
-// A provider sends one for each trigger that it receives. The engine sends one to
-// a worker if its trigger was rejected.
+// A provider sends one for each trigger. The engine sends one to a worker only if
+// it rejects the worker's trigger.
 type TriggerRegistrationResultMessage struct {
-	// Error that explains why the trigger was rejected. Nil is omitted and means that
-	// the trigger was accepted.
+	// Reason why the trigger was rejected. Nil is omitted and means that the trigger
+	// was accepted.
 	Error *ErrorBody `json:"error,omitempty,omitzero"`
 
 	// ID of the function that the trigger calls.
@@ -3802,8 +3833,8 @@ type TriggerSummary struct {
 	// Type of the trigger.
 	TriggerType string `json:"trigger_type"`
 
-	// Name of the worker behind the trigger. For a worker without a name, the part of
-	// the function ID before the first "::".
+	// Name of the worker to which the trigger belongs. If the worker has no name, it
+	// is the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -3812,7 +3843,7 @@ type TriggerTypeDetail struct {
 	// JSON Schema of a trigger's config. Nil is omitted.
 	ConfigurationSchema JSONValue `json:"configuration_schema,omitempty,omitzero"`
 
-	// Description of what the trigger type is for.
+	// Description of the trigger type's purpose.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -3830,8 +3861,8 @@ type TriggerTypeDetail struct {
 	// JSON Schema of the result that a trigger expects. Nil is omitted.
 	ResponseSchema JSONValue `json:"response_schema,omitempty,omitzero"`
 
-	// Name of the worker that provides the trigger type. For a worker without a name,
-	// the part of the ID before the first "::".
+	// Name of the worker that provides the trigger type. If the worker has no name,
+	// it is the part of the type's ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -3845,8 +3876,8 @@ type TriggerTypeFilter struct {
 	// types.
 	Prefix string `json:"prefix,omitempty,omitzero"`
 
-	// Text to find in the ID or the description of a trigger type, ignoring case.
-	// Empty is omitted and matches all trigger types.
+	// Substring of the trigger type's ID or description, ignoring case. Empty is
+	// omitted and matches all trigger types.
 	Search string `json:"search,omitempty,omitzero"`
 
 	// Name of the worker that provides the trigger type. Empty is omitted and matches
@@ -3866,7 +3897,7 @@ type TriggerTypeInfoInput struct {
 
 // TriggerTypeSummary describes one trigger type in a list.
 type TriggerTypeSummary struct {
-	// Description of what the trigger type is for.
+	// Description of the trigger type's purpose.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -3875,8 +3906,8 @@ type TriggerTypeSummary struct {
 	// Namespace of the trigger type.
 	Namespace string `json:"namespace"`
 
-	// Name of the worker that provides the trigger type. For a worker without a name,
-	// the part of the ID before the first "::".
+	// Name of the worker that provides the trigger type. If the worker has no name,
+	// it is the part of the type's ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -3886,15 +3917,15 @@ type TriggerTypesListResult struct {
 	Triggers List[TriggerTypeSummary] `json:"triggers"`
 }
 
-// TriggersListResult is the result of engine::registered-triggers::list. It leaves
-// out triggers that wait for a provider of their type.
+// TriggersListResult is the result of engine::registered-triggers::list. It does
+// not include triggers that are waiting for a provider of their type.
 type TriggersListResult struct {
 	// Triggers that match the filter. Nil encodes as [].
 	RegisteredTriggers List[TriggerSummary] `json:"registered_triggers"`
 }
 
-// UnobserveMessage ends an observer of this connection. The engine answers with an
-// ObserverStateChangedMessage, and ignores an unknown ID.
+// UnobserveMessage removes an observer of this connection. The engine replies with
+// an ObserverStateChangedMessage, but ignores unknown IDs.
 type UnobserveMessage struct {
 	// ID of the observer.
 	ID string `json:"id"`
@@ -3904,7 +3935,7 @@ type UnobserveMessage struct {
 }
 
 // UnregisterFunctionMessage removes a function that this connection has
-// registered. The engine sends no answer.
+// registered. The engine does not reply.
 type UnregisterFunctionMessage struct {
 	// ID under which the function was registered.
 	ID string `json:"id"`
@@ -3915,7 +3946,7 @@ type UnregisterFunctionMessage struct {
 
 // UnregisterTriggerInput is the input of engine::unregister_trigger.
 type UnregisterTriggerInput struct {
-	// ID of the trigger, whoever owns it.
+	// ID of the trigger. The trigger can belong to any worker.
 	ID string `json:"id"`
 
 	// Type of the trigger. Empty is omitted.
@@ -3923,7 +3954,7 @@ type UnregisterTriggerInput struct {
 }
 
 // UnregisterTriggerMessage removes a trigger. A worker sends it to the engine, and
-// the engine sends it to the provider. Neither sends an answer.
+// the engine sends it to the provider. There is no reply.
 type UnregisterTriggerMessage struct {
 	// ID of the trigger.
 	ID string `json:"id"`
@@ -3942,9 +3973,9 @@ type UnregisterTriggerResult struct {
 }
 
 // UpdateAppend appends an element to the array at Path, or text to the string at
-// Path. If there is no value at Path, the operation stores an array of the one
-// element there. If the path has fewer than two keys and the new value is a
-// string, it stores the string itself instead.
+// Path. If there is no value at Path, the operation stores an array that contains
+// the element. If the path has fewer than two keys and the element is a string, it
+// stores the string instead.
 type UpdateAppend struct {
 	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitempty,omitzero"`
@@ -3957,34 +3988,34 @@ type UpdateAppend struct {
 	Value JSONValue `json:"value"`
 }
 
-// UpdateDecrement subtracts from the number under one key of the root, or from the
-// root. An absent number counts as 0.
+// UpdateDecrement subtracts from the number at one key of the root, or from the
+// root itself. A missing number counts as 0.
 type UpdateDecrement struct {
 	// Amount to subtract. It may be negative or 0.
 	By int64 `json:"by"`
 
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "decrement". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 }
 
-// UpdateIncrement adds to the number under one key of the root, or to the root. An
-// absent number counts as 0.
+// UpdateIncrement adds to the number at one key of the root, or to the root
+// itself. A missing number counts as 0.
 type UpdateIncrement struct {
 	// Amount to add. It may be negative or 0.
 	By int64 `json:"by"`
 
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "increment". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 }
 
-// UpdateMerge merges an object, one level deep, into the object at Path. A value
-// on the path that is missing or not an object becomes an object.
+// UpdateMerge merges an object into the object at Path, one level deep. If a value
+// on the path is missing or is not an object, it becomes an object.
 type UpdateMerge struct {
 	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitempty,omitzero"`
@@ -3992,26 +4023,26 @@ type UpdateMerge struct {
 	// Tag of the variant, always "merge". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 
-	// Object to merge; a member that is null is stored as null. The operation fails
-	// if the value is not an object. Nil encodes as null.
+	// Object to merge. A null member is stored as null. The operation fails if the
+	// value is not an object. Nil encodes as null.
 	Value JSONValue `json:"value"`
 }
 
-// UpdateOp is one change of a stored value. The operations of one call run in
-// order, and no other write comes between them. Op holds exactly one of UpdateSet,
+// UpdateOp is one change to a stored value. The operations of one call run in
+// order, without other writes in between. Op holds exactly one of UpdateSet,
 // UpdateMerge, UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove.
-// Encoding the zero value, which holds none, is an error, and so is decoding an
-// unknown tag.
+// Encoding the zero value, in which Op is nil, is an error. Decoding an unknown
+// tag is also an error.
 type UpdateOp struct{ Op UpdateOpVariant }
 
-// UpdateOpError explains why one operation was not applied. It does not affect the
-// other operations of the call.
+// UpdateOpError explains why an operation was not applied. The other operations of
+// the call are not affected.
 type UpdateOpError struct {
 	// Stable error code, such as "increment.not_number".
 	Code string `json:"code"`
 
-	// URL of the page that documents the code. Nil is omitted. The engine always sets
-	// it.
+	// URL of the documentation for the error code. Nil is omitted. The engine always
+	// sets it.
 	DocURL *string `json:"doc_url,omitempty,omitzero"`
 
 	// Human-readable error message.
@@ -4025,18 +4056,18 @@ type UpdateOpError struct {
 type UpdateOpType string
 
 // UpdateRemove deletes one key of the root, or replaces the root with null. The
-// key need not exist.
+// key does not have to exist.
 type UpdateRemove struct {
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "remove". The encoder sets it.
 	Type UpdateOpType `json:"type"`
 }
 
-// UpdateSet stores a value under one key of the root, or replaces the root.
+// UpdateSet sets the value of one key of the root, or replaces the root.
 type UpdateSet struct {
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "set". The encoder sets it.
@@ -4048,50 +4079,50 @@ type UpdateSet struct {
 
 // Worker describes one worker in a WorkerDetail.
 type Worker struct {
-	// Number of the worker's invocations that are in progress.
+	// Number of invocations that are in progress on the worker.
 	ActiveInvocations uint64 `json:"active_invocations"`
 
 	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint64 `json:"connected_at_ms"`
 
-	// Description of what the worker is for. Nil encodes as null.
+	// Description of the worker's purpose. Nil encodes as null.
 	Description *string `json:"description"`
 
 	// Number of functions that the worker has registered.
 	FunctionCount uint64 `json:"function_count"`
 
-	// ID that the engine assigned to the worker's connection. The ID of an in-process
-	// worker is its name.
+	// ID that the engine assigned to the worker's connection. For an in-process
+	// worker, it is the worker's name.
 	ID string `json:"id"`
 
-	// Whether the worker is one of the engine's own.
+	// Whether the worker is one of the engine's own workers.
 	Internal bool `json:"internal"`
 
-	// IP address of the worker, without the port. Nil encodes as null; an in-process
-	// worker has no address.
+	// IP address of the worker, without the port. Nil encodes as null, as for an
+	// in-process worker.
 	IPAddress *string `json:"ip_address"`
 
-	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// Isolation in which the worker runs, or "in-process" for the engine's own
 	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Latest report of the worker about its process. Nil is omitted and means that
-	// the worker reported nothing in the last two minutes.
+	// Latest metrics that the worker has reported about its process. Nil is omitted
+	// and means that the worker has not reported any in the last two minutes.
 	LatestMetrics *WorkerMetricsReport `json:"latest_metrics,omitempty,omitzero"`
 
-	// Name of the worker. Nil encodes as null and means that the worker has none.
+	// Name of the worker. Nil encodes as null and means that the worker has no name.
 	Name *string `json:"name"`
 
 	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system of the worker, as free text. Nil encodes as null.
+	// Operating system of the worker, in free form. Nil encodes as null.
 	OS *string `json:"os"`
 
 	// Process ID of the worker. Nil is omitted.
 	PID *uint32 `json:"pid,omitempty,omitzero"`
 
-	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// Language of the worker, such as "go", or "engine" for an in-process worker. Nil
 	// encodes as null.
 	Runtime *string `json:"runtime"`
 
@@ -4102,8 +4133,9 @@ type Worker struct {
 	Version *string `json:"version"`
 }
 
-// WorkerDetail is the result of engine::workers::info: a worker and everything
-// that it has registered. The fields of the embedded Worker are promoted.
+// WorkerDetail is the result of engine::workers::info. It describes a worker and
+// everything that it has registered. The fields of the embedded Worker are
+// promoted.
 type WorkerDetail struct {
 	// Worker that the detail describes.
 	Worker `json:"worker"`
@@ -4128,7 +4160,7 @@ type WorkerFilter struct {
 	// runtimes.
 	Runtime string `json:"runtime,omitempty,omitzero"`
 
-	// Text to find in the worker, ignoring case. Empty is omitted and matches all
+	// Text to search for in workers, ignoring case. Empty is omitted and matches all
 	// workers.
 	Search string `json:"search,omitempty,omitzero"`
 
@@ -4142,7 +4174,8 @@ type WorkerGaugesOptions struct {
 	// Value of the metric attribute worker.id.
 	WorkerID string `json:"worker_id"`
 
-	// Value of the metric attribute worker.name. Nil is omitted, as is the attribute.
+	// Value of the metric attribute worker.name. Nil is omitted, and the attribute is
+	// then not set.
 	WorkerName *string `json:"worker_name,omitempty,omitzero"`
 }
 
@@ -4151,14 +4184,14 @@ type WorkerInfoInput struct {
 	// Name of the worker.
 	Name string `json:"name"`
 
-	// Namespace in which to look for the worker. Empty is omitted; the engine then
-	// looks in namespace "default" and, failing that, in the only namespace that has
-	// the worker.
+	// Namespace of the worker. Empty is omitted. The engine then tries namespace
+	// "default". If the worker is not there, it must exist in exactly one other
+	// namespace.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 }
 
-// WorkerMetrics is one sample of the worker's own process. A sample is not sent to
-// the engine; the four process gauges are.
+// WorkerMetrics is one sample of the metrics of the worker's own process. Samples
+// are not sent to the engine. The engine receives only the four process gauges.
 type WorkerMetrics struct {
 	// CPU usage in percent, where 100 is one core.
 	CPUPercent float32 `json:"cpu_percent"`
@@ -4181,9 +4214,10 @@ type WorkerMetrics struct {
 	UptimeSeconds float64 `json:"uptime_seconds"`
 }
 
-// WorkerMetricsReport is the latest report of a worker about its own process. The
-// engine keeps it for two minutes. A value that the worker did not report is nil
-// and is omitted. Values in integer fields are truncated.
+// WorkerMetricsReport contains the metrics that a worker has last reported about
+// its own process. The engine keeps a report for two minutes. Values that the
+// worker did not report are nil and are omitted. Values of integer fields are
+// truncated to integers.
 type WorkerMetricsReport struct {
 	// CPU usage in percent, where 100 is one core. Nil is omitted.
 	CPUPercent *float64 `json:"cpu_percent,omitempty,omitzero"`
@@ -4209,8 +4243,8 @@ type WorkerMetricsReport struct {
 	// Resident memory of the process, in bytes. Nil is omitted.
 	MemoryRSS *uint64 `json:"memory_rss,omitempty,omitzero"`
 
-	// Runtime of the worker. The engine always reports "node", whatever the worker's
-	// runtime.
+	// Runtime of the worker. The engine always sets it to "node", whatever the actual
+	// runtime is.
 	Runtime string `json:"runtime"`
 
 	// Time of the report, in milliseconds since the Unix epoch.
@@ -4221,21 +4255,20 @@ type WorkerMetricsReport struct {
 }
 
 // WorkerRegisterInput is the input of engine::workers::register, which describes
-// the worker to the engine. A repeated call replaces Runtime, Version and
-// Telemetry even if they are absent; it replaces the other fields only if they are
-// present.
+// the worker to the engine. A repeated call always replaces Runtime, Version and
+// Telemetry. It replaces the other fields only if they are present.
 type WorkerRegisterInput struct {
-	// Description of what the worker is for. Empty is omitted.
+	// Description of the worker's purpose. Empty is omitted.
 	Description string `json:"description,omitempty,omitzero"`
 
 	// Features of the worker, such as "observe.v2". Empty is omitted and means none.
-	// Engines older than 0.25 ignore it.
+	// Engines older than 0.25 ignore this field.
 	Features []string `json:"features,omitempty,omitzero"`
 
-	// Kind of isolation in which the worker runs. Empty is omitted.
+	// Isolation in which the worker runs. Empty is omitted.
 	Isolation string `json:"isolation,omitempty,omitzero"`
 
-	// Name of the worker. Within a namespace, only one worker at a time can hold a
+	// Name of the worker. Within a namespace, only one worker at a time can have a
 	// name. The engine removes control characters and truncates the name to 280
 	// characters. Empty is omitted and means no name.
 	Name string `json:"name,omitempty,omitzero"`
@@ -4244,18 +4277,18 @@ type WorkerRegisterInput struct {
 	// engine rejects a blank namespace with INVALID_NAMESPACE.
 	Namespace string `json:"namespace,omitempty,omitzero"`
 
-	// Operating system of the worker, as free text. Empty is omitted.
+	// Operating system of the worker, in free form. Empty is omitted.
 	OS string `json:"os,omitempty,omitzero"`
 
-	// Process ID of the worker. Nil is omitted; the engine then leaves the worker out
-	// of lists.
+	// Process ID of the worker. Nil is omitted, and the engine then does not list the
+	// worker.
 	PID *uint32 `json:"pid,omitempty,omitzero"`
 
 	// Language of the worker, "go" in this package. Empty is omitted and means
 	// "unknown".
 	Runtime string `json:"runtime,omitempty,omitzero"`
 
-	// Software of the worker. Nil is omitted.
+	// Description of the worker's software. Nil is omitted.
 	Telemetry *WorkerTelemetry `json:"telemetry,omitempty,omitzero"`
 
 	// Version of the SDK. Empty is omitted.
@@ -4264,8 +4297,8 @@ type WorkerRegisterInput struct {
 
 // WorkerRegisterResult is the result of engine::workers::register.
 type WorkerRegisterResult struct {
-	// Whether the engine accepted the registration. Always true, because a rejection
-	// is an error.
+	// Whether the engine accepted the registration. It is always true, because a
+	// rejection is an error.
 	Success bool `json:"success"`
 }
 
@@ -4274,10 +4307,10 @@ type WorkerRegisterResult struct {
 type WorkerRegisteredMessage struct {
 	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
 	// as on engines older than 0.25. Decoding skips elements that are not strings,
-	// and treats any value other than an array as none.
+	// and treats a value that is not an array as none.
 	Features []string `json:"features,omitempty,omitzero"`
 
-	// Secret, a UUID, with which a later connection can replace this one. Empty is
+	// Secret UUID that allows a later connection to replace this one. Empty is
 	// omitted.
 	ReattachToken string `json:"reattach_token,omitempty,omitzero"`
 
@@ -4291,40 +4324,40 @@ type WorkerRegisteredMessage struct {
 
 // WorkerSummary describes one worker in a list.
 type WorkerSummary struct {
-	// Number of the worker's invocations that are in progress.
+	// Number of invocations that are in progress on the worker.
 	ActiveInvocations uint64 `json:"active_invocations"`
 
 	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint64 `json:"connected_at_ms"`
 
-	// Description of what the worker is for. Nil encodes as null.
+	// Description of the worker's purpose. Nil encodes as null.
 	Description *string `json:"description"`
 
 	// Number of functions that the worker has registered.
 	FunctionCount uint64 `json:"function_count"`
 
-	// ID that the engine assigned to the worker's connection. The ID of an in-process
-	// worker is its name.
+	// ID that the engine assigned to the worker's connection. For an in-process
+	// worker, it is the worker's name.
 	ID string `json:"id"`
 
-	// IP address of the worker, without the port. Nil encodes as null; an in-process
-	// worker has no address.
+	// IP address of the worker, without the port. Nil encodes as null, as for an
+	// in-process worker.
 	IPAddress *string `json:"ip_address"`
 
-	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// Isolation in which the worker runs, or "in-process" for the engine's own
 	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Name of the worker. Nil encodes as null and means that the worker has none.
+	// Name of the worker. Nil encodes as null and means that the worker has no name.
 	Name *string `json:"name"`
 
 	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system of the worker, as free text. Nil encodes as null.
+	// Operating system of the worker, in free form. Nil encodes as null.
 	OS *string `json:"os"`
 
-	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// Language of the worker, such as "go", or "engine" for an in-process worker. Nil
 	// encodes as null.
 	Runtime *string `json:"runtime"`
 
@@ -4335,13 +4368,13 @@ type WorkerSummary struct {
 	Version *string `json:"version"`
 }
 
-// WorkerTelemetry describes the software of a worker to the engine. Every field is
+// WorkerTelemetry describes the software of a worker to the engine. All fields are
 // optional.
 type WorkerTelemetry struct {
 	// SDK of the worker, such as "iii-go". Empty is omitted.
 	Framework string `json:"framework,omitempty,omitzero"`
 
-	// Human language of the process, from its locale. Empty is omitted.
+	// Natural language of the process, taken from its locale. Empty is omitted.
 	Language string `json:"language,omitempty,omitzero"`
 
 	// Name of the project. Empty is omitted.
@@ -4363,8 +4396,8 @@ type WorkersAvailableEvent struct {
 // WorkersAvailableEvent.
 type WorkersAvailableTrigger struct{}
 
-// WorkersListResult is the result of engine::workers::list. It leaves out workers
-// that have not reported a process ID.
+// WorkersListResult is the result of engine::workers::list. It does not include
+// workers that have not reported a process ID.
 type WorkersListResult struct {
 	// Workers that match the filter, ordered by name and then by ID. Nil encodes as
 	// [].

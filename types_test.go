@@ -20,7 +20,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 )
 
-// Each type decodes its document and encodes the value to the same document.
+// Every type encodes to the same document that it was decoded from.
 func TestTypesRoundTrip(t *testing.T) {
 	for name, test := range map[string]struct {
 		doc string
@@ -178,16 +178,16 @@ func TestTypesRoundTrip(t *testing.T) {
 			}
 			typ := reflect.TypeOf(test.v).Elem()
 			if strings.Contains(typ.Name(), "[") {
-				return // generic types have no schema of their own
+				return // generic types have no schema
 			}
 			if err := validate(typ.Name(), []byte(test.doc)); err != nil {
-				t.Errorf("not what the schema says: %v", err)
+				t.Errorf("does not match the schema: %v", err)
 			}
 		})
 	}
 }
 
-// validate checks a document against the schema of a type.
+// validate checks doc against the schema of a type.
 func validate(name string, doc []byte) error {
 	bundle, err := bundleSchema(name)
 	if err != nil {
@@ -208,10 +208,9 @@ func validate(name string, doc []byte) error {
 	return resolved.Validate(instance)
 }
 
-// octet is a byte by another name.
 type octet byte
 
-// Values encode correctly when a Go literal omits fields.
+// A Go literal that omits fields still encodes correctly.
 func TestTypesEncode(t *testing.T) {
 	for name, test := range map[string]struct {
 		v    any
@@ -280,7 +279,7 @@ func TestTypesEncode(t *testing.T) {
 
 func ptr[T any](v T) *T { return &v }
 
-// Fields whose members are missing in a document get their defaults.
+// Fields that are missing from a document get their defaults.
 func TestTypesDecode(t *testing.T) {
 	authResult := NewAuthResult()
 	authResult.Context = JSONValue("null")
@@ -443,14 +442,14 @@ func TestHTTPMethodValid(t *testing.T) {
 	}
 }
 
-// sample is a payload that must encode as it was decoded.
+// sample is a document that must be the same after decoding and encoding.
 type sample struct {
 	value func() any
 	doc   string
 }
 
-// builtinSamples are payloads that are not recorded, as specified for the functions and
-// triggers.
+// builtinSamples contains documents that do not occur in the recordings, written according to
+// the engine's documentation.
 var builtinSamples = []sample{
 	{newOf[StateUpdateResult], `{"old_value":{"n":1},"new_value":{"n":2},"errors":[{"op_index":1,"code":"set.path.proto_polluted","message":"m","doc_url":"u"}]}`},
 	{newOf[StateSetInput], `{"scope":"","key":"","value":null}`},
@@ -534,7 +533,8 @@ func TestBuiltinSamplesRoundTrip(t *testing.T) {
 	}
 }
 
-// Nil lists and maps that the engine requires are encoded; optional ones are omitted.
+// Nil slices and maps are encoded if the engine requires them, and omitted if they are
+// optional.
 func TestBuiltinZeroValues(t *testing.T) {
 	for _, tt := range []struct {
 		value any
@@ -671,7 +671,7 @@ func TestUntaggedUnions(t *testing.T) {
 	}
 }
 
-// The fields of a detail are accessible directly and through its embedded part.
+// A detail embeds its summary, so the fields are accessible in both ways.
 func TestWorkerDetailFields(t *testing.T) {
 	rss := uint64(7)
 	d := WorkerDetail{Worker: Worker{ID: "w", LatestMetrics: &WorkerMetricsReport{MemoryRSS: &rss}}}
@@ -680,8 +680,9 @@ func TestWorkerDetailFields(t *testing.T) {
 	}
 }
 
-// FuzzBuiltinTypes decodes arbitrary JSON into every type of the built-in functions and
-// triggers. A decoded value encodes, and decodes to the same value.
+// FuzzBuiltinTypes decodes arbitrary JSON into the types of all built-in functions and
+// triggers. What can be decoded must also encode, to JSON that no longer changes when it is
+// decoded and encoded again.
 func FuzzBuiltinTypes(f *testing.F) {
 	for _, s := range builtinSamples {
 		f.Add([]byte(s.doc))
@@ -700,26 +701,26 @@ func FuzzBuiltinTypes(f *testing.F) {
 			first, err := json.Marshal(v)
 			if err != nil {
 				if strings.Contains(err.Error(), "needs either") || strings.Contains(err.Error(), "is empty") {
-					continue // a null in place of a union
+					continue // null cannot represent a union
 				}
-				t.Fatalf("%T took %s and does not write it: %v", v, doc, err)
+				t.Fatalf("%T decodes %s but does not encode: %v", v, doc, err)
 			}
 			second, err := rewrite(first, value())
 			if err != nil {
-				t.Fatalf("%T wrote %s of %s: %v", v, first, doc, err)
+				t.Fatalf("%T encodes to %s (from %s): %v", v, first, doc, err)
 			}
-			third, err := rewrite(second, value()) // the second has the defaults
+			third, err := rewrite(second, value()) // second contains defaults, so compare with a third
 			if err != nil {
-				t.Fatalf("%T wrote %s of %s: %v", v, second, first, err)
+				t.Fatalf("%T encodes to %s (from %s): %v", v, second, first, err)
 			}
 			if string(second) != string(third) {
-				t.Fatalf("%T wrote %s, then %s", v, second, third)
+				t.Fatalf("%T encodes to %s, then to %s", v, second, third)
 			}
 		}
 	})
 }
 
-// FuzzObserverTypes decodes arbitrary data into every message and type of observers.
+// FuzzObserverTypes decodes arbitrary JSON into the types of all observer messages.
 func FuzzObserverTypes(f *testing.F) {
 	b, err := os.ReadFile("testdata/observers.jsonl")
 	if err != nil {
@@ -750,22 +751,22 @@ func FuzzObserverTypes(f *testing.F) {
 			once, err := json.Marshal(v)
 			if err != nil {
 				if strings.Contains(err.Error(), "is empty") || strings.Contains(err.Error(), "year outside of range") {
-					continue // a null in place of a union; a time in a year that JSON cannot hold
+					continue // null in place of a union, or a year that JSON cannot represent
 				}
-				t.Fatalf("%T took %s and does not write it: %v", v, doc, err)
+				t.Fatalf("%T decodes %s but does not encode: %v", v, doc, err)
 			}
 			twice, err := rewrite(once, value())
 			if err != nil {
-				t.Fatalf("%T wrote %s of %s: %v", v, once, doc, err)
+				t.Fatalf("%T encodes to %s (from %s): %v", v, once, doc, err)
 			}
 			if !bytes.Equal(once, twice) {
-				t.Fatalf("%T wrote %s of %s, then %s", v, once, doc, twice)
+				t.Fatalf("%T encodes to %s (from %s), then to %s", v, once, doc, twice)
 			}
 		}
 	})
 }
 
-// rewrite decodes doc into v and encodes that.
+// rewrite decodes doc into v and encodes v.
 func rewrite(doc []byte, v any) ([]byte, error) {
 	if err := json.Unmarshal(doc, v); err != nil {
 		return nil, err
@@ -773,8 +774,8 @@ func rewrite(doc []byte, v any) ([]byte, error) {
 	return json.Marshal(v)
 }
 
-// fuzzType decodes documents into a T. A decoded value must encode, and the result must
-// decode to the same value.
+// fuzzType checks that whatever can be decoded into T also encodes, and decodes to the same
+// value again.
 func fuzzType[T any](f *testing.F, seeds ...string) {
 	for _, s := range seeds {
 		f.Add([]byte(s))
@@ -895,18 +896,17 @@ func FuzzConfigurationGetInput(f *testing.F) {
 	fuzzType[ConfigurationGetInput](f, `{"id":"a"}`, `{"id":"a","raw":true}`, `{"raw":null}`)
 }
 
-// recordedFrame is one JSON message of a recorded conversation between workers and a
-// running engine.
+// recordedFrame is a JSON message from a recording.
 type recordedFrame struct {
 	file string
 	line int
-	sent bool // by a worker
+	sent bool // sent by a worker
 	raw  json.RawMessage
 }
 
 func (f recordedFrame) at() string { return fmt.Sprintf("%s:%d", f.file, f.line) }
 
-// recordedFrames returns every JSON message of the recordings, in order.
+// recordedFrames returns all JSON messages of all recordings, in order.
 func recordedFrames(t *testing.T) []recordedFrame {
 	t.Helper()
 	files, err := filepath.Glob("testdata/0.23/*.jsonl")
@@ -921,10 +921,10 @@ func recordedFrames(t *testing.T) []recordedFrame {
 		}
 		for i, line := range bytes.Split(bytes.TrimSpace(b), []byte("\n")) {
 			var event struct {
-				Dir   string          // send and recv, or up and down
-				Kind  string          // text for the messages of an SDK
-				Frame json.RawMessage // of a bare worker
-				Data  json.RawMessage // of an SDK
+				Dir   string          // "send" or "recv"; for an SDK, "up" or "down"
+				Kind  string          // "text" if an SDK was recorded
+				Frame json.RawMessage // message, unless an SDK was recorded
+				Data  json.RawMessage // message, if an SDK was recorded
 			}
 			if err := json.Unmarshal(line, &event); err != nil {
 				t.Fatalf("%s:%d: %v", file, i+1, err)
@@ -941,13 +941,11 @@ func recordedFrames(t *testing.T) []recordedFrame {
 	return frames
 }
 
-// oddRecordings lists recordings of deliberate mistakes. Their inputs and results are not
-// values of the types.
+// oddRecordings contain deliberate mistakes, so not every value in them fits its type.
 var oddRecordings = []string{"baggage-functions.jsonl", "configuration-functions.jsonl", "envelopes-odd.jsonl", "guarded-auth-results.jsonl"}
 
-// roundTrip decodes raw into v and encodes v again. The result must be the same JSON: it
-// compares numbers digit by digit, distinguishes absent from null, and ignores the order of
-// keys.
+// roundTrip decodes raw into v, encodes v, and compares the documents. Numbers must be spelled
+// the same, and null differs from absent. The order of keys does not matter.
 func roundTrip(raw []byte, v any) error {
 	if err := json.Unmarshal(raw, v); err != nil {
 		return err
@@ -968,15 +966,15 @@ func sameJSON(want, got []byte) error {
 	if err != nil {
 		return err
 	}
-	wantText, _ := json.Marshal(w) // with sorted keys
+	wantText, _ := json.Marshal(w) // sorts the keys
 	gotText, _ := json.Marshal(g)
-	if bytes.Equal(wantText, gotText) { // cmp.Diff does not finish on deeply nested values
+	if bytes.Equal(wantText, gotText) { // avoids cmp.Diff, which is too slow for deeply nested values
 		return nil
 	}
 	return fmt.Errorf("got %s, want %s", gotText, wantText)
 }
 
-// decodeExactly keeps numbers as text.
+// decodeExactly decodes numbers into json.Number.
 func decodeExactly(b []byte) (v any, err error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
@@ -984,8 +982,8 @@ func decodeExactly(b []byte) (v any, err error) {
 	return v, err
 }
 
-// messageOfType returns a new message for each tag of a protocol message and of the
-// messages of the stream socket.
+// messageOfType maps message types of the worker protocol and of the stream socket to
+// constructors.
 var messageOfType = map[string]func() any{
 	"workerregistered":          newOf[WorkerRegisteredMessage],
 	"reattach":                  newOf[ReattachMessage],
@@ -1024,7 +1022,7 @@ const (
 	noSuchMessage  = "some workers send this, but no engine knows it"
 )
 
-// frameExceptions are recorded messages that do not encode as they were recorded.
+// frameExceptions lists recorded messages that encode differently, with the reason.
 var frameExceptions = map[string]string{
 	"channels.jsonl:11":             "a worker's own message on a channel, not one of the protocol",
 	"custom-trigger-types.jsonl:42": noSuchMessage,
@@ -1075,8 +1073,8 @@ func TestRecordedMessagesRoundTrip(t *testing.T) {
 	exceptions.checkUnused(t)
 }
 
-// exceptions holds deliberate failures, by place, with their reasons. An unused exception is
-// also a failure.
+// exceptions lists expected failures with their reasons. An exception that does not occur is a
+// failure, too.
 type exceptions struct {
 	reasons map[string]string
 	used    map[string]bool
@@ -1103,18 +1101,19 @@ func (e exceptions) checkUnused(t *testing.T) {
 	t.Helper()
 	for at, reason := range e.reasons {
 		if !e.used[at] {
-			t.Errorf("%s: there is nothing for the exception (%s)", at, reason)
+			t.Errorf("%s: the exception (%s) does not apply", at, reason)
 		}
 	}
 }
 
-// observerExceptions lists lines of testdata/observers.jsonl that change when they are decoded
-// and encoded.
+// observerExceptions lists lines of testdata/observers.jsonl that encode differently, with the
+// reason.
 var observerExceptions = map[string]string{
 	"5": "the type writes the defaults of an observer",
 }
 
-// testdata/observers.jsonl holds messages of engines and workers from version 0.25 on.
+// The file testdata/observers.jsonl contains messages of engines 0.25 and later, and of their
+// workers.
 func TestObserverMessagesRoundTrip(t *testing.T) {
 	b, err := os.ReadFile("testdata/observers.jsonl")
 	if err != nil {
@@ -1141,7 +1140,7 @@ func TestObserverMessagesRoundTrip(t *testing.T) {
 		m := message()
 		exceptions.check(t, at, roundTrip(line, m))
 		if err := validate(typeName(m), line); err != nil && observerExceptions[at] == "" {
-			t.Errorf("line %s: not what the schema says: %v", at, err)
+			t.Errorf("line %s: does not match the schema: %v", at, err)
 		}
 		again := message()
 		out, err := json.Marshal(m)
@@ -1175,7 +1174,7 @@ func TestObserverMessagesRoundTrip(t *testing.T) {
 	}
 }
 
-// sameJSONValues compares JSON by value, because encoding compacts it.
+// sameJSONValues compares the value of JSON documents, because encoding removes white space.
 var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
@@ -1183,7 +1182,7 @@ var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	return sameJSON(a, b) == nil
 })
 
-// An exception for defaults permits only added members.
+// Messages that are listed because the type writes defaults must not differ in any other way.
 func TestRecordedInvocationsKeepWhatTheySay(t *testing.T) {
 	seen := 0
 	for _, f := range recordedFrames(t) {
@@ -1223,11 +1222,11 @@ func TestRecordedInvocationsKeepWhatTheySay(t *testing.T) {
 	}
 }
 
-// accessTypes returns new values for the input and the result of the functions that
-// guard the recorded engine's listeners.
+// accessTypes lists the input and result types of the functions that guard the recorded
+// listeners.
 var accessTypes = map[string]struct{ input, result func() any }{
 	"gate::auth":        {newOf[AuthInput], newOf[AuthResult]},
-	"gate::middleware":  {newOf[MiddlewareInput], nil}, // its result is that of the call
+	"gate::middleware":  {newOf[MiddlewareInput], nil}, // the result is that of the call
 	"gate::on-function": {newOf[OnFunctionRegistrationInput], newOf[OnFunctionRegistrationResult]},
 	"gate::on-trigger":  {newOf[OnTriggerRegistrationInput], newOf[OnTriggerRegistrationResult]},
 	"streams::auth":     {newOf[StreamAuthInput], newOf[StreamAuthResult]},
@@ -1278,7 +1277,7 @@ var vectorExceptions = map[string]string{
 	"set_empty_path_without_value_makes_root_null": "the type writes the value null, which means the same as none",
 }
 
-// The results of a running engine for update operations.
+// TestUpdateVectorsRoundTrip uses recorded results of update operations.
 func TestUpdateVectorsRoundTrip(t *testing.T) {
 	b, err := os.ReadFile("testdata/0.23/update-vectors.json")
 	if err != nil {
@@ -1302,8 +1301,8 @@ func TestUpdateVectorsRoundTrip(t *testing.T) {
 	t.Logf("%d vectors, %d exceptions", len(vectors), len(vectorExceptions))
 }
 
-// builtinTypes returns new values for the input and the result of each built-in function.
-// A nil function means no result, or a bare value that has no type.
+// builtinTypes lists the input and result types of all built-in functions. A nil entry means
+// that there is no result, or that the result has no dedicated type.
 var builtinTypes = map[string]struct{ input, result func() any }{
 	"state::get":         {newOf[StateGetInput], nil},
 	"state::set":         {newOf[StateSetInput], newOf[StateSetResult]},
@@ -1377,8 +1376,8 @@ var builtinTypes = map[string]struct{ input, result func() any }{
 	"engine::health::check":    {newOf[EmptyInput], newOf[HealthReport]},
 }
 
-// builtinTriggers returns new values for the config and the payload of each built-in
-// trigger type; a nil payload means the published message.
+// builtinTriggers lists the config and payload types of all built-in triggers. A nil payload
+// means that the payload is the published message.
 var builtinTriggers = map[string]struct{ config, payload func() any }{
 	"http":                        {newOf[HTTPTriggerConfig], newOf[HTTPRequest[JSONValue]]},
 	"cron":                        {newOf[CronTriggerConfig], newOf[CronEvent]},
@@ -1395,16 +1394,16 @@ var builtinTriggers = map[string]struct{ config, payload func() any }{
 	"engine::workers-available":   {newOf[WorkersAvailableTrigger], newOf[WorkersAvailableEvent]},
 }
 
-// payload is a part of a recording that a type describes.
+// payload is a part of a recording with the type that describes it.
 type payload struct {
 	at    string // file and line
-	path  string // from there, a JSON pointer
+	path  string // JSON pointer from that line
 	raw   json.RawMessage
 	value func() any
 }
 
-// recordedPayloads returns the recorded payloads of built-in calls and triggers: inputs,
-// results, trigger configs and delivered events.
+// recordedPayloads returns all recorded inputs, results, trigger configs and events of
+// built-in functions and triggers.
 func recordedPayloads(t *testing.T) []payload {
 	t.Helper()
 	var payloads []payload
@@ -1417,7 +1416,7 @@ func recordedPayloads(t *testing.T) []payload {
 		file, id string
 		sent     bool
 	}
-	calls := make(map[call]func() any)            // result of a call
+	calls := make(map[call]func() any)            // result types of pending calls
 	bound := make(map[string]map[string]struct{}) // trigger types by file and function
 	bind := func(file, function, kind string) {
 		k := file + " " + function
@@ -1447,7 +1446,7 @@ func recordedPayloads(t *testing.T) []payload {
 		case "registertrigger":
 			kind, ok := builtinTriggers[m.TriggerType]
 			if !ok {
-				continue // of a worker
+				continue // provided by a worker
 			}
 			add(f, "/config", m.Config, kind.config)
 			bind(f.file, m.FunctionID, m.TriggerType)
@@ -1455,17 +1454,17 @@ func recordedPayloads(t *testing.T) []payload {
 				Condition  string   `json:"condition_function_id"`
 				Middleware []string `json:"middleware_function_ids"`
 			}
-			_ = json.Unmarshal(m.Config, &config) // the type decides how to report the fault
+			_ = json.Unmarshal(m.Config, &config) // an error is reported when the config is decoded
 			bind(f.file, config.Condition, m.TriggerType)
 			for _, id := range config.Middleware {
 				bind(f.file, id, "middleware")
 			}
 		case "invokefunction":
-			id, _, _ := strings.Cut(m.FunctionID, "(") // stream::get(name) is stream::get
+			id, _, _ := strings.Cut(m.FunctionID, "(") // turn stream::get(name) into stream::get
 			if function, ok := builtinTypes[id]; ok {
 				add(f, "/data", m.Data, function.input)
 				calls[call{f.file, m.InvocationID, f.sent}] = function.result
-			} else if !f.sent && !bytes.Contains(m.Data, []byte(`"_caller_worker_id"`)) { // else a call
+			} else if !f.sent && !bytes.Contains(m.Data, []byte(`"_caller_worker_id"`)) { // otherwise, a worker's call
 				value, result := triggerPayload(bound[f.file+" "+m.FunctionID], m.Data)
 				add(f, "/data", m.Data, value)
 				calls[call{f.file, m.InvocationID, f.sent}] = result
@@ -1482,7 +1481,7 @@ func recordedPayloads(t *testing.T) []payload {
 	return append(payloads, acceptedTelemetry(t)...)
 }
 
-// framePath returns the JSON pointer from a line of a recording to its message.
+// framePath returns the JSON pointer to the message within a line of a recording.
 func framePath(f recordedFrame) string {
 	if f.file == "rust-sdk.jsonl" {
 		return "/data"
@@ -1490,8 +1489,7 @@ func framePath(f recordedFrame) string {
 	return "/frame"
 }
 
-// listedConfigs yields the trigger configs in a result, if it is a list of triggers,
-// and the JSON pointer to each.
+// listedConfigs yields the trigger configs in a list of triggers, each with its JSON pointer.
 func listedConfigs(result json.RawMessage) iter.Seq2[string, payload] {
 	return func(yield func(string, payload) bool) {
 		var list TriggersListResult
@@ -1508,19 +1506,19 @@ func listedConfigs(result json.RawMessage) iter.Seq2[string, payload] {
 	}
 }
 
-// triggerPayload returns new values for the payload and the answer of a function that is
-// bound to triggers of these types.
+// triggerPayload returns the payload and result types of a function that has triggers of the
+// given types.
 func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, result func() any) {
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
 		switch {
 		case len(kinds) > 1 && !strings.Contains(string(data), payloadMark[kind]):
-			// Another of its triggers fired.
+			// A trigger of another type fired.
 		case kind == "middleware":
 			return newOf[HTTPMiddlewareInput], newOf[HTTPMiddlewareResult]
 		case kind == "stream:join":
 			return newOf[StreamJoinLeaveEvent], newOf[StreamJoinResult]
 		case kind == "engine::functions-available" && !strings.Contains(string(data), `"functions_changed"`):
-			// This function is bound to the events of workers, too.
+			// This is an event of workers-available, which the function also receives.
 		default:
 			return builtinTriggers[kind].payload, nil
 		}
@@ -1528,11 +1526,11 @@ func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, res
 	return nil, nil
 }
 
-// payloadMark holds, by trigger type, a text that occurs only in payloads of that type.
+// payloadMark lists a substring for each trigger type that occurs only in payloads of that
+// type.
 var payloadMark = map[string]string{"http": `"path_params"`, "state": `"type":"state"`, "stream": `"type":"stream"`}
 
-// acceptedTelemetry returns the records that the engine returned for single frames of
-// telemetry.
+// acceptedTelemetry returns records that the engine stored, each from one frame of telemetry.
 func acceptedTelemetry(t *testing.T) []payload {
 	t.Helper()
 	const file = "otlp-acceptance.json"
@@ -1551,15 +1549,15 @@ func acceptedTelemetry(t *testing.T) []payload {
 	records := map[string]func() any{"traces": newOf[TraceNode], "logs": newOf[StoredLog], "metrics": newOf[StoredMetric]}
 	var payloads []payload
 	for i, c := range cases {
-		if strings.HasPrefix(string(c.As), "{") { // otherwise lost, or too long to keep here
+		if strings.HasPrefix(string(c.As), "{") { // the engine lost the others, or they are too long for the file
 			payloads = append(payloads, payload{file, fmt.Sprintf("/%d/as", i), c.As, records[c.Signal]})
 		}
 	}
 	return payloads
 }
 
-// badPayloads lists payloads that were recorded to show how the engine rejects them or ignores
-// their faults.
+// badPayloads lists recorded payloads that the engine rejects or whose mistakes it ignores,
+// with the reason.
 var badPayloads = map[string]string{
 	"cron-and-log-triggers.jsonl:26":    "no message; the engine refuses it",
 	"engine-functions.jsonl:28":         "an id, which the engine ignores: it chooses one",
@@ -1590,8 +1588,8 @@ var badPayloads = map[string]string{
 	"streams.jsonl:67":                  "neither group_id nor item_id; the engine refuses it",
 }
 
-// payloadExceptions are deliberate differences between a recorded payload and the
-// encoding of its type, by type, kind of difference and path.
+// payloadExceptions lists intended differences between recorded and encoded payloads, with the
+// reason. The key consists of the type, the kind of difference and the path.
 var payloadExceptions = map[string]string{
 	"CronEvent respelled actual_time":                                           sameInstant,
 	"CronEvent respelled scheduled_time":                                        sameInstant,
@@ -1609,8 +1607,8 @@ const (
 	wholeFloat  = "a float64 writes 3 for 3.0"
 )
 
-// The golden file lists the type of each part of the recordings; the tests of
-// the schemas validate these parts.
+// The golden file lists the type of every payload. The schema tests use it to validate the
+// payloads.
 func TestRecordedPayloadsRoundTrip(t *testing.T) {
 	bad := newExceptions(badPayloads)
 	deliberate := newExceptions(payloadExceptions)
@@ -1658,7 +1656,7 @@ func TestRecordedPayloadsRoundTrip(t *testing.T) {
 
 var updateGolden = flag.Bool("update", false, "write the golden files")
 
-// checkGolden compares got with a golden file.
+// checkGolden compares got with a golden file, which -update rewrites.
 func checkGolden(t *testing.T, file string, got []byte) {
 	t.Helper()
 	if *updateGolden {
@@ -1675,7 +1673,7 @@ func checkGolden(t *testing.T, file string, got []byte) {
 	}
 }
 
-// builtinValues returns constructors for the types in the tables above.
+// builtinValues returns constructors for all types in builtinTypes and builtinTriggers.
 func builtinValues() []func() any {
 	var values []func() any
 	for _, f := range builtinTypes {
@@ -1687,15 +1685,15 @@ func builtinValues() []func() any {
 	return slices.DeleteFunc(values, func(v func() any) bool { return v == nil })
 }
 
-// typeName returns the name of the type that v points to, without the path of the
-// package. The alias JSONValue refers to different types in different versions of Go.
+// typeName returns the name of the type that v points to, without package paths. The alias
+// JSONValue refers to different types in different Go versions.
 func typeName(v any) string {
 	value := reflect.TypeFor[JSONValue]()
 	name := strings.ReplaceAll(reflect.TypeOf(v).Elem().String(), value.PkgPath()+"."+value.Name(), "JSONValue")
 	return regexp.MustCompile(`[\w/.-]*\.`).ReplaceAllString(name, "")
 }
 
-// payloadDifferences decodes raw into v, encodes the result, and returns the differences.
+// payloadDifferences decodes raw into v, encodes v, and returns the differences.
 func payloadDifferences(raw []byte, v any) ([]string, error) {
 	if err := json.Unmarshal(raw, v); err != nil {
 		return nil, err
@@ -1717,8 +1715,8 @@ func payloadDifferences(raw []byte, v any) ([]string, error) {
 	return slices.Sorted(maps.Keys(found)), nil
 }
 
-// compareJSON adds to found the differences between got and want: lost, added and changed
-// members, and mere differences in spelling. It distinguishes null from absent.
+// compareJSON adds the differences between want and got to found: lost, added and changed
+// values, and values that are only spelled differently. Null differs from absent.
 func compareJSON(found map[string]struct{}, path string, want, got any) {
 	switch w := want.(type) {
 	case map[string]any:

@@ -13,21 +13,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// updateVector is one recorded answer of the engine to state::update.
+// updateVector is a recorded call to state::update.
 type updateVector struct {
 	Name           string          `json:"name"`
 	Initial        json.RawMessage `json:"initial"`
 	InitialMissing bool            `json:"initial_missing"`
 	Ops            json.RawMessage `json:"ops"`
-	Result         json.RawMessage `json:"result"` // absent if the call was rejected
+	Result         json.RawMessage `json:"result"` // nil if the call was rejected
 	Stored         json.RawMessage `json:"stored"`
 
 	ops []UpdateOp
 }
 
-// updateVectors holds the recorded answers to operations that this package can send. The
-// engine also accepts an operation as a list, and rejects values that the types of this
-// package cannot represent.
+// updateVectors returns the recorded updates that this package can also send. The engine
+// accepts more, such as an operation in the form of an array.
 func updateVectors(t testing.TB) []updateVector {
 	t.Helper()
 	var vectors []updateVector
@@ -53,7 +52,7 @@ func updateVectors(t testing.TB) []updateVector {
 	return vectors
 }
 
-// sortedJSON returns a document with sorted keys and unchanged numbers.
+// sortedJSON returns doc indented, with sorted keys and unchanged numbers.
 func sortedJSON(t testing.TB, doc []byte) string {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(doc))
@@ -98,8 +97,8 @@ func TestApplyUpdateVectors(t *testing.T) {
 	}
 }
 
-// TestApplyUpdate covers cases without a vector. want is the new value as text; errs
-// lists the rejections, "index code: message".
+// TestApplyUpdate covers what the recorded vectors do not. The field want is the new value,
+// and errs lists the failed operations in the form "index code: message".
 func TestApplyUpdate(t *testing.T) {
 	key := strings.Repeat("k", 256)
 	manyMembers := map[string]int{}
@@ -108,7 +107,7 @@ func TestApplyUpdate(t *testing.T) {
 	}
 	tests := []struct {
 		name string
-		old  string // "" is no item
+		old  string // "" means no item
 		ops  []UpdateOp
 		want string
 		errs []string
@@ -196,7 +195,7 @@ func TestApplyUpdateNumbers(t *testing.T) {
 	tests := []struct {
 		old  string
 		by   int64
-		want string // "" is increment.not_number
+		want string // "" means increment.not_number
 	}{
 		{"0", 0, "0"},
 		{"0", math.MinInt64, "-9223372036854775808"},
@@ -208,9 +207,9 @@ func TestApplyUpdateNumbers(t *testing.T) {
 		{"18446744073709551615", math.MinInt64, "9223372036854775807"},
 		{"18446744073709551615", -1, "18446744073709551614"},
 		{"18446744073709551615", 1, ""},
-		{"18446744073709551616", 0, "1.8446744073709552e+19"}, // out of range: the engine reads a float
+		{"18446744073709551616", 0, "1.8446744073709552e+19"}, // out of range, so the engine reads a float
 		{"-9223372036854775809", 0, "-9.223372036854776e+18"},
-		{"-0", 0, "0.0"}, // the engine reads a float: -0.0 + 0.0
+		{"-0", 0, "0.0"}, // the engine reads a float and computes -0.0 + 0.0
 		{"-0.0", 1, "1.0"},
 		{"1.0", 1, "2.0"},
 		{"1e2", 0, "100.0"},
@@ -346,7 +345,7 @@ func FuzzApplyUpdate(f *testing.F) {
 			return
 		}
 		if !json.Valid(got.NewValue) || old != nil && !json.Valid(got.OldValue) {
-			t.Fatalf("result is no JSON: %s", got.NewValue)
+			t.Fatalf("result is not JSON: %s", got.NewValue)
 		}
 		if len(got.Errors) > len(decoded) {
 			t.Errorf("%d errors of %d operations", len(got.Errors), len(decoded))

@@ -12,7 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// observedCall is a completed call as its observers see it. A nil field is absent.
+// observedCall is a completed call in the form in which observers receive it. Nil fields are
+// omitted.
 type observedCall struct {
 	function     key
 	invocationID string
@@ -39,7 +40,7 @@ func (c *observedCall) status() string {
 	return "success"
 }
 
-// interests reports whether the observer wants calls with this outcome.
+// interests reports whether o observes calls with this outcome.
 func (o *observer) interests(failed bool) bool {
 	switch o.on {
 	case "complete":
@@ -51,8 +52,7 @@ func (o *observer) interests(failed bool) bool {
 	}
 }
 
-// ended passes a completed call that went through the engine to the observers of its
-// function.
+// ended notifies the observers of a function that a call, routed by the engine, has completed.
 func (t *observers) ended(r *request, began time.Time, out outcome, answer observedResult) {
 	k := key{r.namespace, r.functionID}
 	if _, watched := t.watched.Load(k); !watched {
@@ -79,13 +79,14 @@ func (t *observers) ended(r *request, began time.Time, out outcome, answer obser
 	t.choose(c, answer)
 }
 
-// durationMS encodes a duration in milliseconds as it appears on the wire.
+// durationMS encodes d as a JSON number of milliseconds.
 func durationMS(d time.Duration) json.RawMessage {
 	return strconv.AppendFloat(nil, float64(d.Microseconds())/1000, 'f', -1, 64)
 }
 
-// choose activates the observers that match a call. If the host has already matched or
-// delivered the call, its answer takes precedence.
+// choose activates the observers that match c. If the host has already activated them
+// (answer.Delivered), choose does nothing. If the host has reported its matches
+// (answer.Matched), choose considers only those.
 func (t *observers) choose(c *observedCall, answer observedResult) {
 	if set(answer.Delivered) {
 		return
@@ -101,7 +102,8 @@ func (t *observers) choose(c *observedCall, answer observedResult) {
 	}
 }
 
-// reported handles a host's report of events and of calls that it made in process.
+// reported handles a message in which a host reports events and the calls that it dispatched
+// in process.
 func (t *observers) reported(w *worker, home string, m invocationsObservedMessage) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -140,7 +142,8 @@ func (t *observers) reported(w *worker, home string, m invocationsObservedMessag
 	}
 }
 
-// failureOf removes the stack trace from an error, because observers do not receive it.
+// failureOf returns the code and message of an error. It omits the stack trace, which
+// observers must not receive.
 func failureOf(raw json.RawMessage) json.RawMessage {
 	if isNull(raw) {
 		return nil
@@ -149,8 +152,8 @@ func failureOf(raw json.RawMessage) json.RawMessage {
 	return new(object).str("code", stringOf(members["code"])).str("message", stringOf(members["message"])).bytes()
 }
 
-// activate calls the target of an observer because of a call, either now or when
-// max_in_flight permits it.
+// activate calls the target of o for the call c, or queues the activation if o has reached
+// max_in_flight.
 func (t *observers) activate(o *observer, c *observedCall) {
 	if c.depth >= maxObserveDepth {
 		o.dropped++
@@ -193,7 +196,7 @@ func orNull(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// envelope builds the payload that describes a call to the target of o.
+// envelope encodes c as the payload of an activation of o.
 func (o *observer) envelope(c *observedCall, activationID string) json.RawMessage {
 	m := new(object).str("observer_id", o.id).str("activation_id", activationID).
 		str("function_id", c.function.id).str("namespace", c.function.namespace).
@@ -211,7 +214,8 @@ func (o *observer) envelope(c *observedCall, activationID string) json.RawMessag
 	return m.uint("started_at_ms", uint64(c.startedAtMS)).raw("duration_ms", c.durationMS).bytes()
 }
 
-// launch starts an activation. The activations of one observer reach a worker in order.
+// launch starts an activation. The caller must hold t.mu, which keeps the activations of an
+// observer in order.
 func (t *observers) launch(o *observer, r *request) {
 	o.inFlight++
 	e := t.engine
@@ -234,8 +238,7 @@ func (t *observers) launch(o *observer, r *request) {
 	})
 }
 
-// freed releases the slot of an activation, or of a call through an observer, that has ended,
-// and launches activations that wait for a slot.
+// freed releases an in-flight slot of o and launches activations that were waiting for one.
 func (t *observers) freed(o *observer) {
 	o.inFlight--
 	for len(o.waiting) > 0 && (o.maxInFlight == 0 || o.inFlight < o.maxInFlight) {
@@ -245,9 +248,9 @@ func (t *observers) freed(o *observer) {
 	}
 }
 
-// through calls the target of an observer on behalf of the host of its function, with
-// the host's payload and the observer's metadata. A nil worker means that the engine is
-// the host.
+// through calls the target of the observer with the given id on behalf of w, the host of the
+// observed function. The host supplies the payload, and the observer supplies the metadata. If
+// w is nil, the engine is the host.
 func (t *observers) through(ctx context.Context, w *worker, id string, r request) outcome {
 	t.mu.Lock()
 	o := t.byID[id]
@@ -292,7 +295,7 @@ func (t *observers) admitThrough(o *observer, w *worker, id string, depth uint32
 	return nil
 }
 
-// sourceEvent is an event of a source inside the engine.
+// sourceEvent is an event of a source that the engine hosts, such as state::on-changed.
 type sourceEvent struct {
 	source key
 	event  json.RawMessage
@@ -300,9 +303,9 @@ type sourceEvent struct {
 	only   func(o *observer) bool // nil: all observers
 }
 
-// occur reports an event of a source inside the engine to the observers of the source. They
-// see the event as a call of the source whose input and result are both the event. occur never
-// blocks, so callers may hold any lock. Observers receive events in order.
+// occur reports an event to the observers of source in the form of a call to source whose
+// input and result are both the event. occur never blocks, so callers may hold any lock.
+// Observers receive events in order.
 func (t *observers) occur(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {
@@ -317,8 +320,7 @@ func (t *observers) occur(ctx context.Context, source string, event func() json.
 	}
 }
 
-// deliverEvents delivers the events that occur queues; it runs on a goroutine of its
-// own.
+// deliverEvents delivers the events queued by occur until ctx is done.
 func (t *observers) deliverEvents(ctx context.Context) {
 	for {
 		select {
@@ -360,8 +362,8 @@ func (t *observers) happened(event sourceEvent) {
 	t.choose(c, observedResult{Matched: &matched})
 }
 
-// ask passes an event to the targets of the matching observers of a source, one target after
-// the other. It reports whether stops returns true for one of their results.
+// ask calls the targets of the matching observers of source, one at a time, with the event as
+// payload. It reports whether stops returned true for any of the results.
 func (t *observers) ask(ctx context.Context, source string, event json.RawMessage, stops func(result json.RawMessage) bool) bool {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {

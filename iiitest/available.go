@@ -9,24 +9,25 @@ import (
 	"time"
 )
 
-// engineWorker is the in-process worker that owns the functions about the engine
-// itself.
+// engineWorker is the name of the in-process worker that owns the engine's core functions.
 const engineWorker = "iii-engine-functions"
 
-// functionsPoll is how often the engine checks for changes to the set of functions. It
-// bounds the delay of engine::functions-available.
+// functionsPoll is the interval at which the engine checks the set of functions for changes,
+// and therefore the longest delay of an engine::functions-available event.
 const functionsPoll = 5 * time.Second
 
-// availability fires engine::functions-available and engine::workers-available.
+// availability implements the trigger types engine::functions-available and
+// engine::workers-available.
 type availability struct {
 	functions, workers watchers
 
 	mu     sync.Mutex
-	events []json.RawMessage // about workers, not fired yet
+	events []json.RawMessage // worker events not yet fired
 	wake   chan struct{}     // capacity 1
 }
 
-// watchers is a trigger type without a config: an event fires every binding.
+// watchers provides a trigger type that has no config. Each event fires all triggers of the
+// type.
 type watchers struct {
 	mu   sync.Mutex
 	list []binding
@@ -60,8 +61,8 @@ func (e *Engine) registerAvailability() {
 	e.spawn(e.fireWorkerEvents)
 }
 
-// workerChanged fires engine::workers-available. It does not block; a separate
-// goroutine delivers the events in order.
+// workerChanged queues an event for the engine::workers-available triggers without blocking.
+// fireWorkerEvents delivers the events in order.
 func (e *Engine) workerChanged(event, id string) {
 	a := &e.available
 	payload := mustEncode(map[string]string{"event": event, "worker_id": id})
@@ -96,7 +97,7 @@ func (e *Engine) fireWorkerEvents(ctx context.Context) {
 	}
 }
 
-// announce calls every bound function without waiting for the results.
+// announce calls the functions of all watchers without waiting for the results.
 func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMessage) {
 	for _, b := range to.all() {
 		if err := e.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata); err != nil {
@@ -105,8 +106,8 @@ func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMes
 	}
 }
 
-// watchFunctions checks the set of functions at intervals, and fires
-// engine::functions-available when the set has changed. known is the initial set.
+// watchFunctions polls the set of functions and fires the engine::functions-available triggers
+// whenever the set has changed. known is the initial set.
 func (e *Engine) watchFunctions(ctx context.Context, known map[key]struct{}) {
 	ticker := time.NewTicker(functionsPoll)
 	defer ticker.Stop()

@@ -45,7 +45,7 @@ func TestFunctionsAvailable(t *testing.T) {
 			return map[string]any{"result": data}
 		}
 		got := names(fired(), "functions", "function_id")
-		if !strings.Contains(got, " engine::log::info ") || !strings.Contains(got, " seen ") { // internal ones too
+		if !strings.Contains(got, " engine::log::info ") || !strings.Contains(got, " seen ") { // including internal ones
 			t.Errorf("functions: %s", got)
 		}
 		time.Sleep(time.Hour) // nothing changes

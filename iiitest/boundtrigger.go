@@ -8,39 +8,38 @@ import (
 	"sync"
 )
 
-// boundTriggers is the provider of one of the engine's own trigger types: it keeps the
-// bindings of the type in the order of registration.
+// boundTriggers provides one of the engine's own trigger types. It keeps bindings in the order
+// of registration.
 type boundTriggers[C any] struct {
-	// decode reads the config of a binding. If it returns an error, the registration
-	// fails.
+	// decode parses the config of a binding. An error fails the registration.
 	decode func(config json.RawMessage) (C, error)
 	again  rebinding
-	once   bool // log only the first lost event of a binding, because events are frequent
+	once   bool // log only the first lost event of a binding; set for frequent events
 
 	mu   sync.Mutex
 	list []boundTrigger[C]
 	away []*awayTrigger[C] // oldest first
 }
 
-// awayTrigger is a binding whose worker has left. Its events are lost, and the engine logs
-// them.
+// awayTrigger is a binding of a worker that has disconnected. The engine logs the events that
+// the binding misses.
 type awayTrigger[C any] struct {
 	boundTrigger[C]
 	mentioned bool
 }
 
-// maxAway bounds the number of bindings of a type that are remembered after their
-// workers have left.
+// maxAway limits how many bindings or observers of disconnected workers are remembered for
+// each trigger type or source.
 const maxAway = 1000
 
-// boundTrigger is a binding and its config.
+// boundTrigger is a binding with its decoded config.
 type boundTrigger[C any] struct {
 	binding
 	config C
 }
 
-// rebinding defines the effect of a second registration under the same id. The effect differs
-// between the engine's trigger types.
+// rebinding selects what happens when an id that is already bound is bound again. The engine's
+// trigger types differ in this respect.
 type rebinding int
 
 const (
@@ -74,7 +73,7 @@ func (s *boundTriggers[C]) unbind(id string) {
 	s.list = slices.DeleteFunc(s.list, func(b boundTrigger[C]) bool { return b.id == id })
 }
 
-// left remembers a binding whose worker has left, until another binding has the same function.
+// left remembers a binding of a disconnected worker until the same function is bound again.
 func (s *boundTriggers[C]) left(b binding) {
 	config, err := s.decode(b.config)
 	if err != nil {
@@ -92,13 +91,14 @@ func (s *boundTriggers[C]) left(b binding) {
 	s.away = s.away[max(0, len(s.away)-maxAway):]
 }
 
-// sameTarget reports whether two bindings run the same function.
+// sameTarget reports whether b and other call the same function.
 func (b *binding) sameTarget(other binding) bool {
 	return b.functionID == other.functionID && b.namespace == other.namespace
 }
 
-// event returns the same bindings as where, for an event that they are about to receive. It
-// also logs the bindings that lose the event because their workers are away.
+// event returns the bindings with a matching config, to which the caller is about to deliver
+// an event. It also logs the matching bindings that miss the event because their workers have
+// disconnected.
 func (s *boundTriggers[C]) event(e *Engine, match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	var lost []binding
@@ -134,30 +134,30 @@ func (s *boundTriggers[C]) all() []boundTrigger[C] {
 
 func always[C any](C) bool { return true }
 
-// anyConfig decodes the config of a trigger type that ignores it.
+// anyConfig is the decode function of trigger types that ignore their config.
 func anyConfig(json.RawMessage) (struct{}, error) { return struct{}{}, nil }
 
-// bindError is the error text of a failed registration, in the engine's words.
+// bindError is the error of a failed registration, in the engine's wording.
 type bindError string
 
 func (e bindError) Error() string { return string(e) }
 
-// target is one binding that receives an event.
+// target is a binding that receives an event.
 type target struct {
 	binding
 	condition *string // function that can suppress the event for this binding
 }
 
-// fanOut delivers an event to its targets in the background, one after the other: for
-// each it calls the condition and then the function, and waits for both. Errors are
-// logged and not retried. Deliveries of different events can overlap. name is the name
-// of the span around the delivery.
+// fanOut delivers an event to its targets in the background, one at a time. For each target it
+// calls the condition, if any, and then the function, and waits for both. Failed calls are
+// logged and not retried. Deliveries of different events can overlap. name is the name of the
+// span of each delivery.
 func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payload json.RawMessage) {
 	if len(targets) == 0 {
 		return
 	}
 	traced, span := e.startSpan(ctx, name)
-	values := context.WithoutCancel(traced) // the caller's trace outlives the call
+	values := context.WithoutCancel(traced) // keep the trace, drop the cancellation
 	e.spawn(func(engine context.Context) {
 		defer span.end(nil)
 		ctx, cancel := context.WithCancel(values)
@@ -189,7 +189,8 @@ func (e *Engine) noWorker(b binding, err *wireError) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
 
-// triggerAway is the reason that the log gives for the lost events of a trigger.
+// triggerAway is the logged reason for an event that is lost because the worker that
+// registered the trigger has disconnected.
 const triggerAway = "the worker that registered the trigger has left"
 
 // workerAway logs that an event was lost because no worker could receive it.

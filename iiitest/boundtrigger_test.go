@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// lostEvents collects what an engine logs about events that found no worker.
+// lostEvents collects the log lines about events that reached no worker.
 type lostEvents struct {
 	slog.Handler
 	mu    sync.Mutex
@@ -40,7 +40,7 @@ func (l *lostEvents) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// since returns the lines that were logged after the previous call of since.
+// since returns the lines logged since the previous call.
 func (l *lostEvents) since() []string {
 	synctest.Wait()
 	l.mu.Lock()
@@ -50,15 +50,14 @@ func (l *lostEvents) since() []string {
 	return lines
 }
 
-// The engine logs events that are lost because the worker of a trigger has left, whether the
-// worker was killed or unregistered its triggers first. Logging ends when another worker runs
-// the function.
+// Events are logged as lost after the worker of a trigger has disconnected, whether or not it
+// unregistered its triggers first. Logging stops when another worker provides the function.
 func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
 	scope, topic := "orders", "sold"
 	sources := map[string]struct {
 		config iii.TriggerConfig
 		occur  func(ctx context.Context, c *iii.Client, e *iiitest.Engine) error
-		only   iiitest.Protocol // 0: all
+		only   iiitest.Protocol // 0 for all
 	}{
 		"state": {config: iii.StateTriggerConfig{Scope: &scope}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
 			_, err := iii.NewState[int](c, scope).Set(ctx, "ada", 1)
@@ -89,7 +88,7 @@ func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
 		}},
 		"log": {config: iii.LogTriggerConfig{}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
 			return errors.Join(c.Call(ctx, "engine::log::info", map[string]string{"message": "hello"}, nil),
-				c.Call(ctx, "engine::log::info", map[string]string{"message": "hello"}, nil)) // logged once all the same
+				c.Call(ctx, "engine::log::info", map[string]string{"message": "hello"}, nil)) // both calls produce one log line
 		}},
 		"subscribe": {config: iii.SubscribeTriggerConfig{Topic: topic}, occur: func(ctx context.Context, c *iii.Client, _ *iiitest.Engine) error {
 			return c.Publish(ctx, topic, 1)
@@ -141,7 +140,7 @@ func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
 							_ = mail.Close()
 						}
 						if end == "long away" {
-							time.Sleep(50 * time.Second) // longer than observers survive
+							time.Sleep(50 * time.Second) // longer than observers outlive their worker
 						}
 						lost.since()
 						occur()
@@ -161,7 +160,7 @@ func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
 	}
 }
 
-// No event counts as lost if a worker unregisters its trigger but stays connected.
+// If a worker unregisters a trigger and stays connected, later events are not logged as lost.
 func TestTriggersTakenBackAreNotMissed(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {
@@ -188,8 +187,7 @@ func TestTriggersTakenBackAreNotMissed(t *testing.T) {
 	}
 }
 
-// Messages without a receiver are logged: messages of topics without a subscriber, and jobs of
-// queues whose functions do not exist.
+// Messages on topics without a subscriber and jobs for functions that do not exist are logged.
 func TestMessagesWithoutAWorkerAreLogged(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {

@@ -17,11 +17,11 @@ const bridgeWorker = "iii-bridge"
 // bridgeTimeout is the default timeout of a call to another engine.
 const bridgeTimeout = 30 * time.Second
 
-// WithBridge makes the engine a worker of the engine at url, and adds the functions
-// bridge.invoke and bridge.invoke_async, which call functions of that engine; their
-// input is BridgeInvokeInput. opts configure the worker. While the bridge is
-// disconnected, a call waits for the connection until its timeout. By default there is
-// no bridge, and the two functions do not exist.
+// WithBridge makes the engine a worker of the engine at url. It adds the functions
+// bridge.invoke and bridge.invoke_async, which call functions of that engine and take an
+// [iii.BridgeInvokeInput]. opts configure the worker. A call made while the bridge is
+// disconnected waits for the connection until the call times out. By default there is no
+// bridge, and the two functions do not exist.
 func WithBridge(url string, opts ...iii.Option) Option {
 	own := slices.Clone(opts)
 	return func(c *config) error {
@@ -39,7 +39,7 @@ func WithBridge(url string, opts ...iii.Option) Option {
 	}
 }
 
-// registerBridge adds the functions of the bridge and connects it.
+// registerBridge adds the bridge functions and connects to the other engine.
 func (e *Engine) registerBridge() {
 	if e.bridge == nil {
 		return
@@ -71,7 +71,7 @@ type bridgeInvokeInput struct {
 	TimeoutMs  *uint64         `json:"timeout_ms"`
 }
 
-// overBridge makes a call to the other engine as part of the caller's trace.
+// overBridge calls the other engine as part of the caller's trace.
 func (e *Engine) overBridge(ctx context.Context, c *call, do func(context.Context, bridgeInvokeInput, iii.CallOption) error) *wireError {
 	in, bad := decodeInput[bridgeInvokeInput](c.functionID, c.data)
 	if bad != nil {

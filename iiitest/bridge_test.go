@@ -95,8 +95,7 @@ func TestBridgeOptions(t *testing.T) {
 	}
 }
 
-// An engine that fails to start leaves no worker behind on the other engine: the
-// worker's name is free again.
+// If New fails, the bridge must not stay connected: its name must be free again.
 func TestBridgeOfAnEngineThatDoesNotStart(t *testing.T) {
 	t.Setenv("III_WORKER_NAME", "only-one")
 	e := iiitest.Start(t)

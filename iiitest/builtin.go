@@ -8,12 +8,11 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// wireError is the error of an invocation as encoded on the wire.
+// wireError is the error of a failed invocation as encoded on the wire.
 type wireError = iii.ErrorBody
 
-// builtinFunc is a function that the engine itself implements. If it returns a nil
-// result and no error, the reply has no result key; json.RawMessage("null") is a JSON
-// null.
+// builtinFunc implements a function of the engine. A nil result without an error omits the
+// result key from the reply. To reply with a JSON null, return json.RawMessage("null").
 type builtinFunc func(ctx context.Context, c *call) (json.RawMessage, *wireError)
 
 // call is one invocation of a built-in function.
@@ -27,7 +26,7 @@ type call struct {
 	callerBaggage string // see request.baggage
 }
 
-// permissions returns the permissions of the caller; nil permits everything.
+// permissions returns the caller's permissions. Nil permits everything.
 func (c *call) permissions() *permissions {
 	if c.worker == nil {
 		return nil
@@ -41,23 +40,22 @@ type binding struct {
 	config, metadata                       json.RawMessage
 	seq                                    uint64 // order of registration
 
-	observer *observer // that the binding stands for; nil: a trigger
+	observer *observer // set if the binding represents an observer
 }
 
-// triggerProvider implements a trigger type inside the engine. The engine calls bind
-// and unbind one at a time and in order; both must return at once and must not register
-// anything. If bind receives an id that is already bound, the provider decides what the
-// repeated registration means.
+// triggerProvider implements a trigger type inside the engine. The engine calls bind and
+// unbind one at a time and in order. Both must return promptly and must not register anything.
+// Each provider defines the effect of binding an id that is already bound.
 type triggerProvider interface {
-	bind(ctx context.Context, b binding) error // its text becomes the message of trigger_registration_failed
+	bind(ctx context.Context, b binding) error // the error text becomes the message of trigger_registration_failed
 	unbind(id string)
 }
 
-// farewellProvider is a triggerProvider that logs events that are lost because the worker of a
-// binding has left.
+// farewellProvider is implemented by trigger providers that log the events that a binding
+// misses after its worker has disconnected.
 type farewellProvider interface{ left(b binding) }
 
-// engineText is an error in the engine's own words, as sent on the wire.
+// engineText is an error in the engine's own wording, as sent on the wire.
 type engineText string
 
 func (t engineText) Error() string { return string(t) }
@@ -66,9 +64,9 @@ func errorBody(code, format string, args ...any) *wireError {
 	return &wireError{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// addBuiltin adds a function to the namespace default. owner is the in-process worker
-// that listings show. The schemas and other published details of the function come from
-// recorded answers of the engine.
+// addBuiltin adds a function to the default namespace. owner is the in-process worker that
+// listings name as its worker. The schemas and the metadata come from the recorded data in
+// published. A recorded description takes precedence over description.
 func (e *Engine) addBuiltin(id, owner, description string, f builtinFunc) {
 	known := published().Functions[id]
 	if known.Description != nil {

@@ -15,13 +15,13 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// channel is a one-way queue of WebSocket messages from one writer to one reader. Each
-// end can be taken once.
+// channel is a one-way queue of WebSocket messages between one writer and one reader. Each end
+// can be taken only once.
 type channel struct {
 	id, key string
 	buffer  chan channelFrame
-	stopped chan struct{} // closed when the reader is gone
-	cut     atomic.Bool   // the writer vanished without a Close frame; the reader is notified
+	stopped chan struct{} // closed when the reader has disconnected
+	cut     atomic.Bool   // the writer disconnected without a Close frame; the reader is notified
 
 	mu           sync.Mutex
 	taken, ended ends
@@ -30,11 +30,11 @@ type channel struct {
 
 // channelFrame is one text or binary message. Channels preserve message boundaries.
 type channelFrame struct {
-	kind int // of package websocket
+	kind int // websocket.TextMessage or websocket.BinaryMessage
 	data []byte
 }
 
-// direction is the end of a channel: reading or writing.
+// direction identifies an end of a channel.
 type direction string
 
 const (
@@ -57,15 +57,15 @@ type channelTable struct {
 	byID map[string]*channel
 }
 
-// Capacities of a channel in frames.
+// Channel capacities in frames.
 const (
 	channelBuffer    = 64
 	maxChannelBuffer = 1024
 )
 
-// channelTTL is how long the two ends of a channel have to connect before the channel
-// expires and its contents are lost. A real engine checks once a minute, so there it
-// takes up to a minute longer.
+// channelTTL is how long the two ends of a channel may take to connect. After that, the
+// channel expires and its contents are lost. A real engine checks once a minute, so its
+// channels can live up to a minute longer.
 const channelTTL = 5 * time.Minute
 
 func (e *Engine) registerChannels() {
@@ -87,7 +87,6 @@ func (e *Engine) registerChannels() {
 		})
 }
 
-// newChannel creates a channel and adds it to the table.
 func (e *Engine) newChannel(size int) *channel {
 	ch := &channel{
 		id: uuid.NewString(), key: uuid.NewString(),
@@ -104,12 +103,12 @@ func (e *Engine) newChannel(size int) *channel {
 	return ch
 }
 
-// ref returns the reference that the holder of an end receives.
+// ref returns the reference that gives access to end d.
 func (ch *channel) ref(d direction) json.RawMessage {
 	return new(object).str("access_key", ch.key).str("channel_id", ch.id).str("direction", string(d)).bytes()
 }
 
-// take claims an end. It returns false if the end was taken before.
+// take claims an end. It returns false if the end has already been taken.
 func (ch *channel) take(d direction) bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
@@ -121,9 +120,9 @@ func (ch *channel) take(d direction) bool {
 	return true
 }
 
-// endChannel closes an end permanently. If the writing end closes, the reader receives the
-// remaining frames and then the end of the channel; if the reading end closes, writes fail.
-// The channel is deleted when both ends are closed.
+// endChannel permanently closes one end. If the writing end closes, the reader still receives
+// the remaining frames. If the reading end closes, writes fail. The channel is deleted when
+// both ends are closed.
 func (e *Engine) endChannel(ch *channel, d direction) {
 	ch.mu.Lock()
 	ended := ch.ended.of(d)
@@ -144,7 +143,7 @@ func (e *Engine) endChannel(ch *channel, d direction) {
 	}
 }
 
-// releaseChannel closes an end that nobody has taken.
+// releaseChannel closes an end unless it has been taken.
 func (e *Engine) releaseChannel(ch *channel, d direction) {
 	if ch.take(d) {
 		e.endChannel(ch, d)
@@ -167,8 +166,8 @@ func (t *channelTable) stopExpiry() {
 	}
 }
 
-// expireChannel removes a channel if one of its ends was never taken: a connected
-// writer is disconnected, a connected reader sees a normal end.
+// expireChannel removes a channel unless both ends have been taken. A connected writer is
+// disconnected; a connected reader sees a normal end.
 func (e *Engine) expireChannel(ch *channel) {
 	ch.mu.Lock()
 	complete := ch.taken.reading && ch.taken.writing
@@ -185,8 +184,8 @@ func (e *Engine) expireChannel(ch *channel) {
 	}
 }
 
-// write forwards one frame and waits for room. It returns false when the reader is gone
-// or ctx ends.
+// write forwards one frame and blocks while the buffer is full. It returns false if the reader
+// has disconnected or ctx is done.
 func (ch *channel) write(ctx context.Context, f channelFrame) bool {
 	select {
 	case <-ch.stopped:
@@ -203,8 +202,8 @@ func (ch *channel) write(ctx context.Context, f channelFrame) bool {
 	}
 }
 
-// serveChannel serves /ws/channels/{id}, one end of a channel. The key of the channel
-// is the only credential.
+// serveChannel serves one end of a channel at /ws/channels/{id}. The channel's key is the only
+// credential.
 func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	d := direction(query.Get("dir"))
@@ -243,10 +242,10 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveChannelWriter forwards the frames that the writer sends. The reader sees a normal end
-// when the writer sends a Close frame or a text that is not UTF-8. In protocols up to 0.25 the
-// reader also sees a normal end when the writer vanishes. When the reader is gone, the engine
-// cuts the writer's socket.
+// serveChannelWriter forwards the writer's frames to the channel. A Close frame from the
+// writer ends the channel normally, and so does a text message that is not UTF-8. In protocols
+// up to 0.25, the channel also ends normally if the writer disconnects without a Close frame.
+// Once the reader has disconnected, the engine cuts the writer's connection.
 func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, writing)
 	for {
@@ -261,9 +260,10 @@ func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	}
 }
 
-// serveChannelReader sends the frames of the writer, and then a Close frame without a code.
-// Like the engine, it reads nothing from the reader's socket: it leaves pings unanswered, and
-// notices only at the next frame that the reader is gone.
+// serveChannelReader sends the writer's frames, followed by a Close frame. The Close frame has
+// no code unless the writer disconnected without a Close frame; in that case the code reports
+// an internal error. Like the engine, serveChannelReader never reads from the connection, so
+// pings go unanswered, and a disconnected reader is noticed only when the next frame is sent.
 func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, reading)
 	for {

@@ -13,7 +13,6 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The client reconnects to the engine after its connection breaks, in virtual time.
 func TestClientReconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)
@@ -33,7 +32,7 @@ func TestClientReconnects(t *testing.T) {
 			before := c.WorkerID()
 			e.Drop("w")
 			synctest.Wait()
-			time.Sleep(time.Minute) // the client has reconnected
+			time.Sleep(time.Minute) // enough time to reconnect
 			if got, err := iii.Call[int](t.Context(), c, "double", 21, iii.Remotely()); got != 42 || err != nil {
 				t.Errorf("got %d, %v", got, err)
 			}
@@ -89,8 +88,8 @@ func TestClientServesHTTP(t *testing.T) {
 	}
 }
 
-// An observer keeps its route if another worker takes the route while the observer is
-// suspended or afterwards: the observer answers again as soon as the other worker has gone.
+// While an observer is suspended, another worker can take over its route. The observer gets
+// the route back when that worker disconnects.
 func TestObserverKeepsItsRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)

@@ -14,8 +14,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// inBubble runs a test in a synctest bubble with an engine and a connected
-// client.
+// inBubble runs f in a synctest bubble with an engine and a connected client.
 func inBubble(t *testing.T, f func(t *testing.T, c *iii.Client), opts ...iiitest.Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -32,8 +31,7 @@ func inBubble(t *testing.T, f func(t *testing.T, c *iii.Client), opts ...iiitest
 	})
 }
 
-// bind registers a function and a trigger for it, and waits until the engine has
-// registered both.
+// bind registers a function and a trigger for it, and waits until the engine has both.
 func bind[In any](t *testing.T, c *iii.Client, id string, config iii.TriggerConfig, f func(context.Context, In) (any, error)) {
 	t.Helper()
 	if _, err := iii.Handle(c, id, f); err != nil {
@@ -70,8 +68,6 @@ func TestClientCron(t *testing.T) {
 	})
 }
 
-// A failing message of a topic or a named queue becomes a dead letter and can be
-// redriven.
 func TestClientDeadLetters(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *iii.Client) {
 		ctx := t.Context()
@@ -153,7 +149,7 @@ func TestClientConfiguration(t *testing.T) {
 			t.Errorf("a value that the schema does not allow: %v", err)
 		}
 		synctest.Wait()
-		want := map[iii.ConfigurationEventType]string{ // events may overtake each other
+		want := map[iii.ConfigurationEventType]string{ // events may arrive in any order
 			iii.ConfigurationEventTypeRegistered: `null to {"url":"none"}`,
 			iii.ConfigurationEventTypeUpdated:    `{"url":"none"} to {"url":"https://example.org/"}`,
 		}

@@ -12,8 +12,9 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// configurations implements the engine's worker configuration: values with schemas that
-// workers register, set and read, and the trigger type that fires when they change.
+// configurations implements the engine's configuration worker. Workers register entries with
+// schemas, and read and set the values of entries. Changes to an entry fire the triggers of
+// type configuration.
 type configurations struct {
 	engine   *Engine
 	triggers boundTriggers[configurationFilter]
@@ -22,15 +23,13 @@ type configurations struct {
 	entries map[string]*configuration
 }
 
-// configuration is one entry.
 type configuration struct {
 	id, name, description string
 	schema                *configurationSchema
 	metadata              json.RawMessage // nil if absent
-	value                 json.RawMessage // as set; nil until then
+	value                 json.RawMessage // as set, unexpanded; nil until set
 }
 
-// configurationID matches a valid id.
 var configurationID = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
 func (e *Engine) registerConfiguration() {
@@ -83,9 +82,8 @@ func schemaInvalid(err error) *wireError {
 	return errorBody("SCHEMA_INVALID", "schema validation failed: %v", err)
 }
 
-// register adds an entry or replaces the description of an existing one. If the registration
-// has no initial value, an existing entry keeps its value, which is not validated against the
-// new schema.
+// register adds or replaces an entry. Without an initial value, an existing entry keeps its
+// value, which is not validated against the new schema.
 func (s *configurations) register(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationRegisterInput struct {
 		ID           string          `json:"id"`
@@ -131,7 +129,6 @@ func (s *configurations) register(ctx context.Context, c *call) (json.RawMessage
 	return mustEncode(view), nil
 }
 
-// set changes a value.
 func (s *configurations) set(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationSetInput struct {
 		ID    string          `json:"id"`
@@ -230,7 +227,7 @@ func (c *configuration) view() map[string]any {
 	return view
 }
 
-// expanded returns a value with references expanded, or unchanged if a reference cannot
+// expanded returns value with its references expanded, or value itself if a reference cannot
 // be resolved.
 func (s *configurations) expanded(value json.RawMessage) json.RawMessage {
 	if v, unset := expand(value, s.engine.cfg.env); len(unset) == 0 {
@@ -239,8 +236,8 @@ func (s *configurations) expanded(value json.RawMessage) json.RawMessage {
 	return value
 }
 
-// changed fires the triggers of an entry after a change; old is the previous value.
-// configurations.mu is held.
+// changed fires the triggers for a changed entry. old is the previous value. The caller must
+// hold configurations.mu.
 func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEventType, entry *configuration, old json.RawMessage) {
 	var targets []target
 	for _, b := range s.triggers.event(s.engine, func(f configurationFilter) bool {
@@ -260,13 +257,12 @@ func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEve
 	}
 }
 
-// reference matches a reference to an environment variable: ${NAME}, or ${NAME:default}
-// with a default.
+// reference matches a reference to an environment variable, ${NAME} or ${NAME:default}.
 var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?\}`)
 
-// expand replaces the references in the strings of a canonical value. The result of a
-// replacement is always a string, whatever the variable contains. expand also returns
-// the names of variables that are unset and have no default, each once.
+// expand replaces the references in the strings of a canonical JSON value. A string remains a
+// string, whatever the variable contains. unset lists the distinct variables that are unset
+// and have no default.
 func expand(value json.RawMessage, env func(string) (string, bool)) (expanded json.RawMessage, unset []string) {
 	var in func(value json.RawMessage) json.RawMessage
 	in = func(value json.RawMessage) json.RawMessage {

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// registerConfig registers an entry; more contains further members of the input, each
-// after a comma.
+// registerConfig returns the input for registering an entry. more contains further members,
+// each preceded by a comma.
 func registerConfig(id, schema, more string) string {
 	return `{"id":"` + id + `","name":"N","description":"D","schema":` + schema + more + `}`
 }
@@ -32,8 +32,8 @@ func TestConfiguration(t *testing.T) {
 		p.want(`{"id":"web","value":{"url":"http://example.org"}}`, "configuration::get", `{"id":"web"}`)
 		p.want(`{"id":"web","value":{"url":"${SCHEME:http}://${HOST}"}}`, "configuration::get", `{"id":"web","raw":true}`)
 
-		// A repeated registration replaces the description and keeps the value, unless
-		// it has an initial value.
+		// Registering an entry again replaces its description. It keeps its value unless an
+		// initial value is given.
 		for _, more := range []string{"", `,"initial_value":null`} {
 			p.want(`{"description":"D","id":"web","name":"N","schema":{"type":"object"},"value":{"url":"${SCHEME:http}://${HOST}"}}`,
 				"configuration::register", registerConfig("web", `{"type":"object"}`, more))
@@ -67,7 +67,7 @@ func TestConfigurationRefuses(t *testing.T) {
 			{"configuration::set", `{"id":"X","value":1}`, "INVALID_ID: invalid configuration id 'X" + must},
 			{"configuration::set", `{"id":"str","value":1}`, `SCHEMA_INVALID: schema validation failed: 1 is not of type "string"`},
 			{"configuration::set", `{"id":"str","value":null}`, `SCHEMA_INVALID: schema validation failed: null is not of type "string"`},
-			{"configuration::set", `{"id":"str","value":"${SHORT}"}`, `SCHEMA_INVALID: schema validation failed: "ab" is shorter than 3 characters`}, // what it stands for counts
+			{"configuration::set", `{"id":"str","value":"${SHORT}"}`, `SCHEMA_INVALID: schema validation failed: "ab" is shorter than 3 characters`}, // the expanded value is validated
 			{"configuration::set", `{"id":"str"}`, "deserialization_error: Failed to deserialize input for configuration::set: missing field `value`"},
 			{"configuration::get", `{"id":"x"}`, "NOT_FOUND: configuration 'x' not found"},
 			{"configuration::get", `{"id":"X"}`, "NOT_FOUND: configuration 'X' not found"},
@@ -87,7 +87,7 @@ func TestConfigurationRefuses(t *testing.T) {
 
 func TestConfigurationTrigger(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
-		p.handle("all", "!FAILS") // which does not stop the others
+		p.handle("all", "!FAILS") // does not affect other triggers
 		p.handle("web", "")
 		p.handle("set", "")
 		p.handle("no", "false")
@@ -114,13 +114,13 @@ func TestConfigurationTrigger(t *testing.T) {
 
 		p.call("configuration::register", registerConfig("other", `{}`, `,"initial_value":1`))
 		p.wantCalls(`all ` + event("registered", "other", "", "null", "1") + ` metadata {"m":1}`)
-		p.call("configuration::register", registerConfig("other", `{}`, "")) // again: an update
+		p.call("configuration::register", registerConfig("other", `{}`, "")) // registering again is an update
 		again := event("updated", "other", "", "1", "1")
 		p.wantCalls(`all `+again+` metadata {"m":1}`, `set `+again)
 
-		p.call("configuration::set", `{"id":"none","value":1}`) // refused: nothing changes
+		p.call("configuration::set", `{"id":"none","value":1}`) // rejected: no event
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
-		p.trigger("t3", "configuration", "set", `{"event_types":["configuration:registered"]}`, "") // the same id again replaces
+		p.trigger("t3", "configuration", "set", `{"event_types":["configuration:registered"]}`, "") // replaces the trigger with this id
 		p.fence()
 		p.call("configuration::set", `{"id":"other","value":2}`)
 		p.wantCalls()
@@ -143,12 +143,12 @@ func TestExpand(t *testing.T) {
 	}
 	for _, test := range []struct{ value, want string }{
 		{`"plain"`, `"plain"`},
-		{`"${A}"`, `"1"`}, // it stays a string
+		{`"${A}"`, `"1"`}, // remains a string
 		{`"a${A}b${A}c"`, `"a1b1c"`},
-		{`"${EMPTY:default}"`, `""`}, // it is set
+		{`"${EMPTY:default}"`, `""`}, // set to ""
 		{`"${B:}"`, `""`},
 		{`"${B:http://x:1}"`, `"http://x:1"`},
-		{`"${REF} ${Q}"`, `"${A} \"<\n"`}, // what comes in is not looked at again
+		{`"${REF} ${Q}"`, `"${A} \"<\n"`}, // replacements are not expanded again
 		{`"$A ${} ${1} ${A-B} $${A} ${A"`, `"$A ${} ${1} ${A-B} $1 ${A"`},
 		{`{"${A}":["${A}",{"k":"${A:2}"}],"n":1.50,"t":true,"z":null}`, `{"${A}":["1",{"k":"1"}],"n":1.50,"t":true,"z":null}`},
 		{`[]`, `[]`},
@@ -200,10 +200,10 @@ func TestConfigurationSchema(t *testing.T) {
 	}
 }
 
-// schemaTests lists invalid schemas, and invalid values of valid schemas, with the
+// schemaTests lists invalid schemas, and invalid values for valid schemas, with the expected
 // error.
 var schemaTests = []struct{ schema, value, want string }{
-	// The message of each keyword.
+	// The error of each keyword.
 	{`{"type":"integer"}`, `1.5`, `1.5 is not of type "integer"`},
 	{`{"type":"integer"}`, `1.0`, ``},
 	{`{"$schema":"http://json-schema.org/draft-04/schema#","type":"integer"}`, `1.0`, `1.0 is not of type "integer"`},
@@ -255,7 +255,7 @@ var schemaTests = []struct{ schema, value, want string }{
 	{`{"if":{"minimum":0},"then":{"maximum":5},"else":{"type":"string"}}`, `6`, `6 is greater than the maximum of 5`},
 	{`{"allOf":[{"properties":{"a":true}}],"unevaluatedProperties":false}`, `{"a":1,"b":2}`, `Unevaluated properties are not allowed ('b' was unexpected)`},
 	{`{"prefixItems":[true],"unevaluatedItems":{"type":"null"}}`, `[1,null,"x"]`, `Unevaluated items are not allowed ('"x"' was unexpected)`},
-	{`{"format":"ipv4"}`, `"x"`, ``}, // an annotation
+	{`{"format":"ipv4"}`, `"x"`, ``}, // only an annotation in this draft
 	{`{"$schema":"http://json-schema.org/draft-07/schema#","format":"ipv4"}`, `"x"`, `"x" is not a "ipv4"`},
 	{`{"$schema":"http://json-schema.org/draft-07/schema#","$ref":"#/definitions/a","type":"null","definitions":{"a":{"minimum":5}}}`, `1`, `1 is less than the minimum of 5`},
 	{`{"$ref":"#name","$defs":{"a":{"$anchor":"name","type":"null"}},"type":"string"}`, `1`, `1 is not of type "null"; 1 is not of type "string"`},
@@ -304,7 +304,7 @@ func TestConfigurationSchemaWords(t *testing.T) {
 	}
 }
 
-// A schema that repeats the same validation at each of its levels still works.
+// Validation time must not grow exponentially with the depth of the schema.
 func TestConfigurationSchemaRepeatedAtEachLevel(t *testing.T) {
 	schema := `{"properties":{"a":true}}`
 	for range 50 {
@@ -322,7 +322,7 @@ func TestConfigurationSchemaRepeatedAtEachLevel(t *testing.T) {
 	}
 }
 
-// The engines of a process share the meta-schemas.
+// All engines in a process share the meta-schemas.
 func TestConfigurationSchemaConcurrently(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {
@@ -337,8 +337,7 @@ func TestConfigurationSchemaConcurrently(t *testing.T) {
 	all.Wait()
 }
 
-// Schemas that lead back to themselves at the same location terminate the process of a
-// running engine.
+// These schemas crash a running engine.
 func TestConfigurationSchemaLoops(t *testing.T) {
 	for _, schema := range []string{
 		`{"allOf":[{"$ref":"#"}]}`, `{"not":{"$ref":"#"}}`, `{"then":{"$ref":"#"},"if":true}`, `{"anyOf":[{"type":"string"},{"$ref":"#"}]}`,
@@ -359,8 +358,8 @@ func TestConfigurationSchemaLoops(t *testing.T) {
 	}
 }
 
-// FuzzConfigurationSchema verifies that no schema and no value terminates the process,
-// and that every expanded value is JSON.
+// FuzzConfigurationSchema checks that no schema or value crashes the process, and that
+// expanded values are JSON.
 func FuzzConfigurationSchema(f *testing.F) {
 	f.Add([]byte(`{"properties":{"a":{"$ref":"#/$defs/x"}},"$defs":{"x":{"type":"integer"}}}`), []byte(`{"a":1}`))
 	f.Add([]byte(`{"$REF":"#"}`), []byte(`1`))

@@ -20,8 +20,8 @@ import (
 	"unicode/utf8"
 )
 
-// configurationSchema is the JSON Schema of a configuration entry. Its parser and
-// validator follow the order and the words of the engine's library.
+// configurationSchema is the JSON Schema of a configuration entry. Its parser and validator
+// report errors in the order and wording of the engine's JSON Schema library.
 type configurationSchema struct {
 	text json.RawMessage
 	root *schemaNode
@@ -30,10 +30,9 @@ type configurationSchema struct {
 // errSchema is the prefix of errors about invalid schemas.
 const errSchema = "invalid JSON Schema: "
 
-// parseConfigurationSchema parses a schema of the draft that the schema names, by
-// default 2020-12. As in the engine, references to other documents are rejected.
-// Patterns are those of package regexp, which has neither look-around nor
-// backreferences.
+// parseConfigurationSchema parses a schema according to the draft in $schema, by default
+// 2020-12. As in the engine, references to other documents are rejected. Unlike in the engine,
+// patterns use package regexp, which supports neither look-around nor backreferences.
 func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error) {
 	text = canonicalValid(text)
 	draft, err := draftOf(text)
@@ -58,7 +57,7 @@ func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error
 	return &configurationSchema{text, root}, nil
 }
 
-// validate returns all violations of a value.
+// validate returns all violations joined into one error.
 func (s *configurationSchema) validate(value json.RawMessage) error {
 	if value == nil {
 		value = json.RawMessage("null")
@@ -69,7 +68,6 @@ func (s *configurationSchema) validate(value json.RawMessage) error {
 	return nil
 }
 
-// schemaDraft is a version of JSON Schema.
 type schemaDraft int
 
 const (
@@ -101,21 +99,21 @@ func draftOf(schema json.RawMessage) (schemaDraft, error) {
 	return draft, nil
 }
 
-// metaschemas holds the meta-schemas of the drafts, by URI.
+// metaschemas contains the meta-schemas of the drafts, by URI.
 //
 //go:embed metaschemas.json
 var metaschemasJSON []byte
 
 var metaschemas = sync.OnceValue(func() map[string]json.RawMessage { return membersOf(canonicalValid(metaschemasJSON)) })
 
-// metaNodes caches the meta-schemas that have been used. Validation adds to their
-// state.
+// metaNodes caches meta-schemas. It needs a lock even for reading, because validation adds
+// nodes and patterns to a schema.
 var metaNodes = struct {
 	sync.Mutex
 	of map[schemaDraft]*schemaNode
 }{of: map[schemaDraft]*schemaNode{}}
 
-// metaErrors validates a schema against the meta-schema of its draft and reports the
+// metaErrors validates a schema against the meta-schema of its draft and returns the
 // violations.
 func metaErrors(draft schemaDraft, schema *schemaValue) []string {
 	metaNodes.Lock()
@@ -137,10 +135,10 @@ func metaErrors(draft schemaDraft, schema *schemaValue) []string {
 	return node.errors(schema)
 }
 
-// defaultSchemaURI is the URI of a schema that does not specify one.
+// defaultSchemaURI is the URI of a schema that declares none.
 const defaultSchemaURI = "json-schema:///"
 
-// schemaSet is a schema with everything that it can refer to.
+// schemaSet is a schema with all schemas that it can refer to.
 type schemaSet struct {
 	draft     schemaDraft
 	document  *schemaResource
@@ -148,15 +146,15 @@ type schemaSet struct {
 	nodes     map[string]*schemaNode     // by URI and path
 
 	patterns map[string]*schemaPattern
-	dynamic  bool // whether the target of a reference depends on the path of the evaluation
+	dynamic  bool // the schema has references whose target depends on the evaluation path
 }
 
-// schemaResource is a schema with its own URI.
+// schemaResource is a schema with a URI.
 type schemaResource struct {
 	uri       string
 	root      json.RawMessage
-	anchors   map[string]string // to paths
-	dynamic   map[string]string // $dynamicAnchor, to paths
+	anchors   map[string]string // anchor → path
+	dynamic   map[string]string // $dynamicAnchor → path
 	recursive bool              // $recursiveAnchor
 }
 
@@ -166,7 +164,7 @@ func newSchemaSet(draft schemaDraft) *schemaSet {
 	}
 }
 
-// add adds a document; the first one is the schema itself.
+// add adds a document. The first document is the schema itself.
 func (s *schemaSet) add(uri string, root json.RawMessage) *schemaResource {
 	if id := s.idOf(membersOf(root)); id != "" {
 		uri = resolveURI(uri, id)
@@ -180,7 +178,7 @@ func (s *schemaSet) add(uri string, root json.RawMessage) *schemaResource {
 	return r
 }
 
-// idOf returns the URI that a schema declares, or "".
+// idOf returns the URI declared by a schema, or "".
 func (s *schemaSet) idOf(members map[string]json.RawMessage) string {
 	if s.draft <= draft7 && members["$ref"] != nil {
 		return ""
@@ -200,7 +198,7 @@ func (s *schemaSet) idKeyword() string {
 	return "$id"
 }
 
-// index finds the anchors and the resources below a path of a resource.
+// index adds the anchors and nested resources below a path.
 func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage) {
 	members := membersOf(schema)
 	if members == nil {
@@ -235,8 +233,8 @@ func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage
 	}
 }
 
-// holds reports whether a keyword of the draft contains schemas. For draft 4, the
-// engine's library uses the keywords of all drafts.
+// holds reports whether the value of a keyword contains schemas in the draft. In draft 4, it
+// accepts the keywords of all drafts, as the engine's library does.
 func (s *schemaSet) holds(keyword string) bool {
 	draft := s.draft
 	switch keyword {
@@ -254,8 +252,8 @@ func (s *schemaSet) holds(keyword string) bool {
 	return true
 }
 
-// Keywords that contain a schema, a list of schemas or an object of schemas. Some
-// accept more than one of these.
+// Keywords that contain a schema, an array of schemas or an object of schemas. Some keywords
+// accept more than one of these forms.
 var (
 	holdSchema = []string{
 		"additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then",
@@ -265,7 +263,7 @@ var (
 	holdObject = []string{"$defs", "definitions", "dependentSchemas", "dependencies", "patternProperties", "properties"}
 )
 
-// subschemas returns the schemas in the value of a keyword, by their relative paths.
+// subschemas returns the schemas in the value of a keyword, by relative path.
 func subschemas(keyword string, value json.RawMessage) map[string]json.RawMessage {
 	schemas := map[string]json.RawMessage{}
 	switch kind := kindOf(value); {
@@ -302,8 +300,8 @@ var (
 
 func escapePath(name string) string { return pathEscaper.Replace(name) }
 
-// resource finds a resource by its URI, which may be relative. It also finds the
-// meta-schemas of the drafts.
+// resource finds a resource, which may be a meta-schema, by its URI. ref may be relative to
+// base.
 func (s *schemaSet) resource(base, ref string) (*schemaResource, error) {
 	uri := resolveURI(base, ref)
 	if r := s.resources[uri]; r != nil {
@@ -383,8 +381,8 @@ func (s *schemaSet) resolve(from *schemaResource, ref string) (*schemaNode, erro
 	return s.atPath(r, fragment)
 }
 
-// atPath returns the schema at a path of a resource, which may belong to a nested
-// resource.
+// atPath returns the schema at a path of a resource. If the path leads into a nested resource,
+// the schema belongs to that resource.
 func (s *schemaSet) atPath(r *schemaResource, pointer string) (*schemaNode, error) {
 	decoded, err := url.PathUnescape(pointer)
 	if err != nil || !utf8.ValidString(decoded) {
@@ -419,14 +417,14 @@ func (s *schemaSet) atPath(r *schemaResource, pointer string) (*schemaNode, erro
 	return s.node(r, path, at), nil
 }
 
-// schemaNode is a schema at its location.
+// schemaNode is a schema and its location.
 type schemaNode struct {
 	set      *schemaSet
 	resource *schemaResource
 	path     string
 	raw      json.RawMessage
 	members  map[string]json.RawMessage
-	keywords []string // in order
+	keywords []string // sorted
 	checked  bool
 	loop     loopState
 }
@@ -446,7 +444,8 @@ func (s *schemaSet) node(r *schemaResource, path string, raw json.RawMessage) *s
 	return n
 }
 
-// at returns the schema below a keyword.
+// at returns a schema in the value of a keyword. sub is the path of the schema within the
+// value.
 func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
 	path, raw := n.path+"/"+escapePath(keyword), n.members[keyword]
 	for _, part := range sub {
@@ -467,7 +466,7 @@ func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
 	return n.set.node(r, path, raw)
 }
 
-// list returns the schemas of a keyword that contains a list.
+// list returns the schemas in the array of a keyword.
 func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
 	for i := range itemsOf(n.members[keyword]) {
 		nodes = append(nodes, n.at(keyword, strconv.Itoa(i)))
@@ -475,12 +474,12 @@ func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
 	return nodes
 }
 
-// names returns the names of a keyword that contains an object, in order.
+// names returns the sorted names in the object of a keyword.
 func (n *schemaNode) names(keyword string) []string {
 	return slices.Sorted(maps.Keys(membersOf(n.members[keyword])))
 }
 
-// is reports whether a keyword has exactly this value.
+// is reports whether the raw value of a keyword equals value.
 func (n *schemaNode) is(keyword, value string) bool { return string(n.members[keyword]) == value }
 
 // means reports whether a keyword has an effect in the draft of the schema.
@@ -512,14 +511,14 @@ func (n *schemaNode) means(keyword string) bool {
 	return true
 }
 
-// keywordKind is the type of a keyword's value, and the kind as returned by kindOf.
+// keywordKind is the JSON type that a keyword requires.
 type keywordKind struct {
 	name  string
 	first byte
 }
 
-// keywordKinds holds the types of keyword values. The meta-schema has validated them,
-// but not in every location that a reference can reach.
+// keywordKinds contains the types that keywords require. The types must be checked again
+// because the meta-schema does not cover every location that a reference can reach.
 var keywordKinds = func() map[string]keywordKind {
 	kinds := map[string]keywordKind{}
 	for keywords, kind := range map[string]keywordKind{
@@ -536,8 +535,8 @@ var keywordKinds = func() map[string]keywordKind {
 	return kinds
 }()
 
-// check finds faults that make a schema unusable although its meta-schema allows them:
-// references without a target, and invalid patterns.
+// check rejects schemas that the meta-schema allows but that are unusable because a reference
+// has no target, a pattern is invalid, or a keyword has the wrong type.
 func (n *schemaNode) check() error {
 	if n.checked {
 		return nil
@@ -585,7 +584,7 @@ func (n *schemaNode) check() error {
 				}
 			}
 		case "$defs", "definitions":
-			continue // until a reference uses them
+			continue // only checked if a reference uses them
 		}
 		schemas := subschemas(keyword, value)
 		paths := slices.Sorted(maps.Keys(schemas))
@@ -593,7 +592,7 @@ func (n *schemaNode) check() error {
 			slices.SortFunc(paths, func(a, b string) int { return len(a) - len(b) })
 		}
 		for _, sub := range paths {
-			if kindOf(schemas[sub]) == '[' { // names in a dependency
+			if kindOf(schemas[sub]) == '[' { // property names of a dependency
 				continue
 			}
 			var parts []string
@@ -608,7 +607,7 @@ func (n *schemaNode) check() error {
 	return nil
 }
 
-// loopState is the progress of the search for loops at a schema.
+// loopState is the result of the search for loops below a schema.
 type loopState int
 
 const (
@@ -617,8 +616,9 @@ const (
 	loopNone
 )
 
-// checkLoops finds schemas that lead back to themselves at the same location of a
-// value. A running engine follows them until its process dies.
+// checkLoops rejects schemas with endless recursion, in which references lead from a schema
+// back to the same schema without descending into the value. A running engine follows such a
+// loop until its process crashes.
 func (s *schemaSet) checkLoops() error {
 	for _, key := range slices.Sorted(maps.Keys(s.nodes)) {
 		if n := s.nodes[key]; n.checked && n.loops() {
@@ -662,21 +662,20 @@ func (n *schemaNode) loops() bool {
 	return false
 }
 
-// refersTo returns the target of a reference. A reference to itself has no effect, and
-// refersTo returns nil.
+// refersTo returns the target of a reference. It returns nil for a reference to itself, which
+// has no effect.
 func (n *schemaNode) refersTo(keyword string) *schemaNode {
 	ref := n.members[keyword]
 	to, err := n.set.resolve(n.resource, stringOf(ref))
-	if err != nil || string(to.members[keyword]) == string(ref) { // check has already reported errors
+	if err != nil || string(to.members[keyword]) == string(ref) { // check reports errors
 		return nil
 	}
 	return to
 }
 
-// schemaPattern is a regular expression in a schema.
 type schemaPattern struct {
 	re    *regexp.Regexp // nil if the pattern is invalid
-	shown string         // as the engine prints it, with expanded classes
+	shown string         // as printed by the engine, with character classes expanded
 }
 
 func (s *schemaSet) pattern(text string) *schemaPattern {
@@ -690,13 +689,13 @@ func (s *schemaSet) pattern(text string) *schemaPattern {
 	return p
 }
 
-// patternClasses expands the classes of ECMAScript.
+// patternClasses contains the character classes of ECMAScript.
 var patternClasses = map[byte]string{
 	'd': "0-9", 'w': "A-Za-z0-9_", 's': " \t\n\r\u000b\u000c\u00a0\ufeff\u2003\u2029",
 }
 
-// translatePattern converts a pattern of ECMAScript to one for package regexp, and to
-// the form that the engine prints.
+// translatePattern converts an ECMAScript pattern to the syntax of package regexp, and to the
+// form that the engine prints.
 func translatePattern(pattern string) (expression, shown string) {
 	var e, out strings.Builder
 	within := false
@@ -743,16 +742,16 @@ func translatePattern(pattern string) (expression, shown string) {
 	return e.String(), out.String()
 }
 
-// schemaValue is a value to validate.
+// schemaValue is a parsed JSON value.
 type schemaValue struct {
-	raw     json.RawMessage // canonical
+	raw     json.RawMessage // canonical JSON
 	kind    byte            // see kindOf
-	names   []string        // of an object, in order
+	names   []string        // sorted member names of an object
 	members map[string]*schemaValue
 	items   []*schemaValue
 	text    string
-	number  *big.Rat // as the engine stores it
-	float   bool     // not a 64-bit integer
+	number  *big.Rat // see numberOf
+	float   bool     // stored by the engine as a float
 }
 
 func parseSchemaValue(raw json.RawMessage) *schemaValue {
@@ -776,8 +775,8 @@ func parseSchemaValue(raw json.RawMessage) *schemaValue {
 	return v
 }
 
-// numberOf returns a number as the engine stores it: as a 64-bit integer, or else as a
-// float.
+// numberOf returns a number as the engine stores it: as a 64-bit integer if possible,
+// otherwise as a float.
 func numberOf(raw json.RawMessage) (n *big.Rat, float bool) {
 	if i, err := strconv.ParseInt(string(raw), 10, 64); err == nil {
 		return new(big.Rat).SetInt64(i), string(raw) == "-0"
@@ -789,7 +788,7 @@ func numberOf(raw json.RawMessage) (n *big.Rat, float bool) {
 	return new(big.Rat).SetFloat64(f), true // JSON has no infinities
 }
 
-// equal implements equality as JSON Schema defines it: 1 equals 1.0.
+// equal implements equality as defined by JSON Schema, in which 1 equals 1.0.
 func (v *schemaValue) equal(w *schemaValue) bool {
 	switch {
 	case v.kind != w.kind:
@@ -804,7 +803,7 @@ func (v *schemaValue) equal(w *schemaValue) bool {
 	return string(v.raw) == string(w.raw)
 }
 
-// of reports whether v has a type.
+// of reports whether v has the given type.
 func (v *schemaValue) of(typ string, draft schemaDraft) bool {
 	switch typ {
 	case "array":
@@ -825,28 +824,27 @@ func (v *schemaValue) of(typ string, draft schemaDraft) bool {
 	return false
 }
 
-// evaluation is the validation of a value in progress.
+// evaluation is the state of a validation.
 type evaluation struct {
 	scopes []*schemaResource // outermost first
 	active map[schemaStep]bool
-	known  map[schemaStep][]string // cache of violations; unevaluated keywords validate repeatedly
+	known  map[schemaStep][]string // cached violations, because unevaluated keywords validate repeatedly
 }
 
 type schemaStep struct {
 	node  *schemaNode
 	value *schemaValue
-	marks bool // the step collects evaluated locations instead of violations
+	marks bool // collects evaluated locations instead of violations
 }
 
-// errors returns all violations of a value.
 func (n *schemaNode) errors(v *schemaValue) []string {
 	return (&evaluation{active: map[schemaStep]bool{}, known: map[schemaStep][]string{}}).errors(n, v)
 }
 
 func (e *evaluation) valid(n *schemaNode, v *schemaValue) bool { return len(e.errors(n, v)) == 0 }
 
-// enter runs f within the resource of a step, unless the step is already in progress: a
-// loop adds no violations.
+// enter runs f in the scope of the step's resource. It does nothing if the step is already in
+// progress, because a loop adds no violations.
 func (e *evaluation) enter(step schemaStep, f func()) {
 	if e.active[step] {
 		return
@@ -882,7 +880,7 @@ func (e *evaluation) errors(n *schemaNode, v *schemaValue) (wrong []string) {
 	return wrong
 }
 
-// target returns the target of a reference in the dynamic scope of the evaluation.
+// target returns the target of a reference, resolving dynamic references in the current scope.
 func (e *evaluation) target(n *schemaNode, keyword string) *schemaNode {
 	to := n.refersTo(keyword)
 	if to == nil {
@@ -914,7 +912,7 @@ func (e *evaluation) target(n *schemaNode, keyword string) *schemaNode {
 	return to
 }
 
-// one returns a list with one error if wrong is set, and else nil.
+// one returns a single error if wrong is set, and otherwise nil.
 func one(wrong bool, format string, args ...any) []string {
 	if !wrong {
 		return nil
@@ -922,7 +920,7 @@ func one(wrong bool, format string, args ...any) []string {
 	return []string{fmt.Sprintf(format, args...)}
 }
 
-// plural returns the word for n: one for 1 and another for all other numbers.
+// plural returns singular if n is "1", and otherwise several.
 func plural(n string, singular, several string) string {
 	if n == "1" {
 		return singular
@@ -930,7 +928,7 @@ func plural(n string, singular, several string) string {
 	return several
 }
 
-// keyword validates a value against a single keyword and reports the violations.
+// keyword validates a value against one keyword and returns the violations.
 func (e *evaluation) keyword(n *schemaNode, keyword string, v *schemaValue) (wrong []string) {
 	value := n.members[keyword]
 	switch keyword {
@@ -977,7 +975,7 @@ func (e *evaluation) keyword(n *schemaNode, keyword string, v *schemaValue) (wro
 	case "contentEncoding", "contentMediaType":
 		return content(n, keyword, v)
 	case "additionalItems":
-		if kindOf(n.members["items"]) == 'f' { // as in the engine's library, whatever the value is
+		if kindOf(n.members["items"]) == 'f' { // like the engine's library, for any value
 			return []string{"False schema does not allow " + string(v.raw)}
 		}
 	}
@@ -994,12 +992,12 @@ func (e *evaluation) keyword(n *schemaNode, keyword string, v *schemaValue) (wro
 	return nil
 }
 
-// validOnes returns the schemas of a list under which a value is valid.
+// validOnes returns the schemas of a keyword that accept v.
 func (e *evaluation) validOnes(n *schemaNode, keyword string, v *schemaValue) []*schemaNode {
 	return slices.DeleteFunc(n.list(keyword), func(sub *schemaNode) bool { return !e.valid(sub, v) })
 }
 
-// typed validates the keyword type.
+// typed validates the type keyword.
 func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 	value := n.members["type"]
 	types := []string{stringOf(value)}
@@ -1011,7 +1009,7 @@ func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 	}
 	draft := n.set.draft
 	if len(types) > 1 {
-		draft = draft4 // in a list of types, the engine's library does not accept 1.0 as an integer
+		draft = draft4 // if there are several types, the engine's library does not accept 1.0 as an integer
 	}
 	if slices.ContainsFunc(types, func(typ string) bool { return v.of(typ, draft) }) {
 		return nil
@@ -1023,8 +1021,8 @@ func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 	return one(true, "%s is not of types \"%s\"", v.raw, strings.Join(slices.Compact(types), `", "`))
 }
 
-// listOptions formats the values of an enum: up to three, or else two and the number of
-// the others.
+// listOptions formats the values of an enum: all of them if there are at most three, otherwise
+// the first two and the number of remaining values.
 func listOptions(options []json.RawMessage) string {
 	var texts []string
 	for _, option := range options {
@@ -1039,7 +1037,6 @@ func listOptions(options []json.RawMessage) string {
 	return strings.Join(texts, "")
 }
 
-// numberKeyword validates the keywords for numbers.
 func (e *evaluation) numberKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) []string {
 	if kindOf(value) != '0' {
 		return nil
@@ -1068,8 +1065,8 @@ func (e *evaluation) numberKeyword(n *schemaNode, keyword string, value json.Raw
 	return nil
 }
 
-// multipleOf reports whether n is a multiple of step, computed with floats: 0.3 is a
-// multiple of 0.1.
+// multipleOf reports whether n is a multiple of step. It compares the shortest decimal
+// representations, in which 0.3 is a multiple of 0.1.
 func multipleOf(n *big.Rat, step float64) bool {
 	f, _ := n.Float64()
 	switch {
@@ -1087,7 +1084,7 @@ func multipleOf(n *big.Rat, step float64) bool {
 	return new(big.Rat).Quo(decimal(f), decimal(step)).IsInt()
 }
 
-// limitOf returns the limit that a keyword sets on a count, and its text.
+// limitOf returns the limit set by a keyword such as maxItems, as a number and as text.
 func limitOf(value json.RawMessage) (limit uint64, text string) {
 	n, _ := numberOf(value)
 	if n == nil || n.Sign() < 0 {
@@ -1100,7 +1097,6 @@ func limitOf(value json.RawMessage) (limit uint64, text string) {
 	return whole.Uint64(), whole.String()
 }
 
-// textKeyword validates the keywords for strings.
 func (e *evaluation) textKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) []string {
 	switch keyword {
 	case "maxLength":
@@ -1116,7 +1112,6 @@ func (e *evaluation) textKeyword(n *schemaNode, keyword string, value json.RawMe
 	return nil
 }
 
-// listKeyword validates the keywords for arrays.
 func (e *evaluation) listKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) (wrong []string) {
 	switch keyword {
 	case "maxItems":
@@ -1170,7 +1165,7 @@ func (e *evaluation) listKeyword(n *schemaNode, keyword string, value json.RawMe
 	return wrong
 }
 
-// unexpected returns the end of a list of unexpected items.
+// unexpected returns the end of the error message about n unexpected items.
 func unexpected(n int) string {
 	if n == 1 {
 		return " was unexpected)"
@@ -1187,7 +1182,7 @@ func unique(items []*schemaValue) bool {
 	return true
 }
 
-// contains validates the keywords contains, minContains and maxContains.
+// contains validates a value against the keywords contains, minContains and maxContains.
 func (e *evaluation) contains(n *schemaNode, v *schemaValue) []string {
 	var matches, least, most uint64 = 0, 1, math.MaxUint64
 	if n.set.draft >= draft2019 {
@@ -1218,7 +1213,6 @@ func (e *evaluation) additionalItems(n *schemaNode, value json.RawMessage, v *sc
 	return wrong
 }
 
-// objectKeyword validates the keywords for objects.
 func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.RawMessage, v *schemaValue) (wrong []string) {
 	switch keyword {
 	case "maxProperties":
@@ -1231,7 +1225,7 @@ func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.Raw
 		return missing(value, v)
 	case "properties":
 		if n.coversProperties() {
-			break // additionalProperties validates them
+			break // done by additionalProperties
 		}
 		for _, name := range n.names(keyword) {
 			if member := v.members[name]; member != nil {
@@ -1288,14 +1282,14 @@ func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.Raw
 	return wrong
 }
 
-// coversProperties reports whether additionalProperties also validates properties and
-// patternProperties, in the order of the object.
+// coversProperties reports whether additionalProperties also validates the members that match
+// properties and patternProperties, so that all members are validated in order.
 func (n *schemaNode) coversProperties() bool {
 	kind := kindOf(n.members["additionalProperties"])
 	return kind == 'f' || kind == '{'
 }
 
-// missing reports the names that an object lacks.
+// missing returns an error for each name that v lacks.
 func missing(names json.RawMessage, v *schemaValue) (wrong []string) {
 	for _, name := range itemsOf(names) {
 		if v.members[stringOf(name)] == nil {
@@ -1340,8 +1334,8 @@ func (e *evaluation) additionalProperties(n *schemaNode, v *schemaValue) (wrong 
 	return append(wrong, one(len(left) > 0, "Additional properties are not allowed (%s%s", strings.Join(left, ", "), unexpected(len(left)))...)
 }
 
-// below calls f for the schemas that count as parts of n for the evaluation of v: the
-// targets of its references, and its subschemas under which v is valid.
+// below calls f for the schemas that also apply when n is evaluated for v: the targets of
+// references, and subschemas under which v is valid. anyOf decides whether an anyOf applies.
 func (e *evaluation) below(n *schemaNode, v *schemaValue, anyOf func(valid, all int) bool, f func(*schemaNode)) {
 	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
 		if n.members[keyword] != nil && n.means(keyword) {
@@ -1373,7 +1367,7 @@ func (e *evaluation) below(n *schemaNode, v *schemaValue, anyOf func(valid, all 
 	}
 }
 
-// markProperties records the properties of an object that a schema has evaluated.
+// markProperties marks the properties of v that n evaluates.
 func (e *evaluation) markProperties(n *schemaNode, v *schemaValue, seen map[string]bool) {
 	e.enter(schemaStep{n, v, true}, func() {
 		for _, name := range v.names {
@@ -1401,7 +1395,7 @@ func (e *evaluation) markProperties(n *schemaNode, v *schemaValue, seen map[stri
 	})
 }
 
-// markItems records the items of an array that a schema has evaluated.
+// markItems marks the items of v that n evaluates.
 func (e *evaluation) markItems(n *schemaNode, v *schemaValue, seen []bool) {
 	e.enter(schemaStep{n, v, true}, func() {
 		count := 0
@@ -1430,8 +1424,8 @@ func (e *evaluation) markItems(n *schemaNode, v *schemaValue, seen []bool) {
 	})
 }
 
-// content validates the keywords contentEncoding and contentMediaType. It supports
-// base64 and JSON.
+// content validates a value against contentEncoding and contentMediaType. It supports base64
+// and JSON.
 func content(n *schemaNode, keyword string, v *schemaValue) []string {
 	encoded, typed := n.is("contentEncoding", `"base64"`), n.is("contentMediaType", `"application/json"`)
 	if v.kind != '"' || keyword == "contentEncoding" && !encoded || keyword == "contentMediaType" && !typed ||
@@ -1449,7 +1443,7 @@ func content(n *schemaNode, keyword string, v *schemaValue) []string {
 	return one(typed && checkJSON([]byte(text)) != nil, `%s is not compliant with "application/json" media type`, v.raw)
 }
 
-// schemaFormats holds the formats that drafts up to 7 validate.
+// schemaFormats contains the formats that drafts up to 7 validate.
 var schemaFormats = map[string]struct {
 	since schemaDraft
 	check func(string) bool

@@ -23,9 +23,9 @@ import (
 // disables the console.
 //
 // A console keeps the last thousand invocations of workers' functions and the last thousand of
-// the engine's own functions, with payloads up to the limit of WithConsoleLimit. The engine
-// stores all other data on the page even without a console. The page omits values whose keys
-// name secrets (see [iii.Redact]), cookies, and the keys of channels.
+// the engine's own functions, with payloads up to the limit of WithConsoleLimit. All other
+// data on the page is data that the engine stores even without a console. The page omits
+// cookies, the keys of channels, and values whose keys name secrets (see [iii.Redact]).
 func WithConsole(addr string) Option {
 	return func(c *config) error {
 		if addr == "" {
@@ -41,10 +41,10 @@ func WithConsole(addr string) Option {
 }
 
 // WithExposedConsole is like WithConsole, but accepts any address. Anyone who can reach the
-// address sees the payloads, traces and logs of all workers, without a password, so use it
-// only in a private network. The page can be opened only by an IP address, by a name of the
-// loopback interface, or by the host of addr, so that other sites cannot read it through a
-// visitor's browser.
+// address can see the payloads, traces and logs of all workers without a password, so use it
+// only on a private network. To keep other sites from reading the page through a visitor's
+// browser, the console accepts only requests that are addressed to an IP address, a loopback
+// name or the host of addr.
 func WithExposedConsole(addr string) Option {
 	return func(c *config) error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -55,8 +55,8 @@ func WithExposedConsole(addr string) Option {
 	}
 }
 
-// WithConsoleLimit bounds the payloads that a console keeps, in bytes. The limit applies to
-// the invocations of workers' functions, and separately to those of the engine's own
+// WithConsoleLimit sets how many bytes of payloads a console keeps. The limit applies to
+// invocations of workers' functions, and separately to invocations of the engine's own
 // functions. The default is 16 MiB.
 func WithConsoleLimit(bytes int) Option {
 	return func(c *config) error {
@@ -68,8 +68,8 @@ func WithConsoleLimit(bytes int) Option {
 	}
 }
 
-// ConsoleURL returns the address of the page of WithConsole, http://host:port/, or ""
-// without a console. See URL.
+// ConsoleURL returns the address of the console, http://host:port/, or "" if there is none. In
+// a synctest bubble, connect with DialContext; see URL.
 func (e *Engine) ConsoleURL() string {
 	if e.consoleServer == nil {
 		return ""
@@ -82,11 +82,11 @@ type causeKey struct{}
 
 type cause struct{ kind, id string }
 
-// causeHTTP is the kind of the cause of requests.
+// causeHTTP is the cause kind of calls made for HTTP requests.
 const causeHTTP = "http"
 
-// withCause records in ctx why the engine makes a call: kind is the kind of the cause, such as
-// a trigger or a queue, and id identifies the cause.
+// withCause records in ctx why the engine makes a call. kind is a trigger type or a word such
+// as "queue"; id identifies the trigger or queue.
 func withCause(ctx context.Context, kind, id string) context.Context {
 	return context.WithValue(ctx, causeKey{}, cause{kind, id})
 }
@@ -96,8 +96,8 @@ func causeOf(ctx context.Context) cause {
 	return c
 }
 
-// recordCall records the start of a call if there is a console. f is nil for a function
-// that does not exist. Engine.mu is held.
+// recordCall records the start of a call. It returns nil if the engine has no console. f is
+// nil if the function does not exist. The caller must hold Engine.mu.
 func (e *Engine) recordCall(r *request, f *function) *console.Invocation {
 	if e.recorder == nil {
 		return nil
@@ -121,13 +121,12 @@ func (e *Engine) recordCall(r *request, f *function) *console.Invocation {
 	return e.recorder.Begin(c)
 }
 
-// recordEnd records the outcome of a call.
 func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
 	if i != nil && i.Cause == causeHTTP {
 		switch {
 		case out.err != nil:
 			e.recorder.Responded(i, failure(out.err).status)
-		case !isNull(out.result): // else the response is a stream
+		case !isNull(out.result): // otherwise the response was streamed
 			e.recorder.Responded(i, statusOf(memberOf(out.result, "status_code")))
 		}
 	}
@@ -239,8 +238,8 @@ func (s consoleSource) Groups(from console.Store) []console.Group {
 	return groups
 }
 
-// consoleGroups returns the groups that have items or subscribers, and the streams that
-// workers store.
+// consoleGroups returns the groups that have items or subscribers, and one entry for each
+// stream that a worker provides.
 func (s *streams) consoleGroups() []console.Group {
 	byName := map[streamGroup]*console.Group{}
 	group := func(of streamGroup) *console.Group {
@@ -360,7 +359,8 @@ func (s consoleSource) DeadLetter(id string) (d console.DeadLetter, ok bool) {
 	return d, ok
 }
 
-// eachLane calls f for each lane, with the name of its queue or topic. queues.mu is held.
+// eachLane calls f for each lane, with the name of its queue or topic. The caller must hold
+// queues.mu.
 func (q *queues) eachLane(f func(name string, l *lane)) {
 	for name, n := range q.named {
 		f(name, &n.lane)
@@ -378,7 +378,8 @@ func (j *job) consoleLetter(queue string) console.DeadLetter {
 	return d
 }
 
-// consoleTarget returns the function of a lane, or the name of its observers.
+// consoleTarget returns the function of a lane. For a lane of observers, it returns a label
+// for the observer or the group instead.
 func consoleTarget(lane key) (namespace, function, group string) {
 	switch lane.namespace {
 	case laneOfObserver:

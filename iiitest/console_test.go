@@ -20,7 +20,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// consoleJSON requests a part of the console's API.
+// consoleJSON sends a GET request to the console's API and decodes the response.
 func consoleJSON[T any](t *testing.T, e *iiitest.Engine, path string) (v T) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}
@@ -46,8 +46,8 @@ type consoleInvocation struct {
 	TraceID                                                               string `json:"trace_id"`
 }
 
-// consoleInvocations returns the invocations of workers' functions in the console:
-// caller, function and outcome.
+// consoleInvocations returns the invocations of workers' functions as the console shows them:
+// the caller, function and outcome of each.
 func consoleInvocations(t *testing.T, e *iiitest.Engine) (list []string) {
 	t.Helper()
 	for _, i := range consoleJSON[[]consoleInvocation](t, e, "/api/invocations") {
@@ -114,7 +114,7 @@ func TestConsole(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := consoleInvocations(t, e)
-		for i, line := range got { // an HTTP request has many headers
+		for i, line := range got { // omit the payloads of HTTP requests and state events
 			if before, _, found := strings.Cut(line, " {"); found && strings.HasPrefix(line, "http") {
 				got[i] = before + line[strings.LastIndex(line, ":"):]
 			}
@@ -198,7 +198,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// The event stream reports an invocation while it runs, and ends with the engine.
+// The event stream reports an invocation that is still running, and ends when the engine is
+// closed.
 func TestConsoleEvents(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
 	c, err := iii.New(e.URL(), iii.WithName("slow"))
@@ -238,7 +239,7 @@ func TestConsoleEvents(t *testing.T) {
 	if err := <-called; err != nil {
 		t.Error(err)
 	}
-	if err := e.Close(); err != nil { // waits for the stream
+	if err := e.Close(); err != nil { // waits for the event stream
 		t.Error(err)
 	}
 	for lines.Scan() {
@@ -260,8 +261,7 @@ func TestConsoleIsOnTheLoopbackInterface(t *testing.T) {
 	}
 }
 
-// BenchmarkConsole measures a call through the engine without a console, with one, and
-// while a page is open.
+// BenchmarkConsole measures a call without a console, with one, and while a page is open.
 func BenchmarkConsole(b *testing.B) {
 	for _, name := range []string{"without", "with", "watched"} {
 		b.Run(name, func(b *testing.B) {
@@ -303,7 +303,6 @@ func BenchmarkConsole(b *testing.B) {
 	}
 }
 
-// Invocations for requests have the status of their responses.
 func TestConsoleShowsTheStatusOfResponses(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {
@@ -353,8 +352,6 @@ func TestConsoleShowsTheStatusOfResponses(t *testing.T) {
 	}
 }
 
-// The console shows the data that the engine stores for workers: state, streams and their
-// subscribers, queues, topics and dead letters.
 func TestConsoleShowsTheStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023),
@@ -458,7 +455,7 @@ func TestConsoleShowsTheStores(t *testing.T) {
 	})
 }
 
-// subscribed subscribes to a group, and waits until the engine has answered.
+// subscribed subscribes to a group and waits for the first message.
 func subscribed(t *testing.T, e *iiitest.Engine, stream, group string) (leave func()) {
 	t.Helper()
 	next, leave := iter.Pull2(iii.SubscribeWith(t.Context(), iii.SubscribeOptions{URL: e.StreamURL(), DialContext: e.DialContext}, iii.StreamSubscription{StreamName: stream, GroupID: group}))
@@ -468,7 +465,6 @@ func subscribed(t *testing.T, e *iiitest.Engine, stream, group string) (leave fu
 	return leave
 }
 
-// Open pages are notified of changes in the stores.
 func TestConsoleAnnouncesChangesOfStores(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
 	c, err := iii.New(e.URL())

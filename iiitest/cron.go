@@ -9,31 +9,30 @@ import (
 	"github.com/iii-go/iii/internal/cronexpr"
 )
 
-// cron provides the trigger type cron, as the engine's worker iii-cron does. Jobs
-// follow the clock of the process, or of the synctest bubble, in UTC.
+// cron provides the cron trigger type, like the engine's iii-cron worker. Jobs follow the
+// clock of the process, or of the synctest bubble, in UTC.
 type cron struct {
 	engine *Engine
 
 	mu   sync.Mutex
 	jobs map[string]runningJob      // by trigger id
-	away map[key]context.CancelFunc // by function: stops a job that logs lost ticks while the worker is away
+	away map[key]context.CancelFunc // by function; these jobs log the ticks that a disconnected worker misses
 
 	expressions map[string]*expressionJob // of observers, by expression
 }
 
-// expressionJob ticks for all observers that share an expression.
+// expressionJob is the job of all observers that share an expression.
 type expressionJob struct {
 	observers int
 	stop      context.CancelFunc
 }
 
-// runningJob is a job that waits for its time, or runs.
+// runningJob is a job that is running or waiting for its next run.
 type runningJob struct {
 	target key // the function
 	stop   context.CancelFunc
 }
 
-// cronJob is one binding.
 type cronJob struct {
 	binding
 	condition string // "" if there is none
@@ -44,7 +43,8 @@ func (e *Engine) registerCron() {
 	e.addTriggerType("cron", "iii-cron", "Cron trigger", e.cron)
 }
 
-// bind starts a job. If a job with the id exists, it stays and bind returns an error.
+// bind starts a job. If a job with the same id exists, bind returns an error and leaves that
+// job running.
 func (c *cron) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	expression := stringOf(config["expression"])
@@ -70,7 +70,7 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	return nil
 }
 
-// start calls fire at the times of a schedule until the job is stopped.
+// start calls fire at each time in the schedule until stop is called.
 func (c *cron) start(schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) (stop context.CancelFunc) {
 	ctx, stop := context.WithCancel(c.engine.ctx)
 	c.engine.spawn(func(context.Context) {
@@ -90,7 +90,8 @@ func (c *cron) unbind(id string) {
 	}
 }
 
-// left keeps a job ticking after its worker has left, to log the lost ticks.
+// left keeps the schedule of a disconnected worker's job running, to log the ticks that the
+// worker misses.
 func (c *cron) left(b binding) {
 	target := key{b.namespace, b.functionID}
 	schedule, err := cronexpr.Parse(stringOf(membersOf(b.config)["expression"]))
@@ -107,9 +108,8 @@ func (c *cron) left(b binding) {
 	c.away[target] = c.start(schedule, func(context.Context, time.Time) { c.engine.workerAway(b, triggerAway) })
 }
 
-// run runs a job until it is stopped or its schedule ends. It computes the next run
-// when the previous one has ended: runs do not overlap, and runs that were due in
-// between are skipped.
+// run runs a job until ctx is canceled or the schedule ends. It computes the next run when the
+// previous one has finished, so runs never overlap, and ticks in between are skipped.
 func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) {
 	for after := time.Now(); ; {
 		due, ok := schedule.Next(after)
@@ -130,8 +130,8 @@ func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(c
 	}
 }
 
-// fire calls the condition and then the function. It logs errors of both; if the
-// condition fails, it skips the run.
+// fire calls the condition, if any, and then the function. It logs the errors of both. If the
+// condition fails, the function is not called.
 func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	payload := mustEncode(map[string]string{
 		"trigger": "cron", "job_id": j.id, "scheduled_time": rfc3339(due), "actual_time": rfc3339(time.Now()),
@@ -153,8 +153,8 @@ func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	span.end(err)
 }
 
-// rfc3339 formats a time as the engine does: with as few groups of three fractional
-// digits as needed.
+// rfc3339 formats a time as the engine does: with 0, 3, 6 or 9 fractional digits, as few as
+// needed.
 func rfc3339(t time.Time) string {
 	fraction := ""
 	switch ns := t.Nanosecond(); {

@@ -14,7 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// In a synctest bubble, time starts at midnight UTC on 2000-01-01.
+// tick returns the payload of a cron trigger. In a synctest bubble, time starts at midnight
+// UTC on 2000-01-01.
 func tick(id, scheduled, actual string) string {
 	return `{"actual_time":"2000-01-01T` + actual + `+00:00","job_id":"` + id + `","scheduled_time":"2000-01-01T` + scheduled + `+00:00","trigger":"cron"}`
 }
@@ -22,18 +23,18 @@ func tick(id, scheduled, actual string) string {
 func TestCron(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("f", "null")
-		time.Sleep(300 * time.Millisecond) // a job can be registered at any time
+		time.Sleep(300 * time.Millisecond) // register between two ticks
 		p.trigger("c1", "cron", "f", `{"expression":"*/2 * * * * *"}`, `,"metadata":{"m":1}`)
 		p.trigger("c2", "cron", "f", `{"expression":"3 * * * * *"}`, "")
 		p.trigger("c3", "cron", "f", `{"expression":"0 0 0 31 2 *"}`, "")     // never
-		p.trigger("c4", "cron", "f", `{"expression":"0 0 0 1 1 * 1999"}`, "") // not any more
+		p.trigger("c4", "cron", "f", `{"expression":"0 0 0 1 1 * 1999"}`, "") // in the past
 		p.fence()
 		time.Sleep(4 * time.Second)
 		p.wantCalls(`f `+tick("c1", "00:00:02", "00:00:02")+` metadata {"m":1}`,
 			`f `+tick("c2", "00:00:03", "00:00:03"),
 			`f `+tick("c1", "00:00:04", "00:00:04")+` metadata {"m":1}`)
 
-		// A job with an existing id is rejected, and the old one stays.
+		// A job with an existing id is rejected. The old job keeps running.
 		p.trigger("c1", "cron", "f", `{"expression":"5 * * * * *"}`, "")
 		p.wantCalls("c1 refused: trigger_registration_failed: Cron job 'c1' is already registered")
 		p.send(`{"type":"unregistertrigger","id":"c2"}`)
@@ -62,8 +63,7 @@ func TestCronRefusesTrigger(t *testing.T) {
 	})
 }
 
-// A function that takes longer than its interval delays only its own job. Runs that
-// were due in the meantime are skipped.
+// A slow function delays only its own job, which skips the runs that were due in the meantime.
 func TestCronDoesNotOverlap(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		slow := dial(t, e).register("slow")
@@ -84,7 +84,7 @@ func TestCronDoesNotOverlap(t *testing.T) {
 		if diff := cmp.Diff(tick("s", "00:00:22", "00:00:22"), string(mustEncode(second["data"]))); diff != "" {
 			t.Errorf("second run (-want +got):\n%s", diff)
 		}
-		// The worker of the trigger disconnects during a run, so the job is removed.
+		// If the worker of the trigger disconnects during a run, its job is removed.
 		_ = slow.conn.Close()
 		synctest.Wait()
 		time.Sleep(time.Minute)
@@ -135,7 +135,8 @@ func TestCronTargetAndSpan(t *testing.T) {
 	})
 }
 
-// A worker that provides the type takes over the jobs, and no job runs twice.
+// If a worker provides the cron type, it takes over the jobs and the engine stops running
+// them.
 func TestCronTakenOver(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("f", "")
@@ -149,7 +150,6 @@ func TestCronTakenOver(t *testing.T) {
 	})
 }
 
-// Outside a bubble, jobs follow the clock of the process.
 func TestCronRealClock(t *testing.T) {
 	c := dial(t, Start(t)).register("c")
 	c.function("f")
@@ -176,7 +176,7 @@ func TestRFC3339(t *testing.T) {
 	}
 }
 
-// TestCronVectors reads expressions that were given to a running engine.
+// TestCronVectors checks the cron parser against results recorded from a running engine.
 func TestCronVectors(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", "cron-vectors.json"))
 	if err != nil {
@@ -204,7 +204,7 @@ func TestCronVectors(t *testing.T) {
 	}
 }
 
-// checkCron returns the error of the trigger type for an expression.
+// checkCron returns the error with which the cron trigger type rejects expression, or nil.
 func checkCron(expression string) error {
 	c := &cron{engine: &Engine{ctx: context.Background(), closed: true}, jobs: map[string]runningJob{}}
 	return c.bind(context.Background(), binding{config: mustEncode(map[string]string{"expression": expression})})

@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// namedTopic, followed by the name of a named queue, is the name of the topic that stores the
-// queue's jobs.
+// namedTopic is the prefix of the topics that store the jobs of named queues. The rest of the
+// topic's name is the name of the queue.
 const namedTopic = "__fn_queue::"
 
-// lanes returns the lanes of the named queue or, if there is none, of the topic.
-// queues.mu is held.
+// lanes returns the lanes of the named queue or, if there is no such queue, of the topic. The
+// caller must hold queues.mu.
 func (q *queues) lanes(name string) []*lane {
 	if n := q.named[strings.TrimPrefix(name, namedTopic)]; n != nil {
 		return []*lane{&n.lane}
@@ -31,20 +31,21 @@ func (q *queues) lanes(name string) []*lane {
 	return lanes
 }
 
-// targets returns the functions of the lanes, sorted. queues.mu is held.
+// targets returns the keys of the topic's lanes, sorted. The caller must hold queues.mu.
 func (t *topic) targets() []key {
 	return slices.SortedFunc(maps.Keys(t.lanes), func(a, b key) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.id, b.id))
 	})
 }
 
-// retry restarts a dead letter at the end of its lane. queues.mu is held.
+// retry appends a dead letter to its lane and resets its number of attempts. The caller must
+// hold queues.mu.
 func (q *queues) retry(l *lane, j *job) {
 	j.attempts = 0
 	q.add(l, j)
 }
 
-// redrive serves iii::queue::redrive. The oldest dead letters go first.
+// redrive serves iii::queue::redrive. It retries the oldest dead letters first.
 func (q *queues) redrive(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type RedriveInput struct {
 		Queue string `json:"queue"`
@@ -70,8 +71,8 @@ func (q *queues) redrive(_ context.Context, c *call) (json.RawMessage, *wireErro
 	return mustEncode(map[string]any{"queue": in.Queue, "redriven": redriven}), nil
 }
 
-// single removes one dead letter and passes it to do. If the id is unknown, the answer
-// reports 0.
+// single removes one dead letter and calls do with it. For an unknown id, the result has a
+// count of 0.
 func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireError) {
 	type RedriveSingleInput struct {
 		Queue     string `json:"queue"`
@@ -103,8 +104,8 @@ func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireEr
 	return mustEncode(map[string]any{"queue": in.Queue, "message_id": in.MessageID, "redriven": done}), nil
 }
 
-// listTopics serves engine::queue::list_topics: topics and named queues, sorted by
-// name. The subscriber count of a queue is the number of jobs that can run at once.
+// listTopics serves engine::queue::list_topics. It lists topics and then named queues, each
+// sorted by name. The subscriber count of a queue is its concurrency.
 func (q *queues) listTopics(context.Context, *call) (json.RawMessage, *wireError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -149,8 +150,8 @@ func (q *queues) stats(_ context.Context, c *call) (json.RawMessage, *wireError)
 	return mustEncode(map[string]any{"depth": depth, "consumer_count": consumers, "dlq_depth": dead, "config": nil}), nil
 }
 
-// deadTopics serves engine::queue::dlq_topics: topics sorted by name, then named
-// queues, each under the topic that stores its jobs and under its own name.
+// deadTopics serves engine::queue::dlq_topics. It lists the topics, sorted by name, and then
+// the named queues twice: under the topics that store their jobs, and under their own names.
 func (q *queues) deadTopics(context.Context, *call) (json.RawMessage, *wireError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -175,8 +176,7 @@ func (q *queues) deadTopics(context.Context, *call) (json.RawMessage, *wireError
 	return mustEncode(list), nil
 }
 
-// defaultDeadLetters is the default number of messages that engine::queue::dlq_messages
-// returns.
+// defaultDeadLetters is the default limit of engine::queue::dlq_messages.
 const defaultDeadLetters = 50
 
 // deadLetters serves engine::queue::dlq_messages. The newest dead letters come first.
@@ -217,9 +217,9 @@ func (q *queues) deadLetters(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(list), nil
 }
 
-// decodeAliased is decodeInput for a function that accepts two names for the same key. If the
-// input contains both, the engine reads them in bytewise order and rejects the one that it
-// reads second, whatever its value.
+// decodeAliased is like decodeInput, but accepts alias as another name for key. If the input
+// contains both, decodeAliased rejects the one that sorts second, whatever its value, because
+// the engine reads keys in bytewise order.
 func decodeAliased[T any](c *call, key, alias string) (T, *wireError) {
 	data := c.data
 	if members := membersOf(data); members[alias] != nil {

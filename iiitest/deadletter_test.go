@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// letters lists the dead letters of a topic: payload, attempts, and age.
+// letters returns the payload, attempts and age of each dead letter of a topic.
 func (p *peer) letters(input string) (list []string, ids map[string]string) {
 	p.t.Helper()
 	var dead []struct {
@@ -45,8 +45,7 @@ func (p *peer) wantLetters(input string, want ...string) map[string]string {
 	return ids
 }
 
-// TestDeadLetters covers the life cycle of dead letters of a topic and of a named
-// queue.
+// TestDeadLetters covers the life cycle of dead letters in topics and named queues.
 func TestDeadLetters(t *testing.T) {
 	for name, send := range map[string]func(p *peer, data string){
 		"topic": func(p *peer, data string) { p.publish("topic", data) },
@@ -90,9 +89,9 @@ func TestDeadLetters(t *testing.T) {
 				p.take()
 				calls = nil
 				p.want(answer("2", 1), "iii::queue::redrive_message", one("2"))
-				p.take() // waits until nothing moves
+				p.take() // waits until the engine is idle
 				p.want(stats(1, 2), "engine::queue::topic_stats", topic)
-				time.Sleep(10 * time.Second) // its attempts start again
+				time.Sleep(10 * time.Second) // the attempts start over
 				p.take()
 				if diff := cmp.Diff([]string{"2", "2"}, calls); diff != "" {
 					t.Errorf("calls of a redriven message (-want +got):\n%s", diff)
@@ -102,7 +101,7 @@ func TestDeadLetters(t *testing.T) {
 				fail, calls = false, nil
 				p.want(`{"queue":"`+name+`","redriven":3}`, "iii::queue::redrive", `{"queue":"`+name+`"}`)
 				p.take()
-				if diff := cmp.Diff([]string{"0", "3", "2"}, calls); diff != "" { // the oldest first
+				if diff := cmp.Diff([]string{"0", "3", "2"}, calls); diff != "" { // oldest first
 					t.Errorf("calls of redriven messages (-want +got):\n%s", diff)
 				}
 				p.want(`{"queue":"`+name+`","redriven":0}`, "iii::queue::redrive", topic)

@@ -46,7 +46,7 @@ var scenarios = []scenario{
 	{name: "http-worker-dies", web: bareClient, unrecorded: map[int]event{
 		97: {Worker: "writer-worker-after-returning-null", Dir: "send", Binary: new("74776f2c")}, // "two,"
 	}},
-	{name: "http-request-bodies", web: bareClient, omit: [2]int{90, 101}}, // bodies of 17 and 65 MiB
+	{name: "http-request-bodies", web: bareClient, omit: [2]int{90, 101}}, // omits bodies of 17 and 65 MiB
 	{name: "http-methods-and-targets", web: bareClient},
 	{name: "route-after-fence", web: bareClient, seed: func(e *Engine) {
 		e.invoke(e.ctx, "state::set", defaultNamespace, json.RawMessage(`{"scope":"rf0","key":"k","value":1}`))
@@ -91,8 +91,8 @@ var scenarios = []scenario{
 	},
 }
 
-// plain returns empty headers for n workers at the guarded listener, or for one client
-// of the stream socket.
+// plain returns headers without credentials, either for n workers at the guarded listener or,
+// if n is 0, for a single client of the stream socket.
 func plain(name string, n int) map[string]http.Header {
 	if n == 0 {
 		return map[string]http.Header{name: {"Host": {"127.0.0.1:39112"}, "User-Agent": {""}}}
@@ -104,7 +104,7 @@ func plain(name string, n int) map[string]http.Header {
 	return headers
 }
 
-// recordedQueues configures the queues of the recorded engine.
+// recordedQueues matches the queue configuration of the recorded engine.
 var recordedQueues = []Option{
 	WithQueueProvider(false), WithQueue("default", QueueConfig{Concurrency: 4}),
 	WithQueue("payments", QueueConfig{Type: "fifo", MessageGroupField: "account"}),
@@ -117,38 +117,38 @@ func bearer(token string) http.Header {
 	}
 }
 
-// recordedAt returns a wall clock time within a recording. The engine's timestamps and
-// those that workers send must have the same order as in the recording.
+// recordedAt returns the start time of a recording, given a time in the recording and the
+// milliseconds that had passed by then. A replay that starts at the same time keeps the
+// timestamps of the engine and of the workers in the recorded order.
 func recordedAt(nanoseconds int64, ms int) time.Time {
 	return time.Unix(0, nanoseconds).Add(-time.Duration(ms) * time.Millisecond)
 }
 
-// deviations lists the deliberate differences between this engine and the recorded one,
-// by scenario and path. The test fails if one of them does not occur.
+// deviations lists the deliberate differences between this engine and the recorded one, by
+// scenario and path. The test fails if one of them does not occur.
 //
 // No recording covers these deliberate differences:
-//   - A reply with a wrong Content-Length ends its connection. The recorded engine leaves
-//     it open, and the client waits for bytes that never arrive.
-//   - The headers of a streamed response are sorted by name. The recorded engine uses the
-//     order of a hash.
-//   - A response that begins before its request has ended has Connection: close. The
-//     deadline that ends the reading then cannot hit the next request.
+//   - A response with a wrong Content-Length ends its connection. The recorded engine leaves
+//     the connection open, and the client waits for bytes that never arrive.
+//   - The headers of a streamed response are sorted by name. The recorded engine sends them in
+//     the order of a hash table.
+//   - A response that starts before the whole request has been read has Connection: close.
+//     Otherwise the read deadline could affect the next request.
 //   - A route that would break all routes of a running engine is rejected.
-//   - If data repeats a key, the last value counts, also in an operation of an update: data
-//     is canonical before any code reads it.
+//   - If data repeats a key, the last value is used, even in an update operation, because data
+//     is canonicalized first.
 //   - The error for an invalid limit or offset of engine::traces::list names u64 instead of
 //     usize, because the type is generated.
-//   - stream::list_all lists names with colons in full.
-//   - A WebSocket key that does not have 16 bytes is rejected. The library computes the
-//     answer to it, and every client sends 16.
-//   - The answer on a channel to a Close frame with a reserved code has a different text.
-//   - engine_metrics in engine::metrics::list are empty. They are also empty in all
-//     recordings; a running engine has returned other values only once.
-//   - Patterns of JSON Schemas are those of package regexp: one with look-around or
-//     backreferences is rejected, as are schemas that lead back to themselves at the same
-//     location, which terminate the process of a running engine.
-//   - The channels of an HTTP request end with the request if their other ends have not
-//     been taken. A running engine keeps them for five minutes.
+//   - stream::list_all returns the full names of streams and groups that contain colons.
+//   - A WebSocket key that does not decode to 16 bytes is rejected by the WebSocket library.
+//   - The reply on a channel to a Close frame with a reserved code has a different text.
+//   - engine_metrics in engine::metrics::list is empty, as in all recordings. A running engine
+//     has returned other values only once.
+//   - Patterns in JSON Schemas use package regexp. Patterns with look-around or backreferences
+//     are rejected.
+//   - Schemas with endless recursion are rejected. They crash a running engine.
+//   - A channel of an HTTP request ends with the request unless the function has taken its
+//     end. A running engine keeps such a channel for five minutes.
 var deviations = []*deviation{
 	deviates("http-bodiless", `response-writer closed, line (169|324|332|349)`,
 		"the second frame of the response reached the engine before the first had ended it; here it comes after, and the writer is cut"),

@@ -9,21 +9,21 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// dialect is the protocol of one connection, with the features that both the engine and the
-// worker have listed. It decodes the messages of the worker and builds those of the engine; no
-// other code depends on the keys of messages. A dialect is immutable: when a worker lists its
-// features, its connection gets a new dialect.
+// dialect is the protocol of one connection, limited to the features that both the engine and
+// the worker have listed. It decodes the worker's messages and builds the engine's; no other
+// code depends on message keys. A dialect is immutable. When a worker lists its features, its
+// connection gets a new dialect.
 type dialect struct {
 	protocol Protocol
 	strict   bool // no triggers in 0.26
 
-	// Features that both sides have listed.
+	// Features listed by both sides.
 	observes bool // observe.v1
 	hooks    bool // observe.v2
 	local    bool // local-dispatch.v1
 }
 
-// with returns the dialect after the worker has listed its features.
+// with returns a copy of d that is restricted to the features listed by the worker.
 func (d dialect) with(features []string) *dialect {
 	both := func(feature string) bool {
 		return slices.Contains(features, feature) && slices.Contains(d.protocol.features(), feature)
@@ -34,11 +34,10 @@ func (d dialect) with(features []string) *dialect {
 	return &d
 }
 
-// triggers reports whether the connection has triggers.
 func (d *dialect) triggers() bool { return !d.strict || d.protocol < Protocol026 }
 
-// decode decodes a message of the worker. If it returns an error, the engine drops the
-// message silently.
+// decode decodes a message from the worker. The engine silently drops messages that decode
+// rejects.
 func (d *dialect) decode(raw []byte) (any, error) {
 	var room [fewMembers]member
 	typ, members, err := readMessage(raw, room[:0])
@@ -96,8 +95,6 @@ func (d *dialect) decode(raw []byte) (any, error) {
 	return nil, fmt.Errorf("unknown type %q", typ)
 }
 
-// The messages of the engine.
-
 func (d *dialect) greeting(id, token string) []byte {
 	m := message("workerregistered").str("worker_id", id).str("reattach_token", token)
 	if features := d.protocol.features(); features != nil {
@@ -108,7 +105,7 @@ func (d *dialect) greeting(id, token string) []byte {
 
 func (d *dialect) pong() []byte { return message("pong").bytes() }
 
-// authError is the message that a rejected connection receives instead of a greeting.
+// authError builds the message that a rejected connection receives in place of the greeting.
 func authError(text string) []byte {
 	return new(object).str("type", "error").raw("error", errorJSON(errorBody("AUTH_ERROR", "%s", text))).bytes()
 }
@@ -118,16 +115,16 @@ func (d *dialect) nameTaken(namespace, name, holder string) []byte {
 		str("namespace", namespace).str("worker_name", name).str("owner_worker_id", holder).bytes()
 }
 
-// functionRejected reports that a function is not registered. It uses the id that the
-// worker gave the function.
+// functionRejected builds the message about a function that was not registered. k contains the
+// id that the worker used.
 func (d *dialect) functionRejected(code string, k key, owner string) []byte {
 	return message("registrationrejected").str("code", code).
 		str("namespace", k.namespace).str("function_id", k.id).str("owner_worker_id", owner).bytes()
 }
 
-// invocation is a call on its way to a worker.
+// invocation is a call to be sent to a worker.
 type invocation struct {
-	id, functionID string // as the worker uses it
+	id, functionID string // the id under which the receiving worker knows the function
 	data, metadata json.RawMessage
 	trace          traceContext
 	caller         *callerInfo
@@ -135,7 +132,7 @@ type invocation struct {
 	activation     activation
 }
 
-// activation identifies an observer activation, or a call through an observer.
+// activation identifies an activation of an observer, or a call made through an observer.
 type activation struct{ observerID, id string }
 
 func (a activation) json() json.RawMessage {
@@ -162,7 +159,7 @@ func (d *dialect) invoke(i invocation) []byte {
 	return m.bytes()
 }
 
-// result answers a call and repeats the caller's trace context.
+// result builds the reply to a call. It repeats the caller's trace context.
 func (d *dialect) result(id, functionID string, out outcome, traceparent, baggage *string) []byte {
 	m := largeMessage("invocationresult", len(functionID)+len(out.result)).str("invocation_id", id).str("function_id", functionID)
 	if out.err != nil {
@@ -179,7 +176,8 @@ func (d *dialect) result(id, functionID string, out outcome, traceparent, baggag
 	return m.bytes()
 }
 
-// bindTrigger passes a trigger to the worker that provides its type.
+// bindTrigger builds the message that announces a trigger to the worker that provides its
+// type.
 func (d *dialect) bindTrigger(r *registration, provider string) []byte {
 	m := message("registertrigger").str("id", r.id).str("trigger_type", r.triggerType).
 		str("function_id", r.functionID).raw("config", r.config).raw("metadata", r.metadata)
@@ -201,7 +199,8 @@ func (d *dialect) triggerResult(id, typ, functionID string, err *wireError) []by
 		str("function_id", functionID).raw("error", errorJSON(err)).bytes()
 }
 
-// functionRegistered sends a host the whole set of observers of a function.
+// functionRegistered builds the message that gives a host the complete set of observers of its
+// function.
 func (d *dialect) functionRegistered(k key, revision uint64, local bool, views []json.RawMessage) []byte {
 	return message("functionregistered").str("id", k.id).str("namespace", k.namespace).uint("revision", revision).
 		raw("local_dispatch", mustEncode(local)).raw("observers", mustEncode(append([]json.RawMessage{}, views...))).bytes()
@@ -217,7 +216,8 @@ func (d *dialect) observerRemoved(k key, revision uint64, id string) []byte {
 		str("id", id).bytes()
 }
 
-// observeResult answers an observe message. An error is final.
+// observeResult builds the reply to an observe message. If err is set, the observer has been
+// rejected for good.
 func (d *dialect) observeResult(id string, state iii.ObserverState, err *wireError, warnings []string) []byte {
 	m := message("observeresult").str("id", id).str("state", string(state))
 	if err != nil {
@@ -248,10 +248,10 @@ type callerInfo struct {
 	WorkerName   *string     `json:"worker_name"`
 	FunctionID   *string     `json:"function_id"`
 	InvocationID *string     `json:"invocation_id"`
-	Parent       *callerInfo `json:"parent"` // of the handler that makes it; it has no parent itself
+	Parent       *callerInfo `json:"parent"` // caller of the handler that makes this call; its own Parent is dropped
 }
 
-// engineCallerName is the worker name in calls that the engine makes.
+// engineCallerName is the worker name that identifies the engine as the caller.
 const engineCallerName = "iii-engine"
 
 func engineCaller() *callerInfo {
@@ -259,7 +259,7 @@ func engineCaller() *callerInfo {
 	return &callerInfo{WorkerName: &name}
 }
 
-// json returns nil if there is no caller.
+// json encodes c. It returns nil for a nil c.
 func (c *callerInfo) json() json.RawMessage {
 	if c == nil {
 		return nil
@@ -297,8 +297,8 @@ func (c *callerInfo) appendTo(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// stamped returns a copy of c that names the worker as the caller: the engine vouches
-// for the id and the name.
+// stamped returns a copy of c that identifies the worker as the caller, by the id and name
+// under which the engine knows the worker.
 func (c *callerInfo) stamped(id *string, name string) *callerInfo {
 	stamped := callerInfo{}
 	if c != nil {

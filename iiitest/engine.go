@@ -21,28 +21,28 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// Engine is a running development engine: the worker protocol, its built-in functions
-// and its trigger types, all in memory. New and Start create an engine, Close stops it.
-// The methods are safe for concurrent use.
+// Engine is a running development engine. It implements the worker protocol, the built-in
+// functions and the trigger types in memory. New and Start create an engine, and Close stops
+// it. The zero value is not usable. The methods are safe for concurrent use.
 type Engine struct {
-	// The order in which locks may be taken:
-	//   - worker.settle: what a connection registers before its namespace is known;
-	//     held briefly, and never while anything is sent.
-	//   - Engine.triggers.mu: trigger types, bindings and their providers. It
-	//     serializes their changes. Providers inside the engine are called under it;
-	//     messages for providers outside get their place in the send queue under it.
-	//   - observers.mu: observers and the sets of their hosts. It also covers the
-	//     addition and removal of functions; frames about observers get their place in
-	//     the send queue under it.
-	//   - queues.mu: topics, named queues and their jobs.
-	//   - streams.mu, then logs.mu: held for a change, or a record, until it is in the
-	//     queue of every receiver.
-	//   - Engine.mu: workers, functions, calls in progress, name leases.
-	//   - the locks of single values: sendQueue.mu, frameLog.mu, the locks of the stores.
+	// Locks are acquired in this order:
+	//   - worker.settle guards what a connection registers before its namespace is known. It
+	//     is held briefly, and never while a message is sent.
+	//   - Engine.triggers.mu guards trigger types, bindings and their providers, and
+	//     serializes changes to them. The engine calls its own providers and queues messages
+	//     to other providers with the lock held.
+	//   - observers.mu guards observers, and the sets of observers that hosts receive. It also
+	//     covers adding and removing functions. Messages about observers are queued with the
+	//     lock held.
+	//   - queues.mu guards topics, named queues and their jobs.
+	//   - streams.mu, then logs.mu, are held until a change or a record has been queued for
+	//     every receiver.
+	//   - Engine.mu guards workers, functions, calls in progress and name leases.
+	//   - The locks of individual values come last: sendQueue.mu, frameLog.mu and those of the
+	//     stores.
 	//
-	// No goroutine waits for a worker under a lock: a message gets its place in the
-	// order under the lock (sendQueue.push), and the sender waits for room afterwards
-	// (ticket.wait).
+	// No goroutine waits for a worker with a lock held. sendQueue.push queues a message under
+	// the lock, and the sender waits for room afterwards (ticket.wait).
 
 	cfg     config
 	log     *slog.Logger
@@ -73,7 +73,7 @@ type Engine struct {
 	seq       uint64                // order of registrations
 
 	protocol      atomic.Int32 // of the next connection: a Protocol
-	local         atomic.Bool  // local dispatch is off
+	local         atomic.Bool  // true if local dispatch is off
 	triggers      triggerTable
 	observers     observers
 	routes        routeTable
@@ -97,15 +97,15 @@ type Engine struct {
 // key is an id within a namespace.
 type key struct{ namespace, id string }
 
-// defaultNamespace is the namespace of everything that does not name another.
+// defaultNamespace is the namespace of everything registered without one.
 const defaultNamespace = "default"
 
 // silentLog discards what net/http logs about broken connections.
 var silentLog = log.New(io.Discard, "", 0)
 
-// Start runs an engine for a test and closes it when the test ends. Its listeners use
-// free ports of 127.0.0.1. In a testing/synctest bubble it has no listeners; connect
-// with DialContext. If the engine cannot start, the test fails.
+// Start runs an engine for a test and closes it when the test ends. Its listeners use free
+// ports on 127.0.0.1. In a testing/synctest bubble the engine has no listeners; connect with
+// DialContext. If the engine cannot start, Start fails the test.
 func Start(t testing.TB, opts ...Option) *Engine {
 	t.Helper()
 	e, err := New(opts...)
@@ -197,26 +197,25 @@ func (e *Engine) exposedHost() string {
 	return cmp.Or(host, "0.0.0.0")
 }
 
-// workerHandler serves workers, their telemetry and their channels. A nil guard means
-// the open listener.
+// workerHandler serves workers, their telemetry and their channels. g is nil for the open
+// listener.
 func (e *Engine) workerHandler(g *guard) http.Handler {
 	workers := http.NewServeMux()
 	workers.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) { e.serveWorker(w, r, g) })
 	workers.HandleFunc("/otel", func(w http.ResponseWriter, r *http.Request) { e.serveTelemetry(w, r, g) })
 	workers.HandleFunc("/ws/channels/{id}", e.serveChannel)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if e.Protocol() >= Protocol026 { // package net has set the option
+		if e.Protocol() >= Protocol026 { // package net enables TCP_NODELAY by default
 			w.Header().Set(capabilitiesHeader, "tcp-nodelay")
 		}
 		workers.ServeHTTP(w, r)
 	})
 }
 
-// capabilitiesHeader informs workers how the engine has configured its end of a
-// connection, so they can do the same at theirs.
+// capabilitiesHeader tells workers how the engine has configured its end of a connection, so
+// that they can configure theirs in the same way.
 const capabilitiesHeader = "X-Iii-Capabilities"
 
-// listen opens the servers.
 func (e *Engine) listen() error {
 	type opening struct {
 		name         string
@@ -251,7 +250,7 @@ func (e *Engine) listen() error {
 	return nil
 }
 
-// servers returns the servers that are open.
+// servers returns the open servers.
 func (e *Engine) servers() []*server {
 	var open []*server
 	for _, s := range []*server{e.workerServer, e.httpServer, e.streamServer, e.guardedServer, e.consoleServer} {
@@ -262,18 +261,20 @@ func (e *Engine) servers() []*server {
 	return open
 }
 
-// URL returns the address for workers, ws://host:port. In a synctest bubble no server
-// listens on it; the engine can only be reached with DialContext.
+// URL returns the address for workers, ws://host:port. In a synctest bubble no server listens
+// on the address, and only DialContext can reach the engine.
 func (e *Engine) URL() string { return "ws://" + e.workerServer.addr }
 
-// HTTPURL returns the address of the HTTP triggers, http://host:port. See URL.
+// HTTPURL returns the address of the HTTP triggers, http://host:port. In a synctest bubble,
+// connect with DialContext; see URL.
 func (e *Engine) HTTPURL() string { return "http://" + e.httpServer.addr }
 
-// StreamURL returns the address of the stream socket, ws://host:port. See URL.
+// StreamURL returns the address of the stream socket, ws://host:port. In a synctest bubble,
+// connect with DialContext; see URL.
 func (e *Engine) StreamURL() string { return "ws://" + e.streamServer.addr }
 
 // GuardedURL returns the address of the guarded listener, ws://host:port, or "" without
-// WithGuard. See URL.
+// WithGuard. In a synctest bubble, connect with DialContext; see URL.
 func (e *Engine) GuardedURL() string {
 	if e.guardedServer == nil {
 		return ""
@@ -281,9 +282,9 @@ func (e *Engine) GuardedURL() string {
 	return "ws://" + e.guardedServer.addr
 }
 
-// Close stops the engine as a crash would: it cuts sockets without a Close frame. It
-// returns when every goroutine of the engine has ended. Later calls wait for the same
-// event. Close always returns nil.
+// Close stops the engine abruptly, as a crash would: it cuts connections without a Close
+// frame. Close waits until all goroutines of the engine have exited. Further calls wait as
+// well. The returned error is always nil.
 func (e *Engine) Close() error {
 	e.life.Lock()
 	first := !e.closed
@@ -316,8 +317,8 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// enter registers a goroutine with the engine. It returns false once the engine is
-// closed; the goroutine must not start then.
+// enter registers a goroutine with the engine. If it returns false, the engine is closed and
+// the goroutine must not start.
 func (e *Engine) enter() bool {
 	e.life.Lock()
 	defer e.life.Unlock()
@@ -328,8 +329,8 @@ func (e *Engine) enter() bool {
 	return true
 }
 
-// spawn runs f on a goroutine of the engine. The context ends when the engine closes,
-// and Close waits for f. After Close, spawn does nothing.
+// spawn runs f on a goroutine of the engine. Close cancels ctx and waits for f. After Close,
+// spawn does nothing.
 func (e *Engine) spawn(f func(ctx context.Context)) {
 	if !e.enter() {
 		return
@@ -351,10 +352,10 @@ func (e *Engine) joined(h http.Handler) http.Handler {
 	})
 }
 
-// upgrade turns the request into a WebSocket with the engine's limits. Close cuts the
-// connection. The caller reads until an error, writes from one goroutine, and finally
-// calls drop. If silent is set, a Close frame is an error like the end of the
-// connection, and is not answered.
+// upgrade turns a request into a WebSocket with the engine's limits. Engine.Close cuts the
+// connection. The caller must read until an error occurs, write from a single goroutine, and
+// finally call drop. If silent is set, a Close frame is treated as a lost connection and is
+// not answered.
 func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*websocket.Conn, error) {
 	u := websocket.Upgrader{
 		ReadBufferSize:  32 << 10,
@@ -372,15 +373,15 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*
 	e.mu.Lock()
 	e.conns[conn.NetConn()] = struct{}{}
 	e.mu.Unlock()
-	if e.ctx.Err() != nil { // Close may have collected the connections already
+	if e.ctx.Err() != nil { // Close may already have visited e.conns
 		_ = conn.Close()
 	}
 	return conn, nil
 }
 
-// refusesHandshake answers a request that is not a WebSocket handshake in the words of
-// the engine's HTTP library, and reports whether it did. upgrade handles all other
-// errors of a handshake.
+// refusesHandshake rejects a request that is not a WebSocket handshake, with the messages of
+// the engine's HTTP library, and reports whether it did. It leaves all other handshake errors
+// to upgrade.
 func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	status, reason := http.StatusBadRequest, ""
 	switch {
@@ -409,12 +410,12 @@ func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// answerPings makes conn answer each ping twice, as the engine does: its WebSocket
-// library answers, and then the engine answers again.
+// answerPings makes conn answer each ping twice, as the engine does: once in its WebSocket
+// library and once in its own code.
 func answerPings(conn *websocket.Conn) {
 	conn.SetPingHandler(func(payload string) error {
 		for range 2 {
-			// If the write fails, the next read fails soon.
+			// If the write fails, the next read fails too.
 			_ = conn.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(lingerTime))
 		}
 		return nil

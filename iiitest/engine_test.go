@@ -24,11 +24,11 @@ func TestMain(m *testing.M) {
 	environ.Clear()
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // starts goroutines
+	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // fuzzing leaves goroutines behind
 	if code == 0 && !fuzzing {
 		deadline := time.Now().Add(30 * time.Second)
 		for runtime.NumGoroutine() > before && time.Now().Before(deadline) {
-			time.Sleep(10 * time.Millisecond) // net/http ends its connections asynchronously
+			time.Sleep(10 * time.Millisecond) // net/http closes connections asynchronously
 		}
 		if now := runtime.NumGoroutine(); now > before {
 			b := make([]byte, 1<<20)
@@ -39,11 +39,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// readTimeout detects hanging tests. Messages of 20 MiB take half a minute under the
-// race detector on a busy machine.
+// readTimeout is long because messages of 20 MiB take half a minute under the race detector.
 const readTimeout = 3 * time.Minute
 
-// client is a minimal worker.
 type client struct {
 	t     testing.TB
 	conn  *websocket.Conn
@@ -51,7 +49,7 @@ type client struct {
 	token string
 }
 
-// dial connects a minimal worker in memory and reads the greeting.
+// dial connects a client in memory and reads the greeting.
 func dial(t testing.TB, e *Engine) *client {
 	t.Helper()
 	c := dialURL(t, e, e.URL())
@@ -82,7 +80,6 @@ func (c *client) send(format string, args ...any) {
 	}
 }
 
-// recv reads a message.
 func (c *client) recv() map[string]any {
 	c.t.Helper()
 	_ = c.conn.SetReadDeadline(time.Now().Add(readTimeout))
@@ -97,7 +94,7 @@ func (c *client) recv() map[string]any {
 	return m
 }
 
-// want reads a message and compares it with a pattern, in which "*" matches any value.
+// want reads a message and compares it with pattern, in which "*" matches any value.
 func (c *client) want(pattern string) map[string]any {
 	c.t.Helper()
 	m := c.recv()
@@ -143,7 +140,6 @@ func like(want, got any) bool {
 	}
 }
 
-// call makes a call and returns its answer.
 func (c *client) call(functionID, data string, more ...string) map[string]any {
 	c.t.Helper()
 	id := uuid.NewString()
@@ -156,7 +152,7 @@ func (c *client) call(functionID, data string, more ...string) map[string]any {
 	}
 }
 
-// register declares the name of the worker and waits until its namespace is settled.
+// register sets the worker's name and waits until its namespace is settled.
 func (c *client) register(name string, more ...string) *client {
 	c.t.Helper()
 	m := c.call("engine::workers::register", fmt.Sprintf(`{"name":%q,"pid":1%s}`, name, strings.Join(more, "")))
@@ -166,14 +162,14 @@ func (c *client) register(name string, more ...string) *client {
 	return c
 }
 
-// sync waits until the engine has handled every earlier message.
+// sync waits until the engine has handled all earlier messages.
 func (c *client) sync() {
 	c.t.Helper()
 	c.send(`{"type":"ping"}`)
 	c.want(`{"type":"pong"}`)
 }
 
-// closed reads until the connection ends and returns the error.
+// closed reads until the connection ends, and returns the error.
 func (c *client) closed() error {
 	c.t.Helper()
 	_ = c.conn.SetReadDeadline(time.Now().Add(readTimeout))

@@ -9,17 +9,17 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// engineSpan is a span of the engine itself. Calls that the engine makes under it become its
-// children. engine::traces::* list the span once it has ended. A nil engineSpan is valid and
-// does nothing.
+// engineSpan is a span of the engine itself, and the parent of the calls that the engine makes
+// under it. The functions engine::traces::* list the span once it has ended. A nil engineSpan
+// is valid and does nothing.
 type engineSpan struct {
 	spans  *spanStore
 	stored iii.StoredSpan
 }
 
-// startSpan starts a span of the engine and adds it to ctx: in the trace that ctx
-// carries, or else in a new trace. The caller must end the span. The engine discards
-// spans of traces that are not sampled.
+// startSpan starts a span of the engine and adds it to ctx. The span belongs to the trace in
+// ctx, or to a new trace if ctx has none. The caller must end the span. Spans of unsampled
+// traces are discarded.
 func (e *Engine) startSpan(ctx context.Context, name string, attributes ...iii.StoredAttribute) (context.Context, *engineSpan) {
 	var parent *string
 	if parts, ok := parseTraceparent(traceOf(ctx).traceparent); ok {
@@ -37,7 +37,7 @@ func (e *Engine) startSpan(ctx context.Context, name string, attributes ...iii.S
 	}}
 }
 
-// end stores the span. A nil error leaves its status unchanged.
+// end stores the span. A nil error leaves the status unchanged.
 func (s *engineSpan) end(err *wireError) {
 	if s == nil {
 		return
@@ -46,18 +46,18 @@ func (s *engineSpan) end(err *wireError) {
 		s.stored.Status, s.stored.StatusDescription = "error", err.Message
 	}
 	s.stored.EndTimeUnixNano = uint64(time.Now().UnixNano())
-	size := 300 + len(s.stored.Name) + len(s.stored.StatusDescription) // about the size of its JSON
+	size := 300 + len(s.stored.Name) + len(s.stored.StatusDescription) // approximate size as JSON
 	s.spans.add([]spanRecord{{stored: s.stored, size: size}})
 }
 
-// tracedBuiltins lists the built-in functions whose calls become spans if the caller
-// has a span. Functions that serve telemetry are not traced.
+// tracedBuiltins lists, by prefix, the built-in functions whose calls produce a span if they
+// are part of a trace. Functions that serve telemetry are not traced.
 var tracedBuiltins = []string{
 	"engine::", "state::", "stream::", "configuration::", "iii::", "iii-http::", "iii-state::", "iii-pubsub::",
 	"iii-stream::", "iii-cron::", "iii-queue::", "publish",
 }
 
-// startBuiltinSpan is startSpan for a call of a built-in function.
+// startBuiltinSpan is like startSpan, for a call to a built-in function.
 func (e *Engine) startBuiltinSpan(ctx context.Context, functionID string) (context.Context, *engineSpan) {
 	begins := func(prefix string) bool { return strings.HasPrefix(functionID, prefix) }
 	_, traced := parseTraceparent(traceOf(ctx).traceparent)

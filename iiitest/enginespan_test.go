@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// outline lists the stored spans with their ancestors, and whether they failed.
+// outline returns the path of each stored span, with "!" after the names of failed spans.
 func outline(e *Engine) []string {
 	v := e.spans.view()
 	var lines []string
@@ -32,7 +32,6 @@ func outline(e *Engine) []string {
 	return lines
 }
 
-// TestEngineSpans verifies the spans that the engine creates around the calls that it makes.
 func TestEngineSpans(t *testing.T) {
 	inBubble := func(t *testing.T, f func(e *Engine, c *client), opts ...Option) []string {
 		var lines []string
@@ -84,7 +83,7 @@ func TestEngineSpans(t *testing.T) {
 			func(e *Engine, c *client) {
 				c.function("f")
 				c.send(`{"type":"invokefunction","function_id":"f","data":{},"action":{"type":"enqueue","queue":"default"},"invocation_id":%q}`, uuid.NewString())
-				for range 2 { // once for the receipt, once for the job
+				for range 2 { // the receipt and the job
 					if m := c.recv(); m["type"] == "invokefunction" {
 						c.send(`{"type":"invocationresult","invocation_id":"%s","function_id":"f","result":null}`, m["invocation_id"])
 					}

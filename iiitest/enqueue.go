@@ -12,8 +12,8 @@ const enqueueFunction = "engine::queue::enqueue"
 const noQueueProvider = "No queue provider is installed. `TriggerAction::Enqueue` routes through the `engine::queue::enqueue` provider, " +
 	"which the standalone queue worker registers. Add it with `iii worker add queue`. (underlying: %s)"
 
-// enqueue passes a call to the queue provider instead of running it. The caller gets a
-// receipt from the engine, whatever the provider returns.
+// enqueue passes a call to the queue provider instead of running it. The receipt in the result
+// comes from the engine, whatever the provider returns.
 func (e *Engine) enqueue(ctx context.Context, queue string, r request) outcome {
 	receipt := uuid.NewString()
 	input := map[string]any{

@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// Functions of one engine can be called from another one over a bridge.
+// Through a bridge, workers of one engine can call functions of another.
 func ExampleWithBridge() {
 	far, err := iiitest.New()
 	if err != nil {

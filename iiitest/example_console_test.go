@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The console shows the activity of an engine, for example while a test is stopped in
-// the debugger.
+// The console shows the activity of an engine, for example while a test is paused in the
+// debugger.
 func ExampleWithConsole() {
 	engine, err := iiitest.New(iiitest.WithConsole("127.0.0.1:0"), iiitest.WithConsoleLimit(1<<20))
 	if err != nil {
@@ -26,7 +26,7 @@ func ExampleWithConsole() {
 	// 200 OK text/html; charset=utf-8
 }
 
-// A console for other machines of a network that only trusted people can reach.
+// Expose the console to other machines only if everyone on the network is trusted.
 func ExampleWithExposedConsole() {
 	engine, err := iiitest.New(iiitest.WithExposedConsole("0.0.0.0:0"))
 	if err != nil {

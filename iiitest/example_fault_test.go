@@ -13,8 +13,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// HookCleanup extends the moment between the removal of a worker's functions and that
-// of its triggers.
+// The hook runs after the functions of a worker have been removed and before its triggers are.
 func ExampleEngine_HookCleanup() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -38,8 +37,8 @@ func ExampleEngine_HookCleanup() {
 	// Output: cleaning up behind the worker: true
 }
 
-// SetProtocol and Drop upgrade the engine: workers that reconnect find an engine of
-// another generation.
+// SetProtocol and Drop together simulate an upgrade of the engine: workers reconnect with the
+// new protocol.
 func ExampleEngine_SetProtocol() {
 	var old iiitest.Protocol
 	if err := old.UnmarshalText([]byte("0.23")); err != nil { // or iiitest.Protocol023
@@ -80,8 +79,7 @@ func ExampleEngine_SetProtocol() {
 	// 0.26 [observe.v1 observe.v2 local-dispatch.v1]
 }
 
-// Drop simulates a broken network: it cuts the connection of one worker, as often as
-// needed.
+// Drop simulates a broken network by cutting the connection of one worker.
 func ExampleEngine_Drop() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -120,8 +118,8 @@ func ExampleEngine_Drop() {
 	// reconnections: 1
 }
 
-// A hook decides about every message. This one drops the first answer of the worker and
-// cuts its connection.
+// A hook decides what happens to each message. This one drops the first result of the worker
+// and cuts the worker's connection.
 func ExampleEngine_Hook() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -157,7 +155,7 @@ func ExampleEngine_Hook() {
 	// hello <nil>
 }
 
-// StopReading simulates an engine that hangs: it reads nothing more from a worker.
+// StopReading simulates an engine that hangs.
 func ExampleEngine_StopReading() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -188,7 +186,7 @@ func ExampleEngine_StopReading() {
 	// hello <nil>
 }
 
-// Workers tolerate messages that no current engine sends.
+// Send can send messages that no current engine sends, to test that workers tolerate them.
 func ExampleEngine_Send() {
 	engine, err := iiitest.New()
 	if err != nil {

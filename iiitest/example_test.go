@@ -42,7 +42,7 @@ func Example() {
 	if err := worker.Connect(ctx); err != nil {
 		log.Fatal(err)
 	}
-	greeting, err := iii.Call[string](ctx, worker, "greet", person{"Ada"}, iii.Remotely()) // not in process
+	greeting, err := iii.Call[string](ctx, worker, "greet", person{"Ada"}, iii.Remotely()) // through the engine
 	fmt.Println(greeting, err)
 
 	for _, f := range engine.Frames() {
@@ -90,13 +90,13 @@ func ExampleWithQueue() {
 // Every option has a default.
 func ExampleNew() {
 	engine, err := iiitest.New(
-		iiitest.WithAddrs("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"), // of workers, HTTP and streams
-		iiitest.WithLogger(slog.Default()),                             // receives what the engine drops silently
+		iiitest.WithAddrs("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"), // for workers, HTTP and streams
+		iiitest.WithLogger(slog.Default()),                             // logs dropped messages, among others
 		iiitest.WithHTTPTimeout(5*time.Second),
 		iiitest.WithNamespaceGrace(time.Second),
-		iiitest.WithFrameLimit(1000, 1<<20),     // what Frames keeps
-		iiitest.WithTelemetryLimit(1000, 1<<20), // what Traces, Logs and Metrics keep
-		iiitest.WithQueueProvider(false),        // an engine without a queue worker
+		iiitest.WithFrameLimit(1000, 1<<20),     // limits Frames
+		iiitest.WithTelemetryLimit(1000, 1<<20), // limits Traces, Logs and Metrics
+		iiitest.WithQueueProvider(false),        // no queue worker
 	)
 	if err != nil {
 		log.Fatal(err)
@@ -116,8 +116,8 @@ func ExampleNew() {
 	// Output: true
 }
 
-// WithEnv provides the environment variables behind configuration values and the
-// secrets of functions that the engine calls over HTTP.
+// Configuration values can refer to the environment variables set by WithEnv, and so can the
+// secrets of functions invoked over HTTP.
 func ExampleWithEnv() {
 	engine, err := iiitest.New(iiitest.WithEnv(map[string]string{"CURRENCY": "EUR"}))
 	if err != nil {
@@ -146,8 +146,8 @@ func ExampleWithEnv() {
 	// Output: <nil> map[currency:EUR]
 }
 
-// A guarded listener is a second listener, which controls access. This one permits the calls
-// that every worker needs, and calls of the shop's functions.
+// A guarded listener restricts its workers. This one permits only the calls that every worker
+// needs and calls to the shop's functions.
 func ExampleWithGuard() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{Expose: []string{"shop::*"}}))
 	if err != nil {
@@ -185,7 +185,7 @@ func ExampleWithGuard() {
 	// true
 }
 
-// DialContext connects in memory, without any network.
+// DialContext connects in memory, without a network.
 func ExampleEngine_DialContext() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -220,7 +220,7 @@ func ExampleEngine_DialContext() {
 	// Output: "hello" <nil>
 }
 
-// Frames shows the messages that went over the wire.
+// Frames returns the messages that workers and the engine have exchanged.
 func ExampleEngine_Frames() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -239,7 +239,7 @@ func ExampleEngine_Frames() {
 	if err := worker.Send(ctx, "greet", map[string]string{"name": "Ada"}); err != nil {
 		log.Fatal(err)
 	}
-	if err := worker.Shutdown(ctx); err != nil { // the engine has read what was sent
+	if err := worker.Shutdown(ctx); err != nil { // waits until the engine has read all messages
 		log.Fatal(err)
 	}
 
@@ -254,7 +254,7 @@ func ExampleEngine_Frames() {
 	// not understood: 0
 }
 
-// Traces, Logs and Metrics return telemetry as it arrived.
+// Traces, Logs and Metrics return telemetry as received.
 func ExampleEngine_Traces() {
 	engine, err := iiitest.New()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The documentation quotes the tests of this file. They test a worker that greets and
-// reminds.
+// The documentation quotes the tests in this file. They test a worker that greets people and
+// sends a greeting every morning.
 
 type Person struct {
 	Name string `json:"name"`

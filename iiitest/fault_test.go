@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// An engine that hangs does not answer pings either, so even an idle worker notices.
+// A hanging engine does not answer pings, so even an idle worker detects the failure.
 func TestIdleWorkerNoticesHangingEngine(t *testing.T) {
 	for _, idle := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -31,7 +31,7 @@ func TestIdleWorkerNoticesHangingEngine(t *testing.T) {
 			if err := c.Connect(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Minute) // its pings are answered
+			time.Sleep(time.Minute) // the engine answers pings
 			if len(lost) > 0 {
 				t.Fatalf("idle %t: lost before: %v", idle, <-lost)
 			}

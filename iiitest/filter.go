@@ -7,13 +7,12 @@ import (
 	observerfilter "github.com/iii-go/iii/internal/filter"
 )
 
-// filter selects the calls that activate an observer.
 type filter struct {
 	compiled *observerfilter.Filter
 	normal   json.RawMessage // {} matches everything
 }
 
-// document is the input of a filter; a nil field is absent.
+// document is the input of a filter. Nil fields represent missing values.
 type document = observerfilter.Document
 
 // parseFilter compiles the filters of an observer. Nil means no filters.
@@ -28,13 +27,12 @@ func parseFilter(raw json.RawMessage) (*filter, *wireError) {
 	return &filter{compiled: compiled, normal: json.RawMessage(compiled.String())}, nil
 }
 
-// matches reports whether the filter selects a call.
 func (f *filter) matches(d *document) bool { return f.compiled.Matches(d) }
 
 // matchesAll reports whether the filter selects every call.
 func (f *filter) matchesAll() bool { return string(f.normal) == "{}" }
 
-// check compares the paths of the filter with the schemas of the function.
+// check validates the paths in the filter against the schemas of the function.
 func (f *filter) check(of *function) (warnings []string, bad *wireError) {
 	warnings, err := f.compiled.CheckSchemas(of.request, of.response)
 	if err != nil {

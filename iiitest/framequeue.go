@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// frameQueue holds the frames that wait for one client of the stream socket.
+// frameQueue holds the frames that are waiting to be sent to a client of the stream socket.
 type frameQueue struct {
 	mu      *sync.Mutex
 	changed *sync.Cond
@@ -16,7 +16,7 @@ type frameQueue struct {
 
 type queuedFrame struct {
 	data   []byte
-	change bool // may be dropped
+	change bool // may be dropped when the queue is full
 }
 
 func newFrameQueue() frameQueue {
@@ -24,8 +24,9 @@ func newFrameQueue() frameQueue {
 	return frameQueue{mu: mu, changed: sync.NewCond(mu)}
 }
 
-// push never blocks. A full queue drops its oldest change, or the new frame if it holds
-// no change. push returns how many frames it has dropped since the client connected.
+// push queues a frame without blocking. If the queue is full, a change evicts the oldest
+// queued change or, if there is none, is dropped itself. In both cases push returns the number
+// of changes dropped since the client connected. Otherwise it returns 0.
 func (q *frameQueue) push(data []byte, change bool) (dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -46,8 +47,8 @@ func (q *frameQueue) push(data []byte, change bool) (dropped int) {
 	return dropped
 }
 
-// room waits until the queue is not full. This slows down a client that sends requests without
-// reading the answers. room returns false when the queue is closed.
+// room blocks while the queue is full. This slows down a client that sends requests without
+// reading the replies. room returns false if the queue is closed.
 func (q *frameQueue) room() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -57,7 +58,8 @@ func (q *frameQueue) room() bool {
 	return !q.closed
 }
 
-// pop waits for a frame. It returns false when the queue is closed.
+// pop returns the next frame, waiting if there is none. It returns false if the queue is
+// closed.
 func (q *frameQueue) pop() ([]byte, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -73,7 +75,7 @@ func (q *frameQueue) pop() ([]byte, bool) {
 	return frame, true
 }
 
-// close discards the frames and ends all waits.
+// close discards the queued frames and releases all waiting callers.
 func (q *frameQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -13,9 +13,9 @@ import (
 type Direction int
 
 const (
-	// ToEngine is a message that a worker sent.
+	// ToEngine marks a message sent by a worker.
 	ToEngine Direction = iota
-	// FromEngine is a message that the engine sent to a worker.
+	// FromEngine marks a message sent by the engine to a worker.
 	FromEngine
 )
 
@@ -27,26 +27,26 @@ func (d Direction) String() string {
 	return "to engine"
 }
 
-// Frame is one message between a worker and the engine. Frames returns it, and a hook
-// receives it.
+// Frame is a message between a worker and the engine, as returned by Frames and passed to
+// hooks.
 type Frame struct {
-	Time       time.Time // when the engine read or wrote it
-	Worker     string    // the id of the connection
-	WorkerName string    // the name the worker gave itself, "" if none (yet)
+	Time       time.Time // when the engine read or wrote the message
+	Worker     string    // connection id
+	WorkerName string    // name of the worker, or "" if it has not sent one
 	Direction  Direction
-	Binary     bool            // whether it arrived as a binary message
+	Binary     bool            // true for a binary WebSocket message
 	Message    json.RawMessage // as on the wire; not necessarily JSON
 
 	called *workerName
-	cut    bool // a hook requests that the connection be cut
+	cut    bool // set by a hook that cuts the connection
 }
 
-// workerName is the name that a worker gave itself, guarded by Engine.mu. It is
-// separate from the worker because stored messages must not keep the connection alive.
+// workerName is the name of a worker, guarded by Engine.mu. It is separate from worker so that
+// stored messages do not keep the connection alive.
 type workerName struct{ text string }
 
-// Type returns the protocol's type of the message, such as "invokefunction", or "" if
-// it is not a protocol message.
+// Type returns the type of the protocol message, such as "invokefunction", or "" if Message is
+// not a protocol message.
 func (f Frame) Type() string {
 	var m struct {
 		Type string `json:"type"`
@@ -57,21 +57,21 @@ func (f Frame) Type() string {
 	return m.Type
 }
 
-// Verdict is the decision of a hook about a message. The zero value lets the message
-// pass.
+// Verdict is a hook's decision about a message. The zero value delivers the message.
 type Verdict struct {
-	// Delay holds back the message and everything behind it on this connection in this
-	// direction.
+	// Delay is how long to hold back the message, and with it all later messages in the same
+	// direction on the connection.
 	Delay time.Duration
 	// Drop discards the message.
 	Drop bool
-	// Replace, if not nil, replaces the message by any number of messages.
+	// Replace, if not nil, contains the messages to deliver in place of the original. If it is
+	// empty, the original is dropped.
 	Replace []json.RawMessage
-	// Cut ends the connection afterwards, without a Close frame.
+	// Cut ends the connection after the message, without a Close frame.
 	Cut bool
 }
 
-// frameLog keeps the messages of all workers in order and calls the hook.
+// frameLog records the messages of all workers in order, and calls the hook.
 type frameLog struct {
 	hook atomic.Pointer[func(Frame) Verdict]
 
@@ -85,8 +85,8 @@ type frameLog struct {
 
 func (l *frameLog) init(frames, bytes int) { l.maxFrames, l.maxBytes = frames, bytes }
 
-// add passes a message of w through the hook, if there is one, logs the outcome and appends the
-// messages to process to out. It marks f if the hook cuts the connection.
+// add passes a message of w through the hook, which may be nil. It records the messages that
+// result and appends them to out. It sets f.cut if the hook cuts the connection.
 func (l *frameLog) add(w *worker, f *Frame, hook *func(Frame) Verdict, out [][]byte) [][]byte {
 	f.Time, f.Worker, f.called = time.Now(), w.id, w.called
 	out = append(out, f.Message)
@@ -129,9 +129,10 @@ func (l *frameLog) add(w *worker, f *Frame, hook *func(Frame) Verdict, out [][]b
 	return out
 }
 
-// Frames returns the messages of the worker protocol between workers and the engine, in
-// order: received messages in the order of reading, sent messages in the order of
-// writing. Only the last ones are kept, see WithFrameLimit. Do not modify the messages.
+// Frames returns the most recent messages of the worker protocol, within the limits of
+// WithFrameLimit. Received messages are in the order in which the engine read them, and sent
+// messages in the order in which it wrote them. The caller must not modify the contents of the
+// messages.
 func (e *Engine) Frames() []Frame {
 	e.frames.mu.Lock()
 	list := append([]Frame(nil), e.frames.list.All()...)
@@ -144,7 +145,6 @@ func (e *Engine) Frames() []Frame {
 	return list
 }
 
-// name returns the name that the worker gave itself.
 func (w *worker) name() string {
 	w.e.mu.Lock()
 	defer w.e.mu.Unlock()
@@ -156,17 +156,18 @@ type counters struct {
 	undecodable, telemetryIgnored, telemetryRejected, metricsSkipped atomic.Uint64
 }
 
-// Stats holds counters since the start of the engine.
+// Stats contains counts since the start of the engine, and the current numbers of workers and
+// calls.
 type Stats struct {
-	Messages           uint64 // between workers and the engine, both ways
-	Undecodable        uint64 // messages of workers that were dropped: not JSON, of unknown type, or with a missing or wrong field
+	Messages           uint64 // between workers and the engine, in both directions
+	Undecodable        uint64 // messages dropped because they were not JSON, had an unknown type, or had a missing or invalid field
 	FramesForgotten    uint64 // no longer in Frames; see WithFrameLimit
 	TelemetryForgotten uint64 // frames and records no longer kept; see WithTelemetryLimit
 	TelemetryIgnored   uint64 // messages on /otel that are not telemetry
-	TelemetryRejected  uint64 // telemetry frames lost because the engine rejects them
-	MetricsSkipped     uint64 // metrics lost because the engine does not store their type
+	TelemetryRejected  uint64 // telemetry frames that the engine rejected
+	MetricsSkipped     uint64 // metrics of types that the engine does not store
 	Workers            int    // currently connected
-	CallsInFlight      int    // calls that workers currently execute
+	CallsInFlight      int    // calls that workers are executing
 }
 
 // Stats returns the current counters.

@@ -5,34 +5,33 @@ import (
 	"strings"
 )
 
-// function is an entry in the table of functions.
 type function struct {
 	namespace, id string
 	owner         *worker // nil: built in
-	ownerName     string  // of a built-in function: its in-process worker
+	ownerName     string  // in-process worker of a built-in function
 	description   *string
-	request       json.RawMessage // JSON Schemas; nil if unknown
+	request       json.RawMessage // request and response are JSON Schemas; nil if unknown
 	response      json.RawMessage
 	metadata      json.RawMessage
-	builtin       builtinFunc // run by the engine itself: built in, or invoked over HTTP
+	builtin       builtinFunc // nil unless the engine runs the function: built-in, or invoked over HTTP
 	seq           uint64
-	registered    string // the id in the owner's registration; access control may have changed it
+	registered    string // id in the owner's registration; access control may have changed it
 
-	args         *configurationSchema // of observers; nil: observers take none
-	private      bool                 // only its host may call it
+	args         *configurationSchema // schema of observer arguments; nil if observers take none
+	private      bool                 // only the host may call the function
 	unobservable bool
-	legacyType   string       // trigger type that observers of it stand for, or ""
-	events       bool         // only its host activates observers: owner delivery of 0.25
-	source       hostedSource // of a function of the engine: its hooks, or nil
-	announced    bool         // whether its host has received its observers; guarded by observers.mu
-	since, until Protocol     // generations that have it; 0 is unbounded
+	legacyType   string       // trigger type that is represented by observers of the function, or ""
+	events       bool         // only the host activates observers (owner delivery in 0.25)
+	source       hostedSource // hooks of a source that the engine hosts, or nil
+	announced    bool         // the host has received the observers; guarded by observers.mu
+	since, until Protocol     // range of protocols that have the function; 0 is unbounded
 }
 
-// reservedPrefix is reserved for the engine in all namespaces but the default one.
+// reservedPrefix is reserved for the engine in every namespace except the default one.
 const reservedPrefix = "engine::"
 
-// registerFunction registers a function of a worker. As in the engine, it does not
-// replace a function of another live worker, but does replace a built-in one.
+// registerFunction registers a function of a worker. As in the engine, the function can
+// replace a built-in one but not one that belongs to another connected worker.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
 	registered := m.ID
 	if !w.permissions.admitFunction(ns, &m) {
@@ -52,14 +51,14 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	}
 	if err := f.observable(w.speaks().protocol, m.observed); err != nil {
 		e.log.Warn("function rejected: args_format is not a JSON Schema", "worker", w.id, "function", m.ID, "error", err)
-		if w.speaks().hooks { // other workers close the connection at an unknown code
+		if w.speaks().hooks { // other workers disconnect on an unknown code
 			w.send(w.speaks().functionRejected("INVALID_ARGS_FORMAT", key{ns, registered}, w.id))
 		}
 		return
 	}
 	if m.http != nil {
 		overHTTP, err := e.newHTTPFunction(m.ID, m.http)
-		if err != nil { // the worker gets no answer
+		if err != nil { // the worker is not notified
 			e.log.Warn("function invoked over HTTP rejected", "worker", w.id, "function", m.ID, "code", err)
 			return
 		}
@@ -73,7 +72,8 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	}
 }
 
-// enterFunction adds a function of w to the table, unless another worker owns it.
+// enterFunction adds a function of w to the table. It returns false if another worker owns the
+// function or w is disconnecting.
 func (e *Engine) enterFunction(w *worker, k key, f *function) bool {
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
@@ -95,8 +95,8 @@ func (e *Engine) enterFunction(w *worker, k key, f *function) bool {
 	return true
 }
 
-// observable applies the fields of a registration that concern observers. It returns an
-// error if args_format is invalid.
+// observable applies the fields of a registration that concern observers. It returns an error
+// if args_format is invalid.
 func (f *function) observable(p Protocol, m registeredObservable) error {
 	args := json.RawMessage(nil)
 	if o := m.Observe; o != nil {
@@ -121,10 +121,11 @@ func (f *function) observable(p Protocol, m registeredObservable) error {
 	return err
 }
 
-// functionConflict is the code of the rejection of a function that another worker owns.
+// functionConflict is the rejection code for a function that belongs to another worker.
 const functionConflict = "FUNCTION_NAMESPACE_CONFLICT"
 
-// unregisterFunction removes a function if w owns it. Triggers that refer to it stay.
+// unregisterFunction removes a function if w owns it. Triggers that refer to the function
+// remain.
 func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
@@ -140,14 +141,15 @@ func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 	e.observers.hostChanged(k)
 }
 
-// has reports whether connections of the generation p have the function.
+// has reports whether the function exists on connections that use protocol p. Unless strict is
+// set, functions that later protocols have removed still exist.
 func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }
 
-// hosted returns the key of the function that w refers to by id. On connections with
-// observers, id is the one that w has registered, even if a hook has changed it. On other
-// connections, it is the current id without the prefix.
+// hosted returns the key of the function that w refers to by id. If w supports observers, id
+// is the id that w registered, even if a registration hook changed it. Otherwise, id includes
+// the change. In both cases, id lacks the worker's prefix.
 func (e *Engine) hosted(w *worker, ns, id string) key {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -167,7 +169,7 @@ func (e *Engine) hostedLocked(w *worker, ns, id string) key {
 	return k
 }
 
-// hostID returns the id under which the host of f receives calls.
+// hostID returns the function id in calls that are sent to the host of f.
 func (f *function) hostID() string {
 	if f.owner.speaks().observes {
 		return f.registered
@@ -175,8 +177,8 @@ func (f *function) hostID() string {
 	return f.owner.permissions.bare(f.id)
 }
 
-// workerName returns the name of f's owner as listings show it. For an owner without a
-// name it is the first part of the function's id. Engine.mu is held.
+// workerName returns the name of f's owner as shown in listings. For an owner without a name,
+// it is the first segment of the function id. The caller must hold Engine.mu.
 func (f *function) workerName() string {
 	name := f.ownerName
 	if f.owner != nil {

@@ -14,62 +14,63 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Guard configures a guarded listener, as the rbac section of the engine's worker
-// manager does. The engine calls the functions that a Guard names in the namespace
-// default and without a time limit. Register them on a connection through URL, not on a
-// guarded one. An empty id disables a hook. The zero Guard admits every worker and
-// permits only the calls that every worker needs.
+// Guard configures a guarded listener, like the rbac section of the engine's worker manager.
+// The engine calls the functions named in a Guard in the default namespace and without a time
+// limit. Register them on a connection to [Engine.URL], not on a guarded one. An empty id
+// disables the corresponding hook. The zero Guard admits every worker and permits only the
+// calls that every worker needs.
 type Guard struct {
-	// AuthFunctionID names the function that authenticates each new connection, of
-	// workers and of telemetry (AuthInput, AuthResult). If it returns an error, no
-	// result or an undecodable one, the connection is rejected. Without it, every
-	// worker may connect and register anything.
+	// AuthFunctionID names the function that authenticates each new connection for workers or
+	// telemetry. Its input is an [iii.AuthInput], and its result an [iii.AuthResult]. If the
+	// function returns an error, no result or an invalid one, the engine rejects the
+	// connection. If AuthFunctionID is empty, every worker may connect and register anything.
 	AuthFunctionID string
 
-	// MiddlewareFunctionID names a function that receives every permitted call instead
-	// of its target, in the namespace of the call, except calls of the engine's own
-	// engine:: functions. Its input is an object with function_id, payload, action,
-	// context and namespace; its result is the outcome of the call.
+	// MiddlewareFunctionID names a function that receives every permitted call in place of its
+	// target, in the namespace of the call. Calls to the engine's own engine:: functions are
+	// exempt. The input is an object with function_id, payload, action, context and namespace.
+	// The result becomes the result of the call.
 	MiddlewareFunctionID string
 
-	// OnFunction, OnTrigger and OnTriggerType name functions that approve registrations
-	// and may change them (OnFunctionRegistrationInput and -Result, and so on). If one
-	// returns an error, no result or a result that is not an object, the engine rejects
-	// the registration without notifying the worker.
+	// OnFunction, OnTrigger and OnTriggerType name functions that approve registrations and
+	// may change them. OnFunction takes an [iii.OnFunctionRegistrationInput] and returns an
+	// [iii.OnFunctionRegistrationResult]; the types for the other two are named accordingly.
+	// If one of the functions returns an error, no result or a result that is not an object,
+	// the engine rejects the registration without notifying the worker.
 	OnFunction, OnTrigger, OnTriggerType string
 
-	// OnObserver names the function that approves each observer of a worker in the same
-	// way, except that the worker of a rejected observer receives FORBIDDEN. The input
-	// is an object with observer_id, source, target, metadata, max_fires,
-	// expires_in_ms, max_in_flight and context; the result cannot change the observer.
-	// How engines 0.25 and 0.26 do this is not known; the form of the input is a guess.
+	// OnObserver names the function that approves each observer that a worker registers. It
+	// works like OnFunction, but the worker of a rejected observer receives FORBIDDEN, and the
+	// result cannot change the observer. The input is an object with observer_id, source,
+	// target, metadata, max_fires, expires_in_ms, max_in_flight and context. This form is a
+	// guess: the behavior of engines 0.25 and 0.26 is not known.
 	OnObserver string
 
-	// Expose lists the functions of the namespace default that every worker may call,
-	// either as match("pattern") as in the engine's configuration or as the bare
-	// pattern. In a pattern, * stands for any text; a pattern without * is an exact id.
+	// Expose lists the functions of the default namespace that every worker may call. An entry
+	// is either a pattern or match("pattern"), as in the engine's configuration. In a pattern,
+	// * matches any text. A pattern without * is an exact id.
 	Expose []string
 
-	// ExposeMetadata exposes functions of the namespace default by the metadata of
-	// their registrations. The metadata must contain every key with an equal value or,
-	// if the value here is match("pattern"), with a string that matches the pattern.
-	// An empty map exposes nothing.
+	// ExposeMetadata exposes functions of the default namespace by the metadata in their
+	// registrations. The metadata must contain every key of the map with an equal value. If
+	// the value in the map is match("pattern"), the metadata must instead have a string value
+	// that matches the pattern. An empty map exposes nothing.
 	ExposeMetadata map[string]any
 
 	// ExposeFilters exposes further functions, in any namespace.
 	ExposeFilters []ExposeFilter
 
-	// ExposeAll exposes every function of every namespace, like a listener without an
-	// rbac section in its configuration.
+	// ExposeAll exposes every function in every namespace, like a listener without an rbac
+	// section in its configuration.
 	ExposeAll bool
 
-	// Addr is the address of the listener. The default is 127.0.0.1:0, a free port of
-	// the loopback interface. See WithAddrs.
+	// Addr is the address of the listener. The default is 127.0.0.1:0, a free port on the
+	// loopback interface. See WithAddrs.
 	Addr string
 }
 
-// ExposeFilter exposes functions of one namespace, either by id or by the metadata of
-// their registrations; set exactly one of Match and Metadata.
+// ExposeFilter exposes functions of one namespace, either by id or by the metadata in their
+// registrations. Exactly one of Match and Metadata must be set.
 type ExposeFilter struct {
 	// Namespace is the namespace of the functions. The default is "default".
 	Namespace string
@@ -81,28 +82,26 @@ type ExposeFilter struct {
 	Metadata map[string]any
 }
 
-// guard is a validated Guard.
 type guard struct {
 	Guard
 	filters []exposeFilter
 }
 
-// exposeFilter is a validated ExposeFilter.
 type exposeFilter struct {
 	namespace string
-	pattern   string                    // of the id, if metadata is empty
+	pattern   string                    // matched against the id if metadata is empty
 	metadata  map[string]metadataFilter // by key
 }
 
-// metadataFilter is the condition on the value of one metadata key.
+// metadataFilter is a condition on the value of one metadata key.
 type metadataFilter struct {
-	pattern *string // for strings
+	pattern *string // for string values
 	equal   json.RawMessage
 }
 
-// WithGuard opens a second listener for workers, at GuardedURL, that restricts its
-// connections by g. The listener also serves /otel and channels. By default there is
-// none.
+// WithGuard opens a second listener for workers, at GuardedURL, and restricts its connections
+// as g specifies. The listener also serves /otel and channels. By default there is no guarded
+// listener.
 func WithGuard(g Guard) Option {
 	filters := slices.Clone(g.ExposeFilters)
 	for _, pattern := range g.Expose {
@@ -132,7 +131,7 @@ func WithGuard(g Guard) Option {
 	}
 }
 
-// ready validates a filter and compiles it. The result shares no memory with f.
+// ready validates and compiles a filter. The result shares no memory with f.
 func (f ExposeFilter) ready() (exposeFilter, error) {
 	own := exposeFilter{namespace: cmp.Or(f.Namespace, defaultNamespace)}
 	switch pattern, _ := patternOf(f.Match); {
@@ -163,8 +162,8 @@ func (f ExposeFilter) ready() (exposeFilter, error) {
 	return own, nil
 }
 
-// patternOf returns the pattern of match("…") or match('…'), and whether the text has
-// that form.
+// patternOf returns the pattern in match("…") or match('…'). For a filter in any other form,
+// it returns the filter and false.
 func patternOf(filter string) (pattern string, is bool) {
 	inner, ok := strings.CutPrefix(strings.TrimSpace(filter), "match(")
 	if !ok {
@@ -178,7 +177,7 @@ func patternOf(filter string) (pattern string, is bool) {
 	return inner[1 : len(inner)-1], true
 }
 
-// wildcard reports whether s matches a pattern in which * stands for any text.
+// wildcard reports whether s matches a pattern in which * matches any text.
 func wildcard(pattern, s string) bool {
 	first, rest, open := strings.Cut(pattern, "*")
 	if !open {
@@ -199,15 +198,15 @@ func wildcard(pattern, s string) bool {
 	return strings.HasSuffix(s, parts[len(parts)-1])
 }
 
-// exposes reports whether every worker may call a function. f is nil if no function has
-// the id.
+// exposes reports whether every worker may call a function. f is nil if the function does not
+// exist.
 func (g *guard) exposes(namespace, id string, f *function) bool {
 	return g.ExposeAll || slices.ContainsFunc(g.filters, func(x exposeFilter) bool {
 		return x.namespace == namespace && x.fits(id, f)
 	})
 }
 
-// fits reports whether the filter exposes a function of its namespace.
+// fits reports whether the filter exposes a function of the filter's namespace.
 func (x exposeFilter) fits(id string, f *function) bool {
 	if len(x.metadata) == 0 {
 		return wildcard(x.pattern, id)
@@ -232,8 +231,8 @@ func (x exposeFilter) fits(id string, f *function) bool {
 	return true
 }
 
-// authenticate creates the permissions of a connection, or returns why it is refused. A
-// nil guard means the open listener, which has no restrictions.
+// authenticate returns the permissions of a new connection, or the reason for refusing it. g
+// is nil for the open listener, which has no restrictions.
 func (e *Engine) authenticate(g *guard, r *http.Request) (p *permissions, refusal string) {
 	e.mu.Lock()
 	refusal = e.refusal
@@ -262,10 +261,10 @@ func (e *Engine) authenticate(g *guard, r *http.Request) (p *permissions, refusa
 	return p, ""
 }
 
-// decodeAuthResult decodes the result of an auth function. If the result is invalid it
-// returns a description of the fault.
+// decodeAuthResult decodes the result of an auth function. If the result is invalid, it
+// returns a description of the error.
 func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
-	type AuthResult struct { // in the engine's order
+	type AuthResult struct { // fields in the engine's order
 		Namespaces                   map[string][]string `json:"namespaces,omitempty"`
 		AllowedFunctions             []string            `json:"allowed_functions,omitempty"`
 		ForbiddenFunctions           []string            `json:"forbidden_functions,omitempty"`
@@ -288,7 +287,8 @@ func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	return out, detail
 }
 
-// anyJSON holds any JSON value. In a list, unlike a json.RawMessage, it may be absent.
+// anyJSON is any JSON value. If an input is an array, an optional anyJSON field may be
+// missing, unlike a json.RawMessage field.
 type anyJSON struct{ raw json.RawMessage }
 
 func (a *anyJSON) decodeStrict(raw json.RawMessage) string {

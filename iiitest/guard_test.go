@@ -15,9 +15,9 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// judge serves the functions of a guard on c until the connection ends. It answers each
-// call with the entry of answers for the function: a result or, after "!", the message
-// of an error. The channel receives the calls.
+// judge serves the functions of a guard on c until the connection ends. answers contains the
+// result of each function or, after "!", an error message. judge sends each call to the
+// returned channel.
 func judge(c *client, answers map[string]string) <-chan string {
 	c.t.Helper()
 	c.register("judge")
@@ -55,7 +55,7 @@ func judge(c *client, answers map[string]string) <-chan string {
 	return asked
 }
 
-// enter connects a worker through the guarded listener.
+// enter connects a worker to the guarded listener.
 func enter(t testing.TB, e *Engine) *client {
 	t.Helper()
 	c := dialURL(t, e, e.GuardedURL())
@@ -223,10 +223,10 @@ func TestCallPermissions(t *testing.T) {
 	}
 	c.send(`{"type":"invokefunction","function_id":"m::yes","data":1}`)
 	owner.want(`{"type":"invokefunction","invocation_id":"*","function_id":"m::yes","data":1}`)
-	// A rejected call gets an error even if the caller expects no answer.
+	// A rejected call gets an error even if the caller expects no reply.
 	c.send(`{"type":"invokefunction","function_id":"other","data":1,"action":{"type":"void"}}`)
 	c.want(`{"type":"invocationresult","invocation_id":"*","function_id":"other","error":{"code":"FORBIDDEN","message":"` + fmt.Sprintf(add, "other") + `"}}`)
-	// A connection may declare only the namespaces of its grants.
+	// A connection may declare only namespaces that it has been granted.
 	m := c.call("engine::workers::register", `{"name":"c","namespace":"else"}`)
 	if got := fmt.Sprint(m["error"]); !strings.Contains(got, "namespace 'else' not allowed for this session (permitted: default, none, shop)") ||
 		errorCode(m) != "FORBIDDEN" {
@@ -305,8 +305,8 @@ func TestMiddleware(t *testing.T) {
 		c.want(`{"type":"invocationresult","invocation_id":"*","function_id":"f::g","error":{"code":"E","message":"no"},
 			"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}`)
 	}
-	// The engine's own functions bypass the middleware; a call with a namespace goes to
-	// the middleware of that namespace.
+	// The engine's own functions bypass the middleware. A call with a namespace goes to the
+	// middleware in that namespace.
 	if m := c.call("engine::functions::list", `{}`); m["result"] == nil {
 		t.Errorf("built-in function: %v", m)
 	}
@@ -344,7 +344,8 @@ func TestHooksAndPrefix(t *testing.T) {
 	c.send(`{"type":"registertrigger","id":"t1","trigger_type":"hook","function_id":"f::old","config":{"a":1}}`)
 	<-asked
 	c.want(`{"type":"registertrigger","id":"t2","trigger_type":"hook2","function_id":"p::f::old","config":null}`)
-	// The worker uses its function without the prefix, all other workers with it.
+	// The worker calls its function by the id without the prefix. All other workers use the id
+	// with the prefix.
 	other.send(`{"type":"invokefunction","function_id":"p::f::new","data":1}`)
 	c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::new","data":1}`)
 	info := other.call("engine::functions::info", `{"function_id":"p::f::new"}`)["result"]
@@ -353,7 +354,7 @@ func TestHooksAndPrefix(t *testing.T) {
 	}, info); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// Durable triggers use the prefix, too, but do not pass the hooks.
+	// The prefix also applies to durable triggers. The registration hooks do not.
 	c.send(`{"type":"invokefunction","function_id":"engine::register_trigger","data":{"trigger_type":"none","function_id":"x"}}`)
 	c.send(`{"type":"unregisterfunction","id":"f::new"}`)
 	c.sync()
@@ -362,7 +363,6 @@ func TestHooksAndPrefix(t *testing.T) {
 	}
 }
 
-// A denial is silent: nothing is registered, and the worker gets no message.
 func TestDeniedRegistrationsAreSilent(t *testing.T) {
 	for name, tt := range map[string]struct{ auth, hook string }{
 		"by the session": {`{"allow_function_registration":false,"allowed_trigger_types":[]}`, `{}`},
@@ -398,7 +398,6 @@ func TestDeniedRegistrationsAreSilent(t *testing.T) {
 	}
 }
 
-// Close does not wait for an auth function or a hook that never answers.
 func TestCloseDuringAuthentication(t *testing.T) {
 	e := Start(t, WithGuard(Guard{AuthFunctionID: "auth"}))
 	provider := dial(t, e).register("provider")
@@ -414,7 +413,7 @@ func TestCloseDuringAuthentication(t *testing.T) {
 	}
 }
 
-// An empty prefix still counts as a prefix: ids begin with its colons.
+// An empty prefix is still a prefix: ids start with "::".
 func TestEmptyPrefixIsAPrefix(t *testing.T) {
 	e := Start(t, WithGuard(Guard{AuthFunctionID: "auth", ExposeAll: true}))
 	judge(dial(t, e), map[string]string{"auth": `{"function_registration_prefix":""}`})
@@ -427,7 +426,7 @@ func TestEmptyPrefixIsAPrefix(t *testing.T) {
 	}
 }
 
-// Calls of the engine's own functions bypass the middleware in every namespace. If the
+// Calls to the engine's own functions bypass the middleware in every namespace. If the
 // middleware does not exist in the namespace of a call, the error names the middleware.
 func TestMiddlewareInAnotherNamespace(t *testing.T) {
 	e := Start(t, WithGuard(Guard{MiddlewareFunctionID: "mw", ExposeAll: true}))

@@ -13,7 +13,6 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// connect creates a client and connects it.
 func connect(t *testing.T, url string, prepare func(c *iii.Client) error, opts ...iii.Option) (*iii.Client, error) {
 	t.Helper()
 	c, err := iii.New(url, opts...)
@@ -27,7 +26,6 @@ func connect(t *testing.T, url string, prepare func(c *iii.Client) error, opts .
 	return c, c.Connect(t.Context())
 }
 
-// On the guarded listener, the identity of a client determines its permissions.
 func TestClientBehindGuard(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "auth", Expose: []string{"open::*"}}))
 	_, err := connect(t, e.URL(), func(c *iii.Client) error {
@@ -64,7 +62,6 @@ func TestClientBehindGuard(t *testing.T) {
 	}
 }
 
-// A server that verifies signatures accepts the engine's requests.
 func TestClientHTTPInvoked(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)

@@ -22,13 +22,13 @@ func (e *Engine) registerHTTP() {
 	e.addTriggerType("http", "iii-http", "HTTP API trigger", &e.routes)
 }
 
-// httpPayload is the payload for the function of an http trigger. All values are canonical.
+// httpPayload is the input of a function with an http trigger. All values are canonical.
 type httpPayload struct {
 	body                             json.RawMessage // nil: null
 	headers, pathParams, queryParams json.RawMessage
-	method, path                     string          // path is the registered one
-	requestBody, response            json.RawMessage // references to the channels; nil: none
-	observer                         bool            // for an observer, not for a trigger
+	method, path                     string          // path as registered
+	requestBody, response            json.RawMessage // references to channels; nil if there are none
+	observer                         bool            // for an observer instead of a trigger
 }
 
 // json returns the payload in canonical form.
@@ -43,11 +43,11 @@ func (p *httpPayload) json() json.RawMessage {
 	return o.bytes()
 }
 
-// serveHTTP answers a request to the HTTP triggers.
+// serveHTTP serves a request to the HTTP triggers.
 func (e *Engine) serveHTTP(w *webExchange) {
 	found, params, methods := e.routes.find(w.method, w.path)
 	switch {
-	case w.method == http.MethodOptions: // every OPTIONS counts as a preflight request
+	case w.method == http.MethodOptions: // every OPTIONS request counts as preflight
 		w.respond(http.StatusOK, preflight(methods), nil)
 		return
 	case found != nil:
@@ -77,8 +77,8 @@ func (e *Engine) serveHTTP(w *webExchange) {
 
 const corsVary = "origin, access-control-request-method, access-control-request-headers"
 
-// cors adds fields to a header that allow every page to read the response. The reply of
-// a function cannot override them.
+// cors adds the header fields that allow pages from any origin to read the response. The reply
+// of a function cannot override them.
 func cors(header webHeader) webHeader {
 	header = slices.Clone(header)
 	header.add("vary", corsVary)
@@ -87,7 +87,7 @@ func cors(header webHeader) webHeader {
 	return header
 }
 
-// preflight returns the header of the response to OPTIONS for a path with these
+// preflight returns the response header for an OPTIONS request to a path with the given
 // methods.
 func preflight(methods []string) webHeader {
 	header := webHeader{
@@ -106,27 +106,27 @@ type exchange struct {
 	e     *Engine
 	route *route
 	web   *webExchange
-	trace context.Context // the engine's context, with the trace of this request
+	trace context.Context // engine's context with the request's trace
 
 	requestBody, response *channel
 	payload               httpPayload
 
-	ended atomic.Int32 // counts two events: the response is sent, the function has returned
+	ended atomic.Int32 // number of finished parts: the response and the function
 }
 
-// run answers the request. Whatever the function does, the response begins before the
-// timeout; the outcome of a function that takes longer is discarded.
+// run serves the request. The response starts before the timeout, whatever the function does.
+// If the function takes longer, its result is discarded.
 func (x *exchange) run() {
 	timeout := time.NewTimer(x.e.cfg.httpTimeout)
 	defer timeout.Stop()
-	ctx, cancel := context.WithCancel(x.e.ctx) // ends with the request
+	ctx, cancel := context.WithCancel(x.e.ctx) // canceled when the request is done
 	defer cancel()
 	x.response.take(reading)
 	defer x.end()
 	defer x.e.endChannel(x.response, reading)
 	x.requestBody.take(writing)
 	if !x.readBody(ctx) {
-		x.end() // for the function
+		x.end() // in place of the function, which is not called
 		x.web.respond(http.StatusGatewayTimeout, nil, nil)
 		return
 	}
@@ -158,8 +158,8 @@ func (x *exchange) run() {
 	}
 }
 
-// end records the end of the response or of the function. After both, it releases the
-// ends of the channels that nobody has taken, and thereby the channels.
+// end records that the response or the function has finished. Once both have finished, it
+// closes the channel ends that the function has not taken, which deletes those channels.
 func (x *exchange) end() {
 	if x.ended.Add(1) < 2 {
 		return
@@ -168,9 +168,9 @@ func (x *exchange) end() {
 	x.e.releaseChannel(x.response, writing)
 }
 
-// readBody passes the body to the request's channel and, if the body is JSON, to the payload.
-// It reads a JSON body completely before it returns, and returns false if the body does not
-// arrive in time. The channel closes when the body ends.
+// readBody passes the request body to the channel of the request and, if the body is JSON, to
+// the payload. It reads a JSON body completely before it returns, and returns false if the
+// body does not arrive in time. The channel closes at the end of the body.
 func (x *exchange) readBody(ctx context.Context) bool {
 	if x.web.body == nil || !strings.Contains(x.web.header.get("content-type"), "application/json") {
 		x.web.listen(func(data []byte) bool {
@@ -201,9 +201,9 @@ func (x *exchange) readBody(ctx context.Context) bool {
 	return true
 }
 
-// call calls the middleware functions, the condition and the function. If the function
-// returns nothing, call returns no reply: the response then comes over its channel, or
-// never.
+// call runs the middleware functions, the condition and the function. If the function returns
+// no result, call returns false; the response is then sent over the response channel, if at
+// all.
 func (x *exchange) call() (reply, bool) {
 	for _, id := range x.e.cfg.httpMiddleware {
 		if r, stop := x.middleware(id, defaultNamespace); stop {
@@ -238,7 +238,8 @@ func (x *exchange) call() (reply, bool) {
 	return replyOf(result), true
 }
 
-// middleware calls a middleware function, which may answer instead of the function.
+// middleware calls a middleware function. It returns true if the middleware responds in place
+// of the function.
 func (x *exchange) middleware(id, namespace string) (reply, bool) {
 	input := mustEncode(map[string]any{
 		"phase": "preHandler", "context": map[string]any{},
@@ -272,19 +273,18 @@ func (x *exchange) middleware(id, namespace string) (reply, bool) {
 	return middlewareReply(members["response"]), true
 }
 
-// middlewareTimeout is the time limit of a middleware function.
 const middlewareTimeout = 30 * time.Second
 
-// streamedHead is the beginning of a response that is sent over its channel: what control
-// messages have set, and the first binary frame.
+// streamedHead is the start of a response that is sent over a channel: status, header and
+// first data.
 type streamedHead struct {
 	status int
-	fields map[string]string // by name as spelled
-	first  []byte            // nil: the channel ended without data
+	fields map[string]string // by name, case preserved
+	first  []byte            // nil if the channel closed without data
 }
 
-// control applies a control message: set_status, or set_headers with a map of single
-// values. It ignores all other text.
+// control applies a control message: set_status, or set_headers with one value per name. Other
+// text is ignored.
 func (h *streamedHead) control(data []byte) {
 	if checkJSON(data) != nil {
 		return
@@ -304,8 +304,8 @@ func (h *streamedHead) control(data []byte) {
 	}
 }
 
-// header returns the header that the control messages have set, sorted by name. Names that
-// differ only in case remain separate. The engine itself uses the order of a hash table.
+// header returns the fields set by control messages, sorted by name. Names that differ only in
+// case remain separate. The engine itself uses the order of a hash table.
 func (h *streamedHead) header() (header webHeader) {
 	for _, name := range slices.Sorted(maps.Keys(h.fields)) {
 		header.addValid(name, h.fields[name])
@@ -313,7 +313,7 @@ func (h *streamedHead) header() (header webHeader) {
 	return header
 }
 
-// stream sends a response that comes over its channel.
+// stream sends a response that the function writes to the response channel.
 func (x *exchange) stream(head streamedHead) {
 	if !x.web.head(head.status, cors(head.header()), unknown) || !x.web.send(head.first) {
 		return
@@ -325,7 +325,7 @@ func (x *exchange) stream(head streamedHead) {
 			case !more:
 				x.web.end()
 				return
-			case f.kind == websocket.BinaryMessage && len(f.data) > 0: // later text is ignored
+			case f.kind == websocket.BinaryMessage && len(f.data) > 0: // text after the head is ignored
 				if !x.web.send(f.data) {
 					return
 				}
@@ -338,8 +338,8 @@ func (x *exchange) stream(head streamedHead) {
 	}
 }
 
-// headersOf returns the request header as a function sees it: the last value of each
-// name, and "" for a value that is not visible ASCII.
+// headersOf returns the request header as passed to a function. It contains the last value of
+// each name, or "" if that value is not visible ASCII.
 func headersOf(header webHeader) json.RawMessage {
 	var room [fewMembers]*webField
 	fields := room[:0]
@@ -363,7 +363,7 @@ func visible(s string) string {
 	return s
 }
 
-// queryParams decodes a query. If a name has several values, the last one counts.
+// queryParams decodes a query. If a name has several values, the last one is used.
 func queryParams(raw string) map[string]string {
 	params := map[string]string{}
 	for pair := range strings.SplitSeq(raw, "&") {
@@ -376,8 +376,8 @@ func queryParams(raw string) map[string]string {
 	return params
 }
 
-// unescape decodes percent-encoding and leaves invalid escapes as they are. Bytes that
-// are not UTF-8 become U+FFFD.
+// unescape decodes percent-encoding. Invalid escapes remain unchanged, and bytes that are not
+// UTF-8 become U+FFFD.
 func unescape(s string) string {
 	if strings.IndexByte(s, '%') < 0 {
 		return strings.ReplaceAll(s, "+", " ")
@@ -401,8 +401,8 @@ func unescape(s string) string {
 	return lossyText(b)
 }
 
-// lossyText converts b to text. As the Unicode standard recommends, each longest prefix
-// of an incomplete character becomes one U+FFFD.
+// lossyText converts b to UTF-8. As the Unicode standard recommends, each maximal prefix of an
+// incomplete character becomes one U+FFFD.
 func lossyText(b []byte) string {
 	if utf8.Valid(b) {
 		return string(b)
@@ -421,19 +421,19 @@ func lossyText(b []byte) string {
 	return text.String()
 }
 
-// brokenLength returns how many bytes at the beginning of b form a broken character.
+// brokenLength returns the length of the incomplete character at the start of b.
 func brokenLength(b []byte) int {
 	n := 1
 	for n < len(b) && n < utf8.UTFMax && !utf8.FullRune(b[:n]) {
 		n++
 	}
 	if !utf8.FullRune(b[:n]) {
-		return n // end of the text
+		return n // b ends within the character
 	}
 	return max(n-1, 1)
 }
 
-// allowed returns the Allow header for the methods of a path.
+// allowed returns the value of the Allow header for the methods of a path.
 func allowed(methods []string) string {
 	var list []string
 	for _, m := range methods {

@@ -38,7 +38,6 @@ func newWeb(t testing.TB, e *Engine) *web {
 	return &web{t, e, &http.Client{Transport: transport}}
 }
 
-// answer is the response to a request.
 type answer struct {
 	status int
 	header http.Header
@@ -69,13 +68,12 @@ func (w *web) do(method, path, body string, headers ...string) <-chan answer {
 	return done
 }
 
-// route binds a function to a method and a path.
 func (c *client) route(id, functionID, method, path string) {
 	c.t.Helper()
 	c.send(`{"type":"registertrigger","id":%q,"trigger_type":"http","function_id":%q,"config":{"http_method":%q,"api_path":%q}}`, id, functionID, method, path)
 }
 
-// answer answers the next invocation and returns its data.
+// answer replies to the next invocation and returns its data.
 func (c *client) answer(more string) map[string]any {
 	c.t.Helper()
 	m := c.recv()
@@ -102,7 +100,7 @@ func TestRouting(t *testing.T) {
 	}
 	c.sync()
 	for _, test := range []struct {
-		request, path string // path: of the route; "" if there is none
+		request, path string // path of the matching route, or "" for none
 		params        map[string]any
 	}{
 		{"GET /items/7?x=1", "/items/:id", map[string]any{"id": "7"}},
@@ -173,7 +171,7 @@ func TestRouteTakenOver(t *testing.T) {
 		<-done
 	}
 	want("/a", "two")
-	c.route("r2", "two", "GET", "/b") // a changed path leaves the old route
+	c.route("r2", "two", "GET", "/b") // the old route remains when the path changes
 	c.sync()
 	want("/a", "two")
 	want("/b", "two")
@@ -186,8 +184,8 @@ func TestRouteTakenOver(t *testing.T) {
 	c.want(`{"type":"triggerregistrationresult","id":"bad","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed","message":"api_path is required for http triggers"}}`)
 }
 
-// A running engine never recovers from these routes. Here they are rejected, and routes
-// before and after them work.
+// A running engine never recovers from these routes. Here they are rejected, and all other
+// routes keep working.
 func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("c")
@@ -224,7 +222,7 @@ func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	}
 }
 
-// The router accepts one wildcard at a position, whatever the method.
+// The router accepts only one wildcard at a position, even for different methods.
 func TestConflictingWildcardsAreRejected(t *testing.T) {
 	const names = "routes with identical structure but different path-parameter names are not supported"
 	const rest = "a wildcard that takes the rest of a path shares its place with no other"
@@ -255,7 +253,7 @@ func TestConflictingWildcardsAreRejected(t *testing.T) {
 				c.want(fmt.Sprintf(`{"type":"triggerregistrationresult","id":"1","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed",`+
 					`"message":"Route '%s' conflicts with already-registered route '%s': %s"}}`, test.second, test.first, test.why))
 			}
-			c.sync() // fails if anything else has arrived
+			c.sync() // fails on any other message
 		})
 	}
 }
@@ -295,8 +293,8 @@ func TestRequestPayload(t *testing.T) {
 	}
 }
 
-// The middleware of the server runs in its own order, before the condition and the
-// middleware of the route, and is in the default namespace.
+// Server middleware runs in the default namespace, in the order in which it was set, before
+// the condition and middleware of the route.
 func TestServerMiddleware(t *testing.T) {
 	e := Start(t, WithHTTPMiddleware("mw::a"), WithHTTPMiddleware("mw::b", "mw::c"))
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -333,7 +331,7 @@ func TestServerMiddleware(t *testing.T) {
 	}
 }
 
-// The rest of one request does not affect the next request on the connection.
+// Unread data of one request must not affect the next request on the connection.
 func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -361,7 +359,7 @@ func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 			done <- answer{status: response.StatusCode, err: err}
 		}()
 		c.answer(`,"result":{"status_code":201}`)
-		// The connection can end before the whole body is written.
+		// The connection can end before the whole body has been written.
 		if got := <-done; got.err == nil && got.status != 201 {
 			t.Fatalf("request %d: status %d", i, got.status)
 		}
@@ -406,7 +404,7 @@ func TestMiddlewareReplies(t *testing.T) {
 func TestHTTPTimeout(t *testing.T) {
 	for _, test := range []struct {
 		contentType string
-		called      bool // whether the function is called: a JSON body must be complete first
+		called      bool // the function is called before the body is complete
 	}{{"text/plain", true}, {"application/json", false}} {
 		t.Run(test.contentType, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -417,7 +415,7 @@ func TestHTTPTimeout(t *testing.T) {
 				c.route("r", "f", "POST", "/f")
 				c.sync()
 				begin := time.Now()
-				// The body never ends either.
+				// The body never ends.
 				body, more := io.Pipe()
 				r, _ := http.NewRequestWithContext(t.Context(), "POST", e.HTTPURL()+"/f", body)
 				r.Header.Set("Content-Type", test.contentType)
@@ -433,7 +431,7 @@ func TestHTTPTimeout(t *testing.T) {
 				if got := response.Header.Get("Access-Control-Allow-Origin"); got != "" {
 					t.Errorf("CORS header of a timeout: %q", got)
 				}
-				if test.called { // it continues; its result is discarded
+				if test.called { // the function continues; its result is discarded
 					c.answer(`,"result":1`)
 				}
 				c.sync()
@@ -464,7 +462,7 @@ func TestClientOfARequestLeaves(t *testing.T) {
 			t.Errorf("request: %v", err)
 		}
 		synctest.Wait()
-		// The response has no reader any more, so its writer is cut off.
+		// The response has no reader, so its writer is cut off.
 		_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
 		if _, _, err := conn.ReadMessage(); err == nil || websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
 			t.Errorf("writer of the response: %v, want a cut", err)
@@ -521,8 +519,7 @@ func TestOverTCP(t *testing.T) {
 	}
 }
 
-// ask sends a request that consists of its first line and the given headers, and reads
-// the response as it arrives.
+// ask sends a request with the given request line and headers, and reads the response.
 func (w *web) ask(line string, headers ...string) <-chan webAnswer {
 	w.t.Helper()
 	conn, err := w.e.DialContext(w.t.Context(), "tcp", w.e.httpServer.addr)
@@ -543,8 +540,8 @@ func (w *web) ask(line string, headers ...string) <-chan webAnswer {
 	return done
 }
 
-// TestReplyVectors replays recorded replies of functions and expects the recorded
-// responses, including the order of the headers.
+// TestReplyVectors checks the responses to recorded function results against the recorded
+// responses, including the order of headers.
 func TestReplyVectors(t *testing.T) {
 	file, err := os.ReadFile("../testdata/0.23/http-reply-vectors.json")
 	if err != nil {
@@ -599,8 +596,8 @@ func TestReplyVectors(t *testing.T) {
 	}
 }
 
-// raw sends bytes to the HTTP triggers. answer receives everything that arrives until
-// the connection ends. The caller can send more bytes over conn.
+// raw sends bytes to the HTTP triggers. The caller can send more on conn. answer receives
+// everything that arrives until the connection ends.
 func (w *web) raw(request string) (conn net.Conn, answer <-chan string) {
 	w.t.Helper()
 	conn, err := w.e.DialContext(w.t.Context(), "tcp", w.e.httpServer.addr)
@@ -617,7 +614,7 @@ func (w *web) raw(request string) (conn net.Conn, answer <-chan string) {
 	return conn, done
 }
 
-// The most specific path that matches a request determines the methods.
+// The Allow header lists the methods of the most specific matching path.
 func TestMethodNotAllowed(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -741,7 +738,7 @@ func TestRequestHeads(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		request string
-		headers map[string]any // what the function sees
+		headers map[string]any // headers passed to the function
 		answer  string
 	}{
 		"no host":             {head(), map[string]any{"connection": "close"}, ok},
@@ -786,8 +783,7 @@ func TestRequestHeads(t *testing.T) {
 	}
 }
 
-// Requests can follow each other on a connection, in both versions, even if the second
-// arrives before the response to the first.
+// Both HTTP versions support several requests on a connection, even pipelined ones.
 func TestConnectionsAreKept(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -812,7 +808,43 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 }
 
-// Header fields of a function that concern framing are sent unchanged, however wrong.
+// The connection can be reused even if the response is ready before the reading goroutine runs.
+func TestBodyThatArrivedWithTheHeadIsRead(t *testing.T) {
+	for _, request := range []string{
+		"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+		"POST / HTTP/1.1\r\n\r\n",
+	} {
+		server, client := net.Pipe()
+		defer client.Close()
+		go func() {
+			_, _ = io.WriteString(client, request)
+			_, _ = io.Copy(io.Discard, client)
+		}()
+		c := newWebConn(nil, server)
+		r, refused := c.request()
+		if refused != 0 {
+			t.Fatalf("%q: rejected with status %d", request, refused)
+		}
+		x := &webExchange{conn: c, webRequest: r, gone: make(chan struct{})}
+		if r.length != 0 {
+			x.body = newWebBody(c, r)
+		}
+		var got []byte
+		x.listen(func(data []byte) bool { got = append(got, data...); return true })
+		x.respond(http.StatusOK, nil, nil)
+		if !x.keepAlive {
+			t.Errorf("%q: the connection is not kept", request)
+		}
+		_ = server.Close()
+		<-x.listening
+		if want := "{}"; x.body != nil && string(got) != want {
+			t.Errorf("%q: body %q, want %q", request, got, want)
+		}
+	}
+}
+
+// Framing headers set by a function are sent unchanged, even if they are wrong.
 func TestContradictoryRepliesAreSentUnchanged(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)

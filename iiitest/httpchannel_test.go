@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// channel opens an end of a channel to which a payload refers.
+// channel opens the end of a channel that ref refers to.
 func (w *web) channel(ref any) *websocket.Conn {
 	w.t.Helper()
 	r, _ := ref.(map[string]any)
@@ -71,7 +71,7 @@ func (e *Engine) channelCount() int {
 	return len(e.channels.byID)
 }
 
-// No channel outlives its request, whichever ends were taken.
+// A channel outlives its request only while the function keeps an end open.
 func TestChannelsOfFinishedRequestsAreFreed(t *testing.T) {
 	end := func(conn *websocket.Conn) {
 		_ = conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
@@ -80,10 +80,10 @@ func TestChannelsOfFinishedRequestsAreFreed(t *testing.T) {
 	large := strings.Repeat("x", 1<<20)
 	for _, test := range []struct {
 		name, body string
-		more       string // members of the function's answer
+		more       string // more members of the result message
 		before     func(w *web, data map[string]any)
-		late       bool // the function answers after the request has ended
-		left       int  // channels with an open end afterwards
+		late       bool // the function responds after the request has ended
+		left       int  // channels that remain because an end is open
 	}{
 		{name: "a value", more: `,"result":1`},
 		{name: "an error", more: `,"error":{"code":"C","message":"m"}`},
@@ -174,7 +174,7 @@ func TestResponseOverItsChannel(t *testing.T) {
 		}
 	}
 
-	// A result before the first bytes is the response.
+	// A result that arrives before any data is the response.
 	done = w.do("GET", "/f", "")
 	m = c.recv()
 	conn = w.channel(m["data"].(map[string]any)["response"])
@@ -184,7 +184,7 @@ func TestResponseOverItsChannel(t *testing.T) {
 		t.Errorf("got %d %q", got.status, got.body)
 	}
 
-	// A channel that closes without data yields a response without a body.
+	// If the channel closes without data, the response has no body.
 	done = w.do("GET", "/f", "")
 	m = c.recv()
 	conn = w.channel(m["data"].(map[string]any)["response"])
@@ -195,13 +195,12 @@ func TestResponseOverItsChannel(t *testing.T) {
 	}
 }
 
-// If the client of a response disconnects, the writer is cut off at its next frame.
-// Even an ignored text frame triggers this, and is invisible to a client that is still
-// connected.
+// If the client disconnects, the writer of the response is cut off at its next frame. A text
+// frame is enough, although it has no effect while the client is connected.
 func TestResponseChannelEndsWithItsClient(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		fill  bool // more is written than the client's connection can buffer
+		fill  bool // write more than the client's connection can buffer
 		leave func(*net.TCPConn) error
 	}{
 		{"nothing is written, the client closes", false, (*net.TCPConn).Close},
@@ -314,14 +313,14 @@ func TestUnusedChannelExpires(t *testing.T) {
 	})
 }
 
-// A streamed response has the framing that the function declares. The connection then
-// ends, unless the body is complete.
+// A streamed response has the framing that the function declares. If its body is incomplete,
+// the connection is closed after the response.
 func TestStreamedResponsesKeepTheirFraming(t *testing.T) {
 	const cors = "vary: " + corsVary + "\r\naccess-control-allow-origin: *\r\naccess-control-expose-headers: *\r\n"
 	for _, test := range []struct {
 		name, request string
-		messages      []string // "=" marks the data of a binary message
-		want          string   // "" if there is no response
+		messages      []string // "=" marks a binary message
+		want          string   // "" for no response
 	}{
 		{
 			"names that differ in case", "GET /f HTTP/1.1",
@@ -384,7 +383,7 @@ func TestStreamedResponsesKeepTheirFraming(t *testing.T) {
 				}
 				_ = conn.Close()
 				synctest.Wait()
-				_ = client.(*memnet.Conn).CloseWrite() // no further request
+				_ = client.(*memnet.Conn).CloseWrite() // no more requests
 				if got := <-done; got != test.want {
 					t.Errorf("got %q, want %q", got, test.want)
 				}
@@ -393,8 +392,8 @@ func TestStreamedResponsesKeepTheirFraming(t *testing.T) {
 	}
 }
 
-// A client that disconnects ends its response, even while the engine waits for the
-// client to read. The writer notices at its next message.
+// If the client disconnects, its response ends, even while the engine is blocked writing to
+// the client. The writer is cut off at its next message.
 func TestWriterEndsWithTheClient(t *testing.T) {
 	for _, stuck := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -415,7 +414,7 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 				ended <- err
 			}()
 			_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
-			if stuck { // more than the connection can buffer
+			if stuck { // write more than the connection can buffer
 				_ = conn.WriteMessage(websocket.BinaryMessage, make([]byte, 2*memnet.Capacity))
 			}
 			synctest.Wait()
@@ -435,8 +434,8 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 	}
 }
 
-// A client that closes its direction after a whole request has disconnected. One that
-// does so within the body can still receive a response.
+// A client that closes its sending side after a complete request counts as disconnected. A
+// client that does so before its body is complete can still receive a response.
 func TestClientClosesItsDirection(t *testing.T) {
 	for _, test := range []struct {
 		length, want string

@@ -27,7 +27,6 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// httpFunction is a function that the engine calls over HTTP.
 type httpFunction struct {
 	e       *Engine
 	id      string
@@ -35,8 +34,8 @@ type httpFunction struct {
 	method  string
 	timeout time.Duration
 	headers map[string]string
-	auth    iii.HTTPAuthVariant // nil: none
-	secret  string              // value of its environment variable at registration
+	auth    iii.HTTPAuthVariant // nil for none
+	secret  string              // value of the environment variable at registration
 }
 
 const (
@@ -44,8 +43,8 @@ const (
 	maxHTTPFunctionTimeout = 60 * time.Second
 )
 
-// newHTTPFunction validates an HTTP function and reads its secret. The text of an error
-// is one of the engine's codes and never contains a secret.
+// newHTTPFunction validates an HTTP function and reads its secret. The errors that it returns
+// are the engine's error codes and never contain a secret.
 func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpFunction, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil || !allowedURL(u) {
@@ -76,9 +75,9 @@ func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpF
 	return f, nil
 }
 
-// allowedURL implements the engine's policy for URLs: https, and no private address. On
-// the loopback interface every URL is allowed, even one with a scheme that no call can
-// use. The addresses behind a host name are checked when the engine dials it.
+// allowedURL implements the engine's URL policy. URLs must use https and must not name a
+// private address. On the loopback interface every URL is allowed, even with a scheme that no
+// call can use. The addresses of a host name are checked when the engine dials them.
 func allowedURL(u *url.URL) bool {
 	host := u.Hostname()
 	ip, err := netip.ParseAddr(host)
@@ -88,7 +87,7 @@ func allowedURL(u *url.URL) bool {
 	return u.Scheme == "https" && host != "" && (err != nil || !private(ip))
 }
 
-// documentation lists the address blocks for examples (RFC 5737 and 3849).
+// documentation lists the address blocks reserved for documentation (RFC 5737 and RFC 3849).
 var documentation = []netip.Prefix{
 	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"),
 	netip.MustParsePrefix("2001:db8::/32"),
@@ -102,11 +101,10 @@ func private(ip netip.Addr) bool {
 		slices.ContainsFunc(documentation, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// errPrivate is the error of a connection to a private address.
 var errPrivate = errors.New("the address is private")
 
-// newHTTPClient creates the client for functions invoked over HTTP. dial, if not nil,
-// replaces the network.
+// newHTTPClient creates the client for functions invoked over HTTP. If dial is nil, the client
+// uses the network and rejects private addresses.
 func newHTTPClient(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
 	if dial == nil {
 		d := net.Dialer{Control: func(_, addr string, _ syscall.RawConn) error {
@@ -123,7 +121,6 @@ func newHTTPClient(dial func(ctx context.Context, network, addr string) (net.Con
 	}
 }
 
-// serve calls the function.
 func (f *httpFunction) serve(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	if f.url.Scheme != "http" && f.url.Scheme != "https" {
 		return nil, errorBody("http_request_failed", "builder error for url (%s): URL scheme is not allowed", f.place())
@@ -148,14 +145,14 @@ func (f *httpFunction) serve(ctx context.Context, c *call) (json.RawMessage, *wi
 	return httpOutcome(response.StatusCode, body)
 }
 
-// place returns the URL without the parts that may hold secrets.
+// place returns the URL without the parts that may contain secrets.
 func (f *httpFunction) place() string {
 	u := *f.url
 	u.User, u.RawQuery, u.Fragment = nil, "", ""
 	return u.String()
 }
 
-// httpReason describes why a request failed, without its URL.
+// httpReason describes why a request failed, without naming its URL.
 func httpReason(ctx context.Context, err error) string {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return "operation timed out"
@@ -169,8 +166,8 @@ func httpReason(ctx context.Context, err error) string {
 	return err.Error()
 }
 
-// send sends the request. If a configured header has the name of one of the engine's
-// headers, both are sent.
+// send sends the request. A configured header does not replace a header of the engine with the
+// same name: both are sent.
 func (f *httpFunction) send(ctx context.Context, body json.RawMessage) (*http.Response, error) {
 	if body == nil {
 		body = json.RawMessage("null")
@@ -181,7 +178,7 @@ func (f *httpFunction) send(ctx context.Context, body json.RawMessage) (*http.Re
 	}
 	timestamp := strconv.FormatInt(time.Now().Unix(), 10)
 	h := request.Header
-	h.Set("User-Agent", "") // none
+	h.Set("User-Agent", "") // omit the header
 	h.Set("Accept", "*/*")
 	h.Set("Content-Type", "application/json")
 	h.Set("x-iii-Function-Path", f.id)
@@ -211,7 +208,7 @@ func signature(secret, timestamp string, body []byte) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// httpOutcome converts a response to the outcome of a call.
+// httpOutcome converts an HTTP response to the result of a call.
 func httpOutcome(status int, body []byte) (json.RawMessage, *wireError) {
 	malformed := checkJSON(body)
 	switch {
@@ -225,7 +222,6 @@ func httpOutcome(status int, body []byte) (json.RawMessage, *wireError) {
 	return nil, nil
 }
 
-// httpFailure converts a response with an error status to an error.
 func httpFailure(status int, body []byte, isJSON bool) *wireError {
 	if isJSON && kindOf(body) == '{' {
 		if e := (&scanner{b: body}).members()["error"]; kindOf(e) == '{' {

@@ -38,7 +38,7 @@ func TestAllowedURL(t *testing.T) {
 	}
 }
 
-// A scheme that no call can use is detected at the call.
+// Calls to an HTTP function fail if the scheme of its URL is not supported.
 func TestHTTPFunctionOfAnotherScheme(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.send(`{"type":"registerfunction","id":"ext::f","invocation":{"url":"ftp://user:secret@127.0.0.1/x?token=1","method":"GET"}}`)
@@ -46,7 +46,7 @@ func TestHTTPFunctionOfAnotherScheme(t *testing.T) {
 	})
 }
 
-// A host name is checked after it has been resolved.
+// Host names are checked after they have been resolved.
 func TestPrivateAddressIsNotDialed(t *testing.T) {
 	client := newHTTPClient(nil)
 	defer client.CloseIdleConnections()
@@ -105,7 +105,6 @@ func FuzzHTTPOutcome(f *testing.F) {
 	})
 }
 
-// overHTTP registers a function that is invoked over HTTP.
 func (c *client) overHTTP(id, invocation string) {
 	c.t.Helper()
 	c.send(`{"type":"registerfunction","id":%q,"invocation":%s}`, id, invocation)
@@ -118,7 +117,7 @@ func TestInvalidHTTPFunctionsAreRejected(t *testing.T) {
 	invocations := []string{
 		`1`, `{}`, `{"url":1}`, `{"url":"http://127.0.0.1/","method":"HEAD"}`, `{"url":"http://127.0.0.1/","method":null}`,
 		`{"url":"http://127.0.0.1/","timeout_ms":-1}`, `{"url":"http://127.0.0.1/","headers":{"a":1}}`,
-		`{"url":"http://127.0.0.1/","auth":{"type":"basic"}}`, // undecodable up to here
+		`{"url":"http://127.0.0.1/","auth":{"type":"basic"}}`, // invalid messages up to here
 		`{"url":"http://127.0.0.1/","auth":{"type":"hmac"}}`,
 		`{"url":"http://example.com/"}`, `{"url":"https://10.0.0.1/"}`, `{"url":"::"}`, `{"url":""}`,
 		`{"url":"http://127.0.0.1/","auth":{"type":"hmac","secret_key":"NOT"}}`,
@@ -141,8 +140,8 @@ func TestInvalidHTTPFunctionsAreRejected(t *testing.T) {
 	}
 }
 
-// A function over HTTP belongs to its worker like any other: it has a namespace and an
-// owner, and disappears with the worker.
+// A function invoked over HTTP has a namespace and an owner, like any other function, and is
+// removed when its worker disconnects.
 func TestHTTPFunctionIsOwned(t *testing.T) {
 	requests := make(chan *http.Request, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -170,7 +169,7 @@ func TestHTTPFunctionIsOwned(t *testing.T) {
 	}); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
-	// Redirects are not followed: the redirect is the outcome.
+	// Redirects are not followed: the redirect is the response.
 	c.overHTTP("f::away", `{"url":"`+server.URL+`/away","method":"DELETE"}`)
 	m = other.call("p::f::away", `1`, `,"namespace":"blue"`)
 	if _, there := m["result"]; there || m["error"] != nil {

@@ -14,15 +14,17 @@ import (
 
 // decodeInput decodes the input of a built-in function into the struct T. It rejects the same
 // inputs as the engine, with the same errors: the code is deserialization_error, and the
-// message names the function and the fault ("missing field `key`", "invalid type: integer `1`,
+// message names the function and the cause ("missing field `key`", "invalid type: integer `1`,
 // expected a string").
 //
-// A field is required unless it is a pointer (absent and null mean the same) or its tag
-// has omitempty or omitzero (absent means the zero value, null is an error). A
-// json.RawMessage accepts any value, including null. The engine checks the keys that
-// are present in bytewise order and then looks for missing ones. It also accepts a
-// list, as the fields in their order. The message about an input that is not an object
-// contains the name of T.
+// A field is required unless it is a pointer or its tag has omitempty or omitzero. A pointer
+// is nil if the value is missing or null. A field with omitempty or omitzero has its zero
+// value if the value is missing, but null is an error. A json.RawMessage accepts any value,
+// including null.
+//
+// Like the engine, decodeInput first checks the keys that are present, in bytewise order, and
+// then looks for missing ones. An input may also be an array of the field values in field
+// order. The error for any other input contains the name of T.
 func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError) {
 	var v T
 	if detail := decodeStrict(data, &v); detail != "" {
@@ -32,24 +34,24 @@ func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError)
 	return v, nil
 }
 
-// inputError rejects an input for a reason that the rules of decodeInput do not cover.
+// inputError returns the error about an invalid input. detail is the reason.
 func inputError(functionID, detail string) *wireError {
 	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
 }
 
-// decodeStrict decodes data, which must be valid JSON, into v by the rules of
-// decodeInput. It returns the fault, or "".
+// decodeStrict decodes data, which must be valid JSON, into v by the rules of decodeInput. It
+// returns an error message, or "".
 func decodeStrict[T any](data json.RawMessage, v *T) string {
 	return decodeValue(data, reflect.ValueOf(v).Elem())
 }
 
-// strictDecoder is a type that implements the engine's rules itself.
+// strictDecoder is implemented by types that decode themselves by the engine's rules.
 type strictDecoder interface {
-	// decodeStrict returns the fault of raw, or "".
+	// decodeStrict decodes raw. It returns an error message, or "".
 	decodeStrict(raw json.RawMessage) string
 }
 
-// decodeValue decodes raw into a value of any type that occurs in inputs.
+// decodeValue decodes raw into v, which may have any type used in inputs.
 func decodeValue(raw json.RawMessage, v reflect.Value) string {
 	t := v.Type()
 	switch text := kindOf(raw) == '"'; { // the most frequent cases
@@ -159,9 +161,8 @@ func decodeMembers(members []member, v reflect.Value) string {
 	return ""
 }
 
-// decodeItems decodes a list into the fields of v, in their order. The messages contain
-// the name of the target and what the engine expects in place of a list that is too
-// long. Unlike in an object, a value of any type is required.
+// decodeItems decodes an array into the fields of v, in order. name and tooLong are used in
+// error messages. Unlike in an object, a json.RawMessage is always required.
 func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string) string {
 	fields := fieldsOf(v.Type()).list
 	for i, f := range fields {
@@ -180,7 +181,7 @@ func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string)
 	return ""
 }
 
-// elements words a number of elements as the engine's messages do.
+// elements formats a count as the engine's messages do.
 func elements(n int) string {
 	if n == 1 {
 		return "1 element"
@@ -188,14 +189,12 @@ func elements(n int) string {
 	return fmt.Sprint(n, " elements")
 }
 
-// itemsOf splits a list into its values.
 func itemsOf(raw json.RawMessage) []json.RawMessage {
 	var items []json.RawMessage
 	_ = json.Unmarshal(raw, &items)
 	return items
 }
 
-// inputField is a field of an input.
 type inputField struct {
 	name     string
 	index    int
@@ -218,9 +217,9 @@ func (fields *inputFields) named(name string) *inputField {
 	return nil
 }
 
-var fieldCache sync.Map // of *inputFields, by reflect.Type
+var fieldCache sync.Map // reflect.Type → *inputFields
 
-// fieldsOf returns the fields of a struct that have JSON names.
+// fieldsOf returns the fields of struct type t that have JSON names.
 func fieldsOf(t reflect.Type) *inputFields {
 	if cached, ok := fieldCache.Load(t); ok {
 		return cached.(*inputFields)
@@ -246,7 +245,7 @@ func fieldsOf(t reflect.Type) *inputFields {
 // decodingRules tells which methods decode a type.
 type decodingRules struct{ strict, unmarshaler bool }
 
-var rulesCache sync.Map // of decodingRules, by reflect.Type
+var rulesCache sync.Map // reflect.Type → decodingRules
 
 func rulesOf(t reflect.Type) decodingRules {
 	if cached, ok := rulesCache.Load(t); ok {
@@ -268,8 +267,8 @@ var (
 	optionalTextType = reflect.TypeFor[*string]()
 )
 
-// wrongType returns the mismatch between the JSON type of raw and the type t, or "". It
-// does not descend into lists and maps.
+// wrongType describes the mismatch between the JSON type of raw and t, or returns "" if there
+// is none. It does not check the elements of arrays and maps.
 func wrongType(raw json.RawMessage, t reflect.Type) string {
 	kind, expected := kindOf(raw), ""
 	switch t.Kind() {
@@ -312,7 +311,8 @@ func wrongType(raw json.RawMessage, t reflect.Type) string {
 	return "invalid type: " + describe(raw) + ", expected " + expected
 }
 
-// unsignedName returns the engine's name of an unsigned type: uint is its usize.
+// unsignedName returns the engine's name for an unsigned type. A uint stands for the engine's
+// usize.
 func unsignedName(t reflect.Type) string {
 	if t.Kind() == reflect.Uint {
 		return "usize"
@@ -320,7 +320,7 @@ func unsignedName(t reflect.Type) string {
 	return strings.Replace(t.Kind().String(), "uint", "u", 1)
 }
 
-// outOfRange describes a number that is not an integer or is too large for its type.
+// outOfRange describes a number that is not an integer or does not fit its type.
 func outOfRange(raw json.RawMessage, expected string) string {
 	if bytes.ContainsAny(raw, ".eE") {
 		return "invalid type: " + describe(raw) + ", expected " + expected
@@ -328,7 +328,7 @@ func outOfRange(raw json.RawMessage, expected string) string {
 	return "invalid value: " + describe(raw) + ", expected " + expected
 }
 
-// kindOf returns the first byte of a JSON value, '0' for every number, and 0 for an
+// kindOf returns the first byte of a JSON value, but '0' for every number. It returns 0 for an
 // empty value.
 func kindOf(raw json.RawMessage) byte {
 	s := scanner{b: raw}
@@ -339,7 +339,7 @@ func kindOf(raw json.RawMessage) byte {
 	return c
 }
 
-// describe describes a JSON value as the engine's messages do.
+// describe formats a JSON value for an error message, as the engine does.
 func describe(raw json.RawMessage) string {
 	switch kindOf(raw) {
 	case '"':

@@ -8,8 +8,6 @@ import (
 	"strings"
 )
 
-// registerIntrospection adds the functions that list and describe functions, workers
-// and triggers.
 func (e *Engine) registerIntrospection() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, engineWorker, description, f) }
 	add("engine::functions::list", "List functions", e.listFunctions)
@@ -22,14 +20,14 @@ func (e *Engine) registerIntrospection() {
 	add("engine::workers::info", "Describe a worker", e.workerInfo)
 }
 
-// listFilter holds the parameters that all lists share.
+// listFilter contains the parameters shared by all list functions.
 type listFilter struct {
 	search, prefix, worker *string
 	workers                *[]string
 }
 
-// rank returns how well an entry matches the search: 0 if the id begins with it, 1 if
-// the id contains it, 2 if only the description does, and -1 if neither does.
+// rank returns how well an entry matches the search: 0 if id starts with it, 1 if id contains
+// it, 2 if only description contains it, and -1 if neither does.
 func (f listFilter) rank(id, description string) int {
 	search := strings.ToLower(text(f.search))
 	id = strings.ToLower(id)
@@ -44,17 +42,16 @@ func (f listFilter) rank(id, description string) int {
 	return -1
 }
 
-// wants applies the filters by prefix and worker.
+// wants reports whether an entry passes the prefix and worker filters.
 func (f listFilter) wants(id, worker string) bool {
 	return strings.HasPrefix(id, text(f.prefix)) &&
 		(f.worker == nil || *f.worker == worker) &&
 		(f.workers == nil || len(*f.workers) == 0 || slices.Contains(*f.workers, worker))
 }
 
-// set reports whether an optional switch is on.
+// set reports whether an optional boolean is present and true.
 func set(option *bool) bool { return option != nil && *option }
 
-// entry is an item of a list.
 type entry struct {
 	rank      int
 	id        string
@@ -62,7 +59,7 @@ type entry struct {
 	value     map[string]any
 }
 
-// values returns the items sorted by rank, then id, then namespace.
+// values returns the values of entries, sorted by rank, id and namespace.
 func values(entries []entry) []map[string]any {
 	slices.SortStableFunc(entries, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.id, b.id), strings.Compare(a.namespace, b.namespace))
@@ -74,7 +71,7 @@ func values(entries []entry) []map[string]any {
 	return list
 }
 
-// internal reports whether the default list hides a function.
+// internal reports whether lists omit the function by default.
 func (f *function) internal() bool {
 	if strings.HasPrefix(f.id, reservedPrefix) && !strings.HasPrefix(f.id, "engine::queue::") {
 		return true
@@ -85,7 +82,7 @@ func (f *function) internal() bool {
 	return json.Unmarshal(f.metadata, &m) == nil && m.Internal == true
 }
 
-// summary describes a function in a list. Engine.mu is held.
+// summary returns the list entry for a function. The caller must hold Engine.mu.
 func (f *function) summary() map[string]any {
 	s := map[string]any{"function_id": f.id, "namespace": f.namespace, "worker_name": f.workerName()}
 	if f.description != nil {
@@ -97,8 +94,8 @@ func (f *function) summary() map[string]any {
 	return s
 }
 
-// observedSummary adds to d the fields of f for connections with observers. Engine.mu
-// is held.
+// observedSummary adds to d the fields that only connections with support for observers
+// receive. The caller must hold Engine.mu.
 func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[string]any {
 	if w == nil || !w.speaks().observes {
 		return d
@@ -112,8 +109,8 @@ func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[s
 	return d
 }
 
-// detail describes a function with its schemas and triggers. Engine.triggers.mu and
-// Engine.mu are held.
+// detail returns the summary of a function with its schemas and triggers. The caller must hold
+// Engine.triggers.mu and Engine.mu.
 func (e *Engine) detail(f *function) map[string]any {
 	d := f.summary()
 	if f.request != nil {
@@ -132,7 +129,7 @@ func (e *Engine) detail(f *function) map[string]any {
 	return d
 }
 
-// functionSummaries lists functions sorted by id.
+// functionSummaries lists the functions that keep accepts, sorted by id.
 func (e *Engine) functionSummaries(keep func(*function) bool) []map[string]any {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -171,7 +168,7 @@ func (e *Engine) listFunctions(_ context.Context, c *call) (json.RawMessage, *wi
 	return mustEncode(map[string]any{"functions": values(entries)}), nil
 }
 
-// maxInfoIDs is the maximum number of functions in one request for details.
+// maxInfoIDs is the maximum number of ids in a request for details.
 const maxInfoIDs = 32
 
 func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -228,9 +225,9 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	return mustEncode(map[string]any{"functions": list}), nil
 }
 
-// lookUp finds the function of an info request in the given namespace. Without one it
-// looks in the default namespace, or else in the only namespace that has the id.
-// Engine.mu is held.
+// lookUp finds the function for an info request. Without a namespace, it searches the default
+// namespace and then accepts a function in any other namespace if the id is unique. The caller
+// must hold Engine.mu.
 func (e *Engine) lookUp(w *worker, id string, namespace *string) (*function, *wireError) {
 	ns, bad := namespaceOf("namespace", namespace, defaultNamespace)
 	if bad != nil {
@@ -257,8 +254,8 @@ func (e *Engine) lookUp(w *worker, id string, namespace *string) (*function, *wi
 		id, ns, strings.Join(elsewhere, ", "))
 }
 
-// workerName returns the name of the in-process or connected worker that provides a
-// type. Engine.mu is held.
+// workerName returns the name of the in-process or connected worker that provides t. The
+// caller must hold Engine.mu.
 func (t *triggerType) workerName() string {
 	name := t.ownerName
 	if t.owner != nil {
@@ -277,8 +274,8 @@ func (t *triggerType) summary() map[string]any {
 	}
 }
 
-// typeDetail describes a trigger type with its schemas. Engine.triggers.mu and
-// Engine.mu are held.
+// typeDetail returns the summary of a trigger type with its schemas. The caller must hold
+// Engine.triggers.mu and Engine.mu.
 func (e *Engine) typeDetail(t *triggerType) map[string]any {
 	d := t.summary()
 	for k, schema := range map[string]json.RawMessage{
@@ -333,7 +330,7 @@ func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *
 	if bad != nil {
 		return nil, bad
 	}
-	ns := defaultNamespace // unless the request names one, even a blank one
+	ns := defaultNamespace // a namespace in the request is used even if blank
 	if in.Namespace != nil {
 		ns = *in.Namespace
 	}
@@ -348,9 +345,9 @@ func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *
 	return mustEncode(e.typeDetail(t)), nil
 }
 
-// workerOf returns the worker that a trigger belongs to, and the worker's name: the
-// worker that registered the trigger, or else the owner of its function. The worker is
-// nil if the owner is part of the engine or does not exist. Engine.mu is held.
+// workerOf returns the worker of a trigger and the name of that worker. A named worker that
+// registered the trigger takes precedence over the owner of its function. w is nil if the
+// owner is part of the engine or does not exist. The caller must hold Engine.mu.
 func (e *Engine) workerOf(r *registration) (w *worker, name string) {
 	name, _, _ = strings.Cut(r.functionID, "::")
 	if f := e.functions[key{r.namespace, r.functionID}]; f != nil {
@@ -362,7 +359,8 @@ func (e *Engine) workerOf(r *registration) (w *worker, name string) {
 	return w, name
 }
 
-// describeTrigger describes a trigger without its config_summary. Engine.mu is held.
+// describeTrigger returns the list entry for a trigger, without config_summary. The caller
+// must hold Engine.mu.
 func (e *Engine) describeTrigger(r *registration) map[string]any {
 	_, worker := e.workerOf(r)
 	return map[string]any{
@@ -403,7 +401,7 @@ func (e *Engine) listTriggers(_ context.Context, c *call) (json.RawMessage, *wir
 	return mustEncode(map[string]any{"registered_triggers": values(entries)}), nil
 }
 
-// summaryLength is the length, in characters, at which lists truncate a config.
+// summaryLength is the number of characters to which lists truncate a config.
 const summaryLength = 80
 
 func summarize(config json.RawMessage) string {

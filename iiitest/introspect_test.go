@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// names returns one member of each item of a list in a result.
+// names returns the given member of each item in a list of the result, separated by spaces.
 func names(m map[string]any, list, member string) string {
 	r, _ := m["result"].(map[string]any)
 	var out []string
@@ -88,7 +88,7 @@ func TestListWorkers(t *testing.T) {
 	if got := names(c.call("engine::workers::list", `{"search":"IIi-st","status":"available"}`), "workers", "id"); got != "iii-state iii-stream" {
 		t.Errorf("parts of the engine: %s", got)
 	}
-	// A repeated registration overwrites some values even if they are absent.
+	// A second registration overwrites some values even if its input omits them.
 	c.call("engine::workers::register", `{"_caller_worker_id":"x"}`)
 	info := c.call("engine::workers::info", `{"name":"beta"}`)["result"].(map[string]any)["worker"]
 	if want := decodeJSON(t, `{"name":"beta","description":"what it does","version":null,"id":"`+c.id+`","namespace":"default","runtime":"unknown",
@@ -102,8 +102,8 @@ func TestListWorkers(t *testing.T) {
 	}
 }
 
-// A worker is looked up like a function: first in the default namespace, then in the other
-// namespaces, if exactly one of them has it.
+// A worker is looked up in the default namespace. If it is not there, it may be in any other
+// namespace, provided that the name is unique.
 func TestWorkerInfo(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("api")
@@ -177,8 +177,7 @@ func TestIntrospectionRefusals(t *testing.T) {
 		if got := p.call("engine::triggers::list", `{"include_internal":null,"search":"cron"}`); !strings.Contains(got, `"cron"`) {
 			t.Errorf("include_internal null: %s", got)
 		}
-		// A blank namespace cannot have a provider, so such a trigger waits
-		// indefinitely.
+		// No type ever exists in a blank namespace, so the trigger waits for its type forever.
 		if got := p.call("engine::register_trigger", `{"trigger_type":"cron","function_id":"f","trigger_namespace":" ","config":{"expression":"* * * * * *"}}`); !strings.HasPrefix(got, `{"id":"`) {
 			t.Errorf("blank trigger_namespace: %s", got)
 		}
@@ -186,7 +185,7 @@ func TestIntrospectionRefusals(t *testing.T) {
 	})
 }
 
-// Functions that a worker may not call are hidden from it.
+// Functions that a worker may not call are hidden from the worker.
 func TestFunctionInfoBehindGuard(t *testing.T) {
 	e := Start(t, WithGuard(Guard{Expose: []string{"engine::functions::info", "open::*"}}))
 	owner := dial(t, e).register("owner")
@@ -214,7 +213,7 @@ func TestListTriggers(t *testing.T) {
 		{`{"function_id":"f::h"}`, "a"},
 		{`{"search":"F::G"}`, "b"},
 		{`{"worker":"nobody"}`, ""},
-		{`{"prefix":"b"}`, "a b"}, // no filter of this list
+		{`{"prefix":"b"}`, "a b"}, // this list has no prefix filter
 	} {
 		if got := names(c.call("engine::registered-triggers::list", test.input), "registered_triggers", "id"); got != test.want {
 			t.Errorf("%s: got %q, want %q", test.input, got, test.want)

@@ -12,53 +12,54 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// outcome is the outcome of a call. A nil result without an error is "no result".
+// outcome is the result or the error of a call. If both fields are nil, the call returned no
+// result.
 type outcome struct {
 	result json.RawMessage
 	err    *wireError
 }
 
-// request is a call on its way to its function.
+// request is a call to be routed to a function.
 type request struct {
 	id         string // chosen by the caller, or generated
 	caller     *worker
 	functionID string
 	namespace  string
-	data       json.RawMessage // canonical
-	input      json.RawMessage // what observers see instead of data; nil: data
+	data       json.RawMessage // canonical JSON
+	input      json.RawMessage // shown to observers in place of data if not nil
 	metadata   json.RawMessage
 	trace      traceContext
-	baggage    string // of a call with a traceparent: as the caller sent it
-	inPlace    bool   // the middleware is called instead of another function
+	baggage    string // as sent by the caller; only for calls with a traceparent
+	inPlace    bool   // set for a middleware that is called in place of another function
 	cause      cause  // why the engine makes the call, for the console
 
-	from       *callerInfo // as the function sees it
-	depth      uint32      // length of the chain of activations that led to it
+	from       *callerInfo // shown to the function
+	depth      uint32      // number of activations that led to this call
 	activation activation
 }
 
-// pending is a call that a worker executes.
+// pending is a call that a worker is executing.
 type pending struct {
 	request
 	began    time.Time
-	callee   *worker       // caller nil: the engine
+	callee   *worker       // the caller is nil if the engine makes the call
 	ended    func(outcome) // receives the outcome once, under Engine.mu; may be nil
-	sent     *ticket       // of the message to the callee
+	sent     *ticket       // tracks sending the call to the callee
 	over     bool          // guarded by Engine.mu
 	recorded *console.Invocation
 }
 
-// callAnswer is the answer that a worker expects to its call. It repeats the caller's trace
+// callReply describes the reply to a call of a worker. The reply repeats the caller's trace
 // context verbatim.
-type callAnswer struct {
+type callReply struct {
 	to                   *worker
 	id, functionID       string
 	traceparent, baggage *string
 	silent               bool // the worker expects none
 }
 
-// push puts the answer into the send queue of the worker, unless the worker expects none.
-func (a *callAnswer) push(out outcome) *ticket {
+// push queues the reply, unless the worker expects none.
+func (a *callReply) push(out outcome) *ticket {
 	if a.silent {
 		return queuedTicket
 	}
@@ -69,10 +70,10 @@ func (a *callAnswer) push(out outcome) *ticket {
 	return a.to.push(a.to.speaks().result(id, a.functionID, out, a.traceparent, a.baggage))
 }
 
-// serveCall starts a call of a worker, which will be answered. It never waits: where that may
-// be necessary, it starts a goroutine.
+// serveCall starts a call of a worker. It does not block: calls that may have to wait run on
+// their own goroutines.
 func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
-	a := &callAnswer{
+	a := &callReply{
 		to: w, id: text(m.InvocationID), functionID: m.FunctionID, traceparent: m.Traceparent, baggage: m.Baggage,
 		silent: m.InvocationID == nil || m.void(),
 	}
@@ -110,9 +111,9 @@ func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
 	}
 }
 
-// dispatch determines what kind of call a worker makes. It returns the call of a function, or
-// a function that executes any other kind. A call that is forbidden or goes to the middleware
-// always gets an answer.
+// dispatch returns the call of a function that a worker makes. For any other kind of call, it
+// returns special, which executes the call. always is true for calls that get a reply even if
+// the caller expects none: forbidden calls, and calls passed to the middleware.
 func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r request, special func(ctx context.Context) (out outcome, always bool)) {
 	name, private := e.callerOf(w, ns, m.FunctionID)
 	from, depth := m.observed.Caller.stamped(&w.id, name), uint32(0)
@@ -160,7 +161,7 @@ func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r requ
 	return r, nil
 }
 
-// id returns the id of the call, or a generated one if the caller expects no answer.
+// id returns the id of the call, or a generated one if the caller expects no reply.
 func (m *invokeFunctionMessage) id() string {
 	if id := text(m.InvocationID); id != "" && !m.void() {
 		return id
@@ -168,7 +169,7 @@ func (m *invokeFunctionMessage) id() string {
 	return uuid.NewString()
 }
 
-// callerOf returns the name of w, and whether a function is private so that w may not call it.
+// callerOf returns the name of w, and whether a function is private and w may not call it.
 func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -176,8 +177,8 @@ func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private
 	return w.meta.name, f != nil && f.private && f.owner != w && w.has(f)
 }
 
-// has reports whether the function exists for the generation of the connection. A nil
-// worker, the engine itself, has all functions.
+// has reports whether the function exists in the protocol of the connection. A nil worker is
+// the engine itself, for which every function exists.
 func (w *worker) has(f *function) bool {
 	if w == nil {
 		return true
@@ -186,7 +187,8 @@ func (w *worker) has(f *function) bool {
 	return f.has(d.protocol, d.strict)
 }
 
-// run calls a function (built in, over HTTP or of a worker) and waits for its outcome.
+// run calls a function of any kind (built in, invoked over HTTP, or served by a worker) and
+// waits for the outcome.
 func (e *Engine) run(ctx context.Context, r request) outcome {
 	done := make(chan outcome, 1)
 	f, p, missing := e.begin(r, func(out outcome) { done <- out })
@@ -209,7 +211,7 @@ func (e *Engine) runOwn(ctx context.Context, f *function, r request) outcome {
 	return out
 }
 
-// runBuiltin runs a function that the engine runs itself.
+// runBuiltin runs a function inside the engine.
 func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome {
 	var recorded *console.Invocation
 	if e.recorder != nil {
@@ -228,10 +230,10 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 	return out
 }
 
-// begin finds the function of a call. It returns a function that the engine itself
-// runs. For a function of a worker, it records the call, gives the message a place in
-// the worker's send queue, and returns the pending call. When that call ends, ended receives
-// the outcome, under Engine.mu; a nil ended ignores it.
+// begin starts a call. For a function that runs inside the engine, it returns that function,
+// and the caller must run it. For a function of a worker, it records the call, queues the
+// message and returns the pending call; ended then receives the outcome, under Engine.mu. If
+// ended is nil, the outcome is ignored.
 func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pending, missing *wireError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -247,7 +249,7 @@ func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pe
 		}
 		return f, nil, nil
 	}
-	// The call is recorded before it is sent, since the answer may arrive at once.
+	// Record the call before sending it: the reply may arrive immediately.
 	p = &pending{request: r, began: time.Now(), callee: f.owner, ended: ended, recorded: e.recordCall(&r, f)}
 	if earlier := e.calls[p.id]; earlier != nil {
 		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
@@ -264,8 +266,8 @@ func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pe
 	return nil, p, nil
 }
 
-// deliver waits until the message of a pending call is in the send queue. If the worker is
-// gone, it ends the call.
+// deliver waits until the message of p is queued. If the worker has disconnected, it ends the
+// call.
 func (e *Engine) deliver(p *pending) {
 	if !p.sent.wait() {
 		e.mu.Lock()
@@ -274,7 +276,7 @@ func (e *Engine) deliver(p *pending) {
 	}
 }
 
-// await waits for the outcome of a pending call, which done receives.
+// await waits for the outcome of p, which done receives.
 func (e *Engine) await(ctx context.Context, p *pending, done <-chan outcome) outcome {
 	e.deliver(p)
 	select {
@@ -285,8 +287,8 @@ func (e *Engine) await(ctx context.Context, p *pending, done <-chan outcome) out
 	}
 }
 
-// completeLocked ends a call; only the first outcome counts. It reports whether this
-// outcome was the first. Engine.mu is held.
+// completeLocked completes a call unless it is already complete, and reports whether it did.
+// The caller must hold Engine.mu.
 func (e *Engine) completeLocked(p *pending, out outcome) bool {
 	if p.over {
 		return false
@@ -315,8 +317,8 @@ func (e *Engine) builtinEnded(caller *worker) {
 	e.mu.Unlock()
 }
 
-// deliverResult handles the answer of a worker. Any worker that has the id may answer. An
-// unknown id is ignored.
+// deliverResult handles a result sent by a worker. Any worker that knows the id may send the
+// result. Unknown ids are ignored.
 func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	out := outcome{result: m.Result}
 	if out.err, _ = decodeError(m.Error); out.err != nil {
@@ -336,8 +338,8 @@ func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	e.observers.ended(&p.request, p.began, out, answer)
 }
 
-// notFoundLocked returns the error for a missing function. For a call by a worker, it
-// names the namespaces that have the id. Engine.mu is held.
+// notFoundLocked returns the error for a missing function. If a worker makes the call, the
+// error names the namespaces in which the id exists. The caller must hold Engine.mu.
 func (e *Engine) notFoundLocked(r request) *wireError {
 	text := "Function " + r.functionID + " not found in namespace " + r.namespace
 	if r.caller == nil || r.inPlace {
@@ -357,8 +359,8 @@ func (e *Engine) notFoundLocked(r request) *wireError {
 	return errorBody("function_not_found", "%s", text)
 }
 
-// start begins a call by the engine without waiting for its outcome; a built-in
-// function runs on its own goroutine. Calls from one goroutine reach a worker in order.
+// start makes a call on behalf of the engine without waiting for the outcome. A built-in
+// function runs on its own goroutine. Calls started by one goroutine reach a worker in order.
 func (e *Engine) start(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) *wireError {
 	r := request{
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
@@ -372,7 +374,8 @@ func (e *Engine) start(ctx context.Context, functionID, namespace string, payloa
 	return missing
 }
 
-// invokeWith makes a call by the engine, with metadata, under the trace context of ctx.
+// invokeWith makes a call on behalf of the engine, with metadata, and waits for the result.
+// The call is part of the trace in ctx.
 func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
 	return e.invokeCanonical(ctx, functionID, namespace, canonicalValid(payload), metadata)
 }
@@ -390,13 +393,13 @@ func (e *Engine) invokeCanonical(ctx context.Context, functionID, namespace stri
 	return out.result, out.err
 }
 
-// invoke makes a call by the engine under the trace context of ctx (see childTrace).
+// invoke makes a call on behalf of the engine and waits for the result. The call is part of
+// the trace in ctx (see childTrace).
 func (e *Engine) invoke(ctx context.Context, functionID, namespace string, payload json.RawMessage) (json.RawMessage, *wireError) {
 	return e.invokeWith(ctx, functionID, namespace, payload, nil)
 }
 
-// fire calls the target of b in its namespace, with its metadata, and waits for
-// the result.
+// fire calls the target of b with the namespace and metadata of b, and waits for the result.
 func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
 	return e.fireCanonical(ctx, b, canonicalValid(payload))
 }
@@ -412,8 +415,8 @@ func (e *Engine) fireCanonical(ctx context.Context, b binding, payload json.RawM
 	return e.invokeCanonical(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
 }
 
-// condition calls a condition function with the payload of the handler and without
-// metadata. The condition fails only if the result is exactly false.
+// condition calls a condition function with the payload for the handler and without metadata.
+// run is false only if the result is exactly false or the call fails.
 func (e *Engine) condition(ctx context.Context, functionID, namespace string, payload json.RawMessage) (run bool, err *wireError) {
 	result, err := e.invoke(ctx, functionID, namespace, payload)
 	if err != nil {

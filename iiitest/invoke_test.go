@@ -80,7 +80,7 @@ func TestResultReachesTheCaller(t *testing.T) {
 			callee.recv()
 			callee.send("%s", result(id1, "whatever", test.sent))
 			caller.want(result(id1, "f::g", test.want))
-			callee.send("%s", result(id1, "f::g", `,"result":"late"`)) // the first answer wins
+			callee.send("%s", result(id1, "f::g", `,"result":"late"`)) // the first result wins
 			callee.sync()
 			caller.sync()
 		})
@@ -126,7 +126,7 @@ func TestInvocationStopped(t *testing.T) {
 	callee.recv()
 	_ = caller.conn.Close()
 	for e.Stats().CallsInFlight > 0 {
-		callee.sync() // the executor is not notified
+		callee.sync() // the callee is not notified
 	}
 	callee.send("%s", result(id2, "f::g", `,"result":1`))
 	callee.sync()
@@ -148,8 +148,8 @@ func TestEnqueueNeedsAQueueProvider(t *testing.T) {
 	}
 }
 
-// A call always finds a function that was registered on the caller's own connection
-// before a fence, and every call gets its own answer.
+// Once the namespace of a connection is settled, calls on the connection find every function
+// registered before them, and each call gets its own result.
 func TestCallsConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers, calls = 8, 100

@@ -13,13 +13,12 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// maxDepth is the maximum nesting of a message: the limit of the engine's parser.
+// maxDepth is the nesting limit of the engine's JSON parser.
 const maxDepth = 127
 
-// canonical returns raw in the form in which the engine writes values: keys sorted
-// bytewise, no white space, the last of duplicate keys, strings with only the necessary
-// escapes, and numbers as the engine stores them: as 64-bit integers, or else as
-// floats.
+// canonical returns raw as the engine writes JSON: keys sorted bytewise, no white space, only
+// the last of duplicate keys, strings with only the required escapes, and numbers as 64-bit
+// integers where possible and otherwise as floats.
 func canonical(raw json.RawMessage) (json.RawMessage, error) {
 	if err := checkJSON(raw); err != nil {
 		return nil, err
@@ -27,7 +26,7 @@ func canonical(raw json.RawMessage) (json.RawMessage, error) {
 	return canonicalValid(raw), nil
 }
 
-// canonicalValid is canonical for valid JSON.
+// canonicalValid is like canonical, for JSON known to be valid.
 func canonicalValid(raw json.RawMessage) json.RawMessage {
 	out, _ := appendCanonical(make([]byte, 0, len(raw)), raw, 0)
 	return out
@@ -73,7 +72,7 @@ func insertMember(begin []byte, key string, value json.RawMessage, rest []byte) 
 	return append(dst, rest...)
 }
 
-// checkJSON rejects the same text as the engine's parser, with the same error messages.
+// checkJSON rejects the same input as the engine's parser, with the same error messages.
 func checkJSON(raw []byte) error {
 	if reason := syntaxError(raw); reason != "" {
 		return errors.New(reason)
@@ -87,7 +86,7 @@ type scanner struct {
 	i int
 }
 
-// next returns the next byte that is not white space, without consuming it.
+// next skips white space and returns the next byte without consuming it, or 0 at the end.
 func (s *scanner) next() byte {
 	for s.i < len(s.b) {
 		switch s.b[s.i] {
@@ -305,7 +304,7 @@ func unquoteBytes(text []byte) []byte {
 	return []byte(s)
 }
 
-// membersOf returns the members of an object; other values have none.
+// membersOf returns the members of an object, or nil for any other value.
 func membersOf(raw json.RawMessage) map[string]json.RawMessage {
 	if kindOf(raw) != '{' {
 		return nil
@@ -327,7 +326,7 @@ func listOf(raw json.RawMessage, list []member) []member {
 	return (&scanner{b: raw}).list(list)
 }
 
-// stringOf returns the text of a string, or "" for any other value.
+// stringOf returns the contents of a JSON string, or "" for any other value.
 func stringOf(raw json.RawMessage) string {
 	if kindOf(raw) != '"' {
 		return ""
@@ -335,14 +334,14 @@ func stringOf(raw json.RawMessage) string {
 	return unquote(raw)
 }
 
-// countOf returns the value of a whole, non-negative number.
+// countOf decodes a non-negative integer. It returns false for any other value.
 func countOf(raw json.RawMessage) (uint64, bool) {
 	n, err := strconv.ParseUint(string(raw), 10, 64)
 	return n, err == nil
 }
 
-// appendString appends s as a JSON string with only the escapes that JSON requires.
-// Bytes that are not UTF-8 become U+FFFD.
+// appendString appends s as a JSON string with only the escapes that JSON requires. Bytes that
+// are not UTF-8 become U+FFFD.
 func appendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	kept := 0 // s[:kept] has been appended
@@ -387,9 +386,8 @@ func encode(v any) (json.RawMessage, error) {
 	return unescapeJSON(bytes.TrimRight(b.Bytes(), "\n")), nil
 }
 
-// unescapeJSON reverts the escapes that encoding/json writes although JSON does not
-// require them: of U+2028 and U+2029, for JavaScript's sake, and of U+FFFD in place of
-// bytes that are not UTF-8.
+// unescapeJSON reverts escapes that encoding/json writes although JSON does not require them:
+// U+2028, U+2029, and the U+FFFD that replaces bytes that are not UTF-8.
 func unescapeJSON(b []byte) []byte {
 	if !bytes.Contains(b, []byte(`\u202`)) && !bytes.Contains(b, []byte(`\ufffd`)) {
 		return b
@@ -409,7 +407,7 @@ func unescapeJSON(b []byte) []byte {
 		case bytes.HasPrefix(rest, []byte(`\ufffd`)):
 			out = append(out, "\ufffd"...)
 		default:
-			n = 2 // an escaped backslash does not begin an escape
+			n = 2 // an escaped backslash does not start another escape
 			out = append(out, rest[:2]...)
 		}
 		i += n - 1
@@ -417,7 +415,7 @@ func unescapeJSON(b []byte) []byte {
 	return out
 }
 
-// mustEncode encodes a value that the engine itself has built.
+// mustEncode encodes a value built by the engine. It panics if the value cannot be encoded.
 func mustEncode(v any) json.RawMessage {
 	b, err := encode(v)
 	if err != nil {
@@ -426,10 +424,10 @@ func mustEncode(v any) json.RawMessage {
 	return b
 }
 
-// object builds a JSON object key by key, in the order of the calls.
+// object builds a JSON object. Keys appear in the order in which they are added.
 type object struct{ b []byte }
 
-// message begins a protocol message of the given type.
+// message starts a protocol message of the given type.
 func message(typ string) *object { return largeMessage(typ, 0) }
 
 // largeEnough is enough room for a message without its largest values.
@@ -460,7 +458,7 @@ func (o *object) str(k, v string) *object {
 	return o
 }
 
-// optStr adds nothing if the value is empty.
+// optStr adds a string unless it is empty.
 func (o *object) optStr(k, v string) *object {
 	if v == "" {
 		return o
@@ -468,7 +466,7 @@ func (o *object) optStr(k, v string) *object {
 	return o.str(k, v)
 }
 
-// raw adds a JSON value, or nothing for nil.
+// raw adds a JSON value unless it is nil.
 func (o *object) raw(k string, v json.RawMessage) *object {
 	if v == nil {
 		return o

@@ -55,7 +55,7 @@ func TestWithKey(t *testing.T) {
 	}
 }
 
-// FuzzCanonical compares with the decoder and encoder of encoding/json.
+// FuzzCanonical compares canonical with encoding/json.
 func FuzzCanonical(f *testing.F) {
 	for _, s := range []string{`{"b":[1,{"a":"\u00e9"}],"a":null}`, `"\ud800"`, `[1e400,-0]`, `{"a":1,"a":{}}`, `  true`} {
 		f.Add([]byte(s))
@@ -92,7 +92,7 @@ func TestEncodeEscapesOnlyWhatJSONRequires(t *testing.T) {
 	}
 }
 
-// A known key must not occur twice. A list is also accepted in place of a struct.
+// A message must not contain a known key twice. It may contain an array in place of an object.
 func TestDecodeMessage(t *testing.T) {
 	for _, test := range []struct {
 		message string
@@ -200,7 +200,7 @@ func TestDecodeInput(t *testing.T) {
 		{`{"name":"n","any":1,"count":1.0}`, "invalid type: floating point `1.0`, expected u32"},
 		{`{"name":"n","any":1,"flag":null}`, "invalid type: null, expected a boolean"},
 		{`{"name":"n","any":1,"strings":["a",1]}`, "invalid type: integer `1`, expected a string"},
-		{`{"name":1,"count":"x"}`, `invalid type: string "x", expected u32`}, // in the order of the keys, before missing ones
+		{`{"name":1,"count":"x"}`, `invalid type: string "x", expected u32`}, // known keys are checked in order, before missing ones
 		{`null`, "invalid type: null, expected struct Input"},
 		{`["n",7,null,true,["a"]]`, ``},
 		{`["n",null,1]`, ``},

@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// syntaxError returns the engine's error message for invalid JSON: the fault and its
-// position. It returns "" for JSON that the engine accepts.
+// syntaxError returns the engine's error message for invalid JSON, with the position of the
+// error. It returns "" for JSON that the engine accepts.
 func syntaxError(raw []byte) string {
 	if rawjson.Plain(raw, maxDepth) { // almost all messages, in a fraction of the time
 		return ""
@@ -23,15 +23,15 @@ func syntaxError(raw []byte) string {
 	return p.err
 }
 
-// jsonParser reads text until the first fault.
+// jsonParser validates JSON and stops at the first error.
 type jsonParser struct {
 	b   []byte
 	i   int
-	err string // the first error
+	err string
 }
 
-// fail records an error, either at the next byte (ahead is 1) or at the last consumed byte
-// (ahead is 0). It returns false.
+// fail records the first error and returns false. The error is at the next byte if ahead is 1,
+// and at the last consumed byte if ahead is 0.
 func (p *jsonParser) fail(what string, ahead int) bool {
 	if p.err == "" {
 		at := min(p.i+ahead, len(p.b))
@@ -42,7 +42,7 @@ func (p *jsonParser) fail(what string, ahead int) bool {
 	return false
 }
 
-// peek returns the next byte that is not white space, without consuming it.
+// peek skips white space and returns the next byte without consuming it.
 func (p *jsonParser) peek() (c byte, more bool) {
 	for ; p.i < len(p.b); p.i++ {
 		switch c := p.b[p.i]; c {
@@ -54,7 +54,6 @@ func (p *jsonParser) peek() (c byte, more bool) {
 	return 0, false
 }
 
-// take consumes the next byte.
 func (p *jsonParser) take() (c byte, more bool) {
 	if p.i == len(p.b) {
 		return 0, false
@@ -70,8 +69,8 @@ const (
 	eofObject = "EOF while parsing an object"
 )
 
-// value consumes a value nested in depth lists and objects. Every parser method reports
-// whether parsing can go on.
+// value consumes a value at nesting level depth. Like all parser methods, it returns false
+// after an error.
 func (p *jsonParser) value(depth int) bool {
 	c, more := p.peek()
 	switch {
@@ -191,8 +190,8 @@ func (p *jsonParser) str() bool {
 	}
 }
 
-// escape consumes the characters after a backslash. The engine rejects a lone
-// surrogate.
+// escape consumes the rest of an escape sequence, after the backslash. The engine rejects lone
+// surrogates.
 func (p *jsonParser) escape() bool {
 	switch c, more := p.take(); {
 	case !more:
@@ -247,7 +246,7 @@ func (p *jsonParser) hex() (n rune, ok bool) {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-// next returns the next byte, including white space, or 0 at the end.
+// next returns the next byte, which may be white space, or 0 at the end.
 func (p *jsonParser) next() byte {
 	if p.i == len(p.b) {
 		return 0

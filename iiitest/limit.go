@@ -10,8 +10,8 @@ import (
 	"sync/atomic"
 )
 
-// Limits of the engine. A larger frame or message ends the connection without a Close
-// frame, as soon as the header of the frame has been read.
+// Limits of the engine. As soon as the engine has read the header of a frame or message that
+// exceeds its limit, it closes the connection without a Close frame.
 const (
 	maxFrame   = 16 << 20
 	maxMessage = 64 << 20
@@ -22,21 +22,21 @@ var (
 	errFraming  = errors.New("iiitest: the WebSocket protocol forbids this frame")
 )
 
-// limitedConn enforces the limits below the WebSocket library, which cannot limit a single
-// frame, and detects frames that the protocol forbids. The library would answer both faults
-// with a Close frame, but the engine sends none. limitedConn follows the frame headers (RFC
-// 6455, 5.2) in the bytes that are read, and ends the stream before a frame that it must not
-// accept.
+// limitedConn enforces the engine's limits below the WebSocket library, which cannot limit a
+// single frame, and detects frames that the WebSocket protocol forbids. The library would send
+// a Close frame in both cases; the engine sends none. limitedConn parses the frame headers
+// (RFC 6455, section 5.2) in the bytes that are read, and ends the stream before an
+// unacceptable frame.
 type limitedConn struct {
 	net.Conn
-	silent bool   // a Close frame ends the stream, too, and is not answered
-	hold   func() // called before read data is passed on; may be nil
+	silent bool   // a Close frame also ends the stream, and is not answered
+	hold   func() // if not nil, called before data is returned to the reader
 
 	header    [14]byte
-	have      int    // bytes of the current header read so far
-	remaining uint64 // bytes of the current payload still to come
-	message   uint64 // payload bytes of the current message
-	within    bool   // the current message has frames to come
+	have      int    // bytes read of the current header
+	remaining uint64 // unread bytes of the current payload
+	message   uint64 // payload bytes of the current message so far
+	within    bool   // the current message has more frames
 	err       error
 
 	holding atomic.Bool // another write follows at once
@@ -77,12 +77,13 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	}
 	c.err = bad
 	if accepted > 0 {
-		bad = nil // next time
+		bad = nil // returned by the next Read
 	}
 	return accepted, bad
 }
 
-// follow returns how many bytes precede a frame that ends the stream, and the reason.
+// follow parses received bytes. It returns the number of bytes before a frame that ends the
+// stream, and the reason. If there is no such frame, it returns len(p) and nil.
 func (c *limitedConn) follow(p []byte) (accepted int, err error) {
 	begun := 0 // start of the current header
 	for i := 0; i < len(p); {
@@ -118,12 +119,12 @@ func headerSize(b byte) int {
 		n += 8
 	}
 	if b&0x80 != 0 {
-		n += 4 // the mask
+		n += 4 // masking key
 	}
 	return n
 }
 
-// Opcodes of frames.
+// Frame opcodes.
 const (
 	opContinuation = 0
 	opText         = 1
@@ -132,7 +133,7 @@ const (
 	opPong         = 10
 )
 
-// begin handles a complete header.
+// begin handles a complete frame header.
 func (c *limitedConn) begin() error {
 	c.have = 0
 	last, reserved, opcode := c.header[0]&0x80 != 0, c.header[0]&0x70, c.header[0]&0x0f
@@ -168,7 +169,7 @@ func (c *limitedConn) begin() error {
 	return nil
 }
 
-// limitedWriter lets the WebSocket library take over a limited connection.
+// limitedWriter is a ResponseWriter whose Hijack method returns a limitedConn.
 type limitedWriter struct {
 	http.ResponseWriter
 	silent bool

@@ -12,33 +12,32 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// server is one HTTP server of the engine. It can be reached over the network and in
-// memory; inside a synctest bubble, in memory only.
+// server is one HTTP server of the engine. It accepts connections over the network and in
+// memory. Inside a synctest bubble, it accepts only connections in memory.
 type server struct {
 	addr     string
 	protocol protocol
 	pipe     *memnet.Listener
 	tcp      net.Listener // nil inside a bubble
 
-	// conns counts the connections that net/http still owns: some of them outlast
-	// Close.
+	// conns counts the connections that net/http still owns, some of which outlast Close.
 	conns sync.WaitGroup
 }
 
-// protocol serves the connections of listeners. Close ends the connections.
+// protocol serves the connections that listeners accept. Close closes these connections.
 type protocol interface {
 	Serve(l net.Listener) error
 	Close() error
 }
 
-// newServer opens the listeners of a server but does not serve yet. memoryAddr is the
-// address inside a bubble, where no listener uses it.
+// newServer opens the listeners of a server but does not serve them. Inside a bubble, where
+// nothing listens on the network, memoryAddr is the address of the server.
 func newServer(addr, memoryAddr string, p protocol) (*server, error) {
 	s := &server{addr: memoryAddr, protocol: p}
 	if h, ok := p.(*http.Server); ok {
 		h.ConnState = func(_ net.Conn, state http.ConnState) {
 			switch state {
-			case http.StateNew: // reported by Serve, so before Serve returns
+			case http.StateNew: // called by Serve, and therefore before Serve returns
 				s.conns.Add(1)
 			case http.StateClosed, http.StateHijacked:
 				s.conns.Done()
@@ -56,10 +55,9 @@ func newServer(addr, memoryAddr string, p protocol) (*server, error) {
 	return s, nil
 }
 
-// handshakeTimeout is the time limit for reading the request headers.
+// handshakeTimeout limits how long reading the request headers may take.
 const handshakeTimeout = 10 * time.Second
 
-// serve accepts connections until close.
 func (e *Engine) serve(s *server) {
 	e.spawn(func(context.Context) { _ = s.protocol.Serve(s.pipe) })
 	if s.tcp != nil {
@@ -67,7 +65,7 @@ func (e *Engine) serve(s *server) {
 	}
 }
 
-// close closes the listeners and all connections that no WebSocket has taken over.
+// close closes the listeners, and all connections that have not become WebSockets.
 func (s *server) close() {
 	_ = s.pipe.Close()
 	if s.tcp != nil {
@@ -76,12 +74,11 @@ func (s *server) close() {
 	_ = s.protocol.Close()
 }
 
-// DialContext connects to the engine in memory. It connects to the server with the
-// address addr (that of HTTPURL, StreamURL, GuardedURL or ConsoleURL), or to the
-// workers' listener for any other address. In a test that runs in a testing/synctest
-// bubble, pass it to a client (WithDialContext): nothing then waits for a network, and
-// time is the bubble's. DialContext is safe for concurrent use. After Close it returns
-// an error that wraps net.ErrClosed.
+// DialContext connects to the engine in memory. If addr is the address in HTTPURL, StreamURL,
+// GuardedURL or ConsoleURL, it connects to that server, and otherwise to the listener for
+// workers. In a testing/synctest bubble, pass DialContext to a client with WithDialContext:
+// the client then never waits for the network, and runs on the bubble's clock. DialContext is
+// safe for concurrent use. After Close it returns an error that wraps net.ErrClosed.
 func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	s := e.workerServer
 	switch addr {
@@ -102,9 +99,9 @@ func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Con
 	return conn, nil
 }
 
-// inBubble reports whether the caller runs in a testing/synctest bubble, where a
-// goroutine that waits for the network would stop the clock. The runtime exposes this
-// only in the header of a goroutine's stack trace.
+// inBubble reports whether the caller runs in a testing/synctest bubble. In a bubble, a
+// goroutine that waits for the network stops the clock. The runtime reveals a bubble only in
+// the header of a goroutine's stack trace.
 func inBubble() bool {
 	var b [128]byte
 	header, _, _ := strings.Cut(string(b[:runtime.Stack(b[:], false)]), "\n")

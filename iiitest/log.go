@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	// maxLogs is the number of records that are kept, which is the engine's default.
-	// The oldest are dropped first.
+	// maxLogs is the number of records to keep, as in the engine. The oldest are dropped
+	// first.
 	maxLogs = 1000
-	// maxLogsBehind is how many records can wait for one slow subscriber. Further
-	// records skip that subscriber.
+	// maxLogsBehind is how many records may be waiting for one slow subscriber, which misses
+	// any further records.
 	maxLogsBehind = 1024
 )
 
-// severity is a log level, by its OpenTelemetry number.
+// severity is an OpenTelemetry severity number.
 type severity int32
 
 const (
@@ -50,10 +50,9 @@ func (s severity) String() string {
 	}
 }
 
-// slog returns the slog level, which is the OpenTelemetry number minus 9.
+// slog returns the corresponding slog level: the OpenTelemetry number minus 9.
 func (s severity) slog() slog.Level { return slog.Level(s) - 9 }
 
-// logRecord is one record of the log.
 type logRecord struct {
 	time, observed          uint64 // nanoseconds since 1970
 	severity                severity
@@ -64,10 +63,10 @@ type logRecord struct {
 	resource                map[string]string
 	service                 string
 	scopeName, scopeVersion *string
-	size                    int // of its JSON, if it came from a worker
+	size                    int // size as JSON; 0 for records of the engine
 }
 
-// payload returns the event that the log trigger delivers.
+// payload returns the event for the log trigger.
 func (r *logRecord) payload() map[string]any {
 	attributes := r.attributes
 	if attributes == nil {
@@ -82,8 +81,8 @@ func (r *logRecord) payload() map[string]any {
 	}
 }
 
-// listed returns the record as engine::logs::list returns it. Unknown properties of the
-// scope are left out.
+// listed returns the record in the form in which engine::logs::list returns it. Missing scope
+// properties are omitted.
 func (r *logRecord) listed() map[string]any {
 	fields := r.payload()
 	if r.scopeName == nil {
@@ -95,22 +94,22 @@ func (r *logRecord) listed() map[string]any {
 	return fields
 }
 
-// logs is the log of the engine. It holds the records that workers send over telemetry or
-// write through engine::log::*, and the engine's own records.
+// logs stores log records: those that workers send as telemetry or write with engine::log::*,
+// and the engine's own.
 type logs struct {
 	engine   *Engine
 	triggers boundTriggers[*logSubscriber]
-	changes  atomic.Uint64 // counts the changes
+	changes  atomic.Uint64 // number of changes
 
-	mu      sync.Mutex // also keeps the order of the deliveries
+	mu      sync.Mutex // also keeps deliveries in order
 	records recent[*logRecord]
 }
 
-// logSubscriber is one binding of the log trigger.
+// logSubscriber is the config and state of a binding of the log trigger.
 type logSubscriber struct {
-	level  string       // a severity text in lower case, or "all"
-	behind atomic.Int32 // records that wait for room in the worker's send queue
-	missed atomic.Bool  // whether the log says that the function is missing
+	level  string       // lowercase severity text, or "all"
+	behind atomic.Int32 // number of records waiting for room in the worker's send queue
+	missed atomic.Bool  // a missing function has been logged
 }
 
 func newLogs(e *Engine) *logs {
@@ -120,7 +119,6 @@ func newLogs(e *Engine) *logs {
 	}
 }
 
-// registerLog adds engine::log::*, engine::logs::* and the trigger type log.
 func (e *Engine) registerLog() {
 	l := newLogs(e)
 	e.logs = l
@@ -138,7 +136,7 @@ func (e *Engine) registerLog() {
 	e.addTriggerType("log", owner, "Log event trigger", &l.triggers)
 }
 
-// decodeLogLevel accepts every config; an unknown level never matches.
+// decodeLogLevel accepts every config. An unknown level never matches.
 func decodeLogLevel(config json.RawMessage) (*logSubscriber, error) {
 	var in struct {
 		Level *string `json:"level"`
@@ -149,7 +147,6 @@ func decodeLogLevel(config json.RawMessage) (*logSubscriber, error) {
 	return &logSubscriber{level: *in.Level}, nil
 }
 
-// write serves engine::log::*.
 func (l *logs) write(c *call, s severity) *wireError {
 	type OtelLogInput struct {
 		Message string          `json:"message"`
@@ -173,8 +170,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 		}
 	}
 	if s >= severityInfo {
-		// The engine also logs that it handles the call, which is a second record:
-		// subscribers see both.
+		// The engine also logs that it handles the call. Subscribers receive both records.
 		line := map[string]any{
 			"service": service, "trace_id": rustDebug(in.TraceID), "span_id": rustDebug(in.SpanID),
 			"target": "iii::workers::observability", "module_path": "iii::workers::observability",
@@ -193,7 +189,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 	return nil
 }
 
-// rustDebug formats an id as the engine's own records do.
+// rustDebug formats an optional id as the engine does in its own records.
 func rustDebug(id *string) string {
 	if id == nil {
 		return "None"
@@ -201,7 +197,7 @@ func rustDebug(id *string) string {
 	return `Some("` + *id + `")`
 }
 
-// engineLine creates a record of the engine about itself.
+// engineLine creates a record that the engine logs itself.
 func engineLine(s severity, message string, attributes map[string]any) *logRecord {
 	now, scope := uint64(time.Now().UnixNano()), "tracing"
 	return &logRecord{
@@ -210,8 +206,8 @@ func engineLine(s severity, message string, attributes map[string]any) *logRecor
 	}
 }
 
-// logEngine logs an event of the engine, both to the engine's log, where log triggers
-// see it, and to the logger of WithLogger.
+// logEngine logs an event of the engine, both in the engine's log, which fires log triggers,
+// and with the logger of WithLogger.
 func (e *Engine) logEngine(s severity, message string, attributes map[string]any) {
 	args := make([]any, 0, 2*len(attributes))
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
@@ -221,8 +217,8 @@ func (e *Engine) logEngine(s severity, message string, attributes map[string]any
 	e.logs.add(engineLine(s, message, attributes))
 }
 
-// add stores a record and delivers it to the log triggers in the order of the calls,
-// without blocking.
+// add stores a record and queues it for the log triggers without blocking. Triggers receive
+// records in the order of the add calls.
 func (l *logs) add(r *logRecord) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -244,8 +240,8 @@ func (l *logs) add(r *logRecord) {
 	}
 }
 
-// deliver begins a call and ignores its outcome. It looks up the function in the
-// default namespace, whatever the binding names.
+// deliver calls the function of a log trigger and ignores the outcome. It looks up the
+// function in the default namespace, whatever the namespace of the binding.
 func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) {
 	if b.config.behind.Load() >= maxLogsBehind {
 		return
@@ -257,7 +253,7 @@ func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) 
 	builtin, p, missing := l.engine.begin(r, nil)
 	switch {
 	case missing != nil:
-		// A record of the engine would fire the same trigger again.
+		// Do not write this to the engine's log, which would fire the same trigger again.
 		if !b.config.missed.Swap(true) {
 			l.engine.noWorker(b.binding, missing)
 		}
@@ -274,11 +270,11 @@ func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) 
 	}
 }
 
-// list returns the matching records, newest first. Records with the same time are in
-// the order of arrival.
+// list serves engine::logs::list. It returns the newest records first, and records with equal
+// times in order of arrival.
 func (l *logs) list(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type LogsListInput struct {
-		EndTime      *uint64 `json:"end_time"` // milliseconds, as is StartTime
+		EndTime      *uint64 `json:"end_time"` // EndTime and StartTime are in milliseconds
 		Limit        *uint   `json:"limit"`
 		Offset       *uint   `json:"offset"`
 		SeverityMin  *int32  `json:"severity_min"`

@@ -32,7 +32,7 @@ func TestLogTrigger(t *testing.T) {
 			p.handle(id, "")
 		}
 		p.trigger("t1", "log", "warn", `{"level":"warn"}`, `,"metadata":{"m":1}`)
-		p.trigger("t1", "log", "odd", `{}`, "") // the same id again keeps the old one
+		p.trigger("t1", "log", "odd", `{}`, "") // an existing id keeps the old trigger
 		p.trigger("t2", "log", "odd", `{"level":"WARN"}`, "")
 		p.fence()
 		p.want(``, "engine::log::info", `{"message":"quiet","data":{"n":1}}`)
@@ -62,10 +62,10 @@ func TestLogTrigger(t *testing.T) {
 	})
 }
 
-// The engine's own log records fire log triggers, too.
+// Log records of the engine itself also fire log triggers.
 func TestLogTriggerSeesTheEngine(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
-		p.handle("log", "!BROKEN") // an error here must not be the next record
+		p.handle("log", "!BROKEN") // this error must not fire the trigger again
 		p.trigger("t1", "log", "log", `{"level":"error"}`, "")
 		p.trigger("t2", "state", "gone", `{}`, "")
 		p.fence()
@@ -140,7 +140,7 @@ func TestLogList(t *testing.T) {
 	})
 }
 
-// A worker that does not read loses log records; all other workers receive them.
+// A worker that does not read loses log records. All other workers receive them.
 func TestSlowWorkerSkipsLogRecords(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		dialer := websocket.Dialer{NetDialContext: e.DialContext}
@@ -186,5 +186,5 @@ func TestSlowWorkerSkipsLogRecords(t *testing.T) {
 	})
 }
 
-// newestVersion is the version that an engine without options reports.
+// newestVersion is the version reported by an engine without options.
 const newestVersion = "0.26.0-rc.4"

@@ -8,15 +8,16 @@ import (
 	otellog "go.opentelemetry.io/otel/log"
 )
 
-// LogRecord is a decoded log record that arrived over telemetry. Attributes of log/slog
-// are in Attributes["log.data"], a map[string]any, as is the data of an [iii.Logger].
+// LogRecord is a decoded log record from a worker's telemetry. Attributes["log.data"] is a
+// map[string]any that contains the attributes of a log/slog record or the data of an
+// [iii.Logger] record.
 type LogRecord struct {
-	Time, Observed    time.Time        // zero if not sent
-	Severity          otellog.Severity // 0 if not sent
+	Time, Observed    time.Time        // zero if missing
+	Severity          otellog.Severity // 0 if missing
 	SeverityText      string
 	Body              any            // see Span.Attributes
 	Attributes        map[string]any // see Span.Attributes
-	TraceID, SpanID   string         // hexadecimal; "" outside a trace
+	TraceID, SpanID   string         // hexadecimal, or "" outside a trace
 	Flags             uint32         // W3C trace flags
 	EventName         string
 	DroppedAttributes uint32 // as counted by the exporter
@@ -30,7 +31,6 @@ type otlpLog struct {
 	stored logRecord
 }
 
-// readLogs decodes a frame of log records.
 func readLogs(data []byte) ([]otlpLog, error) {
 	var list []otlpLog
 	done := 0
@@ -113,8 +113,7 @@ func (r *otlpReader) logRecord() otlpLog {
 	return otlpLog{public: l, stored: stored}
 }
 
-// logID reads the id of a trace or span. Null, empty text and all zeros count as
-// absent.
+// logID reads a trace or span id. A null, empty or all-zero id is treated as missing.
 func (r *otlpReader) logID(stored **string) string {
 	id := r.optStr()
 	if strings.Trim(id, "0") == "" {
@@ -126,7 +125,7 @@ func (r *otlpReader) logID(stored **string) string {
 
 var ansiPattern = regexp.MustCompile(`\x1b\[[0-9:;<=>?]*[ -/]*[@-~]`)
 
-// withoutANSI removes terminal color sequences.
+// withoutANSI removes ANSI escape sequences, such as colors.
 func withoutANSI(text string) string {
 	if strings.IndexByte(text, '\x1b') < 0 {
 		return text
@@ -134,7 +133,7 @@ func withoutANSI(text string) string {
 	return ansiPattern.ReplaceAllString(text, "")
 }
 
-// stored returns the number of records.
+// stored returns the number of stored records.
 func (l *logs) stored() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

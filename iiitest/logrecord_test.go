@@ -10,8 +10,7 @@ import (
 	otellog "go.opentelemetry.io/otel/log"
 )
 
-// TestLogRecord decodes a record with all fields of OTLP, and verifies what the engine
-// stores.
+// TestLogRecord decodes a record with all OTLP fields and checks what the engine stores.
 func TestLogRecord(t *testing.T) {
 	e := Start(t)
 	take(t, e, `LOGS{"resourceLogs":[{"schemaUrl":"u","resource":{"attributes":[
@@ -59,8 +58,8 @@ func TestLogRecord(t *testing.T) {
 	}
 }
 
-// TestLogTriggerFromTelemetry expects one call for each record whose severity text is
-// the level, and none for records without a text.
+// TestLogTriggerFromTelemetry expects one call for each record whose severity text equals the
+// level.
 func TestLogTriggerFromTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// The messages of a worker, with the fields that the engine reads. Required fields
-// follow the rules of decodeInput; for the others null and absent mean the same.
+// Messages sent by workers, with the fields that the engine reads. Required fields follow the
+// rules of decodeInput. In all other fields, null counts as missing.
 type (
 	reattachMessage struct {
 		PreviousWorkerID string  `json:"previous_worker_id"`
@@ -28,7 +28,7 @@ type (
 		Invocation     *json.RawMessage `json:"invocation"`
 
 		http     *iii.HTTPInvocationConfig // decoded from Invocation
-		observed registeredObservable      // since 0.25
+		observed registeredObservable      // fields added in 0.25
 	}
 	registeredObservable struct {
 		ArgsFormat json.RawMessage     `json:"args_format,omitempty"`
@@ -36,8 +36,7 @@ type (
 		Observable *bool               `json:"observable"`
 		Observe    *observeDescription `json:"observe"`
 	}
-	// observeDescription is the description of an observable function in 0.25, which
-	// has no hooks.
+	// observeDescription describes an observable function in the form of 0.25.
 	observeDescription struct {
 		Delivery          *string         `json:"delivery"`
 		ArgsFormat        json.RawMessage `json:"args_format,omitempty"`
@@ -87,14 +86,14 @@ type (
 		Metadata     json.RawMessage `json:"metadata,omitempty"`
 		Namespace    *string         `json:"namespace"`
 
-		observed observedInvocation // since 0.25
+		observed observedInvocation // fields added in 0.25
 	}
 	observedInvocation struct {
 		Caller     *callerInfo      `json:"caller"`
 		Depth      *uint32          `json:"observe_depth"`
 		Activation *throughObserver `json:"activation"`
 	}
-	// throughObserver marks a call through an observer.
+	// throughObserver marks a call made through an observer.
 	throughObserver struct {
 		ObserverID string `json:"observer_id"`
 	}
@@ -107,13 +106,13 @@ type (
 		FunctionID   string          `json:"function_id"`
 		Result       json.RawMessage `json:"result,omitempty"`
 		Error        json.RawMessage `json:"error,omitempty"`
-		Traceparent  *string         `json:"traceparent"` // of these only the type matters
+		Traceparent  *string         `json:"traceparent"` // Traceparent and Baggage are only checked for their type
 		Baggage      *string         `json:"baggage"`
 
-		observed observedResult // since 0.26
+		observed observedResult // fields added in 0.26
 	}
 	observedResult struct {
-		Matched   *[]string `json:"matched"` // nil: no match hook
+		Matched   *[]string `json:"matched"` // nil if the host has no match hook
 		Delivered *bool     `json:"delivered"`
 	}
 	registerServiceMessage struct {
@@ -155,8 +154,8 @@ type (
 	invocationsObservedMessage struct {
 		Items []observedItem `json:"items"`
 	}
-	// observedItem reports an event or a call that a worker has run in process. For its
-	// fields, null is a value and differs from absent.
+	// observedItem reports an event, or a call that a worker has run in process. Input,
+	// Output, Error and Metadata may be null, which differs from missing.
 	observedItem struct {
 		FunctionID    string          `json:"function_id"`
 		Namespace     *string         `json:"namespace"`
@@ -191,14 +190,14 @@ type (
 		Reason     string `json:"reason"`
 		Count      uint64 `json:"count"`
 	}
-	// ignoredMessage is a message of a worker whose fields the engine does not read:
-	// workerRegistered, registrationRejected, ping and pong.
+	// ignoredMessage represents workerregistered, registrationrejected and pong messages,
+	// which the engine ignores.
 	ignoredMessage struct{}
 	pingMessage    struct{}
 )
 
-// readMessage verifies that raw is a message. It returns its type, and appends its members to
-// room.
+// readMessage checks that raw is a JSON object with a type. It returns the type, and appends the
+// members to room.
 func readMessage(raw []byte, room []member) (typ []byte, members []member, err error) {
 	members = room
 	plain := rawjson.ScanPlainObject(raw, maxDepth, func(key, value []byte) {
@@ -226,8 +225,8 @@ func readMessage(raw []byte, room []member) (typ []byte, members []member, err e
 	return unquoteBytes(value), members, nil
 }
 
-// quoted matches the values in an error text about an invalid message. The text goes to
-// the log, and the values may be secret.
+// quoted matches the values quoted in an error about an invalid message. They may be secret
+// and must not be logged.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
 // decodeAs decodes the members of a message. It returns a *T.
@@ -235,7 +234,8 @@ func decodeAs[T any](members []member) (any, error) {
 	return decodeMore[T](members, Protocol023, nil)
 }
 
-// decodeMore is decodeAs for a message that has more fields since Protocol025.
+// decodeMore is like decodeAs, for a message that has additional fields in Protocol025 and
+// later. more returns the destination of those fields.
 func decodeMore[T any](members []member, p Protocol, more func(m *T) any) (any, error) {
 	m := new(T)
 	detail := decodeMembers(members, reflect.ValueOf(m).Elem())
@@ -253,7 +253,7 @@ func decodeMore[T any](members []member, p Protocol, more func(m *T) any) (any, 
 	return m, nil
 }
 
-// check rejects an id that is not a UUID and an unknown action, and normalizes the id.
+// check normalizes the id. It rejects ids that are not UUIDs, and unknown actions.
 func (m *invokeFunctionMessage) check() error {
 	if m.InvocationID != nil {
 		id, err := normalUUID(*m.InvocationID)
@@ -271,10 +271,10 @@ func (m *invokeFunctionMessage) check() error {
 	return nil
 }
 
-// void reports whether the caller expects no answer.
+// void reports whether the caller expects no reply.
 func (m *invokeFunctionMessage) void() bool { return m.Action != nil && m.Action.Type == "void" }
 
-// check decodes how to call a function over HTTP.
+// check decodes and validates the HTTP invocation of the function, if any.
 func (m *registerFunctionMessage) check() error {
 	if m.Invocation == nil {
 		return nil
@@ -328,7 +328,7 @@ func (m *invocationResultMessage) check() (err error) {
 	return err
 }
 
-// check converts the observed values to canonical form.
+// check converts the observed values to canonical JSON.
 func (m *invocationsObservedMessage) check() error {
 	for i := range m.Items {
 		item := &m.Items[i]
@@ -364,7 +364,7 @@ func (m *registerTriggerMessage) check() error {
 	return nil
 }
 
-// optional returns the canonical form of a value. Null counts as absent.
+// optional returns the canonical form of a value, or nil for null.
 func optional(raw json.RawMessage) json.RawMessage {
 	if isNull(raw) {
 		return nil
@@ -372,7 +372,7 @@ func optional(raw json.RawMessage) json.RawMessage {
 	return canonicalValid(raw)
 }
 
-// decodeError decodes the error of a message. It returns nil if there is none.
+// decodeError decodes the error in a message, or returns nil if there is none.
 func decodeError(raw json.RawMessage) (*wireError, error) {
 	if isNull(raw) {
 		return nil, nil
@@ -392,7 +392,6 @@ func decodeError(raw json.RawMessage) (*wireError, error) {
 	return e, nil
 }
 
-// isNull reports whether raw is absent or null.
 func isNull(raw json.RawMessage) bool {
 	k := kindOf(raw)
 	return k == 0 || k == 'n'

@@ -6,20 +6,20 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Metric is one decoded metric of one export.
+// Metric is a decoded metric from one export.
 type Metric struct {
 	Name, Description, Unit string
 	Type                    MetricType
-	Temporality             Temporality // of counters, up-down counters and histograms
+	Temporality             Temporality // set for counters, up-down counters and histograms
 	Points                  []Point
 	Resource                Resource
 	Scope                   Scope
 }
 
-// MetricType is the kind of data of a metric, in the words of engine::metrics::list.
+// MetricType is the type of a metric, as named by engine::metrics::list.
 type MetricType string
 
-// The types of metrics that the engine stores.
+// Metric types that the engine stores.
 const (
 	Gauge         MetricType = "gauge"
 	Counter       MetricType = "counter"       // a monotonic sum
@@ -27,25 +27,25 @@ const (
 	Histogram     MetricType = "histogram"     // with explicit bounds
 )
 
-// Temporality is the interval that a summed value covers, in OTLP's numbers.
+// Temporality specifies the interval that a summed value covers. The values are those of OTLP.
 type Temporality int32
 
-// The temporalities of OTLP.
+// Temporalities defined by OTLP.
 const (
 	UnknownTemporality Temporality = 0
 	Delta              Temporality = 1
 	Cumulative         Temporality = 2
 )
 
-// Point is one data point of a metric. Histograms have Count, Sum, Min, Max,
-// BucketCounts and Bounds; the other types have Value.
+// Point is a data point of a metric. Histograms use Count, Sum, Min, Max, BucketCounts and
+// Bounds. All other types use Value.
 type Point struct {
 	Attributes  map[string]any // see Span.Attributes
-	Start, Time time.Time      // zero if not sent
-	Value       any            // int64 or float64; nil if not sent
+	Start, Time time.Time      // zero if missing
+	Value       any            // int64 or float64; nil if missing
 
 	Count         uint64
-	Sum, Min, Max *float64 // nil if not sent
+	Sum, Min, Max *float64 // nil if missing
 	BucketCounts  []uint64
 	Bounds        []float64
 
@@ -53,35 +53,34 @@ type Point struct {
 	Flags     uint32
 }
 
-// Exemplar is an example of the measurements behind a point.
+// Exemplar is a sample measurement that contributed to a point.
 type Exemplar struct {
 	Time            time.Time
-	Value           any    // int64 or float64; nil if not sent
+	Value           any    // int64 or float64; nil if missing
 	TraceID, SpanID string // hexadecimal
 	Attributes      map[string]any
 }
 
-// metricRecord is a metric in its public form, with the parts that the engine stores.
+// metricRecord is a metric in its public and its stored form.
 type metricRecord struct {
 	metric  Metric
 	points  []storedPoint
 	service string
 	arrived time.Time
-	size    int // of its JSON
+	size    int // size as JSON
 }
 
-// storedPoint is the stored form of a data point.
 type storedPoint struct {
 	attributes []iii.StoredAttribute
 	time       uint64
-	value      float64 // of every type but histograms
+	value      float64 // unused for histograms
 }
 
-// readMetrics decodes a frame of metrics. It leaves out metrics of kinds that the
-// engine does not store; skipped is their number.
+// readMetrics decodes a frame of metrics. It skips and counts metrics of types that the engine
+// does not store.
 func readMetrics(data []byte) (list []metricRecord, skipped int, err error) {
 	done := 0
-	var unknown []bool // by metric of the current resource
+	var unknown []bool // for each metric of the current resource
 	err = readOTLP(data, func(r *otlpReader) {
 		r.batch("resourceMetrics", "scopeMetrics", "metrics",
 			func() {
@@ -149,7 +148,6 @@ func (r *otlpReader) metric() (m metricRecord, known bool) {
 	return m, known
 }
 
-// points reads the data points of a metric.
 func (r *otlpReader) points(typ MetricType) (points []Point, stored []storedPoint, temporality Temporality, monotonic bool) {
 	r.object(func(key string) bool {
 		switch {
@@ -207,7 +205,7 @@ func (r *otlpReader) point(typ MetricType) (p Point, stored storedPoint) {
 	return p, stored
 }
 
-// number reads the value of an exemplar or of a point that is not a histogram's.
+// number reads the value of an exemplar, or of a point of any type but histogram.
 func (r *otlpReader) number(key string, integer **int64, double **float64) bool {
 	switch key {
 	case "asInt":
@@ -282,7 +280,7 @@ func (r *otlpReader) exemplars() (list []Exemplar) {
 	return list
 }
 
-// listed returns a metric as engine::metrics::list returns it.
+// listed returns the metric in the form in which engine::metrics::list returns it.
 func (m *metricRecord) listed() map[string]any {
 	points := make([]map[string]any, len(m.points))
 	for i, stored := range m.points {

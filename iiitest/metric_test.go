@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// metricFrame returns a frame with metrics, as JSON.
+// metricFrame returns a frame of metrics.
 func metricFrame(metrics ...string) string {
 	return `MTRC{"resourceMetrics":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"svc"}}]},` +
 		`"scopeMetrics":[{"scope":{"name":"lib"},"metrics":[` + strings.Join(metrics, ",") + `]}]}]}`
@@ -65,7 +65,7 @@ func TestMetric(t *testing.T) {
 	}
 }
 
-// The exports of TestListMetrics are at seconds since the beginning of 2000.
+// TestListMetrics sends one export every ten seconds.
 func TestListMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -125,8 +125,7 @@ func TestListMetrics(t *testing.T) {
 			return out
 		}
 		for input, want := range map[string][]string{
-			// Sums that exceed the range of a float are null, because JSON cannot
-			// represent them.
+			// Sums that overflow a float are null, because JSON cannot represent them.
 			fmt.Sprintf(`{"start_time":%d,"end_time":%d,"aggregate_interval":60}`, ms(0), ms(60)): {
 				"a 0-60: 5 15 1..5 3 map[p50:3 p75:4 p90:5 p95:5 p99:5]",
 				"b 0-60: 10 null 1e+308..1e+308 null map[p50:1e+308 p75:1e+308 p90:1e+308 p95:1e+308 p99:1e+308]",
@@ -154,7 +153,7 @@ func TestListMetrics(t *testing.T) {
 	})
 }
 
-// TestLatestMetrics sends every gauge that the engine knows, and other metrics.
+// TestLatestMetrics sends all gauges that the engine knows, and other metrics.
 func TestLatestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -219,7 +218,6 @@ func TestMetricNamesAreBounded(t *testing.T) {
 	}
 }
 
-// TestReportsAreEmpty covers the functions with empty reports.
 func TestReportsAreEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// registerMetrics adds the functions that query metrics. As in the engine, the roll-ups
-// are always empty; there are no alerts and no sampling.
+// registerMetrics adds the functions that query metrics. As in the engine, roll-ups are always
+// empty. There are no alerts and there is no sampling.
 func (e *Engine) registerMetrics() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::metrics::list", "List metrics", e.listMetrics)
@@ -37,7 +37,7 @@ func (e *Engine) registerMetrics() {
 		}), nil
 	})
 	add("engine::sampling::rules", "List the rules of sampling", func(_ context.Context, c *call) (json.RawMessage, *wireError) {
-		type LogsClearInput struct{} // the engine's name for it
+		type LogsClearInput struct{} // the engine's name for this type
 		if _, bad := decodeInput[LogsClearInput](c.functionID, c.data); bad != nil {
 			return nil, bad
 		}
@@ -66,7 +66,7 @@ func (e *Engine) listMetrics(_ context.Context, c *call) (json.RawMessage, *wire
 		return nil, bad
 	}
 	records := e.metrics.all()
-	between := in.StartTime != nil && in.EndTime != nil // one alone is ignored
+	between := in.StartTime != nil && in.EndTime != nil // a single bound is ignored
 	if between {
 		start, end, ok := timeRange(*in.StartTime, *in.EndTime)
 		if !ok {
@@ -105,7 +105,7 @@ func (e *Engine) listMetrics(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(result), nil
 }
 
-// timeRange converts two times from milliseconds to nanoseconds.
+// timeRange converts start and end from milliseconds to nanoseconds.
 func timeRange(start, end uint64) (uint64, uint64, bool) {
 	const most = math.MaxUint64 / uint64(time.Millisecond)
 	if start > most || end > most {
@@ -114,15 +114,14 @@ func timeRange(start, end uint64) (uint64, uint64, bool) {
 	return start * uint64(time.Millisecond), end * uint64(time.Millisecond), true
 }
 
-// bucket holds the values of one metric in one interval.
+// bucket identifies a metric and an interval.
 type bucket struct {
 	name  string
 	start uint64
 }
 
-// aggregate sums the values of all metric types except histograms in intervals of the given
-// number of seconds. Each export counts separately; cumulative values are added like all
-// others.
+// aggregate sums values over intervals of the given length in seconds. It skips histograms.
+// Every export is counted, and cumulative values are added up like all others.
 func aggregate(records []metricRecord, seconds uint64) ([]map[string]any, bool) {
 	if seconds == 0 {
 		return nil, true

@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	// maxMetricNames is the maximum number of metric names. Metrics with further names
-	// are not stored.
+	// maxMetricNames is the maximum number of metric names. When it is reached, metrics with
+	// new names are dropped.
 	maxMetricNames = 10_000
-	// gaugeWindow is the age up to which engine::workers::info considers gauges.
+	// gaugeWindow is the maximum age of the gauges in engine::workers::info.
 	gaugeWindow = 120 * time.Second
 )
 
-// metricStore holds the metrics that engine::metrics::list returns. Every export is a record,
-// in order of arrival.
+// metricStore stores the metrics for engine::metrics::list. It keeps one record per metric and
+// export, in order of arrival.
 type metricStore struct {
-	changes atomic.Uint64 // counts the changes
+	changes atomic.Uint64 // number of changes
 
 	mu      sync.Mutex
 	records recent[metricRecord]
@@ -54,7 +54,8 @@ func (s *metricStore) all() []metricRecord {
 	return s.records.all()
 }
 
-// newest copies the last exports after since, at most limit, in order of arrival.
+// newest returns the latest records, at most limit of them, in order of arrival. It omits
+// records that arrived before since.
 func (s *metricStore) newest(since time.Time, limit int) []metricRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,8 +72,8 @@ func (s *metricStore) stored() int {
 	return len(s.records.list)
 }
 
-// workerGauges maps the gauges of a worker to their names in the listing. Integral
-// values are truncated.
+// workerGauges maps the gauges of a worker to their keys in engine::workers::info. whole is
+// set for values that are truncated to integers.
 var workerGauges = map[string]struct {
 	name  string
 	whole bool
@@ -88,8 +89,8 @@ var workerGauges = map[string]struct {
 	"iii.worker.uptime_seconds":    {"uptime_seconds", true},
 }
 
-// ofWorker returns the latest gauges of a worker's process, by the id of its
-// connection, or nil if there are none. The runtime is always reported as "node".
+// ofWorker returns the latest gauges of the worker with the given id, or nil if there are
+// none. The runtime is always "node".
 func (s *metricStore) ofWorker(id string) map[string]any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +122,7 @@ func (s *metricStore) ofWorker(id string) map[string]any {
 	return latest
 }
 
-// wholeNumber truncates a number to an unsigned integer.
+// wholeNumber truncates f to an unsigned integer.
 func wholeNumber(f float64) uint64 {
 	switch {
 	case !(f > 0):

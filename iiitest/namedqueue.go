@@ -11,32 +11,33 @@ import (
 	"github.com/google/uuid"
 )
 
-// QueueConfig configures the execution of the jobs of a named queue. Its fields and
-// their defaults are those of queue_configs in the configuration of the engine's queue
-// worker; a zero value selects the default. Polling and priorities do not exist in this
-// engine: it runs a job as soon as the job is due and the queue has room.
+// QueueConfig configures how the jobs of a named queue run. The fields and their defaults are
+// those of queue_configs in the configuration of the engine's queue worker. A zero field
+// selects the default. There are no settings for polling and priorities, because this engine
+// runs a job as soon as the job is due and the queue has room.
 type QueueConfig struct {
-	// MaxRetries is the total number of attempts, including the first. Default 3.
+	// MaxRetries is the maximum number of attempts, including the first. The default is 3.
 	MaxRetries int `json:"max_retries"`
 
-	// Concurrency is the number of jobs that run at once. Default 10; always 1 if Type
-	// is "fifo".
+	// Concurrency is how many jobs run at once. The default is 10. If Type is "fifo",
+	// Concurrency is always 1.
 	Concurrency int `json:"concurrency"`
 
-	// Type is "standard", or "fifo" for one job at a time, in order. As in the engine,
-	// other jobs can overtake one that waits for its retry. Default "standard".
+	// Type is "standard", or "fifo" to run one job at a time, in order. As in the engine, a
+	// job that is waiting for its retry can be overtaken by others. The default is "standard".
 	Type string `json:"type"`
 
-	// MessageGroupField is a key that must be present, and not null, in the payload of
-	// every job. A fifo queue requires it. No default.
+	// MessageGroupField is a key of the job payload. In a fifo queue, every job must have the
+	// key with a value other than null. MessageGroupField is required if Type is "fifo" and
+	// ignored otherwise.
 	MessageGroupField string `json:"message_group_field"`
 
-	// BackoffMs is the delay before the first retry, in milliseconds. It doubles with
-	// each further retry. Default 1000.
+	// BackoffMs is the delay before the first retry, in milliseconds. The delay doubles with
+	// each further retry. The default is 1000.
 	BackoffMs int `json:"backoff_ms"`
 }
 
-// check rejects configurations that the engine rejects.
+// check rejects the same configurations as the engine.
 func (c QueueConfig) check() error {
 	switch {
 	case c.MaxRetries < 0 || c.Concurrency < 0 || c.BackoffMs < 0:
@@ -49,16 +50,14 @@ func (c QueueConfig) check() error {
 	return nil
 }
 
-// defaultQueue is the named queue that always exists.
 const defaultQueue = "default"
 
-// namedQueue is a queue to which callers add jobs by the queue's name.
+// namedQueue is a queue that callers address by name.
 type namedQueue struct {
 	lane
 	config QueueConfig
 }
 
-// addNamed adds a named queue.
 func (q *queues) addNamed(name string, config QueueConfig) {
 	config.MaxRetries = cmp.Or(config.MaxRetries, defaultAttempts)
 	config.Concurrency = cmp.Or(config.Concurrency, defaultConcurrency)
@@ -77,7 +76,6 @@ func (q *queues) addNamed(name string, config QueueConfig) {
 	})
 }
 
-// enqueueInput is the input of a queue provider.
 type enqueueInput struct {
 	Queue       string          `json:"queue"`
 	FunctionID  string          `json:"function_id"`
@@ -88,8 +86,8 @@ type enqueueInput struct {
 	Namespace   *string         `json:"namespace"`
 }
 
-// enqueue serves engine::queue::enqueue. It does not check that the function exists;
-// that happens when the job runs.
+// enqueue serves engine::queue::enqueue. It accepts jobs for functions that do not exist; such
+// jobs fail when they run.
 func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	in, bad := decodeInput[enqueueInput](c.functionID, c.data)
 	if bad != nil {
@@ -120,8 +118,8 @@ func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireErro
 	return mustEncode(map[string]string{"messageReceiptId": in.Receipt}), nil
 }
 
-// runJob calls the function of a job, without metadata. Like the engine, it discards
-// the reason of a failure.
+// runJob calls the function of a job, without metadata. If the call fails, runJob returns a
+// fixed text that does not reveal the cause, as in the engine.
 func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure string) {
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "fn_queue "+queue)
 	_, err := q.engine.invoke(withCause(ctx, "queue", queue), j.functionID, j.namespace, j.data)
@@ -134,7 +132,7 @@ func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure stri
 	return "function call failed"
 }
 
-// noWorker logs that an attempt of a job has failed because its function has no worker.
+// noWorker logs an attempt that failed because the function does not exist.
 func (q *queues) noWorker(queue string, j *job, err *wireError) {
 	if err != nil && err.Code == "function_not_found" {
 		q.engine.log.Warn("event found no worker", "queue", queue, "function", j.functionID, "attempt", j.attempts+1, "error", err.Message)

@@ -31,7 +31,7 @@ func TestNamedQueue(t *testing.T) {
 		{
 			"fifo", QueueConfig{Type: "fifo", MessageGroupField: "g", Concurrency: 4, MaxRetries: 2},
 			[2]string{`{"g":1}`, `{"g":2}`},
-			[]string{`0s: {"g":1}`, `0s: {"g":2}`, `1s: {"g":1}`, `1s: {"g":2}`}, // overtaken while it waits
+			[]string{`0s: {"g":1}`, `0s: {"g":2}`, `1s: {"g":1}`, `1s: {"g":2}`}, // overtaken while waiting for a retry
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -41,7 +41,7 @@ func TestNamedQueue(t *testing.T) {
 				p.enqueue("q", "f", test.data[1])
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				slices.Sort(*calls) // calls at the same time have no order
+				slices.Sort(*calls) // concurrent calls may arrive in any order
 				wantAttempts(t, calls, test.want...)
 				dead := p.call("engine::queue::dlq_messages", `{"topic":"q"}`)
 				if got := strings.Count(dead, `"error":"function call failed"`); got != 2 {
@@ -52,7 +52,6 @@ func TestNamedQueue(t *testing.T) {
 	}
 }
 
-// A fifo queue runs one job at a time, in order of arrival.
 func TestNamedQueueFIFO(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t, WithQueue("q", QueueConfig{Type: "fifo", MessageGroupField: "g"}))
@@ -92,14 +91,14 @@ func TestNamedQueueRefuses(t *testing.T) {
 		time.Sleep(time.Hour)
 		p.wantCalls()
 
-		// The caller of a function receives the provider's error.
+		// The caller of the function receives the provider's error.
 		c := dial(t, e).register("c")
 		c.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"f","data":1,"action":{"type":"enqueue","queue":"none"}}`, id1)
 		c.want(result(id1, "f", `,"error":{"code":"enqueue_error","message":"enqueue_failed: Queue 'none' not found"}`))
 	}, WithQueue("q", QueueConfig{Type: "fifo", MessageGroupField: "g"}))
 }
 
-// A job keeps its namespace and its trace, and needs its function only when it runs.
+// A job keeps its namespace and trace. Its function need not exist until the job runs.
 func TestNamedQueueJob(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.send(`{"type":"invokefunction","function_id":"late","data":{"n":1},"namespace":"blue","metadata":{"not":"delivered"},` +
@@ -124,7 +123,7 @@ func TestNamedQueueJob(t *testing.T) {
 	})
 }
 
-// A worker can provide queues instead of the engine.
+// A worker can provide queues in place of the engine.
 func TestQueueProvider(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("engine::queue::enqueue", `{"accepted":true}`)

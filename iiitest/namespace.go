@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// nsState is the progress of a connection towards its namespace. Registrations wait
-// until the namespace is settled; calls do not wait.
+// nsState tracks whether the namespace of a connection is known. Registrations wait for the
+// namespace; calls do not.
 type nsState int
 
 const (
-	nsPending  nsState = iota // nothing declared yet; the grace period runs
+	nsPending  nsState = iota // nothing declared yet; the grace period is running
 	nsDraining                // known; queued registrations are being applied
-	nsResolved                // known; registrations are applied at once
-	nsAborted                 // the connection is over; registrations are dropped
+	nsResolved                // known; registrations are applied immediately
+	nsAborted                 // disconnected; registrations are dropped
 )
 
-// startGrace puts the connection in the default namespace if it does not declare one in
-// time.
+// startGrace puts the connection in the default namespace if it declares none within the grace
+// period.
 func (w *worker) startGrace() {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -28,9 +28,9 @@ func (w *worker) startGrace() {
 	})
 }
 
-// settleIn gives the connection its namespace, unless it has one, and applies in order
-// the registrations that have waited for it. Registrations that arrive in the meantime
-// are queued behind them. The first namespace stays.
+// settleIn assigns the connection its namespace and applies the queued registrations in order.
+// Registrations that arrive meanwhile are queued behind them. A namespace cannot be changed
+// once it is assigned.
 func (w *worker) settleIn(ns string) {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -54,7 +54,7 @@ func (w *worker) settleIn(ns string) {
 	}
 }
 
-// settled returns the namespace of the connection, if it is known.
+// settled returns the namespace of the connection, and whether it is known.
 func (w *worker) settled() (string, bool) {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -78,11 +78,11 @@ func (w *worker) register(m any) {
 	w.apply(m, ns)
 }
 
-// takenBack holds the triggers and observers that a worker has unregistered since its last
-// registration. If the worker then leaves, it has unregistered them as part of its shutdown,
-// so the engine logs the events that they lose.
+// takenBack records the triggers and observers that a worker has unregistered since its last
+// registration. If the worker then disconnects, the engine assumes that it unregistered them
+// as part of its shutdown, and logs the events that they miss.
 type takenBack struct {
-	mu        sync.Mutex // held alone, or last
+	mu        sync.Mutex // acquired alone or after all other locks
 	triggers  []*registration
 	observers []*observer
 }
@@ -109,14 +109,13 @@ func (b *takenBack) addObserver(o *observer) {
 	}
 }
 
-// all returns what the worker has unregistered.
 func (b *takenBack) all() ([]*registration, []*observer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.triggers, b.observers
 }
 
-// apply applies one registration of a connection in the namespace ns.
+// apply applies one registration in namespace ns.
 func (w *worker) apply(m any, ns string) {
 	switch m := m.(type) {
 	case *registerFunctionMessage:
@@ -151,11 +150,12 @@ func (w *worker) apply(m any, ns string) {
 	case *localStatsMessage:
 		w.e.observers.counted(w, ns, *m)
 	case *registerServiceMessage:
-		// A service groups functions, but no function of the engine exposes it.
+		// Services group functions. They are ignored because no built-in function returns
+		// them.
 	}
 }
 
-// abort discards the queued registrations and rejects further ones.
+// abort discards the queued registrations and all later ones.
 func (w *worker) abort() {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -165,11 +165,10 @@ func (w *worker) abort() {
 	}
 }
 
-// blank reports whether s is empty or white space.
 func blank(s string) bool { return strings.TrimSpace(s) == "" }
 
-// namespaceOf returns the namespace that a message names, or fallback if it names none.
-// A blank namespace is an error; it never means the default.
+// namespaceOf returns the namespace in a message, or fallback if the message has none. A blank
+// namespace is an error and never means the default.
 func namespaceOf(field string, named *string, fallback string) (string, *wireError) {
 	if named == nil {
 		return fallback, nil

@@ -8,9 +8,8 @@ import (
 
 const observabilityWorker = "iii-observability"
 
-// registerObservability adds the health report and the functions that read the baggage
-// of a call. The baggage is visible only in a call with a traceparent, because the
-// engine ignores it otherwise.
+// registerObservability adds the health check and the functions that read the baggage of a
+// call. As in the engine, the baggage of a call without a traceparent is not visible.
 func (e *Engine) registerObservability() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::health::check", "Report the health of the engine", e.serveHealth)
@@ -54,7 +53,6 @@ func (e *Engine) registerObservability() {
 	})
 }
 
-// serveHealth reports the contents of the stores.
 func (e *Engine) serveHealth(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type HealthCheckInput struct{}
 	if _, bad := decodeInput[HealthCheckInput](c.functionID, c.data); bad != nil {

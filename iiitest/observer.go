@@ -17,84 +17,83 @@ import (
 const (
 	// observerGrace is how long an observer outlives the connection of its owner.
 	observerGrace = 5 * time.Second
-	// ackTimeout is how long a host has to accept an observer.
+	// ackTimeout is how long a host may take to accept an observer.
 	ackTimeout = 30 * time.Second
-	// maxObserveDepth is the maximum length of a chain of activations.
+	// maxObserveDepth is the maximum number of nested activations.
 	maxObserveDepth = 8
 )
 
-// observer connects a source to a target: a call of the source causes a call of the
+// observer connects a source to a target: each call to the source results in a call to the
 // target.
 type observer struct {
 	id       string
 	seq      uint64
 	source   key
 	target   key
-	args     json.RawMessage // an object
-	given    bool            // args were sent, possibly empty
+	args     json.RawMessage // a JSON object
+	given    bool            // the message contained args, possibly empty
 	filter   *filter
 	capture  []string
 	on       string
 	deliver  string
 	metadata json.RawMessage
-	legacy   json.RawMessage // of a trigger of 0.25
+	legacy   json.RawMessage // trigger type and config if trigger is set
 
 	maxFires    uint64 // 0: no limit
 	maxInFlight uint32 // 0: no limit
 	expiry      *time.Timer
 
-	owner    *worker // the observing worker; nil while it is away
-	former   former  // the previous owner, until the new one has sent the observer
+	owner    *worker // observing worker; nil while disconnected
+	former   former  // previous owner, until the new owner has sent the observer again
 	grace    *time.Timer
-	answered bool // its owner has received the observeresult on this connection
-	trigger  bool // it represents a trigger, which is what its owner sees
+	answered bool // the owner has received observeresult on this connection
+	trigger  bool // represents a trigger; the owner sees only the trigger
 
-	// The inputs of the state.
+	// state and reason are computed by updateState.
 	state     iii.ObserverState
 	reason    *wireError
-	failed    *wireError // reason of the state error
-	accepted  bool       // by its host, since the function was registered
-	announced uint64     // revision of the announcement to the host; 0 if there was none
+	failed    *wireError // reason for the error state
+	accepted  bool       // the host has accepted the observer since it registered the function
+	announced uint64     // revision in which the host was notified; 0 if it was not
 	ack       *time.Timer
-	bound     hostedSource // the source inside the engine that serves it, or nil
-	running   bool         // the source inside the engine was notified that it is active
+	bound     hostedSource // source in the engine that has accepted the observer, or nil
+	running   bool         // bound has been notified that the observer is active
 
 	fires    uint64
 	inFlight uint32
-	waiting  []*request // activations that max_in_flight holds back
+	waiting  []*request // activations held back by max_in_flight
 	dropped  uint64
 
-	mentioned bool // lost events have been logged since the last change of state
+	mentioned bool // lost events have been logged since the last state change
 }
 
-// former identifies a connection that has ended.
+// former identifies a previous connection.
 type former struct{ id, token string }
 
-// hostedSource is a function of the engine that has hooks for its observers. The engine
-// calls the methods one at a time; they must not call back.
+// hostedSource is a source inside the engine that is notified about its observers. Its methods
+// are called one at a time and must not call back into observers.
 type hostedSource interface {
 	added(o *observer) *wireError // an error rejects the observer
 	removed(o *observer)
-	// switched is called between added and removed, when the observer becomes active or
-	// stops being active.
+	// switched is called between added and removed, whenever the observer becomes active or
+	// inactive.
 	switched(o *observer, active bool)
 }
 
-// observers is the table of observers. Its lock comes after that of the triggers and
-// before all others; see Engine.
+// observers is the table of all observers. See Engine for the lock order.
 type observers struct {
 	engine *Engine
 
 	mu        sync.Mutex
 	byID      map[string]*observer
 	bySource  map[key][]*observer // oldest first
-	away      map[key][]*observer // by source: disposed observers whose workers have left; see left
-	revisions map[key]uint64      // of the sets of observers, by function
+	away      map[key][]*observer // by source; disposed observers of disconnected workers, see left
+	revisions map[key]uint64      // revision of the set of observers, by function
 	seq       uint64
 	stats     map[key]*localStats
-	inactive  uint64 // activations without an active observer
+	inactive  uint64 // activations for observers that were not active
 
-	watched sync.Map // number of observers of a function, by its key
+	watched sync.Map // key → number of observers of the function
 
 	events struct {
 		mu   sync.Mutex
@@ -110,37 +109,35 @@ func (t *observers) init(e *Engine) {
 	t.events.wake = make(chan struct{}, 1)
 }
 
-// of returns the observers of a function, oldest first. The caller holds mu, as for
-// every method that does not lock it.
+// of returns the observers of a function, oldest first. The caller must hold mu, as for every
+// method that does not lock mu itself.
 func (t *observers) of(source key) []*observer { return slices.Clone(t.bySource[source]) }
 
 func (t *observers) inOrder() []*observer {
 	return slices.SortedFunc(maps.Values(t.byID), func(a, b *observer) int { return cmp.Compare(a.seq, b.seq) })
 }
 
-// function returns the function of a key, or nil.
 func (t *observers) function(k key) *function {
 	t.engine.mu.Lock()
 	defer t.engine.mu.Unlock()
 	return t.engine.functions[k]
 }
 
-// hostApproves reports whether the host of f approves its observers.
 func (f *function) hostApproves() bool {
 	return f.owner != nil && f.builtin == nil && f.owner.speaks().observes
 }
 
-// hostNotified reports whether the host of f receives frames about its observers.
+// hostNotified reports whether the host of f receives messages about its observers.
 func (f *function) hostNotified() bool { return f.owner != nil && f.owner.speaks().observes }
 
-// hostKey returns the key of a function as its host uses it.
+// hostKey returns the key that the host of f uses for f.
 func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
-// view returns an observer as its host sees it. The view does not contain the observer's
-// deliver setting. Hosts report only the captured parts of local calls, so the part to deliver
-// is added to the captured parts.
+// view returns an observer in the form in which its host receives it. A host reports only the
+// captured parts of the calls that it runs in process, and does not know the deliver setting.
+// Therefore view adds the part to be delivered to the captured parts.
 func (o *observer) view() json.RawMessage {
 	capture := append([]string{}, o.capture...)
 	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
@@ -150,11 +147,10 @@ func (o *observer) view() json.RawMessage {
 		raw("capture", mustEncode(capture)).str("on", o.on).raw("legacy", o.legacy).bytes()
 }
 
-// captures reports whether an observer requests a part of a call.
 func (o *observer) captures(part string) bool { return slices.Contains(o.capture, part) }
 
-// observe handles an observe message of w: it adds the observer, or treats a known id
-// as a replay. If the observer is rejected, the answer contains the reason.
+// observe handles an observe message from w. If the id is known, the message updates the
+// existing observer (see replay). The reply to a rejected observer contains the reason.
 func (t *observers) observe(w *worker, m observeMessage) {
 	admitted := w.permissions.admitObserver(&m)
 	t.mu.Lock()
@@ -171,12 +167,12 @@ func (t *observers) observe(w *worker, m observeMessage) {
 	case old != nil && (old.trigger || old.owner != nil && old.owner != w):
 		t.refuse(w, m.ID, errorBody("OBSERVER_ID_CONFLICT", "observer id already in use: %s", m.ID))
 		return
-	case old != nil && bad == nil && old.failed != nil && old.failed.Code != "": // a rejected observer ends here
+	case old != nil && bad == nil && old.failed != nil && old.failed.Code != "": // reject and dispose of it again
 		bad = old.failed
 	}
 	if bad != nil {
 		if old != nil {
-			old.owner, old.answered = w, false // it receives the rejection only
+			old.owner, old.answered = w, false // only so that w receives the rejection
 			t.dispose(old, bad, false)
 		}
 		t.refuse(w, m.ID, bad)
@@ -193,8 +189,8 @@ func (t *observers) refuse(w *worker, id string, why *wireError) {
 	w.push(w.speaks().observeResult(id, iii.ObserverStateError, why, nil))
 }
 
-// build creates an observer from a message and validates it, as far as its source is
-// known.
+// build creates an observer from a message. It validates the observer as far as possible: the
+// source may not exist yet.
 func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []string, bad *wireError) {
 	source, bad := namespaceOf("source.namespace", m.Source.Namespace, defaultNamespace)
 	if bad != nil {
@@ -260,7 +256,7 @@ func (o *observer) check(f *function) (warnings []string, bad *wireError) {
 	return o.filter.check(f)
 }
 
-// add adds a new observer and answers its observe message.
+// add adds a new observer and replies to its observe message.
 func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []string) {
 	t.seq++
 	o.seq, o.owner = t.seq, w
@@ -290,7 +286,6 @@ func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []str
 	}
 }
 
-// enter adds an observer to the table.
 func (t *observers) enter(o *observer) {
 	t.byID[o.id] = o
 	t.bySource[o.source] = append(t.bySource[o.source], o)
@@ -302,7 +297,8 @@ func (t *observers) enter(o *observer) {
 	t.watch(o.source)
 }
 
-// watch updates the number of observers of a source, which occur and ask read without a lock.
+// watch updates the number of observers of a source. occur and ask read the number without a
+// lock.
 func (t *observers) watch(source key) {
 	if n := len(t.bySource[source]) + len(t.away[source]); n > 0 {
 		t.watched.Store(source, n)
@@ -311,8 +307,9 @@ func (t *observers) watch(source key) {
 	}
 }
 
-// left remembers an observer of a source inside the engine whose worker has left. Events
-// that it misses are logged until another observer has the same target.
+// left remembers a disposed observer whose worker has disconnected, if the engine hosts the
+// source. Events that the observer misses are logged until another observer has the same
+// target.
 func (t *observers) left(o *observer) {
 	sameTarget := func(other *observer) bool { return other.target == o.target }
 	f := t.function(o.source)
@@ -327,14 +324,14 @@ func (t *observers) left(o *observer) {
 	if len(t.away[o.source]) >= maxAway {
 		t.returned(t.away[o.source][0])
 	}
-	if o.source.id == cronTick && t.engine.cron.added(o) != nil { // the ticks continue
+	if o.source.id == cronTick && t.engine.cron.added(o) != nil { // cron must keep ticking
 		return
 	}
 	t.away[o.source] = append(t.away[o.source], o)
 	t.watch(o.source)
 }
 
-// returned forgets an observer that left remembers.
+// returned forgets an observer remembered by left.
 func (t *observers) returned(o *observer) {
 	if o.source.id == cronTick {
 		t.engine.cron.removed(o)
@@ -343,8 +340,8 @@ func (t *observers) returned(o *observer) {
 	t.watch(o.source)
 }
 
-// lost logs the observers of a source inside the engine that miss an event because their
-// worker or their target is away.
+// lost logs the observers that miss an event of source, which the engine hosts, because their
+// worker has disconnected or their target does not exist.
 func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
 	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
 		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.interests(false) || !o.filter.matches(doc) || only != nil && !only(o) {
@@ -354,7 +351,7 @@ func (t *observers) lost(source key, doc *document, only func(o *observer) bool)
 			continue // another worker has taken over
 		}
 		if o.mentioned && strings.HasPrefix(source.id, "observability::") {
-			continue // logged only once, because events are frequent
+			continue // log frequent events only once
 		}
 		reason := triggerAway
 		if o.reason != nil {
@@ -365,7 +362,6 @@ func (t *observers) lost(source key, doc *document, only func(o *observer) bool)
 	}
 }
 
-// leave removes an observer from the table.
 func (t *observers) leave(o *observer) {
 	delete(t.byID, o.id)
 	list := slices.DeleteFunc(t.of(o.source), func(x *observer) bool { return x == o })
@@ -375,8 +371,8 @@ func (t *observers) leave(o *observer) {
 	t.watch(o.source)
 }
 
-// replay updates an observer that a connection sends again: the new content replaces
-// the old, while the count of activations and the expiry continue.
+// replay updates an observer that has been sent again. The new settings replace the old ones,
+// but the number of activations and the expiry are kept.
 func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	t.adopt(old, w)
 	changed := old.source != o.source || string(old.view()) != string(o.view())
@@ -407,13 +403,12 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	}
 }
 
-// adopt makes w the owner of an observer.
 func (t *observers) adopt(o *observer, w *worker) {
 	stopTimer(&o.grace)
 	o.owner, o.answered, o.former = w, false, former{}
 }
 
-// bind makes a source inside the engine accept an observer.
+// bind asks a source in the engine to accept an observer.
 func (t *observers) bind(o *observer, f *function) *wireError {
 	if f.source == nil {
 		return nil
@@ -437,7 +432,7 @@ func (t *observers) unbind(o *observer) {
 	o.bound = nil
 }
 
-// retract withdraws an observer from its host.
+// retract removes an observer from its host.
 func (t *observers) retract(o *observer, f *function) {
 	t.unbind(o)
 	stopTimer(&o.ack)
@@ -447,7 +442,7 @@ func (t *observers) retract(o *observer, f *function) {
 	o.accepted, o.announced = false, 0
 }
 
-// next returns the next revision of the observers of a function.
+// next returns the next revision of the set of observers of f.
 func (t *observers) next(f *function) uint64 {
 	k := key{f.namespace, f.id}
 	t.revisions[k]++
@@ -457,14 +452,14 @@ func (t *observers) next(f *function) uint64 {
 // announce sends a new observer to the host of f.
 func (t *observers) announce(o *observer, f *function) {
 	if !f.announced {
-		return // the whole set follows soon
+		return // the host is about to receive the whole set
 	}
 	revision := t.next(f)
 	f.owner.push(f.owner.speaks().observerAdded(f.hostKey(), revision, o.view()))
 	t.await(o, revision)
 }
 
-// await starts the timeout for the host's answer.
+// await starts the timeout for the host's acknowledgment.
 func (t *observers) await(o *observer, revision uint64) {
 	o.accepted, o.announced = false, revision
 	stopTimer(&o.ack)
@@ -472,13 +467,13 @@ func (t *observers) await(o *observer, revision uint64) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.byID[o.id] == o && o.announced == revision && !o.accepted && t.engine.ctx.Err() == nil {
-			t.retract(o, t.function(o.source)) // or the host would keep it once its hooks return
+			t.retract(o, t.function(o.source)) // otherwise the host could still activate it later
 			t.fail(o, errorBody("OWNER_TIMEOUT", "the host of '%s' did not accept the observer within %v", o.source.id, ackTimeout))
 		}
 	})
 }
 
-// hostChanged handles a change of a function: registered, replaced or removed.
+// hostChanged updates the observers of a function that was registered, replaced or removed.
 func (t *observers) hostChanged(k key) {
 	f := t.function(k)
 	list := t.of(k)
@@ -508,8 +503,8 @@ func (t *observers) hostChanged(k key) {
 	}
 }
 
-// announceSet sends a host all observers of its function. Observers that the host has
-// accepted since it registered the function stay accepted.
+// announceSet sends the host of f the complete set of observers. Observers that the host has
+// already accepted stay accepted.
 func (t *observers) announceSet(f *function) {
 	var views []json.RawMessage
 	var told []*observer
@@ -533,14 +528,14 @@ func (t *observers) announceSet(f *function) {
 	}
 }
 
-// dispatchesLocally reports whether the host of f may run its own calls of f in process.
+// dispatchesLocally reports whether the host of f may run its own calls to f in process.
 func (e *Engine) dispatchesLocally(f *function) bool {
 	p := f.owner.permissions
 	return !e.local.Load() && f.owner.speaks().local && f.builtin == nil && (p == nil || p.guard.MiddlewareFunctionID == "")
 }
 
-// SetLocalDispatch changes the setting of WithLocalDispatch and notifies the workers:
-// each receives the functionregistered messages of its functions again.
+// SetLocalDispatch changes the setting of WithLocalDispatch. It notifies workers by sending
+// the functionregistered messages for their functions again.
 func (e *Engine) SetLocalDispatch(on bool) {
 	t := &e.observers
 	t.mu.Lock()
@@ -551,7 +546,7 @@ func (e *Engine) SetLocalDispatch(on bool) {
 	}
 }
 
-// functionsWhere returns the selected functions in the order of their registration.
+// functionsWhere returns the functions that keep accepts, in the order of registration.
 func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -565,8 +560,8 @@ func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
 	return list
 }
 
-// declared handles the features of a worker: it announces what the worker has
-// registered before.
+// declared handles the list of features of a worker. It sends the worker the observers of
+// functions that the worker registered before it sent the list.
 func (t *observers) declared(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -575,7 +570,7 @@ func (t *observers) declared(w *worker) {
 	}
 }
 
-// acked handles a host's answer about an observer.
+// acked handles a host's acknowledgment or rejection of an observer.
 func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
@@ -589,7 +584,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 		return
 	}
 	if refusal, _ := decodeError(m.Error); refusal != nil {
-		if o.accepted { // a late rejection
+		if o.accepted { // the host rejects the observer after accepting it
 			t.retract(o, f)
 		}
 		t.fail(o, refusal)
@@ -603,7 +598,7 @@ func (t *observers) acked(w *worker, home string, m observerAckMessage) {
 	t.updateState(o)
 }
 
-// fail puts an observer in the state error. Only its owner can dispose it.
+// fail puts an observer in the error state. After that, only its owner can dispose of it.
 func (t *observers) fail(o *observer, why *wireError) {
 	t.unbind(o)
 	stopTimer(&o.ack)
@@ -611,7 +606,6 @@ func (t *observers) fail(o *observer, why *wireError) {
 	t.updateState(o)
 }
 
-// updateState recomputes the state of an observer.
 func (t *observers) updateState(o *observer) {
 	state, reason := iii.ObserverStateActive, (*wireError)(nil)
 	f, target := t.function(o.source), t.function(o.target)
@@ -654,8 +648,8 @@ func (t *observers) enterState(o *observer, state iii.ObserverState, reason *wir
 	t.engine.observerChanged(o)
 }
 
-// dispose ends an observer permanently. Activations that wait for max_in_flight are
-// discarded, or delivered if deliver is set.
+// dispose ends an observer permanently. Activations held back by max_in_flight are still
+// delivered if deliver is set, and discarded otherwise.
 func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
 	if t.byID[o.id] != o {
 		return
@@ -670,8 +664,7 @@ func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
 	t.enterState(o, iii.ObserverStateDisposed, reason)
 }
 
-// unobserve disposes an observer for its owner and returns it. It silently ignores
-// observers of other owners.
+// unobserve disposes of an observer and returns it if w owns it. Otherwise it returns nil.
 func (t *observers) unobserve(w *worker, id string) *observer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -683,8 +676,8 @@ func (t *observers) unobserve(w *worker, id string) *observer {
 	return o
 }
 
-// forget handles the end of a connection after its functions have been removed. Its
-// observers survive for a grace period.
+// forget handles the end of a connection, after its functions have been removed. The observers
+// of the connection survive for a grace period.
 func (t *observers) forget(w *worker, functions []key) {
 	for _, k := range functions {
 		t.hostChanged(k)
@@ -694,7 +687,7 @@ func (t *observers) forget(w *worker, functions []key) {
 		t.left(o)
 	}
 	for _, o := range t.inOrder() {
-		if o.owner != w || o.trigger { // a trigger ends with its connection, see forgetTriggers
+		if o.owner != w || o.trigger { // removed by forgetTriggers
 			continue
 		}
 		o.owner, o.answered = nil, false
@@ -713,11 +706,12 @@ func (t *observers) forget(w *worker, functions []key) {
 	}
 }
 
-// reattach transfers the observers of a lost connection to w, which replaces that
-// connection. Until w has sent them again, another connection can claim them: if w loses
-// its connection before it reads the hello, it does not know its id on this connection,
-// and its next connection names the previous id. Connections without observers transfer
-// none.
+// reattach transfers the observers of a lost connection to its successor w. Connections
+// without observer support transfer none.
+//
+// Until an observer has been sent again on w, another connection can still claim it with the
+// previous id. This covers a worker that disconnects before it has read the greeting of w.
+// Such a worker does not know the id of w, so its next connection sends the previous id again.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -734,9 +728,9 @@ func (t *observers) reattach(w *worker, previous former) {
 	}
 }
 
-// standsFor creates an observer that represents a trigger, if a function has claimed the
-// trigger's type (legacy_trigger_type), as engine 0.25 does. It reports whether there is
-// such a function. triggers.mu is held.
+// standsFor creates an observer that represents a trigger if a function has claimed the type
+// of the trigger with legacy_trigger_type, as in engine 0.25. It reports whether it has found
+// such a function. The caller must hold triggers.mu.
 func (t *observers) standsFor(r *registration) bool {
 	namespaces := []string{r.home, defaultNamespace}
 	if r.explicit != nil {
@@ -757,7 +751,7 @@ func (t *observers) standsFor(r *registration) bool {
 	return false
 }
 
-// stand creates the observer of f that represents a trigger.
+// stand creates the observer of f that represents r.
 func (t *observers) stand(r *registration, f *function) {
 	t.seq++
 	o := &observer{
@@ -790,7 +784,8 @@ func (t *observers) stand(r *registration, f *function) {
 	t.updateState(o)
 }
 
-// standsForNoMore disposes of the observer that represents a trigger. triggers.mu is held.
+// standsForNoMore disposes of the observer that represents a trigger. The caller must hold
+// triggers.mu.
 func (t *observers) standsForNoMore(r *registration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -806,7 +801,6 @@ func stopTimer(timer **time.Timer) {
 	}
 }
 
-// stop stops the timers of all observers.
 func (t *observers) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -817,11 +811,10 @@ func (t *observers) stop() {
 	}
 }
 
-// milliseconds converts n to a duration, limited to the longest one.
+// milliseconds converts n to a duration, capped at the maximum.
 func milliseconds(n uint64) time.Duration {
 	const most = uint64(1<<63-1) / uint64(time.Millisecond)
 	return time.Duration(min(n, most)) * time.Millisecond
 }
 
-// newActivationID returns the id of a new activation.
 func newActivationID() string { return uuid.NewString() }

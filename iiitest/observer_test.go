@@ -17,13 +17,13 @@ const (
 	featuresV2 = `,"features":["observe.v1","observe.v2","local-dispatch.v1","large-messages.v1"]`
 )
 
-// observing connects a worker of 0.26.
+// observing connects a worker that supports observe.v2.
 func observing(t testing.TB, e *Engine, name string) *client {
 	t.Helper()
 	return dial(t, e).register(name, featuresV2)
 }
 
-// host registers functions and reads the confirmations, which contain no observers.
+// host registers functions and reads the confirmations. The functions must have no observers.
 func (c *client) host(ids ...string) *client {
 	c.t.Helper()
 	for _, id := range ids {
@@ -33,8 +33,8 @@ func (c *client) host(ids ...string) *client {
 	return c
 }
 
-// observe sends an observer. Further arguments add fields to its source and to the
-// message.
+// observe sends an observe message. more contains additional fields of the source, and then of
+// the message itself.
 func (c *client) observe(id, source, target string, more ...string) {
 	c.t.Helper()
 	in := ""
@@ -62,7 +62,7 @@ func (c *client) wantState(id, state, reason string, fires int) {
 	c.want(fmt.Sprintf(`{"type":"observerstatechanged","id":%q,"state":%q%s,"fires":%d}`, id, state, reason, fires))
 }
 
-// accept reads the announcement of an observer and accepts it.
+// accept reads the announcement of an observer and acknowledges it.
 func (c *client) accept(function, id string) {
 	c.t.Helper()
 	m := c.want(fmt.Sprintf(`{"type":"observeradded","function_id":%q,"namespace":"default","revision":"*","observer":{"id":%q,"args":"*","filters":"*","target":"*","capture":"*","on":"*"}}`, function, id))
@@ -74,8 +74,8 @@ func (c *client) ack(function, id string, revision any, more ...string) {
 	c.send(`{"type":"observerack","function_id":%q,"namespace":"default","id":%q,"revision":%v%s}`, function, id, revision, strings.Join(more, ""))
 }
 
-// wantActivation reads a call of a target because of an observer, compares its payload,
-// answers it and returns it.
+// wantActivation reads a call that activates a target, checks the payload, replies to the call
+// and returns it.
 func (c *client) wantActivation(id, target, data string) map[string]any {
 	c.t.Helper()
 	m := c.recv()
@@ -96,13 +96,14 @@ func (c *client) reply(call map[string]any, more string) {
 	c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":%q%s}`, call["invocation_id"], call["function_id"], more)
 }
 
-// quiet fails if c has received anything.
+// quiet fails if c has received a message.
 func (c *client) quiet() {
 	c.t.Helper()
 	c.sync()
 }
 
-// The conversations of the protocol specification, frame by frame.
+// TestObserverConversations plays the conversations in the protocol specification, frame by
+// frame.
 func TestObserverConversations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -138,7 +139,7 @@ func TestObserverConversations(t *testing.T) {
 		h2.ack("shop::sell", "o1", 2)
 		o.wantState("o1", "active", "", 2)
 
-		// A rejection, and the same id again.
+		// The observer is rejected, and its id is used again.
 		o.observe("s1", "shop::sell", "shop::sell")
 		o.send(`{"type":"unobserve","id":"s1"}`)
 		o.observe("s1", "shop::sell", "log::sale")
@@ -226,7 +227,7 @@ func TestObserverStates(t *testing.T) {
 			o.send(`{"type":"registerfunction","id":"t"}`)
 			o.want(`{"type":"functionregistered","id":"t","namespace":"default","revision":0,"local_dispatch":true,"observers":[]}`)
 			o.wantState("o1", "active", "", 0)
-			o.quiet() // calls during the suspension do not count
+			o.quiet() // calls made while suspended do not activate the observer
 		},
 		"source unregisters": func(t *testing.T, e *Engine) {
 			h, o := observing(t, e, "h").host("s"), observing(t, e, "o").host("t")
@@ -241,7 +242,7 @@ func TestObserverStates(t *testing.T) {
 			m := h.recv()
 			h.ack("s", "o1", m["revision"], `,"error":{"code":"TAKEN","message":"m"}`)
 			o.wantState("o1", "error", "TAKEN", 0)
-			h.quiet() // it has not accepted the observer
+			h.quiet() // the host has not accepted the observer
 			o.send(`{"type":"unobserve","id":"o1"}`)
 			o.wantState("o1", "disposed", "UNOBSERVED", 0)
 			h.quiet()
@@ -288,7 +289,7 @@ func TestObserverStates(t *testing.T) {
 			call := h.want(`{"type":"invokefunction","invocation_id":"*","function_id":"s","data":1}`)
 			h.reply(call, `,"error":{"code":"C","message":"m"}`)
 			o.want(`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"s","error":{"code":"C","message":"m"}}`)
-			o.quiet() // it observes successes only
+			o.quiet() // the observer does not observe failures
 		},
 		"expires": func(t *testing.T, e *Engine) {
 			h, o := observing(t, e, "h").host("s"), observing(t, e, "o").host("t")
@@ -327,9 +328,8 @@ func TestObserverStates(t *testing.T) {
 			o2.observe("o1", "s", "t")
 			o2.wantResult("o1", "active")
 			time.Sleep(2 * observerGrace)
-			h.quiet() // none of this concerns the host
-			// An observer that is disposed in the meantime, without a replay, is
-			// disposed now.
+			h.quiet() // the host is not notified
+			// An observer that has not been sent again can still be disposed of.
 			o2.send(`{"type":"unobserve","id":"o1"}`)
 			o2.wantState("o1", "disposed", "UNOBSERVED", 0)
 		},
@@ -341,7 +341,7 @@ func TestObserverStates(t *testing.T) {
 			h.ack("s", "o1", m["revision"], `,"error":{"code":"TAKEN","message":"m"}`)
 			o.wantState("o1", "error", "TAKEN", 0)
 			e.Drop("o")
-			synctest.Wait() // its name is free again
+			synctest.Wait() // the name of the worker is free again
 			o2 := observing(t, e, "o").host("t")
 			o2.observe("o1", "s", "t")
 			o2.wantRefusal("o1", "TAKEN")
@@ -359,7 +359,7 @@ func TestObserverStates(t *testing.T) {
 	}
 }
 
-// activeObserver creates the observer o1 of s, with the target t, and makes it active.
+// activeObserver creates an active observer o1 with source s and target t.
 func activeObserver(h, o *client) (revision any) {
 	h.t.Helper()
 	o.observe("o1", "s", "t")
@@ -381,8 +381,7 @@ func TestObserverIDs(t *testing.T) {
 		other.send(`{"type":"unobserve","id":"unknown"}`)
 		other.quiet()
 
-		// A replay with the same content changes nothing; new content is applied and
-		// announced.
+		// Sending an observer again has no effect unless it has changed.
 		o.observe("o1", "s", "t")
 		o.wantResult("o1", "active")
 		h.quiet()
@@ -391,11 +390,11 @@ func TestObserverIDs(t *testing.T) {
 		h.want(`{"type":"observerremoved","function_id":"s","namespace":"default","revision":2,"id":"o1"}`)
 		h.accept("s", "o1")
 		o.wantState("o1", "active", "", 0)
-		o.observe("o1", "s", "t", `,"on":"error"`, `,"max_fires":1`) // a policy does not concern the host
+		o.observe("o1", "s", "t", `,"on":"error"`, `,"max_fires":1`) // max_fires is not sent to the host
 		o.wantResult("o1", "active")
 		h.quiet()
 
-		// The answers are in the order of the requests.
+		// Results are in the order of the requests.
 		for i := range 5 {
 			o.observe(fmt.Sprint("n", i), "nobody", "t")
 		}
@@ -441,7 +440,7 @@ func TestObserveIsChecked(t *testing.T) {
 		h.accept("args", "o1")
 		o.wantState("o1", "active", "", 0)
 		o.observe("o2", "private", "t")
-		o.wantResult("o2", "pending") // what is private can be observed
+		o.wantResult("o2", "pending") // private functions can be observed
 		h.accept("private", "o2")
 		o.wantState("o2", "active", "", 0)
 		if got := errorCode(o.call("private", "{}")); got != "FORBIDDEN" {
@@ -467,7 +466,7 @@ func TestObserverPolicy(t *testing.T) {
 				m = h.recv()
 			}
 			h.reply(m, `,"result":null`)
-			p.recv() // its result
+			p.recv() // result of the call
 		}
 		o.wantActivation("o1", "t", "7")
 		first := o.wantActivation("o1", "t", "6")
@@ -493,7 +492,7 @@ func TestObserverPolicy(t *testing.T) {
 	})
 }
 
-// A host of 0.26 selects among the observers, or serves them itself.
+// A 0.26 host can select observers or deliver to them itself.
 func TestHostMatchesAndDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -512,7 +511,7 @@ func TestHostMatchesAndDelivers(t *testing.T) {
 		}
 		call(2, `,"matched":["b","unknown"]`)
 		o.wantActivation("b", "t", "2")
-		call(1, `,"matched":["b"]`) // its filters refuse
+		call(1, `,"matched":["b"]`) // the filters of b do not match
 		call(2, `,"matched":[]`)
 		call(2, `,"delivered":true`)
 		call(3, "")
@@ -540,7 +539,7 @@ func TestObserveDepth(t *testing.T) {
 	})
 }
 
-// A worker of 0.25 has no hooks. As a host, it selects observers only for owner delivery.
+// A 0.25 host can select observers only with owner delivery, and not in the result of a call.
 func TestOwnerDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -554,9 +553,9 @@ func TestOwnerDelivery(t *testing.T) {
 		o.wantState("o1", "active", "", 0)
 
 		o.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"s","data":1}`, id1)
-		h.reply(h.recv(), `,"result":1,"matched":["o1"]`) // which no worker of 0.25 sends
+		h.reply(h.recv(), `,"result":1,"matched":["o1"]`) // no real 0.25 worker sends this
 		o.want(`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"s","result":1}`)
-		o.quiet() // calls activate no observer
+		o.quiet() // calls do not activate observers
 
 		h.send(`{"type":"invocationsobserved","items":[{"function_id":"s","namespace":"default","invocation_id":"e","matched":["o1"],"status":"success","input":{"turn":1},"started_at_ms":1,"duration_ms":0}]}`)
 		o.wantActivation("o1", "t", `{"observer_id":"o1","activation_id":"*","function_id":"s","namespace":"default","invocation_id":"e","status":"success","input":{"turn":1},"caller":"*","started_at_ms":1,"duration_ms":0}`)
@@ -564,8 +563,7 @@ func TestOwnerDelivery(t *testing.T) {
 		o.reply(o.wantActivation("o1", "t", "2"), `,"result":3`)
 		h.want(`{"type":"invocationresult","invocation_id":"` + id1 + `","function_id":"t","result":3}`)
 
-		// A trigger of a type that the function claims becomes an observer of the
-		// function.
+		// A trigger of a type claimed by the function becomes an observer of the function.
 		o.send(`{"type":"registertrigger","id":"t1","trigger_type":"tides","function_id":"t","config":{"topic":"y"},"metadata":{"m":1}}`)
 		m := h.want(`{"type":"observeradded","function_id":"s","namespace":"default","revision":2,"observer":{"id":"t1","args":{"topic":"y"},"filters":{},"target":"t","capture":["input","output","caller"],"on":"success","legacy":{"trigger_type":"tides","config":{"topic":"y"}}}}`)
 		h.ack("s", "t1", m["revision"])
@@ -579,8 +577,8 @@ func TestOwnerDelivery(t *testing.T) {
 		o.send(`{"type":"registertrigger","id":"t2","trigger_type":"tides","function_id":"t","config":{}}`)
 		o.want(`{"type":"triggerregistrationresult","id":"t2","trigger_type":"*","function_id":"t","error":{"code":"INVALID_ARGS","message":"*"}}`)
 
-		// The host receives no code that it does not know, and can replay what was
-		// rejected.
+		// The engine does not send codes that a 0.25 host does not know. An observer can be
+		// sent again after its rejection.
 		h.send(`{"type":"registerfunction","id":"broken","observe":{"delivery":"owner","args_format":{"type":"nothing"}}}`)
 		h.quiet()
 		for range 2 {
@@ -612,8 +610,7 @@ func TestProtocols(t *testing.T) {
 		v1 := greeting(Protocol025, `,"features":["observe.v1","local-dispatch.v1"]`).register("v1", featuresV2)
 		v2 := greeting(Protocol026, `,"features":["observe.v1","observe.v2","local-dispatch.v1"]`).register("v2", featuresV2)
 
-		// Messages that a connection does not support are dropped in one direction and
-		// not sent in the other.
+		// Messages that a connection does not support are dropped if received, and never sent.
 		before := e.Stats().Undecodable
 		old.observe("o1", "s", "t")
 		old.function("s")
@@ -642,7 +639,7 @@ func TestProtocols(t *testing.T) {
 		if got := errorCode(v2.call("state::on-changed", "{}")); got != "FORBIDDEN" {
 			t.Errorf("a source of the engine: %s", got)
 		}
-		// Triggers of all generations coexist.
+		// Triggers of all protocol versions coexist.
 		v2.send(`{"type":"registertrigger","id":"t1","trigger_type":"state","function_id":"t","config":{}}`)
 		v2.sync()
 		old.call("state::set", `{"scope":"s","key":"k","value":1}`)
@@ -675,7 +672,7 @@ func TestLocalDispatchIsRevoked(t *testing.T) {
 		e.SetLocalDispatch(false)
 		h.want(`{"type":"functionregistered","id":"s","namespace":"default","revision":2,"local_dispatch":false,"observers":["*"]}`)
 		o.want(`{"type":"functionregistered","id":"t","namespace":"default","revision":0,"local_dispatch":false,"observers":[]}`)
-		o.quiet() // it stays active
+		o.quiet() // the observer stays active
 
 		h.send(`{"type":"localinvocationstats","window_ms":10000,"functions":[{"function_id":"s","count":2,"errors":1,"duration_ms_sum":1.5}],"dropped_reports":[{"function_id":"s","reason":"BUFFER_FULL","count":3}]}`)
 		h.sync()
@@ -706,7 +703,7 @@ func TestGuardedObservers(t *testing.T) {
 	})
 }
 
-// The sources inside the engine, each next to the trigger type that it replaces.
+// TestEngineSources covers the sources that the engine hosts.
 func TestEngineSources(t *testing.T) {
 	t.Run("http", func(t *testing.T) {
 		e := Start(t)
@@ -796,7 +793,7 @@ func TestEngineSources(t *testing.T) {
 			if waited := time.Since(began); waited != time.Second {
 				t.Errorf("retried after %v", waited)
 			}
-			// Messages wait for a subscriber that is away, up to the retention.
+			// Messages for an inactive observer are kept until their retention period ends.
 			w.send(`{"type":"unregisterfunction","id":"work"}`)
 			w.wantState("q1", "suspended", "TARGET_UNAVAILABLE", 2)
 			time.Sleep(20 * time.Second)
@@ -865,7 +862,7 @@ func TestEngineSources(t *testing.T) {
 			p.call("stream::set", `{"stream_name":"s","group_id":"g","item_id":"i","data":1}`)
 			w.wantActivation("streams", "f", `{"type":"stream","timestamp":"*","streamName":"s","groupId":"g","stream_name":"s","group_id":"g","id":"i","event":{"type":"create","data":1}}`)
 			p.call("engine::log::error", `{"message":"oh"}`)
-			for range 2 { // the record, and the engine's own record about it
+			for range 2 { // the record and the engine's own record about the call
 				if m := w.recv(); m["activation"].(map[string]any)["observer_id"] != "logs" {
 					t.Errorf("%v", m)
 				}
@@ -879,7 +876,7 @@ func TestEngineSources(t *testing.T) {
 			w.send(`{"type":"unobserve","id":"later"}`)
 			w.wantState("later", "disposed", "UNOBSERVED", 0)
 			w.wantActivation("observers", "f", `{"observer_id":"later","function_id":"nothing","target":"f","state":"disposed","reason":"*"}`)
-			if m := w.recv(); m["activation"].(map[string]any)["observer_id"] != "functions" { // within the poll
+			if m := w.recv(); m["activation"].(map[string]any)["observer_id"] != "functions" { // at the next poll
 				t.Errorf("%v", m)
 			}
 		})
@@ -908,7 +905,7 @@ func TestConsoleShowsObservers(t *testing.T) {
 	})
 }
 
-// Hook withholds and delays answers, and sends a worker unknown messages.
+// This test uses a hook that delays results, drops acknowledgments and sends unknown messages.
 func TestHookWithholdsObserveFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

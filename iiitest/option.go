@@ -15,10 +15,9 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// Option configures an engine. New validates the options.
+// Option configures an engine. New validates options.
 type Option func(*config) error
 
-// config holds the values of the options.
 type config struct {
 	protocol       Protocol
 	strict         bool
@@ -31,13 +30,13 @@ type config struct {
 	listen         string
 	http           string
 	stream         string
-	console        string // "": none
-	consoleExposed bool   // its address may be any
+	console        string // "" for none
+	consoleExposed bool   // console may be any address
 	consoleBytes   int
 	streamAuth     string
-	bridge         func() (*iii.Client, error)                                       // nil: none
-	guard          *guard                                                            // nil: no second listener
-	dial           func(ctx context.Context, network, addr string) (net.Conn, error) // to functions invoked over HTTP; nil: the network
+	bridge         func() (*iii.Client, error)                                       // nil for none
+	guard          *guard                                                            // nil for no second listener
+	dial           func(ctx context.Context, network, addr string) (net.Conn, error) // for functions invoked over HTTP; nil for the network
 	env            func(name string) (value string, set bool)
 	frames         int
 	frameBytes     int
@@ -67,9 +66,10 @@ func defaultConfig() config {
 	}
 }
 
-// WithNamespaceGrace sets how long a connection that does not call
-// engine::workers::register waits before it is placed in the namespace "default". The
-// default is 5 seconds, as in the engine (registration_namespace_grace_ms).
+// WithNamespaceGrace sets how long the engine waits for a connection to call
+// engine::workers::register. After that, the engine places the connection in the namespace
+// "default". The grace period must be positive. The default is 5 seconds, as in the engine
+// (registration_namespace_grace_ms).
 func WithNamespaceGrace(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
@@ -80,9 +80,9 @@ func WithNamespaceGrace(d time.Duration) Option {
 	}
 }
 
-// WithHTTPTimeout sets the time limit for a request to the HTTP triggers. When it
-// expires, the response is 504, even if the function still runs. The default is 30
-// seconds, as in the engine (default_timeout).
+// WithHTTPTimeout sets the time limit for a request to the HTTP triggers. When the limit
+// expires, the engine responds with status 504, even if the function is still running. d must
+// be positive. The default is 30 seconds, as in the engine (default_timeout).
 func WithHTTPTimeout(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
@@ -93,12 +93,12 @@ func WithHTTPTimeout(d time.Duration) Option {
 	}
 }
 
-// WithHTTPMiddleware names functions of the namespace default that process every
-// request to the HTTP triggers, one after the other, before the condition and the
-// middleware functions of the route. This is the middleware of the engine's HTTP
-// server, in the order of its priorities. Each function receives the same input as a
-// middleware function of a route and may answer in place of the route. Later calls add
-// to earlier ones. The default is none.
+// WithHTTPMiddleware sets functions of the default namespace that process every request to the
+// HTTP triggers. They run one after another, before the condition and middleware functions of
+// the route. In a real engine they are configured as the middleware of the HTTP server and
+// ordered by priority. Each function receives the same input as a middleware function of a
+// route and may respond in place of the route. Repeated options append to the list. The
+// default is none.
 func WithHTTPMiddleware(functionIDs ...string) Option {
 	own := slices.Clone(functionIDs)
 	return func(c *config) error {
@@ -110,9 +110,9 @@ func WithHTTPMiddleware(functionIDs ...string) Option {
 	}
 }
 
-// WithQueue adds a named queue for jobs, or reconfigures the queue "default", which
-// always exists. The engine rejects jobs for a queue that does not exist. A repeated
-// name replaces the earlier configuration.
+// WithQueue adds a named queue, or reconfigures the queue "default", which always exists. The
+// engine rejects jobs for queues that do not exist. A repeated name replaces the earlier
+// configuration.
 func WithQueue(name string, q QueueConfig) Option {
 	return func(c *config) error {
 		if name == "" {
@@ -126,11 +126,11 @@ func WithQueue(name string, q QueueConfig) Option {
 	}
 }
 
-// WithQueueProvider sets whether engine::queue::enqueue exists from the start, so jobs
-// can be put into the queues of WithQueue. The default is true. A real engine has no
-// queue provider until a queue worker registers one; with false this engine has none
-// either, and enqueueing fails with enqueue_error. Durable topics exist in both cases.
-// A worker that registers engine::queue::enqueue replaces the built-in provider.
+// WithQueueProvider sets whether the engine provides engine::queue::enqueue, which adds jobs
+// to the queues of WithQueue. The default is true. A real engine has no queue provider until a
+// queue worker registers one. WithQueueProvider(false) simulates this: enqueueing fails with
+// enqueue_error. Durable topics exist in either case. A worker that registers
+// engine::queue::enqueue replaces the built-in provider.
 func WithQueueProvider(on bool) Option {
 	return func(c *config) error {
 		c.queueProvider = on
@@ -138,10 +138,10 @@ func WithQueueProvider(on bool) Option {
 	}
 }
 
-// WithAddrs sets the addresses of the three listeners: workers, HTTP triggers and
-// streams. The default of each is 127.0.0.1:0, a free port of the loopback interface;
-// an empty string selects the default. Inside a testing/synctest bubble there are no
-// listeners, and the addresses are ignored.
+// WithAddrs sets the addresses of the listeners for workers, HTTP triggers and streams. An
+// empty address selects the default, 127.0.0.1:0, which is a free port on the loopback
+// interface. Inside a testing/synctest bubble there are no listeners, and the addresses are
+// ignored.
 func WithAddrs(listen, http, stream string) Option {
 	return func(c *config) error {
 		for _, a := range []struct {
@@ -160,10 +160,10 @@ func WithAddrs(listen, http, stream string) Option {
 	}
 }
 
-// WithEnv sets the environment variables of the engine. References such as
-// ${NAME:default} in the values of configuration::* and the *_key fields of functions
-// invoked over HTTP read them. The engine copies the map; later calls replace it. The
-// default is the environment of the process.
+// WithEnv sets the environment variables of the engine. Configuration values refer to them in
+// the form ${NAME} or ${NAME:default}, and the *_key fields of functions invoked over HTTP
+// contain their names. The engine copies the map. A repeated option replaces the earlier map.
+// The default is the environment of the process.
 func WithEnv(variables map[string]string) Option {
 	own := maps.Clone(variables)
 	return func(c *config) error {
@@ -175,9 +175,9 @@ func WithEnv(variables map[string]string) Option {
 	}
 }
 
-// WithFrameLimit bounds the list that Frames returns, in messages and in bytes. The oldest
-// messages are dropped first; Stats counts them. The default is 100,000 messages and 64 MiB.
-// With zero messages, Frames returns none.
+// WithFrameLimit limits the messages that Frames returns, by number and by total size in
+// bytes. The oldest messages are dropped first, and Stats counts the dropped messages. The
+// default is 100,000 messages and 64 MiB. If either limit is zero, Frames returns no messages.
 func WithFrameLimit(messages, bytes int) Option {
 	return func(c *config) error {
 		if messages < 0 || bytes < 0 {
@@ -188,13 +188,13 @@ func WithFrameLimit(messages, bytes int) Option {
 	}
 }
 
-// WithTelemetryLimit bounds the telemetry that the engine keeps. Both limits, items and
-// bytes of JSON, apply separately to frames, finished spans, announced spans, log
-// records and metrics. The oldest items are dropped first; Stats counts them. The
-// limits also bound the results of engine::traces::* and engine::metrics::list. The
-// byte limit bounds engine::logs::list, which returns at most 1,000 records, as in the
-// engine. The default is 100,000 items and 64 MiB. With zero items, the engine keeps
-// none.
+// WithTelemetryLimit limits the telemetry that the engine keeps, by number of items and by
+// bytes of JSON. Both limits apply separately to frames, finished spans, announced spans, log
+// records and metrics. The oldest items are dropped first, and Stats counts the dropped items.
+// Both limits also apply to the stores behind engine::traces::* and engine::metrics::list.
+// Only the byte limit applies to the store behind engine::logs::list, which keeps at most
+// 1,000 records, as in the engine. The default is 100,000 items and 64 MiB. If either limit is
+// zero, Telemetry, Traces, LiveSpans, Logs and Metrics return nothing.
 func WithTelemetryLimit(items, bytes int) Option {
 	return func(c *config) error {
 		if items < 0 || bytes < 0 {
@@ -206,8 +206,8 @@ func WithTelemetryLimit(items, bytes int) Option {
 }
 
 // WithLogger sets a logger for messages and registrations that the engine drops silently, for
-// errors of triggered functions, and for events that reach no worker. By default, and with
-// nil, the engine logs nothing.
+// errors of triggered functions, and for events that reach no worker. By default, and if l is
+// nil, nothing is logged.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) error {
 		if l != nil {

@@ -45,7 +45,7 @@ func TestLoggerReceivesNoSecrets(t *testing.T) {
 	c.send(`{"type":"reattach","previous_worker_id":1,"reattach_token":"s3cret"}`)
 	c.send(`{"type":"invokefunction","function_id":"x","data":1,"metadata":{},"action":"s3cret"}`)
 	c.sync()
-	_ = e.Close() // no goroutine writes to the log any more
+	_ = e.Close() // stops all goroutines that write to the log
 	for _, want := range []string{"undecodable message dropped", "function invoked over HTTP rejected", "reattach ignored"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in the log", want)

@@ -10,18 +10,17 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// TelemetryFrame is one telemetry frame as it arrived, on /otel or on a worker's own
-// connection.
+// TelemetryFrame is a telemetry frame as received, either on /otel or on the connection of a
+// worker.
 type TelemetryFrame struct {
-	Time   time.Time       // of arrival
-	Worker string          // the id of the worker; "" on /otel
+	Time   time.Time       // time of arrival
+	Worker string          // worker id; "" on /otel
 	Prefix string          // OTLP, MTRC or LOGS
 	Data   json.RawMessage // everything after the prefix
 }
 
-// telemetryLog keeps the frames of telemetry that workers send, and the decoded records in
-// them. It is separate from the stores behind the engine's query functions, because workers
-// can clear those stores.
+// telemetryLog keeps telemetry frames and the records decoded from them. It is separate from
+// the stores behind the engine's query functions because workers can clear those stores.
 type telemetryLog struct {
 	mu      sync.Mutex
 	frames  recent[TelemetryFrame]
@@ -40,14 +39,14 @@ func (l *telemetryLog) init(items, bytes int) {
 	l.metrics = recent[metricRecord]{maxItems: items, maxBytes: bytes, size: func(m metricRecord) int { return m.size }}
 }
 
-// forgotten returns how many items are no longer kept.
+// forgotten returns the number of dropped items.
 func (l *telemetryLog) forgotten() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.frames.forgotten + l.spans.forgotten + l.live.forgotten + l.logs.forgotten + l.metrics.forgotten
 }
 
-// records copies a list of the telemetry log.
+// records returns the items of a list in their public form.
 func records[T, P any](l *telemetryLog, list *recent[T], public func(T) P) []P {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -58,41 +57,42 @@ func records[T, P any](l *telemetryLog, list *recent[T], public func(T) P) []P {
 	return out
 }
 
-// Telemetry returns the telemetry frames that arrived, in order, within the bounds of
-// WithTelemetryLimit. It includes invalid frames, except those that are not UTF-8. Do
-// not modify the data.
+// Telemetry returns the telemetry frames in order of arrival, within the limits of
+// WithTelemetryLimit. Invalid frames are included, except those that are not UTF-8. The caller
+// must not modify the data.
 func (e *Engine) Telemetry() []TelemetryFrame {
 	return records(&e.telemetry, &e.telemetry.frames, func(f TelemetryFrame) TelemetryFrame { return f })
 }
 
-// Traces returns the finished spans that arrived over telemetry, in the order of
-// arrival, within the bounds of WithTelemetryLimit. A span that was sent twice appears
-// twice. engine::traces::clear does not clear the list. Do not modify the maps and
-// slices in it.
+// Traces returns the finished spans received as telemetry, in order of arrival, within the
+// limits of WithTelemetryLimit. A span that was sent twice appears twice.
+// engine::traces::clear does not affect Traces. The caller must not modify the maps and slices
+// in the spans.
 func (e *Engine) Traces() []Span {
 	return records(&e.telemetry, &e.telemetry.spans, func(s spanRecord) Span { return s.span })
 }
 
-// LiveSpans returns the announcements of started spans that arrived over telemetry.
-// Their end is the zero time. See Traces.
+// LiveSpans returns the announcements of started spans received as telemetry. Their End is the
+// zero time. Order, limits and ownership are as for Traces.
 func (e *Engine) LiveSpans() []Span {
 	return records(&e.telemetry, &e.telemetry.live, func(s spanRecord) Span { return s.span })
 }
 
-// Logs returns the log records that arrived over telemetry. It does not include records
-// of engine::log::* and of the engine itself. See Traces.
+// Logs returns the log records received as telemetry. Records written with engine::log::* and
+// records of the engine itself are not included. Order, limits and ownership are as for
+// Traces.
 func (e *Engine) Logs() []LogRecord {
 	return records(&e.telemetry, &e.telemetry.logs, func(r otlpLog) LogRecord { return r.public })
 }
 
-// Metrics returns the metrics that arrived over telemetry, one item for each metric of
-// each export. It does not include metrics of types that the engine does not store,
-// which are exponential histograms and summaries; Stats counts them. See Traces.
+// Metrics returns the metrics received as telemetry, with one item for each metric of each
+// export. It omits exponential histograms and summaries, which the engine does not store;
+// Stats counts them. Order, limits and ownership are as for Traces.
 func (e *Engine) Metrics() []Metric {
 	return records(&e.telemetry, &e.telemetry.metrics, func(m metricRecord) Metric { return m.metric })
 }
 
-// telemetryTag returns the tag of a telemetry frame, or "".
+// telemetryTag returns the tag of a telemetry frame, or "" for any other data.
 func telemetryTag(data []byte) string {
 	if len(data) < 4 {
 		return ""
@@ -105,9 +105,9 @@ func telemetryTag(data []byte) string {
 	}
 }
 
-// serveTelemetry serves /otel, which accepts only tagged binary frames. One goroutine
-// reads frames and answers pings, so a pong confirms that the earlier frames have been
-// processed. A nil guard means the open listener.
+// serveTelemetry serves /otel, which accepts only tagged binary frames. A single goroutine
+// processes frames and answers pings, so a pong confirms that all earlier frames have been
+// processed. g is nil for the open listener.
 func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request, g *guard) {
 	if refusesHandshake(rw, r) {
 		return
@@ -143,12 +143,12 @@ func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request, g *guar
 	}
 }
 
-// telemetryLine returns the attributes of the engine's own log records about telemetry.
+// telemetryLine returns the attributes of the engine's log records about telemetry.
 func telemetryLine(peer string) map[string]any {
 	return map[string]any{"peer": peer, "target": "iii::engine", "module_path": "iii::engine"}
 }
 
-// ingest processes a telemetry frame atomically: one invalid value loses the whole
+// ingest processes a telemetry frame. If a single value is invalid, it discards the whole
 // frame.
 func (e *Engine) ingest(worker, peer string, frame []byte) {
 	tag, data, now := telemetryTag(frame), frame[4:], time.Now()

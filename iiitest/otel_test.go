@@ -19,8 +19,7 @@ func (c *client) binary(frame string) {
 	}
 }
 
-// TestPongComesAfterIngestion sends frames of many records followed by a ping. When the
-// pong arrives, all records must be stored.
+// When a pong arrives, all records sent before the ping must be stored.
 func TestPongComesAfterIngestion(t *testing.T) {
 	e := Start(t)
 	c := dialURL(t, e, e.URL()+"/otel")
@@ -49,8 +48,8 @@ func TestPongComesAfterIngestion(t *testing.T) {
 	<-ended
 }
 
-// TestTelemetryOnTheWorkerSocket sends telemetry, including invalid frames, over the
-// worker's own connection instead of /otel.
+// TestTelemetryOnTheWorkerSocket sends telemetry on the worker's own connection instead of
+// /otel.
 func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("w")
@@ -65,8 +64,7 @@ func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 	if s := e.Stats(); s.TelemetryRejected != 1 || s.TelemetryIgnored != 0 || s.Undecodable != 0 {
 		t.Errorf("%+v", s)
 	}
-	// The engine's record about the invalid frame describes the fault without the
-	// content.
+	// The log record about an invalid frame must not contain data of the frame.
 	lines := ask[struct {
 		Logs []struct {
 			Body       string
@@ -98,7 +96,8 @@ func TestRefuseAuthAppliesToTelemetry(t *testing.T) {
 	})
 }
 
-// TestTelemetryIsBounded expects the newest items of each kind, by number and by bytes.
+// TestTelemetryIsBounded checks that the newest items of each kind are kept, by number and by
+// bytes.
 func TestTelemetryIsBounded(t *testing.T) {
 	fill := func(e *Engine) {
 		for i := range 5 {
@@ -152,7 +151,8 @@ func TestTelemetryIsBounded(t *testing.T) {
 	}
 }
 
-// TestSpanEndCountsAgainstTheLimit replaces an announcement by an end that exceeds the limit.
+// TestSpanEndCountsAgainstTheLimit replaces an announcement with a finished span that exceeds
+// the limit.
 func TestSpanEndCountsAgainstTheLimit(t *testing.T) {
 	e := storesOnly(20, 700)
 	take(t, e, spanFrame(testSpan{trace: "t", id: "a", start: 1, end: 2}), spanFrame(testSpan{trace: "t", id: "b", start: 1}))

@@ -12,24 +12,24 @@ import (
 	"unicode/utf8"
 )
 
-// maxOTLPDepth is the maximum nesting of a telemetry frame. The engine's parser rejects
-// the 128th level.
+// maxOTLPDepth is the nesting limit of telemetry frames. The engine's parser rejects the 128th
+// level.
 const maxOTLPDepth = 127
 
 var errTooDeep = errors.New("nested too deeply")
 
-// otlpReader reads OTLP JSON as the engine does: it skips an unknown key, whatever the
-// value, and rejects the whole frame if a known key has a value of the wrong type. Keys
-// are in lower camel case and are compared exactly. Null is a wrong type unless a
-// method accepts it. The first error sticks: afterwards every method returns at once.
+// otlpReader decodes OTLP JSON as the engine does. It skips unknown keys and their values, and
+// rejects the whole frame if a known key has a value of the wrong type. Keys must match
+// exactly, in lower camel case. Null is a wrong type unless a method documents otherwise.
+// After the first error, all methods do nothing.
 type otlpReader struct {
 	s     scanner
 	depth int
-	at    string // the key being read, for errors
+	at    string // current key, for errors
 	err   error
 }
 
-// readOTLP reads a whole frame, without its tag, by calling f.
+// readOTLP reads a frame, without its tag, by calling f.
 func readOTLP(data []byte, f func(r *otlpReader)) error {
 	switch {
 	case !utf8.Valid(data):
@@ -42,7 +42,7 @@ func readOTLP(data []byte, f func(r *otlpReader)) error {
 	return r.err
 }
 
-// lenient reads a value that the engine skips: it ignores errors and does not consume
+// lenient lets f read a value that the engine skips. It ignores errors and does not consume
 // the value.
 func (r *otlpReader) lenient(f func(r *otlpReader)) {
 	if r.err == nil {
@@ -63,8 +63,8 @@ func (r *otlpReader) enter() bool {
 	return r.err == nil
 }
 
-// object reads an object. member receives each key. If it knows the key, it must read
-// the value exactly once and return true. The required keys must be present.
+// object reads an object and calls member for each key. If member knows the key, it must read
+// the value exactly once and return true. The object must contain the required keys.
 func (r *otlpReader) object(member func(key string) bool, required ...string) {
 	if r.err != nil {
 		return
@@ -113,7 +113,7 @@ func (r *otlpReader) object(member func(key string) bool, required ...string) {
 	}
 }
 
-// array reads an array. item must read each of the values.
+// array reads an array. item must read one element.
 func (r *otlpReader) array(item func()) {
 	if r.err != nil {
 		return
@@ -139,7 +139,7 @@ func (r *otlpReader) array(item func()) {
 	r.depth--
 }
 
-// null consumes a null and reports whether there was one.
+// null reports whether the next value is null, and consumes it if so.
 func (r *otlpReader) null() bool {
 	if r.err != nil || r.s.next() != 'n' {
 		return false
@@ -148,7 +148,7 @@ func (r *otlpReader) null() bool {
 	return true
 }
 
-// scalar consumes a value of a given kind (see kindOf).
+// scalar consumes a value of the given kind (see kindOf).
 func (r *otlpReader) scalar(kind byte, expected string) json.RawMessage {
 	if r.err != nil {
 		return nil
@@ -170,8 +170,8 @@ func (r *otlpReader) str() string {
 	return r.unquote(raw)
 }
 
-// unquote rejects half a surrogate pair, as the engine does in strings that it reads.
-// The engine accepts one in values that it skips.
+// unquote rejects lone surrogates, as the engine does in strings that it reads. In skipped
+// values, the engine accepts them.
 func (r *otlpReader) unquote(raw []byte) string {
 	if bytes.IndexByte(raw, '\\') >= 0 && syntaxError(raw) != "" {
 		r.fail("a string of whole characters")
@@ -179,7 +179,7 @@ func (r *otlpReader) unquote(raw []byte) string {
 	return unquote(raw)
 }
 
-// optStr reads a string or null, which counts as empty.
+// optStr reads a string. Null is read as "".
 func (r *otlpReader) optStr() string {
 	if r.null() {
 		return ""
@@ -199,7 +199,7 @@ func (r *otlpReader) boolean() bool {
 	return string(raw) == "true"
 }
 
-// spelled consumes an integer that is either a number or a decimal string.
+// spelled consumes an integer in the form of a number or a decimal string.
 func (r *otlpReader) spelled(expected string) string {
 	if r.err != nil {
 		return ""
@@ -228,7 +228,7 @@ func (r *otlpReader) int64() int64 {
 	return n
 }
 
-// int32 reads a number. It accepts neither a string nor the name of an enum value.
+// int32 reads a number. It rejects strings, including the names of enum values.
 func (r *otlpReader) int32() int32 {
 	n, err := strconv.ParseInt(string(r.scalar('0', "an integer")), 10, 32)
 	if err != nil {
@@ -245,7 +245,7 @@ func (r *otlpReader) uint32() uint32 {
 	return uint32(n)
 }
 
-// float64 reads a number. It rejects the spellings of infinity and NaN.
+// float64 reads a number. It rejects strings, including the OTLP forms of infinity and NaN.
 func (r *otlpReader) float64() float64 {
 	f, err := strconv.ParseFloat(string(r.scalar('0', "a number")), 64)
 	if err != nil {

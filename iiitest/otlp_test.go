@@ -16,8 +16,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// acceptance is a frame with a single record that was sent to the engine, and the
-// result of the engine's query functions.
+// acceptance is a single record sent to a running engine, and the result of querying it there.
 type acceptance struct {
 	Signal string          `json:"signal"`
 	Case   string          `json:"case"`
@@ -39,7 +38,7 @@ func readAcceptance(tb testing.TB) []acceptance {
 		tb.Fatal(err)
 	}
 	for i := range cases {
-		if c := &cases[i]; c.Case == "1 MiB attribute" { // cut from the recording
+		if c := &cases[i]; c.Case == "1 MiB attribute" { // omitted from the recording
 			long := strings.Repeat("x", 1<<20)
 			c.Span = bytes.Replace(cases[0].Span, []byte(`"stringValue": "v"`), []byte(`"stringValue": "`+long+`"`), 1)
 			c.As = bytes.Replace(cases[0].As, []byte(`"v"`), []byte(`"`+long+`"`), 1)
@@ -48,7 +47,6 @@ func readAcceptance(tb testing.TB) []acceptance {
 	return cases
 }
 
-// frame returns the whole frame, as it was sent.
 func (a acceptance) frame() []byte {
 	const head = `[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"acc"}}]},"`
 	switch a.Signal {
@@ -61,7 +59,8 @@ func (a acceptance) frame() []byte {
 	}
 }
 
-// query queries the record. It returns nil if the record was not stored.
+// query returns the stored record as returned by the engine's query function, or nil if it was
+// not stored.
 func (a acceptance) query(t *testing.T, e *Engine) any {
 	t.Helper()
 	ask := func(id string, input any, list string, is func(item map[string]any) bool) any {
@@ -86,7 +85,7 @@ func (a acceptance) query(t *testing.T, e *Engine) any {
 		name := decode(t, a.Metric).(map[string]any)["name"]
 		metric := ask("engine::metrics::list", map[string]any{"metric_name": name}, "sdk_metrics", first)
 		if m, ok := metric.(map[string]any); ok {
-			delete(m, "timestamp_unix_nano") // when it arrived
+			delete(m, "timestamp_unix_nano") // time of arrival
 		}
 		return metric
 	default:
@@ -95,8 +94,8 @@ func (a acceptance) query(t *testing.T, e *Engine) any {
 	}
 }
 
-// TestTelemetryIsKeptAsRecorded sends every recorded frame to the engine. The engine must
-// store and lose the same records as the recorded engine and return the same results.
+// TestTelemetryIsKeptAsRecorded checks that the engine stores and returns the same records as
+// the recorded engine.
 func TestTelemetryIsKeptAsRecorded(t *testing.T) {
 	cases := readAcceptance(t)
 	if len(cases) != 115 {
@@ -121,7 +120,7 @@ func TestTelemetryIsKeptAsRecorded(t *testing.T) {
 	}
 }
 
-// storesOnly returns an engine without listeners and background work.
+// storesOnly returns an engine without listeners or background goroutines.
 func storesOnly(items, bytes int) *Engine {
 	e := &Engine{cfg: defaultConfig(), log: slog.New(slog.DiscardHandler), ctx: context.Background()}
 	e.telemetry.init(items, bytes)
@@ -132,7 +131,7 @@ func storesOnly(items, bytes int) *Engine {
 	return e
 }
 
-// nested returns a log record with a single attribute of nested maps.
+// nested returns a log record with an attribute of nested maps.
 func nested(depth int) string {
 	value := `{"stringValue":"leaf"}`
 	for range depth {
@@ -141,7 +140,7 @@ func nested(depth int) string {
 	return `LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":[{"key":"a","value":` + value + `}]}]}]}]}`
 }
 
-// TestInvalidTelemetryLosesItsFrame covers whole frames, stored or lost, in addition to the
+// TestInvalidTelemetryLosesItsFrame covers valid and invalid frames that are not among the
 // recorded cases.
 func TestInvalidTelemetryLosesItsFrame(t *testing.T) {
 	span := func(more string) string {
@@ -233,8 +232,8 @@ func TestFloatsAsTheEngineWritesThem(t *testing.T) {
 	}
 }
 
-// FuzzIngest sends arbitrary data to the engine. The engine must neither panic nor
-// exceed its bounds, and every answer must have the declared types.
+// FuzzIngest checks that arbitrary data neither makes the engine panic nor exceeds its limits,
+// and that query results have the declared types.
 func FuzzIngest(f *testing.F) {
 	for _, a := range readAcceptance(f) {
 		if len(a.Span) < 10_000 {

@@ -10,14 +10,14 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// attribute is an attribute with its decoded value: nil, string, bool, int64,
-// float64, []byte, []any or map[string]any.
+// attribute is a decoded attribute. value is nil, string, bool, int64, float64, []byte, []any
+// or map[string]any.
 type attribute struct {
 	key   string
 	value any
 }
 
-// attributes reads a list of attributes and skips those without a value.
+// attributes reads a list of attributes. It skips attributes without a value.
 func (r *otlpReader) attributes() []attribute {
 	var list []attribute
 	r.array(func() {
@@ -45,10 +45,10 @@ func (r *otlpReader) attribute() (a attribute, valued bool) {
 	return a, valued
 }
 
-// anyValue reads a value. If it has several kinds, the engine takes the first in this
-// order: string, integer, double, boolean, list of pairs, array. The engine does not
-// support bytes, so anyValue reads them leniently and uses them only if there is no
-// other kind. A missing value, or null, is nil.
+// anyValue reads an AnyValue. If several kinds of value are present, the engine uses the first
+// of string, integer, double, boolean, key-value list and array. The engine does not support
+// bytes; anyValue returns them only if no other kind is present, and ignores invalid ones. For
+// a missing or null value, anyValue returns nil.
 func (r *otlpReader) anyValue() any {
 	const kinds = 7
 	var found [kinds]any
@@ -91,7 +91,7 @@ func (r *otlpReader) anyValue() any {
 	return nil
 }
 
-// pairs reads a list of pairs. If a key occurs twice, the last pair counts.
+// pairs reads a key-value list. The last of duplicate keys wins.
 func (r *otlpReader) pairs() map[string]any {
 	m := map[string]any{}
 	r.object(func(key string) bool {
@@ -118,8 +118,7 @@ func (r *otlpReader) values() []any {
 	return list
 }
 
-// attributeMap converts attributes for the public types. If a key occurs twice, the
-// last one counts.
+// attributeMap converts attributes for the public types. The last of duplicate keys wins.
 func attributeMap(list []attribute) map[string]any {
 	if len(list) == 0 {
 		return nil
@@ -131,8 +130,7 @@ func attributeMap(list []attribute) map[string]any {
 	return m
 }
 
-// storedAttributes converts attributes of spans and metrics to their stored form, in
-// which every value is text.
+// storedAttributes converts attributes to their stored form, in which every value is a string.
 func storedAttributes(list []attribute) []iii.StoredAttribute {
 	stored := make([]iii.StoredAttribute, len(list))
 	for i, a := range list {
@@ -141,15 +139,14 @@ func storedAttributes(list []attribute) []iii.StoredAttribute {
 	return stored
 }
 
-// secretKeys are the span attributes with values that the engine does not store.
+// secretKeys are the attributes of spans, events and links whose values the engine redacts.
 var secretKeys = map[string]bool{
 	"authorization": true, "proxy-authorization": true, "cookie": true, "set-cookie": true,
 	"x-api-key": true, "api-key": true, "api_key": true, "access_token": true, "refresh_token": true,
 	"password": true, "secret": true, "credential": true,
 }
 
-// redactedAttributes is storedAttributes for spans, events and links, without the
-// values of secretKeys.
+// redactedAttributes is like storedAttributes, but redacts the values of secretKeys.
 func redactedAttributes(list []attribute) []iii.StoredAttribute {
 	stored := storedAttributes(list)
 	for i := range stored {
@@ -160,7 +157,7 @@ func redactedAttributes(list []attribute) []iii.StoredAttribute {
 	return stored
 }
 
-// valueText converts a value to text. Bytes are lost, as in the engine.
+// valueText formats a value as a string. As in the engine, bytes are lost.
 func valueText(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -178,7 +175,7 @@ func valueText(v any) string {
 	}
 }
 
-// valueJSON converts a value for encoding as the engine's JSON. Bytes are lost.
+// valueJSON prepares a value for encoding as the engine's JSON. Bytes are lost.
 func valueJSON(v any) any {
 	switch v := v.(type) {
 	case float64:
@@ -202,8 +199,8 @@ func valueJSON(v any) any {
 	}
 }
 
-// float is a number that encodes as the engine's 64-bit floats do: 2.0 instead of 2,
-// and null if it is not finite.
+// float is a number that encodes like the engine's 64-bit floats: 2.0 instead of 2, and null
+// if it is not finite.
 type float float64
 
 // MarshalJSON implements json.Marshaler.
@@ -233,7 +230,7 @@ func floats(list []float64) []float {
 	return out
 }
 
-// Resource describes the process of an exporter.
+// Resource describes the process that exported a record.
 type Resource struct {
 	Attributes map[string]any // see Span.Attributes
 	SchemaURL  string
@@ -245,7 +242,7 @@ type Scope struct {
 	Attributes               map[string]any // see Span.Attributes
 }
 
-// resource reads a resource. Null counts as an empty one.
+// resource reads a resource. Null is read as an empty resource.
 func (r *otlpReader) resource() []attribute {
 	var list []attribute
 	if r.null() {
@@ -261,7 +258,8 @@ func (r *otlpReader) resource() []attribute {
 	return list
 }
 
-// scope reads a scope. Null counts as an empty one. The engine ignores its attributes.
+// scope reads a scope. Null is read as an empty scope. The engine skips the attributes of a
+// scope.
 func (r *otlpReader) scope() Scope {
 	var s Scope
 	if r.null() {
@@ -299,8 +297,7 @@ func (r *otlpReader) lenientUint() (n uint32) {
 	return n
 }
 
-// serviceOf returns the service name under which the engine stores the telemetry of a
-// resource.
+// serviceOf returns the service name under which the engine stores telemetry of the resource.
 func serviceOf(resource []attribute) string {
 	service := "unknown"
 	for _, a := range resource {
@@ -311,10 +308,10 @@ func serviceOf(resource []attribute) string {
 	return service
 }
 
-// batch reads the envelope that the three signals share: a list of resources, each with
-// a list of scopes, each with a list of records. record reads one record. done is
-// called once per resource, with the resource and the scope of each record since its
-// last call, because both can follow the records in the text.
+// batch reads the structure shared by the three signals: a list of resources, each with a list
+// of scopes, each with a list of records. record reads one record. batch calls done once per
+// resource, after its records, because the resource and the scopes can follow the records in
+// the JSON. done receives one scope for each record read since the previous call.
 func (r *otlpReader) batch(resources, scopes, records string, record func(), done func(resource []attribute, resourceURL string, scope []Scope)) {
 	r.object(func(key string) bool {
 		if key != resources {

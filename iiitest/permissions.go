@@ -12,25 +12,24 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// permissions are the permissions of a connection through the guarded listener. They
-// are immutable. Nil permissions, those of the open listener, permit everything.
+// permissions are the permissions of a connection to the guarded listener. They are immutable.
+// Nil permissions, used for the open listener, permit everything.
 type permissions struct {
 	e     *Engine
 	guard *guard
 	iii.AuthResult
 }
 
-// infrastructure lists the functions that every worker needs. They may be called unless
-// they are explicitly forbidden.
+// infrastructure lists the functions that every worker needs. They are permitted unless
+// explicitly forbidden.
 var infrastructure = []string{
 	"engine::channels::create", "engine::workers::register",
 	"engine::log::info", "engine::log::warn", "engine::log::error", "engine::log::debug", "engine::log::trace",
 	"engine::baggage::get", "engine::baggage::set", "engine::baggage::get_all",
 }
 
-// denialLocked returns the engine's error if the worker may not call a function,
-// otherwise nil. The result does not depend on whether the function exists. Engine.mu is
-// held.
+// denialLocked returns the engine's error if the worker may not call a function. The same
+// rules apply to functions that do not exist. The caller must hold Engine.mu.
 func (p *permissions) denialLocked(namespace, id string) *wireError {
 	switch {
 	case p == nil:
@@ -61,8 +60,8 @@ func (p *permissions) denial(namespace, id string) *wireError {
 	return p.denialLocked(namespace, id)
 }
 
-// middleware returns the function that receives a permitted call instead of its target,
-// or "".
+// middleware returns the function that receives a permitted call in place of its target, or
+// "".
 func (p *permissions) middleware(namespace, id string) string {
 	if p == nil || p.guard.MiddlewareFunctionID == "" {
 		return ""
@@ -71,7 +70,7 @@ func (p *permissions) middleware(namespace, id string) string {
 		p.e.mu.Lock()
 		defer p.e.mu.Unlock()
 		f := p.e.functions[key{namespace, id}]
-		if f == nil { // the engine's functions are in one namespace, but their ids are reserved in all
+		if f == nil { // the engine's ids are reserved in every namespace
 			f = p.e.functions[key{defaultNamespace, id}]
 		}
 		if f != nil && f.owner == nil {
@@ -81,7 +80,6 @@ func (p *permissions) middleware(namespace, id string) string {
 	return p.guard.MiddlewareFunctionID
 }
 
-// throughMiddleware passes a call of w to the middleware.
 func (p *permissions) throughMiddleware(ctx context.Context, w *worker, id string, m invokeFunctionMessage, r request) outcome {
 	var action json.RawMessage
 	if m.Action != nil {
@@ -101,7 +99,7 @@ func (p *permissions) throughMiddleware(ctx context.Context, w *worker, id strin
 	})
 }
 
-// refusesNamespace returns an error if a connection may not declare a namespace.
+// refusesNamespace returns an error if the connection may not declare the namespace.
 func (p *permissions) refusesNamespace(namespace string) *wireError {
 	if p == nil || len(p.Namespaces) == 0 {
 		return nil
@@ -113,13 +111,13 @@ func (p *permissions) refusesNamespace(namespace string) *wireError {
 		namespace, strings.Join(slices.Sorted(maps.Keys(p.Namespaces)), ", "))
 }
 
-// allowsTriggerType reports whether triggers of a type may be registered.
+// allowsTriggerType reports whether the connection may register triggers of the type.
 func (p *permissions) allowsTriggerType(id string) bool {
 	return p == nil || p.AllowedTriggerTypes == nil || slices.Contains(p.AllowedTriggerTypes, id)
 }
 
-// prefixed returns the id under which the engine registers a worker's function. An
-// empty prefix is a prefix, too.
+// prefixed returns the id under which the engine registers a function of the worker. An empty
+// prefix still adds "::".
 func (p *permissions) prefixed(id string) string {
 	if p == nil || p.FunctionRegistrationPrefix == nil {
 		return id
@@ -127,7 +125,7 @@ func (p *permissions) prefixed(id string) string {
 	return *p.FunctionRegistrationPrefix + "::" + id
 }
 
-// bare returns the id that the worker uses for its own function.
+// bare removes the prefix that prefixed adds.
 func (p *permissions) bare(id string) string {
 	if p == nil || p.FunctionRegistrationPrefix == nil {
 		return id
@@ -135,8 +133,8 @@ func (p *permissions) bare(id string) string {
 	return strings.TrimPrefix(id, *p.FunctionRegistrationPrefix+"::")
 }
 
-// hook calls a hook for a registration. It returns the changes, and whether the hook
-// approves.
+// hook calls the registration hook with the given id. It returns the hook's changes, and
+// whether the hook approves the registration.
 func (p *permissions) hook(id, what string, input map[string]any) (changes map[string]json.RawMessage, ok bool) {
 	if id == "" {
 		return nil, true
@@ -154,14 +152,14 @@ func (p *permissions) hook(id, what string, input map[string]any) (changes map[s
 	return (&scanner{b: result}).members(), true
 }
 
-// rewrite applies a change of a hook to a field. It ignores a change that is not a string.
+// rewrite applies a hook's change to a field. A change that is not a string is ignored.
 func rewrite(to *string, change json.RawMessage) {
 	if kindOf(change) == '"' {
 		*to = unquote(change)
 	}
 }
 
-// admitFunction authorizes the registration of a function and applies changes.
+// admitFunction authorizes the registration of a function and applies the hook's changes.
 func (p *permissions) admitFunction(namespace string, m *registerFunctionMessage) bool {
 	if p == nil {
 		return true
@@ -197,8 +195,8 @@ func (p *permissions) admitFunction(namespace string, m *registerFunctionMessage
 	return true
 }
 
-// admitObserver authorizes an observer and adds the worker's prefix to the id of the
-// target. The worker must be permitted to call both the source and the target.
+// admitObserver authorizes an observer and adds the worker's prefix to the target id. The
+// worker must be permitted to call both the source and the target.
 func (p *permissions) admitObserver(m *observeMessage) *wireError {
 	if p == nil {
 		return nil
@@ -226,8 +224,8 @@ func (p *permissions) admitObserver(m *observeMessage) *wireError {
 	return p.denial(target, m.Target.FunctionID)
 }
 
-// admitTrigger authorizes the registration of a trigger and applies changes. An error
-// goes to the worker; a denial without an error is silent.
+// admitTrigger authorizes the registration of a trigger and applies the hook's changes. An
+// error is sent to the worker; a denial without an error is silent.
 func (p *permissions) admitTrigger(namespace string, m *registerTriggerMessage) (bool, *wireError) {
 	if p == nil {
 		return true, nil
@@ -256,7 +254,8 @@ func (p *permissions) admitTrigger(namespace string, m *registerTriggerMessage) 
 	return true, nil
 }
 
-// admitTriggerType authorizes the registration of a trigger type and applies changes.
+// admitTriggerType authorizes the registration of a trigger type and applies the hook's
+// changes.
 func (p *permissions) admitTriggerType(m *registerTriggerTypeMessage) bool {
 	if p == nil {
 		return true

@@ -8,31 +8,31 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Protocol is a generation of the worker protocol that the engine can speak.
+// Protocol is a version of the worker protocol that the engine supports.
 type Protocol int
 
 const (
-	// Protocol023 is the protocol of engines 0.23 and 0.24, which have triggers but no
-	// observers. The engine lists no features.
+	// Protocol023 is the protocol of engines 0.23 and 0.24. It has triggers but no observers,
+	// and the engine lists no features.
 	Protocol023 Protocol = 23
 
-	// Protocol025 is the protocol of engine 0.25, which has observers in addition to triggers.
-	// The engine lists observe.v1 and local-dispatch.v1.
+	// Protocol025 is the protocol of engine 0.25. It adds observers. The engine lists the
+	// features observe.v1 and local-dispatch.v1.
 	Protocol025 Protocol = 25
 
-	// Protocol026 is the protocol of engine 0.26: the host of an observed function runs
-	// hooks, and the sources of the former triggers are observable functions. The
-	// engine also lists observe.v2, but never observe.capture. Unlike a real engine
-	// 0.26 it still accepts triggers, so workers of all generations can share it; see
-	// WithStrictProtocol. It is the default.
+	// Protocol026 is the protocol of engine 0.26. The host of an observed function can select
+	// the observers of a call or call their targets itself, and the engine's trigger types
+	// become functions that can be observed. The engine also lists observe.v2, but never
+	// observe.capture. Unlike a real 0.26 engine, it still accepts triggers, so that workers
+	// of all versions can share it; see WithStrictProtocol. Protocol026 is the default.
 	Protocol026 Protocol = 26
 )
 
-// protocols lists the generations, oldest first.
+// protocols lists the supported versions, oldest first.
 var protocols = []struct {
 	protocol Protocol
 	text     string
-	version  string // engine version that it represents
+	version  string // engine version reported to workers
 	features []string
 }{
 	{Protocol023, "0.23", "0.23.0-rc.4", nil},
@@ -42,7 +42,6 @@ var protocols = []struct {
 
 var errProtocol = errors.New("unknown protocol, want 0.23, 0.25 or 0.26")
 
-// index returns the position of p in protocols, or -1.
 func (p Protocol) index() int {
 	for i := range protocols {
 		if protocols[i].protocol == p {
@@ -60,8 +59,8 @@ func (p Protocol) String() string {
 	return fmt.Sprintf("Protocol(%d)", int(p))
 }
 
-// MarshalText returns the text of String. It returns an error if p is not a constant of
-// this package.
+// MarshalText returns the same text as String. It returns an error if p is not one of the
+// constants.
 func (p Protocol) MarshalText() ([]byte, error) {
 	if p.index() < 0 {
 		return nil, errProtocol
@@ -69,8 +68,8 @@ func (p Protocol) MarshalText() ([]byte, error) {
 	return []byte(p.String()), nil
 }
 
-// UnmarshalText parses the text of String, so flag.TextVar can set a Protocol. It
-// rejects every other text.
+// UnmarshalText parses "0.23", "0.25" or "0.26", and can be used with flag.TextVar. It rejects
+// any other text.
 func (p *Protocol) UnmarshalText(text []byte) error {
 	for _, known := range protocols {
 		if known.text == string(text) {
@@ -83,8 +82,8 @@ func (p *Protocol) UnmarshalText(text []byte) error {
 
 func (p Protocol) features() []string { return slices.Clone(protocols[p.index()].features) }
 
-// WithProtocol sets the generation of the worker protocol for new connections, until
-// SetProtocol changes it. The default is Protocol026.
+// WithProtocol sets the version of the worker protocol for new connections. SetProtocol can
+// change it later. The default is Protocol026.
 func WithProtocol(p Protocol) Option {
 	return func(c *config) error {
 		if p.index() < 0 {
@@ -95,9 +94,9 @@ func WithProtocol(p Protocol) Option {
 	}
 }
 
-// WithStrictProtocol makes Protocol026 ignore the messages of triggers and trigger
-// types, as an engine 0.26 does, and hide the functions that such an engine no longer
-// has. By default the engine accepts triggers.
+// WithStrictProtocol makes Protocol026 treat triggers as engine 0.26 does: the engine ignores
+// messages about triggers and trigger types, and hides the functions that no longer exist in
+// engine 0.26. By default, the engine accepts triggers.
 func WithStrictProtocol() Option {
 	return func(c *config) error {
 		c.strict = true
@@ -105,9 +104,10 @@ func WithStrictProtocol() Option {
 	}
 }
 
-// WithLocalDispatch sets whether workers that list local-dispatch.v1 may run calls of
-// their own functions in process (local_dispatch in functionregistered). The default is
-// true. See Engine.SetLocalDispatch.
+// WithLocalDispatch sets whether workers with the feature local-dispatch.v1 may run calls to
+// their own functions in process. The engine informs them in the member local_dispatch of
+// functionregistered messages. SetLocalDispatch can change the setting later. The default is
+// true.
 func WithLocalDispatch(on bool) Option {
 	return func(c *config) error {
 		c.localDispatch = on
@@ -115,9 +115,9 @@ func WithLocalDispatch(on bool) Option {
 	}
 }
 
-// SetProtocol sets the generation of the worker protocol for new connections; existing
-// connections keep theirs. Together with Drop it upgrades or downgrades the engine
-// under its workers. It returns an error if p is not a constant of this package.
+// SetProtocol sets the version of the worker protocol for new connections. Existing
+// connections keep their version; use Drop to make workers reconnect. SetProtocol returns an
+// error if p is not one of the Protocol constants.
 func (e *Engine) SetProtocol(p Protocol) error {
 	if p.index() < 0 {
 		return fmt.Errorf("iiitest: SetProtocol: %w", errProtocol)
@@ -126,8 +126,8 @@ func (e *Engine) SetProtocol(p Protocol) error {
 	return nil
 }
 
-// Protocol returns the generation for new connections.
+// Protocol returns the version of the worker protocol for new connections.
 func (e *Engine) Protocol() Protocol { return Protocol(e.protocol.Load()) }
 
-// version returns the version of the engine that new connections see.
+// version returns the engine version reported to new connections.
 func (e *Engine) version() string { return protocols[e.Protocol().index()].version }

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// published/0.23.json holds the engine's recorded description of its functions and
-// trigger types: short descriptions, metadata and JSON Schemas.
+// published/0.23.json contains the descriptions, metadata and JSON Schemas of functions and
+// trigger types, as recorded from an engine.
 //
 //go:embed published/0.23.json
 var publishedJSON []byte

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 )
 
-// pubsub implements the engine's worker iii-pubsub: topics without memory.
+// pubsub implements the engine's iii-pubsub worker. It does not store messages: only the
+// current subscribers of a topic receive them.
 type pubsub struct {
 	engine      *Engine
-	subscribers boundTriggers[string] // the topic; "" never fires
+	subscribers boundTriggers[string] // config is the topic; "" never fires
 }
 
-// registerPubSub adds publish and the trigger type subscribe.
 func (e *Engine) registerPubSub() {
 	p := &pubsub{engine: e, subscribers: boundTriggers[string]{decode: decodeTopic}}
 	const owner = "iii-pubsub"
@@ -19,8 +19,8 @@ func (e *Engine) registerPubSub() {
 	e.addTriggerType("subscribe", owner, "Subscribe to a topic", &p.subscribers)
 }
 
-// decodeTopic accepts a config without a topic, as the engine does; such a subscription
-// never fires.
+// decodeTopic accepts a config without a topic, as the engine does. A trigger with such a
+// config never fires.
 func decodeTopic(config json.RawMessage) (string, error) {
 	var in struct {
 		Topic string `json:"topic"`
@@ -31,8 +31,8 @@ func decodeTopic(config json.RawMessage) (string, error) {
 	return in.Topic, nil
 }
 
-// publish returns at once. It calls each subscriber independently, without metadata,
-// and discards the results.
+// publish calls every subscriber without metadata. It does not wait for the calls, and
+// discards their results.
 func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type PubSubInput struct {
 		Topic string          `json:"topic"`

@@ -28,7 +28,7 @@ func TestPublish(t *testing.T) {
 		p.want("!deserialization_error: Failed to deserialize input for publish: missing field `data`", "publish", `{"topic":"news"}`)
 		p.wantCalls()
 
-		// Only this subscriber is removed. A repeated id replaces the trigger.
+		// Unregistering t1 removes only that subscriber. Registering t3 again replaces it.
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.trigger("t3", "subscribe", "a", `{"topic":"news"}`, "")
 		p.fence()
@@ -38,7 +38,6 @@ func TestPublish(t *testing.T) {
 	})
 }
 
-// An event without a receiver is logged.
 func TestEventsWithoutAWorkerAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	e := Start(t, WithProtocol(Protocol023), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))

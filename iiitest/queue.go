@@ -10,24 +10,22 @@ import (
 	"time"
 )
 
-// queueWorker is the engine's worker for durable topics and named queues.
+// queueWorker is the name of the engine's worker for durable topics and named queues.
 const queueWorker = "iii-queue"
 
-// queues implements the engine's worker iii-queue. The contents of its lanes are lost
-// when the engine closes.
+// queues implements the engine's iii-queue worker. Jobs are lost when the engine is closed.
 type queues struct {
 	engine *Engine
 
-	mu     sync.Mutex // guards the fields below, with their lanes, consumers and jobs
+	mu     sync.Mutex // guards the fields below and their lanes, consumers and jobs
 	topics map[string]*topic
 	named  map[string]*namedQueue
 	bound  map[string]*subscriber // by trigger id
 	deaths uint64
 
-	changes atomic.Uint64 // counts the changes
+	changes atomic.Uint64 // number of changes
 }
 
-// registerQueues adds durable topics, named queues and the functions that query them.
 func (e *Engine) registerQueues() {
 	q := &queues{
 		engine: e, topics: map[string]*topic{}, named: map[string]*namedQueue{}, bound: map[string]*subscriber{},
@@ -55,21 +53,21 @@ func (e *Engine) registerQueues() {
 	e.addTriggerType("durable:subscriber", "queue", "Queue core module", q)
 }
 
-// job is one message for one function.
+// job is a message for one function.
 type job struct {
 	id                    string
 	functionID, namespace string
 	data                  json.RawMessage
 	trace                 traceContext // of the sender
-	attempts              int          // failed attempts
+	attempts              int          // number of failed attempts
 
-	// Fields of a dead letter:
+	// Only for dead letters:
 	failure  string
 	failedAt time.Time
-	death    uint64 // order of the dead letters
+	death    uint64 // sequence number among dead letters
 }
 
-// size returns about the size of the job in the engine's store.
+// size returns the approximate size of the job in the engine's store.
 func (j *job) size() int {
 	return len(mustEncode(map[string]any{
 		"id": j.id, "function_id": j.functionID, "namespace": j.namespace, "data": j.data,
@@ -77,56 +75,56 @@ func (j *job) size() int {
 	}))
 }
 
-// lane is a line of jobs with the consumers that take them. Without a consumer, jobs
-// wait.
+// lane is a queue of jobs and the consumers that run them. Jobs wait while there is no
+// consumer.
 type lane struct {
 	ready     []*job
-	later     int // jobs that wait for their retry
+	later     int // number of jobs waiting for a retry
 	active    int
 	dead      []*job      // oldest first
-	consumers []*consumer // the first takes the next job
-	kept      time.Time   // until then the lane keeps jobs even without a consumer; see queues.switched
+	consumers []*consumer // the next job goes to the first with capacity
+	kept      time.Time   // until then, the lane accepts jobs even without consumers; see queues.switched
 }
 
-// depth returns the number of unfinished jobs: waiting or running.
+// depth returns the number of unfinished jobs, waiting or running.
 func (l *lane) depth() int { return len(l.ready) + l.later + l.active }
 
-// consumer takes jobs from a lane.
 type consumer struct {
 	concurrency int
-	attempts    int           // total number of attempts for a job
-	backoff     time.Duration // before the first retry; it doubles with each further one
-	inline      bool          // a job keeps its place until its retries are exhausted
+	attempts    int           // maximum number of attempts per job
+	backoff     time.Duration // before the first retry; doubles with each further retry
+	inline      bool          // a job blocks the lane until it succeeds or its retries are exhausted
 
-	// handle runs a job and returns the reason of a failure, or "".
+	// handle runs a job and returns the reason if the job fails, or "" if it succeeds.
 	handle func(ctx context.Context, j *job) (failure string)
 
 	running int
-	gone    chan struct{} // closed when the consumer leaves its lane
+	gone    chan struct{} // closed when the consumer leaves the lane
 }
 
-// add appends a job to a lane. queues.mu is held.
+// add appends a job to a lane. The caller must hold queues.mu.
 func (q *queues) add(l *lane, j *job) {
 	l.ready = append(l.ready, j)
 	q.pump(l)
 }
 
-// join adds a consumer to a lane. queues.mu is held.
+// join adds a consumer to a lane. The caller must hold queues.mu.
 func (q *queues) join(l *lane, c *consumer) {
 	c.gone = make(chan struct{})
 	l.consumers = append(l.consumers, c)
 	q.pump(l)
 }
 
-// leave removes a consumer from a lane. Its running jobs continue; if one fails, it
-// waits for another consumer. queues.mu is held.
+// leave removes a consumer from a lane. The jobs that the consumer is running continue. A job
+// that fails waits for another consumer. The caller must hold queues.mu.
 func (q *queues) leave(l *lane, c *consumer) {
 	q.changes.Add(1)
 	close(c.gone)
 	l.consumers = slices.DeleteFunc(l.consumers, func(x *consumer) bool { return x == c })
 }
 
-// pump assigns jobs to consumers with free capacity, in turn. queues.mu is held.
+// pump assigns waiting jobs to consumers with free capacity, in round-robin order. The caller
+// must hold queues.mu.
 func (q *queues) pump(l *lane) {
 	q.changes.Add(1)
 	for len(l.ready) > 0 {
@@ -145,7 +143,6 @@ func (q *queues) pump(l *lane) {
 	}
 }
 
-// work runs a job until it succeeds, becomes a dead letter, or returns to its lane.
 func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 	for {
 		failure := c.handle(ctx, j)
@@ -156,7 +153,7 @@ func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 		if !again {
 			return
 		}
-		var gone <-chan struct{} // only for a job that keeps its place
+		var gone <-chan struct{} // nil unless the job blocks its lane
 		if c.inline {
 			gone = c.gone
 		}
@@ -175,9 +172,8 @@ func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 	}
 }
 
-// tried records the outcome of an attempt, and returns whether there is another attempt
-// and the delay before it. During the delay the consumer is free for the next job,
-// unless this job keeps its place.
+// tried records the outcome of an attempt. It reports whether the job must be retried, and
+// after what delay. During the delay, the consumer can run other jobs, unless it is inline.
 func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.Duration, again bool) {
 	again = failure != "" && j.attempts+1 < c.attempts
 	if failure != "" && !again {
@@ -206,8 +202,8 @@ func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.
 	return backoff(c.backoff, j.attempts), again
 }
 
-// resume continues after the delay before a retry. It reports whether the consumer
-// retries at once; otherwise the job is at the head of its lane.
+// resume ends the delay before a retry. It reports whether the same consumer must retry the
+// job now. If not, it puts the job back at the head of its lane.
 func (q *queues) resume(l *lane, c *consumer, j *job) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -227,7 +223,7 @@ func (q *queues) resume(l *lane, c *consumer, j *job) bool {
 	return false
 }
 
-// backoff returns base × 2^(attempts-1), limited to the longest duration.
+// backoff returns base × 2^(attempts-1), capped at the maximum duration.
 func backoff(base time.Duration, attempts int) time.Duration {
 	for ; attempts > 1 && base > 0; attempts-- {
 		if base > math.MaxInt64/2 {

@@ -2,11 +2,11 @@ package iiitest
 
 import "slices"
 
-// recent keeps the newest items within bounds. It is not safe for concurrent use.
+// recent keeps the newest items within limits. It is not safe for concurrent use.
 type recent[T any] struct {
 	maxItems, maxBytes int
 	size               func(T) int
-	forget             func(T) // called for each dropped item; may be nil
+	forget             func(T) // called for each dropped item if not nil
 
 	list      []T
 	bytes     int
@@ -18,7 +18,8 @@ func (r *recent[T]) add(v T) {
 	r.grown(r.size(v))
 }
 
-// grown adds n bytes to the total, for a new item or one that has grown.
+// grown adds n to the total size. n is the size of a new item or the growth of an existing
+// one.
 func (r *recent[T]) grown(n int) {
 	r.bytes += n
 	drop := 0

@@ -20,7 +20,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// event is one line of a recorded conversation of minimal workers.
+// event is one line of a recorded conversation.
 type event struct {
 	line   int
 	About  string          `json:"about"`
@@ -32,31 +32,31 @@ type event struct {
 	Code   int             `json:"code"`
 	Framed *bool           `json:"close_frame"`
 	Reason string          `json:"reason"`
-	Bytes  string          `json:"payload"` // of a control frame, hex
+	Bytes  string          `json:"payload"` // payload of a control frame, in hex
 	Count  int             `json:"count"`
 	Error  string          `json:"error"`
 	Dir    string          `json:"dir"`
 	Frame  json.RawMessage `json:"frame"`
 	Text   *string         `json:"text"`
 	Binary *string         `json:"binary"` // hex
-	Prefix string          `json:"prefix"` // of a telemetry frame
-	OTLP   json.RawMessage `json:"otlp"`   // what follows it
+	Prefix string          `json:"prefix"` // tag of a telemetry frame
+	OTLP   json.RawMessage `json:"otlp"`   // telemetry frame after the tag
 
 	Received *recordedCall    `json:"received"`
 	HTTP     *recordedRequest `json:"http"`
 	Response *struct {
 		Status  int            `json:"status"`
-		Headers map[string]any `json:"headers"` // a list of values where there were several
+		Headers map[string]any `json:"headers"` // repeated headers have an array of values
 		Body    string         `json:"body"`
-		End     string         `json:"end"` // of a body that is too short
+		End     string         `json:"end"` // error at the end of a truncated body
 	} `json:"response"`
 
-	// Set for a request with a body that is shorter than its Content-Length.
+	// ContentType is set only for a request whose body is shorter than its Content-Length.
 	ContentType string `json:"content_type"`
-	Answer      string `json:"answer"` // as it came
+	Answer      string `json:"answer"` // raw response
 }
 
-// recordedRequest is a request to the HTTP triggers.
+// recordedRequest is a recorded request to an HTTP trigger.
 type recordedRequest struct {
 	Method  string            `json:"method"`
 	Path    string            `json:"path"`
@@ -65,8 +65,7 @@ type recordedRequest struct {
 	Chunked bool              `json:"chunked"`
 }
 
-// readRecording reads a file of testdata/0.23 and returns its events in the order in
-// which they happened.
+// readRecording reads a file in testdata/0.23 and returns its events in chronological order.
 func readRecording(t testing.TB, name string) []event {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", name+".jsonl"))
@@ -78,7 +77,7 @@ func readRecording(t testing.TB, name string) []event {
 	lines.Buffer(nil, 1<<20)
 	for n := 1; lines.Scan(); n++ {
 		if bytes.Contains(lines.Bytes(), []byte(`"event":"of `)) {
-			continue // the summary of what was not recorded
+			continue // summary of omitted events
 		}
 		e := event{line: n}
 		if err := json.Unmarshal(uncut(lines.Bytes()), &e); err != nil {
@@ -98,8 +97,8 @@ func readRecording(t testing.TB, name string) []event {
 	return opensFirst(events)
 }
 
-// opensFirst moves the opening of a connection before the connection's messages,
-// because some recordings note it late.
+// opensFirst moves the event that opens a connection before the connection's messages, because
+// some recordings report it too late.
 func opensFirst(events []event) []event {
 	for i, e := range events {
 		if e.Event != "open" {
@@ -116,7 +115,7 @@ func opensFirst(events []event) []event {
 
 var cutText = regexp.MustCompile(`"([^"\\]*)… \((\d+) characters\)"`)
 
-// uncut restores truncated texts by repeating their last character.
+// uncut restores truncated strings by repeating their last character.
 func uncut(line []byte) []byte {
 	return cutText.ReplaceAllFunc(line, func(text []byte) []byte {
 		parts := cutText.FindSubmatch(text)
@@ -126,8 +125,8 @@ func uncut(line []byte) []byte {
 	})
 }
 
-// bytes returns the content of a binary message, or zeros if only the length was
-// recorded.
+// bytes returns the contents of a binary message. If only the length was recorded, it returns
+// that many zeros.
 func (e event) bytes() []byte {
 	if n, ok := byteCount(*e.Binary); ok {
 		return make([]byte, n)
@@ -136,21 +135,20 @@ func (e event) bytes() []byte {
 	return data
 }
 
-// counted reports whether only the length of a binary message was recorded.
 func (e event) counted() bool {
 	_, ok := byteCount(*e.Binary)
 	return ok
 }
 
-// byteCount parses "7 bytes", which stands for that many bytes.
+// byteCount parses a length, such as "7 bytes".
 func byteCount(text string) (n int, ok bool) {
 	count, ok := strings.CutSuffix(text, " bytes")
 	n, err := strconv.Atoi(count)
 	return n, ok && err == nil
 }
 
-// renaming is the one-to-one relation between the recorded values that differ between
-// runs, such as ids, tokens and trace ids, and their current counterparts.
+// renaming is a one-to-one mapping between recorded values that differ between runs, such as
+// ids and tokens, and their actual counterparts.
 type renaming struct{ to, from map[string]string }
 
 func newRenaming() renaming {
@@ -159,8 +157,7 @@ func newRenaming() renaming {
 
 func (r renaming) clone() renaming { return renaming{maps.Clone(r.to), maps.Clone(r.from)} }
 
-// relate adds the pair of recorded and actual, and reports whether the relation stays
-// one-to-one.
+// relate adds a pair of values, and reports whether the mapping is still one-to-one.
 func (r renaming) relate(recorded, actual string) bool {
 	to, a := r.to[recorded]
 	from, b := r.from[actual]
@@ -176,7 +173,7 @@ var (
 	tracePattern = regexp.MustCompile(`00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})`)
 )
 
-// translate replaces recorded values in the text of a worker by their counterparts.
+// translate replaces recorded values in a worker's message with their actual counterparts.
 func (r renaming) translate(text string) string {
 	to := func(s string) string {
 		if actual, ok := r.to[s]; ok {
@@ -191,7 +188,7 @@ func (r renaming) translate(text string) string {
 	})
 }
 
-// own adds ids that a recorded worker chose itself; they stay unchanged.
+// own adds ids chosen by a recorded worker, which are replayed unchanged.
 func (r renaming) own(text string) {
 	for _, id := range uuidPattern.FindAllString(text, -1) {
 		if _, known := r.to[id]; !known {
@@ -200,10 +197,10 @@ func (r renaming) own(text string) {
 	}
 }
 
-// comparison compares a recorded value with an actual one.
+// comparison collects the differences between recorded and actual values.
 type comparison struct {
 	names renaming
-	// allow reports whether a difference at a path is deliberate.
+	// allow reports whether a difference at path is deliberate.
 	allow func(path string) bool
 	diffs []string
 }
@@ -214,15 +211,14 @@ func (c *comparison) differ(path, format string, args ...any) {
 	}
 }
 
-// volatile lists the keys of times and other measurements.
+// volatile lists keys whose values differ between runs, such as times.
 var volatile = map[string]bool{
 	"timestamp": true, "connected_at_ms": true, "stored_logs": true, "stored_spans": true,
 	"stored_metrics": true, "hot_bytes": true, "error_id": true,
 	"timestamp_unix_nano": true, "observed_timestamp_unix_nano": true, "actual_time": true, "failed_at": true,
 }
 
-// keyed lists the keys of lists with items that are compared by id: their order has no
-// meaning or is tested elsewhere.
+// keyed lists the keys of arrays that are compared regardless of order.
 var keyed = map[string]bool{
 	"functions": true, "triggers": true, "configurations": true, "registered_triggers": true, "workers": true, "trigger_types": true,
 }
@@ -265,8 +261,8 @@ func (c *comparison) value(path string, recorded, actual any) {
 	}
 }
 
-// sameNumber compares numbers, and whether they are integers or floats. The recordings
-// spell 1e-7 as 1e-07.
+// sameNumber compares numbers, including whether they are integers or floats. The spelling of
+// an exponent may differ: the recordings contain 1e-07 for 1e-7.
 func sameNumber(recorded, actual string) bool {
 	const float = ".eE"
 	if !strings.ContainsAny(recorded, float) || !strings.ContainsAny(actual, float) {
@@ -283,11 +279,11 @@ func (c *comparison) object(path string, want, got map[string]any) {
 		w := want[k]
 		g, there := got[k]
 		switch {
-		case !there && w == "…": // prose that the recording has cut
+		case !there && w == "…": // text omitted from the recording
 		case !there:
 			c.differ(at, "missing, recorded %v", w)
 		case volatile[k] && g != nil:
-		case k == "baggage" && w != nil && g != nil: // its order is that of a hash
+		case k == "baggage" && w != nil && g != nil: // in the order of a hash table
 			c.value(at, sortedEntries(w), sortedEntries(g))
 		case keyed[k]:
 			c.list(at, w, g)
@@ -312,7 +308,7 @@ func sortedEntries(baggage any) any {
 	return strings.Join(entries, ",")
 }
 
-// list compares lists of items with ids, regardless of the order.
+// list compares arrays of items with ids, regardless of order.
 func (c *comparison) list(path string, recorded, actual any) {
 	want, got := byID(c.names, recorded, true), byID(c.names, actual, false)
 	for _, id := range slices.Sorted(maps.Keys(want)) {
@@ -330,12 +326,13 @@ func (c *comparison) list(path string, recorded, actual any) {
 	}
 }
 
-// ofBrokers reports whether a list contains topics, which are in the order of a hash.
+// ofBrokers reports whether a list consists of topics, which the engine lists in arbitrary
+// order.
 func ofBrokers(list []any) bool {
 	return len(list) > 0 && brokerOf(list[0]) != ""
 }
 
-// brokerOf returns the value that identifies an item of such a list.
+// brokerOf returns the identity of a topic, or "" for any other item.
 func brokerOf(item any) string {
 	o, _ := item.(map[string]any)
 	if o["broker_type"] == nil {
@@ -344,8 +341,8 @@ func brokerOf(item any) string {
 	return fmt.Sprint(o["broker_type"], " ", o["name"], o["topic"])
 }
 
-// byID returns the items of a list by id. If recorded is set, ids with a counterpart
-// are replaced by it.
+// byID returns the items of a list by id. If recorded is set, the items are recorded ones, and
+// their ids are replaced with their actual counterparts.
 func byID(names renaming, list any, recorded bool) map[string]any {
 	m := map[string]any{}
 	items, _ := list.([]any)
@@ -367,12 +364,12 @@ func byID(names renaming, list any, recorded bool) map[string]any {
 	return m
 }
 
-// text compares strings: ids by their relation, the rest literally.
+// text compares strings. Ids must correspond one-to-one; all other text must be equal.
 func (c *comparison) text(recorded, actual string) bool {
 	if recorded == "…" {
 		return true
 	}
-	if !strings.Contains(recorded, "-") && !strings.Contains(actual, "-") { // no ids; some are of megabytes
+	if !strings.Contains(recorded, "-") && !strings.Contains(actual, "-") { // no ids; some strings are megabytes long
 		return recorded == actual
 	}
 	return c.ids(uuidPattern, 0, &recorded, &actual) &&
@@ -380,7 +377,7 @@ func (c *comparison) text(recorded, actual string) bool {
 		blankTraces(recorded) == blankTraces(actual)
 }
 
-// ids relates the ids that a pattern finds in both strings, and blanks them.
+// ids relates the ids that pattern finds in both strings, and then removes them.
 func (c *comparison) ids(pattern *regexp.Regexp, group int, recorded, actual *string) bool {
 	a, b := pattern.FindAllStringSubmatch(*recorded, -1), pattern.FindAllStringSubmatch(*actual, -1)
 	if len(a) != len(b) {
@@ -399,7 +396,7 @@ func (c *comparison) ids(pattern *regexp.Regexp, group int, recorded, actual *st
 
 func blankTraces(s string) string { return tracePattern.ReplaceAllString(s, "#-$3") }
 
-// decode decodes JSON and keeps the text of numbers.
+// decode decodes JSON and keeps numbers as json.Number.
 func decode(t *testing.T, data []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))

@@ -7,12 +7,11 @@ import (
 	"unicode"
 )
 
-// metadata is the description that a worker gives of itself with
-// engine::workers::register.
+// metadata describes a worker, as registered with engine::workers::register.
 type metadata struct {
 	runtime     string
 	version     *string
-	name        string // "" until it has one
+	name        string // "" until registered
 	description *string
 	os          *string
 	pid         *uint32
@@ -20,7 +19,6 @@ type metadata struct {
 	namespace   string
 }
 
-// registerInput is the input of engine::workers::register.
 type registerInput struct {
 	CallerWorkerID string           `json:"_caller_worker_id"`
 	Runtime        *string          `json:"runtime"`
@@ -32,15 +30,15 @@ type registerInput struct {
 	Isolation      *string          `json:"isolation"`
 	Namespace      *string          `json:"namespace"`
 	Telemetry      *json.RawMessage `json:"telemetry"`
-	Features       json.RawMessage  `json:"features,omitempty"` // read leniently
+	Features       json.RawMessage  `json:"features,omitempty"` // invalid features are ignored
 }
 
 func (e *Engine) registerWorkers() {
 	e.addBuiltin("engine::workers::register", engineWorker, "Register worker metadata", e.serveRegister)
 }
 
-// serveRegister settles the namespace of the calling connection, leases its name and
-// stores its metadata.
+// serveRegister settles the namespace of the calling connection, leases its name and stores
+// its metadata.
 func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type RegisterWorkerInput registerInput // the name in the engine's error messages
 	named, bad := decodeInput[RegisterWorkerInput](c.functionID, c.data)
@@ -60,7 +58,7 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 		return nil, bad
 	}
 	if settled, ok := w.settled(); ok {
-		ns = settled // the first one is final; the call still succeeds
+		ns = settled // a namespace cannot be changed; the call still succeeds
 	}
 	name := sanitize(text(in.Name))
 	if !e.lease(w, ns, name) {
@@ -80,7 +78,7 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	return json.RawMessage(`{"success":true}`), nil
 }
 
-// featuresOf returns the strings of a list of features.
+// featuresOf returns the strings in an array and ignores other elements.
 func featuresOf(raw json.RawMessage) (features []string) {
 	if kindOf(raw) != '[' {
 		return nil
@@ -93,8 +91,8 @@ func featuresOf(raw json.RawMessage) (features []string) {
 	return features
 }
 
-// update replaces the fields that the engine replaces: runtime and version always,
-// other fields only if the input has them.
+// update applies a registration. It always replaces runtime and version, and replaces the
+// other fields only if they are present.
 func (m *metadata) update(in registerInput, ns, name string) {
 	m.namespace = ns
 	m.runtime, m.version = "unknown", in.Version
@@ -117,8 +115,8 @@ func (m *metadata) update(in registerInput, ns, name string) {
 	}
 }
 
-// lease reserves the name for w within the namespace. If another live connection holds
-// the name, w is notified and its connection closes. An empty name needs no lease.
+// lease reserves name for w in a namespace. If the name belongs to another live connection,
+// lease notifies w and closes its connection. An empty name needs no lease.
 func (e *Engine) lease(w *worker, ns, name string) bool {
 	if name == "" {
 		return true
@@ -144,11 +142,11 @@ func (e *Engine) lease(w *worker, ns, name string) bool {
 	return true
 }
 
-// maxName is the maximum length of a name in characters.
+// maxName is the maximum length of a name, in characters.
 const maxName = 280
 
-// sanitize cleans a name or a description as the engine does: it removes control, bidi
-// and line-separator characters, then truncates and trims the text.
+// sanitize cleans up a name or description as the engine does. It removes control, bidi and
+// line-separator characters, and then truncates and trims the result.
 func sanitize(s string) string {
 	n := 0
 	s = strings.Map(func(r rune) rune {

@@ -23,31 +23,28 @@ import (
 type scenario struct {
 	name string
 	opts []Option
-	// seed, if not nil, restores the state that earlier conversations left behind.
+	// seed, if not nil, restores state created by earlier conversations.
 	seed func(e *Engine)
-	// clients lists the sockets that are clients of the stream socket, with the headers
-	// of their upgrades.
+	// clients maps the name of each client of the stream socket to its handshake headers.
 	clients map[string]http.Header
-	// guarded lists the sockets on the guarded listener, with the headers of their
-	// upgrades.
+	// guarded maps the name of each worker on the guarded listener to its handshake headers.
 	guarded map[string]http.Header
-	// callee is the host of the functions that are invoked over HTTP, or "".
+	// callee is the host of functions invoked over HTTP, or "".
 	callee string
-	// begin is the start of the conversation. If it is zero, the conversation starts
-	// with the bubble's clock.
+	// begin is the time at which the conversation starts. The zero value means the start of
+	// the bubble's clock.
 	begin time.Time
-	// silent lists the paths of requests without a recorded answer.
+	// silent lists the paths of requests without a recorded response.
 	silent []string
-	// web is the client that sent the HTTP requests. The default is Python's client.
+	// web is the client that sent the HTTP requests. The default is Python's urllib.
 	web *webClient
-	// unrecorded holds messages that are missing in the recording, although it shows their
-	// effects. The key is the line after which a worker sent the message.
+	// unrecorded contains messages that are missing from the recording although their effects
+	// are recorded. Each is keyed by the number of the line that precedes it.
 	unrecorded map[int]event
-	// omit holds the first and the last line of a part that is not replayed.
+	// omit contains the first and last line of a section that is not replayed.
 	omit [2]int
 }
 
-// deviation is a deliberate difference from a recording.
 type deviation struct {
 	scenario *regexp.Regexp
 	path     *regexp.Regexp
@@ -59,9 +56,9 @@ func deviates(scenario, path, reason string) *deviation {
 	return &deviation{regexp.MustCompile("^(" + scenario + ")$"), regexp.MustCompile("^(" + path + ")$"), reason, false}
 }
 
-// TestReplay plays the minimal workers of each recording against a new engine, at the
-// recorded times, and expects the recorded messages. It runs in a synctest bubble,
-// where time is virtual and the absence of further messages is certain.
+// TestReplay replays each recording against a new engine and expects the recorded messages. It
+// runs in a synctest bubble, so recorded actions take place at exactly the recorded times, and
+// the test can verify that no further messages arrive.
 func TestReplay(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
@@ -96,7 +93,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// complete inserts messages that were not recorded and removes the omitted part.
+// complete inserts unrecorded messages and removes the omitted section.
 func (s scenario) complete(events []event) (list []event) {
 	for _, e := range events {
 		if e.line >= s.omit[0] && e.line <= s.omit[1] {
@@ -111,14 +108,13 @@ func (s scenario) complete(events []event) (list []event) {
 	return list
 }
 
-// player plays one recording.
 type player struct {
 	t        *testing.T
 	scenario string
 	engine   *Engine
 	start    time.Time
 	workers  map[string]*bareWorker // the latest with each name
-	earlier  []*bareWorker          // had a name before, and are not closed
+	earlier  []*bareWorker          // replaced by a worker of the same name, but not closed
 	names    renaming
 	clients  map[string]http.Header
 	guarded  map[string]http.Header
@@ -128,23 +124,23 @@ type player struct {
 	dialing  map[string]chan dialed
 }
 
-// bareWorker is a socket of the recording.
+// bareWorker is the socket of a recorded worker.
 type bareWorker struct {
 	name    string
 	conn    *websocket.Conn
-	channel bool // whether it is an end of a channel
-	pinged  bool // whether the next recorded ping has been sent
+	channel bool // is an end of a channel
+	pinged  bool // has already sent the next recorded ping
 	pongs   atomic.Int32
-	binary  atomic.Int32 // received messages
+	binary  atomic.Int32 // number of messages received
 
-	arrived chan struct{} // signals that the inbox has grown; capacity 1
+	arrived chan struct{} // capacity 1; signals that inbox has grown
 	ended   chan struct{}
-	leaving bool // whether it has begun to end the connection
-	closed  bool // whether its end in the recording has passed
+	leaving bool // has started to close the connection
+	closed  bool // the end of the connection has been replayed
 
 	mu    sync.Mutex
-	inbox []received // received messages without a counterpart so far
-	err   error      // the error that ended the connection
+	inbox []received // received messages without a recorded counterpart so far
+	err   error      // error that ended the connection
 }
 
 type received struct {
@@ -248,8 +244,8 @@ func (p *player) open(e event) {
 	go w.read()
 }
 
-// ending returns the worker that an event about the end of a connection concerns: the
-// oldest with the name for which the event has not occurred.
+// ending returns the worker that an event about a closed connection refers to: the oldest one
+// with that name for which done returns false.
 func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
 	for _, w := range p.earlier {
 		if w.name == e.Worker && !done(w) {
@@ -286,14 +282,14 @@ func (p *player) act(e event) {
 		}
 	}
 	switch e.Event {
-	case "send failed", "failed": // the recorded worker found out that it is closed
+	case "send failed", "failed": // the recorded worker noticed that its connection was closed
 	case "drops its socket":
 		w.leaving = true
 		_ = w.conn.Close()
 	case "send close":
 		w.leaving = true
 		select {
-		case <-w.ended: // this is how the recorded worker noticed the end
+		case <-w.ended: // the recorded worker noticed the end only here
 		default:
 			control(websocket.CloseMessage)
 		}
@@ -333,13 +329,13 @@ func (p *player) act(e event) {
 	synctest.Wait()
 }
 
-// clientFrame encodes a client's frame of less than 126 bytes, with a mask of zeros.
+// clientFrame encodes a client frame of less than 126 bytes, with a masking key of zeros.
 func clientFrame(first byte, payload string) []byte {
 	return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
 }
 
-// close replays the end of a connection: by the engine, with or without a Close frame,
-// or by the worker.
+// close replays the closing of a connection, either by the worker or by the engine, with or
+// without a Close frame.
 func (p *player) close(e event) {
 	w := p.ending(e, func(w *bareWorker) bool { return w.closed })
 	w.closed = true
@@ -355,7 +351,7 @@ func (p *player) close(e event) {
 	default:
 	}
 	switch {
-	case e.Code == websocket.CloseNoStatusReceived: // only the engine sends this
+	case e.Code == websocket.CloseNoStatusReceived: // sent only by the engine
 		select {
 		case <-w.ended:
 			check()
@@ -393,7 +389,7 @@ func closeCode(err error) int {
 
 func (p *player) send(e event) {
 	w := p.workers[e.Worker]
-	if w.closed || w.leaving { // this is how the recorded worker noticed the end
+	if w.closed || w.leaving { // the recorded worker noticed the end only when sending
 		return
 	}
 	kind, data := websocket.TextMessage, []byte(e.Frame)
@@ -414,12 +410,11 @@ func (p *player) send(e event) {
 		p.t.Errorf("line %d: %s cannot send: %v", e.line, e.Worker, err)
 	}
 	synctest.Wait()
-	time.Sleep(time.Microsecond) // no two events happen at the same time
+	time.Sleep(time.Microsecond) // gives each event a distinct time
 }
 
-// receive waits for a recorded message. Calls and results can arrive in another order
-// than recorded, because the engine guarantees none. All other messages arrive in
-// order.
+// receive waits for a recorded message. Calls and results may arrive in a different order,
+// because the engine does not guarantee one. All other messages must arrive in order.
 func (p *player) receive(e event) {
 	w := p.workers[e.Worker]
 	if e.Binary != nil && w.channel {
@@ -449,8 +444,8 @@ func (p *player) receive(e event) {
 	p.t.FailNow()
 }
 
-// receiveBytes waits for bytes on a channel. Their division into messages depends on
-// timing.
+// receiveBytes waits for recorded bytes on a channel. How they are divided into messages
+// depends on timing.
 func (p *player) receiveBytes(w *bareWorker, e event) {
 	want := e.bytes()
 	for end := time.After(patience); len(want) > 0; {
@@ -488,14 +483,14 @@ func (e event) payload() string {
 	return ""
 }
 
-// take removes the recorded message from the received ones.
+// take removes the counterpart of a recorded message from the inbox.
 func (p *player) take(w *bareWorker, e event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, r := range w.inbox {
 		names := p.names.clone()
 		if c := p.compare(e, r, names, false); len(c.diffs) == 0 {
-			p.compare(e, r, names.clone(), true) // note the deviations
+			p.compare(e, r, names.clone(), true) // mark deviations as used
 			p.names = names
 			w.inbox = slices.Delete(w.inbox, i, i+1)
 			return true
@@ -507,7 +502,7 @@ func (p *player) take(w *bareWorker, e event) bool {
 	return false
 }
 
-// unordered reports whether the engine guarantees no order for a message.
+// unordered reports whether the engine may send a message out of order.
 func unordered(m []byte) bool {
 	switch (Frame{Message: m}).Type() {
 	case "invokefunction", "invocationresult", "unregistertrigger":
@@ -540,7 +535,7 @@ func (p *player) compare(e event, r received, names renaming, note bool) *compar
 	return c
 }
 
-// deliberate reports whether a difference is one of the deviations.
+// deliberate reports whether a difference is a listed deviation.
 func (p *player) deliberate(path string, note bool) bool {
 	for _, d := range deviations {
 		if d.scenario.MatchString(p.scenario) && d.path.MatchString(path) {

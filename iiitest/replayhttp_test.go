@@ -27,8 +27,8 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// webClient is the client that sent the HTTP requests of a recording, with the headers
-// that it always sends.
+// webClient is the client that sent the HTTP requests of a recording. headers contains the
+// headers that it always sends.
 type webClient struct {
 	host    string
 	headers map[string]string
@@ -42,22 +42,23 @@ var (
 	bareClient   = &webClient{"127.0.0.1", map[string]string{"Connection": "close"}}
 )
 
-// httpRequest is a request to the HTTP triggers of the recording.
+// httpRequest is a recorded request to the HTTP triggers.
 type httpRequest struct {
 	event
-	at     int // sent before this event, which is the first that it causes
+	at     int // index of the first event caused by the request
 	client *webClient
 	done   chan struct{}
 	answer webAnswer
 	err    error
 }
 
-// requests returns the requests with the times at which they were sent: the recording
-// has the times of the answers. Requests do not overlap.
+// requests returns the recorded requests. The recording contains only the times of the
+// responses, so requests infers from the events when each request was sent. Requests do not
+// overlap.
 func (p *player) requests(events []event) []*httpRequest {
 	client := cmp.Or(p.web, urllib)
 	var list []*httpRequest
-	at := -1 // the first message that a request must have caused
+	at := -1 // first event that the request must have caused
 	for i, e := range events {
 		silent := slices.IndexFunc(p.silent, func(path string) bool {
 			return bytes.Contains(e.Frame, []byte(`"trigger":{"method":"GET","path":"`+path+`"`))
@@ -87,7 +88,7 @@ func causedByRequest(m []byte) bool {
 	return f.Type() == "invokefunction" && requestPattern.Match(m)
 }
 
-// do sends the request in the way of the recorded client.
+// do sends the request as the recorded client did.
 func (r *httpRequest) do(p *player) {
 	defer close(r.done)
 	conn, err := p.engine.DialContext(p.t.Context(), "tcp", p.engine.httpServer.addr)
@@ -133,7 +134,7 @@ func (r *httpRequest) do(p *player) {
 	}
 }
 
-// content returns the body, and whether its length is announced.
+// content returns the body, and whether the request has a Content-Length.
 func (r *recordedRequest) content() (body []byte, sized bool) {
 	if r.Body == nil {
 		return nil, r.Headers["Content-Length"] == "" && slices.Contains([]string{"POST", "PUT", "PATCH"}, r.Method) && r.Headers["Content-Type"] == ""
@@ -145,22 +146,21 @@ func (r *recordedRequest) content() (body []byte, sized bool) {
 		}
 		return body, !r.Chunked
 	}
-	for _, c := range *r.Body { // they were recorded as Latin-1
+	for _, c := range *r.Body { // recorded as Latin-1
 		body = append(body, byte(c))
 	}
 	return body, !r.Chunked
 }
 
-// webAnswer is the answer to a request, as it arrived.
+// webAnswer is a raw HTTP response.
 type webAnswer struct {
 	status int
-	header [][2]string // lowercase names, in order
+	header [][2]string // lowercase names in order of arrival
 	body   []byte
-	end    string // of a truncated body
+	end    string // error at the end of a truncated body
 }
 
-// readAnswer reads an answer leniently: it rejects nothing, and returns an invalid
-// answer when the connection ends.
+// readAnswer reads a response without validating it. A truncated response is not an error.
 func readAnswer(conn io.Reader, method string) (a webAnswer, err error) {
 	in := bufio.NewReader(conn)
 	line, err := in.ReadString('\n')
@@ -203,7 +203,7 @@ func readAnswer(conn io.Reader, method string) (a webAnswer, err error) {
 	return a, err
 }
 
-// latin1 converts each byte to one character.
+// latin1 decodes a Latin-1 string.
 func latin1(s string) string {
 	var runes []rune
 	for _, c := range []byte(s) {
@@ -214,7 +214,7 @@ func latin1(s string) string {
 
 var dateLine = regexp.MustCompile(`(?m)^date: .*\r\n`)
 
-// answered compares the answer to a request.
+// answered compares the response to a request with the recorded one.
 func (p *player) answered(e event, requests []*httpRequest) {
 	i := slices.IndexFunc(requests, func(r *httpRequest) bool { return r.line == e.line })
 	r := requests[i]
@@ -239,14 +239,14 @@ func (p *player) answered(e event, requests []*httpRequest) {
 	}
 	path := e.HTTP.Method + " " + e.HTTP.Path
 	c.value(path+" status", e.Response.Status, r.answer.status)
-	if r.client != urllib { // which does not report it
+	if r.client != urllib { // urllib does not report it
 		c.value(path+" end", strings.TrimPrefix(e.Response.End, "eof "), r.answer.end)
 	}
 	headers := map[string]any{}
 	for _, field := range r.answer.header {
 		switch old := headers[field[0]].(type) {
 		case string:
-			if r.client == urllib { // which keeps the first
+			if r.client == urllib { // urllib keeps the first value
 				continue
 			}
 			headers[field[0]] = []any{old, field[1]}
@@ -258,7 +258,7 @@ func (p *player) answered(e event, requests []*httpRequest) {
 	}
 	delete(headers, "date")
 	if e.Response.Headers["connection"] == nil {
-		delete(headers, "connection") // the recording's client took it away, or asked for nothing
+		delete(headers, "connection") // removed by the recording client, or not requested
 	}
 	c.object(path, e.Response.Headers, headers)
 	recorded := dateLine.ReplaceAllString(e.Response.Body, "")
@@ -271,7 +271,7 @@ func (p *player) answered(e event, requests []*httpRequest) {
 	}
 }
 
-// recordedCall is a request that the engine sent.
+// recordedCall is an HTTP request from the engine to a function.
 type recordedCall struct {
 	Method  string            `json:"method"`
 	Path    string            `json:"path"`
@@ -279,7 +279,7 @@ type recordedCall struct {
 	Body    string            `json:"body"`
 }
 
-// callee is the server behind the recorded functions that are invoked over HTTP.
+// callee is the server of functions invoked over HTTP.
 type callee struct {
 	host  string
 	pipe  *memnet.Listener
@@ -295,7 +295,7 @@ func newCallee(t *testing.T, host string) *callee {
 	return s
 }
 
-// option lets the engine reach the server and no other address.
+// option restricts the engine's HTTP client to this server.
 func (s *callee) option(c *config) error {
 	c.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if addr != s.host {
@@ -327,7 +327,7 @@ func (s *callee) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// called compares a request that the engine sent.
+// called compares a request sent by the engine with the recorded one.
 func (p *player) called(e event) {
 	var got recordedCall
 	select {
@@ -336,7 +336,7 @@ func (p *player) called(e event) {
 		p.t.Fatalf("line %d: no request", e.line)
 	}
 	want := *e.Received
-	for _, call := range []recordedCall{want, got} { // the signatures differ because the bodies do
+	for _, call := range []recordedCall{want, got} { // signatures differ because the bodies do
 		if signed := call.Headers["x-iii-signature"]; signed != "" {
 			mac := hmac.New(sha256.New, []byte("s3cret"))
 			mac.Write([]byte(call.Headers["x-iii-timestamp"] + ":" + base64.StdEncoding.EncodeToString([]byte(call.Body))))

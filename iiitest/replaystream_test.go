@@ -7,16 +7,16 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// dialed is the outcome of an attempted connection that needs authentication.
+// dialed is the result of dialing a socket that requires authentication.
 type dialed struct {
 	conn *websocket.Conn
 	err  error
 }
 
-// lookAhead starts the actions of a client of the stream socket or the guarded listener
-// before the recording reports them as done: the client opens the connection before the
-// auth function is called, and a client of the stream socket closes it before the leave
-// triggers fire.
+// lookAhead connects clients of the stream socket and the guarded listener, and disconnects
+// clients of the stream socket, before the recording reports it. The recording reports a new
+// connection only after the call of the auth function, and the end of a stream socket
+// connection only after the leave triggers have fired.
 func (p *player) lookAhead(events []event, i int) {
 	for _, e := range events[i:] {
 		header, client := p.clients[e.Worker]
@@ -47,8 +47,7 @@ func (p *player) lookAhead(events []event, i int) {
 	}
 }
 
-// aboutClients reports whether a message is caused by a client that connects or
-// disconnects.
+// aboutClients reports whether a message is caused by a client connecting or disconnecting.
 func aboutClients(e event) bool {
 	var m struct {
 		FunctionID string `json:"function_id"`
@@ -59,8 +58,7 @@ func aboutClients(e event) bool {
 	return m.FunctionID == "streams::auth" || m.FunctionID == "gate::auth" || strings.HasSuffix(m.FunctionID, "::leave")
 }
 
-// connection opens the socket of the recording, or returns the one that is already
-// open.
+// connection returns the socket that lookAhead has dialed, or opens a new one.
 func (p *player) connection(e event) (*websocket.Conn, error) {
 	if done := p.dialing[e.Worker]; done != nil {
 		d := <-done

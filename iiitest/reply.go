@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// reply is a complete response of an HTTP trigger.
+// reply is a complete HTTP response.
 type reply struct {
 	status int
 	header webHeader
@@ -29,15 +29,16 @@ func jsonReply(status int, body string) reply {
 
 func (r reply) send(w *webExchange) { w.respond(r.status, cors(r.header), r.body) }
 
-// failure returns the reply to a request after its function has failed.
+// failure returns the response to a request whose function has failed.
 func failure(err *wireError) reply {
 	return jsonReply(http.StatusInternalServerError, string(mustEncode(map[string]any{
 		"error": map[string]string{"code": err.Code, "error_id": hexID(6), "message": err.Message},
 	})))
 }
 
-// replyOf converts the result of a function to a reply: an object has the fields
-// status_code, headers and body. Any other result becomes 200 with an empty object.
+// replyOf converts the result of a function to a response. The function should return an
+// object with the members status_code, headers and body. For any other result, the response is
+// 200 with an empty JSON object.
 func replyOf(result json.RawMessage) reply {
 	var room [fewMembers]member
 	members := listOf(result, room[:0])
@@ -57,8 +58,8 @@ func replyOf(result json.RawMessage) reply {
 	return r
 }
 
-// middlewareReply converts the response of a middleware function to a reply. The
-// headers must be a map, and the body is always sent as JSON.
+// middlewareReply converts the response of a middleware function. Its headers must be an
+// object, and its body is always sent as JSON.
 func middlewareReply(response json.RawMessage) reply {
 	members := membersOf(response)
 	r := reply{status: statusOf(members["status_code"]), body: members["body"]}
@@ -74,7 +75,7 @@ func middlewareReply(response json.RawMessage) reply {
 	return r
 }
 
-// statusOf returns a status code, or 200 if raw is not a valid one.
+// statusOf decodes a status code. It returns 200 if the code is missing or invalid.
 func statusOf(raw json.RawMessage) int {
 	if status, err := strconv.ParseUint(string(raw), 10, 16); err == nil && status >= 100 && status <= 999 {
 		return int(status)
@@ -82,9 +83,9 @@ func statusOf(raw json.RawMessage) int {
 	return http.StatusOK
 }
 
-// replyHeader converts the headers of a function's reply, which are a map of values or a list
-// of "Name: value" lines. A list can repeat a name, and a map can contain it in different
-// cases. Invalid fields are skipped; an invalid content type still counts as given.
+// replyHeader converts the headers of a function's reply: an object, or an array of "Name:
+// value" strings. Invalid fields are skipped. typed reports whether there is a content type,
+// valid or not.
 func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	field := func(name, value string) {
 		typed = typed || strings.EqualFold(name, "content-type")
@@ -108,15 +109,15 @@ func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	return header, typed
 }
 
-// addValid adds a value to a name, if both are valid in a header.
+// addValid adds a field if its name and value are valid.
 func (h *webHeader) addValid(name, value string) {
 	if name = strings.ToLower(name); validHeader(name, value) {
 		h.add(name, value)
 	}
 }
 
-// validHeader reports whether a name is a token and a value has no control
-// characters (RFC 9110, 5.1 and 5.5).
+// validHeader reports whether name is a token and value contains no control characters (RFC
+// 9110, sections 5.1 and 5.5).
 func validHeader(name, value string) bool {
 	for i := range len(value) {
 		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
@@ -126,7 +127,7 @@ func validHeader(name, value string) bool {
 	return isToken(name)
 }
 
-// isToken reports whether s is a token (RFC 9110, 5.6.2).
+// isToken reports whether s is a token (RFC 9110, section 5.6.2).
 func isToken(s string) bool {
 	const extra = "!#$%&'*+-.^_`|~"
 	for i := range len(s) {

@@ -11,18 +11,18 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// route is one HTTP trigger.
+// route is the route of an http trigger, or of an observer of http::on-request.
 type route struct {
 	binding
 	method     string
 	path       string // as registered
 	pattern    routepath.Pattern
-	condition  *string // nil if there is none
+	condition  *string // nil for none
 	middleware []string
-	open       bool // whether the observer that it belongs to is active
+	open       bool // the observer is active
 }
 
-// routeTable provides the trigger type http.
+// routeTable provides the http trigger type.
 type routeTable struct {
 	mu   sync.Mutex
 	list []*route
@@ -33,11 +33,11 @@ var httpMethods = []string{
 	http.MethodPatch, http.MethodHead, http.MethodOptions,
 }
 
-// bind adds a route. A trigger takes over the method and path of another trigger. Observers of
-// the same method and path all keep their routes, and the latest active one answers. A path
-// with the same structure as another but with different parameter names is rejected. As in the
-// engine, a trigger that is registered again with another path also keeps its old route.
-// Paths, and pairs of paths, on which the router of a running engine panics are rejected.
+// bind adds a route. A trigger replaces any trigger with the same method and path. Observers
+// with the same method and path all keep their routes, and the latest active one responds.
+// bind rejects a path that differs from an existing one only in its parameter names, and any
+// path or pair of paths that makes the engine's router panic. As in the engine, a trigger that
+// is registered again with a different path also keeps its old route.
 func (t *routeTable) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	path := stringOf(config["api_path"])
@@ -57,8 +57,7 @@ func (t *routeTable) bind(_ context.Context, b binding) error {
 	return err
 }
 
-// add adds a route. If conflict is set, the error means that another route is in the
-// way.
+// add adds a route. conflict is set if the error is caused by another route.
 func (t *routeTable) add(r *route) (err error, conflict bool) {
 	if r.pattern, err = routepath.Parse(r.path); err != nil {
 		return engineText(err.Error()), false
@@ -98,12 +97,11 @@ func conflictText(old, r *route, why string) error {
 	return engineText(fmt.Sprintf("Route '%s %s' conflicts with already-registered route '%s %s': %s", r.method, r.path, old.method, old.path, why))
 }
 
-// routed reports whether the engine routes requests with the method of r. Registrations
-// may have any method.
+// routed reports whether the engine routes requests with the method of r. Triggers can be
+// registered with any method, but those with other methods never receive requests.
 func (r *route) routed() bool { return slices.Contains(httpMethods, r.method) }
 
-// answers reports whether r receives requests: the route of an inactive observer does
-// not.
+// answers reports whether r receives requests. Routes of inactive observers do not.
 func (r *route) answers() bool { return r.routed() && (r.observer == nil || r.open) }
 
 func (t *routeTable) unbind(id string) {
@@ -112,10 +110,10 @@ func (t *routeTable) unbind(id string) {
 	t.list = slices.DeleteFunc(t.list, func(r *route) bool { return r.id == id })
 }
 
-// find returns the route for a method and an escaped path, its parameters, and the
-// methods of the path. Literal text takes precedence over parameters, and parameters
-// over a wildcard for the rest of the path. Only the first path in this order counts,
-// even if it does not have the method.
+// find returns the route for a method and an escaped path, the path parameters, and the
+// methods of all routes for the path. Literal segments take precedence over parameters, and
+// parameters over wildcards. Only routes with the most specific pattern are considered, even
+// if none of them has the method.
 func (t *routeTable) find(method, path string) (found *route, params map[string]string, methods []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -141,14 +139,14 @@ func (t *routeTable) find(method, path string) (found *route, params map[string]
 		if !slices.Contains(methods, r.method) {
 			methods = append(methods, r.method)
 		}
-		if r.method == method { // the latest of them
+		if r.method == method { // the latest one wins
 			found, params = r, r.params(matched)
 		}
 	}
 	return found, params, methods
 }
 
-// params returns the parameters that the engine delivers: those written as :name.
+// params returns the parameters that are passed to the function: only those written as :name.
 func (r *route) params(matched []string) map[string]string {
 	params := map[string]string{}
 	for _, part := range r.pattern {

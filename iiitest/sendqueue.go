@@ -7,25 +7,25 @@ import (
 	"github.com/iii-go/iii/internal/fifo"
 )
 
-// sendQueueSize is how many messages wait for one worker. When the queue is full, senders
-// block, as in the engine.
+// sendQueueSize is the capacity of a worker's send queue, in messages. As in the engine,
+// senders block while the queue is full.
 const sendQueueSize = 64
 
-// sendQueue is the send queue of one worker. A sender takes its place in the order with
-// push, which never blocks and may be called under a lock, and then waits for room with
-// ticket.wait.
+// sendQueue is the send queue of one worker. Its method push reserves a place in the queue
+// without blocking, so it may be called with a lock held. The wait method of the returned
+// ticket waits for room.
 type sendQueue struct {
 	mu      sync.Mutex
-	queue   fifo.Queue[outgoing] // at most sendQueueSize
+	queue   fifo.Queue[outgoing] // up to sendQueueSize messages
 	waiting fifo.Queue[*ticket]
-	wake    chan struct{} // capacity 1: something to write, or closed
+	wake    chan struct{} // capacity 1; signals a message or the end
 	closed  bool
 }
 
-// outgoing is one message for a worker, or a request to close the connection.
+// outgoing is a message for a worker, or a request to close the connection.
 type outgoing struct {
 	message []byte
-	close   bool // send a Close frame without a code, then end
+	close   bool // send a Close frame without a code, then disconnect
 }
 
 type ticket struct {
@@ -34,10 +34,11 @@ type ticket struct {
 	ok   bool
 }
 
-// Tickets of messages that had room at once, and of messages for a closed queue.
+// The tickets of all messages that are queued without waiting, and of all messages for a closed
+// queue.
 var queuedTicket, closedTicket = &ticket{ok: true}, &ticket{}
 
-// wait waits until the message is queued. It returns false if the worker is gone.
+// wait waits until the message is queued. It returns false if the worker has disconnected.
 func (t *ticket) wait() bool {
 	if t.done != nil {
 		<-t.done
@@ -70,8 +71,8 @@ func (q *sendQueue) signal() {
 	}
 }
 
-// pop waits for the next message and removes it. more is set if another message is queued. ok
-// is false when the queue is closed, even if messages are left.
+// pop waits for the next message and removes it. more reports whether another message is
+// queued. ok is false if the queue is closed, even if messages remain.
 func (q *sendQueue) pop() (out outgoing, more, ok bool) {
 	for {
 		q.mu.Lock()
@@ -97,7 +98,7 @@ func (q *sendQueue) pop() (out outgoing, more, ok bool) {
 	}
 }
 
-// close discards the messages and ends all waits.
+// close discards the queued messages and releases all waiting senders.
 func (q *sendQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -13,10 +13,9 @@ import (
 	"github.com/iii-go/iii/internal/cronexpr"
 )
 
-// registerObservers adds the functions that list and describe observers, and the
-// sources inside the engine: private functions that the engine calls once for each
-// event, with the event as input and result. The code behind the trigger types of 0.23
-// also implements the sources.
+// registerObservers adds the functions that list and describe observers, and the engine's
+// sources. A source is a private function that the engine calls once for each event, with the
+// event as both input and result. Sources share their implementations with the trigger types.
 func (e *Engine) registerObservers() {
 	e.addBuiltin("engine::observers::list", engineWorker, "List observers", e.listObservers)
 	e.addBuiltin("engine::observers::get", engineWorker, "Describe an observer", e.observerInfo)
@@ -45,7 +44,7 @@ func (e *Engine) registerObservers() {
 	e.spawn(e.observers.deliverEvents)
 }
 
-// JSON Schemas of the args of sources.
+// JSON Schemas for the args of observers.
 const (
 	httpArgs = `{"type":"object","required":["path"],"properties":{"path":{"type":"string"},"method":{"type":"string"},` +
 		`"middleware_function_ids":{"type":"array","items":{"type":"string"}},"public_webhook":{"type":"boolean"}}}`
@@ -67,8 +66,7 @@ func (e *Engine) addSource(id, owner, description, args string, source hostedSou
 	}
 }
 
-// bindingOf returns the binding that represents an observer where the engine expects a
-// trigger.
+// bindingOf returns a binding that represents o, for code shared with triggers.
 func bindingOf(o *observer) binding {
 	return binding{
 		id: "observer " + o.id, triggerType: o.source.id, functionID: o.target.id, namespace: o.target.namespace,
@@ -76,10 +74,10 @@ func bindingOf(o *observer) binding {
 	}
 }
 
-// The source of requests to the HTTP listener.
+// The hooks of http::on-request.
 
-// added adds the route of an observer. The route receives requests while the observer
-// is active.
+// added adds the route of an observer. The route receives requests only while the observer is
+// active.
 func (t *routeTable) added(o *observer) *wireError {
 	args := membersOf(o.args)
 	r := &route{
@@ -111,7 +109,7 @@ func (t *routeTable) switched(o *observer, active bool) {
 	}
 }
 
-// textsOf returns the strings of a list and skips other values.
+// textsOf returns the strings in an array and skips other elements.
 func textsOf(raw json.RawMessage) (texts []string) {
 	if kindOf(raw) != '[' {
 		return nil
@@ -124,11 +122,11 @@ func textsOf(raw json.RawMessage) (texts []string) {
 	return texts
 }
 
-// The source of clock ticks.
+// The hooks of cron::on-tick.
 
 const cronTick = "cron::on-tick"
 
-// added starts the job of the expression, unless it already runs.
+// added starts a job for the expression unless one is running.
 func (c *cron) added(o *observer) *wireError {
 	expression := stringOf(membersOf(o.args)["expression"])
 	c.mu.Lock()
@@ -166,13 +164,12 @@ func (c *cron) removed(o *observer) {
 
 func (c *cron) switched(*observer, bool) {}
 
-// The source of messages of durable topics.
+// The hooks of queue::on-message.
 
-// subscriberRetention is how long a lane keeps messages for a subscriber that is away.
+// subscriberRetention is how long a lane keeps messages for an observer that is not active.
 const subscriberRetention = 30 * time.Second
 
-// laneOf returns the topic and the lane of an observer: a lane of its own, or that of
-// its group.
+// laneOf returns the topic and the lane of an observer. Observers in a group share a lane.
 func laneOf(o *observer) (topic string, lane key) {
 	args := membersOf(o.args)
 	if group := stringOf(args["group"]); group != "" {
@@ -181,7 +178,7 @@ func laneOf(o *observer) (topic string, lane key) {
 	return stringOf(args["topic"]), key{laneOfObserver, o.id}
 }
 
-// The namespaces of lanes that do not belong to a function.
+// Namespaces in the keys of lanes that do not belong to a function.
 const (
 	laneOfGroup    = "\x00group"
 	laneOfObserver = "\x00observer"
@@ -196,7 +193,8 @@ func (q *queues) added(o *observer) *wireError {
 
 func (q *queues) removed(*observer) {}
 
-// switched makes an observer a consumer while it is active.
+// switched adds an observer to the consumers of its lane when the observer becomes active, and
+// removes it when it becomes inactive.
 func (q *queues) switched(o *observer, active bool) {
 	topic, at := laneOf(o)
 	id := bindingOf(o).id
@@ -234,8 +232,7 @@ func (q *queues) switched(o *observer, active bool) {
 	q.join(l, s.consumer)
 }
 
-// deliverTo delivers a message to the target of an observer, if the observer's filters
-// match.
+// deliverTo delivers a message to the target of an observer if the observer's filters match.
 func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *job) (failure string) {
 	doc := &document{Input: j.data, Caller: engineCaller().json()}
 	if !o.filter.matches(doc) {
@@ -250,14 +247,14 @@ func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *jo
 	return ""
 }
 
-// Events and lists about observers.
+// Events and listings of observers.
 
 const observersChanged = "engine::on-observers-changed"
 
-// observerChanged reports a state of an observer as an event.
+// observerChanged reports a change of an observer's state as an event.
 func (e *Engine) observerChanged(o *observer) {
 	if o.source.id == observersChanged {
-		return // the observer would observe its own changes
+		return // would report the observer's own state to itself endlessly
 	}
 	e.observers.occur(context.Background(), observersChanged, func() json.RawMessage {
 		m := new(object).str("observer_id", o.id).str("function_id", o.source.id).str("target", o.target.id).str("state", string(o.state))
@@ -268,9 +265,8 @@ func (e *Engine) observerChanged(o *observer) {
 	}, nil)
 }
 
-// Observers returns the observers, oldest first, as the function
-// engine::observers::list does. It does not include observers that were rejected or
-// disposed.
+// Observers returns the observers, oldest first, as the function engine::observers::list does.
+// Rejected and disposed observers are not included.
 func (e *Engine) Observers() []iii.ObserverInfo {
 	views := e.observers.list(func(*observer) bool { return true })
 	list := make([]iii.ObserverInfo, len(views))
@@ -280,10 +276,10 @@ func (e *Engine) Observers() []iii.ObserverInfo {
 	return list
 }
 
-// observerView describes an observer in answers of the engine.
+// observerView is the public description of an observer.
 type observerView struct {
 	iii.ObserverInfo
-	worker string // the observing worker; "" while it is away
+	worker string // observing worker; "" while disconnected
 }
 
 func (t *observers) list(keep func(o *observer) bool) []observerView {
@@ -298,8 +294,8 @@ func (t *observers) list(keep func(o *observer) bool) []observerView {
 	return list
 }
 
-// fields returns the members of a view in an answer. The filters occur twice: within source,
-// and at the top level, where other SDKs look for them.
+// fields returns the view as an object. The filters appear both in source and at the top
+// level, where other SDKs expect them.
 func (v *observerView) fields() map[string]any {
 	s := v.Source
 	fields := map[string]any{
@@ -316,7 +312,6 @@ func (v *observerView) fields() map[string]any {
 	return fields
 }
 
-// public returns the view of o.
 func (o *observer) public() observerView {
 	v := observerView{ObserverInfo: iii.ObserverInfo{
 		ID: o.id,
@@ -336,8 +331,8 @@ func (o *observer) public() observerView {
 	return v
 }
 
-// visible returns a function that reports whether a worker may see an observer: it
-// must be permitted to call the observed function.
+// visible returns a filter for the observers that a worker may see: those of functions that
+// the worker may call.
 func (e *Engine) visible(p *permissions) func(o *observer) bool {
 	return func(o *observer) bool { return p.denial(o.source.namespace, o.source.id) == nil }
 }
@@ -382,22 +377,22 @@ func (e *Engine) observerInfo(_ context.Context, c *call) (json.RawMessage, *wir
 	return mustEncode(map[string]any{"observer": list[0].fields()}), nil
 }
 
-// LocalCalls summarizes the calls of a function that its worker made in process, as the
-// worker reported them.
+// LocalCalls contains statistics about in-process calls to a function, as reported by the
+// worker that owns the function.
 type LocalCalls struct {
 	FunctionID, Namespace string
 
 	Count, Errors uint64
 	Duration      time.Duration // total
 
-	// Dropped counts, by reason, the reports about observed calls that the worker
-	// dropped: BUFFER_FULL, TOO_LARGE or INACTIVE, and OTHER for unknown reasons.
+	// Dropped counts the reports about observed calls that the worker dropped, by reason:
+	// BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
 	Dropped map[string]uint64
 }
 
-// LocalCalls returns the statistics that workers have reported about the calls that they made
-// in process, by function. The entry with the id * combines functions that a worker does not
-// report separately. Workers report every ten seconds.
+// LocalCalls returns the statistics that workers have reported about calls made in process,
+// one entry per function. The entry with the function id "*" combines functions without an
+// entry of their own. Workers report every ten seconds.
 func (e *Engine) LocalCalls() []LocalCalls {
 	t := &e.observers
 	t.mu.Lock()
@@ -417,17 +412,16 @@ func (e *Engine) LocalCalls() []LocalCalls {
 	return list
 }
 
-// localStats accumulates the reports about a function.
 type localStats struct{ LocalCalls }
 
-// dropReasons lists the known reasons for dropped reports.
+// dropReasons lists the known reasons for dropping reports.
 var dropReasons = []string{"BUFFER_FULL", "TOO_LARGE", "INACTIVE"}
 
-// maxLocalStats bounds the number of functions with statistics of their own. Further
-// functions share the entry of the function *.
+// maxLocalStats is the maximum number of functions with statistics of their own. All other
+// functions share the entry "*".
 const maxLocalStats = 10_000
 
-// counted adds the statistics that a worker reports.
+// counted adds the statistics reported by a worker.
 func (t *observers) counted(w *worker, namespace string, m localStatsMessage) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

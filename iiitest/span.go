@@ -9,20 +9,20 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Span is a decoded span as it arrived. Unlike the answers of engine::traces::*, it is
-// not redacted, and values keep their types.
+// Span is a decoded span as received. Unlike the results of engine::traces::*, a Span is not
+// redacted and its values keep their types.
 type Span struct {
-	TraceID, SpanID string // hexadecimal, as sent
-	ParentSpanID    string // "" for a root
-	TraceState      string // W3C
-	Flags           uint32 // W3C trace flags, with OpenTelemetry's bits above them
+	TraceID, SpanID string // hexadecimal, as received
+	ParentSpanID    string // "" for a root span
+	TraceState      string // W3C trace state
+	Flags           uint32 // W3C trace flags in the low byte, OpenTelemetry flags above
 	Name            string
-	Kind            trace.SpanKind // 0 if not sent
-	Start           time.Time      // zero if not sent
-	End             time.Time      // zero in the announcement of a started span, see LiveSpans
+	Kind            trace.SpanKind // 0 if missing
+	Start           time.Time      // zero if missing
+	End             time.Time      // zero if the span has only started, see LiveSpans
 
-	// Attributes holds values of the types nil, string, bool, int64, float64, []byte,
-	// []any and map[string]any. If a key occurs twice, the last value counts.
+	// The values of Attributes are nil, string, bool, int64, float64, []byte, []any or
+	// map[string]any. If a key is repeated, the last value wins.
 	Attributes map[string]any
 	Events     []Event
 	Links      []Link
@@ -30,7 +30,7 @@ type Span struct {
 	Resource   Resource
 	Scope      Scope
 
-	DroppedAttributes, DroppedEvents, DroppedLinks uint32 // as counted by the exporter
+	DroppedAttributes, DroppedEvents, DroppedLinks uint32 // as reported by the exporter
 }
 
 // Status is the outcome of a span.
@@ -39,7 +39,7 @@ type Status struct {
 	Message string
 }
 
-// Event is an event of a span.
+// Event is a timestamped event of a span.
 type Event struct {
 	Name              string
 	Time              time.Time
@@ -47,7 +47,7 @@ type Event struct {
 	DroppedAttributes uint32
 }
 
-// Link is a link from a span to another one.
+// Link is a link from one span to another.
 type Link struct {
 	TraceID, SpanID   string
 	TraceState        string
@@ -56,14 +56,12 @@ type Link struct {
 	DroppedAttributes uint32
 }
 
-// spanRecord is a span in its public and its stored form.
 type spanRecord struct {
 	span   Span
 	stored iii.StoredSpan
-	size   int // of its JSON
+	size   int // size as JSON
 }
 
-// readSpans decodes a frame of spans.
 func readSpans(data []byte) ([]spanRecord, error) {
 	var list []spanRecord
 	done := 0
@@ -86,8 +84,8 @@ func readSpans(data []byte) ([]spanRecord, error) {
 	return list, err
 }
 
-// spanStatus converts a status code of OTLP, where the numbers of ok and error are swapped
-// relative to OpenTelemetry's package codes.
+// spanStatus converts an OTLP status code. OTLP uses 1 for OK and 2 for an error; in
+// OpenTelemetry's package codes, it is the other way around.
 func spanStatus(code int32) (codes.Code, string) {
 	switch code {
 	case 1:

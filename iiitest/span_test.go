@@ -9,8 +9,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// take ingests telemetry frames as if they had arrived over /otel, and fails the test
-// if one is rejected.
+// take ingests telemetry frames as if they had arrived on /otel, and fails the test if one of
+// them is rejected.
 func take(t testing.TB, e *Engine, frames ...string) {
 	t.Helper()
 	for _, f := range frames {
@@ -22,8 +22,8 @@ func take(t testing.TB, e *Engine, frames ...string) {
 	}
 }
 
-// TestSpan decodes a span with all fields of OTLP, with both spellings of integers and
-// an unusual order of the envelope.
+// TestSpan decodes a span with all OTLP fields, both spellings of integers, and members in an
+// unusual order.
 func TestSpan(t *testing.T) {
 	e := Start(t)
 	take(t, e, `OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{
@@ -61,7 +61,7 @@ func TestSpan(t *testing.T) {
 	if diff := cmp.Diff(want, e.Traces()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// The engine stores text, without bytes and without secrets.
+	// The engine stores all values as strings, and omits bytes and secrets.
 	listed, bad := e.invoke(t.Context(), "engine::traces::tree", defaultNamespace, []byte(`{"trace_id":"0af7651916cd43dd8448eb211c80319c"}`))
 	if bad != nil {
 		t.Fatal(bad)

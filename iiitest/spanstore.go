@@ -15,20 +15,20 @@ import (
 // (pending_max_age_seconds).
 const pendingMaxAge = time.Hour
 
-// spanStore holds the spans that engine::traces::* returns.
+// spanStore stores the spans that the functions engine::traces::* query.
 type spanStore struct {
-	added   func([]spanRecord) // called with new spans, in order
-	changes atomic.Uint64      // counts the changes
+	added   func([]spanRecord) // called with each batch of new spans
+	changes atomic.Uint64      // number of changes
 
 	mu      sync.Mutex
 	entries recent[*spanEntry]
-	pending map[spanID][]*spanEntry // announced, not yet ended: oldest first
+	pending map[spanID][]*spanEntry // announced but not ended, oldest first
 }
 
-// spanID identifies a span. The engine accepts any text for both ids.
+// spanID identifies a span. As in the engine, either id may be any string.
 type spanID struct{ trace, span string }
 
-// spanEntry is a stored span. The lock of the store guards it.
+// spanEntry is a stored span, guarded by spanStore.mu.
 type spanEntry struct {
 	iii.StoredSpan
 	arrived time.Time
@@ -42,7 +42,7 @@ func (s *spanStore) init(items, bytes int) {
 	s.entries = recent[*spanEntry]{maxItems: items, maxBytes: bytes, size: func(e *spanEntry) int { return e.size }, forget: s.forgetPending}
 }
 
-// forgetPending removes an entry from the announced ones. spanStore.mu is held.
+// forgetPending removes an entry from pending. The caller must hold spanStore.mu.
 func (s *spanStore) forgetPending(e *spanEntry) {
 	if !e.Pending {
 		return
@@ -54,9 +54,9 @@ func (s *spanStore) forgetPending(e *spanEntry) {
 	}
 }
 
-// add stores the spans of a frame. It first appends the announcements, wherever they are in
-// the frame and whether or not their spans are stored. The end of a span then replaces the
-// oldest announcement of that span, at the same position, or is appended if there is none.
+// add stores the spans of a frame. It first appends all announcements in the frame, even for
+// spans that are already stored. A finished span then replaces its oldest announcement in
+// place, or is appended if it has none.
 func (s *spanStore) add(list []spanRecord) {
 	now := time.Now()
 	s.mu.Lock()
@@ -97,8 +97,8 @@ func (s *spanStore) clear() {
 	s.changes.Add(1)
 }
 
-// newest copies the last spans, at most limit, in order of arrival. A span can occur
-// twice.
+// newest returns at most limit of the latest spans, in order of arrival. A span can appear
+// more than once, for example if it was announced twice.
 func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +110,7 @@ func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	return list
 }
 
-// ofTrace copies the spans of one trace, each in its last version.
+// ofTrace returns the latest version of each span of a trace.
 func (s *spanStore) ofTrace(id string) []iii.StoredSpan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,16 +130,16 @@ func (s *spanStore) ofTrace(id string) []iii.StoredSpan {
 	return list
 }
 
-// stored returns the number of spans and their size.
+// stored returns the number of stored spans and their total size.
 func (s *spanStore) stored() (spans, bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.entries.list), s.entries.bytes
 }
 
-// view copies the spans that queries see. If several spans have the same ids, only the last
-// one is visible, at the position of the first. Announcements older than pendingMaxAge are
-// left out.
+// view returns the spans that are visible to queries. If several entries have the same ids,
+// the last of them takes the position of the first. Announcements older than pendingMaxAge are
+// omitted.
 func (s *spanStore) view() *spanView {
 	now := time.Now()
 	s.mu.Lock()
@@ -159,14 +159,14 @@ func (s *spanStore) view() *spanView {
 	return v
 }
 
-// spanView is a copy of the stored spans for queries, in order of arrival.
+// spanView is a copy of the visible spans, in order of arrival.
 type spanView struct {
 	now   uint64
 	spans []iii.StoredSpan
 	at    map[spanID]int
 }
 
-// end returns the end of a span, or the current time if the span has not ended.
+// end returns the end time of a span, or the current time if the span has not ended.
 func (v *spanView) end(s *iii.StoredSpan) uint64 {
 	if s.Pending {
 		return max(v.now, s.StartTimeUnixNano)
@@ -174,8 +174,9 @@ func (v *spanView) end(s *iii.StoredSpan) uint64 {
 	return s.EndTimeUnixNano
 }
 
-// durationMs can be negative, because exporters can send anything. It subtracts before
-// it converts to float: current times in nanoseconds have more digits than a float.
+// durationMs returns the duration of a span. The duration can be negative, because exporters
+// may send any times. Subtracting integers avoids rounding: times in nanoseconds exceed the
+// precision of a float64.
 func (v *spanView) durationMs(s *iii.StoredSpan) float64 {
 	start, end := s.StartTimeUnixNano, v.end(s)
 	if end < start {
@@ -184,7 +185,7 @@ func (v *spanView) durationMs(s *iii.StoredSpan) float64 {
 	return float64(end-start) / 1e6
 }
 
-// root reports whether a span has no parent, or a parent that is not stored.
+// root reports whether s has no parent, or a parent that is not stored.
 func (v *spanView) root(s *iii.StoredSpan) bool {
 	if s.ParentSpanID == nil {
 		return true
@@ -193,7 +194,6 @@ func (v *spanView) root(s *iii.StoredSpan) bool {
 	return !stored
 }
 
-// attributeOf returns an attribute of a span.
 func attributeOf(s *iii.StoredSpan, key string) (string, bool) {
 	for _, a := range s.Attributes {
 		if a[0] == key {
@@ -203,7 +203,7 @@ func attributeOf(s *iii.StoredSpan, key string) (string, bool) {
 	return "", false
 }
 
-// internalSpan reports whether a span belongs to the engine's own functions.
+// internalSpan reports whether s is a span of one of the engine's own functions.
 func internalSpan(s *iii.StoredSpan) bool {
 	if kind, _ := attributeOf(s, "iii.function.kind"); kind == "internal" {
 		return true
@@ -221,8 +221,8 @@ func tagged(key string) bool {
 	return strings.HasPrefix(key, "iii.tag.")
 }
 
-// tags merges the tags of all spans for each trace. If several spans have the same tag,
-// the one that began last counts.
+// tags returns the merged tags of all spans, by trace id. If several spans have the same tag,
+// the span that started last wins.
 func (v *spanView) tags(traces map[string]bool) map[string]map[string]string {
 	var with []*iii.StoredSpan
 	for i := range v.spans {

@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// state implements the engine's worker iii-state: values by scope and key, and the
-// trigger type that fires when they change.
+// state implements the engine's iii-state worker. Values are addressed by scope and key. State
+// triggers fire when a value changes.
 type state struct {
 	engine   *Engine
 	store    store[string]
@@ -17,7 +17,7 @@ type state struct {
 }
 
 type stateConfig struct {
-	scope, key, condition *string // nil: any scope or key, no condition
+	scope, key, condition *string // nil: any scope, any key, no condition
 }
 
 func (e *Engine) registerState() {
@@ -51,7 +51,7 @@ func (s *state) set(ctx context.Context, c *call) (json.RawMessage, *wireError) 
 		Scope string          `json:"scope"`
 		Key   string          `json:"key"`
 		Value json.RawMessage `json:"value,omitempty"`
-		Data  json.RawMessage `json:"data,omitempty"` // another name for value
+		Data  json.RawMessage `json:"data,omitempty"` // alias of value
 	}
 	in, err := decodeInput[StateSetInput](c.functionID, c.data)
 	switch {
@@ -69,7 +69,7 @@ func (s *state) set(ctx context.Context, c *call) (json.RawMessage, *wireError) 
 	return mustEncode(iii.StreamSetResult{OldValue: old, NewValue: in.Value}), nil
 }
 
-// stateItemInput is the input of the functions whose only parameter is an item.
+// stateItemInput is the input of functions that take only a scope and a key.
 type stateItemInput struct {
 	Scope string `json:"scope"`
 	Key   string `json:"key"`
@@ -85,7 +85,7 @@ func (s *state) get(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	return value, nil
 }
 
-// delete fires triggers even if the item did not exist, as the engine does.
+// delete fires triggers even if the item does not exist, as in the engine.
 func (s *state) delete(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type StateDeleteInput stateItemInput
 	in, err := decodeInput[StateDeleteInput](c.functionID, c.data)

@@ -68,7 +68,7 @@ func TestStateTrigger(t *testing.T) {
 		event = `{"event_type":"state:created","key":"k","new_value":null,"old_value":null,"scope":"","type":"state"}`
 		p.wantCalls(`any `+event+` metadata {"m":1}`, `blank `+event)
 
-		// An item can exist with the value null.
+		// An item can have the value null.
 		p.call("state::update", `{"scope":"","key":"k","ops":[{"type":"set","path":"","value":2}]}`)
 		event = `{"event_type":"state:updated","key":"k","new_value":2,"old_value":null,"scope":"","type":"state"}`
 		p.wantCalls(`any `+event+` metadata {"m":1}`, `blank `+event)
@@ -82,7 +82,7 @@ func TestStateTrigger(t *testing.T) {
 		p.wantCalls(`any `+event+` metadata {"m":1}`, `big `+event)
 
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
-		p.trigger("t5", "state", "scope", `{"scope":"x"}`, "") // the same id again replaces
+		p.trigger("t5", "state", "scope", `{"scope":"x"}`, "") // replaces the trigger with this id
 		p.fence()
 		p.call("state::delete", `{"scope":"x","key":"c"}`)
 		p.wantCalls(`scope {"event_type":"state:deleted","key":"c","new_value":null,"old_value":1,"scope":"x","type":"state"}`)
@@ -98,7 +98,6 @@ func TestStateTriggerRefused(t *testing.T) {
 	})
 }
 
-// TestTriggerConditions covers the conditions of state and stream triggers.
 func TestTriggerConditions(t *testing.T) {
 	tests := []struct {
 		result string
@@ -110,7 +109,7 @@ func TestTriggerConditions(t *testing.T) {
 		t.Run(test.result, func(t *testing.T) {
 			inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 				p.handle("cond", test.result)
-				p.handle("first", "!BROKEN") // its error does not stop the others
+				p.handle("first", "!BROKEN") // does not affect other triggers
 				p.handle("f", "")
 				p.trigger("t0", "state", "first", `{}`, "")
 				p.trigger("t1", "state", "f", `{"condition_function_id":"cond"}`, `,"metadata":{"m":1}`)
@@ -129,7 +128,7 @@ func TestTriggerConditions(t *testing.T) {
 	}
 }
 
-// The triggers of one event run one after the other; another event can overtake them.
+// The triggers of one event run in order. The triggers of another event may run in between.
 func TestTriggersOfOneEventRunInOrder(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		other := newPeer(t, e)

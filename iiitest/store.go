@@ -11,19 +11,19 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// store keeps items by group and key, in memory. An item can exist with the value null,
-// and a group outlives its last item. The zero value is empty and ready to use.
+// store keeps items in memory by group and key. An item can have the value null, and a group
+// remains after its last item has been deleted. The zero value is ready to use.
 type store[G comparable] struct {
 	mu     sync.Mutex
 	groups map[G]map[string]item
 	next   uint64
 
-	changes atomic.Uint64 // counts the changes
+	changes atomic.Uint64 // number of changes
 }
 
 type item struct {
 	value json.RawMessage
-	seq   uint64 // order of insertion; an update keeps the position
+	seq   uint64 // order of insertion; unchanged by updates
 }
 
 func (s *store[G]) get(group G, key string) (value json.RawMessage, exists bool) {
@@ -33,7 +33,6 @@ func (s *store[G]) get(group G, key string) (value json.RawMessage, exists bool)
 	return it.value, exists
 }
 
-// set stores a value and returns the previous one.
 func (s *store[G]) set(group G, key string, value json.RawMessage) (old json.RawMessage, existed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,8 +81,7 @@ func (s *store[G]) delete(group G, key string) (old json.RawMessage, existed boo
 	return it.value, existed
 }
 
-// list returns the values of a group in the order of insertion. The result is never
-// nil.
+// list returns the values of a group in order of insertion. It never returns nil.
 func (s *store[G]) list(group G) []json.RawMessage {
 	items := s.items(group)
 	values := make([]json.RawMessage, len(items))
@@ -93,13 +91,12 @@ func (s *store[G]) list(group G) []json.RawMessage {
 	return values
 }
 
-// keyedItem is an item with its key.
 type keyedItem struct {
 	key string
 	item
 }
 
-// items returns the items of a group in the order of insertion.
+// items returns the items of a group in order of insertion.
 func (s *store[G]) items(group G) []keyedItem {
 	s.mu.Lock()
 	items := make([]keyedItem, 0, len(s.groups[group]))
@@ -111,7 +108,6 @@ func (s *store[G]) items(group G) []keyedItem {
 	return items
 }
 
-// sizes returns the number of items in each group.
 func (s *store[G]) sizes() map[G]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,15 +118,13 @@ func (s *store[G]) sizes() map[G]int {
 	return sizes
 }
 
-// names returns the groups, in no order.
+// names returns the groups in no particular order.
 func (s *store[G]) names() []G {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.groups))
 }
 
-// registerStores adds the functions and trigger types of iii-state and
-// iii-stream.
 func (e *Engine) registerStores() {
 	e.registerState()
 	e.registerStreams()

@@ -17,7 +17,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// peer is a minimal worker that records and answers the calls it receives.
+// peer is a minimal worker that records calls and replies to them.
 type peer struct {
 	t    testing.TB
 	conn *websocket.Conn
@@ -29,7 +29,7 @@ type peer struct {
 	waiting  map[string]chan peerFrame
 }
 
-// peerFrame holds the fields that a worker needs of the messages it receives.
+// peerFrame contains the message fields that peer uses.
 type peerFrame struct {
 	Type         string           `json:"type"`
 	ID           string           `json:"id"`
@@ -43,7 +43,7 @@ type peerFrame struct {
 	Other        *json.RawMessage `json:"baggage"`
 }
 
-// inBubbleWith runs a test in a synctest bubble with an engine and a worker.
+// inBubbleWith runs f in a synctest bubble with an engine and a worker.
 func inBubbleWith(t *testing.T, f func(t *testing.T, e *Engine, p *peer), opts ...Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -115,8 +115,8 @@ func (p *peer) note(line string) {
 	p.got = append(p.got, line)
 }
 
-// answer records an invocation and sends the return value of its handler: a result, ""
-// for none, or "!code" for an error.
+// answer records an invocation and replies with the return value of its handler: a result, ""
+// for no result, or "!code" for an error.
 func (p *peer) answer(f peerFrame) {
 	line := f.FunctionID + " " + string(f.Data)
 	if f.Metadata != nil {
@@ -134,7 +134,7 @@ func (p *peer) answer(f peerFrame) {
 			reply.raw("result", json.RawMessage(result))
 		}
 	}
-	_ = p.write(string(reply.bytes())) // the engine may have closed
+	_ = p.write(string(reply.bytes())) // fails if the engine has closed
 }
 
 func (p *peer) send(message string) {
@@ -150,7 +150,7 @@ func (p *peer) write(message string) error {
 	return p.conn.WriteMessage(websocket.TextMessage, []byte(message))
 }
 
-// handle registers a function with a constant result; see answer.
+// handle registers a function with a constant return value; see answer.
 func (p *peer) handle(id, result string) {
 	p.t.Helper()
 	p.handleFunc(id, func([]byte) string { return result })
@@ -164,14 +164,14 @@ func (p *peer) handleFunc(id string, f func([]byte) string) {
 	p.send(`{"type":"registerfunction","id":"` + id + `"}`)
 }
 
-// trigger registers a trigger; extra contains further members of the message, each
-// after a comma.
+// trigger registers a trigger. extra contains additional members of the message, each preceded
+// by a comma.
 func (p *peer) trigger(id, typ, functionID, config, extra string) {
 	p.t.Helper()
 	p.send(fmt.Sprintf(`{"type":"registertrigger","id":%q,"trigger_type":%q,"function_id":%q,"config":%s%s}`, id, typ, functionID, config, extra))
 }
 
-// call calls a function and returns its result, "" for none, or "!code: message" for an
+// call calls a function. It returns the result, "" for no result, or "!code: message" for an
 // error.
 func (p *peer) call(id, data string) string {
 	p.t.Helper()
@@ -199,14 +199,13 @@ func (p *peer) call(id, data string) string {
 	return ""
 }
 
-// fence waits until every earlier registration is complete.
+// fence waits until all earlier registrations are complete.
 func (p *peer) fence() {
 	p.t.Helper()
 	p.call("engine::functions::list", `{}`)
 }
 
-// take returns the calls since the last take, in order, once nothing moves any more. It
-// works only in a bubble.
+// take waits until the bubble is idle and returns the calls since the previous take, in order.
 func (p *peer) take() []string {
 	synctest.Wait()
 	p.mu.Lock()
@@ -230,8 +229,7 @@ func (p *peer) want(want, id, data string) {
 	}
 }
 
-// TestUpdateVectors sends the recorded operations over a real connection, to both
-// stores.
+// TestUpdateVectors applies the recorded operations to state and to a stream.
 func TestUpdateVectors(t *testing.T) {
 	type vector struct {
 		Name           string          `json:"name"`
@@ -239,7 +237,7 @@ func TestUpdateVectors(t *testing.T) {
 		InitialMissing bool            `json:"initial_missing"`
 		Ops            json.RawMessage `json:"ops"`
 		Result         json.RawMessage `json:"result"`
-		Error          *wireError      `json:"error"` // in place of a result
+		Error          *wireError      `json:"error"` // instead of a result
 		Stored         json.RawMessage `json:"stored"`
 	}
 	var vectors []vector
@@ -288,8 +286,8 @@ func TestUpdateVectors(t *testing.T) {
 	}
 }
 
-// withSortedKeys returns a document as the engine would write it, computed
-// independently of the engine. Numbers stay text.
+// withSortedKeys encodes a document again with encoding/json, which sorts keys as the engine
+// does.
 func withSortedKeys(t testing.TB, doc []byte) string {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(doc))
@@ -337,8 +335,7 @@ func TestUpdateRefusesTheCall(t *testing.T) {
 		}
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `ops`",
 			"state::update", `{"scope":"s","key":"k"}`)
-		// Present keys are checked in order before missing ones, and an operation is
-		// one of them.
+		// Keys that are present, such as ops, are checked in order before missing keys.
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `type`",
 			"state::update", `{"scope":1,"ops":[{}]}`)
 		p.want("!deserialization_error: Failed to deserialize input for state::update: invalid type: integer `1`, expected a string",

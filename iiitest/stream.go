@@ -15,27 +15,26 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// streams implements the engine's worker iii-stream: items by stream, group and id, the
-// trigger types that fire when they change, and the socket for browsers.
+// streams implements the engine's iii-stream worker: items by stream, group and id, the
+// trigger types for their changes, and the socket for browsers.
 type streams struct {
 	engine        *Engine
 	store         store[streamGroup]
 	triggers      boundTriggers[streamConfig]
 	joins, leaves boundTriggers[struct{}]
 
-	// mu is held from a write to the delivery of its event to the sockets. Every socket
-	// therefore sees the changes in the order in which they happened, and a new socket misses
-	// no change.
+	// mu is held from a write until its event is queued for all sockets. Sockets therefore
+	// receive changes in order, and a new socket misses none.
 	mu      sync.Mutex
 	sockets map[*streamSocket]struct{}
 
-	subscribed atomic.Uint64 // counts the changes of subscriptions
+	subscribed atomic.Uint64 // number of changes to subscriptions
 }
 
 type streamGroup struct{ stream, group string }
 
 type streamConfig struct {
-	stream, group, item string // "" matches any group or item
+	stream, group, item string // an empty group or item matches any
 	condition           *string
 }
 
@@ -62,8 +61,8 @@ func (e *Engine) registerStreams() {
 	e.addTriggerType("stream:leave", owner, "Stream leave trigger", &s.leaves)
 }
 
-// decodeStreamConfig rejects a config without a stream name. In a real engine such a
-// config terminates the task of the connection, which is not worth imitating.
+// decodeStreamConfig rejects a config without a stream name. In a real engine, such a config
+// terminates the task that serves the connection; this engine does not imitate that.
 func decodeStreamConfig(config json.RawMessage) (streamConfig, error) {
 	var in struct {
 		Stream    *string `json:"stream_name"`
@@ -87,8 +86,7 @@ func decodeStreamConfig(config json.RawMessage) (streamConfig, error) {
 	return c, nil
 }
 
-// streamItem identifies an item. It is the whole input of some functions and the first part of
-// the input of others.
+// streamItem identifies an item in the inputs of functions.
 type streamItem struct {
 	Stream string `json:"stream_name"`
 	Group  string `json:"group_id"`
@@ -142,8 +140,8 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	if result, provided, err := s.provided(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
 		return result, err
 	}
-	// The engine finds groups by a prefix of their full names, so the groups of the
-	// stream a:b are groups of the stream a, too.
+	// The engine finds the groups of a stream by the prefix "stream:" of keys in the form
+	// "stream:group", so the groups of the stream a:b are also groups of the stream a.
 	groups := []string{}
 	for _, g := range s.store.names() {
 		if group, ok := strings.CutPrefix(g.stream+":"+g.group, in.Stream+":"); ok {
@@ -154,7 +152,7 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	return mustEncode(slices.Compact(groups)), nil
 }
 
-// groups returns the groups of each stream in the engine's own store, sorted.
+// groups returns the sorted groups of each stream in the engine's own store.
 func (s *streams) groups() map[string][]string {
 	groups := map[string][]string{}
 	for _, g := range s.store.names() {
@@ -166,7 +164,7 @@ func (s *streams) groups() map[string][]string {
 	return groups
 }
 
-// listAll does not include streams that workers store themselves.
+// listAll omits streams that workers store themselves.
 func (s *streams) listAll(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type StreamListAllInput struct{}
 	if _, err := decodeInput[StreamListAllInput](c.functionID, c.data); err != nil {
@@ -293,8 +291,8 @@ func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireErro
 	return json.RawMessage("null"), nil
 }
 
-// provided calls the function of a worker that stores the stream itself, if there is
-// one for the operation. Each operation is looked up separately.
+// provided calls the worker function that implements op for the stream. It returns false if
+// there is no such function, because a worker need not implement all operations.
 func (s *streams) provided(ctx context.Context, op, stream string, input map[string]any) (result json.RawMessage, provided bool, err *wireError) {
 	id := fmt.Sprintf("stream::%s(%s)", op, stream)
 	if !s.engine.hasFunction(id) {
@@ -304,14 +302,15 @@ func (s *streams) provided(ctx context.Context, op, stream string, input map[str
 	return result, true, err
 }
 
-// hasFunction reports whether the default namespace has a function.
+// hasFunction reports whether a function exists in the default namespace.
 func (e *Engine) hasFunction(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.functions[key{defaultNamespace, id}] != nil
 }
 
-// providerError returns the error of a writing function after the provider has failed.
+// providerError converts the failure of a provider's function to an error of the engine's
+// function.
 func providerError(err *wireError, result json.RawMessage, code, prefix string) *wireError {
 	switch {
 	case err != nil:
@@ -326,8 +325,8 @@ func conversionError(detail string) *wireError {
 	return errorBody("JSON_ERROR", "Failed to convert result to value: %s", detail)
 }
 
-// providerSet answers a set with the result of the provider. An old value of null means
-// that the item did not exist.
+// providerSet completes stream::set with the provider's result. If the old value is null, the
+// item did not exist.
 func (s *streams) providerSet(ctx context.Context, item streamItem, raw json.RawMessage) (json.RawMessage, *wireError) {
 	type StreamSetResult struct {
 		New json.RawMessage `json:"new_value"`
@@ -343,7 +342,7 @@ func (s *streams) providerSet(ctx context.Context, item streamItem, raw json.Raw
 	return mustEncode(iii.StreamSetResult{OldValue: result.Old, NewValue: result.New}), nil
 }
 
-// providerUpdate is providerSet for an update.
+// providerUpdate is like providerSet, for an update.
 func (s *streams) providerUpdate(ctx context.Context, item streamItem, raw json.RawMessage) (json.RawMessage, *wireError) {
 	type StreamUpdateResult struct {
 		Errors []json.RawMessage `json:"errors,omitempty"`
@@ -376,8 +375,8 @@ func changeEvent(kind string, data json.RawMessage) map[string]any {
 	return map[string]any{"type": kind, "data": data}
 }
 
-// announce sends an event to the triggers and the sockets. id is nil for an event of
-// the whole group. mu is held.
+// announce sends an event to triggers and sockets. id is nil for an event about the whole
+// group. The caller must hold mu.
 func (s *streams) announce(ctx context.Context, item streamItem, id *string, event map[string]any) {
 	payload := streamMessage(item.key(), id, event)
 	compared := ""
@@ -392,7 +391,7 @@ func (s *streams) announce(ctx context.Context, item streamItem, id *string, eve
 	}
 	s.engine.fanOut(ctx, "stream_triggers", targets, payload)
 	s.engine.observers.occur(ctx, "stream::on-changed", func() json.RawMessage {
-		both := withKey(canonicalValid(payload), "stream_name", mustEncode(item.Stream)) // 0.26 has both spellings
+		both := withKey(canonicalValid(payload), "stream_name", mustEncode(item.Stream)) // 0.26 sends both spellings
 		return withKey(both, "group_id", mustEncode(item.Group))
 	}, nil)
 	for socket := range s.sockets {

@@ -59,7 +59,7 @@ func TestStreamRefusesInput(t *testing.T) {
 
 var timestamps = regexp.MustCompile(`"timestamp":\d+,`)
 
-// change returns the call that a stream trigger makes.
+// change returns the recorded call of a stream trigger.
 func change(functionID, event, stream, group, id string) string {
 	return fmt.Sprintf(`%s {"event":%s,"groupId":"%s","id":%s,"streamName":"%s","type":"stream"}`, functionID, event, group, id, stream)
 }
@@ -99,7 +99,7 @@ func TestStreamTrigger(t *testing.T) {
 		event = `{"data":null,"type":"create"}`
 		p.wantChanges(change("all", event, "s", "g2", `"j"`)+` metadata {"m":1}`, change("group", event, "s", "g2", `"j"`), change("blank", event, "s", "g2", `"j"`))
 
-		// An item can exist with the value null.
+		// An item can have the value null.
 		p.call("stream::update", `{"stream_name":"s","group_id":"g2","item_id":"j","ops":[]}`)
 		event = `{"data":null,"type":"update"}`
 		p.wantChanges(change("all", event, "s", "g2", `"j"`)+` metadata {"m":1}`, change("group", event, "s", "g2", `"j"`), change("blank", event, "s", "g2", `"j"`))
@@ -118,7 +118,7 @@ func TestStreamTrigger(t *testing.T) {
 		p.call("stream::set", `{"stream_name":"cond","group_id":"g","item_id":"i","data":1}`)
 		p.wantChanges(change("no", `{"data":1,"type":"create"}`, "cond", "g", `"i"`))
 
-		// With a repeated id, both triggers fire, and both are removed together.
+		// If two triggers have the same id, both fire, and both are removed together.
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.trigger("t2", "stream", "all", `{"stream_name":"s","group_id":"g2"}`, "")
 		p.send(`{"type":"unregistertrigger","id":"t4"}`)
@@ -169,8 +169,7 @@ func TestStreamProvider(t *testing.T) {
 		p.want(`{"old_value":3}`, "stream::delete", `{`+item+`}`)
 		p.wantChanges(`stream::delete(own) `+input, change("saw", `{"data":3,"type":"delete"}`, "own", "g", `"i"`))
 
-		// If the worker has no function for updates, an update goes to the engine's own
-		// store.
+		// If the worker does not provide updates, an update goes to the engine's own store.
 		p.want(`{"new_value":{"n":1},"old_value":null}`, "stream::update", `{`+item+`,"ops":[{"type":"increment","path":"n","by":1}]}`)
 		p.wantChanges(change("saw", `{"data":{"n":1},"type":"create"}`, "own", "g", `"i"`))
 		p.want(`{"count":1,"stream":[{"groups":["g"],"id":"own"}]}`, "stream::list_all", `{}`)

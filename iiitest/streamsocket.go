@@ -12,37 +12,36 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// socketBuffer is how many frames wait for one client of the stream socket: the
-// engine's 64 outgoing frames and its buffer of 256 changes before them. When it is
-// full, the oldest change is dropped, as in the engine.
+// socketBuffer is the maximum number of frames that can wait for one client of the stream
+// socket. The engine buffers 256 changes and, behind them, 64 outgoing frames. As in the
+// engine, the oldest change is dropped when the buffer is full.
 const socketBuffer = 64 + 256
 
 const socketWriteTimeout = 10 * time.Second
 
-// streamSocket is one client of the stream socket.
 type streamSocket struct {
 	streams *streams
 	conn    *websocket.Conn
-	context json.RawMessage // from the auth function
+	context json.RawMessage // returned by the auth function
 	out     frameQueue
 
-	subscriptions []subscription // guarded by streams.mu; in the order of joining
+	subscriptions []subscription // guarded by streams.mu; in order of joining
 }
 
-// subscription is the data of the messages join and leave.
+// subscription is the data of join and leave messages.
 type subscription struct {
 	ID     string  `json:"subscriptionId"`
 	Stream string  `json:"streamName"`
 	Group  string  `json:"groupId"`
-	Item   *string `json:"id"` // nil: the whole group
+	Item   *string `json:"id"` // nil for the whole group
 }
 
 func (s subscription) key() streamGroup { return streamGroup{s.Stream, s.Group} }
 
-// WithStreamAuth names the function of the namespace default that the engine calls for
-// every client of the stream socket (StreamAuthInput, StreamAuthResult). The function
-// cannot reject a client: if it fails or does not exist, the client has no context. The
-// default is none; an empty id is an error.
+// WithStreamAuth sets the function that the engine calls for every client of the stream
+// socket. The function receives a StreamAuthInput and returns a StreamAuthResult. It belongs
+// to the default namespace. It cannot reject a client: if it fails or does not exist, the
+// client has no context. functionID must not be empty. By default, there is no auth function.
 func WithStreamAuth(functionID string) Option {
 	return func(c *config) error {
 		if functionID == "" {
@@ -53,7 +52,7 @@ func WithStreamAuth(functionID string) Option {
 	}
 }
 
-// serveStreamSocket handles requests to the stream listener.
+// serveStreamSocket serves the stream listener.
 func (e *Engine) serveStreamSocket(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path != "/" {
 		http.NotFound(w, r)
@@ -65,15 +64,15 @@ func (e *Engine) serveStreamSocket(w http.ResponseWriter, r *http.Request) {
 	s := &streamSocket{streams: e.streams, out: newFrameQueue(), context: e.streamAuth(r)}
 	conn, err := e.upgrade(w, r, true)
 	if err != nil {
-		return // upgrade has sent the response
+		return // upgrade has responded
 	}
 	answerPings(conn)
 	s.conn = conn
 	s.run(e.ctx)
 }
 
-// streamAuth calls the auth function for a client. The function cannot reject the
-// client: if it fails or returns an invalid result, there is no context.
+// streamAuth calls the auth function for a client. If the function fails or returns an invalid
+// result, the client has no context.
 func (e *Engine) streamAuth(r *http.Request) json.RawMessage {
 	id := e.cfg.streamAuth
 	if id == "" {
@@ -96,8 +95,8 @@ func (e *Engine) streamAuth(r *http.Request) json.RawMessage {
 	return auth.Context
 }
 
-// authHeaders returns the headers of an upgrade in the form for auth functions: names
-// in lower case, one value each, without values that are not visible ASCII.
+// authHeaders returns the headers of a handshake as sent to auth functions: lowercase names
+// with one value each. Values that are not visible ASCII are omitted.
 func authHeaders(r *http.Request) map[string]string {
 	headers := map[string]string{"host": r.Host}
 	for name, values := range r.Header {
@@ -110,8 +109,8 @@ func authHeaders(r *http.Request) map[string]string {
 	return headers
 }
 
-// rawQuery splits a query into the form for auth functions: values are not decoded, a
-// parameter without a name is skipped, and one without a value is "".
+// rawQuery splits a query into the parameters that are sent to auth functions. Names and
+// values are not decoded. Parameters without a name are skipped.
 func rawQuery(query string) map[string][]string {
 	params := map[string][]string{}
 	for pair := range strings.SplitSeq(query, "&") {
@@ -122,7 +121,6 @@ func rawQuery(query string) map[string][]string {
 	return params
 }
 
-// run serves the client until it disconnects or the engine closes.
 func (s *streamSocket) run(ctx context.Context) {
 	s.streams.mu.Lock()
 	s.streams.sockets[s] = struct{}{}
@@ -150,7 +148,7 @@ func (s *streamSocket) run(ctx context.Context) {
 	s.streams.subscribed.Add(1)
 	s.streams.mu.Unlock()
 	s.out.close()
-	s.streams.engine.drop(s.conn) // ends a blocked write
+	s.streams.engine.drop(s.conn) // unblocks the writer
 	<-written
 	for _, sub := range left {
 		s.left(ctx, sub)
@@ -166,13 +164,13 @@ func (s *streamSocket) write() {
 		_ = s.conn.SetWriteDeadline(time.Now().Add(socketWriteTimeout))
 		if err := s.conn.WriteMessage(websocket.TextMessage, frame); err != nil {
 			s.out.close()
-			_ = s.conn.Close() // ends the reader
+			_ = s.conn.Close() // unblocks the reader
 			return
 		}
 	}
 }
 
-// handle processes one message. An invalid message is logged and ignored.
+// handle processes one message. Invalid messages are logged and ignored.
 func (s *streamSocket) handle(ctx context.Context, frame []byte) {
 	var message struct {
 		Type string          `json:"type"`
@@ -196,8 +194,8 @@ func (s *streamSocket) handle(ctx context.Context, frame []byte) {
 	}
 }
 
-// join calls every join trigger, then adds the subscription and sends the client the
-// current state.
+// join calls the functions of all join triggers. If none of them rejects the client, join adds
+// the subscription and sends the current state.
 func (s *streamSocket) join(ctx context.Context, sub subscription) {
 	refused := false
 	for _, b := range s.streams.joins.event(s.streams.engine, always) {
@@ -223,7 +221,7 @@ func (s *streamSocket) join(ctx context.Context, sub subscription) {
 	s.sync(ctx, sub)
 }
 
-// unauthorized reports whether the answer to a join rejects it.
+// unauthorized reports whether the result of a join function rejects the client.
 func unauthorized(result json.RawMessage) bool {
 	var answer struct {
 		Unauthorized bool `json:"unauthorized"`
@@ -231,8 +229,8 @@ func unauthorized(result json.RawMessage) bool {
 	return decodeStrict(result, &answer) == "" && answer.Unauthorized
 }
 
-// sync sends the current state. If the engine stores the stream itself, no change can
-// occur between reading and sending the state.
+// sync sends the current state to the client. For streams in the engine's own store, no change
+// can occur between reading and queueing the state.
 func (s *streamSocket) sync(ctx context.Context, sub subscription) {
 	input, op := map[string]any{"stream_name": sub.Stream, "group_id": sub.Group}, "list"
 	if sub.Item != nil {
@@ -255,7 +253,8 @@ func (s *streamSocket) sync(ctx context.Context, sub subscription) {
 	s.out.push(streamMessage(sub.key(), sub.Item, map[string]any{"type": "sync", "data": data}), false)
 }
 
-// leave fires the leave triggers even for an unknown subscription.
+// leave removes a subscription. It fires the leave triggers even if the subscription does not
+// exist.
 func (s *streamSocket) leave(ctx context.Context, sub subscription) {
 	s.left(ctx, sub)
 	s.streams.mu.Lock()
@@ -263,7 +262,7 @@ func (s *streamSocket) leave(ctx context.Context, sub subscription) {
 	s.drop(sub.ID)
 }
 
-// drop removes a subscription. streams.mu is held.
+// drop removes a subscription. The caller must hold streams.mu.
 func (s *streamSocket) drop(id string) {
 	s.subscriptions = slices.DeleteFunc(s.subscriptions, func(old subscription) bool { return old.ID == id })
 	s.streams.subscribed.Add(1)
@@ -284,7 +283,8 @@ func (s *streamSocket) joinLeaveEvent(sub subscription) json.RawMessage {
 	})
 }
 
-// deliver queues an event once for each matching subscription. streams.mu is held.
+// deliver queues an event once for each matching subscription. The caller must hold
+// streams.mu.
 func (s *streamSocket) deliver(g streamGroup, id *string, frame []byte) {
 	for _, sub := range s.subscriptions {
 		if sub.key() == g && (sub.Item == nil || id != nil && *id == *sub.Item) {

@@ -31,7 +31,7 @@ func newBrowser(t testing.TB, e *Engine, query string, header http.Header) *brow
 	return b
 }
 
-// dialBrowser connects a browser that does not read yet.
+// dialBrowser connects a browser that does not read.
 func dialBrowser(t testing.TB, e *Engine, query string, header http.Header) *browser {
 	t.Helper()
 	dialer := websocket.Dialer{NetDialContext: e.DialContext}
@@ -68,7 +68,7 @@ func (b *browser) send(message string) {
 	}
 }
 
-// join joins group g of stream s, or one item of it.
+// join subscribes to group g of stream s, or to one item of the group.
 func (b *browser) join(subscription, item string) {
 	b.t.Helper()
 	b.send(subscribe("join", subscription, "g", item))
@@ -92,7 +92,7 @@ func (b *browser) want(want ...string) {
 	b.got = nil
 }
 
-// frame returns a message of the socket about group g of stream s.
+// frame returns a message to subscribers of group g of stream s.
 func frame(event, id string) string {
 	return strings.TrimSpace(change("", event, "s", "g", id))
 }
@@ -121,8 +121,8 @@ func TestStreamSocketEvents(t *testing.T) {
 		b.want(update, removed, frame(typing, `"i"`))
 		other.want(update, create, removed, frame(typing, "null"), frame(typing, `"i"`))
 
-		// Each matching subscription receives a frame. A repeated name replaces the
-		// subscription.
+		// Each matching subscription receives its own frame. Joining again with the same id
+		// replaces the subscription.
 		b.join("group", "")
 		b.join("absent", "i")
 		b.want(frame(`{"data":[{}],"type":"sync"}`, `null`), frame(`{"data":null,"type":"sync"}`, `"i"`))
@@ -169,7 +169,7 @@ func TestStreamSocketJoinLeaveTriggers(t *testing.T) {
 		p.handle("odd", `{"unauthorized":"yes"}`)
 		p.handle("broken", "!BROKEN")
 		p.handle("leave", "!BROKEN")
-		// The config is ignored, and a repeated id keeps the old trigger.
+		// The config is ignored. Registering t1 again does not remove the old trigger.
 		p.trigger("t1", "stream:join", "join", `{"stream_name":"another"}`, `,"metadata":{"m":1}`)
 		p.trigger("t1", "stream:join", "odd", `{}`, "")
 		p.trigger("t2", "stream:join", "odd", `null`, "")
@@ -258,7 +258,7 @@ func TestStreamSocketProvider(t *testing.T) {
 		b := newBrowser(t, e, "", nil)
 		b.join("s1", "")
 		b.want(frame(`{"data":[7],"type":"sync"}`, `null`))
-		// Without an answer there is no sync message, but the subscription exists.
+		// If reading the item fails, there is no sync message, but the subscription exists.
 		b.join("s2", "i")
 		b.want()
 		p.wantCalls(`stream::list(s) {"group_id":"g","stream_name":"s"}`, `stream::get(s) {"group_id":"g","item_id":"i","stream_name":"s"}`)
@@ -268,8 +268,8 @@ func TestStreamSocketProvider(t *testing.T) {
 	})
 }
 
-// If a client is slow, the oldest changes are dropped, the newest arrive, and nothing
-// waits for the client.
+// If a client reads slowly, the oldest changes are dropped and the newest are delivered, and
+// nothing else is delayed.
 func TestStreamSocketSlowClient(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("logged", "")
@@ -303,7 +303,7 @@ func TestStreamSocketSlowClient(t *testing.T) {
 	})
 }
 
-// No update is lost, and a client sees the changes in the order in which they happened.
+// No update is lost, and clients receive changes in order.
 func TestStreamUpdatesConcurrent(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		b := newBrowser(t, e, "", nil)

@@ -12,17 +12,17 @@ import (
 	"github.com/google/uuid"
 )
 
-// topic is a durable topic. Each target, which is a function in a namespace, gets its
-// own copy of a message if it is subscribed when the message is published. Triggers
-// with the same target share its copies.
+// topic is a durable topic. A target is a function in a namespace. Each target that is
+// subscribed when a message is published receives a copy of it. Triggers with the same target
+// share the copy.
 type topic struct {
-	lanes map[key]*lane // by target; they stay after the last subscriber has left
-	// unheard counts the messages that were published without any subscriber. The
-	// engine never delivers them, and stops counting them when a trigger subscribes.
+	lanes map[key]*lane // by target; lanes remain after their last subscriber leaves
+	// unheard counts the messages published while the topic had no subscriber. The engine
+	// never delivers them, and resets the count when a trigger first subscribes.
 	unheard int
 }
 
-// subscribers returns the number of triggers. queues.mu is held.
+// subscribers returns the number of subscribed triggers. The caller must hold queues.mu.
 func (t *topic) subscribers() int {
 	n := 0
 	for _, l := range t.lanes {
@@ -31,8 +31,8 @@ func (t *topic) subscribers() int {
 	return n
 }
 
-// waits reports whether a lane keeps jobs for a subscriber that is away. queues.mu is
-// held.
+// waits reports whether any lane keeps messages for an absent subscriber. The caller must hold
+// queues.mu.
 func (t *topic) waits(now time.Time) bool {
 	for _, l := range t.lanes {
 		if now.Before(l.kept) {
@@ -42,27 +42,26 @@ func (t *topic) waits(now time.Time) bool {
 	return false
 }
 
-// subscriber is one durable:subscriber trigger.
+// subscriber is the subscription of a durable:subscriber trigger or an observer.
 type subscriber struct {
 	lane     *lane
 	consumer *consumer
 }
 
-// subscriberConfig is the config of a durable:subscriber trigger.
 type subscriberConfig struct {
-	topic     string // if "", the trigger never fires
-	condition string // "" if there is none
+	topic     string // "" never fires
+	condition string // "" for none
 	consumer  consumer
 }
 
-// Defaults of a subscription.
+// Subscription defaults.
 const (
 	defaultAttempts    = 3
 	defaultConcurrency = 10
 	defaultBackoff     = time.Second
 )
 
-// decodeSubscriber accepts every config: values of the wrong type count as absent.
+// decodeSubscriber accepts every config. Values of the wrong type are ignored.
 func decodeSubscriber(config json.RawMessage) subscriberConfig {
 	c := subscriberConfig{consumer: consumer{concurrency: defaultConcurrency, attempts: defaultAttempts, backoff: defaultBackoff}}
 	members := membersOf(config)
@@ -83,14 +82,14 @@ func decodeSubscriber(config json.RawMessage) subscriberConfig {
 	return c
 }
 
-// bind subscribes a trigger. It replaces a trigger with the same id.
+// bind subscribes a trigger, replacing any with the same id.
 func (q *queues) bind(_ context.Context, b binding) error {
 	config := decodeSubscriber(b.config)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.unsubscribe(b.id)
 	if config.topic == "" {
-		return nil // it never fires
+		return nil // never fires
 	}
 	t := q.topic(config.topic)
 	if len(t.lanes) == 0 {
@@ -113,8 +112,8 @@ func (q *queues) unbind(id string) {
 	q.unsubscribe(id)
 }
 
-// unsubscribe ends a subscription, if there is one. The jobs in its lane stay.
-// queues.mu is held.
+// unsubscribe ends the subscription of a trigger, if any. Jobs in the lane remain. The caller
+// must hold queues.mu.
 func (q *queues) unsubscribe(id string) {
 	if s := q.bound[id]; s != nil {
 		q.leave(s.lane, s.consumer)
@@ -122,7 +121,7 @@ func (q *queues) unsubscribe(id string) {
 	}
 }
 
-// topic returns the topic with a name and creates it if necessary. queues.mu is held.
+// topic returns the named topic, creating it if necessary. The caller must hold queues.mu.
 func (q *queues) topic(name string) *topic {
 	t := q.topics[name]
 	if t == nil {
@@ -132,7 +131,6 @@ func (q *queues) topic(name string) *topic {
 	return t
 }
 
-// publish serves iii::durable::publish.
 func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type QueueInput struct {
 		Topic string          `json:"topic"`
@@ -172,7 +170,7 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	return nil, nil
 }
 
-// lost logs that the function of a lane does not receive a message.
+// lost logs that a message does not reach the target of a lane.
 func (q *queues) lost(topic string, lane key) {
 	if lane.namespace == laneOfGroup || lane.namespace == laneOfObserver {
 		q.engine.log.Warn("event found no worker: the observer of the topic is away", "topic", topic, "observer", lane.id)
@@ -181,8 +179,8 @@ func (q *queues) lost(topic string, lane key) {
 	q.engine.log.Warn("event found no worker", "type", "durable:subscriber", "topic", topic, "function", lane.id, "error", triggerAway)
 }
 
-// deliver delivers a message to its function if the condition permits. The payload is
-// exactly what was published, without the trigger's metadata.
+// deliver delivers a message to its function, unless the condition function rejects it. The
+// payload is exactly the published data, without the metadata of the trigger.
 func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (failure string) {
 	e := q.engine
 	ctx, span := e.startSpan(withTrace(ctx, j.trace), "queue "+topic)
@@ -206,7 +204,7 @@ func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (
 	return ""
 }
 
-// debugText formats an error as the engine does in a dead letter.
+// debugText formats an error as the engine does in dead letters.
 func debugText(err *wireError) string {
 	stacktrace := "None"
 	if err.Stacktrace != "" {
@@ -215,7 +213,7 @@ func debugText(err *wireError) string {
 	return "ErrorBody { code: " + debugString(err.Code) + ", message: " + debugString(err.Message) + ", stacktrace: " + stacktrace + " }"
 }
 
-// debugString quotes a string as the engine does.
+// debugString quotes a string as Rust's Debug format does.
 func debugString(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')

@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// attempts registers a function that fails the given number of times for each payload,
-// and records the times and payloads of its calls.
+// attempts registers a function that fails the given number of times for each payload. The
+// result lists the times and payloads of the calls.
 func (p *peer) attempts(id string, failures int) *[]string {
 	start, calls, failed := time.Now(), &[]string{}, map[string]int{}
 	p.handleFunc(id, func(data []byte) string {
@@ -49,7 +49,7 @@ func TestDurablePublish(t *testing.T) {
 		p.handle("a", `"ignored"`)
 		p.handle("b", "")
 		p.trigger("t1", "durable:subscriber", "a", `{"topic":"orders"}`, `,"metadata":{"not":"delivered"}`)
-		p.trigger("t2", "durable:subscriber", "a", `{"topic":"orders","queue_config":5}`, "") // the same target: no second copy
+		p.trigger("t2", "durable:subscriber", "a", `{"topic":"orders","queue_config":5}`, "") // same target as t1, so no second copy
 		p.trigger("t3", "durable:subscriber", "b", `{"topic":"orders"}`, "")
 		p.trigger("t4", "durable:subscriber", "a", `{"topic":"orders"}`, `,"namespace":"blue"`)
 		p.trigger("t5", "durable:subscriber", "b", `{"topic":"other"}`, "")
@@ -72,7 +72,7 @@ func TestDurablePublish(t *testing.T) {
 		p.want(`{"config":null,"consumer_count":0,"depth":1,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"nobody"}`)
 		p.trigger("late", "durable:subscriber", "b", `{"topic":"nobody"}`, "")
 		p.fence()
-		p.wantCalls() // earlier messages are not delivered to it
+		p.wantCalls() // earlier messages are not delivered
 		p.want(`{"config":null,"consumer_count":1,"depth":0,"dlq_depth":0}`, "engine::queue::topic_stats", `{"topic":"nobody"}`)
 		p.want("!topic_not_set: Topic is not set", "iii::durable::publish", `{"topic":"","data":1}`)
 		p.want("!deserialization_error: Failed to deserialize input for iii::durable::publish: missing field `topic`", "iii::durable::publish", `{"data":1}`)
@@ -132,7 +132,7 @@ func TestDurableRetries(t *testing.T) {
 	}
 }
 
-// Other messages overtake one that waits for its retry, unless the subscription is fifo
+// A message that is waiting for its retry can be overtaken, unless the subscription is fifo
 // and the message blocks the lane.
 func TestDurableOrder(t *testing.T) {
 	for _, test := range []struct {
@@ -152,7 +152,7 @@ func TestDurableOrder(t *testing.T) {
 				time.Sleep(time.Hour)
 				synctest.Wait()
 				if !strings.Contains(test.config, "fifo") {
-					slices.Sort(*calls) // retries at the same time have no order
+					slices.Sort(*calls) // concurrent retries may arrive in any order
 				}
 				wantAttempts(t, calls, test.want...)
 			})
@@ -178,7 +178,7 @@ func TestDurableConcurrency(t *testing.T) {
 				if got := e.Stats().CallsInFlight; got != test.want {
 					t.Errorf("%d at once, want %d", got, test.want)
 				}
-				if test.want == 0 { // nothing is ever delivered
+				if test.want == 0 { // nothing is delivered
 					c.sync()
 					return
 				}
@@ -218,7 +218,7 @@ func TestDurableConditions(t *testing.T) {
 			})
 		})
 	}
-	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) { // a failing condition fails the message
+	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) { // an error of the condition counts as a failed attempt
 		p.handle("cond", "!BROKEN")
 		p.trigger("t", "durable:subscriber", "f", `{"topic":"t","condition_function_id":"cond"}`, "")
 		p.fence()
@@ -232,7 +232,7 @@ func TestDurableConditions(t *testing.T) {
 	})
 }
 
-// The triggers of one function on a topic take turns, each with its own condition.
+// Triggers of one function on a topic take turns, each with its own condition.
 func TestDurableTriggersOfOneFunctionTakeTurns(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("yes", "true")
@@ -250,8 +250,8 @@ func TestDurableTriggersOfOneFunctionTakeTurns(t *testing.T) {
 	})
 }
 
-// Copies wait for a subscriber that has left, and are delivered to the next one with
-// the same topic, namespace and function.
+// A message that is queued for a subscriber waits if the subscriber disconnects. It is
+// delivered to the next subscriber with the same topic, namespace and function.
 func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 	for _, config := range []string{`{"topic":"t"}`, `{"topic":"t","queue_config":{"type":"fifo"}}`} {
 		t.Run(config, func(t *testing.T) {
@@ -287,7 +287,7 @@ func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 					c.send(`{"type":"invocationresult","invocation_id":%q,"function_id":"f"}`, m["invocation_id"])
 					seen += fmt.Sprint(m["data"])
 				}
-				want := "31" // 1 waits for its second retry
+				want := "31" // message 1 is waiting for its second retry
 				if strings.Contains(config, "fifo") {
 					want = "13"
 				}
@@ -301,8 +301,8 @@ func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 	}
 }
 
-// If a fifo subscription ends while a message waits for its retry, the message is
-// passed on at once.
+// If a fifo subscription ends while a message waits for its retry, the message is delivered to
+// the next consumer without delay.
 func TestDurableFIFOJobMovesOnWhenItsSubscriberLeaves(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		calls := p.attempts("f", 1)
@@ -314,7 +314,7 @@ func TestDurableFIFOJobMovesOnWhenItsSubscriberLeaves(t *testing.T) {
 		p.trigger("t2", "durable:subscriber", "f", `{"topic":"t","queue_config":{"type":"fifo","backoffDelayMs":1000}}`, "")
 		p.fence()
 		time.Sleep(time.Second)
-		wantAttempts(t, calls) // message 1 still has its place
+		wantAttempts(t, calls) // message 1 still blocks the lane
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.fence()
 		time.Sleep(time.Minute)

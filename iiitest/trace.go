@@ -11,12 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// traceContext is the W3C trace context of a call, as two header values.
+// traceContext is the W3C trace context of a call, as header values.
 type traceContext struct{ traceparent, baggage string }
 
 type traceKey struct{}
 
-// withTrace adds the trace context of a caller to ctx.
 func withTrace(ctx context.Context, t traceContext) context.Context {
 	if t == (traceContext{}) {
 		return ctx
@@ -29,9 +28,9 @@ func traceOf(ctx context.Context) traceContext {
 	return t
 }
 
-// childTrace adds a new span of the engine to ctx: in the trace that ctx carries, or
-// else in a new trace. Calls under it carry its traceparent, and the baggage of ctx as
-// the engine writes it.
+// childTrace returns a context for a new span of the engine. The span belongs to the trace of
+// ctx or, if there is none, to a new trace. Calls made with the returned context carry the
+// traceparent of the span, and the baggage of ctx as the engine formats it.
 func childTrace(ctx context.Context) context.Context {
 	t := traceOf(ctx)
 	trace, flags := hexID(16), "01"
@@ -44,10 +43,9 @@ func childTrace(ctx context.Context) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
-// parseTraceparent returns version, trace id, parent id and flags as the engine reads
-// and rewrites them. Numbers may be shorter or longer than usual; ids must be in lower
-// case. The engine keeps only the sampled flag, and rejects a header of version 00 with
-// flags above 02.
+// parseTraceparent returns the version, trace id, parent id and flags as the engine reads and
+// rewrites them. Numbers may be shorter or longer than usual, but ids must be lowercase. The
+// engine keeps only the sampled flag. It rejects version 00 with flags above 02.
 func parseTraceparent(s string) (parts [4]string, ok bool) {
 	if usualTraceparent(s) {
 		return [4]string{s[:2], s[3:35], s[36:52], s[53:]}, true
@@ -80,8 +78,8 @@ func parseTraceparent(s string) (parts [4]string, ok bool) {
 	return [4]string{"00", trace, parent, sampled}, true
 }
 
-// usualTraceparent reports whether parseTraceparent returns the parts of s as they are: s has
-// version 00, the usual length, ids other than zero, and flags 00 or 01.
+// usualTraceparent reports whether s has the usual form, whose parts parseTraceparent returns
+// unchanged: version 00, ids of full length other than zero, and flags 00 or 01.
 func usualTraceparent(s string) bool {
 	const like = "00-00000000000000000000000000000000-0000000000000000-00"
 	if len(s) != len(like) || s[:3] != like[:3] || s[35] != '-' || s[52:54] != like[52:54] || s[54] != '0' && s[54] != '1' {
@@ -95,8 +93,8 @@ func usualTraceparent(s string) bool {
 	return s[3:35] != like[3:35] && s[36:52] != like[36:52]
 }
 
-// hexNumber formats a hexadecimal number with the given number of digits, in lower
-// case. ok is false if s is not such a number or has more digits.
+// hexNumber pads a hexadecimal number to the given number of digits and converts it to
+// lowercase. It returns false if s is not a hexadecimal number or has too many digits.
 func hexNumber(s string, digits int) (string, bool) {
 	s = strings.TrimPrefix(s, "+")
 	if s == "" || strings.Trim(s, "0123456789abcdefABCDEF") != "" {
@@ -115,12 +113,12 @@ func hexID(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// functionBaggage is the baggage entry that contains the callee's function id.
+// functionBaggage is the baggage key for the callee's function id.
 const functionBaggage = "iii.function.id"
 
-// toCallee returns the trace context that a callee receives for a call of a worker: the
-// caller's context as the engine reads and writes it, with the callee's function id in
-// the baggage. If the call has neither header, there is no context.
+// toCallee returns the trace context passed to the callee of a worker's call: the caller's
+// context as the engine rewrites it, with the callee's function id added to the baggage. If
+// the call has neither header, the callee receives no trace context.
 func toCallee(traceparent, header *string, functionID string) traceContext {
 	var t traceContext
 	if traceparent == nil && header == nil {
@@ -143,28 +141,27 @@ func toCallee(traceparent, header *string, functionID string) traceContext {
 	return t
 }
 
-// Limits of baggage. Entries beyond them are dropped.
+// Baggage limits. Entries that exceed them are dropped.
 const (
 	maxBaggageEntries = 64
 	maxBaggageBytes   = 8192
 )
 
-// baggage holds entries in order of arrival. Keys are unique.
+// baggage contains entries with unique keys, in order of arrival.
 type baggage struct {
 	list []baggageEntry
 	size int
 }
 
-// baggageEntry is a decoded entry.
 type baggageEntry struct{ key, value, properties string }
 
 func (x baggageEntry) size() int { return len(x.key) + len(x.value) + len(x.properties) }
 
-// parseBaggage parses a header and skips invalid items.
+// parseBaggage parses a header. It skips invalid entries.
 func parseBaggage(header string) (b baggage) {
 	for item := range strings.SplitSeq(header, ",") {
 		pair, properties, _ := strings.Cut(item, ";")
-		members := strings.Split(pair, "=") // a value ends at a second "="
+		members := strings.Split(pair, "=") // a second "=" ends the value
 		if len(members) < 2 {
 			continue
 		}
@@ -183,8 +180,8 @@ func parseBaggage(header string) (b baggage) {
 	return b
 }
 
-// set adds an entry, or replaces the one with the same key. It ignores an entry beyond
-// the limits or with a key that is not a token.
+// set adds an entry or replaces the one with the same key. It ignores entries that exceed the
+// limits, and new keys that are not tokens.
 func (b *baggage) set(x baggageEntry) {
 	i := slices.IndexFunc(b.list, func(old baggageEntry) bool { return old.key == x.key })
 	size := b.size + x.size()
@@ -209,7 +206,8 @@ func (b *baggage) get(key string) (value string, there bool) {
 	return "", false
 }
 
-// String returns the header. It does not escape "%" and "\".
+// String returns the value of the baggage header. As in the engine, "%" and "\" are not
+// escaped.
 func (b *baggage) String() string {
 	var items []string
 	for _, x := range b.list {
@@ -222,7 +220,7 @@ func (b *baggage) String() string {
 	return strings.Join(items, ",")
 }
 
-// percentDecoded decodes valid escapes and leaves everything else unchanged.
+// percentDecoded decodes valid escapes and keeps everything else unchanged.
 func percentDecoded(s string) string {
 	var b []byte
 	for s != "" {

@@ -8,8 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A callee receives the caller's trace context in the form in which the engine rewrites
-// it.
+// A callee receives the caller's trace context as rewritten by the engine.
 func TestTraceToCallee(t *testing.T) {
 	const ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 	traced := func(header string) traceContext { return traceContext{header, "iii.function.id=f"} }
@@ -82,7 +81,7 @@ func TestTraceToCallee(t *testing.T) {
 	}
 }
 
-// What the engine itself fires carries the received baggage, including properties.
+// Calls made by the engine forward the received baggage, including properties.
 func TestBaggageIsForwarded(t *testing.T) {
 	ctx := childTrace(withTrace(t.Context(), traceContext{baggage: "a = 1 ; p = 1 ;q,b=%41,a=2;r, c=é"}))
 	if got, want := traceOf(ctx).baggage, "a=2;r,b=A,c=%C3%A9"; got != want {

@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// registerTraces adds engine::traces::* and the trigger type trace.
+// registerTraces adds engine::traces::* and the trace trigger type.
 func (e *Engine) registerTraces() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::traces::list", "List spans", e.listTraces)
@@ -31,8 +31,8 @@ func (e *Engine) registerTraces() {
 	e.addTriggerType("trace", observabilityWorker, "Trace/span event trigger", &e.traceTriggers.bindings)
 }
 
-// decodeQuery decodes the input of a query function into one of the generated types.
-// For optional fields null and absent mean the same.
+// decodeQuery decodes the input of a query function into a generated type. For optional
+// fields, null means the same as a missing field.
 func decodeQuery[T any](c *call) (T, *wireError) {
 	data := c.data
 	if kindOf(data) == '{' {
@@ -50,11 +50,11 @@ func decodeQuery[T any](c *call) (T, *wireError) {
 // noArchive describes the storage of an engine without an archive on disk.
 var noArchive = iii.TraceStorage{Archive: "disabled", Completeness: "complete"}
 
-// spanFilter selects the spans of a list.
+// spanFilter selects spans for engine::traces::list.
 type spanFilter struct {
 	in     iii.TracesListInput
 	v      *spanView
-	traces map[string]bool // nil: all
+	traces map[string]bool // nil for all traces
 	text   struct{ service, name, status string }
 }
 
@@ -82,7 +82,7 @@ func newSpanFilter(in iii.TracesListInput, v *spanView) *spanFilter {
 	return f
 }
 
-// named reports whether a span matches the name and the attributes.
+// named reports whether a span matches the name and attributes of the query.
 func (f *spanFilter) named(s *iii.StoredSpan) bool {
 	return strings.Contains(strings.ToLower(s.Name), f.text.name) &&
 		!slices.ContainsFunc(f.in.Attributes, func(a iii.StoredAttribute) bool { return !slices.Contains(s.Attributes, a) })
@@ -107,8 +107,7 @@ func (f *spanFilter) match(s *iii.StoredSpan) bool {
 	return true
 }
 
-// spanOrder returns a comparison of spans by the field that sort_by names, or by
-// start_time.
+// spanOrder returns a comparison function for a sort_by field. The default is start_time.
 func (v *spanView) spanOrder(by string) func(a, b iii.StoredSpan) int {
 	switch by {
 	case "duration", "duration_ms":
@@ -124,14 +123,14 @@ func (v *spanView) spanOrder(by string) func(a, b iii.StoredSpan) int {
 
 func byStart(a, b iii.StoredSpan) int { return cmp.Compare(a.StartTimeUnixNano, b.StartTimeUnixNano) }
 
-// page returns the part of a list that offset and limit select.
+// page returns the part of list selected by offset and limit.
 func page[T any](list []T, offset, limit uint64) []T {
 	list = list[min(offset, uint64(len(list))):]
 	return list[:min(limit, uint64(len(list)))]
 }
 
-// pairsOnly removes lists of strings that are not pairs from a list of lists, since
-// they have no effect.
+// pairsOnly filters the arrays under the given keys. It removes every element that is an array
+// of strings but not a pair, because the engine ignores such elements.
 func pairsOnly(input json.RawMessage, keys ...string) json.RawMessage {
 	members := membersOf(input)
 	for _, key := range keys {
@@ -190,9 +189,9 @@ func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireE
 	}), nil
 }
 
-// maxTreeDepth is the maximum depth of the tree of a trace. Deeper spans become additional
-// roots, because JSON parsers limit the nesting: most workers' parsers accept 128 levels, and
-// each span takes two.
+// maxTreeDepth limits the depth of the tree of a trace. Deeper spans become additional roots.
+// A span takes two levels of JSON nesting, and the JSON parsers of most workers accept at most
+// 128.
 const maxTreeDepth = 50
 
 func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -213,7 +212,7 @@ func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireEr
 		}
 	}
 	nodes := []iii.TraceNode{}
-	for i := 0; i < len(t.roots); i++ { // the list may grow
+	for i := 0; i < len(t.roots); i++ { // node may append roots
 		if node, ok := t.node(t.roots[i], 1); ok {
 			nodes = append(nodes, node)
 		}
@@ -221,14 +220,13 @@ func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireEr
 	return mustEncode(iii.TracesTreeResult{Roots: nodes, Storage: noArchive}), nil
 }
 
-// spanTree holds the spans of one trace.
 type spanTree struct {
 	roots    []*iii.StoredSpan
-	children map[string][]*iii.StoredSpan // by parent
+	children map[string][]*iii.StoredSpan // by span id of the parent
 }
 
-// node returns a span with its descendants. It leaves out the spans around triggers
-// that fired nothing.
+// node returns a span with its descendants. It returns false for a span that only wraps
+// triggers, none of which fired.
 func (t *spanTree) node(s *iii.StoredSpan, depth int) (iii.TraceNode, bool) {
 	n := iii.TraceNode{
 		TraceID: s.TraceID, SpanID: s.SpanID, ParentSpanID: s.ParentSpanID, Name: s.Name,
@@ -251,7 +249,8 @@ func (t *spanTree) node(s *iii.StoredSpan, depth int) (iii.TraceNode, bool) {
 	return n, !wrapper || len(n.Children) > 0
 }
 
-// groupTraces groups the spans that have an attribute by the attribute's value.
+// groupTraces serves engine::traces::group_by. It groups spans by the value of an attribute
+// and skips spans without it.
 func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	in, bad := decodeQuery[iii.TracesGroupByInput](c)
 	if bad != nil {
@@ -283,11 +282,11 @@ func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(iii.TracesGroupByResult{Groups: page(list, 0, limit), Storage: noArchive}), nil
 }
 
-// spanGroup holds the spans with one value of an attribute.
+// spanGroup collects the spans with one value of the attribute.
 type spanGroup struct {
 	first, last  uint64
 	label        *string
-	labelled     uint64 // start of the span that supplied the label
+	labelled     uint64 // start time of the span that supplied label
 	traces       map[string]bool
 	order        []string // trace ids in order of arrival
 	spans, fails uint32

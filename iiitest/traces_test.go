@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// testSpan is a span to send. Times are in milliseconds; an end of 0 makes it an
+// testSpan is a span to send. Times are in milliseconds. An end of 0 makes the span an
 // announcement.
 type testSpan struct {
 	trace, id, parent, name, service string
@@ -45,7 +45,7 @@ func spanFrame(spans ...testSpan) string {
 	return `OTLP{"resourceSpans":[` + strings.Join(resources, ",") + `]}`
 }
 
-// ask calls a built-in function and decodes its answer.
+// ask calls a built-in function and decodes its result.
 func ask[T any](t testing.TB, e *Engine, id, input string) T {
 	t.Helper()
 	answer, bad := e.invoke(t.Context(), id, defaultNamespace, json.RawMessage(input))
@@ -69,7 +69,7 @@ func refused(t testing.TB, e *Engine, id, input string) string {
 	return bad.Code + ": " + bad.Message
 }
 
-// spanIDs returns the ids of spans, with a question mark after announced ones.
+// spanIDs returns the ids of spans, with a question mark after those of announced spans.
 func spanIDs[S any](spans []S, of func(S) (string, bool)) string {
 	var ids []string
 	for _, s := range spans {
@@ -86,7 +86,7 @@ func listed(r iii.TracesListResult) string {
 	return fmt.Sprint(r.Total, " ", spanIDs(r.Spans, func(s iii.StoredSpan) (string, bool) { return s.SpanID, s.Pending }))
 }
 
-// In TestListTraces the current time is 1,000 ms after the beginning of 2000.
+// TestListTraces runs one second after the start of the bubble's clock.
 func TestListTraces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -133,7 +133,7 @@ func TestListTraces(t *testing.T) {
 			`{"attributes":[["k","v"],["iii.session.id","no"]]}`:      "0 ",
 			`{"exclude_attributes":[["k","v"],["no","no"]]}`:          "2 c f?",
 			`{"attributes":[["k","w"]],"search_all_spans":true}`:      "3 a b c",
-			`{"attributes":[["k"],["k","v","w"],[]]}`:                 "3 a c f?", // no pairs
+			`{"attributes":[["k"],["k","v","w"],[]]}`:                 "3 a c f?", // not a pair
 			`{"attributes":[["k"],["k","v"]]}`:                        "1 a",
 			`{"exclude_attributes":[["k","v","w"],["k"]]}`:            "3 a c f?",
 			`{"name":"charge","search_all_spans":true}`:               "3 a b c",
@@ -170,7 +170,7 @@ func TestListTraces(t *testing.T) {
 	})
 }
 
-// tree formats a tree as name(children).
+// tree formats a tree as id(children).
 func tree(nodes []iii.TraceNode) string {
 	var out []string
 	for _, n := range nodes {
@@ -264,8 +264,7 @@ func TestGroupTraces(t *testing.T) {
 	}
 }
 
-// TestLiveSpans follows a span from its announcement to its end, and covers invalid
-// sequences.
+// TestLiveSpans covers a span from its announcement to its end, as well as invalid sequences.
 func TestLiveSpans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -319,12 +318,12 @@ func TestLiveSpans(t *testing.T) {
 	})
 }
 
-// Durations are exact to the nanosecond, although start and end are not exact as
-// floats.
+// Durations are exact to the nanosecond, although a float64 cannot represent the start and
+// end.
 func TestListTracesByExactDuration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
-		const began = 1795427164003222123 // a current time
+		const began = 1795427164003222123 // a realistic time
 		for i, ns := range []uint64{4_999_999, 5_000_000, 5_000_001} {
 			e.spans.add([]spanRecord{{stored: iii.StoredSpan{
 				TraceID: fmt.Sprint(i), SpanID: fmt.Sprint(ns), Name: "n", StartTimeUnixNano: began, EndTimeUnixNano: began + ns,

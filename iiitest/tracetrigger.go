@@ -15,20 +15,20 @@ import (
 const (
 	// traceWindow is how long spans are collected before the trace triggers fire.
 	traceWindow = 300 * time.Millisecond
-	// maxTraceParts bounds the number of collected parts.
+	// maxTraceParts limits how many parts are collected in a window.
 	maxTraceParts = 100_000
 )
 
-// traceTriggers provides the trigger type trace.
+// traceTriggers provides the trace trigger type.
 type traceTriggers struct {
 	engine   *Engine
 	bindings boundTriggers[iii.TraceTriggerConfig]
 
 	mu      sync.Mutex
-	pending map[tracePart]bool // collected since the window began; nil: no window
+	pending map[tracePart]bool // collected in the current window; nil outside a window
 }
 
-// tracePart holds the properties of a span that triggers match.
+// tracePart contains the properties of a span that trace triggers match.
 type tracePart struct{ trace, service, status string }
 
 func (t *traceTriggers) init(e *Engine) {
@@ -37,7 +37,7 @@ func (t *traceTriggers) init(e *Engine) {
 	e.spans.added = t.added
 }
 
-// decodeTraceConfig accepts every config, as for the log trigger.
+// decodeTraceConfig accepts every config, like decodeLogLevel.
 func decodeTraceConfig(config json.RawMessage) (iii.TraceTriggerConfig, error) {
 	var in iii.TraceTriggerConfig
 	if decodeStrict(config, &in) != "" {
@@ -46,14 +46,14 @@ func decodeTraceConfig(config json.RawMessage) (iii.TraceTriggerConfig, error) {
 	return in, nil
 }
 
-// telemetryFunctions lists the functions with spans that fire nothing.
+// telemetryFunctions lists id prefixes of functions whose spans fire no triggers.
 var telemetryFunctions = []string{
 	"engine::traces::", "engine::logs::", "engine::log::", "engine::metrics::", "engine::baggage::",
 	"engine::sampling::", "engine::health::", "engine::alerts::", "engine::rollups::", "iii-observability::",
 }
 
-// silent reports whether a span fires nothing. This applies to root spans of the engine
-// itself and to spans of functions that serve telemetry or a trace trigger.
+// silent reports whether a span fires no triggers. This applies to root spans of the engine
+// itself, and to spans of functions that serve telemetry or are targets of a trace trigger.
 func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool {
 	if s.ParentSpanID == nil && internalSpan(s) {
 		return true
@@ -62,10 +62,10 @@ func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool 
 	return targets[id] || slices.ContainsFunc(telemetryFunctions, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 }
 
-// added collects spans, including announced ones. The first span starts a window.
+// added collects new spans, both finished and announced. The first span starts a window.
 func (t *traceTriggers) added(list []spanRecord) {
 	t.observed(list)
-	_ = t.bindings.event(t.engine, func(c iii.TraceTriggerConfig) bool { // for the log
+	_ = t.bindings.event(t.engine, func(c iii.TraceTriggerConfig) bool { // logs missed events
 		return slices.ContainsFunc(list, func(s spanRecord) bool {
 			return !t.silent(&s.stored, nil) && matchFold(c.ServiceName, s.stored.ServiceName) && matchFold(c.Status, s.stored.Status)
 		})
@@ -98,8 +98,8 @@ func (t *traceTriggers) added(list []spanRecord) {
 	}
 }
 
-// observed passes finished spans to the observers of observability::on-span. It leaves
-// out the spans of the observers' targets, which would cause an endless loop.
+// observed passes finished spans to the observers of observability::on-span. It omits spans of
+// the observers' targets, which would cause an endless loop.
 func (t *traceTriggers) observed(list []spanRecord) {
 	const source = "observability::on-span"
 	for i := range list {
@@ -118,9 +118,9 @@ func (t *traceTriggers) observed(list []spanRecord) {
 	}
 }
 
-// fireLater waits for the end of a window, then fires every trigger that matches a span
-// of the window, each trigger once. It looks up the function in the default namespace,
-// whatever the binding names.
+// fireLater waits for the end of the window and then fires every trigger that matches at least
+// one collected span. It looks up the function in the default namespace, regardless of the
+// namespace of the binding.
 func (t *traceTriggers) fireLater(ctx context.Context) {
 	wait := time.NewTimer(traceWindow)
 	defer wait.Stop()
@@ -150,8 +150,8 @@ func (t *traceTriggers) fireLater(ctx context.Context) {
 	}
 }
 
-// matchFold compares a value with a filter, ignoring case. A nil filter matches
-// everything.
+// matchFold reports whether value equals *filter, ignoring case. A nil filter matches
+// anything.
 func matchFold(filter *string, value string) bool {
 	return filter == nil || strings.EqualFold(*filter, value)
 }

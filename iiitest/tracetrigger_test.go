@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTraceTrigger sends spans at given times in milliseconds and expects calls at
-// given times.
+// TestTraceTrigger sends spans at given times, in milliseconds, and checks the times of the
+// calls.
 func TestTraceTrigger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -33,7 +33,7 @@ func TestTraceTrigger(t *testing.T) {
 			take(t, e, spanFrame(spans...))
 		}
 		function := func(id string) map[string]string { return map[string]string{"function_id": id} }
-		at(0, testSpan{trace: "2", id: "a", service: "shop", start: 1}) // announced
+		at(0, testSpan{trace: "2", id: "a", service: "shop", start: 1}) // announcement
 		at(100, testSpan{trace: "1", id: "b", service: "bank", start: 1, end: 2, status: 2})
 		at(299, testSpan{trace: "2", id: "a", service: "shop", start: 1, end: 2})
 		at(400,

@@ -8,35 +8,34 @@ import (
 	"sync"
 )
 
-// triggerType is a type of trigger in a namespace, provided by the engine or by a
-// worker.
+// triggerType is a trigger type in a namespace, provided by the engine or a worker.
 type triggerType struct {
 	key         key
-	owner       *worker         // nil: inside the engine
-	provider    triggerProvider // nil: the owner provides it
+	owner       *worker         // nil for the engine
+	provider    triggerProvider // nil if owner provides the type
 	ownerName   string
 	description string
-	config      json.RawMessage // JSON Schemas; nil if unknown
+	config      json.RawMessage // config, request and response are JSON Schemas; nil if unknown
 	request     json.RawMessage
 	response    json.RawMessage
 }
 
-// registration is a binding with the state that the engine keeps about it.
+// registration is a binding and its state in the engine.
 type registration struct {
 	binding
-	origin   *worker       // nil: registered through engine::register_trigger
-	explicit *string       // the provider's namespace, if specified
-	home     string        // otherwise looked up here first, then in the default namespace
-	parked   bool          // no provider: it does not fire
-	observed bool          // an observer represents it, see observers.standsFor
-	at       key           // the type it is bound to, when not parked
-	answer   chan answered // engine::register_trigger waits on it; capacity 1
+	origin   *worker       // nil if registered with engine::register_trigger
+	explicit *string       // namespace of the type, if specified
+	home     string        // otherwise the type is looked up here, then in the default namespace
+	parked   bool          // the type has no provider; the trigger does not fire
+	observed bool          // represented by an observer, see observers.standsFor
+	at       key           // type that the trigger is bound to unless parked
+	answer   chan answered // where engine::register_trigger waits for the provider; capacity 1
 }
 
-// answered is the answer of a provider.
+// answered is a provider's response to a registration.
 type answered struct{ err *wireError }
 
-// triggerTable holds trigger types and registrations. Trigger ids are global.
+// triggerTable contains trigger types and registrations. Trigger ids are global.
 type triggerTable struct {
 	mu    sync.Mutex
 	types map[key]*triggerType
@@ -48,8 +47,8 @@ func (t *triggerTable) init() {
 	t.types, t.byID = make(map[key]*triggerType), make(map[string]*registration)
 }
 
-// resolve returns the provider of a registration: in the namespace that it specifies,
-// or else in its home namespace, or else in the default namespace.
+// resolve returns the provider of a registration. If the registration specifies no namespace,
+// resolve searches its home namespace and then the default namespace.
 func (t *triggerTable) resolve(r *registration) *triggerType {
 	if r.explicit != nil {
 		return t.types[key{*r.explicit, r.triggerType}]
@@ -60,12 +59,12 @@ func (t *triggerTable) resolve(r *registration) *triggerType {
 	return t.types[key{defaultNamespace, r.triggerType}]
 }
 
-// inOrder returns the registrations in the order in which they were made.
+// inOrder returns the registrations, oldest first.
 func (t *triggerTable) inOrder() []*registration {
 	return slices.SortedFunc(maps.Values(t.byID), func(a, b *registration) int { return cmp.Compare(a.seq, b.seq) })
 }
 
-// addTriggerType adds one of the engine's trigger types to the namespace default.
+// addTriggerType adds a trigger type of the engine to the default namespace.
 func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider) {
 	known := published().TriggerTypes[id]
 	e.triggers.mu.Lock()
@@ -108,8 +107,8 @@ func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessag
 	}
 }
 
-// addRegistration binds or parks a registration. If a provider inside the engine
-// rejects the registration, it returns the error and discards the registration.
+// addRegistration binds or parks a registration. If a provider inside the engine rejects the
+// registration, addRegistration discards it and returns the error.
 func (e *Engine) addRegistration(r *registration) *wireError {
 	t := &e.triggers
 	t.mu.Lock()
@@ -130,9 +129,8 @@ func (e *Engine) addRegistration(r *registration) *wireError {
 	return nil
 }
 
-// bindLocked passes a registration to its provider, or parks it if there is none. The
-// ticket belongs to the message for a worker; wait for it after releasing
-// Engine.triggers.mu.
+// bindLocked passes a registration to its provider, or parks it if there is none. The returned
+// ticket is for a message to a worker. Wait for it only after releasing Engine.triggers.mu.
 func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	r.parked = true
 	if to == nil && e.observers.standsFor(r) {
@@ -160,7 +158,7 @@ func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	return to.owner.push(to.owner.speaks().bindTrigger(r, to.key.namespace)), nil
 }
 
-// unbindLocked withdraws a live registration from its provider.
+// unbindLocked removes a registration from its provider, unless it is parked.
 func (e *Engine) unbindLocked(r *registration) *ticket {
 	if r.observed {
 		e.observers.standsForNoMore(r)
@@ -182,8 +180,8 @@ func (e *Engine) unbindLocked(r *registration) *ticket {
 	}
 }
 
-// unregisterTrigger removes a trigger, whichever worker registered it, and returns it, or
-// nil if it does not exist.
+// unregisterTrigger removes a trigger, whichever worker registered it, and returns it. It
+// returns nil if there is no such trigger.
 func (e *Engine) unregisterTrigger(id string) *registration {
 	e.triggers.mu.Lock()
 	r := e.triggers.byID[id]
@@ -198,9 +196,9 @@ func (e *Engine) unregisterTrigger(id string) *registration {
 	return r
 }
 
-// registerTriggerType adds a trigger type of a worker; the latest registration wins. The
-// engine sends existing bindings of the type again and binds parked ones. Bindings that the
-// default namespace has served in the absence of this type move to the new provider.
+// registerTriggerType adds a worker's trigger type, replacing one with the same id. The new
+// provider receives all registrations that now resolve to the type: those of the replaced
+// type, parked ones, and those that had fallen back to a type in the default namespace.
 func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
@@ -231,7 +229,7 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 		case r.parked:
 		case r.observed, r.at != added.key:
 			sent = append(sent, e.unbindLocked(r))
-		case old != nil && old.provider != nil: // it must stop firing
+		case old != nil && old.provider != nil: // stop the old provider
 			old.provider.unbind(r.id)
 		}
 		ticket, _ := e.bindLocked(r, added)
@@ -241,8 +239,8 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 	waitFor(sent...)
 }
 
-// unregisterTriggerType removes a trigger type of w. Its bindings move to the provider
-// of the default namespace, if there is one, or are parked.
+// unregisterTriggerType removes a trigger type of w. Its bindings move to the type with the
+// same id in the default namespace or, if there is none, are parked.
 func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
@@ -257,9 +255,9 @@ func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTrigg
 	}
 }
 
-// triggerAnswered handles a provider's answer to a registration. The answer counts only
-// if that worker currently provides the type. A rejection parks the trigger and is
-// forwarded to the worker that registered it.
+// triggerAnswered handles a provider's response to a registration. It ignores workers that do
+// not currently provide the type. A rejection parks the trigger and is forwarded to the worker
+// that registered it.
 func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) {
 	refusal, _ := decodeError(m.Error)
 	t := &e.triggers
@@ -281,15 +279,15 @@ func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) 
 	}
 }
 
-// forgetTriggers removes the registrations and trigger types of a connection that has
-// ended. Other workers' bindings to these types move to the provider of the default
-// namespace, if there is one, or are parked.
+// forgetTriggers removes the registrations and trigger types of a closed connection. Bindings
+// of other workers to these types move to the default namespace if possible, and are parked
+// otherwise.
 func (e *Engine) forgetTriggers(w *worker) {
 	t := &e.triggers
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Do not wait for room in the send queues of the providers: the cleanup of a
-	// connection must not depend on another connection that does not read.
+	// Do not wait for room in the send queues of providers: the cleanup of one connection must
+	// not depend on another connection that is not being read.
 	for _, r := range t.inOrder() {
 		if r.origin == w {
 			delete(t.byID, r.id)
@@ -309,7 +307,7 @@ func (e *Engine) forgetTriggers(w *worker) {
 	e.rebind()
 }
 
-// leftLocked lets the provider of a trigger know that the trigger's worker has left.
+// leftLocked notifies the provider of r that the worker that registered r has disconnected.
 func (e *Engine) leftLocked(r *registration) {
 	if at := e.triggers.types[r.at]; at != nil && !r.parked && !r.observed {
 		if p, ok := at.provider.(farewellProvider); ok {
@@ -318,8 +316,8 @@ func (e *Engine) leftLocked(r *registration) {
 	}
 }
 
-// claimTriggers resolves the parked triggers of a type again, after a function has
-// claimed it.
+// claimTriggers retries the parked triggers of a type after the registration of a function
+// that stands for the type.
 func (e *Engine) claimTriggers(typ string) {
 	t := &e.triggers
 	t.mu.Lock()
@@ -331,8 +329,8 @@ func (e *Engine) claimTriggers(typ string) {
 	}
 }
 
-// rebind finds another provider for the bindings of a type that is gone. triggers.mu is
-// held.
+// rebind binds the registrations of removed types to other providers. The caller must hold
+// triggers.mu.
 func (e *Engine) rebind() {
 	t := &e.triggers
 	for _, r := range t.inOrder() {

@@ -14,7 +14,6 @@ func (c *client) provide(id string, more ...string) {
 	c.sync()
 }
 
-// bind registers a trigger.
 func (c *client) bind(id, typ string, more ...string) {
 	c.t.Helper()
 	c.send(`{"type":"registertrigger","id":%q,"trigger_type":%q,"function_id":"f::g","config":{"a":1}%s}`, id, typ, strings.Join(more, ""))
@@ -28,7 +27,7 @@ func withdrawn(id, typ string) string {
 	return `{"type":"unregistertrigger","id":"` + id + `","trigger_type":"` + typ + `"}`
 }
 
-// registered returns the ids of the live triggers.
+// registered returns the ids of the registered triggers that are not parked.
 func (c *client) registered() string {
 	c.t.Helper()
 	result, _ := c.call("engine::registered-triggers::list", `{}`)["result"].(map[string]any)
@@ -53,11 +52,11 @@ func TestTriggerParksUntilItsTypeAppears(t *testing.T) {
 	if got := user.registered(); got != "t1" {
 		t.Errorf("live triggers: %q", got)
 	}
-	// When the type is registered again, its bindings are sent again.
+	// If the type is registered again, its bindings are sent again.
 	provider.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	provider.want(forwarded("t1", "hook", `,"metadata":{"m":[1]},"namespace":"blue"`))
-	// When the provider leaves, the trigger is parked; when it returns, the trigger is
-	// bound again.
+	// If the provider disconnects, the trigger is parked. When the provider returns, the
+	// trigger is bound again.
 	_ = provider.conn.Close()
 	for e.Stats().Workers > 1 {
 		user.sync()
@@ -68,7 +67,7 @@ func TestTriggerParksUntilItsTypeAppears(t *testing.T) {
 	provider = dial(t, e).register("provider")
 	provider.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	provider.want(forwarded("t1", "hook", `,"metadata":{"m":[1]},"namespace":"blue"`))
-	// When the owner of the trigger leaves, the provider is notified.
+	// If the worker that registered the trigger disconnects, the provider is notified.
 	_ = user.conn.Close()
 	provider.want(withdrawn("t1", "hook"))
 }
@@ -80,7 +79,7 @@ func TestTriggerRefusedByItsProvider(t *testing.T) {
 	provider.provide("hook")
 	user.bind("t1", "hook")
 	provider.want(forwarded("t1", "hook", ""))
-	// Only the provider's answer counts.
+	// Only the provider can reject the trigger.
 	other.send(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g","error":{"code":"X","message":"not mine"}}`)
 	other.sync()
 	if got := user.registered(); got != "t1" {
@@ -91,7 +90,7 @@ func TestTriggerRefusedByItsProvider(t *testing.T) {
 	if got := user.registered(); got != "" {
 		t.Errorf("refused trigger is listed: %s", got)
 	}
-	// The trigger is parked, so the next registration of the type offers it again.
+	// The trigger is parked, so registering the type again binds it again.
 	provider.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	provider.want(forwarded("t1", "hook", ""))
 	provider.send(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g"}`)
@@ -111,23 +110,22 @@ func TestTriggerMovesHome(t *testing.T) {
 	common.want(forwarded("fallback", "hook", ""))
 	blue.bind("explicit", "hook", `,"trigger_namespace":"default"`)
 	common.want(forwarded("explicit", "hook", ""))
-	// A provider in the home namespace takes over the bindings that the provider of the
-	// default namespace has served in its absence.
+	// A provider in the home namespace takes over the bindings that have fallen back to the
+	// default namespace.
 	home.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	home.want(forwarded("fallback", "hook", `,"trigger_namespace":"blue"`))
 	common.want(withdrawn("fallback", "hook"))
-	// When the provider in the home namespace leaves, the trigger moves back to the default
-	// namespace.
+	// If that provider disconnects, the binding moves back to the default namespace.
 	_ = home.conn.Close()
 	common.want(forwarded("fallback", "hook", ""))
-	// A provider that the trigger names is not replaced by another.
+	// A binding with an explicit namespace does not move.
 	green := dial(t, e).register("green", `,"namespace":"green"`)
 	green.provide("hook")
 	blue.bind("named", "hook", `,"trigger_namespace":"green"`)
 	green.want(forwarded("named", "hook", `,"trigger_namespace":"green"`))
 	_ = green.conn.Close()
 	for e.Stats().Workers > 2 {
-		common.sync() // only the pong arrives
+		common.sync() // fails on any message but the pong
 	}
 	if got := blue.registered(); got != "explicit fallback" {
 		t.Errorf("live triggers: %q", got)
@@ -169,7 +167,7 @@ func TestAnyWorkerUnregistersATrigger(t *testing.T) {
 	a.want(forwarded("t1", "hook", ""))
 	b.send(`{"type":"unregistertrigger","id":"t1"}`)
 	a.want(withdrawn("t1", "hook"))
-	b.send(`{"type":"unregistertrigger","id":"t1"}`) // once is enough
+	b.send(`{"type":"unregistertrigger","id":"t1"}`) // has no effect
 	b.sync()
 	a.sync()
 }
@@ -185,7 +183,7 @@ func TestTriggerWithTheSameIDChangesItsOwner(t *testing.T) {
 	provider.want(forwarded("t1", "hook", ""))
 	_ = first.conn.Close()
 	for e.Stats().Workers > 2 {
-		provider.sync() // there is no unregistertrigger before the pong
+		provider.sync() // fails if unregistertrigger arrives before the pong
 	}
 	_ = second.conn.Close()
 	provider.want(withdrawn("t1", "hook"))

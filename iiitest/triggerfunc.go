@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// providerTimeout is how long engine::register_trigger waits for the answer of a worker
-// that provides the type.
+// providerTimeout is how long engine::register_trigger waits for the response of a worker that
+// provides the type.
 const providerTimeout = 10 * time.Second
 
 func (e *Engine) registerTriggers() {
@@ -17,10 +17,10 @@ func (e *Engine) registerTriggers() {
 	e.addBuiltin("engine::unregister_trigger", engineWorker, "Unregister a trigger", e.serveUnregisterTrigger)
 }
 
-// serveRegisterTrigger registers a durable trigger, which does not belong to a
-// connection. If a worker provides the type, it waits for the answer. A trigger without
-// a provider is parked, which counts as success. The same holds for a blank namespace,
-// which cannot have a provider.
+// serveRegisterTrigger registers a durable trigger, which does not belong to any connection.
+// If a worker provides the type, serveRegisterTrigger waits for the worker's response. A
+// trigger without a provider is parked, and the call succeeds. A blank namespace never has a
+// provider.
 func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type RegisterTriggerInput struct {
 		TriggerType      string          `json:"trigger_type"`
@@ -62,19 +62,20 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 				e.unregisterTrigger(r.id)
 				return nil, errorBody("trigger_registration_failed", "%s: %s", a.err.Code, a.err.Message)
 			}
-		case <-timeout.C: // a missing answer counts as success
+		case <-timeout.C: // no response counts as success
 		case <-ctx.Done():
 		}
 	}
 	return mustEncode(map[string]string{"id": r.id}), nil
 }
 
-// awaitsProvider reports whether a worker has received r and may still answer.
+// awaitsProvider reports whether r was sent to a worker whose response has arrived or is still
+// expected.
 func (e *Engine) awaitsProvider(r *registration) bool {
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()
 	if r.answer == nil {
-		return true // it has already answered
+		return true // already responded
 	}
 	at := e.triggers.types[r.at]
 	return !r.parked && at != nil && at.owner != nil

@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// updateOps holds the operations of an update. Decoding accepts all of them or none. It is
-// stricter than the types of package iii, which, for example, accept an absent field.
+// updateOps is a list of update operations. Decoding fails if any operation is invalid. It is
+// stricter than in package iii, where fields may be missing.
 type updateOps []iii.UpdateOp
 
 func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
@@ -27,7 +27,7 @@ func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
 	return ""
 }
 
-// Fields of the operations. A set without a value sets null.
+// Fields of the operations. A set operation without a value sets null.
 type (
 	setFields struct {
 		Path  string          `json:"path"`
@@ -46,8 +46,8 @@ type (
 	}
 )
 
-// decodeOp decodes an operation, which is either an object with a "type" member or an array
-// that holds the type followed by the fields in order.
+// decodeOp decodes an operation: either an object with a "type" member, or an array of the
+// type and the fields in order.
 func decodeOp(raw json.RawMessage) (iii.UpdateOpVariant, string) {
 	var decode func(fields any, variant string) string
 	var tag json.RawMessage
@@ -103,7 +103,7 @@ func decodeOp(raw json.RawMessage) (iii.UpdateOpVariant, string) {
 	return nil, fmt.Sprintf("unknown variant `%s`, expected one of `set`, `merge`, `increment`, `decrement`, `append`, `remove`", unquote(tag))
 }
 
-// mergePath is the path of a merge or an append: absent, a key, or a list of keys.
+// mergePath is the path of a merge or append: missing, a key, or an array of keys.
 type mergePath struct{ path *iii.MergePath }
 
 func (p *mergePath) decodeStrict(raw json.RawMessage) string {

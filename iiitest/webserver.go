@@ -19,10 +19,9 @@ import (
 	"unicode/utf8"
 )
 
-// webServer is the HTTP server behind the HTTP triggers. It speaks HTTP/1.1 and 1.0 as
-// the engine's server does. Package net/http cannot: it rejects targets and
-// expectations that the engine accepts, adds headers of its own, and corrects the
-// replies of functions.
+// webServer is the HTTP server for HTTP triggers. It implements HTTP/1.1 and 1.0 as the
+// engine's server does. It cannot use net/http, which rejects targets and expectations that
+// the engine accepts, adds headers, and corrects the responses of functions.
 type webServer struct {
 	engine *Engine
 	handle func(x *webExchange)
@@ -48,14 +47,13 @@ func (s *webServer) Serve(l net.Listener) error {
 			continue
 		}
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			// This resembles a network. Over loopback the operating system buffers
-			// megabytes, and a client that reads slowly would seem not to read for a
-			// long time.
+			// Emulate the small buffers of a network. Over loopback, the operating system
+			// buffers megabytes, so a slow client would appear stalled for a long time.
 			_ = tcp.SetWriteBuffer(128 << 10)
 		}
 		s.engine.spawn(func(context.Context) {
 			defer s.leave(conn)
-			(&webConn{server: s, conn: conn, in: bufio.NewReader(conn)}).serve()
+			newWebConn(s, conn).serve()
 		})
 	}
 }
@@ -76,7 +74,6 @@ func (s *webServer) leave(conn net.Conn) {
 	delete(s.conns, conn)
 }
 
-// Close closes all connections.
 func (s *webServer) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,7 +84,7 @@ func (s *webServer) Close() error {
 	return nil
 }
 
-// webHeader is a header: lowercase names in order of arrival, each with its values.
+// webHeader is a list of fields with distinct lowercase names, in order of arrival.
 type webHeader []webField
 
 type webField struct {
@@ -104,7 +101,7 @@ func (h webHeader) find(name string) *webField {
 	return nil
 }
 
-// get returns the first value of a name, or "".
+// get returns the first value of a field, or "".
 func (h webHeader) get(name string) string {
 	if f := h.find(name); f != nil {
 		return f.values[0]
@@ -112,7 +109,7 @@ func (h webHeader) get(name string) string {
 	return ""
 }
 
-// add adds a value to a name.
+// add appends a value to a field.
 func (h *webHeader) add(name, value string) {
 	if f := h.find(name); f != nil {
 		f.values = append(f.values, value)
@@ -121,7 +118,7 @@ func (h *webHeader) add(name, value string) {
 	*h = append(*h, webField{name, []string{value}})
 }
 
-// set replaces the values of a name and keeps its position.
+// set replaces the values of a field and keeps its position.
 func (h *webHeader) set(name, value string) {
 	if f := h.find(name); f != nil {
 		f.values = []string{value}
@@ -130,37 +127,52 @@ func (h *webHeader) set(name, value string) {
 	*h = append(*h, webField{name, []string{value}})
 }
 
-// webRequest is the head of a request.
 type webRequest struct {
 	method      string
-	path, query string // as sent; "" for a target without a path
+	path, query string // as sent; path is "" for a target without one
 	header      webHeader
 	old         bool  // HTTP/1.0
-	keepAlive   bool  // the client may use the connection again
-	length      int64 // of the body; -1 is chunked
-	expects     bool  // the client waits for 100 Continue before it sends the body
+	keepAlive   bool  // the client may reuse the connection
+	length      int64 // of the body; -1 for chunked
+	expects     bool  // the client waits for 100 Continue
 }
 
-// Limits of the engine for requests.
+// Request limits of the engine.
 const (
 	maxHeaders = 100
 	maxHead    = 8192 + 4096*maxHeaders
 	maxTarget  = 65534
 )
 
-// webConn is a client's connection.
 type webConn struct {
 	server *webServer
 	conn   net.Conn
 	in     *bufio.Reader
-	line   []byte // buffer for a line that is longer than the buffer of in
-	out    []byte // data to write; the buffer is reused
+	line   []byte // holds lines that are longer than the buffer of in
+	out    []byte // reused write buffer
+
+	reading chan struct{} // if not nil, closed before the next read from conn
 
 	mu         sync.Mutex
-	responding bool // it is too late for 100 Continue
+	responding bool // the response has started, so do not send 100 Continue
 }
 
-// serve answers requests one after the other.
+func newWebConn(s *webServer, conn net.Conn) *webConn {
+	c := &webConn{server: s, conn: conn}
+	c.in = bufio.NewReader(c)
+	return c
+}
+
+// Read implements io.Reader for the buffered reader in.
+func (c *webConn) Read(p []byte) (int, error) {
+	if c.reading != nil {
+		close(c.reading)
+		c.reading = nil
+	}
+	return c.conn.Read(p)
+}
+
+// serve handles requests one at a time until the connection ends.
 func (c *webConn) serve() {
 	for {
 		r, refused := c.request()
@@ -189,13 +201,12 @@ func (c *webConn) serve() {
 	}
 }
 
-// webLinger is how long a connection stays open for a client that has not sent its
-// whole request.
+// webLinger is how long a connection stays open for a client that has not sent its whole
+// request.
 const webLinger = 500 * time.Millisecond
 
-// linger lets the client read the response before its connection is closed. Data that
-// arrives at a closed connection causes a reset, which would destroy what the client
-// has not read.
+// linger gives the client time to read the response. Closing the connection while the client
+// is still sending would reset it, and the client could lose unread data.
 func (c *webConn) linger() {
 	half, ok := c.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
@@ -205,8 +216,8 @@ func (c *webConn) linger() {
 	_, _ = io.Copy(io.Discard, c.conn)
 }
 
-// readLine returns the next line without its terminator, valid until the next call, and
-// the remainder of limit.
+// readLine returns the next line without its terminator, and what is left of limit. line is
+// valid until the next call.
 func (c *webConn) readLine(limit int) (line []byte, left int, err error) {
 	line, err = c.in.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
@@ -228,8 +239,8 @@ func (c *webConn) readLine(limit int) (line []byte, left int, err error) {
 
 var errHead = errors.New("iiitest: request head exceeds the engine's limit")
 
-// request reads the head of the next request. A status other than 0 rejects it. If
-// there is neither a status nor a request, the client has disconnected.
+// request reads the head of the next request. If refused is not 0, it is the status with which
+// to reject the request. If r is nil and refused is 0, the client has disconnected.
 func (c *webConn) request() (r *webRequest, refused int) {
 	line, left, err := c.readLine(maxHead)
 	for err == nil && len(line) == 0 { // old clients send an empty line after a body
@@ -316,9 +327,9 @@ func parseRequestLine(line string) (r *webRequest, refused int) {
 	return &webRequest{method: method, path: path, query: query, old: old, keepAlive: !old}, 0
 }
 
-// parseTarget extracts the path and the query, undecoded, from a request target in any
-// of its forms (RFC 9112, 3.2). The engine rejects only some characters that must be
-// escaped, and ignores both the host of an absolute target and a fragment.
+// parseTarget returns the undecoded path and query of a request target in any form (RFC 9112,
+// section 3.2). Like the engine, it ignores fragments and the host of an absolute target, and
+// rejects only some of the characters that require escaping.
 func parseTarget(target string) (path, query string, ok bool) {
 	switch {
 	case target == "*":
@@ -326,7 +337,7 @@ func parseTarget(target string) (path, query string, ok bool) {
 	case strings.HasPrefix(target, "/"):
 	default:
 		scheme, rest, absolute := strings.Cut(target, "://")
-		if !absolute { // CONNECT has a host and no path
+		if !absolute { // CONNECT has a host but no path
 			return "", "", isAuthority(target)
 		}
 		end := len(rest)
@@ -350,8 +361,7 @@ func parseTarget(target string) (path, query string, ok bool) {
 
 func isAuthority(s string) bool { return s != "" && validIn(s, "/?#\"<>\\^`{|}") }
 
-// validIn reports whether a part of a target contains neither spaces, control
-// characters nor forbidden characters.
+// validIn reports whether s contains no spaces, control characters or characters in forbidden.
 func validIn(s, forbidden string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] == 0x7f || strings.IndexByte(forbidden, s[i]) >= 0 {
@@ -361,37 +371,35 @@ func validIn(s, forbidden string) bool {
 	return true
 }
 
-// parseField splits a header line.
 func parseField(line []byte) (name, value string, ok bool) {
 	raw, rest, found := bytes.Cut(line, []byte(":"))
 	name, value = strings.ToLower(string(raw)), string(bytes.Trim(rest, " \t"))
 	return name, value, found && validHeader(name, value)
 }
 
-// parseLength parses a Content-Length, which consists only of digits.
+// parseLength parses a Content-Length, which may contain only digits.
 func parseLength(value string) (int64, error) {
 	n, err := strconv.ParseUint(value, 10, 63)
 	return int64(n), err
 }
 
-// hasToken reports whether a list of tokens contains token.
+// hasToken reports whether a comma-separated list contains token, ignoring case.
 func hasToken(list, token string) bool {
 	return slices.ContainsFunc(strings.Split(list, ","), func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), token) })
 }
 
-// endsChunked reports whether the last of a list of encodings is chunked.
+// endsChunked reports whether chunked is the last encoding in list.
 func endsChunked(list string) bool {
 	return strings.EqualFold(strings.TrimSpace(list[strings.LastIndexByte(list, ',')+1:]), "chunked")
 }
 
-// webBody is the body of a request.
 type webBody struct {
 	conn     *webConn
 	data     io.Reader
 	chunked  bool
 	expected bool        // the client waits for 100 Continue
-	ended    atomic.Bool // no more data will arrive
-	complete bool        // the whole body was read; valid after ended is set
+	ended    atomic.Bool // no more data can be read
+	complete bool        // the whole body was read; valid once ended is set
 }
 
 func newWebBody(c *webConn, r *webRequest) *webBody {
@@ -404,8 +412,7 @@ func newWebBody(c *webConn, r *webRequest) *webBody {
 	return b
 }
 
-// Read implements io.Reader. If the body is shorter than the client announced, it
-// returns io.ErrUnexpectedEOF.
+// Read returns io.ErrUnexpectedEOF if the body is shorter than announced.
 func (b *webBody) Read(p []byte) (int, error) {
 	if b.expected {
 		b.expected = false
@@ -429,7 +436,7 @@ func (b *webBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// trailers skips the trailer after the last chunk. It returns io.EOF.
+// trailers skips the trailer section after the last chunk. It returns io.EOF on success.
 func (b *webBody) trailers() error {
 	for left := maxHead; ; {
 		line, rest, err := b.conn.readLine(left)
@@ -446,7 +453,7 @@ func (b *webBody) trailers() error {
 	}
 }
 
-// proceed asks the client to send the body, unless the response has begun.
+// proceed sends 100 Continue unless the response has started.
 func (c *webConn) proceed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -455,26 +462,32 @@ func (c *webConn) proceed() {
 	}
 }
 
-// webExchange is a request on its connection, and the response to it. Its methods are
-// not safe for concurrent use.
+// webExchange is a request and its response. It is not safe for concurrent use.
 type webExchange struct {
 	*webRequest
 	conn *webConn
-	body *webBody      // nil if there is none
+	body *webBody      // nil if the request has no body
 	gone chan struct{} // closed when the client has disconnected
 
-	listening chan struct{} // closed when no goroutine reads from the connection any more
-	framing   framing       // of the response
-	last      bool          // the connection ends with the response
+	listening chan struct{} // closed when no goroutine reads from the connection anymore
+	framing   framing       // framing of the response
+	last      bool          // close the connection after the response
 	done      bool          // the whole response has been sent
 }
 
-// listen reads from the connection in the background. It first passes the rest of the
-// body to body, which returns false to stop and receives nil at the end, and then waits
-// for the client to disconnect.
+// listen reads from the connection in the background. It passes the rest of the request body
+// to the function body, which can return false to stop, and finally calls body(nil). If the
+// whole request has been read, the background goroutine then waits for the client to
+// disconnect.
+//
+// listen returns as soon as the part of the body that arrived together with the head has been
+// read. Otherwise, a fast response to a request that arrived as a whole could end the
+// connection. body must not block on that part, which is at most the size of a bufio.Reader.
 func (x *webExchange) listen(body func(data []byte) bool) {
 	x.listening = make(chan struct{})
-	go func() { // stopReading waits for it
+	ended, reading := make(chan struct{}), make(chan struct{})
+	x.conn.reading = reading
+	go func() { // stopReading waits for this goroutine
 		defer close(x.listening)
 		for b := x.body; b != nil && !b.ended.Load(); {
 			data := make([]byte, 32<<10)
@@ -483,20 +496,25 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 				break
 			}
 		}
+		close(ended)
 		body(nil)
 		if !x.read() {
 			return
 		}
 		if _, err := x.conn.in.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			close(x.gone)
-			_ = x.conn.conn.Close() // ends a blocked write
+			_ = x.conn.conn.Close() // unblocks the writer
 		}
 	}()
+	select {
+	case <-ended:
+	case <-reading:
+	}
 }
 
-// stopReading ends the reading in the background. It reports whether request and response are
-// complete, and another request can follow. In this case it waits for the next request, or for
-// the client to disconnect.
+// stopReading stops the goroutine started by listen. It reports whether the request and the
+// response are complete, so that another request can follow. If so, it first waits for that
+// request, or for the client to disconnect.
 func (x *webExchange) stopReading() bool {
 	next := x.done && x.read() && !x.last
 	switch {
@@ -511,13 +529,12 @@ func (x *webExchange) stopReading() bool {
 	return x.done && x.read()
 }
 
-// read reports whether the whole request was read.
+// read reports whether the whole request has been read.
 func (x *webExchange) read() bool { return x.body == nil || x.body.ended.Load() && x.body.complete }
 
-// respond sends a response with a known body. A Content-Length that a function sets is
-// sent unchanged. If it is wrong, the engine goes on with the next request; this server
-// closes the connection instead, because a client that trusts the length would wait
-// forever.
+// respond sends a complete response. A Content-Length set by a function is sent unchanged. If
+// it is wrong, the engine keeps the connection open, but respond closes it: otherwise a client
+// that trusts the length would wait forever.
 func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	length := strconv.Itoa(len(body))
 	if header.find("content-length") == nil {
@@ -534,15 +551,15 @@ func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	}
 }
 
-// unknown is the length of a body that is not yet known.
+// unknown is the length of a body whose length is not known in advance.
 const unknown = -1
 
-// head begins a response with a body of the given length. If the header contradicts
-// itself, it returns false and the connection ends without a response. It sends nothing
-// before send or flush.
+// head starts a response with a body of the given length. The head is buffered until the first
+// call of send. If fields of header contradict each other, head returns false, and the
+// connection must be closed without a response.
 func (x *webExchange) head(status int, header webHeader, length int64) bool {
 	if x.body != nil && !x.body.ended.Load() {
-		x.keepAlive = false // a client that still sends need not wait
+		x.keepAlive = false // the client is still sending; do not wait for it
 	}
 	c := x.conn
 	var ok bool
@@ -555,11 +572,11 @@ func (x *webExchange) head(status int, header webHeader, length int64) bool {
 	return ok
 }
 
-// keptBytes is the maximum size of the write buffer that a connection keeps.
+// keptBytes is the maximum size of a write buffer that is reused.
 const keptBytes = 1 << 20
 
-// send sends a part of the body, and the head if it has not been sent. It returns false
-// if the response is over.
+// send sends part of the body, preceded by the head if it has not been sent. It returns false
+// once the response is complete or has failed.
 func (x *webExchange) send(data []byte) bool {
 	x.conn.out = x.framing.append(x.conn.out, data)
 	_, err := x.conn.conn.Write(x.conn.out)
@@ -581,18 +598,17 @@ func (x *webExchange) end() {
 	}
 }
 
-// framing defines how a client finds the end of a body.
+// framing defines how a client detects the end of a body.
 type framing struct {
 	chunked    bool
 	untilClose bool
-	left       int64 // of a body with a length; data beyond it is dropped
+	left       int64 // bytes left of a body with a length; excess data is dropped
 }
 
-// over reports whether the body has its full length.
+// over reports whether a body of known length is complete.
 func (f *framing) over() bool { return !f.chunked && !f.untilClose && f.left == 0 }
 
-// append appends a part of the body. It skips an empty part, because an empty chunk
-// would end the body.
+// append appends part of a body. Empty parts are skipped: an empty chunk would end the body.
 func (f *framing) append(dst, data []byte) []byte {
 	switch {
 	case f.chunked && len(data) > 0:
@@ -605,14 +621,14 @@ func (f *framing) append(dst, data []byte) []byte {
 	return append(dst, data...)
 }
 
-// encodeHead appends the head of a response to r with a body of the given length. The
-// fields and their order are those of the engine's HTTP library. last is set if the
-// connection ends with the response; ok is false if no response is possible.
+// encodeHead appends to dst the head of the response to r, whose body has the given length.
+// The fields and their order are those of the engine's HTTP library. last reports whether the
+// connection ends after the response. ok is false if fields of header contradict each other.
 func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length int64) (out []byte, f framing, last, ok bool) {
 	connect := r.method == http.MethodConnect && status >= 200 && status < 300
 	last = !r.keepAlive || connect || status == http.StatusSwitchingProtocols
 	switch {
-	case status < 200 && status != http.StatusSwitchingProtocols: // a response must not be informational
+	case status < 200 && status != http.StatusSwitchingProtocols: // informational responses are not allowed
 		status, header, length, last = http.StatusInternalServerError, nil, 0, true
 	case r.keepAlive && r.old:
 		header.set("connection", "keep-alive")
@@ -636,7 +652,7 @@ func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length 
 
 	framed, dated := connect, false
 	for _, field := range header {
-		line := strings.Join(field.values, ", ") // of the headers that are lists
+		line := strings.Join(field.values, ", ") // for fields that are lists
 		switch field.name {
 		case "content-length":
 			if framed || len(field.values) > 1 {
@@ -645,7 +661,7 @@ func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length 
 			n, err := parseLength(line)
 			switch {
 			case length == 0 && r.method != http.MethodHead:
-				continue // the correct one follows
+				continue // the correct length follows
 			case length == unknown && err != nil:
 				return dst, f, true, false
 			case length == unknown:
@@ -667,7 +683,7 @@ func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length 
 			framed, f.chunked = true, true
 		case "trailer":
 			if !chunks {
-				continue // without chunks there is no trailer
+				continue // no trailers without chunks
 			}
 		case "connection":
 			last = last || hasToken(line, "close")

@@ -17,8 +17,8 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// worker is one connection of the worker protocol. The connection defines its identity:
-// after a reconnection it is a new worker.
+// worker represents one connection of the worker protocol. A worker that reconnects is
+// represented by a new value.
 type worker struct {
 	e           *Engine
 	id, token   string
@@ -28,32 +28,32 @@ type worker struct {
 	permissions *permissions // nil on the open listener
 	connected   time.Time
 	out         *sendQueue
-	written     chan struct{} // closed when the writer has ended
+	written     chan struct{} // closed when the writer has returned
 	reading     *gate         // closed by StopReading
 	spoken      atomic.Pointer[dialect]
 
 	settle  sync.Mutex
 	state   nsState
 	ns      string
-	waiting []any // registrations that wait for the namespace
+	waiting []any // registrations waiting for the namespace
 	grace   *time.Timer
 
-	takenBack takenBack // by apply, and by cleanUp when the connection has ended
+	takenBack takenBack // used by apply, and by cleanUp after the connection has ended
 
-	// guarded by Engine.mu
+	// Guarded by Engine.mu:
 	meta     metadata
-	called   *workerName           // its name, for stored messages
-	attached map[*pending]struct{} // calls it made and calls it is executing
-	making   int                   // calls of built-in functions in progress
-	leaving  bool                  // its connection has ended
+	called   *workerName           // name shared with stored messages
+	attached map[*pending]struct{} // calls that the worker has made or is executing
+	making   int                   // number of its calls to built-in functions in progress
+	leaving  bool                  // the connection has ended
 
-	rejected atomic.Bool // its name was taken: its messages are ignored
+	rejected atomic.Bool // its name was taken; ignore its messages
 
 	ended   sync.Once
 	cleaned chan struct{} // closed when the cleanup is complete
 }
 
-// serveWorker serves the worker protocol at "/". A nil guard means the open listener.
+// serveWorker serves the worker protocol at "/". g is nil for the open listener.
 func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) {
 	if refusesHandshake(rw, r) {
 		return
@@ -83,7 +83,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	w.quotedID = mustEncode(w.id)
 	w.spoken.Store(&dialect{protocol: e.Protocol(), strict: e.cfg.strict})
 	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
-	if limited, ok := conn.NetConn().(*limitedConn); ok { // the library answers pings while it waits for a message
+	if limited, ok := conn.NetConn().(*limitedConn); ok { // otherwise the library answers pings while reading is stopped
 		limited.hold = func() { w.reading.wait(e.ctx) }
 	}
 	e.mu.Lock()
@@ -98,26 +98,26 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	<-w.written
 }
 
-// refuse sends a worker the authentication error and closes the connection.
+// refuse sends an authentication error and closes the connection.
 func refuse(conn *websocket.Conn, text string) {
 	if conn.WriteMessage(websocket.TextMessage, authError(text)) == nil {
 		farewell(conn)
 	}
 }
 
-// lingerTime is how long the peer has to answer a Close frame.
+// lingerTime is how long the peer may take to answer a Close frame.
 const lingerTime = 5 * time.Second
 
-// sayGoodbye sends a Close frame without a code. It leaves the socket open for the
-// answer, because an immediate cut could destroy the frame in transit.
+// sayGoodbye sends a Close frame without a code. It leaves the socket open, because closing it
+// at once could lose the frame.
 func sayGoodbye(conn *websocket.Conn) {
 	now := time.Now()
 	_ = conn.WriteControl(websocket.CloseMessage, nil, now.Add(lingerTime))
 	_ = conn.SetReadDeadline(now.Add(lingerTime))
 }
 
-// awaitClose waits for the answer to a Close frame that was sent at the given time. The
-// caller must have stopped reading from conn.
+// awaitClose waits for the answer to a Close frame sent at the given time. No other goroutine
+// may read from conn.
 func awaitClose(conn *websocket.Conn, sent time.Time) {
 	_ = conn.SetReadDeadline(sent.Add(lingerTime))
 	for {
@@ -127,15 +127,15 @@ func awaitClose(conn *websocket.Conn, sent time.Time) {
 	}
 }
 
-// farewell sends a Close frame without a code and waits for the answer. The caller must
-// have stopped reading from conn.
+// farewell sends a Close frame without a code and waits for the answer. No other goroutine may
+// read from conn.
 func farewell(conn *websocket.Conn) {
 	now := time.Now()
 	sayGoodbye(conn)
 	awaitClose(conn, now)
 }
 
-// read handles messages one after the other until the connection ends.
+// read handles messages one at a time until the connection ends.
 func (w *worker) read() {
 	var buf []byte
 	for {
@@ -152,11 +152,11 @@ func (w *worker) read() {
 		if buf = buf[:0]; len(data) > keptBuffer {
 			buf = nil
 		} else {
-			data = bytes.Clone(data) // without the room that buf has
+			data = bytes.Clone(data) // has no spare capacity
 		}
-		w.reading.wait(w.e.ctx) // messages that arrive after StopReading
+		w.reading.wait(w.e.ctx) // StopReading may have been called during the read
 		if kind == websocket.TextMessage && !utf8.Valid(data) {
-			return // the engine's WebSocket library closes the connection
+			return // as the engine's WebSocket library does
 		}
 		if !w.receive(kind, data) {
 			return
@@ -164,10 +164,10 @@ func (w *worker) read() {
 	}
 }
 
-// keptBuffer is the size of the largest message that is read into a buffer that is used again.
+// keptBuffer is the maximum size of a message that is read into a reused buffer.
 const keptBuffer = 64 << 10
 
-// receive handles a message and reports whether the connection continues.
+// receive handles a message. It returns false if a hook cuts the connection.
 func (w *worker) receive(kind int, data []byte) bool {
 	frame := Frame{Direction: ToEngine, Binary: kind == websocket.BinaryMessage, Message: data}
 	var room [1][]byte
@@ -189,8 +189,7 @@ func (w *worker) receive(kind int, data []byte) bool {
 	return !frame.cut
 }
 
-// handle processes one message. It applies registrations itself, one after the other, and
-// starts calls.
+// handle processes one message. Registrations are applied in order, and calls are started.
 func (w *worker) handle(m any) {
 	e := w.e
 	if w.rejected.Load() {
@@ -213,14 +212,13 @@ func (w *worker) handle(m any) {
 	}
 }
 
-// speaks returns the current dialect of the connection.
 func (w *worker) speaks() *dialect { return w.spoken.Load() }
 
-// push reserves a message's place in the order; see sendQueue.
+// push reserves a place for a message in the send queue.
 func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}) }
 
-// send queues a message and waits while the queue is full. It reports whether the
-// worker is still connected.
+// send queues a message, waiting while the queue is full. It returns false if the worker has
+// disconnected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
 // write sends queued messages until the send queue is closed. It sends messages that are
@@ -258,10 +256,10 @@ func (w *worker) write() {
 	}
 }
 
-// end removes everything that belongs to the worker and then cuts the connection,
-// without a Close frame even if the worker has sent one. The order is the engine's: a
-// worker that has seen the end of a connection can take over its name. The successor of
-// a worker may call end, too; only the first call has an effect.
+// end removes the worker from the engine and then closes the connection. It sends no Close
+// frame, not even in response to the worker's. The engine uses the same order: once a worker
+// sees that a connection has ended, it can take over the name. A successor may also call end;
+// only the first call has an effect.
 func (w *worker) end() {
 	w.ended.Do(func() {
 		w.reading.open()
@@ -272,8 +270,8 @@ func (w *worker) end() {
 	})
 }
 
-// cleanUp removes everything that belongs to a connection, in the engine's order:
-// waiting registrations, functions, calls, triggers, trigger types, the name.
+// cleanUp removes the registrations of a connection in the engine's order: queued
+// registrations, functions, calls, triggers, trigger types and the name.
 func (e *Engine) cleanUp(w *worker) {
 	w.abort()
 	var functions []key
@@ -308,13 +306,12 @@ func (e *Engine) cleanUp(w *worker) {
 	e.workerChanged("worker_disconnected", w.id)
 }
 
-// evictTimeout is how long the successor of a connection waits for the end of that
-// connection.
+// evictTimeout is how long a connection waits for the cleanup of its predecessor.
 const evictTimeout = 5 * time.Second
 
-// reattach makes a connection replace its predecessor: the predecessor and everything
-// that belongs to it are removed before the next message is read. Without the right
-// token, reattach does nothing.
+// reattach makes w replace its previous connection. The previous connection and its
+// registrations are removed before the next message of w is handled. Without the right token,
+// reattach does nothing.
 func (e *Engine) reattach(w *worker, m reattachMessage) {
 	e.mu.Lock()
 	old := e.workers[m.PreviousWorkerID]
@@ -338,7 +335,7 @@ func (e *Engine) reattach(w *worker, m reattachMessage) {
 	}
 }
 
-// gate blocks while it is closed.
+// gate blocks callers of wait while it is closed.
 type gate struct {
 	mu     sync.Mutex
 	closed chan struct{} // nil while open

@@ -46,7 +46,7 @@ func TestRegistrationsWaitForTheNamespace(t *testing.T) {
 		if got := errorCode(other.call("f::h", `{}`, `,"namespace":"blue"`)); got != "function_not_found" {
 			t.Errorf("before the namespace: %s", got)
 		}
-		// An invalid declaration leaves the namespace open.
+		// An invalid declaration does not settle the namespace.
 		if got := errorCode(c.call("engine::workers::register", `{"namespace":" "}`)); got != "INVALID_NAMESPACE" {
 			t.Errorf("blank namespace: %s", got)
 		}
@@ -60,13 +60,13 @@ func TestRegistrationsWaitForTheNamespace(t *testing.T) {
 		if got := errorCode(other.call("f::g", `{}`, `,"namespace":"blue"`)); got != "function_not_found" {
 			t.Errorf("unregistered while waiting: %s", got)
 		}
-		// The first namespace stays; the call succeeds.
+		// The namespace cannot be changed, but the call succeeds.
 		c.register("c", `,"namespace":"green"`)
 		c.function("f::i")
 		if got := other.call("f::i", `{}`, `,"namespace":"green"`); !strings.Contains(fmt.Sprint(got), "registered in namespace(s): blue.") {
 			t.Errorf("second namespace: %v", got)
 		}
-		// A worker that declares nothing gets the default namespace.
+		// A worker that declares no namespace gets the default one.
 		other.send(`{"type":"registerfunction","id":"f::late"}`)
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
@@ -116,8 +116,8 @@ func TestReattach(t *testing.T) {
 		second.sync()
 		first.sync() // still connected
 	}
-	// Everything of the predecessor is removed before the next message counts: its name
-	// and its functions are free.
+	// The registrations of the predecessor are removed before the next message is handled, so
+	// its name and functions are free.
 	second.send(`{"type":"reattach","previous_worker_id":%q,"reattach_token":%q}`, first.id, first.token)
 	second.register("w")
 	second.function("f::g")
@@ -141,17 +141,17 @@ func TestNameConflict(t *testing.T) {
 	if got := errorCode(holder.call("f::rival", `{}`)); got != "function_not_found" {
 		t.Errorf("what the rival had registered: %s", got)
 	}
-	dial(t, e).register("w", `,"namespace":"blue"`) // another namespace, another name
+	dial(t, e).register("w", `,"namespace":"blue"`) // the name is free in another namespace
 	holder.register("renamed")
-	dial(t, e).register("w") // given up
+	dial(t, e).register("w") // the name is free after the rename
 }
 
-// Once a worker has seen the end of another worker's connection, the name and the
-// functions of that worker are free.
+// As soon as another worker can see that a connection has ended, the name and functions of
+// that connection are free.
 func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	e := Start(t)
 	other := dial(t, e)
-	var many []string // enough for the removal to take a while
+	var many []string // makes the removal take longer
 	for i := range 200 {
 		many = append(many, fmt.Sprintf("f::%d", i))
 	}
@@ -170,7 +170,6 @@ func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	}
 }
 
-// A stored message keeps neither its connection nor the connection's data in memory.
 func TestStoredMessagesKeepNoConnections(t *testing.T) {
 	e := Start(t)
 	const connections = 20
@@ -283,8 +282,8 @@ func TestSlowWorkerBlocksOnlyItsCallers(t *testing.T) {
 		slow, fast, caller := dial(t, e).register("slow"), dial(t, e).register("fast"), dial(t, e).register("caller")
 		slow.function("slow::f")
 		fast.function("fast::f")
-		// The slow worker does not read: the pipe fills, then the send queue, then the
-		// callers block.
+		// The slow worker does not read. First the pipe fills up, then the send queue, and
+		// then callers block.
 		const calls = 200
 		big := `"` + strings.Repeat("x", 8<<10) + `"`
 		for range calls {
@@ -301,7 +300,7 @@ func TestSlowWorkerBlocksOnlyItsCallers(t *testing.T) {
 		}
 		caller.send(`{"type":"invokefunction","function_id":"fast::f","data":1}`)
 		fast.want(`{"type":"invokefunction","invocation_id":"*","function_id":"fast::f","data":1}`)
-		// It reads again, and everything arrives.
+		// When the worker reads again, it receives all messages.
 		for range calls {
 			slow.recv()
 		}
@@ -331,7 +330,7 @@ func TestFrameLimits(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := dialURL(t, e, e.URL())
 			c.recv()
-			// Blank text is ignored, whatever its size.
+			// Blank messages are ignored, whatever their size.
 			chunk := bytes.Repeat([]byte(" "), test.fragment)
 			conn := c.conn.NetConn()
 			for left, first := test.total, true; left > 0; first = false {
@@ -382,7 +381,7 @@ func TestMessageLimit(t *testing.T) {
 	}
 }
 
-// frameHeader returns the header of a text frame with a mask of zeros.
+// frameHeader returns the header of a text frame with a masking key of zeros.
 func frameHeader(first, last bool, n int) []byte {
 	h := []byte{0, 0x80 | 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, 0}
 	if first {
@@ -514,12 +513,12 @@ func TestFramesLog(t *testing.T) {
 	}
 }
 
-// silentSockets returns the sockets on which the engine does not answer Close frames.
+// silentSockets returns the URLs of the sockets on which the engine does not answer Close
+// frames.
 func silentSockets(e *Engine) map[string]string {
 	return map[string]string{"worker": e.URL(), "guarded worker": e.GuardedURL(), "telemetry": e.URL() + "/otel", "stream": e.StreamURL()}
 }
 
-// The engine closes a connection without a Close frame, however the client ends it.
 func TestConnectionEndsWithoutACloseFrame(t *testing.T) {
 	frame := func(first byte, payload string) string { return string(clientFrame(first, payload)) }
 	for name, bytes := range map[string]string{
@@ -559,7 +558,6 @@ func TestConnectionEndsWithoutACloseFrame(t *testing.T) {
 	}
 }
 
-// Messages that arrive together with the end of the connection are handled.
 func TestMessagesBeforeTheEndAreHandled(t *testing.T) {
 	for name, end := range map[string][]byte{
 		"close": clientFrame(0x80|opClose, ""), "no mask": {0x81, 0}, "too large": frameHeader(true, true, maxFrame+1),

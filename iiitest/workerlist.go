@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// workerView describes a worker in listings: a connected one, or a part of the engine.
+// workerView describes a worker in listings: a connected worker or a component of the engine.
 type workerView struct {
-	w           *worker // nil: a part of the engine
+	w           *worker // nil for a component of the engine
 	id, name    string
 	namespace   string
 	description *string
@@ -50,8 +50,8 @@ func nullable(s string) *string {
 	return &s
 }
 
-// workerViews returns the workers, sorted by name and id. Engine.triggers.mu and
-// Engine.mu are held.
+// workerViews returns all workers, sorted by name and id. The caller must hold
+// Engine.triggers.mu and Engine.mu.
 func (e *Engine) workerViews() []workerView {
 	inProcess := map[string]*workerView{}
 	part := func(name string) *workerView {
@@ -79,7 +79,7 @@ func (e *Engine) workerViews() []workerView {
 		}
 	}
 	for _, t := range e.triggers.types {
-		if t.owner == nil && t.ownerName != "engine" && t.ownerName != "queue" { // listings have no part with these names
+		if t.owner == nil && t.ownerName != "engine" && t.ownerName != "queue" { // not shown in listings
 			part(t.ownerName)
 		}
 	}
@@ -87,7 +87,7 @@ func (e *Engine) workerViews() []workerView {
 	for _, name := range slices.Sorted(maps.Keys(inProcess)) {
 		views = append(views, *inProcess[name])
 	}
-	if e.guardedServer != nil { // each listener is a separate part
+	if e.guardedServer != nil { // each listener is a separate component
 		second := *inProcess["iii-worker-manager"]
 		second.id += "#1"
 		views = append(views, second)
@@ -107,7 +107,7 @@ func (e *Engine) workerViews() []workerView {
 	return views
 }
 
-// partDescriptions describes the parts of the engine.
+// partDescriptions contains descriptions of the engine's components.
 var partDescriptions = map[string]string{
 	engineWorker:         "Functions about the engine itself",
 	bridgeWorker:         "Calls of another engine",
@@ -123,8 +123,8 @@ var partDescriptions = map[string]string{
 	"configuration":      "Configuration entries",
 }
 
-// listWorkers lists the parts of the engine and the workers that have sent their
-// process id.
+// listWorkers serves engine::workers::list. It omits connected workers that have not sent
+// their process id.
 func (e *Engine) listWorkers(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type WorkersListInput struct {
 		Search  *string `json:"search"`
@@ -200,10 +200,10 @@ func (e *Engine) workerInfo(_ context.Context, c *call) (json.RawMessage, *wireE
 	}), nil
 }
 
-// lookUpWorker finds a worker in the same way as lookUp finds a function.
-// Engine.triggers.mu and Engine.mu are held.
+// lookUpWorker finds a worker by the same rules as lookUp. The caller must hold
+// Engine.triggers.mu and Engine.mu.
 func (e *Engine) lookUpWorker(name string, namespace *string) (v workerView, bad *wireError) {
-	ns := defaultNamespace // unless the request names one, even a blank one
+	ns := defaultNamespace // a namespace in the request is used even if blank
 	if namespace != nil {
 		ns = *namespace
 	}

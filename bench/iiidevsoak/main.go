@@ -1,6 +1,6 @@
 // Command iiidevsoak measures the memory of the development engine under load. It starts
 // iiidev, a worker with telemetry, and HTTP clients. It fails if iiidev uses more memory than
-// the limit. It runs only on Linux, because it reads /proc.
+// -limit allows. It runs only on Linux, because it reads /proc.
 package main
 
 import (

@@ -173,7 +173,6 @@ func call(ctx context.Context, c *iii.Client) error {
 	})
 }
 
-// placeOrder calls bench::sink with an order.
 func placeOrder(ctx context.Context, c *iii.Client, in order) error {
 	out, err := iii.Call[receipt](ctx, c, "bench::sink", in)
 	if err == nil && !out.OK {

@@ -1,6 +1,6 @@
-// Command rollout measures a rolling update. It starts iiidev, two replicas of a worker, and
-// load. Then it stops the first replica with a signal. It reports the results of all requests,
-// the time until the second replica took over, and how long requests failed.
+// Command rollout measures a rolling update. It starts iiidev and two replicas of a worker,
+// and sends requests. Then it stops the first replica with a signal. It reports the results of
+// all requests, the time until the second replica took over, and for how long requests failed.
 package main
 
 import (
@@ -108,7 +108,7 @@ func start(env []string, name string, args ...string) (*process, error) {
 	return p, p.Start()
 }
 
-// await waits until the process prints line.
+// await reads the output of the process up to the given line.
 func (p *process) await(line string) error {
 	for p.lines.Scan() {
 		if p.lines.Text() == line {

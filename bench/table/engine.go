@@ -41,11 +41,24 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close()
-	if strings.Trim(r.URL.Path, "/") != "" || !e.taken.CompareAndSwap(false, true) {
-		return // telemetry connection
+	if strings.Trim(r.URL.Path, "/") != "" { // telemetry connection
+		discard(conn)
+		return
+	}
+	if !e.taken.CompareAndSwap(false, true) {
+		return
 	}
 	<-e.started
 	e.end(e.talk(conn))
+}
+
+// discard reads messages until the worker disconnects.
+func discard(conn *websocket.Conn) {
+	for {
+		if _, _, err := conn.NextReader(); err != nil {
+			return
+		}
+	}
 }
 
 func (e *engine) end(err error) {
@@ -106,7 +119,7 @@ func (e *engine) talk(conn *websocket.Conn) error {
 				return err
 			}
 		}
-		if registered && !invoking && e.mode == "serve" {
+		if registered && !invoking && e.mode != "call" {
 			invoking = true
 			go func() {
 				if err := e.invoke(conn, room); err != nil {

@@ -8,7 +8,8 @@
 // A worker connects to III_URL. If BENCH_MODE is serve, it serves bench::echo, which decodes
 // its payload {user, amount, note, tags}, encodes it again and returns it. If BENCH_MODE is
 // call, the worker calls bench::sink BENCH_N times with notes of BENCH_SIZE bytes,
-// BENCH_INFLIGHT calls at a time, and exits. If BENCH_RAW is 1, payloads remain JSON text.
+// BENCH_INFLIGHT calls at a time, and exits. If BENCH_RAW is 1, payloads remain JSON text. If
+// BENCH_OTEL is 1, the worker records a trace of each invocation and sends it to the engine.
 // Absolute figures are comparable only within one run. Ratios are comparable across runs.
 package main
 
@@ -41,7 +42,7 @@ type worker struct {
 
 // load contains the parameters of one row of the table.
 type load struct {
-	mode     string
+	mode     string // serve, traced or call
 	raw      bool
 	size     int // length of the note
 	inflight int
@@ -69,7 +70,7 @@ func run() error {
 	budget := flag.Int("bytes", 48<<20, "about how many bytes of payload one run moves")
 	sizes := flag.String("sizes", "350,4096,16384,262144,1048576", "bytes of the payloads")
 	inflights := flag.String("inflight", "1,64,2048", "invocations under way; all but 64 for small payloads alone")
-	modes := flag.String("modes", "serve,call", "directions")
+	modes := flag.String("modes", "serve,traced,call", "serve, traced (serve with telemetry) and call")
 	raws := flag.String("raw", "no,yes", "whether payloads stay JSON")
 	flag.Parse()
 	if len(workers) == 0 || *rounds < 1 {
@@ -136,6 +137,9 @@ func table(modes, raws []string, sizeList, inflightList string) (rows []load, er
 		for _, mode := range modes {
 			for i, size := range sizes {
 				for _, inflight := range inflights {
+					if mode == "traced" && (raw == "yes" || i > 0 || inflight != 64) {
+						continue
+					}
 					if inflight == 64 || i == 0 && raw == "no" || len(inflights) == 1 {
 						rows = append(rows, load{mode, raw == "yes", size, inflight})
 					}
@@ -180,7 +184,11 @@ func measure(k worker, l load, n int) (cost, mib float64, err error) {
 	}
 	e := &engine{load: l, warm: warm, n: n, outcome: make(chan error, 1), started: make(chan struct{})}
 	cmd := exec.Command(k.command[0], k.command[1:]...)
-	cmd.Env = append(os.Environ(), "III_URL=ws://"+ln.Addr().String(), "BENCH_MODE="+l.mode, "BENCH_RAW="+raw, "OTEL_ENABLED=false",
+	mode, telemetry := l.mode, []string{"BENCH_OTEL=0", "OTEL_ENABLED=false"}
+	if l.mode == "traced" {
+		mode, telemetry = "serve", []string{"BENCH_OTEL=1", "OTEL_ENABLED=true"}
+	}
+	cmd.Env = append(append(os.Environ(), telemetry...), "III_URL=ws://"+ln.Addr().String(), "BENCH_MODE="+mode, "BENCH_RAW="+raw,
 		"BENCH_N="+strconv.Itoa(e.total()), "BENCH_INFLIGHT="+strconv.Itoa(l.inflight), "BENCH_SIZE="+strconv.Itoa(l.size))
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log

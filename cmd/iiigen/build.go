@@ -35,7 +35,7 @@ type expr struct {
 	why  string // why no more specific type is possible; "" if no explanation is needed
 }
 
-// use is a Go type in one place, which may allow null.
+// use is one use of a Go type. Each use determines whether null is allowed.
 type use struct {
 	*expr
 	null bool // null is allowed
@@ -117,7 +117,8 @@ type shape struct {
 	closed   bool
 }
 
-// maxDecls is the maximum number of types per schema. Merging alternatives can multiply them.
+// maxDecls is the maximum number of types per schema. Merging alternatives can make the number
+// of types grow exponentially.
 const maxDecls = 1000
 
 // maxDepth is the maximum nesting depth of a schema.
@@ -268,8 +269,8 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	return u
 }
 
-// merged is like formOf, but for a merged schema. Equal merged schemas share one type. Without
-// that, a schema that refers to itself through a merge would never be finished.
+// merged is like formOf, but for a merged schema. Equal merged schemas share one type.
+// Otherwise, a schema that refers to itself through a merge would cause infinite recursion.
 func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	key := literalOf(s)
 	if m := b.merges[key]; m != nil {
@@ -878,7 +879,6 @@ func (b *builder) variantName(s, resolved schema, tag string) string {
 	return goName(t)
 }
 
-// literalOf returns the JSON encoding of v.
 func literalOf(v any) string {
 	raw, err := json.Marshal(v)
 	if err != nil {

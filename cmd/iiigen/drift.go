@@ -23,8 +23,8 @@ func packageOf(content []byte) string {
 	return f.Name.Name
 }
 
-// report prints the differences between the existing and the generated files. It reports
-// whether there are any.
+// report prints the differences between the existing and the generated files. It returns false
+// if there are none.
 func report(w io.Writer, dir string, old, made map[string][]byte, now *catalog) (bool, error) {
 	var lines []string
 	differs := false
@@ -253,8 +253,8 @@ func (c *comparison) add(at, what string, breaking bool) {
 	c.changes = append(c.changes, change{c.part, at, what, breaking})
 }
 
-// narrowed records that a schema allows fewer values, which breaks programs that send them.
-// widened records that it allows more values, which breaks programs that receive them.
+// narrowed records that a schema allows fewer values, so programs that send one of the others
+// break. widened records that it allows more values, so programs that receive them break.
 func (c *comparison) narrowed(at, what string) { c.add(at, what, c.request) }
 func (c *comparison) widened(at, what string)  { c.add(at, what, !c.request) }
 

@@ -57,7 +57,8 @@ func (g *generation) files() (map[string][]byte, error) {
 	return files, nil
 }
 
-// packages maps the names of packages that generated code may import to their import paths.
+// packages lists the packages that generated code may import. It maps their names to their
+// import paths.
 var packages = map[string]string{"bytes": "bytes", "cmp": "cmp", "context": "context", "embed": "embed", "json": "encoding/json", "errors": "errors", "fmt": "fmt",
 	"iii": "github.com/iii-go/iii", "reflect": "reflect", "slices": "slices", "strings": "strings", "sync": "sync", "time": "time"}
 

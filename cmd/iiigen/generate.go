@@ -346,7 +346,7 @@ func embedded(u use) *decl {
 	return u.decl
 }
 
-// breakCycles makes fields pointers where a type would otherwise contain itself.
+// breakCycles changes fields to pointers where a type would otherwise contain itself.
 func (g *generation) breakCycles() {
 	const (
 		unseen = iota
@@ -399,8 +399,8 @@ func (g *generation) breakCycles() {
 // schema of a few lines can describe one.
 const maxSize = 4096
 
-// boundSizes replaces arrays with slices and makes fields pointers where a type would
-// otherwise exceed maxSize.
+// boundSizes changes arrays to slices and fields to pointers where a type would otherwise
+// exceed maxSize.
 func (g *generation) boundSizes() {
 	sizes := make(map[*decl]int)
 	var of func(u use) int

@@ -81,7 +81,6 @@ func (s soup) ref() string {
 	return []string{"#", "#/$defs/D0", "#/$defs/D1", "#/$defs/D2", "#/$defs/none", "#/properties/a", "https://example.com", "#/allOf/0"}[s.r.IntN(8)]
 }
 
-// catalog returns a catalog of functions with random schemas.
 func (s soup) catalog(t *testing.T) *catalog {
 	t.Helper()
 	c := &catalog{}

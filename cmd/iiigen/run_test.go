@@ -20,7 +20,6 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// iiigen runs the command and returns its output.
 func iiigen(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
@@ -60,13 +59,12 @@ type receipt struct {
 	Codes map[string]int64 `json:"codes"`
 }
 
-// provider is a trigger provider that never fires.
+// provider is a trigger provider that never starts an invocation.
 type provider struct{}
 
 func (provider) Bind(context.Context, iii.TriggerBinding) error { return nil }
 func (provider) Unbind(context.Context, string) error           { return nil }
 
-// shop starts an engine with several workers.
 func shop(t *testing.T) (url string, worker *iii.Client) {
 	t.Helper()
 	e, c := shopEngine(t)

@@ -129,8 +129,8 @@ func (c *chat) leave(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, erro
 	return nil, c.count(ctx, e.GroupID, func(here map[string]bool) { delete(here, e.SubscriptionID) })
 }
 
-// count updates the subscriptions of a room and publishes the new number. It holds mu while
-// publishing, so the numbers arrive in order.
+// count applies change to the subscriptions of a room and publishes the new number of people.
+// It holds mu while publishing, so the numbers arrive in order.
 func (c *chat) count(ctx context.Context, room string, change func(here map[string]bool)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

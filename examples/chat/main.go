@@ -1,6 +1,6 @@
 // Chat demonstrates streams with a web chat. Each message is an item of a stream, and the
-// engine delivers it immediately to all subscribers of its stream socket. The worker serves
-// only the web page and the route for new messages.
+// engine immediately delivers it to all subscribers through its stream socket. The worker
+// serves only the web page and the route for new messages.
 //
 // Without arguments, the program plays a conversation between two people and exits with status
 // 0 if the result is as expected. With -serve, it serves until it is interrupted; open the

@@ -90,8 +90,8 @@ func (v visit) tell(g guest, who string, want iii.StreamEventType) error {
 	return nil
 }
 
-// post posts a message as the page does. The engine's HTTP server may apply a new route
-// shortly after Connect returns, so post retries after a 404.
+// post posts a message as the page does. The engine's HTTP server may not serve a new route
+// until shortly after Connect has returned, so post retries after a 404.
 func (v visit) post(ctx context.Context, room string, m message) error {
 	body, err := json.Marshal(m)
 	if err != nil {

@@ -51,7 +51,7 @@ func newArchive(url, name string, root *os.Root) (*iii.Client, error) {
 	return client, err
 }
 
-// send writes the size of a file to a channel as a message, and then its bytes. While the
+// send writes a file to a channel: first its size as a message, then its content. While the
 // channel is full, writes block; after the reader has disconnected, they fail.
 func send(ctx context.Context, client *iii.Client, file *os.File, to iii.StreamChannelRef) (receipt, error) {
 	info, err := file.Stat()

@@ -80,7 +80,7 @@ func receive(ctx context.Context, r *iii.ChannelReader, to, out io.Writer, name 
 	return io.Copy(io.MultiWriter(to, &progress{name: name, size: a.Size, out: out}), r)
 }
 
-// progress is a writer that prints its progress at each quarter of size.
+// progress is a writer that prints a line each time another quarter of size has been written.
 type progress struct {
 	name      string
 	size, got int64

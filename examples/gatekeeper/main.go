@@ -8,7 +8,8 @@
 // If $III_URL is set, the program uses the engine at that address, with the guarded port at
 // $III_GUARDED_URL (default ws://127.0.0.1:49135) and HTTP triggers at $III_HTTP_URL (default
 // http://127.0.0.1:3111). Otherwise it starts a development engine. The engine's configuration
-// names the functions of the gatekeeper, so an engine can have only one at a time:
+// contains the ids of the gatekeeper's functions, so an engine can have only one gatekeeper at
+// a time:
 //
 //	port: 49135
 //	rbac:
@@ -19,7 +20,7 @@
 //	  expose_functions:
 //	    - match("shared::*")
 //
-// For the development engine, the same configuration is a flag:
+// The development engine takes the same configuration as a flag:
 //
 //	iiidev -guard '{"port":49135,"rbac":{"auth_function_id":"gatekeeper::auth",
 //	  "on_function_registration_function_id":"gatekeeper::on-function",

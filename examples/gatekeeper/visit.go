@@ -63,8 +63,8 @@ func (v visit) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// newTenant returns a tenant's worker. It registers function ids without a prefix, and a route
-// outside the tenant's path.
+// newTenant returns a tenant's worker, which registers functions without a prefix in their
+// ids, a route in the tenant's path, and one outside it.
 func (v visit) newTenant(name, token string) (*iii.Client, error) {
 	client, err := iii.New(v.guardedURL, iii.WithName(name), iii.WithHeader(http.Header{"Authorization": {"Bearer " + token}}))
 	if err != nil {
@@ -113,8 +113,8 @@ func (v visit) try(ctx context.Context, tenant *iii.Client, other string) error 
 	return v.get(ctx, name)
 }
 
-// get requests the tenant's route. The engine's HTTP server may apply a new route shortly
-// after Connect returns, so get retries until the request succeeds.
+// get requests the tenant's route. The engine's HTTP server may not serve a new route until
+// shortly after Connect has returned, so get retries until the request succeeds.
 func (v visit) get(ctx context.Context, name string) error {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()

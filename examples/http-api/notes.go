@@ -21,8 +21,8 @@ type note struct {
 	Text   string `json:"text"`
 }
 
-// notes implements the API. Its handlers are ordinary net/http handlers; only events uses the
-// worker.
+// notes implements the API with ordinary net/http handlers. Only the handler for events uses
+// the worker.
 type notes struct {
 	mu       sync.Mutex
 	sessions map[string]string // user by session
@@ -63,7 +63,8 @@ func (n *notes) user(r *http.Request) (name string, ok bool) {
 	return name, ok
 }
 
-// add stores a note from a JSON body. r.URL is the URL that the client requested.
+// add stores a note from a JSON body. The Location header is derived from r.URL, which is the
+// URL that the client requested.
 func (n *notes) add(w http.ResponseWriter, r *http.Request) {
 	user, ok := n.user(r)
 	if !ok {
@@ -125,8 +126,8 @@ func (n *notes) download(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "notes.csv", changed, bytes.NewReader(file.Bytes()))
 }
 
-// events sends each note as a server-sent event. When a browser reconnects, it sends the id of
-// the last event that it received.
+// events sends each note as a server-sent event. A browser that reconnects sends the id of the
+// last event that it received, and events continues after it.
 func (n *notes) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	seen, _ := strconv.Atoi(r.Header.Get("Last-Event-ID"))

@@ -107,8 +107,8 @@ func (v *visitor) do(ctx context.Context, step visit) error {
 	return nil
 }
 
-// watch requests the events. The engine's HTTP server may apply a new route shortly after
-// Connect returns, so watch retries after a 404.
+// watch requests the events. The engine's HTTP server may not serve a new route until shortly
+// after Connect has returned, so watch retries after a 404.
 func (v *visitor) watch(ctx context.Context) (io.ReadCloser, error) {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()

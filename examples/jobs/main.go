@@ -3,9 +3,9 @@
 // its last attempt, a job moves to the dead-letter queue, where the office inspects, redrives
 // or discards it. If a worker shuts down during a job, the next worker continues the job.
 //
-// The program plays these cases with two workers, one after the other, and exits with status 0
-// if the results are as expected. If $III_URL is set, the program uses the engine at that
-// address, which needs a queue worker. Otherwise it starts a development engine.
+// The program plays through these cases with two workers, one after the other, and exits with
+// status 0 if the results are as expected. If $III_URL is set, the program uses the engine at
+// that address, which needs a queue worker. Otherwise it starts a development engine.
 package main
 
 import (

@@ -56,7 +56,7 @@ right: novel, page 5 of 5
 right: novel is done
 `
 
-// checkRun runs the program and checks its output. Of errors, it checks only the code.
+// checkRun runs the program and checks its output, but only the codes of errors.
 func checkRun(t *testing.T) {
 	t.Helper()
 	var out bytes.Buffer

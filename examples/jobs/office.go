@@ -79,7 +79,7 @@ func (o *office) run(ctx context.Context) (err error) {
 	if err := o.publish(ctx, job{Title: "novel", Pages: 5}, "novel, page 2"); err != nil {
 		return err
 	}
-	// The ink is used up. Shutdown accepts no new jobs and waits for the running ones.
+	// The printer is out of ink. Shutdown accepts no new jobs and waits for the running ones.
 	if err := shutdown(ctx, client); err != nil {
 		return err
 	}
@@ -102,8 +102,8 @@ func (o *office) printer(name string, pages int) *printer {
 	return p
 }
 
-// publish publishes a job and waits for a report that contains the string until. It does not
-// wait if the string is empty.
+// publish publishes a job. Unless until is empty, publish then waits for a report that
+// contains this string.
 func (o *office) publish(ctx context.Context, job any, until string) error {
 	if err := o.client.PublishDurable(ctx, o.topic, job); err != nil {
 		return err
@@ -114,7 +114,8 @@ func (o *office) publish(ctx context.Context, job any, until string) error {
 	return o.await(ctx, until)
 }
 
-// await prints the reports of the printers up to the first one that contains report.
+// await prints the printers' reports up to and including the first one that contains the given
+// string.
 func (o *office) await(ctx context.Context, report string) error {
 	for {
 		select {

@@ -53,9 +53,9 @@ func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, er
 	return client, nil
 }
 
-// print prints a job. Delivery is at-least-once: the engine repeats a job after an error, and
-// if the acknowledgment of a finished job is lost. print records each printed page and
-// continues after the last one, so it is idempotent.
+// print prints a job. Delivery is at-least-once: the engine redelivers a job after an error,
+// or if the acknowledgment of a finished job is lost. print is idempotent: it records each
+// printed page and resumes after the last one.
 func (p *printer) print(ctx context.Context, j job) (any, error) {
 	if j.Paper == "gold" && !p.gold.Load() {
 		return nil, p.failed(j, "there is no gold paper")
@@ -71,8 +71,8 @@ func (p *printer) print(ctx context.Context, j job) (any, error) {
 		select {
 		case <-p.ink: // blocks while there is no ink
 		case <-iii.Stopping(ctx):
-			// Shutdown waits for this handler. A long job should return an error instead, so
-			// the next worker can continue it.
+			// Shutdown would wait for a long job to finish. Returning an error lets the next
+			// worker continue the job.
 			return nil, p.failed(j, "stopped after page %d of %d", printed, j.Pages)
 		case <-ctx.Done():
 			return nil, ctx.Err()

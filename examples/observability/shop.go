@@ -27,7 +27,8 @@ type Receipt struct {
 // prices are in cents.
 var prices = map[string]int{"tea": 350, "cake": 480}
 
-// openShop serves orders. It counts all orders and records the value of accepted ones.
+// openShop registers the function that accepts orders. It counts all orders and records the
+// value of the accepted ones.
 func openShop(w *worker, name string) error {
 	placed, err := w.telemetry.Meter().Int64Counter("orders.placed",
 		metric.WithDescription("Orders by their result"))
@@ -68,7 +69,7 @@ func openShop(w *worker, name string) error {
 	return err
 }
 
-// stockWarehouse serves reservations of goods.
+// stockWarehouse registers the function that reserves goods.
 func stockWarehouse(w *worker, name string) error {
 	var mu sync.Mutex
 	stock := map[string]int{"tea": 10, "cake": 6}

@@ -45,7 +45,7 @@ func (v visit) run(ctx context.Context) error {
 	return errors.Join(v.process(ctx, v.shop), v.process(ctx, v.warehouse))
 }
 
-// orders are accepted, except for the last one.
+// orders contains the orders to place. All except the last one are accepted.
 var orders = []Order{{"tea", 1}, {"tea", 2}, {"cake", 1}, {"cake", 4}, {"tea", 5}, {"tea", 9}}
 
 // order places the orders and returns the last receipt.

@@ -1,8 +1,8 @@
-// Observers demonstrates both sides of observers. A freight exchange serves a source, which is
-// a private function that it calls for each parcel. Carriers observe the source: their
-// arguments name a depot, and their filters select parcels. The exchange rejects observers of
-// unknown depots. For each parcel, it asks the observers of the parcel's depot for a bid and
-// returns the best one.
+// Observers demonstrates how workers observe a function of another worker. A freight exchange
+// serves a private function, the source, and calls it for each parcel. Carriers observe the
+// source: their arguments name a depot, and their filters select parcels. The exchange rejects
+// observers of unknown depots. For each parcel, it asks the observers of the parcel's depot
+// for a bid and returns the best one.
 //
 // The program places four parcels and exits with status 0 if the results are as expected. If
 // $III_URL is set, the program uses the engine at that address. Otherwise it starts a

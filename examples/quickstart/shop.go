@@ -69,7 +69,8 @@ func openShop(ctx context.Context, url, name string, refused func(error)) (_ *sh
 	return s, nil
 }
 
-// quote serves a function. The caller receives the code of the *iii.Error.
+// quote handles calls to the function. If it returns an *iii.Error, the caller receives the
+// error's code.
 func (s *shop) quote(ctx context.Context, o Order) (Quote, error) {
 	price, ok := prices[o.Item]
 	if !ok {

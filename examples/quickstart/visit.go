@@ -94,9 +94,9 @@ func (v visit) post(ctx context.Context) error {
 	return err
 }
 
-// postRouted posts the order. The engine's HTTP server may apply a new route shortly after
-// Connect returns, so postRouted retries after a 404. Each attempt has its own trace; traceID
-// is that of the returned response.
+// postRouted posts the order. The engine's HTTP server may not serve a new route until shortly
+// after Connect has returned, so postRouted retries after a 404. Each attempt has its own
+// trace; traceID identifies the trace of the returned response.
 func (v visit) postRouted(ctx context.Context, path string) (_ *http.Response, traceID string, err error) {
 	body, err := json.Marshal(order)
 	if err != nil {

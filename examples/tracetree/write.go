@@ -57,8 +57,8 @@ func write(w io.Writer, roots []iii.TraceNode, logs []iii.StoredLog) error {
 
 func at(l iii.StoredLog) uint64 { return cmp.Or(l.TimestampUnixNano, l.ObservedTimestampUnixNano) }
 
-// add adds rows for a span and its descendants. own is the branch to the span, and below is
-// the branch to its children.
+// add adds rows for a span and its descendants. own is the prefix of the span's own row, and
+// below is the prefix of all rows below it.
 func (t *tree) add(s *iii.TraceNode, own, below string) {
 	t.rows = append(t.rows, row{tree: own, text: s.Name, span: s})
 	if t.from == 0 || s.StartTimeUnixNano < t.from {

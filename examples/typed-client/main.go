@@ -10,7 +10,7 @@
 // Otherwise it starts a development engine.
 //
 // With -serve, the program serves the stock on a running engine. In a clone of the repository,
-// the client can then be generated again:
+// the client can then be regenerated:
 //
 //	go -C cmd/iiigen run . -config ../../examples/typed-client/iiigen.json -url ws://127.0.0.1:49134
 package main

@@ -128,7 +128,7 @@ func (v visit) send(ctx context.Context, event, body, secret string, status int)
 	return nil
 }
 
-// await prints the next report and checks that it begins with report.
+// await prints the next report and checks that it begins with the given string.
 func (v visit) await(ctx context.Context, report string) error {
 	select {
 	case r := <-v.reports:

@@ -21,7 +21,8 @@ type hookConfig struct {
 	// Event is the event that fires the trigger, for example "push".
 	Event string `json:"event"`
 	// Condition is the id of a function that returns false to suppress the trigger. The
-	// provider only needs to accept it, because TriggerBinding.Fire evaluates it.
+	// provider only needs to accept this field, because TriggerBinding.Fire calls the
+	// function.
 	Condition string `json:"condition_function_id,omitempty"`
 }
 

@@ -50,7 +50,7 @@ func testWorker(t *testing.T, engine *iiitest.Engine) {
 		t.Fatal(err)
 	}
 	// An engine with observers confirms the registration. Other engines respond to the ping
-	// behind it.
+	// sent after it.
 	ready := make(chan struct{})
 	once := sync.OnceFunc(func() { close(ready) })
 	engine.Hook(func(f iiitest.Frame) iiitest.Verdict {

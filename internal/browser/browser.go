@@ -11,17 +11,18 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Browser is a headless Chromium. It shares no pages and no profile with other browsers. Start
-// returns it. Its methods may be called only from the test's goroutine.
+// Browser is a headless Chromium, started by [Start]. It shares neither pages nor a profile
+// with other browsers. Call its methods only from the test's goroutine.
 type Browser struct {
 	t   testing.TB
-	ctx context.Context // the context of chromedp
+	ctx context.Context // chromedp's context
 }
 
-// names lists the executable names of Chromium, in the order in which they are tried.
+// names lists the executable names of Chromium in order of preference.
 var names = []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
 
-// executable returns the path of Chromium: $CHROMIUM, or the first of names that is installed.
+// executable returns the path of Chromium: $CHROMIUM if set, otherwise the first of names that
+// is installed.
 func executable() (string, error) {
 	if path := os.Getenv("CHROMIUM"); path != "" {
 		return exec.LookPath(path)
@@ -34,25 +35,26 @@ func executable() (string, error) {
 	return "", errors.New("there is no Chromium here: install it (Debian: apt-get install chromium), or set $CHROMIUM to its path")
 }
 
-// Start runs Chromium with an empty profile until the test ends. If Chromium is not installed,
-// the test fails.
+// Start runs Chromium with an empty profile until the test ends. The test fails if Chromium is
+// not installed.
 func Start(t testing.TB) *Browser {
 	t.Helper()
 	path, err := executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], // these include a new temporary --user-data-dir
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], // includes a new temporary --user-data-dir
 		chromedp.ExecPath(path),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-gpu", true),
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("hide-scrollbars", true),
-		// Chromium cannot use its sandbox as root. All pages that the tests open are trusted.
+		// Chromium's sandbox does not work if Chromium runs as root. The tests open only
+		// trusted pages.
 		chromedp.Flag("no-sandbox", os.Getuid() == 0),
 	)
-	// The browser must outlive the test's context, which ends before the cleanup function
-	// shuts Chromium down.
+	// The browser must outlive the test's context, which is canceled before cleanup functions
+	// run.
 	allocator, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
 	t.Cleanup(cancel)
 	ctx, _ := chromedp.NewContext(allocator)
@@ -67,13 +69,13 @@ func Start(t testing.TB) *Browser {
 	return &Browser{t: t, ctx: ctx}
 }
 
-// Open opens a page of 1100 by 760 pixels in a new tab and waits until it has loaded. Uncaught
-// exceptions of the page and calls of console.error fail the test.
+// Open opens url in a new tab of 1100 by 760 pixels and waits until the page has loaded.
+// Uncaught exceptions and calls to console.error fail the test.
 func (b *Browser) Open(url string) *Page {
 	b.t.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx)
 	b.t.Cleanup(cancel)
-	if err := chromedp.Do(ctx); err != nil { // without a timeout, which would later close the tab
+	if err := chromedp.Do(ctx); err != nil { // no timeout: it would later close the tab
 		b.t.Fatalf("no new tab: %v", err)
 	}
 	p := &Page{t: b.t, ctx: ctx}

@@ -8,7 +8,7 @@ import (
 	"github.com/iii-go/iii/internal/browser"
 )
 
-// A message that is sent on one page appears on the pages of the others at once.
+// A message sent on one page appears on the other pages at once.
 func TestChat(t *testing.T) {
 	url := browser.Run(t, "./examples/chat", "-serve").Match(`^open +(\S+)$`)[1]
 	ada := browser.Start(t).Open(url)
@@ -17,7 +17,7 @@ func TestChat(t *testing.T) {
 	ada.Type("#text", "Is anybody here?\n")
 	ada.WaitText("li.mine p", "Is anybody here?")
 
-	chromium := browser.Start(t) // a second user, whose browser shares nothing with the first
+	chromium := browser.Start(t) // a second user, with a separate browser
 	grace := chromium.Open(url)
 	grace.WaitText("li p", "Is anybody here?") // sent before this page was opened
 	ada.WaitText("#state", "2 people are here")
@@ -43,13 +43,13 @@ func TestChat(t *testing.T) {
 	ada.WaitText("#state", "only you are here")
 	grace.WaitVisible("#empty")
 
-	// After a return to a room, the page shows the messages that were sent in the meantime.
+	// A page that returns to a room shows the messages sent in the meantime.
 	ada.Type("#text", "Where are you?\n")
 	ada.WaitText("li.mine p", "Where are you?")
 	browser.Eval[any](grace, "history.back()")
 	grace.WaitText("li p", "Where are you?")
 	ada.WaitText("#state", "2 people are here")
 
-	// The chat rejects visitors of a room that does not exist.
+	// There is no such room.
 	chromium.Open(url+"?room=cellar").WaitText("#state", "there is no such room")
 }

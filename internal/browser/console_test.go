@@ -29,7 +29,7 @@ type order struct {
 	CardToken string `json:"card_token,omitempty"`
 }
 
-// shopWorker returns a client with the given worker name, and its telemetry.
+// shopWorker returns a client with the given worker name, its telemetry and its logger.
 func shopWorker(t *testing.T, engine *iiitest.Engine, name string) (*iii.Client, *iii.Telemetry, *slog.Logger) {
 	t.Helper()
 	url := engine.URL()
@@ -58,8 +58,8 @@ func must[T any](t *testing.T) func(v T, err error) T {
 	}
 }
 
-// demonstrate runs two workers that use most features of the engine. The function that it
-// returns places an order over HTTP.
+// demonstrate runs two workers that use most features of the engine. The returned function
+// places an order over HTTP.
 func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantity int) {
 	t.Helper()
 	warehouse, _, stockLog := shopWorker(t, engine, "warehouse")
@@ -144,13 +144,12 @@ func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantit
 	}
 }
 
-// visitConsole opens a part of the console and waits for the expected text.
+// visitConsole opens a view of the console and waits for the expected text.
 func visitConsole(page *browser.Page, hash, selector, text string) {
 	browser.Eval[any](page, `location.hash = "`+hash+`"`)
 	page.WaitText(selector, text)
 }
 
-// The console shows the activity of the engine as it happens.
 func TestConsole(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithQueue("once", iiitest.QueueConfig{MaxRetries: 1}))
 	chromium := browser.Start(t)
@@ -198,7 +197,7 @@ func TestConsole(t *testing.T) {
 		page.Click(".seg button:first-child")
 		page.Wait(`() => document.querySelectorAll("tbody tr").length > 40`)
 		picture("traces")
-		page.Click(".seg button:nth-child(2)") // show only traces with errors, so that no others are listed between them
+		page.Click(".seg button:nth-child(2)") // only traces with errors, so no others are listed between them
 		page.Wait(`() => document.querySelectorAll("tbody tr").length === 1`)
 		page.Click("tr.error")
 		page.WaitText(".row.failed", "execute warehouse::reserve")
@@ -222,7 +221,7 @@ func TestConsole(t *testing.T) {
 		picture("logs")
 		visitConsole(page, "#/metrics", ".plot", "orders.placed")
 		page.WaitVisible(".plot path")
-		// The page counts the series that it does not plot, and includes them in the total.
+		// The page counts series that are not plotted, and includes them in the total.
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^visits\n[^]*\n124\n[^]*and 54 more series$/.test(p.innerText.trim()))`)
 		page.Wait(`() => [...document.querySelectorAll(".plot")].some(p => /^waits\n[^]*\n62 values\n[^]*and 59 more series$/.test(p.innerText.trim()))`)
 		picture("metrics")
@@ -256,7 +255,7 @@ func TestConsole(t *testing.T) {
 	page.Screenshot("console-narrow-help")
 
 	second := chromium.Open(engine.ConsoleURL() + "#/workers")
-	second.WaitText(".nav-item[data-id=invocations]", "3 failed") // regardless of the view that is open
+	second.WaitText(".nav-item[data-id=invocations]", "3 failed") // whichever view is open
 
 	if err := engine.Close(); err != nil {
 		t.Fatal(err)
@@ -264,8 +263,8 @@ func TestConsole(t *testing.T) {
 	page.Wait(`() => document.querySelector(".live").classList.contains("off")`)
 }
 
-// visitStores verifies the console's views of state, streams, queues and dead letters while
-// their contents change.
+// visitStores checks the views of state, streams, queues and dead letters while their contents
+// change.
 func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
 	t.Helper()
 	ctx := t.Context()
@@ -340,7 +339,6 @@ func visitStores(t *testing.T, page *browser.Page, engine *iiitest.Engine) {
 	page.WaitText(".detail", "redriven or discarded")
 }
 
-// An engine that speaks 0.26 has observers and in-process calls.
 func TestConsoleObservers(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol026))
 	c := must[*iii.Client](t)(iii.New(engine.URL(), iii.WithName("shop")))

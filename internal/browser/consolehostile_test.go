@@ -14,11 +14,11 @@ import (
 	"github.com/iii-go/iii/internal/browser"
 )
 
-// hostile is markup that would run a script if the page did not escape it. It contains no
-// character at which a line can break.
+// hostile is markup that runs a script unless the page escapes it. It contains no place where
+// a line can break.
 const hostile = `"><img/src=x/onerror="window.pwned=1"><script>window.pwned=1</script><svg/onload="window.pwned=1">'`
 
-// The console shows every name that a worker chooses as text, within the space for it.
+// Names chosen by workers are shown as text and do not overflow the layout.
 func TestConsoleHostileNames(t *testing.T) {
 	engine := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"), iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithQueue("bad", iiitest.QueueConfig{MaxRetries: 1}))
 	worker, telemetry, _ := shopWorker(t, engine, "worker"+hostile)
@@ -56,7 +56,7 @@ func TestConsoleHostileNames(t *testing.T) {
 	}
 
 	page := browser.Start(t).Open(engine.ConsoleURL())
-	// The page rebuilds the view every second, and the focus stays where it was.
+	// The view is redrawn every second. The focus must not move.
 	page.WaitVisible("a.tile")
 	browser.Eval[any](page, `(tile => { tile.focus(); tile.old = true })(document.querySelector("a.tile:nth-child(3)"))`)
 	page.Wait(`() => !document.querySelector("a.tile:nth-child(3)").old`)
@@ -100,7 +100,7 @@ func TestConsoleHostileNames(t *testing.T) {
 	}
 }
 
-// check fails the test if the page interpreted some text as markup, or if an element extends
+// check fails the test if the page has interpreted a name as markup, or if an element extends
 // beyond the width of the page.
 func check(t *testing.T, page *browser.Page, where string, width int) {
 	t.Helper()

@@ -18,18 +18,18 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience bounds each step. A successful step takes a fraction of it, even on a slow machine.
+// patience bounds each step. Even on a slow machine, steps take only a fraction of it.
 const patience = 30 * time.Second
 
-// Page is a page in a tab. Browser.Open returns it. A step that fails, or that takes longer
-// than 30 seconds, ends the test and saves a screenshot. Selectors are CSS selectors. The
-// methods may be called only from the test's goroutine.
+// Page is a page in a tab, opened by [Browser.Open]. A method that fails or takes longer than
+// 30 seconds ends the test and saves a screenshot. Selectors are CSS selectors. Call the
+// methods only from the test's goroutine.
 type Page struct {
 	t   testing.TB
-	ctx context.Context // the context of chromedp
+	ctx context.Context // chromedp's context
 }
 
-// watch fails the test on errors that the page does not handle.
+// watch fails the test on uncaught exceptions and console errors.
 func (p *Page) watch() {
 	messages := chromedp.Console(p.ctx)
 	done := make(chan struct{})
@@ -39,7 +39,7 @@ func (p *Page) watch() {
 			if err != nil {
 				return
 			}
-			if m.IsException() || m.Type == "error" && m.Source == "" { // messages with a source report network events
+			if m.IsException() || m.Type == "error" && m.Source == "" { // a message with a source reports a network event
 				p.t.Errorf("console of the page: %s", m)
 			}
 		}
@@ -50,7 +50,7 @@ func (p *Page) watch() {
 	})
 }
 
-// do runs the actions of one step, for at most patience.
+// do runs the actions of one step within the time limit.
 func (p *Page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -60,8 +60,8 @@ func (p *Page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// persist runs a step that begins with the search for an element. If the page replaces the
-// element in the meantime, persist runs the step again.
+// persist runs a step that first looks up an element. It repeats the step if the page replaces
+// the element in the meantime.
 func (p *Page) persist(what string, step chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -77,14 +77,14 @@ func (p *Page) persist(what string, step chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// replaced reports whether err means that the browser no longer knows an element, as in "Could
-// not find node with given id".
+// replaced reports whether err means that an element no longer exists, as in "Could not find
+// node with given id".
 func replaced(err error) bool {
 	var refusal *cdproto.Error
 	return errors.As(err, &refusal) && (strings.Contains(refusal.Message, "node") || strings.Contains(refusal.Message, "box model"))
 }
 
-// fail ends the test and reports the content of the page.
+// fail ends the test. It reports the text of the page and saves a screenshot.
 func (p *Page) fail(what string, err error) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -106,7 +106,7 @@ func (p *Page) Resize(width, height int) {
 	p.do("resize", chromedp.EmulateViewport(int64(width), int64(height)))
 }
 
-// Dark sets whether the emulated user prefers dark colours.
+// Dark sets whether the emulated user prefers dark colors.
 func (p *Page) Dark(on bool) {
 	p.t.Helper()
 	value := map[bool]string{false: "light", true: "dark"}[on]
@@ -118,20 +118,20 @@ func (p *Page) Dark(on bool) {
 	}))
 }
 
-// Press sends keys, such as "/" or kb.Escape, to the element that has the focus.
+// Press sends keys, such as "/" or kb.Escape, to the focused element.
 func (p *Page) Press(keys string) {
 	p.t.Helper()
 	p.do("press "+strconv.Quote(keys), chromedp.KeyEvent(keys))
 }
 
-// Click waits until the element is visible and clicks on it.
+// Click waits until the element is visible, then clicks it.
 func (p *Page) Click(selector string) {
 	p.t.Helper()
 	p.persist("click on "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
-// Type waits until the element is visible, and types text into it key by key. "\n" is the
-// Enter key.
+// Type waits until the element is visible, then types text into it key by key. A "\n" presses
+// Enter.
 func (p *Page) Type(selector, text string) {
 	p.t.Helper()
 	p.persist("type into "+selector, chromedp.SendKeys(chromedp.CSS(selector), text, chromedp.NodeVisible))
@@ -143,8 +143,7 @@ func (p *Page) WaitVisible(selector string) {
 	p.do("wait for "+selector, chromedp.WaitVisible(chromedp.CSS(selector)))
 }
 
-// WaitText waits until the visible text of any element that matches the selector contains
-// text.
+// WaitText waits until the visible text of a matching element contains text.
 func (p *Page) WaitText(selector, text string) {
 	p.t.Helper()
 	p.wait(fmt.Sprintf("wait for %q in %s", text, selector),
@@ -157,17 +156,17 @@ func (p *Page) WaitGone(selector string) {
 	p.wait("wait for the end of "+selector, `selector => document.querySelector(selector) === null`, selector)
 }
 
-// Wait calls a JavaScript function with args until it returns a true value.
+// Wait calls a JavaScript function with args repeatedly until the result is truthy.
 func (p *Page) Wait(function string, args ...any) {
 	p.t.Helper()
 	p.wait("wait for "+function, function, args...)
 }
 
-// wait evaluates the function repeatedly. It ignores errors until its time is up, because the
-// evaluation fails while the page is replaced by another page.
+// wait calls function repeatedly. It ignores errors until the time limit, because calls fail
+// while the browser loads another page.
 func (p *Page) wait(what, function string, args ...any) {
 	p.t.Helper()
-	list, err := json.Marshal(append([]any{}, args...)) // [] rather than null if there are no arguments
+	list, err := json.Marshal(append([]any{}, args...)) // [] rather than null without arguments
 	if err != nil {
 		p.t.Fatalf("%s: %v", what, err)
 	}
@@ -189,7 +188,7 @@ func (p *Page) wait(what, function string, args ...any) {
 	}
 }
 
-// Texts returns the visible texts of the elements that match a selector, in document order.
+// Texts returns the visible text of each element that matches selector, in document order.
 func (p *Page) Texts(selector string) []string {
 	p.t.Helper()
 	return Eval[[]string](p, fmt.Sprintf("[...document.querySelectorAll(%q)].map(e => e.innerText)", selector))
@@ -207,9 +206,9 @@ func Eval[T any](p *Page, expression string) T {
 	return value
 }
 
-// Screenshot saves a picture of the visible part of the page, and returns and logs its path:
-// name.png in the directory $SCREENSHOTS or, if that is unset, in bin/screenshots of the
-// repository.
+// Screenshot saves an image of the visible part of the page as name.png, in the directory
+// $SCREENSHOTS or, if that is unset, in the repository's bin/screenshots. It logs and returns
+// the path.
 func (p *Page) Screenshot(name string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -226,7 +225,7 @@ func (p *Page) Screenshot(name string) string {
 	return path
 }
 
-// save writes a picture and returns its path.
+// save writes an image and returns its path.
 func (p *Page) save(name string, picture []byte) string {
 	p.t.Helper()
 	dir := os.Getenv("SCREENSHOTS")

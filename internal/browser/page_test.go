@@ -92,7 +92,6 @@ func TestProgram(t *testing.T) {
 	program.Match(`^streams +ws://`)
 }
 
-// Click works on a button that the page replaces continually.
 func TestClickOnWhatIsReplaced(t *testing.T) {
 	page := browser.Start(t).Open(serve(t, `<!doctype html><link rel="icon" href="data:,"><div></div><p></p><script>
 		setInterval(() => { document.querySelector("div").innerHTML = "<button onclick='document.querySelector(\"p\").append(1)'>Go</button>" }, 20)

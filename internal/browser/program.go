@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// root returns the directory of the repository. Tests run in the directory of their package,
-// which is below it.
+// root returns the root directory of the repository. Tests run in the directory of their
+// package.
 func root(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -33,16 +33,16 @@ func isFile(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// Program is a program of the root module that runs during a test. Run returns it.
+// Program is a program of the root module, started by [Run].
 type Program struct {
 	t     testing.TB
-	lines chan string // of the standard output; closed when the program ends
+	lines chan string // lines of the standard output; closed when the program exits
 	said  []string
 }
 
 // Run builds the program at path, such as "./examples/chat", and runs it until the test ends.
-// The program is then interrupted and must exit with status 0. It runs without the environment
-// variables that name an engine, and shares the standard error of the test.
+// The program is then interrupted and must exit with status 0. Its environment variables for
+// the URLs of an engine are empty, and its standard error is that of the test.
 func Run(t testing.TB, path string, args ...string) *Program {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "program")
@@ -92,9 +92,8 @@ func Run(t testing.TB, path string, args ...string) *Program {
 	return p
 }
 
-// Match waits for a line of the program's standard output that matches pattern, and returns
-// the match with its submatches. It examines each line once, so later calls do not see the
-// lines that it has skipped.
+// Match waits for a line of the program's standard output that matches pattern. It returns the
+// match and its submatches. Later calls do not see the lines up to the match.
 func (p *Program) Match(pattern string) []string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)

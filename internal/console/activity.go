@@ -9,21 +9,21 @@ import (
 )
 
 const (
-	// activitySeconds is the period, in seconds, that the activity covers.
+	// activitySeconds is the number of seconds for which activity is recorded.
 	activitySeconds = 300
-	// maxFunctions is the maximum number of functions for which figures are kept.
+	// maxFunctions is the maximum number of functions whose figures are recorded.
 	maxFunctions = 1000
 )
 
 // second holds the counts of one second.
 type second struct {
-	at                int64 // seconds since 1970; identifies the second that the slot holds
+	at                int64 // the second in this slot, in seconds since 1970
 	begun, ok, failed int
 	latencies         latencies
 }
 
-// activity counts the invocations in each of the last seconds, and all invocations of each
-// function. The lock of its Recorder guards it.
+// activity counts invocations, both per second for the last activitySeconds and in total for
+// each function. It is guarded by the lock of its Recorder.
 type activity struct {
 	seconds   [activitySeconds]second
 	functions map[functionKey]*figures
@@ -31,7 +31,7 @@ type activity struct {
 
 type functionKey struct{ namespace, id string }
 
-// figures holds the totals of a function since the start of the engine.
+// figures holds the totals of a function since the engine started.
 type figures struct {
 	calls, failed uint64
 	last          time.Time
@@ -78,14 +78,14 @@ func (a *activity) ended(i *Invocation) {
 
 func (i *Invocation) failed() bool { return i.code != "" || i.message != "" }
 
-// latencies is a histogram of durations. Each power of two is divided into four buckets, which
-// is accurate enough for the quantiles on the page.
+// latencies is a histogram of durations with four buckets per power of two. This is accurate
+// enough for the quantiles on the page.
 type latencies [4 * 40]uint32
 
 func (l *latencies) add(d time.Duration) { l[stepOf(d)]++ }
 
-// stepOf returns the bucket of a duration. The bucket is determined by the highest bit of the
-// duration in microseconds and the two bits below it.
+// stepOf returns the bucket of a duration. The highest set bit of the duration in microseconds
+// and the next two bits determine the bucket.
 func stepOf(d time.Duration) int {
 	us := uint64(max(0, d.Microseconds()))
 	if us < 4 {
@@ -104,8 +104,7 @@ func stepEnd(step int) time.Duration {
 	return time.Duration(uint64(5+step%4)<<(high-2)) * time.Microsecond
 }
 
-// quantile returns a duration that the share q of all durations does not exceed. It returns 0
-// if there are no durations.
+// quantile returns an upper bound of the q-quantile of the durations, or 0 if there are none.
 func (l *latencies) quantile(q float64) time.Duration {
 	total := 0
 	for _, n := range l {
@@ -123,7 +122,7 @@ func (l *latencies) quantile(q float64) time.Duration {
 	return stepEnd(len(l) - 1)
 }
 
-// Activity is the recent activity in the form in which the page receives it.
+// Activity is the recent activity as sent to the page.
 type Activity struct {
 	Now       int64              `json:"now"` // seconds since 1970
 	Running   int                `json:"running"`
@@ -131,7 +130,7 @@ type Activity struct {
 	Functions []ActivityFunction `json:"functions"`
 }
 
-// ActivitySecond holds the activity within one second.
+// ActivitySecond holds the activity of one second.
 type ActivitySecond struct {
 	At     int64   `json:"at"`
 	Begun  int     `json:"begun"`
@@ -141,7 +140,7 @@ type ActivitySecond struct {
 	P95    float64 `json:"p95"`
 }
 
-// ActivityFunction holds the figures of one function since the start of the engine.
+// ActivityFunction holds the figures of one function since the engine started.
 type ActivityFunction struct {
 	Namespace string  `json:"namespace"`
 	ID        string  `json:"id"`
@@ -152,7 +151,7 @@ type ActivityFunction struct {
 	P95       float64 `json:"p95"`
 }
 
-// activityNow returns the current activity. It holds the lock only while it copies data.
+// activityNow returns the current activity. It holds the lock only to copy the data.
 func (r *Recorder) activityNow() Activity {
 	now := time.Now()
 	r.mu.Lock()
@@ -180,7 +179,8 @@ func (r *Recorder) activityNow() Activity {
 	return a
 }
 
-// pulse returns the activity in the last complete second, which the page appends to its data.
+// pulse returns the activity of the last complete second and the number of running
+// invocations.
 func (r *Recorder) pulse(now time.Time) (last ActivitySecond, running int) {
 	at := now.Unix() - 1
 	r.mu.Lock()

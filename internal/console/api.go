@@ -10,11 +10,10 @@ import (
 )
 
 const (
-	// maxTraceSpans and maxTraceLogs bound the numbers of spans and of log records that the
-	// page shows for a trace.
+	// maxTraceSpans and maxTraceLogs limit the spans and log records shown for a trace.
 	maxTraceSpans = 5000
 	maxTraceLogs  = 1000
-	// maxListed is the maximum number of log records in the list of the page.
+	// maxListed is the maximum number of entries in a list on the page.
 	maxListed = 500
 )
 
@@ -24,8 +23,8 @@ func (c *console) serveRegistry(w http.ResponseWriter, _ *http.Request) {
 	answer(w, redact(c.source.Registry()))
 }
 
-// serveFunction describes a function. It does not redact the schemas, because the description
-// of a secret is not secret.
+// serveFunction describes a function. The schemas are not redacted: the schema of a secret is
+// not secret.
 func (c *console) serveFunction(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	detail, ok := c.source.Function(q.Get("namespace"), q.Get("id"))
@@ -37,7 +36,7 @@ func (c *console) serveFunction(w http.ResponseWriter, r *http.Request) {
 		Request  json.RawMessage `json:"request_schema,omitempty"`
 		Response json.RawMessage `json:"response_schema,omitempty"`
 	}
-	_ = json.Unmarshal(detail, &schemas) // the engine has written it
+	_ = json.Unmarshal(detail, &schemas) // valid: written by the engine
 	members, _ := redact(detail).(map[string]any)
 	if members == nil {
 		members = map[string]any{}
@@ -55,13 +54,13 @@ func (c *console) serveActivity(w http.ResponseWriter, _ *http.Request) {
 	answer(w, c.recorder.activityNow())
 }
 
-// serveInvocations lists the kept invocations in the order in which they last changed.
+// serveInvocations lists the recorded invocations in the order of their last changes.
 func (c *console) serveInvocations(w http.ResponseWriter, _ *http.Request) {
 	list, _ := c.recorder.since(0, 2*maxInvocations)
 	answer(w, summaries(list))
 }
 
-// InvocationSummary is an item in the list of invocations.
+// InvocationSummary is an entry in the list of invocations.
 type InvocationSummary struct {
 	Seq       uint64  `json:"seq"`
 	Namespace string  `json:"namespace"`
@@ -72,10 +71,10 @@ type InvocationSummary struct {
 	Trigger   string  `json:"trigger,omitempty"`
 	Internal  bool    `json:"internal,omitempty"`
 	Began     float64 `json:"began"`  // milliseconds since 1970
-	Took      float64 `json:"took"`   // milliseconds, once it has ended
+	Took      float64 `json:"took"`   // milliseconds; 0 while it is running
 	Status    string  `json:"status"` // running, ok or error
 	Code      string  `json:"code,omitempty"`
-	HTTP      int     `json:"http_status,omitempty"` // status of the response to an HTTP request
+	HTTP      int     `json:"http_status,omitempty"` // of the response to an HTTP request
 	Message   string  `json:"message,omitempty"`
 	TraceID   string  `json:"trace_id,omitempty"`
 	Preview   string  `json:"preview,omitempty"`
@@ -106,8 +105,8 @@ func (i *Invocation) summary() InvocationSummary {
 	return s
 }
 
-// serveInvocation returns one invocation with its payloads. If a payload was too large to
-// keep, it returns only the size.
+// serveInvocation returns an invocation with its payloads. For a payload that was too large to
+// record, it returns only the size.
 func (c *console) serveInvocation(w http.ResponseWriter, r *http.Request) {
 	seq, err := strconv.ParseUint(r.PathValue("seq"), 10, 64)
 	i, ok := c.recorder.one(seq)
@@ -143,7 +142,7 @@ func (c *console) serveTrace(w http.ResponseWriter, r *http.Request) {
 	left := max(0, len(spans)-maxTraceSpans)
 	answer(w, struct {
 		Spans []TraceSpan `json:"spans"`
-		Left  int         `json:"left"` // number of spans beyond the limit
+		Left  int         `json:"left"` // spans omitted because of the limit
 		Logs  any         `json:"logs"`
 	}{traceSpans(redactSpans(spans[:len(spans)-left])), left, redact(c.source.Logs(id, maxTraceLogs))})
 }
@@ -168,5 +167,5 @@ func answer(w http.ResponseWriter, v any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // a client that has disconnected needs no error
+	_, _ = w.Write(body) // fails only if the client has disconnected
 }

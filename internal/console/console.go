@@ -1,11 +1,11 @@
-// Package console serves a read-only page that shows the activity of a development
-// engine: workers, functions, triggers, observers, live invocations, traces, logs and
-// metrics, and the contents of its state, its streams and its queues.
+// Package console serves a read-only web page that shows the activity of a development engine:
+// its workers, functions, triggers, observers, live invocations, traces, logs and metrics, and
+// the contents of its state, streams and queues.
 //
-// The page is one document without external resources. It reads its data from a small
-// JSON API, and an event stream that announces changes. Values whose keys mark them as
-// secrets are omitted, see [iii.Redact]. A page of another site can neither read the
-// API nor reach it under a host name of its own.
+// The page is a single document without external resources. It reads its data from a small
+// JSON API and receives changes as an event stream. The values of secret keys are omitted; see
+// [iii.Redact]. A page of another site cannot read the API, even through a host name of its
+// own that resolves to the address of the console.
 package console
 
 import (
@@ -18,7 +18,7 @@ import (
 	"strings"
 )
 
-// CheckAddr returns an error unless addr, host:port, is on the loopback interface.
+// CheckAddr returns an error unless addr, in the form host:port, is on the loopback interface.
 func CheckAddr(addr string) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -43,20 +43,19 @@ func isIP(host string) bool {
 	return err == nil
 }
 
-// console serves the page and its API.
 type console struct {
 	source   Source
 	recorder *Recorder
 	ended    context.Context
-	viewers  chan struct{} // one slot for each event stream
+	viewers  chan struct{} // one slot per event stream
 }
 
-// maxViewers is the maximum number of pages that can have an event stream at the same time.
+// maxViewers is the maximum number of concurrent event streams.
 const maxViewers = 16
 
-// New returns the handler of a console. The event streams end when ctx ends. If the console
-// listens on an address beyond the loopback interface, exposed is the host of that address;
-// otherwise exposed is empty.
+// New returns the handler of a console. Its event streams end when ctx is done. exposed is the
+// host of the console's address if it listens beyond the loopback interface, and empty
+// otherwise.
 func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handler {
 	c := &console{source: s, recorder: r, ended: ctx, viewers: make(chan struct{}, maxViewers)}
 	mux := http.NewServeMux()
@@ -81,11 +80,10 @@ func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handle
 	return guarded(mux, exposed)
 }
 
-// guarded rejects requests from other sites. The header Host identifies requests to a foreign
-// host name that a DNS server resolves to a loopback address. Origin and Sec-Fetch-Site
-// identify requests that a browser sends on behalf of another page. A console that listens
-// beyond the loopback interface also accepts IP addresses and its own host name, which no
-// other site can have.
+// guarded rejects requests from other sites. The Host header reveals a foreign host name that
+// resolves to a loopback address. Origin and Sec-Fetch-Site reveal requests that a browser
+// sends on behalf of another page. A console that listens beyond the loopback interface also
+// accepts IP addresses and its own host name, which other sites cannot use.
 func guarded(h http.Handler, exposed string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()

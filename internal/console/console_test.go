@@ -18,7 +18,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fake is a source that contains only the data that a test adds.
+// fake is a Source with only the data that a test sets.
 type fake struct {
 	registry Registry
 	metrics  []Metric
@@ -136,8 +136,8 @@ func TestOtherSitesAreRejected(t *testing.T) {
 	}
 }
 
-// A console that is open to the network accepts requests to its addresses and its own host
-// name. It rejects other host names, because anybody can make a name resolve to its address.
+// An exposed console accepts requests to IP addresses and to its own host name, but to no
+// other names, because anybody can make a name resolve to its address.
 func TestExposedConsoleKeepsOtherSitesOut(t *testing.T) {
 	h := New(t.Context(), new(fake), NewRecorder(DefaultLimit), "devbox.example")
 	for host, want := range map[string]int{
@@ -179,7 +179,6 @@ func TestConsoleIsReadOnly(t *testing.T) {
 	}
 }
 
-// The page loads no external resources, and its content security policy forbids them.
 func TestPage(t *testing.T) {
 	w := get(t, new(fake).handler(t.Context()), "GET", "/")
 	body := w.Body.String()
@@ -293,7 +292,7 @@ func TestUnknownIDsAreNotFound(t *testing.T) {
 	}
 }
 
-// pipe is a response writer from which a test reads while the handler writes.
+// pipe is a response writer whose output a test reads while the handler runs.
 type pipe struct {
 	header http.Header
 	chunks chan string
@@ -309,8 +308,8 @@ func (p *pipe) Write(b []byte) (int, error) {
 }
 func (p *pipe) Flush() {}
 
-// An event stream announces every change once. It ends when its reader closes it, and when the
-// engine ends.
+// An event stream announces each change once. It ends when its reader disconnects or the
+// engine shuts down.
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, recorder := new(fake), NewRecorder(DefaultLimit)

@@ -11,26 +11,26 @@ import (
 const (
 	// tick is the interval at which an event stream checks for changes.
 	tick = 100 * time.Millisecond
-	// maxPerTick is the maximum number of changed invocations that are sent in one tick.
-	// Further ones are sent in the next tick, unless they have been dropped by then. A page
-	// cannot show more anyway.
+	// maxPerTick is the maximum number of changed invocations sent in one tick. The rest are
+	// sent in later ticks, unless they have been dropped by then. The page cannot show more
+	// anyway.
 	maxPerTick = 200
-	// slowEvery is the number of ticks between checks of the stores. pulseEvery is the number
+	// slowEvery is the number of ticks between checks of the stores, and pulseEvery the number
 	// of ticks between pulses.
 	slowEvery  = 5
 	pulseEvery = 10
-	// patience is the time limit for sending an event to a page.
+	// patience bounds how long it may take to send an event.
 	patience = 10 * time.Second
 )
 
-// pulse is the event that is sent once per second.
+// pulse is an event that is sent every second.
 type pulse struct {
 	ActivitySecond
 	Running int `json:"running"`
 }
 
-// serveEvents sends a page all changes, until the page closes or the engine ends. It polls the
-// engine, so the engine neither notifies pages nor waits for them.
+// serveEvents sends changes to a page until the page closes or the engine shuts down. It polls
+// the engine, so the engine never waits for a page.
 func (c *console) serveEvents(w http.ResponseWriter, r *http.Request) {
 	select {
 	case c.viewers <- struct{}{}:
@@ -82,7 +82,7 @@ func (c *console) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// differences returns the names of the counters that differ between a and b.
+// differences returns the sorted names of the counters that differ between a and b.
 func (a Changes) differences(b Changes) []string {
 	var what []string
 	for name, changed := range map[string]bool{
@@ -99,7 +99,7 @@ func (a Changes) differences(b Changes) []string {
 
 var seed = maphash.MakeSeed()
 
-// registryHash returns a hash of the registry, by which changes are detected.
+// registryHash returns a hash for detecting changes to the registry.
 func (c *console) registryHash() uint64 {
 	b, _ := json.Marshal(c.source.Registry())
 	return maphash.Bytes(seed, b)
@@ -111,7 +111,7 @@ type stream struct {
 	control *http.ResponseController
 }
 
-// send sends an event. It returns false if the page has closed or does not read in time.
+// send sends an event. It returns false if the page has closed or is too slow.
 func (s stream) send(event string, v any) bool {
 	data, err := json.Marshal(v)
 	if err != nil {

@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// metricWindow is the period that the plots cover.
+	// metricWindow is the period shown by the plots.
 	metricWindow = 15 * time.Minute
-	// maxExports is the maximum number of exports from which the plots are made. If there are
-	// more, the newest are used.
+	// maxExports is the maximum number of exports that are plotted. If there are more, the
+	// newest are plotted.
 	maxExports = 20_000
 	// maxSeries is the maximum number of series in a plot.
 	maxSeries = 24
@@ -30,24 +30,24 @@ type Plot struct {
 	Unit        string   `json:"unit"`
 	Type        string   `json:"type"`
 	Series      []Series `json:"series"`
-	Left        int      `json:"left"`  // number of series beyond the limit
-	Total       float64  `json:"total"` // sum of the latest values of all series, including those beyond the limit
+	Left        int      `json:"left"`  // series omitted because of the limit
+	Total       float64  `json:"total"` // sum of the latest values of all series, including omitted ones
 }
 
 // Series holds the values of a metric for one set of attributes.
 type Series struct {
 	Attributes []iii.StoredAttribute `json:"attributes"`
-	// Points holds pairs of a time, in milliseconds since 1970, and a value. For a gauge or an
-	// up-down counter, the value is that of the metric. For a counter or a histogram, it is
+	// Points holds pairs of a time in milliseconds since 1970 and a value. For gauges and
+	// up-down counters, this is the value of the metric. For counters and histograms, it is
 	// the rate per second since the previous point.
 	Points [][2]float64 `json:"points"`
-	Latest float64      `json:"latest"` // value, or the total of a counter or histogram
+	Latest float64      `json:"latest"` // the value, or the total of a counter or histogram
 	Sum    float64      `json:"sum,omitempty"`
 	// Bounds and Buckets hold the latest distribution of a histogram.
 	Bounds  []float64 `json:"bounds,omitempty"`
 	Buckets []uint64  `json:"buckets,omitempty"`
 
-	before float64 // total at the last point of a cumulative counter
+	before float64 // previous total of a cumulative counter
 	at     time.Time
 }
 
@@ -131,7 +131,7 @@ func (s *Series) add(m *Metric, p *Point) {
 	s.at = m.At
 }
 
-// addTotal adds a point for the total of a counter or a histogram.
+// addTotal adds a point to the series of a counter or a histogram.
 func (s *Series) addTotal(m *Metric, at, value float64) {
 	more := value
 	if m.Delta {
@@ -147,12 +147,11 @@ func (s *Series) addTotal(m *Metric, at, value float64) {
 	}
 }
 
-// limited returns the nearest finite number, because JSON cannot represent infinity. One such
-// value would otherwise break the plots of all metrics.
+// limited returns the finite number nearest to v. JSON cannot represent infinity, so a single
+// infinite value would break all plots.
 func limited(v float64) float64 { return min(max(v, -math.MaxFloat64), math.MaxFloat64) }
 
-// thinned returns points, or an evenly spaced selection of maxPlotted points if there are
-// more.
+// thinned returns at most maxPlotted of the points, evenly spaced.
 func thinned(points [][2]float64) [][2]float64 {
 	if len(points) <= maxPlotted {
 		return points

@@ -15,7 +15,7 @@ import (
 
 var epoch = time.UnixMilli(1_700_000_000_000)
 
-// exports returns exports of a metric, one per second, with the given values.
+// exports returns one export of a metric per second, with the given values.
 func exports(m Metric, values ...float64) []Metric {
 	var list []Metric
 	for i, v := range values {
@@ -62,7 +62,6 @@ func TestPlots(t *testing.T) {
 	}
 }
 
-// The number of series and points in a plot is bounded, whatever workers send.
 func TestPlotsAreBounded(t *testing.T) {
 	list := exports(Metric{Service: "b", Name: "m", Type: "gauge"}, make([]float64, 5000)...)
 	wide := Metric{Service: "a", Name: "m", Type: "gauge", At: epoch}
@@ -85,7 +84,7 @@ func TestPlotsAreBounded(t *testing.T) {
 	}
 }
 
-// Sums of values that workers send can exceed the range of a float.
+// The values that workers send can add up to more than a float can hold.
 func TestPlotsEncodeOverflowingSums(t *testing.T) {
 	huge := Metric{Type: "histogram", Delta: true, At: epoch, Points: []Point{{Count: 1, Sum: math.MaxFloat64}}}
 	list := append(exports(Metric{Name: "differences", Type: "counter", Delta: true}, math.MaxFloat64, math.MaxFloat64),

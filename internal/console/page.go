@@ -13,8 +13,8 @@ import (
 //go:embed page
 var files embed.FS
 
-// page is the HTML document, which contains its style and its script. The content security
-// policy names both by their hashes and forbids everything else.
+// page is the HTML document with its style and script inlined. The content security policy
+// allows both by their hashes and forbids everything else.
 var page = sync.OnceValue(func() (p struct{ body, policy string }) {
 	read := func(names ...string) string {
 		var b strings.Builder
@@ -34,7 +34,7 @@ var page = sync.OnceValue(func() (p struct{ body, policy string }) {
 	return p
 })
 
-// styles and scripts list the files of the page, in the order in which they are included.
+// styles and scripts list the files of the page in the order in which they are inlined.
 var (
 	styles  = []string{"base.css", "views.css"}
 	scripts = []string{
@@ -43,7 +43,7 @@ var (
 	}
 )
 
-// source returns the expression by which a content security policy allows an inline text.
+// source returns the content security policy expression that allows an inline style or script.
 func source(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"

@@ -9,46 +9,44 @@ import (
 )
 
 const (
-	// maxInvocations is the maximum number of invocations that are kept. The limit applies
-	// separately to the engine's own functions, so their invocations do not displace the
-	// others.
+	// maxInvocations is the maximum number of recorded invocations. Invocations of the
+	// engine's own functions have a separate limit, so that they do not displace the others.
 	maxInvocations = 1000
-	// DefaultLimit is the default limit for the payloads of the kept invocations, in bytes.
+	// DefaultLimit is the default limit for recorded payloads, in bytes.
 	DefaultLimit = 16 << 20
-	// maxPayload is the maximum size of a payload that is kept. Of a larger payload, only the
-	// size is kept.
+	// maxPayload is the maximum size of a recorded payload. For larger payloads, only the size
+	// is recorded.
 	maxPayload = 1 << 20
 )
 
-// Call holds the properties of an invocation that are known when it begins.
+// Call describes an invocation at its start.
 type Call struct {
 	Namespace, Function string
-	Worker              string // the executing worker; "" for the engine itself
+	Worker              string // the worker that runs the function; "" for the engine itself
 	Caller              string // the calling worker; "" for the engine
-	Cause               string // the type of the trigger because of which the engine calls
-	Trigger             string // the trigger's id
+	Cause               string // the type of the trigger that caused the call
+	Trigger             string // the id of that trigger
 	Internal            bool   // the function is one of the engine's own
 	Data, Metadata      json.RawMessage
 	TraceID             string
 }
 
-// Invocation is a call that is in progress or has completed. The lock of its Recorder guards
-// it.
+// Invocation is a call in progress or a completed one. The lock of its Recorder guards it.
 type Invocation struct {
 	Call
 	seq, changed    uint64
 	began           time.Time
-	took            time.Duration // set when it has ended
+	took            time.Duration // set once the call has ended
 	ended           bool
 	result          json.RawMessage
-	code, message   string // code and message of an error
-	httpStatus      int    // status of the response to an HTTP request; 0 if there is none or it is unknown
+	code, message   string // of an error
+	httpStatus      int    // of the response to an HTTP request; 0 if there is none or it is unknown
 	size, resultLen int
 }
 
-// Recorder records the latest invocations of an engine. It bounds their number and the memory
-// for their payloads. A nil Recorder is valid and records nothing. The methods are safe for
-// concurrent use and do not block.
+// Recorder records the latest invocations of an engine. Their number and the memory for their
+// payloads are bounded. A nil Recorder records nothing. The methods are safe for concurrent
+// use and do not block.
 type Recorder struct {
 	mu              sync.Mutex
 	seq, changes    uint64
@@ -57,7 +55,7 @@ type Recorder struct {
 	activity        activity
 }
 
-// Responded records the HTTP status of the response to a call. It must be called before End.
+// Responded records the HTTP status of the response to a call. Call it before End.
 func (r *Recorder) Responded(i *Invocation, httpStatus int) {
 	if r == nil || i == nil {
 		return
@@ -69,15 +67,15 @@ func (r *Recorder) Responded(i *Invocation, httpStatus int) {
 	}
 }
 
-// NewRecorder returns a recorder. It keeps at most limit bytes of payloads for the functions
-// of workers, and the same amount for the engine's own functions.
+// NewRecorder returns a Recorder that keeps at most limit bytes of payloads for the functions
+// of workers, and as many again for the engine's own functions.
 func NewRecorder(limit int) *Recorder {
 	r := &Recorder{activity: newActivity()}
 	r.users.limit, r.internal.limit = limit, limit
 	return r
 }
 
-// Begin records the start of a call. The payloads must not change afterwards.
+// Begin records the start of a call. The payloads of c must not change afterwards.
 func (r *Recorder) Begin(c Call) *Invocation {
 	if r == nil {
 		return nil
@@ -102,8 +100,8 @@ func (r *Recorder) Begin(c Call) *Invocation {
 	return i
 }
 
-// End records the outcome of a call; code and message are empty if it succeeded. Only
-// the first call for an invocation counts. A nil invocation is ignored.
+// End records the outcome of a call. If the call succeeded, code and message are empty. Only
+// the first End of an invocation counts. A nil invocation is ignored.
 func (r *Recorder) End(i *Invocation, result json.RawMessage, code, message string) {
 	if r == nil || i == nil {
 		return
@@ -140,9 +138,9 @@ func (r *Recorder) latest() uint64 {
 	return r.changes
 }
 
-// since copies the invocations that have changed after the given number of changes, in the
-// order of their changes. It copies at most limit of them. It also returns the number to pass
-// to the next call, which then continues after the last copied change.
+// since returns copies of the invocations that have changed since the given change number, at
+// most limit of them, in the order of their changes. It also returns the change number for the
+// next call.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -171,7 +169,7 @@ func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 }
 
 // one returns a copy of the invocation with the given number. It returns false if the
-// invocation is no longer kept.
+// invocation is no longer recorded.
 func (r *Recorder) one(seq uint64) (Invocation, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -183,7 +181,7 @@ func (r *Recorder) one(seq uint64) (Invocation, bool) {
 	return Invocation{}, false
 }
 
-// ring keeps the newest invocations in order, with bounds on their number and size.
+// ring keeps the newest invocations in order, within limits on their number and size.
 type ring struct {
 	limit int // maximum number of bytes
 	list  []*Invocation
@@ -198,8 +196,8 @@ func (l *ring) add(i *Invocation) {
 	l.trim()
 }
 
-// grown adds n bytes, the size of i's result, to the total. If i is no longer kept, it drops
-// the result instead.
+// grown accounts for n bytes, the size of i's result. If i is no longer in the ring, grown
+// drops the result instead.
 func (l *ring) grown(i *Invocation, n int) {
 	if l.find(i.seq) == nil {
 		i.result = nil

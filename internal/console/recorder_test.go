@@ -53,8 +53,7 @@ func TestRecorderKeepsTheNewest(t *testing.T) {
 	}
 }
 
-// A page eventually receives every change, so it never shows a completed invocation as running
-// forever.
+// If a change were lost, a page would show a completed invocation as running forever.
 func TestRecorderReportsEveryChange(t *testing.T) {
 	r := NewRecorder(DefaultLimit)
 	var calls []*Invocation
@@ -91,7 +90,7 @@ func TestRecorderBoundsPayloads(t *testing.T) {
 	if list, _ := r.since(0, maxInvocations); len(list) != fit {
 		t.Errorf("%d of %d payloads are kept", len(list), fit)
 	}
-	// The limit includes results. The results of dropped invocations are dropped as well.
+	// Results count toward the limit, and are dropped together with their invocations.
 	first, _ := r.since(0, maxInvocations)
 	old := r.users.find(first[0].seq)
 	for range fit {
@@ -171,8 +170,8 @@ func TestActivity(t *testing.T) {
 	})
 }
 
-// Each duration lies below the end of its bucket, and a bucket is at most a quarter as
-// wide as its lower end.
+// Each duration is less than the end of its bucket. Above 4 µs, the width of a bucket is at
+// most a quarter of its lower bound.
 func TestLatencySteps(t *testing.T) {
 	for d := time.Duration(0); d < 100*time.Second; d += d/7 + time.Microsecond {
 		step := stepOf(d)

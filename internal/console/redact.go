@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// redact returns v as decoded JSON. It replaces the values of keys that mark secrets,
-// including those in strings that contain JSON.
+// redact returns v as decoded JSON in which the values of secret keys are replaced, even in
+// JSON inside strings.
 func redact(v any) any { return withoutMore(iii.Redact(v)) }
 
 func withoutMore(v any) any {
@@ -33,7 +33,8 @@ func withoutMore(v any) any {
 	return v
 }
 
-// redactSpans modifies the spans in the list, but no memory that they share with others.
+// redactSpans redacts the spans in place, without modifying memory that they share with
+// others.
 func redactSpans(spans []iii.StoredSpan) []iii.StoredSpan {
 	for i := range spans {
 		s := &spans[i]
@@ -63,11 +64,10 @@ func redactAttributes(list []iii.StoredAttribute) []iii.StoredAttribute {
 	return list
 }
 
-// callerKey is the member that the engine adds to the payload of a call from a worker.
+// callerKey is a member that the engine adds to the payload of a call from a worker.
 const callerKey = "_caller_worker_id"
 
-// payload returns a payload for display. It redacts secrets and removes the member that the
-// engine has added.
+// payload prepares a payload for display: it redacts secrets and removes callerKey.
 func payload(data json.RawMessage) any {
 	if len(data) == 0 {
 		return nil
@@ -80,14 +80,14 @@ func payload(data json.RawMessage) any {
 }
 
 const (
-	// maxPreviewed is the maximum size of a payload that has a preview.
+	// maxPreviewed is the maximum size of a payload with a preview, in bytes.
 	maxPreviewed = 4 << 10
 	// previewLength is the maximum length of a preview in bytes.
 	previewLength = 160
 )
 
-// preview returns a payload as a single line, shortened to previewLength. It returns "" for a
-// payload that is empty or too large.
+// preview returns a payload as a single line, cut off after previewLength bytes. It returns ""
+// if the payload is empty or too large.
 func preview(data json.RawMessage) string {
 	if len(data) == 0 || len(data) > maxPreviewed {
 		return ""

@@ -7,69 +7,67 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Source gives a console access to an engine. The methods must be safe for concurrent use.
+// Source gives a console access to an engine. Its methods must be safe for concurrent use.
 // They return copies, and block the engine only while they copy.
 type Source interface {
-	// Engine returns the properties that do not change while the engine runs.
+	// Engine returns the properties that are constant while the engine runs.
 	Engine() Engine
 	// Registry returns the current registrations.
 	Registry() Registry
-	// Function describes a function, including its schemas. ok is false if the function does
-	// not exist.
+	// Function describes a function, including its schemas. If there is no such function, ok
+	// is false.
 	Function(namespace, id string) (detail json.RawMessage, ok bool)
 
-	// Changes returns counters of the changes to each store.
+	// Changes returns counters of the changes to the engine's data.
 	Changes() Changes
-	// Spans returns the newest spans, oldest first, and at most limit of them.
+	// Spans returns at most limit of the newest spans, oldest first.
 	Spans(limit int) []iii.StoredSpan
-	// Trace returns the spans of one trace in the order of arrival.
+	// Trace returns the spans of a trace in the order in which they arrived.
 	Trace(id string) []iii.StoredSpan
-	// Logs returns the newest log records, newest first, and at most limit of them. If trace
-	// is not empty, it returns only records of that trace.
+	// Logs returns at most limit of the newest log records, newest first. If trace is not
+	// empty, Logs returns only the records of that trace.
 	Logs(trace string, limit int) []json.RawMessage
-	// Metrics returns the exports of metrics after since, oldest first. If there are more than
-	// limit, it returns only the newest of them.
+	// Metrics returns at most limit of the newest metric exports after since, oldest first.
 	Metrics(since time.Time, limit int) []Metric
 
-	// Groups returns the groups of a store, sorted.
+	// Groups returns the groups of a store in sorted order.
 	Groups(s Store) []Group
-	// Items returns the items of a group in the order of their insertion, and at most limit of
-	// them.
+	// Items returns at most limit items of a group, in the order of their insertion.
 	Items(s Store, stream, group string, limit int) []Item
 	// Item returns the value of an item.
 	Item(s Store, stream, group, key string) (value json.RawMessage, ok bool)
-	// Queues returns the queues and the subscriptions of topics, sorted.
+	// Queues returns the queues and the subscriptions of topics in sorted order.
 	Queues() []Queue
-	// DeadLetters returns the newest dead letters, newest first, and at most limit of them.
-	// left is the number of further dead letters.
+	// DeadLetters returns at most limit of the newest dead letters, newest first. left is the
+	// number of omitted ones.
 	DeadLetters(limit int) (list []DeadLetter, left int)
-	// DeadLetter returns a dead letter. ok is false if the dead letter no longer exists.
+	// DeadLetter returns a dead letter. If it no longer exists, ok is false.
 	DeadLetter(id string) (d DeadLetter, ok bool)
 }
 
-// Store identifies one of the engine's stores of items.
+// Store identifies one of the engine's item stores.
 type Store int
 
-// The stores.
+// Item stores.
 const (
 	State Store = iota
 	Streams
 )
 
-// Group is a scope of the state, or a group of a stream.
+// Group is a scope of the state or a group of a stream.
 type Group struct {
-	Stream      string // "" in the state
-	Group       string // "" for a stream that a worker stores
+	Stream      string // "" for the state
+	Group       string // "" for a stream stored by a worker
 	Items       int
-	Subscribers []Subscriber // clients that subscribe to a group of a stream, in no order
-	Provider    string       // the worker that stores the stream; "" for the engine
+	Subscribers []Subscriber // clients subscribed to a group of a stream, in no particular order
+	Provider    string       // the worker that stores the stream, or "" for the engine
 }
 
-// Subscriber is a subscription of a client of the stream socket.
+// Subscriber is a subscription by a client of the stream socket.
 type Subscriber struct {
 	ID     string
-	Item   *string // nil: the whole group
-	Client string  // its address
+	Item   *string // nil for the whole group
+	Client string  // address of the client
 }
 
 // Item is an item of a group.
@@ -78,33 +76,33 @@ type Item struct {
 	Value json.RawMessage
 }
 
-// Queue is a named queue, or the jobs of a topic for one function or for the observers.
+// Queue is a named queue, or the jobs of a topic for one function or one group of observers.
 type Queue struct {
 	Name      string `json:"name"`
 	Topic     bool   `json:"topic,omitempty"`
-	Namespace string `json:"namespace,omitempty"` // namespace of the function of a topic
+	Namespace string `json:"namespace,omitempty"` // of the function, for a topic
 	Function  string `json:"function,omitempty"`
-	Group     string `json:"group,omitempty"` // instead of a function: the observers of a topic
-	Depth     int    `json:"depth"`           // jobs that wait or run
-	InFlight  int    `json:"in_flight"`       // number of running jobs
-	Delayed   int    `json:"delayed"`         // number of jobs that wait for a retry
-	Consumers int    `json:"consumers"`       // triggers of a topic; jobs of a queue that can run at once
+	Group     string `json:"group,omitempty"` // the observers of a topic, instead of a function
+	Depth     int    `json:"depth"`           // waiting and running jobs
+	InFlight  int    `json:"in_flight"`       // running jobs
+	Delayed   int    `json:"delayed"`         // jobs waiting for a retry
+	Consumers int    `json:"consumers"`       // triggers of a topic, or the concurrency of a queue
 	Dead      int    `json:"dead_letters"`
-	Unheard   int    `json:"unheard,omitempty"` // messages to a topic that had no subscriber
+	Unheard   int    `json:"unheard,omitempty"` // messages to a topic without subscribers
 }
 
 // DeadLetter is a job whose attempts have all failed.
 type DeadLetter struct {
 	ID, Queue           string
 	Namespace, Function string
-	Group               string // instead of a function: the observers of a topic
+	Group               string // the observers of a topic, instead of a function
 	Attempts            int
-	Error               string // the error of the last attempt
+	Error               string // of the last attempt
 	FailedAt            time.Time
 	Payload             json.RawMessage
 }
 
-// Engine holds the properties of an engine that do not change while it runs.
+// Engine holds the properties of an engine that are constant while it runs.
 type Engine struct {
 	Version   string    `json:"version"`
 	Started   time.Time `json:"started"`
@@ -113,18 +111,17 @@ type Engine struct {
 	StreamURL string    `json:"stream_url"`
 }
 
-// Registry holds the current registrations, in the form in which the engine's own functions
-// list them.
+// Registry holds the current registrations as listed by the engine's own functions.
 type Registry struct {
 	Workers   []map[string]any `json:"workers"`
 	Functions []map[string]any `json:"functions"`
 	Triggers  []map[string]any `json:"triggers"`
 	Types     []map[string]any `json:"types"`
 	Observers []map[string]any `json:"observers"`
-	Local     []map[string]any `json:"local"` // calls that workers have made in process
+	Local     []map[string]any `json:"local"` // in-process calls made by workers
 }
 
-// Changes counts additions to the stores and removals from them.
+// Changes counts the additions to the engine's data and the removals from it.
 type Changes struct {
 	Spans   uint64 `json:"spans"`
 	Logs    uint64 `json:"logs"`
@@ -138,7 +135,7 @@ type Changes struct {
 type Metric struct {
 	Service, Name, Description, Unit string
 	Type                             string // counter, updowncounter, gauge or histogram
-	Delta                            bool   // whether the values count from the last export
+	Delta                            bool   // the values count from the previous export
 	At                               time.Time
 	Points                           []Point
 }

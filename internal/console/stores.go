@@ -7,23 +7,23 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// storedGroup is an item in the list of groups.
+// storedGroup is an entry in the list of groups.
 type storedGroup struct {
 	Stream      string             `json:"stream,omitempty"`
 	Group       string             `json:"group"`
 	Items       int                `json:"items"`
 	Subscribers int                `json:"subscribers"`
-	Clients     []storedSubscriber `json:"clients,omitempty"` // the first of the subscribers
+	Clients     []storedSubscriber `json:"clients,omitempty"` // the first subscribers
 	Provider    string             `json:"provider,omitempty"`
 }
 
 type storedSubscriber struct {
 	ID     string  `json:"id"`
-	Item   *string `json:"item"` // null: the whole group
+	Item   *string `json:"item"` // null for the whole group
 	Client string  `json:"client"`
 }
 
-// storedItem is an item of a group as listed on the page.
+// storedItem is an entry in the list of items.
 type storedItem struct {
 	Stream  string `json:"stream,omitempty"`
 	Group   string `json:"group"`
@@ -32,13 +32,13 @@ type storedItem struct {
 	Size    int    `json:"size"`
 }
 
-// serveStore lists the groups of a store, with the first items of each. If the parameters
-// stream and group are set, it lists the items of that group instead.
+// serveStore lists the groups of a store and the first items of each. If the parameters stream
+// and group are set, it lists only the items of that group.
 func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	groups := c.source.Groups(s)
 	answered := struct {
 		Groups     []storedGroup `json:"groups"`
-		GroupsLeft int           `json:"groups_left"` // number of groups beyond the limit
+		GroupsLeft int           `json:"groups_left"` // groups omitted because of the limit
 		Items      []storedItem  `json:"items"`
 		ItemsLeft  int           `json:"items_left"`
 	}{Groups: []storedGroup{}, GroupsLeft: max(0, len(groups)-maxListed), Items: []storedItem{}}
@@ -70,8 +70,7 @@ func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	answer(w, answered)
 }
 
-// serveItem returns the value of an item. If the value is too large to show, it returns only
-// the size.
+// serveItem returns the value of an item, or only its size if the value is too large to show.
 func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 	q := r.URL.Query()
 	stream, group, key := q.Get("stream"), q.Get("group"), q.Get("key")
@@ -90,7 +89,7 @@ func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 var redactedValue = json.RawMessage(`"` + secret.Redacted + `"`)
 
 // unlessSecret returns value, or a placeholder if one of the names marks a secret. The names
-// of the scope, stream, group and item have the same meaning as keys in a document.
+// of scopes, streams, groups and items are checked by the same rules as document keys.
 func unlessSecret(value json.RawMessage, names ...string) json.RawMessage {
 	for _, name := range names {
 		if secret.Key(name) {
@@ -100,7 +99,7 @@ func unlessSecret(value json.RawMessage, names ...string) json.RawMessage {
 	return value
 }
 
-// bounded returns data, or nothing if it is too large to show.
+// bounded returns data, or nil if it is too large to show.
 func bounded(data json.RawMessage) json.RawMessage {
 	if len(data) > maxPayload {
 		return nil
@@ -108,7 +107,7 @@ func bounded(data json.RawMessage) json.RawMessage {
 	return data
 }
 
-// deadLetter is an item in the list of dead letters.
+// deadLetter is an entry in the list of dead letters.
 type deadLetter struct {
 	ID        string  `json:"id"`
 	Queue     string  `json:"queue"`
@@ -146,8 +145,8 @@ func (c *console) serveQueues(w http.ResponseWriter, _ *http.Request) {
 	}{queues[:len(queues)-left], left, list, lettersLeft})
 }
 
-// serveDeadLetter returns a dead letter with its payload. If the payload is too large to show,
-// it returns only the size.
+// serveDeadLetter returns a dead letter with its payload, or with only the size of its payload
+// if that is too large to show.
 func (c *console) serveDeadLetter(w http.ResponseWriter, r *http.Request) {
 	d, ok := c.source.DeadLetter(r.PathValue("id"))
 	if !ok {

@@ -20,7 +20,7 @@ import (
 
 var updateGolden = flag.Bool("update", false, "write the golden files")
 
-// The test covers the responses of the whole API, for an engine with one item of each kind.
+// The golden file covers the whole API of an engine with one item of each kind.
 func TestAPI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		item, client := "ada", "10.0.0.1:1"
@@ -90,7 +90,7 @@ func TestAPI(t *testing.T) {
 	})
 }
 
-// Lists of the stores are bounded, and include the number of omitted entries.
+// Each list is bounded and states how many entries it omits.
 func TestStoresAreListedWithinBounds(t *testing.T) {
 	large := json.RawMessage(`"` + strings.Repeat("x", maxPayload) + `"`)
 	f := &fake{groups: map[Store][]Group{}, items: map[string][]Item{"/last": {{"large", large}}}}

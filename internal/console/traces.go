@@ -8,24 +8,24 @@ import (
 )
 
 const (
-	// maxSpans is the maximum number of spans, the newest ones, from which the list of traces
-	// is made.
+	// maxSpans limits the list of traces: it is built from at most this many of the newest
+	// spans.
 	maxSpans = 5000
 	// maxTraces is the maximum length of the list of traces.
 	maxTraces = 200
 )
 
-// Trace is an item in the list of traces.
+// Trace is an entry in the list of traces.
 type Trace struct {
 	ID       string         `json:"trace_id"`
 	Name     string         `json:"name"` // name of the first root span
 	Service  string         `json:"service"`
 	Start    uint64         `json:"start"`    // nanoseconds since 1970
-	Duration float64        `json:"duration"` // milliseconds, of the completed spans
+	Duration float64        `json:"duration"` // milliseconds; completed spans only
 	Spans    int            `json:"spans"`
 	Errors   int            `json:"errors"`
 	Pending  int            `json:"pending"`
-	Internal bool           `json:"internal"` // contains only the engine's own spans and functions
+	Internal bool           `json:"internal"` // consists only of the engine's own spans and functions
 	Services []TraceService `json:"services"`
 }
 
@@ -35,7 +35,7 @@ type TraceService struct {
 	Spans int    `json:"spans"`
 }
 
-// tracesOf groups spans by trace. The traces are sorted by their start, the latest first.
+// tracesOf groups spans by trace and sorts the traces by start, latest first.
 func tracesOf(spans []iii.StoredSpan) []Trace {
 	byID := make(map[string][]*iii.StoredSpan)
 	for i := range spans {
@@ -57,7 +57,7 @@ func traceOf(id string, spans []*iii.StoredSpan) Trace {
 		there[s.SpanID] = true
 	}
 	t := Trace{ID: id, Spans: len(spans), Start: spans[0].StartTimeUnixNano, Internal: true, Services: []TraceService{}}
-	root := spans[0] // fallback, because parents can form a cycle
+	root := spans[0] // fallback, since parents can form a cycle
 	rooted := false
 	end := uint64(0)
 	for _, s := range spans {
@@ -84,19 +84,19 @@ func traceOf(id string, spans []*iii.StoredSpan) Trace {
 	return t
 }
 
-// engineService is the service name in the engine's own spans.
+// engineService is the service name of the engine's own spans.
 const engineService = "iii"
 
 func internalSpan(s *iii.StoredSpan) bool {
 	return s.ServiceName == engineService || slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
 }
 
-// TraceSpan is a span with times in milliseconds since the start of the trace. JavaScript
-// cannot represent nanoseconds since 1970 exactly.
+// TraceSpan is a span with times in milliseconds since the start of its trace, because
+// JavaScript cannot represent nanoseconds since 1970 exactly.
 type TraceSpan struct {
 	iii.StoredSpan
-	After float64 `json:"after"` // since the first span began
-	Took  float64 `json:"took"`  // 0 while it is in progress
+	After float64 `json:"after"` // since the first span started
+	Took  float64 `json:"took"`  // 0 while the span is in progress
 }
 
 func traceSpans(spans []iii.StoredSpan) []TraceSpan {

@@ -22,13 +22,13 @@ func TestTracesOf(t *testing.T) {
 	internal := span("t4", "a", "", "shop", "execute engine::functions::list", 9e6, 9e6)
 	internal.Attributes = iii.List[iii.StoredAttribute]{{"iii.function.kind", "internal"}}
 	got := tracesOf([]iii.StoredSpan{
-		failed, // spans come in the order of their ends
+		failed, // spans arrive in the order in which they end
 		span("t1", "b", "a", "shop", "order", 2e6, 5e6),
 		span("t1", "a", "", "shop", "checkout", 1e6, 6e6),
 		span("t2", "b", "gone", "shop", "a part", 7e6, 0),
 		span("t3", "a", "b", "shop", "in a", 8e6, 8e6), span("t3", "b", "a", "shop", "circle", 8e6, 8e6),
 		internal,
-		span("t5", "a", "", "iii", "queue jobs", 10e6, 10e6), // as before a worker that sends no telemetry
+		span("t5", "a", "", "iii", "queue jobs", 10e6, 10e6), // a call to a worker without telemetry
 		span("t6", "a", "", "iii", "POST /orders", 11e6, 12e6), span("t6", "b", "a", "shop", "order", 11e6, 12e6),
 	})
 	want := []Trace{

@@ -9,28 +9,28 @@ import (
 	"unicode/utf8"
 )
 
-// Schedule is a cron expression in UTC. It has six fields (seconds, minutes, hours, days of
-// the month, months, days of the week) and optionally a seventh, the years. A time belongs to
-// the schedule if every field matches, including both kinds of days. Days of the week are
-// numbered from 1 for Sunday to 7.
+// Schedule is a parsed cron expression, in UTC. The expression has six fields: seconds,
+// minutes, hours, days of the month, months, and days of the week. A seventh field, the years,
+// is optional. A time matches only if every field matches, so the day of the month and the day
+// of the week must both match. Days of the week are numbered from 1 (Sunday) to 7 (Saturday).
 type Schedule struct {
 	seconds, minutes, hours, days, months, weekdays, years cronValues
 
 	fields int
 }
 
-// Fields returns the number of fields in the expression: 6, or 7 if it contains the years. It
-// returns 0 for a shorthand.
+// Fields returns the number of fields in the expression: 7 if it includes the years, otherwise
+// 6. For a shorthand such as @daily, it returns 0.
 func (s *Schedule) Fields() int { return s.fields }
 
-// cronValues contains, for each value of a field, whether the value matches.
+// cronValues reports for each value of a field whether it matches.
 type cronValues []bool
 
-// cronField describes the syntax of a field of an expression.
+// cronField describes the syntax of a field.
 type cronField struct {
 	name     string
 	min, max uint32
-	any      bool              // accepts ? for *
+	any      bool              // accepts ? as an alternative to *
 	names    map[string]uint32 // in lower case
 	unknown  string            // error text for an unknown name
 }
@@ -95,20 +95,19 @@ func Parse(expression string) (*Schedule, error) {
 	return s, nil
 }
 
-// engineText is an error with the text of the corresponding error of the engine.
+// engineText is an error with the text of the engine's error.
 type engineText string
 
 func (e engineText) Error() string { return string(e) }
 
-// cronParser parses an expression as the engine's parser does. It does not split the
-// expression into fields first, so a field can begin without a blank after the previous field,
-// and blanks can surround numbers and names.
+// cronParser parses an expression as the engine's parser does. Because it does not first split
+// the expression into fields, fields need no blanks between them, and blanks can surround
+// numbers and names.
 type cronParser struct {
 	text string
 	i    int
 }
 
-// cronForm is the syntactic form of an item in a field.
 type cronForm int
 
 const (
@@ -119,7 +118,7 @@ const (
 	cronNames                   // mon-fri
 )
 
-// cronItem is an item of a field. Items of all forms, except single names, can have a step.
+// cronItem is an item of a field. All items except single names can have a step.
 type cronItem struct {
 	form             cronForm
 	from, to         uint32
@@ -128,11 +127,12 @@ type cronItem struct {
 	step             uint32
 }
 
-// fail returns the error for the current position. Its text consists of the expression, a mark
-// below the position, and the detail, which is empty if the parser cannot continue. If the
-// expression has several lines, the text contains only the affected line. The mark is in the
-// same place as in the engine's error: the number of blanks before it is the number of bytes
-// before the position or, if there are several lines, the number of characters.
+// fail returns an error at the current position. Its text shows the expression, a mark below
+// the position, and the detail, which is empty for a syntax error. If the expression has
+// several lines, only the affected line is shown.
+//
+// The mark is placed as in the engine. It is indented by the number of bytes before the
+// position or, if the expression has several lines, by the number of characters.
 func (p *cronParser) fail(detail string) error {
 	if !strings.Contains(p.text, "\n") {
 		return engineText(fmt.Sprintf("%s\n%s^\n%s", p.text, strings.Repeat(" ", p.i), detail))
@@ -168,8 +168,7 @@ func (p *cronParser) literal(c byte) bool {
 	return true
 }
 
-// shorthand consumes a shorthand and returns its expansion. If there is no shorthand, it
-// consumes nothing.
+// shorthand consumes a shorthand, if there is one, and returns its expansion.
 func (p *cronParser) shorthand() string {
 	start := p.i
 	p.space()
@@ -184,7 +183,7 @@ func (p *cronParser) shorthand() string {
 	return ""
 }
 
-// word consumes one or more bytes that satisfy is, and the blanks around them.
+// word consumes one or more bytes accepted by the predicate, and the blanks around them.
 func (p *cronParser) word(is func(c byte) bool) string {
 	start := p.i
 	p.space()
@@ -210,7 +209,7 @@ func (p *cronParser) letters() (string, bool) {
 	return name, name != ""
 }
 
-// number consumes a number of up to 32 bits. It does not match a larger number.
+// number consumes a number of up to 32 bits. A larger number does not match.
 func (p *cronParser) number() (uint32, bool) {
 	start := p.i
 	n, err := strconv.ParseUint(p.word(isDigit), 10, 32)
@@ -221,7 +220,7 @@ func (p *cronParser) number() (uint32, bool) {
 	return uint32(n), true
 }
 
-// span consumes an item of a form that can have a step, or nothing.
+// span consumes the part of an item that can be followed by a step.
 func (p *cronParser) span(any bool) (item cronItem, ok bool) {
 	start := p.i
 	if any && p.literal('?') || p.literal('*') {
@@ -246,7 +245,7 @@ func (p *cronParser) span(any bool) (item cronItem, ok bool) {
 	return cronItem{}, false
 }
 
-// item consumes an item of any form, or nothing.
+// item consumes an item and its step, if it has one.
 func (p *cronParser) item(any bool) (cronItem, bool) {
 	item, ok := p.span(any)
 	if !ok {
@@ -264,7 +263,7 @@ func (p *cronParser) item(any bool) (cronItem, bool) {
 }
 
 // field consumes items separated by commas, and the blanks around them. It does not consume a
-// comma after which there is no item.
+// trailing comma.
 func (p *cronParser) field(any bool) (items []cronItem, ok bool) {
 	p.space()
 	item, ok := p.item(any)
@@ -287,7 +286,6 @@ func (p *cronParser) field(any bool) (items []cronItem, ok bool) {
 	return items, true
 }
 
-// values returns the values that the items select.
 func (f *cronField) values(items []cronItem) (cronValues, error) {
 	values := make(cronValues, f.max+1)
 	for _, item := range items {
@@ -298,7 +296,6 @@ func (f *cronField) values(items []cronItem) (cronValues, error) {
 	return values, nil
 }
 
-// add adds the values that an item selects.
 func (f *cronField) add(values cronValues, item cronItem) error {
 	step := uint32(1)
 	if item.stepped {
@@ -346,7 +343,6 @@ func (f *cronField) add(values cronValues, item cronItem) error {
 	return nil
 }
 
-// named returns the value that a name stands for.
 func (f *cronField) named(name string) (uint32, error) {
 	if f.names == nil {
 		return 0, engineText(fmt.Sprintf("The '%s' field does not support using names. '%s' specified.", f.name, name))
@@ -358,8 +354,7 @@ func (f *cronField) named(name string) (uint32, error) {
 	return v, nil
 }
 
-// Next returns the first time after t that belongs to the schedule. It returns false if there
-// is none.
+// Next returns the first matching time after t. If there is none, it returns false.
 func (s *Schedule) Next(t time.Time) (time.Time, bool) {
 	date := func(year int, month time.Month, day, hour int) time.Time {
 		return time.Date(year, month, day, hour, 0, 0, 0, time.UTC)

@@ -29,7 +29,7 @@ func TestCronNext(t *testing.T) {
 		{"30 5-7,59 4 * * *", "2026-02-28 04:06:30", []string{"2026-02-28 04:07:30", "2026-02-28 04:59:30", "2026-03-01 04:05:30"}},
 		{"0 0 8-18/5 * * *", "2026-02-28 13:00:00", []string{"2026-02-28 18:00:00", "2026-03-01 08:00:00", "2026-03-01 13:00:00"}},
 		{"0 0 0 1 1 *", "2026-11-23 00:00:00", []string{"2027-01-01 00:00:00", "2028-01-01 00:00:00", "2029-01-01 00:00:00"}},
-		{"0 0 0 29 2 *", "2096-02-29 00:00:00", nil}, // 2100 is not a leap year, and is the last year
+		{"0 0 0 29 2 *", "2096-02-29 00:00:00", nil}, // 2100 is the last year, and not a leap year
 		{"0 0 0 31 * *", "2026-04-01 00:00:00", []string{"2026-05-31 00:00:00", "2026-07-31 00:00:00", "2026-08-31 00:00:00"}},
 		{"0 0 0 31 2 *", "2026-01-01 00:00:00", nil},
 		// Days of the week are numbered from 1 for Sunday.
@@ -47,8 +47,7 @@ func TestCronNext(t *testing.T) {
 		{"59 59 23 31 12 * 2100", "2026-11-23 00:00:00", []string{"2100-12-31 23:59:59"}},
 		{"0 0 0 1 1 * 1970", "2026-11-23 00:00:00", nil},
 		{"  0\t0 0 *  * * ", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-25 00:00:00", "2026-11-26 00:00:00"}},
-		// A field can begin without a blank after the previous field, and blanks can surround
-		// numbers and names.
+		// Fields need no blanks between them, and blanks can surround numbers and names.
 		{"******", "2026-11-23 09:46:03", []string{"2026-11-23 09:46:04", "2026-11-23 09:46:05", "2026-11-23 09:46:06"}},
 		{"0 0 0 1 - 3 , 5 * *", "2026-11-23 00:00:00", []string{"2026-12-01 00:00:00", "2026-12-02 00:00:00", "2026-12-03 00:00:00"}},
 		{"0 0 0 * * tues - Thurs / 2", "2026-11-23 00:00:00", []string{"2026-11-24 00:00:00", "2026-11-26 00:00:00", "2026-12-01 00:00:00"}},
@@ -81,7 +80,7 @@ func TestCronNextIsUTC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := time.Date(2026, 11, 23, 1, 30, 0, 5, time.FixedZone("", 2*60*60)) // 23:30 of the day before
+	after := time.Date(2026, 11, 23, 1, 30, 0, 5, time.FixedZone("", 2*60*60)) // 23:30 of the previous day
 	if got, _ := s.Next(after); !got.Equal(cronTime(t, "2026-11-23 00:00:00")) {
 		t.Errorf("got %v", got)
 	}
@@ -144,8 +143,8 @@ func TestInvalidCronExpressionsAreRejected(t *testing.T) {
 	}
 }
 
-// TestCronPlacesErrorsInLines verifies the position of the mark. It is counted in characters
-// if the expression has several lines, and otherwise in bytes.
+// The mark is indented by the number of characters if the expression has several lines, and
+// otherwise by the number of bytes.
 func TestCronPlacesErrorsInLines(t *testing.T) {
 	for _, test := range []struct{ expression, want string }{
 		{"* * *\n* * !", "parse error at line 2, column 5\n  |\n2 | * * !\n  |     ^\n"},
@@ -174,8 +173,7 @@ func TestFields(t *testing.T) {
 	}
 }
 
-// FuzzCron verifies that no expression causes a panic. For a valid expression, the next time
-// must belong to the schedule, and no earlier time may.
+// FuzzCron checks that Parse does not panic, and that Next returns the earliest matching time.
 func FuzzCron(f *testing.F) {
 	for _, expression := range []string{
 		"*/2 * * * * *", "0 0 0 13 * FRI", "0 0 0 31 2 *", "0 30 8-18/5 ? jul,December 2-6 2030-2040/3", "@daily", "not a cron", "* * * * *",

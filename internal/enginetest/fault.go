@@ -12,28 +12,27 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// Fault describes the faults in one direction of a connection. The zero value describes a
-// direction without faults.
+// Fault describes the faults in one direction of a connection. The zero value means no faults.
 type Fault struct {
 	Latency time.Duration // delay of each piece
-	Jitter  time.Duration // upper limit of an additional random delay
-	Slice   int           // maximum size of the pieces, in bytes; 0: pieces stay as they arrive
-	Rate    int           // bytes per second; 0: unlimited
-	Limited bool          // Limit applies
-	Limit   int64         // number of bytes that pass before Then happens
+	Jitter  time.Duration // maximum of an additional random delay
+	Slice   int           // maximum size of a piece in bytes; 0 keeps pieces as they arrive
+	Rate    int           // bytes per second; 0 means unlimited
+	Limited bool          // whether Limit applies
+	Limit   int64         // number of bytes that pass before Then takes effect
 	Then    FaultEnd
 }
 
-// FaultEnd is the event at the limit of a [Fault].
+// FaultEnd says what happens when the limit of a [Fault] is reached.
 type FaultEnd int
 
-// The constants list the ways in which a connection through a proxy can end.
+// What can happen to a connection when the limit of a [Fault] is reached.
 const (
-	FaultReset    FaultEnd = iota // both ends are cut, data in transit is lost
-	FaultClose                    // both ends are closed, data in transit arrives
-	FaultHole                     // the rest of this direction vanishes
-	FaultStall                    // reading from this direction stops
-	FaultHalfOpen                 // the client is cut off, and the engine does not notice
+	FaultReset    FaultEnd = iota // cut both ends; data in transit is lost
+	FaultClose                    // close both ends; data in transit arrives
+	FaultHole                     // discard the rest of this direction
+	FaultStall                    // stop reading from this direction
+	FaultHalfOpen                 // cut off the client without the engine noticing
 )
 
 // String returns the name of e.
@@ -45,11 +44,11 @@ func (e FaultEnd) String() string {
 // and In to the data that it receives.
 type FaultPlan struct{ Out, In Fault }
 
-// FaultProxy stands between a client and an engine, in memory or on TCP. The plan determines
-// the faults of each connection by its number, and the seed determines the random choices
-// within the plan. Use [NewFaultProxy].
+// FaultProxy connects clients to an engine, in memory or over TCP. The plan chooses the faults
+// of each connection by the number of the connection, and the seed determines the random
+// choices within the plan. Create one with [NewFaultProxy].
 type FaultProxy struct {
-	Capacity int // capacity of a pipe to the client; 0: memnet.Capacity
+	Capacity int // capacity of the pipes to clients; 0 means memnet.Capacity
 
 	dial func(ctx context.Context) (net.Conn, error) // to the engine
 	plan func(n int) FaultPlan
@@ -62,24 +61,25 @@ type FaultProxy struct {
 
 // FaultLink is one connection through a [FaultProxy].
 type FaultLink struct {
-	near, far net.Conn // to the client, to the engine
+	near, far net.Conn // to the client and to the engine
 
 	once  sync.Once
 	ended chan struct{}
 
 	mu  sync.Mutex
-	cut time.Time // when a limit was reached
+	cut time.Time // when the connection was cut
 }
 
-// NewFaultProxy returns a proxy for the engine that dial connects to. The proxy is closed when
-// the test ends. A nil plan causes no faults.
+// NewFaultProxy returns a proxy that forwards each connection to the engine reached by dial.
+// plan returns the faults of connection n, counted from 0; a nil plan means no faults. The
+// proxy is closed when the test ends.
 func NewFaultProxy(tb testing.TB, dial func(context.Context) (net.Conn, error), seed uint64, plan func(n int) FaultPlan) *FaultProxy {
 	f := &FaultProxy{dial: dial, plan: plan, seed: seed}
 	tb.Cleanup(f.close)
 	return f
 }
 
-// DialContext connects through the proxy in memory and ignores the address.
+// DialContext connects to the proxy in memory. It ignores the network and the address.
 func (f *FaultProxy) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	near, inner := memnet.Pipe(cmp.Or(f.Capacity, memnet.Capacity))
 	if err := f.connect(ctx, inner); err != nil {
@@ -88,7 +88,7 @@ func (f *FaultProxy) DialContext(ctx context.Context, _, _ string) (net.Conn, er
 	return near, nil
 }
 
-// Listen makes the proxy accept TCP connections as well, and returns the address.
+// Listen makes the proxy accept TCP connections as well and returns the address.
 func (f *FaultProxy) Listen(tb testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,18 +128,18 @@ func (f *FaultProxy) connect(ctx context.Context, inner net.Conn) error {
 	return nil
 }
 
-// close cuts all connections and waits for the proxy's goroutines.
+// close cuts all connections and waits for the proxy's goroutines to return.
 func (f *FaultProxy) close() {
 	f.mu.Lock()
 	for _, l := range f.links {
 		l.End(FaultReset)
-		_ = l.far.Close() // a half-open link still has it open
+		_ = l.far.Close() // still open if the link is half-open
 	}
 	f.mu.Unlock()
 	f.wg.Wait()
 }
 
-// Connections returns the number of connections so far.
+// Connections returns the number of connections accepted so far.
 func (f *FaultProxy) Connections() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -153,7 +153,8 @@ func (f *FaultProxy) Last() *FaultLink {
 	return f.links[len(f.links)-1]
 }
 
-// End ends both directions of the connection.
+// End terminates both directions of the connection in the given way. Only the first call has
+// an effect.
 func (l *FaultLink) End(how FaultEnd) {
 	l.once.Do(func() {
 		l.mark()
@@ -179,15 +180,14 @@ func (l *FaultLink) mark() {
 	}
 }
 
-// CutAt returns the time at which the connection was cut. It returns the zero time if the
-// connection was not cut.
+// CutAt returns the time at which the connection was cut, or the zero time if it was not.
 func (l *FaultLink) CutAt() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.cut
 }
 
-// pump forwards one direction until it ends.
+// pump forwards data from src to dst, with the faults f, until the connection ends.
 func (l *FaultLink) pump(dst, src net.Conn, f Fault, r *rand.Rand) {
 	buf := make([]byte, 32<<10)
 	left := f.Limit
@@ -231,8 +231,8 @@ func (l *FaultLink) pump(dst, src net.Conn, f Fault, r *rand.Rand) {
 	}
 }
 
-// pause waits for the duration of the transfer of a piece. It returns false if the connection
-// ends before.
+// pause waits for the time that the transfer of n bytes takes under f. It returns false if the
+// connection ends first.
 func (l *FaultLink) pause(f Fault, n int, r *rand.Rand) bool {
 	d := f.Latency
 	if f.Jitter > 0 {

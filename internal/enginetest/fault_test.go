@@ -10,8 +10,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// TestFaultProxy verifies that the proxy causes the planned faults on connections in memory
-// and on TCP. The tests of delivery guarantees rely on this.
+// Tests of delivery guarantees rely on the proxy to inject exactly the planned faults.
 func TestFaultProxy(t *testing.T) {
 	const total = 100_000
 	tests := []struct {

@@ -19,12 +19,12 @@ import (
 // maxFrameBytes is the maximum size of a telemetry frame. Exporters split larger batches.
 const maxFrameBytes = 8 << 20
 
-// ValidateFrame returns nil if the engine would keep everything in a telemetry frame, and
-// otherwise an error with the reason. It applies the rules of the engine's parser, which
-// ignores unknown keys and drops the whole frame if a known key has a value of the wrong type.
-// The rules are derived from frames that were sent to an engine, see
-// TestValidatorAgreesWithEngine, and from the specification (OTLP JSON on the wire: deviations
-// from the standard).
+// ValidateFrame returns an error unless the engine would keep everything in a telemetry frame.
+// It applies the rules of the engine's parser, which ignores unknown keys and drops the whole
+// frame if a known key has a value of the wrong type.
+//
+// The rules come from the OTLP/JSON specification and from observing which frames an engine
+// accepts; see TestValidatorAgreesWithEngine.
 func ValidateFrame(prefix string, data []byte) error {
 	if len(prefix)+len(data) > maxFrameBytes {
 		return fmt.Errorf("%d bytes, more than exporters may send", len(data))
@@ -56,7 +56,7 @@ func ValidateFrame(prefix string, data []byte) error {
 	return fmt.Errorf("unknown prefix %q", prefix)
 }
 
-// otlpNode is a JSON value that preserves the spelling of numbers and duplicate keys.
+// otlpNode is a JSON value that preserves duplicate keys and the spelling of numbers.
 type otlpNode struct {
 	value any // nil, bool, string, json.Number, []otlpNode or []otlpMember
 }
@@ -124,8 +124,8 @@ func parseOTLP(d *json.Decoder, depth int) (otlpNode, error) {
 	return otlpNode{value: t}, nil
 }
 
-// loneSurrogate returns an error if data contains an escape for half of a surrogate pair,
-// which the engine rejects.
+// loneSurrogate returns an error if data contains an escaped lone surrogate, which the engine
+// rejects.
 func loneSurrogate(data []byte) error {
 	for i := 0; i+1 < len(data); i++ {
 		if data[i] != '\\' {
@@ -155,7 +155,6 @@ func escapedUnit(b []byte) uint64 {
 	return n
 }
 
-// rule validates one value.
 type rule interface {
 	check(path string, n otlpNode) error
 }
@@ -169,8 +168,8 @@ func (f ruleFunc) check(path string, n otlpNode) error {
 	return nil
 }
 
-// rules validate the members of an object. Unknown keys are ignored, and known keys must not
-// occur twice. The key of a required member ends in "!".
+// rules validates the members of an object. Unknown keys are ignored, and known keys must be
+// unique. The key of a required member ends in "!".
 type rules map[string]rule
 
 func (r rules) check(path string, n otlpNode) error {
@@ -245,7 +244,7 @@ func isBool(n otlpNode) error {
 	return nil
 }
 
-// isDouble accepts numbers, including integers, but no strings, not even "NaN".
+// isDouble accepts numbers, including integers, but not strings such as "NaN".
 func isDouble(n otlpNode) error {
 	num, ok := n.value.(json.Number)
 	if !ok {
@@ -257,8 +256,7 @@ func isDouble(n otlpNode) error {
 	return nil
 }
 
-// numeral returns the text of an integer. The integer must be a number or, if text is true, a
-// string.
+// numeral returns the text of n, which must be a number or, if text is true, a string.
 func numeral(n otlpNode, text bool) (string, error) {
 	switch v := n.value.(type) {
 	case json.Number:
@@ -387,9 +385,9 @@ func (r storedMetric) check(path string, n otlpNode) error {
 	return fmt.Errorf("%s: no gauge, sum or histogram", path)
 }
 
-// JudgeFrame fails the test if the engine would lose anything in a frame from the encoder. It
-// is called for every frame that reaches a peer, and for every frame that a test examines
-// itself.
+// JudgeFrame fails the test if the engine would drop any part of a frame produced by the
+// encoder. Test peers call it for every frame they receive, and tests call it for every frame
+// they examine.
 func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	tb.Helper()
 	if err := ValidateFrame(prefix, data); err != nil {
@@ -403,7 +401,6 @@ func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	}
 }
 
-// hasNull reports whether the JSON text contains the value null.
 func hasNull(data []byte) bool {
 	d := json.NewDecoder(bytes.NewReader(data))
 	for {
@@ -417,13 +414,13 @@ func hasNull(data []byte) bool {
 	}
 }
 
-// IsOTLP reports whether data is OTLP JSON as the encoder writes it, rather than a placeholder
-// that a test sends.
+// IsOTLP reports whether data is OTLP JSON from the encoder rather than a placeholder from a
+// test.
 func IsOTLP(data []byte) bool { return bytes.HasPrefix(data, []byte(`{"resource`)) }
 
-// keptFrames appends the frames of all tests to the file $III_TEST_FRAMES, if that variable is
-// set. It writes one frame per line, and each frame once per process. A separate test
-// validates the file with OpenTelemetry's decoder.
+// keptFrames appends the frames of all tests to the file $III_TEST_FRAMES, if set, one per
+// line and without duplicates within a process. A separate test validates the file with
+// OpenTelemetry's decoder.
 var keptFrames = frameKeeper{path: os.Getenv("III_TEST_FRAMES"), seed: maphash.MakeSeed()}
 
 type frameKeeper struct {
@@ -457,8 +454,7 @@ func (k *frameKeeper) keep(prefix string, data []byte) (err error) {
 	return err
 }
 
-// DecodeJSON decodes JSON text to maps, lists, strings and json.Numbers. It fails the test if
-// the text is invalid.
+// DecodeJSON decodes JSON, with numbers as json.Number. Invalid JSON fails the test.
 func DecodeJSON(tb testing.TB, data []byte) any {
 	tb.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -470,8 +466,8 @@ func DecodeJSON(tb testing.TB, data []byte) any {
 	return v
 }
 
-// At follows keys and indices through decoded JSON. It returns nil if the path leads to no
-// value.
+// At follows keys and indexes through decoded JSON. It returns nil if there is no value at the
+// path.
 func At(v any, path ...any) any {
 	for _, step := range path {
 		switch step := step.(type) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// acceptanceCase is a record that was sent to an engine in a separate frame.
+// acceptanceCase is a record that was sent to an engine in a frame of its own.
 type acceptanceCase struct {
 	Signal, Case         string
 	Span, Metric, Record json.RawMessage
@@ -47,7 +47,7 @@ func acceptanceCases(t testing.TB) []acceptanceCase {
 	return cases
 }
 
-// The recording states which records an engine has kept.
+// The recording states for each record whether the engine kept it.
 func TestValidatorAgreesWithEngine(t *testing.T) {
 	cases := acceptanceCases(t)
 	if len(cases) != 115 {
@@ -63,7 +63,7 @@ func TestValidatorAgreesWithEngine(t *testing.T) {
 	}
 }
 
-// The cases follow from the specification; the recording does not cover them.
+// These cases are not in the recording. They follow from the specification.
 func TestValidator(t *testing.T) {
 	span := func(members string) string {
 		return `{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"a","spanId":"b","name":"n"` + members + `}]}]}]}`

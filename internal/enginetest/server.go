@@ -9,9 +9,9 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// Server accepts the connections to a scripted peer.
+// Server passes each connection to a scripted peer.
 type Server struct {
-	Mem *memnet.Listener // nil if the server is not in memory
+	Mem *memnet.Listener // nil unless the server is in memory
 
 	listener net.Listener
 	serve    func(conn net.Conn, n int)
@@ -23,8 +23,8 @@ type Server struct {
 }
 
 // NewServer returns an in-memory server, which also works in a synctest bubble. It calls serve
-// with each connection and its number, counted from 0, on a separate goroutine, and closes the
-// connection when serve returns. The server is closed when the test ends, and serve must then
+// on a new goroutine with each connection and its number, counted from 0, and closes the
+// connection when serve returns. The server is closed when the test ends; serve must then
 // return.
 func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	mem := memnet.NewListener(memnet.Loopback)
@@ -33,7 +33,7 @@ func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	return s
 }
 
-// NewTCPServer is like NewServer, but listens on a free port of the loopback interface.
+// NewTCPServer is like [NewServer], but listens on a free TCP port of the loopback interface.
 func NewTCPServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,7 +43,7 @@ func NewTCPServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	return NewServerOn(tb, l, serve)
 }
 
-// NewServerOn is like NewServer, but uses the given listener.
+// NewServerOn is like [NewServer], but uses the given listener.
 func NewServerOn(tb testing.TB, l net.Listener, serve func(conn net.Conn, n int)) *Server {
 	s := &Server{listener: l, serve: serve, open: map[net.Conn]struct{}{}}
 	s.wg.Go(s.accept)
@@ -51,7 +51,7 @@ func NewServerOn(tb testing.TB, l net.Listener, serve func(conn net.Conn, n int)
 	return s
 }
 
-// URL returns the server's WebSocket address.
+// URL returns the WebSocket URL of the server.
 func (s *Server) URL() string { return "ws://" + s.listener.Addr().String() }
 
 func (s *Server) accept() {
@@ -80,10 +80,10 @@ func (s *Server) accept() {
 	}
 }
 
-// Refuse stops accepting connections; open connections continue.
+// Refuse stops accepting connections. Open connections stay open.
 func (s *Server) Refuse() { _ = s.listener.Close() }
 
-// Close cuts all connections and waits until all calls of serve have returned.
+// Close cuts all connections and waits until all calls to serve have returned.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -95,14 +95,15 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Watched is a lock for state whose changes tests can wait for. The zero value is unlocked.
+// Watched is a mutex that lets tests wait for changes of the state that it guards. The zero
+// value is unlocked.
 type Watched struct {
 	sync.Mutex
-	changed chan struct{} // closed at the next change; nil: no call of Wait is pending
+	changed chan struct{} // closed at the next change; nil if no Wait is pending
 }
 
-// Notify makes all pending calls of Wait check their conditions again. The caller must hold
-// the lock.
+// Notify makes pending calls to Wait check their conditions again. The caller must hold the
+// lock.
 func (w *Watched) Notify() {
 	if w.changed != nil {
 		close(w.changed)
@@ -110,9 +111,9 @@ func (w *Watched) Notify() {
 	}
 }
 
-// Wait returns when done returns true. It calls done with the lock held, immediately and after
-// every change. If that takes longer than limit, Wait fails the test with the message what. In
-// a synctest bubble, the time is that of the bubble's clock.
+// Wait waits until done returns true. It calls done with the lock held, immediately and after
+// every change. If done still returns false after limit, Wait fails the test; what names the
+// awaited event in the failure message. In a synctest bubble, the bubble's clock applies.
 func (w *Watched) Wait(tb testing.TB, limit time.Duration, what string, done func() bool) {
 	tb.Helper()
 	timer := time.NewTimer(limit)

@@ -17,11 +17,11 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// This file implements the server side of a WebSocket independently of the client's library,
-// so that the tests do not rely on the code that they test. Tests can send, withhold or
-// corrupt each frame.
+// This file implements the server side of a WebSocket without the library that the client
+// uses, so that the tests do not rely on the code under test. Tests can send, withhold or
+// corrupt any frame.
 
-// Opcodes of WebSocket frames.
+// WebSocket opcodes.
 const (
 	OpContinuation = 0
 	OpText         = 1
@@ -37,20 +37,20 @@ const (
 	maxMessage = 64 << 20
 )
 
-// WebSocket is the server's end of a WebSocket. One goroutine can read while others
-// write. Use [Upgrade].
+// WebSocket is the server side of a WebSocket, returned by [Upgrade]. One goroutine may read
+// while others write.
 type WebSocket struct {
 	net.Conn
 	Request *http.Request // the upgrade request
 
 	br   *bufio.Reader
 	mu   sync.Mutex    // serializes writes
-	fin  bool          // whether the last frame read ended its message
-	gate chan struct{} // capacity 1: full while reading is stopped
+	fin  bool          // the last frame read ended its message
+	gate chan struct{} // capacity 1; full while reading is stopped
 }
 
-// Upgrade answers the upgrade request that arrives over conn. If status is not nil, it decides
-// about the request: it returns 0 to accept it, or the HTTP status with which to refuse it.
+// Upgrade answers the upgrade request on conn. status, if not nil, returns 0 to accept the
+// request or the HTTP status with which to reject it.
 func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) {
 	br := bufio.NewReaderSize(conn, 64<<10)
 	r, err := http.ReadRequest(br)
@@ -72,8 +72,8 @@ func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) 
 	return &WebSocket{Conn: conn, Request: r, br: br, fin: true, gate: make(chan struct{}, 1)}, err
 }
 
-// readFrame reads a frame from the client, and verifies that it satisfies RFC 6455 and the
-// requirements of the engine.
+// readFrame reads a frame from the client and checks that it complies with RFC 6455 and the
+// engine's requirements.
 func (c *WebSocket) readFrame() (op byte, fin bool, payload []byte, err error) {
 	var head [14]byte
 	if _, err = io.ReadFull(c.br, head[:2]); err != nil {
@@ -132,16 +132,16 @@ func unmask(p []byte, mask [4]byte) {
 	}
 }
 
-// StopReading makes ReadMessage wait before it returns further messages, until resume is
-// called. Further calls of resume do nothing.
+// StopReading makes ReadMessage hold back messages until resume is called. Only the first call
+// to resume has an effect.
 func (c *WebSocket) StopReading() (resume func()) {
 	c.gate <- struct{}{}
 	return sync.OnceFunc(func() { <-c.gate })
 }
 
-// ReadMessage reads a message or a control frame, and verifies that it satisfies RFC 6455 and
-// the requirements of the engine. frames is the number of fragments of the message. control is
-// called with each control frame between the fragments.
+// ReadMessage reads a message or a control frame and checks that it complies with RFC 6455 and
+// the engine's requirements. frames is the number of fragments of the message. control is
+// called with each control frame between fragments.
 func (c *WebSocket) ReadMessage(control func(op byte, payload []byte)) (op byte, message []byte, frames int, err error) {
 	if op, message, frames, err = c.readMessage(control); err == nil {
 		c.gate <- struct{}{}
@@ -180,7 +180,7 @@ func (c *WebSocket) readMessage(control func(op byte, payload []byte)) (op byte,
 	}
 }
 
-// WriteFrame sends one frame, which need not be valid.
+// WriteFrame sends one frame, which may be invalid.
 func (c *WebSocket) WriteFrame(op byte, fin bool, payload []byte) error {
 	head := []byte{op, 0}
 	if fin {
@@ -211,7 +211,7 @@ func (c *WebSocket) WriteFrame(op byte, fin bool, payload []byte) error {
 	return err
 }
 
-// Cut ends the connection as a crash would. Data in transit may be lost.
+// Cut ends the connection abruptly, as a crash would. Data in transit may be lost.
 func (c *WebSocket) Cut() {
 	reset(c.Conn)
 	_ = c.SetDeadline(time.Unix(1, 0))

@@ -1,12 +1,13 @@
-// Package fifo provides a queue.
+// Package fifo provides a first-in, first-out queue.
 package fifo
 
-// minCompact is the minimum number of popped elements at which the remaining elements are
-// moved to the front, in a queue that never becomes empty.
+// minCompact is the number of popped elements above which Push may move the remaining elements
+// to the front.
 const minCompact = 64
 
-// Queue is a first-in-first-out queue. Its memory stays proportional to the number of its
-// elements, even if it never becomes empty. The zero value is an empty queue.
+// Queue is a first-in, first-out queue. Its memory stays proportional to its length, even if
+// it never becomes empty. The zero value is an empty queue. A Queue is not safe for concurrent
+// use.
 type Queue[T any] struct {
 	elements []T
 	head     int // elements[:head] have been popped
@@ -25,7 +26,7 @@ func (q *Queue[T]) Push(v T) {
 	q.elements = append(q.elements, v)
 }
 
-// PushFront inserts elements before those that are in the queue.
+// PushFront inserts elements before the oldest element, keeping their order.
 func (q *Queue[T]) PushFront(elements ...T) {
 	q.elements, q.head = append(elements, q.elements[q.head:]...), 0
 }
@@ -62,7 +63,7 @@ func (q *Queue[T]) Last() *T {
 // All returns the elements, oldest first. The slice is valid until the queue changes.
 func (q *Queue[T]) All() []T { return q.elements[q.head:] }
 
-// Clear removes all elements but keeps the memory.
+// Clear removes all elements but keeps the allocated memory.
 func (q *Queue[T]) Clear() {
 	clear(q.elements)
 	q.elements, q.head = q.elements[:0], 0

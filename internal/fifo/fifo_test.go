@@ -8,7 +8,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A queue behaves like a slice that grows at its end and shrinks at its front.
 func TestQueueOrder(t *testing.T) {
 	var q Queue[int]
 	var want []int
@@ -48,8 +47,7 @@ func TestQueueOrder(t *testing.T) {
 	}
 }
 
-// A queue that never becomes empty uses memory only in proportion to its elements, and keeps
-// no references to popped elements.
+// A queue that never becomes empty must not grow or retain popped elements.
 func TestQueueMemory(t *testing.T) {
 	var q Queue[*int]
 	for range 10 {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// The benchmarks use the cases and names of the program in bench/filter-rs, which measures the
-// reference implementation.
+// The cases and their names match those of bench/filter-rs, which measures the reference
+// implementation.
 
 func mustParse(tb testing.TB, v any) *Filter {
 	tb.Helper()
@@ -189,7 +189,6 @@ func BenchmarkPaths(b *testing.B) {
 	}
 }
 
-// With large documents, a second pass is expensive.
 func BenchmarkLargeDocument(b *testing.B) {
 	large := mustMarshal(b, fields{"a": strings.Repeat("text ", 2000), "k": 1, "rows": append(rows(), rows()...)})
 	d := Document{Input: large}

@@ -12,7 +12,6 @@ import (
 	"github.com/iii-go/iii/internal/filter/filtertest"
 )
 
-// Text that the engine does not accept as JSON is rejected.
 func TestParseRejectsWhatTheEngineCannotRead(t *testing.T) {
 	for text, want := range map[string]string{
 		``:                                     "the filter is not JSON: the text ends early",
@@ -70,7 +69,6 @@ func TestRepeatedKeysBeforeAllRules(t *testing.T) {
 	}
 }
 
-// An error names the path that caused it.
 func TestErrorsNameThePath(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"input.a": 1}`:                                "input.a",
@@ -111,7 +109,7 @@ func TestZeroFilterMatchesEverything(t *testing.T) {
 	}
 }
 
-// A match never fails, and text that is not JSON does not match.
+// Malformed documents neither match nor cause a panic.
 func TestMatchOfMalformedDocuments(t *testing.T) {
 	f := mustParse(t, `{"input.a.0.b": {"$exists": true}}`)
 	whole := `{"x": [1, {"y": "}"}], "a": [{"b": "\u00e9"}]}`
@@ -130,7 +128,6 @@ func TestMatchOfMalformedDocuments(t *testing.T) {
 	}
 }
 
-// Numbers in documents are read as the nearest doubles, regardless of their spelling.
 func TestNumbersOfDocuments(t *testing.T) {
 	for text, want := range map[string]float64{
 		"0": 0, "-0": 0, "12": 12, "-12.50": -12.5, "0.1": 0.1, "123456789012345678": 123456789012345678, "9007199254740993": 9007199254740992,
@@ -144,7 +141,7 @@ func TestNumbersOfDocuments(t *testing.T) {
 	}
 }
 
-// In operands, too, the last of several members with the same key counts.
+// As in filters, the last of several members with the same key counts.
 func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 	for text, want := range map[string]bool{
 		`{"a":1,"b":2}`:              true,
@@ -158,7 +155,7 @@ func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 		if got := mustParse(t, `{"input":{"$eq":{"a":1,"b":2}}}`).Matches(&Document{Input: json.RawMessage(text)}); got != want {
 			t.Errorf("%s: %v", text, got)
 		}
-		// Beyond 64 members, the comparison uses a larger bit set.
+		// More than 64 members require a larger bit set.
 		many := ""
 		for i := range 100 {
 			many += fmt.Sprintf(`"k%d":%d,`, i, i)
@@ -173,8 +170,7 @@ func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 	}
 }
 
-// skipNested, which examines eight bytes at a time, finds the same end of a value as a scan
-// byte by byte.
+// The leading spaces shift the value relative to the eight-byte steps of skipNested.
 func TestEndsOfValues(t *testing.T) {
 	c := filtertest.New(20)
 	for range 5000 {
@@ -196,7 +192,8 @@ func TestEndsOfValues(t *testing.T) {
 	}
 }
 
-// A match searches an array for the string that a filter on its elements requires.
+// $any skips elements whose text does not contain a string that the filter requires. This
+// shortcut must not change the result.
 func TestAnyFindsTheElementWithTheString(t *testing.T) {
 	byMember := `{"input": {"$any": {"@.k": {"$eq": "a"}}}}`
 	byElement := `{"input": {"$any": {"$eq": "a"}}}`

@@ -9,8 +9,7 @@ import (
 	"github.com/iii-go/iii/internal/filter/filtertest"
 )
 
-// FuzzParse parses arbitrary text. If the text is accepted, encoding/json must accept it as
-// well, and parsing its normal form must return the same normal form.
+// FuzzParse checks that accepted filters are valid JSON and that their normal form is stable.
 func FuzzParse(f *testing.F) {
 	for i, v := range vectors(f) {
 		if i%20 == 0 {
@@ -45,9 +44,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzMatch matches filters against arbitrary text. The verdict must be the same each time.
-// For a valid document, it must also be the same in an index, and for the document without
-// white space.
+// FuzzMatch checks that matching arbitrary input is deterministic. For valid documents, views,
+// indexes and white space must not change the result.
 func FuzzMatch(f *testing.F) {
 	for i, v := range vectors(f) {
 		if v.Kind == "match" && i%10 == 0 {
@@ -95,7 +93,6 @@ func valid(text []byte) bool {
 	return err == nil
 }
 
-// FuzzCheckSchemas checks filters against arbitrary schemas.
 func FuzzCheckSchemas(f *testing.F) {
 	for i, v := range vectors(f) {
 		if v.Kind == "schema" && i%5 == 0 {

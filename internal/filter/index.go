@@ -6,18 +6,19 @@ import (
 	"slices"
 )
 
-// Index finds the filters that match a document. It maps keys to filters and values,
-// ordered by key. An index is immutable: Insert and Remove return a new one, in O(log n),
-// that shares most of its structure with the old one. All methods are safe for concurrent
-// use. The zero value is an empty index.
+// Index finds the filters that match a document. It maps keys to filters and values, ordered
+// by key. An Index is immutable. Insert and Remove take O(log n) time and return a new Index
+// that shares most of its structure with the old one. Its methods are safe for concurrent use.
+// The zero value is an empty index.
 //
-// Each entry is filed under one condition of its filter: a path, and the scalars of which
-// the value at the path must equal one. A match resolves each path once. It evaluates only
-// the entries found under the value there, and the entries that have no such condition.
+// If possible, an entry is filed under one condition of its filter. A condition requires the
+// value at a path to equal one of several scalars. Matching resolves each path once, then
+// evaluates only the entries filed under the value found there and the entries without a
+// condition.
 type Index[V any] struct {
 	all   *tree[string, *entry[V]]
 	rest  *tree[string, *entry[V]]  // entries without a condition
-	paths *tree[string, *filing[V]] // filings by the text of the path
+	paths *tree[string, *filing[V]] // filings by path text
 }
 
 type entry[V any] struct {
@@ -27,12 +28,12 @@ type entry[V any] struct {
 	under  condition
 }
 
-// condition is a part of a filter by which an index can find the filter: the value at the path
-// must equal one of the scalars, which are all different.
+// condition is the part of a filter under which an index files it. It holds if the value at
+// path equals one of scalars, which are distinct.
 type condition struct {
 	path    *path
 	scalars []*value
-	whole   bool // the filter consists of this condition only
+	whole   bool // the filter has no other conditions
 }
 
 // filing holds the entries filed under one path.
@@ -44,7 +45,7 @@ type filing[V any] struct {
 	count                int
 }
 
-// Indexable reports whether the filter has a condition under which an index can file it.
+// Indexable reports whether an index can file the filter under a condition.
 func (f *Filter) Indexable() bool {
 	for range f.conditions() {
 		return true
@@ -52,7 +53,7 @@ func (f *Filter) Indexable() bool {
 	return false
 }
 
-// conditions iterates over the conditions of a filter, in normal-form order.
+// conditions iterates over the conditions of a filter in normal-form order.
 func (f *Filter) conditions() iter.Seq[condition] {
 	return func(yield func(condition) bool) {
 		if f == nil {
@@ -70,8 +71,8 @@ func (f *Filter) conditions() iter.Seq[condition] {
 	}
 }
 
-// scalars returns the distinct scalars, one of which the value must equal for the operator to
-// hold. It returns nil if the operator does not require that.
+// scalars returns the distinct scalars for which the operator holds. It returns nil if the
+// operator also holds for other values.
 func (o *op) scalars() []*value {
 	switch {
 	case o.kind == opEq && o.operand.scalar():
@@ -103,7 +104,7 @@ func compareScalars(a, b *value) int {
 // Len returns the number of entries.
 func (x Index[V]) Len() int { return x.all.len() }
 
-// Get returns the value of a key.
+// Get returns the value stored under key.
 func (x Index[V]) Get(key string) (v V, ok bool) {
 	e, ok := x.all.get(key)
 	if !ok {
@@ -112,7 +113,7 @@ func (x Index[V]) Get(key string) (v V, ok bool) {
 	return e.value, true
 }
 
-// All iterates over keys and values, ordered by key.
+// All iterates over keys and values in key order.
 func (x Index[V]) All() iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		var w walk[string, *entry[V]]
@@ -125,12 +126,13 @@ func (x Index[V]) All() iter.Seq2[string, V] {
 	}
 }
 
-// Insert returns an index with the given entry, which replaces an entry with the same key.
+// Insert returns an index that also contains the given entry, which replaces any entry with
+// the same key. A nil filter matches every document.
 func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 	x = x.Remove(key)
 	e := &entry[V]{key: key, filter: f, value: v}
-	// The best condition has a single scalar if possible. Among several such conditions, the
-	// one with the fewest neighbors is best, and then the one with the fewest scalars.
+	// Prefer a condition with a single scalar, then the one with the fewest neighbors, then
+	// the one with the fewest scalars.
 	best := [3]int{}
 	for c := range f.conditions() {
 		cost := [3]int{0, x.neighbors(c), len(c.scalars)}
@@ -149,7 +151,7 @@ func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 	return x.file(e, 1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.put(key, e) })
 }
 
-// Remove returns an index without the entry for the key.
+// Remove returns an index without the entry for key.
 func (x Index[V]) Remove(key string) Index[V] {
 	e, ok := x.all.get(key)
 	if !ok {
@@ -163,7 +165,7 @@ func (x Index[V]) Remove(key string) Index[V] {
 	return x.file(e, -1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.remove(key) })
 }
 
-// neighbors returns the number of entries filed under the scalars of a condition.
+// neighbors returns the number of entries already filed under the scalars of c.
 func (x Index[V]) neighbors(c condition) int {
 	f, ok := x.paths.get(c.path.text)
 	if !ok {
@@ -176,7 +178,7 @@ func (x Index[V]) neighbors(c condition) int {
 	return n
 }
 
-// under returns the entries filed under a scalar.
+// under returns the entries filed under s.
 func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	switch {
 	case s.kind == number:
@@ -193,8 +195,8 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file applies change to the list of entries under each scalar of e's condition, and adds
-// delta to the number of entries filed under the condition's path.
+// file applies change to the entries under each scalar of e's condition, and adds delta to the
+// number of entries filed under its path.
 func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[V]]) *tree[string, *entry[V]]) Index[V] {
 	key := e.under.path.text
 	f := filing[V]{path: e.under.path}
@@ -223,7 +225,7 @@ func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[
 	return x
 }
 
-// replace sets the list of entries under a scalar, or removes the scalar if the list is empty.
+// replace stores a list under a scalar. If the list is empty, it removes the scalar instead.
 func replace[K cmp.Ordered, V any](lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
 	if list == nil {
 		return lists.remove(scalar)
@@ -231,7 +233,7 @@ func replace[K cmp.Ordered, V any](lists *tree[K, *tree[string, V]], scalar K, l
 	return lists.put(scalar, list)
 }
 
-// lookup returns the entries filed under the value of a document.
+// lookup returns the entries filed under raw, a value from a document.
 func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	switch kindOf(raw) {
 	case null:
@@ -259,7 +261,7 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found holds the results of all lookups of a match. Each result is a list of entries.
+// found collects the lists of candidates that the lookups for a document yield.
 type found[V any] struct {
 	count int // number of entries
 	lists int
@@ -293,7 +295,7 @@ func (r *found[V]) lookup(m *match, f *filing[V]) {
 	}
 }
 
-// find looks up the document's values at the paths of the index.
+// find looks up the document's value at every path in the index.
 func (x *Index[V]) find(m *match, r *found[V]) {
 	r.add(x.rest)
 	if x.paths.len() == 1 {
@@ -307,9 +309,9 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 	}
 }
 
-// Candidates returns the number of entries that remain after the lookups for a document. A
-// match skips lookups that would leave most of the entries, and evaluates all of them
-// instead.
+// Candidates returns the number of entries left to evaluate after the lookups for a document.
+// If the index has many paths for its size, or if the lookups rule out too few entries,
+// [Index.AppendMatches] evaluates every entry instead.
 func (x Index[V]) Candidates(d *Document) int {
 	v := d.view(x.paths.len())
 	defer v.release()
@@ -318,9 +320,9 @@ func (x Index[V]) Candidates(d *Document) int {
 	return r.count
 }
 
-// AppendMatches appends the values of the entries whose filters match the document, ordered
-// by key. It allocates only to grow dst as long as a single list of candidates suffices,
-// which is the case when all conditions are on one path.
+// AppendMatches appends the values of the entries that match the document, in key order. If a
+// single lookup yields all candidates, as in an index whose conditions all concern one path,
+// AppendMatches allocates only to grow dst.
 func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	if x.all == nil {
 		return dst
@@ -355,13 +357,13 @@ func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
 	return dst
 }
 
-// holds evaluates the filter of an entry. lookedUp is true if the entry was found by its
-// condition, which therefore holds.
+// holds reports whether the filter of e matches. lookedUp reports whether e was found under
+// its condition, which then need not be checked again.
 func (e *entry[V]) holds(m *match, lookedUp bool) bool {
 	return lookedUp && e.under.whole || e.filter == nil || m.all(e.filter.clauses, nil)
 }
 
-// appendHeld appends the values of the matching entries in a single list.
+// appendHeld appends the values of the matching entries in a list.
 func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedUp bool) []V {
 	if list.size == 1 {
 		if e := list.value; e.holds(m, lookedUp) {
@@ -379,7 +381,7 @@ func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedU
 	return dst
 }
 
-// appendMerged appends the values of the matching entries in several lists, ordered by key.
+// appendMerged is like appendHeld, but for several lists. The result is ordered by key.
 func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	var buf [16]*entry[V]
 	matched := buf[:0]
@@ -401,7 +403,7 @@ func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	return dst
 }
 
-// merge sorts entries by key. The entries consist of sorted runs, whose ends are in runs.
+// merge sorts entries by key. The entries form sorted runs, and runs holds the end of each.
 func merge[V any](entries []*entry[V], runs []int) {
 	if len(entries) <= 16 {
 		for i := 1; i < len(entries); i++ {

@@ -44,7 +44,7 @@ func TestNormalFormIsAFixedPoint(t *testing.T) {
 	}
 }
 
-// The order of an object's members and of the filters of $and is irrelevant.
+// The order of members and of the operands of $and does not matter.
 func TestNormalFormOfPermutations(t *testing.T) {
 	c := filtertest.New(2)
 	for range 2000 {
@@ -69,7 +69,6 @@ func TestNormalFormOfPermutations(t *testing.T) {
 	}
 }
 
-// A view of a document finds the same values as a scan of it.
 func TestViewFindsWhatAScanFinds(t *testing.T) {
 	c := filtertest.New(3)
 	for range 3000 {
@@ -168,7 +167,6 @@ func values(x Index[int]) func(func(int) bool) {
 	}
 }
 
-// A version of an index stays unchanged while others are derived from it.
 func TestIndexVersionsAreIndependent(t *testing.T) {
 	f := mustParse(t, `{"input.k":{"$in":[1,2,"x",null,true]}}`)
 	d := &Document{Input: json.RawMessage(`{"k":1}`)}
@@ -192,7 +190,6 @@ func TestIndexVersionsAreIndependent(t *testing.T) {
 	}
 }
 
-// Lookups leave few candidates, regardless of the number of entries.
 func TestIndexCandidates(t *testing.T) {
 	var x Index[int]
 	for i := range 1000 {
@@ -206,7 +203,7 @@ func TestIndexCandidates(t *testing.T) {
 		`{"k":[5]}`:              0,
 		`[]`:                     0,
 	} {
-		// The entry inserted first may be filed under a different path than the others.
+		// The first entry may be filed under a different path than the rest.
 		if got := x.Candidates(&Document{Input: json.RawMessage(input)}); got > want+1 {
 			t.Errorf("%d candidates for %s, want %d", got, input, want)
 		}
@@ -245,8 +242,6 @@ func TestTreesStayBalanced(t *testing.T) {
 	}
 }
 
-// A tree contains the same entries as a map, in order, and does not change when another tree
-// is derived from it.
 func TestTreesHoldWhatMapsHold(t *testing.T) {
 	c := filtertest.New(6)
 	for _, keys := range []int{5, 200, 3000} {
@@ -275,7 +270,7 @@ func TestTreesHoldWhatMapsHold(t *testing.T) {
 		}
 		for i := range 20_000 {
 			key := float64(c.IntN(keys) - keys/2)
-			// Phases with mostly insertions alternate with phases with mostly removals.
+			// Phases of mostly insertions alternate with phases of mostly removals.
 			if c.IntN(10) < 2+6*(i/4000%2) {
 				x = x.remove(key)
 				delete(want, key)

@@ -8,10 +8,11 @@ import (
 	"slices"
 )
 
-// Document describes one call in raw JSON. A nil field is absent, unlike a null value.
+// Document describes one call as raw JSON. A nil field is absent, which is not the same as
+// null.
 //
-// The values must be valid JSON. For other text, the result of a match is unspecified but
-// always the same.
+// The fields must hold valid JSON. Otherwise, the result of a match is unspecified but
+// deterministic.
 type Document struct {
 	Input, Output, Error, Caller, Metadata json.RawMessage
 }
@@ -30,8 +31,8 @@ func (d *Document) root(r Root) []byte {
 	return d.Metadata
 }
 
-// Matches reports whether the filter holds for the document. It allocates only if a path
-// leads to a number with more than 32 characters.
+// Matches reports whether f matches d. It allocates only to compare numbers of more than 32
+// characters.
 func (f *Filter) Matches(d *Document) bool {
 	if f == nil {
 		return true
@@ -47,13 +48,13 @@ func (f *Filter) Matches(d *Document) bool {
 	return holds
 }
 
-// match is the state of evaluating filters on one document.
+// match is the state of evaluating filters against one document.
 type match struct {
 	doc  *Document
-	view *view // nil if the document is scanned for each path
+	view *view // nil to scan the document for each path
 }
 
-// resolve returns the value at a path.
+// resolve returns the value at p and whether it exists. elem is the current $any element.
 func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 	if p.root == element {
 		return resolve(elem, p.segments)
@@ -69,7 +70,7 @@ func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
 	return raw[start:stop], start > 0
 }
 
-// all reports whether all clauses hold; elem is the current element of $any.
+// all reports whether all clauses hold. elem is the current $any element.
 func (m *match) all(clauses []clause, elem []byte) bool {
 	var v []byte
 	var present bool
@@ -104,7 +105,6 @@ func (m *match) combine(c *clause, elem []byte) bool {
 	return false
 }
 
-// operators reports whether all operators hold for the value v.
 func (m *match) operators(ops []op, v []byte, present bool) bool {
 	for i := range ops {
 		if !m.operator(&ops[i], v, present) {
@@ -147,7 +147,7 @@ func (m *match) operator(o *op, v []byte, present bool) bool {
 		if math.IsNaN(f) {
 			return false
 		}
-		order = cmp.Compare(f, o.operand.num) // -0.0 and 0 are equal
+		order = cmp.Compare(f, o.operand.num) // -0.0 equals 0
 	}
 	switch o.kind {
 	case opGt:
@@ -160,7 +160,7 @@ func (m *match) operator(o *op, v []byte, present bool) bool {
 	return order <= 0
 }
 
-// any reports whether an element of the array v passes the operand of $any.
+// any evaluates $any for the array v.
 func (m *match) any(o *op, v []byte) bool {
 	a := o.any
 	l := searchFor(a.literal, v)
@@ -181,15 +181,15 @@ func (m *match) any(o *op, v []byte) bool {
 	}
 }
 
-// search finds the elements of an array that contain a literal. Searching the text of the
-// array for the literal takes less time than reading every element.
+// search finds the elements of an array that contain a literal. Searching the array's text is
+// faster than reading every element.
 type search struct {
-	literal []byte // nil if every element counts
-	next    int    // the position of a literal, before which there is none
+	literal []byte // nil to accept every element
+	next    int    // the position of the next literal
 }
 
-// searchFor returns a search in the array b. If the array contains escapes, the literal may be
-// spelled in other ways, so the search finds every element.
+// searchFor returns a search of the array b. If b contains escapes, the literal might be
+// spelled differently, so the search accepts every element.
 func searchFor(literal, b []byte) search {
 	if literal != nil && bytes.IndexByte(b, '\\') >= 0 {
 		literal = nil
@@ -197,8 +197,8 @@ func searchFor(literal, b []byte) search {
 	return search{literal: literal}
 }
 
-// in finds the first literal in b at or after i, unless the current one is not before i. It
-// returns false if there is none.
+// in reports whether the literal occurs in b at or after i, and advances the search to that
+// occurrence.
 func (s *search) in(b []byte, i int) bool {
 	if s.next >= i || s.literal == nil {
 		return true
@@ -208,8 +208,6 @@ func (s *search) in(b []byte, i int) bool {
 	return n >= 0
 }
 
-// only returns the path that all clauses of $any's operand share. It returns nil if the
-// operand is not a filter or has no such path.
 func (a *anyOf) only() *path {
 	if !a.byFilter || len(a.filter) == 0 {
 		return nil
@@ -218,6 +216,7 @@ func (a *anyOf) only() *path {
 	if p == nil || len(p.segments) == 0 {
 		return nil
 	}
+	// All clauses must have the same path.
 	for i := range a.filter[1:] {
 		if !a.filter[i+1].same {
 			return nil
@@ -226,9 +225,8 @@ func (a *anyOf) only() *path {
 	return p
 }
 
-// anyMember is like any, for a filter with the single path p. If an element is an object,
-// looking up the first segment of p also finds the end of the element, so each element is read
-// only once.
+// anyMember evaluates $any for a filter whose clauses share the path p. Looking up p in an
+// object also finds the end of the object, so each element is read only once.
 func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 	i, empty := firstItem(b, 0, ']')
 	for !empty {
@@ -252,7 +250,7 @@ func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 			var start, stop int
 			start, stop, end = find(b, i, p.segments)
 			v, present = b[start:stop], start > 0
-			if end < 0 { // the element may be a complete value of another type
+			if end < 0 { // members are malformed: skip the object
 				end = skipValue(b, i)
 			}
 		} else if end = skipValue(b, i); end > 0 {
@@ -273,7 +271,7 @@ func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 	return false
 }
 
-// equal reports deep equality of raw JSON and an operand.
+// equal reports whether the raw JSON value deeply equals x.
 func equal(raw []byte, x *value) bool {
 	if kindOf(raw) != x.kind {
 		return false
@@ -297,7 +295,7 @@ func equal(raw []byte, x *value) bool {
 	return equalLargeObject(raw, x.list)
 }
 
-// equalText reports whether raw, the inside of a JSON string, equals s.
+// equalText reports whether raw, the contents of a JSON string, equals s.
 func equalText(raw []byte, s string) bool {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		return string(raw) == s
@@ -318,8 +316,9 @@ func equalArray(raw []byte, items []member) bool {
 	return !more
 }
 
-// maxMembers bounds the number of members of any object in an accepted filter, because each
-// member takes at least four bytes. Only filters that the engine announces can have more.
+// maxMembers is an upper bound on the number of members in an object of a filter accepted by
+// Parse, because each member takes at least four bytes. Only filters announced by the engine
+// can exceed it.
 const maxMembers = maxSize / 4
 
 func equalLargeObject(raw []byte, members []member) bool {
@@ -330,8 +329,9 @@ func equalLargeObject(raw []byte, members []member) bool {
 	return equalObject(raw, members, seen[:(len(members)+63)/64])
 }
 
-// equalObject compares an object with members in one pass over raw. Each member has a bit in
-// equals, which is set if the last value of its key in raw is equal.
+// equalObject reports whether raw, an object, equals the object with the given members. It
+// makes one pass over raw. Bit j of equals is set if the last value so far for the key of
+// members[j] is equal.
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {
@@ -360,7 +360,7 @@ func equalObject(raw []byte, members []member, equals []uint64) bool {
 	return true
 }
 
-// set is the operand of $in and $nin. It finds scalars by binary search.
+// set is the operand of $in or $nin. Its scalars are sorted for binary search.
 type set struct {
 	null, truth, falsity bool
 	numbers              []float64
@@ -390,7 +390,7 @@ func newSet(items []member) *set {
 	return s
 }
 
-// has reports whether raw equals one of the items.
+// has reports whether raw equals an item of the set.
 func (s *set) has(raw []byte) bool {
 	switch kindOf(raw) {
 	case null:

@@ -1,10 +1,9 @@
-// Package filter implements the language of observer filters, which select the calls of a
-// function that an observer receives.
+// Package filter implements observer filters. A filter selects the calls to a function that an
+// observer receives.
 //
-// A filter is parsed from JSON and converted to a normal form, the only spelling that the
-// engine stores and announces. A document, which describes one call, is matched as raw
-// JSON: a match decodes only the values at the ends of a filter's paths. An [Index] finds
-// the matching filters among thousands.
+// [Parse] converts a filter from JSON to its normal form, which is what the engine stores and
+// announces. A [Document] describes one call as raw JSON. Matching decodes only the values at
+// the filter's paths. An [Index] finds the matching filters among thousands.
 package filter
 
 import (
@@ -26,11 +25,11 @@ const (
 	InvalidFilterPath = "INVALID_FILTER_PATH"
 )
 
-// Error is the reason why a filter is rejected. Code and Message are identical to those of the
-// engine's error.
+// Error reports why a filter was rejected. Code and Message are the same as in the engine's
+// error.
 type Error struct {
 	Code    string
-	Path    string // the path at fault, as written in the filter; "" if the fault is not in a path
+	Path    string // the invalid path, or "" if no path is at fault
 	Message string
 }
 
@@ -45,13 +44,13 @@ const (
 	maxNesting       = 120  // arrays and objects
 	maxFilterDepth   = 8
 	maxNodes         = 64
-	maxItems         = 256 // of $in and $nin
+	maxItems         = 256 // in the operand of $in or $nin
 	maxSegments      = 16  // after the root
 	maxLiteralDepth  = 32
-	longestExpansion = 5 // canonical text is at most this many times as long: 1e15
+	longestExpansion = 5 // bound on growth in canonical form, where 1e15 is spelled out
 )
 
-// Root is the first part of a path.
+// Root is the first segment of a path.
 type Root uint8
 
 const (
@@ -60,34 +59,32 @@ const (
 	ErrorRoot
 	Caller
 	Metadata
-	element // the element of the innermost $any
+	element // the current element of the innermost $any
 )
 
 var rootNames = [...]string{"input", "output", "error", "caller", "metadata", "@"}
 
 func (r Root) String() string { return rootNames[r] }
 
-// Filter is a filter in normal form. It is immutable and safe for concurrent use. The
-// zero value and nil match every document.
+// Filter is a filter in normal form. It is immutable and safe for concurrent use. A nil Filter
+// and the zero value match every document.
 type Filter struct {
 	clauses []clause
 	text    string
-	roots   uint8 // a bit for each Root
+	roots   uint8 // a bit set of Roots
 	paths   int   // number of distinct paths outside $any
 }
 
-// clause is one condition of a filter. The clauses of a filter are sorted by key, then by
-// text.
+// clause is one condition of a filter. Clauses are sorted by key, then by text.
 type clause struct {
 	key  string // a path, "$or" or "$not"
 	path *path  // nil for $or and $not
-	// same reports that the previous clause has the same path.
+	// same reports whether the previous clause has the same path.
 	same    bool
 	ops     []op
-	filters [][]clause // the operands of $or, the operand of $not
+	filters [][]clause // the operands of $or or the single operand of $not
 }
 
-// path is a parsed path.
 type path struct {
 	text     string
 	root     Root
@@ -97,11 +94,11 @@ type path struct {
 type segment struct {
 	key     string
 	hash    uint32
-	index   uint64 // the element of an array, if isIndex
+	index   uint64 // the array index, if isIndex is set
 	isIndex bool
-	end     int // end of the segment in the text of the path
-	// word holds the bytes of a key of up to seven bytes, and mask selects them. For a longer
-	// key, mask is 0.
+	end     int // where the segment ends in path.text
+	// word and mask compare a key of up to seven bytes in one operation. word holds the key,
+	// and mask covers its bytes. Both are 0 for longer keys.
 	word, mask uint64
 }
 
@@ -124,34 +121,35 @@ const (
 
 var opNames = [...]string{"$any", "$eq", "$exists", "$gt", "$gte", "$in", "$lt", "$lte", "$ne", "$nin", "$prefix"}
 
-// op is one operator of a clause.
 type op struct {
 	kind    opKind
-	operand *value // operand of all operators except $any
+	operand *value // used by all operators except $any
 	set     *set   // operand of $in and $nin
 	any     *anyOf // operand of $any
 }
 
-// anyOf is the operand of $any: operators or, if byFilter is true, a filter for the elements.
+// anyOf is the operand of $any: a filter for the elements if byFilter is true, otherwise
+// operators.
 type anyOf struct {
 	ops      []op
 	filter   []clause
 	byFilter bool
-	literal  []byte // a string that each matching element contains, in quotes, or nil
+	literal  []byte // a quoted string that every matching element contains, or nil
 }
 
-// seed makes the hashes of keys unpredictable to senders of documents.
+// seed is random, so senders of documents cannot provoke hash collisions.
 var seed = maphash.MakeSeed()
 
 // Parse parses a filter supplied by an observer. The error is an *[Error].
 func Parse(raw []byte) (*Filter, error) { return parse(raw, true) }
 
-// ParseNormalized parses a filter announced by the engine, in normal form or not. It does
-// not limit the size, because the normal form of an accepted filter may exceed the limit.
-// The error is an *[Error].
+// ParseNormalized parses a filter announced by the engine, whether or not it is in normal
+// form. The size is not limited, because the normal form of an accepted filter may exceed the
+// limit. The error is an *[Error].
 func ParseNormalized(raw []byte) (*Filter, error) { return parse(raw, false) }
 
-// ParseValue is like [Parse], for the JSON encoding of v.
+// ParseValue parses the JSON encoding of v as [Parse] does. If v cannot be encoded, the error
+// is not an *[Error].
 func ParseValue(v any) (*Filter, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -190,13 +188,13 @@ type compiler struct {
 	nodes int
 	roots uint8
 	paths int
-	// opRoom and the fields below hold preallocated space.
+	// opRoom, pathRoom and segmentRoom provide preallocated memory; see take.
 	opRoom      []op
 	pathRoom    []path
 	segmentRoom []segment
 }
 
-// node counts an operator, an $or or a $not towards the size of the filter.
+// node counts an operator, $or or $not toward the size limit.
 func (c *compiler) node() *Error {
 	if c.nodes++; c.nodes > maxNodes {
 		return invalid("", "more than %d operator / clause nodes", maxNodes)
@@ -204,14 +202,14 @@ func (c *compiler) node() *Error {
 	return nil
 }
 
-// filter returns the clauses of v and of the filters in its $and, sorted and without
-// duplicates. inAny is true if v is the operand of an $any.
+// filter compiles v and the filters in its $and. The returned clauses are sorted and distinct.
+// inAny reports whether v is inside an $any.
 func (c *compiler) filter(v *value, depth int, inAny bool) ([]clause, *Error) {
 	if depth > maxFilterDepth {
 		return nil, invalid("", "filters nested deeper than %d levels", maxFilterDepth)
 	}
 	var all []clause
-	var waiting [][]member // filters in $and, the next ones last
+	var waiting [][]member // operands of $and still to be compiled, the next ones last
 	for {
 		if v.kind != object {
 			return nil, invalid("", "a filter must be a JSON object, found %v", v.kind)
@@ -279,7 +277,7 @@ func sortClauses(all []clause) []clause {
 	return kept
 }
 
-// sortByText is like sortClauses, for clauses that have the same key.
+// sortByText is like sortClauses, but all clauses must have the same key.
 func sortByText(all []clause) []clause {
 	if len(all) == 1 {
 		return all
@@ -303,7 +301,7 @@ func sortByText(all []clause) []clause {
 	return all[:len(texts)]
 }
 
-// checkList checks the operand of $and and $or.
+// checkList checks that the operand of $and or $or is a nonempty array.
 func checkList(m *member) *Error {
 	if m.kind != array {
 		return invalid("", "`%s` takes an array of filters, found %v", m.key, m.kind)
@@ -314,7 +312,7 @@ func checkList(m *member) *Error {
 	return nil
 }
 
-// clause compiles one member of a filter. The member must not be $and.
+// clause compiles any member of a filter other than $and.
 func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error {
 	switch {
 	case m.key == "$or":
@@ -377,7 +375,7 @@ func operator(name string) opKind {
 	return opUnknown
 }
 
-// checkOperators returns an error unless the operand of a path is an object of operators.
+// checkOperators checks that the operand of a path is a nonempty object of operators.
 func checkOperators(path string, v *value) *Error {
 	literal := v.kind != object
 	if !literal && len(v.list) == 0 {
@@ -451,7 +449,7 @@ func (c *compiler) operator(into *op, path string, m *member, depth int) *Error 
 	return nil
 }
 
-// any compiles the operand of $any, which is nested one level deeper than its operator.
+// any compiles the operand of $any.
 func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	if m.kind != object {
 		return invalid(path, "`%s`: `$any` takes an operator object or a filter over `@`, found %v", path, m.kind)
@@ -477,8 +475,8 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	return fault
 }
 
-// literal returns the longest quoted string among known and the strings that operators require
-// the value to equal. It ignores strings that need escapes.
+// literal returns the longest quoted string that a value must equal to satisfy ops, or known
+// if known is at least as long. Strings that need escapes are ignored.
 func literal(ops []op, known []byte) []byte {
 	for i := range ops {
 		o := &ops[i]
@@ -492,8 +490,8 @@ func literal(ops []op, known []byte) []byte {
 	return known
 }
 
-// checkLiteral checks an operand or a part of it; depth is the number of arrays and objects
-// around the part.
+// checkLiteral checks a literal within an operand. depth is the number of arrays and objects
+// that enclose it.
 func checkLiteral(path, name string, v *value, depth int) *Error {
 	switch v.kind {
 	case number:
@@ -513,7 +511,7 @@ func checkLiteral(path, name string, v *value, depth int) *Error {
 	return nil
 }
 
-// appendOperand appends the operand of a clause in normal form.
+// appendOperand appends the normal form of the clause's operand.
 func (c *clause) appendOperand(dst []byte) []byte {
 	switch c.key {
 	case "$not":
@@ -531,7 +529,7 @@ func (c *clause) appendOperand(dst []byte) []byte {
 	return appendOperators(dst, c.ops)
 }
 
-// appendFilter appends a filter in normal form.
+// appendFilter appends the normal form of a filter.
 func appendFilter(dst []byte, clauses []clause) []byte {
 	if len(clauses) == 0 {
 		return append(dst, "{}"...)
@@ -567,8 +565,8 @@ func appendOperators(dst []byte, ops []op) []byte {
 	return append(dst, '}')
 }
 
-// path parses a path, which consists of segments separated by dots; the first segment
-// names the root. A backslash escapes a dot or a backslash in a segment.
+// path parses a path. Its segments are separated by dots, and the first one names the root. A
+// backslash escapes a dot or a backslash.
 func (c *compiler) path(s string, inAny bool) (*path, *Error) {
 	if s == "" {
 		return nil, invalid("", "empty path")
@@ -647,8 +645,8 @@ func unescapeSegment(s string, escapes int) string {
 	return string(b)
 }
 
-// canonicalIndex parses the index of an array element: decimal, without a sign or leading
-// zeros, and at most 64 bits.
+// canonicalIndex parses an array index: a decimal integer of at most 64 bits, without a sign
+// or leading zeros.
 func canonicalIndex(s string) (uint64, bool) {
 	if s == "" || !isDigit(s[0]) || s[0] == '0' && len(s) > 1 {
 		return 0, false
@@ -657,7 +655,7 @@ func canonicalIndex(s string) (uint64, bool) {
 	return n, err == nil
 }
 
-// String returns the normal form.
+// String returns the normal form of f.
 func (f *Filter) String() string {
 	if f == nil || f.text == "" {
 		return "{}"
@@ -665,9 +663,9 @@ func (f *Filter) String() string {
 	return f.text
 }
 
-// MatchAll reports whether the normal form is the empty filter.
+// MatchAll reports whether f is the empty filter, which matches every document.
 func (f *Filter) MatchAll() bool { return f == nil || len(f.clauses) == 0 }
 
-// Uses reports whether a path outside $any begins at r. A document may omit roots that no
+// Uses reports whether f has a path that begins at r. A document need not set roots that no
 // filter uses.
 func (f *Filter) Uses(r Root) bool { return f != nil && f.roots&(1<<r) != 0 }

@@ -11,11 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// The functions below read the JSON of documents, which has been validated before. They find
-// the end of a value only by its quotes and brackets. They treat malformed values as values
-// without members and elements, and do not panic on any text.
+// The functions below scan the JSON of documents. They assume that it is valid and find the
+// end of a value by its quotes and brackets alone. They treat a malformed value as empty and
+// never panic.
 
-// malformed is the index that stands for the missing end of a malformed value.
+// malformed is returned instead of the end of a malformed value.
 const malformed = -1
 
 func skipSpace(b []byte, i int) int {
@@ -30,8 +30,8 @@ const (
 	highs = 0x80 * ones
 )
 
-// word returns the eight bytes of b at i, with the first byte lowest. Bytes beyond the end of
-// b are 0.
+// word returns the eight bytes of b at i in little-endian order. Bytes beyond the end of b are
+// 0.
 func word(b []byte, i int) uint64 {
 	if i <= len(b)-8 {
 		return binary.LittleEndian.Uint64(b[i:])
@@ -50,12 +50,12 @@ func lastWord(b []byte, i int) uint64 {
 	return w
 }
 
-// zeros sets the highest bit of the lowest zero byte of w, and possibly those of higher
-// bytes.
+// zeros sets the high bit of the lowest zero byte of w. The bits of higher bytes are
+// unreliable.
 func zeros(w uint64) uint64 { return (w - ones) &^ w & highs }
 
-// skipString returns the index after the string whose opening quote is at i, and whether
-// the string has escapes.
+// skipString returns the index after the string that begins at i, and whether the string
+// contains escapes.
 func skipString(b []byte, i int) (end int, escaped bool) {
 	i++
 	for limit := min(len(b)-8, i+48); i <= limit; {
@@ -84,13 +84,13 @@ func skipString(b []byte, i int) (end int, escaped bool) {
 				return quote + 1, escaped
 			}
 			escaped = true
-			i += backslash + 2 // past the quote if it is escaped
+			i += backslash + 2 // also skips an escaped quote
 		}
 	}
 	return malformed, escaped
 }
 
-// scalarByte marks the bytes of numbers, true, false and null.
+// scalarByte marks the bytes that occur in numbers, true, false and null.
 var scalarByte = func() (t [256]bool) {
 	for c := range t {
 		t[c] = isDigit(byte(c)) || c == '-' || c == '+' || c == '.' || 'a' <= c|0x20 && c|0x20 <= 'z'
@@ -98,7 +98,7 @@ var scalarByte = func() (t [256]bool) {
 	return t
 }()
 
-// scalarStart marks the first bytes of numbers, true, false and null.
+// scalarStart marks the bytes that begin numbers, true, false and null.
 var scalarStart = func() (t [256]bool) {
 	for _, c := range []byte("-0123456789tfn") {
 		t[c] = true
@@ -129,11 +129,11 @@ func skipValue(b []byte, i int) int {
 
 // skipNested returns the index after the array or object that begins at i.
 //
-// It processes eight bytes at a time and counts the brackets in them that are outside
-// strings: a byte is in a string if the number of preceding quotes is odd.
+// It processes eight bytes at a time and counts the brackets outside strings. A byte is inside
+// a string if an odd number of quotes precedes it.
 func skipNested(b []byte, i int) int {
 	depth := 1
-	inside := uint64(0) // ones within a string
+	inside := uint64(0) // ones inside a string, otherwise 0
 	for i++; i < len(b); {
 		w := word(b, i)
 		if zeros(w^'\\'*ones) != 0 {
@@ -143,8 +143,8 @@ func skipNested(b []byte, i int) int {
 			}
 			continue
 		}
-		folded := w | 0x20*ones                       // brackets become braces
-		within := equalBytes(w, '"')>>7*ones ^ inside // the lowest bit of each byte counts
+		folded := w | 0x20*ones                       // maps brackets to braces
+		within := equalBytes(w, '"')>>7*ones ^ inside // only the low bits matter
 		outside := ^(within << 7)
 		opening := equalBytes(folded, '{') & outside
 		closing := equalBytes(folded, '}') & outside
@@ -168,8 +168,8 @@ func skipNested(b []byte, i int) int {
 	return malformed
 }
 
-// skipEscapes performs one step of skipNested, for eight bytes that contain backslashes. If it
-// returns depth 0, the returned index is the one after the closing bracket.
+// skipEscapes is one step of skipNested, for eight bytes that include a backslash. If the
+// returned depth is 0, the returned index is the one after the closing bracket.
 func skipEscapes(b []byte, i int, inside uint64, depth int) (int, uint64, int) {
 	for end := min(i+8, len(b)); i < end; i++ {
 		switch c := b[i]; {
@@ -190,14 +190,14 @@ func skipEscapes(b []byte, i int, inside uint64, depth int) (int, uint64, int) {
 	return i, inside, depth
 }
 
-// equalBytes sets the highest bit of each byte of w that equals c, and no other bit.
+// equalBytes sets the high bit of each byte of w that equals c, and clears all other bits.
 func equalBytes(w uint64, c byte) uint64 {
 	w ^= uint64(c) * ones
 	return ^((w&^highs + ^uint64(highs)) | w | ^uint64(highs))
 }
 
-// nextMember reads the member of an object whose key begins at i: b[i+1:keyEnd] is the key,
-// and b[start:end] is the value.
+// nextMember reads the member of an object that begins at i. The key is b[i+1:keyEnd], and the
+// value is b[start:end].
 func nextMember(b []byte, i int) (keyEnd int, escaped bool, start, end int) {
 	if i >= len(b) || b[i] != '"' {
 		return 0, false, 0, malformed
@@ -214,8 +214,8 @@ func nextMember(b []byte, i int) (keyEnd int, escaped bool, start, end int) {
 	return keyEnd, escaped, start, skipValue(b, start)
 }
 
-// afterItem returns the start of the member or element that follows the one ending at i. If
-// last is true, there is none, and the result is the index after the closing bracket.
+// afterItem returns the start of the member or element that follows the one ending at i. After
+// the last one, it returns the index after the closing bracket and true.
 func afterItem(b []byte, i int, closing byte) (next int, last bool) {
 	if i = skipSpace(b, i); i < len(b) {
 		switch b[i] {
@@ -229,7 +229,7 @@ func afterItem(b []byte, i int, closing byte) (next int, last bool) {
 }
 
 // firstItem returns the start of the first member or element of the object or array at i. If
-// empty is true, there is none, and the result is the index after the closing bracket.
+// there is none, it returns the index after the closing bracket and true.
 func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	if i = skipSpace(b, i+1); i < len(b) && b[i] == closing {
 		return i + 1, true
@@ -237,12 +237,12 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	return i, false
 }
 
-// find follows segments from the object that begins at i, and returns where the value is
-// that they lead to. The last member with a key counts, so find reads the whole object and
-// also returns its end. start is 0 if the value is absent.
+// find follows segments through the object that begins at i. It returns the value as
+// b[start:stop]; start is 0 if the value is absent. Because the last member with a key counts,
+// find reads the whole object, and also returns its end.
 //
-// A match spends most of its time here. The common case, short keys and values without
-// white space between them, is handled in place; nextMember handles the rest.
+// Matching spends most of its time here, so short keys and values without white space take a
+// fast path.
 func find(b []byte, i int, segments []segment) (start, stop, end int) {
 	s := &segments[0]
 	i, empty := firstItem(b, i, '}')
@@ -325,8 +325,8 @@ func find(b []byte, i int, segments []segment) (start, stop, end int) {
 	}
 }
 
-// shortLength returns the length of a string without escapes whose first eight bytes,
-// including the closing quote, are in w, or 8 if the string is longer or has escapes.
+// shortLength returns the length of a string, given the eight bytes after its opening quote.
+// It returns 8 if the string is longer or contains escapes.
 func shortLength(w uint64) int {
 	quotes, escapes := w^'"'*ones, w^'\\'*ones
 	quotes, escapes = (quotes-ones)&^quotes&highs, (escapes-ones)&^escapes&highs
@@ -337,7 +337,7 @@ func shortLength(w uint64) int {
 	return n / 8
 }
 
-// sameKey reports whether raw, the inside of a JSON string, equals key.
+// sameKey reports whether raw, the contents of a JSON string, equals key.
 func sameKey(raw []byte, escaped bool, key string) bool {
 	if escaped {
 		order, _ := compareEscaped(raw, key)
@@ -346,8 +346,8 @@ func sameKey(raw []byte, escaped bool, key string) bool {
 	return string(raw) == key
 }
 
-// elements is an iteration over an array. It is not an iterator function, because that would
-// allocate a closure for each match.
+// elements iterates over an array. It is not an iterator function, because that would allocate
+// a closure for each match.
 type elements struct {
 	b    []byte
 	next int
@@ -359,7 +359,7 @@ func elementsOf(raw []byte) elements {
 	return elements{raw, i, empty}
 }
 
-// take returns the next element. It returns false if there is none.
+// take returns the next element, or false after the last one.
 func (e *elements) take() ([]byte, bool) {
 	if e.done {
 		return nil, false
@@ -374,8 +374,8 @@ func (e *elements) take() ([]byte, bool) {
 	return e.b[start:end], true
 }
 
-// elementAt returns the start of element n of the array that begins at i. If the array has
-// fewer elements, ok is false, and the result is the end of the array.
+// elementAt returns the start of element n of the array that begins at i. If the array is
+// shorter, it returns the end of the array and false.
 func elementAt(b []byte, i int, n uint64) (at int, ok bool) {
 	i, empty := firstItem(b, i, ']')
 	for ; n > 0 && !empty; n-- {
@@ -387,7 +387,7 @@ func elementAt(b []byte, i int, n uint64) (at int, ok bool) {
 	return i, !empty && i < len(b)
 }
 
-// findElement is like find, for the array that begins at i.
+// findElement is like find, but for the array that begins at i.
 func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
 	i, ok := elementAt(b, i, segments[0].index)
 	if !ok {
@@ -401,7 +401,7 @@ func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
 		stop = end
 	}
 	if end > 0 {
-		end = skipNested(b, end-1) // the rest of the array
+		end = skipNested(b, end-1) // skip the rest of the array
 	}
 	if end < 0 {
 		return 0, 0, malformed
@@ -409,7 +409,7 @@ func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
 	return start, stop, end
 }
 
-// follow is like find, for a value of any type that begins at i.
+// follow is like find, but for a value of any type.
 func follow(b []byte, i int, segments []segment) (start, stop, end int) {
 	switch {
 	case i >= len(b) || i < 0:
@@ -422,11 +422,11 @@ func follow(b []byte, i int, segments []segment) (start, stop, end int) {
 	return 0, 0, skipValue(b, i)
 }
 
-// resolve follows segments starting from the value raw.
+// resolve follows segments from the value raw.
 func resolve(raw []byte, segments []segment) ([]byte, bool) {
 	i := 0
 	for len(segments) > 0 && raw[i] == '[' && segments[0].isIndex {
-		// resolve reads only the elements up to the one with the index.
+		// Elements after the index are not read.
 		var ok bool
 		if i, ok = elementAt(raw, i, segments[0].index); !ok {
 			return nil, false
@@ -443,8 +443,7 @@ func resolve(raw []byte, segments []segment) ([]byte, bool) {
 	return whole(raw[i:])
 }
 
-// whole returns the value in raw, which is the text of a root, without surrounding white
-// space.
+// whole returns the JSON text of a root without surrounding white space.
 func whole(raw []byte) ([]byte, bool) {
 	start := skipSpace(raw, 0)
 	end := skipValue(raw, start)
@@ -454,7 +453,7 @@ func whole(raw []byte) ([]byte, bool) {
 	return raw[start:end], true
 }
 
-// kindOf determines the type of a value from its first byte.
+// kindOf returns the type of a value, given by its first byte.
 func kindOf(raw []byte) kind {
 	switch raw[0] {
 	case '"':
@@ -471,18 +470,18 @@ func kindOf(raw []byte) kind {
 	return number
 }
 
-// inner returns the text between the quotes of a string.
+// inner returns the contents of a JSON string, without its quotes.
 func inner(raw []byte) []byte { return raw[1 : len(raw)-1] }
 
-// toFloat returns the double nearest to a number. A number that is out of range becomes
-// infinite, and text that is not a number becomes NaN, which equals nothing.
+// toFloat returns the double nearest to a number. A number out of range becomes infinite.
+// Anything else becomes NaN, which equals nothing.
 func toFloat(raw []byte) float64 {
 	i, negative := 0, raw[0] == '-'
 	if negative {
 		i++
 	}
-	// The quotient of two integers that are exact doubles is rounded once, so it is the
-	// nearest double. The denominator, a power of ten up to 10^22, is exact.
+	// The quotient of two integers that doubles represent exactly is rounded once, so it is
+	// the nearest double. Powers of ten up to 10^22 are exact.
 	var n uint64
 	digits, fraction := 0, 0
 	point := false
@@ -520,8 +519,8 @@ func toFloat(raw []byte) float64 {
 
 var tens = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18}
 
-// compareText compares raw, the inside of a JSON string, with s bytewise. The order of bytes
-// is also that of code points.
+// compareText compares raw, the contents of a JSON string, with s byte by byte. For UTF-8,
+// this is also the order of the code points.
 func compareText(raw []byte, s string) int {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		switch {
@@ -536,7 +535,7 @@ func compareText(raw []byte, s string) int {
 	return order
 }
 
-// hasPrefix reports whether raw, the inside of a JSON string, begins with s.
+// hasPrefix reports whether raw, the contents of a JSON string, begins with s.
 func hasPrefix(raw []byte, s string) bool {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		return len(raw) >= len(s) && string(raw[:len(s)]) == s
@@ -545,8 +544,8 @@ func hasPrefix(raw []byte, s string) bool {
 	return prefix
 }
 
-// compareEscaped compares raw, the inside of a JSON string that contains escapes, with s.
-// prefix reports whether raw begins with s.
+// compareEscaped compares raw, the contents of a JSON string with escapes, with s. prefix
+// reports whether raw begins with s.
 func compareEscaped(raw []byte, s string) (order int, prefix bool) {
 	for i := 0; i < len(raw); {
 		var buf [utf8.UTFMax]byte
@@ -577,7 +576,8 @@ func compareEscaped(raw []byte, s string) (order int, prefix bool) {
 	return -1, false
 }
 
-// escape decodes the escape at i. It returns the character and the index after the escape.
+// escape decodes the escape sequence at i. It returns the character and the index after the
+// sequence.
 func escape(raw []byte, i int) (rune, int) {
 	if i+1 >= len(raw) {
 		return utf8.RuneError, len(raw)
@@ -598,7 +598,7 @@ func escape(raw []byte, i int) (rune, int) {
 	return r, i
 }
 
-// appendUnescaped appends the inside of a JSON string with its escapes decoded.
+// appendUnescaped appends raw, the contents of a JSON string, with its escapes decoded.
 func appendUnescaped(dst, raw []byte) []byte {
 	for i := 0; i < len(raw); {
 		if raw[i] == '\\' {

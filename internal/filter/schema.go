@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// CheckSchemas checks the filter's paths against JSON Schemas: input paths against request,
-// and output paths against response. A nil schema is not checked. If a schema rules out a
-// path, the error is an *[Error]. The warnings list the paths that the schemas can neither
-// confirm nor rule out.
+// CheckSchemas checks the filter's paths against JSON Schemas: input paths against request and
+// output paths against response. A nil schema is not checked. If a schema rules out a path,
+// the error is an *[Error]. Any other error means that a schema is not valid JSON. The
+// warnings list the paths that a schema neither confirms nor rules out.
 func (f *Filter) CheckSchemas(request, response []byte) (warnings []string, err error) {
 	if f == nil {
 		f = new(Filter)
@@ -34,34 +34,33 @@ func (f *Filter) CheckSchemas(request, response []byte) (warnings []string, err 
 	return c.warnings, nil
 }
 
-// checker collects the warnings of a schema check.
 type checker struct {
-	formats  [2]*format // the schemas of Input and Output
+	formats  [2]*format // schemas of Input and Output
 	warnings []string
 }
 
-// format is a schema document.
+// format is a named schema document, within which references are resolved.
 type format struct {
 	name   string
 	schema *value
 }
 
-// place is a location in a value, together with its schema.
+// place is a location in a value and the schema that applies there.
 type place struct {
 	format *format
 	schema *value
-	name   string // as used in messages
+	name   string // the location as it appears in messages
 }
 
-// obstacle is the reason why a path cannot be followed further. The zero value means that
-// there is none.
+// obstacle explains why a path cannot be followed further. The zero value means no obstacle.
 type obstacle struct {
-	open    bool   // the schema does not restrict the members
-	keyword string // a keyword that is not followed
-	types   *value // types that have no members
+	open    bool   // the schema allows any member
+	keyword string // a keyword that the checker does not interpret
+	types   *value // declared types, none of which has members
 }
 
-// filter checks the paths of a filter; elem is the element of $any, or nil outside of $any.
+// filter checks the paths of a filter. elem is the place of the current $any element, or nil
+// outside $any.
 func (c *checker) filter(clauses []clause, elem *place) *Error {
 	for i := range clauses {
 		p := clauses[i].path
@@ -92,8 +91,8 @@ func (c *checker) filter(clauses []clause, elem *place) *Error {
 	return nil
 }
 
-// follow returns the place that a path leads to, or nil if the schema does not determine the
-// place.
+// follow returns the place at p. If the schema does not determine the place, follow adds a
+// warning and returns nil.
 func (c *checker) follow(from *place, p *path) (*place, *Error) {
 	root := len(p.root.String())
 	at := *from
@@ -106,7 +105,7 @@ func (c *checker) follow(from *place, p *path) (*place, *Error) {
 			return nil, nil
 		}
 		if next != nil {
-			// If the schema there is false, no value can have the path.
+			// No value can exist where the schema is false.
 			if target, keyword := at.format.resolve(next); keyword == "" && isFalse(target) {
 				next = nil
 			}
@@ -119,8 +118,7 @@ func (c *checker) follow(from *place, p *path) (*place, *Error) {
 	return &at, nil
 }
 
-// warn adds a warning about the path name, which the checker could not follow beyond the place
-// at.
+// warn adds a warning about a path that cannot be followed beyond a place.
 func (c *checker) warn(at *place, name string, why obstacle) {
 	var w string
 	switch {
@@ -144,7 +142,7 @@ var structural = []string{
 	"not", "if", "then", "else", "dependentSchemas", "unevaluatedProperties", "$ref", "$dynamicRef",
 }
 
-// alone reports whether keyword is the only structural keyword of an object.
+// alone reports whether keyword is the only structural keyword in v.
 func alone(v *value, keyword string) bool {
 	for i := range v.list {
 		if key := v.list[i].key; key != keyword && slices.Contains(structural, key) {
@@ -154,11 +152,11 @@ func alone(v *value, keyword string) bool {
 	return true
 }
 
-// maxRounds is the maximum number of references in a chain that is followed.
+// maxRounds limits the length of a chain of references.
 const maxRounds = 32
 
-// resolve follows the references of a schema. If it cannot follow a reference, keyword names
-// the keyword of the reference.
+// resolve follows the references of a schema. If it cannot follow one, it returns the keyword
+// of that reference.
 func (f *format) resolve(v *value) (_ *value, keyword string) {
 	for range maxRounds {
 		if v.kind != object {
@@ -182,7 +180,8 @@ func (f *format) resolve(v *value) (_ *value, keyword string) {
 	return nil, "$ref"
 }
 
-// target returns the schema that ref, the value of $ref in v, refers to, or nil.
+// target returns the schema that ref, the $ref of v, points to. It returns nil if the
+// reference cannot be resolved.
 func (f *format) target(v, ref *value) *value {
 	if ref.kind != text || !alone(v, "$ref") {
 		return nil
@@ -214,8 +213,8 @@ func (f *format) target(v, ref *value) *value {
 	return v
 }
 
-// choice returns the only member of allOf, anyOf or oneOf that is not null, or nil if there
-// are several or if other keywords accompany it.
+// choice returns the only schema in allOf, or the only one in anyOf or oneOf that is not null.
+// It returns nil if there are several or v has other structural keywords.
 func choice(v *value) *value {
 	if all := v.get("allOf"); all != nil && all.kind == array && len(all.list) == 1 && alone(v, "allOf") {
 		return &all.list[0].value
@@ -246,12 +245,11 @@ func isFalse(v *value) bool { return v.kind == boolean && !v.truth }
 
 func isSchema(v *value) bool { return v.kind == object || v.kind == boolean }
 
-// notFollowed lists the keywords that may allow members that other keywords of the schema do
-// not mention.
+// notFollowed lists the keywords that may allow members besides those in properties.
 var notFollowed = []string{"patternProperties", "anyOf", "oneOf", "allOf", "if", "dependentSchemas", "unevaluatedProperties"}
 
-// step returns the schema of the member or element s. If the schema at the place rules s out,
-// both results are zero.
+// step returns the schema of the member or element s. If the schema rules s out, both results
+// are zero.
 func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	v, keyword := at.format.resolve(at.schema)
 	switch {
@@ -291,8 +289,8 @@ func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	return nil, obstacle{open: true}
 }
 
-// items returns the schema of the elements of an array, or the keyword that prevents the
-// checker from determining it.
+// items returns the schema of the elements of an array. If a keyword prevents that, it returns
+// the keyword.
 func items(v *value) (*value, string) {
 	if items := v.get("items"); items != nil {
 		if isSchema(items) {
@@ -306,14 +304,13 @@ func items(v *value) (*value, string) {
 	return nil, ""
 }
 
-// names reports whether t, the value of the keyword type, includes the type with the given
-// name.
+// names reports whether t, the value of a type keyword, includes the named type.
 func names(t *value, name string) bool {
 	is := func(v *value) bool { return v.kind == text && v.text == name }
 	return is(t) || t.kind == array && slices.ContainsFunc(t.list, func(m member) bool { return is(&m.value) })
 }
 
-// typeText returns a type in the form that warnings use.
+// typeText formats a type for warnings.
 func typeText(t *value) string {
 	if t.kind == text {
 		return t.text
@@ -321,8 +318,7 @@ func typeText(t *value) string {
 	return string(t.appendText(nil))
 }
 
-// elements checks the operand of an $any in ops against the schema of the array at the given
-// place.
+// elements checks the operand of $any, if ops has one, against the schema of an array.
 func (c *checker) elements(at *place, ops []op) *Error {
 	i := slices.IndexFunc(ops, func(o op) bool { return o.kind == opAny })
 	if i < 0 {
@@ -360,8 +356,7 @@ func elementSchema(at *place) (*value, obstacle) {
 	return nil, obstacle{open: true}
 }
 
-// unknown warns about the paths of an $any filter for an array whose elements have no known
-// schema.
+// unknown warns about every path of an $any filter if the schema of the elements is unknown.
 func (c *checker) unknown(at *place, clauses []clause, why obstacle) {
 	for i := range clauses {
 		for _, f := range clauses[i].filters {

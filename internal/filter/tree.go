@@ -2,8 +2,8 @@ package filter
 
 import "cmp"
 
-// tree is an immutable ordered map: put and remove return a new tree that shares all but
-// O(log n) nodes with the old one. Trees are balanced by weight. A nil tree is empty.
+// tree is an immutable, weight-balanced ordered map. put and remove return a new tree that
+// shares all but O(log n) nodes with the old one. The nil tree is empty.
 type tree[K cmp.Ordered, V any] struct {
 	key         K
 	value       V
@@ -34,7 +34,7 @@ func (t *tree[K, V]) get(key K) (v V, ok bool) {
 	return v, false
 }
 
-// getText is like get, for a string key that is given as bytes.
+// getText is like get, but takes a string key as bytes. It does not allocate.
 func getText[V any](t *tree[string, V], key []byte) (v V, ok bool) {
 	for t != nil {
 		switch {
@@ -81,14 +81,13 @@ func (t *tree[K, V]) remove(key K) *tree[K, V] {
 	return balance(next, t.left, t.right.remove(next.key))
 }
 
-// join returns a tree that consists of the key and the value of t and the given subtrees.
+// join returns a tree with the entry of t and the given subtrees.
 func join[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	return &tree[K, V]{t.key, t.value, left, right, left.len() + right.len() + 1}
 }
 
-// balance is like join, but rebalances the tree after one of the subtrees has gained or lost
-// an entry. The integers 3 and 2 are parameters of weight-balanced trees; with these values,
-// all trees stay balanced.
+// balance is like join, but rebalances the tree after one subtree has gained or lost an entry.
+// The factors 3 and 2 are known to keep such trees balanced.
 func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	l, r := left.len(), right.len()
 	switch {
@@ -109,14 +108,14 @@ func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
 	return join(t, left, right)
 }
 
-// walk is an iteration over a tree in key order.
+// walk iterates over a tree in key order.
 type walk[K cmp.Ordered, V any] struct {
 	path [maxHeight]*tree[K, V]
 	n    int
 }
 
-// maxHeight bounds the height of a tree: a subtree has at most three quarters of the
-// entries, so this suffices for 10^11 entries.
+// maxHeight bounds the height of a tree. A subtree holds at most three quarters of its
+// parent's entries, so 88 levels suffice for 10^11 entries.
 const maxHeight = 88
 
 func (w *walk[K, V]) begin(t *tree[K, V]) {
@@ -126,7 +125,7 @@ func (w *walk[K, V]) begin(t *tree[K, V]) {
 	}
 }
 
-// next returns the next node, or nil at the end.
+// next returns the next node, or nil after the last one.
 func (w *walk[K, V]) next() *tree[K, V] {
 	if w.n == 0 {
 		return nil

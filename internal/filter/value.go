@@ -26,30 +26,29 @@ const (
 	object
 )
 
-// String returns the kind as used in error messages.
+// String returns the name of the kind as it appears in error messages.
 func (k kind) String() string {
 	return [...]string{"null", "a boolean", "a number", "a string", "an array", "an object"}[k]
 }
 
-// value is a decoded JSON value: a filter, an operand or a schema. Documents are never
-// decoded.
+// value is a decoded JSON value. Filters, operands and schemas are decoded; documents are not.
 type value struct {
 	kind   kind
 	truth  bool     // the value of a boolean
-	beyond bool     // the number is outside ±2^53; integers are compared exactly
+	beyond bool     // the number is outside ±2^53; exact for integers
 	num    float64  // the value of a number
-	text   string   // the value of a string, or a number's spelling in normal forms
-	list   []member // the elements of an array, or the members of an object: sorted by key, each key once
+	text   string   // the value of a string, or the canonical spelling of a number
+	list   []member // the elements of an array, or the members of an object sorted by key, each key once
 }
 
-// member is a member of an object, or an element of an array. The key of an element is empty.
+// member is a member of an object or an element of an array. An element has an empty key.
 type member struct {
 	key string
 	value
 }
 
-// get returns the value of the member with the given key. It returns nil if v is not an object
-// or has no such member.
+// get returns the member with the given key. It returns nil if v is not an object or lacks the
+// key.
 func (v *value) get(key string) *value {
 	if v.kind != object {
 		return nil
@@ -64,8 +63,8 @@ func (v *value) get(key string) *value {
 // scalar reports whether v is neither an array nor an object.
 func (v *value) scalar() bool { return v.kind < array }
 
-// depth returns the nesting depth of arrays and objects in v, which is at most
-// maxDepth.
+// depth returns how deeply arrays and objects are nested in v. Its recursion is bounded,
+// because the decoder limits the depth to maxDepth.
 func (v *value) depth() int {
 	if v.scalar() {
 		return 0
@@ -77,8 +76,8 @@ func (v *value) depth() int {
 	return deepest + 1
 }
 
-// appendText appends the canonical text of v: compact, with keys in byte order, and a
-// single spelling for each number and string.
+// appendText appends the canonical encoding of v: compact, with sorted keys, and with one
+// spelling per number and string.
 func (v *value) appendText(dst []byte) []byte {
 	switch v.kind {
 	case null:
@@ -110,9 +109,9 @@ func (v *value) appendText(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// appendString appends s as a JSON string in which only quotes, backslashes and control
-// characters are escaped. [rawjson.AppendString] spells some control characters
-// differently, and the spelling determines the order of clauses.
+// appendString appends s as a JSON string, escaping only quotes, backslashes and control
+// characters. [rawjson.AppendString] escapes some control characters differently, which would
+// change the order of clauses.
 func appendString(dst []byte, s string) []byte {
 	const hexDigits = "0123456789abcdef"
 	dst = append(dst, '"')
@@ -144,24 +143,24 @@ func appendString(dst []byte, s string) []byte {
 	return append(append(dst, s[start:]...), '"')
 }
 
-// maxDepth bounds the recursion of the decoder. A filter that nests deeper than maxNesting is
-// always rejected, but the size of the filter must be known first.
+// maxDepth bounds the decoder's recursion. It is larger than maxNesting because the size of a
+// filter is checked before its nesting.
 const maxDepth = 10_000
 
 var errTruncated = errors.New("the text ends early")
 
-// decoder reads the JSON text s. The strings without escapes and the integers that it returns
-// are slices of s.
+// decoder parses the JSON text s. Integers, and strings without escapes, are returned as
+// substrings of s rather than as copies.
 type decoder struct {
 	s       string
 	i       int
 	deepest int // greatest depth so far, including values of repeated keys
-	// stack holds the members of incomplete values. The members of complete values are taken
-	// from room.
+	// stack holds the members of arrays and objects that are still being read. The members of
+	// completed ones are allocated from room.
 	stack, room []member
 }
 
-// keep removes the members from index base on from the stack, and returns a copy of them.
+// keep pops stack[base:] and returns a copy.
 func (d *decoder) keep(base int) []member {
 	kept := take(&d.room, len(d.stack)-base)
 	copy(kept, d.stack[base:])
@@ -169,9 +168,8 @@ func (d *decoder) keep(base int) []member {
 	return kept
 }
 
-// take returns a slice of n elements from room, which holds the unused rest of the last
-// allocation. Each allocation is twice as large as the previous one, up to 64 elements, so
-// many small slices share a few allocations.
+// take allocates n elements from room, the unused part of the last allocation. Allocations
+// double in size up to 64 elements, so small slices share them.
 func take[T any](room *[]T, n int) []T {
 	if n > cap(*room)-len(*room) {
 		*room = make([]T, 0, max(n, min(2*cap(*room), 64)))
@@ -181,13 +179,14 @@ func take[T any](room *[]T, n int) []T {
 	return (*room)[start : start+n : start+n]
 }
 
-// decode reads one JSON value. Unlike encoding/json it rejects text that is not UTF-8,
-// unpaired surrogates and numbers out of the range of a double, as the engine does.
+// decode parses one JSON value. Like the engine and unlike encoding/json, it rejects invalid
+// UTF-8, unpaired surrogates and numbers that overflow a double.
 func decode(raw []byte) (v value, deepest int, err error) {
 	if !utf8.Valid(raw) {
 		return v, 0, errors.New("the text is not UTF-8")
 	}
-	// Each nonempty array or object has one more element than it has commas.
+	// A nonempty array or object has one element more than it has commas, so n is an upper
+	// bound.
 	n := bytes.Count(raw, []byte{','}) + bytes.Count(raw, []byte{'{'}) + bytes.Count(raw, []byte{'['})
 	d := decoder{s: string(raw), stack: make([]member, 0, min(n, 64)), room: make([]member, 0, min(n, 256))}
 	if v, err = d.value(0); err != nil {
@@ -213,7 +212,8 @@ func (d *decoder) unexpected() error {
 	return fmt.Errorf("unexpected %q at byte %d", r, d.i)
 }
 
-// next skips white space and returns the byte after it, or 0 at the end of the text.
+// next skips white space and returns the byte that follows, without consuming it. At the end
+// of the text it returns 0.
 func (d *decoder) next() byte {
 	d.space()
 	if d.i == len(d.s) {
@@ -333,7 +333,7 @@ func (d *decoder) object(depth int) ([]member, error) {
 	}
 }
 
-// sortMembers sorts members by key and keeps the last of those with the same key.
+// sortMembers sorts members by key. Of members with equal keys, it keeps the last.
 func sortMembers(all []member) []member {
 	slices.SortStableFunc(all, func(a, b member) int { return cmp.Compare(a.key, b.key) })
 	kept := all[:0]
@@ -345,7 +345,7 @@ func sortMembers(all []member) []member {
 	return kept
 }
 
-// string reads the string whose opening quote is at d.i.
+// string parses the string whose opening quote is at d.i.
 func (d *decoder) string() (string, error) {
 	start := d.i + 1
 	for i := start; i < len(d.s); i++ {
@@ -363,7 +363,8 @@ func (d *decoder) string() (string, error) {
 	return "", errTruncated
 }
 
-// escaped reads the rest of a string that begins at start and has its first backslash at i.
+// escaped parses the rest of a string from its first backslash, which is at i. The contents of
+// the string begin at start.
 func (d *decoder) escaped(start, i int) (string, error) {
 	b := append(make([]byte, 0, i-start+32), d.s[start:i]...)
 	for d.i = i; d.i < len(d.s); {
@@ -409,7 +410,7 @@ func (d *decoder) escaped(start, i int) (string, error) {
 	return "", errTruncated
 }
 
-// unescaped returns the character denoted by a backslash followed by c.
+// unescaped returns the character that c denotes after a backslash. It does not handle \u.
 func unescaped(c byte) (byte, bool) {
 	switch c {
 	case '"', '\\', '/':
@@ -428,7 +429,7 @@ func unescaped(c byte) (byte, bool) {
 	return 0, false
 }
 
-// unicodeEscape returns the code unit of the escape \uXXXX that begins at i.
+// unicodeEscape decodes the escape \uXXXX at i into a UTF-16 code unit.
 func unicodeEscape[T string | []byte](s T, i int) (rune, bool) {
 	if len(s)-i < 6 || s[i] != '\\' || s[i+1] != 'u' {
 		return 0, false
@@ -453,7 +454,7 @@ func unicodeEscape[T string | []byte](s T, i int) (rune, bool) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// maxNumber is the largest absolute value of a number in an operand, 2^53.
+// maxNumber is the largest magnitude of a number in an operand, 2^53.
 const maxNumber = 1 << 53
 
 func (d *decoder) number(v *value) error {
@@ -462,7 +463,7 @@ func (d *decoder) number(v *value) error {
 	if negative {
 		d.i++
 	}
-	// n is the value of the integer while exact is true.
+	// n is valid only while exact is true.
 	var n uint64
 	exact := true
 	digits := func() bool {

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// vector is a test case with the answer of the reference implementation.
+// vector is a test case with the result of the reference implementation.
 type vector struct {
 	ID             string          `json:"id"`
 	Kind           string          `json:"kind"`
@@ -68,7 +68,6 @@ func vectors(tb testing.TB) []vector {
 	return all.Cases
 }
 
-// documentOf returns the document whose roots are the members of raw.
 func documentOf(tb testing.TB, raw json.RawMessage) *Document {
 	tb.Helper()
 	var d Document
@@ -82,7 +81,6 @@ func documentOf(tb testing.TB, raw json.RawMessage) *Document {
 	return &Document{members["input"], members["output"], members["error"], members["caller"], members["metadata"]}
 }
 
-// answer is an implementation's answer to a test case.
 type answer struct {
 	Normal              string
 	Roots               []string

@@ -7,43 +7,42 @@ import (
 	"sync"
 )
 
-// viewFrom is the number of paths from which creating a view costs less than scanning the
-// document once for each path.
+// viewFrom is the smallest number of paths for which building a view is cheaper than scanning
+// the document once per path.
 const viewFrom = 3
 
-// view remembers the positions of object members in a document, so that many paths share one
-// pass over each object that they lead through. It holds only offsets, so a pooled view keeps
-// no document alive.
+// view caches the positions of object members in a document. Each object is scanned at most
+// once, however many paths lead through it.
 type view struct {
 	texts [element][]byte
-	nodes []node  // the roots, followed by the members of all objects read
-	slots []int32 // hash tables for the members of large objects: 1 + index into nodes
-	buf   []byte  // a key with its escapes decoded
+	nodes []node  // the roots, then the members of every object scanned so far
+	slots []int32 // hash tables of large objects: 1 + index into nodes
+	buf   []byte  // scratch space for a decoded key
 }
 
-// node is a value in the text of a root.
+// node locates a value in the JSON text of a root.
 type node struct {
 	start, end       int32
-	keyStart, keyEnd int32 // if it is a member
+	keyStart, keyEnd int32 // set for members of objects
 	hash             uint32
-	first, count     int32 // its members in view.nodes
-	table, size      int32 // its hash table in view.slots
-	again            bool  // a member has been looked up before
-	escaped          bool  // the key has escapes
-	read             bool  // first and count have been set
+	first, count     int32 // the members, a range of view.nodes
+	table, size      int32 // the hash table, a range of view.slots
+	again            bool  // set by the first lookup of a member
+	escaped          bool  // the key contains escapes
+	read             bool  // first and count are set
 }
 
-// maxText is the maximum length of the texts for which a view can be created.
+// maxText is the maximum size of a root, in bytes, that int32 offsets can address.
 const maxText = math.MaxInt32
 
-// hashFrom is the minimum number of members of an object for which a hash table is created.
-// The table is created at the second lookup in the object.
+// hashFrom is the minimum number of members for which an object gets a hash table. The table
+// is built on the second lookup in the object.
 const hashFrom = 9
 
 var views = sync.Pool{New: func() any { return new(view) }}
 
-// view returns a view of the document from the pool. It returns nil if a view would not speed
-// up the resolution of about n paths.
+// view returns a pooled view of the document, for resolving about n paths. It returns nil if a
+// view would not pay off or the document is too large.
 func (d *Document) view(n int) *view {
 	if n < viewFrom || max(len(d.Input), len(d.Output), len(d.Error), len(d.Caller), len(d.Metadata)) > maxText {
 		return nil
@@ -57,7 +56,7 @@ func (d *Document) view(n int) *view {
 // maxKept is the maximum capacity, in nodes, of a pooled view.
 const maxKept = 1 << 14
 
-// release returns the view to the pool. A nil view is ignored.
+// release returns v to the pool. It does nothing if v is nil.
 func (v *view) release() {
 	if v == nil {
 		return
@@ -69,11 +68,10 @@ func (v *view) release() {
 	views.Put(v)
 }
 
-// absent is the index of a missing node.
+// absent is returned instead of the index of a missing node.
 const absent = -1
 
-// resolve returns the value at a path that begins at a root of the document, not at an element
-// of $any.
+// resolve returns the value at p. The path must start at a root of the document, not at @.
 func (v *view) resolve(p *path) ([]byte, bool) {
 	b := v.texts[p.root]
 	at := int(p.root)
@@ -86,8 +84,7 @@ func (v *view) resolve(p *path) ([]byte, bool) {
 	}
 	for i := range p.segments {
 		if n := &v.nodes[at]; b[n.start] != '{' {
-			// An array has only one element with that index, so scanning the remaining path is
-			// cheap.
+			// Elements of arrays are not cached, so the rest of the path is scanned.
 			return resolve(b[n.start:n.end], p.segments[i:])
 		}
 		if at = v.member(b, at, &p.segments[i]); at == absent {
@@ -118,8 +115,8 @@ func (v *view) readObject(b []byte, at int) {
 	n.first, n.count, n.read = int32(first), int32(len(v.nodes)-first), true
 }
 
-// member returns the index of the last member with the key of s in the object at index at, or
-// absent.
+// member looks up a key in an object and returns the index of the member's node. If the key is
+// repeated, the last member wins.
 func (v *view) member(b []byte, at int, s *segment) int {
 	if !v.nodes[at].read {
 		v.readObject(b, at)
@@ -137,12 +134,11 @@ func (v *view) member(b []byte, at int, s *segment) int {
 	return absent
 }
 
-// has reports whether the key of a member equals key.
 func (n *node) has(b []byte, key string) bool {
 	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, key)
 }
 
-// hashed looks up the key of s in the hash table of an object.
+// hashed is like member, but uses a hash table, which it builds if necessary.
 func (v *view) hashed(b []byte, n *node, s *segment) int {
 	if n.size == 0 {
 		v.hash(b, n)
@@ -159,8 +155,8 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 	}
 }
 
-// hash creates the hash table of an object. If several members have the same key, the table
-// holds the last of them.
+// hash builds the hash table of an object. Of members with equal keys, only the last is
+// entered.
 func (v *view) hash(b []byte, n *node) {
 	n.size = 16
 	for n.size < 2*n.count {
@@ -186,7 +182,7 @@ func (v *view) hash(b []byte, n *node) {
 	}
 }
 
-// key returns the key of a member. If the key has escapes, it is decoded into v.buf.
+// key returns the decoded key of m. The result may alias v.buf.
 func (v *view) key(b []byte, m *node) []byte {
 	raw := b[m.keyStart:m.keyEnd]
 	if !m.escaped {
@@ -196,7 +192,7 @@ func (v *view) key(b []byte, m *node) []byte {
 	return v.buf
 }
 
-// equalKeys reports whether the key of other equals key, which is the decoded key of m.
+// equalKeys reports whether other and m have the same key. key is the decoded key of m.
 func (v *view) equalKeys(b []byte, other, m *node, key []byte) bool {
 	if !other.escaped {
 		return string(b[other.keyStart:other.keyEnd]) == string(key)

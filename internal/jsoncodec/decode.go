@@ -10,16 +10,17 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// giveUp is the result of a decoder for a value that encoding/json must decode, or reject.
+// giveUp is what a decoder returns for a value that encoding/json must decode or reject.
 const giveUp = -1
 
-// fits reports whether decode, given the index of the value in b, decodes all of b.
+// fits reports whether decode consumes all of b, apart from white space. decode is called with
+// the index at which the value begins.
 func fits(b []byte, decode func(i int) int) bool {
 	i := decode(rawjson.SkipSpace(b, 0))
 	return i != giveUp && rawjson.SkipSpace(b, i) == len(b)
 }
 
-// delegateDecode leaves one value to encoding/json.
+// delegateDecode decodes the value at b[i] with encoding/json.
 func delegateDecode(b []byte, i int, v reflect.Value) int {
 	end := rawjson.SkipValue(b, i)
 	if end < 0 || decodeStandard(b[i:end], v.Addr().Interface()) != nil {
@@ -36,7 +37,8 @@ func at(b []byte, i int) byte {
 	return 0
 }
 
-// null returns the index after a null at b[i], which leaves a zero value unchanged, or giveUp.
+// null returns the index after the null at b[i], or giveUp if there is none. A null leaves the
+// zero value unchanged.
 func null(b []byte, i int) int { return literal(b, i, "null") }
 
 func literal(b []byte, i int, text string) int {
@@ -131,8 +133,8 @@ func stringAt(b []byte, i int) (s string, end int) {
 	return string(b[i:end]), end + 1
 }
 
-// unescape returns the string that begins at b[i], after the quote, and has its first escape at
-// b[end].
+// unescape decodes a string whose contents begin at b[i] and whose first escape is at b[end].
+// It also returns the index after the string.
 func unescape(b []byte, i, end int) (string, int) {
 	text := make([]byte, 0, 2*(end-i)+32)
 	for {
@@ -185,7 +187,8 @@ func unescape(b []byte, i, end int) (string, int) {
 	}
 }
 
-// unit returns the code unit whose four hexadecimal digits begin at b[i], or -1.
+// unit returns the UTF-16 code unit whose four hexadecimal digits begin at b[i], or -1 if they
+// are invalid.
 func unit(b []byte, i int) rune {
 	if len(b)-i < 4 {
 		return -1
@@ -271,7 +274,7 @@ func keyAt(b []byte, i int) (key string, value int) {
 	return key, valueAfter(b, i)
 }
 
-// valueAfter returns the index of the value of a key that ends at b[i].
+// valueAfter returns the index of the value whose key ends before b[i].
 func valueAfter(b []byte, i int) int {
 	if i == giveUp {
 		return giveUp
@@ -282,8 +285,8 @@ func valueAfter(b []byte, i int) int {
 	return rawjson.SkipSpace(b, i+1)
 }
 
-// items calls item with the index of each item or key of the list or object at b[i]. item
-// returns the index after the item.
+// items calls item with the index of each element of the array, or each key of the object, at
+// b[i]. item returns the index after the element or member.
 func items(b []byte, i int, closing byte, item func(i int) int) (end int) {
 	if i = rawjson.SkipSpace(b, i+1); at(b, i) == closing {
 		return i + 1
@@ -361,7 +364,7 @@ func (m mapCoder) decode(b []byte, i int, v reflect.Value) int {
 // fieldSet is a set of indexes of fields.
 type fieldSet [maxFields / 64]uint64
 
-// add adds n and reports whether the set contained it.
+// add adds n and reports whether the set already contained it.
 func (s *fieldSet) add(n int) (twice bool) {
 	bit := uint64(1) << (n % 64)
 	twice = s[n/64]&bit != 0
@@ -373,7 +376,8 @@ func (s *structCoder) decode(b []byte, i int, v reflect.Value) int {
 	return s.decodeMembers(b, i, v, nil)
 }
 
-// decodeMembers is decode, and calls unknown, if it is not nil, for members that are no fields.
+// decodeMembers is like decode, but also calls unknown, if not nil, for each member that is
+// not a field.
 func (s *structCoder) decodeMembers(b []byte, i int, v reflect.Value, unknown func(key, value []byte)) int {
 	if at(b, i) != '{' {
 		return null(b, i)
@@ -422,7 +426,7 @@ func (s *structCoder) decodeMembers(b []byte, i int, v reflect.Value, unknown fu
 	}
 }
 
-// field returns the field with the name key.
+// field returns the index of the field named key. It tries next first.
 func (s *structCoder) field(key []byte, next int) (n int, found bool) {
 	if next < len(s.fields) && s.fields[next].name == string(key) {
 		return next, true
@@ -431,8 +435,8 @@ func (s *structCoder) field(key []byte, next int) (n int, found bool) {
 	return n, found
 }
 
-// resembles reports whether encoding/json may assign key, which is not the name of a field, to
-// a field.
+// resembles reports whether encoding/json might assign key to a field, even though no field
+// has exactly that name.
 func (s *structCoder) resembles(key []byte) bool {
 	for _, c := range key {
 		if c >= utf8.RuneSelf {

@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// MaxLevels is the maximum number of levels that [Append] encodes. A value that contains itself
-// exceeds it.
+// MaxLevels is the maximum nesting depth of values that [Append] encodes itself. It leaves
+// deeper values to encoding/json, which detects those that contain themselves.
 const MaxLevels = 100
 
 // encoder appends values.
@@ -112,7 +112,7 @@ func (e *encoder) list(list []any) bool {
 	return true
 }
 
-// float appends f in the form of encoding/json, which is that of ECMAScript.
+// float appends f as encoding/json formats it, which is the format of ECMAScript.
 func (e *encoder) float(f float64, bits int) bool {
 	if math.IsInf(f, 0) || math.IsNaN(f) {
 		return false
@@ -135,7 +135,7 @@ func (e *encoder) float(f float64, bits int) bool {
 	return true
 }
 
-// standard holds the parts of a call to encoding/json.
+// standard is a reusable encoder of encoding/json and its buffer.
 type standard struct {
 	bytes.Buffer
 	encoder *json.Encoder
@@ -148,10 +148,10 @@ var standards = sync.Pool{New: func() any {
 	return s
 }}
 
-// maxPooled is the capacity up to which a buffer is used again.
+// maxPooled is the maximum capacity of a buffer that is kept for reuse.
 const maxPooled = 64 << 10
 
-// delegateAppend leaves one value to encoding/json.
+// delegateAppend appends v as encoded by encoding/json.
 func delegateAppend(e *encoder, v reflect.Value) bool {
 	if v.CanAddr() {
 		v = v.Addr() // methods with pointer receivers count for addressable values alone

@@ -1,11 +1,10 @@
-// Package jsoncodec encodes and decodes Go values with the results of encoding/json, in less
-// time.
+// Package jsoncodec encodes and decodes Go values as encoding/json does, but faster.
 //
-// It walks plain types itself: structs, maps with string keys, slices, arrays, pointers,
-// interfaces and basic types. It copies strings that need no escapes in one piece, and does not
+// It handles plain types itself: structs, maps with string keys, slices, arrays, pointers,
+// interfaces and basic types. It copies strings without escapes as a whole, and does not
 // validate its input again. Everything else is left to encoding/json: types with encoding
-// methods, embedded structs, unusual tags, and all values that cause an error. A type without a
-// plain part costs one table lookup.
+// methods, embedded structs, unusual tags, and all values that cause an error. For a type that
+// is left to encoding/json as a whole, the overhead is one table lookup.
 package jsoncodec
 
 import (
@@ -18,21 +17,22 @@ import (
 	"time"
 )
 
-// Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does. If v holds a
-// pointer to an interface, a map or a type that decodes itself, the same rules apply.
+// Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does, including into
+// values that are not zero.
 //
-// A value that does not fit its type, or that encoding/json treats in a special way, is decoded
-// a second time by json.Unmarshal, which creates the error. Therefore UnmarshalJSON and
-// UnmarshalText may be called twice for such a value. Decode does not retain b.
+// A value that does not fit its type, or that encoding/json treats specially, is decoded a
+// second time by json.Unmarshal, which creates the error. UnmarshalJSON and UnmarshalText may
+// therefore be called twice for such a value. Decode does not retain b.
 func Decode(b []byte, v any) error {
 	_, err := DecodeStruct(b, v, nil)
 	return err
 }
 
-// DecodeStruct is like Decode, and calls unknown, if it is not nil, for each member of the outer
-// object that is not a field of v. It returns true if unknown was called for all of them, which
-// requires that v points to a struct; otherwise unknown may have been called for some. The
-// arguments of unknown share the memory of b.
+// DecodeStruct is like Decode, but also calls unknown, if not nil, for each member of the
+// outermost object that is not a field of v. complete reports whether unknown was called for
+// all such members. It is false if v does not point to a zero struct or if encoding/json had
+// to decode b; unknown may then have been called for some of them. The arguments of unknown
+// share the memory of b.
 func DecodeStruct(b []byte, v any, unknown func(key, value []byte)) (complete bool, err error) {
 	target := reflect.ValueOf(v)
 	if target.Kind() != reflect.Pointer || target.IsNil() || !target.Elem().IsZero() {
@@ -58,14 +58,14 @@ func DecodeStruct(b []byte, v any, unknown func(key, value []byte)) (complete bo
 	return false, json.Unmarshal(b, v)
 }
 
-// Independent reports whether decoding into t calls no methods of other packages, which could
-// retain the text.
+// Independent reports whether decoding into t is known not to call methods of other packages,
+// which could retain the JSON text.
 func Independent(t reflect.Type) bool { return !coderOf(t).foreign }
 
-// Append appends v as [json.Encoder] encodes it without HTML escapes, except that raw JSON
-// keeps its white space, and that U+2028 and U+2029 are not escaped. If plain is true, the text
-// is valid UTF-8 and has neither escapes of surrogates nor numbers beyond 64 bits, and is nested
-// at most [MaxLevels] deep.
+// Append appends v as a [json.Encoder] without HTML escaping encodes it, except that raw JSON
+// keeps its white space, and U+2028 and U+2029 are not escaped. If plain is true, the appended
+// text is valid UTF-8, contains no surrogate escapes and no numbers beyond 64 bits, and is
+// nested at most [MaxLevels] deep.
 func Append(dst []byte, v any) (out []byte, plain bool, err error) {
 	e := encoders.Get().(*encoder) // lost if v panics
 	*e = encoder{b: dst}
@@ -79,13 +79,13 @@ func Append(dst []byte, v any) (out []byte, plain bool, err error) {
 	return out, plain, err
 }
 
-// encoders holds encoders, which escape to the heap.
+// encoders pools encoders, because they escape to the heap.
 var encoders = sync.Pool{New: func() any { return new(encoder) }}
 
 // coder encodes and decodes the values of one type.
 type coder struct {
-	// decode decodes the value that begins at b[i] into v, which is zero and can be set. It
-	// returns the index after the value, or giveUp.
+	// decode decodes the value that begins at b[i] into v, a settable zero value. It returns
+	// the index after the value, or giveUp.
 	decode func(b []byte, i int, v reflect.Value) int
 	// append appends v, or returns false.
 	append func(e *encoder, v reflect.Value) bool
@@ -119,7 +119,7 @@ func coderOf(t reflect.Type) *coder {
 	return c
 }
 
-// builder holds the coders under construction. A type can contain itself.
+// builder holds the coders under construction, because a type can contain itself.
 type builder map[reflect.Type]*coder
 
 func (bu builder) coder(t reflect.Type) *coder {
@@ -133,10 +133,10 @@ func (bu builder) coder(t reflect.Type) *coder {
 	bu[t] = c
 	kind := bu.byKind(t)
 	*c = kind
-	if c.decode == nil || hasMethods(t, "UnmarshalJSONFrom", unmarshalers) {
+	if c.decode == nil || decodesItself(t) {
 		c.decode, c.delegated, c.foreign = delegateDecode, true, t != timeType
 	}
-	if c.append == nil || hasMethods(t, "MarshalJSONTo", marshalers) {
+	if c.append == nil || encodesItself(t) {
 		c.append = delegateAppend
 	}
 	if t == rawType {
@@ -154,30 +154,27 @@ var (
 	zeroer       = []reflect.Type{reflect.TypeFor[interface{ IsZero() bool }]()}
 )
 
-// hasMethods reports whether t or a pointer to it implements one of the interfaces, or has the
-// method of encoding/json/v2 with the given name.
-func hasMethods(t reflect.Type, streaming string, interfaces []reflect.Type) bool {
-	p := reflect.PointerTo(t)
-	for _, i := range interfaces {
-		if t.Implements(i) || p.Implements(i) {
-			return true
-		}
-	}
-	if t.NumMethod() == 0 && p.NumMethod() == 0 {
-		return false
-	}
-	for _, methods := range []reflect.Type{t, p} {
-		for m := range methods.NumMethod() {
-			if methods.Method(m).Name == streaming {
-				return true
-			}
-		}
-	}
-	return false
+// encodesItself and decodesItself report whether t or *t has methods for encoding or decoding,
+// including those of encoding/json/v2. The names of those are constants, because the linker
+// would otherwise keep all methods of all types.
+
+func encodesItself(t reflect.Type) bool {
+	_, streams := reflect.PointerTo(t).MethodByName("MarshalJSONTo")
+	return streams || implements(t, marshalers)
 }
 
-// byKind returns the coder of t by its kind alone. Functions that are nil have no plain
-// implementation.
+func decodesItself(t reflect.Type) bool {
+	_, streams := reflect.PointerTo(t).MethodByName("UnmarshalJSONFrom")
+	return streams || implements(t, unmarshalers)
+}
+
+// implements reports whether t or *t implements one of the interfaces.
+func implements(t reflect.Type, interfaces []reflect.Type) bool {
+	return slices.ContainsFunc(interfaces, func(i reflect.Type) bool { return t.Implements(i) || reflect.PointerTo(t).Implements(i) })
+}
+
+// byKind returns a coder for the kind of t, regardless of the methods of t. If this package
+// cannot encode or decode that kind itself, the function is nil.
 func (bu builder) byKind(t reflect.Type) coder {
 	switch t.Kind() {
 	case reflect.Bool:
@@ -209,14 +206,14 @@ func (bu builder) byKind(t reflect.Type) coder {
 		if t.Elem().Kind() != reflect.Uint8 {
 			return coder{decode: s.decode, append: s.append, parts: []*coder{s.elem}}
 		}
-		if hasMethods(t.Elem(), "MarshalJSONTo", marshalers) {
+		if encodesItself(t.Elem()) {
 			return coder{}
 		}
 		return coder{append: appendBytes}
 	case reflect.Array:
 		return coder{append: sliceCoder{elem: bu.coder(t.Elem())}.appendItems}
 	case reflect.Map:
-		if k := t.Key(); k.Kind() != reflect.String || hasMethods(k, "MarshalJSONTo", marshalers) || hasMethods(k, "UnmarshalJSONFrom", unmarshalers) {
+		if k := t.Key(); k.Kind() != reflect.String || encodesItself(k) || decodesItself(k) {
 			return coder{}
 		}
 		m := mapCoder{t: t, elem: bu.coder(t.Elem())}
@@ -262,10 +259,11 @@ type structField struct {
 	coder     *coder
 }
 
-// maxFields limits the number of fields of a struct, see fieldSet.
+// maxFields limits the number of fields of a struct; see fieldSet.
 const maxFields = 256
 
-// structCoder returns nil if encoding/json has special rules for the fields of t.
+// structCoder returns the coder of the struct type t, or nil if encoding/json has special
+// rules for its fields.
 func (bu builder) structCoder(t reflect.Type) *structCoder {
 	s := &structCoder{byName: map[string]int{}, folded: map[string]bool{}}
 	for i := range t.NumField() {
@@ -294,7 +292,7 @@ func (bu builder) structCoder(t reflect.Type) *structCoder {
 			case "omitempty":
 				field.omitEmpty = true
 			case "omitzero":
-				if hasMethods(f.Type, "", zeroer) {
+				if implements(f.Type, zeroer) {
 					return nil
 				}
 				field.omitZero = true
@@ -315,8 +313,8 @@ func (bu builder) structCoder(t reflect.Type) *structCoder {
 	return s
 }
 
-// plainName reports whether name is ASCII that no encoder escapes and that needs no quotes in a
-// tag.
+// plainName reports whether name consists of ASCII characters that no encoder escapes and that
+// need no quotes in a tag.
 func plainName(name string) bool {
 	for _, c := range []byte(name) {
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("_-.:$@/ ", c) >= 0) {
@@ -326,8 +324,8 @@ func plainName(name string) bool {
 	return true
 }
 
-// appendFolded appends a key in lower case and without delimiters. Keys that encoding/json
-// regards as equal, in any of its modes, are equal in this form.
+// appendFolded appends key in lower case, without underscores and hyphens. Keys that
+// encoding/json treats as equal in any of its modes are equal in this form.
 func appendFolded(dst, key []byte) []byte {
 	for _, c := range key {
 		switch {

@@ -29,7 +29,7 @@ type inner struct {
 
 type Embedded struct{ Deep []inner }
 
-// sample has fields of all kinds that are decoded in different ways.
+// sample has fields that are decoded in different ways, most of them by encoding/json.
 type sample struct {
 	Embedded
 	Name   string `json:"name"`
@@ -47,7 +47,7 @@ type sample struct {
 	Bad    func() `json:"bad"`
 }
 
-// picky implements decoding itself, and rejects some values.
+// picky has its own decoding methods, which reject some values.
 type picky struct{ calls, text string }
 
 func (p *picky) UnmarshalJSON(b []byte) error {
@@ -60,7 +60,8 @@ func (p *picky) UnmarshalJSON(b []byte) error {
 
 type key string
 
-// plain has fields that this package encodes and decodes itself, among some that it does not.
+// plain mixes fields that this package encodes and decodes itself with fields that it leaves
+// to encoding/json.
 type plain struct {
 	Bool    bool
 	I8      int8
@@ -142,7 +143,7 @@ func TestDecodesAsEncodingJSON(t *testing.T) {
 	}
 }
 
-// sameJSON reports a difference between the output of Append and of encoding/json.
+// sameJSON fails the test if Append and encoding/json encode v differently.
 func sameJSON(t *testing.T, v any) {
 	t.Helper()
 	var std bytes.Buffer
@@ -248,7 +249,8 @@ func TestEncodesAsEncodingJSON(t *testing.T) {
 	}
 }
 
-// values fills args like package quick, which cannot create values of interfaces.
+// values replaces the generator of package quick, which cannot create values of interface
+// types.
 func values(args []reflect.Value, r *rand.Rand) {
 	for i, t := range []reflect.Type{reflect.TypeFor[plain](), reflect.TypeFor[node](), reflect.TypeFor[map[string][]string]()} {
 		args[i] = random(t, r, 3)
@@ -321,8 +323,7 @@ func FuzzEncode(f *testing.F) {
 	})
 }
 
-// TestDecodeRejectsInvalidText ensures that text that breaks the promise to be valid causes no
-// panic.
+// Decode requires valid JSON, but must not panic on anything else.
 func TestDecodeSurvivesInvalidText(t *testing.T) {
 	for _, text := range texts {
 		for i := range text {
@@ -361,7 +362,7 @@ func TestDecodeStructReportsUnknownMembers(t *testing.T) {
 	}
 }
 
-// keeper retains the text that it decodes, which no type should do.
+// keeper retains the text that it decodes, which [json.Unmarshaler] forbids.
 type keeper struct{ text []byte }
 
 func (k *keeper) UnmarshalJSON(b []byte) error { k.text = b; return nil }
@@ -390,8 +391,7 @@ func TestIndependent(t *testing.T) {
 	}
 }
 
-// TestDecodeAllocations counts the allocations of the values themselves: the note, the list and
-// its two strings.
+// Decoding allocates only the decoded values themselves, and encoding allocates nothing.
 func TestDecodeAllocations(t *testing.T) {
 	type order struct {
 		User   string   `json:"user"`

@@ -4,5 +4,4 @@ package jsoncodec
 
 import "encoding/json"
 
-// decodeStandard decodes b with encoding/json.
 func decodeStandard(b []byte, v any) error { return json.Unmarshal(b, v) }

@@ -1,5 +1,5 @@
-// Package jsontree represents JSON documents for updates of stored items. It decodes only the
-// parts of a document that an update accesses.
+// Package jsontree edits JSON documents as the engine does when it updates a stored item. It
+// decodes only the parts of a document that an update accesses.
 package jsontree
 
 import (
@@ -13,17 +13,17 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// Node is a JSON value. It is decoded only where it is accessed. All other parts keep their
-// text, except for white space and the spelling of numbers. The zero value is not usable; use
+// Node is a JSON value. It is decoded only where it is accessed; other parts keep their text,
+// apart from white space and the spelling of numbers. The zero value is not usable; use
 // [Parse] or one of the constructors. A Node is not safe for concurrent use.
 type Node struct {
 	// Exactly one of raw, members and elements is set.
-	raw      []byte           // compact text, shared with no other value
+	raw      []byte           // compact JSON, not shared with other values
 	members  map[string]*Node // a decoded object
-	elements []*Node          // a decoded list; never nil once decoded
+	elements []*Node          // a decoded list, not nil even if empty
 }
 
-// Parse validates and copies a JSON document. It changes numbers to the engine's spelling.
+// Parse validates and copies a JSON document. It rewrites numbers in the engine's spelling.
 func Parse(doc []byte) (*Node, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, doc); err != nil {
@@ -38,10 +38,10 @@ func Parse(doc []byte) (*Node, error) {
 
 var errNumberRange = errors.New("a number is out of the range of a float")
 
-// Null returns a node that holds null.
+// Null returns a null node.
 func Null() *Node { return &Node{raw: []byte("null")} }
 
-// Number returns a node that holds a number. text must be a JSON number.
+// Number returns a number node. text must be a JSON number.
 func Number(text string) *Node { return &Node{raw: []byte(text)} }
 
 // NewObject returns an empty object.
@@ -50,7 +50,7 @@ func NewObject() *Node { return &Node{members: map[string]*Node{}} }
 // NewList returns a list with one element.
 func NewList(first *Node) *Node { return &Node{elements: []*Node{first}} }
 
-// Kind returns the name of the value's type in the engine's messages: object, array, string,
+// Kind returns the type of the value as named in the engine's messages: object, array, string,
 // boolean, null or number.
 func (n *Node) Kind() string {
 	switch {
@@ -75,9 +75,9 @@ func (n *Node) Kind() string {
 	}
 }
 
-// Members returns the members of an object, and nil for any other value. It decodes the object
-// if necessary. If a key occurs several times, the last value counts. The map belongs to the
-// node, so changes of the map change the object.
+// Members returns the members of an object, decoding it if necessary. If a key is repeated,
+// the last value counts. Changes to the map change the object. For other values, Members
+// returns nil.
 func (n *Node) Members() (map[string]*Node, error) {
 	if n.Kind() != "object" {
 		return nil, nil
@@ -96,7 +96,7 @@ func (n *Node) Members() (map[string]*Node, error) {
 	return n.members, nil
 }
 
-// Push adds an element to a list.
+// Push appends an element to a list.
 func (n *Node) Push(element *Node) error {
 	if n.elements == nil {
 		var elements []json.RawMessage
@@ -113,16 +113,16 @@ func (n *Node) Push(element *Node) error {
 	return nil
 }
 
-// Concat appends the string in text to the string in n, without decoding either.
+// Concat appends one JSON string to another without decoding either.
 func (n *Node) Concat(text *Node) {
-	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // without the closing quote of n and the opening quote of text
+	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // drops the two inner quotes
 }
 
-// Replace sets n to the value of other, which must not be used afterwards.
+// Replace sets n to the value of other. Do not use other afterwards.
 func (n *Node) Replace(other *Node) { *n = *other }
 
-// Depth returns the nesting depth of a value that has not been decoded: 0 for a scalar, and 1
-// for a list or object that contains only scalars.
+// Depth returns the nesting depth of a value that has not been decoded. A scalar has depth 0;
+// a list or object that contains only scalars has depth 1.
 func (n *Node) Depth() int {
 	depth, deepest, inString := 0, 0, false
 	for i := 0; i < len(n.raw); i++ {
@@ -142,11 +142,11 @@ func (n *Node) Depth() int {
 	return deepest
 }
 
-// Text returns the text of a value that has not been decoded, such as a scalar.
+// Text returns the JSON text of a value that has not been decoded, such as a scalar.
 func (n *Node) Text() string { return string(n.raw) }
 
 // Encode returns the value as compact JSON. Like the engine, it sorts the keys of decoded
-// objects bytewise.
+// objects by their bytes.
 func (n *Node) Encode() (json.RawMessage, error) {
 	var buf bytes.Buffer
 	if err := n.write(&buf); err != nil {
@@ -155,8 +155,8 @@ func (n *Node) Encode() (json.RawMessage, error) {
 	return buf.Bytes(), nil
 }
 
-// write writes the value to buf. It recurses only into decoded values, whose depth is bounded
-// by the length of a path.
+// write writes the value to buf. It recurses only into decoded values, so the length of a path
+// bounds the recursion.
 func (n *Node) write(buf *bytes.Buffer) error {
 	switch {
 	case n.members != nil:
@@ -170,7 +170,7 @@ func (n *Node) write(buf *bytes.Buffer) error {
 			if err := keys.Encode(key); err != nil {
 				return fmt.Errorf("encode key: %w", err)
 			}
-			buf.Truncate(buf.Len() - 1) // the newline that an Encoder adds
+			buf.Truncate(buf.Len() - 1) // the newline added by Encode
 			buf.WriteByte(':')
 			if err := n.members[key].write(buf); err != nil {
 				return err

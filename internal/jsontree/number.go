@@ -9,9 +9,9 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// AddToNumber adds by to the number in text, or subtracts by from it. Integers from -2^63 to
-// 2^64-1 are exact. A number with a fraction or an exponent stays a float. AddToNumber returns
-// false if the result cannot be represented.
+// AddToNumber adds by to a JSON number, or subtracts it if subtract is true. Integers from
+// -2^63 to 2^64-1 are exact. Numbers with a fraction or an exponent stay floats. AddToNumber
+// returns false if the result cannot be represented.
 func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	if n, ok := parseInteger(text); ok {
 		delta := integer{negative: by < 0, magnitude: magnitude(by)}
@@ -36,8 +36,7 @@ func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	return string(rawjson.AppendFloat(nil, f)), true
 }
 
-// integer is a whole number from -2^63 to 2^64-1, the range in which the engine calculates
-// with integers.
+// integer holds an integer from -2^63 to 2^64-1, the range of the engine's integer arithmetic.
 type integer struct {
 	negative  bool // never for 0
 	magnitude uint64
@@ -51,7 +50,7 @@ func magnitude(v int64) uint64 {
 }
 
 // parseInteger parses an integer. It returns false for numbers that the engine stores as
-// floats: numbers with a fraction or an exponent, whole numbers out of range, and -0.
+// floats: those with a fraction or an exponent, integers out of range, and -0.
 func parseInteger(text string) (integer, bool) {
 	digits, negative := strings.CutPrefix(text, "-")
 	m, err := strconv.ParseUint(digits, 10, 64)

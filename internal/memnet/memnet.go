@@ -1,5 +1,5 @@
-// Package memnet provides in-memory network connections for testing/synctest bubbles. While
-// goroutines wait on these connections, the clock of the bubble can advance.
+// Package memnet provides in-memory network connections for testing/synctest. Unlike sockets,
+// they let the clock of a bubble advance while goroutines wait on them.
 package memnet
 
 import (
@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// Pipe returns the two ends of an in-memory connection. Each direction buffers up to capacity
-// bytes before its writer blocks, as sockets do. Data that was written before a Close can
-// still be read.
+// Pipe returns the two ends of an in-memory connection. As with sockets, each direction
+// buffers data, up to capacity bytes, before writes block. Data written before Close can still
+// be read.
 func Pipe(capacity int) (a, b *Conn) { return pipe(capacity, Loopback, Loopback) }
 
-// pipe is like Pipe, but a has the address local, and b the address remote.
+// pipe is like Pipe, but sets the addresses of the ends: local for a and remote for b.
 func pipe(capacity int, local, remote net.Addr) (a, b *Conn) {
 	x, y := newHalf(capacity), newHalf(capacity)
 	return &Conn{in: x, out: y, local: local, remote: remote}, &Conn{in: y, out: x, local: remote, remote: local}
@@ -25,7 +25,7 @@ func pipe(capacity int, local, remote net.Addr) (a, b *Conn) {
 // Capacity is the approximate number of bytes that a loopback socket buffers in one direction.
 const Capacity = 256 << 10
 
-// Loopback is the address of ends whose addresses do not matter.
+// Loopback is the address of connections whose address does not matter.
 const Loopback = Addr("127.0.0.1:1")
 
 // half is one direction of a connection.
@@ -35,8 +35,8 @@ type half struct {
 	capacity int
 	buf      []byte
 	head     int
-	ended    bool // the writer has closed: EOF follows the buffered data
-	broken   bool // reset, or the reader has closed
+	ended    bool // closed by the writer: EOF follows the buffered data
+	broken   bool // reset, or closed by the reader
 
 	read, write deadline
 }
@@ -47,7 +47,7 @@ func newHalf(capacity int) *half {
 	return h
 }
 
-// deadline is a read or write deadline. The lock of its half guards it.
+// deadline is a read or write deadline. The mutex of its half guards it.
 type deadline struct {
 	timer  *time.Timer
 	passed bool
@@ -80,7 +80,7 @@ func (h *half) setDeadline(d *deadline, t time.Time) {
 }
 
 // Conn is one end of a connection. The zero value is not usable; use [Pipe] or
-// [Listener.DialContext]. All methods are safe for concurrent use.
+// [Listener.DialContext]. Its methods are safe for concurrent use.
 type Conn struct {
 	in, out       *half
 	local, remote net.Addr
@@ -162,14 +162,14 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// CloseWrite closes only the direction in which c writes. The other end reads the buffered
-// data and then EOF.
+// CloseWrite closes the direction in which c writes. The other end reads the buffered data,
+// then EOF.
 func (c *Conn) CloseWrite() error {
 	c.out.end(false)
 	return nil
 }
 
-// Reset closes both directions and discards the data in transit.
+// Reset closes both directions and discards data in transit.
 func (c *Conn) Reset() {
 	c.out.end(true)
 	c.in.end(true)
@@ -199,7 +199,7 @@ func (c *Conn) LocalAddr() net.Addr { return c.local }
 // RemoteAddr implements net.Conn.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
-// Addr is the address of an end in the form host:port.
+// Addr is a network address in the form host:port.
 type Addr string
 
 // Network implements net.Addr.
@@ -208,10 +208,10 @@ func (Addr) Network() string { return "mem" }
 // String implements net.Addr.
 func (a Addr) String() string { return string(a) }
 
-// Listener is a net.Listener that accepts in-memory connections. The zero value is not
-// usable; use [NewListener]. All methods are safe for concurrent use.
+// Listener is a net.Listener for in-memory connections. The zero value is not usable; use
+// [NewListener]. Its methods are safe for concurrent use.
 type Listener struct {
-	// Capacity is the capacity of future pipes. NewListener sets it to the constant
+	// Capacity is the capacity of future pipes. NewListener sets it to the package constant
 	// [Capacity].
 	Capacity int
 
@@ -221,14 +221,15 @@ type Listener struct {
 	once   sync.Once
 }
 
-// NewListener returns a listener with the given address. The address cannot be reached through
-// the network.
+// NewListener returns a listener with the given address, which is not reachable through the
+// network.
 func NewListener(addr net.Addr) *Listener {
 	return &Listener{Capacity: Capacity, addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// DialContext connects to l, regardless of the network and the address. It waits for Accept.
-// If ctx ends first, it returns the error of ctx; if l is closed, it returns net.ErrClosed.
+// DialContext connects to l, regardless of the network and the address. It blocks until Accept
+// is called. If ctx is done first, it returns the error of ctx. If l is closed, it returns
+// net.ErrClosed.
 func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -254,7 +255,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close implements net.Listener. Further calls return nil.
+// Close implements net.Listener. It may be called several times.
 func (l *Listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil

@@ -18,7 +18,7 @@ func TestPipe(t *testing.T) {
 		if a.LocalAddr().String() != "a:1" || a.RemoteAddr().String() != "b:2" || b.RemoteAddr().String() != "a:1" || a.LocalAddr().Network() != "mem" {
 			t.Errorf("addresses: %v %v %v", a.LocalAddr(), a.RemoteAddr(), b.RemoteAddr())
 		}
-		// Write more data than the buffer can hold.
+		// Write more than the buffer can hold.
 		data := bytes.Repeat([]byte("0123456789"), Capacity/5)
 		written := make(chan error, 1)
 		go func() {
@@ -38,7 +38,6 @@ func TestPipe(t *testing.T) {
 		if err := <-written; err != nil {
 			t.Errorf("write: %v", err)
 		}
-		// Data that was written before the close can still be read.
 		_, _ = a.Write([]byte("last"))
 		_ = a.Close()
 		if rest, err := io.ReadAll(b); err != nil || string(rest) != "last" {
@@ -80,7 +79,7 @@ func TestPipeDeadlines(t *testing.T) {
 		if n != Capacity {
 			t.Errorf("wrote %d bytes before the deadline", n)
 		}
-		// A deadline that is changed during a wait takes effect immediately.
+		// A new deadline takes effect while Read waits.
 		_ = a.SetDeadline(time.Time{})
 		go func() {
 			time.Sleep(time.Second)
@@ -102,7 +101,7 @@ func TestPipeDeadlines(t *testing.T) {
 	})
 }
 
-// A reset drops the data in transit; a close does not.
+// Unlike Close, Reset discards data in transit.
 func TestPipeReset(t *testing.T) {
 	a, b := Pipe(Capacity)
 	if _, err := a.Write([]byte("lost")); err != nil {

@@ -30,7 +30,6 @@ var benchResource = resource.NewSchemaless(
 	attribute.String("telemetry.sdk.version", "0.1.0"),
 )
 
-// benchSpans returns n spans of invocations, each with four attributes and two payloads.
 func benchSpans(n int) []sdktrace.ReadOnlySpan {
 	at := time.Unix(1767225600, 12345678)
 	spans := make([]sdktrace.ReadOnlySpan, n)
@@ -77,7 +76,7 @@ func BenchmarkEncodeSpans(b *testing.B) {
 	perRecord(b, len(spans), size)
 }
 
-// confirmed releases frames as after a confirmation by the engine. It returns their total size
+// confirmed releases frames as if the engine had confirmed them. It returns their total size
 // and number of records.
 func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	for i := range frames {
@@ -90,7 +89,6 @@ func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	return size, records
 }
 
-// perRecord reports the time and the size per record for n records.
 func perRecord(b *testing.B, n, size int) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/record")
 	b.ReportMetric(float64(size)/float64(n), "B/record")
@@ -114,7 +112,6 @@ func recordLogs(tb testing.TB, res *resource.Resource, emit func(log.Logger)) []
 	return c.records
 }
 
-// logCollector keeps the emitted records.
 type logCollector struct{ records []sdklog.Record }
 
 func (c *logCollector) OnEmit(_ context.Context, r *sdklog.Record) error {

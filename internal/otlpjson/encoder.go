@@ -1,5 +1,5 @@
-// Package otlpjson encodes spans, metrics and log records as OTLP JSON, in the frames
-// that the engine's telemetry socket accepts.
+// Package otlpjson encodes spans, metrics and log records as OTLP JSON, in frames for the
+// engine's telemetry socket.
 package otlpjson
 
 import (
@@ -9,31 +9,31 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// Encoder writes spans, metrics and log records as frames of OTLP JSON. It appends text
-// without reflection, and writes only what the engine accepts: the engine silently
-// drops a whole frame for a single invalid value.
+// Encoder encodes spans, metrics and log records in frames of OTLP JSON. It does not use
+// reflection. It writes only what the engine accepts, because the engine silently drops a
+// whole frame for a single invalid value.
 //
-// The zero value is not usable; use [NewEncoder]. An encoder must not be used by more
-// than one goroutine at a time. It builds one frame at a time in its buffer, and
-// returns exact copies, or the buffer itself if that is large and full.
+// The zero value is not usable; use [NewEncoder]. An Encoder must not be used concurrently. It
+// builds each frame in its buffer and returns a copy without spare capacity. If the frame is
+// large and fills most of the buffer, it returns the buffer itself.
 type Encoder struct {
 	signal *signal
-	limit  int // bytes of a frame, without its prefix
+	limit  int // maximum bytes of a frame, without its prefix
 
 	buf     []byte
 	spare   []byte
 	frames  []Frame
 	buffers Buffers
 
-	// The envelope of records consists of the levels resource, scope and, for metrics, metric.
-	// A level is opened in a frame only when a record is written below it, so no level is ever
-	// empty, and the next frame of a batch can open the level again.
+	// Records are nested in the levels resource, scope and, for metrics, metric. A level is
+	// opened only when a record below it is written. Therefore, no level is empty, and the
+	// next frame of a batch can open the level again.
 	levels  [3]level
 	depth   int     // number of levels that are set
-	open    int     // number of levels that are open in buf
+	open    int     // levels open in buf
 	closing int     // bytes needed to close the frame
 	comma   [4]bool // whether the list at each level has an element; the last list holds records
-	records int     // number of records in buf
+	records int     // records in buf
 
 	// mark, start and the fields below hold the state before the current record, so that the
 	// record can be moved to the next frame.
@@ -45,20 +45,20 @@ type Encoder struct {
 	keys  [64]attributeKey
 
 	caps caps
-	stop int  // length of buf beyond which the record cannot fit and is abandoned
+	stop int  // length of buf at which the record is abandoned because it cannot fit
 	cut  bool // part of the record was omitted to make it fit
 	lost Losses
 
 	groups []group
-	member []int // index of the group of each record
+	member []int // group index of each record
 
 	counts []uint64 // buckets of a converted histogram
 	bounds []float64
 
-	boundsOf   []float64 // bounds that boundsText encodes
+	boundsOf   []float64 // bounds encoded in boundsText
 	boundsText []byte
 
-	resource     *resource.Resource // resource that resourceText encodes
+	resource     *resource.Resource // resource encoded in resourceText
 	resourceText []byte
 	hasResource  bool
 }
@@ -68,42 +68,42 @@ type level struct {
 	tail string
 }
 
-// caps limit the size of a record that would otherwise not fit a frame alone. Initially they
-// are so large that they have no effect.
+// caps limits a record that is too large even for a frame of its own. The initial caps have no
+// effect.
 type caps struct {
 	text  int // bytes of a string
 	items int // elements of a list
 }
 
-// Losses counts values that have no representation in OTLP JSON or did not fit a frame.
-// The zero value counts nothing.
+// Losses counts the data that was lost because OTLP JSON cannot represent it or because it did
+// not fit in a frame. The zero value means that nothing was lost.
 type Losses struct {
-	Points  int // data points whose value is NaN or infinite
-	Values  int // sums, minima and maxima of histograms that are NaN or infinite, omitted from their points
-	Metrics int // metrics of a kind that this package does not support
-	Cut     int // records that were shortened to fit a frame
+	Points  int // data points with a NaN or infinite value
+	Values  int // NaN or infinite sums, minima and maxima, omitted from their histograms
+	Metrics int // metrics of unsupported kinds
+	Cut     int // records shortened to fit a frame
 	Records int // records that did not fit even when shortened
 }
 
-// MaxValueDepth limits the nesting of attribute values. Deeper values become text. The engine
-// drops frames with 128 levels of JSON, and each level of nested values takes four of them.
+// MaxValueDepth limits the nesting of attribute values. Deeper values are encoded as text. The
+// engine drops frames whose JSON is nested 128 or more levels deep, and each level of a value
+// takes four levels of JSON.
 const MaxValueDepth = 24
 
-// NewEncoder returns an encoder of frames of at most [MaxFrameBytes] bytes, including the
-// prefix. The encoder takes the buffers of large frames from k. If k is nil, it reuses no
-// buffers.
+// NewEncoder returns an encoder for frames of at most [MaxFrameBytes] bytes, including the
+// prefix. It takes the buffers of large frames from k. If k is nil, buffers are not reused.
 func NewEncoder(k Buffers) *Encoder {
 	return &Encoder{limit: MaxFrameBytes - len(PrefixTraces), buffers: k}
 }
 
-// Lost returns the losses since the last call of [Encoder.Done].
+// Lost returns the losses since the last call to [Encoder.Done].
 func (e *Encoder) Lost() Losses { return e.lost }
 
-// keptBytes is the maximum total size of the buffers of an encoder that should be reused.
+// keptBytes is the size up to which the buffers of an encoder are worth reusing.
 const keptBytes = 4 << 20
 
-// Done releases the slice of frames and resets [Encoder.Lost]; the data of the frames stays
-// valid. It returns false if the buffers of e have grown so large that e should not be reused.
+// Done invalidates the returned slices of frames, but not the data of the frames, and resets
+// [Encoder.Lost]. It returns false if the buffers of e have grown too large for reuse.
 func (e *Encoder) Done() bool {
 	clear(e.frames)
 	clear(e.groups)
@@ -112,11 +112,10 @@ func (e *Encoder) Done() bool {
 	return cap(e.buf)+cap(e.spare) <= keptBytes
 }
 
-// signal holds the prefix of a signal's frames and the keys of the lists in them, with
+// signal holds the prefix of a signal's frames and the keys of the lists in them, including
 // punctuation.
 type signal struct{ prefix, top, scopes, records string }
 
-// batch starts the frames of one signal.
 func (e *Encoder) batch(s *signal) {
 	e.signal, e.depth = s, 0
 	e.reset()
@@ -126,8 +125,8 @@ func (e *Encoder) reset() {
 	e.buf, e.open, e.closing, e.comma, e.records = e.buf[:0], 0, len("]}"), [4]bool{}, 0
 }
 
-// level selects the level to which the next records belong, and closes the levels below it.
-// The caller appends the head of the level to the result, and stores it in levels.
+// level prepares a new head for level i. It closes that level and the levels below it, and
+// returns an empty buffer. The caller appends the head to the buffer and stores it in levels.
 func (e *Encoder) level(i int) []byte {
 	for e.open > i {
 		e.open--
@@ -138,8 +137,8 @@ func (e *Encoder) level(i int) []byte {
 	return e.levels[i].head[:0]
 }
 
-// head stores the text that write appends as the head of level i. If necessary, the head is
-// shortened, so that the three heads together leave enough room for a record in a frame.
+// head stores the text appended by write as the head of level i. If necessary, it shortens the
+// text, so that the three heads together leave room for a record.
 func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
 	b := e.level(i)
 	e.caps, e.stop, e.cut = e.uncapped(), e.limit/4, false
@@ -157,8 +156,8 @@ func (e *Encoder) head(i int, tail string, write func(b []byte) []byte) {
 
 func (e *Encoder) uncapped() caps { return caps{e.limit, e.limit} }
 
-// tighten lowers the cap for strings or, if that is not possible, the cap for lists. It
-// reports whether it has lowered a cap.
+// tighten lowers the cap for strings or, if that is already low, the cap for lists. It returns
+// false if neither can be lowered.
 func (e *Encoder) tighten() bool {
 	e.cut = true
 	switch c := &e.caps; {
@@ -172,7 +171,7 @@ func (e *Encoder) tighten() bool {
 	return true
 }
 
-// begin opens the levels of the next record. The caller then appends the record to buf.
+// begin opens the levels of the next record. The caller must then append the record to buf.
 func (e *Encoder) begin() {
 	e.caps, e.cut = e.uncapped(), false
 	e.place()
@@ -199,9 +198,9 @@ func (e *Encoder) place() {
 	e.stop = e.start + e.limit
 }
 
-// end accepts the record that was appended since begin. If the frame has become too large, the
-// record is moved to the next frame. If even a frame with this record alone would be too
-// large, end lowers the caps and returns false, and the caller must append the record again.
+// end accepts the record appended since begin. If the frame has become too large, the record
+// is moved to the next frame. If the record is too large even for a frame of its own, end
+// lowers the caps and returns false. The caller must then append the record again.
 func (e *Encoder) end() bool {
 	if !e.fits() && e.records > 0 {
 		e.spare = append(e.spare[:0], e.buf[e.start:]...)
@@ -251,17 +250,17 @@ func (e *Encoder) finish() {
 	e.reset()
 }
 
-// group is a combination of a resource and a scope that several records share.
+// group is a resource and a scope shared by several records.
 type group struct {
 	resource *resource.Resource
 	scope    instrumentation.Scope
 	done     bool
 }
 
-// group assigns the next record to a group. It reports whether that is the group of the first
-// record, which is the most likely case. Records of that group are written immediately.
+// group assigns the next record to a group. It reports whether that is the first group, whose
+// records are written immediately. Most records belong to it.
 func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
-	for i := len(e.groups) - 1; i >= 0; i-- { // most likely the group of the previous record
+	for i := len(e.groups) - 1; i >= 0; i-- { // start with the group of the previous record, the most likely one
 		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {
 			e.member = append(e.member, i)
 			return i == 0
@@ -277,9 +276,9 @@ func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bo
 	return n == 0
 }
 
-// rest calls write with the index of each record that was not written immediately, and then
-// closes the last frame. The records are grouped by resource, and within a resource by scope,
-// in the order in which these first appeared.
+// rest runs write with the index of each record that was not written immediately, then closes
+// the last frame. Records are grouped by resource and, within a resource, by scope, in the
+// order of first appearance.
 func (e *Encoder) rest(write func(i int)) {
 	for i := range e.groups {
 		r := e.groups[i].resource
@@ -315,8 +314,8 @@ func sameResource(a, b *resource.Resource) bool {
 	return a == b || a.Equivalent() == b.Equivalent() && a.SchemaURL() == b.SchemaURL()
 }
 
-// setResource sets the first level. It caches the text of the resource, because a resource is
-// immutable and all records of a process share one.
+// setResource sets the first level. It caches the text of the resource, which is immutable and
+// shared by all records of a process.
 func (e *Encoder) setResource(r *resource.Resource) {
 	if !e.hasResource || e.resource != r {
 		e.head(0, "", func(b []byte) []byte {

@@ -17,7 +17,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// encoded returns the frames that write produces, and the losses. It validates each frame.
+// encoded returns the frames produced by write, and the losses. It checks that the frames are
+// valid.
 func encoded(tb testing.TB, limit int, write func(e *Encoder) []Frame) ([]Frame, Losses) {
 	tb.Helper()
 	e := &Encoder{limit: limit}
@@ -36,8 +37,7 @@ func encoded(tb testing.TB, limit int, write func(e *Encoder) []Frame) ([]Frame,
 
 const wholeFrame = MaxFrameBytes - 4
 
-// If a batch is too large for one frame, every record arrives exactly once, under its own
-// resource and scope.
+// Every record of a split batch arrives exactly once, under its own resource and scope.
 func TestEncodeSplitsBatches(t *testing.T) {
 	res := resource.NewSchemaless(attribute.String("service.name", "split"))
 	scope := func(i int) string { return fmt.Sprintf("scope %d", i%3) }
@@ -83,7 +83,7 @@ func TestEncodeSplitsBatches(t *testing.T) {
 			rm.ScopeMetrics = append(rm.ScopeMetrics, sm)
 		}
 		frames, lost := encoded(t, limit, func(e *Encoder) []Frame { return e.Metrics(rm) })
-		for i := range frames { // treats metrics as records, because each has one point
+		for i := range frames { // each metric has one point and counts as a record
 			doc := enginetest.DecodeJSON(t, frames[i].Data)
 			var names []any
 			enginetest.Each(doc, []string{"resourceMetrics", "scopeMetrics"}, func(s any) {
@@ -112,8 +112,7 @@ func TestEncodeSplitsBatches(t *testing.T) {
 	})
 }
 
-// checkSplit verifies that frames contain n records, each with a name that consists of its
-// scope and its number.
+// checkSplit checks that frames contain n records, each named after its scope and its number.
 func checkSplit(t *testing.T, frames []Frame, lost Losses, n int, lists []string, records string, name func(any) any) {
 	t.Helper()
 	if len(frames) < 2 || lost != (Losses{}) {
@@ -149,8 +148,9 @@ func checkSplit(t *testing.T, frames []Frame, lost Losses, n int, lists []string
 	}
 }
 
-// If a record is too large for a frame, the ends of its longest strings are removed first, and
-// then elements of its lists, which OTLP counts. Other records lose nothing.
+// A record that is too large is shortened: first its longest strings, then its lists. Omitted
+// attributes, events and links are added to OTLP's dropped counts. Other records are not
+// affected.
 func TestEncodeLargeRecord(t *testing.T) {
 	many := make([]attribute.KeyValue, 1000)
 	for i := range many {
@@ -237,7 +237,6 @@ func TestEncodeLargeRecord(t *testing.T) {
 	}
 }
 
-// An envelope that is too large is shortened as well.
 func TestEncodeLargeEnvelope(t *testing.T) {
 	big := strings.Repeat("x", 10_000)
 	res := resource.NewWithAttributes(big, attribute.String("service.name", "s"), attribute.String("big", big))
@@ -256,7 +255,7 @@ func TestEncodeLargeEnvelope(t *testing.T) {
 	}
 }
 
-// A record that cannot be shortened to fit is counted, and the others arrive.
+// A record that cannot be made to fit is counted as lost. The others arrive.
 func TestEncodeRecordThatNeverFits(t *testing.T) {
 	spans := []sdktrace.ReadOnlySpan{
 		tracetest.SpanStub{Name: "a"}.Snapshot(),
@@ -275,8 +274,7 @@ func TestEncodeRecordThatNeverFits(t *testing.T) {
 	}
 }
 
-// A payload of 20 MiB is shortened so that the frame has at most 8 MiB. The engine would end
-// the connection on a frame of more than 16 MiB.
+// The engine closes the connection if a frame exceeds 16 MiB.
 func TestEncodeLargePayload(t *testing.T) {
 	payload := `{"blob":"` + strings.Repeat("x", 20<<20) + `"}`
 	begin := time.Now()

@@ -2,38 +2,38 @@ package otlpjson
 
 import "slices"
 
-// The prefixes of telemetry frames identify the kind of their content to the engine.
+// Prefixes of telemetry frames. They tell the engine which signal a frame contains.
 const (
 	PrefixTraces  = "OTLP"
 	PrefixMetrics = "MTRC"
 	PrefixLogs    = "LOGS"
 )
 
-// MaxFrameBytes is the maximum size of a frame, including the prefix. Larger batches are
+// MaxFrameBytes is the maximum size of a frame, including its prefix. Larger batches are
 // split.
 const MaxFrameBytes = 8 << 20
 
-// Frame is one message to the engine: a prefix followed by OTLP JSON. The zero value is
-// an empty frame.
+// Frame is a message to the engine: a prefix followed by OTLP JSON. The zero value is an empty
+// frame.
 type Frame struct {
 	Prefix  string
 	Data    []byte
-	Records int  // number of spans, data points or log records
-	Live    bool // the frame holds the snapshot of a span that has just started
+	Records int  // spans, data points or log records
+	Live    bool // a snapshot of a span that has just started
 
-	reused bool // Data came from Buffers and can return there
+	reused bool // Data can be returned to Buffers
 }
 
-// Size returns the size of the frame in bytes.
+// Size returns the size of the frame in bytes, including its prefix.
 func (f *Frame) Size() int { return len(f.Prefix) + len(f.Data) }
 
-// Discard drops the frame's data, which others may still be reading, without reusing its
-// buffer.
+// Discard drops the frame's data without reusing its buffer, because the data may still be in
+// use.
 func (f *Frame) Discard() { f.Data, f.reused = nil, false }
 
-// Buffers keeps the buffers of large frames for later frames. A sync.Pool is not suitable,
-// because the garbage collections of a busy worker would empty it between two batches. A nil
-// Buffers keeps no buffers; use [NewBuffers]. The methods are safe for concurrent use.
+// Buffers keeps the buffers of large frames for reuse. A sync.Pool would not help, because the
+// garbage collections of a busy worker would empty it between two batches. A nil Buffers keeps
+// nothing; use [NewBuffers]. The methods are safe for concurrent use.
 type Buffers chan []byte
 
 const (
@@ -42,7 +42,7 @@ const (
 	maxReusedBytes = 1 << 20
 )
 
-// NewBuffers returns buffers for the frames of a connection.
+// NewBuffers returns Buffers for the frames of a connection.
 func NewBuffers() Buffers { return make(Buffers, keptBuffers) }
 
 // get returns an empty buffer with room for size bytes.
@@ -55,8 +55,8 @@ func (k Buffers) get(size int) []byte {
 	}
 }
 
-// Release drops the frame's data and keeps its buffer for reuse, if possible. The data must no
-// longer be in use.
+// Release drops the frame's data and, if possible, keeps its buffer for reuse. The data must
+// no longer be in use.
 func (k Buffers) Release(f *Frame) {
 	if f.reused && cap(f.Data) <= maxReusedBytes {
 		select {

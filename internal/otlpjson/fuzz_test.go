@@ -19,7 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// source converts the bytes of a fuzz input to telemetry with values of every kind.
+// source turns the bytes of a fuzz input into telemetry with values of every kind.
 type source struct{ data []byte }
 
 func (s *source) byte() byte {
@@ -39,7 +39,7 @@ func (s *source) uint64() uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
-// integer returns integers that are likely to be edge cases.
+// integer returns an integer that is often an edge case.
 func (s *source) integer() int64 {
 	edges := []int64{0, 1, -1, math.MaxInt64, math.MinInt64, 1 << 53, 1<<53 + 1, -1 << 53, -1<<53 - 1}
 	if i := s.n(len(edges) + 3); i < len(edges) {
@@ -80,7 +80,6 @@ func (s *source) time() time.Time {
 	return testTime
 }
 
-// count returns a number of elements.
 func (s *source) count() int {
 	if len(s.data) == 0 {
 		return 0
@@ -274,7 +273,7 @@ func (s *source) metric() metricdata.Metrics {
 	return m
 }
 
-// limit returns a maximum frame size. It is often so small that records must be shortened.
+// limit returns a maximum frame size that is often too small for a record.
 func (s *source) limit() int {
 	if s.byte()&1 == 0 {
 		return wholeFrame
@@ -282,8 +281,8 @@ func (s *source) limit() int {
 	return 64 + 16*int(s.byte())
 }
 
-// encodeAnything encodes the telemetry that data describes. The frames must be acceptable to
-// the engine, and every record must be in a frame or counted as lost.
+// encodeAnything encodes the telemetry described by data. The engine must accept the frames,
+// and every record must be either in a frame or counted as lost.
 func encodeAnything(t *testing.T, template sdklog.Record, data []byte) {
 	s := &source{data}
 	limit := s.limit()
@@ -342,7 +341,6 @@ func randomBytes(random *rand.Rand) []byte {
 	return data
 }
 
-// TestEncodeAnything encodes random telemetry with values of every kind.
 func TestEncodeAnything(t *testing.T) {
 	template := logTemplate(t)
 	random := rand.New(rand.NewPCG(7, 8))
@@ -354,7 +352,7 @@ func TestEncodeAnything(t *testing.T) {
 	}
 }
 
-// pointsIn returns the number of points into which rm is encoded.
+// pointsIn returns the number of points that encoding rm produces.
 func pointsIn(rm *metricdata.ResourceMetrics) (n int) {
 	for _, sm := range rm.ScopeMetrics {
 		for _, m := range sm.Metrics {

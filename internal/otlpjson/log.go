@@ -10,9 +10,9 @@ import (
 
 var logSignal = signal{PrefixLogs, `{"resourceLogs":[`, `,"scopeLogs":[`, `,"logRecords":[`}
 
-// Logs encodes log records. If a record has no severity text, its text is derived from the
-// severity. The slice is valid until [Encoder.Done]; the data of its frames stays valid
-// afterwards.
+// Logs encodes log records. If a record has no severity text, the text is derived from the
+// severity. The slice is valid until [Encoder.Done], and the data of its frames remains valid
+// after that.
 func (e *Encoder) Logs(records []sdklog.Record) []Frame {
 	e.batch(&logSignal)
 	for i := range records {
@@ -48,7 +48,7 @@ func (e *Encoder) appendLog(b []byte, r *sdklog.Record) []byte {
 		b = append(b, `,"severityNumber":`...)
 		b = strconv.AppendInt(b, int64(severity), 10)
 		if text == "" {
-			// The engine's filters and log triggers use only the text, not the number.
+			// The engine's filters and log triggers use the text rather than the number.
 			text = SeverityText(severity)
 		}
 	}
@@ -82,8 +82,9 @@ func (e *Encoder) appendLog(b []byte, r *sdklog.Record) []byte {
 	return append(b, '}')
 }
 
-// SeverityText returns the text for s in the engine's own logs: TRACE, DEBUG, INFO, WARN,
-// ERROR or FATAL. s must be between [log.SeverityTrace1] and [log.SeverityFatal4].
+// SeverityText returns the name that the engine's own logs use for s: TRACE, DEBUG, INFO,
+// WARN, ERROR or FATAL. s must be in the range from [log.SeverityTrace1] to
+// [log.SeverityFatal4].
 func SeverityText(s log.Severity) string {
 	return [...]string{"TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"}[(s-1)/4]
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// encodeLog encodes one record that the SDK has emitted and change has modified.
+// encodeLog encodes a record emitted through the SDK and modified by change.
 func encodeLog(t *testing.T, r log.Record, change func(*sdklog.Record)) any {
 	t.Helper()
 	records := recordLogs(t, resource.Empty(), func(l log.Logger) {
@@ -64,7 +64,7 @@ func TestEncodeBareLog(t *testing.T) {
 		r.SetTraceFlags(0)
 	})
 	want := map[string]any{
-		"timeUnixNano":         "1767225600000000000", // the observed time, because the engine sorts by this one
+		"timeUnixNano":         "1767225600000000000", // the observed time, because the engine sorts by this member
 		"observedTimeUnixNano": "1767225600000000000",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -85,7 +85,7 @@ func TestEncodeLogDropped(t *testing.T) {
 	}
 }
 
-// The engine's filters and log triggers compare the text.
+// The engine's filters and log triggers compare the severity text, not the number.
 func TestEncodeAddsTheSeverityText(t *testing.T) {
 	for _, test := range []struct {
 		severity   log.Severity
@@ -120,8 +120,8 @@ func TestEncodeAddsTheSeverityText(t *testing.T) {
 	}
 }
 
-// The engine drops frames with 128 levels of nesting. A frame with a value of any depth, as an
-// attribute or as a body, stays below that, and no part of the value is lost.
+// The engine drops frames whose JSON is nested 128 or more levels deep. Values of any depth
+// must stay below that and arrive complete, as attributes and as bodies.
 func TestEncodeDeepLog(t *testing.T) {
 	for _, depth := range []int{1, 24, 25, 30, 64, 500} {
 		var r log.Record

@@ -7,7 +7,7 @@ import (
 	"github.com/iii-go/iii/internal/environ"
 )
 
-// TestMain removes the limits that the environment can set on the SDK's records.
+// TestMain clears environment variables that limit the SDK's records.
 func TestMain(m *testing.M) {
 	environ.Clear()
 	os.Exit(m.Run())

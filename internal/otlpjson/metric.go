@@ -11,9 +11,9 @@ import (
 
 var metricSignal = signal{PrefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
 
-// Metrics encodes the metrics that a reader has collected. The engine stores gauges, sums, and
-// histograms with explicit bounds, and silently drops all other kinds, so these are converted.
-// The slice is valid until [Encoder.Done]; the data of its frames stays valid afterwards.
+// Metrics encodes the metrics collected by a reader. The engine stores gauges, sums and
+// histograms with explicit bounds. It silently drops other kinds, so these are converted. The
+// slice is valid until [Encoder.Done], and the data of its frames remains valid after that.
 func (e *Encoder) Metrics(rm *metricdata.ResourceMetrics) []Frame {
 	e.batch(&metricSignal)
 	e.setResource(rm.Resource)
@@ -61,7 +61,7 @@ func (e *Encoder) metric(m *metricdata.Metrics) {
 	}
 }
 
-// setMetric opens the level of a metric. The caller then appends the data points.
+// setMetric opens the level of a metric. The caller must then append the data points.
 func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	e.head(2, "]}}", func(b []byte) []byte {
 		b = append(b, `{"name":`...)
@@ -77,8 +77,8 @@ func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	})
 }
 
-// sumHead returns the text at the beginning of a sum. OTLP and package metricdata assign
-// different numbers to temporalities.
+// sumHead returns the opening text of a sum. OTLP and package metricdata number temporalities
+// differently.
 func sumHead(t metricdata.Temporality, monotonic bool) string {
 	switch {
 	case t == metricdata.DeltaTemporality && monotonic:
@@ -119,8 +119,7 @@ func encodePoints[N int64 | float64](e *Encoder, points []metricdata.DataPoint[N
 	}
 }
 
-// appendTimes appends the times of a data point. The start time can be 0, in which case it is
-// omitted.
+// appendTimes appends the times of a data point. A start time of 0 is omitted.
 func (e *Encoder) appendTimes(b []byte, start, at uint64) []byte {
 	if start != 0 {
 		b = append(b, `"startTimeUnixNano":`...)
@@ -207,8 +206,8 @@ func appendHistogram[N int64 | float64](e *Encoder, b []byte, p *metricdata.Hist
 	return append(b, '}')
 }
 
-// appendFinite appends a value of a histogram under the given key. It omits a value that is
-// not finite: if a NaN was recorded, the sum is useless, but the buckets are not.
+// appendFinite appends a value of a histogram under the given key. It omits values that are
+// not finite: a recorded NaN makes the sum useless, but not the buckets.
 func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []byte {
 	if !finite(n) {
 		e.lost.Values++
@@ -221,8 +220,8 @@ func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []by
 	return appendDouble(b, float64(n))
 }
 
-// appendBuckets appends the buckets of a histogram. If the upper bound of a bucket is infinite
-// or NaN, the bucket is merged with the next one.
+// appendBuckets appends the buckets of a histogram. A bucket with an infinite or NaN upper
+// bound is merged with the next one.
 func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
 	b = append(b, `,"bucketCounts":[`...)
 	n := uint64(0)
@@ -315,8 +314,8 @@ func (e *Encoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *attribu
 // maxConvertedBounds is the maximum number of bounds of a converted exponential histogram.
 const maxConvertedBounds = 160
 
-// encodeExponential converts exponential histograms to histograms with explicit bounds,
-// because the engine silently drops exponential ones.
+// encodeExponential converts exponential histograms, which the engine silently drops, to
+// histograms with explicit bounds.
 func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.ExponentialHistogramDataPoint[N]) {
 	for i := range points {
 		p := &points[i]
@@ -338,20 +337,20 @@ func encodeExponential[N int64 | float64](e *Encoder, points []metricdata.Expone
 }
 
 // explicitBuckets collects buckets in ascending order. counts[i] is the number of values in
-// the bucket that ends at bounds[i]. The last count, for which there is no bound, is the
-// number of values above all bounds.
+// the bucket that ends at bounds[i]. The last count is the number of values above all bounds.
 type explicitBuckets struct {
 	bounds  []float64
 	counts  []uint64
-	carried uint64 // count of buckets that end at -Inf, below every bound
+	carried uint64 // count of buckets that end at -Inf
 }
 
 // convert converts exponential buckets to explicit ones. At scale s, with base = 2^(2^-s),
 // bucket i of the positive values ranges from base^i to base^(i+1). The buckets of negative
-// values mirror these, and values whose absolute value is at most threshold are counted
-// separately. Both kinds of buckets include their upper bound. Because a negative bucket is
-// mirrored, it includes its lower bound instead, but the difference is insignificant in
-// measurements.
+// values mirror these. Values with an absolute value of at most threshold are counted
+// separately.
+//
+// Explicit and exponential buckets include their upper bounds. A mirrored bucket includes its
+// lower bound instead, but that does not matter for measurements.
 func (x *explicitBuckets) convert(scale int32, threshold float64, zeros uint64, positive, negative *metricdata.ExponentialBucket) {
 	pos, neg := trimBuckets(positive), trimBuckets(negative)
 	// Lowering the scale by one squares the base and halves the number of buckets.
@@ -382,10 +381,10 @@ func (x *explicitBuckets) convert(scale int32, threshold float64, zeros uint64, 
 	x.add(0, math.Inf(1))
 }
 
-// add appends the bucket between the last bound and upper. If upper is not above the last
-// bound, because buckets overlap or their bounds are so near zero that they are equal, the
-// bucket is merged with the previous one. If upper is NaN or -Inf, the bucket is merged with
-// the next one.
+// add appends the bucket between the last bound and upper. If upper is not greater than the
+// last bound, the bucket is merged with the previous one. This can happen if buckets overlap,
+// or if their bounds are too close to zero to differ. If upper is NaN or -Inf, the bucket is
+// merged with the next one.
 func (x *explicitBuckets) add(n uint64, upper float64) {
 	last := len(x.bounds) - 1
 	switch {
@@ -396,7 +395,7 @@ func (x *explicitBuckets) add(n uint64, upper float64) {
 		}
 		x.counts = append(x.counts, n+x.carried)
 		x.carried = 0
-	case len(x.counts) > len(x.bounds): // above the greatest bound
+	case len(x.counts) > len(x.bounds): // above the largest bound
 		x.counts[last+1] += n
 	case math.IsInf(upper, -1) || upper != upper:
 		x.carried += n
@@ -409,12 +408,12 @@ func (x *explicitBuckets) add(n uint64, upper float64) {
 	}
 }
 
-// exponentialBound returns base^i at the given scale. The result can be 0 or infinite.
+// exponentialBound returns base^i at the given scale. The result may be 0 or infinite.
 func exponentialBound(i int64, scale int) float64 {
 	return math.Exp2(math.Ldexp(float64(i), -scale))
 }
 
-// bucketRange is a sequence of exponential buckets without the empty ones at its ends.
+// bucketRange holds exponential buckets without the empty ones at both ends.
 type bucketRange struct {
 	first  int64
 	counts []uint64
@@ -433,7 +432,7 @@ func trimBuckets(b *metricdata.ExponentialBucket) bucketRange {
 
 func (r bucketRange) last() int64 { return r.first + int64(len(r.counts)) - 1 }
 
-// width returns the number of buckets that remain if every 2^shift buckets are merged.
+// width returns the number of buckets after each group of 2^shift buckets is merged.
 func (r bucketRange) width(shift int) int64 {
 	if len(r.counts) == 0 {
 		return 0
@@ -441,7 +440,8 @@ func (r bucketRange) width(shift int) int64 {
 	return r.last()>>shift - r.first>>shift + 1
 }
 
-// count returns the number of values in bucket i if every 2^shift buckets are merged.
+// count returns the number of values in bucket i after each group of 2^shift buckets is
+// merged.
 func (r bucketRange) count(i int64, shift int) (n uint64) {
 	lo := max(i<<shift, r.first)
 	hi := min((i+1)<<shift-1, r.last())

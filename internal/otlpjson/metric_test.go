@@ -21,8 +21,6 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// resourceMetrics returns metrics with the given data, in the form in which a reader collects
-// them.
 func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics {
 	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: "m"}}
 	for _, d := range data {
@@ -31,8 +29,6 @@ func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics
 	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
 }
 
-// encodeMetrics encodes data. It returns the metrics in the frame, or none if there is no
-// frame.
 func encodeMetrics(t *testing.T, data ...metricdata.Aggregation) (metrics []any, lost Losses) {
 	t.Helper()
 	frames, lost := encoded(t, wholeFrame, func(e *Encoder) []Frame { return e.Metrics(resourceMetrics(data...)) })
@@ -177,8 +173,8 @@ func TestEncodeKeepsLargeIntegers(t *testing.T) {
 	}
 }
 
-// JSON cannot represent NaN and infinity. Points with such a value are omitted and counted; if
-// only some values of a histogram are not finite, the other values are kept.
+// JSON cannot represent NaN and infinity. Points with such a value are omitted and counted.
+// Histograms keep their other values.
 func TestEncodeOmitsNonFinitePoints(t *testing.T) {
 	for _, odd := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 		got, lost := encodeMetrics(t,
@@ -257,7 +253,6 @@ func TestEncodeSummary(t *testing.T) {
 	}
 }
 
-// Metrics without points and metrics of unsupported kinds are omitted.
 func TestEncodeEmptyMetrics(t *testing.T) {
 	got, lost := encodeMetrics(t,
 		metricdata.Gauge[int64]{}, metricdata.Sum[float64]{}, metricdata.Histogram[int64]{},
@@ -326,8 +321,8 @@ func TestConvertExponential(t *testing.T) {
 	}
 }
 
-// checkConversion verifies for each explicit bound that the number of values up to it equals
-// the number of values in the exponential buckets that end at or below it.
+// checkConversion checks each explicit bound: the number of values up to it must equal that in
+// the exponential buckets that end at or below it.
 func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64, positive, negative metricdata.ExponentialBucket) {
 	t.Helper()
 	got := converted(scale, threshold, zeros, positive, negative)
@@ -347,7 +342,7 @@ func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64,
 	zeroBucket := total > 0
 	for i, n := range positive.Counts {
 		upper := exponentialBound(int64(positive.Offset)+int64(i)+1, int(scale))
-		if zeroBucket { // the zero bucket includes what it covers
+		if zeroBucket { // values up to the threshold are in the zero bucket
 			upper = max(upper, threshold)
 		}
 		buckets = append(buckets, bucket{upper, n})
@@ -366,10 +361,10 @@ func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64,
 			}
 		}
 		if scale > 40 {
-			continue // the bounds are too close to be distinct numbers
+			continue // the bounds are too close to differ
 		}
 		if bound == threshold && len(positive.Counts)+len(negative.Counts) > maxConvertedBounds-4 {
-			continue // a part of a joined bucket may have been within the threshold
+			continue // a part of a merged bucket may be within the threshold
 		}
 		if cumulative != want {
 			t.Fatalf("scale %d: %d values up to %v, want %d", scale, cumulative, bound, want)
@@ -400,8 +395,8 @@ func FuzzConvertExponential(f *testing.F) {
 	})
 }
 
-// Histograms of integers lose nothing. Exponential histograms of all scales, as the SDK
-// aggregates them, become explicit ones, including zeros and negative values.
+// Integer histograms are encoded without loss. Exponential histograms of all scales become
+// explicit ones, including their zeros and negative values.
 func TestEncodeHistograms(t *testing.T) {
 	got, lost := encodeMetrics(t, metricdata.Histogram[int64]{DataPoints: []metricdata.HistogramDataPoint[int64]{{
 		Count: 3, Sum: 10, Min: metricdata.NewExtrema[int64](1), Max: metricdata.NewExtrema[int64](7), Bounds: []float64{5}, BucketCounts: []uint64{2, 1},
@@ -439,8 +434,8 @@ func TestEncodeHistograms(t *testing.T) {
 	}
 }
 
-// checkRecorded records values into an exponential histogram of the SDK, encodes it, and
-// verifies the counts in the frame.
+// checkRecorded records values in an exponential histogram of the SDK, encodes it, and checks
+// the counts in the frame.
 func checkRecorded(t *testing.T, size int32, values []float64) {
 	t.Helper()
 	reader := sdkmetric.NewManualReader()

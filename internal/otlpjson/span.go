@@ -11,8 +11,8 @@ import (
 
 var spanSignal = signal{PrefixTraces, `{"resourceSpans":[`, `,"scopeSpans":[`, `,"spans":[`}
 
-// Spans encodes finished spans. The slice is valid until [Encoder.Done]; the data of
-// its frames stays valid afterwards.
+// Spans encodes finished spans. The slice is valid until [Encoder.Done], and the data of its
+// frames remains valid after that.
 func (e *Encoder) Spans(spans []sdktrace.ReadOnlySpan) []Frame {
 	e.batch(&spanSignal)
 	for _, s := range spans {
@@ -24,9 +24,9 @@ func (e *Encoder) Spans(spans []sdktrace.ReadOnlySpan) []Frame {
 	return e.frames
 }
 
-// LiveSpan encodes a snapshot of a span that has just started, and marks the frame as live.
-// The snapshot has no end time, so the engine shows the span as running. The result is valid
-// as long as that of [Encoder.Spans].
+// LiveSpan encodes a snapshot of a span that has just started, in a frame marked as live. The
+// snapshot has no end time, so the engine shows the span as running. The result remains valid
+// for as long as that of [Encoder.Spans].
 func (e *Encoder) LiveSpan(s sdktrace.ReadOnlySpan) []Frame {
 	e.batch(&spanSignal)
 	scope := s.InstrumentationScope()
@@ -69,7 +69,7 @@ func (e *Encoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) []byt
 	b = append(b, `,"endTimeUnixNano":`...)
 	end := uint64(0)
 	if !live {
-		// The engine would show a span whose end time is 0 as running for an hour.
+		// With an end time of 0, the engine would show the span as running for an hour.
 		end = max(unixNano(s.EndTime()), 1)
 	}
 	b = e.clock.appendTime(b, end)
@@ -105,8 +105,8 @@ func (e *Encoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
 	return e.text(b, state.String())
 }
 
-// spanFlags returns the W3C flags together with OTLP's bits, which indicate whether the parent
-// or the linked span is remote.
+// spanFlags returns f together with OTLP's bits for whether the parent or the linked span is
+// remote.
 func spanFlags(f trace.TraceFlags, remote bool) uint64 {
 	const known, isRemote = 0x100, 0x200
 	if remote {
@@ -183,8 +183,8 @@ func (e *Encoder) appendLinks(b []byte, links []sdktrace.Link) ([]byte, int) {
 	return append(b, ']'), len(links) - n
 }
 
-// appendStatus appends the status of a span. OTLP and package codes assign different numbers
-// to statuses.
+// appendStatus appends the status of a span. OTLP and package codes number statuses
+// differently.
 func (e *Encoder) appendStatus(b []byte, s sdktrace.Status) []byte {
 	switch s.Code {
 	case codes.Ok:

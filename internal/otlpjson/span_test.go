@@ -28,7 +28,7 @@ func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
 	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: testTrace, SpanID: testSpan, TraceFlags: flags, Remote: remote})
 }
 
-// encodeSpan encodes a span, and the snapshot of its start.
+// encodeSpan encodes a span and the snapshot of its start.
 func encodeSpan(t *testing.T, stub tracetest.SpanStub) (final, live any) {
 	t.Helper()
 	span := stub.Snapshot()
@@ -46,7 +46,7 @@ func encodeSpan(t *testing.T, stub tracetest.SpanStub) (final, live any) {
 	return enginetest.At(enginetest.DecodeJSON(t, frames[0].Data), path...), enginetest.At(enginetest.DecodeJSON(t, snapshot[0].Data), path...)
 }
 
-// TestEncodeSpan encodes the example of the specification.
+// TestEncodeSpan encodes the example in the specification.
 func TestEncodeSpan(t *testing.T) {
 	frames, _ := encoded(t, wholeFrame, func(e *Encoder) []Frame {
 		return e.Spans([]sdktrace.ReadOnlySpan{tracetest.SpanStub{
@@ -67,7 +67,6 @@ func TestEncodeSpan(t *testing.T) {
 	}
 }
 
-// TestEncodeWholeSpan encodes a span with every field.
 func TestEncodeWholeSpan(t *testing.T) {
 	state, err := trace.ParseTraceState("a=1,b=2")
 	if err != nil {
@@ -108,7 +107,7 @@ func TestEncodeWholeSpan(t *testing.T) {
 	}
 }
 
-// The Go packages and OTLP number their enumerations differently.
+// Go packages and OTLP number their enumerations differently.
 func TestEncodeUsesTheNumbersOfOTLP(t *testing.T) {
 	for code, want := range map[codes.Code]any{
 		codes.Unset: nil, codes.Ok: json.Number("1"), codes.Error: json.Number("2"), codes.Code(77): nil,
@@ -130,9 +129,8 @@ func TestEncodeUsesTheNumbersOfOTLP(t *testing.T) {
 	checkTemporalities(t)
 }
 
-// A missing time is encoded as 0, but the end time of a finished span must not be 0, because
-// the span would look as if it were still running. The helper encoded verifies that no frame
-// contains null.
+// A missing time becomes 0, except for the end of a finished span: with 0, it would look as if
+// it were still running.
 func TestEncodeZeroTimes(t *testing.T) {
 	for name, test := range map[string]struct {
 		start, end         time.Time

@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// attributes appends a list of attributes with the given key, or nothing if the list is empty.
-// It returns the number of attributes that were omitted because of the caps.
+// attributes appends a list of attributes under the given key, or nothing if the list is
+// empty. It returns the number of attributes omitted because of the caps.
 func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) ([]byte, int) {
 	n := min(len(attrs), e.caps.items)
 	if n == 0 {
@@ -33,8 +33,8 @@ func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) (
 	return append(b, ']'), len(attrs) - n
 }
 
-// set appends the attributes of a set, with open before and end after them. It appends nothing
-// if the set is empty.
+// set appends the attributes of a set between two pieces of text. If the set is empty, it
+// appends nothing.
 func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byte {
 	n := min(s.Len(), e.caps.items)
 	if n == 0 {
@@ -54,10 +54,10 @@ func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byt
 	return append(b, end...)
 }
 
-// The constants are indices of opens. They select the text between the key and the value of an
-// attribute, which depends on the kind of the value.
+// Indexes into opens, which holds the text between the key of an attribute and its value. The
+// text depends on the type of the value.
 const (
-	openValue = iota // nothing: the value includes its own opening text
+	openValue = iota // nothing: the value includes its opening text
 	openString
 	openInt
 	openDouble
@@ -72,7 +72,7 @@ var opens = [...]string{
 
 func (e *Encoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
 	switch key, v := string(kv.Key), &kv.Value; v.Type() {
-	case attribute.STRING: // the most frequent kind
+	case attribute.STRING: // most attributes are strings
 		b = e.appendKey(b, key, openString)
 		b = e.chars(b, v.AsString())
 		return append(b, `"}}`...)
@@ -99,19 +99,18 @@ func (e *Encoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
 	return append(b, '}')
 }
 
-// attributeKey caches the text at the beginning of an attribute, because programs use few
-// different keys.
+// attributeKey caches the opening text of an attribute. Programs use few different keys.
 type attributeKey struct {
 	key  []byte
 	open int
 	text []byte
 }
 
-// maxKeptKey is the maximum length of keys whose text is cached.
+// maxKeptKey is the maximum length of a cached key.
 const maxKeptKey = 64
 
-// appendKey appends the text of an attribute up to the beginning of its value. open selects
-// the end of that text.
+// appendKey appends the text of an attribute up to its value. open selects the end of that
+// text.
 func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 	n := len(key)
 	if n == 0 || n > min(maxKeptKey, e.caps.text) {
@@ -120,7 +119,7 @@ func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 		b = append(b, `","value":`...)
 		return append(b, opens[open]...)
 	}
-	// Related keys differ mostly at their ends.
+	// The hash includes the last byte because related keys differ mostly at their ends.
 	k := &e.keys[(uint(n)+5*uint(key[n-1])+11*uint(key[n/2]))%uint(len(e.keys))]
 	if k.open != open || string(k.key) != key {
 		k.key, k.open = append(k.key[:0], key...), open
@@ -131,8 +130,8 @@ func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 	return append(b, k.text...)
 }
 
-// value appends v, which is nested depth levels deep. It does not allocate for scalars. The
-// OpenTelemetry SDK allocates copies of lists, maps and bytes.
+// value appends v, which is nested depth levels deep. It does not allocate for scalars. For
+// lists, maps and bytes, the OpenTelemetry SDK allocates copies.
 func (e *Encoder) value(b []byte, v *attribute.Value, depth int) []byte {
 	switch t := v.Type(); t {
 	case attribute.STRING:
@@ -144,7 +143,7 @@ func (e *Encoder) value(b []byte, v *attribute.Value, depth int) []byte {
 	case attribute.FLOAT64:
 		return appendDoubleValue(b, v.AsFloat64())
 	case attribute.BYTESLICE:
-		// The engine does not support bytesValue and would store an empty string.
+		// The engine would store a bytesValue as an empty string.
 		return e.stringValue(b, base64.StdEncoding.EncodeToString(v.AsByteSlice()))
 	case attribute.EMPTY:
 		return append(b, "{}"...)
@@ -204,8 +203,7 @@ func appendBoolValue(b []byte, v bool) []byte {
 	return append(b, `{"boolValue":false}`...)
 }
 
-// maxSafeInteger is the largest integer up to which every parser of JSON reads integers
-// exactly.
+// maxSafeInteger is the largest integer up to which all JSON parsers read integers exactly.
 const maxSafeInteger = 1 << 53
 
 func safeInteger(n int64) bool { return n <= maxSafeInteger && n >= -maxSafeInteger }
@@ -238,12 +236,12 @@ func appendDoubleValue(b []byte, f float64) []byte {
 // truncatedMark ends a string that was cut to fit a frame.
 const truncatedMark = "...[TRUNCATED]"
 
-// text appends s as a JSON string, shortened to the cap for strings.
+// text appends s as a JSON string, truncated to the cap for strings.
 func (e *Encoder) text(b []byte, s string) []byte {
 	return append(e.chars(append(b, '"'), s), '"')
 }
 
-// chars is like text, but appends no quotes.
+// chars is like text, but omits the quotes.
 func (e *Encoder) chars(b []byte, s string) []byte {
 	if len(s) <= e.caps.text {
 		return rawjson.AppendEscaped(b, s)
@@ -255,7 +253,7 @@ func (e *Encoder) chars(b []byte, s string) []byte {
 	return append(rawjson.AppendEscaped(b, s[:n]), truncatedMark...)
 }
 
-// appendCount appends n as OTLP represents 64-bit integers, as a decimal string.
+// appendCount appends n as a decimal string, OTLP's representation of 64-bit integers.
 func appendCount(b []byte, n uint64) []byte {
 	if n < 10 {
 		return append(b, '"', '0'+byte(n), '"')
@@ -265,8 +263,8 @@ func appendCount(b []byte, n uint64) []byte {
 	return append(b, '"')
 }
 
-// unixNano returns t in nanoseconds since 1970. It returns 0 for the zero time and for any
-// time before 1970, because the engine would drop a frame with a negative number.
+// unixNano returns t in nanoseconds since 1970, or 0 if t is zero or before 1970. The engine
+// would drop a frame with a negative time.
 func unixNano(t time.Time) uint64 {
 	switch sec := t.Unix(); {
 	case sec < 0: // includes the zero time
@@ -280,7 +278,7 @@ func unixNano(t time.Time) uint64 {
 
 func finite[N int64 | float64](n N) bool { return n-n == 0 }
 
-// appendDouble appends a finite number in the shortest form that denotes it.
+// appendDouble appends the shortest representation of a finite number.
 func appendDouble(b []byte, f float64) []byte {
 	if n := int64(f); float64(n) == f && n < maxSafeInteger && n > -maxSafeInteger && (n != 0 || !math.Signbit(f)) {
 		return strconv.AppendInt(b, n, 10)
@@ -295,11 +293,12 @@ func appendDouble(b []byte, f float64) []byte {
 	return strconv.AppendFloat(b, f, format, -1, 64)
 }
 
-// appendDecimal appends a number that has few digits after the decimal point, such as a price
-// or a ratio. It is much faster than a general search for the shortest form. The quotient of
-// two integers below 2^53 is correctly rounded, and a parser rounds the corresponding decimal
-// number in the same way. If the quotient equals f, that decimal number therefore denotes f,
-// and with so few digits, no other number of the same length does.
+// appendDecimal appends a number with few digits after the decimal point, such as a price or a
+// ratio. It is much faster than a general search for the shortest form.
+//
+// The quotient of two integers below 2^53 is correctly rounded, and a parser rounds the
+// decimal number in the same way. If the quotient equals f, the decimal number therefore
+// denotes f. With so few digits, no other number of the same length does.
 func appendDecimal(b []byte, f float64) ([]byte, bool) {
 	abs := math.Abs(f)
 	if !(abs >= 1e-3 && abs < 1e9) {
@@ -328,14 +327,14 @@ func appendDecimal(b []byte, f float64) ([]byte, bool) {
 	return b, false
 }
 
-// clock appends times. It caches the digits of the second, because most times in a batch fall
-// within a second or two.
+// clock appends times. It caches the digits of the current second, because most times in a
+// batch fall within one or two seconds.
 type clock struct {
 	second uint64
 	digits []byte
 }
 
-// appendTime appends the nanoseconds since 1970 as a decimal string.
+// appendTime appends nanoseconds since 1970 as a decimal string.
 func (c *clock) appendTime(b []byte, nanos uint64) []byte {
 	second := nanos / uint64(time.Second)
 	if second == 0 {
@@ -354,7 +353,7 @@ func (c *clock) appendTime(b []byte, nanos uint64) []byte {
 		digitPairs[third], digitPairs[third+1], digitPairs[fourth], digitPairs[fourth+1], '0'+byte(low%10), '"')
 }
 
-// digitPairs holds the digits of 00 to 99.
+// digitPairs holds the digits of the numbers 00 to 99.
 var digitPairs = func() (t [200]byte) {
 	for i := range 100 {
 		t[2*i], t[2*i+1] = '0'+byte(i/10), '0'+byte(i%10)
@@ -362,8 +361,7 @@ var digitPairs = func() (t [200]byte) {
 	return t
 }()
 
-// appendHex appends the hexadecimal digits of an id. The length of the id must be a multiple
-// of 4.
+// appendHex appends an id in hexadecimal. The length of the id must be a multiple of 4.
 func appendHex(b, id []byte) []byte {
 	for ; len(id) >= 4; id = id[4:] {
 		b = binary.BigEndian.AppendUint64(b, hexWord(binary.BigEndian.Uint32(id)))
@@ -374,8 +372,8 @@ func appendHex(b, id []byte) []byte {
 // ones has the lowest bit of each byte set.
 const ones = 0x0101010101010101
 
-// hexWord returns the eight hexadecimal digits of n. It spreads the half bytes of n to bytes,
-// and adds to each of them '0' and, if it is 10 or more, the distance between '9' and 'a'.
+// hexWord returns the eight hexadecimal digits of n. It spreads the nibbles of n to bytes and
+// adds '0' to each. To nibbles of 10 or more, it also adds the distance between '9' and 'a'.
 func hexWord(n uint32) uint64 {
 	w := uint64(n)
 	w = (w | w<<16) & 0x0000ffff0000ffff

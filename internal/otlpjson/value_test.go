@@ -14,7 +14,6 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// nested returns leaf within depth nested maps.
 func nested(depth int, leaf attribute.Value) attribute.Value {
 	for range depth {
 		leaf = attribute.MapValue(attribute.KeyValue{Key: "d", Value: leaf})
@@ -81,7 +80,7 @@ func TestEncodeValue(t *testing.T) {
 	}
 }
 
-// A value that is nested too deeply becomes text below the depth that a frame can hold.
+// A value that is nested more deeply than a frame can hold becomes text.
 func TestEncodeDeepValue(t *testing.T) {
 	e := &Encoder{limit: wholeFrame, stop: math.MaxInt}
 	e.caps = e.uncapped()
@@ -126,7 +125,6 @@ func TestUnixNano(t *testing.T) {
 	}
 }
 
-// Strings are cut between characters and end in a mark.
 func TestEncodeCutText(t *testing.T) {
 	for _, test := range []struct {
 		max      int
@@ -156,7 +154,7 @@ func FuzzEncodeText(f *testing.F) {
 			t.Fatal(err)
 		}
 		var want strings.Builder
-		for _, r := range s { // each byte that is not UTF-8 becomes U+FFFD
+		for _, r := range s { // each invalid byte becomes U+FFFD
 			want.WriteRune(r)
 		}
 		if got != want.String() {

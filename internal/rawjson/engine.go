@@ -8,10 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// CheckForEngine returns an error if the engine's parser cannot read b, which must be valid
-// JSON: if b has more than depth levels, or contains a number out of the range of a float64 or
-// an unpaired surrogate. The engine silently drops such a message, so the caller would never
-// receive an answer.
+// CheckForEngine returns an error if the engine cannot parse b, which must be valid JSON. The
+// engine rejects JSON nested more than depth levels deep, numbers that overflow a float64, and
+// unpaired surrogates. It silently drops such a message, so the caller would never receive a
+// reply.
 func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil
@@ -19,9 +19,9 @@ func CheckForEngine(b []byte, depth int) error {
 	return scanForEngine(b, depth)
 }
 
-// Plain reports whether b is known to be valid JSON in UTF-8 that [CheckForEngine] accepts. It
-// needs one pass, whereas separate checks need several. It returns false for text that it
-// cannot decide on, that is, for text with exponents or with escapes such as \u0020.
+// Plain reports whether b is valid JSON in UTF-8 that [CheckForEngine] accepts. Unlike
+// separate checks, it makes a single pass. Where a single pass cannot decide, as for exponents
+// and \u escapes, it returns false.
 func Plain(b []byte, depth int) bool {
 	var s scanner
 	i, err := s.skipValue(b, SkipSpace(b, 0), max(MaxDepth-depth, 0))
@@ -75,19 +75,19 @@ const (
 	counts
 )
 
-// engineByte classifies the bytes outside of strings and numbers by what begins or ends there.
+// engineByte classifies the bytes outside strings and numbers.
 var engineByte = [256]uint8{'{': opens, '[': opens, '}': closes, ']': closes, '"': quotes, '-': counts,
 	'0': counts, '1': counts, '2': counts, '3': counts, '4': counts, '5': counts, '6': counts, '7': counts, '8': counts, '9': counts}
 
-// doubtful reports whether b may contain anything that CheckForEngine rejects. It returns
-// false for almost all values, at a fraction of the cost of a full scan. A number that is out
-// of range has an exponent of at least three digits, or very many digits.
+// doubtful reports whether b may contain anything that CheckForEngine rejects. It costs a
+// fraction of a full scan, and is false for almost all values. A number that is out of range
+// has an exponent of at least three digits, or very many digits.
 func doubtful(b []byte, depth int) bool {
 	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
 		return true
 	}
 	if es := bytes.Count(b, []byte("e")) + bytes.Count(b, []byte("E")); es > 16 && es > len(b)/64 {
-		return true // a search for each of them costs more than the scan, which skips strings
+		return true // searching for each of them would cost more than the scan, which skips strings
 	}
 	for _, e := range []byte("eE") {
 		for rest := b; ; {
@@ -104,7 +104,7 @@ func doubtful(b []byte, depth int) bool {
 			}
 		}
 	}
-	for i := manyDigits; i < len(b); i += manyDigits { // a longer number covers one of these positions
+	for i := manyDigits; i < len(b); i += manyDigits { // a number with more digits covers one of these positions
 		start, end := i, i
 		for start > i-manyDigits && numberByte[b[start]] {
 			start--
@@ -119,8 +119,8 @@ func doubtful(b []byte, depth int) bool {
 	return false
 }
 
-// manyDigits is a length up to which all numbers are within the range of a float64, even with
-// an exponent of two digits.
+// manyDigits is the length up to which any number fits in a float64, even with a two-digit
+// exponent.
 const manyDigits = 200
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
@@ -133,7 +133,7 @@ var numberByte = func() (t [256]bool) {
 }()
 
 // checkSurrogates returns the index after the string that begins at i. It returns an error if
-// the string contains half of a surrogate pair.
+// the string contains an unpaired surrogate.
 func checkSurrogates(b []byte, i int) (int, error) {
 	for i++; ; {
 		short := min(i+16, len(b)) // most strings are short
@@ -167,7 +167,7 @@ func checkSurrogates(b []byte, i int) (int, error) {
 	}
 }
 
-// hexRune returns the code unit that the four digits of an escape denote.
+// hexRune parses the four digits of a \u escape.
 func hexRune(digits []byte) rune {
 	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // skipString has checked the digits
 	return rune(n)

@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// The engine stores a number as a 64-bit integer, signed or unsigned, or as a float, and
-// writes the stored value: 1e2 becomes 100.0, and an integer that exceeds 64 bits becomes a
-// float. Its float parser favors speed over precision, so the result may differ from the
-// nearest float in the last digit.
+// The engine stores a number as a signed or unsigned 64-bit integer or as a float, and writes
+// the stored value: 1e2 becomes 100.0, and an integer beyond 64 bits becomes a float. Its
+// float parser trades precision for speed, so the last digit may differ from that of the
+// nearest float.
 
-// AppendNumber appends a JSON number in the engine's spelling. If the engine rejects the
-// number, as reported by [NumberInRange], AppendNumber appends it unchanged.
+// AppendNumber appends a JSON number in the engine's spelling. A number that the engine
+// rejects, as reported by [NumberInRange], is appended unchanged.
 func AppendNumber(dst, text []byte) []byte {
 	if isInteger(text) {
 		return append(dst, text...)
@@ -24,8 +24,8 @@ func AppendNumber(dst, text []byte) []byte {
 	return AppendFloat(dst, f)
 }
 
-// NumberInRange reports whether the engine accepts a JSON number. It rejects numbers
-// whose absolute value is too large for a float.
+// NumberInRange reports whether the engine accepts a JSON number. The engine rejects numbers
+// that overflow a float.
 func NumberInRange(text []byte) bool {
 	if len(text) <= 308 && !hasExponent(text) {
 		return true
@@ -34,9 +34,9 @@ func NumberInRange(text []byte) bool {
 	return ok
 }
 
-// AppendFloat appends a finite float in the engine's spelling. It uses the shortest digits
-// that parse to the same float, and always writes a fraction or an exponent. It writes an
-// exponent only for absolute values below 1e-5, except 0, and from 1e16 on.
+// AppendFloat appends a finite float in the engine's spelling: the shortest digits that parse
+// to the same float, always with a fraction or an exponent. Absolute values of 1e16 and more
+// are written with an exponent, as are those below 1e-5, except 0.
 func AppendFloat(dst []byte, f float64) []byte {
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-5 || abs >= 1e16) {
 		return appendExponential(dst, f)
@@ -51,8 +51,8 @@ func AppendFloat(dst []byte, f float64) []byte {
 	return append(dst, ".0"...)
 }
 
-// appendExponential appends a float with an exponent, without the leading zero that package
-// strconv writes: 1e-6 instead of 1e-06.
+// appendExponential appends a float with an exponent. Unlike strconv, it writes no leading
+// zero: 1e-6 instead of 1e-06.
 func appendExponential(dst []byte, f float64) []byte {
 	dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
 	n := len(dst)
@@ -64,9 +64,9 @@ func appendExponential(dst []byte, f float64) []byte {
 }
 
 // AppendNumbers appends a JSON document with its numbers in the engine's spelling. Everything
-// else stays unchanged. Unlike the engine's parser and [AppendNumber], it converts each number
-// to the nearest float, so that numbers written by the engine do not change. It returns false,
-// with an unusable result, if a number is out of range.
+// else stays unchanged. Unlike the engine and [AppendNumber], it converts each number to the
+// nearest float, so that numbers written by the engine do not change. If a number is out of
+// range, AppendNumbers returns false and an unusable slice.
 func AppendNumbers(dst, doc []byte) ([]byte, bool) {
 	kept := 0 // doc[:kept] has been appended
 	for i := 0; i < len(doc); {
@@ -109,8 +109,7 @@ func hasExponent(text []byte) bool {
 	return false
 }
 
-// isInteger reports whether the engine stores a number as an integer. It stores -0 as a float,
-// because no integer can represent -0.
+// isInteger reports whether the engine stores a number as an integer. It stores -0 as a float.
 func isInteger(text []byte) bool {
 	digits, negative := text, text[0] == '-'
 	if negative {
@@ -130,14 +129,14 @@ func isInteger(text []byte) bool {
 	return !negative || n <= 1<<63
 }
 
-// overflows reports whether n*10+d exceeds an unsigned 64-bit integer.
+// overflows reports whether n*10+d exceeds 64 bits.
 func overflows(n, d uint64) bool {
 	const most = math.MaxUint64
 	return n > most/10 || n == most/10 && d > most%10
 }
 
-// parseFloat parses a float as the engine does: it takes as many digits as fit into 64 bits,
-// and scales them by a power of ten. It returns false if the number is too large for a float.
+// parseFloat parses a float as the engine does: it collects as many digits as fit into 64
+// bits, then scales them by a power of ten. It returns false if the result overflows.
 func parseFloat(text []byte) (f float64, ok bool) {
 	negative := text[0] == '-'
 	i := 0
@@ -148,7 +147,7 @@ func parseFloat(text []byte) (f float64, ok bool) {
 	exponent := int64(0)
 	for ; i < len(text) && isDigit(text[i]); i++ {
 		if d := uint64(text[i] - '0'); exponent > 0 || overflows(significand, d) {
-			exponent++ // the digit is dropped, but its place counts
+			exponent++ // the digit is dropped, but raises the exponent
 		} else {
 			significand = significand*10 + d
 		}
@@ -183,8 +182,8 @@ func parseFloat(text []byte) (f float64, ok bool) {
 	return f, ok
 }
 
-// exponentOf parses the text after the e of a number. It treats all exponents beyond 32 bits
-// alike.
+// exponentOf parses the exponent that follows the e of a number. It clamps exponents beyond 32
+// bits, because they all have the same effect.
 func exponentOf(text []byte) (e int64, positive bool) {
 	positive = true
 	if text[0] == '+' || text[0] == '-' {
@@ -197,8 +196,8 @@ func exponentOf(text []byte) (e int64, positive bool) {
 	return e, positive
 }
 
-// scale returns f × 10^exponent. Like the engine, it computes the result in steps and rounds
-// after each step.
+// scale returns f × 10^exponent. Like the engine, it calculates in steps and rounds after
+// each.
 func scale(f float64, exponent int64) (float64, bool) {
 	pow := powersOfTen()
 	for exponent < -maxPower && f != 0 {
@@ -217,13 +216,13 @@ func scale(f float64, exponent int64) (float64, bool) {
 	return f, !math.IsInf(f, 0)
 }
 
-// maxPower is the exponent of the largest power of ten that a float can represent.
+// maxPower is the exponent of the largest power of ten that fits into a float.
 const maxPower = 308
 
 var powersOfTen = sync.OnceValue(func() *[maxPower + 1]float64 {
 	var pow [maxPower + 1]float64
 	for i := range pow {
-		pow[i], _ = strconv.ParseFloat("1e"+strconv.Itoa(i), 64) // exact to the last digit
+		pow[i], _ = strconv.ParseFloat("1e"+strconv.Itoa(i), 64) // correctly rounded
 	}
 	return &pow
 })

@@ -1,8 +1,8 @@
-// Package rawjson checks, splits and writes JSON text without decoding it.
+// Package rawjson validates, splits and writes JSON without decoding it.
 //
-// One pass over the bytes of a message checks the JSON grammar and returns the values
-// of the envelope as they are written; the payload is decoded once, by its consumer.
-// All functions are safe for concurrent use; none modifies or retains its arguments.
+// One pass over a message checks the JSON grammar and returns the values of the envelope as
+// raw JSON. Only the consumer of the payload decodes it. All functions are safe for concurrent
+// use. None of them modifies or retains its input.
 package rawjson
 
 import (
@@ -14,8 +14,8 @@ import (
 	"math/bits"
 )
 
-// MaxDepth is the maximum number of levels that [ScanObject] and [Valid] accept. Each level
-// uses a stack frame. The engine itself accepts only 127 levels.
+// MaxDepth is the maximum nesting depth that [ScanObject] and [Valid] accept. Each level takes
+// a stack frame. The engine itself accepts only 127 levels.
 const MaxDepth = 1000
 
 var (
@@ -24,10 +24,9 @@ var (
 )
 
 // ScanObject calls field for each member of the JSON object b, in order. key is the text
-// between the quotes, with its escapes not decoded, and value is raw JSON; both are slices of
-// b. If b is not a single JSON object of at most [MaxDepth] levels, ScanObject returns an
-// error; it may have called field for the members before the error. Text that is not UTF-8 is
-// accepted.
+// between the quotes, with its escapes, and value is raw JSON. Both are slices of b. If b is
+// not a single JSON object of at most [MaxDepth] levels, ScanObject returns an error, possibly
+// after calls to field. Invalid UTF-8 is accepted.
 func ScanObject(b []byte, field func(key, value []byte)) error {
 	var s scanner
 	return s.scanObject(b, 0, field)
@@ -82,16 +81,16 @@ func (s *scanner) scanObject(b []byte, depth int, field func(key, value []byte))
 	}
 }
 
-// Valid reports whether b consists of a single JSON value of at most [MaxDepth] levels,
-// possibly surrounded by white space. Text that is not UTF-8 is accepted.
+// Valid reports whether b is a single JSON value of at most [MaxDepth] levels. It accepts
+// invalid UTF-8, and white space around the value.
 func Valid(b []byte) bool {
 	var s scanner
 	i, err := s.skipValue(b, SkipSpace(b, 0), 0)
 	return err == nil && scanEnd(b, i) == nil
 }
 
-// SkipValue returns the index after the JSON value that begins at b[i]. If the value is not valid
-// or has more than [MaxDepth] levels, SkipValue returns -1.
+// SkipValue returns the index after the JSON value that begins at b[i]. If the value is
+// invalid or nested more than [MaxDepth] levels deep, SkipValue returns -1.
 func SkipValue(b []byte, i int) int {
 	var s scanner
 	end, err := s.skipValue(b, i, 0)
@@ -121,9 +120,8 @@ func SkipSpace(b []byte, i int) int {
 	return i
 }
 
-// scanner skips values in JSON text.
 type scanner struct {
-	special bool // there was an escape of a code unit, or a number that may be out of range
+	special bool // set by a \u escape, or a number that may be out of range
 }
 
 // skipValue returns the index after the value that begins at i.
@@ -190,7 +188,7 @@ func (s *scanner) skipNested(b []byte, i, depth int) (int, error) {
 	}
 }
 
-// stringByte marks the bytes that may appear in a string without an escape.
+// stringByte marks the bytes that need no escape in a string.
 var stringByte = func() (t [256]bool) {
 	for c := range t {
 		t[c] = c >= ' ' && c != '"' && c != '\\'
@@ -198,17 +196,16 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
-// PlainBytes returns the number of bytes at the start of b that a string can contain without
-// escapes, that is, bytes other than quotes, backslashes and control characters. Most of a
-// large message consists of strings, so PlainBytes examines eight bytes at a time. In long
-// strings, it searches for quotes and backslashes with package bytes, which examines more
-// bytes at a time.
+// PlainBytes returns how many bytes at the start of b need no escape in a string: all bytes
+// but quotes, backslashes and control characters. Large messages consist mostly of strings, so
+// PlainBytes examines eight bytes at a time. For long strings, it uses the faster searches of
+// package bytes.
 func PlainBytes(b []byte) (n int) {
 	const first = 256
 	if n = plainWords(b[:min(first, len(b))]); n < first {
 		return n
 	}
-	for window := 2 * first; n < len(b); window = min(2*window, 8<<10) { // a quote beyond it costs nothing
+	for window := 2 * first; n < len(b); window = min(2*window, 8<<10) { // limits each search
 		w := b[n:min(n+window, len(b))]
 		plain := len(w)
 		for _, c := range []byte{'"', '\\'} {
@@ -225,7 +222,7 @@ func PlainBytes(b []byte) (n int) {
 	return n
 }
 
-// plainWords is like PlainBytes, but is optimized for short strings.
+// plainWords is like PlainBytes, but optimized for short strings.
 func plainWords(b []byte) (n int) {
 	for ; len(b)-n >= 8; n += 8 {
 		w := binary.LittleEndian.Uint64(b[n:])
@@ -240,7 +237,7 @@ func plainWords(b []byte) (n int) {
 	return n
 }
 
-// beforeControl returns the number of bytes in b before the first control character.
+// beforeControl returns the number of bytes before the first control character in b.
 func beforeControl(b []byte) (n int) {
 	for ; len(b)-n >= 32; n += 32 {
 		w := b[n : n+32]
@@ -356,19 +353,19 @@ func skipLiteral(b []byte, i int, text string) (int, error) {
 	return i + len(text), nil
 }
 
-// Absent reports whether raw, which must be empty or a valid JSON value, is empty or null.
-// Both have the same meaning in an optional member.
+// Absent reports whether raw is empty or null. Both mean that an optional member is absent.
+// raw must be empty or valid JSON.
 func Absent(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
 
 // Unquote decodes raw, which must be a valid JSON value. If raw is not a string, ok is false.
-// Bytes that are not UTF-8, and unpaired surrogates, become U+FFFD.
+// Invalid UTF-8 and unpaired surrogates become U+FFFD.
 func Unquote(raw []byte) (s string, ok bool) {
 	if len(raw) < 2 || raw[0] != '"' {
 		return "", false
 	}
 	inner := raw[1 : len(raw)-1]
 	for _, c := range inner {
-		if c == '\\' || c >= 0x80 { // encoding/json checks the UTF-8
+		if c == '\\' || c >= 0x80 { // encoding/json also checks the UTF-8
 			err := json.Unmarshal(raw, &s)
 			return s, err == nil
 		}

@@ -12,7 +12,6 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// field is a member that ScanObject found.
 type field struct{ Key, Value string }
 
 func scanned(b []byte) (fields []field, err error) {
@@ -104,8 +103,6 @@ func TestUnquote(t *testing.T) {
 	}
 }
 
-// depthOf returns the nesting depth of b. If b is not valid JSON, it returns the depth of the
-// valid beginning.
 func depthOf(b []byte) (depth int) {
 	level, quoted := 0, false
 	for i := 0; i < len(b); i++ {
@@ -125,7 +122,6 @@ func depthOf(b []byte) (depth int) {
 	return depth
 }
 
-// FuzzValidJSON compares Valid with the corresponding function of encoding/json.
 func FuzzValidJSON(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -137,8 +133,7 @@ func FuzzValidJSON(f *testing.F) {
 	})
 }
 
-// FuzzScanObject compares the members that ScanObject finds with those that encoding/json
-// finds.
+// FuzzScanObject compares the members found by ScanObject with those found by encoding/json.
 func FuzzScanObject(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -158,7 +153,7 @@ func FuzzScanObject(f *testing.F) {
 			if utf8.Valid(b) {
 				t.Fatal(err)
 			}
-			return // newer versions of encoding/json reject text that is not UTF-8
+			return // newer versions of encoding/json reject invalid UTF-8
 		}
 		got := map[string]string{}
 		for _, f := range fields {
@@ -180,8 +175,7 @@ func FuzzScanObject(f *testing.F) {
 	})
 }
 
-// Whether a byte ends the scan of a string depends only on the byte, not on its position in a
-// word.
+// The position of a byte within a word must not matter.
 func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	sizes := []int{255, 256, 257, 300, 767, 768, 769, 1000}
 	for size := range 80 {
@@ -208,8 +202,7 @@ func TestPlainBytesStopsAtEachSpecialByte(t *testing.T) {
 	}
 }
 
-// The result for a long string, which is scanned in parts, does not depend on where these
-// parts end.
+// Long strings are scanned in parts. The boundaries between parts must not matter.
 func TestPlainBytesOfLongStrings(t *testing.T) {
 	b := bytes.Repeat([]byte{'x'}, 40_000)
 	for at := 0; at < len(b); at += 61 {

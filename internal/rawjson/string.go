@@ -9,20 +9,31 @@ import (
 
 const hexDigits = "0123456789abcdef"
 
-// AppendString appends s as a JSON string. Bytes that are not UTF-8 become U+FFFD, as in
-// encoding/json.
+// AppendString appends s as a JSON string. As in encoding/json, invalid UTF-8 becomes U+FFFD.
 func AppendString(dst []byte, s string) []byte {
 	return append(AppendEscaped(append(dst, '"'), s), '"')
 }
 
-// AppendEscaped appends s as the inside of a JSON string, without the quotes.
+// AppendEscaped appends s as the contents of a JSON string, without quotes.
 //
-// It copies eight bytes at a time as long as none of them needs an escape; most strings
-// need none.
+// Most strings need no escapes, so AppendEscaped copies eight bytes at a time while it finds
+// nothing to escape.
 func AppendEscaped(b []byte, s string) []byte {
 	n := len(s)
 	if n == 0 {
 		return b
+	}
+	if n >= longString {
+		b = append(b, s...)
+		text := b[len(b)-n:]
+		plain := PlainBytes(text)
+		if !utf8.Valid(text[:plain]) {
+			plain = 0
+		}
+		if plain == n {
+			return b
+		}
+		return appendEscapedSlow(b[:len(b)-n+plain], s[plain:])
 	}
 	b = slices.Grow(b, n+8)
 	d := b[len(b):cap(b)]
@@ -49,13 +60,12 @@ func AppendEscaped(b []byte, s string) []byte {
 	return b[:len(b)+n]
 }
 
-// appendEscapedSlow is AppendEscaped for strings that need escapes, such as payloads that are
-// JSON themselves and therefore contain many quotes.
+// appendEscapedSlow is like AppendEscaped, but optimized for strings that need escapes, such
+// as JSON payloads, which are full of quotes.
 func appendEscapedSlow(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
-		// Reserve room for the rest of s, for some excess, for writing eight bytes at a time
-		// beyond the end, and for one word or character with its escapes. Further escapes use
-		// up the excess.
+		// Reserve space for the rest of s, for some escapes, and for one word or escape
+		// written past the end. If there are more escapes, the outer loop reserves more space.
 		b = slices.Grow(b, len(s)-i+len(s)/8+16+maxEscape)
 		d, n := b[:cap(b)], len(b)
 		for room := cap(b) - 16 - maxEscape; i < len(s) && n+len(s)-i <= room; {
@@ -97,8 +107,8 @@ func appendEscapedSlow(b []byte, s string) []byte {
 }
 
 // escapeWord writes the first k characters of w to d, with a backslash before each quote and
-// backslash, and returns the number of bytes written. It executes the same instructions for
-// every character, because the processor cannot predict the positions of quotes.
+// backslash. It returns the number of bytes written. The loop has no branches, because the
+// positions of quotes are unpredictable.
 func escapeWord(d *[16]byte, w uint64, k int) int {
 	n := 0
 	for range k {
@@ -112,13 +122,17 @@ func escapeWord(d *[16]byte, w uint64, k int) int {
 	return n
 }
 
-// quoted is 1 for the characters whose escape is a backslash followed by the character itself.
+// quoted is 1 for a character whose escape is a backslash followed by the character.
 var quoted = [256]uint8{'"': 1, '\\': 1}
 
-// maxEscape is the length of the longest escape of one byte, such as \u001f.
+// longString is the minimum length at which [PlainBytes] is faster than examining the string
+// while copying it.
+const longString = 256
+
+// maxEscape is the length of the longest escape of a single byte, such as \u001f.
 const maxEscape = 6
 
-// loadUpTo64 is like [load64], but replaces bytes beyond the end of s by zeros.
+// loadUpTo64 is like [load64], but replaces bytes beyond the end of s with zeros.
 func loadUpTo64(s string, i int) uint64 {
 	n := len(s)
 	switch {
@@ -132,14 +146,13 @@ func loadUpTo64(s string, i int) uint64 {
 	return (uint64(s[0]) | uint64(s[n/2])<<(8*(n/2)) | uint64(s[n-1])<<(8*(n-1))) >> (8 * i)
 }
 
-// load32 returns s[i:i+4] with the first byte lowest.
+// load32 returns s[i:i+4] in little-endian order.
 func load32(s string, i int) uint32 {
 	s = s[i : i+4]
 	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
 }
 
-// load64 returns s[i:i+8] with the first byte lowest. The compiler combines the loads into
-// one.
+// load64 returns s[i:i+8] in little-endian order. The compiler merges the loads.
 func load64(s string, i int) uint64 {
 	s = s[i : i+8]
 	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
@@ -149,17 +162,14 @@ func load64(s string, i int) uint64 {
 // ones has the lowest bit of each byte set.
 const ones = 0x0101010101010101
 
-// special sets the highest bit of each byte of w that needs an escape or a check in a JSON
-// string: quotes, backslashes, control characters, and all bytes beyond ASCII. Because of
-// borrows, it may also set the highest bits of other bytes, but only above the lowest such
-// byte.
+// special sets the high bit of each byte of w that needs an escape or a check in a JSON
+// string: quotes, backslashes, control characters and non-ASCII bytes. Borrows may set the
+// high bits of further bytes, but only above the lowest such byte.
 func special(w uint64) uint64 {
 	return (w | (w - ' '*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones)) & (0x80 * ones)
 }
 
-// beyond sets the highest bit of each byte of w that is a control character or beyond ASCII.
-// Because of borrows, it may also set the highest bits of other bytes above the lowest such
-// byte, as [special] does.
+// beyond is like [special], but ignores quotes and backslashes.
 func beyond(w uint64) uint64 { return (w | (w - ' '*ones)) & (0x80 * ones) }
 
 // controlEscapes holds the escapes of the control characters.

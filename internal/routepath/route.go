@@ -1,7 +1,7 @@
-// Package routepath parses the path of an HTTP route exactly as the engine's router does. The
-// engine turns each segment ":name" into "{name}" and passes the result to a router that
-// panics on a path that it cannot parse. The engine does not recover: it rebuilds its router,
-// and panics again, whenever any worker registers or removes a route.
+// Package routepath parses the paths of HTTP routes exactly as the engine's router does. The
+// engine turns each segment ":name" into "{name}" and passes the path to a router, which
+// panics if it cannot parse the path. The engine does not recover from the panic. It rebuilds
+// the router, and panics again, whenever any worker registers or removes a route.
 package routepath
 
 import (
@@ -10,37 +10,36 @@ import (
 	"strings"
 )
 
-// Kind is the kind of text that a [Part] matches.
+// Kind is the kind of a [Part].
 type Kind uint8
 
 const (
 	// Literal matches its text.
 	Literal Kind = iota
-	// Param matches all bytes up to the next slash, possibly none. If no slash follows, it
+	// Param matches all bytes before the next slash, possibly none. If no slash follows, it
 	// matches one or more bytes up to the end of the path.
 	Param
 	// Rest matches one or more bytes up to the end of the path.
 	Rest
 )
 
-// Part is a piece of a path, either text or a wildcard.
+// Part is a piece of a path: literal text or a wildcard.
 type Part struct {
 	Kind Kind
-	// Text is the text that a literal matches, including slashes, or the name of a wildcard.
+	// Text is the literal text, including slashes, or the name of the wildcard.
 	Text string
-	// Colon is true for a wildcard that is written as ":name". The engine passes the text that
-	// such a parameter matches to the function, but not the text that other wildcards match.
+	// Colon reports whether a wildcard is written as ":name". The engine passes the values of
+	// such wildcards, and of no others, to the function.
 	Colon bool
 }
 
-// Pattern is a parsed path, in which literals and wildcards alternate.
+// Pattern is a parsed path. Literals and wildcards alternate.
 type Pattern []Part
 
-// maxParams is the maximum number of parameters. The router panics if there are more.
+// maxParams is the number of parameters above which the router panics.
 const maxParams = 25
 
-// Parse parses a path. If the router would panic on the path, it returns an error with the
-// reason.
+// Parse parses a path. If the router would panic on the path, the error states the reason.
 func Parse(path string) (Pattern, error) {
 	for segment := range strings.SplitSeq(path, "/") {
 		if strings.HasPrefix(segment, "*") {
@@ -91,8 +90,8 @@ func fatal(path string, reason error) error {
 	return fmt.Errorf("HTTP path %q breaks the engine's router for all workers until the engine is restarted: %w", path, reason)
 }
 
-// cell is a byte of a path. It exists after the engine has changed ":name" to "{name}", and
-// the router has changed "{{" and "}}" to single literal braces.
+// cell is a byte of a path after the engine has changed ":name" to "{name}" and the router has
+// changed "{{" and "}}" to literal braces.
 type cell struct {
 	char    byte
 	escaped bool // a literal brace
@@ -131,8 +130,8 @@ func cellsOf(path string) []cell {
 	return kept
 }
 
-// wildcardLength returns the length of the wildcard at the beginning of cells, including the
-// braces. It applies exactly the rules of the router.
+// wildcardLength returns the length of the wildcard at the start of cells, including its
+// braces. It applies exactly the router's rules.
 func wildcardLength(cells []cell) (int, error) {
 	if cells[0].char == '}' {
 		return 0, errors.New("it has a closing brace without an opening one")
@@ -165,8 +164,8 @@ func textOf(cells []cell) string {
 	return string(b)
 }
 
-// Match reports whether the path of a request matches p. It returns the texts that match the
-// wildcards, in order.
+// Match reports whether p matches the path of a request. It returns the values of the
+// wildcards in order.
 func (p Pattern) Match(path string) (matched []string, ok bool) {
 	for _, part := range p {
 		if part.Kind == Literal {
@@ -188,13 +187,13 @@ func (p Pattern) Match(path string) (matched []string, ok bool) {
 	return matched, path == ""
 }
 
-// Compare determines which of two patterns takes precedence for paths that match both. It
-// returns a negative number if p does, a positive number if q does, and 0 if neither does. At
-// the first difference, literal text takes precedence over a parameter, and a parameter takes
-// precedence over the rest of a path. conflict reports that the router cannot hold both
-// patterns: either they differ only in the names of wildcards, or a rest begins in one of them
-// where a different kind of wildcard begins in the other. Patterns that differ only in names
-// have equal precedence.
+// Compare reports which of two patterns takes precedence for a path that both match. The order
+// is negative for p, positive for q, and 0 for neither. At the first difference, Literal takes
+// precedence over Param, and Param over Rest. The names of wildcards do not matter.
+//
+// conflict reports whether the router cannot hold both patterns. This is the case if they
+// differ only in the names of wildcards, or if a Param begins in one where a Rest begins in
+// the other.
 func Compare(p, q Pattern) (order int, conflict bool) {
 	p, q = append(Pattern(nil), p...), append(Pattern(nil), q...)
 	renamed := false

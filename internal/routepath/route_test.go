@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// routerVectors holds results of the actual router. The file states their origin.
+// routerVectors holds results recorded from the actual router. The file states their origin.
 type routerVectors struct {
 	Fatal     []string    `json:"fatal"`
 	Held      []string    `json:"held"`
@@ -97,8 +97,7 @@ func TestCompareFindsWhatTheRouterCannotHoldTogether(t *testing.T) {
 	}
 }
 
-// sameParts reports whether the router treats p and q as the same path, and merges their
-// methods.
+// sameParts reports whether the router treats p and q as one path and merges their methods.
 func sameParts(p, q Pattern) bool {
 	return cmp.Equal(p, q, cmp.Transformer("Part", func(p Part) any { return [2]any{p.Kind, p.Text} }))
 }

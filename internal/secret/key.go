@@ -2,20 +2,20 @@ package secret
 
 import "strings"
 
-// Key reports whether a key names a secret: either the key satisfies [Named], or it is
-// cookies, which is a key in the payloads of HTTP requests. For a dotted attribute key, the
-// last part is tested as well.
+// Key reports whether a key names a secret: it satisfies [Named], or it is "cookies", a key in
+// the payloads of HTTP requests. If the key is dotted, as attribute keys are, Key also checks
+// its last part.
 func Key(key string) bool {
 	last := key[strings.LastIndexByte(key, '.')+1:]
 	return strings.EqualFold(last, "cookies") || Named([]byte(last)) || Named([]byte(key))
 }
 
-// secretWords lists words that mark a key as secret. A key need only contain a word:
-// client_secret contains secret.
+// secretWords lists words that mark a key as secret wherever they occur in it, as in
+// client_secret.
 var secretWords = []string{"api_key", "apikey", "api-key", "password", "secret", "credential", "authorization",
 	"auth_token", "access_token", "refresh_token", "bearer", "private_key", "access_key"}
 
-// secretInitials marks the bytes with which secretWords begin, in both cases.
+// secretInitials marks the first bytes of secretWords, in lower and upper case.
 var secretInitials = func() (t [256]bool) {
 	for _, word := range secretWords {
 		t[word[0]], t[word[0]-'a'+'A'] = true, true
@@ -23,7 +23,7 @@ var secretInitials = func() (t [256]bool) {
 	return t
 }()
 
-// Named reports whether a key names a secret by the rules of iii.Redact.
+// Named reports whether a key names a secret under the rules of iii.Redact.
 func Named(key []byte) bool {
 	for i, c := range key {
 		if !secretInitials[c] {

@@ -1,4 +1,4 @@
-// Package secret masks secrets in the data that the development engine displays and writes.
+// Package secret masks secrets in data that the development engine displays or writes.
 package secret
 
 import (
@@ -8,22 +8,21 @@ import (
 	"unicode/utf8"
 )
 
-// Redacted replaces a secret.
+// Redacted is the placeholder for a secret.
 const Redacted = "[REDACTED]"
 
-// Text masks the values of keys that name secrets if text is JSON. It returns other text
-// unchanged. It also masks secrets in JSON inside strings. It treats OTLP attributes,
-// {"key":…,"value":…}, as members. If the value of a secret is invalid or truncated, the
-// result ends with the placeholder for that value. If text is valid JSON, the result is as
-// well.
+// Text masks the values of secret keys in JSON, including JSON inside strings. It treats an
+// OTLP attribute, {"key":…,"value":…}, as a member. If the value of a secret is invalid or
+// truncated, the result ends with the placeholder. The result for valid JSON is valid JSON.
+// Text that is not JSON is returned unchanged.
 func Text(text string) string {
 	if begin := strings.TrimLeft(text, " \t\r\n"); begin == "" || !strings.ContainsRune(`{["`, rune(begin[0])) {
 		return text
 	}
 	var out strings.Builder
-	from := 0          // text[from:i] is not in out yet
+	from := 0          // out holds the result for text[:from]
 	last := ""         // the last key
-	attribute := false // the next value belongs to an attribute that names a secret
+	attribute := false // the next value is that of a secret attribute
 	for i := 0; i < len(text); {
 		if text[i] != '"' {
 			i++
@@ -32,7 +31,7 @@ func Text(text string) string {
 		end := i + quoted(text[i:])
 		s := unquoted(text[i:end])
 		value := strings.TrimLeft(text[end:], " \t\r\n")
-		if !strings.HasPrefix(value, ":") { // a string value, which may be JSON itself
+		if !strings.HasPrefix(value, ":") { // a string value, possibly JSON
 			if masked := Text(s); masked != s {
 				b, _ := json.Marshal(masked)
 				out.WriteString(text[from:i] + string(b))
@@ -59,7 +58,7 @@ func Text(text string) string {
 	return out.String() + text[from:]
 }
 
-// quoted returns the length of the JSON string at the beginning of text. The string may be
+// quoted returns the length of the JSON string at the start of text. The string may be
 // truncated.
 func quoted(text string) int {
 	for i := 1; i < len(text); i++ {
@@ -76,8 +75,8 @@ func quoted(text string) int {
 // escape matches an escape in a JSON string, or a byte that no JSON string can contain.
 var escape = regexp.MustCompile(`\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|[\\\x00-\x1f]`)
 
-// unquoted decodes a JSON string whose end may be missing. It ignores invalid parts, such as a
-// truncated escape.
+// unquoted decodes a JSON string, which may be truncated. It drops invalid parts, such as an
+// incomplete escape.
 func unquoted(quoted string) string {
 	if n := len(quoted); n > 1 && quoted[n-1] == '"' && plain(quoted) {
 		return quoted[1 : n-1]

@@ -1,8 +1,8 @@
-// Package signal provides signalling between goroutines by closing channels.
+// Package signal lets goroutines signal each other by closing channels.
 package signal
 
-// Broadcast wakes all goroutines that wait for a change of some state. The lock that guards
-// the state also guards the Broadcast. The zero value is ready to use.
+// Broadcast wakes all goroutines that wait for a state to change. The lock that guards the
+// state must also guard the Broadcast. The zero value is ready to use.
 type Broadcast struct{ changed chan struct{} }
 
 // Wait returns a channel that is closed by the next Send.
@@ -21,7 +21,8 @@ func (b *Broadcast) Send() {
 	}
 }
 
-// IsClosed reports whether c is closed. No values may ever be sent on c.
+// IsClosed reports whether c is closed. It must not be used with a channel on which values are
+// sent.
 func IsClosed(c <-chan struct{}) bool {
 	select {
 	case <-c:

@@ -4,7 +4,7 @@ import "testing"
 
 func TestBroadcast(t *testing.T) {
 	var b Broadcast
-	b.Send() // without a waiting goroutine
+	b.Send() // nothing waits
 	first, second := b.Wait(), b.Wait()
 	if IsClosed(first) || IsClosed(second) {
 		t.Fatal("closed before the first change that was waited for")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fails if types_gen.go is not what the schemas say, if the generator warned (it then
-# ends with success all the same) or if it left a definition out.
+# Fails if types_gen.go does not match the schemas, or if the generator printed a warning or
+# omitted a definition. The generator succeeds in spite of warnings.
 set -eu
 cd "$(dirname "$0")/../.."
 dir=$(mktemp -d)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs each fuzz target for a time, the first argument.
+# Runs each fuzz target for the duration in the first argument.
 set -eu
 cd "$(dirname "$0")/../.."
 log=$(mktemp)
@@ -7,14 +7,13 @@ trap 'rm -f "$log"' EXIT
 grep -rn --include='*_test.go' -oE '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's|/[^/]*_test\.go:[0-9]+:func | |' | sort -u |
 while read -r dir name; do
 	echo "$dir $name"
-	# An input that leads on is made smaller for up to a minute by default: the time
-	# would be gone with the first ones.
+	# By default, each interesting input is minimized for up to a minute. The first few would
+	# take all the time.
 	if (cd "$dir" && "${GO:-go}" test -run '^$' -fuzz "^$name\$" -fuzztime "$1" -fuzzminimizetime 10x . >"$log" 2>&1); then
 		tail -n 1 "$log"
 		continue
 	fi
-	# A target that is interrupted by the end of its time fails now and then, with this
-	# and without an input.
+	# A target sometimes fails with this message, and without an input, when its time is up.
 	if grep -qx '    context deadline exceeded' "$log" && ! grep -qE 'Failing input|panic:' "$log"; then
 		echo "ended by its time"
 		continue

@@ -8,30 +8,29 @@ import (
 	"time"
 )
 
-// handshakeBytes bounds the number of bytes that are read until the handshake is complete,
-// including those of TLS.
+// handshakeBytes bounds the number of bytes read during the handshake, including TLS.
 const handshakeBytes = 1 << 20
 
 var errLongHandshake = errors.New("the response to the WebSocket upgrade is too long")
 
-// coalesceSize is the maximum number of bytes that are coalesced into one write.
+// coalesceSize is the number of buffered bytes that triggers a write.
 const coalesceSize = 64 << 10
 
-// coalescer is the network connection below the WebSocket. It either coalesces frames into one
-// write with its own deadline, or writes each frame through, with a limit that can change
-// during a write. Until [coalescer.coalesce] or [coalescer.writeThrough] is called, that is,
-// during the handshake, it does neither.
+// coalescer is the network connection below the WebSocket. During the handshake, it forwards
+// writes unchanged. [coalescer.coalesce] makes it collect frames and write them together, with
+// its own deadline. [coalescer.writeThrough] makes it write each frame immediately, with a
+// limit that can change during the write.
 type coalescer struct {
 	net.Conn
 	timeout   time.Duration // time limit of a coalesced write
 	handshake int           // bytes that may still be read; math.MaxInt after the handshake
 
-	mu      sync.Mutex // the reader also answers control frames
+	mu      sync.Mutex // the reader also writes, to answer control frames
 	mode    coalesceMode
 	buf     []byte     // coalesced frames
-	expired bool       // writes through fail
-	limit   WriteLimit // time limit of a message that is written through
-	control time.Time  // deadline of the control frame that is written through next; zero for a message
+	expired bool       // makes uncoalesced writes fail
+	limit   WriteLimit // limit of an uncoalesced message
+	control time.Time  // deadline of the next uncoalesced control frame; zero for a message
 }
 
 type coalesceMode int
@@ -42,14 +41,14 @@ const (
 	through
 )
 
-// WriteLimit limits the time for writing a message. Of its two limits, the one that is reached
-// first applies. The zero value sets no limit.
+// WriteLimit limits how long writing a message may take. Whichever limit is reached first
+// applies. The zero value means no limit.
 type WriteLimit struct {
 	Deadline time.Time     // the zero time means no deadline
-	Stall    time.Duration // the longest time without progress; 0 means no limit
+	Stall    time.Duration // maximum time without progress; 0 means no limit
 }
 
-// progressPiece is the size of a single write if Stall is set. Each completed piece counts as
+// progressPiece is the size of a single write if Stall is set. Each completed write counts as
 // progress.
 const progressPiece = 16 << 10
 
@@ -81,7 +80,7 @@ func (c *coalescer) Read(p []byte) (int, error) {
 // Write implements net.Conn.
 func (c *coalescer) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
-	switch c.mode { // no lock is held where a deadline must reach a blocked write
+	switch c.mode { // released where a deadline must reach a blocked write
 	case passing:
 		c.mu.Unlock()
 		return c.Conn.Write(p)
@@ -104,11 +103,11 @@ func (c *coalescer) Write(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return n, nil
 	}
-	return c.write(p) // a copy would cost more than another write
+	return c.write(p) // copying would cost more than another write
 }
 
-// writePieces writes p through. If Stall is set, it writes p in pieces, each with its own
-// deadline.
+// writePieces writes p directly to the network. If Stall is set, it writes p in pieces, each
+// with its own deadline.
 func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	for {
 		piece := p[n:]
@@ -124,8 +123,8 @@ func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	}
 }
 
-// arm sets the deadline of the current or next write through. It reports whether Stall limits
-// the write. The caller must hold c.mu.
+// arm sets the deadline of writes that are not coalesced. It reports whether Stall limits the
+// write. The caller must hold c.mu.
 func (c *coalescer) arm() (progress bool) {
 	t := c.limit.Deadline
 	switch {
@@ -143,7 +142,8 @@ func (c *coalescer) arm() (progress bool) {
 	return progress
 }
 
-// limitWrites bounds the messages that are written through, including the current one.
+// limitWrites sets the limit of messages that are written through. It also applies to the
+// message being written.
 func (c *coalescer) limitWrites(l WriteLimit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -170,7 +170,7 @@ func (c *coalescer) flush() error {
 	return err
 }
 
-// write writes p with a deadline of its own.
+// write writes p with its own deadline.
 func (c *coalescer) write(p []byte) (int, error) {
 	if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
 		return 0, err
@@ -179,9 +179,9 @@ func (c *coalescer) write(p []byte) (int, error) {
 }
 
 // SetWriteDeadline implements net.Conn. The WebSocket calls it before each part of a frame. If
-// frames are coalesced, the deadline has no effect, because flush sets its own. If frames are
-// written through, messages are subject to the limit, and only the deadlines of control frames
-// are used; callers pass no other deadlines to the WebSocket.
+// frames are coalesced, the deadline is ignored, because flush sets its own. If frames are
+// written through, the deadline applies only to control frames. Messages are subject to the
+// limit instead, and callers set no deadline for them.
 func (c *coalescer) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,12 +195,12 @@ func (c *coalescer) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
-// longAgo is a deadline that has passed.
+// longAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
-// expireWrites makes the current write through and all later ones fail until it is called with
-// false. Several writes can belong to one message, and a message must not continue after it
-// has expired between two of them.
+// expireWrites makes the current and all later writes fail until it is called with false. It
+// has no effect on coalesced writes. A message can take several writes, and it must not
+// continue if it expires between two of them.
 func (c *coalescer) expireWrites(expired bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

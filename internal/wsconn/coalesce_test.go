@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// After writes have expired, they stay expired, even if the WebSocket sets another deadline
-// before the next part of the message.
+// Expired writes stay expired, even if the WebSocket sets another deadline before the next
+// part of the message.
 func TestExpiredWritesStayExpired(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
@@ -37,7 +37,7 @@ func TestExpiredWritesStayExpired(t *testing.T) {
 	}
 }
 
-// recorder is a connection that records the data and the sizes of writes.
+// recorder is a connection that records writes and their sizes.
 type recorder struct {
 	net.Conn
 	sizes []int
@@ -51,8 +51,8 @@ func (r *recorder) Write(p []byte) (int, error) {
 
 func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
 
-// Small frames are written together, large ones separately and without a copy, and all of them
-// in order.
+// Small frames share a write. Large ones are written separately, without a copy. All stay in
+// order.
 func TestFramesAreCoalescedInOrder(t *testing.T) {
 	const k = 1 << 10
 	for _, test := range []struct {
@@ -78,7 +78,7 @@ func TestFramesAreCoalescedInOrder(t *testing.T) {
 					t.Fatalf("frame %d: %d, %v", i, n, err)
 				}
 				want = append(want, frame...)
-				clear(frame) // the WebSocket uses its buffer again
+				clear(frame) // the WebSocket reuses its buffer
 			}
 			if err := g.Flush(); err != nil {
 				t.Fatal(err)
@@ -106,15 +106,15 @@ func TestReadBuffersWorthKeeping(t *testing.T) {
 	}
 }
 
-// Each case sets limits for a write through, and states how long the write takes to fail if
-// the peer reads nothing or only a few bytes per second.
+// Each case states how long a write with certain limits takes to fail if the peer reads
+// nothing or only a few bytes per second.
 func TestWriteLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		limit  WriteLimit
 		change func(*coalescer) // after two seconds
-		reads  int              // bytes that the peer reads each second; 0 is none
-		after  time.Duration    // time until the write fails; 0 if it succeeds
+		reads  int              // bytes that the peer reads per second
+		after  time.Duration    // time until the write fails; 0 means that it succeeds
 	}{
 		{name: "deadline", limit: WriteLimit{Deadline: start.Add(3 * time.Second)}, after: 3 * time.Second},
 		{name: "deadline that has passed", limit: WriteLimit{Deadline: start.Add(-time.Second)}, reads: 1 << 20, after: time.Nanosecond},
@@ -173,7 +173,7 @@ func TestWriteLimits(t *testing.T) {
 // start is the initial time in a synctest bubble.
 var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// A control frame's deadline applies to that frame only.
+// The deadline of a control frame must not apply to messages.
 func TestControlFramesHaveTheirOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()

@@ -1,5 +1,5 @@
-// Package wsconn provides the WebSocket under every connection to an engine: dialing,
-// reading, coalesced writing, keepalive, orderly close, and the reconnection loop.
+// Package wsconn provides WebSocket connections to an engine: dialing, reading, coalesced
+// writing, keepalive, orderly close and reconnection.
 package wsconn
 
 import (
@@ -23,66 +23,64 @@ const (
 	// WriteTimeout bounds each write to the network.
 	WriteTimeout = 10 * time.Second
 
-	// CloseTimeout bounds the wait for the peer's Close frame in an orderly close. It also
-	// bounds the wait, after a failed write, for the reason that the peer may have sent
-	// before.
+	// CloseTimeout bounds how long an orderly close waits for the peer's Close frame. It also
+	// bounds the wait, after a failed write, for a Close frame that the peer may have sent
+	// earlier.
 	CloseTimeout = time.Second
 
-	// smallBuffer is the largest read buffer that a connection keeps while it waits for a
-	// message. Larger ones are pooled, so that idle connections hold none of them.
+	// smallBuffer is the largest read buffer that a connection keeps between messages. Larger
+	// buffers are pooled, so idle connections hold none of them.
 	smallBuffer = 64 << 10
 
 	// maxPooledBuffer is the largest read buffer that is pooled.
 	maxPooledBuffer = 4 << 20
 )
 
-// Types of messages.
+// Message types.
 const (
 	Text   = websocket.TextMessage
 	Binary = websocket.BinaryMessage
 )
 
-// Conn is an open WebSocket with one reader and one writer. [Dialer.Dial] returns it. A
-// connection dies once: the first call of [Conn.Fail] determines the reason, and the
-// goroutines of the connection then end.
+// Conn is an open WebSocket with one reader and one writer, returned by [Dialer.Dial]. The
+// first call to [Conn.Fail] determines why the connection dies, and ends its goroutines.
 type Conn struct {
-	// OnFail is called once, before Dead is closed; it may be nil. OnPong receives the data
-	// of each pong on the reader's goroutine; it may be nil. Both are set before
-	// [Conn.Start].
+	// OnFail, if not nil, is called once, before Dead is closed. OnPong, if not nil, is called
+	// on the reader's goroutine with the data of each pong. Set both before [Conn.Start].
 	OnFail func(error)
 	OnPong func(data string)
 
 	ws    *websocket.Conn
 	net   *coalescer
 	loops sync.WaitGroup
-	wake  chan struct{} // capacity 1: there is data to write
+	wake  chan struct{} // capacity 1; signals that there is data to write
 
 	once sync.Once
 	dead chan struct{}
 	err  error // set before dead is closed
 
 	began    time.Time
-	lastRead atomic.Int64 // nanoseconds after began; awaitingCaller while silence is not the peer's fault
+	lastRead atomic.Int64 // nanoseconds after began, or awaitingCaller
 
 	mu        sync.Mutex
 	ping      bool
-	pong      []byte        // the answer to the latest ping, the only one that requires an answer (RFC 6455, 5.5.3)
-	closing   bool          // a Close frame follows the queued messages
-	closeSent chan struct{} // closed when the Close frame is written
+	pong      []byte        // the data of the latest ping, the only one that needs a pong (RFC 6455, 5.5.3)
+	closing   bool          // send a Close frame after the queued messages
+	closeSent chan struct{} // closed once the Close frame is written
 }
 
-// awaitingCaller is stored as the time of the last read to suspend the idle limit.
+// awaitingCaller is the value of lastRead while the idle limit is suspended.
 const awaitingCaller = -1
 
 func newConn(ws *websocket.Conn, network *coalescer) *Conn {
 	return &Conn{ws: ws, net: network, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now(), closeSent: make(chan struct{})}
 }
 
-// Over returns a connection for tests of its owner. It has no WebSocket, and the network
-// connection is neither read nor written.
+// Over returns a Conn without a WebSocket, for tests of code that owns connections. It uses
+// the network connection only to close it.
 func Over(network net.Conn) *Conn { return newConn(nil, &coalescer{Conn: network}) }
 
-// handleControl makes the writer send the answers to control frames.
+// handleControl makes the writer send the replies to control frames.
 func (c *Conn) handleControl() {
 	c.ws.SetPingHandler(func(data string) error {
 		c.touch()
@@ -105,10 +103,10 @@ func (c *Conn) handleControl() {
 	})
 }
 
-// Began returns when the connection was opened.
+// Began returns the time when the connection was opened.
 func (c *Conn) Began() time.Time { return c.began }
 
-// Dead returns a channel that is closed when the connection is dead.
+// Dead returns a channel that is closed when the connection dies.
 func (c *Conn) Dead() <-chan struct{} { return c.dead }
 
 // IsDead reports whether the connection is dead.
@@ -117,7 +115,7 @@ func (c *Conn) IsDead() bool { return signal.IsClosed(c.dead) }
 // Err returns why the connection died. Call it only after Dead is closed.
 func (c *Conn) Err() error { return c.err }
 
-// Fail ends the connection. Only the first reason counts.
+// Fail ends the connection with the reason err. Only the first call has an effect.
 func (c *Conn) Fail(err error) {
 	c.once.Do(func() {
 		c.err = err
@@ -129,26 +127,27 @@ func (c *Conn) Fail(err error) {
 	})
 }
 
-// Loops configures the work of a connection until it is dead.
+// Loops configures the goroutines that serve a connection until it dies.
 type Loops struct {
-	// Read handles a message on the reader's goroutine; the message is overwritten
-	// afterwards. An error fails the connection. If Read is nil, the caller reads by
+	// Read handles a message on the reader's goroutine. The message is valid until Read
+	// returns. An error fails the connection. If Read is nil, the caller reads messages
 	// itself.
 	Read func(kind int, message []byte) error
 
 	// Write writes and flushes a batch of queued messages, and reports whether there were any.
-	// If there were, it is called again at once; otherwise, it is called after [Conn.Wake].
+	// If there were, it is called again immediately. Otherwise, it is called again after
+	// [Conn.Wake].
 	Write func() (wrote bool, err error)
 
-	// Ping is called every PingInterval; nil means [Conn.Ping].
+	// Ping is called every PingInterval. The default is [Conn.Ping].
 	Ping func()
 
 	PingInterval time.Duration
-	IdleTimeout  time.Duration // the longest time without a frame from the peer
+	IdleTimeout  time.Duration // the maximum time without a frame from the peer
 }
 
-// Start starts the loops. They end when the connection dies or when ctx ends. In the latter
-// case, the connection dies with the cause of ctx. [Conn.Wait] waits for the loops.
+// Start starts the loops. They run until the connection dies. If ctx is done, the connection
+// dies with the cause of ctx. [Conn.Wait] waits for the loops.
 func (c *Conn) Start(ctx context.Context, l Loops) {
 	if l.Read != nil {
 		c.Go(func() { c.readLoop(l.Read) })
@@ -157,11 +156,11 @@ func (c *Conn) Start(ctx context.Context, l Loops) {
 	c.Go(func() { c.watch(ctx, l) })
 }
 
-// Go runs f on a goroutine. [Conn.Wait] waits until f returns.
+// Go runs f on a goroutine. [Conn.Wait] waits for f to return.
 func (c *Conn) Go(f func()) { c.loops.Go(f) }
 
-// Wait waits until the connection is dead and its goroutines have ended, and returns why
-// the connection died.
+// Wait waits until the connection is dead and its goroutines have returned. It returns the
+// reason why the connection died.
 func (c *Conn) Wait() error {
 	<-c.dead
 	c.loops.Wait()
@@ -176,7 +175,7 @@ func (c *Conn) Ping() {
 	c.Wake()
 }
 
-// Wake makes the writer look for queued messages.
+// Wake makes the writer check for queued messages.
 func (c *Conn) Wake() {
 	select {
 	case c.wake <- struct{}{}:
@@ -184,10 +183,11 @@ func (c *Conn) Wake() {
 	}
 }
 
-// touch records that the peer has just sent something.
+// touch records that the peer has just sent data.
 func (c *Conn) touch() { c.lastRead.Store(int64(time.Since(c.began))) }
 
-// Silence returns the time since the peer last sent anything.
+// Silence returns the time since the peer last sent data. Between calls to [Conn.Read], it
+// returns 0.
 func (c *Conn) Silence() time.Duration {
 	last := c.lastRead.Load()
 	if last == awaitingCaller {
@@ -196,8 +196,8 @@ func (c *Conn) Silence() time.Duration {
 	return time.Since(c.began) - time.Duration(last)
 }
 
-// watch pings the peer. It fails the connection when the peer has been silent for too long, or
-// when ctx ends.
+// watch pings the peer. It fails the connection if the peer has been silent for too long or
+// ctx is done.
 func (c *Conn) watch(ctx context.Context, l Loops) {
 	if l.Ping == nil {
 		l.Ping = c.Ping
@@ -223,8 +223,8 @@ func (c *Conn) watch(ctx context.Context, l Loops) {
 	}
 }
 
-// Read reads a message and appends it to buf. If the caller reads by itself, the time between
-// two calls does not count as silence of the peer.
+// Read reads a message and appends it to buf. The time between two calls does not count as
+// silence.
 func (c *Conn) Read(buf []byte) (kind int, message []byte, err error) {
 	c.touch()
 	kind, message, err = c.read(buf)
@@ -236,7 +236,7 @@ func (c *Conn) read(buf []byte) (kind int, message []byte, err error) {
 	kind, r, err := c.ws.NextReader()
 	if err == nil {
 		c.touch()
-		buf, err = appendAll(r, buf, c.touch) // each piece of a message is a sign of life
+		buf, err = appendAll(r, buf, c.touch) // each piece of a message counts as activity
 	}
 	if err != nil {
 		return 0, buf, readError(err)
@@ -246,7 +246,7 @@ func (c *Conn) read(buf []byte) (kind int, message []byte, err error) {
 
 func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
 	var small []byte
-	large := false // the latest message, and so probably the next one
+	large := false // the last message was large, so the next one may be, too
 	for {
 		kind, r, err := c.ws.NextReader()
 		buf := small
@@ -255,7 +255,7 @@ func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
 			if large {
 				buf = pooledBuffer()
 			}
-			buf, err = appendAll(r, buf[:0], c.touch) // a message that comes in pieces is a sign of life
+			buf, err = appendAll(r, buf[:0], c.touch) // each piece of a message counts as activity
 		}
 		if err != nil {
 			c.Fail(readError(err))
@@ -273,10 +273,9 @@ func (c *Conn) readLoop(handle func(kind int, message []byte) error) {
 	}
 }
 
-// pool holds read buffers above smallBuffer. The garbage collector empties it.
+// pool holds read buffers larger than smallBuffer.
 var pool sync.Pool
 
-// pooledBuffer returns a buffer above smallBuffer.
 func pooledBuffer() []byte {
 	if p, ok := pool.Get().(*[]byte); ok {
 		return *p
@@ -284,22 +283,22 @@ func pooledBuffer() []byte {
 	return make([]byte, 0, 2*smallBuffer)
 }
 
-// poolable reports whether the buffer of the message b is worth keeping.
+// poolable reports whether the buffer of the message b is worth keeping in the pool.
 func poolable(b []byte) bool {
 	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
 }
 
-// NextReader returns a reader of the next message, for a caller that allocates the memory for
-// the message itself.
+// NextReader returns a reader for the next message. It lets the caller choose the memory for
+// the message.
 func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.NextReader() }
 
 // AppendAll appends the contents of r to buf.
 func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
 
-// appendAll is like AppendAll, but also calls progress after each read except the first.
+// appendAll is like AppendAll, but calls progress after each read except the first.
 func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 	for reads := 0; ; reads++ {
-		if len(buf) == cap(buf) { // the length of a fragmented message is not known
+		if len(buf) == cap(buf) { // the length of a fragmented message is unknown
 			buf = slices.Grow(buf, max(len(buf), 512))
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
@@ -327,13 +326,13 @@ func readError(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// IsClose reports whether err results from a Close frame of the peer.
+// IsClose reports whether err is the result of a Close frame from the peer.
 func IsClose(err error) bool {
 	var closed *websocket.CloseError
 	return errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure
 }
 
-// writeLoop runs the writer. It sends all messages that are queued when it wakes together.
+// writeLoop runs the writer. Whenever it wakes, it sends all queued messages together.
 func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
 	for !c.IsDead() {
 		wrote, err := c.writeNext(next)
@@ -346,14 +345,14 @@ func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
 		}
 		select {
 		case <-c.wake:
-			// Other goroutines may be about to queue messages, which then join the same write.
+			// Let other goroutines queue their messages, which then join the same write.
 			runtime.Gosched()
 		case <-c.dead:
 		}
 	}
 }
 
-// writeNext writes the pending control frames and the queued messages.
+// writeNext writes pending control frames, then queued messages.
 func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err error) {
 	c.mu.Lock()
 	ping, pong, closing := c.ping, c.pong, c.closing
@@ -387,8 +386,9 @@ func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err e
 	return false, nil
 }
 
-// failWrite ends a connection after a failed write. If the write did not time out, the peer
-// may have hung up and sent the reason before, so the reader gets some time to find it.
+// failWrite ends the connection after a failed write. Unless the write timed out, the peer may
+// have sent a Close frame with a reason before it closed the connection, so the reader gets
+// some time to receive the frame.
 func (c *Conn) failWrite(err error) {
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() {
@@ -407,12 +407,12 @@ func writeError(err error) error {
 	return fmt.Errorf("write: %w", err)
 }
 
-// WriteMessage writes a message. Loops.Write may call it.
+// WriteMessage writes a message. It may be called from Loops.Write.
 func (c *Conn) WriteMessage(kind int, p []byte) error {
 	return writeError(c.ws.WriteMessage(kind, p))
 }
 
-// WriteParts writes a message that consists of a prefix and p.
+// WriteParts writes a message that consists of prefix followed by p.
 func (c *Conn) WriteParts(kind int, prefix string, p []byte) error {
 	w, err := c.ws.NextWriter(kind)
 	if err != nil {
@@ -427,12 +427,13 @@ func (c *Conn) WriteParts(kind int, prefix string, p []byte) error {
 	return writeError(w.Close())
 }
 
-// WritePing writes a ping with the given data, in order with the messages.
+// WritePing writes a ping with the given data. Pings and messages are sent in the order in
+// which they are written.
 func (c *Conn) WritePing(data []byte) error {
 	return writeError(c.ws.WriteControl(websocket.PingMessage, data, time.Time{}))
 }
 
-// WriteClose writes a Close frame before the deadline; the zero time means no deadline.
+// WriteClose writes a Close frame. A zero deadline means no deadline.
 func (c *Conn) WriteClose(deadline time.Time) error {
 	err := c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), deadline)
 	if errors.Is(err, websocket.ErrCloseSent) {
@@ -444,8 +445,8 @@ func (c *Conn) WriteClose(deadline time.Time) error {
 // Flush writes the coalesced frames to the network.
 func (c *Conn) Flush() error { return writeError(c.net.Flush()) }
 
-// CloseWrite appends a Close frame to the queued messages. The returned channel is closed when
-// the frame has been written. Nothing is written after it.
+// CloseWrite queues a Close frame after the queued messages. The returned channel is closed
+// once the frame has been written. Nothing is written after it.
 func (c *Conn) CloseWrite() <-chan struct{} {
 	c.mu.Lock()
 	c.closing = true
@@ -454,8 +455,8 @@ func (c *Conn) CloseWrite() <-chan struct{} {
 	return c.closeSent
 }
 
-// Close sends a Close frame after the queued messages and waits for the peer's Close
-// frame, for at most CloseTimeout or until ctx ends.
+// Close sends a Close frame after the queued messages and waits for the peer's Close frame. It
+// gives up when CloseTimeout has passed or ctx is done.
 func (c *Conn) Close(ctx context.Context) {
 	c.CloseWrite()
 	timer := time.NewTimer(CloseTimeout)
@@ -467,18 +468,18 @@ func (c *Conn) Close(ctx context.Context) {
 	}
 }
 
-// Abort closes the network connection. Its reader and writer fail.
+// Abort closes the network connection, which makes the reader and the writer fail.
 func (c *Conn) Abort() { _ = c.net.Conn.Close() }
 
-// LimitWrites limits the time for writing each message of an unbuffered connection, including
-// the current one.
+// LimitWrites limits the time to write each message of an unbuffered connection, including the
+// message being written.
 func (c *Conn) LimitWrites(l WriteLimit) { c.net.limitWrites(l) }
 
-// ExpireWrites ends the current write of an unbuffered connection and all later ones until
+// ExpireWrites makes the current and all later writes of an unbuffered connection fail, until
 // it is called with false.
 func (c *Conn) ExpireWrites(expired bool) { c.net.expireWrites(expired) }
 
-// SetWriteBuffer sets the size of the system's send buffer, if the network connection has
+// SetWriteBuffer sets the size of the operating system's send buffer, if the connection has
 // one.
 func (c *Conn) SetWriteBuffer(bytes int) {
 	if n, ok := c.net.Conn.(interface{ SetWriteBuffer(int) error }); ok {

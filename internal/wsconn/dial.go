@@ -15,29 +15,31 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// DialTimeout bounds the opening of a connection, including the WebSocket handshake.
+// DialTimeout bounds how long it may take to open a connection, including the WebSocket
+// handshake.
 const DialTimeout = 10 * time.Second
 
 const ioBuffer = 64 << 10
 
-// Dialer opens WebSockets to an engine.
+// Dialer opens WebSocket connections to an engine.
 type Dialer struct {
-	URL         *url.URL // ws or wss; userinfo becomes basic authentication
+	URL         *url.URL // ws or wss; userinfo is sent as basic authentication
 	Header      http.Header
 	TLS         *tls.Config
-	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP, through the proxies that the environment configures
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error) // the default is TCP, through the proxies configured in the environment
 	ReadLimit   int64
-	Token       string // bearer token, unless Header or URL authenticates
+	Token       string // bearer token, used if neither Header nor URL authenticates
 
-	// Unbuffered connections write each message through, bounded by [Conn.LimitWrites], and
-	// answer control frames directly. Other connections coalesce writes until [Conn.Flush].
+	// Unbuffered connections write each message immediately, limited by [Conn.LimitWrites],
+	// and answer control frames directly. Other connections coalesce writes until
+	// [Conn.Flush].
 	Unbuffered bool
 }
 
-// webSocketTLS returns a copy of cfg, or of the default configuration if cfg is nil, that
-// offers only HTTP/1.1. This package does not support WebSockets over HTTP/2, but net/http
-// adds h2 to a configuration that it uses, and a server would select it. Some servers reject
-// clients that offer no protocol.
+// webSocketTLS returns a copy of cfg that offers only HTTP/1.1. A nil cfg means the default
+// configuration. Once net/http has used cfg, cfg also offers h2, which a server would select,
+// but this package does not support WebSockets over HTTP/2. The copy must offer something,
+// because some servers reject clients that offer no protocol.
 func webSocketTLS(cfg *tls.Config) *tls.Config {
 	if cfg = cfg.Clone(); cfg == nil {
 		cfg = &tls.Config{}
@@ -46,7 +48,7 @@ func webSocketTLS(cfg *tls.Config) *tls.Config {
 	return cfg
 }
 
-// StatusError is an HTTP response that rejects the WebSocket upgrade.
+// StatusError is an HTTP response that rejected the WebSocket upgrade.
 type StatusError struct {
 	Code int    // such as 404
 	Text string // such as "404 Not Found"
@@ -97,7 +99,7 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 			return nil, err
 		}
 		network = &coalescer{Conn: conn, timeout: WriteTimeout, handshake: handshakeBytes}
-		// The handshake itself observes deadlines, but not ctx.
+		// The handshake observes deadlines but not ctx.
 		abort = context.AfterFunc(ctx, func() { _ = conn.Close() })
 		return network, nil
 	}
@@ -127,8 +129,8 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	return c, nil
 }
 
-// AddHeader adds h to the headers of the upgrade request. It rejects the headers that the
-// upgrade itself uses, except Host.
+// AddHeader adds h to the headers of the upgrade request. It rejects headers that the upgrade
+// itself sets.
 func (d *Dialer) AddHeader(h http.Header) error {
 	for name := range h {
 		switch http.CanonicalHeaderKey(name) {
@@ -147,9 +149,9 @@ func (d *Dialer) AddHeader(h http.Header) error {
 	return nil
 }
 
-// upgrade dials a WebSocket. It returns a panic as an error, because the library panics on
-// some responses of a proxy. It rejects extensions, because none is offered, and nothing would
-// limit the size of a decompressed message.
+// upgrade dials a WebSocket. It returns panics as errors, because the library panics on some
+// responses from proxies. It rejects responses with extensions, because it offers none, and a
+// decompressed message could have any size.
 func upgrade(ctx context.Context, d *websocket.Dialer, address string, header http.Header) (conn *websocket.Conn, resp *http.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -164,8 +166,8 @@ func upgrade(ctx context.Context, d *websocket.Dialer, address string, header ht
 	return conn, resp, err
 }
 
-// environmentProxy is http.ProxyFromEnvironment with other errors: they do not contain the
-// address of the proxy, which may include a password.
+// environmentProxy is http.ProxyFromEnvironment, but its errors do not contain the address of
+// the proxy, which may include a password.
 func environmentProxy(r *http.Request) (*url.URL, error) {
 	proxy, err := http.ProxyFromEnvironment(r)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// The WebSocket library panics on some answers of a proxy. No error contains the password.
+// The WebSocket library panics on some responses from proxies. Errors must not contain the
+// password.
 func TestProxyAnswersAreErrors(t *testing.T) {
 	const password = "correct-horse"
 	for _, answer := range []string{"HTTP/1.1 407\r\n\r\n", "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "junk", "HTTP/1.1 200 OK\r\n\r\njunk"} {
@@ -23,7 +24,7 @@ func TestProxyAnswersAreErrors(t *testing.T) {
 				NetDialContext: func(context.Context, string, string) (net.Conn, error) {
 					near, far := memnet.Pipe(memnet.Capacity)
 					_, err := far.Write([]byte(answer))
-					_ = far.CloseWrite() // reads everything that the client sends
+					_ = far.CloseWrite() // continues to accept data
 					return near, err
 				},
 			}

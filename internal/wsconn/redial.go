@@ -7,15 +7,16 @@ import (
 	"time"
 )
 
-// Backoff determines the growth of the delays between attempts.
+// Backoff configures the delays between attempts.
 type Backoff struct {
 	Initial, Max time.Duration
 	Multiplier   float64
-	Jitter       float64 // fraction of a delay by which it varies at random
+	Jitter       float64 // fraction by which a delay varies at random
 }
 
-// Delay returns the delay of the given step, counted from 1. It is the initial delay,
-// multiplied once for each further step. spread is a random number between 0 and 1.
+// Delay returns the delay at the given step, counted from 1. The first delay is Initial, and
+// each further step multiplies it by Multiplier, up to Max. spread, a random number between 0
+// and 1, determines the jitter.
 func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	limit, delay := float64(b.Max), float64(b.Initial)
 	for i := uint64(1); i < step && delay < limit; i++ {
@@ -24,34 +25,34 @@ func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	delay = min(delay, limit)
 	delay *= 1 + b.Jitter*(2*spread-1)
 	if delay > limit {
-		delay = 2*limit - delay // spreads a fleet at the limit too, without exceeding the limit
+		delay = 2*limit - delay // varies even at the limit
 	}
 	return time.Duration(delay)
 }
 
 // Attempt is the outcome of one connection, from dialing to its end.
 type Attempt struct {
-	Err  error // the reason why there is no connection
-	Held bool  // the connection was usable: delays start over, and no failure counts
-	Stop bool  // no further attempt follows: Run returns Err
+	Err  error // why the attempt ended
+	Held bool  // the connection was usable, so delays and failures start over
+	Stop bool  // make no further attempt: Run returns Err
 
-	// Delay, if it is not 0, is the time until the next attempt. In this case, the attempt
-	// does not count as a failure, because the peer is reachable. The delays start over, and
-	// Retry is not called.
+	// Delay, if not 0, is the time until the next attempt. The attempt then does not count as
+	// a failure, because the peer is reachable. The delays start over, and Retry is not
+	// called.
 	Delay time.Duration
 }
 
-// Redial maintains a connection: whenever it is lost, Redial makes a new one.
+// Redial maintains a connection: it reconnects whenever the connection is lost.
 type Redial struct {
 	Backoff
-	MaxRetries *uint64         // consecutive failures after the first until Run gives up; nil means no limit
-	Hurry      <-chan struct{} // closing it ends a delay; may be nil
+	MaxRetries *uint64         // maximum number of retries after a failed attempt; nil means no limit
+	Hurry      <-chan struct{} // ends a delay when closed; may be nil
 
-	Connect func(context.Context) Attempt          // makes one connection and waits for its end
-	Retry   func(err error, retryIn time.Duration) // reports that the next attempt follows after a delay
+	Connect func(context.Context) Attempt          // makes one connection and waits until it ends
+	Retry   func(err error, retryIn time.Duration) // reports the delay before the next attempt
 }
 
-// ExhaustedError is the error of a Redial that has used up its attempts.
+// ExhaustedError reports that a Redial has used up its attempts.
 type ExhaustedError struct {
 	Attempts uint64
 	Err      error // the error of the last attempt
@@ -65,10 +66,9 @@ func (e *ExhaustedError) Error() string {
 // Unwrap returns the error of the last attempt.
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
-// Run maintains the connection. It returns nil when ctx ends, the error of an attempt that
-// sets Stop, or an [ExhaustedError] when the attempts are used up. The first delay after the
-// loss of a connection is the initial one. The delays grow with each further attempt, until a
-// connection lasts again.
+// Run maintains the connection. It returns nil if ctx is done, the error of an attempt that
+// sets Stop, or an [ExhaustedError]. After the loss of a usable connection, the first delay is
+// Initial. The delays grow with each further attempt, until a connection is usable again.
 func (r *Redial) Run(ctx context.Context) error {
 	var step, failures uint64
 	for ctx.Err() == nil {
@@ -98,7 +98,7 @@ func (r *Redial) Run(ctx context.Context) error {
 	return nil
 }
 
-// Pause waits for d, or until ctx ends.
+// Pause waits until d has passed or ctx is done.
 func Pause(ctx context.Context, d time.Duration) { (&Redial{}).pause(ctx, d) }
 
 func (r *Redial) pause(ctx context.Context, d time.Duration) {

@@ -27,8 +27,8 @@ func TestBackoffDelays(t *testing.T) {
 	}
 }
 
-// Each case lists the outcomes of the attempts, the delays between them, and how the loop
-// ends.
+// Each case lists the outcomes of the attempts, the delays between them, and the result of
+// Run.
 func TestRedial(t *testing.T) {
 	lost := errors.New("lost")
 	fail, held := Attempt{Err: lost}, Attempt{Err: lost, Held: true}
@@ -60,7 +60,7 @@ func TestRedial(t *testing.T) {
 						delays = append(delays, time.Since(ended)/time.Second)
 					}
 					n++
-					time.Sleep(time.Minute) // the life of a connection
+					time.Sleep(time.Minute) // how long the connection lasts
 					ended = time.Now()
 					return test.attempts[n-1]
 				}
@@ -84,7 +84,6 @@ func TestRedial(t *testing.T) {
 	}
 }
 
-// A delay ends early when ctx ends or when Hurry is closed.
 func TestRedialDelayEndsEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

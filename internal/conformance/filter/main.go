@@ -1,11 +1,11 @@
-// Command filter compares package filter with the reference implementation of observer
-// filters, over a random corpus. It fails if they differ in anything: verdicts, normal forms,
-// messages, warnings, what an index finds.
+// Command filter compares package filter with the reference implementation of observer filters
+// on random test cases. It fails if the verdicts, normal forms, messages, warnings or index
+// lookups differ.
 //
 //	filter [-cases 100000] [-seed 1]
 //
-// The reference is the published crate, which the program in the directory reference uses;
-// building it takes cargo.
+// The reference is the published crate, used by the program in the directory reference.
+// Building that program requires cargo.
 package main
 
 import (
@@ -48,20 +48,20 @@ type question struct {
 	Doc            json.RawMessage `json:"doc,omitempty"`
 	RequestFormat  json.RawMessage `json:"request_format,omitempty"`
 	ResponseFormat json.RawMessage `json:"response_format,omitempty"`
-	// Entries lists the changes to an index, in order. The index is then matched against each
+	// Entries lists changes to an index, in order. The resulting index is matched against each
 	// of Docs.
 	Entries []entry           `json:"entries,omitempty"`
 	Docs    []json.RawMessage `json:"docs,omitempty"`
 }
 
-// entry is an entry to insert into an index or, if Filter is empty, the key of an entry to
-// remove.
+// entry is a change to an index. It inserts an entry or, if Filter is empty, removes the entry
+// with the key.
 type entry struct {
 	Key    string          `json:"key"`
 	Filter json.RawMessage `json:"filter"`
 }
 
-// answer is the result of an implementation for a test case.
+// answer is an implementation's result for a test case.
 type answer struct {
 	Code       string     `json:"code"`
 	Message    string     `json:"message"`
@@ -126,7 +126,7 @@ func compare(cases int, seed uint64) (differences int, err error) {
 	return differences, nil
 }
 
-// build builds the program that runs the reference implementation, and returns its path.
+// build builds the program of the reference implementation and returns its path.
 func build() (string, error) {
 	root, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
 	if err != nil {
@@ -144,19 +144,18 @@ func build() (string, error) {
 	return filepath.Join(target, "release", "filter-reference"), nil
 }
 
-// ask writes the test cases to the reference implementation, and sends them to questions as
-// well.
+// ask sends the test cases both to the reference implementation and to questions.
 func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) error {
 	buffered := bufio.NewWriterSize(w, 1<<16)
 	c := filtertest.New(seed)
 	for range cases {
 		q := next(c)
-		// json.Marshal would change the spelling of the JSON texts in the case.
+		// json.Marshal would not preserve the text of the JSON.
 		if _, err := buffered.Write(append(q.encode(), '\n')); err != nil {
 			return err
 		}
 		if len(questions) == cap(questions) {
-			// The reader must not wait for results of cases that are still in the buffer.
+			// The reader must not wait for the results of buffered cases.
 			if err := buffered.Flush(); err != nil {
 				return err
 			}
@@ -166,8 +165,8 @@ func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) er
 	return errors.Join(buffered.Flush(), w.Close())
 }
 
-// encode returns the case on one line. It keeps the spelling of the JSON texts, except that
-// line breaks become spaces.
+// encode returns the case on one line. It preserves the text of the JSON, but replaces line
+// breaks with spaces.
 func (q *question) encode() []byte {
 	oneLine := strings.NewReplacer("\n", " ", "\r", " ")
 	var parts []string
@@ -198,7 +197,7 @@ func (q *question) encode() []byte {
 	return []byte("{" + strings.Join(parts, ",") + "}")
 }
 
-// valid calls make until it returns a filter that Parse accepts.
+// valid generates filters until one is valid.
 func valid(c *filtertest.Corpus, make func() string) json.RawMessage {
 	for {
 		text := make()
@@ -208,7 +207,6 @@ func valid(c *filtertest.Corpus, make func() string) json.RawMessage {
 	}
 }
 
-// next returns a random test case.
 func next(c *filtertest.Corpus) question {
 	c.Odd = 0
 	any := func() string { return c.Filter(3) }
@@ -251,7 +249,7 @@ func next(c *filtertest.Corpus) question {
 	}
 }
 
-// answered returns the result of package filter.
+// answered returns package filter's result for a test case.
 func answered(q question) (a answer) {
 	f := new(filter.Filter)
 	var err error
@@ -301,7 +299,7 @@ func refused(err error) answer {
 	return answer{Message: err.Error()}
 }
 
-// document returns the document whose roots are the members of raw.
+// document returns a document whose roots are the members of raw.
 func document(raw json.RawMessage) *filter.Document {
 	members := map[string]json.RawMessage{}
 	if err := json.Unmarshal(raw, &members); err != nil {
@@ -310,7 +308,7 @@ func document(raw json.RawMessage) *filter.Document {
 	return &filter.Document{Input: members["input"], Output: members["output"], Error: members["error"], Caller: members["caller"], Metadata: members["metadata"]}
 }
 
-// normalized replaces empty lists by nil.
+// normalized replaces empty slices with nil.
 func normalized(a answer) answer {
 	a.Roots = append([]string(nil), a.Roots...)
 	a.Warnings = append([]string(nil), a.Warnings...)
@@ -320,7 +318,6 @@ func normalized(a answer) answer {
 	return a
 }
 
-// count counts test cases by kind and outcome.
 func count(tally map[string]int, q question, a answer) {
 	outcome := "accepted"
 	switch {

@@ -13,8 +13,8 @@ import (
 const token = "let-me-in"
 
 var access = []scenario{
-	{"guarded-peer", "a peer on the guarded port: permissions, prefix, refusals", guardedPeer},
-	{"guard-by-peer", "an auth function of the peer, which admits Go", guardByPeer},
+	{"guarded-peer", "a peer on the guarded port: permissions, prefix, rejections", guardedPeer},
+	{"guard-by-peer", "the peer serves the auth function that admits Go", guardByPeer},
 }
 
 func guardedPeer(ctx context.Context, t *trial) {

@@ -18,17 +18,17 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// hmacSecret is the value of the variable INTEROP_SECRET in the engine and the harness.
+// hmacSecret is the value of INTEROP_SECRET in the engine and the harness.
 const hmacSecret = "not-a-secret"
 
-// goWorker is the name of the harness's worker and of its telemetry service.
+// goWorker is the worker name and the service name of the harness.
 const goWorker = "interop-go"
 
-// bench is an engine, a worker of the harness and a peer.
+// bench combines an engine, the harness's worker and a peer.
 type bench struct {
 	sdk       sdk
 	iiidev    string
-	protocol  string // generation of the engine
+	protocol  string // engine version
 	argv      []string
 	dir       string
 	engine    *engine
@@ -40,18 +40,18 @@ type bench struct {
 	log       *os.File // log of the harness's worker
 
 	mu   sync.Mutex
-	seen map[string]chan event // by the function that was called
+	seen map[string]chan event // by function id
 }
 
-// event is a call of a function of the peer or of the harness.
+// event is a call to a function of the peer or the harness.
 type event struct {
 	FunctionID string          `json:"function_id"`
 	Payload    json.RawMessage `json:"payload"`
 	Metadata   json.RawMessage `json:"metadata"`
 }
 
-// newBench starts the engine, the worker and the peer, which write their logs to dir. Close
-// ends them.
+// newBench starts an engine, the harness's worker and a peer. They write their logs to dir.
+// Close stops them.
 func newBench(ctx context.Context, s sdk, iiidev, protocol string, argv []string, dir string) (_ *bench, err error) {
 	b := &bench{sdk: s, iiidev: iiidev, protocol: protocol, argv: argv, dir: dir, seen: map[string]chan event{}}
 	defer func() {
@@ -96,8 +96,8 @@ func newBench(ctx context.Context, s sdk, iiidev, protocol string, argv []string
 	return b, b.ready(ctx, b.peer, "peer::echo")
 }
 
-// replace ends the engine and starts an engine of another generation at the same address. Both
-// workers reconnect by themselves.
+// replace stops the engine and starts another version at the same address. Both workers
+// reconnect on their own.
 func (b *bench) replace(ctx context.Context, protocol string) error {
 	u, err := url.Parse(b.engine.workers)
 	if err != nil {
@@ -107,7 +107,7 @@ func (b *bench) replace(ctx context.Context, protocol string) error {
 	if err := errors.Join(b.engine.stop(), os.Mkdir(dir, 0o755)); err != nil {
 		return err
 	}
-	e, err := startEngine(context.WithoutCancel(ctx), b.iiidev, protocol, u.Host, dir) // the engine outlives the trial; Close ends it
+	e, err := startEngine(context.WithoutCancel(ctx), b.iiidev, protocol, u.Host, dir) // the engine outlives the trial; Close stops it
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (b *bench) replace(ctx context.Context, protocol string) error {
 // peerName returns the peer's worker name, which is also its service name.
 func (b *bench) peerName() string { return "interop-peer-" + b.sdk.name }
 
-// Close ends all programs and connections. Further calls do nothing.
+// Close stops all programs and closes all connections. It may be called several times.
 func (b *bench) Close() {
 	if b.peer != nil {
 		b.peer.stop()
@@ -142,7 +142,6 @@ func (b *bench) Close() {
 	}
 }
 
-// register registers the functions of the harness's worker.
 func (b *bench) register() error {
 	var errs []error
 	handle := func(id string, h iii.HandlerFunc) {
@@ -186,13 +185,11 @@ func (b *bench) register() error {
 	return errors.Join(append(errs, err)...)
 }
 
-// inspect returns the payload and the metadata of a call.
 func inspect(ctx context.Context, payload json.RawMessage) (any, error) {
 	inv, _ := iii.InvocationFromContext(ctx)
 	return map[string]any{"payload": payload, "metadata": inv.Metadata}, nil
 }
 
-// fail returns an error with the requested code and message.
 func fail(_ context.Context, payload json.RawMessage) (any, error) {
 	var in struct{ Code, Message string }
 	if err := json.Unmarshal(payload, &in); err != nil {
@@ -201,7 +198,6 @@ func fail(_ context.Context, payload json.RawMessage) (any, error) {
 	return nil, &iii.Error{Code: in.Code, Message: in.Message}
 }
 
-// slow returns after the requested time.
 func slow(ctx context.Context, payload json.RawMessage) (any, error) {
 	var in struct {
 		Ms int `json:"ms"`
@@ -217,11 +213,11 @@ func slow(ctx context.Context, payload json.RawMessage) (any, error) {
 	}
 }
 
-// saw records a call for await.
+// saw stores a call for await.
 func (b *bench) saw(e event) {
 	select {
 	case b.events(e.FunctionID) <- e:
-	default: // no scenario waits for so many events, so it fails for another reason
+	default: // no scenario waits for this many events, so the scenario fails anyway
 	}
 }
 
@@ -244,7 +240,7 @@ func (b *bench) await(ctx context.Context, functionID string) (event, error) {
 	}
 }
 
-// quiet reports whether a listening function is not called within d.
+// quiet reports whether a listening function receives no calls for the duration d.
 func (b *bench) quiet(functionID string, d time.Duration) bool {
 	select {
 	case <-b.events(functionID):
@@ -254,8 +250,8 @@ func (b *bench) quiet(functionID string, d time.Duration) bool {
 	}
 }
 
-// until calls f repeatedly until it returns true. If ctx ends first, it returns an error that
-// begins with what.
+// until polls f until f returns true. If ctx is done first, until returns an error that begins
+// with the text what.
 func until(ctx context.Context, what string, f func() bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -269,7 +265,7 @@ func until(ctx context.Context, what string, f func() bool) error {
 	return nil
 }
 
-// ready waits until a call of a peer's function succeeds.
+// ready waits until a call to a function of the peer succeeds.
 func (b *bench) ready(ctx context.Context, p *peer, functionID string, opts ...iii.CallOption) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -310,7 +306,7 @@ func (b *bench) bound(ctx context.Context, triggerType, functionID string) error
 	})
 }
 
-// request sends a request to the HTTP server of the engine's triggers.
+// request sends a request to the engine's HTTP server.
 func (b *bench) request(ctx context.Context, method, path, contentType string, body io.Reader, header map[string]string) (int, http.Header, string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, b.engine.http+path, body)
 	if err != nil {

@@ -14,23 +14,23 @@ import (
 )
 
 var calls = []scenario{
-	{"result-go-peer", "results, Go calls the peer", func(ctx context.Context, t *trial) {
+	{"result-go-peer", "results: Go calls the peer", func(ctx context.Context, t *trial) {
 		for _, v := range values {
 			t.equal("result of peer::echo", t.call(ctx, "peer::echo", v), v)
 		}
 	}},
-	{"result-peer-go", "results, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"result-peer-go", "results: the peer calls Go", func(ctx context.Context, t *trial) {
 		for _, v := range values {
 			t.equal("result of go::echo", t.ask(ctx, "go::echo", v, nil), v)
 		}
 	}},
-	{"null-go-peer", "null as payload and as result, Go calls the peer", func(ctx context.Context, t *trial) {
+	{"null-go-peer", "null as payload and result: Go calls the peer", func(ctx context.Context, t *trial) {
 		t.equal("result of peer::echo", t.call(ctx, "peer::echo", nil, iii.WithTimeout(t.patience)), nil)
 	}},
-	{"null-peer-go", "null as payload and as result, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"null-peer-go", "null as payload and result: the peer calls Go", func(ctx context.Context, t *trial) {
 		t.equal("result of go::echo", t.ask(ctx, "go::echo", nil, object{"timeout_ms": t.patience.Milliseconds()}), nil)
 	}},
-	{"big-integers", "integers above 2^53, both ways", func(ctx context.Context, t *trial) {
+	{"big-integers", "integers above 2^53, in both directions", func(ctx context.Context, t *trial) {
 		const n = "9007199254740993"
 		if got := t.call(ctx, "peer::echo", json.RawMessage(n)); string(got) != n {
 			t.errorf("Go calls the peer: got %s, want %s", got, n)
@@ -39,7 +39,7 @@ var calls = []scenario{
 			t.errorf("the peer calls Go: got %s, want %s", got, n)
 		}
 	}},
-	{"large", "payloads and results of 2 MiB, both ways", func(ctx context.Context, t *trial) {
+	{"large", "payloads and results of 2 MiB, in both directions", func(ctx context.Context, t *trial) {
 		text := strings.Repeat("0123456789abcdef", 2<<20/16)
 		var out string
 		t.must("Go calls the peer", t.client.Call(ctx, "peer::echo", text, &out))
@@ -60,72 +60,72 @@ var calls = []scenario{
 			t.errorf("peer::text: got %d bytes, want %d", len(out), 20<<20)
 		}
 	}},
-	{"error-go-peer", "errors with a code, Go calls the peer", func(ctx context.Context, t *trial) {
+	{"error-go-peer", "errors with a code: Go calls the peer", func(ctx context.Context, t *trial) {
 		err := t.client.Call(ctx, "peer::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil)
 		e := t.failsWith("peer::fail", err, "OUT_OF_STOCK")
 		if !strings.Contains(e.Message, "no more") {
 			t.errorf("peer::fail: got the message %q, want one with %q", e.Message, "no more")
 		}
 	}},
-	{"error-peer-go", "errors with a code, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"error-peer-go", "errors with a code: the peer calls Go", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "call", object{"function_id": "go::fail", "payload": object{"code": "OUT_OF_STOCK", "message": "no more"}})
 		t.fails("go::fail", r, "OUT_OF_STOCK", "no more")
 	}},
-	{"exception-go-peer", "other errors, Go calls the peer", func(ctx context.Context, t *trial) {
+	{"exception-go-peer", "other errors: Go calls the peer", func(ctx context.Context, t *trial) {
 		e := t.failsWith("peer::crash", t.client.Call(ctx, "peer::crash", object{}, nil), "invocation_failed")
 		if !strings.Contains(e.Message, "it broke") {
 			t.errorf("peer::crash: got the message %q, want one with %q", e.Message, "it broke")
 		}
 	}},
-	{"exception-peer-go", "other errors, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"exception-peer-go", "other errors: the peer calls Go", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "call", object{"function_id": "go::crash", "payload": object{}})
 		t.fails("go::crash", r, "invocation_failed", "it broke")
 	}},
-	{"not-found", "a function that does not exist, called by the peer", func(ctx context.Context, t *trial) {
+	{"not-found", "the peer calls a function that does not exist", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "call", object{"function_id": "nobody::home", "payload": object{}})
 		t.fails("nobody::home", r, "function_not_found", "nobody::home")
 	}},
-	{"timeout-go-peer", "timeouts, Go calls the peer", func(ctx context.Context, t *trial) {
+	{"timeout-go-peer", "timeouts: Go calls the peer", func(ctx context.Context, t *trial) {
 		err := t.client.Call(ctx, "peer::slow", object{"ms": tooSlow}, nil, iii.WithTimeout(200*time.Millisecond))
 		if !errors.Is(err, iii.ErrTimeout) {
 			t.errorf("peer::slow: got %v, want %v", err, iii.ErrTimeout)
 		}
 		t.equal("result of a call with time enough", t.call(ctx, "peer::slow", object{"ms": 500}), "late")
 	}},
-	{"timeout-peer-go", "timeouts, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"timeout-peer-go", "timeouts: the peer calls Go", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "call", object{"function_id": "go::slow", "payload": object{"ms": tooSlow}, "timeout_ms": 200})
 		t.fails("go::slow", r, "TIMEOUT", "")
 		t.equal("result of a call with time enough", t.ask(ctx, "go::slow", object{"ms": 500}, object{"timeout_ms": 30_000}), "late")
 	}},
-	{"metadata-go-peer", "metadata with the payload, Go calls the peer", func(ctx context.Context, t *trial) {
+	{"metadata-go-peer", "metadata of a call: Go calls the peer", func(ctx context.Context, t *trial) {
 		got := t.members("result", t.call(ctx, "peer::inspect", object{"n": 1}, iii.WithMetadata(object{"tenant": "acme", "tags": []int{1, 2}})))
 		t.equal("payload", got["payload"], object{"n": 1})
 		t.equal("metadata", got["metadata"], object{"tenant": "acme", "tags": []int{1, 2}})
 		got = t.members("result", t.call(ctx, "peer::inspect", object{}))
 		t.equal("metadata of a call without", got["metadata"], nil)
 	}},
-	{"metadata-peer-go", "metadata with the payload, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"metadata-peer-go", "metadata of a call: the peer calls Go", func(ctx context.Context, t *trial) {
 		got := t.members("result", t.ask(ctx, "go::inspect", object{"n": 1}, object{"metadata": object{"tenant": "acme"}}))
 		t.equal("payload", got["payload"], object{"n": 1})
 		t.equal("metadata", got["metadata"], object{"tenant": "acme"})
 	}},
-	{"namespace-go-peer", "namespaces, Go calls a peer in another namespace", namespaceGoPeer},
-	{"namespace-peer-go", "namespaces, the peer calls Go in another namespace", namespacePeerGo},
-	{"void-go-peer", "void calls, Go calls the peer", func(ctx context.Context, t *trial) {
+	{"namespace-go-peer", "Go calls a peer in another namespace", namespaceGoPeer},
+	{"namespace-peer-go", "the peer calls Go in another namespace", namespacePeerGo},
+	{"void-go-peer", "void calls: Go calls the peer", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-void", nil, 0)
 		t.must("send", t.client.Send(ctx, "peer::on-void", object{"n": 1}, iii.WithMetadata("m")))
 		e := t.next(ctx, "peer::on-void")
 		t.equal("payload", e.Payload, object{"n": 1})
 		t.equal("metadata", e.Metadata, "m")
 	}},
-	{"void-peer-go", "void calls, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"void-peer-go", "void calls: the peer calls Go", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-void", nil, 0))
 		got := t.ask(ctx, "go::on-void", object{"n": 1}, object{"action": object{"type": "void"}})
 		t.equal("result", got, nil)
 		t.equal("payload", t.next(ctx, "go::on-void").Payload, object{"n": 1})
 	}},
-	{"http-invoked", "a function that the engine calls over HTTP, registered by the peer", httpInvoked},
-	{"unregister", "a function that the peer unregisters", func(ctx context.Context, t *trial) {
+	{"http-invoked", "the peer registers a function that the engine calls over HTTP", httpInvoked},
+	{"unregister", "the peer unregisters a function", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::passing", "here", 0)
 		t.equal("result", t.call(ctx, "peer::passing", object{}), "here")
 		t.value(ctx, "unregister", object{"function_id": "peer::passing"})
@@ -133,7 +133,7 @@ var calls = []scenario{
 			return errors.Is(t.client.Call(ctx, "peer::passing", object{}, nil), iii.ErrFunctionNotFound)
 		}))
 	}},
-	{"worker", "the peer's description of itself", func(ctx context.Context, t *trial) {
+	{"worker", "the peer describes itself to the engine", func(ctx context.Context, t *trial) {
 		w, err := t.client.WorkerInfo(ctx, t.peerName())
 		t.must("engine::workers::info", err)
 		t.equal("runtime", w.Worker.Runtime, t.sdk.runtime)
@@ -144,18 +144,18 @@ var calls = []scenario{
 	}},
 }
 
-// tooSlow is the duration, in milliseconds, of a function whose caller waits for only 200 ms.
-// It is so long that the caller times out first even on a machine that stalls for a second.
+// tooSlow is how long a function runs, in milliseconds, whose caller waits for only 200 ms.
+// Even on a machine that stalls for a second, the caller times out first.
 const tooSlow = 5000
 
-// values holds payloads that must come back unchanged from the workers.
+// values holds payloads that the workers must return unchanged.
 var values = []json.RawMessage{
 	json.RawMessage(`{"text":"grüß dich, 世界 \u0000 \"quoted\" 🙂","nested":{"list":[1,"x",true,null,{"deep":[[]]}]},"empty":{}}`),
 	json.RawMessage(`[1,-2.5,1e21,0,9007199254740991]`),
 	json.RawMessage(`"plain"`), json.RawMessage(`""`), json.RawMessage(`42`), json.RawMessage(`false`), json.RawMessage(`[]`),
 }
 
-// fails notes a difference unless a step of the peer failed with the given code and with a
+// fails adds a difference unless a step of the peer failed with the given code and with a
 // message that contains the given text.
 func (t *trial) fails(what string, r reply, code, message string) {
 	switch {
@@ -170,7 +170,7 @@ func (t *trial) fails(what string, r reply, code, message string) {
 
 func unregister(f *iii.Function) { _ = f.Unregister() }
 
-// startSecond starts a second worker of the peer's SDK. stop ends it.
+// startSecond starts a second worker of the peer's SDK.
 func (t *trial) startSecond(ctx context.Context, config peerConfig) (_ *peer, stop func()) {
 	p, err := startPeer(ctx, t.argv, t.dir, config)
 	t.must("a second worker of the peer", err)
@@ -212,7 +212,7 @@ func httpInvoked(ctx context.Context, t *trial) {
 	}
 	requests := make(chan got, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body) // the signature of an incomplete body is invalid
+		body, _ := io.ReadAll(r.Body) // an incomplete body does not match its signature
 		requests <- got{string(body), iii.VerifySignature(r, body, hmacSecret, time.Minute), r.Header}
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"answered":true}`))

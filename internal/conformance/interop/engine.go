@@ -22,14 +22,14 @@ type engine struct {
 	log                           *os.File
 }
 
-// guardConfig configures the guarded port, on which gate::auth makes all decisions.
+// guardConfig configures a port to which gate::auth controls access.
 const guardConfig = `{"port":0,"rbac":{"auth_function_id":"gate::auth"}}`
 
-// anyPort is the listen address of an engine that may use any free port.
+// anyPort is a listen address that selects any free port.
 const anyPort = "127.0.0.1:0"
 
-// startEngine starts iiidev with a generation of the protocol. It listens for workers at an
-// address and keeps its files in dir.
+// startEngine starts iiidev with a protocol version. The engine listens for workers at the
+// given address and keeps its files in dir.
 func startEngine(ctx context.Context, program, protocol, listen, dir string) (*engine, error) {
 	e := &engine{frames: filepath.Join(dir, "frames.jsonl")}
 	var err error
@@ -66,7 +66,7 @@ func startEngine(ctx context.Context, program, protocol, listen, dir string) (*e
 	return e, nil
 }
 
-// stop ends the program, if it is running, and waits until it has exited.
+// stop stops the program if it is running, and waits until it has exited.
 func (e *engine) stop() error {
 	if e.program == nil {
 		return nil
@@ -86,7 +86,7 @@ type frame struct {
 	Time   time.Time       `json:"time"`
 	Worker string          `json:"worker"`
 	Name   string          `json:"name"`
-	Dir    string          `json:"dir"` // send or recv, from the worker's point of view
+	Dir    string          `json:"dir"` // send or recv, as seen by the worker
 	Bytes  int             `json:"bytes"`
 	Frame  json.RawMessage `json:"frame"`
 	Text   *string         `json:"text"`
@@ -95,7 +95,7 @@ type frame struct {
 	OTLP   json.RawMessage `json:"otlp"`
 }
 
-// message holds the parts of a frame that the harness examines.
+// message holds the members of a message that the harness examines.
 type message struct {
 	Type       string          `json:"type"`
 	FunctionID string          `json:"function_id"`
@@ -110,7 +110,7 @@ func (f frame) message() message {
 	return m
 }
 
-// framesSince returns the frames from the given offset of the file on.
+// framesSince returns the frames from the given offset in the file.
 func (e *engine) framesSince(offset int64) ([]frame, error) {
 	file, err := os.Open(e.frames)
 	if err != nil {
@@ -124,7 +124,7 @@ func (e *engine) framesSince(offset int64) ([]frame, error) {
 	r := bufio.NewReader(file)
 	for {
 		line, err := r.ReadBytes('\n')
-		if err != nil { // the last line is still being written
+		if err != nil { // the last line is incomplete
 			return all, nil
 		}
 		var f frame
@@ -135,7 +135,7 @@ func (e *engine) framesSince(offset int64) ([]frame, error) {
 	}
 }
 
-// frameOffset returns the current size of the file.
+// frameOffset returns the current size of the frame file.
 func (e *engine) frameOffset() (int64, error) {
 	info, err := os.Stat(e.frames)
 	if err != nil {

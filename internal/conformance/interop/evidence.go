@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// maxEvidence and maxEvidenceFrame bound the evidence of one failure.
+// maxEvidence and maxEvidenceFrame limit the evidence of a failure.
 const (
 	maxEvidence      = 14  // frames
 	maxEvidenceFrame = 420 // bytes of each frame
 )
 
 // evidence returns the frames of the workers whose names begin with the prefix names. It omits
-// calls that steer the peer, late results of earlier calls, keepalive, statistics and
-// telemetry.
+// calls that control the peer, late results of earlier calls, and messages for keepalive,
+// statistics and telemetry.
 func evidence(frames []frame, names string) []string {
 	name := map[string]string{} // by worker id; the first frames of a connection have no name
 	for _, f := range frames {
@@ -82,8 +82,8 @@ func evidence(frames []frame, names string) []string {
 	return list
 }
 
-// more returns a line that counts omitted frames that are like the previous one, or nothing if
-// there are none.
+// more returns a line that says how many frames like the previous one were omitted, or nothing
+// if there are none.
 func more(same int) []string {
 	if same == 0 {
 		return nil
@@ -94,8 +94,8 @@ func more(same int) []string {
 // span is the period in which a scenario ran.
 type span struct{ begin, end time.Time }
 
-// telemetryOf maps the scenarios about telemetry to the prefix of their frames and the name of
-// the arrays that hold the records.
+// telemetryOf maps each telemetry scenario to the prefix of its frames, and to the key of the
+// arrays that hold the records in these frames.
 var telemetryOf = map[string]struct{ prefix, records string }{
 	"logs": {"LOGS", "logRecords"}, "logs-outside": {"LOGS", "logRecords"}, "log-trigger-go": {"LOGS", "logRecords"},
 	"metrics": {"MTRC", "metrics"}, "gauges": {"MTRC", "metrics"},
@@ -117,7 +117,7 @@ func telemetryEvidence(frames []frame, scenario, service string, during span) []
 		_ = json.Unmarshal(f.OTLP, &v) // v stays nil if the data is not JSON
 		for _, record := range below(v, kind.records) {
 			if m, is := record.(map[string]any); is {
-				delete(m, "attributes") // omit the attributes of the record but not those of data points
+				delete(m, "attributes") // those of the record, but not those of its data points
 			}
 			list = append(list, "peer → engine "+kind.prefix+" "+clip(ids{}.replace(digits.ReplaceAllString(short(record), "…"))))
 		}
@@ -130,7 +130,7 @@ func telemetryEvidence(frames []frame, scenario, service string, during span) []
 	return list
 }
 
-// below returns the elements of all arrays with the given name in a JSON value.
+// below collects the elements of all arrays under the given key in a JSON value.
 func below(v any, name string) []any {
 	var list []any
 	switch v := v.(type) {
@@ -165,7 +165,7 @@ func compact(raw json.RawMessage) string {
 	return b.String()
 }
 
-// ids maps ids to short names, which are numbered in the order in which the ids appear.
+// ids maps ids to short names, numbered in the order of their first appearance.
 type ids map[string]string
 
 var (

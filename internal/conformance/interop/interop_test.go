@@ -22,8 +22,8 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// The control group passes every scenario, so a failure with another peer is not the fault of
-// the harness.
+// The control group passes every scenario, so failures of other peers are not the fault of the
+// harness.
 func TestControlGroup(t *testing.T) {
 	root, err := filepath.Abs("../../..")
 	if err != nil {
@@ -46,7 +46,7 @@ func TestControlGroup(t *testing.T) {
 	}
 }
 
-// The page is generated from the results, and every cell has an explanation if it needs one.
+// The page matches the results, and every cell that needs an explanation has one.
 func TestPage(t *testing.T) {
 	known, err := readResults("results.json")
 	if err != nil {
@@ -69,7 +69,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// Scenarios have unique names, and notes refer only to existing scenarios.
+// Scenario names are unique, and notes refer to existing scenarios.
 func TestNames(t *testing.T) {
 	names := map[string]bool{}
 	for _, s := range scenarios() {
@@ -96,7 +96,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// If a tool for a peer is missing, the error names the peer and the tool.
+// The error states which tool is missing.
 func TestPeersThatCannotBeInstalled(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	root, err := filepath.Abs("../../..")
@@ -113,7 +113,7 @@ func TestPeersThatCannotBeInstalled(t *testing.T) {
 	}
 }
 
-// The lock file is that of the repository, completed with cargo's spelling of its registry.
+// lockCrates completes the lock file of the repository with cargo's spelling of its registry.
 func TestLockCrates(t *testing.T) {
 	bin, dir := t.TempDir(), t.TempDir()
 	const (
@@ -129,7 +129,7 @@ func TestLockCrates(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{bin, t.TempDir()} { // the second directory contains no cargo
+	for _, path := range []string{bin, t.TempDir()} { // the second directory has no cargo
 		t.Setenv("PATH", path)
 		if err := lockCrates(t.Context(), crates, dir); err != nil {
 			t.Fatal(err)
@@ -175,7 +175,6 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// Cells with the same explanation share one section.
 func TestSections(t *testing.T) {
 	r := results{"node": {}}
 	for _, s := range scenarios() {
@@ -185,10 +184,10 @@ func TestSections(t *testing.T) {
 	r["node"]["huge"] = cell{Outcome: failed, Differences: []string{"c"}}
 	r["node"]["huge-peer-0.26"] = cell{Outcome: failed, Differences: []string{"d", "e"}, Frames: []string{"peer → engine {}"}}
 	for name, want := range map[string]string{
-		"big-integers": "\n### node: integers above 2^53, both ways\n\n" + explanations["node"]["big-integers"] + "\n\n- a\n- b\n\n```\npeer → engine {}\n```\n",
+		"big-integers": "\n### node: integers above 2^53, in both directions\n\n" + explanations["node"]["big-integers"] + "\n\n- a\n- b\n\n```\npeer → engine {}\n```\n",
 		"huge": "\n### node: a result of 20 MiB from the peer\n\n" + explanations["node"]["huge"] + "\n\n" +
 			"- a result of 20 MiB from the peer: c\n" +
-			"- a payload of 20 MiB for the peer, which returns it, engine 0.26: d: e\n",
+			"- the peer receives a payload of 20 MiB and returns it, engine 0.26: d: e\n",
 		"huge-peer-0.26": "",
 		"huge-peer-0.25": "",
 	} {
@@ -196,13 +195,13 @@ func TestSections(t *testing.T) {
 			t.Errorf("section of %s (-want +got):\n%s", name, diff)
 		}
 	}
-	if link := "which returns it, engine 0.26 | [failed](#node-a-result-of-20-mib-from-the-peer) |"; !strings.Contains(r.table(), link) {
+	if link := "payload of 20 MiB and returns it, engine 0.26 | [failed](#node-a-result-of-20-mib-from-the-peer) |"; !strings.Contains(r.table(), link) {
 		t.Errorf("the table has no %s", link)
 	}
 }
 
-// A scenario ends even if the event that it awaits never happens. The run then ends as well,
-// unless it is to write the outcomes.
+// A scenario times out if it waits for an event that never happens. The run then ends, unless
+// -update is set.
 func TestWaitingInVain(t *testing.T) {
 	dir := t.TempDir()
 	frames := filepath.Join(dir, "frames")

@@ -10,7 +10,7 @@ import (
 )
 
 var links = []scenario{
-	{"reconnect", "reconnection after the engine dropped the connection", func(ctx context.Context, t *trial) {
+	{"reconnect", "reconnecting after the engine dropped the connection", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-return", nil, 0)
 		t.bind(ctx, "state", "peer::on-return", object{"scope": "returns"}, nil)
 		under := make(chan error, 1)
@@ -28,7 +28,7 @@ var links = []scenario{
 		t.proxy.cut(false)
 		t.failsWith("call under way", <-under, "invocation_stopped")
 		t.comesBack(ctx, before.Worker.ID)
-		t.must("trigger", t.bound(ctx, "state", "peer::on-return")) // again
+		t.must("trigger", t.bound(ctx, "state", "peer::on-return")) // bound again
 		_, err = iii.NewState[int](t.client, "returns").Set(ctx, "k", 1)
 		t.must("state::set", err)
 		t.next(ctx, "peer::on-return")
@@ -36,7 +36,7 @@ var links = []scenario{
 			t.errorf("a trigger that was bound before fires more than once")
 		}
 	}},
-	{"reattach", "reconnection while the engine still holds the old connection", func(ctx context.Context, t *trial) {
+	{"reattach", "reconnecting while the engine still holds the old connection", func(ctx context.Context, t *trial) {
 		before, err := t.client.WorkerInfo(ctx, t.peerName())
 		t.must("engine::workers::info", err)
 		offset, err := t.engine.frameOffset()
@@ -55,7 +55,7 @@ var links = []scenario{
 		}
 	}},
 	{"shutdown", "graceful shutdown", func(ctx context.Context, t *trial) {
-		// The result may or may not arrive, so the harness does not wait for it.
+		// The result may be lost, so the harness does not wait for it.
 		_ = t.client.Send(ctx, "peer::do", object{"step": "shutdown"})
 		select {
 		case <-t.peer.ended:
@@ -73,7 +73,7 @@ var links = []scenario{
 	}},
 }
 
-// comesBack waits until the peer answers over a new connection. It notes a difference if the
+// comesBack waits until the peer responds over a new connection. It adds a difference if the
 // engine still lists another worker with the peer's name.
 func (t *trial) comesBack(ctx context.Context, oldID string) {
 	var now iii.WorkerDetail

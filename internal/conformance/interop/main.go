@@ -1,14 +1,14 @@
-// Command interop tests the interoperability of this package with other SDKs: it runs
-// workers of these SDKs on the development engine, next to a worker of this package.
+// Command interop tests package iii against other SDKs. It runs workers of these SDKs on the
+// development engine, next to a worker of package iii.
 //
 //	interop [-peers go,node,python,rust] [-only name,…] [-update]
 //	interop [-peers node,python,rust] -schemas
 //
-// The program prints the matrix and fails if an outcome differs from results.json. With
-// -update it writes the outcomes to that file and regenerates docs/interop.md. It installs
-// peers from their registries into .cache/interop, which requires npm, python3 or cargo.
-// With -schemas it records the schemas that workers of the peers register for their
-// functions, for the tests of cmd/iiigen.
+// The program prints the matrix of outcomes. It fails if an outcome differs from results.json.
+// With -update, it writes the outcomes to that file and regenerates docs/interop.md. It
+// installs peers from their registries into .cache/interop, which requires npm, python3 or
+// cargo. With -schemas, it records the schemas that the peers' workers register for their
+// functions. The tests of cmd/iiigen use these schemas.
 package main
 
 import (
@@ -39,7 +39,7 @@ func main() {
 	}
 }
 
-// settings holds the selected peers and scenarios, and the directories.
+// settings holds the command-line settings and the directories.
 type settings struct {
 	root  string // of the repository
 	cache string // for installed packages and builds
@@ -49,7 +49,7 @@ type settings struct {
 	out   io.Writer
 }
 
-// Files of the results, relative to the root.
+// Result files, relative to the root.
 const (
 	resultsFile = "internal/conformance/interop/results.json"
 	pageFile    = "docs/interop.md"
@@ -112,7 +112,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// runAll runs the scenarios with the named peers.
 func (s settings) runAll(ctx context.Context, names []string, known results) (results, error) {
 	iiidev := filepath.Join(s.cache, "iiidev")
 	if err := os.MkdirAll(s.cache, 0o755); err != nil {
@@ -186,8 +185,7 @@ func (s settings) runPeer(ctx context.Context, p sdk, iiidev string, known map[s
 	return cells, nil
 }
 
-// runScenarios runs scenarios on one generation of the engine, and closes the bench
-// afterwards.
+// runScenarios runs scenarios on one engine version, then closes the bench.
 func (s settings) runScenarios(ctx context.Context, b *bench, list []scenario) (map[string]cell, error) {
 	cells := map[string]cell{}
 	spans := map[string]span{}
@@ -199,7 +197,7 @@ func (s settings) runScenarios(ctx context.Context, b *bench, list []scenario) (
 		}
 		spans[sc.name] = span{begin, time.Now()}
 	}
-	b.Close() // flushes the telemetry to the file
+	b.Close() // flushes the telemetry to the frame file
 	frames, err := b.engine.framesSince(0)
 	if err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ const (
 // cell is the result of a scenario with a peer.
 type cell struct {
 	Outcome outcome `json:"outcome"`
-	// Differences lists the deviations from the expected observations.
+	// Differences lists the deviations from the expected behavior.
 	Differences []string `json:"differences,omitempty"`
 	// Frames lists the messages between the peer and the engine in a failed scenario.
 	Frames []string `json:"frames,omitempty"`
@@ -31,7 +31,7 @@ type cell struct {
 // results holds the cells by peer and scenario.
 type results map[string]map[string]cell
 
-// readResults reads a file of results. If the file does not exist, the results are empty.
+// readResults reads a results file. If the file does not exist, the results are empty.
 func readResults(name string) (results, error) {
 	r := results{}
 	b, err := os.ReadFile(name)
@@ -58,8 +58,8 @@ func (r results) write(name string) error {
 	return os.WriteFile(name, []byte(b.String()), 0o644)
 }
 
-// compare lists the differences between the results of a peer and the known ones. It ignores
-// frames, because the order of frames on different connections is not defined.
+// compare lists how the results of a peer differ from the known ones. It ignores frames,
+// because the order of frames on different connections is undefined.
 func (r results) compare(known results, peer string) []string {
 	var list []string
 	for _, s := range scenarios() {
@@ -78,7 +78,6 @@ func (c cell) String() string {
 	return strings.Join(append([]string{string(c.Outcome)}, c.Differences...), "; ")
 }
 
-// scenarios lists the scenarios of all groups.
 func scenarios() []scenario {
 	var all []scenario
 	for _, g := range groups {
@@ -87,8 +86,8 @@ func scenarios() []scenario {
 	return all
 }
 
-// unexplained lists the cells that need an explanation but have none, and the explanations of
-// scenarios that pass.
+// unexplained lists the cells that lack an explanation, and explanations of scenarios that
+// passed.
 func (r results) unexplained(peer string) []string {
 	var list []string
 	for _, s := range scenarios() {
@@ -103,7 +102,6 @@ func (r results) unexplained(peer string) []string {
 	return list
 }
 
-// table returns the matrix as a Markdown table.
 func (r results) table() string {
 	var b strings.Builder
 	peers := r.peers()
@@ -133,7 +131,7 @@ func (r results) table() string {
 	return b.String()
 }
 
-// peers returns the SDKs for which there are results.
+// peers returns the SDKs that have results.
 func (r results) peers() []sdk {
 	var list []sdk
 	for _, s := range sdks {
@@ -145,7 +143,7 @@ func (r results) peers() []sdk {
 }
 
 // heading returns the heading of the section about a cell. anchor returns the link target of
-// that heading.
+// the heading.
 func heading(p sdk, s scenario) string { return p.name + ": " + s.title }
 
 var unlinked = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
@@ -154,7 +152,7 @@ func anchor(p sdk, s scenario) string {
 	return strings.ReplaceAll(unlinked.ReplaceAllString(strings.ToLower(heading(p, s)), ""), " ", "-")
 }
 
-// page returns the Markdown page that describes the results.
+// page returns the Markdown page about the results.
 func (r results) page() string {
 	var b strings.Builder
 	b.WriteString(intro)
@@ -184,7 +182,8 @@ func (r results) page() string {
 	return b.String()
 }
 
-// note returns the explanation of a cell or the remark about it, or "".
+// note returns the explanation of a cell or the remark about it. If there is none, it returns
+// "".
 func (r results) note(p sdk, s scenario) string {
 	if r[p.name][s.name].Outcome == passed {
 		return remarks[p.name][s.name]
@@ -192,15 +191,15 @@ func (r results) note(p sdk, s scenario) string {
 	return explanations[p.name][s.name]
 }
 
-// alike returns the scenarios that have the same outcome and the same note as s with a peer.
+// alike returns the scenarios with the same outcome and note as s.
 func (r results) alike(p sdk, s scenario) []scenario {
 	return slices.DeleteFunc(scenarios(), func(other scenario) bool {
 		return r[p.name][other.name].Outcome != r[p.name][s.name].Outcome || r.note(p, other) != r.note(p, s)
 	})
 }
 
-// section returns the section that describes a cell together with all cells like it. It
-// returns "" unless the cell is the first of them.
+// section returns the section about a cell and all cells like it. It returns "" unless the
+// cell is the first of them.
 func (r results) section(p sdk, s scenario) string {
 	alike := r.alike(p, s)
 	if r.note(p, s) == "" || alike[0].name != s.name {

@@ -11,8 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// on returns copies of the scenarios whose names and titles contain a generation of the
-// engine.
+// on returns copies of scenarios with an engine version added to their names and titles.
 func on(protocol string, list []scenario) []scenario {
 	var renamed []scenario
 	for _, s := range list {
@@ -21,25 +20,24 @@ func on(protocol string, list []scenario) []scenario {
 	return renamed
 }
 
-// named returns the scenario with the given name.
 func named(list []scenario, name string) scenario {
 	return list[slices.IndexFunc(list, func(s scenario) bool { return s.name == name })]
 }
 
-// calling holds the scenarios about calls that run on every generation of the engine except
-// the first, for which there are more detailed ones.
+// calling holds the scenarios about calls for every engine version but the first, which has
+// more detailed ones.
 var calling = []scenario{
-	{"result", "results, both ways", func(ctx context.Context, t *trial) {
+	{"result", "results, in both directions", func(ctx context.Context, t *trial) {
 		for _, v := range values {
 			t.equal("result of peer::echo", t.call(ctx, "peer::echo", v), v)
 			t.equal("result of go::echo", t.ask(ctx, "go::echo", v, nil), v)
 		}
 	}},
-	{"error", "errors with a code, the peer calls Go", func(ctx context.Context, t *trial) {
+	{"error", "errors with a code: the peer calls Go", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "call", object{"function_id": "go::fail", "payload": object{"code": "OUT_OF_STOCK", "message": "no more"}})
 		t.fails("go::fail", r, "OUT_OF_STOCK", "no more")
 	}},
-	{"huge-peer", "a payload of 20 MiB for the peer, which returns it", func(ctx context.Context, t *trial) {
+	{"huge-peer", "the peer receives a payload of 20 MiB and returns it", func(ctx context.Context, t *trial) {
 		text := strings.Repeat("x", huge)
 		var out string
 		if err := t.client.Call(ctx, "peer::echo", text, &out); err != nil {
@@ -49,23 +47,22 @@ var calling = []scenario{
 			t.errorf("peer::echo: got %d bytes, want the %d that were sent", len(out), len(text))
 		}
 	}},
-	{"huge-go", "a result of 20 MiB for the peer", func(ctx context.Context, t *trial) {
+	{"huge-go", "the peer receives a result of 20 MiB", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "length", object{"function_id": "go::text", "payload": object{"bytes": huge}})
 		t.ok("call", r)
 		t.equal("length of the result", r.Value, huge)
 	}},
 }
 
-// longestChain is the maximum number of activations in a chain in which each activation causes
-// the next.
+// longestChain is the maximum length of a chain in which each activation causes the next.
 const longestChain = 8
 
-// huge is the length of a payload that exceeds the message size of engine 0.23.
+// huge is a payload size in bytes that exceeds the message limit of engine 0.23.
 const huge = 20 << 20
 
 // observed holds the scenarios in which Go observes a function of the peer.
 var observed = []scenario{
-	{"observed", "Go observes a function of the peer, Go calls it", func(ctx context.Context, t *trial) {
+	{"observed", "Go observes a function of the peer: Go calls it", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::echo"}, "go::watch", iii.WithObserverMetadata(object{"m": 1}))
 		in := object{"text": "grüß dich", "list": []any{1, nil, object{}}}
 		t.equal("result", t.call(ctx, "peer::echo", in), in)
@@ -73,12 +70,12 @@ var observed = []scenario{
 		t.equal("metadata", e.Metadata, object{"m": 1})
 		t.envelope(e, o.ID(), "peer::echo", goWorker, in, in)
 	}},
-	{"observed-own", "Go observes a function of the peer, the peer calls it", func(ctx context.Context, t *trial) {
+	{"observed-own", "Go observes a function of the peer: the peer calls it", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::echo"}, "go::watch-own")
 		t.equal("result", t.ask(ctx, "peer::echo", object{"n": 1}, nil), object{"n": 1})
 		t.envelope(t.next(ctx, "go::watch-own"), o.ID(), "peer::echo", t.peerName(), object{"n": 1}, object{"n": 1})
 	}},
-	{"observed-filter", "a filter of Go's observer of the peer", func(ctx context.Context, t *trial) {
+	{"observed-filter", "Go observes a function of the peer with a filter: Go calls it", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::echo", Filters: atLeast5, Deliver: iii.ObserveDeliverInput}, "go::filter", inOrder)
 		for n := range 7 {
 			t.call(ctx, "peer::echo", object{"n": n})
@@ -87,7 +84,7 @@ var observed = []scenario{
 		t.equal("second", t.next(ctx, "go::filter").Payload, object{"n": 6})
 		t.still("go::filter")
 	}},
-	{"observed-filter-own", "a filter of Go's observer of the peer, the peer calls", func(ctx context.Context, t *trial) {
+	{"observed-filter-own", "Go observes a function of the peer with a filter: the peer calls it", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::echo", Filters: atLeast5, Deliver: iii.ObserveDeliverInput}, "go::filter-own", inOrder)
 		for n := range 7 {
 			t.ask(ctx, "peer::echo", object{"n": n}, nil)
@@ -118,7 +115,7 @@ var observed = []scenario{
 		got := t.members("envelope", t.next(ctx, "go::metadata").Payload)
 		t.equal("metadata, input and output", []any{got["metadata"], got["input"], got["output"]}, []any{"acme", nil, nil})
 	}},
-	{"observed-limit", "Go's observer of the peer ends after two activations", func(ctx context.Context, t *trial) {
+	{"observed-limit", "Go's observer of the peer is removed after two activations", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::echo"}, "go::twice", iii.WithMaxFires(2))
 		for range 4 {
 			t.call(ctx, "peer::echo", object{})
@@ -129,7 +126,7 @@ var observed = []scenario{
 		t.must("observer", until(ctx, "it does not end", func() bool { return o.State() == iii.ObserverStateDisposed }))
 		t.failsWith("reason", o.Err(), "MAX_FIRES")
 	}},
-	{"observed-activation", "what Go learns of its activation, and the end of a chain of them", func(ctx context.Context, t *trial) {
+	{"observed-activation", "Go receives details of its activation, and the engine ends a chain of activations", func(ctx context.Context, t *trial) {
 		depths := make(chan uint32, 100)
 		f, err := t.client.HandleFunc("go::again", func(ctx context.Context, payload json.RawMessage) (any, error) {
 			inv, _ := iii.InvocationFromContext(ctx)
@@ -161,7 +158,7 @@ var observed = []scenario{
 		case <-time.After(100 * time.Millisecond):
 		}
 	}},
-	{"observed-hooks", "the peer's hooks accept, reject and lose observers of Go", func(ctx context.Context, t *trial) {
+	{"observed-hooks", "the peer's hooks accept and reject observers of Go, and notice removals", func(ctx context.Context, t *trial) {
 		t.host(ctx, "peer::hooked", "hooks")
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::hooked"}, "go::wanted")
 		added := t.members("added", t.next(ctx, "added").Payload)
@@ -184,7 +181,7 @@ var observed = []scenario{
 		t.still("go::wanted")
 		t.still("go::unwanted")
 	}},
-	{"observed-args", "arguments of Go's observers choose the calls of the peer", func(ctx context.Context, t *trial) {
+	{"observed-args", "arguments of Go's observers select calls of the peer", func(ctx context.Context, t *trial) {
 		t.host(ctx, "peer::topics", "args")
 		t.watch(ctx, iii.Source{FunctionID: "peer::topics", Args: object{"topic": "a"}, Deliver: iii.ObserveDeliverInput}, "go::topic-a", inOrder)
 		t.watch(ctx, iii.Source{FunctionID: "peer::topics", Args: object{"topic": "b"}, Deliver: iii.ObserveDeliverInput}, "go::topic-b")
@@ -201,7 +198,7 @@ var observed = []scenario{
 		defer refused.Dispose(ctx)
 		t.failsWith("an observer with wrong arguments", refused.Ready(ctx), "INVALID_ARGS")
 	}},
-	{"observed-through", "the peer calls through Go's observer", func(ctx context.Context, t *trial) {
+	{"observed-through", "the peer makes a call through Go's observer", func(ctx context.Context, t *trial) {
 		t.host(ctx, "peer::route", "through")
 		defer unregister(t.listenHere("go::route", "the answer", 0))
 		o := t.observe(ctx, iii.Source{FunctionID: "peer::route", Args: object{"topic": "a"}}, "go::route", iii.WithObserverMetadata(object{"m": 1}))
@@ -216,7 +213,7 @@ var observed = []scenario{
 
 // observing holds the scenarios in which the peer observes a function of Go.
 var observing = []scenario{
-	{"observing", "the peer observes a function of Go, the peer calls it", func(ctx context.Context, t *trial) {
+	{"observing", "the peer observes a function of Go: the peer calls it", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo", "metadata": object{"m": 1}}, "peer::watch")
 		in := object{"text": "grüß dich", "list": []any{1, nil, object{}}}
 		t.equal("result", t.ask(ctx, "go::echo", in, nil), in)
@@ -224,12 +221,12 @@ var observing = []scenario{
 		t.equal("metadata", e.Metadata, object{"m": 1})
 		t.envelope(e, id, "go::echo", t.peerName(), in, in)
 	}},
-	{"observing-own", "the peer observes a function of Go, Go calls it", func(ctx context.Context, t *trial) {
+	{"observing-own", "the peer observes a function of Go: Go calls it", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo"}, "peer::watch-own")
 		t.equal("result", t.call(ctx, "go::echo", object{"n": 1}), object{"n": 1})
 		t.envelope(t.next(ctx, "peer::watch-own"), id, "go::echo", goWorker, object{"n": 1}, object{"n": 1})
 	}},
-	{"observing-filter", "a filter of the peer's observer of Go", func(ctx context.Context, t *trial) {
+	{"observing-filter", "the peer observes a function of Go with a filter", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "go::echo", "filters": atLeast5, "deliver": "input", "max_in_flight": 1}, "peer::filter")
 		for n := range 4 {
 			t.call(ctx, "go::echo", object{"n": n})
@@ -241,7 +238,7 @@ var observing = []scenario{
 	}},
 	{"observing-error", "the peer observes errors of Go", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "go::fail", "on": "error", "capture": []string{"error"}}, "peer::errors")
-		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // the function fails as requested
+		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // fails as requested
 		got := t.members("envelope", t.next(ctx, "peer::errors").Payload)
 		t.equal("envelope", []any{got["status"], got["error"], got["input"]}, []any{"error", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil})
 	}},
@@ -250,7 +247,7 @@ var observing = []scenario{
 		t.call(ctx, "go::inspect", object{"n": 1}, iii.WithMetadata("acme"))
 		t.equal("output", t.next(ctx, "peer::outputs").Payload, object{"payload": object{"n": 1}, "metadata": "acme"})
 	}},
-	{"observing-limit", "the peer's observer of Go ends after two activations", func(ctx context.Context, t *trial) {
+	{"observing-limit", "the peer's observer of Go is removed after two activations", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo", "max_fires": 2}, "peer::twice")
 		for range 4 {
 			t.call(ctx, "go::echo", object{})
@@ -268,7 +265,7 @@ var observing = []scenario{
 			t.errorf("the peer's observer: %v: got %s, want %s", err, short(plain(state)), short(plain(want)))
 		}
 	}},
-	{"observing-chain", "the end of a chain of the peer's activations", func(ctx context.Context, t *trial) {
+	{"observing-chain", "the engine ends a chain of the peer's activations", func(ctx context.Context, t *trial) {
 		t.value(ctx, "relay", object{"function_id": "peer::again", "target": "go::echo"})
 		t.after(func() { t.clean(ctx, "unregister", object{"function_id": "peer::again"}) })
 		t.peerObserves(ctx, object{"function_id": "go::echo"}, "peer::again")
@@ -278,7 +275,7 @@ var observing = []scenario{
 		}
 		t.still("peer::again")
 	}},
-	{"observing-list", "the peer's observer is listed, and gone once the peer takes it back", func(ctx context.Context, t *trial) {
+	{"observing-list", "the peer's observer is listed until the peer removes it", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo", "filters": atLeast5, "id": "list-me"}, "peer::listed")
 		t.equal("id", id, "list-me")
 		listed := func() *iii.ObserverInfo {
@@ -304,7 +301,7 @@ var observing = []scenario{
 		t.call(ctx, "go::echo", object{"n": 9})
 		t.still("peer::listed")
 	}},
-	{"observing-hooks", "Go's hooks accept, reject and lose observers of the peer", func(ctx context.Context, t *trial) {
+	{"observing-hooks", "Go's hooks accept and reject observers of the peer, and notice removals", func(ctx context.Context, t *trial) {
 		changes := make(chan [2]string, 10)
 		f, err := t.client.HandleFunc("go::hooked", echo, iii.WithObserverHooks(iii.ObserverHooks{
 			Added: func(_ context.Context, o *iii.FunctionObserver) error {
@@ -336,7 +333,7 @@ var observing = []scenario{
 		t.value(ctx, "dispose", object{"handle": id})
 		t.equal("second change", next(), [2]string{"removed", id})
 	}},
-	{"observing-refused", "observers of the peer that the engine rejects", func(ctx context.Context, t *trial) {
+	{"observing-refused", "the engine rejects invalid observers of the peer", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::refused", nil, 0)
 		t.fails("an observer that is its own source",
 			t.do(ctx, "observe", object{"function_id": "peer::refused", "target": "peer::refused"}), "SELF_TARGET", "")
@@ -345,10 +342,10 @@ var observing = []scenario{
 	}},
 }
 
-// hosting holds the scenarios in which Go's hooks select observers of the peer. Engine 0.25
-// does not support such hooks.
+// hosting holds the scenarios in which the hooks of a Go function select observers of the
+// peer. Engine 0.25 does not support such hooks.
 var hosting = []scenario{
-	{"observing-args", "arguments of the peer's observers choose the calls of Go", func(ctx context.Context, t *trial) {
+	{"observing-args", "arguments of the peer's observers select calls of Go", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::topics", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
 			Match: func(o *iii.FunctionObserver, call *iii.ObservedCall) bool {
 				return topicOf(o.Args()) == topicOf(call.Input)
@@ -370,7 +367,7 @@ var hosting = []scenario{
 		t.fails("an observer with wrong arguments",
 			t.do(ctx, "observe", object{"function_id": "go::topics", "args": object{"topic": 1}, "target": "peer::topic-a"}), "INVALID_ARGS", "")
 	}},
-	{"observing-through", "Go calls through the peer's observer", func(ctx context.Context, t *trial) {
+	{"observing-through", "Go makes a call through the peer's observer", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::route", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
 			Deliver: func(ctx context.Context, call *iii.ObservedCall, observers []*iii.FunctionObserver) (any, error) {
 				for _, o := range observers {
@@ -396,14 +393,14 @@ var hosting = []scenario{
 		t.must("the observer", until(ctx, "it is still there", func() bool { return len(f.Observers()) == 0 }))
 		t.equal("result without an observer", t.call(ctx, "go::route", object{"topic": "a"}), nil)
 	}},
-	{"observed-private", "a private function of the peer, which Go may observe but not call", func(ctx context.Context, t *trial) {
+	{"observed-private", "a private function of the peer: Go can observe it but not call it", func(ctx context.Context, t *trial) {
 		t.host(ctx, "peer::private", "private")
 		t.watch(ctx, iii.Source{FunctionID: "peer::private", Deliver: iii.ObserveDeliverInput}, "go::private")
 		t.failsWith("call", t.client.Call(ctx, "peer::private", object{"n": 1}, nil), "FORBIDDEN")
 		t.ask(ctx, "peer::private", object{"n": 2}, nil)
 		t.equal("observed", t.next(ctx, "go::private").Payload, object{"n": 2})
 	}},
-	{"observing-private", "a private function of Go, which the peer may observe but not call", func(ctx context.Context, t *trial) {
+	{"observing-private", "a private function of Go: the peer can observe it but not call it", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::private-source", echo, iii.WithPrivate())
 		t.must("registration", err)
 		defer unregister(f)
@@ -450,16 +447,16 @@ var hosting = []scenario{
 	}},
 }
 
-// returning holds the scenarios about observers and lost connections. They run last, because
-// they replace the engine.
+// returning holds the scenarios about observers and lost connections. They replace the engine,
+// so they run last.
 var returning = []scenario{
-	{"observed-reconnect", "Go's observer of the peer, after the peer has lost its connection", func(ctx context.Context, t *trial) {
+	{"observed-reconnect", "Go's observer of the peer after the peer lost its connection", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::inspect"}, "go::returned")
 		t.lose(ctx)
 		t.calledOnce(ctx, "go::returned", func() { t.call(ctx, "peer::inspect", object{"n": 1}) })
 		t.calledOnce(ctx, "go::returned", func() { t.ask(ctx, "peer::inspect", object{"n": 1}, nil) })
 	}},
-	{"observing-reconnect", "the peer's observer of Go, after the peer has lost its connection", func(ctx context.Context, t *trial) {
+	{"observing-reconnect", "the peer's observer of Go after the peer lost its connection", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo"}, "peer::returned")
 		t.lose(ctx)
 		t.must("observer", until(ctx, "it does not become active", func() bool {
@@ -467,7 +464,7 @@ var returning = []scenario{
 		}))
 		t.calledOnce(ctx, "peer::returned", func() { t.call(ctx, "go::echo", object{"n": 1}) })
 	}},
-	{"observed-replaced", "Go's observer of the peer, after the engine was replaced by one of the other version", func(ctx context.Context, t *trial) {
+	{"observed-replaced", "Go's observer of the peer after the engine was replaced by the other version", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::inspect"}, "go::replaced")
 		other := map[string]string{"0.25": "0.26", "0.26": "0.25"}[t.protocol]
 		t.must("another engine", t.replace(ctx, other))
@@ -475,7 +472,7 @@ var returning = []scenario{
 		t.calledOnce(ctx, "go::replaced", func() { t.call(ctx, "peer::inspect", object{"n": 1}) })
 		t.calledOnce(ctx, "go::replaced", func() { t.ask(ctx, "peer::inspect", object{"n": 1}, nil) })
 	}},
-	{"observing-replaced", "the peer's observer of Go, after the engine was replaced back", func(ctx context.Context, t *trial) {
+	{"observing-replaced", "the peer's observer of Go after the original engine version was restored", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo"}, "peer::replaced")
 		other := map[string]string{"0.25": "0.26", "0.26": "0.25"}[t.protocol]
 		t.must("another engine", t.replace(ctx, other))
@@ -487,9 +484,9 @@ var returning = []scenario{
 	}},
 }
 
-// sources holds the scenarios about functions that engine 0.26 itself offers to observers.
+// sources holds the scenarios in which the peer observes functions of engine 0.26 itself.
 var sources = []scenario{
-	{"source-http", "an HTTP route of the peer, by an observer", func(ctx context.Context, t *trial) {
+	{"source-http", "an HTTP route of the peer, registered as an observer: JSON", func(ctx context.Context, t *trial) {
 		t.peerObserves(ctx, object{"function_id": "http::on-request", "args": object{"path": "/things/:id", "method": "POST"}}, "peer::http")
 		status, header, body, err := t.request(ctx, "POST", "/things/42?q=a%20b", "application/json", strings.NewReader(`{"n":1}`), map[string]string{"x-test": "yes"})
 		t.must("request", err)
@@ -501,13 +498,13 @@ var sources = []scenario{
 			"function_id": "http::on-request", "args": object{"path": "/things/:other", "method": "POST"}, "target": "peer::http",
 		}), "HTTP_ROUTE_CONFLICT", "")
 	}},
-	{"source-http-stream", "an HTTP route of the peer, by an observer, raw body in and streamed response out", func(ctx context.Context, t *trial) {
+	{"source-http-stream", "an HTTP route of the peer, registered as an observer: raw request body, streamed response", func(ctx context.Context, t *trial) {
 		t.peerObserves(ctx, object{"function_id": "http::on-request", "args": object{"path": "/louder", "method": "PUT"}}, "peer::http-stream")
 		status, header, body, err := t.request(ctx, "PUT", "/louder", "application/octet-stream", strings.NewReader("be quiet"), nil)
 		t.must("request", err)
 		t.equal("response", []any{status, header.Get("content-type"), body}, []any{202, "text/x-upper", "BE QUIET"})
 	}},
-	{"source-state", "state changes, by an observer of the peer", func(ctx context.Context, t *trial) {
+	{"source-state", "an observer of the peer receives state changes", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "state::on-changed", "deliver": "input", "filters": object{
 			"input.scope": object{"$eq": "sources"}, "input.key": object{"$eq": "a"},
 		}}, "peer::on-change")
@@ -519,13 +516,13 @@ var sources = []scenario{
 		t.equal("event", t.next(ctx, "peer::on-change").Payload,
 			object{"type": "state", "event_type": "state:created", "scope": "sources", "key": "a", "old_value": nil, "new_value": 1})
 	}},
-	{"source-publish", "published messages, by an observer of the peer", func(ctx context.Context, t *trial) {
+	{"source-publish", "an observer of the peer receives published messages", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "publish", "deliver": "input", "filters": object{"input.topic": object{"$eq": "news"}}}, "peer::on-news")
 		t.must("publish", t.client.Publish(ctx, "olds", object{"n": 0}))
 		t.must("publish", t.client.Publish(ctx, "news", object{"n": 1}))
 		t.equal("message", t.next(ctx, "peer::on-news").Payload, object{"topic": "news", "data": object{"n": 1}})
 	}},
-	{"source-queue", "a durable topic, by an observer of the peer, with a message that fails once", func(ctx context.Context, t *trial) {
+	{"source-queue", "an observer of the peer receives messages of a durable topic, one of which fails once", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-parcel", nil, 1)
 		t.peerObserves(ctx, object{
 			"function_id": "queue::on-message", "args": object{"topic": "parcels", "max_retries": 2, "backoff_ms": 100}, "id": "parcels-of-the-peer",
@@ -535,13 +532,13 @@ var sources = []scenario{
 		t.equal("message whose handler failed, again", t.next(ctx, "peer::on-parcel").Payload, object{"n": 1})
 		t.still("peer::on-parcel")
 	}},
-	{"source-cron", "a cron expression, by an observer of the peer", func(ctx context.Context, t *trial) {
+	{"source-cron", "an observer of the peer runs on a cron schedule", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "cron::on-tick", "args": object{"expression": "* * * * * * *"}, "deliver": "output"}, "peer::on-tick")
 		t.equal("expression", t.members("tick", t.next(ctx, "peer::on-tick").Payload)["expression"], "* * * * * * *")
 	}},
 }
 
-// binding holds the scenarios about triggers that also run on engine 0.25, which supports both
+// binding holds the trigger scenarios that also run on engine 0.25, which supports both
 // triggers and observers.
 var binding = []scenario{
 	named(httpScenarios, "http"),
@@ -552,8 +549,8 @@ var binding = []scenario{
 	named(triggers, "provider-go"),
 }
 
-// bindingHere holds the scenarios about triggers that also run on engine 0.26. That engine has
-// observers instead of triggers, and workers of this package translate between the two.
+// bindingHere holds the trigger scenarios that also run on engine 0.26, which has observers
+// instead of triggers. Workers of package iii translate between the two.
 var bindingHere = []scenario{
 	named(queues, "durable-peer-go"),
 	named(triggers, "state-trigger-go"),
@@ -561,24 +558,24 @@ var bindingHere = []scenario{
 	named(triggers, "pubsub-peer-go"),
 }
 
-// Options, filters and schemas of observers in several scenarios.
+// Values shared by several scenarios.
 var (
-	inOrder     = iii.WithMaxInFlight(1) // activations may overtake each other otherwise
+	inOrder     = iii.WithMaxInFlight(1) // otherwise, activations may overtake each other
 	atLeast5    = object{"input.n": object{"$gte": 5}}
 	topicSchema = object{"type": "object", "required": []string{"topic"}, "properties": object{"topic": object{"type": "string"}}}
 )
 
 func echo(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }
 
-// topicOf returns the topic in the payload of a call or in the arguments of an observer.
+// topicOf returns the topic in a call's payload or an observer's arguments.
 func topicOf(raw json.RawMessage) string {
 	var v struct{ Topic string }
-	_ = json.Unmarshal(raw, &v) // the topic is "" if there is none
+	_ = json.Unmarshal(raw, &v) // the topic remains "" if there is none
 	return v.Topic
 }
 
-// observe registers an observer of Go, which lasts until the trial ends, and waits until it is
-// active.
+// observe registers an observer of the harness's worker and waits until it is active. The
+// observer lasts until the trial ends.
 func (t *trial) observe(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	o, err := t.client.Observe(source, target, opts...)
 	t.must("observer of Go", err)
@@ -587,7 +584,7 @@ func (t *trial) observe(ctx context.Context, source iii.Source, target string, o
 	return o
 }
 
-// watch is like observe, but also registers the target. The harness records the calls of the
+// watch is like observe, but also registers the target. The harness records the calls to the
 // target, and next returns them.
 func (t *trial) watch(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	f := t.listenHere(target, nil, 0)
@@ -595,9 +592,8 @@ func (t *trial) watch(ctx context.Context, source iii.Source, target string, opt
 	return t.observe(ctx, source, target, opts...)
 }
 
-// peerObserves makes the peer register an observer, which lasts until the trial ends, and
-// waits until it is active. The steps observing and dispose take the id of the observer as
-// their handle.
+// peerObserves makes the peer register an observer and waits until it is active. The observer
+// lasts until the trial ends. The steps "observing" and "dispose" take its id as the handle.
 func (t *trial) peerObserves(ctx context.Context, source object, target string) (id string) {
 	source["target"] = target
 	t.must("id of the observer", json.Unmarshal(t.value(ctx, "observe", source), &id))
@@ -605,38 +601,40 @@ func (t *trial) peerObserves(ctx context.Context, source object, target string) 
 	return id
 }
 
-// peerWatches is like peerObserves, but also makes the peer register the target, which reports
-// its calls to the harness.
+// peerWatches is like peerObserves, but the peer also registers the target, which reports its
+// calls to the harness.
 func (t *trial) peerWatches(ctx context.Context, source object, target string) (id string) {
 	t.listen(ctx, target, nil, 0)
 	t.after(func() { t.clean(ctx, "unregister", object{"function_id": target}) })
 	return t.peerObserves(ctx, source, target)
 }
 
-// host makes the peer register a function until the trial ends. The function returns its
-// payload. kind selects its options: hooks, which report observers and reject the target
-// go::unwanted; args, which delivers only calls with the topic of the observer; through, for
-// observers whose results answer the calls; or private, for a function that no other worker
-// can call.
+// host makes the peer register a function that returns its payload. The function is
+// unregistered when the trial ends. kind selects its options:
+//
+//   - hooks: report observers and reject the target go::unwanted
+//   - args: deliver only the calls with the topic of the observer
+//   - through: answer calls with the results of observers
+//   - private: reject calls from other workers
 func (t *trial) host(ctx context.Context, functionID, kind string) {
 	t.value(ctx, "host", object{"function_id": functionID, "kind": kind, "schema": topicSchema})
 	t.after(func() { t.clean(ctx, "unregister", object{"function_id": functionID}) })
 	t.must("registration", t.registered(ctx, functionID))
 }
 
-// clean makes the peer take a step whose outcome no longer matters.
+// clean makes the peer perform a step and ignores the outcome.
 func (t *trial) clean(ctx context.Context, step string, args object) {
 	args["step"] = step
 	_ = t.client.Call(context.WithoutCancel(ctx), "peer::do", args, nil, iii.WithTimeout(missingTimeout))
 }
 
-// envelope compares the envelope that an observer has received with the expected one.
+// envelope compares the envelope received by an observer with the expected one.
 func (t *trial) envelope(e event, observerID, functionID, caller string, in, out any) {
 	var got iii.Observed[json.RawMessage, json.RawMessage]
 	t.must("envelope", json.Unmarshal(e.Payload, &got))
 	t.equal("observer, function and status", []any{got.ObserverID, got.FunctionID, got.Status}, []any{observerID, functionID, "success"})
-	t.equal("input", []any{got.Input}, []any{in}) // in an array, because plain removes a member only from the outermost object
-	t.equal("output", got.Output, out)            // may contain the member that the engine adds, if the function returns its input
+	t.equal("input", []any{got.Input}, []any{in}) // in an array, because plain removes members only from the outermost object
+	t.equal("output", got.Output, out)            // contains the engine's member if the function returns its input
 	if got.Caller == nil || got.Caller.WorkerName != caller {
 		t.errorf("caller: got %s, want the worker %s", short(plain(got.Caller)), caller)
 	}
@@ -645,21 +643,21 @@ func (t *trial) envelope(e event, observerID, functionID, caller string, in, out
 	}
 }
 
-// still notes a difference if a listening function is called within a short time.
+// still adds a difference if a listening function is called within a short time.
 func (t *trial) still(functionID string) {
 	if !t.quiet(functionID, 100*time.Millisecond) {
 		t.errorf("%s was called once too often", functionID)
 	}
 }
 
-// calledOnce notes a difference unless call leads to exactly one call of a listening function.
+// calledOnce records a difference unless call causes exactly one call of a listening function.
 func (t *trial) calledOnce(ctx context.Context, functionID string, call func()) {
 	call()
 	t.next(ctx, functionID)
 	t.still(functionID)
 }
 
-// listed reports whether the engine lists an active observer that satisfies is.
+// listed reports whether the engine lists an active observer accepted by the predicate.
 func (b *bench) listed(ctx context.Context, is func(iii.ObserverInfo) bool) bool {
 	list, err := iii.Call[iii.ObserversListResult](ctx, b.client, "engine::observers::list", iii.EmptyInput{})
 	return err == nil && slices.ContainsFunc(list.Observers, func(o iii.ObserverInfo) bool { return o.State == iii.ObserverStateActive && is(o) })

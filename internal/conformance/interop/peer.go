@@ -18,14 +18,14 @@ import (
 
 // sdk is an SDK whose worker can run as a peer.
 type sdk struct {
-	name    string // name of the column and of the directory below peers
+	name    string // of the matrix column and the directory below peers
 	title   string // package and version
-	runtime string // runtime that the SDK reports to the engine
+	runtime string // as reported to the engine
 	install func(ctx context.Context, src, cache string) (argv []string, err error)
 }
 
-// sdks lists the peers. The first one is the control group: the same program, written with the
-// package under test.
+// sdks lists the peers. The first one is the control group: the same program, written with
+// package iii.
 var sdks = []sdk{
 	{"go", "this package", "go", installGo},
 	{"node", "npm iii-sdk 0.22.1", "node", installNode},
@@ -40,7 +40,7 @@ func installGo(ctx context.Context, src, cache string) ([]string, error) {
 
 func installNode(ctx context.Context, src, cache string) ([]string, error) {
 	argv := []string{"node", filepath.Join(cache, "peer.mjs")}
-	// Node.js looks for modules beside the program that imports them.
+	// Node.js looks for modules next to the file that imports them.
 	if err := copyFiles(src, cache, "package.json", "package-lock.json", "peer.mjs"); err != nil {
 		return nil, err
 	}
@@ -83,11 +83,11 @@ func installRust(ctx context.Context, src, cache string) ([]string, error) {
 	return argv, tool(ctx, cache, []string{"CARGO_TARGET_DIR=" + target}, "cargo", "build", "--locked", "--quiet")
 }
 
-// lockCrates writes cargo's lock file to a directory with a manifest. The repository holds
-// that file without the lines that name the source of each crate. The source is always cargo's
-// own registry, and lockCrates takes its spelling from a lock file that cargo generates. To
-// update the file in the repository, run "cargo update" in the directory and store the output
-// of "grep -v '^source = ' Cargo.lock".
+// lockCrates writes cargo's lock file to a directory with a manifest. The file in the
+// repository lacks the source lines of the crates. The source is always cargo's own registry,
+// and lockCrates copies its spelling from a lock file that cargo generates. To update the file
+// in the repository, run "cargo update" in the directory and store the output of "grep -v
+// '^source = ' Cargo.lock".
 func lockCrates(ctx context.Context, crates, dir string) error {
 	kept, err := os.ReadFile(crates)
 	if err != nil {
@@ -119,7 +119,7 @@ var (
 	checksumLine = regexp.MustCompile(`(?m)^checksum = `) // only crates from a registry have a checksum
 )
 
-// tool runs a command in a directory. If the command fails, the error contains its output.
+// tool runs a command in a directory. If the command fails, the error includes its output.
 func tool(ctx context.Context, dir string, env []string, name string, args ...string) error {
 	if _, err := exec.LookPath(name); err != nil {
 		return fmt.Errorf("%s is needed: %w", name, err)
@@ -134,7 +134,7 @@ func tool(ctx context.Context, dir string, env []string, name string, args ...st
 	return nil
 }
 
-// once runs f unless an earlier run has succeeded with the same content of the given file in
+// once runs f unless f has already succeeded with the current content of the given file in
 // dir.
 func once(dir, file string, f func() error) error {
 	content, err := os.ReadFile(filepath.Join(dir, file))
@@ -152,8 +152,8 @@ func once(dir, file string, f func() error) error {
 	return os.WriteFile(stamp, []byte(sum), 0o644)
 }
 
-// copyFiles copies files to another directory. It does not write a file whose content is
-// unchanged, so the file keeps its modification time and builds treat it as unchanged.
+// copyFiles copies files to another directory. It skips unchanged files, which therefore keep
+// their modification times and are not built again.
 func copyFiles(from, to string, names ...string) error {
 	for _, name := range names {
 		content, err := os.ReadFile(filepath.Join(from, name))
@@ -170,7 +170,7 @@ func copyFiles(from, to string, names ...string) error {
 	return nil
 }
 
-// peerConfig is the configuration that a peer's program reads from the variable INTEROP_PEER.
+// peerConfig is the configuration of a peer's program, which reads it from INTEROP_PEER.
 type peerConfig struct {
 	URL       string            `json:"url"`
 	Name      string            `json:"name"`
@@ -178,13 +178,13 @@ type peerConfig struct {
 	Headers   map[string]string `json:"headers"`
 }
 
-// peer is a running program of an SDK.
+// peer is a running peer program.
 type peer struct {
 	config peerConfig
 	cmd    *exec.Cmd
 	log    *os.File
-	ended  chan struct{} // closed when the program has ended
-	err    error         // the error of the program; valid when ended is closed
+	ended  chan struct{} // closed when the program has exited
+	err    error         // set before ended is closed
 }
 
 // startPeer starts a peer's program and writes its output to a file in dir.
@@ -213,7 +213,7 @@ func startPeer(ctx context.Context, argv []string, dir string, config peerConfig
 	return p, nil
 }
 
-// stop ends the program with a signal, and kills it if it does not exit in time.
+// stop terminates the program, and kills it if it does not exit in time.
 func (p *peer) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -225,7 +225,7 @@ func (p *peer) stop() {
 	_ = p.log.Close()
 }
 
-// gone returns an error if the program has ended by itself.
+// gone returns an error if the program has exited on its own.
 func (p *peer) gone() error {
 	select {
 	case <-p.ended:

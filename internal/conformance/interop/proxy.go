@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// proxy is a TCP proxy between a peer and the engine. It can cut the connections between them.
+// proxy is a TCP proxy between a peer and the engine. It can cut connections.
 type proxy struct {
 	listener net.Listener
 	target   string
@@ -21,10 +21,10 @@ type proxy struct {
 // pair is one connection through the proxy.
 type pair struct {
 	peer, engine net.Conn
-	held         bool // the engine's side stays open although the peer's is closed
+	held         bool // keep the engine's side open after the peer's side is closed
 }
 
-// newProxy starts a proxy that forwards to target. The proxy's own address is in addr.
+// newProxy starts a proxy that forwards connections to target.
 func newProxy(target string) (*proxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -79,15 +79,15 @@ func (p *proxy) ended(c *pair) {
 	}
 }
 
-// cut resets the peer's side of all current connections. If hold is set, the engine does not
-// notice: its sides stay open, without any data, until the proxy closes.
+// cut resets the peer's side of all connections. If hold is set, the engine does not notice:
+// its side of each connection stays open and idle until the proxy is closed.
 func (p *proxy) cut(hold bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.pairs {
 		c.held = c.held || hold
 		if tcp, ok := c.peer.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // close with a reset
+			_ = tcp.SetLinger(0) // makes Close send a reset
 		}
 		_ = c.peer.Close()
 		if !c.held {
@@ -97,7 +97,7 @@ func (p *proxy) cut(hold bool) {
 	}
 }
 
-// Close ends the proxy and all its connections.
+// Close closes the proxy and all its connections.
 func (p *proxy) Close() error {
 	p.mu.Lock()
 	p.done = true

@@ -10,7 +10,7 @@ import (
 )
 
 var queues = []scenario{
-	{"enqueue-go-peer", "a named queue, Go enqueues and the peer works", func(ctx context.Context, t *trial) {
+	{"enqueue-go-peer", "a named queue: Go enqueues jobs for the peer", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::job", nil, 1)
 		receipt, err := t.client.Enqueue(ctx, "interop", "peer::job", object{"n": 1})
 		t.must("enqueue", err)
@@ -23,7 +23,7 @@ var queues = []scenario{
 			t.errorf("the job came once more after it had succeeded")
 		}
 	}},
-	{"enqueue-peer-go", "a named queue, the peer enqueues and Go works", func(ctx context.Context, t *trial) {
+	{"enqueue-peer-go", "a named queue: the peer enqueues jobs for Go", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::job", nil, 1))
 		got := t.members("receipt", t.ask(ctx, "go::job", object{"n": 1}, object{"action": object{"type": "enqueue", "queue": "interop"}}))
 		if id, _ := got["messageReceiptId"].(string); id == "" {
@@ -32,7 +32,7 @@ var queues = []scenario{
 		t.equal("job", t.next(ctx, "go::job").Payload, object{"n": 1})
 		t.equal("job that failed, again", t.next(ctx, "go::job").Payload, object{"n": 1})
 	}},
-	{"durable-go-peer", "a durable topic, Go publishes and the peer works", func(ctx context.Context, t *trial) {
+	{"durable-go-peer", "a durable topic: Go publishes and the peer subscribes", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-order", nil, 1)
 		t.bind(ctx, "durable:subscriber", "peer::on-order", object{"topic": "orders", "queue_config": object{"maxRetries": 2, "backoffDelayMs": 100}}, nil)
 		t.must("publish", t.client.PublishDurable(ctx, "orders", object{"n": 1}))
@@ -42,7 +42,7 @@ var queues = []scenario{
 			t.errorf("the message came once more after it had been handled")
 		}
 	}},
-	{"durable-dead-letter", "a durable topic, a message that the peer never handles moves to the dead-letter queue", func(ctx context.Context, t *trial) {
+	{"durable-dead-letter", "a durable topic: a message that always fails on the peer becomes a dead letter", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-refund", nil, 1000)
 		t.bind(ctx, "durable:subscriber", "peer::on-refund", object{"topic": "refunds", "queue_config": object{"maxRetries": 1, "backoffDelayMs": 50}}, nil)
 		t.must("publish", t.client.PublishDurable(ctx, "refunds", object{"n": 7}))
@@ -59,7 +59,7 @@ var queues = []scenario{
 			t.errorf("the dead letter %s does not have the peer's error", short(plain(letters[0])))
 		}
 	}},
-	{"durable-peer-go", "a durable topic, the peer publishes and Go works", func(ctx context.Context, t *trial) {
+	{"durable-peer-go", "a durable topic: the peer publishes and Go subscribes", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-invoice", nil, 0))
 		t.bindHere(ctx, "go::on-invoice", iii.QueueTriggerConfig{Topic: "invoices"})
 		t.ask(ctx, "iii::durable::publish", object{"topic": "invoices", "data": object{"n": 1}}, nil)

@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// schemaWorkers maps the peers to the id prefixes of the functions that their workers in the
-// directory schemas register. Each prefix is the name of the library that generates the
+// schemaWorkers maps each peer to the id prefix of the functions that its worker in the
+// directory schemas registers. The prefix is the name of the library that generates the
 // schemas.
 var schemaWorkers = map[string]string{"node": "zod", "python": "pydantic", "rust": "schemars"}
 
-// recordedDir is the directory with the catalogues of cmd/iiigen, relative to the root.
+// recordedDir is the directory of the recorded catalogs for cmd/iiigen, relative to the root.
 const recordedDir = "cmd/iiigen/internal/recorded"
 
-// recordSchemas records the schemas that workers of other SDKs register for their functions,
-// for the tests of cmd/iiigen.
+// recordSchemas records the schemas that workers of other SDKs register for their functions.
+// The tests of cmd/iiigen use them.
 func (s settings) recordSchemas(ctx context.Context, names []string) error {
 	iiidev, iiigen := filepath.Join(s.cache, "iiidev"), filepath.Join(s.cache, "iiigen")
 	err := errors.Join(os.MkdirAll(s.cache, 0o755),
@@ -63,7 +63,7 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 	worker := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	worker.Env = append(os.Environ(), "III_URL="+e.workers, "PYTHONDONTWRITEBYTECODE=1", "NO_PROXY=*", "no_proxy=*")
 	worker.WaitDelay = time.Second
-	input, err := worker.StdinPipe() // the worker serves until its input ends
+	input, err := worker.StdinPipe() // the worker serves until its input is closed
 	if err != nil {
 		return err
 	}
@@ -94,8 +94,7 @@ func (s settings) recordSchemasOf(ctx context.Context, p sdk, prefix, iiidev, ii
 	return s.saveCatalog(ctx, iiigen, e.workers, prefix, catalog)
 }
 
-// saveCatalog saves the catalogue of a worker's functions. It tries again while the functions
-// are still being registered.
+// saveCatalog saves the catalog of a worker's functions once all of them are registered.
 func (s settings) saveCatalog(ctx context.Context, iiigen, url, prefix, catalog string) error {
 	last := prefix + "::untyped" // one of the last functions that every worker registers
 	for attempt := 0; ; attempt++ {

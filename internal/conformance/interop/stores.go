@@ -7,7 +7,7 @@ import (
 )
 
 var stores = []scenario{
-	{"state", "state functions, the peer changes and Go reads", func(ctx context.Context, t *trial) {
+	{"state", "state functions: the peer writes and Go reads", func(ctx context.Context, t *trial) {
 		got := t.ask(ctx, "state::set", object{"scope": "shared", "key": "k", "value": object{"n": 1}}, nil)
 		t.equal("state::set", got, object{"old_value": nil, "new_value": object{"n": 1}})
 		state := iii.NewState[object](t.client, "shared")
@@ -25,7 +25,7 @@ var stores = []scenario{
 		got = t.ask(ctx, "state::update", object{"scope": "shared", "key": "k", "ops": refusedOps}, nil)
 		t.equal("code of an operation that is refused", errorCodes(t.members("state::update", got)), []any{"increment.not_number"})
 	}},
-	{"stream", "stream functions, the peer changes and Go reads", func(ctx context.Context, t *trial) {
+	{"stream", "stream functions: the peer writes and Go reads", func(ctx context.Context, t *trial) {
 		item := func(more object) object {
 			all := object{"stream_name": "board", "group_id": "g", "item_id": "i"}
 			for key, value := range more {
@@ -45,7 +45,7 @@ var stores = []scenario{
 		t.equal("stream::delete", t.ask(ctx, "stream::delete", item(nil), nil), object{"old_value": updated})
 		t.equal("stream::get of an item that is not there", t.ask(ctx, "stream::get", item(nil), nil), nil)
 	}},
-	{"stream-socket", "an event that the peer sends, read from the stream socket", func(ctx context.Context, t *trial) {
+	{"stream-socket", "an event that the peer sends and Go reads from the stream socket", func(ctx context.Context, t *trial) {
 		for m, err := range iii.Subscribe(ctx, t.engine.streams, iii.StreamSubscription{StreamName: "live", GroupID: "g"}) {
 			t.must("subscription", err)
 			if m.Event.Type == "sync" { // subscribed
@@ -84,7 +84,7 @@ var stores = []scenario{
 	}},
 }
 
-// updateOps holds one operation of every kind. Applied to {"n":1}, they result in updated.
+// updateOps holds one operation of each kind. Applied to {"n":1}, they produce updated.
 var (
 	updateOps = []object{
 		{"type": "increment", "path": "n", "by": 5},
@@ -100,7 +100,7 @@ var (
 	refusedOps = []object{{"type": "increment", "path": "name", "by": 1}}
 )
 
-// errorCodes returns the error codes of the operations that an update rejected.
+// errorCodes returns the error codes of the operations rejected by an update.
 func errorCodes(result map[string]any) []any {
 	codes := []any{}
 	list, _ := result["errors"].([]any)

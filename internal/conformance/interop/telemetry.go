@@ -13,7 +13,7 @@ import (
 )
 
 var telemetry = []scenario{
-	{"trace", "spans of one trace, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
+	{"trace", "the spans of one trace, from Go to the peer and back", func(ctx context.Context, t *trial) {
 		traceID := t.traced(ctx)
 		// Spans arrive separately, and a parent may arrive after its children.
 		var wrong string
@@ -26,7 +26,7 @@ var telemetry = []scenario{
 			t.errorf("%v: %s", err, wrong)
 		}
 	}},
-	{"baggage", "baggage, from Go to the peer and back to Go", func(ctx context.Context, t *trial) {
+	{"baggage", "baggage, from Go to the peer and back", func(ctx context.Context, t *trial) {
 		ctx, err := iii.SetBaggage(ctx, "tenant", "acme")
 		t.must("baggage", err)
 		seen := make(chan string, 1)
@@ -34,7 +34,7 @@ var telemetry = []scenario{
 			value, _ := iii.BaggageEntry(ctx, "tenant")
 			select {
 			case seen <- value:
-			default: // the first call counts
+			default: // only the first call counts
 			}
 			return nil, nil
 		})
@@ -50,7 +50,7 @@ var telemetry = []scenario{
 			t.errorf("go::baggage was not called: %v", ctx.Err())
 		}
 	}},
-	{"logs", "logs of the peer, read back by Go", func(ctx context.Context, t *trial) {
+	{"logs", "log records of the peer, read back by Go", func(ctx context.Context, t *trial) {
 		traceID := t.traced(ctx)
 		var logs []iii.StoredLog
 		t.must("logs", until(ctx, "the peer's record of the trace does not arrive", func() bool {
@@ -72,7 +72,7 @@ var telemetry = []scenario{
 			t.errorf("the record is in no span")
 		}
 	}},
-	{"logs-outside", "logs of the peer outside any span", func(ctx context.Context, t *trial) {
+	{"logs-outside", "log records of the peer outside any span", func(ctx context.Context, t *trial) {
 		for _, level := range []struct {
 			name     string
 			severity int32
@@ -111,8 +111,8 @@ var telemetry = []scenario{
 			t.errorf("data points: got %s, want the value 3", short(plain(got[0].DataPoints)))
 		}
 	}},
-	{"gauges", "gauges of the peer's process, in engine::workers::info", func(ctx context.Context, t *trial) {
-		ctx, cancel := context.WithTimeout(ctx, t.patience) // many times the interval of the export
+	{"gauges", "process gauges of the peer in engine::workers::info", func(ctx context.Context, t *trial) {
+		ctx, cancel := context.WithTimeout(ctx, t.patience) // many times the export interval
 		defer cancel()
 		var report *iii.WorkerMetricsReport
 		t.must("worker metrics", until(ctx, "they do not arrive", func() bool {
@@ -126,16 +126,17 @@ var telemetry = []scenario{
 	}},
 }
 
-// root starts a span of the harness's worker without a parent. The span ends at once, because
-// the scenario needs it only as the parent of other spans.
+// root starts a span without a parent in the harness's worker. The span ends at once, because
+// it is needed only as a parent.
 func (t *trial) root(ctx context.Context) trace.Span {
 	_, span := t.telemetry.Tracer().Start(ctx, "round trip", trace.WithNewRoot())
 	span.End()
 	return span
 }
 
-// traced makes the peer do work within a span of the harness's worker, and call Go from there.
-// It returns the id of the trace.
+// traced starts a trace with a span of the harness's worker. Within the trace, the harness
+// calls the peer, which works in a span of its own and calls Go from there. traced returns the
+// trace id.
 func (t *trial) traced(ctx context.Context) string {
 	f, err := t.client.HandleFunc("go::traced", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return true, iii.InSpan(ctx, "go work", trace.SpanKindInternal, func(context.Context) error { return nil })
@@ -148,8 +149,8 @@ func (t *trial) traced(ctx context.Context) string {
 	return span.SpanContext().TraceID().String()
 }
 
-// wrongTrace returns the first difference between a trace and the expected result of traced,
-// or "".
+// wrongTrace returns the first difference between a trace and the one expected from traced, or
+// "" if there is none.
 func (t *trial) wrongTrace(tree []iii.TraceNode) string {
 	if len(tree) != 1 {
 		return fmt.Sprintf("it has %d roots, want 1", len(tree))
@@ -172,8 +173,7 @@ func (t *trial) wrongTrace(tree []iii.TraceNode) string {
 	return ""
 }
 
-// path returns the nodes from a root to the first span with the given name, or nil if there is
-// no such span.
+// path returns the nodes from a root to the first span with the given name, or nil.
 func path(nodes []iii.TraceNode, name string) []iii.TraceNode {
 	for _, n := range nodes {
 		if n.Name == name {

@@ -16,15 +16,15 @@ import (
 
 // scenario is a row of the matrix.
 type scenario struct {
-	name  string // stable
+	name  string // stable identifier
 	title string
 	run   func(ctx context.Context, t *trial)
 }
 
-// group is a part of the matrix.
+// group is a section of the matrix.
 type group struct {
 	title     string
-	protocol  string // generation of the engine
+	protocol  string // engine version
 	scenarios []scenario
 }
 
@@ -47,16 +47,16 @@ var groups = []group{
 	{"Engine 0.26: calls", "0.26", on("0.26", calling)},
 	{"Engine 0.26: Go observes the peer", "0.26", on("0.26", observed)},
 	{"Engine 0.26: the peer observes Go", "0.26", on("0.26", observing)},
-	{"Engine 0.26: hosts decide", "0.26", on("0.26", hosting)},
+	{"Engine 0.26: hosts select observers", "0.26", on("0.26", hosting)},
 	{"Engine 0.26: the peer observes the engine", "0.26", on("0.26", sources)},
 	{"Engine 0.26: triggers of Go", "0.26", on("0.26", bindingHere)},
 	{"Engine 0.26: lost connections", "0.26", on("0.26", returning)},
 }
 
-// triggersOnly is the last generation of the engine without observers.
+// triggersOnly is the last engine version without observers.
 const triggersOnly = "0.23"
 
-// protocols returns the generations that scenarios run on, in the order in which they run.
+// protocols returns the engine versions of the scenarios, in the order in which they run.
 func protocols() []string {
 	var list []string
 	for _, g := range groups {
@@ -67,8 +67,8 @@ func protocols() []string {
 	return list
 }
 
-// scenarioTimeout bounds a scenario, in case an event that it awaits never happens.
-// missingTimeout is the shorter bound for scenarios that a peer is known not to support.
+// scenarioTimeout bounds each scenario, in case an expected event never happens.
+// missingTimeout is a shorter bound for scenarios that a peer is known not to support.
 const (
 	scenarioTimeout = 30 * time.Second
 	missingTimeout  = 4 * time.Second
@@ -77,19 +77,18 @@ const (
 // trial is one run of a scenario with a peer.
 type trial struct {
 	*bench
-	patience    time.Duration // bound for waiting for events that some peers never cause
+	patience    time.Duration // time limit for events that some peers never cause
 	differences []string
-	ends        []func() // functions of after, called in reverse order
+	ends        []func() // cleanup functions, called in reverse order
 }
 
-// after registers a function that is called when the trial has ended, even if it was aborted.
+// after registers f to be called when the trial ends, even if it is aborted.
 func (t *trial) after(f func()) { t.ends = append(t.ends, f) }
 
 // abort is the panic value that ends a trial early.
 type abort struct{}
 
-// try runs a scenario and returns the differences between the observed and the expected
-// behavior.
+// try runs a scenario and returns the differences from the expected behavior.
 func try(ctx context.Context, b *bench, s scenario, timeout, patience time.Duration) (differences []string) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -109,12 +108,12 @@ func try(ctx context.Context, b *bench, s scenario, timeout, patience time.Durat
 	return nil // the deferred function sets the result
 }
 
-// errorf notes a difference. The text must not contain ids, which vary between runs.
+// errorf adds a difference. Its text must not contain ids, which vary between runs.
 func (t *trial) errorf(format string, args ...any) {
 	t.differences = append(t.differences, strings.TrimSpace(fmt.Sprintf(format, args...)))
 }
 
-// must notes err and ends the trial unless err is nil.
+// must records err as a difference and ends the trial, unless err is nil.
 func (t *trial) must(what string, err error) {
 	if err != nil {
 		t.errorf("%s: %v", what, err)
@@ -122,7 +121,7 @@ func (t *trial) must(what string, err error) {
 	}
 }
 
-// equal notes a difference unless two JSON values are equal.
+// equal adds a difference unless two values are equal as JSON.
 func (t *trial) equal(what string, got, want any) {
 	g, w := plain(got), plain(want)
 	if !reflect.DeepEqual(g, w) {
@@ -130,8 +129,8 @@ func (t *trial) equal(what string, got, want any) {
 	}
 }
 
-// plain returns v as encoding/json decodes it, without the member that the engine adds to
-// objects in calls between workers.
+// plain converts v to JSON and back. It removes the member that the engine adds to objects in
+// calls between workers.
 func plain(v any) any {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -159,7 +158,6 @@ func short(v any) string {
 	return text
 }
 
-// object is a JSON object for a peer.
 type object = map[string]any
 
 // reply is the outcome of a step of the peer.
@@ -168,13 +166,13 @@ type reply struct {
 	Error *replyError     `json:"error"`
 }
 
-// replyError is an error as the peer's SDK presented it to the peer.
+// replyError is an error as the peer's SDK reported it to the peer.
 type replyError struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
 
-// do makes the peer take a step and returns the outcome.
+// do makes the peer perform a step and returns the outcome.
 func (t *trial) do(ctx context.Context, step string, args object) reply {
 	return t.doAt(ctx, "peer::do", step, args)
 }
@@ -189,14 +187,14 @@ func (t *trial) doAt(ctx context.Context, control, step string, args object, opt
 	return r
 }
 
-// value makes the peer take a step, which must succeed, and returns its value.
+// value makes the peer perform a step, which must succeed, and returns its value.
 func (t *trial) value(ctx context.Context, step string, args object) json.RawMessage {
 	r := t.do(ctx, step, args)
 	t.ok(step, r)
 	return r.Value
 }
 
-// ok ends the trial if a step of the peer has failed.
+// ok ends the trial if a step of the peer failed.
 func (t *trial) ok(step string, r reply) {
 	if r.Error != nil {
 		t.errorf("the step %s of the peer failed with code %q: %s", step, r.Error.Code, r.Error.Message)
@@ -220,7 +218,7 @@ func (t *trial) ask(ctx context.Context, id string, payload any, more object) js
 	return t.value(ctx, "call", args)
 }
 
-// failsWith notes a difference unless err is an *iii.Error with the given code.
+// failsWith adds a difference unless err is an *iii.Error with the given code.
 func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 	var e *iii.Error
 	switch {
@@ -234,7 +232,7 @@ func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 }
 
 // listen makes the peer register a function that reports its calls to the harness and returns
-// reply. Its first calls, as many as failures, fail.
+// reply. failures is the number of calls that fail before the function succeeds.
 func (t *trial) listen(ctx context.Context, functionID string, reply any, failures int) {
 	t.value(ctx, "listen", object{"function_id": functionID, "reply": reply, "failures": failures})
 	t.must("registration", t.registered(ctx, functionID))
@@ -246,7 +244,7 @@ func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Func
 	f, err := t.client.HandleFunc(functionID, func(ctx context.Context, payload json.RawMessage) (any, error) {
 		inv, _ := iii.InvocationFromContext(ctx)
 		t.saw(event{FunctionID: functionID, Payload: payload, Metadata: inv.Metadata})
-		if calls++; calls <= failures { // the callers wait for each other
+		if calls++; calls <= failures { // calls are sequential
 			return nil, errors.New("not yet")
 		}
 		return reply, nil
@@ -256,7 +254,7 @@ func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Func
 }
 
 // bind makes the peer bind a trigger to one of its functions, and waits until the engine has
-// bound it. The step unbind takes the handle.
+// bound it. The step "unbind" takes the returned handle.
 func (t *trial) bind(ctx context.Context, triggerType, functionID string, config, metadata any) (handle json.RawMessage) {
 	args := object{"type": triggerType, "function_id": functionID, "config": config}
 	if metadata != nil {
@@ -275,15 +273,14 @@ func (t *trial) bindHere(ctx context.Context, functionID string, config iii.Trig
 	return trigger
 }
 
-// next returns the next call of a listening function. It ends the trial if there is none in
-// time.
+// next returns the next call of a listening function. If no call arrives in time, next ends
+// the trial.
 func (t *trial) next(ctx context.Context, functionID string) event {
 	e, err := t.await(ctx, functionID)
 	t.must("event", err)
 	return e
 }
 
-// members decodes a JSON object.
 func (t *trial) members(what string, raw json.RawMessage) map[string]any {
 	var m map[string]any
 	if err := json.Unmarshal(raw, &m); err != nil {

@@ -21,7 +21,7 @@ var triggers = []scenario{
 		e := t.next(ctx, "peer::on-state")
 		t.equal("first event", e.Payload, want)
 		t.equal("metadata", e.Metadata, object{"m": 1})
-		_, err = state.Set(ctx, "a", object{"n": 2}) // not earlier, because the events of two changes may overtake each other
+		_, err = state.Set(ctx, "a", object{"n": 2}) // not earlier: the events of two changes may overtake each other
 		t.must("state::set", err)
 		want["event_type"], want["old_value"], want["new_value"] = "state:updated", object{"n": 1}, object{"n": 2}
 		t.equal("second event", t.next(ctx, "peer::on-state").Payload, want)
@@ -36,7 +36,7 @@ var triggers = []scenario{
 			return err == nil
 		}))
 	}},
-	{"state-trigger-go", "a state trigger of Go, changed by the peer", func(ctx context.Context, t *trial) {
+	{"state-trigger-go", "a state trigger of Go; the peer changes the value", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-state", nil, 0))
 		t.bindHere(ctx, "go::on-state", iii.StateTriggerConfig{Scope: ptr("noticed")})
 		t.ask(ctx, "state::set", object{"scope": "noticed", "key": "k", "value": 5}, nil)
@@ -56,7 +56,7 @@ var triggers = []scenario{
 		got = t.members("event", t.next(ctx, "peer::on-stream").Payload)
 		t.equal("event that was sent", got["event"], object{"type": "event", "event": object{"type": "typing", "data": object{"who": "ada"}}})
 	}},
-	{"stream-trigger-go", "a stream trigger of Go, changed by the peer", func(ctx context.Context, t *trial) {
+	{"stream-trigger-go", "a stream trigger of Go; the peer changes the item", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-stream", nil, 0))
 		t.bindHere(ctx, "go::on-stream", iii.StreamTriggerConfig{StreamName: "news"})
 		t.ask(ctx, "stream::set", object{"stream_name": "news", "group_id": "g", "item_id": "i", "data": 1}, nil)
@@ -64,13 +64,13 @@ var triggers = []scenario{
 		t.equal("event", got["event"], object{"type": "create", "data": 1})
 	}},
 	{"join-leave", "stream:join and stream:leave triggers of the peer", joinLeave},
-	{"pubsub-go-peer", "publish and subscribe, Go publishes", func(ctx context.Context, t *trial) {
+	{"pubsub-go-peer", "publish and subscribe: Go publishes", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-topic", nil, 0)
 		t.bind(ctx, "subscribe", "peer::on-topic", object{"topic": "peer-topic"}, nil)
 		t.must("publish", t.client.Publish(ctx, "peer-topic", object{"n": 1}))
 		t.equal("message", t.next(ctx, "peer::on-topic").Payload, object{"n": 1})
 	}},
-	{"pubsub-peer-go", "publish and subscribe, the peer publishes", func(ctx context.Context, t *trial) {
+	{"pubsub-peer-go", "publish and subscribe: the peer publishes", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-topic", nil, 0))
 		t.bindHere(ctx, "go::on-topic", iii.SubscribeTriggerConfig{Topic: "go-topic"})
 		t.ask(ctx, "publish", object{"topic": "go-topic", "data": []int{1, 2}}, nil)
@@ -85,7 +85,7 @@ var triggers = []scenario{
 		t.equal("metadata", e.Metadata, object{"m": 1})
 		t.value(ctx, "unbind", object{"handle": handle})
 	}},
-	{"log-trigger", "a log trigger of the peer, Go logs", func(ctx context.Context, t *trial) {
+	{"log-trigger", "a log trigger of the peer; Go writes the record", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-log", nil, 0)
 		t.bind(ctx, "log", "peer::on-log", object{"level": "warn"}, nil)
 		t.telemetry.Logger().Info(ctx, "not this", nil)
@@ -93,7 +93,7 @@ var triggers = []scenario{
 		got := t.members("event", t.next(ctx, "peer::on-log").Payload)
 		t.equal("record", []any{got["severity_text"], got["body"], got["service_name"]}, []any{"WARN", "look here", goWorker})
 	}},
-	{"log-trigger-go", "a log trigger of Go with a level, the peer logs", func(ctx context.Context, t *trial) {
+	{"log-trigger-go", "a log trigger of Go with a level; the peer writes the record", func(ctx context.Context, t *trial) {
 		ctx, cancel := context.WithTimeout(ctx, t.patience)
 		defer cancel()
 		defer unregister(t.listenHere("go::on-log", nil, 0))
@@ -103,9 +103,9 @@ var triggers = []scenario{
 		got := t.members("event", t.next(ctx, "go::on-log").Payload)
 		t.equal("record", []any{got["severity_number"], got["body"], got["service_name"]}, []any{13, "look there", t.peerName()})
 	}},
-	{"provider-peer", "a trigger type provided by the peer and bound by Go", providerPeer},
-	{"provider-go", "a trigger type provided by Go and bound by the peer", providerGo},
-	{"observe", "an observer of the peer, which is rejected without harm", func(ctx context.Context, t *trial) {
+	{"provider-peer", "a trigger type that the peer provides and Go uses", providerPeer},
+	{"provider-go", "a trigger type that Go provides and the peer uses", providerGo},
+	{"observe", "an observer of the peer is rejected, and calls still work", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "observe", object{"function_id": "go::echo", "target": "peer::echo"})
 		if t.fails("observer", r, "UNSUPPORTED", ""); len(t.differences) > 0 {
 			return

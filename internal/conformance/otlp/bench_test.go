@@ -26,10 +26,9 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The benchmarks export the same records in two ways: with the exporters of package iii, from
-// the types of the SDK to a frame in the queue of a connection that has no peer, and with
-// OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types to the
-// marshaler's.
+// The benchmarks export the same records in two ways. One measures the exporters of package
+// iii, from the SDK's types to a frame in the queue of a connection without a peer. The other
+// measures OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types.
 
 const benchRecords = 512
 
@@ -39,7 +38,8 @@ var benchResource = resource.NewSchemaless(
 	attribute.String("telemetry.sdk.name", "iii-go-sdk"), attribute.String("telemetry.sdk.language", "go"), attribute.String("telemetry.sdk.version", "0.1.0"),
 )
 
-// away returns a connection without a peer. It queues frames and drops the oldest ones.
+// away returns a connection that never reaches an engine. It queues frames and, once the queue
+// is full, drops the oldest ones.
 func away(b *testing.B) *iii.SharedEngineConnection {
 	b.Helper()
 	s, err := iii.NewSharedEngineConnection("ws://127.0.0.1:1", iii.WithConnectionQueue(8, 64<<20))
@@ -54,7 +54,7 @@ func away(b *testing.B) *iii.SharedEngineConnection {
 	return s
 }
 
-// sent exports once to an engine and returns the resulting frame.
+// sent makes one export to an engine and returns the resulting frame.
 func sent(b *testing.B, export func(s *iii.SharedEngineConnection) error) []byte {
 	b.Helper()
 	e := iiitest.Start(b)
@@ -154,7 +154,6 @@ func BenchmarkLogs(b *testing.B) {
 	})
 }
 
-// recordKeeper is a processor that keeps the SDK's records.
 type recordKeeper struct {
 	logKeeper
 	records []sdklog.Record

@@ -54,7 +54,7 @@ func recordedLog(r *sdklog.Record) record {
 	return d
 }
 
-// logKeeper keeps the log records that the SDK has emitted.
+// logKeeper keeps the log records emitted through the SDK.
 type logKeeper struct{ records []record }
 
 func (k *logKeeper) OnEmit(_ context.Context, r *sdklog.Record) error {
@@ -138,8 +138,7 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-// Records of the logger and of the slog handler pass through the processor of StartTelemetry,
-// and all of them arrive in order.
+// Records from the logger and from the slog handler arrive in order.
 func TestLogger(t *testing.T) {
 	e, _ := connect(t)
 	url, name := e.URL(), "logger"

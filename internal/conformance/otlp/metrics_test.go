@@ -19,7 +19,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// point is a data point of any kind, together with the properties of its metric.
+// point is a data point of any kind with the properties of its metric.
 type point struct {
 	Origin                  origin
 	Name, Description, Unit string
@@ -29,7 +29,7 @@ type point struct {
 
 	Attributes  map[string]any
 	Start, Time uint64
-	Value       any // value of a number
+	Value       any // of a gauge or a sum
 	Exemplars   []sample
 
 	Count         uint64
@@ -50,8 +50,8 @@ var temporalities = map[metricdata.Temporality]pmetric.AggregationTemporality{
 	metricdata.DeltaTemporality:      pmetric.AggregationTemporalityDelta,
 }
 
-// recordedPoints returns the points that the decoder must return for a metric. It omits NaN
-// and infinite values, and converts the sums and extremes of histograms to doubles.
+// recordedPoints returns the expected points of a metric. NaN and infinite values are omitted,
+// and the sums and extremes of histograms are doubles.
 func recordedPoints(base point, data metricdata.Aggregation) []point {
 	switch a := data.(type) {
 	case metricdata.Gauge[int64]:
@@ -128,7 +128,8 @@ func recordedHistograms[N int64 | float64](base point, points []metricdata.Histo
 	return list
 }
 
-// recordedExponential omits the buckets, which checkBuckets verifies.
+// recordedExponential returns the expected points of an exponential histogram without the
+// buckets, which checkBuckets checks.
 func recordedExponential[N int64 | float64](base point, points []metricdata.ExponentialHistogramDataPoint[N]) (list []point) {
 	for _, p := range points {
 		d := base
@@ -225,7 +226,7 @@ func decodedExemplars(exemplars pmetric.ExemplarSlice) (list []sample) {
 	return list
 }
 
-// instruments creates one instrument of each kind, and records n values with each.
+// instruments creates one instrument of each kind and records n values with each.
 func (g *generator) instruments(t *testing.T, m metric.Meter, prefix string, n int) {
 	t.Helper()
 	must := func(err error) {
@@ -281,7 +282,7 @@ func TestMetrics(t *testing.T) {
 			reader := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(exporter.Temporality), sdkmetric.WithAggregationSelector(exporter.Aggregation))
 			provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader), sdkmetric.WithExemplarFilter(exemplar.TraceBasedFilter),
 				sdkmetric.WithResource(resource.NewWithAttributes("https://example.com/schema", g.attributes(9, 0)...)),
-				// The view removes attributes, which then appear in the exemplars.
+				// The attributes removed by the view appear in the exemplars.
 				sdkmetric.WithView(sdkmetric.NewView(sdkmetric.Instrument{Name: "whole.float.*"}, sdkmetric.Stream{AttributeFilter: attribute.NewAllowKeysFilter("i")})),
 			)
 			g.instruments(t, provider.Meter("plain"), "plain.", 60)
@@ -321,7 +322,6 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// Exponential histograms arrive as explicit ones that count the same values.
 func TestExponentialHistograms(t *testing.T) {
 	e, s := connect(t)
 	g := newGenerator()
@@ -377,9 +377,8 @@ func TestExponentialHistograms(t *testing.T) {
 	}
 }
 
-// checkBuckets verifies the number of values in each bucket. A value at a bound may be counted
-// on either side of it, because the SDK's choice of the bucket and the bound itself are both
-// subject to rounding.
+// checkBuckets checks the number of values in each bucket. A value at a bound may be counted
+// on either side, because both the bound and the SDK's choice of the bucket are rounded.
 func checkBuckets(t *testing.T, bounds []float64, buckets []uint64, values []float64) {
 	t.Helper()
 	if len(bounds) > 160 || len(buckets) != len(bounds)+1 {

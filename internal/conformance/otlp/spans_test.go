@@ -44,8 +44,8 @@ type link struct {
 	Dropped                uint32
 }
 
-// flags returns the W3C flags of own, together with OTLP's bits that indicate whether other,
-// the context of the parent or of the linked span, is remote.
+// flags returns the OTLP flags of a span or link: the W3C flags of own, and the bits that tell
+// whether other is remote. other is the context of the parent or of the linked span.
 func flags(own, other trace.SpanContext) uint32 {
 	f := uint32(own.TraceFlags()) | 0x100
 	if other.IsRemote() {
@@ -88,8 +88,8 @@ var statuses = map[codes.Code]ptrace.StatusCode{
 	codes.Unset: ptrace.StatusCodeUnset, codes.Ok: ptrace.StatusCodeOk, codes.Error: ptrace.StatusCodeError,
 }
 
-// decodedSpans decodes the spans in frames. It returns finished spans and the snapshots of
-// started spans separately.
+// decodedSpans decodes the spans in frames. It returns finished spans and snapshots of started
+// ones separately.
 func decodedSpans(t *testing.T, frames [][]byte) (ended, started map[string]span) {
 	t.Helper()
 	ended, started = map[string]span{}, map[string]span{}
@@ -138,7 +138,6 @@ func decodedSpan(s ptrace.Span) span {
 
 func attributesOf(m pcommon.Map) map[string]any { return m.AsRaw() }
 
-// spanKeeper keeps the spans that the SDK has recorded.
 type spanKeeper struct {
 	spans []sdktrace.ReadOnlySpan
 	live  map[string]span
@@ -153,7 +152,6 @@ func (k *spanKeeper) OnEnd(s sdktrace.ReadOnlySpan)    { k.spans = append(k.span
 func (k *spanKeeper) Shutdown(context.Context) error   { return nil }
 func (k *spanKeeper) ForceFlush(context.Context) error { return nil }
 
-// record records n spans of all kinds.
 func (g *generator) record(ctx context.Context, n int, tracers ...trace.Tracer) {
 	state, _ := trace.ParseTraceState("vendor=x,other=y")
 	for range n {
@@ -219,7 +217,6 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// StartTelemetry sends snapshots of spans that have just started.
 func TestLiveSpans(t *testing.T) {
 	e, _ := connect(t)
 	g := newGenerator()

@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// The decoder understands every frame that the package's tests produce: after decoding,
-// OpenTelemetry's encoder writes an equivalent document.
+// OpenTelemetry's decoder understands every frame from the tests of package iii: encoding the
+// result again gives an equivalent document.
 func TestFramesOfTheSuite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "frames")
 	cmd := exec.Command("go", "test", "-count=1", "-run", "Telemetry|Encode|Export|Golden|Batch|Log|Live|Metric|Span|Flush|Gauge|Payload|Unsampled|Trace|R13|R14|R20",
@@ -65,8 +65,8 @@ func TestFramesOfTheSuite(t *testing.T) {
 }
 
 // firstDifference returns the path of the first difference between two documents and the
-// values there, or "" if they are equal. It takes linear time, unlike general comparisons of
-// nested lists.
+// values there, or "" if they are equal. Unlike general comparisons of nested lists, it takes
+// linear time.
 func firstDifference(path string, frame, understood any) string {
 	switch f := frame.(type) {
 	case map[string]any:
@@ -104,7 +104,7 @@ func firstDifference(path string, frame, understood any) string {
 	return fmt.Sprintf("%s: in the frame %v, understood %v", path, frame, understood)
 }
 
-// rewritten decodes a frame with OpenTelemetry's decoder and encodes it again.
+// rewritten decodes a frame and encodes it again with OpenTelemetry.
 func rewritten(prefix string, data []byte) ([]byte, error) {
 	switch prefix {
 	case "OTLP":
@@ -128,8 +128,8 @@ func rewritten(prefix string, data []byte) ([]byte, error) {
 	}
 }
 
-// canonical decodes a document to a form that does not depend on the encoder: numbers are
-// text, and members are omitted if their value is equivalent to their absence.
+// canonical decodes a document to a form that does not depend on the encoder. Numbers become
+// text, and members are omitted if their absence has the same meaning.
 func canonical(t *testing.T, data []byte) any {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -141,8 +141,8 @@ func canonical(t *testing.T, data []byte) any {
 	return canonicalValue("", v)
 }
 
-// alwaysThere holds the keys whose members have a meaning even with a default value: they
-// determine the type of a value, or show that a value exists.
+// alwaysThere holds the keys of members that are kept even with a default value, because they
+// determine the type of a value or show that it exists.
 var alwaysThere = map[string]bool{
 	"stringValue": true, "boolValue": true, "intValue": true, "doubleValue": true, "arrayValue": true, "kvlistValue": true,
 	"asInt": true, "asDouble": true, "sum": true, "min": true, "max": true,
@@ -174,11 +174,11 @@ func canonicalValue(key string, v any) any {
 	return v
 }
 
-// doubles holds the keys of floating-point numbers. All other numbers are integers, which are
+// doubles holds the keys of floating-point numbers. Other numbers are integers, which are
 // compared as text.
 var doubles = map[string]bool{"doubleValue": true, "asDouble": true, "sum": true, "min": true, "max": true, "explicitBounds": true}
 
-// double returns the same text for equal numbers, but different texts for 0 and -0.
+// double returns the same text for equal numbers, but distinguishes 0 from -0.
 func double(text string) string {
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil {

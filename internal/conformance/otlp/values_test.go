@@ -1,5 +1,5 @@
-// Package otlp tests the telemetry that reaches the engine with OpenTelemetry's own decoder:
-// every frame must decode, and contain every recorded value.
+// Package otlp uses OpenTelemetry's own decoder to check the telemetry that reaches the
+// engine. Every frame must decode, and every recorded value must arrive.
 package otlp
 
 import (
@@ -38,8 +38,8 @@ func connect(t *testing.T) (*iiitest.Engine, *iii.SharedEngineConnection) {
 	return e, s
 }
 
-// frames waits until the engine has received all telemetry, and returns the frames with one
-// prefix.
+// frames waits until the engine has received all telemetry, then returns the frames with the
+// given prefix.
 func frames(t *testing.T, e *iiitest.Engine, s *iii.SharedEngineConnection, prefix string) (data [][]byte) {
 	t.Helper()
 	if err := s.Flush(t.Context()); err != nil {
@@ -82,7 +82,7 @@ func decodedOrigin(r pcommon.Resource, resourceSchema string, s pcommon.Instrume
 	}
 }
 
-// recordedAttributes returns the values that the decoder must return for attrs.
+// recordedAttributes returns the expected values of attrs.
 func recordedAttributes(attrs []attribute.KeyValue) map[string]any {
 	m := map[string]any{}
 	for _, kv := range attrs {
@@ -91,12 +91,12 @@ func recordedAttributes(attrs []attribute.KeyValue) map[string]any {
 	return m
 }
 
-// maxDepth is the maximum nesting depth of attribute values. Deeper values become text.
+// maxDepth is the nesting depth beyond which attribute values become text.
 const maxDepth = 24
 
-// recordedValue returns the value that the decoder must return for v, which is nested depth
-// levels deep. Bytes become base64, because the engine has no type for bytes; numbers that
-// JSON cannot represent become text.
+// recordedValue returns the expected value of v, which is nested depth levels deep. Bytes
+// become base64, because the engine does not support them. Numbers that JSON cannot represent
+// become text.
 func recordedValue(v attribute.Value, depth int) any {
 	list := func(n int, element func(i int) attribute.Value) any {
 		if depth >= maxDepth {
@@ -165,14 +165,14 @@ func nanos(t time.Time) uint64 {
 	return uint64(t.UnixNano())
 }
 
-// diff is cmp.Diff, except that 0 and -0 differ.
+// diff is like cmp.Diff, but distinguishes 0 from -0.
 func diff(want, got any) string {
 	return cmp.Diff(want, got, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b float64) bool {
 		return math.Float64bits(a) == math.Float64bits(b)
 	}))
 }
 
-// generator generates random values of every kind, the same sequence in each run.
+// generator generates random values of every kind. Each run generates the same sequence.
 type generator struct{ *rand.Rand }
 
 func newGenerator() *generator { return &generator{rand.New(rand.NewPCG(11, 12))} }

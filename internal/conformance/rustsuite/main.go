@@ -1,12 +1,12 @@
-// Command rustsuite runs the published integration tests of the Rust SDK on the
-// development engine: those tests of the crate iii-sdk that need a running engine.
+// Command rustsuite runs the published integration tests of the Rust SDK on the development
+// engine. These are the tests of the crate iii-sdk that need a running engine.
 //
 //	rustsuite [-root dir] [-cache dir] [-only bridge,observe_engine,…] [-v]
 //
-// It fetches the crate with cargo into a cache directory, builds its tests there, starts
-// iiidev with the addresses and the access rules that the tests expect, runs them as they
-// are, and prints how many of them passed. It fails unless all did, or if there are fewer
-// tests than the crate is known to have.
+// The command fetches the crate with cargo into a cache directory and builds its tests there.
+// It starts iiidev with the addresses and access rules that the tests expect, runs the
+// unmodified tests, and prints how many passed. It fails if a test fails or if there are fewer
+// tests than expected.
 package main
 
 import (
@@ -31,7 +31,6 @@ import (
 	"github.com/iii-go/iii/internal/environ"
 )
 
-// crateVersion is the version of the crate.
 const crateVersion = "0.26.0-rc.4"
 
 // files lists the test files of the crate that need an engine, with the number of tests in
@@ -45,7 +44,7 @@ var files = []struct {
 	{"rbac_workers", 9}, {"reattach", 1}, {"receive_size", 1}, {"registration_dedup", 5}, {"state", 10}, {"stream", 9},
 }
 
-// guard configures the second listener, which the tests of access rules require.
+// guard configures the second listener, which the tests of access rules need.
 const guard = `{"port":%s,"middleware_function_id":"test::rbac-worker::middleware","rbac":{` +
 	`"auth_function_id":"test::rbac-worker::auth","on_function_registration_function_id":"test::rbac-worker::on-function-reg",` +
 	`"expose_functions":["match(\"test::ew::public::*\")","match(\"engine::functions::list\")",{"metadata":{"ew_public":true}}]}}`
@@ -129,7 +128,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// suite holds the directories and the output of a run.
+// suite holds the directories and output settings of a run.
 type suite struct {
 	root, cache string
 	out         io.Writer
@@ -139,7 +138,7 @@ type suite struct {
 func (s suite) crate() string { return filepath.Join(s.cache, "iii-sdk-"+crateVersion) }
 func (s suite) logs() string  { return filepath.Join(s.cache, "logs") }
 
-// fetch downloads the crate with cargo and copies its source to a directory in which it can be
+// fetch downloads the crate with cargo and copies its source to a directory where it can be
 // built.
 func (s suite) fetch(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(s.crate(), "Cargo.toml")); err == nil {
@@ -197,8 +196,8 @@ func (s suite) build(ctx context.Context, names []string) (map[string]string, er
 	return binaries, nil
 }
 
-// command runs a program and returns its output, both streams combined. If the program fails,
-// the error contains the output.
+// command runs a program and returns its combined output. If the program fails, the error
+// contains the output.
 func command(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	if _, err := exec.LookPath(name); err != nil {
 		return nil, fmt.Errorf("%s is needed: %w", name, err)
@@ -282,7 +281,7 @@ func (e *engine) stop() {
 	}
 }
 
-// freePorts returns n distinct ports that are currently free.
+// freePorts returns n distinct free ports.
 func freePorts(n int) ([]string, error) {
 	var ports []string
 	for range n {
@@ -290,7 +289,7 @@ func freePorts(n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // keep the port until all are found, so that they differ
+		defer l.Close() // hold the port until all are found, so that they are distinct
 		_, port, err := net.SplitHostPort(l.Addr().String())
 		if err != nil {
 			return nil, err
@@ -305,8 +304,8 @@ var (
 	resultLine  = regexp.MustCompile(`test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored`)
 )
 
-// test runs the tests of one file and returns the number of those that pass. If any of them
-// fail, it prints all outcomes.
+// test runs the tests of one file and returns the number that pass. If any of them fail, it
+// prints all outcomes.
 func (s suite) test(ctx context.Context, name, binary string, e *engine) (passed int) {
 	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()

@@ -10,16 +10,16 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fullness selects which values a filler sets.
+// fullness selects the values that a filler sets.
 type fullness int
 
 const (
 	empty    fullness = iota // zero values, except for enumerations, tags and unions
 	ordinary                 // a nonzero value in every field
-	extreme                  // the largest unsigned and the smallest signed numbers
+	extreme                  // the largest unsigned and the smallest signed integers
 )
 
-// unionSamples holds values of the types that a filler cannot fill field by field.
+// unionSamples holds values of types that cannot be filled field by field.
 var unionSamples = map[reflect.Type][]any{
 	reflect.TypeFor[iii.HTTPAuthConfig](): {
 		iii.HTTPAuthConfig{Auth: iii.HTTPAuthHMAC{SecretKey: "SECRET"}},
@@ -55,17 +55,16 @@ var unionSamples = map[reflect.Type][]any{
 	},
 }
 
-// samples is the number of samples of the union that has the most.
+// samples is the largest number of samples of a union.
 const samples = 7
 
-// filler creates values of the generated types.
+// filler fills values of the generated types.
 type filler struct {
 	definitions map[string]definition
 	fullness    fullness
 	sample      int // index of the sample of each union
 }
 
-// value returns a new value of the type.
 func (f filler) value(typ reflect.Type) reflect.Value {
 	v := reflect.New(typ).Elem()
 	f.fill(v, 0)
@@ -102,7 +101,7 @@ func (f filler) fill(v reflect.Value, depth int) {
 			f.fill(v.Elem(), depth+1)
 		}
 	case reflect.Slice:
-		if f.fullness != empty && depth < 6 { // types of tree nodes are recursive
+		if f.fullness != empty && depth < 6 { // tree nodes are recursive
 			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 			f.fill(v.Index(0), depth+1)
 		}
@@ -118,8 +117,8 @@ func (f filler) fill(v reflect.Value, depth int) {
 	}
 }
 
-// fillStruct fills the fields of a struct. A field with a constant value always gets that
-// value.
+// fillStruct fills the fields of a struct. A field whose schema allows only a constant is set
+// to the constant.
 func (f filler) fillStruct(v reflect.Value, depth int) {
 	constants := f.definitions[v.Type().Name()].constants()
 	for i := range v.NumField() {

@@ -13,8 +13,8 @@ import (
 
 const testdata = "../../../testdata"
 
-// exceptions maps the places of expected failures to their reasons. An exception whose place
-// does not fail is itself a failure.
+// exceptions maps the locations of expected failures to their reasons. An exception for a
+// location that does not fail is itself a failure.
 type exceptions struct {
 	reasons map[string]string
 	used    map[string]bool
@@ -44,12 +44,11 @@ func (e exceptions) checkUnused(t *testing.T) {
 	}
 }
 
-// recordings maps each file to the lines of the recording. A file that is a single document
-// has one element.
+// recordings maps each file to its lines. A file with a single document has one element.
 type recordings map[string][][]byte
 
-// line returns the line with the given file and number, or a whole document if only a file is
-// given.
+// line returns the line at a location in the form file:number. For a location without a
+// number, it returns the whole document.
 func (r recordings) line(at string) ([]byte, error) {
 	file, number, isLine := strings.Cut(at, ":")
 	if r[file] == nil {
@@ -100,11 +99,12 @@ func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 	return doc, nil
 }
 
-// payloadExceptions maps payloads that do not satisfy their schema to the reason, although the
-// Go types preserve them.
+// payloadExceptions maps payloads that violate their schema to the reason, even though the Go
+// types preserve the payloads.
 var payloadExceptions = map[string]string{}
 
-// The index of payloads is written by the test that decodes and encodes them.
+// The payloads are listed in payloads.golden, which is written by the test of package iii that
+// decodes and encodes them.
 func TestRecordedPayloadsAreValid(t *testing.T) {
 	s := schemas(t)
 	index, err := os.ReadFile(filepath.Join(testdata, "payloads.golden"))
@@ -137,8 +137,8 @@ func TestRecordedPayloadsAreValid(t *testing.T) {
 	}
 }
 
-// validatePayload validates a value of a Go type. It validates the elements of a list
-// separately.
+// validatePayload validates a value of a Go type. The elements of a list are validated one by
+// one.
 func validatePayload(s *schemaSet, typ string, doc []byte) error {
 	name, argument, _ := strings.Cut(strings.TrimSuffix(typ, "]"), "[")
 	switch {
@@ -162,7 +162,7 @@ func validatePayload(s *schemaSet, typ string, doc []byte) error {
 	return s.validate(name, doc)
 }
 
-// messageExceptions maps recorded messages that do not satisfy the schemas to the reason.
+// messageExceptions maps recorded messages that violate the schemas to the reason.
 var messageExceptions = map[string]string{
 	"channels.jsonl:11":             "a worker's own message on a channel, not one of the protocol",
 	"custom-trigger-types.jsonl:42": "some workers send this, but no engine knows it",
@@ -188,8 +188,7 @@ var messageExceptions = map[string]string{
 	"rbac.jsonl:87":                 leavesDefaults,
 }
 
-// The schemas require every member that this package always writes, even those that have a
-// default.
+// The schemas require every member that package iii always writes, even members with defaults.
 const leavesDefaults = "the worker left out what has a default, which this package writes"
 
 // messages maps the tags of messages to the names of their definitions.
@@ -204,7 +203,7 @@ func (s *schemaSet) messages() map[string]string {
 }
 
 // accessTypes maps the functions that guard the listeners of the recorded engine to the
-// definitions of their input and result. The index does not contain their payloads.
+// definitions of their input and result. The payload index does not cover them.
 var accessTypes = map[string]struct{ input, result string }{
 	"gate::auth":        {"AuthInput", "AuthResult"},
 	"gate::middleware":  {"MiddlewareInput", ""}, // the result is that of the call

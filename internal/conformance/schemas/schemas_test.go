@@ -1,6 +1,6 @@
-// Package schemas validates JSON against the JSON Schemas: the values that the generated types
-// write, and the messages that a running engine and its workers exchanged in the recordings.
-// The validator shares no code with the generator.
+// Package schemas validates JSON against the JSON Schemas in the directory schema: the values
+// written by the generated types, and the recorded messages between a running engine and its
+// workers. The validator shares no code with the generator.
 package schemas
 
 import (
@@ -23,14 +23,12 @@ const (
 	metaSchema = "https://json-schema.org/draft/2020-12/schema"
 )
 
-// definition is a definition in a schema file, or one of the two files that consist of a
-// single definition.
+// definition is a definition in a schema file. Two files consist of a single definition.
 type definition struct {
 	url    string
 	schema map[string]any
 }
 
-// required returns the required keys.
 func (d definition) required() []string {
 	list, _ := d.schema["required"].([]any)
 	var keys []string
@@ -40,7 +38,7 @@ func (d definition) required() []string {
 	return keys
 }
 
-// properties returns the schemas of the keys that the definition names.
+// properties returns the schemas of the properties that the definition names.
 func (d definition) properties() map[string]map[string]any {
 	object, _ := d.schema["properties"].(map[string]any)
 	properties := make(map[string]map[string]any)
@@ -50,7 +48,7 @@ func (d definition) properties() map[string]map[string]any {
 	return properties
 }
 
-// constants returns the keys whose only valid value is a constant string, with these values.
+// constants returns the keys whose only valid value is a constant string, with their values.
 func (d definition) constants() map[string]string {
 	constants := make(map[string]string)
 	for k, property := range d.properties() {
@@ -61,7 +59,6 @@ func (d definition) constants() map[string]string {
 	return constants
 }
 
-// enum returns the values of an enumeration.
 func (d definition) enum() []string {
 	var values []string
 	oneOf, _ := d.schema["oneOf"].([]any)
@@ -73,7 +70,7 @@ func (d definition) enum() []string {
 	return values
 }
 
-// schemaSet holds all schemas in compiled form.
+// schemaSet holds all schemas, compiled.
 type schemaSet struct {
 	documents   map[string]any // by file
 	definitions map[string]definition
@@ -126,7 +123,6 @@ var loadSchemas = sync.OnceValues(func() (*schemaSet, error) {
 	return s, nil
 })
 
-// schemas loads all schemas.
 func schemas(t *testing.T) *schemaSet {
 	t.Helper()
 	s, err := loadSchemas()
@@ -136,7 +132,7 @@ func schemas(t *testing.T) *schemaSet {
 	return s
 }
 
-// validate returns an error unless a JSON document satisfies a definition.
+// validate returns an error unless a JSON document satisfies the named definition.
 func (s *schemaSet) validate(definition string, doc []byte) error {
 	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
 	if err != nil {
@@ -162,7 +158,7 @@ func TestSchemasAreValid(t *testing.T) {
 	t.Logf("%d files, %d definitions", len(s.documents), len(s.definitions))
 }
 
-// The metaschema rejects invalid schemas; otherwise, the previous test would verify nothing.
+// If the metaschema accepted invalid schemas, the previous test would prove nothing.
 func TestMetaschemaRefuses(t *testing.T) {
 	meta, err := schemas(t).compiler.Compile(metaSchema)
 	if err != nil {
@@ -192,7 +188,7 @@ func TestTypesAreComplete(t *testing.T) {
 	}
 }
 
-// aliases holds the definitions whose Go type has another name.
+// aliases holds the definitions whose Go types have other names.
 var aliases = map[string]bool{
 	"JSONValue": true, "StringMap": true, "StringList": true, "StringListMap": true,
 	"StateSetResult": true, "StateUpdateResult": true,

@@ -6,8 +6,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// types maps each definition to the generated type with its name. The two generic types have
-// schemas of their own, and their body is any JSON.
+// types maps each definition to the generated type of the same name. The two generic types
+// have separate schemas that allow any JSON as the body.
 var types = map[string]reflect.Type{
 	"ActionEnqueue":                    reflect.TypeFor[iii.ActionEnqueue](),
 	"ActionVoid":                       reflect.TypeFor[iii.ActionVoid](),

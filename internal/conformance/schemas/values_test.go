@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// valueExceptions maps types whose values do not satisfy their schema to the reason.
+// valueExceptions maps types with values that violate their schema to the reason.
 var valueExceptions = map[string]string{
 	"OtelMessage 0": "nil bytes are null; the socket carries no such message as JSON",
 }
@@ -36,7 +36,6 @@ func TestWrittenValuesAreValid(t *testing.T) {
 	t.Logf("%d values of %d types, %d exceptions", values, len(types), len(valueExceptions))
 }
 
-// The schema of an enumeration accepts each of its values, and rejects other strings.
 func TestEnumerations(t *testing.T) {
 	s := schemas(t)
 	for name, def := range s.definitions {
@@ -58,8 +57,8 @@ func TestEnumerations(t *testing.T) {
 	}
 }
 
-// object returns the members of an ordinary value of the type, encoded as JSON. It returns
-// false if the JSON value is not an object.
+// object returns the members of an ordinary value of the type. It returns false if the value
+// is not encoded as a JSON object.
 func object(t *testing.T, s *schemaSet, name string, sample int) (map[string]json.RawMessage, bool) {
 	t.Helper()
 	doc, err := json.Marshal(filler{s.definitions, ordinary, sample}.value(types[name]).Interface())
@@ -79,7 +78,8 @@ func object(t *testing.T, s *schemaSet, name string, sample int) (map[string]jso
 	return members, true
 }
 
-// with returns the object with one member replaced, or without it if value is empty.
+// with returns a copy of the object in which one member is replaced or, if value is empty,
+// removed.
 func with(t *testing.T, members map[string]json.RawMessage, key, value string) []byte {
 	t.Helper()
 	changed := make(map[string]json.RawMessage)
@@ -158,9 +158,9 @@ func TestWrongTagsAreRefused(t *testing.T) {
 	}
 }
 
-// TestWrongTypesAreRefused sets each property to a value of each JSON type. The schema must
-// reject most of these values, and the Go type must accept every value that the schema
-// accepts. A property that holds any JSON accepts all of them.
+// Each property is set to a value of each JSON type. The schema must reject most of these
+// values, and the Go type must accept every value that the schema accepts. Only properties
+// that may hold any JSON accept all of them.
 func TestWrongTypesAreRefused(t *testing.T) {
 	s := schemas(t)
 	candidates := []string{`true`, `0.5`, `"some text"`, `[0.5]`, `{"k":0.5}`}
@@ -193,7 +193,7 @@ func TestWrongTypesAreRefused(t *testing.T) {
 	t.Logf("%d properties, %d of them any JSON", properties, anything)
 }
 
-// fieldType returns the type of the field that a key is decoded into.
+// fieldType returns the type of the field for a key.
 func fieldType(t *testing.T, name, key string) reflect.Type {
 	t.Helper()
 	for i := range types[name].NumField() {

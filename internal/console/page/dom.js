@@ -1,4 +1,4 @@
-// Elements, and lists of elements that change only where necessary.
+// Elements, and lists of elements that are updated only where necessary.
 
 function fill(node, props, children) {
   for (const [name, value] of Object.entries(props || {})) {
@@ -19,7 +19,7 @@ function svg(tag, props, ...children) {
 
 function show(node, ...children) { node.replaceChildren(...children.flat(3).filter(c => c !== undefined && c !== null && c !== false)); }
 
-// once shows the result of make, unless node already shows the result for the key.
+// once shows the result of make, unless node already shows the result for key.
 function once(node, key, make) {
   if (node.shownFor === key) return;
   node.shownFor = key;
@@ -28,15 +28,15 @@ function once(node, key, make) {
 
 function loadingNote() { return h("p", { class: "note" }, "Loading…"); }
 
-// placeholder shows why a list is empty: it is still loading, nothing matches the
-// filter, or there is nothing.
+// placeholder states why a list is empty: it is loading, nothing matches the filter, or there
+// is nothing to list.
 function placeholder(node, part, shown, there, noMatch, nothing) {
   const why = shown ? "shown" : !store.loaded.has(part) || !store.engine ? "loading" : there ? "no match" : "nothing";
   once(node, why, () => why === "shown" ? [] : why === "loading" ? loadingNote() : why === "nothing" ? nothing() : h("p", { class: "note" }, noMatch));
 }
 
-// keyed updates the children of parent to match items, in order. It keeps an element
-// as it is if its item is the identical object.
+// keyed updates the children of parent to match items, in order. An element stays untouched if
+// its item is the identical object.
 function keyed(parent, items, keyOf, make) {
   const old = new Map();
   for (const node of parent.children) old.set(node.itemKey, node);
@@ -61,7 +61,7 @@ function keyed(parent, items, keyOf, make) {
   for (const node of old.values()) node.remove();
 }
 
-// table creates a table with rows that are links. Columns have a title, a cell(item) that
+// table creates a table whose rows are links. A column has a title, a function cell(item) that
 // returns text or nodes, and optionally a width and a class.
 function table(columns, { key, href, rowClass }) {
   const body = h("tbody");
@@ -78,7 +78,7 @@ function table(columns, { key, href, rowClass }) {
     }
     return tr;
   };
-  // Rows stay in place while the mouse points at them.
+  // Rows do not move while the pointer is over them.
   let pointed = -Infinity, shown = null, later;
   for (const event of ["pointermove", "pointerdown"]) body.addEventListener(event, () => { pointed = performance.now(); });
   return {
@@ -123,7 +123,7 @@ function empty(title, text, ...steps) {
     steps.length ? h("ol", null, steps.map(s => h("li", null, s))) : null);
 }
 
-// segments creates a control for the choice of one option.
+// segments creates a control for choosing one of several options.
 function segments(label, options, value, choose) {
   return h("div", { class: "seg", role: "group", "aria-label": label }, options.map(([id, text]) =>
     h("button", { type: "button", "aria-pressed": String(id === value), onclick: e => {

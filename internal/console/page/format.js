@@ -37,7 +37,7 @@ function clock(t, fine) {
 
 function moment(t) { return new Date(t).toLocaleDateString() + " " + clock(t); }
 
-// withUnit formats a value of a metric.
+// withUnit formats the value of a metric in its unit.
 function withUnit(value, unit) {
   switch (unit) {
     case "By": return bytes(value);
@@ -50,8 +50,7 @@ function withUnit(value, unit) {
   return count(value) + " " + unit.replace(/[{}]/g, "");
 }
 
-// parsed returns the value of a text that is a JSON object or list, and any other text
-// unchanged.
+// parsed decodes text that is a JSON object or array, and returns any other text unchanged.
 function parsed(text) {
   if (typeof text === "string" && /^\s*[[{]/.test(text)) {
     try { return JSON.parse(text); } catch { /* it is not JSON */ }
@@ -61,7 +60,7 @@ function parsed(text) {
 
 const maxLines = 400;
 
-// json shows a value as colored text, with a button to copy it.
+// json shows a value as colored text with a copy button.
 function json(value) {
   const text = JSON.stringify(value, null, 2) ?? "null";
   const pre = h("pre", { class: "json", tabindex: 0 });
@@ -93,7 +92,7 @@ function coloured(text) {
   return out;
 }
 
-// payloadSection shows a payload, or that it was too large to keep.
+// payloadSection shows a payload, or a note that it was too large to keep.
 function payloadSection(title, value, kept, size) {
   const none = value === null || value === undefined;
   return h("section", null,
@@ -102,7 +101,7 @@ function payloadSection(title, value, kept, size) {
     kept === false ? h("p", { class: "dim" }, "Too large to keep.") : none ? h("p", { class: "dim" }, "none") : json(value));
 }
 
-// colour returns the color of a service, which is the same everywhere.
+// colour returns the color of a service. It is the same in all views.
 const colours = new Map();
 function colour(service) {
   if (!colours.has(service)) colours.set(service, "var(--s" + colours.size % 8 + ")");
@@ -114,7 +113,7 @@ function level(record) {
   return n >= 21 ? "fatal" : n >= 17 ? "error" : n >= 13 ? "warn" : n >= 9 ? "info" : n >= 5 ? "debug" : n >= 1 ? "trace" : (record.severity_text || "log").toLowerCase();
 }
 
-// logData returns the attributes of a log record, including the members of log.data.
+// logData returns the attributes of a log record and the members of its log.data.
 function logData(record) {
   const { "log.data": data, ...rest } = record.attributes || {};
   for (const name of Object.keys(rest)) if (/^(service\.name|target|module_path)$/.test(name)) delete rest[name];

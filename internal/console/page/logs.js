@@ -1,4 +1,4 @@
-// The log of the engine, newest record first.
+// The engine's log, newest record first.
 
 views.logs = {
   title: "Logs", filter: "Filter by text, service, data", parts: ["logs"],
@@ -13,7 +13,7 @@ views.logs = {
     const none = h("div"), choice = ui.choice.logs ??= 0;
     tools.append(segments("Minimum level", [[0, "All"], [9, "Info"], [13, "Warn"], [17, "Error"]], choice, n => { ui.choice.logs = n; changed("filter"); }));
     const split = splitView(root, h("div", null, t.element, none), { close: "#/logs" });
-    let selected; // stays selected when the record is no longer listed
+    let selected; // remains selected when the record is no longer listed
     return () => {
       const list = store.logs.filter(l => (l.severity_number || 0) >= ui.choice.logs && matches([l.body, l.service_name, l.trace_id, JSON.stringify(l.attributes)].join(" ")));
       t.set(list.slice(0, maxRows), current.path[0]);

@@ -1,4 +1,4 @@
-// Metrics as small plots: first the processes of the workers, then the metrics that they send.
+// Metrics as small plots. Those of the worker processes come before those that workers send.
 
 views.metrics = {
   title: "Metrics", filter: "Filter by name, service, attribute", parts: ["metrics"],
@@ -10,7 +10,7 @@ views.metrics = {
       const { plots } = store.metrics;
       if (!plots.length) return show(page, noTelemetry("No metric yet", "Counters, histograms and gauges of the workers appear here, with the memory and processor usage of their processes. Workers export metrics once a minute, and when telemetry is flushed."));
       const shown = plots.map(found).filter(p => p);
-      const groups = new Map(); // process gauges by service, the others too
+      const groups = new Map(); // process gauges and other metrics, by service
       for (const p of shown) {
         const process = p.name.startsWith("iii.worker."), key = (process ? "0" : "1") + p.service;
         if (!groups.has(key)) groups.set(key, { process, service: p.service, plots: [] });
@@ -24,8 +24,7 @@ views.metrics = {
   },
 };
 
-// found returns a metric with the series that match the filter; left is the number of the
-// others.
+// found returns a metric with the series that match the filter. left counts the others.
 function found(p) {
   const about = [p.name, p.service, p.description].join(" ");
   const series = p.series.filter(s => matches(about + " " + s.attributes.map(a => a.join("=")).join(" ")));

@@ -1,4 +1,4 @@
-// Overview: the most important figures at a glance.
+// The most important figures at a glance.
 
 views.overview = {
   title: "Overview", parts: ["activity"],

@@ -1,6 +1,6 @@
 // Charts, drawn as SVG.
 
-// niceTop returns a round number that is at least n, for bytes in their units.
+// niceTop returns a round number of at least n. Bytes are rounded in their display unit.
 function niceTop(n, unit) {
   if (!(n > 0)) return 1;
   if (unit === "By" && n >= 1024) return niceTop(n / 1024, unit) * 1024;
@@ -8,7 +8,7 @@ function niceTop(n, unit) {
   for (const f of [1, 2, 2.5, 5, 10]) if (f * power >= n * 0.9999) return f * power;
 }
 
-// line plots series, each a list of [time, value], between two times.
+// linePlot plots series, each a list of [time, value] pairs, between two times.
 function linePlot(series, { from, to, height = 80, format = count, unit }) {
   const width = 320;
   const values = series.flatMap(s => s.points.map(p => p[1]));

@@ -18,7 +18,7 @@ views.functions = {
     const none = h("div");
     tools.append(segments("Functions", [[false, "Workers only"], [true, "With the engine"]], ui.own, on => { ui.own = on; changed("filter"); }));
     const split = splitView(root, h("div", null, t.element, none), { close: "#/functions" });
-    const known = new Map(); // rows, by key, while nothing changes in them
+    const known = new Map(); // rows by key, reused while nothing in them changes
     let details = null;
     return () => {
       const all = store.registry.functions.filter(f => ui.own || !f.internal);
@@ -70,8 +70,7 @@ function functionDetail(ns, id, f, { d, gone }, recent, close) {
   ];
 }
 
-// schemaSection shows a JSON Schema as a list of properties; the schema itself is one
-// click away.
+// schemaSection shows a JSON Schema as a list of properties. A click shows the schema itself.
 function schemaSection(title, schema) {
   if (schema === undefined || schema === null) return h("section", null, h("h3", null, title), h("p", { class: "dim" }, "no schema"));
   const raw = h("div", { class: "hidden" }, json(schema));

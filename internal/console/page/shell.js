@@ -1,4 +1,4 @@
-// The frame around the views: sections, filter, pause, keyboard shortcuts.
+// The frame around the views: sections, filter, pause and keyboard shortcuts.
 
 const sections = [
   ["What happens", [["overview", "Overview"], ["invocations", "Invocations"], ["traces", "Traces"], ["logs", "Logs"], ["metrics", "Metrics"]]],
@@ -15,8 +15,8 @@ const own = worker => !worker.internal;
 const userFunctions = () => store.registry.functions.filter(f => !f.internal);
 const userWorkers = () => store.registry.workers.filter(own);
 
-// matches reports whether a text contains all words of the section's filter, and none
-// of the words after a "-".
+// matches reports whether text contains all words of the section's filter, except those with a
+// leading "-", which it must not contain.
 function matches(text) {
   const words = (ui.filters[current.section] || "").toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return true;
@@ -96,7 +96,7 @@ function help() {
   dialog.showModal();
 }
 
-// decoded decodes a part of the address. It returns an invalid part unchanged.
+// decoded decodes a part of the address. Invalid parts are returned unchanged.
 function decoded(part) {
   try { return decodeURIComponent(part); } catch { return part; }
 }
@@ -125,7 +125,7 @@ function redraw(parts) {
   if (current && (!ui.paused || asked)) drawView(parts);
 }
 
-// drawView keeps the focus, even if the view recreates its elements.
+// drawView redraws the view. It keeps the focus even if elements are recreated.
 function drawView(parts) {
   const target = e => e.dataset.href || e.getAttribute("href");
   const at = document.activeElement, to = at && at.closest("#view") && target(at);
@@ -137,14 +137,14 @@ function drawView(parts) {
 
 function path(...parts) { return "#/" + parts.map(encodeURIComponent).join("/"); }
 
-// list creates a view with a table and, beside it, the selected item.
+// splitView creates a view with a list and, beside it, the selected item.
 function splitView(root, list, { close }) {
   const detail = h("aside", { class: "detail", "aria-label": "details" });
   const split = h("div", { class: "split" }, h("div", { class: "list" }, list), detail);
   let shown;
   root.append(split);
   return {
-    // set shows the result of draw, unless it is already shown.
+    // set shows the result of draw, unless it already shows key.
     set(key, draw) {
       split.classList.toggle("open", key !== undefined);
       if (key === shown) return;
@@ -159,13 +159,13 @@ function splitView(root, list, { close }) {
 function step(by) {
   const rows = [...document.querySelectorAll("#view [data-href]")].filter(r => r.offsetParent !== null || r.closest(".split.open"));
   if (!rows.length) return;
-  const opens = views[current.section].whole && !current.path[0]; // opens another page, which takes Enter
+  const opens = views[current.section].whole && !current.path[0]; // Enter opens another page
   const at = rows.findIndex(r => opens ? r === document.activeElement : r.getAttribute("aria-selected") === "true");
   const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.max(0, Math.min(rows.length - 1, at + by))];
   next.scrollIntoView({ block: "nearest" });
   if (opens) return next.focus();
   location.hash = next.dataset.href;
-  route(); // at once: the next key may come before the event
+  route(); // do not wait for the event: another key may come first
 }
 
 function keys(e) {

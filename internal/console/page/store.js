@@ -1,5 +1,5 @@
-// The data of the page, which the event stream keeps up to date. Views are notified
-// which parts have changed.
+// The data of the page, kept up to date by the event stream. Views are notified of the parts
+// that have changed.
 
 const store = {
   engine: null, registry: { workers: [], functions: [], triggers: [], types: [], observers: [], local: [] },
@@ -8,7 +8,7 @@ const store = {
   live: "off", loaded: new Set(),
 };
 
-const maxKept = 1000; // as many as the engine keeps
+const maxKept = 1000; // the engine's limit
 
 async function get(path) {
   const response = await fetch(path);
@@ -16,8 +16,8 @@ async function get(path) {
   return response.json();
 }
 
-// loads are the parts that are fetched as a whole. wanted holds the parts that a view
-// shows; the others wait until a view does.
+// loads fetches each part as a whole. wanted holds the parts that a view shows. Other parts
+// are fetched once a view shows them.
 const loads = {
   registry: async () => { store.registry = await get("/api/registry"); },
   activity: async () => { store.activity = await get("/api/activity"); },
@@ -52,7 +52,7 @@ async function load(part) {
       await loads[part]();
       store.loaded.add(part);
       changed(part);
-      await new Promise(done => setTimeout(done, part === "registry" ? 0 : 700)); // not more often
+      await new Promise(done => setTimeout(done, part === "registry" ? 0 : 700)); // limits the rate
     }
   } catch {
     stale.add(part); // the event stream reports when the engine is back
@@ -92,7 +92,7 @@ async function begin(engine) {
     if (!wanted.has("activity")) await loads.activity(); // the pulses continue from there
     keepInvocations(await get("/api/invocations"));
   } catch {
-    return; // the stream ends as well
+    return; // the event stream fails as well
   }
   store.loaded.add("invocations");
   changed("invocations");
@@ -123,7 +123,7 @@ function connect() {
   };
 }
 
-// changed requests a redraw. One redraw in the next frame covers all requests.
+// changed requests a redraw. All requests before the next frame share one redraw.
 const changes = new Set();
 function changed(part) {
   if (!changes.size) requestAnimationFrame(() => {

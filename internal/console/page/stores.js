@@ -1,7 +1,6 @@
 // The contents of the stores: state, streams, queues and dead letters.
 
-// itemDetails fetches the details of an item, and fetches them again whenever its part of the
-// data changes.
+// itemDetails fetches the details of an item, and again whenever the data of its part changes.
 function itemDetails(part) {
   let of, at, data, busy = false;
   return (key, url) => {
@@ -11,7 +10,7 @@ function itemDetails(part) {
       busy = true;
       get(url).then(d => d, () => null).then(d => { busy = false; if (key === of) data = d; changed("detail"); });
     }
-    return data; // undefined: still loading; null: does not exist
+    return data; // undefined while loading, null if it does not exist
   };
 }
 
@@ -20,8 +19,8 @@ const groupName = g => (g.stream ? g.stream + " / " : "") + g.group;
 
 function leftNote(n, what) { return n ? h("p", { class: "note" }, count(n) + " more " + what + " are not listed.") : null; }
 
-// storeView shows the items of a store and, below, its groups. A click on a group lists
-// only its items.
+// storeView shows the items of a store and its groups below. Clicking a group shows only its
+// items.
 function storeView(part, { title, filter, group, groupsTitle, groupTable, noItem, wide }) {
   const query = (stream, of) => "stream=" + encodeURIComponent(stream || "") + "&group=" + encodeURIComponent(of);
   loads[part] = async () => {
@@ -68,7 +67,7 @@ function storeView(part, { title, filter, group, groupsTitle, groupTable, noItem
   };
 }
 
-// groupButton lists only the items of a group.
+// groupButton creates a button that shows only the items of a group.
 function groupButton(g, choose) { return h("button", { class: "button small mono", type: "button", title: "Show only these items", onclick: () => choose(g) }, groupName(g)); }
 
 function groupTable(columns) {

@@ -1,5 +1,5 @@
-// One trace as a waterfall: its spans as bars over time with their log records, and
-// beside it the details of the selected span.
+// A trace as a waterfall: its spans are bars over time, with their log records. Beside it are
+// the details of the selected span.
 
 function openTrace(root, tools) {
   const id = current.path[0], folded = new Set();
@@ -48,7 +48,7 @@ class TraceTree {
     this.logs = logs.slice().reverse(); // oldest first
     for (const s of spans) this.byID.set(s.span_id, { ...s, start: s.after, end: s.after + s.took, children: [], logs: [] });
     this.spans = [...this.byID.values()].sort((a, b) => a.start - b.start);
-    this.began = this.spans[0].start_time_unix_nano / 1e6; // times in the trace are relative to this one
+    this.began = this.spans[0].start_time_unix_nano / 1e6; // the origin of all times in the trace
     this.to = Math.max(...this.spans.map(s => Math.max(s.start, s.end)));
     this.pending = this.spans.some(s => s.pending);
     this.roots = [];
@@ -65,7 +65,7 @@ class TraceTree {
     this.services = [...new Set(this.spans.map(s => s.service_name))];
   }
 
-  // above reports whether s is an ancestor of other, and therefore cannot be its child.
+  // above reports whether s is an ancestor of other. It then cannot be a child of other.
   above(s, other) {
     for (let p = other; p; p = p.parent) if (p === s) return true;
     return false;
@@ -73,7 +73,7 @@ class TraceTree {
 
   endOf(s) { return s.pending ? Math.max(this.to, s.start, Date.now() - this.began) : Math.max(s.start, s.end); }
 
-  // flat lists the spans, and their logs, in the order of the rows.
+  // flat lists the spans, with their logs, in the order of the rows.
   flat(folded, withLogs) {
     const out = [];
     const add = (s, depth) => {
@@ -110,7 +110,7 @@ function drawRows(rows, trace, id, selected, folded) {
   const percent = t => Math.max(0, Math.min(100, t / length * 100)) + "%";
   const ticks = h("div", { class: "row ticks" }, h("div", { class: "name" }, "span"), h("div", { class: "track" },
     [0, .25, .5, .75, 1].map(f => h("span", { class: "tick" + (f === 1 ? " last" : f === .5 ? " half" : f % .5 ? " odd" : ""), style: f === 1 ? {} : { left: f * 100 + "%" } }, f ? ms(length * f) : "0"))));
-  const indent = depth => ({ paddingLeft: "min(" + (10 + depth * 14) + "px, 16cqw)" }); // leaves room for the names of deep spans
+  const indent = depth => ({ paddingLeft: "min(" + (10 + depth * 14) + "px, 16cqw)" }); // leaves room for the names of deeply nested spans
   const flat = trace.flat(folded, ui.choice.traceLogs).filter(r => r.span ? matches(r.span.name + " " + r.span.service_name) : matches(r.log.body + " " + r.log.service_name));
   show(rows, ticks, flat.map(({ span: s, log: l, depth }) => {
     if (l) {

@@ -1,5 +1,5 @@
-// Package filtertest generates random filters, documents and schemas for tests. They use the
-// same few keys and values, so that about half of the conditions hold.
+// Package filtertest generates random filters, documents and schemas. They are built from a
+// few keys and values, so that about half of the conditions hold.
 package filtertest
 
 import (
@@ -10,25 +10,25 @@ import (
 	"strings"
 )
 
-// Corpus is a source of random test data. The same seed produces the same data. The zero value
-// is not usable.
+// Corpus generates random test data. The same seed produces the same data. The zero value is
+// not usable; use New.
 type Corpus struct {
 	*rand.Rand
-	// Odd determines the rate of mistakes: at each place that can violate the rules of the
-	// language, the corpus makes a mistake with a probability of 1/Odd. 0 means no mistakes.
+	// Odd controls how often the corpus deliberately breaks the rules of the filter language:
+	// at every opportunity, with a probability of 1/Odd. If Odd is 0, it never does.
 	Odd int
 }
 
-// New returns a corpus with Odd set to 0.
+// New returns a Corpus with the given seed and with Odd set to 0.
 func New(seed uint64) *Corpus { return &Corpus{Rand: rand.New(rand.NewPCG(seed, 1))} }
 
-// Pick returns a random element of all.
+// Pick returns one of the given values at random.
 func Pick[T any](c *Corpus, all ...T) T { return all[c.IntN(len(all))] }
 
 func (c *Corpus) odd() bool { return c.Odd > 0 && c.IntN(c.Odd) == 0 }
 
-// Scalar returns the JSON text of a scalar. All parsers convert its decimal numbers to the
-// same doubles.
+// Scalar returns a JSON scalar. Its decimal numbers are chosen so that all parsers convert
+// them to the same float64.
 func (c *Corpus) Scalar() string {
 	if c.odd() {
 		return Pick(c, "9007199254740993", "-9007199254740993", "18446744073709551616", "1e300", "-1e17", "9007199254740992.0", "1e15", "1e16")
@@ -38,7 +38,7 @@ func (c *Corpus) Scalar() string {
 		`""`, `"a"`, `"b"`, `"ab"`, `"abc"`, `"\u0061"`, `"\u0061b"`, `"é"`, `"e\u0301"`, `"\u00e9"`, `"\ud83d\ude00"`, `"😀"`, `"\uff61"`, `"\n"`, `"\u000b\u007f"`, `"a\"b\\"`, `"<&>/"`, `"\/"`, `"text that is longer than a few words"`)
 }
 
-// quote returns a key as a JSON string, sometimes with an unnecessary escape.
+// quote encodes key as a JSON string, sometimes with an unnecessary escape.
 func (c *Corpus) quote(key string) string {
 	b, _ := json.Marshal(key)
 	if key != "" && key[0] < 0x80 && c.IntN(8) == 0 {
@@ -50,8 +50,7 @@ func (c *Corpus) quote(key string) string {
 
 var keys = []string{"a", "a", "b", "c", "0", "1", "key of twenty bytes.", `q"`, `back\slash`, "é", "eight678", "seven67"}
 
-// Value returns the JSON text of a value of at most depth levels, possibly with repeated
-// keys.
+// Value returns a JSON value nested at most depth levels deep. Objects may repeat keys.
 func (c *Corpus) Value(depth int) string {
 	if depth <= 0 || c.IntN(3) == 0 {
 		return c.Scalar()
@@ -78,7 +77,7 @@ func (c *Corpus) Value(depth int) string {
 	return "{" + space + strings.Join(parts, space+","+space) + space + "}"
 }
 
-// Path returns a path from a root.
+// Path returns a path that begins with root.
 func (c *Corpus) Path(root string) string {
 	if c.odd() {
 		return Pick(c, "", ".", "input", "input.", ".input", "input..a", `input.a\b`, `input.a\`, `input.\é`, "@.a", "@", "@x", "x.a", "Input.a", `\.input`, `input\.a`,
@@ -145,7 +144,7 @@ func (c *Corpus) operand(op string, depth int) string {
 	return Pick(c, "0", "1", "1.0", "2.5", "-1e2", `"a"`, `"é"`, `""`, `"\uff61"`)
 }
 
-// Filter returns a filter of at most about depth levels.
+// Filter returns a filter of roughly depth levels.
 func (c *Corpus) Filter(depth int) string { return c.filter(depth, false) }
 
 func (c *Corpus) filter(depth int, inAny bool) string {
@@ -181,8 +180,7 @@ func (c *Corpus) filter(depth int, inAny bool) string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Selective returns a filter that an index can file under a condition, mostly on input.a or
-// input.b.
+// Selective returns a filter that an index can file, usually under input.a or input.b.
 func (c *Corpus) Selective() string {
 	return Pick(c,
 		fmt.Sprintf(`{"input.a":{"$eq":%s}}`, c.Scalar()),
@@ -196,8 +194,7 @@ func (c *Corpus) Selective() string {
 // Roots lists the roots of documents.
 var Roots = []string{"input", "output", "error", "caller", "metadata"}
 
-// Document returns a document. It is an object whose members are some of the roots, in the
-// order of Roots.
+// Document returns an object whose members are a random subset of Roots, in the same order.
 func (c *Corpus) Document() string {
 	var parts []string
 	for i, root := range Roots {
@@ -212,7 +209,7 @@ func (c *Corpus) Document() string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Schema returns a JSON Schema of at most about depth levels, including references to its own
+// Schema returns a JSON Schema of roughly depth levels. It may contain references to its own
 // parts.
 func (c *Corpus) Schema(depth int) string {
 	s := c.schema(depth)
@@ -260,5 +257,5 @@ func (c *Corpus) schema(depth int) string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Operators returns an operator object whose $any operands contain operators, not filters.
+// Operators returns an operator object. Its $any operators take operators rather than filters.
 func (c *Corpus) Operators() string { return c.operators(0) }

@@ -4350,8 +4350,8 @@ func (c Own) EnqueueWorkersListResult(ctx context.Context, queue string, in Work
 	return c.Client.Enqueue(ctx, queue, "own::WorkersListResult", in, callOptions(c.Options, opts)...)
 }
 
-// ActionEnqueue puts the invocation into a queue. The caller receives an
-// EnqueueResult at once.
+// ActionEnqueue puts the invocation into a queue. The caller immediately receives
+// an EnqueueResult.
 type ActionEnqueue struct {
 	// Name of the queue.
 	Queue string `json:"queue"`
@@ -4361,7 +4361,7 @@ type ActionEnqueue struct {
 }
 
 // ActionEnqueueInput: ActionEnqueue puts the invocation into a queue. The caller
-// receives an EnqueueResult at once.
+// immediately receives an EnqueueResult.
 type ActionEnqueueInput struct {
 	// Name of the queue.
 	Queue string `json:"queue"`
@@ -4371,7 +4371,7 @@ type ActionEnqueueInput struct {
 }
 
 // ActionEnqueueOutput: ActionEnqueue puts the invocation into a queue. The caller
-// receives an EnqueueResult at once.
+// immediately receives an EnqueueResult.
 type ActionEnqueueOutput struct {
 	// Name of the queue.
 	Queue string `json:"queue"`
@@ -4380,60 +4380,63 @@ type ActionEnqueueOutput struct {
 	Type ActionEnqueueOutputType `json:"type"`
 }
 
-// ActionVoid runs the function and sends no answer, not even an error.
+// ActionVoid runs the function without a reply, even if the function fails.
 type ActionVoid struct {
 	// Tag of the variant, always "void". The encoder sets it.
 	Type ActionVoidType `json:"type"`
 }
 
-// ActionVoidInput: ActionVoid runs the function and sends no answer, not even an
-// error.
+// ActionVoidInput: ActionVoid runs the function without a reply, even if the
+// function fails.
 type ActionVoidInput struct {
 	// Tag of the variant, always "void". The encoder sets it.
 	Type ActionVoidInputType `json:"type"`
 }
 
-// ActionVoidOutput: ActionVoid runs the function and sends no answer, not even an
-// error.
+// ActionVoidOutput: ActionVoid runs the function without a reply, even if the
+// function fails.
 type ActionVoidOutput struct {
 	// Tag of the variant, always "void". The encoder sets it.
 	Type ActionVoidOutputType `json:"type"`
 }
 
-// Activation identifies the observer through which a function is called.
+// Activation identifies the observer through which a function was called.
 type Activation struct {
-	// ID of the activation, which the engine chooses and which is different for each.
-	// Empty is omitted: a worker that calls through an observer does not set it.
+	// ID of the activation, chosen by the engine. Each activation has a different ID.
+	// Empty is omitted. A worker that makes a call through an observer does not set
+	// it.
 	ActivationID *string `json:"activation_id,omitzero"`
 
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 }
 
-// ActivationInput: Activation identifies the observer through which a function is
+// ActivationInput: Activation identifies the observer through which a function was
 // called.
 type ActivationInput struct {
-	// ID of the activation, which the engine chooses and which is different for each.
-	// Empty is omitted: a worker that calls through an observer does not set it.
+	// ID of the activation, chosen by the engine. Each activation has a different ID.
+	// Empty is omitted. A worker that makes a call through an observer does not set
+	// it.
 	ActivationID *string `json:"activation_id,omitzero"`
 
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 }
 
-// ActivationOutput: Activation identifies the observer through which a function is
-// called.
+// ActivationOutput: Activation identifies the observer through which a function
+// was called.
 type ActivationOutput struct {
-	// ID of the activation, which the engine chooses and which is different for each.
-	// Empty is omitted: a worker that calls through an observer does not set it.
+	// ID of the activation, chosen by the engine. Each activation has a different ID.
+	// Empty is omitted. A worker that makes a call through an observer does not set
+	// it.
 	ActivationID *string `json:"activation_id,omitzero"`
 
 	// ID of the observer.
 	ObserverID string `json:"observer_id"`
 }
 
-// AggregatedMetric is one time bucket of an aggregated metric. The engine adds up
-// the exports of a cumulative counter and does not aggregate histograms.
+// AggregatedMetric is an aggregated metric in one time bucket. For a cumulative
+// counter, the engine adds up the exports. It does not aggregate histograms.
 type AggregatedMetric struct {
 	// Mean of the values in the bucket.
 	Avg float64 `json:"avg"`
@@ -4456,16 +4459,16 @@ type AggregatedMetric struct {
 	// Name of the metric.
 	Name string `json:"name"`
 
-	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket, available
-	// for five values or more. Nil is omitted.
+	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket. They are
+	// available if there are at least five values. Nil is omitted.
 	Percentiles json.RawMessage `json:"percentiles,omitzero"`
 
 	// Sum of the values in the bucket.
 	Sum float64 `json:"sum"`
 }
 
-// AggregatedMetricInput: AggregatedMetric is one time bucket of an aggregated
-// metric. The engine adds up the exports of a cumulative counter and does not
+// AggregatedMetricInput: AggregatedMetric is an aggregated metric in one time
+// bucket. For a cumulative counter, the engine adds up the exports. It does not
 // aggregate histograms.
 type AggregatedMetricInput struct {
 	// Mean of the values in the bucket.
@@ -4489,16 +4492,16 @@ type AggregatedMetricInput struct {
 	// Name of the metric.
 	Name string `json:"name"`
 
-	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket, available
-	// for five values or more. Nil is omitted.
+	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket. They are
+	// available if there are at least five values. Nil is omitted.
 	Percentiles json.RawMessage `json:"percentiles,omitzero"`
 
 	// Sum of the values in the bucket.
 	Sum float64 `json:"sum"`
 }
 
-// AggregatedMetricOutput: AggregatedMetric is one time bucket of an aggregated
-// metric. The engine adds up the exports of a cumulative counter and does not
+// AggregatedMetricOutput: AggregatedMetric is an aggregated metric in one time
+// bucket. For a cumulative counter, the engine adds up the exports. It does not
 // aggregate histograms.
 type AggregatedMetricOutput struct {
 	// Mean of the values in the bucket.
@@ -4522,8 +4525,8 @@ type AggregatedMetricOutput struct {
 	// Name of the metric.
 	Name string `json:"name"`
 
-	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket, available
-	// for five values or more. Nil is omitted.
+	// Percentiles p50, p75, p90, p95 and p99 of the values in the bucket. They are
+	// available if there are at least five values. Nil is omitted.
 	Percentiles json.RawMessage `json:"percentiles,omitzero"`
 
 	// Sum of the values in the bucket.
@@ -4568,12 +4571,12 @@ type AlertActionOutput struct {
 	URL *string `json:"url,omitzero"`
 }
 
-// AlertRule is one alert rule that the engine evaluates.
+// AlertRule is one of the alert rules that the engine evaluates.
 type AlertRule struct {
 	// Action that the engine takes when the alert fires.
 	Action AlertAction `json:"action"`
 
-	// Time that must pass after a firing before the alert may fire again, in seconds.
+	// Minimum time between two firings of the alert, in seconds.
 	CooldownSeconds uint `json:"cooldown_seconds"`
 
 	// Whether the engine evaluates the rule.
@@ -4585,23 +4588,23 @@ type AlertRule struct {
 	// Name of the alert.
 	Name string `json:"name"`
 
-	// Comparison of the metric with the threshold: "greaterthan",
+	// Operator that compares the metric with the threshold: "greaterthan",
 	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Threshold with which the engine compares the metric.
+	// Threshold for the metric.
 	Threshold float64 `json:"threshold"`
 
-	// Length of the time window that the engine evaluates, in seconds.
+	// Length of the time window over which the rule is evaluated, in seconds.
 	WindowSeconds uint `json:"window_seconds"`
 }
 
-// AlertRuleInput: AlertRule is one alert rule that the engine evaluates.
+// AlertRuleInput: AlertRule is one of the alert rules that the engine evaluates.
 type AlertRuleInput struct {
 	// Action that the engine takes when the alert fires.
 	Action AlertAction `json:"action"`
 
-	// Time that must pass after a firing before the alert may fire again, in seconds.
+	// Minimum time between two firings of the alert, in seconds.
 	CooldownSeconds uint `json:"cooldown_seconds"`
 
 	// Whether the engine evaluates the rule.
@@ -4613,23 +4616,23 @@ type AlertRuleInput struct {
 	// Name of the alert.
 	Name string `json:"name"`
 
-	// Comparison of the metric with the threshold: "greaterthan",
+	// Operator that compares the metric with the threshold: "greaterthan",
 	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Threshold with which the engine compares the metric.
+	// Threshold for the metric.
 	Threshold float64 `json:"threshold"`
 
-	// Length of the time window that the engine evaluates, in seconds.
+	// Length of the time window over which the rule is evaluated, in seconds.
 	WindowSeconds uint `json:"window_seconds"`
 }
 
-// AlertRuleOutput: AlertRule is one alert rule that the engine evaluates.
+// AlertRuleOutput: AlertRule is one of the alert rules that the engine evaluates.
 type AlertRuleOutput struct {
 	// Action that the engine takes when the alert fires.
 	Action AlertAction `json:"action"`
 
-	// Time that must pass after a firing before the alert may fire again, in seconds.
+	// Minimum time between two firings of the alert, in seconds.
 	CooldownSeconds uint `json:"cooldown_seconds"`
 
 	// Whether the engine evaluates the rule.
@@ -4641,14 +4644,14 @@ type AlertRuleOutput struct {
 	// Name of the alert.
 	Name string `json:"name"`
 
-	// Comparison of the metric with the threshold: "greaterthan",
+	// Operator that compares the metric with the threshold: "greaterthan",
 	// "greaterthanorequal", "lessthan", "lessthanorequal", "equal" or "notequal".
 	Operator string `json:"operator"`
 
-	// Threshold with which the engine compares the metric.
+	// Threshold for the metric.
 	Threshold float64 `json:"threshold"`
 
-	// Length of the time window that the engine evaluates, in seconds.
+	// Length of the time window over which the rule is evaluated, in seconds.
 	WindowSeconds uint `json:"window_seconds"`
 }
 
@@ -4658,15 +4661,15 @@ type AlertsEvaluateResultInput struct {
 	// Whether the engine evaluated the rules.
 	Evaluated bool `json:"evaluated"`
 
-	// Reason why there are no alerts. Nil is omitted.
+	// Explanation of why there are no alerts. Nil is omitted.
 	Message *string `json:"message,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 
-	// Alerts that fired, each an object with the keys name, metric, value, threshold,
-	// operator, firing and timestamp. Empty is omitted.
+	// Alerts that fired. Each alert is an object with the keys name, metric, value,
+	// threshold, operator, firing and timestamp. Empty is omitted.
 	TriggeredAlerts []json.RawMessage `json:"triggered_alerts,omitzero"`
 }
 
@@ -4676,60 +4679,62 @@ type AlertsEvaluateResultOutput struct {
 	// Whether the engine evaluated the rules.
 	Evaluated bool `json:"evaluated"`
 
-	// Reason why there are no alerts. Nil is omitted.
+	// Explanation of why there are no alerts. Nil is omitted.
 	Message *string `json:"message,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 
-	// Alerts that fired, each an object with the keys name, metric, value, threshold,
-	// operator, firing and timestamp. Empty is omitted.
+	// Alerts that fired. Each alert is an object with the keys name, metric, value,
+	// threshold, operator, firing and timestamp. Empty is omitted.
 	TriggeredAlerts []json.RawMessage `json:"triggered_alerts,omitzero"`
 }
 
 // AlertsListResultInput: AlertsListResult is the result of engine::alerts::list.
 type AlertsListResultInput struct {
-	// State of each alert, an object with the keys name, firing, last_evaluated,
-	// last_triggered, current_value, threshold and operator. Nil encodes as [].
+	// States of the alerts. Each state is an object with the keys name, firing,
+	// last_evaluated, last_triggered, current_value, threshold and operator. Nil
+	// encodes as [].
 	Alerts iii.List[json.RawMessage] `json:"alerts"`
 
 	// Number of alerts that are firing.
 	FiringCount uint `json:"firing_count"`
 
-	// Reason why there are no alerts. Nil is omitted.
+	// Explanation of why there are no alerts. Nil is omitted.
 	Message *string `json:"message,omitzero"`
 
 	// Configured alert rules. Empty is omitted.
 	Rules []AlertRule `json:"rules,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 }
 
 // AlertsListResultOutput: AlertsListResult is the result of engine::alerts::list.
 type AlertsListResultOutput struct {
-	// State of each alert, an object with the keys name, firing, last_evaluated,
-	// last_triggered, current_value, threshold and operator. Nil encodes as [].
+	// States of the alerts. Each state is an object with the keys name, firing,
+	// last_evaluated, last_triggered, current_value, threshold and operator. Nil
+	// encodes as [].
 	Alerts iii.List[json.RawMessage] `json:"alerts"`
 
 	// Number of alerts that are firing.
 	FiringCount uint `json:"firing_count"`
 
-	// Reason why there are no alerts. Nil is omitted.
+	// Explanation of why there are no alerts. Nil is omitted.
 	Message *string `json:"message,omitzero"`
 
 	// Configured alert rules. Empty is omitted.
 	Rules []AlertRule `json:"rules,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 }
 
 // AuthInputInput: AuthInput is the input of the auth function of a guarded
-// listener. The engine calls the auth function once for each connection.
+// listener, which the engine calls once for each connection.
 type AuthInputInput struct {
 	// Headers of the WebSocket upgrade request, keyed by lower-case name. If a header
 	// is repeated, the map holds one of its values. Nil encodes as {}.
@@ -4738,13 +4743,13 @@ type AuthInputInput struct {
 	// IP address of the worker, without the port.
 	IPAddress string `json:"ip_address"`
 
-	// Query parameters of the upgrade request: every value of each parameter, not
-	// percent-decoded. Nil encodes as {}.
+	// Query parameters of the upgrade request, not percent-decoded. A repeated
+	// parameter has several values. Nil encodes as {}.
 	QueryParams iii.Map[iii.List[string]] `json:"query_params"`
 }
 
 // AuthInputOutput: AuthInput is the input of the auth function of a guarded
-// listener. The engine calls the auth function once for each connection.
+// listener, which the engine calls once for each connection.
 type AuthInputOutput struct {
 	// Headers of the WebSocket upgrade request, keyed by lower-case name. If a header
 	// is repeated, the map holds one of its values. Nil encodes as {}.
@@ -4753,15 +4758,15 @@ type AuthInputOutput struct {
 	// IP address of the worker, without the port.
 	IPAddress string `json:"ip_address"`
 
-	// Query parameters of the upgrade request: every value of each parameter, not
-	// percent-decoded. Nil encodes as {}.
+	// Query parameters of the upgrade request, not percent-decoded. A repeated
+	// parameter has several values. Nil encodes as {}.
 	QueryParams iii.Map[iii.List[string]] `json:"query_params"`
 }
 
-// AuthResultInput: AuthResult is the result of the auth function: the permissions
-// of the connection. To reject the connection, return an error instead. Decoding
-// applies the defaults; the zero value lacks them and does not allow the worker to
-// register functions, so start from NewAuthResult.
+// AuthResultInput: AuthResult is the result of the auth function and contains the
+// permissions of the connection. To reject the connection, return an error
+// instead. Decoding applies the defaults. The zero value does not have them and
+// does not allow the worker to register functions, so start from NewAuthResult.
 type AuthResultInput struct {
 	// Whether the worker may register functions. Defaults to true.
 	AllowFunctionRegistration *bool `json:"allow_function_registration,omitzero"`
@@ -4769,38 +4774,38 @@ type AuthResultInput struct {
 	// Whether the worker may register trigger types. Defaults to false.
 	AllowTriggerTypeRegistration *bool `json:"allow_trigger_type_registration,omitzero"`
 
-	// Exact IDs of the functions that the worker may call in namespace "default" in
-	// addition to those that the listener exposes. Defaults to none. Nil encodes as
-	// [].
+	// IDs of the functions in namespace "default" that the worker may call in
+	// addition to those exposed by the listener. Patterns are not supported. Defaults
+	// to none. Nil encodes as [].
 	AllowedFunctions []string `json:"allowed_functions,omitzero"`
 
 	// Trigger types that the worker may use. Nil is omitted and allows all trigger
 	// types; an empty list allows none.
 	AllowedTriggerTypes []string `json:"allowed_trigger_types,omitzero"`
 
-	// JSON value that the engine passes to the middleware function and to the
+	// JSON value that the engine passes to the middleware function and the
 	// registration hooks. Defaults to {}. Nil encodes as {}.
 	Context json.RawMessage `json:"context,omitzero"`
 
-	// Exact IDs of the functions that the worker must not call in any namespace. The
-	// list takes precedence over every permission. Defaults to none. Nil encodes as
-	// [].
+	// IDs of the functions that the worker must not call in any namespace. Patterns
+	// are not supported. The list takes precedence over every permission. Defaults to
+	// none. Nil encodes as [].
 	ForbiddenFunctions []string `json:"forbidden_functions,omitzero"`
 
-	// Prefix for the IDs of the functions that the connection registers; the engine
-	// joins prefix and ID with "::". Nil is omitted and means no prefix.
+	// Prefix for the IDs of functions that the connection registers. The engine joins
+	// the prefix and the ID with "::". Nil is omitted and means no prefix.
 	FunctionRegistrationPrefix *string `json:"function_registration_prefix,omitzero"`
 
 	// Function IDs or patterns that the worker may call, keyed by namespace. If the
-	// map is not empty, the worker may register only in one of its namespaces.
+	// map is not empty, the worker may register functions only in these namespaces.
 	// Defaults to none. Nil encodes as {}.
 	Namespaces map[string]iii.List[string] `json:"namespaces,omitzero"`
 }
 
-// AuthResultOutput: AuthResult is the result of the auth function: the permissions
-// of the connection. To reject the connection, return an error instead. Decoding
-// applies the defaults; the zero value lacks them and does not allow the worker to
-// register functions, so start from NewAuthResult.
+// AuthResultOutput: AuthResult is the result of the auth function and contains the
+// permissions of the connection. To reject the connection, return an error
+// instead. Decoding applies the defaults. The zero value does not have them and
+// does not allow the worker to register functions, so start from NewAuthResult.
 type AuthResultOutput struct {
 	// Whether the worker may register functions. Defaults to true.
 	AllowFunctionRegistration *bool `json:"allow_function_registration,omitzero"`
@@ -4808,59 +4813,59 @@ type AuthResultOutput struct {
 	// Whether the worker may register trigger types. Defaults to false.
 	AllowTriggerTypeRegistration *bool `json:"allow_trigger_type_registration,omitzero"`
 
-	// Exact IDs of the functions that the worker may call in namespace "default" in
-	// addition to those that the listener exposes. Defaults to none. Nil encodes as
-	// [].
+	// IDs of the functions in namespace "default" that the worker may call in
+	// addition to those exposed by the listener. Patterns are not supported. Defaults
+	// to none. Nil encodes as [].
 	AllowedFunctions []string `json:"allowed_functions,omitzero"`
 
 	// Trigger types that the worker may use. Nil is omitted and allows all trigger
 	// types; an empty list allows none.
 	AllowedTriggerTypes []string `json:"allowed_trigger_types,omitzero"`
 
-	// JSON value that the engine passes to the middleware function and to the
+	// JSON value that the engine passes to the middleware function and the
 	// registration hooks. Defaults to {}. Nil encodes as {}.
 	Context json.RawMessage `json:"context,omitzero"`
 
-	// Exact IDs of the functions that the worker must not call in any namespace. The
-	// list takes precedence over every permission. Defaults to none. Nil encodes as
-	// [].
+	// IDs of the functions that the worker must not call in any namespace. Patterns
+	// are not supported. The list takes precedence over every permission. Defaults to
+	// none. Nil encodes as [].
 	ForbiddenFunctions []string `json:"forbidden_functions,omitzero"`
 
-	// Prefix for the IDs of the functions that the connection registers; the engine
-	// joins prefix and ID with "::". Nil is omitted and means no prefix.
+	// Prefix for the IDs of functions that the connection registers. The engine joins
+	// the prefix and the ID with "::". Nil is omitted and means no prefix.
 	FunctionRegistrationPrefix *string `json:"function_registration_prefix,omitzero"`
 
 	// Function IDs or patterns that the worker may call, keyed by namespace. If the
-	// map is not empty, the worker may register only in one of its namespaces.
+	// map is not empty, the worker may register functions only in these namespaces.
 	// Defaults to none. Nil encodes as {}.
 	Namespaces map[string]iii.List[string] `json:"namespaces,omitzero"`
 }
 
 // BaggageGetAllResultInput: BaggageGetAllResult is the result of
-// engine::baggage::get_all, a diagnostic function that returns the baggage with
-// which it is called.
+// engine::baggage::get_all, a diagnostic function that returns the baggage of its
+// call.
 type BaggageGetAllResultInput struct {
 	// Values of the baggage entries, keyed by name. Nil encodes as {}.
 	Baggage iii.Map[string] `json:"baggage"`
 }
 
 // BaggageGetAllResultOutput: BaggageGetAllResult is the result of
-// engine::baggage::get_all, a diagnostic function that returns the baggage with
-// which it is called.
+// engine::baggage::get_all, a diagnostic function that returns the baggage of its
+// call.
 type BaggageGetAllResultOutput struct {
 	// Values of the baggage entries, keyed by name. Nil encodes as {}.
 	Baggage iii.Map[string] `json:"baggage"`
 }
 
 // BaggageGetInputInput: BaggageGetInput is the input of engine::baggage::get, a
-// diagnostic function that reads one entry of the baggage with which it is called.
+// diagnostic function that returns one entry of the baggage of its call.
 type BaggageGetInputInput struct {
 	// Key of the baggage entry.
 	Key string `json:"key"`
 }
 
 // BaggageGetInputOutput: BaggageGetInput is the input of engine::baggage::get, a
-// diagnostic function that reads one entry of the baggage with which it is called.
+// diagnostic function that returns one entry of the baggage of its call.
 type BaggageGetInputOutput struct {
 	// Key of the baggage entry.
 	Key string `json:"key"`
@@ -4868,20 +4873,20 @@ type BaggageGetInputOutput struct {
 
 // BaggageGetResultInput: BaggageGetResult is the result of engine::baggage::get.
 type BaggageGetResultInput struct {
-	// Value of the baggage entry. Nil encodes as null and means that there is no such
-	// entry.
+	// Value of the baggage entry. Nil encodes as null and means that the entry does
+	// not exist.
 	Value *string `json:"value"`
 }
 
 // BaggageGetResultOutput: BaggageGetResult is the result of engine::baggage::get.
 type BaggageGetResultOutput struct {
-	// Value of the baggage entry. Nil encodes as null and means that there is no such
-	// entry.
+	// Value of the baggage entry. Nil encodes as null and means that the entry does
+	// not exist.
 	Value *string `json:"value"`
 }
 
 // BaggageSetInputInput: BaggageSetInput is the input of engine::baggage::set, a
-// diagnostic function without a lasting effect.
+// diagnostic function that has no lasting effect.
 type BaggageSetInputInput struct {
 	// Key of the baggage entry.
 	Key string `json:"key"`
@@ -4891,7 +4896,7 @@ type BaggageSetInputInput struct {
 }
 
 // BaggageSetInputOutput: BaggageSetInput is the input of engine::baggage::set, a
-// diagnostic function without a lasting effect.
+// diagnostic function that has no lasting effect.
 type BaggageSetInputOutput struct {
 	// Key of the baggage entry.
 	Key string `json:"key"`
@@ -4902,26 +4907,26 @@ type BaggageSetInputOutput struct {
 
 // BaggageSetResultInput: BaggageSetResult is the result of engine::baggage::set.
 type BaggageSetResultInput struct {
-	// Text that explains that the call has no lasting effect.
+	// Note that the call has no lasting effect.
 	Note string `json:"note"`
 
-	// Whether the call succeeded. Always true.
+	// Whether the call succeeded. It is always true.
 	Success bool `json:"success"`
 }
 
 // BaggageSetResultOutput: BaggageSetResult is the result of engine::baggage::set.
 type BaggageSetResultOutput struct {
-	// Text that explains that the call has no lasting effect.
+	// Note that the call has no lasting effect.
 	Note string `json:"note"`
 
-	// Whether the call succeeded. Always true.
+	// Whether the call succeeded. It is always true.
 	Success bool `json:"success"`
 }
 
 // BridgeInvokeInputInput: BridgeInvokeInput is the input of bridge.invoke and
-// bridge.invoke_async, which call a function of another engine. Both exist only
-// where the bridge is configured. The result of bridge.invoke is the result of the
-// function; bridge.invoke_async has no result.
+// bridge.invoke_async, which call a function on another engine. Both functions
+// exist only if the bridge is configured. bridge.invoke returns the result of the
+// function. bridge.invoke_async has no result.
 type BridgeInvokeInputInput struct {
 	// Payload of the call. Nil is omitted.
 	Data json.RawMessage `json:"data,omitzero"`
@@ -4929,15 +4934,15 @@ type BridgeInvokeInputInput struct {
 	// ID of the function on the other engine.
 	FunctionID string `json:"function_id"`
 
-	// Time to wait for the result, in milliseconds. Nil is omitted and means the
-	// bridge's default.
+	// Maximum time to wait for the result, in milliseconds. Nil is omitted; the
+	// default is that of the bridge.
 	TimeoutMs *uint `json:"timeout_ms,omitzero"`
 }
 
 // BridgeInvokeInputOutput: BridgeInvokeInput is the input of bridge.invoke and
-// bridge.invoke_async, which call a function of another engine. Both exist only
-// where the bridge is configured. The result of bridge.invoke is the result of the
-// function; bridge.invoke_async has no result.
+// bridge.invoke_async, which call a function on another engine. Both functions
+// exist only if the bridge is configured. bridge.invoke returns the result of the
+// function. bridge.invoke_async has no result.
 type BridgeInvokeInputOutput struct {
 	// Payload of the call. Nil is omitted.
 	Data json.RawMessage `json:"data,omitzero"`
@@ -4945,60 +4950,60 @@ type BridgeInvokeInputOutput struct {
 	// ID of the function on the other engine.
 	FunctionID string `json:"function_id"`
 
-	// Time to wait for the result, in milliseconds. Nil is omitted and means the
-	// bridge's default.
+	// Maximum time to wait for the result, in milliseconds. Nil is omitted; the
+	// default is that of the bridge.
 	TimeoutMs *uint `json:"timeout_ms,omitzero"`
 }
 
-// Caller identifies who made a call. The engine adds the identity of the worker;
-// the rest is absent outside a handler.
+// Caller identifies the caller of a function. The engine adds the worker. The
+// other fields are set only if the call was made by a handler.
 type Caller struct {
 	// ID of the function whose handler made the call. Empty is omitted.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// ID of the invocation whose handler made the call. Empty is omitted.
+	// ID of the invocation during which the handler made the call. Empty is omitted.
 	InvocationID *string `json:"invocation_id,omitzero"`
 
-	// Caller of the handler that made the call. Nil is omitted. A parent has no
-	// parent of its own: encoding and decoding drop it.
+	// Caller of the handler that made the call. Nil is omitted. Only one level is
+	// kept: encoding and decoding drop the parent of a parent.
 	Parent *CallerParent `json:"parent,omitzero"`
 
 	// ID of the connection of the calling worker. Empty is omitted.
 	WorkerID *string `json:"worker_id,omitzero"`
 
-	// Name of the calling worker; "iii-engine" on the activation of an observer.
-	// Empty is omitted.
+	// Name of the calling worker, or "iii-engine" if an observer was activated. Empty
+	// is omitted.
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
-// CallerInput: Caller identifies who made a call. The engine adds the identity of
-// the worker; the rest is absent outside a handler.
+// CallerInput: Caller identifies the caller of a function. The engine adds the
+// worker. The other fields are set only if the call was made by a handler.
 type CallerInput struct {
 	// ID of the function whose handler made the call. Empty is omitted.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// ID of the invocation whose handler made the call. Empty is omitted.
+	// ID of the invocation during which the handler made the call. Empty is omitted.
 	InvocationID *string `json:"invocation_id,omitzero"`
 
-	// Caller of the handler that made the call. Nil is omitted. A parent has no
-	// parent of its own: encoding and decoding drop it.
+	// Caller of the handler that made the call. Nil is omitted. Only one level is
+	// kept: encoding and decoding drop the parent of a parent.
 	Parent *CallerInputParent `json:"parent,omitzero"`
 
 	// ID of the connection of the calling worker. Empty is omitted.
 	WorkerID *string `json:"worker_id,omitzero"`
 
-	// Name of the calling worker; "iii-engine" on the activation of an observer.
-	// Empty is omitted.
+	// Name of the calling worker, or "iii-engine" if an observer was activated. Empty
+	// is omitted.
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
-// CallerInputParent: Caller of the handler that made the call. Nil is omitted. A
-// parent has no parent of its own: encoding and decoding drop it.
+// CallerInputParent: Caller of the handler that made the call. Nil is omitted.
+// Only one level is kept: encoding and decoding drop the parent of a parent.
 type CallerInputParent struct {
 	// ID of the function that called the handler.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// ID of the invocation that called the handler.
+	// ID of the invocation during which the handler was called.
 	InvocationID *string `json:"invocation_id,omitzero"`
 
 	// ID of the connection of the worker that called the handler.
@@ -5008,34 +5013,34 @@ type CallerInputParent struct {
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
-// CallerOutput: Caller identifies who made a call. The engine adds the identity of
-// the worker; the rest is absent outside a handler.
+// CallerOutput: Caller identifies the caller of a function. The engine adds the
+// worker. The other fields are set only if the call was made by a handler.
 type CallerOutput struct {
 	// ID of the function whose handler made the call. Empty is omitted.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// ID of the invocation whose handler made the call. Empty is omitted.
+	// ID of the invocation during which the handler made the call. Empty is omitted.
 	InvocationID *string `json:"invocation_id,omitzero"`
 
-	// Caller of the handler that made the call. Nil is omitted. A parent has no
-	// parent of its own: encoding and decoding drop it.
+	// Caller of the handler that made the call. Nil is omitted. Only one level is
+	// kept: encoding and decoding drop the parent of a parent.
 	Parent *CallerOutputParent `json:"parent,omitzero"`
 
 	// ID of the connection of the calling worker. Empty is omitted.
 	WorkerID *string `json:"worker_id,omitzero"`
 
-	// Name of the calling worker; "iii-engine" on the activation of an observer.
-	// Empty is omitted.
+	// Name of the calling worker, or "iii-engine" if an observer was activated. Empty
+	// is omitted.
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
-// CallerOutputParent: Caller of the handler that made the call. Nil is omitted. A
-// parent has no parent of its own: encoding and decoding drop it.
+// CallerOutputParent: Caller of the handler that made the call. Nil is omitted.
+// Only one level is kept: encoding and decoding drop the parent of a parent.
 type CallerOutputParent struct {
 	// ID of the function that called the handler.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// ID of the invocation that called the handler.
+	// ID of the invocation during which the handler was called.
 	InvocationID *string `json:"invocation_id,omitzero"`
 
 	// ID of the connection of the worker that called the handler.
@@ -5045,13 +5050,13 @@ type CallerOutputParent struct {
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
-// CallerParent: Caller of the handler that made the call. Nil is omitted. A parent
-// has no parent of its own: encoding and decoding drop it.
+// CallerParent: Caller of the handler that made the call. Nil is omitted. Only one
+// level is kept: encoding and decoding drop the parent of a parent.
 type CallerParent struct {
 	// ID of the function that called the handler.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// ID of the invocation that called the handler.
+	// ID of the invocation during which the handler was called.
 	InvocationID *string `json:"invocation_id,omitzero"`
 
 	// ID of the connection of the worker that called the handler.
@@ -5078,8 +5083,9 @@ type ChannelCreateInputOutput struct {
 }
 
 // ChannelCreateResultInput: ChannelCreateResult is the result of
-// engine::channels::create: the two ends of one channel. Each end can be opened
-// only once. The reference to either end is enough to open the other.
+// engine::channels::create. It contains references to the two ends of a channel.
+// Each end can be opened only once. Either reference is sufficient to open the
+// other end.
 type ChannelCreateResultInput struct {
 	// Reference to the reading end.
 	Reader StreamChannelRef `json:"reader"`
@@ -5089,8 +5095,9 @@ type ChannelCreateResultInput struct {
 }
 
 // ChannelCreateResultOutput: ChannelCreateResult is the result of
-// engine::channels::create: the two ends of one channel. Each end can be opened
-// only once. The reference to either end is enough to open the other.
+// engine::channels::create. It contains references to the two ends of a channel.
+// Each end can be opened only once. Either reference is sufficient to open the
+// other end.
 type ChannelCreateResultOutput struct {
 	// Reference to the reading end.
 	Reader StreamChannelRef `json:"reader"`
@@ -5102,34 +5109,33 @@ type ChannelCreateResultOutput struct {
 // ClearResultInput: ClearResult is the result of engine::traces::clear and
 // engine::logs::clear.
 type ClearResultInput struct {
-	// Text that explains that there was nothing to clear. Nil is omitted.
+	// Message that is present if there was nothing to clear. Nil is omitted.
 	Message *string `json:"message,omitzero"`
 
-	// Whether the call succeeded. Always true, because a failure is an error.
+	// Whether the call succeeded. It is always true, because a failure is an error.
 	Success bool `json:"success"`
 }
 
 // ClearResultOutput: ClearResult is the result of engine::traces::clear and
 // engine::logs::clear.
 type ClearResultOutput struct {
-	// Text that explains that there was nothing to clear. Nil is omitted.
+	// Message that is present if there was nothing to clear. Nil is omitted.
 	Message *string `json:"message,omitzero"`
 
-	// Whether the call succeeded. Always true, because a failure is an error.
+	// Whether the call succeeded. It is always true, because a failure is an error.
 	Success bool `json:"success"`
 }
 
 // ConfigurationEntryInput: ConfigurationEntry is the result of
-// configuration::register: a configuration entry with its value.
+// configuration::register. It contains a configuration entry with its value.
 type ConfigurationEntryInput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Human-readable name of the entry.
@@ -5143,16 +5149,15 @@ type ConfigurationEntryInput struct {
 }
 
 // ConfigurationEntryOutput: ConfigurationEntry is the result of
-// configuration::register: a configuration entry with its value.
+// configuration::register. It contains a configuration entry with its value.
 type ConfigurationEntryOutput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Human-readable name of the entry.
@@ -5167,9 +5172,9 @@ type ConfigurationEntryOutput struct {
 
 // ConfigurationEventInput: ConfigurationEvent is the payload that a configuration
 // trigger delivers. References to environment variables, such as ${NAME:default},
-// are already expanded.
+// have already been expanded.
 type ConfigurationEventInput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
 	// Kind of change to the entry.
@@ -5199,9 +5204,9 @@ type ConfigurationEventInput struct {
 
 // ConfigurationEventOutput: ConfigurationEvent is the payload that a configuration
 // trigger delivers. References to environment variables, such as ${NAME:default},
-// are already expanded.
+// have already been expanded.
 type ConfigurationEventOutput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
 	// Kind of change to the entry.
@@ -5232,29 +5237,29 @@ type ConfigurationEventOutput struct {
 // ConfigurationGetInputInput: ConfigurationGetInput is the input of
 // configuration::get.
 type ConfigurationGetInputInput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// Whether to return references to environment variables, such as ${NAME:default},
-	// unexpanded. Defaults to false. False is omitted.
+	// without expanding them. Defaults to false. False is omitted.
 	Raw *bool `json:"raw,omitzero"`
 }
 
 // ConfigurationGetInputOutput: ConfigurationGetInput is the input of
 // configuration::get.
 type ConfigurationGetInputOutput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// Whether to return references to environment variables, such as ${NAME:default},
-	// unexpanded. Defaults to false. False is omitted.
+	// without expanding them. Defaults to false. False is omitted.
 	Raw *bool `json:"raw,omitzero"`
 }
 
 // ConfigurationGetResultInput: ConfigurationGetResult is the result of
 // configuration::get.
 type ConfigurationGetResultInput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// Value of the entry. Nil encodes as null.
@@ -5264,7 +5269,7 @@ type ConfigurationGetResultInput struct {
 // ConfigurationGetResultOutput: ConfigurationGetResult is the result of
 // configuration::get.
 type ConfigurationGetResultOutput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// Value of the entry. Nil encodes as null.
@@ -5288,20 +5293,19 @@ type ConfigurationListResultOutput struct {
 }
 
 // ConfigurationRegisterInputInput: ConfigurationRegisterInput is the input of
-// configuration::register. Registering an entry again keeps its value.
+// configuration::register. Registering an existing entry again keeps its value.
 type ConfigurationRegisterInputInput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Value for an entry that has none yet. It must satisfy the schema. Nil is
-	// omitted.
+	// Initial value, used if the entry has no value yet. It must satisfy the schema.
+	// Nil is omitted.
 	InitialValue json.RawMessage `json:"initial_value,omitzero"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Human-readable name of the entry.
@@ -5312,20 +5316,19 @@ type ConfigurationRegisterInputInput struct {
 }
 
 // ConfigurationRegisterInputOutput: ConfigurationRegisterInput is the input of
-// configuration::register. Registering an entry again keeps its value.
+// configuration::register. Registering an existing entry again keeps its value.
 type ConfigurationRegisterInputOutput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Value for an entry that has none yet. It must satisfy the schema. Nil is
-	// omitted.
+	// Initial value, used if the entry has no value yet. It must satisfy the schema.
+	// Nil is omitted.
 	InitialValue json.RawMessage `json:"initial_value,omitzero"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Human-readable name of the entry.
@@ -5335,17 +5338,16 @@ type ConfigurationRegisterInputOutput struct {
 	Schema json.RawMessage `json:"schema"`
 }
 
-// ConfigurationSchema is a configuration entry without its value: the result of
-// configuration::schema and an element of the result of configuration::list.
+// ConfigurationSchema is a configuration entry without its value. It is the result
+// of configuration::schema and an element of the result of configuration::list.
 type ConfigurationSchema struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Human-readable name of the entry.
@@ -5356,17 +5358,16 @@ type ConfigurationSchema struct {
 }
 
 // ConfigurationSchemaInput: ConfigurationSchema is a configuration entry without
-// its value: the result of configuration::schema and an element of the result of
-// configuration::list.
+// its value. It is the result of configuration::schema and an element of the
+// result of configuration::list.
 type ConfigurationSchemaInput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Human-readable name of the entry.
@@ -5379,29 +5380,28 @@ type ConfigurationSchemaInput struct {
 // ConfigurationSchemaInputInput: ConfigurationSchemaInput is the input of
 // configuration::schema.
 type ConfigurationSchemaInputInput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 }
 
 // ConfigurationSchemaInputOutput: ConfigurationSchemaInput is the input of
 // configuration::schema.
 type ConfigurationSchemaInputOutput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 }
 
 // ConfigurationSchemaOutput: ConfigurationSchema is a configuration entry without
-// its value: the result of configuration::schema and an element of the result of
-// configuration::list.
+// its value. It is the result of configuration::schema and an element of the
+// result of configuration::list.
 type ConfigurationSchemaOutput struct {
-	// Human-readable description of what the entry is for.
+	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
 
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Metadata of the entry: any JSON that its owner wants to store with it. Nil is
-	// omitted.
+	// Metadata of the entry, as any JSON value. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Human-readable name of the entry.
@@ -5414,7 +5414,7 @@ type ConfigurationSchemaOutput struct {
 // ConfigurationSetInputInput: ConfigurationSetInput is the input of
 // configuration::set.
 type ConfigurationSetInputInput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// New value of the entry. It must satisfy the entry's schema. Nil encodes as
@@ -5425,7 +5425,7 @@ type ConfigurationSetInputInput struct {
 // ConfigurationSetInputOutput: ConfigurationSetInput is the input of
 // configuration::set.
 type ConfigurationSetInputOutput struct {
-	// ID of the entry: 1 to 64 characters from a-z, 0-9, _ and -.
+	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
 	// New value of the entry. It must satisfy the entry's schema. Nil encodes as
@@ -5439,7 +5439,7 @@ type ConfigurationSetResultInput struct {
 	// Value of the entry after the call. Nil encodes as null.
 	NewValue json.RawMessage `json:"new_value"`
 
-	// Value of the entry before the call, or null if it had none. Nil encodes as
+	// Value of the entry before the call, or null if there was none. Nil encodes as
 	// null.
 	OldValue json.RawMessage `json:"old_value"`
 }
@@ -5450,7 +5450,7 @@ type ConfigurationSetResultOutput struct {
 	// Value of the entry after the call. Nil encodes as null.
 	NewValue json.RawMessage `json:"new_value"`
 
-	// Value of the entry before the call, or null if it had none. Nil encodes as
+	// Value of the entry before the call, or null if there was none. Nil encodes as
 	// null.
 	OldValue json.RawMessage `json:"old_value"`
 }
@@ -5459,9 +5459,9 @@ type ConfigurationSetResultOutput struct {
 // trigger type configuration. Its function receives a ConfigurationEvent. The zero
 // value matches every change.
 type ConfigurationTriggerConfigInput struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. Empty is omitted
-	// and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// ID of the entry to match. Empty is omitted and matches all entries.
@@ -5475,9 +5475,9 @@ type ConfigurationTriggerConfigInput struct {
 // trigger type configuration. Its function receives a ConfigurationEvent. The zero
 // value matches every change.
 type ConfigurationTriggerConfigOutput struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. Empty is omitted
-	// and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// ID of the entry to match. Empty is omitted and matches all entries.
@@ -5517,24 +5517,26 @@ type CronEventOutput struct {
 	Trigger string `json:"trigger"`
 }
 
-// CronSourceArgsInput: CronSourceArgs are the arguments of an observer of
-// cron::on-tick. A target to which the output is delivered receives a CronTick.
+// CronSourceArgsInput: CronSourceArgs contains the arguments of an observer of
+// cron::on-tick. If the observer delivers the output, the target receives a
+// CronTick.
 type CronSourceArgsInput struct {
 	// Cron expression in UTC: seconds, minutes, hours, day of month, month, day of
 	// week, year.
 	Expression string `json:"expression"`
 }
 
-// CronSourceArgsOutput: CronSourceArgs are the arguments of an observer of
-// cron::on-tick. A target to which the output is delivered receives a CronTick.
+// CronSourceArgsOutput: CronSourceArgs contains the arguments of an observer of
+// cron::on-tick. If the observer delivers the output, the target receives a
+// CronTick.
 type CronSourceArgsOutput struct {
 	// Cron expression in UTC: seconds, minutes, hours, day of month, month, day of
 	// week, year.
 	Expression string `json:"expression"`
 }
 
-// CronTickInput: CronTick is the event of cron::on-tick: one run of a cron
-// expression.
+// CronTickInput: CronTick is the event of cron::on-tick. It describes one run of a
+// cron expression.
 type CronTickInput struct {
 	// Time at which the run began.
 	ActualTime time.Time `json:"actual_time"`
@@ -5546,8 +5548,8 @@ type CronTickInput struct {
 	ScheduledTime time.Time `json:"scheduled_time"`
 }
 
-// CronTickOutput: CronTick is the event of cron::on-tick: one run of a cron
-// expression.
+// CronTickOutput: CronTick is the event of cron::on-tick. It describes one run of
+// a cron expression.
 type CronTickOutput struct {
 	// Time at which the run began.
 	ActualTime time.Time `json:"actual_time"`
@@ -5562,46 +5564,44 @@ type CronTickOutput struct {
 // CronTriggerConfigInput: CronTriggerConfig is the config of trigger type cron.
 // Its function receives a CronEvent.
 type CronTriggerConfigInput struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. If the condition
-	// function returns an error, the engine skips the run. Empty is omitted and means
-	// no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
-	// Cron expression in UTC with six fields, seconds first, or seven with the year.
-	// Days of the week are 1 (Sunday) to 7, or names. Day of month and day of week
-	// must both match. Shorthands such as @daily are accepted; expressions with five
-	// fields are not.
+	// Cron expression in UTC, with six fields beginning with seconds, or seven fields
+	// including the year. Days of the week are 1 (Sunday) to 7, or names. Day of
+	// month and day of week must both match. Shorthands such as @daily are accepted,
+	// but expressions with five fields are not.
 	Expression string `json:"expression"`
 }
 
 // CronTriggerConfigOutput: CronTriggerConfig is the config of trigger type cron.
 // Its function receives a CronEvent.
 type CronTriggerConfigOutput struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. If the condition
-	// function returns an error, the engine skips the run. Empty is omitted and means
-	// no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
-	// Cron expression in UTC with six fields, seconds first, or seven with the year.
-	// Days of the week are 1 (Sunday) to 7, or names. Day of month and day of week
-	// must both match. Shorthands such as @daily are accepted; expressions with five
-	// fields are not.
+	// Cron expression in UTC, with six fields beginning with seconds, or seven fields
+	// including the year. Days of the week are 1 (Sunday) to 7, or names. Day of
+	// month and day of week must both match. Shorthands such as @daily are accepted,
+	// but expressions with five fields are not.
 	Expression string `json:"expression"`
 }
 
-// DeadLetterInput: DeadLetter is a message that has failed for good. It is one
-// element of the result of engine::queue::dlq_messages, which is an array, newest
-// first.
+// DeadLetterInput: DeadLetter is a message that has failed permanently. It is one
+// element of the array returned by engine::queue::dlq_messages, which is ordered
+// from newest to oldest.
 type DeadLetterInput struct {
-	// Error of the last attempt, in the engine's words.
+	// Error of the last attempt, in the engine's own format.
 	Error string `json:"error"`
 
-	// Time at which the message failed for good, in seconds since the Unix epoch.
+	// Time at which the message failed permanently, in seconds since the Unix epoch.
 	FailedAt uint `json:"failed_at"`
 
-	// ID of the dead letter, with which it can be redriven or discarded.
+	// ID of the dead letter, used to redrive or discard it.
 	ID string `json:"id"`
 
 	// Payload that was published or enqueued. Nil encodes as null.
@@ -5614,17 +5614,17 @@ type DeadLetterInput struct {
 	SizeBytes uint `json:"size_bytes"`
 }
 
-// DeadLetterOutput: DeadLetter is a message that has failed for good. It is one
-// element of the result of engine::queue::dlq_messages, which is an array, newest
-// first.
+// DeadLetterOutput: DeadLetter is a message that has failed permanently. It is one
+// element of the array returned by engine::queue::dlq_messages, which is ordered
+// from newest to oldest.
 type DeadLetterOutput struct {
-	// Error of the last attempt, in the engine's words.
+	// Error of the last attempt, in the engine's own format.
 	Error string `json:"error"`
 
-	// Time at which the message failed for good, in seconds since the Unix epoch.
+	// Time at which the message failed permanently, in seconds since the Unix epoch.
 	FailedAt uint `json:"failed_at"`
 
-	// ID of the dead letter, with which it can be redriven or discarded.
+	// ID of the dead letter, used to redrive or discard it.
 	ID string `json:"id"`
 
 	// Payload that was published or enqueued. Nil encodes as null.
@@ -5637,11 +5637,11 @@ type DeadLetterOutput struct {
 	SizeBytes uint `json:"size_bytes"`
 }
 
-// DeadLetterTopicInput: DeadLetterTopic is one element of the result of
-// engine::queue::dlq_topics, which is an array.
+// DeadLetterTopicInput: DeadLetterTopic is one element of the array returned by
+// engine::queue::dlq_topics.
 type DeadLetterTopicInput struct {
-	// Type of the broker that holds the dead letters: "builtin", or "function_queue"
-	// for a named queue.
+	// Type of the broker that manages the dead letters: "builtin", or
+	// "function_queue" for a named queue.
 	BrokerType string `json:"broker_type"`
 
 	// Number of dead letters of the topic or queue.
@@ -5651,11 +5651,11 @@ type DeadLetterTopicInput struct {
 	Topic string `json:"topic"`
 }
 
-// DeadLetterTopicOutput: DeadLetterTopic is one element of the result of
-// engine::queue::dlq_topics, which is an array.
+// DeadLetterTopicOutput: DeadLetterTopic is one element of the array returned by
+// engine::queue::dlq_topics.
 type DeadLetterTopicOutput struct {
-	// Type of the broker that holds the dead letters: "builtin", or "function_queue"
-	// for a named queue.
+	// Type of the broker that manages the dead letters: "builtin", or
+	// "function_queue" for a named queue.
 	BrokerType string `json:"broker_type"`
 
 	// Number of dead letters of the topic or queue.
@@ -5691,51 +5691,51 @@ type DeadLettersInputOutput struct {
 	Topic string `json:"topic"`
 }
 
-// DroppedReports counts the calls of one function that were observed but not
-// reported, for one reason.
+// DroppedReports contains the number of observed calls to one function that were
+// not reported for one particular reason.
 type DroppedReports struct {
 	// Number of calls that were not reported.
 	Count uint `json:"count"`
 
-	// ID of the function, or "*" for all functions that are not counted by
-	// themselves.
+	// ID of the function, or "*" for all functions without an entry of their own.
 	FunctionID string `json:"function_id"`
 
-	// Reason: "BUFFER_FULL", "TOO_LARGE" or "INACTIVE".
+	// Reason why the calls were not reported: "BUFFER_FULL", "TOO_LARGE" or
+	// "INACTIVE".
 	Reason string `json:"reason"`
 }
 
-// DroppedReportsInput: DroppedReports counts the calls of one function that were
-// observed but not reported, for one reason.
+// DroppedReportsInput: DroppedReports contains the number of observed calls to one
+// function that were not reported for one particular reason.
 type DroppedReportsInput struct {
 	// Number of calls that were not reported.
 	Count uint `json:"count"`
 
-	// ID of the function, or "*" for all functions that are not counted by
-	// themselves.
+	// ID of the function, or "*" for all functions without an entry of their own.
 	FunctionID string `json:"function_id"`
 
-	// Reason: "BUFFER_FULL", "TOO_LARGE" or "INACTIVE".
+	// Reason why the calls were not reported: "BUFFER_FULL", "TOO_LARGE" or
+	// "INACTIVE".
 	Reason string `json:"reason"`
 }
 
-// DroppedReportsOutput: DroppedReports counts the calls of one function that were
-// observed but not reported, for one reason.
+// DroppedReportsOutput: DroppedReports contains the number of observed calls to
+// one function that were not reported for one particular reason.
 type DroppedReportsOutput struct {
 	// Number of calls that were not reported.
 	Count uint `json:"count"`
 
-	// ID of the function, or "*" for all functions that are not counted by
-	// themselves.
+	// ID of the function, or "*" for all functions without an entry of their own.
 	FunctionID string `json:"function_id"`
 
-	// Reason: "BUFFER_FULL", "TOO_LARGE" or "INACTIVE".
+	// Reason why the calls were not reported: "BUFFER_FULL", "TOO_LARGE" or
+	// "INACTIVE".
 	Reason string `json:"reason"`
 }
 
 // DurablePublishInputInput: DurablePublishInput is the input of
 // iii::durable::publish, which publishes a message to a topic and keeps it until
-// it is handled. Delivery is at-least-once. There is no result.
+// it has been processed. Delivery is at-least-once. There is no result.
 type DurablePublishInputInput struct {
 	// Payload that the subscribers receive. Nil encodes as null.
 	Data json.RawMessage `json:"data"`
@@ -5746,7 +5746,7 @@ type DurablePublishInputInput struct {
 
 // DurablePublishInputOutput: DurablePublishInput is the input of
 // iii::durable::publish, which publishes a message to a topic and keeps it until
-// it is handled. Delivery is at-least-once. There is no result.
+// it has been processed. Delivery is at-least-once. There is no result.
 type DurablePublishInputOutput struct {
 	// Payload that the subscribers receive. Nil encodes as null.
 	Data json.RawMessage `json:"data"`
@@ -5765,10 +5765,10 @@ type EmptyInputOutput struct{}
 
 // EngineInvocationMetrics counts invocations since the engine started.
 type EngineInvocationMetrics struct {
-	// Number of all invocations, keyed by function ID. Nil encodes as {}.
+	// Total number of invocations, keyed by function ID. Nil encodes as {}.
 	ByFunction iii.Map[uint] `json:"by_function"`
 
-	// Number of invocations that the engine passed on to a worker.
+	// Number of invocations that the engine forwarded to a worker.
 	Deferred uint `json:"deferred"`
 
 	// Number of invocations that failed.
@@ -5777,17 +5777,17 @@ type EngineInvocationMetrics struct {
 	// Number of invocations that succeeded.
 	Success uint `json:"success"`
 
-	// Number of all invocations.
+	// Total number of invocations.
 	Total uint `json:"total"`
 }
 
 // EngineInvocationMetricsInput: EngineInvocationMetrics counts invocations since
 // the engine started.
 type EngineInvocationMetricsInput struct {
-	// Number of all invocations, keyed by function ID. Nil encodes as {}.
+	// Total number of invocations, keyed by function ID. Nil encodes as {}.
 	ByFunction iii.Map[uint] `json:"by_function"`
 
-	// Number of invocations that the engine passed on to a worker.
+	// Number of invocations that the engine forwarded to a worker.
 	Deferred uint `json:"deferred"`
 
 	// Number of invocations that failed.
@@ -5796,17 +5796,17 @@ type EngineInvocationMetricsInput struct {
 	// Number of invocations that succeeded.
 	Success uint `json:"success"`
 
-	// Number of all invocations.
+	// Total number of invocations.
 	Total uint `json:"total"`
 }
 
 // EngineInvocationMetricsOutput: EngineInvocationMetrics counts invocations since
 // the engine started.
 type EngineInvocationMetricsOutput struct {
-	// Number of all invocations, keyed by function ID. Nil encodes as {}.
+	// Total number of invocations, keyed by function ID. Nil encodes as {}.
 	ByFunction iii.Map[uint] `json:"by_function"`
 
-	// Number of invocations that the engine passed on to a worker.
+	// Number of invocations that the engine forwarded to a worker.
 	Deferred uint `json:"deferred"`
 
 	// Number of invocations that failed.
@@ -5815,51 +5815,51 @@ type EngineInvocationMetricsOutput struct {
 	// Number of invocations that succeeded.
 	Success uint `json:"success"`
 
-	// Number of all invocations.
+	// Total number of invocations.
 	Total uint `json:"total"`
 }
 
-// EngineMetrics holds the metrics of the engine itself. Nil means that a part is
-// not available.
+// EngineMetrics contains the metrics of the engine itself. A nil field means that
+// the metrics are not available.
 type EngineMetrics struct {
-	// Invocation counts. Nil is omitted.
+	// Number of invocations by outcome and function. Nil is omitted.
 	Invocations *EngineInvocationMetrics `json:"invocations,omitzero"`
 
-	// Durations of the stored spans. Nil is omitted.
+	// Statistics about the durations of the stored spans. Nil is omitted.
 	Performance *EnginePerformanceMetrics `json:"performance,omitzero"`
 
-	// Worker counts. Nil is omitted.
+	// Number of workers that connected, disconnected and are active. Nil is omitted.
 	Workers *EngineWorkerMetrics `json:"workers,omitzero"`
 }
 
-// EngineMetricsInput: EngineMetrics holds the metrics of the engine itself. Nil
-// means that a part is not available.
+// EngineMetricsInput: EngineMetrics contains the metrics of the engine itself. A
+// nil field means that the metrics are not available.
 type EngineMetricsInput struct {
-	// Invocation counts. Nil is omitted.
+	// Number of invocations by outcome and function. Nil is omitted.
 	Invocations *EngineInvocationMetrics `json:"invocations,omitzero"`
 
-	// Durations of the stored spans. Nil is omitted.
+	// Statistics about the durations of the stored spans. Nil is omitted.
 	Performance *EnginePerformanceMetrics `json:"performance,omitzero"`
 
-	// Worker counts. Nil is omitted.
+	// Number of workers that connected, disconnected and are active. Nil is omitted.
 	Workers *EngineWorkerMetrics `json:"workers,omitzero"`
 }
 
-// EngineMetricsOutput: EngineMetrics holds the metrics of the engine itself. Nil
-// means that a part is not available.
+// EngineMetricsOutput: EngineMetrics contains the metrics of the engine itself. A
+// nil field means that the metrics are not available.
 type EngineMetricsOutput struct {
-	// Invocation counts. Nil is omitted.
+	// Number of invocations by outcome and function. Nil is omitted.
 	Invocations *EngineInvocationMetrics `json:"invocations,omitzero"`
 
-	// Durations of the stored spans. Nil is omitted.
+	// Statistics about the durations of the stored spans. Nil is omitted.
 	Performance *EnginePerformanceMetrics `json:"performance,omitzero"`
 
-	// Worker counts. Nil is omitted.
+	// Number of workers that connected, disconnected and are active. Nil is omitted.
 	Workers *EngineWorkerMetrics `json:"workers,omitzero"`
 }
 
-// EnginePerformanceMetrics summarizes the durations of the stored spans, in
-// milliseconds.
+// EnginePerformanceMetrics contains statistics about the durations of the stored
+// spans, in milliseconds.
 type EnginePerformanceMetrics struct {
 	// Mean duration in milliseconds.
 	AvgDurationMs float64 `json:"avg_duration_ms"`
@@ -5880,8 +5880,8 @@ type EnginePerformanceMetrics struct {
 	P99DurationMs float64 `json:"p99_duration_ms"`
 }
 
-// EnginePerformanceMetricsInput: EnginePerformanceMetrics summarizes the durations
-// of the stored spans, in milliseconds.
+// EnginePerformanceMetricsInput: EnginePerformanceMetrics contains statistics
+// about the durations of the stored spans, in milliseconds.
 type EnginePerformanceMetricsInput struct {
 	// Mean duration in milliseconds.
 	AvgDurationMs float64 `json:"avg_duration_ms"`
@@ -5902,8 +5902,8 @@ type EnginePerformanceMetricsInput struct {
 	P99DurationMs float64 `json:"p99_duration_ms"`
 }
 
-// EnginePerformanceMetricsOutput: EnginePerformanceMetrics summarizes the
-// durations of the stored spans, in milliseconds.
+// EnginePerformanceMetricsOutput: EnginePerformanceMetrics contains statistics
+// about the durations of the stored spans, in milliseconds.
 type EnginePerformanceMetricsOutput struct {
 	// Mean duration in milliseconds.
 	AvgDurationMs float64 `json:"avg_duration_ms"`
@@ -5929,10 +5929,10 @@ type EngineWorkerMetrics struct {
 	// Number of workers that are currently active.
 	Active uint `json:"active"`
 
-	// Number of workers that have left.
+	// Number of workers that have disconnected.
 	Deaths uint `json:"deaths"`
 
-	// Number of workers that have joined.
+	// Number of workers that have connected.
 	Spawns uint `json:"spawns"`
 }
 
@@ -5942,10 +5942,10 @@ type EngineWorkerMetricsInput struct {
 	// Number of workers that are currently active.
 	Active uint `json:"active"`
 
-	// Number of workers that have left.
+	// Number of workers that have disconnected.
 	Deaths uint `json:"deaths"`
 
-	// Number of workers that have joined.
+	// Number of workers that have connected.
 	Spawns uint `json:"spawns"`
 }
 
@@ -5955,26 +5955,26 @@ type EngineWorkerMetricsOutput struct {
 	// Number of workers that are currently active.
 	Active uint `json:"active"`
 
-	// Number of workers that have left.
+	// Number of workers that have disconnected.
 	Deaths uint `json:"deaths"`
 
-	// Number of workers that have joined.
+	// Number of workers that have connected.
 	Spawns uint `json:"spawns"`
 }
 
 // EnqueueResultInput: EnqueueResult is the result of a call with the enqueue
-// action. The message is in the queue; its function has yet to run.
+// action. The message is in the queue, but its function has not run yet.
 type EnqueueResultInput struct {
-	// Receipt that the engine creates for the message, a UUID. It differs from the ID
-	// that the message has as a dead letter.
+	// Receipt for the message, a UUID that the engine generates. If the message
+	// becomes a dead letter, the dead letter has a different ID.
 	MessageReceiptID string `json:"messageReceiptId"`
 }
 
 // EnqueueResultOutput: EnqueueResult is the result of a call with the enqueue
-// action. The message is in the queue; its function has yet to run.
+// action. The message is in the queue, but its function has not run yet.
 type EnqueueResultOutput struct {
-	// Receipt that the engine creates for the message, a UUID. It differs from the ID
-	// that the message has as a dead letter.
+	// Receipt for the message, a UUID that the engine generates. If the message
+	// becomes a dead letter, the dead letter has a different ID.
 	MessageReceiptID string `json:"messageReceiptId"`
 }
 
@@ -5986,7 +5986,7 @@ type ErrorBody struct {
 	// Human-readable error message.
 	Message string `json:"message"`
 
-	// Stack trace of the side that failed. Empty is omitted.
+	// Stack trace of the failure. Empty is omitted.
 	Stacktrace *string `json:"stacktrace,omitzero"`
 }
 
@@ -5998,7 +5998,7 @@ type ErrorBodyInput struct {
 	// Human-readable error message.
 	Message string `json:"message"`
 
-	// Stack trace of the side that failed. Empty is omitted.
+	// Stack trace of the failure. Empty is omitted.
 	Stacktrace *string `json:"stacktrace,omitzero"`
 }
 
@@ -6010,24 +6010,24 @@ type ErrorBodyOutput struct {
 	// Human-readable error message.
 	Message string `json:"message"`
 
-	// Stack trace of the side that failed. Empty is omitted.
+	// Stack trace of the failure. Empty is omitted.
 	Stacktrace *string `json:"stacktrace,omitzero"`
 }
 
-// ErrorMessageInput: ErrorMessage is the message that the engine sends before it
-// closes a connection that its auth function has rejected.
+// ErrorMessageInput: ErrorMessage is sent by the engine before it closes a
+// connection that the auth function has rejected.
 type ErrorMessageInput struct {
-	// Error that explains the rejection, with the code "AUTH_ERROR".
+	// Reason for the rejection, with the code "AUTH_ERROR".
 	Error ErrorBody `json:"error"`
 
 	// Tag of the message. The encoder sets it.
 	Type ErrorMessageInputType `json:"type"`
 }
 
-// ErrorMessageOutput: ErrorMessage is the message that the engine sends before it
-// closes a connection that its auth function has rejected.
+// ErrorMessageOutput: ErrorMessage is sent by the engine before it closes a
+// connection that the auth function has rejected.
 type ErrorMessageOutput struct {
-	// Error that explains the rejection, with the code "AUTH_ERROR".
+	// Reason for the rejection, with the code "AUTH_ERROR".
 	Error ErrorBody `json:"error"`
 
 	// Tag of the message. The encoder sets it.
@@ -6040,7 +6040,7 @@ type FunctionDetail struct {
 	// means that observers have no arguments.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Description of what the function is for. Nil is omitted.
+	// Description of the function's purpose. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
 	// ID of the function.
@@ -6073,8 +6073,8 @@ type FunctionDetail struct {
 	// JSON Schema of the function's result. Nil is omitted.
 	ResponseSchema json.RawMessage `json:"response_schema,omitzero"`
 
-	// Name of the worker that provides the function. For a worker without a name, the
-	// part of the ID before the first "::".
+	// Name of the worker that provides the function. If the worker has no name, it is
+	// the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -6085,7 +6085,7 @@ type FunctionDetailInput struct {
 	// means that observers have no arguments.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Description of what the function is for. Nil is omitted.
+	// Description of the function's purpose. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
 	// ID of the function.
@@ -6118,8 +6118,8 @@ type FunctionDetailInput struct {
 	// JSON Schema of the function's result. Nil is omitted.
 	ResponseSchema json.RawMessage `json:"response_schema,omitzero"`
 
-	// Name of the worker that provides the function. For a worker without a name, the
-	// part of the ID before the first "::".
+	// Name of the worker that provides the function. If the worker has no name, it is
+	// the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -6130,7 +6130,7 @@ type FunctionDetailOutput struct {
 	// means that observers have no arguments.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Description of what the function is for. Nil is omitted.
+	// Description of the function's purpose. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
 	// ID of the function.
@@ -6163,95 +6163,95 @@ type FunctionDetailOutput struct {
 	// JSON Schema of the function's result. Nil is omitted.
 	ResponseSchema json.RawMessage `json:"response_schema,omitzero"`
 
-	// Name of the worker that provides the function. For a worker without a name, the
-	// part of the ID before the first "::".
+	// Name of the worker that provides the function. If the worker has no name, it is
+	// the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
 // FunctionFilterInput: FunctionFilter is the input of engine::functions::list. The
 // zero value lists all functions except internal ones.
 type FunctionFilterInput struct {
-	// Whether to include internal functions: the engine's own and those whose
-	// metadata sets internal to true. False is omitted.
+	// Whether to include internal functions. These are the engine's own functions,
+	// and functions whose metadata sets internal to true. False is omitted.
 	IncludeInternal *bool `json:"include_internal,omitzero"`
 
 	// Prefix of the function ID. Empty is omitted and matches all functions.
 	Prefix *string `json:"prefix,omitzero"`
 
-	// Text to find in the ID or the description of a function, ignoring case. Empty
-	// is omitted and matches all functions.
+	// Substring of the function's ID or description, ignoring case. Empty is omitted
+	// and matches all functions.
 	Search *string `json:"search,omitzero"`
 
 	// Name of the worker that provides the function. Empty is omitted and matches all
 	// workers.
 	Worker *string `json:"worker,omitzero"`
 
-	// Names of the workers that provide the function. Empty is omitted and matches
-	// all workers.
+	// Names of the workers whose functions to list. Empty is omitted and matches all
+	// workers.
 	Workers []string `json:"workers,omitzero"`
 }
 
 // FunctionFilterOutput: FunctionFilter is the input of engine::functions::list.
 // The zero value lists all functions except internal ones.
 type FunctionFilterOutput struct {
-	// Whether to include internal functions: the engine's own and those whose
-	// metadata sets internal to true. False is omitted.
+	// Whether to include internal functions. These are the engine's own functions,
+	// and functions whose metadata sets internal to true. False is omitted.
 	IncludeInternal *bool `json:"include_internal,omitzero"`
 
 	// Prefix of the function ID. Empty is omitted and matches all functions.
 	Prefix *string `json:"prefix,omitzero"`
 
-	// Text to find in the ID or the description of a function, ignoring case. Empty
-	// is omitted and matches all functions.
+	// Substring of the function's ID or description, ignoring case. Empty is omitted
+	// and matches all functions.
 	Search *string `json:"search,omitzero"`
 
 	// Name of the worker that provides the function. Empty is omitted and matches all
 	// workers.
 	Worker *string `json:"worker,omitzero"`
 
-	// Names of the workers that provide the function. Empty is omitted and matches
-	// all workers.
+	// Names of the workers whose functions to list. Empty is omitted and matches all
+	// workers.
 	Workers []string `json:"workers,omitzero"`
 }
 
 // FunctionInfoBatchInput: FunctionInfoBatch is the result of
 // engine::functions::info for several functions.
 type FunctionInfoBatchInput struct {
-	// One entry for each requested function. Nil encodes as [].
+	// Entries for the requested functions, one for each. Nil encodes as [].
 	Functions iii.List[FunctionInfoEntry] `json:"functions"`
 }
 
 // FunctionInfoBatchOutput: FunctionInfoBatch is the result of
 // engine::functions::info for several functions.
 type FunctionInfoBatchOutput struct {
-	// One entry for each requested function. Nil encodes as [].
+	// Entries for the requested functions, one for each. Nil encodes as [].
 	Functions iii.List[FunctionInfoEntry] `json:"functions"`
 }
 
-// FunctionInfoError reports why a FunctionInfoBatch holds no FunctionDetail for a
-// function.
+// FunctionInfoError reports why a FunctionInfoBatch contains no FunctionDetail for
+// a function.
 type FunctionInfoError struct {
-	// Reason why there is no detail: "forbidden" or "not_found".
+	// Reason for the missing FunctionDetail: "forbidden" or "not_found".
 	Error string `json:"error"`
 
 	// ID of the function.
 	FunctionID string `json:"function_id"`
 }
 
-// FunctionInfoErrorInput: FunctionInfoError reports why a FunctionInfoBatch holds
-// no FunctionDetail for a function.
+// FunctionInfoErrorInput: FunctionInfoError reports why a FunctionInfoBatch
+// contains no FunctionDetail for a function.
 type FunctionInfoErrorInput struct {
-	// Reason why there is no detail: "forbidden" or "not_found".
+	// Reason for the missing FunctionDetail: "forbidden" or "not_found".
 	Error string `json:"error"`
 
 	// ID of the function.
 	FunctionID string `json:"function_id"`
 }
 
-// FunctionInfoErrorOutput: FunctionInfoError reports why a FunctionInfoBatch holds
-// no FunctionDetail for a function.
+// FunctionInfoErrorOutput: FunctionInfoError reports why a FunctionInfoBatch
+// contains no FunctionDetail for a function.
 type FunctionInfoErrorOutput struct {
-	// Reason why there is no detail: "forbidden" or "not_found".
+	// Reason for the missing FunctionDetail: "forbidden" or "not_found".
 	Error string `json:"error"`
 
 	// ID of the function.
@@ -6261,56 +6261,58 @@ type FunctionInfoErrorOutput struct {
 // FunctionInfoInputInput: FunctionInfoInput is the input of
 // engine::functions::info. Set either FunctionID or FunctionIDs.
 type FunctionInfoInputInput struct {
-	// ID of one function; the result is then a FunctionDetail. Empty is omitted.
+	// ID of a single function, for which the result is a FunctionDetail. Empty is
+	// omitted.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// IDs of up to 32 functions; the result is then a FunctionInfoBatch. Empty is
-	// omitted.
+	// IDs of up to 32 functions, for which the result is a FunctionInfoBatch. Empty
+	// is omitted.
 	FunctionIDs []string `json:"function_ids,omitzero"`
 
-	// Namespace in which to look for the function. Empty is omitted; the engine then
-	// looks in namespace "default" and, failing that, in the only namespace that has
-	// the function.
+	// Namespace of the function. Empty is omitted. The engine then tries namespace
+	// "default". If the function is not there, it must exist in exactly one other
+	// namespace.
 	Namespace *string `json:"namespace,omitzero"`
 }
 
 // FunctionInfoInputOutput: FunctionInfoInput is the input of
 // engine::functions::info. Set either FunctionID or FunctionIDs.
 type FunctionInfoInputOutput struct {
-	// ID of one function; the result is then a FunctionDetail. Empty is omitted.
+	// ID of a single function, for which the result is a FunctionDetail. Empty is
+	// omitted.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// IDs of up to 32 functions; the result is then a FunctionInfoBatch. Empty is
-	// omitted.
+	// IDs of up to 32 functions, for which the result is a FunctionInfoBatch. Empty
+	// is omitted.
 	FunctionIDs []string `json:"function_ids,omitzero"`
 
-	// Namespace in which to look for the function. Empty is omitted; the engine then
-	// looks in namespace "default" and, failing that, in the only namespace that has
-	// the function.
+	// Namespace of the function. Empty is omitted. The engine then tries namespace
+	// "default". If the function is not there, it must exist in exactly one other
+	// namespace.
 	Namespace *string `json:"namespace,omitzero"`
 }
 
 // FunctionRegisteredMessageInput: FunctionRegisteredMessage confirms the
-// registration of a function and lists its observers. The engine sends it to a
-// worker that declared observe.v1, and again to replace the list or to change
-// LocalDispatch. The worker answers with an ObserverAckMessage for each observer.
+// registration of a function and lists its observers. The engine sends it to
+// workers that have declared observe.v1. It sends the message again to replace the
+// list or to change LocalDispatch. The worker replies with an ObserverAckMessage
+// for each observer.
 type FunctionRegisteredMessageInput struct {
-	// ID under which this connection registered the function.
+	// ID under which the worker registered the function on this connection.
 	ID string `json:"id"`
 
-	// Whether the worker may run its own calls of the function in process. Defaults
-	// to false.
+	// Whether the worker may call the function in process. Defaults to false.
 	LocalDispatch *bool `json:"local_dispatch,omitzero"`
 
 	// Namespace of the function. Defaults to "default" when absent or null. Empty is
 	// omitted.
 	Namespace *string `json:"namespace,omitzero"`
 
-	// All observers of the function, active or not yet accepted. Defaults to none.
-	// Nil encodes as [].
+	// All observers of the function, including those that have not been accepted yet.
+	// Defaults to none. Nil encodes as [].
 	Observers []ObserverView `json:"observers,omitzero"`
 
-	// Revision of the function's observers. It grows with every change within a
+	// Revision of the function's observers, which grows with every change within a
 	// connection.
 	Revision uint `json:"revision"`
 
@@ -6319,26 +6321,26 @@ type FunctionRegisteredMessageInput struct {
 }
 
 // FunctionRegisteredMessageOutput: FunctionRegisteredMessage confirms the
-// registration of a function and lists its observers. The engine sends it to a
-// worker that declared observe.v1, and again to replace the list or to change
-// LocalDispatch. The worker answers with an ObserverAckMessage for each observer.
+// registration of a function and lists its observers. The engine sends it to
+// workers that have declared observe.v1. It sends the message again to replace the
+// list or to change LocalDispatch. The worker replies with an ObserverAckMessage
+// for each observer.
 type FunctionRegisteredMessageOutput struct {
-	// ID under which this connection registered the function.
+	// ID under which the worker registered the function on this connection.
 	ID string `json:"id"`
 
-	// Whether the worker may run its own calls of the function in process. Defaults
-	// to false.
+	// Whether the worker may call the function in process. Defaults to false.
 	LocalDispatch *bool `json:"local_dispatch,omitzero"`
 
 	// Namespace of the function. Defaults to "default" when absent or null. Empty is
 	// omitted.
 	Namespace *string `json:"namespace,omitzero"`
 
-	// All observers of the function, active or not yet accepted. Defaults to none.
-	// Nil encodes as [].
+	// All observers of the function, including those that have not been accepted yet.
+	// Defaults to none. Nil encodes as [].
 	Observers []ObserverView `json:"observers,omitzero"`
 
-	// Revision of the function's observers. It grows with every change within a
+	// Revision of the function's observers, which grows with every change within a
 	// connection.
 	Revision uint `json:"revision"`
 
@@ -6352,7 +6354,7 @@ type FunctionSummary struct {
 	// means that observers have no arguments.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Description of what the function is for. Nil is omitted.
+	// Description of the function's purpose. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
 	// ID of the function.
@@ -6376,8 +6378,8 @@ type FunctionSummary struct {
 	// as on engines older than 0.26; the default is false.
 	Private *bool `json:"private,omitzero"`
 
-	// Name of the worker that provides the function. For a worker without a name, the
-	// part of the ID before the first "::".
+	// Name of the worker that provides the function. If the worker has no name, it is
+	// the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -6387,7 +6389,7 @@ type FunctionSummaryInput struct {
 	// means that observers have no arguments.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Description of what the function is for. Nil is omitted.
+	// Description of the function's purpose. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
 	// ID of the function.
@@ -6411,8 +6413,8 @@ type FunctionSummaryInput struct {
 	// as on engines older than 0.26; the default is false.
 	Private *bool `json:"private,omitzero"`
 
-	// Name of the worker that provides the function. For a worker without a name, the
-	// part of the ID before the first "::".
+	// Name of the worker that provides the function. If the worker has no name, it is
+	// the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -6422,7 +6424,7 @@ type FunctionSummaryOutput struct {
 	// means that observers have no arguments.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Description of what the function is for. Nil is omitted.
+	// Description of the function's purpose. Nil is omitted.
 	Description *string `json:"description,omitzero"`
 
 	// ID of the function.
@@ -6446,8 +6448,8 @@ type FunctionSummaryOutput struct {
 	// as on engines older than 0.26; the default is false.
 	Private *bool `json:"private,omitzero"`
 
-	// Name of the worker that provides the function. For a worker without a name, the
-	// part of the ID before the first "::".
+	// Name of the worker that provides the function. If the worker has no name, it is
+	// the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -6490,24 +6492,26 @@ type FunctionTriggerOutput struct {
 }
 
 // FunctionsAvailableEventInput: FunctionsAvailableEvent is the payload that an
-// engine::functions-available trigger delivers when the set of function IDs has
-// changed.
+// engine::functions-available trigger delivers when functions have been added or
+// removed.
 type FunctionsAvailableEventInput struct {
 	// Kind of the event, always "functions_changed".
 	Event string `json:"event"`
 
-	// All functions after the change, including internal ones. Nil encodes as [].
+	// All functions after the change, including internal functions. Nil encodes as
+	// [].
 	Functions iii.List[FunctionSummary] `json:"functions"`
 }
 
 // FunctionsAvailableEventOutput: FunctionsAvailableEvent is the payload that an
-// engine::functions-available trigger delivers when the set of function IDs has
-// changed.
+// engine::functions-available trigger delivers when functions have been added or
+// removed.
 type FunctionsAvailableEventOutput struct {
 	// Kind of the event, always "functions_changed".
 	Event string `json:"event"`
 
-	// All functions after the change, including internal ones. Nil encodes as [].
+	// All functions after the change, including internal functions. Nil encodes as
+	// [].
 	Functions iii.List[FunctionSummary] `json:"functions"`
 }
 
@@ -6524,7 +6528,7 @@ type FunctionsAvailableTriggerOutput struct{}
 // FunctionsListResultInput: FunctionsListResult is the result of
 // engine::functions::list.
 type FunctionsListResultInput struct {
-	// Functions that the caller may see, ordered by ID; with a search, the best
+	// Functions that the caller may see, ordered by ID. With a search, the best
 	// matches come first. Nil encodes as [].
 	Functions iii.List[FunctionSummary] `json:"functions"`
 }
@@ -6532,90 +6536,96 @@ type FunctionsListResultInput struct {
 // FunctionsListResultOutput: FunctionsListResult is the result of
 // engine::functions::list.
 type FunctionsListResultOutput struct {
-	// Functions that the caller may see, ordered by ID; with a search, the best
+	// Functions that the caller may see, ordered by ID. With a search, the best
 	// matches come first. Nil encodes as [].
 	Functions iii.List[FunctionSummary] `json:"functions"`
 }
 
 // HTTPAuthAPIKey sends a key in a custom header.
 type HTTPAuthAPIKey struct {
-	// Literal name of the header that carries the key, such as X-Api-Key.
+	// Name of the header that carries the key, such as X-Api-Key.
 	Header string `json:"header"`
 
 	// Tag of the variant, always "api_key". The encoder sets it.
 	Type HTTPAuthAPIKeyType `json:"type"`
 
-	// Name of the environment variable on the engine's host that holds the key, not
-	// the key itself. The engine reads the variable once, at registration.
+	// Name of the environment variable on the engine's host that contains the key. It
+	// is not the key itself. The engine reads the variable once, when the function is
+	// registered.
 	ValueKey string `json:"value_key"`
 }
 
 // HTTPAuthAPIKeyInput: HTTPAuthAPIKey sends a key in a custom header.
 type HTTPAuthAPIKeyInput struct {
-	// Literal name of the header that carries the key, such as X-Api-Key.
+	// Name of the header that carries the key, such as X-Api-Key.
 	Header string `json:"header"`
 
 	// Tag of the variant, always "api_key". The encoder sets it.
 	Type HTTPAuthAPIKeyInputType `json:"type"`
 
-	// Name of the environment variable on the engine's host that holds the key, not
-	// the key itself. The engine reads the variable once, at registration.
+	// Name of the environment variable on the engine's host that contains the key. It
+	// is not the key itself. The engine reads the variable once, when the function is
+	// registered.
 	ValueKey string `json:"value_key"`
 }
 
 // HTTPAuthAPIKeyOutput: HTTPAuthAPIKey sends a key in a custom header.
 type HTTPAuthAPIKeyOutput struct {
-	// Literal name of the header that carries the key, such as X-Api-Key.
+	// Name of the header that carries the key, such as X-Api-Key.
 	Header string `json:"header"`
 
 	// Tag of the variant, always "api_key". The encoder sets it.
 	Type HTTPAuthAPIKeyOutputType `json:"type"`
 
-	// Name of the environment variable on the engine's host that holds the key, not
-	// the key itself. The engine reads the variable once, at registration.
+	// Name of the environment variable on the engine's host that contains the key. It
+	// is not the key itself. The engine reads the variable once, when the function is
+	// registered.
 	ValueKey string `json:"value_key"`
 }
 
-// HTTPAuthBearer sends a token in the header Authorization: Bearer <token>.
+// HTTPAuthBearer sends a token in the header "Authorization: Bearer <token>".
 type HTTPAuthBearer struct {
-	// Name of the environment variable on the engine's host that holds the token, not
-	// the token itself. The engine reads the variable once, at registration.
+	// Name of the environment variable on the engine's host that contains the token.
+	// It is not the token itself. The engine reads the variable once, when the
+	// function is registered.
 	TokenKey string `json:"token_key"`
 
 	// Tag of the variant, always "bearer". The encoder sets it.
 	Type HTTPAuthBearerType `json:"type"`
 }
 
-// HTTPAuthBearerInput: HTTPAuthBearer sends a token in the header Authorization:
-// Bearer <token>.
+// HTTPAuthBearerInput: HTTPAuthBearer sends a token in the header "Authorization:
+// Bearer <token>".
 type HTTPAuthBearerInput struct {
-	// Name of the environment variable on the engine's host that holds the token, not
-	// the token itself. The engine reads the variable once, at registration.
+	// Name of the environment variable on the engine's host that contains the token.
+	// It is not the token itself. The engine reads the variable once, when the
+	// function is registered.
 	TokenKey string `json:"token_key"`
 
 	// Tag of the variant, always "bearer". The encoder sets it.
 	Type HTTPAuthBearerInputType `json:"type"`
 }
 
-// HTTPAuthBearerOutput: HTTPAuthBearer sends a token in the header Authorization:
-// Bearer <token>.
+// HTTPAuthBearerOutput: HTTPAuthBearer sends a token in the header "Authorization:
+// Bearer <token>".
 type HTTPAuthBearerOutput struct {
-	// Name of the environment variable on the engine's host that holds the token, not
-	// the token itself. The engine reads the variable once, at registration.
+	// Name of the environment variable on the engine's host that contains the token.
+	// It is not the token itself. The engine reads the variable once, when the
+	// function is registered.
 	TokenKey string `json:"token_key"`
 
 	// Tag of the variant, always "bearer". The encoder sets it.
 	Type HTTPAuthBearerOutputType `json:"type"`
 }
 
-// HTTPAuthHMAC signs each request with a shared secret. The engine sends the
-// header x-iii-Signature, which holds "sha256=" followed by the lower-case
-// hexadecimal HMAC-SHA256 of the text "<x-iii-Timestamp>:<standard base64 of the
+// HTTPAuthHMAC signs each request with a shared secret. The engine sends a header
+// x-iii-Signature that contains "sha256=" followed by the HMAC-SHA256, in
+// lower-case hexadecimal, of the string "<x-iii-Timestamp>:<standard base64 of the
 // body>".
 type HTTPAuthHMAC struct {
-	// Name of the environment variable on the engine's host that holds the shared
-	// secret, not the secret itself. The engine reads the variable once, at
-	// registration.
+	// Name of the environment variable on the engine's host that contains the shared
+	// secret. It is not the secret itself. The engine reads the variable once, when
+	// the function is registered.
 	SecretKey string `json:"secret_key"`
 
 	// Tag of the variant, always "hmac". The encoder sets it.
@@ -6623,13 +6633,13 @@ type HTTPAuthHMAC struct {
 }
 
 // HTTPAuthHMACInput: HTTPAuthHMAC signs each request with a shared secret. The
-// engine sends the header x-iii-Signature, which holds "sha256=" followed by the
-// lower-case hexadecimal HMAC-SHA256 of the text "<x-iii-Timestamp>:<standard
-// base64 of the body>".
+// engine sends a header x-iii-Signature that contains "sha256=" followed by the
+// HMAC-SHA256, in lower-case hexadecimal, of the string
+// "<x-iii-Timestamp>:<standard base64 of the body>".
 type HTTPAuthHMACInput struct {
-	// Name of the environment variable on the engine's host that holds the shared
-	// secret, not the secret itself. The engine reads the variable once, at
-	// registration.
+	// Name of the environment variable on the engine's host that contains the shared
+	// secret. It is not the secret itself. The engine reads the variable once, when
+	// the function is registered.
 	SecretKey string `json:"secret_key"`
 
 	// Tag of the variant, always "hmac". The encoder sets it.
@@ -6637,13 +6647,13 @@ type HTTPAuthHMACInput struct {
 }
 
 // HTTPAuthHMACOutput: HTTPAuthHMAC signs each request with a shared secret. The
-// engine sends the header x-iii-Signature, which holds "sha256=" followed by the
-// lower-case hexadecimal HMAC-SHA256 of the text "<x-iii-Timestamp>:<standard
-// base64 of the body>".
+// engine sends a header x-iii-Signature that contains "sha256=" followed by the
+// HMAC-SHA256, in lower-case hexadecimal, of the string
+// "<x-iii-Timestamp>:<standard base64 of the body>".
 type HTTPAuthHMACOutput struct {
-	// Name of the environment variable on the engine's host that holds the shared
-	// secret, not the secret itself. The engine reads the variable once, at
-	// registration.
+	// Name of the environment variable on the engine's host that contains the shared
+	// secret. It is not the secret itself. The engine reads the variable once, when
+	// the function is registered.
 	SecretKey string `json:"secret_key"`
 
 	// Tag of the variant, always "hmac". The encoder sets it.
@@ -6651,8 +6661,8 @@ type HTTPAuthHMACOutput struct {
 }
 
 // HTTPInvocationConfig configures how the engine calls a function over HTTP. The
-// engine sends the payload as JSON, with the headers x-iii-Function-Path,
-// x-iii-Invocation-ID and x-iii-Timestamp, and does not follow redirects.
+// engine sends the payload as JSON and adds the headers x-iii-Function-Path,
+// x-iii-Invocation-ID and x-iii-Timestamp. It does not follow redirects.
 type HTTPInvocationConfig struct {
 	// Authentication of the request. Nil is omitted and means no authentication.
 	Auth *HTTPAuthConfig `json:"auth,omitzero"`
@@ -6667,16 +6677,16 @@ type HTTPInvocationConfig struct {
 	// applies its default of 30000.
 	TimeoutMs *uint `json:"timeout_ms,omitzero"`
 
-	// Absolute URL to call. The engine's default policy requires https and forbids
-	// URLs that lead to a loopback, private or link-local address. The engine only
-	// logs a rejected URL; the worker receives no error.
+	// Absolute URL to call. By default, the engine requires https and forbids URLs
+	// that resolve to a loopback, private or link-local address. If the engine
+	// rejects the URL, it only logs this, and the worker receives no error.
 	URL string `json:"url"`
 }
 
 // HTTPInvocationConfigInput: HTTPInvocationConfig configures how the engine calls
-// a function over HTTP. The engine sends the payload as JSON, with the headers
-// x-iii-Function-Path, x-iii-Invocation-ID and x-iii-Timestamp, and does not
-// follow redirects.
+// a function over HTTP. The engine sends the payload as JSON and adds the headers
+// x-iii-Function-Path, x-iii-Invocation-ID and x-iii-Timestamp. It does not follow
+// redirects.
 type HTTPInvocationConfigInput struct {
 	// Authentication of the request. Nil is omitted and means no authentication.
 	Auth *HTTPAuthConfig `json:"auth,omitzero"`
@@ -6691,16 +6701,16 @@ type HTTPInvocationConfigInput struct {
 	// applies its default of 30000.
 	TimeoutMs *uint `json:"timeout_ms,omitzero"`
 
-	// Absolute URL to call. The engine's default policy requires https and forbids
-	// URLs that lead to a loopback, private or link-local address. The engine only
-	// logs a rejected URL; the worker receives no error.
+	// Absolute URL to call. By default, the engine requires https and forbids URLs
+	// that resolve to a loopback, private or link-local address. If the engine
+	// rejects the URL, it only logs this, and the worker receives no error.
 	URL string `json:"url"`
 }
 
 // HTTPInvocationConfigOutput: HTTPInvocationConfig configures how the engine calls
-// a function over HTTP. The engine sends the payload as JSON, with the headers
-// x-iii-Function-Path, x-iii-Invocation-ID and x-iii-Timestamp, and does not
-// follow redirects.
+// a function over HTTP. The engine sends the payload as JSON and adds the headers
+// x-iii-Function-Path, x-iii-Invocation-ID and x-iii-Timestamp. It does not follow
+// redirects.
 type HTTPInvocationConfigOutput struct {
 	// Authentication of the request. Nil is omitted and means no authentication.
 	Auth *HTTPAuthConfig `json:"auth,omitzero"`
@@ -6715,9 +6725,9 @@ type HTTPInvocationConfigOutput struct {
 	// applies its default of 30000.
 	TimeoutMs *uint `json:"timeout_ms,omitzero"`
 
-	// Absolute URL to call. The engine's default policy requires https and forbids
-	// URLs that lead to a loopback, private or link-local address. The engine only
-	// logs a rejected URL; the worker receives no error.
+	// Absolute URL to call. By default, the engine requires https and forbids URLs
+	// that resolve to a loopback, private or link-local address. If the engine
+	// rejects the URL, it only logs this, and the worker receives no error.
 	URL string `json:"url"`
 }
 
@@ -6725,7 +6735,7 @@ type HTTPInvocationConfigOutput struct {
 // function of an HTTP trigger. The engine calls the function in the namespace of
 // the trigger's target.
 type HTTPMiddlewareInputInput struct {
-	// Context, always {}; the engine reserves it. Nil encodes as null.
+	// Context reserved by the engine, always {}. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
 	// Phase of the request, always "preHandler".
@@ -6739,7 +6749,7 @@ type HTTPMiddlewareInputInput struct {
 // function of an HTTP trigger. The engine calls the function in the namespace of
 // the trigger's target.
 type HTTPMiddlewareInputOutput struct {
-	// Context, always {}; the engine reserves it. Nil encodes as null.
+	// Context reserved by the engine, always {}. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
 	// Phase of the request, always "preHandler".
@@ -6749,67 +6759,67 @@ type HTTPMiddlewareInputOutput struct {
 	Request HTTPMiddlewareRequest `json:"request"`
 }
 
-// HTTPMiddlewareRequest is the request as a middleware function receives it. It
-// has no body and no path, and the middleware function cannot change it.
+// HTTPMiddlewareRequest is the request that a middleware function receives. It has
+// no body and no path, and the middleware function cannot change it.
 type HTTPMiddlewareRequest struct {
 	// Headers of the request, keyed by lower-case name. If a header is repeated, the
-	// map holds the last of its values. Nil encodes as {}.
+	// map holds its last value. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
 	// Method of the request.
 	Method string `json:"method"`
 
-	// Values of the route's :name segments, not percent-decoded, keyed by name. Nil
-	// encodes as {}.
+	// Values of the :name segments in the route, not percent-decoded, keyed by name.
+	// Nil encodes as {}.
 	PathParams iii.Map[string] `json:"path_params"`
 
-	// Query parameters of the request. If a parameter is repeated, the map holds the
-	// last of its values. Nil encodes as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds its
+	// last value. Nil encodes as {}.
 	QueryParams iii.Map[string] `json:"query_params"`
 }
 
-// HTTPMiddlewareRequestInput: HTTPMiddlewareRequest is the request as a middleware
-// function receives it. It has no body and no path, and the middleware function
-// cannot change it.
+// HTTPMiddlewareRequestInput: HTTPMiddlewareRequest is the request that a
+// middleware function receives. It has no body and no path, and the middleware
+// function cannot change it.
 type HTTPMiddlewareRequestInput struct {
 	// Headers of the request, keyed by lower-case name. If a header is repeated, the
-	// map holds the last of its values. Nil encodes as {}.
+	// map holds its last value. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
 	// Method of the request.
 	Method string `json:"method"`
 
-	// Values of the route's :name segments, not percent-decoded, keyed by name. Nil
-	// encodes as {}.
+	// Values of the :name segments in the route, not percent-decoded, keyed by name.
+	// Nil encodes as {}.
 	PathParams iii.Map[string] `json:"path_params"`
 
-	// Query parameters of the request. If a parameter is repeated, the map holds the
-	// last of its values. Nil encodes as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds its
+	// last value. Nil encodes as {}.
 	QueryParams iii.Map[string] `json:"query_params"`
 }
 
-// HTTPMiddlewareRequestOutput: HTTPMiddlewareRequest is the request as a
-// middleware function receives it. It has no body and no path, and the middleware
+// HTTPMiddlewareRequestOutput: HTTPMiddlewareRequest is the request that a
+// middleware function receives. It has no body and no path, and the middleware
 // function cannot change it.
 type HTTPMiddlewareRequestOutput struct {
 	// Headers of the request, keyed by lower-case name. If a header is repeated, the
-	// map holds the last of its values. Nil encodes as {}.
+	// map holds its last value. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
 	// Method of the request.
 	Method string `json:"method"`
 
-	// Values of the route's :name segments, not percent-decoded, keyed by name. Nil
-	// encodes as {}.
+	// Values of the :name segments in the route, not percent-decoded, keyed by name.
+	// Nil encodes as {}.
 	PathParams iii.Map[string] `json:"path_params"`
 
-	// Query parameters of the request. If a parameter is repeated, the map holds the
-	// last of its values. Nil encodes as {}.
+	// Query parameters of the request. If a parameter is repeated, the map holds its
+	// last value. Nil encodes as {}.
 	QueryParams iii.Map[string] `json:"query_params"`
 }
 
 // HTTPMiddlewareResponse is the response that a middleware function sends to the
-// client in place of the target.
+// client instead of calling the target.
 type HTTPMiddlewareResponse struct {
 	// Body of the response, always sent as JSON. Nil encodes as null.
 	Body json.RawMessage `json:"body"`
@@ -6817,12 +6827,13 @@ type HTTPMiddlewareResponse struct {
 	// Headers of the response. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
-	// HTTP status of the response. The engine turns an out-of-range status into 200.
+	// HTTP status of the response. The engine replaces an out-of-range status with
+	// 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
 // HTTPMiddlewareResponseInput: HTTPMiddlewareResponse is the response that a
-// middleware function sends to the client in place of the target.
+// middleware function sends to the client instead of calling the target.
 type HTTPMiddlewareResponseInput struct {
 	// Body of the response, always sent as JSON. Nil encodes as null.
 	Body json.RawMessage `json:"body"`
@@ -6830,12 +6841,13 @@ type HTTPMiddlewareResponseInput struct {
 	// Headers of the response. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
-	// HTTP status of the response. The engine turns an out-of-range status into 200.
+	// HTTP status of the response. The engine replaces an out-of-range status with
+	// 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
 // HTTPMiddlewareResponseOutput: HTTPMiddlewareResponse is the response that a
-// middleware function sends to the client in place of the target.
+// middleware function sends to the client instead of calling the target.
 type HTTPMiddlewareResponseOutput struct {
 	// Body of the response, always sent as JSON. Nil encodes as null.
 	Body json.RawMessage `json:"body"`
@@ -6843,53 +6855,54 @@ type HTTPMiddlewareResponseOutput struct {
 	// Headers of the response. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
-	// HTTP status of the response. The engine turns an out-of-range status into 200.
+	// HTTP status of the response. The engine replaces an out-of-range status with
+	// 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
 // HTTPMiddlewareResultInput: HTTPMiddlewareResult is the result of a middleware
-// function of an HTTP trigger. The engine treats any other result as continue. An
-// error ends the request with status 500.
+// function of an HTTP trigger. The engine treats any other result as continue. If
+// the middleware function returns an error, the response is a 500.
 type HTTPMiddlewareResultInput struct {
-	// Action that the engine takes.
+	// Action that the engine should take.
 	Action HTTPMiddlewareAction `json:"action"`
 
-	// Response to the client if the action is "respond". Nil is omitted.
+	// Response to send if the action is "respond". Nil is omitted.
 	Response *HTTPMiddlewareResponse `json:"response,omitzero"`
 }
 
 // HTTPMiddlewareResultOutput: HTTPMiddlewareResult is the result of a middleware
-// function of an HTTP trigger. The engine treats any other result as continue. An
-// error ends the request with status 500.
+// function of an HTTP trigger. The engine treats any other result as continue. If
+// the middleware function returns an error, the response is a 500.
 type HTTPMiddlewareResultOutput struct {
-	// Action that the engine takes.
+	// Action that the engine should take.
 	Action HTTPMiddlewareAction `json:"action"`
 
-	// Response to the client if the action is "respond". Nil is omitted.
+	// Response to send if the action is "respond". Nil is omitted.
 	Response *HTTPMiddlewareResponse `json:"response,omitzero"`
 }
 
 // HTTPRequestInput is the request of "own::HTTPRequest".
 type HTTPRequestInput struct {
-	// Decoded body of the request; null on the wire if the request had none. Defaults
-	// to the zero value of T.
+	// Decoded body of the request, null on the wire if the request has no body.
+	// Defaults to the zero value of T.
 	Body json.RawMessage `json:"body,omitzero"`
 
 	// Headers of the request, keyed by lower-case name. Defaults to none. Nil encodes
 	// as {}.
 	Headers map[string]string `json:"headers,omitzero"`
 
-	// Method of the request in upper case; any method is possible, HEAD and OPTIONS
-	// included. Defaults to empty.
+	// Method of the request in upper case. Any method is possible, including HEAD and
+	// OPTIONS. Defaults to empty.
 	Method *string `json:"method,omitzero"`
 
-	// Route pattern of the trigger, such as "/items/:id"; the engine does not deliver
+	// Route pattern of the trigger, such as "/items/:id". The engine does not provide
 	// the path that the client requested. Defaults to empty.
 	Path *string `json:"path,omitzero"`
 
-	// Values of the route pattern's placeholders, keyed by placeholder name. The
-	// engine delivers them percent-encoded; HandleHTTP decodes them. Defaults to
-	// none. Nil encodes as {}.
+	// Values of the placeholders in the route pattern, keyed by name. The engine
+	// sends them percent-encoded, and HandleHTTP decodes them. Defaults to none. Nil
+	// encodes as {}.
 	PathParams map[string]string `json:"path_params,omitzero"`
 
 	// Query parameters of the request, percent-decoded. If a parameter is repeated,
@@ -6903,31 +6916,31 @@ type HTTPRequestInput struct {
 	// Nil is omitted.
 	Response *StreamChannelRef `json:"response,omitzero"`
 
-	// Trigger through which the request came. Nil is omitted.
+	// Trigger that received the request. Nil is omitted.
 	Trigger *HTTPRequestTrigger `json:"trigger,omitzero"`
 }
 
 // HTTPRequestOutput is the response of "own::HTTPRequest".
 type HTTPRequestOutput struct {
-	// Decoded body of the request; null on the wire if the request had none. Defaults
-	// to the zero value of T.
+	// Decoded body of the request, null on the wire if the request has no body.
+	// Defaults to the zero value of T.
 	Body json.RawMessage `json:"body,omitzero"`
 
 	// Headers of the request, keyed by lower-case name. Defaults to none. Nil encodes
 	// as {}.
 	Headers map[string]string `json:"headers,omitzero"`
 
-	// Method of the request in upper case; any method is possible, HEAD and OPTIONS
-	// included. Defaults to empty.
+	// Method of the request in upper case. Any method is possible, including HEAD and
+	// OPTIONS. Defaults to empty.
 	Method *string `json:"method,omitzero"`
 
-	// Route pattern of the trigger, such as "/items/:id"; the engine does not deliver
+	// Route pattern of the trigger, such as "/items/:id". The engine does not provide
 	// the path that the client requested. Defaults to empty.
 	Path *string `json:"path,omitzero"`
 
-	// Values of the route pattern's placeholders, keyed by placeholder name. The
-	// engine delivers them percent-encoded; HandleHTTP decodes them. Defaults to
-	// none. Nil encodes as {}.
+	// Values of the placeholders in the route pattern, keyed by name. The engine
+	// sends them percent-encoded, and HandleHTTP decodes them. Defaults to none. Nil
+	// encodes as {}.
 	PathParams map[string]string `json:"path_params,omitzero"`
 
 	// Query parameters of the request, percent-decoded. If a parameter is repeated,
@@ -6941,11 +6954,11 @@ type HTTPRequestOutput struct {
 	// Nil is omitted.
 	Response *StreamChannelRef `json:"response,omitzero"`
 
-	// Trigger through which the request came. Nil is omitted.
+	// Trigger that received the request. Nil is omitted.
 	Trigger *HTTPRequestTrigger `json:"trigger,omitzero"`
 }
 
-// HTTPRequestTrigger identifies the HTTP trigger through which a request came.
+// HTTPRequestTrigger identifies the HTTP trigger that received a request.
 type HTTPRequestTrigger struct {
 	// Method of the trigger in upper case. Empty is omitted.
 	Method *string `json:"method,omitzero"`
@@ -6957,8 +6970,8 @@ type HTTPRequestTrigger struct {
 	Type string `json:"type"`
 }
 
-// HTTPRequestTriggerInput: HTTPRequestTrigger identifies the HTTP trigger through
-// which a request came.
+// HTTPRequestTriggerInput: HTTPRequestTrigger identifies the HTTP trigger that
+// received a request.
 type HTTPRequestTriggerInput struct {
 	// Method of the trigger in upper case. Empty is omitted.
 	Method *string `json:"method,omitzero"`
@@ -6970,8 +6983,8 @@ type HTTPRequestTriggerInput struct {
 	Type string `json:"type"`
 }
 
-// HTTPRequestTriggerOutput: HTTPRequestTrigger identifies the HTTP trigger through
-// which a request came.
+// HTTPRequestTriggerOutput: HTTPRequestTrigger identifies the HTTP trigger that
+// received a request.
 type HTTPRequestTriggerOutput struct {
 	// Method of the trigger in upper case. Empty is omitted.
 	Method *string `json:"method,omitzero"`
@@ -6985,155 +6998,162 @@ type HTTPRequestTriggerOutput struct {
 
 // HTTPResponseInput is the request of "own::HTTPResponse".
 type HTTPResponseInput struct {
-	// Body of the response. If the response has a content-type, a string is sent raw
-	// and null as an empty body. Everything else is sent as JSON.
+	// Body of the response. If the response has a content-type header, a string is
+	// sent unchanged and null is sent as an empty body. Everything else is sent as
+	// JSON.
 	Body json.RawMessage `json:"body"`
 
-	// Headers of the response. Defaults to none; the engine then adds content-type:
-	// application/json. Nil encodes as {}.
+	// Headers of the response. Defaults to none; in that case, the engine adds
+	// content-type: application/json. Nil encodes as {}.
 	Headers map[string]string `json:"headers,omitzero"`
 
-	// HTTP status of the response. The engine turns an out-of-range status into 200.
+	// HTTP status of the response. The engine replaces an out-of-range status with
+	// 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
 // HTTPResponseOutput is the response of "own::HTTPResponse".
 type HTTPResponseOutput struct {
-	// Body of the response. If the response has a content-type, a string is sent raw
-	// and null as an empty body. Everything else is sent as JSON.
+	// Body of the response. If the response has a content-type header, a string is
+	// sent unchanged and null is sent as an empty body. Everything else is sent as
+	// JSON.
 	Body json.RawMessage `json:"body"`
 
-	// Headers of the response. Defaults to none; the engine then adds content-type:
-	// application/json. Nil encodes as {}.
+	// Headers of the response. Defaults to none; in that case, the engine adds
+	// content-type: application/json. Nil encodes as {}.
 	Headers map[string]string `json:"headers,omitzero"`
 
-	// HTTP status of the response. The engine turns an out-of-range status into 200.
+	// HTTP status of the response. The engine replaces an out-of-range status with
+	// 200.
 	StatusCode uint16 `json:"status_code"`
 }
 
-// HTTPSourceArgsInput: HTTPSourceArgs are the arguments of an observer of
-// http::on-request: one route of the HTTP server. The target receives an
-// HTTPRequest, and its result is the response.
+// HTTPSourceArgsInput: HTTPSourceArgs contains the arguments of an observer of
+// http::on-request, which describe one route of the HTTP server. The target
+// receives an HTTPRequest, and its result becomes the response.
 type HTTPSourceArgsInput struct {
-	// Method to serve.
+	// HTTP method of the route.
 	Method string `json:"method"`
 
-	// IDs of the functions that handle the request before the target, in this order.
-	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
-	// is omitted.
+	// IDs of the functions that handle the request before the target, in order. Each
+	// function receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult.
+	// Empty is omitted.
 	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitzero"`
 
-	// Route to serve. A segment :name is a parameter.
+	// Path of the route. A segment :name is a parameter.
 	Path string `json:"path"`
 
-	// Setting that the HTTP worker defines. Nil is omitted.
+	// Setting defined by the HTTP worker. Nil is omitted.
 	PublicWebhook json.RawMessage `json:"public_webhook,omitzero"`
 }
 
-// HTTPSourceArgsOutput: HTTPSourceArgs are the arguments of an observer of
-// http::on-request: one route of the HTTP server. The target receives an
-// HTTPRequest, and its result is the response.
+// HTTPSourceArgsOutput: HTTPSourceArgs contains the arguments of an observer of
+// http::on-request, which describe one route of the HTTP server. The target
+// receives an HTTPRequest, and its result becomes the response.
 type HTTPSourceArgsOutput struct {
-	// Method to serve.
+	// HTTP method of the route.
 	Method string `json:"method"`
 
-	// IDs of the functions that handle the request before the target, in this order.
-	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
-	// is omitted.
+	// IDs of the functions that handle the request before the target, in order. Each
+	// function receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult.
+	// Empty is omitted.
 	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitzero"`
 
-	// Route to serve. A segment :name is a parameter.
+	// Path of the route. A segment :name is a parameter.
 	Path string `json:"path"`
 
-	// Setting that the HTTP worker defines. Nil is omitted.
+	// Setting defined by the HTTP worker. Nil is omitted.
 	PublicWebhook json.RawMessage `json:"public_webhook,omitzero"`
 }
 
-// HTTPTriggerConfigInput: HTTPTriggerConfig is the config of trigger type http:
-// one route of the engine's HTTP server.
+// HTTPTriggerConfigInput: HTTPTriggerConfig is the config of trigger type http. It
+// describes one route of the engine's HTTP server.
 type HTTPTriggerConfigInput struct {
-	// Route to serve. A segment :name is a parameter, and the leading slash is
-	// optional. Client.Trigger registers the other segments percent-encoded, as
-	// clients send them. It rejects wildcards and routes that no request would match.
+	// Path of the route. A segment :name is a parameter, and the leading slash is
+	// optional. Client.Trigger percent-encodes the other segments as clients do. It
+	// rejects wildcards and routes that no request could match.
 	APIPath string `json:"api_path"`
 
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. The condition
-	// receives the request without its channels. If the condition skips the target,
-	// the engine answers the request with status 422. Empty is omitted and means no
-	// condition.
+	// ID of a condition function, which the engine calls before the target, in the
+	// same namespace. It receives the same payload, but without the channels of the
+	// request. If it returns false, the engine skips the target and responds to the
+	// request with status 422. No other result has an effect. Empty is omitted and
+	// means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
-	// Method to serve, in any case: GET, POST, PUT, DELETE, PATCH or HEAD. Empty is
-	// omitted; the default is GET. The engine accepts other methods but never routes
-	// them, including OPTIONS, which it answers itself; Client.Trigger rejects them.
+	// HTTP method of the route, in upper or lower case: GET, POST, PUT, DELETE, PATCH
+	// or HEAD. Empty is omitted; the default is GET. The engine accepts other methods
+	// but never routes them, so Client.Trigger rejects them. This includes OPTIONS,
+	// to which the engine itself responds.
 	HTTPMethod *string `json:"http_method,omitzero"`
 
-	// IDs of the functions that handle the request before the target, in this order.
-	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
-	// is omitted.
+	// IDs of the functions that handle the request before the target, in order. Each
+	// function receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult.
+	// Empty is omitted.
 	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitzero"`
 }
 
-// HTTPTriggerConfigOutput: HTTPTriggerConfig is the config of trigger type http:
-// one route of the engine's HTTP server.
+// HTTPTriggerConfigOutput: HTTPTriggerConfig is the config of trigger type http.
+// It describes one route of the engine's HTTP server.
 type HTTPTriggerConfigOutput struct {
-	// Route to serve. A segment :name is a parameter, and the leading slash is
-	// optional. Client.Trigger registers the other segments percent-encoded, as
-	// clients send them. It rejects wildcards and routes that no request would match.
+	// Path of the route. A segment :name is a parameter, and the leading slash is
+	// optional. Client.Trigger percent-encodes the other segments as clients do. It
+	// rejects wildcards and routes that no request could match.
 	APIPath string `json:"api_path"`
 
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. The condition
-	// receives the request without its channels. If the condition skips the target,
-	// the engine answers the request with status 422. Empty is omitted and means no
-	// condition.
+	// ID of a condition function, which the engine calls before the target, in the
+	// same namespace. It receives the same payload, but without the channels of the
+	// request. If it returns false, the engine skips the target and responds to the
+	// request with status 422. No other result has an effect. Empty is omitted and
+	// means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
-	// Method to serve, in any case: GET, POST, PUT, DELETE, PATCH or HEAD. Empty is
-	// omitted; the default is GET. The engine accepts other methods but never routes
-	// them, including OPTIONS, which it answers itself; Client.Trigger rejects them.
+	// HTTP method of the route, in upper or lower case: GET, POST, PUT, DELETE, PATCH
+	// or HEAD. Empty is omitted; the default is GET. The engine accepts other methods
+	// but never routes them, so Client.Trigger rejects them. This includes OPTIONS,
+	// to which the engine itself responds.
 	HTTPMethod *string `json:"http_method,omitzero"`
 
-	// IDs of the functions that handle the request before the target, in this order.
-	// Each receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult. Empty
-	// is omitted.
+	// IDs of the functions that handle the request before the target, in order. Each
+	// function receives an HTTPMiddlewareInput and returns an HTTPMiddlewareResult.
+	// Empty is omitted.
 	MiddlewareFunctionIDs []string `json:"middleware_function_ids,omitzero"`
 }
 
-// HealthComponent is the health of one component of the engine's telemetry.
+// HealthComponent describes the health of one component of the engine's telemetry.
 type HealthComponent struct {
-	// Details that the component reports about itself; null if it is disabled. Nil
-	// encodes as null.
+	// Details reported by the component, or null if it is disabled. Nil encodes as
+	// null.
 	Details json.RawMessage `json:"details"`
 
 	// Status of the component: "healthy", "degraded" or "disabled".
 	Status string `json:"status"`
 }
 
-// HealthComponentInput: HealthComponent is the health of one component of the
-// engine's telemetry.
+// HealthComponentInput: HealthComponent describes the health of one component of
+// the engine's telemetry.
 type HealthComponentInput struct {
-	// Details that the component reports about itself; null if it is disabled. Nil
-	// encodes as null.
+	// Details reported by the component, or null if it is disabled. Nil encodes as
+	// null.
 	Details json.RawMessage `json:"details"`
 
 	// Status of the component: "healthy", "degraded" or "disabled".
 	Status string `json:"status"`
 }
 
-// HealthComponentOutput: HealthComponent is the health of one component of the
-// engine's telemetry.
+// HealthComponentOutput: HealthComponent describes the health of one component of
+// the engine's telemetry.
 type HealthComponentOutput struct {
-	// Details that the component reports about itself; null if it is disabled. Nil
-	// encodes as null.
+	// Details reported by the component, or null if it is disabled. Nil encodes as
+	// null.
 	Details json.RawMessage `json:"details"`
 
 	// Status of the component: "healthy", "degraded" or "disabled".
 	Status string `json:"status"`
 }
 
-// HealthComponents is the health of all components of the engine's telemetry.
+// HealthComponents describes the health of all components of the engine's
+// telemetry.
 type HealthComponents struct {
 	// Health of the log store.
 	Logs HealthComponent `json:"logs"`
@@ -7141,15 +7161,15 @@ type HealthComponents struct {
 	// Health of the metric store.
 	Metrics HealthComponent `json:"metrics"`
 
-	// Health of OpenTelemetry in the engine.
+	// Health of the engine's OpenTelemetry component.
 	Otel HealthComponent `json:"otel"`
 
 	// Health of the span store.
 	Spans HealthComponent `json:"spans"`
 }
 
-// HealthComponentsInput: HealthComponents is the health of all components of the
-// engine's telemetry.
+// HealthComponentsInput: HealthComponents describes the health of all components
+// of the engine's telemetry.
 type HealthComponentsInput struct {
 	// Health of the log store.
 	Logs HealthComponent `json:"logs"`
@@ -7157,15 +7177,15 @@ type HealthComponentsInput struct {
 	// Health of the metric store.
 	Metrics HealthComponent `json:"metrics"`
 
-	// Health of OpenTelemetry in the engine.
+	// Health of the engine's OpenTelemetry component.
 	Otel HealthComponent `json:"otel"`
 
 	// Health of the span store.
 	Spans HealthComponent `json:"spans"`
 }
 
-// HealthComponentsOutput: HealthComponents is the health of all components of the
-// engine's telemetry.
+// HealthComponentsOutput: HealthComponents describes the health of all components
+// of the engine's telemetry.
 type HealthComponentsOutput struct {
 	// Health of the log store.
 	Logs HealthComponent `json:"logs"`
@@ -7173,7 +7193,7 @@ type HealthComponentsOutput struct {
 	// Health of the metric store.
 	Metrics HealthComponent `json:"metrics"`
 
-	// Health of OpenTelemetry in the engine.
+	// Health of the engine's OpenTelemetry component.
 	Otel HealthComponent `json:"otel"`
 
 	// Health of the span store.
@@ -7188,7 +7208,7 @@ type HealthReportInput struct {
 	// Overall status: "healthy" or "degraded".
 	Status string `json:"status"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 
@@ -7204,7 +7224,7 @@ type HealthReportOutput struct {
 	// Overall status: "healthy" or "degraded".
 	Status string `json:"status"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 
@@ -7217,8 +7237,8 @@ type HistogramDataPoint struct {
 	// Attributes of the data point. Nil encodes as [].
 	Attributes iii.List[[2]string] `json:"attributes"`
 
-	// Number of values in each bucket: one more bucket than bounds, or no buckets at
-	// all. Nil encodes as [].
+	// Number of values in each bucket. There is one more bucket than there are
+	// bounds, or there are no buckets. Nil encodes as [].
 	BucketCounts iii.List[uint] `json:"bucket_counts"`
 
 	// Number of values in the histogram.
@@ -7247,8 +7267,8 @@ type HistogramDataPointInput struct {
 	// Attributes of the data point. Nil encodes as [].
 	Attributes iii.List[[2]string] `json:"attributes"`
 
-	// Number of values in each bucket: one more bucket than bounds, or no buckets at
-	// all. Nil encodes as [].
+	// Number of values in each bucket. There is one more bucket than there are
+	// bounds, or there are no buckets. Nil encodes as [].
 	BucketCounts iii.List[uint] `json:"bucket_counts"`
 
 	// Number of values in the histogram.
@@ -7277,8 +7297,8 @@ type HistogramDataPointOutput struct {
 	// Attributes of the data point. Nil encodes as [].
 	Attributes iii.List[[2]string] `json:"attributes"`
 
-	// Number of values in each bucket: one more bucket than bounds, or no buckets at
-	// all. Nil encodes as [].
+	// Number of values in each bucket. There is one more bucket than there are
+	// bounds, or there are no buckets. Nil encodes as [].
 	BucketCounts iii.List[uint] `json:"bucket_counts"`
 
 	// Number of values in the histogram.
@@ -7302,19 +7322,20 @@ type HistogramDataPointOutput struct {
 	TimestampUnixNano uint `json:"timestamp_unix_nano"`
 }
 
-// InvocationResultMessageInput: InvocationResultMessage answers an
-// InvokeFunctionMessage in either direction. Only the first answer to an
+// InvocationResultMessageInput: InvocationResultMessage is the reply to an
+// InvokeFunctionMessage, in either direction. Only the first reply to an
 // invocation counts. An error takes precedence over a result.
 type InvocationResultMessageInput struct {
 	// W3C baggage of the invocation. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
-	// Whether the hosting worker delivered the call to the observers itself, so that
-	// the engine activates none. The zero value, false, is omitted. It requires
-	// observe.v2, and the engine removes it.
+	// Whether the hosting worker itself has delivered the call to the observers, in
+	// which case the engine does not activate any. The zero value, false, is omitted.
+	// The field requires observe.v2. The engine does not pass it on to the caller.
 	Delivered *bool `json:"delivered,omitzero"`
 
-	// Error with which the invocation failed. Nil is omitted.
+	// Error of the invocation. Nil is omitted and means that the invocation
+	// succeeded.
 	Error *ErrorBody `json:"error,omitzero"`
 
 	// ID of the function that was run.
@@ -7323,12 +7344,12 @@ type InvocationResultMessageInput struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers that the hosting worker selected. Nil is omitted: the
-	// engine considers every active observer. An empty list means none. It requires
-	// observe.v2, and the engine removes it.
+	// IDs of the observers that the hosting worker selected. Nil is omitted and means
+	// that the engine considers every active observer. An empty list means none. The
+	// field requires observe.v2. The engine does not pass it on to the caller.
 	Matched []string `json:"matched,omitzero"`
 
-	// Result of the function. Nil is omitted and means the same as null.
+	// Result of the function. Nil is omitted and is equivalent to null.
 	Result json.RawMessage `json:"result,omitzero"`
 
 	// W3C trace context of the invocation. Empty is omitted.
@@ -7338,19 +7359,20 @@ type InvocationResultMessageInput struct {
 	Type InvocationResultMessageInputType `json:"type"`
 }
 
-// InvocationResultMessageOutput: InvocationResultMessage answers an
-// InvokeFunctionMessage in either direction. Only the first answer to an
+// InvocationResultMessageOutput: InvocationResultMessage is the reply to an
+// InvokeFunctionMessage, in either direction. Only the first reply to an
 // invocation counts. An error takes precedence over a result.
 type InvocationResultMessageOutput struct {
 	// W3C baggage of the invocation. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
-	// Whether the hosting worker delivered the call to the observers itself, so that
-	// the engine activates none. The zero value, false, is omitted. It requires
-	// observe.v2, and the engine removes it.
+	// Whether the hosting worker itself has delivered the call to the observers, in
+	// which case the engine does not activate any. The zero value, false, is omitted.
+	// The field requires observe.v2. The engine does not pass it on to the caller.
 	Delivered *bool `json:"delivered,omitzero"`
 
-	// Error with which the invocation failed. Nil is omitted.
+	// Error of the invocation. Nil is omitted and means that the invocation
+	// succeeded.
 	Error *ErrorBody `json:"error,omitzero"`
 
 	// ID of the function that was run.
@@ -7359,12 +7381,12 @@ type InvocationResultMessageOutput struct {
 	// ID of the invocation, a UUID.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers that the hosting worker selected. Nil is omitted: the
-	// engine considers every active observer. An empty list means none. It requires
-	// observe.v2, and the engine removes it.
+	// IDs of the observers that the hosting worker selected. Nil is omitted and means
+	// that the engine considers every active observer. An empty list means none. The
+	// field requires observe.v2. The engine does not pass it on to the caller.
 	Matched []string `json:"matched,omitzero"`
 
-	// Result of the function. Nil is omitted and means the same as null.
+	// Result of the function. Nil is omitted and is equivalent to null.
 	Result json.RawMessage `json:"result,omitzero"`
 
 	// W3C trace context of the invocation. Empty is omitted.
@@ -7375,8 +7397,8 @@ type InvocationResultMessageOutput struct {
 }
 
 // InvocationsObservedMessageInput: InvocationsObservedMessage reports calls that
-// ran in process and the observers to activate for each. The engine sends no
-// answer.
+// ran in process, and which observers each call activates. The engine does not
+// reply.
 type InvocationsObservedMessageInput struct {
 	// Reported calls, in order. Defaults to none. Nil encodes as [].
 	Items []ObservedInvocation `json:"items,omitzero"`
@@ -7386,8 +7408,8 @@ type InvocationsObservedMessageInput struct {
 }
 
 // InvocationsObservedMessageOutput: InvocationsObservedMessage reports calls that
-// ran in process and the observers to activate for each. The engine sends no
-// answer.
+// ran in process, and which observers each call activates. The engine does not
+// reply.
 type InvocationsObservedMessageOutput struct {
 	// Reported calls, in order. Defaults to none. Nil encodes as [].
 	Items []ObservedInvocation `json:"items,omitzero"`
@@ -7396,38 +7418,38 @@ type InvocationsObservedMessageOutput struct {
 	Type InvocationsObservedMessageOutputType `json:"type"`
 }
 
-// InvokeFunctionMessageInput: InvokeFunctionMessage requests the invocation of a
-// function. A worker sends it to the engine, and the engine sends it to the worker
-// that provides the function.
+// InvokeFunctionMessageInput: InvokeFunctionMessage calls a function. A worker
+// sends it to the engine, and the engine sends it to the worker that serves the
+// function.
 type InvokeFunctionMessageInput struct {
 	// Action that determines how the engine handles the invocation. Nil is omitted
 	// and means that the caller waits for the result. The engine never sets it.
 	Action *TriggerAction `json:"action,omitzero"`
 
-	// Observer through which the function is called. Nil is omitted and means that
-	// the call is not made through an observer.
+	// Observer through which the function is called. Nil is omitted and means that no
+	// observer is involved.
 	Activation *Activation `json:"activation,omitzero"`
 
 	// W3C baggage of the caller. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
-	// Handler that makes the call; the engine adds the worker. Nil is omitted: a
-	// worker sets it only for calls of a handler, and only on a connection with
+	// Handler that made the call. The engine adds the worker. Nil is omitted. A
+	// worker sets it only if a handler made the call and the connection has
 	// observe.v1.
 	Caller *Caller `json:"caller,omitzero"`
 
-	// Payload of the invocation. The engine adds the key _caller_worker_id to a
-	// payload that is an object. Nil encodes as null.
+	// Payload of the invocation. If it is an object, the engine adds the key
+	// _caller_worker_id. Nil encodes as null.
 	Data json.RawMessage `json:"data"`
 
 	// ID of the function to run.
 	FunctionID string `json:"function_id"`
 
-	// ID of the invocation, a UUID that the caller chooses. Empty is omitted and
-	// means that the caller wants no result. The engine always sets it.
+	// ID of the invocation, a UUID chosen by the caller. Empty is omitted and means
+	// that the caller does not want a result. The engine always sets it.
 	InvocationID *string `json:"invocation_id,omitzero"`
 
-	// Metadata that accompanies the payload, from the caller or from the trigger that
+	// Metadata that was sent with the payload, by the caller or by the trigger that
 	// fired. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
@@ -7446,38 +7468,38 @@ type InvokeFunctionMessageInput struct {
 	Type InvokeFunctionMessageInputType `json:"type"`
 }
 
-// InvokeFunctionMessageOutput: InvokeFunctionMessage requests the invocation of a
-// function. A worker sends it to the engine, and the engine sends it to the worker
-// that provides the function.
+// InvokeFunctionMessageOutput: InvokeFunctionMessage calls a function. A worker
+// sends it to the engine, and the engine sends it to the worker that serves the
+// function.
 type InvokeFunctionMessageOutput struct {
 	// Action that determines how the engine handles the invocation. Nil is omitted
 	// and means that the caller waits for the result. The engine never sets it.
 	Action *TriggerAction `json:"action,omitzero"`
 
-	// Observer through which the function is called. Nil is omitted and means that
-	// the call is not made through an observer.
+	// Observer through which the function is called. Nil is omitted and means that no
+	// observer is involved.
 	Activation *Activation `json:"activation,omitzero"`
 
 	// W3C baggage of the caller. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
-	// Handler that makes the call; the engine adds the worker. Nil is omitted: a
-	// worker sets it only for calls of a handler, and only on a connection with
+	// Handler that made the call. The engine adds the worker. Nil is omitted. A
+	// worker sets it only if a handler made the call and the connection has
 	// observe.v1.
 	Caller *Caller `json:"caller,omitzero"`
 
-	// Payload of the invocation. The engine adds the key _caller_worker_id to a
-	// payload that is an object. Nil encodes as null.
+	// Payload of the invocation. If it is an object, the engine adds the key
+	// _caller_worker_id. Nil encodes as null.
 	Data json.RawMessage `json:"data"`
 
 	// ID of the function to run.
 	FunctionID string `json:"function_id"`
 
-	// ID of the invocation, a UUID that the caller chooses. Empty is omitted and
-	// means that the caller wants no result. The engine always sets it.
+	// ID of the invocation, a UUID chosen by the caller. Empty is omitted and means
+	// that the caller does not want a result. The engine always sets it.
 	InvocationID *string `json:"invocation_id,omitzero"`
 
-	// Metadata that accompanies the payload, from the caller or from the trigger that
+	// Metadata that was sent with the payload, by the caller or by the trigger that
 	// fired. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
@@ -7496,12 +7518,12 @@ type InvokeFunctionMessageOutput struct {
 	Type InvokeFunctionMessageOutputType `json:"type"`
 }
 
-// LocalFunctionStats counts the calls of one function that ran in process.
+// LocalFunctionStats contains the number of in-process calls to one function.
 type LocalFunctionStats struct {
 	// Number of calls.
 	Count uint `json:"count"`
 
-	// Sum of the durations of all calls in milliseconds, with a fraction.
+	// Sum of the durations of all calls, in fractional milliseconds.
 	DurationMsSum float64 `json:"duration_ms_sum"`
 
 	// Number of calls that failed.
@@ -7511,13 +7533,13 @@ type LocalFunctionStats struct {
 	FunctionID string `json:"function_id"`
 }
 
-// LocalFunctionStatsInput: LocalFunctionStats counts the calls of one function
-// that ran in process.
+// LocalFunctionStatsInput: LocalFunctionStats contains the number of in-process
+// calls to one function.
 type LocalFunctionStatsInput struct {
 	// Number of calls.
 	Count uint `json:"count"`
 
-	// Sum of the durations of all calls in milliseconds, with a fraction.
+	// Sum of the durations of all calls, in fractional milliseconds.
 	DurationMsSum float64 `json:"duration_ms_sum"`
 
 	// Number of calls that failed.
@@ -7527,13 +7549,13 @@ type LocalFunctionStatsInput struct {
 	FunctionID string `json:"function_id"`
 }
 
-// LocalFunctionStatsOutput: LocalFunctionStats counts the calls of one function
-// that ran in process.
+// LocalFunctionStatsOutput: LocalFunctionStats contains the number of in-process
+// calls to one function.
 type LocalFunctionStatsOutput struct {
 	// Number of calls.
 	Count uint `json:"count"`
 
-	// Sum of the durations of all calls in milliseconds, with a fraction.
+	// Sum of the durations of all calls, in fractional milliseconds.
 	DurationMsSum float64 `json:"duration_ms_sum"`
 
 	// Number of calls that failed.
@@ -7543,48 +7565,53 @@ type LocalFunctionStatsOutput struct {
 	FunctionID string `json:"function_id"`
 }
 
-// LocalInvocationStatsMessageInput: LocalInvocationStatsMessage counts the calls
-// that ran in process since the last such message. The engine sends no answer.
+// LocalInvocationStatsMessageInput: LocalInvocationStatsMessage contains the
+// number of in-process calls since the previous message of this type. The engine
+// does not reply.
 type LocalInvocationStatsMessageInput struct {
-	// Counts of the calls that were observed but not reported. Defaults to none. Nil
-	// encodes as [].
+	// Numbers of observed calls that were not reported. Defaults to none. Nil encodes
+	// as [].
 	DroppedReports []DroppedReports `json:"dropped_reports,omitzero"`
 
-	// Counts of the functions that were called. Defaults to none. Nil encodes as [].
+	// Call counts of the functions that were called. Defaults to none. Nil encodes as
+	// [].
 	Functions []LocalFunctionStats `json:"functions,omitzero"`
 
 	// Tag of the message. The encoder sets it.
 	Type LocalInvocationStatsMessageInputType `json:"type"`
 
-	// Time that the counts cover, in milliseconds.
+	// Length of the period that the counts cover, in milliseconds.
 	WindowMs uint `json:"window_ms"`
 }
 
-// LocalInvocationStatsMessageOutput: LocalInvocationStatsMessage counts the calls
-// that ran in process since the last such message. The engine sends no answer.
+// LocalInvocationStatsMessageOutput: LocalInvocationStatsMessage contains the
+// number of in-process calls since the previous message of this type. The engine
+// does not reply.
 type LocalInvocationStatsMessageOutput struct {
-	// Counts of the calls that were observed but not reported. Defaults to none. Nil
-	// encodes as [].
+	// Numbers of observed calls that were not reported. Defaults to none. Nil encodes
+	// as [].
 	DroppedReports []DroppedReports `json:"dropped_reports,omitzero"`
 
-	// Counts of the functions that were called. Defaults to none. Nil encodes as [].
+	// Call counts of the functions that were called. Defaults to none. Nil encodes as
+	// [].
 	Functions []LocalFunctionStats `json:"functions,omitzero"`
 
 	// Tag of the message. The encoder sets it.
 	Type LocalInvocationStatsMessageOutputType `json:"type"`
 
-	// Time that the counts cover, in milliseconds.
+	// Length of the period that the counts cover, in milliseconds.
 	WindowMs uint `json:"window_ms"`
 }
 
-// LogEventInput: LogEvent is the payload that a log trigger delivers: one record
-// as the engine stores it. It equals the StoredLog of engine::logs::list, except
-// that the scope fields are null where a StoredLog omits them.
+// LogEventInput: LogEvent is the payload that a log trigger delivers. It contains
+// one record as stored by the engine. It has the same fields as a StoredLog from
+// engine::logs::list, except that scope fields without a value are null instead of
+// absent.
 type LogEventInput struct {
 	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes iii.Map[json.RawMessage] `json:"attributes"`
 
-	// Message of the record. A structured body is its JSON text.
+	// Message of the record. A structured body is encoded as JSON.
 	Body string `json:"body"`
 
 	// Name of the instrumentation scope. Nil encodes as null.
@@ -7594,7 +7621,7 @@ type LogEventInput struct {
 	InstrumentationScopeVersion *string `json:"instrumentation_scope_version"`
 
 	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
-	// means that the record did not contain it.
+	// means that the record does not contain an observed time.
 	ObservedTimestampUnixNano uint `json:"observed_timestamp_unix_nano"`
 
 	// Resource attributes of the record. Nil encodes as {}.
@@ -7603,11 +7630,11 @@ type LogEventInput struct {
 	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
-	// error; 0 is unset.
+	// OpenTelemetry severity number from 0 to 24. For example, 5 is debug, 9 is info,
+	// 13 is warn and 17 is error. Zero means that no severity is set.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text. It may be empty.
+	// Severity as text, which may be empty.
 	SeverityText string `json:"severity_text"`
 
 	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
@@ -7615,7 +7642,7 @@ type LogEventInput struct {
 	SpanID *string `json:"span_id"`
 
 	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
-	// record did not contain it.
+	// record does not contain a time.
 	TimestampUnixNano uint `json:"timestamp_unix_nano"`
 
 	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
@@ -7623,14 +7650,15 @@ type LogEventInput struct {
 	TraceID *string `json:"trace_id"`
 }
 
-// LogEventOutput: LogEvent is the payload that a log trigger delivers: one record
-// as the engine stores it. It equals the StoredLog of engine::logs::list, except
-// that the scope fields are null where a StoredLog omits them.
+// LogEventOutput: LogEvent is the payload that a log trigger delivers. It contains
+// one record as stored by the engine. It has the same fields as a StoredLog from
+// engine::logs::list, except that scope fields without a value are null instead of
+// absent.
 type LogEventOutput struct {
 	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes iii.Map[json.RawMessage] `json:"attributes"`
 
-	// Message of the record. A structured body is its JSON text.
+	// Message of the record. A structured body is encoded as JSON.
 	Body string `json:"body"`
 
 	// Name of the instrumentation scope. Nil encodes as null.
@@ -7640,7 +7668,7 @@ type LogEventOutput struct {
 	InstrumentationScopeVersion *string `json:"instrumentation_scope_version"`
 
 	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
-	// means that the record did not contain it.
+	// means that the record does not contain an observed time.
 	ObservedTimestampUnixNano uint `json:"observed_timestamp_unix_nano"`
 
 	// Resource attributes of the record. Nil encodes as {}.
@@ -7649,11 +7677,11 @@ type LogEventOutput struct {
 	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
-	// error; 0 is unset.
+	// OpenTelemetry severity number from 0 to 24. For example, 5 is debug, 9 is info,
+	// 13 is warn and 17 is error. Zero means that no severity is set.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text. It may be empty.
+	// Severity as text, which may be empty.
 	SeverityText string `json:"severity_text"`
 
 	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
@@ -7661,7 +7689,7 @@ type LogEventOutput struct {
 	SpanID *string `json:"span_id"`
 
 	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
-	// record did not contain it.
+	// record does not contain a time.
 	TimestampUnixNano uint `json:"timestamp_unix_nano"`
 
 	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
@@ -7712,20 +7740,20 @@ type LogInputOutput struct {
 }
 
 // LogTriggerConfigInput: LogTriggerConfig is the config of trigger type log. Its
-// function receives one LogEvent for each record, including the engine's own
-// records.
+// function receives a LogEvent for each record, including records of the engine
+// itself.
 type LogTriggerConfigInput struct {
-	// Level to match. It is not a minimum: the lower-cased severity text must equal
-	// it. Empty is omitted; the default is "all".
+	// Level to match. It is compared with the lower-case severity text and is not a
+	// minimum. Empty is omitted; the default is "all".
 	Level *LogLevel `json:"level,omitzero"`
 }
 
 // LogTriggerConfigOutput: LogTriggerConfig is the config of trigger type log. Its
-// function receives one LogEvent for each record, including the engine's own
-// records.
+// function receives a LogEvent for each record, including records of the engine
+// itself.
 type LogTriggerConfigOutput struct {
-	// Level to match. It is not a minimum: the lower-cased severity text must equal
-	// it. Empty is omitted; the default is "all".
+	// Level to match. It is compared with the lower-case severity text and is not a
+	// minimum. Empty is omitted; the default is "all".
 	Level *LogLevel `json:"level,omitzero"`
 }
 
@@ -7742,7 +7770,7 @@ type LogsListInputInput struct {
 	// Number of records to skip. Zero is omitted.
 	Offset *uint `json:"offset,omitzero"`
 
-	// Lowest severity number of a record, such as 13 for warn. Nil is omitted and
+	// Minimum severity number of a record, such as 13 for warn. Nil is omitted and
 	// matches all severities.
 	SeverityMin *int32 `json:"severity_min,omitzero"`
 
@@ -7774,7 +7802,7 @@ type LogsListInputOutput struct {
 	// Number of records to skip. Zero is omitted.
 	Offset *uint `json:"offset,omitzero"`
 
-	// Lowest severity number of a record, such as 13 for warn. Nil is omitted and
+	// Minimum severity number of a record, such as 13 for warn. Nil is omitted and
 	// matches all severities.
 	SeverityMin *int32 `json:"severity_min,omitzero"`
 
@@ -7793,7 +7821,7 @@ type LogsListInputOutput struct {
 	TraceID *string `json:"trace_id,omitzero"`
 }
 
-// LogsListQuery is the query that a LogsListResult answers.
+// LogsListQuery contains the query parameters of a LogsListResult.
 type LogsListQuery struct {
 	// Latest time of a record, in milliseconds since the Unix epoch. Nil encodes as
 	// null.
@@ -7805,7 +7833,7 @@ type LogsListQuery struct {
 	// Number of records to skip. Nil encodes as null.
 	Offset *uint `json:"offset"`
 
-	// Lowest severity number of a record. Nil encodes as null.
+	// Minimum severity number of a record. Nil encodes as null.
 	SeverityMin *int32 `json:"severity_min"`
 
 	// Severity text of the record. Nil encodes as null.
@@ -7822,7 +7850,8 @@ type LogsListQuery struct {
 	TraceID *string `json:"trace_id"`
 }
 
-// LogsListQueryInput: LogsListQuery is the query that a LogsListResult answers.
+// LogsListQueryInput: LogsListQuery contains the query parameters of a
+// LogsListResult.
 type LogsListQueryInput struct {
 	// Latest time of a record, in milliseconds since the Unix epoch. Nil encodes as
 	// null.
@@ -7834,7 +7863,7 @@ type LogsListQueryInput struct {
 	// Number of records to skip. Nil encodes as null.
 	Offset *uint `json:"offset"`
 
-	// Lowest severity number of a record. Nil encodes as null.
+	// Minimum severity number of a record. Nil encodes as null.
 	SeverityMin *int32 `json:"severity_min"`
 
 	// Severity text of the record. Nil encodes as null.
@@ -7851,7 +7880,8 @@ type LogsListQueryInput struct {
 	TraceID *string `json:"trace_id"`
 }
 
-// LogsListQueryOutput: LogsListQuery is the query that a LogsListResult answers.
+// LogsListQueryOutput: LogsListQuery contains the query parameters of a
+// LogsListResult.
 type LogsListQueryOutput struct {
 	// Latest time of a record, in milliseconds since the Unix epoch. Nil encodes as
 	// null.
@@ -7863,7 +7893,7 @@ type LogsListQueryOutput struct {
 	// Number of records to skip. Nil encodes as null.
 	Offset *uint `json:"offset"`
 
-	// Lowest severity number of a record. Nil encodes as null.
+	// Minimum severity number of a record. Nil encodes as null.
 	SeverityMin *int32 `json:"severity_min"`
 
 	// Severity text of the record. Nil encodes as null.
@@ -7885,15 +7915,15 @@ type LogsListResultInput struct {
 	// Log records, newest first. Nil encodes as [].
 	Logs iii.List[StoredLog] `json:"logs"`
 
-	// Query that the result answers. Nil is omitted and means that the engine does
-	// not store logs.
+	// Query parameters that the result is based on. Nil is omitted and means that the
+	// engine does not store logs.
 	Query *LogsListQuery `json:"query,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 
-	// Number of matching records before offset and limit are applied.
+	// Number of matching records, ignoring offset and limit.
 	Total uint `json:"total"`
 }
 
@@ -7902,59 +7932,63 @@ type LogsListResultOutput struct {
 	// Log records, newest first. Nil encodes as [].
 	Logs iii.List[StoredLog] `json:"logs"`
 
-	// Query that the result answers. Nil is omitted and means that the engine does
-	// not store logs.
+	// Query parameters that the result is based on. Nil is omitted and means that the
+	// engine does not store logs.
 	Query *LogsListQuery `json:"query,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 
-	// Number of matching records before offset and limit are applied.
+	// Number of matching records, ignoring offset and limit.
 	Total uint `json:"total"`
 }
 
 // MetricsListInputInput: MetricsListInput is the input of engine::metrics::list.
 // The zero value lists all metrics.
 type MetricsListInputInput struct {
-	// Length of the buckets of the aggregated metrics, in seconds. It requires
+	// Length of the time buckets for aggregated metrics, in seconds. It requires
 	// StartTime and EndTime. Nil is omitted and means no aggregation.
 	AggregateInterval *uint `json:"aggregate_interval,omitzero"`
 
-	// Latest arrival time of an export, in milliseconds since the Unix epoch. It
-	// takes effect only together with StartTime. Nil is omitted and means no limit.
+	// Latest time at which an export arrived, in milliseconds since the Unix epoch.
+	// It has an effect only if StartTime is also set. Nil is omitted and means no
+	// limit.
 	EndTime *uint `json:"end_time,omitzero"`
 
 	// Exact name of the metric. Empty is omitted and matches all metrics.
 	MetricName *string `json:"metric_name,omitzero"`
 
-	// Earliest arrival time of an export, in milliseconds since the Unix epoch. It
-	// takes effect only together with EndTime. Nil is omitted and means no limit.
+	// Earliest time at which an export arrived, in milliseconds since the Unix epoch.
+	// It has an effect only if EndTime is also set. Nil is omitted and means no
+	// limit.
 	StartTime *uint `json:"start_time,omitzero"`
 }
 
 // MetricsListInputOutput: MetricsListInput is the input of engine::metrics::list.
 // The zero value lists all metrics.
 type MetricsListInputOutput struct {
-	// Length of the buckets of the aggregated metrics, in seconds. It requires
+	// Length of the time buckets for aggregated metrics, in seconds. It requires
 	// StartTime and EndTime. Nil is omitted and means no aggregation.
 	AggregateInterval *uint `json:"aggregate_interval,omitzero"`
 
-	// Latest arrival time of an export, in milliseconds since the Unix epoch. It
-	// takes effect only together with StartTime. Nil is omitted and means no limit.
+	// Latest time at which an export arrived, in milliseconds since the Unix epoch.
+	// It has an effect only if StartTime is also set. Nil is omitted and means no
+	// limit.
 	EndTime *uint `json:"end_time,omitzero"`
 
 	// Exact name of the metric. Empty is omitted and matches all metrics.
 	MetricName *string `json:"metric_name,omitzero"`
 
-	// Earliest arrival time of an export, in milliseconds since the Unix epoch. It
-	// takes effect only together with EndTime. Nil is omitted and means no limit.
+	// Earliest time at which an export arrived, in milliseconds since the Unix epoch.
+	// It has an effect only if EndTime is also set. Nil is omitted and means no
+	// limit.
 	StartTime *uint `json:"start_time,omitzero"`
 }
 
-// MetricsListQuery is the query that a MetricsListResult answers.
+// MetricsListQuery contains the query parameters of a MetricsListResult.
 type MetricsListQuery struct {
-	// Length of the buckets, in seconds. Nil encodes as null.
+	// Length of the time buckets, in seconds. Nil encodes as null.
 	AggregateInterval *uint `json:"aggregate_interval"`
 
 	// Latest arrival time, in milliseconds since the Unix epoch. Nil encodes as null.
@@ -7968,10 +8002,10 @@ type MetricsListQuery struct {
 	StartTime *uint `json:"start_time"`
 }
 
-// MetricsListQueryInput: MetricsListQuery is the query that a MetricsListResult
-// answers.
+// MetricsListQueryInput: MetricsListQuery contains the query parameters of a
+// MetricsListResult.
 type MetricsListQueryInput struct {
-	// Length of the buckets, in seconds. Nil encodes as null.
+	// Length of the time buckets, in seconds. Nil encodes as null.
 	AggregateInterval *uint `json:"aggregate_interval"`
 
 	// Latest arrival time, in milliseconds since the Unix epoch. Nil encodes as null.
@@ -7985,10 +8019,10 @@ type MetricsListQueryInput struct {
 	StartTime *uint `json:"start_time"`
 }
 
-// MetricsListQueryOutput: MetricsListQuery is the query that a MetricsListResult
-// answers.
+// MetricsListQueryOutput: MetricsListQuery contains the query parameters of a
+// MetricsListResult.
 type MetricsListQueryOutput struct {
-	// Length of the buckets, in seconds. Nil encodes as null.
+	// Length of the time buckets, in seconds. Nil encodes as null.
 	AggregateInterval *uint `json:"aggregate_interval"`
 
 	// Latest arrival time, in milliseconds since the Unix epoch. Nil encodes as null.
@@ -8005,20 +8039,20 @@ type MetricsListQueryOutput struct {
 // MetricsListResultInput: MetricsListResult is the result of
 // engine::metrics::list.
 type MetricsListResultInput struct {
-	// Aggregated metrics in buckets of the requested length. Empty is omitted.
+	// Aggregated metrics, in time buckets of the requested length. Empty is omitted.
 	AggregatedMetrics []AggregatedMetric `json:"aggregated_metrics,omitzero"`
 
 	// Metrics of the engine itself.
 	EngineMetrics EngineMetrics `json:"engine_metrics"`
 
-	// Query that the result answers. Nil is omitted and means that the input set
-	// neither a time nor an aggregation interval.
+	// Query parameters that the result is based on. Nil is omitted and means that the
+	// input set neither a time nor an aggregation interval.
 	Query *MetricsListQuery `json:"query,omitzero"`
 
 	// Metrics that workers have exported, ordered by arrival. Nil encodes as [].
 	SdkMetrics iii.List[StoredMetric] `json:"sdk_metrics"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 }
@@ -8026,27 +8060,28 @@ type MetricsListResultInput struct {
 // MetricsListResultOutput: MetricsListResult is the result of
 // engine::metrics::list.
 type MetricsListResultOutput struct {
-	// Aggregated metrics in buckets of the requested length. Empty is omitted.
+	// Aggregated metrics, in time buckets of the requested length. Empty is omitted.
 	AggregatedMetrics []AggregatedMetric `json:"aggregated_metrics,omitzero"`
 
 	// Metrics of the engine itself.
 	EngineMetrics EngineMetrics `json:"engine_metrics"`
 
-	// Query that the result answers. Nil is omitted and means that the input set
-	// neither a time nor an aggregation interval.
+	// Query parameters that the result is based on. Nil is omitted and means that the
+	// input set neither a time nor an aggregation interval.
 	Query *MetricsListQuery `json:"query,omitzero"`
 
 	// Metrics that workers have exported, ordered by arrival. Nil encodes as [].
 	SdkMetrics iii.List[StoredMetric] `json:"sdk_metrics"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 }
 
 // MiddlewareInputInput: MiddlewareInput is the input of the middleware function of
-// a guarded listener. For each allowed call, the engine calls the middleware
-// function instead of the called function and returns its result to the caller.
+// a guarded listener. For each permitted call, the engine calls the middleware
+// function instead of the requested function, and returns its result to the
+// caller.
 type MiddlewareInputInput struct {
 	// Action of the call. Nil encodes as null and means that the caller waits for the
 	// result.
@@ -8055,10 +8090,10 @@ type MiddlewareInputInput struct {
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
-	// ID of the called function.
+	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
-	// Namespace in which the function is called.
+	// Namespace of the requested function.
 	Namespace string `json:"namespace"`
 
 	// Payload of the call. Nil encodes as null.
@@ -8066,8 +8101,9 @@ type MiddlewareInputInput struct {
 }
 
 // MiddlewareInputOutput: MiddlewareInput is the input of the middleware function
-// of a guarded listener. For each allowed call, the engine calls the middleware
-// function instead of the called function and returns its result to the caller.
+// of a guarded listener. For each permitted call, the engine calls the middleware
+// function instead of the requested function, and returns its result to the
+// caller.
 type MiddlewareInputOutput struct {
 	// Action of the call. Nil encodes as null and means that the caller waits for the
 	// result.
@@ -8076,10 +8112,10 @@ type MiddlewareInputOutput struct {
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
-	// ID of the called function.
+	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
-	// Namespace in which the function is called.
+	// Namespace of the requested function.
 	Namespace string `json:"namespace"`
 
 	// Payload of the call. Nil encodes as null.
@@ -8124,9 +8160,9 @@ type NumberDataPointOutput struct {
 	Value float64 `json:"value"`
 }
 
-// ObserveDescriptor describes how a function may be observed in version 0.25 of
-// the protocol. Later versions use other fields of the RegisterFunctionMessage; an
-// engine still decodes a descriptor, and this package never sends one.
+// ObserveDescriptor describes how a function can be observed in protocol version
+// 0.25. Later versions use other fields of RegisterFunctionMessage. Later engines
+// still decode a descriptor, but this package never sends one.
 type ObserveDescriptor struct {
 	// Whether the function may be observed. Nil is omitted; the default is true.
 	Allow *bool `json:"allow,omitzero"`
@@ -8135,18 +8171,19 @@ type ObserveDescriptor struct {
 	// observers have no arguments; null decodes as nil.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Who activates the observers. Empty is omitted; the default is "auto".
+	// Delivery mode, which selects how observers are activated. Empty is omitted; the
+	// default is "auto".
 	Delivery *ObserveDelivery `json:"delivery,omitzero"`
 
-	// Trigger type whose triggers the engine turns into observers of the function.
+	// Trigger type whose triggers the engine converts to observers of the function.
 	// Empty is omitted and means none.
 	LegacyTriggerType *string `json:"legacy_trigger_type,omitzero"`
 }
 
-// ObserveDescriptorInput: ObserveDescriptor describes how a function may be
-// observed in version 0.25 of the protocol. Later versions use other fields of the
-// RegisterFunctionMessage; an engine still decodes a descriptor, and this package
-// never sends one.
+// ObserveDescriptorInput: ObserveDescriptor describes how a function can be
+// observed in protocol version 0.25. Later versions use other fields of
+// RegisterFunctionMessage. Later engines still decode a descriptor, but this
+// package never sends one.
 type ObserveDescriptorInput struct {
 	// Whether the function may be observed. Nil is omitted; the default is true.
 	Allow *bool `json:"allow,omitzero"`
@@ -8155,18 +8192,19 @@ type ObserveDescriptorInput struct {
 	// observers have no arguments; null decodes as nil.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Who activates the observers. Empty is omitted; the default is "auto".
+	// Delivery mode, which selects how observers are activated. Empty is omitted; the
+	// default is "auto".
 	Delivery *ObserveDelivery `json:"delivery,omitzero"`
 
-	// Trigger type whose triggers the engine turns into observers of the function.
+	// Trigger type whose triggers the engine converts to observers of the function.
 	// Empty is omitted and means none.
 	LegacyTriggerType *string `json:"legacy_trigger_type,omitzero"`
 }
 
-// ObserveDescriptorOutput: ObserveDescriptor describes how a function may be
-// observed in version 0.25 of the protocol. Later versions use other fields of the
-// RegisterFunctionMessage; an engine still decodes a descriptor, and this package
-// never sends one.
+// ObserveDescriptorOutput: ObserveDescriptor describes how a function can be
+// observed in protocol version 0.25. Later versions use other fields of
+// RegisterFunctionMessage. Later engines still decode a descriptor, but this
+// package never sends one.
 type ObserveDescriptorOutput struct {
 	// Whether the function may be observed. Nil is omitted; the default is true.
 	Allow *bool `json:"allow,omitzero"`
@@ -8175,39 +8213,41 @@ type ObserveDescriptorOutput struct {
 	// observers have no arguments; null decodes as nil.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
-	// Who activates the observers. Empty is omitted; the default is "auto".
+	// Delivery mode, which selects how observers are activated. Empty is omitted; the
+	// default is "auto".
 	Delivery *ObserveDelivery `json:"delivery,omitzero"`
 
-	// Trigger type whose triggers the engine turns into observers of the function.
+	// Trigger type whose triggers the engine converts to observers of the function.
 	// Empty is omitted and means none.
 	LegacyTriggerType *string `json:"legacy_trigger_type,omitzero"`
 }
 
-// ObserveMessageInput: ObserveMessage creates an observer, or confirms one that
-// the connection already owns. The engine answers each with exactly one
-// ObserveResultMessage, in order.
+// ObserveMessageInput: ObserveMessage creates an observer, or confirms an observer
+// that already belongs to this connection. The engine replies to each message with
+// exactly one ObserveResultMessage, in order.
 type ObserveMessageInput struct {
-	// Time after which the observer ends, in milliseconds. Nil is omitted and means
-	// never.
+	// Time after which the engine removes the observer, in milliseconds. Nil is
+	// omitted and means never.
 	ExpiresInMs *uint `json:"expires_in_ms,omitzero"`
 
-	// ID of the observer, which the observing worker chooses. It stays the same on
-	// every connection.
+	// ID of the observer, chosen by the observing worker. It stays the same across
+	// reconnections.
 	ID string `json:"id"`
 
-	// Number of activations after which the observer ends. Nil is omitted and means
-	// no limit.
+	// Number of activations after which the engine removes the observer. Nil is
+	// omitted and means no limit.
 	MaxFires *uint `json:"max_fires,omitzero"`
 
-	// Number of activations that may run at once; further ones wait. Nil is omitted
-	// and means the limit of the engine.
+	// Maximum number of concurrent activations. Further activations wait. Nil is
+	// omitted and means the engine's own limit.
 	MaxInFlight *uint32 `json:"max_in_flight,omitzero"`
 
-	// Metadata of each call of the target. The worker that hosts the source does not
+	// Metadata for each call to the target. The worker that hosts the source does not
 	// see it. Nil is omitted; null decodes as nil.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Observed function and the conditions for its calls.
+	// Observed function, and the conditions under which its calls activate the
+	// observer.
 	Source ObserveSource `json:"source"`
 
 	// Function that the observer calls.
@@ -8217,31 +8257,32 @@ type ObserveMessageInput struct {
 	Type ObserveMessageInputType `json:"type"`
 }
 
-// ObserveMessageOutput: ObserveMessage creates an observer, or confirms one that
-// the connection already owns. The engine answers each with exactly one
-// ObserveResultMessage, in order.
+// ObserveMessageOutput: ObserveMessage creates an observer, or confirms an
+// observer that already belongs to this connection. The engine replies to each
+// message with exactly one ObserveResultMessage, in order.
 type ObserveMessageOutput struct {
-	// Time after which the observer ends, in milliseconds. Nil is omitted and means
-	// never.
+	// Time after which the engine removes the observer, in milliseconds. Nil is
+	// omitted and means never.
 	ExpiresInMs *uint `json:"expires_in_ms,omitzero"`
 
-	// ID of the observer, which the observing worker chooses. It stays the same on
-	// every connection.
+	// ID of the observer, chosen by the observing worker. It stays the same across
+	// reconnections.
 	ID string `json:"id"`
 
-	// Number of activations after which the observer ends. Nil is omitted and means
-	// no limit.
+	// Number of activations after which the engine removes the observer. Nil is
+	// omitted and means no limit.
 	MaxFires *uint `json:"max_fires,omitzero"`
 
-	// Number of activations that may run at once; further ones wait. Nil is omitted
-	// and means the limit of the engine.
+	// Maximum number of concurrent activations. Further activations wait. Nil is
+	// omitted and means the engine's own limit.
 	MaxInFlight *uint32 `json:"max_in_flight,omitzero"`
 
-	// Metadata of each call of the target. The worker that hosts the source does not
+	// Metadata for each call to the target. The worker that hosts the source does not
 	// see it. Nil is omitted; null decodes as nil.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Observed function and the conditions for its calls.
+	// Observed function, and the conditions under which its calls activate the
+	// observer.
 	Source ObserveSource `json:"source"`
 
 	// Function that the observer calls.
@@ -8251,10 +8292,11 @@ type ObserveMessageOutput struct {
 	Type ObserveMessageOutputType `json:"type"`
 }
 
-// ObserveResultMessageInput: ObserveResultMessage answers an ObserveMessage. With
-// state "error" the engine rejects the observer and keeps nothing of it.
+// ObserveResultMessageInput: ObserveResultMessage is the reply to an
+// ObserveMessage. State "error" means that the engine rejects the observer and
+// does not keep it.
 type ObserveResultMessageInput struct {
-	// Error that explains state "error". Nil is omitted.
+	// Error that explains the state "error". Nil is omitted.
 	Error *ErrorBody `json:"error,omitzero"`
 
 	// ID of the observer.
@@ -8271,10 +8313,11 @@ type ObserveResultMessageInput struct {
 	Warnings []string `json:"warnings,omitzero"`
 }
 
-// ObserveResultMessageOutput: ObserveResultMessage answers an ObserveMessage. With
-// state "error" the engine rejects the observer and keeps nothing of it.
+// ObserveResultMessageOutput: ObserveResultMessage is the reply to an
+// ObserveMessage. State "error" means that the engine rejects the observer and
+// does not keep it.
 type ObserveResultMessageOutput struct {
-	// Error that explains state "error". Nil is omitted.
+	// Error that explains the state "error". Nil is omitted.
 	Error *ErrorBody `json:"error,omitzero"`
 
 	// ID of the observer.
@@ -8291,8 +8334,9 @@ type ObserveResultMessageOutput struct {
 	Warnings []string `json:"warnings,omitzero"`
 }
 
-// ObserveSource is the source of an observer on the wire: the observed function
-// and the conditions under which its calls activate the observer.
+// ObserveSource is the source of an observer on the wire. It consists of the
+// observed function and the conditions under which its calls activate the
+// observer.
 type ObserveSource struct {
 	// Arguments for the worker that hosts the function, normally an object. Nil is
 	// omitted and means no arguments; null decodes as nil.
@@ -8302,10 +8346,11 @@ type ObserveSource struct {
 	// output and caller; an empty list means none of them.
 	Capture []Capture `json:"capture,omitzero"`
 
-	// Payload of the target. Empty is omitted; the default is "envelope".
+	// Form of the payload that the target receives. Empty is omitted; the default is
+	// "envelope".
 	Deliver *ObserveDeliver `json:"deliver,omitzero"`
 
-	// Filter that a call must match, an object. Nil is omitted and matches every
+	// Filter that a call must match, as an object. Nil is omitted and matches every
 	// call; null decodes as nil.
 	Filters json.RawMessage `json:"filters,omitzero"`
 
@@ -8320,9 +8365,9 @@ type ObserveSource struct {
 	On *ObserveOn `json:"on,omitzero"`
 }
 
-// ObserveSourceInput: ObserveSource is the source of an observer on the wire: the
-// observed function and the conditions under which its calls activate the
-// observer.
+// ObserveSourceInput: ObserveSource is the source of an observer on the wire. It
+// consists of the observed function and the conditions under which its calls
+// activate the observer.
 type ObserveSourceInput struct {
 	// Arguments for the worker that hosts the function, normally an object. Nil is
 	// omitted and means no arguments; null decodes as nil.
@@ -8332,10 +8377,11 @@ type ObserveSourceInput struct {
 	// output and caller; an empty list means none of them.
 	Capture []Capture `json:"capture,omitzero"`
 
-	// Payload of the target. Empty is omitted; the default is "envelope".
+	// Form of the payload that the target receives. Empty is omitted; the default is
+	// "envelope".
 	Deliver *ObserveDeliver `json:"deliver,omitzero"`
 
-	// Filter that a call must match, an object. Nil is omitted and matches every
+	// Filter that a call must match, as an object. Nil is omitted and matches every
 	// call; null decodes as nil.
 	Filters json.RawMessage `json:"filters,omitzero"`
 
@@ -8350,9 +8396,9 @@ type ObserveSourceInput struct {
 	On *ObserveOn `json:"on,omitzero"`
 }
 
-// ObserveSourceOutput: ObserveSource is the source of an observer on the wire: the
-// observed function and the conditions under which its calls activate the
-// observer.
+// ObserveSourceOutput: ObserveSource is the source of an observer on the wire. It
+// consists of the observed function and the conditions under which its calls
+// activate the observer.
 type ObserveSourceOutput struct {
 	// Arguments for the worker that hosts the function, normally an object. Nil is
 	// omitted and means no arguments; null decodes as nil.
@@ -8362,10 +8408,11 @@ type ObserveSourceOutput struct {
 	// output and caller; an empty list means none of them.
 	Capture []Capture `json:"capture,omitzero"`
 
-	// Payload of the target. Empty is omitted; the default is "envelope".
+	// Form of the payload that the target receives. Empty is omitted; the default is
+	// "envelope".
 	Deliver *ObserveDeliver `json:"deliver,omitzero"`
 
-	// Filter that a call must match, an object. Nil is omitted and matches every
+	// Filter that a call must match, as an object. Nil is omitted and matches every
 	// call; null decodes as nil.
 	Filters json.RawMessage `json:"filters,omitzero"`
 
@@ -8449,44 +8496,44 @@ type ObservedInput struct {
 	Status string `json:"status"`
 }
 
-// ObservedInvocation is a call that ran in process, as an
-// InvocationsObservedMessage reports it. Input, output, error and metadata are
-// present if an activated observer captures them; null is a value, and differs
-// from absent.
+// ObservedInvocation describes a call that ran in process, as an element of an
+// InvocationsObservedMessage. Input, output, error and metadata are present only
+// if one of the activated observers captures them. Null is a value and not the
+// same as absent.
 type ObservedInvocation struct {
 	// W3C baggage of the call. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
-	// Caller of the function; the engine adds the worker. Nil is omitted and means
-	// that no observer captures it or that nothing is known beyond the worker.
+	// Caller of the function. The engine adds the worker. Nil is omitted and means
+	// that no observer captures the caller or that only the worker is known.
 	Caller *Caller `json:"caller,omitzero"`
 
-	// Duration of the call in milliseconds, with a fraction.
+	// Duration of the call, in fractional milliseconds.
 	DurationMs float64 `json:"duration_ms"`
 
-	// Error of the call, an object with code and message. Nil is omitted and means
+	// Error of the call, as an object with code and message. Nil is omitted and means
 	// that no observer captures it or that the call succeeded.
 	Error json.RawMessage `json:"error,omitzero"`
 
-	// ID of the called function.
+	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
 	// Payload of the call. Nil is omitted and means that no observer captures it.
 	Input json.RawMessage `json:"input,omitzero"`
 
-	// ID of the call, which the worker chooses.
+	// ID of the call, chosen by the worker.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers to activate. The worker has already applied their
-	// conditions. Defaults to none. Nil encodes as [].
+	// IDs of the observers that the call activates. The worker has already checked
+	// their conditions. Defaults to none. Nil encodes as [].
 	Matched []string `json:"matched,omitzero"`
 
 	// Metadata of the call. Nil is omitted and means that no observer captures it or
 	// that there is none.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Namespace of the called function, as its FunctionRegisteredMessage states it.
-	// Empty is omitted.
+	// Namespace of the called function, as in its FunctionRegisteredMessage. Empty is
+	// omitted.
 	Namespace *string `json:"namespace,omitzero"`
 
 	// Number of activations in the chain that led to the call. Defaults to 0.
@@ -8496,8 +8543,8 @@ type ObservedInvocation struct {
 	// the call failed, or that OutputIsInput is set.
 	Output json.RawMessage `json:"output,omitzero"`
 
-	// Whether the result equals the payload and is left out. The zero value, false,
-	// is omitted.
+	// Whether the result is omitted because it equals the payload. The zero value,
+	// false, is omitted.
 	OutputIsInput *bool `json:"output_is_input,omitzero"`
 
 	// Time at which the call began, in milliseconds since the Unix epoch.
@@ -8510,44 +8557,44 @@ type ObservedInvocation struct {
 	Traceparent *string `json:"traceparent,omitzero"`
 }
 
-// ObservedInvocationInput: ObservedInvocation is a call that ran in process, as an
-// InvocationsObservedMessage reports it. Input, output, error and metadata are
-// present if an activated observer captures them; null is a value, and differs
-// from absent.
+// ObservedInvocationInput: ObservedInvocation describes a call that ran in
+// process, as an element of an InvocationsObservedMessage. Input, output, error
+// and metadata are present only if one of the activated observers captures them.
+// Null is a value and not the same as absent.
 type ObservedInvocationInput struct {
 	// W3C baggage of the call. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
-	// Caller of the function; the engine adds the worker. Nil is omitted and means
-	// that no observer captures it or that nothing is known beyond the worker.
+	// Caller of the function. The engine adds the worker. Nil is omitted and means
+	// that no observer captures the caller or that only the worker is known.
 	Caller *Caller `json:"caller,omitzero"`
 
-	// Duration of the call in milliseconds, with a fraction.
+	// Duration of the call, in fractional milliseconds.
 	DurationMs float64 `json:"duration_ms"`
 
-	// Error of the call, an object with code and message. Nil is omitted and means
+	// Error of the call, as an object with code and message. Nil is omitted and means
 	// that no observer captures it or that the call succeeded.
 	Error json.RawMessage `json:"error,omitzero"`
 
-	// ID of the called function.
+	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
 	// Payload of the call. Nil is omitted and means that no observer captures it.
 	Input json.RawMessage `json:"input,omitzero"`
 
-	// ID of the call, which the worker chooses.
+	// ID of the call, chosen by the worker.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers to activate. The worker has already applied their
-	// conditions. Defaults to none. Nil encodes as [].
+	// IDs of the observers that the call activates. The worker has already checked
+	// their conditions. Defaults to none. Nil encodes as [].
 	Matched []string `json:"matched,omitzero"`
 
 	// Metadata of the call. Nil is omitted and means that no observer captures it or
 	// that there is none.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Namespace of the called function, as its FunctionRegisteredMessage states it.
-	// Empty is omitted.
+	// Namespace of the called function, as in its FunctionRegisteredMessage. Empty is
+	// omitted.
 	Namespace *string `json:"namespace,omitzero"`
 
 	// Number of activations in the chain that led to the call. Defaults to 0.
@@ -8557,8 +8604,8 @@ type ObservedInvocationInput struct {
 	// the call failed, or that OutputIsInput is set.
 	Output json.RawMessage `json:"output,omitzero"`
 
-	// Whether the result equals the payload and is left out. The zero value, false,
-	// is omitted.
+	// Whether the result is omitted because it equals the payload. The zero value,
+	// false, is omitted.
 	OutputIsInput *bool `json:"output_is_input,omitzero"`
 
 	// Time at which the call began, in milliseconds since the Unix epoch.
@@ -8571,44 +8618,44 @@ type ObservedInvocationInput struct {
 	Traceparent *string `json:"traceparent,omitzero"`
 }
 
-// ObservedInvocationOutput: ObservedInvocation is a call that ran in process, as
-// an InvocationsObservedMessage reports it. Input, output, error and metadata are
-// present if an activated observer captures them; null is a value, and differs
-// from absent.
+// ObservedInvocationOutput: ObservedInvocation describes a call that ran in
+// process, as an element of an InvocationsObservedMessage. Input, output, error
+// and metadata are present only if one of the activated observers captures them.
+// Null is a value and not the same as absent.
 type ObservedInvocationOutput struct {
 	// W3C baggage of the call. Empty is omitted.
 	Baggage *string `json:"baggage,omitzero"`
 
-	// Caller of the function; the engine adds the worker. Nil is omitted and means
-	// that no observer captures it or that nothing is known beyond the worker.
+	// Caller of the function. The engine adds the worker. Nil is omitted and means
+	// that no observer captures the caller or that only the worker is known.
 	Caller *Caller `json:"caller,omitzero"`
 
-	// Duration of the call in milliseconds, with a fraction.
+	// Duration of the call, in fractional milliseconds.
 	DurationMs float64 `json:"duration_ms"`
 
-	// Error of the call, an object with code and message. Nil is omitted and means
+	// Error of the call, as an object with code and message. Nil is omitted and means
 	// that no observer captures it or that the call succeeded.
 	Error json.RawMessage `json:"error,omitzero"`
 
-	// ID of the called function.
+	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
 	// Payload of the call. Nil is omitted and means that no observer captures it.
 	Input json.RawMessage `json:"input,omitzero"`
 
-	// ID of the call, which the worker chooses.
+	// ID of the call, chosen by the worker.
 	InvocationID string `json:"invocation_id"`
 
-	// IDs of the observers to activate. The worker has already applied their
-	// conditions. Defaults to none. Nil encodes as [].
+	// IDs of the observers that the call activates. The worker has already checked
+	// their conditions. Defaults to none. Nil encodes as [].
 	Matched []string `json:"matched,omitzero"`
 
 	// Metadata of the call. Nil is omitted and means that no observer captures it or
 	// that there is none.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Namespace of the called function, as its FunctionRegisteredMessage states it.
-	// Empty is omitted.
+	// Namespace of the called function, as in its FunctionRegisteredMessage. Empty is
+	// omitted.
 	Namespace *string `json:"namespace,omitzero"`
 
 	// Number of activations in the chain that led to the call. Defaults to 0.
@@ -8618,8 +8665,8 @@ type ObservedInvocationOutput struct {
 	// the call failed, or that OutputIsInput is set.
 	Output json.RawMessage `json:"output,omitzero"`
 
-	// Whether the result equals the payload and is left out. The zero value, false,
-	// is omitted.
+	// Whether the result is omitted because it equals the payload. The zero value,
+	// false, is omitted.
 	OutputIsInput *bool `json:"output_is_input,omitzero"`
 
 	// Time at which the call began, in milliseconds since the Unix epoch.
@@ -8675,12 +8722,12 @@ type ObservedOutput struct {
 }
 
 // ObserverAckMessageInput: ObserverAckMessage accepts or rejects an observer. The
-// worker that hosts the observed function sends it for each announced observer,
-// and later to reject an observer that it has accepted. The engine sends no answer
-// to it.
+// worker that hosts the observed function sends one for each announced observer.
+// It can send another one later to reject an observer that it has accepted. The
+// engine does not reply.
 type ObserverAckMessageInput struct {
-	// Error that explains the rejection. Nil is omitted and means that the observer
-	// is accepted.
+	// Reason for the rejection. Nil is omitted and means that the observer is
+	// accepted.
 	Error *ErrorBody `json:"error,omitzero"`
 
 	// ID of the observed function.
@@ -8701,12 +8748,12 @@ type ObserverAckMessageInput struct {
 }
 
 // ObserverAckMessageOutput: ObserverAckMessage accepts or rejects an observer. The
-// worker that hosts the observed function sends it for each announced observer,
-// and later to reject an observer that it has accepted. The engine sends no answer
-// to it.
+// worker that hosts the observed function sends one for each announced observer.
+// It can send another one later to reject an observer that it has accepted. The
+// engine does not reply.
 type ObserverAckMessageOutput struct {
-	// Error that explains the rejection. Nil is omitted and means that the observer
-	// is accepted.
+	// Reason for the rejection. Nil is omitted and means that the observer is
+	// accepted.
 	Error *ErrorBody `json:"error,omitzero"`
 
 	// ID of the observed function.
@@ -8727,7 +8774,7 @@ type ObserverAckMessageOutput struct {
 }
 
 // ObserverAddedMessageInput: ObserverAddedMessage announces a new observer to the
-// worker that hosts the observed function. The worker answers with an
+// worker that hosts the observed function. The worker replies with an
 // ObserverAckMessage.
 type ObserverAddedMessageInput struct {
 	// ID of the observed function.
@@ -8737,7 +8784,7 @@ type ObserverAddedMessageInput struct {
 	// Empty is omitted.
 	Namespace *string `json:"namespace,omitzero"`
 
-	// New observer.
+	// Observer that was added.
 	Observer ObserverView `json:"observer"`
 
 	// Revision of the function's observers after the change.
@@ -8748,7 +8795,7 @@ type ObserverAddedMessageInput struct {
 }
 
 // ObserverAddedMessageOutput: ObserverAddedMessage announces a new observer to the
-// worker that hosts the observed function. The worker answers with an
+// worker that hosts the observed function. The worker replies with an
 // ObserverAckMessage.
 type ObserverAddedMessageOutput struct {
 	// ID of the observed function.
@@ -8758,7 +8805,7 @@ type ObserverAddedMessageOutput struct {
 	// Empty is omitted.
 	Namespace *string `json:"namespace,omitzero"`
 
-	// New observer.
+	// Observer that was added.
 	Observer ObserverView `json:"observer"`
 
 	// Revision of the function's observers after the change.
@@ -8777,11 +8824,11 @@ type ObserverInfo struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of the state. Nil is omitted.
+	// Reason for the state. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
-	// Observed function and the conditions for its calls. The filters have normal
-	// form.
+	// Observed function, and the conditions under which its calls activate the
+	// observer. The filters are in normal form.
 	Source ObserveSource `json:"source"`
 
 	// State of the observer.
@@ -8800,11 +8847,11 @@ type ObserverInfoInput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of the state. Nil is omitted.
+	// Reason for the state. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
-	// Observed function and the conditions for its calls. The filters have normal
-	// form.
+	// Observed function, and the conditions under which its calls activate the
+	// observer. The filters are in normal form.
 	Source ObserveSource `json:"source"`
 
 	// State of the observer.
@@ -8837,11 +8884,11 @@ type ObserverInfoOutput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason of the state. Nil is omitted.
+	// Reason for the state. Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
-	// Observed function and the conditions for its calls. The filters have normal
-	// form.
+	// Observed function, and the conditions under which its calls activate the
+	// observer. The filters are in normal form.
 	Source ObserveSource `json:"source"`
 
 	// State of the observer.
@@ -8852,23 +8899,22 @@ type ObserverInfoOutput struct {
 }
 
 // ObserverInfoResultInput: ObserverInfoResult is the result of
-// engine::observers::get. Decoding also accepts the observer without the enclosing
-// object.
+// engine::observers::get. Decoding also accepts a bare observer without the
+// enclosing object.
 type ObserverInfoResultInput struct {
 	// Observer with the requested ID.
 	Observer ObserverInfo `json:"observer"`
 }
 
 // ObserverInfoResultOutput: ObserverInfoResult is the result of
-// engine::observers::get. Decoding also accepts the observer without the enclosing
-// object.
+// engine::observers::get. Decoding also accepts a bare observer without the
+// enclosing object.
 type ObserverInfoResultOutput struct {
 	// Observer with the requested ID.
 	Observer ObserverInfo `json:"observer"`
 }
 
-// ObserverLegacy is the trigger from which an engine of version 0.25 made an
-// observer.
+// ObserverLegacy is a trigger that engine 0.25 converted to an observer.
 type ObserverLegacy struct {
 	// Config of the trigger. Nil encodes as null.
 	Config json.RawMessage `json:"config"`
@@ -8877,8 +8923,8 @@ type ObserverLegacy struct {
 	TriggerTypeField string `json:"trigger_type"`
 }
 
-// ObserverLegacyInput: ObserverLegacy is the trigger from which an engine of
-// version 0.25 made an observer.
+// ObserverLegacyInput: ObserverLegacy is a trigger that engine 0.25 converted to
+// an observer.
 type ObserverLegacyInput struct {
 	// Config of the trigger. Nil encodes as null.
 	Config json.RawMessage `json:"config"`
@@ -8887,8 +8933,8 @@ type ObserverLegacyInput struct {
 	TriggerTypeField string `json:"trigger_type"`
 }
 
-// ObserverLegacyOutput: ObserverLegacy is the trigger from which an engine of
-// version 0.25 made an observer.
+// ObserverLegacyOutput: ObserverLegacy is a trigger that engine 0.25 converted to
+// an observer.
 type ObserverLegacyOutput struct {
 	// Config of the trigger. Nil encodes as null.
 	Config json.RawMessage `json:"config"`
@@ -8897,9 +8943,9 @@ type ObserverLegacyOutput struct {
 	TriggerTypeField string `json:"trigger_type"`
 }
 
-// ObserverRemovedMessageInput: ObserverRemovedMessage reports to the worker that
-// hosts an observed function that an observer no longer exists. The worker sends
-// no answer.
+// ObserverRemovedMessageInput: ObserverRemovedMessage informs the worker that
+// hosts the observed function that an observer no longer exists. The worker does
+// not reply.
 type ObserverRemovedMessageInput struct {
 	// ID of the observed function.
 	FunctionID string `json:"function_id"`
@@ -8918,9 +8964,9 @@ type ObserverRemovedMessageInput struct {
 	Type ObserverRemovedMessageInputType `json:"type"`
 }
 
-// ObserverRemovedMessageOutput: ObserverRemovedMessage reports to the worker that
-// hosts an observed function that an observer no longer exists. The worker sends
-// no answer.
+// ObserverRemovedMessageOutput: ObserverRemovedMessage informs the worker that
+// hosts the observed function that an observer no longer exists. The worker does
+// not reply.
 type ObserverRemovedMessageOutput struct {
 	// ID of the observed function.
 	FunctionID string `json:"function_id"`
@@ -8939,8 +8985,8 @@ type ObserverRemovedMessageOutput struct {
 	Type ObserverRemovedMessageOutputType `json:"type"`
 }
 
-// ObserverStateChangedMessageInput: ObserverStateChangedMessage reports a new
-// state of an observer to the worker that created it. The worker sends no answer.
+// ObserverStateChangedMessageInput: ObserverStateChangedMessage informs the worker
+// that created an observer of the observer's new state. The worker does not reply.
 type ObserverStateChangedMessageInput struct {
 	// Number of activations so far. Defaults to 0.
 	Fires *uint `json:"fires,omitzero"`
@@ -8948,7 +8994,7 @@ type ObserverStateChangedMessageInput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason for state "suspended", "error" or "disposed". Nil is omitted.
+	// Reason for the state "suspended", "error" or "disposed". Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// New state of the observer.
@@ -8958,8 +9004,9 @@ type ObserverStateChangedMessageInput struct {
 	Type ObserverStateChangedMessageInputType `json:"type"`
 }
 
-// ObserverStateChangedMessageOutput: ObserverStateChangedMessage reports a new
-// state of an observer to the worker that created it. The worker sends no answer.
+// ObserverStateChangedMessageOutput: ObserverStateChangedMessage informs the
+// worker that created an observer of the observer's new state. The worker does not
+// reply.
 type ObserverStateChangedMessageOutput struct {
 	// Number of activations so far. Defaults to 0.
 	Fires *uint `json:"fires,omitzero"`
@@ -8967,7 +9014,7 @@ type ObserverStateChangedMessageOutput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Reason for state "suspended", "error" or "disposed". Nil is omitted.
+	// Reason for the state "suspended", "error" or "disposed". Nil is omitted.
 	Reason *ErrorBody `json:"reason,omitzero"`
 
 	// New state of the observer.
@@ -8977,10 +9024,10 @@ type ObserverStateChangedMessageOutput struct {
 	Type ObserverStateChangedMessageOutputType `json:"type"`
 }
 
-// ObserverView is what the worker that hosts a function learns about one of its
-// observers. Decoding applies the defaults, for absent keys and for null.
+// ObserverView describes an observer to the worker that hosts the observed
+// function. Decoding applies the defaults for absent keys and for null.
 type ObserverView struct {
-	// Arguments of the observer, valid against the args_format of the function.
+	// Arguments of the observer, which satisfy the args_format of the function.
 	// Defaults to {}. Nil encodes as {}.
 	Args json.RawMessage `json:"args,omitzero"`
 
@@ -8995,8 +9042,8 @@ type ObserverView struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Trigger from which the engine made the observer. Nil is omitted and means that
-	// a worker made the observer. Only engines of version 0.25 set it.
+	// Trigger that the engine converted to this observer. Nil is omitted and means
+	// that a worker created the observer. Only engine 0.25 sets this field.
 	Legacy *ObserverLegacy `json:"legacy,omitzero"`
 
 	// Outcome of the calls that activate the observer. Defaults to "success". Empty
@@ -9007,11 +9054,11 @@ type ObserverView struct {
 	Target string `json:"target"`
 }
 
-// ObserverViewInput: ObserverView is what the worker that hosts a function learns
-// about one of its observers. Decoding applies the defaults, for absent keys and
-// for null.
+// ObserverViewInput: ObserverView describes an observer to the worker that hosts
+// the observed function. Decoding applies the defaults for absent keys and for
+// null.
 type ObserverViewInput struct {
-	// Arguments of the observer, valid against the args_format of the function.
+	// Arguments of the observer, which satisfy the args_format of the function.
 	// Defaults to {}. Nil encodes as {}.
 	Args json.RawMessage `json:"args,omitzero"`
 
@@ -9026,8 +9073,8 @@ type ObserverViewInput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Trigger from which the engine made the observer. Nil is omitted and means that
-	// a worker made the observer. Only engines of version 0.25 set it.
+	// Trigger that the engine converted to this observer. Nil is omitted and means
+	// that a worker created the observer. Only engine 0.25 sets this field.
 	Legacy *ObserverLegacy `json:"legacy,omitzero"`
 
 	// Outcome of the calls that activate the observer. Defaults to "success". Empty
@@ -9038,11 +9085,11 @@ type ObserverViewInput struct {
 	Target string `json:"target"`
 }
 
-// ObserverViewOutput: ObserverView is what the worker that hosts a function learns
-// about one of its observers. Decoding applies the defaults, for absent keys and
-// for null.
+// ObserverViewOutput: ObserverView describes an observer to the worker that hosts
+// the observed function. Decoding applies the defaults for absent keys and for
+// null.
 type ObserverViewOutput struct {
-	// Arguments of the observer, valid against the args_format of the function.
+	// Arguments of the observer, which satisfy the args_format of the function.
 	// Defaults to {}. Nil encodes as {}.
 	Args json.RawMessage `json:"args,omitzero"`
 
@@ -9057,8 +9104,8 @@ type ObserverViewOutput struct {
 	// ID of the observer.
 	ID string `json:"id"`
 
-	// Trigger from which the engine made the observer. Nil is omitted and means that
-	// a worker made the observer. Only engines of version 0.25 set it.
+	// Trigger that the engine converted to this observer. Nil is omitted and means
+	// that a worker created the observer. Only engine 0.25 sets this field.
 	Legacy *ObserverLegacy `json:"legacy,omitzero"`
 
 	// Outcome of the calls that activate the observer. Defaults to "success". Empty
@@ -9070,7 +9117,8 @@ type ObserverViewOutput struct {
 }
 
 // ObserversChangedEventInput: ObserversChangedEvent is the event of
-// engine::on-observers-changed: the state of an observer has changed.
+// engine::on-observers-changed. It reports that the state of an observer has
+// changed.
 type ObserversChangedEventInput struct {
 	// ID of the observed function.
 	FunctionID string `json:"function_id"`
@@ -9089,7 +9137,8 @@ type ObserversChangedEventInput struct {
 }
 
 // ObserversChangedEventOutput: ObserversChangedEvent is the event of
-// engine::on-observers-changed: the state of an observer has changed.
+// engine::on-observers-changed. It reports that the state of an observer has
+// changed.
 type ObserversChangedEventOutput struct {
 	// ID of the observed function.
 	FunctionID string `json:"function_id"`
@@ -9131,13 +9180,14 @@ type OnFunctionRegistrationInputInput struct {
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
-	// Description of the function. Nil encodes as null and means that there is none.
+	// Description of the function. Nil encodes as null and means that the function
+	// has no description.
 	Description *string `json:"description,omitzero"`
 
-	// ID of the function as the worker sent it, without the prefix.
+	// ID of the function as sent by the worker, without the prefix.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of the registration, or null if there is none. Nil encodes as null.
+	// Metadata of the function, or null if it has none. Nil encodes as null.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Namespace of the connection. Defaults to "default" when absent. Empty is
@@ -9147,8 +9197,8 @@ type OnFunctionRegistrationInputInput struct {
 	// Whether the function may be observed. Nil is omitted; the default is true.
 	Observable *bool `json:"observable,omitzero"`
 
-	// Whether only the connection of the worker may call the function. The zero
-	// value, false, is omitted.
+	// Whether only the worker's own connection may call the function. The zero value,
+	// false, is omitted.
 	Private *bool `json:"private,omitzero"`
 }
 
@@ -9162,13 +9212,14 @@ type OnFunctionRegistrationInputOutput struct {
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
-	// Description of the function. Nil encodes as null and means that there is none.
+	// Description of the function. Nil encodes as null and means that the function
+	// has no description.
 	Description *string `json:"description,omitzero"`
 
-	// ID of the function as the worker sent it, without the prefix.
+	// ID of the function as sent by the worker, without the prefix.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of the registration, or null if there is none. Nil encodes as null.
+	// Metadata of the function, or null if it has none. Nil encodes as null.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Namespace of the connection. Defaults to "default" when absent. Empty is
@@ -9178,8 +9229,8 @@ type OnFunctionRegistrationInputOutput struct {
 	// Whether the function may be observed. Nil is omitted; the default is true.
 	Observable *bool `json:"observable,omitzero"`
 
-	// Whether only the connection of the worker may call the function. The zero
-	// value, false, is omitted.
+	// Whether only the worker's own connection may call the function. The zero value,
+	// false, is omitted.
 	Private *bool `json:"private,omitzero"`
 }
 
@@ -9187,7 +9238,7 @@ type OnFunctionRegistrationInputOutput struct {
 // the hook for function registrations. The zero value accepts the registration
 // unchanged. To reject the registration, return an error instead.
 type OnFunctionRegistrationResultInput struct {
-	// JSON Schema of the arguments of the function's observers to register. Nil is
+	// JSON Schema to register for the arguments of the function's observers. Nil is
 	// omitted and keeps the original schema.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
@@ -9198,7 +9249,7 @@ type OnFunctionRegistrationResultInput struct {
 	// original ID.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// Metadata to register; a JSON null replaces the original metadata, too. Nil is
+	// Metadata to register. A JSON null also replaces the original metadata. Nil is
 	// omitted and keeps the original metadata.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
@@ -9206,7 +9257,7 @@ type OnFunctionRegistrationResultInput struct {
 	// value.
 	Observable *bool `json:"observable,omitzero"`
 
-	// Whether only the connection of the worker may call the function. Nil is omitted
+	// Whether only the worker's own connection may call the function. Nil is omitted
 	// and keeps the original value.
 	Private *bool `json:"private,omitzero"`
 }
@@ -9215,7 +9266,7 @@ type OnFunctionRegistrationResultInput struct {
 // of the hook for function registrations. The zero value accepts the registration
 // unchanged. To reject the registration, return an error instead.
 type OnFunctionRegistrationResultOutput struct {
-	// JSON Schema of the arguments of the function's observers to register. Nil is
+	// JSON Schema to register for the arguments of the function's observers. Nil is
 	// omitted and keeps the original schema.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
@@ -9226,7 +9277,7 @@ type OnFunctionRegistrationResultOutput struct {
 	// original ID.
 	FunctionID *string `json:"function_id,omitzero"`
 
-	// Metadata to register; a JSON null replaces the original metadata, too. Nil is
+	// Metadata to register. A JSON null also replaces the original metadata. Nil is
 	// omitted and keeps the original metadata.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
@@ -9234,7 +9285,7 @@ type OnFunctionRegistrationResultOutput struct {
 	// value.
 	Observable *bool `json:"observable,omitzero"`
 
-	// Whether only the connection of the worker may call the function. Nil is omitted
+	// Whether only the worker's own connection may call the function. Nil is omitted
 	// and keeps the original value.
 	Private *bool `json:"private,omitzero"`
 }
@@ -9242,17 +9293,18 @@ type OnFunctionRegistrationResultOutput struct {
 // OnTriggerRegistrationInputInput: OnTriggerRegistrationInput is the input of the
 // hook for trigger registrations.
 type OnTriggerRegistrationInputInput struct {
-	// Config of the trigger; the trigger type defines its shape. Nil encodes as null.
+	// Config of the trigger, in the form defined by the trigger type. Nil encodes as
+	// null.
 	Config json.RawMessage `json:"config"`
 
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
-	// ID of the function that the trigger calls, as the worker sent it, without the
+	// ID of the function that the trigger calls, as sent by the worker, without the
 	// prefix.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of the trigger, or null if there is none. Nil encodes as null.
+	// Metadata of the trigger, or null if it has none. Nil encodes as null.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Namespace of the function that the trigger calls. Defaults to "default" when
@@ -9269,17 +9321,18 @@ type OnTriggerRegistrationInputInput struct {
 // OnTriggerRegistrationInputOutput: OnTriggerRegistrationInput is the input of the
 // hook for trigger registrations.
 type OnTriggerRegistrationInputOutput struct {
-	// Config of the trigger; the trigger type defines its shape. Nil encodes as null.
+	// Config of the trigger, in the form defined by the trigger type. Nil encodes as
+	// null.
 	Config json.RawMessage `json:"config"`
 
 	// Context of the connection, from its AuthResult. Nil encodes as null.
 	Context json.RawMessage `json:"context"`
 
-	// ID of the function that the trigger calls, as the worker sent it, without the
+	// ID of the function that the trigger calls, as sent by the worker, without the
 	// prefix.
 	FunctionID string `json:"function_id"`
 
-	// Metadata of the trigger, or null if there is none. Nil encodes as null.
+	// Metadata of the trigger, or null if it has none. Nil encodes as null.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Namespace of the function that the trigger calls. Defaults to "default" when
@@ -9298,7 +9351,7 @@ type OnTriggerRegistrationInputOutput struct {
 // unchanged. To reject the registration, return an error instead. The hook cannot
 // change the metadata or the namespaces of a trigger.
 type OnTriggerRegistrationResultInput struct {
-	// Config to register; a JSON null replaces the original config, too. Nil is
+	// Config to register. A JSON null also replaces the original config. Nil is
 	// omitted and keeps the original config.
 	Config json.RawMessage `json:"config,omitzero"`
 
@@ -9320,7 +9373,7 @@ type OnTriggerRegistrationResultInput struct {
 // unchanged. To reject the registration, return an error instead. The hook cannot
 // change the metadata or the namespaces of a trigger.
 type OnTriggerRegistrationResultOutput struct {
-	// Config to register; a JSON null replaces the original config, too. Nil is
+	// Config to register. A JSON null also replaces the original config. Nil is
 	// omitted and keeps the original config.
 	Config json.RawMessage `json:"config,omitzero"`
 
@@ -9387,56 +9440,57 @@ type OnTriggerTypeRegistrationResultOutput struct {
 	TriggerTypeID *string `json:"trigger_type_id,omitzero"`
 }
 
-// OtelConfigInput: OtelConfig configures telemetry. Every field is optional. An
-// omitted field takes its value from the environment variable that its description
-// names, if any, and otherwise has its default. The zero value is a valid
-// configuration.
+// OtelConfigInput: OtelConfig configures telemetry. All fields are optional, and
+// the zero value is a valid configuration. If a field is not set, its value comes
+// from the environment variable given in its description, if any. If that variable
+// is not set either, the field has its default.
 type OtelConfigInput struct {
-	// Maximum number of messages that wait to be sent. Messages beyond it are dropped
-	// and counted. Nil is omitted; the default is 10000.
+	// Maximum number of messages in the queue. Further messages are dropped and
+	// counted. Nil is omitted; the default is 10000.
 	ChannelCapacity *uint `json:"channel_capacity,omitzero"`
 
-	// Whether to record telemetry at all. Nil is omitted; the default is false if
-	// $OTEL_SDK_DISABLED is true, otherwise $OTEL_ENABLED (where false, 0, no and off
-	// mean false), otherwise true.
+	// Whether to record telemetry. Nil is omitted. In that case, the value is false
+	// if $OTEL_SDK_DISABLED is true. Otherwise it is $OTEL_ENABLED, where false, 0,
+	// no and off mean false. If $OTEL_ENABLED is not set, it is true.
 	Enabled *bool `json:"enabled,omitzero"`
 
-	// Headers of every upgrade request of the telemetry connection, keyed by name. A
-	// header that WithTelemetryConnection sets takes precedence. StartTelemetry
-	// rejects the headers of the upgrade itself, except Host. Empty is omitted and
-	// means none.
+	// Headers of the telemetry connection, keyed by name. They are sent with every
+	// upgrade request. Headers set with WithTelemetryConnection take precedence.
+	// Except for Host, StartTelemetry rejects headers that belong to the upgrade
+	// itself. Empty is omitted and means none.
 	EngineWsHeaders map[string]string `json:"engine_ws_headers,omitzero"`
 
-	// URL of the engine. The path /otel is appended unless the URL already ends in
-	// it. Nil is omitted; the default is $III_URL, otherwise ws://127.0.0.1:49134.
+	// URL of the engine. If it does not end in /otel, this path is appended. Nil is
+	// omitted; the default is $III_URL or else ws://127.0.0.1:49134.
 	EngineWsURL *string `json:"engine_ws_url,omitzero"`
 
-	// Whether outgoing HTTP requests get spans. Nil is omitted; the default is true.
+	// Whether to create spans for outgoing HTTP requests. Nil is omitted; the default
+	// is true.
 	FetchInstrumentationEnabled *bool `json:"fetch_instrumentation_enabled,omitzero"`
 
-	// Whether to announce the start of each sampled span before the span ends. Nil is
-	// omitted; the default is $OTEL_LIVE_SPANS (where true and 1 mean true),
-	// otherwise true.
+	// Whether to report the start of each sampled span before the span ends. Nil is
+	// omitted; the default is $OTEL_LIVE_SPANS, where true and 1 mean true, or else
+	// true.
 	LiveSpans *bool `json:"live_spans,omitzero"`
 
 	// Number of log records, at least 1, at which a batch is sent without further
-	// delay. Nil is omitted; the default is $OTEL_LOGS_BATCH_SIZE unless that is 0,
-	// otherwise 1.
+	// delay. Nil is omitted; the default is $OTEL_LOGS_BATCH_SIZE if it is set and
+	// not 0, or else 1.
 	LogsBatchSize *int64 `json:"logs_batch_size,omitzero"`
 
 	// Whether to export log records. Nil is omitted; the default is true.
 	LogsEnabled *bool `json:"logs_enabled,omitzero"`
 
-	// Maximum time, in milliseconds, that a log record waits to be batched with
-	// others. Nil is omitted; the default is $OTEL_LOGS_FLUSH_INTERVAL_MS, otherwise
-	// 100.
+	// Maximum time for which a log record waits to be sent in a batch, in
+	// milliseconds. Nil is omitted; the default is $OTEL_LOGS_FLUSH_INTERVAL_MS or
+	// else 100.
 	LogsFlushIntervalMs *uint `json:"logs_flush_interval_ms,omitzero"`
 
-	// Whether to export metrics. Nil is omitted; the default is
-	// $OTEL_METRICS_ENABLED, otherwise true.
+	// Whether to export metrics. Nil is omitted; the default is $OTEL_METRICS_ENABLED
+	// or else true.
 	MetricsEnabled *bool `json:"metrics_enabled,omitzero"`
 
-	// Interval between two exports of metrics, in milliseconds. Nil is omitted; the
+	// Interval between exports of metrics, in milliseconds. Nil is omitted; the
 	// default is 60000.
 	MetricsExportIntervalMs *uint `json:"metrics_export_interval_ms,omitzero"`
 
@@ -9445,81 +9499,82 @@ type OtelConfigInput struct {
 	ReconnectionConfig *ReconnectionConfig `json:"reconnection_config,omitzero"`
 
 	// Resource attribute service.instance.id. Nil is omitted; the default is
-	// $SERVICE_INSTANCE_ID, otherwise a random UUID.
+	// $SERVICE_INSTANCE_ID or else a random UUID.
 	ServiceInstanceID *string `json:"service_instance_id,omitzero"`
 
 	// Resource attribute service.name. Nil is omitted; the default is
-	// $OTEL_SERVICE_NAME, otherwise the base name of the executable.
+	// $OTEL_SERVICE_NAME or else the base name of the executable.
 	ServiceName *string `json:"service_name,omitzero"`
 
 	// Resource attribute service.namespace. Nil is omitted; the default is
-	// $SERVICE_NAMESPACE, otherwise the attribute is not set.
+	// $SERVICE_NAMESPACE. If that is not set either, there is no such attribute.
 	ServiceNamespace *string `json:"service_namespace,omitzero"`
 
 	// Resource attribute service.version. Nil is omitted; the default is
-	// $SERVICE_VERSION, otherwise "unknown".
+	// $SERVICE_VERSION or else "unknown".
 	ServiceVersion *string `json:"service_version,omitzero"`
 
-	// Maximum time, in milliseconds, that a shutdown waits for pending telemetry to
-	// be sent. Nil is omitted; the default is 10000.
+	// Maximum time for which a shutdown waits until pending telemetry is sent, in
+	// milliseconds. Nil is omitted; the default is 10000.
 	ShutdownTimeoutMs *uint `json:"shutdown_timeout_ms,omitzero"`
 
-	// Maximum time, in milliseconds, that a finished span waits to be batched with
-	// others. Nil is omitted; the default is $OTEL_SPANS_FLUSH_INTERVAL_MS, otherwise
-	// 100.
+	// Maximum time for which a finished span waits to be sent in a batch, in
+	// milliseconds. Nil is omitted; the default is $OTEL_SPANS_FLUSH_INTERVAL_MS or
+	// else 100.
 	SpansFlushIntervalMs *uint `json:"spans_flush_interval_ms,omitzero"`
 }
 
-// OtelConfigOutput: OtelConfig configures telemetry. Every field is optional. An
-// omitted field takes its value from the environment variable that its description
-// names, if any, and otherwise has its default. The zero value is a valid
-// configuration.
+// OtelConfigOutput: OtelConfig configures telemetry. All fields are optional, and
+// the zero value is a valid configuration. If a field is not set, its value comes
+// from the environment variable given in its description, if any. If that variable
+// is not set either, the field has its default.
 type OtelConfigOutput struct {
-	// Maximum number of messages that wait to be sent. Messages beyond it are dropped
-	// and counted. Nil is omitted; the default is 10000.
+	// Maximum number of messages in the queue. Further messages are dropped and
+	// counted. Nil is omitted; the default is 10000.
 	ChannelCapacity *uint `json:"channel_capacity,omitzero"`
 
-	// Whether to record telemetry at all. Nil is omitted; the default is false if
-	// $OTEL_SDK_DISABLED is true, otherwise $OTEL_ENABLED (where false, 0, no and off
-	// mean false), otherwise true.
+	// Whether to record telemetry. Nil is omitted. In that case, the value is false
+	// if $OTEL_SDK_DISABLED is true. Otherwise it is $OTEL_ENABLED, where false, 0,
+	// no and off mean false. If $OTEL_ENABLED is not set, it is true.
 	Enabled *bool `json:"enabled,omitzero"`
 
-	// Headers of every upgrade request of the telemetry connection, keyed by name. A
-	// header that WithTelemetryConnection sets takes precedence. StartTelemetry
-	// rejects the headers of the upgrade itself, except Host. Empty is omitted and
-	// means none.
+	// Headers of the telemetry connection, keyed by name. They are sent with every
+	// upgrade request. Headers set with WithTelemetryConnection take precedence.
+	// Except for Host, StartTelemetry rejects headers that belong to the upgrade
+	// itself. Empty is omitted and means none.
 	EngineWsHeaders map[string]string `json:"engine_ws_headers,omitzero"`
 
-	// URL of the engine. The path /otel is appended unless the URL already ends in
-	// it. Nil is omitted; the default is $III_URL, otherwise ws://127.0.0.1:49134.
+	// URL of the engine. If it does not end in /otel, this path is appended. Nil is
+	// omitted; the default is $III_URL or else ws://127.0.0.1:49134.
 	EngineWsURL *string `json:"engine_ws_url,omitzero"`
 
-	// Whether outgoing HTTP requests get spans. Nil is omitted; the default is true.
+	// Whether to create spans for outgoing HTTP requests. Nil is omitted; the default
+	// is true.
 	FetchInstrumentationEnabled *bool `json:"fetch_instrumentation_enabled,omitzero"`
 
-	// Whether to announce the start of each sampled span before the span ends. Nil is
-	// omitted; the default is $OTEL_LIVE_SPANS (where true and 1 mean true),
-	// otherwise true.
+	// Whether to report the start of each sampled span before the span ends. Nil is
+	// omitted; the default is $OTEL_LIVE_SPANS, where true and 1 mean true, or else
+	// true.
 	LiveSpans *bool `json:"live_spans,omitzero"`
 
 	// Number of log records, at least 1, at which a batch is sent without further
-	// delay. Nil is omitted; the default is $OTEL_LOGS_BATCH_SIZE unless that is 0,
-	// otherwise 1.
+	// delay. Nil is omitted; the default is $OTEL_LOGS_BATCH_SIZE if it is set and
+	// not 0, or else 1.
 	LogsBatchSize *int64 `json:"logs_batch_size,omitzero"`
 
 	// Whether to export log records. Nil is omitted; the default is true.
 	LogsEnabled *bool `json:"logs_enabled,omitzero"`
 
-	// Maximum time, in milliseconds, that a log record waits to be batched with
-	// others. Nil is omitted; the default is $OTEL_LOGS_FLUSH_INTERVAL_MS, otherwise
-	// 100.
+	// Maximum time for which a log record waits to be sent in a batch, in
+	// milliseconds. Nil is omitted; the default is $OTEL_LOGS_FLUSH_INTERVAL_MS or
+	// else 100.
 	LogsFlushIntervalMs *uint `json:"logs_flush_interval_ms,omitzero"`
 
-	// Whether to export metrics. Nil is omitted; the default is
-	// $OTEL_METRICS_ENABLED, otherwise true.
+	// Whether to export metrics. Nil is omitted; the default is $OTEL_METRICS_ENABLED
+	// or else true.
 	MetricsEnabled *bool `json:"metrics_enabled,omitzero"`
 
-	// Interval between two exports of metrics, in milliseconds. Nil is omitted; the
+	// Interval between exports of metrics, in milliseconds. Nil is omitted; the
 	// default is 60000.
 	MetricsExportIntervalMs *uint `json:"metrics_export_interval_ms,omitzero"`
 
@@ -9528,86 +9583,85 @@ type OtelConfigOutput struct {
 	ReconnectionConfig *ReconnectionConfig `json:"reconnection_config,omitzero"`
 
 	// Resource attribute service.instance.id. Nil is omitted; the default is
-	// $SERVICE_INSTANCE_ID, otherwise a random UUID.
+	// $SERVICE_INSTANCE_ID or else a random UUID.
 	ServiceInstanceID *string `json:"service_instance_id,omitzero"`
 
 	// Resource attribute service.name. Nil is omitted; the default is
-	// $OTEL_SERVICE_NAME, otherwise the base name of the executable.
+	// $OTEL_SERVICE_NAME or else the base name of the executable.
 	ServiceName *string `json:"service_name,omitzero"`
 
 	// Resource attribute service.namespace. Nil is omitted; the default is
-	// $SERVICE_NAMESPACE, otherwise the attribute is not set.
+	// $SERVICE_NAMESPACE. If that is not set either, there is no such attribute.
 	ServiceNamespace *string `json:"service_namespace,omitzero"`
 
 	// Resource attribute service.version. Nil is omitted; the default is
-	// $SERVICE_VERSION, otherwise "unknown".
+	// $SERVICE_VERSION or else "unknown".
 	ServiceVersion *string `json:"service_version,omitzero"`
 
-	// Maximum time, in milliseconds, that a shutdown waits for pending telemetry to
-	// be sent. Nil is omitted; the default is 10000.
+	// Maximum time for which a shutdown waits until pending telemetry is sent, in
+	// milliseconds. Nil is omitted; the default is 10000.
 	ShutdownTimeoutMs *uint `json:"shutdown_timeout_ms,omitzero"`
 
-	// Maximum time, in milliseconds, that a finished span waits to be batched with
-	// others. Nil is omitted; the default is $OTEL_SPANS_FLUSH_INTERVAL_MS, otherwise
-	// 100.
+	// Maximum time for which a finished span waits to be sent in a batch, in
+	// milliseconds. Nil is omitted; the default is $OTEL_SPANS_FLUSH_INTERVAL_MS or
+	// else 100.
 	SpansFlushIntervalMs *uint `json:"spans_flush_interval_ms,omitzero"`
 }
 
-// OtelMessageInput: OtelMessage is one telemetry frame. On the socket it is one
-// binary message: Prefix followed by Data. In JSON, Data is base64. Use keyed
-// literals.
+// OtelMessageInput: OtelMessage is one telemetry frame. On the wire, it is a
+// binary message that consists of Prefix followed by Data. In JSON, Data is
+// base64. Use keyed literals.
 type OtelMessageInput struct {
-	// OTLP document as JSON text in UTF-8. Nil encodes as null.
+	// OTLP document in JSON, encoded as UTF-8. Nil encodes as null.
 	Data string `json:"data"`
 
-	// Four ASCII letters that identify the signal in Data: "OTLP" for traces, "MTRC"
-	// for metrics or "LOGS" for logs.
+	// Four ASCII letters that identify the signal: "OTLP" for traces, "MTRC" for
+	// metrics or "LOGS" for logs.
 	Prefix string `json:"prefix"`
 }
 
-// OtelMessageOutput: OtelMessage is one telemetry frame. On the socket it is one
-// binary message: Prefix followed by Data. In JSON, Data is base64. Use keyed
-// literals.
+// OtelMessageOutput: OtelMessage is one telemetry frame. On the wire, it is a
+// binary message that consists of Prefix followed by Data. In JSON, Data is
+// base64. Use keyed literals.
 type OtelMessageOutput struct {
-	// OTLP document as JSON text in UTF-8. Nil encodes as null.
+	// OTLP document in JSON, encoded as UTF-8. Nil encodes as null.
 	Data string `json:"data"`
 
-	// Four ASCII letters that identify the signal in Data: "OTLP" for traces, "MTRC"
-	// for metrics or "LOGS" for logs.
+	// Four ASCII letters that identify the signal: "OTLP" for traces, "MTRC" for
+	// metrics or "LOGS" for logs.
 	Prefix string `json:"prefix"`
 }
 
-// PingMessageInput: PingMessage requests a PongMessage. The engine handles
-// messages in order: its pong confirms that it has processed every message sent
+// PingMessageInput: PingMessage requests a PongMessage. The engine processes
+// messages in order, so its pong confirms that it has processed every message sent
 // before the ping.
 type PingMessageInput struct {
 	// Tag of the message. The encoder sets it.
 	Type PingMessageInputType `json:"type"`
 }
 
-// PingMessageOutput: PingMessage requests a PongMessage. The engine handles
-// messages in order: its pong confirms that it has processed every message sent
+// PingMessageOutput: PingMessage requests a PongMessage. The engine processes
+// messages in order, so its pong confirms that it has processed every message sent
 // before the ping.
 type PingMessageOutput struct {
 	// Tag of the message. The encoder sets it.
 	Type PingMessageOutputType `json:"type"`
 }
 
-// PongMessageInput: PongMessage answers a PingMessage.
+// PongMessageInput: PongMessage is the reply to a PingMessage.
 type PongMessageInput struct {
 	// Tag of the message. The encoder sets it.
 	Type PongMessageInputType `json:"type"`
 }
 
-// PongMessageOutput: PongMessage answers a PingMessage.
+// PongMessageOutput: PongMessage is the reply to a PingMessage.
 type PongMessageOutput struct {
 	// Tag of the message. The encoder sets it.
 	Type PongMessageOutputType `json:"type"`
 }
 
-// PublishInputInput: PublishInput is the input of publish, which publishes a
-// message to the subscribers of a topic. Delivery is at-most-once. There is no
-// result.
+// PublishInputInput: PublishInput is the input of publish, which sends a message
+// to all subscribers of a topic. Delivery is at-most-once. There is no result.
 type PublishInputInput struct {
 	// Payload that the subscribers receive. Nil encodes as null.
 	Data json.RawMessage `json:"data"`
@@ -9616,9 +9670,8 @@ type PublishInputInput struct {
 	Topic string `json:"topic"`
 }
 
-// PublishInputOutput: PublishInput is the input of publish, which publishes a
-// message to the subscribers of a topic. Delivery is at-most-once. There is no
-// result.
+// PublishInputOutput: PublishInput is the input of publish, which sends a message
+// to all subscribers of a topic. Delivery is at-most-once. There is no result.
 type PublishInputOutput struct {
 	// Payload that the subscribers receive. Nil encodes as null.
 	Data json.RawMessage `json:"data"`
@@ -9627,8 +9680,8 @@ type PublishInputOutput struct {
 	Topic string `json:"topic"`
 }
 
-// QueueConfig configures how the messages of a topic are delivered to one
-// subscriber. The engine ignores a setting that has the wrong type.
+// QueueConfig configures how messages of a topic are delivered to one subscriber.
+// The engine ignores settings of the wrong type.
 type QueueConfig struct {
 	// Delay before the first retry in milliseconds. The delay doubles with each
 	// further retry. Nil is omitted; the default is 1000.
@@ -9638,7 +9691,8 @@ type QueueConfig struct {
 	// Empty is omitted.
 	BackoffType *string `json:"backoffType,omitzero"`
 
-	// Number of messages that are handled at once. Nil is omitted; the default is 10.
+	// Maximum number of messages that are processed concurrently. Nil is omitted; the
+	// default is 10.
 	Concurrency *uint `json:"concurrency,omitzero"`
 
 	// Delay before the first delivery in seconds. The built-in queue ignores it;
@@ -9649,12 +9703,13 @@ type QueueConfig struct {
 	// may use it. Nil is omitted.
 	MaxPriority *uint `json:"maxPriority,omitzero"`
 
-	// Number of retries after the first attempt: attempts = MaxRetries + 1. Nil is
-	// omitted; the default is three attempts in all.
+	// Number of retries after the first attempt, so there are MaxRetries + 1
+	// attempts. Nil is omitted; the default is three attempts in total.
 	MaxRetries *uint `json:"maxRetries,omitzero"`
 
-	// Delivery mode: "fifo" keeps the order and delivers one message at a time; any
-	// other value delivers concurrently. Empty is omitted; the default is concurrent.
+	// Delivery mode. With "fifo", messages are delivered in order and one at a time.
+	// With any other value, they are delivered concurrently. Empty is omitted and
+	// means concurrent delivery.
 	Type *string `json:"type,omitzero"`
 
 	// Time for which a message in progress is hidden from other consumers. The
@@ -9662,9 +9717,8 @@ type QueueConfig struct {
 	VisibilityTimeout *uint `json:"visibilityTimeout,omitzero"`
 }
 
-// QueueConfigInput: QueueConfig configures how the messages of a topic are
-// delivered to one subscriber. The engine ignores a setting that has the wrong
-// type.
+// QueueConfigInput: QueueConfig configures how messages of a topic are delivered
+// to one subscriber. The engine ignores settings of the wrong type.
 type QueueConfigInput struct {
 	// Delay before the first retry in milliseconds. The delay doubles with each
 	// further retry. Nil is omitted; the default is 1000.
@@ -9674,7 +9728,8 @@ type QueueConfigInput struct {
 	// Empty is omitted.
 	BackoffType *string `json:"backoffType,omitzero"`
 
-	// Number of messages that are handled at once. Nil is omitted; the default is 10.
+	// Maximum number of messages that are processed concurrently. Nil is omitted; the
+	// default is 10.
 	Concurrency *uint `json:"concurrency,omitzero"`
 
 	// Delay before the first delivery in seconds. The built-in queue ignores it;
@@ -9685,12 +9740,13 @@ type QueueConfigInput struct {
 	// may use it. Nil is omitted.
 	MaxPriority *uint `json:"maxPriority,omitzero"`
 
-	// Number of retries after the first attempt: attempts = MaxRetries + 1. Nil is
-	// omitted; the default is three attempts in all.
+	// Number of retries after the first attempt, so there are MaxRetries + 1
+	// attempts. Nil is omitted; the default is three attempts in total.
 	MaxRetries *uint `json:"maxRetries,omitzero"`
 
-	// Delivery mode: "fifo" keeps the order and delivers one message at a time; any
-	// other value delivers concurrently. Empty is omitted; the default is concurrent.
+	// Delivery mode. With "fifo", messages are delivered in order and one at a time.
+	// With any other value, they are delivered concurrently. Empty is omitted and
+	// means concurrent delivery.
 	Type *string `json:"type,omitzero"`
 
 	// Time for which a message in progress is hidden from other consumers. The
@@ -9698,9 +9754,8 @@ type QueueConfigInput struct {
 	VisibilityTimeout *uint `json:"visibilityTimeout,omitzero"`
 }
 
-// QueueConfigOutput: QueueConfig configures how the messages of a topic are
-// delivered to one subscriber. The engine ignores a setting that has the wrong
-// type.
+// QueueConfigOutput: QueueConfig configures how messages of a topic are delivered
+// to one subscriber. The engine ignores settings of the wrong type.
 type QueueConfigOutput struct {
 	// Delay before the first retry in milliseconds. The delay doubles with each
 	// further retry. Nil is omitted; the default is 1000.
@@ -9710,7 +9765,8 @@ type QueueConfigOutput struct {
 	// Empty is omitted.
 	BackoffType *string `json:"backoffType,omitzero"`
 
-	// Number of messages that are handled at once. Nil is omitted; the default is 10.
+	// Maximum number of messages that are processed concurrently. Nil is omitted; the
+	// default is 10.
 	Concurrency *uint `json:"concurrency,omitzero"`
 
 	// Delay before the first delivery in seconds. The built-in queue ignores it;
@@ -9721,12 +9777,13 @@ type QueueConfigOutput struct {
 	// may use it. Nil is omitted.
 	MaxPriority *uint `json:"maxPriority,omitzero"`
 
-	// Number of retries after the first attempt: attempts = MaxRetries + 1. Nil is
-	// omitted; the default is three attempts in all.
+	// Number of retries after the first attempt, so there are MaxRetries + 1
+	// attempts. Nil is omitted; the default is three attempts in total.
 	MaxRetries *uint `json:"maxRetries,omitzero"`
 
-	// Delivery mode: "fifo" keeps the order and delivers one message at a time; any
-	// other value delivers concurrently. Empty is omitted; the default is concurrent.
+	// Delivery mode. With "fifo", messages are delivered in order and one at a time.
+	// With any other value, they are delivered concurrently. Empty is omitted and
+	// means concurrent delivery.
 	Type *string `json:"type,omitzero"`
 
 	// Time for which a message in progress is hidden from other consumers. The
@@ -9737,22 +9794,22 @@ type QueueConfigOutput struct {
 // QueueDiscardMessageInputInput: QueueDiscardMessageInput is the input of
 // iii::queue::discard_message, which deletes one dead letter.
 type QueueDiscardMessageInputInput struct {
-	// ID of the dead letter, which is not the receipt of the job.
+	// ID of the dead letter. It differs from the receipt of the job.
 	MessageID string `json:"message_id"`
 
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
 // QueueDiscardMessageInputOutput: QueueDiscardMessageInput is the input of
 // iii::queue::discard_message, which deletes one dead letter.
 type QueueDiscardMessageInputOutput struct {
-	// ID of the dead letter, which is not the receipt of the job.
+	// ID of the dead letter. It differs from the receipt of the job.
 	MessageID string `json:"message_id"`
 
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
@@ -9765,8 +9822,8 @@ type QueueDiscardMessageResultInput struct {
 	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// Number of messages that were discarded: 1, or 0 if there is no such dead
-	// letter. The engine uses the same key as for a redrive.
+	// Number of messages that were discarded. It is 1, or 0 if the dead letter does
+	// not exist. The key on the wire is the same as for a redrive.
 	Redriven uint `json:"redriven"`
 }
 
@@ -9779,17 +9836,17 @@ type QueueDiscardMessageResultOutput struct {
 	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// Number of messages that were discarded: 1, or 0 if there is no such dead
-	// letter. The engine uses the same key as for a redrive.
+	// Number of messages that were discarded. It is 1, or 0 if the dead letter does
+	// not exist. The key on the wire is the same as for a redrive.
 	Redriven uint `json:"redriven"`
 }
 
 // QueueEnqueueInputInput: QueueEnqueueInput is the input of
-// engine::queue::enqueue. A queue provider registers that function, and the engine
-// calls it for each invocation with the enqueue action. Any result except an error
-// accepts the job.
+// engine::queue::enqueue. A queue provider registers this function, and the engine
+// calls it for each invocation with the enqueue action. If the function succeeds,
+// the job is accepted, whatever the result is.
 type QueueEnqueueInputInput struct {
-	// W3C baggage of the caller, in which the entry iii.function.id names the
+	// W3C baggage of the caller. Its entry iii.function.id contains the ID of the
 	// function. Nil encodes as null.
 	Baggage *string `json:"baggage"`
 
@@ -9799,7 +9856,7 @@ type QueueEnqueueInputInput struct {
 	// ID of the function that the job calls.
 	FunctionID string `json:"function_id"`
 
-	// Receipt that the engine creates and returns to the caller.
+	// Receipt for the job, which the engine generates and returns to the caller.
 	MessageReceiptID string `json:"messageReceiptId"`
 
 	// Namespace of the function. Empty is omitted and means "default".
@@ -9813,11 +9870,11 @@ type QueueEnqueueInputInput struct {
 }
 
 // QueueEnqueueInputOutput: QueueEnqueueInput is the input of
-// engine::queue::enqueue. A queue provider registers that function, and the engine
-// calls it for each invocation with the enqueue action. Any result except an error
-// accepts the job.
+// engine::queue::enqueue. A queue provider registers this function, and the engine
+// calls it for each invocation with the enqueue action. If the function succeeds,
+// the job is accepted, whatever the result is.
 type QueueEnqueueInputOutput struct {
-	// W3C baggage of the caller, in which the entry iii.function.id names the
+	// W3C baggage of the caller. Its entry iii.function.id contains the ID of the
 	// function. Nil encodes as null.
 	Baggage *string `json:"baggage"`
 
@@ -9827,7 +9884,7 @@ type QueueEnqueueInputOutput struct {
 	// ID of the function that the job calls.
 	FunctionID string `json:"function_id"`
 
-	// Receipt that the engine creates and returns to the caller.
+	// Receipt for the job, which the engine generates and returns to the caller.
 	MessageReceiptID string `json:"messageReceiptId"`
 
 	// Namespace of the function. Empty is omitted and means "default".
@@ -9841,42 +9898,42 @@ type QueueEnqueueInputOutput struct {
 }
 
 // QueueRedriveInputInput: QueueRedriveInput is the input of iii::queue::redrive,
-// which puts all dead letters of a queue back into it, oldest first, and resets
+// which puts all dead letters back into their queue, oldest first, and resets
 // their attempts.
 type QueueRedriveInputInput struct {
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
 // QueueRedriveInputOutput: QueueRedriveInput is the input of iii::queue::redrive,
-// which puts all dead letters of a queue back into it, oldest first, and resets
+// which puts all dead letters back into their queue, oldest first, and resets
 // their attempts.
 type QueueRedriveInputOutput struct {
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
 // QueueRedriveMessageInputInput: QueueRedriveMessageInput is the input of
 // iii::queue::redrive_message, which puts one dead letter back into its queue.
 type QueueRedriveMessageInputInput struct {
-	// ID of the dead letter, which is not the receipt of the job.
+	// ID of the dead letter. It differs from the receipt of the job.
 	MessageID string `json:"message_id"`
 
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
 // QueueRedriveMessageInputOutput: QueueRedriveMessageInput is the input of
 // iii::queue::redrive_message, which puts one dead letter back into its queue.
 type QueueRedriveMessageInputOutput struct {
-	// ID of the dead letter, which is not the receipt of the job.
+	// ID of the dead letter. It differs from the receipt of the job.
 	MessageID string `json:"message_id"`
 
-	// Name of the named queue or topic. The engine also accepts the key topic in its
-	// place; this type does not.
+	// Name of the named queue or topic. The engine also accepts the key topic for
+	// this field, but this type does not.
 	Queue string `json:"queue"`
 }
 
@@ -9889,8 +9946,8 @@ type QueueRedriveMessageResultInput struct {
 	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// Number of messages that were put back into the queue: 1, or 0 if there is no
-	// such dead letter.
+	// Number of messages that were put back into the queue. It is 1, or 0 if the dead
+	// letter does not exist.
 	Redriven uint `json:"redriven"`
 }
 
@@ -9903,8 +9960,8 @@ type QueueRedriveMessageResultOutput struct {
 	// Name of the named queue or topic.
 	Queue string `json:"queue"`
 
-	// Number of messages that were put back into the queue: 1, or 0 if there is no
-	// such dead letter.
+	// Number of messages that were put back into the queue. It is 1, or 0 if the dead
+	// letter does not exist.
 	Redriven uint `json:"redriven"`
 }
 
@@ -9928,17 +9985,17 @@ type QueueRedriveResultOutput struct {
 	Redriven uint `json:"redriven"`
 }
 
-// QueueSourceArgsInput: QueueSourceArgs are the arguments of an observer of
-// queue::on-message. The target receives what was published to the topic with
-// iii::durable::publish. An error of the target leads to a retry, and after the
-// last one the message becomes a dead letter.
+// QueueSourceArgsInput: QueueSourceArgs contains the arguments of an observer of
+// queue::on-message. The target receives the messages published to the topic with
+// iii::durable::publish. If the target returns an error, the message is retried.
+// After the last retry, it becomes a dead letter.
 type QueueSourceArgsInput struct {
 	// Delay before the first retry in milliseconds. Nil is omitted; the default is
 	// 1000.
 	BackoffMs *uint `json:"backoff_ms,omitzero"`
 
-	// Group of observers that share the messages of the topic. Empty is omitted; the
-	// observer then receives every message.
+	// Group of observers that share the messages of the topic. Empty is omitted and
+	// means that the observer receives every message.
 	Group *string `json:"group,omitzero"`
 
 	// Number of retries after the first attempt. Nil is omitted; the default is 3.
@@ -9951,17 +10008,17 @@ type QueueSourceArgsInput struct {
 	Topic string `json:"topic"`
 }
 
-// QueueSourceArgsOutput: QueueSourceArgs are the arguments of an observer of
-// queue::on-message. The target receives what was published to the topic with
-// iii::durable::publish. An error of the target leads to a retry, and after the
-// last one the message becomes a dead letter.
+// QueueSourceArgsOutput: QueueSourceArgs contains the arguments of an observer of
+// queue::on-message. The target receives the messages published to the topic with
+// iii::durable::publish. If the target returns an error, the message is retried.
+// After the last retry, it becomes a dead letter.
 type QueueSourceArgsOutput struct {
 	// Delay before the first retry in milliseconds. Nil is omitted; the default is
 	// 1000.
 	BackoffMs *uint `json:"backoff_ms,omitzero"`
 
-	// Group of observers that share the messages of the topic. Empty is omitted; the
-	// observer then receives every message.
+	// Group of observers that share the messages of the topic. Empty is omitted and
+	// means that the observer receives every message.
 	Group *string `json:"group,omitzero"`
 
 	// Number of retries after the first attempt. Nil is omitted; the default is 3.
@@ -9979,10 +10036,10 @@ type QueueSourceArgsOutput struct {
 // iii::durable::publish. Delivery is at-least-once, with retries and a dead-letter
 // queue.
 type QueueTriggerConfigInput struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. If the condition
-	// function returns an error, the delivery counts as a failed attempt. Empty is
-	// omitted and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. If it returns an error, the delivery counts as a
+	// failed attempt. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
@@ -9997,10 +10054,10 @@ type QueueTriggerConfigInput struct {
 // iii::durable::publish. Delivery is at-least-once, with retries and a dead-letter
 // queue.
 type QueueTriggerConfigOutput struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. If the condition
-	// function returns an error, the delivery counts as a failed attempt. Empty is
-	// omitted and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. If it returns an error, the delivery counts as a
+	// failed attempt. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
@@ -10010,9 +10067,9 @@ type QueueTriggerConfigOutput struct {
 	Topic string `json:"topic"`
 }
 
-// ReattachMessageInput: ReattachMessage is the first message of a worker that
-// reconnects. The engine ends the previous connection, if it still exists, before
-// it reads the next message. A wrong ID or token has no effect.
+// ReattachMessageInput: ReattachMessage is the first message that a worker sends
+// after reconnecting. If the previous connection still exists, the engine closes
+// it before it reads the next message. A wrong ID or token has no effect.
 type ReattachMessageInput struct {
 	// ID of the previous connection.
 	PreviousWorkerID string `json:"previous_worker_id"`
@@ -10024,9 +10081,9 @@ type ReattachMessageInput struct {
 	Type ReattachMessageInputType `json:"type"`
 }
 
-// ReattachMessageOutput: ReattachMessage is the first message of a worker that
-// reconnects. The engine ends the previous connection, if it still exists, before
-// it reads the next message. A wrong ID or token has no effect.
+// ReattachMessageOutput: ReattachMessage is the first message that a worker sends
+// after reconnecting. If the previous connection still exists, the engine closes
+// it before it reads the next message. A wrong ID or token has no effect.
 type ReattachMessageOutput struct {
 	// ID of the previous connection.
 	PreviousWorkerID string `json:"previous_worker_id"`
@@ -10040,97 +10097,102 @@ type ReattachMessageOutput struct {
 
 // ReconnectionConfig is the policy for restoring a lost connection. The delay
 // before attempt n after a loss is min(max_delay, initial_delay ×
-// multiplier^(n−1)), times a random factor from 1 − jitter_factor to 1 +
-// jitter_factor, and never more than max_delay. An established connection resets
-// the attempt count. Decoding applies the defaults; the zero value lacks them, so
-// start from DefaultReconnectionConfig.
+// multiplier^(n−1)), multiplied by a random factor from 1 − jitter_factor to 1 +
+// jitter_factor, and never more than max_delay. A successful connection resets n.
+// Decoding applies the defaults. The zero value does not have them, so start from
+// DefaultReconnectionConfig.
 type ReconnectionConfig struct {
 	// Factor by which the delay grows with each failed attempt. Defaults to 2.
 	BackoffMultiplier *float64 `json:"backoff_multiplier,omitzero"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero is treated
-	// as 1. Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
+	// Defaults to 1000.
 	InitialDelayMs *uint `json:"initial_delay_ms,omitzero"`
 
-	// Fraction of the delay, from 0 to 1, by which the delay varies at random in
-	// either direction. Defaults to 0.3.
+	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
+	// decreased. Defaults to 0.3.
 	JitterFactor *float64 `json:"jitter_factor,omitzero"`
 
 	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
 	MaxDelayMs *uint `json:"max_delay_ms,omitzero"`
 
-	// Maximum number of messages kept while there is no connection. Defaults to 1000.
+	// Maximum number of messages that are kept while there is no connection. Defaults
+	// to 1000.
 	MaxPendingMessages *uint `json:"max_pending_messages,omitzero"`
 
-	// Number of consecutive failed attempts after which the connection gives up. Nil
-	// encodes as null and means that it never gives up. Defaults to nil.
+	// Number of consecutive failed attempts after which the connection is given up.
+	// Nil encodes as null and means that there is no limit. Defaults to nil.
 	MaxRetries *uint `json:"max_retries,omitzero"`
 }
 
 // ReconnectionConfigInput: ReconnectionConfig is the policy for restoring a lost
 // connection. The delay before attempt n after a loss is min(max_delay,
-// initial_delay × multiplier^(n−1)), times a random factor from 1 − jitter_factor
-// to 1 + jitter_factor, and never more than max_delay. An established connection
-// resets the attempt count. Decoding applies the defaults; the zero value lacks
+// initial_delay × multiplier^(n−1)), multiplied by a random factor from 1 −
+// jitter_factor to 1 + jitter_factor, and never more than max_delay. A successful
+// connection resets n. Decoding applies the defaults. The zero value does not have
 // them, so start from DefaultReconnectionConfig.
 type ReconnectionConfigInput struct {
 	// Factor by which the delay grows with each failed attempt. Defaults to 2.
 	BackoffMultiplier *float64 `json:"backoff_multiplier,omitzero"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero is treated
-	// as 1. Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
+	// Defaults to 1000.
 	InitialDelayMs *uint `json:"initial_delay_ms,omitzero"`
 
-	// Fraction of the delay, from 0 to 1, by which the delay varies at random in
-	// either direction. Defaults to 0.3.
+	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
+	// decreased. Defaults to 0.3.
 	JitterFactor *float64 `json:"jitter_factor,omitzero"`
 
 	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
 	MaxDelayMs *uint `json:"max_delay_ms,omitzero"`
 
-	// Maximum number of messages kept while there is no connection. Defaults to 1000.
+	// Maximum number of messages that are kept while there is no connection. Defaults
+	// to 1000.
 	MaxPendingMessages *uint `json:"max_pending_messages,omitzero"`
 
-	// Number of consecutive failed attempts after which the connection gives up. Nil
-	// encodes as null and means that it never gives up. Defaults to nil.
+	// Number of consecutive failed attempts after which the connection is given up.
+	// Nil encodes as null and means that there is no limit. Defaults to nil.
 	MaxRetries *uint `json:"max_retries,omitzero"`
 }
 
 // ReconnectionConfigOutput: ReconnectionConfig is the policy for restoring a lost
 // connection. The delay before attempt n after a loss is min(max_delay,
-// initial_delay × multiplier^(n−1)), times a random factor from 1 − jitter_factor
-// to 1 + jitter_factor, and never more than max_delay. An established connection
-// resets the attempt count. Decoding applies the defaults; the zero value lacks
+// initial_delay × multiplier^(n−1)), multiplied by a random factor from 1 −
+// jitter_factor to 1 + jitter_factor, and never more than max_delay. A successful
+// connection resets n. Decoding applies the defaults. The zero value does not have
 // them, so start from DefaultReconnectionConfig.
 type ReconnectionConfigOutput struct {
 	// Factor by which the delay grows with each failed attempt. Defaults to 2.
 	BackoffMultiplier *float64 `json:"backoff_multiplier,omitzero"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero is treated
-	// as 1. Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
+	// Defaults to 1000.
 	InitialDelayMs *uint `json:"initial_delay_ms,omitzero"`
 
-	// Fraction of the delay, from 0 to 1, by which the delay varies at random in
-	// either direction. Defaults to 0.3.
+	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
+	// decreased. Defaults to 0.3.
 	JitterFactor *float64 `json:"jitter_factor,omitzero"`
 
 	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
 	MaxDelayMs *uint `json:"max_delay_ms,omitzero"`
 
-	// Maximum number of messages kept while there is no connection. Defaults to 1000.
+	// Maximum number of messages that are kept while there is no connection. Defaults
+	// to 1000.
 	MaxPendingMessages *uint `json:"max_pending_messages,omitzero"`
 
-	// Number of consecutive failed attempts after which the connection gives up. Nil
-	// encodes as null and means that it never gives up. Defaults to nil.
+	// Number of consecutive failed attempts after which the connection is given up.
+	// Nil encodes as null and means that there is no limit. Defaults to nil.
 	MaxRetries *uint `json:"max_retries,omitzero"`
 }
 
 // RegisterFunctionMessageInput: RegisterFunctionMessage registers a function in
-// the namespace of the connection. The engine answers to reject the registration,
-// and with a FunctionRegisteredMessage if the worker declared observe.v1.
+// the namespace of the connection. The engine replies if it rejects the
+// registration. If the worker has declared observe.v1, the engine also confirms
+// the registration with a FunctionRegisteredMessage.
 type RegisterFunctionMessageInput struct {
 	// JSON Schema of the arguments of an observer. Nil is omitted and means that
-	// observers have no arguments; null decodes as nil. It requires observe.v2.
+	// observers have no arguments; null decodes as nil. The field requires
+	// observe.v2.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
 	// Human-readable description of the function. Nil is omitted.
@@ -10139,23 +10201,23 @@ type RegisterFunctionMessageInput struct {
 	// ID of the function, by convention service::name.
 	ID string `json:"id"`
 
-	// HTTP endpoint that the engine calls in place of the worker. Nil is omitted; the
-	// engine then calls the worker.
+	// HTTP endpoint that the engine calls instead of the worker. Nil is omitted and
+	// means that the engine calls the worker.
 	Invocation *HTTPInvocationConfig `json:"invocation,omitzero"`
 
 	// Metadata that the worker attaches to the function. {"internal": true} hides the
 	// function from listings. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Whether the function may be observed. Nil is omitted; the default is true. It
-	// requires observe.v2.
+	// Whether the function may be observed. Nil is omitted; the default is true. The
+	// field requires observe.v2.
 	Observable *bool `json:"observable,omitzero"`
 
-	// Descriptor of a worker of version 0.25. Nil is omitted.
+	// Descriptor that workers of protocol version 0.25 send. Nil is omitted.
 	Observe *ObserveDescriptor `json:"observe,omitzero"`
 
-	// Whether only this connection may call the function; any worker may observe it.
-	// The zero value, false, is omitted. It requires observe.v2.
+	// Whether only this connection may call the function. Any worker may still
+	// observe it. The zero value, false, is omitted. The field requires observe.v2.
 	Private *bool `json:"private,omitzero"`
 
 	// JSON Schema of the payload, or null. Nil is omitted.
@@ -10169,11 +10231,13 @@ type RegisterFunctionMessageInput struct {
 }
 
 // RegisterFunctionMessageOutput: RegisterFunctionMessage registers a function in
-// the namespace of the connection. The engine answers to reject the registration,
-// and with a FunctionRegisteredMessage if the worker declared observe.v1.
+// the namespace of the connection. The engine replies if it rejects the
+// registration. If the worker has declared observe.v1, the engine also confirms
+// the registration with a FunctionRegisteredMessage.
 type RegisterFunctionMessageOutput struct {
 	// JSON Schema of the arguments of an observer. Nil is omitted and means that
-	// observers have no arguments; null decodes as nil. It requires observe.v2.
+	// observers have no arguments; null decodes as nil. The field requires
+	// observe.v2.
 	ArgsFormat json.RawMessage `json:"args_format,omitzero"`
 
 	// Human-readable description of the function. Nil is omitted.
@@ -10182,23 +10246,23 @@ type RegisterFunctionMessageOutput struct {
 	// ID of the function, by convention service::name.
 	ID string `json:"id"`
 
-	// HTTP endpoint that the engine calls in place of the worker. Nil is omitted; the
-	// engine then calls the worker.
+	// HTTP endpoint that the engine calls instead of the worker. Nil is omitted and
+	// means that the engine calls the worker.
 	Invocation *HTTPInvocationConfig `json:"invocation,omitzero"`
 
 	// Metadata that the worker attaches to the function. {"internal": true} hides the
 	// function from listings. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Whether the function may be observed. Nil is omitted; the default is true. It
-	// requires observe.v2.
+	// Whether the function may be observed. Nil is omitted; the default is true. The
+	// field requires observe.v2.
 	Observable *bool `json:"observable,omitzero"`
 
-	// Descriptor of a worker of version 0.25. Nil is omitted.
+	// Descriptor that workers of protocol version 0.25 send. Nil is omitted.
 	Observe *ObserveDescriptor `json:"observe,omitzero"`
 
-	// Whether only this connection may call the function; any worker may observe it.
-	// The zero value, false, is omitted. It requires observe.v2.
+	// Whether only this connection may call the function. Any worker may still
+	// observe it. The zero value, false, is omitted. The field requires observe.v2.
 	Private *bool `json:"private,omitzero"`
 
 	// JSON Schema of the payload, or null. Nil is omitted.
@@ -10212,8 +10276,8 @@ type RegisterFunctionMessageOutput struct {
 }
 
 // RegisterServiceMessageInput: RegisterServiceMessage registers a service, which
-// is a name that groups functions. The engine also creates a service for the part
-// of a function ID before the first "::".
+// is a name for a group of functions. For each function ID, the engine also
+// creates a service from the part before the first "::".
 type RegisterServiceMessageInput struct {
 	// Human-readable description of the service. Nil is omitted.
 	Description *string `json:"description,omitzero"`
@@ -10221,10 +10285,10 @@ type RegisterServiceMessageInput struct {
 	// ID of the service.
 	ID string `json:"id"`
 
-	// Name of the service. Empty is omitted and means the ID.
+	// Name of the service. Empty is omitted; the default is the ID.
 	Name *string `json:"name,omitzero"`
 
-	// ID of the service to which this one belongs. Empty is omitted.
+	// ID of the parent service. Empty is omitted.
 	ParentServiceID *string `json:"parent_service_id,omitzero"`
 
 	// Tag of the message. The encoder sets it.
@@ -10232,8 +10296,8 @@ type RegisterServiceMessageInput struct {
 }
 
 // RegisterServiceMessageOutput: RegisterServiceMessage registers a service, which
-// is a name that groups functions. The engine also creates a service for the part
-// of a function ID before the first "::".
+// is a name for a group of functions. For each function ID, the engine also
+// creates a service from the part before the first "::".
 type RegisterServiceMessageOutput struct {
 	// Human-readable description of the service. Nil is omitted.
 	Description *string `json:"description,omitzero"`
@@ -10241,10 +10305,10 @@ type RegisterServiceMessageOutput struct {
 	// ID of the service.
 	ID string `json:"id"`
 
-	// Name of the service. Empty is omitted and means the ID.
+	// Name of the service. Empty is omitted; the default is the ID.
 	Name *string `json:"name,omitzero"`
 
-	// ID of the service to which this one belongs. Empty is omitted.
+	// ID of the parent service. Empty is omitted.
 	ParentServiceID *string `json:"parent_service_id,omitzero"`
 
 	// Tag of the message. The encoder sets it.
@@ -10252,20 +10316,20 @@ type RegisterServiceMessageOutput struct {
 }
 
 // RegisterTriggerInputInput: RegisterTriggerInput is the input of
-// engine::register_trigger, which registers a trigger that belongs to no
-// connection. The trigger stays until it is removed or the engine stops.
+// engine::register_trigger, which registers a trigger independently of any
+// connection. The trigger exists until it is removed or the engine stops.
 type RegisterTriggerInputInput struct {
-	// Config of the trigger. Nil is omitted and means null.
+	// Config of the trigger. Nil is omitted and is equivalent to null.
 	Config json.RawMessage `json:"config,omitzero"`
 
 	// ID of the function that the trigger calls, in namespace "default".
 	FunctionID string `json:"function_id"`
 
-	// Metadata that each call of the trigger carries. Nil is omitted.
+	// Metadata that is sent with each call made by the trigger. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Namespace of the provider of the trigger type. Empty is omitted and means
-	// "default", whatever the namespace of the caller.
+	// "default", regardless of the caller's namespace.
 	TriggerNamespace *string `json:"trigger_namespace,omitzero"`
 
 	// Type of the trigger.
@@ -10273,32 +10337,33 @@ type RegisterTriggerInputInput struct {
 }
 
 // RegisterTriggerInputOutput: RegisterTriggerInput is the input of
-// engine::register_trigger, which registers a trigger that belongs to no
-// connection. The trigger stays until it is removed or the engine stops.
+// engine::register_trigger, which registers a trigger independently of any
+// connection. The trigger exists until it is removed or the engine stops.
 type RegisterTriggerInputOutput struct {
-	// Config of the trigger. Nil is omitted and means null.
+	// Config of the trigger. Nil is omitted and is equivalent to null.
 	Config json.RawMessage `json:"config,omitzero"`
 
 	// ID of the function that the trigger calls, in namespace "default".
 	FunctionID string `json:"function_id"`
 
-	// Metadata that each call of the trigger carries. Nil is omitted.
+	// Metadata that is sent with each call made by the trigger. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Namespace of the provider of the trigger type. Empty is omitted and means
-	// "default", whatever the namespace of the caller.
+	// "default", regardless of the caller's namespace.
 	TriggerNamespace *string `json:"trigger_namespace,omitzero"`
 
 	// Type of the trigger.
 	TriggerTypeField string `json:"trigger_type"`
 }
 
-// RegisterTriggerMessageInput: RegisterTriggerMessage binds a function to a
-// trigger type. A worker sends it to the engine, which answers only to reject the
-// trigger. The engine forwards it to the provider of the trigger type, which
-// answers with a TriggerRegistrationResultMessage.
+// RegisterTriggerMessageInput: RegisterTriggerMessage registers a trigger. A
+// worker sends it to the engine, which replies only to reject the trigger. The
+// engine forwards it to the provider of the trigger type, which replies with a
+// TriggerRegistrationResultMessage.
 type RegisterTriggerMessageInput struct {
-	// Config of the trigger; the trigger type defines its shape. Nil encodes as null.
+	// Config of the trigger, in the form defined by the trigger type. Nil encodes as
+	// null.
 	Config json.RawMessage `json:"config"`
 
 	// ID of the function that the trigger calls.
@@ -10308,14 +10373,14 @@ type RegisterTriggerMessageInput struct {
 	// replaces the trigger.
 	ID string `json:"id"`
 
-	// Metadata that each call of the trigger carries. Nil is omitted.
+	// Metadata that is sent with each call made by the trigger. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Namespace of the function. Empty is omitted and means "default".
 	Namespace *string `json:"namespace,omitzero"`
 
-	// Namespace of the provider. Empty is omitted; the engine then looks in the
-	// namespace of the connection and after that in "default".
+	// Namespace of the provider. Empty is omitted. The engine then tries the
+	// namespace of the connection, followed by "default".
 	TriggerNamespace *string `json:"trigger_namespace,omitzero"`
 
 	// Type of the trigger, such as "http".
@@ -10325,12 +10390,13 @@ type RegisterTriggerMessageInput struct {
 	Type RegisterTriggerMessageInputType `json:"type"`
 }
 
-// RegisterTriggerMessageOutput: RegisterTriggerMessage binds a function to a
-// trigger type. A worker sends it to the engine, which answers only to reject the
-// trigger. The engine forwards it to the provider of the trigger type, which
-// answers with a TriggerRegistrationResultMessage.
+// RegisterTriggerMessageOutput: RegisterTriggerMessage registers a trigger. A
+// worker sends it to the engine, which replies only to reject the trigger. The
+// engine forwards it to the provider of the trigger type, which replies with a
+// TriggerRegistrationResultMessage.
 type RegisterTriggerMessageOutput struct {
-	// Config of the trigger; the trigger type defines its shape. Nil encodes as null.
+	// Config of the trigger, in the form defined by the trigger type. Nil encodes as
+	// null.
 	Config json.RawMessage `json:"config"`
 
 	// ID of the function that the trigger calls.
@@ -10340,14 +10406,14 @@ type RegisterTriggerMessageOutput struct {
 	// replaces the trigger.
 	ID string `json:"id"`
 
-	// Metadata that each call of the trigger carries. Nil is omitted.
+	// Metadata that is sent with each call made by the trigger. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
 	// Namespace of the function. Empty is omitted and means "default".
 	Namespace *string `json:"namespace,omitzero"`
 
-	// Namespace of the provider. Empty is omitted; the engine then looks in the
-	// namespace of the connection and after that in "default".
+	// Namespace of the provider. Empty is omitted. The engine then tries the
+	// namespace of the connection, followed by "default".
 	TriggerNamespace *string `json:"trigger_namespace,omitzero"`
 
 	// Type of the trigger, such as "http".
@@ -10360,27 +10426,27 @@ type RegisterTriggerMessageOutput struct {
 // RegisterTriggerResultInput: RegisterTriggerResult is the result of
 // engine::register_trigger.
 type RegisterTriggerResultInput struct {
-	// ID of the trigger, a UUID that the engine chooses.
+	// ID of the trigger, a UUID that the engine generates.
 	ID string `json:"id"`
 }
 
 // RegisterTriggerResultOutput: RegisterTriggerResult is the result of
 // engine::register_trigger.
 type RegisterTriggerResultOutput struct {
-	// ID of the trigger, a UUID that the engine chooses.
+	// ID of the trigger, a UUID that the engine generates.
 	ID string `json:"id"`
 }
 
 // RegisterTriggerTypeMessageInput: RegisterTriggerTypeMessage makes the worker the
-// provider of a trigger type. The engine sends no answer, and the last
-// registration wins.
+// provider of a trigger type. The engine does not reply. The last registration
+// wins.
 type RegisterTriggerTypeMessageInput struct {
-	// JSON Schema of the payload that the function of a trigger receives, or null.
-	// Nil is omitted.
+	// JSON Schema of the payload that a trigger passes to its function, or null. Nil
+	// is omitted.
 	CallRequestFormat json.RawMessage `json:"call_request_format,omitzero"`
 
 	// Human-readable description of the trigger type. It is always written, because
-	// the engine drops a message without it.
+	// the engine drops messages without it.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -10390,7 +10456,7 @@ type RegisterTriggerTypeMessageInput struct {
 	// the connection.
 	Namespace *string `json:"namespace,omitzero"`
 
-	// JSON Schema of a trigger's config, or null. Nil is omitted.
+	// JSON Schema of the config of a trigger, or null. Nil is omitted.
 	TriggerRequestFormat json.RawMessage `json:"trigger_request_format,omitzero"`
 
 	// Tag of the message. The encoder sets it.
@@ -10398,15 +10464,15 @@ type RegisterTriggerTypeMessageInput struct {
 }
 
 // RegisterTriggerTypeMessageOutput: RegisterTriggerTypeMessage makes the worker
-// the provider of a trigger type. The engine sends no answer, and the last
-// registration wins.
+// the provider of a trigger type. The engine does not reply. The last registration
+// wins.
 type RegisterTriggerTypeMessageOutput struct {
-	// JSON Schema of the payload that the function of a trigger receives, or null.
-	// Nil is omitted.
+	// JSON Schema of the payload that a trigger passes to its function, or null. Nil
+	// is omitted.
 	CallRequestFormat json.RawMessage `json:"call_request_format,omitzero"`
 
 	// Human-readable description of the trigger type. It is always written, because
-	// the engine drops a message without it.
+	// the engine drops messages without it.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -10416,7 +10482,7 @@ type RegisterTriggerTypeMessageOutput struct {
 	// the connection.
 	Namespace *string `json:"namespace,omitzero"`
 
-	// JSON Schema of a trigger's config, or null. Nil is omitted.
+	// JSON Schema of the config of a trigger, or null. Nil is omitted.
 	TriggerRequestFormat json.RawMessage `json:"trigger_request_format,omitzero"`
 
 	// Tag of the message. The encoder sets it.
@@ -10424,58 +10490,60 @@ type RegisterTriggerTypeMessageOutput struct {
 }
 
 // RegistrationRejectedMessageInput: RegistrationRejectedMessage reports that the
-// engine rejects a function or the whole worker. A conflict of function IDs
-// affects only that function, and so does every rejection since version 0.26 that
-// names a function; any other ends the connection.
+// engine rejects a function or the whole worker. A conflict between function IDs
+// affects only the rejected function. Since version 0.26, the same applies to
+// every rejection that names a function. Any other rejection closes the
+// connection.
 type RegistrationRejectedMessageInput struct {
 	// Error code: "FUNCTION_NAMESPACE_CONFLICT", "WORKER_NAMESPACE_CONFLICT" or,
 	// since version 0.26, "INVALID_ARGS_FORMAT" or "UNSUPPORTED".
 	Code string `json:"code"`
 
-	// ID of the rejected function, with its prefix. Empty, and then omitted, if the
-	// worker is rejected.
+	// ID of the rejected function, including its prefix. It is empty and omitted if
+	// the worker is rejected.
 	FunctionID *string `json:"function_id,omitzero"`
 
 	// Namespace of the rejected function or worker.
 	Namespace string `json:"namespace"`
 
-	// ID of the worker that holds the name or the function ID. Empty if the function
-	// ID is reserved.
+	// ID of the worker that owns the name or the function ID. It is empty if the
+	// function ID is reserved.
 	OwnerWorkerID string `json:"owner_worker_id"`
 
 	// Tag of the message. The encoder sets it.
 	Type RegistrationRejectedMessageInputType `json:"type"`
 
-	// Worker name that is already taken. Empty, and then omitted, unless the conflict
-	// is one of worker names.
+	// Worker name that is already in use. It is empty and omitted unless the
+	// rejection is caused by the name.
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
 // RegistrationRejectedMessageOutput: RegistrationRejectedMessage reports that the
-// engine rejects a function or the whole worker. A conflict of function IDs
-// affects only that function, and so does every rejection since version 0.26 that
-// names a function; any other ends the connection.
+// engine rejects a function or the whole worker. A conflict between function IDs
+// affects only the rejected function. Since version 0.26, the same applies to
+// every rejection that names a function. Any other rejection closes the
+// connection.
 type RegistrationRejectedMessageOutput struct {
 	// Error code: "FUNCTION_NAMESPACE_CONFLICT", "WORKER_NAMESPACE_CONFLICT" or,
 	// since version 0.26, "INVALID_ARGS_FORMAT" or "UNSUPPORTED".
 	Code string `json:"code"`
 
-	// ID of the rejected function, with its prefix. Empty, and then omitted, if the
-	// worker is rejected.
+	// ID of the rejected function, including its prefix. It is empty and omitted if
+	// the worker is rejected.
 	FunctionID *string `json:"function_id,omitzero"`
 
 	// Namespace of the rejected function or worker.
 	Namespace string `json:"namespace"`
 
-	// ID of the worker that holds the name or the function ID. Empty if the function
-	// ID is reserved.
+	// ID of the worker that owns the name or the function ID. It is empty if the
+	// function ID is reserved.
 	OwnerWorkerID string `json:"owner_worker_id"`
 
 	// Tag of the message. The encoder sets it.
 	Type RegistrationRejectedMessageOutputType `json:"type"`
 
-	// Worker name that is already taken. Empty, and then omitted, unless the conflict
-	// is one of worker names.
+	// Worker name that is already in use. It is empty and omitted unless the
+	// rejection is caused by the name.
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
@@ -10515,7 +10583,7 @@ type RollupsListInputOutput struct {
 	StartTime *uint `json:"start_time,omitzero"`
 }
 
-// RollupsListQuery is the query that a RollupsListResult answers.
+// RollupsListQuery contains the query parameters of a RollupsListResult.
 type RollupsListQuery struct {
 	// End of the time range, in milliseconds since the Unix epoch. Nil encodes as
 	// null.
@@ -10529,8 +10597,8 @@ type RollupsListQuery struct {
 	StartTime *uint `json:"start_time"`
 }
 
-// RollupsListQueryInput: RollupsListQuery is the query that a RollupsListResult
-// answers.
+// RollupsListQueryInput: RollupsListQuery contains the query parameters of a
+// RollupsListResult.
 type RollupsListQueryInput struct {
 	// End of the time range, in milliseconds since the Unix epoch. Nil encodes as
 	// null.
@@ -10544,8 +10612,8 @@ type RollupsListQueryInput struct {
 	StartTime *uint `json:"start_time"`
 }
 
-// RollupsListQueryOutput: RollupsListQuery is the query that a RollupsListResult
-// answers.
+// RollupsListQueryOutput: RollupsListQuery contains the query parameters of a
+// RollupsListResult.
 type RollupsListQueryOutput struct {
 	// End of the time range, in milliseconds since the Unix epoch. Nil encodes as
 	// null.
@@ -10560,8 +10628,8 @@ type RollupsListQueryOutput struct {
 }
 
 // RollupsListResultInput: RollupsListResult is the result of
-// engine::rollups::list. The engine never fills its roll-up store, so the lists
-// are empty.
+// engine::rollups::list. The lists are always empty, because the engine never
+// stores roll-ups.
 type RollupsListResultInput struct {
 	// Roll-ups of histograms. Nil encodes as [].
 	HistogramRollups iii.List[json.RawMessage] `json:"histogram_rollups"`
@@ -10570,10 +10638,10 @@ type RollupsListResultInput struct {
 	// hour. Nil is omitted.
 	Level *uint `json:"level,omitzero"`
 
-	// Reason why there are no roll-ups. Nil is omitted.
+	// Explanation of why there are no roll-ups. Nil is omitted.
 	Message *string `json:"message,omitzero"`
 
-	// Query that the result answers. Nil is omitted.
+	// Query parameters that the result is based on. Nil is omitted.
 	Query *RollupsListQuery `json:"query,omitzero"`
 
 	// Roll-ups of metrics. Nil encodes as [].
@@ -10582,14 +10650,14 @@ type RollupsListResultInput struct {
 	// Source of the roll-ups. Nil is omitted.
 	Source *string `json:"source,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 }
 
 // RollupsListResultOutput: RollupsListResult is the result of
-// engine::rollups::list. The engine never fills its roll-up store, so the lists
-// are empty.
+// engine::rollups::list. The lists are always empty, because the engine never
+// stores roll-ups.
 type RollupsListResultOutput struct {
 	// Roll-ups of histograms. Nil encodes as [].
 	HistogramRollups iii.List[json.RawMessage] `json:"histogram_rollups"`
@@ -10598,10 +10666,10 @@ type RollupsListResultOutput struct {
 	// hour. Nil is omitted.
 	Level *uint `json:"level,omitzero"`
 
-	// Reason why there are no roll-ups. Nil is omitted.
+	// Explanation of why there are no roll-ups. Nil is omitted.
 	Message *string `json:"message,omitzero"`
 
-	// Query that the result answers. Nil is omitted.
+	// Query parameters that the result is based on. Nil is omitted.
 	Query *RollupsListQuery `json:"query,omitzero"`
 
 	// Roll-ups of metrics. Nil encodes as [].
@@ -10610,67 +10678,67 @@ type RollupsListResultOutput struct {
 	// Source of the roll-ups. Nil is omitted.
 	Source *string `json:"source,omitzero"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 }
 
 // SamplingLogs describes how the engine samples log records.
 type SamplingLogs struct {
-	// Fraction of the log records that the engine keeps, from 0 to 1.
+	// Fraction of log records to keep, from 0 to 1.
 	SamplingRatio float64 `json:"sampling_ratio"`
 }
 
 // SamplingLogsInput: SamplingLogs describes how the engine samples log records.
 type SamplingLogsInput struct {
-	// Fraction of the log records that the engine keeps, from 0 to 1.
+	// Fraction of log records to keep, from 0 to 1.
 	SamplingRatio float64 `json:"sampling_ratio"`
 }
 
 // SamplingLogsOutput: SamplingLogs describes how the engine samples log records.
 type SamplingLogsOutput struct {
-	// Fraction of the log records that the engine keeps, from 0 to 1.
+	// Fraction of log records to keep, from 0 to 1.
 	SamplingRatio float64 `json:"sampling_ratio"`
 }
 
 // SamplingRule is one rule for sampling traces.
 type SamplingRule struct {
-	// Pattern for span names, in which * stands for any characters. Nil encodes as
-	// null and matches all names.
+	// Pattern for span names, in which * matches any characters. Nil encodes as null
+	// and matches all names.
 	Operation *string `json:"operation"`
 
-	// Fraction of the matching traces that the engine keeps, from 0 to 1.
+	// Fraction of matching traces to keep, from 0 to 1.
 	Rate float64 `json:"rate"`
 
-	// Pattern for service names, in which * stands for any characters. Nil encodes as
+	// Pattern for service names, in which * matches any characters. Nil encodes as
 	// null and matches all names.
 	Service *string `json:"service"`
 }
 
 // SamplingRuleInput: SamplingRule is one rule for sampling traces.
 type SamplingRuleInput struct {
-	// Pattern for span names, in which * stands for any characters. Nil encodes as
-	// null and matches all names.
+	// Pattern for span names, in which * matches any characters. Nil encodes as null
+	// and matches all names.
 	Operation *string `json:"operation"`
 
-	// Fraction of the matching traces that the engine keeps, from 0 to 1.
+	// Fraction of matching traces to keep, from 0 to 1.
 	Rate float64 `json:"rate"`
 
-	// Pattern for service names, in which * stands for any characters. Nil encodes as
+	// Pattern for service names, in which * matches any characters. Nil encodes as
 	// null and matches all names.
 	Service *string `json:"service"`
 }
 
 // SamplingRuleOutput: SamplingRule is one rule for sampling traces.
 type SamplingRuleOutput struct {
-	// Pattern for span names, in which * stands for any characters. Nil encodes as
-	// null and matches all names.
+	// Pattern for span names, in which * matches any characters. Nil encodes as null
+	// and matches all names.
 	Operation *string `json:"operation"`
 
-	// Fraction of the matching traces that the engine keeps, from 0 to 1.
+	// Fraction of matching traces to keep, from 0 to 1.
 	Rate float64 `json:"rate"`
 
-	// Pattern for service names, in which * stands for any characters. Nil encodes as
+	// Pattern for service names, in which * matches any characters. Nil encodes as
 	// null and matches all names.
 	Service *string `json:"service"`
 }
@@ -10678,70 +10746,70 @@ type SamplingRuleOutput struct {
 // SamplingRulesResultInput: SamplingRulesResult is the result of
 // engine::sampling::rules.
 type SamplingRulesResultInput struct {
-	// Sampling of log records.
+	// Sampling configuration for log records.
 	Logs SamplingLogs `json:"logs"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 
-	// Sampling of traces.
+	// Sampling configuration for traces.
 	Traces SamplingTraces `json:"traces"`
 }
 
 // SamplingRulesResultOutput: SamplingRulesResult is the result of
 // engine::sampling::rules.
 type SamplingRulesResultOutput struct {
-	// Sampling of log records.
+	// Sampling configuration for log records.
 	Logs SamplingLogs `json:"logs"`
 
-	// Time at which the engine produced the result, in milliseconds since the Unix
+	// Time at which the engine created the result, in milliseconds since the Unix
 	// epoch.
 	Timestamp int `json:"timestamp"`
 
-	// Sampling of traces.
+	// Sampling configuration for traces.
 	Traces SamplingTraces `json:"traces"`
 }
 
 // SamplingTraces describes how the engine samples traces.
 type SamplingTraces struct {
-	// Fraction of the traces that the engine keeps if no rule applies, from 0 to 1.
+	// Fraction of traces to keep if no rule applies, from 0 to 1.
 	DefaultRatio float64 `json:"default_ratio"`
 
-	// Whether a span follows the sampling decision of its parent.
+	// Whether spans follow the sampling decision of their parent.
 	ParentBased bool `json:"parent_based"`
 
-	// Sampling rules, of which the first that applies counts. Nil encodes as [].
+	// Sampling rules. The first rule that applies is used. Nil encodes as [].
 	Rules iii.List[SamplingRule] `json:"rules"`
 }
 
 // SamplingTracesInput: SamplingTraces describes how the engine samples traces.
 type SamplingTracesInput struct {
-	// Fraction of the traces that the engine keeps if no rule applies, from 0 to 1.
+	// Fraction of traces to keep if no rule applies, from 0 to 1.
 	DefaultRatio float64 `json:"default_ratio"`
 
-	// Whether a span follows the sampling decision of its parent.
+	// Whether spans follow the sampling decision of their parent.
 	ParentBased bool `json:"parent_based"`
 
-	// Sampling rules, of which the first that applies counts. Nil encodes as [].
+	// Sampling rules. The first rule that applies is used. Nil encodes as [].
 	Rules iii.List[SamplingRule] `json:"rules"`
 }
 
 // SamplingTracesOutput: SamplingTraces describes how the engine samples traces.
 type SamplingTracesOutput struct {
-	// Fraction of the traces that the engine keeps if no rule applies, from 0 to 1.
+	// Fraction of traces to keep if no rule applies, from 0 to 1.
 	DefaultRatio float64 `json:"default_ratio"`
 
-	// Whether a span follows the sampling decision of its parent.
+	// Whether spans follow the sampling decision of their parent.
 	ParentBased bool `json:"parent_based"`
 
-	// Sampling rules, of which the first that applies counts. Nil encodes as [].
+	// Sampling rules. The first rule that applies is used. Nil encodes as [].
 	Rules iii.List[SamplingRule] `json:"rules"`
 }
 
 // StateDeleteInputInput: StateDeleteInput is the input of state::delete. The
-// result is the bare previous value, or no result if there was none; unlike the
-// result of stream::delete, it is not wrapped in an object.
+// result is the bare previous value, without an enclosing object, unlike that of
+// stream::delete. If there was no value, there is no result.
 type StateDeleteInputInput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -10751,8 +10819,8 @@ type StateDeleteInputInput struct {
 }
 
 // StateDeleteInputOutput: StateDeleteInput is the input of state::delete. The
-// result is the bare previous value, or no result if there was none; unlike the
-// result of stream::delete, it is not wrapped in an object.
+// result is the bare previous value, without an enclosing object, unlike that of
+// stream::delete. If there was no value, there is no result.
 type StateDeleteInputOutput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -10761,8 +10829,8 @@ type StateDeleteInputOutput struct {
 	Scope string `json:"scope"`
 }
 
-// StateEventInput: StateEvent is the payload that a state trigger delivers, and
-// the event of state::on-changed.
+// StateEventInput: StateEvent is the payload that a state trigger delivers. It is
+// also the event of state::on-changed.
 type StateEventInput struct {
 	// Kind of change to the value.
 	EventType StateEventType `json:"event_type"`
@@ -10783,8 +10851,8 @@ type StateEventInput struct {
 	Type string `json:"type"`
 }
 
-// StateEventOutput: StateEvent is the payload that a state trigger delivers, and
-// the event of state::on-changed.
+// StateEventOutput: StateEvent is the payload that a state trigger delivers. It is
+// also the event of state::on-changed.
 type StateEventOutput struct {
 	// Kind of change to the value.
 	EventType StateEventType `json:"event_type"`
@@ -10806,7 +10874,7 @@ type StateEventOutput struct {
 }
 
 // StateGetInputInput: StateGetInput is the input of state::get. The result is the
-// bare value, or no result if there is none.
+// bare value. If there is no value, there is no result.
 type StateGetInputInput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -10816,7 +10884,7 @@ type StateGetInputInput struct {
 }
 
 // StateGetInputOutput: StateGetInput is the input of state::get. The result is the
-// bare value, or no result if there is none.
+// bare value. If there is no value, there is no result.
 type StateGetInputOutput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -10842,19 +10910,19 @@ type StateListGroupsResultOutput struct {
 // StateListInputInput: StateListInput is the input of state::list. The result is
 // an array of the values in the scope, without their keys.
 type StateListInputInput struct {
-	// Scope to list; a scope is a group of keys.
+	// Scope whose values to list; a scope is a group of keys.
 	Scope string `json:"scope"`
 }
 
 // StateListInputOutput: StateListInput is the input of state::list. The result is
 // an array of the values in the scope, without their keys.
 type StateListInputOutput struct {
-	// Scope to list; a scope is a group of keys.
+	// Scope whose values to list; a scope is a group of keys.
 	Scope string `json:"scope"`
 }
 
-// StateSetInputInput: StateSetInput is the input of state::set. The engine also
-// accepts the key data in place of value; this type does not.
+// StateSetInputInput: StateSetInput is the input of state::set. For the field
+// value, the engine also accepts the key data, but this type does not.
 type StateSetInputInput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -10862,12 +10930,12 @@ type StateSetInputInput struct {
 	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
 
-	// Value to store. Nil encodes as null, which is a value like any other.
+	// Value to store. Nil encodes as null, which is stored like any other value.
 	Value json.RawMessage `json:"value"`
 }
 
-// StateSetInputOutput: StateSetInput is the input of state::set. The engine also
-// accepts the key data in place of value; this type does not.
+// StateSetInputOutput: StateSetInput is the input of state::set. For the field
+// value, the engine also accepts the key data, but this type does not.
 type StateSetInputOutput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
@@ -10875,41 +10943,41 @@ type StateSetInputOutput struct {
 	// Scope of the value; a scope is a group of keys.
 	Scope string `json:"scope"`
 
-	// Value to store. Nil encodes as null, which is a value like any other.
+	// Value to store. Nil encodes as null, which is stored like any other value.
 	Value json.RawMessage `json:"value"`
 }
 
 // StateTriggerConfigInput: StateTriggerConfig is the config of trigger type state.
 // Its function receives a StateEvent. The zero value matches every change.
 type StateTriggerConfigInput struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. Empty is omitted
-	// and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
-	// Exact key of the changes. Nil is omitted and matches all keys; an empty string
-	// matches only the key of that name.
+	// Key to watch. It must match exactly. Nil is omitted and matches all keys. An
+	// empty string matches only the empty key.
 	Key *string `json:"key,omitzero"`
 
-	// Exact scope of the changes. Nil is omitted and matches all scopes; an empty
-	// string matches only the scope of that name.
+	// Scope to watch. It must match exactly. Nil is omitted and matches all scopes.
+	// An empty string matches only the scope with the empty name.
 	Scope *string `json:"scope,omitzero"`
 }
 
 // StateTriggerConfigOutput: StateTriggerConfig is the config of trigger type
 // state. Its function receives a StateEvent. The zero value matches every change.
 type StateTriggerConfigOutput struct {
-	// ID of a function that the engine calls first, in the target's namespace and
-	// with the same payload. Only the result false skips the target. Empty is omitted
-	// and means no condition.
+	// ID of a condition function, which the engine calls before the target, with the
+	// same payload and in the same namespace. The target is skipped only if the
+	// condition returns false. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
-	// Exact key of the changes. Nil is omitted and matches all keys; an empty string
-	// matches only the key of that name.
+	// Key to watch. It must match exactly. Nil is omitted and matches all keys. An
+	// empty string matches only the empty key.
 	Key *string `json:"key,omitzero"`
 
-	// Exact scope of the changes. Nil is omitted and matches all scopes; an empty
-	// string matches only the scope of that name.
+	// Scope to watch. It must match exactly. Nil is omitted and matches all scopes.
+	// An empty string matches only the scope with the empty name.
 	Scope *string `json:"scope,omitzero"`
 }
 
@@ -10918,8 +10986,8 @@ type StateUpdateInputInput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
 
-	// Operations to apply, in order, to one working value. The engine reports and
-	// skips an operation that fails. Nil encodes as [].
+	// Operations to apply to the value, in order. If an operation fails, the engine
+	// reports it and skips it. Nil encodes as [].
 	Ops iii.List[UpdateOp] `json:"ops"`
 
 	// Scope of the value; a scope is a group of keys.
@@ -10931,8 +10999,8 @@ type StateUpdateInputOutput struct {
 	// Key of the value within its scope.
 	Key string `json:"key"`
 
-	// Operations to apply, in order, to one working value. The engine reports and
-	// skips an operation that fails. Nil encodes as [].
+	// Operations to apply to the value, in order. If an operation fails, the engine
+	// reports it and skips it. Nil encodes as [].
 	Ops iii.List[UpdateOp] `json:"ops"`
 
 	// Scope of the value; a scope is a group of keys.
@@ -11025,7 +11093,7 @@ type StoredLog struct {
 	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes iii.Map[json.RawMessage] `json:"attributes"`
 
-	// Message of the record. A structured body is its JSON text.
+	// Message of the record. A structured body is encoded as JSON.
 	Body string `json:"body"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -11035,7 +11103,7 @@ type StoredLog struct {
 	InstrumentationScopeVersion *string `json:"instrumentation_scope_version,omitzero"`
 
 	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
-	// means that the record did not contain it.
+	// means that the record does not contain an observed time.
 	ObservedTimestampUnixNano uint `json:"observed_timestamp_unix_nano"`
 
 	// Resource attributes of the record. Nil encodes as {}.
@@ -11044,11 +11112,11 @@ type StoredLog struct {
 	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
-	// error; 0 is unset.
+	// OpenTelemetry severity number from 0 to 24. For example, 5 is debug, 9 is info,
+	// 13 is warn and 17 is error. Zero means that no severity is set.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text. It may be empty.
+	// Severity as text, which may be empty.
 	SeverityText string `json:"severity_text"`
 
 	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
@@ -11056,7 +11124,7 @@ type StoredLog struct {
 	SpanID *string `json:"span_id"`
 
 	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
-	// record did not contain it.
+	// record does not contain a time.
 	TimestampUnixNano uint `json:"timestamp_unix_nano"`
 
 	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
@@ -11069,7 +11137,7 @@ type StoredLogInput struct {
 	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes iii.Map[json.RawMessage] `json:"attributes"`
 
-	// Message of the record. A structured body is its JSON text.
+	// Message of the record. A structured body is encoded as JSON.
 	Body string `json:"body"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -11079,7 +11147,7 @@ type StoredLogInput struct {
 	InstrumentationScopeVersion *string `json:"instrumentation_scope_version,omitzero"`
 
 	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
-	// means that the record did not contain it.
+	// means that the record does not contain an observed time.
 	ObservedTimestampUnixNano uint `json:"observed_timestamp_unix_nano"`
 
 	// Resource attributes of the record. Nil encodes as {}.
@@ -11088,11 +11156,11 @@ type StoredLogInput struct {
 	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
-	// error; 0 is unset.
+	// OpenTelemetry severity number from 0 to 24. For example, 5 is debug, 9 is info,
+	// 13 is warn and 17 is error. Zero means that no severity is set.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text. It may be empty.
+	// Severity as text, which may be empty.
 	SeverityText string `json:"severity_text"`
 
 	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
@@ -11100,7 +11168,7 @@ type StoredLogInput struct {
 	SpanID *string `json:"span_id"`
 
 	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
-	// record did not contain it.
+	// record does not contain a time.
 	TimestampUnixNano uint `json:"timestamp_unix_nano"`
 
 	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
@@ -11113,7 +11181,7 @@ type StoredLogOutput struct {
 	// Attributes of the record, keyed by name. Nil encodes as {}.
 	Attributes iii.Map[json.RawMessage] `json:"attributes"`
 
-	// Message of the record. A structured body is its JSON text.
+	// Message of the record. A structured body is encoded as JSON.
 	Body string `json:"body"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -11123,7 +11191,7 @@ type StoredLogOutput struct {
 	InstrumentationScopeVersion *string `json:"instrumentation_scope_version,omitzero"`
 
 	// Time at which the event was observed, in nanoseconds since the Unix epoch. Zero
-	// means that the record did not contain it.
+	// means that the record does not contain an observed time.
 	ObservedTimestampUnixNano uint `json:"observed_timestamp_unix_nano"`
 
 	// Resource attributes of the record. Nil encodes as {}.
@@ -11132,11 +11200,11 @@ type StoredLogOutput struct {
 	// Name of the service that produced the record.
 	ServiceName string `json:"service_name"`
 
-	// OpenTelemetry severity number from 0 to 24: 5 is debug, 9 info, 13 warn and 17
-	// error; 0 is unset.
+	// OpenTelemetry severity number from 0 to 24. For example, 5 is debug, 9 is info,
+	// 13 is warn and 17 is error. Zero means that no severity is set.
 	SeverityNumber int32 `json:"severity_number"`
 
-	// Severity as text. It may be empty.
+	// Severity as text, which may be empty.
 	SeverityText string `json:"severity_text"`
 
 	// Span ID of the record, 16 hexadecimal digits. Nil encodes as null and means
@@ -11144,7 +11212,7 @@ type StoredLogOutput struct {
 	SpanID *string `json:"span_id"`
 
 	// Time of the event, in nanoseconds since the Unix epoch. Zero means that the
-	// record did not contain it.
+	// record does not contain a time.
 	TimestampUnixNano uint `json:"timestamp_unix_nano"`
 
 	// Trace ID of the record, 32 hexadecimal digits. Nil encodes as null and means
@@ -11246,20 +11314,20 @@ type StoredMetricOutput struct {
 }
 
 // StoredSpan is one span as the engine stores it. The engine does not store the
-// span's kind, trace state and resource.
+// kind, the trace state and the resource of a span.
 type StoredSpan struct {
 	// Attributes of the span. Nil encodes as [].
 	Attributes iii.List[[2]string] `json:"attributes"`
 
-	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
-	// progress.
+	// End of the span, in nanoseconds since the Unix epoch. It is zero while the span
+	// is in progress.
 	EndTimeUnixNano uint `json:"end_time_unix_nano"`
 
 	// Events of the span. Nil encodes as [].
 	Events iii.List[StoredEvent] `json:"events"`
 
-	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
-	// omitted and means sampled.
+	// W3C trace flags of the span in the lower bits, and flags defined by
+	// OpenTelemetry above them. Nil is omitted and means sampled.
 	Flags *uint32 `json:"flags,omitzero"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -11277,7 +11345,7 @@ type StoredSpan struct {
 	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// Whether the span is in progress. False is omitted.
+	// Whether the span is still in progress. False is omitted.
 	Pending *bool `json:"pending,omitzero"`
 
 	// Name of the service that produced the span.
@@ -11292,33 +11360,33 @@ type StoredSpan struct {
 	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Error text of the status. Empty is omitted.
+	// Error message of the status. Empty is omitted.
 	StatusDescription *string `json:"status_description,omitzero"`
 
 	// Trace ID of the span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 
-	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id from
-	// all spans of the trace. If several spans set the same attribute, the newest
-	// span wins. Empty is omitted.
+	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id of
+	// all spans in the trace. If several spans set the same attribute, the value of
+	// the newest span is used. Empty is omitted.
 	TraceTags map[string]string `json:"trace_tags,omitzero"`
 }
 
 // StoredSpanInput: StoredSpan is one span as the engine stores it. The engine does
-// not store the span's kind, trace state and resource.
+// not store the kind, the trace state and the resource of a span.
 type StoredSpanInput struct {
 	// Attributes of the span. Nil encodes as [].
 	Attributes iii.List[[2]string] `json:"attributes"`
 
-	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
-	// progress.
+	// End of the span, in nanoseconds since the Unix epoch. It is zero while the span
+	// is in progress.
 	EndTimeUnixNano uint `json:"end_time_unix_nano"`
 
 	// Events of the span. Nil encodes as [].
 	Events iii.List[StoredEvent] `json:"events"`
 
-	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
-	// omitted and means sampled.
+	// W3C trace flags of the span in the lower bits, and flags defined by
+	// OpenTelemetry above them. Nil is omitted and means sampled.
 	Flags *uint32 `json:"flags,omitzero"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -11336,7 +11404,7 @@ type StoredSpanInput struct {
 	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// Whether the span is in progress. False is omitted.
+	// Whether the span is still in progress. False is omitted.
 	Pending *bool `json:"pending,omitzero"`
 
 	// Name of the service that produced the span.
@@ -11351,33 +11419,33 @@ type StoredSpanInput struct {
 	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Error text of the status. Empty is omitted.
+	// Error message of the status. Empty is omitted.
 	StatusDescription *string `json:"status_description,omitzero"`
 
 	// Trace ID of the span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 
-	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id from
-	// all spans of the trace. If several spans set the same attribute, the newest
-	// span wins. Empty is omitted.
+	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id of
+	// all spans in the trace. If several spans set the same attribute, the value of
+	// the newest span is used. Empty is omitted.
 	TraceTags map[string]string `json:"trace_tags,omitzero"`
 }
 
 // StoredSpanOutput: StoredSpan is one span as the engine stores it. The engine
-// does not store the span's kind, trace state and resource.
+// does not store the kind, the trace state and the resource of a span.
 type StoredSpanOutput struct {
 	// Attributes of the span. Nil encodes as [].
 	Attributes iii.List[[2]string] `json:"attributes"`
 
-	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
-	// progress.
+	// End of the span, in nanoseconds since the Unix epoch. It is zero while the span
+	// is in progress.
 	EndTimeUnixNano uint `json:"end_time_unix_nano"`
 
 	// Events of the span. Nil encodes as [].
 	Events iii.List[StoredEvent] `json:"events"`
 
-	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
-	// omitted and means sampled.
+	// W3C trace flags of the span in the lower bits, and flags defined by
+	// OpenTelemetry above them. Nil is omitted and means sampled.
 	Flags *uint32 `json:"flags,omitzero"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -11395,7 +11463,7 @@ type StoredSpanOutput struct {
 	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// Whether the span is in progress. False is omitted.
+	// Whether the span is still in progress. False is omitted.
 	Pending *bool `json:"pending,omitzero"`
 
 	// Name of the service that produced the span.
@@ -11410,15 +11478,15 @@ type StoredSpanOutput struct {
 	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Error text of the status. Empty is omitted.
+	// Error message of the status. Empty is omitted.
 	StatusDescription *string `json:"status_description,omitzero"`
 
 	// Trace ID of the span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 
-	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id from
-	// all spans of the trace. If several spans set the same attribute, the newest
-	// span wins. Empty is omitted.
+	// Attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id of
+	// all spans in the trace. If several spans set the same attribute, the value of
+	// the newest span is used. Empty is omitted.
 	TraceTags map[string]string `json:"trace_tags,omitzero"`
 }
 
@@ -11432,11 +11500,11 @@ type StreamAuthInputInput struct {
 	// is repeated, the map holds one of its values. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
-	// Path of the upgrade request, "/".
+	// Path of the upgrade request, always "/".
 	Path string `json:"path"`
 
-	// Query parameters of the upgrade request: every value of each parameter, not
-	// percent-decoded. Nil encodes as {}.
+	// Query parameters of the upgrade request, not percent-decoded. A repeated
+	// parameter has several values. Nil encodes as {}.
 	QueryParams iii.Map[iii.List[string]] `json:"query_params"`
 }
 
@@ -11450,16 +11518,17 @@ type StreamAuthInputOutput struct {
 	// is repeated, the map holds one of its values. Nil encodes as {}.
 	Headers iii.Map[string] `json:"headers"`
 
-	// Path of the upgrade request, "/".
+	// Path of the upgrade request, always "/".
 	Path string `json:"path"`
 
-	// Query parameters of the upgrade request: every value of each parameter, not
-	// percent-decoded. Nil encodes as {}.
+	// Query parameters of the upgrade request, not percent-decoded. A repeated
+	// parameter has several values. Nil encodes as {}.
 	QueryParams iii.Map[iii.List[string]] `json:"query_params"`
 }
 
 // StreamAuthResultInput: StreamAuthResult is the result of the stream socket's
-// auth function. It cannot reject the client; only a join handler can.
+// auth function. The auth function cannot reject a client; only a join handler
+// can.
 type StreamAuthResultInput struct {
 	// JSON value that the engine passes to the join and leave handlers of the
 	// connection. Defaults to null. Nil encodes as null.
@@ -11467,64 +11536,70 @@ type StreamAuthResultInput struct {
 }
 
 // StreamAuthResultOutput: StreamAuthResult is the result of the stream socket's
-// auth function. It cannot reject the client; only a join handler can.
+// auth function. The auth function cannot reject a client; only a join handler
+// can.
 type StreamAuthResultOutput struct {
 	// JSON value that the engine passes to the join and leave handlers of the
 	// connection. Defaults to null. Nil encodes as null.
 	Context json.RawMessage `json:"context,omitzero"`
 }
 
-// StreamChangeEventDetail is the event inside a StreamChangeEvent or
-// StreamMessage. Data is always written, with nil as null, except for the types
+// StreamChangeEventDetail is the event in a StreamChangeEvent or StreamMessage.
+// Data is always written, and nil encodes as null. The exceptions are the types
 // "event" and "unauthorized", which have no data.
 type StreamChangeEventDetail struct {
-	// Data of the event: the removed value for "delete", the item or the list of the
-	// group's items for "sync", otherwise the new value. Nil encodes as null, or is
-	// omitted for the types without data.
+	// Data of the event. For "delete", it is the removed value. For "sync", it is the
+	// item, or the list of the group's items. Otherwise, it is the new value. Nil
+	// encodes as null, or is omitted for types that have no data.
 	Data json.RawMessage `json:"data,omitzero"`
 
-	// Object {"type", "data"} that stream::send was given, only for the type "event".
-	// Nil is omitted.
+	// Object with the keys type and data that was passed to stream::send. It is set
+	// only for the type "event". Nil is omitted.
 	Event json.RawMessage `json:"event,omitzero"`
 
-	// Type of the event: "create", "update" or "delete"; "event" for an event from
-	// stream::send; on the stream socket also "sync" and "unauthorized".
+	// Type of the event. It is "create", "update" or "delete" for a change, and
+	// "event" for an event from stream::send. The stream socket also uses "sync" and
+	// "unauthorized".
 	Type StreamChangeEventDetailType `json:"type"`
 }
 
-// StreamChangeEventDetailInput: StreamChangeEventDetail is the event inside a
-// StreamChangeEvent or StreamMessage. Data is always written, with nil as null,
-// except for the types "event" and "unauthorized", which have no data.
+// StreamChangeEventDetailInput: StreamChangeEventDetail is the event in a
+// StreamChangeEvent or StreamMessage. Data is always written, and nil encodes as
+// null. The exceptions are the types "event" and "unauthorized", which have no
+// data.
 type StreamChangeEventDetailInput struct {
-	// Data of the event: the removed value for "delete", the item or the list of the
-	// group's items for "sync", otherwise the new value. Nil encodes as null, or is
-	// omitted for the types without data.
+	// Data of the event. For "delete", it is the removed value. For "sync", it is the
+	// item, or the list of the group's items. Otherwise, it is the new value. Nil
+	// encodes as null, or is omitted for types that have no data.
 	Data json.RawMessage `json:"data,omitzero"`
 
-	// Object {"type", "data"} that stream::send was given, only for the type "event".
-	// Nil is omitted.
+	// Object with the keys type and data that was passed to stream::send. It is set
+	// only for the type "event". Nil is omitted.
 	Event json.RawMessage `json:"event,omitzero"`
 
-	// Type of the event: "create", "update" or "delete"; "event" for an event from
-	// stream::send; on the stream socket also "sync" and "unauthorized".
+	// Type of the event. It is "create", "update" or "delete" for a change, and
+	// "event" for an event from stream::send. The stream socket also uses "sync" and
+	// "unauthorized".
 	Type StreamChangeEventDetailInputType `json:"type"`
 }
 
-// StreamChangeEventDetailOutput: StreamChangeEventDetail is the event inside a
-// StreamChangeEvent or StreamMessage. Data is always written, with nil as null,
-// except for the types "event" and "unauthorized", which have no data.
+// StreamChangeEventDetailOutput: StreamChangeEventDetail is the event in a
+// StreamChangeEvent or StreamMessage. Data is always written, and nil encodes as
+// null. The exceptions are the types "event" and "unauthorized", which have no
+// data.
 type StreamChangeEventDetailOutput struct {
-	// Data of the event: the removed value for "delete", the item or the list of the
-	// group's items for "sync", otherwise the new value. Nil encodes as null, or is
-	// omitted for the types without data.
+	// Data of the event. For "delete", it is the removed value. For "sync", it is the
+	// item, or the list of the group's items. Otherwise, it is the new value. Nil
+	// encodes as null, or is omitted for types that have no data.
 	Data json.RawMessage `json:"data,omitzero"`
 
-	// Object {"type", "data"} that stream::send was given, only for the type "event".
-	// Nil is omitted.
+	// Object with the keys type and data that was passed to stream::send. It is set
+	// only for the type "event". Nil is omitted.
 	Event json.RawMessage `json:"event,omitzero"`
 
-	// Type of the event: "create", "update" or "delete"; "event" for an event from
-	// stream::send; on the stream socket also "sync" and "unauthorized".
+	// Type of the event. It is "create", "update" or "delete" for a change, and
+	// "event" for an event from stream::send. The stream socket also uses "sync" and
+	// "unauthorized".
 	Type StreamChangeEventDetailOutputType `json:"type"`
 }
 
@@ -11538,7 +11613,7 @@ type StreamChangeEventInput struct {
 	GroupID string `json:"groupId"`
 
 	// ID of the item within the group. Nil encodes as null and means that the event
-	// concerns the group.
+	// concerns the whole group.
 	ID *string `json:"id,omitzero"`
 
 	// Name of the stream.
@@ -11561,7 +11636,7 @@ type StreamChangeEventOutput struct {
 	GroupID string `json:"groupId"`
 
 	// ID of the item within the group. Nil encodes as null and means that the event
-	// concerns the group.
+	// concerns the whole group.
 	ID *string `json:"id,omitzero"`
 
 	// Name of the stream.
@@ -11574,10 +11649,10 @@ type StreamChangeEventOutput struct {
 	Type StreamChangeEventOutputType `json:"type"`
 }
 
-// StreamChannelRef is a reference to one end of a channel. Any receiver of the
-// reference can open that end. Each end can be opened only once.
+// StreamChannelRef is a reference to one end of a channel. Whoever receives the
+// reference can open that end, but each end can be opened only once.
 type StreamChannelRef struct {
-	// Secret that opens the channel, a UUID.
+	// Secret for opening the channel, a UUID.
 	AccessKey string `json:"access_key"`
 
 	// ID of the channel, a UUID.
@@ -11588,10 +11663,10 @@ type StreamChannelRef struct {
 }
 
 // StreamChannelRefInput: StreamChannelRef is a reference to one end of a channel.
-// Any receiver of the reference can open that end. Each end can be opened only
-// once.
+// Whoever receives the reference can open that end, but each end can be opened
+// only once.
 type StreamChannelRefInput struct {
-	// Secret that opens the channel, a UUID.
+	// Secret for opening the channel, a UUID.
 	AccessKey string `json:"access_key"`
 
 	// ID of the channel, a UUID.
@@ -11602,10 +11677,10 @@ type StreamChannelRefInput struct {
 }
 
 // StreamChannelRefOutput: StreamChannelRef is a reference to one end of a channel.
-// Any receiver of the reference can open that end. Each end can be opened only
-// once.
+// Whoever receives the reference can open that end, but each end can be opened
+// only once.
 type StreamChannelRefOutput struct {
-	// Secret that opens the channel, a UUID.
+	// Secret for opening the channel, a UUID.
 	AccessKey string `json:"access_key"`
 
 	// ID of the channel, a UUID.
@@ -11618,7 +11693,7 @@ type StreamChannelRefOutput struct {
 // StreamCommandInput: StreamCommand is a message from a client to the stream
 // socket.
 type StreamCommandInput struct {
-	// Subscription to start or to end. A "leave" needs all of its fields, too.
+	// Subscription to start or end. The type "leave" also requires all of its fields.
 	Data StreamSubscription `json:"data"`
 
 	// Type of the command: "join" or "leave".
@@ -11628,7 +11703,7 @@ type StreamCommandInput struct {
 // StreamCommandOutput: StreamCommand is a message from a client to the stream
 // socket.
 type StreamCommandOutput struct {
-	// Subscription to start or to end. A "leave" needs all of its fields, too.
+	// Subscription to start or end. The type "leave" also requires all of its fields.
 	Data StreamSubscription `json:"data"`
 
 	// Type of the command: "join" or "leave".
@@ -11702,48 +11777,48 @@ type StreamGetInputOutput struct {
 // StreamJoinLeaveEventInput: StreamJoinLeaveEvent is the input of the handlers of
 // join and leave triggers.
 type StreamJoinLeaveEventInput struct {
-	// Context from the StreamAuthResult, or null if there is none. Nil encodes as
-	// null.
+	// Context from the StreamAuthResult, or null if there is no context. Nil encodes
+	// as null.
 	Context json.RawMessage `json:"context,omitzero"`
 
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. Nil encodes as null and means that the
-	// subscription is to the whole group.
+	// ID of the item within the group. Nil encodes as null and means that the client
+	// subscribes to the whole group.
 	ID *string `json:"id,omitzero"`
 
 	// Name of the stream.
 	StreamName string `json:"stream_name"`
 
-	// ID that the client gave to the subscription.
+	// ID of the subscription, chosen by the client.
 	SubscriptionID string `json:"subscription_id"`
 }
 
 // StreamJoinLeaveEventOutput: StreamJoinLeaveEvent is the input of the handlers of
 // join and leave triggers.
 type StreamJoinLeaveEventOutput struct {
-	// Context from the StreamAuthResult, or null if there is none. Nil encodes as
-	// null.
+	// Context from the StreamAuthResult, or null if there is no context. Nil encodes
+	// as null.
 	Context json.RawMessage `json:"context,omitzero"`
 
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. Nil encodes as null and means that the
-	// subscription is to the whole group.
+	// ID of the item within the group. Nil encodes as null and means that the client
+	// subscribes to the whole group.
 	ID *string `json:"id,omitzero"`
 
 	// Name of the stream.
 	StreamName string `json:"stream_name"`
 
-	// ID that the client gave to the subscription.
+	// ID of the subscription, chosen by the client.
 	SubscriptionID string `json:"subscription_id"`
 }
 
 // StreamJoinLeaveTriggerConfigInput: StreamJoinLeaveTriggerConfig is the config of
 // a trigger of type "stream:join" or "stream:leave", which fires when a client of
-// the stream socket subscribes or unsubscribes. The engine ignores both fields:
+// the stream socket subscribes or unsubscribes. The engine ignores both fields, so
 // the trigger fires for every stream.
 type StreamJoinLeaveTriggerConfigInput struct {
 	// ID of the function that decides whether the handler runs. The engine ignores
@@ -11756,8 +11831,8 @@ type StreamJoinLeaveTriggerConfigInput struct {
 
 // StreamJoinLeaveTriggerConfigOutput: StreamJoinLeaveTriggerConfig is the config
 // of a trigger of type "stream:join" or "stream:leave", which fires when a client
-// of the stream socket subscribes or unsubscribes. The engine ignores both fields:
-// the trigger fires for every stream.
+// of the stream socket subscribes or unsubscribes. The engine ignores both fields,
+// so the trigger fires for every stream.
 type StreamJoinLeaveTriggerConfigOutput struct {
 	// ID of the function that decides whether the handler runs. The engine ignores
 	// it. Empty is omitted.
@@ -11770,36 +11845,36 @@ type StreamJoinLeaveTriggerConfigOutput struct {
 // StreamJoinResultInput: StreamJoinResult is the result of the handler of a join
 // trigger.
 type StreamJoinResultInput struct {
-	// Whether to reject the subscription. One handler that returns true suffices to
-	// reject it. Defaults to false.
+	// Whether to reject the subscription. If several handlers run, a single true is
+	// enough to reject it. Defaults to false.
 	Unauthorized *bool `json:"unauthorized,omitzero"`
 }
 
 // StreamJoinResultOutput: StreamJoinResult is the result of the handler of a join
 // trigger.
 type StreamJoinResultOutput struct {
-	// Whether to reject the subscription. One handler that returns true suffices to
-	// reject it. Defaults to false.
+	// Whether to reject the subscription. If several handlers run, a single true is
+	// enough to reject it. Defaults to false.
 	Unauthorized *bool `json:"unauthorized,omitzero"`
 }
 
 // StreamListAllResultInput: StreamListAllResult is the result of stream::list_all.
-// It leaves out streams that a worker stores itself.
+// It does not include streams that are stored by a worker.
 type StreamListAllResultInput struct {
 	// Number of streams in the list.
 	Count uint `json:"count"`
 
-	// Streams, ordered by name. Nil encodes as [].
+	// Streams of the engine, ordered by name. Nil encodes as [].
 	Stream iii.List[StreamSummary] `json:"stream"`
 }
 
 // StreamListAllResultOutput: StreamListAllResult is the result of
-// stream::list_all. It leaves out streams that a worker stores itself.
+// stream::list_all. It does not include streams that are stored by a worker.
 type StreamListAllResultOutput struct {
 	// Number of streams in the list.
 	Count uint `json:"count"`
 
-	// Streams, ordered by name. Nil encodes as [].
+	// Streams of the engine, ordered by name. Nil encodes as [].
 	Stream iii.List[StreamSummary] `json:"stream"`
 }
 
@@ -11818,7 +11893,7 @@ type StreamListGroupsInputOutput struct {
 }
 
 // StreamListInputInput: StreamListInput is the input of stream::list, which
-// returns the values of one group.
+// returns the values of all items in one group.
 type StreamListInputInput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
@@ -11828,7 +11903,7 @@ type StreamListInputInput struct {
 }
 
 // StreamListInputOutput: StreamListInput is the input of stream::list, which
-// returns the values of one group.
+// returns the values of all items in one group.
 type StreamListInputOutput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
@@ -11838,9 +11913,9 @@ type StreamListInputOutput struct {
 }
 
 // StreamMessageInput: StreamMessage is a message from the stream socket to a
-// client. The socket answers a subscription with the current state (event type
-// "sync") or with a rejection ("unauthorized"), and sends each change. A message
-// does not identify its subscription.
+// client. The socket replies to a subscription with the current state (event type
+// "sync") or with a rejection ("unauthorized"). It then sends every change.
+// Messages do not identify the subscription that they belong to.
 type StreamMessageInput struct {
 	// Type and data of the event.
 	Event StreamChangeEventDetail `json:"event"`
@@ -11849,7 +11924,7 @@ type StreamMessageInput struct {
 	GroupID string `json:"groupId"`
 
 	// ID of the item within the group. Nil encodes as null and means that the message
-	// concerns the group.
+	// concerns the whole group.
 	ID *string `json:"id,omitzero"`
 
 	// Name of the stream.
@@ -11863,9 +11938,9 @@ type StreamMessageInput struct {
 }
 
 // StreamMessageOutput: StreamMessage is a message from the stream socket to a
-// client. The socket answers a subscription with the current state (event type
-// "sync") or with a rejection ("unauthorized"), and sends each change. A message
-// does not identify its subscription.
+// client. The socket replies to a subscription with the current state (event type
+// "sync") or with a rejection ("unauthorized"). It then sends every change.
+// Messages do not identify the subscription that they belong to.
 type StreamMessageOutput struct {
 	// Type and data of the event.
 	Event StreamChangeEventDetail `json:"event"`
@@ -11874,7 +11949,7 @@ type StreamMessageOutput struct {
 	GroupID string `json:"groupId"`
 
 	// ID of the item within the group. Nil encodes as null and means that the message
-	// concerns the group.
+	// concerns the whole group.
 	ID *string `json:"id,omitzero"`
 
 	// Name of the stream.
@@ -11888,7 +11963,7 @@ type StreamMessageOutput struct {
 }
 
 // StreamSendInputInput: StreamSendInput is the input of stream::send, which sends
-// an event to subscribers and triggers and stores nothing. The result is null.
+// an event to subscribers and triggers without storing it. The result is null.
 type StreamSendInputInput struct {
 	// Data of the event. Nil encodes as null.
 	Data json.RawMessage `json:"data"`
@@ -11896,19 +11971,19 @@ type StreamSendInputInput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. Nil is omitted; subscribers to the group then
-	// receive the event, and subscribers to a single item do not.
+	// ID of the item within the group. Nil is omitted; in that case, only subscribers
+	// to the group receive the event, not subscribers to a single item.
 	ID *string `json:"id,omitzero"`
 
 	// Name of the stream.
 	StreamName string `json:"stream_name"`
 
-	// Type of the event, which the sender chooses.
+	// Type of the event, chosen by the sender.
 	Type string `json:"type"`
 }
 
 // StreamSendInputOutput: StreamSendInput is the input of stream::send, which sends
-// an event to subscribers and triggers and stores nothing. The result is null.
+// an event to subscribers and triggers without storing it. The result is null.
 type StreamSendInputOutput struct {
 	// Data of the event. Nil encodes as null.
 	Data json.RawMessage `json:"data"`
@@ -11916,21 +11991,21 @@ type StreamSendInputOutput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. Nil is omitted; subscribers to the group then
-	// receive the event, and subscribers to a single item do not.
+	// ID of the item within the group. Nil is omitted; in that case, only subscribers
+	// to the group receive the event, not subscribers to a single item.
 	ID *string `json:"id,omitzero"`
 
 	// Name of the stream.
 	StreamName string `json:"stream_name"`
 
-	// Type of the event, which the sender chooses.
+	// Type of the event, chosen by the sender.
 	Type string `json:"type"`
 }
 
 // StreamSetInputInput: StreamSetInput is the input of stream::set, which writes
 // one item.
 type StreamSetInputInput struct {
-	// Value to store. Nil encodes as null, which is a value like any other.
+	// Value to store. Nil encodes as null, which is stored like any other value.
 	Data json.RawMessage `json:"data"`
 
 	// ID of the group within the stream.
@@ -11946,7 +12021,7 @@ type StreamSetInputInput struct {
 // StreamSetInputOutput: StreamSetInput is the input of stream::set, which writes
 // one item.
 type StreamSetInputOutput struct {
-	// Value to store. Nil encodes as null, which is a value like any other.
+	// Value to store. Nil encodes as null, which is stored like any other value.
 	Data json.RawMessage `json:"data"`
 
 	// ID of the group within the stream.
@@ -11979,8 +12054,8 @@ type StreamSetResultOutput struct {
 	OldValue json.RawMessage `json:"old_value,omitzero"`
 }
 
-// StreamSubscription identifies what a client of the stream socket subscribes to:
-// a group or one item of it.
+// StreamSubscription identifies a group, or one item in a group, to which a client
+// of the stream socket subscribes.
 type StreamSubscription struct {
 	// ID of the group within the stream.
 	GroupID string `json:"groupId"`
@@ -11991,13 +12066,13 @@ type StreamSubscription struct {
 	// Name of the stream.
 	StreamName string `json:"streamName"`
 
-	// ID of the subscription, which the client chooses. Subscribing again under the
-	// same ID replaces the subscription.
+	// ID of the subscription, chosen by the client. Subscribing again with the same
+	// ID replaces the subscription.
 	SubscriptionID string `json:"subscriptionId"`
 }
 
-// StreamSubscriptionInput: StreamSubscription identifies what a client of the
-// stream socket subscribes to: a group or one item of it.
+// StreamSubscriptionInput: StreamSubscription identifies a group, or one item in a
+// group, to which a client of the stream socket subscribes.
 type StreamSubscriptionInput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"groupId"`
@@ -12008,13 +12083,13 @@ type StreamSubscriptionInput struct {
 	// Name of the stream.
 	StreamName string `json:"streamName"`
 
-	// ID of the subscription, which the client chooses. Subscribing again under the
-	// same ID replaces the subscription.
+	// ID of the subscription, chosen by the client. Subscribing again with the same
+	// ID replaces the subscription.
 	SubscriptionID string `json:"subscriptionId"`
 }
 
-// StreamSubscriptionOutput: StreamSubscription identifies what a client of the
-// stream socket subscribes to: a group or one item of it.
+// StreamSubscriptionOutput: StreamSubscription identifies a group, or one item in
+// a group, to which a client of the stream socket subscribes.
 type StreamSubscriptionOutput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"groupId"`
@@ -12025,8 +12100,8 @@ type StreamSubscriptionOutput struct {
 	// Name of the stream.
 	StreamName string `json:"streamName"`
 
-	// ID of the subscription, which the client chooses. Subscribing again under the
-	// same ID replaces the subscription.
+	// ID of the subscription, chosen by the client. Subscribing again with the same
+	// ID replaces the subscription.
 	SubscriptionID string `json:"subscriptionId"`
 }
 
@@ -12064,7 +12139,7 @@ type StreamSummaryOutput struct {
 // StreamTriggerConfigInput: StreamTriggerConfig is the config of a trigger of type
 // "stream", which fires when an item changes or an event is sent.
 type StreamTriggerConfigInput struct {
-	// ID of a function that receives the event first; if it returns false, the
+	// ID of a function that receives the event first. If it returns false, the
 	// handler does not receive the event. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
@@ -12074,15 +12149,15 @@ type StreamTriggerConfigInput struct {
 	// ID of the item to watch. Empty is omitted and means every item.
 	ItemID *string `json:"item_id,omitzero"`
 
-	// Name of the stream to watch. The engine requires it, although the field is
-	// optional. Empty is omitted.
+	// Name of the stream to watch. Although the field is optional, the engine
+	// requires it. Empty is omitted.
 	StreamName *string `json:"stream_name,omitzero"`
 }
 
 // StreamTriggerConfigOutput: StreamTriggerConfig is the config of a trigger of
 // type "stream", which fires when an item changes or an event is sent.
 type StreamTriggerConfigOutput struct {
-	// ID of a function that receives the event first; if it returns false, the
+	// ID of a function that receives the event first. If it returns false, the
 	// handler does not receive the event. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
@@ -12092,8 +12167,8 @@ type StreamTriggerConfigOutput struct {
 	// ID of the item to watch. Empty is omitted and means every item.
 	ItemID *string `json:"item_id,omitzero"`
 
-	// Name of the stream to watch. The engine requires it, although the field is
-	// optional. Empty is omitted.
+	// Name of the stream to watch. Although the field is optional, the engine
+	// requires it. Empty is omitted.
 	StreamName *string `json:"stream_name,omitzero"`
 }
 
@@ -12103,10 +12178,11 @@ type StreamUpdateInputInput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. An item that does not exist starts as {}.
+	// ID of the item within the group. If the item does not exist, the operations
+	// start from {}.
 	ItemID string `json:"item_id"`
 
-	// Operations to apply in order; the list may be empty. Nil encodes as [].
+	// Operations to apply, in order. The list may be empty. Nil encodes as [].
 	Ops iii.List[UpdateOp] `json:"ops"`
 
 	// Name of the stream.
@@ -12119,10 +12195,11 @@ type StreamUpdateInputOutput struct {
 	// ID of the group within the stream.
 	GroupID string `json:"group_id"`
 
-	// ID of the item within the group. An item that does not exist starts as {}.
+	// ID of the item within the group. If the item does not exist, the operations
+	// start from {}.
 	ItemID string `json:"item_id"`
 
-	// Operations to apply in order; the list may be empty. Nil encodes as [].
+	// Operations to apply, in order. The list may be empty. Nil encodes as [].
 	Ops iii.List[UpdateOp] `json:"ops"`
 
 	// Name of the stream.
@@ -12130,7 +12207,7 @@ type StreamUpdateInputOutput struct {
 }
 
 // StreamUpdateResultInput: StreamUpdateResult is the result of stream::update and
-// state::update. The call succeeds even if no operation could be applied: check
+// state::update. The call succeeds even if no operation could be applied, so check
 // Errors.
 type StreamUpdateResultInput struct {
 	// Errors of the operations that were not applied, at most one for each operation.
@@ -12145,7 +12222,7 @@ type StreamUpdateResultInput struct {
 }
 
 // StreamUpdateResultOutput: StreamUpdateResult is the result of stream::update and
-// state::update. The call succeeds even if no operation could be applied: check
+// state::update. The call succeeds even if no operation could be applied, so check
 // Errors.
 type StreamUpdateResultOutput struct {
 	// Errors of the operations that were not applied, at most one for each operation.
@@ -12160,11 +12237,11 @@ type StreamUpdateResultOutput struct {
 }
 
 // SubscribeTriggerConfigInput: SubscribeTriggerConfig is the config of trigger
-// type subscribe. Its function receives the payloads published with publish,
-// without metadata. Delivery is at-most-once.
+// type subscribe. Its function receives the payloads published with the function
+// publish, without metadata. Delivery is at-most-once.
 type SubscribeTriggerConfigInput struct {
-	// ID of a condition function. It is part of the schema that the engine publishes,
-	// but the engine does not evaluate it. Empty is omitted.
+	// ID of a condition function. The schema published by the engine contains this
+	// field, but the engine does not evaluate the condition. Empty is omitted.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// Name of the topic. The engine accepts an empty topic, which never fires.
@@ -12172,11 +12249,11 @@ type SubscribeTriggerConfigInput struct {
 }
 
 // SubscribeTriggerConfigOutput: SubscribeTriggerConfig is the config of trigger
-// type subscribe. Its function receives the payloads published with publish,
-// without metadata. Delivery is at-most-once.
+// type subscribe. Its function receives the payloads published with the function
+// publish, without metadata. Delivery is at-most-once.
 type SubscribeTriggerConfigOutput struct {
-	// ID of a condition function. It is part of the schema that the engine publishes,
-	// but the engine does not evaluate it. Empty is omitted.
+	// ID of a condition function. The schema published by the engine contains this
+	// field, but the engine does not evaluate the condition. Empty is omitted.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// Name of the topic. The engine accepts an empty topic, which never fires.
@@ -12185,13 +12262,13 @@ type SubscribeTriggerConfigOutput struct {
 
 // TopicStatsInput: TopicStats is the result of engine::queue::topic_stats.
 type TopicStatsInput struct {
-	// Settings of the queue; null for the built-in queue. Nil encodes as null.
+	// Settings of the queue, or null for the built-in queue. Nil encodes as null.
 	Config json.RawMessage `json:"config"`
 
 	// Number of consumers of the topic or queue.
 	ConsumerCount uint `json:"consumer_count"`
 
-	// Number of messages in the topic or queue that wait or are in progress.
+	// Number of messages in the topic or queue that are waiting or in progress.
 	Depth uint `json:"depth"`
 
 	// Number of dead letters of the topic or queue.
@@ -12201,38 +12278,38 @@ type TopicStatsInput struct {
 // TopicStatsInputInput: TopicStatsInput is the input of
 // engine::queue::topic_stats.
 type TopicStatsInputInput struct {
-	// Name of the topic or named queue. The engine also accepts the key queue in its
-	// place; this type does not.
+	// Name of the topic or named queue. The engine also accepts the key queue for
+	// this field, but this type does not.
 	Topic string `json:"topic"`
 }
 
 // TopicStatsInputOutput: TopicStatsInput is the input of
 // engine::queue::topic_stats.
 type TopicStatsInputOutput struct {
-	// Name of the topic or named queue. The engine also accepts the key queue in its
-	// place; this type does not.
+	// Name of the topic or named queue. The engine also accepts the key queue for
+	// this field, but this type does not.
 	Topic string `json:"topic"`
 }
 
 // TopicStatsOutput: TopicStats is the result of engine::queue::topic_stats.
 type TopicStatsOutput struct {
-	// Settings of the queue; null for the built-in queue. Nil encodes as null.
+	// Settings of the queue, or null for the built-in queue. Nil encodes as null.
 	Config json.RawMessage `json:"config"`
 
 	// Number of consumers of the topic or queue.
 	ConsumerCount uint `json:"consumer_count"`
 
-	// Number of messages in the topic or queue that wait or are in progress.
+	// Number of messages in the topic or queue that are waiting or in progress.
 	Depth uint `json:"depth"`
 
 	// Number of dead letters of the topic or queue.
 	DlqDepth uint `json:"dlq_depth"`
 }
 
-// TopicSummaryInput: TopicSummary is one element of the result of
-// engine::queue::list_topics, which is an array.
+// TopicSummaryInput: TopicSummary is one element of the array returned by
+// engine::queue::list_topics.
 type TopicSummaryInput struct {
-	// Type of the broker that holds the topic or queue, "builtin".
+	// Type of the broker that manages the topic or queue, always "builtin".
 	BrokerType string `json:"broker_type"`
 
 	// Name of the topic or named queue.
@@ -12242,10 +12319,10 @@ type TopicSummaryInput struct {
 	SubscriberCount uint `json:"subscriber_count"`
 }
 
-// TopicSummaryOutput: TopicSummary is one element of the result of
-// engine::queue::list_topics, which is an array.
+// TopicSummaryOutput: TopicSummary is one element of the array returned by
+// engine::queue::list_topics.
 type TopicSummaryOutput struct {
-	// Type of the broker that holds the topic or queue, "builtin".
+	// Type of the broker that manages the topic or queue, always "builtin".
 	BrokerType string `json:"broker_type"`
 
 	// Name of the topic or named queue.
@@ -12257,19 +12334,19 @@ type TopicSummaryOutput struct {
 
 // TraceEventInput: TraceEvent is the payload that a trace trigger delivers.
 type TraceEventInput struct {
-	// IDs of the traces that have new spans, sorted and without duplicates. Nil
-	// encodes as [].
+	// IDs of the traces that have new spans, in sorted order and without duplicates.
+	// Nil encodes as [].
 	TraceIDs iii.List[string] `json:"trace_ids"`
 }
 
 // TraceEventOutput: TraceEvent is the payload that a trace trigger delivers.
 type TraceEventOutput struct {
-	// IDs of the traces that have new spans, sorted and without duplicates. Nil
-	// encodes as [].
+	// IDs of the traces that have new spans, in sorted order and without duplicates.
+	// Nil encodes as [].
 	TraceIDs iii.List[string] `json:"trace_ids"`
 }
 
-// TraceGroup is a group of traces that share one value of an attribute.
+// TraceGroup is a group of traces that have the same value of an attribute.
 type TraceGroup struct {
 	// Time from the earliest start to the latest end of the group's spans, in
 	// milliseconds.
@@ -12297,7 +12374,7 @@ type TraceGroup struct {
 	Value string `json:"value"`
 }
 
-// TraceGroupInput: TraceGroup is a group of traces that share one value of an
+// TraceGroupInput: TraceGroup is a group of traces that have the same value of an
 // attribute.
 type TraceGroupInput struct {
 	// Time from the earliest start to the latest end of the group's spans, in
@@ -12326,7 +12403,7 @@ type TraceGroupInput struct {
 	Value string `json:"value"`
 }
 
-// TraceGroupOutput: TraceGroup is a group of traces that share one value of an
+// TraceGroupOutput: TraceGroup is a group of traces that have the same value of an
 // attribute.
 type TraceGroupOutput struct {
 	// Time from the earliest start to the latest end of the group's spans, in
@@ -12363,15 +12440,15 @@ type TraceNode struct {
 	// Child spans of the span. Nil encodes as [].
 	Children iii.List[TraceNode] `json:"children"`
 
-	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
-	// progress.
+	// End of the span, in nanoseconds since the Unix epoch. It is zero while the span
+	// is in progress.
 	EndTimeUnixNano uint `json:"end_time_unix_nano"`
 
 	// Events of the span. Nil encodes as [].
 	Events iii.List[StoredEvent] `json:"events"`
 
-	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
-	// omitted and means sampled.
+	// W3C trace flags of the span in the lower bits, and flags defined by
+	// OpenTelemetry above them. Nil is omitted and means sampled.
 	Flags *uint32 `json:"flags,omitzero"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -12389,7 +12466,7 @@ type TraceNode struct {
 	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// Whether the span is in progress. False is omitted.
+	// Whether the span is still in progress. False is omitted.
 	Pending *bool `json:"pending,omitzero"`
 
 	// Name of the service that produced the span.
@@ -12404,7 +12481,7 @@ type TraceNode struct {
 	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Error text of the status. Empty is omitted.
+	// Error message of the status. Empty is omitted.
 	StatusDescription *string `json:"status_description,omitzero"`
 
 	// Trace ID of the span, 32 hexadecimal digits.
@@ -12419,15 +12496,15 @@ type TraceNodeInput struct {
 	// Child spans of the span. Nil encodes as [].
 	Children iii.List[TraceNode] `json:"children"`
 
-	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
-	// progress.
+	// End of the span, in nanoseconds since the Unix epoch. It is zero while the span
+	// is in progress.
 	EndTimeUnixNano uint `json:"end_time_unix_nano"`
 
 	// Events of the span. Nil encodes as [].
 	Events iii.List[StoredEvent] `json:"events"`
 
-	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
-	// omitted and means sampled.
+	// W3C trace flags of the span in the lower bits, and flags defined by
+	// OpenTelemetry above them. Nil is omitted and means sampled.
 	Flags *uint32 `json:"flags,omitzero"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -12445,7 +12522,7 @@ type TraceNodeInput struct {
 	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// Whether the span is in progress. False is omitted.
+	// Whether the span is still in progress. False is omitted.
 	Pending *bool `json:"pending,omitzero"`
 
 	// Name of the service that produced the span.
@@ -12460,7 +12537,7 @@ type TraceNodeInput struct {
 	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Error text of the status. Empty is omitted.
+	// Error message of the status. Empty is omitted.
 	StatusDescription *string `json:"status_description,omitzero"`
 
 	// Trace ID of the span, 32 hexadecimal digits.
@@ -12475,15 +12552,15 @@ type TraceNodeOutput struct {
 	// Child spans of the span. Nil encodes as [].
 	Children iii.List[TraceNode] `json:"children"`
 
-	// End of the span, in nanoseconds since the Unix epoch. Zero while the span is in
-	// progress.
+	// End of the span, in nanoseconds since the Unix epoch. It is zero while the span
+	// is in progress.
 	EndTimeUnixNano uint `json:"end_time_unix_nano"`
 
 	// Events of the span. Nil encodes as [].
 	Events iii.List[StoredEvent] `json:"events"`
 
-	// W3C trace flags of the span and, above them, OpenTelemetry's own bits. Nil is
-	// omitted and means sampled.
+	// W3C trace flags of the span in the lower bits, and flags defined by
+	// OpenTelemetry above them. Nil is omitted and means sampled.
 	Flags *uint32 `json:"flags,omitzero"`
 
 	// Name of the instrumentation scope. Empty is omitted.
@@ -12501,7 +12578,7 @@ type TraceNodeOutput struct {
 	// ID of the parent span. Nil encodes as null and means that the span is a root.
 	ParentSpanID *string `json:"parent_span_id"`
 
-	// Whether the span is in progress. False is omitted.
+	// Whether the span is still in progress. False is omitted.
 	Pending *bool `json:"pending,omitzero"`
 
 	// Name of the service that produced the span.
@@ -12516,14 +12593,14 @@ type TraceNodeOutput struct {
 	// Status of the span: "ok", "error" or "unset".
 	Status string `json:"status"`
 
-	// Error text of the status. Empty is omitted.
+	// Error message of the status. Empty is omitted.
 	StatusDescription *string `json:"status_description,omitzero"`
 
 	// Trace ID of the span, 32 hexadecimal digits.
 	TraceID string `json:"trace_id"`
 }
 
-// TraceStorage describes how the engine stores spans and which spans are missing.
+// TraceStorage describes how the engine stores spans, and which spans are missing.
 type TraceStorage struct {
 	// Status of the durable archive: "healthy", "degraded" or "disabled".
 	Archive string `json:"archive"`
@@ -12531,7 +12608,7 @@ type TraceStorage struct {
 	// Completeness of the stored spans: "complete", "partial" or "unknown".
 	Completeness string `json:"completeness"`
 
-	// Number of spans that are known to be lost.
+	// Number of spans known to be lost.
 	KnownDroppedSpans uint `json:"known_dropped_spans"`
 
 	// Latest error of the archive. Nil encodes as null.
@@ -12544,7 +12621,7 @@ type TraceStorage struct {
 	PhysicalBytes uint `json:"physical_bytes"`
 }
 
-// TraceStorageInput: TraceStorage describes how the engine stores spans and which
+// TraceStorageInput: TraceStorage describes how the engine stores spans, and which
 // spans are missing.
 type TraceStorageInput struct {
 	// Status of the durable archive: "healthy", "degraded" or "disabled".
@@ -12553,7 +12630,7 @@ type TraceStorageInput struct {
 	// Completeness of the stored spans: "complete", "partial" or "unknown".
 	Completeness string `json:"completeness"`
 
-	// Number of spans that are known to be lost.
+	// Number of spans known to be lost.
 	KnownDroppedSpans uint `json:"known_dropped_spans"`
 
 	// Latest error of the archive. Nil encodes as null.
@@ -12566,8 +12643,8 @@ type TraceStorageInput struct {
 	PhysicalBytes uint `json:"physical_bytes"`
 }
 
-// TraceStorageOutput: TraceStorage describes how the engine stores spans and which
-// spans are missing.
+// TraceStorageOutput: TraceStorage describes how the engine stores spans, and
+// which spans are missing.
 type TraceStorageOutput struct {
 	// Status of the durable archive: "healthy", "degraded" or "disabled".
 	Archive string `json:"archive"`
@@ -12575,7 +12652,7 @@ type TraceStorageOutput struct {
 	// Completeness of the stored spans: "complete", "partial" or "unknown".
 	Completeness string `json:"completeness"`
 
-	// Number of spans that are known to be lost.
+	// Number of spans known to be lost.
 	KnownDroppedSpans uint `json:"known_dropped_spans"`
 
 	// Latest error of the archive. Nil encodes as null.
@@ -12617,14 +12694,14 @@ type TraceTriggerConfigOutput struct {
 // TracesGroupByInputInput: TracesGroupByInput is the input of
 // engine::traces::group_by, which groups traces by the values of an attribute.
 type TracesGroupByInputInput struct {
-	// Name of the attribute by whose values the traces are grouped.
+	// Name of the attribute to group traces by.
 	Attribute string `json:"attribute"`
 
 	// Whether to count spans of the engine's own functions. False is omitted.
 	IncludeInternal *bool `json:"include_internal,omitzero"`
 
-	// Name of the attribute whose value becomes the label of a group. Empty is
-	// omitted and means no labels.
+	// Name of the attribute that provides the label of a group. Empty is omitted and
+	// means no labels.
 	LabelAttribute *string `json:"label_attribute,omitzero"`
 
 	// Maximum number of groups to return. Nil is omitted; the default is 100.
@@ -12638,14 +12715,14 @@ type TracesGroupByInputInput struct {
 // TracesGroupByInputOutput: TracesGroupByInput is the input of
 // engine::traces::group_by, which groups traces by the values of an attribute.
 type TracesGroupByInputOutput struct {
-	// Name of the attribute by whose values the traces are grouped.
+	// Name of the attribute to group traces by.
 	Attribute string `json:"attribute"`
 
 	// Whether to count spans of the engine's own functions. False is omitted.
 	IncludeInternal *bool `json:"include_internal,omitzero"`
 
-	// Name of the attribute whose value becomes the label of a group. Empty is
-	// omitted and means no labels.
+	// Name of the attribute that provides the label of a group. Empty is omitted and
+	// means no labels.
 	LabelAttribute *string `json:"label_attribute,omitzero"`
 
 	// Maximum number of groups to return. Nil is omitted; the default is 100.
@@ -12679,14 +12756,14 @@ type TracesGroupByResultOutput struct {
 // TracesListInputInput: TracesListInput is the input of engine::traces::list. The
 // zero value lists the first 100 root spans.
 type TracesListInputInput struct {
-	// Attributes that a span must all have. Empty is omitted.
+	// Attributes that a span must have. All of them must match. Empty is omitted.
 	Attributes [][2]string `json:"attributes,omitzero"`
 
-	// End of the time range, in milliseconds since the Unix epoch. Spans that start
-	// after it do not match. Nil is omitted and means no limit.
+	// End of the time range, in milliseconds since the Unix epoch. Spans that started
+	// later do not match. Nil is omitted and means no limit.
 	EndTime *uint `json:"end_time,omitzero"`
 
-	// Attributes of which a span must have none. Empty is omitted.
+	// Attributes that a span must not have. None of them may match. Empty is omitted.
 	ExcludeAttributes [][2]string `json:"exclude_attributes,omitzero"`
 
 	// Whether to include spans of the engine's own functions. False is omitted.
@@ -12701,17 +12778,18 @@ type TracesListInputInput struct {
 	// Minimum duration of a span in milliseconds. Nil is omitted and means no limit.
 	MinDurationMs *float64 `json:"min_duration_ms,omitzero"`
 
-	// Part of the span name, ignoring case. Empty is omitted and matches all names.
+	// Substring of the span name, ignoring case. Empty is omitted and matches all
+	// names.
 	Name *string `json:"name,omitzero"`
 
 	// Number of spans to skip. Zero is omitted.
 	Offset *uint `json:"offset,omitzero"`
 
-	// Whether to list every span of the matching traces instead of root spans only.
+	// Whether to list all spans of the matching traces instead of only root spans.
 	// False is omitted.
 	SearchAllSpans *bool `json:"search_all_spans,omitzero"`
 
-	// Part of the service name, ignoring case. Empty is omitted and matches all
+	// Substring of the service name, ignoring case. Empty is omitted and matches all
 	// services.
 	ServiceName *string `json:"service_name,omitzero"`
 
@@ -12719,37 +12797,37 @@ type TracesListInputInput struct {
 	// and means "start_time".
 	SortBy *string `json:"sort_by,omitzero"`
 
-	// Sort order: "asc" for ascending, anything else for descending. Empty is omitted
-	// and means "asc".
+	// Sort order: "asc" for ascending, or any other value for descending. Empty is
+	// omitted and means "asc".
 	SortOrder *string `json:"sort_order,omitzero"`
 
-	// Start of the time range, in milliseconds since the Unix epoch. Spans that end
-	// before it do not match. Nil is omitted and means no limit.
+	// Start of the time range, in milliseconds since the Unix epoch. Spans that ended
+	// earlier do not match. Nil is omitted and means no limit.
 	StartTime *uint `json:"start_time,omitzero"`
 
-	// Part of the span status, ignoring case. Empty is omitted and matches all
+	// Substring of the span status, ignoring case. Empty is omitted and matches all
 	// statuses.
 	Status *string `json:"status,omitzero"`
 
-	// Trace ID of the span. Empty is omitted and matches all traces.
+	// Trace ID of a span. Empty is omitted and matches all traces.
 	TraceID *string `json:"trace_id,omitzero"`
 
-	// Trace IDs of the spans. The engine ignores them if TraceID is set. Empty is
-	// omitted and matches all traces.
+	// Trace IDs of spans. The engine ignores them if TraceID is set. Empty is omitted
+	// and matches all traces.
 	TraceIDs []string `json:"trace_ids,omitzero"`
 }
 
 // TracesListInputOutput: TracesListInput is the input of engine::traces::list. The
 // zero value lists the first 100 root spans.
 type TracesListInputOutput struct {
-	// Attributes that a span must all have. Empty is omitted.
+	// Attributes that a span must have. All of them must match. Empty is omitted.
 	Attributes [][2]string `json:"attributes,omitzero"`
 
-	// End of the time range, in milliseconds since the Unix epoch. Spans that start
-	// after it do not match. Nil is omitted and means no limit.
+	// End of the time range, in milliseconds since the Unix epoch. Spans that started
+	// later do not match. Nil is omitted and means no limit.
 	EndTime *uint `json:"end_time,omitzero"`
 
-	// Attributes of which a span must have none. Empty is omitted.
+	// Attributes that a span must not have. None of them may match. Empty is omitted.
 	ExcludeAttributes [][2]string `json:"exclude_attributes,omitzero"`
 
 	// Whether to include spans of the engine's own functions. False is omitted.
@@ -12764,17 +12842,18 @@ type TracesListInputOutput struct {
 	// Minimum duration of a span in milliseconds. Nil is omitted and means no limit.
 	MinDurationMs *float64 `json:"min_duration_ms,omitzero"`
 
-	// Part of the span name, ignoring case. Empty is omitted and matches all names.
+	// Substring of the span name, ignoring case. Empty is omitted and matches all
+	// names.
 	Name *string `json:"name,omitzero"`
 
 	// Number of spans to skip. Zero is omitted.
 	Offset *uint `json:"offset,omitzero"`
 
-	// Whether to list every span of the matching traces instead of root spans only.
+	// Whether to list all spans of the matching traces instead of only root spans.
 	// False is omitted.
 	SearchAllSpans *bool `json:"search_all_spans,omitzero"`
 
-	// Part of the service name, ignoring case. Empty is omitted and matches all
+	// Substring of the service name, ignoring case. Empty is omitted and matches all
 	// services.
 	ServiceName *string `json:"service_name,omitzero"`
 
@@ -12782,29 +12861,29 @@ type TracesListInputOutput struct {
 	// and means "start_time".
 	SortBy *string `json:"sort_by,omitzero"`
 
-	// Sort order: "asc" for ascending, anything else for descending. Empty is omitted
-	// and means "asc".
+	// Sort order: "asc" for ascending, or any other value for descending. Empty is
+	// omitted and means "asc".
 	SortOrder *string `json:"sort_order,omitzero"`
 
-	// Start of the time range, in milliseconds since the Unix epoch. Spans that end
-	// before it do not match. Nil is omitted and means no limit.
+	// Start of the time range, in milliseconds since the Unix epoch. Spans that ended
+	// earlier do not match. Nil is omitted and means no limit.
 	StartTime *uint `json:"start_time,omitzero"`
 
-	// Part of the span status, ignoring case. Empty is omitted and matches all
+	// Substring of the span status, ignoring case. Empty is omitted and matches all
 	// statuses.
 	Status *string `json:"status,omitzero"`
 
-	// Trace ID of the span. Empty is omitted and matches all traces.
+	// Trace ID of a span. Empty is omitted and matches all traces.
 	TraceID *string `json:"trace_id,omitzero"`
 
-	// Trace IDs of the spans. The engine ignores them if TraceID is set. Empty is
-	// omitted and matches all traces.
+	// Trace IDs of spans. The engine ignores them if TraceID is set. Empty is omitted
+	// and matches all traces.
 	TraceIDs []string `json:"trace_ids,omitzero"`
 }
 
 // TracesListResultInput: TracesListResult is the result of engine::traces::list.
 type TracesListResultInput struct {
-	// Maximum number of spans that were to be returned.
+	// Maximum number of spans requested.
 	Limit uint `json:"limit"`
 
 	// Number of spans that were skipped.
@@ -12816,13 +12895,13 @@ type TracesListResultInput struct {
 	// State of the span storage.
 	Storage TraceStorage `json:"storage"`
 
-	// Number of matching spans before offset and limit are applied.
+	// Number of matching spans, ignoring offset and limit.
 	Total uint `json:"total"`
 }
 
 // TracesListResultOutput: TracesListResult is the result of engine::traces::list.
 type TracesListResultOutput struct {
-	// Maximum number of spans that were to be returned.
+	// Maximum number of spans requested.
 	Limit uint `json:"limit"`
 
 	// Number of spans that were skipped.
@@ -12834,7 +12913,7 @@ type TracesListResultOutput struct {
 	// State of the span storage.
 	Storage TraceStorage `json:"storage"`
 
-	// Number of matching spans before offset and limit are applied.
+	// Number of matching spans, ignoring offset and limit.
 	Total uint `json:"total"`
 }
 
@@ -12852,8 +12931,8 @@ type TracesTreeInputOutput struct {
 
 // TracesTreeResultInput: TracesTreeResult is the result of engine::traces::tree.
 type TracesTreeResultInput struct {
-	// Spans whose parent is not stored, each with its child spans. An unknown trace
-	// has none. Nil encodes as [].
+	// Spans whose parent is not stored, each with its child spans. The list is empty
+	// if the trace is unknown. Nil encodes as [].
 	Roots iii.List[TraceNode] `json:"roots"`
 
 	// State of the span storage.
@@ -12862,8 +12941,8 @@ type TracesTreeResultInput struct {
 
 // TracesTreeResultOutput: TracesTreeResult is the result of engine::traces::tree.
 type TracesTreeResultOutput struct {
-	// Spans whose parent is not stored, each with its child spans. An unknown trace
-	// has none. Nil encodes as [].
+	// Spans whose parent is not stored, each with its child spans. The list is empty
+	// if the trace is unknown. Nil encodes as [].
 	Roots iii.List[TraceNode] `json:"roots"`
 
 	// State of the span storage.
@@ -12876,8 +12955,8 @@ type TriggerDetailInput struct {
 	// Config of the trigger. Nil encodes as null.
 	Config json.RawMessage `json:"config"`
 
-	// Detail of the function that the trigger calls. Nil encodes as null and means
-	// that there is no function of that name.
+	// Details of the function that the trigger calls. Nil encodes as null and means
+	// that the function does not exist.
 	Function *FunctionDetail `json:"function"`
 
 	// ID of the function that the trigger calls.
@@ -12889,15 +12968,15 @@ type TriggerDetailInput struct {
 	// Metadata of the trigger. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Detail of the trigger's type. Nil encodes as null and means that there is no
-	// trigger type of that name.
+	// Details of the trigger's type. Nil encodes as null and means that the trigger
+	// type does not exist.
 	Trigger *TriggerTypeDetail `json:"trigger"`
 
 	// Type of the trigger.
 	TriggerTypeField string `json:"trigger_type"`
 
-	// Name of the worker behind the trigger. For a worker without a name, the part of
-	// the function ID before the first "::".
+	// Name of the worker to which the trigger belongs. If the worker has no name, it
+	// is the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -12907,8 +12986,8 @@ type TriggerDetailOutput struct {
 	// Config of the trigger. Nil encodes as null.
 	Config json.RawMessage `json:"config"`
 
-	// Detail of the function that the trigger calls. Nil encodes as null and means
-	// that there is no function of that name.
+	// Details of the function that the trigger calls. Nil encodes as null and means
+	// that the function does not exist.
 	Function *FunctionDetail `json:"function"`
 
 	// ID of the function that the trigger calls.
@@ -12920,15 +12999,15 @@ type TriggerDetailOutput struct {
 	// Metadata of the trigger. Nil is omitted.
 	Metadata json.RawMessage `json:"metadata,omitzero"`
 
-	// Detail of the trigger's type. Nil encodes as null and means that there is no
-	// trigger type of that name.
+	// Details of the trigger's type. Nil encodes as null and means that the trigger
+	// type does not exist.
 	Trigger *TriggerTypeDetail `json:"trigger"`
 
 	// Type of the trigger.
 	TriggerTypeField string `json:"trigger_type"`
 
-	// Name of the worker behind the trigger. For a worker without a name, the part of
-	// the function ID before the first "::".
+	// Name of the worker to which the trigger belongs. If the worker has no name, it
+	// is the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -12942,15 +13021,15 @@ type TriggerFilterInput struct {
 	// Whether to include the engine's own triggers. False is omitted.
 	IncludeInternal *bool `json:"include_internal,omitzero"`
 
-	// Text to find in the trigger, ignoring case. Empty is omitted and matches all
+	// Text to search for in triggers, ignoring case. Empty is omitted and matches all
 	// triggers.
 	Search *string `json:"search,omitzero"`
 
 	// Type of the trigger. Empty is omitted and matches all types.
 	TriggerTypeField *string `json:"trigger_type,omitzero"`
 
-	// Name of the worker behind the trigger. Empty is omitted and matches all
-	// workers.
+	// Name of the worker to which the trigger belongs. Empty is omitted and matches
+	// all workers.
 	Worker *string `json:"worker,omitzero"`
 }
 
@@ -12964,15 +13043,15 @@ type TriggerFilterOutput struct {
 	// Whether to include the engine's own triggers. False is omitted.
 	IncludeInternal *bool `json:"include_internal,omitzero"`
 
-	// Text to find in the trigger, ignoring case. Empty is omitted and matches all
+	// Text to search for in triggers, ignoring case. Empty is omitted and matches all
 	// triggers.
 	Search *string `json:"search,omitzero"`
 
 	// Type of the trigger. Empty is omitted and matches all types.
 	TriggerTypeField *string `json:"trigger_type,omitzero"`
 
-	// Name of the worker behind the trigger. Empty is omitted and matches all
-	// workers.
+	// Name of the worker to which the trigger belongs. Empty is omitted and matches
+	// all workers.
 	Worker *string `json:"worker,omitzero"`
 }
 
@@ -12991,11 +13070,11 @@ type TriggerInfoInputOutput struct {
 }
 
 // TriggerRegistrationResultMessageInput: TriggerRegistrationResultMessage reports
-// the outcome of a trigger registration. A provider sends one for each trigger
-// that it receives. The engine sends one to a worker if its trigger was rejected.
+// the outcome of a trigger registration. A provider sends one for each trigger.
+// The engine sends one to a worker only if it rejects the worker's trigger.
 type TriggerRegistrationResultMessageInput struct {
-	// Error that explains why the trigger was rejected. Nil is omitted and means that
-	// the trigger was accepted.
+	// Reason why the trigger was rejected. Nil is omitted and means that the trigger
+	// was accepted.
 	Error *ErrorBody `json:"error,omitzero"`
 
 	// ID of the function that the trigger calls.
@@ -13012,11 +13091,11 @@ type TriggerRegistrationResultMessageInput struct {
 }
 
 // TriggerRegistrationResultMessageOutput: TriggerRegistrationResultMessage reports
-// the outcome of a trigger registration. A provider sends one for each trigger
-// that it receives. The engine sends one to a worker if its trigger was rejected.
+// the outcome of a trigger registration. A provider sends one for each trigger.
+// The engine sends one to a worker only if it rejects the worker's trigger.
 type TriggerRegistrationResultMessageOutput struct {
-	// Error that explains why the trigger was rejected. Nil is omitted and means that
-	// the trigger was accepted.
+	// Reason why the trigger was rejected. Nil is omitted and means that the trigger
+	// was accepted.
 	Error *ErrorBody `json:"error,omitzero"`
 
 	// ID of the function that the trigger calls.
@@ -13049,8 +13128,8 @@ type TriggerSummary struct {
 	// Type of the trigger.
 	TriggerTypeField string `json:"trigger_type"`
 
-	// Name of the worker behind the trigger. For a worker without a name, the part of
-	// the function ID before the first "::".
+	// Name of the worker to which the trigger belongs. If the worker has no name, it
+	// is the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -13071,8 +13150,8 @@ type TriggerSummaryInput struct {
 	// Type of the trigger.
 	TriggerTypeField string `json:"trigger_type"`
 
-	// Name of the worker behind the trigger. For a worker without a name, the part of
-	// the function ID before the first "::".
+	// Name of the worker to which the trigger belongs. If the worker has no name, it
+	// is the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -13093,8 +13172,8 @@ type TriggerSummaryOutput struct {
 	// Type of the trigger.
 	TriggerTypeField string `json:"trigger_type"`
 
-	// Name of the worker behind the trigger. For a worker without a name, the part of
-	// the function ID before the first "::".
+	// Name of the worker to which the trigger belongs. If the worker has no name, it
+	// is the part of the function ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -13103,7 +13182,7 @@ type TriggerTypeDetail struct {
 	// JSON Schema of a trigger's config. Nil is omitted.
 	ConfigurationSchema json.RawMessage `json:"configuration_schema,omitzero"`
 
-	// Description of what the trigger type is for.
+	// Description of the trigger type's purpose.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -13121,8 +13200,8 @@ type TriggerTypeDetail struct {
 	// JSON Schema of the result that a trigger expects. Nil is omitted.
 	ResponseSchema json.RawMessage `json:"response_schema,omitzero"`
 
-	// Name of the worker that provides the trigger type. For a worker without a name,
-	// the part of the ID before the first "::".
+	// Name of the worker that provides the trigger type. If the worker has no name,
+	// it is the part of the type's ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -13132,7 +13211,7 @@ type TriggerTypeDetailInput struct {
 	// JSON Schema of a trigger's config. Nil is omitted.
 	ConfigurationSchema json.RawMessage `json:"configuration_schema,omitzero"`
 
-	// Description of what the trigger type is for.
+	// Description of the trigger type's purpose.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -13150,8 +13229,8 @@ type TriggerTypeDetailInput struct {
 	// JSON Schema of the result that a trigger expects. Nil is omitted.
 	ResponseSchema json.RawMessage `json:"response_schema,omitzero"`
 
-	// Name of the worker that provides the trigger type. For a worker without a name,
-	// the part of the ID before the first "::".
+	// Name of the worker that provides the trigger type. If the worker has no name,
+	// it is the part of the type's ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -13161,7 +13240,7 @@ type TriggerTypeDetailOutput struct {
 	// JSON Schema of a trigger's config. Nil is omitted.
 	ConfigurationSchema json.RawMessage `json:"configuration_schema,omitzero"`
 
-	// Description of what the trigger type is for.
+	// Description of the trigger type's purpose.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -13179,8 +13258,8 @@ type TriggerTypeDetailOutput struct {
 	// JSON Schema of the result that a trigger expects. Nil is omitted.
 	ResponseSchema json.RawMessage `json:"response_schema,omitzero"`
 
-	// Name of the worker that provides the trigger type. For a worker without a name,
-	// the part of the ID before the first "::".
+	// Name of the worker that provides the trigger type. If the worker has no name,
+	// it is the part of the type's ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -13195,8 +13274,8 @@ type TriggerTypeFilterInput struct {
 	// types.
 	Prefix *string `json:"prefix,omitzero"`
 
-	// Text to find in the ID or the description of a trigger type, ignoring case.
-	// Empty is omitted and matches all trigger types.
+	// Substring of the trigger type's ID or description, ignoring case. Empty is
+	// omitted and matches all trigger types.
 	Search *string `json:"search,omitzero"`
 
 	// Name of the worker that provides the trigger type. Empty is omitted and matches
@@ -13215,8 +13294,8 @@ type TriggerTypeFilterOutput struct {
 	// types.
 	Prefix *string `json:"prefix,omitzero"`
 
-	// Text to find in the ID or the description of a trigger type, ignoring case.
-	// Empty is omitted and matches all trigger types.
+	// Substring of the trigger type's ID or description, ignoring case. Empty is
+	// omitted and matches all trigger types.
 	Search *string `json:"search,omitzero"`
 
 	// Name of the worker that provides the trigger type. Empty is omitted and matches
@@ -13248,7 +13327,7 @@ type TriggerTypeInfoInputOutput struct {
 
 // TriggerTypeSummary describes one trigger type in a list.
 type TriggerTypeSummary struct {
-	// Description of what the trigger type is for.
+	// Description of the trigger type's purpose.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -13257,15 +13336,15 @@ type TriggerTypeSummary struct {
 	// Namespace of the trigger type.
 	Namespace string `json:"namespace"`
 
-	// Name of the worker that provides the trigger type. For a worker without a name,
-	// the part of the ID before the first "::".
+	// Name of the worker that provides the trigger type. If the worker has no name,
+	// it is the part of the type's ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
 // TriggerTypeSummaryInput: TriggerTypeSummary describes one trigger type in a
 // list.
 type TriggerTypeSummaryInput struct {
-	// Description of what the trigger type is for.
+	// Description of the trigger type's purpose.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -13274,15 +13353,15 @@ type TriggerTypeSummaryInput struct {
 	// Namespace of the trigger type.
 	Namespace string `json:"namespace"`
 
-	// Name of the worker that provides the trigger type. For a worker without a name,
-	// the part of the ID before the first "::".
+	// Name of the worker that provides the trigger type. If the worker has no name,
+	// it is the part of the type's ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
 // TriggerTypeSummaryOutput: TriggerTypeSummary describes one trigger type in a
 // list.
 type TriggerTypeSummaryOutput struct {
-	// Description of what the trigger type is for.
+	// Description of the trigger type's purpose.
 	Description string `json:"description"`
 
 	// ID of the trigger type.
@@ -13291,8 +13370,8 @@ type TriggerTypeSummaryOutput struct {
 	// Namespace of the trigger type.
 	Namespace string `json:"namespace"`
 
-	// Name of the worker that provides the trigger type. For a worker without a name,
-	// the part of the ID before the first "::".
+	// Name of the worker that provides the trigger type. If the worker has no name,
+	// it is the part of the type's ID before the first "::".
 	WorkerName string `json:"worker_name"`
 }
 
@@ -13311,23 +13390,23 @@ type TriggerTypesListResultOutput struct {
 }
 
 // TriggersListResultInput: TriggersListResult is the result of
-// engine::registered-triggers::list. It leaves out triggers that wait for a
-// provider of their type.
+// engine::registered-triggers::list. It does not include triggers that are waiting
+// for a provider of their type.
 type TriggersListResultInput struct {
 	// Triggers that match the filter. Nil encodes as [].
 	RegisteredTriggers iii.List[TriggerSummary] `json:"registered_triggers"`
 }
 
 // TriggersListResultOutput: TriggersListResult is the result of
-// engine::registered-triggers::list. It leaves out triggers that wait for a
-// provider of their type.
+// engine::registered-triggers::list. It does not include triggers that are waiting
+// for a provider of their type.
 type TriggersListResultOutput struct {
 	// Triggers that match the filter. Nil encodes as [].
 	RegisteredTriggers iii.List[TriggerSummary] `json:"registered_triggers"`
 }
 
-// UnobserveMessageInput: UnobserveMessage ends an observer of this connection. The
-// engine answers with an ObserverStateChangedMessage, and ignores an unknown ID.
+// UnobserveMessageInput: UnobserveMessage removes an observer of this connection.
+// The engine replies with an ObserverStateChangedMessage, but ignores unknown IDs.
 type UnobserveMessageInput struct {
 	// ID of the observer.
 	ID string `json:"id"`
@@ -13336,9 +13415,8 @@ type UnobserveMessageInput struct {
 	Type UnobserveMessageInputType `json:"type"`
 }
 
-// UnobserveMessageOutput: UnobserveMessage ends an observer of this connection.
-// The engine answers with an ObserverStateChangedMessage, and ignores an unknown
-// ID.
+// UnobserveMessageOutput: UnobserveMessage removes an observer of this connection.
+// The engine replies with an ObserverStateChangedMessage, but ignores unknown IDs.
 type UnobserveMessageOutput struct {
 	// ID of the observer.
 	ID string `json:"id"`
@@ -13348,7 +13426,7 @@ type UnobserveMessageOutput struct {
 }
 
 // UnregisterFunctionMessageInput: UnregisterFunctionMessage removes a function
-// that this connection has registered. The engine sends no answer.
+// that this connection has registered. The engine does not reply.
 type UnregisterFunctionMessageInput struct {
 	// ID under which the function was registered.
 	ID string `json:"id"`
@@ -13358,7 +13436,7 @@ type UnregisterFunctionMessageInput struct {
 }
 
 // UnregisterFunctionMessageOutput: UnregisterFunctionMessage removes a function
-// that this connection has registered. The engine sends no answer.
+// that this connection has registered. The engine does not reply.
 type UnregisterFunctionMessageOutput struct {
 	// ID under which the function was registered.
 	ID string `json:"id"`
@@ -13370,7 +13448,7 @@ type UnregisterFunctionMessageOutput struct {
 // UnregisterTriggerInputInput: UnregisterTriggerInput is the input of
 // engine::unregister_trigger.
 type UnregisterTriggerInputInput struct {
-	// ID of the trigger, whoever owns it.
+	// ID of the trigger. The trigger can belong to any worker.
 	ID string `json:"id"`
 
 	// Type of the trigger. Empty is omitted.
@@ -13380,7 +13458,7 @@ type UnregisterTriggerInputInput struct {
 // UnregisterTriggerInputOutput: UnregisterTriggerInput is the input of
 // engine::unregister_trigger.
 type UnregisterTriggerInputOutput struct {
-	// ID of the trigger, whoever owns it.
+	// ID of the trigger. The trigger can belong to any worker.
 	ID string `json:"id"`
 
 	// Type of the trigger. Empty is omitted.
@@ -13388,8 +13466,8 @@ type UnregisterTriggerInputOutput struct {
 }
 
 // UnregisterTriggerMessageInput: UnregisterTriggerMessage removes a trigger. A
-// worker sends it to the engine, and the engine sends it to the provider. Neither
-// sends an answer.
+// worker sends it to the engine, and the engine sends it to the provider. There is
+// no reply.
 type UnregisterTriggerMessageInput struct {
 	// ID of the trigger.
 	ID string `json:"id"`
@@ -13402,8 +13480,8 @@ type UnregisterTriggerMessageInput struct {
 }
 
 // UnregisterTriggerMessageOutput: UnregisterTriggerMessage removes a trigger. A
-// worker sends it to the engine, and the engine sends it to the provider. Neither
-// sends an answer.
+// worker sends it to the engine, and the engine sends it to the provider. There is
+// no reply.
 type UnregisterTriggerMessageOutput struct {
 	// ID of the trigger.
 	ID string `json:"id"`
@@ -13430,9 +13508,9 @@ type UnregisterTriggerResultOutput struct {
 }
 
 // UpdateAppend appends an element to the array at Path, or text to the string at
-// Path. If there is no value at Path, the operation stores an array of the one
-// element there. If the path has fewer than two keys and the new value is a
-// string, it stores the string itself instead.
+// Path. If there is no value at Path, the operation stores an array that contains
+// the element. If the path has fewer than two keys and the element is a string, it
+// stores the string instead.
 type UpdateAppend struct {
 	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitzero"`
@@ -13447,8 +13525,8 @@ type UpdateAppend struct {
 
 // UpdateAppendInput: UpdateAppend appends an element to the array at Path, or text
 // to the string at Path. If there is no value at Path, the operation stores an
-// array of the one element there. If the path has fewer than two keys and the new
-// value is a string, it stores the string itself instead.
+// array that contains the element. If the path has fewer than two keys and the
+// element is a string, it stores the string instead.
 type UpdateAppendInput struct {
 	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitzero"`
@@ -13463,8 +13541,8 @@ type UpdateAppendInput struct {
 
 // UpdateAppendOutput: UpdateAppend appends an element to the array at Path, or
 // text to the string at Path. If there is no value at Path, the operation stores
-// an array of the one element there. If the path has fewer than two keys and the
-// new value is a string, it stores the string itself instead.
+// an array that contains the element. If the path has fewer than two keys and the
+// element is a string, it stores the string instead.
 type UpdateAppendOutput struct {
 	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitzero"`
@@ -13477,86 +13555,86 @@ type UpdateAppendOutput struct {
 	Value json.RawMessage `json:"value"`
 }
 
-// UpdateDecrement subtracts from the number under one key of the root, or from the
-// root. An absent number counts as 0.
+// UpdateDecrement subtracts from the number at one key of the root, or from the
+// root itself. A missing number counts as 0.
 type UpdateDecrement struct {
 	// Amount to subtract. It may be negative or 0.
 	By int `json:"by"`
 
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "decrement". The encoder sets it.
 	Type UpdateDecrementType `json:"type"`
 }
 
-// UpdateDecrementInput: UpdateDecrement subtracts from the number under one key of
-// the root, or from the root. An absent number counts as 0.
+// UpdateDecrementInput: UpdateDecrement subtracts from the number at one key of
+// the root, or from the root itself. A missing number counts as 0.
 type UpdateDecrementInput struct {
 	// Amount to subtract. It may be negative or 0.
 	By int `json:"by"`
 
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "decrement". The encoder sets it.
 	Type UpdateDecrementInputType `json:"type"`
 }
 
-// UpdateDecrementOutput: UpdateDecrement subtracts from the number under one key
-// of the root, or from the root. An absent number counts as 0.
+// UpdateDecrementOutput: UpdateDecrement subtracts from the number at one key of
+// the root, or from the root itself. A missing number counts as 0.
 type UpdateDecrementOutput struct {
 	// Amount to subtract. It may be negative or 0.
 	By int `json:"by"`
 
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "decrement". The encoder sets it.
 	Type UpdateDecrementOutputType `json:"type"`
 }
 
-// UpdateIncrement adds to the number under one key of the root, or to the root. An
-// absent number counts as 0.
+// UpdateIncrement adds to the number at one key of the root, or to the root
+// itself. A missing number counts as 0.
 type UpdateIncrement struct {
 	// Amount to add. It may be negative or 0.
 	By int `json:"by"`
 
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "increment". The encoder sets it.
 	Type UpdateIncrementType `json:"type"`
 }
 
-// UpdateIncrementInput: UpdateIncrement adds to the number under one key of the
-// root, or to the root. An absent number counts as 0.
+// UpdateIncrementInput: UpdateIncrement adds to the number at one key of the root,
+// or to the root itself. A missing number counts as 0.
 type UpdateIncrementInput struct {
 	// Amount to add. It may be negative or 0.
 	By int `json:"by"`
 
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "increment". The encoder sets it.
 	Type UpdateIncrementInputType `json:"type"`
 }
 
-// UpdateIncrementOutput: UpdateIncrement adds to the number under one key of the
-// root, or to the root. An absent number counts as 0.
+// UpdateIncrementOutput: UpdateIncrement adds to the number at one key of the
+// root, or to the root itself. A missing number counts as 0.
 type UpdateIncrementOutput struct {
 	// Amount to add. It may be negative or 0.
 	By int `json:"by"`
 
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "increment". The encoder sets it.
 	Type UpdateIncrementOutputType `json:"type"`
 }
 
-// UpdateMerge merges an object, one level deep, into the object at Path. A value
-// on the path that is missing or not an object becomes an object.
+// UpdateMerge merges an object into the object at Path, one level deep. If a value
+// on the path is missing or is not an object, it becomes an object.
 type UpdateMerge struct {
 	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitzero"`
@@ -13564,13 +13642,14 @@ type UpdateMerge struct {
 	// Tag of the variant, always "merge". The encoder sets it.
 	Type UpdateMergeType `json:"type"`
 
-	// Object to merge; a member that is null is stored as null. The operation fails
-	// if the value is not an object. Nil encodes as null.
+	// Object to merge. A null member is stored as null. The operation fails if the
+	// value is not an object. Nil encodes as null.
 	Value json.RawMessage `json:"value"`
 }
 
-// UpdateMergeInput: UpdateMerge merges an object, one level deep, into the object
-// at Path. A value on the path that is missing or not an object becomes an object.
+// UpdateMergeInput: UpdateMerge merges an object into the object at Path, one
+// level deep. If a value on the path is missing or is not an object, it becomes an
+// object.
 type UpdateMergeInput struct {
 	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitzero"`
@@ -13578,13 +13657,14 @@ type UpdateMergeInput struct {
 	// Tag of the variant, always "merge". The encoder sets it.
 	Type UpdateMergeInputType `json:"type"`
 
-	// Object to merge; a member that is null is stored as null. The operation fails
-	// if the value is not an object. Nil encodes as null.
+	// Object to merge. A null member is stored as null. The operation fails if the
+	// value is not an object. Nil encodes as null.
 	Value json.RawMessage `json:"value"`
 }
 
-// UpdateMergeOutput: UpdateMerge merges an object, one level deep, into the object
-// at Path. A value on the path that is missing or not an object becomes an object.
+// UpdateMergeOutput: UpdateMerge merges an object into the object at Path, one
+// level deep. If a value on the path is missing or is not an object, it becomes an
+// object.
 type UpdateMergeOutput struct {
 	// Path from the root to the value. Nil is omitted and means the root.
 	Path *MergePath `json:"path,omitzero"`
@@ -13592,19 +13672,19 @@ type UpdateMergeOutput struct {
 	// Tag of the variant, always "merge". The encoder sets it.
 	Type UpdateMergeOutputType `json:"type"`
 
-	// Object to merge; a member that is null is stored as null. The operation fails
-	// if the value is not an object. Nil encodes as null.
+	// Object to merge. A null member is stored as null. The operation fails if the
+	// value is not an object. Nil encodes as null.
 	Value json.RawMessage `json:"value"`
 }
 
-// UpdateOpError explains why one operation was not applied. It does not affect the
-// other operations of the call.
+// UpdateOpError explains why an operation was not applied. The other operations of
+// the call are not affected.
 type UpdateOpError struct {
 	// Stable error code, such as "increment.not_number".
 	Code string `json:"code"`
 
-	// URL of the page that documents the code. Nil is omitted. The engine always sets
-	// it.
+	// URL of the documentation for the error code. Nil is omitted. The engine always
+	// sets it.
 	DocURL *string `json:"doc_url,omitzero"`
 
 	// Human-readable error message.
@@ -13614,14 +13694,14 @@ type UpdateOpError struct {
 	OpIndex uint `json:"op_index"`
 }
 
-// UpdateOpErrorInput: UpdateOpError explains why one operation was not applied. It
-// does not affect the other operations of the call.
+// UpdateOpErrorInput: UpdateOpError explains why an operation was not applied. The
+// other operations of the call are not affected.
 type UpdateOpErrorInput struct {
 	// Stable error code, such as "increment.not_number".
 	Code string `json:"code"`
 
-	// URL of the page that documents the code. Nil is omitted. The engine always sets
-	// it.
+	// URL of the documentation for the error code. Nil is omitted. The engine always
+	// sets it.
 	DocURL *string `json:"doc_url,omitzero"`
 
 	// Human-readable error message.
@@ -13631,14 +13711,14 @@ type UpdateOpErrorInput struct {
 	OpIndex uint `json:"op_index"`
 }
 
-// UpdateOpErrorOutput: UpdateOpError explains why one operation was not applied.
-// It does not affect the other operations of the call.
+// UpdateOpErrorOutput: UpdateOpError explains why an operation was not applied.
+// The other operations of the call are not affected.
 type UpdateOpErrorOutput struct {
 	// Stable error code, such as "increment.not_number".
 	Code string `json:"code"`
 
-	// URL of the page that documents the code. Nil is omitted. The engine always sets
-	// it.
+	// URL of the documentation for the error code. Nil is omitted. The engine always
+	// sets it.
 	DocURL *string `json:"doc_url,omitzero"`
 
 	// Human-readable error message.
@@ -13649,9 +13729,9 @@ type UpdateOpErrorOutput struct {
 }
 
 // UpdateRemove deletes one key of the root, or replaces the root with null. The
-// key need not exist.
+// key does not have to exist.
 type UpdateRemove struct {
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "remove". The encoder sets it.
@@ -13659,9 +13739,9 @@ type UpdateRemove struct {
 }
 
 // UpdateRemoveInput: UpdateRemove deletes one key of the root, or replaces the
-// root with null. The key need not exist.
+// root with null. The key does not have to exist.
 type UpdateRemoveInput struct {
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "remove". The encoder sets it.
@@ -13669,18 +13749,18 @@ type UpdateRemoveInput struct {
 }
 
 // UpdateRemoveOutput: UpdateRemove deletes one key of the root, or replaces the
-// root with null. The key need not exist.
+// root with null. The key does not have to exist.
 type UpdateRemoveOutput struct {
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "remove". The encoder sets it.
 	Type UpdateRemoveOutputType `json:"type"`
 }
 
-// UpdateSet stores a value under one key of the root, or replaces the root.
+// UpdateSet sets the value of one key of the root, or replaces the root.
 type UpdateSet struct {
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "set". The encoder sets it.
@@ -13690,10 +13770,10 @@ type UpdateSet struct {
 	Value json.RawMessage `json:"value,omitzero"`
 }
 
-// UpdateSetInput: UpdateSet stores a value under one key of the root, or replaces
-// the root.
+// UpdateSetInput: UpdateSet sets the value of one key of the root, or replaces the
+// root.
 type UpdateSetInput struct {
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "set". The encoder sets it.
@@ -13703,10 +13783,10 @@ type UpdateSetInput struct {
 	Value json.RawMessage `json:"value,omitzero"`
 }
 
-// UpdateSetOutput: UpdateSet stores a value under one key of the root, or replaces
+// UpdateSetOutput: UpdateSet sets the value of one key of the root, or replaces
 // the root.
 type UpdateSetOutput struct {
-	// Literal key of the root; "" is the root itself.
+	// Literal key of the root, or "" for the root itself.
 	Path string `json:"path"`
 
 	// Tag of the variant, always "set". The encoder sets it.
@@ -13718,50 +13798,50 @@ type UpdateSetOutput struct {
 
 // Worker describes one worker in a WorkerDetail.
 type Worker struct {
-	// Number of the worker's invocations that are in progress.
+	// Number of invocations that are in progress on the worker.
 	ActiveInvocations uint `json:"active_invocations"`
 
 	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint `json:"connected_at_ms"`
 
-	// Description of what the worker is for. Nil encodes as null.
+	// Description of the worker's purpose. Nil encodes as null.
 	Description *string `json:"description"`
 
 	// Number of functions that the worker has registered.
 	FunctionCount uint `json:"function_count"`
 
-	// ID that the engine assigned to the worker's connection. The ID of an in-process
-	// worker is its name.
+	// ID that the engine assigned to the worker's connection. For an in-process
+	// worker, it is the worker's name.
 	ID string `json:"id"`
 
-	// IP address of the worker, without the port. Nil encodes as null; an in-process
-	// worker has no address.
+	// IP address of the worker, without the port. Nil encodes as null, as for an
+	// in-process worker.
 	IPAddress *string `json:"ip_address"`
 
-	// Whether the worker is one of the engine's own.
+	// Whether the worker is one of the engine's own workers.
 	Internal bool `json:"internal"`
 
-	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// Isolation in which the worker runs, or "in-process" for the engine's own
 	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Latest report of the worker about its process. Nil is omitted and means that
-	// the worker reported nothing in the last two minutes.
+	// Latest metrics that the worker has reported about its process. Nil is omitted
+	// and means that the worker has not reported any in the last two minutes.
 	LatestMetrics *WorkerMetricsReport `json:"latest_metrics,omitzero"`
 
-	// Name of the worker. Nil encodes as null and means that the worker has none.
+	// Name of the worker. Nil encodes as null and means that the worker has no name.
 	Name *string `json:"name"`
 
 	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system of the worker, as free text. Nil encodes as null.
+	// Operating system of the worker, in free form. Nil encodes as null.
 	OS *string `json:"os"`
 
 	// Process ID of the worker. Nil is omitted.
 	PID *uint32 `json:"pid,omitzero"`
 
-	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// Language of the worker, such as "go", or "engine" for an in-process worker. Nil
 	// encodes as null.
 	Runtime *string `json:"runtime"`
 
@@ -13772,9 +13852,9 @@ type Worker struct {
 	Version *string `json:"version"`
 }
 
-// WorkerDetailInput: WorkerDetail is the result of engine::workers::info: a worker
-// and everything that it has registered. The fields of the embedded Worker are
-// promoted.
+// WorkerDetailInput: WorkerDetail is the result of engine::workers::info. It
+// describes a worker and everything that it has registered. The fields of the
+// embedded Worker are promoted.
 type WorkerDetailInput struct {
 	// Functions of the worker. Nil encodes as [].
 	Functions iii.List[FunctionSummary] `json:"functions"`
@@ -13785,13 +13865,13 @@ type WorkerDetailInput struct {
 	// Trigger types that the worker provides. Nil encodes as [].
 	TriggerTypes iii.List[TriggerTypeSummary] `json:"trigger_types"`
 
-	// Worker that the detail describes.
+	// Worker that the details belong to.
 	Worker Worker `json:"worker"`
 }
 
-// WorkerDetailOutput: WorkerDetail is the result of engine::workers::info: a
-// worker and everything that it has registered. The fields of the embedded Worker
-// are promoted.
+// WorkerDetailOutput: WorkerDetail is the result of engine::workers::info. It
+// describes a worker and everything that it has registered. The fields of the
+// embedded Worker are promoted.
 type WorkerDetailOutput struct {
 	// Functions of the worker. Nil encodes as [].
 	Functions iii.List[FunctionSummary] `json:"functions"`
@@ -13802,7 +13882,7 @@ type WorkerDetailOutput struct {
 	// Trigger types that the worker provides. Nil encodes as [].
 	TriggerTypes iii.List[TriggerTypeSummary] `json:"trigger_types"`
 
-	// Worker that the detail describes.
+	// Worker that the details belong to.
 	Worker Worker `json:"worker"`
 }
 
@@ -13813,7 +13893,7 @@ type WorkerFilterInput struct {
 	// runtimes.
 	Runtime *string `json:"runtime,omitzero"`
 
-	// Text to find in the worker, ignoring case. Empty is omitted and matches all
+	// Text to search for in workers, ignoring case. Empty is omitted and matches all
 	// workers.
 	Search *string `json:"search,omitzero"`
 
@@ -13829,7 +13909,7 @@ type WorkerFilterOutput struct {
 	// runtimes.
 	Runtime *string `json:"runtime,omitzero"`
 
-	// Text to find in the worker, ignoring case. Empty is omitted and matches all
+	// Text to search for in workers, ignoring case. Empty is omitted and matches all
 	// workers.
 	Search *string `json:"search,omitzero"`
 
@@ -13844,7 +13924,8 @@ type WorkerGaugesOptionsInput struct {
 	// Value of the metric attribute worker.id.
 	WorkerID string `json:"worker_id"`
 
-	// Value of the metric attribute worker.name. Nil is omitted, as is the attribute.
+	// Value of the metric attribute worker.name. Nil is omitted, and the attribute is
+	// then not set.
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
@@ -13854,7 +13935,8 @@ type WorkerGaugesOptionsOutput struct {
 	// Value of the metric attribute worker.id.
 	WorkerID string `json:"worker_id"`
 
-	// Value of the metric attribute worker.name. Nil is omitted, as is the attribute.
+	// Value of the metric attribute worker.name. Nil is omitted, and the attribute is
+	// then not set.
 	WorkerName *string `json:"worker_name,omitzero"`
 }
 
@@ -13863,9 +13945,9 @@ type WorkerInfoInputInput struct {
 	// Name of the worker.
 	Name string `json:"name"`
 
-	// Namespace in which to look for the worker. Empty is omitted; the engine then
-	// looks in namespace "default" and, failing that, in the only namespace that has
-	// the worker.
+	// Namespace of the worker. Empty is omitted. The engine then tries namespace
+	// "default". If the worker is not there, it must exist in exactly one other
+	// namespace.
 	Namespace *string `json:"namespace,omitzero"`
 }
 
@@ -13874,58 +13956,58 @@ type WorkerInfoInputOutput struct {
 	// Name of the worker.
 	Name string `json:"name"`
 
-	// Namespace in which to look for the worker. Empty is omitted; the engine then
-	// looks in namespace "default" and, failing that, in the only namespace that has
-	// the worker.
+	// Namespace of the worker. Empty is omitted. The engine then tries namespace
+	// "default". If the worker is not there, it must exist in exactly one other
+	// namespace.
 	Namespace *string `json:"namespace,omitzero"`
 }
 
 // WorkerInput: Worker describes one worker in a WorkerDetail.
 type WorkerInput struct {
-	// Number of the worker's invocations that are in progress.
+	// Number of invocations that are in progress on the worker.
 	ActiveInvocations uint `json:"active_invocations"`
 
 	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint `json:"connected_at_ms"`
 
-	// Description of what the worker is for. Nil encodes as null.
+	// Description of the worker's purpose. Nil encodes as null.
 	Description *string `json:"description"`
 
 	// Number of functions that the worker has registered.
 	FunctionCount uint `json:"function_count"`
 
-	// ID that the engine assigned to the worker's connection. The ID of an in-process
-	// worker is its name.
+	// ID that the engine assigned to the worker's connection. For an in-process
+	// worker, it is the worker's name.
 	ID string `json:"id"`
 
-	// IP address of the worker, without the port. Nil encodes as null; an in-process
-	// worker has no address.
+	// IP address of the worker, without the port. Nil encodes as null, as for an
+	// in-process worker.
 	IPAddress *string `json:"ip_address"`
 
-	// Whether the worker is one of the engine's own.
+	// Whether the worker is one of the engine's own workers.
 	Internal bool `json:"internal"`
 
-	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// Isolation in which the worker runs, or "in-process" for the engine's own
 	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Latest report of the worker about its process. Nil is omitted and means that
-	// the worker reported nothing in the last two minutes.
+	// Latest metrics that the worker has reported about its process. Nil is omitted
+	// and means that the worker has not reported any in the last two minutes.
 	LatestMetrics *WorkerMetricsReport `json:"latest_metrics,omitzero"`
 
-	// Name of the worker. Nil encodes as null and means that the worker has none.
+	// Name of the worker. Nil encodes as null and means that the worker has no name.
 	Name *string `json:"name"`
 
 	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system of the worker, as free text. Nil encodes as null.
+	// Operating system of the worker, in free form. Nil encodes as null.
 	OS *string `json:"os"`
 
 	// Process ID of the worker. Nil is omitted.
 	PID *uint32 `json:"pid,omitzero"`
 
-	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// Language of the worker, such as "go", or "engine" for an in-process worker. Nil
 	// encodes as null.
 	Runtime *string `json:"runtime"`
 
@@ -13936,8 +14018,9 @@ type WorkerInput struct {
 	Version *string `json:"version"`
 }
 
-// WorkerMetricsInput: WorkerMetrics is one sample of the worker's own process. A
-// sample is not sent to the engine; the four process gauges are.
+// WorkerMetricsInput: WorkerMetrics is one sample of the metrics of the worker's
+// own process. Samples are not sent to the engine. The engine receives only the
+// four process gauges.
 type WorkerMetricsInput struct {
 	// CPU usage in percent, where 100 is one core.
 	CPUPercent float64 `json:"cpu_percent"`
@@ -13960,8 +14043,9 @@ type WorkerMetricsInput struct {
 	UptimeSeconds float64 `json:"uptime_seconds"`
 }
 
-// WorkerMetricsOutput: WorkerMetrics is one sample of the worker's own process. A
-// sample is not sent to the engine; the four process gauges are.
+// WorkerMetricsOutput: WorkerMetrics is one sample of the metrics of the worker's
+// own process. Samples are not sent to the engine. The engine receives only the
+// four process gauges.
 type WorkerMetricsOutput struct {
 	// CPU usage in percent, where 100 is one core.
 	CPUPercent float64 `json:"cpu_percent"`
@@ -13984,9 +14068,10 @@ type WorkerMetricsOutput struct {
 	UptimeSeconds float64 `json:"uptime_seconds"`
 }
 
-// WorkerMetricsReport is the latest report of a worker about its own process. The
-// engine keeps it for two minutes. A value that the worker did not report is nil
-// and is omitted. Values in integer fields are truncated.
+// WorkerMetricsReport contains the metrics that a worker has last reported about
+// its own process. The engine keeps a report for two minutes. Values that the
+// worker did not report are nil and are omitted. Values of integer fields are
+// truncated to integers.
 type WorkerMetricsReport struct {
 	// CPU usage in percent, where 100 is one core. Nil is omitted.
 	CPUPercent *float64 `json:"cpu_percent,omitzero"`
@@ -14012,8 +14097,8 @@ type WorkerMetricsReport struct {
 	// Resident memory of the process, in bytes. Nil is omitted.
 	MemoryRss *uint `json:"memory_rss,omitzero"`
 
-	// Runtime of the worker. The engine always reports "node", whatever the worker's
-	// runtime.
+	// Runtime of the worker. The engine always sets it to "node", whatever the actual
+	// runtime is.
 	Runtime string `json:"runtime"`
 
 	// Time of the report, in milliseconds since the Unix epoch.
@@ -14023,10 +14108,10 @@ type WorkerMetricsReport struct {
 	UptimeSeconds *uint `json:"uptime_seconds,omitzero"`
 }
 
-// WorkerMetricsReportInput: WorkerMetricsReport is the latest report of a worker
-// about its own process. The engine keeps it for two minutes. A value that the
-// worker did not report is nil and is omitted. Values in integer fields are
-// truncated.
+// WorkerMetricsReportInput: WorkerMetricsReport contains the metrics that a worker
+// has last reported about its own process. The engine keeps a report for two
+// minutes. Values that the worker did not report are nil and are omitted. Values
+// of integer fields are truncated to integers.
 type WorkerMetricsReportInput struct {
 	// CPU usage in percent, where 100 is one core. Nil is omitted.
 	CPUPercent *float64 `json:"cpu_percent,omitzero"`
@@ -14052,8 +14137,8 @@ type WorkerMetricsReportInput struct {
 	// Resident memory of the process, in bytes. Nil is omitted.
 	MemoryRss *uint `json:"memory_rss,omitzero"`
 
-	// Runtime of the worker. The engine always reports "node", whatever the worker's
-	// runtime.
+	// Runtime of the worker. The engine always sets it to "node", whatever the actual
+	// runtime is.
 	Runtime string `json:"runtime"`
 
 	// Time of the report, in milliseconds since the Unix epoch.
@@ -14063,10 +14148,10 @@ type WorkerMetricsReportInput struct {
 	UptimeSeconds *uint `json:"uptime_seconds,omitzero"`
 }
 
-// WorkerMetricsReportOutput: WorkerMetricsReport is the latest report of a worker
-// about its own process. The engine keeps it for two minutes. A value that the
-// worker did not report is nil and is omitted. Values in integer fields are
-// truncated.
+// WorkerMetricsReportOutput: WorkerMetricsReport contains the metrics that a
+// worker has last reported about its own process. The engine keeps a report for
+// two minutes. Values that the worker did not report are nil and are omitted.
+// Values of integer fields are truncated to integers.
 type WorkerMetricsReportOutput struct {
 	// CPU usage in percent, where 100 is one core. Nil is omitted.
 	CPUPercent *float64 `json:"cpu_percent,omitzero"`
@@ -14092,8 +14177,8 @@ type WorkerMetricsReportOutput struct {
 	// Resident memory of the process, in bytes. Nil is omitted.
 	MemoryRss *uint `json:"memory_rss,omitzero"`
 
-	// Runtime of the worker. The engine always reports "node", whatever the worker's
-	// runtime.
+	// Runtime of the worker. The engine always sets it to "node", whatever the actual
+	// runtime is.
 	Runtime string `json:"runtime"`
 
 	// Time of the report, in milliseconds since the Unix epoch.
@@ -14105,50 +14190,50 @@ type WorkerMetricsReportOutput struct {
 
 // WorkerOutput: Worker describes one worker in a WorkerDetail.
 type WorkerOutput struct {
-	// Number of the worker's invocations that are in progress.
+	// Number of invocations that are in progress on the worker.
 	ActiveInvocations uint `json:"active_invocations"`
 
 	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint `json:"connected_at_ms"`
 
-	// Description of what the worker is for. Nil encodes as null.
+	// Description of the worker's purpose. Nil encodes as null.
 	Description *string `json:"description"`
 
 	// Number of functions that the worker has registered.
 	FunctionCount uint `json:"function_count"`
 
-	// ID that the engine assigned to the worker's connection. The ID of an in-process
-	// worker is its name.
+	// ID that the engine assigned to the worker's connection. For an in-process
+	// worker, it is the worker's name.
 	ID string `json:"id"`
 
-	// IP address of the worker, without the port. Nil encodes as null; an in-process
-	// worker has no address.
+	// IP address of the worker, without the port. Nil encodes as null, as for an
+	// in-process worker.
 	IPAddress *string `json:"ip_address"`
 
-	// Whether the worker is one of the engine's own.
+	// Whether the worker is one of the engine's own workers.
 	Internal bool `json:"internal"`
 
-	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// Isolation in which the worker runs, or "in-process" for the engine's own
 	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Latest report of the worker about its process. Nil is omitted and means that
-	// the worker reported nothing in the last two minutes.
+	// Latest metrics that the worker has reported about its process. Nil is omitted
+	// and means that the worker has not reported any in the last two minutes.
 	LatestMetrics *WorkerMetricsReport `json:"latest_metrics,omitzero"`
 
-	// Name of the worker. Nil encodes as null and means that the worker has none.
+	// Name of the worker. Nil encodes as null and means that the worker has no name.
 	Name *string `json:"name"`
 
 	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system of the worker, as free text. Nil encodes as null.
+	// Operating system of the worker, in free form. Nil encodes as null.
 	OS *string `json:"os"`
 
 	// Process ID of the worker. Nil is omitted.
 	PID *uint32 `json:"pid,omitzero"`
 
-	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// Language of the worker, such as "go", or "engine" for an in-process worker. Nil
 	// encodes as null.
 	Runtime *string `json:"runtime"`
 
@@ -14161,20 +14246,20 @@ type WorkerOutput struct {
 
 // WorkerRegisterInputInput: WorkerRegisterInput is the input of
 // engine::workers::register, which describes the worker to the engine. A repeated
-// call replaces Runtime, Version and Telemetry even if they are absent; it
-// replaces the other fields only if they are present.
+// call always replaces Runtime, Version and Telemetry. It replaces the other
+// fields only if they are present.
 type WorkerRegisterInputInput struct {
-	// Description of what the worker is for. Empty is omitted.
+	// Description of the worker's purpose. Empty is omitted.
 	Description *string `json:"description,omitzero"`
 
 	// Features of the worker, such as "observe.v2". Empty is omitted and means none.
-	// Engines older than 0.25 ignore it.
+	// Engines older than 0.25 ignore this field.
 	Features []string `json:"features,omitzero"`
 
-	// Kind of isolation in which the worker runs. Empty is omitted.
+	// Isolation in which the worker runs. Empty is omitted.
 	Isolation *string `json:"isolation,omitzero"`
 
-	// Name of the worker. Within a namespace, only one worker at a time can hold a
+	// Name of the worker. Within a namespace, only one worker at a time can have a
 	// name. The engine removes control characters and truncates the name to 280
 	// characters. Empty is omitted and means no name.
 	Name *string `json:"name,omitzero"`
@@ -14183,18 +14268,18 @@ type WorkerRegisterInputInput struct {
 	// engine rejects a blank namespace with INVALID_NAMESPACE.
 	Namespace *string `json:"namespace,omitzero"`
 
-	// Operating system of the worker, as free text. Empty is omitted.
+	// Operating system of the worker, in free form. Empty is omitted.
 	OS *string `json:"os,omitzero"`
 
-	// Process ID of the worker. Nil is omitted; the engine then leaves the worker out
-	// of lists.
+	// Process ID of the worker. Nil is omitted, and the engine then does not list the
+	// worker.
 	PID *uint32 `json:"pid,omitzero"`
 
 	// Language of the worker, "go" in this package. Empty is omitted and means
 	// "unknown".
 	Runtime *string `json:"runtime,omitzero"`
 
-	// Software of the worker. Nil is omitted.
+	// Description of the worker's software. Nil is omitted.
 	Telemetry *WorkerTelemetry `json:"telemetry,omitzero"`
 
 	// Version of the SDK. Empty is omitted.
@@ -14203,20 +14288,20 @@ type WorkerRegisterInputInput struct {
 
 // WorkerRegisterInputOutput: WorkerRegisterInput is the input of
 // engine::workers::register, which describes the worker to the engine. A repeated
-// call replaces Runtime, Version and Telemetry even if they are absent; it
-// replaces the other fields only if they are present.
+// call always replaces Runtime, Version and Telemetry. It replaces the other
+// fields only if they are present.
 type WorkerRegisterInputOutput struct {
-	// Description of what the worker is for. Empty is omitted.
+	// Description of the worker's purpose. Empty is omitted.
 	Description *string `json:"description,omitzero"`
 
 	// Features of the worker, such as "observe.v2". Empty is omitted and means none.
-	// Engines older than 0.25 ignore it.
+	// Engines older than 0.25 ignore this field.
 	Features []string `json:"features,omitzero"`
 
-	// Kind of isolation in which the worker runs. Empty is omitted.
+	// Isolation in which the worker runs. Empty is omitted.
 	Isolation *string `json:"isolation,omitzero"`
 
-	// Name of the worker. Within a namespace, only one worker at a time can hold a
+	// Name of the worker. Within a namespace, only one worker at a time can have a
 	// name. The engine removes control characters and truncates the name to 280
 	// characters. Empty is omitted and means no name.
 	Name *string `json:"name,omitzero"`
@@ -14225,18 +14310,18 @@ type WorkerRegisterInputOutput struct {
 	// engine rejects a blank namespace with INVALID_NAMESPACE.
 	Namespace *string `json:"namespace,omitzero"`
 
-	// Operating system of the worker, as free text. Empty is omitted.
+	// Operating system of the worker, in free form. Empty is omitted.
 	OS *string `json:"os,omitzero"`
 
-	// Process ID of the worker. Nil is omitted; the engine then leaves the worker out
-	// of lists.
+	// Process ID of the worker. Nil is omitted, and the engine then does not list the
+	// worker.
 	PID *uint32 `json:"pid,omitzero"`
 
 	// Language of the worker, "go" in this package. Empty is omitted and means
 	// "unknown".
 	Runtime *string `json:"runtime,omitzero"`
 
-	// Software of the worker. Nil is omitted.
+	// Description of the worker's software. Nil is omitted.
 	Telemetry *WorkerTelemetry `json:"telemetry,omitzero"`
 
 	// Version of the SDK. Empty is omitted.
@@ -14246,16 +14331,16 @@ type WorkerRegisterInputOutput struct {
 // WorkerRegisterResultInput: WorkerRegisterResult is the result of
 // engine::workers::register.
 type WorkerRegisterResultInput struct {
-	// Whether the engine accepted the registration. Always true, because a rejection
-	// is an error.
+	// Whether the engine accepted the registration. It is always true, because a
+	// rejection is an error.
 	Success bool `json:"success"`
 }
 
 // WorkerRegisterResultOutput: WorkerRegisterResult is the result of
 // engine::workers::register.
 type WorkerRegisterResultOutput struct {
-	// Whether the engine accepted the registration. Always true, because a rejection
-	// is an error.
+	// Whether the engine accepted the registration. It is always true, because a
+	// rejection is an error.
 	Success bool `json:"success"`
 }
 
@@ -14264,10 +14349,10 @@ type WorkerRegisterResultOutput struct {
 type WorkerRegisteredMessageInput struct {
 	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
 	// as on engines older than 0.25. Decoding skips elements that are not strings,
-	// and treats any value other than an array as none.
+	// and treats a value that is not an array as none.
 	Features []string `json:"features,omitzero"`
 
-	// Secret, a UUID, with which a later connection can replace this one. Empty is
+	// Secret UUID that allows a later connection to replace this one. Empty is
 	// omitted.
 	ReattachToken *string `json:"reattach_token,omitzero"`
 
@@ -14284,10 +14369,10 @@ type WorkerRegisteredMessageInput struct {
 type WorkerRegisteredMessageOutput struct {
 	// Features of the engine, such as "observe.v2". Empty is omitted and means none,
 	// as on engines older than 0.25. Decoding skips elements that are not strings,
-	// and treats any value other than an array as none.
+	// and treats a value that is not an array as none.
 	Features []string `json:"features,omitzero"`
 
-	// Secret, a UUID, with which a later connection can replace this one. Empty is
+	// Secret UUID that allows a later connection to replace this one. Empty is
 	// omitted.
 	ReattachToken *string `json:"reattach_token,omitzero"`
 
@@ -14301,40 +14386,40 @@ type WorkerRegisteredMessageOutput struct {
 
 // WorkerSummary describes one worker in a list.
 type WorkerSummary struct {
-	// Number of the worker's invocations that are in progress.
+	// Number of invocations that are in progress on the worker.
 	ActiveInvocations uint `json:"active_invocations"`
 
 	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint `json:"connected_at_ms"`
 
-	// Description of what the worker is for. Nil encodes as null.
+	// Description of the worker's purpose. Nil encodes as null.
 	Description *string `json:"description"`
 
 	// Number of functions that the worker has registered.
 	FunctionCount uint `json:"function_count"`
 
-	// ID that the engine assigned to the worker's connection. The ID of an in-process
-	// worker is its name.
+	// ID that the engine assigned to the worker's connection. For an in-process
+	// worker, it is the worker's name.
 	ID string `json:"id"`
 
-	// IP address of the worker, without the port. Nil encodes as null; an in-process
-	// worker has no address.
+	// IP address of the worker, without the port. Nil encodes as null, as for an
+	// in-process worker.
 	IPAddress *string `json:"ip_address"`
 
-	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// Isolation in which the worker runs, or "in-process" for the engine's own
 	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Name of the worker. Nil encodes as null and means that the worker has none.
+	// Name of the worker. Nil encodes as null and means that the worker has no name.
 	Name *string `json:"name"`
 
 	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system of the worker, as free text. Nil encodes as null.
+	// Operating system of the worker, in free form. Nil encodes as null.
 	OS *string `json:"os"`
 
-	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// Language of the worker, such as "go", or "engine" for an in-process worker. Nil
 	// encodes as null.
 	Runtime *string `json:"runtime"`
 
@@ -14347,40 +14432,40 @@ type WorkerSummary struct {
 
 // WorkerSummaryInput: WorkerSummary describes one worker in a list.
 type WorkerSummaryInput struct {
-	// Number of the worker's invocations that are in progress.
+	// Number of invocations that are in progress on the worker.
 	ActiveInvocations uint `json:"active_invocations"`
 
 	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint `json:"connected_at_ms"`
 
-	// Description of what the worker is for. Nil encodes as null.
+	// Description of the worker's purpose. Nil encodes as null.
 	Description *string `json:"description"`
 
 	// Number of functions that the worker has registered.
 	FunctionCount uint `json:"function_count"`
 
-	// ID that the engine assigned to the worker's connection. The ID of an in-process
-	// worker is its name.
+	// ID that the engine assigned to the worker's connection. For an in-process
+	// worker, it is the worker's name.
 	ID string `json:"id"`
 
-	// IP address of the worker, without the port. Nil encodes as null; an in-process
-	// worker has no address.
+	// IP address of the worker, without the port. Nil encodes as null, as for an
+	// in-process worker.
 	IPAddress *string `json:"ip_address"`
 
-	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// Isolation in which the worker runs, or "in-process" for the engine's own
 	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Name of the worker. Nil encodes as null and means that the worker has none.
+	// Name of the worker. Nil encodes as null and means that the worker has no name.
 	Name *string `json:"name"`
 
 	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system of the worker, as free text. Nil encodes as null.
+	// Operating system of the worker, in free form. Nil encodes as null.
 	OS *string `json:"os"`
 
-	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// Language of the worker, such as "go", or "engine" for an in-process worker. Nil
 	// encodes as null.
 	Runtime *string `json:"runtime"`
 
@@ -14393,40 +14478,40 @@ type WorkerSummaryInput struct {
 
 // WorkerSummaryOutput: WorkerSummary describes one worker in a list.
 type WorkerSummaryOutput struct {
-	// Number of the worker's invocations that are in progress.
+	// Number of invocations that are in progress on the worker.
 	ActiveInvocations uint `json:"active_invocations"`
 
 	// Time at which the worker connected, in milliseconds since the Unix epoch.
 	ConnectedAtMs uint `json:"connected_at_ms"`
 
-	// Description of what the worker is for. Nil encodes as null.
+	// Description of the worker's purpose. Nil encodes as null.
 	Description *string `json:"description"`
 
 	// Number of functions that the worker has registered.
 	FunctionCount uint `json:"function_count"`
 
-	// ID that the engine assigned to the worker's connection. The ID of an in-process
-	// worker is its name.
+	// ID that the engine assigned to the worker's connection. For an in-process
+	// worker, it is the worker's name.
 	ID string `json:"id"`
 
-	// IP address of the worker, without the port. Nil encodes as null; an in-process
-	// worker has no address.
+	// IP address of the worker, without the port. Nil encodes as null, as for an
+	// in-process worker.
 	IPAddress *string `json:"ip_address"`
 
-	// Kind of isolation in which the worker runs; "in-process" for the engine's own
+	// Isolation in which the worker runs, or "in-process" for the engine's own
 	// workers. Nil encodes as null.
 	Isolation *string `json:"isolation"`
 
-	// Name of the worker. Nil encodes as null and means that the worker has none.
+	// Name of the worker. Nil encodes as null and means that the worker has no name.
 	Name *string `json:"name"`
 
 	// Namespace of the worker.
 	Namespace string `json:"namespace"`
 
-	// Operating system of the worker, as free text. Nil encodes as null.
+	// Operating system of the worker, in free form. Nil encodes as null.
 	OS *string `json:"os"`
 
-	// Language of the worker, such as "go"; "engine" for an in-process worker. Nil
+	// Language of the worker, such as "go", or "engine" for an in-process worker. Nil
 	// encodes as null.
 	Runtime *string `json:"runtime"`
 
@@ -14437,13 +14522,13 @@ type WorkerSummaryOutput struct {
 	Version *string `json:"version"`
 }
 
-// WorkerTelemetry describes the software of a worker to the engine. Every field is
+// WorkerTelemetry describes the software of a worker to the engine. All fields are
 // optional.
 type WorkerTelemetry struct {
 	// SDK of the worker, such as "iii-go". Empty is omitted.
 	Framework *string `json:"framework,omitzero"`
 
-	// Human language of the process, from its locale. Empty is omitted.
+	// Natural language of the process, taken from its locale. Empty is omitted.
 	Language *string `json:"language,omitzero"`
 
 	// Name of the project. Empty is omitted.
@@ -14451,12 +14536,12 @@ type WorkerTelemetry struct {
 }
 
 // WorkerTelemetryInput: WorkerTelemetry describes the software of a worker to the
-// engine. Every field is optional.
+// engine. All fields are optional.
 type WorkerTelemetryInput struct {
 	// SDK of the worker, such as "iii-go". Empty is omitted.
 	Framework *string `json:"framework,omitzero"`
 
-	// Human language of the process, from its locale. Empty is omitted.
+	// Natural language of the process, taken from its locale. Empty is omitted.
 	Language *string `json:"language,omitzero"`
 
 	// Name of the project. Empty is omitted.
@@ -14464,12 +14549,12 @@ type WorkerTelemetryInput struct {
 }
 
 // WorkerTelemetryOutput: WorkerTelemetry describes the software of a worker to the
-// engine. Every field is optional.
+// engine. All fields are optional.
 type WorkerTelemetryOutput struct {
 	// SDK of the worker, such as "iii-go". Empty is omitted.
 	Framework *string `json:"framework,omitzero"`
 
-	// Human language of the process, from its locale. Empty is omitted.
+	// Natural language of the process, taken from its locale. Empty is omitted.
 	Language *string `json:"language,omitzero"`
 
 	// Name of the project. Empty is omitted.
@@ -14507,8 +14592,8 @@ type WorkersAvailableTriggerInput struct{}
 type WorkersAvailableTriggerOutput struct{}
 
 // WorkersListResultInput: WorkersListResult is the result of
-// engine::workers::list. It leaves out workers that have not reported a process
-// ID.
+// engine::workers::list. It does not include workers that have not reported a
+// process ID.
 type WorkersListResultInput struct {
 	// Workers that match the filter, ordered by name and then by ID. Nil encodes as
 	// [].
@@ -14516,8 +14601,8 @@ type WorkersListResultInput struct {
 }
 
 // WorkersListResultOutput: WorkersListResult is the result of
-// engine::workers::list. It leaves out workers that have not reported a process
-// ID.
+// engine::workers::list. It does not include workers that have not reported a
+// process ID.
 type WorkersListResultOutput struct {
 	// Workers that match the filter, ordered by name and then by ID. Nil encodes as
 	// [].
@@ -14748,17 +14833,18 @@ func (CallerOutput) JSONSchema() json.RawMessage { return schemaOf("response", "
 
 // Capture is an enumeration. Values other than the constants below are preserved.
 //
-// Capture names a part of an observed call that is delivered to an observer.
+// Capture names a part of an observed call that the observer receives.
 type Capture string
 
 const (
 	// CaptureInput2: CaptureInput is the payload of the call.
 	CaptureInput2 Capture = "input"
-	// CaptureOutput2: CaptureOutput is the result of a call that succeeded.
+	// CaptureOutput2: CaptureOutput is the result of a successful call.
 	CaptureOutput2 Capture = "output"
-	// CaptureError is the error of a call that failed.
+	// CaptureError is the error of a failed call.
 	CaptureError Capture = "error"
-	// CaptureCaller is the worker that made the call, and the function that it ran, if any.
+	// CaptureCaller is the worker that made the call and, if the call was made by a handler, its
+	// function.
 	CaptureCaller Capture = "caller"
 	// CaptureMetadata is the metadata of the call.
 	CaptureMetadata Capture = "metadata"
@@ -14767,18 +14853,18 @@ const (
 // CaptureInput is an enumeration. Values other than the constants below are preserved. It is
 // the request of "own::Capture".
 //
-// Capture names a part of an observed call that is delivered to an observer.
+// Capture names a part of an observed call that the observer receives.
 type CaptureInput string
 
 const (
 	// CaptureInputInput: CaptureInput is the payload of the call.
 	CaptureInputInput CaptureInput = "input"
-	// CaptureInputOutput: CaptureOutput is the result of a call that succeeded.
+	// CaptureInputOutput: CaptureOutput is the result of a successful call.
 	CaptureInputOutput CaptureInput = "output"
-	// CaptureInputError: CaptureError is the error of a call that failed.
+	// CaptureInputError: CaptureError is the error of a failed call.
 	CaptureInputError CaptureInput = "error"
-	// CaptureInputCaller: CaptureCaller is the worker that made the call, and the function that
-	// it ran, if any.
+	// CaptureInputCaller: CaptureCaller is the worker that made the call and, if the call was
+	// made by a handler, its function.
 	CaptureInputCaller CaptureInput = "caller"
 	// CaptureInputMetadata: CaptureMetadata is the metadata of the call.
 	CaptureInputMetadata CaptureInput = "metadata"
@@ -14790,18 +14876,18 @@ func (CaptureInput) JSONSchema() json.RawMessage { return schemaOf("request", "o
 // CaptureOutput is an enumeration. Values other than the constants below are preserved. It
 // is the response of "own::Capture".
 //
-// Capture names a part of an observed call that is delivered to an observer.
+// Capture names a part of an observed call that the observer receives.
 type CaptureOutput string
 
 const (
 	// CaptureOutputInput: CaptureInput is the payload of the call.
 	CaptureOutputInput CaptureOutput = "input"
-	// CaptureOutputOutput: CaptureOutput is the result of a call that succeeded.
+	// CaptureOutputOutput: CaptureOutput is the result of a successful call.
 	CaptureOutputOutput CaptureOutput = "output"
-	// CaptureOutputError: CaptureError is the error of a call that failed.
+	// CaptureOutputError: CaptureError is the error of a failed call.
 	CaptureOutputError CaptureOutput = "error"
-	// CaptureOutputCaller: CaptureCaller is the worker that made the call, and the function that
-	// it ran, if any.
+	// CaptureOutputCaller: CaptureCaller is the worker that made the call and, if the call was
+	// made by a handler, its function.
 	CaptureOutputCaller CaptureOutput = "caller"
 	// CaptureOutputMetadata: CaptureMetadata is the metadata of the call.
 	CaptureOutputMetadata CaptureOutput = "metadata"
@@ -15015,14 +15101,12 @@ func (ConfigurationTriggerConfigOutput) JSONSchema() json.RawMessage {
 // ConnectionStateInput is an enumeration. Values other than the constants below are
 // preserved. It is the request of "own::ConnectionState".
 //
-// ConnectionState is the state of a connection to the engine: disconnected, connecting,
-// connected, reconnecting (while attempts fail or after a connection is lost) or failed,
-// which is final.
+// ConnectionState is the state of a connection to the engine.
 type ConnectionStateInput string
 
 const (
 	// ConnectionStateInputDisconnected: ConnectionStateDisconnected means that the connection
-	// has not been started, or has been shut down.
+	// has not been started or has been shut down.
 	ConnectionStateInputDisconnected ConnectionStateInput = "disconnected"
 	// ConnectionStateInputConnecting: ConnectionStateConnecting means that the first attempt is
 	// in progress.
@@ -15031,10 +15115,11 @@ const (
 	// established.
 	ConnectionStateInputConnected ConnectionStateInput = "connected"
 	// ConnectionStateInputReconnecting: ConnectionStateReconnecting means that the connection
-	// was lost or an attempt failed, and that another attempt follows.
+	// was lost or an attempt failed, and that the client will try again.
 	ConnectionStateInputReconnecting ConnectionStateInput = "reconnecting"
-	// ConnectionStateInputFailed: ConnectionStateFailed means that no attempt follows, because
-	// the retries are used up or the engine rejected the connection.
+	// ConnectionStateInputFailed: ConnectionStateFailed means that the client will not try
+	// again, because it has used up its retries or the engine rejected the connection. It is
+	// final.
 	ConnectionStateInputFailed ConnectionStateInput = "failed"
 )
 
@@ -15046,14 +15131,12 @@ func (ConnectionStateInput) JSONSchema() json.RawMessage {
 // ConnectionStateOutput is an enumeration. Values other than the constants below are
 // preserved. It is the response of "own::ConnectionState".
 //
-// ConnectionState is the state of a connection to the engine: disconnected, connecting,
-// connected, reconnecting (while attempts fail or after a connection is lost) or failed,
-// which is final.
+// ConnectionState is the state of a connection to the engine.
 type ConnectionStateOutput string
 
 const (
 	// ConnectionStateOutputDisconnected: ConnectionStateDisconnected means that the connection
-	// has not been started, or has been shut down.
+	// has not been started or has been shut down.
 	ConnectionStateOutputDisconnected ConnectionStateOutput = "disconnected"
 	// ConnectionStateOutputConnecting: ConnectionStateConnecting means that the first attempt is
 	// in progress.
@@ -15062,10 +15145,11 @@ const (
 	// established.
 	ConnectionStateOutputConnected ConnectionStateOutput = "connected"
 	// ConnectionStateOutputReconnecting: ConnectionStateReconnecting means that the connection
-	// was lost or an attempt failed, and that another attempt follows.
+	// was lost or an attempt failed, and that the client will try again.
 	ConnectionStateOutputReconnecting ConnectionStateOutput = "reconnecting"
-	// ConnectionStateOutputFailed: ConnectionStateFailed means that no attempt follows, because
-	// the retries are used up or the engine rejected the connection.
+	// ConnectionStateOutputFailed: ConnectionStateFailed means that the client will not try
+	// again, because it has used up its retries or the engine rejected the connection. It is
+	// final.
 	ConnectionStateOutputFailed ConnectionStateOutput = "failed"
 )
 
@@ -15282,8 +15366,8 @@ func (FunctionInfoBatchOutput) JSONSchema() json.RawMessage {
 
 // FunctionInfoEntry is a union: exactly one of its fields is set.
 //
-// FunctionInfoEntry is one element of a FunctionInfoBatch: either the detail of a function
-// or the reason why there is none. Exactly one of Detail and Error is set.
+// FunctionInfoEntry is one element of a FunctionInfoBatch. It contains either the detail of
+// a function or the reason why it is missing. Exactly one of Detail and Error is set.
 type FunctionInfoEntry struct {
 	FunctionDetail    *FunctionDetail
 	FunctionInfoError *FunctionInfoError
@@ -15308,8 +15392,8 @@ func (v *FunctionInfoEntry) UnmarshalJSON(b []byte) error {
 // FunctionInfoEntryInput is a union: exactly one of its fields is set. It is the request of
 // "own::FunctionInfoEntry".
 //
-// FunctionInfoEntry is one element of a FunctionInfoBatch: either the detail of a function
-// or the reason why there is none. Exactly one of Detail and Error is set.
+// FunctionInfoEntry is one element of a FunctionInfoBatch. It contains either the detail of
+// a function or the reason why it is missing. Exactly one of Detail and Error is set.
 type FunctionInfoEntryInput struct {
 	FunctionDetail    *FunctionDetail
 	FunctionInfoError *FunctionInfoError
@@ -15339,8 +15423,8 @@ func (FunctionInfoEntryInput) JSONSchema() json.RawMessage {
 // FunctionInfoEntryOutput is a union: exactly one of its fields is set. It is the response
 // of "own::FunctionInfoEntry".
 //
-// FunctionInfoEntry is one element of a FunctionInfoBatch: either the detail of a function
-// or the reason why there is none. Exactly one of Detail and Error is set.
+// FunctionInfoEntry is one element of a FunctionInfoBatch. It contains either the detail of
+// a function or the reason why it is missing. Exactly one of Detail and Error is set.
 type FunctionInfoEntryOutput struct {
 	FunctionDetail    *FunctionDetail
 	FunctionInfoError *FunctionInfoError
@@ -15581,7 +15665,8 @@ func (HTTPAuthBearerType) UnmarshalJSON(b []byte) error {
 //
 // HTTPAuthConfig selects how the engine authenticates its requests to an HTTP-invoked
 // function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and HTTPAuthAPIKey.
-// Encoding the zero value, which holds none, is an error, and so is decoding an unknown tag.
+// Encoding the zero value, in which Auth is nil, is an error. Decoding an unknown tag is
+// also an error.
 type HTTPAuthConfig struct {
 	HMAC   *HTTPAuthHMAC
 	Bearer *HTTPAuthBearer
@@ -15610,7 +15695,8 @@ func (v *HTTPAuthConfig) UnmarshalJSON(b []byte) error {
 //
 // HTTPAuthConfig selects how the engine authenticates its requests to an HTTP-invoked
 // function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and HTTPAuthAPIKey.
-// Encoding the zero value, which holds none, is an error, and so is decoding an unknown tag.
+// Encoding the zero value, in which Auth is nil, is an error. Decoding an unknown tag is
+// also an error.
 type HTTPAuthConfigInput struct {
 	HMAC   *HTTPAuthHMAC
 	Bearer *HTTPAuthBearer
@@ -15644,7 +15730,8 @@ func (HTTPAuthConfigInput) JSONSchema() json.RawMessage {
 //
 // HTTPAuthConfig selects how the engine authenticates its requests to an HTTP-invoked
 // function. Auth holds exactly one of HTTPAuthHMAC, HTTPAuthBearer and HTTPAuthAPIKey.
-// Encoding the zero value, which holds none, is an error, and so is decoding an unknown tag.
+// Encoding the zero value, in which Auth is nil, is an error. Decoding an unknown tag is
+// also an error.
 type HTTPAuthConfigOutput struct {
 	HMAC   *HTTPAuthHMAC
 	Bearer *HTTPAuthBearer
@@ -15774,14 +15861,14 @@ func (HTTPInvocationConfigOutput) JSONSchema() json.RawMessage {
 
 // HTTPMethod is an enumeration. Values other than the constants below are preserved.
 //
-// HTTPMethod is the method, in upper case, of a request that the engine makes to an
-// HTTP-invoked function. HEAD and OPTIONS exist only for HTTP triggers. Decoding keeps
-// unknown values; Valid reports whether a value is known.
+// HTTPMethod is the method of a request that the engine sends to an HTTP-invoked function,
+// in upper case. HEAD and OPTIONS are available only for HTTP triggers. Decoding keeps
+// unknown values. Valid reports whether a value is known.
 type HTTPMethod string
 
 const (
-	// HTTPMethodGET reads a resource. The engine sends the payload as the request body
-	// nevertheless.
+	// HTTPMethodGET reads a resource. The engine sends the payload in the request body even with
+	// this method.
 	HTTPMethodGET HTTPMethod = "GET"
 	// HTTPMethodPOST is the default method.
 	HTTPMethodPOST HTTPMethod = "POST"
@@ -15796,14 +15883,14 @@ const (
 // HTTPMethodInput is an enumeration. Values other than the constants below are preserved. It
 // is the request of "own::HTTPMethod".
 //
-// HTTPMethod is the method, in upper case, of a request that the engine makes to an
-// HTTP-invoked function. HEAD and OPTIONS exist only for HTTP triggers. Decoding keeps
-// unknown values; Valid reports whether a value is known.
+// HTTPMethod is the method of a request that the engine sends to an HTTP-invoked function,
+// in upper case. HEAD and OPTIONS are available only for HTTP triggers. Decoding keeps
+// unknown values. Valid reports whether a value is known.
 type HTTPMethodInput string
 
 const (
-	// HTTPMethodInputGET: HTTPMethodGET reads a resource. The engine sends the payload as the
-	// request body nevertheless.
+	// HTTPMethodInputGET: HTTPMethodGET reads a resource. The engine sends the payload in the
+	// request body even with this method.
 	HTTPMethodInputGET HTTPMethodInput = "GET"
 	// HTTPMethodInputPOST: HTTPMethodPOST is the default method.
 	HTTPMethodInputPOST HTTPMethodInput = "POST"
@@ -15821,14 +15908,14 @@ func (HTTPMethodInput) JSONSchema() json.RawMessage { return schemaOf("request",
 // HTTPMethodOutput is an enumeration. Values other than the constants below are preserved.
 // It is the response of "own::HTTPMethod".
 //
-// HTTPMethod is the method, in upper case, of a request that the engine makes to an
-// HTTP-invoked function. HEAD and OPTIONS exist only for HTTP triggers. Decoding keeps
-// unknown values; Valid reports whether a value is known.
+// HTTPMethod is the method of a request that the engine sends to an HTTP-invoked function,
+// in upper case. HEAD and OPTIONS are available only for HTTP triggers. Decoding keeps
+// unknown values. Valid reports whether a value is known.
 type HTTPMethodOutput string
 
 const (
-	// HTTPMethodOutputGET: HTTPMethodGET reads a resource. The engine sends the payload as the
-	// request body nevertheless.
+	// HTTPMethodOutputGET: HTTPMethodGET reads a resource. The engine sends the payload in the
+	// request body even with this method.
 	HTTPMethodOutputGET HTTPMethodOutput = "GET"
 	// HTTPMethodOutputPOST: HTTPMethodPOST is the default method.
 	HTTPMethodOutputPOST HTTPMethodOutput = "POST"
@@ -15846,12 +15933,12 @@ func (HTTPMethodOutput) JSONSchema() json.RawMessage { return schemaOf("response
 // HTTPMiddlewareAction is an enumeration. Values other than the constants below are
 // preserved.
 //
-// HTTPMiddlewareAction is the decision of a middleware function.
+// HTTPMiddlewareAction is the action that a middleware function requests.
 type HTTPMiddlewareAction string
 
 const (
-	// HTTPMiddlewareActionContinue continues with the next middleware function and, after the
-	// last one, with the target.
+	// HTTPMiddlewareActionContinue calls the next middleware function or, after the last one,
+	// the target.
 	HTTPMiddlewareActionContinue HTTPMiddlewareAction = "continue"
 	// HTTPMiddlewareActionRespond sends the response of the middleware function and does not
 	// call the target.
@@ -15861,12 +15948,12 @@ const (
 // HTTPMiddlewareActionInput is an enumeration. Values other than the constants below are
 // preserved. It is the request of "own::HTTPMiddlewareAction".
 //
-// HTTPMiddlewareAction is the decision of a middleware function.
+// HTTPMiddlewareAction is the action that a middleware function requests.
 type HTTPMiddlewareActionInput string
 
 const (
-	// HTTPMiddlewareActionInputContinue: HTTPMiddlewareActionContinue continues with the next
-	// middleware function and, after the last one, with the target.
+	// HTTPMiddlewareActionInputContinue: HTTPMiddlewareActionContinue calls the next middleware
+	// function or, after the last one, the target.
 	HTTPMiddlewareActionInputContinue HTTPMiddlewareActionInput = "continue"
 	// HTTPMiddlewareActionInputRespond: HTTPMiddlewareActionRespond sends the response of the
 	// middleware function and does not call the target.
@@ -15881,12 +15968,12 @@ func (HTTPMiddlewareActionInput) JSONSchema() json.RawMessage {
 // HTTPMiddlewareActionOutput is an enumeration. Values other than the constants below are
 // preserved. It is the response of "own::HTTPMiddlewareAction".
 //
-// HTTPMiddlewareAction is the decision of a middleware function.
+// HTTPMiddlewareAction is the action that a middleware function requests.
 type HTTPMiddlewareActionOutput string
 
 const (
-	// HTTPMiddlewareActionOutputContinue: HTTPMiddlewareActionContinue continues with the next
-	// middleware function and, after the last one, with the target.
+	// HTTPMiddlewareActionOutputContinue: HTTPMiddlewareActionContinue calls the next middleware
+	// function or, after the last one, the target.
 	HTTPMiddlewareActionOutputContinue HTTPMiddlewareActionOutput = "continue"
 	// HTTPMiddlewareActionOutputRespond: HTTPMiddlewareActionRespond sends the response of the
 	// middleware function and does not call the target.
@@ -16326,11 +16413,11 @@ func (LogsListResultOutput) JSONSchema() json.RawMessage {
 
 // MergePath is a union: exactly one of its fields is set.
 //
-// MergePath is the path to the value that a merge or an append changes: one key, or the keys
-// that lead from the root to the value. Every key is literal: a dot has no meaning, and a
-// path cannot enter an array. Segments takes precedence over Single unless it is nil. The
-// zero value is the root, and so is an empty Segments. On the wire, an absent path, null, ""
-// and [] all mean the root.
+// MergePath is the path to the value that a merge or an append changes. It is either one
+// key, or the keys that lead from the root to the value. Keys are literal: a dot has no
+// special meaning, and a path cannot lead into an array. If Segments is not nil, it takes
+// precedence over Single. The zero value and an empty Segments both mean the root. On the
+// wire, an absent path, null, "" and [] all mean the root.
 type MergePath struct {
 	String *string
 	List   *iii.List[string]
@@ -16355,11 +16442,11 @@ func (v *MergePath) UnmarshalJSON(b []byte) error {
 // MergePathInput is a union: exactly one of its fields is set. It is the request of
 // "own::MergePath".
 //
-// MergePath is the path to the value that a merge or an append changes: one key, or the keys
-// that lead from the root to the value. Every key is literal: a dot has no meaning, and a
-// path cannot enter an array. Segments takes precedence over Single unless it is nil. The
-// zero value is the root, and so is an empty Segments. On the wire, an absent path, null, ""
-// and [] all mean the root.
+// MergePath is the path to the value that a merge or an append changes. It is either one
+// key, or the keys that lead from the root to the value. Keys are literal: a dot has no
+// special meaning, and a path cannot lead into an array. If Segments is not nil, it takes
+// precedence over Single. The zero value and an empty Segments both mean the root. On the
+// wire, an absent path, null, "" and [] all mean the root.
 type MergePathInput struct {
 	String *string
 	List   *iii.List[string]
@@ -16387,11 +16474,11 @@ func (MergePathInput) JSONSchema() json.RawMessage { return schemaOf("request", 
 // MergePathOutput is a union: exactly one of its fields is set. It is the response of
 // "own::MergePath".
 //
-// MergePath is the path to the value that a merge or an append changes: one key, or the keys
-// that lead from the root to the value. Every key is literal: a dot has no meaning, and a
-// path cannot enter an array. Segments takes precedence over Single unless it is nil. The
-// zero value is the root, and so is an empty Segments. On the wire, an absent path, null, ""
-// and [] all mean the root.
+// MergePath is the path to the value that a merge or an append changes. It is either one
+// key, or the keys that lead from the root to the value. Keys are literal: a dot has no
+// special meaning, and a path cannot lead into an array. If Segments is not nil, it takes
+// precedence over Single. The zero value and an empty Segments both mean the root. On the
+// wire, an absent path, null, "" and [] all mean the root.
 type MergePathOutput struct {
 	String *string
 	List   *iii.List[string]
@@ -16582,8 +16669,8 @@ func (MessageTypeOutput) JSONSchema() json.RawMessage {
 
 // MetricDataPoint is a union: exactly one of its fields is set.
 //
-// MetricDataPoint is one data point of a StoredMetric: either a number or a histogram.
-// Exactly one of Number and Histogram is set.
+// MetricDataPoint is one data point of a StoredMetric. Exactly one of Number and Histogram
+// is set.
 type MetricDataPoint struct {
 	NumberDataPoint    *NumberDataPoint
 	HistogramDataPoint *HistogramDataPoint
@@ -16608,8 +16695,8 @@ func (v *MetricDataPoint) UnmarshalJSON(b []byte) error {
 // MetricDataPointInput is a union: exactly one of its fields is set. It is the request of
 // "own::MetricDataPoint".
 //
-// MetricDataPoint is one data point of a StoredMetric: either a number or a histogram.
-// Exactly one of Number and Histogram is set.
+// MetricDataPoint is one data point of a StoredMetric. Exactly one of Number and Histogram
+// is set.
 type MetricDataPointInput struct {
 	NumberDataPoint    *NumberDataPoint
 	HistogramDataPoint *HistogramDataPoint
@@ -16639,8 +16726,8 @@ func (MetricDataPointInput) JSONSchema() json.RawMessage {
 // MetricDataPointOutput is a union: exactly one of its fields is set. It is the response of
 // "own::MetricDataPoint".
 //
-// MetricDataPoint is one data point of a StoredMetric: either a number or a histogram.
-// Exactly one of Number and Histogram is set.
+// MetricDataPoint is one data point of a StoredMetric. Exactly one of Number and Histogram
+// is set.
 type MetricDataPointOutput struct {
 	NumberDataPoint    *NumberDataPoint
 	HistogramDataPoint *HistogramDataPoint
@@ -16726,11 +16813,11 @@ const (
 	// ObserveDeliverEnvelope delivers an Observed with the captured parts of the call. It is the
 	// default.
 	ObserveDeliverEnvelope ObserveDeliver = "envelope"
-	// ObserveDeliverInput2: ObserveDeliverInput delivers the payload of the observed call alone,
-	// whether or not it is captured.
+	// ObserveDeliverInput2: ObserveDeliverInput delivers only the payload of the observed call,
+	// even if it is not captured.
 	ObserveDeliverInput2 ObserveDeliver = "input"
-	// ObserveDeliverOutput2: ObserveDeliverOutput delivers the result of the observed call
-	// alone, whether or not it is captured.
+	// ObserveDeliverOutput2: ObserveDeliverOutput delivers only the result of the observed call,
+	// even if it is not captured.
 	ObserveDeliverOutput2 ObserveDeliver = "output"
 )
 
@@ -16744,11 +16831,11 @@ const (
 	// ObserveDeliverInputEnvelope: ObserveDeliverEnvelope delivers an Observed with the captured
 	// parts of the call. It is the default.
 	ObserveDeliverInputEnvelope ObserveDeliverInput = "envelope"
-	// ObserveDeliverInputInput: ObserveDeliverInput delivers the payload of the observed call
-	// alone, whether or not it is captured.
+	// ObserveDeliverInputInput: ObserveDeliverInput delivers only the payload of the observed
+	// call, even if it is not captured.
 	ObserveDeliverInputInput ObserveDeliverInput = "input"
-	// ObserveDeliverInputOutput: ObserveDeliverOutput delivers the result of the observed call
-	// alone, whether or not it is captured.
+	// ObserveDeliverInputOutput: ObserveDeliverOutput delivers only the result of the observed
+	// call, even if it is not captured.
 	ObserveDeliverInputOutput ObserveDeliverInput = "output"
 )
 
@@ -16767,11 +16854,11 @@ const (
 	// ObserveDeliverOutputEnvelope: ObserveDeliverEnvelope delivers an Observed with the
 	// captured parts of the call. It is the default.
 	ObserveDeliverOutputEnvelope ObserveDeliverOutput = "envelope"
-	// ObserveDeliverOutputInput: ObserveDeliverInput delivers the payload of the observed call
-	// alone, whether or not it is captured.
+	// ObserveDeliverOutputInput: ObserveDeliverInput delivers only the payload of the observed
+	// call, even if it is not captured.
 	ObserveDeliverOutputInput ObserveDeliverOutput = "input"
-	// ObserveDeliverOutputOutput: ObserveDeliverOutput delivers the result of the observed call
-	// alone, whether or not it is captured.
+	// ObserveDeliverOutputOutput: ObserveDeliverOutput delivers only the result of the observed
+	// call, even if it is not captured.
 	ObserveDeliverOutputOutput ObserveDeliverOutput = "output"
 )
 
@@ -16782,31 +16869,31 @@ func (ObserveDeliverOutput) JSONSchema() json.RawMessage {
 
 // ObserveDelivery is an enumeration. Values other than the constants below are preserved.
 //
-// ObserveDelivery selects who activates the observers of a function in version 0.25 of the
-// protocol.
+// ObserveDelivery selects, in protocol version 0.25, how the observers of a function are
+// activated.
 type ObserveDelivery string
 
 const (
-	// ObserveDeliveryAuto offers every call to the observers. It is the default.
+	// ObserveDeliveryAuto matches every call against the observers. It is the default.
 	ObserveDeliveryAuto ObserveDelivery = "auto"
-	// ObserveDeliveryOwner activates no observer by calls; the code of the hosting worker passes
-	// events to single observers.
+	// ObserveDeliveryOwner does not activate observers by calls. Instead, code in the hosting
+	// worker passes events to individual observers.
 	ObserveDeliveryOwner ObserveDelivery = "owner"
 )
 
 // ObserveDeliveryInput is an enumeration. Values other than the constants below are
 // preserved. It is the request of "own::ObserveDelivery".
 //
-// ObserveDelivery selects who activates the observers of a function in version 0.25 of the
-// protocol.
+// ObserveDelivery selects, in protocol version 0.25, how the observers of a function are
+// activated.
 type ObserveDeliveryInput string
 
 const (
-	// ObserveDeliveryInputAuto: ObserveDeliveryAuto offers every call to the observers. It is
-	// the default.
+	// ObserveDeliveryInputAuto: ObserveDeliveryAuto matches every call against the observers. It
+	// is the default.
 	ObserveDeliveryInputAuto ObserveDeliveryInput = "auto"
-	// ObserveDeliveryInputOwner: ObserveDeliveryOwner activates no observer by calls; the code
-	// of the hosting worker passes events to single observers.
+	// ObserveDeliveryInputOwner: ObserveDeliveryOwner does not activate observers by calls.
+	// Instead, code in the hosting worker passes events to individual observers.
 	ObserveDeliveryInputOwner ObserveDeliveryInput = "owner"
 )
 
@@ -16818,16 +16905,16 @@ func (ObserveDeliveryInput) JSONSchema() json.RawMessage {
 // ObserveDeliveryOutput is an enumeration. Values other than the constants below are
 // preserved. It is the response of "own::ObserveDelivery".
 //
-// ObserveDelivery selects who activates the observers of a function in version 0.25 of the
-// protocol.
+// ObserveDelivery selects, in protocol version 0.25, how the observers of a function are
+// activated.
 type ObserveDeliveryOutput string
 
 const (
-	// ObserveDeliveryOutputAuto: ObserveDeliveryAuto offers every call to the observers. It is
-	// the default.
+	// ObserveDeliveryOutputAuto: ObserveDeliveryAuto matches every call against the observers.
+	// It is the default.
 	ObserveDeliveryOutputAuto ObserveDeliveryOutput = "auto"
-	// ObserveDeliveryOutputOwner: ObserveDeliveryOwner activates no observer by calls; the code
-	// of the hosting worker passes events to single observers.
+	// ObserveDeliveryOutputOwner: ObserveDeliveryOwner does not activate observers by calls.
+	// Instead, code in the hosting worker passes events to individual observers.
 	ObserveDeliveryOutputOwner ObserveDeliveryOutput = "owner"
 )
 
@@ -16884,32 +16971,30 @@ func (ObserveMessageOutputType) UnmarshalJSON(b []byte) error {
 
 // ObserveOn is an enumeration. Values other than the constants below are preserved.
 //
-// ObserveOn selects the observed calls by their outcome.
+// ObserveOn selects the calls that activate an observer by their outcome.
 type ObserveOn string
 
 const (
-	// ObserveOnSuccess selects calls that return a result. It is the default.
+	// ObserveOnSuccess selects successful calls. It is the default.
 	ObserveOnSuccess ObserveOn = "success"
-	// ObserveOnError selects calls that fail.
+	// ObserveOnError selects failed calls.
 	ObserveOnError ObserveOn = "error"
-	// ObserveOnComplete selects every call that ends, with a result or with an error.
+	// ObserveOnComplete selects both successful and failed calls.
 	ObserveOnComplete ObserveOn = "complete"
 )
 
 // ObserveOnInput is an enumeration. Values other than the constants below are preserved. It
 // is the request of "own::ObserveOn".
 //
-// ObserveOn selects the observed calls by their outcome.
+// ObserveOn selects the calls that activate an observer by their outcome.
 type ObserveOnInput string
 
 const (
-	// ObserveOnInputSuccess: ObserveOnSuccess selects calls that return a result. It is the
-	// default.
+	// ObserveOnInputSuccess: ObserveOnSuccess selects successful calls. It is the default.
 	ObserveOnInputSuccess ObserveOnInput = "success"
-	// ObserveOnInputError: ObserveOnError selects calls that fail.
+	// ObserveOnInputError: ObserveOnError selects failed calls.
 	ObserveOnInputError ObserveOnInput = "error"
-	// ObserveOnInputComplete: ObserveOnComplete selects every call that ends, with a result or
-	// with an error.
+	// ObserveOnInputComplete: ObserveOnComplete selects both successful and failed calls.
 	ObserveOnInputComplete ObserveOnInput = "complete"
 )
 
@@ -16919,17 +17004,15 @@ func (ObserveOnInput) JSONSchema() json.RawMessage { return schemaOf("request", 
 // ObserveOnOutput is an enumeration. Values other than the constants below are preserved. It
 // is the response of "own::ObserveOn".
 //
-// ObserveOn selects the observed calls by their outcome.
+// ObserveOn selects the calls that activate an observer by their outcome.
 type ObserveOnOutput string
 
 const (
-	// ObserveOnOutputSuccess: ObserveOnSuccess selects calls that return a result. It is the
-	// default.
+	// ObserveOnOutputSuccess: ObserveOnSuccess selects successful calls. It is the default.
 	ObserveOnOutputSuccess ObserveOnOutput = "success"
-	// ObserveOnOutputError: ObserveOnError selects calls that fail.
+	// ObserveOnOutputError: ObserveOnError selects failed calls.
 	ObserveOnOutputError ObserveOnOutput = "error"
-	// ObserveOnOutputComplete: ObserveOnComplete selects every call that ends, with a result or
-	// with an error.
+	// ObserveOnOutputComplete: ObserveOnComplete selects both successful and failed calls.
 	ObserveOnOutputComplete ObserveOnOutput = "complete"
 )
 
@@ -17186,8 +17269,8 @@ func (ObserverRemovedMessageOutputType) UnmarshalJSON(b []byte) error {
 type ObserverState string
 
 const (
-	// ObserverStatePending means that the observer waits for its source, for the worker that
-	// hosts the source to accept it, or for its target.
+	// ObserverStatePending means that no worker hosts the source, that the host has not accepted
+	// the observer yet, or that the target does not exist.
 	ObserverStatePending ObserverState = "pending"
 	// ObserverStateActive means that the engine calls the target.
 	ObserverStateActive ObserverState = "active"
@@ -17250,8 +17333,8 @@ func (ObserverStateChangedMessageOutputType) UnmarshalJSON(b []byte) error {
 type ObserverStateInput string
 
 const (
-	// ObserverStateInputPending: ObserverStatePending means that the observer waits for its
-	// source, for the worker that hosts the source to accept it, or for its target.
+	// ObserverStateInputPending: ObserverStatePending means that no worker hosts the source,
+	// that the host has not accepted the observer yet, or that the target does not exist.
 	ObserverStateInputPending ObserverStateInput = "pending"
 	// ObserverStateInputActive: ObserverStateActive means that the engine calls the target.
 	ObserverStateInputActive ObserverStateInput = "active"
@@ -17278,8 +17361,8 @@ func (ObserverStateInput) JSONSchema() json.RawMessage {
 type ObserverStateOutput string
 
 const (
-	// ObserverStateOutputPending: ObserverStatePending means that the observer waits for its
-	// source, for the worker that hosts the source to accept it, or for its target.
+	// ObserverStateOutputPending: ObserverStatePending means that no worker hosts the source,
+	// that the host has not accepted the observer yet, or that the target does not exist.
 	ObserverStateOutputPending ObserverStateOutput = "pending"
 	// ObserverStateOutputActive: ObserverStateActive means that the engine calls the target.
 	ObserverStateOutputActive ObserverStateOutput = "active"
@@ -17947,14 +18030,14 @@ func (StateEventOutput) JSONSchema() json.RawMessage { return schemaOf("response
 type StateEventType string
 
 const (
-	// StateEventTypeStateCreated: StateEventTypeCreated reports that a value was stored where
-	// there was none.
+	// StateEventTypeStateCreated: StateEventTypeCreated reports that a value was stored under a
+	// key that had none.
 	StateEventTypeStateCreated StateEventType = "state:created"
 	// StateEventTypeStateUpdated: StateEventTypeUpdated reports that an existing value was
 	// replaced.
 	StateEventTypeStateUpdated StateEventType = "state:updated"
-	// StateEventTypeStateDeleted: StateEventTypeDeleted reports that a key was deleted, whether
-	// or not it existed.
+	// StateEventTypeStateDeleted: StateEventTypeDeleted reports that a key was deleted, even if
+	// it did not exist.
 	StateEventTypeStateDeleted StateEventType = "state:deleted"
 )
 
@@ -17966,13 +18049,13 @@ type StateEventTypeInput string
 
 const (
 	// StateEventTypeInputStateCreated: StateEventTypeCreated reports that a value was stored
-	// where there was none.
+	// under a key that had none.
 	StateEventTypeInputStateCreated StateEventTypeInput = "state:created"
 	// StateEventTypeInputStateUpdated: StateEventTypeUpdated reports that an existing value was
 	// replaced.
 	StateEventTypeInputStateUpdated StateEventTypeInput = "state:updated"
 	// StateEventTypeInputStateDeleted: StateEventTypeDeleted reports that a key was deleted,
-	// whether or not it existed.
+	// even if it did not exist.
 	StateEventTypeInputStateDeleted StateEventTypeInput = "state:deleted"
 )
 
@@ -17989,13 +18072,13 @@ type StateEventTypeOutput string
 
 const (
 	// StateEventTypeOutputStateCreated: StateEventTypeCreated reports that a value was stored
-	// where there was none.
+	// under a key that had none.
 	StateEventTypeOutputStateCreated StateEventTypeOutput = "state:created"
 	// StateEventTypeOutputStateUpdated: StateEventTypeUpdated reports that an existing value was
 	// replaced.
 	StateEventTypeOutputStateUpdated StateEventTypeOutput = "state:updated"
 	// StateEventTypeOutputStateDeleted: StateEventTypeDeleted reports that a key was deleted,
-	// whether or not it existed.
+	// even if it did not exist.
 	StateEventTypeOutputStateDeleted StateEventTypeOutput = "state:deleted"
 )
 
@@ -18067,7 +18150,7 @@ func (StateUpdateInputOutput) JSONSchema() json.RawMessage {
 // StoredAttributeInput is an array of fixed length. It is the request of
 // "own::StoredAttribute".
 //
-// StoredAttribute is one attribute of a stored span or metric: its name, followed by its
+// StoredAttribute is one attribute of a stored span or metric. It consists of a name and a
 // value, which is always a string.
 type StoredAttributeInput [2]string
 
@@ -18079,7 +18162,7 @@ func (StoredAttributeInput) JSONSchema() json.RawMessage {
 // StoredAttributeOutput is an array of fixed length. It is the response of
 // "own::StoredAttribute".
 //
-// StoredAttribute is one attribute of a stored span or metric: its name, followed by its
+// StoredAttribute is one attribute of a stored span or metric. It consists of a name and a
 // value, which is always a string.
 type StoredAttributeOutput [2]string
 
@@ -18151,12 +18234,12 @@ func (StreamChangeEventDetailInput) JSONSchema() json.RawMessage {
 
 // StreamChangeEventDetailInputType is a union: exactly one of its fields is set.
 //
-// Type of the event: "create", "update" or "delete"; "event" for an event from stream::send;
-// on the stream socket also "sync" and "unauthorized".
+// Type of the event. It is "create", "update" or "delete" for a change, and "event" for an
+// event from stream::send. The stream socket also uses "sync" and "unauthorized".
 type StreamChangeEventDetailInputType struct {
-	// String: StreamEventType is the type of a stream event. "create", "update" and "delete" are
-	// changes of an item; the stream socket and stream::send use further types. Decoding keeps
-	// unknown values.
+	// String: StreamEventType is the type of a stream event. The types "create", "update" and
+	// "delete" report changes to items. The stream socket and stream::send use further types.
+	// Decoding keeps unknown values.
 	String  *StreamChangeEventDetailInputTypeString
 	String2 *string
 	// Raw is the JSON encoding of a value that matches no other field.
@@ -18180,20 +18263,20 @@ func (v *StreamChangeEventDetailInputType) UnmarshalJSON(b []byte) error {
 // StreamChangeEventDetailInputTypeString is an enumeration. Values other than the constants
 // below are preserved.
 //
-// StreamEventType is the type of a stream event. "create", "update" and "delete" are changes
-// of an item; the stream socket and stream::send use further types. Decoding keeps unknown
-// values.
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamChangeEventDetailInputTypeString string
 
 const (
-	// StreamChangeEventDetailInputTypeStringCreate: StreamEventTypeCreate reports a new item;
-	// data is its value.
+	// StreamChangeEventDetailInputTypeStringCreate: StreamEventTypeCreate reports a new item.
+	// The data is its value.
 	StreamChangeEventDetailInputTypeStringCreate StreamChangeEventDetailInputTypeString = "create"
-	// StreamChangeEventDetailInputTypeStringUpdate: StreamEventTypeUpdate reports a change of an
-	// existing item; data is its new value.
+	// StreamChangeEventDetailInputTypeStringUpdate: StreamEventTypeUpdate reports a change to an
+	// existing item. The data is its new value.
 	StreamChangeEventDetailInputTypeStringUpdate StreamChangeEventDetailInputTypeString = "update"
 	// StreamChangeEventDetailInputTypeStringDelete: StreamEventTypeDelete reports that an item
-	// was removed; data is the removed value.
+	// was removed. The data is the removed value.
 	StreamChangeEventDetailInputTypeStringDelete StreamChangeEventDetailInputTypeString = "delete"
 )
 
@@ -18204,12 +18287,12 @@ func (StreamChangeEventDetailOutput) JSONSchema() json.RawMessage {
 
 // StreamChangeEventDetailOutputType is a union: exactly one of its fields is set.
 //
-// Type of the event: "create", "update" or "delete"; "event" for an event from stream::send;
-// on the stream socket also "sync" and "unauthorized".
+// Type of the event. It is "create", "update" or "delete" for a change, and "event" for an
+// event from stream::send. The stream socket also uses "sync" and "unauthorized".
 type StreamChangeEventDetailOutputType struct {
-	// String: StreamEventType is the type of a stream event. "create", "update" and "delete" are
-	// changes of an item; the stream socket and stream::send use further types. Decoding keeps
-	// unknown values.
+	// String: StreamEventType is the type of a stream event. The types "create", "update" and
+	// "delete" report changes to items. The stream socket and stream::send use further types.
+	// Decoding keeps unknown values.
 	String  *StreamChangeEventDetailOutputTypeString
 	String2 *string
 	// Raw is the JSON encoding of a value that matches no other field.
@@ -18233,31 +18316,31 @@ func (v *StreamChangeEventDetailOutputType) UnmarshalJSON(b []byte) error {
 // StreamChangeEventDetailOutputTypeString is an enumeration. Values other than the constants
 // below are preserved.
 //
-// StreamEventType is the type of a stream event. "create", "update" and "delete" are changes
-// of an item; the stream socket and stream::send use further types. Decoding keeps unknown
-// values.
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamChangeEventDetailOutputTypeString string
 
 const (
-	// StreamChangeEventDetailOutputTypeStringCreate: StreamEventTypeCreate reports a new item;
-	// data is its value.
+	// StreamChangeEventDetailOutputTypeStringCreate: StreamEventTypeCreate reports a new item.
+	// The data is its value.
 	StreamChangeEventDetailOutputTypeStringCreate StreamChangeEventDetailOutputTypeString = "create"
-	// StreamChangeEventDetailOutputTypeStringUpdate: StreamEventTypeUpdate reports a change of
-	// an existing item; data is its new value.
+	// StreamChangeEventDetailOutputTypeStringUpdate: StreamEventTypeUpdate reports a change to
+	// an existing item. The data is its new value.
 	StreamChangeEventDetailOutputTypeStringUpdate StreamChangeEventDetailOutputTypeString = "update"
 	// StreamChangeEventDetailOutputTypeStringDelete: StreamEventTypeDelete reports that an item
-	// was removed; data is the removed value.
+	// was removed. The data is the removed value.
 	StreamChangeEventDetailOutputTypeStringDelete StreamChangeEventDetailOutputTypeString = "delete"
 )
 
 // StreamChangeEventDetailType is a union: exactly one of its fields is set.
 //
-// Type of the event: "create", "update" or "delete"; "event" for an event from stream::send;
-// on the stream socket also "sync" and "unauthorized".
+// Type of the event. It is "create", "update" or "delete" for a change, and "event" for an
+// event from stream::send. The stream socket also uses "sync" and "unauthorized".
 type StreamChangeEventDetailType struct {
-	// String: StreamEventType is the type of a stream event. "create", "update" and "delete" are
-	// changes of an item; the stream socket and stream::send use further types. Decoding keeps
-	// unknown values.
+	// String: StreamEventType is the type of a stream event. The types "create", "update" and
+	// "delete" report changes to items. The stream socket and stream::send use further types.
+	// Decoding keeps unknown values.
 	String  *StreamChangeEventDetailTypeString
 	String2 *string
 	// Raw is the JSON encoding of a value that matches no other field.
@@ -18281,20 +18364,20 @@ func (v *StreamChangeEventDetailType) UnmarshalJSON(b []byte) error {
 // StreamChangeEventDetailTypeString is an enumeration. Values other than the constants below
 // are preserved.
 //
-// StreamEventType is the type of a stream event. "create", "update" and "delete" are changes
-// of an item; the stream socket and stream::send use further types. Decoding keeps unknown
-// values.
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamChangeEventDetailTypeString string
 
 const (
-	// StreamChangeEventDetailTypeStringCreate: StreamEventTypeCreate reports a new item; data is
-	// its value.
+	// StreamChangeEventDetailTypeStringCreate: StreamEventTypeCreate reports a new item. The
+	// data is its value.
 	StreamChangeEventDetailTypeStringCreate StreamChangeEventDetailTypeString = "create"
-	// StreamChangeEventDetailTypeStringUpdate: StreamEventTypeUpdate reports a change of an
-	// existing item; data is its new value.
+	// StreamChangeEventDetailTypeStringUpdate: StreamEventTypeUpdate reports a change to an
+	// existing item. The data is its new value.
 	StreamChangeEventDetailTypeStringUpdate StreamChangeEventDetailTypeString = "update"
 	// StreamChangeEventDetailTypeStringDelete: StreamEventTypeDelete reports that an item was
-	// removed; data is the removed value.
+	// removed. The data is the removed value.
 	StreamChangeEventDetailTypeStringDelete StreamChangeEventDetailTypeString = "delete"
 )
 
@@ -18474,19 +18557,20 @@ func (StreamDeleteResultOutput) JSONSchema() json.RawMessage {
 // StreamEventTypeInput is an enumeration. Values other than the constants below are
 // preserved. It is the request of "own::StreamEventType".
 //
-// StreamEventType is the type of a stream event. "create", "update" and "delete" are changes
-// of an item; the stream socket and stream::send use further types. Decoding keeps unknown
-// values.
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamEventTypeInput string
 
 const (
-	// StreamEventTypeInputCreate: StreamEventTypeCreate reports a new item; data is its value.
+	// StreamEventTypeInputCreate: StreamEventTypeCreate reports a new item. The data is its
+	// value.
 	StreamEventTypeInputCreate StreamEventTypeInput = "create"
-	// StreamEventTypeInputUpdate: StreamEventTypeUpdate reports a change of an existing item;
-	// data is its new value.
+	// StreamEventTypeInputUpdate: StreamEventTypeUpdate reports a change to an existing item.
+	// The data is its new value.
 	StreamEventTypeInputUpdate StreamEventTypeInput = "update"
-	// StreamEventTypeInputDelete: StreamEventTypeDelete reports that an item was removed; data
-	// is the removed value.
+	// StreamEventTypeInputDelete: StreamEventTypeDelete reports that an item was removed. The
+	// data is the removed value.
 	StreamEventTypeInputDelete StreamEventTypeInput = "delete"
 )
 
@@ -18498,19 +18582,20 @@ func (StreamEventTypeInput) JSONSchema() json.RawMessage {
 // StreamEventTypeOutput is an enumeration. Values other than the constants below are
 // preserved. It is the response of "own::StreamEventType".
 //
-// StreamEventType is the type of a stream event. "create", "update" and "delete" are changes
-// of an item; the stream socket and stream::send use further types. Decoding keeps unknown
-// values.
+// StreamEventType is the type of a stream event. The types "create", "update" and "delete"
+// report changes to items. The stream socket and stream::send use further types. Decoding
+// keeps unknown values.
 type StreamEventTypeOutput string
 
 const (
-	// StreamEventTypeOutputCreate: StreamEventTypeCreate reports a new item; data is its value.
+	// StreamEventTypeOutputCreate: StreamEventTypeCreate reports a new item. The data is its
+	// value.
 	StreamEventTypeOutputCreate StreamEventTypeOutput = "create"
-	// StreamEventTypeOutputUpdate: StreamEventTypeUpdate reports a change of an existing item;
-	// data is its new value.
+	// StreamEventTypeOutputUpdate: StreamEventTypeUpdate reports a change to an existing item.
+	// The data is its new value.
 	StreamEventTypeOutputUpdate StreamEventTypeOutput = "update"
-	// StreamEventTypeOutputDelete: StreamEventTypeDelete reports that an item was removed; data
-	// is the removed value.
+	// StreamEventTypeOutputDelete: StreamEventTypeDelete reports that an item was removed. The
+	// data is the removed value.
 	StreamEventTypeOutputDelete StreamEventTypeOutput = "delete"
 )
 
@@ -18841,9 +18926,9 @@ func (TracesTreeResultOutput) JSONSchema() json.RawMessage {
 
 // TriggerAction is a union: exactly one of its fields is set.
 //
-// TriggerAction determines how the engine handles a call whose result the caller does not
-// simply wait for. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
-// zero value, which holds none, is an error, and so is decoding an unknown tag.
+// TriggerAction makes the engine run a call without a reply (ActionVoid) or through a queue
+// (ActionEnqueue). Action holds exactly one of these. Encoding the zero value, in which
+// Action is nil, is an error. Decoding an unknown tag is also an error.
 type TriggerAction struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
@@ -18868,9 +18953,9 @@ func (v *TriggerAction) UnmarshalJSON(b []byte) error {
 // TriggerActionInput is a union: exactly one of its fields is set. It is the request of
 // "own::TriggerAction".
 //
-// TriggerAction determines how the engine handles a call whose result the caller does not
-// simply wait for. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
-// zero value, which holds none, is an error, and so is decoding an unknown tag.
+// TriggerAction makes the engine run a call without a reply (ActionVoid) or through a queue
+// (ActionEnqueue). Action holds exactly one of these. Encoding the zero value, in which
+// Action is nil, is an error. Decoding an unknown tag is also an error.
 type TriggerActionInput struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
@@ -18900,9 +18985,9 @@ func (TriggerActionInput) JSONSchema() json.RawMessage {
 // TriggerActionOutput is a union: exactly one of its fields is set. It is the response of
 // "own::TriggerAction".
 //
-// TriggerAction determines how the engine handles a call whose result the caller does not
-// simply wait for. Action holds exactly one of ActionVoid and ActionEnqueue. Encoding the
-// zero value, which holds none, is an error, and so is decoding an unknown tag.
+// TriggerAction makes the engine run a call without a reply (ActionVoid) or through a queue
+// (ActionEnqueue). Action holds exactly one of these. Encoding the zero value, in which
+// Action is nil, is an error. Decoding an unknown tag is also an error.
 type TriggerActionOutput struct {
 	Void    *ActionVoid
 	Enqueue *ActionEnqueue
@@ -19447,10 +19532,10 @@ func (UpdateMergeType) UnmarshalJSON(b []byte) error {
 
 // UpdateOp is a union: exactly one of its fields is set.
 //
-// UpdateOp is one change of a stored value. The operations of one call run in order, and no
-// other write comes between them. Op holds exactly one of UpdateSet, UpdateMerge,
-// UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value,
-// which holds none, is an error, and so is decoding an unknown tag.
+// UpdateOp is one change to a stored value. The operations of one call run in order, without
+// other writes in between. Op holds exactly one of UpdateSet, UpdateMerge, UpdateIncrement,
+// UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value, in which Op is
+// nil, is an error. Decoding an unknown tag is also an error.
 type UpdateOp struct {
 	Set       *UpdateSet
 	Merge     *UpdateMerge
@@ -19493,10 +19578,10 @@ func (UpdateOpErrorOutput) JSONSchema() json.RawMessage {
 // UpdateOpInput is a union: exactly one of its fields is set. It is the request of
 // "own::UpdateOp".
 //
-// UpdateOp is one change of a stored value. The operations of one call run in order, and no
-// other write comes between them. Op holds exactly one of UpdateSet, UpdateMerge,
-// UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value,
-// which holds none, is an error, and so is decoding an unknown tag.
+// UpdateOp is one change to a stored value. The operations of one call run in order, without
+// other writes in between. Op holds exactly one of UpdateSet, UpdateMerge, UpdateIncrement,
+// UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value, in which Op is
+// nil, is an error. Decoding an unknown tag is also an error.
 type UpdateOpInput struct {
 	Set       *UpdateSet
 	Merge     *UpdateMerge
@@ -19532,10 +19617,10 @@ func (UpdateOpInput) JSONSchema() json.RawMessage { return schemaOf("request", "
 // UpdateOpOutput is a union: exactly one of its fields is set. It is the response of
 // "own::UpdateOp".
 //
-// UpdateOp is one change of a stored value. The operations of one call run in order, and no
-// other write comes between them. Op holds exactly one of UpdateSet, UpdateMerge,
-// UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value,
-// which holds none, is an error, and so is decoding an unknown tag.
+// UpdateOp is one change to a stored value. The operations of one call run in order, without
+// other writes in between. Op holds exactly one of UpdateSet, UpdateMerge, UpdateIncrement,
+// UpdateDecrement, UpdateAppend and UpdateRemove. Encoding the zero value, in which Op is
+// nil, is an error. Decoding an unknown tag is also an error.
 type UpdateOpOutput struct {
 	Set       *UpdateSet
 	Merge     *UpdateMerge

@@ -1,5 +1,5 @@
-//! Answers cases of the observers' filter language with the reference implementation: one
-//! JSON object a line in, one a line out, in order.
+//! Runs test cases of observer filters on the reference implementation. It reads one JSON
+//! object per line and writes one result per line, in the same order.
 
 use std::io::{self, BufRead, BufWriter, Write};
 

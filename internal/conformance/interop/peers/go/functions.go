@@ -17,7 +17,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// register registers the functions that every peer has.
+// register registers the functions that every peer provides.
 func (p *peer) register() error {
 	var errs []error
 	handle := func(id string, h iii.HandlerFunc) {
@@ -125,21 +125,20 @@ func (p *peer) httpStream(ctx context.Context, payload json.RawMessage) (any, er
 	return nil, errors.Join(err, w.Close())
 }
 
-// ends is the input of the functions that read or write channels.
+// ends is the input of functions that read or write channels.
 type ends struct {
 	Reader iii.StreamChannelRef `json:"reader,omitzero"`
 	Writer iii.StreamChannelRef `json:"writer,omitzero"`
 	Bytes  int                  `json:"bytes"`
 }
 
-// report describes the data that was read from a channel.
+// report describes the data read from a channel.
 type report struct {
 	Texts  []json.RawMessage `json:"texts"`
 	Bytes  int64             `json:"bytes"`
 	SHA256 string            `json:"sha256"`
 }
 
-// drain reads a channel to its end.
 func drain(ctx context.Context, r *iii.ChannelReader) (report, error) {
 	defer r.Close()
 	var out report

@@ -1,5 +1,6 @@
-// Command peer is the control group. It is the same program as the peers of the other SDKs,
-// written with this package: INTEROP_PEER configures it, and calls of peer::do control it.
+// Command peer is the control group: the same program as the peers of the other SDKs, written
+// with package iii. The environment variable INTEROP_PEER configures it, and calls to peer::do
+// control it.
 package main
 
 import (

@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// observed holds the further members of the step observe.
+// observed holds the members that only the step "observe" uses.
 type observed struct {
 	Target      string             `json:"target"`
 	Args        json.RawMessage    `json:"args"`
@@ -58,7 +58,8 @@ func (p *peer) observe(ctx context.Context, s step) (any, error) {
 	return o.ID(), nil
 }
 
-// observing returns the state of an observer of this worker and, if it has failed, the code.
+// observing returns the state of an observer of this worker and, if the observer failed, the
+// error code.
 func (p *peer) observing(s step) (any, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,8 +72,8 @@ func (p *peer) observing(s step) (any, error) {
 	return state, nil
 }
 
-// host registers a function that returns its payload, with the hooks or the option that the
-// kind of the step selects.
+// host registers a function that returns its payload. The kind of the step selects the
+// function's hooks or option.
 func (p *peer) host(s step) error {
 	var options []iii.FunctionOption
 	switch s.Kind {
@@ -120,8 +121,7 @@ func (p *peer) host(s step) error {
 	return f.Err()
 }
 
-// relay registers a function that reports each call to go::seen, and then calls another
-// function.
+// relay registers a function that reports each call to go::seen, then calls another function.
 func (p *peer) relay(s step) error {
 	f, err := p.client.HandleFunc(s.FunctionID, func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if err := p.tell(ctx, s.FunctionID, payload, nil); err != nil {
@@ -135,9 +135,9 @@ func (p *peer) relay(s step) error {
 	return err
 }
 
-// topic returns the topic in the payload of a call or in the arguments of an observer.
+// topic returns the topic in a call's payload or an observer's arguments.
 func topic(raw json.RawMessage) string {
 	var v struct{ Topic string }
-	_ = json.Unmarshal(raw, &v) // the topic is "" if there is none
+	_ = json.Unmarshal(raw, &v) // the topic remains "" if there is none
 	return v.Topic
 }

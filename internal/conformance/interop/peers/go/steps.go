@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// peer is the worker and everything that it has registered at the request of the harness.
+// peer is the worker and everything that it has registered for the harness.
 type peer struct {
 	client    *iii.Client
 	telemetry *iii.Telemetry
@@ -59,7 +59,7 @@ type step struct {
 	Schema json.RawMessage `json:"schema"`
 }
 
-// do takes a step and returns the outcome: a value, or the error that this worker received.
+// do performs a step and returns its outcome: a value, or the error that this worker received.
 func (p *peer) do(ctx context.Context, payload json.RawMessage) (any, error) {
 	var s step
 	if err := json.Unmarshal(payload, &s); err != nil {
@@ -238,12 +238,12 @@ func (p *peer) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	return p.tell(ctx, "bound", map[string]any{"id": b.ID, "function_id": b.FunctionID, "config": b.Config, "metadata": b.Metadata}, nil)
 }
 
-// Unbind is called when a trigger of that type is removed.
+// Unbind is called when a trigger of the type that this worker provides is removed.
 func (p *peer) Unbind(ctx context.Context, id string) error {
 	return p.tell(ctx, "unbound", map[string]any{"id": id}, nil)
 }
 
-// channelIn creates a channel, calls a function that writes to it, and reads the channel.
+// channelIn creates a channel, calls a function that writes to it, and reads it.
 func (p *peer) channelIn(ctx context.Context, s step) (any, error) {
 	w, r, err := p.client.CreateChannel(ctx)
 	if err != nil {
@@ -257,7 +257,7 @@ func (p *peer) channelIn(ctx context.Context, s step) (any, error) {
 	return out, errors.Join(err, <-called)
 }
 
-// channelOut creates a channel, writes to it, and returns the report of a function that read
+// channelOut creates a channel, writes to it, and returns the report of a function that reads
 // it.
 func (p *peer) channelOut(ctx context.Context, s step) (any, error) {
 	w, r, err := p.client.CreateChannel(ctx)
@@ -287,7 +287,7 @@ func (p *peer) guard(s step) error {
 	return err
 }
 
-// shelf is a stream whose items this worker stores itself.
+// shelf is a stream stored by this worker.
 type shelf struct {
 	mu    sync.Mutex
 	items map[[2]string]json.RawMessage // by group and item

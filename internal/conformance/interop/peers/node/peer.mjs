@@ -1,5 +1,5 @@
-// The peer on the official SDK for Node: configured by INTEROP_PEER, steered by
-// peer::do. See the peer for Go, which is the reference.
+// The peer on the official SDK for Node. INTEROP_PEER configures it, and calls to peer::do
+// control it. The peer for Go is the reference.
 import { createHash } from 'node:crypto'
 import { InvocationError, registerWorker, TriggerAction } from 'iii-sdk'
 import { createChannel, createStream } from 'iii-sdk/helpers'
@@ -24,7 +24,7 @@ const tell = (function_id, payload, metadata) => call('go::seen', { function_id,
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 const plain = ({ _caller_worker_id, ...rest }) => rest
 
-// drain reads a channel to its end: a text message, then bytes.
+// drain reads a channel to its end: text messages, then bytes.
 async function drain(reader) {
   const texts = []
   reader.onMessage((m) => texts.push(JSON.parse(m)))
@@ -32,7 +32,7 @@ async function drain(reader) {
   return { texts, bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') }
 }
 
-// fill writes a text message and n bytes into a channel.
+// fill writes a text message and n bytes to a channel.
 async function fill(writer, n) {
   const bytes = Buffer.alloc(n)
   for (let i = 0; i < n; i++) bytes[i] = (i * 31 + (i >> 8) * 7) & 0xff

@@ -1,5 +1,5 @@
-"""The peer on the official SDK for Python: configured by INTEROP_PEER, steered by
-peer::do. See the peer for Go, which is the reference."""
+"""The peer on the official SDK for Python. INTEROP_PEER configures it, and calls to peer::do
+control it. The peer for Go is the reference."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ from iii_helpers.http import HttpInvocationConfig, http
 from iii_helpers.observability import Logger, OtelConfig, with_span
 from opentelemetry import metrics
 
-warnings.simplefilter("ignore")  # the SDK deprecates triggers, which are tried here
+warnings.simplefilter("ignore")  # the SDK deprecates triggers, which the scenarios use
 
 config = json.loads(os.environ["INTEROP_PEER"])
 iii = register_worker(
@@ -47,7 +47,7 @@ async def tell(function_id, payload, metadata=None):
 
 
 async def drain(reader):
-    """Read a channel to its end: a text message, then bytes."""
+    """Read a channel to its end: text messages, then bytes."""
     texts = []
     reader.on_message(lambda m: texts.append(json.loads(m)))
     data = await reader.read_all()
@@ -55,7 +55,7 @@ async def drain(reader):
 
 
 async def fill(writer, n):
-    """Write a text message and n bytes into a channel."""
+    """Write a text message and n bytes to a channel."""
     await writer.send_message_async(json.dumps({"hello": "channel"}))
     await writer.write(bytes((i * 31 + (i >> 8) * 7) & 0xFF for i in range(n)))
     await writer.close_async()
@@ -210,7 +210,7 @@ class Hooks(ObserveHooks):
 
 
 def of_topic(s, data):
-    """The observers that a host of this version chooses itself."""
+    """Return the observers of a topic, which the host selects itself in this version."""
     return [obs for obs in functions[s["function_id"]].observers() if obs.args["topic"] == data["topic"]]
 
 

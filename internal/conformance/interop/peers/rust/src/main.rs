@@ -1,6 +1,6 @@
-//! The peer on the official SDK for Rust: configured by INTEROP_PEER, steered by
-//! peer::do. See the peer for Go, which is the reference.
-#![allow(deprecated)] // streams, which are tried here
+//! The peer on the official SDK for Rust. INTEROP_PEER configures it, and calls to peer::do
+//! control it. The peer for Go is the reference.
+#![allow(deprecated)] // streams, which the scenarios use
 
 mod observers;
 mod steps;
@@ -55,12 +55,12 @@ async fn main() {
     std::process::exit(0);
 }
 
-/// gauges reports on the process, under the id that the engine gave the worker.
+/// gauges reports metrics of the process under the worker id that the engine assigned.
 async fn gauges(iii: &IIIClient, name: String) -> Result<WorkerGaugesHandle, Error> {
     let found = loop {
         let worker = CallRequest::new("engine::workers::info", json!({ "name": name })).namespace("default");
         match iii.call(worker).await {
-            // The registration, which gives the worker its name, may be under way.
+            // The worker has no name until it is registered.
             Err(Error::Remote { code, .. }) if code == "NOT_FOUND" => tokio::time::sleep(Duration::from_millis(50)).await,
             found => break found?,
         }
@@ -71,7 +71,7 @@ async fn gauges(iii: &IIIClient, name: String) -> Result<WorkerGaugesHandle, Err
     Ok(register_worker_gauges(&global::meter("interop"), collector, options))
 }
 
-/// register gives the worker the functions that every peer has.
+/// register registers the functions that every peer provides.
 fn register(iii: &IIIClient) {
     let add = |id: &str, f: RegisterFunction| {
         iii.register_function(id, f);
@@ -154,7 +154,7 @@ fn register(iii: &IIIClient) {
     }));
 }
 
-/// reader opens the end of a channel that came under a name.
+/// reader opens the channel reader under the given name in a payload.
 fn reader(url: &str, payload: &Value, name: &str) -> Result<ChannelReader, Error> {
     for (path, end) in extract_channel_refs(payload) {
         if path == name {
@@ -164,7 +164,7 @@ fn reader(url: &str, payload: &Value, name: &str) -> Result<ChannelReader, Error
     Err(Error::Handler(format!("no channel {name}")))
 }
 
-/// writer does the same for the other end.
+/// writer opens the channel writer under the given name in a payload.
 fn writer(url: &str, payload: &Value, name: &str) -> Result<ChannelWriter, Error> {
     for (path, end) in extract_channel_refs(payload) {
         if path == name {
@@ -174,7 +174,7 @@ fn writer(url: &str, payload: &Value, name: &str) -> Result<ChannelWriter, Error
     Err(Error::Handler(format!("no channel {name}")))
 }
 
-/// drain reads a channel to its end: a text message, then bytes.
+/// drain reads a channel to its end: text messages, then bytes.
 async fn drain(reader: &ChannelReader) -> Result<Value, Error> {
     let texts = Arc::new(Mutex::new(Vec::<Value>::new()));
     let kept = texts.clone();
@@ -187,7 +187,7 @@ async fn drain(reader: &ChannelReader) -> Result<Value, Error> {
     Ok(json!({ "texts": texts, "bytes": bytes.len(), "sha256": sum }))
 }
 
-/// fill writes a text message and n bytes into a channel.
+/// fill writes a text message and n bytes to a channel.
 async fn fill(writer: &ChannelWriter, n: u64) -> Result<(), Error> {
     writer.send_message(&json!({ "hello": "channel" }).to_string()).await?;
     let bytes: Vec<u8> = (0..n).map(|i| (i * 31 + (i >> 8) * 7) as u8).collect();

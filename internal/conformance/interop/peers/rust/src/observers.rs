@@ -1,4 +1,4 @@
-//! Observers of this worker, and functions that it hosts for observers.
+//! Observers registered by this worker, and functions with hooks for observers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,12 +12,12 @@ use iii_sdk::{
 };
 use serde_json::{Value, json};
 
-/// Observers are those of this worker, by id.
+/// Observers holds the observers of this worker by id.
 #[derive(Clone, Default)]
 pub struct Observers(Arc<Mutex<HashMap<String, ObserverHandle>>>);
 
 impl Observers {
-    /// observe makes an observer and waits until it is active.
+    /// observe registers an observer and waits until it is active.
     pub async fn observe(&self, iii: &IIIClient, s: &Value) -> Result<Value, Error> {
         let text = |key: &str| s[key].as_str().unwrap_or_default().to_string();
         let mut source = Source::function(text("function_id"));
@@ -60,7 +60,7 @@ impl Observers {
         Ok(json!(id))
     }
 
-    /// observing is the state of an observer, and the reason.
+    /// observing returns the state of an observer and, if it has ended, the error code.
     pub fn observing(&self, id: &str) -> Value {
         let observers = self.0.lock().unwrap();
         let Some(o) = observers.get(id) else { return Value::Null };
@@ -70,7 +70,7 @@ impl Observers {
         }
     }
 
-    /// dispose takes an observer back.
+    /// dispose removes an observer.
     pub async fn dispose(&self, id: &str) -> Result<(), Error> {
         let observer = self.0.lock().unwrap().remove(id);
         match observer {
@@ -80,7 +80,7 @@ impl Observers {
     }
 }
 
-/// host registers a function with hooks of a kind, which returns what it is called with.
+/// host registers a function that returns its payload, with hooks of the requested kind.
 pub fn host(iii: &IIIClient, s: &Value) -> FunctionRef {
     let id = s["function_id"].as_str().unwrap_or_default();
     let mut f = RegisterFunction::new_async(|v: Value| async move { Ok::<_, Error>(v) });
@@ -101,7 +101,7 @@ pub fn host(iii: &IIIClient, s: &Value) -> FunctionRef {
             iii.on_observer_removed_for(id, move |o: Observer| {
                 let iii = client.clone();
                 async move {
-                    let _ = tell(&iii, "removed", json!({ "id": o.id() })).await; // who misses it says so
+                    let _ = tell(&iii, "removed", json!({ "id": o.id() })).await; // if the report is lost, the scenario fails
                 }
             });
         }
@@ -128,7 +128,7 @@ pub fn host(iii: &IIIClient, s: &Value) -> FunctionRef {
     iii.register_function(id, f)
 }
 
-/// relay registers a function that tells go::seen of each call, and calls another one.
+/// relay registers a function that reports each call to go::seen, then calls another function.
 pub fn relay(iii: &IIIClient, s: &Value) -> FunctionRef {
     let text = |key: &str| s[key].as_str().unwrap_or_default().to_string();
     let (client, id, target) = (iii.clone(), text("function_id"), text("target"));

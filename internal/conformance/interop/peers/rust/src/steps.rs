@@ -1,4 +1,4 @@
-//! What peer::do is asked for.
+//! The steps of peer::do.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,7 +16,7 @@ use crate::observers::{self, Observers};
 use crate::stream::Shelf;
 use crate::{count, drain, fill};
 
-/// Peer is the worker and what it was told to do.
+/// Peer is the worker and everything that it has registered for the harness.
 #[derive(Clone)]
 pub struct Peer {
     iii: IIIClient,
@@ -29,7 +29,7 @@ impl Peer {
         Self { iii, functions: Default::default(), observers: Default::default() }
     }
 
-    /// take takes a step and tells what it came to.
+    /// take takes a step and returns its outcome: a value, or the error that this worker received.
     pub async fn take(&self, s: Value) -> Value {
         match self.step(s).await {
             Ok(value) => json!({ "value": value }),
@@ -147,7 +147,7 @@ impl Peer {
         }
     }
 
-    /// listen registers a function that tells go::seen what it is called with.
+    /// listen registers a function that reports its calls to go::seen.
     fn listen(&self, s: &Value) {
         let id = s["function_id"].as_str().unwrap_or_default().to_string();
         let reply = s["reply"].clone();
@@ -168,7 +168,7 @@ impl Peer {
         self.functions.lock().unwrap().insert(id, f);
     }
 
-    /// guard registers an auth function that asks for a token.
+    /// guard registers an auth function that requires a token.
     fn guard(&self, s: &Value) {
         let id = s["function_id"].as_str().unwrap_or_default().to_string();
         let s = s.clone();

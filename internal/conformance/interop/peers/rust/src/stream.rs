@@ -1,4 +1,4 @@
-//! A stream that this worker stores itself.
+//! A stream stored by this worker.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
