@@ -439,7 +439,7 @@ func largeMessage(typ string, length int) *object {
 	return o.str("type", typ)
 }
 
-// key adds a key, which is one of the protocol's own and therefore plain ASCII.
+// key adds a key that needs no escapes: one of the protocol's own, or the name of a header.
 func (o *object) key(k string) {
 	switch {
 	case o.b == nil:

@@ -5,9 +5,9 @@
 //	go run ./bench/devengine -iiidev bin/iiidev -worker .cache/loadworker
 //
 // In the row route, a worker calls a function of another worker. In the row http, clients with
-// keep-alive connections post a JSON body to an HTTP trigger, whose function echoes it. The CPU
-// time of the clients does not count. Arguments after the flags are passed to iiidev. The
-// program runs only on Linux, because it reads /proc.
+// keep-alive connections post a JSON body to an HTTP trigger, whose function returns it. The CPU
+// time of the clients does not count. Arguments after the flags are passed to iiidev. The program
+// runs only on Linux, because it reads /proc.
 package main
 
 import (
@@ -70,7 +70,7 @@ func (b *bench) run(ctx context.Context, rows, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, engine.stop()) }()
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "row\tbytes\tunder way\tiiidev µs\tworkers µs\tsum\tiiidev/workers\t")
+	fmt.Fprintln(w, "row\tbytes\tin flight\tiiidev µs\tworkers µs\tsum\tiiidev/workers\t")
 	for _, row := range rows {
 		costs, err := b.measure(ctx, row, engine, addresses)
 		if err != nil {
