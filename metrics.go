@@ -302,7 +302,8 @@ type handlerMetrics struct {
 	duration, queueWait metric.Float64Histogram
 }
 
-// handlerSeconds are the bucket boundaries of the histograms, in seconds.
+// handlerSeconds are the bucket boundaries of the duration and queue wait histograms, in
+// seconds.
 var handlerSeconds = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
 
 func newHandlerMetrics(m metric.Meter) (*handlerMetrics, error) {
@@ -322,8 +323,8 @@ func newHandlerMetrics(m metric.Meter) (*handlerMetrics, error) {
 	return h, errors.Join(errs...)
 }
 
-// functionMetrics measures the handlers of a function. A nil *functionMetrics measures
-// nothing. It stores the measurement options, so that measurements do not allocate.
+// functionMetrics records the metrics of one function's handler. It keeps the measurement
+// options, so that recording does not allocate. A nil *functionMetrics records nothing.
 type functionMetrics struct {
 	*handlerMetrics
 	add    []metric.AddOption
@@ -352,8 +353,8 @@ func (f *functionMetrics) begin(in *incoming) {
 	f.queueWait.Record(in.origin.context(), wait.Seconds(), f.record...)
 }
 
-// done records the result of an invocation. ctx contains the span, which the SDK may record as
-// an exemplar.
+// done records the result of an invocation. ctx carries the invocation's span, so that the SDK
+// can attach the span to the measurement as an exemplar.
 func (f *functionMetrics) done(ctx context.Context, in *incoming, failed bool) {
 	if f == nil {
 		return

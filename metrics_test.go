@@ -22,7 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// fakeProcess is a process with metrics set by the test.
+// fakeProcess is a process whose metrics are set by the test.
 type fakeProcess struct {
 	mu      sync.Mutex
 	figures processFigures
@@ -123,8 +123,7 @@ func TestCollectorShortInterval(t *testing.T) {
 	})
 }
 
-// Where process metrics are not supported, the collector still reports those of the Go
-// runtime.
+// On systems without process metrics, the collector still reports Go runtime metrics.
 func TestCollectorOfUnsupportedSystem(t *testing.T) {
 	c, err := newCollector(processReader("plan9"))
 	if err != nil {
@@ -162,7 +161,7 @@ func TestCollectorReportsFailures(t *testing.T) {
 	}
 }
 
-// If one caller's context is canceled during a reading, other callers are not affected.
+// Canceling one caller's context during a reading does not affect other callers.
 func TestCollectorContextEndsWhileReading(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -215,7 +214,7 @@ func TestCollectorOfThisProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Use enough CPU time to be measured even on a busy machine.
+	// Burn enough CPU time to be measurable even on a busy machine.
 	for begin, worked := time.Now(), c.cpuTime; time.Since(begin) < cpuInterval || worked < c.cpuTime+50*time.Millisecond; {
 		for range 100_000 {
 			_ = math.Sqrt(float64(os.Getpid()))

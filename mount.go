@@ -29,10 +29,10 @@ import (
 // follows the rules of [HandleHTTP]. A GET route also serves HEAD, unless a HEAD route is
 // mounted separately.
 //
-// The handler runs as it would in a net/http server, with the following limits. r.URL is
+// The handler runs as it would in a net/http server, with the following differences. r.URL is
 // reconstructed from the path and the query parameters. If a query key or a header is
 // repeated, the engine delivers only its last value. r.RemoteAddr is empty. r.Context is
-// canceled when the invocation ends, and when the client of a streamed response disconnects,
+// canceled when the invocation ends or when the client of a streamed response disconnects,
 // even if the handler is idle (see [WithStreamHeartbeat]). [http.ResponseController] supports
 // deadlines; [WithHTTPWriteTimeout] sets the default write deadline.
 //
@@ -42,10 +42,10 @@ import (
 // line. If a response is shorter than its Content-Length, the connection is cut off, so that
 // the client detects the truncation.
 //
-// A panic becomes a 500. If the response is already being streamed, the stream ends instead,
-// and the client can only detect the truncation if there is a Content-Length. Trailers and
-// informational responses are not sent, and connections cannot be hijacked. The HTTP guide
-// lists all differences from net/http.
+// A panic results in a 500 response. If the response is already being streamed, the stream
+// ends instead, and the client can detect the truncation only if there is a Content-Length.
+// Trailers and informational responses are not sent, and connections cannot be hijacked. The
+// HTTP guide lists all differences from net/http.
 func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -65,8 +65,8 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 	return f, nil
 }
 
-// serveHead also binds HEAD to the function of a GET route, because the engine does not do so
-// by default. If another function serves HEAD, serveHead does nothing.
+// serveHead binds HEAD to the function of a GET route as well, because the engine does not do
+// so by default. If another function already serves HEAD, serveHead does nothing.
 func (c *Client) serveHead(f *Function, method string) error {
 	path := strings.TrimPrefix(f.id, "http::"+method)
 	if c.registry.function([]byte("http::HEAD"+path)) != nil {
@@ -83,7 +83,7 @@ func (c *Client) serveHead(f *Function, method string) error {
 	return nil
 }
 
-// headID makes the id of the HEAD trigger different from that of the GET trigger.
+// headID gives the HEAD trigger an id that differs from that of the GET trigger.
 func headID(o *triggerOptions) error {
 	if o.id != "" {
 		o.id += ":head"
@@ -125,8 +125,8 @@ type mount struct {
 	server  *http.Server // for handlers that look up the server in the context; it is not running
 }
 
-// engineAddr is the address of the engine. Request contexts contain it as the server's local
-// address.
+// engineAddr is the address of the engine. It is the value of [http.LocalAddrContextKey] in
+// request contexts.
 type engineAddr string
 
 // Network implements [net.Addr].
@@ -226,7 +226,8 @@ func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withV
 	return r, nil
 }
 
-// framing moves headers that describe the message rather than its content to fields of r.
+// framing moves the headers that describe the message rather than its content to the
+// corresponding fields of r.
 func framing(r *http.Request) {
 	r.Header.Del("Host")
 	if encoding := r.Header.Get("Transfer-Encoding"); encoding != "" {
@@ -255,7 +256,7 @@ func framing(r *http.Request) {
 	}
 }
 
-// responseBuffer is the maximum size of a response that is not streamed.
+// responseBuffer is the maximum size, in bytes, of a response that is not streamed.
 const responseBuffer = 64 << 10
 
 // responseWriter is the [http.ResponseWriter] of a mounted handler.
@@ -428,8 +429,8 @@ func (w *responseWriter) completeHeader(body []byte) {
 	w.sent.Del("Transfer-Encoding") // determined by the engine
 }
 
-// isNoHeaderValue reports whether a string cannot be used as a header value. Line breaks are
-// allowed, because they are replaced with spaces.
+// isNoHeaderValue reports whether a string is not a valid header value. Line breaks are
+// accepted, because they are replaced with spaces before the header is sent.
 func isNoHeaderValue(value string) bool {
 	return !utf8.ValidString(value) || strings.ContainsFunc(oneLine.Replace(value), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
@@ -534,7 +535,8 @@ func (w *responseWriter) startStream(next []byte) error {
 	return w.streamed(err)
 }
 
-// openStream creates the response stream. The first frame opens it.
+// openStream creates the writer of the response channel. The channel itself is not opened
+// until the first frame is written.
 func (w *responseWriter) openStream() *ChannelWriter {
 	stream := newChannelWriter(w.client, *w.ref)
 	stream.onGone(w.cancel)
@@ -566,8 +568,9 @@ func (w *responseWriter) streamed(err error) error {
 }
 
 // heartbeat probes a streamed response while its handler is idle, to detect that the client
-// has disconnected. The engine does not report a disconnect. It closes the channel when it
-// receives the next frame, even if this is a text frame, which it otherwise ignores.
+// has disconnected. The engine does not report a disconnect by itself; it closes the channel
+// when it receives the next frame. A text frame, which the engine otherwise ignores, is
+// sufficient.
 type heartbeat struct {
 	stop chan struct{}
 	done chan struct{}
@@ -602,10 +605,10 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 	return b
 }
 
-// singleHeaders returns the header with one value per name, because the engine accepts only
-// one per name in a streamed response. Cookies cannot be joined. Instead, each cookie gets a
-// different spelling of the header name in upper and lower case, and the engine sends all of
-// them.
+// singleHeaders returns the header with one value per name, because that is all the engine
+// accepts in a streamed response. Values of the same name are joined, except for cookies,
+// which cannot be joined. Instead, each cookie gets a Set-Cookie header whose name is
+// capitalized differently, and the engine sends all of them.
 func (w *responseWriter) singleHeaders() map[string]string {
 	grouped := make(http.Header, len(w.sent))
 	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may use several spellings of a name
@@ -652,7 +655,7 @@ func lastCookies(values []string) []string {
 	return kept
 }
 
-// cookieName returns a spelling of the Set-Cookie header name for each i below
+// cookieName returns the ith spelling of the Set-Cookie header name, for i less than
 // cookieSpellings. The spellings differ only in case.
 func cookieName(i int) string {
 	name := []byte("set-cookie")
@@ -671,8 +674,8 @@ func cookieName(i int) string {
 const cookieSpellings = 1 << (len("set-cookie") - len("-"))
 
 // timeOut ends the response of a handler that has exceeded its time limit. If the header has
-// been sent, begun is true and the response is cut off. Frames of the response that are still
-// in flight do no harm, because the engine drops everything that arrives after the function's
+// already been sent, begun is true and the response is cut off. Frames that are still in
+// flight are harmless, because the engine drops everything that arrives after the function's
 // result.
 func (w *responseWriter) timeOut(reason error) (begun bool) {
 	_ = w.broken(reason)
@@ -742,7 +745,7 @@ const (
 )
 
 // endStream closes the stream and stops the heartbeat. If the engine does not read the Close
-// frame in time, the connection is closed without it. The effect is the same.
+// frame in time, the connection is closed without it, which has the same effect.
 func (w *responseWriter) endStream() {
 	w.ended = true
 	defer w.stopWatching()
@@ -788,7 +791,7 @@ func (w *responseWriter) endDeadline() time.Time {
 	return until
 }
 
-// release closes the stream unless finish has closed it.
+// release closes the stream unless finish has already closed it.
 func (w *responseWriter) release() {
 	if w.stream != nil && !w.ended {
 		w.endStream()
@@ -851,13 +854,13 @@ func (w *responseWriter) mustStream() bool {
 }
 
 // plainText is the content type of a response that does not set one. Without a content type,
-// the engine would send the body as JSON and an empty body as {}. A 204 would then have the
-// Content-Length of {}.
+// the engine would send the body as JSON. It would send an empty body as {}, and a 204 would
+// then have a Content-Length of 2.
 const plainText = "Content-Type: text/plain; charset=utf-8"
 
-// bufferedResponse is a response that is sent as a single value. Its headers are lines, so a
-// name may occur more than once. The content type must be set, so that the engine sends a
-// string body unchanged.
+// bufferedResponse is a response that is sent as a single value. Its headers are a list of
+// lines, so that a name may occur more than once. The content type must be set; otherwise, the
+// engine would not send a string body unchanged.
 type bufferedResponse struct {
 	StatusCode int      `json:"status_code"`
 	Headers    []string `json:"headers"`
@@ -897,11 +900,11 @@ type requestBody struct {
 	end  error // the error that ended reading
 }
 
-// newRequestBody returns the body of r. It reads from the given channel. If a client
-// disconnects before it has sent the complete body, the channel simply ends, so the body is
-// compared with its declared length. The comparison is skipped if the body has a content
-// encoding, because the engine might decode such a body. The engine delivers all other bodies
-// as received, including JSON.
+// newRequestBody returns the body of r, which is read from the given channel. If a client
+// disconnects before it has sent the complete body, the channel simply ends, so the number of
+// bytes received is compared with the declared length. The comparison is skipped if the body
+// has a content encoding, because the engine may decode such a body. The engine delivers all
+// other bodies as received, including JSON.
 func newRequestBody(ctx context.Context, c *Client, ref StreamChannelRef, r *http.Request) *requestBody {
 	b := &requestBody{ctx: ctx, reader: newChannelReader(c, ref), length: r.ContentLength}
 	if r.Header.Get("Content-Encoding") != "" {

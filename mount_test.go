@@ -366,8 +366,8 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// routeCall calls the function of a route in the same way as the engine, over the test's own
-// channels.
+// routeCall calls the function of a route as the engine would, over channels created by the
+// test.
 type routeCall struct {
 	client *iii.Client
 	id     string
@@ -408,7 +408,6 @@ func newRouteCallTo(t *testing.T, e *iiitest.Engine, method, path string, h http
 		in: iii.HTTPRequest[json.RawMessage]{Method: method, Path: path, RequestBody: &bodyRef, Response: &answerRef}}
 }
 
-// result calls the function and returns its result.
 func (r *routeCall) result(t *testing.T) any {
 	t.Helper()
 	result, err := iii.Call[any](t.Context(), r.client, r.id, r.in)
@@ -418,8 +417,8 @@ func (r *routeCall) result(t *testing.T) any {
 	return result
 }
 
-// After the handler has returned, a goroutine that it started may still be reading the body.
-// Its Read fails.
+// If a goroutine that was started by the handler reads the body after the handler has
+// returned, its Read fails.
 func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	reading, read := make(chan struct{}), make(chan error, 1)
 	call := newRouteCall(t, "POST", "/forward", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -817,7 +816,7 @@ func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan end, visitors)
-		// With small frames, little data is in transit to each client.
+		// The frames are small so that little data is in transit to each client.
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var err error
 			flush := http.NewResponseController(w).Flush
@@ -934,8 +933,8 @@ func TestStreamHeartbeat(t *testing.T) {
 	}
 }
 
-// If a probe cannot be written within the write timeout, the client is not reading, and the
-// response ends.
+// A probe that cannot be written within the write timeout ends the response, because the
+// client is not reading.
 func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
 	const filling = 4<<20 + 256<<10 // almost as much as the engine buffers per client
 	for _, test := range []struct {
@@ -1110,8 +1109,8 @@ func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 	})
 }
 
-// As under net/http, a deadline that expires between two writes has no effect. Probes in the
-// meantime change nothing.
+// As under net/http, a deadline that expires between two writes has no effect. Probes sent in
+// the meantime do not change that.
 func TestMountedRollingWriteDeadlines(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
@@ -1486,8 +1485,8 @@ func TestMountedRangeWithDeadlines(t *testing.T) {
 	}
 }
 
-// The response to a HEAD request is complete once its header has been sent. Then the context
-// of a handler that is still waiting is canceled.
+// The response to a HEAD request is complete once its header has been sent. If the handler is
+// still waiting then, its context is canceled.
 func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan error, 1)
@@ -1519,7 +1518,7 @@ func TestStreamOptionsThatMakeNoSense(t *testing.T) {
 }
 
 // The engine sends the cookies of a streamed response in arbitrary order. The client therefore
-// omits cookies that a later one replaces, in every spelling of the header name.
+// omits each cookie that a later one replaces, however the handler spells the header name.
 func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "a", func(r *replica) {
@@ -1548,8 +1547,8 @@ func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	})
 }
 
-// behaviour is a request and its handler. The response and the handler's notes must be the
-// same under net/http's server and on a mounted route.
+// behaviour is a request and the handler that serves it. The response and the handler's notes
+// must be the same under net/http's server and on a mounted route.
 type behaviour struct {
 	name    string
 	route   string // the route's method; defaults to that of the request
@@ -1570,7 +1569,7 @@ type behaviour struct {
 	differs string
 }
 
-// observed is what a client and the handler saw of one request.
+// observed records what the client and the handler saw of one request.
 type observed struct {
 	Status   int
 	Header   http.Header
@@ -1581,7 +1580,7 @@ type observed struct {
 	Handler  []string // the handler's notes
 }
 
-// request returns the raw request. The path argument is the prefix.
+// request returns the raw request for a handler that is served under the given path prefix.
 func (b *behaviour) request(path string) string {
 	method, proto := b.method, b.proto
 	if method == "" {
@@ -1873,7 +1872,6 @@ var requestBehaviours = []behaviour{
 	}},
 }
 
-// readBody notes the result of reading the whole body.
 func readBody(w http.ResponseWriter, r *http.Request, note noting) {
 	b, err := io.ReadAll(r.Body)
 	if len(b) > 100 {
@@ -2497,7 +2495,8 @@ var endBehaviours = []behaviour{
 	{name: "panic behind a complete body", length: true, handler: endsWith("reason", true, "5", "begun")},
 }
 
-// handlerBehaviours tests handlers that the program did not write itself.
+// handlerBehaviours returns requests to net/http's own handlers, such as file servers, and to
+// a reverse proxy.
 func handlerBehaviours(t *testing.T) []behaviour {
 	t.Helper()
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

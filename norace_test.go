@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// raceEnabled reports whether the race detector is enabled, which makes copying slow.
+// raceEnabled reports whether the race detector, which makes copying slow, is enabled.
 const raceEnabled = false
 
 // This test cannot run under the race detector, which randomly empties sync.Pools.

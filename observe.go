@@ -16,7 +16,8 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// Source selects what an observer observes: a function, and which of the calls to it.
+// Source selects the calls that an observer observes: calls to one function, optionally
+// restricted to some of them.
 type Source struct {
 	// FunctionID is the ID of the observed function. The function need not exist yet.
 	FunctionID string
@@ -154,18 +155,19 @@ type Observer struct {
 // or belong to this worker. The target is an ordinary function; with the default delivery, its
 // payload is an [Observed].
 //
-// Observe does not wait for the network. The client sends the observer once it is connected,
-// and again after the functions on every later connection. Observe therefore returns only
-// errors that it can detect locally: a blank ID, a filter that does not parse (the error
-// contains the position), args that are not an object, or a route that would break the
-// engine's router. If another trigger or observer of this client uses the ID, Observe returns
-// an *[Error] with code OBSERVER_ID_CONFLICT.
+// Observe does not wait for the network. The client registers the observer with the engine
+// once it is connected, and again on every later connection, after the functions. Observe
+// therefore returns only errors that it can detect locally, such as a blank ID, a filter that
+// does not parse (the error contains the position), args that are not an object, or, if the
+// source is http::on-request, a path that would break the engine's router. If another trigger
+// or observer of this client uses the ID, Observe returns an *[Error] with code
+// OBSERVER_ID_CONFLICT.
 //
-// [Observer.State] and [Observer.Err] report the engine's response. On an engine without
-// observers (before 0.25), Err returns an error with code UNSUPPORTED that matches
+// [Observer.State] and [Observer.Err] report the engine's response. If the engine does not
+// support observers (before 0.25), Err returns an error with code UNSUPPORTED that matches
 // [errors.ErrUnsupported]. The observer recovers when the client connects to a newer engine.
-// If the target is a function of this worker, the observer is pending while the engine rejects
-// that function ([Function.Err]).
+// If the target is a function of this worker that the engine has rejected (see
+// [Function.Err]), the observer is pending until the engine accepts the function.
 func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*Observer, error) {
 	fail := func(err error) (*Observer, error) {
 		return nil, public(fmt.Errorf("observe %s: %w", source.FunctionID, err))
@@ -202,7 +204,7 @@ func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*
 	return o, nil
 }
 
-// encode validates s and returns it as sent to the engine.
+// encode validates s and returns it in the form sent to the engine.
 func (s Source) encode(c *Client) (ObserveSource, error) {
 	if s.Namespace != "" && strings.TrimSpace(s.Namespace) == "" {
 		return ObserveSource{}, errors.New("blank namespace of the source")
@@ -248,8 +250,8 @@ func (s Source) encode(c *Client) (ObserveSource, error) {
 	return o, err
 }
 
-// encodeFilters validates an observer's filters and returns them as sent to the engine. It
-// returns nil if there are none.
+// encodeFilters validates an observer's filters and returns them in the form sent to the
+// engine. It returns nil if there are none.
 func encodeFilters(v any) (json.RawMessage, error) {
 	var raw json.RawMessage
 	switch text := v.(type) {
@@ -281,11 +283,11 @@ func (o *Observer) ID() string { return o.registration.id }
 
 func (o *Observer) registry() *registry { return o.registration.client.registry }
 
-// State returns the observer's state. An observer is pending until the engine reports it
-// active. For that, a worker must host the source and accept the observer, and the target must
-// exist. It is suspended while the target is unavailable or this worker is disconnected. It is
-// in the error state once the engine or the host has rejected it, and disposed once it has
-// ended.
+// State returns the observer's state. An observer is pending until the engine reports that it
+// is active. It becomes active when the target exists and a worker that hosts the source has
+// accepted the observer. It is suspended while the target is unavailable or this worker is
+// disconnected. It is in the error state once the engine or the host has rejected it, and
+// disposed once it has ended.
 func (o *Observer) State() ObserverState {
 	r := o.registry()
 	r.mu.RLock()
@@ -313,9 +315,9 @@ func (o *Observer) err() error {
 	return o.reason
 }
 
-// Warnings returns the warnings with which the engine accepted the observer, or nil if there
-// are none. For example, the engine warns about a filter path that the source's schemas do not
-// define. The caller owns the slice.
+// Warnings returns the warnings that the engine issued when it accepted the observer, or nil
+// if there are none. For example, the engine warns about a filter path that the source's
+// schemas do not define. The caller owns the slice.
 func (o *Observer) Warnings() []string {
 	r := o.registry()
 	r.mu.RLock()
@@ -323,8 +325,8 @@ func (o *Observer) Warnings() []string {
 	return slices.Clone(o.warnings)
 }
 
-// Fires returns the number of activations. The engine reports it only with a state change, so
-// it may be out of date.
+// Fires returns the number of activations. The engine reports this number only with a state
+// change, so it may be out of date.
 func (o *Observer) Fires() uint64 {
 	r := o.registry()
 	r.mu.RLock()
@@ -335,7 +337,8 @@ func (o *Observer) Fires() uint64 {
 // Ready waits while the observer is pending or suspended. It returns nil once the observer is
 // active. If the observer is in the error state or the engine has disposed of it, Ready
 // returns the reason as an *[Error]. If ctx is done first, the error wraps the context's
-// error. After Dispose, or once the client has ended, the error wraps [ErrClosed].
+// error. After Dispose, or once the client has been closed or has failed, the error wraps
+// [ErrClosed].
 func (o *Observer) Ready(ctx context.Context) error {
 	r := o.registry()
 	for {
@@ -418,7 +421,7 @@ type observeFrame struct {
 }
 
 // observing prepares for sending an observe message for t. If the engine may have an earlier
-// observer for t, observing first removes it.
+// observer for t, that observer is removed first.
 func (r *registry) observing(t *Trigger) {
 	if t.frame != nil {
 		r.unobserve(t)
@@ -521,7 +524,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	return t
 }
 
-// triggerSpecOf returns the spec of the trigger that is registered as this observer.
+// triggerSpecOf returns the spec of the trigger that is registered with this observer ID.
 func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -535,8 +538,8 @@ func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) 
 // connection.
 const maxUnobserved = 4096
 
-// unobserveLater remembers t so that unobserveEarlier removes the observer that the engine may
-// still have.
+// unobserveLater remembers t's observer, which the engine may still have, so that
+// unobserveEarlier removes it.
 func (r *registry) unobserveLater(t *Trigger) {
 	t.lingers = false
 	if len(r.unobserved) >= maxUnobserved {
@@ -546,9 +549,9 @@ func (r *registry) unobserveLater(t *Trigger) {
 	r.unobserved = append(r.unobserved, t)
 }
 
-// unobserveEarlier removes the observers that unobserveLater has remembered, for example
-// because they were disposed while the client was disconnected. It also removes observers from
-// an earlier connection if another worker now serves their function: otherwise the function
+// unobserveEarlier removes the observers that unobserveLater has remembered, such as those
+// that were disposed of while the client was disconnected. It also removes observers from an
+// earlier connection whose target function another worker now serves; otherwise, that function
 // would run twice per event. It must run before this connection's observers are sent, because
 // they may reuse the IDs.
 func (r *registry) unobserveEarlier() {

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// generation is the list of features that an engine supports.
+// generation identifies a version of the engine by the features that it supports.
 type generation []string
 
 var (
@@ -39,8 +39,8 @@ func greetAs(generations ...generation) func(*peerConn) {
 	}
 }
 
-// accepting confirms registered functions if the peer has announced observers. It ignores
-// messages for which next returns true.
+// accepting confirms registered functions if the peer has announced support for observers.
+// Messages for which next returns true are left to next.
 func accepting(next func(c *peerConn, m *peerMessage) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if next != nil && next(c, m) {
@@ -68,7 +68,7 @@ func observerState(id, state, code string) string {
 	return fmt.Sprintf(`{"type":"observerstatechanged","id":%q,"state":%q,"fires":3,"reason":{"code":%q,"message":"why"}}`, id, state, code)
 }
 
-// hostsObservers replies as an engine on which every observer is accepted.
+// hostsObservers replies like an engine that accepts every observer.
 func hostsObservers(c *peerConn, m *peerMessage) bool {
 	switch m.Type {
 	case "observe":
@@ -80,7 +80,8 @@ func hostsObservers(c *peerConn, m *peerMessage) bool {
 	return false
 }
 
-// observing returns the registrations and removals sent over connection n.
+// observing returns the registrations and removals, including those of functions and triggers,
+// sent over connection n.
 func (p *peer) observing(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "unregistertrigger", "observe", "unobserve") {
 		list = append(list, m.Type+" "+m.ID)

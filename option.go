@@ -226,14 +226,14 @@ func WithName(name string) Option {
 // WithWaitForName makes a worker wait while another live worker in its namespace has the same
 // name, as happens during a rolling update. The client first retries after 250 ms, then less
 // often but at least every 2 s, until the name is free. While it waits, its state is
-// reconnecting, the state listener receives the *[RejectedError] once, and the attempts do not
-// count toward MaxRetries. Other failures are handled as usual. Without this option, the
-// client ends with the *[RejectedError].
+// [ConnectionStateReconnecting], the state listener receives the *[RejectedError] once, and
+// the attempts do not count toward MaxRetries. Other failures are handled as usual. Without
+// this option, the client fails permanently with the *[RejectedError].
 func WithWaitForName() Option {
 	return clientOption(func(cfg *config) error { cfg.waitForName = true; return nil })
 }
 
-// WithDescription sets the worker's description for listings. Default: none.
+// WithDescription sets the worker's description, which is shown in listings. Default: none.
 func WithDescription(text string) Option {
 	return clientOption(func(c *config) error { c.description = text; return nil })
 }
@@ -276,8 +276,8 @@ func WithTLSConfig(cfg *tls.Config) DialOption {
 // values are an error.
 //
 // MaxRetries limits consecutive failures to connect; nil means no limit. The delay returns to
-// its initial value after a successful connection. A client's connection is successful when it
-// is ready; a telemetry connection must last for the initial delay.
+// its initial value after a successful connection. A client's connection counts as successful
+// once it is ready, a telemetry connection once it has lasted for the initial delay.
 //
 // MaxPendingMessages limits the frames that a telemetry connection keeps while it is
 // disconnected; 0 means no separate limit. It has no effect on a client; see [WithSendBuffer].
@@ -481,15 +481,16 @@ func WithStreamHeartbeat(d time.Duration) Option {
 }
 
 // WithHTTPWriteTimeout limits how long a write to a streamed response of [Client.MountHTTP]
-// may make no progress because the HTTP client does not read. Default: 30 s. Zero means no
-// limit; [New] rejects a negative value.
+// may stall because the HTTP client does not read. Default: 30 s. Zero means no limit; [New]
+// rejects a negative value.
 //
-// A write that exceeds the limit fails with os.ErrDeadlineExceeded. It ends the response and
-// cancels the request's context. The limit also applies to probes ([WithStreamHeartbeat]).
+// A write that exceeds the limit fails with os.ErrDeadlineExceeded, which ends the response
+// and cancels the request's context. The limit also applies to probes ([WithStreamHeartbeat]).
 // There is no limit on the whole response while the HTTP client keeps reading. Progress is
 // measured in steps of up to 512 KiB, the amount that intermediate sockets buffer, so choose a
-// limit in which a slow client can read that much. A handler can override the limit for its
-// response with [http.ResponseController.SetWriteDeadline]; the zero time then means no limit.
+// limit within which a slow client can read that much. A handler can override the limit for
+// its response with [http.ResponseController.SetWriteDeadline]; the zero time then means no
+// limit.
 func WithHTTPWriteTimeout(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d < 0 {
@@ -515,8 +516,9 @@ func WithLogger(l *slog.Logger) Option {
 	})
 }
 
-// WithMiddleware wraps every handler of this client. The first middleware is the outermost.
-// Middleware added by a later use runs inside earlier middleware. Default: none.
+// WithMiddleware wraps every handler of this client. The first middleware is the outermost. If
+// the option is used more than once, later middleware runs inside earlier middleware. Default:
+// none.
 func WithMiddleware(mw ...Middleware) Option {
 	return clientOption(func(c *config) error {
 		for i, m := range mw {
@@ -542,9 +544,9 @@ type JSONCodec interface {
 
 // WithJSON sets the JSON library for the program's values: the payloads and results of calls
 // and functions, the values of [State] and [Stream], and published messages. A json.RawMessage
-// bypasses it. The types of this package always use encoding/json, including HTTP route
-// requests and responses with their bodies. So do metadata and schemas; a function's schemas
-// describe the JSON that encoding/json reads and writes.
+// bypasses it. The types of this package, including the requests and responses of HTTP routes
+// with their bodies, always use encoding/json, and so do metadata and schemas. A function's
+// inferred schemas therefore describe the JSON that encoding/json reads and writes.
 //
 // The codec's output is validated. A call or function fails if the codec panics or returns
 // invalid JSON or JSON that the engine cannot parse. Default: encoding/json. [New] rejects a
@@ -560,10 +562,11 @@ func WithJSON(codec JSONCodec) Option {
 }
 
 // WithStateListener sets a function that receives each change of the connection state and its
-// cause. The cause can be the error that ended a connection or the client (nil if it ended
-// cleanly), the rejection of a function ([*RejectedError]), or messages whose outcome is
-// unknown ([*LostSendsError]). Calls are made in order from a single goroutine that holds no
-// lock.
+// cause: the error that ended a connection or the client, or nil if there is none. The
+// function is also called, with the current state, to report the rejection of a function
+// ([*RejectedError]), a function that this worker has taken over ([*TakeoverNotice]), messages
+// whose outcome is unknown ([*LostSendsError]), and buffered messages that cannot be sent to
+// the connected engine. Calls are made in order from a single goroutine that holds no lock.
 func WithStateListener(f func(ConnectionState, error)) Option {
 	return clientOption(func(c *config) error { c.listener = f; return nil })
 }

@@ -360,8 +360,8 @@ func TestDialContextIsUsed(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironment checks, for every kind of socket, to which addresses $III_TOKEN is
-// sent.
+// TestTokenOfTheEnvironment checks which addresses receive $III_TOKEN, for every kind of
+// socket.
 func TestTokenOfTheEnvironment(t *testing.T) {
 	t.Setenv("III_TOKEN", " "+tokenMark+" ")
 	t.Setenv("III_URL", "ws://engine.test:49134")
@@ -435,8 +435,8 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 	}
 }
 
-// Even if $III_URL does not name the host of the telemetry connection, the token is sent there
-// once a client uses telemetry with the same host.
+// Telemetry may connect to a host that $III_URL does not name. The token is sent to that host
+// once a client that is connected to the same host uses the telemetry.
 func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
 	t.Setenv("III_TOKEN", tokenMark)
 	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {

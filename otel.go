@@ -61,10 +61,10 @@ func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	}
 }
 
-// WithSpanProcessor adds a span processor to the one that sends spans to the engine, such as a
-// batch processor that exports to another backend. p is called before the engine's processor,
-// so attributes that p sets when a span starts also reach the engine. Repeated use adds
-// processors; they are called in order.
+// WithSpanProcessor adds a span processor that runs beside the one that sends spans to the
+// engine, for example a batch processor that exports to another backend. p is called before
+// the engine's processor, so attributes that p sets when a span starts also reach the engine.
+// Repeated use adds processors; they are called in order.
 //
 // After a successful [StartTelemetry], the Telemetry owns p: [Telemetry.Flush] flushes it and
 // [Telemetry.Shutdown] shuts it down, concurrently with the engine's processor. If telemetry
@@ -79,10 +79,11 @@ func WithSpanProcessor(p sdktrace.SpanProcessor) TelemetryOption {
 	}
 }
 
-// WithMetricReader adds a metric reader to the one that sends metrics to the engine, such as a
-// periodic reader or the Prometheus reader. r has its own interval and temporality. Repeated
-// use adds readers. The Telemetry owns r as described for [WithSpanProcessor]. If metrics are
-// disabled, r collects no metrics. A nil reader is an error.
+// WithMetricReader adds a metric reader that runs beside the one that sends metrics to the
+// engine, for example a periodic reader or the Prometheus reader. r has its own interval and
+// temporality. Repeated use adds readers. The Telemetry owns r as described for
+// [WithSpanProcessor]. If metrics are disabled, r collects no metrics. A nil reader is an
+// error.
 func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(r) {
@@ -93,11 +94,11 @@ func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
 	}
 }
 
-// WithLogProcessor adds a log processor to the one that sends log records to the engine. p is
-// called before the engine's processor and can modify the records that the engine receives,
-// for example to remove data that must not be stored. Repeated use adds processors; they are
-// called in order. The Telemetry owns p as described for [WithSpanProcessor]. If logs are
-// disabled, p receives nothing. A nil processor is an error.
+// WithLogProcessor adds a log processor that runs beside the one that sends log records to the
+// engine. p is called before the engine's processor and can modify the records that the engine
+// receives, for example to remove data that must not be stored. Repeated use adds processors;
+// they are called in order. The Telemetry owns p as described for [WithSpanProcessor]. If logs
+// are disabled, p receives nothing. A nil processor is an error.
 func WithLogProcessor(p sdklog.Processor) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(p) {
@@ -119,10 +120,10 @@ func isNil(v any) bool {
 	return false
 }
 
-// Telemetry records traces, metrics and logs and sends them to the engine, or to the program's
+// Telemetry records traces, metrics and logs. It sends them to the engine, or to the program's
 // own providers if it was created by [TelemetryFromProviders]. The zero value is not usable;
-// use [StartTelemetry]. Several clients can share one Telemetry. All methods are safe for
-// concurrent use.
+// use [StartTelemetry] or [TelemetryFromProviders]. Several clients can share one Telemetry.
+// All methods are safe for concurrent use.
 type Telemetry struct {
 	cfg    *telemetryConfig
 	conn   *SharedEngineConnection // nil with the program's own providers
@@ -273,8 +274,8 @@ type ownProvider struct{ flusher }
 func (p ownProvider) Shutdown(ctx context.Context) error { return p.ForceFlush(ctx) }
 
 // besideSpans wraps a processor supplied by the program so that the provider neither flushes
-// it nor shuts it down. The Telemetry does both itself. Otherwise, the engine's processors
-// would have to wait for it before sending their last records.
+// it nor shuts it down. The Telemetry does both itself; otherwise, the engine's processors
+// would have to wait for the program's before sending their last records.
 type besideSpans struct{ sdktrace.SpanProcessor }
 
 func (besideSpans) ForceFlush(context.Context) error { return nil }
@@ -299,7 +300,8 @@ func (t *Telemetry) makeProviders(res *resource.Resource, options *telemetryOpti
 	if t.cfg.traces {
 		t.makeTracers(res, options.spans)
 	}
-	// A reader needs a provider, even one without instruments.
+	// Readers need a provider even if metrics are disabled. The provider then has no
+	// instruments.
 	if t.cfg.metrics || len(options.readers) > 0 {
 		t.makeMeters(res, options.readers)
 	}
@@ -324,8 +326,8 @@ func (t *Telemetry) makeTracers(res *resource.Resource, own []sdktrace.SpanProce
 	}
 }
 
-// makeMeters adds the engine's reader first, because the provider flushes readers one at a
-// time.
+// makeMeters creates the meter provider. It adds the engine's reader first, because the
+// provider flushes its readers one at a time.
 func (t *Telemetry) makeMeters(res *resource.Resource, own []sdkmetric.Reader) {
 	opts := []sdkmetric.Option{sdkmetric.WithResource(res)}
 	if t.cfg.metrics {
@@ -402,7 +404,7 @@ func (t *Telemetry) Flush(ctx context.Context) error {
 	return errors.Join(append(flushed.errs, t.conn.flushAfter(ctx, flushed.dropped))...)
 }
 
-// providerCalls tracks concurrent calls to one method of all providers.
+// providerCalls tracks concurrent calls of one method on all providers.
 type providerCalls struct {
 	results chan error // has room for all results
 	left    int
@@ -418,9 +420,9 @@ func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Contex
 	return calls
 }
 
-// wait waits for the calls and reports whether all of them returned before ctx was done. It
-// does not collect errors from the providers' own flushes of the connection, only the number
-// of dropped frames, because the caller flushes the connection itself.
+// wait waits for the calls and reports whether all of them returned before ctx was done. The
+// calls may also flush the connection. Because the caller flushes the connection itself, wait
+// keeps only the number of frames that these flushes report as dropped, not their errors.
 func (c *providerCalls) wait(ctx context.Context) bool {
 	for ; c.left > 0; c.left-- {
 		select {
@@ -446,11 +448,12 @@ func (c *providerCalls) waitFor(d time.Duration) bool {
 	return c.wait(ctx)
 }
 
-// Shutdown flushes and stops all recording; later records are dropped. It returns when ctx is
-// done at the latest. shutdown_timeout_ms applies only to [Client.Shutdown]. If the connection
-// is down, Shutdown immediately makes one more attempt to connect. The error reports how many
-// frames were lost. Repeated calls wait until the shutdown has completed and return nil. With
-// [TelemetryFromProviders], Shutdown only flushes the providers, and they continue to record.
+// Shutdown flushes and stops all recording; later records are dropped. It returns no later
+// than when ctx is done. The shutdown timeout in [OtelConfig] applies only to
+// [Client.Shutdown]. If the connection is down, Shutdown immediately makes one more attempt to
+// connect. The error reports how many frames were lost. Repeated calls wait until the shutdown
+// has completed and return nil. With [TelemetryFromProviders], Shutdown only flushes the
+// providers, and they continue to record.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	first := false
 	t.once.Do(func() { first = true })
@@ -464,8 +467,8 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 		t.conn.drain()
 	}
 	// A provider does not shut down if its context is done, so these calls get a context that
-	// outlives ctx. The calls to the engine's processors return when the connection ends, and
-	// the calls to the program's own when stop is called.
+	// outlives ctx. Calls to the engine's processors return when the connection ends. Calls to
+	// the program's own return when stop is called.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := t.each(work, sdkProvider.Shutdown)
@@ -505,13 +508,13 @@ const providerGrace = 20 * time.Millisecond
 //   - iii.worker.function.queue_wait: histogram of the time that invocations waited because of
 //     [WithMaxConcurrency], in seconds
 //
-// None of these metrics includes invocations that were turned away (overloaded, draining). A
-// handler that exceeds [WithHandlerTimeout] counts as an error, and as in flight until it
+// None of these metrics includes invocations that the worker rejected (overloaded, draining).
+// A handler that exceeds [WithHandlerTimeout] counts as an error, and as in flight until it
 // returns. Calls propagate the trace context of their ctx with or without this option.
 //
-// If this client has bound a function to a trace trigger, the function's own spans have the
-// attribute function_id. The engine does not trigger the function with these spans, which
-// avoids an endless loop. Spans started inside them do trigger it.
+// If this client has bound a function to a trace trigger, the spans of the function's
+// invocations have the attribute function_id. The engine does not trigger the function with
+// these spans, which avoids an endless loop. Child spans do trigger it.
 //
 // [Client.Shutdown] flushes t but does not shut it down, because several clients can share it.
 // The telemetry connection logs to its own logger ([WithConnectionLogger]) or else to the
@@ -535,7 +538,7 @@ func WithTracePayloads() Option {
 	return clientOption(func(c *config) error { c.tracePayloads = true; return nil })
 }
 
-// startTelemetry sets up what New can set up without a connection.
+// startTelemetry sets up the parts of the client's telemetry that need no connection.
 func (c *Client) startTelemetry() {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {

@@ -88,7 +88,6 @@ func (k *batchKeeper) crowded() bool {
 	return k.busy
 }
 
-// exported returns the batch sizes so far.
 func (k *batchKeeper) exported() []int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -413,7 +412,7 @@ func TestBatchConcurrent(t *testing.T) {
 	}
 }
 
-// The processors work in providers of the SDK.
+// The processors work in the SDK's providers.
 func TestBatchInProviders(t *testing.T) {
 	k := &batchKeeper{}
 	spans := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatchSpanProcessor(k, time.Hour)))

@@ -78,8 +78,8 @@ func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	return r, nil
 }
 
-// textOf returns *field, or the environment variable if *field is blank. The result has no
-// surrounding white space.
+// textOf returns *field, or the value of the environment variable if *field is blank.
+// Surrounding white space is removed.
 func textOf(field *string, variable string) string {
 	if field != nil {
 		if value := strings.TrimSpace(*field); value != "" {
@@ -89,7 +89,8 @@ func textOf(field *string, variable string) string {
 	return strings.TrimSpace(os.Getenv(variable))
 }
 
-// flag returns *field if it is set, otherwise the environment variable. The default is true.
+// flag returns *field if it is set, and otherwise the value of the environment variable. The
+// default is true.
 func (r *telemetryConfig) flag(field *bool, variable string) bool {
 	if field != nil {
 		return *field
@@ -108,8 +109,8 @@ func (r *telemetryConfig) flag(field *bool, variable string) bool {
 	}
 }
 
-// sdkDisabled reports whether OTEL_SDK_DISABLED is true. OpenTelemetry allows no other
-// spelling.
+// sdkDisabled reports whether OTEL_SDK_DISABLED is true. OpenTelemetry accepts no other word,
+// such as yes. Case is ignored.
 func (r *telemetryConfig) sdkDisabled() bool {
 	switch value := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED"))); value {
 	case "true":
@@ -121,8 +122,8 @@ func (r *telemetryConfig) sdkDisabled() bool {
 	return false
 }
 
-// number returns *field if it is set. Otherwise it returns the environment variable if that is
-// an integer of at least the given minimum. The default is def.
+// number returns *field if it is set. Otherwise, it returns the value of the environment
+// variable if that is an integer not less than least, and def if it is not.
 func (r *telemetryConfig) number(field *uint64, variable string, least, def uint64) uint64 {
 	if field != nil {
 		return *field
@@ -219,7 +220,7 @@ type connectionConfig struct {
 	listener   func(ConnectionState, error)
 }
 
-// Default limits for frames that wait for the engine, whether connected or not.
+// Default limits for frames that wait for the engine, whether or not the connection is up.
 const (
 	defaultTelemetryFrames = 10_000
 	defaultTelemetryBytes  = 64 << 20
@@ -238,7 +239,8 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 	if err := applyOptions(cfg, opts, ConnectionOption.applyConnection); err != nil {
 		return nil, public(err)
 	}
-	// $III_TOKEN is meant for the workers' engine. Telemetry may go to another engine.
+	// $III_TOKEN is meant for the engine of the workers, and telemetry may go to another
+	// engine. Use the token only if both have the same host.
 	if workers, err := engineURL(""); err == nil && sameHost(workers.Hostname(), u.Hostname()) {
 		if cfg.Token, err = engineToken(); err != nil {
 			return nil, public(err)
@@ -314,18 +316,19 @@ func WithConnectionQueue(frames, bytes int) ConnectionOption {
 	})
 }
 
-// WithConnectionLogger sets the logger for lost, rejected and failed connections and for
-// dropped telemetry. Drops are logged at most once a minute. The default, nil, uses the logger
-// of the first client that has this telemetry and [WithLogger]. Without such a client, only
-// dropped telemetry, rejections and the final failure are reported; they go to OpenTelemetry's
-// error handler (otel.Handle).
+// WithConnectionLogger sets the logger that reports lost, rejected and failed connections, and
+// dropped telemetry. Drops are logged at most once a minute. The default, nil, selects the
+// logger of the first client that uses both this telemetry and [WithLogger]. Without such a
+// client, only dropped telemetry, rejections and the final failure are reported; they go to
+// OpenTelemetry's error handler (otel.Handle).
 func WithConnectionLogger(l *slog.Logger) ConnectionOption {
 	return connectionOption(func(c *connectionConfig) error { c.logger = l; return nil })
 }
 
 // WithConnectionStateListener sets a function that receives each change of the connection's
-// state and the cause: the error that ended a connection, an attempt to connect, or all
-// attempts. Calls are made in order from a single goroutine that holds no lock.
+// state and its cause: the error that ended a connection or an attempt to connect, the error
+// with which the connection has failed permanently, or nil if there is none. Calls are made in
+// order from a single goroutine that holds no lock.
 func WithConnectionStateListener(f func(ConnectionState, error)) ConnectionOption {
 	return connectionOption(func(c *connectionConfig) error { c.listener = f; return nil })
 }

@@ -136,9 +136,10 @@ func (s *SharedEngineConnection) dial(ctx context.Context) (*wsconn.Conn, error)
 	return d.Dial(ctx)
 }
 
-// Send queues one frame and never blocks. When the queue is full, connected or not, Send drops
-// and counts older frames to make room: first span starts, then metrics, then spans and logs.
-// It does not drop frames of a higher class than m. If there is still no room, Send returns
+// Send queues one frame and never blocks. If the queue is full, whether or not the connection
+// is up, Send makes room by dropping older frames: first span starts, then metrics, then spans
+// and logs. It never drops frames of a kind that comes after that of m in this order.
+// [ConnectionStats] counts the dropped frames. If there is still no room, Send returns
 // [ErrBufferFull]. It returns [ErrConnectionClosed] after the connection has ended, and
 // [ErrMessageTooLarge] for a frame of 64 MiB or more. The engine silently drops data that is
 // not OTLP JSON. m.Data must not be modified after the call.
@@ -156,9 +157,10 @@ func (s *SharedEngineConnection) Send(m OtelMessage) error {
 // enqueue is Send for this package's own frames. It takes ownership of f.Data.
 func (s *SharedEngineConnection) enqueue(f otlpjson.Frame) error { return s.queue.enqueue(f) }
 
-// State returns the connection's state. The state is connecting until the first attempt ends,
-// and then connected or reconnecting. It is failed once all reconnection attempts have been
-// used, and disconnected after Shutdown.
+// State returns the connection's state. It is [ConnectionStateConnecting] until the first
+// attempt to connect ends, and then [ConnectionStateConnected] or
+// [ConnectionStateReconnecting]. It becomes [ConnectionStateFailed] once all attempts to
+// connect have been used up, and [ConnectionStateDisconnected] after Shutdown.
 func (s *SharedEngineConnection) State() ConnectionState {
 	if s == nil {
 		return ConnectionStateDisconnected
@@ -253,9 +255,9 @@ func (e *flushError) Unwrap() []error {
 }
 
 // Shutdown rejects further frames, waits until the engine has received the queued ones, and
-// closes the connection. If disconnected, it immediately makes one more attempt to connect. It
-// returns when ctx is done at the latest. The error reports how many frames were lost.
-// Repeated calls wait until the shutdown has completed and return nil.
+// closes the connection. If the connection is down, Shutdown immediately makes one more
+// attempt to connect. It returns no later than when ctx is done. The error reports how many
+// frames were lost. Repeated calls wait until the shutdown has completed and return nil.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	if s == nil {
 		return nil
@@ -290,7 +292,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// drain makes s reconnect without delay, and end if an attempt to connect fails.
+// drain makes s reconnect without delay, and give up as soon as an attempt to connect fails.
 func (s *SharedEngineConnection) drain() {
 	s.drainOnce.Do(func() {
 		s.queue.drain()
@@ -417,7 +419,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-// ended waits for the channel done or for ctx. It reports whether the channel is closed.
+// ended waits until done is closed or ctx is done. It reports whether done is closed.
 func ended(ctx context.Context, done <-chan struct{}) bool {
 	select {
 	case <-done:

@@ -426,7 +426,7 @@ func FuzzEngineError(f *testing.F) {
 	})
 }
 
-// Flush waits until the engine has read everything, even if that takes long.
+// Flush waits until the engine has read everything, even if that takes a long time.
 func TestFlushWaitsForALatePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -532,7 +532,7 @@ func TestTelemetryShutdownDelivers(t *testing.T) {
 	})
 }
 
-// If the connection breaks during Shutdown, the client reconnects at once.
+// If the connection breaks during Shutdown, it is reestablished at once.
 func TestTelemetryShutdownSurvivesKills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
@@ -665,8 +665,8 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 	})
 }
 
-// During Shutdown, the providers flush once more. Queued frames that are dropped to make room
-// also count as lost.
+// Shutdown flushes the providers once more. Queued frames that are dropped to make room for
+// their last records also count as lost.
 func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -692,7 +692,7 @@ func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	})
 }
 
-// Once Shutdown has completed, further calls return its result, even with a canceled context.
+// Once Shutdown has completed, further calls return nil, even with a canceled context.
 func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
 	tel, err := StartTelemetry(t.Context(), OtelConfig{Enabled: ptr(false)})
 	if err != nil {
@@ -713,7 +713,7 @@ func TestTelemetryShutdownCanBeRepeated(t *testing.T) {
 	}
 }
 
-// When the engine's side breaks the connection in the middle of a flush, nothing is lost.
+// If the connection breaks on the engine's side in the middle of a flush, nothing is lost.
 func TestTelemetryReconnectLosesNothing(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {

@@ -90,7 +90,7 @@ func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	return sc, sc.IsValid()
 }
 
-// decodeHex decodes lowercase digits. The header allows no others.
+// decodeHex decodes lowercase hexadecimal digits. The header allows no uppercase ones.
 func decodeHex[T string | []byte](dst []byte, s T) bool {
 	for i := range dst {
 		high, low := hexValue(s[2*i]), hexValue(s[2*i+1])
@@ -305,8 +305,8 @@ func BaggageEntry(ctx context.Context, key string) (value string, ok bool) {
 
 // SetBaggage returns ctx with one baggage entry set. Other entries keep their properties. The
 // key and value may be any UTF-8 text; surrounding white space is removed. If the key is
-// empty, the key or value is not valid UTF-8, or the baggage would exceed 64 entries or 8192
-// bytes of header, SetBaggage returns ctx unchanged and an error.
+// empty, the key or value is not valid UTF-8, or the baggage header would exceed 64 entries or
+// 8192 bytes, SetBaggage returns ctx unchanged and an error.
 func SetBaggage(ctx context.Context, key, value string) (context.Context, error) {
 	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 	switch {
@@ -344,8 +344,9 @@ func RemoveBaggage(ctx context.Context, key string) context.Context {
 
 // BaggageSpanProcessor copies baggage to spans as they start. Each entry in the baggage of the
 // span's parent context becomes an attribute with the same key and the decoded value. It
-// overrides an attribute with that key that the span was started with. With a trace, the
-// engine shows iii.tag.*, iii.session.id, iii.session.name and iii.message.id.
+// replaces any attribute with the same key that was set when the span was started. The engine
+// shows the attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id with a
+// trace.
 //
 // Register the processor before any processor that reads attributes when a span starts, as
 // [StartTelemetry] does. The zero value is ready to use and equivalent to the result of

@@ -46,7 +46,7 @@ import (
 )
 
 // telemetryEngine starts an engine. The test fails if this engine rejects a telemetry frame,
-// or if the recorded engine would lose one.
+// or if a real engine would lose part of one.
 func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	t.Helper()
 	e := iiitest.Start(t, opts...)
@@ -89,7 +89,7 @@ func flush(t *testing.T, telemetry *iii.Telemetry) {
 	}
 }
 
-// The engine shows the worker's gauges with the worker, even after the worker's id has
+// The engine's information about a worker includes its gauges, even after the worker's id has
 // changed.
 func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	engine := telemetryEngine(t)
@@ -161,7 +161,7 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 	}
 }
 
-// If telemetry cannot be delivered, Shutdown waits only as long as the telemetry's own limit,
+// If telemetry cannot be delivered, Shutdown waits no longer than the telemetry's own timeout,
 // and returns an error.
 func TestShutdownWithTelemetryAway(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
@@ -191,9 +191,9 @@ func TestShutdownWithTelemetryAway(t *testing.T) {
 	})
 }
 
-// Shutdown waits at most 3 s for a telemetry connection that is missing. The 3 s start with
-// the shutdown, or when the connection is lost. Shutdown returns an error, whereas Run only
-// logs it.
+// If the telemetry connection is down, Shutdown waits at most 3 s for it, counted from the
+// start of the shutdown or from the loss of the connection, whichever is later. Shutdown
+// returns an error, whereas Run only logs it.
 func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	for name, test := range map[string]struct {
 		lostAfter time.Duration // 0 means never connected
@@ -760,8 +760,8 @@ func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 	})
 }
 
-// A trace trigger does not fire for traces of its own invocations, which would be an endless
-// loop.
+// A trace trigger does not fire for the traces of its own invocations; doing so would cause an
+// endless loop.
 func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine := telemetryEngine(t)
@@ -800,8 +800,8 @@ func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 	})
 }
 
-// While the handler is running, the engine already has the start of its span, with the
-// baggage.
+// The engine receives the start of a handler's span, including the baggage, while the handler
+// is still running.
 func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -1012,7 +1012,6 @@ func TestClientWithoutTelemetryForwardsTheTrace(t *testing.T) {
 	}
 }
 
-// connect returns a connected client, which is closed when the test ends.
 func connect(t *testing.T, engine *iiitest.Engine, opts ...iii.Option) *iii.Client {
 	t.Helper()
 	c, err := iii.New(engine.URL(), opts...)
@@ -1269,8 +1268,8 @@ func TestUnsampledCallerGetsNoSpan(t *testing.T) {
 	}
 }
 
-// When a state change or a message fires a trigger, the function runs in the trace of its
-// cause.
+// When a state change or a message fires a trigger, the function runs in the trace of the
+// operation that caused it.
 func TestTelemetryFollowsTriggers(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -1573,8 +1572,8 @@ func (s *ownSDK) telemetry() *iii.Telemetry {
 	return iii.TelemetryFromProviders(s.tracers, s.meters, s.loggers)
 }
 
-// A worker with its own SDK records only there, in the traces of its callers. Shutting down
-// its Telemetry leaves the SDK running.
+// A worker with its own SDK records to that SDK only, in the traces of its callers. Shutting
+// down its Telemetry leaves the SDK running.
 func TestTelemetryFromProvidersRecordsWithThemAlone(t *testing.T) {
 	engine, sdk := telemetryEngine(t), newOwnSDK(t)
 	telemetry := sdk.telemetry()
@@ -1806,8 +1805,8 @@ func TestConnectionOfNoEngineIsSafe(t *testing.T) {
 	}
 }
 
-// Each invocation is counted once with its outcome and its duration, up to the time when the
-// caller received a result.
+// Each invocation is counted once, with its outcome and its duration. The duration ends when
+// the caller receives the result.
 func TestHandlersAreMeasured(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		sdk := newOwnSDK(t)
@@ -2030,7 +2029,7 @@ func improves(name, path, recorded, own, reason string) *improvement {
 
 const absent = "absent"
 
-// The test fails if one of these improvements never applies.
+// improvements lists the intended differences. The test fails if one of them never applies.
 var improvements = []*improvement{
 	improves("defaults are left out", `.*/record/(attributes|events|links|status/code|status/message|dataPoints|.*/dataPoints/0/attributes)`, `""|0|\[\]`, absent,
 		"the standard and the engine treat them alike"),
@@ -2437,7 +2436,6 @@ func isAttributes(list []any) bool {
 	})
 }
 
-// normalText normalizes a string attribute.
 func normalText(key, s string) any {
 	switch key {
 	case "telemetry.sdk.name", "telemetry.sdk.version", "telemetry.sdk.language":

@@ -116,9 +116,10 @@ func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.Rea
 // EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine stores only
 // gauges, sums and histograms with explicit bounds, so the exporter converts other kinds. It
 // merges the buckets of an exponential histogram until at most 160 remain. It converts a
-// summary to a gauge with the attribute quantile and the sums name_count and name_sum. Points
-// that are NaN or infinite are omitted and counted. The exporter never waits. The zero value
-// is not usable; use [NewEngineMetricsExporter]. All methods are safe for concurrent use.
+// summary to a gauge with the attribute quantile and two sums, whose names are the name of the
+// summary followed by _count and _sum. Points that are NaN or infinite are omitted and
+// counted. The exporter never waits. The zero value is not usable; use
+// [NewEngineMetricsExporter]. All methods are safe for concurrent use.
 type EngineMetricsExporter struct {
 	engineExporter
 	temporality sdkmetric.TemporalitySelector
@@ -134,8 +135,8 @@ var _ sdkmetric.Exporter = (*EngineMetricsExporter)(nil)
 // exports fail with [ErrConnectionClosed].
 //
 // The temporality is cumulative unless OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is
-// delta or lowmemory. The engine adds up samples to compute aggregates. The results are
-// correct only for deltas.
+// delta or lowmemory. The engine computes aggregates by adding up samples, so they are correct
+// only with delta temporality.
 func NewEngineMetricsExporter(s *SharedEngineConnection) *EngineMetricsExporter {
 	x := &EngineMetricsExporter{engineExporter: newEngineExporter(s), temporality: sdkmetric.CumulativeTemporalitySelector}
 	switch strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"))) {
@@ -152,7 +153,7 @@ func (x *EngineMetricsExporter) Temporality(k sdkmetric.InstrumentKind) metricda
 	return x.temporality(k)
 }
 
-// Aggregation returns OpenTelemetry's default. Histograms then have explicit bounds.
+// Aggregation returns OpenTelemetry's default, with which histograms have explicit bounds.
 func (x *EngineMetricsExporter) Aggregation(k sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 	return sdkmetric.DefaultAggregationSelector(k)
 }

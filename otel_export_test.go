@@ -129,7 +129,6 @@ func unconnected(t *testing.T, opts ...ConnectionOption) *SharedEngineConnection
 	return newConnection(cfg)
 }
 
-// queued returns the queued frames in order.
 func queued(s *SharedEngineConnection) (frames []otlpjson.Frame) {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()

@@ -180,8 +180,8 @@ type noResponse struct{}
 
 func (noResponse) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
 
-// A transport that returns neither a response nor an error is broken. The wrapper leaves the
-// report to http.Client.
+// A transport that returns neither a response nor an error is broken. The wrapper leaves it to
+// http.Client to report this.
 func TestHTTPTransportWithoutResponse(t *testing.T) {
 	ctx, recorder, _ := recordedSpans()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", nil)

@@ -12,7 +12,8 @@ import (
 )
 
 // These limits apply to frames in flight, that is, written but not confirmed. They are high
-// enough to keep a link busy, and low enough to resend all of these frames.
+// enough to keep a link busy, and low enough that all of these frames can be sent again if the
+// link fails.
 const (
 	maxFlightFrames = 1024
 	maxFlightBytes  = 4 << 20
@@ -20,8 +21,8 @@ const (
 
 // pingFrames is the number of frames after which another ping is sent, even if no pong has
 // arrived for the previous one. An engine that forwards to a stuck collector takes 10 s per
-// frame. With such a small number, the frames are confirmed before the link is considered
-// dead, and are not resent endlessly.
+// frame. The number is so small that even such an engine confirms frames before the link is
+// considered dead. Otherwise, the same frames would be sent again and again.
 const pingFrames = 4
 
 // telemetryQueue holds frames until the engine has confirmed them. Each class has its own
@@ -160,7 +161,7 @@ func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 }
 
 // shedOldest sheds the oldest frame of class c. There must be one. A shed frame that is in
-// flight can still arrive; it counts as dropped only if the link fails first.
+// flight can still arrive; if it is confirmed, it no longer counts as dropped.
 func (q *telemetryQueue) shedOldest(c frameClass) {
 	if q.held[c].inFlight > 0 {
 		flight := q.flight.All()
@@ -216,8 +217,8 @@ func (q *telemetryQueue) dialFailed() {
 	q.releaseWaiters()
 }
 
-// shedOffline drops the frames that cannot be kept while disconnected: span starts, and frames
-// beyond the lower limit.
+// shedOffline drops the frames that cannot be kept while there is no connection: span starts,
+// and frames beyond the limit that then applies.
 func (q *telemetryQueue) shedOffline() {
 	for q.waiting[classLive].Len() > 0 {
 		f := q.waiting[classLive].Pop()
@@ -234,7 +235,7 @@ func (q *telemetryQueue) shedOffline() {
 }
 
 // take appends the frames to write next to batch, in order. If ping is set, l's writer must
-// then send a ping that confirms the frames up to number.
+// then send a ping whose pong confirms the frames up to number.
 func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queuedFrame, ping bool, number uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -369,8 +370,9 @@ func (q *telemetryQueue) detach(l *telemetryLink) {
 	q.releaseWaiters()
 }
 
-// refuse makes the queue reject frames with reason, unless an earlier reason is set. If
-// orderly is set, later frames do not count as lost, because their senders get an error.
+// refuse makes the queue reject further frames with the given reason. If it already rejects
+// frames, the earlier reason is kept. If orderly is set, later frames do not count as lost,
+// because their senders get an error.
 func (q *telemetryQueue) refuse(reason error, orderly bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -530,7 +532,7 @@ type queuedFrame struct {
 }
 
 // ConnectionStats holds the counters of a [SharedEngineConnection] since its creation, and its
-// current queue size. Every accepted frame is confirmed, queued or dropped.
+// current queue size. Each accepted frame is counted as either confirmed, queued or dropped.
 type ConnectionStats struct {
 	Sent       uint64 // frames handed to the socket, including resent ones
 	BytesSent  uint64 // total size of the sent frames
@@ -541,8 +543,9 @@ type ConnectionStats struct {
 	Queued      int // frames that are waiting, or sent but not confirmed
 	QueuedBytes int // total size of the queued frames
 
-	// Dropped frames by kind of telemetry. A frame that was dropped after it was sent is
-	// counted here until the engine confirms it.
+	// Traces, LiveSpans, Metrics and Logs count the dropped frames of each kind of telemetry.
+	// If a frame was dropped after it had been sent, and the engine confirms it later, it no
+	// longer counts as dropped.
 	Traces, LiveSpans, Metrics, Logs DroppedFrames
 
 	Lost RecordLosses // records that were not put into a frame, or were shortened
@@ -554,7 +557,7 @@ func (s ConnectionStats) Dropped() uint64 {
 	return s.Traces.Frames() + s.Metrics.Frames() + s.Logs.Frames()
 }
 
-// DroppedFrames counts dropped frames by cause, and the records in them.
+// DroppedFrames counts dropped frames by cause, and the records that they contained.
 type DroppedFrames struct {
 	Full         uint64 // the queue was full (including by max_pending_messages), or the frame was too large
 	NotConnected uint64 // span starts, which would be outdated on a later connection
@@ -592,8 +595,8 @@ func (q *telemetryQueue) read(s *ConnectionStats) {
 	s.LiveSpans, s.Metrics, s.Traces, s.Logs = drops[signalLive], drops[signalMetrics], drops[signalTraces], drops[signalLogs]
 }
 
-// RecordLosses counts records that were lost or shortened before they became part of a frame,
-// since the connection was created. Lost frames are counted by [DroppedFrames].
+// RecordLosses counts the records that have been lost or shortened since the connection was
+// created, before they became part of a frame. Lost frames are counted by [DroppedFrames].
 type RecordLosses struct {
 	Overflowed uint64 // spans and log records that arrived faster than they could be encoded, or after Shutdown
 	Shortened  uint64 // records shortened to fit a frame of 8 MiB

@@ -13,7 +13,6 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// testQueue returns a queue with the given limits.
 func testQueue(frames, bytes, away int) *telemetryQueue {
 	return &telemetryQueue{maxFrames: frames, maxBytes: bytes, maxOffline: away}
 }
@@ -184,8 +183,8 @@ func TestQueueWithoutLink(t *testing.T) {
 	}
 }
 
-// If the queue drops a frame that is in flight, the frame counts as dropped only if the
-// connection breaks before the pong.
+// A frame that is shed while it is in flight counts as dropped, unless the pong arrives before
+// the connection breaks.
 func TestQueueShedsInFlight(t *testing.T) {
 	for _, confirmed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("confirmed=%v", confirmed), func(t *testing.T) {

@@ -29,9 +29,10 @@ import (
 // event is added. If f sets the status itself, that status is kept. A panic is recorded like
 // an error and propagates.
 //
-// The telemetry of the span in ctx records the new span. In a handler without such a span, the
-// client's telemetry records it; elsewhere, the global provider does. Without any of these, f
-// still runs, in the trace of ctx. A kind of 0 means trace.SpanKindInternal.
+// The new span is recorded by the telemetry of the span in ctx. If there is no such span, it
+// is recorded by the client's telemetry in a handler, and by the global provider elsewhere. If
+// none of these exists, f still runs in the trace of ctx. A kind of 0 means
+// trace.SpanKindInternal.
 func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
 	tracer, _ := tracerOf(ctx)
 	ctx, span := tracer.Start(ctx, name, trace.WithSpanKind(kind))
@@ -60,8 +61,8 @@ func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(contex
 	return err
 }
 
-// noProvider is the provider of spans that were not started by a provider: the span of a
-// remote parent, and the span of a context without one.
+// noProvider is the provider of spans that no provider has started. These are the span of a
+// remote parent, and the span that trace.SpanFromContext returns for a context without a span.
 var noProvider = trace.SpanFromContext(context.Background()).TracerProvider()
 
 // tracerOf returns the tracer to use for spans in ctx, and its provider.
@@ -120,8 +121,8 @@ type tracing struct {
 	provider trace.TracerProvider
 	tracer   trace.Tracer
 
-	// parentBased reports whether spans of unsampled callers are never sampled, as is the
-	// default. Invocations by such callers need no span.
+	// parentBased reports whether the spans of unsampled callers' invocations are never
+	// sampled, which is the default. Such invocations need no span.
 	parentBased bool
 
 	payloads bool // record inputs and outputs
@@ -161,8 +162,9 @@ func (t *tracing) wants(in *incoming) bool {
 	return !valid // an invalid header counts as none
 }
 
-// watch records that a function is bound to a trace trigger. The function's own spans then
-// carry its ID, so that the engine does not trigger the function with them in an endless loop.
+// watch records that a function is bound to a trace trigger. From then on, the function's own
+// spans carry its ID. The engine does not trigger the function with such spans; doing so would
+// cause an endless loop.
 func (t *tracing) watch(functionID string) {
 	if t != nil {
 		t.watchers.Store(functionID, trace.WithAttributes(attribute.String("function_id", functionID)))
@@ -252,7 +254,7 @@ func (s invocationSpan) failed(err error) {
 	recordFailure(s.span, kind, message, stack)
 }
 
-// panicked records that a handler did not return.
+// panicked records that a handler panicked or called runtime.Goexit.
 func (s invocationSpan) panicked(p any, stack string) {
 	if s.span != nil {
 		s.outputError("handler panicked")

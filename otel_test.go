@@ -57,7 +57,7 @@ func (p *otelPeer) prefixes() map[string]int {
 	return counts
 }
 
-// containing returns the received frames that contain all texts.
+// containing returns the received frames that contain all of the given texts.
 func (p *otelPeer) containing(texts ...string) []string {
 	var found []string
 	for _, f := range p.received() {
@@ -181,7 +181,8 @@ func testDisabledTelemetry(t *testing.T) {
 	}
 }
 
-// If logs are not sent, a Logger falls back to slog, as without telemetry.
+// If log records are not sent to the engine, a Logger falls back to slog, as it does without
+// telemetry.
 func TestTelemetryLoggerFallsBack(t *testing.T) {
 	for name, cfg := range map[string]OtelConfig{"disabled": {Enabled: ptr(false)}, "without logs": {LogsEnabled: ptr(false)}} {
 		t.Run(name, func(t *testing.T) {
@@ -238,7 +239,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	}
 }
 
-// A span's baggage is already part of the span's start.
+// The start of a span already carries the span's baggage.
 func TestBaggageIsSetBeforeTheLiveSpan(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{})
@@ -584,8 +585,8 @@ func percentile(took []time.Duration, p float64) time.Duration {
 	return took[int(float64(len(took)-1)*p)]
 }
 
-// exporters returns telemetry of three kinds. The first delivers at once. The second has an
-// engine that does not read, the third has no engine, and the queues of both are full.
+// exporters returns three kinds of telemetry: one that delivers at once, one whose engine does
+// not read, and one without an engine. The queues of the last two are full.
 func exporters(tb testing.TB) map[string]*Telemetry {
 	tb.Helper()
 	reading, stuck, away := newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{}), newOtelPeer(tb, otelScript{})
@@ -604,7 +605,8 @@ func exporters(tb testing.TB) map[string]*Telemetry {
 	return all
 }
 
-// BenchmarkLogRecord measures how long writing a log record takes, for each kind of exporters.
+// BenchmarkLogRecord measures how long it takes to write a log record, for each kind of
+// telemetry.
 func BenchmarkLogRecord(b *testing.B) {
 	for name, tel := range exporters(b) {
 		b.Run(name, func(b *testing.B) {

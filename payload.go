@@ -67,8 +67,8 @@ func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, 
 	return nil
 }
 
-// minRecycled is the size from which a payload has memory of its own. The memory of smaller
-// payloads is allocated together with the other parts of the invocation.
+// minRecycled is the minimum size of a payload that gets its own, recyclable memory. The
+// memory of smaller payloads is allocated together with the other parts of the invocation.
 const minRecycled = 1 << 10
 
 // payloads is the pool of payload memory. Its elements have type *[]byte.
@@ -85,7 +85,7 @@ func recyclable(data []byte) *[]byte {
 }
 
 // recycle returns the memory of the payload to the pool. callerID is the id of the calling
-// worker that the payload contained.
+// worker, which was read from the payload.
 func (in *incoming) recycle(callerID string) {
 	p := in.memory
 	in.callerID, in.recycled = callerID, true
@@ -118,8 +118,9 @@ func checkOut(out any) error {
 	return fmt.Errorf("cannot decode the result into %T: it leads to itself", out)
 }
 
-// checkTarget returns an error if t can hold no JSON values except null and empty lists and
-// objects. It does not examine struct fields, because a result need not contain all of them.
+// checkTarget returns an error if t can hold no JSON values except null, empty arrays and
+// empty objects. It does not examine struct fields, because a result need not contain all of
+// them.
 func checkTarget(t reflect.Type) error {
 	fail := func(why string) error { return fmt.Errorf("cannot decode the result into %s: %s", t, why) }
 	at, pointers := t, 0
@@ -153,8 +154,8 @@ func checkTarget(t reflect.Type) error {
 	return nil
 }
 
-// callerKey is the member that the engine adds to an object payload. Its value is the ID of
-// the calling worker.
+// callerKey is the name of the member that the engine adds to an object payload. The member's
+// value is the ID of the calling worker.
 const callerKey = "_caller_worker_id"
 
 func isCallerKey(key []byte) bool {
@@ -165,9 +166,10 @@ func isCallerKey(key []byte) bool {
 	return name == callerKey
 }
 
-// noticesCaller reports whether the member added by the engine can affect decoding into t. A
-// plain struct ignores unknown members, but a map stores them, and an UnmarshalJSON method may
-// reject them. A struct with a field for the member wants to receive it.
+// noticesCaller reports whether the member added by the engine must be removed before a
+// payload is decoded into t. A plain struct ignores unknown members, but a map stores them,
+// and an UnmarshalJSON method may reject them. A struct with a field for the member is meant
+// to receive it.
 func noticesCaller(t reflect.Type) bool {
 	for range maxPointers {
 		if t.Kind() != reflect.Pointer {
@@ -407,11 +409,11 @@ func jsonKind(t reflect.Type) string {
 // _caller_worker_id, which the engine adds, is validated only if the schema names it.
 //
 // The schema comes from the handler's type or [WithSchemas]; for a route, the schema of the
-// member body is used. It is compiled when the function is registered. Registration fails if
-// the function has no schema, if the schema's draft is neither 2020-12 nor draft-07, if a
-// reference leaves the schema or references form a cycle, or if package regexp cannot compile
-// a pattern. The keyword format is ignored. Mounted handlers read request bodies themselves,
-// so the option cannot be used with them.
+// member named body is used. It is compiled when the function is registered. Registration
+// fails if the function has no schema, if the schema's draft is neither 2020-12 nor draft-07,
+// if a reference points outside the schema, if references form a cycle, or if package regexp
+// cannot compile a pattern. The keyword format is ignored. Mounted handlers read request
+// bodies themselves, so the option cannot be used with them.
 //
 // Default: no validation. Every payload that can be decoded is then accepted, and missing
 // members become zero values.
@@ -466,8 +468,9 @@ func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 	return nil
 }
 
-// inputSchema is a compiled JSON Schema. The library determines only whether a value is valid.
-// To locate the invalid part, parts of the value are checked against parts of the schema.
+// inputSchema is a compiled JSON Schema. The jsonschema library determines only whether a
+// value is valid. To locate the invalid part, parts of the value are checked against parts of
+// the schema.
 type inputSchema struct {
 	root  any    // the decoded document
 	place string // JSON pointer to the relevant schema in the document
@@ -476,7 +479,8 @@ type inputSchema struct {
 	parts sync.Map // from JSON pointer or schema to *jsonschema.Resolved; nil if it does not compile
 }
 
-// documentID is the document's $id in schemas that refer to a part of it.
+// documentID is the $id of a document without its own. Schemas that are compiled separately
+// refer to parts of the document by its $id.
 const documentID = "iii:request"
 
 func compileInputSchema(raw json.RawMessage, place string) (*inputSchema, error) {
@@ -590,7 +594,7 @@ var (
 	pointerUnescaper = strings.NewReplacer("~1", "/", "~0", "~")
 )
 
-// pointer is a JSON pointer into document.
+// at returns the part of document at pointer, a JSON pointer, and whether it exists.
 func at(document any, pointer string) (any, bool) {
 	if pointer == "" {
 		return document, true
@@ -620,7 +624,7 @@ func at(document any, pointer string) (any, bool) {
 }
 
 // circular returns an error if references form a cycle without descending into the value. The
-// library would follow such a cycle until the stack overflows.
+// jsonschema library would follow such a cycle until the stack overflows.
 func circular(root map[string]any) error {
 	const visiting, visited = 1, 2
 	state := map[string]int{}
@@ -730,8 +734,8 @@ func percentText(s string) (string, error) {
 }
 
 // decodeNumbers decodes JSON. It decodes numbers as 64-bit integers if possible and as floats
-// otherwise, because the library compares these types exactly and treats a json.Number as a
-// string.
+// otherwise, because the jsonschema library compares these types exactly and treats a
+// json.Number as a string.
 func decodeNumbers(raw json.RawMessage) (any, error) {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return nil, nil
@@ -867,7 +871,7 @@ func (s *inputSchema) misspelt(pointers []string, value any, path string) (strin
 	return "", ""
 }
 
-// object returns the schema at pointer. Boolean schemas are not objects.
+// object returns the schema at pointer if it is an object. A schema can also be a boolean.
 func (s *inputSchema) object(pointer string) (schema map[string]any, ok bool) {
 	node, _ := at(s.root, pointer)
 	schema, ok = node.(map[string]any)
@@ -1119,8 +1123,8 @@ func jsonTypeOf(value any) string {
 	return "another type"
 }
 
-// isOfType reports whether a value has the type, or one of the types, in want. The format of
-// want is that of the schema keyword type.
+// isOfType reports whether a value has the type, or one of the types, in want. want is a value
+// of the schema keyword type: a string or a list of strings.
 func isOfType(value, want any) bool {
 	switch want := want.(type) {
 	case string:

@@ -25,8 +25,8 @@ func echo[T any](t *testing.T, c *iii.Client, id string) {
 	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil }, iii.WithBuiltinOverride())
 }
 
-// payloadTypes maps recorded functions to payload types, by id or by prefix of the id.
-// Functions that are not listed use any.
+// payloadTypes maps recorded functions to payload types, by id or id prefix. Functions that
+// are not listed use any.
 var payloadTypes = []struct {
 	id   string
 	echo func(t *testing.T, c *iii.Client, id string)
@@ -214,7 +214,7 @@ func viaAny(t *testing.T, doc json.RawMessage) json.RawMessage {
 }
 
 // Every payload either arrives or is rejected at once. The engine drops messages that it
-// cannot read, so an undetected error would only show as a timeout.
+// cannot read, so an undetected error would show up only as a timeout.
 func TestPayloadArrivesOrIsRefused(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("worker"), iii.WithCallTimeout(time.Minute))

@@ -116,7 +116,6 @@ func (p *peer) client(opts ...Option) *Client {
 	return c
 }
 
-// connected returns a connected client of the peer.
 func (p *peer) connected(opts ...Option) *Client {
 	p.tb.Helper()
 	c := p.client(opts...)
@@ -159,7 +158,7 @@ func (p *peer) wait(what string, done func() bool) {
 	p.mu.Wait(p.tb, waitLimit, what, done)
 }
 
-// conn waits for connection n and returns it. The first is number 0.
+// conn waits for connection n, counting from 0, and returns it.
 func (p *peer) conn(n int) *peerConn {
 	p.tb.Helper()
 	var c *peerConn
@@ -172,7 +171,7 @@ func (p *peer) conn(n int) *peerConn {
 	return c
 }
 
-// find waits for a message for which match returns true.
+// find waits for a message that satisfies match, and returns it.
 func (p *peer) find(what string, match func(*peerMessage) bool) *peerMessage {
 	p.tb.Helper()
 	var found *peerMessage
@@ -202,7 +201,8 @@ func (p *peer) messages(n int, types ...string) []*peerMessage {
 	return list
 }
 
-// tokenMark is part of every reattach token from a peer. TestMain searches logs for it.
+// tokenMark is contained in every reattach token that a peer issues. TestMain checks that it
+// never appears in logs.
 const tokenMark = "70c370c3-5ec2-4e75"
 
 func (c *peerConn) welcome() {
@@ -256,7 +256,7 @@ func (c *peerConn) control(op byte, payload []byte) {
 	}
 }
 
-// answer responds to m by default, like an engine.
+// answer sends the response that an engine would send to m.
 func (c *peerConn) answer(m *peerMessage) {
 	switch {
 	case m.Type == "ping":
@@ -295,7 +295,7 @@ func (p *peer) answered(id string) *peerMessage {
 	return p.find("answer", func(m *peerMessage) bool { return m.Type == "invocationresult" && m.InvocationID == id })
 }
 
-// otelPeer is a scripted telemetry endpoint. By default, it keeps frames and responds to pings
+// otelPeer is a scripted telemetry endpoint. By default, it records frames and answers pings,
 // in order.
 type otelPeer struct {
 	tb     testing.TB
@@ -404,7 +404,7 @@ func (p *otelPeer) serve(conn net.Conn, n int) {
 	c.err = c.read()
 }
 
-// kill cuts the connection and ignores data that is still arriving, like a crash.
+// kill simulates a crash: it cuts the connection and discards data that is still arriving.
 func (c *otelConn) kill() {
 	c.dead = true
 	c.Cut()
@@ -473,14 +473,13 @@ func (p *otelPeer) wait(what string, done func() bool) {
 	p.mu.Wait(p.tb, time.Hour, what, done)
 }
 
-// conn waits for connection n and returns it. The first is number 0.
+// conn waits for connection n, counting from 0, and returns it.
 func (p *otelPeer) conn(n int) *otelConn {
 	p.tb.Helper()
 	p.wait(fmt.Sprintf("connection %d", n), func() bool { return len(p.conns) > n })
 	return p.conns[n]
 }
 
-// received returns the frames received so far.
 func (p *otelPeer) received() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -541,7 +540,7 @@ func (l *stateLog) errors() []error {
 	return append([]error(nil), l.errs...)
 }
 
-// wait waits until the state s has been reached n times.
+// wait waits until the listener has received state s n times.
 func (l *stateLog) wait(tb testing.TB, s ConnectionState, n int) {
 	tb.Helper()
 	l.mu.Wait(tb, time.Hour, fmt.Sprintf("state %s, %d times", s, n), func() bool {

@@ -21,8 +21,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// These tests verify guarantees against the development engine, its registry and its log of
-// messages.
+// These tests check the client's guarantees against the registry and the message log of the
+// development engine.
 
 const workerName = "worker"
 
@@ -206,8 +206,8 @@ func (p *program) replayed(e *iiitest.Engine) (ids []string) {
 	return ids
 }
 
-// After each of many reconnects, the engine's registry must equal the program's registrations,
-// which are replayed in order.
+// After each of many reconnects, the engine's registry must match the program's registrations,
+// which the client must have replayed in order.
 func TestR2RegistrationsAreComplete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)
@@ -273,9 +273,9 @@ func TestR2RegistrationsConcurrent(t *testing.T) {
 	}
 }
 
-// checkNothingTwice checks the engine's log. No registration is sent twice on one connection,
-// no call is sent twice, and each result is sent once, over the connection of its call. It
-// returns the number of results.
+// checkNothingTwice checks in the engine's log that no registration is sent twice on one
+// connection, that no call is sent twice, and that each result is sent once, over the
+// connection of its call. It returns the number of results.
 func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	t.Helper()
 	type at struct{ worker, id string }
@@ -319,7 +319,8 @@ func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	return answers
 }
 
-// Slow handlers finish while connections break.
+// If the connection of a call breaks while its handler is running, the result must not be sent
+// over another connection.
 func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 	for i := range iii.Scale(4, 50) {
 		seed := uint64(i + 1)
@@ -382,9 +383,9 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 	}
 }
 
-// halfOpenDialer dials through a proxy that cuts each of the first connections after a random
-// number of bytes. Its parameter cuts is the number of these connections. The engine does not
-// notice that they are cut.
+// halfOpenDialer returns a dial function that connects through a proxy. The parameter cuts is
+// the number of connections that the proxy cuts, each after a random number of bytes and
+// without the engine noticing.
 func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr string) (net.Conn, error), seed uint64, cuts int, out, in int64) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	r := rand.New(rand.NewPCG(seed, 4))
 	f := enginetest.NewFaultProxy(tb, func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", "engine") }, seed, func(n int) (plan enginetest.FaultPlan) {
@@ -401,9 +402,9 @@ func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr 
 	return f.DialContext
 }
 
-// TestR1HalfOpen cuts connections after a random number of bytes. The engine does not notice
-// and keeps the old connection, including the worker's name and functions. On its next
-// connection, the worker must recover them, and the engine must not reject its name.
+// TestR1HalfOpen cuts connections after a random number of bytes without the engine noticing.
+// To the engine, the worker's name and functions still belong to the old connection. When the
+// worker reconnects, it must recover both, and the engine must not reject its name.
 func TestR1HalfOpen(t *testing.T) {
 	for i := range iii.Scale(60, 1000) {
 		seed := uint64(i + 1)

@@ -381,8 +381,8 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// TestR10EndConcurrent ends a client in every possible way at once, even from its own handlers
-// and callbacks.
+// TestR10EndConcurrent closes a client in every possible way at once, even from its own
+// handlers and callbacks.
 func TestR10EndConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: unanswered})
@@ -744,8 +744,8 @@ func TestR8BufferIsBounded(t *testing.T) {
 	}
 }
 
-// For small messages, only the limit on their number matters. It is exact, and high enough for
-// a burst during a short disconnect.
+// Small messages reach only the limit on the number of buffered messages. That limit is exact,
+// and high enough for a burst during a short disconnection.
 func TestR8SmallMessagesAreBuffered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -771,8 +771,9 @@ func TestR8SmallMessagesAreBuffered(t *testing.T) {
 	})
 }
 
-// With SendWait, a request that does not fit waits until the client connects, another request
-// is canceled, or its own context is done. A request that can never fit fails at once.
+// With SendWait, a request that does not fit into the buffer waits until the client connects,
+// another request is canceled, or its own context is done. A request that can never fit fails
+// at once.
 func TestR8SendWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -1319,7 +1320,7 @@ func TestR16BrokenFramesCostTheConnection(t *testing.T) {
 	}
 }
 
-// TestR16FloodsAreBounded sends endless messages to a client and reads nothing.
+// TestR16FloodsAreBounded floods a client with messages and does not read the replies.
 func TestR16FloodsAreBounded(t *testing.T) {
 	heap := func() int64 {
 		runtime.GC()
@@ -1366,8 +1367,8 @@ func TestR16FloodsAreBounded(t *testing.T) {
 	}
 }
 
-// After the worker has been accepted, an error frame ends the connection if it has the code of
-// an authentication failure. The client then reconnects. It ignores other error frames.
+// After the worker has been accepted, an error frame with the code of an authentication
+// failure makes the client reconnect. The client ignores other error frames.
 func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
 	for _, test := range []struct {
 		code string
@@ -1607,7 +1608,8 @@ func (w *watch) option() Option {
 	})
 }
 
-// wait returns the first matching event, starting at index from, and its index.
+// wait waits for an event that satisfies match, at index from or later. It returns the event
+// and its index.
 func (w *watch) wait(tb testing.TB, from int, match func(watched) bool) (watched, int) {
 	tb.Helper()
 	for {
@@ -1715,7 +1717,7 @@ func neverWedged(t *testing.T, seed uint64) (longest time.Duration) {
 	if err := c.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// If the byte limit of a connection has not been reached, break it at a random time.
+	// At random times, break the connections that have not reached their byte limit.
 	links := proxy.Connections
 	from := 0
 	for links() <= cuts {
@@ -1768,13 +1770,14 @@ func isLost(err error) bool {
 	return errors.As(err, &lost)
 }
 
-// bound returns the maximum time to reconnect after a number of failures.
+// bound returns the longest time that a reconnection may take after the given number of
+// failures.
 func bound(failures int) time.Duration {
 	return time.Duration(1.3*float64(time.Second)*math.Pow(2, float64(failures-1))) + wsconn.DialTimeout
 }
 
-// After a connection that was ready, the reconnect delay starts at its initial value.
-// Otherwise it grows.
+// After a connection that became ready, the reconnect delay restarts at its initial value.
+// After any other, it grows.
 func TestR3DelayStartsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -1814,7 +1817,7 @@ func TestR3DelayStartsAgain(t *testing.T) {
 
 // TestR4SilentPeerIsNoticed tests peers that keep the connection open but send nothing.
 func TestR4SilentPeerIsNoticed(t *testing.T) {
-	// lost waits for the error that ends a connection, and returns the event.
+	// lost waits for the event that reports the loss of the connection, and returns it.
 	lost := func(t *testing.T, w *watch) watched {
 		e, _ := w.wait(t, 0, func(e watched) bool { return e.err != nil })
 		return e
@@ -1932,8 +1935,8 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 	})
 }
 
-// blockedPeers lists ways in which an engine can block a client. Each returns a client that is
-// blocked.
+// blockedPeers lists the ways in which an engine can block a client. Each function returns a
+// blocked client.
 var blockedPeers = map[string]func(t *testing.T) *Client{
 	"never answers": func(t *testing.T) *Client {
 		return newPeer(t, script{message: unanswered}).connected(WithDrainTimeout(time.Millisecond))
@@ -2152,7 +2155,7 @@ func TestConnectTellsWhatIsThere(t *testing.T) {
 	}
 }
 
-// With a canceled context, a call is not sent. The error does not blame the connection.
+// A call with a canceled context is not sent, and its error does not blame the connection.
 func TestCallInAnEndedContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newPeer(t, script{}).client()
@@ -2341,8 +2344,8 @@ func paddedJSON(size int) json.RawMessage {
 	return b
 }
 
-// TestR21SizeNeverKillsALink transfers messages of sizes around the engine's limits, which are
-// 16 MiB per frame and 64 MiB per message.
+// TestR21SizeNeverKillsALink transfers messages whose sizes are close to the engine's limits
+// of 16 MiB per frame and 64 MiB per message.
 func TestR21SizeNeverKillsALink(t *testing.T) {
 	sizes := []int{17, 65}
 	switch {
@@ -2442,8 +2445,7 @@ func TestR21Limit(t *testing.T) {
 	}
 }
 
-// R13: everything that was recorded arrives, even if the engine's side breaks the connection a
-// hundred times.
+// R13: all recorded telemetry arrives, even if the peer breaks the connection a hundred times.
 func TestR13TelemetryArrives(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
@@ -2726,8 +2728,8 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	t.Logf("%d log lines and errors", lines)
 }
 
-// The start of a span is sent at most once, and before the finished span. Connections break,
-// the queue overflows, and spans vary in length.
+// The start of a span is sent at most once, and before the finished span, even if connections
+// break, the queue overflows and spans vary in length.
 func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 	var starts, ends, dropped, kills uint64
 	for seed := range uint64(scale(25, 1000)) {

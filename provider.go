@@ -36,21 +36,21 @@ type TriggerType struct {
 	Namespace string
 }
 
-// TriggerProvider implements a trigger type. The client calls it when triggers are bound and
-// unbound. The provider calls [TriggerBinding.Fire] for each event of a trigger.
+// TriggerProvider implements a trigger type. The client calls Bind and Unbind when triggers
+// are added and removed. The provider calls [TriggerBinding.Fire] for each event of a trigger.
 //
-// Methods are called in order, one at a time for each trigger and concurrently for different
-// triggers. They do not block the client's read loop. A panic counts as an error of the
-// method.
+// The calls for one trigger are made in order and one at a time; calls for different triggers
+// may run concurrently. They do not block the client's read loop. A panic counts as an error
+// of the method.
 type TriggerProvider interface {
-	// Bind starts a trigger and replaces any trigger that is bound with the same ID. An error
-	// rejects the trigger. The worker that registered it receives the error, with the code of
-	// an [*Error] or else with code trigger_registration_failed. If a trigger with that ID was
-	// bound before, Unbind is called next.
+	// Bind starts a trigger and replaces any bound trigger with the same ID. If Bind returns
+	// an error, the trigger is rejected, and the worker that registered it receives the error,
+	// with the code of an [*Error] or else with code trigger_registration_failed. If a trigger
+	// with that ID was already bound, Unbind is called next.
 	//
 	// ctx belongs to the trigger rather than to the call or the connection. It is canceled
-	// when the trigger is unbound, when a changed trigger replaces it, and when the client
-	// ends. Work started by Bind may use ctx until then.
+	// when the trigger is unbound, when a changed trigger replaces it, and when the client is
+	// closed. Work started by Bind may use ctx until then.
 	//
 	// After a reconnection, the engine binds all triggers again. If a trigger has not changed,
 	// b.Unchanged is true and ctx is the same as before.
@@ -58,13 +58,13 @@ type TriggerProvider interface {
 
 	// Unbind stops a trigger. It is called when the trigger is unregistered or moves to
 	// another provider, and when the engine does not bind it again after a reconnection. It is
-	// not called when the client ends. ctx is canceled when the client ends. An error is
-	// logged.
+	// not called when the client is closed, but its ctx is canceled then. The client logs an
+	// error returned by Unbind.
 	Unbind(ctx context.Context, id string) error
 }
 
 // TriggerBinding is a bound trigger of a type that this worker provides. It is usable until
-// the client ends, and may be copied.
+// the client is closed, and may be copied.
 type TriggerBinding struct {
 	// ID is the trigger's ID. It is unique in the engine.
 	ID string
@@ -72,14 +72,14 @@ type TriggerBinding struct {
 	TriggerType string
 	// FunctionID is the ID of the function to call.
 	FunctionID string
-	// Namespace is the function's namespace. It is empty on engines since 0.26, because they
-	// do not report it.
+	// Namespace is the function's namespace. It is empty with engine 0.26 and later, which
+	// does not report it.
 	Namespace string
-	// Config is the config with which the trigger was registered. Without a config, it is
-	// null, or {} on engines since 0.26.
+	// Config is the config with which the trigger was registered. If it was registered without
+	// one, Config is null, or {} with engine 0.26 and later.
 	Config json.RawMessage
-	// Metadata is the trigger's metadata. Each call passes it to the function. It is nil if
-	// there is none, and on engines since 0.26, because they do not report it.
+	// Metadata is the trigger's metadata, which Fire passes to the function. It is nil if the
+	// trigger has none, and always with engine 0.26 and later, which does not report it.
 	Metadata json.RawMessage
 	// Unchanged reports whether the trigger is already bound and the engine has merely sent it
 	// again, as it does after each reconnection. A provider that has kept the trigger running
@@ -98,8 +98,9 @@ type TriggerBinding struct {
 // [Client.Call].
 //
 // If the config contains condition_function_id, Fire first calls that function with the same
-// payload. If the condition function returns exactly false, Fire returns nil and no error. If
-// it fails, Fire returns its error. In both cases, the trigger's function is not called.
+// payload. If the condition function returns exactly false, Fire returns a nil result and a
+// nil error. If it fails, Fire returns its error. In both cases, the trigger's function is not
+// called.
 func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage, error) {
 	if b.client == nil {
 		return nil, errors.New("iii: fire: the binding does not come from a call of Bind")
@@ -144,7 +145,7 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 // HandleTriggerType makes this worker the provider of a trigger type. It does not wait for the
 // network. Triggers that are waiting for a provider are bound as soon as the engine has
 // registered the type. A type cannot be unregistered, because the protocol has no message for
-// that; it exists until the client ends.
+// that; it exists until the client is closed.
 //
 // If several workers register the same type, the engine silently assigns it to the last one.
 // When that worker disconnects, the engine drops the type even if another worker registered it
@@ -153,13 +154,12 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 // no worker provides a type, the client registers it again. If access control forbids
 // engine::triggers::info, the client stops asking until the next connection.
 //
-// Engines since 0.26 have no triggers. On these engines, a type is a private function with the
-// same ID, and a trigger is an observer of that function, with the config as its args.
-// Therefore, this worker must not register a function with that ID on any engine. A type
-// outside the worker's own namespace cannot be provided; this is logged. A second provider is
-// rejected until the first one has disconnected. Bindings have neither namespace nor metadata.
-// Fire calls the target through the observer, and only if the observer's filters match the
-// payload.
+// Engine 0.26 and later has no triggers. There, a type is a private function with the same ID,
+// and a trigger is an observer of that function, with the config as its args. Therefore, this
+// worker must not register a function with that ID on any engine. The worker cannot provide a
+// type outside its own namespace; the client logs this. A second provider is rejected until
+// the first one has disconnected. Bindings have neither namespace nor metadata. Fire calls the
+// target through the observer, and only if the observer's filters match the payload.
 func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	fail := func(err error) error { return public(fmt.Errorf("trigger type %q: %w", t.ID, err)) }
 	switch {
@@ -515,7 +515,7 @@ func (s *providers) bind() {
 	}
 }
 
-// stepped records a binder's attempt to bring b to the wanted state. err is the outcome.
+// stepped records the outcome of a binder's attempt to bring b to the wanted state.
 func (s *providers) stepped(b *boundTrigger, want *wantedTrigger, err error) {
 	if want != nil && b.want == want {
 		if want.done != nil {
@@ -626,7 +626,8 @@ func refusalBody(err error) *ErrorBody {
 }
 
 // close lets the binders finish their current work. It returns a channel that is closed when
-// all of them have stopped. The client cancels the contexts of the bound triggers.
+// all of them have stopped. It does not cancel the contexts of the bound triggers; the client
+// does.
 func (s *providers) close() <-chan struct{} {
 	s.mu.Lock()
 	s.closed = true

@@ -18,8 +18,8 @@ func (c *Client) Publish(ctx context.Context, topic string, data any) error {
 // PublishDurable adds data to the queues of a topic's subscribers ([QueueTriggerConfig]).
 // Messages are delivered at least once, with retries. A message that keeps failing is moved to
 // the dead-letter queue ([Client.DeadLetters]). PublishDurable returns once the engine has
-// accepted the message; if the topic has no subscriber at that time, the message is lost.
-// Without a queue worker connected to the engine, the error matches [ErrFunctionNotFound]. An
+// accepted the message; if the topic has no subscriber at that time, the message is lost. If
+// no queue worker is connected to the engine, the error matches [ErrFunctionNotFound]. An
 // empty topic results in an [*Error] with code topic_not_set.
 func (c *Client) PublishDurable(ctx context.Context, topic string, data any) error {
 	const id = "iii::durable::publish"
@@ -34,8 +34,8 @@ const deadLettersPage = 100
 
 // DeadLetters lists the messages in the dead-letter queue of a topic or named queue, newest
 // first. It reads all pages of the engine's listing. If messages are added or removed in the
-// meantime, some may be missed, but none is listed twice. Without a queue worker, the error
-// matches [ErrFunctionNotFound].
+// meantime, some may be missed, but none is listed twice. If no queue worker is connected to
+// the engine, the error matches [ErrFunctionNotFound].
 func (c *Client) DeadLetters(ctx context.Context, topic string) ([]DeadLetter, error) {
 	var letters []DeadLetter
 	seen := map[string]bool{}

@@ -16,7 +16,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// gate registers the auth function and hooks. They decide as in the recording.
+// gate registers the auth function and the hooks, which decide as in the recording.
 func gate(t *testing.T, c *iii.Client) {
 	t.Helper()
 	handle(t, c, "gate::auth", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {
@@ -51,7 +51,7 @@ func gate(t *testing.T, c *iii.Client) {
 	})
 }
 
-// The replies equal the recorded ones, except that they spell out defaults.
+// The replies match the recorded ones, except that defaults are written out.
 func TestAccessControlAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("gate"))

@@ -25,7 +25,7 @@ import (
 // access control can deny functions silently.
 //
 // A trigger is sent only after its function has been accepted. Otherwise, the trigger of a
-// rejected function would take the route away from the worker that serves it.
+// rejected function would take its route away from the worker that serves the function.
 type registry struct {
 	client *Client
 
@@ -67,7 +67,7 @@ type registry struct {
 	wake      chan struct{}        // capacity 1; signals work for maintain
 }
 
-// replayPhase is how far a link's registrations have progressed.
+// replayPhase is how far the replay of the registrations on a link has progressed.
 type replayPhase uint8
 
 const (
@@ -458,9 +458,11 @@ func (r *registry) sendDue() (fence uint64) {
 	return fence
 }
 
-// target returns the function of this worker that t calls, or nil. A trigger that was held for
-// a function stays held after the function is unregistered. Otherwise, it would fire twice if
-// another worker has a function with the same ID.
+// target returns the function of this worker that a trigger calls: the trigger's adapter if it
+// has one, and otherwise the function with the trigger's function ID. It returns nil if there
+// is none. If t was held for a function that has since been unregistered, target still returns
+// that function, so that t stays held. Otherwise, t would fire twice if another worker has a
+// function with the same ID.
 func (r *registry) target(t *Trigger) *Function {
 	if t.adapter != nil && r.link != nil && r.link.dialect().answers(&t.claim) {
 		return t.adapter
@@ -651,7 +653,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	}
 	r.held = append(r.held, t)
 	if fence := r.sendDue(); fence > 0 {
-		// Later requests may be meant to fire the trigger.
+		// The program may expect requests that it sends from now on to fire the trigger.
 		r.client.out.suspend(r.link, fence)
 	}
 	if len(r.unfenced) > 0 {
@@ -817,9 +819,9 @@ func (r *registry) unregisterAll(reason error) {
 	}
 }
 
-// unregisterFunctions unregisters the functions that unregisterAll left registered. These are
-// functions with observers, because the engine accepts no reports for unregistered functions.
-// Until then, new invocations of these functions are rejected.
+// unregisterFunctions unregisters the functions that unregisterAll left registered. These
+// functions have observers, and the engine accepts no reports for unregistered functions.
+// Until unregisterFunctions is called, new invocations of these functions are rejected.
 func (r *registry) unregisterFunctions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -892,7 +894,8 @@ func (r *registry) hosted(l *link, id string) *Function {
 	return nil
 }
 
-// observerAdded handles the engine's announcement of an observer.
+// observerAdded handles the engine's message that a function of this worker has a new
+// observer.
 func (c *Client) observerAdded(l *link, m *ObserverAddedMessage) {
 	v := compileView(m.Observer)
 	c.registry.mu.Lock()
@@ -977,8 +980,8 @@ func (c *Client) logRefusal(id, triggerType string, err *Error) {
 }
 
 // refuse records the rejection of a trigger or an observer. If final is set, the engine keeps
-// no record of it. The caller must call the returned function, if any, after releasing the
-// lock.
+// no record of the rejected registration. The caller must call the returned function, if any,
+// after releasing the lock.
 //
 // Until a trigger is accepted, repeated rejections are logged only once. The trigger's error
 // handler is called for every rejection, but only once per connection if the trigger is

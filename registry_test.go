@@ -94,8 +94,8 @@ func TestConnectReturnsBehindTheLastTrigger(t *testing.T) {
 	}
 }
 
-// While the engine is busy with later registrations, the client retries a rejected one. The
-// pong to the ping after the first attempt does not confirm the second attempt.
+// The client retries a rejected registration while the engine is busy with later ones. The
+// pong to a ping sent after the first attempt must not confirm the second attempt.
 func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 	for _, late := range []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second} {
 		t.Run(late.String(), func(t *testing.T) {
@@ -251,7 +251,7 @@ func TestTriggersKeepTheirOrderWhileConnected(t *testing.T) {
 	})
 }
 
-// rejecting rejects the functions for which refuse returns true.
+// rejecting returns a script that rejects the functions for which refuse returns true.
 func rejecting(refuse func(id string) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if m.Type == "registerfunction" && refuse(m.ID) {
@@ -287,8 +287,9 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	})
 }
 
-// A pending trigger depends on its function even after the function has been unregistered. If
-// the function was rejected, so is the trigger, which must not be sent later.
+// A trigger that waits for its function still depends on the function after the function has
+// been unregistered. If the function is rejected, so is the trigger, and the trigger is not
+// sent.
 func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -497,7 +498,7 @@ func (c slowConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// While a ping waits behind a large upload, its timeout does not start.
+// The timeout of a ping does not start while the ping waits behind a large upload.
 func TestSlowUploadDoesNotEndTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})

@@ -22,9 +22,9 @@ import (
 // encoded. [Client.Send] and [Client.Enqueue] are retried only if nothing was sent.
 //
 // Retries use exponential backoff with full jitter: before attempt n+1, the call waits a
-// random time between 0 and InitialDelay · 2ⁿ⁻¹, but at most MaxDelay. Each attempt has the
-// call's own timeout. The context limits all attempts together: if its deadline is before the
-// next attempt, the call returns the error of the latest attempt.
+// random time between 0 and InitialDelay · 2ⁿ⁻¹, but at most MaxDelay. The call's timeout
+// applies to each attempt, and the context limits all attempts together: if its deadline is
+// earlier than the next attempt, the call returns the error of the latest attempt.
 type RetryPolicy struct {
 	// MaxAttempts is the number of attempts, including the first. 0 means 3, and 1 disables
 	// retries. A negative value is an error.
@@ -109,8 +109,8 @@ func (p *RetryPolicy) delay(n int) time.Duration {
 	return min(d, p.MaxDelay)
 }
 
-// retries reports whether a request that failed with err should be retried. answered reports
-// whether the request expects a response.
+// retries reports whether a request that failed with err should be retried. answered is true
+// if the request expects a response.
 func (p *RetryPolicy) retries(err error, answered bool) bool {
 	var unsent *callError
 	if errors.As(err, &unsent) {

@@ -247,7 +247,7 @@ func TestOwnCallsAreNotRepeated(t *testing.T) {
 	})
 }
 
-// SafeToRetry and errors.Is examine every error of a tree.
+// SafeToRetry and errors.Is examine every error in an error tree.
 func TestOutcomesInsideOtherErrors(t *testing.T) {
 	draining, overloaded := &Error{Code: CodeWorkerDraining}, &Error{Code: CodeOverloaded, Message: "m", FunctionID: "f"}
 	sold := &Error{Code: "sold_out"}

@@ -28,7 +28,7 @@ type Router struct{ f *Function }
 
 // Err returns an error if the engine has rejected the router or any of its routes, and nil
 // otherwise. If the router's function was rejected, the error is the *[RejectedError] of
-// [Function.Err]. If only routes were rejected, their *[Error]s are joined.
+// [Function.Err]. If only routes were rejected, Err joins their *[Error]s.
 func (r *Router) Err() error {
 	if err := r.f.refused.Load(); err != nil {
 		return err
@@ -60,9 +60,9 @@ func (r *Router) Unregister() error { return r.f.Unregister() }
 //   - the engine responds to paths with more than Depth segments with 404, and to other
 //     methods with 405, without calling the handler;
 //   - a route of [HandleHTTP] or [Client.MountHTTP] with literal segments below the prefix
-//     takes precedence over the router. If it has the same shape as a route of the router,
-//     such as "/api/:id", and belongs to the same client, whichever is registered second is
-//     rejected;
+//     takes precedence over the router. A route of the same client that differs from one of
+//     the router's routes only in parameter names, such as "/api/:id", conflicts with that
+//     route: whichever is registered second is rejected;
 //   - prefix must not contain parameters, and [WithTriggerID] is an error, because a router
 //     has many triggers.
 func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opts ...FunctionOption) (*Router, error) {

@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// shopMux returns a router whose handlers report which pattern matched.
+// shopMux returns a ServeMux whose handlers report which pattern matched.
 func shopMux() *http.ServeMux {
 	mux := http.NewServeMux()
 	say := func(w http.ResponseWriter, r *http.Request) {
@@ -120,7 +120,7 @@ func TestRoutersOverlap(t *testing.T) {
 	})
 }
 
-// If a router cannot be registered completely, none of its routes is.
+// If any route of a router cannot be registered, none of them is.
 func TestRoutersThatCannotBe(t *testing.T) {
 	typed := func(method, path string) func(*iii.Client) error {
 		return func(c *iii.Client) error {

@@ -212,8 +212,8 @@ func stripAnnotations(v any) {
 	}
 }
 
-// canonicalNumbers returns v with equal numbers in the same format. It covers only the formats
-// that the engine is known to vary.
+// canonicalNumbers rewrites the numbers in v so that equal numbers have the same format. It
+// covers only the formats that the engine is known to use.
 func canonicalNumbers(v any) any {
 	switch v := v.(type) {
 	case map[string]any:

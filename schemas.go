@@ -13,7 +13,7 @@ import (
 )
 
 // schemaFiles holds the schemas. The keyword required lists the properties that this package
-// always writes. Others may omit required properties that have a default.
+// always writes. Other senders may omit required properties that have a default.
 //
 //go:embed schema/*.json
 var schemaFiles embed.FS

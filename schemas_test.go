@@ -43,7 +43,7 @@ func declarations(t *testing.T, name string) *ast.File {
 }
 
 // The generator silently drops schema files that are missing from its command line, and
-// definitions whose name is taken.
+// definitions whose name is already taken.
 func TestGeneratedTypesAreComplete(t *testing.T) {
 	gen, err := os.ReadFile("gen.go")
 	if err != nil {
@@ -171,7 +171,7 @@ func TestEnumsMatchSchemas(t *testing.T) {
 			want[name] = append(want[name], strings.TrimSuffix(constant, ":")+"="+value["const"].(string))
 		}
 	}
-	// This enumeration is open. These values occur only on the stream socket or in
+	// This enumeration is open: the values below occur only on the stream socket or in
 	// stream::send.
 	want["StreamEventType"] = append(want["StreamEventType"],
 		"StreamEventTypeSync=sync", "StreamEventTypeEvent=event", "StreamEventTypeUnauthorized=unauthorized")

@@ -479,7 +479,7 @@ const (
 
 // flush waits until the engine has read every request accepted before the call, as confirmed
 // by the pong to a later ping. It waits at most fenceTimeout for the pong and awayTimeout for
-// a connection. Without a link and held requests, it returns immediately.
+// a connection. If there is neither a link nor a held request, it returns immediately.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -507,7 +507,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		case <-done:
 			return nil
 		case <-dead:
-			// detach follows and changes the state that the loop checks.
+			// detach will follow and change the state that the loop checks.
 			select {
 			case <-q.detached():
 			case <-ctx.Done():
@@ -665,7 +665,7 @@ func (q *sendQueue) hold(r *request) {
 	q.heldB += r.size
 }
 
-// giveUp withdraws r because its caller stops waiting. done reports whether r is already
+// giveUp withdraws r because its caller has stopped waiting. done reports whether r is already
 // resolved; the outcome is then in its answer channel, or about to be sent there. sent reports
 // whether the engine may have received r.
 func (q *sendQueue) giveUp(r *request) (done, sent bool) {

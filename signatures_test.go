@@ -329,7 +329,7 @@ var (
 	_ = iii.TriggerAction{Action: iii.ActionVoid{}}
 )
 
-// Union variants, messages, and types of the reference page that are not listed above.
+// Union variants, messages, and the types on the reference page that are not listed above.
 var _ = []any{
 	iii.UpdateSet{}, iii.UpdateMerge{}, iii.UpdateIncrement{}, iii.UpdateDecrement{}, iii.UpdateAppend{}, iii.UpdateRemove{},
 	iii.HTTPAuthHMAC{}, iii.HTTPAuthBearer{}, iii.HTTPAuthAPIKey{}, iii.HTTPMethod(""), iii.ActionVoid{}, iii.ActionEnqueue{},

@@ -56,7 +56,7 @@ func (s *State[T]) Update(ctx context.Context, key string, ops ...UpdateOp) (Upd
 	return updateStored[T](ctx, s.client, "state::update", StateUpdateInput{Scope: s.scope, Key: key, Ops: ops})
 }
 
-// Delete removes a value and returns it, and reports whether there was one. The engine fires
+// Delete removes a value. It returns the value and whether there was one. The engine fires
 // triggers in either case.
 func (s *State[T]) Delete(ctx context.Context, key string) (old T, ok bool, err error) {
 	return getStored[T](ctx, s.client, "state::delete", StateDeleteInput{Scope: s.scope, Key: key})
@@ -75,8 +75,8 @@ func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 	return result.Groups, err
 }
 
-// State and streams store items in the same way: JSON values under a name, with the same
-// update operations and the same kinds of results.
+// State and Stream share the following types and helpers. Both store JSON values under a name,
+// with the same update operations and kinds of results.
 
 // SetResult is the result of storing an item. If the call fails, it is the zero value.
 type SetResult[T any] struct {
@@ -98,8 +98,8 @@ type UpdateResult[T any] struct {
 	HadOld bool
 	// New is the value that is now stored. It is the zero value for null.
 	New T
-	// Errors contains one error for each operation that was rejected. It is nil if all
-	// operations were applied. The other operations are applied even if some were rejected.
+	// Errors contains one error for each rejected operation. It is nil if all operations were
+	// applied. A rejected operation does not prevent the others from being applied.
 	Errors []UpdateOpError
 }
 

@@ -16,7 +16,7 @@ type cart struct {
 	Total int      `json:"total"`
 }
 
-// check compares the result of a call and reports its error.
+// check reports err and any difference between want and got.
 func check[T any](t *testing.T, what string, want, got T, err error) {
 	t.Helper()
 	if err != nil {

@@ -53,8 +53,8 @@ func (s *Stream[T]) Update(ctx context.Context, group, id string, ops ...UpdateO
 	return updateStored[T](ctx, s.client, "stream::update", StreamUpdateInput{StreamName: s.name, GroupID: group, ItemID: id, Ops: ops})
 }
 
-// Delete removes an item and returns its value, and reports whether there was one. If not, no
-// event is sent.
+// Delete removes an item. It returns the item's value and whether the item existed. If it did
+// not, no event is sent.
 func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok bool, err error) {
 	const functionID = "stream::delete"
 	var result StreamDeleteResult

@@ -11,8 +11,9 @@ import (
 )
 
 // StreamProvider stores a stream in place of the engine. Its methods must be safe for
-// concurrent use. Their contexts and errors are handled like those of a [HandlerFunc], except
-// that the engine wraps errors of methods that change an item in an error with its own code.
+// concurrent use. Their contexts and errors are handled like those of a [HandlerFunc], with
+// one exception: if a method that changes an item fails, the engine wraps the error in one
+// with the engine's own code.
 //
 // The returned values determine the stream's events. If the old value of a change is nil or
 // null, the event is a creation. If the old value of a deletion is nil or null, there is no

@@ -75,11 +75,17 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 // stream::send during that time are lost. A slow loop exerts backpressure on the engine. Once
 // about 300 messages are queued in the engine, it drops the oldest ones.
 //
-// An error is yielded once, as the last element. It is the context's error once ctx is done;
-// an error that matches [ErrForbidden] if a join handler rejects a subscription, yielded
-// together with the rejection, a message of type unauthorized; the last failure if no attempts
-// remain; or an error for an invalid argument. An attempt to connect takes at most 10 s.
-// Connections are pinged every 20 s and considered lost after 60 s without a frame.
+// An error is yielded once, as the last element. It is one of the following:
+//
+//   - the context's error, once ctx is done;
+//   - an error that matches [ErrForbidden], if a join handler rejects a subscription. The
+//     error is yielded together with the rejection, a message of type unauthorized;
+//   - the last failure, if no attempts remain;
+//   - an error for an invalid argument, for a message that cannot be decoded, or after three
+//     consecutive responses with status 404.
+//
+// An attempt to connect takes at most 10 s. Connections are pinged every 20 s and considered
+// lost after 60 s without a frame.
 func SubscribeWith(ctx context.Context, o SubscribeOptions, subs ...StreamSubscription) iter.Seq2[StreamMessage, error] {
 	return func(yield func(StreamMessage, error) bool) {
 		s, err := newSubscriber(o, subs)
@@ -108,7 +114,7 @@ type subscriber struct {
 	listener func(ConnectionState, error)
 }
 
-// maxNotFound is the number of consecutive 404 responses that ends a loop. They mean that the
+// maxNotFound is the number of consecutive 404 responses after which a loop ends, because the
 // address has no stream socket.
 const maxNotFound = 3
 
@@ -256,8 +262,8 @@ func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, e
 	}
 }
 
-// leaveStream sends a Close frame and ends the connection. If the peer does not read, the
-// connection ends after streamFarewell.
+// leaveStream sends a Close frame and closes the connection. If the peer does not read,
+// leaveStream closes the connection after streamFarewell.
 func leaveStream(conn *wsconn.Conn) {
 	timer := time.NewTimer(streamFarewell)
 	defer timer.Stop()

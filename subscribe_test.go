@@ -74,7 +74,7 @@ func TestSubscribe(t *testing.T) {
 				t.Errorf("envelope: %+v", m)
 			}
 			if len(got) >= 2 && len(steps) > 0 {
-				// Run steps up to and including the next one that the subscriptions report.
+				// Run steps until one of them is reported to the subscriptions.
 				for n := len(steps); n == len(steps); {
 					if err := steps[0](); err != nil {
 						t.Fatal(err)
@@ -204,8 +204,8 @@ func TestSubscribeRefused(t *testing.T) {
 	}, iiitest.WithStreamAuth("streams::auth"))
 }
 
-// lastError consumes messages, calls each for every message, and returns the final error.
-// There must be exactly one error, at the end.
+// lastError reads messages to the end, calls the function each for every message, and returns
+// the error. There must be exactly one error, as the last element.
 func lastError(t *testing.T, messages iter.Seq2[iii.StreamMessage, error], each func(iii.StreamMessage)) (last error) {
 	t.Helper()
 	for m, err := range messages {

@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// A registration that the engine rejects because another worker owns it is retried until it is
-// accepted. The first delay is takeoverDelay; it doubles with each retry up to
+// A registration that is rejected because another worker owns it is retried until the engine
+// accepts it. The first delay is takeoverDelay; it doubles with each retry up to
 // takeoverDelayMax.
 const (
 	takeoverDelay    = 250 * time.Millisecond
@@ -181,9 +181,9 @@ func (r *registry) waits(c *claim, now time.Time) bool {
 	return f != nil && f.holds(now)
 }
 
-// accept records that the engine has accepted a registration. If the registration was rejected
-// before, accept returns the previous owner and a notice for the program. The caller must call
-// the notice after releasing the lock.
+// accept records that the engine has accepted a registration. If the engine had rejected the
+// registration earlier, accept returns the previous owner and a function that notifies the
+// program. The caller must call this function after releasing the lock.
 func (r *registry) accept(c *claim) (owner string, notice func()) {
 	c.standing = accepted
 	if c.trigger != nil && r.link.dialect().answers(c) {
@@ -216,7 +216,7 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 }
 
 // retryOf immediately retries the registrations owned by the given workers. A worker that has
-// given up one registration has probably ended.
+// given up one registration has probably disconnected and thus given up all of them.
 func (r *registry) retryOf(owners map[string]bool) {
 	now := time.Now()
 	try := func(c *claim) {
@@ -312,8 +312,8 @@ func (r *registry) formerOwners(l *link) (former map[string]string, deadline tim
 }
 
 // release sends the triggers of released functions and of functions whose deadline has passed.
-// It also retries registrations owned by unlisted workers. It does this once per worker,
-// because a worker that has not reported its process ID is never listed.
+// It also retries registrations owned by unlisted workers, but only once per worker, because a
+// worker that has not reported its process ID is never listed.
 func (r *registry) release(l *link, listed, released map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -346,9 +346,9 @@ func (r *registry) release(l *link, listed, released map[string]bool) {
 
 // released queries the engine. The result listed contains the IDs of the workers that the
 // engine lists. The result released contains the functions in former that are no longer called
-// by triggers of their former owners. The engine does not list workers that have ended or that
-// have not reported their process ID, so a trigger of an unlisted worker may belong to the
-// former owner.
+// by triggers of their former owners. The engine lists neither disconnected workers nor
+// workers that have not reported their process ID, so a trigger of an unlisted worker may
+// belong to the former owner.
 func (c *Client) released(ctx context.Context, former map[string]string) (listed, released map[string]bool, err error) {
 	workers, err := c.Workers(ctx)
 	if err != nil {
@@ -384,8 +384,8 @@ func (c *Client) released(ctx context.Context, former map[string]string) (listed
 
 // boundBy asks the engine which functions are called by triggers. For each function ID, with
 // and without prefixes, it returns the names of the workers whose triggers call the function.
-// Where observers replace triggers, it counts observers, except those of disconnected workers,
-// because they do not fire.
+// On engines with observers, it includes the workers whose observers call the function, except
+// disconnected workers, because their observers do not fire.
 func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 	bound := map[string][]string{}
 	note := func(functionID, worker string) {

@@ -65,8 +65,7 @@ func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup fun
 	return r
 }
 
-// serveName returns a setup function. The functions that it registers return the worker's
-// name.
+// serveName returns a setup function that registers functions that return the worker's name.
 func serveName(t *testing.T, ids ...string) func(r *replica) {
 	return func(r *replica) {
 		t.Helper()
@@ -314,8 +313,9 @@ func get(t *testing.T, e *iiitest.Engine, path string) (status int, body string)
 	return resp.StatusCode, string(b)
 }
 
-// Before, during and after an update, every event fires exactly once, on the worker that
-// serves the function. A replica that fails makes no difference.
+// Before, during and after an update, every event calls its function exactly once, on the
+// worker that serves the function. A canary that is rejected and then closed makes no
+// difference.
 func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		var mu sync.Mutex
@@ -461,8 +461,8 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 	})
 }
 
-// If another worker has taken over the functions of a worker that reconnects, the worker does
-// not register triggers for them.
+// When a worker reconnects, it does not register triggers for functions that another worker
+// has taken over in the meantime.
 func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 10_000, MaxDelayMs: 10_000, BackoffMultiplier: 1}))
@@ -521,7 +521,7 @@ func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
 }
 
 // A trigger that was never sent is not unregistered, because the other replica may have a
-// trigger of the same id.
+// trigger with the same id.
 func TestHeldTriggersAreNotTakenBack(t *testing.T) {
 	for _, how := range []string{"unregister", "shutdown", "unregister the function"} {
 		t.Run(how, func(t *testing.T) {
@@ -585,8 +585,7 @@ func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
 	})
 }
 
-// A route conflicts with that of another worker if they differ only in the names of
-// parameters.
+// Routes of different workers conflict if they differ only in parameter names.
 func TestRouteWithOtherParameterNamesIsTakenOver(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -873,8 +872,8 @@ func TestReplicasUnderLoad(t *testing.T) {
 			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
 				t.Error("the new replica does not serve")
 			}
-			// For the route, the engine may respond by itself while no worker serves it. For
-			// the function, every error must guarantee that the call has not run.
+			// While no worker serves the route, the engine may respond to requests by itself.
+			// Every error of a call must guarantee that the function has not run.
 			for outcome := range routes {
 				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
 					t.Errorf("the route responded with %q", outcome)
@@ -1106,7 +1105,8 @@ func TestClientMayEndDuringATakeover(t *testing.T) {
 	}
 }
 
-// A trigger registered in response to the takeover notice waits like the others.
+// A trigger that is registered in response to the takeover notice waits like the function's
+// other triggers.
 func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)

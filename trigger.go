@@ -96,7 +96,7 @@ type Trigger struct {
 	claim
 	refused atomic.Pointer[Error]
 
-	// For a trigger that the engine implements as an observer.
+	// Used for triggers that are implemented as observers.
 	source    triggerSource
 	condition string      // function called before the handler; "" if none
 	busy      atomic.Bool // the handler is running; used only if source.single is set
@@ -108,7 +108,7 @@ type Trigger struct {
 	notifiedOver *link     // link on which t was last rejected
 	adapter      *Function // called by the observer instead of t's function
 
-	// For observers, and for triggers that are implemented as observers.
+	// Used for observers, and for triggers that are implemented as observers.
 	observer *Observer       // nil unless created by Client.Observe
 	frame    *observeFrame   // on the current link, until it is removed or rejected
 	lingers  bool            // the engine may still have an observer from an earlier connection
@@ -128,9 +128,9 @@ func (t *Trigger) ID() string { return t.id }
 // [errors.ErrUnsupported]. A nil error does not mean that the trigger will fire: it may be
 // waiting for a provider of its type.
 //
-// Engines since 0.26 have observers in place of triggers, with the error codes of observers,
-// for example HTTP_ROUTE_CONFLICT. If another worker's observer has the trigger's ID, the
-// client also retries the registration.
+// Engine 0.26 and later has observers in place of triggers, so the error has a code for
+// observers, for example HTTP_ROUTE_CONFLICT. If another worker's observer has the trigger's
+// ID, the client also retries the registration.
 func (t *Trigger) Err() error {
 	if err := t.client.registry.heldError(t); err != nil {
 		return err
@@ -164,9 +164,9 @@ type triggerOptions struct {
 }
 
 // WithTriggerID sets the trigger's ID. All workers of the engine share one set of trigger IDs,
-// and registering an existing ID replaces the trigger. Engines since 0.26 instead reject an ID
-// that belongs to another worker, and the client retries. By default, the ID is random. On
-// engines since 0.26, a [QueueTriggerConfig] has a default ID that stays the same across
+// and registering an existing ID replaces the trigger. Engine 0.26 and later instead rejects
+// an ID that belongs to another worker, and the client retries. By default, the ID is random.
+// With engine 0.26 and later, the default ID for a [QueueTriggerConfig] stays the same across
 // restarts: it is derived from the worker's name, the function's namespace and ID, and the
 // topic.
 func WithTriggerID(id string) TriggerOption {
@@ -204,8 +204,8 @@ func WithTriggerNamespace(ns string) TriggerOption {
 
 // WithTriggerProviderNamespace sets the only namespace in which the engine looks for a
 // provider of the trigger type. By default, it looks in the worker's own namespace, then in
-// "default". Engines since 0.26 look only in the worker's own namespace, except for types that
-// the engine itself provides.
+// "default". Engine 0.26 and later looks only in the worker's own namespace, except for types
+// that the engine itself provides.
 func WithTriggerProviderNamespace(ns string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -217,9 +217,9 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 }
 
 // WithTriggerCondition sets a function that is called with the event before the trigger's
-// function. If its result is exactly false, the trigger's function is not called. For a route,
-// the response is then a 422 with code [CodeConditionNotMet]. The condition is called by the
-// engine, or by the provider of a custom type, and is resolved in the namespace of the
+// function. If its result is exactly false, the trigger's function is not called. The response
+// to an HTTP request is then a 422 with code [CodeConditionNotMet]. The condition is called by
+// the engine, or by the provider of a custom type, and is resolved in the namespace of the
 // trigger's function. The option sets condition_function_id in the config. [Client.Trigger]
 // rejects a blank ID and a config that contains a different condition. It also rejects types
 // for which the engine ignores conditions: subscribe, stream:join, stream:leave, log, trace,
@@ -315,7 +315,7 @@ func WithTriggerErrorHandler(f func(error)) TriggerOption {
 // It does not wait for the network: the registration is sent when a connection is established,
 // and again on every later connection.
 //
-// Engines since 0.26 have no triggers, so the client registers an observer instead. The
+// Engine 0.26 and later has no triggers, so the client registers an observer instead. The
 // function receives the same payload; the guide to engine versions lists the differences.
 func (c *Client) Trigger(functionID string, cfg TriggerConfig, opts ...TriggerOption) (*Trigger, error) {
 	t, err := c.newTrigger(functionID, cfg, opts)
@@ -444,8 +444,8 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 
 // checkFatal rejects configs, of any Go type, that would crash part of the engine. Some crash
 // the engine's task for this connection, so that it never responds on the connection again.
-// Others crash the engine's HTTP router for all workers. In a provider namespace other than
-// the engine's own, the provider is a worker, for which such a config may be valid.
+// Others crash the engine's HTTP router for all workers. If the provider namespace is not the
+// engine's own, the provider is a worker, and such a config may be valid for it.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil
@@ -493,7 +493,8 @@ func checkRegisterTrigger(input json.RawMessage) error {
 	return nil
 }
 
-// checkTopic rejects a config that the engine accepts but that would never fire.
+// checkTopic rejects an empty topic, which the engine accepts although the trigger would never
+// fire.
 func checkTopic(config, topic string) error {
 	if topic == "" {
 		return errors.New(config + " has no Topic")

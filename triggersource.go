@@ -33,19 +33,19 @@ type triggerSource struct {
 	// far as they determine it. If nil, the config is {}.
 	config func(args, filters json.RawMessage) any
 
-	// deliver and capture select the target's payload. If they are "" and nil, the worker that
-	// hosts the function calls the target through the observer and chooses the payload.
+	// deliver and capture select the target's payload. If both are zero, the worker that hosts
+	// the function calls the target through the observer and chooses the payload.
 	deliver ObserveDeliver
 	capture []Capture
 
-	// inOrder makes the handler process one event at a time, in order.
+	// inOrder means that the handler processes one event at a time, in order.
 	inOrder bool
-	// single skips events that occur while the handler is running.
+	// single means that events that occur while the handler is running are skipped.
 	single bool
 
-	// payload converts the payload to the one that the handler receives on engines with
-	// triggers. If ok is false, the handler is not called. If nil, the payload is not
-	// converted.
+	// payload converts an event's payload to the one that the handler receives on engines with
+	// triggers. If ok is false, the handler is not called. If payload is nil, the event's
+	// payload is passed on unchanged.
 	payload func(t *triggerSpec, data json.RawMessage) (payload json.RawMessage, ok bool)
 	// optional means that a target can do without the members that payload adds.
 	optional bool
@@ -222,8 +222,8 @@ func triggerOf(o *ObserveSource) (triggerType string, config any) {
 	return o.FunctionID, o.Args
 }
 
-// conditionIn returns the operand of an operator that filters apply to a path, at any nesting
-// level. It returns nil if there is none.
+// conditionIn searches filters, at every nesting level, for the given operator on path. It
+// returns the operand, or nil if there is none.
 func conditionIn(filters json.RawMessage, path, operator string) (operand json.RawMessage) {
 	for _, all := range []string{"$and", "$or"} {
 		var list []json.RawMessage
@@ -240,7 +240,7 @@ func conditionIn(filters json.RawMessage, path, operator string) (operand json.R
 	return operand
 }
 
-// equalIn returns the string that filters require a path to equal, or nil if there is none.
+// equalIn returns the string that filters compare path with by $eq, or nil if there is none.
 func equalIn(filters json.RawMessage, path string) (want *string) {
 	_ = json.Unmarshal(conditionIn(filters, path, "$eq"), &want)
 	return want
@@ -253,8 +253,8 @@ func equalText(filters json.RawMessage, path string) string {
 	return ""
 }
 
-// A type whose provider is outside the engine's own namespace belongs to a worker, even if it
-// has the name of a built-in type.
+// on returns the source for t's type. A type whose provider is outside the engine's own
+// namespace belongs to a worker, even if it has the name of a built-in type.
 func (t *triggerSpec) on() triggerSource {
 	if source, ok := triggerSources[t.triggerType]; ok && cmp.Or(t.providerNamespace, defaultNamespace) == defaultNamespace {
 		return source
@@ -262,8 +262,8 @@ func (t *triggerSpec) on() triggerSource {
 	return customSource
 }
 
-// asObserver returns the observer that represents a trigger. The error describes the feature
-// that the engine does not support.
+// asObserver returns the observer that represents a trigger. It returns an error if the
+// trigger uses a feature that the engine does not support.
 func (t *triggerSpec) asObserver() (*triggerSpec, error) {
 	source := t.on()
 	args, filters, err := source.observe(t.config)
@@ -411,7 +411,7 @@ func eitherSpelling(c StreamTriggerConfig) any {
 	return map[string]any{"$and": all}
 }
 
-// httpPayload adds the member trigger, as an engine with triggers does.
+// httpPayload adds the key "trigger" to an HTTP request, as an engine with triggers does.
 func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	var path, method json.RawMessage
 	known := false
@@ -476,8 +476,8 @@ func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool)
 	return data, true
 }
 
-// tracePayload converts a finished span to the event of a trigger. The event contains a list
-// of traces. It returns false if the trigger does not select the span.
+// tracePayload converts a finished span to the event of a trigger, which contains a list of
+// traces. It returns false if the trigger does not select the span.
 func tracePayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	c, err := configOf[TraceTriggerConfig](t.config)
 	if err != nil {
@@ -538,8 +538,8 @@ func (c *Client) stableID(t *triggerSpec) string {
 	return "subscriber/" + strings.Join(parts, "/")
 }
 
-// adapt creates an adapter between the observer and t's function if one is needed: when the
-// function does not run in this process, or is not registered yet.
+// adapt creates an adapter between the observer and t's function if the trigger needs one and
+// the function is not registered in this process.
 func (r *registry) adapt(t *Trigger, ask bool) {
 	if t.adapter != nil || t.spec.observe != nil || !r.link.dialect().answers(&t.claim) ||
 		t.own && r.target(t) != nil || !t.spec.needsAdapter() {

@@ -14,8 +14,8 @@ import (
 // that distinguish an absent value from null. An absent value selects the default; null is an
 // error.
 
-// NewAuthResult returns an AuthResult with the defaults. The worker may call every function
-// that the listener exposes, use every trigger type and register functions. It may not
+// NewAuthResult returns an AuthResult with the defaults: the worker may call every function
+// that the listener exposes, use every trigger type and register functions, but it may not
 // register trigger types.
 func NewAuthResult() AuthResult {
 	return AuthResult{
@@ -239,7 +239,8 @@ func (d *defaulted[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, &d.value)
 }
 
-// An absent key leaves field unchanged. Null is an error that mentions name.
+// to stores the decoded value in field. If the key was absent, it leaves field unchanged. For
+// null, it returns an error that mentions name.
 func (d *defaulted[T]) to(field *T, name string) error {
 	if d.null {
 		return fmt.Errorf("iii: null for %s, which may only be left out", name)

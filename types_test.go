@@ -671,7 +671,8 @@ func TestUntaggedUnions(t *testing.T) {
 	}
 }
 
-// A detail embeds its summary, so the fields are accessible in both ways.
+// A detail embeds its summary, so the summary's fields are accessible directly and through the
+// summary.
 func TestWorkerDetailFields(t *testing.T) {
 	rss := uint64(7)
 	d := WorkerDetail{Worker: Worker{ID: "w", LatestMetrics: &WorkerMetricsReport{MemoryRSS: &rss}}}
@@ -681,8 +682,8 @@ func TestWorkerDetailFields(t *testing.T) {
 }
 
 // FuzzBuiltinTypes decodes arbitrary JSON into the types of all built-in functions and
-// triggers. What can be decoded must also encode, to JSON that no longer changes when it is
-// decoded and encoded again.
+// triggers. Whatever can be decoded must also encode. Once defaults have been filled in,
+// decoding and encoding the JSON again must not change it.
 func FuzzBuiltinTypes(f *testing.F) {
 	for _, s := range builtinSamples {
 		f.Add([]byte(s.doc))
@@ -774,8 +775,8 @@ func rewrite(doc []byte, v any) ([]byte, error) {
 	return json.Marshal(v)
 }
 
-// fuzzType checks that whatever can be decoded into T also encodes, and decodes to the same
-// value again.
+// fuzzType checks that whatever can be decoded into T also encodes, and that decoding and
+// encoding the result does not change it.
 func fuzzType[T any](f *testing.F, seeds ...string) {
 	for _, s := range seeds {
 		f.Add([]byte(s))
@@ -1022,7 +1023,8 @@ const (
 	noSuchMessage  = "some workers send this, but no engine knows it"
 )
 
-// frameExceptions lists recorded messages that encode differently, with the reason.
+// frameExceptions lists recorded messages whose encoding differs from the recording, with the
+// reason.
 var frameExceptions = map[string]string{
 	"channels.jsonl:11":             "a worker's own message on a channel, not one of the protocol",
 	"custom-trigger-types.jsonl:42": noSuchMessage,
@@ -1106,13 +1108,13 @@ func (e exceptions) checkUnused(t *testing.T) {
 	}
 }
 
-// observerExceptions lists lines of testdata/observers.jsonl that encode differently, with the
-// reason.
+// observerExceptions lists lines of testdata/observers.jsonl whose encoding differs from the
+// file, with the reason.
 var observerExceptions = map[string]string{
 	"5": "the type writes the defaults of an observer",
 }
 
-// The file testdata/observers.jsonl contains messages of engines 0.25 and later, and of their
+// The file testdata/observers.jsonl contains messages of engine 0.25 and later, and of their
 // workers.
 func TestObserverMessagesRoundTrip(t *testing.T) {
 	b, err := os.ReadFile("testdata/observers.jsonl")
@@ -1182,7 +1184,8 @@ var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	return sameJSON(a, b) == nil
 })
 
-// Messages that are listed because the type writes defaults must not differ in any other way.
+// Messages listed in frameExceptions because their type writes defaults must not differ in any
+// other way.
 func TestRecordedInvocationsKeepWhatTheySay(t *testing.T) {
 	seen := 0
 	for _, f := range recordedFrames(t) {
@@ -1526,8 +1529,7 @@ func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, res
 	return nil, nil
 }
 
-// payloadMark lists a substring for each trigger type that occurs only in payloads of that
-// type.
+// payloadMark maps each trigger type to a substring that occurs only in payloads of that type.
 var payloadMark = map[string]string{"http": `"path_params"`, "state": `"type":"state"`, "stream": `"type":"stream"`}
 
 // acceptedTelemetry returns records that the engine stored, each from one frame of telemetry.

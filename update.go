@@ -233,8 +233,8 @@ func (u *update) append(path *MergePath, value JSONValue) (*refusal, error) {
 	return appendTo(leaf, node, key)
 }
 
-// firstOf returns the result of appending value where there was no value. A string stays a
-// string unless nested; everything else becomes a list.
+// firstOf returns the result of appending value to a missing value. A string stays a string
+// unless nested is set; any other value becomes a list with one element.
 func firstOf(value *jsontree.Node, nested bool) *jsontree.Node {
 	if value.Kind() == "string" && !nested {
 		return value
@@ -409,8 +409,8 @@ func OpDecrement(path string, by int64) UpdateOp {
 
 // OpAppend appends value to the value at path: to a list as an element, to a string as text.
 // If the value at path is missing or null, a string is stored unchanged, and any other value
-// becomes a list with one element. At two or more levels down, a missing value always becomes
-// a list. path follows the rules of [OpMerge].
+// becomes a list with one element. If path has two or more elements, a missing value always
+// becomes a list. path follows the rules of [OpMerge].
 func OpAppend(value any, path ...string) UpdateOp {
 	return withValue("append", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateAppend{Type: UpdateOpTypeAppend, Path: mergePath(path), Value: raw}

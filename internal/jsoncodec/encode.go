@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"math"
 	"reflect"
 	"slices"
@@ -19,9 +20,11 @@ const MaxLevels = 100
 
 // encoder appends values.
 type encoder struct {
-	b      []byte
-	levels int
-	opaque bool // b contains text that was not written by this package
+	b        []byte
+	levels   int
+	pointers int   // followed to reach the current value
+	err      error // if set, encoding/json must not encode the value
+	opaque   bool  // b contains text that was not written by this package
 }
 
 // any appends a value of any type.
@@ -226,8 +229,17 @@ func (p pointerCoder) append(e *encoder, v reflect.Value) bool {
 	if v.IsNil() {
 		return e.any(nil)
 	}
-	return p.elem.append(e, v.Elem())
+	e.pointers++
+	if e.pointers > e.levels+MaxLevels { // encoding/json of Go 1.27 would follow it until the stack overflows
+		e.err = errLoop
+		return false
+	}
+	ok := p.elem.append(e, v.Elem())
+	e.pointers--
+	return ok
 }
+
+var errLoop = errors.New("a pointer leads to itself")
 
 func (s sliceCoder) append(e *encoder, v reflect.Value) bool {
 	if v.IsNil() {

@@ -70,13 +70,18 @@ func Append(dst []byte, v any) (out []byte, plain bool, err error) {
 	e := encoders.Get().(*encoder) // lost if v panics
 	*e = encoder{b: dst}
 	if !e.any(v) {
-		*e = encoder{b: dst}
-		err = e.standard(v)
+		if err = e.err; err == nil {
+			*e = encoder{b: dst}
+			err = e.standard(v)
+		}
 	}
 	out, plain = e.b, !e.opaque
-	e.b = nil
+	*e = encoder{}
 	encoders.Put(e)
-	return out, plain, err
+	if err != nil {
+		return dst, false, err
+	}
+	return out, plain, nil
 }
 
 // encoders pools encoders, because they escape to the heap.
@@ -196,11 +201,12 @@ func (bu builder) byKind(t reflect.Type) coder {
 		}
 		return coder{decode: decodeInterface, append: appendInterface}
 	case reflect.Pointer:
-		if t.Elem().Kind() == reflect.Pointer { // may point to itself
-			return coder{}
-		}
 		p := pointerCoder{bu.coder(t.Elem())}
-		return coder{decode: p.decode, append: p.append, parts: []*coder{p.elem}}
+		c := coder{decode: p.decode, append: p.append, parts: []*coder{p.elem}}
+		if t.Elem().Kind() == reflect.Pointer { // possibly of type t
+			c.decode = nil
+		}
+		return c
 	case reflect.Slice:
 		s := sliceCoder{elem: bu.coder(t.Elem())}
 		if t.Elem().Kind() != reflect.Uint8 {

@@ -178,6 +178,24 @@ func sameJSON(t *testing.T, v any) {
 	}
 }
 
+type endless *endless
+
+func TestEncodeRejectsPointersToThemselves(t *testing.T) {
+	var direct endless
+	direct = &direct
+	var indirect any
+	indirect = &indirect
+	for _, v := range []any{direct, &direct, indirect, []any{indirect}, map[string]endless{"a": direct}, struct{ P *any }{&indirect}} {
+		if out, _, err := Append([]byte("before"), v); err == nil || string(out) != "before" {
+			t.Errorf("%T: %q, error %v", v, out, err)
+		}
+	}
+	n := 1
+	p := &n
+	pp := &p
+	sameJSON(t, &pp)
+}
+
 type node struct {
 	Next  *node `json:"next"`
 	Value any   `json:"value,omitempty"`
@@ -203,6 +221,8 @@ func TestEncodesAsEncodingJSON(t *testing.T) {
 	loop.Next = loop
 	self := map[string]any{}
 	self["self"] = self
+	list := []any{nil}
+	list[0] = list
 	deep := &node{}
 	for range 200 {
 		deep = &node{Next: deep}
@@ -214,7 +234,7 @@ func TestEncodesAsEncodingJSON(t *testing.T) {
 		1e21, 1e20, 1e-6, 9.9e-7, 1e-9, 123456789.0, -0.0, math.MaxFloat64, math.SmallestNonzeroFloat64, float32(3.4e38), float32(1e-7), float32(0.1), math.NaN(), math.Inf(-1),
 		uint64(math.MaxUint64), int64(math.MinInt64), uintptr(7), int8(-1), time.Second, time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), time.Date(12026, 1, 2, 3, 4, 5, 6, time.UTC),
 		json.Number("12"), json.Number("x"), json.RawMessage(`{"a":1}`), json.RawMessage(nil), json.RawMessage(`{`), struct{ R json.RawMessage }{json.RawMessage("nope")},
-		loop, self, deep, byPointer{1}, &byPointer{2}, []byPointer{{3}}, []any{byPointer{4}, &byPointer{5}}, map[string]byPointer{"a": {6}}, struct{ B byPointer }{}, &struct{ B byPointer }{byPointer{7}},
+		loop, self, list, deep, byPointer{1}, &byPointer{2}, []byPointer{{3}}, []any{byPointer{4}, &byPointer{5}}, map[string]byPointer{"a": {6}}, struct{ B byPointer }{}, &struct{ B byPointer }{byPointer{7}},
 		byText{"t"}, byText{}, map[byText]int{{"k"}: 1}, struct {
 			A any `json:"a,omitempty"`
 			B func()
