@@ -664,8 +664,8 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 }
 
 // timeoutOutcome returns the response to an invocation whose handler exceeded its time limit.
-// The response is failure if failed is set, and result otherwise. In both cases, failure is
-// recorded as the handler's error.
+// If failed is true, the response is the error failure, and otherwise it is result. In both
+// cases, failure is recorded as the handler's error.
 func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
@@ -752,8 +752,8 @@ func (in *incoming) callerWorkerID() string {
 	return callerOf(in.data)
 }
 
-// isEngines reports whether the invocation is for a trigger of one of the engine's own types,
-// even if a worker provides that type.
+// isEngines reports whether the invocation is for a trigger of one of the engine's types. The
+// result is also true if a worker has taken over the type.
 func (in *incoming) isEngines() bool { return in.trigger != nil && in.trigger.source.functionID != "" }
 
 // callerOf returns the caller's worker id, which the engine adds to payloads that are objects.
@@ -771,7 +771,7 @@ func callerOf(data []byte) (id string) {
 
 // Stopping returns a channel that is closed when the client begins to drain, before the
 // handler's context is canceled. Long-running handlers can use it to return early. Outside of
-// handlers, Stopping returns a nil channel, which blocks forever.
+// handlers, Stopping returns a nil channel, from which a receive blocks forever.
 func Stopping(ctx context.Context) <-chan struct{} {
 	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok {
 		return c.client.stopping
@@ -790,11 +790,11 @@ const (
 )
 
 // VerifySignature checks that a request to an HTTP-invoked function was sent by the engine.
-// secret is the key that signed the request, which the engine reads from the environment
-// variable named in [HTTPAuthHMAC]. The time of the signature must not differ from the current
-// time by more than window. body is the complete request body, already read from r.Body. The
-// signature covers the body and the time, but not the method, the URL or other headers. An
-// eavesdropper can replay a request within window. Signatures are compared in constant time.
+// secret is the signing key, which the engine reads from the environment variable named in
+// [HTTPAuthHMAC]. The time of the signature must not differ from the current time by more than
+// window. body is the complete request body, already read from r.Body. The signature covers
+// the body and the time, but not the method, the URL or other headers. An eavesdropper can
+// replay a request within window. Signatures are compared in constant time.
 //
 // Every error matches [ErrSignature] and describes the cause without revealing the secret. An
 // empty secret or a window that is not positive is an error, because it would provide no
