@@ -67,19 +67,20 @@ type plain struct {
 	I8      int8
 	U64     uint64 `json:"u_64"`
 	F32     float32
-	F64     float64          `json:"f64,omitempty"`
-	S       string           `json:"s"`
-	P       *string          `json:"p,omitzero"`
-	Any     any              `json:"any"`
-	List    []plain          `json:"list,omitempty"`
-	Map     map[string]int   `json:",omitempty"`
-	Named   map[key]*plain   `json:"named"`
-	Raw     json.RawMessage  `json:"raw"`
-	Zero    struct{ X int }  `json:",omitzero"`
-	Ints    []int            `json:"ints"`
-	Strings *[]string        `json:"strings,omitempty"`
-	When    *time.Time       `json:"when"`
-	Hidden  int              `json:"-"`
+	F64     float64         `json:"f64,omitempty"`
+	S       string          `json:"s"`
+	P       *string         `json:"p,omitzero"`
+	Any     any             `json:"any"`
+	List    []plain         `json:"list,omitempty"`
+	Map     map[string]int  `json:",omitempty"`
+	Named   map[key]*plain  `json:"named"`
+	Raw     json.RawMessage `json:"raw"`
+	Zero    struct{ X int } `json:",omitzero"`
+	Ints    []int           `json:"ints"`
+	Strings *[]string       `json:"strings,omitempty"`
+	When    *time.Time      `json:"when"`
+	Hidden  int             `json:"-"`
+	//lint:ignore SA5008 "-," names the field "-"
 	Dash    int              `json:"-,"`
 	Array   [2]any           `json:"array"`
 	Bytes   []byte           `json:"bytes"`
@@ -231,7 +232,7 @@ func TestEncodesAsEncodingJSON(t *testing.T) {
 	for _, v := range []any{
 		nil, true, 1, -1.5, "a<b>&\"\\\n\u2028é\x00\x7f", "\xff", []any(nil), []any{}, map[string]any(nil), map[string]any{"b": 1, "a": []any{nil, "x"}},
 		map[key]int{"z": 1, "a": 2}, map[int]string{2: "b", 1: "a"}, []string{"a"}, []byte("bytes"), []byte(nil), []byte{}, [2]byte{1, 2}, [0]int{}, &text, (*string)(nil), new(any),
-		1e21, 1e20, 1e-6, 9.9e-7, 1e-9, 123456789.0, -0.0, math.MaxFloat64, math.SmallestNonzeroFloat64, float32(3.4e38), float32(1e-7), float32(0.1), math.NaN(), math.Inf(-1),
+		1e21, 1e20, 1e-6, 9.9e-7, 1e-9, 123456789.0, math.Copysign(0, -1), math.MaxFloat64, math.SmallestNonzeroFloat64, float32(3.4e38), float32(1e-7), float32(0.1), math.NaN(), math.Inf(-1),
 		uint64(math.MaxUint64), int64(math.MinInt64), uintptr(7), int8(-1), time.Second, time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), time.Date(12026, 1, 2, 3, 4, 5, 6, time.UTC),
 		json.Number("12"), json.Number("x"), json.RawMessage(`{"a":1}`), json.RawMessage(nil), json.RawMessage(`{`), struct{ R json.RawMessage }{json.RawMessage("nope")},
 		loop, self, list, deep, byPointer{1}, &byPointer{2}, []byPointer{{3}}, []any{byPointer{4}, &byPointer{5}}, map[string]byPointer{"a": {6}}, struct{ B byPointer }{}, &struct{ B byPointer }{byPointer{7}},
