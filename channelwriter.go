@@ -308,7 +308,7 @@ func (w *ChannelWriter) send(ctx context.Context, kind int, p []byte) error {
 }
 
 // broken records why a frame could not be written: the time limit was exceeded, or the reader
-// has disconnected. The channel is not usable afterwards.
+// has disconnected. The channel is not usable afterward.
 func (w *ChannelWriter) broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -395,7 +395,7 @@ func (w *ChannelWriter) closeDeadline() time.Time {
 }
 
 // awaitEnd waits until the engine has read the Close frame. Without this wait, data could be
-// lost if the program exits immediately afterwards.
+// lost if the program exits immediately afterward.
 func (w *ChannelWriter) awaitEnd(deadline time.Time) {
 	ended := make(chan struct{})
 	go func() {

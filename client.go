@@ -741,7 +741,7 @@ func (c *Client) ReadyHandler() http.Handler {
 }
 
 // LiveHandler returns a handler for an orchestrator's liveness probe. The status is 200 until
-// the client is closed, and 503 afterwards. The body is {"live":true} or
+// the client is closed, and 503 afterward. The body is {"live":true} or
 // {"live":false,"reason":"…"}. A disconnected or draining client is live, because a restart
 // would not help. The handler accepts GET and HEAD.
 func (c *Client) LiveHandler() http.Handler {

@@ -45,12 +45,13 @@ const (
 	messageObserverStateChanged
 )
 
-// engineDepth is how many levels of nested JSON the engine accepts in a message. The message
-// itself is the first level.
+// engineDepth is the maximum nesting depth of the JSON messages that the engine accepts. The
+// message itself is the first level.
 const engineDepth = 127
 
 // received is a received message, split into its members but not decoded. The slices share
-// memory with the message. A slice is empty if its member is optional and absent or null.
+// memory with the message. A slice is empty if its member is optional and either absent or
+// null.
 type received struct {
 	kind messageType
 	tag  []byte // the type as a raw JSON string; nil for invocations and results
@@ -218,8 +219,8 @@ func appendID(dst []byte, id invocationID) []byte {
 	return dst
 }
 
-// buffer holds one outgoing message. Buffers are pooled. User values are appended directly
-// after the envelope.
+// buffer holds one outgoing message. User values are encoded directly into the buffer, after
+// the envelope. Buffers are pooled.
 type buffer struct {
 	p       []byte // the message is p[skipped:]
 	skipped int
@@ -266,7 +267,7 @@ func (b *buffer) free() {
 	}
 }
 
-// poolable counts one use of b and reports whether b should be pooled.
+// poolable records one use of b and reports whether b should be pooled.
 func (b *buffer) poolable() bool {
 	if b.idle++; cap(b.p) <= largeBuffer || len(b.p) > cap(b.p)/8 {
 		b.idle = 0
@@ -275,8 +276,8 @@ func (b *buffer) poolable() bool {
 }
 
 // value appends v as JSON. If it fails, the buffer is unchanged. value rejects output that is
-// not valid UTF-8, because the engine would drop the connection. Raw values and marshalers can
-// produce such output.
+// not valid UTF-8, because it would make the engine drop the connection. Raw values and
+// marshalers can produce such output.
 func (b *buffer) value(v any) error {
 	_, err := b.encode(v)
 	return err
@@ -298,8 +299,8 @@ func (b *buffer) part(v any) error {
 
 var errNoUTF8 = errors.New("text is no valid UTF-8")
 
-// encode appends v and converts a panic in MarshalJSON to an error. If plain is true, the engine
-// can parse the output.
+// encode appends v and converts a panic in MarshalJSON to an error. plain reports whether the
+// output is known to be valid for the engine.
 func (b *buffer) encode(v any) (plain bool, err error) {
 	if c, ok := v.(codecValue); ok {
 		raw, err := c.marshal()

@@ -345,8 +345,8 @@ func TestEncodeForEngine(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that parse does not panic on any message and extracts valid JSON. A message
-// built from the extracted parts parses into the same parts.
+// FuzzParse checks that parse does not panic on any message and extracts valid JSON. It also
+// checks that parsing a message built from the extracted parts yields the same parts.
 func FuzzParse(f *testing.F) {
 	for _, seed := range enginetest.JSONSeeds {
 		f.Add([]byte(seed))
@@ -389,7 +389,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// A large buffer is kept as long as messages fill it.
+// A large buffer stays pooled only while messages need its capacity.
 func TestBuffersWorthKeeping(t *testing.T) {
 	use := func(b *buffer, size int) bool {
 		b.reset()

@@ -7,7 +7,7 @@ import (
 )
 
 // Configuration provides access to the engine's configuration store. The store holds JSON
-// values by id and validates each value against a JSON Schema. A trigger with a
+// values, identified by id, and validates each value against a JSON Schema. A trigger with a
 // [ConfigurationTriggerConfig] runs a function when a value changes.
 //
 // The zero value is not usable; use [Client.Configuration]. All methods are safe for
@@ -26,7 +26,7 @@ func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegiste
 }
 
 // Get decodes the value of an entry into value, which must be a non-nil pointer and is checked
-// like the out argument of [Client.Call]. A stored null affects value as in encoding/json. The
+// like the out argument of [Client.Call]. A stored null is decoded as in encoding/json. The
 // engine expands references to its environment variables, such as ${NAME:default}. To get the
 // unexpanded value, call configuration::get with a [ConfigurationGetInput].
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {

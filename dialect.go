@@ -56,9 +56,9 @@ type dialect interface {
 	// the registration of a trigger implements the trigger as an observer.
 	answers(*claim) bool
 
-	// The following methods return the messages that register and unregister. If the engine
-	// does not support a registration, the error explains why. If both results are nil, there
-	// is nothing to send.
+	// The following methods return the messages for registering and unregistering. If the
+	// engine does not support a registration, the error explains why. If both results are
+	// nil, there is nothing to send.
 	registerFunction(*functionSpec) (any, error)
 	unregisterFunction(*functionSpec) any
 	registerTriggerType(*triggerTypeSpec) any
@@ -83,16 +83,16 @@ type functionSpec struct {
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
 
-	// Only used with engines that support hooks. needsHooks is true if other engines cannot
-	// register the function.
+	// Only used with engines that support hooks. needsHooks is true if the function cannot
+	// be registered with other engines.
 	args         json.RawMessage
 	private      bool
 	unobservable bool
 	needsHooks   bool
 }
 
-// triggerSpec describes an observer, or a trigger as the program registered it. For engines
-// since 0.26, asObserver converts a trigger to an observer.
+// triggerSpec describes an observer, or a trigger as the program registered it. For engine
+// 0.26 and later, asObserver converts a trigger to an observer.
 type triggerSpec struct {
 	id                string
 	triggerType       string
@@ -133,11 +133,11 @@ type triggerTypeSpec struct {
 // used only if both sides list it.
 const (
 	// FeatureObserveV1 indicates support for observers, for which see [Client.Observe].
-	// Engines list it since 0.25.
+	// Engine 0.25 and later list it.
 	FeatureObserveV1 = "observe.v1"
 	// FeatureObserveV2 indicates that observers replace triggers, and that the worker that
-	// hosts the source, rather than the engine, decides which observers match a call. Engines
-	// list it since 0.26.
+	// hosts the source, rather than the engine, decides which observers match a call.
+	// Engine 0.26 and later list it.
 	FeatureObserveV2 = "observe.v2"
 	// FeatureLocalDispatchV1 indicates that a worker may call its own functions in process.
 	FeatureLocalDispatchV1 = "local-dispatch.v1"
@@ -159,8 +159,8 @@ func dialectFor(features []string) dialect {
 	return t
 }
 
-// triggerDialect is the dialect of engines up to 0.25, in which triggers bind functions to
-// events.
+// triggerDialect is the dialect of engine 0.25 and earlier, in which triggers bind functions
+// to events.
 type triggerDialect struct {
 	observe bool // the engine also supports observers
 }
@@ -425,7 +425,7 @@ func appendReports(p []byte, reports []*report, echo bool) []byte {
 	return append(p, ']', '}')
 }
 
-// observeDialect is the dialect of engines since 0.26, in which observers replace triggers.
+// observeDialect is the dialect of engine 0.26 and later, in which observers replace triggers.
 type observeDialect struct{ triggerDialect }
 
 func (observeDialect) answers(*claim) bool { return true }
@@ -453,8 +453,8 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 	return UnobserveMessage{ID: t.idOfObserver()}
 }
 
-// observeMessage returns the message that registers an observer. Its expiry is the remaining
-// time.
+// observeMessage returns the message that registers an observer. The expiry in the message is
+// the time that remains.
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
 	m := ObserveMessage{ID: t.idOfObserver(), Source: o.source, Target: ObserveTarget{FunctionID: t.functionID, Namespace: t.namespace},

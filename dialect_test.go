@@ -104,8 +104,8 @@ var upgradeEvents = []string{"queue", "topic", "state", "stream", "custom", "con
 
 var markOf = regexp.MustCompile(`mark-(\d+)`)
 
-// note returns a handler that counts an event by the highest mark in its payload. An event for
-// a change contains the mark of the old value as well.
+// note returns a handler that counts events by the highest mark in their payload. The payload
+// of a change also contains the mark of the old value.
 func (u *upgrade) note(event string) func(context.Context, json.RawMessage) (any, error) {
 	return func(_ context.Context, payload json.RawMessage) (any, error) {
 		newest := 0
@@ -896,7 +896,7 @@ func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 }
 
 // TestAcceptedCronExpressions registers every cron expression that a real engine accepted.
-// Neither the client nor an engine of any generation may reject one.
+// Neither the client nor an engine of any generation may reject any of them.
 func TestAcceptedCronExpressions(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("testdata", "0.23", "cron-vectors.json"))
 	if err != nil {

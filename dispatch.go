@@ -42,7 +42,7 @@ type incoming struct {
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
 
-	// Only used if the handler recycles the memory of data.
+	// Only used if the memory of data is recycled once the payload is decoded.
 	memory   *[]byte // nil after recycle, which also clears data
 	recycled bool
 	callerID string // what data contained about the calling worker; set by recycle
@@ -104,8 +104,8 @@ type origin interface {
 	// encodeResult and encodeError encode the result message into b.
 	encodeResult(b *buffer, in *incoming, result any) error
 	encodeError(b *buffer, in *incoming, code, message, stack string)
-	// limit returns the size that a result message must stay below, and the error code for a
-	// message that does not.
+	// limit returns the smallest size that is too large for a result message, and the
+	// error code for such a result.
 	limit() (bytes int, code string)
 	// dialect returns the dialect of the result message.
 	dialect() dialect
@@ -503,10 +503,10 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 	}
 }
 
-// handlerError returns the error to send to the caller of a handler. It replaces errors with
-// the codes that report what happened to the handler itself: that it was rejected, timed out,
-// or returned a result that was too large. If a handler returns such an error from one of its
-// own calls, the code describes the handler of that call instead.
+// handlerError returns the error to send to the caller of a handler. Some codes tell a caller
+// that the handler itself was rejected, timed out, or returned a result that was too large. If
+// a handler returns an error with such a code, the error is from one of its own calls, so
+// handlerError changes the code.
 func handlerError(err error) error {
 	if err == nil {
 		return nil

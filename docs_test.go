@@ -157,7 +157,7 @@ func exportedTypes(t *testing.T) (types, declared map[string]bool) {
 }
 
 // Each type on the reference page appears once in the table. Its Go name must exist unless the
-// table marks it as not there yet.
+// table marks it as not yet available.
 func TestReadmeTypes(t *testing.T) {
 	types, declared := exportedTypes(t)
 	modules := map[string]int{}
@@ -450,7 +450,7 @@ func api(t *testing.T, dir string) (all []exported) {
 }
 
 // ofInterfaces lists methods that are called through interfaces, mostly by other packages, and
-// so need no example.
+// therefore need no example.
 var ofInterfaces = []string{
 	"Error", "Unwrap", "Is", "String", "MarshalJSON", "UnmarshalJSON", "TriggerType",
 	"ReadFrom", "WriteTo", "OnStart", "OnEnd", "ForceFlush", "Shutdown", "Export", "ExportSpans", "Temporality", "Aggregation",
@@ -765,7 +765,7 @@ func anchors(t *testing.T, page string) (names []string) {
 	return names
 }
 
-// docs/guarantees.md names every test of a guarantee.
+// docs/guarantees.md names every test that checks a guarantee.
 func TestPageOfGuaranteesNamesItsTests(t *testing.T) {
 	page := readFile(t, "docs/guarantees.md")
 	_, files := parsePackage(t, ".", func(name string) bool { return strings.HasPrefix(name, "promise_") })

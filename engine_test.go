@@ -80,8 +80,8 @@ type recordedCall struct {
 	err        *iii.ErrorBody
 }
 
-// recordedCalls returns the calls in a recording, in order. It skips functions whose ids begin
-// with none of the prefixes.
+// recordedCalls returns the calls in a recording, in order. It skips calls to functions whose
+// ids begin with none of the prefixes.
 func recordedCalls(t *testing.T, name string, prefixes ...string) []recordedCall {
 	t.Helper()
 	var calls []recordedCall
@@ -107,7 +107,7 @@ func recordedCalls(t *testing.T, name string, prefixes ...string) []recordedCall
 }
 
 // sameDocument returns the difference between two JSON documents, or "". Numbers are equal
-// only if they are spelled the same.
+// only if they are written identically.
 func sameDocument(want, got json.RawMessage) string {
 	decode := func(raw json.RawMessage) any {
 		d := json.NewDecoder(bytes.NewReader(raw))
@@ -208,7 +208,8 @@ type delivery struct {
 	answers chan recordedFrame
 }
 
-// deliverTo returns a delivery to a connected worker. It intercepts the worker's results.
+// deliverTo returns a delivery that invokes functions of a connected worker and intercepts the
+// results.
 func deliverTo(e *iiitest.Engine, worker string) *delivery {
 	d := &delivery{engine: e, worker: worker, answers: make(chan recordedFrame, 1)}
 	e.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -259,7 +260,7 @@ func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...
 // instead.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
-// hasTriggers reports whether e has triggers, for tests that run with generations.
+// hasTriggers reports whether e has triggers. Tests that use generations call it.
 func hasTriggers(e *iiitest.Engine) bool { return e.Protocol() == iiitest.Protocol023 }
 
 // generations runs bubble twice: on an engine with triggers and on one with observers.

@@ -228,16 +228,16 @@ const (
 
 // Values of Capture.
 const (
-	// CaptureInput is the payload of the call.
+	// CaptureInput captures the payload of the call.
 	CaptureInput Capture = "input"
-	// CaptureOutput is the result of a successful call.
+	// CaptureOutput captures the result of a successful call.
 	CaptureOutput Capture = "output"
-	// CaptureError is the error of a failed call.
+	// CaptureError captures the error of a failed call.
 	CaptureError Capture = "error"
-	// CaptureCaller is the worker that made the call and, if known, the function that it was
-	// running.
+	// CaptureCaller captures the worker that made the call and, if known, the function that it
+	// was running.
 	CaptureCaller Capture = "caller"
-	// CaptureMetadata is the metadata of the call.
+	// CaptureMetadata captures the metadata of the call.
 	CaptureMetadata Capture = "metadata"
 )
 

@@ -22,7 +22,7 @@ var (
 	ErrConnectionLost = errors.New("iii: connection lost")
 
 	// ErrBufferFull means that the client is disconnected and its send buffer has reached a
-	// limit of [WithSendBuffer].
+	// limit set by [WithSendBuffer].
 	ErrBufferFull = errors.New("iii: send buffer is full")
 
 	// ErrMessageTooLarge means that a message was not sent because it is 64 MiB or larger. The
@@ -37,7 +37,7 @@ var (
 	// ErrFunctionNotFound matches an [*Error] with code function_not_found.
 	ErrFunctionNotFound = errors.New("iii: function not found")
 
-	// ErrForbidden matches an [*Error] with code FORBIDDEN: the worker lacks permission.
+	// ErrForbidden matches an [*Error] with code FORBIDDEN: this worker lacks permission.
 	ErrForbidden = errors.New("iii: forbidden")
 
 	// ErrEnqueue matches an [*Error] with code enqueue_error: no queue provider is connected,
@@ -201,7 +201,7 @@ const (
 	// CodeUnobserved: an observer was disposed at the request of its worker.
 	CodeUnobserved = "UNOBSERVED"
 	// CodeHTTPRouteConflict: another worker has a route with the same path but different
-	// parameter names. Sent by engines since 0.26.
+	// parameter names. Sent by engine 0.26 and later.
 	CodeHTTPRouteConflict = "HTTP_ROUTE_CONFLICT"
 
 	// CodeConditionNotMet: the condition function of an HTTP trigger returned false. Used in a
@@ -319,8 +319,8 @@ const (
 // handler did not run or did not complete. If a handler returns one of them, the error is sent
 // as invocation_failed, and its message contains the original code.
 //
-// errors.Is compares only the code of an Error: with that of another *Error, or with a
-// sentinel such as [ErrFunctionNotFound].
+// errors.Is compares an Error only by its code, with another *Error or with a sentinel such as
+// [ErrFunctionNotFound].
 type Error struct {
 	// Code identifies the kind of error. The protocol documentation lists the engine's codes;
 	// functions define their own.
@@ -381,7 +381,8 @@ func (e *Error) Is(target error) bool {
 // RejectedError means that the engine rejected a registration. The effect depends on the code:
 //
 //   - FUNCTION_NAMESPACE_CONFLICT: another live worker owns FunctionID. This worker does not
-//     serve the function until the other worker disconnects; see [Function.Err].
+//     serve the function until the other worker unregisters it or disconnects; see
+//     [Function.Err].
 //   - WORKER_NAMESPACE_CONFLICT: another live worker has the same name. The client is closed,
 //     unless [WithWaitForName] is set.
 //   - Any other code: the client is closed.
@@ -432,8 +433,8 @@ type AuthError struct {
 func (e *AuthError) Error() string { return "iii: engine rejected this worker: " + e.Message }
 
 // LostSendsError tells the state listener that a connection was lost before the engine had
-// confirmed all messages of [Client.Send] that were written to it. The engine may or may not
-// have received these messages. A LostSendsError matches [ErrConnectionLost].
+// confirmed all messages of [Client.Send] that had been written to the connection. The engine
+// may or may not have received these messages. A LostSendsError matches [ErrConnectionLost].
 type LostSendsError struct {
 	// Count is the number of unconfirmed messages.
 	Count int

@@ -345,7 +345,7 @@ func ExampleApplyUpdate() {
 	// 6 increment.not_number
 }
 
-// A stream stores items by group and broadcasts their changes.
+// A stream stores items in groups and broadcasts changes to them.
 func ExampleStream() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -535,8 +535,8 @@ func ExampleClient_PublishDurable() {
 	// Output: shipped at attempt 2
 }
 
-// After its last attempt fails, a message moves to the dead-letter queue. There it can be
-// inspected, retried or discarded.
+// After the last attempt to handle a message has failed, the engine moves the message to the
+// dead-letter queue, where it can be inspected, retried or discarded.
 func ExampleClient_DeadLetters() {
 	_, client, stop := withEngine()
 	defer stop()

@@ -69,7 +69,7 @@ func ExampleClient_Observe() {
 	// disposed
 }
 
-// The engine disposes of the observer after its last activation.
+// After the given number of activations, the engine disposes of the observer.
 func ExampleWithMaxFires() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -333,7 +333,7 @@ func ExampleParseFilter() {
 	// {"$and":[{"input.amount":{"$gte":100}},{"input.tags":{"$any":{"$prefix":"vip"}}}]}
 }
 
-// A literal value is not a valid condition. Equality is spelled $eq.
+// A literal value is not a valid condition. Equality is expressed with $eq.
 func ExampleFilterError() {
 	_, err := iii.ParseFilter(`{"input.city": "Rome"}`)
 	if e, ok := errors.AsType[*iii.FilterError](err); ok {

@@ -70,8 +70,8 @@ func ExampleStartTelemetry() {
 	// lost: 0
 }
 
-// With telemetry, the engine shows the calls to this worker, and the work inside them, as
-// traces.
+// With telemetry, the engine shows the calls to this worker, including the work done in them,
+// as traces.
 func ExampleWithTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -293,7 +293,7 @@ func ExampleTelemetry() {
 }
 
 // WithGlobalProviders makes instrumentation that uses the global providers report to this
-// telemetry.
+// Telemetry.
 func ExampleWithGlobalProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -316,7 +316,7 @@ func ExampleWithGlobalProviders() {
 	// Output: query of some library
 }
 
-// ExtractContext and InjectTraceparent, among others, exchange trace context with code that
+// Functions such as ExtractContext and InjectTraceparent exchange trace context with code that
 // does not use OpenTelemetry.
 func ExampleExtractContext() {
 	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tenant=acme")
@@ -364,8 +364,8 @@ func ExampleRedactAndTruncate() {
 	// {"note":"a long text tha..."[TRUNCATED]" true
 }
 
-// Baggage travels with every call made with the context, and with the calls that handlers make
-// in turn.
+// Baggage travels with every call whose context contains it, and with the calls that handlers
+// make in turn.
 func ExampleSetBaggage() {
 	_, client, stop := withEngine()
 	defer stop()

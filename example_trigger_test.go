@@ -72,8 +72,8 @@ func ExampleWithTriggerErrorHandler() {
 	// iii: trigger of reports::write: cron expression "0 25 * * *" needs six fields, seconds first, or seven with a year; it has 5
 }
 
-// A trigger can have an id, which must be unique in the engine, and metadata for the function.
-// The function and the trigger type may be in different namespaces.
+// A trigger can have an id, which must be unique across the engine, and metadata for the
+// function. The function and the trigger type may be in different namespaces.
 func ExampleWithTriggerMetadata() {
 	_, client, stop := withEngine(iii.WithNamespace("shop"))
 	defer stop()
@@ -134,8 +134,8 @@ func ExampleCronTriggerConfig() {
 	// Output: cron in time: true
 }
 
-// A condition is a function that receives the same event. If it returns false, the trigger
-// does not fire.
+// A condition is a function that receives the same event as the trigger's function. If it
+// returns false, the trigger does not fire.
 func ExampleStateTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -250,8 +250,8 @@ func ExampleStreamJoinTrigger() {
 	// left room-1
 }
 
-// A failed message of a durable topic is retried until it moves to the dead-letter queue.
-// Here, the delay before the retry is one millisecond.
+// If handling a message from a durable topic fails, the engine retries it, and finally moves
+// it to the dead-letter queue. Here, the delay before the retry is one millisecond.
 func ExampleQueueTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -312,7 +312,7 @@ func ExampleSubscribeTriggerConfig() {
 	// Output: tea is served
 }
 
-// The trigger fires on error records from any worker. The event includes the trace of the
+// The trigger fires on error records from any worker. The event includes the trace id of the
 // record. The level must match exactly; it is not a minimum.
 func ExampleLogTriggerConfig() {
 	_, client, stop := withEngine()
@@ -341,8 +341,8 @@ func ExampleLogTriggerConfig() {
 	// Output: ERROR the oven burns
 }
 
-// The trigger reports the ids of traces with failed spans. The engine collects the ids briefly
-// and reports them together.
+// The trigger reports the ids of traces with failed spans. The engine collects ids for a short
+// time and reports them together.
 func ExampleTraceTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()
@@ -379,7 +379,7 @@ func ExampleTraceTriggerConfig() {
 	// Output: 1 true
 }
 
-// The trigger fires on changes of one configuration entry.
+// The trigger fires on changes to one configuration entry.
 func ExampleConfigurationTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()

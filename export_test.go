@@ -2,7 +2,8 @@ package iii
 
 // These declarations give package iii_test, which may import iiitest, access to internals.
 
-// ProxiedVariable names the environment variable that marks a child process that uses a proxy.
+// ProxiedVariable names the environment variable that is set in child processes that use a
+// proxy.
 const ProxiedVariable = proxiedVariable
 
 // RaceEnabled reports whether the race detector is enabled.

@@ -61,8 +61,8 @@ func (f *Filter) inner() *filter.Filter {
 	return f.f
 }
 
-// FilterDocument is a call to a function, as the input of [Filter.Matches]. Each part is raw
-// JSON. A nil part is absent rather than null.
+// FilterDocument describes a call to a function for [Filter.Matches]. Each part is raw JSON. A
+// nil part is absent rather than null.
 type FilterDocument struct {
 	// Input is the payload of the call.
 	Input json.RawMessage
@@ -70,8 +70,8 @@ type FilterDocument struct {
 	Output json.RawMessage
 	// Error has the members code and message. It is absent if the call succeeded.
 	Error json.RawMessage
-	// Caller has the members worker_id, worker_name, function_id, invocation_id and parent.
-	// Unknown members are omitted.
+	// Caller has the members worker_id, worker_name, function_id, invocation_id and parent. A
+	// member is omitted if its value is not known.
 	Caller json.RawMessage
 	// Metadata is the metadata of the call. It is absent if the call has none.
 	Metadata json.RawMessage
@@ -111,8 +111,8 @@ func (f *Filter) UnmarshalJSON(b []byte) error {
 
 // CheckSchemas checks the filter's paths against the JSON Schemas of a function, as the engine
 // does when an observer is added. Paths that begin with input are checked against the request
-// schema, and paths that begin with output against the response schema. A nil schema is not
-// checked.
+// schema, and paths that begin with output against the response schema. If a schema is nil,
+// the paths that refer to it are not checked.
 //
 // If a schema rules out a path, the error is a [*FilterError] with the code
 // INVALID_FILTER_PATH. The warnings name the paths that a schema neither allows nor rules out,

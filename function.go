@@ -30,7 +30,8 @@ import (
 // may modify and retain it. If it is an object, the engine adds the key _caller_worker_id. The
 // result is encoded with encoding/json (a json.RawMessage is sent unchanged, nil as null). A
 // returned [*Error], possibly wrapped, keeps its code. Any other error is sent with the code
-// invocation_failed. A panic is sent with the same code, but without its message.
+// invocation_failed. A panic is reported with the same code and, unless [WithStackTraces] is
+// set, without the panic value.
 //
 // The goroutine of a handler, and the goroutines it starts, have the runtime/pprof label
 // iii.function.id, which identifies the function in profiles.
@@ -85,10 +86,10 @@ func (f *Function) ID() string { return f.id }
 
 // Err returns a *[RejectedError] while another live worker owns the function's id in this
 // namespace, such as the old instance during a rolling update. During this time, this worker
-// does not serve the function or register its triggers. It retries until the owner
-// disconnects: first after 250 ms, then less often, but at least every 2 s and on each new
-// connection. All retries together are limited to 180 per second. Once the engine has accepted
-// the function, Err returns nil, and the state listener receives a *[TakeoverNotice].
+// does not serve the function or register its triggers. It retries until the engine accepts
+// the function: first after 250 ms, then less often, but at least every 2 s and on each new
+// connection. All functions together are retried at most 200 times per second. Err then
+// returns nil, and the state listener receives a *[TakeoverNotice].
 //
 // After a reconnect, Err returns the result from the previous connection until the engine has
 // responded. Before the first response, it returns nil. For a function of [HandleHTTP] or
@@ -116,9 +117,9 @@ func (f *Function) ownTriggers() (own []*Trigger) {
 }
 
 // Unregister unregisters the function and the HTTP triggers that were registered together with
-// it. Other triggers of the function remain registered. Those that the engine has accepted
-// continue to call the function, and the calls fail. Those that were held back because the
-// function was rejected stay held back until this worker registers a function with the same
+// it. Other triggers of the function remain registered. Triggers that the engine has accepted
+// continue to call the function, and the calls fail. Triggers that have not been sent because
+// the function was rejected are not sent until this worker registers a function with the same
 // id. Unregister does not wait for the network or for running handlers. A second call returns
 // an error.
 func (f *Function) Unregister() error {
@@ -155,7 +156,8 @@ type functionConfig struct {
 	unchecked      bool // do not check the id, which is dictated by the engine
 }
 
-// WithFunctionDescription sets the description of the function in listings. Default: none.
+// WithFunctionDescription sets the description that listings show for the function. Default:
+// none.
 func WithFunctionDescription(text string) FunctionOption {
 	return func(c *functionConfig) error { c.description = &text; return nil }
 }
@@ -170,9 +172,9 @@ func WithFunctionMetadata(v any) FunctionOption {
 	}
 }
 
-// WithSchemas sets the JSON Schemas of the payload and the result in listings. Each schema is
-// a json.RawMessage, any value that marshals to a schema, or nil for none. By default, typed
-// handlers advertise inferred schemas ([Handle]).
+// WithSchemas sets the JSON Schemas that listings show for the payload and the result. Each
+// schema is a json.RawMessage, any value that marshals to a schema, or nil for none. By
+// default, typed handlers advertise inferred schemas ([Handle]).
 func WithSchemas(request, response any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.schemas = true
@@ -204,10 +206,11 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 //
 // When a handler exceeds the limit, the caller receives an error with the code
 // [CodeHandlerTimeout], or a 504 response if the function serves a route, and the handler's
-// context ends with context.DeadlineExceeded. The handler itself cannot be stopped. Until it
-// returns, its goroutine counts towards [WithMaxConcurrency], ClientStats.HandlersRunning and
-// the drain; its result is discarded. If a handler of [Client.MountHTTP] has already sent the
-// header of a streamed response, the response is cut off instead.
+// context is done: its Err method returns context.DeadlineExceeded. The handler itself cannot
+// be stopped. Until it returns, its goroutine counts toward [WithMaxConcurrency] and
+// ClientStats.HandlersRunning, and a drain waits for it; the handler's result is discarded. If
+// a handler of [Client.MountHTTP] has already sent the header of a streamed response, the
+// response is cut off instead.
 func WithHandlerTimeout(d time.Duration) FunctionOption {
 	return func(c *functionConfig) error {
 		if d <= 0 {
@@ -246,8 +249,9 @@ func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 // function. The engine's own function is not restored until the engine reloads its module, for
 // example during a restart. Until then, calls fail with [ErrFunctionNotFound].
 //
-// In other namespaces, the engine rejects ids that begin with engine::, and the other ids can
-// only be called with [InNamespace]. [Client.HandleStream] does not need this option.
+// In other namespaces, the engine rejects ids that begin with engine::, and functions with the
+// other ids can be called only with [InNamespace]. [Client.HandleStream] does not need this
+// option.
 func WithBuiltinOverride() FunctionOption {
 	return func(c *functionConfig) error { c.builtin = true; return nil }
 }
@@ -416,9 +420,9 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 }
 
 // HandleHTTPInvoked registers a function that the engine runs by sending an HTTP request to a
-// URL. This worker owns the function but does not run it. cfg.Auth contains names of
-// environment variables of the engine rather than secrets. If the engine rejects the URL, it
-// does not report an error, and the function does not exist.
+// URL. This worker owns the function but does not run it. cfg.Auth contains the names of the
+// engine's environment variables that hold the secrets, not the secrets themselves. If the
+// engine rejects the URL, it does not report an error, and the function does not exist.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
 	// The engine would not report an invalid URL. The error omits the URL, because it may
 	// contain a secret.
@@ -562,8 +566,8 @@ func (c *functionConfig) checkFor(spec *handlerSpec) error {
 
 // Invocation describes the invocation that a handler is serving.
 type Invocation struct {
-	// ID is the id of the invocation, chosen by the caller. If the caller sends no id, the
-	// engine chooses one; on engines that do not, ID is "".
+	// ID is the id of the invocation. It is chosen by the caller or, if the caller sends none,
+	// by the engine. ID is "" if neither has chosen one.
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
@@ -576,8 +580,8 @@ type Invocation struct {
 	// Metadata is the metadata of the call, the trigger or the observer, or nil if there is
 	// none.
 	Metadata json.RawMessage
-	// Caller identifies the caller, on engines since 0.25. It is nil if the caller is unknown.
-	// For an activation, the caller is the engine, whose worker name is "iii-engine".
+	// Caller identifies the caller, on engine 0.25 and later. It is nil if the caller is
+	// unknown. For an activation, the caller is the engine, whose worker name is "iii-engine".
 	Caller *Caller
 	// Activation identifies the observer that caused the invocation, or is nil if none did.
 	Activation *Activation
@@ -660,8 +664,8 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 }
 
 // timeoutOutcome returns the response to an invocation whose handler exceeded its time limit.
-// The response is failure if failed is set, and result otherwise. In both cases, failure is
-// recorded as the handler's error.
+// If failed is true, the response is the error failure, and otherwise it is result. In both
+// cases, failure is recorded as the handler's error.
 func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
@@ -748,8 +752,8 @@ func (in *incoming) callerWorkerID() string {
 	return callerOf(in.data)
 }
 
-// isEngines reports whether the invocation is for a trigger of one of the engine's own types,
-// even if a worker provides that type.
+// isEngines reports whether the invocation is for a trigger of one of the engine's types. The
+// result is also true if a worker has taken over the type.
 func (in *incoming) isEngines() bool { return in.trigger != nil && in.trigger.source.functionID != "" }
 
 // callerOf returns the caller's worker id, which the engine adds to payloads that are objects.
@@ -767,7 +771,7 @@ func callerOf(data []byte) (id string) {
 
 // Stopping returns a channel that is closed when the client begins to drain, before the
 // handler's context is canceled. Long-running handlers can use it to return early. Outside of
-// handlers, Stopping returns a nil channel, which blocks forever.
+// handlers, Stopping returns a nil channel, from which a receive blocks forever.
 func Stopping(ctx context.Context) <-chan struct{} {
 	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok {
 		return c.client.stopping
@@ -786,11 +790,11 @@ const (
 )
 
 // VerifySignature checks that a request to an HTTP-invoked function was sent by the engine.
-// secret is the key that signed the request, which the engine reads from the environment
-// variable named in [HTTPAuthHMAC]. The time of the signature must not differ from the current
-// time by more than window. body is the complete request body, already read from r.Body. The
-// signature covers the body and the time, but not the method, the URL or other headers. An
-// eavesdropper can replay a request within window. Signatures are compared in constant time.
+// secret is the signing key, which the engine reads from the environment variable named in
+// [HTTPAuthHMAC]. The time of the signature must not differ from the current time by more than
+// window. body is the complete request body, already read from r.Body. The signature covers
+// the body and the time, but not the method, the URL or other headers. An eavesdropper can
+// replay a request within window. Signatures are compared in constant time.
 //
 // Every error matches [ErrSignature] and describes the cause without revealing the secret. An
 // empty secret or a window that is not positive is an error, because it would provide no

@@ -599,7 +599,7 @@ func TestHTTPErrorOfAFunction(t *testing.T) {
 	})
 }
 
-// Like a mounted route, a typed route receives decoded path parameters.
+// The handler of a typed route receives decoded path parameters, like that of a mounted route.
 func TestPathParametersAreDecoded(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -633,7 +633,7 @@ func TestPathParametersAreDecoded(t *testing.T) {
 
 const hmacSecret = "s3cret" // the secret used in the recording
 
-// recordedRequests returns the HTTP requests that a running engine sent.
+// recordedRequests returns the HTTP requests recorded from a real engine, and their bodies.
 func recordedRequests(t *testing.T) (requests []*http.Request, bodies [][]byte) {
 	t.Helper()
 	for _, e := range readRecording(t, "http-functions") {
@@ -656,7 +656,7 @@ func recordedRequests(t *testing.T) (requests []*http.Request, bodies [][]byte) 
 	return requests, bodies
 }
 
-// at runs a test in a bubble whose clock starts at moment.
+// at runs test in a synctest bubble in which the time is moment.
 func at(t *testing.T, moment time.Time, test func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

@@ -132,8 +132,8 @@ func TestRegistrationsAreChecked(t *testing.T) {
 	}
 }
 
-// The provider may be in another namespace. Its trigger type may then have the name of one of
-// the engine's types, and the client does not check the config.
+// The client checks the configs of the engine's own trigger types, but not those of a type
+// with the same name that a provider in another namespace offers.
 func TestTriggerOfAnotherProvider(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1")
 	if err != nil {

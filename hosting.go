@@ -54,12 +54,13 @@ type ObserverHooks struct {
 
 	// Match reports whether an observer should receive a call. It runs after the handler, for
 	// each observer that was active when the call began and is still active. The observer's
-	// outcome and filters are checked afterwards. A panic is treated as false. By default,
+	// outcome and filters are checked afterward. A panic is treated as false. By default,
 	// every observer matches every call.
 	Match func(o *FunctionObserver, call *ObservedCall) bool
 
-	// Keys replaces Match for functions with many observers, and needs only one lookup per
-	// call. Match and Keys are mutually exclusive.
+	// Keys is an efficient alternative to Match for functions with many observers: each call
+	// is matched by looking up its keys instead of checking every observer. Match and Keys are
+	// mutually exclusive.
 	Keys *ObserverKeys
 
 	// Deliver replaces the engine's delivery of a call to the observers. It returns the result
@@ -89,7 +90,7 @@ type ObserverKeys struct {
 // matches reports whether this worker, rather than the engine, matches calls to observers.
 func (h *ObserverHooks) matches() bool { return h.Match != nil || h.Keys != nil }
 
-// answer reports whether the hooks affect the results of calls.
+// answer reports whether the hooks affect the replies to calls.
 func (h *ObserverHooks) answer() bool { return h.matches() || h.Deliver != nil }
 
 // WithArgsSchema sets the JSON Schema for the arguments ([Source].Args) of the function's
@@ -177,7 +178,7 @@ func WithWorkerObserverHooks(h ObserverHooks) Option {
 //
 // If the engine announces a different target, outcome, capture or filters for an observer with
 // the same id and arguments, later hooks receive a new FunctionObserver with that id. The
-// methods of both use the latest announcement.
+// methods of the old and the new FunctionObserver use the latest announcement.
 type FunctionObserver struct {
 	// ID is the id of the observer.
 	ID string
@@ -314,7 +315,7 @@ func (o *FunctionObserver) Reject(err error) {
 // Call runs the target of this observer and decodes the result into out, as [Client.Call]
 // does. The target receives the payload without an envelope, together with the observer's
 // metadata. The observer's filters are not applied. The call always goes through the engine
-// and counts towards the observer's limits. If the observer is not active, Call sends nothing
+// and counts toward the observer's limits. If the observer is not active, Call sends nothing
 // and returns an [*Error] with the code OBSERVER_NOT_ACTIVE. Other errors are those of
 // [Client.Call].
 func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
@@ -353,9 +354,10 @@ func (f *Function) IsObserved() bool { return f.observers.current.Load() != nil 
 func (f *Function) Observers() []*FunctionObserver { return f.observers.current.Load().list() }
 
 // IsObservedFor reports whether any active observer would receive the call. It applies Match
-// or Keys and, if call.Status is set, the observers' outcomes and filters. A call without a
-// Status has not run yet; its filters are not checked, because they may refer to the result.
-// With Keys, IsObservedFor needs only one lookup.
+// or Keys and, if call.Status is set, the observers' outcomes and filters. If call.Status is
+// empty, the call has not run yet, and the filters, which may refer to its result, are not
+// checked. With Keys, IsObservedFor looks up the keys of the call instead of checking every
+// observer.
 func (f *Function) IsObservedFor(call *ObservedCall) bool {
 	set := f.observers.current.Load()
 	if set == nil {
@@ -903,7 +905,8 @@ func (h *hosting) runAdded(ctx context.Context, t *hookTask) *ErrorBody {
 }
 
 // passed records that the Added hook of a level has returned nil, and reports whether the task
-// should continue. If the hook was too late, passed schedules the corresponding Removed hook.
+// should continue. If the hook returned after the task was over, passed schedules the
+// corresponding Removed hook.
 func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1030,14 +1033,14 @@ type ObservedCall struct {
 	InvocationID string
 	// Status is "success" or "error", or "" if the call has not run yet.
 	Status string
-	// Input is the original payload, without the key that the engine adds. Changes made by the
-	// handler are not included.
+	// Input is the original payload, without the _caller_worker_id key that the engine adds.
+	// Changes made by the handler are not included.
 	Input json.RawMessage
 	// Output is the handler's result. It is nil if the call failed.
 	Output json.RawMessage
-	// Error has the members code and message. It is nil if the call succeeded.
+	// Error is an object with the members code and message. It is nil if the call succeeded.
 	Error json.RawMessage
-	// Caller identifies the caller ([Caller]). It is nil if the caller is unknown.
+	// Caller is the encoded [Caller] of the call. It is nil if the caller is unknown.
 	Caller json.RawMessage
 	// Metadata is the metadata of the call. It is nil if there is none.
 	Metadata json.RawMessage
@@ -1057,7 +1060,7 @@ func (c *ObservedCall) document() *filter.Document {
 }
 
 // observation captures, before the handler of an invocation runs, the data that observers and
-// hooks need afterwards.
+// hooks need afterward.
 type observation struct {
 	set      *activeSet      // nil if the function has no observers
 	input    json.RawMessage // a copy, because the handler owns its payload
@@ -1067,7 +1070,7 @@ type observation struct {
 
 // observe returns the observation for an invocation, or nil if no observer or hook needs one.
 // A call through the engine to a function without hooks needs none, because the engine matches
-// such calls.
+// such a call to the observers.
 func (in *incoming) observe() *observation {
 	f := in.function
 	set := f.observers.current.Load()
@@ -1104,8 +1107,8 @@ func (o *observation) call(c *Client, in *incoming, b *buffer, err error) *Obser
 	return call
 }
 
-// answer encodes the result of an invocation, runs the hooks, and reports a local call to the
-// engine. The returned error is the one sent to the caller, or nil.
+// answer encodes the result of an invocation, runs the hooks and, if the call is local,
+// reports the call to the engine. The returned error is the one sent to the caller, or nil.
 func (c *Client) answer(ctx context.Context, in *incoming, o *observation, result any, err error) (*buffer, error) {
 	if o == nil {
 		return c.encodeAnswer(ctx, in, in.origin, result, err)

@@ -25,8 +25,8 @@ type saleReceipt struct {
 	Number int `json:"number"`
 }
 
-// Observers must not be able to tell a local call from one that went through the engine,
-// except by its ids and times.
+// Observers must not be able to tell a local call from one that went through the engine, apart
+// from the ids and timestamps.
 func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))
@@ -195,8 +195,8 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// What an observer delivers to its target does not depend on what it captures. This holds for
-// local and routed calls.
+// What a target receives from an observer does not depend on what the observer captures,
+// whether the call is local or goes through the engine.
 func TestLocalAndRoutedCallsDeliverTheSamePart(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))

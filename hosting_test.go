@@ -359,8 +359,9 @@ func TestRejectAndAccepted(t *testing.T) {
 	})
 }
 
-// The engine releases a function if another worker takes it over, if the engine rejects it, or
-// if the worker unregisters it. Each observer's Removed hook then runs exactly once.
+// A worker stops hosting a function if another worker owns it, if the engine rejects its
+// registration, or if the worker unregisters it. The Removed hook then runs exactly once for
+// each observer.
 func TestReleaseRunsRemovedOnceAndUndoesAnAdd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, release := range map[string]func(*peerConn, *Function){
@@ -919,8 +920,8 @@ func FuzzWithoutParent(f *testing.F) {
 }
 
 // Access control may rename a function when it is registered. From then on, the client and the
-// engine refer to the function by its new id. A reply to an unregistered function must not be
-// mistaken for such a rename.
+// engine refer to the function by its new id. A late reply about a function that has been
+// unregistered must not be mistaken for such a rename.
 func TestRenamedFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
@@ -976,8 +977,8 @@ func TestRenamedFunctions(t *testing.T) {
 	})
 }
 
-// A rejection of a::f must not be mistaken for the reply to the registration of f, which has
-// been unregistered.
+// After f has been unregistered, a rejection of a::f must not be mistaken for the reply to the
+// registration of f.
 func TestAnswersToIDsThatEndAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {

@@ -30,8 +30,8 @@ import (
 // A path segment that begins with a colon, as in "/items/:id", is a parameter. It spans the
 // whole segment, its name consists of letters, digits and underscores, and PathParams contains
 // its percent-decoded value. The rest of the path is registered in percent-encoded form, as
-// sent by clients: "/café" becomes "/caf%C3%A9". HandleHTTP rejects paths and methods that no
-// request would match:
+// sent by clients: "/café" becomes "/caf%C3%A9". HandleHTTP rejects the following paths and
+// methods:
 //
 //   - wildcards, because the engine does not deliver their values
 //   - the segments "." and ".."
@@ -158,16 +158,16 @@ const (
 	jsonBodyTimeout = 30 * time.Second
 )
 
-// readBody is a body that the engine has not decoded.
+// readBody is the result of reading a body that the engine has not decoded.
 type readBody struct {
 	body json.RawMessage // nil if the body is empty
 	done bool            // the channel has been read
 }
 
 // missingBody handles a request whose body the engine has not decoded. The engine decodes only
-// the content type application/json, in lower case, and delivers null for a body that is not
-// valid JSON. If the handler cannot receive the body, refusal is the response to send.
-// takesNull means that the handler reads bodies of other content types itself.
+// bodies whose content type is application/json, in lower case, and delivers null for a body
+// that is not valid JSON. If the handler cannot receive the body, refusal is the response to
+// send. takesNull means that the handler reads bodies of other content types itself.
 func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, headers map[string]string, channel *StreamChannelRef, takesNull bool) (read readBody, refusal any, err error) {
 	length := bodyLength(headers)
 	if length == 0 || !rawjson.Absent(bodyOf(payload)) {
@@ -496,9 +496,9 @@ func (c *Client) newRouteTrigger(f *Function, method, path string, opts []Trigge
 	return t, nil
 }
 
-// routePath returns the path of a route in percent-encoded form, in which the engine compares
-// it with the paths of requests. routePath rejects paths that crash the engine, and paths that
-// the engine accepts but never routes requests to.
+// routePath returns the path of a route in percent-encoded form, because the engine matches
+// request paths in that form. It rejects paths that crash the engine, and paths that the
+// engine accepts but never routes requests to.
 func routePath(method, path string) (string, error) {
 	switch strings.ToUpper(method) {
 	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD":

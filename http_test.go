@@ -84,15 +84,14 @@ func TestTypedRouteWithoutContent(t *testing.T) {
 	}
 }
 
-// fatalPaths contains paths that make a running engine panic on every later route
-// registration.
+// fatalPaths contains paths that make a real engine panic on every later route registration.
 var fatalPaths = []string{
 	"/q/{*rest}/", "/q/{", "/q/}", "/q/{a}{b}", "/q/a{b}c", "/q/{}", "/q/:", "/q/{*}", "/q/*x",
 	"*x", "q/*", "/{*a}/{*b}", "/{*rest}/x", "/{a}x", "/q/:a*b", "/q/:{", "/q/:}", "/q/:*", "/{{{", "/q/:*x/y", "/{a/b}",
 	strings.Repeat("/:a", 26),
 }
 
-// harmlessPaths contains paths that look fatal but are accepted by a running engine.
+// harmlessPaths contains paths that look fatal, but that a real engine accepts.
 var harmlessPaths = []string{
 	"/q/:a:b", "/q/:a/:a", "/q/{{x}}", "/q/:{x}", "`", "/q/:*x", "/q/{a:b}", "/q/\x00",
 	"/q/x{a}", "/q/{*rest}", "/%7Bx", "/q/%7D", "/x*", strings.Repeat("/:a", 25),
@@ -215,7 +214,8 @@ func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
 	}
 }
 
-// The client and the development engine accept every path that a running engine accepts.
+// The client and the development engine accept the paths that look fatal but are harmless in a
+// real engine.
 func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	for name, way := range anyRoutes {
 		t.Run(name, func(t *testing.T) {
@@ -293,7 +293,7 @@ func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	}
 }
 
-// routeWays lists the ways to register a route whose path is encoded by the client. The
+// routeWays lists the ways to register a route whose path is encoded by the client. Each
 // handler returns the path and the path parameter "id".
 var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Function, error){
 	"typed": func(c *iii.Client, method, path string) (*iii.Function, error) {

@@ -40,7 +40,7 @@ func (s functionSchemas) check() error {
 }
 
 // checkEncoding returns an error if a part of t has no JSON encoding. The error contains the
-// path of that part. If reads is set, t is decoded; otherwise, t is encoded.
+// path of that part. If reads is true, t is decoded; otherwise, t is encoded.
 func checkEncoding(t reflect.Type, reads bool) error {
 	if t == nil {
 		return nil
@@ -85,7 +85,7 @@ func checkEncoding(t reflect.Type, reads bool) error {
 }
 
 // inferSchema returns the JSON Schema that the engine lists for a handler's type. If reads is
-// set, the schema describes the JSON that can be decoded into the type; otherwise, it
+// true, the schema describes the JSON that can be decoded into the type; otherwise, it
 // describes the JSON that encoding/json produces for the type. Schemas are optional, so
 // inferSchema returns nil if the type cannot be described.
 func (c *Client) inferSchema(functionID string, t reflect.Type, reads bool) json.RawMessage {
@@ -113,7 +113,7 @@ type inferredSchema struct {
 	err error
 }
 
-// schemaOf returns the schema of the JSON for t. If reads is set, this is the JSON that
+// schemaOf returns the schema of the JSON for t. If reads is true, this is the JSON that
 // encoding/json decodes into t; otherwise, it is the JSON that encoding/json produces for t.
 // The result is shared and must not be modified.
 func schemaOf(t reflect.Type, reads bool) (json.RawMessage, error) {
@@ -166,8 +166,8 @@ type inference struct {
 	generated   map[string]any // definitions of generated types, by name
 }
 
-// typeUse is a type and whether its values are addressable, because addressability affects
-// their encoding.
+// typeUse identifies a type and whether its values are addressable, which affects their
+// encoding.
 type typeUse struct {
 	t           reflect.Type
 	addressable bool
@@ -251,9 +251,8 @@ func codecOf(t, inJSON reflect.Type, streaming string, inText ...reflect.Type) c
 	return byKind
 }
 
-// hasMethod reports whether t has the given encoding/json/v2 method. It looks up methods by
-// constant name, because a variable name would prevent the linker from removing any unused
-// methods.
+// hasMethod reports whether t has the given encoding/json/v2 method. It looks up each method
+// by a constant name: with a variable name, the linker could not remove unused methods.
 func hasMethod(t reflect.Type, name string) (ok bool) {
 	switch name {
 	case "MarshalJSONTo":
@@ -581,7 +580,8 @@ type member struct {
 	// pointer reports whether the member is promoted from a struct embedded by pointer. If
 	// that pointer is nil, the member is missing.
 	pointer bool
-	// locked reports whether that pointer cannot be set, because its type is unexported.
+	// locked reports whether the embedded pointer cannot be set, because its type is
+	// unexported.
 	locked bool
 
 	description string

@@ -429,9 +429,8 @@ func schemaTypes() (closed, open []reflect.Type) {
 	return closed, append(derive(open), random(append(slices.Clone(open), closed[:50]...))...)
 }
 
-// filler fills values. If random is set, it decides for each part whether to leave it nil or
-// empty, and creates several entries in maps and slices. Otherwise, only the parts at depth
-// nilAt are nil or empty.
+// filler fills values. If random is true, parts are left nil or empty at random, and maps and
+// slices can have several entries. Otherwise, only the parts at depth nilAt are nil or empty.
 type filler struct {
 	r      *rand.Rand
 	random bool
@@ -1233,7 +1232,7 @@ func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 	}
 }
 
-// Recorded requests from a running engine satisfy the request schema of a typed route.
+// Recorded requests from a real engine satisfy the request schema of a typed route.
 func TestRecordedRequestsSatisfyTheSchemaOfARoute(t *testing.T) {
 	raw, err := iii.SchemaOf(reflect.TypeFor[iii.HTTPRequest[any]](), true)
 	if err != nil {
@@ -1300,7 +1299,7 @@ func TestSchemasAreInferredOnceConcurrent(t *testing.T) {
 	}
 }
 
-// BenchmarkSchemaOfKnownType measures a lookup of a schema that has been inferred before.
+// BenchmarkSchemaOfKnownType measures the lookup of an already inferred schema.
 func BenchmarkSchemaOfKnownType(b *testing.B) {
 	typ := reflect.TypeFor[iii.HTTPRequest[schemaPage[schemaRange]]]()
 	if _, err := iii.SchemaOf(typ, true); err != nil {

@@ -22,9 +22,9 @@ func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSum
 }
 
 // FunctionInfo returns the description of a function, including its schemas and triggers. It
-// looks in this worker's namespace, then in "default", and then in the other namespaces,
-// provided that only one of them contains such a function. If the function is unknown, the
-// error is an [*Error] with code NOT_FOUND.
+// looks in this worker's namespace, then in "default", and then in the other namespaces if
+// exactly one of them contains a function with this id. If the function is unknown, the error
+// is an [*Error] with code NOT_FOUND.
 //
 // The triggers are the same as those listed by [Client.Triggers]. On engine 0.26 and later,
 // listing them takes a second call; if this worker lacks permission for that call, the
@@ -54,9 +54,9 @@ func (c *Client) Workers(ctx context.Context) ([]WorkerSummary, error) {
 }
 
 // WorkerInfo returns the description of a worker: its properties, functions, trigger types and
-// triggers, and the latest metrics that it reported in the last two minutes, if any. It looks
-// in the same namespaces as [Client.FunctionInfo]. If the worker is unknown, the error is an
-// [*Error] with code NOT_FOUND.
+// triggers, and the latest metrics that it reported within the last two minutes, if any.
+// WorkerInfo looks in the same namespaces as [Client.FunctionInfo]. If the worker is unknown,
+// the error is an [*Error] with code NOT_FOUND.
 //
 // On engine 0.26 and later, the trigger types and triggers are those listed by
 // [Client.TriggerTypes] and [Client.Triggers]. They are omitted if this worker lacks
@@ -88,8 +88,8 @@ func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, err
 	return info, unlessForbidden(err)
 }
 
-// infoOf looks for an item in the given namespace, and then without a namespace, in which case
-// the engine chooses the namespace.
+// infoOf looks up a function or a worker, first in the given namespace and then without one,
+// in which case the engine chooses the namespace.
 func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string, input func(namespace string) any) (T, error) {
 	info, err := Call[T](ctx, c, functionID, input(namespace))
 	var e *Error
@@ -103,9 +103,9 @@ func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string,
 // whose id begins with "engine::". To filter the list, call engine::triggers::list with a
 // [TriggerTypeFilter].
 //
-// Engine versions 0.26 and later do not have engine::triggers::list. On these engines,
-// TriggerTypes lists the functions that represent trigger types: those of the engine, and
-// functions of workers to which observers can pass arguments.
+// On engine 0.26 and later, engine::triggers::list does not exist. On these engines,
+// TriggerTypes lists the functions that represent trigger types: the functions that replace
+// the standard trigger types, and all other functions whose observers can pass arguments.
 func (c *Client) TriggerTypes(ctx context.Context) ([]TriggerTypeSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggerTypesListResult](ctx, c, "engine::triggers::list", TriggerTypeFilter{})
@@ -151,10 +151,10 @@ func (c *Client) observedTypes(ctx context.Context) (list []observedType, err er
 //
 // On engine 0.26 and later, observers replace triggers, and engine::registered-triggers::list
 // does not exist. On these engines, Triggers lists the observers whose source function is
-// registered, except those in the error state. The type is the trigger type that the source
-// represents, or else the id of the source. The config is derived from the arguments and
-// filters. For triggers of this client, the type and the config are the ones with which they
-// were registered.
+// registered, except those in the error state. The type of a listed trigger is the trigger
+// type that its source represents, or else the id of the source. Its config is derived from
+// the observer's arguments and filters. Triggers of this client are listed with the type and
+// the config with which they were registered.
 func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{})
@@ -195,7 +195,7 @@ func unlessForbidden(err error) error {
 	return err
 }
 
-// observedTriggers lists observers in the form of triggers.
+// observedTriggers lists the observers as triggers.
 func (c *Client) observedTriggers(ctx context.Context) (list []observedTrigger, err error) {
 	result, err := Call[struct {
 		Observers []json.RawMessage `json:"observers"`
@@ -237,7 +237,7 @@ func (c *Client) observedTriggers(ctx context.Context) (list []observedTrigger, 
 // registered.
 const codeTargetUnavailable = "TARGET_UNAVAILABLE"
 
-// summaryOf shortens a config in the same way as the engine.
+// summaryOf shortens a config as the engine does.
 func summaryOf(config JSONValue) string {
 	if text := []rune(string(config)); len(text) > 80 {
 		return string(text[:80]) + "…"

@@ -70,7 +70,8 @@ func (c *Client) newLink(conn *wsconn.Conn) *link {
 	return l
 }
 
-// dialect returns the dialect of this connection, or the oldest one before the engine's hello.
+// dialect returns the dialect of this connection, or the oldest dialect if the engine's hello
+// has not arrived yet.
 func (l *link) dialect() dialect {
 	if d := l.chosen.Load(); d != nil {
 		return *d
@@ -303,9 +304,9 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			patience.Stop()
 			c.workerRegistered(l)
 		case <-applied:
-			// The engine handles frames in order, so the pong to the ping that follows the
-			// triggers means that it has processed all registrations and has sent the triggers
-			// bound to this worker's types.
+			// The engine handles frames in order. By the time it answers the ping that was
+			// sent after the triggers, it has processed all registrations and has sent the
+			// triggers bound to this worker's types.
 			applied = nil
 			wasReady = true
 			c.forgetOthers()
@@ -428,8 +429,8 @@ func (c *Client) undecodable(err error, size int) {
 	c.log.Warn("iii: received message does not decode", "error", err, "bytes", size)
 }
 
-// receiveInvoke passes an invocation to a handler. It copies the parts of the message for the
-// handler into one allocation, or into two if the payload is large.
+// receiveInvoke passes an invocation to a handler. It copies the parts of the message that the
+// handler needs into one allocation, or into two if the payload is large.
 func (c *Client) receiveInvoke(l *link, m *received) {
 	id := m.functionID[1 : len(m.functionID)-1]
 	if bytes.IndexByte(id, '\\') >= 0 {
@@ -525,8 +526,8 @@ func (c *Client) receiveHello(l *link, b []byte) {
 	c.setIdentity(l, &m)
 }
 
-// receiveError handles an error message. Before the hello, it means that the engine rejects
-// this worker. After the hello, only an authentication error ends the connection.
+// receiveError handles an error message. Before the hello, it means that the engine has
+// rejected this worker. After the hello, only an authentication error ends the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
 	err := json.Unmarshal(b, &m)

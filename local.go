@@ -129,7 +129,7 @@ func calleeBaggage(header, functionID string) string {
 	return string(b)
 }
 
-// refuseLocal rejects a local call in the same way as an invocation from the engine.
+// refuseLocal rejects a local call just as an invocation from the engine is rejected.
 func (c *Client) refuseLocal(r *request, in *incoming, code, message string) (*request, error) {
 	if c.dispatch.isClosed() {
 		return nil, unsentError{c.endError()}
@@ -138,7 +138,8 @@ func (c *Client) refuseLocal(r *request, in *incoming, code, message string) (*r
 	return r, nil
 }
 
-// localCaller is the handler that made a local call. The zero value means none.
+// localCaller is the handler that made a local call. The zero value means that no handler made
+// the call.
 type localCaller struct {
 	functionID string
 	id         []byte
@@ -182,8 +183,9 @@ func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	return append(p, '}')
 }
 
-// selfless returns the caller of the invocation without its parent, or nil if the caller is
-// unknown. The result is computed once and used for all calls that the handler makes.
+// selfless returns the caller of the invocation without the caller's own parent, or nil if the
+// caller is unknown. The result is computed once and used for all calls that the handler
+// makes.
 func (in *incoming) selfless() json.RawMessage {
 	in.parentOnce.Do(func() { in.parent = withoutParent(in.callerJSON(in.function.client)) })
 	return in.parent
@@ -216,8 +218,8 @@ func withoutParent(caller json.RawMessage) json.RawMessage {
 	return append(p, '}')
 }
 
-// rawOrigin encodes a result or an error without an envelope. Its output is not sent to a
-// caller.
+// rawOrigin encodes a result or an error without an envelope, and discards replies. It is
+// embedded in localOrigin, and used alone for output that is not sent to a caller.
 type rawOrigin struct{}
 
 func (rawOrigin) encodeResult(b *buffer, _ *incoming, result any) error {
@@ -261,8 +263,8 @@ func (o *localOrigin) reply(b *buffer) {
 
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
 
-// ended returns a channel that is closed when the client is closed. It returns nil for a
-// remote call, because the send queue then resolves the call.
+// ended returns a channel that is closed when the client is closed. For a remote call, ended
+// returns nil, because the send queue resolves remote calls when the client is closed.
 func (r *request) ended(c *Client) <-chan struct{} {
 	if r.local {
 		return c.done
@@ -283,7 +285,7 @@ func (in *incoming) ran(c *Client, failed bool) {
 	c.localCalls.Add(1)
 }
 
-// abandonLocal fails the local calls in a list of invocations that will not run.
+// abandonLocal fails the local calls among invocations that will not run.
 func abandonLocal(list []*incoming, reason error) {
 	for _, in := range list {
 		if r := in.own.request; r != nil {
@@ -322,8 +324,8 @@ type report struct {
 	status   string
 	echoes   bool // the output is the same as the input
 
-	// Parts of the call. A part is nil if no observer captures it or if the call does not have
-	// it.
+	// Parts of the call. A part is nil if no observer captures it or the call has no such
+	// part.
 	input, output, err, caller, metadata json.RawMessage
 
 	started              time.Time
@@ -611,8 +613,8 @@ func (r *reports) close() {
 // touch records that a function has been called locally.
 func (r *reports) touch(f *Function) { r.touched.Store(f, struct{}{}) }
 
-// sendStats sends the numbers of local calls and dropped reports since the previous
-// statistics. It sends nothing if both are zero.
+// sendStats sends the numbers of local calls and of dropped reports since it last sent them.
+// It sends nothing if both are zero.
 func (r *reports) sendStats(l *link) {
 	if !l.dialect().observes() || r.client.out.current() != l {
 		return

@@ -20,7 +20,7 @@ type localIn struct {
 
 type localOut struct{ N int }
 
-// A local call gives its caller the same results and errors as a routed one.
+// A local call gives its caller the same results and errors as a call through the engine.
 func TestLocalCallsEqualRoutedOnes(t *testing.T) {
 	handler := func(ctx context.Context, in localIn) (any, error) {
 		switch in.Mode {
@@ -261,8 +261,8 @@ func TestLocalCallsAndMaxConcurrency(t *testing.T) {
 	})
 }
 
-// When a handler stops waiting for a nested call, the call keeps the handler's slot until it
-// returns.
+// A nested call keeps its caller's slot until the call returns, even if the caller has stopped
+// waiting for it.
 func TestNestedCallThatOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -332,8 +332,8 @@ func TestLocalHandlersContext(t *testing.T) {
 	})
 }
 
-// Like the engine, a local call adds the function id to the baggage, from which spans take it.
-// A call with neither a trace nor baggage is left unchanged.
+// Like a call through the engine, a local call adds the function id to the baggage, from which
+// spans copy it. A call with neither a trace nor baggage is left unchanged.
 func TestLocalCallsNameTheCallee(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
@@ -852,7 +852,8 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 	})
 }
 
-// Beyond a limit, dropped reports are counted under the function id "*".
+// Once drops of maxDropCounts functions have been counted, those of further functions are
+// counted under the function id "*".
 func TestDropCountsAreFolded(t *testing.T) {
 	r := newReports(&Client{})
 	for n := range maxDropCounts + 10 {
@@ -863,7 +864,7 @@ func TestDropCountsAreFolded(t *testing.T) {
 	}
 }
 
-// An engine without observers receives no reports.
+// An engine that does not support observers receives no reports.
 func TestReportsForAnEngineWithoutObservers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }, features: func(n int) string {

@@ -22,13 +22,13 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// attributeData is the attribute for the structured data of a log record.
+// attributeData is the key of the attribute that holds the structured data of a log record.
 const attributeData = "log.data"
 
 // Logger writes log records, which the engine stores together with their trace. Each record
-// consists of a severity, its name, a message, and structured data. The engine's filters and
-// log triggers compare only the name of the severity. The data is stored in the attribute
-// log.data and keeps its JSON types.
+// consists of a severity (a number and a name), a message, and structured data. The engine's
+// filters and log triggers compare only the name of the severity. The data is stored in the
+// attribute log.data and keeps its JSON types.
 //
 // The zero value is equivalent to NewLogger(nil) and writes to slog.Default. All methods are
 // safe for concurrent use and do not wait for the network.
@@ -54,10 +54,10 @@ func logOf(p log.LoggerProvider) log.Logger {
 }
 
 // Debug writes a record with severity DEBUG. data is an error, a value that can be encoded as
-// JSON, or nil for none. If data cannot be encoded, the record contains the encoding error
+// JSON, or nil for no data. If data cannot be encoded, the record contains the encoding error
 // instead. A [slog.LogValuer] is replaced by the result of its LogValue method, including in
-// nested values of type map[string]any and []any. Integers that do not fit in an int64 are
-// converted to strings to preserve their digits. ctx determines the trace of the record; its
+// nested values of type map[string]any and []any. Integers that overflow int64 are converted
+// to strings to preserve their digits. ctx determines the trace of the record; its
 // cancellation has no effect.
 func (l *Logger) Debug(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelDebug, msg, data)
@@ -128,7 +128,8 @@ type fellBack struct{}
 //
 // If fallBack is on the stack, the handler of slog.Default is itself logging and would recurse
 // until the stack overflows. If package log is on the stack, it holds its lock, and
-// slog.Default would deadlock if it writes to package log, as slog's initial default does.
+// slog.Default would deadlock if it wrote to package log, as slog's initial default handler
+// does.
 func leadsBack() bool {
 	var stack [512]uintptr // deeper than any chain of handlers
 	frames := runtime.CallersFrames(stack[:runtime.Callers(2, stack[:])])
@@ -143,9 +144,9 @@ func leadsBack() bool {
 	return false
 }
 
-// standardError writes records that have no other destination. It never calls slog.Default,
-// unlike slog's initial default handler. That handler writes to package log, whose output
-// slog.SetDefault redirects to the new default.
+// standardError writes records that have no other destination. Unlike slog's initial default
+// handler, it cannot lead back to slog.Default: that handler writes to package log, whose
+// output slog.SetDefault redirects to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
 // warnByDefault logs a warning with slog's default logger. If the handler of that logger
@@ -159,8 +160,8 @@ func warnByDefault(message string, args ...any) {
 	logger.Warn(message, args...)
 }
 
-// writesToTelemetry reports whether h writes only to telemetry, even if the telemetry does not
-// record logs.
+// writesToTelemetry reports whether h writes only to telemetry. The result does not depend on
+// whether that telemetry records logs.
 func writesToTelemetry(h slog.Handler) bool {
 	switch h := h.(type) {
 	case *slogHandler, *idleSlogHandler:
@@ -192,7 +193,7 @@ func severityOf(level slog.Level) log.Severity {
 }
 
 // maxLogValues limits the number of values in the data of a record or in one slog attribute.
-// Without a limit, the conversion of a map that contains itself would not end.
+// Without a limit, converting a map that contains itself would never end.
 const maxLogValues = 100_000
 
 // logValue converts a value logged by the user.
@@ -275,7 +276,8 @@ func (c *logConverter) more() bool {
 	return c.values <= maxLogValues
 }
 
-// truncatedValue replaces values that exceed the limits on number and depth.
+// truncatedValue replaces values that exceed the limits on the number of values and on their
+// depth.
 var truncatedValue = attribute.StringValue("[TRUNCATED]")
 
 // slogValue converts a slog value. depth is the nesting level of the value.
@@ -341,7 +343,8 @@ func errorValue(err error) (v attribute.Value) {
 	return attribute.StringValue(err.Error())
 }
 
-// encoded converts a value of any other type by encoding it as JSON.
+// encoded converts a value by encoding it as JSON. It is used for types that have no
+// conversion of their own.
 func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	b := newBuffer()
 	defer b.free()
@@ -357,8 +360,8 @@ func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	return c.value(decoded, depth)
 }
 
-// numberValue converts n to an integer or a float. Integers that do not fit are converted to
-// strings to preserve their digits, and so are invalid numbers.
+// numberValue converts n to an integer or a float. Integers that overflow int64, and other
+// numbers that neither type can hold, become strings with the same digits.
 func numberValue(n json.Number) attribute.Value {
 	if i, err := n.Int64(); err == nil {
 		return attribute.Int64Value(i)
@@ -369,8 +372,8 @@ func numberValue(n json.Number) attribute.Value {
 	return attribute.StringValue(n.String())
 }
 
-// text converts v to a string that contains its JSON encoding. It is used if v is nested more
-// deeply than the engine can read.
+// text converts v to a string that contains its JSON encoding. It is used for values that are
+// nested more deeply than the engine can read.
 func (c *logConverter) text(v any) attribute.Value {
 	b := newBuffer()
 	defer b.free()
@@ -401,7 +404,7 @@ type slogGroup struct {
 // handlers omit the time instead.
 //
 // If logs are disabled, the handler discards all records, so that no record is printed twice
-// when it is combined with another handler, as in a [slog.MultiHandler]. However, if the
+// when the handler is combined with another one, as in a [slog.MultiHandler]. However, if the
 // handler itself is slog's default handler, not wrapped in another one, it writes Info and
 // above to standard error, formatted by [slog.TextHandler]. Otherwise, these records would be
 // lost.
@@ -539,9 +542,9 @@ func (h *idleSlogHandler) alone() bool {
 // passes them to h. The attributes are the [TraceID] and [SpanID] of the record's context, and
 // link a line in a terminal or a file to its trace in the engine. Records outside of traces
 // are passed unchanged. The attributes are added at the top level, even if WithGroup has
-// opened groups. In a handler of a worker without telemetry, they identify the trace of the
-// caller. The result is safe for concurrent use if h is. Like [slog.New], TraceHandler panics
-// if h is nil.
+// opened groups. In a function's handler, if the worker has no telemetry, they identify the
+// trace of the caller. The result is safe for concurrent use if h is. Like [slog.New],
+// TraceHandler panics if h is nil.
 func TraceHandler(h slog.Handler) slog.Handler {
 	switch h := h.(type) {
 	case nil:

@@ -287,7 +287,7 @@ func TestLoggerDataThatDoesNotEncode(t *testing.T) {
 	}
 }
 
-// The engine does not store deeply nested data. Levels deeper than its limit are logged as
+// The engine does not store deeply nested data. Levels beyond the engine's limit are logged as
 // JSON text.
 func TestDeepLogDataBecomesText(t *testing.T) {
 	var v any = "leaf"

@@ -291,8 +291,8 @@ func gaugeValues(s processSample) []float64 {
 	}
 }
 
-// functionIDAttribute is an attribute of handler metrics, and the profiler label of handler
-// goroutines.
+// functionIDAttribute is the key of the function id in the attributes of handler metrics and
+// in the profiler labels of handler goroutines.
 const functionIDAttribute = "iii.function.id"
 
 // handlerMetrics holds the instruments that measure a client's handlers.

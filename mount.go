@@ -37,10 +37,10 @@ import (
 // deadlines; [WithHTTPWriteTimeout] sets the default write deadline.
 //
 // A response that is not flushed and consists of at most 64 KiB of UTF-8 text is sent as a
-// single value. Any other response is streamed. In a streamed response, a header with several
-// values is joined into one line, separated by commas, except that each cookie gets its own
-// line. If a response is shorter than its Content-Length, the connection is cut off, so that
-// the client detects the truncation.
+// single value. Any other response is streamed. In a streamed response, the values of a
+// repeated header are joined into one line, separated by commas, except that each cookie gets
+// its own line. If a response is shorter than its Content-Length, it is cut off, so that the
+// client detects the truncation.
 //
 // A panic results in a 500 response. If the response is already being streamed, the stream
 // ends instead, and the client can detect the truncation only if there is a Content-Length.
@@ -175,8 +175,8 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 	return w.finish()
 }
 
-// mountedRequest converts a request to an [http.Request] without its body. withValues
-// determines whether path values are set.
+// mountedRequest converts a request to an [http.Request] without a body. withValues determines
+// whether the path values of the result are set.
 func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withValues bool) (*http.Request, error) {
 	segments := strings.Split(in.Path, "/")
 	values := map[string]string{}
@@ -226,8 +226,8 @@ func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withV
 	return r, nil
 }
 
-// framing moves the headers that describe the message rather than its content to the
-// corresponding fields of r.
+// framing processes r.Header as net/http's server does. It sets the fields of r that are
+// derived from headers, such as ContentLength and Trailer, and adds or removes headers.
 func framing(r *http.Request) {
 	r.Header.Del("Host")
 	if encoding := r.Header.Get("Transfer-Encoding"); encoding != "" {
@@ -508,7 +508,7 @@ func (w *responseWriter) CloseNotify() <-chan bool {
 }
 
 // startStream opens the response channel and sends the status, the header, and the buffered
-// bytes. next contains the bytes to be written afterwards; it is used to detect the content
+// bytes. next contains the bytes to be written afterward; it is used to detect the content
 // type. The engine sends the header when it receives the first binary frame, even if that
 // frame is empty.
 func (w *responseWriter) startStream(next []byte) error {

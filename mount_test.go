@@ -1259,7 +1259,6 @@ func TestMountedStreamOutlivesItsConnection(t *testing.T) {
 	})
 }
 
-// TestMountedResponseController calls the methods that affect the request's connection.
 func TestMountedResponseController(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		done := make(chan struct{})
@@ -1517,7 +1516,7 @@ func TestStreamOptionsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// The engine sends the cookies of a streamed response in arbitrary order. The client therefore
+// The engine sends the cookies of a streamed response in arbitrary order. The worker therefore
 // omits each cookie that a later one replaces, however the handler spells the header name.
 func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {

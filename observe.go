@@ -16,8 +16,7 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// Source selects the calls that an observer observes: calls to one function, optionally
-// restricted to some of them.
+// Source selects the calls to observe: all calls to one function, or some of them.
 type Source struct {
 	// FunctionID is the ID of the observed function. The function need not exist yet.
 	FunctionID string
@@ -26,8 +25,8 @@ type Source struct {
 	// own namespace. A worker outside "default" must set Namespace to "default" to observe the
 	// standard workers.
 	Namespace string
-	// Args are passed to the worker that hosts the function. That worker validates them. Any
-	// value that encodes to a JSON object is allowed; nil means no args.
+	// Args are passed to the worker that hosts the function, which validates them. Any value
+	// that encodes to a JSON object is allowed; nil means no args.
 	Args any
 	// Filters selects the calls to observe. It is a [*Filter] or any value that [ParseFilter]
 	// accepts. Nil selects every call.
@@ -420,7 +419,7 @@ type observeFrame struct {
 	patience *time.Timer   // timeout after which the channel left is closed
 }
 
-// observing prepares for sending an observe message for t. If the engine may have an earlier
+// observing prepares to send an observe message for t. If the engine may have an earlier
 // observer for t, that observer is removed first.
 func (r *registry) observing(t *Trigger) {
 	if t.frame != nil {
@@ -445,8 +444,8 @@ func (r *registry) observing(t *Trigger) {
 	r.observeFrames[id] = append(r.observeFrames[id], t.frame)
 }
 
-// unobserve removes t's observer from the engine. That observer may date from an earlier
-// connection.
+// unobserve removes t's observer from the engine, even if the observer was sent over an
+// earlier connection.
 func (r *registry) unobserve(t *Trigger) {
 	o := t.frame
 	if o == nil {
@@ -505,8 +504,8 @@ func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 	return t.left
 }
 
-// observed returns the trigger whose observer invoked f with this activation. It returns nil
-// if the observer is not one of this client's triggers.
+// observed returns the trigger whose observer caused this activation of f. It returns nil if
+// the observer is not one of this client's triggers.
 func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
 	var a Activation
 	if json.Unmarshal(activation, &a) != nil {
@@ -538,8 +537,8 @@ func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) 
 // connection.
 const maxUnobserved = 4096
 
-// unobserveLater remembers t's observer, which the engine may still have, so that
-// unobserveEarlier removes it.
+// unobserveLater records that the engine may still have t's observer, so that unobserveEarlier
+// removes it.
 func (r *registry) unobserveLater(t *Trigger) {
 	t.lingers = false
 	if len(r.unobserved) >= maxUnobserved {

@@ -471,8 +471,8 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 	})
 }
 
-// If the host rejects an observer later, the observer stays in the engine until it is disposed
-// of.
+// If the host rejects an observer that the engine has accepted, the observer stays in the
+// engine until it is disposed of.
 func TestObserverInErrorByAStateChangeIsUnobservedAndReplayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
@@ -727,7 +727,8 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 	}
 }
 
-// If a function is unregistered right after it was registered, the engine may never reply.
+// If a function is unregistered right after it was registered, the engine may never reply to
+// the registration.
 func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {

@@ -210,9 +210,9 @@ func parseEngineURL(address string) (*url.URL, error) {
 }
 
 // WithName sets the worker's name. Names must be unique within a namespace. The default is
-// $III_WORKER_NAME, or "hostname:pid" if that is unset. Further clients in the same process
-// get the suffix ":2", ":3" and so on. The engine removes control characters and truncates the
-// name to 280 characters. A blank name is an error.
+// $III_WORKER_NAME, or "hostname:pid" if that is unset. The default names of further clients
+// in the same process get the suffix ":2", ":3" and so on. The engine removes control
+// characters and truncates the name to 280 characters. A blank name is an error.
 func WithName(name string) Option {
 	return clientOption(func(c *config) error {
 		if strings.TrimSpace(name) == "" {
@@ -464,12 +464,12 @@ func WithKeepalive(ping, idle time.Duration) Option {
 // [Client.MountHTTP] to detect that the HTTP client has disconnected. Default: 5 s. Zero
 // disables probes; [New] rejects a negative value.
 //
-// A response is idle if its handler has written nothing for the duration d. The engine reports
-// a disconnected HTTP client only when it receives the next frame of the response. A probe is
-// a frame that the engine ignores and does not forward. With the default interval, the
-// request's context is canceled within 15 s of the disconnect. Responses that have not been
-// flushed and fit in 64 KiB are not probed. Without probes, a handler that writes nothing is
-// not notified of a disconnect.
+// A response is idle if its handler has written nothing for the duration d. The engine does
+// not report that the HTTP client has disconnected until the next frame of the response
+// reaches it. A probe is a frame that the engine ignores and does not forward. With the
+// default interval, the request's context is canceled within 15 s of the disconnect. Responses
+// that have not been flushed and fit in 64 KiB are not probed. Without probes, a handler that
+// writes nothing is not notified of a disconnect.
 func WithStreamHeartbeat(d time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if d < 0 {

@@ -205,7 +205,6 @@ func TestDefaultName(t *testing.T) {
 	}
 }
 
-// TestMetadata checks what a worker reports about itself.
 func TestMetadata(t *testing.T) {
 	t.Setenv("III_ISOLATION", "docker")
 	p := newPeer(t, script{})
@@ -295,7 +294,6 @@ func TestDialOptionsServeBothConnections(t *testing.T) {
 	}
 }
 
-// TestHeaders checks the headers of the WebSocket handshake.
 func TestHeaders(t *testing.T) {
 	header := http.Header{"X-A": {"1", "2"}}
 	var got http.Header

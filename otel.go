@@ -223,8 +223,8 @@ func releaseGlobals() {
 
 // TelemetryFromProviders returns a Telemetry that records with the program's own providers and
 // sends nothing to the engine. Use it in programs that configure an OpenTelemetry SDK with
-// their own backend. A client with this Telemetry records a span for each invocation, in its
-// caller's trace, and handler metrics. [Telemetry.Logger] and [Telemetry.SlogHandler] write to
+// their own backend. A client with this Telemetry records handler metrics and, in the caller's
+// trace, a span for each invocation. [Telemetry.Logger] and [Telemetry.SlogHandler] write to
 // lp. Spans contain no payloads unless the client uses [WithTracePayloads]. There are no
 // process gauges, and no globals are set. If a provider is nil or holds a nil pointer, its
 // signal is not recorded.
@@ -390,9 +390,9 @@ func (t *Telemetry) Logger() *Logger {
 func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 
 // Flush waits until the engine has received everything that was recorded before the call, and
-// the program's own processors, readers and providers have been flushed. If ctx is done first,
-// the error reports how many frames remain. After Shutdown, Flush returns nil because there is
-// nothing left to flush.
+// until the program's own processors, readers and providers have been flushed. If ctx is done
+// first, the error reports how many frames remain. After Shutdown, Flush returns nil because
+// there is nothing left to flush.
 func (t *Telemetry) Flush(ctx context.Context) error {
 	if signal.IsClosed(t.done) {
 		return nil
@@ -513,7 +513,7 @@ const providerGrace = 20 * time.Millisecond
 // returns. Calls propagate the trace context of their ctx with or without this option.
 //
 // If this client has bound a function to a trace trigger, the spans of the function's
-// invocations have the attribute function_id. The engine does not trigger the function with
+// invocations have the attribute function_id. The engine does not trigger the function for
 // these spans, which avoids an endless loop. Child spans do trigger it.
 //
 // [Client.Shutdown] flushes t but does not shut it down, because several clients can share it.
@@ -531,9 +531,9 @@ func WithTelemetry(t *Telemetry) Option {
 }
 
 // WithTracePayloads adds the inputs and outputs of invocations to the spans of
-// [TelemetryFromProviders], as events. The events are the same as those for the engine; see
-// [WithTelemetry]. Secrets are removed as by [Redact]. By default, only spans for the engine
-// contain payloads.
+// [TelemetryFromProviders], as events. They are the same events that spans for the engine
+// contain; see [WithTelemetry]. Secrets are removed as by [Redact]. By default, only spans for
+// the engine contain payloads.
 func WithTracePayloads() Option {
 	return clientOption(func(c *config) error { c.tracePayloads = true; return nil })
 }
@@ -577,14 +577,14 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
-// telemetryAwayTimeout limits how long a shutdown waits for a disconnected telemetry
-// connection.
+// telemetryAwayTimeout limits how long a shutdown waits for the telemetry connection to
+// reconnect.
 const telemetryAwayTimeout = 3 * time.Second
 
 // flushTelemetry flushes the telemetry at the end of a drain, within the telemetry's own
-// shutdown timeout. The parameter away limits how long it waits while telemetry is
-// disconnected, so that an unavailable engine does not use up the drain time. It also limits
-// the flush of the program's own providers, because their connection state is unknown.
+// shutdown timeout. The parameter away limits how long it waits while the telemetry connection
+// is down, so that an unavailable engine does not use up the drain time. It also limits the
+// flush of the program's own providers, because their connection state is unknown.
 func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {

@@ -127,8 +127,8 @@ func (b *batcher[T]) waiting() int {
 	return len(b.queue)
 }
 
-// exportAll exports the records that are queued when it is called. Records that are added
-// later wake run again.
+// exportAll exports the records that are queued when it is called. The next record to be added
+// wakes the run goroutine again.
 func (b *batcher[T]) exportAll() {
 	size := b.batch()
 	b.mu.Lock()

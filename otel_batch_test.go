@@ -412,7 +412,6 @@ func TestBatchConcurrent(t *testing.T) {
 	}
 }
 
-// The processors work in the SDK's providers.
 func TestBatchInProviders(t *testing.T) {
 	k := &batchKeeper{}
 	spans := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(newBatchSpanProcessor(k, time.Hour)))

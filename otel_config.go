@@ -109,8 +109,8 @@ func (r *telemetryConfig) flag(field *bool, variable string) bool {
 	}
 }
 
-// sdkDisabled reports whether OTEL_SDK_DISABLED is true. OpenTelemetry accepts no other word,
-// such as yes. Case is ignored.
+// sdkDisabled reports whether OTEL_SDK_DISABLED is true. Case is ignored. As OpenTelemetry
+// requires, other words, such as yes, do not count as true.
 func (r *telemetryConfig) sdkDisabled() bool {
 	switch value := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED"))); value {
 	case "true":
@@ -151,8 +151,8 @@ func milliseconds(n uint64) time.Duration {
 	return time.Duration(min(n, uint64(math.MaxInt64/int64(time.Millisecond)))) * time.Millisecond
 }
 
-// resource describes this process. Configured values take precedence over
-// $OTEL_RESOURCE_ATTRIBUTES, and that variable takes precedence over generated values.
+// resource describes this process. Configured values override $OTEL_RESOURCE_ATTRIBUTES, which
+// overrides generated values.
 func (r *telemetryConfig) resource(ctx context.Context) *resource.Resource {
 	env, err := resource.New(ctx, resource.WithFromEnv())
 	if err != nil {

@@ -138,7 +138,7 @@ func (s *SharedEngineConnection) dial(ctx context.Context) (*wsconn.Conn, error)
 
 // Send queues one frame and never blocks. If the queue is full, whether or not the connection
 // is up, Send makes room by dropping older frames: first span starts, then metrics, then spans
-// and logs. It never drops frames of a kind that comes after that of m in this order.
+// and logs. It never drops frames of a kind that comes later in this order than the kind of m.
 // [ConnectionStats] counts the dropped frames. If there is still no room, Send returns
 // [ErrBufferFull]. It returns [ErrConnectionClosed] after the connection has ended, and
 // [ErrMessageTooLarge] for a frame of 64 MiB or more. The engine silently drops data that is
@@ -363,8 +363,8 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	}
 }
 
-// drainAttempts limits consecutive connections that deliver no frame during draining, when
-// there is no delay between attempts.
+// drainAttempts limits the number of consecutive connections that deliver no frame during
+// draining, because attempts then follow each other without delay.
 const drainAttempts = 5
 
 // keepConnected maintains the connection. It returns nil once ctx is done or the queue has
@@ -617,7 +617,8 @@ func (s *SharedEngineConnection) writeFrames(l *telemetryLink) (wrote bool, err 
 	return true, l.Flush()
 }
 
-// askConfirmation sends a ping; the engine's pong confirms all frames up to number.
+// askConfirmation sends a ping; the engine's pong confirms all frames up to and including the
+// given number.
 func (l *telemetryLink) askConfirmation(number uint64) error {
 	return l.WritePing(binary.BigEndian.AppendUint64(nil, number))
 }

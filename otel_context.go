@@ -51,7 +51,8 @@ func InjectTraceparent(ctx context.Context) string {
 	return string(appendTraceparent(make([]byte, 0, traceparentLength), sc))
 }
 
-// traceparentLength is the length of the header: version, trace ID, span ID and flags.
+// traceparentLength is the length of a traceparent header: version, trace ID, span ID and
+// flags.
 const traceparentLength = 2 + 1 + 32 + 1 + 16 + 1 + 2
 
 func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
@@ -66,8 +67,8 @@ func appendTraceparent(dst []byte, sc trace.SpanContext) []byte {
 	return append(dst, "-00"...)
 }
 
-// parseTraceparent parses the header. It accepts fields appended by later versions and ignores
-// all flags except sampled.
+// parseTraceparent parses a traceparent header. It accepts fields appended by later versions
+// and ignores all flags except sampled.
 func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	if len(s) < traceparentLength || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return sc, false
@@ -90,7 +91,8 @@ func parseTraceparent[T string | []byte](s T) (sc trace.SpanContext, ok bool) {
 	return sc, sc.IsValid()
 }
 
-// decodeHex decodes lowercase hexadecimal digits. The header allows no uppercase ones.
+// decodeHex decodes lowercase hexadecimal digits. It rejects uppercase digits, which a
+// traceparent header must not contain.
 func decodeHex[T string | []byte](dst []byte, s T) bool {
 	for i := range dst {
 		high, low := hexValue(s[2*i]), hexValue(s[2*i+1])
@@ -130,7 +132,7 @@ func ExtractContext(ctx context.Context, traceparent, baggageHeader string) cont
 	return ctx
 }
 
-// extractRaw is ExtractContext for headers that are JSON strings. An empty slice means that
+// extractRaw is ExtractContext for headers given as JSON strings. An empty slice means that
 // there is no header.
 func extractRaw(ctx context.Context, traceparent, baggageHeader []byte) context.Context {
 	if n := len(traceparent); n > 2 && traceparent[0] == '"' { // a valid header has no escapes

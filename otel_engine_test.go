@@ -875,8 +875,8 @@ func TestTraceCrossesHTTP(t *testing.T) {
 	}
 }
 
-// The engine closes connections without a Close frame, even in reply to one. Shutdown neither
-// waits for a Close frame nor reports that it is missing.
+// The engine closes connections without sending a Close frame, even if it has received one.
+// Shutdown neither waits for a Close frame nor reports that it is missing.
 func TestShutdownTakesTheEndOfAConnectionForItsAnswer(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder
@@ -1411,8 +1411,8 @@ func functionOf(t *testing.T, set attribute.Set) string {
 	return id.AsString()
 }
 
-// The program's processors and readers receive everything that the engine receives, early
-// enough to change it.
+// The program's processors and readers receive everything that the engine receives. Processors
+// receive it early enough to change it.
 func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	engine := telemetryEngine(t)
 	spans, reader := newSpanMarker(), sdkmetric.NewManualReader()
@@ -1650,7 +1650,8 @@ func TestWithTracePayloadsAddsThemToSpansOfTheProgram(t *testing.T) {
 	}
 }
 
-// The sampler of the program's provider decides, even if the caller is not sampled.
+// The sampler of the program's provider decides whether an invocation is recorded, even if the
+// caller is not sampled.
 func TestSamplerOfTheProgramDecides(t *testing.T) {
 	for name, test := range map[string]struct {
 		sampler sdktrace.Sampler
@@ -1805,8 +1806,8 @@ func TestConnectionOfNoEngineIsSafe(t *testing.T) {
 	}
 }
 
-// Each invocation is counted once, with its outcome and its duration. The duration ends when
-// the caller receives the result.
+// Each invocation is counted once, with its outcome and its duration. The duration is the time
+// until the caller receives the result.
 func TestHandlersAreMeasured(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		sdk := newOwnSDK(t)

@@ -76,7 +76,7 @@ func (x *engineExporter) Shutdown(ctx context.Context) error {
 // overflowed counts n records that were dropped before they were exported.
 func (x *engineExporter) overflowed(n int) { x.conn.losses.overflow(n) }
 
-// crowded reports whether the connection is so busy that larger frames are preferable to more
+// crowded reports whether the connection is so busy that exporters should send fewer, larger
 // frames.
 func (x *engineExporter) crowded() bool { return x.conn.queue.crowded() }
 
@@ -116,10 +116,10 @@ func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.Rea
 // EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine stores only
 // gauges, sums and histograms with explicit bounds, so the exporter converts other kinds. It
 // merges the buckets of an exponential histogram until at most 160 remain. It converts a
-// summary to a gauge with the attribute quantile and two sums, whose names are the name of the
-// summary followed by _count and _sum. Points that are NaN or infinite are omitted and
-// counted. The exporter never waits. The zero value is not usable; use
-// [NewEngineMetricsExporter]. All methods are safe for concurrent use.
+// summary to a gauge that has the attribute quantile, and to two sums, named after the summary
+// with the suffixes _count and _sum. Points that are NaN or infinite are omitted and counted.
+// The exporter never waits. The zero value is not usable; use [NewEngineMetricsExporter]. All
+// methods are safe for concurrent use.
 type EngineMetricsExporter struct {
 	engineExporter
 	temporality sdkmetric.TemporalitySelector

@@ -40,7 +40,8 @@ func (c *observedCall) status() string {
 	return "success"
 }
 
-// interests reports whether o observes calls with this outcome.
+// interests reports whether o observes failed calls if failed is true, or otherwise successful
+// ones.
 func (o *observer) interests(failed bool) bool {
 	switch o.on {
 	case "complete":
@@ -52,7 +53,7 @@ func (o *observer) interests(failed bool) bool {
 	}
 }
 
-// ended notifies the observers of a function that a call, routed by the engine, has completed.
+// ended notifies the observers of a function that a call routed by the engine has completed.
 func (t *observers) ended(r *request, began time.Time, out outcome, answer observedResult) {
 	k := key{r.namespace, r.functionID}
 	if _, watched := t.watched.Load(k); !watched {
@@ -301,9 +302,9 @@ type sourceEvent struct {
 	only   func(o *observer) bool // nil: all observers
 }
 
-// occur reports an event to the observers of source in the form of a call to source whose
-// input and result are both the event. occur never blocks, so callers may hold any lock.
-// Observers receive events in order.
+// occur reports an event to the observers of source, as if source had been called with the
+// event as its input and had returned the event. occur never blocks, so callers may hold any
+// lock. Observers receive events in order.
 func (t *observers) occur(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {

@@ -150,8 +150,8 @@ type target struct {
 
 // fanOut delivers an event to its targets in the background, one at a time. For each target it
 // calls the condition, if any, and then the function, and waits for both. Failed calls are
-// logged and not retried. Deliveries of different events can overlap. name is the name of the
-// span of each delivery.
+// logged and not retried. Deliveries of different events can overlap. The delivery of an event
+// has a span with the given name.
 func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payload json.RawMessage) {
 	if len(targets) == 0 {
 		return
@@ -189,8 +189,8 @@ func (e *Engine) noWorker(b binding, err *wireError) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
 
-// triggerAway is the logged reason for an event that is lost because the worker that
-// registered the trigger has disconnected.
+// triggerAway is the reason logged when an event is lost because the worker that registered
+// the trigger has disconnected.
 const triggerAway = "the worker that registered the trigger has left"
 
 // workerAway logs that an event was lost because no worker could receive it.

@@ -65,8 +65,8 @@ func errorBody(code, format string, args ...any) *wireError {
 }
 
 // addBuiltin adds a function to the default namespace. owner is the in-process worker that
-// listings name as its worker. The schemas and the metadata come from the recorded data in
-// published. A recorded description takes precedence over description.
+// listings show as the worker of the function. The schemas and the metadata come from the
+// recorded data in published. A recorded description takes precedence over description.
 func (e *Engine) addBuiltin(id, owner, description string, f builtinFunc) {
 	known := published().Functions[id]
 	if known.Description != nil {

@@ -156,7 +156,7 @@ func (t *channelTable) stopExpiry() {
 }
 
 // expireChannel removes a channel unless both ends have been taken. A connected writer is
-// disconnected; a connected reader sees a normal end.
+// disconnected. For a connected reader, the channel ends normally.
 func (e *Engine) expireChannel(ch *channel) {
 	ch.mu.Lock()
 	complete := ch.taken[reading] && ch.taken[writing]

@@ -32,8 +32,8 @@ func TestConfiguration(t *testing.T) {
 		p.want(`{"id":"web","value":{"url":"http://example.org"}}`, "configuration::get", `{"id":"web"}`)
 		p.want(`{"id":"web","value":{"url":"${SCHEME:http}://${HOST}"}}`, "configuration::get", `{"id":"web","raw":true}`)
 
-		// Registering an entry again replaces its description. It keeps its value unless an
-		// initial value is given.
+		// Registering an entry again replaces its description. The entry keeps its value
+		// unless an initial value is given.
 		for _, more := range []string{"", `,"initial_value":null`} {
 			p.want(`{"description":"D","id":"web","name":"N","schema":{"type":"object"},"value":{"url":"${SCHEME:http}://${HOST}"}}`,
 				"configuration::register", registerConfig("web", `{"type":"object"}`, more))
@@ -337,7 +337,7 @@ func TestConfigurationSchemaConcurrently(t *testing.T) {
 	all.Wait()
 }
 
-// These schemas crash a running engine.
+// These schemas crash a real engine.
 func TestConfigurationSchemaLoops(t *testing.T) {
 	for _, schema := range []string{
 		`{"allOf":[{"$ref":"#"}]}`, `{"not":{"$ref":"#"}}`, `{"then":{"$ref":"#"},"if":true}`, `{"anyOf":[{"type":"string"},{"$ref":"#"}]}`,

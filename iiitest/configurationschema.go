@@ -31,8 +31,9 @@ type configurationSchema struct {
 const errSchema = "invalid JSON Schema: "
 
 // parseConfigurationSchema parses a schema according to the draft in $schema, by default
-// 2020-12. As in the engine, references to other documents are rejected. Unlike in the engine,
-// patterns use package regexp, which supports neither look-around nor backreferences.
+// 2020-12. As in the engine, references to other documents are rejected. Patterns are limited
+// to the syntax of package regexp: unlike the engine, it supports neither look-around nor
+// backreferences.
 func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error) {
 	text = canonicalValid(text)
 	draft, err := draftOf(text)
@@ -233,8 +234,8 @@ func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage
 	}
 }
 
-// holds reports whether the value of a keyword contains schemas in the draft. In draft 4, it
-// accepts the keywords of all drafts, as the engine's library does.
+// holds reports whether, in the draft that the schema uses, the value of a keyword contains
+// schemas. In draft 4, it accepts the keywords of all drafts, as the engine's library does.
 func (s *schemaSet) holds(keyword string) bool {
 	draft := s.draft
 	switch keyword {
@@ -466,7 +467,7 @@ func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
 	return n.set.node(r, path, raw)
 }
 
-// list returns the schemas in the array of a keyword.
+// list returns the schemas in the array that is the value of a keyword.
 func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
 	for i := range itemsOf(n.members[keyword]) {
 		nodes = append(nodes, n.at(keyword, strconv.Itoa(i)))
@@ -474,7 +475,7 @@ func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
 	return nodes
 }
 
-// names returns the sorted names in the object of a keyword.
+// names returns the sorted member names of the object that is the value of a keyword.
 func (n *schemaNode) names(keyword string) []string {
 	return slices.Sorted(maps.Keys(membersOf(n.members[keyword])))
 }
@@ -482,7 +483,7 @@ func (n *schemaNode) names(keyword string) []string {
 // is reports whether the raw value of a keyword equals value.
 func (n *schemaNode) is(keyword, value string) bool { return string(n.members[keyword]) == value }
 
-// means reports whether a keyword has an effect in the draft of the schema.
+// means reports whether a keyword has an effect in the JSON Schema draft that the schema uses.
 func (n *schemaNode) means(keyword string) bool {
 	draft := n.set.draft
 	switch keyword {
@@ -616,13 +617,13 @@ const (
 	loopNone
 )
 
-// checkLoops rejects schemas with endless recursion, in which references lead from a schema
-// back to the same schema without descending into the value. A running engine follows such a
-// loop until its process crashes.
+// checkLoops rejects schemas with endless recursion: references that lead from a schema back
+// to the same schema without descending into the value. A real engine follows such a loop
+// until its process crashes.
 func (s *schemaSet) checkLoops() error {
 	for _, key := range slices.Sorted(maps.Keys(s.nodes)) {
 		if n := s.nodes[key]; n.checked && n.loops() {
-			return fmt.Errorf("%q leads back to itself, which would crash a running engine", "#"+n.path)
+			return fmt.Errorf("%q leads back to itself, which would crash a real engine", "#"+n.path)
 		}
 	}
 	return nil
@@ -662,8 +663,8 @@ func (n *schemaNode) loops() bool {
 	return false
 }
 
-// refersTo returns the target of a reference. It returns nil for a reference to itself, which
-// has no effect.
+// refersTo returns the target of a reference. It returns nil if the target contains the same
+// reference, as it does if a schema refers to itself. Such a reference has no effect.
 func (n *schemaNode) refersTo(keyword string) *schemaNode {
 	ref := n.members[keyword]
 	to, err := n.set.resolve(n.resource, stringOf(ref))
@@ -912,7 +913,7 @@ func (e *evaluation) target(n *schemaNode, keyword string) *schemaNode {
 	return to
 }
 
-// one returns a single error if wrong is set, and otherwise nil.
+// one returns a slice with one error if wrong is true, and otherwise nil.
 func one(wrong bool, format string, args ...any) []string {
 	if !wrong {
 		return nil
@@ -992,7 +993,7 @@ func (e *evaluation) keyword(n *schemaNode, keyword string, v *schemaValue) (wro
 	return nil
 }
 
-// validOnes returns the schemas of a keyword that accept v.
+// validOnes returns those schemas in the value of a keyword that accept v.
 func (e *evaluation) validOnes(n *schemaNode, keyword string, v *schemaValue) []*schemaNode {
 	return slices.DeleteFunc(n.list(keyword), func(sub *schemaNode) bool { return !e.valid(sub, v) })
 }
@@ -1282,7 +1283,7 @@ func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.Raw
 	return wrong
 }
 
-// coversProperties reports whether additionalProperties also validates the members that match
+// coversProperties reports whether the keyword additionalProperties also applies the keywords
 // properties and patternProperties, so that all members are validated in order.
 func (n *schemaNode) coversProperties() bool {
 	kind := kindOf(n.members["additionalProperties"])
@@ -1335,7 +1336,9 @@ func (e *evaluation) additionalProperties(n *schemaNode, v *schemaValue) (wrong 
 }
 
 // below calls f for the schemas that also apply when n is evaluated for v: the targets of
-// references, and subschemas under which v is valid. anyOf decides whether an anyOf applies.
+// references, and subschemas under which v is valid. The function anyOf decides whether the
+// keyword anyOf applies, given the number of its valid subschemas and the number of all of
+// them.
 func (e *evaluation) below(n *schemaNode, v *schemaValue, anyOf func(valid, all int) bool, f func(*schemaNode)) {
 	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
 		if n.members[keyword] != nil && n.means(keyword) {
@@ -1443,7 +1446,7 @@ func content(n *schemaNode, keyword string, v *schemaValue) []string {
 	return one(typed && checkJSON([]byte(text)) != nil, `%s is not compliant with "application/json" media type`, v.raw)
 }
 
-// schemaFormats contains the formats that drafts up to 7 validate.
+// schemaFormats contains the formats that are validated in drafts up to 7.
 var schemaFormats = map[string]struct {
 	since schemaDraft
 	check func(string) bool

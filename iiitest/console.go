@@ -23,9 +23,9 @@ import (
 // disables the console.
 //
 // A console keeps the last thousand invocations of workers' functions and the last thousand of
-// the engine's own functions, with payloads up to the limit of WithConsoleLimit. All other
-// data on the page is data that the engine stores even without a console. The page omits
-// cookies, the keys of channels, and values whose keys name secrets (see [iii.Redact]).
+// the engine's own functions, with payloads up to the limit of WithConsoleLimit. The engine
+// stores all other data on the page even without a console. The page omits cookies, the keys
+// of channels, and values whose keys name secrets (see [iii.Redact]).
 func WithConsole(addr string) Option {
 	return func(c *config) error {
 		if addr == "" {

@@ -135,8 +135,8 @@ func TestCronTargetAndSpan(t *testing.T) {
 	})
 }
 
-// If a worker provides the cron type, it takes over the jobs and the engine stops running
-// them.
+// A worker that registers the cron trigger type takes over the jobs, and the engine stops
+// running them.
 func TestCronTakenOver(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("f", "")
@@ -176,7 +176,7 @@ func TestRFC3339(t *testing.T) {
 	}
 }
 
-// TestCronVectors checks the cron parser against results recorded from a running engine.
+// TestCronVectors checks the cron parser against results recorded from a real engine.
 func TestCronVectors(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("..", "testdata", "0.23", "cron-vectors.json"))
 	if err != nil {

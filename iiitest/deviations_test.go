@@ -91,8 +91,9 @@ var scenarios = []scenario{
 	},
 }
 
-// plain returns headers without credentials, either for n workers at the guarded listener or,
-// if n is 0, for a single client of the stream socket.
+// plain returns headers without credentials for n workers at the guarded listener, keyed by
+// name followed by a number. If n is 0, it returns those of a single client of the stream
+// socket, keyed by name.
 func plain(name string, n int) map[string]http.Header {
 	if n == 0 {
 		return map[string]http.Header{name: {"Host": {"127.0.0.1:39112"}, "User-Agent": {""}}}
@@ -134,7 +135,7 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //     the order of a hash table.
 //   - A response that starts before the whole request has been read has Connection: close.
 //     Otherwise the read deadline could affect the next request.
-//   - A route that would break all routes of a running engine is rejected.
+//   - A route that would break all routes of a real engine is rejected.
 //   - If data repeats a key, the last value is used, even in an update operation, because data
 //     is canonicalized first.
 //   - The error for an invalid limit or offset of engine::traces::list names u64 instead of
@@ -142,13 +143,13 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //   - stream::list_all returns the full names of streams and groups that contain colons.
 //   - A WebSocket key that does not decode to 16 bytes is rejected by the WebSocket library.
 //   - The reply on a channel to a Close frame with a reserved code has a different text.
-//   - engine_metrics in engine::metrics::list is empty, as in all recordings. A running engine
-//     has returned other values only once.
+//   - engine_metrics in engine::metrics::list is empty, as in all recordings. A real engine
+//     returned values only once, outside the recordings.
 //   - Patterns in JSON Schemas use package regexp. Patterns with look-around or backreferences
 //     are rejected.
-//   - Schemas with endless recursion are rejected. They crash a running engine.
-//   - A channel of an HTTP request ends with the request unless the function has taken its
-//     end. A running engine keeps such a channel for five minutes.
+//   - Schemas with endless recursion are rejected. They crash a real engine.
+//   - A channel of an HTTP request ends with the request unless the function has connected
+//     to it. A real engine keeps such a channel for five minutes.
 var deviations = []*deviation{
 	deviates("http-bodiless", `response-writer closed, line (169|324|332|349)`,
 		"the second frame of the response reached the engine before the first had ended it; here it comes after, and the writer is cut"),

@@ -114,8 +114,8 @@ func (d *dialect) nameTaken(namespace, name, holder string) []byte {
 		str("namespace", namespace).str("worker_name", name).str("owner_worker_id", holder).bytes()
 }
 
-// functionRejected builds the message about a function that was not registered. k contains the
-// id that the worker used.
+// functionRejected builds the message that rejects the registration of a function. k contains
+// the id that the worker used.
 func (d *dialect) functionRejected(code string, k key, owner string) []byte {
 	return message("registrationrejected").str("code", code).
 		str("namespace", k.namespace).str("function_id", k.id).str("owner_worker_id", owner).bytes()
@@ -155,7 +155,7 @@ func (d *dialect) invoke(i invocation) []byte {
 	return m.bytes()
 }
 
-// result builds the reply to a call. It repeats the caller's trace context.
+// result builds the reply to a call. The reply repeats the caller's trace context.
 func (d *dialect) result(id, functionID string, out outcome, traceparent, baggage *string) []byte {
 	m := message("invocationresult").str("invocation_id", id).str("function_id", functionID)
 	if out.err != nil {

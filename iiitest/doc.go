@@ -69,11 +69,11 @@
 //
 // # Access control
 //
-// [WithGuard] opens a second listener for workers, [Engine.GuardedURL], like the rbac
-// section of the engine's worker manager. The listener supports an auth function, call
-// permissions, registration hooks, a function prefix and a middleware. [WithStreamAuth]
-// sets an auth function for the stream socket, and [WithHTTPMiddleware] sets the
-// middleware of the HTTP server.
+// [WithGuard] corresponds to the rbac section of the engine's worker manager. It opens a
+// second listener for workers, at [Engine.GuardedURL], which supports an auth function,
+// call permissions, registration hooks, a function prefix and a middleware.
+// [WithStreamAuth] sets an auth function for the stream socket, and
+// [WithHTTPMiddleware] sets the middleware of the HTTP server.
 //
 // # Other engines
 //

@@ -42,7 +42,7 @@ type Engine struct {
 	//     stores.
 	//
 	// No goroutine waits for a worker with a lock held. sendQueue.push queues a message under
-	// the lock, and the sender waits for room afterwards (ticket.wait).
+	// the lock, and the sender waits for room afterward (ticket.wait).
 
 	cfg     config
 	log     *slog.Logger

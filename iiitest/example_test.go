@@ -116,8 +116,8 @@ func ExampleNew() {
 	// Output: true
 }
 
-// Configuration values can refer to the environment variables set by WithEnv, and so can the
-// secrets of functions invoked over HTTP.
+// Configuration values can refer to the environment variables set by WithEnv. The secrets of
+// functions invoked over HTTP are read from the same variables.
 func ExampleWithEnv() {
 	engine, err := iiitest.New(iiitest.WithEnv(map[string]string{"CURRENCY": "EUR"}))
 	if err != nil {

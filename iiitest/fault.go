@@ -4,8 +4,8 @@ import "encoding/json"
 
 // Drop cuts the connection of a worker without a Close frame, as a crashed engine or a broken
 // network would. The engine then cleans up after the connection. worker is the name of the
-// worker or the id of its connection. Drop reports whether it found such a worker. In the
-// other methods with a worker parameter, the parameter and the result have the same meaning.
+// worker or the id of its connection. Drop reports whether it found such a worker. The worker
+// parameter and the result have the same meaning in Send, StopReading and ResumeReading.
 func (e *Engine) Drop(worker string) bool {
 	found := e.find(worker)
 	for _, w := range found {
@@ -58,8 +58,8 @@ func (e *Engine) RefuseAuth(message string) {
 // Hook calls f for every message of the worker protocol, in both directions. f decides whether
 // the message is delivered, delayed, dropped or replaced, and whether the connection is cut.
 // For example, a hook can drop the engine's greeting (the FromEngine message of type
-// workerregistered), or replace a message with one that has no reattach_token. Nil removes the
-// hook.
+// workerregistered), or replace a message with one that has no reattach_token. If f is nil,
+// the hook is removed.
 //
 // f runs on the goroutine that reads or writes the connection. It may call all methods of the
 // engine except Send, and must be safe for concurrent use.
@@ -76,7 +76,7 @@ func (e *Engine) Hook(f func(Frame) Verdict) {
 // have failed, but its triggers, trigger types and name remain until f returns. Another worker
 // can then take over a function that still has triggers of the old connection. f receives the
 // id of the connection. It must be safe for concurrent use and may call the engine's methods.
-// Nil removes the hook.
+// If f is nil, the hook is removed.
 func (e *Engine) HookCleanup(f func(workerID string)) {
 	if f == nil {
 		e.cleanupHook.Store(nil)

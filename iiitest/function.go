@@ -141,8 +141,8 @@ func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 	e.observers.hostChanged(k)
 }
 
-// has reports whether the function exists on connections that use protocol p. Unless strict is
-// set, functions that later protocols have removed still exist.
+// has reports whether the function exists on connections that use protocol p. If strict is
+// false, a function counts as existing even in protocols from which it was removed.
 func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }

@@ -206,7 +206,8 @@ func (g *guard) exposes(namespace, id string, f *function) bool {
 	})
 }
 
-// fits reports whether the filter exposes a function of the filter's namespace.
+// fits reports whether the filter exposes a function. The caller has checked that the function
+// is in the filter's namespace.
 func (x exposeFilter) fits(id string, f *function) bool {
 	if len(x.metadata) == 0 {
 		return wildcard(x.pattern, id)
@@ -287,8 +288,8 @@ func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	return out, detail
 }
 
-// anyJSON is any JSON value. If an input is an array, an optional anyJSON field may be
-// missing, unlike a json.RawMessage field.
+// anyJSON is any JSON value. If the fields of an input are given as an array, an optional
+// anyJSON field may be missing, but a json.RawMessage field may not.
 type anyJSON struct{ raw json.RawMessage }
 
 func (a *anyJSON) decodeStrict(raw json.RawMessage) string {

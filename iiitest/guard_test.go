@@ -354,7 +354,7 @@ func TestHooksAndPrefix(t *testing.T) {
 	}, info); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// The prefix also applies to durable triggers. The registration hooks do not.
+	// The prefix also applies to durable triggers, but the registration hooks do not.
 	c.send(`{"type":"invokefunction","function_id":"engine::register_trigger","data":{"trigger_type":"none","function_id":"x"}}`)
 	c.send(`{"type":"unregisterfunction","id":"f::new"}`)
 	c.sync()

@@ -279,7 +279,7 @@ type streamedHead struct {
 }
 
 // streamHead applies the control messages on the response channel until the first binary frame
-// or the end of the channel, and then sends the head.
+// or the end of that channel, and then sends the head on the channel that it returns.
 func (x *exchange) streamHead(ctx context.Context) <-chan streamedHead {
 	done := make(chan streamedHead, 1)
 	x.e.spawn(func(context.Context) {

@@ -184,8 +184,8 @@ func TestRouteTakenOver(t *testing.T) {
 	c.want(`{"type":"triggerregistrationresult","id":"bad","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed","message":"api_path is required for http triggers"}}`)
 }
 
-// A running engine never recovers from these routes. Here they are rejected, and all other
-// routes keep working.
+// A real engine never recovers from these routes. The development engine rejects them, and all
+// other routes keep working.
 func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("c")
@@ -783,7 +783,7 @@ func TestRequestHeads(t *testing.T) {
 	}
 }
 
-// Both HTTP versions support several requests on a connection, even pipelined ones.
+// HTTP/1.0 and HTTP/1.1 connections can carry several requests, which may be pipelined.
 func TestConnectionsAreKept(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)

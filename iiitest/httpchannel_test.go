@@ -15,7 +15,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// channel opens the end of a channel that ref refers to.
+// channel connects to the channel end that ref refers to.
 func (w *web) channel(ref any) *websocket.Conn {
 	w.t.Helper()
 	r, _ := ref.(map[string]any)

@@ -139,7 +139,8 @@ func decodeMembers(members map[string]json.RawMessage, v reflect.Value) string {
 }
 
 // decodeItems decodes an array into the fields of v, in order. name and tooLong are used in
-// error messages. Unlike in an object, a json.RawMessage is always required.
+// error messages. A json.RawMessage is always required, even if it would be optional as a
+// member of an object.
 func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string) string {
 	fields := fieldsOf(v.Type())
 	for i, f := range fields {

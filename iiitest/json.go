@@ -267,8 +267,9 @@ func encode(v any) (json.RawMessage, error) {
 	return unescapeJSON(bytes.TrimRight(b.Bytes(), "\n")), nil
 }
 
-// unescapeJSON reverts escapes that encoding/json writes although JSON does not require them:
-// U+2028, U+2029, and the U+FFFD that replaces bytes that are not UTF-8.
+// unescapeJSON replaces the escapes of U+2028, U+2029 and U+FFFD with the characters
+// themselves. JSON does not require these escapes, but encoding/json writes them, the last one
+// in place of bytes that are not UTF-8.
 func unescapeJSON(b []byte) []byte {
 	if !bytes.Contains(b, []byte(`\u202`)) && !bytes.Contains(b, []byte(`\ufffd`)) {
 		return b

@@ -72,7 +72,8 @@ func TestEncodeEscapesOnlyWhatJSONRequires(t *testing.T) {
 	}
 }
 
-// A message must not contain a known key twice. It may contain an array in place of an object.
+// A message must not contain a known key twice, but it may contain an array in place of an
+// object.
 func TestDecodeMessage(t *testing.T) {
 	for _, test := range []struct {
 		message string

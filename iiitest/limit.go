@@ -58,8 +58,8 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	return accepted, bad
 }
 
-// follow parses received bytes. It returns the number of bytes before a frame that ends the
-// stream, and the reason. If there is no such frame, it returns len(p) and nil.
+// follow parses received bytes. If a frame ends the stream, it returns the number of bytes
+// before the frame, and the reason. Otherwise, it returns len(p) and nil.
 func (c *limitedConn) follow(p []byte) (accepted int, err error) {
 	begun := 0 // start of the current header
 	for i := 0; i < len(p); {

@@ -30,8 +30,8 @@ type protocol interface {
 	Close() error
 }
 
-// newServer opens the listeners of a server but does not serve them. Inside a bubble, where
-// nothing listens on the network, memoryAddr is the address of the server.
+// newServer opens the listeners of a server, but does not accept connections yet. Inside a
+// bubble, where nothing listens on the network, memoryAddr is the address of the server.
 func newServer(addr, memoryAddr string, p protocol) (*server, error) {
 	s := &server{addr: memoryAddr, protocol: p}
 	if h, ok := p.(*http.Server); ok {

@@ -19,8 +19,8 @@ const (
 	// maxLogs is the number of records to keep, as in the engine. The oldest are dropped
 	// first.
 	maxLogs = 1000
-	// maxLogsBehind is how many records may be waiting for one slow subscriber, which misses
-	// any further records.
+	// maxLogsBehind is the maximum number of records that wait for a slow subscriber. The
+	// subscriber misses any further records.
 	maxLogsBehind = 1024
 )
 
@@ -207,7 +207,7 @@ func engineLine(s severity, message string, attributes map[string]any) *logRecor
 }
 
 // logEngine logs an event of the engine, both in the engine's log, which fires log triggers,
-// and with the logger of WithLogger.
+// and with the logger passed to WithLogger.
 func (e *Engine) logEngine(s severity, message string, attributes map[string]any) {
 	args := make([]any, 0, 2*len(attributes))
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {

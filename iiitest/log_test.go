@@ -140,7 +140,7 @@ func TestLogList(t *testing.T) {
 	})
 }
 
-// A worker that does not read loses log records. All other workers receive them.
+// A worker that does not read misses log records, but all other workers receive them.
 func TestSlowWorkerSkipsLogRecords(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		dialer := websocket.Dialer{NetDialContext: e.DialContext}

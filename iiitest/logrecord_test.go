@@ -59,7 +59,7 @@ func TestLogRecord(t *testing.T) {
 }
 
 // TestLogTriggerFromTelemetry expects one call for each record whose severity text equals the
-// level.
+// trigger's level, ignoring case.
 func TestLogTriggerFromTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

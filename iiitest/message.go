@@ -12,7 +12,7 @@ import (
 )
 
 // Messages sent by workers, with the fields that the engine reads. Required fields follow the
-// rules of decodeInput. In all other fields, null counts as missing.
+// rules of decodeInput. In all other fields, null is treated as missing.
 type (
 	reattachMessage struct {
 		PreviousWorkerID string  `json:"previous_worker_id"`
@@ -35,7 +35,7 @@ type (
 		Observable *bool               `json:"observable"`
 		Observe    *observeDescription `json:"observe"`
 	}
-	// observeDescription describes an observable function in the form of 0.25.
+	// observeDescription describes an observable function in the format of engine 0.25.
 	observeDescription struct {
 		Delivery          *string         `json:"delivery"`
 		ArgsFormat        json.RawMessage `json:"args_format,omitempty"`
@@ -153,8 +153,8 @@ type (
 	invocationsObservedMessage struct {
 		Items []observedItem `json:"items"`
 	}
-	// observedItem reports an event, or a call that a worker has run in process. Input,
-	// Output, Error and Metadata may be null, which differs from missing.
+	// observedItem reports an event, or a call that a worker has run in process. In Input,
+	// Output, Error and Metadata, null is distinct from a missing member.
 	observedItem struct {
 		FunctionID    string          `json:"function_id"`
 		Namespace     *string         `json:"namespace"`
@@ -211,14 +211,14 @@ func messageType(raw []byte) (string, error) {
 	return unquote(typ), nil
 }
 
-// quoted matches the values quoted in an error about an invalid message. They may be secret
-// and must not be logged.
+// quoted matches quoted values in errors about invalid messages. The values may be secret and
+// must not be logged.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
 func decodeAs[T any](raw []byte) (any, error) { return decodeMore[T](raw, Protocol023, nil) }
 
-// decodeMore is like decodeAs, for a message that has additional fields in Protocol025 and
-// later. more returns the destination of those fields.
+// decodeMore is like decodeAs, but in Protocol025 and later it also decodes additional fields
+// of the message. more returns the destination of those fields.
 func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error) {
 	var m T
 	detail := decodeStrict(raw, &m)
@@ -236,7 +236,8 @@ func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error)
 	return m, nil
 }
 
-// check normalizes the id. It rejects ids that are not UUIDs, and unknown actions.
+// check normalizes the invocation id and the payload. It rejects ids that are not UUIDs, and
+// unknown actions.
 func (m *invokeFunctionMessage) check() error {
 	if m.InvocationID != nil {
 		id, err := uuid.Parse(*m.InvocationID)
@@ -257,7 +258,8 @@ func (m *invokeFunctionMessage) check() error {
 // void reports whether the caller expects no reply.
 func (m *invokeFunctionMessage) void() bool { return m.Action != nil && m.Action.Type == "void" }
 
-// check decodes and validates the HTTP invocation of the function, if any.
+// check decodes and validates the configuration for invoking the function over HTTP, if there
+// is one.
 func (m *registerFunctionMessage) check() error {
 	if m.Invocation == nil {
 		return nil

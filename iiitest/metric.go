@@ -27,7 +27,8 @@ const (
 	Histogram     MetricType = "histogram"     // with explicit bounds
 )
 
-// Temporality specifies the interval that a summed value covers. The values are those of OTLP.
+// Temporality specifies the interval that a summed value covers. The constants have the same
+// values as in OTLP.
 type Temporality int32
 
 // Temporalities defined by OTLP.
@@ -61,7 +62,7 @@ type Exemplar struct {
 	Attributes      map[string]any
 }
 
-// metricRecord is a metric in its public and its stored form.
+// metricRecord holds the public and the stored form of a metric.
 type metricRecord struct {
 	metric  Metric
 	points  []storedPoint
@@ -205,7 +206,7 @@ func (r *otlpReader) point(typ MetricType) (p Point, stored storedPoint) {
 	return p, stored
 }
 
-// number reads the value of an exemplar, or of a point of any type but histogram.
+// number reads the value of an exemplar, or of a point of any metric other than a histogram.
 func (r *otlpReader) number(key string, integer **int64, double **float64) bool {
 	switch key {
 	case "asInt":
@@ -280,7 +281,7 @@ func (r *otlpReader) exemplars() (list []Exemplar) {
 	return list
 }
 
-// listed returns the metric in the form in which engine::metrics::list returns it.
+// listed returns the metric as engine::metrics::list returns it.
 func (m *metricRecord) listed() map[string]any {
 	points := make([]map[string]any, len(m.points))
 	for i, stored := range m.points {

@@ -125,7 +125,7 @@ func TestListMetrics(t *testing.T) {
 			return out
 		}
 		for input, want := range map[string][]string{
-			// Sums that overflow a float are null, because JSON cannot represent them.
+			// Sums that overflow float64 are null, because JSON cannot represent them.
 			fmt.Sprintf(`{"start_time":%d,"end_time":%d,"aggregate_interval":60}`, ms(0), ms(60)): {
 				"a 0-60: 5 15 1..5 3 map[p50:3 p75:4 p90:5 p95:5 p99:5]",
 				"b 0-60: 10 null 1e+308..1e+308 null map[p50:1e+308 p75:1e+308 p90:1e+308 p95:1e+308 p99:1e+308]",

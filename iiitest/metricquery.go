@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// registerMetrics adds the functions that query metrics. As in the engine, roll-ups are always
-// empty. There are no alerts and there is no sampling.
+// registerMetrics adds the functions that query metrics, roll-ups, alerts and sampling rules.
+// Roll-ups are always empty, as in the engine. This engine has no alerts and does no sampling.
 func (e *Engine) registerMetrics() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::metrics::list", "List metrics", e.listMetrics)
@@ -105,7 +105,8 @@ func (e *Engine) listMetrics(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(result), nil
 }
 
-// timeRange converts start and end from milliseconds to nanoseconds.
+// timeRange converts start and end from milliseconds to nanoseconds. It returns false if a
+// result would overflow.
 func timeRange(start, end uint64) (uint64, uint64, bool) {
 	const most = math.MaxUint64 / uint64(time.Millisecond)
 	if start > most || end > most {
@@ -120,8 +121,9 @@ type bucket struct {
 	start uint64
 }
 
-// aggregate sums values over intervals of the given length in seconds. It skips histograms.
-// Every export is counted, and cumulative values are added up like all others.
+// aggregate summarizes the values of each metric over intervals of the given length in
+// seconds. It skips histograms. It adds up the values of all exports, even if they are
+// cumulative. It returns false if the length is too large.
 func aggregate(records []metricRecord, seconds uint64) ([]map[string]any, bool) {
 	if seconds == 0 {
 		return nil, true

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// maxMetricNames is the maximum number of metric names. When it is reached, metrics with
-	// new names are dropped.
+	// maxMetricNames is the maximum number of distinct metric names. Once it is reached,
+	// metrics with new names are dropped.
 	maxMetricNames = 10_000
 	// gaugeWindow is the maximum age of the gauges in engine::workers::info.
 	gaugeWindow = 120 * time.Second
@@ -54,8 +54,8 @@ func (s *metricStore) all() []metricRecord {
 	return s.records.all()
 }
 
-// newest returns the latest records, at most limit of them, in order of arrival. It omits
-// records that arrived before since.
+// newest returns up to limit of the most recent records, in order of arrival. It omits records
+// that arrived before since.
 func (s *metricStore) newest(since time.Time, limit int) []metricRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,22 +14,22 @@ import (
 // QueueConfig configures how the jobs of a named queue run. The fields and their defaults are
 // those of queue_configs in the configuration of the engine's queue worker. A zero field
 // selects the default. There are no settings for polling and priorities, because this engine
-// runs a job as soon as the job is due and the queue has room.
+// runs each job as soon as it is due, within the limit set by Concurrency.
 type QueueConfig struct {
 	// MaxRetries is the maximum number of attempts, including the first. The default is 3.
 	MaxRetries int `json:"max_retries"`
 
-	// Concurrency is how many jobs run at once. The default is 10. If Type is "fifo",
-	// Concurrency is always 1.
+	// Concurrency is the maximum number of jobs that run at once. The default is 10. If Type
+	// is "fifo", Concurrency is always 1.
 	Concurrency int `json:"concurrency"`
 
 	// Type is "standard", or "fifo" to run one job at a time, in order. As in the engine, a
 	// job that is waiting for its retry can be overtaken by others. The default is "standard".
 	Type string `json:"type"`
 
-	// MessageGroupField is a key of the job payload. In a fifo queue, every job must have the
-	// key with a value other than null. MessageGroupField is required if Type is "fifo" and
-	// ignored otherwise.
+	// MessageGroupField is a key of the job payload. In a fifo queue, every payload must
+	// contain the key with a value other than null. MessageGroupField is required if Type is
+	// "fifo" and ignored otherwise.
 	MessageGroupField string `json:"message_group_field"`
 
 	// BackoffMs is the delay before the first retry, in milliseconds. The delay doubles with

@@ -79,8 +79,9 @@ func (w *worker) register(m any) {
 }
 
 // takenBack records the triggers and observers that a worker has unregistered since its last
-// registration. If the worker then disconnects, the engine assumes that it unregistered them
-// as part of its shutdown, and logs the events that they miss.
+// registration. If the worker then disconnects, the engine assumes that the worker
+// unregistered them as part of its shutdown. It logs the events that these triggers and
+// observers miss.
 type takenBack struct {
 	mu        sync.Mutex // acquired alone or after all other locks
 	triggers  []*registration
@@ -150,8 +151,7 @@ func (w *worker) apply(m any, ns string) {
 	case localStatsMessage:
 		w.e.observers.counted(w, ns, m)
 	case registerServiceMessage:
-		// Services group functions. They are ignored because no built-in function returns
-		// them.
+		// Ignored: services only group functions, and no built-in function returns them.
 	}
 }
 

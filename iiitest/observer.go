@@ -23,8 +23,8 @@ const (
 	maxObserveDepth = 8
 )
 
-// observer connects a source to a target: each call to the source results in a call to the
-// target.
+// observer connects a source to a target: each matching call to the source results in a call
+// to the target.
 type observer struct {
 	id       string
 	seq      uint64
@@ -71,7 +71,7 @@ type observer struct {
 type former struct{ id, token string }
 
 // hostedSource is a source inside the engine that is notified about its observers. Its methods
-// are called one at a time and must not call back into observers.
+// are called one at a time and must not call methods of the observers table.
 type hostedSource interface {
 	added(o *observer) *wireError // an error rejects the observer
 	removed(o *observer)
@@ -127,7 +127,7 @@ func (f *function) hostApproves() bool {
 	return f.owner != nil && f.builtin == nil && f.owner.speaks().observes
 }
 
-// hostNotified reports whether the host of f receives messages about its observers.
+// hostNotified reports whether the host of f receives messages about f's observers.
 func (f *function) hostNotified() bool { return f.owner != nil && f.owner.speaks().observes }
 
 // hostKey returns the key that the host of f uses for f.
@@ -135,9 +135,9 @@ func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
-// view returns an observer in the form in which its host receives it. A host reports only the
-// captured parts of the calls that it runs in process, and does not know the deliver setting.
-// Therefore view adds the part to be delivered to the captured parts.
+// view returns an observer in the form in which its host receives it. When a host reports a
+// call that it has run in process, it includes only the parts listed in capture. It does not
+// know the deliver setting, so view extends capture by the part that deliver selects.
 func (o *observer) view() json.RawMessage {
 	capture := append([]string{}, o.capture...)
 	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
@@ -149,8 +149,8 @@ func (o *observer) view() json.RawMessage {
 
 func (o *observer) captures(part string) bool { return slices.Contains(o.capture, part) }
 
-// observe handles an observe message from w. If the id is known, the message updates the
-// existing observer (see replay). The reply to a rejected observer contains the reason.
+// observe handles an observe message from w. If an observer with the id exists, the message
+// updates it (see replay). The reply to a rejected observer contains the reason.
 func (t *observers) observe(w *worker, m observeMessage) {
 	admitted := w.permissions.admitObserver(&m)
 	t.mu.Lock()
@@ -189,8 +189,8 @@ func (t *observers) refuse(w *worker, id string, why *wireError) {
 	w.push(w.speaks().observeResult(id, iii.ObserverStateError, why, nil))
 }
 
-// build creates an observer from a message. It validates the observer as far as possible: the
-// source may not exist yet.
+// build creates an observer from a message and validates it. If the source does not exist yet,
+// settings that depend on the source are not validated.
 func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []string, bad *wireError) {
 	source, bad := namespaceOf("source.namespace", m.Source.Namespace, defaultNamespace)
 	if bad != nil {
@@ -297,8 +297,7 @@ func (t *observers) enter(o *observer) {
 	t.watch(o.source)
 }
 
-// watch updates the number of observers of a source. occur and ask read the number without a
-// lock.
+// watch updates the number of observers of a source, which occur and ask read without a lock.
 func (t *observers) watch(source key) {
 	if n := len(t.bySource[source]) + len(t.away[source]); n > 0 {
 		t.watched.Store(source, n)
@@ -308,8 +307,8 @@ func (t *observers) watch(source key) {
 }
 
 // left remembers a disposed observer whose worker has disconnected, if the engine hosts the
-// source. Events that the observer misses are logged until another observer has the same
-// target.
+// source. Events that the observer misses are logged until an observer with the same target is
+// added.
 func (t *observers) left(o *observer) {
 	sameTarget := func(other *observer) bool { return other.target == o.target }
 	f := t.function(o.source)
@@ -546,7 +545,7 @@ func (e *Engine) SetLocalDispatch(on bool) {
 	}
 }
 
-// functionsWhere returns the functions that keep accepts, in the order of registration.
+// functionsWhere returns the functions for which keep returns true, in order of registration.
 func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -560,8 +559,8 @@ func (e *Engine) functionsWhere(keep func(*function) bool) []*function {
 	return list
 }
 
-// declared handles the list of features of a worker. It sends the worker the observers of
-// functions that the worker registered before it sent the list.
+// declared handles a worker's list of features. It sends the worker the observers of all
+// functions that the worker registered before sending the list.
 func (t *observers) declared(w *worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -664,7 +663,8 @@ func (t *observers) dispose(o *observer, reason *wireError, deliver bool) {
 	t.enterState(o, iii.ObserverStateDisposed, reason)
 }
 
-// unobserve disposes of an observer and returns it if w owns it. Otherwise it returns nil.
+// unobserve disposes of the observer with the given id and returns it. If w does not own such
+// an observer, unobserve returns nil.
 func (t *observers) unobserve(w *worker, id string) *observer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -811,7 +811,7 @@ func (t *observers) stop() {
 	}
 }
 
-// milliseconds converts n to a duration, capped at the maximum.
+// milliseconds converts n to a duration, capped at the maximum duration.
 func milliseconds(n uint64) time.Duration {
 	const most = uint64(1<<63-1) / uint64(time.Millisecond)
 	return time.Duration(min(n, most)) * time.Millisecond

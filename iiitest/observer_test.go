@@ -33,8 +33,8 @@ func (c *client) host(ids ...string) *client {
 	return c
 }
 
-// observe sends an observe message. more contains additional fields of the source, and then of
-// the message itself.
+// observe sends an observe message. The first element of more holds additional fields of the
+// source. The others hold additional fields of the message itself.
 func (c *client) observe(id, source, target string, more ...string) {
 	c.t.Helper()
 	in := ""
@@ -139,7 +139,7 @@ func TestObserverConversations(t *testing.T) {
 		h2.ack("shop::sell", "o1", 2)
 		o.wantState("o1", "active", "", 2)
 
-		// The observer is rejected, and its id is used again.
+		// The observer is rejected, so its id can be used again.
 		o.observe("s1", "shop::sell", "shop::sell")
 		o.send(`{"type":"unobserve","id":"s1"}`)
 		o.observe("s1", "shop::sell", "log::sale")
@@ -539,7 +539,8 @@ func TestObserveDepth(t *testing.T) {
 	})
 }
 
-// A 0.25 host can select observers only with owner delivery, and not in the result of a call.
+// A 0.25 host with owner delivery selects observers only for the events that it reports. The
+// engine ignores a selection in the result of a call.
 func TestOwnerDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

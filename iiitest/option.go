@@ -95,10 +95,10 @@ func WithHTTPTimeout(d time.Duration) Option {
 
 // WithHTTPMiddleware sets functions of the default namespace that process every request to the
 // HTTP triggers. They run one after another, before the condition and middleware functions of
-// the route. In a real engine they are configured as the middleware of the HTTP server and
-// ordered by priority. Each function receives the same input as a middleware function of a
-// route and may respond in place of the route. Repeated options append to the list. The
-// default is none.
+// the route. In a real engine, such functions are configured as the middleware of the HTTP
+// server and ordered by priority. Each function receives the same input as a middleware
+// function of a route and may respond in place of the route. Repeated options append to the
+// list. The default is none.
 func WithHTTPMiddleware(functionIDs ...string) Option {
 	own := slices.Clone(functionIDs)
 	return func(c *config) error {

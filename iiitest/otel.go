@@ -148,8 +148,7 @@ func telemetryLine(peer string) map[string]any {
 	return map[string]any{"peer": peer, "target": "iii::engine", "module_path": "iii::engine"}
 }
 
-// ingest processes a telemetry frame. If a single value is invalid, it discards the whole
-// frame.
+// ingest processes a telemetry frame. If any value is invalid, it discards the whole frame.
 func (e *Engine) ingest(worker, peer string, frame []byte) {
 	tag, data, now := telemetryTag(frame), frame[4:], time.Now()
 	l := &e.telemetry

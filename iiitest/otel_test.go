@@ -96,8 +96,8 @@ func TestRefuseAuthAppliesToTelemetry(t *testing.T) {
 	})
 }
 
-// TestTelemetryIsBounded checks that the newest items of each kind are kept, by number and by
-// bytes.
+// TestTelemetryIsBounded checks that the newest items of each kind are kept, within the limits
+// on their number and their size in bytes.
 func TestTelemetryIsBounded(t *testing.T) {
 	fill := func(e *Engine) {
 		for i := range 5 {

@@ -170,8 +170,8 @@ func (r *otlpReader) str() string {
 	return r.unquote(raw)
 }
 
-// unquote rejects lone surrogates, as the engine does in strings that it reads. In skipped
-// values, the engine accepts them.
+// unquote decodes a JSON string. It rejects lone surrogates, which the engine accepts only in
+// values that it skips.
 func (r *otlpReader) unquote(raw []byte) string {
 	if bytes.IndexByte(raw, '\\') >= 0 && syntaxError(raw) != "" {
 		r.fail("a string of whole characters")

@@ -16,7 +16,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// acceptance is a single record sent to a running engine, and the result of querying it there.
+// acceptance is a single record that was sent to a real engine, and the result of querying it
+// there.
 type acceptance struct {
 	Signal string          `json:"signal"`
 	Case   string          `json:"case"`
@@ -94,8 +95,8 @@ func (a acceptance) query(t *testing.T, e *Engine) any {
 	}
 }
 
-// TestTelemetryIsKeptAsRecorded checks that the engine stores and returns the same records as
-// the recorded engine.
+// TestTelemetryIsKeptAsRecorded checks that the engine stores and returns each recorded item
+// as a real engine did.
 func TestTelemetryIsKeptAsRecorded(t *testing.T) {
 	cases := readAcceptance(t)
 	if len(cases) != 115 {
@@ -232,8 +233,8 @@ func TestFloatsAsTheEngineWritesThem(t *testing.T) {
 	}
 }
 
-// FuzzIngest checks that arbitrary data neither makes the engine panic nor exceeds its limits,
-// and that query results have the declared types.
+// FuzzIngest checks that arbitrary data neither makes the engine panic nor makes it exceed its
+// limits, and that query results have the declared types.
 func FuzzIngest(f *testing.F) {
 	for _, a := range readAcceptance(f) {
 		if len(a.Span) < 10_000 {

@@ -10,8 +10,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// attribute is a decoded attribute. value is nil, string, bool, int64, float64, []byte, []any
-// or map[string]any.
+// attribute is a decoded attribute. value is nil or has the type string, bool, int64, float64,
+// []byte, []any or map[string]any.
 type attribute struct {
 	key   string
 	value any
@@ -118,7 +118,8 @@ func (r *otlpReader) values() []any {
 	return list
 }
 
-// attributeMap converts attributes for the public types. The last of duplicate keys wins.
+// attributeMap converts attributes to the map used in public types. The last of duplicate keys
+// wins.
 func attributeMap(list []attribute) map[string]any {
 	if len(list) == 0 {
 		return nil
@@ -157,7 +158,7 @@ func redactedAttributes(list []attribute) []iii.StoredAttribute {
 	return stored
 }
 
-// valueText formats a value as a string. As in the engine, bytes are lost.
+// valueText formats a value as a string. As in the engine, a value of type bytes becomes "".
 func valueText(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -175,7 +176,8 @@ func valueText(v any) string {
 	}
 }
 
-// valueJSON prepares a value for encoding as the engine's JSON. Bytes are lost.
+// valueJSON prepares a value for encoding as the engine's JSON. A value of type bytes becomes
+// null.
 func valueJSON(v any) any {
 	switch v := v.(type) {
 	case float64:

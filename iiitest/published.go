@@ -7,7 +7,7 @@ import (
 )
 
 // published/0.23.json contains the descriptions, metadata and JSON Schemas of functions and
-// trigger types, as recorded from an engine.
+// trigger types, as recorded from a real engine.
 //
 //go:embed published/0.23.json
 var publishedJSON []byte

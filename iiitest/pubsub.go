@@ -31,7 +31,7 @@ func decodeTopic(config json.RawMessage) (string, error) {
 	return in.Topic, nil
 }
 
-// publish calls every subscriber without metadata. It does not wait for the calls, and
+// publish calls every subscriber, passing no metadata. It does not wait for the calls, and
 // discards their results.
 func (p *pubsub) publish(ctx context.Context, c *call) (json.RawMessage, *wireError) {
 	type PubSubInput struct {

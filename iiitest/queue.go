@@ -115,8 +115,8 @@ func (q *queues) join(l *lane, c *consumer) {
 	q.pump(l)
 }
 
-// leave removes a consumer from a lane. The jobs that the consumer is running continue. A job
-// that fails waits for another consumer. The caller must hold queues.mu.
+// leave removes a consumer from a lane. Jobs that the consumer is running continue. If one of
+// them must be retried, it waits for another consumer. The caller must hold queues.mu.
 func (q *queues) leave(l *lane, c *consumer) {
 	q.changes.Add(1)
 	close(c.gone)
@@ -173,7 +173,7 @@ func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 }
 
 // tried records the outcome of an attempt. It reports whether the job must be retried, and
-// after what delay. During the delay, the consumer can run other jobs, unless it is inline.
+// after what delay. During the delay, the consumer can run other jobs, unless inline is set.
 func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.Duration, again bool) {
 	again = failure != "" && j.attempts+1 < c.attempts
 	if failure != "" && !again {

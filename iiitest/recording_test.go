@@ -261,8 +261,8 @@ func (c *comparison) value(path string, recorded, actual any) {
 	}
 }
 
-// sameNumber compares numbers, including whether they are integers or floats. The spelling of
-// an exponent may differ: the recordings contain 1e-07 for 1e-7.
+// sameNumber compares numbers, including whether they are integers or floats. Exponents may be
+// formatted differently: the recordings contain 1e-07 for 1e-7.
 func sameNumber(recorded, actual string) bool {
 	const float = ".eE"
 	if !strings.ContainsAny(recorded, float) || !strings.ContainsAny(actual, float) {
@@ -341,8 +341,8 @@ func brokerOf(item any) string {
 	return fmt.Sprint(o["broker_type"], " ", o["name"], o["topic"])
 }
 
-// byID returns the items of a list by id. If recorded is set, the items are recorded ones, and
-// their ids are replaced with their actual counterparts.
+// byID returns the items of a list by id. If recorded is true, byID replaces recorded ids with
+// their actual counterparts.
 func byID(names renaming, list any, recorded bool) map[string]any {
 	m := map[string]any{}
 	items, _ := list.([]any)

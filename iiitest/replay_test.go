@@ -413,8 +413,8 @@ func (p *player) send(e event) {
 	time.Sleep(time.Microsecond) // gives each event a distinct time
 }
 
-// receive waits for a recorded message. Calls and results may arrive in a different order,
-// because the engine does not guarantee one. All other messages must arrive in order.
+// receive waits for a recorded message. Calls and results may arrive in any order, because the
+// engine guarantees no order for them. All other messages must arrive in the recorded order.
 func (p *player) receive(e event) {
 	w := p.workers[e.Worker]
 	if e.Binary != nil && w.channel {

@@ -279,7 +279,7 @@ type recordedCall struct {
 	Body    string            `json:"body"`
 }
 
-// callee is the server of functions invoked over HTTP.
+// callee is the HTTP server that hosts the functions invoked over HTTP.
 type callee struct {
 	host  string
 	pipe  *memnet.Listener

@@ -6,9 +6,9 @@ import "sync"
 // senders block while the queue is full.
 const sendQueueSize = 64
 
-// sendQueue is the send queue of one worker. Its method push reserves a place in the queue
-// without blocking, so it may be called with a lock held. The wait method of the returned
-// ticket waits for room.
+// sendQueue is the send queue of one worker. push never blocks, so it may be called with a
+// lock held. If the queue is full, push reserves the next place. Calling wait on the returned
+// ticket then waits for room.
 type sendQueue struct {
 	mu      sync.Mutex
 	queue   []outgoing // up to sendQueueSize messages

@@ -21,8 +21,8 @@ type Span struct {
 	Start           time.Time      // zero if missing
 	End             time.Time      // zero if the span has only started, see LiveSpans
 
-	// The values of Attributes are nil, string, bool, int64, float64, []byte, []any or
-	// map[string]any. If a key is repeated, the last value wins.
+	// Each value in Attributes is nil or has the type string, bool, int64, float64, []byte,
+	// []any or map[string]any. If a key is repeated, the last value wins.
 	Attributes map[string]any
 	Events     []Event
 	Links      []Link

@@ -22,8 +22,8 @@ func take(t testing.TB, e *Engine, frames ...string) {
 	}
 }
 
-// TestSpan decodes a span with all OTLP fields, both spellings of integers, and members in an
-// unusual order.
+// TestSpan decodes a span with all OTLP fields, integers written as numbers and as strings,
+// and members in an unusual order.
 func TestSpan(t *testing.T) {
 	e := Start(t)
 	take(t, e, `OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{
@@ -61,7 +61,8 @@ func TestSpan(t *testing.T) {
 	if diff := cmp.Diff(want, e.Traces()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// The engine stores all values as strings, and omits bytes and secrets.
+	// The engine stores all values as strings. It discards values of type bytes and redacts
+	// secrets.
 	listed, bad := e.invoke(t.Context(), "engine::traces::tree", defaultNamespace, []byte(`{"trace_id":"0af7651916cd43dd8448eb211c80319c"}`))
 	if bad != nil {
 		t.Fatal(bad)

@@ -97,7 +97,7 @@ func (s *spanStore) clear() {
 	s.changes.Add(1)
 }
 
-// newest returns at most limit of the latest spans, in order of arrival. A span can appear
+// newest returns up to limit of the most recent spans, in order of arrival. A span can appear
 // more than once, for example if it was announced twice.
 func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	s.mu.Lock()

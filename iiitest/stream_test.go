@@ -59,7 +59,8 @@ func TestStreamRefusesInput(t *testing.T) {
 
 var timestamps = regexp.MustCompile(`"timestamp":\d+,`)
 
-// change returns the recorded call of a stream trigger.
+// change returns a call of a stream trigger in the form in which a peer records it, without
+// the timestamp.
 func change(functionID, event, stream, group, id string) string {
 	return fmt.Sprintf(`%s {"event":%s,"groupId":"%s","id":%s,"streamName":"%s","type":"stream"}`, functionID, event, group, id, stream)
 }

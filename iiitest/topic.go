@@ -12,11 +12,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// topic is a durable topic. A target is a function in a namespace. Each target that is
-// subscribed when a message is published receives a copy of it. Triggers with the same target
-// share the copy.
+// topic is a durable topic. When a message is published, each function subscribed by triggers
+// receives one copy, which all triggers of that function share. Each observer group receives
+// one copy as well, and so does each observer without a group.
 type topic struct {
-	lanes map[key]*lane // by target; lanes remain after their last subscriber leaves
+	lanes map[key]*lane // by function, or see laneOf; lanes remain after their last subscriber leaves
 	// unheard counts the messages published while the topic had no subscriber. The engine
 	// never delivers them, and resets the count when a trigger first subscribes.
 	unheard int
@@ -82,7 +82,7 @@ func decodeSubscriber(config json.RawMessage) subscriberConfig {
 	return c
 }
 
-// bind subscribes a trigger, replacing any with the same id.
+// bind subscribes a trigger, replacing any trigger with the same id.
 func (q *queues) bind(_ context.Context, b binding) error {
 	config := decodeSubscriber(b.config)
 	q.mu.Lock()

@@ -190,8 +190,8 @@ func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireE
 }
 
 // maxTreeDepth limits the depth of the tree of a trace. Deeper spans become additional roots.
-// A span takes two levels of JSON nesting, and the JSON parsers of most workers accept at most
-// 128.
+// Each level of spans adds two levels of JSON nesting, and the JSON parsers of most workers
+// accept at most 128.
 const maxTreeDepth = 50
 
 func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -282,7 +282,7 @@ func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wire
 	return mustEncode(iii.TracesGroupByResult{Groups: page(list, 0, limit), Storage: noArchive}), nil
 }
 
-// spanGroup collects the spans with one value of the attribute.
+// spanGroup collects the spans that share a value of the grouping attribute.
 type spanGroup struct {
 	first, last  uint64
 	label        *string

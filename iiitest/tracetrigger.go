@@ -15,7 +15,7 @@ import (
 const (
 	// traceWindow is how long spans are collected before the trace triggers fire.
 	traceWindow = 300 * time.Millisecond
-	// maxTraceParts limits how many parts are collected in a window.
+	// maxTraceParts is the maximum number of distinct parts collected in a window.
 	maxTraceParts = 100_000
 )
 

@@ -316,8 +316,8 @@ func (e *Engine) leftLocked(r *registration) {
 	}
 }
 
-// claimTriggers retries the parked triggers of a type after the registration of a function
-// that stands for the type.
+// claimTriggers retries the parked triggers of a type after a function that represents the
+// type has been registered.
 func (e *Engine) claimTriggers(typ string) {
 	t := &e.triggers
 	t.mu.Lock()

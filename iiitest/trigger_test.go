@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// provide registers a trigger type and waits until the engine has it.
+// provide registers a trigger type and waits until the engine has registered it.
 func (c *client) provide(id string, more ...string) {
 	c.t.Helper()
 	c.send(`{"type":"registertriggertype","id":%q,"description":"d"%s}`, id, strings.Join(more, ""))

@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// updateOps is a list of update operations. Decoding fails if any operation is invalid. It is
-// stricter than in package iii, where fields may be missing.
+// updateOps is a list of update operations. Decoding fails if any operation is invalid or
+// lacks a required field. Package iii accepts operations with missing fields.
 type updateOps []iii.UpdateOp
 
 func (ops *updateOps) decodeStrict(raw json.RawMessage) string {

@@ -20,8 +20,8 @@ import (
 )
 
 // webServer is the HTTP server for HTTP triggers. It implements HTTP/1.1 and 1.0 as the
-// engine's server does. It cannot use net/http, which rejects targets and expectations that
-// the engine accepts, adds headers, and corrects the responses of functions.
+// engine's server does. It cannot use net/http, which rejects some request targets and Expect
+// headers that the engine accepts, adds headers, and corrects the responses of functions.
 type webServer struct {
 	engine *Engine
 	handle func(x *webExchange)
@@ -480,9 +480,9 @@ type webExchange struct {
 // whole request has been read, the background goroutine then waits for the client to
 // disconnect.
 //
-// listen returns as soon as the part of the body that arrived together with the head has been
-// read. Otherwise, a fast response to a request that arrived as a whole could end the
-// connection. body must not block on that part, which is at most the size of a bufio.Reader.
+// listen waits until the part of the body that arrived together with the head has been read.
+// Otherwise, a fast response to a request that arrived as a whole could end the connection.
+// body must not block on that part, which is at most the size of a bufio.Reader.
 func (x *webExchange) listen(body func(data []byte) bool) {
 	x.listening = make(chan struct{})
 	ended, reading := make(chan struct{}), make(chan struct{})
@@ -545,7 +545,7 @@ func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	}
 }
 
-// unknown is the length of a body whose length is not known in advance.
+// unknown, in place of the length of a body, means that the length is not known in advance.
 const unknown = -1
 
 // head starts a response with a body of the given length. The head is buffered until the first

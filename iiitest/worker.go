@@ -229,10 +229,10 @@ func (w *worker) write() {
 	}
 }
 
-// end removes the worker from the engine and then closes the connection. It sends no Close
-// frame, not even in response to the worker's. The engine uses the same order: once a worker
-// sees that a connection has ended, it can take over the name. A successor may also call end;
-// only the first call has an effect.
+// end removes the worker from the engine and then closes the connection. Because of this
+// order, which is also the engine's, another worker can take over the name as soon as it sees
+// that the connection has ended. end sends no Close frame, not even in response to one from
+// the worker. A successor may also call end; only the first call has an effect.
 func (w *worker) end() {
 	w.ended.Do(func() {
 		w.reading.open()

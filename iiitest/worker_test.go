@@ -18,7 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// function registers functions and waits until the engine has them.
+// function registers functions and waits until the engine has registered them.
 func (c *client) function(ids ...string) {
 	c.t.Helper()
 	for _, id := range ids {

@@ -107,7 +107,6 @@ func (e *Engine) workerViews() []workerView {
 	return views
 }
 
-// partDescriptions contains descriptions of the engine's components.
 var partDescriptions = map[string]string{
 	engineWorker:         "Functions about the engine itself",
 	bridgeWorker:         "Calls of another engine",

@@ -741,7 +741,7 @@ func (b *builder) commonTag(all []schema) string {
 	return ""
 }
 
-// tagsOf returns the constant properties of an object schema by name, with their values as
+// tagsOf maps the names of an object schema's constant properties to their values, encoded as
 // JSON.
 func (b *builder) tagsOf(s schema) map[string]string {
 	s, err := b.flat(s)
@@ -791,7 +791,7 @@ func (b *builder) flat(s schema) (schema, error) {
 	return s, nil
 }
 
-// shapeOf returns the shape of the values that s allows. The shape has only the details that
+// shapeOf returns the shape of the values that s allows, with only the details that
 // distinguish variants.
 func (b *builder) shapeOf(s schema) shape {
 	s, err := b.flat(s)
@@ -1111,7 +1111,8 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 			f.doc = textOf(ps)
 			f.use = b.build(ps, place, d, f.name)
 			if f.use.op == opNamed && f.use.decl.form == formConst && !f.required {
-				// The constant is the default, so the member always has this value.
+				// The default equals the constant, so an absent member has the
+				// same value.
 				if def, ok := ps["default"]; ok && literalOf(def) == f.use.decl.constant {
 					f.required = true
 				}
@@ -1126,8 +1127,8 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 	return u
 }
 
-// conditional returns the properties that s declares only conditionally. A property with
-// several different conditional schemas allows any value.
+// conditional returns the properties that s declares only conditionally. If a property has
+// several different conditional schemas, the result allows any value for it.
 func (b *builder) conditional(s schema) map[string]any {
 	var all []schema
 	for _, k := range []string{"then", "else"} {

@@ -129,14 +129,15 @@ func (c *catalog) normalize() {
 	c.replaceDefaultNames()
 }
 
-// defaultName matches default worker names: the host, the process id and sometimes a number.
+// defaultName matches default worker names: the host and the process id, in some cases
+// followed by a number.
 var defaultName = regexp.MustCompile(`^.+:[0-9]+(:[0-9]+)?$`)
 
 // anonymous is the prefix of names assigned by replaceDefaultNames.
 const anonymous = "#"
 
-// replaceDefaultNames replaces default worker names, which change with every start. Functions
-// and trigger types of the same worker get the same new name.
+// replaceDefaultNames replaces default worker names, which change with every start. All
+// functions and trigger types of a worker get the same replacement.
 func (c *catalog) replaceDefaultNames() {
 	names := make(map[string]string)
 	replace := func(worker *string, id string) {
@@ -156,8 +157,8 @@ func (c *catalog) replaceDefaultNames() {
 	}
 }
 
-// keepObservers copies the observer properties of functions from an earlier catalog. It is
-// used if the current engine does not report them.
+// keepObservers copies the observer properties of functions from an earlier catalog, for use
+// with an engine that does not report them.
 func (c *catalog) keepObservers(before *catalog) {
 	for i := range c.Functions {
 		f := &c.Functions[i]
@@ -230,7 +231,7 @@ var builtinTriggers = []string{"http", "cron", "durable:subscriber", "subscribe"
 // selectFrom returns the selected part of c. Without trigger patterns, it selects the trigger
 // types that match the function patterns and those of the selected functions' workers. It
 // omits functions that other workers can neither call nor observe. If an id exists in several
-// namespaces, selectFrom selects the one in "default"; if there is none, it returns an error.
+// namespaces, selectFrom selects the one in "default" or, if there is none, returns an error.
 func (s selection) selectFrom(c *catalog) (*catalog, error) {
 	patterns := s.functions
 	if len(patterns) == 0 {
@@ -308,7 +309,7 @@ func (s selection) selectFrom(c *catalog) (*catalog, error) {
 
 const defaultNamespace = "default"
 
-// infoBatch is the maximum number of functions described by one request.
+// infoBatch is the maximum number of functions whose schemas are requested at once.
 const infoBatch = 32
 
 // readEngine reads the selected part of the engine's catalog.

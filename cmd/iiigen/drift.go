@@ -205,7 +205,7 @@ func canonical(raw json.RawMessage) []byte {
 }
 
 // compareSchemas returns the changes from old to now. request is true for the schema of values
-// that a client sends, false for values that it receives.
+// that a client sends, and false for the schema of values that it receives.
 func compareSchemas(part string, old, now json.RawMessage, request bool) []change {
 	was, is := present(old) != nil, present(now) != nil
 	switch {
@@ -253,8 +253,9 @@ func (c *comparison) add(at, what string, breaking bool) {
 	c.changes = append(c.changes, change{c.part, at, what, breaking})
 }
 
-// narrowed records that a schema allows fewer values, so programs that send one of the others
-// break. widened records that it allows more values, so programs that receive them break.
+// narrowed records that a schema allows fewer values, which breaks programs that send a value
+// that is no longer allowed. widened records that it allows more values, which breaks programs
+// that receive a new value.
 func (c *comparison) narrowed(at, what string) { c.add(at, what, c.request) }
 func (c *comparison) widened(at, what string)  { c.add(at, what, !c.request) }
 
@@ -408,8 +409,8 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 		}
 		for _, v := range y {
 			if !before[literalOf(v)] {
-				// Generated types preserve unknown values, unless the type is a single
-				// constant.
+				// Generated types preserve unknown values, unless they
+				// represent a single constant.
 				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
 			}
 		}

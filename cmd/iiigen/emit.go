@@ -57,8 +57,8 @@ func (g *generation) files() (map[string][]byte, error) {
 	return files, nil
 }
 
-// packages lists the packages that generated code may import. It maps their names to their
-// import paths.
+// packages maps the names of the packages that generated code may import to their import
+// paths.
 var packages = map[string]string{"bytes": "bytes", "cmp": "cmp", "context": "context", "embed": "embed", "json": "encoding/json", "errors": "errors", "fmt": "fmt",
 	"iii": "github.com/iii-go/iii", "reflect": "reflect", "slices": "slices", "strings": "strings", "sync": "sync", "time": "time"}
 
@@ -190,7 +190,7 @@ func (g *generation) printStructs(decls []*decl) (string, error) {
 	if len(warnings) > 0 {
 		return "", errors.New(strings.Join(warnings, "; "))
 	}
-	// The files have no imports, so everything after the package clause is declarations.
+	// The files have no imports, so only declarations follow the package clause.
 	_, body, ok := bytes.Cut(sources[output], []byte("package "+g.pkg+"\n"))
 	if !ok {
 		return "", errors.New("go-jsonschema printed no package")
@@ -248,7 +248,8 @@ func (g *generation) isNilable(u use) bool {
 	return u.op == opRaw || u.op == opBytes || (u.op == opList || u.op == opMap) || u.null
 }
 
-// purpose returns the predicate for the doc comment of a root schema's type.
+// purpose returns a doc comment for the type of a root schema, without the name at its
+// beginning.
 func (d *decl) purpose() string {
 	what := "is the " + d.part + " of "
 	if d.part == "args" {

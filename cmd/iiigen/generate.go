@@ -272,8 +272,8 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 }
 
 // place moves the children of the placeholder proto to the declaration that replaced it. If
-// there is none, proto itself becomes a phantom, so its children can derive their names from
-// it.
+// nothing replaced it, proto itself becomes a phantom, so that its children can derive their
+// names from it.
 func (g *generation) place(u use, proto *decl) {
 	switch {
 	case len(proto.children) == 0:
@@ -294,8 +294,8 @@ func isRootOf(d, proto *decl) bool {
 }
 
 // codesOf returns the error codes listed in a function's metadata. The value of "errors" or
-// "error_codes" is a list of codes, a list of objects with code and description, or an object
-// that maps codes to descriptions.
+// "error_codes" is a list of codes, a list of objects with the members code and description,
+// or an object that maps codes to descriptions.
 func codesOf(metadata json.RawMessage) []code {
 	var meta map[string]json.RawMessage
 	if json.Unmarshal(metadata, &meta) != nil {

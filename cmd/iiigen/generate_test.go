@@ -328,7 +328,7 @@ func TestRecordedClientsAreCurrent(t *testing.T) {
 	}
 }
 
-// thousand returns a catalog of n functions with recorded schemas of other SDKs.
+// thousand returns a catalog of n functions with schemas recorded from other SDKs.
 func thousand(t testing.TB, n int) *catalog {
 	t.Helper()
 	var recorded []function

@@ -36,7 +36,7 @@ var exports = sync.OnceValues(func() (map[string]string, error) {
 	return all, nil
 })
 
-// packagesOf returns an importer shared by all tests. It reads the files in exports.
+// packagesOf returns an importer that reads the export data files. All tests share it.
 var packagesOf = sync.OnceValues(func() (types.Importer, error) {
 	files, err := exports()
 	if err != nil {

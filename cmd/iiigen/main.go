@@ -342,7 +342,7 @@ func loadConfig(name string) (config, error) {
 	return cfg, nil
 }
 
-// validate checks an output and sets its default package name.
+// validate checks an output. If no package name is set, it uses the name of the directory.
 func (o *outputConfig) validate() error {
 	if o.Out == "" && o.Save == "" {
 		return errors.New("no output directory; set -out, or -save to write only a catalog")

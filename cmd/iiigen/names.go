@@ -8,7 +8,7 @@ import (
 	"unicode"
 )
 
-// initialisms lists the words that Go names spell in capitals.
+// initialisms lists the words that are written in capitals in Go names.
 var initialisms = map[string]bool{"api": true, "cpu": true, "css": true, "dns": true, "hmac": true, "html": true, "http": true, "https": true,
 	"id": true, "ip": true, "json": true, "os": true, "pid": true, "rpc": true, "sql": true, "ssh": true, "tcp": true, "tls": true, "ttl": true,
 	"udp": true, "ui": true, "uri": true, "url": true, "utf8": true, "uuid": true, "vm": true, "xml": true}

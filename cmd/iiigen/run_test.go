@@ -509,7 +509,7 @@ func TestModuleBuildsWithoutItsWorkspace(t *testing.T) {
 }
 
 // A worker's default name changes with every start, and an engine without observers does not
-// report which functions are observable. Neither counts as a change.
+// report which functions are observable. -check ignores both differences.
 func TestCheckIgnoresRestartsAndEnginesWithoutObservers(t *testing.T) {
 	start := func(protocol iiitest.Protocol) (url string) {
 		e := iiitest.Start(t, iiitest.WithProtocol(protocol))

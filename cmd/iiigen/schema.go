@@ -179,7 +179,8 @@ func definition(ref string) string {
 // merges.
 const maxHops = 64
 
-// maxParts is the maximum number of parts of an allOf. Nested parts could otherwise multiply.
+// maxParts is the maximum number of parts of an allOf. Without a limit, nested parts could
+// multiply.
 const maxParts = 1000
 
 // errUnsatisfiable reports that no value satisfies both of the schemas being merged.
@@ -207,7 +208,7 @@ func (d document) deref(s schema, hops int) (schema, error) {
 	return d.merge(to, beside, hops+1)
 }
 
-// merge returns a schema that requires what both a and b require, as far as it affects Go
+// merge returns a schema that combines the constraints of a and b, as far as they affect Go
 // types.
 func (d document) merge(a, b schema, hops int) (schema, error) {
 	if hops >= maxHops {
@@ -304,7 +305,8 @@ func (d document) merge(a, b schema, hops int) (schema, error) {
 			}
 			m[k] = append(slices.Clone(x), y...)
 		case "anyOf", "oneOf":
-			// A schema has room for one anyOf and one oneOf, so the second one moves to allOf.
+			// A schema can have only one anyOf and one oneOf, so a second one is
+			// moved to allOf.
 			all, _ := m["allOf"].([]any)
 			m["allOf"] = append(slices.Clone(all), schema{k: v})
 		case "minimum", "exclusiveMinimum":

@@ -76,7 +76,8 @@ func (c *chat) register() error {
 	return err
 }
 
-// servePage serves the page. The template inserts the address and the names of the streams.
+// servePage serves the page. The template inserts the address of the stream socket and the
+// names of the streams.
 func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	_ = page.Execute(w, map[string]any{
@@ -129,8 +130,8 @@ func (c *chat) leave(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, erro
 	return nil, c.count(ctx, e.GroupID, func(here map[string]bool) { delete(here, e.SubscriptionID) })
 }
 
-// count applies change to the subscriptions of a room and publishes the new number of people.
-// It holds mu while publishing, so the numbers arrive in order.
+// count calls change to update the set of subscriptions to a room, and publishes the new
+// number of people. It holds mu while publishing, so the numbers arrive in order.
 func (c *chat) count(ctx context.Context, room string, change func(here map[string]bool)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -144,7 +144,7 @@ func (v visit) get(ctx context.Context, name string) error {
 	}
 }
 
-// refused requests the route that the gatekeeper rejected.
+// refused checks that the route rejected by the gatekeeper is not served.
 func (v visit) refused(ctx context.Context, name string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.httpURL+"/hello", nil)
 	if err != nil {

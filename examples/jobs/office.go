@@ -102,8 +102,8 @@ func (o *office) printer(name string, pages int) *printer {
 	return p
 }
 
-// publish publishes a job. Unless until is empty, publish then waits for a report that
-// contains this string.
+// publish publishes a job. If the argument until is not "", publish then waits for a report
+// that contains this string.
 func (o *office) publish(ctx context.Context, job any, until string) error {
 	if err := o.client.PublishDurable(ctx, o.topic, job); err != nil {
 		return err
@@ -137,7 +137,7 @@ func (o *office) tell() {
 	}
 }
 
-// deadLetter polls for a dead letter, because the engine has no event for them.
+// deadLetter polls for a dead letter, because the engine does not send an event for one.
 func (o *office) deadLetter(ctx context.Context) (iii.DeadLetter, error) {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()

@@ -21,8 +21,8 @@ func (c *carrier) start(ctx context.Context, url, name, source string) (err erro
 	if c.client, err = iii.New(url, iii.WithName(name+"-"+c.name)); err != nil {
 		return err
 	}
-	// The exchange calls the target itself and passes a parcel. With the engine's delivery, the
-	// target would receive an iii.Observed.
+	// The exchange calls the target itself and passes a parcel. If the engine called the
+	// target, the payload would be an iii.Observed.
 	target, err := iii.Handle(c.client, name+"::"+c.name, func(_ context.Context, p parcel) (bid, error) {
 		return bid{Carrier: c.name, Price: c.price(p)}, nil
 	})

@@ -59,7 +59,7 @@ func newExchange(url, name string) (*exchange, error) {
 	return x, err
 }
 
-// added rejects observers of unknown depots. Observer.Ready returns the error.
+// added rejects observers for unknown depots. Observer.Ready returns the error.
 func (x *exchange) added(_ context.Context, o *iii.FunctionObserver) error {
 	var args interest
 	if err := o.DecodeArgs(&args); err != nil {
@@ -81,7 +81,7 @@ func depotOf(raw json.RawMessage) []string {
 }
 
 // deliver replaces the engine's delivery, which calls all matching observers and ignores their
-// results. Unlike the engine, deliver must evaluate the filters itself.
+// results. deliver therefore evaluates the filters itself.
 func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observers []*iii.FunctionObserver) (any, error) {
 	if err := call.Err(); err != nil {
 		return nil, err

@@ -1,13 +1,13 @@
 // Observers demonstrates how workers observe a function of another worker. A freight exchange
-// serves a private function, the source, and calls it for each parcel. Carriers observe the
-// source: their arguments name a depot, and their filters select parcels. The exchange rejects
-// observers of unknown depots. For each parcel, it asks the observers of the parcel's depot
-// for a bid and returns the best one.
+// serves a private function, the source, and calls it for each parcel. Carriers register
+// observers of the source. The arguments of an observer name a depot, and its filter selects
+// parcels. The exchange rejects observers for unknown depots. For each parcel, it asks the
+// observers that name the parcel's depot for bids and returns the best one.
 //
 // The program places four parcels and exits with status 0 if the results are as expected. If
 // $III_URL is set, the program uses the engine at that address. Otherwise it starts a
-// development engine. Hooks need engine 0.26. On an earlier engine, the program prints that
-// they are not supported and exits.
+// development engine. Observer hooks require engine 0.26 or later. On an earlier engine, the
+// program prints that they are not supported and exits.
 package main
 
 import (

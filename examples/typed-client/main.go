@@ -3,14 +3,15 @@
 //
 // The program runs two workers, a stock and a desk. The desk uses the stock only through the
 // generated client. It checks the schemas, reserves products, handles an error by its code,
-// and detects that a newer stock has different schemas. The program exits with status 0 if the
-// results are as expected.
+// and detects that a newer version of the stock has different schemas. The program exits with
+// status 0 if the results are as expected.
 //
 // If $III_URL is set, the program uses the engine at that address, in a separate namespace.
 // Otherwise it starts a development engine.
 //
-// With -serve, the program serves the stock on a running engine. In a clone of the repository,
-// the client can then be regenerated:
+// With -serve, the program serves the stock until it is interrupted, in the namespace
+// "default" of the engine at $III_URL (default ws://127.0.0.1:49134). In a clone of the
+// repository, the client can then be regenerated:
 //
 //	go -C cmd/iiigen run . -config ../../examples/typed-client/iiigen.json -url ws://127.0.0.1:49134
 package main

@@ -80,8 +80,8 @@ func (s *stock) upgrade(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The engine handles messages in order. When it replies to this request, it has registered
-	// the function.
+	// The engine handles messages in order. By the time it replies to this request, it has
+	// registered the function.
 	_, err = s.client.FunctionInfo(ctx, "stock::list")
 	return err
 }

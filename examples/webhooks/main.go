@@ -83,7 +83,7 @@ func run(ctx context.Context, out io.Writer, listen string, serve bool) (err err
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	defer func() {
-		// Stop the server first, because its requests use the provider.
+		// Stop the server first, because its handler uses the provider.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		err = errors.Join(err, server.Shutdown(ctx), provider.Shutdown(ctx))

@@ -101,8 +101,9 @@ func (w *webhooks) of(event string) (found []iii.TriggerBinding) {
 	return found
 }
 
-// ServeHTTP receives a webhook and runs the functions bound to its event. It responds after
-// they have run, because many senders retry a webhook after an error.
+// ServeHTTP receives a webhook and runs the functions bound to its event. It responds only
+// after they have run, so that it can report a failure. Many senders then send the webhook
+// again.
 func (w *webhooks) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, 1<<20))
 	if err != nil || r.Method != http.MethodPost || !json.Valid(body) {

@@ -18,7 +18,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience bounds each step. Even on a slow machine, steps take only a fraction of it.
+// patience is the time limit for each step. Even on a slow machine, steps take only a fraction
+// of it.
 const patience = 30 * time.Second
 
 // Page is a page in a tab, opened by [Browser.Open]. A method that fails or takes longer than

@@ -42,7 +42,7 @@ type Program struct {
 
 // Run builds the program at path, such as "./examples/chat", and runs it until the test ends.
 // The program is then interrupted and must exit with status 0. Its environment variables for
-// the URLs of an engine are empty, and its standard error is that of the test.
+// engine URLs are empty, and its standard error is that of the test.
 func Run(t testing.TB, path string, args ...string) *Program {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "program")
@@ -93,7 +93,7 @@ func Run(t testing.TB, path string, args ...string) *Program {
 }
 
 // Match waits for a line of the program's standard output that matches pattern. It returns the
-// match and its submatches. Later calls do not see the lines up to the match.
+// match and its submatches. Later calls search only the lines that follow.
 func (p *Program) Match(pattern string) []string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)

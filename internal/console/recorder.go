@@ -75,7 +75,7 @@ func NewRecorder(limit int) *Recorder {
 	return r
 }
 
-// Begin records the start of a call. The payloads of c must not change afterwards.
+// Begin records the start of a call. The payloads of c must not change afterward.
 func (r *Recorder) Begin(c Call) *Invocation {
 	if r == nil {
 		return nil

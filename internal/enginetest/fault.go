@@ -23,7 +23,7 @@ type Fault struct {
 	Then    FaultEnd
 }
 
-// FaultEnd says what happens when the limit of a [Fault] is reached.
+// FaultEnd selects what happens when the limit of a [Fault] is reached.
 type FaultEnd int
 
 // What can happen to a connection when the limit of a [Fault] is reached.

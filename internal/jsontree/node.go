@@ -118,7 +118,7 @@ func (n *Node) Concat(text *Node) {
 	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // drops the two inner quotes
 }
 
-// Replace sets n to the value of other. Do not use other afterwards.
+// Replace sets n to the value of other. Do not use other afterward.
 func (n *Node) Replace(other *Node) { *n = *other }
 
 // Depth returns the nesting depth of a value that has not been decoded. A scalar has depth 0;

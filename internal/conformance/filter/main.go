@@ -144,7 +144,7 @@ func build() (string, error) {
 	return filepath.Join(target, "release", "filter-reference"), nil
 }
 
-// ask sends the test cases both to the reference implementation and to questions.
+// ask sends each test case to the reference implementation and to the channel questions.
 func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) error {
 	buffered := bufio.NewWriterSize(w, 1<<16)
 	c := filtertest.New(seed)
@@ -155,7 +155,8 @@ func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) er
 			return err
 		}
 		if len(questions) == cap(questions) {
-			// The reader must not wait for the results of buffered cases.
+			// The next send blocks until the receiver has read a result, so the reference must
+			// not wait for cases that are still buffered.
 			if err := buffered.Flush(); err != nil {
 				return err
 			}

@@ -250,8 +250,8 @@ func (b *bench) quiet(functionID string, d time.Duration) bool {
 	}
 }
 
-// until polls f until f returns true. If ctx is done first, until returns an error that begins
-// with the text what.
+// until polls f until f returns true. If ctx is done first, until returns the error of ctx,
+// prefixed with the string in what.
 func until(ctx context.Context, what string, f func() bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -144,8 +144,8 @@ var calls = []scenario{
 	}},
 }
 
-// tooSlow is how long a function runs, in milliseconds, whose caller waits for only 200 ms.
-// Even on a machine that stalls for a second, the caller times out first.
+// tooSlow is the running time, in milliseconds, of functions whose callers wait for only 200
+// ms. Even on a machine that stalls for a second, the caller times out first.
 const tooSlow = 5000
 
 // values holds payloads that the workers must return unchanged.

@@ -16,9 +16,9 @@ const (
 	maxEvidenceFrame = 420 // bytes of each frame
 )
 
-// evidence returns the frames of the workers whose names begin with the prefix names. It omits
-// calls that control the peer, late results of earlier calls, and messages for keepalive,
-// statistics and telemetry.
+// evidence returns the frames of the workers whose names have the given prefix. It omits calls
+// that control the peer, late results of earlier calls, and messages for keepalive, statistics
+// and telemetry.
 func evidence(frames []frame, names string) []string {
 	name := map[string]string{} // by worker id; the first frames of a connection have no name
 	for _, f := range frames {

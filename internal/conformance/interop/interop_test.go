@@ -113,7 +113,7 @@ func TestPeersThatCannotBeInstalled(t *testing.T) {
 	}
 }
 
-// lockCrates completes the lock file of the repository with cargo's spelling of its registry.
+// lockCrates adds the source lines, as cargo writes them, to the repository's lock file.
 func TestLockCrates(t *testing.T) {
 	bin, dir := t.TempDir(), t.TempDir()
 	const (

@@ -182,8 +182,7 @@ func (r results) page() string {
 	return b.String()
 }
 
-// note returns the explanation of a cell or the remark about it. If there is none, it returns
-// "".
+// note returns the explanation or remark for a cell, or "" if there is none.
 func (r results) note(p sdk, s scenario) string {
 	if r[p.name][s.name].Outcome == passed {
 		return remarks[p.name][s.name]

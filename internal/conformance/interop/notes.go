@@ -25,9 +25,9 @@ version its SDK targets.
 
 Both commands fail if an outcome differs from this page.
 
-On two cores that also ran other programs, ` + "`make interop`" + ` took between one and a half and two
-minutes, plus two minutes for installing the SDKs the first time. ` + "`make interop-rust`" + ` took one
-minute, plus another minute for the first build.
+On two cores that also ran other programs, ` + "`make interop`" + ` took 1.5 to 2 minutes, plus 2 minutes
+to install the SDKs the first time. ` + "`make interop-rust`" + ` took 1 minute, plus another minute for
+the first build.
 `
 
 const (
@@ -144,8 +144,8 @@ var remarks = map[string]map[string]string{
 		"pubsub-go-peer", "cron", "log-trigger", "provider-go", "reconnect",
 		"http-0.25", "durable-go-peer-0.25", "state-trigger-peer-0.25", "provider-go-0.25",
 	), map[string]string{
-		"gauges": "The SDK has the gauges, but the program has to register them with the id that the engine " +
-			"assigned to the worker. The SDK does not expose this id, so the peer looks it up with " +
+		"gauges": "The SDK can record these gauges, but the program has to register them with the id that the " +
+			"engine assigned to the worker. The SDK does not expose this id, so the peer looks it up with " +
 			"engine::workers::info.",
 	}),
 }

@@ -60,7 +60,7 @@ const longestChain = 8
 // huge is a payload size in bytes that exceeds the message limit of engine 0.23.
 const huge = 20 << 20
 
-// observed holds the scenarios in which Go observes a function of the peer.
+// observed holds the scenarios in which the Go worker observes a function of the peer.
 var observed = []scenario{
 	{"observed", "Go observes a function of the peer: Go calls it", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::echo"}, "go::watch", iii.WithObserverMetadata(object{"m": 1}))
@@ -211,7 +211,7 @@ var observed = []scenario{
 	}},
 }
 
-// observing holds the scenarios in which the peer observes a function of Go.
+// observing holds the scenarios in which the peer observes a function of the Go worker.
 var observing = []scenario{
 	{"observing", "the peer observes a function of Go: the peer calls it", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo", "metadata": object{"m": 1}}, "peer::watch")
@@ -342,8 +342,8 @@ var observing = []scenario{
 	}},
 }
 
-// hosting holds the scenarios in which the hooks of a Go function select observers of the
-// peer. Engine 0.25 does not support such hooks.
+// hosting holds the scenarios in which the hooks of a function of the Go worker select
+// observers of the peer. Engine 0.25 does not support such hooks.
 var hosting = []scenario{
 	{"observing-args", "arguments of the peer's observers select calls of Go", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::topics", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
@@ -484,7 +484,8 @@ var returning = []scenario{
 	}},
 }
 
-// sources holds the scenarios in which the peer observes functions of engine 0.26 itself.
+// sources holds the scenarios in which the peer observes functions that engine 0.26 itself
+// hosts.
 var sources = []scenario{
 	{"source-http", "an HTTP route of the peer, registered as an observer: JSON", func(ctx context.Context, t *trial) {
 		t.peerObserves(ctx, object{"function_id": "http::on-request", "args": object{"path": "/things/:id", "method": "POST"}}, "peer::http")
@@ -593,7 +594,8 @@ func (t *trial) watch(ctx context.Context, source iii.Source, target string, opt
 }
 
 // peerObserves makes the peer register an observer and waits until it is active. The observer
-// lasts until the trial ends. The steps "observing" and "dispose" take its id as the handle.
+// lasts until the trial ends. The steps "observing" and "dispose" take the returned id as
+// their handle.
 func (t *trial) peerObserves(ctx context.Context, source object, target string) (id string) {
 	source["target"] = target
 	t.must("id of the observer", json.Unmarshal(t.value(ctx, "observe", source), &id))
@@ -650,7 +652,8 @@ func (t *trial) still(functionID string) {
 	}
 }
 
-// calledOnce records a difference unless call causes exactly one call of a listening function.
+// calledOnce runs call and adds a difference unless a listening function is called exactly
+// once.
 func (t *trial) calledOnce(ctx context.Context, functionID string, call func()) {
 	call()
 	t.next(ctx, functionID)

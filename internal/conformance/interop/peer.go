@@ -84,10 +84,10 @@ func installRust(ctx context.Context, src, cache string) ([]string, error) {
 }
 
 // lockCrates writes cargo's lock file to a directory with a manifest. The file in the
-// repository lacks the source lines of the crates. The source is always cargo's own registry,
-// and lockCrates copies its spelling from a lock file that cargo generates. To update the file
-// in the repository, run "cargo update" in the directory and store the output of "grep -v
-// '^source = ' Cargo.lock".
+// repository lacks the source lines of the crates. Their source is always cargo's own
+// registry, and lockCrates copies the source line from a lock file that cargo generates. To
+// update the file in the repository, run "cargo update" in the directory and store the output
+// of "grep -v '^source = ' Cargo.lock".
 func lockCrates(ctx context.Context, crates, dir string) error {
 	kept, err := os.ReadFile(crates)
 	if err != nil {

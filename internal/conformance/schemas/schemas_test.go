@@ -1,5 +1,5 @@
 // Package schemas validates JSON against the JSON Schemas in the directory schema: the values
-// written by the generated types, and the recorded messages between a running engine and its
+// written by the generated types, and the recorded messages between a real engine and its
 // workers. The validator shares no code with the generator.
 package schemas
 
