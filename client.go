@@ -375,15 +375,15 @@ func (c *Client) Run(ctx context.Context) error {
 // results, flushes telemetry, and closes the connection. Running handlers can still make
 // calls. Shutdown does not wait for calls made outside of handlers. If ctx is done first,
 // Shutdown closes the client as [Client.Close] does; the error and the log then list the
-// functions whose handlers are still running, with the number of handlers. Concurrent and
-// later calls wait until the client is closed.
+// functions whose handlers are still running, and the number of running handlers of each.
+// Concurrent and later calls wait until the client is closed.
 //
 // Once no handler is running, Shutdown waits up to 2 s for the engine to confirm sent
 // messages, and up to 5 s for a connection on which to send buffered ones. Send messages that
 // remain unconfirmed or unsent are counted in [ClientStats] and reported in the error. The
-// error also reports undelivered telemetry. Shutdown waits for telemetry for up to the
-// ShutdownTimeoutMs of [OtelConfig], or 3 s if telemetry has no connection. Undelivered
-// telemetry stays in the queue of its [Telemetry].
+// error also reports undelivered telemetry. Shutdown waits for telemetry for at most
+// [OtelConfig].ShutdownTimeoutMs, or 3 s if telemetry has no connection. Undelivered telemetry
+// stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {
@@ -465,7 +465,7 @@ func (c *Client) flushReports(ctx context.Context) error {
 
 // Close closes the client immediately. It cancels the contexts of running handlers, fails
 // pending calls, and drops and counts buffered messages. Close returns when the client's
-// goroutines have ended, except that it waits only briefly for handlers, because they may
+// goroutines have exited, except that it waits only briefly for handlers, because they may
 // ignore their context. Close may be called more than once and always returns nil.
 func (c *Client) Close() error {
 	c.terminate(nil)

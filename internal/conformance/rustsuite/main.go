@@ -1,5 +1,5 @@
 // Command rustsuite runs the published integration tests of the Rust SDK on the development
-// engine. These are the tests of the crate iii-sdk that need a running engine.
+// engine. These are the tests of the crate iii-sdk that need an engine.
 //
 //	rustsuite [-root dir] [-cache dir] [-only bridge,observe_engine,…] [-v]
 //
