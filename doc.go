@@ -128,8 +128,8 @@
 // # Observers
 //
 // An observer runs a function whenever another function has been called. [Client.Observe]
-// registers an observer, on engines since 0.25. [WithObserverHooks] and related options
-// configure how a worker hosts observed functions. On engines since 0.26, observers replace
+// registers an observer, on engine 0.25 and later. [WithObserverHooks] and related options
+// configure how a worker hosts observed functions. On engine 0.26 and later, observers replace
 // triggers: the client registers each trigger as an observer, so programs do not need to
 // change.
 //

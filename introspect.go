@@ -12,10 +12,10 @@ import (
 // codeNotFound is the engine's error code for an unknown name.
 const codeNotFound = "NOT_FOUND"
 
-// Functions lists the functions of all workers and of the engine that match f and are visible
-// to this worker. The zero filter excludes internal functions, including those whose id begins
-// with "engine::". The result is sorted by id, or by relevance if f contains a search. All
-// listing methods return the same errors as [Client.Call].
+// Functions lists the functions that match f and are visible to this worker, including those
+// of other workers and of the engine. The zero filter excludes internal functions, including
+// those whose id begins with "engine::". The result is sorted by id, or by relevance if f
+// contains a search. All listing methods return the same errors as [Client.Call].
 func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSummary, error) {
 	result, err := Call[FunctionsListResult](ctx, c, "engine::functions::list", f)
 	return result.Functions, err

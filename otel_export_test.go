@@ -157,7 +157,8 @@ func TestExportReportsRejectedFrames(t *testing.T) {
 	}
 }
 
-// The connection counts and reports values that cannot be represented.
+// The connection counts and reports records that were dropped or truncated and values that
+// cannot be represented in JSON or OTLP.
 func TestExportReportsLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer
@@ -212,7 +213,7 @@ func TestMetricsTemporality(t *testing.T) {
 	}
 }
 
-// A connection counts as crowded when more than one eighth of its queue is in use.
+// A connection is considered crowded when more than one eighth of its queue is in use.
 func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
 	s := unconnected(t, WithConnectionQueue(80, 1<<20))
 	x := NewEngineLogExporter(s)
@@ -229,9 +230,8 @@ func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
 	}
 }
 
-// A burst of log records does not overflow the queue. Frames grow with the burst, so that not
-// every record needs its own frame. The peer reads nothing until all records have been
-// written.
+// A burst of log records does not overflow the queue, because frames grow with the burst and
+// hold several records each. The peer reads nothing until all records have been written.
 func TestLogBurstIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -325,8 +325,7 @@ func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 	}
 }
 
-// Nothing is sent for a span that is not sampled. After Shutdown, span starts are not sent
-// either.
+// Nothing is sent for a span that is not sampled, and no span start is sent after Shutdown.
 func TestLiveSpansAreSampled(t *testing.T) {
 	s := unconnected(t)
 	live := newLiveSpanProcessor(s)

@@ -43,14 +43,14 @@ type transport struct {
 // http.DefaultTransport if base is nil. It records each request as a CLIENT span in the trace
 // of the request's context, and sends traceparent, tracestate and baggage headers to the
 // server. The span ends when the response header arrives. For status codes of 400 and above,
-// the span's status is error. The span contains the method, the URL, the status, sizes, and
-// the Content-Type and Accept headers, but no other headers. Passwords in the URL, values of
-// query parameters that [Redact] would replace, and URL signatures are omitted.
+// the span's status is error. The span records the method, the URL, the status, the body sizes
+// if known, and the Content-Type and Accept headers, but no other headers. Passwords in the
+// URL, values of query parameters that [Redact] would replace, and URL signatures are omitted.
 //
 // A request is passed to base unchanged if its URL contains one of the comma-separated strings
-// in $OTEL_FETCH_IGNORE_URLS, or if OtelConfig.FetchInstrumentationEnabled is false.
-// NewTracingTransport reads the variable once. [InSpan] describes which telemetry records the
-// span. Without telemetry, requests still carry the trace context.
+// in $OTEL_FETCH_IGNORE_URLS, or if OtelConfig.FetchInstrumentationEnabled is false. The
+// variable is read once, when NewTracingTransport is called. [InSpan] describes which
+// telemetry records the span. Without telemetry, requests still carry the trace context.
 func NewTracingTransport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
@@ -113,7 +113,7 @@ func (t *transport) ignores(u *url.URL) bool {
 	return false
 }
 
-// injectHTTP sets the trace headers for ctx and replaces existing ones.
+// injectHTTP sets the trace headers for ctx, replacing any existing ones.
 func injectHTTP(ctx context.Context, h *http.Header) {
 	if *h == nil {
 		*h = http.Header{}
@@ -205,8 +205,8 @@ func redactQuery(query string) string {
 	}
 }
 
-// secretParameter reports whether the parameter name, as it appears in the URL, marks a
-// secret. A signature counts as a secret, because anyone who has it can use the URL.
+// secretParameter reports whether key, the name of a query parameter as it appears in the URL,
+// denotes a secret. A signature counts as a secret, because anyone who has it can use the URL.
 func secretParameter(key string) bool {
 	if name, err := url.QueryUnescape(key); err == nil {
 		key = name
@@ -244,8 +244,8 @@ func recordResponse(span trace.Span, resp *http.Response) {
 	span.SetStatus(codes.Error, code)
 }
 
-// errorKind classifies a failed request by the type of its error. Error messages contain
-// addresses, so they would produce one kind per address.
+// errorKind classifies a failed request by the type of its error. It ignores error messages,
+// because they contain addresses and would produce one kind per address.
 func errorKind(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):

@@ -19,7 +19,7 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
-// answers is a RoundTripper that returns the same response to every request and keeps the
+// answers is a RoundTripper that returns the same response to every request and records the
 // request.
 type answers struct {
 	status int
@@ -316,7 +316,7 @@ func TestHTTPSpansCanBeSwitchedOff(t *testing.T) {
 	}
 }
 
-// The transport supports redirects, keep-alive and streaming against a real server.
+// Redirects, keep-alive and streaming work against a real server.
 func TestHTTPClient(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/from" {

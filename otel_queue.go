@@ -11,18 +11,18 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// These limits apply to frames in flight, that is, written but not confirmed. They are high
-// enough to keep a link busy, and low enough that all of these frames can be sent again if the
-// link fails.
+// These limits apply to frames in flight, that is, frames that have been written but not yet
+// confirmed. They are high enough to keep a link busy, and low enough that all of these frames
+// can be sent again if the link fails.
 const (
 	maxFlightFrames = 1024
 	maxFlightBytes  = 4 << 20
 )
 
-// pingFrames is the number of frames after which another ping is sent, even if no pong has
-// arrived for the previous one. An engine that forwards to a stuck collector takes 10 s per
-// frame. The number is so small that even such an engine confirms frames before the link is
-// considered dead. Otherwise, the same frames would be sent again and again.
+// pingFrames is the number of frames after which another ping is sent, even if the previous
+// ping has not been answered. An engine that forwards to a stuck collector takes 10 s per
+// frame. The number is small enough that even such an engine confirms some frames before the
+// link is considered dead. With a larger number, the same frames would be resent indefinitely.
 const pingFrames = 4
 
 // telemetryQueue holds frames until the engine has confirmed them. Each class has its own
@@ -139,7 +139,7 @@ func (q *telemetryQueue) limit() int {
 }
 
 // makeRoom sheds the oldest frames, lowest class first, until a frame of class c and the given
-// size fits. It reports whether that is possible; if not, it sheds nothing.
+// size fits. If that is impossible, it sheds nothing and returns false.
 func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 	limit := q.limit()
 	frames, bytes := q.frames, q.bytes
@@ -160,8 +160,8 @@ func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 	return true
 }
 
-// shedOldest sheds the oldest frame of class c. There must be one. A shed frame that is in
-// flight can still arrive; if it is confirmed, it no longer counts as dropped.
+// shedOldest sheds the oldest frame of class c. The class must not be empty. A shed frame that
+// is in flight can still arrive; if it is confirmed, it no longer counts as dropped.
 func (q *telemetryQueue) shedOldest(c frameClass) {
 	if q.held[c].inFlight > 0 {
 		flight := q.flight.All()
@@ -208,7 +208,7 @@ func (q *telemetryQueue) attach(l *telemetryLink) {
 }
 
 // dialFailed records a failed attempt to connect. It drops span starts, because they would be
-// outdated by the next attempt.
+// stale by the time of the next attempt.
 func (q *telemetryQueue) dialFailed() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -218,7 +218,7 @@ func (q *telemetryQueue) dialFailed() {
 }
 
 // shedOffline drops the frames that cannot be kept while there is no connection: span starts,
-// and frames beyond the limit that then applies.
+// and frames beyond the offline limit.
 func (q *telemetryQueue) shedOffline() {
 	for q.waiting[classLive].Len() > 0 {
 		f := q.waiting[classLive].Pop()
@@ -234,8 +234,8 @@ func (q *telemetryQueue) shedOffline() {
 	}
 }
 
-// take appends the frames to write next to batch, in order. If ping is set, l's writer must
-// then send a ping whose pong confirms the frames up to number.
+// take appends to batch, in order, the frames that must be written next. If ping is set, l's
+// writer must then send a ping whose pong confirms the frames up to number.
 func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queuedFrame, ping bool, number uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -405,7 +405,7 @@ func (q *telemetryQueue) close() {
 	q.releaseWaiters()
 }
 
-// losses returns the number of frames lost by the shutdown or a failure.
+// losses returns the number of frames lost during the shutdown or because of a failure.
 func (q *telemetryQueue) losses() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -419,8 +419,8 @@ func (q *telemetryQueue) confirmed() uint64 {
 	return q.stats.confirmed
 }
 
-// addFlushWaiter returns a waiter for every frame accepted so far, or nil if the queue is
-// empty.
+// addFlushWaiter adds and returns a waiter for all frames accepted so far, or nil if the queue
+// is empty.
 func (q *telemetryQueue) addFlushWaiter() *flushWaiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -532,7 +532,7 @@ type queuedFrame struct {
 }
 
 // ConnectionStats holds the counters of a [SharedEngineConnection] since its creation, and its
-// current queue size. Each accepted frame is counted as either confirmed, queued or dropped.
+// current queue size. Each accepted frame is counted as confirmed, queued or dropped.
 type ConnectionStats struct {
 	Sent       uint64 // frames handed to the socket, including resent ones
 	BytesSent  uint64 // total size of the sent frames
@@ -565,7 +565,7 @@ type DroppedFrames struct {
 	Records      uint64 // spans, data points and log records in these frames
 }
 
-// Frames returns the number of dropped frames, whatever the cause.
+// Frames returns the number of dropped frames for all causes.
 func (d DroppedFrames) Frames() uint64 { return d.Full + d.NotConnected + d.Closed }
 
 func (d *DroppedFrames) add(cause dropCause, records int) {
@@ -595,8 +595,8 @@ func (q *telemetryQueue) read(s *ConnectionStats) {
 	s.LiveSpans, s.Metrics, s.Traces, s.Logs = drops[signalLive], drops[signalMetrics], drops[signalTraces], drops[signalLogs]
 }
 
-// RecordLosses counts the records that have been lost or shortened since the connection was
-// created, before they became part of a frame. Lost frames are counted by [DroppedFrames].
+// RecordLosses counts the records that were lost or truncated before they became part of a
+// frame, since the connection was created. Lost frames are counted by [DroppedFrames].
 type RecordLosses struct {
 	Overflowed uint64 // spans and log records that arrived faster than they could be encoded, or after Shutdown
 	Shortened  uint64 // records shortened to fit a frame of 8 MiB

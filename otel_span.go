@@ -27,11 +27,11 @@ import (
 // InSpan runs f in a span and returns f's error. If f returns nil, the span's status becomes
 // ok. If f returns an error, the status becomes error with the error's text, and an exception
 // event is added. If f sets the status itself, that status is kept. A panic is recorded like
-// an error and propagates.
+// an error and then propagates.
 //
 // The new span is recorded by the telemetry of the span in ctx. If there is no such span, it
-// is recorded by the client's telemetry in a handler, and by the global provider elsewhere. If
-// none of these exists, f still runs in the trace of ctx. A kind of 0 means
+// is recorded by the client's telemetry inside a handler, and by the global provider
+// elsewhere. If none of these exists, f still runs in the trace of ctx. A kind of 0 means
 // trace.SpanKindInternal.
 func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
 	tracer, _ := tracerOf(ctx)
@@ -61,7 +61,7 @@ func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(contex
 	return err
 }
 
-// noProvider is the provider of spans that no provider has started. These are the span of a
+// noProvider is the provider reported by spans that no provider has started: the span of a
 // remote parent, and the span that trace.SpanFromContext returns for a context without a span.
 var noProvider = trace.SpanFromContext(context.Background()).TracerProvider()
 
@@ -121,8 +121,8 @@ type tracing struct {
 	provider trace.TracerProvider
 	tracer   trace.Tracer
 
-	// parentBased reports whether the spans of unsampled callers' invocations are never
-	// sampled, which is the default. Such invocations need no span.
+	// parentBased reports whether an invocation is never sampled if its caller is not, which
+	// is the default. Such an invocation needs no span.
 	parentBased bool
 
 	payloads bool // record inputs and outputs
@@ -282,7 +282,7 @@ func (s invocationSpan) end(ctx context.Context, in *incoming, answer *buffer) {
 	}
 }
 
-// An invocation's span contains its input and output as events, unless
+// An invocation's span records the input and output of the invocation as events, unless
 // $III_DISABLE_TRACE_PAYLOADS is set. Values are redacted if their key suggests a secret;
 // other values are not inspected.
 const (
@@ -299,7 +299,7 @@ const (
 	truncatedMarker = `..."[TRUNCATED]"`
 
 	// maxCapturedPayload is the largest limit that the environment can set. Telemetry frames
-	// must stay far below the size at which the engine ends a connection.
+	// must stay far below the size at which the engine closes a connection.
 	maxCapturedPayload = 1 << 20
 )
 
@@ -366,14 +366,14 @@ func recordOutput(span trace.Span, payload []byte, limit int, ok bool) {
 }
 
 // Redact returns a copy of v as decoded JSON, with the value of every key that names a secret
-// replaced by the string "[REDACTED]". The types are map[string]any, []any, string, bool, nil
-// and json.Number.
+// replaced by the string "[REDACTED]". The copy consists of values of the types
+// map[string]any, []any, string, bool, nil and json.Number.
 //
 // A key names a secret if it contains api_key, apikey, api-key, access_key, password, secret,
 // credential, authorization, auth_token, access_token, refresh_token, bearer or private_key;
 // if it is token, cookie or set-cookie; or if it ends in _token or -token. Case is ignored.
-// access_key covers the key that opens a channel. Values are not inspected, so a secret under
-// any other key is kept. If v cannot be encoded as JSON, Redact returns nil.
+// access_key also matches the access key of a channel. Values are not inspected, so a secret
+// under any other key is kept. If v cannot be encoded as JSON, Redact returns nil.
 func Redact(v any) any {
 	b := newBuffer()
 	defer b.free()
@@ -427,8 +427,8 @@ func truncateJSON(text []byte, limit int) string {
 }
 
 // redactJSON returns raw without white space between tokens and with the values of secret keys
-// replaced. raw must be valid JSON. The result may share memory with raw. If there is a limit,
-// the result is cut off shortly after it.
+// replaced. raw must be valid JSON. The result may share memory with raw. With a limit, the
+// result is cut off shortly after limit bytes.
 func redactJSON(raw []byte, limit int) []byte {
 	var out []byte
 	from, i := 0, 0 // raw[from:i] has not been appended to out
@@ -463,8 +463,8 @@ func redactJSON(raw []byte, limit int) []byte {
 	return append(out, raw[from:i]...)
 }
 
-// stringEnd returns the index after the JSON string that starts at index i. b must be valid
-// JSON.
+// stringEnd returns the index just past the JSON string that starts at index i. b must be
+// valid JSON.
 func stringEnd(b []byte, i int) int {
 	for j := i + 1; ; j++ {
 		n := bytes.IndexByte(b[j:], '"')
@@ -482,7 +482,7 @@ func stringEnd(b []byte, i int) int {
 	}
 }
 
-// valueEnd returns the index after the JSON value that starts at index i. b must be valid
+// valueEnd returns the index just past the JSON value that starts at index i. b must be valid
 // JSON.
 func valueEnd(b []byte, i int) int {
 	depth := 0

@@ -90,7 +90,6 @@ func TestInSpan(t *testing.T) {
 	}
 }
 
-// unreachable is an error with its own type.
 type unreachable struct{ text string }
 
 func (e *unreachable) Error() string { return e.text }
@@ -180,7 +179,7 @@ func TestInSpanWithoutTelemetryKeepsTheTrace(t *testing.T) {
 	}
 }
 
-// An invocation that expects no reply has the same span as any other.
+// An invocation that expects no reply gets a span like any other.
 func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
 	c, err := New("")
@@ -273,7 +272,7 @@ func TestTracingSkipsUnsampledInvocations(t *testing.T) {
 	}
 }
 
-// benchmarkInvocation measures how much tracing adds to an invocation, without export.
+// benchmarkInvocation measures the cost of tracing an invocation, excluding export.
 func benchmarkInvocation(b *testing.B, traceparent string) {
 	t := newTracing(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(NewBaggageSpanProcessor())))
 	payload := []byte(`{"user":"u-1","amount":12,"note":"` + strings.Repeat("x", 256) + `","tags":["a","b"]}`)
@@ -338,8 +337,7 @@ func TestRedactReplacesSecrets(t *testing.T) {
 	}
 }
 
-// Redaction does not let a Marshaler modify the caller's value, and keeps every digit of an
-// integer.
+// Integers keep every digit, and a value that cannot be encoded results in nil or null.
 func TestRedactOfValuesThatAreNotPlain(t *testing.T) {
 	tests := []struct {
 		name string
@@ -458,7 +456,8 @@ func TestPayloadCaptureFollowsEnvironment(t *testing.T) {
 	}
 }
 
-// FuzzRedact compares redaction of raw JSON with decoding, redacting and encoding.
+// FuzzRedact compares the redaction of raw JSON with the result of decoding, redacting and
+// encoding it.
 func FuzzRedact(f *testing.F) {
 	f.Add([]byte(`{"password":[1,{"a":"]\\\""}],"b" : {"x_token":{}},"c":"\u0041"}`), 24)
 	f.Add([]byte(` [ "secret" : 1 ]`), 3)
@@ -495,7 +494,7 @@ func FuzzRedact(f *testing.F) {
 	})
 }
 
-// redactValue is a reference implementation for decoded JSON.
+// redactValue is a reference implementation of redaction. It operates on decoded JSON.
 func redactValue(v any) any {
 	switch v := v.(type) {
 	case map[string]any:

@@ -57,7 +57,7 @@ func (p *otelPeer) prefixes() map[string]int {
 	return counts
 }
 
-// containing returns the received frames that contain all of the given texts.
+// containing returns the received frames that contain all of the given strings.
 func (p *otelPeer) containing(texts ...string) []string {
 	var found []string
 	for _, f := range p.received() {
@@ -304,7 +304,8 @@ func TestTelemetrySwitches(t *testing.T) {
 	}
 }
 
-// OpenTelemetry's own variables work as usual, except for intervals, which OtelConfig sets.
+// OpenTelemetry's own environment variables work as usual, except for intervals, which
+// OtelConfig sets.
 func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 	record := func(t *testing.T) (spans []any, took time.Duration) {
 		t.Helper()
@@ -374,7 +375,7 @@ func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
 	})
 }
 
-// The configuration sets the intervals. An interval may be 0.
+// OtelConfig sets the flush and export intervals. A flush interval may be 0.
 func TestTelemetryIntervals(t *testing.T) {
 	tests := []struct {
 		name                 string
@@ -444,7 +445,7 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	span.End()
 }
 
-// Without an engine, Shutdown gives up by itself. If the engine does not respond, Shutdown
+// Without an engine, Shutdown gives up on its own. If the engine does not respond, Shutdown
 // returns when ctx is done. In both cases, its error reports what was lost.
 // shutdown_timeout_ms has no effect.
 func TestTelemetryShutdownIsBounded(t *testing.T) {
@@ -585,7 +586,7 @@ func percentile(took []time.Duration, p float64) time.Duration {
 	return took[int(float64(len(took)-1)*p)]
 }
 
-// exporters returns three kinds of telemetry: one that delivers at once, one whose engine does
+// exporters returns three Telemetry values: one that delivers at once, one whose engine does
 // not read, and one without an engine. The queues of the last two are full.
 func exporters(tb testing.TB) map[string]*Telemetry {
 	tb.Helper()

@@ -114,7 +114,7 @@ func checkOut(out any) error {
 		}
 		v = target
 	}
-	// encoding/json of Go 1.27 would follow such a pointer until the stack overflows.
+	// encoding/json in Go 1.27 would follow such a pointer until the stack overflows.
 	return fmt.Errorf("cannot decode the result into %T: it leads to itself", out)
 }
 
@@ -212,8 +212,8 @@ func flattened(t reflect.Type, index []int) bool {
 }
 
 // withoutCaller returns payload without the member added by the engine. If the member is
-// absent, it returns payload itself, otherwise a copy. A nested member with the same name
-// belongs to the caller and is kept.
+// absent, the result is payload itself; otherwise, it is a copy. A nested member with the same
+// name belongs to the caller and is kept.
 func withoutCaller(payload json.RawMessage) json.RawMessage {
 	if i := rawjson.SkipSpace(payload, 0); i == len(payload) || payload[i] != '{' {
 		return payload
@@ -376,7 +376,7 @@ func fieldType(t reflect.Type, key string) (found reflect.Type) {
 	return found
 }
 
-// jsonKind names the JSON type that encoding/json decodes into t.
+// jsonKind returns the name of the JSON type that encoding/json decodes into t.
 func jsonKind(t reflect.Type) string {
 	if t == nil {
 		return "another type"
@@ -400,16 +400,16 @@ func jsonKind(t reflect.Type) string {
 }
 
 // WithInputValidation validates incoming payloads against the request schema advertised for
-// the function, after all middleware and before the handler. If a payload is invalid, the
-// caller receives an error with code [CodeInvalidRequest] and the path of the invalid part,
-// for example lines[2].price. The message contains no values from the payload. A member whose
-// name differs only in case from one in the schema is invalid, because encoding/json would
-// decode it as that member. For a route, only the body is validated, and an invalid body
-// results in a 400 response; a request without a body is not validated. The member
-// _caller_worker_id, which the engine adds, is validated only if the schema names it.
+// the function, after all middleware has run and before the handler is called. If a payload is
+// invalid, the caller receives an error with code [CodeInvalidRequest] and the path of the
+// invalid part, for example lines[2].price. The message contains no values from the payload. A
+// member whose name differs only in case from one in the schema is invalid, because
+// encoding/json would decode it as that member. For a route, only the body is validated, and
+// an invalid body results in a 400 response; a request without a body is not validated. The
+// member _caller_worker_id, which the engine adds, is validated only if the schema names it.
 //
-// The schema comes from the handler's type or [WithSchemas]; for a route, the schema of the
-// member named body is used. It is compiled when the function is registered. Registration
+// The schema comes from the handler's type or from [WithSchemas]; for a route, the schema of
+// the member named body is used. It is compiled when the function is registered. Registration
 // fails if the function has no schema, if the schema's draft is neither 2020-12 nor draft-07,
 // if a reference points outside the schema, if references form a cycle, or if package regexp
 // cannot compile a pattern. The keyword format is ignored. Mounted handlers read request
@@ -479,8 +479,8 @@ type inputSchema struct {
 	parts sync.Map // from JSON pointer or schema to *jsonschema.Resolved; nil if it does not compile
 }
 
-// documentID is the $id of a document without its own. Schemas that are compiled separately
-// refer to parts of the document by its $id.
+// documentID is the $id assigned to a document that has none. Schemas that are compiled
+// separately refer to parts of the document by its $id.
 const documentID = "iii:request"
 
 func compileInputSchema(raw json.RawMessage, place string) (*inputSchema, error) {
@@ -623,8 +623,8 @@ func at(document any, pointer string) (any, bool) {
 	return document, true
 }
 
-// circular returns an error if references form a cycle without descending into the value. The
-// jsonschema library would follow such a cycle until the stack overflows.
+// circular returns an error if references form a cycle that does not descend into the value.
+// The jsonschema library would follow such a cycle until the stack overflows.
 func circular(root map[string]any) error {
 	const visiting, visited = 1, 2
 	state := map[string]int{}
@@ -1066,7 +1066,8 @@ func (s *inputSchema) accepts(schema map[string]any, value any) bool {
 	return part == nil || accepts(part, value)
 }
 
-// reason names the keyword that a value violates. It does not include the value.
+// reason returns a message that names the violated keyword, if that is known. The message does
+// not contain the value.
 func (s *inputSchema) reason(schema map[string]any, value any) string {
 	for _, keyword := range []string{"const", "enum", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf",
 		"minLength", "maxLength", "pattern", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "dependentRequired"} {

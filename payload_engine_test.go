@@ -510,7 +510,7 @@ func (k *keptText) UnmarshalJSON(b []byte) error { k.n = len(b); return nil }
 
 type pointerToItself *pointerToItself
 
-// A type that is a pointer to itself must not put schema inference into an endless loop.
+// A type that is a pointer to itself must not cause an endless loop in schema inference.
 func TestPointerToItselfDoesNotHang(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
 	if err != nil {
@@ -539,7 +539,7 @@ type (
 )
 
 // A payload that violates the advertised schema never reaches the handler. The error contains
-// the path.
+// the path of the invalid part.
 func TestInputIsValidatedByTheInferredSchema(t *testing.T) {
 	const line = `{"item":"tea","price":1.5}`
 	for _, test := range []struct{ name, payload, want string }{

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The path in a decoding error is meant for the caller, so it consists of JSON keys and not of
-// Go field names.
+// The path in a decoding error is meant for the caller, so it consists of JSON keys rather
+// than Go field names.
 func TestPayloadErrorNamesTheField(t *testing.T) {
 	type line struct {
 		Quantity int `json:"quantity"`
@@ -119,7 +119,7 @@ func TestWithoutCallerRemovesTheMemberOfTheTop(t *testing.T) {
 	}
 }
 
-// A payload is searched for _caller_worker_id only if its type would notice that key.
+// A payload is searched for _caller_worker_id only if the target type would notice that key.
 func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	type plain struct {
 		Values  map[string]int

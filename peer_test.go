@@ -19,8 +19,8 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// peer is a scripted engine. By default, it responds to registrations, pings and calls like an
-// engine.
+// peer is a scripted engine. By default, it responds to registrations, pings and calls like a
+// real engine.
 type peer struct {
 	tb     testing.TB
 	server *enginetest.Server
@@ -540,7 +540,7 @@ func (l *stateLog) errors() []error {
 	return append([]error(nil), l.errs...)
 }
 
-// wait waits until the listener has received state s n times.
+// wait waits until the listener has received s for the nth time.
 func (l *stateLog) wait(tb testing.TB, s ConnectionState, n int) {
 	tb.Helper()
 	l.mu.Wait(tb, time.Hour, fmt.Sprintf("state %s, %d times", s, n), func() bool {

@@ -21,8 +21,8 @@ import (
 	"github.com/iii-go/iii/internal/enginetest"
 )
 
-// These tests check the client's guarantees against the registry and the message log of the
-// development engine.
+// These tests verify the client's guarantees by inspecting the registry and the message log of
+// the development engine.
 
 const workerName = "worker"
 
@@ -144,7 +144,7 @@ func (p *program) ids() []string {
 	return append(functions, triggers...)
 }
 
-// add registers a function. Every tenth registration is a trigger instead.
+// add registers a function or, every tenth time, a trigger.
 func (p *program) add() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -231,8 +231,8 @@ func TestR2RegistrationsAreComplete(t *testing.T) {
 	})
 }
 
-// The registry is also correct after functions and triggers were added and removed while
-// connections broke.
+// The registry is also correct after functions and triggers are added and removed while
+// connections break.
 func TestR2RegistrationsConcurrent(t *testing.T) {
 	for i := range iii.Scale(8, 100) {
 		seed := uint64(i + 1)

@@ -35,7 +35,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// sleeper registers a function that takes d.
+// sleeper registers a function that takes d to return.
 func sleeper(t *testing.T, c *Client, id string, d time.Duration) {
 	t.Helper()
 	_, err := c.HandleFunc(id, func(context.Context, json.RawMessage) (any, error) {
@@ -179,7 +179,7 @@ func TestR10ShutdownDrains(t *testing.T) {
 	})
 }
 
-// TestR10ShutdownIsBounded shuts clients down whose drain cannot complete.
+// TestR10ShutdownIsBounded shuts down clients whose drain cannot complete.
 func TestR10ShutdownIsBounded(t *testing.T) {
 	shutdown := func(t *testing.T, c *Client, want time.Duration) error {
 		t.Helper()
@@ -744,8 +744,8 @@ func TestR8BufferIsBounded(t *testing.T) {
 	}
 }
 
-// Small messages reach only the limit on the number of buffered messages. That limit is exact,
-// and high enough for a burst during a short disconnection.
+// For small messages, only the limit on the number of buffered messages matters. That limit is
+// exact, and high enough for a burst during a short disconnection.
 func TestR8SmallMessagesAreBuffered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -1229,8 +1229,8 @@ var hostileMessages = map[string]string{
 	"rejection of nobody":           `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"a::b::c","owner_worker_id":"w"}`,
 }
 
-// Invalid messages do not make the client panic or disconnect. It keeps serving and making
-// calls.
+// Invalid messages do not make the client panic or disconnect. The client keeps serving and
+// making calls.
 func TestR16NoInputHarms(t *testing.T) {
 	p := newPeer(t, script{})
 	c := p.client()
@@ -2422,7 +2422,7 @@ func TestR21SizeNeverKillsALink(t *testing.T) {
 	}
 }
 
-// TestR21Limit checks both sides of the message size limit.
+// TestR21Limit checks a message just below the size limit and one at the limit.
 func TestR21Limit(t *testing.T) {
 	inv := invocation{functionID: "x::y"}
 	b := newBuffer()
@@ -2530,8 +2530,8 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, n, n, n/50+1, lost, stats.Retried, stats.Sent)
 }
 
-// R14: Flush returns after the pong to a ping that was sent after the last frame. An earlier
-// pong is not enough.
+// R14: Flush returns only after the pong to a ping that was sent after the last frame. An
+// earlier pong is not enough.
 func TestR14FlushMeansReceived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type heldPing struct {
@@ -2729,7 +2729,7 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 }
 
 // The start of a span is sent at most once, and before the finished span, even if connections
-// break, the queue overflows and spans vary in length.
+// break, the queue overflows and span durations vary.
 func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 	var starts, ends, dropped, kills uint64
 	for seed := range uint64(scale(25, 1000)) {
@@ -2829,7 +2829,8 @@ func TestTelemetrySplitsLargeBatches(t *testing.T) {
 	}
 }
 
-// If the peer stops reading, the write deadline ends the connection. Nothing is lost.
+// If the peer stops reading, the write deadline expires and the connection is closed, but
+// nothing is lost.
 func TestTelemetryWriteDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -2859,7 +2860,7 @@ func TestTelemetryWriteDeadline(t *testing.T) {
 	})
 }
 
-// A dial that hangs is canceled and tried again.
+// A dial that hangs is canceled and retried.
 func TestTelemetryDialDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})

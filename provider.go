@@ -24,11 +24,11 @@ type TriggerType struct {
 	ID string
 	// Description appears in listings. Optional.
 	Description string
-	// ConfigSchema is the JSON Schema of a trigger's config, for listings. It is a
+	// ConfigSchema is the JSON Schema of a trigger's config, shown in listings. It is a
 	// json.RawMessage or any value that marshals to a schema. Nil means no schema.
 	ConfigSchema any
-	// PayloadSchema is the JSON Schema of the payload that bound functions receive, for
-	// listings. It has the same format as ConfigSchema.
+	// PayloadSchema is the JSON Schema of the payload that bound functions receive, shown in
+	// listings. It accepts the same values as ConfigSchema.
 	PayloadSchema any
 	// Namespace is the namespace in which the type is provided. Default: the worker's own. A
 	// type in "default" is also available to workers whose own namespace has no type with this
@@ -40,13 +40,13 @@ type TriggerType struct {
 // are added and removed. The provider calls [TriggerBinding.Fire] for each event of a trigger.
 //
 // The calls for one trigger are made in order and one at a time; calls for different triggers
-// may run concurrently. They do not block the client's read loop. A panic counts as an error
-// of the method.
+// may run concurrently. Neither method blocks the client's read loop. A panic is treated as an
+// error returned by the method.
 type TriggerProvider interface {
 	// Bind starts a trigger and replaces any bound trigger with the same ID. If Bind returns
 	// an error, the trigger is rejected, and the worker that registered it receives the error,
-	// with the code of an [*Error] or else with code trigger_registration_failed. If a trigger
-	// with that ID was already bound, Unbind is called next.
+	// with its own code if it is an [*Error], and with code trigger_registration_failed
+	// otherwise. If a trigger with that ID was already bound, Unbind is called next.
 	//
 	// ctx belongs to the trigger rather than to the call or the connection. It is canceled
 	// when the trigger is unbound, when a changed trigger replaces it, and when the client is
@@ -58,15 +58,15 @@ type TriggerProvider interface {
 
 	// Unbind stops a trigger. It is called when the trigger is unregistered or moves to
 	// another provider, and when the engine does not bind it again after a reconnection. It is
-	// not called when the client is closed, but its ctx is canceled then. The client logs an
-	// error returned by Unbind.
+	// not called when the client is closed; instead, the trigger's context, which was passed
+	// to Bind, is canceled. The client logs an error returned by Unbind.
 	Unbind(ctx context.Context, id string) error
 }
 
 // TriggerBinding is a bound trigger of a type that this worker provides. It is usable until
 // the client is closed, and may be copied.
 type TriggerBinding struct {
-	// ID is the trigger's ID. It is unique in the engine.
+	// ID is the trigger's ID. It is unique within the engine.
 	ID string
 	// TriggerType is the ID of the trigger's type.
 	TriggerType string
@@ -79,7 +79,8 @@ type TriggerBinding struct {
 	// one, Config is null, or {} with engine 0.26 and later.
 	Config json.RawMessage
 	// Metadata is the trigger's metadata, which Fire passes to the function. It is nil if the
-	// trigger has none, and always with engine 0.26 and later, which does not report it.
+	// trigger has none. With engine 0.26 and later, which does not report it, it is always
+	// nil.
 	Metadata json.RawMessage
 	// Unchanged reports whether the trigger is already bound and the engine has merely sent it
 	// again, as it does after each reconnection. A provider that has kept the trigger running

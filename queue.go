@@ -66,14 +66,15 @@ func (c *Client) Redrive(ctx context.Context, queue string) (int, error) {
 }
 
 // RedriveMessage moves one dead letter back into the queue. messageID is the ID of the
-// [DeadLetter], not the receipt from [Client.Enqueue]. ok reports whether the letter exists.
+// [DeadLetter], not the receipt from [Client.Enqueue]. ok reports whether the dead letter
+// existed.
 func (c *Client) RedriveMessage(ctx context.Context, queue, messageID string) (ok bool, err error) {
 	result, err := Call[QueueRedriveMessageResult](ctx, c, "iii::queue::redrive_message", QueueRedriveMessageInput{Queue: queue, MessageID: messageID})
 	return result.Redriven > 0, err
 }
 
-// DiscardMessage permanently deletes one dead letter. ok reports whether the letter exists.
-// messageID is the ID of the [DeadLetter], as for [Client.RedriveMessage].
+// DiscardMessage permanently deletes one dead letter. ok reports whether the dead letter
+// existed. messageID is the ID of the [DeadLetter], as for [Client.RedriveMessage].
 func (c *Client) DiscardMessage(ctx context.Context, queue, messageID string) (ok bool, err error) {
 	result, err := Call[QueueDiscardMessageResult](ctx, c, "iii::queue::discard_message", QueueDiscardMessageInput{Queue: queue, MessageID: messageID})
 	return result.Redriven > 0, err

@@ -127,7 +127,7 @@ func TestQueueAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// All dead letters are returned once, even if others are added between pages.
+// Each dead letter is returned exactly once, even if others are added between pages.
 func TestDeadLettersPages(t *testing.T) {
 	e := iiitest.Start(t)
 	queue, c := connect(t, e), connect(t, e)

@@ -21,11 +21,11 @@ import (
 // An engine with triggers responds to a registration only to reject it. Therefore, each batch
 // is followed by a fence (a JSON ping). Registrations that have not been rejected when the
 // pong arrives are accepted. An engine with observers responds to every registration, and its
-// responses replace the pong. A ping is still sent if functions are outstanding, because
+// responses replace the pong. A ping is still sent if functions await a response, because
 // access control can deny functions silently.
 //
-// A trigger is sent only after its function has been accepted. Otherwise, the trigger of a
-// rejected function would take its route away from the worker that serves the function.
+// A trigger is sent only after its function has been accepted. Otherwise, a rejected
+// function's trigger would take over the route of the worker that serves the function.
 type registry struct {
 	client *Client
 
@@ -145,8 +145,9 @@ func (r *registry) firstFence() uint64 {
 	return r.fences + 1
 }
 
-// settled records that the engine has handled this worker's registration and knows its
-// namespace. Before that, the engine responds to pings but only buffers registrations.
+// settled records that the engine has handled this worker's registration and knows the
+// worker's namespace. Before that, the engine responds to pings but only buffers
+// registrations.
 func (r *registry) settled(l *link) {
 	r.mu.Lock()
 	if r.link == l && r.phase == replaySettling {
@@ -461,8 +462,9 @@ func (r *registry) sendDue() (fence uint64) {
 // target returns the function of this worker that a trigger calls: the trigger's adapter if it
 // has one, and otherwise the function with the trigger's function ID. It returns nil if there
 // is none. If t was held for a function that has since been unregistered, target still returns
-// that function, so that t stays held. Otherwise, t would fire twice if another worker has a
-// function with the same ID.
+// that function, so that t stays held. Otherwise, if another worker serves a function with the
+// same ID and has registered the same trigger, that function would be called twice for each
+// event.
 func (r *registry) target(t *Trigger) *Function {
 	if t.adapter != nil && r.link != nil && r.link.dialect().answers(&t.claim) {
 		return t.adapter
@@ -559,7 +561,8 @@ func (r *registry) disregard(f *Function) {
 }
 
 // isDisregarded reports whether a response for a function belongs to a disregarded
-// registration. The engine responds in order.
+// registration, and if so, removes that registration from the list. The engine responds in
+// order, so the oldest registration with the ID is the one that the response belongs to.
 func (r *registry) isDisregarded(id string) bool {
 	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
 		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {

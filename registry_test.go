@@ -287,9 +287,9 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	})
 }
 
-// A trigger that waits for its function still depends on the function after the function has
-// been unregistered. If the function is rejected, so is the trigger, and the trigger is not
-// sent.
+// A trigger that waits for its function still depends on it after the function has been
+// unregistered: it is sent if the function is accepted, and rejected without being sent if the
+// function is rejected.
 func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -566,8 +566,8 @@ func TestTriggerErrorHandlerIsCalledOnEachConnection(t *testing.T) {
 	}
 }
 
-// In a rolling update, many owners disconnect at the same time. When one does, the client asks
-// the engine which of the others are still connected.
+// In a rolling update, many owners disconnect at the same time. When one of them disconnects,
+// the client asks the engine which of the others are still connected.
 func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 	const n = 1000
 	synctest.Test(t, func(t *testing.T) {

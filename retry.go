@@ -18,7 +18,7 @@ import (
 // after [ErrDraining] and [ErrOverloaded], because the function did not start. Retrying after
 // these errors cannot run the function twice. Codes adds further errors. A call is not retried
 // after any other error, such as [ErrTimeout] or [ErrConnectionLost] after it was sent,
-// [ErrClosed], or an error that the program must fix, for example a payload that cannot be
+// [ErrClosed], or an error that must be fixed in the program, such as a payload that cannot be
 // encoded. [Client.Send] and [Client.Enqueue] are retried only if nothing was sent.
 //
 // Retries use exponential backoff with full jitter: before attempt n+1, the call waits a

@@ -13,8 +13,8 @@ import (
 // The zero value selects the defaults.
 type RouterOptions struct {
 	// Methods lists the HTTP methods to serve; case is ignored. The default is GET, POST, PUT,
-	// PATCH and DELETE. GET includes HEAD. OPTIONS is an error, because the engine handles it
-	// itself.
+	// PATCH and DELETE. GET includes HEAD. Listing OPTIONS is an error, because the engine
+	// handles it itself.
 	Methods []string
 	// Depth is the maximum number of path segments below the prefix. The default is 6; a
 	// negative value or one above 25 is an error. The engine responds to longer paths with
@@ -51,10 +51,10 @@ func (r *Router) Unregister() error { return r.f.Unregister() }
 // prefix, as with http.Handle. Responses, bodies and HEAD requests work as in
 // [Client.MountHTTP].
 //
-// The engine does not report what a wildcard matched. The router is therefore a function,
-// "http::ROUTER" + prefix, with one route for each method and each number of segments up to
-// Depth. Every segment below the prefix is a parameter. Either all routes are registered or
-// none. [Router.Unregister] removes all of them. A router has these limits:
+// The engine does not report what a wildcard matched. The router is therefore registered as a
+// single function, "http::ROUTER" + prefix, with one route for each method and each number of
+// segments up to Depth. Every segment below the prefix is a parameter. Either all routes are
+// registered or none. [Router.Unregister] removes all of them. A router has these limitations:
 //
 //   - prefix and prefix + "/" both match, but longer paths with a trailing slash do not;
 //   - the engine responds to paths with more than Depth segments with 404, and to other

@@ -198,7 +198,8 @@ func TestRoutersThatCannotBe(t *testing.T) {
 	}
 }
 
-// If two replicas mount the same router, one serves and the other takes over.
+// If two replicas mount the same router, one serves it, and the other takes over when the
+// first disconnects.
 func TestRouterIsTakenOver(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		routers := map[string]*iii.Router{}

@@ -36,11 +36,13 @@ type FunctionSchemas struct {
 // SchemaDriftError is returned by [Client.CheckSchemas] if functions no longer have the
 // schemas from which a client was generated.
 type SchemaDriftError struct {
-	// Functions lists the functions that differ, in the order in which they were checked.
+	// Functions lists the functions that are missing or whose schemas differ, in the order in
+	// which they were checked.
 	Functions []SchemaDrift
 }
 
-// SchemaDrift describes how one function differs.
+// SchemaDrift describes how the schemas of one function differ from the known ones, or that
+// the function is missing.
 type SchemaDrift struct {
 	// FunctionID is the function's ID.
 	FunctionID string

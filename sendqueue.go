@@ -99,8 +99,9 @@ func (it item) size() int {
 // a write, up to this many bytes count as possibly sent.
 const takeBytes = 256 << 10
 
-// stuckBytes and stuckFrames limit frames that accumulate without a blocked caller. Beyond
-// these limits, the link fails because the peer does not appear to read.
+// stuckBytes and stuckFrames limit how far frames that are queued without waiting may exceed
+// the limits of the queue. Beyond that, the link fails because the peer does not appear to
+// read.
 const (
 	stuckBytes  = 64 << 20
 	stuckFrames = 1 << 20

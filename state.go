@@ -50,8 +50,8 @@ func (s *State[T]) Set(ctx context.Context, key string, value T) (SetResult[T], 
 }
 
 // Update applies the operations to a value atomically and in order. A missing value starts as
-// {}. An operation that cannot be applied is skipped and reported in the Errors of the result,
-// while err is nil; nothing is rolled back. See [ApplyUpdate] for the rules.
+// {}. An operation that cannot be applied is skipped and reported in the result's Errors, with
+// a nil err; the other operations still take effect. See [ApplyUpdate] for the rules.
 func (s *State[T]) Update(ctx context.Context, key string, ops ...UpdateOp) (UpdateResult[T], error) {
 	return updateStored[T](ctx, s.client, "state::update", StateUpdateInput{Scope: s.scope, Key: key, Ops: ops})
 }
@@ -75,28 +75,30 @@ func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 	return result.Groups, err
 }
 
-// State and Stream share the following types and helpers. Both store JSON values under a name,
-// with the same update operations and kinds of results.
+// State and Stream share the following types and helpers, because both store JSON values under
+// a name and support the same update operations.
 
-// SetResult is the result of storing an item. If the call fails, it is the zero value.
+// SetResult is the result of storing an item. If the call fails, it is the zero value. If the
+// call succeeds but a stored value cannot be decoded, the result may be incomplete.
 type SetResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
 	// HadOld reports whether there was a previous value. A stored null counts as no value,
 	// because the engine does not distinguish the two.
 	HadOld bool
-	// New is the value that is now stored, as returned by the engine. It is the zero value for
-	// null.
+	// New is the value that is now stored, as returned by the engine. A null decodes as the
+	// zero value.
 	New T
 }
 
-// UpdateResult is the result of an update. If the call fails, it is the zero value.
+// UpdateResult is the result of an update. If the call fails, it is the zero value. If the
+// call succeeds but a stored value cannot be decoded, Old, HadOld and New may be unset.
 type UpdateResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
 	// HadOld reports whether there was a previous value; see [SetResult].
 	HadOld bool
-	// New is the value that is now stored. It is the zero value for null.
+	// New is the value that is now stored. A null decodes as the zero value.
 	New T
 	// Errors contains one error for each rejected operation. It is nil if all operations were
 	// applied. A rejected operation does not prevent the others from being applied.

@@ -2,10 +2,10 @@ package iii
 
 import "context"
 
-// Stream provides access to one stream of the engine: JSON values by group and item, decoded
-// as T. Changes are sent immediately to triggers ([StreamTriggerConfig]) and to clients of the
-// stream socket ([Subscribe]). The zero value is not usable; use [NewStream]. All methods are
-// safe for concurrent use.
+// Stream provides access to one stream of the engine: JSON values by group and item ID,
+// decoded as T. Changes are sent immediately to triggers ([StreamTriggerConfig]) and to
+// clients of the stream socket ([Subscribe]). The zero value is not usable; use [NewStream].
+// All methods are safe for concurrent use.
 //
 // The methods call the engine's stream::* functions, limited by the client's timeout and by
 // ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's code,

@@ -16,8 +16,8 @@ import (
 // with the engine's own code.
 //
 // The returned values determine the stream's events. If the old value of a change is nil or
-// null, the event is a creation. If the old value of a deletion is nil or null, there is no
-// event.
+// null, the event reports a creation. If the old value of a deletion is nil or null, there is
+// no event.
 type StreamProvider interface {
 	// Get returns an item, or nil if it does not exist.
 	Get(ctx context.Context, in StreamGetInput) (json.RawMessage, error)
@@ -155,8 +155,9 @@ func (s *providedStream) update(ctx context.Context, in StreamUpdateInput) (Stre
 	return result, err
 }
 
-// lock prevents other changes of an item until unlock is called. It waits for a change in
-// progress until ctx is done. Providers that handle updates themselves need no lock.
+// lock prevents other changes to an item until unlock is called. If a change is in progress,
+// it waits until that change is complete or ctx is done. Providers that handle updates
+// themselves need no lock.
 func (s *providedStream) lock(ctx context.Context, group, item string) (unlock func(), err error) {
 	if _, ok := s.provider.(streamUpdater); ok {
 		return func() {}, nil

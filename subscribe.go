@@ -49,8 +49,9 @@ type SubscribeOptions struct {
 	// that discards its records.
 	Logger *slog.Logger
 	// StateListener receives each change of the connection state with the error that caused
-	// it. The states are connecting, connected and reconnecting; at the end of the loop, the
-	// state is failed if there was an error, and disconnected otherwise. StateListener is
+	// it. The states are [ConnectionStateConnecting], [ConnectionStateConnected] and
+	// [ConnectionStateReconnecting]. When the loop ends, the state is [ConnectionStateFailed]
+	// if there was an error, and [ConnectionStateDisconnected] otherwise. StateListener is
 	// called from the loop's goroutine. Default: none.
 	StateListener func(ConnectionState, error)
 }
@@ -80,7 +81,7 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 //   - the context's error, once ctx is done;
 //   - an error that matches [ErrForbidden], if a join handler rejects a subscription. The
 //     error is yielded together with the rejection, a message of type unauthorized;
-//   - the last failure, if no attempts remain;
+//   - the error of the last attempt, if no attempts remain;
 //   - an error for an invalid argument, for a message that cannot be decoded, or after three
 //     consecutive responses with status 404.
 //

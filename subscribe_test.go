@@ -74,7 +74,7 @@ func TestSubscribe(t *testing.T) {
 				t.Errorf("envelope: %+v", m)
 			}
 			if len(got) >= 2 && len(steps) > 0 {
-				// Run steps until one of them is reported to the subscriptions.
+				// Run steps until one of them produces a message for the subscriptions.
 				for n := len(steps); n == len(steps); {
 					if err := steps[0](); err != nil {
 						t.Fatal(err)
@@ -283,8 +283,8 @@ func TestSubscribeGivesUp(t *testing.T) {
 	})
 }
 
-// A silent server is detected after a minute. The connection stays open if the server sends
-// only pongs, and if the loop body is slow.
+// A silent server is detected after a minute. The connection stays open even if the server
+// sends only pongs or the loop body is slow.
 func TestSubscribeKeepalive(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		w.set(func(w *wire) { w.mute = true })

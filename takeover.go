@@ -21,7 +21,8 @@ const (
 	takeoverDelayMax = 2 * time.Second
 	takeoverJitter   = 0.2 // fraction of the delay, in both directions
 
-	// At most takeoverBatch retries per takeoverInterval: no more than 200 in any second.
+	// At most takeoverBatch retries are sent per takeoverInterval, and thus at most 200 in any
+	// second.
 	takeoverBatch    = 18
 	takeoverInterval = 100 * time.Millisecond
 )
@@ -79,7 +80,8 @@ const (
 	refused
 )
 
-// wakeUp makes maintain handle the retries and triggers that are due.
+// wakeUp wakes the goroutine that runs maintain, which handles the retries and triggers that
+// are due.
 func (r *registry) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
@@ -206,8 +208,9 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	if refusal == nil {
 		return "", nil
 	}
-	// When a connection ends, the engine frees its functions before it removes its triggers. A
-	// route registered in between would be removed together with those triggers.
+	// When a connection ends, the engine releases the worker's functions before it removes the
+	// worker's triggers. A route registered in between would be removed together with those
+	// triggers.
 	f.owner, f.deadline = refusal.OwnerWorkerID, time.Now().Add(releaseTimeout)
 	return f.owner, func() {
 		r.client.log.Info("iii: function taken over", "function", f.id, "former_owner", refusal.OwnerWorkerID)
@@ -344,11 +347,11 @@ func (r *registry) release(l *link, listed, released map[string]bool) {
 	}
 }
 
-// released queries the engine. The result listed contains the IDs of the workers that the
-// engine lists. The result released contains the functions in former that are no longer called
-// by triggers of their former owners. The engine lists neither disconnected workers nor
-// workers that have not reported their process ID, so a trigger of an unlisted worker may
-// belong to the former owner.
+// released queries the engine. The map listed contains the IDs of the workers that the engine
+// lists. The map released contains the functions in former that are no longer called by
+// triggers of their former owners. The engine lists neither disconnected workers nor workers
+// that have not reported their process ID, so a trigger of an unlisted worker may belong to
+// the former owner.
 func (c *Client) released(ctx context.Context, former map[string]string) (listed, released map[string]bool, err error) {
 	workers, err := c.Workers(ctx)
 	if err != nil {

@@ -65,7 +65,7 @@ func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup fun
 	return r
 }
 
-// serveName returns a setup function that registers functions that return the worker's name.
+// serveName returns a setup function that registers functions returning the worker's name.
 func serveName(t *testing.T, ids ...string) func(r *replica) {
 	return func(r *replica) {
 		t.Helper()
@@ -987,8 +987,8 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 	})
 }
 
-// The client notices that a worker has disconnected, however many functions of other workers
-// it waits for.
+// The client notices that an owner has disconnected, no matter how many functions of other
+// owners it is waiting for.
 func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 	rounds := 5
 	if iii.RaceEnabled {
@@ -1634,8 +1634,8 @@ func (c *churn) remove(id string, alone bool) {
 	delete(c.functions, id)
 }
 
-// checkHeldTriggers checks the engine's log. A trigger must not be sent before the
-// registration of its function has been confirmed by a pong, or while that registration is
+// checkHeldTriggers checks in the engine's log that no trigger was sent before the
+// registration of its function was confirmed by a pong, or while that registration was
 // rejected. It returns the number of triggers sent.
 func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	t.Helper()

@@ -128,9 +128,9 @@ func (t *Trigger) ID() string { return t.id }
 // [errors.ErrUnsupported]. A nil error does not mean that the trigger will fire: it may be
 // waiting for a provider of its type.
 //
-// Engine 0.26 and later has observers in place of triggers, so the error has a code for
-// observers, for example HTTP_ROUTE_CONFLICT. If another worker's observer has the trigger's
-// ID, the client also retries the registration.
+// Engine 0.26 and later has observers in place of triggers, so the error has an observer error
+// code, for example HTTP_ROUTE_CONFLICT. If another worker's observer has the trigger's ID,
+// the client also retries the registration.
 func (t *Trigger) Err() error {
 	if err := t.client.registry.heldError(t); err != nil {
 		return err
@@ -241,8 +241,8 @@ func WithTriggerCondition(functionID string) TriggerOption {
 // function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may respond to the
 // request itself ([HTTPMiddlewareResult]). They run after the trigger's condition and after
 // the functions in the config's MiddlewareFunctionIDs, and are resolved in the namespace of
-// the trigger's function. [Client.Trigger] rejects blank IDs, and the option itself for types
-// other than http. Default: none. For middleware around a handler in this process, use
+// the trigger's function. [Client.Trigger] rejects blank IDs and, for types other than http,
+// the option itself. Default: none. For middleware around a handler in this process, use
 // [WithFunctionMiddleware].
 func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	return func(o *triggerOptions) error {
@@ -472,7 +472,8 @@ func textMember(object json.RawMessage, key string) (text string) {
 	return text
 }
 
-// registerTriggerFunction registers a trigger that outlives its caller.
+// registerTriggerFunction is the engine function that registers a trigger independently of any
+// connection.
 const registerTriggerFunction = "engine::register_trigger"
 
 func checkRegisterTrigger(input json.RawMessage) error {
@@ -480,8 +481,7 @@ func checkRegisterTrigger(input json.RawMessage) error {
 	if json.Unmarshal(input, &members) == nil {
 		return checkFatal(textMember(input, "trigger_type"), textMember(input, "trigger_namespace"), members["config"])
 	}
-	// Instead of an object, the engine also accepts an array of its values in an undocumented
-	// order.
+	// The engine also accepts an array of the object's values, in an undocumented order.
 	var list []json.RawMessage
 	_ = json.Unmarshal(input, &list)
 	for _, item := range list {

@@ -104,7 +104,7 @@ func stepEnd(step int) time.Duration {
 	return time.Duration(uint64(5+step%4)<<(high-2)) * time.Microsecond
 }
 
-// quantile returns an upper bound of the q-quantile of the durations, or 0 if there are none.
+// quantile returns an upper bound on the q-quantile of the durations, or 0 if there are none.
 func (l *latencies) quantile(q float64) time.Duration {
 	total := 0
 	for _, n := range l {

@@ -54,7 +54,7 @@ func (c *console) serveActivity(w http.ResponseWriter, _ *http.Request) {
 	answer(w, c.recorder.activityNow())
 }
 
-// serveInvocations lists the recorded invocations in the order of their last changes.
+// serveInvocations lists the recorded invocations in the order in which they last changed.
 func (c *console) serveInvocations(w http.ResponseWriter, _ *http.Request) {
 	list, _ := c.recorder.since(0, 2*maxInvocations)
 	answer(w, summaries(list))

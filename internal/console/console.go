@@ -4,8 +4,8 @@
 //
 // The page is a single document without external resources. It reads its data from a small
 // JSON API and receives changes as an event stream. The values of secret keys are omitted; see
-// [iii.Redact]. A page of another site cannot read the API, even through a host name of its
-// own that resolves to the address of the console.
+// [iii.Redact]. Pages of other sites cannot read the API, even if they use a host name that
+// resolves to the address of the console.
 package console
 
 import (
@@ -53,9 +53,9 @@ type console struct {
 // maxViewers is the maximum number of concurrent event streams.
 const maxViewers = 16
 
-// New returns the handler of a console. Its event streams end when ctx is done. exposed is the
-// host of the console's address if it listens beyond the loopback interface, and empty
-// otherwise.
+// New returns the handler of a console. Its event streams end when ctx is done. If the console
+// listens beyond the loopback interface, exposed is the host in its address; otherwise,
+// exposed is empty.
 func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handler {
 	c := &console{source: s, recorder: r, ended: ctx, viewers: make(chan struct{}, maxViewers)}
 	mux := http.NewServeMux()

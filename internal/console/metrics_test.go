@@ -15,7 +15,7 @@ import (
 
 var epoch = time.UnixMilli(1_700_000_000_000)
 
-// exports returns one export of a metric per second, with the given values.
+// exports returns exports of a metric with the given values, one second apart.
 func exports(m Metric, values ...float64) []Metric {
 	var list []Metric
 	for i, v := range values {

@@ -31,7 +31,8 @@ type Call struct {
 	TraceID             string
 }
 
-// Invocation is a call in progress or a completed one. The lock of its Recorder guards it.
+// Invocation is a call that is in progress or has completed. The lock of its Recorder guards
+// it.
 type Invocation struct {
 	Call
 	seq, changed    uint64
@@ -75,7 +76,7 @@ func NewRecorder(limit int) *Recorder {
 	return r
 }
 
-// Begin records the start of a call. The payloads of c must not change afterward.
+// Begin records the start of a call. After that, the payloads of c must not change.
 func (r *Recorder) Begin(c Call) *Invocation {
 	if r == nil {
 		return nil
@@ -138,9 +139,9 @@ func (r *Recorder) latest() uint64 {
 	return r.changes
 }
 
-// since returns copies of the invocations that have changed since the given change number, at
-// most limit of them, in the order of their changes. It also returns the change number for the
-// next call.
+// since returns copies of the invocations that have changed since the given change number, in
+// the order in which they changed. It returns at most limit of them, and the change number for
+// the next call.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

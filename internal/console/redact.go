@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii/internal/secret"
 )
 
-// redact returns v as decoded JSON in which the values of secret keys are replaced, even in
+// redact returns v as decoded JSON. The values of secret keys are replaced, including those in
 // JSON inside strings.
 func redact(v any) any { return withoutMore(iii.Redact(v)) }
 
@@ -33,8 +33,8 @@ func withoutMore(v any) any {
 	return v
 }
 
-// redactSpans redacts the spans in place, without modifying memory that they share with
-// others.
+// redactSpans redacts the elements of spans in place. It first copies their attributes, events
+// and links, because other copies of the spans may share them.
 func redactSpans(spans []iii.StoredSpan) []iii.StoredSpan {
 	for i := range spans {
 		s := &spans[i]
@@ -64,7 +64,8 @@ func redactAttributes(list []iii.StoredAttribute) []iii.StoredAttribute {
 	return list
 }
 
-// callerKey is a member that the engine adds to the payload of a call from a worker.
+// callerKey is the key of a member that the engine adds to the payload of a call from a
+// worker.
 const callerKey = "_caller_worker_id"
 
 // payload prepares a payload for display: it redacts secrets and removes callerKey.
@@ -80,7 +81,7 @@ func payload(data json.RawMessage) any {
 }
 
 const (
-	// maxPreviewed is the maximum size of a payload with a preview, in bytes.
+	// maxPreviewed is the size, in bytes, up to which payloads have a preview.
 	maxPreviewed = 4 << 10
 	// previewLength is the maximum length of a preview in bytes.
 	previewLength = 160

@@ -20,26 +20,26 @@ type Source interface {
 
 	// Changes returns counters of the changes to the engine's data.
 	Changes() Changes
-	// Spans returns at most limit of the newest spans, oldest first.
+	// Spans returns the latest spans, up to limit, oldest first.
 	Spans(limit int) []iii.StoredSpan
 	// Trace returns the spans of a trace in the order in which they arrived.
 	Trace(id string) []iii.StoredSpan
-	// Logs returns at most limit of the newest log records, newest first. If trace is not
-	// empty, Logs returns only the records of that trace.
+	// Logs returns the latest log records, up to limit, newest first. If trace is not empty,
+	// Logs returns only records of that trace.
 	Logs(trace string, limit int) []json.RawMessage
-	// Metrics returns at most limit of the newest metric exports after since, oldest first.
+	// Metrics returns the latest metric exports after since, up to limit, oldest first.
 	Metrics(since time.Time, limit int) []Metric
 
 	// Groups returns the groups of a store in sorted order.
 	Groups(s Store) []Group
-	// Items returns at most limit items of a group, in the order of their insertion.
+	// Items returns up to limit items of a group, in insertion order.
 	Items(s Store, stream, group string, limit int) []Item
 	// Item returns the value of an item.
 	Item(s Store, stream, group, key string) (value json.RawMessage, ok bool)
 	// Queues returns the queues and the subscriptions of topics in sorted order.
 	Queues() []Queue
-	// DeadLetters returns at most limit of the newest dead letters, newest first. left is the
-	// number of omitted ones.
+	// DeadLetters returns the latest dead letters, up to limit, newest first. left is the
+	// number of dead letters that were not returned.
 	DeadLetters(limit int) (list []DeadLetter, left int)
 	// DeadLetter returns a dead letter. If it no longer exists, ok is false.
 	DeadLetter(id string) (d DeadLetter, ok bool)
@@ -63,7 +63,7 @@ type Group struct {
 	Provider    string       // the worker that stores the stream, or "" for the engine
 }
 
-// Subscriber is a subscription by a client of the stream socket.
+// Subscriber describes a subscription by a client of the stream socket.
 type Subscriber struct {
 	ID     string
 	Item   *string // nil for the whole group
@@ -88,7 +88,7 @@ type Queue struct {
 	Delayed   int    `json:"delayed"`         // jobs waiting for a retry
 	Consumers int    `json:"consumers"`       // triggers of a topic, or the concurrency of a queue
 	Dead      int    `json:"dead_letters"`
-	Unheard   int    `json:"unheard,omitempty"` // messages to a topic without subscribers
+	Unheard   int    `json:"unheard,omitempty"` // messages published while the topic had no subscriber
 }
 
 // DeadLetter is a job whose attempts have all failed.

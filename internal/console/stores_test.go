@@ -20,7 +20,7 @@ import (
 
 var updateGolden = flag.Bool("update", false, "write the golden files")
 
-// The golden file covers the whole API of an engine with one item of each kind.
+// The golden file covers the console's whole API, for an engine with one item of each kind.
 func TestAPI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		item, client := "ada", "10.0.0.1:1"

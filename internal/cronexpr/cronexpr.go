@@ -131,8 +131,8 @@ type cronItem struct {
 // the position, and the detail, which is empty for a syntax error. If the expression has
 // several lines, only the affected line is shown.
 //
-// The mark is placed as in the engine. It is indented by the number of bytes before the
-// position or, if the expression has several lines, by the number of characters.
+// As in the engine, the mark is indented by the number of bytes before the position or, if the
+// expression has several lines, by the number of characters.
 func (p *cronParser) fail(detail string) error {
 	if !strings.Contains(p.text, "\n") {
 		return engineText(fmt.Sprintf("%s\n%s^\n%s", p.text, strings.Repeat(" ", p.i), detail))

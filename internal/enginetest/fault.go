@@ -44,9 +44,9 @@ func (e FaultEnd) String() string {
 // and In to the data that it receives.
 type FaultPlan struct{ Out, In Fault }
 
-// FaultProxy connects clients to an engine, in memory or over TCP. The plan chooses the faults
-// of each connection by the number of the connection, and the seed determines the random
-// choices within the plan. Create one with [NewFaultProxy].
+// FaultProxy connects clients to an engine, in memory or over TCP, and injects faults. A plan
+// selects the faults of each connection, and a seed determines the random delays and sizes.
+// Create a FaultProxy with [NewFaultProxy].
 type FaultProxy struct {
 	Capacity int // capacity of the pipes to clients; 0 means memnet.Capacity
 
@@ -187,7 +187,7 @@ func (l *FaultLink) CutAt() time.Time {
 	return l.cut
 }
 
-// pump forwards data from src to dst, with the faults f, until the connection ends.
+// pump forwards data from src to dst and applies the faults in f, until the connection ends.
 func (l *FaultLink) pump(dst, src net.Conn, f Fault, r *rand.Rand) {
 	buf := make([]byte, 32<<10)
 	left := f.Limit

@@ -56,7 +56,7 @@ func ValidateFrame(prefix string, data []byte) error {
 	return fmt.Errorf("unknown prefix %q", prefix)
 }
 
-// otlpNode is a JSON value that preserves duplicate keys and the spelling of numbers.
+// otlpNode is a JSON value that preserves duplicate keys and the text of numbers.
 type otlpNode struct {
 	value any // nil, bool, string, json.Number, []otlpNode or []otlpMember
 }
@@ -418,9 +418,9 @@ func hasNull(data []byte) bool {
 // test.
 func IsOTLP(data []byte) bool { return bytes.HasPrefix(data, []byte(`{"resource`)) }
 
-// keptFrames appends the frames of all tests to the file $III_TEST_FRAMES, if set, one per
-// line and without duplicates within a process. A separate test validates the file with
-// OpenTelemetry's decoder.
+// keptFrames appends the frames of all tests to the file that III_TEST_FRAMES names, if it is
+// set. Each frame takes one line, and duplicates within a process are omitted. A separate test
+// validates the file with OpenTelemetry's decoder.
 var keptFrames = frameKeeper{path: os.Getenv("III_TEST_FRAMES"), seed: maphash.MakeSeed()}
 
 type frameKeeper struct {

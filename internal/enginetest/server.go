@@ -95,7 +95,7 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Watched is a mutex that lets tests wait for changes of the state that it guards. The zero
+// Watched is a mutex that lets tests wait for changes to the state that it guards. The zero
 // value is unlocked.
 type Watched struct {
 	sync.Mutex

@@ -44,8 +44,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzMatch checks that matching arbitrary input is deterministic. For valid documents, views,
-// indexes and white space must not change the result.
+// FuzzMatch checks that matching arbitrary input is deterministic. If the document is valid,
+// neither a view nor an index nor the removal of white space may change the result.
 func FuzzMatch(f *testing.F) {
 	for i, v := range vectors(f) {
 		if v.Kind == "match" && i%10 == 0 {

@@ -8,11 +8,11 @@ import (
 
 // Index finds the filters that match a document. It maps keys to filters and values, ordered
 // by key. An Index is immutable. Insert and Remove take O(log n) time and return a new Index
-// that shares most of its structure with the old one. Its methods are safe for concurrent use.
+// that shares most of its structure with the old one. All methods are safe for concurrent use.
 // The zero value is an empty index.
 //
-// If possible, an entry is filed under one condition of its filter. A condition requires the
-// value at a path to equal one of several scalars. Matching resolves each path once, then
+// If possible, an entry is filed under one condition of its filter. Such a condition requires
+// the value at a path to equal one of several scalars. Matching resolves each path once, then
 // evaluates only the entries filed under the value found there and the entries without a
 // condition.
 type Index[V any] struct {
@@ -28,8 +28,8 @@ type entry[V any] struct {
 	under  condition
 }
 
-// condition is the part of a filter under which an index files it. It holds if the value at
-// path equals one of scalars, which are distinct.
+// condition is the part of a filter under which an index files it. The condition holds if the
+// value at path equals one of the scalars, which are distinct.
 type condition struct {
 	path    *path
 	scalars []*value

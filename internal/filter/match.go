@@ -316,9 +316,9 @@ func equalArray(raw []byte, items []member) bool {
 	return !more
 }
 
-// maxMembers is an upper bound on the number of members in an object of a filter accepted by
-// Parse, because each member takes at least four bytes. Only filters announced by the engine
-// can exceed it.
+// No object in a filter accepted by Parse has more than maxMembers members, because each
+// member takes at least four bytes. Only filters announced by the engine can contain larger
+// objects.
 const maxMembers = maxSize / 4
 
 func equalLargeObject(raw []byte, members []member) bool {
@@ -331,7 +331,7 @@ func equalLargeObject(raw []byte, members []member) bool {
 
 // equalObject reports whether raw, an object, equals the object with the given members. It
 // makes one pass over raw. Bit j of equals is set if the last value so far for the key of
-// members[j] is equal.
+// members[j] equals the value of members[j].
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {

@@ -11,9 +11,9 @@ import (
 	"unicode/utf8"
 )
 
-// The functions below scan the JSON of documents. They assume that it is valid and find the
-// end of a value by its quotes and brackets alone. They treat a malformed value as empty and
-// never panic.
+// The functions below scan the JSON of documents. They assume that the JSON is valid, and find
+// the end of a value by its quotes and brackets alone. They treat a malformed value as empty
+// and never panic.
 
 // malformed is returned instead of the end of a malformed value.
 const malformed = -1
@@ -196,8 +196,8 @@ func equalBytes(w uint64, c byte) uint64 {
 	return ^((w&^highs + ^uint64(highs)) | w | ^uint64(highs))
 }
 
-// nextMember reads the member of an object that begins at i. The key is b[i+1:keyEnd], and the
-// value is b[start:end].
+// nextMember reads the object member that begins at i. Its key is b[i+1:keyEnd], and its value
+// is b[start:end].
 func nextMember(b []byte, i int) (keyEnd int, escaped bool, start, end int) {
 	if i >= len(b) || b[i] != '"' {
 		return 0, false, 0, malformed
@@ -453,7 +453,7 @@ func whole(raw []byte) ([]byte, bool) {
 	return raw[start:end], true
 }
 
-// kindOf returns the type of a value, given by its first byte.
+// kindOf returns the type of a value, as determined by its first byte.
 func kindOf(raw []byte) kind {
 	switch raw[0] {
 	case '"':

@@ -213,8 +213,9 @@ func (f *format) target(v, ref *value) *value {
 	return v
 }
 
-// choice returns the only schema in allOf, or the only one in anyOf or oneOf that is not null.
-// It returns nil if there are several or v has other structural keywords.
+// choice returns the only schema in v's allOf, or the only one in its anyOf or oneOf apart
+// from schemas of type null. It returns nil if there is not exactly one, or if v has other
+// structural keywords.
 func choice(v *value) *value {
 	if all := v.get("allOf"); all != nil && all.kind == array && len(all.list) == 1 && alone(v, "allOf") {
 		return &all.list[0].value

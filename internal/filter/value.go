@@ -37,7 +37,7 @@ type value struct {
 	truth  bool     // the value of a boolean
 	beyond bool     // the number is outside ±2^53; exact for integers
 	num    float64  // the value of a number
-	text   string   // the value of a string, or the canonical spelling of a number
+	text   string   // the value of a string, or the canonical form of a number
 	list   []member // the elements of an array, or the members of an object sorted by key, each key once
 }
 
@@ -76,8 +76,8 @@ func (v *value) depth() int {
 	return deepest + 1
 }
 
-// appendText appends the canonical encoding of v: compact, with sorted keys, and with one
-// spelling per number and string.
+// appendText appends the canonical encoding of v: compact, with sorted keys, and with equal
+// numbers and equal strings always encoded alike.
 func (v *value) appendText(dst []byte) []byte {
 	switch v.kind {
 	case null:
@@ -155,8 +155,8 @@ type decoder struct {
 	s       string
 	i       int
 	deepest int // greatest depth so far, including values of repeated keys
-	// stack holds the members of arrays and objects that are still being read. The members of
-	// completed ones are allocated from room.
+	// stack holds the members of arrays and objects that are still being read. When an array
+	// or object is complete, its members are copied to memory from room.
 	stack, room []member
 }
 
@@ -186,7 +186,7 @@ func decode(raw []byte) (v value, deepest int, err error) {
 		return v, 0, errors.New("the text is not UTF-8")
 	}
 	// A nonempty array or object has one element more than it has commas, so n is an upper
-	// bound.
+	// bound on the total number of elements.
 	n := bytes.Count(raw, []byte{','}) + bytes.Count(raw, []byte{'{'}) + bytes.Count(raw, []byte{'['})
 	d := decoder{s: string(raw), stack: make([]member, 0, min(n, 64)), room: make([]member, 0, min(n, 256))}
 	if v, err = d.value(0); err != nil {

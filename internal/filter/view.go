@@ -32,7 +32,8 @@ type node struct {
 	read             bool  // first and count are set
 }
 
-// maxText is the maximum size of a root, in bytes, that int32 offsets can address.
+// maxText is the maximum size of a root in bytes. Positions in a larger root might not fit in
+// an int32.
 const maxText = math.MaxInt32
 
 // hashFrom is the minimum number of members for which an object gets a hash table. The table

@@ -37,8 +37,8 @@ func at(b []byte, i int) byte {
 	return 0
 }
 
-// null returns the index after the null at b[i], or giveUp if there is none. A null leaves the
-// zero value unchanged.
+// null returns the index after the null at b[i], or giveUp if there is none. Callers decode
+// into zero values, which null leaves unchanged.
 func null(b []byte, i int) int { return literal(b, i, "null") }
 
 func literal(b []byte, i int, text string) int {

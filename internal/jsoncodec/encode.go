@@ -14,8 +14,9 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// MaxLevels is the maximum nesting depth of values that [Append] encodes itself. It leaves
-// deeper values to encoding/json, which detects those that contain themselves.
+// MaxLevels is the maximum nesting depth of values that [Append] encodes itself. [Append]
+// leaves deeper values to encoding/json, which detects lists and objects that contain
+// themselves.
 const MaxLevels = 100
 
 // encoder appends values.
@@ -157,7 +158,7 @@ const maxPooled = 64 << 10
 // delegateAppend appends v as encoded by encoding/json.
 func delegateAppend(e *encoder, v reflect.Value) bool {
 	if v.CanAddr() {
-		v = v.Addr() // methods with pointer receivers count for addressable values alone
+		v = v.Addr() // methods with pointer receivers apply only to addressable values
 	}
 	return e.standard(v.Interface()) == nil
 }
@@ -230,7 +231,7 @@ func (p pointerCoder) append(e *encoder, v reflect.Value) bool {
 		return e.any(nil)
 	}
 	e.pointers++
-	if e.pointers > e.levels+MaxLevels { // encoding/json of Go 1.27 would follow it until the stack overflows
+	if e.pointers > e.levels+MaxLevels { // encoding/json in Go 1.27 would follow a pointer loop until the stack overflows
 		e.err = errLoop
 		return false
 	}

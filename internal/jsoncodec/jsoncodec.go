@@ -1,10 +1,11 @@
 // Package jsoncodec encodes and decodes Go values as encoding/json does, but faster.
 //
-// It handles plain types itself: structs, maps with string keys, slices, arrays, pointers,
-// interfaces and basic types. It copies strings without escapes as a whole, and does not
-// validate its input again. Everything else is left to encoding/json: types with encoding
-// methods, embedded structs, unusual tags, and all values that cause an error. For a type that
-// is left to encoding/json as a whole, the overhead is one table lookup.
+// It handles plain types itself: structs, maps with string keys, slices, pointers, interfaces,
+// basic types and, for encoding only, arrays and byte slices. It copies strings without
+// escapes as a whole, and does not validate its input again. Everything else is left to
+// encoding/json: types with encoding methods, embedded structs, unusual tags, and values that
+// cause an error, except pointers that lead to themselves. For a type that is left to
+// encoding/json as a whole, the overhead is one table lookup.
 package jsoncodec
 
 import (
@@ -21,8 +22,8 @@ import (
 // values that are not zero.
 //
 // A value that does not fit its type, or that encoding/json treats specially, is decoded a
-// second time by json.Unmarshal, which creates the error. UnmarshalJSON and UnmarshalText may
-// therefore be called twice for such a value. Decode does not retain b.
+// second time by json.Unmarshal, which determines the result and the error. UnmarshalJSON and
+// UnmarshalText may therefore be called twice for such a value. Decode does not retain b.
 func Decode(b []byte, v any) error {
 	_, err := DecodeStruct(b, v, nil)
 	return err
@@ -30,9 +31,9 @@ func Decode(b []byte, v any) error {
 
 // DecodeStruct is like Decode, but also calls unknown, if not nil, for each member of the
 // outermost object that is not a field of v. complete reports whether unknown was called for
-// all such members. It is false if v does not point to a zero struct or if encoding/json had
-// to decode b; unknown may then have been called for some of them. The arguments of unknown
-// share the memory of b.
+// all such members. If v does not point to a zero struct, or if encoding/json had to decode b,
+// complete is false; unknown may then have been called for some of these members. The
+// arguments of unknown share the memory of b.
 func DecodeStruct(b []byte, v any, unknown func(key, value []byte)) (complete bool, err error) {
 	target := reflect.ValueOf(v)
 	if target.Kind() != reflect.Pointer || target.IsNil() || !target.Elem().IsZero() {
@@ -110,7 +111,7 @@ func coderOf(t reflect.Type) *coder {
 	}
 	building := builder{}
 	c := building.coder(t)
-	for again := true; again; { // what a type contains may be foreign
+	for again := true; again; { // a type that contains a foreign type is foreign, too
 		again = false
 		for _, c := range building {
 			if !c.foreign && slices.ContainsFunc(c.parts, func(p *coder) bool { return p.foreign }) {
@@ -124,7 +125,8 @@ func coderOf(t reflect.Type) *coder {
 	return c
 }
 
-// builder holds the coders under construction, because a type can contain itself.
+// builder holds the coders under construction, so that a type that contains itself can use
+// its own coder.
 type builder map[reflect.Type]*coder
 
 func (bu builder) coder(t reflect.Type) *coder {
@@ -160,8 +162,8 @@ var (
 )
 
 // encodesItself and decodesItself report whether t or *t has methods for encoding or decoding,
-// including those of encoding/json/v2. The names of those are constants, because the linker
-// would otherwise keep all methods of all types.
+// including those of encoding/json/v2. The v2 methods are looked up by constant names, because
+// the linker would otherwise keep all methods of all types.
 
 func encodesItself(t reflect.Type) bool {
 	_, streams := reflect.PointerTo(t).MethodByName("MarshalJSONTo")
@@ -173,13 +175,12 @@ func decodesItself(t reflect.Type) bool {
 	return streams || implements(t, unmarshalers)
 }
 
-// implements reports whether t or *t implements one of the interfaces.
 func implements(t reflect.Type, interfaces []reflect.Type) bool {
 	return slices.ContainsFunc(interfaces, func(i reflect.Type) bool { return t.Implements(i) || reflect.PointerTo(t).Implements(i) })
 }
 
 // byKind returns a coder for the kind of t, regardless of the methods of t. If this package
-// cannot encode or decode that kind itself, the function is nil.
+// cannot encode or decode that kind itself, the corresponding function of the coder is nil.
 func (bu builder) byKind(t reflect.Type) coder {
 	switch t.Kind() {
 	case reflect.Bool:

@@ -396,7 +396,7 @@ func TestIndependent(t *testing.T) {
 		v    any
 		want bool
 	}{
-		{plain{}, false}, // an array and a map with keys that are no strings are left to encoding/json
+		{plain{}, false}, // arrays, and maps whose keys are not strings, are left to encoding/json
 		{struct {
 			A []map[string]*string
 			T time.Time

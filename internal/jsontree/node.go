@@ -13,9 +13,9 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// Node is a JSON value. It is decoded only where it is accessed; other parts keep their text,
-// apart from white space and the spelling of numbers. The zero value is not usable; use
-// [Parse] or one of the constructors. A Node is not safe for concurrent use.
+// Node is a JSON value. It is decoded only where it is accessed. Other parts keep their text,
+// except that white space is removed and numbers are reformatted. The zero value is not
+// usable; use [Parse] or one of the constructors. A Node is not safe for concurrent use.
 type Node struct {
 	// Exactly one of raw, members and elements is set.
 	raw      []byte           // compact JSON, not shared with other values
@@ -23,7 +23,7 @@ type Node struct {
 	elements []*Node          // a decoded list, not nil even if empty
 }
 
-// Parse validates and copies a JSON document. It rewrites numbers in the engine's spelling.
+// Parse validates and copies a JSON document. It formats numbers as the engine does.
 func Parse(doc []byte) (*Node, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, doc); err != nil {
@@ -113,12 +113,12 @@ func (n *Node) Push(element *Node) error {
 	return nil
 }
 
-// Concat appends one JSON string to another without decoding either.
+// Concat appends the JSON string text to the JSON string n without decoding either.
 func (n *Node) Concat(text *Node) {
 	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // drops the two inner quotes
 }
 
-// Replace sets n to the value of other. Do not use other afterward.
+// Replace sets n to the value of other, which must not be used after the call.
 func (n *Node) Replace(other *Node) { *n = *other }
 
 // Depth returns the nesting depth of a value that has not been decoded. A scalar has depth 0;

@@ -13,7 +13,7 @@ func parse(t *testing.T, doc string) *Node {
 	return n
 }
 
-// The keys of accessed objects are sorted. Everywhere else, only the spelling of numbers
+// The keys of accessed objects are sorted. Everywhere else, only the format of numbers
 // changes.
 func TestNodeKeepsUntouchedText(t *testing.T) {
 	n := parse(t, ` { "z" : 1.50e+01 , "a" : { "y" : 12345678901234567890123 , "x" : "\u00e9" } , "l" : [ 1.0 ] } `)

@@ -9,9 +9,9 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// AddToNumber adds by to a JSON number, or subtracts it if subtract is true. Integers from
-// -2^63 to 2^64-1 are exact. Numbers with a fraction or an exponent stay floats. AddToNumber
-// returns false if the result cannot be represented.
+// AddToNumber returns the JSON number text plus by or, if subtract is true, minus by. Integers
+// from -2^63 to 2^64-1 are exact. Numbers with a fraction or an exponent stay floats.
+// AddToNumber returns false if the result cannot be represented.
 func AddToNumber(text string, by int64, subtract bool) (string, bool) {
 	if n, ok := parseInteger(text); ok {
 		delta := integer{negative: by < 0, magnitude: magnitude(by)}

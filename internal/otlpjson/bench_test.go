@@ -156,7 +156,7 @@ func BenchmarkEncodeLogs(b *testing.B) {
 	}
 }
 
-// benchMetrics returns metrics with n points each of a counter, a gauge and a histogram.
+// benchMetrics returns a counter, a gauge and a histogram with n points each.
 func benchMetrics(tb testing.TB, n int) *metricdata.ResourceMetrics {
 	reader := sdkmetric.NewManualReader()
 	p := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader), sdkmetric.WithResource(benchResource))

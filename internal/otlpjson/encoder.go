@@ -9,13 +9,13 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// Encoder encodes spans, metrics and log records in frames of OTLP JSON. It does not use
+// Encoder encodes spans, metrics and log records as frames of OTLP JSON. It does not use
 // reflection. It writes only what the engine accepts, because the engine silently drops a
 // whole frame for a single invalid value.
 //
 // The zero value is not usable; use [NewEncoder]. An Encoder must not be used concurrently. It
-// builds each frame in its buffer and returns a copy without spare capacity. If the frame is
-// large and fills most of the buffer, it returns the buffer itself.
+// builds each frame in its buffer and returns a copy without spare capacity, except that a
+// large frame that fills most of the buffer is returned in the buffer itself.
 type Encoder struct {
 	signal *signal
 	limit  int // maximum bytes of a frame, without its prefix
@@ -27,7 +27,7 @@ type Encoder struct {
 
 	// Records are nested in the levels resource, scope and, for metrics, metric. A level is
 	// opened only when a record below it is written. Therefore, no level is empty, and the
-	// next frame of a batch can open the level again.
+	// next frame of a batch can open the same levels again.
 	levels  [3]level
 	depth   int     // number of levels that are set
 	open    int     // levels open in buf
@@ -258,7 +258,7 @@ type group struct {
 }
 
 // group assigns the next record to a group. It reports whether that is the first group, whose
-// records are written immediately. Most records belong to it.
+// records are written immediately. Most records belong to the first group.
 func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bool) {
 	for i := len(e.groups) - 1; i >= 0; i-- { // start with the group of the previous record, the most likely one
 		if g := &e.groups[i]; sameScope(&g.scope, &s) && sameResource(g.resource, r) {

@@ -206,8 +206,8 @@ func appendHistogram[N int64 | float64](e *Encoder, b []byte, p *metricdata.Hist
 	return append(b, '}')
 }
 
-// appendFinite appends a value of a histogram under the given key. It omits values that are
-// not finite: a recorded NaN makes the sum useless, but not the buckets.
+// appendFinite appends a value of a histogram under the given key, unless the value is not
+// finite. A recorded NaN, for example, makes the sum NaN, but the buckets remain useful.
 func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []byte {
 	if !finite(n) {
 		e.lost.Values++
@@ -258,8 +258,8 @@ func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []b
 	return b
 }
 
-// summary encodes a summary as a gauge of its quantiles and two sums. Only bridges produce
-// summaries.
+// summary encodes a summary as a gauge of its quantiles and two sums. The SDK itself produces
+// no summaries; only bridges from other metrics libraries do.
 func (e *Encoder) summary(m *metricdata.Metrics, points []metricdata.SummaryDataPoint) {
 	e.setMetric(m, "", `,"gauge":{"dataPoints":[`)
 	for i := range points {
@@ -346,7 +346,7 @@ type explicitBuckets struct {
 
 // convert converts exponential buckets to explicit ones. At scale s, with base = 2^(2^-s),
 // bucket i of the positive values ranges from base^i to base^(i+1). The buckets of negative
-// values mirror these. Values with an absolute value of at most threshold are counted
+// values mirror these. Values whose absolute value is at most threshold are counted
 // separately.
 //
 // Explicit and exponential buckets include their upper bounds. A mirrored bucket includes its

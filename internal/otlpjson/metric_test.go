@@ -321,8 +321,8 @@ func TestConvertExponential(t *testing.T) {
 	}
 }
 
-// checkConversion checks each explicit bound: the number of values up to it must equal that in
-// the exponential buckets that end at or below it.
+// checkConversion checks the cumulative count at each explicit bound. It must equal the total
+// count of the exponential buckets that end at or below the bound.
 func checkConversion(t *testing.T, scale int32, threshold float64, zeros uint64, positive, negative metricdata.ExponentialBucket) {
 	t.Helper()
 	got := converted(scale, threshold, zeros, positive, negative)
@@ -396,7 +396,7 @@ func FuzzConvertExponential(f *testing.F) {
 }
 
 // Integer histograms are encoded without loss. Exponential histograms of all scales become
-// explicit ones, including their zeros and negative values.
+// explicit ones that also count zeros and negative values.
 func TestEncodeHistograms(t *testing.T) {
 	got, lost := encodeMetrics(t, metricdata.Histogram[int64]{DataPoints: []metricdata.HistogramDataPoint[int64]{{
 		Count: 3, Sum: 10, Min: metricdata.NewExtrema[int64](1), Max: metricdata.NewExtrema[int64](7), Bounds: []float64{5}, BucketCounts: []uint64{2, 1},

@@ -25,8 +25,8 @@ func (e *Encoder) Spans(spans []sdktrace.ReadOnlySpan) []Frame {
 }
 
 // LiveSpan encodes a snapshot of a span that has just started, in a frame marked as live. The
-// snapshot has no end time, so the engine shows the span as running. The result remains valid
-// for as long as that of [Encoder.Spans].
+// snapshot has no end time, so the engine shows the span as running. The result has the same
+// lifetime as that of [Encoder.Spans].
 func (e *Encoder) LiveSpan(s sdktrace.ReadOnlySpan) []Frame {
 	e.batch(&spanSignal)
 	scope := s.InstrumentationScope()
@@ -69,7 +69,7 @@ func (e *Encoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) []byt
 	b = append(b, `,"endTimeUnixNano":`...)
 	end := uint64(0)
 	if !live {
-		// With an end time of 0, the engine would show the span as running for an hour.
+		// For an hour, the engine would show a span with an end time of 0 as running.
 		end = max(unixNano(s.EndTime()), 1)
 	}
 	b = e.clock.appendTime(b, end)
@@ -105,8 +105,8 @@ func (e *Encoder) appendTraceState(b []byte, sc *trace.SpanContext) []byte {
 	return e.text(b, state.String())
 }
 
-// spanFlags returns f together with OTLP's bits for whether the parent or the linked span is
-// remote.
+// spanFlags returns f with OTLP's additional bits, which tell whether the parent or the linked
+// span is remote.
 func spanFlags(f trace.TraceFlags, remote bool) uint64 {
 	const known, isRemote = 0x100, 0x200
 	if remote {

@@ -129,8 +129,8 @@ func TestEncodeUsesTheNumbersOfOTLP(t *testing.T) {
 	checkTemporalities(t)
 }
 
-// A missing time becomes 0, except for the end of a finished span: with 0, it would look as if
-// it were still running.
+// A missing time becomes 0, unless it is the end time of a finished span. An end time of 0
+// would mean that the span is still running.
 func TestEncodeZeroTimes(t *testing.T) {
 	for name, test := range map[string]struct {
 		start, end         time.Time

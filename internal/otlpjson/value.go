@@ -33,8 +33,8 @@ func (e *Encoder) attributes(b []byte, key string, attrs []attribute.KeyValue) (
 	return append(b, ']'), len(attrs) - n
 }
 
-// set appends the attributes of a set between two pieces of text. If the set is empty, it
-// appends nothing.
+// set appends the attributes of a set, preceded by open and followed by end. If the set is
+// empty, it appends nothing.
 func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byte {
 	n := min(s.Len(), e.caps.items)
 	if n == 0 {
@@ -298,7 +298,7 @@ func appendDouble(b []byte, f float64) []byte {
 //
 // The quotient of two integers below 2^53 is correctly rounded, and a parser rounds the
 // decimal number in the same way. If the quotient equals f, the decimal number therefore
-// denotes f. With so few digits, no other number of the same length does.
+// denotes f. With so few digits, no other decimal number of the same length denotes f.
 func appendDecimal(b []byte, f float64) ([]byte, bool) {
 	abs := math.Abs(f)
 	if !(abs >= 1e-3 && abs < 1e9) {
@@ -372,8 +372,9 @@ func appendHex(b, id []byte) []byte {
 // ones has the lowest bit of each byte set.
 const ones = 0x0101010101010101
 
-// hexWord returns the eight hexadecimal digits of n. It spreads the nibbles of n to bytes and
-// adds '0' to each. To nibbles of 10 or more, it also adds the distance between '9' and 'a'.
+// hexWord returns the eight hexadecimal digits of n. It spreads the nibbles of n over bytes
+// and adds '0' to each. To nibbles of 10 or more, it also adds the number of characters
+// between '9' and 'a'.
 func hexWord(n uint32) uint64 {
 	w := uint64(n)
 	w = (w | w<<16) & 0x0000ffff0000ffff

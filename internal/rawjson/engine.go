@@ -10,8 +10,8 @@ import (
 
 // CheckForEngine returns an error if the engine cannot parse b, which must be valid JSON. The
 // engine rejects JSON nested more than depth levels deep, numbers that overflow a float64, and
-// unpaired surrogates. It silently drops such a message, so the caller would never receive a
-// reply.
+// unpaired surrogates. It silently drops messages that contain such JSON, so a caller would
+// never receive a reply.
 func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil
@@ -72,9 +72,9 @@ const (
 var engineByte = [256]uint8{'{': opens, '[': opens, '}': closes, ']': closes, '"': quotes, '-': counts,
 	'0': counts, '1': counts, '2': counts, '3': counts, '4': counts, '5': counts, '6': counts, '7': counts, '8': counts, '9': counts}
 
-// doubtful reports whether b may contain anything that CheckForEngine rejects. It costs a
-// fraction of a full scan, and is false for almost all values. A number that is out of range
-// has an exponent of at least three digits, or very many digits.
+// doubtful reports whether b may contain anything that CheckForEngine rejects. It takes a
+// fraction of the time of a full scan, and returns false for almost all values. A number that
+// is out of range has either an exponent of at least three digits or very many digits.
 func doubtful(b []byte, depth int) bool {
 	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
 		return true

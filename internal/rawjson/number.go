@@ -7,12 +7,12 @@ import (
 )
 
 // The engine stores a number as a signed or unsigned 64-bit integer or as a float, and writes
-// the stored value: 1e2 becomes 100.0, and an integer beyond 64 bits becomes a float. Its
-// float parser trades precision for speed, so the last digit may differ from that of the
-// nearest float.
+// the stored value: 1e2 becomes 100.0, and an integer beyond 64 bits becomes a float. The
+// engine's float parser trades precision for speed, so the last digit of a float may differ
+// from that of the nearest float.
 
-// AppendNumber appends a JSON number in the engine's spelling. A number that the engine
-// rejects, as reported by [NumberInRange], is appended unchanged.
+// AppendNumber appends a JSON number, formatted as the engine formats it. A number that the
+// engine rejects, as reported by [NumberInRange], is appended unchanged.
 func AppendNumber(dst, text []byte) []byte {
 	if isInteger(text) {
 		return append(dst, text...)
@@ -34,9 +34,9 @@ func NumberInRange(text []byte) bool {
 	return ok
 }
 
-// AppendFloat appends a finite float in the engine's spelling: the shortest digits that parse
-// to the same float, always with a fraction or an exponent. Absolute values of 1e16 and more
-// are written with an exponent, as are those below 1e-5, except 0.
+// AppendFloat appends a finite float, formatted as the engine formats it: with the fewest
+// digits that parse to the same float, and always with a fraction or an exponent. Absolute
+// values of at least 1e16, or below 1e-5 except 0, are written with an exponent.
 func AppendFloat(dst []byte, f float64) []byte {
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-5 || abs >= 1e16) {
 		return appendExponential(dst, f)
@@ -63,10 +63,10 @@ func appendExponential(dst []byte, f float64) []byte {
 	return dst
 }
 
-// AppendNumbers appends a JSON document with its numbers in the engine's spelling. Everything
-// else stays unchanged. Unlike the engine and [AppendNumber], it converts each number to the
-// nearest float, so that numbers written by the engine do not change. If a number is out of
-// range, AppendNumbers returns false and an unusable slice.
+// AppendNumbers appends a JSON document with its numbers formatted as the engine formats them.
+// Everything else stays unchanged. Unlike the engine and [AppendNumber], it converts each
+// number to the nearest float, so that numbers written by the engine do not change. If a
+// number is out of range, AppendNumbers returns false and an unusable slice.
 func AppendNumbers(dst, doc []byte) ([]byte, bool) {
 	kept := 0 // doc[:kept] has been appended
 	for i := 0; i < len(doc); {

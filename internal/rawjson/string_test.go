@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzAppendString checks that encoding/json decodes the output to the original string. If
-// that is not valid UTF-8, the output must decode as if encoding/json had encoded it.
+// FuzzAppendString checks that encoding/json decodes the output to the original string. If the
+// original is not valid UTF-8, the output must decode as if encoding/json had encoded it.
 func FuzzAppendString(f *testing.F) {
 	for _, seed := range []string{"", "a", "a\"b\\c", "é日本😀", "\x00\x01\x1f\x7f", "a\xffb", "\xed\xa0\x80", "\u2028\u2029<>&", "\xe2\x28\xa1",
 		strings.Repeat("long ", 100), strings.Repeat("é", 300) + "\n" + strings.Repeat("x", 300), strings.Repeat("x", 300) + "\xff", "\xff" + strings.Repeat("x", 300) + "\"", "é" + strings.Repeat("x", 255) + "\\"} {

@@ -187,9 +187,10 @@ func (p Pattern) Match(path string) (matched []string, ok bool) {
 	return matched, path == ""
 }
 
-// Compare reports which of two patterns takes precedence for a path that both match. The order
-// is negative for p, positive for q, and 0 for neither. At the first difference, Literal takes
-// precedence over Param, and Param over Rest. The names of wildcards do not matter.
+// Compare reports which of two patterns takes precedence for a path that both match. order is
+// negative if p takes precedence, positive if q does, and 0 if neither does. At the first
+// difference, Literal takes precedence over Param, and Param over Rest. The names of wildcards
+// do not matter.
 //
 // conflict reports whether the router cannot hold both patterns. This is the case if they
 // differ only in the names of wildcards, or if a Param begins in one where a Rest begins in

@@ -4,7 +4,7 @@ import "testing"
 
 func TestBroadcast(t *testing.T) {
 	var b Broadcast
-	b.Send() // nothing waits
+	b.Send() // no goroutine is waiting
 	first, second := b.Wait(), b.Wait()
 	if IsClosed(first) || IsClosed(second) {
 		t.Fatal("closed before the first change that was waited for")

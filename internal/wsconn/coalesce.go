@@ -18,8 +18,8 @@ const coalesceSize = 64 << 10
 
 // coalescer is the network connection below the WebSocket. During the handshake, it forwards
 // writes unchanged. [coalescer.coalesce] makes it collect frames and write them together, with
-// its own deadline. [coalescer.writeThrough] makes it write each frame immediately, with a
-// limit that can change during the write.
+// a deadline that it sets itself. [coalescer.writeThrough] makes it write each frame
+// immediately, with a limit that can change during the write.
 type coalescer struct {
 	net.Conn
 	timeout   time.Duration // time limit of a coalesced write
@@ -48,8 +48,8 @@ type WriteLimit struct {
 	Stall    time.Duration // maximum time without progress; 0 means no limit
 }
 
-// progressPiece is the size of a single write if Stall is set. Each completed write counts as
-// progress.
+// progressPiece is the maximum size of a single write if Stall is set. Each completed write
+// counts as progress.
 const progressPiece = 16 << 10
 
 func (c *coalescer) coalesce() {
@@ -80,7 +80,7 @@ func (c *coalescer) Read(p []byte) (int, error) {
 // Write implements net.Conn.
 func (c *coalescer) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
-	switch c.mode { // released where a deadline must reach a blocked write
+	switch c.mode { // the lock is released where a new deadline must reach a blocked write
 	case passing:
 		c.mu.Unlock()
 		return c.Conn.Write(p)
@@ -142,8 +142,8 @@ func (c *coalescer) arm() (progress bool) {
 	return progress
 }
 
-// limitWrites sets the limit of messages that are written through. It also applies to the
-// message being written.
+// limitWrites sets the limit for messages that are not coalesced, including the one being
+// written.
 func (c *coalescer) limitWrites(l WriteLimit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -179,9 +179,9 @@ func (c *coalescer) write(p []byte) (int, error) {
 }
 
 // SetWriteDeadline implements net.Conn. The WebSocket calls it before each part of a frame. If
-// frames are coalesced, the deadline is ignored, because flush sets its own. If frames are
-// written through, the deadline applies only to control frames. Messages are subject to the
-// limit instead, and callers set no deadline for them.
+// frames are coalesced, the deadline is ignored, because flush sets its own. If they are
+// written immediately, the deadline applies only to control frames. Messages are subject to
+// the limit set by limitWrites, and callers set no deadline for them.
 func (c *coalescer) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,9 +198,9 @@ func (c *coalescer) SetWriteDeadline(t time.Time) error {
 // longAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
-// expireWrites makes the current and all later writes fail until it is called with false. It
-// has no effect on coalesced writes. A message can take several writes, and it must not
-// continue if it expires between two of them.
+// expireWrites(true) makes the current and all later writes fail until expireWrites(false) is
+// called. It has no effect on coalesced writes. A message can take several writes, so if it
+// expires between two of them, the remaining ones must fail.
 func (c *coalescer) expireWrites(expired bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -45,8 +45,9 @@ const (
 // Conn is an open WebSocket with one reader and one writer, returned by [Dialer.Dial]. The
 // first call to [Conn.Fail] determines why the connection dies, and ends its goroutines.
 type Conn struct {
-	// OnFail, if not nil, is called once, before Dead is closed. OnPong, if not nil, is called
-	// on the reader's goroutine with the data of each pong. Set both before [Conn.Start].
+	// OnFail, if not nil, is called once, before the channel returned by [Conn.Dead] is
+	// closed. OnPong, if not nil, is called on the reader's goroutine with the data of each
+	// pong. Set both before [Conn.Start].
 	OnFail func(error)
 	OnPong func(data string)
 
@@ -76,8 +77,8 @@ func newConn(ws *websocket.Conn, network *coalescer) *Conn {
 	return &Conn{ws: ws, net: network, wake: make(chan struct{}, 1), dead: make(chan struct{}), began: time.Now(), closeSent: make(chan struct{})}
 }
 
-// Over returns a Conn without a WebSocket, for tests of code that owns connections. It uses
-// the network connection only to close it.
+// Over returns a Conn without a WebSocket, for tests of code that owns connections. The Conn
+// uses network only to close it.
 func Over(network net.Conn) *Conn { return newConn(nil, &coalescer{Conn: network}) }
 
 // handleControl makes the writer send the replies to control frames.
@@ -112,7 +113,8 @@ func (c *Conn) Dead() <-chan struct{} { return c.dead }
 // IsDead reports whether the connection is dead.
 func (c *Conn) IsDead() bool { return signal.IsClosed(c.dead) }
 
-// Err returns why the connection died. Call it only after Dead is closed.
+// Err returns the reason why the connection died. Call it only after the channel returned by
+// [Conn.Dead] is closed.
 func (c *Conn) Err() error { return c.err }
 
 // Fail ends the connection with the reason err. Only the first call has an effect.
@@ -130,8 +132,8 @@ func (c *Conn) Fail(err error) {
 // Loops configures the goroutines that serve a connection until it dies.
 type Loops struct {
 	// Read handles a message on the reader's goroutine. The message is valid until Read
-	// returns. An error fails the connection. If Read is nil, the caller reads messages
-	// itself.
+	// returns. If Read returns an error, the connection fails. If Read is nil, the caller
+	// reads messages itself.
 	Read func(kind int, message []byte) error
 
 	// Write writes and flushes a batch of queued messages, and reports whether there were any.
@@ -446,7 +448,7 @@ func (c *Conn) WriteClose(deadline time.Time) error {
 func (c *Conn) Flush() error { return writeError(c.net.Flush()) }
 
 // CloseWrite queues a Close frame after the queued messages. The returned channel is closed
-// once the frame has been written. Nothing is written after it.
+// once the frame has been written. Nothing is written after the Close frame.
 func (c *Conn) CloseWrite() <-chan struct{} {
 	c.mu.Lock()
 	c.closing = true
@@ -475,8 +477,8 @@ func (c *Conn) Abort() { _ = c.net.Conn.Close() }
 // message being written.
 func (c *Conn) LimitWrites(l WriteLimit) { c.net.limitWrites(l) }
 
-// ExpireWrites makes the current and all later writes of an unbuffered connection fail, until
-// it is called with false.
+// ExpireWrites(true) makes the current and all later writes of an unbuffered connection fail,
+// until ExpireWrites(false) is called.
 func (c *Conn) ExpireWrites(expired bool) { c.net.expireWrites(expired) }
 
 // SetWriteBuffer sets the size of the operating system's send buffer, if the connection has

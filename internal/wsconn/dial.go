@@ -37,9 +37,9 @@ type Dialer struct {
 }
 
 // webSocketTLS returns a copy of cfg that offers only HTTP/1.1. A nil cfg means the default
-// configuration. Once net/http has used cfg, cfg also offers h2, which a server would select,
-// but this package does not support WebSockets over HTTP/2. The copy must offer something,
-// because some servers reject clients that offer no protocol.
+// configuration. net/http adds h2 to a configuration that it uses, and a server would then
+// select h2, but this package does not support WebSockets over HTTP/2. The copy must offer
+// something, because some servers reject clients that offer no protocol.
 func webSocketTLS(cfg *tls.Config) *tls.Config {
 	if cfg = cfg.Clone(); cfg == nil {
 		cfg = &tls.Config{}
@@ -150,8 +150,8 @@ func (d *Dialer) AddHeader(h http.Header) error {
 }
 
 // upgrade dials a WebSocket. It returns panics as errors, because the library panics on some
-// responses from proxies. It rejects responses with extensions, because it offers none, and a
-// decompressed message could have any size.
+// responses from proxies. It offers no extensions and rejects responses that use one, because
+// a decompressed message could have any size.
 func upgrade(ctx context.Context, d *websocket.Dialer, address string, header http.Header) (conn *websocket.Conn, resp *http.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -36,9 +36,9 @@ type Attempt struct {
 	Held bool  // the connection was usable, so delays and failures start over
 	Stop bool  // make no further attempt: Run returns Err
 
-	// Delay, if not 0, is the time until the next attempt. The attempt then does not count as
-	// a failure, because the peer is reachable. The delays start over, and Retry is not
-	// called.
+	// Delay, if not 0, is the time until the next attempt. If it is set, the attempt does not
+	// count as a failure, because the peer is reachable; the delays start over, and Retry is
+	// not called.
 	Delay time.Duration
 }
 
@@ -66,9 +66,10 @@ func (e *ExhaustedError) Error() string {
 // Unwrap returns the error of the last attempt.
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
-// Run maintains the connection. It returns nil if ctx is done, the error of an attempt that
-// sets Stop, or an [ExhaustedError]. After the loss of a usable connection, the first delay is
-// Initial. The delays grow with each further attempt, until a connection is usable again.
+// Run maintains the connection until ctx is done, an attempt sets Stop, or the attempts are
+// used up. It then returns nil, the error of the attempt, or an [ExhaustedError],
+// respectively. After the loss of a usable connection, the first delay is Initial. The delays
+// grow with each further attempt, until a connection is usable again.
 func (r *Redial) Run(ctx context.Context) error {
 	var step, failures uint64
 	for ctx.Err() == nil {

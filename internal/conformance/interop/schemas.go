@@ -18,11 +18,12 @@ import (
 // schemas.
 var schemaWorkers = map[string]string{"node": "zod", "python": "pydantic", "rust": "schemars"}
 
-// recordedDir is the directory of the recorded catalogs for cmd/iiigen, relative to the root.
+// recordedDir is the directory, relative to the repository root, that holds the catalogs
+// recorded for cmd/iiigen.
 const recordedDir = "cmd/iiigen/internal/recorded"
 
-// recordSchemas records the schemas that workers of other SDKs register for their functions.
-// The tests of cmd/iiigen use them.
+// recordSchemas records the schemas that workers of other SDKs register for their functions,
+// for use in the tests of cmd/iiigen.
 func (s settings) recordSchemas(ctx context.Context, names []string) error {
 	iiidev, iiigen := filepath.Join(s.cache, "iiidev"), filepath.Join(s.cache, "iiigen")
 	err := errors.Join(os.MkdirAll(s.cache, 0o755),

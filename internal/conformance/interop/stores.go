@@ -84,7 +84,8 @@ var stores = []scenario{
 	}},
 }
 
-// updateOps holds one operation of each kind. Applied to {"n":1}, they produce updated.
+// updateOps contains every kind of operation. Together, the operations turn {"n":1} into
+// updated.
 var (
 	updateOps = []object{
 		{"type": "increment", "path": "n", "by": 5},
@@ -100,7 +101,7 @@ var (
 	refusedOps = []object{{"type": "increment", "path": "name", "by": 1}}
 )
 
-// errorCodes returns the error codes of the operations rejected by an update.
+// errorCodes returns the error codes of the rejected operations in the result of an update.
 func errorCodes(result map[string]any) []any {
 	codes := []any{}
 	list, _ := result["errors"].([]any)

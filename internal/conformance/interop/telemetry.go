@@ -126,17 +126,17 @@ var telemetry = []scenario{
 	}},
 }
 
-// root starts a span without a parent in the harness's worker. The span ends at once, because
-// it is needed only as a parent.
+// root starts a root span in the harness's worker. The span ends at once, because it serves
+// only as a parent.
 func (t *trial) root(ctx context.Context) trace.Span {
 	_, span := t.telemetry.Tracer().Start(ctx, "round trip", trace.WithNewRoot())
 	span.End()
 	return span
 }
 
-// traced starts a trace with a span of the harness's worker. Within the trace, the harness
-// calls the peer, which works in a span of its own and calls Go from there. traced returns the
-// trace id.
+// traced starts a trace with a span in the harness's worker. Within the trace, the harness
+// calls the peer, which starts a span of its own and calls the harness within that span.
+// traced returns the trace id.
 func (t *trial) traced(ctx context.Context) string {
 	f, err := t.client.HandleFunc("go::traced", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return true, iii.InSpan(ctx, "go work", trace.SpanKindInternal, func(context.Context) error { return nil })
@@ -149,8 +149,8 @@ func (t *trial) traced(ctx context.Context) string {
 	return span.SpanContext().TraceID().String()
 }
 
-// wrongTrace returns the first difference between a trace and the one expected from traced, or
-// "" if there is none.
+// wrongTrace compares a trace with the one that traced should produce. It returns the first
+// difference, or "" if there is none.
 func (t *trial) wrongTrace(tree []iii.TraceNode) string {
 	if len(tree) != 1 {
 		return fmt.Sprintf("it has %d roots, want 1", len(tree))
@@ -173,7 +173,8 @@ func (t *trial) wrongTrace(tree []iii.TraceNode) string {
 	return ""
 }
 
-// path returns the nodes from a root to the first span with the given name, or nil.
+// path returns the nodes from a root to the first span with the given name, or nil if there is
+// no such span.
 func path(nodes []iii.TraceNode, name string) []iii.TraceNode {
 	for _, n := range nodes {
 		if n.Name == name {

@@ -56,7 +56,8 @@ var groups = []group{
 // triggersOnly is the last engine version without observers.
 const triggersOnly = "0.23"
 
-// protocols returns the engine versions of the scenarios, in the order in which they run.
+// protocols returns the engine versions for which there are scenarios, in the order of the
+// scenarios.
 func protocols() []string {
 	var list []string
 	for _, g := range groups {
@@ -67,8 +68,8 @@ func protocols() []string {
 	return list
 }
 
-// scenarioTimeout bounds each scenario, in case an expected event never happens.
-// missingTimeout is a shorter bound for scenarios that a peer is known not to support.
+// scenarioTimeout limits the duration of a scenario, in case an expected event never happens.
+// missingTimeout is a shorter limit for scenarios that a peer is known not to support.
 const (
 	scenarioTimeout = 30 * time.Second
 	missingTimeout  = 4 * time.Second
@@ -108,12 +109,12 @@ func try(ctx context.Context, b *bench, s scenario, timeout, patience time.Durat
 	return nil // the deferred function sets the result
 }
 
-// errorf adds a difference. Its text must not contain ids, which vary between runs.
+// errorf records a difference. The text must not contain ids, because they vary between runs.
 func (t *trial) errorf(format string, args ...any) {
 	t.differences = append(t.differences, strings.TrimSpace(fmt.Sprintf(format, args...)))
 }
 
-// must records err as a difference and ends the trial, unless err is nil.
+// If err is not nil, must records it as a difference and ends the trial.
 func (t *trial) must(what string, err error) {
 	if err != nil {
 		t.errorf("%s: %v", what, err)
@@ -121,7 +122,7 @@ func (t *trial) must(what string, err error) {
 	}
 }
 
-// equal adds a difference unless two values are equal as JSON.
+// equal records a difference unless got and want are equal when encoded as JSON.
 func (t *trial) equal(what string, got, want any) {
 	g, w := plain(got), plain(want)
 	if !reflect.DeepEqual(g, w) {
@@ -129,8 +130,8 @@ func (t *trial) equal(what string, got, want any) {
 	}
 }
 
-// plain converts v to JSON and back. It removes the member that the engine adds to objects in
-// calls between workers.
+// plain converts v to JSON and back. From an object, it removes the member that the engine
+// adds to the payload of a call from a worker.
 func plain(v any) any {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -160,13 +161,13 @@ func short(v any) string {
 
 type object = map[string]any
 
-// reply is the outcome of a step of the peer.
+// reply is the outcome of a step that the peer performed.
 type reply struct {
 	Value json.RawMessage `json:"value"`
 	Error *replyError     `json:"error"`
 }
 
-// replyError is an error as the peer's SDK reported it to the peer.
+// replyError is an error that the peer received from its SDK.
 type replyError struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -194,7 +195,7 @@ func (t *trial) value(ctx context.Context, step string, args object) json.RawMes
 	return r.Value
 }
 
-// ok ends the trial if a step of the peer failed.
+// ok ends the trial if a step that the peer performed has failed.
 func (t *trial) ok(step string, r reply) {
 	if r.Error != nil {
 		t.errorf("the step %s of the peer failed with code %q: %s", step, r.Error.Code, r.Error.Message)
@@ -202,7 +203,7 @@ func (t *trial) ok(step string, r reply) {
 	}
 }
 
-// call calls a function from the harness's worker. The call must succeed.
+// call makes the harness's worker call a function. The call must succeed.
 func (t *trial) call(ctx context.Context, id string, in any, opts ...iii.CallOption) json.RawMessage {
 	var out json.RawMessage
 	t.must("call of "+id, t.client.Call(ctx, id, in, &out, opts...))
@@ -265,7 +266,7 @@ func (t *trial) bind(ctx context.Context, triggerType, functionID string, config
 	return handle
 }
 
-// bindHere binds a trigger to a function of the harness's worker.
+// bindHere is like bind, but binds a trigger to a function of the harness's worker.
 func (t *trial) bindHere(ctx context.Context, functionID string, config iii.TriggerConfig, opts ...iii.TriggerOption) *iii.Trigger {
 	trigger, err := t.client.Trigger(functionID, config, opts...)
 	t.must("trigger", err)
@@ -273,8 +274,8 @@ func (t *trial) bindHere(ctx context.Context, functionID string, config iii.Trig
 	return trigger
 }
 
-// next returns the next call of a listening function. If no call arrives in time, next ends
-// the trial.
+// next returns the next call to a function registered by listen or listenHere. If no call
+// arrives in time, next ends the trial.
 func (t *trial) next(ctx context.Context, functionID string) event {
 	e, err := t.await(ctx, functionID)
 	t.must("event", err)

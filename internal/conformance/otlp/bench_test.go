@@ -26,9 +26,9 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The benchmarks export the same records in two ways. One measures the exporters of package
-// iii, from the SDK's types to a frame in the queue of a connection without a peer. The other
-// measures OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types.
+// The benchmarks compare two ways to encode the same records: the exporters of package iii,
+// from the SDK's types to a frame in the queue of a connection without a peer, and
+// OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types.
 
 const benchRecords = 512
 
@@ -54,7 +54,7 @@ func away(b *testing.B) *iii.SharedEngineConnection {
 	return s
 }
 
-// sent makes one export to an engine and returns the resulting frame.
+// sent runs export with a connection to an engine and returns the resulting frame.
 func sent(b *testing.B, export func(s *iii.SharedEngineConnection) error) []byte {
 	b.Helper()
 	e := iiitest.Start(b)

@@ -19,7 +19,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// point is a data point of any kind with the properties of its metric.
+// point is a data point of any kind, together with the properties of its metric.
 type point struct {
 	Origin                  origin
 	Name, Description, Unit string
@@ -50,8 +50,8 @@ var temporalities = map[metricdata.Temporality]pmetric.AggregationTemporality{
 	metricdata.DeltaTemporality:      pmetric.AggregationTemporalityDelta,
 }
 
-// recordedPoints returns the expected points of a metric. NaN and infinite values are omitted,
-// and the sums and extremes of histograms are doubles.
+// recordedPoints returns the expected points of a metric. It omits NaN and infinite values,
+// and represents the sums, minimums and maximums of histograms as doubles.
 func recordedPoints(base point, data metricdata.Aggregation) []point {
 	switch a := data.(type) {
 	case metricdata.Gauge[int64]:
@@ -128,7 +128,7 @@ func recordedHistograms[N int64 | float64](base point, points []metricdata.Histo
 	return list
 }
 
-// recordedExponential returns the expected points of an exponential histogram without the
+// recordedExponential returns the expected points of an exponential histogram. It omits their
 // buckets, which checkBuckets checks.
 func recordedExponential[N int64 | float64](base point, points []metricdata.ExponentialHistogramDataPoint[N]) (list []point) {
 	for _, p := range points {
@@ -378,7 +378,7 @@ func TestExponentialHistograms(t *testing.T) {
 }
 
 // checkBuckets checks the number of values in each bucket. A value at a bound may be counted
-// on either side, because both the bound and the SDK's choice of the bucket are rounded.
+// on either side, because rounding affects both the bound and the SDK's choice of bucket.
 func checkBuckets(t *testing.T, bounds []float64, buckets []uint64, values []float64) {
 	t.Helper()
 	if len(bounds) > 160 || len(buckets) != len(bounds)+1 {

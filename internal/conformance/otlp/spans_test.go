@@ -88,8 +88,8 @@ var statuses = map[codes.Code]ptrace.StatusCode{
 	codes.Unset: ptrace.StatusCodeUnset, codes.Ok: ptrace.StatusCodeOk, codes.Error: ptrace.StatusCodeError,
 }
 
-// decodedSpans decodes the spans in frames. It returns finished spans and snapshots of started
-// ones separately.
+// decodedSpans decodes the spans in frames. It separates finished spans from snapshots of
+// spans that had just started.
 func decodedSpans(t *testing.T, frames [][]byte) (ended, started map[string]span) {
 	t.Helper()
 	ended, started = map[string]span{}, map[string]span{}

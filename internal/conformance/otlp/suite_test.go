@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // OpenTelemetry's decoder understands every frame from the tests of package iii: encoding the
-// result again gives an equivalent document.
+// decoded frame again yields an equivalent document.
 func TestFramesOfTheSuite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "frames")
 	cmd := exec.Command("go", "test", "-count=1", "-run", "Telemetry|Encode|Export|Golden|Batch|Log|Live|Metric|Span|Flush|Gauge|Payload|Unsampled|Trace|R13|R14|R20",
@@ -65,8 +65,7 @@ func TestFramesOfTheSuite(t *testing.T) {
 }
 
 // firstDifference returns the path of the first difference between two documents and the
-// values there, or "" if they are equal. Unlike general comparisons of nested lists, it takes
-// linear time.
+// values there, or "" if they are equal. Unlike a general diff, it takes linear time.
 func firstDifference(path string, frame, understood any) string {
 	switch f := frame.(type) {
 	case map[string]any:
@@ -104,7 +103,7 @@ func firstDifference(path string, frame, understood any) string {
 	return fmt.Sprintf("%s: in the frame %v, understood %v", path, frame, understood)
 }
 
-// rewritten decodes a frame and encodes it again with OpenTelemetry.
+// rewritten decodes a frame and encodes it again, both with OpenTelemetry's codecs.
 func rewritten(prefix string, data []byte) ([]byte, error) {
 	switch prefix {
 	case "OTLP":
@@ -128,7 +127,7 @@ func rewritten(prefix string, data []byte) ([]byte, error) {
 	}
 }
 
-// canonical decodes a document to a form that does not depend on the encoder. Numbers become
+// canonical decodes a document into a form that does not depend on the encoder. Numbers become
 // text, and members are omitted if their absence has the same meaning.
 func canonical(t *testing.T, data []byte) any {
 	t.Helper()
@@ -142,7 +141,7 @@ func canonical(t *testing.T, data []byte) any {
 }
 
 // alwaysThere holds the keys of members that are kept even with a default value, because they
-// determine the type of a value or show that it exists.
+// determine the type of a value or show that the value is present.
 var alwaysThere = map[string]bool{
 	"stringValue": true, "boolValue": true, "intValue": true, "doubleValue": true, "arrayValue": true, "kvlistValue": true,
 	"asInt": true, "asDouble": true, "sum": true, "min": true, "max": true,

@@ -1,5 +1,5 @@
-// Command rustsuite runs the published integration tests of the Rust SDK on the development
-// engine. These are the tests of the crate iii-sdk that need an engine.
+// Command rustsuite runs the published integration tests of the Rust SDK against the
+// development engine. These are the tests in the crate iii-sdk that need an engine.
 //
 //	rustsuite [-root dir] [-cache dir] [-only bridge,observe_engine,…] [-v]
 //
@@ -169,7 +169,7 @@ func (s suite) fetch(ctx context.Context) error {
 	return errors.Join(os.RemoveAll(unfinished), os.CopyFS(unfinished, os.DirFS(source)), os.Rename(unfinished, s.crate()))
 }
 
-// build builds the tests and returns the executables by test file.
+// build builds the tests and returns the paths of the executables, keyed by test file.
 func (s suite) build(ctx context.Context, names []string) (map[string]string, error) {
 	begin := time.Now()
 	argv := []string{"test", "--no-run", "--locked", "-j", "2"}
@@ -281,7 +281,6 @@ func (e *engine) stop() {
 	}
 }
 
-// freePorts returns n distinct free ports.
 func freePorts(n int) ([]string, error) {
 	var ports []string
 	for range n {

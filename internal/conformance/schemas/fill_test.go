@@ -55,10 +55,9 @@ var unionSamples = map[reflect.Type][]any{
 	},
 }
 
-// samples is the largest number of samples of a union.
+// samples is the maximum number of samples of any union.
 const samples = 7
 
-// filler fills values of the generated types.
 type filler struct {
 	definitions map[string]definition
 	fullness    fullness

@@ -13,8 +13,8 @@ import (
 
 const testdata = "../../../testdata"
 
-// exceptions maps the locations of expected failures to their reasons. An exception for a
-// location that does not fail is itself a failure.
+// exceptions maps the locations of expected failures to their reasons. An exception that is
+// not needed is itself a failure.
 type exceptions struct {
 	reasons map[string]string
 	used    map[string]bool
@@ -99,8 +99,8 @@ func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 	return doc, nil
 }
 
-// payloadExceptions maps payloads that violate their schema to the reason, even though the Go
-// types preserve the payloads.
+// payloadExceptions holds the payloads that violate their schema although the Go types
+// preserve them, with the reasons.
 var payloadExceptions = map[string]string{}
 
 // The payloads are listed in payloads.golden, which is written by the test of package iii that
@@ -188,7 +188,8 @@ var messageExceptions = map[string]string{
 	"rbac.jsonl:87":                 leavesDefaults,
 }
 
-// The schemas require every member that package iii always writes, even members with defaults.
+// leavesDefaults is the reason for messages without some of the members that have defaults.
+// The schemas require these members, because package iii always writes them.
 const leavesDefaults = "the worker left out what has a default, which this package writes"
 
 // messages maps the tags of messages to the names of their definitions.
@@ -203,7 +204,7 @@ func (s *schemaSet) messages() map[string]string {
 }
 
 // accessTypes maps the functions that guard the listeners of the recorded engine to the
-// definitions of their input and result. The payload index does not cover them.
+// definitions of their inputs and results. The payload index does not cover these functions.
 var accessTypes = map[string]struct{ input, result string }{
 	"gate::auth":        {"AuthInput", "AuthResult"},
 	"gate::middleware":  {"MiddlewareInput", ""}, // the result is that of the call

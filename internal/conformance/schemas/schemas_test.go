@@ -1,6 +1,6 @@
 // Package schemas validates JSON against the JSON Schemas in the directory schema: the values
-// written by the generated types, and the recorded messages between a real engine and its
-// workers. The validator shares no code with the generator.
+// written by the generated types, and the recorded messages between an engine and its workers.
+// The validator shares no code with the generator.
 package schemas
 
 import (
@@ -23,7 +23,8 @@ const (
 	metaSchema = "https://json-schema.org/draft/2020-12/schema"
 )
 
-// definition is a definition in a schema file. Two files consist of a single definition.
+// definition is a definition in a schema file. Two of the files consist of a single
+// definition.
 type definition struct {
 	url    string
 	schema map[string]any

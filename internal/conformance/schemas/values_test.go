@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// valueExceptions maps types with values that violate their schema to the reason.
+// valueExceptions maps values that violate their schema, given by type and fullness, to the
+// reason.
 var valueExceptions = map[string]string{
 	"OtelMessage 0": "nil bytes are null; the socket carries no such message as JSON",
 }
@@ -158,9 +159,9 @@ func TestWrongTagsAreRefused(t *testing.T) {
 	}
 }
 
-// Each property is set to a value of each JSON type. The schema must reject most of these
-// values, and the Go type must accept every value that the schema accepts. Only properties
-// that may hold any JSON accept all of them.
+// Each property is set to a value of each JSON type. The schema of a property that may hold
+// any JSON must accept all of these values; any other schema must reject most of them. The Go
+// type must accept every value that the schema accepts.
 func TestWrongTypesAreRefused(t *testing.T) {
 	s := schemas(t)
 	candidates := []string{`true`, `0.5`, `"some text"`, `[0.5]`, `{"k":0.5}`}
