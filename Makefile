@@ -30,7 +30,7 @@ GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 everywhere = @set -e; for m in . $(NESTED); do echo "$$m: $(1)"; (cd $$m && $(1)); done
 
 .DEFAULT_GOAL := help
-.PHONY: help generate tidy-iiigen recorded check generated fmt vet staticcheck cross test nested race fuzz bench bench-table golden concurrent soak iiidev-soak rollout examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench rust-suite
+.PHONY: help generate tidy-iiigen recorded check generated fmt vet staticcheck cross test nested race fuzz bench bench-table bench-engine golden concurrent soak iiidev-soak rollout examples browser interop interop-rust interop-schemas interop-update filter-conformance filter-bench rust-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -150,6 +150,14 @@ bench-table: ## Measure the CPU time per invocation of WORKERS: this package, a 
 	GOWORK=off $(GO) -C bench/jsonworker build -o $(CURDIR)/.cache/jsonworker .
 	cd bench/rust-worker && cargo build --release --quiet --locked --target-dir ../../.cache/rust-worker
 	$(GO) run ./bench/table $(WORKERS) $(TABLEFLAGS)
+
+# Additional flags for bench/devengine, for example ENGINEFLAGS='-rows http -inflight 1'.
+ENGINEFLAGS ?=
+
+bench-engine: ## Measure the CPU time of iiidev per routed invocation and per HTTP request; Linux only
+	$(GO) build -o bin/iiidev ./cmd/iiidev
+	$(GO) build -o .cache/loadworker ./bench/loadworker
+	$(GO) run ./bench/devengine $(ENGINEFLAGS)
 
 filter-bench: ## Benchmark filters and the reference implementation in turn; needs cargo
 	bench/filter-rs/compare.sh

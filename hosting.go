@@ -419,38 +419,42 @@ func (s *activeSet) list() (list []*FunctionObserver) {
 	return list
 }
 
+// clone returns a copy of the set. Only one goroutine at a time may clone a set.
+func (s *activeSet) clone() *activeSet {
+	if s == nil {
+		return new(activeSet)
+	}
+	return &activeSet{s.last, s.all.Clone(), s.success.Clone(), s.failure.Clone()}
+}
+
 // with returns a copy of the set that contains o. If the set contains an earlier version of
 // the same observer, o replaces it.
 func (s *activeSet) with(o *FunctionObserver) *activeSet {
-	var next activeSet
-	if s != nil {
-		next = *s
-	}
+	next := s.clone()
 	key := o.held.seq
 	next.last = max(next.last, key)
-	next.all = next.all.Insert(key, nil, o)
-	next.success, next.failure = next.success.Remove(key), next.failure.Remove(key)
+	next.all.Insert(key, nil, o)
+	next.success.Remove(key)
 	if o.asksFor(statusSuccess) {
-		next.success = next.success.Insert(key, o.filter, o)
+		next.success.Insert(key, o.filter, o)
 	}
+	next.failure.Remove(key)
 	if o.asksFor(statusError) {
-		next.failure = next.failure.Insert(key, o.filter, o)
+		next.failure.Insert(key, o.filter, o)
 	}
-	return &next
+	return next
 }
 
 // without returns a copy of the set without o, or nil if it would be empty.
 func (s *activeSet) without(o *heldObserver) *activeSet {
-	if s == nil {
-		return nil
-	}
-	next := *s
-	next.all = s.all.Remove(o.seq)
+	next := s.clone()
+	next.all.Remove(o.seq)
 	if next.all.Len() == 0 {
 		return nil
 	}
-	next.success, next.failure = s.success.Remove(o.seq), s.failure.Remove(o.seq)
-	return &next
+	next.success.Remove(o.seq)
+	next.failure.Remove(o.seq)
+	return next
 }
 
 const (

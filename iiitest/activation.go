@@ -123,7 +123,7 @@ func (t *observers) reported(w *worker, home string, m invocationsObservedMessag
 		c := &observedCall{
 			function: k, invocationID: item.InvocationID,
 			input: item.Input, output: item.Output, failure: failureOf(item.Error), failed: item.Status == "error",
-			metadata: optional(item.Metadata), caller: item.Caller.stamped(w.id, w.name()).json(),
+			metadata: optional(item.Metadata), caller: item.Caller.stamped(&w.id, w.name()).json(),
 			startedAtMS: int64(min(item.StartedAtMS, 1<<62)), durationMS: item.DurationMS,
 			trace: traceContext{traceparent: text(item.Traceparent), baggage: text(item.Baggage)},
 		}
@@ -189,6 +189,7 @@ func (t *observers) activate(o *observer, c *observedCall) {
 	}
 }
 
+// orNull returns null for an absent value.
 func orNull(raw json.RawMessage) json.RawMessage {
 	if raw == nil {
 		return json.RawMessage("null")
@@ -219,14 +220,15 @@ func (o *observer) envelope(c *observedCall, activationID string) json.RawMessag
 func (t *observers) launch(o *observer, r *request) {
 	o.inFlight++
 	e := t.engine
-	f, p, missing := e.begin(*r)
+	done := make(chan outcome, 1)
+	f, p, missing := e.begin(*r, func(out outcome) { done <- out })
 	e.spawn(func(ctx context.Context) {
 		out := outcome{err: missing}
 		switch {
 		case f != nil:
 			out = e.runBuiltin(ctx, f, *r)
 		case p != nil:
-			out = e.await(ctx, p)
+			out = e.await(ctx, p, done)
 		}
 		if out.err != nil {
 			e.log.Warn("target of an observer failed", "observer", o.id, "function", r.functionID, "code", out.err.Code)

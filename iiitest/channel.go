@@ -24,7 +24,7 @@ type channel struct {
 	cut     atomic.Bool   // the writer disconnected without a Close frame; the reader is notified
 
 	mu           sync.Mutex
-	taken, ended map[direction]bool
+	taken, ended ends
 	expiry       *time.Timer
 }
 
@@ -41,6 +41,16 @@ const (
 	reading direction = "read"
 	writing direction = "write"
 )
+
+// ends holds a property of both ends of a channel.
+type ends struct{ reading, writing bool }
+
+func (e *ends) of(d direction) *bool {
+	if d == reading {
+		return &e.reading
+	}
+	return &e.writing
+}
 
 type channelTable struct {
 	mu   sync.Mutex
@@ -81,7 +91,6 @@ func (e *Engine) newChannel(size int) *channel {
 	ch := &channel{
 		id: uuid.NewString(), key: uuid.NewString(),
 		buffer: make(chan channelFrame, size), stopped: make(chan struct{}),
-		taken: make(map[direction]bool), ended: make(map[direction]bool),
 	}
 	t := &e.channels
 	t.mu.Lock()
@@ -95,18 +104,19 @@ func (e *Engine) newChannel(size int) *channel {
 }
 
 // ref returns the reference that gives access to end d.
-func (ch *channel) ref(d direction) map[string]string {
-	return map[string]string{"channel_id": ch.id, "access_key": ch.key, "direction": string(d)}
+func (ch *channel) ref(d direction) json.RawMessage {
+	return new(object).str("access_key", ch.key).str("channel_id", ch.id).str("direction", string(d)).bytes()
 }
 
 // take claims an end. It returns false if the end has already been taken.
 func (ch *channel) take(d direction) bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	if ch.taken[d] {
+	taken := ch.taken.of(d)
+	if *taken {
 		return false
 	}
-	ch.taken[d] = true
+	*taken = true
 	return true
 }
 
@@ -115,17 +125,18 @@ func (ch *channel) take(d direction) bool {
 // both ends are closed.
 func (e *Engine) endChannel(ch *channel, d direction) {
 	ch.mu.Lock()
-	if ch.ended[d] {
+	ended := ch.ended.of(d)
+	if *ended {
 		ch.mu.Unlock()
 		return
 	}
-	ch.ended[d], ch.taken[d] = true, true
+	*ended, *ch.taken.of(d) = true, true
 	if d == writing {
 		close(ch.buffer)
 	} else {
 		close(ch.stopped)
 	}
-	over := ch.ended[reading] && ch.ended[writing]
+	over := ch.ended.reading && ch.ended.writing
 	ch.mu.Unlock()
 	if over {
 		e.forgetChannel(ch)
@@ -159,8 +170,8 @@ func (t *channelTable) stopExpiry() {
 // disconnected. For a connected reader, the channel ends normally.
 func (e *Engine) expireChannel(ch *channel) {
 	ch.mu.Lock()
-	complete := ch.taken[reading] && ch.taken[writing]
-	writer := ch.taken[writing]
+	complete := ch.taken.reading && ch.taken.writing
+	writer := ch.taken.writing
 	ch.mu.Unlock()
 	if complete {
 		return

@@ -272,7 +272,7 @@ func expand(value json.RawMessage, env func(string) (string, bool)) (expanded js
 			for _, name := range slices.Sorted(maps.Keys(members)) {
 				members[name] = in(members[name])
 			}
-			return appendMembers(nil, members)
+			return appendMembers(nil, sortedMembers(members))
 		case '[':
 			items := []json.RawMessage{}
 			for _, item := range itemsOf(value) {

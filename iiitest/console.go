@@ -127,7 +127,7 @@ func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
 		case out.err != nil:
 			e.recorder.Responded(i, failure(out.err).status)
 		case !isNull(out.result): // otherwise the response was streamed
-			e.recorder.Responded(i, replyOf(out.result).status)
+			e.recorder.Responded(i, statusOf(memberOf(out.result, "status_code")))
 		}
 	}
 	if out.err != nil {

@@ -39,56 +39,57 @@ func (d *dialect) triggers() bool { return !d.strict || d.protocol < Protocol026
 // decode decodes a message from the worker. The engine silently drops messages that decode
 // rejects.
 func (d *dialect) decode(raw []byte) (any, error) {
-	typ, err := messageType(raw)
+	var room [fewMembers]member
+	typ, members, err := readMessage(raw, room[:0])
 	if err != nil {
 		return nil, err
 	}
-	switch typ {
+	switch string(typ) {
 	case "reattach":
-		return decodeAs[reattachMessage](raw)
+		return decodeAs[reattachMessage](members)
 	case "registerfunction":
-		return decodeMore(raw, d.protocol, func(m *registerFunctionMessage) any { return &m.observed })
+		return decodeMore(members, d.protocol, func(m *registerFunctionMessage) any { return &m.observed })
 	case "unregisterfunction":
-		return decodeAs[unregisterFunctionMessage](raw)
+		return decodeAs[unregisterFunctionMessage](members)
 	case "invokefunction":
-		return decodeMore(raw, d.protocol, func(m *invokeFunctionMessage) any { return &m.observed })
+		return decodeMore(members, d.protocol, func(m *invokeFunctionMessage) any { return &m.observed })
 	case "invocationresult":
-		return decodeMore(raw, d.protocol, func(m *invocationResultMessage) any { return &m.observed })
+		return decodeMore(members, d.protocol, func(m *invocationResultMessage) any { return &m.observed })
 	case "registerservice":
-		return decodeAs[registerServiceMessage](raw)
+		return decodeAs[registerServiceMessage](members)
 	case "ping":
-		return pingMessage{}, nil
+		return &pingMessage{}, nil
 	case "pong", "workerregistered", "registrationrejected":
-		return ignoredMessage{}, nil
+		return &ignoredMessage{}, nil
 	}
 	if d.triggers() {
-		switch typ {
+		switch string(typ) {
 		case "registertriggertype":
-			return decodeAs[registerTriggerTypeMessage](raw)
+			return decodeAs[registerTriggerTypeMessage](members)
 		case "unregistertriggertype":
 			if d.protocol >= Protocol025 {
-				return decodeAs[unregisterTriggerTypeMessage](raw)
+				return decodeAs[unregisterTriggerTypeMessage](members)
 			}
 		case "registertrigger":
-			return decodeAs[registerTriggerMessage](raw)
+			return decodeAs[registerTriggerMessage](members)
 		case "unregistertrigger":
-			return decodeAs[unregisterTriggerMessage](raw)
+			return decodeAs[unregisterTriggerMessage](members)
 		case "triggerregistrationresult":
-			return decodeAs[triggerRegistrationResultMessage](raw)
+			return decodeAs[triggerRegistrationResultMessage](members)
 		}
 	}
 	if d.protocol >= Protocol025 {
-		switch typ {
+		switch string(typ) {
 		case "observe":
-			return decodeAs[observeMessage](raw)
+			return decodeAs[observeMessage](members)
 		case "unobserve":
-			return decodeAs[unobserveMessage](raw)
+			return decodeAs[unobserveMessage](members)
 		case "observerack":
-			return decodeAs[observerAckMessage](raw)
+			return decodeAs[observerAckMessage](members)
 		case "invocationsobserved":
-			return decodeAs[invocationsObservedMessage](raw)
+			return decodeAs[invocationsObservedMessage](members)
 		case "localinvocationstats":
-			return decodeAs[localStatsMessage](raw)
+			return decodeAs[localStatsMessage](members)
 		}
 	}
 	return nil, fmt.Errorf("unknown type %q", typ)
@@ -126,7 +127,7 @@ type invocation struct {
 	id, functionID string // the id under which the receiving worker knows the function
 	data, metadata json.RawMessage
 	trace          traceContext
-	caller         json.RawMessage
+	caller         *callerInfo
 	depth          uint32
 	activation     activation
 }
@@ -142,11 +143,14 @@ func (a activation) json() json.RawMessage {
 }
 
 func (d *dialect) invoke(i invocation) []byte {
-	m := message("invokefunction").str("invocation_id", i.id).str("function_id", i.functionID).
+	m := largeMessage("invokefunction", len(i.data)+len(i.metadata)+len(i.functionID)+len(i.trace.baggage)+callerLength).str("invocation_id", i.id).str("function_id", i.functionID).
 		raw("data", i.data).optStr("traceparent", i.trace.traceparent).optStr("baggage", i.trace.baggage).
 		raw("metadata", i.metadata)
 	if d.observes {
-		m.raw("caller", i.caller)
+		if i.caller != nil {
+			m.key("caller")
+			m.b = i.caller.appendTo(m.b)
+		}
 		if i.depth > 0 {
 			m.uint("observe_depth", uint64(i.depth))
 		}
@@ -157,7 +161,7 @@ func (d *dialect) invoke(i invocation) []byte {
 
 // result builds the reply to a call. The reply repeats the caller's trace context.
 func (d *dialect) result(id, functionID string, out outcome, traceparent, baggage *string) []byte {
-	m := message("invocationresult").str("invocation_id", id).str("function_id", functionID)
+	m := largeMessage("invocationresult", len(functionID)+len(out.result)).str("invocation_id", id).str("function_id", functionID)
 	if out.err != nil {
 		m.raw("error", errorJSON(out.err))
 	} else {
@@ -235,6 +239,9 @@ func (d *dialect) observerState(id string, state iii.ObserverState, reason *wire
 
 func (o *object) uint(k string, n uint64) *object { return o.raw(k, strconv.AppendUint(nil, n, 10)) }
 
+// callerLength is about the length of a caller with a parent.
+const callerLength = 280
+
 // callerInfo identifies the caller of a function.
 type callerInfo struct {
 	WorkerID     *string     `json:"worker_id"`
@@ -257,8 +264,19 @@ func (c *callerInfo) json() json.RawMessage {
 	if c == nil {
 		return nil
 	}
-	o := new(object)
-	for _, field := range []struct {
+	return c.appendTo(nil)
+}
+
+func (c *callerInfo) appendTo(dst []byte) []byte {
+	dst = append(dst, '{')
+	first := len(dst)
+	key := func(k string) {
+		if len(dst) > first {
+			dst = append(dst, ',')
+		}
+		dst = append(append(append(dst, '"'), k...), `":`...)
+	}
+	for _, field := range [...]struct {
 		name  string
 		value *string
 	}{
@@ -266,27 +284,26 @@ func (c *callerInfo) json() json.RawMessage {
 		{"function_id", c.FunctionID}, {"invocation_id", c.InvocationID},
 	} {
 		if field.value != nil {
-			o.str(field.name, *field.value)
+			key(field.name)
+			dst = appendString(dst, *field.value)
 		}
 	}
 	if c.Parent != nil {
+		key("parent")
 		parent := *c.Parent
 		parent.Parent = nil
-		o.raw("parent", parent.json())
+		dst = parent.appendTo(dst)
 	}
-	if len(o.b) == 0 {
-		return json.RawMessage("{}")
-	}
-	return o.bytes()
+	return append(dst, '}')
 }
 
 // stamped returns a copy of c that identifies the worker as the caller, by the id and name
 // under which the engine knows the worker.
-func (c *callerInfo) stamped(id, name string) *callerInfo {
+func (c *callerInfo) stamped(id *string, name string) *callerInfo {
 	stamped := callerInfo{}
 	if c != nil {
 		stamped = *c
 	}
-	stamped.WorkerID, stamped.WorkerName = &id, nullable(name)
+	stamped.WorkerID, stamped.WorkerName = id, nullable(name)
 	return &stamped
 }

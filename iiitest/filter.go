@@ -29,6 +29,9 @@ func parseFilter(raw json.RawMessage) (*filter, *wireError) {
 
 func (f *filter) matches(d *document) bool { return f.compiled.Matches(d) }
 
+// matchesAll reports whether the filter selects every call.
+func (f *filter) matchesAll() bool { return string(f.normal) == "{}" }
+
 // check validates the paths in the filter against the schemas of the function.
 func (f *filter) check(of *function) (warnings []string, bad *wireError) {
 	warnings, err := f.compiled.CheckSchemas(of.request, of.response)

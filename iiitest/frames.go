@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/iii-go/iii/internal/fifo"
 )
 
 // Direction is the direction of a message.
@@ -75,7 +77,7 @@ type frameLog struct {
 
 	mu                  sync.Mutex
 	maxFrames, maxBytes int
-	list                []Frame
+	list                fifo.Queue[Frame]
 	bytes               int
 	forgotten           uint64
 	messages            uint64
@@ -83,12 +85,12 @@ type frameLog struct {
 
 func (l *frameLog) init(frames, bytes int) { l.maxFrames, l.maxBytes = frames, bytes }
 
-// add passes a message of w through the hook. It records and returns the messages that result.
-// It sets f.cut if the hook cuts the connection.
-func (l *frameLog) add(w *worker, f *Frame) [][]byte {
+// add passes a message of w through the hook, which may be nil. It records the messages that
+// result and appends them to out. It sets f.cut if the hook cuts the connection.
+func (l *frameLog) add(w *worker, f *Frame, hook *func(Frame) Verdict, out [][]byte) [][]byte {
 	f.Time, f.Worker, f.called = time.Now(), w.id, w.called
-	out := [][]byte{f.Message}
-	if hook := l.hook.Load(); hook != nil {
+	out = append(out, f.Message)
+	if hook != nil {
 		f.WorkerName = w.name()
 		v := (*hook)(*f)
 		if v.Delay > 0 {
@@ -117,17 +119,13 @@ func (l *frameLog) add(w *worker, f *Frame) [][]byte {
 		entry := *f
 		entry.Message = m
 		l.messages++
-		l.list = append(l.list, entry)
+		l.list.Push(entry)
 		l.bytes += len(m)
 	}
-	drop := 0
-	for drop < len(l.list) && (len(l.list)-drop > l.maxFrames || l.bytes > l.maxBytes) {
-		l.bytes -= len(l.list[drop].Message)
-		l.list[drop] = Frame{}
-		drop++
+	for l.list.Len() > 0 && (l.list.Len() > l.maxFrames || l.bytes > l.maxBytes) {
+		l.bytes -= len(l.list.Pop().Message)
+		l.forgotten++
 	}
-	l.list = l.list[drop:]
-	l.forgotten += uint64(drop)
 	return out
 }
 
@@ -137,7 +135,7 @@ func (l *frameLog) add(w *worker, f *Frame) [][]byte {
 // messages.
 func (e *Engine) Frames() []Frame {
 	e.frames.mu.Lock()
-	list := append([]Frame(nil), e.frames.list...)
+	list := append([]Frame(nil), e.frames.list.All()...)
 	e.frames.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -22,23 +22,25 @@ func (e *Engine) registerHTTP() {
 	e.addTriggerType("http", "iii-http", "HTTP API trigger", &e.routes)
 }
 
-// httpPayload is the input of a function with an http trigger.
+// httpPayload is the input of a function with an http trigger. All values are canonical.
 type httpPayload struct {
-	Body        json.RawMessage   `json:"body"`
-	Headers     map[string]string `json:"headers"`
-	Method      string            `json:"method"`
-	Path        string            `json:"path"` // as registered
-	PathParams  map[string]string `json:"path_params"`
-	QueryParams map[string]string `json:"query_params"`
-	RequestBody map[string]string `json:"request_body,omitempty"`
-	Response    map[string]string `json:"response,omitempty"`
-	Trigger     *httpTrigger      `json:"trigger,omitempty"` // nil for an observer
+	body                             json.RawMessage // nil: null
+	headers, pathParams, queryParams json.RawMessage
+	method, path                     string          // path as registered
+	requestBody, response            json.RawMessage // references to channels; nil if there are none
+	observer                         bool            // for an observer instead of a trigger
 }
 
-type httpTrigger struct {
-	Method string `json:"method"`
-	Path   string `json:"path"`
-	Type   string `json:"type"`
+// json returns the payload in canonical form.
+func (p *httpPayload) json() json.RawMessage {
+	o := &object{b: make([]byte, 0, len(p.body)+len(p.headers)+len(p.pathParams)+len(p.queryParams)+len(p.requestBody)+len(p.response)+2*len(p.path)+256)}
+	o.raw("body", orNull(p.body)).raw("headers", p.headers).str("method", p.method).str("path", p.path).
+		raw("path_params", p.pathParams).raw("query_params", p.queryParams).
+		raw("request_body", p.requestBody).raw("response", p.response)
+	if !p.observer {
+		o.raw("trigger", new(object).str("method", p.method).str("path", p.path).str("type", "http").bytes())
+	}
+	return o.bytes()
 }
 
 // serveHTTP serves a request to the HTTP triggers.
@@ -67,11 +69,8 @@ func (e *Engine) serveHTTP(w *webExchange) {
 		requestBody: e.newChannel(channelBuffer), response: e.newChannel(channelBuffer),
 	}
 	x.payload = httpPayload{
-		Headers: headersOf(w.header), Method: w.method, Path: found.path,
-		PathParams: params, QueryParams: queryParams(w.query),
-	}
-	if found.observer == nil {
-		x.payload.Trigger = &httpTrigger{Method: w.method, Path: found.path, Type: "http"}
+		headers: headersOf(w.header), method: w.method, path: found.path,
+		pathParams: mustEncode(params), queryParams: mustEncode(queryParams(w.query)), observer: found.observer != nil,
 	}
 	x.run()
 }
@@ -138,16 +137,24 @@ func (x *exchange) run() {
 			answer <- r
 		}
 	})
-	streamed := x.streamHead(ctx)
-	select {
-	case r := <-answer:
-		r.send(x.web)
-	case head := <-streamed:
-		x.stream(head)
-	case <-timeout.C:
-		x.web.respond(http.StatusGatewayTimeout, nil, nil)
-	case <-x.web.gone:
-	case <-x.e.ctx.Done():
+	head := streamedHead{status: http.StatusOK, fields: map[string]string{}}
+	for {
+		select {
+		case r := <-answer:
+			r.send(x.web)
+		case f, more := <-x.response.buffer:
+			if more && f.kind == websocket.TextMessage {
+				head.control(f.data)
+				continue
+			}
+			head.first = f.data
+			x.stream(head)
+		case <-timeout.C:
+			x.web.respond(http.StatusGatewayTimeout, nil, nil)
+		case <-x.web.gone:
+		case <-x.e.ctx.Done():
+		}
+		return
 	}
 }
 
@@ -181,17 +188,15 @@ func (x *exchange) readBody(ctx context.Context) bool {
 	_ = conn.SetReadDeadline(time.Time{})
 	switch {
 	case err == nil:
-		x.payload.Body, _ = canonical(body)
+		x.payload.body, _ = canonical(body)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		x.e.endChannel(x.requestBody, writing)
 		return false
 	}
-	x.e.spawn(func(context.Context) {
-		defer x.e.endChannel(x.requestBody, writing)
-		if len(body) > 0 {
-			x.requestBody.write(ctx, channelFrame{websocket.BinaryMessage, body})
-		}
-	})
+	if len(body) > 0 { // the channel is still empty, so nothing blocks
+		x.requestBody.write(ctx, channelFrame{websocket.BinaryMessage, body})
+	}
+	x.e.endChannel(x.requestBody, writing)
 	x.web.listen(func([]byte) bool { return false })
 	return true
 }
@@ -205,11 +210,11 @@ func (x *exchange) call() (reply, bool) {
 			return r, true
 		}
 	}
-	if o := x.route.observer; o != nil && !o.filter.matches(&document{Input: canonicalValid(mustEncode(x.payload)), Caller: engineCaller().json()}) {
+	if o := x.route.observer; o != nil && !o.filter.matchesAll() && !o.filter.matches(&document{Input: x.payload.json(), Caller: engineCaller().json()}) {
 		return conditionNotMet, true
 	}
 	if x.route.condition != nil {
-		run, err := x.e.condition(x.trace, *x.route.condition, x.route.namespace, mustEncode(x.payload))
+		run, err := x.e.condition(x.trace, *x.route.condition, x.route.namespace, x.payload.json())
 		if err != nil {
 			return failure(err), true
 		}
@@ -222,8 +227,8 @@ func (x *exchange) call() (reply, bool) {
 			return r, true
 		}
 	}
-	x.payload.RequestBody, x.payload.Response = x.requestBody.ref(reading), x.response.ref(writing)
-	result, err := x.e.fire(x.trace, x.route.binding, mustEncode(x.payload))
+	x.payload.requestBody, x.payload.response = x.requestBody.ref(reading), x.response.ref(writing)
+	result, err := x.e.fireCanonical(x.trace, x.route.binding, x.payload.json())
 	switch {
 	case err != nil:
 		return failure(err), true
@@ -239,8 +244,8 @@ func (x *exchange) middleware(id, namespace string) (reply, bool) {
 	input := mustEncode(map[string]any{
 		"phase": "preHandler", "context": map[string]any{},
 		"request": map[string]any{
-			"path_params": x.payload.PathParams, "query_params": x.payload.QueryParams,
-			"headers": x.payload.Headers, "method": x.payload.Method,
+			"path_params": x.payload.pathParams, "query_params": x.payload.queryParams,
+			"headers": x.payload.headers, "method": x.payload.method,
 		},
 	})
 	done := make(chan outcome, 1)
@@ -276,30 +281,6 @@ type streamedHead struct {
 	status int
 	fields map[string]string // by name, case preserved
 	first  []byte            // nil if the channel closed without data
-}
-
-// streamHead applies the control messages on the response channel until the first binary frame
-// or the end of that channel, and then sends the head on the channel that it returns.
-func (x *exchange) streamHead(ctx context.Context) <-chan streamedHead {
-	done := make(chan streamedHead, 1)
-	x.e.spawn(func(context.Context) {
-		head := streamedHead{status: http.StatusOK, fields: map[string]string{}}
-		for {
-			select {
-			case f, more := <-x.response.buffer:
-				if more && f.kind == websocket.TextMessage {
-					head.control(f.data)
-					continue
-				}
-				head.first = f.data
-				done <- head
-				return
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return done
 }
 
 // control applies a control message: set_status, or set_headers with one value per name. Other
@@ -359,12 +340,18 @@ func (x *exchange) stream(head streamedHead) {
 
 // headersOf returns the request header as passed to a function. It contains the last value of
 // each name, or "" if that value is not visible ASCII.
-func headersOf(header webHeader) map[string]string {
-	headers := make(map[string]string, len(header))
-	for _, field := range header {
-		headers[field.name] = visible(field.values[len(field.values)-1])
+func headersOf(header webHeader) json.RawMessage {
+	var room [fewMembers]*webField
+	fields := room[:0]
+	for i := range header {
+		fields = append(fields, &header[i])
 	}
-	return headers
+	slices.SortFunc(fields, func(a, b *webField) int { return strings.Compare(a.name, b.name) })
+	headers := new(object)
+	for _, field := range fields {
+		headers.str(field.name, visible(field.values[len(field.values)-1]))
+	}
+	return headers.bytes()
 }
 
 func visible(s string) string {

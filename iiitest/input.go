@@ -53,21 +53,30 @@ type strictDecoder interface {
 
 // decodeValue decodes raw into v, which may have any type used in inputs.
 func decodeValue(raw json.RawMessage, v reflect.Value) string {
-	if d, ok := v.Addr().Interface().(strictDecoder); ok {
-		return d.decodeStrict(raw)
-	}
 	t := v.Type()
-	switch {
+	switch text := kindOf(raw) == '"'; { // the most frequent cases
 	case t == rawMessageType:
 		v.SetBytes(raw)
 		return ""
+	case t == textType && text:
+		v.SetString(unquote(raw))
+		return ""
+	case t == optionalTextType && text:
+		s := unquote(raw)
+		v.Set(reflect.ValueOf(&s))
+		return ""
+	}
+	rules := rulesOf(t)
+	switch {
+	case rules.strict:
+		return v.Addr().Interface().(strictDecoder).decodeStrict(raw)
 	case t.Kind() == reflect.Pointer:
 		if kindOf(raw) == 'n' {
 			return ""
 		}
 		v.Set(reflect.New(t.Elem()))
 		return decodeValue(raw, v.Elem())
-	case reflect.PointerTo(t).Implements(unmarshalerType):
+	case rules.unmarshaler:
 	case t.Kind() == reflect.Struct:
 		return decodeStruct(raw, v)
 	default:
@@ -108,30 +117,44 @@ func decodeStruct(raw json.RawMessage, v reflect.Value) string {
 	name := "struct " + v.Type().Name()
 	switch kindOf(raw) {
 	case '{':
-		members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return fieldsOf(v.Type()).named(key) != nil })
-		if twice != "" {
-			return "duplicate field `" + twice + "`"
-		}
-		return decodeMembers(members, v)
+		var room [fewMembers]member
+		return decodeMembers((&scanner{b: raw}).list(room[:0]), v)
 	case '[':
 		return decodeItems(itemsOf(raw), v, name, "fewer elements in array")
 	}
 	return "invalid type: " + describe(raw) + ", expected " + name
 }
 
-func decodeMembers(members map[string]json.RawMessage, v reflect.Value) string {
+// decodeMembers decodes the members of an object into the fields of v.
+func decodeMembers(members []member, v reflect.Value) string {
 	fields := fieldsOf(v.Type())
-	for _, key := range slices.Sorted(maps.Keys(members)) {
-		f := fields.named(key)
-		if f == nil {
+	var room [fewMembers]json.RawMessage
+	values := append(room[:0], make([]json.RawMessage, len(fields.list))...) // nil: absent
+	again := len(members)                                                    // the first member that repeats a field
+	for i, f := range fields.list {
+		for n, m := range members {
+			switch {
+			case string(m.key) != f.name:
+			case values[i] == nil:
+				values[i] = m.value
+			default:
+				again = min(again, n)
+			}
+		}
+	}
+	if again < len(members) {
+		return "duplicate field `" + string(members[again].key) + "`"
+	}
+	for _, i := range fields.byName {
+		if values[i] == nil {
 			continue
 		}
-		if detail := decodeValue(members[key], v.Field(f.index)); detail != "" {
+		if detail := decodeValue(values[i], v.Field(fields.list[i].index)); detail != "" {
 			return detail
 		}
 	}
-	for _, f := range fields {
-		if _, there := members[f.name]; !there && !f.optional {
+	for i, f := range fields.list {
+		if values[i] == nil && !f.optional {
 			return "missing field `" + f.name + "`"
 		}
 	}
@@ -142,7 +165,7 @@ func decodeMembers(members map[string]json.RawMessage, v reflect.Value) string {
 // error messages. A json.RawMessage is always required, even if it would be optional as a
 // member of an object.
 func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string) string {
-	fields := fieldsOf(v.Type())
+	fields := fieldsOf(v.Type()).list
 	for i, f := range fields {
 		switch {
 		case i < len(items):
@@ -180,43 +203,70 @@ type inputField struct {
 	optional bool
 }
 
-type inputFields []inputField
+// inputFields holds the fields of a struct that have JSON names.
+type inputFields struct {
+	list   []inputField // in the order of the struct
+	byName []int        // indexes of list, sorted by the names
+}
 
-func (fields inputFields) named(name string) *inputField {
-	for i := range fields {
-		if fields[i].name == name {
-			return &fields[i]
+func (fields *inputFields) named(name string) *inputField {
+	for i := range fields.list {
+		if fields.list[i].name == name {
+			return &fields.list[i]
 		}
 	}
 	return nil
 }
 
-var fieldCache sync.Map // reflect.Type → inputFields
+var fieldCache sync.Map // reflect.Type → *inputFields
 
 // fieldsOf returns the fields of struct type t that have JSON names.
-func fieldsOf(t reflect.Type) inputFields {
+func fieldsOf(t reflect.Type) *inputFields {
 	if cached, ok := fieldCache.Load(t); ok {
-		return cached.(inputFields)
+		return cached.(*inputFields)
 	}
-	var fields inputFields
+	fields := new(inputFields)
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name == "" || name == "-" {
 			continue
 		}
-		fields = append(fields, inputField{
+		fields.byName = append(fields.byName, len(fields.list))
+		fields.list = append(fields.list, inputField{
 			name: name, index: i, typ: f.Type,
 			optional: f.Type.Kind() == reflect.Pointer || strings.Contains(options, "omit"),
 		})
 	}
+	slices.SortFunc(fields.byName, func(a, b int) int { return strings.Compare(fields.list[a].name, fields.list[b].name) })
 	fieldCache.Store(t, fields)
 	return fields
 }
 
+// decodingRules tells which methods decode a type.
+type decodingRules struct{ strict, unmarshaler bool }
+
+var rulesCache sync.Map // reflect.Type → decodingRules
+
+func rulesOf(t reflect.Type) decodingRules {
+	if cached, ok := rulesCache.Load(t); ok {
+		return cached.(decodingRules)
+	}
+	p := reflect.PointerTo(t)
+	rules := decodingRules{p.Implements(strictDecoderType), p.Implements(unmarshalerType)}
+	rulesCache.Store(t, rules)
+	return rules
+}
+
+var strictDecoderType = reflect.TypeFor[strictDecoder]()
+
 var unmarshalerType = reflect.TypeFor[json.Unmarshaler]()
 
-var rawMessageType = reflect.TypeFor[json.RawMessage]()
+var (
+	rawMessageType   = reflect.TypeFor[json.RawMessage]()
+	textType         = reflect.TypeFor[string]()
+	optionalTextType = reflect.TypeFor[*string]()
+)
 
 // wrongType describes the mismatch between the JSON type of raw and t, or returns "" if there
 // is none. It does not check the elements of arrays and maps.
@@ -282,15 +332,12 @@ func outOfRange(raw json.RawMessage, expected string) string {
 // kindOf returns the first byte of a JSON value, but '0' for every number. It returns 0 for an
 // empty value.
 func kindOf(raw json.RawMessage) byte {
-	raw = bytes.TrimLeft(raw, " \t\r\n")
-	switch {
-	case len(raw) == 0:
-		return 0
-	case raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9':
+	s := scanner{b: raw}
+	c := s.next()
+	if c == '-' || c >= '0' && c <= '9' {
 		return '0'
-	default:
-		return raw[0]
 	}
+	return c
 }
 
 // describe formats a JSON value for an error message, as the engine does.

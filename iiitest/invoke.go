@@ -42,74 +42,123 @@ type request struct {
 type pending struct {
 	request
 	began    time.Time
-	callee   *worker      // the caller is nil if the engine makes the call
-	done     chan outcome // capacity 1
-	sent     *ticket      // tracks sending the call to the callee
-	over     bool         // guarded by Engine.mu
+	callee   *worker       // the caller is nil if the engine makes the call
+	ended    func(outcome) // receives the outcome once, under Engine.mu; may be nil
+	sent     *ticket       // tracks sending the call to the callee
+	over     bool          // guarded by Engine.mu
 	recorded *console.Invocation
 }
 
-// serveCall runs one call of a worker and sends the reply. The reply repeats the caller's
-// trace context verbatim, unless the namespace of the call is blank.
-func (e *Engine) serveCall(ctx context.Context, w *worker, m invokeFunctionMessage) {
-	silent := m.InvocationID == nil || m.void()
-	traceparent, baggage := m.Traceparent, m.Baggage
-	ns, blank := namespaceOf("namespace", m.Namespace, defaultNamespace)
-	out := outcome{err: blank}
-	if blank != nil {
-		silent, traceparent, baggage = false, nil, nil
-	} else {
-		var always bool
-		out, always = e.dispatch(ctx, w, ns, m)
-		silent = silent && !always
+// callReply describes the reply to a call of a worker. The reply repeats the caller's trace
+// context verbatim.
+type callReply struct {
+	to                   *worker
+	id, functionID       string
+	traceparent, baggage *string
+	silent               bool // the worker expects none
+}
+
+// push queues the reply, unless the worker expects none.
+func (a *callReply) push(out outcome) *ticket {
+	if a.silent {
+		return queuedTicket
 	}
-	if silent || ctx.Err() != nil {
-		return
-	}
-	id := text(m.InvocationID)
+	id := a.id
 	if id == "" {
 		id = uuid.NewString()
 	}
-	w.send(w.speaks().result(id, m.FunctionID, out, traceparent, baggage))
+	return a.to.push(a.to.speaks().result(id, a.functionID, out, a.traceparent, a.baggage))
 }
 
-// dispatch executes a call of a worker. always is true for calls that get a reply even if the
-// caller expects none: forbidden calls, and calls passed to the middleware.
-func (e *Engine) dispatch(ctx context.Context, w *worker, ns string, m invokeFunctionMessage) (out outcome, always bool) {
-	from, depth := m.observed.Caller.stamped(w.id, w.name()), uint32(0)
+// serveCall starts a call of a worker. It does not block: calls that may have to wait run on
+// their own goroutines.
+func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
+	a := &callReply{
+		to: w, id: text(m.InvocationID), functionID: m.FunctionID, traceparent: m.Traceparent, baggage: m.Baggage,
+		silent: m.InvocationID == nil || m.void(),
+	}
+	ns, blank := namespaceOf("namespace", m.Namespace, defaultNamespace)
+	if blank != nil {
+		a.silent, a.traceparent, a.baggage = false, nil, nil
+		a.push(outcome{err: blank})
+		return
+	}
+	r, special := e.dispatch(w, ns, m)
+	if special != nil {
+		e.spawn(func(ctx context.Context) {
+			out, always := special(ctx)
+			a.silent = a.silent && !always
+			if ctx.Err() == nil {
+				a.push(out).wait()
+			}
+		})
+		return
+	}
+	f, p, missing := e.begin(r, func(out outcome) { a.push(out) })
+	switch {
+	case missing != nil:
+		a.push(outcome{err: missing})
+	case f != nil:
+		r := r
+		e.spawn(func(ctx context.Context) {
+			out := e.runOwn(ctx, f, r)
+			if ctx.Err() == nil {
+				a.push(out).wait()
+			}
+		})
+	case p.sent != queuedTicket:
+		e.spawn(func(context.Context) { e.deliver(p) })
+	}
+}
+
+// dispatch returns the call of a function that a worker makes. For any other kind of call, it
+// returns special, which executes the call. always is true for calls that get a reply even if
+// the caller expects none: forbidden calls, and calls passed to the middleware.
+func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r request, special func(ctx context.Context) (out outcome, always bool)) {
+	name, private := e.callerOf(w, ns, m.FunctionID)
+	from, depth := m.observed.Caller.stamped(&w.id, name), uint32(0)
 	if m.observed.Depth != nil {
 		depth = *m.observed.Depth
 	}
 	if through := m.observed.Activation; through != nil && w.speaks().observes {
-		return e.observers.through(ctx, w, through.ObserverID, request{
+		r := request{
 			id: m.id(), data: m.Data, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID), from: from, depth: depth,
-		}), false
+		}
+		return r, func(ctx context.Context) (outcome, bool) {
+			return e.observers.through(ctx, w, through.ObserverID, r), false
+		}
+	}
+	refused := func(why *wireError) (request, func(ctx context.Context) (outcome, bool)) {
+		e.recordRefused(w, ns, m, why)
+		return request{}, func(context.Context) (outcome, bool) { return outcome{err: why}, true }
 	}
 	if bad := w.permissions.denial(ns, m.FunctionID); bad != nil {
-		e.recordRefused(w, ns, m, bad)
-		return outcome{err: bad}, true
+		return refused(bad)
 	}
-	r := request{
+	if private {
+		return refused(errorBody("FORBIDDEN", "function '%s' is private", m.FunctionID))
+	}
+	r = request{
 		caller: w, functionID: m.FunctionID, namespace: ns,
 		data: m.Data, input: m.Data, metadata: m.Metadata, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID),
 		from: from, depth: depth,
-	}
-	if bad := e.privacy(w, ns, m.FunctionID); bad != nil {
-		e.recordRefused(w, ns, m, bad)
-		return outcome{err: bad}, true
 	}
 	if m.Traceparent != nil {
 		r.baggage = text(m.Baggage)
 	}
 	if id := w.permissions.middleware(ns, m.FunctionID); id != "" {
-		return w.permissions.throughMiddleware(ctx, w, id, m, r), true
+		r, m := r, m
+		return r, func(ctx context.Context) (outcome, bool) {
+			return w.permissions.throughMiddleware(ctx, w, id, m, r), true
+		}
 	}
 	if m.Action != nil && m.Action.Type == "enqueue" {
-		return e.enqueue(ctx, *m.Action.Queue, r), false
+		r, queue := r, *m.Action.Queue
+		return r, func(ctx context.Context) (outcome, bool) { return e.enqueue(ctx, queue, r), false }
 	}
 	r.id = m.id()
-	r.data = withKey(r.data, "_caller_worker_id", mustEncode(w.id))
-	return e.run(ctx, r), false
+	r.data = withKey(r.data, "_caller_worker_id", w.quotedID)
+	return r, nil
 }
 
 // id returns the id of the call, or a generated one if the caller expects no reply.
@@ -120,14 +169,12 @@ func (m *invokeFunctionMessage) id() string {
 	return uuid.NewString()
 }
 
-// privacy returns an error if the function is private and w may not call it.
-func (e *Engine) privacy(w *worker, namespace, id string) *wireError {
+// callerOf returns the name of w, and whether a function is private and w may not call it.
+func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if f := e.functions[key{namespace, id}]; f != nil && f.private && f.owner != w && w.has(f) {
-		return errorBody("FORBIDDEN", "function '%s' is private", id)
-	}
-	return nil
+	f := e.functions[key{namespace, id}]
+	return w.meta.name, f != nil && f.private && f.owner != w && w.has(f)
 }
 
 // has reports whether the function exists in the protocol of the connection. A nil worker is
@@ -143,19 +190,25 @@ func (w *worker) has(f *function) bool {
 // run calls a function of any kind (built in, invoked over HTTP, or served by a worker) and
 // waits for the outcome.
 func (e *Engine) run(ctx context.Context, r request) outcome {
-	f, p, missing := e.begin(r)
+	done := make(chan outcome, 1)
+	f, p, missing := e.begin(r, func(out outcome) { done <- out })
 	switch {
 	case missing != nil:
 		return outcome{err: missing}
 	case f != nil:
-		defer e.builtinEnded(r.caller)
-		ctx, span := e.startBuiltinSpan(withTrace(ctx, r.trace), r.functionID)
-		r.trace = traceOf(ctx)
-		out := e.runBuiltin(ctx, f, r)
-		span.end(out.err)
-		return out
+		return e.runOwn(ctx, f, r)
 	}
-	return e.await(ctx, p)
+	return e.await(ctx, p, done)
+}
+
+// runOwn runs a function that begin has returned, with a span.
+func (e *Engine) runOwn(ctx context.Context, f *function, r request) outcome {
+	defer e.builtinEnded(r.caller)
+	ctx, span := e.startBuiltinSpan(withTrace(ctx, r.trace), r.functionID)
+	r.trace = traceOf(ctx)
+	out := e.runBuiltin(ctx, f, r)
+	span.end(out.err)
+	return out
 }
 
 // runBuiltin runs a function inside the engine.
@@ -179,9 +232,9 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 
 // begin starts a call. For a function that runs inside the engine, it returns that function,
 // and the caller must run it. For a function of a worker, it records the call, queues the
-// message and returns the pending call; the caller can wait for the outcome with await, or
-// ignore it.
-func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireError) {
+// message and returns the pending call; ended then receives the outcome, under Engine.mu. If
+// ended is nil, the outcome is ignored.
+func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pending, missing *wireError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f := e.functions[key{r.namespace, r.functionID}]
@@ -197,7 +250,7 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 		return f, nil, nil
 	}
 	// Record the call before sending it: the reply may arrive immediately.
-	p = &pending{request: r, began: time.Now(), callee: f.owner, done: make(chan outcome, 1), recorded: e.recordCall(&r, f)}
+	p = &pending{request: r, began: time.Now(), callee: f.owner, ended: ended, recorded: e.recordCall(&r, f)}
 	if earlier := e.calls[p.id]; earlier != nil {
 		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
 	}
@@ -208,20 +261,26 @@ func (e *Engine) begin(r request) (builtin *function, p *pending, missing *wireE
 	}
 	p.sent = p.callee.push(p.callee.speaks().invoke(invocation{
 		id: r.id, functionID: f.hostID(), data: r.data, metadata: r.metadata, trace: r.trace,
-		caller: r.from.json(), depth: r.depth, activation: r.activation,
+		caller: r.from, depth: r.depth, activation: r.activation,
 	}))
 	return nil, p, nil
 }
 
-// await waits for the outcome of p.
-func (e *Engine) await(ctx context.Context, p *pending) outcome {
+// deliver waits until the message of p is queued. If the worker has disconnected, it ends the
+// call.
+func (e *Engine) deliver(p *pending) {
 	if !p.sent.wait() {
 		e.mu.Lock()
 		e.completeLocked(p, outcome{err: errorBody("channel_send_failed", "worker %s is gone", p.callee.id)})
 		e.mu.Unlock()
 	}
+}
+
+// await waits for the outcome of p, which done receives.
+func (e *Engine) await(ctx context.Context, p *pending, done <-chan outcome) outcome {
+	e.deliver(p)
 	select {
-	case out := <-p.done:
+	case out := <-done:
 		return out
 	case <-ctx.Done():
 		return outcome{err: errorBody("invocation_error", "%v", ctx.Err())}
@@ -236,7 +295,9 @@ func (e *Engine) completeLocked(p *pending, out outcome) bool {
 	}
 	p.over = true
 	e.recordEnd(p.recorded, out)
-	p.done <- out
+	if p.ended != nil {
+		p.ended(out)
+	}
 	if e.calls[p.id] == p {
 		delete(e.calls, p.id)
 	}
@@ -305,7 +366,7 @@ func (e *Engine) start(ctx context.Context, functionID, namespace string, payloa
 		id: uuid.NewString(), functionID: functionID, namespace: namespace,
 		data: payload, metadata: metadata, trace: traceOf(ctx), cause: causeOf(ctx), from: engineCaller(),
 	}
-	f, _, missing := e.begin(r)
+	f, _, missing := e.begin(r, nil)
 	if f != nil {
 		r.trace = traceContext{}
 		e.spawn(func(ctx context.Context) { e.runBuiltin(ctx, f, r) })
@@ -316,8 +377,13 @@ func (e *Engine) start(ctx context.Context, functionID, namespace string, payloa
 // invokeWith makes a call on behalf of the engine, with metadata, and waits for the result.
 // The call is part of the trace in ctx.
 func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
-	payload, err := canonical(payload)
-	if err != nil {
+	return e.invokeCanonical(ctx, functionID, namespace, canonicalValid(payload), metadata)
+}
+
+// invokeCanonical is invokeWith for a payload in canonical form. The payload can be nested too
+// deeply.
+func (e *Engine) invokeCanonical(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
+	if err := checkJSON(payload); err != nil {
 		return nil, errorBody("serialization_error", "Failed to serialize input for %s: %v", functionID, err)
 	}
 	out := e.run(ctx, request{
@@ -335,13 +401,18 @@ func (e *Engine) invoke(ctx context.Context, functionID, namespace string, paylo
 
 // fire calls the target of b with the namespace and metadata of b, and waits for the result.
 func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
+	return e.fireCanonical(ctx, b, canonicalValid(payload))
+}
+
+// fireCanonical is fire for a payload in canonical form.
+func (e *Engine) fireCanonical(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
 	if b.observer != nil {
 		out := e.observers.through(ctx, nil, b.observer.id, request{
-			id: uuid.NewString(), data: canonicalValid(payload), trace: traceOf(ctx), from: engineCaller(),
+			id: uuid.NewString(), data: payload, trace: traceOf(ctx), from: engineCaller(),
 		})
 		return out.result, out.err
 	}
-	return e.invokeWith(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
+	return e.invokeCanonical(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata)
 }
 
 // condition calls a condition function with the payload for the handler and without metadata.

@@ -2,9 +2,9 @@ package iiitest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,18 +28,48 @@ func canonical(raw json.RawMessage) (json.RawMessage, error) {
 
 // canonicalValid is like canonical, for JSON known to be valid.
 func canonicalValid(raw json.RawMessage) json.RawMessage {
-	s := scanner{b: raw}
-	return s.appendValue(make([]byte, 0, len(raw)))
+	out, _ := appendCanonical(make([]byte, 0, len(raw)), raw, 0)
+	return out
 }
 
-// withKey sets a key of a canonical value if the value is an object.
+// withKey sets a key of a canonical value if the value is an object. The key needs no escapes.
 func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMessage {
 	if kindOf(raw) != '{' {
 		return raw
 	}
-	members := (&scanner{b: raw}).members()
-	members[key] = value
-	return appendMembers(make([]byte, 0, len(raw)+len(key)+len(value)+4), members)
+	s := scanner{raw, 1}
+	for s.next() == '"' { // skip the keys before it
+		start := s.i
+		k := unquoteBytes(s.str())
+		if string(k) >= key {
+			rest := raw[start:]
+			if string(k) == key {
+				s.i++ // :
+				s.value()
+				rest = bytes.TrimPrefix(raw[s.i:], []byte(","))
+			}
+			return insertMember(raw[:start], key, value, rest)
+		}
+		s.i++ // :
+		s.value()
+		if s.next() == ',' {
+			s.i++
+		}
+	}
+	return insertMember(raw[:s.i], key, value, raw[s.i:])
+}
+
+// insertMember inserts a member between the beginning and the rest of an object.
+func insertMember(begin []byte, key string, value json.RawMessage, rest []byte) json.RawMessage {
+	dst := append(make([]byte, 0, len(begin)+len(key)+len(value)+len(rest)+5), begin...)
+	if c := begin[len(begin)-1]; c != '{' && c != ',' {
+		dst = append(dst, ',')
+	}
+	dst = append(append(append(dst, '"'), key...), `":`...)
+	if dst = append(dst, value...); rest[0] != '}' {
+		dst = append(dst, ',')
+	}
+	return append(dst, rest...)
 }
 
 // checkJSON rejects the same input as the engine's parser, with the same error messages.
@@ -73,6 +103,10 @@ func (s *scanner) next() byte {
 func (s *scanner) str() []byte {
 	start := s.i
 	for s.i++; s.i < len(s.b); s.i++ {
+		s.i += rawjson.PlainBytes(s.b[s.i:])
+		if s.i == len(s.b) {
+			break
+		}
 		switch s.b[s.i] {
 		case '\\':
 			s.i++
@@ -108,57 +142,110 @@ func (s *scanner) value() json.RawMessage {
 			}
 		}
 	default:
-		for s.i < len(s.b) && !bytes.ContainsRune([]byte(" \t\r\n,]}"), rune(s.b[s.i])) {
+		for s.i < len(s.b) && !endsScalar[s.b[s.i]] {
 			s.i++
 		}
 	}
 	return s.b[start:s.i]
 }
 
-// members consumes an object and returns its members. The last of duplicate keys wins.
-func (s *scanner) members() map[string]json.RawMessage {
-	m, _ := s.membersOf(nil)
-	return m
+// endsScalar marks the bytes that end a number or a literal.
+var endsScalar = [256]bool{' ': true, '\t': true, '\r': true, '\n': true, ',': true, ']': true, '}': true}
+
+// member is a member of an object. Its key is decoded.
+type member struct {
+	key   []byte
+	value json.RawMessage
 }
 
-// membersOf is like members. It also returns the first duplicate key that known accepts.
-func (s *scanner) membersOf(known func(key string) bool) (m map[string]json.RawMessage, twice string) {
-	m = make(map[string]json.RawMessage)
+// fewMembers is a number of members that most objects do not exceed.
+const fewMembers = 16
+
+// list consumes an object and appends its members to list, in their order. Keys can occur
+// twice.
+func (s *scanner) list(list []member) []member {
 	s.next()
 	s.i++ // {
 	for s.next() == '"' {
-		key := unquote(s.str())
+		key := unquoteBytes(s.str())
 		s.next()
 		s.i++ // :
-		if _, again := m[key]; again && twice == "" && known != nil && known(key) {
-			twice = key
-		}
-		m[key] = s.value()
+		list = append(list, member{key, s.value()})
 		if s.next() == ',' {
 			s.i++
 		}
 	}
 	s.i++ // }
-	return m, twice
+	return list
 }
 
-// appendValue consumes a value and appends it in canonical form.
-func (s *scanner) appendValue(dst []byte) []byte {
+// members consumes an object and returns its members. If a key occurs twice, the last
+// value counts.
+func (s *scanner) members() map[string]json.RawMessage {
+	var room [fewMembers]member
+	list := s.list(room[:0])
+	m := make(map[string]json.RawMessage, len(list))
+	for _, one := range list {
+		m[string(one.key)] = one.value
+	}
+	return m
+}
+
+// valueOf returns the value of the last member with a key, or nil.
+func valueOf(members []member, key string) json.RawMessage {
+	for _, m := range slices.Backward(members) {
+		if string(m.key) == key {
+			return m.value
+		}
+	}
+	return nil
+}
+
+// sorted sorts members by their keys. Of the members with the same key, it keeps the last.
+func sorted(list []member) []member {
+	if slices.IsSortedFunc(list, func(next, previous member) int { return cmp.Or(bytes.Compare(next.key, previous.key), -1) }) {
+		return list
+	}
+	slices.SortStableFunc(list, func(a, b member) int { return bytes.Compare(a.key, b.key) })
+	kept := list[:0]
+	for i, m := range list {
+		if i+1 == len(list) || !bytes.Equal(m.key, list[i+1].key) {
+			kept = append(kept, m)
+		}
+	}
+	return kept
+}
+
+// sortedMembers returns the members of a map, sorted by their keys.
+func sortedMembers(members map[string]json.RawMessage) []member {
+	list := make([]member, 0, len(members))
+	for k, v := range members {
+		list = append(list, member{[]byte(k), v})
+	}
+	return sorted(list)
+}
+
+// appendCanonical appends the value that begins at b[i], possibly after white space, in
+// canonical form. It also returns the index after the value.
+func appendCanonical(dst, b []byte, i int) ([]byte, int) {
+	s := scanner{b, i}
 	switch s.next() {
 	case '"':
 		text := s.str()
 		if bytes.IndexByte(text, '\\') < 0 {
-			return append(dst, text...)
+			return append(dst, text...), s.i
 		}
-		return appendString(dst, unquote(text))
+		return appendString(dst, unquote(text)), s.i
 	case '{':
-		members := s.members()
-		for k, v := range members {
-			if c := kindOf(v); c == '{' || c == '[' || c == '0' || c == '"' && bytes.IndexByte(v, '\\') >= 0 {
-				members[k] = canonicalValid(v)
+		var room [fewMembers]member
+		dst = append(dst, '{')
+		for i, m := range sorted(s.list(room[:0])) {
+			if i > 0 {
+				dst = append(dst, ',')
 			}
+			dst, _ = appendCanonical(append(appendKey(dst, m.key), ':'), m.value, 0)
 		}
-		return appendMembers(dst, members)
+		return append(dst, '}'), s.i
 	case '[':
 		dst = append(dst, '[')
 		s.i++
@@ -167,36 +254,54 @@ func (s *scanner) appendValue(dst []byte) []byte {
 				s.i++ // ,
 				dst = append(dst, ',')
 			}
-			dst = s.appendValue(dst)
+			dst, s.i = appendCanonical(dst, s.b, s.i)
 		}
-		s.i++
-		return append(dst, ']')
+		return append(dst, ']'), s.i + 1
 	case 't', 'f', 'n':
-		return append(dst, s.value()...)
+		return append(dst, s.value()...), s.i
 	default:
-		return rawjson.AppendNumber(dst, s.value())
+		return rawjson.AppendNumber(dst, s.value()), s.i
 	}
 }
 
-func appendMembers(dst []byte, members map[string]json.RawMessage) []byte {
+func appendMembers(dst []byte, members []member) []byte {
 	dst = append(dst, '{')
-	for i, k := range slices.Sorted(maps.Keys(members)) {
+	for i, m := range members {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(appendString(dst, k), ':')
-		dst = append(dst, members[k]...)
+		dst = append(appendKey(dst, m.key), ':')
+		dst = append(dst, m.value...)
 	}
 	return append(dst, '}')
 }
 
-func unquote(text []byte) string {
+// appendKey is appendString for a key.
+func appendKey(dst, key []byte) []byte {
+	if rawjson.PlainBytes(key) < len(key) || !utf8.Valid(key) {
+		return appendString(dst, string(key))
+	}
+	return append(append(append(dst, '"'), key...), '"')
+}
+
+// decodedKey decodes a key without its quotes.
+func decodedKey(key []byte) []byte {
+	if bytes.IndexByte(key, '\\') < 0 {
+		return key
+	}
+	return unquoteBytes(slices.Concat([]byte{'"'}, key, []byte{'"'}))
+}
+
+func unquote(text []byte) string { return string(unquoteBytes(text)) }
+
+// unquoteBytes decodes a string. The result can be a part of text.
+func unquoteBytes(text []byte) []byte {
 	if bytes.IndexByte(text, '\\') < 0 && len(text) >= 2 {
-		return string(text[1 : len(text)-1])
+		return text[1 : len(text)-1]
 	}
 	var s string
 	_ = json.Unmarshal(text, &s)
-	return s
+	return []byte(s)
 }
 
 // membersOf returns the members of an object, or nil for any other value.
@@ -205,6 +310,20 @@ func membersOf(raw json.RawMessage) map[string]json.RawMessage {
 		return nil
 	}
 	return (&scanner{b: raw}).members()
+}
+
+// memberOf returns a member of an object, or nil.
+func memberOf(raw json.RawMessage, key string) json.RawMessage {
+	var room [fewMembers]member
+	return valueOf(listOf(raw, room[:0]), key)
+}
+
+// listOf appends the members of an object to list; other values have none.
+func listOf(raw json.RawMessage, list []member) []member {
+	if kindOf(raw) != '{' {
+		return list
+	}
+	return (&scanner{b: raw}).list(list)
 }
 
 // stringOf returns the contents of a JSON string, or "" for any other value.
@@ -310,21 +429,35 @@ func mustEncode(v any) json.RawMessage {
 type object struct{ b []byte }
 
 // message starts a protocol message of the given type.
-func message(typ string) *object {
-	return new(object).str("type", typ)
+func message(typ string) *object { return largeMessage(typ, 0) }
+
+// largeEnough is enough room for a message without its largest values.
+const largeEnough = 240
+
+// largeMessage is message with room for values of the given length.
+func largeMessage(typ string, length int) *object {
+	o := &object{b: make([]byte, 0, length+largeEnough)}
+	return o.str("type", typ)
 }
 
+// key adds a key that needs no escapes: one of the protocol's own, or the name of a header.
 func (o *object) key(k string) {
-	if len(o.b) == 0 {
+	switch {
+	case o.b == nil:
+		o.b = append(make([]byte, 0, 128), '{')
+	case len(o.b) == 0:
 		o.b = append(o.b, '{')
-	} else {
+	default:
 		o.b = append(o.b, ',')
 	}
-	o.b = strconv.AppendQuote(o.b, k) // protocol keys are plain ASCII
-	o.b = append(o.b, ':')
+	o.b = append(append(append(o.b, '"'), k...), `":`...)
 }
 
-func (o *object) str(k, v string) *object { return o.raw(k, mustEncode(v)) }
+func (o *object) str(k, v string) *object {
+	o.key(k)
+	o.b = appendString(o.b, v)
+	return o
+}
 
 // optStr adds a string unless it is empty.
 func (o *object) optStr(k, v string) *object {
@@ -344,4 +477,9 @@ func (o *object) raw(k string, v json.RawMessage) *object {
 	return o
 }
 
-func (o *object) bytes() []byte { return append(o.b, '}') }
+func (o *object) bytes() []byte {
+	if len(o.b) == 0 {
+		return []byte("{}")
+	}
+	return append(o.b, '}')
+}

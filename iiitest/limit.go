@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 )
 
 // Limits of the engine. As soon as the engine has read the header of a frame or message that
@@ -37,6 +38,29 @@ type limitedConn struct {
 	message   uint64 // payload bytes of the current message so far
 	within    bool   // the current message has more frames
 	err       error
+
+	holding atomic.Bool // another write follows at once
+	held    []byte      // written with the next write; guarded by the WebSocket's lock for writing
+}
+
+// maxHeld is the maximum number of bytes that wait for the next write.
+const maxHeld = 32 << 10
+
+// Write implements net.Conn. While holding is set, it only collects the data.
+func (c *limitedConn) Write(p []byte) (int, error) {
+	holding := c.holding.Load() && len(c.held)+len(p) <= maxHeld
+	if !holding && len(c.held) == 0 {
+		return c.Conn.Write(p)
+	}
+	c.held = append(c.held, p...)
+	if holding {
+		return len(p), nil
+	}
+	_, err := c.Conn.Write(c.held)
+	if c.held = c.held[:0]; err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 func (c *limitedConn) Read(p []byte) (int, error) {

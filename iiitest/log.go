@@ -250,7 +250,7 @@ func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) 
 		id: uuid.NewString(), functionID: b.functionID, namespace: defaultNamespace, data: payload, metadata: b.metadata,
 		cause: cause{b.triggerType, b.id},
 	}
-	builtin, p, missing := l.engine.begin(r)
+	builtin, p, missing := l.engine.begin(r, nil)
 	switch {
 	case missing != nil:
 		// Do not write this to the engine's log, which would fire the same trigger again.
@@ -261,16 +261,12 @@ func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) 
 		l.engine.spawn(func(ctx context.Context) {
 			l.engine.runBuiltin(ctx, builtin, r)
 		})
-	default:
-		select {
-		case <-p.sent.done:
-		default:
-			b.config.behind.Add(1)
-			l.engine.spawn(func(context.Context) {
-				p.sent.wait()
-				b.config.behind.Add(-1)
-			})
-		}
+	case p.sent.done != nil:
+		b.config.behind.Add(1)
+		l.engine.spawn(func(context.Context) {
+			p.sent.wait()
+			b.config.behind.Add(-1)
+		})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 // Messages sent by workers, with the fields that the engine reads. Required fields follow the
@@ -195,40 +196,56 @@ type (
 	pingMessage    struct{}
 )
 
-// messageType checks that raw is a JSON object and returns its type.
-func messageType(raw []byte) (string, error) {
-	if err := checkJSON(raw); err != nil {
-		return "", err
+// readMessage checks that raw is a JSON object with a type. It returns the type, and appends the
+// members to room.
+func readMessage(raw []byte, room []member) (typ []byte, members []member, err error) {
+	members = room
+	plain := rawjson.ScanPlainObject(raw, maxDepth, func(key, value []byte) {
+		members = append(members, member{decodedKey(key), value})
+	})
+	if !plain {
+		if err := checkJSON(raw); err != nil {
+			return nil, nil, err
+		}
+		if kindOf(raw) != '{' {
+			return nil, nil, errors.New("not an object")
+		}
+		members = (&scanner{b: raw}).list(room)
 	}
-	if kindOf(raw) != '{' {
-		return "", errors.New("not an object")
+	types := 0
+	for _, m := range members {
+		if string(m.key) == "type" {
+			types++
+		}
 	}
-	members, twice := (&scanner{b: raw}).membersOf(func(key string) bool { return key == "type" })
-	typ := members["type"]
-	if twice != "" || kindOf(typ) != '"' {
-		return "", errors.New("type is missing")
+	value := valueOf(members, "type")
+	if types != 1 || kindOf(value) != '"' {
+		return nil, nil, errors.New("type is missing")
 	}
-	return unquote(typ), nil
+	return unquoteBytes(value), members, nil
 }
 
 // quoted matches quoted values in errors about invalid messages. The values may be secret and
 // must not be logged.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
-func decodeAs[T any](raw []byte) (any, error) { return decodeMore[T](raw, Protocol023, nil) }
+// decodeAs decodes the members of a message. It returns a *T.
+func decodeAs[T any](members []member) (any, error) {
+	return decodeMore[T](members, Protocol023, nil)
+}
 
 // decodeMore is like decodeAs, but in Protocol025 and later it also decodes additional fields
 // of the message. more returns the destination of those fields.
-func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error) {
-	var m T
-	detail := decodeStrict(raw, &m)
+func decodeMore[T any](members []member, p Protocol, more func(m *T) any) (any, error) {
+	m := new(T)
+	detail := decodeMembers(members, reflect.ValueOf(m).Elem())
 	if detail == "" && p >= Protocol025 {
-		detail = decodeValue(raw, reflect.ValueOf(more(&m)).Elem())
+		detail = decodeMembers(members, reflect.ValueOf(more(m)).Elem())
 	}
 	if detail != "" {
 		return nil, errors.New(quoted.ReplaceAllString(detail, `"…"`))
 	}
-	if c, ok := any(&m).(interface{ check() error }); ok {
+	if c, ok := any(m).(interface{ check() error }); ok {
 		if err := c.check(); err != nil {
 			return nil, err
 		}
@@ -240,11 +257,11 @@ func decodeMore[T any](raw []byte, p Protocol, more func(m *T) any) (any, error)
 // unknown actions.
 func (m *invokeFunctionMessage) check() error {
 	if m.InvocationID != nil {
-		id, err := uuid.Parse(*m.InvocationID)
+		id, err := normalUUID(*m.InvocationID)
 		if err != nil {
-			return errors.New("invocation_id is not a UUID")
+			return err
 		}
-		*m.InvocationID = id.String()
+		*m.InvocationID = id
 	}
 	switch {
 	case m.Action == nil, m.void(), m.Action.Type == "enqueue" && m.Action.Queue != nil:
@@ -274,12 +291,40 @@ func (m *registerFunctionMessage) check() error {
 	return nil
 }
 
-func (m *invocationResultMessage) check() error {
-	id, err := uuid.Parse(m.InvocationID)
-	if err != nil {
-		return errors.New("invocation_id is not a UUID")
+// normalUUID returns the usual spelling of the id of an invocation.
+func normalUUID(s string) (string, error) {
+	if usualUUID(s) {
+		return s, nil
 	}
-	m.InvocationID = id.String()
+	id, err := uuid.Parse(s)
+	if err != nil {
+		return "", errors.New("invocation_id is not a UUID")
+	}
+	return id.String(), nil
+}
+
+// usualUUID reports whether s is a UUID in the usual spelling.
+func usualUUID(s string) bool {
+	if len(s) != len("00000000-0000-0000-0000-000000000000") {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+			if c != '-' {
+				return false
+			}
+		case (c < '0' || c > '9') && (c < 'a' || c > 'f'):
+			return false
+		}
+	}
+	return true
+}
+
+func (m *invocationResultMessage) check() (err error) {
+	if m.InvocationID, err = normalUUID(m.InvocationID); err != nil {
+		return err
+	}
 	m.Result = optional(m.Result)
 	_, err = decodeError(m.Error)
 	return err

@@ -119,38 +119,38 @@ func (b *takenBack) all() ([]*registration, []*observer) {
 // apply applies one registration in namespace ns.
 func (w *worker) apply(m any, ns string) {
 	switch m := m.(type) {
-	case registerFunctionMessage:
+	case *registerFunctionMessage:
 		w.takenBack.reset()
-		w.e.registerFunction(w, ns, m)
-	case unregisterFunctionMessage:
+		w.e.registerFunction(w, ns, *m)
+	case *unregisterFunctionMessage:
 		w.e.unregisterFunction(w, ns, m.ID)
-	case registerTriggerTypeMessage:
-		w.e.registerTriggerType(w, ns, m)
-	case registerTriggerMessage:
+	case *registerTriggerTypeMessage:
+		w.e.registerTriggerType(w, ns, *m)
+	case *registerTriggerMessage:
 		w.takenBack.reset()
-		w.e.registerTrigger(w, ns, m)
-	case unregisterTriggerMessage:
+		w.e.registerTrigger(w, ns, *m)
+	case *unregisterTriggerMessage:
 		if r := w.e.unregisterTrigger(m.ID); r != nil && r.origin == w {
 			w.takenBack.addTrigger(r)
 		}
-	case unregisterTriggerTypeMessage:
-		w.e.unregisterTriggerType(w, ns, m)
-	case observeMessage:
+	case *unregisterTriggerTypeMessage:
+		w.e.unregisterTriggerType(w, ns, *m)
+	case *observeMessage:
 		w.takenBack.reset()
 		if w.speaks().observes {
-			w.e.observers.observe(w, m)
+			w.e.observers.observe(w, *m)
 		}
-	case unobserveMessage:
+	case *unobserveMessage:
 		if o := w.e.observers.unobserve(w, m.ID); o != nil {
 			w.takenBack.addObserver(o)
 		}
-	case observerAckMessage:
-		w.e.observers.acked(w, ns, m)
-	case invocationsObservedMessage:
-		w.e.observers.reported(w, ns, m)
-	case localStatsMessage:
-		w.e.observers.counted(w, ns, m)
-	case registerServiceMessage:
+	case *observerAckMessage:
+		w.e.observers.acked(w, ns, *m)
+	case *invocationsObservedMessage:
+		w.e.observers.reported(w, ns, *m)
+	case *localStatsMessage:
+		w.e.observers.counted(w, ns, *m)
+	case *registerServiceMessage:
 		// Ignored: services only group functions, and no built-in function returns them.
 	}
 }

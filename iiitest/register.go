@@ -128,7 +128,7 @@ func (e *Engine) lease(w *worker, ns, name string) bool {
 		return false
 	}
 	if holder := e.leases[k]; holder != nil && holder != w && !holder.leaving {
-		w.rejected = true
+		w.rejected.Store(true)
 		w.push(w.speaks().nameTaken(ns, name, holder.id))
 		w.out.push(outgoing{close: true})
 		return false

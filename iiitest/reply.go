@@ -40,9 +40,10 @@ func failure(err *wireError) reply {
 // object with the members status_code, headers and body. For any other result, the response is
 // 200 with an empty JSON object.
 func replyOf(result json.RawMessage) reply {
-	members := membersOf(result)
-	header, typed := replyHeader(members["headers"])
-	r := reply{status: statusOf(members["status_code"]), header: header, body: members["body"]}
+	var room [fewMembers]member
+	members := listOf(result, room[:0])
+	header, typed := replyHeader(valueOf(members, "headers"))
+	r := reply{status: statusOf(valueOf(members, "status_code")), header: header, body: valueOf(members, "body")}
 	switch {
 	case r.body == nil:
 		r.body = []byte("{}")

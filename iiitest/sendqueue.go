@@ -1,6 +1,11 @@
 package iiitest
 
-import "sync"
+import (
+	"runtime"
+	"sync"
+
+	"github.com/iii-go/iii/internal/fifo"
+)
 
 // sendQueueSize is the capacity of a worker's send queue, in messages. As in the engine,
 // senders block while the queue is full.
@@ -11,8 +16,8 @@ const sendQueueSize = 64
 // ticket then waits for room.
 type sendQueue struct {
 	mu      sync.Mutex
-	queue   []outgoing // up to sendQueueSize messages
-	waiting []*ticket
+	queue   fifo.Queue[outgoing] // up to sendQueueSize messages
+	waiting fifo.Queue[*ticket]
 	wake    chan struct{} // capacity 1; signals a message or the end
 	closed  bool
 }
@@ -25,38 +30,38 @@ type outgoing struct {
 
 type ticket struct {
 	out  outgoing
-	done chan struct{}
+	done chan struct{} // nil if there is nothing to wait for
 	ok   bool
 }
 
+// The tickets of all messages that are queued without waiting, and of all messages for a closed
+// queue.
+var queuedTicket, closedTicket = &ticket{ok: true}, &ticket{}
+
 // wait waits until the message is queued. It returns false if the worker has disconnected.
 func (t *ticket) wait() bool {
-	<-t.done
+	if t.done != nil {
+		<-t.done
+	}
 	return t.ok
 }
 
 func newSendQueue() *sendQueue { return &sendQueue{wake: make(chan struct{}, 1)} }
 
 func (q *sendQueue) push(out outgoing) *ticket {
-	t := &ticket{out: out, done: make(chan struct{})}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
 	case q.closed:
-		close(t.done)
-	case len(q.queue) < sendQueueSize:
-		q.enqueue(t)
-	default:
-		q.waiting = append(q.waiting, t)
+		return closedTicket
+	case q.queue.Len() < sendQueueSize:
+		q.queue.Push(out)
+		q.signal()
+		return queuedTicket
 	}
+	t := &ticket{out: out, done: make(chan struct{})}
+	q.waiting.Push(t)
 	return t
-}
-
-func (q *sendQueue) enqueue(t *ticket) {
-	q.queue = append(q.queue, t.out)
-	t.ok = true
-	close(t.done)
-	q.signal()
 }
 
 func (q *sendQueue) signal() {
@@ -66,28 +71,30 @@ func (q *sendQueue) signal() {
 	}
 }
 
-// pop waits for the next message and removes it. It returns false if the queue is closed, even
-// if messages remain.
-func (q *sendQueue) pop() (outgoing, bool) {
+// pop waits for the next message and removes it. more reports whether another message is
+// queued. ok is false if the queue is closed, even if messages remain.
+func (q *sendQueue) pop() (out outgoing, more, ok bool) {
 	for {
 		q.mu.Lock()
 		if q.closed {
 			q.mu.Unlock()
-			return outgoing{}, false
+			return outgoing{}, false, false
 		}
-		if len(q.queue) > 0 {
-			out := q.queue[0]
-			q.queue = append(q.queue[:0], q.queue[1:]...)
-			if len(q.waiting) > 0 {
-				t := q.waiting[0]
-				q.waiting = q.waiting[1:]
-				q.enqueue(t)
+		if q.queue.Len() > 0 {
+			out = q.queue.Pop()
+			if q.waiting.Len() > 0 {
+				t := q.waiting.Pop()
+				q.queue.Push(t.out)
+				t.ok = true
+				close(t.done)
 			}
+			more = q.queue.Len() > 0
 			q.mu.Unlock()
-			return out, true
+			return out, more, true
 		}
 		q.mu.Unlock()
 		<-q.wake
+		runtime.Gosched() // other goroutines may be about to queue messages, which then join the same write
 	}
 }
 
@@ -99,9 +106,9 @@ func (q *sendQueue) close() {
 		return
 	}
 	q.closed = true
-	for _, t := range q.waiting {
+	for _, t := range q.waiting.All() {
 		close(t.done)
 	}
-	q.queue, q.waiting = nil, nil
+	q.queue, q.waiting = fifo.Queue[outgoing]{}, fifo.Queue[*ticket]{}
 	q.signal()
 }

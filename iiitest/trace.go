@@ -47,6 +47,12 @@ func childTrace(ctx context.Context) context.Context {
 // rewrites them. Numbers may be shorter or longer than usual, but ids must be lowercase. The
 // engine keeps only the sampled flag. It rejects version 00 with flags above 02.
 func parseTraceparent(s string) (parts [4]string, ok bool) {
+	if usualTraceparent(s) {
+		return [4]string{s[:2], s[3:35], s[36:52], s[53:]}, true
+	}
+	if s == "" {
+		return parts, false
+	}
 	list := strings.Split(strings.TrimSpace(s), "-")
 	if list[len(list)-1] == "" {
 		list = list[:len(list)-1]
@@ -70,6 +76,21 @@ func parseTraceparent(s string) (parts [4]string, ok bool) {
 		sampled = "01"
 	}
 	return [4]string{"00", trace, parent, sampled}, true
+}
+
+// usualTraceparent reports whether s has the usual form, whose parts parseTraceparent returns
+// unchanged: version 00, ids of full length other than zero, and flags 00 or 01.
+func usualTraceparent(s string) bool {
+	const like = "00-00000000000000000000000000000000-0000000000000000-00"
+	if len(s) != len(like) || s[:3] != like[:3] || s[35] != '-' || s[52:54] != like[52:54] || s[54] != '0' && s[54] != '1' {
+		return false
+	}
+	for i := 3; i < 52; i++ {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') && i != 35 {
+			return false
+		}
+	}
+	return s[3:35] != like[3:35] && s[36:52] != like[36:52]
 }
 
 // hexNumber pads a hexadecimal number to the given number of digits and converts it to
@@ -103,7 +124,9 @@ func toCallee(traceparent, header *string, functionID string) traceContext {
 	if traceparent == nil && header == nil {
 		return t
 	}
-	if parts, ok := parseTraceparent(text(traceparent)); ok {
+	if parent := text(traceparent); usualTraceparent(parent) {
+		t.traceparent = parent
+	} else if parts, ok := parseTraceparent(parent); ok {
 		t.traceparent = strings.Join(parts[:], "-")
 	}
 	entries := parseBaggage(text(header))

@@ -45,6 +45,8 @@ func TestTraceToCallee(t *testing.T) {
 		{"a last dash", "00-" + ids + "-01-", absent, traced("00-" + ids + "-01")},
 		{"a field too many", "00-" + ids + "-01-x", absent, traced("")},
 		{"zeros", "00-00000000000000000000000000000000-b7ad6b7169203331-01", absent, traced("")},
+		{"zero parent", "00-" + ids[:33] + "0000000000000000-01", absent, traced("")},
+		{"flags of one digit too many", "00-" + ids + "-1x", absent, traced("")},
 		{"other callee", absent, "iii.function.id=g;p, b = 2 ;x=y", with("iii.function.id=f,b=2")},
 		{"twice", absent, "a=1,b=2,a=3", with("iii.function.id=f,a=3,b=2")},
 		{"escapes", absent, "a=100%25,b=x%3dy%2C z,c=%C3%BC,d=%zz", with("iii.function.id=f,a=100%,b=x%3Dy%2C%20z,c=%C3%BC,d=%zz")},

@@ -42,7 +42,7 @@ func decodeQuery[T any](c *call) (T, *wireError) {
 			f := fields.named(key)
 			return kindOf(v) == 'n' && (f == nil || f.optional)
 		})
-		data = appendMembers(nil, members)
+		data = appendMembers(nil, sortedMembers(members))
 	}
 	return decodeInput[T](c.functionID, data)
 }
@@ -147,7 +147,7 @@ func pairsOnly(input json.RawMessage, keys ...string) json.RawMessage {
 	if members == nil {
 		return input
 	}
-	return appendMembers(nil, members)
+	return appendMembers(nil, sortedMembers(members))
 }
 
 func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireError) {

@@ -53,8 +53,8 @@ func decodeOp(raw json.RawMessage) (iii.UpdateOpVariant, string) {
 	var tag json.RawMessage
 	switch kindOf(raw) {
 	case '{':
-		members := (&scanner{b: raw}).members()
-		tag = members["type"]
+		members := sorted((&scanner{b: raw}).list(nil))
+		tag = valueOf(members, "type")
 		decode = func(fields any, _ string) string { return decodeMembers(members, reflect.ValueOf(fields).Elem()) }
 	case '[':
 		items := itemsOf(raw)

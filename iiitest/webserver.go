@@ -513,9 +513,15 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 }
 
 // stopReading stops the goroutine started by listen. It reports whether the request and the
-// response are complete, so that another request can follow.
+// response are complete, so that another request can follow. If so, it first waits for that
+// request, or for the client to disconnect.
 func (x *webExchange) stopReading() bool {
-	if x.listening != nil {
+	next := x.done && x.read() && !x.last
+	switch {
+	case x.listening == nil:
+	case next:
+		<-x.listening
+	default:
 		_ = x.conn.conn.SetReadDeadline(time.Unix(1, 0))
 		<-x.listening
 		_ = x.conn.conn.SetReadDeadline(time.Time{})

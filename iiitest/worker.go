@@ -1,7 +1,9 @@
 package iiitest
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"net"
 	"net/http"
 	"sync"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // worker represents one connection of the worker protocol. A worker that reconnects is
@@ -18,6 +22,7 @@ import (
 type worker struct {
 	e           *Engine
 	id, token   string
+	quotedID    json.RawMessage
 	conn        *websocket.Conn
 	ip          string
 	permissions *permissions // nil on the open listener
@@ -41,7 +46,8 @@ type worker struct {
 	attached map[*pending]struct{} // calls that the worker has made or is executing
 	making   int                   // number of its calls to built-in functions in progress
 	leaving  bool                  // the connection has ended
-	rejected bool                  // its name was taken; ignore its messages
+
+	rejected atomic.Bool // its name was taken; ignore its messages
 
 	ended   sync.Once
 	cleaned chan struct{} // closed when the cleanup is complete
@@ -74,6 +80,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 		attached: make(map[*pending]struct{}),
 		cleaned:  make(chan struct{}),
 	}
+	w.quotedID = mustEncode(w.id)
 	w.spoken.Store(&dialect{protocol: e.Protocol(), strict: e.cfg.strict})
 	w.ip, _, _ = net.SplitHostPort(r.RemoteAddr)
 	if limited, ok := conn.NetConn().(*limitedConn); ok { // otherwise the library answers pings while reading is stopped
@@ -130,14 +137,24 @@ func farewell(conn *websocket.Conn) {
 
 // read handles messages one at a time until the connection ends.
 func (w *worker) read() {
+	var buf []byte
 	for {
 		w.reading.wait(w.e.ctx)
-		kind, data, err := w.conn.ReadMessage()
+		kind, r, err := w.conn.NextReader()
+		if err == nil {
+			buf, err = wsconn.AppendAll(r, buf[:0])
+		}
 		if err != nil {
 			w.e.log.Debug("worker connection ended", "worker", w.id, "error", err)
 			return
 		}
-		w.reading.wait(w.e.ctx) // StopReading may have been called during ReadMessage
+		data := buf
+		if buf = buf[:0]; len(data) > keptBuffer {
+			buf = nil
+		} else {
+			data = bytes.Clone(data) // has no spare capacity
+		}
+		w.reading.wait(w.e.ctx) // StopReading may have been called during the read
 		if kind == websocket.TextMessage && !utf8.Valid(data) {
 			return // as the engine's WebSocket library does
 		}
@@ -147,10 +164,14 @@ func (w *worker) read() {
 	}
 }
 
+// keptBuffer is the maximum size of a message that is read into a reused buffer.
+const keptBuffer = 64 << 10
+
 // receive handles a message. It returns false if a hook cuts the connection.
 func (w *worker) receive(kind int, data []byte) bool {
 	frame := Frame{Direction: ToEngine, Binary: kind == websocket.BinaryMessage, Message: data}
-	for _, data := range w.e.frames.add(w, &frame) {
+	var room [1][]byte
+	for _, data := range w.e.frames.add(w, &frame, w.e.frames.hook.Load(), room[:0]) {
 		if frame.Binary && telemetryTag(data) != "" {
 			w.e.ingest(w.id, w.conn.RemoteAddr().String(), data)
 			continue
@@ -168,28 +189,24 @@ func (w *worker) receive(kind int, data []byte) bool {
 	return !frame.cut
 }
 
-// handle processes one message. Calls run on their own goroutines; registrations are applied
-// in order.
+// handle processes one message. Registrations are applied in order, and calls are started.
 func (w *worker) handle(m any) {
 	e := w.e
-	e.mu.Lock()
-	rejected := w.rejected
-	e.mu.Unlock()
-	if rejected {
+	if w.rejected.Load() {
 		return
 	}
 	switch m := m.(type) {
-	case invokeFunctionMessage:
-		e.spawn(func(ctx context.Context) { e.serveCall(ctx, w, m) })
-	case invocationResultMessage:
-		e.deliverResult(w, m)
-	case triggerRegistrationResultMessage:
-		e.triggerAnswered(w, m)
-	case reattachMessage:
-		e.reattach(w, m)
-	case pingMessage:
+	case *invokeFunctionMessage:
+		e.serveCall(w, *m)
+	case *invocationResultMessage:
+		e.deliverResult(w, *m)
+	case *triggerRegistrationResultMessage:
+		e.triggerAnswered(w, *m)
+	case *reattachMessage:
+		e.reattach(w, *m)
+	case *pingMessage:
 		w.send(w.speaks().pong())
-	case ignoredMessage:
+	case *ignoredMessage:
 	default:
 		w.register(m)
 	}
@@ -204,20 +221,30 @@ func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}
 // disconnected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
-// write sends queued messages until the send queue is closed.
+// write sends queued messages until the send queue is closed. It sends messages that are
+// queued together with one write to the network, unless a hook decides about each of them.
 func (w *worker) write() {
 	defer close(w.written)
+	conn := w.conn.NetConn().(*limitedConn)
+	var hook *func(Frame) Verdict
+	held := false // the previous message waits for this one
 	for {
-		out, ok := w.out.pop()
+		out, more, ok := w.out.pop()
 		if !ok {
 			return
 		}
+		if !held {
+			hook = w.e.frames.hook.Load()
+		}
+		held = more && !out.close && hook == nil
+		conn.holding.Store(held)
 		if out.close {
 			sayGoodbye(w.conn)
 			continue
 		}
 		frame := Frame{Direction: FromEngine, Message: out.message}
-		for _, m := range w.e.frames.add(w, &frame) {
+		var room [1][]byte
+		for _, m := range w.e.frames.add(w, &frame, hook, room[:0]) {
 			if err := w.conn.WriteMessage(websocket.TextMessage, m); err != nil {
 				_ = w.conn.Close()
 				break

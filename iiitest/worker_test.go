@@ -293,7 +293,7 @@ func TestSlowWorkerBlocksOnlyItsCallers(t *testing.T) {
 		synctest.Wait()
 		w := e.find("slow")[0]
 		w.out.mu.Lock()
-		queued, waiting := len(w.out.queue), len(w.out.waiting)
+		queued, waiting := w.out.queue.Len(), w.out.waiting.Len()
 		w.out.mu.Unlock()
 		if queued != sendQueueSize || waiting == 0 {
 			t.Errorf("%d messages queued and %d waiting, want %d and some", queued, waiting, sendQueueSize)

@@ -2,7 +2,8 @@
 # Runs the benchmarks of package filter and of the reference implementation in turn, ROUNDS (5)
 # times. For each case, prints the lowest figures and the ratios. The reference implementation
 # takes decoded filters and documents; its -from-text cases include the decoding, which package
-# filter always does.
+# filter always does. In both, -insert-held changes a clone of an index, and -insert-remove changes
+# an index in place.
 set -eu
 cd "$(dirname "$0")/../.."
 out=$(mktemp -d)

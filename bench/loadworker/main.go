@@ -1,6 +1,9 @@
-// Command loadworker is the worker for load measurements. It serves bench::echo, or calls
-// bench::sink BENCH_N times and exits. If BENCH_OTEL is 1, it records traces. If BENCH_RAW is
-// 1, payloads and results remain JSON text. BENCH_PROFILE names a file for a CPU profile.
+// Command loadworker is the worker for load measurements. If BENCH_MODE is serve, it serves
+// bench::echo. If BENCH_MODE is call, it calls bench::sink BENCH_N times and exits. If it is
+// drive, it serves bench::drive, which calls the bench::echo of another worker; if it is http,
+// it serves POST /bench. If BENCH_OTEL is 1, it records traces. If BENCH_RAW is 1, payloads and
+// results of bench::echo and bench::sink remain JSON text. BENCH_PROFILE names a file for a CPU
+// profile.
 package main
 
 import (
@@ -10,6 +13,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime/pprof"
@@ -66,10 +70,22 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	if os.Getenv("BENCH_MODE") == "call" {
+	switch os.Getenv("BENCH_MODE") {
+	case "call":
 		return call(ctx, c)
+	case "drive":
+		_, err = iii.Handle(c, "bench::drive", func(ctx context.Context, l load) (any, error) {
+			note := l.note()
+			return nil, l.run(func(i int) error { return echoOrder(ctx, c, newOrder(i, note)) })
+		})
+	case "http":
+		_, err = iii.HandleHTTP(c, http.MethodPost, "/bench", func(_ context.Context, r *iii.HTTPRequest[order]) (*iii.HTTPResponse[order], error) {
+			return &iii.HTTPResponse[order]{Body: r.Body}, nil
+		})
+	default:
+		err = serve(c)
 	}
-	if err := serve(c); err != nil {
+	if err != nil {
 		return err
 	}
 	return c.Run(ctx)
@@ -92,57 +108,84 @@ func shutdown(t *iii.Telemetry) {
 	slog.Info("telemetry ended", "error", err, "stats", t.Connection().Stats())
 }
 
-func call(ctx context.Context, c *iii.Client) error {
-	n, inflight, size := number("BENCH_N"), number("BENCH_INFLIGHT"), number("BENCH_SIZE")
-	if err := c.Connect(ctx); err != nil {
-		return err
-	}
-	note := strings.Repeat("x", size)
-	place := placeOrder
-	if raw() {
-		text, err := json.Marshal(order{User: "u-1", Amount: 1, Note: note, Tags: []string{"a", "b"}})
-		if err != nil {
-			return err
-		}
-		place = func(ctx context.Context, c *iii.Client, _ order) error {
-			out, err := iii.Call[json.RawMessage](ctx, c, "bench::sink", json.RawMessage(text))
-			if err == nil && !bytes.Contains(out, []byte(`"ok":true`)) {
-				err = fmt.Errorf("answer is not ok: %s", out)
-			}
-			return err
-		}
-	}
+// load is the input of bench::drive.
+type load struct {
+	N        int `json:"n"`        // number of calls
+	InFlight int `json:"inflight"` // number of concurrent calls
+	Size     int `json:"size"`     // bytes of the note
+}
+
+func (l load) note() string { return strings.Repeat("x", l.Size) }
+
+func newOrder(i int, note string) order {
+	return order{User: "u-" + strconv.Itoa(i), Amount: i, Note: note, Tags: []string{"a", "b"}}
+}
+
+// run calls place N times. It returns the first error.
+func (l load) run(place func(i int) error) error {
 	work := make(chan int)
-	failed := make(chan error, inflight)
+	failed := make(chan error, l.InFlight)
 	var wg sync.WaitGroup
-	for range inflight {
+	for range l.InFlight {
 		wg.Go(func() {
 			for i := range work {
-				if err := place(ctx, c, order{User: "u-" + strconv.Itoa(i), Amount: i, Note: note, Tags: []string{"a", "b"}}); err != nil {
+				if err := place(i); err != nil {
 					failed <- err
 					return
 				}
 			}
 		})
 	}
-	var err error
 feed:
-	for i := range n {
+	for i := range l.N {
 		select {
 		case work <- i:
-		case err = <-failed:
+		case err := <-failed:
+			failed <- err
 			break feed
 		}
 	}
 	close(work)
 	wg.Wait()
-	return err
+	close(failed)
+	return <-failed // nil if there is none
+}
+
+func call(ctx context.Context, c *iii.Client) error {
+	l := load{number("BENCH_N"), number("BENCH_INFLIGHT"), number("BENCH_SIZE")}
+	if err := c.Connect(ctx); err != nil {
+		return err
+	}
+	note := l.note()
+	if !raw() {
+		return l.run(func(i int) error { return placeOrder(ctx, c, newOrder(i, note)) })
+	}
+	text, err := json.Marshal(newOrder(1, note))
+	if err != nil {
+		return err
+	}
+	return l.run(func(int) error {
+		out, err := iii.Call[json.RawMessage](ctx, c, "bench::sink", json.RawMessage(text))
+		if err == nil && !bytes.Contains(out, []byte(`"ok":true`)) {
+			err = fmt.Errorf("answer is not ok: %s", out)
+		}
+		return err
+	})
 }
 
 func placeOrder(ctx context.Context, c *iii.Client, in order) error {
 	out, err := iii.Call[receipt](ctx, c, "bench::sink", in)
 	if err == nil && !out.OK {
 		err = fmt.Errorf("call %d: answer is not ok", in.Amount)
+	}
+	return err
+}
+
+// echoOrder calls bench::echo with an order.
+func echoOrder(ctx context.Context, c *iii.Client, in order) error {
+	out, err := iii.Call[order](ctx, c, "bench::echo", in)
+	if err == nil && (out.Amount != in.Amount || out.Note != in.Note) {
+		err = fmt.Errorf("call %d: the answer is another order", in.Amount)
 	}
 	return err
 }

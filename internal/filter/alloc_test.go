@@ -58,11 +58,11 @@ func TestIndexMatchDoesNotAllocate(t *testing.T) {
 		var one, paths Index[int]
 		for i := range n {
 			key := fmt.Sprint(i)
-			one = one.Insert(key, mustParse(t, fmt.Sprintf(`{"input.k": {"$eq": %d}, "input.a": {"$ne": 1}}`, i)), i)
-			paths = paths.Insert(key, mustParse(t, fmt.Sprintf(`{"input.k%d": {"$eq": %d}}`, i%5, i)), i)
+			one.Insert(key, mustParse(t, fmt.Sprintf(`{"input.k": {"$eq": %d}, "input.a": {"$ne": 1}}`, i)), i)
+			paths.Insert(key, mustParse(t, fmt.Sprintf(`{"input.k%d": {"$eq": %d}}`, i%5, i)), i)
 		}
 		doc := &Document{Input: json.RawMessage(`{"k": 0, "k0": 0, "k1": "x", "k3": [1]}`)}
-		for name, x := range map[string]Index[int]{"one path": one, "five paths": paths} {
+		for name, x := range map[string]*Index[int]{"one path": &one, "five paths": &paths} {
 			buf := x.AppendMatches(make([]int, 0, n), doc)
 			if len(buf) != 1 {
 				t.Errorf("%s, %d entries: matches %v", name, n, buf)

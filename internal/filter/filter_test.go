@@ -103,7 +103,8 @@ func TestZeroFilterMatchesEverything(t *testing.T) {
 		}
 	}
 	var x Index[string]
-	x = x.Insert("b", nil, "b").Insert("a", new(Filter), "a")
+	x.Insert("b", nil, "b")
+	x.Insert("a", new(Filter), "a")
 	if diff := cmp.Diff([]string{"a", "b"}, x.AppendMatches(nil, &Document{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -137,6 +138,39 @@ func TestNumbersOfDocuments(t *testing.T) {
 	} {
 		if got := toFloat([]byte(text)); got != want {
 			t.Errorf("%s is read as %v, want %v", text, got, want)
+		}
+	}
+}
+
+// The last of several members with the same key counts, wherever it is and however its key is
+// spelled.
+func TestLastMemberCounts(t *testing.T) {
+	for _, c := range []struct{ path, quoted, escaped string }{
+		{"input.k", `"k"`, `"\u006b"`},
+		{"input.key", `"key"`, `"\u006bey"`},
+		{"input.long key of a member", `"long key of a member"`, `"long key of a membe\u0072"`},
+		{`input."`, `"\""`, `"\u0022"`},
+		{`input.\\`, `"\\"`, `"\u005c"`},
+		{"input.é", `"é"`, `"\u00e9"`},
+	} {
+		f := mustParse(t, fields{c.path: fields{"$eq": 1}})
+		for _, other := range []string{c.quoted, c.escaped} {
+			for i := range 40 {
+				// Only the last document has other text that begins with the first byte of a key.
+				before, after := strings.Repeat("x", i%7), strings.Repeat("x", i)
+				for text, want := range map[string]bool{
+					fmt.Sprintf(`{"%s":0,%s:1,"y":"%s",%s:2}`, before, c.quoted, after, other):              false,
+					fmt.Sprintf(`{"%s":0,%s:2,"y":"%s",%s:1}`, before, c.quoted, after, other):              true,
+					fmt.Sprintf(`{%s:1,"y":"%s", "z":{%s:2}}`, c.quoted, after, other):                      true,
+					fmt.Sprintf(`{%s:1,"y":"%s"}`, c.quoted, after):                                         true,
+					fmt.Sprintf(`{%s:2,"y":"%s"}`, c.quoted, after):                                         false,
+					fmt.Sprintf(`{%s:1,"y":"%sü","ü":0,%s:2,"z":0,"ö%s":1}`, c.quoted, after, other, after): false,
+				} {
+					if got := f.Matches(&Document{Input: json.RawMessage(text)}); got != want {
+						t.Errorf("%s on %s: %v", f, text, got)
+					}
+				}
+			}
 		}
 	}
 }

@@ -68,7 +68,9 @@ func FuzzMatch(f *testing.F) {
 		if parsed.Matches(d) != verdict {
 			t.Fatalf("%s on %q: %v, then another verdict", parsed, input, verdict)
 		}
-		x := Index[int]{}.Insert("a", parsed, 0).Insert("b", parsed, 1)
+		var x Index[int]
+		x.Insert("a", parsed, 0)
+		x.Insert("b", parsed, 1)
 		x.AppendMatches(nil, d)
 		all := &Filter{clauses: parsed.clauses, paths: viewFrom}
 		viewed := all.Matches(d)

@@ -7,15 +7,18 @@ import (
 )
 
 // Index finds the filters that match a document. It maps keys to filters and values, ordered
-// by key. An Index is immutable. Insert and Remove take O(log n) time and return a new Index
-// that shares most of its structure with the old one. All methods are safe for concurrent use.
-// The zero value is an empty index.
+// by key. The zero value is an empty index. An Index must not be copied, except with Clone. Its
+// methods are safe for concurrent use, except Insert, Remove and Clone.
+//
+// Insert and Remove take O(log n) time. They copy the nodes that an index shares with a clone,
+// and change the other nodes in place.
 //
 // If possible, an entry is filed under one condition of its filter. Such a condition requires
 // the value at a path to equal one of several scalars. Matching resolves each path once, then
 // evaluates only the entries filed under the value found there and the entries without a
 // condition.
 type Index[V any] struct {
+	owner *owner // of the nodes that are not shared with a clone, or nil if there are none
 	all   *tree[string, *entry[V]]
 	rest  *tree[string, *entry[V]]  // entries without a condition
 	paths *tree[string, *filing[V]] // filings by path text
@@ -38,6 +41,7 @@ type condition struct {
 
 // filing holds the entries filed under one path.
 type filing[V any] struct {
+	owner                *owner
 	path                 *path
 	null, truth, falsity *tree[string, *entry[V]]
 	numbers              *tree[float64, *tree[string, *entry[V]]]
@@ -102,10 +106,10 @@ func compareScalars(a, b *value) int {
 }
 
 // Len returns the number of entries.
-func (x Index[V]) Len() int { return x.all.len() }
+func (x *Index[V]) Len() int { return x.all.len() }
 
 // Get returns the value stored under key.
-func (x Index[V]) Get(key string) (v V, ok bool) {
+func (x *Index[V]) Get(key string) (v V, ok bool) {
 	e, ok := x.all.get(key)
 	if !ok {
 		return v, false
@@ -114,11 +118,10 @@ func (x Index[V]) Get(key string) (v V, ok bool) {
 }
 
 // All iterates over keys and values in key order.
-func (x Index[V]) All() iter.Seq2[string, V] {
+func (x *Index[V]) All() iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		var w walk[string, *entry[V]]
-		w.begin(x.all)
-		for t := w.next(); t != nil; t = w.next() {
+		for t := w.begin(x.all); t != nil; t = w.next() {
 			if !yield(t.key, t.value.value) {
 				return
 			}
@@ -126,10 +129,20 @@ func (x Index[V]) All() iter.Seq2[string, V] {
 	}
 }
 
-// Insert returns an index that also contains the given entry, which replaces any entry with
-// the same key. A nil filter matches every document.
-func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
-	x = x.Remove(key)
+// Clone returns a copy of the index in constant time. Methods that read the index may run
+// concurrently.
+func (x *Index[V]) Clone() Index[V] {
+	x.owner = nil
+	return *x
+}
+
+// Insert adds an entry, which replaces any entry with the same key. A nil filter matches every
+// document.
+func (x *Index[V]) Insert(key string, f *Filter, v V) {
+	x.Remove(key)
+	if x.owner == nil {
+		x.owner = new(owner)
+	}
 	e := &entry[V]{key: key, filter: f, value: v}
 	// Prefer a condition with a single scalar, then the one with the fewest neighbors, then
 	// the one with the fewest scalars.
@@ -143,30 +156,34 @@ func (x Index[V]) Insert(key string, f *Filter, v V) Index[V] {
 			e.under, best = c, cost
 		}
 	}
-	x.all = x.all.put(key, e)
+	added := newEntry(key, e) // the trees share it
+	x.all = x.all.put(x.owner, added)
 	if e.under.path == nil {
-		x.rest = x.rest.put(key, e)
-		return x
+		x.rest = x.rest.put(x.owner, added)
+	} else {
+		x.file(e, added)
 	}
-	return x.file(e, 1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.put(key, e) })
 }
 
-// Remove returns an index without the entry for key.
-func (x Index[V]) Remove(key string) Index[V] {
+// Remove removes the entry for key, if there is one.
+func (x *Index[V]) Remove(key string) {
 	e, ok := x.all.get(key)
 	if !ok {
-		return x
+		return
 	}
-	x.all = x.all.remove(key)
+	if x.owner == nil {
+		x.owner = new(owner)
+	}
+	x.all = x.all.remove(x.owner, key)
 	if e.under.path == nil {
-		x.rest = x.rest.remove(key)
-		return x
+		x.rest = x.rest.remove(x.owner, key)
+	} else {
+		x.file(e, nil)
 	}
-	return x.file(e, -1, func(t *tree[string, *entry[V]]) *tree[string, *entry[V]] { return t.remove(key) })
 }
 
 // neighbors returns the number of entries already filed under the scalars of c.
-func (x Index[V]) neighbors(c condition) int {
+func (x *Index[V]) neighbors(c condition) int {
 	f, ok := x.paths.get(c.path.text)
 	if !ok {
 		return 0
@@ -195,42 +212,54 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file applies change to the entries under each scalar of e's condition, and adds delta to the
-// number of entries filed under its path.
-func (x Index[V]) file(e *entry[V], delta int, change func(*tree[string, *entry[V]]) *tree[string, *entry[V]]) Index[V] {
+// file adds e, as added, to the entries under each scalar of its condition. If added is nil, it
+// removes e from them instead.
+func (x *Index[V]) file(e *entry[V], added *tree[string, *entry[V]]) {
 	key := e.under.path.text
-	f := filing[V]{path: e.under.path}
-	if old, ok := x.paths.get(key); ok {
-		f = *old
+	f, ok := x.paths.get(key)
+	if !ok || f.owner != x.owner {
+		owned := filing[V]{path: e.under.path}
+		if ok {
+			owned = *f
+		}
+		owned.owner = x.owner
+		f = &owned
+		x.paths = x.paths.put(x.owner, newEntry(key, f))
 	}
-	if f.count += delta; f.count == 0 {
-		x.paths = x.paths.remove(key)
-		return x
+	if added != nil {
+		f.count++
+	} else if f.count--; f.count == 0 {
+		x.paths = x.paths.remove(x.owner, key)
+		return
 	}
 	for _, s := range e.under.scalars {
-		switch t := change(f.under(s)); {
+		list := f.under(s)
+		if added != nil {
+			list = list.put(x.owner, added)
+		} else {
+			list = list.remove(x.owner, e.key)
+		}
+		switch {
 		case s.kind == number:
-			f.numbers = replace(f.numbers, s.num, t)
+			f.numbers = replace(x.owner, f.numbers, s.num, list)
 		case s.kind == text:
-			f.texts = replace(f.texts, s.text, t)
+			f.texts = replace(x.owner, f.texts, s.text, list)
 		case s.kind == null:
-			f.null = t
+			f.null = list
 		case s.truth:
-			f.truth = t
+			f.truth = list
 		default:
-			f.falsity = t
+			f.falsity = list
 		}
 	}
-	x.paths = x.paths.put(key, &f)
-	return x
 }
 
 // replace stores a list under a scalar. If the list is empty, it removes the scalar instead.
-func replace[K cmp.Ordered, V any](lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
+func replace[K cmp.Ordered, V any](o *owner, lists *tree[K, *tree[string, V]], scalar K, list *tree[string, V]) *tree[K, *tree[string, V]] {
 	if list == nil {
-		return lists.remove(scalar)
+		return lists.remove(o, scalar)
 	}
-	return lists.put(scalar, list)
+	return lists.put(o, newEntry(scalar, list))
 }
 
 // lookup returns the entries filed under raw, a value from a document.
@@ -290,7 +319,7 @@ func (r *found[V]) list(i int) *tree[string, *entry[V]] {
 }
 
 func (r *found[V]) lookup(m *match, f *filing[V]) {
-	if v, ok := m.resolve(f.path, nil); ok {
+	if v := m.resolve(f.path, nil); len(v) > 0 {
 		r.add(f.lookup(v))
 	}
 }
@@ -303,8 +332,7 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 		return
 	}
 	var w walk[string, *filing[V]]
-	w.begin(x.paths)
-	for t := w.next(); t != nil; t = w.next() {
+	for t := w.begin(x.paths); t != nil; t = w.next() {
 		r.lookup(m, t.value)
 	}
 }
@@ -312,7 +340,7 @@ func (x *Index[V]) find(m *match, r *found[V]) {
 // Candidates returns the number of entries left to evaluate after the lookups for a document.
 // If the index has many paths for its size, or if the lookups rule out too few entries,
 // [Index.AppendMatches] evaluates every entry instead.
-func (x Index[V]) Candidates(d *Document) int {
+func (x *Index[V]) Candidates(d *Document) int {
 	v := d.view(x.paths.len())
 	defer v.release()
 	var r found[V]
@@ -323,7 +351,7 @@ func (x Index[V]) Candidates(d *Document) int {
 // AppendMatches appends the values of the entries that match the document, in key order. If a
 // single lookup yields all candidates, as in an index whose conditions all concern one path,
 // AppendMatches allocates only to grow dst.
-func (x Index[V]) AppendMatches(dst []V, d *Document) []V {
+func (x *Index[V]) AppendMatches(dst []V, d *Document) []V {
 	if x.all == nil {
 		return dst
 	}
@@ -372,8 +400,7 @@ func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedU
 		return dst
 	}
 	var w walk[string, *entry[V]]
-	w.begin(list)
-	for t := w.next(); t != nil; t = w.next() {
+	for t := w.begin(list); t != nil; t = w.next() {
 		if t.value.holds(m, lookedUp) {
 			dst = append(dst, t.value.value)
 		}
@@ -388,8 +415,7 @@ func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	runs := make([]int, 0, 8) // the end of each list's matches
 	for i := range r.lists {
 		var w walk[string, *entry[V]]
-		w.begin(r.list(i))
-		for t := w.next(); t != nil; t = w.next() {
+		for t := w.begin(r.list(i)); t != nil; t = w.next() {
 			if t.value.holds(m, true) {
 				matched = append(matched, t.value)
 			}

@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -81,10 +83,9 @@ func TestViewFindsWhatAScanFinds(t *testing.T) {
 				t.Fatal(fault)
 			}
 			scan := match{doc: d}
-			want, present := scan.resolve(p, nil)
-			got, ok := v.resolve(p)
-			if ok != present || string(got) != string(want) {
-				t.Fatalf("%s in %s: scan %s (%v), view %s (%v)", text, d.root(p.root), want, present, got, ok)
+			want, got := scan.resolve(p, nil), v.resolve(p)
+			if string(got) != string(want) {
+				t.Fatalf("%s in %s: scan %s, view %s", text, d.root(p.root), want, got)
 			}
 		}
 		v.release()
@@ -100,26 +101,26 @@ func TestIndexFindsWhatAScanFinds(t *testing.T) {
 		}
 		want := map[string]kept{}
 		var x Index[int]
-		var versions []Index[int]
+		var clones []Index[int]
+		var contents [][]int
 		size := filtertest.Pick(c, 3, 30, 300)
 		for i := range 2 * size {
 			key := fmt.Sprint(c.IntN(size))
 			if c.IntN(4) == 0 {
 				delete(want, key)
-				x = x.Remove(key)
+				x.Remove(key)
 			} else {
 				f, err := Parse([]byte(filtertest.Pick(c, c.Filter(2), c.Selective(), c.Selective())))
 				if err != nil {
 					continue
 				}
 				want[key] = kept{f, i}
-				x = x.Insert(key, f, i)
+				x.Insert(key, f, i)
 			}
-			if i == size {
-				versions = append(versions, x)
+			if i%size == 0 {
+				clones, contents = append(clones, x.Clone()), append(contents, values(&x))
 			}
 		}
-		before := slices.Clone(versions)
 		if x.Len() != len(want) {
 			t.Fatalf("%d entries, want %d", x.Len(), len(want))
 		}
@@ -143,46 +144,50 @@ func TestIndexFindsWhatAScanFinds(t *testing.T) {
 				t.Fatalf("%d candidates of %d entries, of which %d match", n, x.Len(), len(held))
 			}
 		}
-		for i, v := range versions {
-			if diff := cmp.Diff(slices.Collect(values(before[i])), slices.Collect(values(v))); diff != "" {
-				t.Fatalf("an index changed:\n%s", diff)
+		for i := range clones {
+			if diff := cmp.Diff(contents[i], values(&clones[i])); diff != "" {
+				t.Fatalf("a clone changed (-want +got):\n%s", diff)
 			}
 		}
 		for key := range want {
-			x = x.Remove(key)
+			x.Remove(key)
 		}
-		if x != (Index[int]{}) {
+		if x.owner = nil; x != (Index[int]{}) {
 			t.Fatalf("after all entries are removed: %+v", x)
 		}
 	}
 }
 
-func values(x Index[int]) func(func(int) bool) {
-	return func(yield func(int) bool) {
-		for _, v := range x.All() {
-			if !yield(v) {
-				return
-			}
-		}
+func values(x *Index[int]) (all []int) {
+	for _, v := range x.All() {
+		all = append(all, v)
 	}
+	return all
 }
 
-func TestIndexVersionsAreIndependent(t *testing.T) {
+func TestClonesOfAnIndexAreIndependent(t *testing.T) {
 	f := mustParse(t, `{"input.k":{"$in":[1,2,"x",null,true]}}`)
 	d := &Document{Input: json.RawMessage(`{"k":1}`)}
-	var versions []Index[int]
+	const n = 200
+	key := func(i int) string { return fmt.Sprintf("%03d", i) }
+	var clones [n]Index[int]
 	var x Index[int]
-	for i := range 200 {
-		versions = append(versions, x)
-		x = x.Insert(fmt.Sprintf("%03d", i), f, i)
+	for i := range n {
+		clones[i] = x.Clone()
+		x.Insert(key(i), f, i)
 	}
-	for i := range 200 {
-		x = x.Remove(fmt.Sprintf("%03d", i))
+	for i := range n {
+		clones[i].Insert(key(n+i), f, n+i)
+		x.Remove(key(i))
 	}
-	for n, v := range versions {
-		got := v.AppendMatches(nil, d)
-		if len(got) != n || !slices.IsSorted(got) || v.Len() != n {
-			t.Fatalf("version %d has %d entries and matches %v", n, v.Len(), got)
+	for i := range n {
+		var want []int
+		for j := range i {
+			want = append(want, j)
+		}
+		want = append(want, n+i)
+		if diff := cmp.Diff(want, clones[i].AppendMatches(nil, d)); diff != "" || clones[i].Len() != i+1 {
+			t.Fatalf("clone %d has %d entries and matches (-want +got):\n%s", i, clones[i].Len(), diff)
 		}
 	}
 	if x.Len() != 0 || x.AppendMatches(nil, d) != nil {
@@ -190,10 +195,44 @@ func TestIndexVersionsAreIndependent(t *testing.T) {
 	}
 }
 
+func TestIndexIsReadWhileItsClonesChange(t *testing.T) {
+	f := mustParse(t, `{"input.k":{"$eq":1}}`)
+	var current atomic.Pointer[Index[int]]
+	current.Store(new(Index[int]))
+	var readers sync.WaitGroup
+	done := make(chan struct{})
+	for range 2 {
+		readers.Go(func() {
+			d := &Document{Input: json.RawMessage(`{"k":1}`)}
+			for {
+				x := current.Load()
+				if got := x.AppendMatches(nil, d); len(got) != x.Len() || !slices.IsSorted(got) {
+					t.Errorf("an index with %d entries matches %v", x.Len(), got)
+				}
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for i := range 1000 {
+		next := current.Load().Clone()
+		next.Insert(fmt.Sprintf("%04d", i), f, i)
+		if i%3 == 0 {
+			next.Remove(fmt.Sprintf("%04d", i/2))
+		}
+		current.Store(&next)
+	}
+	close(done)
+	readers.Wait()
+}
+
 func TestIndexCandidates(t *testing.T) {
 	var x Index[int]
 	for i := range 1000 {
-		x = x.Insert(fmt.Sprint(i), mustParse(t, fmt.Sprintf(`{"input.k":{"$eq":%d},"input.kind":{"$eq":"order"}}`, i)), i)
+		x.Insert(fmt.Sprint(i), mustParse(t, fmt.Sprintf(`{"input.k":{"$eq":%d},"input.kind":{"$eq":"order"}}`, i)), i)
 	}
 	for input, want := range map[string]int{
 		`{"k":5,"kind":"order"}`: 1,
@@ -211,16 +250,31 @@ func TestIndexCandidates(t *testing.T) {
 }
 
 func TestTreesStayBalanced(t *testing.T) {
-	var height func(*tree[string, int]) int
-	height = func(n *tree[string, int]) int {
-		if n == nil {
+	// height returns the height of a node below the root, whose parent is up.
+	var height func(x, up *tree[string, int]) int
+	height = func(x, up *tree[string, int]) int {
+		if x == nil || len(x.children) == 0 {
 			return 0
 		}
-		return 1 + max(height(n.left), height(n.right))
+		if n := len(x.children); n > most || n < 2 || up != nil && n < fewest {
+			t.Errorf("a node of a tree of %d has %d children", x.len(), n)
+		}
+		h, size := height(x.children[0], x), 0
+		for _, c := range x.children {
+			size += c.size
+			if height(c, x) != h {
+				t.Errorf("the children of a node of a tree of %d have different heights", x.len())
+			}
+		}
+		if x.size != size || x.key != x.children[0].key {
+			t.Errorf("a node of %d entries from %s has the size %d and the key %s", size, x.children[0].key, x.size, x.key)
+		}
+		return h + 1
 	}
 	c := filtertest.New(5)
 	for _, order := range []string{"rising", "falling", "random"} {
 		var x *tree[string, int]
+		o := new(owner)
 		for i := range 4000 {
 			switch order {
 			case "falling":
@@ -228,15 +282,21 @@ func TestTreesStayBalanced(t *testing.T) {
 			case "random":
 				i = c.IntN(4000)
 			}
-			x = x.put(fmt.Sprintf("%04d", i), i)
+			x = x.put(o, newEntry(fmt.Sprintf("%04d", i), i))
+			if i%100 == 0 {
+				height(x, nil)
+			}
 		}
-		if h := height(x); h > 20 {
+		if h := height(x, nil); h > 4 {
 			t.Errorf("%s keys: height %d of %d entries", order, h, x.len())
 		}
-		for i := range 3900 {
-			x = x.remove(fmt.Sprintf("%04d", i))
+		for _, i := range c.Perm(4001)[:3900] {
+			x = x.remove(o, fmt.Sprintf("%04d", i))
+			if i%100 == 0 {
+				height(x, nil)
+			}
 		}
-		if h := height(x); h > 10 {
+		if h := height(x, nil); h > 2 {
 			t.Errorf("%s keys: height %d of the %d entries that stay", order, h, x.len())
 		}
 	}
@@ -246,6 +306,7 @@ func TestTreesHoldWhatMapsHold(t *testing.T) {
 	c := filtertest.New(6)
 	for _, keys := range []int{5, 200, 3000} {
 		var x, held *tree[float64, int]
+		o := new(owner)
 		want := map[float64]int{}
 		var wantHeld map[float64]int
 		check := func(x *tree[float64, int], want map[float64]int) {
@@ -253,8 +314,7 @@ func TestTreesHoldWhatMapsHold(t *testing.T) {
 			got := map[float64]int{}
 			last := math.Inf(-1)
 			var w walk[float64, int]
-			w.begin(x)
-			for at := w.next(); at != nil; at = w.next() {
+			for at := w.begin(x); at != nil; at = w.next() {
 				if at.key <= last {
 					t.Fatalf("%v after %v", at.key, last)
 				}
@@ -272,10 +332,10 @@ func TestTreesHoldWhatMapsHold(t *testing.T) {
 			key := float64(c.IntN(keys) - keys/2)
 			// Phases of mostly insertions alternate with phases of mostly removals.
 			if c.IntN(10) < 2+6*(i/4000%2) {
-				x = x.remove(key)
+				x = x.remove(o, key)
 				delete(want, key)
 			} else {
-				x = x.put(key, i)
+				x = x.put(o, newEntry(key, i))
 				want[key] = i
 			}
 			if _, ok := x.get(math.NaN()); ok {
@@ -284,7 +344,7 @@ func TestTreesHoldWhatMapsHold(t *testing.T) {
 			if i%1000 == 0 {
 				check(x, want)
 				check(held, wantHeld)
-				held, wantHeld = x, maps.Clone(want)
+				held, wantHeld, o = x, maps.Clone(want), new(owner)
 			}
 		}
 	}

@@ -39,6 +39,15 @@ func (f *Filter) Matches(d *Document) bool {
 	}
 	if f.paths < viewFrom {
 		m := match{doc: d}
+		if len(f.clauses) == 1 && f.clauses[0].path != nil {
+			// Most filters have one clause. This is what m.all does, without the call.
+			c := &f.clauses[0]
+			v := m.resolve(c.path, nil)
+			if o := &c.ops[0]; o.kind == opEq && len(c.ops) == 1 {
+				return equal(v, o.operand)
+			}
+			return m.operators(c.ops, v)
+		}
 		return m.all(f.clauses, nil)
 	}
 	v := d.view(f.paths)
@@ -54,39 +63,54 @@ type match struct {
 	view *view // nil to scan the document for each path
 }
 
-// resolve returns the value at p and whether it exists. elem is the current $any element.
-func (m *match) resolve(p *path, elem []byte) ([]byte, bool) {
+// resolve returns the value at p, or an empty slice if it is absent. elem is the current $any
+// element.
+func (m *match) resolve(p *path, elem []byte) []byte {
 	if p.root == element {
-		return resolve(elem, p.segments)
+		return resolve(elem, p.start)
 	}
 	if m.view != nil {
 		return m.view.resolve(p)
 	}
 	raw := m.doc.root(p.root)
-	if len(p.segments) == 0 {
+	if p.start == nil {
 		return whole(raw)
 	}
-	start, stop, _ := follow(raw, skipSpace(raw, 0), p.segments)
-	return raw[start:stop], start > 0
+	i := skipSpace(raw, 0)
+	if i < len(raw) && raw[i] == '{' {
+		start, stop, _ := find(raw, i, p.start, true)
+		return raw[start:stop]
+	}
+	start, stop, _ := follow(raw, i, p.start)
+	return raw[start:stop]
 }
 
 // all reports whether all clauses hold. elem is the current $any element.
 func (m *match) all(clauses []clause, elem []byte) bool {
-	var v []byte
-	var present bool
-	for i := range clauses {
+	for i := 0; i < len(clauses); {
 		c := &clauses[i]
+		i++
 		if c.path == nil {
 			if !m.combine(c, elem) {
 				return false
 			}
 			continue
 		}
-		if !c.same {
-			v, present = m.resolve(c.path, elem)
-		}
-		if !m.operators(c.ops, v, present) {
-			return false
+		v := m.resolve(c.path, elem)
+		for {
+			var holds bool
+			if o := &c.ops[0]; o.kind == opEq && len(c.ops) == 1 {
+				holds = equal(v, o.operand)
+			} else {
+				holds = m.operators(c.ops, v)
+			}
+			if !holds || i == len(clauses) {
+				return holds
+			}
+			if c = &clauses[i]; !c.same {
+				break
+			}
+			i++
 		}
 	}
 	return true
@@ -105,30 +129,31 @@ func (m *match) combine(c *clause, elem []byte) bool {
 	return false
 }
 
-func (m *match) operators(ops []op, v []byte, present bool) bool {
+// operators reports whether all operators hold for the value v, which is empty if it is absent.
+func (m *match) operators(ops []op, v []byte) bool {
 	for i := range ops {
-		if !m.operator(&ops[i], v, present) {
+		if !m.operator(&ops[i], v) {
 			return false
 		}
 	}
 	return true
 }
 
-func (m *match) operator(o *op, v []byte, present bool) bool {
-	switch o.kind {
-	case opExists:
-		return present == o.operand.truth
-	case opNe:
-		return !present || !equal(v, o.operand)
-	case opNin:
-		return !present || !o.set.has(v)
-	}
-	if !present {
-		return false
-	}
+func (m *match) operator(o *op, v []byte) bool {
 	switch o.kind {
 	case opEq:
 		return equal(v, o.operand)
+	case opExists:
+		return len(v) > 0 == o.operand.truth
+	case opNe:
+		return !equal(v, o.operand)
+	case opNin:
+		return len(v) == 0 || !o.set.has(v)
+	}
+	if len(v) == 0 {
+		return false
+	}
+	switch o.kind {
 	case opIn:
 		return o.set.has(v)
 	case opPrefix:
@@ -175,7 +200,7 @@ func (m *match) any(o *op, v []byte) bool {
 		case !ok || !l.in(v, at):
 			return false
 		case l.next >= at+len(elem):
-		case a.byFilter && m.all(a.filter, elem), !a.byFilter && m.operators(a.ops, elem, true):
+		case a.byFilter && m.all(a.filter, elem), !a.byFilter && m.operators(a.ops, elem):
 			return true
 		}
 	}
@@ -213,7 +238,7 @@ func (a *anyOf) only() *path {
 		return nil
 	}
 	p := a.filter[0].path
-	if p == nil || len(p.segments) == 0 {
+	if p == nil || p.start == nil {
 		return nil
 	}
 	// All clauses must have the same path.
@@ -244,24 +269,23 @@ func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 			}
 		}
 		var v []byte
-		var present bool
 		var end int
 		if i < len(b) && b[i] == '{' {
 			var start, stop int
-			start, stop, end = find(b, i, p.segments)
-			v, present = b[start:stop], start > 0
+			start, stop, end = find(b, i, p.start, false)
+			v = b[start:stop]
 			if end < 0 { // members are malformed: skip the object
 				end = skipValue(b, i)
 			}
 		} else if end = skipValue(b, i); end > 0 {
-			v, present = resolve(b[i:end], p.segments)
+			v = resolve(b[i:end], p.start)
 		}
 		if end < 0 {
 			return false
 		}
 		holds := true
 		for j := range clauses {
-			holds = holds && m.operators(clauses[j].ops, v, present)
+			holds = holds && m.operators(clauses[j].ops, v)
 		}
 		if holds {
 			return true
@@ -271,8 +295,16 @@ func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 	return false
 }
 
-// equal reports whether the raw JSON value deeply equals x.
+// equal reports whether the raw JSON value deeply equals x. An empty raw equals nothing.
 func equal(raw []byte, x *value) bool {
+	if len(raw) == 0 {
+		return false
+	}
+	if x.kind == number {
+		if n, ok := integer(raw); ok {
+			return float64(n) == x.num
+		}
+	}
 	if kindOf(raw) != x.kind {
 		return false
 	}
@@ -282,7 +314,7 @@ func equal(raw []byte, x *value) bool {
 	case boolean:
 		return raw[0] == 't' == x.truth
 	case number:
-		return toFloat(raw) == x.num
+		return parseNumber(raw) == x.num
 	case text:
 		return equalText(inner(raw), x.text)
 	case array:

@@ -9,10 +9,11 @@ package filter
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"math"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,17 +90,18 @@ type path struct {
 	text     string
 	root     Root
 	segments []segment
+	start    *segment // the first segment, or nil if there is none
 }
 
 type segment struct {
-	key     string
-	hash    uint32
-	index   uint64 // the array index, if isIndex is set
-	isIndex bool
-	end     int // where the segment ends in path.text
-	// word and mask compare a key of up to seven bytes in one operation. word holds the key,
-	// and mask covers its bytes. Both are 0 for longer keys.
-	word, mask uint64
+	key        string
+	next       *segment // nil for the last segment
+	hash       uint32
+	index      uint64 // the array index, if isIndex is set
+	isIndex    bool
+	end        int    // where the segment ends in path.text
+	word, mask uint64 // the result of keyWord and the bits that it uses, or all bits if it is 0
+	first      uint64 // the first byte of the key, eight times
 }
 
 type opKind uint8
@@ -139,6 +141,9 @@ type anyOf struct {
 
 // seed is random, so senders of documents cannot provoke hash collisions.
 var seed = maphash.MakeSeed()
+
+// secrets makes the hashes of short keys unpredictable.
+var secrets = [2]uint64{maphash.String(seed, "0"), maphash.String(seed, "1") | 1}
 
 // Parse parses a filter supplied by an observer. The error is an *[Error].
 func Parse(raw []byte) (*Filter, error) { return parse(raw, true) }
@@ -623,15 +628,42 @@ func (c *compiler) path(s string, inAny bool) (*path, *Error) {
 	p.root = r
 	for i := range p.segments {
 		g := &p.segments[i]
+		if i == 0 {
+			p.start = g
+		} else {
+			p.segments[i-1].next = g
+		}
 		g.index, g.isIndex = canonicalIndex(g.key)
-		g.hash = uint32(maphash.String(seed, g.key))
-		if n := len(g.key); n < 8 {
-			var word [8]byte
-			copy(word[:], g.key)
-			g.word, g.mask = binary.LittleEndian.Uint64(word[:]), 1<<(8*n)-1
+		g.first = uint64(g.key[0]) * ones
+		if g.word = keyWord(g.key); g.word != 0 {
+			g.hash, g.mask = hashWord(g.word), math.MaxUint64>>(8*(7-len(g.key)))
+		} else {
+			g.hash, g.mask = uint32(maphash.String(seed, g.key)), math.MaxUint64
 		}
 	}
 	return p, nil
+}
+
+// keyWord returns the bytes of a key of up to seven bytes and the quote behind it. For a longer
+// key, or one with characters that JSON escapes, it returns 0.
+func keyWord[T string | []byte](key T) uint64 {
+	if len(key) > 7 {
+		return 0
+	}
+	w := uint64('"')
+	for i := len(key) - 1; i >= 0; i-- {
+		if key[i] == '"' || key[i] == '\\' {
+			return 0
+		}
+		w = w<<8 | uint64(key[i])
+	}
+	return w
+}
+
+// hashWord returns the hash of a key from its word.
+func hashWord(w uint64) uint32 {
+	high, low := bits.Mul64(w^secrets[0], secrets[1])
+	return uint32(high ^ low)
 }
 
 func unescapeSegment(s string, escapes int) string {

@@ -28,6 +28,7 @@ func skipSpace(b []byte, i int) int {
 const (
 	ones  = 0x0101010101010101
 	highs = 0x80 * ones
+	lows  = 0x7f * ones
 )
 
 // word returns the eight bytes of b at i in little-endian order. Bytes beyond the end of b are
@@ -143,11 +144,14 @@ func skipNested(b []byte, i int) int {
 			}
 			continue
 		}
-		folded := w | 0x20*ones                       // maps brackets to braces
-		within := equalBytes(w, '"')>>7*ones ^ inside // only the low bits matter
-		outside := ^(within << 7)
-		opening := equalBytes(folded, '{') & outside
-		closing := equalBytes(folded, '}') & outside
+		// ascii has the highest bit of each byte that is ASCII, and the sums below have the
+		// highest bit of each byte that differs from the character.
+		low, ascii := w&^highs, ^w&highs
+		within := (ascii&^((low^'"'*ones)+lows))>>7*ones ^ inside // only the low bits matter
+		outside := ascii &^ (within << 7)
+		braces := (low | 0x20*ones) ^ '{'*ones // maps brackets to braces
+		opening := outside &^ (braces + lows)
+		closing := outside &^ ((braces ^ ('{'^'}')*ones) + lows)
 		closed := bits.OnesCount64(closing)
 		if depth > closed {
 			depth += bits.OnesCount64(opening) - closed
@@ -188,12 +192,6 @@ func skipEscapes(b []byte, i int, inside uint64, depth int) (int, uint64, int) {
 		}
 	}
 	return i, inside, depth
-}
-
-// equalBytes sets the high bit of each byte of w that equals c, and clears all other bits.
-func equalBytes(w uint64, c byte) uint64 {
-	w ^= uint64(c) * ones
-	return ^((w&^highs + ^uint64(highs)) | w | ^uint64(highs))
 }
 
 // nextMember reads the object member that begins at i. Its key is b[i+1:keyEnd], and its value
@@ -237,26 +235,31 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 	return i, false
 }
 
-// find follows segments through the object that begins at i. It returns the value as
-// b[start:stop]; start is 0 if the value is absent. Because the last member with a key counts,
-// find reads the whole object, and also returns its end.
+// find follows s and the segments after it through the object that begins at i. It returns the
+// value as b[start:stop]; start is 0 if the value is absent. Because the last member with a key
+// counts, find reads the whole object, and also returns its end.
+//
+// atEnd means that only white space follows the object. In this case, find does not read the
+// rest of the object if the key clearly does not recur there, and returns the end of b.
 //
 // Matching spends most of its time here, so short keys and values without white space take a
 // fast path.
-func find(b []byte, i int, segments []segment) (start, stop, end int) {
-	s := &segments[0]
-	i, empty := firstItem(b, i, '}')
-	if empty {
-		return 0, 0, i
+func find(b []byte, i int, s *segment, atEnd bool) (start, stop, end int) {
+	if i++; i < len(b) && b[i] != '"' {
+		if i = skipSpace(b, i); i < len(b) && b[i] == '}' {
+			return 0, 0, i + 1
+		}
 	}
 	for {
 		var first, after int
 		found := false
 		if i < len(b) && b[i] == '"' {
 			w := word(b, i+1)
-			n := shortLength(w)
+			n := len(s.key)
+			if found = (w^s.word)&s.mask == 0; !found {
+				n = shortLength(w)
+			}
 			if first = i + n + 2; n < 8 && first < len(b) && b[first] == ':' {
-				found = n == len(s.key) && (w^s.word)&s.mask == 0
 				first++
 				goto value
 			}
@@ -283,8 +286,8 @@ func find(b []byte, i int, segments []segment) (start, stop, end int) {
 			return 0, 0, malformed
 		}
 		switch c := b[first]; {
-		case found && len(segments) > 1:
-			start, stop, after = follow(b, first, segments[1:])
+		case found && s.next != nil:
+			start, stop, after = follow(b, first, s.next)
 			found = false
 		case scalarStart[c]:
 			for after = first + 1; after < len(b) && scalarByte[b[after]]; after++ {
@@ -305,6 +308,9 @@ func find(b []byte, i int, segments []segment) (start, stop, end int) {
 		if found {
 			start, stop = first, after
 		}
+		if found && atEnd && after < len(b)-8 && lastOf(b, after, s.first) {
+			return start, stop, len(b)
+		}
 		if after < len(b) && b[after] <= ' ' {
 			after = skipSpace(b, after)
 		}
@@ -321,6 +327,24 @@ func find(b []byte, i int, segments []segment) (start, stop, end int) {
 		}
 		if i >= len(b) {
 			return 0, 0, malformed
+		}
+	}
+}
+
+// lastOf reports whether b[i:], the rest of an object, contains neither an escape nor a quote
+// followed by the byte that is repeated in first, and therefore no key that begins with it. The
+// rest must have at least nine bytes.
+func lastOf(b []byte, i int, first uint64) bool {
+	for last := len(b) - 9; ; i += 8 {
+		i = min(i, last)
+		w, next := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+1:])
+		escape, key := w^'\\'*ones, (w^'"'*ones)|(next^first)
+		// The first operand is cheaper to compute, and 0 for most ASCII text.
+		if ((escape-ones)|(key-ones))&highs != 0 && zeros(escape)|zeros(key) != 0 {
+			return false
+		}
+		if i == last {
+			return b[len(b)-1] == '}'
 		}
 	}
 }
@@ -388,69 +412,73 @@ func elementAt(b []byte, i int, n uint64) (at int, ok bool) {
 }
 
 // findElement is like find, but for the array that begins at i.
-func findElement(b []byte, i int, segments []segment) (start, stop, end int) {
-	i, ok := elementAt(b, i, segments[0].index)
+func findElement(b []byte, i int, s *segment) (start, stop, end int) {
+	i, ok := elementAt(b, i, s.index)
 	if !ok {
 		return 0, 0, i
 	}
 	start = i
-	if len(segments) > 1 {
-		start, stop, end = follow(b, i, segments[1:])
+	if s.next != nil {
+		start, stop, end = follow(b, i, s.next)
 	} else {
 		end = skipValue(b, i)
 		stop = end
 	}
-	if end > 0 {
-		end = skipNested(b, end-1) // skip the rest of the array
+	switch {
+	case end < 0:
+		return 0, 0, malformed
+	case end < len(b) && b[end] == ']':
+		return start, stop, end + 1
 	}
-	if end < 0 {
+	if end = skipNested(b, end-1); end < 0 { // skip the rest of the array
 		return 0, 0, malformed
 	}
 	return start, stop, end
 }
 
 // follow is like find, but for a value of any type.
-func follow(b []byte, i int, segments []segment) (start, stop, end int) {
+func follow(b []byte, i int, s *segment) (start, stop, end int) {
 	switch {
 	case i >= len(b) || i < 0:
 		return 0, 0, malformed
 	case b[i] == '{':
-		return find(b, i, segments)
-	case b[i] == '[' && segments[0].isIndex:
-		return findElement(b, i, segments)
+		return find(b, i, s, false)
+	case b[i] == '[' && s.isIndex:
+		return findElement(b, i, s)
 	}
 	return 0, 0, skipValue(b, i)
 }
 
-// resolve follows segments from the value raw.
-func resolve(raw []byte, segments []segment) ([]byte, bool) {
+// resolve follows s and the segments after it from the value raw. A nil s leads to raw itself.
+// The result is empty if the value is absent.
+func resolve(raw []byte, s *segment) []byte {
 	i := 0
-	for len(segments) > 0 && raw[i] == '[' && segments[0].isIndex {
+	for s != nil && raw[i] == '[' && s.isIndex {
 		// Elements after the index are not read.
 		var ok bool
-		if i, ok = elementAt(raw, i, segments[0].index); !ok {
-			return nil, false
+		if i, ok = elementAt(raw, i, s.index); !ok {
+			return nil
 		}
-		segments = segments[1:]
+		s = s.next
 	}
-	if len(segments) > 0 {
-		start, stop, _ := follow(raw, i, segments)
-		return raw[start:stop], start > 0
+	if s != nil {
+		start, stop, _ := follow(raw, i, s)
+		return raw[start:stop]
 	}
 	if i == 0 {
-		return raw, true
+		return raw
 	}
 	return whole(raw[i:])
 }
 
 // whole returns the JSON text of a root without surrounding white space.
-func whole(raw []byte) ([]byte, bool) {
+func whole(raw []byte) []byte {
 	start := skipSpace(raw, 0)
 	end := skipValue(raw, start)
 	if end < 0 {
-		return nil, false
+		return nil
 	}
-	return raw[start:end], true
+	return raw[start:end]
 }
 
 // kindOf returns the type of a value, as determined by its first byte.
@@ -476,6 +504,25 @@ func inner(raw []byte) []byte { return raw[1 : len(raw)-1] }
 // toFloat returns the double nearest to a number. A number out of range becomes infinite.
 // Anything else becomes NaN, which equals nothing.
 func toFloat(raw []byte) float64 {
+	if n, ok := integer(raw); ok {
+		return float64(n)
+	}
+	return parseNumber(raw)
+}
+
+// integer returns the value of a number that has digits only, and at most 18 of them.
+func integer(raw []byte) (n int64, ok bool) {
+	for _, c := range raw {
+		if c -= '0'; c > 9 {
+			return 0, false
+		}
+		n = n*10 + int64(c)
+	}
+	return n, len(raw) <= 18
+}
+
+// parseNumber is like toFloat, for numbers that integer does not read.
+func parseNumber(raw []byte) float64 {
 	i, negative := 0, raw[0] == '-'
 	if negative {
 		i++

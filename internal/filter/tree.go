@@ -1,14 +1,40 @@
 package filter
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+)
 
-// tree is an immutable, weight-balanced ordered map. put and remove return a new tree that
-// shares all but O(log n) nodes with the old one. The nil tree is empty.
+// tree is an ordered map. A nil tree is empty.
+//
+// A tree is either an entry or a node. The entries below a node all have the same distance
+// from it, and each node below the root has at least fewest children. Entries are immutable,
+// and trees may share them.
+//
+// put and remove change the nodes that belong to the given owner in place, and copy the
+// others, of which there are O(log n). Trees with different owners can therefore share nodes.
 type tree[K cmp.Ordered, V any] struct {
-	key         K
-	value       V
-	left, right *tree[K, V]
-	size        int
+	key      K // the lowest key below a node
+	value    V // of an entry
+	children []*tree[K, V]
+	size     int // number of entries, 1 for an entry
+	owner    *owner
+}
+
+// owner is the identity of an owner of nodes. It has a size because pointers to values
+// without one may be equal.
+type owner struct{ _ byte }
+
+// Bounds for the number of a node's children. A node with more than most is split such that
+// the left part stays almost full if keys are inserted in rising order.
+const (
+	fewest = 8
+	most   = 32
+	kept   = most - fewest // children of the left part
+)
+
+func newEntry[K cmp.Ordered, V any](key K, v V) *tree[K, V] {
+	return &tree[K, V]{key: key, value: v, size: 1}
 }
 
 func (t *tree[K, V]) len() int {
@@ -18,120 +44,191 @@ func (t *tree[K, V]) len() int {
 	return t.size
 }
 
+// child returns the index of the last child whose key is not greater than key, or 0.
+func (t *tree[K, V]) child(key K) int {
+	low, high := 0, len(t.children)
+	for high-low > 1 {
+		middle := int(uint(low+high) / 2)
+		if key < t.children[middle].key {
+			high = middle
+		} else {
+			low = middle
+		}
+	}
+	return low
+}
+
 func (t *tree[K, V]) get(key K) (v V, ok bool) {
-	for t != nil {
-		switch {
-		case key < t.key:
-			t = t.left
-		case key > t.key:
-			t = t.right
-		case key == t.key:
-			return t.value, true
-		default: // a NaN
-			return v, false
-		}
+	if t == nil {
+		return v, false
+	}
+	for len(t.children) > 0 {
+		t = t.children[t.child(key)]
+	}
+	if t.key == key {
+		return t.value, true
 	}
 	return v, false
 }
 
-// getText is like get, but takes a string key as bytes. It does not allocate.
+// getText is like get, for a string key that is given as bytes.
 func getText[V any](t *tree[string, V], key []byte) (v V, ok bool) {
-	for t != nil {
-		switch {
-		case string(key) == t.key:
-			return t.value, true
-		case string(key) < t.key:
-			t = t.left
-		default:
-			t = t.right
+	if t == nil {
+		return v, false
+	}
+	for len(t.children) > 0 {
+		low, high := 0, len(t.children)
+		for high-low > 1 {
+			middle := int(uint(low+high) / 2)
+			if string(key) < t.children[middle].key {
+				high = middle
+			} else {
+				low = middle
+			}
 		}
+		t = t.children[low]
+	}
+	if t.key == string(key) {
+		return t.value, true
 	}
 	return v, false
 }
 
-func (t *tree[K, V]) put(key K, v V) *tree[K, V] {
-	switch {
-	case t == nil:
-		return &tree[K, V]{key: key, value: v, size: 1}
-	case key < t.key:
-		return balance(t, t.left.put(key, v), t.right)
-	case key > t.key:
-		return balance(t, t.left, t.right.put(key, v))
+// put adds the entry e, which replaces an entry with the same key, and returns the tree.
+func (t *tree[K, V]) put(o *owner, e *tree[K, V]) *tree[K, V] {
+	if t == nil {
+		return e
 	}
-	return join(&tree[K, V]{key: key, value: v}, t.left, t.right)
+	left, right := t.insert(o, e)
+	if right == nil {
+		return left
+	}
+	return &tree[K, V]{key: left.key, children: []*tree[K, V]{left, right}, size: left.size + right.size, owner: o}
 }
 
-func (t *tree[K, V]) remove(key K) *tree[K, V] {
-	switch {
-	case t == nil:
+// insert is like put, but if a single node cannot hold all children, right is a second node.
+func (t *tree[K, V]) insert(o *owner, e *tree[K, V]) (left, right *tree[K, V]) {
+	if len(t.children) == 0 {
+		switch {
+		case e.key < t.key:
+			return e, t
+		case e.key > t.key:
+			return t, e
+		}
+		return e, nil
+	}
+	t = t.own(o)
+	i := t.child(e.key)
+	t.size -= t.children[i].size
+	left, right = t.children[i].insert(o, e)
+	t.children[i] = left
+	t.key = t.children[0].key
+	t.size += left.size
+	if right == nil {
+		return t, nil
+	}
+	t.children = slices.Insert(t.children, i+1, right)
+	t.size += right.size
+	if len(t.children) <= most {
+		return t, nil
+	}
+	return t, t.split(o)
+}
+
+// own returns t or, if it does not belong to o, a copy of it that does.
+func (t *tree[K, V]) own(o *owner) *tree[K, V] {
+	if t.owner == o {
+		return t
+	}
+	children := append(make([]*tree[K, V], 0, len(t.children)+1), t.children...)
+	return &tree[K, V]{key: t.key, children: children, size: t.size, owner: o}
+}
+
+// split moves the last children of t, which belongs to o, to a new node.
+func (t *tree[K, V]) split(o *owner) *tree[K, V] {
+	rest := &tree[K, V]{key: t.children[kept].key, children: slices.Clone(t.children[kept:]), owner: o}
+	for _, c := range rest.children {
+		rest.size += c.size
+	}
+	t.children = slices.Delete(t.children, kept, len(t.children))
+	t.size -= rest.size
+	return rest
+}
+
+// remove removes the entry for the key, and returns the tree.
+func (t *tree[K, V]) remove(o *owner, key K) *tree[K, V] {
+	if _, ok := t.get(key); !ok {
+		return t
+	}
+	t = t.without(o, key)
+	if t != nil && len(t.children) == 1 {
+		return t.children[0]
+	}
+	return t
+}
+
+// without is like remove, but returns a node with too few children in some cases. There must
+// be an entry for the key.
+func (t *tree[K, V]) without(o *owner, key K) *tree[K, V] {
+	if len(t.children) == 0 {
 		return nil
-	case key < t.key:
-		return balance(t, t.left.remove(key), t.right)
-	case key > t.key:
-		return balance(t, t.left, t.right.remove(key))
-	case t.left == nil:
-		return t.right
-	case t.right == nil:
-		return t.left
 	}
-	next := t.right
-	for next.left != nil {
-		next = next.left
+	t = t.own(o)
+	t.size--
+	i := t.child(key)
+	child := t.children[i].without(o, key)
+	if child == nil {
+		t.children = slices.Delete(t.children, i, i+1)
+	} else if t.children[i] = child; len(child.children) < fewest {
+		t.combine(o, max(i, 1))
 	}
-	return balance(next, t.left, t.right.remove(next.key))
+	t.key = t.children[0].key
+	return t
 }
 
-// join returns a tree with the entry of t and the given subtrees.
-func join[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
-	return &tree[K, V]{t.key, t.value, left, right, left.len() + right.len() + 1}
-}
-
-// balance is like join, but rebalances the tree after one subtree has gained or lost an entry.
-// The factors 3 and 2 are known to keep such trees balanced.
-func balance[K cmp.Ordered, V any](t, left, right *tree[K, V]) *tree[K, V] {
-	l, r := left.len(), right.len()
-	switch {
-	case l+r < 2:
-	case r > 3*l:
-		if right.left.len() >= 2*right.right.len() {
-			middle := right.left
-			return join(middle, join(t, left, middle.left), join(right, middle.right, right.right))
-		}
-		return join(right, join(t, left, right.left), right.right)
-	case l > 3*r:
-		if left.right.len() >= 2*left.left.len() {
-			middle := left.right
-			return join(middle, join(left, left.left, middle.left), join(t, middle.right, right))
-		}
-		return join(left, left.left, join(t, left.right, right))
+// combine moves the children of child i to the previous child, as far as it can hold them. t
+// belongs to o.
+func (t *tree[K, V]) combine(o *owner, i int) {
+	left, right := t.children[i-1].own(o), t.children[i]
+	left.children = append(left.children, right.children...)
+	left.size += right.size
+	t.children[i-1] = left
+	if len(left.children) > most {
+		t.children[i] = left.split(o)
+	} else {
+		t.children = slices.Delete(t.children, i, i+1)
 	}
-	return join(t, left, right)
 }
 
-// walk iterates over a tree in key order.
+// walk is an iteration over a tree in key order.
 type walk[K cmp.Ordered, V any] struct {
-	path [maxHeight]*tree[K, V]
+	path [maxHeight][]*tree[K, V] // the remaining children of the nodes on the way to an entry
 	n    int
 }
 
-// maxHeight bounds the height of a tree. A subtree holds at most three quarters of its
-// parent's entries, so 88 levels suffice for 10^11 entries.
-const maxHeight = 88
+// maxHeight bounds the height of a tree: a node below the root has at least eight children,
+// so this suffices for 10^9 entries.
+const maxHeight = 12
 
-func (w *walk[K, V]) begin(t *tree[K, V]) {
-	for ; t != nil; t = t.left {
-		w.path[w.n] = t
+// begin returns the first entry, or nil if the tree is empty.
+func (w *walk[K, V]) begin(t *tree[K, V]) *tree[K, V] {
+	for t != nil && len(t.children) > 0 {
+		w.path[w.n] = t.children[1:]
 		w.n++
+		t = t.children[0]
 	}
+	return t
 }
 
-// next returns the next node, or nil after the last one.
+// next returns the next entry, or nil at the end.
 func (w *walk[K, V]) next() *tree[K, V] {
-	if w.n == 0 {
-		return nil
+	for w.n > 0 {
+		rest := w.path[w.n-1]
+		if len(rest) > 0 {
+			w.path[w.n-1] = rest[1:]
+			return w.begin(rest[0])
+		}
+		w.n--
 	}
-	w.n--
-	t := w.path[w.n]
-	w.begin(t.right)
-	return t
+	return nil
 }

@@ -22,8 +22,9 @@ type view struct {
 
 // node locates a value in the JSON text of a root.
 type node struct {
-	start, end       int32
-	keyStart, keyEnd int32 // set for members of objects
+	start, end       int32  // end is 0 until it is known
+	keyStart, keyEnd int32  // set for members of objects
+	word             uint64 // the key of a member, like segment.word
 	hash             uint32
 	first, count     int32 // the members, a range of view.nodes
 	table, size      int32 // the hash table, a range of view.slots
@@ -73,32 +74,37 @@ func (v *view) release() {
 const absent = -1
 
 // resolve returns the value at p. The path must start at a root of the document, not at @.
-func (v *view) resolve(p *path) ([]byte, bool) {
+func (v *view) resolve(p *path) []byte {
 	b := v.texts[p.root]
 	at := int(p.root)
 	if n := &v.nodes[at]; n.end == 0 {
-		start := skipSpace(b, 0)
-		n.start, n.end = int32(start), int32(skipValue(b, start))
+		n.start = int32(skipSpace(b, 0))
+		// Reading the members of an object finds its end, too.
+		if p.start == nil || int(n.start) == len(b) || b[n.start] != '{' {
+			n.end = int32(skipValue(b, int(n.start)))
+		}
 	}
 	if v.nodes[at].end < 0 {
-		return nil, false
+		return nil
 	}
-	for i := range p.segments {
+	for s := p.start; s != nil; s = s.next {
 		if n := &v.nodes[at]; b[n.start] != '{' {
 			// Elements of arrays are not cached, so the rest of the path is scanned.
-			return resolve(b[n.start:n.end], p.segments[i:])
+			return resolve(b[n.start:n.end], s)
 		}
-		if at = v.member(b, at, &p.segments[i]); at == absent {
-			return nil, false
+		if at = v.member(b, at, s); at == absent {
+			return nil
 		}
 	}
 	n := &v.nodes[at]
-	return b[n.start:n.end], true
+	return b[n.start:n.end]
 }
 
 func (v *view) readObject(b []byte, at int) {
 	first := len(v.nodes)
-	b = b[:v.nodes[at].end]
+	if end := v.nodes[at].end; end > 0 {
+		b = b[:end]
+	}
 	i, last := firstItem(b, int(v.nodes[at].start), '}')
 	for !last {
 		keyEnd, escaped, start, end := nextMember(b, i)
@@ -106,7 +112,11 @@ func (v *view) readObject(b []byte, at int) {
 			i = malformed
 			break
 		}
-		v.nodes = append(v.nodes, node{start: int32(start), end: int32(end), keyStart: int32(i + 1), keyEnd: int32(keyEnd), escaped: escaped})
+		w := uint64(0)
+		if n := keyEnd - i; n <= 8 && !escaped {
+			w = word(b, i+1) & (math.MaxUint64 >> (64 - 8*n))
+		}
+		v.nodes = append(v.nodes, node{start: int32(start), end: int32(end), keyStart: int32(i + 1), keyEnd: int32(keyEnd), word: w, escaped: escaped})
 		i, last = afterItem(b, end, '}')
 	}
 	if i < 0 {
@@ -128,15 +138,18 @@ func (v *view) member(b []byte, at int, s *segment) int {
 	}
 	n.again = true
 	for i := n.first + n.count - 1; i >= n.first; i-- {
-		if v.nodes[i].has(b, s.key) {
+		if v.nodes[i].has(b, s) {
 			return int(i)
 		}
 	}
 	return absent
 }
 
-func (n *node) has(b []byte, key string) bool {
-	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, key)
+func (n *node) has(b []byte, s *segment) bool {
+	if n.word|s.word != 0 && !n.escaped {
+		return n.word == s.word
+	}
+	return sameKey(b[n.keyStart:n.keyEnd], n.escaped, s.key)
 }
 
 // hashed is like member, but uses a hash table, which it builds if necessary.
@@ -150,7 +163,7 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 		if at == 0 {
 			return absent
 		}
-		if m := &v.nodes[at-1]; m.hash == s.hash && m.has(b, s.key) {
+		if m := &v.nodes[at-1]; m.hash == s.hash && m.has(b, s) {
 			return int(at - 1)
 		}
 	}
@@ -169,7 +182,15 @@ func (v *view) hash(b []byte, n *node) {
 	for i := n.first + n.count - 1; i >= n.first; i-- {
 		m := &v.nodes[i]
 		key := v.key(b, m)
-		m.hash = uint32(maphash.Bytes(seed, key))
+		w := m.word
+		if m.escaped {
+			w = keyWord(key)
+		}
+		if w != 0 {
+			m.hash = hashWord(w)
+		} else {
+			m.hash = uint32(maphash.Bytes(seed, key))
+		}
 		for j := m.hash; ; j++ {
 			slot := &table[j&uint32(n.size-1)]
 			if *slot == 0 {

@@ -28,6 +28,13 @@ func Plain(b []byte, depth int) bool {
 	return err == nil && scanEnd(b, i) == nil && !s.special && utf8.Valid(b)
 }
 
+// ScanPlainObject is [ScanObject] for an object that [Plain] accepts. If b is anything else, it
+// returns false; it may have called field before.
+func ScanPlainObject(b []byte, depth int, field func(key, value []byte)) bool {
+	var s scanner
+	return s.scanObject(b, max(MaxDepth-depth, 0), field) == nil && !s.special && utf8.Valid(b)
+}
+
 func scanForEngine(b []byte, depth int) error {
 	left := depth
 	for i := 0; i < len(b); i++ {

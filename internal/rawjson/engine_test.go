@@ -95,8 +95,13 @@ func FuzzCheckForEngine(f *testing.F) {
 		if got := CheckForEngine(b, 126); (got == nil) != want {
 			t.Errorf("%q: at a quick look %v, but fit for the engine: %v", b, got, want)
 		}
-		if Plain(b, 126) && !want {
+		plain := Plain(b, 126)
+		if plain && !want {
 			t.Errorf("%q is plain, but not fit for the engine", b)
+		}
+		object := bytes.HasPrefix(bytes.TrimSpace(b), []byte("{"))
+		if got := ScanPlainObject(b, 126, func(_, _ []byte) {}); got != (plain && object) {
+			t.Errorf("%q as a plain object: %v", b, got)
 		}
 	})
 }
@@ -109,6 +114,10 @@ func TestPlainIsWhatNeedsNoCloserLook(t *testing.T) {
 	} {
 		if got := Plain([]byte(text), 126); got != want {
 			t.Errorf("%.40q: %v", text, got)
+		}
+		object := []byte(`{"a":` + text + `}`)
+		if got := ScanPlainObject(object, 127, func(_, _ []byte) {}); got != want {
+			t.Errorf("%.40q as a member: %v", text, got)
 		}
 	}
 }

@@ -29,6 +29,11 @@ var (
 // after calls to field. Invalid UTF-8 is accepted.
 func ScanObject(b []byte, field func(key, value []byte)) error {
 	var s scanner
+	return s.scanObject(b, 0, field)
+}
+
+// scanObject is ScanObject for an object within depth levels.
+func (s *scanner) scanObject(b []byte, depth int, field func(key, value []byte)) error {
 	i := SkipSpace(b, 0)
 	if i == len(b) {
 		return errTruncated
@@ -54,7 +59,7 @@ func ScanObject(b []byte, field func(key, value []byte)) error {
 			return unexpected(b, i)
 		}
 		start = SkipSpace(b, i+1)
-		if i, err = s.skipValue(b, start, 1); err != nil {
+		if i, err = s.skipValue(b, start, depth+1); err != nil {
 			return err
 		}
 		field(key, b[start:i])

@@ -273,9 +273,9 @@ func answered(q question) (a answer) {
 		var x filter.Index[string]
 		for _, e := range q.Entries {
 			if e.Filter == nil {
-				x = x.Remove(e.Key)
+				x.Remove(e.Key)
 			} else if f, err := filter.Parse(e.Filter); err == nil {
-				x = x.Insert(e.Key, f, e.Key)
+				x.Insert(e.Key, f, e.Key)
 			}
 		}
 		for _, d := range q.Docs {
