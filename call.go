@@ -71,7 +71,7 @@ func InNamespace(ns string) CallOption {
 //
 // Errors include:
 //
-//   - an [*Error] if the function or the engine failed the call
+//   - an [*Error] if the function or the engine responded with an error
 //   - [ErrTimeout] after the call's timeout
 //   - [ErrConnectionLost], immediately, if the connection was lost after the request may have
 //     been sent

@@ -398,7 +398,7 @@ type ChannelRefAt struct {
 	// member b of member a, and "" is the payload itself. Keys are not escaped, so a path is
 	// ambiguous if a key contains dots or brackets.
 	Path string
-	// Ref opens the channel with [Client.OpenReader] or [Client.OpenWriter].
+	// Ref is the reference. Pass it to [Client.OpenReader] or [Client.OpenWriter].
 	Ref StreamChannelRef
 }
 

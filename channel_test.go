@@ -463,8 +463,8 @@ func TestChannelWriteDeadline(t *testing.T) {
 	})
 }
 
-// hangingDial dials normally until the channel hanging is closed. Later dials block until
-// their context is done or the channel over is closed.
+// hangingDial dials normally until d.hanging is closed. After that, each dial blocks until its
+// context is done or d.over is closed.
 type hangingDial struct {
 	once    sync.Once
 	hanging chan struct{}
@@ -743,7 +743,6 @@ func BenchmarkChannelRead(b *testing.B) {
 	}
 }
 
-// zeros is an endless stream of zero bytes.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
@@ -855,8 +854,8 @@ func benchEngine(b *testing.B) (string, func() (writer, reader iii.StreamChannel
 	}
 }
 
-// benchRelay starts a server that forwards frames from one writer to one reader. The results
-// are those of benchEngine.
+// benchRelay starts a server that forwards frames from one writer to one reader. It returns
+// the same values as benchEngine.
 func benchRelay(b *testing.B) (string, func() (writer, reader iii.StreamChannelRef)) {
 	ctx, cancel := context.WithCancel(b.Context())
 	frames := make(chan []byte, 64)

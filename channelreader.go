@@ -91,8 +91,8 @@ func (r *ChannelReader) openForBytes() error {
 // used locally.
 func (r *ChannelReader) Ref() StreamChannelRef { return r.end.reference() }
 
-// pump reads the socket without a deadline. While the writer is idle, the engine sends
-// nothing, and it does not answer pings on a channel.
+// pump reads the socket without a deadline, because the engine sends nothing while the writer
+// is idle and does not answer pings on a channel.
 func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	for {
 		kind, src, err := conn.NextReader()
@@ -211,8 +211,9 @@ func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []by
 	return frame, read, nil
 }
 
-// await waits until q has a frame or the given context is done. For bytes, the context must be
-// that of the read deadline. The caller holds r.mu; await releases it while waiting.
+// await waits until q has a frame or the given context is done. If q is r.bytes, the context
+// must come from r.deadline, because await then returns os.ErrDeadlineExceeded. The caller
+// holds r.mu; await releases it while waiting.
 func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	q.waiting++
 	r.changed.Send() // wake keep, which may not need to wait for room now that there is a caller
@@ -238,9 +239,10 @@ func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 	}
 }
 
-// Read returns bytes as they arrive and buffers messages. It returns io.EOF if the writer has
-// closed the channel or has disappeared; the engine does not distinguish the two. If the
-// connection is lost, the error wraps io.ErrUnexpectedEOF.
+// Read returns bytes as they arrive. Messages that arrive in the meantime are buffered for
+// [ChannelReader.Messages]. Read returns io.EOF if the writer has closed the channel or has
+// disappeared; the engine does not distinguish the two. If the connection is lost, the error
+// wraps io.ErrUnexpectedEOF.
 func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -299,9 +301,10 @@ func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
 	}
 }
 
-// Messages yields messages until the writer closes the channel, and buffers bytes. A message
-// that is not valid JSON is yielded as a JSON string. An error, including ctx.Err(), is
-// yielded once and ends the loop. The channel stays usable if the loop body breaks out early.
+// Messages yields messages until the writer closes the channel. Bytes that arrive in the
+// meantime are buffered for [ChannelReader.Read]. A message that is not valid JSON is yielded
+// as a JSON string. An error, including ctx.Err(), is yielded once and ends the loop. The
+// channel stays usable if the loop body breaks out early.
 func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
 		if err := r.open(ctx); err != nil {

@@ -51,7 +51,7 @@ type Client struct {
 	handlers       context.Context // parent of every handler's context
 	cancelHandlers context.CancelFunc
 	stopping       chan struct{} // closed when draining begins
-	done           chan struct{} // closed when the client has ended
+	done           chan struct{} // closed once the client is closed
 
 	mu         sync.Mutex
 	state      ConnectionState
@@ -157,7 +157,7 @@ func workerName(explicit string) (name string, free func()) {
 // Connect connects to the engine and returns nil once the engine has accepted this worker and
 // all registrations made so far. It retries according to [WithReconnection] until ctx is done;
 // the error then wraps ctx.Err() and the last failure. If the engine rejects the worker,
-// Connect ends the client and immediately returns the rejection: a *[RejectedError], an
+// Connect closes the client and immediately returns the rejection: a *[RejectedError], an
 // *[AuthError], or the *[Error] that the engine returned for the worker's registration. A
 // function that another worker owns does not make Connect fail; see [Function.Err].
 //
@@ -220,7 +220,7 @@ func (c *Client) Connect(ctx context.Context) error {
 	return err
 }
 
-// endError returns the error for operations on a client that has ended.
+// endError returns the error for operations on a closed client.
 func (c *Client) endError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -347,7 +347,7 @@ func (c *Client) warnOfToken() {
 //
 // If ctx is canceled (for example, by a signal) before the client has connected, Run logs the
 // reason, closes the client and returns nil. If the deadline of ctx passes before the client
-// has connected, or if a fatal error ends the client, Run returns the reason. A failure to
+// has connected, or if a fatal error closes the client, Run returns the reason. A failure to
 // deliver telemetry during shutdown is logged but not returned.
 func (c *Client) Run(ctx context.Context) error {
 	if err := c.Connect(ctx); err != nil {
@@ -370,20 +370,20 @@ func (c *Client) Run(ctx context.Context) error {
 	return err
 }
 
-// Shutdown ends the client gracefully. It unregisters triggers and functions, rejects queued
+// Shutdown closes the client gracefully. It unregisters triggers and functions, rejects queued
 // invocations with the code worker_draining, waits for running handlers and sends their
 // results, flushes telemetry, and closes the connection. Running handlers can still make
 // calls. Shutdown does not wait for calls made outside of handlers. If ctx is done first,
 // Shutdown closes the client as [Client.Close] does; the error and the log then list the
-// functions whose handlers are still running, with the number of handlers. Concurrent and
-// later calls wait until the client has ended.
+// functions whose handlers are still running, and the number of running handlers of each.
+// Concurrent and later calls wait until the client is closed.
 //
 // Once no handler is running, Shutdown waits up to 2 s for the engine to confirm sent
 // messages, and up to 5 s for a connection on which to send buffered ones. Send messages that
 // remain unconfirmed or unsent are counted in [ClientStats] and reported in the error. The
-// error also reports undelivered telemetry. Shutdown waits for telemetry for up to the
-// ShutdownTimeoutMs of [OtelConfig], or 3 s if telemetry has no connection. Undelivered
-// telemetry stays in the queue of its [Telemetry].
+// error also reports undelivered telemetry. Shutdown waits for telemetry for at most
+// [OtelConfig].ShutdownTimeoutMs, or 3 s if telemetry has no connection. Undelivered telemetry
+// stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {
@@ -463,9 +463,9 @@ func (c *Client) flushReports(ctx context.Context) error {
 	}
 }
 
-// Close ends the client immediately. It cancels the contexts of running handlers, fails
+// Close closes the client immediately. It cancels the contexts of running handlers, fails
 // pending calls, and drops and counts buffered messages. Close returns when the client's
-// goroutines have ended, except that it waits only briefly for handlers, because they may
+// goroutines have exited, except that it waits only briefly for handlers, because they may
 // ignore their context. Close may be called more than once and always returns nil.
 func (c *Client) Close() error {
 	c.terminate(nil)
@@ -476,8 +476,8 @@ func (c *Client) Close() error {
 // The wait is short because Close may itself have been called by a handler.
 const handlerGrace = 40 * time.Millisecond
 
-// terminate ends the client. Only the first call has an effect; reason is nil for an orderly
-// end.
+// terminate closes the client. Only the first call has an effect; reason is nil unless a fatal
+// error occurred.
 func (c *Client) terminate(reason error) {
 	c.mu.Lock()
 	if c.ended {
@@ -546,8 +546,8 @@ func (c *Client) awaitCallbacks() {
 
 // State returns the state of the connection:
 //
-//   - [ConnectionStateDisconnected] before Connect, after Connect has given up, and after an
-//     orderly end
+//   - [ConnectionStateDisconnected] before Connect, after Connect has given up, and after
+//     Close or Shutdown
 //   - [ConnectionStateConnecting] or [ConnectionStateReconnecting] while the client is trying
 //     to connect
 //   - [ConnectionStateConnected] once the engine has accepted this worker and processed its
@@ -569,9 +569,9 @@ func (c *Client) WorkerID() string {
 }
 
 // Features returns the features that the connected engine supports, such as
-// [FeatureObserveV2]. It returns nil while disconnected and before the engine's hello, and an
-// empty slice if the engine lists no features (versions up to 0.24). The features may change
-// after a reconnect. The caller owns the slice.
+// [FeatureObserveV2]. It returns nil while disconnected and before the engine's hello message
+// has arrived, and an empty slice if the engine lists no features (versions up to 0.24). The
+// features may change after a reconnect. The caller owns the slice.
 func (c *Client) Features() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -584,10 +584,11 @@ func (c *Client) Name() string { return c.name }
 // Namespace returns the worker's namespace; "" means the default namespace.
 func (c *Client) Namespace() string { return c.cfg.namespace }
 
-// Done returns a channel that is closed when the client has permanently ended.
+// Done returns a channel that is closed once the client has been closed by Shutdown, Close or
+// a fatal error.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err returns the fatal error that ended the client. It returns nil while the client is
+// Err returns the fatal error that closed the client. It returns nil while the client is
 // running and after Close or Shutdown.
 func (c *Client) Err() error {
 	c.mu.Lock()
@@ -689,9 +690,9 @@ func (c *Client) Stats() ClientStats {
 // *[RejectedError] of each function that another worker holds, and the *[Error] of each
 // rejected trigger.
 //
-// A registration to which the engine has not responded yet is one of the reasons. A trigger
-// counts as accepted even if no worker provides its type or if its function belongs to another
-// worker. An observer in [ObserverStateError] is one of the reasons, but an observer in
+// A registration to which the engine has not responded yet is also a reason. A trigger counts
+// as accepted even if no worker provides its type or if its function belongs to another
+// worker. An observer in [ObserverStateError] is a reason, but an observer in
 // [ObserverStatePending] or [ObserverStateSuspended] is not.
 //
 // Ready does not block. [Client.ReadyHandler] serves its result over HTTP.
@@ -699,9 +700,10 @@ func (c *Client) Ready() error {
 	return c.readiness().err()
 }
 
-// Draining reports whether the client has begun to end: [Client.Shutdown] or [Client.Close]
-// was called, the context of [Client.Run] is done, or a fatal error occurred. Once true, it
-// stays true. Handlers can use [Stopping], which provides the same information as a channel.
+// Draining reports whether the client has begun to shut down: [Client.Shutdown] or
+// [Client.Close] was called, the context of [Client.Run] is done, or a fatal error occurred.
+// Once true, it stays true. Handlers can use [Stopping], which provides the same information
+// as a channel.
 func (c *Client) Draining() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -715,9 +717,9 @@ func (c *Client) Draining() bool {
 //
 // The status is also 200 if the only reasons are functions that another live worker holds and
 // triggers that wait for those functions; "ready" is then false, and "standby" lists the ids
-// of the functions. In a rolling update, the old instance holds its functions until it ends,
-// and an orchestrator that waited for the new instance to become ready would never stop the
-// old one. With ?strict=1, the status is 503 even in this case.
+// of the functions. In a rolling update, the old instance holds its functions until it shuts
+// down, and an orchestrator that waited for the new instance to become ready would never stop
+// the old one. With ?strict=1, the status is 503 even in this case.
 //
 // The reasons name functions, triggers and workers, so serve the handler on an internal port.
 // The handler accepts GET and HEAD and is safe for concurrent use. It may be created at any
@@ -739,7 +741,7 @@ func (c *Client) ReadyHandler() http.Handler {
 }
 
 // LiveHandler returns a handler for an orchestrator's liveness probe. The status is 200 until
-// the client has permanently ended, and 503 afterward. The body is {"live":true} or
+// the client is closed, and 503 afterward. The body is {"live":true} or
 // {"live":false,"reason":"…"}. A disconnected or draining client is live, because a restart
 // would not help. The handler accepts GET and HEAD.
 func (c *Client) LiveHandler() http.Handler {
@@ -788,7 +790,7 @@ func (r *readiness) add(reason error) {
 	r.reasons, r.blocked = append(r.reasons, public(reason)), true
 }
 
-// hold adds a reason that applies until another worker has ended.
+// hold adds a reason that applies until another worker has disconnected.
 func (r *readiness) hold(functionID string, reason error) {
 	r.reasons = append(r.reasons, public(reason))
 	for _, id := range r.standby {
@@ -826,8 +828,8 @@ func (c *Client) readiness() *readiness {
 	return state
 }
 
-// addReasons adds the registrations that the engine has rejected. While the client is
-// connected, addReasons also adds those that the engine has not accepted yet.
+// addReasons adds a reason for each registration that the engine has rejected and, while the
+// client is connected, for each one that the engine has not accepted yet.
 func (r *registry) addReasons(state *readiness, connected bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -877,7 +879,7 @@ type callbackQueue struct {
 	quiet   signal.Broadcast // sent when no callback is running or waiting
 }
 
-// maxCallbacks limits how many callbacks may wait while one does not return. Without a limit,
+// maxCallbacks limits how many callbacks may wait while another is running. Without a limit,
 // the engine could queue any number of them.
 const maxCallbacks = 10_000
 

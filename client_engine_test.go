@@ -343,14 +343,14 @@ func TestUnixSocket(t *testing.T) {
 
 // proxyTarget is the address of an engine that is reachable only through the proxy.
 // secureProxyTarget is the address of a TLS server in front of that engine. The server's
-// certificate is valid for the host.
+// certificate is valid for the host in secureProxyTarget.
 const (
 	proxyTarget       = "ws://engine.invalid:49134"
 	secureProxyTarget = "wss://example.com:49134"
 )
 
-// TestProxyOfTheEnvironment re-executes the test binary with a proxy in the environment,
-// because net/http reads those variables only once per process.
+// TestProxyOfTheEnvironment re-executes the test binary with the proxy variables set, because
+// net/http reads these environment variables only once per process.
 func TestProxyOfTheEnvironment(t *testing.T) {
 	switch certificate := os.Getenv(iii.ProxiedVariable); certificate {
 	case "":
@@ -820,7 +820,7 @@ func (o *outcomes) failedExcept(expected ...string) (n int) {
 // Meanwhile, the test makes 500 requests per second of each kind. Calls with a retry policy
 // succeed. Calls without one may fail only with errors that guarantee that the function has
 // not run. HTTP requests may fail for at most 3 s, and only with the engine's own responses.
-// When the old replica is killed instead, calls that it was running may also fail.
+// When the old replica is killed instead, calls that it was handling may also fail.
 func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	const perSecond = 500
 	for _, test := range []struct {

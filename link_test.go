@@ -14,8 +14,8 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// If the engine sends no greeting, or no reply to the worker's registration, the client waits
-// 10 s and then uses the connection anyway.
+// If the engine sends no hello message, or no reply to the worker's registration, the client
+// waits 10 s and then uses the connection anyway.
 func TestRegisterPatience(t *testing.T) {
 	isRegister := func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }
 	silent := func(c *peerConn, m *peerMessage) bool { return isRegister(m) }
@@ -75,8 +75,8 @@ func TestUnansweredFenceEndsTheConnection(t *testing.T) {
 	})
 }
 
-// Before its greeting, an engine may still be authenticating the worker, so Connect waits as
-// long as its context allows.
+// Before its hello message, an engine may still be authenticating the worker, so Connect waits
+// as long as its context allows.
 func TestNeverAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})

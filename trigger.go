@@ -502,7 +502,8 @@ func checkTopic(config, topic string) error {
 	return nil
 }
 
-// checkLogLevel rejects levels that no log record has. The engine compares levels exactly.
+// checkLogLevel rejects unknown levels. The engine compares levels exactly, so a trigger with
+// an unknown level would never fire.
 func checkLogLevel(level string) error {
 	switch level {
 	case "", "all", "trace", "debug", "info", "warn", "error":
@@ -523,7 +524,7 @@ func checkConfigurationEvents(types []ConfigurationEventType) error {
 	return nil
 }
 
-// checkTraceStatus rejects a status that no span has.
+// checkTraceStatus rejects unknown statuses, because no span would match.
 func checkTraceStatus(status *string) error {
 	if status == nil {
 		return nil
@@ -535,8 +536,9 @@ func checkTraceStatus(status *string) error {
 	return fmt.Errorf("trace status %q is none of ok, error, unset", *status)
 }
 
-// checkCron rejects expressions with the wrong number of fields and explains the error,
-// because five fields are a common mistake. The engine validates the rest.
+// checkCron rejects expressions with the wrong number of fields. Passing five fields is a
+// common mistake, so the error explains which fields are needed. The engine reports all other
+// mistakes.
 func checkCron(expression string) error {
 	if _, err := cronexpr.Parse(expression); err == nil || strings.HasPrefix(expression, "@") {
 		return nil

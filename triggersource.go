@@ -19,8 +19,8 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// triggerSource describes a trigger type on an engine with observe.v2, where a trigger is an
-// observer of a function.
+// triggerSource describes how triggers of one type are represented on an engine with
+// observe.v2, where each trigger is an observer of a function.
 type triggerSource struct {
 	// functionID is the ID of the observed function. Its namespace is "default", like that of
 	// the engine's own workers.
@@ -47,20 +47,22 @@ type triggerSource struct {
 	// triggers. If ok is false, the handler is not called. If payload is nil, the event's
 	// payload is passed on unchanged.
 	payload func(t *triggerSpec, data json.RawMessage) (payload json.RawMessage, ok bool)
-	// optional means that a target can do without the members that payload adds.
+	// optional means that payload only adds members that a target does not need, so a function
+	// outside this process can be the target without an adapter.
 	optional bool
 
-	// condition means that the config may name a function that is called before the handler.
-	// conditionInput derives that function's payload from the handler's. If conditionInput is
-	// nil, both receive the same payload.
+	// condition means that the config may name a condition, a function that decides whether
+	// the handler is called. conditionInput derives the condition's payload from the
+	// handler's. If conditionInput is nil, both receive the same payload.
 	condition      bool
 	conditionInput func(payload json.RawMessage) json.RawMessage
-	// skipped is the result if the condition is false.
+	// skipped is the result that is returned when the condition is not met.
 	skipped any
 }
 
-// triggerSources contains the engine's own types. Any other type belongs to another worker: it
-// is a function with the same ID, and its args are the config.
+// triggerSources contains the engine's own trigger types. Any other type belongs to a worker.
+// It is represented by a function with the same ID, and the observer's args are the trigger's
+// config.
 //
 // Results have the same effect as on an engine with triggers. For http, the result is the
 // response; for durable:subscriber, an error is a failed attempt; all other results are
@@ -190,7 +192,7 @@ var triggerSources = map[string]triggerSource{
 	"engine::workers-available":   {functionID: "engine::on-workers-changed", observe: observeAll, deliver: ObserveDeliverInput},
 }
 
-// customSource is the source for types that a worker provides. The provider evaluates
+// customSource is the source for trigger types that a worker provides. The provider evaluates
 // conditions, as on engines with triggers.
 var customSource = triggerSource{
 	deliver: ObserveDeliverInput,
@@ -222,8 +224,8 @@ func triggerOf(o *ObserveSource) (triggerType string, config any) {
 	return o.FunctionID, o.Args
 }
 
-// conditionIn searches filters, at every nesting level, for the given operator on path. It
-// returns the operand, or nil if there is none.
+// conditionIn searches filters, at every nesting level, for a condition that applies operator
+// to path. It returns the operand of that condition, or nil if there is none.
 func conditionIn(filters json.RawMessage, path, operator string) (operand json.RawMessage) {
 	for _, all := range []string{"$and", "$or"} {
 		var list []json.RawMessage
@@ -240,7 +242,8 @@ func conditionIn(filters json.RawMessage, path, operator string) (operand json.R
 	return operand
 }
 
-// equalIn returns the string that filters compare path with by $eq, or nil if there is none.
+// equalIn returns the string that an $eq condition in filters requires at path, or nil if
+// there is none.
 func equalIn(filters json.RawMessage, path string) (want *string) {
 	_ = json.Unmarshal(conditionIn(filters, path, "$eq"), &want)
 	return want
@@ -317,7 +320,6 @@ func (t *triggerSpec) conditionID() string {
 	return id
 }
 
-// configOf decodes a config of any Go type.
 func configOf[T any](config json.RawMessage) (c T, err error) {
 	if err := json.Unmarshal(config, &c); err != nil {
 		return c, fmt.Errorf("its config does not decode: %w", err)
@@ -391,8 +393,8 @@ func observeQueue(config json.RawMessage) (args, filters any, err error) {
 	return a, nil, nil
 }
 
-// eitherSpelling returns the filter for a stream's changes. Engines spell the members of a
-// change in two ways, and the filter accepts both.
+// eitherSpelling returns the filter for a stream's changes. The spelling of a change's members
+// depends on the engine, and the filter accepts both spellings.
 func eitherSpelling(c StreamTriggerConfig) any {
 	either := func(value string, paths ...string) map[string]any {
 		var list []equals
@@ -441,7 +443,7 @@ func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	return withMember(data, "trigger", append(trigger, '}')), true
 }
 
-// withoutChannels returns a request without its channels, as conditions receive it.
+// withoutChannels removes the channels from a request, because conditions do not receive them.
 func withoutChannels(payload json.RawMessage) json.RawMessage {
 	b := json.RawMessage{'{'}
 	err := rawjson.ScanObject(payload, func(key, value []byte) {
@@ -457,7 +459,7 @@ func withoutChannels(payload json.RawMessage) json.RawMessage {
 
 var conditionNotMet = json.RawMessage(`{"error":{"code":"CONDITION_NOT_MET","message":"Request condition not met"},"skipped":true}`)
 
-// cronPayload converts a tick to the event of a trigger.
+// cronPayload converts a tick to the payload of a cron trigger.
 func cronPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	return slices.Concat(
 		json.RawMessage(`{"trigger":"cron","job_id":`), rawjson.AppendString(nil, t.id),
@@ -465,8 +467,8 @@ func cronPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 		[]byte(`,"actual_time":`), memberOf(data, "actual_time"), []byte{'}'}), true
 }
 
-// streamPayload adds the camel-case spelling of a change's members if only the other spelling
-// is present.
+// streamPayload adds the camel-case members of a change if only their snake-case counterparts
+// are present.
 func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	for _, spelling := range [][2]string{{"streamName", "stream_name"}, {"groupId", "group_id"}} {
 		if other := memberOf(data, spelling[1]); rawjson.Absent(memberOf(data, spelling[0])) && !rawjson.Absent(other) {
@@ -476,8 +478,8 @@ func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool)
 	return data, true
 }
 
-// tracePayload converts a finished span to the event of a trigger, which contains a list of
-// traces. It returns false if the trigger does not select the span.
+// tracePayload converts a finished span to the payload of a trace trigger, a list of trace
+// IDs. It returns false if the trigger's config excludes the span.
 func tracePayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	c, err := configOf[TraceTriggerConfig](t.config)
 	if err != nil {
@@ -511,8 +513,8 @@ func withMember(object json.RawMessage, key string, value json.RawMessage) json.
 	return append(appendRawMember(b, []byte(key), value), '}')
 }
 
-// appendRawMember appends a member to an object that lacks its closing brace. key excludes the
-// quotes.
+// appendRawMember appends a member to b, an object without its closing brace. key has no
+// quotes but is otherwise encoded.
 func appendRawMember(b, key, value []byte) []byte {
 	if b[len(b)-1] != '{' {
 		b = append(b, ',')
@@ -539,7 +541,8 @@ func (c *Client) stableID(t *triggerSpec) string {
 }
 
 // adapt creates an adapter between the observer and t's function if the trigger needs one and
-// the function is not registered in this process.
+// the function is not registered in this process. If ask is true, adapt also sends the
+// adapter's registration.
 func (r *registry) adapt(t *Trigger, ask bool) {
 	if t.adapter != nil || t.spec.observe != nil || !r.link.dialect().answers(&t.claim) ||
 		t.own && r.target(t) != nil || !t.spec.needsAdapter() {
@@ -581,7 +584,7 @@ const forwardTimeout = time.Hour
 
 // fit converts an activation to the payload that the handler receives on an engine with
 // triggers. If the handler must not be called, fit responds itself and returns false.
-// Observers of the function do not see such an activation.
+// Observers of the function are not notified of such an activation.
 func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	t := in.trigger
 	answer := func(result any, err error) bool {

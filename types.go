@@ -9,10 +9,10 @@ import (
 	"reflect"
 )
 
-// A type with defaults other than zero values needs a decoding method. Each method decodes
-// once, into the fields of the generated type. Fields with a default are shadowed by fields
-// that distinguish an absent value from null. An absent value selects the default; null is an
-// error.
+// Types whose fields have defaults other than the zero value need an UnmarshalJSON method.
+// Each method decodes the document once, into a struct that embeds the generated type and
+// shadows the fields that have a default. The shadowing fields distinguish an absent value,
+// for which the default is used, from null, which is an error.
 
 // NewAuthResult returns an AuthResult with the defaults: the worker may call every function
 // that the listener exposes, use every trigger type and register functions, but it may not
@@ -212,7 +212,7 @@ func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 }
 
 // MarshalJSON implements json.Marshaler. It writes nil Data as null. For the types event and
-// unauthorized, it omits nil Data, because they have no data.
+// unauthorized, it omits nil Data, because such events have no data.
 func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 	type plain StreamChangeEventDetail
 	if d.Data == nil && d.Type != StreamEventTypeEvent && d.Type != StreamEventTypeUnauthorized {
@@ -224,7 +224,7 @@ func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 // defaultNamespace is the namespace that the engine uses if none is given.
 const defaultNamespace = "default"
 
-// defaulted is a field with a default. The key may be absent, but not null.
+// defaulted is a field with a default. Its key may be absent, but its value may not be null.
 type defaulted[T any] struct {
 	value     T
 	set, null bool

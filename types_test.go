@@ -1176,7 +1176,7 @@ func TestObserverMessagesRoundTrip(t *testing.T) {
 	}
 }
 
-// sameJSONValues compares the value of JSON documents, because encoding removes white space.
+// sameJSONValues compares JSON documents by value, because encoding removes white space.
 var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
@@ -1184,8 +1184,8 @@ var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	return sameJSON(a, b) == nil
 })
 
-// Messages listed in frameExceptions because their type writes defaults must not differ in any
-// other way.
+// Some messages are listed in frameExceptions because their type writes defaults. Apart from
+// these defaults, their encoding must equal the recording.
 func TestRecordedInvocationsKeepWhatTheySay(t *testing.T) {
 	seen := 0
 	for _, f := range recordedFrames(t) {
@@ -1532,7 +1532,8 @@ func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, res
 // payloadMark maps each trigger type to a substring that occurs only in payloads of that type.
 var payloadMark = map[string]string{"http": `"path_params"`, "state": `"type":"state"`, "stream": `"type":"stream"`}
 
-// acceptedTelemetry returns records that the engine stored, each from one frame of telemetry.
+// acceptedTelemetry returns the telemetry records that the engine stored, as its query
+// functions returned them. Each record had been sent in its own frame.
 func acceptedTelemetry(t *testing.T) []payload {
 	t.Helper()
 	const file = "otlp-acceptance.json"

@@ -34,7 +34,7 @@ var reservedKeys = []string{"__proto__", "constructor", "prototype"}
 // their original JSON, except for white space. The keys of changed objects are sorted.
 //
 // ApplyUpdate returns an error and applies nothing if old or an operand is not valid JSON or
-// contains a number outside the range of a float64, or if an operation is empty. It neither
+// contains a number outside the range of a float64, or if an operation's Op is nil. It neither
 // retains nor modifies its arguments, and it is safe for concurrent use.
 func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error) {
 	u := update{fresh: old == nil, root: jsontree.NewObject()}
@@ -70,8 +70,8 @@ func ApplyUpdate(old json.RawMessage, ops []UpdateOp) (StreamUpdateResult, error
 
 type update struct {
 	root *jsontree.Node
-	// fresh reports whether there was no item and no operation has been applied yet.
-	// Operations on the root then see no value instead of an empty object.
+	// fresh is true if there was no item and no operation has been applied yet. Operations on
+	// the root then treat the item as missing, not as an empty object.
 	fresh bool
 }
 

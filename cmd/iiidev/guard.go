@@ -29,8 +29,8 @@ type rbacConfig struct {
 	Expose        []exposeConfig `json:"expose_functions"`
 }
 
-// exposeConfig is encoded as the string match("pattern"), or as an object with match or
-// metadata.
+// exposeConfig is encoded as a string of the form match("pattern"), or as an object with the
+// key match or metadata and, optionally, namespace.
 type exposeConfig struct{ iiitest.ExposeFilter }
 
 func (x *exposeConfig) UnmarshalJSON(b []byte) error {

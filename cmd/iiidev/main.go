@@ -42,16 +42,16 @@
 // -frames writes the messages between workers and the engine to a file, which only the current
 // user can read. Each line is a JSON object with the time, the id and name of the worker, the
 // direction as seen by the worker (send or recv), and the length in bytes. Messages of up to
-// 64 KiB are included in full: as frame if they are JSON, as prefix and otlp if they are
-// telemetry, and as text otherwise. Telemetry from separate connections is appended at the
-// end. Cookies, channel keys and the values of keys that name a secret, such as password or
-// reattach_token, are masked, including those in telemetry attributes and in strings that
-// contain JSON. Everything else is written as sent.
+// 64 KiB are included in full: under the keys prefix and otlp if they are telemetry, under
+// frame if they are other JSON, and under text otherwise. Telemetry from separate connections
+// is appended when iiidev exits. Cookies, channel keys and the values of keys that name a
+// secret, such as password or reattach_token, are masked, including those in telemetry
+// attributes and in strings that contain JSON. Everything else is written as sent.
 //
 // As in the engine, the environment variable III_NAMESPACE_GRACE_MS limits, in milliseconds,
 // how long a worker may take to declare its namespace. References such as ${NAME:default} in
-// configuration values, and the secrets of functions invoked over HTTP, resolve to environment
-// variables.
+// configuration values, and the secrets of functions invoked over HTTP, are resolved from
+// environment variables.
 //
 // With -v, iiidev also logs worker activity and dropped messages. SIGINT or SIGTERM stops it.
 package main
