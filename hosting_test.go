@@ -977,9 +977,9 @@ func TestRenamedFunctions(t *testing.T) {
 	})
 }
 
-// After f has been unregistered, a rejection of a::f must not be mistaken for the reply to the
-// registration of f.
-func TestAnswersToIDsThatEndAlike(t *testing.T) {
+// After f has been unregistered, a rejection of a::f must not be mistaken for the reply to f's
+// registration.
+func TestRejectionOfIDWithSameSuffix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{message: func(c *peerConn, m *peerMessage) bool {
 			switch {
@@ -1007,9 +1007,8 @@ func TestAnswersToIDsThatEndAlike(t *testing.T) {
 	})
 }
 
-// The reply to a registration that was withdrawn does not affect the next registration of the
-// same id.
-func TestAnswersToEarlierAttempts(t *testing.T) {
+// The reply to a withdrawn registration does not affect the next registration of the same id.
+func TestReplyToWithdrawnRegistration(t *testing.T) {
 	for name, first := range map[string]string{
 		"accepted": `{"type":"functionregistered","id":"f","namespace":"default","revision":0}`,
 		"rejected": `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"f","owner_worker_id":"w"}`,

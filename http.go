@@ -153,8 +153,8 @@ func (HTTPResponse[T]) describe(in *inference, addressable bool) (any, error) {
 const (
 	// maxJSONBody is the maximum size of a body that the worker decodes.
 	maxJSONBody = 64 << 20
-	// jsonBodyTimeout limits the time for reading a body. The engine would respond on behalf
-	// of a handler that takes longer.
+	// jsonBodyTimeout limits how long reading a body may take. If a handler takes longer than
+	// this to return, the engine responds on its behalf.
 	jsonBodyTimeout = 30 * time.Second
 )
 
@@ -196,7 +196,7 @@ func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, heade
 	return read, errorResponse(http.StatusBadRequest, CodeInvalidRequest, message), nil
 }
 
-// bodyOf returns the body member of a request.
+// bodyOf returns a request's body member.
 func bodyOf(payload json.RawMessage) (body json.RawMessage) {
 	_ = rawjson.ScanObject(payload, func(key, value []byte) {
 		if string(key) == "body" {
@@ -240,8 +240,8 @@ func withBody(payload, body json.RawMessage) json.RawMessage {
 	return append(b, '}')
 }
 
-// bodyLength returns the length of a request's body, according to the headers. It returns -1
-// if there is a body of unknown length.
+// bodyLength returns the length of a request's body according to the headers, or -1 if the
+// length is unknown.
 func bodyLength(headers map[string]string) int64 {
 	if n, err := strconv.ParseInt(headers["content-length"], 10, 64); err == nil && n >= 0 {
 		return n
@@ -308,19 +308,19 @@ func serviceUnavailable(code, message string) bufferedResponse {
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
-// HTTPError is an error that specifies an HTTP response. The handler of a route ([HandleHTTP])
-// or its middleware can return it, possibly wrapped. In other handlers, it is an ordinary
+// HTTPError is an error that specifies an HTTP response. A route's handler ([HandleHTTP]) or
+// middleware can return it, possibly wrapped. Returned by any other handler, it is an ordinary
 // error and is sent with the code invocation_failed.
 type HTTPError struct {
-	// Status is the status of the response, from 200 to 599. Any other value, including 0,
-	// becomes 500.
+	// Status is the HTTP status code, from 200 to 599. Any other value, including 0, becomes
+	// 500.
 	Status int
 	// Body is encoded as JSON, but a string is sent unchanged if Header has a Content-Type.
 	// The default is {"error":{"code":…,"message":…}}, with values derived from the status,
 	// such as NOT_FOUND and "Not Found".
 	Body any
-	// Header is the header of the response. A name may have multiple values. Content-Length is
-	// ignored. Default: none.
+	// Header contains the response's header fields. A name may have multiple values.
+	// Content-Length is ignored. Default: none.
 	Header http.Header
 }
 
@@ -378,11 +378,11 @@ func (e *HTTPError) response() bufferedResponse {
 	return r
 }
 
-// WithHTTPErrors sets the function that converts errors of routes ([HandleHTTP],
-// [Client.MountHTTP], [Client.MountRouter]) to responses. f returns the response for an error
-// that was returned by a handler or its middleware and is not an [*HTTPError]. If f returns
-// nil, or if this option is not used, an [*Error] becomes a 500 with its code and message, and
-// any other error becomes a 500 without details.
+// WithHTTPErrors sets a function that converts errors from routes ([HandleHTTP],
+// [Client.MountHTTP], [Client.MountRouter]) into responses. f returns the response for an
+// error that was returned by a handler or its middleware and is not an [*HTTPError]. If f
+// returns nil, or if this option is not used, an [*Error] becomes a 500 with its code and
+// message, and any other error becomes a 500 without details.
 //
 // f runs outside all middleware, with the handler's context, and must be safe for concurrent
 // use. If a request cannot be decoded, the response is a 400 and f is not called. [New]
@@ -402,7 +402,7 @@ type hiddenError struct{ error }
 
 func (e hiddenError) Unwrap() error { return e.error }
 
-// hiddenText is the message that callers receive in place of that of a hiddenError.
+// hiddenText is the message that callers receive in place of a hiddenError's own message.
 const hiddenText = "internal error"
 
 // answerErrors converts errors returned by a route's handler and middleware into responses.
@@ -496,9 +496,9 @@ func (c *Client) newRouteTrigger(f *Function, method, path string, opts []Trigge
 	return t, nil
 }
 
-// routePath returns the path of a route in percent-encoded form, because the engine matches
-// request paths in that form. It rejects paths that crash the engine, and paths that the
-// engine accepts but never routes requests to.
+// routePath returns a route's path in percent-encoded form, because the engine matches request
+// paths in that form. It rejects paths that crash the engine, and paths that the engine
+// accepts but never routes requests to.
 func routePath(method, path string) (string, error) {
 	switch strings.ToUpper(method) {
 	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD":

@@ -240,7 +240,7 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 
 // Like the engine, the client uses the last of several duplicate keys, compares keys
 // case-sensitively, and inspects the config only if the trigger type belongs to the engine.
-func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
+func TestRouteConfigsAreReadAsByTheEngine(t *testing.T) {
 	for name, trigger := range map[string]iii.TriggerConfig{
 		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
 		"another spelling":     iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/ok","API_PATH":"/q/{"}`)},
@@ -256,7 +256,7 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// A trigger with a provider namespace belongs to a trigger type of another worker.
+	// A trigger with a provider namespace uses another worker's trigger type.
 	c := newWorker(t, iiitest.Start(t))
 	if _, err := c.Trigger("f", ownRoute{"/q/{"}, iii.WithTriggerProviderNamespace("shop")); err != nil {
 		t.Error(err)
@@ -273,7 +273,7 @@ func TestRouteConfigsAreReadAsTheEngineDoes(t *testing.T) {
 	}
 }
 
-// A stream trigger without a stream name would crash a task of the engine. The client
+// A stream trigger without a stream name would crash one of the engine's tasks. The client
 // therefore rejects such a trigger, even in a call to engine::register_trigger.
 func TestStreamTriggersWithoutAStreamAreRefused(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
@@ -319,7 +319,7 @@ var routeWays = map[string]func(c *iii.Client, method, path string) (*iii.Functi
 
 // The engine matches request paths in encoded form, so the client registers routes in that
 // form.
-func TestRoutesAreRegisteredAsClientsSendThem(t *testing.T) {
+func TestRoutesAreRegisteredInEncodedForm(t *testing.T) {
 	for _, test := range []struct{ path, registered, request, id string }{
 		{"/caf\u00e9", "/caf%C3%A9", "/caf%C3%A9", ""},
 		{"/\u65e5\u672c/list", "/%E6%97%A5%E6%9C%AC/list", "/%E6%97%A5%E6%9C%AC/list", ""},
@@ -433,7 +433,7 @@ func TestTwoSpellingsOfOneRouteAreOneFunction(t *testing.T) {
 }
 
 // If the engine rejects a route, Function.Err returns the reason.
-func TestFunctionErrIsTheRefusalOfItsRoute(t *testing.T) {
+func TestFunctionErrReturnsRouteRejection(t *testing.T) {
 	for protocol, code := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: iii.CodeTriggerRegistrationFailed, iiitest.Protocol025: iii.CodeTriggerRegistrationFailed, iiitest.Protocol026: iii.CodeHTTPRouteConflict,
 	} {
@@ -600,7 +600,7 @@ func recordBody[In any](c *iii.Client, path string, record func(body In, channel
 
 // If the body never arrives, the handler's slot is freed once the engine gives up on the
 // request.
-func TestTypedRouteWaitsForItsBodyNoLongerThanTheEngine(t *testing.T) {
+func TestTypedRouteStopsWaitingForBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := iiitest.Start(t)
 		c := newWorker(t, e)
