@@ -40,8 +40,8 @@ func (c *observedCall) status() string {
 	return "success"
 }
 
-// interests reports whether o observes failed calls if failed is true, or otherwise successful
-// ones.
+// interests reports whether o observes failed calls (if failed is true) or successful calls
+// (if failed is false).
 func (o *observer) interests(failed bool) bool {
 	switch o.on {
 	case "complete":
@@ -53,7 +53,7 @@ func (o *observer) interests(failed bool) bool {
 	}
 }
 
-// ended notifies the observers of a function that a call routed by the engine has completed.
+// ended notifies a function's observers that a call routed by the engine has completed.
 func (t *observers) ended(r *request, began time.Time, out outcome, answer observedResult) {
 	k := key{r.namespace, r.functionID}
 	if _, watched := t.watched.Load(k); !watched {
@@ -85,8 +85,8 @@ func durationMS(d time.Duration) json.RawMessage {
 	return strconv.AppendFloat(nil, float64(d.Microseconds())/1000, 'f', -1, 64)
 }
 
-// choose activates the observers that match c. If the host has already activated them
-// (answer.Delivered), choose does nothing. If the host has reported its matches
+// choose activates the observers that match c. If the function's host has already activated
+// them (answer.Delivered), choose does nothing. If the host has reported which observers match
 // (answer.Matched), choose considers only those.
 func (t *observers) choose(c *observedCall, answer observedResult) {
 	if set(answer.Delivered) {
@@ -153,7 +153,7 @@ func failureOf(raw json.RawMessage) json.RawMessage {
 	return new(object).str("code", stringOf(members["code"])).str("message", stringOf(members["message"])).bytes()
 }
 
-// activate calls the target of o for the call c, or queues the activation if o has reached
+// activate calls o's target for the call c, or queues the activation if o has reached
 // max_in_flight.
 func (t *observers) activate(o *observer, c *observedCall) {
 	if c.depth >= maxObserveDepth {
@@ -197,7 +197,7 @@ func orNull(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// envelope encodes c as the payload of an activation of o.
+// envelope encodes c as the payload for o's target.
 func (o *observer) envelope(c *observedCall, activationID string) json.RawMessage {
 	m := new(object).str("observer_id", o.id).str("activation_id", activationID).
 		str("function_id", c.function.id).str("namespace", c.function.namespace).
@@ -239,7 +239,8 @@ func (t *observers) launch(o *observer, r *request) {
 	})
 }
 
-// freed releases an in-flight slot of o and launches activations that were waiting for one.
+// freed releases one of o's in-flight slots and launches activations that were waiting for a
+// slot.
 func (t *observers) freed(o *observer) {
 	o.inFlight--
 	for len(o.waiting) > 0 && (o.maxInFlight == 0 || o.inFlight < o.maxInFlight) {
@@ -249,9 +250,9 @@ func (t *observers) freed(o *observer) {
 	}
 }
 
-// through calls the target of the observer with the given id on behalf of w, the host of the
-// observed function. The host supplies the payload, and the observer supplies the metadata. If
-// w is nil, the engine is the host.
+// through calls the target of the observer with the given id on behalf of w, the observed
+// function's host. The host supplies the payload, and the observer supplies the metadata. If w
+// is nil, the engine is the host.
 func (t *observers) through(ctx context.Context, w *worker, id string, r request) outcome {
 	t.mu.Lock()
 	o := t.byID[id]
@@ -364,8 +365,8 @@ func (t *observers) happened(event sourceEvent) {
 }
 
 // ask calls the targets of the matching observers of source, one at a time, with the event as
-// payload. It reports whether stops returned true for any of the results.
-func (t *observers) ask(ctx context.Context, source string, event json.RawMessage, stops func(result json.RawMessage) bool) bool {
+// payload. It reports whether isStop returned true for any of the results.
+func (t *observers) ask(ctx context.Context, source string, event json.RawMessage, isStop func(result json.RawMessage) bool) bool {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {
 		return false
@@ -387,7 +388,7 @@ func (t *observers) ask(ctx context.Context, source string, event json.RawMessag
 			t.engine.triggerFailed(b, "target of an observer failed", err)
 			continue
 		}
-		stopped = stopped || stops(result)
+		stopped = stopped || isStop(result)
 	}
 	return stopped
 }

@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// boundTriggers provides one of the engine's own trigger types. It keeps bindings in the order
-// of registration.
+// boundTriggers provides one of the engine's own trigger types. It keeps bindings in
+// registration order.
 type boundTriggers[C any] struct {
-	// decode parses the config of a binding. An error fails the registration.
+	// decode parses a binding's config. An error fails the registration.
 	decode func(config json.RawMessage) (C, error)
 	again  rebinding
 	once   bool // log only the first lost event of a binding; set for frequent events
@@ -21,8 +21,8 @@ type boundTriggers[C any] struct {
 	away []*awayTrigger[C] // oldest first
 }
 
-// awayTrigger is a binding of a worker that has disconnected. The engine logs the events that
-// the binding misses.
+// awayTrigger is a disconnected worker's binding. The engine logs the events that the binding
+// misses.
 type awayTrigger[C any] struct {
 	boundTrigger[C]
 	mentioned bool
@@ -73,7 +73,7 @@ func (s *boundTriggers[C]) unbind(id string) {
 	s.list = slices.DeleteFunc(s.list, func(b boundTrigger[C]) bool { return b.id == id })
 }
 
-// left remembers a binding of a disconnected worker until the same function is bound again.
+// left remembers a disconnected worker's binding until the same function is bound again.
 func (s *boundTriggers[C]) left(b binding) {
 	config, err := s.decode(b.config)
 	if err != nil {
@@ -150,8 +150,8 @@ type target struct {
 
 // fanOut delivers an event to its targets in the background, one at a time. For each target it
 // calls the condition, if any, and then the function, and waits for both. Failed calls are
-// logged and not retried. Deliveries of different events can overlap. The delivery of an event
-// has a span with the given name.
+// logged and not retried. Deliveries of different events can overlap. name is the name of the
+// span that covers the delivery.
 func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payload json.RawMessage) {
 	if len(targets) == 0 {
 		return
@@ -184,7 +184,7 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 	})
 }
 
-// noWorker logs that an event did not reach the function of a trigger.
+// noWorker logs that an event did not reach a trigger's function.
 func (e *Engine) noWorker(b binding, err *wireError) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
@@ -198,7 +198,7 @@ func (e *Engine) workerAway(b binding, reason string) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "error", reason)
 }
 
-// triggerFailed logs that the function of a trigger has failed or does not exist.
+// triggerFailed logs that a trigger's function has failed or does not exist.
 func (e *Engine) triggerFailed(b binding, message string, err *wireError) {
 	if err.Code == "function_not_found" {
 		message = "event found no worker"

@@ -50,9 +50,10 @@ func (l *lostEvents) since() []string {
 	return lines
 }
 
-// Events are logged as lost after the worker of a trigger has disconnected, whether or not it
-// unregistered its triggers first. Logging stops when another worker provides the function.
-func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
+// Once a trigger's worker has disconnected, events are logged as lost, whether or not the
+// worker unregistered its triggers first. Logging stops when another worker provides the
+// function.
+func TestEventsForDisconnectedWorkersAreLogged(t *testing.T) {
 	scope, topic := "orders", "sold"
 	sources := map[string]struct {
 		config iii.TriggerConfig
@@ -161,7 +162,7 @@ func TestEventsOfWorkersThatHaveLeftAreLogged(t *testing.T) {
 }
 
 // If a worker unregisters a trigger and stays connected, later events are not logged as lost.
-func TestTriggersTakenBackAreNotMissed(t *testing.T) {
+func TestEventsForUnregisteredTriggersAreNotLogged(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {
 			lost := new(lostEvents)
@@ -187,8 +188,8 @@ func TestTriggersTakenBackAreNotMissed(t *testing.T) {
 	}
 }
 
-// Messages on topics without a subscriber and jobs for functions that do not exist are logged.
-func TestMessagesWithoutAWorkerAreLogged(t *testing.T) {
+// Messages on topics without subscribers and jobs for functions that do not exist are logged.
+func TestUndeliverableMessagesAreLogged(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
 		synctest.Test(t, func(t *testing.T) {
 			lost := new(lostEvents)

@@ -17,8 +17,8 @@ const bridgeWorker = "iii-bridge"
 // bridgeTimeout is the default timeout of a call to another engine.
 const bridgeTimeout = 30 * time.Second
 
-// WithBridge makes the engine a worker of the engine at url. It adds the functions
-// bridge.invoke and bridge.invoke_async, which call functions of that engine and take an
+// WithBridge connects the engine, as a worker, to the engine at url. It adds the functions
+// bridge.invoke and bridge.invoke_async, which call functions on that engine and take an
 // [iii.BridgeInvokeInput]. opts configure the worker. A call made while the bridge is
 // disconnected waits for the connection until the call times out. By default there is no
 // bridge, and the two functions do not exist.

@@ -96,7 +96,7 @@ func TestBridgeOptions(t *testing.T) {
 }
 
 // If New fails, the bridge must not stay connected: its name must be free again.
-func TestBridgeOfAnEngineThatDoesNotStart(t *testing.T) {
+func TestBridgeIsClosedIfNewFails(t *testing.T) {
 	t.Setenv("III_WORKER_NAME", "only-one")
 	e := iiitest.Start(t)
 	taken := strings.TrimPrefix(e.URL(), "ws://")

@@ -11,8 +11,8 @@ import (
 // wireError is the error of a failed invocation as encoded on the wire.
 type wireError = iii.ErrorBody
 
-// builtinFunc implements a function of the engine. A nil result without an error omits the
-// result key from the reply. To reply with a JSON null, return json.RawMessage("null").
+// builtinFunc implements one of the engine's functions. A nil result without an error omits
+// the result key from the reply. To reply with a JSON null, return json.RawMessage("null").
 type builtinFunc func(ctx context.Context, c *call) (json.RawMessage, *wireError)
 
 // call is one invocation of a built-in function.
@@ -65,8 +65,8 @@ func errorBody(code, format string, args ...any) *wireError {
 }
 
 // addBuiltin adds a function to the default namespace. owner is the in-process worker that
-// listings show as the worker of the function. The schemas and the metadata come from the
-// recorded data in published. A recorded description takes precedence over description.
+// listings show as the function's worker. The schemas and the metadata come from the recorded
+// data in published. A recorded description takes precedence over description.
 func (e *Engine) addBuiltin(id, owner, description string, f builtinFunc) {
 	known := published().Functions[id]
 	if known.Description != nil {

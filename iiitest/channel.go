@@ -42,7 +42,7 @@ const (
 	writing direction = "write"
 )
 
-// ends holds a property of both ends of a channel.
+// ends holds one flag for each end of a channel.
 type ends struct{ reading, writing bool }
 
 func (e *ends) of(d direction) *bool {
@@ -166,8 +166,8 @@ func (t *channelTable) stopExpiry() {
 	}
 }
 
-// expireChannel removes a channel unless both ends have been taken. A connected writer is
-// disconnected. For a connected reader, the channel ends normally.
+// expireChannel removes a channel unless both ends have been taken. If a writer is connected,
+// it is disconnected. If a reader is connected, it sees the channel end normally.
 func (e *Engine) expireChannel(ch *channel) {
 	ch.mu.Lock()
 	complete := ch.taken.reading && ch.taken.writing
@@ -260,10 +260,11 @@ func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	}
 }
 
-// serveChannelReader sends the writer's frames, followed by a Close frame. The Close frame has
-// no code unless the writer disconnected without a Close frame; in that case the code reports
-// an internal error. Like the engine, serveChannelReader never reads from the connection, so
-// pings go unanswered, and a disconnected reader is noticed only when the next frame is sent.
+// serveChannelReader sends the writer's frames to the reader, followed by a Close frame. The
+// Close frame has no code unless the writer disconnected without a Close frame; in that case
+// the code reports an internal error. Like the engine, serveChannelReader never reads from the
+// connection, so pings go unanswered, and a disconnected reader is noticed only when the next
+// frame is sent.
 func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, reading)
 	for {

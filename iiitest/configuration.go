@@ -156,8 +156,8 @@ func (s *configurations) set(ctx context.Context, c *call) (json.RawMessage, *wi
 	return mustEncode(map[string]any{"old_value": old, "new_value": in.Value}), nil
 }
 
-// get returns a value, with references expanded unless the caller asks for the raw
-// value. The expanded value must match the schema; a missing value counts as null.
+// get returns a value, with references expanded unless the caller asks for the raw value. The
+// expanded value must match the schema; a missing value counts as null.
 func (s *configurations) get(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationGetInput struct {
 		ID  string `json:"id"`

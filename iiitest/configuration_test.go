@@ -304,7 +304,7 @@ func TestConfigurationSchemaWords(t *testing.T) {
 	}
 }
 
-// Validation time must not grow exponentially with the depth of the schema.
+// Validation time must not grow exponentially with the schema's depth.
 func TestConfigurationSchemaRepeatedAtEachLevel(t *testing.T) {
 	schema := `{"properties":{"a":true}}`
 	for range 50 {

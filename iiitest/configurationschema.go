@@ -32,8 +32,8 @@ const errSchema = "invalid JSON Schema: "
 
 // parseConfigurationSchema parses a schema according to the draft in $schema, by default
 // 2020-12. As in the engine, references to other documents are rejected. Patterns are limited
-// to the syntax of package regexp: unlike the engine, it supports neither look-around nor
-// backreferences.
+// to the syntax of package regexp, so, unlike in the engine, look-around and backreferences
+// are not supported.
 func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error) {
 	text = canonicalValid(text)
 	draft, err := draftOf(text)
@@ -100,7 +100,7 @@ func draftOf(schema json.RawMessage) (schemaDraft, error) {
 	return draft, nil
 }
 
-// metaschemas contains the meta-schemas of the drafts, by URI.
+// metaschemasJSON contains the drafts' meta-schemas, by URI.
 //
 //go:embed metaschemas.json
 var metaschemasJSON []byte
@@ -139,7 +139,7 @@ func metaErrors(draft schemaDraft, schema *schemaValue) []string {
 // defaultSchemaURI is the URI of a schema that declares none.
 const defaultSchemaURI = "json-schema:///"
 
-// schemaSet is a schema with all schemas that it can refer to.
+// schemaSet is a schema together with all schemas that it can refer to.
 type schemaSet struct {
 	draft     schemaDraft
 	document  *schemaResource
@@ -234,7 +234,7 @@ func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage
 	}
 }
 
-// holds reports whether, in the draft that the schema uses, the value of a keyword contains
+// holds reports whether, in the draft that the schema uses, a keyword's value contains
 // schemas. In draft 4, it accepts the keywords of all drafts, as the engine's library does.
 func (s *schemaSet) holds(keyword string) bool {
 	draft := s.draft
@@ -264,7 +264,7 @@ var (
 	holdObject = []string{"$defs", "definitions", "dependentSchemas", "dependencies", "patternProperties", "properties"}
 )
 
-// subschemas returns the schemas in the value of a keyword, by relative path.
+// subschemas returns the schemas in a keyword's value, by relative path.
 func subschemas(keyword string, value json.RawMessage) map[string]json.RawMessage {
 	schemas := map[string]json.RawMessage{}
 	switch kind := kindOf(value); {
@@ -445,8 +445,7 @@ func (s *schemaSet) node(r *schemaResource, path string, raw json.RawMessage) *s
 	return n
 }
 
-// at returns a schema in the value of a keyword. sub is the path of the schema within the
-// value.
+// at returns a schema in a keyword's value. sub is the schema's path within the value.
 func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
 	path, raw := n.path+"/"+escapePath(keyword), n.members[keyword]
 	for _, part := range sub {
@@ -467,7 +466,7 @@ func (n *schemaNode) at(keyword string, sub ...string) *schemaNode {
 	return n.set.node(r, path, raw)
 }
 
-// list returns the schemas in the array that is the value of a keyword.
+// list returns the schemas in a keyword's array value.
 func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
 	for i := range itemsOf(n.members[keyword]) {
 		nodes = append(nodes, n.at(keyword, strconv.Itoa(i)))
@@ -475,12 +474,12 @@ func (n *schemaNode) list(keyword string) (nodes []*schemaNode) {
 	return nodes
 }
 
-// names returns the sorted member names of the object that is the value of a keyword.
+// names returns the sorted member names of a keyword's object value.
 func (n *schemaNode) names(keyword string) []string {
 	return slices.Sorted(maps.Keys(membersOf(n.members[keyword])))
 }
 
-// is reports whether the raw value of a keyword equals value.
+// is reports whether a keyword's raw value equals value.
 func (n *schemaNode) is(keyword, value string) bool { return string(n.members[keyword]) == value }
 
 // means reports whether a keyword has an effect in the JSON Schema draft that the schema uses.
@@ -619,7 +618,7 @@ const (
 
 // checkLoops rejects schemas with endless recursion: references that lead from a schema back
 // to the same schema without descending into the value. A real engine follows such a loop
-// until its process crashes.
+// until it crashes.
 func (s *schemaSet) checkLoops() error {
 	for _, key := range slices.Sorted(maps.Keys(s.nodes)) {
 		if n := s.nodes[key]; n.checked && n.loops() {
@@ -664,7 +663,7 @@ func (n *schemaNode) loops() bool {
 }
 
 // refersTo returns the target of a reference. It returns nil if the target contains the same
-// reference, as it does if a schema refers to itself. Such a reference has no effect.
+// reference, which is the case if a schema refers to itself. Such a reference has no effect.
 func (n *schemaNode) refersTo(keyword string) *schemaNode {
 	ref := n.members[keyword]
 	to, err := n.set.resolve(n.resource, stringOf(ref))
@@ -921,12 +920,12 @@ func one(wrong bool, format string, args ...any) []string {
 	return []string{fmt.Sprintf(format, args...)}
 }
 
-// plural returns singular if n is "1", and otherwise several.
-func plural(n string, singular, several string) string {
+// plural returns singular if n is "1", and otherwise pluralForm.
+func plural(n string, singular, pluralForm string) string {
 	if n == "1" {
 		return singular
 	}
-	return several
+	return pluralForm
 }
 
 // keyword validates a value against one keyword and returns the violations.
@@ -993,7 +992,7 @@ func (e *evaluation) keyword(n *schemaNode, keyword string, v *schemaValue) (wro
 	return nil
 }
 
-// validOnes returns those schemas in the value of a keyword that accept v.
+// validOnes returns the schemas in a keyword's value that accept v.
 func (e *evaluation) validOnes(n *schemaNode, keyword string, v *schemaValue) []*schemaNode {
 	return slices.DeleteFunc(n.list(keyword), func(sub *schemaNode) bool { return !e.valid(sub, v) })
 }
@@ -1336,9 +1335,11 @@ func (e *evaluation) additionalProperties(n *schemaNode, v *schemaValue) (wrong 
 }
 
 // below calls f for the schemas that also apply when n is evaluated for v: the targets of
-// references, and subschemas under which v is valid. The function anyOf decides whether the
-// keyword anyOf applies, given the number of its valid subschemas and the number of all of
-// them.
+// references, the condition (if v satisfies it) and the selected branch of a conditional, and
+// the subschemas of the keywords allOf, anyOf and oneOf that apply to v. Of the subschemas of
+// oneOf, only the one that accepts v is included. The function anyOf decides whether the
+// keyword anyOf applies, given how many of its subschemas accept v and how many it has in
+// total.
 func (e *evaluation) below(n *schemaNode, v *schemaValue, anyOf func(valid, all int) bool, f func(*schemaNode)) {
 	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
 		if n.members[keyword] != nil && n.means(keyword) {

@@ -16,7 +16,7 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// WithConsole serves a read-only page at addr that shows the activity of the engine: workers,
+// WithConsole serves a read-only page at addr that shows the engine's activity: workers,
 // functions, triggers, observers, live invocations, traces, logs and metrics, and the contents
 // of its state, streams and queues. addr has the form host:port and must be on the loopback
 // interface. Port 0 selects a free port; Engine.ConsoleURL returns the address. The default ""
@@ -24,8 +24,8 @@ import (
 //
 // A console keeps the last thousand invocations of workers' functions and the last thousand of
 // the engine's own functions, with payloads up to the limit of WithConsoleLimit. The engine
-// stores all other data on the page even without a console. The page omits cookies, the keys
-// of channels, and values whose keys name secrets (see [iii.Redact]).
+// stores all other data on the page even without a console. The page omits cookies, channel
+// keys, and values whose keys name secrets (see [iii.Redact]).
 func WithConsole(addr string) Option {
 	return func(c *config) error {
 		if addr == "" {
@@ -55,8 +55,8 @@ func WithExposedConsole(addr string) Option {
 	}
 }
 
-// WithConsoleLimit sets how many bytes of payloads a console keeps. The limit applies to
-// invocations of workers' functions, and separately to invocations of the engine's own
+// WithConsoleLimit sets how many bytes of payloads a console keeps. The limit applies
+// separately to invocations of workers' functions and to invocations of the engine's own
 // functions. The default is 16 MiB.
 func WithConsoleLimit(bytes int) Option {
 	return func(c *config) error {
@@ -68,8 +68,8 @@ func WithConsoleLimit(bytes int) Option {
 	}
 }
 
-// ConsoleURL returns the address of the console, http://host:port/, or "" if there is none. In
-// a synctest bubble, connect with DialContext; see URL.
+// ConsoleURL returns the console's address, http://host:port/, or "" if there is none. In a
+// synctest bubble, connect with DialContext; see URL.
 func (e *Engine) ConsoleURL() string {
 	if e.consoleServer == nil {
 		return ""
@@ -378,8 +378,8 @@ func (j *job) consoleLetter(queue string) console.DeadLetter {
 	return d
 }
 
-// consoleTarget returns the function of a lane. For a lane of observers, it returns a label
-// for the observer or the group instead.
+// consoleTarget returns a lane's function. For an observer lane, it returns a label for the
+// observer or the group instead.
 func consoleTarget(lane key) (namespace, function, group string) {
 	switch lane.namespace {
 	case laneOfObserver:

@@ -84,7 +84,7 @@ func TestCronDoesNotOverlap(t *testing.T) {
 		if diff := cmp.Diff(tick("s", "00:00:22", "00:00:22"), string(mustEncode(second["data"]))); diff != "" {
 			t.Errorf("second run (-want +got):\n%s", diff)
 		}
-		// If the worker of the trigger disconnects during a run, its job is removed.
+		// If the trigger's worker disconnects during a run, the job is removed.
 		_ = slow.conn.Close()
 		synctest.Wait()
 		time.Sleep(time.Minute)

@@ -11,7 +11,7 @@ import (
 )
 
 // namedTopic is the prefix of the topics that store the jobs of named queues. The rest of the
-// topic's name is the name of the queue.
+// topic's name is the queue's name.
 const namedTopic = "__fn_queue::"
 
 // lanes returns the lanes of the named queue or, if there is no such queue, of the topic. The
@@ -38,8 +38,8 @@ func (t *topic) targets() []key {
 	})
 }
 
-// retry appends a dead letter to its lane and resets its number of attempts. The caller must
-// hold queues.mu.
+// retry appends the dead letter j to l, the lane it came from, and resets the job's number of
+// attempts. The caller must hold queues.mu.
 func (q *queues) retry(l *lane, j *job) {
 	j.attempts = 0
 	q.add(l, j)
@@ -105,7 +105,7 @@ func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireEr
 }
 
 // listTopics serves engine::queue::list_topics. It lists topics and then named queues, each
-// sorted by name. The subscriber count of a queue is its concurrency.
+// sorted by name. A queue's subscriber count is its concurrency.
 func (q *queues) listTopics(context.Context, *call) (json.RawMessage, *wireError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// letters returns the payload, attempts and age of each dead letter of a topic.
+// letters returns the payload, attempts and age of each dead letter in a topic.
 func (p *peer) letters(input string) (list []string, ids map[string]string) {
 	p.t.Helper()
 	var dead []struct {

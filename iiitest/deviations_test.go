@@ -92,7 +92,7 @@ var scenarios = []scenario{
 }
 
 // plain returns headers without credentials for n workers at the guarded listener, keyed by
-// name followed by a number. If n is 0, it returns those of a single client of the stream
+// name followed by a number. If n is 0, it returns the headers of one client of the stream
 // socket, keyed by name.
 func plain(name string, n int) map[string]http.Header {
 	if n == 0 {
@@ -120,7 +120,7 @@ func bearer(token string) http.Header {
 
 // recordedAt returns the start time of a recording, given a time in the recording and the
 // milliseconds that had passed by then. A replay that starts at the same time keeps the
-// timestamps of the engine and of the workers in the recorded order.
+// engine's and the workers' timestamps in the recorded order.
 func recordedAt(nanoseconds int64, ms int) time.Time {
 	return time.Unix(0, nanoseconds).Add(-time.Duration(ms) * time.Millisecond)
 }
@@ -131,15 +131,15 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 // No recording covers these deliberate differences:
 //   - A response with a wrong Content-Length ends its connection. The recorded engine leaves
 //     the connection open, and the client waits for bytes that never arrive.
-//   - The headers of a streamed response are sorted by name. The recorded engine sends them in
-//     the order of a hash table.
+//   - A streamed response's headers are sorted by name. The recorded engine sends them in hash
+//     table order.
 //   - A response that starts before the whole request has been read has Connection: close.
 //     Otherwise the read deadline could affect the next request.
 //   - A route that would break all routes of a real engine is rejected.
 //   - If data repeats a key, the last value is used, even in an update operation, because data
 //     is canonicalized first.
 //   - The error for an invalid limit or offset of engine::traces::list names u64 instead of
-//     usize, because the type is generated.
+//     usize, because the input type is generated.
 //   - stream::list_all returns the full names of streams and groups that contain colons.
 //   - A WebSocket key that does not decode to 16 bytes is rejected by the WebSocket library.
 //   - The reply on a channel to a Close frame with a reserved code has a different text.

@@ -115,8 +115,8 @@ func (d *dialect) nameTaken(namespace, name, holder string) []byte {
 		str("namespace", namespace).str("worker_name", name).str("owner_worker_id", holder).bytes()
 }
 
-// functionRejected builds the message that rejects the registration of a function. k contains
-// the id that the worker used.
+// functionRejected builds the message that rejects a function's registration. k contains the
+// id that the worker used.
 func (d *dialect) functionRejected(code string, k key, owner string) []byte {
 	return message("registrationrejected").str("code", code).
 		str("namespace", k.namespace).str("function_id", k.id).str("owner_worker_id", owner).bytes()
@@ -199,8 +199,8 @@ func (d *dialect) triggerResult(id, typ, functionID string, err *wireError) []by
 		str("function_id", functionID).raw("error", errorJSON(err)).bytes()
 }
 
-// functionRegistered builds the message that gives a host the complete set of observers of its
-// function.
+// functionRegistered builds the message that gives a host the complete set of its function's
+// observers.
 func (d *dialect) functionRegistered(k key, revision uint64, local bool, views []json.RawMessage) []byte {
 	return message("functionregistered").str("id", k.id).str("namespace", k.namespace).uint("revision", revision).
 		raw("local_dispatch", mustEncode(local)).raw("observers", mustEncode(append([]json.RawMessage{}, views...))).bytes()
@@ -239,10 +239,10 @@ func (d *dialect) observerState(id string, state iii.ObserverState, reason *wire
 
 func (o *object) uint(k string, n uint64) *object { return o.raw(k, strconv.AppendUint(nil, n, 10)) }
 
-// callerLength is about the length of a caller with a parent.
+// callerLength is the approximate length of an encoded callerInfo that has a parent.
 const callerLength = 280
 
-// callerInfo identifies the caller of a function.
+// callerInfo identifies a function's caller.
 type callerInfo struct {
 	WorkerID     *string     `json:"worker_id"`
 	WorkerName   *string     `json:"worker_name"`

@@ -116,8 +116,8 @@ func Start(t testing.TB, opts ...Option) *Engine {
 	return e
 }
 
-// New starts an engine. It returns an error if an option is invalid or a listener
-// cannot be opened.
+// New starts an engine. It returns an error if an option is invalid or a listener cannot be
+// opened.
 func New(opts ...Option) (*Engine, error) {
 	cfg := defaultConfig()
 	for _, o := range opts {
@@ -283,7 +283,7 @@ func (e *Engine) GuardedURL() string {
 }
 
 // Close stops the engine abruptly, as a crash would: it cuts connections without a Close
-// frame. Close waits until all goroutines of the engine have exited. Further calls wait as
+// frame. Close waits until all of the engine's goroutines have exited. Later calls wait as
 // well. The returned error is always nil.
 func (e *Engine) Close() error {
 	e.life.Lock()
@@ -329,8 +329,8 @@ func (e *Engine) enter() bool {
 	return true
 }
 
-// spawn runs f on a goroutine of the engine. Close cancels ctx and waits for f. After Close,
-// spawn does nothing.
+// spawn runs f on an engine goroutine. Close cancels ctx and waits for f. After Close, spawn
+// does nothing.
 func (e *Engine) spawn(f func(ctx context.Context)) {
 	if !e.enter() {
 		return
@@ -379,9 +379,9 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*
 	return conn, nil
 }
 
-// refusesHandshake rejects a request that is not a WebSocket handshake, with the messages of
-// the engine's HTTP library, and reports whether it did. It leaves all other handshake errors
-// to upgrade.
+// refusesHandshake rejects a request that is not a WebSocket handshake, using the same
+// messages as the engine's HTTP library, and reports whether it did. It leaves all other
+// handshake errors to upgrade.
 func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	status, reason := http.StatusBadRequest, ""
 	switch {

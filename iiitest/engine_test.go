@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// readTimeout is long because messages of 20 MiB take half a minute under the race detector.
+// readTimeout is long because 20 MiB messages take half a minute under the race detector.
 const readTimeout = 3 * time.Minute
 
 type client struct {

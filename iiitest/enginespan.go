@@ -9,17 +9,17 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// engineSpan is a span of the engine itself, and the parent of the calls that the engine makes
-// under it. The functions engine::traces::* list the span once it has ended. A nil engineSpan
-// is valid and does nothing.
+// engineSpan is one of the engine's own spans, and the parent of the calls that the engine
+// makes during it. The functions engine::traces::* list the span once it has ended. A nil
+// engineSpan is valid and does nothing.
 type engineSpan struct {
 	spans  *spanStore
 	stored iii.StoredSpan
 }
 
-// startSpan starts a span of the engine and adds it to ctx. The span belongs to the trace in
-// ctx, or to a new trace if ctx has none. The caller must end the span. Spans of unsampled
-// traces are discarded.
+// startSpan starts an engine span and adds it to ctx. The span belongs to the trace in ctx, or
+// to a new trace if ctx has none. The caller must end the span. Spans of unsampled traces are
+// discarded.
 func (e *Engine) startSpan(ctx context.Context, name string, attributes ...iii.StoredAttribute) (context.Context, *engineSpan) {
 	var parent *string
 	if parts, ok := parseTraceparent(traceOf(ctx).traceparent); ok {

@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// Through a bridge, workers of one engine can call functions of another.
+// Through a bridge, workers connected to one engine can call functions on another.
 func ExampleWithBridge() {
 	far, err := iiitest.New()
 	if err != nil {

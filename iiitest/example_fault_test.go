@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The hook runs after the functions of a worker have been removed and before its triggers are.
+// The hook runs after a worker's functions have been removed and before its triggers are.
 func ExampleEngine_HookCleanup() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -37,8 +37,8 @@ func ExampleEngine_HookCleanup() {
 	// Output: cleaning up behind the worker: true
 }
 
-// SetProtocol and Drop together simulate an upgrade of the engine: workers reconnect with the
-// new protocol.
+// SetProtocol and Drop together simulate an engine upgrade: workers reconnect with the new
+// protocol.
 func ExampleEngine_SetProtocol() {
 	var old iiitest.Protocol
 	if err := old.UnmarshalText([]byte("0.23")); err != nil { // or iiitest.Protocol023
@@ -79,7 +79,7 @@ func ExampleEngine_SetProtocol() {
 	// 0.26 [observe.v1 observe.v2 local-dispatch.v1]
 }
 
-// Drop simulates a broken network by cutting the connection of one worker.
+// Drop simulates a broken network by cutting one worker's connection.
 func ExampleEngine_Drop() {
 	engine, err := iiitest.New()
 	if err != nil {
@@ -118,8 +118,8 @@ func ExampleEngine_Drop() {
 	// reconnections: 1
 }
 
-// A hook decides what happens to each message. This one drops the first result of the worker
-// and cuts the worker's connection.
+// A hook decides what happens to each message. This one drops the worker's first result and
+// cuts the worker's connection.
 func ExampleEngine_Hook() {
 	engine, err := iiitest.New()
 	if err != nil {

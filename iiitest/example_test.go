@@ -116,7 +116,7 @@ func ExampleNew() {
 	// Output: true
 }
 
-// Configuration values can refer to the environment variables set by WithEnv. The secrets of
+// Configuration values can refer to the environment variables set by WithEnv. The secrets for
 // functions invoked over HTTP are read from the same variables.
 func ExampleWithEnv() {
 	engine, err := iiitest.New(iiitest.WithEnv(map[string]string{"CURRENCY": "EUR"}))

@@ -2,9 +2,9 @@ package iiitest
 
 import "encoding/json"
 
-// Drop cuts the connection of a worker without a Close frame, as a crashed engine or a broken
-// network would. The engine then cleans up after the connection. worker is the name of the
-// worker or the id of its connection. Drop reports whether it found such a worker. The worker
+// Drop cuts a worker's connection without a Close frame, as a crashed engine or a broken
+// network would. The engine then cleans up after the connection. worker is the worker's name
+// or the id of its connection. Drop reports whether it found such a worker. The worker
 // parameter and the result have the same meaning in Send, StopReading and ResumeReading.
 func (e *Engine) Drop(worker string) bool {
 	found := e.find(worker)
@@ -26,8 +26,8 @@ func (e *Engine) Send(worker string, m json.RawMessage) bool {
 }
 
 // StopReading makes the engine stop reading from a worker. The engine then notices neither
-// pings nor the end of the connection. Once the buffers of the connection are full, the
-// worker's writes block. ResumeReading reverses StopReading.
+// pings nor the end of the connection. Once the connection's buffers are full, the worker's
+// writes block. ResumeReading reverses StopReading.
 func (e *Engine) StopReading(worker string) bool {
 	found := e.find(worker)
 	for _, w := range found {
@@ -61,8 +61,8 @@ func (e *Engine) RefuseAuth(message string) {
 // workerregistered), or replace a message with one that has no reattach_token. If f is nil,
 // the hook is removed.
 //
-// f runs on the goroutine that reads or writes the connection. It may call all methods of the
-// engine except Send, and must be safe for concurrent use.
+// f runs on the goroutine that reads or writes the connection. It may call any of the engine's
+// methods except Send, and must be safe for concurrent use.
 func (e *Engine) Hook(f func(Frame) Verdict) {
 	if f == nil {
 		e.frames.hook.Store(nil)
@@ -72,11 +72,11 @@ func (e *Engine) Hook(f func(Frame) Verdict) {
 }
 
 // HookCleanup sets a function that the engine calls halfway through cleaning up after a
-// connection. At that point the functions of the connection have been removed and its calls
-// have failed, but its triggers, trigger types and name remain until f returns. Another worker
-// can then take over a function that still has triggers of the old connection. f receives the
-// id of the connection. It must be safe for concurrent use and may call the engine's methods.
-// If f is nil, the hook is removed.
+// connection. At that point the connection's functions have been removed and its calls have
+// failed, but its triggers, trigger types and name remain until f returns. Another worker can
+// then take over a function that still has triggers from the old connection. f receives the
+// connection's id. It must be safe for concurrent use and may call the engine's methods. If f
+// is nil, the hook is removed.
 func (e *Engine) HookCleanup(f func(workerID string)) {
 	if f == nil {
 		e.cleanupHook.Store(nil)

@@ -15,7 +15,7 @@ type filter struct {
 // document is the input of a filter. Nil fields represent missing values.
 type document = observerfilter.Document
 
-// parseFilter compiles the filters of an observer. Nil means no filters.
+// parseFilter compiles an observer's filters. If raw is nil, the result selects every call.
 func parseFilter(raw json.RawMessage) (*filter, *wireError) {
 	if raw == nil {
 		raw = json.RawMessage("{}")
@@ -32,7 +32,7 @@ func (f *filter) matches(d *document) bool { return f.compiled.Matches(d) }
 // matchesAll reports whether the filter selects every call.
 func (f *filter) matchesAll() bool { return string(f.normal) == "{}" }
 
-// check validates the paths in the filter against the schemas of the function.
+// check validates the paths in the filter against the function's schemas.
 func (f *filter) check(of *function) (warnings []string, bad *wireError) {
 	warnings, err := f.compiled.CheckSchemas(of.request, of.response)
 	if err != nil {

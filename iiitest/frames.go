@@ -41,7 +41,7 @@ type Frame struct {
 	cut    bool // set by a hook that cuts the connection
 }
 
-// workerName is the name of a worker, guarded by Engine.mu. It is separate from worker so that
+// workerName is a worker's name, guarded by Engine.mu. It is separate from worker so that
 // stored messages do not keep the connection alive.
 type workerName struct{ text string }
 
@@ -59,7 +59,7 @@ func (f Frame) Type() string {
 
 // Verdict is a hook's decision about a message. The zero value delivers the message.
 type Verdict struct {
-	// Delay is how long to hold back the message, and with it all later messages in the same
+	// Delay is how long to hold back the message and, with it, all later messages in the same
 	// direction on the connection.
 	Delay time.Duration
 	// Drop discards the message.
@@ -85,8 +85,8 @@ type frameLog struct {
 
 func (l *frameLog) init(frames, bytes int) { l.maxFrames, l.maxBytes = frames, bytes }
 
-// add passes a message of w through the hook, which may be nil. It records the messages that
-// result and appends them to out. It sets f.cut if the hook cuts the connection.
+// add passes a message from or to w through the hook, which may be nil. It records the
+// resulting messages and appends them to out. It sets f.cut if the hook cuts the connection.
 func (l *frameLog) add(w *worker, f *Frame, hook *func(Frame) Verdict, out [][]byte) [][]byte {
 	f.Time, f.Worker, f.called = time.Now(), w.id, w.called
 	out = append(out, f.Message)
@@ -131,8 +131,8 @@ func (l *frameLog) add(w *worker, f *Frame, hook *func(Frame) Verdict, out [][]b
 
 // Frames returns the most recent messages of the worker protocol, within the limits of
 // WithFrameLimit. Received messages are in the order in which the engine read them, and sent
-// messages in the order in which it wrote them. The caller must not modify the contents of the
-// messages.
+// messages in the order in which it wrote them. The caller must not modify the messages'
+// contents.
 func (e *Engine) Frames() []Frame {
 	e.frames.mu.Lock()
 	list := append([]Frame(nil), e.frames.list.All()...)
@@ -156,7 +156,7 @@ type counters struct {
 	undecodable, telemetryIgnored, telemetryRejected, metricsSkipped atomic.Uint64
 }
 
-// Stats contains counts since the start of the engine, and the current numbers of workers and
+// Stats contains counts since the engine started, and the current numbers of workers and
 // calls.
 type Stats struct {
 	Messages           uint64 // between workers and the engine, in both directions

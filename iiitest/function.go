@@ -30,8 +30,8 @@ type function struct {
 // reservedPrefix is reserved for the engine in every namespace except the default one.
 const reservedPrefix = "engine::"
 
-// registerFunction registers a function of a worker. As in the engine, the function can
-// replace a built-in one but not one that belongs to another connected worker.
+// registerFunction registers a worker's function. As in the engine, the function can replace a
+// built-in one but not one that belongs to another connected worker.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
 	registered := m.ID
 	if !w.permissions.admitFunction(ns, &m) {
@@ -72,8 +72,8 @@ func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessag
 	}
 }
 
-// enterFunction adds a function of w to the table. It returns false if another worker owns the
-// function or w is disconnecting.
+// enterFunction adds one of w's functions to the table. It returns false if another worker
+// owns the function or w is disconnecting.
 func (e *Engine) enterFunction(w *worker, k key, f *function) bool {
 	e.observers.mu.Lock()
 	defer e.observers.mu.Unlock()
@@ -147,9 +147,9 @@ func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }
 
-// hosted returns the key of the function that w refers to by id. If w supports observers, id
-// is the id that w registered, even if a registration hook changed it. Otherwise, id includes
-// the change. In both cases, id lacks the worker's prefix.
+// hosted returns the key of the function that w refers to by id. If w supports observers, it
+// uses the id that it registered, even if a registration hook changed that id. Otherwise, it
+// uses the changed id. In both cases, id lacks the worker's prefix.
 func (e *Engine) hosted(w *worker, ns, id string) key {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -169,7 +169,7 @@ func (e *Engine) hostedLocked(w *worker, ns, id string) key {
 	return k
 }
 
-// hostID returns the function id in calls that are sent to the host of f.
+// hostID returns the function id used in calls that are sent to f's host.
 func (f *function) hostID() string {
 	if f.owner.speaks().observes {
 		return f.registered

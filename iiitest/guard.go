@@ -27,9 +27,9 @@ type Guard struct {
 	AuthFunctionID string
 
 	// MiddlewareFunctionID names a function that receives every permitted call in place of its
-	// target, in the namespace of the call. Calls to the engine's own engine:: functions are
+	// target, in the call's namespace. Calls to the engine's own engine:: functions are
 	// exempt. The input is an object with function_id, payload, action, context and namespace.
-	// The result becomes the result of the call.
+	// The function's result becomes the result of the call.
 	MiddlewareFunctionID string
 
 	// OnFunction, OnTrigger and OnTriggerType name functions that approve registrations and
@@ -42,16 +42,16 @@ type Guard struct {
 	// OnObserver names the function that approves each observer that a worker registers. It
 	// works like OnFunction, but the worker of a rejected observer receives FORBIDDEN, and the
 	// result cannot change the observer. The input is an object with observer_id, source,
-	// target, metadata, max_fires, expires_in_ms, max_in_flight and context. This form is a
-	// guess: the behavior of engines 0.25 and 0.26 is not known.
+	// target, metadata, max_fires, expires_in_ms, max_in_flight and context. This input format
+	// is a guess: the behavior of engines 0.25 and 0.26 is not known.
 	OnObserver string
 
-	// Expose lists the functions of the default namespace that every worker may call. An entry
+	// Expose lists the functions in the default namespace that every worker may call. An entry
 	// is either a pattern or match("pattern"), as in the engine's configuration. In a pattern,
 	// * matches any text. A pattern without * is an exact id.
 	Expose []string
 
-	// ExposeMetadata exposes functions of the default namespace by the metadata in their
+	// ExposeMetadata exposes functions in the default namespace by the metadata in their
 	// registrations. The metadata must contain every key of the map with an equal value. If
 	// the value in the map is match("pattern"), the metadata must instead have a string value
 	// that matches the pattern. An empty map exposes nothing.
@@ -64,15 +64,15 @@ type Guard struct {
 	// section in its configuration.
 	ExposeAll bool
 
-	// Addr is the address of the listener. The default is 127.0.0.1:0, a free port on the
-	// loopback interface. See WithAddrs.
+	// Addr is the listener's address. The default is 127.0.0.1:0, a free port on the loopback
+	// interface. See WithAddrs.
 	Addr string
 }
 
-// ExposeFilter exposes functions of one namespace, either by id or by the metadata in their
+// ExposeFilter exposes functions in one namespace, either by id or by the metadata in their
 // registrations. Exactly one of Match and Metadata must be set.
 type ExposeFilter struct {
-	// Namespace is the namespace of the functions. The default is "default".
+	// Namespace is the functions' namespace. The default is "default".
 	Namespace string
 
 	// Match is a pattern, as in Guard.Expose.
@@ -288,7 +288,7 @@ func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	return out, detail
 }
 
-// anyJSON is any JSON value. If the fields of an input are given as an array, an optional
+// anyJSON is any JSON value. If an input is given as an array of field values, an optional
 // anyJSON field may be missing, but a json.RawMessage field may not.
 type anyJSON struct{ raw json.RawMessage }
 

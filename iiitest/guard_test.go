@@ -15,9 +15,9 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// judge serves the functions of a guard on c until the connection ends. answers contains the
-// result of each function or, after "!", an error message. judge sends each call to the
-// returned channel.
+// judge serves a guard's functions on c until the connection ends. answers contains each
+// function's result or, after "!", an error message. judge sends each call to the returned
+// channel.
 func judge(c *client, answers map[string]string) <-chan string {
 	c.t.Helper()
 	c.register("judge")

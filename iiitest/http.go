@@ -77,8 +77,8 @@ func (e *Engine) serveHTTP(w *webExchange) {
 
 const corsVary = "origin, access-control-request-method, access-control-request-headers"
 
-// cors adds the header fields that allow pages from any origin to read the response. The reply
-// of a function cannot override them.
+// cors adds the header fields that allow pages from any origin to read the response. A
+// function's reply cannot override them.
 func cors(header webHeader) webHeader {
 	header = slices.Clone(header)
 	header.add("vary", corsVary)
@@ -168,9 +168,9 @@ func (x *exchange) end() {
 	x.e.releaseChannel(x.response, writing)
 }
 
-// readBody passes the request body to the channel of the request and, if the body is JSON, to
-// the payload. It reads a JSON body completely before it returns, and returns false if the
-// body does not arrive in time. The channel closes at the end of the body.
+// readBody passes the request body to the request's channel and, if the body is JSON, to the
+// payload. It reads a JSON body completely before it returns, and returns false if the body
+// does not arrive in time. The channel closes at the end of the body.
 func (x *exchange) readBody(ctx context.Context) bool {
 	if x.web.body == nil || !strings.Contains(x.web.header.get("content-type"), "application/json") {
 		x.web.listen(func(data []byte) bool {
@@ -305,7 +305,7 @@ func (h *streamedHead) control(data []byte) {
 }
 
 // header returns the fields set by control messages, sorted by name. Names that differ only in
-// case remain separate. The engine itself uses the order of a hash table.
+// case remain separate. A real engine sends the fields in hash table order.
 func (h *streamedHead) header() (header webHeader) {
 	for _, name := range slices.Sorted(maps.Keys(h.fields)) {
 		header.addValid(name, h.fields[name])
@@ -338,8 +338,8 @@ func (x *exchange) stream(head streamedHead) {
 	}
 }
 
-// headersOf returns the request header as passed to a function. It contains the last value of
-// each name, or "" if that value is not visible ASCII.
+// headersOf returns the request header as passed to a function. For each name, the result
+// contains the last value, or "" if that value is not visible ASCII.
 func headersOf(header webHeader) json.RawMessage {
 	var room [fewMembers]*webField
 	fields := room[:0]

@@ -25,7 +25,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// web sends requests to the HTTP triggers of an engine, in memory.
+// web sends requests to an engine's HTTP triggers, in memory.
 type web struct {
 	t      testing.TB
 	e      *Engine
@@ -294,7 +294,7 @@ func TestRequestPayload(t *testing.T) {
 }
 
 // Server middleware runs in the default namespace, in the order in which it was set, before
-// the condition and middleware of the route.
+// the route's condition and middleware.
 func TestServerMiddleware(t *testing.T) {
 	e := Start(t, WithHTTPMiddleware("mw::a"), WithHTTPMiddleware("mw::b", "mw::c"))
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -331,7 +331,7 @@ func TestServerMiddleware(t *testing.T) {
 	}
 }
 
-// Unread data of one request must not affect the next request on the connection.
+// Unread data from one request must not affect the next request on the connection.
 func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
@@ -784,7 +784,7 @@ func TestRequestHeads(t *testing.T) {
 }
 
 // HTTP/1.0 and HTTP/1.1 connections can carry several requests, which may be pipelined.
-func TestConnectionsAreKept(t *testing.T) {
+func TestConnectionsAreKeptAlive(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)
 	c.function("f")
@@ -809,7 +809,7 @@ func TestConnectionsAreKept(t *testing.T) {
 }
 
 // The connection can be reused even if the response is ready before the reading goroutine runs.
-func TestBodyThatArrivedWithTheHeadIsRead(t *testing.T) {
+func TestConnectionIsReusedAfterEarlyResponse(t *testing.T) {
 	for _, request := range []string{
 		"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
 		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",

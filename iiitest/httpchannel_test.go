@@ -174,7 +174,7 @@ func TestResponseOverItsChannel(t *testing.T) {
 		}
 	}
 
-	// A result that arrives before any data is the response.
+	// A result that arrives before any data is used as the response.
 	done = w.do("GET", "/f", "")
 	m = c.recv()
 	conn = w.channel(m["data"].(map[string]any)["response"])
@@ -195,8 +195,8 @@ func TestResponseOverItsChannel(t *testing.T) {
 	}
 }
 
-// If the client disconnects, the writer of the response is cut off at its next frame. A text
-// frame is enough, although it has no effect while the client is connected.
+// If the client disconnects, the response's writer is cut off at its next frame. A text frame
+// is enough, although it has no effect while the client is connected.
 func TestResponseChannelEndsWithItsClient(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -436,7 +436,7 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 
 // A client that closes its sending side after a complete request counts as disconnected. A
 // client that does so before its body is complete can still receive a response.
-func TestClientClosesItsDirection(t *testing.T) {
+func TestClientClosesItsSendingSide(t *testing.T) {
 	for _, test := range []struct {
 		length, want string
 	}{{"2", ""}, {"3", "HTTP/1.1 200 OK\r\n"}} {

@@ -77,7 +77,7 @@ func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpF
 
 // allowedURL implements the engine's URL policy. URLs must use https and must not name a
 // private address. On the loopback interface every URL is allowed, even with a scheme that no
-// call can use. The addresses of a host name are checked when the engine dials them.
+// call can use. A host name's addresses are checked when the engine dials them.
 func allowedURL(u *url.URL) bool {
 	host := u.Hostname()
 	ip, err := netip.ParseAddr(host)
@@ -166,8 +166,8 @@ func httpReason(ctx context.Context, err error) string {
 	return err.Error()
 }
 
-// send sends the request. A configured header does not replace a header of the engine with the
-// same name: both are sent.
+// send sends the request. A configured header does not replace an engine header with the same
+// name: both are sent.
 func (f *httpFunction) send(ctx context.Context, body json.RawMessage) (*http.Response, error) {
 	if body == nil {
 		body = json.RawMessage("null")
@@ -208,7 +208,7 @@ func signature(secret, timestamp string, body []byte) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// httpOutcome converts an HTTP response to the result of a call.
+// httpOutcome converts an HTTP response into a call's result.
 func httpOutcome(status int, body []byte) (json.RawMessage, *wireError) {
 	malformed := checkJSON(body)
 	switch {

@@ -38,8 +38,8 @@ func TestAllowedURL(t *testing.T) {
 	}
 }
 
-// Calls to an HTTP function fail if the scheme of its URL is not supported.
-func TestHTTPFunctionOfAnotherScheme(t *testing.T) {
+// Calls to an HTTP function fail if its URL scheme is not supported.
+func TestHTTPFunctionWithUnsupportedScheme(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.send(`{"type":"registerfunction","id":"ext::f","invocation":{"url":"ftp://user:secret@127.0.0.1/x?token=1","method":"GET"}}`)
 		p.want("!http_request_failed: builder error for url (ftp://127.0.0.1/x): URL scheme is not allowed", "ext::f", `{}`)

@@ -19,8 +19,8 @@ import (
 //
 // A field is required unless it is a pointer or its tag has omitempty or omitzero. A pointer
 // is nil if the value is missing or null. A field with omitempty or omitzero has its zero
-// value if the value is missing, but null is an error. A json.RawMessage accepts any value,
-// including null.
+// value if the value is missing, but a null value is an error. A json.RawMessage accepts any
+// value, including null.
 //
 // Like the engine, decodeInput first checks the keys that are present, in bytewise order, and
 // then looks for missing ones. An input may also be an array of the field values in field

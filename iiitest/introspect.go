@@ -94,8 +94,8 @@ func (f *function) summary() map[string]any {
 	return s
 }
 
-// observedSummary adds to d the fields that only connections with support for observers
-// receive. The caller must hold Engine.mu.
+// observedSummary adds to d the fields that are sent only to connections that support
+// observers. The caller must hold Engine.mu.
 func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[string]any {
 	if w == nil || !w.speaks().observes {
 		return d
@@ -109,8 +109,8 @@ func (e *Engine) observedSummary(f *function, w *worker, d map[string]any) map[s
 	return d
 }
 
-// detail returns the summary of a function with its schemas and triggers. The caller must hold
-// Engine.triggers.mu and Engine.mu.
+// detail returns a function's summary together with its schemas and triggers. The caller must
+// hold Engine.triggers.mu and Engine.mu.
 func (e *Engine) detail(f *function) map[string]any {
 	d := f.summary()
 	if f.request != nil {
@@ -274,7 +274,7 @@ func (t *triggerType) summary() map[string]any {
 	}
 }
 
-// typeDetail returns the summary of a trigger type with its schemas. The caller must hold
+// typeDetail returns a trigger type's summary together with its schemas. The caller must hold
 // Engine.triggers.mu and Engine.mu.
 func (e *Engine) typeDetail(t *triggerType) map[string]any {
 	d := t.summary()
@@ -345,9 +345,9 @@ func (e *Engine) triggerTypeInfo(_ context.Context, c *call) (json.RawMessage, *
 	return mustEncode(e.typeDetail(t)), nil
 }
 
-// workerOf returns the worker of a trigger and the name of that worker. A named worker that
-// registered the trigger takes precedence over the owner of its function. w is nil if the
-// owner is part of the engine or does not exist. The caller must hold Engine.mu.
+// workerOf returns a trigger's worker and that worker's name. A named worker that registered
+// the trigger takes precedence over the owner of the trigger's function. w is nil if the owner
+// is part of the engine or does not exist. The caller must hold Engine.mu.
 func (e *Engine) workerOf(r *registration) (w *worker, name string) {
 	name, _, _ = strings.Cut(r.functionID, "::")
 	if f := e.functions[key{r.namespace, r.functionID}]; f != nil {

@@ -102,8 +102,8 @@ func TestListWorkers(t *testing.T) {
 	}
 }
 
-// A worker is looked up in the default namespace. If it is not there, it may be in any other
-// namespace, provided that the name is unique.
+// A worker is looked up in the default namespace first. If it is not there, it is looked up in
+// all other namespaces, and its name must be unique.
 func TestWorkerInfo(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("api")
@@ -185,7 +185,7 @@ func TestIntrospectionRefusals(t *testing.T) {
 	})
 }
 
-// Functions that a worker may not call are hidden from the worker.
+// Functions that a worker may not call are hidden from it.
 func TestFunctionInfoBehindGuard(t *testing.T) {
 	e := Start(t, WithGuard(Guard{Expose: []string{"engine::functions::info", "open::*"}}))
 	owner := dial(t, e).register("owner")

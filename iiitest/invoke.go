@@ -49,7 +49,7 @@ type pending struct {
 	recorded *console.Invocation
 }
 
-// callReply describes the reply to a call of a worker. The reply repeats the caller's trace
+// callReply describes the reply to a worker's call. The reply repeats the caller's trace
 // context verbatim.
 type callReply struct {
 	to                   *worker
@@ -70,7 +70,7 @@ func (a *callReply) push(out outcome) *ticket {
 	return a.to.push(a.to.speaks().result(id, a.functionID, out, a.traceparent, a.baggage))
 }
 
-// serveCall starts a call of a worker. It does not block: calls that may have to wait run on
+// serveCall starts a worker's call. It does not block: calls that may have to wait run on
 // their own goroutines.
 func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
 	a := &callReply{
@@ -111,9 +111,10 @@ func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
 	}
 }
 
-// dispatch returns the call of a function that a worker makes. For any other kind of call, it
-// returns special, which executes the call. always is true for calls that get a reply even if
-// the caller expects none: forbidden calls, and calls passed to the middleware.
+// dispatch interprets a call message from w. For a call that goes directly to a function, it
+// returns the request. For any other kind of call, it returns special, which executes the
+// call. always is true for calls that get a reply even if the caller expects none: forbidden
+// calls, and calls passed to the middleware.
 func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r request, special func(ctx context.Context) (out outcome, always bool)) {
 	name, private := e.callerOf(w, ns, m.FunctionID)
 	from, depth := m.observed.Caller.stamped(&w.id, name), uint32(0)
@@ -169,7 +170,8 @@ func (m *invokeFunctionMessage) id() string {
 	return uuid.NewString()
 }
 
-// callerOf returns the name of w, and whether a function is private and w may not call it.
+// callerOf returns w's name, and reports whether the function is private and w is not allowed
+// to call it.
 func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -177,8 +179,8 @@ func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private
 	return w.meta.name, f != nil && f.private && f.owner != w && w.has(f)
 }
 
-// has reports whether the function exists in the protocol of the connection. A nil worker is
-// the engine itself, for which every function exists.
+// has reports whether the function exists in the connection's protocol. A nil worker is the
+// engine itself, for which every function exists.
 func (w *worker) has(f *function) bool {
 	if w == nil {
 		return true
@@ -231,9 +233,9 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 }
 
 // begin starts a call. For a function that runs inside the engine, it returns that function,
-// and the caller must run it. For a function of a worker, it records the call, queues the
-// message and returns the pending call; ended then receives the outcome, under Engine.mu. If
-// ended is nil, the outcome is ignored.
+// and the caller must run it. For a worker's function, it records the call, queues the message
+// and returns the pending call; ended then receives the outcome, under Engine.mu. If ended is
+// nil, the outcome is ignored.
 func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pending, missing *wireError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -266,8 +268,7 @@ func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pe
 	return nil, p, nil
 }
 
-// deliver waits until the message of p is queued. If the worker has disconnected, it ends the
-// call.
+// deliver waits until p's message is queued. If the worker has disconnected, it ends the call.
 func (e *Engine) deliver(p *pending) {
 	if !p.sent.wait() {
 		e.mu.Lock()
@@ -276,7 +277,7 @@ func (e *Engine) deliver(p *pending) {
 	}
 }
 
-// await waits for the outcome of p, which done receives.
+// await waits for p's outcome, which arrives on done.
 func (e *Engine) await(ctx context.Context, p *pending, done <-chan outcome) outcome {
 	e.deliver(p)
 	select {
@@ -380,8 +381,8 @@ func (e *Engine) invokeWith(ctx context.Context, functionID, namespace string, p
 	return e.invokeCanonical(ctx, functionID, namespace, canonicalValid(payload), metadata)
 }
 
-// invokeCanonical is invokeWith for a payload in canonical form. The payload can be nested too
-// deeply.
+// invokeCanonical is like invokeWith, for a payload in canonical form. If the payload is
+// nested too deeply, the call fails.
 func (e *Engine) invokeCanonical(ctx context.Context, functionID, namespace string, payload, metadata json.RawMessage) (json.RawMessage, *wireError) {
 	if err := checkJSON(payload); err != nil {
 		return nil, errorBody("serialization_error", "Failed to serialize input for %s: %v", functionID, err)
@@ -399,7 +400,7 @@ func (e *Engine) invoke(ctx context.Context, functionID, namespace string, paylo
 	return e.invokeWith(ctx, functionID, namespace, payload, nil)
 }
 
-// fire calls the target of b with the namespace and metadata of b, and waits for the result.
+// fire calls b's target with b's namespace and metadata, and waits for the result.
 func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
 	return e.fireCanonical(ctx, b, canonicalValid(payload))
 }

@@ -161,8 +161,8 @@ type member struct {
 // fewMembers is a number of members that most objects do not exceed.
 const fewMembers = 16
 
-// list consumes an object and appends its members to list, in their order. Keys can occur
-// twice.
+// list consumes an object and appends its members to list, in order. A key can occur more than
+// once.
 func (s *scanner) list(list []member) []member {
 	s.next()
 	s.i++ // {
@@ -179,8 +179,8 @@ func (s *scanner) list(list []member) []member {
 	return list
 }
 
-// members consumes an object and returns its members. If a key occurs twice, the last
-// value counts.
+// members consumes an object and returns its members. If a key occurs more than once, the last
+// value is used.
 func (s *scanner) members() map[string]json.RawMessage {
 	var room [fewMembers]member
 	list := s.list(room[:0])
@@ -294,7 +294,7 @@ func decodedKey(key []byte) []byte {
 
 func unquote(text []byte) string { return string(unquoteBytes(text)) }
 
-// unquoteBytes decodes a string. The result can be a part of text.
+// unquoteBytes decodes a string. The result may share memory with text.
 func unquoteBytes(text []byte) []byte {
 	if bytes.IndexByte(text, '\\') < 0 && len(text) >= 2 {
 		return text[1 : len(text)-1]
@@ -431,10 +431,10 @@ type object struct{ b []byte }
 // message starts a protocol message of the given type.
 func message(typ string) *object { return largeMessage(typ, 0) }
 
-// largeEnough is enough room for a message without its largest values.
+// largeEnough is the room that a message needs in addition to its largest values.
 const largeEnough = 240
 
-// largeMessage is message with room for values of the given length.
+// largeMessage is like message, but reserves room for values of the given total length.
 func largeMessage(typ string, length int) *object {
 	o := &object{b: make([]byte, 0, length+largeEnough)}
 	return o.str("type", typ)

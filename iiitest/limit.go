@@ -10,8 +10,8 @@ import (
 	"sync/atomic"
 )
 
-// Limits of the engine. As soon as the engine has read the header of a frame or message that
-// exceeds its limit, it closes the connection without a Close frame.
+// The engine's limits. As soon as the engine has read the header of a frame or message that
+// exceeds a limit, it closes the connection without a Close frame.
 const (
 	maxFrame   = 16 << 20
 	maxMessage = 64 << 20

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// server is one HTTP server of the engine. It accepts connections over the network and in
+// server is one of the engine's HTTP servers. It accepts connections over the network and in
 // memory. Inside a synctest bubble, it accepts only connections in memory.
 type server struct {
 	addr     string
@@ -30,8 +30,8 @@ type protocol interface {
 	Close() error
 }
 
-// newServer opens the listeners of a server, but does not accept connections yet. Inside a
-// bubble, where nothing listens on the network, memoryAddr is the address of the server.
+// newServer opens a server's listeners, but does not accept connections yet. Inside a bubble,
+// where nothing listens on the network, memoryAddr is the server's address.
 func newServer(addr, memoryAddr string, p protocol) (*server, error) {
 	s := &server{addr: memoryAddr, protocol: p}
 	if h, ok := p.(*http.Server); ok {
@@ -75,10 +75,11 @@ func (s *server) close() {
 }
 
 // DialContext connects to the engine in memory. If addr is the address in HTTPURL, StreamURL,
-// GuardedURL or ConsoleURL, it connects to that server, and otherwise to the listener for
-// workers. In a testing/synctest bubble, pass DialContext to a client with WithDialContext:
-// the client then never waits for the network, and runs on the bubble's clock. DialContext is
-// safe for concurrent use. After Close it returns an error that wraps net.ErrClosed.
+// GuardedURL or ConsoleURL, DialContext connects to the corresponding server, and otherwise to
+// the listener for workers. In a testing/synctest bubble, pass DialContext to a client with
+// WithDialContext: the client then never waits for the network, and runs on the bubble's
+// clock. DialContext is safe for concurrent use. After Close it returns an error that wraps
+// net.ErrClosed.
 func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	s := e.workerServer
 	switch addr {

@@ -105,7 +105,7 @@ type logs struct {
 	records recent[*logRecord]
 }
 
-// logSubscriber is the config and state of a binding of the log trigger.
+// logSubscriber holds the config and state of one log trigger binding.
 type logSubscriber struct {
 	level  string       // lowercase severity text, or "all"
 	behind atomic.Int32 // number of records waiting for room in the worker's send queue
@@ -170,7 +170,8 @@ func (l *logs) write(c *call, s severity) *wireError {
 		}
 	}
 	if s >= severityInfo {
-		// The engine also logs that it handles the call. Subscribers receive both records.
+		// The engine itself also logs that it is handling the call. Subscribers receive both
+		// records.
 		line := map[string]any{
 			"service": service, "trace_id": rustDebug(in.TraceID), "span_id": rustDebug(in.SpanID),
 			"target": "iii::workers::observability", "module_path": "iii::workers::observability",
@@ -206,8 +207,8 @@ func engineLine(s severity, message string, attributes map[string]any) *logRecor
 	}
 }
 
-// logEngine logs an event of the engine, both in the engine's log, which fires log triggers,
-// and with the logger passed to WithLogger.
+// logEngine logs an engine event, both in the engine's log, which fires log triggers, and with
+// the logger passed to WithLogger.
 func (e *Engine) logEngine(s severity, message string, attributes map[string]any) {
 	args := make([]any, 0, 2*len(attributes))
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
@@ -240,8 +241,8 @@ func (l *logs) add(r *logRecord) {
 	}
 }
 
-// deliver calls the function of a log trigger and ignores the outcome. It looks up the
-// function in the default namespace, whatever the namespace of the binding.
+// deliver calls a log trigger's function and ignores the outcome. It looks up the function in
+// the default namespace, whatever the binding's namespace.
 func (l *logs) deliver(b boundTrigger[*logSubscriber], payload json.RawMessage) {
 	if b.config.behind.Load() >= maxLogsBehind {
 		return

@@ -62,7 +62,7 @@ func TestLogTrigger(t *testing.T) {
 	})
 }
 
-// Log records of the engine itself also fire log triggers.
+// The engine's own log records also fire log triggers.
 func TestLogTriggerSeesTheEngine(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("log", "!BROKEN") // this error must not fire the trigger again

@@ -25,7 +25,7 @@ type LogRecord struct {
 	Scope             Scope
 }
 
-// otlpLog is a log record in its public and its stored form.
+// otlpLog holds the public and the stored form of a log record.
 type otlpLog struct {
 	public LogRecord
 	stored logRecord

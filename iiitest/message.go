@@ -291,7 +291,7 @@ func (m *registerFunctionMessage) check() error {
 	return nil
 }
 
-// normalUUID returns the usual spelling of the id of an invocation.
+// normalUUID returns an invocation's id in the canonical UUID format.
 func normalUUID(s string) (string, error) {
 	if usualUUID(s) {
 		return s, nil
@@ -303,7 +303,7 @@ func normalUUID(s string) (string, error) {
 	return id.String(), nil
 }
 
-// usualUUID reports whether s is a UUID in the usual spelling.
+// usualUUID reports whether s is a UUID in canonical format.
 func usualUUID(s string) bool {
 	if len(s) != len("00000000-0000-0000-0000-000000000000") {
 		return false

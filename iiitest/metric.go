@@ -77,7 +77,7 @@ type storedPoint struct {
 	value      float64 // unused for histograms
 }
 
-// readMetrics decodes a frame of metrics. It skips and counts metrics of types that the engine
+// readMetrics decodes a metrics frame. It skips and counts metrics of types that the engine
 // does not store.
 func readMetrics(data []byte) (list []metricRecord, skipped int, err error) {
 	done := 0

@@ -54,8 +54,8 @@ func (s *metricStore) all() []metricRecord {
 	return s.records.all()
 }
 
-// newest returns up to limit of the most recent records, in order of arrival. It omits records
-// that arrived before since.
+// newest returns the most recent records, but no more than limit, in order of arrival. It
+// omits records that arrived before since.
 func (s *metricStore) newest(since time.Time, limit int) []metricRecord {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,8 +72,8 @@ func (s *metricStore) stored() int {
 	return len(s.records.list)
 }
 
-// workerGauges maps the gauges of a worker to their keys in engine::workers::info. whole is
-// set for values that are truncated to integers.
+// workerGauges maps worker gauges to their keys in engine::workers::info. whole is set for
+// values that are truncated to integers.
 var workerGauges = map[string]struct {
 	name  string
 	whole bool

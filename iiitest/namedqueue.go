@@ -27,7 +27,7 @@ type QueueConfig struct {
 	// job that is waiting for its retry can be overtaken by others. The default is "standard".
 	Type string `json:"type"`
 
-	// MessageGroupField is a key of the job payload. In a fifo queue, every payload must
+	// MessageGroupField is a key in the job payload. In a fifo queue, every payload must
 	// contain the key with a value other than null. MessageGroupField is required if Type is
 	// "fifo" and ignored otherwise.
 	MessageGroupField string `json:"message_group_field"`
@@ -118,8 +118,8 @@ func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireErro
 	return mustEncode(map[string]string{"messageReceiptId": in.Receipt}), nil
 }
 
-// runJob calls the function of a job, without metadata. If the call fails, runJob returns a
-// fixed text that does not reveal the cause, as in the engine.
+// runJob calls a job's function, without metadata. If the call fails, runJob returns a fixed
+// text that does not reveal the cause, as in the engine.
 func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure string) {
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "fn_queue "+queue)
 	_, err := q.engine.invoke(withCause(ctx, "queue", queue), j.functionID, j.namespace, j.data)

@@ -91,7 +91,7 @@ func TestNamedQueueRefuses(t *testing.T) {
 		time.Sleep(time.Hour)
 		p.wantCalls()
 
-		// The caller of the function receives the provider's error.
+		// The function's caller receives the provider's error.
 		c := dial(t, e).register("c")
 		c.send(`{"type":"invokefunction","invocation_id":%q,"function_id":"f","data":1,"action":{"type":"enqueue","queue":"none"}}`, id1)
 		c.want(result(id1, "f", `,"error":{"code":"enqueue_error","message":"enqueue_failed: Queue 'none' not found"}`))

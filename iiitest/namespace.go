@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// nsState tracks whether the namespace of a connection is known. Registrations wait for the
+// nsState tracks whether a connection's namespace is known. Registrations wait for the
 // namespace; calls do not.
 type nsState int
 
@@ -54,7 +54,7 @@ func (w *worker) settleIn(ns string) {
 	}
 }
 
-// settled returns the namespace of the connection, and whether it is known.
+// settled returns the connection's namespace, and whether it is known.
 func (w *worker) settled() (string, bool) {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -80,7 +80,7 @@ func (w *worker) register(m any) {
 
 // takenBack records the triggers and observers that a worker has unregistered since its last
 // registration. If the worker then disconnects, the engine assumes that the worker
-// unregistered them as part of its shutdown. It logs the events that these triggers and
+// unregistered them as part of its shutdown, and logs the events that these triggers and
 // observers miss.
 type takenBack struct {
 	mu        sync.Mutex // acquired alone or after all other locks

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// observerGrace is how long an observer outlives the connection of its owner.
+	// observerGrace is how long an observer outlives its owner's connection.
 	observerGrace = 5 * time.Second
 	// ackTimeout is how long a host may take to accept an observer.
 	ackTimeout = 30 * time.Second
@@ -109,7 +109,7 @@ func (t *observers) init(e *Engine) {
 	t.events.wake = make(chan struct{}, 1)
 }
 
-// of returns the observers of a function, oldest first. The caller must hold mu, as for every
+// of returns a function's observers, oldest first. The caller must hold mu, as for every
 // method that does not lock mu itself.
 func (t *observers) of(source key) []*observer { return slices.Clone(t.bySource[source]) }
 
@@ -127,17 +127,17 @@ func (f *function) hostApproves() bool {
 	return f.owner != nil && f.builtin == nil && f.owner.speaks().observes
 }
 
-// hostNotified reports whether the host of f receives messages about f's observers.
+// hostNotified reports whether f's host receives messages about f's observers.
 func (f *function) hostNotified() bool { return f.owner != nil && f.owner.speaks().observes }
 
-// hostKey returns the key that the host of f uses for f.
+// hostKey returns the key that f's host uses for f.
 func (f *function) hostKey() key {
 	return key{f.namespace, f.registered}
 }
 
 // view returns an observer in the form in which its host receives it. When a host reports a
-// call that it has run in process, it includes only the parts listed in capture. It does not
-// know the deliver setting, so view extends capture by the part that deliver selects.
+// call that it has run in process, it includes only the parts listed in capture. The host does
+// not know the deliver setting, so view extends capture by the part that deliver selects.
 func (o *observer) view() json.RawMessage {
 	capture := append([]string{}, o.capture...)
 	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
@@ -149,8 +149,8 @@ func (o *observer) view() json.RawMessage {
 
 func (o *observer) captures(part string) bool { return slices.Contains(o.capture, part) }
 
-// observe handles an observe message from w. If an observer with the id exists, the message
-// updates it (see replay). The reply to a rejected observer contains the reason.
+// observe handles an observe message from w. If an observer with the same id exists, the
+// message updates it (see replay). If the observer is rejected, the reply contains the reason.
 func (t *observers) observe(w *worker, m observeMessage) {
 	admitted := w.permissions.admitObserver(&m)
 	t.mu.Lock()
@@ -297,7 +297,8 @@ func (t *observers) enter(o *observer) {
 	t.watch(o.source)
 }
 
-// watch updates the number of observers of a source, which occur and ask read without a lock.
+// watch updates the number of a source's observers, including those remembered by left. The
+// number can be read without a lock.
 func (t *observers) watch(source key) {
 	if n := len(t.bySource[source]) + len(t.away[source]); n > 0 {
 		t.watched.Store(source, n)
@@ -441,14 +442,14 @@ func (t *observers) retract(o *observer, f *function) {
 	o.accepted, o.announced = false, 0
 }
 
-// next returns the next revision of the set of observers of f.
+// next returns the next revision of f's observer set.
 func (t *observers) next(f *function) uint64 {
 	k := key{f.namespace, f.id}
 	t.revisions[k]++
 	return t.revisions[k]
 }
 
-// announce sends a new observer to the host of f.
+// announce sends a new observer to f's host.
 func (t *observers) announce(o *observer, f *function) {
 	if !f.announced {
 		return // the host is about to receive the whole set
@@ -502,7 +503,7 @@ func (t *observers) hostChanged(k key) {
 	}
 }
 
-// announceSet sends the host of f the complete set of observers. Observers that the host has
+// announceSet sends f's host the complete set of f's observers. Observers that the host has
 // already accepted stay accepted.
 func (t *observers) announceSet(f *function) {
 	var views []json.RawMessage
@@ -527,14 +528,14 @@ func (t *observers) announceSet(f *function) {
 	}
 }
 
-// dispatchesLocally reports whether the host of f may run its own calls to f in process.
+// dispatchesLocally reports whether f's host may run its own calls to f in process.
 func (e *Engine) dispatchesLocally(f *function) bool {
 	p := f.owner.permissions
 	return !e.local.Load() && f.owner.speaks().local && f.builtin == nil && (p == nil || p.guard.MiddlewareFunctionID == "")
 }
 
-// SetLocalDispatch changes the setting of WithLocalDispatch. It notifies workers by sending
-// the functionregistered messages for their functions again.
+// SetLocalDispatch changes the setting made by WithLocalDispatch. It notifies workers by
+// resending the functionregistered messages for their functions.
 func (e *Engine) SetLocalDispatch(on bool) {
 	t := &e.observers
 	t.mu.Lock()
@@ -676,8 +677,8 @@ func (t *observers) unobserve(w *worker, id string) *observer {
 	return o
 }
 
-// forget handles the end of a connection, after its functions have been removed. The observers
-// of the connection survive for a grace period.
+// forget handles the end of a connection, after its functions have been removed. The
+// connection's observers survive for a grace period.
 func (t *observers) forget(w *worker, functions []key) {
 	for _, k := range functions {
 		t.hostChanged(k)
@@ -710,8 +711,8 @@ func (t *observers) forget(w *worker, functions []key) {
 // without observer support transfer none.
 //
 // Until an observer has been sent again on w, another connection can still claim it with the
-// previous id. This covers a worker that disconnects before it has read the greeting of w.
-// Such a worker does not know the id of w, so its next connection sends the previous id again.
+// previous id. This covers a worker that disconnects before it has read w's greeting. Such a
+// worker does not know w's id, so its next connection sends the previous id again.
 func (t *observers) reattach(w *worker, previous former) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -728,9 +729,9 @@ func (t *observers) reattach(w *worker, previous former) {
 	}
 }
 
-// standsFor creates an observer that represents a trigger if a function has claimed the type
-// of the trigger with legacy_trigger_type, as in engine 0.25. It reports whether it has found
-// such a function. The caller must hold triggers.mu.
+// standsFor creates an observer that represents a trigger if a function has claimed the
+// trigger's type with legacy_trigger_type, as in engine 0.25. It reports whether there is such
+// a function. The caller must hold triggers.mu.
 func (t *observers) standsFor(r *registration) bool {
 	namespaces := []string{r.home, defaultNamespace}
 	if r.explicit != nil {

@@ -394,7 +394,7 @@ func TestObserverIDs(t *testing.T) {
 		o.wantResult("o1", "active")
 		h.quiet()
 
-		// Results are in the order of the requests.
+		// Results are in request order.
 		for i := range 5 {
 			o.observe(fmt.Sprint("n", i), "nobody", "t")
 		}

@@ -93,12 +93,12 @@ func WithHTTPTimeout(d time.Duration) Option {
 	}
 }
 
-// WithHTTPMiddleware sets functions of the default namespace that process every request to the
-// HTTP triggers. They run one after another, before the condition and middleware functions of
-// the route. In a real engine, such functions are configured as the middleware of the HTTP
-// server and ordered by priority. Each function receives the same input as a middleware
-// function of a route and may respond in place of the route. Repeated options append to the
-// list. The default is none.
+// WithHTTPMiddleware sets functions in the default namespace that process every request to the
+// HTTP triggers. They run one after another, before the route's condition and middleware
+// functions. In a real engine, such functions are configured as the HTTP server's middleware
+// and ordered by priority. Each function receives the same input as a route's middleware
+// function and may respond in place of the route. Repeated options append to the list. The
+// default is none.
 func WithHTTPMiddleware(functionIDs ...string) Option {
 	own := slices.Clone(functionIDs)
 	return func(c *config) error {
@@ -160,10 +160,10 @@ func WithAddrs(listen, http, stream string) Option {
 	}
 }
 
-// WithEnv sets the environment variables of the engine. Configuration values refer to them in
-// the form ${NAME} or ${NAME:default}, and the *_key fields of functions invoked over HTTP
-// contain their names. The engine copies the map. A repeated option replaces the earlier map.
-// The default is the environment of the process.
+// WithEnv sets the engine's environment variables. Configuration values refer to them in the
+// form ${NAME} or ${NAME:default}, and the *_key fields of functions invoked over HTTP contain
+// their names. The engine copies the map. A repeated option replaces the earlier map. The
+// default is the process's environment.
 func WithEnv(variables map[string]string) Option {
 	own := maps.Clone(variables)
 	return func(c *config) error {

@@ -10,8 +10,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// TelemetryFrame is a telemetry frame as received, either on /otel or on the connection of a
-// worker.
+// TelemetryFrame is a telemetry frame as received, either on /otel or on a worker's
+// connection.
 type TelemetryFrame struct {
 	Time   time.Time       // time of arrival
 	Worker string          // worker id; "" on /otel
@@ -79,13 +79,12 @@ func (e *Engine) LiveSpans() []Span {
 }
 
 // Logs returns the log records received as telemetry. Records written with engine::log::* and
-// records of the engine itself are not included. Order, limits and ownership are as for
-// Traces.
+// the engine's own records are not included. Order, limits and ownership are as for Traces.
 func (e *Engine) Logs() []LogRecord {
 	return records(&e.telemetry, &e.telemetry.logs, func(r otlpLog) LogRecord { return r.public })
 }
 
-// Metrics returns the metrics received as telemetry, with one item for each metric of each
+// Metrics returns the metrics received as telemetry, with one item for each metric in each
 // export. It omits exponential histograms and summaries, which the engine does not store;
 // Stats counts them. Order, limits and ownership are as for Traces.
 func (e *Engine) Metrics() []Metric {

@@ -64,7 +64,7 @@ func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 	if s := e.Stats(); s.TelemetryRejected != 1 || s.TelemetryIgnored != 0 || s.Undecodable != 0 {
 		t.Errorf("%+v", s)
 	}
-	// The log record about an invalid frame must not contain data of the frame.
+	// The log record about an invalid frame must not contain data from the frame.
 	lines := ask[struct {
 		Logs []struct {
 			Body       string

@@ -141,9 +141,9 @@ func nested(depth int) string {
 	return `LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":[{"key":"a","value":` + value + `}]}]}]}]}`
 }
 
-// TestInvalidTelemetryLosesItsFrame covers valid and invalid frames that are not among the
+// TestInvalidTelemetryDiscardsTheFrame covers valid and invalid frames that are not among the
 // recorded cases.
-func TestInvalidTelemetryLosesItsFrame(t *testing.T) {
+func TestInvalidTelemetryDiscardsTheFrame(t *testing.T) {
 	span := func(more string) string {
 		return `OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"t","spanId":"s","name":"n"` + more + `}]}]}]}`
 	}

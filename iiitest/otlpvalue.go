@@ -47,8 +47,8 @@ func (r *otlpReader) attribute() (a attribute, valued bool) {
 
 // anyValue reads an AnyValue. If several kinds of value are present, the engine uses the first
 // of string, integer, double, boolean, key-value list and array. The engine does not support
-// bytes; anyValue returns them only if no other kind is present, and ignores invalid ones. For
-// a missing or null value, anyValue returns nil.
+// bytes values; anyValue returns one only if no other kind is present, and ignores it if it is
+// invalid. For a missing or null value, anyValue returns nil.
 func (r *otlpReader) anyValue() any {
 	const kinds = 7
 	var found [kinds]any
