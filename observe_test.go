@@ -473,7 +473,7 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 
 // If the host rejects an observer that the engine has accepted, the observer stays in the
 // engine until it is disposed of.
-func TestObserverInErrorByAStateChangeIsUnobservedAndReplayed(t *testing.T) {
+func TestObserverRejectedByHostStaysUntilDisposed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
 			if m.Type == "observe" {
@@ -729,7 +729,7 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 
 // If a function is unregistered right after it was registered, the engine may never reply to
 // the registration.
-func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
+func TestFunctionUnregisteredBeforeItsReplyDelaysNothing(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -771,7 +771,7 @@ func functionConflict(f string) string {
 }
 
 // Attempts to register a function that another worker owns do not delay later registrations.
-func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
+func TestRetriedFunctionsDelayNothing(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer func(c *peerConn, attempt int) // replies to an attempt to register the function "busy"
 		during func(p *peer, c *Client, busy *Function)
@@ -845,7 +845,7 @@ func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 // The engine keeps observers while a worker is disconnected. If another worker has taken over
 // the target function, the observer must be removed. Otherwise, the function would run twice
 // for each event.
-func TestObserversOfALostFunctionAreTakenBack(t *testing.T) {
+func TestObserversOfALostFunctionAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := false
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {

@@ -358,9 +358,9 @@ func TestDialContextIsUsed(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironment checks which addresses receive $III_TOKEN, for every kind of
+// TestTokenFromTheEnvironment checks which addresses receive $III_TOKEN, for every kind of
 // socket.
-func TestTokenOfTheEnvironment(t *testing.T) {
+func TestTokenFromTheEnvironment(t *testing.T) {
 	t.Setenv("III_TOKEN", " "+tokenMark+" ")
 	t.Setenv("III_URL", "ws://engine.test:49134")
 	sent := make(chan string, 10)
@@ -435,7 +435,7 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 
 // Telemetry may connect to a host that $III_URL does not name. The token is sent to that host
 // once a client that is connected to the same host uses the telemetry.
-func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
+func TestTokenFromTheEnvironmentReachesAClientsTelemetry(t *testing.T) {
 	t.Setenv("III_TOKEN", tokenMark)
 	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {
 		sent := make(chan string)

@@ -246,9 +246,9 @@ const (
 )
 
 // locate returns the path of the part of payload that cannot be decoded into t, and the error
-// from decoding that part alone. It decodes the parts individually, because errors of
-// encoding/json contain neither indexes nor keys, and their field descriptions differ between
-// Go versions.
+// from decoding that part alone. It decodes the parts individually, because encoding/json's
+// errors contain neither indexes nor keys, and their field descriptions differ between Go
+// versions.
 func locate(payload []byte, t reflect.Type, err error) (path string, inner error) {
 	known := strings.TrimPrefix(fieldPath(err), ".")
 	if len(payload) > maxLocated {
@@ -308,7 +308,7 @@ func locatePart(raw []byte, t reflect.Type, err error, levels int) (string, erro
 	return "", err
 }
 
-// fieldPath returns the path in an error of encoding/json. It omits the helper types that
+// fieldPath returns the path in an encoding/json error. It omits the helper types that
 // generated types embed under the name plain. The path ends at values that decode only as a
 // whole, such as unions.
 func fieldPath(err error) (path string) {
@@ -674,7 +674,8 @@ func circular(root map[string]any) error {
 	return all(root, "")
 }
 
-// inPlace lists the subschemas of schema that apply to the same value.
+// inPlace returns pointers to the subschemas of schema that apply to the same value as schema
+// itself.
 func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	for _, keyword := range []string{"$ref", "$dynamicRef"} {
 		if target, ok := localRef(schema[keyword]); ok {
