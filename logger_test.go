@@ -228,7 +228,7 @@ type listsItself struct{}
 func (v listsItself) LogValue() slog.Value { return slog.AnyValue([]any{v, v}) }
 
 // A record that contains an infinitely nested value is still written, but truncated.
-func TestLogValuesWithoutEnd(t *testing.T) {
+func TestInfinitelyNestedLogValues(t *testing.T) {
 	cyclic := []slog.Attr{slog.Int("n", 1), slog.Int("self", 0)}
 	cyclic[1].Value = slog.GroupValue(cyclic...)
 	for name, tt := range map[string]struct {
@@ -659,7 +659,7 @@ func changesGoroutine(l *Logger) toLogger {
 	}
 }
 
-// logsMore is a value that itself logs when a handler resolves it.
+// logsMore is a value that logs a record of its own when a handler resolves it.
 type logsMore struct{ l *Logger }
 
 func (v logsMore) LogValue() slog.Value {

@@ -633,7 +633,7 @@ func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	}
 }
 
-func TestMountedHeadTellsTheLength(t *testing.T) {
+func TestMountedHeadSendsContentLength(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "a.txt", time.Unix(1e9, 0), strings.NewReader(strings.Repeat("a", 100_000)))
 	})
@@ -740,7 +740,7 @@ func waitForEnd(ended chan<- error) http.HandlerFunc {
 	}
 }
 
-// R25: when a client of an idle stream disconnects, the handler ends within 15 s.
+// R25: when a client of an idle stream disconnects, the handler returns within 15 s.
 func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -1502,7 +1502,7 @@ func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	})
 }
 
-func TestStreamOptionsThatMakeNoSense(t *testing.T) {
+func TestInvalidStreamOptions(t *testing.T) {
 	for name, opt := range map[string]iii.Option{
 		"WithStreamHeartbeat":  iii.WithStreamHeartbeat(-1),
 		"WithHTTPWriteTimeout": iii.WithHTTPWriteTimeout(-time.Second),

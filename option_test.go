@@ -21,7 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestOptionsRefuse(t *testing.T) {
+func TestOptionsRejectInvalidValues(t *testing.T) {
 	limit := uint64(3)
 	tests := []struct {
 		name string
@@ -469,7 +469,7 @@ func TestTokenFromTheEnvironmentReachesAClientsTelemetry(t *testing.T) {
 	}
 }
 
-func TestTokenOfTheEnvironmentThatNoHeaderCanHold(t *testing.T) {
+func TestInvalidTokenFromTheEnvironment(t *testing.T) {
 	for _, token := range []string{tokenMark + "\nX: y", tokenMark + "é", tokenMark + "\x7f"} {
 		t.Setenv("III_TOKEN", token)
 		_, err := New("")
@@ -482,7 +482,7 @@ func TestTokenOfTheEnvironmentThatNoHeaderCanHold(t *testing.T) {
 	}
 }
 
-func TestTokenThatOthersCanReadIsReportedOnce(t *testing.T) {
+func TestUnencryptedTokenIsReportedOnce(t *testing.T) {
 	for address, want := range map[string]int{
 		"ws://engine.test": 1, "ws://10.0.0.7:49134": 1, "wss://engine.test": 0, "ws://localhost:1": 0, "ws://127.0.0.2": 0, "ws://[::1]": 0, "ws://u:p@engine.test": 0,
 	} {

@@ -89,8 +89,8 @@ func flush(t *testing.T, telemetry *iii.Telemetry) {
 	}
 }
 
-// The engine's information about a worker includes its gauges, even after the worker's id has
-// changed.
+// The engine's information about a worker includes the worker's gauges, even after the
+// worker's id has changed.
 func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -163,7 +163,7 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 
 // If telemetry cannot be delivered, Shutdown waits no longer than the telemetry's own timeout,
 // and returns an error.
-func TestShutdownWithTelemetryAway(t *testing.T) {
+func TestShutdownWithoutTelemetryConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		away := func(context.Context, string, string) (net.Conn, error) {
 			return nil, errors.New("no route to the engine")
@@ -311,7 +311,7 @@ func TestNewWarnsOfDifferentHosts(t *testing.T) {
 	}
 }
 
-func TestWithTelemetryRefuses(t *testing.T) {
+func TestWithTelemetryRejectsZeroValue(t *testing.T) {
 	if _, err := iii.New("", iii.WithTelemetry(&iii.Telemetry{})); err == nil {
 		t.Error("a Telemetry that was not started is accepted")
 	}
@@ -1268,7 +1268,7 @@ func TestUnsampledCallerGetsNoSpan(t *testing.T) {
 }
 
 // When a state change or a message fires a trigger, the function runs in the trace of the
-// operation that caused it.
+// operation that caused the change or sent the message.
 func TestTelemetryFollowsTriggers(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -1635,7 +1635,7 @@ func TestTelemetryFromProvidersUsesOnlyThoseProviders(t *testing.T) {
 	}
 }
 
-func TestWithTracePayloadsAddsThemToSpansOfTheProgram(t *testing.T) {
+func TestWithTracePayloadsAppliesToProgramSpans(t *testing.T) {
 	engine, sdk := telemetryEngine(t), newOwnSDK(t)
 	c := connect(t, engine, iii.WithTelemetry(sdk.telemetry()), iii.WithTracePayloads(), iii.WithName("w"))
 	handle(t, c, "t::work", func(context.Context, map[string]any) (string, error) { return "done", nil })
@@ -1777,7 +1777,7 @@ func TestHangingProvidersDelayShutdownBriefly(t *testing.T) {
 	})
 }
 
-func TestConnectionOfNoEngineIsSafe(t *testing.T) {
+func TestNilConnectionIsSafe(t *testing.T) {
 	telemetry := newOwnSDK(t).telemetry()
 	s := telemetry.Connection()
 	if s != nil {
@@ -1948,7 +1948,7 @@ func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 }
 
 // If Shutdown runs out of time, it reports which functions still have running handlers.
-func TestCutDrainNamesTheHandlers(t *testing.T) {
+func TestUnfinishedDrainNamesTheHandlers(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		var log lines
 		c := connect(t, engine, iii.WithDialContext(engine.DialContext), iii.WithName("w"), iii.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))

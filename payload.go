@@ -67,8 +67,8 @@ func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, 
 	return nil
 }
 
-// minRecycled is the minimum size of a payload that gets its own, recyclable memory. The
-// memory of smaller payloads is allocated together with the other parts of the invocation.
+// minRecycled is the minimum size of a payload that gets its own, recyclable memory. Smaller
+// payloads are allocated together with the rest of the invocation.
 const minRecycled = 1 << 10
 
 // payloads is the pool of payload memory. Its elements have type *[]byte.
@@ -84,8 +84,8 @@ func recyclable(data []byte) *[]byte {
 	return p
 }
 
-// recycle returns the memory of the payload to the pool. callerID is the id of the calling
-// worker, which was read from the payload.
+// recycle returns the memory of the payload to the pool. callerID is the calling worker's id,
+// as read from the payload.
 func (in *incoming) recycle(callerID string) {
 	p := in.memory
 	in.callerID, in.recycled = callerID, true
@@ -155,7 +155,7 @@ func checkTarget(t reflect.Type) error {
 }
 
 // callerKey is the name of the member that the engine adds to an object payload. The member's
-// value is the ID of the calling worker.
+// value is the calling worker's ID.
 const callerKey = "_caller_worker_id"
 
 func isCallerKey(key []byte) bool {
@@ -594,7 +594,8 @@ var (
 	pointerUnescaper = strings.NewReplacer("~1", "/", "~0", "~")
 )
 
-// at returns the part of document at pointer, a JSON pointer, and whether it exists.
+// at returns the part of document that the JSON pointer refers to, and whether that part
+// exists.
 func at(document any, pointer string) (any, bool) {
 	if pointer == "" {
 		return document, true
