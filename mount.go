@@ -39,8 +39,8 @@ import (
 // A response that is not flushed and consists of at most 64 KiB of UTF-8 text is sent as a
 // single value. Any other response is streamed. In a streamed response, the values of a
 // repeated header are joined into one line, separated by commas, except that each cookie gets
-// its own line. If a response is shorter than its Content-Length, it is cut off, so that the
-// client detects the truncation.
+// its own line. If a handler writes less than the Content-Length that it has set, the response
+// is cut off, so that the client detects the truncation.
 //
 // A panic results in a 500 response. If the response is already being streamed, the stream
 // ends instead, and the client can detect the truncation only if there is a Content-Length.
