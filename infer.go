@@ -385,8 +385,8 @@ func (in *inference) ofGenerated(name string) (any, error) {
 }
 
 // ofTemplate returns the schema of a generic type: the content of the schema file that defines
-// the type, with the schema of the body inserted. The body may be null, because senders
-// without a body send null.
+// the type, with the schema of the body inserted. The body may be null because senders without
+// a body send null.
 func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool) (any, error) {
 	schema, used, err := bundleFile(file)
 	if err != nil {
@@ -459,7 +459,7 @@ func (in *inference) ofKind(t reflect.Type, addressable bool) (any, error) {
 	return nil, fmt.Errorf("%s has no JSON encoding", t)
 }
 
-// Patterns for JSON numbers in map keys and in struct members whose tag has the option string.
+// Patterns for JSON numbers in map keys and in struct fields whose tag has the string option.
 const (
 	integerPattern  = `^-?[0-9]+$`
 	unsignedPattern = `^[0-9]+$`
@@ -480,7 +480,7 @@ func numberPattern(kind reflect.Kind) string {
 	return ""
 }
 
-// ofKeys returns the pattern for the keys of a map, or "" if any string is a valid key.
+// ofKeys returns the pattern for a map's keys, or "" if any string is a valid key.
 func (in *inference) ofKeys(t reflect.Type) (pattern string, err error) {
 	if in.reads {
 		if reflect.PointerTo(t).Implements(textUnmarshaler) || isJSONv2() && t.Implements(textUnmarshaler) {
@@ -532,8 +532,8 @@ func (in *inference) ofStruct(t reflect.Type, addressable bool) (any, error) {
 	return s, nil
 }
 
-// ofMember returns the schema of a struct member. If its tag has the option string, the schema
-// describes a string.
+// ofMember returns the schema of a struct member. If the field's tag has the string option,
+// the schema describes a string.
 func (in *inference) ofMember(m member, addressable bool) (any, error) {
 	t := m.t
 	if t.Name() == "" && t.Kind() == reflect.Pointer {
@@ -774,7 +774,7 @@ func (in *inference) render(v any) any {
 	return v
 }
 
-// definitionName returns the name of the definition for t. It is the name of the type without
+// definitionName returns the name of the definition for t, which is the type's name without
 // package paths.
 func definitionName(t reflect.Type) string {
 	name := packagePath.ReplaceAllString(t.Name(), "")
@@ -789,7 +789,8 @@ var (
 	notInName   = regexp.MustCompile(`[^A-Za-z0-9]+`)
 )
 
-// nullable returns a copy of a schema that also accepts null.
+// nullable returns a schema that accepts null and everything that v accepts. It does not
+// modify v.
 func nullable(v any) any {
 	if r, ok := v.(reference); ok {
 		r.null = true
@@ -831,8 +832,8 @@ func notNull(v any) any {
 	return v
 }
 
-// described returns a schema with the given description. If text is empty, the schema is
-// unchanged.
+// described returns a copy of the schema v with the given description, or v itself if text is
+// empty.
 func described(v any, text string) any {
 	if text == "" {
 		return v

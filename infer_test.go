@@ -662,7 +662,7 @@ func encodedDoc(t *testing.T, v any) (doc any) {
 // Everything that encoding/json writes for a type satisfies the type's result schema. The
 // schema is also tight: if a value is replaced with one of a JSON type that encoding/json
 // never writes there, the document becomes invalid.
-func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
+func TestEncodedValuesSatisfyTheirSchema(t *testing.T) {
 	closed, open := schemaTypes()
 	r := rand.New(rand.NewPCG(3, 4))
 	distinct, values, refused := map[reflect.Type]bool{}, 0, 0
@@ -730,7 +730,7 @@ func TestEncodedValuesSatisfyTheSchemaOfTheirType(t *testing.T) {
 
 // A document that satisfies the argument schema can be decoded. An encoded value that can be
 // decoded again satisfies the argument schema.
-func TestSchemaOfAnArgumentSaysWhatCanBeDecoded(t *testing.T) {
+func TestArgumentSchemaDescribesDecodableValues(t *testing.T) {
 	closed, _ := schemaTypes()
 	r := rand.New(rand.NewPCG(5, 6))
 	same, accepted, refused := 0, 0, 0
@@ -867,7 +867,7 @@ func (schemaNothing) JSONSchema() bool          { return false }
 func (schemaOverride) JSONSchema() string       { return `{"title":"override"}` }
 func (schemaArgument) JSONSchema(string) string { return `{"title":"never"}` }
 
-// The JSONSchema methods of these types return no usable schema.
+// These types' JSONSchema methods return no usable schema.
 type (
 	schemaPanics  struct{}
 	schemaFails   struct{}
@@ -1017,7 +1017,7 @@ func indented(t *testing.T, raw []byte) string {
 }
 
 // The schema of deeply nested types is shallow enough for the engine, and small.
-func TestSchemaOfNestedTypesIsFlat(t *testing.T) {
+func TestNestedTypesHaveFlatSchemas(t *testing.T) {
 	type (
 		l0 struct{ A, B int }
 		l1 struct{ A, B l0 }
@@ -1140,7 +1140,7 @@ func TestAdvertisedSchemaOfEmbeddedStructs(t *testing.T) {
 	checkAdvertised(t, c, plain{schemaInner{"a"}, 1})
 }
 
-func TestAdvertisedSchemaOfTypesThatEncodeThemselves(t *testing.T) {
+func TestAdvertisedSchemaOfSelfEncodingTypes(t *testing.T) {
 	c := connect(t, iiitest.Start(t))
 	type price struct {
 		schemaJSON
@@ -1233,7 +1233,7 @@ func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 }
 
 // Recorded requests from a real engine satisfy the request schema of a typed route.
-func TestRecordedRequestsSatisfyTheSchemaOfARoute(t *testing.T) {
+func TestRecordedRequestsSatisfyRouteSchema(t *testing.T) {
 	raw, err := iii.SchemaOf(reflect.TypeFor[iii.HTTPRequest[any]](), true)
 	if err != nil {
 		t.Fatal(err)

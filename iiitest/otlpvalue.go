@@ -91,7 +91,7 @@ func (r *otlpReader) anyValue() any {
 	return nil
 }
 
-// pairs reads a key-value list. The last of duplicate keys wins.
+// pairs reads a key-value list. If a key is repeated, the last value wins.
 func (r *otlpReader) pairs() map[string]any {
 	m := map[string]any{}
 	r.object(func(key string) bool {
@@ -118,8 +118,8 @@ func (r *otlpReader) values() []any {
 	return list
 }
 
-// attributeMap converts attributes to the map used in public types. The last of duplicate keys
-// wins.
+// attributeMap converts attributes to the map used in public types. If a key is repeated, the
+// last value wins.
 func attributeMap(list []attribute) map[string]any {
 	if len(list) == 0 {
 		return nil
@@ -140,14 +140,16 @@ func storedAttributes(list []attribute) []iii.StoredAttribute {
 	return stored
 }
 
-// secretKeys are the attributes of spans, events and links whose values the engine redacts.
+// secretKeys contains the keys of the span, event and link attributes whose values the engine
+// redacts.
 var secretKeys = map[string]bool{
 	"authorization": true, "proxy-authorization": true, "cookie": true, "set-cookie": true,
 	"x-api-key": true, "api-key": true, "api_key": true, "access_token": true, "refresh_token": true,
 	"password": true, "secret": true, "credential": true,
 }
 
-// redactedAttributes is like storedAttributes, but redacts the values of secretKeys.
+// redactedAttributes is like storedAttributes, but redacts the values of the keys in
+// secretKeys.
 func redactedAttributes(list []attribute) []iii.StoredAttribute {
 	stored := storedAttributes(list)
 	for i := range stored {
@@ -176,8 +178,8 @@ func valueText(v any) string {
 	}
 }
 
-// valueJSON prepares a value for encoding as the engine's JSON. A value of type bytes becomes
-// null.
+// valueJSON converts a value so that encoding/json formats it as the engine does. A value of
+// type bytes becomes null.
 func valueJSON(v any) any {
 	switch v := v.(type) {
 	case float64:
@@ -201,8 +203,8 @@ func valueJSON(v any) any {
 	}
 }
 
-// float is a number that encodes like the engine's 64-bit floats: 2.0 instead of 2, and null
-// if it is not finite.
+// float is a number whose JSON encoding matches that of the engine's 64-bit floats: 2.0
+// instead of 2, and null if the number is not finite.
 type float float64
 
 // MarshalJSON implements json.Marshaler.
@@ -221,7 +223,7 @@ func (f float) MarshalJSON() ([]byte, error) {
 	return b, nil
 }
 
-// exponents removes the plus sign and leading zeros from an exponent.
+// exponents removes the plus sign and a leading zero from an exponent.
 var exponents = strings.NewReplacer("e+0", "e", "e-0", "e-", "e+", "e")
 
 func floats(list []float64) []float {
@@ -244,7 +246,7 @@ type Scope struct {
 	Attributes               map[string]any // see Span.Attributes
 }
 
-// resource reads a resource. Null is read as an empty resource.
+// resource reads a resource. It reads null as an empty resource.
 func (r *otlpReader) resource() []attribute {
 	var list []attribute
 	if r.null() {
@@ -260,8 +262,8 @@ func (r *otlpReader) resource() []attribute {
 	return list
 }
 
-// scope reads a scope. Null is read as an empty scope. The engine skips the attributes of a
-// scope.
+// scope reads a scope. It reads null as an empty scope. The engine skips a scope's attributes,
+// so invalid ones are not an error.
 func (r *otlpReader) scope() Scope {
 	var s Scope
 	if r.null() {
@@ -288,7 +290,8 @@ func (r *otlpReader) scope() Scope {
 	return s
 }
 
-// lenientStr and lenientUint read values that the engine skips.
+// lenientStr and lenientUint read values that the engine skips, so invalid values are not an
+// error.
 func (r *otlpReader) lenientStr() (s string) {
 	r.lenient(func(r *otlpReader) { s = r.optStr() })
 	return s
@@ -299,7 +302,7 @@ func (r *otlpReader) lenientUint() (n uint32) {
 	return n
 }
 
-// serviceOf returns the service name under which the engine stores telemetry of the resource.
+// serviceOf returns the service name under which the engine stores the resource's telemetry.
 func serviceOf(resource []attribute) string {
 	service := "unknown"
 	for _, a := range resource {
@@ -312,8 +315,9 @@ func serviceOf(resource []attribute) string {
 
 // batch reads the structure shared by the three signals: a list of resources, each with a list
 // of scopes, each with a list of records. record reads one record. batch calls done once per
-// resource, after its records, because the resource and the scopes can follow the records in
-// the JSON. done receives one scope for each record read since the previous call.
+// resource, after reading the resource's records, because the resource and the scopes can
+// follow the records in the JSON. done receives one scope for each record read since the
+// previous call.
 func (r *otlpReader) batch(resources, scopes, records string, record func(), done func(resource []attribute, resourceURL string, scope []Scope)) {
 	r.object(func(key string) bool {
 		if key != resources {

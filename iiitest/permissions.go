@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// permissions are the permissions of a connection to the guarded listener. They are immutable.
-// Nil permissions, used for the open listener, permit everything.
+// permissions describes what a worker connected to the guarded listener may do. It is
+// immutable. A nil *permissions, used for the open listener, permits everything.
 type permissions struct {
 	e     *Engine
 	guard *guard
@@ -60,8 +60,8 @@ func (p *permissions) denial(namespace, id string) *wireError {
 	return p.denialLocked(namespace, id)
 }
 
-// middleware returns the function that receives a permitted call in place of its target, or
-// "".
+// middleware returns the function that receives a permitted call in place of the target, or ""
+// if the call goes to the target.
 func (p *permissions) middleware(namespace, id string) string {
 	if p == nil || p.guard.MiddlewareFunctionID == "" {
 		return ""
@@ -111,13 +111,13 @@ func (p *permissions) refusesNamespace(namespace string) *wireError {
 		namespace, strings.Join(slices.Sorted(maps.Keys(p.Namespaces)), ", "))
 }
 
-// allowsTriggerType reports whether the connection may register triggers of the type.
+// allowsTriggerType reports whether the connection may register triggers of the given type.
 func (p *permissions) allowsTriggerType(id string) bool {
 	return p == nil || p.AllowedTriggerTypes == nil || slices.Contains(p.AllowedTriggerTypes, id)
 }
 
-// prefixed returns the id under which the engine registers a function of the worker. An empty
-// prefix still adds "::".
+// prefixed returns the id under which the engine registers one of the worker's functions. An
+// empty prefix still adds "::".
 func (p *permissions) prefixed(id string) string {
 	if p == nil || p.FunctionRegistrationPrefix == nil {
 		return id
@@ -159,7 +159,7 @@ func rewrite(to *string, change json.RawMessage) {
 	}
 }
 
-// admitFunction authorizes the registration of a function and applies the hook's changes.
+// admitFunction authorizes a function registration and applies the hook's changes.
 func (p *permissions) admitFunction(namespace string, m *registerFunctionMessage) bool {
 	if p == nil {
 		return true
@@ -224,8 +224,9 @@ func (p *permissions) admitObserver(m *observeMessage) *wireError {
 	return p.denial(target, m.Target.FunctionID)
 }
 
-// admitTrigger authorizes the registration of a trigger and applies the hook's changes. An
-// error is sent to the worker; a denial without an error is silent.
+// admitTrigger authorizes a trigger registration and applies the hook's changes. If it denies
+// the registration, it returns the error to send to the worker, or nil if the worker is not
+// told.
 func (p *permissions) admitTrigger(namespace string, m *registerTriggerMessage) (bool, *wireError) {
 	if p == nil {
 		return true, nil
@@ -254,8 +255,7 @@ func (p *permissions) admitTrigger(namespace string, m *registerTriggerMessage) 
 	return true, nil
 }
 
-// admitTriggerType authorizes the registration of a trigger type and applies the hook's
-// changes.
+// admitTriggerType authorizes a trigger type registration and applies the hook's changes.
 func (p *permissions) admitTriggerType(m *registerTriggerTypeMessage) bool {
 	if p == nil {
 		return true

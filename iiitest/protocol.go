@@ -8,7 +8,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Protocol is a version of the worker protocol that the engine supports.
+// Protocol is a worker protocol version that the engine supports.
 type Protocol int
 
 const (
@@ -20,11 +20,12 @@ const (
 	// features observe.v1 and local-dispatch.v1.
 	Protocol025 Protocol = 25
 
-	// Protocol026 is the protocol of engine 0.26. The host of an observed function can select
-	// the observers of a call or call their targets itself, and the engine's trigger types
-	// become functions that can be observed. The engine also lists observe.v2, but never
-	// observe.capture. Unlike a real 0.26 engine, it still accepts triggers, so that workers
-	// of all versions can share it; see WithStrictProtocol. Protocol026 is the default.
+	// Protocol026 is the protocol of engine 0.26. The worker that hosts an observed function
+	// can select a call's observers or call the observers' targets itself, and the engine's
+	// trigger types become functions that can be observed. The engine also lists observe.v2,
+	// but never observe.capture. Unlike a real 0.26 engine, the development engine still
+	// accepts triggers, so that workers of all versions can share it; see WithStrictProtocol.
+	// Protocol026 is the default.
 	Protocol026 Protocol = 26
 )
 
@@ -82,8 +83,8 @@ func (p *Protocol) UnmarshalText(text []byte) error {
 
 func (p Protocol) features() []string { return slices.Clone(protocols[p.index()].features) }
 
-// WithProtocol sets the version of the worker protocol for new connections. SetProtocol can
-// change it later. The default is Protocol026.
+// WithProtocol sets the worker protocol version for new connections. SetProtocol can change it
+// later. The default is Protocol026.
 func WithProtocol(p Protocol) Option {
 	return func(c *config) error {
 		if p.index() < 0 {
@@ -94,9 +95,9 @@ func WithProtocol(p Protocol) Option {
 	}
 }
 
-// WithStrictProtocol makes Protocol026 treat triggers as engine 0.26 does: the engine ignores
-// messages about triggers and trigger types, and hides the functions that no longer exist in
-// engine 0.26. By default, the engine accepts triggers.
+// WithStrictProtocol makes Protocol026 treat triggers as a real 0.26 engine does: the engine
+// ignores messages about triggers and trigger types, and hides the functions that no longer
+// exist in engine 0.26. By default, the engine accepts triggers.
 func WithStrictProtocol() Option {
 	return func(c *config) error {
 		c.strict = true
@@ -105,7 +106,7 @@ func WithStrictProtocol() Option {
 }
 
 // WithLocalDispatch sets whether workers with the feature local-dispatch.v1 may run calls to
-// their own functions in process. The engine informs them in the member local_dispatch of
+// their own functions in process. The engine tells them in the local_dispatch member of
 // functionregistered messages. SetLocalDispatch can change the setting later. The default is
 // true.
 func WithLocalDispatch(on bool) Option {
@@ -115,9 +116,9 @@ func WithLocalDispatch(on bool) Option {
 	}
 }
 
-// SetProtocol sets the version of the worker protocol for new connections. Existing
-// connections keep their version; use Drop to make workers reconnect. SetProtocol returns an
-// error if p is not one of the Protocol constants.
+// SetProtocol sets the worker protocol version for new connections. Existing connections keep
+// their version; use Drop to make workers reconnect. SetProtocol returns an error if p is not
+// one of the Protocol constants.
 func (e *Engine) SetProtocol(p Protocol) error {
 	if p.index() < 0 {
 		return fmt.Errorf("iiitest: SetProtocol: %w", errProtocol)
@@ -126,7 +127,7 @@ func (e *Engine) SetProtocol(p Protocol) error {
 	return nil
 }
 
-// Protocol returns the version of the worker protocol for new connections.
+// Protocol returns the worker protocol version for new connections.
 func (e *Engine) Protocol() Protocol { return Protocol(e.protocol.Load()) }
 
 // version returns the engine version reported to new connections.

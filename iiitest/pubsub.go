@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 )
 
-// pubsub implements the engine's iii-pubsub worker. It does not store messages: only the
-// current subscribers of a topic receive them.
+// pubsub implements the engine's iii-pubsub worker. It does not store messages: only a topic's
+// current subscribers receive them.
 type pubsub struct {
 	engine      *Engine
 	subscribers boundTriggers[string] // config is the topic; "" never fires

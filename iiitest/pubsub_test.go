@@ -28,7 +28,8 @@ func TestPublish(t *testing.T) {
 		p.want("!deserialization_error: Failed to deserialize input for publish: missing field `data`", "publish", `{"topic":"news"}`)
 		p.wantCalls()
 
-		// Unregistering t1 removes only that subscriber. Registering t3 again replaces it.
+		// Unregistering t1 removes only that subscriber. Registering t3 again replaces its
+		// subscription.
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.trigger("t3", "subscribe", "a", `{"topic":"news"}`, "")
 		p.fence()

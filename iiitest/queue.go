@@ -75,8 +75,8 @@ func (j *job) size() int {
 	}))
 }
 
-// lane is a queue of jobs and the consumers that run them. Jobs wait while there is no
-// consumer.
+// lane is a queue of jobs, together with the consumers that run them. Jobs wait while there
+// are no consumers.
 type lane struct {
 	ready     []*job
 	later     int // number of jobs waiting for a retry
@@ -95,7 +95,7 @@ type consumer struct {
 	backoff     time.Duration // before the first retry; doubles with each further retry
 	inline      bool          // a job blocks the lane until it succeeds or its retries are exhausted
 
-	// handle runs a job and returns the reason if the job fails, or "" if it succeeds.
+	// handle runs a job. It returns the reason for the failure, or "" if the job succeeds.
 	handle func(ctx context.Context, j *job) (failure string)
 
 	running int

@@ -97,8 +97,8 @@ func readRecording(t testing.TB, name string) []event {
 	return opensFirst(events)
 }
 
-// opensFirst moves the event that opens a connection before the connection's messages, because
-// some recordings report it too late.
+// opensFirst moves each event that opens a connection to before the connection's other events,
+// because some recordings report it too late.
 func opensFirst(events []event) []event {
 	for i, e := range events {
 		if e.Event != "open" {
@@ -125,8 +125,8 @@ func uncut(line []byte) []byte {
 	})
 }
 
-// bytes returns the contents of a binary message. If only the length was recorded, it returns
-// that many zeros.
+// bytes returns a binary message's contents. If only the length was recorded, it returns that
+// many zero bytes.
 func (e event) bytes() []byte {
 	if n, ok := byteCount(*e.Binary); ok {
 		return make([]byte, n)
@@ -218,7 +218,7 @@ var volatile = map[string]bool{
 	"timestamp_unix_nano": true, "observed_timestamp_unix_nano": true, "actual_time": true, "failed_at": true,
 }
 
-// keyed lists the keys of arrays that are compared regardless of order.
+// keyed lists the keys whose arrays are compared regardless of order.
 var keyed = map[string]bool{
 	"functions": true, "triggers": true, "configurations": true, "registered_triggers": true, "workers": true, "trigger_types": true,
 }
@@ -332,7 +332,7 @@ func ofBrokers(list []any) bool {
 	return len(list) > 0 && brokerOf(list[0]) != ""
 }
 
-// brokerOf returns the identity of a topic, or "" for any other item.
+// brokerOf returns a topic's identity, or "" for any other item.
 func brokerOf(item any) string {
 	o, _ := item.(map[string]any)
 	if o["broker_type"] == nil {
@@ -341,8 +341,8 @@ func brokerOf(item any) string {
 	return fmt.Sprint(o["broker_type"], " ", o["name"], o["topic"])
 }
 
-// byID returns the items of a list by id. If recorded is true, byID replaces recorded ids with
-// their actual counterparts.
+// byID returns a list's items, keyed by id. If recorded is true, byID replaces recorded ids
+// with their actual counterparts.
 func byID(names renaming, list any, recorded bool) map[string]any {
 	m := map[string]any{}
 	items, _ := list.([]any)
@@ -377,7 +377,8 @@ func (c *comparison) text(recorded, actual string) bool {
 		blankTraces(recorded) == blankTraces(actual)
 }
 
-// ids relates the ids that pattern finds in both strings, and then removes them.
+// ids relates the ids that pattern finds in both strings. If group is 0, it then replaces the
+// matches with "#".
 func (c *comparison) ids(pattern *regexp.Regexp, group int, recorded, actual *string) bool {
 	a, b := pattern.FindAllStringSubmatch(*recorded, -1), pattern.FindAllStringSubmatch(*actual, -1)
 	if len(a) != len(b) {

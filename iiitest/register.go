@@ -37,8 +37,8 @@ func (e *Engine) registerWorkers() {
 	e.addBuiltin("engine::workers::register", engineWorker, "Register worker metadata", e.serveRegister)
 }
 
-// serveRegister settles the namespace of the calling connection, leases its name and stores
-// its metadata.
+// serveRegister settles the calling connection's namespace, leases its name and stores its
+// metadata.
 func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type RegisterWorkerInput registerInput // the name in the engine's error messages
 	named, bad := decodeInput[RegisterWorkerInput](c.functionID, c.data)

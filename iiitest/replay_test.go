@@ -25,7 +25,7 @@ type scenario struct {
 	opts []Option
 	// seed, if not nil, restores state created by earlier conversations.
 	seed func(e *Engine)
-	// clients maps the name of each client of the stream socket to its handshake headers.
+	// clients maps the name of each stream socket client to its handshake headers.
 	clients map[string]http.Header
 	// guarded maps the name of each worker on the guarded listener to its handshake headers.
 	guarded map[string]http.Header
@@ -41,7 +41,7 @@ type scenario struct {
 	// unrecorded contains messages that are missing from the recording although their effects
 	// are recorded. Each is keyed by the number of the line that precedes it.
 	unrecorded map[int]event
-	// omit contains the first and last line of a section that is not replayed.
+	// omit contains the first and last line numbers of a section that is not replayed.
 	omit [2]int
 }
 
@@ -124,7 +124,7 @@ type player struct {
 	dialing  map[string]chan dialed
 }
 
-// bareWorker is the socket of a recorded worker.
+// bareWorker is a recorded worker's socket.
 type bareWorker struct {
 	name    string
 	conn    *websocket.Conn
@@ -244,8 +244,8 @@ func (p *player) open(e event) {
 	go w.read()
 }
 
-// ending returns the worker that an event about a closed connection refers to: the oldest one
-// with that name for which done returns false.
+// ending returns the worker that an event about a closed connection refers to: the oldest with
+// the event's worker name for which done returns false.
 func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
 	for _, w := range p.earlier {
 		if w.name == e.Worker && !done(w) {
@@ -267,7 +267,7 @@ func (p *player) refused(e event) {
 	}
 }
 
-// act performs an action of a recorded worker other than sending a message.
+// act performs a recorded worker's action, other than sending a message.
 func (p *player) act(e event) {
 	w := p.ending(e, func(w *bareWorker) bool { return w.leaving })
 	payload, _ := hex.DecodeString(e.Bytes)
@@ -444,8 +444,8 @@ func (p *player) receive(e event) {
 	p.t.FailNow()
 }
 
-// receiveBytes waits for recorded bytes on a channel. How they are divided into messages
-// depends on timing.
+// receiveBytes waits for recorded bytes on a channel. It ignores how the bytes are divided
+// into messages, which depends on timing.
 func (p *player) receiveBytes(w *bareWorker, e event) {
 	want := e.bytes()
 	for end := time.After(patience); len(want) > 0; {
@@ -483,7 +483,7 @@ func (e event) payload() string {
 	return ""
 }
 
-// take removes the counterpart of a recorded message from the inbox.
+// take removes a recorded message's counterpart from the inbox.
 func (p *player) take(w *bareWorker, e event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -535,7 +535,8 @@ func (p *player) compare(e event, r received, names renaming, note bool) *compar
 	return c
 }
 
-// deliberate reports whether a difference is a listed deviation.
+// deliberate reports whether a difference is a listed deviation. If note is true, it also
+// marks the deviation as used.
 func (p *player) deliberate(path string, note bool) bool {
 	for _, d := range deviations {
 		if d.scenario.MatchString(p.scenario) && d.path.MatchString(path) {

@@ -27,8 +27,8 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// webClient is the client that sent the HTTP requests of a recording. headers contains the
-// headers that it always sends.
+// webClient is the client that sent a recording's HTTP requests. headers contains the headers
+// that it always sends.
 type webClient struct {
 	host    string
 	headers map[string]string
@@ -42,7 +42,7 @@ var (
 	bareClient   = &webClient{"127.0.0.1", map[string]string{"Connection": "close"}}
 )
 
-// httpRequest is a recorded request to the HTTP triggers.
+// httpRequest is a recorded request to an HTTP trigger.
 type httpRequest struct {
 	event
 	at     int // index of the first event caused by the request
@@ -214,7 +214,7 @@ func latin1(s string) string {
 
 var dateLine = regexp.MustCompile(`(?m)^date: .*\r\n`)
 
-// answered compares the response to a request with the recorded one.
+// answered compares the response to a request with the recorded response.
 func (p *player) answered(e event, requests []*httpRequest) {
 	i := slices.IndexFunc(requests, func(r *httpRequest) bool { return r.line == e.line })
 	r := requests[i]

@@ -14,8 +14,8 @@ type dialed struct {
 }
 
 // lookAhead connects clients of the stream socket and the guarded listener, and disconnects
-// clients of the stream socket, earlier than the recording reports these events. The recording
-// reports a new connection only after the call of the auth function, and the end of a stream
+// stream socket clients, earlier than the recording reports these events. The recording
+// reports a new connection only after the auth function has been called, and a closed stream
 // socket connection only after the leave triggers have fired.
 func (p *player) lookAhead(events []event, i int) {
 	for _, e := range events[i:] {

@@ -36,9 +36,9 @@ func failure(err *wireError) reply {
 	})))
 }
 
-// replyOf converts the result of a function to a response. The function should return an
-// object with the members status_code, headers and body. For any other result, the response is
-// 200 with an empty JSON object.
+// replyOf converts a function's result to a response. The function should return an object
+// with the members status_code, headers and body. For any other result, the response is 200
+// with an empty JSON object.
 func replyOf(result json.RawMessage) reply {
 	var room [fewMembers]member
 	members := listOf(result, room[:0])
@@ -58,8 +58,8 @@ func replyOf(result json.RawMessage) reply {
 	return r
 }
 
-// middlewareReply converts the response of a middleware function. Its headers must be an
-// object, and its body is always sent as JSON.
+// middlewareReply converts a middleware function's response. The headers must be an object,
+// and the body is always sent as JSON.
 func middlewareReply(response json.RawMessage) reply {
 	members := membersOf(response)
 	r := reply{status: statusOf(members["status_code"]), body: members["body"]}

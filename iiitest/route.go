@@ -97,7 +97,7 @@ func conflictText(old, r *route, why string) error {
 	return engineText(fmt.Sprintf("Route '%s %s' conflicts with already-registered route '%s %s': %s", r.method, r.path, old.method, old.path, why))
 }
 
-// routed reports whether the engine routes requests with the method of r. Triggers can be
+// routed reports whether the engine routes requests with r's method. Triggers can be
 // registered with any method, but those with other methods never receive requests.
 func (r *route) routed() bool { return slices.Contains(httpMethods, r.method) }
 

@@ -34,8 +34,8 @@ type ticket struct {
 	ok   bool
 }
 
-// The tickets of all messages that are queued without waiting, and of all messages for a closed
-// queue.
+// queuedTicket is the ticket for every message that is queued without waiting, and
+// closedTicket the ticket for every message to a closed queue.
 var queuedTicket, closedTicket = &ticket{ok: true}, &ticket{}
 
 // wait waits until the message is queued. It returns false if the worker has disconnected.

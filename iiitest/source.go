@@ -76,7 +76,7 @@ func bindingOf(o *observer) binding {
 
 // The hooks of http::on-request.
 
-// added adds the route of an observer. The route receives requests only while the observer is
+// added adds an observer's route. The route receives requests only while the observer is
 // active.
 func (t *routeTable) added(o *observer) *wireError {
 	args := membersOf(o.args)
@@ -126,7 +126,8 @@ func textsOf(raw json.RawMessage) (texts []string) {
 
 const cronTick = "cron::on-tick"
 
-// added starts a job for the expression unless one is running.
+// added starts a job for the observer's cron expression, or shares the job that is already
+// running for it.
 func (c *cron) added(o *observer) *wireError {
 	expression := stringOf(membersOf(o.args)["expression"])
 	c.mu.Lock()
@@ -169,7 +170,7 @@ func (c *cron) switched(*observer, bool) {}
 // subscriberRetention is how long a lane keeps messages for an observer that is not active.
 const subscriberRetention = 30 * time.Second
 
-// laneOf returns the topic and the lane of an observer. Observers in a group share a lane.
+// laneOf returns an observer's topic and lane. Observers in a group share a lane.
 func laneOf(o *observer) (topic string, lane key) {
 	args := membersOf(o.args)
 	if group := stringOf(args["group"]); group != "" {
@@ -178,7 +179,7 @@ func laneOf(o *observer) (topic string, lane key) {
 	return stringOf(args["topic"]), key{laneOfObserver, o.id}
 }
 
-// Namespaces in the keys of lanes that do not belong to a function.
+// Namespaces in lane keys, for lanes that do not belong to a function.
 const (
 	laneOfGroup    = "\x00group"
 	laneOfObserver = "\x00observer"
@@ -232,7 +233,7 @@ func (q *queues) switched(o *observer, active bool) {
 	q.join(l, s.consumer)
 }
 
-// deliverTo delivers a message to the target of an observer if the observer's filters match.
+// deliverTo delivers a message to an observer's target if the observer's filters match.
 func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *job) (failure string) {
 	doc := &document{Input: j.data, Caller: engineCaller().json()}
 	if !o.filter.matches(doc) {
@@ -251,7 +252,7 @@ func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *jo
 
 const observersChanged = "engine::on-observers-changed"
 
-// observerChanged reports a change of an observer's state as an event.
+// observerChanged reports a change in an observer's state as an event.
 func (e *Engine) observerChanged(o *observer) {
 	if o.source.id == observersChanged {
 		return // would report the observer's own state to itself endlessly
@@ -331,8 +332,8 @@ func (o *observer) public() observerView {
 	return v
 }
 
-// visible returns a filter for the observers that a worker may see: those of functions that
-// the worker may call.
+// visible returns a function that reports whether a worker may see an observer. A worker may
+// see the observers of functions that it may call.
 func (e *Engine) visible(p *permissions) func(o *observer) bool {
 	return func(o *observer) bool { return p.denial(o.source.namespace, o.source.id) == nil }
 }

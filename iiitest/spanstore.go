@@ -54,9 +54,9 @@ func (s *spanStore) forgetPending(e *spanEntry) {
 	}
 }
 
-// add stores the spans of a frame. It first appends all announcements in the frame, even for
-// spans that are already stored. A finished span then replaces its oldest announcement in
-// place, or is appended if it has none.
+// add stores a frame's spans. It first appends all announcements in the frame, even for spans
+// that are already stored. A finished span then replaces its oldest announcement in place, or
+// is appended if it has none.
 func (s *spanStore) add(list []spanRecord) {
 	now := time.Now()
 	s.mu.Lock()
@@ -110,7 +110,7 @@ func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	return list
 }
 
-// ofTrace returns the latest version of each span of a trace.
+// ofTrace returns the latest version of each span in a trace.
 func (s *spanStore) ofTrace(id string) []iii.StoredSpan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,8 +174,8 @@ func (v *spanView) end(s *iii.StoredSpan) uint64 {
 	return s.EndTimeUnixNano
 }
 
-// durationMs returns the duration of a span. The duration can be negative, because exporters
-// may send any times. Subtracting integers avoids rounding: times in nanoseconds exceed the
+// durationMs returns a span's duration. The duration can be negative, because exporters may
+// send any times. Subtracting integers avoids rounding: times in nanoseconds exceed the
 // precision of a float64.
 func (v *spanView) durationMs(s *iii.StoredSpan) float64 {
 	start, end := s.StartTimeUnixNano, v.end(s)
@@ -203,7 +203,7 @@ func attributeOf(s *iii.StoredSpan, key string) (string, bool) {
 	return "", false
 }
 
-// internalSpan reports whether s is a span of one of the engine's own functions.
+// internalSpan reports whether s belongs to one of the engine's own functions.
 func internalSpan(s *iii.StoredSpan) bool {
 	if kind, _ := attributeOf(s, "iii.function.kind"); kind == "internal" {
 		return true

@@ -29,7 +29,7 @@ func TestStateFunctions(t *testing.T) {
 	})
 }
 
-func TestStateRefusesInput(t *testing.T) {
+func TestStateRejectsInvalidInput(t *testing.T) {
 	tests := []struct{ id, data, detail string }{
 		{"state::get", `{"scope":"s"}`, "missing field `key`"},
 		{"state::get", `{"key":"s"}`, "missing field `scope`"},

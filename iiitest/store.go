@@ -81,7 +81,7 @@ func (s *store[G]) delete(group G, key string) (old json.RawMessage, existed boo
 	return it.value, existed
 }
 
-// list returns the values of a group in order of insertion. It never returns nil.
+// list returns a group's values in insertion order. It never returns nil.
 func (s *store[G]) list(group G) []json.RawMessage {
 	items := s.items(group)
 	values := make([]json.RawMessage, len(items))
@@ -96,7 +96,7 @@ type keyedItem struct {
 	item
 }
 
-// items returns the items of a group in order of insertion.
+// items returns a group's items in insertion order.
 func (s *store[G]) items(group G) []keyedItem {
 	s.mu.Lock()
 	items := make([]keyedItem, 0, len(s.groups[group]))

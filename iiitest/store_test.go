@@ -115,8 +115,8 @@ func (p *peer) note(line string) {
 	p.got = append(p.got, line)
 }
 
-// answer records an invocation and replies with the return value of its handler: a result, ""
-// for no result, or "!code" for an error.
+// answer records an invocation and replies with its handler's return value: a result, "" for
+// no result, or "!code" for an error.
 func (p *peer) answer(f peerFrame) {
 	line := f.FunctionID + " " + string(f.Data)
 	if f.Metadata != nil {
@@ -303,7 +303,7 @@ func withSortedKeys(t testing.TB, doc []byte) string {
 	return string(text)
 }
 
-func TestUpdateRefusesTheCall(t *testing.T) {
+func TestUpdateRejectsInvalidOperations(t *testing.T) {
 	tests := []struct{ ops, detail string }{
 		{`{}`, "invalid type: map, expected a sequence"},
 		{`[null]`, "invalid type: null, expected internally tagged enum UpdateOp"},
@@ -335,7 +335,8 @@ func TestUpdateRefusesTheCall(t *testing.T) {
 		}
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `ops`",
 			"state::update", `{"scope":"s","key":"k"}`)
-		// Keys that are present, such as ops, are checked in order before missing keys.
+		// Members that are present are checked in key order, so ops before scope. Missing
+		// members are reported only after that.
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `type`",
 			"state::update", `{"scope":1,"ops":[{}]}`)
 		p.want("!deserialization_error: Failed to deserialize input for state::update: invalid type: integer `1`, expected a string",

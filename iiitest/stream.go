@@ -140,8 +140,9 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	if result, provided, err := s.provided(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
 		return result, err
 	}
-	// The engine finds the groups of a stream by the prefix "stream:" of keys in the form
-	// "stream:group", so the groups of the stream a:b are also groups of the stream a.
+	// The engine's keys have the form "stream:group", and the engine finds a stream's groups
+	// by the prefix "stream:". The groups of the stream a:b are therefore also groups of the
+	// stream a.
 	groups := []string{}
 	for _, g := range s.store.names() {
 		if group, ok := strings.CutPrefix(g.stream+":"+g.group, in.Stream+":"); ok {
@@ -309,8 +310,8 @@ func (e *Engine) hasFunction(id string) bool {
 	return e.functions[key{defaultNamespace, id}] != nil
 }
 
-// providerError converts the failure of a provider's function to an error of the engine's
-// function.
+// providerError returns the error that the engine's function reports if the provider's
+// function has failed or returned no result. Otherwise, it returns nil.
 func providerError(err *wireError, result json.RawMessage, code, prefix string) *wireError {
 	switch {
 	case err != nil:

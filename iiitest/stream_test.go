@@ -37,7 +37,7 @@ func TestStreamFunctions(t *testing.T) {
 	})
 }
 
-func TestStreamRefusesInput(t *testing.T) {
+func TestStreamRejectsInvalidInput(t *testing.T) {
 	tests := []struct{ id, data, detail string }{
 		{"stream::get", `{"stream_name":"todos"}`, "missing field `group_id`"},
 		{"stream::get", `{"group_id":"g"}`, "missing field `stream_name`"},
@@ -59,8 +59,8 @@ func TestStreamRefusesInput(t *testing.T) {
 
 var timestamps = regexp.MustCompile(`"timestamp":\d+,`)
 
-// change returns a call of a stream trigger in the form in which a peer records it, without
-// the timestamp.
+// change returns the text that a peer records for a call by a stream trigger, without the
+// timestamp.
 func change(functionID, event, stream, group, id string) string {
 	return fmt.Sprintf(`%s {"event":%s,"groupId":"%s","id":%s,"streamName":"%s","type":"stream"}`, functionID, event, group, id, stream)
 }
@@ -119,7 +119,7 @@ func TestStreamTrigger(t *testing.T) {
 		p.call("stream::set", `{"stream_name":"cond","group_id":"g","item_id":"i","data":1}`)
 		p.wantChanges(change("no", `{"data":1,"type":"create"}`, "cond", "g", `"i"`))
 
-		// If two triggers have the same id, both fire, and both are removed together.
+		// If two triggers have the same id, both fire, and unregistering the id removes both.
 		p.send(`{"type":"unregistertrigger","id":"t1"}`)
 		p.trigger("t2", "stream", "all", `{"stream_name":"s","group_id":"g2"}`, "")
 		p.send(`{"type":"unregistertrigger","id":"t4"}`)

@@ -95,8 +95,8 @@ func (e *Engine) streamAuth(r *http.Request) json.RawMessage {
 	return auth.Context
 }
 
-// authHeaders returns the headers of a handshake as sent to auth functions: lowercase names
-// with one value each. Values that are not visible ASCII are omitted.
+// authHeaders returns a handshake's headers as sent to auth functions: lowercase names with
+// one value each. Values that are not visible ASCII are omitted.
 func authHeaders(r *http.Request) map[string]string {
 	headers := map[string]string{"host": r.Host}
 	for name, values := range r.Header {
@@ -221,7 +221,7 @@ func (s *streamSocket) join(ctx context.Context, sub subscription) {
 	s.sync(ctx, sub)
 }
 
-// unauthorized reports whether the result of a join function rejects the client.
+// unauthorized reports whether a join function's result rejects the client.
 func unauthorized(result json.RawMessage) bool {
 	var answer struct {
 		Unauthorized bool `json:"unauthorized"`

@@ -14,7 +14,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// browser is a client of the stream socket.
+// browser is a stream socket client.
 type browser struct {
 	t    testing.TB
 	conn *websocket.Conn
@@ -243,7 +243,7 @@ func TestStreamSocketAuth(t *testing.T) {
 	}
 }
 
-func TestWithStreamAuthNeedsAFunction(t *testing.T) {
+func TestWithStreamAuthRequiresFunction(t *testing.T) {
 	if e, err := New(WithStreamAuth("")); err == nil {
 		_ = e.Close()
 		t.Error("an empty function id was accepted")

@@ -112,8 +112,8 @@ func (q *queues) unbind(id string) {
 	q.unsubscribe(id)
 }
 
-// unsubscribe ends the subscription of a trigger, if any. Jobs in the lane remain. The caller
-// must hold queues.mu.
+// unsubscribe ends a trigger's subscription, if it has one. Jobs in the lane remain. The
+// caller must hold queues.mu.
 func (q *queues) unsubscribe(id string) {
 	if s := q.bound[id]; s != nil {
 		q.leave(s.lane, s.consumer)
@@ -170,7 +170,7 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	return nil, nil
 }
 
-// lost logs that a message does not reach the target of a lane.
+// lost logs that a message is not delivered because the lane's target is away.
 func (q *queues) lost(topic string, lane key) {
 	if lane.namespace == laneOfGroup || lane.namespace == laneOfObserver {
 		q.engine.log.Warn("event found no worker: the observer of the topic is away", "topic", topic, "observer", lane.id)
@@ -180,7 +180,7 @@ func (q *queues) lost(topic string, lane key) {
 }
 
 // deliver delivers a message to its function, unless the condition function rejects it. The
-// payload is exactly the published data, without the metadata of the trigger.
+// payload is exactly the published data, without the trigger's metadata.
 func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (failure string) {
 	e := q.engine
 	ctx, span := e.startSpan(withTrace(ctx, j.trace), "queue "+topic)

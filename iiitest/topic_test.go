@@ -301,8 +301,8 @@ func TestDurableSubscriberLeavesAndReturns(t *testing.T) {
 	}
 }
 
-// If a fifo subscription ends while a message waits for its retry, the message is delivered to
-// the next consumer without delay.
+// If a fifo subscription ends while a message is waiting for its retry, the message is
+// delivered to the next consumer without delay.
 func TestDurableFIFOJobMovesOnWhenItsSubscriberLeaves(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		calls := p.attempts("f", 1)

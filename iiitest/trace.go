@@ -28,9 +28,9 @@ func traceOf(ctx context.Context) traceContext {
 	return t
 }
 
-// childTrace returns a context for a new span of the engine. The span belongs to the trace of
-// ctx or, if there is none, to a new trace. Calls made with the returned context carry the
-// traceparent of the span, and the baggage of ctx as the engine formats it.
+// childTrace returns a context for a new engine span. The span belongs to the trace in ctx or,
+// if there is none, to a new trace. Calls made with the returned context carry the span's
+// traceparent, and the baggage in ctx as the engine formats it.
 func childTrace(ctx context.Context) context.Context {
 	t := traceOf(ctx)
 	trace, flags := hexID(16), "01"
@@ -79,7 +79,7 @@ func parseTraceparent(s string) (parts [4]string, ok bool) {
 }
 
 // usualTraceparent reports whether s has the usual form, whose parts parseTraceparent returns
-// unchanged: version 00, ids of full length other than zero, and flags 00 or 01.
+// unchanged: version 00, full-length nonzero ids, and flags 00 or 01.
 func usualTraceparent(s string) bool {
 	const like = "00-00000000000000000000000000000000-0000000000000000-00"
 	if len(s) != len(like) || s[:3] != like[:3] || s[35] != '-' || s[52:54] != like[52:54] || s[54] != '0' && s[54] != '1' {
@@ -116,9 +116,9 @@ func hexID(n int) string {
 // functionBaggage is the baggage key for the callee's function id.
 const functionBaggage = "iii.function.id"
 
-// toCallee returns the trace context passed to the callee of a worker's call: the caller's
-// context as the engine rewrites it, with the callee's function id added to the baggage. If
-// the call has neither header, the callee receives no trace context.
+// toCallee returns the trace context passed to the callee when a worker makes a call: the
+// caller's context as the engine rewrites it, with the callee's function id added to the
+// baggage. If the call has neither header, the callee receives no trace context.
 func toCallee(traceparent, header *string, functionID string) traceContext {
 	var t traceContext
 	if traceparent == nil && header == nil {
@@ -206,8 +206,7 @@ func (b *baggage) get(key string) (value string, there bool) {
 	return "", false
 }
 
-// String returns the value of the baggage header. As in the engine, "%" and "\" are not
-// escaped.
+// String returns the baggage header's value. As in the engine, "%" and "\" are not escaped.
 func (b *baggage) String() string {
 	var items []string
 	for _, x := range b.list {

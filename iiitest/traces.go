@@ -47,7 +47,7 @@ func decodeQuery[T any](c *call) (T, *wireError) {
 	return decodeInput[T](c.functionID, data)
 }
 
-// noArchive describes the storage of an engine without an archive on disk.
+// noArchive describes the storage of an engine that has no archive on disk.
 var noArchive = iii.TraceStorage{Archive: "disabled", Completeness: "complete"}
 
 // spanFilter selects spans for engine::traces::list.
@@ -82,7 +82,7 @@ func newSpanFilter(in iii.TracesListInput, v *spanView) *spanFilter {
 	return f
 }
 
-// named reports whether a span matches the name and attributes of the query.
+// named reports whether a span matches the query's name and attributes.
 func (f *spanFilter) named(s *iii.StoredSpan) bool {
 	return strings.Contains(strings.ToLower(s.Name), f.text.name) &&
 		!slices.ContainsFunc(f.in.Attributes, func(a iii.StoredAttribute) bool { return !slices.Contains(s.Attributes, a) })
@@ -189,9 +189,9 @@ func (e *Engine) listTraces(_ context.Context, c *call) (json.RawMessage, *wireE
 	}), nil
 }
 
-// maxTreeDepth limits the depth of the tree of a trace. Deeper spans become additional roots.
-// Each level of spans adds two levels of JSON nesting, and the JSON parsers of most workers
-// accept at most 128.
+// maxTreeDepth limits the depth of a trace's span tree. Deeper spans become additional roots.
+// Each level of spans adds two levels of JSON nesting, and most workers' JSON parsers accept
+// at most 128 levels.
 const maxTreeDepth = 50
 
 func (e *Engine) traceTree(_ context.Context, c *call) (json.RawMessage, *wireError) {
@@ -250,7 +250,7 @@ func (t *spanTree) node(s *iii.StoredSpan, depth int) (iii.TraceNode, bool) {
 }
 
 // groupTraces serves engine::traces::group_by. It groups spans by the value of an attribute
-// and skips spans without it.
+// and skips spans without that attribute.
 func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	in, bad := decodeQuery[iii.TracesGroupByInput](c)
 	if bad != nil {

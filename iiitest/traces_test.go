@@ -86,7 +86,7 @@ func listed(r iii.TracesListResult) string {
 	return fmt.Sprint(r.Total, " ", spanIDs(r.Spans, func(s iii.StoredSpan) (string, bool) { return s.SpanID, s.Pending }))
 }
 
-// TestListTraces runs one second after the start of the bubble's clock.
+// TestListTraces runs one second after the bubble's clock starts.
 func TestListTraces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

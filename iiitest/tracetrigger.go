@@ -15,7 +15,7 @@ import (
 const (
 	// traceWindow is how long spans are collected before the trace triggers fire.
 	traceWindow = 300 * time.Millisecond
-	// maxTraceParts is the maximum number of distinct parts collected in a window.
+	// maxTraceParts is the maximum number of distinct tracePart values collected in a window.
 	maxTraceParts = 100_000
 )
 
@@ -52,8 +52,9 @@ var telemetryFunctions = []string{
 	"engine::sampling::", "engine::health::", "engine::alerts::", "engine::rollups::", "iii-observability::",
 }
 
-// silent reports whether a span fires no triggers. This applies to root spans of the engine
-// itself, and to spans of functions that serve telemetry or are targets of a trace trigger.
+// silent reports whether a span fires no triggers. This applies to the engine's own root
+// spans, and to the spans of functions that serve telemetry or are the target of a trace
+// trigger.
 func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool {
 	if s.ParentSpanID == nil && internalSpan(s) {
 		return true
@@ -62,7 +63,8 @@ func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool 
 	return targets[id] || slices.ContainsFunc(telemetryFunctions, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 }
 
-// added collects new spans, both finished and announced. The first span starts a window.
+// added collects new spans, both finished and announced. If no window is open, the first span
+// that can fire a trigger starts one.
 func (t *traceTriggers) added(list []spanRecord) {
 	t.observed(list)
 	_ = t.bindings.event(t.engine, func(c iii.TraceTriggerConfig) bool { // logs missed events
@@ -119,8 +121,8 @@ func (t *traceTriggers) observed(list []spanRecord) {
 }
 
 // fireLater waits for the end of the window and then fires every trigger that matches at least
-// one collected span. It looks up the function in the default namespace, regardless of the
-// namespace of the binding.
+// one collected span. It looks up each trigger's function in the default namespace, regardless
+// of the binding's namespace.
 func (t *traceTriggers) fireLater(ctx context.Context) {
 	wait := time.NewTimer(traceWindow)
 	defer wait.Stop()

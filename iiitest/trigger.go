@@ -47,7 +47,7 @@ func (t *triggerTable) init() {
 	t.types, t.byID = make(map[key]*triggerType), make(map[string]*registration)
 }
 
-// resolve returns the provider of a registration. If the registration specifies no namespace,
+// resolve returns a registration's provider. If the registration specifies no namespace,
 // resolve searches its home namespace and then the default namespace.
 func (t *triggerTable) resolve(r *registration) *triggerType {
 	if r.explicit != nil {
@@ -64,7 +64,7 @@ func (t *triggerTable) inOrder() []*registration {
 	return slices.SortedFunc(maps.Values(t.byID), func(a, b *registration) int { return cmp.Compare(a.seq, b.seq) })
 }
 
-// addTriggerType adds a trigger type of the engine to the default namespace.
+// addTriggerType adds one of the engine's trigger types to the default namespace.
 func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider) {
 	known := published().TriggerTypes[id]
 	e.triggers.mu.Lock()
@@ -77,7 +77,7 @@ func (e *Engine) addTriggerType(id, owner, description string, p triggerProvider
 	}
 }
 
-// registerTrigger binds or parks a trigger of a worker.
+// registerTrigger binds or parks a worker's trigger.
 func (e *Engine) registerTrigger(w *worker, home string, m registerTriggerMessage) {
 	refuse := func(err *wireError) { w.send(w.speaks().triggerResult(m.ID, m.TriggerType, m.FunctionID, err)) }
 	ns, bad := namespaceOf("namespace", m.Namespace, defaultNamespace)
@@ -279,15 +279,14 @@ func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) 
 	}
 }
 
-// forgetTriggers removes the registrations and trigger types of a closed connection. Bindings
-// of other workers to these types move to the default namespace if possible, and are parked
-// otherwise.
+// forgetTriggers removes a closed connection's registrations and trigger types. Other workers'
+// bindings to these types move to the default namespace if possible, and are parked otherwise.
 func (e *Engine) forgetTriggers(w *worker) {
 	t := &e.triggers
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Do not wait for room in the send queues of providers: the cleanup of one connection must
-	// not depend on another connection that is not being read.
+	// Do not wait for room in providers' send queues: one connection's cleanup must not depend
+	// on another connection that is not being read.
 	for _, r := range t.inOrder() {
 		if r.origin == w {
 			delete(t.byID, r.id)

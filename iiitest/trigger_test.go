@@ -72,7 +72,7 @@ func TestTriggerParksUntilItsTypeAppears(t *testing.T) {
 	provider.want(withdrawn("t1", "hook"))
 }
 
-func TestTriggerRefusedByItsProvider(t *testing.T) {
+func TestTriggerRejectedByProvider(t *testing.T) {
 	e := Start(t)
 	user, provider := dial(t, e).register("user"), dial(t, e).register("provider")
 	other := dial(t, e).register("other")
@@ -132,7 +132,7 @@ func TestTriggerMovesHome(t *testing.T) {
 	}
 }
 
-func TestWorkerTakesOverTriggerTypeOfTheEngine(t *testing.T) {
+func TestWorkerReplacesEngineTriggerType(t *testing.T) {
 	e := Start(t)
 	user, provider := dial(t, e).register("user"), dial(t, e).register("provider")
 	user.send(`{"type":"registerfunction","id":"f::g"}`)
@@ -159,7 +159,7 @@ func TestTriggerBlankNamespaces(t *testing.T) {
 	}
 }
 
-func TestAnyWorkerUnregistersATrigger(t *testing.T) {
+func TestAnyWorkerCanUnregisterTrigger(t *testing.T) {
 	e := Start(t)
 	a, b := dial(t, e).register("a"), dial(t, e).register("b")
 	a.provide("hook")
@@ -172,7 +172,7 @@ func TestAnyWorkerUnregistersATrigger(t *testing.T) {
 	a.sync()
 }
 
-func TestTriggerWithTheSameIDChangesItsOwner(t *testing.T) {
+func TestReregisteredTriggerChangesOwner(t *testing.T) {
 	e := Start(t)
 	first, second := dial(t, e).register("first"), dial(t, e).register("second")
 	provider := dial(t, e).register("provider")

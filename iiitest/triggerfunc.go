@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// providerTimeout is how long engine::register_trigger waits for the response of a worker that
-// provides the type.
+// providerTimeout is how long engine::register_trigger waits for a response from the worker
+// that provides the type.
 const providerTimeout = 10 * time.Second
 
 func (e *Engine) registerTriggers() {

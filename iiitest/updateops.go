@@ -8,8 +8,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// updateOps is a list of update operations. Decoding fails if any operation is invalid or
-// lacks a required field. Package iii accepts operations with missing fields.
+// updateOps is a list of update operations. Decoding fails if any operation is invalid or,
+// unlike in package iii, lacks a required field.
 type updateOps []iii.UpdateOp
 
 func (ops *updateOps) decodeStrict(raw json.RawMessage) string {

@@ -21,7 +21,7 @@ import (
 
 // webServer is the HTTP server for HTTP triggers. It implements HTTP/1.1 and 1.0 as the
 // engine's server does. It cannot use net/http, which rejects some request targets and Expect
-// headers that the engine accepts, adds headers, and corrects the responses of functions.
+// headers that the engine accepts, adds headers, and corrects functions' responses.
 type webServer struct {
 	engine *Engine
 	handle func(x *webExchange)
@@ -118,7 +118,7 @@ func (h *webHeader) add(name, value string) {
 	*h = append(*h, webField{name, []string{value}})
 }
 
-// set replaces the values of a field and keeps its position.
+// set replaces a field's values and keeps the field's position.
 func (h *webHeader) set(name, value string) {
 	if f := h.find(name); f != nil {
 		f.values = []string{value}
@@ -163,7 +163,7 @@ func newWebConn(s *webServer, conn net.Conn) *webConn {
 	return c
 }
 
-// Read implements io.Reader for the buffered reader in.
+// Read implements io.Reader. The buffered reader c.in reads from the connection through it.
 func (c *webConn) Read(p []byte) (int, error) {
 	if c.reading != nil {
 		close(c.reading)
@@ -328,7 +328,7 @@ func parseRequestLine(line string) (r *webRequest, refused int) {
 }
 
 // parseTarget returns the undecoded path and query of a request target in any form (RFC 9112,
-// section 3.2). Like the engine, it ignores fragments and the host of an absolute target, and
+// section 3.2). Like the engine, it ignores fragments and an absolute target's host, and
 // rejects only some of the characters that require escaping.
 func parseTarget(target string) (path, query string, ok bool) {
 	switch {
@@ -476,14 +476,13 @@ type webExchange struct {
 }
 
 // listen reads from the connection in the background. It passes the rest of the request body
-// to the function body, which can return false to stop, and finally calls body(nil). If the
-// whole request has been read, the background goroutine then waits for the client to
-// disconnect.
+// to deliver, which can return false to stop, and finally calls deliver(nil). If the whole
+// request has been read, the background goroutine then waits for the client to disconnect.
 //
 // listen waits until the part of the body that arrived together with the head has been read.
 // Otherwise, a fast response to a request that arrived as a whole could end the connection.
-// body must not block on that part, which is at most the size of a bufio.Reader.
-func (x *webExchange) listen(body func(data []byte) bool) {
+// deliver must not block on that part, which is at most the size of a bufio.Reader.
+func (x *webExchange) listen(deliver func(data []byte) bool) {
 	x.listening = make(chan struct{})
 	ended, reading := make(chan struct{}), make(chan struct{})
 	x.conn.reading = reading
@@ -492,12 +491,12 @@ func (x *webExchange) listen(body func(data []byte) bool) {
 		for b := x.body; b != nil && !b.ended.Load(); {
 			data := make([]byte, 32<<10)
 			n, err := b.Read(data)
-			if n > 0 && !body(data[:n]) || err != nil && !b.ended.Load() {
+			if n > 0 && !deliver(data[:n]) || err != nil && !b.ended.Load() {
 				break
 			}
 		}
 		close(ended)
-		body(nil)
+		deliver(nil)
 		if !x.read() {
 			return
 		}
@@ -551,7 +550,7 @@ func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	}
 }
 
-// unknown, in place of the length of a body, means that the length is not known in advance.
+// unknown takes the place of a body length that is not known in advance.
 const unknown = -1
 
 // head starts a response with a body of the given length. The head is buffered until the first

@@ -189,7 +189,8 @@ func (w *worker) receive(kind int, data []byte) bool {
 	return !frame.cut
 }
 
-// handle processes one message. Registrations are applied in order, and calls are started.
+// handle processes one message. It applies registrations in order, and starts calls without
+// waiting for their results.
 func (w *worker) handle(m any) {
 	e := w.e
 	if w.rejected.Load() {
@@ -222,7 +223,7 @@ func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
 // write sends queued messages until the send queue is closed. It sends messages that are
-// queued together with one write to the network, unless a hook decides about each of them.
+// queued together in a single network write, unless a hook must inspect each of them.
 func (w *worker) write() {
 	defer close(w.written)
 	conn := w.conn.NetConn().(*limitedConn)
@@ -270,8 +271,8 @@ func (w *worker) end() {
 	})
 }
 
-// cleanUp removes the registrations of a connection in the engine's order: queued
-// registrations, functions, calls, triggers, trigger types and the name.
+// cleanUp removes a connection's registrations in the engine's order: queued registrations,
+// functions, calls, triggers, trigger types and the name.
 func (e *Engine) cleanUp(w *worker) {
 	w.abort()
 	var functions []key
@@ -306,7 +307,7 @@ func (e *Engine) cleanUp(w *worker) {
 	e.workerChanged("worker_disconnected", w.id)
 }
 
-// evictTimeout is how long a connection waits for the cleanup of its predecessor.
+// evictTimeout is how long a connection waits for its predecessor's cleanup.
 const evictTimeout = 5 * time.Second
 
 // reattach makes w replace its previous connection. The previous connection and its

@@ -116,8 +116,8 @@ func TestReattach(t *testing.T) {
 		second.sync()
 		first.sync() // still connected
 	}
-	// The registrations of the predecessor are removed before the next message is handled, so
-	// its name and functions are free.
+	// The predecessor's registrations are removed before the next message is handled, so its
+	// name and functions are free.
 	second.send(`{"type":"reattach","previous_worker_id":%q,"reattach_token":%q}`, first.id, first.token)
 	second.register("w")
 	second.function("f::g")
@@ -146,8 +146,8 @@ func TestNameConflict(t *testing.T) {
 	dial(t, e).register("w") // the name is free after the rename
 }
 
-// As soon as another worker can see that a connection has ended, the name and functions of
-// that connection are free.
+// As soon as another worker can see that a connection has ended, that connection's name and
+// functions are free.
 func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	e := Start(t)
 	other := dial(t, e)
@@ -170,7 +170,7 @@ func TestWorkerIsRemovedWhenItsConnectionEnds(t *testing.T) {
 	}
 }
 
-func TestStoredMessagesKeepNoConnections(t *testing.T) {
+func TestStoredMessagesDoNotRetainConnections(t *testing.T) {
 	e := Start(t)
 	const connections = 20
 	var workers []weak.Pointer[worker]
@@ -381,7 +381,7 @@ func TestMessageLimit(t *testing.T) {
 	}
 }
 
-// frameHeader returns the header of a text frame with a masking key of zeros.
+// frameHeader returns a text frame's header with a masking key of zeros.
 func frameHeader(first, last bool, n int) []byte {
 	h := []byte{0, 0x80 | 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, 0}
 	if first {

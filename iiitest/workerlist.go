@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// workerView describes a worker in listings: a connected worker or a component of the engine.
+// workerView describes a worker in listings: a connected worker or an engine component.
 type workerView struct {
 	w           *worker // nil for a component of the engine
 	id, name    string

@@ -37,7 +37,7 @@ func TestChat(t *testing.T) {
 	grace.Resize(390, 640)
 	grace.Screenshot("chat-narrow")
 
-	// The other room shows no messages of the first room.
+	// The other room shows no messages from the first room.
 	grace.Click("nav a:not([aria-current])")
 	grace.WaitText("#state", "only you are here")
 	ada.WaitText("#state", "only you are here")

@@ -58,8 +58,8 @@ func must[T any](t *testing.T) func(v T, err error) T {
 	}
 }
 
-// demonstrate runs two workers that use most features of the engine. The returned function
-// places an order over HTTP.
+// demonstrate runs two workers that use most engine features. The returned function places an
+// order over HTTP.
 func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantity int) {
 	t.Helper()
 	warehouse, _, stockLog := shopWorker(t, engine, "warehouse")
@@ -144,7 +144,7 @@ func demonstrate(t *testing.T, engine *iiitest.Engine) func(item string, quantit
 	}
 }
 
-// visitConsole opens a view of the console and waits for the expected text.
+// visitConsole opens a console view and waits for the expected text.
 func visitConsole(page *browser.Page, hash, selector, text string) {
 	browser.Eval[any](page, `location.hash = "`+hash+`"`)
 	page.WaitText(selector, text)

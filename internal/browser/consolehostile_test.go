@@ -101,7 +101,7 @@ func TestConsoleHostileNames(t *testing.T) {
 }
 
 // check fails the test if the page has interpreted a name as markup, or if an element extends
-// beyond the width of the page.
+// beyond the page's width.
 func check(t *testing.T, page *browser.Page, where string, width int) {
 	t.Helper()
 	if browser.Eval[bool](page, `window.pwned === 1 || document.querySelector("img, svg[onload], #main script") !== null`) {

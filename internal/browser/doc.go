@@ -1,7 +1,7 @@
-// Package browser tests the web pages of this project in headless Chromium. It is a separate
-// module so that users of package iii do not depend on a browser driver. `make browser` runs
-// its tests, which fail if Chromium is not installed. `go test ./...` in the root of the
-// repository does not run them.
+// Package browser tests this project's web pages in headless Chromium. It is a separate module
+// so that users of package iii do not depend on a browser driver. `make browser` runs its
+// tests, which fail if Chromium is not installed. `go test ./...` in the repository root does
+// not run them.
 //
 //	chromium := browser.Start(t)
 //	program := browser.Run(t, "./examples/chat", "-serve")

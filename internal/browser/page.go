@@ -85,7 +85,7 @@ func replaced(err error) bool {
 	return errors.As(err, &refusal) && (strings.Contains(refusal.Message, "node") || strings.Contains(refusal.Message, "box model"))
 }
 
-// fail ends the test. It reports the text of the page and saves a screenshot.
+// fail ends the test. It reports the page's text and saves a screenshot.
 func (p *Page) fail(what string, err error) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -101,7 +101,7 @@ func (p *Page) fail(what string, err error) {
 	p.t.Fatalf("%s: %v\nthe page says:\n%s", what, err, text)
 }
 
-// Resize sets the size of the page in CSS pixels.
+// Resize sets the page's size in CSS pixels.
 func (p *Page) Resize(width, height int) {
 	p.t.Helper()
 	p.do("resize", chromedp.EmulateViewport(int64(width), int64(height)))
@@ -207,7 +207,7 @@ func Eval[T any](p *Page, expression string) T {
 	return value
 }
 
-// Screenshot saves an image of the visible part of the page as name.png, in the directory
+// Screenshot saves an image of the page's visible part as name.png, in the directory
 // $SCREENSHOTS or, if that is unset, in the repository's bin/screenshots. It logs and returns
 // the path.
 func (p *Page) Screenshot(name string) string {

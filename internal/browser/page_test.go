@@ -92,7 +92,7 @@ func TestProgram(t *testing.T) {
 	program.Match(`^streams +ws://`)
 }
 
-func TestClickOnWhatIsReplaced(t *testing.T) {
+func TestClickReplacedElement(t *testing.T) {
 	page := browser.Start(t).Open(serve(t, `<!doctype html><link rel="icon" href="data:,"><div></div><p></p><script>
 		setInterval(() => { document.querySelector("div").innerHTML = "<button onclick='document.querySelector(\"p\").append(1)'>Go</button>" }, 20)
 	</script>`))
@@ -118,7 +118,7 @@ func (r *recorder) Errorf(format string, args ...any) {
 
 func (r *recorder) Cleanup(f func()) { r.cleanups = append(r.cleanups, f) }
 
-func TestErrorsOfThePageFailTheTest(t *testing.T) {
+func TestPageErrorsFailTest(t *testing.T) {
 	r := &recorder{TB: t}
 	page := browser.Start(r).Open(serve(t, `<!doctype html><link rel="icon" href="data:,"><p></p><script>
 		console.log("said")

@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// root returns the root directory of the repository. Tests run in the directory of their
-// package.
+// root returns the repository's root directory. Tests run in their package's directory.
 func root(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -42,7 +41,7 @@ type Program struct {
 
 // Run builds the program at path, such as "./examples/chat", and runs it until the test ends.
 // The program is then interrupted and must exit with status 0. Its environment variables for
-// engine URLs are empty, and its standard error is that of the test.
+// engine URLs are empty, and it shares the test's standard error.
 func Run(t testing.TB, path string, args ...string) *Program {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "program")

@@ -23,7 +23,7 @@ type second struct {
 }
 
 // activity counts invocations, both per second for the last activitySeconds and in total for
-// each function. It is guarded by the lock of its Recorder.
+// each function. It is guarded by its Recorder's lock.
 type activity struct {
 	seconds   [activitySeconds]second
 	functions map[functionKey]*figures
@@ -31,7 +31,7 @@ type activity struct {
 
 type functionKey struct{ namespace, id string }
 
-// figures holds the totals of a function since the engine started.
+// figures holds a function's totals since the engine started.
 type figures struct {
 	calls, failed uint64
 	last          time.Time
@@ -84,8 +84,8 @@ type latencies [4 * 40]uint32
 
 func (l *latencies) add(d time.Duration) { l[stepOf(d)]++ }
 
-// stepOf returns the bucket of a duration. The highest set bit of the duration in microseconds
-// and the next two bits determine the bucket.
+// stepOf returns the bucket for a duration. The highest set bit of the duration in
+// microseconds and the next two bits determine the bucket.
 func stepOf(d time.Duration) int {
 	us := uint64(max(0, d.Microseconds()))
 	if us < 4 {
@@ -95,7 +95,7 @@ func stepOf(d time.Duration) int {
 	return min(4*(high-1)+int(us>>(high-2)&3), len(latencies{})-1)
 }
 
-// stepEnd returns the upper bound of a bucket.
+// stepEnd returns a bucket's upper bound.
 func stepEnd(step int) time.Duration {
 	if step < 4 {
 		return time.Duration(step+1) * time.Microsecond
@@ -140,7 +140,7 @@ type ActivitySecond struct {
 	P95    float64 `json:"p95"`
 }
 
-// ActivityFunction holds the figures of one function since the engine started.
+// ActivityFunction holds one function's figures since the engine started.
 type ActivityFunction struct {
 	Namespace string  `json:"namespace"`
 	ID        string  `json:"id"`

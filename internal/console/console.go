@@ -1,11 +1,11 @@
-// Package console serves a read-only web page that shows the activity of a development engine:
-// its workers, functions, triggers, observers, live invocations, traces, logs and metrics, and
-// the contents of its state, streams and queues.
+// Package console serves a read-only web page that shows a development engine's activity: its
+// workers, functions, triggers, observers, live invocations, traces, logs and metrics, and the
+// contents of its state, streams and queues.
 //
 // The page is a single document without external resources. It reads its data from a small
-// JSON API and receives changes as an event stream. The values of secret keys are omitted; see
-// [iii.Redact]. Pages of other sites cannot read the API, even if they use a host name that
-// resolves to the address of the console.
+// JSON API and receives changes as an event stream. The values of secret keys are redacted;
+// see [iii.Redact]. Other sites' pages cannot read the API, even if they use a host name that
+// resolves to the console's address.
 package console
 
 import (
@@ -53,7 +53,7 @@ type console struct {
 // maxViewers is the maximum number of concurrent event streams.
 const maxViewers = 16
 
-// New returns the handler of a console. Its event streams end when ctx is done. If the console
+// New returns a console's handler. Its event streams end when ctx is done. If the console
 // listens beyond the loopback interface, exposed is the host in its address; otherwise,
 // exposed is empty.
 func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handler {

@@ -211,7 +211,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-func TestSecretsAreLeftOut(t *testing.T) {
+func TestSecretsAreRedacted(t *testing.T) {
 	f := &fake{registry: Registry{Triggers: []map[string]any{{"id": "t", "config": json.RawMessage(`{"topic":"a","auth":{"access_token":"s3cret"}}`)}}}}
 	f.metrics = []Metric{{Name: "m", Type: "gauge", Points: []Point{{Attributes: []iii.StoredAttribute{{"user.token", "s3cret"}}}}}}
 	recorder := NewRecorder(DefaultLimit)

@@ -34,7 +34,7 @@ type Plot struct {
 	Total       float64  `json:"total"` // sum of the latest values of all series, including omitted ones
 }
 
-// Series holds the values of a metric for one set of attributes.
+// Series holds a metric's values for one set of attributes.
 type Series struct {
 	Attributes []iii.StoredAttribute `json:"attributes"`
 	// Points holds pairs of a time, in milliseconds since 1970, and a value: the value of a
@@ -43,7 +43,7 @@ type Series struct {
 	Points [][2]float64 `json:"points"`
 	Latest float64      `json:"latest"` // the value, or the total of a counter or histogram
 	Sum    float64      `json:"sum,omitempty"`
-	// Bounds and Buckets hold the latest distribution of a histogram.
+	// Bounds and Buckets hold a histogram's latest distribution.
 	Bounds  []float64 `json:"bounds,omitempty"`
 	Buckets []uint64  `json:"buckets,omitempty"`
 
@@ -54,7 +54,7 @@ type Series struct {
 type seriesKey struct{ service, name, attributes string }
 
 // plots converts exports, which must be sorted by time, to plots. It sorts the plots by
-// service and name, and the series of each plot by attributes.
+// service and name, and each plot's series by attributes.
 func plots(exports []Metric) []Plot {
 	all := make(map[seriesKey]*Plot)
 	series := make(map[seriesKey]*Series)

@@ -34,7 +34,7 @@ var page = sync.OnceValue(func() (p struct{ body, policy string }) {
 	return p
 })
 
-// styles and scripts list the files of the page in the order in which they are inlined.
+// styles and scripts list the page's files in the order in which they are inlined.
 var (
 	styles  = []string{"base.css", "views.css"}
 	scripts = []string{

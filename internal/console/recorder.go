@@ -31,8 +31,8 @@ type Call struct {
 	TraceID             string
 }
 
-// Invocation is a call that is in progress or has completed. The lock of its Recorder guards
-// it.
+// Invocation is a call that is in progress or has completed. It is guarded by its Recorder's
+// lock.
 type Invocation struct {
 	Call
 	seq, changed    uint64
@@ -68,15 +68,15 @@ func (r *Recorder) Responded(i *Invocation, httpStatus int) {
 	}
 }
 
-// NewRecorder returns a Recorder that keeps at most limit bytes of payloads for the functions
-// of workers, and as many again for the engine's own functions.
+// NewRecorder returns a Recorder that keeps at most limit bytes of payloads for workers'
+// functions, and as many again for the engine's own functions.
 func NewRecorder(limit int) *Recorder {
 	r := &Recorder{activity: newActivity()}
 	r.users.limit, r.internal.limit = limit, limit
 	return r
 }
 
-// Begin records the start of a call. After that, the payloads of c must not change.
+// Begin records the start of a call. The payloads in c must not change afterward.
 func (r *Recorder) Begin(c Call) *Invocation {
 	if r == nil {
 		return nil
@@ -101,8 +101,8 @@ func (r *Recorder) Begin(c Call) *Invocation {
 	return i
 }
 
-// End records the outcome of a call. If the call succeeded, code and message are empty. Only
-// the first End of an invocation counts. A nil invocation is ignored.
+// End records a call's outcome. If the call succeeded, code and message are empty. Only the
+// first call to End for an invocation has an effect. A nil invocation is ignored.
 func (r *Recorder) End(i *Invocation, result json.RawMessage, code, message string) {
 	if r == nil || i == nil {
 		return

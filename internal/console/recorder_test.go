@@ -19,7 +19,7 @@ func seqs(list []Invocation) []uint64 {
 	return out
 }
 
-func TestRecorderKeepsTheNewest(t *testing.T) {
+func TestRecorderKeepsNewestInvocations(t *testing.T) {
 	r := NewRecorder(DefaultLimit)
 	for range maxInvocations + 5 {
 		r.End(r.Begin(Call{Function: "f"}), nil, "", "")
@@ -170,8 +170,8 @@ func TestActivity(t *testing.T) {
 	})
 }
 
-// Each duration is less than the end of its bucket. Above 4 µs, the width of a bucket is at
-// most a quarter of its lower bound.
+// Each duration is less than the end of its bucket. Above 4 µs, a bucket's width is at most a
+// quarter of its lower bound.
 func TestLatencySteps(t *testing.T) {
 	for d := time.Duration(0); d < 100*time.Second; d += d/7 + time.Microsecond {
 		step := stepOf(d)

@@ -10,7 +10,7 @@ import (
 // Source gives a console access to an engine. Its methods must be safe for concurrent use.
 // They return copies, and block the engine only while they copy.
 type Source interface {
-	// Engine returns the properties that are constant while the engine runs.
+	// Engine returns the properties that do not change while the engine runs.
 	Engine() Engine
 	// Registry returns the current registrations.
 	Registry() Registry
@@ -22,7 +22,7 @@ type Source interface {
 	Changes() Changes
 	// Spans returns the latest spans, up to limit, oldest first.
 	Spans(limit int) []iii.StoredSpan
-	// Trace returns the spans of a trace in the order in which they arrived.
+	// Trace returns a trace's spans in order of arrival.
 	Trace(id string) []iii.StoredSpan
 	// Logs returns the latest log records, up to limit, newest first. If trace is not empty,
 	// Logs returns only records of that trace.
@@ -30,11 +30,11 @@ type Source interface {
 	// Metrics returns the latest metric exports after since, up to limit, oldest first.
 	Metrics(since time.Time, limit int) []Metric
 
-	// Groups returns the groups of a store in sorted order.
+	// Groups returns a store's groups in sorted order.
 	Groups(s Store) []Group
 	// Items returns up to limit items of a group, in insertion order.
 	Items(s Store, stream, group string, limit int) []Item
-	// Item returns the value of an item.
+	// Item returns an item's value.
 	Item(s Store, stream, group, key string) (value json.RawMessage, ok bool)
 	// Queues returns the queues and the subscriptions of topics in sorted order.
 	Queues() []Queue
@@ -54,7 +54,7 @@ const (
 	Streams
 )
 
-// Group is a scope of the state or a group of a stream.
+// Group is a state scope or a stream group.
 type Group struct {
 	Stream      string // "" for the state
 	Group       string // "" for a stream stored by a worker
@@ -63,20 +63,20 @@ type Group struct {
 	Provider    string       // the worker that stores the stream, or "" for the engine
 }
 
-// Subscriber describes a subscription by a client of the stream socket.
+// Subscriber describes a stream socket client's subscription.
 type Subscriber struct {
 	ID     string
 	Item   *string // nil for the whole group
 	Client string  // address of the client
 }
 
-// Item is an item of a group.
+// Item is an item in a group.
 type Item struct {
 	Key   string
 	Value json.RawMessage
 }
 
-// Queue is a named queue, or the jobs of a topic for one function or one group of observers.
+// Queue is a named queue, or a topic's jobs for one function or observer group.
 type Queue struct {
 	Name      string `json:"name"`
 	Topic     bool   `json:"topic,omitempty"`
@@ -102,7 +102,7 @@ type DeadLetter struct {
 	Payload             json.RawMessage
 }
 
-// Engine holds the properties of an engine that are constant while it runs.
+// Engine holds the properties of an engine that do not change while the engine runs.
 type Engine struct {
 	Version   string    `json:"version"`
 	Started   time.Time `json:"started"`

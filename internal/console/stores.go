@@ -32,8 +32,8 @@ type storedItem struct {
 	Size    int    `json:"size"`
 }
 
-// serveStore lists the groups of a store and the first items of each. If the parameters stream
-// and group are set, it lists only the items of that group.
+// serveStore lists a store's groups and the first items of each group. If the parameters
+// stream and group are set, it lists only that group's items.
 func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	groups := c.source.Groups(s)
 	answered := struct {
@@ -70,7 +70,7 @@ func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	answer(w, answered)
 }
 
-// serveItem returns the value of an item, or only its size if the value is too large to show.
+// serveItem returns an item's value, or only the value's size if it is too large to show.
 func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 	q := r.URL.Query()
 	stream, group, key := q.Get("stream"), q.Get("group"), q.Get("key")

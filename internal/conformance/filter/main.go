@@ -55,7 +55,7 @@ type question struct {
 }
 
 // entry is a change to an index. It inserts an entry or, if Filter is empty, removes the entry
-// with the key.
+// with the same key.
 type entry struct {
 	Key    string          `json:"key"`
 	Filter json.RawMessage `json:"filter"`
@@ -126,7 +126,7 @@ func compare(cases int, seed uint64) (differences int, err error) {
 	return differences, nil
 }
 
-// build builds the program of the reference implementation and returns its path.
+// build builds the reference program and returns its path.
 func build() (string, error) {
 	root, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
 	if err != nil {

@@ -43,7 +43,7 @@ type bench struct {
 	seen map[string]chan event // by function id
 }
 
-// event is a call to a function of the peer or the harness.
+// event is a call to one of the peer's or the harness's functions.
 type event struct {
 	FunctionID string          `json:"function_id"`
 	Payload    json.RawMessage `json:"payload"`
@@ -230,7 +230,7 @@ func (b *bench) events(functionID string) chan event {
 	return b.seen[functionID]
 }
 
-// await returns the next call of a listening function.
+// await waits for the next call to a listening function and returns it.
 func (b *bench) await(ctx context.Context, functionID string) (event, error) {
 	select {
 	case e := <-b.events(functionID):
@@ -250,22 +250,22 @@ func (b *bench) quiet(functionID string, d time.Duration) bool {
 	}
 }
 
-// until polls f until f returns true. If ctx is done first, until returns the error of ctx,
-// prefixed with the string in what.
-func until(ctx context.Context, what string, f func() bool) error {
+// until polls f until f returns true. If ctx is done first, until returns ctx's error,
+// prefixed with failure.
+func until(ctx context.Context, failure string, f func() bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !f() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", what, ctx.Err())
+			return fmt.Errorf("%s: %w", failure, ctx.Err())
 		}
 	}
 	return nil
 }
 
-// ready waits until a call to a function of the peer succeeds.
+// ready waits until a call to one of the peer's functions succeeds.
 func (b *bench) ready(ctx context.Context, p *peer, functionID string, opts ...iii.CallOption) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

@@ -155,7 +155,7 @@ var values = []json.RawMessage{
 	json.RawMessage(`"plain"`), json.RawMessage(`""`), json.RawMessage(`42`), json.RawMessage(`false`), json.RawMessage(`[]`),
 }
 
-// fails adds a difference unless a step of the peer failed with the given code and with a
+// fails adds a difference unless a step performed by the peer failed with the given code and a
 // message that contains the given text.
 func (t *trial) fails(what string, r reply, code, message string) {
 	switch {
@@ -170,7 +170,7 @@ func (t *trial) fails(what string, r reply, code, message string) {
 
 func unregister(f *iii.Function) { _ = f.Unregister() }
 
-// startSecond starts a second worker of the peer's SDK.
+// startSecond starts a second worker that uses the peer's SDK.
 func (t *trial) startSecond(ctx context.Context, config peerConfig) (_ *peer, stop func()) {
 	p, err := startPeer(ctx, t.argv, t.dir, config)
 	t.must("a second worker of the peer", err)

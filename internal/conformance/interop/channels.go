@@ -82,7 +82,7 @@ func pattern(n int) []byte {
 	return b
 }
 
-// reportOf returns the expected report on a channel with n bytes.
+// reportOf returns the expected report for a channel that carried n bytes.
 func reportOf(n int) channelReport {
 	sum := sha256.Sum256(pattern(n))
 	return channelReport{Texts: []json.RawMessage{json.RawMessage(hello)}, Bytes: n, SHA256: hex.EncodeToString(sum[:])}

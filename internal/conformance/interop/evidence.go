@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// maxEvidence and maxEvidenceFrame limit the evidence of a failure.
+// maxEvidence and maxEvidenceFrame limit the evidence recorded for a failure.
 const (
 	maxEvidence      = 14  // frames
 	maxEvidenceFrame = 420 // bytes of each frame
 )
 
 // evidence returns the frames of the workers whose names have the given prefix. It omits calls
-// that control the peer, late results of earlier calls, and messages for keepalive, statistics
-// and telemetry.
+// that control the peer, late results of earlier calls, and keepalive, statistics and
+// telemetry messages.
 func evidence(frames []frame, names string) []string {
 	name := map[string]string{} // by worker id; the first frames of a connection have no name
 	for _, f := range frames {
@@ -102,7 +102,7 @@ var telemetryOf = map[string]struct{ prefix, records string }{
 	"trace": {"OTLP", "spans"},
 }
 
-// telemetryEvidence returns the records that a service sent during a scenario about telemetry.
+// telemetryEvidence returns the records that a service sent during a telemetry scenario.
 func telemetryEvidence(frames []frame, scenario, service string, during span) []string {
 	kind, is := telemetryOf[scenario]
 	if !is {

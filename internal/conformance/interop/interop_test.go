@@ -22,8 +22,8 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// The control group passes every scenario, so failures of other peers are not the fault of the
-// harness.
+// The control group passes every scenario, so other peers' failures are not the harness's
+// fault.
 func TestControlGroup(t *testing.T) {
 	root, err := filepath.Abs("../../..")
 	if err != nil {
@@ -202,7 +202,7 @@ func TestSections(t *testing.T) {
 
 // A scenario times out if it waits for an event that never happens. The run then ends, unless
 // -update is set.
-func TestWaitingInVain(t *testing.T) {
+func TestScenarioTimesOut(t *testing.T) {
 	dir := t.TempDir()
 	frames := filepath.Join(dir, "frames")
 	if err := os.WriteFile(frames, nil, 0o644); err != nil {

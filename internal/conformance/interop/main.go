@@ -1,5 +1,5 @@
-// Command interop tests package iii against other SDKs. It runs workers of these SDKs on the
-// development engine, next to a worker of package iii.
+// Command interop tests package iii against other SDKs. It runs workers built with these SDKs
+// on the development engine, next to a worker built with package iii.
 //
 //	interop [-peers go,node,python,rust] [-only name,…] [-update]
 //	interop [-peers node,python,rust] -schemas

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// outcome is the content of a cell of the matrix.
+// outcome is the content of a matrix cell.
 type outcome string
 
 const (
@@ -58,8 +58,8 @@ func (r results) write(name string) error {
 	return os.WriteFile(name, []byte(b.String()), 0o644)
 }
 
-// compare lists how the results of a peer differ from the known ones. It ignores frames,
-// because the order of frames on different connections is undefined.
+// compare lists how a peer's results differ from the known ones. It ignores frames, because
+// the order of frames on different connections is undefined.
 func (r results) compare(known results, peer string) []string {
 	var list []string
 	for _, s := range scenarios() {
@@ -142,8 +142,8 @@ func (r results) peers() []sdk {
 	return list
 }
 
-// heading returns the heading of the section about a cell. anchor returns the link target of
-// the heading.
+// heading returns the heading of the section about a cell. anchor returns the heading's link
+// target.
 func heading(p sdk, s scenario) string { return p.name + ": " + s.title }
 
 var unlinked = regexp.MustCompile(`[^\p{L}\p{N} _-]`)

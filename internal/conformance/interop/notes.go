@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// intro is the beginning of the generated page.
+// intro is the generated page's introduction.
 const intro = `<!-- Written by make interop-update; do not edit. -->
 
 # Interoperability

@@ -60,7 +60,7 @@ const longestChain = 8
 // huge is a payload size in bytes that exceeds the message limit of engine 0.23.
 const huge = 20 << 20
 
-// observed holds the scenarios in which the Go worker observes a function of the peer.
+// observed holds the scenarios in which the Go worker observes one of the peer's functions.
 var observed = []scenario{
 	{"observed", "Go observes a function of the peer: Go calls it", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::echo"}, "go::watch", iii.WithObserverMetadata(object{"m": 1}))
@@ -211,7 +211,7 @@ var observed = []scenario{
 	}},
 }
 
-// observing holds the scenarios in which the peer observes a function of the Go worker.
+// observing holds the scenarios in which the peer observes one of the Go worker's functions.
 var observing = []scenario{
 	{"observing", "the peer observes a function of Go: the peer calls it", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo", "metadata": object{"m": 1}}, "peer::watch")
@@ -342,8 +342,8 @@ var observing = []scenario{
 	}},
 }
 
-// hosting holds the scenarios in which the hooks of a function of the Go worker select
-// observers of the peer. Engine 0.25 does not support such hooks.
+// hosting holds the scenarios in which the hooks of a function registered by the Go worker
+// select among the peer's observers. Engine 0.25 does not support such hooks.
 var hosting = []scenario{
 	{"observing-args", "arguments of the peer's observers select calls of Go", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::topics", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
@@ -575,7 +575,7 @@ func topicOf(raw json.RawMessage) string {
 	return v.Topic
 }
 
-// observe registers an observer of the harness's worker and waits until it is active. The
+// observe makes the harness's worker register an observer and waits until it is active. The
 // observer lasts until the trial ends.
 func (t *trial) observe(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	o, err := t.client.Observe(source, target, opts...)
@@ -615,8 +615,8 @@ func (t *trial) peerWatches(ctx context.Context, source object, target string) (
 // unregistered when the trial ends. kind selects its options:
 //
 //   - hooks: report observers and reject the target go::unwanted
-//   - args: deliver only the calls with the topic of the observer
-//   - through: answer calls with the results of observers
+//   - args: deliver only calls with the observer's topic
+//   - through: answer calls with observers' results
 //   - private: reject calls from other workers
 func (t *trial) host(ctx context.Context, functionID, kind string) {
 	t.value(ctx, "host", object{"function_id": functionID, "kind": kind, "schema": topicSchema})

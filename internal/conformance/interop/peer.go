@@ -84,10 +84,10 @@ func installRust(ctx context.Context, src, cache string) ([]string, error) {
 }
 
 // lockCrates writes cargo's lock file to a directory with a manifest. The file in the
-// repository lacks the source lines of the crates. Their source is always cargo's own
-// registry, and lockCrates copies the source line from a lock file that cargo generates. To
-// update the file in the repository, run "cargo update" in the directory and store the output
-// of "grep -v '^source = ' Cargo.lock".
+// repository lacks the crates' source lines. All crates come from the same registry, so
+// lockCrates copies the source line from a lock file that cargo generates. To update the file
+// in the repository, run "cargo update" in the directory and store the output of
+// "grep -v '^source = ' Cargo.lock".
 func lockCrates(ctx context.Context, crates, dir string) error {
 	kept, err := os.ReadFile(crates)
 	if err != nil {
@@ -170,7 +170,7 @@ func copyFiles(from, to string, names ...string) error {
 	return nil
 }
 
-// peerConfig is the configuration of a peer's program, which reads it from INTEROP_PEER.
+// peerConfig is the configuration that a peer's program reads from INTEROP_PEER.
 type peerConfig struct {
 	URL       string            `json:"url"`
 	Name      string            `json:"name"`

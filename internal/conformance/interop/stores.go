@@ -101,7 +101,7 @@ var (
 	refusedOps = []object{{"type": "increment", "path": "name", "by": 1}}
 )
 
-// errorCodes returns the error codes of the rejected operations in the result of an update.
+// errorCodes returns the rejected operations' error codes from an update's result.
 func errorCodes(result map[string]any) []any {
 	codes := []any{}
 	list, _ := result["errors"].([]any)

@@ -14,14 +14,14 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// scenario is a row of the matrix.
+// scenario is a matrix row.
 type scenario struct {
 	name  string // stable identifier
 	title string
 	run   func(ctx context.Context, t *trial)
 }
 
-// group is a section of the matrix.
+// group is a matrix section.
 type group struct {
 	title     string
 	protocol  string // engine version
@@ -68,7 +68,7 @@ func protocols() []string {
 	return list
 }
 
-// scenarioTimeout limits the duration of a scenario, in case an expected event never happens.
+// scenarioTimeout limits a scenario's duration, in case an expected event never happens.
 // missingTimeout is a shorter limit for scenarios that a peer is known not to support.
 const (
 	scenarioTimeout = 30 * time.Second
@@ -130,8 +130,8 @@ func (t *trial) equal(what string, got, want any) {
 	}
 }
 
-// plain converts v to JSON and back. From an object, it removes the member that the engine
-// adds to the payload of a call from a worker.
+// plain converts v to JSON and back. If the result is an object, plain removes the member that
+// the engine adds to the payload of each call from a worker.
 func plain(v any) any {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -239,7 +239,7 @@ func (t *trial) listen(ctx context.Context, functionID string, reply any, failur
 	t.must("registration", t.registered(ctx, functionID))
 }
 
-// listenHere is like listen, but registers a function of the harness's worker.
+// listenHere is like listen, but makes the harness's worker register the function.
 func (t *trial) listenHere(functionID string, reply any, failures int) *iii.Function {
 	calls := 0
 	f, err := t.client.HandleFunc(functionID, func(ctx context.Context, payload json.RawMessage) (any, error) {
@@ -266,7 +266,8 @@ func (t *trial) bind(ctx context.Context, triggerType, functionID string, config
 	return handle
 }
 
-// bindHere is like bind, but binds a trigger to a function of the harness's worker.
+// bindHere is like bind, but makes the harness's worker bind a trigger to one of its own
+// functions.
 func (t *trial) bindHere(ctx context.Context, functionID string, config iii.TriggerConfig, opts ...iii.TriggerOption) *iii.Trigger {
 	trigger, err := t.client.Trigger(functionID, config, opts...)
 	t.must("trigger", err)

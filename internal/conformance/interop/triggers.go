@@ -186,7 +186,7 @@ func providerPeer(ctx context.Context, t *trial) {
 	}
 }
 
-// bell is a trigger provider of the harness.
+// bell is the harness's trigger provider.
 type bell struct{ bound, unbound chan iii.TriggerBinding }
 
 func (b bell) Bind(_ context.Context, binding iii.TriggerBinding) error {

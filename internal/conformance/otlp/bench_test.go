@@ -26,9 +26,10 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The benchmarks compare two ways to encode the same records: the exporters of package iii,
-// from the SDK's types to a frame in the queue of a connection without a peer, and
-// OpenTelemetry's JSON marshaler alone, without the conversion from the SDK's types.
+// The benchmarks compare two ways to encode the same records. Package iii's exporters convert
+// the SDK's types to a frame and queue it on a connection that never reaches an engine.
+// OpenTelemetry's JSON marshaler is measured alone, without the conversion from the SDK's
+// types.
 
 const benchRecords = 512
 

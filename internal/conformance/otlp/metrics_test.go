@@ -19,7 +19,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// point is a data point of any kind, together with the properties of its metric.
+// point is a data point of any kind, together with its metric's properties.
 type point struct {
 	Origin                  origin
 	Name, Description, Unit string
@@ -50,8 +50,8 @@ var temporalities = map[metricdata.Temporality]pmetric.AggregationTemporality{
 	metricdata.DeltaTemporality:      pmetric.AggregationTemporalityDelta,
 }
 
-// recordedPoints returns the expected points of a metric. It omits NaN and infinite values,
-// and represents the sums, minimums and maximums of histograms as doubles.
+// recordedPoints returns a metric's expected points. It omits NaN and infinite values, and
+// represents the sums, minimums and maximums of histograms as doubles.
 func recordedPoints(base point, data metricdata.Aggregation) []point {
 	switch a := data.(type) {
 	case metricdata.Gauge[int64]:

@@ -45,7 +45,7 @@ type link struct {
 }
 
 // flags returns the OTLP flags of a span or link: the W3C flags of own, and the bits that tell
-// whether other is remote. other is the context of the parent or of the linked span.
+// whether other is remote. other is the context of the parent or the linked span.
 func flags(own, other trace.SpanContext) uint32 {
 	f := uint32(own.TraceFlags()) | 0x100
 	if other.IsRemote() {

@@ -24,9 +24,9 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// OpenTelemetry's decoder understands every frame from the tests of package iii: encoding the
+// OpenTelemetry's decoder understands every frame from package iii's tests: encoding the
 // decoded frame again yields an equivalent document.
-func TestFramesOfTheSuite(t *testing.T) {
+func TestSuiteFramesDecode(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "frames")
 	cmd := exec.Command("go", "test", "-count=1", "-run", "Telemetry|Encode|Export|Golden|Batch|Log|Live|Metric|Span|Flush|Gauge|Payload|Unsampled|Trace|R13|R14|R20",
 		"github.com/iii-go/iii", "github.com/iii-go/iii/internal/otlpjson")
@@ -141,7 +141,7 @@ func canonical(t *testing.T, data []byte) any {
 }
 
 // alwaysThere holds the keys of members that are kept even with a default value, because they
-// determine the type of a value or show that the value is present.
+// determine a value's type or show that the value is present.
 var alwaysThere = map[string]bool{
 	"stringValue": true, "boolValue": true, "intValue": true, "doubleValue": true, "arrayValue": true, "kvlistValue": true,
 	"asInt": true, "asDouble": true, "sum": true, "min": true, "max": true,

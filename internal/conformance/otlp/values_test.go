@@ -59,7 +59,7 @@ func frames(t *testing.T, e *iiitest.Engine, s *iii.SharedEngineConnection, pref
 	return data
 }
 
-// origin describes the resource and the scope of a record.
+// origin describes a record's resource and scope.
 type origin struct {
 	Resource        map[string]any
 	ResourceSchema  string

@@ -33,8 +33,7 @@ import (
 
 const crateVersion = "0.26.0-rc.4"
 
-// files lists the test files of the crate that need an engine, with the number of tests in
-// each.
+// files lists the crate's test files that need an engine, with the number of tests in each.
 var files = []struct {
 	name  string
 	tests int
@@ -44,7 +43,7 @@ var files = []struct {
 	{"rbac_workers", 9}, {"reattach", 1}, {"receive_size", 1}, {"registration_dedup", 5}, {"state", 10}, {"stream", 9},
 }
 
-// guard configures the second listener, which the tests of access rules need.
+// guard configures the second listener, which the access-rule tests need.
 const guard = `{"port":%s,"middleware_function_id":"test::rbac-worker::middleware","rbac":{` +
 	`"auth_function_id":"test::rbac-worker::auth","on_function_registration_function_id":"test::rbac-worker::on-function-reg",` +
 	`"expose_functions":["match(\"test::ew::public::*\")","match(\"engine::functions::list\")",{"metadata":{"ew_public":true}}]}}`
@@ -303,7 +302,7 @@ var (
 	resultLine  = regexp.MustCompile(`test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored`)
 )
 
-// test runs the tests of one file and returns the number that pass. If any of them fail, it
+// test runs the tests of one file and returns the number that passed. If any test fails, it
 // prints all outcomes.
 func (s suite) test(ctx context.Context, name, binary string, e *engine) (passed int) {
 	ctx, cancel := context.WithTimeout(ctx, testTimeout)

@@ -116,8 +116,8 @@ func (f filler) fill(v reflect.Value, depth int) {
 	}
 }
 
-// fillStruct fills the fields of a struct. A field whose schema allows only a constant is set
-// to the constant.
+// fillStruct fills a struct's fields. A field whose schema allows only a constant is set to
+// the constant.
 func (f filler) fillStruct(v reflect.Value, depth int) {
 	constants := f.definitions[v.Type().Name()].constants()
 	for i := range v.NumField() {

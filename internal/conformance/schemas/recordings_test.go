@@ -103,7 +103,7 @@ func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 // preserve them, with the reasons.
 var payloadExceptions = map[string]string{}
 
-// The payloads are listed in payloads.golden, which is written by the test of package iii that
+// The payloads are listed in payloads.golden, which is written by the test in package iii that
 // decodes and encodes them.
 func TestRecordedPayloadsAreValid(t *testing.T) {
 	s := schemas(t)
@@ -137,8 +137,7 @@ func TestRecordedPayloadsAreValid(t *testing.T) {
 	}
 }
 
-// validatePayload validates a value of a Go type. The elements of a list are validated one by
-// one.
+// validatePayload validates a value of a Go type. A list's elements are validated one by one.
 func validatePayload(s *schemaSet, typ string, doc []byte) error {
 	name, argument, _ := strings.Cut(strings.TrimSuffix(typ, "]"), "[")
 	switch {
@@ -192,7 +191,7 @@ var messageExceptions = map[string]string{
 // The schemas require these members, because package iii always writes them.
 const leavesDefaults = "the worker left out what has a default, which this package writes"
 
-// messages maps the tags of messages to the names of their definitions.
+// messages maps message tags to the names of the messages' definitions.
 func (s *schemaSet) messages() map[string]string {
 	messages := map[string]string{"stream": "StreamMessage", "join": "StreamCommand", "leave": "StreamCommand"}
 	for name, def := range s.definitions {
@@ -203,8 +202,8 @@ func (s *schemaSet) messages() map[string]string {
 	return messages
 }
 
-// accessTypes maps the functions that guard the listeners of the recorded engine to the
-// definitions of their inputs and results. The payload index does not cover these functions.
+// accessTypes maps the functions that guard the recorded engine's listeners to the definitions
+// of their inputs and results. The payload index does not cover these functions.
 var accessTypes = map[string]struct{ input, result string }{
 	"gate::auth":        {"AuthInput", "AuthResult"},
 	"gate::middleware":  {"MiddlewareInput", ""}, // the result is that of the call

@@ -160,7 +160,7 @@ func TestSchemasAreValid(t *testing.T) {
 }
 
 // If the metaschema accepted invalid schemas, the previous test would prove nothing.
-func TestMetaschemaRefuses(t *testing.T) {
+func TestMetaschemaRejectsInvalidSchemas(t *testing.T) {
 	meta, err := schemas(t).compiler.Compile(metaSchema)
 	if err != nil {
 		t.Fatal(err)

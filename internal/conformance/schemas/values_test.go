@@ -58,8 +58,8 @@ func TestEnumerations(t *testing.T) {
 	}
 }
 
-// object returns the members of an ordinary value of the type. It returns false if the value
-// is not encoded as a JSON object.
+// object returns the members of an ordinary value of the named type. It returns false if the
+// value is not encoded as a JSON object.
 func object(t *testing.T, s *schemaSet, name string, sample int) (map[string]json.RawMessage, bool) {
 	t.Helper()
 	doc, err := json.Marshal(filler{s.definitions, ordinary, sample}.value(types[name]).Interface())
@@ -99,7 +99,7 @@ func with(t *testing.T, members map[string]json.RawMessage, key, value string) [
 	return doc
 }
 
-func TestMissingKeysAreRefused(t *testing.T) {
+func TestMissingKeysAreRejected(t *testing.T) {
 	s := schemas(t)
 	keys := 0
 	for name, def := range s.definitions {
@@ -117,7 +117,7 @@ func TestMissingKeysAreRefused(t *testing.T) {
 	t.Logf("%d required keys", keys)
 }
 
-func TestWrongTagsAreRefused(t *testing.T) {
+func TestWrongTagsAreRejected(t *testing.T) {
 	s := schemas(t)
 	tags := 0
 	for name, def := range s.definitions {
@@ -162,7 +162,7 @@ func TestWrongTagsAreRefused(t *testing.T) {
 // Each property is set to a value of each JSON type. The schema of a property that may hold
 // any JSON must accept all of these values; any other schema must reject most of them. The Go
 // type must accept every value that the schema accepts.
-func TestWrongTypesAreRefused(t *testing.T) {
+func TestWrongTypesAreRejected(t *testing.T) {
 	s := schemas(t)
 	candidates := []string{`true`, `0.5`, `"some text"`, `[0.5]`, `{"k":0.5}`}
 	properties, anything := 0, 0

@@ -1,4 +1,4 @@
-// Command peer is the control group: the same program as the peers of the other SDKs, written
+// Command peer is the control group: the same program as the other SDKs' peers, but written
 // with package iii. The environment variable INTEROP_PEER configures it, and calls to peer::do
 // control it.
 package main

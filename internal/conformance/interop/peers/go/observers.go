@@ -58,8 +58,8 @@ func (p *peer) observe(ctx context.Context, s step) (any, error) {
 	return o.ID(), nil
 }
 
-// observing returns the state of an observer of this worker and, if the observer failed, the
-// error code.
+// observing returns the state of one of this worker's observers and, if the observer failed,
+// the error code.
 func (p *peer) observing(s step) (any, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,8 +72,8 @@ func (p *peer) observing(s step) (any, error) {
 	return state, nil
 }
 
-// host registers a function that returns its payload. The kind of the step selects the
-// function's hooks or option.
+// host registers a function that returns its payload. The step's kind selects the function's
+// hooks or option.
 func (p *peer) host(s step) error {
 	var options []iii.FunctionOption
 	switch s.Kind {

@@ -257,8 +257,8 @@ func (p *peer) channelIn(ctx context.Context, s step) (any, error) {
 	return out, errors.Join(err, <-called)
 }
 
-// channelOut creates a channel, writes to it, and returns the report of a function that reads
-// it.
+// channelOut creates a channel, writes to it, and returns the report from the function that
+// reads it.
 func (p *peer) channelOut(ctx context.Context, s step) (any, error) {
 	w, r, err := p.client.CreateChannel(ctx)
 	if err != nil {
