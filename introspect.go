@@ -12,10 +12,10 @@ import (
 // codeNotFound is the engine's error code for an unknown name.
 const codeNotFound = "NOT_FOUND"
 
-// Functions lists the functions that match f and are visible to this worker, including those
-// of other workers and of the engine. The zero filter excludes internal functions, including
-// those whose id begins with "engine::". The result is sorted by id, or by relevance if f
-// contains a search. All listing methods return the same errors as [Client.Call].
+// Functions lists the functions that match f and are visible to this worker, including other
+// workers' functions and the engine's own. The zero filter excludes internal functions,
+// including those whose id begins with "engine::". The result is sorted by id, or by relevance
+// if f contains a search. All listing methods return the same errors as [Client.Call].
 func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSummary, error) {
 	result, err := Call[FunctionsListResult](ctx, c, "engine::functions::list", f)
 	return result.Functions, err
@@ -152,9 +152,9 @@ func (c *Client) observedTypes(ctx context.Context) (list []observedType, err er
 // On engine 0.26 and later, observers replace triggers, and engine::registered-triggers::list
 // does not exist. On these engines, Triggers lists the observers whose source function is
 // registered, except those in the error state. The type of a listed trigger is the trigger
-// type that its source represents, or else the id of the source. Its config is derived from
-// the observer's arguments and filters. Triggers of this client are listed with the type and
-// the config with which they were registered.
+// type that its source represents, or else the source's id. The config is derived from the
+// observer's arguments and filters. This client's triggers are listed with the type and the
+// config with which they were registered.
 func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	if !c.triggersAreObservers() {
 		result, err := Call[TriggersListResult](ctx, c, "engine::registered-triggers::list", TriggerFilter{})
@@ -170,12 +170,11 @@ func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 	return list, err
 }
 
-// triggersAreObservers reports whether the engine of the current connection implements
-// triggers as observers.
+// triggersAreObservers reports whether the connected engine implements triggers as observers.
 func (c *Client) triggersAreObservers() bool { return slices.Contains(c.Features(), FeatureObserveV2) }
 
 // observedTrigger is a trigger that the engine implements as an observer. namespace is the
-// namespace of its function.
+// function's namespace.
 type observedTrigger struct {
 	TriggerSummary
 	namespace string

@@ -195,8 +195,8 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// Listings of triggers and trigger types are the same on every generation of the engine, for
-// the worker that registered them and for other workers.
+// Listings of triggers and trigger types are the same on every engine generation, for the
+// worker that registered them and for other workers.
 func TestTriggersAreListedOnEachGeneration(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		dial := iii.WithDialContext(e.DialContext)

@@ -178,8 +178,8 @@ func (c *Client) dropped(n int, err error) {
 // reattachments returns the first messages of a link. They identify the earlier connections
 // that the link replaces, so that the engine releases their functions and this worker's name.
 // All connections that the engine may still consider open are included, because more recent
-// links may have ended before the engine read their messages. The engine handles further
-// messages of the link only after it has released these connections.
+// links may have ended before the engine read their messages. The engine handles the link's
+// other messages only after it has released these connections.
 func (c *Client) reattachments() (items []item) {
 	c.mu.Lock()
 	identities := c.identities
@@ -511,7 +511,7 @@ func (c *Client) receiveResult(l *link, m *received) {
 	}
 }
 
-// receiveHello selects the dialect of the connection according to the engine's features.
+// receiveHello selects the connection's dialect according to the engine's features.
 func (c *Client) receiveHello(l *link, b []byte) {
 	var m WorkerRegisteredMessage
 	if err := json.Unmarshal(b, &m); err != nil {
@@ -544,7 +544,7 @@ func (c *Client) receiveError(l *link, b []byte) {
 	}
 }
 
-// markAccepted records the arrival of the hello. It is only called by the read loop.
+// markAccepted records the arrival of the hello. Only the read loop calls it.
 func (l *link) markAccepted() {
 	if !l.isAccepted() {
 		close(l.accepted)
@@ -555,7 +555,7 @@ func (l *link) markAccepted() {
 func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
 // rejected handles a rejected registration. If another worker holds the function or the name,
-// this worker may wait for it. Otherwise, the client is closed.
+// this worker may wait until that worker releases it. Otherwise, the client is closed.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
 	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():

@@ -16,7 +16,7 @@ import (
 
 // If the engine sends no hello message, or no reply to the worker's registration, the client
 // waits 10 s and then uses the connection anyway.
-func TestRegisterPatience(t *testing.T) {
+func TestMissingRegistrationReplies(t *testing.T) {
 	isRegister := func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction }
 	silent := func(c *peerConn, m *peerMessage) bool { return isRegister(m) }
 	for name, test := range map[string]struct {
@@ -89,7 +89,7 @@ func TestNeverAccepted(t *testing.T) {
 }
 
 // A late success reply is ignored. A late error reply closes the client.
-func TestLateRegisterAnswer(t *testing.T) {
+func TestLateRegistrationReply(t *testing.T) {
 	for name, answer := range map[string]func(*peerConn, *peerMessage){
 		"yes": func(c *peerConn, m *peerMessage) { c.result(m, `{"success":true}`) },
 		"no":  func(c *peerConn, m *peerMessage) { c.fail(m, "FORBIDDEN", "not here") },

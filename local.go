@@ -107,12 +107,12 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	return r, nil
 }
 
-// calleeKey is the baggage key under which the engine stores the id of the called function.
+// calleeKey is the baggage key under which the engine stores the called function's id.
 const calleeKey = "iii.function.id"
 
 // calleeBaggage returns the baggage header of a call as the engine would forward it. The entry
-// for the called function replaces that of the calling function. If the baggage has no room
-// for the entry, the header is unchanged.
+// for the called function replaces the calling function's. If the baggage has no room for the
+// entry, the header is unchanged.
 func calleeBaggage(header, functionID string) string {
 	b := appendEscaped(make([]byte, 0, len(calleeKey)+1+maxQuoted(functionID)+len(header)), calleeKey)
 	b = appendEscaped(append(b, '='), functionID)
@@ -146,7 +146,7 @@ type localCaller struct {
 	parent     json.RawMessage // the caller of the handler
 }
 
-// callerJSON returns the caller of the invocation, or nil if the caller is unknown.
+// callerJSON returns the invocation's caller, or nil if the caller is unknown.
 func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	if !in.local {
 		return in.caller
@@ -154,8 +154,8 @@ func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	return in.appendOrigin(c, true)
 }
 
-// appendOrigin returns the caller of a local call. If worker is true, the result includes the
-// identity of this worker.
+// appendOrigin returns the caller of a local call. If worker is true, the result includes this
+// worker's identity.
 func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	p := []byte{'{'}
 	if worker {
@@ -183,7 +183,7 @@ func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	return append(p, '}')
 }
 
-// selfless returns the caller of the invocation without the caller's own parent, or nil if the
+// selfless returns the invocation's caller without that caller's own parent, or nil if the
 // caller is unknown. The result is computed once and used for all calls that the handler
 // makes.
 func (in *incoming) selfless() json.RawMessage {

@@ -21,7 +21,7 @@ type localIn struct {
 type localOut struct{ N int }
 
 // A local call gives its caller the same results and errors as a call through the engine.
-func TestLocalCallsEqualRoutedOnes(t *testing.T) {
+func TestLocalCallsMatchRoutedCalls(t *testing.T) {
 	handler := func(ctx context.Context, in localIn) (any, error) {
 		switch in.Mode {
 		case "coded":
@@ -376,7 +376,7 @@ func TestLocalCallsNameTheCallee(t *testing.T) {
 func hasDeadline(ctx context.Context) bool { _, ok := ctx.Deadline(); return ok }
 
 // Local calls keep working while the client is disconnected. Close ends them.
-func TestLocalCallsWhileAway(t *testing.T) {
+func TestLocalCallsWhileDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{refuse: nil}})
 		c := p.client(WithReconnection(ReconnectionConfig{InitialDelayMs: 3_600_000, MaxDelayMs: 3_600_000, BackoffMultiplier: 1}))
@@ -407,7 +407,7 @@ func TestLocalCallsWhileAway(t *testing.T) {
 // During a drain, running handlers may still call functions of their own worker. All other
 // calls are rejected. Functions are unregistered immediately, so that another worker can take
 // them over. A function with observers stays registered until its reports have been sent.
-func TestLocalCallsInADrain(t *testing.T) {
+func TestLocalCallsDuringDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {
 			if id == "inner" {
@@ -460,7 +460,7 @@ func TestLocalCallsInADrain(t *testing.T) {
 }
 
 // Local calls are rejected when the queue is full, like calls through the engine.
-func TestLocalCallsAreOverloaded(t *testing.T) {
+func TestLocalCallsAreRejectedWhenQueueIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{})
 		c := p.client(WithMaxConcurrency(1))
@@ -512,7 +512,7 @@ func TestLocalPayloadsAreNotShared(t *testing.T) {
 }
 
 // Local calls send nothing, and their payloads may exceed the message size limit.
-func TestLocalCallsPutNothingOnTheWire(t *testing.T) {
+func TestLocalCallsSendNothing(t *testing.T) {
 	p := newHostPeer(t, hostScript{script: script{forget: true}})
 	c := p.client()
 	hostFunc(t, c, "f", echo)
@@ -735,7 +735,7 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 
 // After a reconnect, the client sends reports of calls made while disconnected, in order and
 // after confirming the observers. Reports that were already sent are not repeated.
-func TestReportsAcrossAReconnect(t *testing.T) {
+func TestReportsAfterReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
 		c := p.client()
@@ -772,7 +772,7 @@ func TestReportsAcrossAReconnect(t *testing.T) {
 
 // Reports for a function that the engine has not confirmed wait for up to 30 s. They do not
 // delay reports for other functions.
-func TestParkedReports(t *testing.T) {
+func TestReportsOfUnconfirmedFunctionsAreHeldBack(t *testing.T) {
 	for name, confirms := range map[string]time.Duration{"confirmed": 20 * time.Second, "never": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -852,7 +852,7 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 	})
 }
 
-// Once drops of maxDropCounts functions have been counted, those of further functions are
+// Once drops have been counted for maxDropCounts functions, drops for further functions are
 // counted under the function id "*".
 func TestDropCountsAreFolded(t *testing.T) {
 	r := newReports(&Client{})

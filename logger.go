@@ -22,13 +22,13 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// attributeData is the key of the attribute that holds the structured data of a log record.
+// attributeData is the key of the attribute that holds a log record's structured data.
 const attributeData = "log.data"
 
 // Logger writes log records, which the engine stores together with their trace. Each record
 // consists of a severity (a number and a name), a message, and structured data. The engine's
-// filters and log triggers compare only the name of the severity. The data is stored in the
-// attribute log.data and keeps its JSON types.
+// filters and log triggers compare only the severity name. The data is stored in the attribute
+// log.data and keeps its JSON types.
 //
 // The zero value is equivalent to NewLogger(nil) and writes to slog.Default. All methods are
 // safe for concurrent use and do not wait for the network.
@@ -57,8 +57,8 @@ func logOf(p log.LoggerProvider) log.Logger {
 // JSON, or nil for no data. If data cannot be encoded, the record contains the encoding error
 // instead. A [slog.LogValuer] is replaced by the result of its LogValue method, including in
 // nested values of type map[string]any and []any. Integers that overflow int64 are converted
-// to strings to preserve their digits. ctx determines the trace of the record; its
-// cancellation has no effect.
+// to strings to preserve their digits. ctx determines the record's trace; canceling ctx has no
+// effect.
 func (l *Logger) Debug(ctx context.Context, msg string, data any) {
 	l.write(ctx, slog.LevelDebug, msg, data)
 }
@@ -95,8 +95,8 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 	l.out.Emit(ctx, r)
 }
 
-// fallBack writes to the current slog.Default. The source location of the record is that of
-// the call to Debug, Info, Warn or Error.
+// fallBack writes to the current slog.Default. The record's source location is that of the
+// call to Debug, Info, Warn or Error.
 func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	if ctx == nil {
 		ctx = context.Background()
@@ -126,8 +126,8 @@ type fellBack struct{}
 // inspects the stack, because package log does not propagate contexts and other handlers may
 // drop them.
 //
-// If fallBack is on the stack, the handler of slog.Default is itself logging and would recurse
-// until the stack overflows. If package log is on the stack, it holds its lock, and
+// If fallBack is on the stack, slog.Default's handler is itself logging and would recurse
+// until the stack overflows. If package log is on the stack, it is holding its lock, and
 // slog.Default would deadlock if it wrote to package log, as slog's initial default handler
 // does.
 func leadsBack() bool {
@@ -149,9 +149,9 @@ func leadsBack() bool {
 // output slog.SetDefault redirects to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
-// warnByDefault logs a warning with slog's default logger. If the handler of that logger
-// belongs to this package, the warning goes to standard error instead, because the handler may
-// need the very connection that failed.
+// warnByDefault logs a warning with slog's default logger. If that logger's handler belongs to
+// this package, the warning goes to standard error instead, because the handler may need the
+// very connection that failed.
 func warnByDefault(message string, args ...any) {
 	logger := slog.Default()
 	if _, traced := logger.Handler().(*traceHandler); traced || writesToTelemetry(logger.Handler()) {
@@ -192,7 +192,7 @@ func severityOf(level slog.Level) log.Severity {
 	return log.Severity(min(max(int(level), int(log.SeverityTrace1)-distance), int(log.SeverityFatal4)-distance) + distance)
 }
 
-// maxLogValues limits the number of values in the data of a record or in one slog attribute.
+// maxLogValues limits the number of values in a record's data or in one slog attribute.
 // Without a limit, converting a map that contains itself would never end.
 const maxLogValues = 100_000
 
@@ -203,7 +203,7 @@ func logValue(v any) attribute.Value {
 
 type logConverter struct{ values int }
 
-// value converts v. depth is the nesting level of v.
+// value converts v. depth is v's nesting level.
 func (c *logConverter) value(v any, depth int) attribute.Value {
 	if !c.more() {
 		return truncatedValue
@@ -276,11 +276,11 @@ func (c *logConverter) more() bool {
 	return c.values <= maxLogValues
 }
 
-// truncatedValue replaces values that exceed the limits on the number of values and on their
-// depth.
+// truncatedValue replaces values beyond maxLogValues, and the contents of groups nested beyond
+// maxGroupDepth.
 var truncatedValue = attribute.StringValue("[TRUNCATED]")
 
-// slogValue converts a slog value. depth is the nesting level of the value.
+// slogValue converts a slog value. depth is the value's nesting level.
 func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
 	if v = v.Resolve(); v.Kind() != slog.KindGroup {
 		return c.value(v.Any(), depth)
@@ -288,7 +288,7 @@ func (c *logConverter) slogValue(v slog.Value, depth int) attribute.Value {
 	return mapValue(c.group(v.Group(), depth+1), depth+1)
 }
 
-// group converts the attributes of a group. depth is the nesting level of the attributes.
+// group converts a group's attributes. depth is the attributes' nesting level.
 func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.KeyValue) {
 	if depth > maxGroupDepth || !c.more() {
 		return []attribute.KeyValue{{Key: "...", Value: truncatedValue}}
@@ -299,7 +299,7 @@ func (c *logConverter) group(attrs []slog.Attr, depth int) (members []attribute.
 	return members
 }
 
-// attr appends an attribute. depth is the nesting level of the attribute.
+// attr appends an attribute. depth is the attribute's nesting level.
 func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int) []attribute.KeyValue {
 	v := a.Value.Resolve()
 	if a.Key == "" && v.Equal(slog.Value{}) {
@@ -322,7 +322,7 @@ func (c *logConverter) attr(members []attribute.KeyValue, a slog.Attr, depth int
 // contains itself.
 const maxGroupDepth = 4 * otlpjson.MaxValueDepth
 
-// mapValue returns a map with the given members. depth is the nesting level of the map. At the
+// mapValue returns a map with the given members. depth is the map's nesting level. At the
 // maximum level, [otlpjson.MaxValueDepth], the map is converted to a string.
 func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	v := attribute.MapValue(members...)
@@ -332,8 +332,8 @@ func mapValue(members []attribute.KeyValue, depth int) attribute.Value {
 	return v
 }
 
-// errorValue returns the message of err. If the Error method panics, for example on a nil
-// pointer, the result describes the panic.
+// errorValue returns err's message. If the Error method panics, for example on a nil pointer,
+// the result describes the panic.
 func errorValue(err error) (v attribute.Value) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -398,7 +398,7 @@ type slogGroup struct {
 }
 
 // SlogHandler returns a handler that sends log/slog records of all levels to the logger
-// provider. The attributes of a record are combined into one attribute, the map "log.data", in
+// provider. A record's attributes are combined into one attribute, the map "log.data", in
 // which groups are nested maps. Values are converted as described for [Logger.Debug]. A record
 // without a time gets the current time, because the engine sorts and filters by it; slog's own
 // handlers omit the time instead.
@@ -542,8 +542,8 @@ func (h *idleSlogHandler) alone() bool {
 // passes them to h. The attributes are the [TraceID] and [SpanID] of the record's context, and
 // link a line in a terminal or a file to its trace in the engine. Records outside of traces
 // are passed unchanged. The attributes are added at the top level, even if WithGroup has
-// opened groups. In a function's handler, if the worker has no telemetry, they identify the
-// trace of the caller. The result is safe for concurrent use if h is. Like [slog.New],
+// opened groups. In a function's handler, if the worker has no telemetry, the attributes
+// identify the caller's trace. The result is safe for concurrent use if h is. Like [slog.New],
 // TraceHandler panics if h is nil.
 func TraceHandler(h slog.Handler) slog.Handler {
 	switch h := h.(type) {

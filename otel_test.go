@@ -641,7 +641,7 @@ var telemetryRequirements = []struct {
 	{"an unsampled parent: no start, no end, payloads are not read", []string{
 		"TestUnsampledCallerGetsNoSpan", "TestUnsampledPayloadIsNotRead", "TestTracingSkipsUnsampledInvocations", "TestLiveSpansAreSampled",
 	}},
-	{"enumerations have OTLP's numbers: error 2, ok 1, cumulative 2, delta 1", []string{"TestEncodeUsesTheNumbersOfOTLP"}},
+	{"enumerations have OTLP's numbers: error 2, ok 1, cumulative 2, delta 1", []string{"TestEncodeUsesOTLPEnumNumbers"}},
 	{"a missing time is \"0\"; there is no null", []string{"TestEncodeZeroTimes", "TestUnixNano", "TestEncodeAnything"}},
 	{"integers beyond 2^53 stay exact in attributes, sums, counts and buckets", []string{"TestEncodeKeepsLargeIntegers", "TestEncodeValue"}},
 	{"NaN and infinities in attributes, gauges, sums and histogram values", []string{"TestEncodeOmitsNonFinitePoints", "TestEncodeValue"}},

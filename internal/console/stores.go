@@ -70,7 +70,7 @@ func (c *console) serveStore(w http.ResponseWriter, r *http.Request, s Store) {
 	answer(w, answered)
 }
 
-// serveItem returns an item's value, or only the value's size if it is too large to show.
+// serveItem returns an item's value, or only the size of a value that is too large to show.
 func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 	q := r.URL.Query()
 	stream, group, key := q.Get("stream"), q.Get("group"), q.Get("key")
@@ -88,8 +88,8 @@ func (c *console) serveItem(w http.ResponseWriter, r *http.Request, s Store) {
 
 var redactedValue = json.RawMessage(`"` + secret.Redacted + `"`)
 
-// unlessSecret returns value, or a placeholder if one of the names marks a secret. The names
-// of scopes, streams, groups and items are checked by the same rules as document keys.
+// unlessSecret returns value, or a placeholder if one of the names marks it as secret. The
+// names of scopes, streams, groups and items follow the same rules as document keys.
 func unlessSecret(value json.RawMessage, names ...string) json.RawMessage {
 	for _, name := range names {
 		if secret.Key(name) {
@@ -107,7 +107,7 @@ func bounded(data json.RawMessage) json.RawMessage {
 	return data
 }
 
-// deadLetter is an entry in the list of dead letters.
+// deadLetter is an entry in the dead-letter list.
 type deadLetter struct {
 	ID        string  `json:"id"`
 	Queue     string  `json:"queue"`

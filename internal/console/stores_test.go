@@ -91,7 +91,7 @@ func TestAPI(t *testing.T) {
 }
 
 // Each list is bounded and states how many entries it omits.
-func TestStoresAreListedWithinBounds(t *testing.T) {
+func TestStoreListsAreBounded(t *testing.T) {
 	large := json.RawMessage(`"` + strings.Repeat("x", maxPayload) + `"`)
 	f := &fake{groups: map[Store][]Group{}, items: map[string][]Item{"/last": {{"large", large}}}}
 	for n := range maxListed {

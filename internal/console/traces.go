@@ -8,14 +8,14 @@ import (
 )
 
 const (
-	// maxSpans limits the list of traces: it is built from at most this many of the newest
-	// spans.
+	// maxSpans is the maximum number of spans from which the trace list is built. The newest
+	// spans are used.
 	maxSpans = 5000
-	// maxTraces is the maximum length of the list of traces.
+	// maxTraces is the maximum length of the trace list.
 	maxTraces = 200
 )
 
-// Trace is an entry in the list of traces.
+// Trace is an entry in the trace list.
 type Trace struct {
 	ID       string         `json:"trace_id"`
 	Name     string         `json:"name"` // name of the first root span
@@ -91,8 +91,8 @@ func internalSpan(s *iii.StoredSpan) bool {
 	return s.ServiceName == engineService || slices.Contains(s.Attributes, iii.StoredAttribute{"iii.function.kind", "internal"})
 }
 
-// TraceSpan is a span with times in milliseconds since the start of its trace, because
-// JavaScript cannot represent nanoseconds since 1970 exactly.
+// TraceSpan is a span with times in milliseconds since its trace started, because JavaScript
+// cannot represent nanoseconds since 1970 exactly.
 type TraceSpan struct {
 	iii.StoredSpan
 	After float64 `json:"after"` // since the first span started

@@ -26,7 +26,7 @@ func (s *Schedule) Fields() int { return s.fields }
 // cronValues reports for each value of a field whether it matches.
 type cronValues []bool
 
-// cronField describes the syntax of a field.
+// cronField describes a field's syntax.
 type cronField struct {
 	name     string
 	min, max uint32
@@ -95,7 +95,7 @@ func Parse(expression string) (*Schedule, error) {
 	return s, nil
 }
 
-// engineText is an error with the text of the engine's error.
+// engineText is an error with the same text as the engine's.
 type engineText string
 
 func (e engineText) Error() string { return string(e) }
@@ -127,12 +127,12 @@ type cronItem struct {
 	step             uint32
 }
 
-// fail returns an error at the current position. Its text shows the expression, a mark below
+// fail returns an error at the current position. Its text shows the expression, a caret below
 // the position, and the detail, which is empty for a syntax error. If the expression has
 // several lines, only the affected line is shown.
 //
-// As in the engine, the mark is indented by the number of bytes before the position or, if the
-// expression has several lines, by the number of characters.
+// As in the engine, the caret is indented by the number of bytes before the position or, if
+// the expression has several lines, by the number of characters.
 func (p *cronParser) fail(detail string) error {
 	if !strings.Contains(p.text, "\n") {
 		return engineText(fmt.Sprintf("%s\n%s^\n%s", p.text, strings.Repeat(" ", p.i), detail))

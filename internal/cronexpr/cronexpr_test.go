@@ -32,7 +32,7 @@ func TestCronNext(t *testing.T) {
 		{"0 0 0 29 2 *", "2096-02-29 00:00:00", nil}, // 2100 is the last year, and not a leap year
 		{"0 0 0 31 * *", "2026-04-01 00:00:00", []string{"2026-05-31 00:00:00", "2026-07-31 00:00:00", "2026-08-31 00:00:00"}},
 		{"0 0 0 31 2 *", "2026-01-01 00:00:00", nil},
-		// Days of the week are numbered from 1 for Sunday.
+		// Days of the week are numbered from 1 (Sunday).
 		{"0 0 0 * * 1", "2026-11-23 00:00:00", []string{"2026-11-29 00:00:00", "2026-12-06 00:00:00", "2026-12-13 00:00:00"}},
 		{"0 0 0 * * SUN", "2026-11-23 00:00:00", []string{"2026-11-29 00:00:00", "2026-12-06 00:00:00", "2026-12-13 00:00:00"}},
 		{"0 0 0 * * 7", "2026-11-23 00:00:00", []string{"2026-11-28 00:00:00", "2026-12-05 00:00:00", "2026-12-12 00:00:00"}},
@@ -143,9 +143,9 @@ func TestInvalidCronExpressionsAreRejected(t *testing.T) {
 	}
 }
 
-// The mark is indented by the number of characters if the expression has several lines, and
-// otherwise by the number of bytes.
-func TestCronPlacesErrorsInLines(t *testing.T) {
+// The caret below an error's position is indented by the number of preceding characters if the
+// expression has several lines, and otherwise by the number of preceding bytes.
+func TestCronErrorPositions(t *testing.T) {
 	for _, test := range []struct{ expression, want string }{
 		{"* * *\n* * !", "parse error at line 2, column 5\n  |\n2 | * * !\n  |     ^\n"},
 		{"* * *\n* *\n", "parse error at line 2, column 5\n  |\n2 | * *\n  |     ^\n"},

@@ -23,10 +23,10 @@ type Fault struct {
 	Then    FaultEnd
 }
 
-// FaultEnd selects what happens when the limit of a [Fault] is reached.
+// FaultEnd selects what happens when a [Fault] reaches its limit.
 type FaultEnd int
 
-// What can happen to a connection when the limit of a [Fault] is reached.
+// What can happen to a connection when a [Fault] reaches its limit.
 const (
 	FaultReset    FaultEnd = iota // cut both ends; data in transit is lost
 	FaultClose                    // close both ends; data in transit arrives
@@ -70,8 +70,8 @@ type FaultLink struct {
 	cut time.Time // when the connection was cut
 }
 
-// NewFaultProxy returns a proxy that forwards each connection to the engine reached by dial.
-// plan returns the faults of connection n, counted from 0; a nil plan means no faults. The
+// NewFaultProxy returns a proxy that forwards each connection to the engine that dial connects
+// to. plan returns the faults of connection n, counted from 0; a nil plan means no faults. The
 // proxy is closed when the test ends.
 func NewFaultProxy(tb testing.TB, dial func(context.Context) (net.Conn, error), seed uint64, plan func(n int) FaultPlan) *FaultProxy {
 	f := &FaultProxy{dial: dial, plan: plan, seed: seed}
@@ -88,7 +88,8 @@ func (f *FaultProxy) DialContext(ctx context.Context, _, _ string) (net.Conn, er
 	return near, nil
 }
 
-// Listen makes the proxy accept TCP connections as well and returns the address.
+// Listen makes the proxy accept TCP connections as well, and returns the address on which it
+// listens.
 func (f *FaultProxy) Listen(tb testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -231,7 +232,7 @@ func (l *FaultLink) pump(dst, src net.Conn, f Fault, r *rand.Rand) {
 	}
 }
 
-// pause waits for the time that the transfer of n bytes takes under f. It returns false if the
+// pause waits as long as transferring n bytes takes under f. It returns false if the
 // connection ends first.
 func (l *FaultLink) pause(f Fault, n int, r *rand.Rand) bool {
 	d := f.Latency

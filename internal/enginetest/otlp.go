@@ -169,7 +169,7 @@ func (f ruleFunc) check(path string, n otlpNode) error {
 }
 
 // rules validates the members of an object. Unknown keys are ignored, and known keys must be
-// unique. The key of a required member ends in "!".
+// unique. A required member's key ends in "!".
 type rules map[string]rule
 
 func (r rules) check(path string, n otlpNode) error {
@@ -418,9 +418,9 @@ func hasNull(data []byte) bool {
 // test.
 func IsOTLP(data []byte) bool { return bytes.HasPrefix(data, []byte(`{"resource`)) }
 
-// keptFrames appends the frames of all tests to the file that III_TEST_FRAMES names, if it is
-// set. Each frame takes one line, and duplicates within a process are omitted. A separate test
-// validates the file with OpenTelemetry's decoder.
+// keptFrames appends all tests' frames to the file named by III_TEST_FRAMES, if that variable
+// is set. Each frame takes one line, and duplicates within a process are omitted. A separate
+// test validates the file with OpenTelemetry's decoder.
 var keptFrames = frameKeeper{path: os.Getenv("III_TEST_FRAMES"), seed: maphash.MakeSeed()}
 
 type frameKeeper struct {

@@ -22,10 +22,10 @@ type Server struct {
 	wg     sync.WaitGroup
 }
 
-// NewServer returns an in-memory server, which also works in a synctest bubble. It calls serve
-// on a new goroutine with each connection and its number, counted from 0, and closes the
-// connection when serve returns. The server is closed when the test ends; serve must then
-// return.
+// NewServer returns an in-memory server, which also works in a synctest bubble. For each
+// connection, the server calls serve on a new goroutine, passing the connection and its
+// number, counted from 0. When serve returns, the server closes the connection. The server is
+// closed when the test ends; serve must then return.
 func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	mem := memnet.NewListener(memnet.Loopback)
 	s := NewServerOn(tb, mem, serve)
@@ -51,7 +51,7 @@ func NewServerOn(tb testing.TB, l net.Listener, serve func(conn net.Conn, n int)
 	return s
 }
 
-// URL returns the WebSocket URL of the server.
+// URL returns the server's WebSocket URL.
 func (s *Server) URL() string { return "ws://" + s.listener.Addr().String() }
 
 func (s *Server) accept() {
@@ -112,9 +112,10 @@ func (w *Watched) Notify() {
 }
 
 // Wait waits until done returns true. It calls done with the lock held, immediately and after
-// every change. If done still returns false after limit, Wait fails the test; what names the
-// awaited event in the failure message. In a synctest bubble, the bubble's clock applies.
-func (w *Watched) Wait(tb testing.TB, limit time.Duration, what string, done func() bool) {
+// every call to Notify. If done still returns false after limit, Wait fails the test; event
+// names the awaited event in the failure message. In a synctest bubble, the bubble's clock
+// applies.
+func (w *Watched) Wait(tb testing.TB, limit time.Duration, event string, done func() bool) {
 	tb.Helper()
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -132,7 +133,7 @@ func (w *Watched) Wait(tb testing.TB, limit time.Duration, what string, done fun
 		select {
 		case <-changed:
 		case <-timer.C:
-			tb.Fatalf("%s: did not happen within %v", what, limit)
+			tb.Fatalf("%s: did not happen within %v", event, limit)
 		}
 	}
 }

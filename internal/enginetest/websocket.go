@@ -31,7 +31,7 @@ const (
 	OpPong         = 10
 )
 
-// maxFrame and maxMessage are the engine's limits, in bytes.
+// maxFrame and maxMessage are the engine's size limits, in bytes.
 const (
 	maxFrame   = 16 << 20
 	maxMessage = 64 << 20
@@ -140,7 +140,7 @@ func (c *WebSocket) StopReading() (resume func()) {
 }
 
 // ReadMessage reads a message or a control frame and checks that it complies with RFC 6455 and
-// the engine's requirements. frames is the number of fragments of the message. control is
+// the engine's requirements. frames is the number of fragments in the message. control is
 // called with each control frame between fragments.
 func (c *WebSocket) ReadMessage(control func(op byte, payload []byte)) (op byte, message []byte, frames int, err error) {
 	if op, message, frames, err = c.readMessage(control); err == nil {
@@ -218,7 +218,7 @@ func (c *WebSocket) Cut() {
 	_ = c.Close()
 }
 
-// reset makes the next Close of conn discard the data in transit.
+// reset discards conn's data in transit, at the latest when conn is closed.
 func reset(conn net.Conn) {
 	switch conn := conn.(type) {
 	case *memnet.Conn:

@@ -53,8 +53,8 @@ func TestParseRejectsWhatTheEngineCannotRead(t *testing.T) {
 	}
 }
 
-// Only the last value of a repeated key counts.
-func TestRepeatedKeysBeforeAllRules(t *testing.T) {
+// If a key is repeated, all values but the last are ignored, even if they are invalid.
+func TestRepeatedKeysAreResolvedFirst(t *testing.T) {
 	deep := strings.Repeat("[", 500) + strings.Repeat("]", 500)
 	_, err := Parse([]byte(`{"input.a": ` + deep + `, "$bogus": 1, "$or": [], "$or": [{}], "input.a": {"$eq": 5, "$eq": 6}, "$bogus": 2, "$bogus": 3}`))
 	if want := "INVALID_FILTER: unknown operator `$bogus` (a filter holds paths, `$and`, `$or` and `$not`)"; err == nil || err.Error() != want {
@@ -142,9 +142,9 @@ func TestNumbersOfDocuments(t *testing.T) {
 	}
 }
 
-// The last of several members with the same key counts, wherever it is and however its key is
-// spelled.
-func TestLastMemberCounts(t *testing.T) {
+// If several members have the same key, the last one wins, wherever it is and however its key
+// is escaped.
+func TestLastMemberWins(t *testing.T) {
 	for _, c := range []struct{ path, quoted, escaped string }{
 		{"input.k", `"k"`, `"\u006b"`},
 		{"input.key", `"key"`, `"\u006bey"`},
@@ -156,7 +156,8 @@ func TestLastMemberCounts(t *testing.T) {
 		f := mustParse(t, fields{c.path: fields{"$eq": 1}})
 		for _, other := range []string{c.quoted, c.escaped} {
 			for i := range 40 {
-				// Only the last document has other text that begins with the first byte of a key.
+				// Only the last document contains other text that begins with the same byte as
+				// one of the tested keys: ü and ö share the first byte of é.
 				before, after := strings.Repeat("x", i%7), strings.Repeat("x", i)
 				for text, want := range map[string]bool{
 					fmt.Sprintf(`{"%s":0,%s:1,"y":"%s",%s:2}`, before, c.quoted, after, other):              false,
@@ -175,7 +176,7 @@ func TestLastMemberCounts(t *testing.T) {
 	}
 }
 
-// As in filters, the last of several members with the same key counts.
+// As in filters, the last of several members with the same key wins.
 func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 	for text, want := range map[string]bool{
 		`{"a":1,"b":2}`:              true,
@@ -204,8 +205,8 @@ func TestEqualityOfObjectsWithRepeatedKeys(t *testing.T) {
 	}
 }
 
-// The leading spaces shift the value relative to the eight-byte steps of skipNested.
-func TestEndsOfValues(t *testing.T) {
+// The leading spaces shift the value relative to skipNested's eight-byte steps.
+func TestSkipValue(t *testing.T) {
 	c := filtertest.New(20)
 	for range 5000 {
 		text := c.Value(5)

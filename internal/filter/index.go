@@ -57,7 +57,7 @@ func (f *Filter) Indexable() bool {
 	return false
 }
 
-// conditions iterates over the conditions of a filter in normal-form order.
+// conditions iterates over a filter's conditions in normal-form order.
 func (f *Filter) conditions() iter.Seq[condition] {
 	return func(yield func(condition) bool) {
 		if f == nil {
@@ -130,7 +130,7 @@ func (x *Index[V]) All() iter.Seq2[string, V] {
 }
 
 // Clone returns a copy of the index in constant time. Methods that read the index may run
-// concurrently.
+// concurrently with Clone.
 func (x *Index[V]) Clone() Index[V] {
 	x.owner = nil
 	return *x
@@ -212,8 +212,8 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file adds e, as added, to the entries under each scalar of its condition. If added is nil, it
-// removes e from them instead.
+// file adds the tree entry added, which holds e, to the list of each scalar in e's condition.
+// If added is nil, it removes e from these lists instead.
 func (x *Index[V]) file(e *entry[V], added *tree[string, *entry[V]]) {
 	key := e.under.path.text
 	f, ok := x.paths.get(key)
@@ -290,7 +290,7 @@ func (f *filing[V]) lookup(raw []byte) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// found collects the lists of candidates that the lookups for a document yield.
+// found collects the candidate lists that the lookups for a document yield.
 type found[V any] struct {
 	count int // number of entries
 	lists int
@@ -391,7 +391,7 @@ func (e *entry[V]) holds(m *match, lookedUp bool) bool {
 	return lookedUp && e.under.whole || e.filter == nil || m.all(e.filter.clauses, nil)
 }
 
-// appendHeld appends the values of the matching entries in a list.
+// appendHeld appends the values of a list's matching entries.
 func appendHeld[V any](dst []V, m *match, list *tree[string, *entry[V]], lookedUp bool) []V {
 	if list.size == 1 {
 		if e := list.value; e.holds(m, lookedUp) {
@@ -429,7 +429,8 @@ func appendMerged[V any](dst []V, m *match, r *found[V]) []V {
 	return dst
 }
 
-// merge sorts entries by key. The entries form sorted runs, and runs holds the end of each.
+// merge sorts entries by key. The entries form sorted runs, and runs holds the end of each
+// run.
 func merge[V any](entries []*entry[V], runs []int) {
 	if len(entries) <= 16 {
 		for i := 1; i < len(entries); i++ {

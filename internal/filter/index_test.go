@@ -250,13 +250,14 @@ func TestIndexCandidates(t *testing.T) {
 }
 
 func TestTreesStayBalanced(t *testing.T) {
-	// height returns the height of a node below the root, whose parent is up.
-	var height func(x, up *tree[string, int]) int
-	height = func(x, up *tree[string, int]) int {
+	// height checks x and the nodes below it, and returns the height of x. The parent of the
+	// root is nil.
+	var height func(x, parent *tree[string, int]) int
+	height = func(x, parent *tree[string, int]) int {
 		if x == nil || len(x.children) == 0 {
 			return 0
 		}
-		if n := len(x.children); n > most || n < 2 || up != nil && n < fewest {
+		if n := len(x.children); n > most || n < 2 || parent != nil && n < fewest {
 			t.Errorf("a node of a tree of %d has %d children", x.len(), n)
 		}
 		h, size := height(x.children[0], x), 0

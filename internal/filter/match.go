@@ -40,7 +40,7 @@ func (f *Filter) Matches(d *Document) bool {
 	if f.paths < viewFrom {
 		m := match{doc: d}
 		if len(f.clauses) == 1 && f.clauses[0].path != nil {
-			// Most filters have one clause. This is what m.all does, without the call.
+			// Most filters have one clause. For these, m.all is inlined here.
 			c := &f.clauses[0]
 			v := m.resolve(c.path, nil)
 			if o := &c.ops[0]; o.kind == opEq && len(c.ops) == 1 {
@@ -251,7 +251,7 @@ func (a *anyOf) only() *path {
 }
 
 // anyMember evaluates $any for a filter whose clauses share the path p. Looking up p in an
-// object also finds the end of the object, so each element is read only once.
+// object also finds the object's end, so each element is read only once.
 func (m *match) anyMember(clauses []clause, b []byte, p *path, l search) bool {
 	i, empty := firstItem(b, 0, ']')
 	for !empty {
@@ -362,8 +362,8 @@ func equalLargeObject(raw []byte, members []member) bool {
 }
 
 // equalObject reports whether raw, an object, equals the object with the given members. It
-// makes one pass over raw. Bit j of equals is set if the last value so far for the key of
-// members[j] equals the value of members[j].
+// makes one pass over raw and records in bit j of equals, which must be zeroed, whether the
+// latest member of raw with the key of members[j] has an equal value.
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {
@@ -422,7 +422,7 @@ func newSet(items []member) *set {
 	return s
 }
 
-// has reports whether raw equals an item of the set.
+// has reports whether raw equals an item in the set.
 func (s *set) has(raw []byte) bool {
 	switch kindOf(raw) {
 	case null:

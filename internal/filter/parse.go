@@ -317,7 +317,7 @@ func checkList(m *member) *Error {
 	return nil
 }
 
-// clause compiles any member of a filter other than $and.
+// clause compiles any filter member other than $and.
 func (c *compiler) clause(into *clause, m *member, depth int, inAny bool) *Error {
 	switch {
 	case m.key == "$or":
@@ -380,7 +380,7 @@ func operator(name string) opKind {
 	return opUnknown
 }
 
-// checkOperators checks that the operand of a path is a nonempty object of operators.
+// checkOperators checks that a path's operand is a nonempty object of operators.
 func checkOperators(path string, v *value) *Error {
 	literal := v.kind != object
 	if !literal && len(v.list) == 0 {
@@ -395,7 +395,7 @@ func checkOperators(path string, v *value) *Error {
 	return nil
 }
 
-// operators compiles the members of an operator object.
+// operators compiles an operator object's members.
 func (c *compiler) operators(path string, v *value, depth int) ([]op, *Error) {
 	ops := take(&c.opRoom, len(v.list))
 	for i := range v.list {
@@ -534,7 +534,7 @@ func (c *clause) appendOperand(dst []byte) []byte {
 	return appendOperators(dst, c.ops)
 }
 
-// appendFilter appends the normal form of a filter.
+// appendFilter appends a filter's normal form.
 func appendFilter(dst []byte, clauses []clause) []byte {
 	if len(clauses) == 0 {
 		return append(dst, "{}"...)
@@ -644,8 +644,8 @@ func (c *compiler) path(s string, inAny bool) (*path, *Error) {
 	return p, nil
 }
 
-// keyWord returns the bytes of a key of up to seven bytes and the quote behind it. For a longer
-// key, or one with characters that JSON escapes, it returns 0.
+// keyWord packs a key of up to seven bytes and the closing quote into a word. For a longer
+// key, or one that contains a quote or a backslash, it returns 0.
 func keyWord[T string | []byte](key T) uint64 {
 	if len(key) > 7 {
 		return 0
@@ -660,7 +660,7 @@ func keyWord[T string | []byte](key T) uint64 {
 	return w
 }
 
-// hashWord returns the hash of a key from its word.
+// hashWord returns a key's hash, given the word that keyWord returns for the key.
 func hashWord(w uint64) uint32 {
 	high, low := bits.Mul64(w^secrets[0], secrets[1])
 	return uint32(high ^ low)

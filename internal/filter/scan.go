@@ -51,8 +51,8 @@ func lastWord(b []byte, i int) uint64 {
 	return w
 }
 
-// zeros sets the high bit of the lowest zero byte of w. The bits of higher bytes are
-// unreliable.
+// zeros returns a word in which the high bit of each byte is set if the corresponding byte of
+// w is 0. Only the bits up to the lowest zero byte are reliable.
 func zeros(w uint64) uint64 { return (w - ones) &^ w & highs }
 
 // skipString returns the index after the string that begins at i, and whether the string
@@ -144,8 +144,8 @@ func skipNested(b []byte, i int) int {
 			}
 			continue
 		}
-		// ascii has the highest bit of each byte that is ASCII, and the sums below have the
-		// highest bit of each byte that differs from the character.
+		// ascii has the high bit set in each byte that is ASCII, and the sums below have it
+		// set in each byte that differs from the character.
 		low, ascii := w&^highs, ^w&highs
 		within := (ascii&^((low^'"'*ones)+lows))>>7*ones ^ inside // only the low bits matter
 		outside := ascii &^ (within << 7)
@@ -236,8 +236,8 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 }
 
 // find follows s and the segments after it through the object that begins at i. It returns the
-// value as b[start:stop]; start is 0 if the value is absent. Because the last member with a key
-// counts, find reads the whole object, and also returns its end.
+// value as b[start:stop]; start is 0 if the value is absent. Because the last of several
+// members with the same key wins, find reads the whole object, and also returns its end.
 //
 // atEnd means that only white space follows the object. In this case, find does not read the
 // rest of the object if the key clearly does not recur there, and returns the end of b.
@@ -332,14 +332,14 @@ func find(b []byte, i int, s *segment, atEnd bool) (start, stop, end int) {
 }
 
 // lastOf reports whether b[i:], the rest of an object, contains neither an escape nor a quote
-// followed by the byte that is repeated in first, and therefore no key that begins with it. The
-// rest must have at least nine bytes.
+// followed by the byte that first repeats, and therefore no key that begins with that byte.
+// The rest must have at least nine bytes.
 func lastOf(b []byte, i int, first uint64) bool {
 	for last := len(b) - 9; ; i += 8 {
 		i = min(i, last)
 		w, next := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+1:])
 		escape, key := w^'\\'*ones, (w^'"'*ones)|(next^first)
-		// The first operand is cheaper to compute, and 0 for most ASCII text.
+		// The first operand is cheaper to compute and is 0 for most ASCII text.
 		if ((escape-ones)|(key-ones))&highs != 0 && zeros(escape)|zeros(key) != 0 {
 			return false
 		}
@@ -471,7 +471,7 @@ func resolve(raw []byte, s *segment) []byte {
 	return whole(raw[i:])
 }
 
-// whole returns the JSON text of a root without surrounding white space.
+// whole returns a root's JSON text without surrounding white space.
 func whole(raw []byte) []byte {
 	start := skipSpace(raw, 0)
 	end := skipValue(raw, start)
@@ -510,7 +510,7 @@ func toFloat(raw []byte) float64 {
 	return parseNumber(raw)
 }
 
-// integer returns the value of a number that has digits only, and at most 18 of them.
+// integer parses a number that consists of at most 18 digits.
 func integer(raw []byte) (n int64, ok bool) {
 	for _, c := range raw {
 		if c -= '0'; c > 9 {
@@ -521,7 +521,7 @@ func integer(raw []byte) (n int64, ok bool) {
 	return n, len(raw) <= 18
 }
 
-// parseNumber is like toFloat, for numbers that integer does not read.
+// parseNumber is like toFloat, for numbers that integer cannot parse.
 func parseNumber(raw []byte) float64 {
 	i, negative := 0, raw[0] == '-'
 	if negative {

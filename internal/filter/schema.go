@@ -7,9 +7,10 @@ import (
 )
 
 // CheckSchemas checks the filter's paths against JSON Schemas: input paths against request and
-// output paths against response. A nil schema is not checked. If a schema rules out a path,
-// the error is an *[Error]. Any other error means that a schema is not valid JSON. The
-// warnings list the paths that a schema neither confirms nor rules out.
+// output paths against response. If a schema is nil, the paths that it would apply to are not
+// checked. If a schema rules out a path, the error is an *[Error]. Any other error means that
+// a schema is not valid JSON. The warnings list the paths that a schema neither confirms nor
+// rules out.
 func (f *Filter) CheckSchemas(request, response []byte) (warnings []string, err error) {
 	if f == nil {
 		f = new(Filter)
@@ -59,7 +60,7 @@ type obstacle struct {
 	types   *value // declared types, none of which has members
 }
 
-// filter checks the paths of a filter. elem is the place of the current $any element, or nil
+// filter checks a filter's paths. elem is the place of the current $any element, or nil
 // outside $any.
 func (c *checker) filter(clauses []clause, elem *place) *Error {
 	for i := range clauses {
@@ -155,8 +156,8 @@ func alone(v *value, keyword string) bool {
 // maxRounds limits the length of a chain of references.
 const maxRounds = 32
 
-// resolve follows the references of a schema. If it cannot follow one, it returns the keyword
-// of that reference.
+// resolve follows a schema's references. If it cannot follow one, it returns the keyword of
+// that reference.
 func (f *format) resolve(v *value) (_ *value, keyword string) {
 	for range maxRounds {
 		if v.kind != object {
@@ -249,8 +250,8 @@ func isSchema(v *value) bool { return v.kind == object || v.kind == boolean }
 // notFollowed lists the keywords that may allow members besides those in properties.
 var notFollowed = []string{"patternProperties", "anyOf", "oneOf", "allOf", "if", "dependentSchemas", "unevaluatedProperties"}
 
-// step returns the schema of the member or element s. If the schema rules s out, both results
-// are zero.
+// step returns the schema of the member or element s of at. If at's schema rules s out, both
+// results are zero.
 func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	v, keyword := at.format.resolve(at.schema)
 	switch {
@@ -290,8 +291,8 @@ func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	return nil, obstacle{open: true}
 }
 
-// items returns the schema of the elements of an array. If a keyword prevents that, it returns
-// the keyword.
+// items returns the schema of an array's elements. If a keyword prevents this, it returns the
+// keyword.
 func items(v *value) (*value, string) {
 	if items := v.get("items"); items != nil {
 		if isSchema(items) {
@@ -319,7 +320,7 @@ func typeText(t *value) string {
 	return string(t.appendText(nil))
 }
 
-// elements checks the operand of $any, if ops has one, against the schema of an array.
+// elements checks the operand of $any, if ops has one, against an array's schema.
 func (c *checker) elements(at *place, ops []op) *Error {
 	i := slices.IndexFunc(ops, func(o op) bool { return o.kind == opAny })
 	if i < 0 {
@@ -357,7 +358,8 @@ func elementSchema(at *place) (*value, obstacle) {
 	return nil, obstacle{open: true}
 }
 
-// unknown warns about every path of an $any filter if the schema of the elements is unknown.
+// unknown warns about every path of an $any filter, because the schema of the array's elements
+// is unknown.
 func (c *checker) unknown(at *place, clauses []clause, why obstacle) {
 	for i := range clauses {
 		for _, f := range clauses[i].filters {

@@ -8,11 +8,12 @@ import (
 // tree is an ordered map. A nil tree is empty.
 //
 // A tree is either an entry or a node. The entries below a node all have the same distance
-// from it, and each node below the root has at least fewest children. Entries are immutable,
+// from it, and each node below the root has at least [fewest] children. Entries are immutable,
 // and trees may share them.
 //
-// put and remove change the nodes that belong to the given owner in place, and copy the
-// others, of which there are O(log n). Trees with different owners can therefore share nodes.
+// put and remove affect O(log n) nodes. They modify those that belong to the given owner in
+// place, and replace the others with modified copies. Trees with different owners can
+// therefore share nodes.
 type tree[K cmp.Ordered, V any] struct {
 	key      K // the lowest key below a node
 	value    V // of an entry
@@ -21,12 +22,12 @@ type tree[K cmp.Ordered, V any] struct {
 	owner    *owner
 }
 
-// owner is the identity of an owner of nodes. It has a size because pointers to values
-// without one may be equal.
+// owner identifies an owner of nodes by its address. It has a field because pointers to
+// distinct zero-size variables may be equal.
 type owner struct{ _ byte }
 
-// Bounds for the number of a node's children. A node with more than most is split such that
-// the left part stays almost full if keys are inserted in rising order.
+// Bounds for the number of a node's children. A node with more than [most] children is split
+// so that the left part stays almost full if keys are inserted in ascending order.
 const (
 	fewest = 8
 	most   = 32
@@ -135,7 +136,7 @@ func (t *tree[K, V]) insert(o *owner, e *tree[K, V]) (left, right *tree[K, V]) {
 	return t, t.split(o)
 }
 
-// own returns t or, if it does not belong to o, a copy of it that does.
+// own returns t if it belongs to o, and otherwise a copy that does.
 func (t *tree[K, V]) own(o *owner) *tree[K, V] {
 	if t.owner == o {
 		return t
@@ -167,8 +168,8 @@ func (t *tree[K, V]) remove(o *owner, key K) *tree[K, V] {
 	return t
 }
 
-// without is like remove, but returns a node with too few children in some cases. There must
-// be an entry for the key.
+// without is like remove, but may return a node with too few children. There must be an entry
+// for the key.
 func (t *tree[K, V]) without(o *owner, key K) *tree[K, V] {
 	if len(t.children) == 0 {
 		return nil
@@ -186,8 +187,8 @@ func (t *tree[K, V]) without(o *owner, key K) *tree[K, V] {
 	return t
 }
 
-// combine moves the children of child i to the previous child, as far as it can hold them. t
-// belongs to o.
+// combine merges child i into the previous child. If the result has too many children, it is
+// split again. t must belong to o.
 func (t *tree[K, V]) combine(o *owner, i int) {
 	left, right := t.children[i-1].own(o), t.children[i]
 	left.children = append(left.children, right.children...)

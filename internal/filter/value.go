@@ -156,7 +156,7 @@ type decoder struct {
 	i       int
 	deepest int // greatest depth so far, including values of repeated keys
 	// stack holds the members of arrays and objects that are still being read. When an array
-	// or object is complete, its members are copied to memory from room.
+	// or object is complete, its members are copied to memory taken from room.
 	stack, room []member
 }
 
@@ -168,8 +168,8 @@ func (d *decoder) keep(base int) []member {
 	return kept
 }
 
-// take allocates n elements from room, the unused part of the last allocation. Allocations
-// double in size up to 64 elements, so small slices share them.
+// take allocates n elements from room, the unused part of the last allocation. Allocation
+// sizes double up to 64 elements, so that small slices share an allocation.
 func take[T any](room *[]T, n int) []T {
 	if n > cap(*room)-len(*room) {
 		*room = make([]T, 0, max(n, min(2*cap(*room), 64)))

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// vector is a test case with the result of the reference implementation.
+// vector is a test case with the reference implementation's result.
 type vector struct {
 	ID             string          `json:"id"`
 	Kind           string          `json:"kind"`

@@ -79,7 +79,7 @@ func (v *view) resolve(p *path) []byte {
 	at := int(p.root)
 	if n := &v.nodes[at]; n.end == 0 {
 		n.start = int32(skipSpace(b, 0))
-		// Reading the members of an object finds its end, too.
+		// Reading an object's members also finds its end.
 		if p.start == nil || int(n.start) == len(b) || b[n.start] != '{' {
 			n.end = int32(skipValue(b, int(n.start)))
 		}
@@ -89,7 +89,7 @@ func (v *view) resolve(p *path) []byte {
 	}
 	for s := p.start; s != nil; s = s.next {
 		if n := &v.nodes[at]; b[n.start] != '{' {
-			// Elements of arrays are not cached, so the rest of the path is scanned.
+			// Array elements are not cached, so the rest of the path is scanned.
 			return resolve(b[n.start:n.end], s)
 		}
 		if at = v.member(b, at, s); at == absent {
@@ -169,8 +169,7 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 	}
 }
 
-// hash builds the hash table of an object. Of members with equal keys, only the last is
-// entered.
+// hash builds an object's hash table. Of members with equal keys, only the last is entered.
 func (v *view) hash(b []byte, n *node) {
 	n.size = 16
 	for n.size < 2*n.count {

@@ -116,7 +116,7 @@ func (e *encoder) list(list []any) bool {
 	return true
 }
 
-// float appends f as encoding/json formats it, which is the format of ECMAScript.
+// float appends f in ECMAScript's format, as encoding/json does.
 func (e *encoder) float(f float64, bits int) bool {
 	if math.IsInf(f, 0) || math.IsNaN(f) {
 		return false
@@ -139,7 +139,7 @@ func (e *encoder) float(f float64, bits int) bool {
 	return true
 }
 
-// standard is a reusable encoder of encoding/json and its buffer.
+// standard is a reusable [json.Encoder] with its buffer.
 type standard struct {
 	bytes.Buffer
 	encoder *json.Encoder
@@ -318,7 +318,7 @@ func (s *structCoder) append(e *encoder, v reflect.Value) bool {
 	return true
 }
 
-// isEmpty reports whether the option omitempty omits v.
+// isEmpty reports whether the omitempty option omits v.
 func isEmpty(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Array, reflect.Map, reflect.Slice, reflect.String:

@@ -4,8 +4,8 @@
 // basic types and, for encoding only, arrays and byte slices. It copies strings without
 // escapes as a whole, and does not validate its input again. Everything else is left to
 // encoding/json: types with encoding methods, embedded structs, unusual tags, and values that
-// cause an error, except pointers that lead to themselves. For a type that is left to
-// encoding/json as a whole, the overhead is one table lookup.
+// cause an error, except cycles of pointers. For a type that is left to encoding/json as a
+// whole, the overhead is one table lookup.
 package jsoncodec
 
 import (
@@ -19,7 +19,7 @@ import (
 )
 
 // Decode decodes b, which must be valid JSON, into v as [json.Unmarshal] does, including into
-// values that are not zero.
+// nonzero values.
 //
 // A value that does not fit its type, or that encoding/json treats specially, is decoded a
 // second time by json.Unmarshal, which determines the result and the error. UnmarshalJSON and
@@ -179,8 +179,8 @@ func implements(t reflect.Type, interfaces []reflect.Type) bool {
 	return slices.ContainsFunc(interfaces, func(i reflect.Type) bool { return t.Implements(i) || reflect.PointerTo(t).Implements(i) })
 }
 
-// byKind returns a coder for the kind of t, regardless of the methods of t. If this package
-// cannot encode or decode that kind itself, the corresponding function of the coder is nil.
+// byKind returns a coder for t's kind, ignoring t's methods. If this package cannot encode or
+// decode that kind itself, the coder's corresponding function is nil.
 func (bu builder) byKind(t reflect.Type) coder {
 	switch t.Kind() {
 	case reflect.Bool:
@@ -266,7 +266,7 @@ type structField struct {
 	coder     *coder
 }
 
-// maxFields limits the number of fields of a struct; see fieldSet.
+// maxFields limits the number of fields in a struct; see fieldSet.
 const maxFields = 256
 
 // structCoder returns the coder of the struct type t, or nil if encoding/json has special

@@ -345,7 +345,7 @@ func FuzzEncode(f *testing.F) {
 }
 
 // Decode requires valid JSON, but must not panic on anything else.
-func TestDecodeSurvivesInvalidText(t *testing.T) {
+func TestDecodeOfInvalidJSONDoesNotPanic(t *testing.T) {
 	for _, text := range texts {
 		for i := range text {
 			for _, target := range targets {

@@ -9,6 +9,6 @@ import (
 
 var decoding = jsonv2.JoinOptions(json.DefaultOptionsV1(), json.ReportErrorsWithLegacySemantics(false))
 
-// decodeStandard decodes b as encoding/json does, but without validating all of it first. Its
-// errors differ from those of encoding/json.
+// decodeStandard decodes b as encoding/json does, but without validating all of b first. Its
+// errors differ from encoding/json's.
 func decodeStandard(b []byte, v any) error { return jsonv2.Unmarshal(b, v, decoding) }

@@ -76,7 +76,7 @@ func (n *Node) Kind() string {
 }
 
 // Members returns the members of an object, decoding it if necessary. If a key is repeated,
-// the last value counts. Changes to the map change the object. For other values, Members
+// the last value wins. Changes to the map change the object. If n is not an object, Members
 // returns nil.
 func (n *Node) Members() (map[string]*Node, error) {
 	if n.Kind() != "object" {
@@ -113,9 +113,9 @@ func (n *Node) Push(element *Node) error {
 	return nil
 }
 
-// Concat appends the JSON string text to the JSON string n without decoding either.
-func (n *Node) Concat(text *Node) {
-	n.raw = append(n.raw[:len(n.raw)-1], text.raw[1:]...) // drops the two inner quotes
+// Concat appends suffix to n without decoding either. Both must be JSON strings.
+func (n *Node) Concat(suffix *Node) {
+	n.raw = append(n.raw[:len(n.raw)-1], suffix.raw[1:]...) // drops the two inner quotes
 }
 
 // Replace sets n to the value of other, which must not be used after the call.

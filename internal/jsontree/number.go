@@ -9,26 +9,26 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// AddToNumber returns the JSON number text plus by or, if subtract is true, minus by. Integers
-// from -2^63 to 2^64-1 are exact. Numbers with a fraction or an exponent stay floats.
-// AddToNumber returns false if the result cannot be represented.
-func AddToNumber(text string, by int64, subtract bool) (string, bool) {
-	if n, ok := parseInteger(text); ok {
-		delta := integer{negative: by < 0, magnitude: magnitude(by)}
+// AddToNumber returns number plus amount or, if subtract is true, number minus amount. number
+// must be a JSON number. Integers from -2^63 to 2^64-1 are exact. Numbers with a fraction or
+// an exponent stay floats. AddToNumber returns false if the result cannot be represented.
+func AddToNumber(number string, amount int64, subtract bool) (string, bool) {
+	if n, ok := parseInteger(number); ok {
+		delta := integer{negative: amount < 0, magnitude: magnitude(amount)}
 		if subtract {
 			delta.negative = !delta.negative
 		}
 		sum, ok := n.add(delta)
 		return sum.String(), ok
 	}
-	f, err := strconv.ParseFloat(text, 64)
+	f, err := strconv.ParseFloat(number, 64)
 	if err != nil {
 		return "", false
 	}
 	if subtract {
-		f -= float64(by)
+		f -= float64(amount)
 	} else {
-		f += float64(by)
+		f += float64(amount)
 	}
 	if math.IsInf(f, 0) {
 		return "", false

@@ -1,5 +1,5 @@
 // Package memnet provides in-memory network connections for testing/synctest. Unlike sockets,
-// they let the clock of a bubble advance while goroutines wait on them.
+// they let a bubble's clock advance while goroutines wait on them.
 package memnet
 
 import (
@@ -12,8 +12,8 @@ import (
 )
 
 // Pipe returns the two ends of an in-memory connection. As with sockets, each direction
-// buffers data, up to capacity bytes, before writes block. Data written before Close can still
-// be read.
+// buffers up to capacity bytes before writes block. Data written before Close can still be
+// read.
 func Pipe(capacity int) (a, b *Conn) { return pipe(capacity, Loopback, Loopback) }
 
 // pipe is like Pipe, but sets the addresses of the ends: local for a and remote for b.
@@ -47,7 +47,7 @@ func newHalf(capacity int) *half {
 	return h
 }
 
-// deadline is a read or write deadline. The mutex of its half guards it.
+// deadline is a read or write deadline of a half, whose mutex guards it.
 type deadline struct {
 	timer  *time.Timer
 	passed bool
@@ -211,8 +211,8 @@ func (a Addr) String() string { return string(a) }
 // Listener is a net.Listener for in-memory connections. The zero value is not usable; use
 // [NewListener]. Its methods are safe for concurrent use.
 type Listener struct {
-	// Capacity is the capacity of future pipes. NewListener sets it to the package constant
-	// [Capacity].
+	// Capacity is the number of bytes that each direction of a future connection can buffer.
+	// NewListener sets it to the package constant [Capacity].
 	Capacity int
 
 	addr   net.Addr
@@ -228,7 +228,7 @@ func NewListener(addr net.Addr) *Listener {
 }
 
 // DialContext connects to l, regardless of the network and the address. It blocks until Accept
-// is called. If ctx is done first, it returns the error of ctx. If l is closed, it returns
+// is called. If ctx is done first, it returns ctx.Err(). If l is closed, it returns
 // net.ErrClosed.
 func (l *Listener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {

@@ -79,7 +79,7 @@ func TestPipeDeadlines(t *testing.T) {
 		if n != Capacity {
 			t.Errorf("wrote %d bytes before the deadline", n)
 		}
-		// A new deadline takes effect while Read waits.
+		// A new deadline takes effect while Read is waiting.
 		_ = a.SetDeadline(time.Time{})
 		go func() {
 			time.Sleep(time.Second)

@@ -77,7 +77,7 @@ func BenchmarkEncodeSpans(b *testing.B) {
 }
 
 // confirmed releases frames as if the engine had confirmed them. It returns their total size
-// and number of records.
+// and the number of records in them.
 func confirmed(e *Encoder, frames []Frame) (size, records int) {
 	for i := range frames {
 		f := &frames[i]

@@ -99,10 +99,10 @@ func NewEncoder(k Buffers) *Encoder {
 // Lost returns the losses since the last call to [Encoder.Done].
 func (e *Encoder) Lost() Losses { return e.lost }
 
-// keptBytes is the size up to which the buffers of an encoder are worth reusing.
+// keptBytes is the size up to which an encoder's buffers are worth reusing.
 const keptBytes = 4 << 20
 
-// Done invalidates the returned slices of frames, but not the data of the frames, and resets
+// Done invalidates the returned slices of frames, but not the frames' data, and resets
 // [Encoder.Lost]. It returns false if the buffers of e have grown too large for reuse.
 func (e *Encoder) Done() bool {
 	clear(e.frames)
@@ -171,7 +171,7 @@ func (e *Encoder) tighten() bool {
 	return true
 }
 
-// begin opens the levels of the next record. The caller must then append the record to buf.
+// begin opens the next record's levels. The caller must then append the record to buf.
 func (e *Encoder) begin() {
 	e.caps, e.cut = e.uncapped(), false
 	e.place()
@@ -314,8 +314,8 @@ func sameResource(a, b *resource.Resource) bool {
 	return a == b || a.Equivalent() == b.Equivalent() && a.SchemaURL() == b.SchemaURL()
 }
 
-// setResource sets the first level. It caches the text of the resource, which is immutable and
-// shared by all records of a process.
+// setResource sets the first level. It caches the resource's text, because a resource is
+// immutable and usually shared by all of a process's records.
 func (e *Encoder) setResource(r *resource.Resource) {
 	if !e.hasResource || e.resource != r {
 		e.head(0, "", func(b []byte) []byte {

@@ -31,8 +31,8 @@ func (f *Frame) Size() int { return len(f.Prefix) + len(f.Data) }
 // use.
 func (f *Frame) Discard() { f.Data, f.reused = nil, false }
 
-// Buffers keeps the buffers of large frames for reuse. A sync.Pool would not help, because the
-// garbage collections of a busy worker would empty it between two batches. A nil Buffers keeps
+// Buffers keeps the buffers of large frames for reuse. A sync.Pool would not help, because a
+// busy worker's garbage collections would empty it between two batches. A nil Buffers keeps
 // nothing; use [NewBuffers]. The methods are safe for concurrent use.
 type Buffers chan []byte
 
@@ -42,7 +42,7 @@ const (
 	maxReusedBytes = 1 << 20
 )
 
-// NewBuffers returns Buffers for the frames of a connection.
+// NewBuffers returns Buffers for one connection's frames.
 func NewBuffers() Buffers { return make(Buffers, keptBuffers) }
 
 // get returns an empty buffer with room for size bytes.

@@ -120,8 +120,8 @@ func TestEncodeAddsTheSeverityText(t *testing.T) {
 	}
 }
 
-// The engine drops frames whose JSON is nested 128 or more levels deep. Values of any depth
-// must stay below that and arrive complete, as attributes and as bodies.
+// The engine drops frames whose JSON is nested 128 or more levels deep. Values nested to any
+// depth must arrive complete, as attributes and as bodies, without exceeding that limit.
 func TestEncodeDeepLog(t *testing.T) {
 	for _, depth := range []int{1, 24, 25, 30, 64, 500} {
 		var r log.Record

@@ -61,7 +61,7 @@ func (e *Encoder) metric(m *metricdata.Metrics) {
 	}
 }
 
-// setMetric opens the level of a metric. The caller must then append the data points.
+// setMetric opens a metric's level. The caller must then append the data points.
 func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	e.head(2, "]}}", func(b []byte) []byte {
 		b = append(b, `{"name":`...)
@@ -119,7 +119,7 @@ func encodePoints[N int64 | float64](e *Encoder, points []metricdata.DataPoint[N
 	}
 }
 
-// appendTimes appends the times of a data point. A start time of 0 is omitted.
+// appendTimes appends a data point's times. A start time of 0 is omitted.
 func (e *Encoder) appendTimes(b []byte, start, at uint64) []byte {
 	if start != 0 {
 		b = append(b, `"startTimeUnixNano":`...)
@@ -206,8 +206,8 @@ func appendHistogram[N int64 | float64](e *Encoder, b []byte, p *metricdata.Hist
 	return append(b, '}')
 }
 
-// appendFinite appends a value of a histogram under the given key, unless the value is not
-// finite. A recorded NaN, for example, makes the sum NaN, but the buckets remain useful.
+// appendFinite appends a histogram value under the given key, unless the value is not finite.
+// A recorded NaN, for example, makes the sum NaN, but the buckets remain useful.
 func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []byte {
 	if !finite(n) {
 		e.lost.Values++
@@ -220,8 +220,8 @@ func appendFinite[N int64 | float64](e *Encoder, b []byte, key string, n N) []by
 	return appendDouble(b, float64(n))
 }
 
-// appendBuckets appends the buckets of a histogram. A bucket with an infinite or NaN upper
-// bound is merged with the next one.
+// appendBuckets appends a histogram's buckets. A bucket with an infinite or NaN upper bound is
+// merged with the next one.
 func (e *Encoder) appendBuckets(b []byte, bounds []float64, counts []uint64) []byte {
 	b = append(b, `,"bucketCounts":[`...)
 	n := uint64(0)
@@ -311,7 +311,7 @@ func (e *Encoder) summaryPoint(p *metricdata.SummaryDataPoint, quantile *attribu
 	}
 }
 
-// maxConvertedBounds is the maximum number of bounds of a converted exponential histogram.
+// maxConvertedBounds is the maximum number of bounds in a converted exponential histogram.
 const maxConvertedBounds = 160
 
 // encodeExponential converts exponential histograms, which the engine silently drops, to
@@ -432,7 +432,8 @@ func trimBuckets(b *metricdata.ExponentialBucket) bucketRange {
 
 func (r bucketRange) last() int64 { return r.first + int64(len(r.counts)) - 1 }
 
-// width returns the number of buckets after each group of 2^shift buckets is merged.
+// width returns the number of buckets that remain when each group of 2^shift buckets is
+// merged.
 func (r bucketRange) width(shift int) int64 {
 	if len(r.counts) == 0 {
 		return 0
@@ -440,8 +441,7 @@ func (r bucketRange) width(shift int) int64 {
 	return r.last()>>shift - r.first>>shift + 1
 }
 
-// count returns the number of values in bucket i after each group of 2^shift buckets is
-// merged.
+// count returns the number of values in bucket i when each group of 2^shift buckets is merged.
 func (r bucketRange) count(i int64, shift int) (n uint64) {
 	lo := max(i<<shift, r.first)
 	hi := min((i+1)<<shift-1, r.last())

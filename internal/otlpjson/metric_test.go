@@ -173,7 +173,7 @@ func TestEncodeKeepsLargeIntegers(t *testing.T) {
 	}
 }
 
-// JSON cannot represent NaN and infinity. Points with such a value are omitted and counted.
+// JSON cannot represent NaN or infinity. Points with such a value are omitted and counted.
 // Histograms keep their other values.
 func TestEncodeOmitsNonFinitePoints(t *testing.T) {
 	for _, odd := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
@@ -434,8 +434,8 @@ func TestEncodeHistograms(t *testing.T) {
 	}
 }
 
-// checkRecorded records values in an exponential histogram of the SDK, encodes it, and checks
-// the counts in the frame.
+// checkRecorded records values in an SDK exponential histogram, encodes the histogram, and
+// checks the counts in the frame.
 func checkRecorded(t *testing.T, size int32, values []float64) {
 	t.Helper()
 	reader := sdkmetric.NewManualReader()

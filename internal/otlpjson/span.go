@@ -183,8 +183,7 @@ func (e *Encoder) appendLinks(b []byte, links []sdktrace.Link) ([]byte, int) {
 	return append(b, ']'), len(links) - n
 }
 
-// appendStatus appends the status of a span. OTLP and package codes number statuses
-// differently.
+// appendStatus appends a span's status. OTLP and package codes number statuses differently.
 func (e *Encoder) appendStatus(b []byte, s sdktrace.Status) []byte {
 	switch s.Code {
 	case codes.Ok:

@@ -28,7 +28,7 @@ func spanContext(flags trace.TraceFlags, remote bool) trace.SpanContext {
 	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: testTrace, SpanID: testSpan, TraceFlags: flags, Remote: remote})
 }
 
-// encodeSpan encodes a span and the snapshot of its start.
+// encodeSpan encodes a span both as finished and as a live snapshot.
 func encodeSpan(t *testing.T, stub tracetest.SpanStub) (final, live any) {
 	t.Helper()
 	span := stub.Snapshot()
@@ -108,7 +108,7 @@ func TestEncodeWholeSpan(t *testing.T) {
 }
 
 // Go packages and OTLP number their enumerations differently.
-func TestEncodeUsesTheNumbersOfOTLP(t *testing.T) {
+func TestEncodeUsesOTLPEnumNumbers(t *testing.T) {
 	for code, want := range map[codes.Code]any{
 		codes.Unset: nil, codes.Ok: json.Number("1"), codes.Error: json.Number("2"), codes.Code(77): nil,
 	} {

@@ -54,8 +54,8 @@ func (e *Encoder) set(b []byte, open string, s *attribute.Set, end string) []byt
 	return append(b, end...)
 }
 
-// Indexes into opens, which holds the text between the key of an attribute and its value. The
-// text depends on the type of the value.
+// Indexes into opens, which holds the text between an attribute's key and its value. The text
+// depends on the value's type.
 const (
 	openValue = iota // nothing: the value includes its opening text
 	openString
@@ -99,7 +99,7 @@ func (e *Encoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
 	return append(b, '}')
 }
 
-// attributeKey caches the opening text of an attribute. Programs use few different keys.
+// attributeKey caches an attribute's opening text. Programs use few distinct keys.
 type attributeKey struct {
 	key  []byte
 	open int
@@ -109,8 +109,8 @@ type attributeKey struct {
 // maxKeptKey is the maximum length of a cached key.
 const maxKeptKey = 64
 
-// appendKey appends the text of an attribute up to its value. open selects the end of that
-// text.
+// appendKey appends an attribute's text up to its value. open selects how that text ends; it
+// is an index into opens.
 func (e *Encoder) appendKey(b []byte, key string, open int) []byte {
 	n := len(key)
 	if n == 0 || n > min(maxKeptKey, e.caps.text) {
@@ -203,7 +203,7 @@ func appendBoolValue(b []byte, v bool) []byte {
 	return append(b, `{"boolValue":false}`...)
 }
 
-// maxSafeInteger is the largest integer up to which all JSON parsers read integers exactly.
+// All JSON parsers read integers of up to maxSafeInteger exactly.
 const maxSafeInteger = 1 << 53
 
 func safeInteger(n int64) bool { return n <= maxSafeInteger && n >= -maxSafeInteger }

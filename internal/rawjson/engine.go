@@ -28,8 +28,8 @@ func Plain(b []byte, depth int) bool {
 	return err == nil && scanEnd(b, i) == nil && !s.special && utf8.Valid(b)
 }
 
-// ScanPlainObject is [ScanObject] for an object that [Plain] accepts. If b is anything else, it
-// returns false; it may have called field before.
+// ScanPlainObject is like [ScanObject], but for objects that [Plain] accepts. If b is anything
+// else, it returns false, possibly after calls to field.
 func ScanPlainObject(b []byte, depth int, field func(key, value []byte)) bool {
 	var s scanner
 	return s.scanObject(b, max(MaxDepth-depth, 0), field) == nil && !s.special && utf8.Valid(b)
@@ -80,8 +80,9 @@ var engineByte = [256]uint8{'{': opens, '[': opens, '}': closes, ']': closes, '"
 	'0': counts, '1': counts, '2': counts, '3': counts, '4': counts, '5': counts, '6': counts, '7': counts, '8': counts, '9': counts}
 
 // doubtful reports whether b may contain anything that CheckForEngine rejects. It takes a
-// fraction of the time of a full scan, and returns false for almost all values. A number that
-// is out of range has either an exponent of at least three digits or very many digits.
+// fraction of the time of a full scan, and returns false for almost all values. A number is
+// doubtful only if it has very many digits or an exponent of at least three digits, because no
+// other number can be out of range.
 func doubtful(b []byte, depth int) bool {
 	if bytes.Count(b, []byte("{"))+bytes.Count(b, []byte("[")) > depth || bytes.Contains(b, []byte(`\u`)) {
 		return true
@@ -119,8 +120,7 @@ func doubtful(b []byte, depth int) bool {
 	return false
 }
 
-// manyDigits is the length up to which any number fits in a float64, even with a two-digit
-// exponent.
+// A number of up to manyDigits bytes fits in a float64, even with a two-digit exponent.
 const manyDigits = 200
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }

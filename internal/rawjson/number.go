@@ -182,8 +182,8 @@ func parseFloat(text []byte) (f float64, ok bool) {
 	return f, ok
 }
 
-// exponentOf parses the exponent that follows the e of a number. It clamps exponents beyond 32
-// bits, because they all have the same effect.
+// exponentOf parses the exponent after a number's e. It clamps exponents beyond 32 bits,
+// because they all have the same effect.
 func exponentOf(text []byte) (e int64, positive bool) {
 	positive = true
 	if text[0] == '+' || text[0] == '-' {

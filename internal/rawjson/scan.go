@@ -1,7 +1,7 @@
 // Package rawjson validates, splits and writes JSON without decoding it.
 //
-// One pass over a message checks the JSON grammar and returns the values of the envelope as
-// raw JSON. Only the consumer of the payload decodes it. All functions are safe for concurrent
+// One pass over a message checks the JSON grammar and returns the envelope's values as raw
+// JSON. Only the payload's consumer decodes the payload. All functions are safe for concurrent
 // use. None of them modifies or retains its input.
 package rawjson
 
@@ -32,7 +32,7 @@ func ScanObject(b []byte, field func(key, value []byte)) error {
 	return s.scanObject(b, 0, field)
 }
 
-// scanObject is ScanObject for an object within depth levels.
+// scanObject is like ScanObject, but counts levels as if b were nested depth levels deep.
 func (s *scanner) scanObject(b []byte, depth int, field func(key, value []byte)) error {
 	i := SkipSpace(b, 0)
 	if i == len(b) {

@@ -26,7 +26,7 @@ const (
 // Part is a piece of a path: literal text or a wildcard.
 type Part struct {
 	Kind Kind
-	// Text is the literal text, including slashes, or the name of the wildcard.
+	// Text is the literal text, including slashes, or the wildcard's name.
 	Text string
 	// Colon reports whether a wildcard is written as ":name". The engine passes the values of
 	// such wildcards, and of no others, to the function.
@@ -164,8 +164,7 @@ func textOf(cells []cell) string {
 	return string(b)
 }
 
-// Match reports whether p matches the path of a request. It returns the values of the
-// wildcards in order.
+// Match reports whether p matches a request path. It returns the wildcards' values in order.
 func (p Pattern) Match(path string) (matched []string, ok bool) {
 	for _, part := range p {
 		if part.Kind == Literal {
@@ -189,12 +188,11 @@ func (p Pattern) Match(path string) (matched []string, ok bool) {
 
 // Compare reports which of two patterns takes precedence for a path that both match. order is
 // negative if p takes precedence, positive if q does, and 0 if neither does. At the first
-// difference, Literal takes precedence over Param, and Param over Rest. The names of wildcards
-// do not matter.
+// difference, Literal takes precedence over Param, and Param over Rest. Wildcard names do not
+// matter.
 //
 // conflict reports whether the router cannot hold both patterns. This is the case if they
-// differ only in the names of wildcards, or if a Param begins in one where a Rest begins in
-// the other.
+// differ only in wildcard names, or if a Param begins in one where a Rest begins in the other.
 func Compare(p, q Pattern) (order int, conflict bool) {
 	p, q = append(Pattern(nil), p...), append(Pattern(nil), q...)
 	renamed := false

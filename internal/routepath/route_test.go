@@ -9,7 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// routerVectors holds results recorded from the actual router. The file states their origin.
+// routerVectors holds results recorded from the actual router. The testdata file states their
+// origin.
 type routerVectors struct {
 	Fatal     []string    `json:"fatal"`
 	Held      []string    `json:"held"`

@@ -12,7 +12,7 @@ import (
 const Redacted = "[REDACTED]"
 
 // Text masks the values of secret keys in JSON, including JSON inside strings. It treats an
-// OTLP attribute, {"key":…,"value":…}, as a member. If the value of a secret is invalid or
+// OTLP attribute, {"key":…,"value":…}, as a member. If a secret's value is invalid or
 // truncated, the result ends with the placeholder. The result for valid JSON is valid JSON.
 // Text that is not JSON is returned unchanged.
 func Text(text string) string {

@@ -1,8 +1,8 @@
 // Package signal lets goroutines signal each other by closing channels.
 package signal
 
-// Broadcast wakes all goroutines that wait for a state to change. The lock that guards the
-// state must also guard the Broadcast. The zero value is ready to use.
+// Broadcast wakes all goroutines that are waiting for a state to change. The lock that guards
+// the state must also guard the Broadcast. The zero value is ready to use.
 type Broadcast struct{ changed chan struct{} }
 
 // Wait returns a channel that is closed by the next Send.

@@ -123,7 +123,7 @@ func (c *coalescer) writePieces(p []byte) (n int, err error) {
 	}
 }
 
-// arm sets the deadline of writes that are not coalesced. It reports whether Stall limits the
+// arm sets the deadline for writes that are not coalesced. It reports whether Stall limits the
 // write. The caller must hold c.mu.
 func (c *coalescer) arm() (progress bool) {
 	t := c.limit.Deadline

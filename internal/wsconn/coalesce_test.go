@@ -92,7 +92,7 @@ func TestFramesAreCoalescedInOrder(t *testing.T) {
 
 // A large buffer is pooled as long as messages fill it. A buffer above the limit is never
 // pooled.
-func TestReadBuffersWorthKeeping(t *testing.T) {
+func TestPooledReadBuffers(t *testing.T) {
 	for _, test := range []struct {
 		len, cap int
 		want     bool
@@ -173,7 +173,7 @@ func TestWriteLimits(t *testing.T) {
 // start is the initial time in a synctest bubble.
 var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// The deadline of a control frame must not apply to messages.
+// A control frame's deadline must not apply to messages.
 func TestControlFramesHaveTheirOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()

@@ -43,7 +43,8 @@ const (
 )
 
 // Conn is an open WebSocket with one reader and one writer, returned by [Dialer.Dial]. The
-// first call to [Conn.Fail] determines why the connection dies, and ends its goroutines.
+// first call to [Conn.Fail] ends the connection and its goroutines, and determines the result
+// of [Conn.Err].
 type Conn struct {
 	// OnFail, if not nil, is called once, before the channel returned by [Conn.Dead] is
 	// closed. OnPong, if not nil, is called on the reader's goroutine with the data of each
@@ -113,11 +114,11 @@ func (c *Conn) Dead() <-chan struct{} { return c.dead }
 // IsDead reports whether the connection is dead.
 func (c *Conn) IsDead() bool { return signal.IsClosed(c.dead) }
 
-// Err returns the reason why the connection died. Call it only after the channel returned by
+// Err returns the error that ended the connection. Call it only after the channel returned by
 // [Conn.Dead] is closed.
 func (c *Conn) Err() error { return c.err }
 
-// Fail ends the connection with the reason err. Only the first call has an effect.
+// Fail ends the connection; err is the reason. Only the first call has an effect.
 func (c *Conn) Fail(err error) {
 	c.once.Do(func() {
 		c.err = err
@@ -148,8 +149,8 @@ type Loops struct {
 	IdleTimeout  time.Duration // the maximum time without a frame from the peer
 }
 
-// Start starts the loops. They run until the connection dies. If ctx is done, the connection
-// dies with the cause of ctx. [Conn.Wait] waits for the loops.
+// Start starts the loops. They run until the connection dies. When ctx is done, the connection
+// dies with ctx's cause as its error. [Conn.Wait] waits for the loops.
 func (c *Conn) Start(ctx context.Context, l Loops) {
 	if l.Read != nil {
 		c.Go(func() { c.readLoop(l.Read) })
@@ -162,7 +163,7 @@ func (c *Conn) Start(ctx context.Context, l Loops) {
 func (c *Conn) Go(f func()) { c.loops.Go(f) }
 
 // Wait waits until the connection is dead and its goroutines have returned. It returns the
-// reason why the connection died.
+// error that ended the connection.
 func (c *Conn) Wait() error {
 	<-c.dead
 	c.loops.Wait()

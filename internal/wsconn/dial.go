@@ -30,9 +30,9 @@ type Dialer struct {
 	ReadLimit   int64
 	Token       string // bearer token, used if neither Header nor URL authenticates
 
-	// Unbuffered connections write each message immediately, limited by [Conn.LimitWrites],
-	// and answer control frames directly. Other connections coalesce writes until
-	// [Conn.Flush].
+	// Unbuffered makes connections write each message immediately, limited by
+	// [Conn.LimitWrites], and answer control frames directly. Otherwise, connections coalesce
+	// writes until [Conn.Flush].
 	Unbuffered bool
 }
 
@@ -58,7 +58,7 @@ type StatusError struct {
 // Error implements error.
 func (e *StatusError) Error() string { return e.Err.Error() + ": HTTP status " + e.Text }
 
-// Unwrap returns the error of the handshake.
+// Unwrap returns the handshake error.
 func (e *StatusError) Unwrap() error { return e.Err }
 
 // Dial opens a connection and completes the WebSocket handshake within DialTimeout. Its
@@ -166,8 +166,8 @@ func upgrade(ctx context.Context, d *websocket.Dialer, address string, header ht
 	return conn, resp, err
 }
 
-// environmentProxy is http.ProxyFromEnvironment, but its errors do not contain the address of
-// the proxy, which may include a password.
+// environmentProxy is http.ProxyFromEnvironment, but its errors do not contain the proxy's
+// address, which may include a password.
 func environmentProxy(r *http.Request) (*url.URL, error) {
 	proxy, err := http.ProxyFromEnvironment(r)
 	if err != nil {

@@ -63,13 +63,13 @@ func (e *ExhaustedError) Error() string {
 	return fmt.Sprintf("gave up after %d attempts to connect: %v", e.Attempts, e.Err)
 }
 
-// Unwrap returns the error of the last attempt.
+// Unwrap returns the last attempt's error.
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
 // Run maintains the connection until ctx is done, an attempt sets Stop, or the attempts are
-// used up. It then returns nil, the error of the attempt, or an [ExhaustedError],
-// respectively. After the loss of a usable connection, the first delay is Initial. The delays
-// grow with each further attempt, until a connection is usable again.
+// used up. It then returns nil, the attempt's error, or an [ExhaustedError], respectively.
+// After a usable connection is lost, the first delay is Initial. The delays grow with each
+// further attempt, until a connection is usable again.
 func (r *Redial) Run(ctx context.Context) error {
 	var step, failures uint64
 	for ctx.Err() == nil {
