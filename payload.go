@@ -700,7 +700,8 @@ func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	return pointers
 }
 
-// localRef returns the JSON pointer in a reference within the document.
+// localRef returns the JSON pointer that ref contains. ok is false if ref points outside the
+// document or uses an anchor.
 func localRef(ref any) (pointer string, ok bool) {
 	text, _ := ref.(string)
 	pointer, ok = strings.CutPrefix(text, "#")

@@ -48,8 +48,8 @@ type SubscribeOptions struct {
 	// first failure of each loop is logged, to slog.Default. To disable logging, set a logger
 	// that discards its records.
 	Logger *slog.Logger
-	// StateListener receives each change of the connection state with the error that caused
-	// it. The states are [ConnectionStateConnecting], [ConnectionStateConnected] and
+	// StateListener receives each connection state change and the error that caused it. The
+	// states are [ConnectionStateConnecting], [ConnectionStateConnected] and
 	// [ConnectionStateReconnecting]. When the loop ends, the state is [ConnectionStateFailed]
 	// if there was an error, and [ConnectionStateDisconnected] otherwise. StateListener is
 	// called from the loop's goroutine. Default: none.
