@@ -37,7 +37,8 @@ type TriggerType struct {
 }
 
 // TriggerProvider implements a trigger type. The client calls Bind and Unbind when triggers
-// are added and removed. The provider calls [TriggerBinding.Fire] for each event of a trigger.
+// are added and removed. The provider calls [TriggerBinding.Fire] for each of a trigger's
+// events.
 //
 // The calls for one trigger are made in order and one at a time; calls for different triggers
 // may run concurrently. Neither method blocks the client's read loop. A panic is treated as an

@@ -67,7 +67,7 @@ type registry struct {
 	wake      chan struct{}        // capacity 1; signals work for maintain
 }
 
-// replayPhase is how far the replay of the registrations on a link has progressed.
+// replayPhase indicates how far a link's replay of the registrations has progressed.
 type replayPhase uint8
 
 const (
@@ -216,7 +216,7 @@ func (r *registry) ask(c *claim) {
 	}
 }
 
-// takeBack unregisters a function or a trigger. For observers, use unobserve.
+// takeBack unregisters a function or a trigger. Use unobserve for an observer.
 func (r *registry) takeBack(c *claim) {
 	if r.link == nil {
 		return

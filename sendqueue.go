@@ -162,8 +162,8 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 	q.changed.Send()
 }
 
-// oldestFence returns how long the oldest unanswered JSON ping has been waiting. It returns 0
-// if there is none.
+// oldestFence returns how long the oldest unanswered JSON ping has been outstanding. It
+// returns 0 if there is none.
 func (q *sendQueue) oldestFence(l *link) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()

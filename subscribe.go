@@ -215,7 +215,8 @@ func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	return m, err
 }
 
-// follow follows the streams over one connection. began reports whether it received a message.
+// follow follows the streams over one connection. began reports whether a message was
+// received.
 func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, err error) {
 	conn, err := s.Dial(ctx)
 	if err != nil {

@@ -122,7 +122,7 @@ func (t *Trigger) ID() string { return t.id }
 // Err returns an *[Error] if the trigger was rejected by the engine or by the worker that
 // provides its type. The client registers the trigger again on each new connection. If another
 // worker's route has the same path with different parameter names, the client retries the
-// registration like that of a rejected function. While the trigger's function is rejected
+// registration, as it does for a rejected function. While the trigger's function is rejected
 // ([Function.Err]), the trigger is not registered, and Err wraps the function's
 // *[RejectedError]. If the connected engine does not support the trigger, the error matches
 // [errors.ErrUnsupported]. A nil error does not mean that the trigger will fire: it may be
