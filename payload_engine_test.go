@@ -295,7 +295,7 @@ func (h *hidesCaller) UnmarshalJSON(b []byte) error {
 
 func (g *generic[T]) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &g.values) }
 
-// sees calls a typed handler with payload. It returns the value and the caller that the
+// sees calls a typed handler with payload, and returns the value and the caller that the
 // handler received.
 func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T, caller string, err error) {
 	f, err := iii.Handle(c, id, func(ctx context.Context, in T) (any, error) {

@@ -78,7 +78,7 @@ type peerConn struct {
 	err      error // reason, valid after ended is closed
 }
 
-// newPeer starts a peer in memory, which can be used in a synctest bubble.
+// newPeer starts an in-memory peer, which can be used in a synctest bubble.
 func newPeer(tb testing.TB, s script) *peer {
 	p := &peer{tb: tb, script: s}
 	p.server = enginetest.NewServer(tb, p.serve)

@@ -381,7 +381,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// TestR10EndConcurrent closes a client in every possible way at once, even from its own
+// TestR10EndConcurrent closes a client in every possible way simultaneously, even from its own
 // handlers and callbacks.
 func TestR10EndConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1479,7 +1479,7 @@ func (c *extendingConn) Read(p []byte) (int, error) {
 	return copy(p, text), err
 }
 
-// liveHeap returns the size of the heap after a garbage collection.
+// liveHeap returns the heap's size after a garbage collection.
 func liveHeap() int {
 	runtime.GC()
 	var m runtime.MemStats
@@ -1608,17 +1608,17 @@ func (w *watch) option() Option {
 	})
 }
 
-// wait waits for an event that satisfies match, at index from or later. It returns the event
-// and its index.
-func (w *watch) wait(tb testing.TB, from int, match func(watched) bool) (watched, int) {
+// wait waits for an event that satisfies match and whose index is start or greater. It returns
+// the event and its index.
+func (w *watch) wait(tb testing.TB, start int, match func(watched) bool) (watched, int) {
 	tb.Helper()
 	for {
 		w.mu.Lock()
 		events, changed := w.events, w.changed
 		w.mu.Unlock()
-		for ; from < len(events); from++ {
-			if match(events[from]) {
-				return events[from], from
+		for ; start < len(events); start++ {
+			if match(events[start]) {
+				return events[start], start
 			}
 		}
 		select {
@@ -2172,7 +2172,7 @@ func TestCallWithCanceledContext(t *testing.T) {
 	})
 }
 
-// secretAddresses are invalid for various reasons, and contain secrets.
+// secretAddresses lists addresses that are invalid for various reasons and contain secrets.
 var secretAddresses = []string{
 	"ws://user:" + secretPassword + "@engine.test:port",
 	"ws://user:" + secretPassword + "@engine.test:99999999999",

@@ -237,7 +237,7 @@ func TestFunctionReleasedByConnectedOwnerIsTakenOver(t *testing.T) {
 
 // Function.Err keeps returning the rejection across reconnects, until this worker serves the
 // function.
-func TestRefusalDoesNotFlicker(t *testing.T) {
+func TestRejectionIsStableAcrossReconnects(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "old", serveName(t, "f"))
 		b := startReplica(t, e, "new", serveName(t, "f"))
@@ -463,7 +463,7 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 
 // When a worker reconnects, it does not register triggers for functions that another worker
 // has taken over in the meantime.
-func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
+func TestTriggersOfTakenOverFunctionAreNotReregistered(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 10_000, MaxDelayMs: 10_000, BackoffMultiplier: 1}))
 		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
@@ -935,7 +935,7 @@ func (p *recordingProvider) count() int {
 	return len(p.bound)
 }
 
-// On an engine with triggers, the worker that registers a trigger type last provides it. When
+// On an engine with triggers, the last worker to register a trigger type provides it. When
 // that worker disconnects, the engine removes the type, and the previous provider registers it
 // again. On an engine with observers, the first provider keeps the type.
 func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {

@@ -942,7 +942,8 @@ func recordedFrames(t *testing.T) []recordedFrame {
 	return frames
 }
 
-// oddRecordings contain deliberate mistakes, so not every value in them fits its type.
+// oddRecordings lists recordings that contain deliberate mistakes, so that not every value in
+// them fits its type.
 var oddRecordings = []string{"baggage-functions.jsonl", "configuration-functions.jsonl", "envelopes-odd.jsonl", "guarded-auth-results.jsonl"}
 
 // roundTrip decodes raw into v, encodes v, and compares the documents. Numbers must be
@@ -1115,8 +1116,8 @@ var observerExceptions = map[string]string{
 	"5": "the type writes the defaults of an observer",
 }
 
-// The file testdata/observers.jsonl contains messages of engine 0.25 and later, and of their
-// workers.
+// The file testdata/observers.jsonl contains messages sent by engines of version 0.25 and
+// later, and by their workers.
 func TestObserverMessagesRoundTrip(t *testing.T) {
 	b, err := os.ReadFile("testdata/observers.jsonl")
 	if err != nil {
