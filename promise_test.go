@@ -1479,7 +1479,7 @@ func (c *extendingConn) Read(p []byte) (int, error) {
 	return copy(p, text), err
 }
 
-// liveHeap returns the heap's size after a garbage collection.
+// liveHeap returns the heap size after a garbage collection.
 func liveHeap() int {
 	runtime.GC()
 	var m runtime.MemStats
