@@ -702,7 +702,8 @@ func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	return pointers
 }
 
-// localRef returns the JSON pointer in a reference within the document.
+// localRef returns the JSON pointer that ref contains. ok is false if ref points outside the
+// document or uses an anchor.
 func localRef(ref any) (pointer string, ok bool) {
 	text, _ := ref.(string)
 	pointer, ok = strings.CutPrefix(text, "#")
@@ -735,9 +736,9 @@ func percentText(s string) (string, error) {
 	return b.String(), nil
 }
 
-// decodeNumbers decodes JSON. It decodes numbers as 64-bit integers if possible and as floats
-// otherwise, because the jsonschema library compares these types exactly and treats a
-// json.Number as a string.
+// decodeNumbers decodes JSON, with numbers as 64-bit integers if possible and as floats
+// otherwise. The jsonschema library compares these types exactly and treats a json.Number as a
+// string.
 func decodeNumbers(raw json.RawMessage) (any, error) {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return nil, nil
@@ -905,8 +906,8 @@ func (s *inputSchema) fits(pointer string, value any) bool {
 	return part == nil || accepts(part, value)
 }
 
-// locate returns the path of the invalid part of a value and the reason. The value must not
-// match the schema at pointer.
+// locate returns the path of the part of value that is invalid, and the reason. The value must
+// not match the schema at pointer.
 func (s *inputSchema) locate(pointer string, value any, path string, steps int) (string, string) {
 	node, _ := at(s.root, pointer)
 	schema, ok := node.(map[string]any)
@@ -1068,7 +1069,7 @@ func (s *inputSchema) accepts(schema map[string]any, value any) bool {
 	return part == nil || accepts(part, value)
 }
 
-// reason returns a message that names the violated keyword, if that is known. The message does
+// reason returns a message that names the violated keyword, if it is known. The message does
 // not contain the value.
 func (s *inputSchema) reason(schema map[string]any, value any) string {
 	for _, keyword := range []string{"const", "enum", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf",

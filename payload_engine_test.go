@@ -176,7 +176,7 @@ func TestCronTrigger(t *testing.T) {
 	})
 }
 
-// shortTimes reformats the times in an object as encoding/json does.
+// shortTimes reformats an object's times as encoding/json formats them.
 func shortTimes(t *testing.T, doc json.RawMessage) json.RawMessage {
 	t.Helper()
 	var object map[string]string
@@ -295,7 +295,7 @@ func (h *hidesCaller) UnmarshalJSON(b []byte) error {
 
 func (g *generic[T]) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &g.values) }
 
-// sees calls a typed handler with payload. It returns the value and the caller that the
+// sees calls a typed handler with payload, and returns the value and the caller that the
 // handler received.
 func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T, caller string, err error) {
 	f, err := iii.Handle(c, id, func(ctx context.Context, in T) (any, error) {
@@ -314,7 +314,7 @@ func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T
 
 // A typed handler receives the payload without _caller_worker_id, which the engine adds,
 // unless its type has a field for that key.
-func TestTypedHandlersSeeWhatWasSent(t *testing.T) {
+func TestTypedHandlersReceivePayloadAsSent(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
 	for _, test := range []struct {
@@ -398,8 +398,8 @@ func TestUntypedHandlersSeeTheCaller(t *testing.T) {
 	}
 }
 
-// The path in the error refers to the payload as the caller sent it.
-func TestTypedMapRefusesWhatIsWrong(t *testing.T) {
+// The path in a decoding error refers to the payload as the caller sent it.
+func TestTypedMapRejectsInvalidPayload(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	handle(t, c, "f", func(_ context.Context, in map[string][]int) (int, error) { return len(in), nil })
 	mustConnect(t, c)
@@ -417,13 +417,14 @@ type undecodable interface{ String() string }
 // lists is a recursive type.
 type lists []lists
 
-// decodesAnything has an element type that JSON cannot represent, but decodes itself.
+// decodesAnything has an element type that JSON cannot represent, but it implements
+// json.Unmarshaler.
 type decodesAnything []chan int
 
 func (d *decodesAnything) UnmarshalJSON([]byte) error { *d = make(decodesAnything, 1); return nil }
 
 // If no JSON value can be decoded into the result, Call fails before the function runs.
-func TestCallRefusesWhatNoResultDecodesInto(t *testing.T) {
+func TestCallRejectsUndecodableResultType(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e)
 	var ran atomic.Int32
@@ -511,7 +512,7 @@ func (k *keptText) UnmarshalJSON(b []byte) error { k.n = len(b); return nil }
 type pointerToItself *pointerToItself
 
 // A type that is a pointer to itself must not cause an endless loop in schema inference.
-func TestPointerToItselfDoesNotHang(t *testing.T) {
+func TestSelfPointerDoesNotHang(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
 	if err != nil {
 		t.Fatal(err)
@@ -540,7 +541,7 @@ type (
 
 // A payload that violates the advertised schema never reaches the handler. The error contains
 // the path of the invalid part.
-func TestInputIsValidatedByTheInferredSchema(t *testing.T) {
+func TestInputIsValidatedAgainstInferredSchema(t *testing.T) {
 	const line = `{"item":"tea","price":1.5}`
 	for _, test := range []struct{ name, payload, want string }{
 		{"valid", `{"lines":[` + line + `],"quantity":1}`, ""},
@@ -587,7 +588,7 @@ func checkInvalid(t *testing.T, err error, want string) {
 }
 
 // Schemas supplied by the program are also enforced, for typed and untyped functions.
-func TestInputIsValidatedByAGivenSchema(t *testing.T) {
+func TestInputIsValidatedAgainstSuppliedSchema(t *testing.T) {
 	for _, test := range []struct{ name, schema, payload, want string }{
 		{"enum", `{"properties":{"suit":{"enum":["hearts","spades"]}}}`, `{"suit":"clubs"}`, `payload at suit: it violates enum ["hearts","spades"]`},
 		{"const", `{"properties":{"v":{"const":1}}}`, `{"v":2}`, `payload at v: it violates const 1`},

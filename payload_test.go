@@ -55,7 +55,7 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 	}
 }
 
-// wholeOnly panics if it is decoded in parts.
+// wholeOnly panics if it is decoded from a part of the payload that does not contain "b".
 type wholeOnly map[string]any
 
 func (w *wholeOnly) UnmarshalJSON(b []byte) error {
@@ -119,7 +119,8 @@ func TestWithoutCallerRemovesTheMemberOfTheTop(t *testing.T) {
 	}
 }
 
-// A payload is searched for _caller_worker_id only if the target type would notice that key.
+// A payload is searched for _caller_worker_id only if that key could affect how the target
+// type is decoded.
 func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 	type plain struct {
 		Values  map[string]int

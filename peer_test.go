@@ -78,7 +78,7 @@ type peerConn struct {
 	err      error // reason, valid after ended is closed
 }
 
-// newPeer starts a peer in memory, which can be used in a synctest bubble.
+// newPeer starts an in-memory peer, which can be used in a synctest bubble.
 func newPeer(tb testing.TB, s script) *peer {
 	p := &peer{tb: tb, script: s}
 	p.server = enginetest.NewServer(tb, p.serve)
@@ -201,7 +201,7 @@ func (p *peer) messages(n int, types ...string) []*peerMessage {
 	return list
 }
 
-// tokenMark is contained in every reattach token that a peer issues. TestMain checks that it
+// Every reattach token that a peer issues contains tokenMark. TestMain checks that tokenMark
 // never appears in logs.
 const tokenMark = "70c370c3-5ec2-4e75"
 
@@ -282,21 +282,21 @@ func (c *peerConn) fail(m *peerMessage, code, message string) {
 		m.InvocationID, m.FunctionID, code, message))
 }
 
-// invoke calls a function of the client. It returns the invocation id.
+// invoke calls one of the client's functions and returns the invocation id.
 func (c *peerConn) invoke(functionID, data string) string {
 	id := uuid.NewString()
 	c.send(fmt.Sprintf(`{"type":"invokefunction","invocation_id":%q,"function_id":%q,"data":%s}`, id, functionID, data))
 	return id
 }
 
-// answered waits for the result of an invocation.
+// answered waits for an invocation's result.
 func (p *peer) answered(id string) *peerMessage {
 	p.tb.Helper()
 	return p.find("answer", func(m *peerMessage) bool { return m.Type == "invocationresult" && m.InvocationID == id })
 }
 
-// otelPeer is a scripted telemetry endpoint. By default, it records frames and answers pings,
-// in order.
+// otelPeer is a scripted telemetry endpoint. By default, it handles frames in order: it
+// records them and answers pings.
 type otelPeer struct {
 	tb     testing.TB
 	server *enginetest.Server
@@ -490,7 +490,7 @@ func (p *otelPeer) received() []string {
 	return all
 }
 
-// dialled returns the times of all attempts to connect.
+// dialled returns the times of all connection attempts.
 func (p *otelPeer) dialled() []time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()

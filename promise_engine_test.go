@@ -231,7 +231,7 @@ func TestR2RegistrationsAreComplete(t *testing.T) {
 	})
 }
 
-// The registry is also correct after functions and triggers are added and removed while
+// The engine's registry is also correct if functions and triggers are added and removed while
 // connections break.
 func TestR2RegistrationsConcurrent(t *testing.T) {
 	for i := range iii.Scale(8, 100) {
@@ -274,8 +274,8 @@ func TestR2RegistrationsConcurrent(t *testing.T) {
 }
 
 // checkNothingTwice checks in the engine's log that no registration is sent twice on one
-// connection, that no call is sent twice, and that each result is sent once, over the
-// connection of its call. It returns the number of results.
+// connection, that no call is sent twice, and that each result is sent once, over its call's
+// connection. It returns the number of results.
 func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	t.Helper()
 	type at struct{ worker, id string }
@@ -319,7 +319,7 @@ func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	return answers
 }
 
-// If the connection of a call breaks while its handler is running, the result must not be sent
+// If a connection breaks while a handler is running, the handler's result must not be sent
 // over another connection.
 func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 	for i := range iii.Scale(4, 50) {
@@ -404,7 +404,7 @@ func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr 
 
 // TestR1HalfOpen cuts connections after a random number of bytes without the engine noticing.
 // To the engine, the worker's name and functions still belong to the old connection. When the
-// worker reconnects, it must recover both, and the engine must not reject its name.
+// worker reconnects, it must recover both: the engine must not reject the worker's name.
 func TestR1HalfOpen(t *testing.T) {
 	for i := range iii.Scale(60, 1000) {
 		seed := uint64(i + 1)

@@ -381,7 +381,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// TestR10EndConcurrent closes a client in every possible way at once, even from its own
+// TestR10EndConcurrent closes a client in every possible way simultaneously, even from its own
 // handlers and callbacks.
 func TestR10EndConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1020,7 +1020,7 @@ func TestR12HandlersAreLimited(t *testing.T) {
 }
 
 // TestR12NestedCallsConcurrent invokes ten times as many handlers as may run at once. Each
-// makes calls itself.
+// handler makes calls, too.
 func TestR12NestedCallsConcurrent(t *testing.T) {
 	const limit = 50
 	p := newPeer(t, script{forget: true, message: func(c *peerConn, m *peerMessage) bool {
@@ -1367,8 +1367,8 @@ func TestR16FloodsAreBounded(t *testing.T) {
 	}
 }
 
-// After the worker has been accepted, an error frame with the code of an authentication
-// failure makes the client reconnect. The client ignores other error frames.
+// After the worker has been accepted, an error frame with an authentication failure code makes
+// the client reconnect. The client ignores other error frames.
 func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {
 	for _, test := range []struct {
 		code string
@@ -1479,7 +1479,7 @@ func (c *extendingConn) Read(p []byte) (int, error) {
 	return copy(p, text), err
 }
 
-// liveHeap returns the size of the heap after a garbage collection.
+// liveHeap returns the heap size after a garbage collection.
 func liveHeap() int {
 	runtime.GC()
 	var m runtime.MemStats
@@ -1608,17 +1608,17 @@ func (w *watch) option() Option {
 	})
 }
 
-// wait waits for an event that satisfies match, at index from or later. It returns the event
-// and its index.
-func (w *watch) wait(tb testing.TB, from int, match func(watched) bool) (watched, int) {
+// wait waits for an event that satisfies match and whose index is start or greater. It returns
+// the event and its index.
+func (w *watch) wait(tb testing.TB, start int, match func(watched) bool) (watched, int) {
 	tb.Helper()
 	for {
 		w.mu.Lock()
 		events, changed := w.events, w.changed
 		w.mu.Unlock()
-		for ; from < len(events); from++ {
-			if match(events[from]) {
-				return events[from], from
+		for ; start < len(events); start++ {
+			if match(events[start]) {
+				return events[start], start
 			}
 		}
 		select {
@@ -1777,7 +1777,7 @@ func bound(failures int) time.Duration {
 }
 
 // After a connection that became ready, the reconnect delay restarts at its initial value.
-// After any other, it grows.
+// After any other connection, the delay grows.
 func TestR3DelayStartsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -2112,7 +2112,7 @@ func TestR9RegistrationsDoNotWait(t *testing.T) {
 	}
 }
 
-// If the program has not called Connect, the error from a call explains that.
+// If the program has not called Connect, the error from a call says so.
 func TestCallWithoutConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
@@ -2130,7 +2130,7 @@ func TestCallWithoutConnect(t *testing.T) {
 
 // The error from Connect distinguishes a server that is not an engine from an address without
 // a server.
-func TestConnectTellsWhatIsThere(t *testing.T) {
+func TestConnectErrorDescribesServer(t *testing.T) {
 	for name, test := range map[string]struct {
 		options []Option
 		want    string
@@ -2156,7 +2156,7 @@ func TestConnectTellsWhatIsThere(t *testing.T) {
 }
 
 // A call with a canceled context is not sent, and its error does not blame the connection.
-func TestCallInAnEndedContext(t *testing.T) {
+func TestCallWithCanceledContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newPeer(t, script{}).client()
 		if err := c.Connect(t.Context()); err != nil {
@@ -2172,7 +2172,7 @@ func TestCallInAnEndedContext(t *testing.T) {
 	})
 }
 
-// secretAddresses are invalid for various reasons, and contain secrets.
+// secretAddresses lists addresses that are invalid for various reasons and contain secrets.
 var secretAddresses = []string{
 	"ws://user:" + secretPassword + "@engine.test:port",
 	"ws://user:" + secretPassword + "@engine.test:99999999999",
@@ -2728,8 +2728,8 @@ func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
 	t.Logf("%d log lines and errors", lines)
 }
 
-// The start of a span is sent at most once, and before the finished span, even if connections
-// break, the queue overflows and span durations vary.
+// A span's start is sent at most once, and before the finished span, even if connections
+// break, the queue overflows or span durations vary.
 func TestLiveSpanPrecedesTheFinishedSpan(t *testing.T) {
 	var starts, ends, dropped, kills uint64
 	for seed := range uint64(scale(25, 1000)) {

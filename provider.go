@@ -37,16 +37,17 @@ type TriggerType struct {
 }
 
 // TriggerProvider implements a trigger type. The client calls Bind and Unbind when triggers
-// are added and removed. The provider calls [TriggerBinding.Fire] for each event of a trigger.
+// are added and removed. The provider calls [TriggerBinding.Fire] for each of a trigger's
+// events.
 //
 // The calls for one trigger are made in order and one at a time; calls for different triggers
 // may run concurrently. Neither method blocks the client's read loop. A panic is treated as an
 // error returned by the method.
 type TriggerProvider interface {
 	// Bind starts a trigger and replaces any bound trigger with the same ID. If Bind returns
-	// an error, the trigger is rejected, and the worker that registered it receives the error,
-	// with its own code if it is an [*Error], and with code trigger_registration_failed
-	// otherwise. If a trigger with that ID was already bound, Unbind is called next.
+	// an error, the trigger is rejected, and the worker that registered it receives the error.
+	// An [*Error] keeps its code; any other error has the code trigger_registration_failed. If
+	// a trigger with that ID was already bound, Unbind is called next.
 	//
 	// ctx belongs to the trigger rather than to the call or the connection. It is canceled
 	// when the trigger is unbound, when a changed trigger replaces it, and when the client is
@@ -156,11 +157,12 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 // engine::triggers::info, the client stops asking until the next connection.
 //
 // Engine 0.26 and later has no triggers. There, a type is a private function with the same ID,
-// and a trigger is an observer of that function, with the config as its args. Therefore, this
-// worker must not register a function with that ID on any engine. The worker cannot provide a
-// type outside its own namespace; the client logs this. A second provider is rejected until
-// the first one has disconnected. Bindings have neither namespace nor metadata. Fire calls the
-// target through the observer, and only if the observer's filters match the payload.
+// and a trigger is an observer of that function, with the config as its args. Therefore,
+// whatever the engine's version, this worker must not register a function with that ID. A type
+// outside the worker's own namespace cannot be provided; the client logs a warning. A second
+// provider is rejected until the first one has disconnected. Bindings have neither namespace
+// nor metadata. Fire calls the target through the observer, and only if the observer's filters
+// match the payload.
 func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	fail := func(err error) error { return public(fmt.Errorf("trigger type %q: %w", t.ID, err)) }
 	switch {

@@ -49,7 +49,7 @@ func TestPublish(t *testing.T) {
 	}
 }
 
-// The methods send the recorded requests and decode the recorded replies.
+// The queue methods send the recorded requests and decode the recorded replies.
 func TestQueueAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "queues", "iii::durable::publish", "publish", "engine::queue::dlq_messages", "iii::queue::redrive")
 	for i, call := range calls {
@@ -317,7 +317,7 @@ func TestDurableTopic(t *testing.T) {
 	})
 }
 
-// Jobs of a named queue run in order. Invalid jobs are rejected.
+// Jobs in a named queue run in order. Invalid jobs are rejected.
 func TestEnqueue(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		ctx := t.Context()

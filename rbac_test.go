@@ -16,7 +16,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// gate registers the auth function and the hooks. Their decisions are those of the recording.
+// gate registers the auth function and the hooks, which make the same decisions as in the
+// recording.
 func gate(t *testing.T, c *iii.Client) {
 	t.Helper()
 	handle(t, c, "gate::auth", func(_ context.Context, in iii.AuthInput) (iii.AuthResult, error) {

@@ -67,7 +67,7 @@ type registry struct {
 	wake      chan struct{}        // capacity 1; signals work for maintain
 }
 
-// replayPhase is how far the replay of the registrations on a link has progressed.
+// replayPhase indicates how far a link's replay of the registrations has progressed.
 type replayPhase uint8
 
 const (
@@ -216,7 +216,7 @@ func (r *registry) ask(c *claim) {
 	}
 }
 
-// takeBack unregisters a function or a trigger. For observers, use unobserve.
+// takeBack unregisters a function or a trigger. Use unobserve for an observer.
 func (r *registry) takeBack(c *claim) {
 	if r.link == nil {
 		return
@@ -459,9 +459,9 @@ func (r *registry) sendDue() (fence uint64) {
 	return fence
 }
 
-// target returns the function of this worker that a trigger calls: the trigger's adapter if it
-// has one, and otherwise the function with the trigger's function ID. It returns nil if there
-// is none. If t was held for a function that has since been unregistered, target still returns
+// target returns this worker's function that a trigger calls: the trigger's adapter if it has
+// one, and otherwise the function with the trigger's function ID. It returns nil if there is
+// none. If t was held for a function that has since been unregistered, target still returns
 // that function, so that t stays held. Otherwise, if another worker serves a function with the
 // same ID and has registered the same trigger, that function would be called twice for each
 // event.
@@ -656,7 +656,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	}
 	r.held = append(r.held, t)
 	if fence := r.sendDue(); fence > 0 {
-		// The program may expect requests that it sends from now on to fire the trigger.
+		// The program may expect its subsequent requests to fire the trigger.
 		r.client.out.suspend(r.link, fence)
 	}
 	if len(r.unfenced) > 0 {
@@ -682,7 +682,7 @@ func (r *registry) routed(t *Trigger) *Trigger {
 	return nil
 }
 
-// hasRoute reports whether a trigger of this worker has the route.
+// hasRoute reports whether any of this worker's triggers has the route.
 func (r *registry) hasRoute(route string) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -868,7 +868,7 @@ func (c *Client) functionAccepted(l *link, m *FunctionRegisteredMessage) {
 }
 
 // rename records that the engine has accepted a function under a different ID. Access control
-// adds a prefix to IDs.
+// may add a prefix to IDs.
 func (r *registry) rename(id string) {
 	if r.functionByID[id] != nil || r.renamed[id] != nil {
 		return
@@ -897,7 +897,7 @@ func (r *registry) hosted(l *link, id string) *Function {
 	return nil
 }
 
-// observerAdded handles the engine's message that a function of this worker has a new
+// observerAdded handles the engine's message that one of this worker's functions has a new
 // observer.
 func (c *Client) observerAdded(l *link, m *ObserverAddedMessage) {
 	v := compileView(m.Observer)
@@ -1017,7 +1017,7 @@ func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told fun
 	}
 }
 
-// heldError returns an error if t waits for a function that was rejected.
+// heldError returns an error if t is waiting for a function that was rejected.
 func (r *registry) heldError(t *Trigger) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

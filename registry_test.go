@@ -96,7 +96,7 @@ func TestConnectReturnsBehindTheLastTrigger(t *testing.T) {
 
 // The client retries a rejected registration while the engine is busy with later ones. The
 // pong to a ping sent after the first attempt must not confirm the second attempt.
-func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
+func TestLateFenceDoesNotAcceptRetries(t *testing.T) {
 	for _, late := range []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second} {
 		t.Run(late.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -147,7 +147,7 @@ func TestLateFenceAcceptsNothingThatWasTriedAgain(t *testing.T) {
 
 // A call is sent after all triggers that were registered before it, even while pings are
 // pending.
-func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
+func TestCallsFollowTriggersWhileFencesAreOutstanding(t *testing.T) {
 	send := func(t *testing.T, c *Client, id string) {
 		t.Helper()
 		if err := c.Send(t.Context(), id, nil); err != nil {
@@ -230,7 +230,7 @@ func TestCallsStayBehindTriggersWhileFencesAreOut(t *testing.T) {
 }
 
 // If two triggers have the same route, the last one wins. Triggers must therefore be sent in
-// order, even while one of them waits for its function.
+// order, even while one of them is waiting for its function.
 func TestTriggersKeepTheirOrderWhileConnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: slowPongs(time.Second)})
@@ -287,9 +287,9 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	})
 }
 
-// A trigger that waits for its function still depends on it after the function has been
-// unregistered: it is sent if the function is accepted, and rejected without being sent if the
-// function is rejected.
+// A trigger that is waiting for its function still depends on that function after the function
+// has been unregistered: the trigger is sent if the function is accepted, and rejected without
+// being sent if the function is rejected.
 func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -350,7 +350,7 @@ func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 
 // The rejection of an unregistered function may arrive after a function with the same id has
 // been registered.
-func TestRefusalOfAFormerRegistration(t *testing.T) {
+func TestRejectionOfEarlierRegistration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
@@ -404,9 +404,9 @@ func TestShutdownWhileTriggersWait(t *testing.T) {
 	})
 }
 
-// Requests that wait for a trigger survive a broken connection. Their number is limited, but
-// while the client is connected, further requests wait instead of failing.
-func TestRequestsThatWaitForATrigger(t *testing.T) {
+// Requests that are waiting for a trigger survive a broken connection. Their number is
+// limited, but while the client is connected, further requests wait instead of failing.
+func TestRequestsWaitingForTrigger(t *testing.T) {
 	t.Run("the connection dies", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeer(t, script{message: slowPongs(time.Second)})
@@ -635,9 +635,9 @@ func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 	})
 }
 
-// A worker that waits for its name registers its functions only once, even if the engine
+// A worker that is waiting for its name registers its functions only once, even if the engine
 // responds slowly.
-func TestWorkerThatGetsItsNameLate(t *testing.T) {
+func TestWorkerReceivesItsNameLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
 			switch {

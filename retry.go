@@ -16,9 +16,9 @@ import (
 //
 // A call is retried after [ErrNotConnected] and [ErrBufferFull], because it was not sent, and
 // after [ErrDraining] and [ErrOverloaded], because the function did not start. Retrying after
-// these errors cannot run the function twice. Codes adds further errors. A call is not retried
-// after any other error, such as [ErrTimeout] or [ErrConnectionLost] after it was sent,
-// [ErrClosed], or an error that must be fixed in the program, such as a payload that cannot be
+// these errors cannot run the function twice. Codes adds further errors. Any other error ends
+// the attempts: for example, [ErrClosed], [ErrTimeout] or [ErrConnectionLost] for a call that
+// was sent, or an error that must be fixed in the program, such as a payload that cannot be
 // encoded. [Client.Send] and [Client.Enqueue] are retried only if nothing was sent.
 //
 // Retries use exponential backoff with full jitter: before attempt n+1, the call waits a
@@ -52,7 +52,7 @@ func WithRetry(p RetryPolicy) CallOption {
 	}
 }
 
-// WithCallRetry retries failed calls of this client according to p. This includes calls to the
+// WithCallRetry retries this client's failed calls according to p. This includes calls to the
 // engine's functions and calls made by handlers. [WithRetry] overrides it for a single call.
 // Calls that the client makes for its own registrations are not retried. Default: no retries.
 // [New] rejects an invalid policy.

@@ -15,7 +15,7 @@ import (
 
 // A call is retried only if the function is guaranteed not to have started, or if the
 // program's policy lists the error code.
-func TestCallsAreRepeatedOnlyWhenThatIsSafe(t *testing.T) {
+func TestCallsAreRetriedOnlyWhenSafe(t *testing.T) {
 	answer := func(code string) func(*peerConn, *peerMessage) {
 		return func(c *peerConn, m *peerMessage) { c.fail(m, code, "no") }
 	}
@@ -69,7 +69,7 @@ func TestCallsAreRepeatedOnlyWhenThatIsSafe(t *testing.T) {
 }
 
 // A request that could not be sent is retried until the client has connected.
-func TestUnsentRequestsAreRepeated(t *testing.T) {
+func TestUnsentRequestsAreRetried(t *testing.T) {
 	policy := WithCallRetry(RetryPolicy{MaxAttempts: 100, Codes: []string{"worker_draining"}})
 	for name, request := range map[string]func(context.Context, *Client) error{
 		"call":    func(ctx context.Context, c *Client) error { return c.Call(ctx, "f", nil, nil) },
@@ -114,7 +114,7 @@ func TestUnsentRequestsAreRepeated(t *testing.T) {
 }
 
 // Errors that a retry cannot fix are returned at once.
-func TestWhatCannotSucceedIsNotRepeated(t *testing.T) {
+func TestPermanentErrorsAreNotRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		in   any
 		opts []CallOption
@@ -227,7 +227,7 @@ func TestPoliciesAreChecked(t *testing.T) {
 }
 
 // The policy does not apply to calls that the client makes for its own registrations.
-func TestOwnCallsAreNotRepeated(t *testing.T) {
+func TestOwnCallsAreNotRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {
@@ -248,7 +248,7 @@ func TestOwnCallsAreNotRepeated(t *testing.T) {
 }
 
 // SafeToRetry and errors.Is examine every error in an error tree.
-func TestOutcomesInsideOtherErrors(t *testing.T) {
+func TestOutcomesOfWrappedErrors(t *testing.T) {
 	draining, overloaded := &Error{Code: CodeWorkerDraining}, &Error{Code: CodeOverloaded, Message: "m", FunctionID: "f"}
 	sold := &Error{Code: "sold_out"}
 	unsent, sent := &callError{err: ErrBufferFull}, &callError{err: ErrConnectionLost, sent: true}
@@ -289,9 +289,9 @@ func TestOutcomesInsideOtherErrors(t *testing.T) {
 	}
 }
 
-// If a handler returns the error of its own call, codes such as worker_draining must not reach
-// the caller, which would take them as a guarantee that the handler has not started.
-func TestCodesOfCalleesAreNotTheCallersOwn(t *testing.T) {
+// If a handler returns the error of a call that it made, codes such as worker_draining must
+// not reach the caller, which would take them as a guarantee that the handler has not started.
+func TestCalleeErrorCodesAreReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
 		c := p.client()

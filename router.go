@@ -42,8 +42,8 @@ func (r *Router) Err() error {
 	return errors.Join(refusals...)
 }
 
-// Unregister removes the router with its routes and its function. It does not wait for the
-// network or for running handlers. A second call returns an error.
+// Unregister removes the router, its routes and its function. It does not wait for the network
+// or for running handlers. A second call returns an error.
 func (r *Router) Unregister() error { return r.f.Unregister() }
 
 // MountRouter serves all requests below a prefix with one net/http handler, such as an
@@ -59,10 +59,10 @@ func (r *Router) Unregister() error { return r.f.Unregister() }
 //   - prefix and prefix + "/" both match, but longer paths with a trailing slash do not;
 //   - the engine responds to paths with more than Depth segments with 404, and to other
 //     methods with 405, without calling the handler;
-//   - a route of [HandleHTTP] or [Client.MountHTTP] with literal segments below the prefix
-//     takes precedence over the router. A route of the same client that differs from one of
-//     the router's routes only in parameter names, such as "/api/:id", conflicts with that
-//     route: whichever is registered second is rejected;
+//   - a route registered with [HandleHTTP] or [Client.MountHTTP] takes precedence over the
+//     router if it has literal segments below the prefix. A route of the same client that
+//     differs from one of the router's routes only in parameter names, such as "/api/:id",
+//     conflicts with that route: whichever is registered second is rejected;
 //   - prefix must not contain parameters, and [WithTriggerID] is an error, because a router
 //     has many triggers.
 func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opts ...FunctionOption) (*Router, error) {

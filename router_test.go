@@ -120,8 +120,8 @@ func TestRoutersOverlap(t *testing.T) {
 	})
 }
 
-// If any route of a router cannot be registered, none of them is.
-func TestRoutersThatCannotBe(t *testing.T) {
+// If any of a router's routes cannot be registered, none of them is.
+func TestRouterRegistrationIsAtomic(t *testing.T) {
 	typed := func(method, path string) func(*iii.Client) error {
 		return func(c *iii.Client) error {
 			_, err := iii.HandleHTTP(c, method, path, func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[any], error) { return nil, nil })

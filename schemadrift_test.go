@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-func TestHashOfASchemaIsThatOfItsDemands(t *testing.T) {
+func TestHashSchema(t *testing.T) {
 	const reference = `{"type":"object","properties":{"a":{"type":["string","null"]},"description":{"type":"integer","minimum":0}},"required":["a","description"]}`
 	tests := []struct {
 		name, schema string
@@ -135,7 +135,7 @@ func TestCheckSchemasReportsEachFunctionThatDiffers(t *testing.T) {
 	}
 }
 
-func TestCheckSchemasComparesTheArgumentsOfObservers(t *testing.T) {
+func TestCheckSchemasComparesObserverArgs(t *testing.T) {
 	engine := iiitest.Start(t)
 	c, err := iii.New(engine.URL())
 	if err != nil {
@@ -168,7 +168,7 @@ func TestCheckSchemasComparesTheArgumentsOfObservers(t *testing.T) {
 	}
 }
 
-func TestCheckSchemasLooksIntoTheNamespaceThatItIsGiven(t *testing.T) {
+func TestCheckSchemasUsesGivenNamespace(t *testing.T) {
 	c, known := served(t, "other", 1)
 	known[0].Namespace = "other"
 	if err := c.CheckSchemas(t.Context(), known...); err != nil {
@@ -182,7 +182,7 @@ func TestCheckSchemasLooksIntoTheNamespaceThatItIsGiven(t *testing.T) {
 	}
 }
 
-func TestCheckSchemasWithoutAConnectionIsNoDrift(t *testing.T) {
+func TestCheckSchemasWithoutConnection(t *testing.T) {
 	c, known := served(t, "", 1)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)

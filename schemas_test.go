@@ -157,7 +157,7 @@ func TestSchemaIDs(t *testing.T) {
 	}
 }
 
-// The generator does not declare the constants of enumerations, so enums.go must.
+// The generator does not declare enumeration constants, so enums.go must.
 func TestEnumsMatchSchemas(t *testing.T) {
 	want := make(map[string][]string)
 	for name, def := range definitions(t) {

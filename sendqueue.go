@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii/internal/signal"
 )
 
-// sendQueue holds the frames to be written and the calls that wait for a response. If a link
-// fails before a user's request is handed to it, the request is kept for the next link.
+// sendQueue holds the frames to be written and the calls that are waiting for a response. If a
+// link fails before a user's request is handed to it, the request is kept for the next link.
 // Replies, registrations and control frames belong to one link and are dropped with it. A
 // single lock guards the queue. It is the package's innermost lock: while it is held, code
 // must not take other locks, call other components or wait.
@@ -100,8 +100,8 @@ func (it item) size() int {
 const takeBytes = 256 << 10
 
 // stuckBytes and stuckFrames limit how far frames that are queued without waiting may exceed
-// the limits of the queue. Beyond that, the link fails because the peer does not appear to
-// read.
+// the queue's limits. Beyond that, the link fails, because the peer does not appear to be
+// reading.
 const (
 	stuckBytes  = 64 << 20
 	stuckFrames = 1 << 20
@@ -162,8 +162,8 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 	q.changed.Send()
 }
 
-// oldestFence returns how long the oldest unanswered JSON ping has been waiting. It returns 0
-// if there is none.
+// oldestFence returns how long the oldest unanswered JSON ping has been outstanding. It
+// returns 0 if there is none.
 func (q *sendQueue) oldestFence(l *link) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -606,9 +606,9 @@ func (r *request) resolve(err error) {
 	r.answer <- struct{}{}
 }
 
-// submit queues r, or holds it while disconnected. If there is no room while connected, or
-// while disconnected with policy SendWait, it waits until ctx is done or timeout fires. If it
-// returns an error, r was not accepted.
+// submit queues r, or holds it while the client is disconnected. If there is no room, submit
+// waits until ctx is done or timeout fires; while the client is disconnected, it does so only
+// with policy SendWait. If submit returns an error, r was not accepted.
 func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
 	q.mu.Lock()

@@ -25,7 +25,7 @@ type State[T any] struct {
 }
 
 // NewState returns a State for a scope. It performs no I/O; a scope exists once a value is
-// stored in it. Scopes are not namespaced, so all workers of the engine share them. If the
+// stored in it. Scopes are not namespaced, so all of the engine's workers share them. If the
 // values do not have a common type, use json.RawMessage or any for T.
 func NewState[T any](c *Client, scope string) *State[T] {
 	return &State[T]{client: c, scope: scope}
@@ -62,7 +62,7 @@ func (s *State[T]) Delete(ctx context.Context, key string) (old T, ok bool, err 
 	return getStored[T](ctx, s.client, "state::delete", StateDeleteInput{Scope: s.scope, Key: key})
 }
 
-// List returns all values of the scope, in the order in which their keys were first stored.
+// List returns all of the scope's values, in the order in which their keys were first stored.
 // The engine does not return the keys. A stored null decodes as the zero value.
 func (s *State[T]) List(ctx context.Context) ([]T, error) {
 	return Call[[]T](ctx, s.client, "state::list", StateListInput{Scope: s.scope})

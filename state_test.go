@@ -139,7 +139,7 @@ func TestStateErrors(t *testing.T) {
 	}
 }
 
-// The methods send the recorded requests and decode the recorded replies.
+// The State methods send the recorded requests and decode the recorded replies.
 func TestStateAsRecorded(t *testing.T) {
 	calls := recordedCalls(t, "state", "state::")
 	var good []recordedCall

@@ -2,7 +2,7 @@ package iii
 
 import "context"
 
-// Stream provides access to one stream of the engine: JSON values by group and item ID,
+// Stream provides access to one of the engine's streams: JSON values by group and item ID,
 // decoded as T. Changes are sent immediately to triggers ([StreamTriggerConfig]) and to
 // clients of the stream socket ([Subscribe]). The zero value is not usable; use [NewStream].
 // All methods are safe for concurrent use.
@@ -69,15 +69,15 @@ func (s *Stream[T]) Delete(ctx context.Context, group, id string) (old T, ok boo
 	return old, ok, nil
 }
 
-// List returns all items of a group. The engine does not return their IDs. The engine's own
+// List returns all items in a group. The engine does not return their IDs. The engine's own
 // store returns items in the order in which they were first stored. A stored null decodes as
 // the zero value.
 func (s *Stream[T]) List(ctx context.Context, group string) ([]T, error) {
 	return Call[[]T](ctx, s.client, "stream::list", StreamListInput{StreamName: s.name, GroupID: group})
 }
 
-// Groups returns the groups of the stream in no particular order. A group stays listed after
-// its last item is deleted.
+// Groups returns the stream's groups in no particular order. A group stays listed after its
+// last item is deleted.
 func (s *Stream[T]) Groups(ctx context.Context) ([]string, error) {
 	return Call[[]string](ctx, s.client, "stream::list_groups", StreamListGroupsInput{StreamName: s.name})
 }

@@ -110,7 +110,7 @@ func TestStreamTrigger(t *testing.T) {
 	}
 }
 
-// The methods send the recorded requests and decode the recorded replies.
+// The Stream methods send the recorded requests and decode the recorded replies.
 func TestStreamAsRecorded(t *testing.T) {
 	for _, name := range []string{"streams", "stream-socket", "stream-provider"} {
 		t.Run(name, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestStreamAsRecorded(t *testing.T) {
 				if err := json.Unmarshal(call.data, &in); err != nil {
 					t.Fatal(err)
 				}
-				// Stream cannot send inputs that the engine rejects or ignores.
+				// Skip rejected calls, and events for single items, which Stream cannot send.
 				return call.err != nil || call.functionID == "stream::send" && in.ItemID != nil
 			})
 			c, engine := answerAsRecorded(t, calls)

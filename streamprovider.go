@@ -29,10 +29,10 @@ type StreamProvider interface {
 	// Delete removes an item and returns its value, or nil if there was none.
 	Delete(ctx context.Context, in StreamDeleteInput) (StreamDeleteResult, error)
 
-	// List returns the items of a group, or nil if there are none.
+	// List returns the items in a group, or nil if there are none.
 	List(ctx context.Context, in StreamListInput) ([]json.RawMessage, error)
 
-	// Groups returns the groups of the stream, or nil if there are none.
+	// Groups returns the stream's groups, or nil if there are none.
 	Groups(ctx context.Context, in StreamListGroupsInput) ([]string, error)
 }
 

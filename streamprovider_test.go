@@ -233,9 +233,9 @@ func (s *heldShelf) Get(ctx context.Context, in iii.StreamGetInput) (json.RawMes
 	return s.shelf.Get(ctx, in)
 }
 
-// While an update has read an item but not written it, a Set of the same item waits. A Set of
+// Between an update's read and write of an item, a Set of the same item waits, but a Set of
 // another item does not.
-func TestStreamProviderUpdateKeepsSetAway(t *testing.T) {
+func TestStreamProviderUpdateBlocksSet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &heldShelf{entered: make(chan struct{}), leave: make(chan struct{})}
 		c := provide(t, "own", s)

@@ -48,8 +48,8 @@ type SubscribeOptions struct {
 	// first failure of each loop is logged, to slog.Default. To disable logging, set a logger
 	// that discards its records.
 	Logger *slog.Logger
-	// StateListener receives each change of the connection state with the error that caused
-	// it. The states are [ConnectionStateConnecting], [ConnectionStateConnected] and
+	// StateListener receives each connection state change and the error that caused it. The
+	// states are [ConnectionStateConnecting], [ConnectionStateConnected] and
 	// [ConnectionStateReconnecting]. When the loop ends, the state is [ConnectionStateFailed]
 	// if there was an error, and [ConnectionStateDisconnected] otherwise. StateListener is
 	// called from the loop's goroutine. Default: none.
@@ -215,7 +215,8 @@ func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 	return m, err
 }
 
-// follow follows the streams over one connection. began reports whether it received a message.
+// follow follows the streams over one connection. began reports whether a message was
+// received.
 func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, err error) {
 	conn, err := s.Dial(ctx)
 	if err != nil {

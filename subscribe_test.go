@@ -111,7 +111,7 @@ func TestSubscribe(t *testing.T) {
 
 // After a reconnect, the subscriber receives the current items again, including missed
 // changes.
-func TestSubscribeComesBack(t *testing.T) {
+func TestSubscribeReconnects(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		setItem(t, c, "chat", "room", "m0", 0)
 		var got []string
@@ -145,7 +145,7 @@ func TestSubscribeComesBack(t *testing.T) {
 	})
 }
 
-// The join function rejects subscribers by the context that the auth function returned.
+// The join function rejects subscribers based on the context that the auth function returned.
 func TestSubscribeRefused(t *testing.T) {
 	streamBubble(t, func(t *testing.T, c *iii.Client, w *wire) {
 		type user struct {
@@ -204,16 +204,16 @@ func TestSubscribeRefused(t *testing.T) {
 	}, iiitest.WithStreamAuth("streams::auth"))
 }
 
-// lastError reads messages to the end, calls the function each for every message, and returns
-// the error. There must be exactly one error, as the last element.
-func lastError(t *testing.T, messages iter.Seq2[iii.StreamMessage, error], each func(iii.StreamMessage)) (last error) {
+// lastError reads messages to the end, calls visit for every message, and returns the error.
+// There must be exactly one error, as the last element.
+func lastError(t *testing.T, messages iter.Seq2[iii.StreamMessage, error], visit func(iii.StreamMessage)) (last error) {
 	t.Helper()
 	for m, err := range messages {
 		if last != nil {
 			t.Errorf("an element follows the error %v", last)
 		}
 		if last = err; err == nil {
-			each(m)
+			visit(m)
 		}
 	}
 	if last == nil {

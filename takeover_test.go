@@ -213,7 +213,7 @@ func TestFirstAttemptComesAfterAQuarterOfASecond(t *testing.T) {
 }
 
 // An owner may unregister a single function while it stays connected.
-func TestFunctionGivenUpByALivingOwnerIsTakenOver(t *testing.T) {
+func TestFunctionReleasedByConnectedOwnerIsTakenOver(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		old := startReplica(t, e, "old", serveName(t, manyIDs(300)...))
 		b := startReplica(t, e, "new", serveName(t, manyIDs(300)...))
@@ -237,7 +237,7 @@ func TestFunctionGivenUpByALivingOwnerIsTakenOver(t *testing.T) {
 
 // Function.Err keeps returning the rejection across reconnects, until this worker serves the
 // function.
-func TestRefusalDoesNotFlicker(t *testing.T) {
+func TestRejectionIsStableAcrossReconnects(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "old", serveName(t, "f"))
 		b := startReplica(t, e, "new", serveName(t, "f"))
@@ -389,7 +389,7 @@ func TestTriggersOfTwoReplicasFireOnce(t *testing.T) {
 
 // When a connection ends, the engine first removes the worker's functions and then its
 // triggers. A route registered between these two steps could be removed, too.
-func TestTriggersWaitForThoseOfTheFormerOwner(t *testing.T) {
+func TestTriggersWaitForFormerOwnersTriggers(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		cleanup time.Duration // time between the two steps
@@ -463,7 +463,7 @@ func TestTriggersDoNotWaitForADrainingOwner(t *testing.T) {
 
 // When a worker reconnects, it does not register triggers for functions that another worker
 // has taken over in the meantime.
-func TestTriggersOfALostFunctionAreNotRegisteredAgain(t *testing.T) {
+func TestTriggersOfTakenOverFunctionAreNotReregistered(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 10_000, MaxDelayMs: 10_000, BackoffMultiplier: 1}))
 		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
@@ -522,7 +522,7 @@ func TestTriggersOfRefusedFunctionsSayWhatTheyWaitFor(t *testing.T) {
 
 // A trigger that was never sent is not unregistered, because the other replica may have a
 // trigger with the same id.
-func TestHeldTriggersAreNotTakenBack(t *testing.T) {
+func TestHeldTriggersAreNotUnregistered(t *testing.T) {
 	for _, how := range []string{"unregister", "shutdown", "unregister the function"} {
 		t.Run(how, func(t *testing.T) {
 			bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -561,7 +561,7 @@ func TestHeldTriggersAreNotTakenBack(t *testing.T) {
 
 // A call is sent after all triggers registered before it, even if a trigger had to wait for
 // its function.
-func TestCallsStayBehindTheTriggersRegisteredBefore(t *testing.T) {
+func TestCallsFollowEarlierTriggers(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", func(*replica) {})
 		for i := range 100 {
@@ -627,7 +627,7 @@ func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Prot
 }
 
 // If a registration is rejected because it is invalid, the client does not retry it.
-func TestWhatNobodyHoldsIsNotTriedAgain(t *testing.T) {
+func TestInvalidRegistrationIsNotRetried(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", serveName(t, "engine::mine"), iii.WithNamespace("blue"))
 		handle(t, c.Client, "f", func(context.Context, any) (any, error) { return nil, nil })
@@ -707,7 +707,7 @@ func TestWorkerWaitsForItsName(t *testing.T) {
 
 // If the worker is draining or overloaded, the response has status 503 and a Retry-After
 // header.
-func TestRoutesThatCannotServeSayWhenToComeBack(t *testing.T) {
+func TestUnavailableRoutesSendRetryAfter(t *testing.T) {
 	for _, test := range []struct {
 		name, code string
 		opts       []iii.Option
@@ -935,7 +935,7 @@ func (p *recordingProvider) count() int {
 	return len(p.bound)
 }
 
-// On an engine with triggers, the worker that registers a trigger type last provides it. When
+// On an engine with triggers, the last worker to register a trigger type provides it. When
 // that worker disconnects, the engine removes the type, and the previous provider registers it
 // again. On an engine with observers, the first provider keeps the type.
 func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
@@ -1035,9 +1035,9 @@ func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 // staysAway keeps a worker from reconnecting, as if it had been killed.
 var staysAway = iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 3_600_000, MaxDelayMs: 3_600_000, BackoffMultiplier: 1})
 
-// The connection may break while triggers wait for the former owner. The client then
+// The connection may break while triggers are waiting for the former owner. The client then
 // reconnects as usual.
-func TestConnectionMayDieDuringATakeover(t *testing.T) {
+func TestConnectionCanBreakDuringTakeover(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}), staysAway)
 		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 100, MaxDelayMs: 100, BackoffMultiplier: 1}))
@@ -1076,7 +1076,7 @@ func TestConnectionMayDieDuringATakeover(t *testing.T) {
 }
 
 // The client can be closed at any point of a takeover.
-func TestClientMayEndDuringATakeover(t *testing.T) {
+func TestClientCanBeClosedDuringTakeover(t *testing.T) {
 	for _, how := range []string{"closed", "shut down"} {
 		for after := time.Duration(0); after < 3*time.Second; after += 170 * time.Millisecond {
 			t.Run(fmt.Sprintf("%s after %v", how, after), func(t *testing.T) {
@@ -1182,8 +1182,8 @@ func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 	})
 }
 
-// Triggers of a third worker for the same function are kept. They do not delay the takeover.
-func TestTriggersDoNotWaitForThoseOfThirdWorkers(t *testing.T) {
+// A third worker's triggers for the same function are kept and do not delay the takeover.
+func TestTriggersDoNotWaitForThirdWorkers(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		a := startReplica(t, e, "a", serveAll(t, func(string, string) {}))
 		b := startReplica(t, e, "b", serveAll(t, func(string, string) {}))
@@ -1440,9 +1440,9 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)
 }
 
-// A worker that waits for its name can be closed at any time. It fails for the same reasons as
-// any other worker.
-func TestWorkerThatWaitsForItsName(t *testing.T) {
+// A worker that is waiting for its name can be closed at any time. It fails for the same
+// reasons as any other worker.
+func TestWorkerWaitingForItsNameCanBeClosed(t *testing.T) {
 	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 		t.Helper()
 		b, err := iii.New(e.URL(), append([]iii.Option{iii.WithName("orders"), iii.WithDialContext(e.DialContext), iii.WithLogger(iii.TestLogger), iii.WithWaitForName()}, opts...)...)
@@ -1743,8 +1743,8 @@ func TestReplicasConcurrent(t *testing.T) {
 						time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 					default:
 						if c.functions[id] != nil {
-							// If the function was served, remove its trigger, too. Otherwise,
-							// the trigger would stay in the engine.
+							// Remove a function alone only if it was rejected. Otherwise, its
+							// trigger would stay in the engine.
 							c.remove(id, r.IntN(2) == 0 && c.functions[id].Err() != nil)
 						} else {
 							c.add(id)

@@ -122,7 +122,7 @@ func (t *Trigger) ID() string { return t.id }
 // Err returns an *[Error] if the trigger was rejected by the engine or by the worker that
 // provides its type. The client registers the trigger again on each new connection. If another
 // worker's route has the same path with different parameter names, the client retries the
-// registration like that of a rejected function. While the trigger's function is rejected
+// registration, as it does for a rejected function. While the trigger's function is rejected
 // ([Function.Err]), the trigger is not registered, and Err wraps the function's
 // *[RejectedError]. If the connected engine does not support the trigger, the error matches
 // [errors.ErrUnsupported]. A nil error does not mean that the trigger will fire: it may be
@@ -163,12 +163,12 @@ type triggerOptions struct {
 	middleware        []string
 }
 
-// WithTriggerID sets the trigger's ID. All workers of the engine share one set of trigger IDs,
-// and registering an existing ID replaces the trigger. Engine 0.26 and later instead rejects
-// an ID that belongs to another worker, and the client retries. By default, the ID is random.
-// With engine 0.26 and later, the default ID for a [QueueTriggerConfig] stays the same across
-// restarts: it is derived from the worker's name, the function's namespace and ID, and the
-// topic.
+// WithTriggerID sets the trigger's ID. All of an engine's workers share one set of trigger
+// IDs, and registering an existing ID replaces the trigger. Engine 0.26 and later instead
+// rejects an ID that belongs to another worker, and the client retries. By default, the ID is
+// random. With engine 0.26 and later, the default ID for a [QueueTriggerConfig] stays the same
+// across restarts: it is derived from the worker's name, the function's namespace and ID, and
+// the topic.
 func WithTriggerID(id string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -304,8 +304,8 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 // WithTriggerErrorHandler sets a function that is called each time the trigger is rejected,
 // now or on a later connection. Its argument is the *[Error] that [Trigger.Err] then returns.
 // While a route is retried because another worker owns its path, the function is called once
-// per connection. It is not called while the trigger waits for its function. Calls are made
-// from a single goroutine that holds no lock. Default: none.
+// per connection. It is not called while the trigger is waiting for its function. Calls are
+// made from a single goroutine that holds no lock. Default: none.
 func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }
 }

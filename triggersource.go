@@ -393,8 +393,8 @@ func observeQueue(config json.RawMessage) (args, filters any, err error) {
 	return a, nil, nil
 }
 
-// eitherSpelling returns the filter for a stream's changes. The spelling of a change's members
-// depends on the engine, and the filter accepts both spellings.
+// eitherSpelling returns the filter for a stream's changes. Engines differ in how they spell
+// the names of a change's members; the filter accepts every spelling.
 func eitherSpelling(c StreamTriggerConfig) any {
 	either := func(value string, paths ...string) map[string]any {
 		var list []equals
@@ -513,8 +513,8 @@ func withMember(object json.RawMessage, key string, value json.RawMessage) json.
 	return append(appendRawMember(b, []byte(key), value), '}')
 }
 
-// appendRawMember appends a member to b, an object without its closing brace. key has no
-// quotes but is otherwise encoded.
+// appendRawMember appends a member to b, an object without its closing brace. key is an
+// encoded JSON string without its quotes.
 func appendRawMember(b, key, value []byte) []byte {
 	if b[len(b)-1] != '{' {
 		b = append(b, ',')

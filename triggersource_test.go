@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// activate invokes a function of the client on behalf of an observer. It returns the
+// activate invokes one of the client's functions on behalf of an observer and returns the
 // invocation id.
 func (c *peerConn) activate(functionID, observerID, data string) string {
 	id := newInvocationID().String()
@@ -465,7 +465,7 @@ func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
 	}
 }
 
-func TestContestedTriggersAreTriedAgain(t *testing.T) {
+func TestContestedTriggersAreRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		config TriggerConfig
 		code   string
@@ -634,7 +634,7 @@ func (b *syncBuffer) String() string {
 }
 
 // The client connects to engines of different generations, one after the other.
-func TestTriggersAreReplayedInTheFormOfTheEngine(t *testing.T) {
+func TestTriggersAreReplayedForEachEngineGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		generations := []generation{withoutObservers, withV1, withV2, withoutObservers, withV2, withV1}
 		p := newPeer(t, script{greet: greetAs(generations...), message: accepting(hostsObservers)})

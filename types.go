@@ -25,8 +25,8 @@ func NewAuthResult() AuthResult {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. Absent keys default to the values of
-// [NewAuthResult]. Null is an error except for allowed_trigger_types,
-// function_registration_prefix and context.
+// [NewAuthResult]. Only allowed_trigger_types, function_registration_prefix and context may be
+// null.
 func (a *AuthResult) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -67,8 +67,8 @@ func (a AuthResult) MarshalJSON() ([]byte, error) {
 	return json.Marshal(p)
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent method decodes as POST. Null is an
-// error for method and headers.
+// UnmarshalJSON implements json.Unmarshaler. An absent method decodes as POST. A null method
+// or headers value is an error.
 func (c *HTTPInvocationConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -97,8 +97,8 @@ func (c HTTPInvocationConfig) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(c))
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Absent keys decode as zero values. Null is an
-// error except for body, trigger, request_body and response.
+// UnmarshalJSON implements json.Unmarshaler. Absent keys decode as zero values. Only body,
+// trigger, request_body and response may be null.
 func (r *HTTPRequest[T]) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -123,7 +123,7 @@ func (r *HTTPRequest[T]) UnmarshalJSON(b []byte) error {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace decodes as
-// "default". Null is an error for namespace, but decodes as absent for args_format.
+// "default". A null namespace is an error; a null args_format decodes as absent.
 func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -146,7 +146,7 @@ func (i *OnFunctionRegistrationInput) UnmarshalJSON(b []byte) error {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. An absent or empty namespace decodes as
-// "default". Null is an error for namespace.
+// "default". A null namespace is an error.
 func (i *OnTriggerRegistrationInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -181,7 +181,7 @@ func DefaultReconnectionConfig() ReconnectionConfig {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. Absent keys default to the values of
-// [DefaultReconnectionConfig]. Null is an error except for max_retries.
+// [DefaultReconnectionConfig]. Only max_retries may be null.
 func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -251,8 +251,8 @@ func (d *defaulted[T]) to(field *T, name string) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent or empty http_method decodes as GET.
-// Null is an error for http_method.
+// UnmarshalJSON implements json.Unmarshaler. An absent or empty http_method decodes as GET. A
+// null http_method is an error.
 func (c *HTTPTriggerConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -274,7 +274,7 @@ func (c *HTTPTriggerConfig) UnmarshalJSON(b []byte) error {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. An absent or empty level decodes as
-// [LogLevelAll]. Null is an error for level.
+// [LogLevelAll]. A null level is an error.
 func (c *LogTriggerConfig) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -294,7 +294,7 @@ func (c *LogTriggerConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null is an error for raw.
+// UnmarshalJSON implements json.Unmarshaler. A null raw value is an error.
 func (i *ConfigurationGetInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -314,8 +314,8 @@ func (i *ConfigurationGetInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent limit decodes as nil, meaning 50. Null
-// is an error for limit and offset.
+// UnmarshalJSON implements json.Unmarshaler. An absent limit decodes as nil, meaning 50. A
+// null limit or offset is an error.
 func (i *DeadLettersInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -339,7 +339,7 @@ func (i *DeadLettersInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for args_format.
+// UnmarshalJSON implements json.Unmarshaler. A null args_format decodes as absent.
 func (m *RegisterFunctionMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -354,7 +354,7 @@ func (m *RegisterFunctionMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for args_format.
+// UnmarshalJSON implements json.Unmarshaler. A null args_format decodes as absent.
 func (o *ObserveDescriptor) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -369,7 +369,7 @@ func (o *ObserveDescriptor) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for metadata.
+// UnmarshalJSON implements json.Unmarshaler. Null metadata decodes as absent.
 func (o *ObserveMessage) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -384,7 +384,7 @@ func (o *ObserveMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Null decodes as absent for args and filters.
+// UnmarshalJSON implements json.Unmarshaler. Null args and filters decode as absent.
 func (o *ObserveSource) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -533,7 +533,7 @@ func (l *lenientStrings) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It drops the parent of a parent.
+// UnmarshalJSON implements json.Unmarshaler. It drops the parent of the caller's parent.
 func (c *Caller) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -760,7 +760,7 @@ func (p *MergePath) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// variants maps the tags of a union to the decoders of its variants.
+// variants maps a union's tags to the decoders of its variants.
 type variants[V any] map[string]func([]byte) (V, error)
 
 func (vs variants[V]) decode(union string, b []byte) (v V, err error) {
@@ -1128,7 +1128,7 @@ func (Map[V]) describe(in *inference, _ bool) (any, error) {
 }
 
 // ListMap is a map with string keys and lists as values. A nil map encodes as {}, and a nil
-// list as []. Decoding null is an error for both. A plain map of slices is assignable to a
+// list as []. Decoding null into either is an error. A plain map of slices is assignable to a
 // ListMap.
 type ListMap[T any] map[string][]T
 

@@ -442,7 +442,7 @@ func TestHTTPMethodValid(t *testing.T) {
 	}
 }
 
-// sample is a document that must be the same after decoding and encoding.
+// sample is a document that decoding and encoding must not change.
 type sample struct {
 	value func() any
 	doc   string
@@ -671,8 +671,8 @@ func TestUntaggedUnions(t *testing.T) {
 	}
 }
 
-// A detail embeds its summary, so the summary's fields are accessible directly and through the
-// summary.
+// WorkerDetail embeds Worker, so Worker's fields are accessible directly and through the
+// embedded field.
 func TestWorkerDetailFields(t *testing.T) {
 	rss := uint64(7)
 	d := WorkerDetail{Worker: Worker{ID: "w", LatestMetrics: &WorkerMetricsReport{MemoryRSS: &rss}}}
@@ -942,11 +942,13 @@ func recordedFrames(t *testing.T) []recordedFrame {
 	return frames
 }
 
-// oddRecordings contain deliberate mistakes, so not every value in them fits its type.
+// oddRecordings lists recordings that contain deliberate mistakes, so that not every value in
+// them fits its type.
 var oddRecordings = []string{"baggage-functions.jsonl", "configuration-functions.jsonl", "envelopes-odd.jsonl", "guarded-auth-results.jsonl"}
 
-// roundTrip decodes raw into v, encodes v, and compares the documents. Numbers must be spelled
-// the same, and null differs from absent. The order of keys does not matter.
+// roundTrip decodes raw into v, encodes v, and compares the documents. Numbers must be
+// formatted identically, and a null member is not equal to an absent one. The order of keys
+// does not matter.
 func roundTrip(raw []byte, v any) error {
 	if err := json.Unmarshal(raw, v); err != nil {
 		return err
@@ -1114,8 +1116,8 @@ var observerExceptions = map[string]string{
 	"5": "the type writes the defaults of an observer",
 }
 
-// The file testdata/observers.jsonl contains messages of engine 0.25 and later, and of their
-// workers.
+// The file testdata/observers.jsonl contains messages sent by engines of version 0.25 and
+// later, and by their workers.
 func TestObserverMessagesRoundTrip(t *testing.T) {
 	b, err := os.ReadFile("testdata/observers.jsonl")
 	if err != nil {
@@ -1184,9 +1186,9 @@ var sameJSONValues = cmp.Comparer(func(a, b json.RawMessage) bool {
 	return sameJSON(a, b) == nil
 })
 
-// Some messages are listed in frameExceptions because their type writes defaults. Apart from
-// these defaults, their encoding must equal the recording.
-func TestRecordedInvocationsKeepWhatTheySay(t *testing.T) {
+// Some messages are listed in frameExceptions because encoding them writes defaults. Apart
+// from these defaults, their encoding must equal the recording.
+func TestRecordedInvocationsDifferOnlyInDefaults(t *testing.T) {
 	seen := 0
 	for _, f := range recordedFrames(t) {
 		if frameExceptions[f.at()] != writesDefaults {
@@ -1521,7 +1523,7 @@ func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, res
 		case kind == "stream:join":
 			return newOf[StreamJoinLeaveEvent], newOf[StreamJoinResult]
 		case kind == "engine::functions-available" && !strings.Contains(string(data), `"functions_changed"`):
-			// This is an event of workers-available, which the function also receives.
+			// A workers-available event, which the function also receives.
 		default:
 			return builtinTriggers[kind].payload, nil
 		}
