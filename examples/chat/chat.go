@@ -76,8 +76,8 @@ func (c *chat) register() error {
 	return err
 }
 
-// servePage serves the page. The template inserts the address of the stream socket and the
-// names of the streams.
+// servePage serves the page. The template inserts the stream socket's address and the stream
+// names.
 func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	_ = page.Execute(w, map[string]any{
@@ -85,7 +85,7 @@ func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// post stores a message. The engine broadcasts the new item to all subscribers of the room.
+// post stores a message. The engine broadcasts the new item to all of the room's subscribers.
 func (c *chat) post(ctx context.Context, r *iii.HTTPRequest[message]) (*iii.HTTPResponse[any], error) {
 	room, m := r.PathParams["room"], r.Body
 	m.Author, m.Text = strings.TrimSpace(m.Author), strings.TrimSpace(m.Text)
@@ -106,8 +106,8 @@ func refusal(status uint16, reason string) *iii.HTTPResponse[any] {
 	return &iii.HTTPResponse[any]{StatusCode: status, Body: map[string]string{"error": reason}}
 }
 
-// join accepts or rejects a subscription to a stream. The engine calls it for all streams, so
-// it accepts subscriptions to the streams of other programs.
+// join accepts or rejects a subscription to a stream. The engine calls join for all streams,
+// so join accepts subscriptions to other programs' streams.
 func (c *chat) join(ctx context.Context, e iii.StreamJoinLeaveEvent) (iii.StreamJoinResult, error) {
 	ours := e.StreamName == c.messages.Name()
 	if !ours && e.StreamName != c.presence.Name() {

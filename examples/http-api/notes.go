@@ -127,7 +127,7 @@ func (n *notes) download(w http.ResponseWriter, r *http.Request) {
 }
 
 // events sends each note as a server-sent event. A browser that reconnects sends the id of the
-// last event that it received, and events continues after it.
+// last event that it received, and the new stream continues after that event.
 func (n *notes) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	seen, _ := strconv.Atoi(r.Header.Get("Last-Event-ID"))
