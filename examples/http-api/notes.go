@@ -86,7 +86,8 @@ func (n *notes) add(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, in)
 }
 
-// since returns the notes with higher ids, and a channel that is closed when a note is added.
+// since returns the notes whose ids are higher than id, and a channel that is closed when the
+// next note is added.
 func (n *notes) since(id int) (news []note, added <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
