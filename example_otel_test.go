@@ -219,7 +219,7 @@ func ExampleTelemetry_SlogHandler_terminal() {
 	// engine: sold
 }
 
-// The terminal shows all records. The engine receives only those at or above a level.
+// The terminal shows all records. The engine receives only those at or above a given level.
 func ExampleTelemetry_SlogHandlerAt() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
