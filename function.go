@@ -84,12 +84,12 @@ type Function struct {
 // ID returns the id of the function.
 func (f *Function) ID() string { return f.id }
 
-// Err returns a *[RejectedError] while another live worker owns the function's id in this
-// namespace, such as the old instance during a rolling update. During this time, this worker
-// does not serve the function or register its triggers. It retries until the engine accepts
-// the function: first after 250 ms, then less often, but at least every 2 s and on each new
-// connection. All functions together are retried at most 200 times per second. Err then
-// returns nil, and the state listener receives a *[TakeoverNotice].
+// Err returns a *[RejectedError] while another live worker, such as the old instance during a
+// rolling update, owns the function's id in this namespace. During this time, this worker does
+// not serve the function or register its triggers. It retries until the engine accepts the
+// function: first after 250 ms, then less often, but at least every 2 s and on each new
+// connection. Retries are limited to 200 per second across all functions. Once the engine has
+// accepted the function, Err returns nil, and the state listener receives a *[TakeoverNotice].
 //
 // After a reconnect, Err returns the result from the previous connection until the engine has
 // responded. Before the first response, it returns nil. For a function of [HandleHTTP] or

@@ -232,8 +232,8 @@ func (o *heldObserver) is(s heldState) bool { return heldState(o.state.Load()) =
 // Filters returns the observer's filters.
 func (o *FunctionObserver) Filters() *Filter { return &Filter{o.held.view.Load().filter} }
 
-// Args returns the observer's arguments, which conform to the schema of [WithArgsSchema]. The
-// result is {} if there are no arguments. The caller owns the result.
+// Args returns the observer's arguments, which conform to the schema set by [WithArgsSchema]
+// or [WithArgs]. The result is {} if there are no arguments. The caller owns the result.
 func (o *FunctionObserver) Args() json.RawMessage { return bytes.Clone(o.held.args) }
 
 // DecodeArgs decodes the arguments into v. The error is an [*Error] with the code
