@@ -190,7 +190,7 @@ const (
 const (
 	// ConfigurationEventTypeRegistered reports that an entry was registered.
 	ConfigurationEventTypeRegistered ConfigurationEventType = "configuration:registered"
-	// ConfigurationEventTypeUpdated reports that the value of an entry was set.
+	// ConfigurationEventTypeUpdated reports that an entry's value was set.
 	ConfigurationEventTypeUpdated ConfigurationEventType = "configuration:updated"
 	// ConfigurationEventTypeDeleted reports that an entry was deleted.
 	ConfigurationEventTypeDeleted ConfigurationEventType = "configuration:deleted"
@@ -202,7 +202,8 @@ const (
 	StateEventTypeCreated StateEventType = "state:created"
 	// StateEventTypeUpdated reports that an existing value was replaced.
 	StateEventTypeUpdated StateEventType = "state:updated"
-	// StateEventTypeDeleted reports that a key was deleted, even if it did not exist.
+	// StateEventTypeDeleted reports that state::delete was called, even if the key did not
+	// exist.
 	StateEventTypeDeleted StateEventType = "state:deleted"
 )
 
@@ -228,7 +229,7 @@ const (
 
 // Values of Capture.
 const (
-	// CaptureInput captures the payload of the call.
+	// CaptureInput captures the call's payload.
 	CaptureInput Capture = "input"
 	// CaptureOutput captures the result of a successful call.
 	CaptureOutput Capture = "output"
@@ -237,7 +238,7 @@ const (
 	// CaptureCaller captures the worker that made the call and, if known, the function that it
 	// was running.
 	CaptureCaller Capture = "caller"
-	// CaptureMetadata captures the metadata of the call.
+	// CaptureMetadata captures the call's metadata.
 	CaptureMetadata Capture = "metadata"
 )
 
@@ -256,10 +257,10 @@ const (
 	// ObserveDeliverEnvelope delivers an Observed with the captured parts of the call. It is
 	// the default.
 	ObserveDeliverEnvelope ObserveDeliver = "envelope"
-	// ObserveDeliverInput delivers only the payload of the observed call, even if it is not
+	// ObserveDeliverInput delivers only the observed call's payload, even if it is not
 	// captured.
 	ObserveDeliverInput ObserveDeliver = "input"
-	// ObserveDeliverOutput delivers only the result of the observed call, even if it is not
+	// ObserveDeliverOutput delivers only the observed call's result, even if it is not
 	// captured.
 	ObserveDeliverOutput ObserveDeliver = "output"
 )
@@ -272,7 +273,7 @@ const (
 	// ObserverStateActive means that the engine calls the target for matching calls.
 	ObserverStateActive ObserverState = "active"
 	// ObserverStateSuspended means that the observer was active, but its target is no longer
-	// registered or its worker has disconnected.
+	// registered or the worker that registered the observer has disconnected.
 	ObserverStateSuspended ObserverState = "suspended"
 	// ObserverStateError means that the engine, or the worker that hosts the source, has
 	// rejected the observer.

@@ -9,8 +9,8 @@ import (
 
 // Sentinel errors. Test for them with errors.Is.
 var (
-	// ErrClosed means that the client is closed: by Close or Shutdown, or because of the fatal
-	// error that [Client.Err] returns.
+	// ErrClosed means that the client was closed, either by Close or Shutdown or because of
+	// the fatal error that [Client.Err] returns.
 	ErrClosed = errors.New("iii: client is closed")
 
 	// ErrNotConnected means that a request was never sent: its context was done, or the client
@@ -83,7 +83,7 @@ const (
 	CodeWorkerDraining = "worker_draining"
 	// CodeHandlerTimeout: the handler did not return within [WithHandlerTimeout].
 	CodeHandlerTimeout = "handler_timeout"
-	// CodeResultTooLarge: the result of the handler is too large for a message.
+	// CodeResultTooLarge: the handler's result is too large for a message.
 	CodeResultTooLarge = "result_too_large"
 	// CodePayloadTooLarge replaces CodeResultTooLarge on engines with [FeatureObserveV2].
 	CodePayloadTooLarge = "payload_too_large"
@@ -95,10 +95,10 @@ const (
 	CodeOwnerTimeout = "OWNER_TIMEOUT"
 	// CodeObserverNotActive: a call was made through an observer that is not active.
 	CodeObserverNotActive = "OBSERVER_NOT_ACTIVE"
-	// CodeInvalidArgs: the arguments of an observer do not conform to the function's schema
+	// CodeInvalidArgs: an observer's arguments do not conform to the function's schema
 	// ([WithArgsSchema]).
 	CodeInvalidArgs = "INVALID_ARGS"
-	// CodeInvalidFilter: the filters of an observer cannot be parsed.
+	// CodeInvalidFilter: an observer's filters cannot be parsed.
 	CodeInvalidFilter = "INVALID_FILTER"
 	// CodeObserverError: an observer is in the error state, and the engine did not give a
 	// reason.
@@ -176,14 +176,14 @@ const (
 	CodeNotObservable = "NOT_OBSERVABLE"
 	// CodeSelfTarget: the source and the target of an observer are the same function.
 	CodeSelfTarget = "SELF_TARGET"
-	// CodeInvalidFilterPath: the filters of an observer contain a path that does not exist in
-	// the schema of the function.
+	// CodeInvalidFilterPath: an observer's filters contain a path that does not exist in the
+	// function's schema.
 	CodeInvalidFilterPath = "INVALID_FILTER_PATH"
 	// CodeInvalidArgsFormat: the engine rejected a function because its schema for observer
 	// arguments is not valid.
 	CodeInvalidArgsFormat = "INVALID_ARGS_FORMAT"
-	// CodeInvalidCronExpression: the expression of a cron trigger cannot be parsed. Sent only
-	// by engines that support observers.
+	// CodeInvalidCronExpression: a cron trigger's expression cannot be parsed. Sent only by
+	// engines that support observers.
 	CodeInvalidCronExpression = "INVALID_CRON_EXPRESSION"
 	// CodeOwnerUnavailable: an observer is pending because its source is not registered.
 	CodeOwnerUnavailable = "OWNER_UNAVAILABLE"
@@ -204,8 +204,8 @@ const (
 	// parameter names. Sent by engine 0.26 and later.
 	CodeHTTPRouteConflict = "HTTP_ROUTE_CONFLICT"
 
-	// CodeConditionNotMet: the condition function of an HTTP trigger returned false. Used in a
-	// 422 response.
+	// CodeConditionNotMet: an HTTP trigger's condition function returned false. Used in a 422
+	// response.
 	CodeConditionNotMet = "CONDITION_NOT_MET"
 	// CodeMiddlewareTimeout: a middleware function of an HTTP trigger did not return in time.
 	// Used in a 504 response.
@@ -319,8 +319,8 @@ const (
 // handler did not run or did not complete. If a handler returns one of them, the error is sent
 // as invocation_failed, and its message contains the original code.
 //
-// errors.Is compares an Error only by its code, with another *Error or with a sentinel such as
-// [ErrFunctionNotFound].
+// errors.Is compares two Errors only by their codes. An Error also matches the sentinel for
+// its code, such as [ErrFunctionNotFound].
 type Error struct {
 	// Code identifies the kind of error. The protocol documentation lists the engine's codes;
 	// functions define their own.
@@ -432,9 +432,9 @@ type AuthError struct {
 // Error implements the error interface.
 func (e *AuthError) Error() string { return "iii: engine rejected this worker: " + e.Message }
 
-// LostSendsError tells the state listener that a connection was lost before the engine had
-// confirmed all messages of [Client.Send] that had been written to the connection. The engine
-// may or may not have received these messages. A LostSendsError matches [ErrConnectionLost].
+// LostSendsError tells the state listener that a connection was lost while messages from
+// [Client.Send] were unconfirmed. They had been written to the connection, but the engine may
+// or may not have received them. A LostSendsError matches [ErrConnectionLost].
 type LostSendsError struct {
 	// Count is the number of unconfirmed messages.
 	Count int
@@ -474,8 +474,8 @@ func SafeToRetry(err error) bool {
 	return safe && !unsafe
 }
 
-// retrySafety reports whether the tree of err contains errors that are safe to retry, and
-// errors that are not.
+// retrySafety reports whether err's tree contains errors that are safe to retry, and errors
+// that are not.
 func retrySafety(err error) (safe, unsafe bool) {
 	switch e := err.(type) {
 	case nil:

@@ -69,7 +69,7 @@ func TestErrorsIs(t *testing.T) {
 	}
 }
 
-// timeoutWrapper adds the Temporary method, which makes timeoutError a net.Error.
+// timeoutWrapper adds the Temporary method that net.Error requires.
 type timeoutWrapper struct{ timeoutError }
 
 func (timeoutWrapper) Temporary() bool { return false }
@@ -117,14 +117,14 @@ func TestCallErrors(t *testing.T) {
 			defer cancel()
 			return c.Call(ctx, "x::y", 1, nil)
 		}, []error{context.DeadlineExceeded}, []error{ErrTimeout, ErrNotConnected}, false},
-		{"cancelled with a cause", func(t *testing.T, _ *peer, c *Client) error {
+		{"canceled with a cause", func(t *testing.T, _ *peer, c *Client) error {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Second, func() { cancel(cause) })
 			return c.Call(ctx, "x::y", 1, nil)
 		}, []error{context.Canceled, cause}, []error{ErrNotConnected}, false},
 		// The context's cause wraps ErrNotConnected from an earlier call, but this call was
 		// sent.
-		{"cancelled with a misleading cause", func(t *testing.T, _ *peer, c *Client) error {
+		{"canceled with a misleading cause", func(t *testing.T, _ *peer, c *Client) error {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Second, func() { cancel(unsent) })
 			return c.Call(ctx, "x::y", 1, nil)

@@ -498,8 +498,8 @@ func ExampleClient_Publish() {
 	// Output: tea is served
 }
 
-// PublishDurable adds the message to the queue of each subscriber. A queue keeps the message
-// until the subscriber has handled it, so delivery is at-least-once.
+// PublishDurable adds the message to each subscriber's queue. A queue keeps the message until
+// the subscriber has handled it, so delivery is at-least-once.
 func ExampleClient_PublishDurable() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -679,7 +679,8 @@ func ExampleClient_Functions() {
 	// {"type":"integer"} by calculator
 }
 
-// The engine lists its workers, what they have registered, and the health of its telemetry.
+// The engine lists its workers and what they have registered, and reports the health of its
+// telemetry.
 func ExampleClient_Workers() {
 	_, client, stop := withEngine(iii.WithName("calculator"), iii.WithDescription("Knows numbers"))
 	defer stop()

@@ -16,7 +16,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// A typed function takes and returns Go values. The client advertises the schemas of their
+// A typed function takes and returns Go values. The client advertises JSON Schemas for their
 // types to the engine.
 func ExampleHandle() {
 	_, client, stop := withEngine()
@@ -387,7 +387,7 @@ func ExampleWithHandlerTimeout() {
 	// true
 }
 
-// Middleware of a single function runs inside the client's middleware.
+// A function's own middleware runs inside the client's middleware.
 func ExampleWithFunctionMiddleware() {
 	_, client, stop := withEngine()
 	defer stop()

@@ -133,8 +133,8 @@ func ExampleClient_MountHTTP() {
 	// data: lift-off
 }
 
-// A stream of server-sent events ends when the client disconnects, even while there are no
-// events to send.
+// With a heartbeat, a stream of server-sent events ends soon after the client disconnects,
+// even if there are no events to send.
 func ExampleWithStreamHeartbeat() {
 	engine, client, stop := withEngine(iii.WithStreamHeartbeat(10 * time.Millisecond))
 	defer stop()
@@ -317,8 +317,8 @@ func ExampleClient_MountRouter() {
 	// <nil>
 }
 
-// Before the engine runs the function of a route, it calls the route's condition and
-// middleware functions.
+// Before the engine runs a route's function, it calls the route's condition and middleware
+// functions.
 func ExampleWithTriggerOptions() {
 	engine, client, stop := withEngine()
 	defer stop()

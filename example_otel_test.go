@@ -70,8 +70,8 @@ func ExampleStartTelemetry() {
 	// lost: 0
 }
 
-// With telemetry, the engine shows the calls to this worker, including the work done in them,
-// as traces.
+// With telemetry, the engine's traces include the calls to this worker and the work done in
+// its handlers.
 func ExampleWithTelemetry() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
@@ -219,7 +219,7 @@ func ExampleTelemetry_SlogHandler_terminal() {
 	// engine: sold
 }
 
-// The terminal shows all records. The engine receives only those at or above a level.
+// The terminal shows all records. The engine receives only those at or above a given level.
 func ExampleTelemetry_SlogHandlerAt() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()
@@ -243,7 +243,7 @@ func ExampleTelemetry_SlogHandlerAt() {
 }
 
 // TraceHandler adds trace and span ids to log lines on a terminal or in a file. Inside a
-// handler, ctx belongs to the trace of the call.
+// handler, ctx belongs to the call's trace.
 func ExampleTraceHandler() {
 	ctx := iii.ExtractContext(context.Background(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "")
 
@@ -263,9 +263,9 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// Other instrumentation can use the providers of a Telemetry. At the end of the program,
-// Shutdown delivers what has been recorded. If anything was lost, it returns an error that
-// says how much.
+// Other instrumentation can use a Telemetry's providers. At the end of the program, Shutdown
+// delivers what has been recorded. If anything was lost, Shutdown returns an error that says
+// how much.
 func ExampleTelemetry() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()

@@ -13,7 +13,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// warehouse stores the items of a stream by group and id. A real program would use a database.
+// warehouse stores a stream's items by group and id. A real program would use a database.
 type warehouse struct {
 	mu     sync.Mutex
 	groups map[string]map[string]json.RawMessage
@@ -56,8 +56,8 @@ func (w *warehouse) Groups(ctx context.Context, in iii.StreamListGroupsInput) ([
 	return slices.Sorted(maps.Keys(w.groups)), nil
 }
 
-// A worker can store the items of a stream itself. Other workers use it like any other stream,
-// and the engine broadcasts its changes.
+// A worker can store a stream's items itself. Other workers use the stream like any other, and
+// the engine broadcasts its changes.
 func ExampleClient_HandleStream() {
 	engine, err := iiitest.New()
 	if err != nil {

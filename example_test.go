@@ -718,7 +718,7 @@ func ExampleWithRetry() {
 }
 
 // A generated client contains hashes of the schemas that it was generated from. Its
-// CheckSchemas method compares them with the current schemas as shown here.
+// CheckSchemas method compares the hashes with those of the current schemas, as shown here.
 func ExampleClient_CheckSchemas() {
 	_, client, stop := withEngine()
 	defer stop()

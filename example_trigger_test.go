@@ -250,8 +250,9 @@ func ExampleStreamJoinTrigger() {
 	// left room-1
 }
 
-// If handling a message from a durable topic fails, the engine retries it, and finally moves
-// it to the dead-letter queue. Here, the delay before the retry is one millisecond.
+// If handling a message from a durable topic fails, the engine retries the message and, after
+// the last attempt, moves it to the dead-letter queue. Here, the delay before the retry is one
+// millisecond.
 func ExampleQueueTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()
@@ -312,8 +313,8 @@ func ExampleSubscribeTriggerConfig() {
 	// Output: tea is served
 }
 
-// The trigger fires on error records from any worker. The event includes the trace id of the
-// record. The level must match exactly; it is not a minimum.
+// The trigger fires on error records from any worker. The event includes the record's trace
+// id. The level must match exactly; it is not a minimum.
 func ExampleLogTriggerConfig() {
 	_, client, stop := withEngine()
 	defer stop()

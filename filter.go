@@ -73,7 +73,7 @@ type FilterDocument struct {
 	// Caller has the members worker_id, worker_name, function_id, invocation_id and parent. A
 	// member is omitted if its value is not known.
 	Caller json.RawMessage
-	// Metadata is the metadata of the call. It is absent if the call has none.
+	// Metadata is the call's metadata. It is absent if the call has none.
 	Metadata json.RawMessage
 }
 
@@ -84,14 +84,14 @@ func (f *Filter) Matches(d FilterDocument) bool {
 	return f.inner().Matches((*filter.Document)(&d))
 }
 
-// MarshalJSON returns the normal form of the filter, in which the engine stores and lists
+// MarshalJSON returns the filter's normal form, which is how the engine stores and lists
 // filters. Two filters are equivalent if their normal forms are equal. Fields of type Filter
 // and *Filter are both encoded in this form; a nil *Filter is encoded as null.
 func (f Filter) MarshalJSON() ([]byte, error) {
 	return []byte(f.f.String()), nil
 }
 
-// String returns the normal form of the filter.
+// String returns the filter's normal form.
 func (f *Filter) String() string { return f.inner().String() }
 
 // UnmarshalJSON parses a filter received from the engine. Unlike [ParseFilter], it does not
@@ -109,8 +109,8 @@ func (f *Filter) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// CheckSchemas checks the filter's paths against the JSON Schemas of a function, as the engine
-// does when an observer is added. Paths that begin with input are checked against the request
+// CheckSchemas checks the filter's paths against a function's JSON Schemas, as the engine does
+// when an observer is added. Paths that begin with input are checked against the request
 // schema, and paths that begin with output against the response schema. If a schema is nil,
 // the paths that refer to it are not checked.
 //

@@ -27,13 +27,13 @@ import (
 )
 
 // HandlerFunc serves invocations of a function. payload is the caller's payload; the handler
-// may modify and retain it. If it is an object, the engine adds the key _caller_worker_id. The
-// result is encoded with encoding/json (a json.RawMessage is sent unchanged, nil as null). A
-// returned [*Error], possibly wrapped, keeps its code. Any other error is sent with the code
-// invocation_failed. A panic is reported with the same code and, unless [WithStackTraces] is
-// set, without the panic value.
+// may modify and retain it. The engine adds the key _caller_worker_id to a payload that is an
+// object. The result is encoded with encoding/json (a json.RawMessage is sent unchanged, nil
+// as null). A returned [*Error], possibly wrapped, keeps its code. Any other error is sent
+// with the code invocation_failed. A panic is reported with the same code and, unless
+// [WithStackTraces] is set, without the panic value.
 //
-// The goroutine of a handler, and the goroutines it starts, have the runtime/pprof label
+// A handler's goroutine, and the goroutines that it starts, have the runtime/pprof label
 // iii.function.id, which identifies the function in profiles.
 //
 // ctx is canceled when the connection that delivered the invocation is lost, when the client
@@ -84,12 +84,12 @@ type Function struct {
 // ID returns the id of the function.
 func (f *Function) ID() string { return f.id }
 
-// Err returns a *[RejectedError] while another live worker owns the function's id in this
-// namespace, such as the old instance during a rolling update. During this time, this worker
-// does not serve the function or register its triggers. It retries until the engine accepts
-// the function: first after 250 ms, then less often, but at least every 2 s and on each new
-// connection. All functions together are retried at most 200 times per second. Err then
-// returns nil, and the state listener receives a *[TakeoverNotice].
+// Err returns a *[RejectedError] while another live worker, such as the old instance during a
+// rolling update, owns the function's id in this namespace. During this time, this worker does
+// not serve the function or register its triggers. It retries until the engine accepts the
+// function: first after 250 ms, then less often, but at least every 2 s and on each new
+// connection. Retries are limited to 200 per second across all functions. Once the engine has
+// accepted the function, Err returns nil, and the state listener receives a *[TakeoverNotice].
 //
 // After a reconnect, Err returns the result from the previous connection until the engine has
 // responded. Before the first response, it returns nil. For a function of [HandleHTTP] or
@@ -117,7 +117,7 @@ func (f *Function) ownTriggers() (own []*Trigger) {
 }
 
 // Unregister unregisters the function and the HTTP triggers that were registered together with
-// it. Other triggers of the function remain registered. Triggers that the engine has accepted
+// it. The function's other triggers remain registered. Triggers that the engine has accepted
 // continue to call the function, and the calls fail. Triggers that have not been sent because
 // the function was rejected are not sent until this worker registers a function with the same
 // id. Unregister does not wait for the network or for running handlers. A second call returns
@@ -185,7 +185,7 @@ func WithSchemas(request, response any) FunctionOption {
 	}
 }
 
-// WithFunctionMiddleware wraps the handler of a single function. The first middleware is the
+// WithFunctionMiddleware wraps a single function's handler. The first middleware is the
 // outermost one. Repeated options accumulate; later middleware runs inside earlier middleware.
 // All of it runs inside the middleware of [WithMiddleware]. The registration fails if a
 // middleware is nil or returns nil. Default: none.
@@ -202,7 +202,7 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 }
 
 // WithHandlerTimeout limits how long a function's handler may run, including its middleware.
-// Time spent in the queue does not count. The limit must be positive. Default: no limit.
+// Time spent in the queue is not included. The limit must be positive. Default: no limit.
 //
 // When a handler exceeds the limit, the caller receives an error with the code
 // [CodeHandlerTimeout], or a 504 response if the function serves a route, and the handler's
@@ -484,8 +484,9 @@ type handlerSpec struct {
 	web      bool // serves HTTP requests
 	recycles bool // run decodes its payload with decodeAndRecycle
 
-	// If input validation is requested, addValidation passes the validator to validate, and
-	// the handler applies it. If validate is nil, the whole payload is validated instead.
+	// If input validation is requested, addValidation calls validate with the validator, which
+	// the handler then applies. If validate is nil, addValidation wraps run to validate the
+	// whole payload.
 	validate   func(*inputSchema)
 	body       reflect.Type // type of the input passed to the validator
 	unreadBody bool         // this package does not read the input, so it cannot be validated
@@ -590,7 +591,7 @@ type Invocation struct {
 	ObserveDepth uint32
 }
 
-// invocationContext is the context of one handler.
+// invocationContext is the context passed to a handler.
 type invocationContext struct {
 	context.Context
 	client *Client
@@ -664,8 +665,8 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 }
 
 // timeoutOutcome returns the response to an invocation whose handler exceeded its time limit.
-// If failed is true, the response is the error failure, and otherwise it is result. In both
-// cases, failure is recorded as the handler's error.
+// The response is failure if failed is true, and result otherwise. In both cases, failure is
+// recorded as the handler's error.
 func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
@@ -681,7 +682,7 @@ func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed
 	return nil, failure, true
 }
 
-// answersOverStream records that the response of a mounted handler is written to w.
+// answersOverStream records that a mounted handler's response is written to w.
 func answersOverStream(ctx context.Context, w *responseWriter) {
 	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok || c.limit == nil {
@@ -696,7 +697,8 @@ type invocationKey struct{}
 
 // Value implements [context.Context]. OpenTelemetry looks up the caller's trace context and
 // baggage here. Both are parsed on first use, because most handlers never use them. The
-// runtime/pprof package looks up the labels of the handler's goroutine here and adds its own.
+// runtime/pprof package finds the labels of the handler's goroutine here, so that pprof.Do
+// adds labels to them instead of replacing them.
 func (c *invocationContext) Value(key any) any {
 	if key == (invocationKey{}) {
 		return c
@@ -791,10 +793,10 @@ const (
 
 // VerifySignature checks that a request to an HTTP-invoked function was sent by the engine.
 // secret is the signing key, which the engine reads from the environment variable named in
-// [HTTPAuthHMAC]. The time of the signature must not differ from the current time by more than
-// window. body is the complete request body, already read from r.Body. The signature covers
-// the body and the time, but not the method, the URL or other headers. An eavesdropper can
-// replay a request within window. Signatures are compared in constant time.
+// [HTTPAuthHMAC]. The signature's timestamp must be within window of the current time. body is
+// the complete request body, already read from r.Body. The signature covers the body and the
+// time, but not the method, the URL or other headers. An eavesdropper can replay a request
+// within window. Signatures are compared in constant time.
 //
 // Every error matches [ErrSignature] and describes the cause without revealing the secret. An
 // empty secret or a window that is not positive is an error, because it would provide no

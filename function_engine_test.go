@@ -59,7 +59,7 @@ func request(t *testing.T, e *iiitest.Engine, method, target, contentType, body 
 
 // When a handler exceeds its time limit, its caller receives an error at once. The handler
 // still counts as running until it returns.
-func TestHandlersAreLimitedInTime(t *testing.T) {
+func TestHandlerTimeout(t *testing.T) {
 	const limit = 3 * time.Second
 	type handler func(ctx context.Context) error
 	obeys := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
@@ -161,9 +161,9 @@ func TestDrainWaitsForHandlersThatTimedOut(t *testing.T) {
 	})
 }
 
-// When the handler of a route exceeds its time limit, the response has status 504. If the
-// header has already been sent, the response is truncated.
-func TestRoutesAreLimitedInTime(t *testing.T) {
+// When a route's handler exceeds its time limit, the response has status 504. If the header
+// has already been sent, the response is truncated.
+func TestRouteHandlerTimeout(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
 		limit := iii.WithHandlerTimeout(2 * time.Second)
@@ -228,7 +228,7 @@ func TestRoutesAreLimitedInTime(t *testing.T) {
 	})
 }
 
-// The middleware of a function runs inside the client's middleware.
+// A function's middleware runs inside the client's middleware.
 func TestFunctionMiddleware(t *testing.T) {
 	var mu sync.Mutex
 	var calls []string
@@ -264,7 +264,7 @@ func TestFunctionMiddleware(t *testing.T) {
 
 // Registration rejects invalid and reserved ids, options that have no effect, and types that
 // cannot be decoded from JSON.
-func TestRegistrationsThatMakeNoSense(t *testing.T) {
+func TestInvalidRegistrations(t *testing.T) {
 	nothing := func(context.Context, json.RawMessage) (any, error) { return nil, nil }
 	id := func(id string, opts ...iii.FunctionOption) func(*iii.Client) error {
 		return func(c *iii.Client) error { _, err := c.HandleFunc(id, nothing, opts...); return err }
@@ -411,9 +411,9 @@ func TestRegistrationsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// The conditions and middleware functions of a route are called by the engine, not by the
-// worker that serves the route.
-func TestTriggerOptionsOfRoutes(t *testing.T) {
+// A route's condition and middleware functions are called by the engine, not by the worker
+// that serves the route.
+func TestRouteTriggerOptions(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
 		handle(t, c, "is-open", func(_ context.Context, r iii.HTTPRequest[any]) (bool, error) {
@@ -476,7 +476,7 @@ func TestTriggerOptionsOfRoutes(t *testing.T) {
 
 // An HTTPError determines the response. For any other error, the response does not contain the
 // error text.
-func TestErrorsOfRoutesAreResponses(t *testing.T) {
+func TestRouteErrors(t *testing.T) {
 	mapped := errors.New("no rows")
 	for _, test := range []struct {
 		name   string
@@ -588,7 +588,7 @@ func TestErrorsOfRoutesAreResponses(t *testing.T) {
 }
 
 // Outside a route, an HTTPError is an ordinary error.
-func TestHTTPErrorOfAFunction(t *testing.T) {
+func TestHTTPErrorOutsideRoute(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		handle(t, c, "f", func(context.Context, any) (any, error) { return nil, &iii.HTTPError{Status: 404, Body: "s3cret"} })
 		err := c.Call(t.Context(), "f", nil, nil)
@@ -599,7 +599,7 @@ func TestHTTPErrorOfAFunction(t *testing.T) {
 	})
 }
 
-// The handler of a typed route receives decoded path parameters, like that of a mounted route.
+// A typed route's handler receives decoded path parameters, as a mounted handler does.
 func TestPathParametersAreDecoded(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := newWorker(t, e)
@@ -656,7 +656,7 @@ func recordedRequests(t *testing.T) (requests []*http.Request, bodies [][]byte) 
 	return requests, bodies
 }
 
-// at runs test in a synctest bubble in which the time is moment.
+// at runs a test in a synctest bubble whose clock has been advanced to the given moment.
 func at(t *testing.T, moment time.Time, test func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

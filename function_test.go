@@ -132,8 +132,8 @@ func TestRegistrationsAreChecked(t *testing.T) {
 	}
 }
 
-// The client checks the configs of the engine's own trigger types, but not those of a type
-// with the same name that a provider in another namespace offers.
+// The client checks the configs of the engine's own trigger types, but not those of a
+// provider's type with the same name in another namespace.
 func TestTriggerOfAnotherProvider(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1")
 	if err != nil {

@@ -160,8 +160,8 @@ func WithObserverHooks(h ObserverHooks) FunctionOption {
 	}
 }
 
-// WithWorkerObserverHooks sets hooks that run for the observers of all functions of this
-// worker. Added runs before the function's own hook, and Removed runs after it. Match, Keys
+// WithWorkerObserverHooks sets hooks that run for the observers of all of this worker's
+// functions. Added runs before the function's own hook, and Removed runs after it. Match, Keys
 // and Deliver must be nil. Default: none.
 func WithWorkerObserverHooks(h ObserverHooks) Option {
 	return clientOption(func(c *config) error {
@@ -184,7 +184,7 @@ type FunctionObserver struct {
 	ID string
 	// FunctionID is the id of the observed function.
 	FunctionID string
-	// Target is the id of the function called by the observer.
+	// Target is the id of the observer's target function.
 	Target string
 	// On is the outcome of the calls that the observer selects.
 	On ObserveOn
@@ -232,8 +232,8 @@ func (o *heldObserver) is(s heldState) bool { return heldState(o.state.Load()) =
 // Filters returns the observer's filters.
 func (o *FunctionObserver) Filters() *Filter { return &Filter{o.held.view.Load().filter} }
 
-// Args returns the observer's arguments, which conform to the schema of [WithArgsSchema]. The
-// result is {} if there are no arguments. The caller owns the result.
+// Args returns the observer's arguments, which conform to the schema set by [WithArgsSchema]
+// or [WithArgs]. The result is {} if there are no arguments. The caller owns the result.
 func (o *FunctionObserver) Args() json.RawMessage { return bytes.Clone(o.held.args) }
 
 // DecodeArgs decodes the arguments into v. The error is an [*Error] with the code
@@ -349,7 +349,7 @@ func (f *Function) LocalDispatch() bool { return f.observers.grant.Load() != nil
 // locks, so programs can use it to avoid creating events that nobody observes.
 func (f *Function) IsObserved() bool { return f.observers.current.Load() != nil }
 
-// Observers returns the active observers of the function, in the order in which the engine
+// Observers returns the function's active observers, in the order in which the engine
 // announced them. It returns nil if there are none.
 func (f *Function) Observers() []*FunctionObserver { return f.observers.current.Load().list() }
 
@@ -377,8 +377,8 @@ func (f *Function) IsObservedFor(call *ObservedCall) bool {
 	return false
 }
 
-// observerSet holds the observers of a function. Messages from the engine change the set, and
-// calls read it.
+// observerSet holds a function's observers. Messages from the engine change the set, and calls
+// read it.
 type observerSet struct {
 	current   atomic.Pointer[activeSet]  // nil if no observer is active
 	grant     atomic.Pointer[localGrant] // nil if calls go through the engine
@@ -458,17 +458,17 @@ func (s *activeSet) without(o *heldObserver) *activeSet {
 }
 
 const (
-	// hookTimeout limits the total time for all Added hooks of an observer, and likewise for
-	// all of its Removed hooks.
+	// hookTimeout limits the total running time of an observer's Added hooks, and separately
+	// that of its Removed hooks.
 	hookTimeout = 30 * time.Second
 	// maxHooks is the maximum number of functions whose hooks run concurrently.
 	maxHooks = 64
-	// maxHeldObservers is the maximum number of observers of a function.
+	// maxHeldObservers is the maximum number of observers per function.
 	maxHeldObservers = 100_000
 )
 
 // hosting tracks the observers of this worker's functions, as announced by the engine, and
-// runs their hooks. The tasks of a function run one at a time, each in its own goroutine.
+// runs their hooks. A function's tasks run one at a time, each in its own goroutine.
 type hosting struct {
 	client *Client
 
@@ -522,8 +522,8 @@ func (v *observerView) of(held *heldObserver) *FunctionObserver {
 	return &FunctionObserver{ID: v.ID, FunctionID: held.of.id, Target: v.Target, On: v.On, Capture: v.Capture, filter: v.filter, held: held}
 }
 
-// confirm handles the confirmation of f's registration on l. It replaces the observers of f,
-// and sets whether calls to f may run in process.
+// confirm handles the confirmation of f's registration on l. It replaces f's observers, and
+// sets whether calls to f may run in process.
 func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, views []observerView) {
 	h.mu.Lock()
 	s := &f.observers
@@ -583,7 +583,7 @@ func (h *hosting) announce(l *link, f *Function, v *observerView, revision uint6
 	}
 }
 
-// removeObserver handles the removal of an observer by the engine.
+// removeObserver handles the engine's removal of an observer.
 func (h *hosting) removeObserver(l *link, f *Function, id string, revision uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -908,7 +908,7 @@ func (h *hosting) runAdded(ctx context.Context, t *hookTask) *ErrorBody {
 	return nil
 }
 
-// passed records that the Added hook of a level has returned nil, and reports whether the task
+// passed records that a level's Added hook has returned nil, and reports whether the task
 // should continue. If the hook returned after the task was over, passed schedules the
 // corresponding Removed hook.
 func (h *hosting) passed(t *hookTask, level hookLevels) bool {
@@ -1046,7 +1046,7 @@ type ObservedCall struct {
 	Error json.RawMessage
 	// Caller is the encoded [Caller] of the call. It is nil if the caller is unknown.
 	Caller json.RawMessage
-	// Metadata is the metadata of the call. It is nil if there is none.
+	// Metadata is the call's metadata. It is nil if there is none.
 	Metadata json.RawMessage
 }
 
@@ -1063,8 +1063,8 @@ func (c *ObservedCall) document() *filter.Document {
 	return &filter.Document{Input: c.Input, Output: c.Output, Error: c.Error, Caller: c.Caller, Metadata: c.Metadata}
 }
 
-// observation captures, before the handler of an invocation runs, the data that observers and
-// hooks need afterward.
+// observation captures, before an invocation's handler runs, the data that observers and hooks
+// need afterward.
 type observation struct {
 	set      *activeSet      // nil if the function has no observers
 	input    json.RawMessage // a copy, because the handler owns its payload
@@ -1158,7 +1158,7 @@ func (b *buffer) append(members func([]byte) []byte) {
 	b.p = append(members(b.p[:len(b.p)-1]), '}')
 }
 
-// deliver runs the Deliver hook of a function. failure is the handler's error, or nil.
+// deliver runs a function's Deliver hook. failure is the handler's error, or nil.
 func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, observers []*FunctionObserver, failure error) (result any, err error) {
 	defer func() {
 		if p := recover(); p != nil {

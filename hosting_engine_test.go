@@ -195,8 +195,8 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// What a target receives from an observer does not depend on what the observer captures,
-// whether the call is local or goes through the engine.
+// The target receives the input or output even if the observer does not capture it, both for
+// local calls and for calls through the engine.
 func TestLocalAndRoutedCallsDeliverTheSamePart(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))

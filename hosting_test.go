@@ -641,7 +641,7 @@ func largeText() json.RawMessage {
 
 // Hooks receive the original payload, even if the handler overwrites it. The payload does not
 // contain _caller_worker_id, which the engine adds.
-func TestHooksSeeTheCallAsItCame(t *testing.T) {
+func TestHooksReceiveOriginalPayload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got ObservedCall
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("a", `{}`) }})

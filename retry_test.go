@@ -182,7 +182,7 @@ func TestDelaysBetweenAttempts(t *testing.T) {
 			}
 		})
 	})
-	t.Run("cancelled", func(t *testing.T) {
+	t.Run("canceled", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newPeer(t, overloaded).connected()
 			ctx, cancel := context.WithCancel(t.Context())

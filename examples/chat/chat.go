@@ -76,8 +76,8 @@ func (c *chat) register() error {
 	return err
 }
 
-// servePage serves the page. The template inserts the address of the stream socket and the
-// names of the streams.
+// servePage serves the page. The template inserts the stream socket's address and the stream
+// names.
 func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	_ = page.Execute(w, map[string]any{
@@ -85,7 +85,7 @@ func (c *chat) servePage(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// post stores a message. The engine broadcasts the new item to all subscribers of the room.
+// post stores a message. The engine broadcasts the new item to all of the room's subscribers.
 func (c *chat) post(ctx context.Context, r *iii.HTTPRequest[message]) (*iii.HTTPResponse[any], error) {
 	room, m := r.PathParams["room"], r.Body
 	m.Author, m.Text = strings.TrimSpace(m.Author), strings.TrimSpace(m.Text)
@@ -106,8 +106,8 @@ func refusal(status uint16, reason string) *iii.HTTPResponse[any] {
 	return &iii.HTTPResponse[any]{StatusCode: status, Body: map[string]string{"error": reason}}
 }
 
-// join accepts or rejects a subscription to a stream. The engine calls it for all streams, so
-// it accepts subscriptions to the streams of other programs.
+// join accepts or rejects a subscription to a stream. The engine calls join for all streams,
+// so join accepts subscriptions to other programs' streams.
 func (c *chat) join(ctx context.Context, e iii.StreamJoinLeaveEvent) (iii.StreamJoinResult, error) {
 	ours := e.StreamName == c.messages.Name()
 	if !ours && e.StreamName != c.presence.Name() {
@@ -130,8 +130,8 @@ func (c *chat) leave(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, erro
 	return nil, c.count(ctx, e.GroupID, func(here map[string]bool) { delete(here, e.SubscriptionID) })
 }
 
-// count calls change to update the set of subscriptions to a room, and publishes the new
-// number of people. It holds mu while publishing, so the numbers arrive in order.
+// count updates the set of subscriptions to a room with the given callback, and publishes the
+// new number of people. It holds mu while publishing, so the numbers arrive in order.
 func (c *chat) count(ctx context.Context, room string, change func(here map[string]bool)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

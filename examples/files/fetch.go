@@ -14,7 +14,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// fetch requests a file from the archive. It stores the file at path once it is complete.
+// fetch requests a file from the archive. The file appears at path only once the transfer is
+// complete.
 func fetch(ctx context.Context, client *iii.Client, out io.Writer, sendID, name, path string) (err error) {
 	file, err := os.Create(path + ".part")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // tokens maps each token to its tenant. Tenants send their token when they connect. A real
-// gatekeeper would look tokens up in a database or verify signatures of an identity provider.
+// gatekeeper would look tokens up in a database or verify an identity provider's signatures.
 var tokens = map[string]string{"token-of-acme": "acme", "token-of-globex": "globex"}
 
 // session is the context that auth attaches to a connection. The engine passes it to the other

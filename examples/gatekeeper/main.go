@@ -7,9 +7,9 @@
 //
 // If $III_URL is set, the program uses the engine at that address, with the guarded port at
 // $III_GUARDED_URL (default ws://127.0.0.1:49135) and HTTP triggers at $III_HTTP_URL (default
-// http://127.0.0.1:3111). Otherwise it starts a development engine. The engine's configuration
-// contains the ids of the gatekeeper's functions, so an engine can have only one gatekeeper at
-// a time:
+// http://127.0.0.1:3111). Otherwise it starts a development engine. An engine can have only
+// one gatekeeper at a time, because the engine's configuration contains the ids of the
+// gatekeeper's functions. This is the configuration:
 //
 //	port: 49135
 //	rbac:

@@ -86,7 +86,8 @@ func (n *notes) add(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, in)
 }
 
-// since returns the notes with higher ids, and a channel that is closed when a note is added.
+// since returns the notes whose ids are higher than id, and a channel that is closed when the
+// next note is added.
 func (n *notes) since(id int) (news []note, added <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -127,7 +128,7 @@ func (n *notes) download(w http.ResponseWriter, r *http.Request) {
 }
 
 // events sends each note as a server-sent event. A browser that reconnects sends the id of the
-// last event that it received, and events continues after it.
+// last event that it received, and the new stream continues after that event.
 func (n *notes) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	seen, _ := strconv.Atoi(r.Header.Get("Last-Event-ID"))

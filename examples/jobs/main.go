@@ -1,12 +1,11 @@
 // Jobs demonstrates durable jobs. A print shop receives jobs from a durable topic, and the
-// engine keeps each job until it is done. The engine retries failed jobs with backoff. If its
-// last attempt fails, a job moves to the dead-letter queue, where the office inspects,
-// redrives or discards it. If a worker shuts down during a job, the next worker continues the
-// job.
+// engine keeps each job until it is done. The engine retries failed jobs with backoff. A job
+// whose last attempt fails moves to the dead-letter queue, where the office inspects, redrives
+// or discards it. If a worker shuts down during a job, the next worker continues the job.
 //
 // The program plays through these cases with two workers, one after the other, and exits with
 // status 0 if the results are as expected. If $III_URL is set, the program uses the engine at
-// that address, which needs a queue worker. Otherwise it starts a development engine.
+// that address; the engine needs a queue worker. Otherwise it starts a development engine.
 package main
 
 import (

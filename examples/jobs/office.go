@@ -102,16 +102,16 @@ func (o *office) printer(name string, pages int) *printer {
 	return p
 }
 
-// publish publishes a job. If the argument until is not "", publish then waits for a report
-// that contains this string.
-func (o *office) publish(ctx context.Context, job any, until string) error {
+// publish publishes a job. If report is not "", publish then waits for a report that contains
+// this string.
+func (o *office) publish(ctx context.Context, job any, report string) error {
 	if err := o.client.PublishDurable(ctx, o.topic, job); err != nil {
 		return err
 	}
-	if until == "" {
+	if report == "" {
 		return nil
 	}
-	return o.await(ctx, until)
+	return o.await(ctx, report)
 }
 
 // await prints the printers' reports up to and including the first one that contains the given

@@ -89,7 +89,7 @@ func TestRun(t *testing.T) {
 }
 
 // Two runs can share an engine, and every engine version gives the same results.
-func TestRunOnAnEngineThatIsThere(t *testing.T) {
+func TestRunOnExistingEngine(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
 			engine := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol())

@@ -27,8 +27,8 @@ type Receipt struct {
 // prices are in cents.
 var prices = map[string]int{"tea": 350, "cake": 480}
 
-// openShop registers the function that accepts orders. It counts all orders and records the
-// value of the accepted ones.
+// openShop registers the function that accepts orders. The function counts all orders and
+// records the value of each accepted one.
 func openShop(w *worker, name string) error {
 	placed, err := w.telemetry.Meter().Int64Counter("orders.placed",
 		metric.WithDescription("Orders by their result"))

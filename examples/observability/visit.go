@@ -28,7 +28,7 @@ func (v visit) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// After Flush, the engine has all spans, logs and metrics of the workers.
+	// After Flush, the engine has all of the workers' spans, logs and metrics.
 	if err := errors.Join(v.shop.telemetry.Flush(ctx), v.warehouse.telemetry.Flush(ctx)); err != nil {
 		return err
 	}
@@ -124,8 +124,8 @@ func (v visit) bar(label string, n uint64) {
 	v.say("", "%s", strings.TrimRight(line, " "))
 }
 
-// metric returns the latest export of a metric and the data points in it that belong to this
-// run.
+// metric returns a metric's latest export that contains data points of this run, and those
+// data points.
 func (v visit) metric(ctx context.Context, name string) (m iii.StoredMetric, points []iii.MetricDataPoint, err error) {
 	list, err := iii.Call[iii.MetricsListResult](ctx, v.shop.client, "engine::metrics::list", iii.MetricsListInput{MetricName: name})
 	if err != nil {

@@ -26,7 +26,7 @@ type bid struct {
 	Price   int    `json:"price"`
 }
 
-// noBid is the error code for a parcel for which no carrier bids.
+// noBid is the error code for a parcel that no carrier bids on.
 const noBid = "NO_BID"
 
 var depots = []string{"north", "south"}
@@ -48,8 +48,8 @@ func newExchange(url, name string) (*exchange, error) {
 		iii.WithPrivate(), // other workers cannot place parcels
 		iii.WithObserverHooks(iii.ObserverHooks{
 			Added: x.added,
-			// With keys, finding the observers of a parcel takes a single lookup, regardless of
-			// the number of carriers.
+			// With keys, finding a parcel's observers takes a single lookup, regardless of the
+			// number of carriers.
 			Keys: &iii.ObserverKeys{
 				Observer: func(o *iii.FunctionObserver) []string { return depotOf(o.Args()) },
 				Call:     func(call *iii.ObservedCall) []string { return depotOf(call.Input) },
@@ -71,7 +71,7 @@ func (x *exchange) added(_ context.Context, o *iii.FunctionObserver) error {
 	return nil
 }
 
-// depotOf returns the lookup keys of a parcel, or of an observer's arguments.
+// depotOf returns the lookup keys for a parcel or an observer's arguments.
 func depotOf(raw json.RawMessage) []string {
 	var of interest
 	if json.Unmarshal(raw, &of) != nil {

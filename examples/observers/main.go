@@ -1,6 +1,6 @@
-// Observers demonstrates how workers observe a function of another worker. A freight exchange
+// Observers demonstrates how workers observe another worker's function. A freight exchange
 // serves a private function, the source, and calls it for each parcel. Carriers register
-// observers of the source. The arguments of an observer name a depot, and its filter selects
+// observers of the source. An observer's arguments name a depot, and its filter selects
 // parcels. The exchange rejects observers for unknown depots. For each parcel, it asks the
 // observers that name the parcel's depot for bids and returns the best one.
 //

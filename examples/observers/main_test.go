@@ -52,7 +52,7 @@ func TestRun(t *testing.T) {
 
 // Two runs can share an engine. Engines before 0.26 do not support hooks, and engines before
 // 0.25 do not support observers either.
-func TestRunOnAnEngineThatIsThere(t *testing.T) {
+func TestRunOnExistingEngine(t *testing.T) {
 	for protocol, want := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: "exchange  UNSUPPORTED\n" +
 			"bike      UNSUPPORTED: the engine does not support observers (no observe.v1 in its features); upgrade it to 0.25 or later\n",

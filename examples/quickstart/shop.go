@@ -36,9 +36,9 @@ type shop struct {
 }
 
 // openShop creates the shop's worker and registers its functions and triggers. It does not use
-// the network: the client sends the registrations when it connects. refused is called if the
+// the network: the client sends the registrations when it connects. onReject is called if the
 // engine rejects the state trigger.
-func openShop(ctx context.Context, url, name string, refused func(error)) (_ *shop, err error) {
+func openShop(ctx context.Context, url, name string, onReject func(error)) (_ *shop, err error) {
 	w, err := newWorker(ctx, url, name, "shop")
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func openShop(ctx context.Context, url, name string, refused func(error)) (_ *sh
 	if err != nil {
 		return nil, err
 	}
-	_, err = client.Trigger(changed.ID(), iii.StateTriggerConfig{Scope: &name}, iii.WithTriggerErrorHandler(refused))
+	_, err = client.Trigger(changed.ID(), iii.StateTriggerConfig{Scope: &name}, iii.WithTriggerErrorHandler(onReject))
 	if err != nil {
 		return nil, err
 	}

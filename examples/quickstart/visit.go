@@ -118,7 +118,7 @@ func (v visit) postRouted(ctx context.Context, path string) (_ *http.Response, t
 	}
 }
 
-// postOnce posts the order within a span of the customer, which is the root of the trace.
+// postOnce posts the order within a customer span, which is the root of the trace.
 func (v visit) postOnce(ctx context.Context, path string, body []byte) (_ *http.Response, traceID string, err error) {
 	ctx, span := v.customer.telemetry.Tracer().Start(ctx, "order tea")
 	defer span.End()

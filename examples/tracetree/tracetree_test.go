@@ -27,12 +27,12 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// span returns a span. from and to are in microseconds.
-func span(id, service, name, status string, from, to uint64, children ...iii.TraceNode) iii.TraceNode {
+// span returns a span that lasts from start to end, in microseconds.
+func span(id, service, name, status string, start, end uint64, children ...iii.TraceNode) iii.TraceNode {
 	const begin = 1_700_000_000_000_000_000
 	return iii.TraceNode{
 		SpanID: id, ServiceName: service, Name: name, Status: status,
-		StartTimeUnixNano: begin + 1000*from, EndTimeUnixNano: begin + 1000*to, Children: children,
+		StartTimeUnixNano: begin + 1000*start, EndTimeUnixNano: begin + 1000*end, Children: children,
 	}
 }
 

@@ -57,10 +57,10 @@ func write(w io.Writer, roots []iii.TraceNode, logs []iii.StoredLog) error {
 
 func at(l iii.StoredLog) uint64 { return cmp.Or(l.TimestampUnixNano, l.ObservedTimestampUnixNano) }
 
-// add adds rows for a span and its descendants. own is the prefix of the span's own row, and
-// below is the prefix of all rows below it.
-func (t *tree) add(s *iii.TraceNode, own, below string) {
-	t.rows = append(t.rows, row{tree: own, text: s.Name, span: s})
+// add adds rows for a span and its descendants. prefix precedes the span's own row, and
+// childPrefix precedes the rows below it.
+func (t *tree) add(s *iii.TraceNode, prefix, childPrefix string) {
+	t.rows = append(t.rows, row{tree: prefix, text: s.Name, span: s})
 	if t.from == 0 || s.StartTimeUnixNano < t.from {
 		t.from = s.StartTimeUnixNano
 	}
@@ -69,33 +69,33 @@ func (t *tree) add(s *iii.TraceNode, own, below string) {
 		t.services = append(t.services, s.ServiceName)
 	}
 	if s.Status == "error" && s.StatusDescription != "" {
-		t.addText(s, 0, below, "✗ "+s.StatusDescription, red)
+		t.addText(s, 0, childPrefix, "✗ "+s.StatusDescription, red)
 	}
 	logs := t.logs[s.SpanID]
 	for i := range s.Children {
 		child := &s.Children[i]
 		for len(logs) > 0 && at(logs[0]) <= child.StartTimeUnixNano {
-			t.addText(s, i, below, logLine(logs[0]), styleOf(logs[0]))
+			t.addText(s, i, childPrefix, logLine(logs[0]), styleOf(logs[0]))
 			logs = logs[1:]
 		}
 		branch, rest := "├─ ", "│  "
 		if i == len(s.Children)-1 {
 			branch, rest = "└─ ", "   "
 		}
-		t.add(child, below+branch, below+rest)
+		t.add(child, childPrefix+branch, childPrefix+rest)
 	}
 	for _, l := range logs {
-		t.addText(s, len(s.Children), below, logLine(l), styleOf(l))
+		t.addText(s, len(s.Children), childPrefix, logLine(l), styleOf(l))
 	}
 }
 
 // addText adds a row below span s, before the child with index next.
-func (t *tree) addText(s *iii.TraceNode, next int, below, text, style string) {
+func (t *tree) addText(s *iii.TraceNode, next int, childPrefix, text, style string) {
 	rule := "   "
 	if next < len(s.Children) {
 		rule = "│  "
 	}
-	t.rows = append(t.rows, row{tree: below + rule, text: text, style: style})
+	t.rows = append(t.rows, row{tree: childPrefix + rule, text: text, style: style})
 }
 
 // logLine formats a log record as one line with its level, message and data.
@@ -157,7 +157,7 @@ func (t *tree) format(color bool) []byte {
 	return out.Bytes()
 }
 
-// bar draws the time range of a span with a resolution of half a column.
+// bar draws a span's time range with a resolution of half a column.
 func (t *tree) bar(s *iii.TraceNode, cells int) string {
 	end := s.EndTimeUnixNano
 	if s.Pending {

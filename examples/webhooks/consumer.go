@@ -35,9 +35,9 @@ func newConsumer(url, name string, report func(format string, args ...any)) (*co
 }
 
 // bind binds deploy to an event. If the provider later rejects the trigger, the client calls
-// refused.
-func (c *consumer) bind(config hookConfig, refused func(error)) (*iii.Trigger, error) {
-	return c.client.Trigger(c.name+"::deploy", iii.CustomTrigger{Type: c.typeID, Config: config}, iii.WithTriggerErrorHandler(refused))
+// onReject.
+func (c *consumer) bind(config hookConfig, onReject func(error)) (*iii.Trigger, error) {
+	return c.client.Trigger(c.name+"::deploy", iii.CustomTrigger{Type: c.typeID, Config: config}, iii.WithTriggerErrorHandler(onReject))
 }
 
 // deploy runs when a webhook arrives.

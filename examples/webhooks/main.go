@@ -1,6 +1,6 @@
 // Webhooks provides a custom trigger type. Functions bound to it run when a webhook in
 // GitHub's format arrives. The worker that provides the type listens for webhooks; workers in
-// any language can bind functions to it.
+// any language can bind functions to the type.
 //
 // Without arguments, the program sends webhooks to itself, prints the results, and exits with
 // status 0 if they are as expected. With -serve, it listens on the -listen address until it is

@@ -50,8 +50,8 @@ func newWebhooks(secret string, report func(format string, args ...any)) *webhoo
 	return &webhooks{secret: []byte(secret), report: report, hooks: map[string]hook{}}
 }
 
-// triggerType describes the trigger type to other workers, with the schemas of configs and
-// payloads.
+// triggerType describes the trigger type to other workers, including the schemas of its
+// configs and payloads.
 func (w *webhooks) triggerType(id string) iii.TriggerType {
 	return iii.TriggerType{
 		ID: id, Description: "Webhooks in the form of GitHub's",
@@ -102,8 +102,7 @@ func (w *webhooks) of(event string) (found []iii.TriggerBinding) {
 }
 
 // ServeHTTP receives a webhook and runs the functions bound to its event. It responds only
-// after they have run, so that it can report a failure. Many senders then send the webhook
-// again.
+// after they have run, so that it can report a failure; many senders retry a failed webhook.
 func (w *webhooks) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, 1<<20))
 	if err != nil || r.Method != http.MethodPost || !json.Valid(body) {

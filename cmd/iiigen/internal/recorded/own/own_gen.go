@@ -14954,8 +14954,8 @@ const (
 	// ConfigurationEventTypeConfigurationRegistered: ConfigurationEventTypeRegistered reports
 	// that an entry was registered.
 	ConfigurationEventTypeConfigurationRegistered ConfigurationEventType = "configuration:registered"
-	// ConfigurationEventTypeConfigurationUpdated: ConfigurationEventTypeUpdated reports that the
-	// value of an entry was set.
+	// ConfigurationEventTypeConfigurationUpdated: ConfigurationEventTypeUpdated reports that an
+	// entry's value was set.
 	ConfigurationEventTypeConfigurationUpdated ConfigurationEventType = "configuration:updated"
 	// ConfigurationEventTypeConfigurationDeleted: ConfigurationEventTypeDeleted reports that an
 	// entry was deleted.
@@ -14973,7 +14973,7 @@ const (
 	// reports that an entry was registered.
 	ConfigurationEventTypeInputConfigurationRegistered ConfigurationEventTypeInput = "configuration:registered"
 	// ConfigurationEventTypeInputConfigurationUpdated: ConfigurationEventTypeUpdated reports
-	// that the value of an entry was set.
+	// that an entry's value was set.
 	ConfigurationEventTypeInputConfigurationUpdated ConfigurationEventTypeInput = "configuration:updated"
 	// ConfigurationEventTypeInputConfigurationDeleted: ConfigurationEventTypeDeleted reports
 	// that an entry was deleted.
@@ -14996,7 +14996,7 @@ const (
 	// reports that an entry was registered.
 	ConfigurationEventTypeOutputConfigurationRegistered ConfigurationEventTypeOutput = "configuration:registered"
 	// ConfigurationEventTypeOutputConfigurationUpdated: ConfigurationEventTypeUpdated reports
-	// that the value of an entry was set.
+	// that an entry's value was set.
 	ConfigurationEventTypeOutputConfigurationUpdated ConfigurationEventTypeOutput = "configuration:updated"
 	// ConfigurationEventTypeOutputConfigurationDeleted: ConfigurationEventTypeDeleted reports
 	// that an entry was deleted.
@@ -16813,11 +16813,11 @@ const (
 	// ObserveDeliverEnvelope delivers an Observed with the captured parts of the call. It is the
 	// default.
 	ObserveDeliverEnvelope ObserveDeliver = "envelope"
-	// ObserveDeliverInput2: ObserveDeliverInput delivers only the payload of the observed call,
-	// even if it is not captured.
+	// ObserveDeliverInput2: ObserveDeliverInput delivers only the observed call's payload, even
+	// if it is not captured.
 	ObserveDeliverInput2 ObserveDeliver = "input"
-	// ObserveDeliverOutput2: ObserveDeliverOutput delivers only the result of the observed call,
-	// even if it is not captured.
+	// ObserveDeliverOutput2: ObserveDeliverOutput delivers only the observed call's result, even
+	// if it is not captured.
 	ObserveDeliverOutput2 ObserveDeliver = "output"
 )
 
@@ -16831,11 +16831,11 @@ const (
 	// ObserveDeliverInputEnvelope: ObserveDeliverEnvelope delivers an Observed with the captured
 	// parts of the call. It is the default.
 	ObserveDeliverInputEnvelope ObserveDeliverInput = "envelope"
-	// ObserveDeliverInputInput: ObserveDeliverInput delivers only the payload of the observed
-	// call, even if it is not captured.
+	// ObserveDeliverInputInput: ObserveDeliverInput delivers only the observed call's payload,
+	// even if it is not captured.
 	ObserveDeliverInputInput ObserveDeliverInput = "input"
-	// ObserveDeliverInputOutput: ObserveDeliverOutput delivers only the result of the observed
-	// call, even if it is not captured.
+	// ObserveDeliverInputOutput: ObserveDeliverOutput delivers only the observed call's result,
+	// even if it is not captured.
 	ObserveDeliverInputOutput ObserveDeliverInput = "output"
 )
 
@@ -16854,11 +16854,11 @@ const (
 	// ObserveDeliverOutputEnvelope: ObserveDeliverEnvelope delivers an Observed with the
 	// captured parts of the call. It is the default.
 	ObserveDeliverOutputEnvelope ObserveDeliverOutput = "envelope"
-	// ObserveDeliverOutputInput: ObserveDeliverInput delivers only the payload of the observed
-	// call, even if it is not captured.
+	// ObserveDeliverOutputInput: ObserveDeliverInput delivers only the observed call's payload,
+	// even if it is not captured.
 	ObserveDeliverOutputInput ObserveDeliverOutput = "input"
-	// ObserveDeliverOutputOutput: ObserveDeliverOutput delivers only the result of the observed
-	// call, even if it is not captured.
+	// ObserveDeliverOutputOutput: ObserveDeliverOutput delivers only the observed call's result,
+	// even if it is not captured.
 	ObserveDeliverOutputOutput ObserveDeliverOutput = "output"
 )
 
@@ -17274,8 +17274,8 @@ const (
 	ObserverStatePending ObserverState = "pending"
 	// ObserverStateActive means that the engine calls the target.
 	ObserverStateActive ObserverState = "active"
-	// ObserverStateSuspended means that the observer was active, but its target is missing or
-	// its worker is not connected.
+	// ObserverStateSuspended means that the observer was active, but its target is no longer
+	// registered or the worker that registered the observer has disconnected.
 	ObserverStateSuspended ObserverState = "suspended"
 	// ObserverStateError means that the engine or the worker that hosts the source rejected the
 	// observer.
@@ -17339,7 +17339,8 @@ const (
 	// ObserverStateInputActive: ObserverStateActive means that the engine calls the target.
 	ObserverStateInputActive ObserverStateInput = "active"
 	// ObserverStateInputSuspended: ObserverStateSuspended means that the observer was active,
-	// but its target is missing or its worker is not connected.
+	// but its target is no longer registered or the worker that registered the observer has
+	// disconnected.
 	ObserverStateInputSuspended ObserverStateInput = "suspended"
 	// ObserverStateInputError: ObserverStateError means that the engine or the worker that hosts
 	// the source rejected the observer.
@@ -17367,7 +17368,8 @@ const (
 	// ObserverStateOutputActive: ObserverStateActive means that the engine calls the target.
 	ObserverStateOutputActive ObserverStateOutput = "active"
 	// ObserverStateOutputSuspended: ObserverStateSuspended means that the observer was active,
-	// but its target is missing or its worker is not connected.
+	// but its target is no longer registered or the worker that registered the observer has
+	// disconnected.
 	ObserverStateOutputSuspended ObserverStateOutput = "suspended"
 	// ObserverStateOutputError: ObserverStateError means that the engine or the worker that
 	// hosts the source rejected the observer.
@@ -18036,8 +18038,8 @@ const (
 	// StateEventTypeStateUpdated: StateEventTypeUpdated reports that an existing value was
 	// replaced.
 	StateEventTypeStateUpdated StateEventType = "state:updated"
-	// StateEventTypeStateDeleted: StateEventTypeDeleted reports that a key was deleted, even if
-	// it did not exist.
+	// StateEventTypeStateDeleted: StateEventTypeDeleted reports that state::delete was called,
+	// even if the key did not exist.
 	StateEventTypeStateDeleted StateEventType = "state:deleted"
 )
 
@@ -18054,8 +18056,8 @@ const (
 	// StateEventTypeInputStateUpdated: StateEventTypeUpdated reports that an existing value was
 	// replaced.
 	StateEventTypeInputStateUpdated StateEventTypeInput = "state:updated"
-	// StateEventTypeInputStateDeleted: StateEventTypeDeleted reports that a key was deleted,
-	// even if it did not exist.
+	// StateEventTypeInputStateDeleted: StateEventTypeDeleted reports that state::delete was
+	// called, even if the key did not exist.
 	StateEventTypeInputStateDeleted StateEventTypeInput = "state:deleted"
 )
 
@@ -18077,8 +18079,8 @@ const (
 	// StateEventTypeOutputStateUpdated: StateEventTypeUpdated reports that an existing value was
 	// replaced.
 	StateEventTypeOutputStateUpdated StateEventTypeOutput = "state:updated"
-	// StateEventTypeOutputStateDeleted: StateEventTypeDeleted reports that a key was deleted,
-	// even if it did not exist.
+	// StateEventTypeOutputStateDeleted: StateEventTypeDeleted reports that state::delete was
+	// called, even if the key did not exist.
 	StateEventTypeOutputStateDeleted StateEventTypeOutput = "state:deleted"
 )
 
