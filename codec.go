@@ -188,8 +188,8 @@ func (m *received) cutID() error {
 	return nil
 }
 
-// invocationID identifies a call. The engine keeps the ids of all workers in one table, so
-// they must be unique. They must also be unguessable, because any worker that knows an id
+// invocationID identifies a call. The engine keeps all workers' invocation ids in one table,
+// so they must be unique. They must also be unguessable, because any worker that knows an id
 // could send a result for the call.
 type invocationID = uuid.UUID
 
@@ -275,9 +275,8 @@ func (b *buffer) poolable() bool {
 	return cap(b.p) <= maxPooledBuffer && b.idle <= maxIdleUses
 }
 
-// value appends v as JSON. If it fails, the buffer is unchanged. value rejects output that is
-// not valid UTF-8, because it would make the engine drop the connection. Raw values and
-// marshalers can produce such output.
+// value appends v as JSON. On failure, the buffer is unchanged. Raw values and marshalers can
+// produce invalid UTF-8, which value rejects because the engine would drop the connection.
 func (b *buffer) value(v any) error {
 	_, err := b.encode(v)
 	return err
@@ -299,8 +298,8 @@ func (b *buffer) part(v any) error {
 
 var errNoUTF8 = errors.New("text is no valid UTF-8")
 
-// encode appends v and converts a panic in MarshalJSON to an error. plain reports whether the
-// output is known to be valid for the engine.
+// encode appends v and converts a panic in MarshalJSON to an error. If plain is true, the
+// engine is known to accept the output.
 func (b *buffer) encode(v any) (plain bool, err error) {
 	if c, ok := v.(codecValue); ok {
 		raw, err := c.marshal()
@@ -432,7 +431,7 @@ var blanks = bytes.Repeat([]byte{' '}, 1<<10)
 
 // encodeCall writes the parts of a call that are the same in every dialect (metadata and
 // payload) and reserves room for the envelope in front of them. The envelope is written when
-// the call is sent, because the dialect of the connection is not known earlier.
+// the call is sent, because the connection's dialect is not known until then.
 func encodeCall(b *buffer, inv *invocation, in any) error {
 	inv.room = envelopeRoom + inv.caller.callerRoom() + maxQuoted(inv.observerID) + maxQuoted(inv.functionID) + maxQuoted(inv.queue) + maxQuoted(inv.namespace) + maxQuoted(inv.baggage)
 	for n := inv.room; n > 0; n -= len(blanks) {
@@ -482,7 +481,7 @@ func seal(b *buffer, d dialect, inv *invocation) {
 	b.skipped += inv.room - len(head)
 }
 
-// encodeResult appends the message with the result of an invocation to b.
+// encodeResult appends the message that carries an invocation's result to b.
 func encodeResult(b *buffer, d dialect, id []byte, functionID string, result any) error {
 	b.p = d.appendAnswer(b.p, id, functionID)
 	b.writeString(`,"result":`)
@@ -495,7 +494,7 @@ func encodeResult(b *buffer, d dialect, id []byte, functionID string, result any
 	return nil
 }
 
-// encodeError appends the message with the error of an invocation to b.
+// encodeError appends the message that carries an invocation's error to b.
 func encodeError(b *buffer, d dialect, id []byte, functionID, code, message, stack string) {
 	b.p = d.appendAnswer(b.p, id, functionID)
 	b.writeString(`,"error":`)

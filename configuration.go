@@ -25,9 +25,9 @@ func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegiste
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }
 
-// Get decodes the value of an entry into value, which must be a non-nil pointer and is checked
-// like the out argument of [Client.Call]. A stored null is decoded as in encoding/json. The
-// engine expands references to its environment variables, such as ${NAME:default}. To get the
+// Get decodes an entry's value into value, which must be a non-nil pointer and is checked like
+// the out argument of [Client.Call]. A stored null is decoded as in encoding/json. The engine
+// expands references to its environment variables, such as ${NAME:default}. To get the
 // unexpanded value, call configuration::get with a [ConfigurationGetInput].
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	const functionID = "configuration::get"
@@ -48,7 +48,7 @@ func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	return nil
 }
 
-// Set replaces the value of a registered entry.
+// Set replaces a registered entry's value.
 func (c *Configuration) Set(ctx context.Context, id string, value any) (ConfigurationSetResult, error) {
 	const functionID = "configuration::set"
 	raw, err := rawOf(value)

@@ -27,8 +27,8 @@ type dialect interface {
 	// against observers and delivers the matching ones.
 	hooks() bool
 
-	// checkCall returns an error if the engine does not support the call or the call's size is
-	// too large. Such a call fails without being sent.
+	// checkCall returns an error if the engine does not support the call or if the call is too
+	// large. Such a call fails without being sent.
 	checkCall(inv *invocation, size int) error
 	// appendCall appends the beginning of a call message. encodeCall appends the rest.
 	appendCall(p []byte, inv *invocation) []byte
@@ -83,8 +83,8 @@ type functionSpec struct {
 	response    json.RawMessage
 	invocation  *HTTPInvocationConfig
 
-	// Only used with engines that support hooks. needsHooks is true if the function cannot
-	// be registered with other engines.
+	// Used only with engines that support hooks. needsHooks is true if the function cannot be
+	// registered with an engine that does not.
 	args         json.RawMessage
 	private      bool
 	unobservable bool
@@ -104,7 +104,7 @@ type triggerSpec struct {
 
 	observe *observeSpec // nil for a trigger
 
-	// Only used for triggers that the engine implements as observers.
+	// Used only for triggers that the engine implements as observers.
 	observerID      string // "" means the same as id
 	workerNamespace string
 	adapterID       string // function that the observer calls instead of the trigger's function; "" means none
@@ -119,7 +119,7 @@ type observeSpec struct {
 	maxInFlight *uint32
 }
 
-// idOfObserver returns the observer's id in the engine.
+// idOfObserver returns the id by which the engine knows the observer.
 func (t *triggerSpec) idOfObserver() string { return cmp.Or(t.observerID, t.id) }
 
 // triggerTypeSpec describes a trigger type as the program registered it.
@@ -132,12 +132,12 @@ type triggerTypeSpec struct {
 // worker lists its features when it registers. Except for FeatureLargeMessagesV1, a feature is
 // used only if both sides list it.
 const (
-	// FeatureObserveV1 indicates support for observers, for which see [Client.Observe].
-	// Engine 0.25 and later list it.
+	// FeatureObserveV1 indicates support for observers (see [Client.Observe]). Engine 0.25 and
+	// later list it.
 	FeatureObserveV1 = "observe.v1"
-	// FeatureObserveV2 indicates that observers replace triggers, and that the worker that
-	// hosts the source, rather than the engine, decides which observers match a call.
-	// Engine 0.26 and later list it.
+	// FeatureObserveV2 indicates that observers replace triggers, and that the source's host,
+	// rather than the engine, decides which observers match a call. Engine 0.26 and later list
+	// it.
 	FeatureObserveV2 = "observe.v2"
 	// FeatureLocalDispatchV1 indicates that a worker may call its own functions in process.
 	FeatureLocalDispatchV1 = "local-dispatch.v1"
@@ -376,7 +376,7 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 	return true, nil
 }
 
-// appendReports appends the message that reports local calls. If echo is set, an output that
+// appendReports appends the message that reports local calls. If echo is true, an output that
 // equals the input is omitted.
 func appendReports(p []byte, reports []*report, echo bool) []byte {
 	p = append(p, `{"type":"invocationsobserved","items":[`...)
@@ -453,8 +453,8 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 	return UnobserveMessage{ID: t.idOfObserver()}
 }
 
-// observeMessage returns the message that registers an observer. The expiry in the message is
-// the time that remains.
+// observeMessage returns the message that registers an observer. The message's expiry is the
+// remaining time.
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
 	m := ObserveMessage{ID: t.idOfObserver(), Source: o.source, Target: ObserveTarget{FunctionID: t.functionID, Namespace: t.namespace},

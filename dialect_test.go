@@ -46,7 +46,7 @@ func (y *tally) of(name string) int {
 	return y.n[name]
 }
 
-// turnstile is the provider of a trigger type whose triggers the test fires by hand.
+// turnstile provides a trigger type whose triggers the test fires explicitly.
 type turnstile struct {
 	mu    sync.Mutex
 	bound map[string]iii.TriggerBinding
@@ -104,8 +104,8 @@ var upgradeEvents = []string{"queue", "topic", "state", "stream", "custom", "con
 
 var markOf = regexp.MustCompile(`mark-(\d+)`)
 
-// note returns a handler that counts events by the highest mark in their payload. The payload
-// of a change also contains the mark of the old value.
+// note returns a handler that counts events by the highest mark in their payload. A change
+// event's payload also contains the old value's mark.
 func (u *upgrade) note(event string) func(context.Context, json.RawMessage) (any, error) {
 	return func(_ context.Context, payload json.RawMessage) (any, error) {
 		newest := 0
@@ -196,8 +196,7 @@ func (u *upgrade) start() {
 	u.caller = startReplica(t, e, "caller", func(*replica) {})
 }
 
-// call calls shop::price and checks the outcome against the number of times that the function
-// ran.
+// call calls shop::price and compares the outcome with the number of times the function ran.
 func (u *upgrade) call(n int) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -305,8 +304,8 @@ func (u *upgrade) try(mark int) {
 	}
 }
 
-// hop switches the engine to another generation. It disconnects the workers in order, pausing
-// after each, and waits until all have reconnected.
+// hop switches the engine to another generation. It disconnects the workers in the given
+// order, pausing after each one, and waits until all of them have reconnected.
 func (u *upgrade) hop(to iiitest.Protocol, pause time.Duration, order []*replica) (cut, back time.Time) {
 	t := u.t
 	t.Helper()
@@ -340,8 +339,8 @@ func (u *upgrade) since() time.Time {
 	return u.connected
 }
 
-// TestEngineIsReplacedUnderItsWorkers switches the engine of running workers between all pairs
-// of generations, in both directions. It checks that:
+// TestEngineIsReplacedUnderItsWorkers replaces the engine of running workers, from every
+// generation to every other one. It checks that:
 //
 //   - every call that is lost fails with an error, no call runs twice, and a call whose error
 //     says that it did not run has not run
@@ -514,7 +513,7 @@ func TestEngineIsReplacedUnderItsWorkers(t *testing.T) {
 
 // This test covers the trigger types that TestEngineIsReplacedUnderItsWorkers does not. Each
 // must fire on every generation, with a payload that decodes into its event type.
-func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
+func TestEngineEventsAreTheSameOnEveryGeneration(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
 			bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -613,7 +612,7 @@ func TestEventsOfTheEngineAreTheSameOnEveryGeneration(t *testing.T) {
 	}
 }
 
-// busyWorker is a worker that has triggers of many types and records their events.
+// busyWorker is a worker that has many types of triggers and records their events.
 type busyWorker struct {
 	client *iii.Client
 
@@ -763,8 +762,8 @@ func (p *busyWorker) take() map[string][]string {
 	return seen
 }
 
-// run fires every trigger of the worker and returns what its handlers and their callers
-// observed. It checks cron ticks itself, because their number depends on the elapsed time.
+// run fires all of the worker's triggers and returns what the handlers and their callers
+// observed. run checks cron ticks itself, because their number depends on the elapsed time.
 func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string][]string {
 	t.Helper()
 	ctx, c := t.Context(), p.client
@@ -836,8 +835,8 @@ func (p *busyWorker) run(t *testing.T, e *iiitest.Engine, round int) map[string]
 	return seen
 }
 
-// wantOfProgram returns the expected result of run, which is the same on every engine.
-func wantOfProgram(round int) map[string][]string {
+// wantEvents returns the result that run must return, which is the same on every engine.
+func wantEvents(round int) map[string][]string {
 	return map[string][]string{
 		"http":  {`201 "7 3 http"`, "200 012", `404 {"error":{"code":"NOT_FOUND","message":"Not Found"}}`},
 		"alarm": {fmt.Sprintf(`{"level":"high"} "%d \"m\"" <nil>`, round)},
@@ -855,7 +854,7 @@ func TestOneProgramGivesTheSameOnEveryGeneration(t *testing.T) {
 				if err := p.client.Connect(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				if diff := cmp.Diff(wantOfProgram(1), p.run(t, e, 1)); diff != "" {
+				if diff := cmp.Diff(wantEvents(1), p.run(t, e, 1)); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 			}, iiitest.WithProtocol(protocol), iiitest.WithStrictProtocol())
@@ -888,7 +887,7 @@ func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 				time.Sleep(2 * time.Second) // routes need up to 2 s after a reconnect
 				p.take()
 			}
-			if diff := cmp.Diff(wantOfProgram(round), p.run(t, e, round)); diff != "" {
+			if diff := cmp.Diff(wantEvents(round), p.run(t, e, round)); diff != "" {
 				t.Errorf("round %d, %v (-want +got):\n%s", round, protocol, diff)
 			}
 		}

@@ -42,7 +42,7 @@ type incoming struct {
 
 	traceparent, baggage []byte // raw JSON strings, for telemetry
 
-	// Only used if the memory of data is recycled once the payload is decoded.
+	// Used only if data's memory is recycled once the payload is decoded.
 	memory   *[]byte // nil after recycle, which also clears data
 	recycled bool
 	callerID string // what data contained about the calling worker; set by recycle
@@ -66,9 +66,9 @@ type incoming struct {
 	local   bool
 	own     localOrigin
 	by      localCaller
-	nesting int       // number of enclosing local calls that wait for this one
+	nesting int       // number of enclosing local calls that are waiting for this one
 	started time.Time // when the handler began
-	nested  bool      // runs in the slot of the handler that waits for it; guarded by dispatcher.mu
+	nested  bool      // runs in the slot of the handler that is waiting for it; guarded by dispatcher.mu
 	ended   bool      // guarded by dispatcher.mu
 }
 
@@ -101,7 +101,7 @@ type origin interface {
 	context() context.Context
 	// gone reports whether the caller can no longer receive a result.
 	gone() bool
-	// encodeResult and encodeError encode the result message into b.
+	// encodeResult and encodeError encode the response message into b.
 	encodeResult(b *buffer, in *incoming, result any) error
 	encodeError(b *buffer, in *incoming, code, message, stack string)
 	// limit returns the smallest size that is too large for a result message, and the
@@ -109,7 +109,7 @@ type origin interface {
 	limit() (bytes int, code string)
 	// dialect returns the dialect of the result message.
 	dialect() dialect
-	// reply sends the encoded message, if necessary after waiting for room in the send queue.
+	// reply sends the encoded message, waiting for room in the send queue if necessary.
 	// replyNow does not wait.
 	reply(b *buffer)
 	replyNow(b *buffer)
@@ -146,7 +146,7 @@ type dispatcher struct {
 	running int
 	first   *incoming // the most recently started running invocation
 	held    int       // total bytes of the running invocations
-	nested  int       // number of handlers that run in the slot of another handler
+	nested  int       // number of handlers that run in another handler's slot
 	queue   fifo.Queue[*incoming]
 	bytes   int
 	idle    []chan *incoming // idle workers, most recent last
@@ -184,8 +184,8 @@ func (d *dispatcher) submit(in *incoming) bool {
 	return true
 }
 
-// nest runs an invocation in the slot of the handler that waits for it. It returns false if
-// the dispatcher is closed.
+// nest runs an invocation in the slot of the handler that is waiting for it. It returns false
+// if the dispatcher is closed.
 func (d *dispatcher) nest(in *incoming) bool {
 	d.mu.Lock()
 	if d.closed {
@@ -338,8 +338,8 @@ func (d *dispatcher) waitQuiet(ctx context.Context) error {
 	}
 }
 
-// close stops each goroutine after its current handler. The returned channel is closed when
-// all of them have stopped.
+// close stops each goroutine once its current handler has returned. The returned channel is
+// closed when all of them have stopped.
 func (d *dispatcher) close() <-chan struct{} {
 	d.mu.Lock()
 	d.closed = true
@@ -357,7 +357,7 @@ func (d *dispatcher) close() <-chan struct{} {
 	return ended
 }
 
-// yield lets handlers run if their invocations hold a lot of memory. Without it, the read loop
+// yield lets handlers run if their invocations hold a lot of memory. Without yield, the read loop
 // would allocate even more memory, and the data would have left the processor's cache by the
 // time the handlers run.
 func (d *dispatcher) yield() {
@@ -384,9 +384,9 @@ func (d *dispatcher) counts() (running, queued int) {
 // maxNamedFunctions limits how many functions an error or a log line lists.
 const maxNamedFunctions = 10
 
-// describeRunning lists the functions with running handlers and the number of handlers of
-// each, as in "orders::create (3), orders::list (1)". The function with the most handlers
-// comes first. The result is "" if no handler is running.
+// describeRunning lists the functions that have running handlers and how many each has, as in
+// "orders::create (3), orders::list (1)". The function with the most handlers comes first. The
+// result is "" if no handler is running.
 func (d *dispatcher) describeRunning() string {
 	counts := map[string]int{}
 	d.mu.Lock()
@@ -408,8 +408,8 @@ func (d *dispatcher) describeRunning() string {
 	return strings.Join(text, ", ")
 }
 
-// execute runs one handler and sends its result to the origin of the invocation. It recovers
-// from panics in the handler and in the encoding of its result.
+// execute runs one handler and sends its result to the invocation's origin. It recovers from
+// panics in the handler and during the encoding of its result.
 func (c *Client) execute(in *incoming) {
 	if in.origin.gone() {
 		c.out.stats.repliesDropped.Add(1)
@@ -542,8 +542,8 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observ
 	return answer
 }
 
-// encodeAnswer encodes the result or error of a handler. It returns the error that was
-// encoded, which may be an encoding error instead of err.
+// encodeAnswer encodes a handler's result or error. It returns the error that was encoded,
+// which may be an encoding error instead of err.
 func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, result any, err error) (*buffer, error) {
 	limit, _ := to.limit()
 	b := newBuffer()

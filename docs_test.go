@@ -293,7 +293,7 @@ func TestExamplesHaveDocumentation(t *testing.T) {
 
 // Users copy examples into their own modules, so examples must build there and cannot import
 // internal packages.
-func TestExamplesBuildOutsideOfTheRepository(t *testing.T) {
+func TestExamplesBuildOutsideTheRepository(t *testing.T) {
 	files, err := filepath.Glob("examples/*/*.go")
 	if err != nil || len(files) < 20 {
 		t.Fatal(len(files), err)
@@ -677,8 +677,8 @@ func TestPagesQuoteExamples(t *testing.T) {
 	}
 }
 
-// All code in package comments comes from examples, except the program at the start of doc.go,
-// for which see TestPackageCommentQuotesTheWorker.
+// All code in package comments comes from examples, except the program at the start of doc.go
+// (see TestPackageCommentQuotesTheWorker).
 func TestPackageCommentsQuoteExamples(t *testing.T) {
 	known := sources(t)
 	for _, name := range []string{"doc.go", "iiitest/doc.go"} {
@@ -766,7 +766,7 @@ func anchors(t *testing.T, page string) (names []string) {
 }
 
 // docs/guarantees.md names every test that checks a guarantee.
-func TestPageOfGuaranteesNamesItsTests(t *testing.T) {
+func TestGuaranteesPageNamesItsTests(t *testing.T) {
 	page := readFile(t, "docs/guarantees.md")
 	_, files := parsePackage(t, ".", func(name string) bool { return strings.HasPrefix(name, "promise_") })
 	named := 0

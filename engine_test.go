@@ -201,14 +201,14 @@ func (r *recordedEngine) done() {
 	}
 }
 
-// delivery invokes functions of a worker with recorded messages.
+// delivery invokes a worker's functions with recorded messages.
 type delivery struct {
 	engine  *iiitest.Engine
 	worker  string
 	answers chan recordedFrame
 }
 
-// deliverTo returns a delivery that invokes functions of a connected worker and intercepts the
+// deliverTo returns a delivery that invokes a connected worker's functions and intercepts the
 // results.
 func deliverTo(e *iiitest.Engine, worker string) *delivery {
 	d := &delivery{engine: e, worker: worker, answers: make(chan recordedFrame, 1)}
@@ -271,8 +271,8 @@ func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts 
 	}
 }
 
-// bound returns the function ids of all triggers or observers of the engine, by trigger or
-// observer id.
+// bound returns the function ids of all of the engine's triggers or observers, keyed by
+// trigger or observer id.
 func bound(t *testing.T, e *iiitest.Engine, c *iii.Client) map[string]string {
 	t.Helper()
 	list := map[string]string{}
@@ -321,8 +321,8 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return conn, nil
 }
 
-// impair returns a connection to engine that delivers only part of the traffic. mute and
-// passes have the same meaning as the fields of wire.
+// impair returns a connection to engine that delivers only part of the traffic. The parameters
+// mute and passes have the same meaning as wire's fields.
 func impair(engine net.Conn, mute bool, passes int) net.Conn {
 	near, far := net.Pipe()
 	var down, up io.Writer = far, engine

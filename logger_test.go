@@ -228,7 +228,7 @@ type listsItself struct{}
 func (v listsItself) LogValue() slog.Value { return slog.AnyValue([]any{v, v}) }
 
 // A record that contains an infinitely nested value is still written, but truncated.
-func TestLogValuesWithoutEnd(t *testing.T) {
+func TestInfinitelyNestedLogValues(t *testing.T) {
 	cyclic := []slog.Attr{slog.Int("n", 1), slog.Int("self", 0)}
 	cyclic[1].Value = slog.GroupValue(cyclic...)
 	for name, tt := range map[string]struct {
@@ -507,8 +507,8 @@ func TestTraceHandlerAddsIDs(t *testing.T) {
 	}
 }
 
-// TraceHandler can wrap any handler. With the telemetry's handler, the ids become part of the
-// record's data.
+// TraceHandler can wrap any handler. When it wraps a telemetry handler, the ids become part of
+// the record's data.
 func TestTraceHandlerOverTelemetry(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(TraceHandler(newSlogHandler(provider, nil))).WithGroup("g").InfoContext(ExtractContext(t.Context(), testParent, ""), "m", "a", 1)
@@ -624,7 +624,7 @@ func (w wrapped) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (w wrapped) WithGroup(name string) slog.Handler { return wrapped{w.Handler.WithGroup(name)} }
 
 // toLogger is a handler that writes to a Logger. It is also an io.Writer for log.SetOutput.
-// Hooks of other logging packages behave similarly.
+// Other logging packages' hooks behave similarly.
 type toLogger func(ctx context.Context, msg string)
 
 func (f toLogger) Enabled(context.Context, slog.Level) bool { return true }
@@ -659,7 +659,7 @@ func changesGoroutine(l *Logger) toLogger {
 	}
 }
 
-// logsMore is a value that itself logs when a handler resolves it.
+// logsMore is a value that logs a record of its own when a handler resolves it.
 type logsMore struct{ l *Logger }
 
 func (v logsMore) LogValue() slog.Value {
@@ -668,8 +668,8 @@ func (v logsMore) LogValue() slog.Value {
 }
 
 // logChains are programs that log "hello", each through a different chain of handlers. Each
-// runs in its own process, because slog's default logger and the output of package log are
-// global. Also, a handler that loops back to itself would hang the process or overflow its
+// runs in its own process, because slog's default logger and package log's output are global,
+// and because a handler that loops back to itself would hang the process or overflow its
 // stack.
 var logChains = []struct {
 	name            string
@@ -905,11 +905,11 @@ func chainTelemetry(cfg OtelConfig) *Telemetry {
 	return t
 }
 
-// logChainVariable tells a child process of TestNoChainOfLogHandlersLeadsBack which chain and
+// logChainVariable tells a child process of TestLogHandlerChainsDoNotLoop which chain and
 // which telemetry mode to run.
 const logChainVariable = "III_TEST_LOG_CHAIN"
 
-func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
+func TestLogHandlerChainsDoNotLoop(t *testing.T) {
 	if chain, mode, child := strings.Cut(os.Getenv(logChainVariable), "/"); child {
 		switch cfg := (OtelConfig{}); mode {
 		case "disabled":
@@ -930,7 +930,7 @@ func TestNoChainOfLogHandlersLeadsBack(t *testing.T) {
 			t.Run(chain.name+"/"+mode, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 				defer cancel()
-				child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestNoChainOfLogHandlersLeadsBack$")
+				child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestLogHandlerChainsDoNotLoop$")
 				// GORACE keeps the race detector from delaying the exit of each child by a
 				// second.
 				child.Env = append(os.Environ(), logChainVariable+"="+chain.name+"/"+mode, "GORACE=atexit_sleep_ms=0")

@@ -19,7 +19,7 @@ import (
 
 var soak = flag.Bool("soak", false, "run the tests of promises at full scale")
 
-// scale returns full with -soak, and otherwise short.
+// scale returns full if the flag -soak is set, and short otherwise.
 func scale(short, full int) int {
 	if *soak {
 		return full
@@ -30,8 +30,8 @@ func scale(short, full int) int {
 // proxiedVariable is set in child processes of TestProxyFromEnvironment.
 const proxiedVariable = "III_TEST_PROXIED"
 
-// TestMain fails if a test leaves goroutines behind, does not restore the output of package
-// log, or logs a secret.
+// TestMain fails if a test leaves goroutines behind, does not restore package log's output, or
+// logs a secret.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	clearEnvironment()
@@ -86,7 +86,7 @@ func liveGoroutines() int {
 }
 
 // leftover waits until there are no more goroutines than before the tests. If that takes
-// longer than limit, it returns all stacks.
+// longer than limit, it returns the stacks of all goroutines.
 func leftover(before int, limit time.Duration) string {
 	deadline := time.Now().Add(limit)
 	for runtime.NumGoroutine() > before {
@@ -114,10 +114,10 @@ type collector struct {
 	found   []string
 }
 
-// suite is the collector of all tests. TestMain reads it.
+// suite is the collector that all tests share. TestMain reads it.
 var suite = &collector{secrets: []string{secretHeader, secretPassword, secretQuery, tokenMark}}
 
-// testLogger is the logger of all clients in tests. III_TEST_LOG=1 prints its output.
+// testLogger is the logger that all clients use in tests. III_TEST_LOG=1 prints its output.
 var testLogger = slog.New(slog.NewTextHandler(logOutput(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 
 func logOutput() io.Writer {
@@ -154,9 +154,9 @@ func (c *collector) result() (lines int, found []string) {
 	return c.lines, append([]string(nil), c.found...)
 }
 
-// setSlogDefault replaces slog's default handler until the test ends. It also restores the
-// output of package log, which slog.SetDefault redirects. Otherwise, the output of log.Fatal
-// in an example would be lost.
+// setSlogDefault replaces slog's default handler until the test ends. It also restores package
+// log's output, which slog.SetDefault redirects. Otherwise, whatever log.Fatal writes in an
+// example would be lost.
 func setSlogDefault(t *testing.T, h slog.Handler) {
 	t.Helper()
 	previous, output, flags := slog.Default(), log.Writer(), log.Flags()

@@ -27,9 +27,9 @@ const (
 	cpuInterval = 200 * time.Millisecond
 )
 
-// WorkerMetricsCollector reads metrics of the current process: resident and virtual memory,
-// CPU usage and uptime. The zero value is not usable; use [NewWorkerMetricsCollector]. All
-// methods are safe for concurrent use.
+// WorkerMetricsCollector reads the current process's metrics: resident and virtual memory, CPU
+// usage and uptime. The zero value is not usable; use [NewWorkerMetricsCollector]. All methods
+// are safe for concurrent use.
 type WorkerMetricsCollector struct {
 	read  func(context.Context) (processFigures, error)
 	began time.Time
@@ -43,7 +43,7 @@ type WorkerMetricsCollector struct {
 	cpuTime time.Duration
 }
 
-// processFigures holds metrics of the process as reported by the operating system.
+// processFigures holds the process's metrics as reported by the operating system.
 type processFigures struct {
 	rss, virtual uint64        // bytes
 	user, system time.Duration // CPU time since the process started
@@ -56,9 +56,9 @@ type processSample struct {
 }
 
 // NewWorkerMetricsCollector returns a collector. It takes an initial reading, from which CPU
-// usage is measured, and returns an error if the operating system does not provide metrics of
-// the process. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD, memory and
-// CPU usage are 0 and there is no error.
+// usage is measured, and returns an error if the operating system does not provide process
+// metrics. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD, memory and CPU
+// usage are 0 and there is no error.
 func NewWorkerMetricsCollector() (*WorkerMetricsCollector, error) {
 	return newCollector(processReader(runtime.GOOS))
 }
@@ -84,8 +84,8 @@ func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMe
 	return c, nil
 }
 
-// readProcess reads metrics of this process. It ignores $HOST_PROC, because the id of this
-// process belongs to a different process there.
+// readProcess reads this process's metrics. It ignores $HOST_PROC, because in the host's
+// /proc, this process's id belongs to a different process.
 func readProcess(ctx context.Context) (figures processFigures, err error) {
 	ctx = context.WithValue(ctx, common.EnvKey, common.EnvMap{common.HostProcEnvKey: "/proc"})
 	p := &process.Process{Pid: int32(os.Getpid())}
@@ -164,10 +164,11 @@ type WorkerGaugesHandle struct {
 	stop func() error
 }
 
-// RegisterWorkerGauges reports process metrics as gauges of m at every collection. Each gauge
-// has the attribute worker.id and, if a name is given, worker.name. The engine shows the
-// latest values in its list of workers if worker.id is the id of the worker's connection
-// ([Client.WorkerID]). A client with [WithTelemetry] registers these gauges automatically.
+// RegisterWorkerGauges registers gauges with m that report process metrics at every
+// collection. Each gauge has the attribute worker.id and, if a name is given, worker.name. The
+// engine shows the latest values in its list of workers if worker.id is the id of the worker's
+// connection ([Client.WorkerID]). A client with [WithTelemetry] registers these gauges
+// automatically.
 //
 // The gauges and their units are as follows. Each name has the prefix "iii.worker.".
 //
@@ -267,7 +268,7 @@ func observeGauges(m metric.Meter, collector *WorkerMetricsCollector, name *stri
 	})}, nil
 }
 
-// gaugeValues returns the values of the gauges, in the same order as gauges.
+// gaugeValues returns the gauges' values, in the order of the variable gauges.
 func gaugeValues(s processSample) []float64 {
 	heap := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"},
@@ -353,8 +354,8 @@ func (f *functionMetrics) begin(in *incoming) {
 	f.queueWait.Record(in.origin.context(), wait.Seconds(), f.record...)
 }
 
-// done records the result of an invocation. ctx carries the invocation's span, so that the SDK
-// can attach the span to the measurement as an exemplar.
+// done records an invocation's result. ctx carries the invocation's span, so that the SDK can
+// attach the span to the measurement as an exemplar.
 func (f *functionMetrics) done(ctx context.Context, in *incoming, failed bool) {
 	if f == nil {
 		return

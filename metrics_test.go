@@ -369,7 +369,7 @@ func TestGaugesOfUnreadableProcess(t *testing.T) {
 	}
 }
 
-func TestRegisterWorkerGaugesRefuses(t *testing.T) {
+func TestRegisterWorkerGaugesRejectsInvalidArguments(t *testing.T) {
 	meter := sdkmetric.NewMeterProvider().Meter("m")
 	if _, err := RegisterWorkerGauges(nil, WorkerGaugesOptions{WorkerID: "x"}); err == nil {
 		t.Error("a nil meter is accepted")

@@ -39,8 +39,8 @@ import (
 // A response that is not flushed and consists of at most 64 KiB of UTF-8 text is sent as a
 // single value. Any other response is streamed. In a streamed response, the values of a
 // repeated header are joined into one line, separated by commas, except that each cookie gets
-// its own line. If a response is shorter than its Content-Length, it is cut off, so that the
-// client detects the truncation.
+// its own line. If a handler writes less than the Content-Length that it has set, the response
+// is cut off, so that the client detects the truncation.
 //
 // A panic results in a 500 response. If the response is already being streamed, the stream
 // ends instead, and the client can detect the truncation only if there is a Content-Length.
@@ -83,7 +83,7 @@ func (c *Client) serveHead(f *Function, method string) error {
 	return nil
 }
 
-// headID gives the HEAD trigger an id that differs from that of the GET trigger.
+// headID gives the HEAD trigger an id that differs from the GET trigger's.
 func headID(o *triggerOptions) error {
 	if o.id != "" {
 		o.id += ":head"
@@ -125,8 +125,8 @@ type mount struct {
 	server  *http.Server // for handlers that look up the server in the context; it is not running
 }
 
-// engineAddr is the address of the engine. It is the value of [http.LocalAddrContextKey] in
-// request contexts.
+// engineAddr is the engine's address. It is the value of [http.LocalAddrContextKey] in request
+// contexts.
 type engineAddr string
 
 // Network implements [net.Addr].
@@ -176,7 +176,7 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 }
 
 // mountedRequest converts a request to an [http.Request] without a body. withValues determines
-// whether the path values of the result are set.
+// whether the result's path values are set.
 func mountedRequest(ctx context.Context, in *HTTPRequest[json.RawMessage], withValues bool) (*http.Request, error) {
 	segments := strings.Split(in.Path, "/")
 	values := map[string]string{}
@@ -606,9 +606,9 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 }
 
 // singleHeaders returns the header with one value per name, because that is all the engine
-// accepts in a streamed response. Values of the same name are joined, except for cookies,
-// which cannot be joined. Instead, each cookie gets a Set-Cookie header whose name is
-// capitalized differently, and the engine sends all of them.
+// accepts in a streamed response. The values of a repeated header are joined. Cookies cannot
+// be joined; instead, each cookie gets a Set-Cookie header whose name is capitalized
+// differently, and the engine sends all of them.
 func (w *responseWriter) singleHeaders() map[string]string {
 	grouped := make(http.Header, len(w.sent))
 	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may use several spellings of a name
@@ -798,8 +798,7 @@ func (w *responseWriter) release() {
 	}
 }
 
-// finish returns the result of the function: the response, or nil if the response was
-// streamed.
+// finish returns the function's result: the response, or nil if the response was streamed.
 func (w *responseWriter) finish() (any, error) {
 	if w.stream != nil {
 		w.endStream()

@@ -194,7 +194,7 @@ func TestMountedHandlerThatPanics(t *testing.T) {
 }
 
 // The first Flush sends the header, even without a body.
-func TestMountedFlushSendsTheHead(t *testing.T) {
+func TestMountedFlushSendsTheHeader(t *testing.T) {
 	answered := make(chan struct{})
 	base := mounted(t, "GET", "/slow", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Early", "yes")
@@ -417,8 +417,8 @@ func (r *routeCall) result(t *testing.T) any {
 	return result
 }
 
-// If a goroutine that was started by the handler reads the body after the handler has
-// returned, its Read fails.
+// A goroutine that the handler has started cannot read the body after the handler has
+// returned.
 func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	reading, read := make(chan struct{}), make(chan error, 1)
 	call := newRouteCall(t, "POST", "/forward", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -609,7 +609,7 @@ func TestMountedResults(t *testing.T) {
 }
 
 // A 304 is streamed, because the engine adds a content type to other results. The client would
-// store that content type in place of the right one.
+// store that content type in place of the correct one.
 func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	call := newRouteCall(t, "GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
@@ -633,7 +633,7 @@ func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	}
 }
 
-func TestMountedHeadTellsTheLength(t *testing.T) {
+func TestMountedHeadSendsContentLength(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "a.txt", time.Unix(1e9, 0), strings.NewReader(strings.Repeat("a", 100_000)))
 	})
@@ -684,7 +684,7 @@ func TestMountedReverseProxy(t *testing.T) {
 	}
 }
 
-// site is an engine with one mounted handler, in virtual time.
+// site is an engine with one mounted handler. Both run in virtual time.
 type site struct {
 	engine *iiitest.Engine
 	client *iii.Client
@@ -740,7 +740,7 @@ func waitForEnd(ended chan<- error) http.HandlerFunc {
 	}
 }
 
-// R25: when a client of an idle stream disconnects, the handler ends within 15 s.
+// R25: when a client of an idle stream disconnects, the handler returns within 15 s.
 func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -779,7 +779,7 @@ func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 	})
 }
 
-// R25: the worker keeps serving calls after all clients of its streams have disconnected.
+// R25: the worker keeps serving calls after all of its streams' clients have disconnected.
 func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 	const visitors = 5
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -807,7 +807,7 @@ func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 
 // R25: a client that does not read holds up its handler until the write deadline, but no
 // longer.
-func TestR25StuckVisitorsHoldNobodyBeyondTheirDeadline(t *testing.T) {
+func TestR25StuckClientsDelayHandlersOnlyUntilTheDeadline(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	type end struct {
 		after   time.Duration
@@ -1138,7 +1138,7 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 	})
 }
 
-// A write deadline can expire before any of a buffered response has been sent.
+// A write deadline can expire before any part of a buffered response has been sent.
 func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1485,7 +1485,7 @@ func TestMountedRangeWithDeadlines(t *testing.T) {
 }
 
 // The response to a HEAD request is complete once its header has been sent. If the handler is
-// still waiting then, its context is canceled.
+// still waiting at that point, its context is canceled.
 func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		ended := make(chan error, 1)
@@ -1502,7 +1502,7 @@ func TestMountedStreamOfAHeadRequestEnds(t *testing.T) {
 	})
 }
 
-func TestStreamOptionsThatMakeNoSense(t *testing.T) {
+func TestInvalidStreamOptions(t *testing.T) {
 	for name, opt := range map[string]iii.Option{
 		"WithStreamHeartbeat":  iii.WithStreamHeartbeat(-1),
 		"WithHTTPWriteTimeout": iii.WithHTTPWriteTimeout(-time.Second),
@@ -1518,7 +1518,7 @@ func TestStreamOptionsThatMakeNoSense(t *testing.T) {
 
 // The engine sends the cookies of a streamed response in arbitrary order. The worker therefore
 // omits each cookie that a later one replaces, however the handler spells the header name.
-func TestStreamedCookiesKeepTheLastOfAName(t *testing.T) {
+func TestStreamedCookiesKeepTheLastOfEachName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "a", func(r *replica) {
 			if _, err := r.MountHTTP("GET", "/login", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -1687,8 +1687,8 @@ func (o *observed) receive(conn net.Conn, b *behaviour) {
 	}
 }
 
-// A mounted handler behaves as under net/http's server, except for the differences that
-// docs/http.md documents.
+// A mounted handler behaves as it does under net/http's server, except for the differences
+// that docs/http.md documents.
 func TestMountedHandlersBehaveAsUnderNetHTTP(t *testing.T) {
 	behaviours := slices.Concat(requestBehaviours, bodyBehaviours, statusBehaviours, headerBehaviours, writeBehaviours, sniffBehaviours, lengthBehaviours, endBehaviours, handlerBehaviours(t))
 	if n := len(behaviours); n < 140 {
@@ -2217,7 +2217,7 @@ var headerBehaviours = []behaviour{
 	}},
 }
 
-// chunk writes p and notes the results of Write.
+// chunk writes p and notes Write's results.
 func chunk(w http.ResponseWriter, note noting, p string) {
 	n, err := io.WriteString(w, p)
 	note("%d %s", n, errorKind(err))

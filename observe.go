@@ -77,8 +77,8 @@ func WithObserverMetadata(v any) ObserveOption {
 	}
 }
 
-// WithTargetNamespace sets the namespace of the target. By default, it is resolved as it would
-// be for a call to the target.
+// WithTargetNamespace sets the target's namespace. By default, it is resolved as it would be
+// for a call to the target.
 func WithTargetNamespace(ns string) ObserveOption {
 	return func(o *observeOptions) error {
 		if strings.TrimSpace(ns) == "" {
@@ -126,9 +126,9 @@ func WithMaxInFlight(n uint32) ObserveOption {
 	}
 }
 
-// WithObserverStateListener sets a function to call on every change of the observer's state.
-// The error is the reason for the change; it is nil if there is none. Calls are made in order
-// from a single goroutine that holds no lock. Default: none.
+// WithObserverStateListener sets a function that is called whenever the observer's state
+// changes. The function's error argument is the reason for the change, or nil if there is
+// none. Calls are made in order from a single goroutine that holds no lock. Default: none.
 func WithObserverStateListener(f func(ObserverState, error)) ObserveOption {
 	return func(o *observeOptions) error { o.listener = f; return nil }
 }
@@ -489,7 +489,7 @@ func (r *registry) forget(o *observeFrame) {
 }
 
 // dispose permanently removes an observer. The returned channel is closed once the engine has
-// removed it; nil means that there is nothing to wait for.
+// removed the observer; nil means that there is nothing to wait for.
 func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -678,13 +678,13 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 	r.confirm(l)
 }
 
-// observerReason returns the reason for a state as an error. Without a reason, it returns nil,
-// or a generic error if needed is set.
-func observerReason(id string, state ObserverState, body *ErrorBody, needed bool) *Error {
+// observerReason returns the reason for a state as an error. If body is nil, it returns nil,
+// or a generic error if nonNil is set.
+func observerReason(id string, state ObserverState, body *ErrorBody, nonNil bool) *Error {
 	switch {
 	case body != nil:
 		return &Error{Code: body.Code, Message: body.Message, Stacktrace: body.Stacktrace}
-	case !needed:
+	case !nonNil:
 		return nil
 	case state == ObserverStateDisposed:
 		return &Error{Code: CodeUnobserved, Message: fmt.Sprintf("the engine has disposed of observer %s", id)}

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// generation identifies a version of the engine by the features that it supports.
+// generation identifies an engine version by the features that the version supports.
 type generation []string
 
 var (
@@ -24,8 +24,8 @@ var (
 	withV2           = generation{FeatureObserveV1, FeatureObserveV2, FeatureLocalDispatchV1}
 )
 
-// greetAs greets each connection as the next engine in the list. The last engine is used again
-// for all further connections.
+// greetAs greets each connection as the next engine version in the list. The last version is
+// used again for all further connections.
 func greetAs(generations ...generation) func(*peerConn) {
 	return func(c *peerConn) {
 		g := generations[min(c.n, len(generations)-1)]
@@ -39,8 +39,8 @@ func greetAs(generations ...generation) func(*peerConn) {
 	}
 }
 
-// accepting confirms registered functions if the peer has announced support for observers.
-// Messages for which next returns true are left to next.
+// accepting confirms each function registration if the peer has announced support for
+// observers. Messages for which next returns true are left to next.
 func accepting(next func(c *peerConn, m *peerMessage) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if next != nil && next(c, m) {
@@ -106,7 +106,7 @@ func codeOf(err error) string {
 	return fmt.Sprint(err)
 }
 
-func TestObserveSendsWhatTheProgramHasSet(t *testing.T) {
+func TestObserveSendsItsOptions(t *testing.T) {
 	filter, err := ParseFilter(map[string]any{"input.total": map[string]any{"$gte": 500}})
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func TestObserveSendsWhatTheProgramHasSet(t *testing.T) {
 	}
 }
 
-func TestObserveRefusesWhatIsWrongHere(t *testing.T) {
+func TestObserveRejectsInvalidArguments(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1")
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +218,7 @@ func TestObserveRefusesWhatIsWrongHere(t *testing.T) {
 	}
 }
 
-func TestObserverIDIsTakenOnceUntilItIsDisposed(t *testing.T) {
+func TestObserverIDIsUniqueUntilDisposed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hostsObservers)})
 		c := p.client()
@@ -264,7 +264,7 @@ func TestObserverIDIsTakenOnceUntilItIsDisposed(t *testing.T) {
 
 // The engine replies to observe messages in order, so the n-th reply belongs to the n-th
 // observer.
-func TestAnswersReachTheObserversInOrder(t *testing.T) {
+func TestObserveRepliesAreMatchedInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
 			return m.Type == "observe" || m.Type == "unobserve" // the test replies
@@ -318,7 +318,7 @@ func TestAnswersReachTheObserversInOrder(t *testing.T) {
 	})
 }
 
-func TestDisposeWaitsForTheEngineNoLongerThanItSays(t *testing.T) {
+func TestDisposeWaitIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(func(c *peerConn, m *peerMessage) bool {
 			if m.Type == "observe" {
@@ -473,7 +473,7 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 
 // If the host rejects an observer that the engine has accepted, the observer stays in the
 // engine until it is disposed of.
-func TestObserverInErrorByAStateChangeIsUnobservedAndReplayed(t *testing.T) {
+func TestObserverRejectedByHostStaysUntilDisposed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
 			if m.Type == "observe" {
@@ -546,7 +546,7 @@ func TestObserversAreReplayedInOrderBehindFunctionsAndUnobserves(t *testing.T) {
 	}
 }
 
-func TestObserverFollowsTheGenerationsOfTheEngine(t *testing.T) {
+func TestObserverFollowsEngineVersions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withoutObservers, withV1, nil, withV2), message: accepting(hostsObservers)})
 		c := p.client()
@@ -680,7 +680,7 @@ func TestObserverEndsWithTheClient(t *testing.T) {
 	})
 }
 
-func TestReadyToleratesObserversThatWait(t *testing.T) {
+func TestReadyToleratesPendingObservers(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -729,7 +729,7 @@ func TestReadyToleratesObserversThatWait(t *testing.T) {
 
 // If a function is unregistered right after it was registered, the engine may never reply to
 // the registration.
-func TestFunctionTakenBackBeforeItsAnswerHoldsNothingUp(t *testing.T) {
+func TestFunctionUnregisteredBeforeItsReplyDelaysNothing(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -771,7 +771,7 @@ func functionConflict(f string) string {
 }
 
 // Attempts to register a function that another worker owns do not delay later registrations.
-func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
+func TestRetriedFunctionsDelayNothing(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer func(c *peerConn, attempt int) // replies to an attempt to register the function "busy"
 		during func(p *peer, c *Client, busy *Function)
@@ -845,7 +845,7 @@ func TestRetriedFunctionsHoldNothingUp(t *testing.T) {
 // The engine keeps observers while a worker is disconnected. If another worker has taken over
 // the target function, the observer must be removed. Otherwise, the function would run twice
 // for each event.
-func TestObserversOfALostFunctionAreTakenBack(t *testing.T) {
+func TestObserversOfALostFunctionAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := false
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
@@ -884,7 +884,7 @@ func TestObserversOfALostFunctionAreTakenBack(t *testing.T) {
 	})
 }
 
-func TestExpiryCountsFromTheFirstTime(t *testing.T) {
+func TestExpiryStartsWhenFirstSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hostsObservers)})
 		c := p.connected()

@@ -225,8 +225,8 @@ func WithName(name string) Option {
 
 // WithWaitForName makes a worker wait while another live worker in its namespace has the same
 // name, as happens during a rolling update. The client first retries after 250 ms, then less
-// often but at least every 2 s, until the name is free. While it waits, its state is
-// [ConnectionStateReconnecting], the state listener receives the *[RejectedError] once, and
+// often but at least every 2 s, until the name is free. While the client is waiting, its state
+// is [ConnectionStateReconnecting], the state listener receives the *[RejectedError] once, and
 // the attempts do not count toward MaxRetries. Other failures are handled as usual. Without
 // this option, the client fails permanently with the *[RejectedError].
 func WithWaitForName() Option {
@@ -251,8 +251,8 @@ func WithNamespace(ns string) Option {
 	})
 }
 
-// WithHeader adds headers to every WebSocket upgrade request of a client, including its
-// channels, or of a telemetry connection. Headers that belong to the upgrade itself are
+// WithHeader adds headers to every WebSocket upgrade request: those of a client and its
+// channels, or those of a telemetry connection. Headers that belong to the upgrade itself are
 // rejected, except Host. Repeated use adds headers. Default: none. Header values never appear
 // in errors or log messages.
 func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
@@ -448,8 +448,9 @@ func WithReadLimit(bytes int64) Option {
 	})
 }
 
-// WithKeepalive sets the interval at which the client pings the engine, and the time without a
-// received frame after which it considers the connection dead. Default: 20 s and 60 s.
+// WithKeepalive sets the interval at which the client pings the engine, and how long the
+// client waits for a frame before it considers the connection dead. The defaults are 20 s and
+// 60 s.
 func WithKeepalive(ping, idle time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if ping <= 0 || idle <= ping {
@@ -481,7 +482,7 @@ func WithStreamHeartbeat(d time.Duration) Option {
 }
 
 // WithHTTPWriteTimeout limits how long a write to a streamed response of [Client.MountHTTP]
-// may stall because the HTTP client does not read. Default: 30 s. Zero means no limit; [New]
+// may stall because the HTTP client is not reading. Default: 30 s. Zero means no limit; [New]
 // rejects a negative value.
 //
 // A write that exceeds the limit fails with os.ErrDeadlineExceeded, which ends the response
@@ -544,9 +545,9 @@ type JSONCodec interface {
 
 // WithJSON sets the JSON library for the program's values: the payloads and results of calls
 // and functions, the values of [State] and [Stream], and published messages. A json.RawMessage
-// bypasses it. The types of this package, including the requests and responses of HTTP routes
-// with their bodies, always use encoding/json, and so do metadata and schemas. A function's
-// inferred schemas therefore describe the JSON that encoding/json reads and writes.
+// bypasses it. This package's types, including [HTTPRequest] and [HTTPResponse] with their
+// bodies, always use encoding/json, and so do metadata and schemas. A function's inferred
+// schemas therefore describe the JSON that encoding/json reads and writes.
 //
 // The codec's output is validated. A call or function fails if the codec panics or returns
 // invalid JSON or JSON that the engine cannot parse. Default: encoding/json. [New] rejects a

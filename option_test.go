@@ -21,7 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestOptionsRefuse(t *testing.T) {
+func TestOptionsRejectInvalidValues(t *testing.T) {
 	limit := uint64(3)
 	tests := []struct {
 		name string
@@ -358,9 +358,9 @@ func TestDialContextIsUsed(t *testing.T) {
 	}
 }
 
-// TestTokenOfTheEnvironment checks which addresses receive $III_TOKEN, for every kind of
+// TestTokenFromTheEnvironment checks which addresses receive $III_TOKEN, for every kind of
 // socket.
-func TestTokenOfTheEnvironment(t *testing.T) {
+func TestTokenFromTheEnvironment(t *testing.T) {
 	t.Setenv("III_TOKEN", " "+tokenMark+" ")
 	t.Setenv("III_URL", "ws://engine.test:49134")
 	sent := make(chan string, 10)
@@ -435,7 +435,7 @@ func TestTokenOfTheEnvironment(t *testing.T) {
 
 // Telemetry may connect to a host that $III_URL does not name. The token is sent to that host
 // once a client that is connected to the same host uses the telemetry.
-func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
+func TestTokenFromTheEnvironmentReachesAClientsTelemetry(t *testing.T) {
 	t.Setenv("III_TOKEN", tokenMark)
 	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {
 		sent := make(chan string)
@@ -469,7 +469,7 @@ func TestTokenOfTheEnvironmentReachesTelemetryOfAClient(t *testing.T) {
 	}
 }
 
-func TestTokenOfTheEnvironmentThatNoHeaderCanHold(t *testing.T) {
+func TestInvalidTokenFromTheEnvironment(t *testing.T) {
 	for _, token := range []string{tokenMark + "\nX: y", tokenMark + "é", tokenMark + "\x7f"} {
 		t.Setenv("III_TOKEN", token)
 		_, err := New("")
@@ -482,7 +482,7 @@ func TestTokenOfTheEnvironmentThatNoHeaderCanHold(t *testing.T) {
 	}
 }
 
-func TestTokenThatOthersCanReadIsReportedOnce(t *testing.T) {
+func TestUnencryptedTokenIsReportedOnce(t *testing.T) {
 	for address, want := range map[string]int{
 		"ws://engine.test": 1, "ws://10.0.0.7:49134": 1, "wss://engine.test": 0, "ws://localhost:1": 0, "ws://127.0.0.2": 0, "ws://[::1]": 0, "ws://u:p@engine.test": 0,
 	} {

@@ -275,7 +275,7 @@ func (p ownProvider) Shutdown(ctx context.Context) error { return p.ForceFlush(c
 
 // besideSpans wraps a processor supplied by the program so that the provider neither flushes
 // it nor shuts it down. The Telemetry does both itself; otherwise, the engine's processors
-// would have to wait for the program's before sending their last records.
+// would have to wait for the program's processors before sending their own last records.
 type besideSpans struct{ sdktrace.SpanProcessor }
 
 func (besideSpans) ForceFlush(context.Context) error { return nil }
@@ -385,8 +385,8 @@ func (t *Telemetry) Logger() *Logger {
 }
 
 // Connection returns the connection that carries all telemetry. If telemetry is disabled, the
-// connection is already closed. With [TelemetryFromProviders], Connection returns nil; its
-// methods can be called on a nil pointer.
+// connection is already closed. With [TelemetryFromProviders], Connection returns nil, and a
+// nil connection acts as a closed one.
 func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 
 // Flush waits until the engine has received everything that was recorded before the call, and
@@ -530,10 +530,10 @@ func WithTelemetry(t *Telemetry) Option {
 	})
 }
 
-// WithTracePayloads adds the inputs and outputs of invocations to the spans of
-// [TelemetryFromProviders], as events. They are the same events that spans for the engine
-// contain; see [WithTelemetry]. Secrets are removed as by [Redact]. By default, only spans for
-// the engine contain payloads.
+// WithTracePayloads adds each invocation's input and output, as events, to the spans recorded
+// with [TelemetryFromProviders]. Spans sent to the engine contain the same events; see
+// [WithTelemetry]. Secrets are removed as by [Redact]. By default, only spans sent to the
+// engine contain payloads.
 func WithTracePayloads() Option {
 	return clientOption(func(c *config) error { c.tracePayloads = true; return nil })
 }

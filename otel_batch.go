@@ -253,8 +253,8 @@ func (p *batchSpanProcessor) Shutdown(ctx context.Context) error {
 	return errors.Join(p.shutdown(ctx), p.exporter.Shutdown(ctx))
 }
 
-// flushed completes the flush of a batcher by flushing its exporter. err is the result of
-// flushing the batcher; if it is not nil, the exporter is not flushed.
+// flushed completes a batcher's flush by flushing the exporter. err is the result of flushing
+// the batcher; if it is not nil, the exporter is not flushed.
 func flushed(what string, err error, exporter any, ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("iii: flush %s: %w", what, err)
@@ -299,9 +299,8 @@ func (p *batchLogProcessor) Shutdown(ctx context.Context) error {
 	return errors.Join(p.shutdown(ctx), p.exporter.Shutdown(ctx))
 }
 
-// liveSpanProcessor sends a snapshot of each sampled span at the start of the span, so that
-// the engine can show running spans. It must be registered after processors that set
-// attributes.
+// liveSpanProcessor sends a snapshot of each sampled span when the span starts, so that the
+// engine can show running spans. It must be registered after processors that set attributes.
 type liveSpanProcessor struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool

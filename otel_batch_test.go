@@ -235,7 +235,7 @@ func TestBatchCopiesLogRecords(t *testing.T) {
 
 // When records arrive faster than they are exported, surplus records are dropped and counted.
 // The caller never blocks.
-func TestBatchDropsWhatOverflows(t *testing.T) {
+func TestBatchDropsRecordsThatOverflow(t *testing.T) {
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000")
 	synctest.Test(t, func(t *testing.T) {

@@ -122,9 +122,9 @@ func (r *telemetryConfig) sdkDisabled() bool {
 	return false
 }
 
-// number returns *field if it is set. Otherwise, it returns the value of the environment
-// variable if that is an integer not less than least, and def if it is not.
-func (r *telemetryConfig) number(field *uint64, variable string, least, def uint64) uint64 {
+// number returns *field if it is set. Otherwise, it returns the environment variable's value
+// if that is an integer of at least minimum, or else def.
+func (r *telemetryConfig) number(field *uint64, variable string, minimum, def uint64) uint64 {
 	if field != nil {
 		return *field
 	}
@@ -136,8 +136,8 @@ func (r *telemetryConfig) number(field *uint64, variable string, least, def uint
 		return def
 	}
 	n, err := strconv.ParseUint(value, 10, 64)
-	if err != nil || n < least {
-		r.warn("$%s is not an integer of at least %d: ignored", variable, least)
+	if err != nil || n < minimum {
+		r.warn("$%s is not an integer of at least %d: ignored", variable, minimum)
 		return def
 	}
 	return n
@@ -151,8 +151,8 @@ func milliseconds(n uint64) time.Duration {
 	return time.Duration(min(n, uint64(math.MaxInt64/int64(time.Millisecond)))) * time.Millisecond
 }
 
-// resource describes this process. Configured values override $OTEL_RESOURCE_ATTRIBUTES, which
-// overrides generated values.
+// resource returns a resource that describes this process. Configured values override
+// $OTEL_RESOURCE_ATTRIBUTES, which overrides generated values.
 func (r *telemetryConfig) resource(ctx context.Context) *resource.Resource {
 	env, err := resource.New(ctx, resource.WithFromEnv())
 	if err != nil {
@@ -239,8 +239,8 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 	if err := applyOptions(cfg, opts, ConnectionOption.applyConnection); err != nil {
 		return nil, public(err)
 	}
-	// $III_TOKEN is meant for the engine of the workers, and telemetry may go to another
-	// engine. Use the token only if both have the same host.
+	// $III_TOKEN is meant for the workers' engine, but telemetry may go to another engine. Use
+	// the token only if both engines have the same host.
 	if workers, err := engineURL(""); err == nil && sameHost(workers.Hostname(), u.Hostname()) {
 		if cfg.Token, err = engineToken(); err != nil {
 			return nil, public(err)

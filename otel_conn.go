@@ -30,11 +30,11 @@ func (connectionClosedError) Error() string        { return "iii: telemetry conn
 func (connectionClosedError) Is(target error) bool { return target == ErrClosed }
 
 // SharedEngineConnection is the WebSocket connection that carries telemetry to the engine. It
-// is separate from the connections of workers. Frames are queued until the engine has
-// confirmed them by answering a later ping. If the connection is lost first, unconfirmed
-// frames are sent again. No frame is lost while the queue has room, but a frame of logs or
-// metrics may arrive twice. The zero value is not usable; use [NewSharedEngineConnection]. A
-// nil pointer acts as a closed connection. All methods are safe for concurrent use.
+// is separate from the workers' connections. Frames are queued until the engine has confirmed
+// them by answering a later ping. If the connection is lost first, unconfirmed frames are sent
+// again. No frame is lost while the queue has room, but a frame of logs or metrics may arrive
+// twice. The zero value is not usable; use [NewSharedEngineConnection]. A nil pointer acts as
+// a closed connection. All methods are safe for concurrent use.
 type SharedEngineConnection struct {
 	cfg       *connectionConfig
 	log       atomic.Pointer[slog.Logger] // nil if there is none
@@ -137,12 +137,12 @@ func (s *SharedEngineConnection) dial(ctx context.Context) (*wsconn.Conn, error)
 }
 
 // Send queues one frame and never blocks. If the queue is full, whether or not the connection
-// is up, Send makes room by dropping older frames: first span starts, then metrics, then spans
-// and logs. It never drops frames of a kind that comes later in this order than the kind of m.
-// [ConnectionStats] counts the dropped frames. If there is still no room, Send returns
-// [ErrBufferFull]. It returns [ErrConnectionClosed] after the connection has ended, and
-// [ErrMessageTooLarge] for a frame of 64 MiB or more. The engine silently drops data that is
-// not OTLP JSON. m.Data must not be modified after the call.
+// is up, Send makes room by dropping the oldest frames with the lowest priority. Span starts
+// have the lowest priority, metrics a higher one, and spans and logs the highest. Send never
+// drops frames with a higher priority than m. [ConnectionStats] counts the dropped frames. If
+// there is still no room, Send returns [ErrBufferFull]. It returns [ErrConnectionClosed] after
+// the connection has ended, and [ErrMessageTooLarge] for a frame of 64 MiB or more. The engine
+// silently drops data that is not OTLP JSON. m.Data must not be modified after the call.
 func (s *SharedEngineConnection) Send(m OtelMessage) error {
 	if s == nil {
 		return ErrConnectionClosed
@@ -578,7 +578,8 @@ func readTelemetry(kind int, message []byte) error {
 	return engineError(message)
 }
 
-// engineError returns the error in an error frame of the engine, or nil for any other message.
+// engineError returns the error in an error frame from the engine, or nil for any other
+// message.
 func engineError(b []byte) error {
 	var m ErrorMessage
 	if json.Unmarshal(b, &m) != nil || m.Type != MessageTypeError {

@@ -324,7 +324,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 }
 
 // Shutdown tries to connect once more, but gives up when the engine rejects the connection.
-func TestTelemetryShutdownAsksARefusingEngineOnce(t *testing.T) {
+func TestTelemetryShutdownTriesARejectingEngineOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
 			_ = c.WriteFrame(enginetest.OpText, true, []byte(`{"type":"error","error":{"code":"AUTH_ERROR","message":"auth function returned no result"}}`))
@@ -373,7 +373,7 @@ func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 }
 
 // The connection is closed if nothing arrives for a minute. Pongs alone keep it open.
-func TestTelemetryGivesUpASilentPeer(t *testing.T) {
+func TestTelemetryClosesASilentConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})
 		s := p.connection()

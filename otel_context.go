@@ -173,8 +173,8 @@ const (
 )
 
 // InjectBaggage returns the W3C baggage header for ctx with its entries sorted by key, or ""
-// if ctx has no baggage. Keys and values are percent-encoded. This includes "=", because the
-// engine would otherwise truncate the value there.
+// if ctx has no baggage. Keys and values are percent-encoded, including "=", at which the
+// engine would otherwise truncate a value.
 func InjectBaggage(ctx context.Context) string {
 	bag := baggage.FromContext(ctx)
 	if bag.Len() == 0 {

@@ -89,8 +89,8 @@ func flush(t *testing.T, telemetry *iii.Telemetry) {
 	}
 }
 
-// The engine's information about a worker includes its gauges, even after the worker's id has
-// changed.
+// The engine's information about a worker includes the worker's gauges, even after the
+// worker's id has changed.
 func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -163,7 +163,7 @@ func TestShutdownFlushesTelemetry(t *testing.T) {
 
 // If telemetry cannot be delivered, Shutdown waits no longer than the telemetry's own timeout,
 // and returns an error.
-func TestShutdownWithTelemetryAway(t *testing.T) {
+func TestShutdownWithoutTelemetryConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		away := func(context.Context, string, string) (net.Conn, error) {
 			return nil, errors.New("no route to the engine")
@@ -311,7 +311,7 @@ func TestNewWarnsOfDifferentHosts(t *testing.T) {
 	}
 }
 
-func TestWithTelemetryRefuses(t *testing.T) {
+func TestWithTelemetryRejectsZeroValue(t *testing.T) {
 	if _, err := iii.New("", iii.WithTelemetry(&iii.Telemetry{})); err == nil {
 		t.Error("a Telemetry that was not started is accepted")
 	}
@@ -417,7 +417,7 @@ func TestPayloadsCanBeKeptOutOfSpans(t *testing.T) {
 }
 
 // applied waits until the engine has handled c's registrations. It relies on the engine
-// handling the messages of a worker in order.
+// handling each worker's messages in order.
 func applied(t *testing.T, c *iii.Client) {
 	t.Helper()
 	if err := c.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil {
@@ -595,7 +595,7 @@ func TestTelemetrySharedConcurrent(t *testing.T) {
 	}
 }
 
-// Telemetry reports gauges for each client of the process under that client's worker id, until
+// Telemetry reports gauges for each client in the process under that client's worker id, until
 // the client is closed.
 func TestTelemetryGaugesOfSeveralClients(t *testing.T) {
 	engine := telemetryEngine(t)
@@ -760,7 +760,7 @@ func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 	})
 }
 
-// A trace trigger does not fire for the traces of its own invocations; doing so would cause an
+// A trace trigger does not fire for its own invocations' traces, because that would cause an
 // endless loop.
 func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -835,8 +835,7 @@ func TestLiveSpanOfInvocationCarriesBaggage(t *testing.T) {
 	}
 }
 
-// The HTTP request, the handler of the route and the calls of the handler belong to the same
-// trace.
+// The HTTP request, the route's handler and the handler's calls belong to the same trace.
 func TestTraceCrossesHTTP(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -877,7 +876,7 @@ func TestTraceCrossesHTTP(t *testing.T) {
 
 // The engine closes connections without sending a Close frame, even if it has received one.
 // Shutdown neither waits for a Close frame nor reports that it is missing.
-func TestShutdownTakesTheEndOfAConnectionForItsAnswer(t *testing.T) {
+func TestShutdownAcceptsAnEndWithoutACloseFrame(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder
 		var mu sync.Mutex
@@ -955,8 +954,8 @@ func traceOf(ctx context.Context) traced {
 	return traced{TraceID: iii.TraceID(ctx), Sampled: strings.HasSuffix(iii.InjectTraceparent(ctx), "-01"), Tenant: tenant}
 }
 
-// A client without telemetry still forwards the trace from a handler to the calls, Sends and
-// jobs that it makes.
+// A client without telemetry still forwards the trace from a handler to the handler's calls,
+// Sends and queue jobs.
 func TestClientWithoutTelemetryForwardsTheTrace(t *testing.T) {
 	const id, parent = "0af7651916cd43dd8448eb211c80319c", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 	c := connect(t, telemetryEngine(t))
@@ -1269,7 +1268,7 @@ func TestUnsampledCallerGetsNoSpan(t *testing.T) {
 }
 
 // When a state change or a message fires a trigger, the function runs in the trace of the
-// operation that caused it.
+// operation that caused the change or sent the message.
 func TestTelemetryFollowsTriggers(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -1301,7 +1300,7 @@ func TestTelemetryFollowsTriggers(t *testing.T) {
 	root.End()
 }
 
-// logKeeper is a log processor that keeps the body of each record.
+// logKeeper is a log processor that keeps each record's body.
 type logKeeper struct {
 	change func(*sdklog.Record)
 
@@ -1364,7 +1363,7 @@ func (m *spanMarker) names() (names []string) {
 	return names
 }
 
-// readMetrics collects the metrics of r by name.
+// readMetrics collects r's metrics and returns them by name.
 func readMetrics(t *testing.T, r *sdkmetric.ManualReader) map[string]metricdata.Metrics {
 	t.Helper()
 	var rm metricdata.ResourceMetrics
@@ -1380,7 +1379,7 @@ func readMetrics(t *testing.T, r *sdkmetric.ManualReader) map[string]metricdata.
 	return all
 }
 
-// sums returns the values of a counter by function.
+// sums returns a counter's values by function.
 func sums(t *testing.T, m metricdata.Metrics) map[string]int64 {
 	t.Helper()
 	values := map[string]int64{}
@@ -1391,7 +1390,7 @@ func sums(t *testing.T, m metricdata.Metrics) map[string]int64 {
 	return values
 }
 
-// seconds formats the count and the sum of a histogram by function.
+// seconds formats a histogram's count and sum for each function.
 func seconds(t *testing.T, m metricdata.Metrics) map[string]string {
 	t.Helper()
 	values := map[string]string{}
@@ -1463,9 +1462,9 @@ func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	}
 }
 
-// If the backend of a program's processor hangs, telemetry still reaches the engine. Flush and
-// Shutdown return when their context is done.
-func TestProcessorsOfTheProgramDoNotDelayTheEngines(t *testing.T) {
+// If the backend of one of the program's processors hangs, telemetry still reaches the engine.
+// Flush and Shutdown return when their contexts are done.
+func TestHangingProcessorDoesNotDelayTheEngines(t *testing.T) {
 	for name, end := range map[string]func(*iii.Telemetry, context.Context) error{
 		"Flush": (*iii.Telemetry).Flush, "Shutdown": (*iii.Telemetry).Shutdown,
 	} {
@@ -1502,7 +1501,7 @@ func TestProcessorsOfTheProgramDoNotDelayTheEngines(t *testing.T) {
 }
 
 // The program's processors and readers are shut down even if telemetry is disabled.
-func TestDisabledTelemetryEndsTheProcessorsOfTheProgram(t *testing.T) {
+func TestDisabledTelemetryShutsDownProcessors(t *testing.T) {
 	for name, cfg := range map[string]iii.OtelConfig{
 		"all":     {Enabled: pointer(false)},
 		"signals": {EngineWSURL: pointer("ws://127.0.0.1:1"), MetricsEnabled: pointer(false), LogsEnabled: pointer(false)},
@@ -1572,9 +1571,9 @@ func (s *ownSDK) telemetry() *iii.Telemetry {
 	return iii.TelemetryFromProviders(s.tracers, s.meters, s.loggers)
 }
 
-// A worker with its own SDK records to that SDK only, in the traces of its callers. Shutting
-// down its Telemetry leaves the SDK running.
-func TestTelemetryFromProvidersRecordsWithThemAlone(t *testing.T) {
+// A worker with its own SDK records only to that SDK, in its callers' traces. Shutting down
+// its Telemetry leaves the SDK running.
+func TestTelemetryFromProvidersUsesOnlyThoseProviders(t *testing.T) {
 	engine, sdk := telemetryEngine(t), newOwnSDK(t)
 	telemetry := sdk.telemetry()
 	c := connect(t, engine, iii.WithTelemetry(telemetry), iii.WithName("w"))
@@ -1636,7 +1635,7 @@ func TestTelemetryFromProvidersRecordsWithThemAlone(t *testing.T) {
 	}
 }
 
-func TestWithTracePayloadsAddsThemToSpansOfTheProgram(t *testing.T) {
+func TestWithTracePayloadsAppliesToProgramSpans(t *testing.T) {
 	engine, sdk := telemetryEngine(t), newOwnSDK(t)
 	c := connect(t, engine, iii.WithTelemetry(sdk.telemetry()), iii.WithTracePayloads(), iii.WithName("w"))
 	handle(t, c, "t::work", func(context.Context, map[string]any) (string, error) { return "done", nil })
@@ -1652,7 +1651,7 @@ func TestWithTracePayloadsAddsThemToSpansOfTheProgram(t *testing.T) {
 
 // The sampler of the program's provider decides whether an invocation is recorded, even if the
 // caller is not sampled.
-func TestSamplerOfTheProgramDecides(t *testing.T) {
+func TestProgramSamplerDecides(t *testing.T) {
 	for name, test := range map[string]struct {
 		sampler sdktrace.Sampler
 		want    int
@@ -1757,7 +1756,7 @@ func (flushless) ForceFlush(ctx context.Context) error { <-ctx.Done(); return co
 
 // If a program's backend hangs, Client.Shutdown waits 3 s for it. Telemetry.Shutdown waits
 // until its context is done.
-func TestProvidersOfTheProgramDelayAShutdownBriefly(t *testing.T) {
+func TestHangingProvidersDelayShutdownBriefly(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		telemetry := iii.TelemetryFromProviders(flushless{newOwnSDK(t).tracers}, nil, nil)
 		c := connect(t, engine, iii.WithDialContext(engine.DialContext), iii.WithTelemetry(telemetry), iii.WithName("alone"))
@@ -1778,7 +1777,7 @@ func TestProvidersOfTheProgramDelayAShutdownBriefly(t *testing.T) {
 	})
 }
 
-func TestConnectionOfNoEngineIsSafe(t *testing.T) {
+func TestNilConnectionIsSafe(t *testing.T) {
 	telemetry := newOwnSDK(t).telemetry()
 	s := telemetry.Connection()
 	if s != nil {
@@ -1899,8 +1898,8 @@ func TestQueueWaitIsMeasured(t *testing.T) {
 	})
 }
 
-// Telemetry without a logger uses that of the first client that has one. It skips a logger
-// that writes to the telemetry itself.
+// Telemetry that has no logger uses the logger of the first client that has one. A logger that
+// writes to the telemetry itself is skipped.
 func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 	for name, test := range map[string]struct {
 		own, loop bool
@@ -1949,7 +1948,7 @@ func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 }
 
 // If Shutdown runs out of time, it reports which functions still have running handlers.
-func TestCutDrainNamesTheHandlers(t *testing.T) {
+func TestUnfinishedDrainNamesTheHandlers(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		var log lines
 		c := connect(t, engine, iii.WithDialContext(engine.DialContext), iii.WithName("w"), iii.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))

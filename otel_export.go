@@ -153,7 +153,7 @@ func (x *EngineMetricsExporter) Temporality(k sdkmetric.InstrumentKind) metricda
 	return x.temporality(k)
 }
 
-// Aggregation returns OpenTelemetry's default, with which histograms have explicit bounds.
+// Aggregation returns OpenTelemetry's default, which gives histograms explicit bounds.
 func (x *EngineMetricsExporter) Aggregation(k sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 	return sdkmetric.DefaultAggregationSelector(k)
 }

@@ -214,7 +214,7 @@ func TestMetricsTemporality(t *testing.T) {
 }
 
 // A connection is considered crowded when more than one eighth of its queue is in use.
-func TestConnectionIsCrowdedFromAnEighth(t *testing.T) {
+func TestConnectionIsCrowdedAboveOneEighth(t *testing.T) {
 	s := unconnected(t, WithConnectionQueue(80, 1<<20))
 	x := NewEngineLogExporter(s)
 	for i := range 11 {

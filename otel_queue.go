@@ -57,7 +57,7 @@ type queueStats struct {
 	drops                           [signals]DroppedFrames
 }
 
-// heldFrames counts the queued frames of a class, except shed ones.
+// heldFrames counts a class's queued frames, not including shed frames.
 type heldFrames struct{ frames, bytes, inFlight int }
 
 // flushWaiter waits for all frames with numbers up to upTo.

@@ -121,7 +121,7 @@ func TestQueueShedsByClass(t *testing.T) {
 	}
 }
 
-func TestQueueRefuses(t *testing.T) {
+func TestQueueRejectsFrames(t *testing.T) {
 	q := testQueue(10, 128<<20, 0)
 	if err := q.enqueue(otlpjson.Frame{Prefix: otlpjson.PrefixLogs, Data: make([]byte, messageTooLarge)}); !errors.Is(err, ErrMessageTooLarge) {
 		t.Errorf("64 MiB: %v, want ErrMessageTooLarge", err)
@@ -220,7 +220,7 @@ func TestQueueShedsInFlight(t *testing.T) {
 	}
 }
 
-func TestQueueIgnoresOddPongs(t *testing.T) {
+func TestQueueIgnoresUnexpectedPongs(t *testing.T) {
 	q := testQueue(10, 1000, 0)
 	old, l := fakeTelemetryLink(), fakeTelemetryLink()
 	q.attach(l)

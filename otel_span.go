@@ -140,8 +140,8 @@ func newTracing(provider trace.TracerProvider) *tracing {
 	}
 }
 
-// forOwnProvider adapts t to a provider that the program created. The sampler of such a
-// provider is unknown.
+// forOwnProvider adapts t to a provider that the program created. Such a provider's sampler is
+// unknown.
 func (t *tracing) forOwnProvider(payloads bool) {
 	if t != nil {
 		t.parentBased, t.payloads = false, payloads
@@ -163,8 +163,8 @@ func (t *tracing) wants(in *incoming) bool {
 }
 
 // watch records that a function is bound to a trace trigger. From then on, the function's own
-// spans carry its ID. The engine does not trigger the function with such spans; doing so would
-// cause an endless loop.
+// spans carry its ID. The engine does not trigger the function for such spans, because that
+// would cause an endless loop.
 func (t *tracing) watch(functionID string) {
 	if t != nil {
 		t.watchers.Store(functionID, trace.WithAttributes(attribute.String("function_id", functionID)))
@@ -282,7 +282,7 @@ func (s invocationSpan) end(ctx context.Context, in *incoming, answer *buffer) {
 	}
 }
 
-// An invocation's span records the input and output of the invocation as events, unless
+// An invocation's input and output are recorded as events on its span, unless
 // $III_DISABLE_TRACE_PAYLOADS is set. Values are redacted if their key suggests a secret;
 // other values are not inspected.
 const (

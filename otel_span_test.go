@@ -338,7 +338,7 @@ func TestRedactReplacesSecrets(t *testing.T) {
 }
 
 // Integers keep every digit, and a value that cannot be encoded results in nil or null.
-func TestRedactOfValuesThatAreNotPlain(t *testing.T) {
+func TestRedactUnusualValues(t *testing.T) {
 	tests := []struct {
 		name string
 		in   any

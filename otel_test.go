@@ -306,7 +306,7 @@ func TestTelemetrySwitches(t *testing.T) {
 
 // OpenTelemetry's own environment variables work as usual, except for intervals, which
 // OtelConfig sets.
-func TestTelemetryHonoursOpenTelemetryVariables(t *testing.T) {
+func TestTelemetryHonorsOpenTelemetryVariables(t *testing.T) {
 	record := func(t *testing.T) (spans []any, took time.Duration) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
@@ -580,10 +580,10 @@ func timeLogs(tb testing.TB, l *Logger, n int) []time.Duration {
 	return took
 }
 
-// percentile sorts took and returns the duration at p, which is between 0 and 1.
-func percentile(took []time.Duration, p float64) time.Duration {
-	slices.Sort(took)
-	return took[int(float64(len(took)-1)*p)]
+// percentile sorts durations and returns their p-quantile, where p is between 0 and 1.
+func percentile(durations []time.Duration, p float64) time.Duration {
+	slices.Sort(durations)
+	return durations[int(float64(len(durations)-1)*p)]
 }
 
 // exporters returns three Telemetry values: one that delivers at once, one whose engine does
@@ -626,7 +626,7 @@ var telemetryRequirements = []struct {
 }{
 	{"the telemetry URL is derived from the engine's", []string{"TestTelemetryURLEndsInOtel"}},
 	{"every variable, unset, empty and invalid; a field overrides its variable", []string{
-		"TestTelemetryReadsItsVariables", "TestTelemetryResource", "TestTelemetryHonoursOpenTelemetryVariables", "TestBatchSizesFromEnvironment", "TestMetricsTemporality",
+		"TestTelemetryReadsItsVariables", "TestTelemetryResource", "TestTelemetryHonorsOpenTelemetryVariables", "TestBatchSizesFromEnvironment", "TestMetricsTemporality",
 		"TestPayloadCaptureFollowsEnvironment", "TestHTTPIgnoresListedURLs", "TestHTTPIgnoresNothingByDefault",
 	}},
 	{"disabled: no goroutine, no dial, helpers do nothing, the caller's trace continues", []string{
@@ -656,7 +656,7 @@ var telemetryRequirements = []struct {
 		"TestR14FlushMeansReceived", "TestFlushWaitsForALatePeer", "TestFlushOfASilentPeerEndsWithItsContext", "TestFlushWithoutAPeerEndsWithItsContext",
 	}},
 	{"Shutdown delivers the last batch, can be repeated, ends nothing that is shared, leaves no goroutine", []string{
-		// In a bubble, a leaked goroutine fails the test. TestMain finds other leaks.
+		// In a synctest bubble, a leaked goroutine fails the test. TestMain finds other leaks.
 		"TestTelemetryShutdownDelivers", "TestTelemetryDelivers", "TestConnectionShutdownIsBounded", "TestTelemetryShutdownIsBounded",
 		"TestTelemetryGlobalProviders", "TestShutdownFlushesTelemetry", "TestTelemetrySharedConcurrent", "TestMain",
 	}},

@@ -67,8 +67,8 @@ func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, 
 	return nil
 }
 
-// minRecycled is the minimum size of a payload that gets its own, recyclable memory. The
-// memory of smaller payloads is allocated together with the other parts of the invocation.
+// minRecycled is the minimum size of a payload that gets its own, recyclable memory. Smaller
+// payloads are allocated together with the rest of the invocation.
 const minRecycled = 1 << 10
 
 // payloads is the pool of payload memory. Its elements have type *[]byte.
@@ -84,8 +84,8 @@ func recyclable(data []byte) *[]byte {
 	return p
 }
 
-// recycle returns the memory of the payload to the pool. callerID is the id of the calling
-// worker, which was read from the payload.
+// recycle returns the memory of the payload to the pool. callerID is the calling worker's id,
+// as read from the payload.
 func (in *incoming) recycle(callerID string) {
 	p := in.memory
 	in.callerID, in.recycled = callerID, true
@@ -155,7 +155,7 @@ func checkTarget(t reflect.Type) error {
 }
 
 // callerKey is the name of the member that the engine adds to an object payload. The member's
-// value is the ID of the calling worker.
+// value is the calling worker's ID.
 const callerKey = "_caller_worker_id"
 
 func isCallerKey(key []byte) bool {
@@ -246,9 +246,9 @@ const (
 )
 
 // locate returns the path of the part of payload that cannot be decoded into t, and the error
-// from decoding that part alone. It decodes the parts individually, because errors of
-// encoding/json contain neither indexes nor keys, and their field descriptions differ between
-// Go versions.
+// from decoding that part alone. It decodes the parts individually, because encoding/json's
+// errors contain neither indexes nor keys, and their field descriptions differ between Go
+// versions.
 func locate(payload []byte, t reflect.Type, err error) (path string, inner error) {
 	known := strings.TrimPrefix(fieldPath(err), ".")
 	if len(payload) > maxLocated {
@@ -308,7 +308,7 @@ func locatePart(raw []byte, t reflect.Type, err error, levels int) (string, erro
 	return "", err
 }
 
-// fieldPath returns the path in an error of encoding/json. It omits the helper types that
+// fieldPath returns the path in an encoding/json error. It omits the helper types that
 // generated types embed under the name plain. The path ends at values that decode only as a
 // whole, such as unions.
 func fieldPath(err error) (path string) {
@@ -594,7 +594,8 @@ var (
 	pointerUnescaper = strings.NewReplacer("~1", "/", "~0", "~")
 )
 
-// at returns the part of document at pointer, a JSON pointer, and whether it exists.
+// at returns the part of document that the JSON pointer refers to, and whether that part
+// exists.
 func at(document any, pointer string) (any, bool) {
 	if pointer == "" {
 		return document, true
@@ -674,7 +675,8 @@ func circular(root map[string]any) error {
 	return all(root, "")
 }
 
-// inPlace lists the subschemas of schema that apply to the same value.
+// inPlace returns pointers to the subschemas of schema that apply to the same value as schema
+// itself.
 func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	for _, keyword := range []string{"$ref", "$dynamicRef"} {
 		if target, ok := localRef(schema[keyword]); ok {

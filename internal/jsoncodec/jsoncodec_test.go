@@ -451,3 +451,69 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+type item struct {
+	SKU   string            `json:"sku"`
+	Count int               `json:"count"`
+	Price float64           `json:"price"`
+	Flags []bool            `json:"flags"`
+	Notes map[string]string `json:"notes,omitempty"`
+}
+
+// BenchmarkCodec compares this package with encoding/json, for payloads of different shapes.
+func BenchmarkCodec(b *testing.B) {
+	items := make([]item, 100)
+	for i := range items {
+		items[i] = item{"sku-" + strconv.Itoa(i), i, float64(i) * 1.25, []bool{true, false}, map[string]string{"color": "red", "size": "\"L\""}}
+	}
+	var document any
+	text, err := json.Marshal(items)
+	if err == nil {
+		err = json.Unmarshal(text, &document)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, shape := range []struct {
+		name string
+		v    any
+		out  func() any
+	}{
+		{"items", items, func() any { return new([]item) }},
+		{"any", document, func() any { return new(any) }},
+		{"text", strings.Repeat("word ", 4000), func() any { return new(string) }},
+		{"escapes", strings.Repeat("two\nlines \"quoted\" ", 1000), func() any { return new(string) }},
+		{"beyond ASCII", strings.Repeat("größer 日本 ", 1000), func() any { return new(string) }},
+	} {
+		text, err := json.Marshal(shape.v)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var room []byte
+		for _, codec := range []struct {
+			name   string
+			encode func() error
+			decode func(out any) error
+		}{
+			{"encoding-json", func() error { _, err := json.Marshal(shape.v); return err }, func(out any) error { return json.Unmarshal(text, out) }},
+			{"jsoncodec", func() (err error) { room, _, err = Append(room[:0], shape.v); return err }, func(out any) error { return Decode(text, out) }},
+		} {
+			b.Run(shape.name+"/encode/"+codec.name, func(b *testing.B) {
+				b.SetBytes(int64(len(text)))
+				for b.Loop() {
+					if err := codec.encode(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+			b.Run(shape.name+"/decode/"+codec.name, func(b *testing.B) {
+				b.SetBytes(int64(len(text)))
+				for b.Loop() {
+					if err := codec.decode(shape.out()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

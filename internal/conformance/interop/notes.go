@@ -89,7 +89,7 @@ func together(parts ...map[string]string) map[string]string {
 
 // explanations states why scenarios do not pass with a peer.
 var explanations = map[string]map[string]string{
-	"go": same("Arguments of observers, and hooks that select or call observers, require engine 0.26. On engine 0.25, the client does not register a function that uses them, and "+
+	"go": same("Observer arguments, and hooks that select or call observers, require engine 0.26. On engine 0.25, the client does not register a function that uses them, and "+
 		"`Function.Err` matches `errors.ErrUnsupported`. Engine 0.25 has owner delivery instead, "+
 		"which this package does not support.", names("0.25", "observed-args", "observed-through")...),
 	"node": together(map[string]string{
@@ -105,20 +105,20 @@ var explanations = map[string]map[string]string{
 	}, same("The SDK sends the result in a single WebSocket frame. The engine closes the connection "+
 		"when it receives a frame larger than 16 MiB. The worker then reconnects.", "huge", "huge-peer-0.25", "huge-peer-0.26"),
 		same("This version supports neither observers nor hooks for them. Other workers can still "+
-			"observe the functions of such a worker, because the engine itself matches the calls.", withoutObservers...)),
+			"observe such a worker's functions, because the engine itself matches the calls.", withoutObservers...)),
 	"python": {
 		"null-peer-go": "If the payload is None, the SDK omits the key data, although the protocol requires it. The " +
 			"engine drops the message without a reply, and the call times out. Pass {} instead.",
 		"error-go-peer": invocationFailed,
 		"baggage":       "The invocation carries baggage, but calls that the handler makes carry only the trace context.",
 		"gauges": "Although enable_metrics_reporting is on by default, the SDK exports only the program's " +
-			"counters and none of the iii.worker.* gauges of the process.",
+			"counters and none of the iii.worker.* process gauges.",
 		"observed-private-0.26": "This version of the SDK is for engine 0.25, which has no private functions.",
 	},
 	"rust": together(same("This version of the SDK has functions with hooks instead of trigger types. Such hooks require "+
 		"engine 0.26.", "provider-peer", "provider-peer-0.25"),
 		same(noSeverity, "logs", "log-trigger-go"),
-		same("Arguments of observers, and hooks that select or call observers, require engine 0.26. On engine 0.25, the SDK does not register a function that uses them, and "+
+		same("Observer arguments, and hooks that select or call observers, require engine 0.26. On engine 0.25, the SDK does not register a function that uses them, and "+
 			"logs that they are not supported.", names("0.25", "observed-args", "observed-through")...)),
 }
 
@@ -128,7 +128,7 @@ const invocationFailed = "If a handler raises an exception, the caller always re
 
 const noSeverity = "The records have a severity number but no severity text. The engine checks only the " +
 	"text, both in log triggers and in the filter of engine::logs::list. A log trigger with a " +
-	"level therefore never fires for records of this SDK."
+	"level therefore never fires for this SDK's records."
 
 // remarks holds remarks about scenarios that pass.
 var remarks = map[string]map[string]string{
