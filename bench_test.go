@@ -91,7 +91,7 @@ func BenchmarkCallSize(b *testing.B) {
 	}
 }
 
-// BenchmarkSend measures Send until the message is written. The engine sends no reply.
+// BenchmarkSend measures how long Send takes to write its message. The engine sends no reply.
 func BenchmarkSend(b *testing.B) {
 	c, _ := benchWorkers(b)
 	b.ReportAllocs()

@@ -321,7 +321,7 @@ type unsentError struct{ cause error }
 func (e unsentError) Error() string   { return "not sent: " + e.cause.Error() }
 func (e unsentError) Unwrap() []error { return []error{ErrNotConnected, e.cause} }
 
-// notSent returns the error of a call that failed before it was sent.
+// notSent returns the error for a call that failed before it was sent.
 func (c *Client) notSent(cause error) error {
 	c.mu.Lock()
 	never, connected := c.supervised == nil, c.state == ConnectionStateConnected

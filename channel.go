@@ -20,8 +20,8 @@ import (
 
 var (
 	// ErrChannelNotFound means that the engine has no channel with the given id and key.
-	// Either it never existed, or both of its ends are closed, or one end was not opened
-	// within five minutes.
+	// Either the channel never existed, or both of its ends are closed, or one end was not
+	// opened within five minutes.
 	ErrChannelNotFound = errors.New("iii: channel not found")
 
 	// ErrChannelClosed means that this end is closed, or that the other end has disconnected
@@ -254,14 +254,15 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	e.pumping.Go(func() { e.onOpen(conn) })
 }
 
-// openWithin opens the end before deadline d and, unless longest is 0, within longest.
-func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, longest time.Duration, direction string) error {
+// openWithin is like open, but gives up when deadline d passes or, unless limit is 0, after the
+// duration limit.
+func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, limit time.Duration, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err
 	}
 	opening, cancel := context.WithCancel(ctx)
-	if longest > 0 {
-		opening, cancel = context.WithTimeout(ctx, longest)
+	if limit > 0 {
+		opening, cancel = context.WithTimeout(ctx, limit)
 	}
 	defer cancel()
 	defer context.AfterFunc(d.passed(), cancel)()
@@ -272,8 +273,8 @@ func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, longest
 	return err
 }
 
-// settled reports whether the attempt to open the end has finished, and returns its error if
-// the attempt failed.
+// settled reports whether the attempt to open the end has finished, and returns the attempt's
+// error, if any.
 func (e *channelEnd) settled() (settled bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -293,8 +294,8 @@ func (e *channelEnd) socket() *wsconn.Conn {
 	return e.conn
 }
 
-// reference implements Ref. If the end is not open yet, it is left to the receiver of the
-// reference, so Close does not open it.
+// reference implements Ref. If the end is not open yet, it is left for the reference's
+// recipient to open, and Close does not open it.
 func (e *channelEnd) reference() StreamChannelRef {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -352,7 +353,7 @@ func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, directio
 	return conn, nil
 }
 
-// channelSet tracks the open channels of a client. Closing the client closes them.
+// channelSet tracks a client's open channels. Closing the client closes them.
 type channelSet struct {
 	mu     sync.Mutex
 	open   map[*channelEnd]struct{}

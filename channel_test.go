@@ -345,7 +345,7 @@ func heldBack(t *testing.T, w *iii.ChannelWriter, r *iii.ChannelReader) <-chan e
 
 // A SendMessage behind a blocked Write returns when its own context expires. The Write stays
 // blocked.
-func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
+func TestChannelSendMessageBehindBlockedWrite(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
 		wrote := heldBack(t, w, r)
@@ -370,7 +370,7 @@ func TestChannelMessageBehindAWriteEndsWithItsContext(t *testing.T) {
 }
 
 // A deadline ends the Write in progress as well as the Write queued behind it.
-func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
+func TestChannelWriteDeadlineDuringWrite(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		set  []time.Duration // deadlines relative to the start, set one second apart; 0 clears the deadline
@@ -417,9 +417,9 @@ func TestChannelWriteDeadlineReachesAWriteUnderWay(t *testing.T) {
 	}
 }
 
-// When the context of a SendMessage expires in the middle of a frame, SendMessage fails and
-// the channel is broken.
-func TestChannelMessageHeldBackEndsWithItsContext(t *testing.T) {
+// If SendMessage's context expires in the middle of a frame, SendMessage fails and the channel
+// is broken.
+func TestChannelSendMessageExpiresMidFrame(t *testing.T) {
 	workerBubble(t, func(t *testing.T, c *iii.Client) {
 		w, r := channelPair(t, c, iii.WithChannelBuffer(1))
 		if err := w.SendMessage(t.Context(), "first"); err != nil {
@@ -683,7 +683,7 @@ const benchFrame = 64 << 10
 // variants use the same server, over TCP on the loopback interface, so the difference between
 // them is the cost of ChannelWriter and ChannelReader. The "relay" server only forwards frames
 // and buffers 64 of them, like an engine. The "engine" server is the development engine.
-// Everything runs in one process, so the results include the cost of the server.
+// Everything runs in one process, so the results include the server's cost.
 func BenchmarkChannelCopy(b *testing.B) {
 	for _, via := range []struct {
 		name string

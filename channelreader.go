@@ -23,16 +23,16 @@ var (
 	_ io.WriterTo   = (*ChannelReader)(nil)
 )
 
-// channelReadAhead limits how many bytes of data a reader buffers before it blocks the writer.
-// The higher limit channelBacklog, also in bytes, applies to messages while the program reads
-// only bytes, and vice versa.
+// channelReadAhead is the number of bytes that a reader buffers before it blocks the writer.
+// While the program reads only one kind of frame, the other kind has the higher limit
+// channelBacklog, also in bytes.
 const (
 	channelReadAhead = 4 * channelChunk
 	channelBacklog   = 16 << 20
 )
 
-// channelSpares is the number of frame buffers kept for reuse. It covers a full queue, the
-// pump and the caller.
+// channelSpares is the number of frame buffers kept for reuse. It is enough for a full queue,
+// the pump and the caller.
 const channelSpares = channelReadAhead/channelChunk + 2
 
 // ChannelReader is the reading end of a channel. Read returns bytes, and Messages yields
@@ -53,8 +53,8 @@ type ChannelReader struct {
 	deadline channelDeadline // applies to reading bytes
 }
 
-// channelFrame is the number of bytes charged for each frame on top of its content. Without
-// it, a writer could queue any number of empty frames.
+// channelFrame is the number of bytes charged for each frame in addition to its content.
+// Without it, a writer could queue any number of empty frames.
 const channelFrame = 64
 
 // channelQueue holds the received frames of one kind.
@@ -198,12 +198,12 @@ func (r *ChannelReader) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// next waits for a frame in q until the given context is done. It returns the frame together
-// with the offset of its first unread byte.
-func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []byte, read int, err error) {
+// next waits until q has a frame or ctx is done. It returns the frame together with the offset
+// of its first unread byte.
+func (r *ChannelReader) next(ctx context.Context, q *channelQueue) (frame []byte, read int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.await(until, q); err != nil {
+	if err := r.await(ctx, q); err != nil {
 		return nil, 0, err
 	}
 	frame, read = q.pop()
@@ -211,19 +211,19 @@ func (r *ChannelReader) next(until context.Context, q *channelQueue) (frame []by
 	return frame, read, nil
 }
 
-// await waits until q has a frame or the given context is done. If q is r.bytes, the context
-// must come from r.deadline, because await then returns os.ErrDeadlineExceeded. The caller
-// holds r.mu; await releases it while waiting.
-func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
+// await waits until q has a frame or ctx is done. If q is r.bytes, ctx must come from
+// r.deadline, because await then returns os.ErrDeadlineExceeded instead of the context's
+// error. The caller holds r.mu; await releases it while waiting.
+func (r *ChannelReader) await(ctx context.Context, q *channelQueue) error {
 	q.waiting++
 	r.changed.Send() // wake keep, which may not need to wait for room now that there is a caller
 	defer func() { q.waiting-- }()
 	for {
 		switch {
-		case until.Err() != nil && q == &r.bytes:
+		case ctx.Err() != nil && q == &r.bytes:
 			return fmt.Errorf("iii: channel read: %w", os.ErrDeadlineExceeded)
-		case until.Err() != nil:
-			return ctxError(until)
+		case ctx.Err() != nil:
+			return ctxError(ctx)
 		case q.frames.Len() > 0:
 			return nil
 		case r.err != nil:
@@ -233,7 +233,7 @@ func (r *ChannelReader) await(until context.Context, q *channelQueue) error {
 		r.mu.Unlock()
 		select {
 		case <-changed:
-		case <-until.Done():
+		case <-ctx.Done():
 		}
 		r.mu.Lock()
 	}
@@ -303,8 +303,8 @@ func (r *ChannelReader) WriteTo(dst io.Writer) (n int64, err error) {
 
 // Messages yields messages until the writer closes the channel. Bytes that arrive in the
 // meantime are buffered for [ChannelReader.Read]. A message that is not valid JSON is yielded
-// as a JSON string. An error, including ctx.Err(), is yielded once and ends the loop. The
-// channel stays usable if the loop body breaks out early.
+// as a JSON string. An error, including ctx.Err(), is yielded once and ends the loop. Breaking
+// out of the loop early leaves the channel usable.
 func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage, error] {
 	return func(yield func(json.RawMessage, error) bool) {
 		if err := r.open(ctx); err != nil {

@@ -18,8 +18,8 @@ var (
 )
 
 // ChannelWriter is the writing end of a channel. Close it when done; otherwise the reader
-// never sees the end of the data. All methods are safe for concurrent use, and a frame is
-// never interleaved with another. The zero value is not usable; use [Client.CreateChannel] or
+// never sees the end of the data. All methods are safe for concurrent use, and frames are
+// never interleaved. The zero value is not usable; use [Client.CreateChannel] or
 // [Client.OpenWriter].
 type ChannelWriter struct {
 	end channelEnd
@@ -139,7 +139,7 @@ func (w *ChannelWriter) begin(probe bool) {
 	w.applyLimit()
 }
 
-// applyLimit applies the limits of the current frame to the socket. The caller holds w.mu.
+// applyLimit applies the current frame's limits to the socket. The caller holds w.mu.
 func (w *ChannelWriter) applyLimit() {
 	conn := w.end.socket()
 	if conn == nil {
@@ -345,9 +345,9 @@ func (w *ChannelWriter) expired() error {
 }
 
 // Close closes the channel. The reader receives everything written so far, followed by the end
-// of the data. If neither the writer nor Ref was ever used, Close opens the channel first, in
-// order to notify the reader. Close interrupts a blocked Write. Calling Close again
-// returns nil.
+// of the data. If the writer was never used and Ref was never called, Close first opens the
+// channel, in order to notify the reader. Close interrupts a blocked Write. Calling Close
+// again returns nil.
 func (w *ChannelWriter) Close() error {
 	defer w.deadline.set(time.Time{})
 	if !w.writing.tryLock() { // a Write is in progress

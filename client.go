@@ -21,7 +21,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// Version is the version of this module. The client reports it to the engine.
+// Version is this module's version. The client reports it to the engine.
 const Version = "0.1.0"
 
 // Client is a worker. It maintains a single connection to the engine until it is closed. The
@@ -121,7 +121,7 @@ var names = struct {
 	taken map[string]int // number of open clients by name, for names taken from the environment
 }{taken: map[string]int{}}
 
-// workerName returns the name of a new worker. free releases the name.
+// workerName returns a new worker's name. free releases the name.
 func workerName(explicit string) (name string, free func()) {
 	if explicit != "" {
 		return explicit, func() {}
@@ -375,8 +375,8 @@ func (c *Client) Run(ctx context.Context) error {
 // results, flushes telemetry, and closes the connection. Running handlers can still make
 // calls. Shutdown does not wait for calls made outside of handlers. If ctx is done first,
 // Shutdown closes the client as [Client.Close] does; the error and the log then list the
-// functions whose handlers are still running, and the number of running handlers of each.
-// Concurrent and later calls wait until the client is closed.
+// functions whose handlers are still running, with the number of running handlers for each
+// function. Concurrent and later calls wait until the client is closed.
 //
 // Once no handler is running, Shutdown waits up to 2 s for the engine to confirm sent
 // messages, and up to 5 s for a connection on which to send buffered ones. Send messages that
@@ -392,7 +392,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// shutdown returns the error of flushing telemetry separately, and logs it.
+// shutdown logs the error from flushing telemetry, and returns it separately.
 func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.mu.Lock()
 	first, connecting := !c.draining, c.stop != nil
@@ -452,8 +452,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	return err, telemetry
 }
 
-// flushReports waits until all reports on local calls that can currently be sent have been
-// sent.
+// flushReports waits until all currently sendable reports on local calls have been sent.
 func (c *Client) flushReports(ctx context.Context) error {
 	select {
 	case <-c.reports.drain():
@@ -544,7 +543,7 @@ func (c *Client) awaitCallbacks() {
 	}
 }
 
-// State returns the state of the connection:
+// State returns the connection's state:
 //
 //   - [ConnectionStateDisconnected] before Connect, after Connect has given up, and after
 //     Close or Shutdown
@@ -627,8 +626,8 @@ func (c *Client) reportError(err error) {
 	c.notifyListener(c.state, err)
 }
 
-// ClientStats holds statistics of a client. The fields of type uint64 are counters, which
-// start at zero in a new client. The other fields are current values.
+// ClientStats holds a client's statistics. The fields of type uint64 are counters, which start
+// at zero in a new client. The other fields are current values.
 type ClientStats struct {
 	FramesSent      uint64 // messages written
 	FramesReceived  uint64 // messages read
@@ -655,7 +654,8 @@ type ClientStats struct {
 	FunctionsRefused  int    // functions currently held by another worker ([Function.Err])
 }
 
-// Stats returns a snapshot of the counters. The counters are not read atomically as a group.
+// Stats returns a snapshot of the client's statistics. The fields are not read atomically as a
+// group.
 func (c *Client) Stats() ClientStats {
 	s := &c.out.stats
 	stats := ClientStats{
@@ -716,10 +716,10 @@ func (c *Client) Draining() bool {
 //	{"ready":false,"standby":["orders::create"],"reasons":["…"]}
 //
 // The status is also 200 if the only reasons are functions that another live worker holds and
-// triggers that wait for those functions; "ready" is then false, and "standby" lists the ids
-// of the functions. In a rolling update, the old instance holds its functions until it shuts
-// down, and an orchestrator that waited for the new instance to become ready would never stop
-// the old one. With ?strict=1, the status is 503 even in this case.
+// triggers that are waiting for those functions; "ready" is then false, and "standby" lists
+// the ids of the functions. In a rolling update, the old instance holds its functions until it
+// shuts down, and an orchestrator that waited for the new instance to become ready would never
+// stop the old one. With ?strict=1, the status is 503 even in this case.
 //
 // The reasons name functions, triggers and workers, so serve the handler on an internal port.
 // The handler accepts GET and HEAD and is safe for concurrent use. It may be created at any
@@ -790,7 +790,7 @@ func (r *readiness) add(reason error) {
 	r.reasons, r.blocked = append(r.reasons, public(reason)), true
 }
 
-// hold adds a reason that applies until another worker has disconnected.
+// hold adds a reason that applies until another worker disconnects.
 func (r *readiness) hold(functionID string, reason error) {
 	r.reasons = append(r.reasons, public(reason))
 	for _, id := range r.standby {

@@ -170,8 +170,8 @@ func usedByHTTP(t *testing.T, address string, cfg *tls.Config) *tls.Config {
 }
 
 // A program may share a TLS configuration with code that speaks other protocols. The client
-// must ignore the protocols listed there, and must not change the configuration.
-func TestTLSConfigurationOfOtherProtocols(t *testing.T) {
+// must ignore the protocols listed in the configuration, and must not modify it.
+func TestTLSConfigurationIgnoresOtherProtocols(t *testing.T) {
 	e := iiitest.Start(t)
 	address, trusted := behindTLS(t, e.URL())
 	streams, streamsTrusted := behindTLS(t, e.StreamURL())
@@ -215,7 +215,7 @@ func TestTLSConfigurationOfOtherProtocols(t *testing.T) {
 }
 
 // New copies the configuration, so later changes have no effect.
-func TestTLSConfigurationThatChangesLater(t *testing.T) {
+func TestTLSConfigurationIsCopied(t *testing.T) {
 	e := iiitest.Start(t)
 	address, trusted := behindTLS(t, e.URL())
 	c, err := iii.New(address, iii.WithTLSConfig(trusted))
@@ -349,9 +349,9 @@ const (
 	secureProxyTarget = "wss://example.com:49134"
 )
 
-// TestProxyOfTheEnvironment re-executes the test binary with the proxy variables set, because
+// TestProxyFromEnvironment re-executes the test binary with the proxy variables set, because
 // net/http reads these environment variables only once per process.
-func TestProxyOfTheEnvironment(t *testing.T) {
+func TestProxyFromEnvironment(t *testing.T) {
 	switch certificate := os.Getenv(iii.ProxiedVariable); certificate {
 	case "":
 	case "none":
@@ -410,7 +410,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 			defer proxy.Close()
 
 			address := "http://user:word@" + l.Addr().String()
-			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyOfTheEnvironment$")
+			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyFromEnvironment$")
 			child.Env = append(os.Environ(), iii.ProxiedVariable+"="+certificate, "HTTP_PROXY="+address, "HTTPS_PROXY="+address)
 			if out, err := child.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
@@ -570,9 +570,9 @@ func checkLive(t *testing.T, c *iii.Client, want int) {
 	}
 }
 
-// The readiness probe of a standby succeeds, so that the orchestrator continues, but the
-// standby is not ready.
-func TestStandbyIsNoReasonToWait(t *testing.T) {
+// A standby's readiness probe succeeds, so that the orchestrator continues, even though
+// Ready returns an error.
+func TestStandbyPassesReadinessProbe(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		setup := func(parameter string) func(*replica) {
 			return func(r *replica) {
@@ -682,7 +682,7 @@ func captureDefault(t *testing.T) *logLines {
 
 // Without WithLogger, the client logs the first failed attempt to connect once. WithLogger
 // suppresses that line, even with a nil logger.
-func TestFirstFailureToConnectIsLoggedWithoutALogger(t *testing.T) {
+func TestFirstConnectFailureIsLoggedWithoutLogger(t *testing.T) {
 	var own logLines
 	for _, test := range []struct {
 		name string
@@ -722,8 +722,8 @@ func TestFirstFailureToConnectIsLoggedWithoutALogger(t *testing.T) {
 	}
 }
 
-// Subscribe logs why it retries an unavailable stream socket, and eventually gives up.
-func TestSubscribeTellsWhyItRetries(t *testing.T) {
+// Subscribe logs why it is retrying an unavailable stream socket, and eventually gives up.
+func TestSubscribeLogsWhyItRetries(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 	fast := iii.ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 1}

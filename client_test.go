@@ -51,8 +51,8 @@ func TestBubble(t *testing.T) {
 	})
 }
 
-// Canceling the context of Run while the engine is unavailable is a normal shutdown. An
-// expired deadline is an error.
+// Canceling Run's context while the engine is unavailable is a normal shutdown. An expired
+// deadline is an error.
 func TestRunEndsBeforeItIsConnected(t *testing.T) {
 	for _, test := range []struct {
 		name string

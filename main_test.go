@@ -27,7 +27,7 @@ func scale(short, full int) int {
 	return short
 }
 
-// proxiedVariable is set in child processes of TestProxyOfTheEnvironment.
+// proxiedVariable is set in child processes of TestProxyFromEnvironment.
 const proxiedVariable = "III_TEST_PROXIED"
 
 // TestMain fails if a test leaves goroutines behind, does not restore package log's output, or

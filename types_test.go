@@ -1690,8 +1690,8 @@ func builtinValues() []func() any {
 	return slices.DeleteFunc(values, func(v func() any) bool { return v == nil })
 }
 
-// typeName returns the name of the type that v points to, without package paths. The alias
-// JSONValue refers to different types in different Go versions.
+// typeName returns the name of the type that v points to, without package paths. It uses the
+// name JSONValue for that alias's type, which differs between Go versions.
 func typeName(v any) string {
 	value := reflect.TypeFor[JSONValue]()
 	name := strings.ReplaceAll(reflect.TypeOf(v).Elem().String(), value.PkgPath()+"."+value.Name(), "JSONValue")
@@ -1721,7 +1721,7 @@ func payloadDifferences(raw []byte, v any) ([]string, error) {
 }
 
 // compareJSON adds the differences between want and got to found: lost, added and changed
-// values, and values that are only spelled differently. Null differs from absent.
+// values, and values that differ only in spelling. Null and absent are different.
 func compareJSON(found map[string]struct{}, path string, want, got any) {
 	switch w := want.(type) {
 	case map[string]any:

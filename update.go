@@ -22,10 +22,10 @@ const (
 // Keys that update operations reject, in bytewise order.
 var reservedKeys = []string{"__proto__", "constructor", "prototype"}
 
-// ApplyUpdate applies update operations to an item in the same way as the engine's
-// stream::update and state::update. It is meant for workers that store items themselves. A nil
-// old means that there is no item: the operations then start from an empty object, and the
-// result's OldValue is nil.
+// ApplyUpdate applies update operations to an item as the engine's stream::update and
+// state::update do. It is meant for workers that store items themselves. A nil old means that
+// there is no item: the operations then start from an empty object, and the result's OldValue
+// is nil.
 //
 // An operation is either applied, or skipped and reported as one error in the result. Later
 // operations still run, and nothing is rolled back. Numbers follow the engine's rules:
@@ -75,7 +75,7 @@ type update struct {
 	fresh bool
 }
 
-// refusal is the error of a rejected operation, as it appears in the result.
+// refusal is a rejected operation's error, as it appears in the result.
 type refusal struct{ code, message string }
 
 func refuse(code, format string, args ...any) *refusal {
@@ -260,8 +260,8 @@ func appendTo(leaf, value *jsontree.Node, name string) (*refusal, error) {
 	}
 }
 
-// member returns the members of the root for an operation on a single key. It returns nil if
-// the operation is rejected.
+// member returns the root's members for an operation on a single key. It returns nil if the
+// operation is rejected.
 func (u *update) member(op, key string) (map[string]*jsontree.Node, *refusal, error) {
 	if refused := checkSegment(op, key); refused != nil {
 		return nil, refused, nil
@@ -373,7 +373,7 @@ func parseOperand(value JSONValue) (*jsontree.Node, error) {
 func validText(s string) string { return string([]rune(s)) }
 
 // OpSet replaces the value at path, which is a single literal key of the item ("a.b" is one
-// key). An empty path refers to the item itself. A nil value sets null.
+// key). An empty path refers to the item itself. A nil value is stored as null.
 //
 // If encoding/json cannot encode value, the error is returned by [ApplyUpdate] or by the call
 // that sends the operation. This also applies to [OpMerge] and [OpAppend].
@@ -385,9 +385,9 @@ func OpSet(path string, value any) UpdateOp {
 
 // OpMerge assigns the members of value to the object at path. value must encode to a JSON
 // object. The merge is shallow, and a null member is stored as null. Each element of path is a
-// literal key one level further down. No path, or a single empty element, refers to the item
-// itself. Missing objects on the path are created, and other values on the path are replaced
-// with objects.
+// literal key one level further down. Without a path, or with a single empty element, the
+// target is the item itself. Missing objects on the path are created, and other values on the
+// path are replaced with objects.
 func OpMerge(value any, path ...string) UpdateOp {
 	return withValue("merge", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateMerge{Type: UpdateOpTypeMerge, Path: mergePath(path), Value: raw}

@@ -25,8 +25,8 @@ type updateVector struct {
 	ops []UpdateOp
 }
 
-// updateVectors returns the recorded updates that the engine accepted. It skips operations in
-// the form of an array, which the engine also accepts but this package never sends.
+// updateVectors returns the recorded updates that the engine accepted. It skips operations
+// written as arrays, which the engine also accepts but this package never sends.
 func updateVectors(t testing.TB) []updateVector {
 	t.Helper()
 	var vectors []updateVector

@@ -1,8 +1,8 @@
 // Command bareworker is the baseline for bench/table. It serves bench::echo, or calls
 // bench::sink, with only gorilla/websocket and encoding/json. A single goroutine does all the
 // work. It writes queued messages in one batch when there is nothing left to read. The worker
-// does not reconnect, has no contexts and no limits, reports no errors to callers, and
-// supports no blocking handlers.
+// does not reconnect, has no contexts and no limits, does not report errors to callers, and
+// does not support blocking handlers.
 package main
 
 import (
@@ -63,8 +63,8 @@ func (g *gathering) Write(p []byte) (int, error) {
 	return g.out.Write(p)
 }
 
-// Read implements net.Conn. The WebSocket calls it when its own buffer is empty, so the read
-// may block. Read therefore writes the collected messages first.
+// Read implements net.Conn. It first writes the collected messages, because gorilla/websocket
+// reads only when its own buffer is empty, and the read may then block.
 func (g *gathering) Read(p []byte) (int, error) {
 	if g.out != nil {
 		if err := g.out.Flush(); err != nil {

@@ -4,10 +4,10 @@
 //
 //	go run ./bench/devengine -iiidev bin/iiidev -worker .cache/loadworker
 //
-// In the row route, a worker calls a function of another worker. In the row http, clients with
-// keep-alive connections post a JSON body to an HTTP trigger, whose function returns it. The CPU
-// time of the clients does not count. Arguments after the flags are passed to iiidev. The program
-// runs only on Linux, because it reads /proc.
+// The route row measures calls from one worker to another. The http row measures requests from
+// HTTP clients with keep-alive connections: they post a JSON body to an HTTP trigger, whose
+// function returns the body. The clients' CPU time is not included. Arguments after the flags
+// are passed to iiidev. The program runs only on Linux, because it reads /proc.
 package main
 
 import (
@@ -34,7 +34,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// patience limits the time until all processes are ready, and the time of a round.
+// patience limits how long the processes may take to become ready, and how long a round may
+// take.
 const patience = time.Minute
 
 func main() {
@@ -55,7 +56,7 @@ func main() {
 	}
 }
 
-// bench holds the parameters of a measurement.
+// bench holds a measurement's parameters.
 type bench struct {
 	iiidev, worker      string
 	rounds, n, inflight int
@@ -87,7 +88,7 @@ func (b *bench) run(ctx context.Context, rows, args []string) (err error) {
 	return w.Flush()
 }
 
-// measure returns the CPU time of iiidev and of each worker per request in µs.
+// measure returns the CPU time per request, in µs, of iiidev and of each worker.
 func (b *bench) measure(ctx context.Context, row string, engine *process, addresses map[string]string) (costs []float64, err error) {
 	modes := map[string][]string{"route": {"drive", "serve"}, "http": {"http"}}[row]
 	if modes == nil {
@@ -153,7 +154,7 @@ func (b *bench) measure(ctx context.Context, row string, engine *process, addres
 	return costs, nil
 }
 
-// ready waits until the functions of the workers exist.
+// ready waits until the workers' functions exist.
 func ready(ctx context.Context, load func(n int) error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -186,7 +187,8 @@ func (p *process) start(command string, args, env []string) error {
 	return p.cmd.Start()
 }
 
-// stop interrupts the process. It returns what the process has logged if it failed.
+// stop interrupts the process. If the process has failed, the error contains what the process
+// logged.
 func (p *process) stop() error {
 	_ = p.cmd.Process.Signal(os.Interrupt)
 	kill := time.AfterFunc(5*time.Second, func() { _ = p.cmd.Process.Kill() })
@@ -248,14 +250,14 @@ func cpuTimes(processes []*process) ([]float64, error) {
 	return times, nil
 }
 
-// clients send requests over connections that they keep.
+// clients is a set of HTTP clients that keep their connections open.
 type clients struct {
 	addr    string
 	request []byte
 	conns   []*client
 }
 
-// client is one connection. Its zero value connects with the first request.
+// client is one connection. The zero value connects on the first request.
 type client struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -273,7 +275,8 @@ func newClients(url string, number, size int) *clients {
 	return c
 }
 
-// send sends n requests and checks the responses. It returns an error of one client.
+// send sends n requests and checks the responses. If any clients fail, it returns one of their
+// errors.
 func (c *clients) send(n int) error {
 	var left atomic.Int64
 	left.Store(int64(n))

@@ -1,4 +1,4 @@
-// Command iiidevsoak measures the memory of the development engine under load. It starts
+// Command iiidevsoak measures the development engine's memory use under load. It starts
 // iiidev, a worker with telemetry, and HTTP clients. It fails if iiidev uses more memory than
 // -limit allows. It runs only on Linux, because it reads /proc.
 package main
@@ -118,7 +118,7 @@ func run(ctx context.Context, program string, args []string, rate int, duration 
 	return nil
 }
 
-// memory returns the current and the peak resident memory of a process in MiB.
+// memory returns a process's current and peak resident memory in MiB.
 func memory(pid int) (resident, highest int, err error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

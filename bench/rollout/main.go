@@ -108,7 +108,7 @@ func start(env []string, name string, args ...string) (*process, error) {
 	return p, p.Start()
 }
 
-// await reads the output of the process up to the given line.
+// await reads the process's output up to the given line.
 func (p *process) await(line string) error {
 	for p.lines.Scan() {
 		if p.lines.Text() == line {

@@ -1,7 +1,8 @@
 // Command table measures the cost of an invocation. It simulates the engine, drives one worker
-// process at a time at full speed, and prints the CPU time of the worker per invocation, for
-// each payload size, direction and number of concurrent invocations. Several workers are
-// measured in turn; the table then shows the ratio of the first worker to each of the others.
+// process at a time at full speed, and prints the worker's CPU time per invocation, for each
+// payload size, direction and number of concurrent invocations. Several workers are measured
+// in turn; the table then shows the ratio of the first worker's CPU time to that of each other
+// worker.
 //
 //	go run ./bench/table -worker go=./loadworker -worker rust=./rust-worker
 //
@@ -40,7 +41,7 @@ type worker struct {
 	command []string
 }
 
-// load contains the parameters of one row of the table.
+// load contains the parameters of one table row.
 type load struct {
 	mode     string // serve, traced or call
 	raw      bool
@@ -231,7 +232,7 @@ func stop(cmd *exec.Cmd, exited <-chan error) {
 	<-exited
 }
 
-// cpuTime returns the CPU time of all threads of a process in µs.
+// cpuTime returns the total CPU time of a process's threads in µs.
 func cpuTime(pid int64) (total float64, err error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {
@@ -252,7 +253,7 @@ func cpuTime(pid int64) (total float64, err error) {
 	return total, nil
 }
 
-// peakMemory returns the peak resident memory of a process in MiB, or 0 if the system does not
+// peakMemory returns a process's peak resident memory in MiB, or 0 if the system does not
 // report it.
 func peakMemory(pid int64) float64 {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// guardConfig is the config of -guard. It has the keys of the engine's configuration.
+// guardConfig is the -guard config. Its keys are those of the engine's configuration.
 type guardConfig struct {
 	Host       string      `json:"host"`
 	Port       uint16      `json:"port"`
@@ -49,7 +49,7 @@ func (x *exposeConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// guardOption returns the option for the config of -guard.
+// guardOption returns the option for a -guard config.
 func guardOption(config string) (iiitest.Option, error) {
 	c := guardConfig{Host: "127.0.0.1", Port: 49135}
 	if err := decodeStrictly(config, &c); err != nil {

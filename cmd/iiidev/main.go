@@ -6,10 +6,10 @@
 // -listen, -http and -stream set the addresses for workers, HTTP triggers and the stream
 // socket. They default to the engine's standard ports on the loopback interface.
 //
-// -console sets the address of the console, a web page that shows the activity of the engine.
-// The default is http://127.0.0.1:3113/, and "" disables the console. The address must be on
-// the loopback interface unless -console-exposed is set. An exposed console has no password:
-// anyone who can reach it sees the payloads, traces and logs of all workers.
+// -console sets the address of the engine's console, a web page that shows what the engine is
+// doing. The default is http://127.0.0.1:3113/, and "" disables the console. The address must
+// be on the loopback interface unless -console-exposed is set. An exposed console has no
+// password: anyone who can reach it sees all workers' payloads, traces and logs.
 //
 // Each -queue adds a named queue. The queue's config is JSON with the keys of the engine's
 // queue_configs, for example
@@ -28,10 +28,10 @@
 // trigger, in the order of the flags. -http-timeout limits the duration of these requests.
 //
 // -queue-provider=false removes engine::queue::enqueue, so a worker can provide it. With
-// -bridge, the functions bridge.invoke and bridge.invoke_async call functions of the engine at
+// -bridge, the functions bridge.invoke and bridge.invoke_async call functions on the engine at
 // the given address.
 //
-// -protocol selects the version of the worker protocol: 0.23, 0.25 or 0.26. The default is the
+// -protocol selects the worker protocol version: 0.23, 0.25 or 0.26. The default is the
 // environment variable III_PROTOCOL or, if that is unset, 0.26. Workers of all three versions
 // can connect to a 0.26 engine. With -strict-protocol, a 0.26 engine ignores triggers.
 //
@@ -40,7 +40,7 @@
 // limits the memory used; the default is 8MiB.
 //
 // -frames writes the messages between workers and the engine to a file, which only the current
-// user can read. Each line is a JSON object with the time, the id and name of the worker, the
+// user can read. Each line is a JSON object with the time, the worker's id and name, the
 // direction as seen by the worker (send or recv), and the length in bytes. Messages of up to
 // 64 KiB are included in full: under the keys prefix and otlp if they are telemetry, under
 // frame if they are other JSON, and under text otherwise. Telemetry from separate connections
@@ -48,10 +48,10 @@
 // secret, such as password or reattach_token, are masked, including those in telemetry
 // attributes and in strings that contain JSON. Everything else is written as sent.
 //
-// As in the engine, the environment variable III_NAMESPACE_GRACE_MS limits, in milliseconds,
-// how long a worker may take to declare its namespace. References such as ${NAME:default} in
-// configuration values, and the secrets of functions invoked over HTTP, are resolved from
-// environment variables.
+// As with a real engine, the environment variable III_NAMESPACE_GRACE_MS limits, in
+// milliseconds, how long a worker may take to declare its namespace. References such as
+// ${NAME:default} in configuration values, and the secrets of functions invoked over HTTP, are
+// resolved from environment variables.
 //
 // With -v, iiidev also logs worker activity and dropped messages. SIGINT or SIGTERM stops it.
 package main

@@ -222,7 +222,7 @@ func TestRunWithoutQueueProvider(t *testing.T) {
 	}
 }
 
-// As in the engine, everything is permitted without rbac.
+// As with a real engine, everything is permitted without rbac.
 func TestRunGuardWithoutRBAC(t *testing.T) {
 	c, err := worker(t, runProgram(t, "-guard", `{"port":0}`)["guarded"], nil)
 	if err != nil {

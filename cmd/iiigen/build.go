@@ -61,7 +61,7 @@ type decl struct {
 	doc  string
 	why  string // explanation for an alias of json.RawMessage
 
-	// preferred lists the preferred names. If it is empty, the name is that of the parent
+	// preferred lists the preferred names. If it is empty, the name is the parent's name
 	// followed by suffix.
 	preferred []string
 	parent    *decl
@@ -144,7 +144,7 @@ type memo struct {
 	slot    use
 }
 
-// build returns the Go type for s. at is the JSON pointer of s. If the type needs a
+// build returns the Go type for s. at is the JSON pointer to s. If the type needs a
 // declaration, its name is derived from parent and suffix.
 func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	b.depth++
@@ -194,7 +194,7 @@ func (b *builder) newDecl(f form, s schema, parent *decl, suffix string, slot *m
 	return d, u
 }
 
-// adopt appends d to its parent's children or, without a parent, to the definitions.
+// adopt appends d to its parent's children or, if d has no parent, to the definitions.
 func (b *builder) adopt(d *decl, slot *memo) {
 	if slot != nil && slot.slot.expr != nil { // a definition
 		proto := slot.slot.decl
@@ -465,7 +465,7 @@ func typeless(s schema) string {
 	return "the schema has no type, only " + strings.Join(slices.Sorted(maps.Keys(demanded)), ", ")
 }
 
-// guessType infers the type of a schema from its other keywords.
+// guessType infers a schema's type from its other keywords.
 func guessType(s schema) string {
 	for _, k := range []string{"properties", "additionalProperties", "required", "patternProperties", "propertyNames"} {
 		if _, ok := s[k]; ok {
@@ -686,7 +686,7 @@ func widen(a, b shape) shape {
 	return shape{kind: a.kind, values: append(slices.Clone(a.values), b.values...)}
 }
 
-// sameUse reports whether a and b are the same Go type, regardless of null.
+// sameUse reports whether a and b use the same Go type, regardless of null.
 func sameUse(a, b use) bool {
 	if a.op != b.op || a.prim != b.prim || a.decl != b.decl || a.n != b.n {
 		return false

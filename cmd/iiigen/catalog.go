@@ -18,7 +18,7 @@ import (
 // catalogVersion is the version of the catalog file format.
 const catalogVersion = 1
 
-// catalog describes the functions and trigger types of an engine.
+// catalog describes an engine's functions and trigger types.
 type catalog struct {
 	Version      int           `json:"version"`
 	Functions    []function    `json:"functions"`
@@ -136,8 +136,8 @@ var defaultName = regexp.MustCompile(`^.+:[0-9]+(:[0-9]+)?$`)
 // anonymous is the prefix of names assigned by replaceDefaultNames.
 const anonymous = "#"
 
-// replaceDefaultNames replaces default worker names, which change with every start. All
-// functions and trigger types of a worker get the same replacement.
+// replaceDefaultNames replaces default worker names, which change with every start. All of a
+// worker's functions and trigger types get the same replacement.
 func (c *catalog) replaceDefaultNames() {
 	names := make(map[string]string)
 	replace := func(worker *string, id string) {

@@ -69,7 +69,7 @@ type difference struct {
 	changes  []change
 }
 
-// change is one change to a schema or a property of a function.
+// change is one change to a schema or to a function property.
 type change struct {
 	part, at, what string
 	breaking       bool

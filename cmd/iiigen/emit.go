@@ -29,7 +29,7 @@ const (
 	catalogFile = "iiigen_catalog.json"
 )
 
-// files returns the content of the generated files, keyed by name.
+// files returns the generated files' contents, keyed by name.
 func (g *generation) files() (map[string][]byte, error) {
 	raw, err := g.catalog.encode()
 	if err != nil {
@@ -248,8 +248,7 @@ func (g *generation) isNilable(u use) bool {
 	return u.op == opRaw || u.op == opBytes || (u.op == opList || u.op == opMap) || u.null
 }
 
-// purpose returns a doc comment for the type of a root schema, without the name at its
-// beginning.
+// purpose returns a doc comment for a root schema's type, without the leading name.
 func (d *decl) purpose() string {
 	what := "is the " + d.part + " of "
 	if d.part == "args" {
@@ -439,8 +438,7 @@ func (%s) JSONSchema() json.RawMessage { return schemaOf(%q, %s) }
 	}
 }
 
-// variantType returns the type of a union field: a pointer, which is nil unless the variant is
-// set.
+// variantType returns a union field's type: a pointer, which is nil unless the variant is set.
 func (g *generation) variantType(u use) string {
 	t := g.typeOf(u, false)
 	if u.op == opNamed && u.decl.form == formAlias || strings.HasPrefix(t, "*") {
@@ -486,7 +484,7 @@ func shapeLiteral(s shape) string {
 	return "shape{" + strings.Join(parts, ", ") + "}"
 }
 
-// writeClient writes the client of a group.
+// writeClient writes a group's client.
 func (g *generation) writeClient(b *strings.Builder, gr *group) {
 	first, size := utf8.DecodeRuneInString(gr.client)
 	schemasName := string(unicode.ToLower(first)) + gr.client[size:] + "Schemas"
@@ -579,8 +577,8 @@ func (g *generation) writeMethod(b *strings.Builder, gr *group, m *method) {
 	}
 }
 
-// writeObserver writes the observer methods of a function. The target of an observer receives
-// an [iii.Observed], or only the input if the function is private.
+// writeObserver writes a function's observer methods. An observer's target receives an
+// [iii.Observed], or only the input if the function is private.
 func (g *generation) writeObserver(b *strings.Builder, gr *group, m *method) {
 	g.helpers["observe"] = true
 	f := m.function

@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// generation generates the files of one output.
+// generation generates one output's files.
 type generation struct {
 	pkg         string
 	byWorker    bool
@@ -231,7 +231,7 @@ func (g *generation) prepare() error {
 	return nil
 }
 
-// root builds the type of a root schema. Without a schema, the type is json.RawMessage.
+// root builds a root schema's type. Without a schema, the type is json.RawMessage.
 func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMessage) (root, error) {
 	about := id + ": " + part
 	if present(raw) == nil {

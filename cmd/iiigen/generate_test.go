@@ -250,7 +250,7 @@ func hostileCatalog(t *testing.T) *catalog {
 }
 
 // Text from other workers appears only in comments, literals and file names.
-func TestHostileTextsStayTexts(t *testing.T) {
+func TestHostileTextStaysText(t *testing.T) {
 	files, _ := generate(t, hostileCatalog(t))
 	compile(t, files)
 	for name, content := range files {

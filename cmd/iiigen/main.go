@@ -73,7 +73,7 @@ func main() {
 	}
 }
 
-// config is the configuration read from iiigen.json.
+// config is the content of a configuration file.
 type config struct {
 	URL       string            `json:"url"`
 	Namespace string            `json:"namespace"`
@@ -311,8 +311,8 @@ func splitPatterns(s string) []string {
 	return all
 }
 
-// loadConfig reads a configuration file. It resolves relative paths against the directory of
-// the file.
+// loadConfig reads a configuration file. It resolves relative paths against the file's
+// directory.
 func loadConfig(name string) (config, error) {
 	var cfg config
 	raw, err := os.ReadFile(name)

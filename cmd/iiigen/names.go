@@ -99,7 +99,7 @@ func (s scope) add(candidates ...string) string {
 	}
 }
 
-// fileStem derives the base name of a group's file. It contains only a-z, 0-9 and _.
+// fileStem derives the base name of a group's file, which contains only a-z, 0-9 and _.
 func fileStem(group string) string {
 	var b strings.Builder
 	plain := true

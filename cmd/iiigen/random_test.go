@@ -136,7 +136,7 @@ func TestAnySchemasCompare(t *testing.T) {
 
 // A short schema can describe an unbounded number of types. Generation and comparison must
 // still terminate.
-func TestSchemasThatGrowEnd(t *testing.T) {
+func TestGrowingSchemasTerminate(t *testing.T) {
 	doubling := func(keyword string) string {
 		defs := map[string]any{"A40": map[string]any{"type": "object", "properties": map[string]any{"x": true}}, "B40": map[string]any{"type": "object"}}
 		for i := range 40 {

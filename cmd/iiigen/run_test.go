@@ -438,7 +438,7 @@ func TestCheckReportsThatEverythingIsGone(t *testing.T) {
 
 // If an engine disconnects or does not respond, the run fails before its timeout with an error
 // that names the request.
-func TestEnginesThatGoAwayOrDoNotAnswerFailTheRun(t *testing.T) {
+func TestRunFailsIfEngineDisconnectsOrHangs(t *testing.T) {
 	asks := func(f iiitest.Frame, function string) bool {
 		return f.Direction == iiitest.ToEngine && strings.Contains(string(f.Message), `"function_id":"`+function+`"`)
 	}

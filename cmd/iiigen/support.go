@@ -25,8 +25,8 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 }
 `,
 	"observe": `
-// observe registers handler as the function named target, and an observer of source that
-// invokes it. If it cannot register the observer, it unregisters the function.
+// observe registers handler as the function named target, and registers an observer of source
+// that invokes this function. If it cannot register the observer, it unregisters the function.
 func observe[In any](c *iii.Client, source iii.Source, target string, handler func(context.Context, In) (any, error), opts []iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	function, err := iii.Handle(c, target, handler)
 	if err != nil {
@@ -116,7 +116,7 @@ func marshalOpen[T any](name string, own any, further map[string]T, known ...str
 	return append(append(b[:len(b)-1], ','), rest[1:]...), nil
 }
 
-// unmarshalOpen decodes b into own. It stores the members not listed in known in further.
+// unmarshalOpen decodes b into own. Members that known does not list are stored in further.
 func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...string) error {
 	if err := json.Unmarshal(b, own); err != nil {
 		return err
@@ -275,8 +275,8 @@ func equalJSON(b []byte, want string) bool {
 `,
 	"tuple": `
 // marshalTuple encodes elements, followed by those of rest, as a JSON array. If rest is empty,
-// it omits trailing nil elements, but not below the length least.
-func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
+// it omits trailing nil elements, but keeps at least minimum elements.
+func marshalTuple(minimum int, rest any, elements ...any) ([]byte, error) {
 	further := 0
 	if rest != nil {
 		v := reflect.ValueOf(rest)
@@ -285,7 +285,7 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 			elements = append(elements, v.Index(i).Interface())
 		}
 	}
-	for further == 0 && len(elements) > least {
+	for further == 0 && len(elements) > minimum {
 		v := reflect.ValueOf(elements[len(elements)-1])
 		if (v.Kind() != reflect.Pointer && v.Kind() != reflect.Slice && v.Kind() != reflect.Map) || !v.IsNil() {
 			break
@@ -296,15 +296,15 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 }
 
 // unmarshalTuple decodes the array b into the pointers in elements. It decodes additional
-// elements into rest, a pointer to a slice, or ignores them if rest is nil. It returns an error
-// if b is shorter than least.
-func unmarshalTuple(name string, b []byte, least int, rest any, elements ...any) error {
+// elements into rest, a pointer to a slice, or ignores them if rest is nil. It returns an
+// error if b has fewer than minimum elements.
+func unmarshalTuple(name string, b []byte, minimum int, rest any, elements ...any) error {
 	var all []json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if len(all) < least {
-		return fmt.Errorf("%s: %d elements; want %d", name, len(all), least)
+	if len(all) < minimum {
+		return fmt.Errorf("%s: %d elements; want %d", name, len(all), minimum)
 	}
 	for i, e := range elements {
 		if i < len(all) {

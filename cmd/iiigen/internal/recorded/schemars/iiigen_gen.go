@@ -208,8 +208,8 @@ func equalJSON(b []byte, want string) bool {
 }
 
 // marshalTuple encodes elements, followed by those of rest, as a JSON array. If rest is empty,
-// it omits trailing nil elements, but not below the length least.
-func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
+// it omits trailing nil elements, but keeps at least minimum elements.
+func marshalTuple(minimum int, rest any, elements ...any) ([]byte, error) {
 	further := 0
 	if rest != nil {
 		v := reflect.ValueOf(rest)
@@ -218,7 +218,7 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 			elements = append(elements, v.Index(i).Interface())
 		}
 	}
-	for further == 0 && len(elements) > least {
+	for further == 0 && len(elements) > minimum {
 		v := reflect.ValueOf(elements[len(elements)-1])
 		if (v.Kind() != reflect.Pointer && v.Kind() != reflect.Slice && v.Kind() != reflect.Map) || !v.IsNil() {
 			break
@@ -229,15 +229,15 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 }
 
 // unmarshalTuple decodes the array b into the pointers in elements. It decodes additional
-// elements into rest, a pointer to a slice, or ignores them if rest is nil. It returns an error
-// if b is shorter than least.
-func unmarshalTuple(name string, b []byte, least int, rest any, elements ...any) error {
+// elements into rest, a pointer to a slice, or ignores them if rest is nil. It returns an
+// error if b has fewer than minimum elements.
+func unmarshalTuple(name string, b []byte, minimum int, rest any, elements ...any) error {
 	var all []json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if len(all) < least {
-		return fmt.Errorf("%s: %d elements; want %d", name, len(all), least)
+	if len(all) < minimum {
+		return fmt.Errorf("%s: %d elements; want %d", name, len(all), minimum)
 	}
 	for i, e := range elements {
 		if i < len(all) {

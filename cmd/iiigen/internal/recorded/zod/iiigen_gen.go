@@ -97,7 +97,7 @@ func marshalOpen[T any](name string, own any, further map[string]T, known ...str
 	return append(append(b[:len(b)-1], ','), rest[1:]...), nil
 }
 
-// unmarshalOpen decodes b into own. It stores the members not listed in known in further.
+// unmarshalOpen decodes b into own. Members that known does not list are stored in further.
 func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...string) error {
 	if err := json.Unmarshal(b, own); err != nil {
 		return err
@@ -254,8 +254,8 @@ func equalJSON(b []byte, want string) bool {
 }
 
 // marshalTuple encodes elements, followed by those of rest, as a JSON array. If rest is empty,
-// it omits trailing nil elements, but not below the length least.
-func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
+// it omits trailing nil elements, but keeps at least minimum elements.
+func marshalTuple(minimum int, rest any, elements ...any) ([]byte, error) {
 	further := 0
 	if rest != nil {
 		v := reflect.ValueOf(rest)
@@ -264,7 +264,7 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 			elements = append(elements, v.Index(i).Interface())
 		}
 	}
-	for further == 0 && len(elements) > least {
+	for further == 0 && len(elements) > minimum {
 		v := reflect.ValueOf(elements[len(elements)-1])
 		if (v.Kind() != reflect.Pointer && v.Kind() != reflect.Slice && v.Kind() != reflect.Map) || !v.IsNil() {
 			break
@@ -275,15 +275,15 @@ func marshalTuple(least int, rest any, elements ...any) ([]byte, error) {
 }
 
 // unmarshalTuple decodes the array b into the pointers in elements. It decodes additional
-// elements into rest, a pointer to a slice, or ignores them if rest is nil. It returns an error
-// if b is shorter than least.
-func unmarshalTuple(name string, b []byte, least int, rest any, elements ...any) error {
+// elements into rest, a pointer to a slice, or ignores them if rest is nil. It returns an
+// error if b has fewer than minimum elements.
+func unmarshalTuple(name string, b []byte, minimum int, rest any, elements ...any) error {
 	var all []json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if len(all) < least {
-		return fmt.Errorf("%s: %d elements; want %d", name, len(all), least)
+	if len(all) < minimum {
+		return fmt.Errorf("%s: %d elements; want %d", name, len(all), minimum)
 	}
 	for i, e := range elements {
 		if i < len(all) {
