@@ -173,8 +173,8 @@ func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 // triggersAreObservers reports whether the connected engine implements triggers as observers.
 func (c *Client) triggersAreObservers() bool { return slices.Contains(c.Features(), FeatureObserveV2) }
 
-// observedTrigger is a trigger that the engine implements as an observer. namespace is the
-// function's namespace.
+// observedTrigger is a trigger that the engine implements as an observer. namespace is that of
+// the function that the trigger calls.
 type observedTrigger struct {
 	TriggerSummary
 	namespace string
@@ -244,8 +244,8 @@ func summaryOf(config JSONValue) string {
 	return string(config)
 }
 
-// Health returns the health report of the engine's telemetry. A report with status "degraded"
-// is not an error.
+// Health returns a report on the health of the engine's telemetry. A report with status
+// "degraded" is not an error.
 func (c *Client) Health(ctx context.Context) (HealthReport, error) {
 	return Call[HealthReport](ctx, c, "engine::health::check", EmptyInput{})
 }

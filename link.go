@@ -388,7 +388,7 @@ func (c *Client) becomeReady(l *link) {
 }
 
 // receive handles one message. b is reused after receive returns. A message that cannot be
-// decoded is counted and logged without its content; it does not end the connection.
+// decoded is counted and logged without its content, but does not end the connection.
 func (c *Client) receive(l *link, b []byte) {
 	c.received.Add(1)
 	var m received
@@ -526,7 +526,7 @@ func (c *Client) receiveHello(l *link, b []byte) {
 	c.setIdentity(l, &m)
 }
 
-// receiveError handles an error message. Before the hello, it means that the engine has
+// receiveError handles an error message. A message before the hello means that the engine has
 // rejected this worker. After the hello, only an authentication error ends the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
