@@ -21,10 +21,10 @@ func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSum
 	return result.Functions, err
 }
 
-// FunctionInfo returns the description of a function, including its schemas and triggers. It
-// looks in this worker's namespace, then in "default", and then in the other namespaces if
-// exactly one of them contains a function with this id. If the function is unknown, the error
-// is an [*Error] with code NOT_FOUND.
+// FunctionInfo returns a function's description, including its schemas and triggers. It looks
+// for the function in this worker's namespace, then in "default", and then in the other
+// namespaces if exactly one of them contains a function with this id. If the function is
+// unknown, the error is an [*Error] with code NOT_FOUND.
 //
 // The triggers are the same as those listed by [Client.Triggers]. On engine 0.26 and later,
 // listing them takes a second call; if this worker lacks permission for that call, the
@@ -53,7 +53,7 @@ func (c *Client) Workers(ctx context.Context) ([]WorkerSummary, error) {
 	return result.Workers, err
 }
 
-// WorkerInfo returns the description of a worker: its properties, functions, trigger types and
+// WorkerInfo returns a worker's description: its properties, functions, trigger types and
 // triggers, and the latest metrics that it reported within the last two minutes, if any.
 // WorkerInfo looks in the same namespaces as [Client.FunctionInfo]. If the worker is unknown,
 // the error is an [*Error] with code NOT_FOUND.

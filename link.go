@@ -70,8 +70,8 @@ func (c *Client) newLink(conn *wsconn.Conn) *link {
 	return l
 }
 
-// dialect returns the dialect of this connection, or the oldest dialect if the engine's hello
-// has not arrived yet.
+// dialect returns this connection's dialect, or the oldest dialect if the engine's hello has
+// not arrived yet.
 func (l *link) dialect() dialect {
 	if d := l.chosen.Load(); d != nil {
 		return *d
@@ -363,8 +363,7 @@ func (c *Client) forgetOthers() {
 	}
 }
 
-// forgetLatest discards the identity of the current connection, because the engine is closing
-// it.
+// forgetLatest discards the current connection's identity, because the engine is closing it.
 func (c *Client) forgetLatest() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -110,9 +110,9 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 // calleeKey is the baggage key under which the engine stores the called function's id.
 const calleeKey = "iii.function.id"
 
-// calleeBaggage returns the baggage header of a call as the engine would forward it. The
-// called function's entry replaces the calling function's. If the baggage has no room for the
-// entry, the header is unchanged.
+// calleeBaggage returns a call's baggage header as the engine would forward it. The called
+// function's entry replaces the calling function's. If the baggage has no room for the entry,
+// the header is unchanged.
 func calleeBaggage(header, functionID string) string {
 	b := appendEscaped(make([]byte, 0, len(calleeKey)+1+maxQuoted(functionID)+len(header)), calleeKey)
 	b = appendEscaped(append(b, '='), functionID)

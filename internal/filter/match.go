@@ -213,8 +213,8 @@ type search struct {
 	next    int    // the position of the next literal
 }
 
-// searchFor returns a search of the array b. If b contains escapes, the literal might be
-// spelled differently, so the search accepts every element.
+// searchFor returns a search for the literal in the array b. If b contains escapes, the
+// literal might be spelled differently, so the search accepts every element.
 func searchFor(literal, b []byte) search {
 	if literal != nil && bytes.IndexByte(b, '\\') >= 0 {
 		literal = nil

@@ -127,7 +127,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// suite holds the directories and output settings of a run.
+// suite holds a run's directories and output settings.
 type suite struct {
 	root, cache string
 	out         io.Writer
