@@ -254,8 +254,8 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	e.pumping.Go(func() { e.onOpen(conn) })
 }
 
-// openWithin is like open, but gives up when deadline d passes or, unless limit is 0, after the
-// duration limit.
+// openWithin is like open, but gives up when the deadline d passes or limit has elapsed. A
+// limit of 0 means no limit.
 func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, limit time.Duration, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err

@@ -7,14 +7,15 @@ import (
 	"reflect"
 )
 
-// State provides access to one scope of the engine's state: JSON values by key, shared by all
-// workers and decoded as T. The zero value is not usable; use [NewState]. All methods are safe
-// for concurrent use.
+// State provides access to one scope of the engine's state, which holds JSON values by key.
+// The values are shared by all workers and are decoded as T. The zero value is not usable; use
+// [NewState]. All methods are safe for concurrent use.
 //
-// The methods call the engine's state::* functions, limited by the client's timeout and by
-// ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's code,
-// such as SET_ERROR or VALUE_TOO_LARGE. If a stored value cannot be decoded as T, the error
-// explains why and is not an [*Error]; a Set, Update or Delete has taken effect in that case.
+// The methods call the engine's state::* functions. The calls are limited by [WithCallTimeout]
+// and by ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's
+// code, such as SET_ERROR or VALUE_TOO_LARGE. If a stored value cannot be decoded as T, the
+// error explains why and is not an [*Error]; a Set, Update or Delete has taken effect in that
+// case.
 //
 // A null counts as no value: neither the engine's responses nor this type distinguish a stored
 // null from a missing value. Each change fires the triggers with a matching

@@ -31,7 +31,8 @@ const (
 // sets only URL.
 type SubscribeOptions struct {
 	// URL is the address of the stream socket, with the scheme ws, wss, http or https. The
-	// engine passes its query and userinfo to the auth function. Default: [DefaultStreamURL].
+	// engine passes the URL's query and userinfo to the auth function. Default:
+	// [DefaultStreamURL].
 	URL string
 	// Header is sent with every upgrade request. Default: none.
 	Header http.Header
@@ -116,7 +117,7 @@ type subscriber struct {
 }
 
 // maxNotFound is the number of consecutive 404 responses after which a loop ends, because the
-// address has no stream socket.
+// address evidently has no stream socket.
 const maxNotFound = 3
 
 func (s *subscriber) setState(state ConnectionState, err error) {
