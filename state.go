@@ -69,8 +69,8 @@ func (s *State[T]) List(ctx context.Context) ([]T, error) {
 	return Call[[]T](ctx, s.client, "state::list", StateListInput{Scope: s.scope})
 }
 
-// StateScopes returns the scopes of the engine's state in sorted order. A scope stays listed
-// after its last value is deleted.
+// StateScopes returns the names of the engine's state scopes in sorted order. A scope stays
+// listed after its last value is deleted.
 func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 	result, err := Call[StateListGroupsResult](ctx, c, "state::list_groups", EmptyInput{})
 	return result.Groups, err
@@ -173,7 +173,7 @@ func notDecodable(functionID, what string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("the %s does not decode: %w", what, err), sent: true}
 }
 
-// notEncodable returns the error of a call whose payload could not be encoded.
+// notEncodable returns the error for a call whose payload could not be encoded.
 func notEncodable(functionID string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("encode payload: %w", err)}
 }

@@ -67,10 +67,10 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 // sequence opens its own connection and closes it at the end.
 //
 // Each subscription starts with an event of type sync that contains the current state: the
-// value of the item, or the list of the group's values. Changes and events from stream::send
-// follow. A change may arrive before a sync that already includes it. Messages do not identify
-// their subscription: with subscriptions to a group and to one of its items, the item's
-// changes arrive twice. Empty subscription IDs are filled in. Duplicate IDs are an error.
+// item's value, or a list of the group's values. Changes and events from stream::send follow.
+// A change may arrive before a sync that already includes it. Messages do not identify their
+// subscription: with subscriptions to a group and to one of its items, the item's changes
+// arrive twice. Empty subscription IDs are filled in. Duplicate IDs are an error.
 //
 // If the connection fails or is lost, SubscribeWith reconnects as configured by o.Reconnection
 // and subscribes again. The new sync includes the changes made in between, but events sent by
@@ -82,7 +82,7 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 //   - the context's error, once ctx is done;
 //   - an error that matches [ErrForbidden], if a join handler rejects a subscription. The
 //     error is yielded together with the rejection, a message of type unauthorized;
-//   - the error of the last attempt, if no attempts remain;
+//   - the last attempt's error, if no attempts remain;
 //   - an error for an invalid argument, for a message that cannot be decoded, or after three
 //     consecutive responses with status 404.
 //

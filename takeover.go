@@ -109,8 +109,8 @@ func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 }
 
 // retry retries the registrations that are due, and returns the time until it must be called
-// again. Owners take turns, so that an owner of many functions does not delay the retries for
-// other owners.
+// again. The retries alternate between owners, so an owner of many functions does not delay
+// the claims against other owners.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()

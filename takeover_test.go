@@ -1075,7 +1075,7 @@ func TestConnectionCanBreakDuringTakeover(t *testing.T) {
 	})
 }
 
-// The client can be closed at any point of a takeover.
+// The client can be closed at any point during a takeover.
 func TestClientCanBeClosedDuringTakeover(t *testing.T) {
 	for _, how := range []string{"closed", "shut down"} {
 		for after := time.Duration(0); after < 3*time.Second; after += 170 * time.Millisecond {

@@ -467,8 +467,8 @@ func cronPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 		[]byte(`,"actual_time":`), memberOf(data, "actual_time"), []byte{'}'}), true
 }
 
-// streamPayload adds the camel-case members of a change if only their snake-case counterparts
-// are present.
+// streamPayload adds a change's camel-case members if only their snake-case counterparts are
+// present.
 func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	for _, spelling := range [][2]string{{"streamName", "stream_name"}, {"groupId", "group_id"}} {
 		if other := memberOf(data, spelling[1]); rawjson.Absent(memberOf(data, spelling[0])) && !rawjson.Absent(other) {

@@ -187,7 +187,7 @@ func TestTypesRoundTrip(t *testing.T) {
 	}
 }
 
-// validate checks doc against the schema of a type.
+// validate checks doc against the named type's schema.
 func validate(name string, doc []byte) error {
 	bundle, err := bundleSchema(name)
 	if err != nil {
@@ -907,7 +907,7 @@ type recordedFrame struct {
 
 func (f recordedFrame) at() string { return fmt.Sprintf("%s:%d", f.file, f.line) }
 
-// recordedFrames returns all JSON messages of all recordings, in order.
+// recordedFrames returns the JSON messages in all recordings, in order.
 func recordedFrames(t *testing.T) []recordedFrame {
 	t.Helper()
 	files, err := filepath.Glob("testdata/0.23/*.jsonl")
