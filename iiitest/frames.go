@@ -64,8 +64,8 @@ type Verdict struct {
 	Delay time.Duration
 	// Drop discards the message.
 	Drop bool
-	// Replace, if not nil, contains the messages to deliver in place of the original. If it is
-	// empty, the original is dropped.
+	// Replace, if not nil, contains the messages to deliver in place of the original. An empty
+	// slice that is not nil drops the original.
 	Replace []json.RawMessage
 	// Cut ends the connection after the message, without a Close frame.
 	Cut bool

@@ -13,7 +13,7 @@ import (
 )
 
 // decodeInput decodes the input of a built-in function into the struct T. It rejects the same
-// inputs as the engine, with the same errors: the code is deserialization_error, and the
+// inputs as the engine, with the same errors: the error code is deserialization_error, and the
 // message names the function and the cause ("missing field `key`", "invalid type: integer `1`,
 // expected a string").
 //
@@ -34,7 +34,7 @@ func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError)
 	return v, nil
 }
 
-// inputError returns the error about an invalid input. detail is the reason.
+// inputError returns the error for an invalid input. detail is the reason.
 func inputError(functionID, detail string) *wireError {
 	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
 }
@@ -243,7 +243,7 @@ func fieldsOf(t reflect.Type) *inputFields {
 	return fields
 }
 
-// decodingRules tells which methods decode a type.
+// decodingRules records which decoding methods a type has.
 type decodingRules struct{ strict, unmarshaler bool }
 
 var rulesCache sync.Map // reflect.Type → decodingRules
@@ -329,8 +329,8 @@ func outOfRange(raw json.RawMessage, expected string) string {
 	return "invalid value: " + describe(raw) + ", expected " + expected
 }
 
-// kindOf returns the first byte of a JSON value, but '0' for every number. It returns 0 for an
-// empty value.
+// kindOf returns the first byte of a JSON value, except that it returns '0' for every number.
+// For an empty value, it returns 0.
 func kindOf(raw json.RawMessage) byte {
 	s := scanner{b: raw}
 	c := s.next()

@@ -318,7 +318,7 @@ func memberOf(raw json.RawMessage, key string) json.RawMessage {
 	return valueOf(listOf(raw, room[:0]), key)
 }
 
-// listOf appends the members of an object to list; other values have none.
+// listOf appends an object's members to list. For any other value, it appends nothing.
 func listOf(raw json.RawMessage, list []member) []member {
 	if kindOf(raw) != '{' {
 		return list
@@ -387,8 +387,8 @@ func encode(v any) (json.RawMessage, error) {
 }
 
 // unescapeJSON replaces the escapes of U+2028, U+2029 and U+FFFD with the characters
-// themselves. JSON does not require these escapes, but encoding/json writes them, the last one
-// in place of bytes that are not UTF-8.
+// themselves. JSON does not require these escapes, but encoding/json writes them; the escape
+// of U+FFFD takes the place of bytes that are not UTF-8.
 func unescapeJSON(b []byte) []byte {
 	if !bytes.Contains(b, []byte(`\u202`)) && !bytes.Contains(b, []byte(`\ufffd`)) {
 		return b

@@ -196,8 +196,8 @@ type (
 	pingMessage    struct{}
 )
 
-// readMessage checks that raw is a JSON object with a type. It returns the type, and appends the
-// members to room.
+// readMessage checks that raw is a JSON object with a type. It returns the type, and room with
+// the object's members appended.
 func readMessage(raw []byte, room []member) (typ []byte, members []member, err error) {
 	members = room
 	plain := rawjson.ScanPlainObject(raw, maxDepth, func(key, value []byte) {

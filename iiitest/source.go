@@ -13,9 +13,10 @@ import (
 	"github.com/iii-go/iii/internal/cronexpr"
 )
 
-// registerObservers adds the functions that list and describe observers, and the engine's
-// sources. A source is a private function that the engine calls once for each event, with the
-// event as both input and result. Sources share their implementations with the trigger types.
+// registerObservers adds the engine's sources and the functions that list and describe
+// observers. A source is a private function that the engine calls once for each event, with
+// the event as both input and result. Sources share their implementations with the trigger
+// types.
 func (e *Engine) registerObservers() {
 	e.addBuiltin("engine::observers::list", engineWorker, "List observers", e.listObservers)
 	e.addBuiltin("engine::observers::get", engineWorker, "Describe an observer", e.observerInfo)

@@ -310,9 +310,9 @@ func (e *Engine) cleanUp(w *worker) {
 // evictTimeout is how long a connection waits for its predecessor's cleanup.
 const evictTimeout = 5 * time.Second
 
-// reattach makes w replace its previous connection. The previous connection and its
-// registrations are removed before the next message of w is handled. Without the right token,
-// reattach does nothing.
+// reattach makes w replace its previous connection. It removes that connection and its
+// registrations before w's next message is handled, but transfers its observers to w. If the
+// token is wrong, reattach does nothing.
 func (e *Engine) reattach(w *worker, m reattachMessage) {
 	e.mu.Lock()
 	old := e.workers[m.PreviousWorkerID]
