@@ -45,8 +45,8 @@ type Frame struct {
 // stored messages do not keep the connection alive.
 type workerName struct{ text string }
 
-// Type returns the type of the protocol message, such as "invokefunction", or "" if Message is
-// not a protocol message.
+// Type returns the protocol message's type, such as "invokefunction", or "" if Message is not
+// a protocol message.
 func (f Frame) Type() string {
 	var m struct {
 		Type string `json:"type"`

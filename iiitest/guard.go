@@ -263,8 +263,8 @@ func (e *Engine) authenticate(g *guard, r *http.Request) (p *permissions, refusa
 	return p, ""
 }
 
-// decodeAuthResult decodes the result of an auth function. If the result is invalid, it
-// returns a description of the error.
+// decodeAuthResult decodes an auth function's result. If the result is invalid, it returns a
+// description of the error.
 func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	type AuthResult struct { // fields in the engine's order
 		Namespaces                   map[string][]string `json:"namespaces,omitempty"`

@@ -125,7 +125,7 @@ func decodeStruct(raw json.RawMessage, v reflect.Value) string {
 	return "invalid type: " + describe(raw) + ", expected " + name
 }
 
-// decodeMembers decodes the members of an object into the fields of v.
+// decodeMembers decodes an object's members into v's fields.
 func decodeMembers(members []member, v reflect.Value) string {
 	fields := fieldsOf(v.Type())
 	var room [fewMembers]json.RawMessage
@@ -161,9 +161,9 @@ func decodeMembers(members []member, v reflect.Value) string {
 	return ""
 }
 
-// decodeItems decodes an array into the fields of v, in order. name and tooLong are used in
-// error messages. A json.RawMessage is always required, even if it would be optional as a
-// member of an object.
+// decodeItems decodes an array into v's fields, in order. name and tooLong are used in error
+// messages. A json.RawMessage is always required, even if it would be optional as a member of
+// an object.
 func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string) string {
 	fields := fieldsOf(v.Type()).list
 	for i, f := range fields {

@@ -12,8 +12,7 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// outcome is the result or the error of a call. If both fields are nil, the call returned no
-// result.
+// outcome is a call's result or error. If both fields are nil, the call returned no result.
 type outcome struct {
 	result json.RawMessage
 	err    *wireError
@@ -162,7 +161,7 @@ func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r requ
 	return r, nil
 }
 
-// id returns the id of the call, or a generated one if the caller expects no reply.
+// id returns the call's id, or a generated one if the caller expects no reply.
 func (m *invokeFunctionMessage) id() string {
 	if id := text(m.InvocationID); id != "" && !m.void() {
 		return id

@@ -229,7 +229,7 @@ func readMessage(raw []byte, room []member) (typ []byte, members []member, err e
 // must not be logged.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
-// decodeAs decodes the members of a message. It returns a *T.
+// decodeAs decodes a message's members. It returns a *T.
 func decodeAs[T any](members []member) (any, error) {
 	return decodeMore[T](members, Protocol023, nil)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// pendingMaxAge is how long the engine waits for the end of an announced span
+// pendingMaxAge is how long the engine waits for an announced span to end
 // (pending_max_age_seconds).
 const pendingMaxAge = time.Hour
 

@@ -101,7 +101,7 @@ func (h webHeader) find(name string) *webField {
 	return nil
 }
 
-// get returns the first value of a field, or "".
+// get returns a field's first value, or "".
 func (h webHeader) get(name string) string {
 	if f := h.find(name); f != nil {
 		return f.values[0]

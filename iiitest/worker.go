@@ -17,7 +17,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// worker represents one connection of the worker protocol. A worker that reconnects is
+// worker represents one connection that uses the worker protocol. A worker that reconnects is
 // represented by a new value.
 type worker struct {
 	e           *Engine
