@@ -13,7 +13,7 @@ import (
 type Direction int
 
 const (
-	// ToEngine marks a message sent by a worker.
+	// ToEngine marks a message sent by a worker to the engine.
 	ToEngine Direction = iota
 	// FromEngine marks a message sent by the engine to a worker.
 	FromEngine

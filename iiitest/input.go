@@ -203,7 +203,7 @@ type inputField struct {
 	optional bool
 }
 
-// inputFields holds the fields of a struct that have JSON names.
+// inputFields holds those fields of a struct that have JSON names.
 type inputFields struct {
 	list   []inputField // in the order of the struct
 	byName []int        // indexes of list, sorted by the names
@@ -220,7 +220,7 @@ func (fields *inputFields) named(name string) *inputField {
 
 var fieldCache sync.Map // reflect.Type → *inputFields
 
-// fieldsOf returns the fields of struct type t that have JSON names.
+// fieldsOf returns those fields of the struct type t that have JSON names.
 func fieldsOf(t reflect.Type) *inputFields {
 	if cached, ok := fieldCache.Load(t); ok {
 		return cached.(*inputFields)

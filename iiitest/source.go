@@ -387,8 +387,8 @@ type LocalCalls struct {
 	Count, Errors uint64
 	Duration      time.Duration // total
 
-	// Dropped counts the reports about observed calls that the worker dropped, by reason:
-	// BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
+	// Dropped counts the reports about observed calls that the worker has dropped. The keys
+	// are the reasons: BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
 	Dropped map[string]uint64
 }
 

@@ -206,7 +206,8 @@ func (c *webConn) serve() {
 const webLinger = 500 * time.Millisecond
 
 // linger gives the client time to read the response. Closing the connection while the client
-// is still sending would reset it, and the client could lose unread data.
+// is still sending would reset the connection, and the client could lose the part of the
+// response that it has not read yet.
 func (c *webConn) linger() {
 	half, ok := c.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {

@@ -222,8 +222,8 @@ func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}
 // disconnected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
-// write sends queued messages until the send queue is closed. It sends messages that are
-// queued together in a single network write, unless a hook must inspect each of them.
+// write sends queued messages until the send queue is closed. It combines messages that are
+// queued together into a single network write, unless a hook must inspect each of them.
 func (w *worker) write() {
 	defer close(w.written)
 	conn := w.conn.NetConn().(*limitedConn)
