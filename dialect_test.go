@@ -80,7 +80,7 @@ func (s *turnstile) fire(ctx context.Context, payload any) (n int, err error) {
 	return len(bound), err
 }
 
-// upgrade is a set of workers that keep running while their engine is replaced by one of
+// upgrade is a set of workers that keep running while their engine is replaced by an engine of
 // another generation.
 type upgrade struct {
 	t      *testing.T

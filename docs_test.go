@@ -480,7 +480,7 @@ func used(t *testing.T, dir, pkg string) map[string]bool {
 	return names
 }
 
-// A new exported name needs an example, or a reason here why it has none.
+// Every exported name needs an example, or an entry below that says why it has none.
 func TestEverythingHasAnExample(t *testing.T) {
 	for dir, reasons := range map[string]map[string]string{
 		".": {

@@ -717,7 +717,8 @@ func sameKind(values []any) bool {
 	return kindOf(values[0]) != "an object" && kindOf(values[0]) != "an array" && values[0] != nil
 }
 
-// commonTag returns the name of a property that has a different constant value in each schema.
+// commonTag returns the name of a property that has a different constant value in each schema,
+// or "" if there is no such property.
 func (b *builder) commonTag(all []schema) string {
 	var candidates map[string]map[string]bool
 	for i, s := range all {
