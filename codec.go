@@ -49,9 +49,8 @@ const (
 // message itself is the first level.
 const engineDepth = 127
 
-// received is a received message, split into its members but not decoded. The slices share
-// memory with the message. A slice is empty if its member is optional and either absent or
-// null.
+// received is a received message, split into its members but not decoded. The members share
+// memory with the message. An optional member is empty if it is absent or null.
 type received struct {
 	kind messageType
 	tag  []byte // the type as a raw JSON string; nil for invocations and results
@@ -275,15 +274,16 @@ func (b *buffer) poolable() bool {
 	return cap(b.p) <= maxPooledBuffer && b.idle <= maxIdleUses
 }
 
-// value appends v as JSON. On failure, the buffer is unchanged. Raw values and marshalers can
-// produce invalid UTF-8, which value rejects because the engine would drop the connection.
+// value appends v as JSON. On failure, the buffer is unchanged. Invalid UTF-8, which a raw
+// value or a marshaler can produce, is an error, because the engine would drop the connection
+// if it received any.
 func (b *buffer) value(v any) error {
 	_, err := b.encode(v)
 	return err
 }
 
-// part appends v like value, and also checks that the engine can parse the output as a member
-// of a message.
+// part is like [buffer.value], but also checks that the engine can parse the output as a
+// member of a message.
 func (b *buffer) part(v any) error {
 	start := b.len()
 	plain, err := b.encode(v)

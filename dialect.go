@@ -24,7 +24,7 @@ type dialect interface {
 	observes() bool
 
 	// hooks reports whether the worker, rather than the engine, matches calls to its functions
-	// against observers and delivers the matching ones.
+	// against observers and delivers the calls that match.
 	hooks() bool
 
 	// checkCall returns an error if the engine does not support the call or if the call is too
@@ -84,7 +84,7 @@ type functionSpec struct {
 	invocation  *HTTPInvocationConfig
 
 	// Used only with engines that support hooks. needsHooks is true if the function cannot be
-	// registered with an engine that does not.
+	// registered with an engine that does not support hooks.
 	args         json.RawMessage
 	private      bool
 	unobservable bool
@@ -453,8 +453,8 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 	return UnobserveMessage{ID: t.idOfObserver()}
 }
 
-// observeMessage returns the message that registers an observer. The message's expiry is the
-// remaining time.
+// observeMessage returns the message that registers an observer. If the observer expires, the
+// message contains the time that remains until then.
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
 	m := ObserveMessage{ID: t.idOfObserver(), Source: o.source, Target: ObserveTarget{FunctionID: t.functionID, Namespace: t.namespace},

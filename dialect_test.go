@@ -80,7 +80,7 @@ func (s *turnstile) fire(ctx context.Context, payload any) (n int, err error) {
 	return len(bound), err
 }
 
-// upgrade is a set of workers that keep running while their engine is replaced by one of
+// upgrade is a set of workers that keep running while their engine is replaced by an engine of
 // another generation.
 type upgrade struct {
 	t      *testing.T
@@ -339,8 +339,8 @@ func (u *upgrade) since() time.Time {
 	return u.connected
 }
 
-// TestEngineIsReplacedUnderItsWorkers replaces the engine of running workers, from every
-// generation to every other one. It checks that:
+// TestEngineIsReplacedUnderItsWorkers replaces the engine while its workers are running. It
+// covers every change from one generation to another, and checks that:
 //
 //   - every call that is lost fails with an error, no call runs twice, and a call whose error
 //     says that it did not run has not run

@@ -398,9 +398,9 @@ type exported struct {
 	ways []string // an example uses the identifier if it contains one of these
 }
 
-// api returns the exported functions and methods of the package in dir, and the handwritten
-// types that have constructors or methods. It leaves out data types. Types generated from the
-// schemas are data, except trigger configs.
+// api returns the exported functions of the package in dir, the exported methods of its
+// handwritten types, and the types that have such methods or constructors. Of the types
+// generated from the schemas, it returns only trigger configs and types with constructors.
 func api(t *testing.T, dir string) (all []exported) {
 	t.Helper()
 	fset, files := parsePackage(t, dir, isSource)
@@ -480,7 +480,7 @@ func used(t *testing.T, dir, pkg string) map[string]bool {
 	return names
 }
 
-// A new exported name needs an example, or a reason here why it has none.
+// Every exported name needs an example, or an entry below that says why it has none.
 func TestEverythingHasAnExample(t *testing.T) {
 	for dir, reasons := range map[string]map[string]string{
 		".": {

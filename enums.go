@@ -286,7 +286,7 @@ const (
 const (
 	// ObserveDeliveryAuto matches every call against the observers. It is the default.
 	ObserveDeliveryAuto ObserveDelivery = "auto"
-	// ObserveDeliveryOwner means that a call activates no observers by itself. Code in the
-	// worker that hosts the source passes events to individual observers.
+	// ObserveDeliveryOwner means that calls do not activate observers automatically. Instead,
+	// code in the worker that hosts the source passes events to individual observers.
 	ObserveDeliveryOwner ObserveDelivery = "owner"
 )

@@ -358,8 +358,8 @@ func (b *builder) closure(ref string) string {
 	return ref + "\n" + string(raw)
 }
 
-// form returns the Go type for a schema other than a reference. slot is the memo of the
-// definition being built, or nil.
+// form returns the Go type for a schema other than a reference. slot is the memo for the
+// definition that is being built, or nil if there is none.
 func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	if isFalse(demands(s)) {
 		return b.raw(at, "no value satisfies the schema")
@@ -480,7 +480,8 @@ func guessType(s schema) string {
 	return ""
 }
 
-// allOf merges the parts of an allOf. A single reference keeps its own declaration.
+// allOf returns the Go type for an allOf, whose parts it merges. If the only constraint
+// in s is a reference, allOf returns the type of the referenced definition.
 func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	parts, ok := listOf(s["allOf"])
 	if !ok {
@@ -592,7 +593,8 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 		return u
 	}
 
-	// Constants of one type form an enumeration. Each can have its own description.
+	// If all branches are constants of one type, they form an enumeration. Each constant can
+	// have its own description.
 	var values []any
 	docs := make(map[string]string) // keyed by the JSON encoding of the value
 	for _, br := range branches {
@@ -686,7 +688,8 @@ func widen(a, b shape) shape {
 	return shape{kind: a.kind, values: append(slices.Clone(a.values), b.values...)}
 }
 
-// sameUse reports whether a and b use the same Go type, regardless of null.
+// sameUse reports whether a and b use the same Go type. It ignores whether a and b themselves
+// allow null.
 func sameUse(a, b use) bool {
 	if a.op != b.op || a.prim != b.prim || a.decl != b.decl || a.n != b.n {
 		return false
@@ -714,7 +717,8 @@ func sameKind(values []any) bool {
 	return kindOf(values[0]) != "an object" && kindOf(values[0]) != "an array" && values[0] != nil
 }
 
-// commonTag returns the name of a property that has a different constant value in each schema.
+// commonTag returns the name of a property that has a different constant value in each schema,
+// or "" if there is no such property.
 func (b *builder) commonTag(all []schema) string {
 	var candidates map[string]map[string]bool
 	for i, s := range all {

@@ -229,9 +229,10 @@ func named(patterns []string, id string) bool {
 var builtinTriggers = []string{"http", "cron", "durable:subscriber", "subscribe", "state", "stream", "stream:join", "stream:leave", "log", "trace", "configuration"}
 
 // selectFrom returns the selected part of c. Without trigger patterns, it selects the trigger
-// types that match the function patterns and those of the selected functions' workers. It
-// omits functions that other workers can neither call nor observe. If an id exists in several
-// namespaces, selectFrom selects the one in "default" or, if there is none, returns an error.
+// types that match the function patterns and those that the selected functions' workers
+// provide. It omits functions that other workers can neither call nor observe. If a function
+// id exists in several namespaces, selectFrom selects the function in "default" or, if there
+// is none, returns an error.
 func (s selection) selectFrom(c *catalog) (*catalog, error) {
 	patterns := s.functions
 	if len(patterns) == 0 {

@@ -253,9 +253,9 @@ func (c *comparison) add(at, what string, breaking bool) {
 	c.changes = append(c.changes, change{c.part, at, what, breaking})
 }
 
-// narrowed records that a schema allows fewer values, which breaks programs that send a value
-// that is no longer allowed. widened records that it allows more values, which breaks programs
-// that receive a new value.
+// narrowed records that a schema allows fewer values, which breaks programs that send one of
+// the removed values. widened records that a schema allows more values, which breaks programs
+// that receive one of the new values.
 func (c *comparison) narrowed(at, what string) { c.add(at, what, c.request) }
 func (c *comparison) widened(at, what string)  { c.add(at, what, !c.request) }
 

@@ -108,8 +108,8 @@ func (g *generation) assemble(body string) ([]byte, error) {
 	return format.Source(out) // the first pass does not always leave comments in their final form
 }
 
-// structs returns the struct declarations of a group. It uses go-jsonschema to print them,
-// with a schema in which each property names its Go type.
+// structs returns the struct declarations of a group. It prints each one with go-jsonschema,
+// from a schema in which each property names its Go type.
 func (g *generation) structs(gr *group) (string, error) {
 	var b strings.Builder
 	var all []*decl

@@ -12,9 +12,9 @@ const intro = `<!-- Written by make interop-update; do not edit. -->
 
 This page shows how workers built with the official SDKs interoperate with workers built with
 this package. Both run on the development engine. Each peer is a small program that uses an
-unmodified SDK from its package registry. The peer runs the steps of a scenario, and the Go
-worker checks what both sides have observed. As a control, the peer named go is the same
-program built with this package.
+unmodified SDK from its package registry. The peer runs a scenario's steps, and the Go worker
+checks what both sides have observed. As a control, the peer named go is the same program built
+with this package.
 
 The development engine implements three [versions](engine-versions.md). Scenarios run on
 version 0.23, which has triggers but no observers, unless their titles name version 0.25 or
