@@ -535,8 +535,8 @@ func (w *responseWriter) startStream(next []byte) error {
 	return w.streamed(err)
 }
 
-// openStream creates the writer of the response channel. The channel itself is not opened
-// until the first frame is written.
+// openStream creates the response channel's writer. The channel itself is not opened until the
+// first frame is written.
 func (w *responseWriter) openStream() *ChannelWriter {
 	stream := newChannelWriter(w.client, *w.ref)
 	stream.onGone(w.cancel)
@@ -568,8 +568,8 @@ func (w *responseWriter) streamed(err error) error {
 }
 
 // heartbeat probes a streamed response while its handler is idle, to detect that the client
-// has disconnected. The engine does not report a disconnect by itself; it closes the channel
-// when it receives the next frame. A text frame, which the engine otherwise ignores, is
+// has disconnected. The engine does not report a disconnect until it receives the next frame;
+// only then does it close the channel. A text frame, which the engine otherwise ignores, is
 // sufficient.
 type heartbeat struct {
 	stop chan struct{}
@@ -853,8 +853,8 @@ func (w *responseWriter) mustStream() bool {
 }
 
 // plainText is the content type of a response that does not set one. Without a content type,
-// the engine would send the body as JSON. It would send an empty body as {}, and a 204 would
-// then have a Content-Length of 2.
+// the engine would send the body as JSON. It would send an empty body as {}, so even a 204
+// would have a Content-Length of 2.
 const plainText = "Content-Type: text/plain; charset=utf-8"
 
 // bufferedResponse is a response that is sent as a single value. Its headers are a list of

@@ -154,13 +154,13 @@ type Observer struct {
 // or belong to this worker. The target is an ordinary function; with the default delivery, its
 // payload is an [Observed].
 //
-// Observe does not wait for the network. The client registers the observer with the engine
-// once it is connected, and again on every later connection, after the functions. Observe
-// therefore returns only errors that it can detect locally, such as a blank ID, a filter that
-// does not parse (the error contains the position), args that are not an object, or, if the
-// source is http::on-request, a path that would break the engine's router. If another trigger
-// or observer of this client uses the ID, Observe returns an *[Error] with code
-// OBSERVER_ID_CONFLICT.
+// Observe does not wait for the network. Once connected, the client registers the observer
+// with the engine, and does so again on every later connection, always after its functions.
+// Observe therefore returns only errors that it can detect locally, such as a blank ID, a
+// filter that does not parse (the error contains the position), args that are not an object,
+// or, if the source is http::on-request, a path that would break the engine's router. If
+// another trigger or observer of this client uses the ID, Observe returns an *[Error] with
+// code OBSERVER_ID_CONFLICT.
 //
 // [Observer.State] and [Observer.Err] report the engine's response. If the engine does not
 // support observers (before 0.25), Err returns an error with code UNSUPPORTED that matches
@@ -548,11 +548,11 @@ func (r *registry) unobserveLater(t *Trigger) {
 	r.unobserved = append(r.unobserved, t)
 }
 
-// unobserveEarlier removes the observers that unobserveLater has remembered, such as those
-// that were disposed of while the client was disconnected. It also removes observers from an
-// earlier connection whose target function another worker now serves; otherwise, that function
-// would run twice per event. It must run before this connection's observers are sent, because
-// they may reuse the IDs.
+// unobserveEarlier removes the observers that unobserveLater has recorded, such as those that
+// were disposed of while the client was disconnected. It also removes observers that were
+// registered over an earlier connection and whose target function is now served by another
+// worker; otherwise, that function would run twice per event. It must run before this
+// connection's observers are sent, because they may reuse the IDs.
 func (r *registry) unobserveEarlier() {
 	for _, t := range r.unobserved {
 		r.unobserve(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// generation identifies an engine version by the features that the version supports.
+// generation identifies an engine version by its features.
 type generation []string
 
 var (
@@ -80,8 +80,8 @@ func hostsObservers(c *peerConn, m *peerMessage) bool {
 	return false
 }
 
-// observing returns the registrations and removals, including those of functions and triggers,
-// sent over connection n.
+// observing returns the registrations and removals sent over connection n, including those of
+// functions and triggers.
 func (p *peer) observing(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "unregistertrigger", "observe", "unobserve") {
 		list = append(list, m.Type+" "+m.ID)

@@ -26,8 +26,8 @@ const DefaultURL = "ws://127.0.0.1:49134"
 // Option configures a [Client]. Invalid values are rejected by [New].
 type Option interface{ applyClient(*config) error }
 
-// DialOption configures how connections to the engine are made. It is both an [Option] of a
-// [Client] and a [ConnectionOption] of a telemetry connection.
+// DialOption configures how connections to the engine are made. It is both an [Option] for a
+// [Client] and a [ConnectionOption] for a telemetry connection.
 type DialOption interface {
 	Option
 	ConnectionOption
@@ -261,10 +261,10 @@ func headerOption(name string, h http.Header) DialOption {
 	return dialOption(func(d *dialConfig) error { return wrapOption(name, d.AddHeader(h)) })
 }
 
-// WithTLSConfig sets the TLS configuration for wss addresses, including channels. By default,
-// crypto/tls defaults apply. cfg is copied, so it can be shared with net/http, and later
-// changes have no effect. NextProtos is ignored, because only http/1.1 is offered. To rotate
-// certificates, use a callback such as GetClientCertificate.
+// WithTLSConfig sets the TLS configuration for wss addresses, including channels. Without this
+// option, the crypto/tls defaults apply. cfg is copied, so it can be shared with net/http, and
+// later changes have no effect. NextProtos is ignored, because only http/1.1 is offered. To
+// rotate certificates, use a callback such as GetClientCertificate.
 func WithTLSConfig(cfg *tls.Config) DialOption {
 	return dialOption(func(d *dialConfig) error { d.TLS = cfg.Clone(); return nil })
 }
@@ -418,9 +418,9 @@ const (
 	// SendFail makes the request fail with [ErrBufferFull]. This is the default.
 	SendFail SendPolicy = iota
 
-	// SendWait makes the request wait for room until its context is done. A call also ends at
-	// its timeout. A [Client.Send] has a timeout only if [WithTimeout] sets one. A request
-	// that can never fit fails with [ErrBufferFull].
+	// SendWait makes the request wait for room until its context is done. A call also ends
+	// when its timeout expires. A [Client.Send] has a timeout only if [WithTimeout] sets one.
+	// A request that can never fit fails with [ErrBufferFull].
 	SendWait
 )
 
@@ -466,10 +466,10 @@ func WithKeepalive(ping, idle time.Duration) Option {
 // disables probes; [New] rejects a negative value.
 //
 // A response is idle if its handler has written nothing for the duration d. The engine does
-// not report that the HTTP client has disconnected until the next frame of the response
-// reaches it. A probe is a frame that the engine ignores and does not forward. With the
-// default interval, the request's context is canceled within 15 s of the disconnect. Responses
-// that have not been flushed and fit in 64 KiB are not probed. Without probes, a handler that
+// not report that the HTTP client has disconnected until it receives the response's next
+// frame. A probe is a frame that the engine ignores and does not forward. With the default
+// interval, the request's context is canceled within 15 s of the disconnect. Responses that
+// have not been flushed and fit in 64 KiB are not probed. Without probes, a handler that
 // writes nothing is not notified of a disconnect.
 func WithStreamHeartbeat(d time.Duration) Option {
 	return clientOption(func(c *config) error {

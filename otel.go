@@ -225,8 +225,8 @@ func releaseGlobals() {
 // sends nothing to the engine. Use it in programs that configure an OpenTelemetry SDK with
 // their own backend. A client with this Telemetry records handler metrics and, in the caller's
 // trace, a span for each invocation. [Telemetry.Logger] and [Telemetry.SlogHandler] write to
-// lp. Spans contain no payloads unless the client uses [WithTracePayloads]. There are no
-// process gauges, and no globals are set. If a provider is nil or holds a nil pointer, its
+// lp. Spans contain no payloads unless the client uses [WithTracePayloads]. Process gauges are
+// not recorded, and no globals are set. If a provider is nil or holds a nil pointer, its
 // signal is not recorded.
 //
 // The program keeps ownership of the providers. [Telemetry.Flush] and [Telemetry.Shutdown]
@@ -288,8 +288,8 @@ func (besideLogs) ForceFlush(context.Context) error { return nil }
 func (besideLogs) Shutdown(context.Context) error   { return nil }
 
 // makeProviders creates the recording providers with res as their resource. A nil res means
-// that telemetry is disabled. On span start, processors run in this order: baggage, the
-// program's own, live snapshot.
+// that telemetry is disabled. On span start, processors run in this order: the baggage
+// processor, the program's processors, the live-span processor.
 func (t *Telemetry) makeProviders(res *resource.Resource, options *telemetryOptions) {
 	for _, p := range options.spans {
 		t.sdk = append(t.sdk, p)
@@ -583,8 +583,8 @@ const telemetryAwayTimeout = 3 * time.Second
 
 // flushTelemetry flushes the telemetry at the end of a drain, within the telemetry's own
 // shutdown timeout. The parameter away limits how long it waits while the telemetry connection
-// is down, so that an unavailable engine does not use up the drain time. It also limits the
-// flush of the program's own providers, because their connection state is unknown.
+// is down, so that an unavailable engine does not use up the drain time. The same limit
+// applies to flushing the program's own providers, because their connection state is unknown.
 func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {

@@ -363,8 +363,8 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	}
 }
 
-// drainAttempts limits the number of consecutive connections that deliver no frame during
-// draining, because attempts then follow each other without delay.
+// drainAttempts limits how many consecutive connections may deliver no frame during draining,
+// when attempts follow one another without delay.
 const drainAttempts = 5
 
 // keepConnected maintains the connection. It returns nil once ctx is done or the queue has

@@ -776,7 +776,7 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
-// The start of a span is sent before the finished span, and never again.
+// A span's start is sent before the finished span, and never again.
 func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cuts := 0

@@ -61,7 +61,8 @@ func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	return e
 }
 
-// startTelemetry starts telemetry with cfg. It connects to engine unless cfg has an address.
+// startTelemetry starts telemetry with cfg. If cfg contains no address, the telemetry connects
+// to engine.
 func startTelemetry(t *testing.T, engine *iiitest.Engine, cfg iii.OtelConfig) *iii.Telemetry {
 	t.Helper()
 	if cfg.EngineWSURL == nil {
@@ -475,8 +476,8 @@ func TestLogTriggerFires(t *testing.T) {
 	}
 }
 
-// A slog.Handler should ignore a zero time. This handler replaces it with the current time,
-// because the engine would sort the record before all others.
+// A slog.Handler should ignore a zero time. This handler replaces it with the current time;
+// otherwise, the engine would sort the record before all others.
 func TestSlogRecordsReachTheEngine(t *testing.T) {
 	var e *iiitest.Engine
 	var telemetry *iii.Telemetry
@@ -760,8 +761,8 @@ func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 	})
 }
 
-// A trace trigger does not fire for its own invocations' traces, because that would cause an
-// endless loop.
+// A trace trigger does not fire for the spans of its own invocations, because that would cause
+// an endless loop.
 func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine := telemetryEngine(t)
@@ -942,7 +943,7 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// traced is the trace as a handler sees it.
+// traced describes the trace context that a handler receives.
 type traced struct {
 	TraceID string `json:"trace_id"`
 	Sampled bool   `json:"sampled"`
@@ -1157,7 +1158,7 @@ func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 			}
 			delete(input, "_caller_worker_id")
 			got.Events[0].Attributes["iii.payload.json"] = input
-			// Do not repeat the text of errors that wrap others.
+			// Ignore the text of errors that wrap other errors.
 			last := len(got.Events) - 1
 			if tt.description == "" && tt.status == "Error" {
 				got.Description, got.Events[last-1].Attributes["iii.payload.json"], got.Events[last].Attributes["exception.message"] = "", "", ""
@@ -1183,8 +1184,8 @@ func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 	}
 }
 
-// The caller, the handler and the handler's calls form one trace. The result carries the
-// handler's span.
+// The caller, the handler and the handler's calls form one trace. The result contains the
+// context of the handler's span.
 func TestInvocationSpanLinksCallerAndCallee(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -1410,8 +1411,8 @@ func functionOf(t *testing.T, set attribute.Set) string {
 	return id.AsString()
 }
 
-// The program's processors and readers receive everything that the engine receives. Processors
-// receive it early enough to change it.
+// The program's processors and readers receive everything that the engine receives. The
+// processors run early enough to change what the engine receives.
 func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	engine := telemetryEngine(t)
 	spans, reader := newSpanMarker(), sdkmetric.NewManualReader()
@@ -1988,7 +1989,7 @@ func TestUnfinishedDrainNamesTheHandlers(t *testing.T) {
 	})
 }
 
-// The profiler label makes it possible to tell functions apart in a profile.
+// Profiler labels distinguish functions in a profile.
 func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
 	engine := iiitest.Start(t)
 	c := connect(t, engine)
@@ -2085,7 +2086,7 @@ func goldenTelemetry(t *testing.T, protocol iiitest.Protocol, improvements []*im
 			t.Logf("%4d times: %s: %s", i.used, i.name, i.reason)
 		}
 	}
-	// The recorded exporter lost the data of this metric.
+	// The recorded exporter lost this metric's data.
 	items := gotRecords["metric order.items"]
 	for path, want := range map[string]string{
 		"aggregationTemporality": `2`, "dataPoints/0/count": `"1"`, "dataPoints/0/sum": `3`, "dataPoints/0/min": `3`, "dataPoints/0/max": `3`,

@@ -569,7 +569,7 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 }
 
 // TestR6BooksBalance breaks a connection that is carrying Sends and calls. Every request must
-// either reach the peer, fail, or be counted as unknown.
+// reach the peer, fail, or be counted as unknown.
 func TestR6BooksBalance(t *testing.T) {
 	unknown := uint64(0)
 	for i := range scale(6, 100) {

@@ -629,8 +629,8 @@ func refusalBody(err error) *ErrorBody {
 }
 
 // close lets the binders finish their current work. It returns a channel that is closed when
-// all of them have stopped. It does not cancel the contexts of the bound triggers; the client
-// does.
+// all of them have stopped. It does not cancel the bound triggers' contexts; the client does
+// that.
 func (s *providers) close() <-chan struct{} {
 	s.mu.Lock()
 	s.closed = true

@@ -672,8 +672,8 @@ func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context
 	return b, w.ctxs[id]
 }
 
-// happened waits until all goroutines are idle. It returns the calls recorded since its
-// previous use, sorted by trigger.
+// happened waits until all goroutines are idle. It returns the calls recorded since happened
+// was last called, sorted by trigger.
 func (w *webhooks) happened() []string {
 	synctest.Wait()
 	w.mu.Lock()

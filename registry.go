@@ -338,8 +338,8 @@ func (r *registry) confirm(l *link) {
 	}
 }
 
-// overdue ends l if the engine has not answered the fence within registerTimeout, because the
-// state of the registrations would remain unknown. The timeout starts when the fence is
+// overdue ends l if the engine has not answered the fence within registerTimeout; otherwise,
+// the state of the registrations would remain unknown. The timeout starts when the fence is
 // written, and restarts whenever the engine sends a frame, because a large message may delay
 // the ping or the pong. In total, it never exceeds ten times the idle timeout.
 func (r *registry) overdue(l *link, number uint64, queued time.Time) {
@@ -434,7 +434,7 @@ func (r *registry) has(c *claim) bool {
 }
 
 // sendDue sends the held triggers that no longer have to wait. It returns the number of the
-// fence that settles the functions of the other triggers, or 0 if there is none.
+// fence that settles the other triggers' functions, or 0 if there is none.
 func (r *registry) sendDue() (fence uint64) {
 	if len(r.held) == 0 || r.link == nil || r.closed != nil {
 		return 0
@@ -590,8 +590,8 @@ func (r *registry) addType(t *providedType) error {
 	return nil
 }
 
-// announce registers a trigger type. On engines without triggers, the type's function
-// represents it.
+// announce registers a trigger type. On engines without triggers, the type is represented by
+// its function.
 func (r *registry) announce(t *providedType) {
 	if message := r.link.dialect().registerTriggerType(&t.spec); message != nil {
 		r.push(message)
