@@ -508,8 +508,8 @@ func (w *responseWriter) CloseNotify() <-chan bool {
 }
 
 // startStream opens the response channel and sends the status, the header, and the buffered
-// bytes. next contains the bytes to be written afterward; it is used to detect the content
-// type. The engine sends the header when it receives the first binary frame, even if that
+// bytes. next, which is used only to detect the content type, contains the bytes to be written
+// afterward. The engine sends the header when it receives the first binary frame, even if that
 // frame is empty.
 func (w *responseWriter) startStream(next []byte) error {
 	if err := w.streamable(); err != nil {
@@ -744,8 +744,9 @@ const (
 	endedPatience = 2 * time.Second
 )
 
-// endStream closes the stream and stops the heartbeat. If the engine does not read the Close
-// frame in time, the connection is closed without it, which has the same effect.
+// endStream closes the stream and stops the heartbeat. If the Close frame cannot be written in
+// time because the engine is not reading, the connection is closed without one, which has the
+// same effect.
 func (w *responseWriter) endStream() {
 	w.ended = true
 	defer w.stopWatching()

@@ -1000,7 +1000,7 @@ type stuck struct {
 	err   error
 }
 
-// TestMountedWriteDeadline writes to a client that does not read.
+// TestMountedWriteDeadline checks how long a Write blocks if the client does not read.
 func TestMountedWriteDeadline(t *testing.T) {
 	for _, test := range []struct {
 		name    string

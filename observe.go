@@ -21,9 +21,9 @@ type Source struct {
 	// FunctionID is the ID of the observed function. The function need not exist yet.
 	FunctionID string
 	// Namespace is the namespace of the observed function. By default, it is resolved as it
-	// would be for a call: built-in functions belong to the engine, all others to the worker's
-	// own namespace. A worker outside "default" must set Namespace to "default" to observe the
-	// standard workers.
+	// would be for a call: IDs of built-in functions refer to the engine's functions, all
+	// others to functions in the worker's own namespace. A worker outside "default" must set
+	// Namespace to "default" to observe the standard workers.
 	Namespace string
 	// Args are passed to the worker that hosts the function, which validates them. Any value
 	// that encodes to a JSON object is allowed; nil means no args.
@@ -101,7 +101,7 @@ func WithMaxFires(n uint64) ObserveOption {
 	}
 }
 
-// WithExpiry ends the observer once d has elapsed, with reason code EXPIRED. The time starts
+// WithExpiry ends the observer once d has elapsed, with reason code EXPIRED. The period starts
 // when the client first sends the observer to the engine, and reconnecting does not extend it.
 // d is sent in milliseconds, rounded up. Default: no expiry.
 func WithExpiry(d time.Duration) ObserveOption {
@@ -505,7 +505,7 @@ func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 }
 
 // observed returns the trigger whose observer caused this activation of f. It returns nil if
-// the observer is not one of this client's triggers.
+// the observer does not represent one of this client's triggers.
 func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
 	var a Activation
 	if json.Unmarshal(activation, &a) != nil {
@@ -523,7 +523,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	return t
 }
 
-// triggerSpecOf returns the spec of the trigger that is registered with this observer ID.
+// triggerSpecOf returns the spec of the trigger whose observer has the given ID.
 func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

@@ -39,8 +39,8 @@ func greetAs(generations ...generation) func(*peerConn) {
 	}
 }
 
-// accepting confirms each function registration if the peer has announced support for
-// observers. Messages for which next returns true are left to next.
+// accepting returns a message handler that confirms each function registration if the peer has
+// announced support for observers. It ignores messages for which next returns true.
 func accepting(next func(c *peerConn, m *peerMessage) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if next != nil && next(c, m) {
@@ -523,8 +523,8 @@ func TestObserversAreReplayedInOrderBehindFunctionsAndUnobserves(t *testing.T) {
 				if err := list[0].await(ObserverStateSuspended); err != nil {
 					t.Fatal(err)
 				}
-				// Without a connection, both observers are removed at once, and their ids can
-				// be used again.
+				// Without a connection, both observers are removed immediately, and their ids
+				// can be used again.
 				for _, o := range []*Observer{list[1], list[3]} {
 					if err := o.Dispose(t.Context()); err != nil {
 						t.Error(err)

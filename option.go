@@ -322,7 +322,7 @@ func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	return cfg, nil
 }
 
-// redial returns the reconnection loop. The caller sets its callbacks.
+// redial returns the reconnection loop, whose callbacks the caller must set.
 func (d *dialConfig) redial() wsconn.Redial {
 	r := d.reconnection
 	return wsconn.Redial{

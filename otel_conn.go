@@ -368,7 +368,7 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 const drainAttempts = 5
 
 // keepConnected maintains the connection. It returns nil once ctx is done or the queue has
-// been drained as far as possible. Otherwise it returns the reason why it gave up.
+// been drained as far as possible. Otherwise, it returns the reason for giving up.
 func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	redial := s.cfg.redial()
 	redial.Hurry = s.draining // immediately make one more attempt

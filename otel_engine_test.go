@@ -1989,7 +1989,7 @@ func TestUnfinishedDrainNamesTheHandlers(t *testing.T) {
 	})
 }
 
-// Profiler labels distinguish functions in a profile.
+// While a handler runs, its goroutine has a profiler label that contains the function's id.
 func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
 	engine := iiitest.Start(t)
 	c := connect(t, engine)

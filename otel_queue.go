@@ -26,7 +26,7 @@ const (
 const pingFrames = 4
 
 // telemetryQueue holds frames until the engine has confirmed them. Each class has its own
-// queue, so that the oldest frame of a class is found immediately. Frame numbers preserve the
+// queue, so that a class's oldest frame can be found immediately. Frame numbers preserve the
 // order across classes.
 type telemetryQueue struct {
 	maxFrames, maxBytes int

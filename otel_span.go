@@ -87,7 +87,7 @@ func sameProvider(a, b trace.TracerProvider) bool {
 }
 
 // statusUnset reports whether the span's status is unset. InSpan checks this before it sets
-// ok: OpenTelemetry gives ok precedence, so it would override an error that f has set.
+// ok, because OpenTelemetry gives ok precedence over an error that f has set.
 func statusUnset(span trace.Span) bool {
 	s, ok := span.(sdktrace.ReadOnlySpan)
 	return !ok || s.Status().Code == codes.Unset

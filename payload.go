@@ -675,7 +675,7 @@ func circular(root map[string]any) error {
 	return all(root, "")
 }
 
-// inPlace returns pointers to the subschemas of schema that apply to the same value as schema
+// inPlace returns JSON pointers to the subschemas that apply to the same value as schema
 // itself.
 func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	for _, keyword := range []string{"$ref", "$dynamicRef"} {

@@ -80,8 +80,8 @@ type TriggerBinding struct {
 	// one, Config is null, or {} with engine 0.26 and later.
 	Config json.RawMessage
 	// Metadata is the trigger's metadata, which Fire passes to the function. It is nil if the
-	// trigger has none. With engine 0.26 and later, which does not report it, it is always
-	// nil.
+	// trigger has none. Engine 0.26 and later does not report metadata, so the field is then
+	// always nil.
 	Metadata json.RawMessage
 	// Unchanged reports whether the trigger is already bound and the engine has merely sent it
 	// again, as it does after each reconnection. A provider that has kept the trigger running

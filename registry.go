@@ -20,8 +20,8 @@ import (
 //
 // An engine with triggers responds to a registration only to reject it. Therefore, each batch
 // is followed by a fence (a JSON ping). Registrations that have not been rejected when the
-// pong arrives are accepted. An engine with observers responds to every registration, and its
-// responses replace the pong. A ping is still sent if functions await a response, because
+// pong arrives count as accepted. An engine with observers responds to every registration, and
+// its responses replace the pong. A ping is still sent if functions await a response, because
 // access control can deny functions silently.
 //
 // A trigger is sent only after its function has been accepted. Otherwise, a rejected
@@ -296,10 +296,10 @@ func (r *registry) unconfirmed(c *claim) bool {
 	return c.function != nil && c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
 }
 
-// pong handles the response to a fence's ping. The engine responds in order, so functions
-// without a response by now will never get one; for example, access control can silently deny
-// a function. A function that has not been rejected counts as accepted, as on engines that do
-// not confirm functions.
+// pong handles the response to a fence's ping. The engine responds in order, so a function
+// that has received no response by now will never receive one; for example, access control can
+// silently deny a function. A function that has not been rejected counts as accepted, as on
+// engines that do not confirm functions.
 func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
@@ -459,9 +459,9 @@ func (r *registry) sendDue() (fence uint64) {
 	return fence
 }
 
-// target returns this worker's function that a trigger calls: the trigger's adapter if it has
-// one, and otherwise the function with the trigger's function ID. It returns nil if there is
-// none. If t was held for a function that has since been unregistered, target still returns
+// target returns the function that t calls, if it belongs to this worker: t's adapter if there
+// is one, and otherwise the function with t's function ID. If there is neither, it returns
+// nil. If t was held for a function that has since been unregistered, target still returns
 // that function, so that t stays held. Otherwise, if another worker serves a function with the
 // same ID and has registered the same trigger, that function would be called twice for each
 // event.

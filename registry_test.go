@@ -48,8 +48,8 @@ func mustTrigger(t *testing.T, c *Client, functionID, id string) *Trigger {
 	return trigger
 }
 
-// sequence returns the messages of connection n in order. Each entry is a registration's id,
-// "ping", or the id of the function that is called.
+// sequence returns the messages of connection n in order. Each entry is the id of a
+// registration, "ping", or "call" followed by the id of the function.
 func (p *peer) sequence(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "ping", "invokefunction") {
 		switch {
