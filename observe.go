@@ -166,7 +166,7 @@ type Observer struct {
 // support observers (before 0.25), Err returns an error with code UNSUPPORTED that matches
 // [errors.ErrUnsupported]. The observer recovers when the client connects to a newer engine.
 // If the target is a function of this worker that the engine has rejected (see
-// [Function.Err]), the observer is pending until the engine accepts the function.
+// [Function.Err]), the observer remains pending until the engine accepts the function.
 func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*Observer, error) {
 	fail := func(err error) (*Observer, error) {
 		return nil, public(fmt.Errorf("observe %s: %w", source.FunctionID, err))

@@ -61,7 +61,7 @@ func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	}
 }
 
-// WithSpanProcessor adds a span processor that runs beside the one that sends spans to the
+// WithSpanProcessor adds a span processor that runs alongside the one that sends spans to the
 // engine, for example a batch processor that exports to another backend. p is called before
 // the engine's processor, so attributes that p sets when a span starts also reach the engine.
 // Repeated use adds processors; they are called in order.
@@ -79,7 +79,7 @@ func WithSpanProcessor(p sdktrace.SpanProcessor) TelemetryOption {
 	}
 }
 
-// WithMetricReader adds a metric reader that runs beside the one that sends metrics to the
+// WithMetricReader adds a metric reader that runs alongside the one that sends metrics to the
 // engine, for example a periodic reader or the Prometheus reader. r has its own interval and
 // temporality. Repeated use adds readers. The Telemetry owns r as described for
 // [WithSpanProcessor]. If metrics are disabled, r collects no metrics. A nil reader is an
@@ -94,11 +94,11 @@ func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
 	}
 }
 
-// WithLogProcessor adds a log processor that runs beside the one that sends log records to the
-// engine. p is called before the engine's processor and can modify the records that the engine
-// receives, for example to remove data that must not be stored. Repeated use adds processors;
-// they are called in order. The Telemetry owns p as described for [WithSpanProcessor]. If logs
-// are disabled, p receives nothing. A nil processor is an error.
+// WithLogProcessor adds a log processor that runs alongside the one that sends log records to
+// the engine. p is called before the engine's processor and can modify the records that the
+// engine receives, for example to remove data that must not be stored. Repeated use adds
+// processors; they are called in order. The Telemetry owns p as described for
+// [WithSpanProcessor]. If logs are disabled, p receives nothing. A nil processor is an error.
 func WithLogProcessor(p sdklog.Processor) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(p) {

@@ -412,7 +412,7 @@ func jsonKind(t reflect.Type) string {
 // the member named body is used. It is compiled when the function is registered. Registration
 // fails if the function has no schema, if the schema's draft is neither 2020-12 nor draft-07,
 // if a reference points outside the schema, if references form a cycle, or if package regexp
-// cannot compile a pattern. The keyword format is ignored. The option cannot be used with
+// cannot compile a pattern. The format keyword is ignored. The option cannot be used with
 // mounted handlers, because they read request bodies themselves.
 //
 // Default: no validation. Every payload that can be decoded is then accepted, and missing

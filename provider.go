@@ -101,8 +101,8 @@ type TriggerBinding struct {
 //
 // If the config contains condition_function_id, Fire first calls that function with the same
 // payload. If the condition function returns exactly false, Fire returns a nil result and a
-// nil error. If it fails, Fire returns its error. In both cases, the trigger's function is not
-// called.
+// nil error. If the condition function fails, Fire returns its error. In either case, the
+// trigger's function is not called.
 func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage, error) {
 	if b.client == nil {
 		return nil, errors.New("iii: fire: the binding does not come from a call of Bind")
