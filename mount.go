@@ -635,8 +635,8 @@ func (w *responseWriter) singleHeaders() map[string]string {
 }
 
 // lastCookies drops each cookie that is followed by a cookie with the same name, domain and
-// path. The engine sends the cookies of a streamed response in no particular order, and a
-// client would keep the one it reads last.
+// path. The engine sends a streamed response's cookies in no particular order, and a client
+// would keep the last one that it reads.
 func lastCookies(values []string) []string {
 	type identity struct{ name, domain, path string }
 	later := make(map[identity]bool, len(values))

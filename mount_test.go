@@ -1516,7 +1516,7 @@ func TestInvalidStreamOptions(t *testing.T) {
 	}
 }
 
-// The engine sends the cookies of a streamed response in arbitrary order. The worker therefore
+// The engine sends a streamed response's cookies in arbitrary order. The worker therefore
 // omits each cookie that a later one replaces, however the handler spells the header name.
 func TestStreamedCookiesKeepTheLastOfEachName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {

@@ -843,7 +843,7 @@ func TestRetriedFunctionsDelayNothing(t *testing.T) {
 }
 
 // The engine keeps observers while a worker is disconnected. If another worker has taken over
-// the target function, the observer must be removed. Otherwise, the function would run twice
+// the target function, the observer must be removed; otherwise, the function would run twice
 // for each event.
 func TestObserversOfALostFunctionAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -379,7 +379,7 @@ func WithCallTimeout(d time.Duration) Option {
 
 // WithMaxConcurrency limits the number of handlers that run concurrently. The default is 1000;
 // 0 means no limit; a negative value is an error. Further invocations wait in a queue of up to
-// 10,000 messages and 64 MiB. If the queue is full, they fail with code overloaded.
+// 10,000 messages and 64 MiB. Once the queue is full, invocations fail with code overloaded.
 func WithMaxConcurrency(n int) Option {
 	return clientOption(func(c *config) error {
 		if n < 0 {
@@ -391,7 +391,7 @@ func WithMaxConcurrency(n int) Option {
 }
 
 // WithStackTraces sends the value and stack of a handler's panic to the caller. By default,
-// they are only logged, because they reveal internals of the program.
+// they are only logged, because they reveal the program's internals.
 func WithStackTraces() Option {
 	return clientOption(func(c *config) error { c.stackTraces = true; return nil })
 }

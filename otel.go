@@ -468,7 +468,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	}
 	// A provider does not shut down if its context is done, so these calls get a context that
 	// outlives ctx. Calls to the engine's processors return when the connection ends. Calls to
-	// the program's own return when stop is called.
+	// the program's processors return when stop is called.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := t.each(work, sdkProvider.Shutdown)

@@ -185,7 +185,7 @@ func (s *SharedEngineConnection) Stats() ConnectionStats {
 
 // Flush waits until the engine has received every frame queued before the call. If ctx is done
 // first, the error reports how many frames remain; they stay queued. Flush also returns an
-// error if frames were dropped while it waited.
+// error if frames were dropped while it was waiting.
 func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flushAfter(ctx, 0) }
 
 // flushAfter is Flush for a caller that has already flushed the providers. dropped is the

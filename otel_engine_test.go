@@ -876,7 +876,7 @@ func TestTraceCrossesHTTP(t *testing.T) {
 }
 
 // The engine closes connections without sending a Close frame, even if it has received one.
-// Shutdown neither waits for a Close frame nor reports that it is missing.
+// Shutdown does not wait for a Close frame, and does not report that none arrived.
 func TestShutdownAcceptsAnEndWithoutACloseFrame(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder
@@ -1463,8 +1463,8 @@ func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	}
 }
 
-// If the backend of one of the program's processors hangs, telemetry still reaches the engine.
-// Flush and Shutdown return when their contexts are done.
+// If the backend used by one of the program's processors hangs, telemetry still reaches the
+// engine. Flush and Shutdown return when their contexts are done.
 func TestHangingProcessorDoesNotDelayTheEngines(t *testing.T) {
 	for name, end := range map[string]func(*iii.Telemetry, context.Context) error{
 		"Flush": (*iii.Telemetry).Flush, "Shutdown": (*iii.Telemetry).Shutdown,
@@ -1650,8 +1650,8 @@ func TestWithTracePayloadsAppliesToProgramSpans(t *testing.T) {
 	}
 }
 
-// The sampler of the program's provider decides whether an invocation is recorded, even if the
-// caller is not sampled.
+// The program's own sampler decides whether an invocation is recorded, even if the caller is
+// not sampled.
 func TestProgramSamplerDecides(t *testing.T) {
 	for name, test := range map[string]struct {
 		sampler sdktrace.Sampler
@@ -2051,9 +2051,9 @@ var localImprovements = []*improvement{
 		"the engine, which adds it, has no part in the call"),
 }
 
-// TestGoldenTelemetry runs a program that does the same as the recorded worker. Every span,
-// span start, log record and metric must equal the recorded one, except for the improvements.
-// Ids, times and SDK names are normalized.
+// TestGoldenTelemetry runs a program that performs the same operations as the recorded worker.
+// Every span, span start, log record and metric must equal the recorded one, except for the
+// improvements. Ids, times and SDK names are normalized.
 func TestGoldenTelemetry(t *testing.T) {
 	for _, test := range []struct {
 		protocol     iiitest.Protocol
@@ -2166,8 +2166,8 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 	return frames
 }
 
-// recordedProgram does the same as the recorded worker, at the same times, and returns the
-// frames that reached the engine.
+// recordedProgram performs the same operations as the recorded worker, at the same times, and
+// returns the frames that reached the engine.
 func recordedProgram(t *testing.T, protocol iiitest.Protocol) (frames []otlpFrame) {
 	e := telemetryEngine(t, iiitest.WithProtocol(protocol))
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{
@@ -2280,8 +2280,9 @@ func recordMetrics(t *testing.T, m metric.Meter) {
 	temp.Record(t.Context(), 21.5)
 }
 
-// otlpRecords returns the records in frames by kind and name. Each record is a map of its
-// leaves by path, including its resource and scope. The map shape counts records and frames.
+// otlpRecords returns the records that frames contain, keyed by kind and name. Each record
+// maps its leaves' paths to their values, and includes its resource and scope. The map shape
+// counts records and frames.
 func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[string]string, shape map[string]int) {
 	t.Helper()
 	records, shape = map[string]map[string]string{}, map[string]int{}
@@ -2459,7 +2460,7 @@ func normalText(key, s string) any {
 	return s
 }
 
-// flatten stores the leaves of v in a map, by path. An empty list is a leaf.
+// flatten stores v's leaves in a map, keyed by path. An empty list is a leaf.
 func flatten(into map[string]string, path string, v any) {
 	switch v := v.(type) {
 	case map[string]any:

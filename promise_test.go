@@ -1070,8 +1070,9 @@ func TestR12NestedCallsConcurrent(t *testing.T) {
 	}
 }
 
-// When 1,000 handlers panic at once, every caller receives an error and the worker keeps
-// running. The log contains the stacks. Callers receive them only if WithStackTraces is set.
+// When 1,000 handlers panic simultaneously, every caller receives an error and the worker
+// keeps running. The log contains the stacks. Callers receive them only if WithStackTraces is
+// set.
 func TestR17PanicsConcurrent(t *testing.T) {
 	for _, toCaller := range []bool{false, true} {
 		t.Run(fmt.Sprint("stacks to the caller: ", toCaller), func(t *testing.T) {

@@ -413,8 +413,8 @@ func (r *registry) confirmed(l *link) bool {
 	return true
 }
 
-// resumeRequests resumes the requests whose triggers were settled by the last answered fence.
-// Once nothing is left to register, it resumes all requests.
+// resumeRequests resumes the requests whose triggers were settled by the most recently
+// answered fence. Once nothing is left to register, it resumes all requests.
 func (r *registry) resumeRequests(l *link) {
 	switch {
 	case r.phase < replayTriggers:
@@ -562,7 +562,7 @@ func (r *registry) disregard(f *Function) {
 
 // isDisregarded reports whether a response for a function belongs to a disregarded
 // registration, and if so, removes that registration from the list. The engine responds in
-// order, so the oldest registration with the ID is the one that the response belongs to.
+// order, so the response belongs to the oldest registration with the ID.
 func (r *registry) isDisregarded(id string) bool {
 	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
 		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {
