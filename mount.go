@@ -508,8 +508,8 @@ func (w *responseWriter) CloseNotify() <-chan bool {
 }
 
 // startStream opens the response channel and sends the status, the header, and the buffered
-// bytes. next contains the bytes to be written afterward; it is used to detect the content
-// type. The engine sends the header when it receives the first binary frame, even if that
+// bytes. next, which is used only to detect the content type, contains the bytes to be written
+// afterward. The engine sends the header when it receives the first binary frame, even if that
 // frame is empty.
 func (w *responseWriter) startStream(next []byte) error {
 	if err := w.streamable(); err != nil {
@@ -535,8 +535,8 @@ func (w *responseWriter) startStream(next []byte) error {
 	return w.streamed(err)
 }
 
-// openStream creates the writer of the response channel. The channel itself is not opened
-// until the first frame is written.
+// openStream creates the response channel's writer. The channel itself is not opened until the
+// first frame is written.
 func (w *responseWriter) openStream() *ChannelWriter {
 	stream := newChannelWriter(w.client, *w.ref)
 	stream.onGone(w.cancel)
@@ -568,8 +568,8 @@ func (w *responseWriter) streamed(err error) error {
 }
 
 // heartbeat probes a streamed response while its handler is idle, to detect that the client
-// has disconnected. The engine does not report a disconnect by itself; it closes the channel
-// when it receives the next frame. A text frame, which the engine otherwise ignores, is
+// has disconnected. The engine does not report a disconnect until it receives the next frame;
+// only then does it close the channel. A text frame, which the engine otherwise ignores, is
 // sufficient.
 type heartbeat struct {
 	stop chan struct{}
@@ -635,8 +635,8 @@ func (w *responseWriter) singleHeaders() map[string]string {
 }
 
 // lastCookies drops each cookie that is followed by a cookie with the same name, domain and
-// path. The engine sends the cookies of a streamed response in no particular order, and a
-// client would keep the one it reads last.
+// path. The engine sends a streamed response's cookies in no particular order, and a client
+// would keep the last one that it reads.
 func lastCookies(values []string) []string {
 	type identity struct{ name, domain, path string }
 	later := make(map[identity]bool, len(values))
@@ -744,8 +744,9 @@ const (
 	endedPatience = 2 * time.Second
 )
 
-// endStream closes the stream and stops the heartbeat. If the engine does not read the Close
-// frame in time, the connection is closed without it, which has the same effect.
+// endStream closes the stream and stops the heartbeat. If the Close frame cannot be written in
+// time because the engine is not reading, the connection is closed without one, which has the
+// same effect.
 func (w *responseWriter) endStream() {
 	w.ended = true
 	defer w.stopWatching()
@@ -853,8 +854,8 @@ func (w *responseWriter) mustStream() bool {
 }
 
 // plainText is the content type of a response that does not set one. Without a content type,
-// the engine would send the body as JSON. It would send an empty body as {}, and a 204 would
-// then have a Content-Length of 2.
+// the engine would send the body as JSON. It would send an empty body as {}, so even a 204
+// would have a Content-Length of 2.
 const plainText = "Content-Type: text/plain; charset=utf-8"
 
 // bufferedResponse is a response that is sent as a single value. Its headers are a list of

@@ -366,8 +366,7 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// routeCall calls the function of a route as the engine would, over channels created by the
-// test.
+// routeCall calls a route's function as the engine would, over channels created by the test.
 type routeCall struct {
 	client *iii.Client
 	id     string
@@ -608,8 +607,8 @@ func TestMountedResults(t *testing.T) {
 	}
 }
 
-// A 304 is streamed, because the engine adds a content type to other results. The client would
-// store that content type in place of the correct one.
+// A 304 is streamed; otherwise, the engine would add a content type, which the client would
+// store in place of the correct one.
 func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	call := newRouteCall(t, "GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
@@ -729,8 +728,8 @@ func (s *site) request(t *testing.T, method, path string, body io.Reader) *http.
 	return resp
 }
 
-// waitForEnd is a handler that opens an event stream and waits. It reports why the request's
-// context was canceled.
+// waitForEnd returns a handler that opens an event stream, waits until the request's context
+// is canceled, and reports the cause.
 func waitForEnd(ended chan<- error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -842,8 +841,8 @@ func TestR25StuckClientsDelayHandlersOnlyUntilTheDeadline(t *testing.T) {
 	})
 }
 
-// A probe is sent only if nothing has been written for the interval. The first interval starts
-// when the header is sent.
+// A probe is sent only if nothing has been written for a whole heartbeat interval. The first
+// interval starts when the header is sent.
 func TestStreamHeartbeat(t *testing.T) {
 	type frames struct {
 		probes []time.Duration // when each probe arrived
@@ -1001,7 +1000,7 @@ type stuck struct {
 	err   error
 }
 
-// TestMountedWriteDeadline writes to a client that does not read.
+// TestMountedWriteDeadline checks how long a Write blocks if the client does not read.
 func TestMountedWriteDeadline(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -1228,7 +1227,8 @@ func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 	}
 }
 
-// A response continues while the worker reconnects, because the engine keeps its channel.
+// A response continues while the worker reconnects, because the engine keeps the response
+// channel open.
 func TestMountedStreamOutlivesItsConnection(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		dropped := make(chan struct{})
@@ -1516,7 +1516,7 @@ func TestInvalidStreamOptions(t *testing.T) {
 	}
 }
 
-// The engine sends the cookies of a streamed response in arbitrary order. The worker therefore
+// The engine sends a streamed response's cookies in arbitrary order. The worker therefore
 // omits each cookie that a later one replaces, however the handler spells the header name.
 func TestStreamedCookiesKeepTheLastOfEachName(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -1568,7 +1568,7 @@ type behaviour struct {
 	differs string
 }
 
-// observed records what the client and the handler saw of one request.
+// observed records what the client and the handler observed during one request.
 type observed struct {
 	Status   int
 	Header   http.Header

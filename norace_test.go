@@ -53,8 +53,8 @@ func TestHandlerMetricsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// unwrittenLink is a link without a writer. The test takes messages from the send queue
-// itself, so that only the client's own allocations are counted.
+// unwrittenLink is a link without a writer. The test itself takes messages from the send
+// queue, so that only the client's own allocations are counted.
 type unwrittenLink struct {
 	*link
 	batch []item

@@ -21,9 +21,9 @@ type Source struct {
 	// FunctionID is the ID of the observed function. The function need not exist yet.
 	FunctionID string
 	// Namespace is the namespace of the observed function. By default, it is resolved as it
-	// would be for a call: built-in functions belong to the engine, all others to the worker's
-	// own namespace. A worker outside "default" must set Namespace to "default" to observe the
-	// standard workers.
+	// would be for a call: IDs of built-in functions refer to the engine's functions, all
+	// others to functions in the worker's own namespace. A worker outside "default" must set
+	// Namespace to "default" to observe the standard workers.
 	Namespace string
 	// Args are passed to the worker that hosts the function, which validates them. Any value
 	// that encodes to a JSON object is allowed; nil means no args.
@@ -101,7 +101,7 @@ func WithMaxFires(n uint64) ObserveOption {
 	}
 }
 
-// WithExpiry ends the observer once d has elapsed, with reason code EXPIRED. The time starts
+// WithExpiry ends the observer once d has elapsed, with reason code EXPIRED. The period starts
 // when the client first sends the observer to the engine, and reconnecting does not extend it.
 // d is sent in milliseconds, rounded up. Default: no expiry.
 func WithExpiry(d time.Duration) ObserveOption {
@@ -154,19 +154,19 @@ type Observer struct {
 // or belong to this worker. The target is an ordinary function; with the default delivery, its
 // payload is an [Observed].
 //
-// Observe does not wait for the network. The client registers the observer with the engine
-// once it is connected, and again on every later connection, after the functions. Observe
-// therefore returns only errors that it can detect locally, such as a blank ID, a filter that
-// does not parse (the error contains the position), args that are not an object, or, if the
-// source is http::on-request, a path that would break the engine's router. If another trigger
-// or observer of this client uses the ID, Observe returns an *[Error] with code
-// OBSERVER_ID_CONFLICT.
+// Observe does not wait for the network. Once connected, the client registers the observer
+// with the engine, and does so again on every later connection, always after its functions.
+// Observe therefore returns only errors that it can detect locally, such as a blank ID, a
+// filter that does not parse (the error contains the position), args that are not an object,
+// or, if the source is http::on-request, a path that would break the engine's router. If
+// another trigger or observer of this client uses the ID, Observe returns an *[Error] with
+// code OBSERVER_ID_CONFLICT.
 //
 // [Observer.State] and [Observer.Err] report the engine's response. If the engine does not
 // support observers (before 0.25), Err returns an error with code UNSUPPORTED that matches
 // [errors.ErrUnsupported]. The observer recovers when the client connects to a newer engine.
 // If the target is a function of this worker that the engine has rejected (see
-// [Function.Err]), the observer is pending until the engine accepts the function.
+// [Function.Err]), the observer remains pending until the engine accepts the function.
 func (c *Client) Observe(source Source, target string, opts ...ObserveOption) (*Observer, error) {
 	fail := func(err error) (*Observer, error) {
 		return nil, public(fmt.Errorf("observe %s: %w", source.FunctionID, err))
@@ -505,7 +505,7 @@ func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 }
 
 // observed returns the trigger whose observer caused this activation of f. It returns nil if
-// the observer is not one of this client's triggers.
+// the observer does not represent one of this client's triggers.
 func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
 	var a Activation
 	if json.Unmarshal(activation, &a) != nil {
@@ -523,7 +523,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	return t
 }
 
-// triggerSpecOf returns the spec of the trigger that is registered with this observer ID.
+// triggerSpecOf returns the spec of the trigger whose observer has the given ID.
 func (r *registry) triggerSpecOf(observerID string) (spec triggerSpec, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -548,11 +548,11 @@ func (r *registry) unobserveLater(t *Trigger) {
 	r.unobserved = append(r.unobserved, t)
 }
 
-// unobserveEarlier removes the observers that unobserveLater has remembered, such as those
-// that were disposed of while the client was disconnected. It also removes observers from an
-// earlier connection whose target function another worker now serves; otherwise, that function
-// would run twice per event. It must run before this connection's observers are sent, because
-// they may reuse the IDs.
+// unobserveEarlier removes the observers that unobserveLater has recorded, such as those that
+// were disposed of while the client was disconnected. It also removes observers that were
+// registered over an earlier connection and whose target function is now served by another
+// worker; otherwise, that function would run twice per event. It must run before this
+// connection's observers are sent, because they may reuse the IDs.
 func (r *registry) unobserveEarlier() {
 	for _, t := range r.unobserved {
 		r.unobserve(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// generation identifies an engine version by the features that the version supports.
+// generation identifies an engine version by its features.
 type generation []string
 
 var (
@@ -39,8 +39,8 @@ func greetAs(generations ...generation) func(*peerConn) {
 	}
 }
 
-// accepting confirms each function registration if the peer has announced support for
-// observers. Messages for which next returns true are left to next.
+// accepting returns a message handler that confirms each function registration if the peer has
+// announced support for observers. It ignores messages for which next returns true.
 func accepting(next func(c *peerConn, m *peerMessage) bool) func(c *peerConn, m *peerMessage) bool {
 	return func(c *peerConn, m *peerMessage) bool {
 		if next != nil && next(c, m) {
@@ -80,8 +80,8 @@ func hostsObservers(c *peerConn, m *peerMessage) bool {
 	return false
 }
 
-// observing returns the registrations and removals, including those of functions and triggers,
-// sent over connection n.
+// observing returns the registrations and removals sent over connection n, including those of
+// functions and triggers.
 func (p *peer) observing(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "unregistertrigger", "observe", "unobserve") {
 		list = append(list, m.Type+" "+m.ID)
@@ -523,8 +523,8 @@ func TestObserversAreReplayedInOrderBehindFunctionsAndUnobserves(t *testing.T) {
 				if err := list[0].await(ObserverStateSuspended); err != nil {
 					t.Fatal(err)
 				}
-				// Without a connection, both observers are removed at once, and their ids can
-				// be used again.
+				// Without a connection, both observers are removed immediately, and their ids
+				// can be used again.
 				for _, o := range []*Observer{list[1], list[3]} {
 					if err := o.Dispose(t.Context()); err != nil {
 						t.Error(err)
@@ -843,7 +843,7 @@ func TestRetriedFunctionsDelayNothing(t *testing.T) {
 }
 
 // The engine keeps observers while a worker is disconnected. If another worker has taken over
-// the target function, the observer must be removed. Otherwise, the function would run twice
+// the target function, the observer must be removed; otherwise, the function would run twice
 // for each event.
 func TestObserversOfALostFunctionAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -26,8 +26,8 @@ const DefaultURL = "ws://127.0.0.1:49134"
 // Option configures a [Client]. Invalid values are rejected by [New].
 type Option interface{ applyClient(*config) error }
 
-// DialOption configures how connections to the engine are made. It is both an [Option] of a
-// [Client] and a [ConnectionOption] of a telemetry connection.
+// DialOption configures how connections to the engine are made. It is both an [Option] for a
+// [Client] and a [ConnectionOption] for a telemetry connection.
 type DialOption interface {
 	Option
 	ConnectionOption
@@ -261,10 +261,10 @@ func headerOption(name string, h http.Header) DialOption {
 	return dialOption(func(d *dialConfig) error { return wrapOption(name, d.AddHeader(h)) })
 }
 
-// WithTLSConfig sets the TLS configuration for wss addresses, including channels. By default,
-// crypto/tls defaults apply. cfg is copied, so it can be shared with net/http, and later
-// changes have no effect. NextProtos is ignored, because only http/1.1 is offered. To rotate
-// certificates, use a callback such as GetClientCertificate.
+// WithTLSConfig sets the TLS configuration for wss addresses, including channels. Without this
+// option, the crypto/tls defaults apply. cfg is copied, so it can be shared with net/http, and
+// later changes have no effect. NextProtos is ignored, because only http/1.1 is offered. To
+// rotate certificates, use a callback such as GetClientCertificate.
 func WithTLSConfig(cfg *tls.Config) DialOption {
 	return dialOption(func(d *dialConfig) error { d.TLS = cfg.Clone(); return nil })
 }
@@ -322,7 +322,7 @@ func checkReconnection(cfg ReconnectionConfig) (ReconnectionConfig, error) {
 	return cfg, nil
 }
 
-// redial returns the reconnection loop. The caller sets its callbacks.
+// redial returns the reconnection loop, whose callbacks the caller must set.
 func (d *dialConfig) redial() wsconn.Redial {
 	r := d.reconnection
 	return wsconn.Redial{
@@ -379,7 +379,7 @@ func WithCallTimeout(d time.Duration) Option {
 
 // WithMaxConcurrency limits the number of handlers that run concurrently. The default is 1000;
 // 0 means no limit; a negative value is an error. Further invocations wait in a queue of up to
-// 10,000 messages and 64 MiB. If the queue is full, they fail with code overloaded.
+// 10,000 messages and 64 MiB. Once the queue is full, invocations fail with code overloaded.
 func WithMaxConcurrency(n int) Option {
 	return clientOption(func(c *config) error {
 		if n < 0 {
@@ -391,7 +391,7 @@ func WithMaxConcurrency(n int) Option {
 }
 
 // WithStackTraces sends the value and stack of a handler's panic to the caller. By default,
-// they are only logged, because they reveal internals of the program.
+// they are only logged, because they reveal the program's internals.
 func WithStackTraces() Option {
 	return clientOption(func(c *config) error { c.stackTraces = true; return nil })
 }
@@ -418,9 +418,9 @@ const (
 	// SendFail makes the request fail with [ErrBufferFull]. This is the default.
 	SendFail SendPolicy = iota
 
-	// SendWait makes the request wait for room until its context is done. A call also ends at
-	// its timeout. A [Client.Send] has a timeout only if [WithTimeout] sets one. A request
-	// that can never fit fails with [ErrBufferFull].
+	// SendWait makes the request wait for room until its context is done. A call also ends
+	// when its timeout expires. A [Client.Send] has a timeout only if [WithTimeout] sets one.
+	// A request that can never fit fails with [ErrBufferFull].
 	SendWait
 )
 
@@ -466,10 +466,10 @@ func WithKeepalive(ping, idle time.Duration) Option {
 // disables probes; [New] rejects a negative value.
 //
 // A response is idle if its handler has written nothing for the duration d. The engine does
-// not report that the HTTP client has disconnected until the next frame of the response
-// reaches it. A probe is a frame that the engine ignores and does not forward. With the
-// default interval, the request's context is canceled within 15 s of the disconnect. Responses
-// that have not been flushed and fit in 64 KiB are not probed. Without probes, a handler that
+// not report that the HTTP client has disconnected until it receives the response's next
+// frame. A probe is a frame that the engine ignores and does not forward. With the default
+// interval, the request's context is canceled within 15 s of the disconnect. Responses that
+// have not been flushed and fit in 64 KiB are not probed. Without probes, a handler that
 // writes nothing is not notified of a disconnect.
 func WithStreamHeartbeat(d time.Duration) Option {
 	return clientOption(func(c *config) error {

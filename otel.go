@@ -61,7 +61,7 @@ func WithTelemetryConnection(opts ...ConnectionOption) TelemetryOption {
 	}
 }
 
-// WithSpanProcessor adds a span processor that runs beside the one that sends spans to the
+// WithSpanProcessor adds a span processor that runs alongside the one that sends spans to the
 // engine, for example a batch processor that exports to another backend. p is called before
 // the engine's processor, so attributes that p sets when a span starts also reach the engine.
 // Repeated use adds processors; they are called in order.
@@ -79,7 +79,7 @@ func WithSpanProcessor(p sdktrace.SpanProcessor) TelemetryOption {
 	}
 }
 
-// WithMetricReader adds a metric reader that runs beside the one that sends metrics to the
+// WithMetricReader adds a metric reader that runs alongside the one that sends metrics to the
 // engine, for example a periodic reader or the Prometheus reader. r has its own interval and
 // temporality. Repeated use adds readers. The Telemetry owns r as described for
 // [WithSpanProcessor]. If metrics are disabled, r collects no metrics. A nil reader is an
@@ -94,11 +94,11 @@ func WithMetricReader(r sdkmetric.Reader) TelemetryOption {
 	}
 }
 
-// WithLogProcessor adds a log processor that runs beside the one that sends log records to the
-// engine. p is called before the engine's processor and can modify the records that the engine
-// receives, for example to remove data that must not be stored. Repeated use adds processors;
-// they are called in order. The Telemetry owns p as described for [WithSpanProcessor]. If logs
-// are disabled, p receives nothing. A nil processor is an error.
+// WithLogProcessor adds a log processor that runs alongside the one that sends log records to
+// the engine. p is called before the engine's processor and can modify the records that the
+// engine receives, for example to remove data that must not be stored. Repeated use adds
+// processors; they are called in order. The Telemetry owns p as described for
+// [WithSpanProcessor]. If logs are disabled, p receives nothing. A nil processor is an error.
 func WithLogProcessor(p sdklog.Processor) TelemetryOption {
 	return func(o *telemetryOptions) error {
 		if isNil(p) {
@@ -225,8 +225,8 @@ func releaseGlobals() {
 // sends nothing to the engine. Use it in programs that configure an OpenTelemetry SDK with
 // their own backend. A client with this Telemetry records handler metrics and, in the caller's
 // trace, a span for each invocation. [Telemetry.Logger] and [Telemetry.SlogHandler] write to
-// lp. Spans contain no payloads unless the client uses [WithTracePayloads]. There are no
-// process gauges, and no globals are set. If a provider is nil or holds a nil pointer, its
+// lp. Spans contain no payloads unless the client uses [WithTracePayloads]. Process gauges are
+// not recorded, and no globals are set. If a provider is nil or holds a nil pointer, its
 // signal is not recorded.
 //
 // The program keeps ownership of the providers. [Telemetry.Flush] and [Telemetry.Shutdown]
@@ -288,8 +288,8 @@ func (besideLogs) ForceFlush(context.Context) error { return nil }
 func (besideLogs) Shutdown(context.Context) error   { return nil }
 
 // makeProviders creates the recording providers with res as their resource. A nil res means
-// that telemetry is disabled. On span start, processors run in this order: baggage, the
-// program's own, live snapshot.
+// that telemetry is disabled. On span start, processors run in this order: the baggage
+// processor, the program's processors, the live-span processor.
 func (t *Telemetry) makeProviders(res *resource.Resource, options *telemetryOptions) {
 	for _, p := range options.spans {
 		t.sdk = append(t.sdk, p)
@@ -468,7 +468,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	}
 	// A provider does not shut down if its context is done, so these calls get a context that
 	// outlives ctx. Calls to the engine's processors return when the connection ends. Calls to
-	// the program's own return when stop is called.
+	// the program's processors return when stop is called.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := t.each(work, sdkProvider.Shutdown)
@@ -583,8 +583,8 @@ const telemetryAwayTimeout = 3 * time.Second
 
 // flushTelemetry flushes the telemetry at the end of a drain, within the telemetry's own
 // shutdown timeout. The parameter away limits how long it waits while the telemetry connection
-// is down, so that an unavailable engine does not use up the drain time. It also limits the
-// flush of the program's own providers, because their connection state is unknown.
+// is down, so that an unavailable engine does not use up the drain time. The same limit
+// applies to flushing the program's own providers, because their connection state is unknown.
 func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {

@@ -351,7 +351,7 @@ func (k *waitingKeeper) ForceFlush(ctx context.Context) error {
 }
 
 // Export errors are passed to OpenTelemetry's error handler, except those that the connection
-// counts and reports by itself.
+// itself counts and reports.
 func TestBatchReportsExportErrors(t *testing.T) {
 	odd := errors.New("odd")
 	var mu sync.Mutex

@@ -47,8 +47,8 @@ type telemetryConfig struct {
 
 const defaultShutdownTimeout = 10 * time.Second
 
-// resolve fills in the unset fields of c from the environment. A variable with an invalid
-// value is ignored.
+// resolve returns c's settings, with unset fields taken from the environment or set to their
+// defaults. A variable with an invalid value is ignored.
 func (c *OtelConfig) resolve() (*telemetryConfig, error) {
 	r := &telemetryConfig{}
 	r.enabled = r.flag(c.Enabled, "OTEL_ENABLED") && (c.Enabled != nil || !r.sdkDisabled())

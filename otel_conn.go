@@ -185,7 +185,7 @@ func (s *SharedEngineConnection) Stats() ConnectionStats {
 
 // Flush waits until the engine has received every frame queued before the call. If ctx is done
 // first, the error reports how many frames remain; they stay queued. Flush also returns an
-// error if frames were dropped while it waited.
+// error if frames were dropped while it was waiting.
 func (s *SharedEngineConnection) Flush(ctx context.Context) error { return s.flushAfter(ctx, 0) }
 
 // flushAfter is Flush for a caller that has already flushed the providers. dropped is the
@@ -363,12 +363,12 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	}
 }
 
-// drainAttempts limits the number of consecutive connections that deliver no frame during
-// draining, because attempts then follow each other without delay.
+// drainAttempts limits how many consecutive connections may deliver no frame during draining,
+// when attempts follow one another without delay.
 const drainAttempts = 5
 
 // keepConnected maintains the connection. It returns nil once ctx is done or the queue has
-// been drained as far as possible. Otherwise it returns the reason why it gave up.
+// been drained as far as possible. Otherwise, it returns the reason for giving up.
 func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	redial := s.cfg.redial()
 	redial.Hurry = s.draining // immediately make one more attempt

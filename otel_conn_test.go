@@ -232,7 +232,7 @@ func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	})
 }
 
-// If the engine closes every connection at once, the delay keeps growing.
+// If the engine closes every connection immediately, the delay keeps growing.
 func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) { c.kill() }})
@@ -532,7 +532,7 @@ func TestTelemetryShutdownDelivers(t *testing.T) {
 	})
 }
 
-// If the connection breaks during Shutdown, it is reestablished at once.
+// If the connection breaks during Shutdown, it is reestablished immediately.
 func TestTelemetryShutdownSurvivesKills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, payload []byte) bool {
@@ -776,7 +776,7 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
-// The start of a span is sent before the finished span, and never again.
+// A span's start is sent before the finished span, and never again.
 func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cuts := 0
@@ -827,7 +827,7 @@ func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	})
 }
 
-// Drops are reported at once, and then once per minute.
+// Drops are reported immediately, and then once per minute.
 func TestTelemetryReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

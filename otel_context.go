@@ -24,7 +24,7 @@ import (
 // propagates its caller's trace.
 
 // TraceID returns the ID of the trace in ctx as 32 hexadecimal digits. In a handler, this is
-// the trace of the caller, if the caller has one. It returns "" if ctx has no trace.
+// the caller's trace, if there is one. It returns "" if ctx has no trace.
 func TraceID(ctx context.Context) string {
 	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
 		return sc.TraceID().String()
@@ -42,7 +42,7 @@ func SpanID(ctx context.Context) string {
 }
 
 // InjectTraceparent returns the W3C traceparent header for ctx, or "" if ctx has no trace. The
-// only flag in the header is sampled, because the engine rejects headers with other flags.
+// header has no flag other than sampled, because the engine rejects headers with other flags.
 func InjectTraceparent(ctx context.Context) string {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {

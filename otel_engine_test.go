@@ -61,7 +61,8 @@ func telemetryEngine(t *testing.T, opts ...iiitest.Option) *iiitest.Engine {
 	return e
 }
 
-// startTelemetry starts telemetry with cfg. It connects to engine unless cfg has an address.
+// startTelemetry starts telemetry with cfg. If cfg contains no address, the telemetry connects
+// to engine.
 func startTelemetry(t *testing.T, engine *iiitest.Engine, cfg iii.OtelConfig) *iii.Telemetry {
 	t.Helper()
 	if cfg.EngineWSURL == nil {
@@ -475,8 +476,8 @@ func TestLogTriggerFires(t *testing.T) {
 	}
 }
 
-// A slog.Handler should ignore a zero time. This handler replaces it with the current time,
-// because the engine would sort the record before all others.
+// A slog.Handler should ignore a zero time. This handler replaces it with the current time;
+// otherwise, the engine would sort the record before all others.
 func TestSlogRecordsReachTheEngine(t *testing.T) {
 	var e *iiitest.Engine
 	var telemetry *iii.Telemetry
@@ -760,8 +761,8 @@ func TestGuardedEngineAuthenticatesTelemetry(t *testing.T) {
 	})
 }
 
-// A trace trigger does not fire for its own invocations' traces, because that would cause an
-// endless loop.
+// A trace trigger does not fire for the spans of its own invocations, because that would cause
+// an endless loop.
 func TestTraceTriggerIsNotTriggeredByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine := telemetryEngine(t)
@@ -875,7 +876,7 @@ func TestTraceCrossesHTTP(t *testing.T) {
 }
 
 // The engine closes connections without sending a Close frame, even if it has received one.
-// Shutdown neither waits for a Close frame nor reports that it is missing.
+// Shutdown does not wait for a Close frame, and does not report that none arrived.
 func TestShutdownAcceptsAnEndWithoutACloseFrame(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder
@@ -942,7 +943,7 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// traced is the trace as a handler sees it.
+// traced describes the trace context that a handler receives.
 type traced struct {
 	TraceID string `json:"trace_id"`
 	Sampled bool   `json:"sampled"`
@@ -1157,7 +1158,7 @@ func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 			}
 			delete(input, "_caller_worker_id")
 			got.Events[0].Attributes["iii.payload.json"] = input
-			// Do not repeat the text of errors that wrap others.
+			// Ignore the text of errors that wrap other errors.
 			last := len(got.Events) - 1
 			if tt.description == "" && tt.status == "Error" {
 				got.Description, got.Events[last-1].Attributes["iii.payload.json"], got.Events[last].Attributes["exception.message"] = "", "", ""
@@ -1183,8 +1184,8 @@ func TestInvocationSpanRecordsTheOutcome(t *testing.T) {
 	}
 }
 
-// The caller, the handler and the handler's calls form one trace. The result carries the
-// handler's span.
+// The caller, the handler and the handler's calls form one trace. The result contains the
+// context of the handler's span.
 func TestInvocationSpanLinksCallerAndCallee(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -1410,8 +1411,8 @@ func functionOf(t *testing.T, set attribute.Set) string {
 	return id.AsString()
 }
 
-// The program's processors and readers receive everything that the engine receives. Processors
-// receive it early enough to change it.
+// The program's processors and readers receive everything that the engine receives. The
+// processors run early enough to change what the engine receives.
 func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	engine := telemetryEngine(t)
 	spans, reader := newSpanMarker(), sdkmetric.NewManualReader()
@@ -1462,8 +1463,8 @@ func TestProcessorsAndReadersBesideTheEngines(t *testing.T) {
 	}
 }
 
-// If the backend of one of the program's processors hangs, telemetry still reaches the engine.
-// Flush and Shutdown return when their contexts are done.
+// If the backend used by one of the program's processors hangs, telemetry still reaches the
+// engine. Flush and Shutdown return when their contexts are done.
 func TestHangingProcessorDoesNotDelayTheEngines(t *testing.T) {
 	for name, end := range map[string]func(*iii.Telemetry, context.Context) error{
 		"Flush": (*iii.Telemetry).Flush, "Shutdown": (*iii.Telemetry).Shutdown,
@@ -1649,8 +1650,8 @@ func TestWithTracePayloadsAppliesToProgramSpans(t *testing.T) {
 	}
 }
 
-// The sampler of the program's provider decides whether an invocation is recorded, even if the
-// caller is not sampled.
+// The program's own sampler decides whether an invocation is recorded, even if the caller is
+// not sampled.
 func TestProgramSamplerDecides(t *testing.T) {
 	for name, test := range map[string]struct {
 		sampler sdktrace.Sampler
@@ -1988,7 +1989,7 @@ func TestUnfinishedDrainNamesTheHandlers(t *testing.T) {
 	})
 }
 
-// The profiler label makes it possible to tell functions apart in a profile.
+// While a handler runs, its goroutine has a profiler label that contains the function's id.
 func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
 	engine := iiitest.Start(t)
 	c := connect(t, engine)
@@ -2050,9 +2051,9 @@ var localImprovements = []*improvement{
 		"the engine, which adds it, has no part in the call"),
 }
 
-// TestGoldenTelemetry runs a program that does the same as the recorded worker. Every span,
-// span start, log record and metric must equal the recorded one, except for the improvements.
-// Ids, times and SDK names are normalized.
+// TestGoldenTelemetry runs a program that performs the same operations as the recorded worker.
+// Every span, span start, log record and metric must equal the recorded one, except for the
+// improvements. Ids, times and SDK names are normalized.
 func TestGoldenTelemetry(t *testing.T) {
 	for _, test := range []struct {
 		protocol     iiitest.Protocol
@@ -2085,7 +2086,7 @@ func goldenTelemetry(t *testing.T, protocol iiitest.Protocol, improvements []*im
 			t.Logf("%4d times: %s: %s", i.used, i.name, i.reason)
 		}
 	}
-	// The recorded exporter lost the data of this metric.
+	// The recorded exporter lost this metric's data.
 	items := gotRecords["metric order.items"]
 	for path, want := range map[string]string{
 		"aggregationTemporality": `2`, "dataPoints/0/count": `"1"`, "dataPoints/0/sum": `3`, "dataPoints/0/min": `3`, "dataPoints/0/max": `3`,
@@ -2165,8 +2166,8 @@ func recordedTelemetry(t *testing.T) (frames []otlpFrame) {
 	return frames
 }
 
-// recordedProgram does the same as the recorded worker, at the same times, and returns the
-// frames that reached the engine.
+// recordedProgram performs the same operations as the recorded worker, at the same times, and
+// returns the frames that reached the engine.
 func recordedProgram(t *testing.T, protocol iiitest.Protocol) (frames []otlpFrame) {
 	e := telemetryEngine(t, iiitest.WithProtocol(protocol))
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{
@@ -2279,8 +2280,9 @@ func recordMetrics(t *testing.T, m metric.Meter) {
 	temp.Record(t.Context(), 21.5)
 }
 
-// otlpRecords returns the records in frames by kind and name. Each record is a map of its
-// leaves by path, including its resource and scope. The map shape counts records and frames.
+// otlpRecords returns the records that frames contain, keyed by kind and name. Each record
+// maps its leaves' paths to their values, and includes its resource and scope. The map shape
+// counts records and frames.
 func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[string]string, shape map[string]int) {
 	t.Helper()
 	records, shape = map[string]map[string]string{}, map[string]int{}
@@ -2458,7 +2460,7 @@ func normalText(key, s string) any {
 	return s
 }
 
-// flatten stores the leaves of v in a map, by path. An empty list is a leaf.
+// flatten stores v's leaves in a map, keyed by path. An empty list is a leaf.
 func flatten(into map[string]string, path string, v any) {
 	switch v := v.(type) {
 	case map[string]any:

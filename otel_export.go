@@ -135,8 +135,8 @@ var _ sdkmetric.Exporter = (*EngineMetricsExporter)(nil)
 // exports fail with [ErrConnectionClosed].
 //
 // The temporality is cumulative unless OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is
-// delta or lowmemory. The engine computes aggregates by adding up samples, so they are correct
-// only with delta temporality.
+// delta or lowmemory. The engine computes aggregates by adding up samples, so its aggregates
+// are correct only with delta temporality.
 func NewEngineMetricsExporter(s *SharedEngineConnection) *EngineMetricsExporter {
 	x := &EngineMetricsExporter{engineExporter: newEngineExporter(s), temporality: sdkmetric.CumulativeTemporalitySelector}
 	switch strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"))) {

@@ -270,7 +270,7 @@ func TestLogBurstIsKept(t *testing.T) {
 	})
 }
 
-// The start of a span is queued before the span can end. It includes the attributes set by the
+// A span's start is queued before the span can end, and includes the attributes set by the
 // caller and by earlier processors.
 func TestLiveSpanHasTheAttributesOfTheStart(t *testing.T) {
 	s := unconnected(t)

@@ -196,7 +196,8 @@ func TestHTTPTransportWithoutResponse(t *testing.T) {
 	}
 }
 
-// withoutGlobal removes the global tracer provider until the test ends.
+// withoutGlobal replaces the global tracer provider with one that records nothing until the
+// test ends.
 func withoutGlobal(t *testing.T) {
 	previous := otel.GetTracerProvider()
 	otel.SetTracerProvider(tracenoop.NewTracerProvider())

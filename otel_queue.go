@@ -26,7 +26,7 @@ const (
 const pingFrames = 4
 
 // telemetryQueue holds frames until the engine has confirmed them. Each class has its own
-// queue, so that the oldest frame of a class is found immediately. Frame numbers preserve the
+// queue, so that a class's oldest frame can be found immediately. Frame numbers preserve the
 // order across classes.
 type telemetryQueue struct {
 	maxFrames, maxBytes int
@@ -248,7 +248,7 @@ func (q *telemetryQueue) take(l *telemetryLink, batch []queuedFrame) (_ []queued
 			break
 		}
 		// Span starts are never resent. They need no confirmation unless a flush is waiting or
-		// too much is in flight.
+		// too much data is in flight.
 		if !f.Live || len(q.waiters) > 0 || q.flight.Len() >= min(maxFlightFrames/2, q.limit()/16) || q.flightBytes >= maxFlightBytes/2 {
 			l.unpinged++
 		}
@@ -544,8 +544,8 @@ type ConnectionStats struct {
 	QueuedBytes int // total size of the queued frames
 
 	// Traces, LiveSpans, Metrics and Logs count the dropped frames of each kind of telemetry.
-	// If a frame was dropped after it had been sent, and the engine confirms it later, it no
-	// longer counts as dropped.
+	// If the engine later confirms a frame that was dropped after it had been sent, the frame
+	// no longer counts as dropped.
 	Traces, LiveSpans, Metrics, Logs DroppedFrames
 
 	Lost RecordLosses // records that were not put into a frame, or were shortened
@@ -595,8 +595,8 @@ func (q *telemetryQueue) read(s *ConnectionStats) {
 	s.LiveSpans, s.Metrics, s.Traces, s.Logs = drops[signalLive], drops[signalMetrics], drops[signalTraces], drops[signalLogs]
 }
 
-// RecordLosses counts the records that were lost or truncated before they became part of a
-// frame, since the connection was created. Lost frames are counted by [DroppedFrames].
+// RecordLosses counts the records that, since the connection was created, were lost or
+// truncated before they became part of a frame. Lost frames are counted by [DroppedFrames].
 type RecordLosses struct {
 	Overflowed uint64 // spans and log records that arrived faster than they could be encoded, or after Shutdown
 	Shortened  uint64 // records shortened to fit a frame of 8 MiB

@@ -86,8 +86,8 @@ func sameProvider(a, b trace.TracerProvider) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// statusUnset reports whether the span's status is unset. Setting ok would override an error
-// that f has set, because OpenTelemetry gives ok precedence.
+// statusUnset reports whether the span's status is unset. InSpan checks this before it sets
+// ok, because OpenTelemetry gives ok precedence over an error that f has set.
 func statusUnset(span trace.Span) bool {
 	s, ok := span.(sdktrace.ReadOnlySpan)
 	return !ok || s.Status().Code == codes.Unset

@@ -104,8 +104,8 @@ func TestInSpanKind(t *testing.T) {
 	}
 }
 
-// InSpan uses the provider of the span in ctx, else that of the client whose handler is
-// running, else the global provider.
+// InSpan uses the provider of the span in ctx. If there is none, it uses the provider of the
+// client whose handler is running, or else the global provider.
 func TestInSpanChoosesItsProvider(t *testing.T) {
 	recorders := map[string]*tracetest.SpanRecorder{}
 	provider := func(name string, opts ...sdktrace.TracerProviderOption) *sdktrace.TracerProvider {

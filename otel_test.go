@@ -239,7 +239,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	}
 }
 
-// The start of a span already carries the span's baggage.
+// A span's start already contains the span's baggage.
 func TestBaggageIsSetBeforeTheLiveSpan(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{})
@@ -619,7 +619,8 @@ func BenchmarkLogRecord(b *testing.B) {
 	}
 }
 
-// telemetryRequirements lists each requirement on telemetry with the tests that verify it.
+// telemetryRequirements lists the telemetry requirements and the tests that verify each of
+// them.
 var telemetryRequirements = []struct {
 	line  string
 	tests []string

@@ -45,8 +45,8 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	return &Error{Code: CodeInvalidRequest, Message: message}
 }
 
-// decodeAndRecycle is like decodePayload, but returns the memory of a large payload to the
-// pool. Neither the handler nor the methods of its input type may retain the payload.
+// decodeAndRecycle is like decodePayload, but returns a large payload's memory to the pool.
+// Neither the handler nor the methods of its input type may retain the payload.
 func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, in any) error {
 	invocation, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok || invocation.in.memory == nil {
@@ -84,8 +84,8 @@ func recyclable(data []byte) *[]byte {
 	return p
 }
 
-// recycle returns the memory of the payload to the pool. callerID is the calling worker's id,
-// as read from the payload.
+// recycle returns the payload's memory to the pool. callerID is the calling worker's id, as
+// read from the payload.
 func (in *incoming) recycle(callerID string) {
 	p := in.memory
 	in.callerID, in.recycled = callerID, true
@@ -412,8 +412,8 @@ func jsonKind(t reflect.Type) string {
 // the member named body is used. It is compiled when the function is registered. Registration
 // fails if the function has no schema, if the schema's draft is neither 2020-12 nor draft-07,
 // if a reference points outside the schema, if references form a cycle, or if package regexp
-// cannot compile a pattern. The keyword format is ignored. Mounted handlers read request
-// bodies themselves, so the option cannot be used with them.
+// cannot compile a pattern. The format keyword is ignored. The option cannot be used with
+// mounted handlers, because they read request bodies themselves.
 //
 // Default: no validation. Every payload that can be decoded is then accepted, and missing
 // members become zero values.
@@ -469,7 +469,7 @@ func (spec *handlerSpec) addValidation(cfg *functionConfig) error {
 }
 
 // inputSchema is a compiled JSON Schema. The jsonschema library determines only whether a
-// value is valid. To locate the invalid part, parts of the value are checked against parts of
+// value is valid. The invalid part is located by checking parts of the value against parts of
 // the schema.
 type inputSchema struct {
 	root  any    // the decoded document
@@ -675,7 +675,7 @@ func circular(root map[string]any) error {
 	return all(root, "")
 }
 
-// inPlace returns pointers to the subschemas of schema that apply to the same value as schema
+// inPlace returns JSON pointers to the subschemas that apply to the same value as schema
 // itself.
 func inPlace(schema map[string]any, pointer string) (pointers []string) {
 	for _, keyword := range []string{"$ref", "$dynamicRef"} {

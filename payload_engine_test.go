@@ -25,8 +25,8 @@ func echo[T any](t *testing.T, c *iii.Client, id string) {
 	handle(t, c, id, func(_ context.Context, in T) (T, error) { return in, nil }, iii.WithBuiltinOverride())
 }
 
-// payloadTypes maps recorded functions to payload types, by id or id prefix. Functions that
-// are not listed use any.
+// payloadTypes maps recorded functions to payload types, by id or id prefix. All other
+// functions have payloads of type any.
 var payloadTypes = []struct {
 	id   string
 	echo func(t *testing.T, c *iii.Client, id string)
@@ -313,7 +313,7 @@ func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T
 }
 
 // A typed handler receives the payload without _caller_worker_id, which the engine adds,
-// unless its type has a field for that key.
+// unless the payload type has a field for that key.
 func TestTypedHandlersReceivePayloadAsSent(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t))
 	mustConnect(t, c)
@@ -417,8 +417,8 @@ type undecodable interface{ String() string }
 // lists is a recursive type.
 type lists []lists
 
-// decodesAnything has an element type that JSON cannot represent, but it implements
-// json.Unmarshaler.
+// decodesAnything has an element type that JSON cannot represent, but the type itself
+// implements json.Unmarshaler.
 type decodesAnything []chan int
 
 func (d *decodesAnything) UnmarshalJSON([]byte) error { *d = make(decodesAnything, 1); return nil }

@@ -101,7 +101,7 @@ func (p *peer) proxy(seed uint64, plan func(n int) enginetest.FaultPlan) *engine
 
 func (p *peer) url() string { return p.server.URL() }
 
-// client returns a client of the peer. The client is closed when the test ends.
+// client returns a client that connects to the peer. The client is closed when the test ends.
 func (p *peer) client(opts ...Option) *Client {
 	p.tb.Helper()
 	all := []Option{WithLogger(testLogger)}

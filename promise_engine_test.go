@@ -404,7 +404,8 @@ func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr 
 
 // TestR1HalfOpen cuts connections after a random number of bytes without the engine noticing.
 // To the engine, the worker's name and functions still belong to the old connection. When the
-// worker reconnects, it must recover both: the engine must not reject the worker's name.
+// worker reconnects, the engine must accept its name, and the worker must regain its
+// functions.
 func TestR1HalfOpen(t *testing.T) {
 	for i := range iii.Scale(60, 1000) {
 		seed := uint64(i + 1)

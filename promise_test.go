@@ -569,7 +569,7 @@ func TestR5LostCallFailsAtOnce(t *testing.T) {
 }
 
 // TestR6BooksBalance breaks a connection that is carrying Sends and calls. Every request must
-// either reach the peer, fail, or be counted as unknown.
+// reach the peer, fail, or be counted as unknown.
 func TestR6BooksBalance(t *testing.T) {
 	unknown := uint64(0)
 	for i := range scale(6, 100) {
@@ -1070,8 +1070,9 @@ func TestR12NestedCallsConcurrent(t *testing.T) {
 	}
 }
 
-// When 1,000 handlers panic at once, every caller receives an error and the worker keeps
-// running. The log contains the stacks. Callers receive them only if WithStackTraces is set.
+// When 1,000 handlers panic simultaneously, every caller receives an error and the worker
+// keeps running. The log contains the stacks. Callers receive them only if WithStackTraces is
+// set.
 func TestR17PanicsConcurrent(t *testing.T) {
 	for _, toCaller := range []bool{false, true} {
 		t.Run(fmt.Sprint("stacks to the caller: ", toCaller), func(t *testing.T) {

@@ -80,8 +80,8 @@ type TriggerBinding struct {
 	// one, Config is null, or {} with engine 0.26 and later.
 	Config json.RawMessage
 	// Metadata is the trigger's metadata, which Fire passes to the function. It is nil if the
-	// trigger has none. With engine 0.26 and later, which does not report it, it is always
-	// nil.
+	// trigger has none. Engine 0.26 and later does not report metadata, so the field is then
+	// always nil.
 	Metadata json.RawMessage
 	// Unchanged reports whether the trigger is already bound and the engine has merely sent it
 	// again, as it does after each reconnection. A provider that has kept the trigger running
@@ -101,8 +101,8 @@ type TriggerBinding struct {
 //
 // If the config contains condition_function_id, Fire first calls that function with the same
 // payload. If the condition function returns exactly false, Fire returns a nil result and a
-// nil error. If it fails, Fire returns its error. In both cases, the trigger's function is not
-// called.
+// nil error. If the condition function fails, Fire returns its error. In either case, the
+// trigger's function is not called.
 func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage, error) {
 	if b.client == nil {
 		return nil, errors.New("iii: fire: the binding does not come from a call of Bind")
@@ -629,8 +629,8 @@ func refusalBody(err error) *ErrorBody {
 }
 
 // close lets the binders finish their current work. It returns a channel that is closed when
-// all of them have stopped. It does not cancel the contexts of the bound triggers; the client
-// does.
+// all of them have stopped. It does not cancel the bound triggers' contexts; the client does
+// that.
 func (s *providers) close() <-chan struct{} {
 	s.mu.Lock()
 	s.closed = true

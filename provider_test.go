@@ -86,8 +86,8 @@ func TestTriggerProvider(t *testing.T) {
 	})
 }
 
-// If Bind fails, panics or calls [runtime.Goexit], the trigger is rejected and its worker
-// receives the error.
+// If Bind fails, panics or calls [runtime.Goexit], the trigger is rejected, and the worker
+// that registered it receives the error.
 func TestTriggerProviderRefuses(t *testing.T) {
 	providerBubble(t, func(t *testing.T, e *iiitest.Engine, worker func(string, ...iii.Option) *iii.Client) {
 		user, provider := worker("user"), worker("provider")
@@ -672,8 +672,8 @@ func (w *webhooks) binding(t *testing.T, id string) (iii.TriggerBinding, context
 	return b, w.ctxs[id]
 }
 
-// happened waits until all goroutines are idle. It returns the calls recorded since its
-// previous use, sorted by trigger.
+// happened waits until all goroutines are idle. It returns the calls recorded since happened
+// was last called, sorted by trigger.
 func (w *webhooks) happened() []string {
 	synctest.Wait()
 	w.mu.Lock()

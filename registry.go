@@ -20,8 +20,8 @@ import (
 //
 // An engine with triggers responds to a registration only to reject it. Therefore, each batch
 // is followed by a fence (a JSON ping). Registrations that have not been rejected when the
-// pong arrives are accepted. An engine with observers responds to every registration, and its
-// responses replace the pong. A ping is still sent if functions await a response, because
+// pong arrives count as accepted. An engine with observers responds to every registration, and
+// its responses replace the pong. A ping is still sent if functions await a response, because
 // access control can deny functions silently.
 //
 // A trigger is sent only after its function has been accepted. Otherwise, a rejected
@@ -296,10 +296,10 @@ func (r *registry) unconfirmed(c *claim) bool {
 	return c.function != nil && c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
 }
 
-// pong handles the response to a fence's ping. The engine responds in order, so functions
-// without a response by now will never get one; for example, access control can silently deny
-// a function. A function that has not been rejected counts as accepted, as on engines that do
-// not confirm functions.
+// pong handles the response to a fence's ping. The engine responds in order, so a function
+// that has received no response by now will never receive one; for example, access control can
+// silently deny a function. A function that has not been rejected counts as accepted, as on
+// engines that do not confirm functions.
 func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
@@ -338,8 +338,8 @@ func (r *registry) confirm(l *link) {
 	}
 }
 
-// overdue ends l if the engine has not answered the fence within registerTimeout, because the
-// state of the registrations would remain unknown. The timeout starts when the fence is
+// overdue ends l if the engine has not answered the fence within registerTimeout; otherwise,
+// the state of the registrations would remain unknown. The timeout starts when the fence is
 // written, and restarts whenever the engine sends a frame, because a large message may delay
 // the ping or the pong. In total, it never exceeds ten times the idle timeout.
 func (r *registry) overdue(l *link, number uint64, queued time.Time) {
@@ -413,8 +413,8 @@ func (r *registry) confirmed(l *link) bool {
 	return true
 }
 
-// resumeRequests resumes the requests whose triggers were settled by the last answered fence.
-// Once nothing is left to register, it resumes all requests.
+// resumeRequests resumes the requests whose triggers were settled by the most recently
+// answered fence. Once nothing is left to register, it resumes all requests.
 func (r *registry) resumeRequests(l *link) {
 	switch {
 	case r.phase < replayTriggers:
@@ -434,7 +434,7 @@ func (r *registry) has(c *claim) bool {
 }
 
 // sendDue sends the held triggers that no longer have to wait. It returns the number of the
-// fence that settles the functions of the other triggers, or 0 if there is none.
+// fence that settles the other triggers' functions, or 0 if there is none.
 func (r *registry) sendDue() (fence uint64) {
 	if len(r.held) == 0 || r.link == nil || r.closed != nil {
 		return 0
@@ -459,9 +459,9 @@ func (r *registry) sendDue() (fence uint64) {
 	return fence
 }
 
-// target returns this worker's function that a trigger calls: the trigger's adapter if it has
-// one, and otherwise the function with the trigger's function ID. It returns nil if there is
-// none. If t was held for a function that has since been unregistered, target still returns
+// target returns the function that t calls, if it belongs to this worker: t's adapter if there
+// is one, and otherwise the function with t's function ID. If there is neither, it returns
+// nil. If t was held for a function that has since been unregistered, target still returns
 // that function, so that t stays held. Otherwise, if another worker serves a function with the
 // same ID and has registered the same trigger, that function would be called twice for each
 // event.
@@ -562,7 +562,7 @@ func (r *registry) disregard(f *Function) {
 
 // isDisregarded reports whether a response for a function belongs to a disregarded
 // registration, and if so, removes that registration from the list. The engine responds in
-// order, so the oldest registration with the ID is the one that the response belongs to.
+// order, so the response belongs to the oldest registration with the ID.
 func (r *registry) isDisregarded(id string) bool {
 	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
 		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {
@@ -590,8 +590,8 @@ func (r *registry) addType(t *providedType) error {
 	return nil
 }
 
-// announce registers a trigger type. On engines without triggers, the type's function
-// represents it.
+// announce registers a trigger type. On engines without triggers, the type is represented by
+// its function.
 func (r *registry) announce(t *providedType) {
 	if message := r.link.dialect().registerTriggerType(&t.spec); message != nil {
 		r.push(message)

@@ -48,8 +48,8 @@ func mustTrigger(t *testing.T, c *Client, functionID, id string) *Trigger {
 	return trigger
 }
 
-// sequence returns the messages of connection n in order: the ids of registrations, "ping",
-// and the functions of calls.
+// sequence returns the messages of connection n in order. Each entry is the id of a
+// registration, "ping", or "call" followed by the id of the function.
 func (p *peer) sequence(n int) (list []string) {
 	for _, m := range p.messages(n, "registerfunction", "registertrigger", "ping", "invokefunction") {
 		switch {
@@ -261,7 +261,7 @@ func rejecting(refuse func(id string) bool) func(c *peerConn, m *peerMessage) bo
 	}
 }
 
-// Retries of rejected functions do not delay the triggers of other functions.
+// Retries of rejected functions do not delay other functions' triggers.
 func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pongs, reject := slowPongs(500*time.Millisecond), rejecting(func(id string) bool { return strings.HasPrefix(id, "held") })
@@ -498,7 +498,7 @@ func (c slowConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// The timeout of a ping does not start while the ping waits behind a large upload.
+// A ping's timeout does not start while the ping is waiting behind a large upload.
 func TestSlowUploadDoesNotEndTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})

@@ -27,8 +27,8 @@ type RouterOptions struct {
 type Router struct{ f *Function }
 
 // Err returns an error if the engine has rejected the router or any of its routes, and nil
-// otherwise. If the router's function was rejected, the error is the *[RejectedError] of
-// [Function.Err]. If only routes were rejected, Err joins their *[Error]s.
+// otherwise. If the router's function was rejected, Err returns a *[RejectedError], as
+// [Function.Err] does. If only routes were rejected, Err joins their *[Error]s.
 func (r *Router) Err() error {
 	if err := r.f.refused.Load(); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	"sync"
 )
 
-// schemaFiles holds the schemas. Their keyword required lists the properties that this package
+// schemaFiles holds the schemas. Their required keyword lists the properties that this package
 // always writes. Other senders may omit required properties that have a default.
 //
 //go:embed schema/*.json
