@@ -38,7 +38,7 @@ import (
 
 // Together, these types cover every way in which a type can encode or decode itself.
 type (
-	schemaColour     int                // text in both directions
+	schemaColor     int                // text in both directions
 	schemaWritten    int                // text when encoded
 	schemaReadText   int                // text when decoded
 	schemaByPointer  struct{ N int }    // text, by pointer methods
@@ -54,12 +54,12 @@ type (
 	schemaKeyStruct  struct{ A, B int } // text, based on a struct
 )
 
-func (c schemaColour) MarshalText() ([]byte, error) {
-	return []byte("colour-" + strconv.Itoa(int(c))), nil
+func (c schemaColor) MarshalText() ([]byte, error) {
+	return []byte("color-" + strconv.Itoa(int(c))), nil
 }
-func (c *schemaColour) UnmarshalText(b []byte) error {
-	n, err := strconv.Atoi(strings.TrimPrefix(string(b), "colour-"))
-	*c = schemaColour(n)
+func (c *schemaColor) UnmarshalText(b []byte) error {
+	n, err := strconv.Atoi(strings.TrimPrefix(string(b), "color-"))
+	*c = schemaColor(n)
 	return err
 }
 func (schemaWritten) MarshalText() ([]byte, error)       { return []byte("w"), nil }
@@ -241,10 +241,10 @@ func schemaLeaves() (closed, open []reflect.Type) {
 			time.Time
 			X int
 		}
-		colourBox struct{ schemaColour }
+		colorBox struct{ schemaColor }
 		twoCodecs struct {
 			schemaCents
-			colourBox
+			colorBox
 			X int
 		}
 		money1    struct{ schemaCents }
@@ -293,7 +293,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 			N  json.Number   `json:"n,string"`
 			P  *int          `json:"p,string"`
 			O  *bool         `json:"o,omitempty,string"`
-			C  schemaColour  `json:"c,string"`
+			C  schemaColor  `json:"c,string"`
 			W  schemaWritten `json:"w,string"`
 			T  span          `json:"t,string"`
 			Q  name          `json:"q,string"`
@@ -315,7 +315,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 			F any             `json:",omitempty"`
 			G json.RawMessage `json:",omitempty"`
 			H *schemaCents    `json:",omitempty"`
-			J *schemaColour   `json:",omitempty"`
+			J *schemaColor   `json:",omitempty"`
 			K *iii.ErrorBody  `json:",omitempty"`
 			L *Base           `json:",omitempty"`
 		}
@@ -334,14 +334,14 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		reflect.TypeFor[url.URL](), reflect.TypeFor[*url.URL](), reflect.TypeFor[http.Header](),
 		reflect.TypeFor[[]byte](), reflect.TypeFor[octets](), reflect.TypeFor[[3]byte](), reflect.TypeFor[digest](), reflect.TypeFor[[]schemaLetter](), reflect.TypeFor[[0]int](),
 		reflect.TypeFor[names](), reflect.TypeFor[labels](), reflect.TypeFor[numbered](), reflect.TypeFor[sized](),
-		reflect.TypeFor[map[schemaColour]int](), reflect.TypeFor[map[schemaKeyText]int](), reflect.TypeFor[map[schemaKeyPointer]int](), reflect.TypeFor[map[schemaKeyStruct]int](), reflect.TypeFor[map[netip.Addr]bool](),
+		reflect.TypeFor[map[schemaColor]int](), reflect.TypeFor[map[schemaKeyText]int](), reflect.TypeFor[map[schemaKeyPointer]int](), reflect.TypeFor[map[schemaKeyStruct]int](), reflect.TypeFor[map[netip.Addr]bool](),
 		reflect.TypeFor[map[string][]map[int64]*[]string](), reflect.TypeFor[[][][]int](), reflect.TypeFor[map[string]struct{}](), reflect.TypeFor[***int](),
-		reflect.TypeFor[schemaColour](), reflect.TypeFor[schemaByPointer](), reflect.TypeFor[schemaTextList](), reflect.TypeFor[schemaLetter](), reflect.TypeFor[schemaWritten](), reflect.TypeFor[schemaKeyStruct](),
+		reflect.TypeFor[schemaColor](), reflect.TypeFor[schemaByPointer](), reflect.TypeFor[schemaTextList](), reflect.TypeFor[schemaLetter](), reflect.TypeFor[schemaWritten](), reflect.TypeFor[schemaKeyStruct](),
 		reflect.TypeFor[order](), reflect.TypeFor[nothing](), reflect.TypeFor[hidden](), reflect.TypeFor[struct{ A, B *order }](), reflect.TypeFor[struct{}](),
 		reflect.TypeFor[node](), reflect.TypeFor[tree](), reflect.TypeFor[forest](), reflect.TypeFor[schemaHusband](), reflect.TypeFor[schemaPage[order]](), reflect.TypeFor[schemaPage[schemaPage[big.Int]]](), reflect.TypeFor[schemaPair[name, *node]](),
 		reflect.TypeFor[base](), reflect.TypeFor[withBase](), reflect.TypeFor[withNamed](), reflect.TypeFor[withNil](), reflect.TypeFor[withNilOf](), embedding(reflect.TypeFor[Base](), reflect.TypeFor[Other]()), embedding(reflect.TypeFor[Base](), reflect.PointerTo(reflect.TypeFor[Other]())), reflect.TypeFor[withDeep](),
 		reflect.TypeFor[shadowed](), reflect.TypeFor[shadowTag](), embedding(reflect.TypeFor[Deep](), reflect.TypeFor[Tagged]()), embedding(reflect.TypeFor[A1](), reflect.TypeFor[A2]()), reflect.TypeFor[withText](), reflect.TypeFor[hiddenTxt](),
-		reflect.TypeFor[withSelf](), reflect.TypeFor[withList](), reflect.TypeFor[withNames](), reflect.TypeFor[withMap](), reflect.TypeFor[pointers](), reflect.TypeFor[mixed](), reflect.TypeFor[colourBox](),
+		reflect.TypeFor[withSelf](), reflect.TypeFor[withList](), reflect.TypeFor[withNames](), reflect.TypeFor[withMap](), reflect.TypeFor[pointers](), reflect.TypeFor[mixed](), reflect.TypeFor[colorBox](),
 		oddTags(), reflect.TypeFor[embeds](), reflect.TypeFor[embedsMap](), reflect.StructOf([]reflect.StructField{{Name: "A", Type: reflect.TypeFor[int](), Tag: "json:\"a"}, {Name: "B", Type: reflect.TypeFor[int](), Tag: "yaml"}}),
 		reflect.TypeFor[iii.List[int]](), reflect.TypeFor[iii.List[*order]](), reflect.TypeFor[iii.Map[[]byte]](), reflect.TypeFor[iii.ListMap[big.Int]](), reflect.TypeFor[iii.StringMap](),
 		reflect.TypeFor[iii.List[byte]](), reflect.TypeFor[iii.List[octet]](), reflect.TypeFor[iii.List[schemaLetter]](), reflect.TypeFor[iii.List[iii.List[octet]]](),
@@ -354,7 +354,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 		reflect.TypeFor[encoding.TextMarshaler](), reflect.TypeFor[map[string]any](), reflect.TypeFor[[]any](),
 		reflect.TypeFor[schemaCents](), reflect.TypeFor[twoCodecs](), reflect.TypeFor[schemaCentsByPtr](), reflect.TypeFor[schemaJSONIn](), reflect.TypeFor[schemaReadText](), reflect.TypeFor[promoted](), reflect.TypeFor[promotedT](), reflect.TypeFor[ambiguous](),
 		reflect.TypeFor[withIface](), reflect.TypeFor[withAny](), reflect.TypeFor[quoted](), reflect.TypeFor[optional](), reflect.TypeFor[schemaPage[any]](), reflect.TypeFor[iii.HTTPRequest[iii.JSONValue]](),
-		reflect.TypeFor[struct{ schemaColour }](), reflect.TypeFor[struct{ A struct{ schemaColour } }](), reflect.TypeFor[struct{ uuid.UUID }](), reflect.TypeFor[map[encoding.TextMarshaler]int](),
+		reflect.TypeFor[struct{ schemaColor }](), reflect.TypeFor[struct{ A struct{ schemaColor } }](), reflect.TypeFor[struct{ uuid.UUID }](), reflect.TypeFor[map[encoding.TextMarshaler]int](),
 		reflect.TypeFor[struct{ A struct{ time.Time } }](), reflect.TypeFor[iii.State[int]](), reflect.TypeFor[iii.StateSetInput](), reflect.TypeFor[iii.UpdateOpError](),
 		reflect.TypeFor[[]schemaByteIn](), reflect.TypeFor[iii.List[schemaByteIn]](), reflect.TypeFor[[]schemaBytePtr](), reflect.TypeFor[[2]schemaBytePtr](), reflect.TypeFor[iii.List[schemaBytePtr]](),
 	}
@@ -523,7 +523,7 @@ func (f filler) fill(v reflect.Value, depth int) {
 			return
 		}
 		for _, i := range f.r.Perm(6) {
-			x := []any{schemaColour(4), schemaError{"e"}, []any{1, "a", nil}, map[string]any{"x": true}, 5, "s"}[i]
+			x := []any{schemaColor(4), schemaError{"e"}, []any{1, "a", nil}, map[string]any{"x": true}, 5, "s"}[i]
 			if reflect.TypeOf(x).AssignableTo(v.Type()) {
 				v.Set(reflect.ValueOf(x))
 			}
@@ -932,7 +932,7 @@ func TestSchemaOfType(t *testing.T) {
 		{reflect.TypeFor[*big.Int](), `{"type":["integer","null"]}`, ""},
 		{reflect.TypeFor[[]big.Float](), `{"type":["array","null"],"items":{"type":"string"}}`, ""},
 		{reflect.TypeFor[fmt.Stringer](), `{"type":"null"}`, anything},
-		{reflect.TypeFor[schemaColour](), `{"type":"string"}`, ""},
+		{reflect.TypeFor[schemaColor](), `{"type":"string"}`, ""},
 		{reflect.TypeFor[schemaWritten](), `{"type":"integer"}`, `{"type":"string"}`},
 		{reflect.TypeFor[schemaReadText](), `{"type":"string"}`, `{"type":"integer"}`},
 		{reflect.TypeFor[schemaCents](), `{"type":"object","properties":{"N":{"type":"integer"}},"required":["N"]}`, anything},
@@ -1149,8 +1149,8 @@ func TestAdvertisedSchemaOfSelfEncodingTypes(t *testing.T) {
 	checkAdvertised(t, c, uuid.New())
 	checkAdvertised(t, c, struct{ ID uuid.UUID }{uuid.New()})
 	checkAdvertised(t, c, netip.MustParseAddr("::1"))
-	checkAdvertised(t, c, schemaColour(2))
-	checkAdvertised(t, c, []schemaColour{1, 2})
+	checkAdvertised(t, c, schemaColor(2))
+	checkAdvertised(t, c, []schemaColor{1, 2})
 	checkAdvertised(t, c, &schemaByPointer{350})
 	checkAdvertised(t, c, schemaJSON{350})
 	checkAdvertised(t, c, &schemaJSON{350})

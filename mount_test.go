@@ -1546,9 +1546,9 @@ func TestStreamedCookiesKeepTheLastOfEachName(t *testing.T) {
 	})
 }
 
-// behaviour is a request and the handler that serves it. The response and the handler's notes
+// behavior is a request and the handler that serves it. The response and the handler's notes
 // must be the same under net/http's server and on a mounted route.
-type behaviour struct {
+type behavior struct {
 	name    string
 	route   string // the route's method; defaults to that of the request
 	path    string // path of the route, appended to a prefix
@@ -1580,7 +1580,7 @@ type observed struct {
 }
 
 // request returns the raw request for a handler that is served under the given path prefix.
-func (b *behaviour) request(path string) string {
+func (b *behavior) request(path string) string {
 	method, proto := b.method, b.proto
 	if method == "" {
 		method = "GET"
@@ -1615,7 +1615,7 @@ func (b *behaviour) request(path string) string {
 }
 
 // observe sends the request and waits for the response and the handler's notes.
-func (b *behaviour) observe(t *testing.T, addr, path string, notes <-chan []string) (got observed) {
+func (b *behavior) observe(t *testing.T, addr, path string, notes <-chan []string) (got observed) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -1637,7 +1637,7 @@ func (b *behaviour) observe(t *testing.T, addr, path string, notes <-chan []stri
 	return got
 }
 
-func (o *observed) receive(conn net.Conn, b *behaviour) {
+func (o *observed) receive(conn net.Conn, b *behavior) {
 	method := b.method
 	if method == "" {
 		method = "GET"
@@ -1690,9 +1690,9 @@ func (o *observed) receive(conn net.Conn, b *behaviour) {
 // A mounted handler behaves as it does under net/http's server, except for the differences
 // that docs/http.md documents.
 func TestMountedHandlersBehaveAsUnderNetHTTP(t *testing.T) {
-	behaviours := slices.Concat(requestBehaviours, bodyBehaviours, statusBehaviours, headerBehaviours, writeBehaviours, sniffBehaviours, lengthBehaviours, endBehaviours, handlerBehaviours(t))
-	if n := len(behaviours); n < 140 {
-		t.Errorf("%d behaviours are compared, want 140", n)
+	behaviors := slices.Concat(requestBehaviors, bodyBehaviors, statusBehaviors, headerBehaviors, writeBehaviors, sniffBehaviors, lengthBehaviors, endBehaviors, handlerBehaviors(t))
+	if n := len(behaviors); n < 140 {
+		t.Errorf("%d behaviors are compared, want 140", n)
 	}
 	page, err := os.ReadFile("docs/http.md")
 	if err != nil {
@@ -1710,9 +1710,9 @@ func TestMountedHandlersBehaveAsUnderNetHTTP(t *testing.T) {
 	native.Config.ErrorLog = log.New(io.Discard, "", 0)
 	native.Start()
 	t.Cleanup(native.Close)
-	notes := make([]chan []string, len(behaviours))
+	notes := make([]chan []string, len(behaviors))
 	parameter := regexp.MustCompile(`:([a-z]+)`)
-	for i, b := range behaviours {
+	for i, b := range behaviors {
 		notes[i] = make(chan []string, 1)
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var noted []string
@@ -1735,7 +1735,7 @@ func TestMountedHandlersBehaveAsUnderNetHTTP(t *testing.T) {
 	if err := client.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for i, b := range behaviours {
+	for i, b := range behaviors {
 		t.Run(b.name, func(t *testing.T) {
 			path := fmt.Sprintf("/b%d", i)
 			want := b.observe(t, native.Listener.Addr().String(), path, notes[i])
@@ -1771,7 +1771,7 @@ func noteHeader(names ...string) func(http.ResponseWriter, *http.Request, noting
 	}
 }
 
-var requestBehaviours = []behaviour{
+var requestBehaviors = []behavior{
 	{name: "path", path: "/users/:name", target: "/users/ada", handler: noteURL},
 	{name: "path with a blank", path: "/users/:name", target: "/users/Ada%20Lovelace", handler: noteURL},
 	{name: "path in another script", path: "/users/:name", target: "/users/%E6%97%A5%E6%9C%AC", handler: noteURL},
@@ -1908,7 +1908,7 @@ func multipartBody() string {
 	return b.String()
 }
 
-var bodyBehaviours = []behaviour{
+var bodyBehaviors = []behavior{
 	{name: "body", method: "POST", body: "hello", handler: readBody},
 	{name: "body without a type", method: "PUT", body: "\x00\xff", handler: readBody},
 	{name: "body of JSON, as it was written", method: "POST", header: []string{"Content-Type: application/json"}, body: "{ \"b\": 1,\n \"a\": 1e3 }", handler: readBody},
@@ -2050,7 +2050,7 @@ func answerWith(status int, body string) func(http.ResponseWriter, *http.Request
 	}
 }
 
-var statusBehaviours = []behaviour{
+var statusBehaviors = []behavior{
 	{name: "status 200", handler: answerWith(200, "ok")},
 	{name: "status 201", handler: answerWith(201, "made")},
 	{name: "status 202 without a body", handler: answerWith(202, "")},
@@ -2114,7 +2114,7 @@ var statusBehaviours = []behaviour{
 	{name: "nothing, flushed", handler: func(w http.ResponseWriter, r *http.Request, note noting) { w.(http.Flusher).Flush() }},
 }
 
-var headerBehaviours = []behaviour{
+var headerBehaviors = []behavior{
 	{name: "header of a response", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("X-A", "1")
 		w.Header().Set("x-b", "2")
@@ -2223,7 +2223,7 @@ func chunk(w http.ResponseWriter, note noting, p string) {
 	note("%d %s", n, errorKind(err))
 }
 
-var writeBehaviours = []behaviour{
+var writeBehaviors = []behavior{
 	{name: "text", length: true, handler: func(w http.ResponseWriter, r *http.Request, note noting) { chunk(w, note, "hello, 世界\n") }},
 	{name: "several writes", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		for _, p := range []string{"one ", "", "two ", "three"} {
@@ -2342,7 +2342,7 @@ func writes(parts ...string) func(http.ResponseWriter, *http.Request, noting) {
 	}
 }
 
-var sniffBehaviours = []behaviour{
+var sniffBehaviors = []behavior{
 	{name: "type of HTML", handler: writes("<html><body>hi")},
 	{name: "type of HTML in two writes", handler: writes("<ht", "ml><body>hi")},
 	{name: "type of HTML behind blank lines", handler: writes("\n", "\n\n", "  <!DOCTYPE html>\n")},
@@ -2422,7 +2422,7 @@ func flushedAfter(length string, parts ...string) func(http.ResponseWriter, *htt
 	}
 }
 
-var lengthBehaviours = []behaviour{
+var lengthBehaviors = []behavior{
 	{name: "length that is right", length: true, handler: declared("5", "he", "llo")},
 	{name: "length that is right, flushed", length: true, handler: flushedAfter("5", "he", "llo")},
 	{name: "length that is right, large", length: true, handler: declared("100000", strings.Repeat("x", 100_000))},
@@ -2483,7 +2483,7 @@ func endsWith(p any, flush bool, length string, body string) func(http.ResponseW
 	}
 }
 
-var endBehaviours = []behaviour{
+var endBehaviors = []behavior{
 	{name: "panic at once", differs: "A panic before", handler: endsWith("reason", false, "", "")},
 	{name: "panic after a write", differs: "A panic before", handler: endsWith("reason", false, "", "begun")},
 	{name: "abort at once", differs: "A panic before", handler: endsWith(http.ErrAbortHandler, false, "", "")},
@@ -2494,9 +2494,9 @@ var endBehaviours = []behaviour{
 	{name: "panic behind a complete body", length: true, handler: endsWith("reason", true, "5", "begun")},
 }
 
-// handlerBehaviours returns requests to net/http's own handlers, such as file servers, and to
+// handlerBehaviors returns requests to net/http's own handlers, such as file servers, and to
 // a reverse proxy.
-func handlerBehaviours(t *testing.T) []behaviour {
+func handlerBehaviors(t *testing.T) []behavior {
 	t.Helper()
 	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Query().Get("then") {
@@ -2552,7 +2552,7 @@ func handlerBehaviours(t *testing.T) []behaviour {
 		r.URL.Path = "/" + r.PathValue("file")
 		http.FileServer(http.Dir(dir)).ServeHTTP(w, r)
 	}))
-	return []behaviour{
+	return []behavior{
 		{name: "content", length: true, handler: content},
 		{name: "content of a HEAD", method: "HEAD", length: true, handler: content},
 		{name: "content of a HEAD, route with GET", route: "GET", method: "HEAD", length: true, handler: content},

@@ -354,7 +354,7 @@ func TestDialContextIsUsed(t *testing.T) {
 		return p.mem.DialContext(ctx, n, a)
 	}))
 	if network != "tcp" || addr != "127.0.0.1:1" {
-		t.Errorf("dialled %s %s", network, addr)
+		t.Errorf("dialed %s %s", network, addr)
 	}
 }
 

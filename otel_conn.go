@@ -380,8 +380,8 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			state = ConnectionStateReconnecting
 			lasted, progress := false, false
 			conn, err := s.dial(ctx)
-			dialled := err == nil
-			if dialled {
+			dialed := err == nil
+			if dialed {
 				before := s.queue.confirmed()
 				lasted, err = s.serve(ctx, s.newLink(conn), connected)
 				progress = s.queue.confirmed() > before
@@ -407,7 +407,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 				idle = 0
 			}
 			var refused *AuthError
-			if !dialled || idle >= drainAttempts || errors.As(err, &refused) {
+			if !dialed || idle >= drainAttempts || errors.As(err, &refused) {
 				return wsconn.Attempt{Stop: true}
 			}
 		}

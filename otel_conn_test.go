@@ -206,7 +206,7 @@ func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 		c.Cut()
 		states.wait(t, ConnectionStateReconnecting, 7*2+1+4)
 		cutShort(s)
-		at := p.dialled()
+		at := p.dialed()
 		wants := []float64{1, 2, 4, 8, 16, 30, 30}
 		check := func(what string, gap time.Duration, base float64) {
 			if low, high := base*0.7, min(base*1.3, 30); gap.Seconds() < low-0.001 || gap.Seconds() > high+0.001 {
@@ -238,7 +238,7 @@ func TestTelemetryBackoffOfShortConnections(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) { c.kill() }})
 		p.connection()
 		p.conn(5)
-		at := p.dialled()
+		at := p.dialed()
 		for n, base := range []float64{1, 2, 4, 8, 16} {
 			if gap := at[n+1].Sub(at[n]).Seconds(); gap < base*0.69 || gap > base*1.31 {
 				t.Errorf("attempt %d was made %v s after the previous one, want about %v s", n+1, gap, base)
@@ -259,7 +259,7 @@ func TestTelemetryFailsAfterMaxRetries(t *testing.T) {
 			t.Errorf("Flush: %v, want 5 dropped", err)
 		}
 		<-s.done
-		if n := len(p.dialled()); n != 4 {
+		if n := len(p.dialed()); n != 4 {
 			t.Errorf("%d attempts, want the first and 3 more", n)
 		}
 		if s.State() != ConnectionStateFailed {
@@ -300,7 +300,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 		if diff := cmp.Diff(wantLogs(0, 10), p.received()); diff != "" {
 			t.Errorf("frames (-want +got):\n%s", diff)
 		}
-		at := p.dialled()
+		at := p.dialed()
 		for n, base := range []float64{1, 2, 4} {
 			if gap := at[n+1].Sub(at[n]).Seconds(); gap < base*0.69 || gap > base*1.31 {
 				t.Errorf("attempt %d was made %v s after the previous one, want about %v s", n+1, gap, base)
@@ -334,12 +334,12 @@ func TestTelemetryShutdownTriesARejectingEngineOnce(t *testing.T) {
 		s := p.connection()
 		sendLogs(t, s, 0, 1)
 		synctest.Wait()
-		before := len(p.dialled())
+		before := len(p.dialed())
 		var auth *AuthError
 		if err := s.Shutdown(t.Context()); !errors.As(err, &auth) {
 			t.Errorf("Shutdown: %v, want the rejection", err)
 		}
-		if n := len(p.dialled()) - before; n != 1 {
+		if n := len(p.dialed()) - before; n != 1 {
 			t.Errorf("Shutdown tried to connect %d times, want once", n)
 		}
 	})

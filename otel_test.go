@@ -137,9 +137,9 @@ func TestDisabledTelemetryDoesNothing(t *testing.T) {
 }
 
 func testDisabledTelemetry(t *testing.T) {
-	dialled := false
+	dialed := false
 	dial := func(context.Context, string, string) (net.Conn, error) {
-		dialled = true
+		dialed = true
 		return nil, errors.New("nobody there")
 	}
 	tracers, meters, loggers, propagator := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetLoggerProvider(), otel.GetTextMapPropagator()
@@ -173,7 +173,7 @@ func testDisabledTelemetry(t *testing.T) {
 	if after := liveGoroutines(); after > before {
 		t.Errorf("%d goroutines, %d before", after, before)
 	}
-	if dialled {
+	if dialed {
 		t.Error("telemetry dialed")
 	}
 	if otel.GetTracerProvider() != tracers || otel.GetMeterProvider() != meters || otel.GetLoggerProvider() != loggers || fmt.Sprint(otel.GetTextMapPropagator()) != fmt.Sprint(propagator) {

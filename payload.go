@@ -793,7 +793,7 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	}
 	path, reason := "", "it does not match the schema of the function"
 	if accepts(s.whole, value) {
-		if path, reason = s.misspelt([]string{s.place}, value, ""); reason == "" {
+		if path, reason = s.misspelled([]string{s.place}, value, ""); reason == "" {
 			return nil
 		}
 	} else if len(raw) <= maxLocated {
@@ -811,10 +811,10 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	return &Error{Code: CodeInvalidRequest, Message: where + ": " + reason}
 }
 
-// misspelt looks for a member whose name differs only in case from one that the given schemas
+// misspelled looks for a member whose name differs only in case from one that the given schemas
 // define. The schemas do not apply to such a member, but encoding/json would decode it as the
 // defined one.
-func (s *inputSchema) misspelt(pointers []string, value any, path string) (string, string) {
+func (s *inputSchema) misspelled(pointers []string, value any, path string) (string, string) {
 	switch value.(type) {
 	case map[string]any, []any:
 	default:
@@ -836,7 +836,7 @@ func (s *inputSchema) misspelt(pointers []string, value any, path string) (strin
 				next = append(next, schemas(schema, pointer)...)
 			}
 		}
-		return s.misspelt(next, part, path+step)
+		return s.misspelled(next, part, path+step)
 	}
 	switch value := value.(type) {
 	case map[string]any:

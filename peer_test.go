@@ -490,8 +490,8 @@ func (p *otelPeer) received() []string {
 	return all
 }
 
-// dialled returns the times of all connection attempts.
-func (p *otelPeer) dialled() []time.Time {
+// dialed returns the times of all connection attempts.
+func (p *otelPeer) dialed() []time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]time.Time(nil), p.dials...)

@@ -1112,7 +1112,7 @@ func TestR17PanicsConcurrent(t *testing.T) {
 				}
 			}
 			if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
-				t.Errorf("call afterwards: %d, %v", got, err)
+				t.Errorf("call afterward: %d, %v", got, err)
 			}
 			if err := c.Shutdown(t.Context()); err != nil {
 				t.Error(err)
@@ -1245,10 +1245,10 @@ func TestR16NoInputHarms(t *testing.T) {
 	healthy := func(t *testing.T) {
 		t.Helper()
 		if got, err := Call[string](t.Context(), c, "x::y", "still there"); err != nil || got != "still there" {
-			t.Fatalf("call afterwards: %q, %v", got, err)
+			t.Fatalf("call afterward: %q, %v", got, err)
 		}
 		if m := p.answered(conn.invoke("f", "1")); string(m.Result) != "1" {
-			t.Fatalf("answer afterwards: %s", m.Raw)
+			t.Fatalf("answer afterward: %s", m.Raw)
 		}
 	}
 	for name, message := range hostileMessages {
@@ -1311,7 +1311,7 @@ func TestR16BrokenFramesCostTheConnection(t *testing.T) {
 				p.conn(1)
 				synctest.Wait()
 				if got, err := Call[int](t.Context(), c, "x::y", 7); err != nil || got != 7 {
-					t.Errorf("call afterwards: %d, %v", got, err)
+					t.Errorf("call afterward: %d, %v", got, err)
 				}
 				if e, _ := w.wait(t, 0, func(e watched) bool { return e.err != nil }); e.state != ConnectionStateReconnecting {
 					t.Errorf("told: %v", e)
@@ -1955,7 +1955,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 		}
 		return c
 	},
-	"cannot be dialled": func(t *testing.T) *Client {
+	"cannot be dialed": func(t *testing.T) *Client {
 		p := newPeer(t, script{})
 		c := p.client(WithDrainTimeout(time.Millisecond), WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			<-ctx.Done()
@@ -1989,7 +1989,7 @@ var blockedPeers = map[string]func(t *testing.T) *Client{
 		synctest.Wait()
 		return c
 	},
-	"was never dialled": func(t *testing.T) *Client {
+	"was never dialed": func(t *testing.T) *Client {
 		return newPeer(t, script{}).client(WithDrainTimeout(time.Millisecond), WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()

@@ -459,7 +459,7 @@ func TestRequestsWaitingForTrigger(t *testing.T) {
 			}
 			time.Sleep(10 * time.Second)
 			if got := p.sequence(0); slices.Contains(got, "call late") {
-				t.Error("the call was sent afterwards")
+				t.Error("the call was sent afterward")
 			}
 			if n := c.Stats().Buffered; n != 0 {
 				t.Errorf("%d requests are still buffered", n)

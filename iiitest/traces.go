@@ -286,7 +286,7 @@ func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wire
 type spanGroup struct {
 	first, last  uint64
 	label        *string
-	labelled     uint64 // start time of the span that supplied label
+	labeled     uint64 // start time of the span that supplied label
 	traces       map[string]bool
 	order        []string // trace ids in order of arrival
 	spans, fails uint32
@@ -302,8 +302,8 @@ func (g *spanGroup) add(v *spanView, s *iii.StoredSpan, labelAttribute string) {
 		g.traces[s.TraceID] = true
 		g.order = append(g.order, s.TraceID)
 	}
-	if label, ok := attributeOf(s, labelAttribute); ok && labelAttribute != "" && s.StartTimeUnixNano >= g.labelled {
-		g.label, g.labelled = &label, s.StartTimeUnixNano
+	if label, ok := attributeOf(s, labelAttribute); ok && labelAttribute != "" && s.StartTimeUnixNano >= g.labeled {
+		g.label, g.labeled = &label, s.StartTimeUnixNano
 	}
 }
 

@@ -247,12 +247,12 @@ func TestGroupTraces(t *testing.T) {
 	s1 := iii.TraceGroup{Value: "S1", TraceIDs: []string{"1", "2"}, SpanCount: 3, FirstSeenMs: 1000, LastSeenMs: 2000, DurationMs: 1000, ErrorCount: 1}
 	s2 := iii.TraceGroup{Value: "S2", TraceIDs: []string{"3"}, SpanCount: 1, FirstSeenMs: 5000, LastSeenMs: 5000}
 	s3 := iii.TraceGroup{Value: "S3", TraceIDs: []string{"4"}, SpanCount: 1, FirstSeenMs: 9000, LastSeenMs: 9001, DurationMs: 1}
-	labelled := func(g iii.TraceGroup, label *string) iii.TraceGroup { g.Label = label; return g }
+	labeled := func(g iii.TraceGroup, label *string) iii.TraceGroup { g.Label = label; return g }
 	later := s1
 	later.TraceIDs, later.SpanCount, later.FirstSeenMs, later.DurationMs, later.ErrorCount = []string{"2"}, 1, 1900, 100, 0
 	for input, want := range map[string][]iii.TraceGroup{
 		`{"attribute":"iii.session.id"}`:                                      {s2, s1},
-		`{"attribute":"iii.session.id","label_attribute":"iii.session.name"}`: {labelled(s2, &n), labelled(s1, &label)},
+		`{"attribute":"iii.session.id","label_attribute":"iii.session.name"}`: {labeled(s2, &n), labeled(s1, &label)},
 		`{"attribute":"iii.session.id","include_internal":true,"limit":2}`:    {s3, s2},
 		`{"attribute":"iii.session.id","since_ms":1200}`:                      {s2, later},
 		`{"attribute":"none"}`:                                                {},

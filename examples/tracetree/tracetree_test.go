@@ -99,7 +99,7 @@ func TestColors(t *testing.T) {
 		colored = strings.ReplaceAll(colored, sequence, "")
 	}
 	if diff := cmp.Diff(plainText, colored); diff != "" {
-		t.Errorf("colours change the text (-plain +colored):\n%s", diff)
+		t.Errorf("colors change the text (-plain +colored):\n%s", diff)
 	}
 }
 

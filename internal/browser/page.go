@@ -111,7 +111,7 @@ func (p *Page) Resize(width, height int) {
 func (p *Page) Dark(on bool) {
 	p.t.Helper()
 	value := map[bool]string{false: "light", true: "dark"}[on]
-	p.do("prefer "+value+" colours", chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+	p.do("prefer "+value+" colors", chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: value}},
 		})

@@ -210,9 +210,9 @@ func TestEncodeLargeRecord(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			neighbour := tracetest.SpanStub{Name: "neighbour", Attributes: []attribute.KeyValue{attribute.String("k", strings.Repeat("v", 1000))}}
+			neighbor := tracetest.SpanStub{Name: "neighbor", Attributes: []attribute.KeyValue{attribute.String("k", strings.Repeat("v", 1000))}}
 			frames, lost := encoded(t, 2000, func(e *Encoder) []Frame {
-				return e.Spans([]sdktrace.ReadOnlySpan{neighbour.Snapshot(), test.span.Snapshot(), neighbour.Snapshot()})
+				return e.Spans([]sdktrace.ReadOnlySpan{neighbor.Snapshot(), test.span.Snapshot(), neighbor.Snapshot()})
 			})
 			if want := (Losses{Cut: 1}); lost != want {
 				t.Errorf("lost %+v, want %+v", lost, want)
@@ -226,7 +226,7 @@ func TestEncodeLargeRecord(t *testing.T) {
 					case name[:4] == "long" && !test.want(v):
 						t.Errorf("got %.3000s", jsonText(t, v))
 					case name[:4] == "neig" && enginetest.At(v, "attributes", 0, "value", "stringValue") != strings.Repeat("v", 1000):
-						t.Errorf("the neighbour lost something: %.3000s", jsonText(t, v))
+						t.Errorf("the neighbor lost something: %.3000s", jsonText(t, v))
 					}
 				})
 			}

@@ -31,7 +31,7 @@ func TestBadProxyResponsesAreErrors(t *testing.T) {
 			conn, _, err := upgrade(t.Context(), &d, "ws://engine.test", nil)
 			if err == nil {
 				_ = conn.Close()
-				t.Fatal("dialled")
+				t.Fatal("dialed")
 			}
 			if strings.Contains(err.Error(), password) {
 				t.Errorf("the password is in %q", err)
