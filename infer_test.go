@@ -38,7 +38,7 @@ import (
 
 // Together, these types cover every way in which a type can encode or decode itself.
 type (
-	schemaColor     int                // text in both directions
+	schemaColor      int                // text in both directions
 	schemaWritten    int                // text when encoded
 	schemaReadText   int                // text when decoded
 	schemaByPointer  struct{ N int }    // text, by pointer methods
@@ -241,7 +241,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 			time.Time
 			X int
 		}
-		colorBox struct{ schemaColor }
+		colorBox  struct{ schemaColor }
 		twoCodecs struct {
 			schemaCents
 			colorBox
@@ -293,7 +293,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 			N  json.Number   `json:"n,string"`
 			P  *int          `json:"p,string"`
 			O  *bool         `json:"o,omitempty,string"`
-			C  schemaColor  `json:"c,string"`
+			C  schemaColor   `json:"c,string"`
 			W  schemaWritten `json:"w,string"`
 			T  span          `json:"t,string"`
 			Q  name          `json:"q,string"`
@@ -315,7 +315,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 			F any             `json:",omitempty"`
 			G json.RawMessage `json:",omitempty"`
 			H *schemaCents    `json:",omitempty"`
-			J *schemaColor   `json:",omitempty"`
+			J *schemaColor    `json:",omitempty"`
 			K *iii.ErrorBody  `json:",omitempty"`
 			L *Base           `json:",omitempty"`
 		}

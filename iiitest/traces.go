@@ -286,7 +286,7 @@ func (e *Engine) groupTraces(_ context.Context, c *call) (json.RawMessage, *wire
 type spanGroup struct {
 	first, last  uint64
 	label        *string
-	labeled     uint64 // start time of the span that supplied label
+	labeled      uint64 // start time of the span that supplied label
 	traces       map[string]bool
 	order        []string // trace ids in order of arrival
 	spans, fails uint32
