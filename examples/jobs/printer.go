@@ -32,9 +32,9 @@ func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, er
 		return nil, err
 	}
 	p.pages = iii.NewState[int](client, topic)
-	// All printers serve the same function, so they share the jobs of the topic; a function
-	// with a different id would receive a copy of each job. On engine 0.26, the trigger id
-	// identifies the subscriber, so all printers use the same trigger id.
+	// All printers serve the same function, so they share the topic's jobs; a function with a
+	// different id would receive a copy of each job. On engine 0.26, the trigger id identifies
+	// the subscriber, so all printers use the same trigger id.
 	f, err := iii.Handle(client, topic+"::print", p.print)
 	if err != nil {
 		return nil, err
