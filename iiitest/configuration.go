@@ -13,8 +13,8 @@ import (
 )
 
 // configurations implements the engine's configuration worker. Workers register entries with
-// schemas, and read and set the values of entries. Changes to an entry fire the triggers of
-// type configuration.
+// schemas, and read and set the values of entries. Changes to an entry fire configuration
+// triggers.
 type configurations struct {
 	engine   *Engine
 	triggers boundTriggers[configurationFilter]
