@@ -25,7 +25,7 @@ type printer struct {
 	report func(format string, args ...any)
 }
 
-// start connects the printer and subscribes it to the jobs of a topic.
+// start connects the printer and subscribes it to a topic's jobs.
 func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, error) {
 	client, err := iii.New(url, iii.WithName(topic+"-"+p.name))
 	if err != nil {

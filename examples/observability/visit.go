@@ -66,7 +66,7 @@ func (v visit) order(ctx context.Context) (last Receipt, err error) {
 	return last, nil
 }
 
-// failedTrace searches for the trace of the failed order.
+// failedTrace searches for the failed order's trace.
 func (v visit) failedTrace(ctx context.Context) (string, error) {
 	in := iii.TracesListInput{Name: "execute " + v.name + "::place", Status: "error"}
 	found, err := iii.Call[iii.TracesListResult](ctx, v.shop.client, "engine::traces::list", in)
