@@ -46,7 +46,7 @@ func (e *Engine) registerConfiguration() {
 	e.addTriggerType("configuration", owner, "Configuration trigger", &s.triggers)
 }
 
-// configurationFilter is the config of a configuration trigger.
+// configurationFilter is a configuration trigger's config.
 type configurationFilter struct {
 	id        *string // nil: any
 	events    []string
