@@ -174,7 +174,7 @@ const (
 	CodeLoopGuard = "LOOP_GUARD"
 	// CodeNotObservable: the function does not allow observers ([WithoutObservers]).
 	CodeNotObservable = "NOT_OBSERVABLE"
-	// CodeSelfTarget: the source and the target of an observer are the same function.
+	// CodeSelfTarget: an observer's source and target are the same function.
 	CodeSelfTarget = "SELF_TARGET"
 	// CodeInvalidFilterPath: an observer's filters contain a path that does not exist in the
 	// function's schema.
@@ -198,7 +198,7 @@ const (
 	CodeObserverExpired = "EXPIRED"
 	// CodeMaxFires: an observer was disposed because it had reached its [WithMaxFires] limit.
 	CodeMaxFires = "MAX_FIRES"
-	// CodeUnobserved: an observer was disposed at the request of its worker.
+	// CodeUnobserved: an observer was disposed at its worker's request.
 	CodeUnobserved = "UNOBSERVED"
 	// CodeHTTPRouteConflict: another worker has a route with the same path but different
 	// parameter names. Sent by engine 0.26 and later.
@@ -390,7 +390,7 @@ func (e *Error) Is(target error) bool {
 type RejectedError struct {
 	// Code identifies the kind of rejection.
 	Code string
-	// Namespace is the namespace of the rejected registration.
+	// Namespace is the rejected registration's namespace.
 	Namespace string
 	// WorkerName is the name that another worker already uses, or "" if the rejection is not
 	// about a worker name.

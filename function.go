@@ -568,8 +568,8 @@ func (c *functionConfig) checkFor(spec *handlerSpec) error {
 
 // Invocation describes the invocation that a handler is serving.
 type Invocation struct {
-	// ID is the id of the invocation. It is chosen by the caller or, if the caller sends none,
-	// by the engine. ID is "" if neither has chosen one.
+	// ID is the invocation's id. It is chosen by the caller or, if the caller sends none, by
+	// the engine. ID is "" if neither has chosen one.
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string

@@ -35,8 +35,8 @@ type ObserverHooks struct {
 	// its code and message. Any other error, including an [*Error] returned by a call, is sent
 	// with the code OBSERVE_REJECTED.
 	//
-	// The Added hooks of the worker and of the function must finish within 30 s in total.
-	// After that, the observer is rejected with OWNER_TIMEOUT and ctx is canceled. ctx is also
+	// The worker's and the function's Added hooks must finish within 30 s in total. After
+	// that, the observer is rejected with OWNER_TIMEOUT and ctx is canceled. ctx is also
 	// canceled when the client is closed. If a hook returns nil after the limit has passed,
 	// Removed runs next.
 	//
@@ -1025,9 +1025,9 @@ const (
 	statusError   = "error"
 )
 
-// ObservedCall is a call to a function, as seen by the hooks and filters of its observers. Its
-// parts are raw JSON. A nil part is absent rather than null. Hooks may retain an ObservedCall,
-// but must not modify it.
+// ObservedCall is a call to a function, as seen by observer hooks and filters. Its parts are
+// raw JSON. A nil part is absent rather than null. Hooks may retain an ObservedCall, but must
+// not modify it.
 type ObservedCall struct {
 	// FunctionID is the id of the called function.
 	FunctionID string
