@@ -100,7 +100,8 @@ func (c *Client) call(ctx context.Context, inv invocation, in, out any, opts []C
 // noCallOptions configures calls without options. It must not be modified.
 var noCallOptions callConfig
 
-// callRepeatedly is separate from call so that calls without options allocate no closure.
+// callRepeatedly makes a call that has options or a retry policy. It is separate from call so
+// that other calls allocate no closure.
 func (c *Client) callRepeatedly(ctx context.Context, inv invocation, in, out any, opts []CallOption) error {
 	return c.repeat(ctx, verbCall, inv.functionID, opts, func(cfg *callConfig) error {
 		return c.attempt(ctx, &inv, in, out, cfg)

@@ -74,7 +74,8 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 // channel. If the channel does not exist, the error is an [ErrChannelNotFound]. If another
 // writer has already opened this end, a later Write fails, but not necessarily the first one:
 // the engine disconnects the second writer, and the client notices the disconnect only after a
-// delay. A reference to the reading end is rejected, because data written to it would be lost.
+// delay. A reference to the reading end is rejected, because data written through it would be
+// lost.
 func (c *Client) OpenWriter(ctx context.Context, ref StreamChannelRef) (*ChannelWriter, error) {
 	w := newChannelWriter(c, ref)
 	if err := w.end.open(ctx, "write"); err != nil {
@@ -254,8 +255,8 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	e.pumping.Go(func() { e.onOpen(conn) })
 }
 
-// openWithin is like open, but gives up when deadline d passes or, unless limit is 0, after the
-// duration limit.
+// openWithin is like open, but gives up when the deadline d passes or limit has elapsed. A
+// limit of 0 means no limit.
 func (e *channelEnd) openWithin(ctx context.Context, d *channelDeadline, limit time.Duration, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err

@@ -188,7 +188,7 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The engine notices that the reader has disconnected only when it forwards a later frame.
-	// The loop writes more than all buffers on the way can hold.
+	// The loop writes more than all the buffers along the way can hold.
 	var err error
 	for frame, i := make([]byte, 64<<10), 0; err == nil && i < 4096; i++ {
 		_, err = w.Write(frame)

@@ -342,8 +342,8 @@ func (c *Client) warnOfToken() {
 }
 
 // Run is the main loop of a worker program. It connects, serves until ctx is done, and shuts
-// down as [Client.Shutdown] does, waiting at most [WithDrainTimeout]. It then returns nil. If
-// the client is already connected, Run only serves and shuts down.
+// down as [Client.Shutdown] does, within the time limit set by [WithDrainTimeout]. It then
+// returns nil. If the client is already connected, Run only serves and shuts down.
 //
 // If ctx is canceled (for example, by a signal) before the client has connected, Run logs the
 // reason, closes the client and returns nil. If the deadline of ctx passes before the client

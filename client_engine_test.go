@@ -88,8 +88,8 @@ func checkLog(t *testing.T, e *iiitest.Engine) {
 }
 
 // behindTLS starts a TLS server in front of address and returns the server's https address.
-// The server also speaks HTTP/2, as gateways do. The returned configuration trusts its
-// certificate.
+// The server also speaks HTTP/2, as gateways do. The returned configuration trusts the
+// server's certificate.
 func behindTLS(t *testing.T, address string) (string, *tls.Config) {
 	t.Helper()
 	server := behindTLSServer(t, address)
@@ -316,7 +316,7 @@ func join(ctx context.Context, a, b net.Conn) {
 	both.Wait()
 }
 
-// The client reaches the engine through a Unix socket, whatever the host in the address is.
+// The client reaches the engine through a Unix socket, regardless of the host in the address.
 func TestUnixSocket(t *testing.T) {
 	e := iiitest.Start(t)
 	t.Chdir(t.TempDir()) // the full path of a temporary directory may be too long for a socket address

@@ -113,9 +113,9 @@ type inferredSchema struct {
 	err error
 }
 
-// schemaOf returns the schema of the JSON for t. If reads is true, this is the JSON that
-// encoding/json decodes into t; otherwise, it is the JSON that encoding/json produces for t.
-// The result is shared and must not be modified.
+// schemaOf returns a JSON Schema for t. If reads is true, the schema describes the JSON that
+// encoding/json decodes into t; otherwise, it describes the JSON that encoding/json produces
+// for t. The result is shared and must not be modified.
 func schemaOf(t reflect.Type, reads bool) (json.RawMessage, error) {
 	key := inferredKey{t, reads}
 	if known, ok := inferred.Load(key); ok {

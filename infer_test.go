@@ -36,7 +36,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// These types encode or decode themselves in every possible way.
+// Together, these types cover every way in which a type can encode or decode itself.
 type (
 	schemaColour     int                // text in both directions
 	schemaWritten    int                // text when encoded
@@ -1159,8 +1159,8 @@ func TestAdvertisedSchemaOfSelfEncodingTypes(t *testing.T) {
 	checkAdvertised(t, c, (*schemaSuit)(nil))
 }
 
-// Requests from the engine satisfy the request schema of a typed route. Responses satisfy the
-// response schema, including error responses.
+// Requests from the engine satisfy a typed route's request schema. Responses, including error
+// responses, satisfy its response schema.
 func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e)
@@ -1232,7 +1232,7 @@ func TestAdvertisedSchemasOfTypedRoutes(t *testing.T) {
 	}
 }
 
-// Recorded requests from a real engine satisfy the request schema of a typed route.
+// Recorded requests from a real engine satisfy a typed route's request schema.
 func TestRecordedRequestsSatisfyRouteSchema(t *testing.T) {
 	raw, err := iii.SchemaOf(reflect.TypeFor[iii.HTTPRequest[any]](), true)
 	if err != nil {

@@ -85,8 +85,8 @@ func TestGeneratedTypesAreComplete(t *testing.T) {
 	t.Logf("%d definitions in %d files, %d generated types", len(defs), len(files), types)
 }
 
-// The generated file must not contain what the generator writes when it cannot express a type
-// or when it declares a type twice.
+// The generated file must not contain the code that the generator falls back to if it cannot
+// express a type or if a type's name is already taken.
 func TestGeneratedFileIsSound(t *testing.T) {
 	out, err := os.ReadFile("types_gen.go")
 	if err != nil {

@@ -69,8 +69,8 @@ const (
 	frameKept              // it was not written
 )
 
-// fence is an unanswered JSON ping. The engine handles frames in order, so a pong confirms
-// that the engine has read everything before the ping.
+// fence is an unanswered JSON ping. The engine handles frames in order, so the pong confirms
+// that the engine has read everything sent before the ping.
 type fence struct {
 	sends uint64 // number of Sends on the link before the ping
 	done  func()
@@ -99,8 +99,8 @@ func (it item) size() int {
 // a write, up to this many bytes count as possibly sent.
 const takeBytes = 256 << 10
 
-// stuckBytes and stuckFrames limit how far frames that are queued without waiting may exceed
-// the queue's limits. Beyond that, the link fails, because the peer does not appear to be
+// Frames that are queued without waiting may exceed the queue's limits, but only by stuckBytes
+// and stuckFrames. Beyond that, the link fails, because the peer does not appear to be
 // reading.
 const (
 	stuckBytes  = 64 << 20
@@ -108,7 +108,7 @@ const (
 )
 
 // attach makes l the current link. User requests depend on earlier registrations, so they are
-// held until the registry's fence with the given number is answered ([sendQueue.resume]).
+// held until the registry's fence with the given number is answered; see [sendQueue.resume].
 func (q *sendQueue) attach(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -282,8 +282,8 @@ func (q *sendQueue) refuse(it item, err error) {
 	r.resolve(err)
 }
 
-// takeRefused returns the number of held Sends that were refused since its last call, and the
-// reason for the latest refusal.
+// takeRefused returns the number of held Sends that have been refused since the previous call,
+// and the reason for the latest refusal.
 func (q *sendQueue) takeRefused() (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -607,8 +607,8 @@ func (r *request) resolve(err error) {
 }
 
 // submit queues r, or holds it while the client is disconnected. If there is no room, submit
-// waits until ctx is done or timeout fires; while the client is disconnected, it does so only
-// with policy SendWait. If submit returns an error, r was not accepted.
+// waits for room until ctx is done or timeout fires; while the client is disconnected, it
+// waits only if the policy is SendWait. If submit returns an error, r was not accepted.
 func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
 	q.mu.Lock()

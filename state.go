@@ -7,14 +7,15 @@ import (
 	"reflect"
 )
 
-// State provides access to one scope of the engine's state: JSON values by key, shared by all
-// workers and decoded as T. The zero value is not usable; use [NewState]. All methods are safe
-// for concurrent use.
+// State provides access to one scope of the engine's state, which holds JSON values by key.
+// The values are shared by all workers and are decoded as T. The zero value is not usable; use
+// [NewState]. All methods are safe for concurrent use.
 //
-// The methods call the engine's state::* functions, limited by the client's timeout and by
-// ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's code,
-// such as SET_ERROR or VALUE_TOO_LARGE. If a stored value cannot be decoded as T, the error
-// explains why and is not an [*Error]; a Set, Update or Delete has taken effect in that case.
+// The methods call the engine's state::* functions. The calls are limited by [WithCallTimeout]
+// and by ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's
+// code, such as SET_ERROR or VALUE_TOO_LARGE. If a stored value cannot be decoded as T, the
+// error explains why and is not an [*Error]; a Set, Update or Delete has taken effect in that
+// case.
 //
 // A null counts as no value: neither the engine's responses nor this type distinguish a stored
 // null from a missing value. Each change fires the triggers with a matching
@@ -68,8 +69,8 @@ func (s *State[T]) List(ctx context.Context) ([]T, error) {
 	return Call[[]T](ctx, s.client, "state::list", StateListInput{Scope: s.scope})
 }
 
-// StateScopes returns the scopes of the engine's state in sorted order. A scope stays listed
-// after its last value is deleted.
+// StateScopes returns the names of the engine's state scopes in sorted order. A scope stays
+// listed after its last value is deleted.
 func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 	result, err := Call[StateListGroupsResult](ctx, c, "state::list_groups", EmptyInput{})
 	return result.Groups, err
@@ -172,7 +173,7 @@ func notDecodable(functionID, what string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("the %s does not decode: %w", what, err), sent: true}
 }
 
-// notEncodable returns the error of a call whose payload could not be encoded.
+// notEncodable returns the error for a call whose payload could not be encoded.
 func notEncodable(functionID string, err error) error {
 	return &callError{verb: "call", functionID: functionID, err: fmt.Errorf("encode payload: %w", err)}
 }

@@ -2,16 +2,16 @@ package iii
 
 import "context"
 
-// Stream provides access to one of the engine's streams: JSON values by group and item ID,
-// decoded as T. Changes are sent immediately to triggers ([StreamTriggerConfig]) and to
-// clients of the stream socket ([Subscribe]). The zero value is not usable; use [NewStream].
-// All methods are safe for concurrent use.
+// Stream provides access to one of the engine's streams, which holds JSON values by group and
+// item ID. The values are decoded as T. Changes are sent immediately to triggers
+// ([StreamTriggerConfig]) and to clients of the stream socket ([Subscribe]). The zero value is
+// not usable; use [NewStream]. All methods are safe for concurrent use.
 //
-// The methods call the engine's stream::* functions, limited by the client's timeout and by
-// ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's code,
-// such as STREAM_SET_ERROR. If a stored value cannot be decoded as T, the error explains why
-// and is not an [*Error]; a Set, Update or Delete has taken effect in that case. As in
-// [State], a null counts as no value.
+// The methods call the engine's stream::* functions. The calls are limited by
+// [WithCallTimeout] and by ctx. Their errors are those of [Client.Call], including an [*Error]
+// with the engine's code, such as STREAM_SET_ERROR. If a stored value cannot be decoded as T,
+// the error explains why and is not an [*Error]; a Set, Update or Delete has taken effect in
+// that case. As in [State], a null counts as no value.
 //
 // By default, the engine stores items in memory. If a worker provides the stream
 // ([Client.HandleStream]), the engine calls that worker instead.
@@ -95,8 +95,8 @@ func (s *Stream[T]) Send(ctx context.Context, group, eventType string, data any)
 	return s.client.Call(ctx, functionID, StreamSendInput{StreamName: s.name, GroupID: group, Type: eventType, Data: raw}, nil)
 }
 
-// Streams returns the streams in the engine's own store and their groups, in sorted order. It
-// does not include streams provided by workers.
+// Streams returns the streams in the engine's own store, in sorted order, each with its
+// groups. It does not include streams provided by workers.
 func (c *Client) Streams(ctx context.Context) ([]StreamSummary, error) {
 	result, err := Call[StreamListAllResult](ctx, c, "stream::list_all", EmptyInput{})
 	return result.Stream, err

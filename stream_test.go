@@ -149,7 +149,7 @@ func TestStreamAsRecorded(t *testing.T) {
 	}
 }
 
-// callStream makes a recorded call with the methods of Stream.
+// callStream makes a recorded call through Stream's methods.
 func callStream(ctx context.Context, c *iii.Client, call recordedCall) (got any, err error) {
 	var in struct {
 		Stream string          `json:"stream_name"`

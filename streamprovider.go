@@ -41,7 +41,7 @@ type streamUpdater interface {
 	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
 }
 
-// HandleStream makes this worker the store of the named stream. The engine calls p for
+// HandleStream makes this worker the store for the named stream. The engine calls p for
 // stream::get, set, delete, list, list_groups and update on that stream. The engine still
 // emits the stream's events, but stores no items itself.
 //
@@ -50,9 +50,9 @@ type streamUpdater interface {
 //	Update(ctx context.Context, in StreamUpdateInput) (StreamUpdateResult, error)
 //
 // handles updates itself. For any other provider, an update consists of a Get, an
-// [ApplyUpdate] and a Set. Until it is complete, other Updates, Sets and Deletes of the same
-// item wait. An update function is registered in either case, because otherwise the engine
-// would update the item in its own store.
+// [ApplyUpdate] and a Set. Until the update is complete, other Updates, Sets and Deletes of
+// the same item wait. An update function is registered in either case, because otherwise the
+// engine would update the item in its own store.
 //
 // HandleStream does not wait for the network. It returns an error on a client with a namespace
 // other than "default", because the engine looks for these functions only there.
@@ -92,7 +92,8 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 	return nil
 }
 
-// providedStream adapts a provider to the results that the engine expects.
+// providedStream wraps a provider. It completes the results as the engine expects and, unless
+// the provider handles updates itself, serializes the changes to each item.
 type providedStream struct {
 	provider StreamProvider
 	items    itemLocks

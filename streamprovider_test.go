@@ -189,7 +189,7 @@ func TestStreamProviderThatUpdates(t *testing.T) {
 	}
 }
 
-// Updates of an item are not lost when they run concurrently.
+// Concurrent updates of an item are not lost.
 func TestStreamProviderUpdatesConcurrent(t *testing.T) {
 	const callers, rounds = 8, 20
 	c := provide(t, "own", &shelf{})

@@ -31,7 +31,8 @@ const (
 // sets only URL.
 type SubscribeOptions struct {
 	// URL is the address of the stream socket, with the scheme ws, wss, http or https. The
-	// engine passes its query and userinfo to the auth function. Default: [DefaultStreamURL].
+	// engine passes the URL's query and userinfo to the auth function. Default:
+	// [DefaultStreamURL].
 	URL string
 	// Header is sent with every upgrade request. Default: none.
 	Header http.Header
@@ -66,10 +67,10 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 // sequence opens its own connection and closes it at the end.
 //
 // Each subscription starts with an event of type sync that contains the current state: the
-// value of the item, or the list of the group's values. Changes and events from stream::send
-// follow. A change may arrive before a sync that already includes it. Messages do not identify
-// their subscription: with subscriptions to a group and to one of its items, the item's
-// changes arrive twice. Empty subscription IDs are filled in. Duplicate IDs are an error.
+// item's value, or a list of the group's values. Changes and events from stream::send follow.
+// A change may arrive before a sync that already includes it. Messages do not identify their
+// subscription: with subscriptions to a group and to one of its items, the item's changes
+// arrive twice. Empty subscription IDs are filled in. Duplicate IDs are an error.
 //
 // If the connection fails or is lost, SubscribeWith reconnects as configured by o.Reconnection
 // and subscribes again. The new sync includes the changes made in between, but events sent by
@@ -81,7 +82,7 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 //   - the context's error, once ctx is done;
 //   - an error that matches [ErrForbidden], if a join handler rejects a subscription. The
 //     error is yielded together with the rejection, a message of type unauthorized;
-//   - the error of the last attempt, if no attempts remain;
+//   - the last attempt's error, if no attempts remain;
 //   - an error for an invalid argument, for a message that cannot be decoded, or after three
 //     consecutive responses with status 404.
 //
@@ -116,7 +117,7 @@ type subscriber struct {
 }
 
 // maxNotFound is the number of consecutive 404 responses after which a loop ends, because the
-// address has no stream socket.
+// address evidently has no stream socket.
 const maxNotFound = 3
 
 func (s *subscriber) setState(state ConnectionState, err error) {

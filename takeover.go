@@ -27,7 +27,7 @@ const (
 	takeoverInterval = 100 * time.Millisecond
 )
 
-// releaseTimeout limits how long triggers wait until the former owner's triggers are gone.
+// releaseTimeout limits how long triggers wait for the former owner's triggers to be removed.
 const releaseTimeout = 2 * time.Second
 
 // claim is a registration that the engine may reject because another worker owns it. The
@@ -109,8 +109,8 @@ func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 }
 
 // retry retries the registrations that are due, and returns the time until it must be called
-// again. Owners take turns, so that an owner of many functions does not delay the retries for
-// other owners.
+// again. The retries alternate between owners, so an owner of many functions does not delay
+// the claims against other owners.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()
@@ -168,13 +168,13 @@ func (r *registry) retryNow(c *claim) {
 	r.ask(c)
 }
 
-// dropUnqueued removes claims that are no longer queued from refusals.
+// dropUnqueued removes from refusals the claims that are no longer queued.
 func (r *registry) dropUnqueued() {
 	r.refusals = slices.DeleteFunc(r.refusals, func(c *claim) bool { return !c.queued })
 }
 
-// waits reports whether c is a trigger that must not be sent to the engine, because this
-// worker does not serve its function.
+// waits reports whether c is a trigger that must be held, because this worker does not serve
+// its function or is waiting for the former owner's triggers to be removed.
 func (r *registry) waits(c *claim, now time.Time) bool {
 	if c.trigger == nil {
 		return false
@@ -315,8 +315,9 @@ func (r *registry) formerOwners(l *link) (former map[string]string, deadline tim
 }
 
 // release sends the triggers of released functions and of functions whose deadline has passed.
-// It also retries registrations owned by unlisted workers, but only once per worker, because a
-// worker that has not reported its process ID is never listed.
+// It also retries registrations owned by unlisted workers, but only once per worker: a worker
+// that has not reported its process ID is never listed, so the retries would otherwise never
+// end.
 func (r *registry) release(l *link, listed, released map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -347,11 +348,11 @@ func (r *registry) release(l *link, listed, released map[string]bool) {
 	}
 }
 
-// released queries the engine. The map listed contains the IDs of the workers that the engine
-// lists. The map released contains the functions in former that are no longer called by
-// triggers of their former owners. The engine lists neither disconnected workers nor workers
-// that have not reported their process ID, so a trigger of an unlisted worker may belong to
-// the former owner.
+// released asks the engine which workers it lists and which functions have been released. The
+// map listed contains the IDs of the listed workers. The map released contains the functions
+// in former that are no longer called by triggers of their former owners. The engine does not
+// list workers that are disconnected or have not reported their process ID, so a trigger of an
+// unlisted worker may belong to the former owner.
 func (c *Client) released(ctx context.Context, former map[string]string) (listed, released map[string]bool, err error) {
 	workers, err := c.Workers(ctx)
 	if err != nil {

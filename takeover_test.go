@@ -88,7 +88,7 @@ func (r *replica) refused() (n int) {
 	return n
 }
 
-// told returns how many rejections and takeovers the state listener received.
+// told returns how many rejections and takeovers were reported to the state listener.
 func (r *replica) told() (refusals, takeovers int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -102,7 +102,7 @@ func (r *replica) told() (refusals, takeovers int) {
 	return refusals, takeovers
 }
 
-// inPlaceOf maps message types to those used by engines that have observers instead of
+// inPlaceOf maps message types to their equivalents on engines that have observers instead of
 // triggers.
 var inPlaceOf = map[string]string{"registertrigger": "observe", "unregistertrigger": "unobserve"}
 
@@ -781,9 +781,9 @@ func TestUnavailableRoutesSendRetryAfter(t *testing.T) {
 // TestReplicasUnderLoad runs a rolling update and a failed canary under load.
 func TestReplicasUnderLoad(t *testing.T) {
 	const perSecond = 300
-	// load requests the route and calls the function, both perSecond times a second, until
-	// stop is called. The stop function returns the outcomes and the longest time during which
-	// no worker served the route.
+	// Each second, load makes perSecond requests to the route and perSecond calls to the
+	// function, until stop is called. The stop function returns the outcomes and the longest
+	// time during which no worker served the route.
 	load := func(t *testing.T, e *iiitest.Engine, caller *replica) (stop func() (routes, calls map[string]int, gap time.Duration)) {
 		var mu sync.Mutex
 		routes, calls := map[string]int{}, map[string]int{}
@@ -872,8 +872,8 @@ func TestReplicasUnderLoad(t *testing.T) {
 			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
 				t.Error("the new replica does not serve")
 			}
-			// While no worker serves the route, the engine may respond to requests by itself.
-			// Every error of a call must guarantee that the function has not run.
+			// While no worker serves the route, the engine itself may respond to requests. The
+			// error of every failed call must guarantee that the function has not run.
 			for outcome := range routes {
 				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
 					t.Errorf("the route responded with %q", outcome)
@@ -987,8 +987,8 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 	})
 }
 
-// The client notices that an owner has disconnected, no matter how many functions of other
-// owners it is waiting for.
+// The client notices that an owner has disconnected, no matter how many of other owners'
+// functions it is waiting for.
 func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 	rounds := 5
 	if iii.RaceEnabled {
@@ -1075,7 +1075,7 @@ func TestConnectionCanBreakDuringTakeover(t *testing.T) {
 	})
 }
 
-// The client can be closed at any point of a takeover.
+// The client can be closed at any point during a takeover.
 func TestClientCanBeClosedDuringTakeover(t *testing.T) {
 	for _, how := range []string{"closed", "shut down"} {
 		for after := time.Duration(0); after < 3*time.Second; after += 170 * time.Millisecond {
@@ -1142,7 +1142,8 @@ func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 	})
 }
 
-// An engine does not list a worker that has not reported its process id.
+// An engine does not list a worker that has not reported its process id. Triggers must wait
+// for such a former owner's triggers, too.
 func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		e.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -1416,8 +1417,8 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 	})
 }
 
-// An engine with triggers silently drops a trigger type if access control forbids it. On an
-// engine with observers, a trigger type is a function.
+// An engine with triggers silently drops a trigger type if access control forbids it. The test
+// covers only such engines, because a trigger type is a function on an engine with observers.
 func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "gate", func(r *replica) {

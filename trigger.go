@@ -256,7 +256,7 @@ func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	}
 }
 
-// addTo returns config with the condition and middleware of o added.
+// addTo returns config with o's condition and middleware added.
 func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json.RawMessage, error) {
 	if o.condition == "" && len(o.middleware) == 0 {
 		return config, nil
@@ -301,10 +301,10 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 	return rawOf(members)
 }
 
-// WithTriggerErrorHandler sets a function that is called each time the trigger is rejected,
-// now or on a later connection. Its argument is the *[Error] that [Trigger.Err] then returns.
-// While a route is retried because another worker owns its path, the function is called once
-// per connection. It is not called while the trigger is waiting for its function. Calls are
+// WithTriggerErrorHandler sets a function f that is called each time the trigger is rejected,
+// now or on a later connection. The argument is the *[Error] that [Trigger.Err] then returns.
+// While a route is retried because another worker owns its path, f is called once per
+// connection. It is not called while the trigger is waiting for its target function. Calls are
 // made from a single goroutine that holds no lock. Default: none.
 func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }
@@ -443,9 +443,9 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 }
 
 // checkFatal rejects configs, of any Go type, that would crash part of the engine. Some crash
-// the engine's task for this connection, so that it never responds on the connection again.
-// Others crash the engine's HTTP router for all workers. If the provider namespace is not the
-// engine's own, the provider is a worker, and such a config may be valid for it.
+// the engine's task for this connection, so that the engine never responds on the connection
+// again. Others crash the engine's HTTP router for all workers. If the provider namespace is
+// not the engine's own, the provider is a worker, and such a config may be valid for it.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil

@@ -30,7 +30,7 @@ type triggerSource struct {
 	observe func(config json.RawMessage) (args, filters any, err error)
 
 	// config is the inverse of observe: it reconstructs the config from args and filters, as
-	// far as they determine it. If nil, the config is {}.
+	// far as they determine it. If the field is nil, the reconstructed config is {}.
 	config func(args, filters json.RawMessage) any
 
 	// deliver and capture select the target's payload. If both are zero, the worker that hosts
@@ -467,8 +467,8 @@ func cronPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 		[]byte(`,"actual_time":`), memberOf(data, "actual_time"), []byte{'}'}), true
 }
 
-// streamPayload adds the camel-case members of a change if only their snake-case counterparts
-// are present.
+// streamPayload adds a change's camel-case members if only their snake-case counterparts are
+// present.
 func streamPayload(_ *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	for _, spelling := range [][2]string{{"streamName", "stream_name"}, {"groupId", "group_id"}} {
 		if other := memberOf(data, spelling[1]); rawjson.Absent(memberOf(data, spelling[0])) && !rawjson.Absent(other) {
@@ -560,7 +560,7 @@ func (r *registry) adapt(t *Trigger, ask bool) {
 	}
 }
 
-// forward returns an adapter's handler. The handler calls the trigger's function.
+// forward returns an adapter's handler, which calls the trigger's function.
 func (c *Client) forward(t *Trigger) HandlerFunc {
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
 		opts := []CallOption{WithTimeout(forwardTimeout)}
@@ -583,8 +583,8 @@ func (c *Client) forward(t *Trigger) HandlerFunc {
 const forwardTimeout = time.Hour
 
 // fit converts an activation to the payload that the handler receives on an engine with
-// triggers. If the handler must not be called, fit responds itself and returns false.
-// Observers of the function are not notified of such an activation.
+// triggers. If the handler must not be called, fit responds itself and returns false. The
+// function's observers are not notified of such an activation.
 func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	t := in.trigger
 	answer := func(result any, err error) bool {

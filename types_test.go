@@ -187,7 +187,7 @@ func TestTypesRoundTrip(t *testing.T) {
 	}
 }
 
-// validate checks doc against the schema of a type.
+// validate checks doc against the named type's schema.
 func validate(name string, doc []byte) error {
 	bundle, err := bundleSchema(name)
 	if err != nil {
@@ -907,7 +907,7 @@ type recordedFrame struct {
 
 func (f recordedFrame) at() string { return fmt.Sprintf("%s:%d", f.file, f.line) }
 
-// recordedFrames returns all JSON messages of all recordings, in order.
+// recordedFrames returns the JSON messages in all recordings, in order.
 func recordedFrames(t *testing.T) []recordedFrame {
 	t.Helper()
 	files, err := filepath.Glob("testdata/0.23/*.jsonl")
@@ -1116,8 +1116,8 @@ var observerExceptions = map[string]string{
 	"5": "the type writes the defaults of an observer",
 }
 
-// The file testdata/observers.jsonl contains messages sent by engines of version 0.25 and
-// later, and by their workers.
+// The file testdata/observers.jsonl contains messages sent by engine 0.25 and later and by the
+// workers connected to it.
 func TestObserverMessagesRoundTrip(t *testing.T) {
 	b, err := os.ReadFile("testdata/observers.jsonl")
 	if err != nil {
@@ -1282,7 +1282,7 @@ var vectorExceptions = map[string]string{
 	"set_empty_path_without_value_makes_root_null": "the type writes the value null, which means the same as none",
 }
 
-// TestUpdateVectorsRoundTrip uses recorded results of update operations.
+// TestUpdateVectorsRoundTrip decodes and encodes recorded update operations and their results.
 func TestUpdateVectorsRoundTrip(t *testing.T) {
 	b, err := os.ReadFile("testdata/0.23/update-vectors.json")
 	if err != nil {
@@ -1690,8 +1690,9 @@ func builtinValues() []func() any {
 	return slices.DeleteFunc(values, func(v func() any) bool { return v == nil })
 }
 
-// typeName returns the name of the type that v points to, without package paths. It uses the
-// name JSONValue for that alias's type, which differs between Go versions.
+// typeName returns the name of the type that v points to, without package paths. It writes
+// JSONValue for the type that this alias stands for, because that type's own name differs
+// between Go versions.
 func typeName(v any) string {
 	value := reflect.TypeFor[JSONValue]()
 	name := strings.ReplaceAll(reflect.TypeOf(v).Elem().String(), value.PkgPath()+"."+value.Name(), "JSONValue")

@@ -25,8 +25,8 @@ func newFrameQueue() frameQueue {
 }
 
 // push queues a frame without blocking. If the queue is full, a change evicts the oldest
-// queued change or, if there is none, is dropped itself. In both cases push returns the number
-// of changes dropped since the client connected. Otherwise it returns 0.
+// queued change or, if there is none, is itself dropped. In both cases, push returns the
+// number of changes dropped since the client connected. Otherwise, it returns 0.
 func (q *frameQueue) push(data []byte, change bool) (dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

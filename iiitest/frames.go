@@ -13,7 +13,7 @@ import (
 type Direction int
 
 const (
-	// ToEngine marks a message sent by a worker.
+	// ToEngine marks a message sent by a worker to the engine.
 	ToEngine Direction = iota
 	// FromEngine marks a message sent by the engine to a worker.
 	FromEngine
@@ -45,8 +45,8 @@ type Frame struct {
 // stored messages do not keep the connection alive.
 type workerName struct{ text string }
 
-// Type returns the type of the protocol message, such as "invokefunction", or "" if Message is
-// not a protocol message.
+// Type returns the protocol message's type, such as "invokefunction", or "" if Message is not
+// a protocol message.
 func (f Frame) Type() string {
 	var m struct {
 		Type string `json:"type"`
@@ -64,8 +64,8 @@ type Verdict struct {
 	Delay time.Duration
 	// Drop discards the message.
 	Drop bool
-	// Replace, if not nil, contains the messages to deliver in place of the original. If it is
-	// empty, the original is dropped.
+	// Replace, if not nil, contains the messages to deliver in place of the original. An empty
+	// slice that is not nil drops the original.
 	Replace []json.RawMessage
 	// Cut ends the connection after the message, without a Close frame.
 	Cut bool

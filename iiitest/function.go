@@ -31,7 +31,7 @@ type function struct {
 const reservedPrefix = "engine::"
 
 // registerFunction registers a worker's function. As in the engine, the function can replace a
-// built-in one but not one that belongs to another connected worker.
+// built-in function, but not one that belongs to another connected worker.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
 	registered := m.ID
 	if !w.permissions.admitFunction(ns, &m) {
@@ -95,8 +95,8 @@ func (e *Engine) enterFunction(w *worker, k key, f *function) bool {
 	return true
 }
 
-// observable applies the fields of a registration that concern observers. It returns an error
-// if args_format is invalid.
+// observable applies a registration's observer-related fields to f. It returns an error if
+// args_format is invalid.
 func (f *function) observable(p Protocol, m registeredObservable) error {
 	args := json.RawMessage(nil)
 	if o := m.Observe; o != nil {
@@ -147,9 +147,9 @@ func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }
 
-// hosted returns the key of the function that w refers to by id. If w supports observers, it
-// uses the id that it registered, even if a registration hook changed that id. Otherwise, it
-// uses the changed id. In both cases, id lacks the worker's prefix.
+// hosted returns the key of the function that w refers to by id. If a registration hook has
+// changed the function's id, a worker that supports observers uses the id that it registered,
+// and any other worker uses the changed id. In both cases, id lacks the worker's prefix.
 func (e *Engine) hosted(w *worker, ns, id string) key {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -177,8 +177,8 @@ func (f *function) hostID() string {
 	return f.owner.permissions.bare(f.id)
 }
 
-// workerName returns the name of f's owner as shown in listings. For an owner without a name,
-// it is the first segment of the function id. The caller must hold Engine.mu.
+// workerName returns the name under which listings show f's owner. If the owner has no name,
+// workerName returns the first segment of the function id. The caller must hold Engine.mu.
 func (f *function) workerName() string {
 	name := f.ownerName
 	if f.owner != nil {

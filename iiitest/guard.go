@@ -14,22 +14,22 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// Guard configures a guarded listener, like the rbac section of the engine's worker manager.
-// The engine calls the functions named in a Guard in the default namespace and without a time
-// limit. Register them on a connection to [Engine.URL], not on a guarded one. An empty id
-// disables the corresponding hook. The zero Guard admits every worker and permits only the
-// calls that every worker needs.
+// Guard configures a guarded listener, like the rbac section in the configuration of the
+// engine's worker manager. The engine calls the functions named in a Guard in the default
+// namespace and without a time limit. Register them on a connection to [Engine.URL], not on a
+// guarded one. An empty id disables the corresponding hook. The zero Guard admits every worker
+// and permits only the calls that every worker needs.
 type Guard struct {
-	// AuthFunctionID names the function that authenticates each new connection for workers or
-	// telemetry. Its input is an [iii.AuthInput], and its result an [iii.AuthResult]. If the
-	// function returns an error, no result or an invalid one, the engine rejects the
+	// AuthFunctionID names the function that authenticates each new worker or telemetry
+	// connection. Its input is an [iii.AuthInput], and its result is an [iii.AuthResult]. If
+	// the function returns an error, no result or an invalid one, the engine rejects the
 	// connection. If AuthFunctionID is empty, every worker may connect and register anything.
 	AuthFunctionID string
 
 	// MiddlewareFunctionID names a function that receives every permitted call in place of its
 	// target, in the call's namespace. Calls to the engine's own engine:: functions are
 	// exempt. The input is an object with function_id, payload, action, context and namespace.
-	// The function's result becomes the result of the call.
+	// The middleware's result becomes the result of the call.
 	MiddlewareFunctionID string
 
 	// OnFunction, OnTrigger and OnTriggerType name functions that approve registrations and
@@ -40,10 +40,11 @@ type Guard struct {
 	OnFunction, OnTrigger, OnTriggerType string
 
 	// OnObserver names the function that approves each observer that a worker registers. It
-	// works like OnFunction, but the worker of a rejected observer receives FORBIDDEN, and the
-	// result cannot change the observer. The input is an object with observer_id, source,
-	// target, metadata, max_fires, expires_in_ms, max_in_flight and context. This input format
-	// is a guess: the behavior of engines 0.25 and 0.26 is not known.
+	// works like OnFunction, except that the engine reports a rejection to the worker, with
+	// the error code FORBIDDEN, and that the result cannot change the observer. The input is
+	// an object with observer_id, source, target, metadata, max_fires, expires_in_ms,
+	// max_in_flight and context. This input format is a guess: the behavior of engines 0.25
+	// and 0.26 is not known.
 	OnObserver string
 
 	// Expose lists the functions in the default namespace that every worker may call. An entry
@@ -232,8 +233,8 @@ func (x exposeFilter) fits(id string, f *function) bool {
 	return true
 }
 
-// authenticate returns the permissions of a new connection, or the reason for refusing it. g
-// is nil for the open listener, which has no restrictions.
+// authenticate returns a new connection's permissions, or the reason for refusing it. g is nil
+// for the open listener, which has no restrictions.
 func (e *Engine) authenticate(g *guard, r *http.Request) (p *permissions, refusal string) {
 	e.mu.Lock()
 	refusal = e.refusal
@@ -262,8 +263,8 @@ func (e *Engine) authenticate(g *guard, r *http.Request) (p *permissions, refusa
 	return p, ""
 }
 
-// decodeAuthResult decodes the result of an auth function. If the result is invalid, it
-// returns a description of the error.
+// decodeAuthResult decodes an auth function's result. If the result is invalid, it returns a
+// description of the error.
 func decodeAuthResult(result json.RawMessage) (iii.AuthResult, string) {
 	type AuthResult struct { // fields in the engine's order
 		Namespaces                   map[string][]string `json:"namespaces,omitempty"`

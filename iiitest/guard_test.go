@@ -15,9 +15,9 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// judge serves a guard's functions on c until the connection ends. answers contains each
-// function's result or, after "!", an error message. judge sends each call to the returned
-// channel.
+// judge serves a guard's functions on c until the connection ends. answers maps each function
+// id to the function's result or, with the prefix "!", to an error message. judge sends each
+// call to the returned channel.
 func judge(c *client, answers map[string]string) <-chan string {
 	c.t.Helper()
 	c.register("judge")
@@ -344,8 +344,8 @@ func TestHooksAndPrefix(t *testing.T) {
 	c.send(`{"type":"registertrigger","id":"t1","trigger_type":"hook","function_id":"f::old","config":{"a":1}}`)
 	<-asked
 	c.want(`{"type":"registertrigger","id":"t2","trigger_type":"hook2","function_id":"p::f::old","config":null}`)
-	// The worker calls its function by the id without the prefix. All other workers use the id
-	// with the prefix.
+	// In messages to and from the worker, its function's id has no prefix. All other workers
+	// use the id with the prefix.
 	other.send(`{"type":"invokefunction","function_id":"p::f::new","data":1}`)
 	c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::new","data":1}`)
 	info := other.call("engine::functions::info", `{"function_id":"p::f::new"}`)["result"]

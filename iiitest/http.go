@@ -433,7 +433,7 @@ func brokenLength(b []byte) int {
 	return max(n-1, 1)
 }
 
-// allowed returns the value of the Allow header for the methods of a path.
+// allowed returns the Allow header's value for a path's methods.
 func allowed(methods []string) string {
 	var list []string
 	for _, m := range methods {

@@ -76,8 +76,8 @@ func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpF
 }
 
 // allowedURL implements the engine's URL policy. URLs must use https and must not name a
-// private address. On the loopback interface every URL is allowed, even with a scheme that no
-// call can use. A host name's addresses are checked when the engine dials them.
+// private address. URLs with a loopback host are always allowed, even if their scheme is one
+// that no call can use. A host name's addresses are checked when the engine dials them.
 func allowedURL(u *url.URL) bool {
 	host := u.Hostname()
 	ip, err := netip.ParseAddr(host)

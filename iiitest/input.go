@@ -13,7 +13,7 @@ import (
 )
 
 // decodeInput decodes the input of a built-in function into the struct T. It rejects the same
-// inputs as the engine, with the same errors: the code is deserialization_error, and the
+// inputs as the engine, with the same errors: the error code is deserialization_error, and the
 // message names the function and the cause ("missing field `key`", "invalid type: integer `1`,
 // expected a string").
 //
@@ -34,7 +34,7 @@ func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError)
 	return v, nil
 }
 
-// inputError returns the error about an invalid input. detail is the reason.
+// inputError returns the error for an invalid input. detail is the reason.
 func inputError(functionID, detail string) *wireError {
 	return errorBody("deserialization_error", "Failed to deserialize input for %s: %s", functionID, detail)
 }
@@ -125,7 +125,7 @@ func decodeStruct(raw json.RawMessage, v reflect.Value) string {
 	return "invalid type: " + describe(raw) + ", expected " + name
 }
 
-// decodeMembers decodes the members of an object into the fields of v.
+// decodeMembers decodes an object's members into v's fields.
 func decodeMembers(members []member, v reflect.Value) string {
 	fields := fieldsOf(v.Type())
 	var room [fewMembers]json.RawMessage
@@ -161,9 +161,9 @@ func decodeMembers(members []member, v reflect.Value) string {
 	return ""
 }
 
-// decodeItems decodes an array into the fields of v, in order. name and tooLong are used in
-// error messages. A json.RawMessage is always required, even if it would be optional as a
-// member of an object.
+// decodeItems decodes an array into v's fields, in order. name and tooLong are used in error
+// messages. A json.RawMessage is always required, even if it would be optional as a member of
+// an object.
 func decodeItems(items []json.RawMessage, v reflect.Value, name, tooLong string) string {
 	fields := fieldsOf(v.Type()).list
 	for i, f := range fields {
@@ -203,7 +203,7 @@ type inputField struct {
 	optional bool
 }
 
-// inputFields holds the fields of a struct that have JSON names.
+// inputFields holds those fields of a struct that have JSON names.
 type inputFields struct {
 	list   []inputField // in the order of the struct
 	byName []int        // indexes of list, sorted by the names
@@ -220,7 +220,7 @@ func (fields *inputFields) named(name string) *inputField {
 
 var fieldCache sync.Map // reflect.Type → *inputFields
 
-// fieldsOf returns the fields of struct type t that have JSON names.
+// fieldsOf returns those fields of the struct type t that have JSON names.
 func fieldsOf(t reflect.Type) *inputFields {
 	if cached, ok := fieldCache.Load(t); ok {
 		return cached.(*inputFields)
@@ -243,7 +243,7 @@ func fieldsOf(t reflect.Type) *inputFields {
 	return fields
 }
 
-// decodingRules tells which methods decode a type.
+// decodingRules records which decoding methods a type has.
 type decodingRules struct{ strict, unmarshaler bool }
 
 var rulesCache sync.Map // reflect.Type → decodingRules
@@ -329,8 +329,8 @@ func outOfRange(raw json.RawMessage, expected string) string {
 	return "invalid value: " + describe(raw) + ", expected " + expected
 }
 
-// kindOf returns the first byte of a JSON value, but '0' for every number. It returns 0 for an
-// empty value.
+// kindOf returns the first byte of a JSON value, except that it returns '0' for every number.
+// For an empty value, it returns 0.
 func kindOf(raw json.RawMessage) byte {
 	s := scanner{b: raw}
 	c := s.next()

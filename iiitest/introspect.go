@@ -226,8 +226,8 @@ func (e *Engine) functionInfo(_ context.Context, c *call) (json.RawMessage, *wir
 }
 
 // lookUp finds the function for an info request. Without a namespace, it searches the default
-// namespace and then accepts a function in any other namespace if the id is unique. The caller
-// must hold Engine.mu.
+// namespace first. If the function is not there, lookUp accepts a function in another
+// namespace, provided that the id is unique. The caller must hold Engine.mu.
 func (e *Engine) lookUp(w *worker, id string, namespace *string) (*function, *wireError) {
 	ns, bad := namespaceOf("namespace", namespace, defaultNamespace)
 	if bad != nil {

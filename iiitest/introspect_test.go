@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// names returns the given member of each item in a list of the result, separated by spaces.
+// names returns the given member of each item in one of the result's lists, separated by
+// spaces.
 func names(m map[string]any, list, member string) string {
 	r, _ := m["result"].(map[string]any)
 	var out []string
@@ -102,8 +103,8 @@ func TestListWorkers(t *testing.T) {
 	}
 }
 
-// A worker is looked up in the default namespace first. If it is not there, it is looked up in
-// all other namespaces, and its name must be unique.
+// A worker's name is looked up first in the default namespace and then in all others, where it
+// must be unique.
 func TestWorkerInfo(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("api")

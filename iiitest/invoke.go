@@ -12,8 +12,7 @@ import (
 	"github.com/iii-go/iii/internal/console"
 )
 
-// outcome is the result or the error of a call. If both fields are nil, the call returned no
-// result.
+// outcome is a call's result or error. If both fields are nil, the call returned no result.
 type outcome struct {
 	result json.RawMessage
 	err    *wireError
@@ -162,7 +161,7 @@ func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r requ
 	return r, nil
 }
 
-// id returns the id of the call, or a generated one if the caller expects no reply.
+// id returns the call's id, or a generated one if the caller expects no reply.
 func (m *invokeFunctionMessage) id() string {
 	if id := text(m.InvocationID); id != "" && !m.void() {
 		return id
@@ -170,8 +169,8 @@ func (m *invokeFunctionMessage) id() string {
 	return uuid.NewString()
 }
 
-// callerOf returns w's name, and reports whether the function is private and w is not allowed
-// to call it.
+// callerOf returns w's name, and reports whether w may not call the function because it is
+// private.
 func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -203,7 +202,7 @@ func (e *Engine) run(ctx context.Context, r request) outcome {
 	return e.await(ctx, p, done)
 }
 
-// runOwn runs a function that begin has returned, with a span.
+// runOwn runs a function returned by begin and records a span for the call.
 func (e *Engine) runOwn(ctx context.Context, f *function, r request) outcome {
 	defer e.builtinEnded(r.caller)
 	ctx, span := e.startBuiltinSpan(withTrace(ctx, r.trace), r.functionID)
@@ -318,8 +317,8 @@ func (e *Engine) builtinEnded(caller *worker) {
 	e.mu.Unlock()
 }
 
-// deliverResult handles a result sent by a worker. Any worker that knows the id may send the
-// result. Unknown ids are ignored.
+// deliverResult handles a result sent by a worker. Any worker that knows the call's id may
+// send the result. Unknown ids are ignored.
 func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	out := outcome{result: m.Result}
 	if out.err, _ = decodeError(m.Error); out.err != nil {
@@ -339,7 +338,7 @@ func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	e.observers.ended(&p.request, p.began, out, answer)
 }
 
-// notFoundLocked returns the error for a missing function. If a worker makes the call, the
+// notFoundLocked returns the error for a missing function. If a worker made the call, the
 // error names the namespaces in which the id exists. The caller must hold Engine.mu.
 func (e *Engine) notFoundLocked(r request) *wireError {
 	text := "Function " + r.functionID + " not found in namespace " + r.namespace

@@ -32,7 +32,7 @@ func canonicalValid(raw json.RawMessage) json.RawMessage {
 	return out
 }
 
-// withKey sets a key of a canonical value if the value is an object. The key needs no escapes.
+// withKey sets a key in a canonical value if the value is an object. The key needs no escapes.
 func withKey(raw json.RawMessage, key string, value json.RawMessage) json.RawMessage {
 	if kindOf(raw) != '{' {
 		return raw
@@ -201,7 +201,8 @@ func valueOf(members []member, key string) json.RawMessage {
 	return nil
 }
 
-// sorted sorts members by their keys. Of the members with the same key, it keeps the last.
+// sorted sorts members by key. If several members have the same key, it keeps only the last of
+// them.
 func sorted(list []member) []member {
 	if slices.IsSortedFunc(list, func(next, previous member) int { return cmp.Or(bytes.Compare(next.key, previous.key), -1) }) {
 		return list
@@ -216,7 +217,7 @@ func sorted(list []member) []member {
 	return kept
 }
 
-// sortedMembers returns the members of a map, sorted by their keys.
+// sortedMembers returns a map's members, sorted by key.
 func sortedMembers(members map[string]json.RawMessage) []member {
 	list := make([]member, 0, len(members))
 	for k, v := range members {
@@ -304,7 +305,7 @@ func unquoteBytes(text []byte) []byte {
 	return []byte(s)
 }
 
-// membersOf returns the members of an object, or nil for any other value.
+// membersOf returns an object's members, or nil for any other value.
 func membersOf(raw json.RawMessage) map[string]json.RawMessage {
 	if kindOf(raw) != '{' {
 		return nil
@@ -318,7 +319,7 @@ func memberOf(raw json.RawMessage, key string) json.RawMessage {
 	return valueOf(listOf(raw, room[:0]), key)
 }
 
-// listOf appends the members of an object to list; other values have none.
+// listOf appends an object's members to list. For any other value, it appends nothing.
 func listOf(raw json.RawMessage, list []member) []member {
 	if kindOf(raw) != '{' {
 		return list
@@ -387,8 +388,8 @@ func encode(v any) (json.RawMessage, error) {
 }
 
 // unescapeJSON replaces the escapes of U+2028, U+2029 and U+FFFD with the characters
-// themselves. JSON does not require these escapes, but encoding/json writes them, the last one
-// in place of bytes that are not UTF-8.
+// themselves. JSON does not require these escapes, but encoding/json writes them; the escape
+// of U+FFFD takes the place of bytes that are not UTF-8.
 func unescapeJSON(b []byte) []byte {
 	if !bytes.Contains(b, []byte(`\u202`)) && !bytes.Contains(b, []byte(`\ufffd`)) {
 		return b
@@ -440,7 +441,7 @@ func largeMessage(typ string, length int) *object {
 	return o.str("type", typ)
 }
 
-// key adds a key that needs no escapes: one of the protocol's own, or the name of a header.
+// key adds a key that needs no escapes: one of the protocol's own, or a header name.
 func (o *object) key(k string) {
 	switch {
 	case o.b == nil:

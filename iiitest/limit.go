@@ -43,10 +43,11 @@ type limitedConn struct {
 	held    []byte      // written with the next write; guarded by the WebSocket's lock for writing
 }
 
-// maxHeld is the maximum number of bytes that wait for the next write.
+// maxHeld is the maximum number of bytes held back for the next write.
 const maxHeld = 32 << 10
 
-// Write implements net.Conn. While holding is set, it only collects the data.
+// Write implements net.Conn. While holding is set, Write only buffers the data, up to maxHeld
+// bytes.
 func (c *limitedConn) Write(p []byte) (int, error) {
 	holding := c.holding.Load() && len(c.held)+len(p) <= maxHeld
 	if !holding && len(c.held) == 0 {

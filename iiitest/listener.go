@@ -13,7 +13,7 @@ import (
 )
 
 // server is one of the engine's HTTP servers. It accepts connections over the network and in
-// memory. Inside a synctest bubble, it accepts only connections in memory.
+// memory. Inside a synctest bubble, it accepts only in-memory connections.
 type server struct {
 	addr     string
 	protocol protocol
@@ -65,7 +65,7 @@ func (e *Engine) serve(s *server) {
 	}
 }
 
-// close closes the listeners, and all connections that have not become WebSockets.
+// close closes the listeners, and all connections that have not been upgraded to WebSocket.
 func (s *server) close() {
 	_ = s.pipe.Close()
 	if s.tcp != nil {
@@ -75,11 +75,11 @@ func (s *server) close() {
 }
 
 // DialContext connects to the engine in memory. If addr is the address in HTTPURL, StreamURL,
-// GuardedURL or ConsoleURL, DialContext connects to the corresponding server, and otherwise to
-// the listener for workers. In a testing/synctest bubble, pass DialContext to a client with
-// WithDialContext: the client then never waits for the network, and runs on the bubble's
-// clock. DialContext is safe for concurrent use. After Close it returns an error that wraps
-// net.ErrClosed.
+// GuardedURL or ConsoleURL, DialContext connects to the corresponding server. For any other
+// addr, it connects to the listener for workers. In a testing/synctest bubble, pass
+// DialContext to a client with WithDialContext: the client then never waits for the network,
+// and runs on the bubble's clock. DialContext is safe for concurrent use. After Close, it
+// returns an error that wraps net.ErrClosed.
 func (e *Engine) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	s := e.workerServer
 	switch addr {

@@ -196,8 +196,8 @@ type (
 	pingMessage    struct{}
 )
 
-// readMessage checks that raw is a JSON object with a type. It returns the type, and appends the
-// members to room.
+// readMessage checks that raw is a JSON object with a type. It returns the type, and room with
+// the object's members appended.
 func readMessage(raw []byte, room []member) (typ []byte, members []member, err error) {
 	members = room
 	plain := rawjson.ScanPlainObject(raw, maxDepth, func(key, value []byte) {
@@ -229,7 +229,7 @@ func readMessage(raw []byte, room []member) (typ []byte, members []member, err e
 // must not be logged.
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
 
-// decodeAs decodes the members of a message. It returns a *T.
+// decodeAs decodes a message's members. It returns a *T.
 func decodeAs[T any](members []member) (any, error) {
 	return decodeMore[T](members, Protocol023, nil)
 }

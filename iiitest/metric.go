@@ -206,7 +206,8 @@ func (r *otlpReader) point(typ MetricType) (p Point, stored storedPoint) {
 	return p, stored
 }
 
-// number reads the value of an exemplar, or of a point of any metric other than a histogram.
+// number reads an exemplar's value, or the value of a point in any metric other than a
+// histogram.
 func (r *otlpReader) number(key string, integer **int64, double **float64) bool {
 	switch key {
 	case "asInt":

@@ -121,9 +121,9 @@ type bucket struct {
 	start uint64
 }
 
-// aggregate summarizes the values of each metric over intervals of the given length in
-// seconds. It skips histograms. It adds up the values of all exports, even if they are
-// cumulative. It returns false if the length is too large.
+// aggregate summarizes each metric's values over intervals of the given length in seconds. It
+// skips histograms. It adds up the values of all exports, even if they are cumulative. It
+// returns false if the length is too large.
 func aggregate(records []metricRecord, seconds uint64) ([]map[string]any, bool) {
 	if seconds == 0 {
 		return nil, true

@@ -137,7 +137,7 @@ func (f *function) hostKey() key {
 
 // view returns an observer in the form in which its host receives it. When a host reports a
 // call that it has run in process, it includes only the parts listed in capture. The host does
-// not know the deliver setting, so view extends capture by the part that deliver selects.
+// not know the deliver setting, so view adds to capture the part that deliver selects.
 func (o *observer) view() json.RawMessage {
 	capture := append([]string{}, o.capture...)
 	if delivered := o.deliver == "input" || o.deliver == "output"; delivered && !slices.Contains(capture, o.deliver) {
@@ -297,8 +297,8 @@ func (t *observers) enter(o *observer) {
 	t.watch(o.source)
 }
 
-// watch updates the number of a source's observers, including those remembered by left. The
-// number can be read without a lock.
+// watch updates the count of a source's observers, which includes those remembered by left.
+// The count can be read without a lock.
 func (t *observers) watch(source key) {
 	if n := len(t.bySource[source]) + len(t.away[source]); n > 0 {
 		t.watched.Store(source, n)
@@ -707,8 +707,8 @@ func (t *observers) forget(w *worker, functions []key) {
 	}
 }
 
-// reattach transfers the observers of a lost connection to its successor w. Connections
-// without observer support transfer none.
+// reattach transfers a lost connection's observers to its successor w. If w does not support
+// observers, reattach disposes of them instead.
 //
 // Until an observer has been sent again on w, another connection can still claim it with the
 // previous id. This covers a worker that disconnects before it has read w's greeting. Such a

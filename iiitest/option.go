@@ -205,9 +205,9 @@ func WithTelemetryLimit(items, bytes int) Option {
 	}
 }
 
-// WithLogger sets a logger for messages and registrations that the engine drops silently, for
-// errors of triggered functions, and for events that reach no worker. By default, and if l is
-// nil, nothing is logged.
+// WithLogger sets the logger to which the engine reports problems, such as messages and
+// registrations that it drops without notifying the sender, errors returned by triggered
+// functions, and events that reach no worker. By default, and if l is nil, nothing is logged.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) error {
 		if l != nil {

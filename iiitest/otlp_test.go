@@ -233,8 +233,8 @@ func TestFloatsAsTheEngineWritesThem(t *testing.T) {
 	}
 }
 
-// FuzzIngest checks that arbitrary data neither makes the engine panic nor makes it exceed its
-// limits, and that query results have the declared types.
+// FuzzIngest checks that arbitrary data does not make the engine panic or exceed its limits,
+// and that query results have the declared types.
 func FuzzIngest(f *testing.F) {
 	for _, a := range readAcceptance(f) {
 		if len(a.Span) < 10_000 {

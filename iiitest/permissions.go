@@ -226,7 +226,7 @@ func (p *permissions) admitObserver(m *observeMessage) *wireError {
 
 // admitTrigger authorizes a trigger registration and applies the hook's changes. If it denies
 // the registration, it returns the error to send to the worker, or nil if the worker is not
-// told.
+// notified.
 func (p *permissions) admitTrigger(namespace string, m *registerTriggerMessage) (bool, *wireError) {
 	if p == nil {
 		return true, nil

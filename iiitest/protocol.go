@@ -106,9 +106,9 @@ func WithStrictProtocol() Option {
 }
 
 // WithLocalDispatch sets whether workers with the feature local-dispatch.v1 may run calls to
-// their own functions in process. The engine tells them in the local_dispatch member of
-// functionregistered messages. SetLocalDispatch can change the setting later. The default is
-// true.
+// their own functions in process. The engine reports the setting to them in the local_dispatch
+// member of functionregistered messages. SetLocalDispatch can change the setting later. The
+// default is true.
 func WithLocalDispatch(on bool) Option {
 	return func(c *config) error {
 		c.localDispatch = on

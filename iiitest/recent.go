@@ -2,8 +2,8 @@ package iiitest
 
 import "slices"
 
-// recent keeps the newest items, limited by their number and their total size. It is not safe
-// for concurrent use.
+// recent keeps the newest items, up to a maximum number and a maximum total size. It is not
+// safe for concurrent use.
 type recent[T any] struct {
 	maxItems, maxBytes int
 	size               func(T) int

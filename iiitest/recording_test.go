@@ -97,7 +97,7 @@ func readRecording(t testing.TB, name string) []event {
 	return opensFirst(events)
 }
 
-// opensFirst moves each event that opens a connection to before the connection's other events,
+// opensFirst moves each event that opens a connection ahead of the connection's other events,
 // because some recordings report it too late.
 func opensFirst(events []event) []event {
 	for i, e := range events {
@@ -218,7 +218,7 @@ var volatile = map[string]bool{
 	"timestamp_unix_nano": true, "observed_timestamp_unix_nano": true, "actual_time": true, "failed_at": true,
 }
 
-// keyed lists the keys whose arrays are compared regardless of order.
+// keyed lists the keys of arrays that are compared regardless of order.
 var keyed = map[string]bool{
 	"functions": true, "triggers": true, "configurations": true, "registered_triggers": true, "workers": true, "trigger_types": true,
 }

@@ -116,7 +116,7 @@ func (m *metadata) update(in registerInput, ns, name string) {
 }
 
 // lease reserves name for w in a namespace. If the name belongs to another live connection,
-// lease notifies w and closes its connection. An empty name needs no lease.
+// lease notifies w and closes w's connection. An empty name needs no lease.
 func (e *Engine) lease(w *worker, ns, name string) bool {
 	if name == "" {
 		return true

@@ -39,7 +39,8 @@ type scenario struct {
 	// web is the client that sent the HTTP requests. The default is Python's urllib.
 	web *webClient
 	// unrecorded contains messages that are missing from the recording although their effects
-	// are recorded. Each is keyed by the number of the line that precedes it.
+	// are recorded. The keys are the numbers of the lines after which the messages are
+	// inserted.
 	unrecorded map[int]event
 	// omit contains the first and last line numbers of a section that is not replayed.
 	omit [2]int
@@ -244,8 +245,8 @@ func (p *player) open(e event) {
 	go w.read()
 }
 
-// ending returns the worker that an event about a closed connection refers to: the oldest with
-// the event's worker name for which done returns false.
+// ending returns the worker whose connection an event reports as closed: the oldest worker
+// with the event's worker name for which done returns false.
 func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
 	for _, w := range p.earlier {
 		if w.name == e.Worker && !done(w) {

@@ -97,8 +97,9 @@ func conflictText(old, r *route, why string) error {
 	return engineText(fmt.Sprintf("Route '%s %s' conflicts with already-registered route '%s %s': %s", r.method, r.path, old.method, old.path, why))
 }
 
-// routed reports whether the engine routes requests with r's method. Triggers can be
-// registered with any method, but those with other methods never receive requests.
+// routed reports whether the engine routes requests with r's method. A trigger can be
+// registered with any method, but it never receives requests if the engine does not route that
+// method.
 func (r *route) routed() bool { return slices.Contains(httpMethods, r.method) }
 
 // answers reports whether r receives requests. Routes of inactive observers do not.

@@ -13,9 +13,10 @@ import (
 	"github.com/iii-go/iii/internal/cronexpr"
 )
 
-// registerObservers adds the functions that list and describe observers, and the engine's
-// sources. A source is a private function that the engine calls once for each event, with the
-// event as both input and result. Sources share their implementations with the trigger types.
+// registerObservers adds the engine's sources and the functions that list and describe
+// observers. A source is a private function that the engine calls once for each event, with
+// the event as both input and result. Sources share their implementations with the trigger
+// types.
 func (e *Engine) registerObservers() {
 	e.addBuiltin("engine::observers::list", engineWorker, "List observers", e.listObservers)
 	e.addBuiltin("engine::observers::get", engineWorker, "Describe an observer", e.observerInfo)
@@ -386,8 +387,8 @@ type LocalCalls struct {
 	Count, Errors uint64
 	Duration      time.Duration // total
 
-	// Dropped counts the reports about observed calls that the worker dropped, by reason:
-	// BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
+	// Dropped counts the reports about observed calls that the worker has dropped. The keys
+	// are the reasons: BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
 	Dropped map[string]uint64
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// pendingMaxAge is how long the engine waits for the end of an announced span
+// pendingMaxAge is how long the engine waits for an announced span to end
 // (pending_max_age_seconds).
 const pendingMaxAge = time.Hour
 
@@ -97,8 +97,8 @@ func (s *spanStore) clear() {
 	s.changes.Add(1)
 }
 
-// newest returns up to limit of the most recent spans, in order of arrival. A span can appear
-// more than once, for example if it was announced twice.
+// newest returns the most recent spans, but no more than limit, in order of arrival. A span
+// can appear more than once, for example if it was announced twice.
 func (s *spanStore) newest(limit int) []iii.StoredSpan {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -39,9 +39,10 @@ type subscription struct {
 func (s subscription) key() streamGroup { return streamGroup{s.Stream, s.Group} }
 
 // WithStreamAuth sets the function that the engine calls for every client of the stream
-// socket. The function receives a StreamAuthInput and returns a StreamAuthResult. It belongs
-// to the default namespace. It cannot reject a client: if it fails or does not exist, the
-// client has no context. functionID must not be empty. By default, there is no auth function.
+// socket. The function must be registered in the default namespace. It receives a
+// StreamAuthInput and returns a StreamAuthResult, but cannot reject a client: if the function
+// fails, does not exist or returns an invalid result, the client has no context. functionID
+// must not be empty. By default, there is no auth function.
 func WithStreamAuth(functionID string) Option {
 	return func(c *config) error {
 		if functionID == "" {

@@ -64,7 +64,7 @@ func (t *traceTriggers) silent(s *iii.StoredSpan, targets map[string]bool) bool 
 }
 
 // added collects new spans, both finished and announced. If no window is open, the first span
-// that can fire a trigger starts one.
+// that can fire a trigger opens one.
 func (t *traceTriggers) added(list []spanRecord) {
 	t.observed(list)
 	_ = t.bindings.event(t.engine, func(c iii.TraceTriggerConfig) bool { // logs missed events

@@ -43,7 +43,7 @@ func TestTraceTrigger(t *testing.T) {
 			testSpan{trace: "6", id: "f", parent: "x", service: "shop", start: 1, end: 2, attributes: function("all")},
 			testSpan{trace: "7", id: "g", parent: "x", service: "zoo", start: 1, end: 2, attributes: function("engine::x")},
 		)
-		// Spans that fire nothing start no window.
+		// A span that fires no trigger does not open a window.
 		at(1000, testSpan{trace: "8", id: "h", service: "shop", start: 1, end: 2, attributes: function("shop")})
 		at(2000, testSpan{trace: "9", id: "i", service: "shop", start: 1, end: 2})
 		time.Sleep(100 * time.Millisecond)

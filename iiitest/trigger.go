@@ -239,8 +239,8 @@ func (e *Engine) registerTriggerType(w *worker, home string, m registerTriggerTy
 	waitFor(sent...)
 }
 
-// unregisterTriggerType removes a trigger type of w. Its bindings move to the type with the
-// same id in the default namespace or, if there is none, are parked.
+// unregisterTriggerType removes one of w's trigger types. Its bindings move to the type with
+// the same id in the default namespace or, if there is none, are parked.
 func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTriggerTypeMessage) {
 	ns, bad := namespaceOf("namespace", m.Namespace, home)
 	if bad != nil {
@@ -306,7 +306,7 @@ func (e *Engine) forgetTriggers(w *worker) {
 	e.rebind()
 }
 
-// leftLocked notifies the provider of r that the worker that registered r has disconnected.
+// leftLocked notifies r's provider that the worker that registered r has disconnected.
 func (e *Engine) leftLocked(r *registration) {
 	if at := e.triggers.types[r.at]; at != nil && !r.parked && !r.observed {
 		if p, ok := at.provider.(farewellProvider); ok {

@@ -20,8 +20,8 @@ import (
 )
 
 // webServer is the HTTP server for HTTP triggers. It implements HTTP/1.1 and 1.0 as the
-// engine's server does. It cannot use net/http, which rejects some request targets and Expect
-// headers that the engine accepts, adds headers, and corrects functions' responses.
+// engine's server does. It cannot use net/http, which adds headers, corrects functions'
+// responses, and rejects some request targets and Expect headers that the engine accepts.
 type webServer struct {
 	engine *Engine
 	handle func(x *webExchange)
@@ -101,7 +101,7 @@ func (h webHeader) find(name string) *webField {
 	return nil
 }
 
-// get returns the first value of a field, or "".
+// get returns a field's first value, or "".
 func (h webHeader) get(name string) string {
 	if f := h.find(name); f != nil {
 		return f.values[0]
@@ -206,7 +206,8 @@ func (c *webConn) serve() {
 const webLinger = 500 * time.Millisecond
 
 // linger gives the client time to read the response. Closing the connection while the client
-// is still sending would reset it, and the client could lose unread data.
+// is still sending would reset the connection, and the client could lose the part of the
+// response that it has not read yet.
 func (c *webConn) linger() {
 	half, ok := c.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
@@ -512,7 +513,7 @@ func (x *webExchange) listen(deliver func(data []byte) bool) {
 }
 
 // stopReading stops the goroutine started by listen. It reports whether the request and the
-// response are complete, so that another request can follow. If so, it first waits for that
+// response are complete. If another request can follow, stopReading first waits for that
 // request, or for the client to disconnect.
 func (x *webExchange) stopReading() bool {
 	next := x.done && x.read() && !x.last
@@ -532,8 +533,8 @@ func (x *webExchange) stopReading() bool {
 func (x *webExchange) read() bool { return x.body == nil || x.body.ended.Load() && x.body.complete }
 
 // respond sends a complete response. A Content-Length set by a function is sent unchanged. If
-// it is wrong, the engine keeps the connection open, but respond closes it: otherwise a client
-// that trusts the length would wait forever.
+// it is wrong, a real engine keeps the connection open. respond closes the connection instead:
+// a client that trusts the length would otherwise wait forever.
 func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	length := strconv.Itoa(len(body))
 	if header.find("content-length") == nil {
@@ -554,7 +555,7 @@ func (x *webExchange) respond(status int, header webHeader, body []byte) {
 const unknown = -1
 
 // head starts a response with a body of the given length. The head is buffered until the first
-// call of send. If fields of header contradict each other, head returns false, and the
+// call to send. If fields of header contradict each other, head returns false, and the
 // connection must be closed without a response.
 func (x *webExchange) head(status int, header webHeader, length int64) bool {
 	if x.body != nil && !x.body.ended.Load() {

@@ -17,7 +17,7 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// worker represents one connection of the worker protocol. A worker that reconnects is
+// worker represents one connection that uses the worker protocol. A worker that reconnects is
 // represented by a new value.
 type worker struct {
 	e           *Engine
@@ -222,8 +222,8 @@ func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}
 // disconnected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
-// write sends queued messages until the send queue is closed. It sends messages that are
-// queued together in a single network write, unless a hook must inspect each of them.
+// write sends queued messages until the send queue is closed. It combines messages that are
+// queued together into a single network write, unless a hook must inspect each of them.
 func (w *worker) write() {
 	defer close(w.written)
 	conn := w.conn.NetConn().(*limitedConn)
@@ -310,9 +310,9 @@ func (e *Engine) cleanUp(w *worker) {
 // evictTimeout is how long a connection waits for its predecessor's cleanup.
 const evictTimeout = 5 * time.Second
 
-// reattach makes w replace its previous connection. The previous connection and its
-// registrations are removed before the next message of w is handled. Without the right token,
-// reattach does nothing.
+// reattach makes w replace its previous connection. It removes that connection and its
+// registrations before w's next message is handled, but transfers its observers to w. If the
+// token is wrong, reattach does nothing.
 func (e *Engine) reattach(w *worker, m reattachMessage) {
 	e.mu.Lock()
 	old := e.workers[m.PreviousWorkerID]

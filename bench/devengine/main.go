@@ -1,6 +1,6 @@
 // Command devengine measures the CPU time that the development engine needs for a request. It
-// starts iiidev and workers, drives load through them at full speed, and prints the CPU time of
-// each process per request, as the median of several rounds.
+// starts iiidev and workers, drives load through them at full speed, and prints each process's
+// CPU time per request, as the median of several rounds.
 //
 //	go run ./bench/devengine -iiidev bin/iiidev -worker .cache/loadworker
 //
@@ -226,7 +226,7 @@ func startWorker(command, mode, url string) (*process, error) {
 	return p, p.start(command, nil, []string{"III_URL=" + url, "BENCH_MODE=" + mode, "OTEL_ENABLED=false"})
 }
 
-// cpuTimes returns the CPU time of each process in µs.
+// cpuTimes returns each process's CPU time in µs.
 func cpuTimes(processes []*process) ([]float64, error) {
 	const tick = 1e4 // µs; the kernel reports hundredths of a second on all architectures
 	var times []float64

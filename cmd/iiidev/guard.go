@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// guardConfig is the -guard config. Its keys are those of the engine's configuration.
+// guardConfig is the -guard config. It uses the same keys as the engine's configuration.
 type guardConfig struct {
 	Host       string      `json:"host"`
 	Port       uint16      `json:"port"`

@@ -11,8 +11,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Browser is a headless Chromium, started by [Start]. It shares neither pages nor a profile
-// with other browsers. Call its methods only from the test's goroutine.
+// Browser is a headless Chromium with its own profile and pages, started by [Start]. Call its
+// methods only from the test's goroutine.
 type Browser struct {
 	t   testing.TB
 	ctx context.Context // chromedp's context

@@ -1,6 +1,6 @@
-// Command filter compares package filter with the reference implementation of observer filters
-// on random test cases. It fails if the verdicts, normal forms, messages, warnings or index
-// lookups differ.
+// Command filter runs random test cases with package filter and with the reference
+// implementation of observer filters. It fails if the verdicts, normal forms, messages,
+// warnings or index lookups differ.
 //
 //	filter [-cases 100000] [-seed 1]
 //
@@ -150,7 +150,7 @@ func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) er
 	c := filtertest.New(seed)
 	for range cases {
 		q := next(c)
-		// json.Marshal would not preserve the text of the JSON.
+		// json.Marshal would not preserve the JSON text.
 		if _, err := buffered.Write(append(q.encode(), '\n')); err != nil {
 			return err
 		}
@@ -166,8 +166,8 @@ func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) er
 	return errors.Join(buffered.Flush(), w.Close())
 }
 
-// encode returns the case on one line. It preserves the text of the JSON, but replaces line
-// breaks with spaces.
+// encode returns the case on one line. It preserves the JSON text, but replaces line breaks
+// with spaces.
 func (q *question) encode() []byte {
 	oneLine := strings.NewReplacer("\n", " ", "\r", " ")
 	var parts []string

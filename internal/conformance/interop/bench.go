@@ -21,7 +21,7 @@ import (
 // hmacSecret is the value of INTEROP_SECRET in the engine and the harness.
 const hmacSecret = "not-a-secret"
 
-// goWorker is the worker name and the service name of the harness.
+// goWorker is the harness's worker name and service name.
 const goWorker = "interop-go"
 
 // bench combines an engine, the harness's worker and a peer.

@@ -86,8 +86,8 @@ func scenarios() []scenario {
 	return all
 }
 
-// unexplained lists the cells that lack an explanation, and explanations of scenarios that
-// passed.
+// unexplained lists the cells that have no explanation although their scenarios did not pass,
+// and the explanations that are obsolete because their scenarios passed.
 func (r results) unexplained(peer string) []string {
 	var list []string
 	for _, s := range scenarios() {

@@ -54,7 +54,7 @@ var withoutObservers = slices.Concat([]string{"observe"},
 	names("0.26", "observed-hooks", "observed-args", "observed-through", "observing-reconnect", "observing-replaced"), names("0.26", namesOf(observing)...),
 	names("0.26", namesOf(hosting)...), names("0.26", namesOf(sources)...))
 
-// names appends the engine version to the names of scenarios.
+// names appends the engine version to scenario names.
 func names(protocol string, bare ...string) []string {
 	var list []string
 	for _, name := range bare {
