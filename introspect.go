@@ -21,10 +21,10 @@ func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSum
 	return result.Functions, err
 }
 
-// FunctionInfo returns the description of a function, including its schemas and triggers. It
-// looks in this worker's namespace, then in "default", and then in the other namespaces if
-// exactly one of them contains a function with this id. If the function is unknown, the error
-// is an [*Error] with code NOT_FOUND.
+// FunctionInfo returns a function's description, including its schemas and triggers. It looks
+// for the function in this worker's namespace, then in "default", and then in the other
+// namespaces if exactly one of them contains a function with this id. If the function is
+// unknown, the error is an [*Error] with code NOT_FOUND.
 //
 // The triggers are the same as those listed by [Client.Triggers]. On engine 0.26 and later,
 // listing them takes a second call; if this worker lacks permission for that call, the
@@ -53,7 +53,7 @@ func (c *Client) Workers(ctx context.Context) ([]WorkerSummary, error) {
 	return result.Workers, err
 }
 
-// WorkerInfo returns the description of a worker: its properties, functions, trigger types and
+// WorkerInfo returns a worker's description: its properties, functions, trigger types and
 // triggers, and the latest metrics that it reported within the last two minutes, if any.
 // WorkerInfo looks in the same namespaces as [Client.FunctionInfo]. If the worker is unknown,
 // the error is an [*Error] with code NOT_FOUND.
@@ -173,8 +173,8 @@ func (c *Client) Triggers(ctx context.Context) ([]TriggerSummary, error) {
 // triggersAreObservers reports whether the connected engine implements triggers as observers.
 func (c *Client) triggersAreObservers() bool { return slices.Contains(c.Features(), FeatureObserveV2) }
 
-// observedTrigger is a trigger that the engine implements as an observer. namespace is the
-// function's namespace.
+// observedTrigger is a trigger that the engine implements as an observer. namespace is that of
+// the function that the trigger calls.
 type observedTrigger struct {
 	TriggerSummary
 	namespace string
@@ -244,8 +244,8 @@ func summaryOf(config JSONValue) string {
 	return string(config)
 }
 
-// Health returns the health report of the engine's telemetry. A report with status "degraded"
-// is not an error.
+// Health returns a report on the health of the engine's telemetry. A report with status
+// "degraded" is not an error.
 func (c *Client) Health(ctx context.Context) (HealthReport, error) {
 	return Call[HealthReport](ctx, c, "engine::health::check", EmptyInput{})
 }

@@ -195,8 +195,8 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// Listings of triggers and trigger types are the same on every engine generation, for the
-// worker that registered them and for other workers.
+// Every engine generation lists triggers and trigger types in the same way, both to the worker
+// that registered them and to other workers.
 func TestTriggersAreListedOnEachGeneration(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		dial := iii.WithDialContext(e.DialContext)

@@ -70,8 +70,8 @@ func (c *Client) newLink(conn *wsconn.Conn) *link {
 	return l
 }
 
-// dialect returns the dialect of this connection, or the oldest dialect if the engine's hello
-// has not arrived yet.
+// dialect returns this connection's dialect, or the oldest dialect if the engine's hello has
+// not arrived yet.
 func (l *link) dialect() dialect {
 	if d := l.chosen.Load(); d != nil {
 		return *d
@@ -363,8 +363,7 @@ func (c *Client) forgetOthers() {
 	}
 }
 
-// forgetLatest discards the identity of the current connection, because the engine is closing
-// it.
+// forgetLatest discards the current connection's identity, because the engine is closing it.
 func (c *Client) forgetLatest() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -388,7 +387,7 @@ func (c *Client) becomeReady(l *link) {
 }
 
 // receive handles one message. b is reused after receive returns. A message that cannot be
-// decoded is counted and logged without its content; it does not end the connection.
+// decoded is counted and logged without its content, but does not end the connection.
 func (c *Client) receive(l *link, b []byte) {
 	c.received.Add(1)
 	var m received
@@ -526,7 +525,7 @@ func (c *Client) receiveHello(l *link, b []byte) {
 	c.setIdentity(l, &m)
 }
 
-// receiveError handles an error message. Before the hello, it means that the engine has
+// receiveError handles an error message. A message before the hello means that the engine has
 // rejected this worker. After the hello, only an authentication error ends the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage

@@ -75,8 +75,8 @@ func TestUnansweredFenceEndsTheConnection(t *testing.T) {
 	})
 }
 
-// Before its hello message, an engine may still be authenticating the worker, so Connect waits
-// as long as its context allows.
+// An engine that has not yet sent its hello message may still be authenticating the worker, so
+// Connect waits as long as ctx allows.
 func TestNeverAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})

@@ -27,9 +27,9 @@ import (
 const maxNested = 64
 
 // Remotely routes a call through the engine even if the function could run in process; see
-// [Function.LocalDispatch]. If a handler calls a function of its own worker in this way, the
-// call needs a second slot of [WithMaxConcurrency]. If no slot is free, the call cannot start,
-// and the handler waits until the call times out.
+// [Function.LocalDispatch]. If a handler calls one of its own worker's functions in this way,
+// the call needs a second slot of [WithMaxConcurrency]. If no slot is free, the call cannot
+// start, and the handler waits until the call times out.
 func Remotely() CallOption {
 	return func(c *callConfig) error { c.remote = true; return nil }
 }
@@ -110,9 +110,9 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 // calleeKey is the baggage key under which the engine stores the called function's id.
 const calleeKey = "iii.function.id"
 
-// calleeBaggage returns the baggage header of a call as the engine would forward it. The entry
-// for the called function replaces the calling function's. If the baggage has no room for the
-// entry, the header is unchanged.
+// calleeBaggage returns a call's baggage header as the engine would forward it. The called
+// function's entry replaces the calling function's. If the baggage has no room for the entry,
+// the header is unchanged.
 func calleeBaggage(header, functionID string) string {
 	b := appendEscaped(make([]byte, 0, len(calleeKey)+1+maxQuoted(functionID)+len(header)), calleeKey)
 	b = appendEscaped(append(b, '='), functionID)
@@ -191,7 +191,8 @@ func (in *incoming) selfless() json.RawMessage {
 	return in.parent
 }
 
-// withoutParent returns a copy of caller that contains only the members that identify it.
+// withoutParent returns a copy of caller that contains only the members that identify the
+// caller.
 func withoutParent(caller json.RawMessage) json.RawMessage {
 	if len(caller) == 0 || caller[0] != '{' {
 		return nil
@@ -340,8 +341,8 @@ type report struct {
 
 // reports is a bounded queue of local calls to report to the engine. Reports are sent in
 // order, each at most once. Once all registrations on the connection are settled, reports are
-// sent one batch at a time. Reports of a function that the engine has not confirmed yet are
-// held back; later reports of other functions may be sent first.
+// sent one batch at a time. Reports for a function that the engine has not confirmed yet are
+// held back; later reports for other functions may be sent first.
 type reports struct {
 	client  *Client
 	total   atomic.Uint64 // number of dropped reports
@@ -432,7 +433,7 @@ func (r *reports) drop1(it *report, reason string) {
 	r.dropped[key]++
 }
 
-// drop drops the queued reports of a function that this worker no longer hosts.
+// drop drops the queued reports for a function that this worker no longer hosts.
 func (r *reports) drop(f *Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -452,7 +453,8 @@ func (r *reports) discard(it *report, reason string) {
 	r.drop1(it, reason)
 }
 
-// release schedules the reports of a function that the engine has confirmed.
+// release schedules a flush, because the engine has confirmed a function whose reports may
+// have been held back.
 func (r *reports) release(*Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -404,7 +404,7 @@ func TestLocalCallsWhileDisconnected(t *testing.T) {
 	})
 }
 
-// During a drain, running handlers may still call functions of their own worker. All other
+// During a drain, running handlers may still call their own worker's functions. All other
 // calls are rejected. Functions are unregistered immediately, so that another worker can take
 // them over. A function with observers stays registered until its reports have been sent.
 func TestLocalCallsDuringDrain(t *testing.T) {
@@ -928,7 +928,7 @@ func TestReportsOfCallsThatNobodyWaitsFor(t *testing.T) {
 	})
 }
 
-// A handler that exceeds its timeout is reported and counted once, at the timeout.
+// A handler that exceeds its timeout is reported and counted once, when the timeout expires.
 func TestReportOfAHandlerThatRunsTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string {

@@ -22,8 +22,8 @@ const (
 	// metricsCached is how long a reading of the process metrics is cached.
 	metricsCached = 500 * time.Millisecond
 
-	// cpuInterval is the minimum interval for computing CPU usage, because operating systems
-	// measure CPU time in steps of about 10 ms.
+	// cpuInterval is the minimum interval over which CPU usage is computed, because operating
+	// systems measure CPU time in steps of about 10 ms.
 	cpuInterval = 200 * time.Millisecond
 )
 
@@ -159,12 +159,12 @@ func cpuPercent(cpu, wall time.Duration) float32 {
 }
 
 // WorkerGaugesHandle represents gauges registered with [RegisterWorkerGauges]. The zero value
-// is not usable. It is safe for concurrent use.
+// is not usable. A WorkerGaugesHandle is safe for concurrent use.
 type WorkerGaugesHandle struct {
 	stop func() error
 }
 
-// RegisterWorkerGauges registers gauges with m that report process metrics at every
+// RegisterWorkerGauges registers, with m, gauges that report process metrics at every
 // collection. Each gauge has the attribute worker.id and, if a name is given, worker.name. The
 // engine shows the latest values in its list of workers if worker.id is the id of the worker's
 // connection ([Client.WorkerID]). A client with [WithTelemetry] registers these gauges
@@ -303,8 +303,8 @@ type handlerMetrics struct {
 	duration, queueWait metric.Float64Histogram
 }
 
-// handlerSeconds are the bucket boundaries of the duration and queue wait histograms, in
-// seconds.
+// handlerSeconds holds the bucket boundaries, in seconds, of the duration and queue wait
+// histograms.
 var handlerSeconds = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
 
 func newHandlerMetrics(m metric.Meter) (*handlerMetrics, error) {

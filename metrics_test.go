@@ -340,8 +340,8 @@ func TestGaugesFollowWorkerID(t *testing.T) {
 	}
 }
 
-// If reading the process fails, the gauges keep their last values and other metrics are not
-// affected.
+// If the process metrics cannot be read, the gauges keep their last values, and other metrics
+// are not affected.
 func TestGaugesOfUnreadableProcess(t *testing.T) {
 	failed := errors.New("no such process")
 	handled := countHandled(t, failed)

@@ -65,8 +65,8 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 	return f, nil
 }
 
-// serveHead binds HEAD to the function of a GET route as well, because the engine does not do
-// so by default. If another function already serves HEAD, serveHead does nothing.
+// serveHead binds HEAD to a GET route's function as well, because the engine does not do so by
+// default. If another function already serves HEAD, serveHead does nothing.
 func (c *Client) serveHead(f *Function, method string) error {
 	path := strings.TrimPrefix(f.id, "http::"+method)
 	if c.registry.function([]byte("http::HEAD"+path)) != nil {

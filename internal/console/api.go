@@ -23,8 +23,8 @@ func (c *console) serveRegistry(w http.ResponseWriter, _ *http.Request) {
 	answer(w, redact(c.source.Registry()))
 }
 
-// serveFunction describes a function. The schemas are not redacted: the schema of a secret is
-// not secret.
+// serveFunction describes a function. The schemas are not redacted: a secret's schema is not
+// itself secret.
 func (c *console) serveFunction(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	detail, ok := c.source.Function(q.Get("namespace"), q.Get("id"))

@@ -12,8 +12,7 @@ const (
 	// tick is the interval at which an event stream checks for changes.
 	tick = 100 * time.Millisecond
 	// maxPerTick is the maximum number of changed invocations sent in one tick. The rest are
-	// sent in later ticks, unless they have been dropped by then. The page cannot show more
-	// anyway.
+	// sent in later ticks, unless the Recorder drops them first.
 	maxPerTick = 200
 	// slowEvery is the number of ticks between checks of the stores, and pulseEvery the number
 	// of ticks between pulses.

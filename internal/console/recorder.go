@@ -45,9 +45,9 @@ type Invocation struct {
 	size, resultLen int
 }
 
-// Recorder records the latest invocations of an engine. Their number and the memory for their
-// payloads are bounded. A nil Recorder records nothing. The methods are safe for concurrent
-// use and do not block.
+// Recorder records an engine's latest invocations. It bounds their number and the total size
+// of their payloads. A nil Recorder records nothing. The methods are safe for concurrent use
+// and do not block.
 type Recorder struct {
 	mu              sync.Mutex
 	seq, changes    uint64

@@ -36,7 +36,7 @@ type Source interface {
 	Items(s Store, stream, group string, limit int) []Item
 	// Item returns an item's value.
 	Item(s Store, stream, group, key string) (value json.RawMessage, ok bool)
-	// Queues returns the queues and the subscriptions of topics in sorted order.
+	// Queues returns the queues and the topics' subscriptions in sorted order.
 	Queues() []Queue
 	// DeadLetters returns the latest dead letters, up to limit, newest first. left is the
 	// number of dead letters that were not returned.

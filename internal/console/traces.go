@@ -8,8 +8,7 @@ import (
 )
 
 const (
-	// maxSpans is the maximum number of spans from which the trace list is built. The newest
-	// spans are used.
+	// The trace list is built from the newest maxSpans spans.
 	maxSpans = 5000
 	// maxTraces is the maximum length of the trace list.
 	maxTraces = 200

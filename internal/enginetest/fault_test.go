@@ -10,7 +10,7 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// Tests of delivery guarantees rely on the proxy to inject exactly the planned faults.
+// The delivery-guarantee tests rely on the proxy to inject exactly the planned faults.
 func TestFaultProxy(t *testing.T) {
 	const total = 100_000
 	tests := []struct {

@@ -33,7 +33,7 @@ func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	return s
 }
 
-// NewTCPServer is like [NewServer], but listens on a free TCP port of the loopback interface.
+// NewTCPServer is like [NewServer], but listens on a free TCP port on the loopback interface.
 func NewTCPServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

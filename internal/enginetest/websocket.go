@@ -218,7 +218,7 @@ func (c *WebSocket) Cut() {
 	_ = c.Close()
 }
 
-// reset discards conn's data in transit, at the latest when conn is closed.
+// reset discards conn's data in transit, either immediately or when conn is closed.
 func reset(conn net.Conn) {
 	switch conn := conn.(type) {
 	case *memnet.Conn:

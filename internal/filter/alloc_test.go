@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The race detector makes sync.Pool drop items at random, so these tests would fail with it.
+// The race detector makes sync.Pool drop items at random, so these tests would fail under it.
 
 func TestMatchDoesNotAllocate(t *testing.T) {
 	doc := &Document{

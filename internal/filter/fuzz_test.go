@@ -45,7 +45,8 @@ func FuzzParse(f *testing.F) {
 }
 
 // FuzzMatch checks that matching arbitrary input is deterministic. If the document is valid,
-// neither a view nor an index nor the removal of white space may change the result.
+// matching it through a view, through an index, or with white space removed must give the same
+// result.
 func FuzzMatch(f *testing.F) {
 	for i, v := range vectors(f) {
 		if v.Kind == "match" && i%10 == 0 {

@@ -46,7 +46,7 @@ func TestNormalFormIsAFixedPoint(t *testing.T) {
 	}
 }
 
-// The order of members and of the operands of $and does not matter.
+// Neither the order of members nor that of $and's operands matters.
 func TestNormalFormOfPermutations(t *testing.T) {
 	c := filtertest.New(2)
 	for range 2000 {

@@ -57,7 +57,7 @@ func (f *Filter) Matches(d *Document) bool {
 	return holds
 }
 
-// match is the state of evaluating filters against one document.
+// match holds the state needed to evaluate filters against one document.
 type match struct {
 	doc  *Document
 	view *view // nil to scan the document for each path
@@ -213,8 +213,8 @@ type search struct {
 	next    int    // the position of the next literal
 }
 
-// searchFor returns a search of the array b. If b contains escapes, the literal might be
-// spelled differently, so the search accepts every element.
+// searchFor returns a search for the literal in the array b. If b contains escapes, the
+// literal might be spelled differently, so the search accepts every element.
 func searchFor(literal, b []byte) search {
 	if literal != nil && bytes.IndexByte(b, '\\') >= 0 {
 		literal = nil
@@ -362,8 +362,8 @@ func equalLargeObject(raw []byte, members []member) bool {
 }
 
 // equalObject reports whether raw, an object, equals the object with the given members. It
-// makes one pass over raw and records in bit j of equals, which must be zeroed, whether the
-// latest member of raw with the key of members[j] has an equal value.
+// makes one pass over raw and records in bit j of equals, whose bits must initially be 0,
+// whether the latest member of raw with members[j]'s key has an equal value.
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {

@@ -149,8 +149,8 @@ var secrets = [2]uint64{maphash.String(seed, "0"), maphash.String(seed, "1") | 1
 func Parse(raw []byte) (*Filter, error) { return parse(raw, true) }
 
 // ParseNormalized parses a filter announced by the engine, whether or not it is in normal
-// form. The size is not limited, because the normal form of an accepted filter may exceed the
-// limit. The error is an *[Error].
+// form. The size is not limited, because the normal form of a filter within the size limit may
+// exceed that limit. The error is an *[Error].
 func ParseNormalized(raw []byte) (*Filter, error) { return parse(raw, false) }
 
 // ParseValue parses the JSON encoding of v as [Parse] does. If v cannot be encoded, the error
@@ -480,8 +480,8 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	return fault
 }
 
-// literal returns the longest quoted string that a value must equal to satisfy ops, or known
-// if known is at least as long. Strings that need escapes are ignored.
+// literal returns the longest string, in quotes, that a value must equal to satisfy ops, or
+// known if known is at least as long. Strings that need escapes are ignored.
 func literal(ops []op, known []byte) []byte {
 	for i := range ops {
 		o := &ops[i]

@@ -144,8 +144,8 @@ func skipNested(b []byte, i int) int {
 			}
 			continue
 		}
-		// ascii has the high bit set in each byte that is ASCII, and the sums below have it
-		// set in each byte that differs from the character.
+		// In ascii, the high bit is set in each byte that is ASCII. In each sum below, it is
+		// set in each byte that differs from the character being sought.
 		low, ascii := w&^highs, ^w&highs
 		within := (ascii&^((low^'"'*ones)+lows))>>7*ones ^ inside // only the low bits matter
 		outside := ascii &^ (within << 7)
@@ -331,9 +331,9 @@ func find(b []byte, i int, s *segment, atEnd bool) (start, stop, end int) {
 	}
 }
 
-// lastOf reports whether b[i:], the rest of an object, contains neither an escape nor a quote
-// followed by the byte that first repeats, and therefore no key that begins with that byte.
-// The rest must have at least nine bytes.
+// lastOf reports whether b[i:], the rest of an object, ends with a brace and contains neither
+// an escape nor a quote followed by the byte repeated in first, and therefore no key that
+// begins with that byte. The rest must have at least nine bytes.
 func lastOf(b []byte, i int, first uint64) bool {
 	for last := len(b) - 9; ; i += 8 {
 		i = min(i, last)

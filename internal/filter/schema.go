@@ -250,7 +250,7 @@ func isSchema(v *value) bool { return v.kind == object || v.kind == boolean }
 // notFollowed lists the keywords that may allow members besides those in properties.
 var notFollowed = []string{"patternProperties", "anyOf", "oneOf", "allOf", "if", "dependentSchemas", "unevaluatedProperties"}
 
-// step returns the schema of the member or element s of at. If at's schema rules s out, both
+// step returns the schema of at's member or element s. If at's schema rules s out, both
 // results are zero.
 func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	v, keyword := at.format.resolve(at.schema)
@@ -291,8 +291,8 @@ func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	return nil, obstacle{open: true}
 }
 
-// items returns the schema of an array's elements. If a keyword prevents this, it returns the
-// keyword.
+// items returns the schema of an array's elements. If a keyword prevents this, items returns
+// that keyword instead.
 func items(v *value) (*value, string) {
 	if items := v.get("items"); items != nil {
 		if isSchema(items) {

@@ -26,7 +26,7 @@ const (
 	object
 )
 
-// String returns the name of the kind as it appears in error messages.
+// String returns the kind's name as it appears in error messages.
 func (k kind) String() string {
 	return [...]string{"null", "a boolean", "a number", "a string", "an array", "an object"}[k]
 }
@@ -143,8 +143,8 @@ func appendString(dst []byte, s string) []byte {
 	return append(append(dst, s[start:]...), '"')
 }
 
-// maxDepth bounds the decoder's recursion. It is larger than maxNesting because the size of a
-// filter is checked before its nesting.
+// maxDepth bounds the decoder's recursion. It is larger than maxNesting because a filter's
+// size is checked before its nesting.
 const maxDepth = 10_000
 
 var errTruncated = errors.New("the text ends early")

@@ -1,8 +1,8 @@
 // Package jsoncodec encodes and decodes Go values as encoding/json does, but faster.
 //
 // It handles plain types itself: structs, maps with string keys, slices, pointers, interfaces,
-// basic types and, for encoding only, arrays and byte slices. It copies strings without
-// escapes as a whole, and does not validate its input again. Everything else is left to
+// basic types and, for encoding only, arrays and byte slices. It copies each string without
+// escapes in one step, and does not validate its input again. Everything else is left to
 // encoding/json: types with encoding methods, embedded structs, unusual tags, and values that
 // cause an error, except cycles of pointers. For a type that is left to encoding/json as a
 // whole, the overhead is one table lookup.

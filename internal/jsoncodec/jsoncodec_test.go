@@ -270,8 +270,7 @@ func TestEncodesAsEncodingJSON(t *testing.T) {
 	}
 }
 
-// values replaces the generator of package quick, which cannot create values of interface
-// types.
+// values replaces package quick's generator, which cannot create values of interface types.
 func values(args []reflect.Value, r *rand.Rand) {
 	for i, t := range []reflect.Type{reflect.TypeFor[plain](), reflect.TypeFor[node](), reflect.TypeFor[map[string][]string]()} {
 		args[i] = random(t, r, 3)

@@ -47,7 +47,7 @@ func newHalf(capacity int) *half {
 	return h
 }
 
-// deadline is a read or write deadline of a half, whose mutex guards it.
+// deadline is a half's read or write deadline, guarded by the half's mutex.
 type deadline struct {
 	timer  *time.Timer
 	passed bool

@@ -26,8 +26,8 @@ type Encoder struct {
 	buffers Buffers
 
 	// Records are nested in the levels resource, scope and, for metrics, metric. A level is
-	// opened only when a record below it is written. Therefore, no level is empty, and the
-	// next frame of a batch can open the same levels again.
+	// opened only when a record below it is written. Therefore, no level is ever empty. If a
+	// batch is split, the next frame opens its records' levels again.
 	levels  [3]level
 	depth   int     // number of levels that are set
 	open    int     // levels open in buf
@@ -276,7 +276,7 @@ func (e *Encoder) group(r *resource.Resource, s instrumentation.Scope) (first bo
 	return n == 0
 }
 
-// rest runs write with the index of each record that was not written immediately, then closes
+// rest calls write with the index of each record that was not written immediately, then closes
 // the last frame. Records are grouped by resource and, within a resource, by scope, in the
 // order of first appearance.
 func (e *Encoder) rest(write func(i int)) {

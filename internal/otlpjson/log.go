@@ -11,8 +11,8 @@ import (
 var logSignal = signal{PrefixLogs, `{"resourceLogs":[`, `,"scopeLogs":[`, `,"logRecords":[`}
 
 // Logs encodes log records. If a record has no severity text, the text is derived from the
-// severity. The slice is valid until [Encoder.Done], and the data of its frames remains valid
-// after that.
+// severity. The slice is valid until [Encoder.Done], and its frames' data remains valid after
+// that.
 func (e *Encoder) Logs(records []sdklog.Record) []Frame {
 	e.batch(&logSignal)
 	for i := range records {

@@ -13,7 +13,7 @@ var metricSignal = signal{PrefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics
 
 // Metrics encodes the metrics collected by a reader. The engine stores gauges, sums and
 // histograms with explicit bounds. It silently drops other kinds, so these are converted. The
-// slice is valid until [Encoder.Done], and the data of its frames remains valid after that.
+// slice is valid until [Encoder.Done], and its frames' data remains valid after that.
 func (e *Encoder) Metrics(rm *metricdata.ResourceMetrics) []Frame {
 	e.batch(&metricSignal)
 	e.setResource(rm.Resource)

@@ -11,8 +11,8 @@ import (
 
 var spanSignal = signal{PrefixTraces, `{"resourceSpans":[`, `,"scopeSpans":[`, `,"spans":[`}
 
-// Spans encodes finished spans. The slice is valid until [Encoder.Done], and the data of its
-// frames remains valid after that.
+// Spans encodes finished spans. The slice is valid until [Encoder.Done], and its frames' data
+// remains valid after that.
 func (e *Encoder) Spans(spans []sdktrace.ReadOnlySpan) []Frame {
 	e.batch(&spanSignal)
 	for _, s := range spans {

@@ -203,7 +203,7 @@ func appendBoolValue(b []byte, v bool) []byte {
 	return append(b, `{"boolValue":false}`...)
 }
 
-// All JSON parsers read integers of up to maxSafeInteger exactly.
+// Every JSON parser reads integers with magnitudes up to maxSafeInteger exactly.
 const maxSafeInteger = 1 << 53
 
 func safeInteger(n int64) bool { return n <= maxSafeInteger && n >= -maxSafeInteger }

@@ -162,9 +162,9 @@ func load64(s string, i int) uint64 {
 // ones has the lowest bit of each byte set.
 const ones = 0x0101010101010101
 
-// special sets the high bit of each byte of w that needs an escape or a check in a JSON
-// string: quotes, backslashes, control characters and non-ASCII bytes. Borrows may set the
-// high bits of further bytes, but only above the lowest such byte.
+// special returns a word in which the high bit is set for each byte of w that needs an escape
+// or a check in a JSON string: quotes, backslashes, control characters and non-ASCII bytes.
+// Borrows may set the high bits of further bytes, but only above the lowest such byte.
 func special(w uint64) uint64 {
 	return (w | (w - ' '*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones)) & (0x80 * ones)
 }

@@ -48,8 +48,8 @@ type WriteLimit struct {
 	Stall    time.Duration // maximum time without progress; 0 means no limit
 }
 
-// progressPiece is the maximum size of a single write if Stall is set. Each completed write
-// counts as progress.
+// progressPiece is the maximum size of a single write if [WriteLimit.Stall] is set. Each
+// completed write counts as progress.
 const progressPiece = 16 << 10
 
 func (c *coalescer) coalesce() {
@@ -199,8 +199,8 @@ func (c *coalescer) SetWriteDeadline(t time.Time) error {
 var longAgo = time.Unix(1, 0)
 
 // expireWrites(true) makes the current and all later writes fail until expireWrites(false) is
-// called. It has no effect on coalesced writes. A message can take several writes, so if it
-// expires between two of them, the remaining ones must fail.
+// called. It has no effect on coalesced writes. A message can take several writes. If
+// expireWrites(true) is called between two of them, the remaining ones must fail.
 func (c *coalescer) expireWrites(expired bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -79,7 +79,7 @@ func newConn(ws *websocket.Conn, network *coalescer) *Conn {
 }
 
 // Over returns a Conn without a WebSocket, for tests of code that owns connections. The Conn
-// uses network only to close it.
+// does nothing with network except close it.
 func Over(network net.Conn) *Conn { return newConn(nil, &coalescer{Conn: network}) }
 
 // handleControl makes the writer send the replies to control frames.
@@ -286,7 +286,7 @@ func pooledBuffer() []byte {
 	return make([]byte, 0, 2*smallBuffer)
 }
 
-// poolable reports whether the buffer of the message b is worth keeping in the pool.
+// poolable reports whether message b's buffer is worth keeping in the pool.
 func poolable(b []byte) bool {
 	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
 }

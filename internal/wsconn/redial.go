@@ -30,7 +30,7 @@ func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	return time.Duration(delay)
 }
 
-// Attempt is the outcome of one connection, from dialing to its end.
+// Attempt is the outcome of an attempt to connect and, if it succeeds, of the connection.
 type Attempt struct {
 	Err  error // why the attempt ended
 	Held bool  // the connection was usable, so delays and failures start over

@@ -27,8 +27,7 @@ func TestBackoffDelays(t *testing.T) {
 	}
 }
 
-// Each case lists the outcomes of the attempts, the delays between them, and the result of
-// Run.
+// Each case lists the attempts' outcomes, the delays between attempts, and the result of Run.
 func TestRedial(t *testing.T) {
 	lost := errors.New("lost")
 	fail, held := Attempt{Err: lost}, Attempt{Err: lost, Held: true}

@@ -56,8 +56,7 @@ var groups = []group{
 // triggersOnly is the last engine version without observers.
 const triggersOnly = "0.23"
 
-// protocols returns the engine versions for which there are scenarios, in the order of the
-// scenarios.
+// protocols returns the engine versions for which there are scenarios, in scenario order.
 func protocols() []string {
 	var list []string
 	for _, g := range groups {
@@ -233,7 +232,7 @@ func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 }
 
 // listen makes the peer register a function that reports its calls to the harness and returns
-// reply. failures is the number of calls that fail before the function succeeds.
+// reply. failures is the number of initial calls that fail.
 func (t *trial) listen(ctx context.Context, functionID string, reply any, failures int) {
 	t.value(ctx, "listen", object{"function_id": functionID, "reply": reply, "failures": failures})
 	t.must("registration", t.registered(ctx, functionID))

@@ -128,7 +128,7 @@ func recordedHistograms[N int64 | float64](base point, points []metricdata.Histo
 	return list
 }
 
-// recordedExponential returns the expected points of an exponential histogram. It omits their
+// recordedExponential returns an exponential histogram's expected points without their
 // buckets, which checkBuckets checks.
 func recordedExponential[N int64 | float64](base point, points []metricdata.ExponentialHistogramDataPoint[N]) (list []point) {
 	for _, p := range points {

@@ -1,5 +1,5 @@
-// Command rustsuite runs the published integration tests of the Rust SDK against the
-// development engine. These are the tests in the crate iii-sdk that need an engine.
+// Command rustsuite runs the Rust SDK's published integration tests against the development
+// engine. They are the tests in the crate iii-sdk that need an engine.
 //
 //	rustsuite [-root dir] [-cache dir] [-only bridge,observe_engine,…] [-v]
 //
@@ -48,7 +48,7 @@ const guard = `{"port":%s,"middleware_function_id":"test::rbac-worker::middlewar
 	`"auth_function_id":"test::rbac-worker::auth","on_function_registration_function_id":"test::rbac-worker::on-function-reg",` +
 	`"expose_functions":["match(\"test::ew::public::*\")","match(\"engine::functions::list\")",{"metadata":{"ew_public":true}}]}}`
 
-// testTimeout bounds the run of one test file.
+// testTimeout limits how long the tests of one file may run.
 const testTimeout = 5 * time.Minute
 
 func main() {
@@ -127,7 +127,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// suite holds the directories and output settings of a run.
+// suite holds a run's directories and output settings.
 type suite struct {
 	root, cache string
 	out         io.Writer

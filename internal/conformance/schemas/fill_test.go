@@ -55,7 +55,7 @@ var unionSamples = map[reflect.Type][]any{
 	},
 }
 
-// samples is the maximum number of samples of any union.
+// samples is the largest number of samples that any union has.
 const samples = 7
 
 type filler struct {

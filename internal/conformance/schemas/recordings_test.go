@@ -99,8 +99,8 @@ func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 	return doc, nil
 }
 
-// payloadExceptions holds the payloads that violate their schema although the Go types
-// preserve them, with the reasons.
+// payloadExceptions maps payloads that violate their schema, even though the Go types preserve
+// them, to the reason.
 var payloadExceptions = map[string]string{}
 
 // The payloads are listed in payloads.golden, which is written by the test in package iii that
@@ -187,11 +187,11 @@ var messageExceptions = map[string]string{
 	"rbac.jsonl:87":                 leavesDefaults,
 }
 
-// leavesDefaults is the reason for messages without some of the members that have defaults.
-// The schemas require these members, because package iii always writes them.
+// leavesDefaults is the reason given for messages that lack some of the members that have
+// defaults. The schemas require these members, because package iii always writes them.
 const leavesDefaults = "the worker left out what has a default, which this package writes"
 
-// messages maps message tags to the names of the messages' definitions.
+// messages returns a map from message tags to definition names.
 func (s *schemaSet) messages() map[string]string {
 	messages := map[string]string{"stream": "StreamMessage", "join": "StreamCommand", "leave": "StreamCommand"}
 	for name, def := range s.definitions {
