@@ -174,7 +174,7 @@ const (
 	CodeLoopGuard = "LOOP_GUARD"
 	// CodeNotObservable: the function does not allow observers ([WithoutObservers]).
 	CodeNotObservable = "NOT_OBSERVABLE"
-	// CodeSelfTarget: the source and the target of an observer are the same function.
+	// CodeSelfTarget: an observer's source and target are the same function.
 	CodeSelfTarget = "SELF_TARGET"
 	// CodeInvalidFilterPath: an observer's filters contain a path that does not exist in the
 	// function's schema.
@@ -194,11 +194,11 @@ const (
 	// or was disposed because the worker did not reconnect.
 	CodeObserverDisconnected = "OBSERVER_DISCONNECTED"
 	// CodeObserverExpired: an observer was disposed because its [WithExpiry] duration had
-	// passed.
+	// elapsed.
 	CodeObserverExpired = "EXPIRED"
 	// CodeMaxFires: an observer was disposed because it had reached its [WithMaxFires] limit.
 	CodeMaxFires = "MAX_FIRES"
-	// CodeUnobserved: an observer was disposed at the request of its worker.
+	// CodeUnobserved: an observer was disposed at its worker's request.
 	CodeUnobserved = "UNOBSERVED"
 	// CodeHTTPRouteConflict: another worker has a route with the same path but different
 	// parameter names. Sent by engine 0.26 and later.
@@ -207,24 +207,24 @@ const (
 	// CodeConditionNotMet: an HTTP trigger's condition function returned false. Used in a 422
 	// response.
 	CodeConditionNotMet = "CONDITION_NOT_MET"
-	// CodeMiddlewareTimeout: a middleware function of an HTTP trigger did not return in time.
+	// CodeMiddlewareTimeout: an HTTP trigger's middleware function did not return in time.
 	// Used in a 504 response.
 	CodeMiddlewareTimeout = "MIDDLEWARE_TIMEOUT"
 	// CodeInternalError: the engine failed to process an HTTP request. Used in a 500 response.
 	CodeInternalError = "INTERNAL_ERROR"
 
-	// CodeHTTPError: the server of an HTTP-invoked function responded with an error that does
-	// not contain a code.
+	// CodeHTTPError: an HTTP-invoked function's server responded with an error that does not
+	// contain a code.
 	CodeHTTPError = "http_error"
-	// CodeHTTPRequestFailed: the server of an HTTP-invoked function could not be reached, or
-	// did not respond in time.
+	// CodeHTTPRequestFailed: an HTTP-invoked function's server could not be reached, or did
+	// not respond in time.
 	CodeHTTPRequestFailed = "http_request_failed"
-	// CodeHTTPResponseFailed: the response body of an HTTP-invoked function could not be read.
+	// CodeHTTPResponseFailed: an HTTP-invoked function's response body could not be read.
 	CodeHTTPResponseFailed = "http_response_failed"
-	// CodeInvalidResponse: the response body of an HTTP-invoked function is not valid JSON.
+	// CodeInvalidResponse: an HTTP-invoked function's response body is not valid JSON.
 	CodeInvalidResponse = "invalid_response"
-	// CodeURLValidationFailed: the engine's policy does not allow the URL of an HTTP-invoked
-	// function.
+	// CodeURLValidationFailed: the engine's policy does not allow an HTTP-invoked function's
+	// URL.
 	CodeURLValidationFailed = "url_validation_failed"
 	// CodeBridgeError: a call through bridge.invoke failed.
 	CodeBridgeError = "bridge_error"
@@ -265,10 +265,11 @@ const (
 
 	// CodeTopicNotSet: publish or iii::durable::publish was called with an empty topic.
 	CodeTopicNotSet = "topic_not_set"
-	// CodeTopicRequired: a function that lists the contents of a topic was called without a
-	// topic.
+	// CodeTopicRequired: engine::queue::topic_stats or engine::queue::dlq_messages was called
+	// without a topic.
 	CodeTopicRequired = "topic_required"
-	// CodeQueueNotSet: iii::queue::redrive or a related function was called without a queue.
+	// CodeQueueNotSet: a function that redrives or discards messages was called without a
+	// queue.
 	CodeQueueNotSet = "queue_not_set"
 	// CodeMessageIDNotSet: iii::queue::redrive_message or iii::queue::discard_message was
 	// called without a message id.
@@ -299,7 +300,7 @@ const (
 	CodeSchemaUnavailable = "SCHEMA_UNAVAILABLE"
 	// CodeExpandFailed: configuration::get cannot expand a variable in the value.
 	CodeExpandFailed = "EXPAND_FAILED"
-	// CodeAdapterError: the storage backend of the configuration store failed.
+	// CodeAdapterError: the configuration store's storage backend failed.
 	CodeAdapterError = "ADAPTER_ERROR"
 )
 
@@ -310,7 +311,7 @@ const (
 
 // Error is an error sent by the engine or another worker, either as the result of an
 // invocation or to reject a trigger. A handler can return an *Error, possibly wrapped, to
-// choose the code that its caller receives. Any other error is sent with code
+// choose the code that its caller receives. Any other error is sent with the code
 // invocation_failed. The zero value is an error without a code, which is also sent as
 // invocation_failed.
 //
@@ -351,7 +352,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Is reports whether target is an *Error with the same code or the sentinel for that code.
+// Is reports whether target is an *Error with the same code, or the sentinel for that code.
 func (e *Error) Is(target error) bool {
 	if other, ok := target.(*Error); ok {
 		return e != nil && other != nil && e.Code == other.Code
@@ -389,7 +390,7 @@ func (e *Error) Is(target error) bool {
 type RejectedError struct {
 	// Code identifies the kind of rejection.
 	Code string
-	// Namespace is the namespace of the rejected registration.
+	// Namespace is the rejected registration's namespace.
 	Namespace string
 	// WorkerName is the name that another worker already uses, or "" if the rejection is not
 	// about a worker name.
@@ -474,8 +475,8 @@ func SafeToRetry(err error) bool {
 	return safe && !unsafe
 }
 
-// retrySafety reports whether err's tree contains errors that are safe to retry, and errors
-// that are not.
+// retrySafety reports whether err's tree contains errors that are safe to retry, and whether
+// it contains errors that are not.
 func retrySafety(err error) (safe, unsafe bool) {
 	switch e := err.(type) {
 	case nil:

@@ -70,7 +70,7 @@ func Example_moved() {
 	// audit: state:created
 }
 
-// tryShop calls the worker and makes a change that fires its trigger.
+// tryShop calls the worker and makes a change that fires the worker's trigger.
 func tryShop(ctx context.Context, client *iii.Client) {
 	noted := make(chan iii.StateEventType)
 	_, err := iii.Handle(client, "audit::note", func(ctx context.Context, e iii.StateEvent) (any, error) {

@@ -20,7 +20,7 @@ type receipt struct {
 	Number int `json:"number"`
 }
 
-// The engine runs the target after each call to the source that matches the filter.
+// After each call to the source, the engine runs the target if the call matches the filter.
 func ExampleClient_Observe() {
 	_, client, stop := withEngine()
 	defer stop()

@@ -292,7 +292,7 @@ func ExampleTelemetry() {
 	// sell sold
 }
 
-// WithGlobalProviders makes instrumentation that uses the global providers report to this
+// With WithGlobalProviders, instrumentation that uses the global providers reports to this
 // Telemetry.
 func ExampleWithGlobalProviders() {
 	ctx := context.Background()
@@ -575,8 +575,8 @@ func ExampleNewWorkerMetricsCollector() {
 	// go true
 }
 
-// A program that has its own OpenTelemetry SDK passes its providers to the worker. The engine
-// then receives no telemetry. Here, the SDK keeps spans in memory.
+// A program that has its own OpenTelemetry SDK passes the SDK's providers to the worker. The
+// engine then receives no telemetry. Here, the SDK keeps spans in memory.
 func ExampleTelemetryFromProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()

@@ -692,7 +692,7 @@ func ExampleWithCallRetry() {
 	// cake ordered at orders-2 <nil>
 }
 
-// WithRetry sets the retry policy of a single call, which overrides the client's.
+// WithRetry sets a single call's retry policy, which overrides the client's.
 func ExampleWithRetry() {
 	_, client, stop := withEngine()
 	defer stop()

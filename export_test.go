@@ -12,7 +12,7 @@ const RaceEnabled = raceEnabled
 // TestLogger is the logger for clients in tests. TestMain searches its output for secrets.
 var TestLogger = testLogger
 
-// Scale returns full with -soak, and otherwise short.
+// Scale returns full if the -soak flag is set, and short otherwise.
 func Scale(short, full int) int { return scale(short, full) }
 
 // SchemaOf returns the schema that a typed handler advertises: the schema of its argument if

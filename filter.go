@@ -78,7 +78,7 @@ type FilterDocument struct {
 }
 
 // Matches reports whether the filter matches a call. It reads the JSON in place and does not
-// allocate, except for numbers of more than 32 characters. The parts of d must be valid JSON.
+// allocate, except for numbers longer than 32 characters. The parts of d must be valid JSON.
 // If they are not, the result is unspecified but deterministic.
 func (f *Filter) Matches(d FilterDocument) bool {
 	return f.inner().Matches((*filter.Document)(&d))
@@ -137,7 +137,7 @@ type FilterError struct {
 // Error implements the error interface.
 func (e *FilterError) Error() string { return "iii: " + e.Code + ": " + e.Message }
 
-// filterError converts an error of package filter to this package's error.
+// filterError converts an error from package filter to this package's error type.
 func filterError(err error) error {
 	var e *filter.Error
 	switch {

@@ -92,8 +92,9 @@ func (f *Function) ID() string { return f.id }
 // accepted the function, Err returns nil, and the state listener receives a *[TakeoverNotice].
 //
 // After a reconnect, Err returns the result from the previous connection until the engine has
-// responded. Before the first response, it returns nil. For a function of [HandleHTTP] or
-// [Client.MountHTTP], Err also reports a rejected route, as [Trigger.Err] does.
+// responded. Before the first response, it returns nil. For a function registered with
+// [HandleHTTP] or [Client.MountHTTP], Err also reports a rejected route, as [Trigger.Err]
+// does.
 func (f *Function) Err() error {
 	if err := f.refused.Load(); err != nil {
 		return err
@@ -118,10 +119,10 @@ func (f *Function) ownTriggers() (own []*Trigger) {
 
 // Unregister unregisters the function and the HTTP triggers that were registered together with
 // it. The function's other triggers remain registered. Triggers that the engine has accepted
-// continue to call the function, and the calls fail. Triggers that have not been sent because
-// the function was rejected are not sent until this worker registers a function with the same
-// id. Unregister does not wait for the network or for running handlers. A second call returns
-// an error.
+// continue to call the function, and the calls fail. If triggers have not been sent because
+// the function was rejected, they are sent only after this worker registers a function with
+// the same id. Unregister does not wait for the network or for running handlers. A second call
+// returns an error.
 func (f *Function) Unregister() error {
 	for _, t := range f.ownTriggers() {
 		_ = t.Unregister() // fails if the trigger has been unregistered separately
@@ -187,8 +188,8 @@ func WithSchemas(request, response any) FunctionOption {
 
 // WithFunctionMiddleware wraps a single function's handler. The first middleware is the
 // outermost one. Repeated options accumulate; later middleware runs inside earlier middleware.
-// All of it runs inside the middleware of [WithMiddleware]. The registration fails if a
-// middleware is nil or returns nil. Default: none.
+// Function middleware always runs inside the middleware added with [WithMiddleware]. The
+// registration fails if a middleware is nil or returns nil. Default: none.
 func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 	return func(c *functionConfig) error {
 		for i, m := range mw {
@@ -249,7 +250,7 @@ func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 // function. The engine's own function is not restored until the engine reloads its module, for
 // example during a restart. Until then, calls fail with [ErrFunctionNotFound].
 //
-// In other namespaces, the engine rejects ids that begin with engine::, and functions with the
+// In other namespaces, the engine rejects ids that begin with engine::. Functions with the
 // other ids can be called only with [InNamespace]. [Client.HandleStream] does not need this
 // option.
 func WithBuiltinOverride() FunctionOption {
@@ -358,7 +359,7 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // the code invalid_request and the path of the invalid value, such as lines[2].price. See
 // [Client.HandleFunc] for the rules for ids.
 //
-// The function advertises JSON Schemas of its payload and result, inferred from In and Out
+// The function advertises JSON Schemas for its payload and result, inferred from In and Out
 // according to the rules of encoding/json. [WithSchemas] replaces them. With
 // [WithInputValidation], the worker enforces the schema of In. A type can supply its own
 // schema with a method named JSONSchema that has no parameters. The method is called on a zero
@@ -484,9 +485,9 @@ type handlerSpec struct {
 	web      bool // serves HTTP requests
 	recycles bool // run decodes its payload with decodeAndRecycle
 
-	// If input validation is requested, addValidation calls validate with the validator, which
-	// the handler then applies. If validate is nil, addValidation wraps run to validate the
-	// whole payload.
+	// If input validation is requested, addValidation passes the validator to the validate
+	// function, and the handler applies it. If validate is nil, addValidation wraps run to
+	// validate the whole payload.
 	validate   func(*inputSchema)
 	body       reflect.Type // type of the input passed to the validator
 	unreadBody bool         // this package does not read the input, so it cannot be validated
@@ -567,16 +568,16 @@ func (c *functionConfig) checkFor(spec *handlerSpec) error {
 
 // Invocation describes the invocation that a handler is serving.
 type Invocation struct {
-	// ID is the id of the invocation. It is chosen by the caller or, if the caller sends none,
-	// by the engine. ID is "" if neither has chosen one.
+	// ID is the invocation's id. It is chosen by the caller or, if the caller sends none, by
+	// the engine. ID is "" if neither has chosen one.
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
 	// CallerWorkerID is the id of the calling worker. For a custom trigger, it is the worker
 	// that provides the trigger type. For a call through an observer, it is the worker that
-	// hosts the observed function. CallerWorkerID is "" for other triggers and activations and
-	// for calls made by the engine. On engines before 0.25, it is also "" for payloads that
-	// are not objects.
+	// hosts the observed function. CallerWorkerID is "" for other triggers, for other
+	// activations, and for calls made by the engine. On engines before 0.25, it is also "" for
+	// payloads that are not objects.
 	CallerWorkerID string
 	// Metadata is the metadata of the call, the trigger or the observer, or nil if there is
 	// none.
@@ -584,7 +585,8 @@ type Invocation struct {
 	// Caller identifies the caller, on engine 0.25 and later. It is nil if the caller is
 	// unknown. For an activation, the caller is the engine, whose worker name is "iii-engine".
 	Caller *Caller
-	// Activation identifies the observer that caused the invocation, or is nil if none did.
+	// Activation identifies the observer that caused the invocation. It is nil if no observer
+	// did.
 	Activation *Activation
 	// ObserveDepth is the length of the chain of activations that led to the invocation. Each
 	// activation in the chain caused the next one.
@@ -697,8 +699,8 @@ type invocationKey struct{}
 
 // Value implements [context.Context]. OpenTelemetry looks up the caller's trace context and
 // baggage here. Both are parsed on first use, because most handlers never use them. The
-// runtime/pprof package finds the labels of the handler's goroutine here, so that pprof.Do
-// adds labels to them instead of replacing them.
+// runtime/pprof package finds the handler goroutine's labels here, so that pprof.Do adds
+// labels to them instead of replacing them.
 func (c *invocationContext) Value(key any) any {
 	if key == (invocationKey{}) {
 		return c
@@ -784,7 +786,7 @@ func Stopping(ctx context.Context) <-chan struct{} {
 // ErrSignature matches every error returned by [VerifySignature].
 var ErrSignature = errors.New("iii: request is not signed by the engine")
 
-// Headers that the engine sends to an HTTP-invoked function with [HTTPAuthHMAC].
+// Headers that the engine sends to an HTTP-invoked function that uses [HTTPAuthHMAC].
 const (
 	signatureHeader = "X-Iii-Signature"
 	timestampHeader = "X-Iii-Timestamp"
@@ -799,8 +801,8 @@ const (
 // within window. Signatures are compared in constant time.
 //
 // Every error matches [ErrSignature] and describes the cause without revealing the secret. An
-// empty secret or a window that is not positive is an error, because it would provide no
-// protection.
+// empty secret or a window that is not positive is an error, because the check would then
+// provide no protection.
 func VerifySignature(r *http.Request, body []byte, secret string, window time.Duration) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrSignature, fmt.Sprintf(format, args...))

@@ -25,20 +25,20 @@ import (
 // function's observers ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be
 // nil. The zero value accepts every observer and leaves matching and delivery to the engine.
 //
-// The Added and Removed hooks of a function run one at a time, in the order in which the
-// engine announces the changes. Hooks of different functions run concurrently, for up to 64
-// functions at a time. Hooks may run before the call that registers the function returns. A
-// panic is treated as an error returned by the hook.
+// A function's Added and Removed hooks run one at a time, in the order in which the engine
+// announces the changes. Hooks of different functions run concurrently, for up to 64 functions
+// at a time. Hooks may run before the call that registers the function returns. A panic is
+// treated as an error returned by the hook.
 type ObserverHooks struct {
 	// Added prepares for a new observer, which receives nothing until Added returns nil. If
 	// Added returns an error, the observer is rejected. An [*Error] created by the hook keeps
 	// its code and message. Any other error, including an [*Error] returned by a call, is sent
 	// with the code OBSERVE_REJECTED.
 	//
-	// The Added hooks of the worker and of the function must finish within 30 s in total.
-	// After that, the observer is rejected with OWNER_TIMEOUT and ctx is canceled. ctx is also
-	// canceled when the client is closed. If a hook returns nil after the limit, Removed runs
-	// next.
+	// The worker's and the function's Added hooks must finish within 30 s in total. After
+	// that, the observer is rejected with OWNER_TIMEOUT and ctx is canceled. ctx is also
+	// canceled when the client is closed. If a hook returns nil after the limit has passed,
+	// Removed runs next.
 	//
 	// After a reconnect, Added does not run again for an observer with unchanged arguments. An
 	// observer with changed arguments is removed and added again.
@@ -64,26 +64,26 @@ type ObserverHooks struct {
 	Keys *ObserverKeys
 
 	// Deliver replaces the engine's delivery of a call to the observers. It returns the result
-	// or error for the caller of the function. It runs after the handler, in the handler's
-	// context, for every call, including failed calls and calls without observers. The
-	// observers argument lists the observers selected by Match or Keys, or all active
-	// observers if neither is set. Their outcomes and filters have not been checked; use
+	// or error for the function's caller. It runs after the handler, in the handler's context,
+	// for every call, including failed calls and calls without observers. The observers
+	// argument lists the observers selected by Match or Keys, or all active observers if
+	// neither is set. Their outcomes and filters have not been checked; use
 	// [FunctionObserver.Matches].
 	//
-	// A returned [*Error] keeps its code and message. The error of a timed-out call is sent
-	// with the code TIMEOUT, and any other error with invocation_failed. If Deliver returns an
-	// [*Error] with the same code and message as the handler's error ([ObservedCall.Err]), the
-	// handler's original error is sent.
+	// A returned [*Error] keeps its code and message. Any other error is sent with the code
+	// TIMEOUT if it matches [context.DeadlineExceeded], and otherwise with invocation_failed.
+	// If Deliver returns an [*Error] with the same code and message as the handler's error
+	// ([ObservedCall.Err]), the handler's original error is sent.
 	Deliver func(ctx context.Context, call *ObservedCall, observers []*FunctionObserver) (any, error)
 }
 
 // ObserverKeys matches a call to the observers that have at least one key in common with it.
 type ObserverKeys struct {
-	// Observer returns the keys of an observer. It runs once, after the Added hooks and before
-	// the observer is accepted. A panic rejects the observer.
+	// Observer returns an observer's keys. It runs once, after the Added hooks and before the
+	// observer is accepted. A panic rejects the observer.
 	Observer func(o *FunctionObserver) []string
-	// Call returns the keys of a call. It runs once per call, after the handler. A panic is
-	// treated as returning no keys.
+	// Call returns a call's keys. It runs once per call, after the handler. A panic is treated
+	// as returning no keys.
 	Call func(call *ObservedCall) []string
 }
 
@@ -249,8 +249,8 @@ func (o *FunctionObserver) DecodeArgs(v any) error {
 // since.
 func (o *FunctionObserver) Active() bool { return o.held.is(heldActive) }
 
-// Matches reports whether the observer selects a call. This is the case if the filters match
-// and, unless call.Status is empty, the outcome matches too.
+// Matches reports whether the observer selects a call. An observer selects a call if its
+// filters match and, unless call.Status is empty, its outcome matches too.
 func (o *FunctionObserver) Matches(call *ObservedCall) bool {
 	v := o.held.view.Load()
 	return v.asksFor(call.Status) && v.filter.Matches(call.document())
@@ -312,12 +312,11 @@ func (o *FunctionObserver) Reject(err error) {
 	o.held.host.reject(o.held, rejectionOf(err))
 }
 
-// Call runs the target of this observer and decodes the result into out, as [Client.Call]
-// does. The target receives the payload without an envelope, together with the observer's
-// metadata. The observer's filters are not applied. The call always goes through the engine
-// and counts toward the observer's limits. If the observer is not active, Call sends nothing
-// and returns an [*Error] with the code OBSERVER_NOT_ACTIVE. Other errors are those of
-// [Client.Call].
+// Call runs this observer's target and decodes the result into out, as [Client.Call] does. The
+// target receives the payload without an envelope, together with the observer's metadata. The
+// observer's filters are not applied. The call always goes through the engine and counts
+// toward the observer's limits. If the observer is not active, Call sends nothing and returns
+// an [*Error] with the code OBSERVER_NOT_ACTIVE. Other errors are those of [Client.Call].
 func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
 	if err := o.callable(); err != nil {
 		return err
@@ -480,7 +479,7 @@ type hosting struct {
 	ended   sync.WaitGroup
 }
 
-// hookTask runs either the Added hooks or the Removed hooks of an observer.
+// hookTask runs either an observer's Added hooks or its Removed hooks.
 type hookTask struct {
 	o      *heldObserver
 	remove hookLevels // levels whose Removed hooks to run; 0 means that the task adds the observer
@@ -512,8 +511,7 @@ func compileView(v ObserverView) observerView {
 	return observerView{v, f, err}
 }
 
-// equals reports whether o and v are equivalent for hooks and calls. Arguments are not
-// compared.
+// equals reports whether hooks and calls treat o and v alike. It does not compare arguments.
 func (v *observerView) equals(o *FunctionObserver) bool {
 	return o.Target == v.Target && o.On == v.On && slices.Equal(o.Capture, v.Capture) && o.filter.String() == v.filter.String()
 }
@@ -768,7 +766,7 @@ func (h *hosting) remove(o *heldObserver) {
 	}
 }
 
-// reject rejects an observer at the request of the program.
+// reject rejects an observer at the program's request.
 func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -1007,7 +1005,7 @@ func rejectionOf(err error) *ErrorBody {
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
 }
 
-// close prevents further hooks from starting. The returned channel is closed when no hook is
+// close prevents further hooks from starting. The returned channel is closed once no hook is
 // running. The client cancels the contexts of running hooks.
 func (h *hosting) close() <-chan struct{} {
 	h.mu.Lock()
@@ -1027,9 +1025,9 @@ const (
 	statusError   = "error"
 )
 
-// ObservedCall is a call to a function, as seen by the hooks and filters of its observers. Its
-// parts are raw JSON. A nil part is absent rather than null. Hooks may retain an ObservedCall,
-// but must not modify it.
+// ObservedCall is a call to a function, as seen by observer hooks and filters. Its parts are
+// raw JSON. A nil part is absent rather than null. Hooks may retain an ObservedCall, but must
+// not modify it.
 type ObservedCall struct {
 	// FunctionID is the id of the called function.
 	FunctionID string
@@ -1044,14 +1042,14 @@ type ObservedCall struct {
 	Output json.RawMessage
 	// Error is an object with the members code and message. It is nil if the call succeeded.
 	Error json.RawMessage
-	// Caller is the encoded [Caller] of the call. It is nil if the caller is unknown.
+	// Caller is the call's [Caller], encoded as JSON. It is nil if the caller is unknown.
 	Caller json.RawMessage
 	// Metadata is the call's metadata. It is nil if there is none.
 	Metadata json.RawMessage
 }
 
-// Err returns the error of a failed call as an [*Error], or nil if the call has not failed. If
-// a Deliver hook returns this error, the caller receives the handler's original error.
+// Err returns a failed call's error as an [*Error], or nil if the call has not failed. If a
+// Deliver hook returns this error, the caller receives the handler's original error.
 func (c *ObservedCall) Err() error {
 	if c.Error == nil {
 		return nil

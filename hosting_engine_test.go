@@ -25,8 +25,8 @@ type saleReceipt struct {
 	Number int `json:"number"`
 }
 
-// Observers must not be able to tell a local call from one that went through the engine, apart
-// from the ids and timestamps.
+// Apart from ids and timestamps, observers must not be able to tell a local call from one that
+// went through the engine.
 func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))

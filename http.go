@@ -301,8 +301,8 @@ func errorResponse(status int, code, message string) bufferedResponse {
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}
 }
 
-// serviceUnavailable returns a 503 in the format of the engine's error responses. It is used
-// by a worker that is draining or overloaded, because a retry may succeed.
+// serviceUnavailable returns a 503 in the format of the engine's error responses. A worker
+// that is draining or overloaded sends it, because a retry may succeed.
 func serviceUnavailable(code, message string) bufferedResponse {
 	return bufferedResponse{StatusCode: http.StatusServiceUnavailable, Headers: []string{"Content-Type: application/json", "Retry-After: 1"},
 		Body: map[string]ErrorBody{"error": {Code: code, Message: message}}}

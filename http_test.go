@@ -116,7 +116,7 @@ type wrappedRoute struct {
 	Note string
 }
 
-// anyRoutes lists the ways to register a route without having its path encoded by the client.
+// anyRoutes lists the ways to register a route whose path is not encoded by the client.
 var anyRoutes = map[string]func(c *iii.Client, path string) error{
 	"custom trigger":          routeTrigger(func(path string) any { return map[string]any{"api_path": path} }),
 	"custom trigger, struct":  routeTrigger(func(path string) any { return ownRoute{path} }),
@@ -214,7 +214,7 @@ func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
 	}
 }
 
-// The client and the development engine accept the paths that look fatal but are harmless in a
+// The client and the development engine accept paths that look fatal but are harmless in a
 // real engine.
 func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	for name, way := range anyRoutes {
@@ -238,7 +238,7 @@ func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	}
 }
 
-// Like the engine, the client uses the last of several duplicate keys, compares keys
+// Like the engine, the client uses the last value of a duplicate key, compares keys
 // case-sensitively, and inspects the config only if the trigger type belongs to the engine.
 func TestRouteConfigsAreReadAsByTheEngine(t *testing.T) {
 	for name, trigger := range map[string]iii.TriggerConfig{

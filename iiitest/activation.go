@@ -215,8 +215,8 @@ func (o *observer) envelope(c *observedCall, activationID string) json.RawMessag
 	return m.uint("started_at_ms", uint64(c.startedAtMS)).raw("duration_ms", c.durationMS).bytes()
 }
 
-// launch starts an activation. The caller must hold t.mu, which keeps the activations of an
-// observer in order.
+// launch starts an activation. The caller must hold t.mu, which keeps an observer's
+// activations in order.
 func (t *observers) launch(o *observer, r *request) {
 	o.inFlight++
 	e := t.engine

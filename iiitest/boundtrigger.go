@@ -137,7 +137,7 @@ func always[C any](C) bool { return true }
 // anyConfig is the decode function of trigger types that ignore their config.
 func anyConfig(json.RawMessage) (struct{}, error) { return struct{}{}, nil }
 
-// bindError is the error of a failed registration, in the engine's wording.
+// bindError is a failed registration's error, in the engine's wording.
 type bindError string
 
 func (e bindError) Error() string { return string(e) }

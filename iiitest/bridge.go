@@ -14,7 +14,7 @@ import (
 
 const bridgeWorker = "iii-bridge"
 
-// bridgeTimeout is the default timeout of a call to another engine.
+// bridgeTimeout is the default timeout for a call to another engine.
 const bridgeTimeout = 30 * time.Second
 
 // WithBridge connects the engine, as a worker, to the engine at url. It adds the functions

@@ -8,7 +8,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// wireError is the error of a failed invocation as encoded on the wire.
+// wireError is a failed invocation's error, as encoded on the wire.
 type wireError = iii.ErrorBody
 
 // builtinFunc implements one of the engine's functions. A nil result without an error omits
@@ -26,7 +26,7 @@ type call struct {
 	callerBaggage string // see request.baggage
 }
 
-// permissions returns the caller's permissions. Nil permits everything.
+// permissions returns the caller's permissions. A nil result permits everything.
 func (c *call) permissions() *permissions {
 	if c.worker == nil {
 		return nil

@@ -13,8 +13,8 @@ import (
 )
 
 // configurations implements the engine's configuration worker. Workers register entries with
-// schemas, and read and set the values of entries. Changes to an entry fire the triggers of
-// type configuration.
+// schemas, and read and set the values of entries. Changes to an entry fire configuration
+// triggers.
 type configurations struct {
 	engine   *Engine
 	triggers boundTriggers[configurationFilter]
@@ -46,7 +46,7 @@ func (e *Engine) registerConfiguration() {
 	e.addTriggerType("configuration", owner, "Configuration trigger", &s.triggers)
 }
 
-// configurationFilter is the config of a configuration trigger.
+// configurationFilter is a configuration trigger's config.
 type configurationFilter struct {
 	id        *string // nil: any
 	events    []string

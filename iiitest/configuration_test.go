@@ -322,7 +322,8 @@ func TestConfigurationSchemaRepeatedAtEachLevel(t *testing.T) {
 	}
 }
 
-// All engines in a process share the meta-schemas.
+// All engines in a process share the meta-schemas, so validation must be safe for concurrent
+// use.
 func TestConfigurationSchemaConcurrently(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {

@@ -114,8 +114,7 @@ var metaNodes = struct {
 	of map[schemaDraft]*schemaNode
 }{of: map[schemaDraft]*schemaNode{}}
 
-// metaErrors validates a schema against the meta-schema of its draft and returns the
-// violations.
+// metaErrors validates a schema against its draft's meta-schema and returns the violations.
 func metaErrors(draft schemaDraft, schema *schemaValue) []string {
 	metaNodes.Lock()
 	defer metaNodes.Unlock()
@@ -235,7 +234,7 @@ func (s *schemaSet) index(r *schemaResource, path string, schema json.RawMessage
 }
 
 // holds reports whether, in the draft that the schema uses, a keyword's value contains
-// schemas. In draft 4, it accepts the keywords of all drafts, as the engine's library does.
+// schemas. For draft 4, it accepts keywords from all drafts, as the engine's library does.
 func (s *schemaSet) holds(keyword string) bool {
 	draft := s.draft
 	switch keyword {
@@ -517,8 +516,9 @@ type keywordKind struct {
 	first byte
 }
 
-// keywordKinds contains the types that keywords require. The types must be checked again
-// because the meta-schema does not cover every location that a reference can reach.
+// keywordKinds maps each keyword to the type that its value must have. The values must be
+// checked again because the meta-schema does not cover every location that a reference can
+// reach.
 var keywordKinds = func() map[string]keywordKind {
 	kinds := map[string]keywordKind{}
 	for keywords, kind := range map[string]keywordKind{
@@ -689,7 +689,7 @@ func (s *schemaSet) pattern(text string) *schemaPattern {
 	return p
 }
 
-// patternClasses contains the character classes of ECMAScript.
+// patternClasses contains ECMAScript's character classes.
 var patternClasses = map[byte]string{
 	'd': "0-9", 'w': "A-Za-z0-9_", 's': " \t\n\r\u000b\u000c\u00a0\ufeff\u2003\u2029",
 }
@@ -912,7 +912,7 @@ func (e *evaluation) target(n *schemaNode, keyword string) *schemaNode {
 	return to
 }
 
-// one returns a slice with one error if wrong is true, and otherwise nil.
+// one returns a slice with one error if wrong is true, and nil otherwise.
 func one(wrong bool, format string, args ...any) []string {
 	if !wrong {
 		return nil

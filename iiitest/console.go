@@ -41,10 +41,10 @@ func WithConsole(addr string) Option {
 }
 
 // WithExposedConsole is like WithConsole, but accepts any address. Anyone who can reach the
-// address can see the payloads, traces and logs of all workers without a password, so use it
-// only on a private network. To keep other sites from reading the page through a visitor's
-// browser, the console accepts only requests that are addressed to an IP address, a loopback
-// name or the host of addr.
+// address can see all workers' payloads, traces and logs without a password, so use it only on
+// a private network. To keep other sites from reading the page through a visitor's browser,
+// the console accepts only requests that are addressed to an IP address, a loopback name or
+// the host of addr.
 func WithExposedConsole(addr string) Option {
 	return func(c *config) error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -82,7 +82,7 @@ type causeKey struct{}
 
 type cause struct{ kind, id string }
 
-// causeHTTP is the cause kind of calls made for HTTP requests.
+// causeHTTP is the kind of cause recorded for calls that serve HTTP requests.
 const causeHTTP = "http"
 
 // withCause records in ctx why the engine makes a call. kind is a trigger type or a word such
@@ -137,7 +137,7 @@ func (e *Engine) recordEnd(i *console.Invocation, out outcome) {
 	}
 }
 
-// recordRefused records a call that the caller has no permission to make.
+// recordRefused records a call that the caller is not permitted to make.
 func (e *Engine) recordRefused(w *worker, ns string, m invokeFunctionMessage, err *wireError) {
 	if e.recorder == nil {
 		return

@@ -10,7 +10,7 @@ import (
 )
 
 // cron provides the cron trigger type, like the engine's iii-cron worker. Jobs follow the
-// clock of the process, or of the synctest bubble, in UTC.
+// process's clock, or the synctest bubble's, in UTC.
 type cron struct {
 	engine *Engine
 
@@ -109,7 +109,8 @@ func (c *cron) left(b binding) {
 }
 
 // run runs a job until ctx is canceled or the schedule ends. It computes the next run when the
-// previous one has finished, so runs never overlap, and ticks in between are skipped.
+// previous one has finished, so runs never overlap, and ticks that are due during a run are
+// skipped.
 func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) {
 	for after := time.Now(); ; {
 		due, ok := schedule.Next(after)
@@ -130,7 +131,7 @@ func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(c
 	}
 }
 
-// fire calls the condition, if any, and then the function. It logs the errors of both. If the
+// fire calls the condition, if any, and then the function. It logs errors from both. If the
 // condition fails, the function is not called.
 func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	payload := mustEncode(map[string]string{
@@ -153,8 +154,8 @@ func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	span.end(err)
 }
 
-// rfc3339 formats a time as the engine does: with 0, 3, 6 or 9 fractional digits, as few as
-// needed.
+// rfc3339 formats a time as the engine does, with the smallest sufficient number of fractional
+// digits: 0, 3, 6 or 9.
 func rfc3339(t time.Time) string {
 	fraction := ""
 	switch ns := t.Nanosecond(); {

@@ -14,8 +14,8 @@ import (
 // topic's name is the queue's name.
 const namedTopic = "__fn_queue::"
 
-// lanes returns the lanes of the named queue or, if there is no such queue, of the topic. The
-// caller must hold queues.mu.
+// lanes returns the lanes of the named queue called name or, if there is none, of the topic
+// with that name. The caller must hold queues.mu.
 func (q *queues) lanes(name string) []*lane {
 	if n := q.named[strings.TrimPrefix(name, namedTopic)]; n != nil {
 		return []*lane{&n.lane}
@@ -38,8 +38,8 @@ func (t *topic) targets() []key {
 	})
 }
 
-// retry appends the dead letter j to l, the lane it came from, and resets the job's number of
-// attempts. The caller must hold queues.mu.
+// retry appends the dead letter j to l, the lane it came from, and resets the job's attempt
+// count. The caller must hold queues.mu.
 func (q *queues) retry(l *lane, j *job) {
 	j.attempts = 0
 	q.add(l, j)
@@ -122,7 +122,7 @@ func (q *queues) listTopics(context.Context, *call) (json.RawMessage, *wireError
 	return mustEncode(list), nil
 }
 
-// stats serves engine::queue::topic_stats. An unknown name counts as an empty topic.
+// stats serves engine::queue::topic_stats. An unknown name is treated as an empty topic.
 func (q *queues) stats(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type TopicStatsInput struct {
 		Topic string `json:"topic"`

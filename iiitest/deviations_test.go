@@ -136,8 +136,8 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //   - A response that starts before the whole request has been read has Connection: close.
 //     Otherwise the read deadline could affect the next request.
 //   - A route that would break all routes of a real engine is rejected.
-//   - If data repeats a key, the last value is used, even in an update operation, because data
-//     is canonicalized first.
+//   - If a JSON object has duplicate keys, the last value is used, even in an update
+//     operation, because data is canonicalized first.
 //   - The error for an invalid limit or offset of engine::traces::list names u64 instead of
 //     usize, because the input type is generated.
 //   - stream::list_all returns the full names of streams and groups that contain colons.
@@ -148,8 +148,8 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //   - Patterns in JSON Schemas use package regexp. Patterns with look-around or backreferences
 //     are rejected.
 //   - Schemas with endless recursion are rejected. They crash a real engine.
-//   - A channel of an HTTP request ends with the request unless the function has connected
-//     to it. A real engine keeps such a channel for five minutes.
+//   - An HTTP request's channel ends with the request unless the function has connected to it.
+//     A real engine keeps such a channel for five minutes.
 var deviations = []*deviation{
 	deviates("http-bodiless", `response-writer closed, line (169|324|332|349)`,
 		"the second frame of the response reached the engine before the first had ended it; here it comes after, and the writer is cut"),

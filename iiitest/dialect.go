@@ -217,7 +217,7 @@ func (d *dialect) observerRemoved(k key, revision uint64, id string) []byte {
 }
 
 // observeResult builds the reply to an observe message. If err is set, the observer has been
-// rejected for good.
+// permanently rejected.
 func (d *dialect) observeResult(id string, state iii.ObserverState, err *wireError, warnings []string) []byte {
 	m := message("observeresult").str("id", id).str("state", string(state))
 	if err != nil {

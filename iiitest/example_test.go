@@ -146,8 +146,8 @@ func ExampleWithEnv() {
 	// Output: <nil> map[currency:EUR]
 }
 
-// A guarded listener restricts its workers. This one permits only the calls that every worker
-// needs and calls to the shop's functions.
+// A guarded listener restricts its workers. This one permits only calls to the shop's
+// functions and the calls that every worker needs.
 func ExampleWithGuard() {
 	engine, err := iiitest.New(iiitest.WithGuard(iiitest.Guard{Expose: []string{"shop::*"}}))
 	if err != nil {

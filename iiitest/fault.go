@@ -25,9 +25,9 @@ func (e *Engine) Send(worker string, m json.RawMessage) bool {
 	return sent
 }
 
-// StopReading makes the engine stop reading from a worker. The engine then notices neither
-// pings nor the end of the connection. Once the connection's buffers are full, the worker's
-// writes block. ResumeReading reverses StopReading.
+// StopReading makes the engine stop reading from a worker. From then on, the engine does not
+// notice pings or the end of the connection. Once the connection's buffers are full, the
+// worker's writes block. ResumeReading reverses StopReading.
 func (e *Engine) StopReading(worker string) bool {
 	found := e.find(worker)
 	for _, w := range found {
@@ -73,10 +73,10 @@ func (e *Engine) Hook(f func(Frame) Verdict) {
 
 // HookCleanup sets a function that the engine calls halfway through cleaning up after a
 // connection. At that point the connection's functions have been removed and its calls have
-// failed, but its triggers, trigger types and name remain until f returns. Another worker can
-// then take over a function that still has triggers from the old connection. f receives the
-// connection's id. It must be safe for concurrent use and may call the engine's methods. If f
-// is nil, the hook is removed.
+// failed, but its triggers, trigger types and name remain until f returns. While f runs,
+// another worker can take over a function that still has triggers from the old connection. f
+// receives the connection's id, must be safe for concurrent use, and may call the engine's
+// methods. If f is nil, the hook is removed.
 func (e *Engine) HookCleanup(f func(workerID string)) {
 	if f == nil {
 		e.cleanupHook.Store(nil)

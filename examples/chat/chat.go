@@ -130,8 +130,8 @@ func (c *chat) leave(ctx context.Context, e iii.StreamJoinLeaveEvent) (any, erro
 	return nil, c.count(ctx, e.GroupID, func(here map[string]bool) { delete(here, e.SubscriptionID) })
 }
 
-// count updates the set of subscriptions to a room with the given callback, and publishes the
-// new number of people. It holds mu while publishing, so the numbers arrive in order.
+// count calls change to update the set of subscriptions to a room, and publishes the new
+// number of people. It holds mu while publishing, so the numbers arrive in order.
 func (c *chat) count(ctx context.Context, room string, change func(here map[string]bool)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -70,7 +70,7 @@ func TestRunOnExistingEngine(t *testing.T) {
 	}
 }
 
-// With -serve, the page contains the address of the stream socket, and invalid messages are
+// With -serve, the page contains the stream socket's address, and invalid messages are
 // rejected.
 func TestServe(t *testing.T) {
 	engine := iiitest.Start(t)

@@ -69,8 +69,7 @@ func (v visit) run(ctx context.Context) error {
 	return nil
 }
 
-// join subscribes to a room. The connection is opened by the first call to the guest's next
-// function.
+// join subscribes to a room. The connection is not opened until guest.next is first called.
 func (v visit) join(ctx context.Context, stream, room string) guest {
 	next, stop := iter.Pull2(iii.Subscribe(ctx, v.streamURL, iii.StreamSubscription{StreamName: stream, GroupID: room}))
 	return guest{next, stop}

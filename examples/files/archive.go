@@ -35,7 +35,7 @@ func newArchive(url, name string, root *os.Root) (*iii.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The function returns only after the transfer. The caller thus receives the outcome, and
+	// The function returns only after the transfer, so the caller receives the outcome, and
 	// Shutdown waits for running transfers.
 	_, err = iii.Handle(client, name+"::send", func(ctx context.Context, o order) (receipt, error) {
 		file, err := root.Open(o.Name)

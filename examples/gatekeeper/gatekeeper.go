@@ -8,7 +8,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// tokens maps each token to its tenant. Tenants send their token when they connect. A real
+// tokens maps each token to its tenant. A tenant sends its token when it connects. A real
 // gatekeeper would look tokens up in a database or verify an identity provider's signatures.
 var tokens = map[string]string{"token-of-acme": "acme", "token-of-globex": "globex"}
 

@@ -63,8 +63,8 @@ func (v visit) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// newTenant returns a tenant's worker, which registers functions without a prefix in their
-// ids, a route in the tenant's path, and one outside it.
+// newTenant returns a tenant's worker, which registers functions whose ids lack the tenant's
+// prefix, a route within the tenant's path, and a route outside that path.
 func (v visit) newTenant(name, token string) (*iii.Client, error) {
 	client, err := iii.New(v.guardedURL, iii.WithName(name), iii.WithHeader(http.Header{"Authorization": {"Bearer " + token}}))
 	if err != nil {

@@ -1,5 +1,5 @@
-// Http-api serves ordinary net/http handlers as HTTP routes of the engine. It demonstrates
-// JSON, cookies, file downloads and server-sent events.
+// Http-api serves ordinary net/http handlers as routes on the engine's HTTP server. It
+// demonstrates JSON, cookies, file downloads and server-sent events.
 //
 // Without arguments, the program requests each of its routes, prints the responses, and exits
 // with status 0 if they are as expected. With -serve, it serves until it is interrupted and

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// visitor is a client of the API that keeps cookies like a browser.
+// visitor is an API client that keeps cookies like a browser.
 type visitor struct {
 	base   string
 	out    io.Writer

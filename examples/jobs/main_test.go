@@ -56,7 +56,7 @@ right: novel, page 5 of 5
 right: novel is done
 `
 
-// checkRun runs the program and checks its output, but only the codes of errors.
+// checkRun runs the program and checks its output. It compares errors only by their codes.
 func checkRun(t *testing.T) {
 	t.Helper()
 	var out bytes.Buffer

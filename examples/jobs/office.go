@@ -137,7 +137,8 @@ func (o *office) tell() {
 	}
 }
 
-// deadLetter polls for a dead letter, because the engine does not send an event for one.
+// deadLetter polls for a dead letter, because the engine sends no event when a job becomes
+// one.
 func (o *office) deadLetter(ctx context.Context) (iii.DeadLetter, error) {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()

@@ -25,16 +25,16 @@ type printer struct {
 	report func(format string, args ...any)
 }
 
-// start connects the printer and subscribes it to the jobs of a topic.
+// start connects the printer and subscribes it to a topic's jobs.
 func (p *printer) start(ctx context.Context, url, topic string) (*iii.Client, error) {
 	client, err := iii.New(url, iii.WithName(topic+"-"+p.name))
 	if err != nil {
 		return nil, err
 	}
 	p.pages = iii.NewState[int](client, topic)
-	// All printers serve the same function, so they share the jobs of the topic; a function
-	// with a different id would receive a copy of each job. On engine 0.26, the trigger id
-	// identifies the subscriber, so all printers use the same trigger id.
+	// All printers serve the same function, so they share the topic's jobs; a function with a
+	// different id would receive a copy of each job. On engine 0.26, the trigger id identifies
+	// the subscriber, so all printers use the same trigger id.
 	f, err := iii.Handle(client, topic+"::print", p.print)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,7 @@
 // Observability demonstrates the telemetry of two workers: a shop, which receives orders, and
 // a warehouse, which reserves the goods. Both record spans, logs, a counter, a histogram and
-// process metrics. The program places orders and then queries the engine for the trace of an
-// accepted order, the trace of a failed order, the metrics and the workers.
+// process metrics. The program places orders and then queries the engine for an accepted
+// order's trace, a failed order's trace, the metrics and the workers.
 //
 // If $III_URL is set, the program uses the engine at that address. Otherwise it starts a
 // development engine.

@@ -66,7 +66,7 @@ func (v visit) order(ctx context.Context) (last Receipt, err error) {
 	return last, nil
 }
 
-// failedTrace searches for the trace of the failed order.
+// failedTrace searches for the failed order's trace.
 func (v visit) failedTrace(ctx context.Context) (string, error) {
 	in := iii.TracesListInput{Name: "execute " + v.name + "::place", Status: "error"}
 	found, err := iii.Call[iii.TracesListResult](ctx, v.shop.client, "engine::traces::list", in)
@@ -124,7 +124,7 @@ func (v visit) bar(label string, n uint64) {
 	v.say("", "%s", strings.TrimRight(line, " "))
 }
 
-// metric returns a metric's latest export that contains data points of this run, and those
+// metric returns a metric's latest export that contains data points from this run, and those
 // data points.
 func (v visit) metric(ctx context.Context, name string) (m iii.StoredMetric, points []iii.MetricDataPoint, err error) {
 	list, err := iii.Call[iii.MetricsListResult](ctx, v.shop.client, "engine::metrics::list", iii.MetricsListInput{MetricName: name})

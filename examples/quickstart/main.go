@@ -1,6 +1,6 @@
 // Quickstart runs two workers: a shop, which serves a function, an HTTP route and a state
 // trigger, and a customer, which uses them. Both send telemetry to the engine, and the program
-// prints the trace of one request. It exits with status 0 if every step succeeds.
+// prints one request's trace. It exits with status 0 if every step succeeds.
 //
 // If $III_URL is set, the program uses the engine at that address, with HTTP triggers at
 // $III_HTTP_URL (default http://127.0.0.1:3111). Otherwise it starts a development engine.

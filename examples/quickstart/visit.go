@@ -53,7 +53,7 @@ func (v visit) ask(ctx context.Context) error {
 	return same("the quote", quote, Quote{Cents: 1050})
 }
 
-// askForMore calls the function with an order that it rejects.
+// askForMore orders an item that the shop does not sell, so the function returns an error.
 func (v visit) askForMore(ctx context.Context) error {
 	_, err := iii.Call[Quote](ctx, v.customer.client, v.shop.quoteID, Order{Item: "coffee", Quantity: 1})
 	var refusal *iii.Error
@@ -118,7 +118,7 @@ func (v visit) postRouted(ctx context.Context, path string) (_ *http.Response, t
 	}
 }
 
-// postOnce posts the order within a customer span, which is the root of the trace.
+// postOnce posts the order inside a new span, which is the root of the trace.
 func (v visit) postOnce(ctx context.Context, path string, body []byte) (_ *http.Response, traceID string, err error) {
 	ctx, span := v.customer.telemetry.Tracer().Start(ctx, "order tea")
 	defer span.End()
@@ -146,7 +146,7 @@ type account struct {
 	Orders []Order `json:"orders"`
 }
 
-// update changes a state item and waits until the shop's trigger receives the event.
+// update changes a state item and waits until the shop's trigger has fired.
 func (v visit) update(ctx context.Context) error {
 	in := iii.StateUpdateInput{Scope: v.name, Key: "ada", Ops: []iii.UpdateOp{
 		iii.OpSet("name", "Ada"),
@@ -190,7 +190,7 @@ func (v visit) remove(ctx context.Context) error {
 	return err
 }
 
-// awaitChange returns the next event of the shop's trigger.
+// awaitChange returns the next event from the shop's trigger.
 func (v visit) awaitChange(ctx context.Context, want iii.StateEventType) (iii.StateEvent, error) {
 	select {
 	case e := <-v.shop.changes:

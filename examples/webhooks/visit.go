@@ -104,7 +104,7 @@ const manual = `Webhooks go to %[1]s and are signed with %[2]s. Try:
   curl -d "$body" -H 'X-GitHub-Event: push' -H "X-Hub-Signature-256: sha256=$signature" %[1]s
 `
 
-// send sends a webhook and checks the status of the response.
+// send sends a webhook and checks the response's status.
 func (v visit) send(ctx context.Context, event, body, secret string, status int) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.url, strings.NewReader(body))
 	if err != nil {
