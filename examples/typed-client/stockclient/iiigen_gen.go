@@ -20,8 +20,8 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 	return append(append([]iii.CallOption(nil), client...), call...)
 }
 
-// observe registers handler as the function named target, and an observer of source that
-// invokes it. If it cannot register the observer, it unregisters the function.
+// observe registers handler as the function named target, and registers an observer of source
+// that invokes this function. If it cannot register the observer, it unregisters the function.
 func observe[In any](c *iii.Client, source iii.Source, target string, handler func(context.Context, In) (any, error), opts []iii.ObserveOption) (*iii.Function, *iii.Observer, error) {
 	function, err := iii.Handle(c, target, handler)
 	if err != nil {
