@@ -61,8 +61,8 @@ func decodeBool(b []byte, i int, v reflect.Value) int {
 
 // numberEnd returns the index after the number at b[i], or i if there is none.
 func numberEnd(b []byte, i int) int {
-	for i < len(b) && ('0' <= b[i] && b[i] <= '9' || b[i] == '-' || b[i] == '+' || b[i] == '.' || b[i]|0x20 == 'e') {
-		i++
+	if c := at(b, i); c == '-' || '0' <= c && c <= '9' {
+		return max(rawjson.SkipValue(b, i), i)
 	}
 	return i
 }

@@ -157,6 +157,11 @@ const maxPooled = 64 << 10
 
 // delegateAppend appends v as encoded by encoding/json.
 func delegateAppend(e *encoder, v reflect.Value) bool {
+	if v.Kind() == reflect.Interface && !v.CanAddr() { // v.Interface would lose the interface, whose methods count
+		p := reflect.New(v.Type())
+		p.Elem().Set(v)
+		v = p.Elem()
+	}
 	if v.CanAddr() {
 		v = v.Addr() // methods with pointer receivers apply only to addressable values
 	}
@@ -231,7 +236,7 @@ func (p pointerCoder) append(e *encoder, v reflect.Value) bool {
 		return e.any(nil)
 	}
 	e.pointers++
-	if e.pointers > e.levels+MaxLevels { // encoding/json in Go 1.27 would follow a pointer loop until the stack overflows
+	if e.pointers > e.levels+maxPointers { // encoding/json in Go 1.27 would follow a pointer loop until the stack overflows
 		e.err = errLoop
 		return false
 	}
@@ -239,6 +244,10 @@ func (p pointerCoder) append(e *encoder, v reflect.Value) bool {
 	e.pointers--
 	return ok
 }
+
+// maxPointers limits the number of pointers that lead to a value without lists and objects in
+// between.
+const maxPointers = 1000
 
 var errLoop = errors.New("a pointer leads to itself")
 
@@ -325,8 +334,10 @@ func isEmpty(v reflect.Value) bool {
 		return v.Len() == 0
 	case reflect.Float32, reflect.Float64:
 		return v.Float() == 0
-	case reflect.Struct:
-		return false
+	case reflect.Bool, reflect.Interface, reflect.Pointer,
+		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return v.IsZero()
 	}
-	return v.IsZero()
+	return false
 }

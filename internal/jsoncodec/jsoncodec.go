@@ -64,7 +64,8 @@ func DecodeStruct(b []byte, v any, unknown func(key, value []byte)) (complete bo
 func Independent(t reflect.Type) bool { return !coderOf(t).foreign }
 
 // Append appends v as a [json.Encoder] without HTML escaping encodes it, except that raw JSON
-// keeps its white space, and U+2028 and U+2029 are not escaped. If plain is true, the appended
+// keeps its white space, U+2028, U+2029 and invalid UTF-8 become unescaped characters, and other
+// control characters may have different escapes. If plain is true, the appended
 // text is valid UTF-8, contains no surrogate escapes and no numbers beyond 64 bits, and is
 // nested at most [MaxLevels] deep.
 func Append(dst []byte, v any) (out []byte, plain bool, err error) {

@@ -2,6 +2,7 @@ package jsoncodec
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"math"
@@ -174,7 +175,7 @@ func sameJSON(t *testing.T, v any) {
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("%#v: (-want +got):\n%s", v, diff)
 	}
-	if literal := bytes.TrimSpace(std.Bytes()); !bytes.ContainsAny(literal, "\\\ufffd") && !bytes.Contains(got, []byte{' '}) && !bytes.Equal(got, literal) {
+	if literal := bytes.TrimSpace(std.Bytes()); !bytes.ContainsAny(literal, "\\\ufffd") && !bytes.ContainsAny(got, " \t\r\n") && !bytes.Equal(got, literal) {
 		t.Errorf("%#v: %q, want %q", v, got, literal)
 	}
 }
@@ -191,10 +192,12 @@ func TestEncodeRejectsPointersToThemselves(t *testing.T) {
 			t.Errorf("%T: %q, error %v", v, out, err)
 		}
 	}
-	n := 1
-	p := &n
-	pp := &p
-	sameJSON(t, &pp)
+	var chain any = 1
+	for range 150 {
+		next := chain
+		chain = &next
+	}
+	sameJSON(t, chain)
 }
 
 type node struct {
@@ -207,6 +210,12 @@ type byPointer struct{ n int }
 func (p *byPointer) MarshalJSON() ([]byte, error) {
 	return []byte(`{"n":` + strconv.Itoa(p.n) + `}`), nil
 }
+
+// nilText encodes itself even if it is nil.
+type nilText struct{}
+
+func (n *nilText) MarshalJSON() ([]byte, error) { return []byte(`"nil"`), nil }
+func (n *nilText) MarshalText() ([]byte, error) { return []byte("nil"), nil }
 
 type byText struct{ s string }
 
@@ -235,6 +244,11 @@ func TestEncodesAsEncodingJSON(t *testing.T) {
 		1e21, 1e20, 1e-6, 9.9e-7, 1e-9, 123456789.0, math.Copysign(0, -1), math.MaxFloat64, math.SmallestNonzeroFloat64, float32(3.4e38), float32(1e-7), float32(0.1), math.NaN(), math.Inf(-1),
 		uint64(math.MaxUint64), int64(math.MinInt64), uintptr(7), int8(-1), time.Second, time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), time.Date(12026, 1, 2, 3, 4, 5, 6, time.UTC),
 		json.Number("12"), json.Number("x"), json.RawMessage(`{"a":1}`), json.RawMessage(nil), json.RawMessage(`{`), struct{ R json.RawMessage }{json.RawMessage("nope")},
+		struct {
+			F func() `json:",omitempty"`
+		}{}, struct {
+			C complex128 `json:",omitempty"`
+		}{}, struct{ J json.Marshaler }{(*nilText)(nil)}, map[string]json.Marshaler{"a": (*nilText)(nil)}, [1]encoding.TextMarshaler{(*nilText)(nil)}, &struct{ J json.Marshaler }{(*nilText)(nil)},
 		loop, self, list, deep, byPointer{1}, &byPointer{2}, []byPointer{{3}}, []any{byPointer{4}, &byPointer{5}}, map[string]byPointer{"a": {6}}, struct{ B byPointer }{}, &struct{ B byPointer }{byPointer{7}},
 		byText{"t"}, byText{}, map[byText]int{{"k"}: 1}, struct {
 			A any `json:"a,omitempty"`
@@ -349,6 +363,16 @@ func TestDecodeOfInvalidJSONDoesNotPanic(t *testing.T) {
 		for i := range text {
 			for _, target := range targets {
 				_ = Decode([]byte(text[:i]), target())
+			}
+		}
+	}
+}
+
+func TestDecodeRejectsInvalidNumbers(t *testing.T) {
+	for _, number := range []string{"01", "+1", "1.", ".5", "-", "1e", "007", "1.e2"} {
+		for _, target := range []any{new(int), new(uint8), new(float64), new(any)} {
+			if err := Decode([]byte(number), target); err == nil {
+				t.Errorf("%s into %T: no error", number, target)
 			}
 		}
 	}
