@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/jsonschema-go/jsonschema"
 
@@ -36,20 +37,38 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	if path != "" {
 		where += " at " + path
 	}
-	message := where + ": " + err.Error()
+	message := where + ": " + truncated(err.Error(), maxDecodeError)
 	var mismatch *json.UnmarshalTypeError
-	if errors.As(err, &mismatch) {
+	var date *time.ParseError
+	switch {
+	case errors.As(err, &mismatch):
 		got, _, _ := strings.Cut(mismatch.Value, " ")
 		message = fmt.Sprintf("%s: got %s, want %s", where, got, jsonKind(mismatch.Type))
+	case errors.As(err, &date): // its text contains the value, twice
+		message = where + ": want a date and time in RFC 3339 format"
 	}
 	return &Error{Code: CodeInvalidRequest, Message: message}
+}
+
+// maxDecodeError is the maximum size of a type's own decoding error in bytes. Such an error may
+// contain the value.
+const maxDecodeError = 200
+
+// truncated returns s if it has at most limit bytes, and otherwise its start.
+func truncated(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + "…"
 }
 
 // decodeAndRecycle is like decodePayload, but returns a large payload's memory to the pool.
 // Neither the handler nor the methods of its input type may retain the payload.
 func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, in any) error {
-	invocation, ok := ctx.Value(invocationKey{}).(*invocationContext)
-	if !ok || invocation.in.memory == nil {
+	// A span processor may have kept the context of a traced invocation, which is a different one,
+	// and may be reading the payload for [InvocationFromContext].
+	invocation, ok := ctx.(*invocationContext)
+	if !ok || invocation.in.memory == nil || len(payload) == 0 || &payload[0] != &(*invocation.in.memory)[0] {
 		return c.decodePayload(payload, in)
 	}
 	caller := ""
@@ -269,6 +288,11 @@ func locatePart(raw []byte, t reflect.Type, err error, levels int) (string, erro
 	}
 	if levels == 0 {
 		return "", err
+	}
+	for _, empty := range []string{"{}", "[]"} {
+		if bytes.HasPrefix(raw, []byte(empty[:1])) && sameFailure(failureOf([]byte(empty), t), err) {
+			return "", err // no member or element is at fault
+		}
 	}
 	switch t.Kind() {
 	case reflect.Slice, reflect.Array:

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -395,6 +396,95 @@ func TestUntypedHandlersSeeTheCaller(t *testing.T) {
 	n, err := iii.Call[int](t.Context(), c, "typed", map[string]int{"a": 1}, iii.Remotely())
 	if err != nil || n != 1 || !strings.Contains(middle, `"_caller_worker_id":"`+c.WorkerID()+`"`) {
 		t.Errorf("typed: %d, %v; its middleware saw %s", n, err, middle)
+	}
+}
+
+type keptPayload struct{ raw json.RawMessage }
+
+// UnmarshalJSON retains its input, which json.Unmarshaler does not permit.
+func (k *keptPayload) UnmarshalJSON(b []byte) error { k.raw = b; return nil }
+
+// Large payloads are decoded from memory that is used again. Handlers must not notice.
+func TestReusedPayloadMemoryIsNotVisible(t *testing.T) {
+	c := newWorker(t, iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023)))
+	type plain struct {
+		Text string
+		Raw  json.RawMessage
+		Any  any
+	}
+	type caller struct {
+		Caller string `json:"_caller_worker_id"`
+		Text   string
+		Raw    json.RawMessage
+		Any    any
+	}
+	var mu sync.Mutex
+	var kept []func() string
+	keep := func(f func() string) {
+		mu.Lock()
+		defer mu.Unlock()
+		kept = append(kept, f)
+	}
+	callerID := func(ctx context.Context) string {
+		inv, _ := iii.InvocationFromContext(ctx)
+		return inv.CallerWorkerID
+	}
+	handle(t, c, "plain", func(ctx context.Context, in plain) (string, error) {
+		keep(func() string { return in.Text + string(in.Raw) + fmt.Sprint(in.Any) })
+		return callerID(ctx), nil
+	})
+	handle(t, c, "caller", func(ctx context.Context, in caller) (string, error) {
+		if in.Caller != callerID(ctx) {
+			return "", fmt.Errorf("the field is %q", in.Caller)
+		}
+		keep(func() string { return in.Text + string(in.Raw) + fmt.Sprint(in.Any) })
+		return callerID(ctx), nil
+	})
+	handle(t, c, "own", func(ctx context.Context, in struct{ Text, Raw, Any keptPayload }) (string, error) {
+		keep(func() string {
+			var text, value string
+			_, _ = json.Unmarshal(in.Text.raw, &text), json.Unmarshal(in.Any.raw, &value)
+			return text + string(in.Raw.raw) + value
+		})
+		return callerID(ctx), nil
+	})
+	middleware := iii.WithFunctionMiddleware(func(next iii.HandlerFunc) iii.HandlerFunc {
+		return func(ctx context.Context, payload json.RawMessage) (any, error) {
+			out, err := next(ctx, payload)
+			keep(func() string {
+				var in plain
+				_ = json.Unmarshal(payload, &in)
+				return in.Text + string(in.Raw) + fmt.Sprint(in.Any)
+			})
+			return out, err
+		}
+	})
+	if _, err := iii.Handle(c, "middleware", func(ctx context.Context, _ plain) (string, error) { return callerID(ctx), nil }, middleware); err != nil {
+		t.Fatal(err)
+	}
+	mustConnect(t, c)
+	for round := range 20 {
+		for _, id := range []string{"plain", "caller", "own", "middleware"} {
+			mark := fmt.Sprintf("%s-%d ", id, round)
+			in := map[string]any{"Text": strings.Repeat(mark, 200+20*round), "Raw": []string{mark}, "Any": mark}
+			got, err := iii.Call[string](t.Context(), c, id, in, iii.Remotely())
+			if err != nil || got != c.WorkerID() {
+				t.Fatalf("%s: caller %q, %v, want %q", id, got, err, c.WorkerID())
+			}
+			want := in["Text"].(string) + `["` + mark + `"]` + mark
+			mu.Lock()
+			last := kept[len(kept)-1]
+			mu.Unlock()
+			keep(func() string {
+				if got := last(); got != want {
+					t.Errorf("%s: payload changed to %.100q, want %.100q", mark, got, want)
+				}
+				return ""
+			})
+		}
+	}
+	for _, check := range kept {
+		check()
 	}
 }
 

@@ -36,6 +36,10 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 		{"map key", `{"tags":{"b":[1],"a b":[2,true]}}`, `payload at tags["a b"][1]: got bool, want integer (int)`, new(order)},
 		{"map key that is no integer", `{"named":{"1":"a","x":"b"}}`, `payload at named["x"]: got number, want integer (int)`, new(order)},
 		{"error of a type's own", `{"when":["2026-11-25T00:00:00Z","today"]}`, `payload at when[1]: `, new(order)},
+		{"time", `{"when":["s3cret"]}`, `payload at when[0]: want a date and time in RFC 3339 format`, new(order)},
+		{"object that a type's own decoding rejects", `{"when":[{"a":1}]}`, `payload at when[0]: `, new(order)},
+		{"list that a type's own decoding rejects", `{"when":[[1]]}`, `payload at when[0]: `, new(order)},
+		{"long error of a type's own", `"` + strings.Repeat("é", 1000) + `"`, `payload: no ` + strings.Repeat("é", 98) + "…", new(rejects)},
 		{"embedded", `{"ops":[],"tags":{"a":7}}`, `payload at tags["a"]: got number, want array`, new(embedded)},
 		{"union", `{"ops":[{"type":"set","path":"a","value":1},{"type":"set","path":7}]}`, `payload at ops[1].path: got number, want `, new(embedded)},
 		{"large", `{"lines":7,"x":"` + strings.Repeat("x", maxLocated) + `"}`, "payload at lines: got number, want array", new(order)},
@@ -54,6 +58,11 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 		})
 	}
 }
+
+// rejects fails to decode any string, with an error that contains the string.
+type rejects struct{}
+
+func (*rejects) UnmarshalText(text []byte) error { return errors.New("no " + string(text)) }
 
 // wholeOnly panics if it is decoded from a part of the payload that does not contain "b".
 type wholeOnly map[string]any
