@@ -1071,8 +1071,8 @@ type observation struct {
 }
 
 // observe returns the observation for an invocation, or nil if no observer or hook needs one.
-// A call through the engine to a function without hooks needs none, because the engine matches
-// such a call to the observers.
+// If the call came through the engine, only hooks can need one, because the engine itself
+// matches such calls against the observers.
 func (in *incoming) observe() *observation {
 	f := in.function
 	set := f.observers.current.Load()

@@ -39,9 +39,9 @@ type Logger struct {
 // NewLogger returns a logger that writes to p, for example [Telemetry.LoggerProvider]. If p is
 // nil, the logger writes each record, including its data, to the current slog.Default.
 //
-// A record goes to standard error instead, formatted by [slog.TextHandler], if slog.Default
-// would send it back to the Logger. This can happen while slog.Default is writing another
-// record for a Logger, or while package log is writing a line.
+// To avoid a loop, a record that slog.Default would send back to the Logger is written to
+// standard error instead, formatted by [slog.TextHandler]. Such a loop can arise while
+// slog.Default is writing another record for a Logger, or while package log is writing a line.
 func NewLogger(p log.LoggerProvider) *Logger {
 	if p == nil {
 		return &Logger{}

@@ -330,8 +330,8 @@ type boundTrigger struct {
 	cancel context.CancelFunc
 }
 
-// wantedTrigger is a registration sent by the engine, or an observer of the function that
-// represents a type.
+// wantedTrigger is either a trigger registration sent by the engine, or an observer of the
+// function that represents a trigger type.
 type wantedTrigger struct {
 	TriggerBinding
 	link *link // nil for an observer

@@ -18,7 +18,7 @@ type Order struct {
 	Quantity int    `json:"quantity"`
 }
 
-// Receipt is the reply to an order. Its trace id identifies the order's trace.
+// Receipt is the reply to an order. It contains the id of the order's trace.
 type Receipt struct {
 	Cents   int    `json:"cents"`
 	TraceID string `json:"trace_id"`

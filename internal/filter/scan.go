@@ -331,9 +331,9 @@ func find(b []byte, i int, s *segment, atEnd bool) (start, stop, end int) {
 	}
 }
 
-// lastOf reports whether b[i:], the rest of an object, ends with a brace and contains neither
-// an escape nor a quote followed by the byte repeated in first, and therefore no key that
-// begins with that byte. The rest must have at least nine bytes.
+// lastOf reports whether b[i:], the rest of an object, ends with a brace and certainly contains
+// no key that begins with c, where first consists of c repeated. It returns false if b[i:]
+// contains an escape, or a quote followed by c. b[i:] must be at least nine bytes long.
 func lastOf(b []byte, i int, first uint64) bool {
 	for last := len(b) - 9; ; i += 8 {
 		i = min(i, last)

@@ -77,7 +77,7 @@ func fitForEngine(b []byte, depth int) bool {
 	}
 }
 
-// FuzzCheckForEngine compares CheckForEngine and the full scan with fitForEngine.
+// FuzzCheckForEngine checks that CheckForEngine and the full scan both agree with fitForEngine.
 func FuzzCheckForEngine(f *testing.F) {
 	for _, seed := range append([]string{
 		`"\ud83d\ude00"`, `"\ud800"`, `"\\ud800"`, `[1e308,1E309]`, `1e+0400`, nestedLists(127), `1` + strings.Repeat("0", 309), `"` + strings.Repeat("7", 450) + `"`,

@@ -134,8 +134,8 @@ func (t *trial) root(ctx context.Context) trace.Span {
 	return span
 }
 
-// traced starts a trace with a span in the harness's worker. Within the trace, the harness
-// calls the peer, which starts a span of its own and calls the harness within that span.
+// traced starts a trace by starting a span in the harness's worker, and calls the peer within
+// it. The peer starts a span of its own and calls back into the harness within that span.
 // traced returns the trace id.
 func (t *trial) traced(ctx context.Context) string {
 	f, err := t.client.HandleFunc("go::traced", func(ctx context.Context, _ json.RawMessage) (any, error) {

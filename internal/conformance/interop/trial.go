@@ -187,7 +187,7 @@ func (t *trial) doAt(ctx context.Context, control, step string, args object, opt
 	return r
 }
 
-// value makes the peer perform a step, which must succeed, and returns its value.
+// value makes the peer perform a step and returns the step's value. The step must succeed.
 func (t *trial) value(ctx context.Context, step string, args object) json.RawMessage {
 	r := t.do(ctx, step, args)
 	t.ok(step, r)
