@@ -57,7 +57,7 @@ func (e *Engine) RefuseAuth(message string) {
 
 // Hook calls f for every message of the worker protocol, in both directions. f decides whether
 // the message is delivered, delayed, dropped or replaced, and whether the connection is cut.
-// For example, a hook can drop the engine's greeting (the FromEngine message of type
+// For example, a hook can drop the engine's hello message (the FromEngine message of type
 // workerregistered), or replace a message with one that has no reattach_token. If f is nil,
 // the hook is removed.
 //
