@@ -426,8 +426,10 @@ func jsonKind(t reflect.Type) string {
 // WithInputValidation validates incoming payloads against the request schema advertised for
 // the function, after all middleware has run and before the handler is called. If a payload is
 // invalid, the caller receives an error with code [CodeInvalidRequest] and the path of the
-// invalid part, for example lines[2].price. The message contains no values from the payload. A
-// member whose name differs only in case from one in the schema is invalid, because
+// invalid part, for example lines[2].price. The message contains no values from the payload.
+// Values that the schema cannot reject, such as an invalid date, are rejected when they are
+// decoded; that message may contain up to 200 bytes of the decoding error of the value's own
+// type. A member whose name differs only in case from one in the schema is invalid, because
 // encoding/json would decode it as that member. For a route, only the body is validated, and
 // an invalid body results in a 400 response; a request without a body is not validated. The
 // member _caller_worker_id, which the engine adds, is validated only if the schema names it.

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/iii-go/iii/internal/rawjson"
@@ -282,7 +283,7 @@ func (m mapCoder) append(e *encoder, v reflect.Value) bool {
 		return false
 	}
 	keys := v.MapKeys()
-	slices.SortFunc(keys, func(a, b reflect.Value) int { return compareStrings(a.String(), b.String()) })
+	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
 	for i, key := range keys {
 		e.key(i, key.String())
 		if !m.elem.append(e, v.MapIndex(key)) {
@@ -291,16 +292,6 @@ func (m mapCoder) append(e *encoder, v reflect.Value) bool {
 	}
 	e.leave('}')
 	return true
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 func (s *structCoder) append(e *encoder, v reflect.Value) bool {
