@@ -297,7 +297,7 @@ func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err er
 	case <-ctx.Done():
 		cause = ctxError(ctx)
 	case <-r.timer.C:
-	case <-r.ended(c):
+	case <-r.clientClosed(c):
 		cause = fmt.Errorf("%w: %w", ErrConnectionLost, c.endError())
 	}
 	r.timer.Stop()

@@ -177,9 +177,9 @@ func (c *Client) dropped(n int, err error) {
 
 // reattachments returns the first messages of a link. They identify the earlier connections
 // that the link replaces, so that the engine releases their functions and this worker's name.
-// All connections that the engine may still consider open are included, because more recent
-// links may have ended before the engine read their messages. The engine handles the link's
-// other messages only after it has released these connections.
+// More recent links may have ended before the engine read their messages. Therefore, all
+// connections that the engine may still consider open are included. The engine handles the
+// link's other messages only after it has released these connections.
 func (c *Client) reattachments() (items []item) {
 	c.mu.Lock()
 	identities := c.identities
@@ -192,8 +192,8 @@ func (c *Client) reattachments() (items []item) {
 
 // registerWorker registers this worker and then everything the program has registered. If the
 // engine is likely to reject the worker's name, only the worker is registered. registerWorker
-// runs after the engine's hello, if one arrives in time, because the identity in the hello is
-// required to replace a connection that holds the name.
+// runs after the engine's hello, if one arrives in time. Only the identity in the hello allows
+// this worker to replace a connection that holds its name.
 func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
@@ -232,7 +232,7 @@ func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	l.markAccepted()
 }
 
-// item encodes one of this package's own messages. Encoding them cannot fail.
+// item encodes one of this package's own messages. Such a message can always be encoded.
 func (c *Client) item(message any) item {
 	b, err := encodeMessage(message)
 	if err != nil {
@@ -289,7 +289,7 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			return wasReady
 		case <-accepted:
 			// Authentication is complete, so the engine now processes requests. Restart the
-			// timeout, because authentication may have taken any amount of time.
+			// timeout, which must not include the time spent on authentication.
 			accepted = nil
 			if !requested {
 				requested = true
@@ -525,7 +525,7 @@ func (c *Client) receiveHello(l *link, b []byte) {
 	c.setIdentity(l, &m)
 }
 
-// receiveError handles an error message. A message before the hello means that the engine has
+// receiveError handles an error message. An error before the hello means that the engine has
 // rejected this worker. After the hello, only an authentication error ends the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
@@ -543,7 +543,6 @@ func (c *Client) receiveError(l *link, b []byte) {
 	}
 }
 
-// markAccepted records the arrival of the hello. Only the read loop calls it.
 func (l *link) markAccepted() {
 	if !l.isAccepted() {
 		close(l.accepted)
@@ -553,8 +552,9 @@ func (l *link) markAccepted() {
 // isAccepted reports whether the engine has accepted the connection.
 func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
-// rejected handles a rejected registration. If another worker holds the function or the name,
-// this worker may wait until that worker releases it. Otherwise, the client is closed.
+// rejected handles a rejected registration. If another worker holds the function or the
+// worker's name, this worker may wait until that worker releases it. Otherwise, the client is
+// closed.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
 	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():

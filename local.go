@@ -81,7 +81,7 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 		in.baggage = rawjson.AppendString(nil, calleeBaggage(inv.baggage, f.id))
 	}
 	if by != nil {
-		in.by, in.depth = localCaller{by.function.id, by.id, by.selfless()}, by.depth
+		in.by, in.depth = localCaller{by.function.id, by.id, by.callerWithoutParent()}, by.depth
 	}
 	in.own.client = c
 	in.origin = &in.own
@@ -151,12 +151,12 @@ func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	if !in.local {
 		return in.caller
 	}
-	return in.appendOrigin(c, true)
+	return in.originJSON(c, true)
 }
 
-// appendOrigin returns the caller of a local call. If worker is true, the result includes this
-// worker's identity.
-func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
+// originJSON returns the caller of a local call as JSON, or nil if there is nothing to
+// include. If worker is true, the result includes this worker's identity.
+func (in *incoming) originJSON(c *Client, worker bool) json.RawMessage {
 	p := []byte{'{'}
 	if worker {
 		p = append(p, `"worker_id":`...)
@@ -183,10 +183,10 @@ func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	return append(p, '}')
 }
 
-// selfless returns the invocation's caller without that caller's own parent, or nil if the
-// caller is unknown. The result is computed once and used for all calls that the handler
-// makes.
-func (in *incoming) selfless() json.RawMessage {
+// callerWithoutParent returns the invocation's caller without the caller's own parent, or nil
+// if the caller is unknown. The result is computed once and used for all calls that the
+// handler makes.
+func (in *incoming) callerWithoutParent() json.RawMessage {
 	in.parentOnce.Do(func() { in.parent = withoutParent(in.callerJSON(in.function.client)) })
 	return in.parent
 }
@@ -264,17 +264,18 @@ func (o *localOrigin) reply(b *buffer) {
 
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
 
-// ended returns a channel that is closed when the client is closed. For a remote call, ended
-// returns nil, because the send queue resolves remote calls when the client is closed.
-func (r *request) ended(c *Client) <-chan struct{} {
+// clientClosed returns a channel that is closed when the client is closed. For a remote call,
+// it returns nil, because the send queue itself resolves remote calls when the client is
+// closed.
+func (r *request) clientClosed(c *Client) <-chan struct{} {
 	if r.local {
 		return c.done
 	}
 	return nil
 }
 
-// ran records a local call in the statistics.
-func (in *incoming) ran(c *Client, failed bool) {
+// countLocal records a local call in the statistics.
+func (in *incoming) countLocal(c *Client, failed bool) {
 	s := &in.function.local
 	if failed {
 		s.errors.Add(1)
@@ -340,9 +341,9 @@ type report struct {
 }
 
 // reports is a bounded queue of local calls to report to the engine. Reports are sent in
-// order, each at most once. Once all registrations on the connection are settled, reports are
-// sent one batch at a time. Reports for a function that the engine has not confirmed yet are
-// held back; later reports for other functions may be sent first.
+// order, each at most once. Sending starts once all registrations on the connection are
+// settled, and only one batch is in flight at a time. Reports for a function that the engine
+// has not confirmed yet are held back; later reports for other functions may be sent first.
 type reports struct {
 	client  *Client
 	total   atomic.Uint64 // number of dropped reports
@@ -549,8 +550,8 @@ func (r *reports) flush() {
 	}
 }
 
-// landed completes the batch in flight. If the batch was not written to the network, it is
-// queued for the next link.
+// landed completes the batch in flight. A batch that was not sent is queued for the next link.
+// A batch that may have been sent in part is dropped.
 func (r *reports) landed(l *link, fate frameFate) {
 	r.mu.Lock()
 	batch := r.inFlight

@@ -95,7 +95,7 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 	l.out.Emit(ctx, r)
 }
 
-// fallBack writes to the current slog.Default. The record's source location is that of the
+// fallBack writes to the current slog.Default. The record's source location is the program's
 // call to Debug, Info, Warn or Error.
 func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	if ctx == nil {
@@ -196,7 +196,7 @@ func severityOf(level slog.Level) log.Severity {
 // Without a limit, converting a map that contains itself would never end.
 const maxLogValues = 100_000
 
-// logValue converts a value logged by the user.
+// logValue converts a logged value to an attribute value.
 func logValue(v any) attribute.Value {
 	return new(logConverter).value(v, 0)
 }
@@ -270,7 +270,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 	return c.encoded(v, depth)
 }
 
-// more counts a value and reports whether the limit allows it.
+// more counts one more value. It returns false if there are too many.
 func (c *logConverter) more() bool {
 	c.values++
 	return c.values <= maxLogValues
@@ -343,8 +343,8 @@ func errorValue(err error) (v attribute.Value) {
 	return attribute.StringValue(err.Error())
 }
 
-// encoded converts a value by encoding it as JSON. It is used for types that have no
-// conversion of their own.
+// encoded converts a value by encoding it as JSON. It is used for types that value does not
+// handle otherwise.
 func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	b := newBuffer()
 	defer b.free()
@@ -428,8 +428,8 @@ func newSlogHandler(p log.LoggerProvider, level slog.Leveler) slog.Handler {
 	return &slogHandler{out: logOf(p), level: level, groups: []slogGroup{{name: attributeData}}}
 }
 
-// Enabled implements [slog.Handler]. If the level is sufficient, it asks the provider, because
-// a processor may filter records, and a provider that has shut down records nothing.
+// Enabled implements [slog.Handler]. If the level is sufficient, it asks the provider, which
+// may filter records or may have been shut down.
 func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	if h.level != nil && level < h.level.Level() {
 		return false
@@ -530,8 +530,8 @@ func (h *idleSlogHandler) alone() bool {
 	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
 		return true
 	}
-	// If slog's own handler has become the default again, it writes to package log, whose
-	// output still goes to the previous default.
+	// The program may have restored slog's initial default handler. That handler writes to
+	// package log, whose output still goes to the previous default.
 	var caller [1]uintptr
 	runtime.Callers(3, caller[:]) // skip Callers, alone, and Enabled or Handle
 	frame, _ := runtime.CallersFrames(caller[:]).Next()

@@ -27,7 +27,6 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// logKeeper is a processor that keeps all records.
 type logKeeper struct {
 	mu      sync.Mutex
 	records []sdklog.Record
@@ -334,7 +333,7 @@ func TestLoggerFallsBackToSlog(t *testing.T) {
 	}
 }
 
-// When a Logger falls back to slog, the source position is that of its caller.
+// When a Logger falls back to slog, the record's source location is the call to the Logger.
 func TestLoggerFallbackSource(t *testing.T) {
 	var out bytes.Buffer
 	setSlogDefault(t, slog.NewJSONHandler(&out, &slog.HandlerOptions{AddSource: true, Level: slog.LevelDebug}))
@@ -414,7 +413,6 @@ func TestSlogHandlerAtLevel(t *testing.T) {
 	}
 }
 
-// inTrace is a handler that puts every record into a trace.
 type inTrace struct{ slog.Handler }
 
 func (h inTrace) Handle(ctx context.Context, r slog.Record) error {
@@ -659,7 +657,7 @@ func changesGoroutine(l *Logger) toLogger {
 	}
 }
 
-// logsMore is a value that logs a record of its own when a handler resolves it.
+// logsMore is a value whose LogValue method logs another record.
 type logsMore struct{ l *Logger }
 
 func (v logsMore) LogValue() slog.Value {
@@ -881,7 +879,6 @@ var logChains = []struct {
 	}, 2, 0},
 }
 
-// stdoutText returns the handler that a program would use for its terminal.
 func stdoutText() slog.Handler { return slog.NewTextHandler(os.Stdout, nil) }
 
 func fromManyGoroutines(f func()) {
@@ -905,8 +902,8 @@ func chainTelemetry(cfg OtelConfig) *Telemetry {
 	return t
 }
 
-// logChainVariable tells a child process of TestLogHandlerChainsDoNotLoop which chain and
-// which telemetry mode to run.
+// logChainVariable selects the chain and the telemetry mode in a child process of
+// TestLogHandlerChainsDoNotLoop.
 const logChainVariable = "III_TEST_LOG_CHAIN"
 
 func TestLogHandlerChainsDoNotLoop(t *testing.T) {
