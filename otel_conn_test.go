@@ -187,7 +187,8 @@ func TestTelemetryTLS(t *testing.T) {
 	}
 }
 
-// The delay grows with each failed attempt. A connection that lasts resets it.
+// The delay grows with each failed attempt. A connection that lasts long enough resets the
+// delay.
 func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := func(n int) bool { return n == 7 }
@@ -323,7 +324,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 	})
 }
 
-// Shutdown tries to connect once more, but gives up when the engine rejects the connection.
+// Shutdown tries to connect once more, but gives up if the engine rejects the connection.
 func TestTelemetryShutdownTriesARejectingEngineOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
@@ -666,7 +667,7 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 }
 
 // Shutdown flushes the providers once more. Queued frames that are dropped to make room for
-// their last records also count as lost.
+// the providers' last records also count as lost.
 func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -776,7 +777,7 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
-// A span's start is sent before the finished span, and never again.
+// A span's start is sent before the finished span, and is never resent.
 func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cuts := 0

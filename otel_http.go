@@ -64,8 +64,8 @@ func NewTracingTransport(base http.RoundTripper) http.RoundTripper {
 	return t
 }
 
-// CloseIdleConnections closes the idle connections of the underlying transport. http.Client
-// calls it.
+// CloseIdleConnections closes the idle connections of the underlying transport. It is called
+// by [http.Client.CloseIdleConnections].
 func (t *transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()

@@ -404,7 +404,8 @@ type keptPayload struct{ raw json.RawMessage }
 // UnmarshalJSON retains its input, which json.Unmarshaler does not permit.
 func (k *keptPayload) UnmarshalJSON(b []byte) error { k.raw = b; return nil }
 
-// Large payloads are decoded from memory that is used again. Handlers must not notice.
+// Large payloads are decoded from memory that is reused for later payloads. This must not
+// change the values that handlers have decoded.
 func TestReusedPayloadMemoryIsNotVisible(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023)))
 	type plain struct {

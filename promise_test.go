@@ -1230,8 +1230,8 @@ var hostileMessages = map[string]string{
 	"rejection of nobody":           `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"a::b::c","owner_worker_id":"w"}`,
 }
 
-// Invalid messages do not make the client panic or disconnect. The client keeps serving and
-// making calls.
+// Invalid messages do not make the client panic or disconnect. The client can still serve and
+// make calls.
 func TestR16NoInputHarms(t *testing.T) {
 	p := newPeer(t, script{})
 	c := p.client()
@@ -1488,8 +1488,8 @@ func liveHeap() int {
 	return int(m.HeapAlloc)
 }
 
-// TestR11NoGoroutineIsLeft counts goroutines over many reconnects, and while results cannot be
-// sent.
+// TestR11NoGoroutineIsLeft counts goroutines after many reconnects, and after a connection was
+// lost with results waiting to be sent.
 func TestR11NoGoroutineIsLeft(t *testing.T) {
 	t.Run("reconnects", func(t *testing.T) {
 		before := runtime.NumGoroutine()
@@ -2208,9 +2208,9 @@ func TestR19BadAddresses(t *testing.T) {
 	}
 }
 
-// TestR19NoSecretIsTold puts secrets wherever the client accepts them and provokes errors of
+// TestR19NoSecretLeaks puts secrets wherever the client accepts them and provokes errors of
 // every kind. No log line and no error may contain a secret.
-func TestR19NoSecretIsTold(t *testing.T) {
+func TestR19NoSecretLeaks(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	options := func(p *peer, more ...Option) []Option {
 		return append([]Option{
@@ -2446,7 +2446,7 @@ func TestR21Limit(t *testing.T) {
 	}
 }
 
-// R13: all recorded telemetry arrives, even if the peer breaks the connection a hundred times.
+// All recorded telemetry arrives, even if the peer breaks the connection a hundred times.
 func TestR13TelemetryArrives(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
@@ -2531,8 +2531,8 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, n, n, n/50+1, lost, stats.Retried, stats.Sent)
 }
 
-// R14: Flush returns only after the pong to a ping that was sent after the last frame. An
-// earlier pong is not enough.
+// Flush returns only after the pong to a ping that was sent after the last frame. An earlier
+// pong is not enough.
 func TestR14FlushMeansReceived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type heldPing struct {
@@ -2596,8 +2596,8 @@ func TestR14FlushMeansReceived(t *testing.T) {
 	})
 }
 
-// R15: recording does not wait for the network. It takes no virtual time even if the queues
-// are full because the engine does not read or is unavailable. BenchmarkLogRecord measures the
+// Recording does not wait for the network. It takes no virtual time even if the queues are
+// full because the engine does not read or is unavailable. BenchmarkLogRecord measures the
 // real time.
 func TestR15RecordingNeverWaits(t *testing.T) {
 	for _, away := range []bool{false, true} {
@@ -2635,9 +2635,9 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 	}
 }
 
-// R19: no error and no log line about telemetry contains a secret from an address, a header or
-// an environment variable.
-func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
+// No error and no log line about telemetry contains a secret from an address, a header or an
+// environment variable.
+func TestR19NoTelemetrySecretLeaks(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	log := slog.New(slog.NewJSONHandler(found, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	handler := otel.GetErrorHandler()

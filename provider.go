@@ -323,7 +323,8 @@ type boundTrigger struct {
 	todo bool           // want has changed since a binder last read it
 	busy bool           // in providers.ready, or a binder is working on it
 
-	// Owned by the binder that is working on the trigger. Nil while the trigger is not bound.
+	// These fields are owned by the binder that is working on the trigger. bound is nil while
+	// the trigger is not bound.
 	bound  *TriggerBinding
 	typ    *providedType
 	ctx    context.Context
@@ -453,16 +454,16 @@ func (s *providers) unbindMissing(l *link) {
 
 // giveUp unbinds the triggers of a type that another worker now provides. It reports whether
 // there were any.
-func (s *providers) giveUp(t *providedType) (any bool) {
+func (s *providers) giveUp(t *providedType) (found bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.byID {
 		if b.want != nil && b.want.typ == t {
 			s.change(b, nil)
-			any = true
+			found = true
 		}
 	}
-	return any
+	return found
 }
 
 // change sets the wanted state and ensures that a binder acts on it. The caller holds s.mu.
