@@ -46,7 +46,6 @@ type link struct {
 	confirming     bool   // a fence that confirms Sends is outstanding
 }
 
-// dial connects to the engine.
 func (c *Client) dial(ctx context.Context) (*link, error) {
 	c.tokenWarning.Do(c.warnOfToken)
 	conn, err := c.cfg.Dial(ctx)
@@ -549,7 +548,6 @@ func (l *link) markAccepted() {
 	}
 }
 
-// isAccepted reports whether the engine has accepted the connection.
 func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
 // rejected handles a rejected registration. If another worker holds the function or the

@@ -27,9 +27,9 @@ import (
 const maxNested = 64
 
 // Remotely routes a call through the engine even if the function could run in process; see
-// [Function.LocalDispatch]. If a handler calls one of its own worker's functions in this way,
-// the call needs a second slot of [WithMaxConcurrency]. If no slot is free, the call cannot
-// start, and the handler waits until the call times out.
+// [Function.LocalDispatch]. If a handler uses this option to call a function of its own
+// worker, the call needs a second slot of [WithMaxConcurrency]. If no slot is free, the call
+// cannot start, and the handler waits until the call times out.
 func Remotely() CallOption {
 	return func(c *callConfig) error { c.remote = true; return nil }
 }
@@ -385,15 +385,15 @@ func (r *reports) push(it *report) {
 	grant := it.function.observers.grant.Load()
 	switch {
 	case r.closed || grant == nil:
-		r.drop1(it, dropInactive)
+		r.countDrop(it, dropInactive)
 		r.mu.Unlock()
 		return
 	case it.size > min(maxReportBytes, maxReportFrame):
-		r.drop1(it, dropTooLarge)
+		r.countDrop(it, dropTooLarge)
 		r.mu.Unlock()
 		return
 	case r.count >= maxReports || r.bytes+it.size > maxReportBytes:
-		r.drop1(it, dropBufferFull)
+		r.countDrop(it, dropBufferFull)
 		r.mu.Unlock()
 		return
 	}
@@ -424,8 +424,8 @@ func (r *reports) wakeAt(t time.Time) {
 	}
 }
 
-// drop1 counts a dropped report.
-func (r *reports) drop1(it *report, reason string) {
+// countDrop counts a dropped report.
+func (r *reports) countDrop(it *report, reason string) {
 	r.total.Add(1)
 	key := droppedReport{it.function.id, reason}
 	if _, known := r.dropped[key]; !known && len(r.dropped) >= maxDropCounts {
@@ -447,11 +447,10 @@ func (r *reports) drop(f *Function) {
 	r.signalIdle()
 }
 
-// discard drops a queued report.
 func (r *reports) discard(it *report, reason string) {
 	r.count--
 	r.bytes -= it.size
-	r.drop1(it, reason)
+	r.countDrop(it, reason)
 }
 
 // release schedules a flush, because the engine has confirmed a function whose reports may

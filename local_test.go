@@ -858,7 +858,7 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 func TestDropCountsAreFolded(t *testing.T) {
 	r := newReports(&Client{})
 	for n := range maxDropCounts + 10 {
-		r.drop1(&report{function: &Function{id: fmt.Sprint(n)}}, dropInactive)
+		r.countDrop(&report{function: &Function{id: fmt.Sprint(n)}}, dropInactive)
 	}
 	if got := r.dropped[droppedReport{"*", dropInactive}]; got != 10 || len(r.dropped) != maxDropCounts+1 {
 		t.Errorf("%d under *, %d names", got, len(r.dropped))

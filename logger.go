@@ -145,13 +145,13 @@ func leadsBack() bool {
 }
 
 // standardError writes records that have no other destination. Unlike slog's initial default
-// handler, it cannot lead back to slog.Default: that handler writes to package log, whose
-// output slog.SetDefault redirects to the new default.
+// handler, it cannot lead back to slog.Default. The initial handler writes to package log, and
+// slog.SetDefault redirects package log's output to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
-// warnByDefault logs a warning with slog's default logger. If that logger's handler belongs to
-// this package, the warning goes to standard error instead, because the handler may need the
-// very connection that failed.
+// warnByDefault logs a warning with slog's default logger. If this package created that
+// logger's handler, the warning goes to standard error instead, because the handler may need
+// the very connection that failed.
 func warnByDefault(message string, args ...any) {
 	logger := slog.Default()
 	if _, traced := logger.Handler().(*traceHandler); traced || writesToTelemetry(logger.Handler()) {
@@ -524,8 +524,8 @@ func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
 	return h.with(h.text.WithGroup(name))
 }
 
-// alone reports whether no other handler can show the record. It must be called directly by
-// Enabled or Handle, because it inspects the stack.
+// alone reports whether h is the only handler that can show the record. It must be called
+// directly by Enabled or Handle, because it inspects the stack.
 func (h *idleSlogHandler) alone() bool {
 	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
 		return true

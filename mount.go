@@ -776,7 +776,6 @@ func (w *responseWriter) endStream() {
 	}
 }
 
-// endDeadline returns the deadline for ending the stream.
 func (w *responseWriter) endDeadline() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()

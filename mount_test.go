@@ -61,7 +61,6 @@ type response struct {
 	Body   string
 }
 
-// fetch sends a request and returns the response.
 func fetch(t *testing.T, base, method, target, contentType, body string) response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, base+target, strings.NewReader(body))

@@ -409,8 +409,9 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 // observeFrame is an observe message sent over the current link. It is kept for as long as the
 // engine may still send messages about it. The registry's lock guards it.
 //
-// Several frames may have the same ID. The engine responds in order: each response belongs to
-// the oldest unanswered frame, and each state change to the newest answered one.
+// Several frames may have the same ID. The engine responds in order: each response refers to
+// the oldest frame that has not received one, and each state change refers to the newest frame
+// that has.
 type observeFrame struct {
 	trigger  *Trigger
 	answered bool

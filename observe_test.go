@@ -262,8 +262,7 @@ func TestObserverIDIsUniqueUntilDisposed(t *testing.T) {
 	})
 }
 
-// The engine replies to observe messages in order, so the n-th reply belongs to the n-th
-// observer.
+// The engine replies to observe messages in order, so the n-th reply is for the n-th observer.
 func TestObserveRepliesAreMatchedInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {

@@ -509,8 +509,8 @@ const providerGrace = 20 * time.Millisecond
 //     [WithMaxConcurrency], in seconds
 //
 // None of these metrics includes invocations that the worker rejected (overloaded, draining).
-// A handler that exceeds [WithHandlerTimeout] counts as an error, and as in flight until it
-// returns. Calls propagate the trace context of their ctx with or without this option.
+// A handler that exceeds [WithHandlerTimeout] is counted as an error, and is in flight until
+// it returns. Calls propagate the trace context of their ctx with or without this option.
 //
 // If this client has bound a function to a trace trigger, the spans of the function's
 // invocations have the attribute function_id. The engine does not trigger the function for

@@ -113,7 +113,6 @@ func (b *batcher[T]) run() {
 	}
 }
 
-// batch returns the current batch size.
 func (b *batcher[T]) batch() int {
 	if b.size < crowdedBatch && b.crowded() {
 		return crowdedBatch

@@ -112,7 +112,6 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 	return s
 }
 
-// logger returns the current logger, or nil.
 func (s *SharedEngineConnection) logger() *slog.Logger { return s.log.Load() }
 
 // adoptLogger sets the logger if there is none. It ignores a logger that writes only to

@@ -373,7 +373,7 @@ func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	})
 }
 
-// The connection is closed if nothing arrives for a minute. Pongs alone keep it open.
+// The connection is closed if nothing arrives for a minute. Pongs are enough to keep it open.
 func TestTelemetryClosesASilentConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})

@@ -1749,7 +1749,6 @@ func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 	}
 }
 
-// hangingFlush is a provider whose ForceFlush hangs.
 type hangingFlush struct{ *sdktrace.TracerProvider }
 
 func (hangingFlush) ForceFlush(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
@@ -2101,7 +2100,6 @@ func goldenTelemetry(t *testing.T, protocol iiitest.Protocol, improvements []*im
 	}
 }
 
-// compareRecords compares two records leaf by leaf.
 func compareRecords(t *testing.T, improvements []*improvement, key string, want, got map[string]string) {
 	t.Helper()
 	paths := map[string]bool{}

@@ -206,7 +206,8 @@ func redactQuery(query string) string {
 }
 
 // secretParameter reports whether key, the name of a query parameter as it appears in the URL,
-// denotes a secret. A signature counts as a secret, because anyone who has it can use the URL.
+// denotes a secret. A signature is treated as a secret, because anyone who has it can use the
+// URL.
 func secretParameter(key string) bool {
 	if name, err := url.QueryUnescape(key); err == nil {
 		key = name

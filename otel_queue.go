@@ -130,7 +130,6 @@ func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	return nil
 }
 
-// limit returns the current frame limit.
 func (q *telemetryQueue) limit() int {
 	if q.link == nil && q.maxOffline > 0 {
 		return min(q.maxFrames, q.maxOffline)
@@ -199,7 +198,6 @@ func (q *telemetryQueue) forget(f *queuedFrame, inFlight bool) {
 	q.bytes -= f.Size()
 }
 
-// attach makes l the current link.
 func (q *telemetryQueue) attach(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -304,7 +302,6 @@ func (q *telemetryQueue) requestPing(l *telemetryLink) {
 	l.Wake()
 }
 
-// current returns the current link, or nil.
 func (q *telemetryQueue) current() *telemetryLink {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -635,7 +632,6 @@ func (l *telemetryLosses) overflow(n int) {
 	l.onLoss()
 }
 
-// note adds an encoder's losses.
 func (l *telemetryLosses) note(lost otlpjson.Losses) {
 	if lost == (otlpjson.Losses{}) {
 		return

@@ -22,7 +22,6 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// decodePayload decodes a payload for a typed handler.
 func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	if raw, ok := in.(*json.RawMessage); ok {
 		*raw = payload
@@ -266,9 +265,8 @@ const (
 )
 
 // locate returns the path of the part of payload that cannot be decoded into t, and the error
-// from decoding that part alone. It decodes the parts individually, because encoding/json's
-// errors contain neither indexes nor keys, and their field descriptions differ between Go
-// versions.
+// from decoding that part alone. It decodes the parts individually, because the errors of
+// encoding/json omit indexes and keys, and describe fields differently in each Go version.
 func locate(payload []byte, t reflect.Type, err error) (path string, inner error) {
 	known := strings.TrimPrefix(fieldPath(err), ".")
 	if len(payload) > maxLocated {
@@ -561,7 +559,6 @@ func resolveSchema(raw json.RawMessage) (resolved *jsonschema.Resolved, err erro
 	return resolved, nil
 }
 
-// compilePart compiles the part of the document at pointer.
 func (s *inputSchema) compilePart(pointer string) (*jsonschema.Resolved, error) {
 	return s.compile(map[string]any{"$ref": documentID + "#" + escapeFragment(pointer)})
 }
@@ -604,7 +601,6 @@ func withoutSchema(schema map[string]any) map[string]any {
 	return schema
 }
 
-// escapeFragment escapes a JSON pointer for use as a URI fragment.
 func escapeFragment(pointer string) string {
 	var b strings.Builder
 	for _, c := range []byte(pointer) {
@@ -652,8 +648,9 @@ func at(document any, pointer string) (any, bool) {
 	return document, true
 }
 
-// checkCycles returns an error if references form a cycle that does not descend into the
-// value. The jsonschema library would follow such a cycle until the stack overflows.
+// checkCycles returns an error if a schema refers to itself, directly or through other
+// schemas, without descending into a part of the value. The jsonschema library would follow
+// such references until the stack overflows.
 func checkCycles(root map[string]any) error {
 	const visiting, visited = 1, 2
 	state := map[string]int{}
@@ -923,7 +920,7 @@ func accepts(schema *jsonschema.Resolved, value any) (ok bool) {
 }
 
 // fits reports whether a value matches the part of the document at pointer. A part that does
-// not compile on its own counts as matching, so that the search continues elsewhere.
+// not compile on its own is treated as matching, so that the search continues elsewhere.
 func (s *inputSchema) fits(pointer string, value any) bool {
 	known, ok := s.parts.Load(pointer)
 	if !ok {
@@ -1130,7 +1127,6 @@ func memberStep(name string) string {
 	return "[" + strconv.Quote(name) + "]"
 }
 
-// jsonTypeOf returns the JSON type of a decoded value.
 func jsonTypeOf(value any) string {
 	switch value := value.(type) {
 	case nil:

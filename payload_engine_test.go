@@ -59,7 +59,8 @@ var payloadTypes = []struct {
 	{"c::avail", echo[availableEvent]},
 }
 
-// availableEvent is the payload of a recorded function that has triggers of two types.
+// availableEvent decodes the payload of a recorded function that has triggers of two types.
+// The payload is one of two events.
 type availableEvent struct {
 	functions *iii.FunctionsAvailableEvent
 	workers   *iii.WorkersAvailableEvent
@@ -505,7 +506,6 @@ func TestTypedMapRejectsInvalidPayload(t *testing.T) {
 // pointer.
 type undecodable interface{ String() string }
 
-// lists is a recursive type.
 type lists []lists
 
 // decodesAnything has an element type that JSON cannot represent, but the type itself

@@ -20,9 +20,9 @@ import (
 //
 // An engine with triggers responds to a registration only to reject it. Therefore, each batch
 // is followed by a fence (a JSON ping). Registrations that have not been rejected when the
-// pong arrives count as accepted. An engine with observers responds to every registration, and
-// its responses replace the pong. A ping is still sent if functions await a response, because
-// access control can deny functions silently.
+// pong arrives are treated as accepted. An engine with observers responds to every
+// registration, and its responses replace the pong. A ping is still sent if functions await a
+// response, because access control can deny functions silently.
 //
 // A trigger is sent only after its function has been accepted. Otherwise, a rejected
 // function's trigger would take over the route of the worker that serves the function.
@@ -83,7 +83,7 @@ func newRegistry(c *Client) *registry {
 
 // attach makes l the current link. It queues the given messages, followed by the registrations
 // of all trigger types and functions. l must be attached to the send queue. The fence is sent
-// once the engine has settled the namespace, and the triggers once the fence has been
+// once the engine knows the worker's namespace. The triggers are sent once the fence has been
 // answered.
 func (r *registry) attach(l *link, first ...item) {
 	r.mu.Lock()
@@ -298,8 +298,8 @@ func (r *registry) unconfirmed(c *claim) bool {
 
 // pong handles the response to a fence's ping. The engine responds in order, so a function
 // that has received no response by now will never receive one; for example, access control can
-// silently deny a function. A function that has not been rejected counts as accepted, as on
-// engines that do not confirm functions.
+// silently deny a function. A function that has not been rejected is treated as accepted, as
+// on engines that do not confirm functions.
 func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
@@ -560,9 +560,9 @@ func (r *registry) disregard(f *Function) {
 	r.answered(&f.claim)
 }
 
-// isDisregarded reports whether a response for a function belongs to a disregarded
-// registration, and if so, removes that registration from the list. The engine responds in
-// order, so the response belongs to the oldest registration with the ID.
+// isDisregarded reports whether a response for a function refers to a disregarded
+// registration. If so, it removes that registration from the list. The engine responds in
+// order, so the response refers to the oldest registration with the ID.
 func (r *registry) isDisregarded(id string) bool {
 	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
 		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {
@@ -682,7 +682,6 @@ func (r *registry) routed(t *Trigger) *Trigger {
 	return nil
 }
 
-// hasRoute reports whether any of this worker's triggers has the route.
 func (r *registry) hasRoute(route string) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -741,7 +740,6 @@ func (r *registry) function(id []byte) *Function {
 	return r.renamed[string(id)]
 }
 
-// functionNamed returns the function with the given ID, or nil.
 func (r *registry) functionNamed(id string) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -773,7 +771,6 @@ func (r *registry) rejectedFunction(id string) *Function {
 	return known
 }
 
-// attached returns the current link, or nil.
 func (r *registry) attached() *link {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
