@@ -100,7 +100,7 @@ func (l *link) write() (wrote bool, err error) {
 		}
 	}
 	if n, err := out.takeRefused(); n > 0 {
-		l.client.dropped(n, err)
+		l.client.reportDropped(n, err)
 	}
 	if len(l.batch) == 0 {
 		return false, nil
@@ -160,16 +160,16 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	return wasReady, err
 }
 
-// identity identifies a connection to the engine. token is the secret that proves that the
-// connection belongs to this worker.
+// identity identifies a connection to the engine. token is the secret with which this worker
+// proves that the connection is its own.
 type identity struct{ workerID, token string }
 
 // maxIdentities limits how many earlier connections a link replaces.
 const maxIdentities = 16
 
-// dropped logs and reports that n buffered Send messages cannot be sent to the connected
+// reportDropped logs and reports that n buffered Send messages cannot be sent to the connected
 // engine.
-func (c *Client) dropped(n int, err error) {
+func (c *Client) reportDropped(n int, err error) {
 	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
 	c.reportError(public(fmt.Errorf("%d messages of Send were dropped: %w", n, err)))
 }

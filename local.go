@@ -453,8 +453,8 @@ func (r *reports) discard(it *report, reason string) {
 	r.countDrop(it, reason)
 }
 
-// release schedules a flush, because the engine has confirmed a function whose reports may
-// have been held back.
+// release is called when the engine has confirmed a function. It schedules a flush, because
+// reports for the function may have been held back.
 func (r *reports) release(*Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

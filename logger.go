@@ -343,8 +343,8 @@ func errorValue(err error) (v attribute.Value) {
 	return attribute.StringValue(err.Error())
 }
 
-// encoded converts a value by encoding it as JSON. It is used for types that value does not
-// handle otherwise.
+// encoded converts a value by encoding it as JSON. It is used for all types without a more
+// specific conversion.
 func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	b := newBuffer()
 	defer b.free()

@@ -185,7 +185,6 @@ type hidesPassword struct{ Password string }
 
 func (hidesPassword) LogValue() slog.Value { return slog.StringValue("hidden") }
 
-// JSON has no equivalent of these slog values.
 func TestSlogValues(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(newSlogHandler(provider, nil)).With("with", uint64(math.MaxUint64)).Info("m",

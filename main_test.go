@@ -155,8 +155,8 @@ func (c *collector) result() (lines int, found []string) {
 }
 
 // setSlogDefault replaces slog's default handler until the test ends. It also restores package
-// log's output, which slog.SetDefault redirects. Otherwise, the message would be lost if an
-// example calls log.Fatal.
+// log's output, which slog.SetDefault redirects. Otherwise, the message of a log.Fatal in an
+// example would be lost.
 func setSlogDefault(t *testing.T, h slog.Handler) {
 	t.Helper()
 	previous, output, flags := slog.Default(), log.Writer(), log.Flags()

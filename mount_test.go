@@ -675,7 +675,7 @@ func TestMountedReverseProxy(t *testing.T) {
 		if want := fmt.Sprintln("POST", "/up/a%2Fb?q=1", len(large), error(nil)); got.Status != http.StatusOK || got.Body != want {
 			t.Fatalf("answer = %d %q, want %q", got.Status, got.Body, want)
 		}
-		// The proxy may notice that the connection is closed before it reads the response.
+		// The proxy may find the connection closed before it has read the response.
 		if got := fetch(t, base, "POST", "/up/1?refuse", "application/octet-stream", large); got.Status != http.StatusForbidden && got.Status != http.StatusBadGateway {
 			t.Fatalf("answer = %+v, want status 403 or 502", got)
 		}

@@ -629,8 +629,8 @@ func TestConnectionShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// absentUntil returns a peer that rejects connections until come is called.
-func absentUntil(t *testing.T) (p *otelPeer, come func()) {
+// absentUntil returns a peer that rejects connections until appear is called.
+func absentUntil(t *testing.T) (p *otelPeer, appear func()) {
 	var here atomic.Bool
 	p = newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int {
 		if here.Load() {
@@ -644,7 +644,7 @@ func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 // If frames are dropped while Flush waits for them, Flush returns an error.
 func TestTelemetryFlushReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, come := absentUntil(t)
+		p, appear := absentUntil(t)
 		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(4)), MetricsEnabled: ptr(false)})
 		synctest.Wait()
 		for range 4 {
@@ -655,7 +655,7 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 		synctest.Wait() // all records are queued
 		sendLogs(t, tel.Connection(), 0, 4)
 		lost := tel.Connection().Stats().Logs.Full
-		come()
+		appear()
 		want := fmt.Sprintf("0 frames left, %d dropped", lost)
 		if err := <-flushed; suite.note(err) == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Flush: %v, want %q", err, want)

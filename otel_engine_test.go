@@ -192,9 +192,9 @@ func TestShutdownWithoutTelemetryConnection(t *testing.T) {
 	})
 }
 
-// If the telemetry connection is down, Shutdown waits for it for at most 3 s. If the
-// connection is lost during the shutdown, the 3 s start at that time. Shutdown then returns an
-// error; Run only logs it.
+// If the telemetry connection is down, Shutdown waits at most 3 s for it. If the connection is
+// lost during the shutdown, the 3 s begin with the loss. Shutdown then returns an error; Run
+// only logs it.
 func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	for name, test := range map[string]struct {
 		lostAfter time.Duration // 0 means never connected

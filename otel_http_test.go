@@ -270,7 +270,7 @@ func TestHTTPIgnoresListedURLs(t *testing.T) {
 	}
 }
 
-// An empty list ignores no URL.
+// If the list in $OTEL_FETCH_IGNORE_URLS is empty, no URL is ignored.
 func TestHTTPIgnoresNothingByDefault(t *testing.T) {
 	for _, list := range []string{"", " ", ",", " , ,"} {
 		t.Setenv("OTEL_FETCH_IGNORE_URLS", list)

@@ -49,8 +49,8 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	return &Error{Code: CodeInvalidRequest, Message: message}
 }
 
-// maxDecodeError limits the part of a decoding error, in bytes, that the caller receives. The
-// error of a type's own UnmarshalJSON method may contain the value.
+// maxDecodeError is the maximum number of bytes of a decoding error that are sent to the
+// caller. The error of a type's own UnmarshalJSON method may contain the value.
 const maxDecodeError = 200
 
 // truncated returns s if it has at most limit bytes. Otherwise, it returns the beginning of s,
@@ -65,8 +65,9 @@ func truncated(s string, limit int) string {
 // decodeAndRecycle is like decodePayload, but returns a large payload's memory to the pool.
 // Neither the handler nor the methods of its input type may retain the payload.
 func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, in any) error {
-	// The context of a traced invocation has another type. A span processor may have kept that
-	// context, and may still read the payload through [InvocationFromContext].
+	// Do not recycle the payload of a traced invocation, whose context has another type. A
+	// span processor may have kept that context, and may still read the payload through
+	// [InvocationFromContext].
 	invocation, ok := ctx.(*invocationContext)
 	if !ok || invocation.in.memory == nil || len(payload) == 0 || &payload[0] != &(*invocation.in.memory)[0] {
 		return c.decodePayload(payload, in)

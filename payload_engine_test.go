@@ -594,7 +594,6 @@ func TestCallRejectsUndecodableResultType(t *testing.T) {
 
 func pointerTo[T any](v T) *T { return &v }
 
-// keptText decodes itself.
 type keptText struct{ n int }
 
 func (k *keptText) String() string               { return "" }

@@ -298,8 +298,8 @@ func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.Nex
 // AppendAll appends the contents of r to buf.
 func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
 
-// appendAll is like AppendAll, but calls progress after each read except the first. The caller
-// has already recorded the start of the message.
+// appendAll is like AppendAll, but calls progress after each read except the first, because
+// the caller has already recorded the start of the message.
 func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 	for reads := 0; ; reads++ {
 		if len(buf) == cap(buf) { // the length of a fragmented message is unknown
@@ -330,7 +330,7 @@ func readError(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// IsClose reports whether err is the result of a Close frame from the peer.
+// IsClose reports whether err was caused by a Close frame from the peer.
 func IsClose(err error) bool {
 	var closed *websocket.CloseError
 	return errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure
