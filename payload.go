@@ -837,9 +837,9 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	return &Error{Code: CodeInvalidRequest, Message: where + ": " + reason}
 }
 
-// misspelled looks for a member whose name differs only in case from one that the given schemas
-// define. The schemas do not apply to such a member, but encoding/json would decode it as the
-// defined one.
+// misspelled looks for a member whose name differs only in case from one that the given
+// schemas define. The schemas do not apply to such a member, but encoding/json would decode it
+// as the defined one.
 func (s *inputSchema) misspelled(pointers []string, value any, path string) (string, string) {
 	switch value.(type) {
 	case map[string]any, []any:
