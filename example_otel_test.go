@@ -292,8 +292,7 @@ func ExampleTelemetry() {
 	// sell sold
 }
 
-// With WithGlobalProviders, instrumentation that uses the global providers reports to this
-// Telemetry.
+// With WithGlobalProviders, this Telemetry records everything that uses the global providers.
 func ExampleWithGlobalProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
