@@ -14,7 +14,7 @@ import (
 
 // dialect implements one generation of the worker protocol. Only the dialects know the keys of
 // the messages; the rest of the package works with functions, triggers, calls and invocations.
-// The dialect of a connection depends on the features listed in the engine's hello, so it may
+// A connection's dialect depends on the features listed in the engine's hello, so it may
 // change after a reconnect. A dialect has no state and is safe for concurrent use.
 //
 // The messages sent once per call are appended to a buffer. All other messages are values of

@@ -363,9 +363,9 @@ func parsePackage(t *testing.T, dir string, only func(name string) bool) (*token
 
 func isSource(name string) bool { return !strings.HasSuffix(name, "_test.go") }
 
-// fieldsAndMethods returns the names of all types, fields, functions, methods, constants and
+// declaredNames returns the names of all types, fields, functions, methods, constants and
 // variables in the packages that pages of docs/ mention.
-func fieldsAndMethods(t *testing.T) map[string]bool {
+func declaredNames(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
 	for _, dir := range []string{".", "iiitest", "internal/enginetest", "internal/otlpjson"} {
@@ -790,7 +790,7 @@ func TestGuaranteesPageNamesItsTests(t *testing.T) {
 // cites as evidence.
 func TestPagesNameWhatExists(t *testing.T) {
 	_, declared := exportedTypes(t)
-	for name := range fieldsAndMethods(t) {
+	for name := range declaredNames(t) {
 		declared[name] = true
 	}
 	for _, page := range pages(t) {
