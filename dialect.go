@@ -36,8 +36,8 @@ type dialect interface {
 	appendAnswer(p, id []byte, functionID string) []byte
 	// tooLarge returns the error code for a result that is too large to send.
 	tooLarge() string
-	// appendMatched and appendDelivered append to a result message. appendMatched adds the
-	// observers that match the call. appendDelivered adds that a Deliver hook has run.
+	// appendMatched appends the observers that match the call to a result message.
+	// appendDelivered marks the call as delivered by the function's Deliver hook.
 	appendMatched(p []byte, observers []*FunctionObserver) []byte
 	appendDelivered(p []byte) []byte
 

@@ -106,8 +106,8 @@ func recordedCalls(t *testing.T, name string, prefixes ...string) []recordedCall
 	return calls
 }
 
-// diffDocuments returns the difference between two JSON documents, or "". Numbers are equal
-// only if they are written identically.
+// diffDocuments returns the difference between two JSON documents, or "" if they are equal.
+// Numbers are equal only if they are written identically.
 func diffDocuments(want, got json.RawMessage) string {
 	decode := func(raw json.RawMessage) any {
 		d := json.NewDecoder(bytes.NewReader(raw))
@@ -271,7 +271,8 @@ func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts 
 	}
 }
 
-// bound maps the id of each of the engine's triggers or observers to the id of its function.
+// bound returns the engine's triggers and observers, as a map from their ids to their
+// functions' ids.
 func bound(t *testing.T, e *iiitest.Engine, c *iii.Client) map[string]string {
 	t.Helper()
 	list := map[string]string{}

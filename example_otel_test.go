@@ -292,7 +292,8 @@ func ExampleTelemetry() {
 	// sell sold
 }
 
-// With WithGlobalProviders, this Telemetry records everything that uses the global providers.
+// With WithGlobalProviders, a Telemetry also records instrumentation that uses the global
+// providers.
 func ExampleWithGlobalProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()
