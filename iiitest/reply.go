@@ -84,8 +84,8 @@ func statusOf(raw json.RawMessage) int {
 }
 
 // replyHeader converts the headers of a function's reply: an object, or an array of "Name:
-// value" strings. Invalid fields are skipped. typed reports whether there is a content type,
-// valid or not.
+// value" strings. Invalid fields are skipped. typed reports whether a content type is present,
+// even an invalid one.
 func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	field := func(name, value string) {
 		typed = typed || strings.EqualFold(name, "content-type")
