@@ -385,9 +385,9 @@ func (r storedMetric) check(path string, n otlpNode) error {
 	return fmt.Errorf("%s: no gauge, sum or histogram", path)
 }
 
-// JudgeFrame fails the test if the engine would drop any part of a frame produced by the
-// encoder. Test peers call it for every frame they receive, and tests call it for every frame
-// they examine.
+// JudgeFrame fails the test if the engine would drop any part of a frame. The frame must come
+// from the encoder. Test peers call JudgeFrame for every frame they receive, and tests call it
+// for every frame they examine.
 func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	tb.Helper()
 	if err := ValidateFrame(prefix, data); err != nil {

@@ -286,7 +286,7 @@ func pooledBuffer() []byte {
 	return make([]byte, 0, 2*smallBuffer)
 }
 
-// poolable reports whether message b's buffer is worth keeping in the pool.
+// poolable reports whether b is worth keeping in the pool.
 func poolable(b []byte) bool {
 	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
 }

@@ -94,8 +94,8 @@ func more(same int) []string {
 // span is the period in which a scenario ran.
 type span struct{ begin, end time.Time }
 
-// telemetryOf maps each telemetry scenario to the prefix of its frames, and to the key of the
-// arrays that hold the records in these frames.
+// telemetryOf holds, for each telemetry scenario, the prefix of its frames and the key of the
+// arrays of records in them.
 var telemetryOf = map[string]struct{ prefix, records string }{
 	"logs": {"LOGS", "logRecords"}, "logs-outside": {"LOGS", "logRecords"}, "log-trigger-go": {"LOGS", "logRecords"},
 	"metrics": {"MTRC", "metrics"}, "gauges": {"MTRC", "metrics"},

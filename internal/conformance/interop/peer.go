@@ -24,7 +24,7 @@ type sdk struct {
 	install func(ctx context.Context, src, cache string) (argv []string, err error)
 }
 
-// sdks lists the peers. The first one is the control group: the same program, written with
+// sdks lists the peers. The first one is the control group, whose program is written with
 // package iii.
 var sdks = []sdk{
 	{"go", "this package", "go", installGo},
