@@ -27,8 +27,8 @@ import (
 // functionSchemas holds the types whose schemas a typed handler advertises.
 type functionSchemas struct{ in, out reflect.Type }
 
-// check returns an error if one of the types cannot be decoded or encoded, in which case every
-// invocation would fail.
+// check returns an error if one of the types cannot be decoded or encoded. With such a type,
+// every invocation would fail.
 func (s functionSchemas) check() error {
 	if err := checkEncoding(s.in, true); err != nil {
 		return fmt.Errorf("argument: %w", err)

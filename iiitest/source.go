@@ -194,8 +194,8 @@ func (q *queues) added(o *observer) *wireError {
 
 func (q *queues) removed(*observer) {}
 
-// switched adds an observer to the consumers of its lane when the observer becomes active, and
-// removes it when it becomes inactive.
+// switched adds an observer that has become active to its lane's consumers, and removes an
+// observer that has become inactive.
 func (q *queues) switched(o *observer, active bool) {
 	topic, at := laneOf(o)
 	id := bindingOf(o).id

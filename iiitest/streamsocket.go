@@ -230,8 +230,8 @@ func unauthorized(result json.RawMessage) bool {
 	return decodeStrict(result, &answer) == "" && answer.Unauthorized
 }
 
-// sync sends the current state to the client. For streams in the engine's own store, no change
-// can occur between reading and queueing the state.
+// sync sends the current state to the client. For streams in the engine's own store, it holds
+// streams.mu until the state is queued, so that later changes follow the state.
 func (s *streamSocket) sync(ctx context.Context, sub subscription) {
 	input, op := map[string]any{"stream_name": sub.Stream, "group_id": sub.Group}, "list"
 	if sub.Item != nil {

@@ -534,8 +534,8 @@ func (x *webExchange) stopReading() bool {
 func (x *webExchange) read() bool { return x.body == nil || x.body.ended.Load() && x.body.complete }
 
 // respond sends a complete response. A Content-Length set by a function is sent unchanged. If
-// it is wrong, a real engine keeps the connection open. respond closes the connection instead:
-// a client that trusts the length would otherwise wait forever.
+// it is wrong, respond closes the connection. A real engine keeps the connection open, and a
+// client that trusts the length waits forever.
 func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	length := strconv.Itoa(len(body))
 	if header.find("content-length") == nil {
@@ -609,7 +609,8 @@ type framing struct {
 // over reports whether a body of known length is complete.
 func (f *framing) over() bool { return !f.chunked && !f.untilClose && f.left == 0 }
 
-// append appends part of a body. Empty parts are skipped: an empty chunk would end the body.
+// append appends part of a body. Empty parts are skipped, because an empty chunk would end the
+// body.
 func (f *framing) append(dst, data []byte) []byte {
 	switch {
 	case f.chunked && len(data) > 0:

@@ -223,8 +223,8 @@ func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}
 // disconnected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
-// write sends queued messages until the send queue is closed. It combines messages that are
-// queued together into a single network write, unless a hook must inspect each of them.
+// write sends queued messages until the send queue is closed. It combines them into larger
+// network writes, unless a hook must inspect each message.
 func (w *worker) write() {
 	defer close(w.written)
 	conn := w.conn.NetConn().(*limitedConn)

@@ -8,7 +8,7 @@ import (
 )
 
 // Source gives a console access to an engine. Its methods must be safe for concurrent use.
-// They return copies, and block the engine only while they copy.
+// They return copies, and block the engine only while copying.
 type Source interface {
 	// Engine returns the properties that do not change while the engine runs.
 	Engine() Engine

@@ -19,8 +19,8 @@ import (
 // maxFrameBytes is the maximum size of a telemetry frame. Exporters split larger batches.
 const maxFrameBytes = 8 << 20
 
-// ValidateFrame returns an error unless the engine would keep everything in a telemetry frame.
-// It applies the rules of the engine's parser, which ignores unknown keys and drops the whole
+// ValidateFrame returns an error if the engine would drop any part of a telemetry frame. It
+// applies the rules of the engine's parser, which ignores unknown keys and drops the whole
 // frame if a known key has a value of the wrong type.
 //
 // The rules come from the OTLP/JSON specification and from observing which frames an engine

@@ -226,8 +226,8 @@ func (c *Conn) watch(ctx context.Context, l Loops) {
 	}
 }
 
-// Read reads a message and appends it to buf. The time between two calls does not count as
-// silence.
+// Read reads a message and appends it to buf. [Conn.Silence] does not include the time between
+// two calls.
 func (c *Conn) Read(buf []byte) (kind int, message []byte, err error) {
 	c.touch()
 	kind, message, err = c.read(buf)
