@@ -58,8 +58,8 @@ func replyOf(result json.RawMessage) reply {
 	return r
 }
 
-// middlewareReply converts a middleware function's response. The headers must be an object,
-// and the body is always sent as JSON.
+// middlewareReply converts a middleware function's response. The headers must be an object.
+// The body is always sent as JSON.
 func middlewareReply(response json.RawMessage) reply {
 	members := membersOf(response)
 	r := reply{status: statusOf(members["status_code"]), body: members["body"]}

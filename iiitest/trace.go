@@ -119,7 +119,7 @@ const functionBaggage = "iii.function.id"
 
 // toCallee returns the trace context passed to the callee when a worker makes a call: the
 // caller's context as the engine rewrites it, with the callee's function id added to the
-// baggage. If the call has neither header, the callee receives no trace context.
+// baggage. If both headers are missing, the callee receives no trace context.
 func toCallee(traceparent, header *string, functionID string) traceContext {
 	var t traceContext
 	if traceparent == nil && header == nil {

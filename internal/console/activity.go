@@ -22,8 +22,8 @@ type second struct {
 	latencies         latencies
 }
 
-// activity counts invocations, both in each of the last activitySeconds seconds and in total
-// for each function. It is guarded by its Recorder's lock.
+// activity counts invocations: for each of the last activitySeconds seconds, and in total for
+// each function. It is guarded by its Recorder's lock.
 type activity struct {
 	seconds   [activitySeconds]second
 	functions map[functionKey]*figures

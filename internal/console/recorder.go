@@ -140,7 +140,7 @@ func (r *Recorder) latest() uint64 {
 }
 
 // since returns copies of the invocations that have changed since the given change number, in
-// the order in which they changed. It returns at most limit of them, and the change number for
+// the order in which they changed. It returns at most limit copies, and the change number for
 // the next call.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()

@@ -144,8 +144,8 @@ func skipNested(b []byte, i int) int {
 			}
 			continue
 		}
-		// In ascii, the high bit is set in each byte that is ASCII. In each sum below, it is
-		// set in each byte that differs from the character being sought.
+		// The high bit of each byte of ascii is set if w's byte is ASCII. The high bit of each
+		// byte of the sums below is set if w's byte differs from the character being sought.
 		low, ascii := w&^highs, ^w&highs
 		within := (ascii&^((low^'"'*ones)+lows))>>7*ones ^ inside // only the low bits matter
 		outside := ascii &^ (within << 7)

@@ -126,7 +126,8 @@ func (e *Encoder) reset() {
 }
 
 // level prepares a new head for level i. It closes that level and the levels below it, and
-// returns an empty buffer. The caller appends the head to the buffer and stores it in levels.
+// returns an empty buffer. The caller appends the head to the buffer and stores the buffer in
+// levels.
 func (e *Encoder) level(i int) []byte {
 	for e.open > i {
 		e.open--

@@ -12,8 +12,9 @@ import (
 var metricSignal = signal{PrefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
 
 // Metrics encodes the metrics collected by a reader. The engine stores gauges, sums and
-// histograms with explicit bounds. It silently drops other kinds, so these are converted. The
-// slice is valid until [Encoder.Done], and its frames' data remains valid after that.
+// histograms with explicit bounds. Because it silently drops other kinds, Metrics converts
+// these. The slice is valid until [Encoder.Done], and its frames' data remains valid after
+// that.
 func (e *Encoder) Metrics(rm *metricdata.ResourceMetrics) []Frame {
 	e.batch(&metricSignal)
 	e.setResource(rm.Resource)

@@ -29,7 +29,7 @@ const (
 	CloseTimeout = time.Second
 
 	// smallBuffer is the largest read buffer that a connection keeps between messages. Larger
-	// buffers are pooled, so idle connections hold none of them.
+	// buffers are pooled, so that idle connections do not hold any.
 	smallBuffer = 64 << 10
 
 	// maxPooledBuffer is the largest read buffer that is pooled.

@@ -4,8 +4,8 @@
 //
 //	filter [-cases 100000] [-seed 1]
 //
-// The reference is the published crate, used by the program in the directory reference.
-// Building that program requires cargo.
+// The reference implementation is a published crate. The program in the directory reference
+// uses the crate. Building it requires cargo.
 package main
 
 import (

@@ -24,8 +24,8 @@ func named(list []scenario, name string) scenario {
 	return list[slices.IndexFunc(list, func(s scenario) bool { return s.name == name })]
 }
 
-// calling holds the scenarios about calls for every engine version but the first, which has
-// more detailed ones.
+// calling holds the scenarios about calls for engines 0.25 and 0.26. Engine 0.23 has more
+// detailed ones.
 var calling = []scenario{
 	{"result", "results, in both directions", func(ctx context.Context, t *trial) {
 		for _, v := range values {
@@ -586,7 +586,7 @@ func (t *trial) observe(ctx context.Context, source iii.Source, target string, o
 }
 
 // watch is like observe, but also registers the target. The harness records the calls to the
-// target, and next returns them.
+// target; trial.next returns them.
 func (t *trial) watch(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	f := t.listenHere(target, nil, 0)
 	t.after(func() { unregister(f) })
