@@ -109,7 +109,6 @@ func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	return header, typed
 }
 
-// addValid adds a field if its name and value are valid.
 func (h *webHeader) addValid(name, value string) {
 	if name = strings.ToLower(name); validHeader(name, value) {
 		h.add(name, value)

@@ -29,7 +29,6 @@ type peer struct {
 	waiting  map[string]chan peerFrame
 }
 
-// peerFrame contains the message fields that peer uses.
 type peerFrame struct {
 	Type         string           `json:"type"`
 	ID           string           `json:"id"`

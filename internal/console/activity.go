@@ -122,7 +122,7 @@ func (l *latencies) quantile(q float64) time.Duration {
 	return stepEnd(len(l) - 1)
 }
 
-// Activity is the recent activity as sent to the page.
+// Activity describes an engine's recent invocations, as sent to the page.
 type Activity struct {
 	Now       int64              `json:"now"` // seconds since 1970
 	Running   int                `json:"running"`

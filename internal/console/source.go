@@ -18,7 +18,7 @@ type Source interface {
 	// is false.
 	Function(namespace, id string) (detail json.RawMessage, ok bool)
 
-	// Changes returns counters of the changes to the engine's data.
+	// Changes returns the numbers of changes to the engine's data so far.
 	Changes() Changes
 	// Spans returns the latest spans, up to limit, oldest first.
 	Spans(limit int) []iii.StoredSpan

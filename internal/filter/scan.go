@@ -362,7 +362,8 @@ func shortLength(w uint64) int {
 	return n / 8
 }
 
-// sameKey reports whether raw, the contents of a JSON string, equals key.
+// sameKey reports whether raw, the contents of a JSON string, equals key. escaped reports
+// whether raw contains escapes.
 func sameKey(raw []byte, escaped bool, key string) bool {
 	if escaped {
 		order, _ := compareEscaped(raw, key)

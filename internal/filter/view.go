@@ -169,7 +169,8 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 	}
 }
 
-// hash builds an object's hash table. Of members with equal keys, only the last is entered.
+// hash builds an object's hash table. If several members have the same key, only the last one
+// is added.
 func (v *view) hash(b []byte, n *node) {
 	n.size = 16
 	for n.size < 2*n.count {

@@ -295,7 +295,7 @@ func poolable(b []byte) bool {
 // the message.
 func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.NextReader() }
 
-// AppendAll appends the contents of r to buf.
+// AppendAll appends the contents of r to buf and returns the extended buffer.
 func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
 
 // appendAll is like AppendAll, but calls progress after each read except the first.

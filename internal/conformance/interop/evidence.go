@@ -130,7 +130,7 @@ func telemetryEvidence(frames []frame, scenario, service string, during span) []
 	return list
 }
 
-// below collects the elements of all arrays under the given key in a JSON value.
+// below collects the elements of all arrays under the given key, at any depth.
 func below(v any, name string) []any {
 	var list []any
 	switch v := v.(type) {
