@@ -22,7 +22,7 @@ type route struct {
 	open       bool // the observer is active
 }
 
-// routeTable provides the http trigger type.
+// routeTable provides the http trigger type and the source http::on-request.
 type routeTable struct {
 	mu   sync.Mutex
 	list []*route

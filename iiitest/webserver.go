@@ -623,9 +623,10 @@ func (f *framing) append(dst, data []byte) []byte {
 	return append(dst, data...)
 }
 
-// encodeHead appends to dst the head of the response to r, whose body has the given length.
-// The fields and their order are those of the engine's HTTP library. last reports whether the
-// connection ends after the response. ok is false if fields of header contradict each other.
+// encodeHead appends a response's head to dst. The response is for r, and its body has the
+// given length. The fields and their order are those of the engine's HTTP library. last
+// reports whether the connection ends after the response. ok is false if fields of header
+// contradict each other.
 func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length int64) (out []byte, f framing, last, ok bool) {
 	connect := r.method == http.MethodConnect && status >= 200 && status < 300
 	last = !r.keepAlive || connect || status == http.StatusSwitchingProtocols

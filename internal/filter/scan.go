@@ -350,8 +350,8 @@ func lastOf(b []byte, i int, first uint64) bool {
 	}
 }
 
-// shortLength returns the length of a string, given the eight bytes after its opening quote.
-// It returns 8 if the string is longer or contains escapes.
+// shortLength returns a string's length, given the eight bytes after its opening quote. It
+// returns 8 if the string is longer or contains escapes.
 func shortLength(w uint64) int {
 	quotes, escapes := w^'"'*ones, w^'\\'*ones
 	quotes, escapes = (quotes-ones)&^quotes&highs, (escapes-ones)&^escapes&highs
@@ -483,7 +483,7 @@ func whole(raw []byte) []byte {
 	return raw[start:end]
 }
 
-// kindOf returns the type of a value, as determined by its first byte.
+// kindOf returns a value's type, as determined by its first byte.
 func kindOf(raw []byte) kind {
 	switch raw[0] {
 	case '"':

@@ -249,8 +249,8 @@ func isSchema(v *value) bool { return v.kind == object || v.kind == boolean }
 // notFollowed lists the keywords that may allow members besides those in properties.
 var notFollowed = []string{"patternProperties", "anyOf", "oneOf", "allOf", "if", "dependentSchemas", "unevaluatedProperties"}
 
-// step returns the schema of the member or element s of a place. If the place's own schema
-// rules s out, both results are zero.
+// step returns the schema of a place's member or element s. If the place's own schema rules s
+// out, both results are zero.
 func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	v, keyword := at.format.resolve(at.schema)
 	switch {

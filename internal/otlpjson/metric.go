@@ -131,7 +131,7 @@ func (e *Encoder) appendTimes(b []byte, start, at uint64) []byte {
 	return e.clock.appendTime(b, at)
 }
 
-// appendNumber appends a finite number as the value of a data point.
+// appendNumber appends a finite number as a data point's value.
 func appendNumber[N int64 | float64](b []byte, n N) []byte {
 	switch n := any(n).(type) {
 	case int64:
