@@ -65,7 +65,7 @@ func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	// The log record about an invalid frame must not contain data from the frame.
-	lines := ask[struct {
+	lines := callBuiltin[struct {
 		Logs []struct {
 			Body       string
 			Attributes map[string]any

@@ -101,7 +101,7 @@ func (t *traceTriggers) added(list []spanRecord) {
 }
 
 // observed passes finished spans to the observers of observability::on-span. It omits spans of
-// the observers' targets, which would cause an endless loop.
+// these observers' targets, because each delivery would cause another one.
 func (t *traceTriggers) observed(list []spanRecord) {
 	const source = "observability::on-span"
 	for i := range list {

@@ -29,7 +29,7 @@ const (
 	CloseTimeout = time.Second
 
 	// smallBuffer is the largest read buffer that a connection keeps between messages. Larger
-	// buffers are pooled, so idle connections hold none of them.
+	// buffers are pooled, so that idle connections do not hold any.
 	smallBuffer = 64 << 10
 
 	// maxPooledBuffer is the largest read buffer that is pooled.
@@ -226,8 +226,8 @@ func (c *Conn) watch(ctx context.Context, l Loops) {
 	}
 }
 
-// Read reads a message and appends it to buf. The time between two calls does not count as
-// silence.
+// Read reads a message and appends it to buf. [Conn.Silence] does not include the time between
+// two calls.
 func (c *Conn) Read(buf []byte) (kind int, message []byte, err error) {
 	c.touch()
 	kind, message, err = c.read(buf)
@@ -286,7 +286,7 @@ func pooledBuffer() []byte {
 	return make([]byte, 0, 2*smallBuffer)
 }
 
-// poolable reports whether message b's buffer is worth keeping in the pool.
+// poolable reports whether b is worth keeping in the pool.
 func poolable(b []byte) bool {
 	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
 }
@@ -295,7 +295,7 @@ func poolable(b []byte) bool {
 // the message.
 func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.NextReader() }
 
-// AppendAll appends the contents of r to buf.
+// AppendAll appends the contents of r to buf and returns the extended buffer.
 func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
 
 // appendAll is like AppendAll, but calls progress after each read except the first, because
