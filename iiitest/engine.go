@@ -213,7 +213,7 @@ func (e *Engine) workerHandler(g *guard) http.Handler {
 }
 
 // capabilitiesHeader tells workers how the engine has configured its end of a connection, so
-// that they can configure theirs in the same way.
+// that they can configure theirs to match.
 const capabilitiesHeader = "X-Iii-Capabilities"
 
 func (e *Engine) listen() error {
@@ -410,7 +410,7 @@ func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// answerPings makes conn answer each ping twice, as the engine does: once in its WebSocket
+// answerPings makes conn answer each ping twice, as a real engine does: once in its WebSocket
 // library and once in its own code.
 func answerPings(conn *websocket.Conn) {
 	conn.SetPingHandler(func(payload string) error {

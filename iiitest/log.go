@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// maxLogs is the number of records to keep, as in the engine. The oldest are dropped
+	// maxLogs is the number of records to keep, as in a real engine. The oldest are dropped
 	// first.
 	maxLogs = 1000
 	// maxLogsBehind is the maximum number of records that wait for a slow subscriber. The
@@ -190,7 +190,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 	return nil
 }
 
-// rustDebug formats an optional id as the engine does in its own records.
+// rustDebug formats an optional id as a real engine does in its own records.
 func rustDebug(id *string) string {
 	if id == nil {
 		return "None"
@@ -226,7 +226,7 @@ func (l *logs) add(r *logRecord) {
 	l.records.add(r)
 	l.changes.Add(1)
 	level := strings.ToLower(r.severityText)
-	l.engine.observers.occur(context.Background(), "observability::on-log", func() json.RawMessage {
+	l.engine.observers.queueEvent(context.Background(), "observability::on-log", func() json.RawMessage {
 		payload := r.payload()
 		payload["level"] = level
 		return canonicalValid(mustEncode(payload))

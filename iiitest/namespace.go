@@ -147,7 +147,7 @@ func (w *worker) apply(m any, ns string) {
 	case *observerAckMessage:
 		w.e.observers.acked(w, ns, *m)
 	case *invocationsObservedMessage:
-		w.e.observers.reported(w, ns, *m)
+		w.e.observers.handleReport(w, ns, *m)
 	case *localStatsMessage:
 		w.e.observers.counted(w, ns, *m)
 	case *registerServiceMessage:

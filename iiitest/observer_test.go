@@ -906,7 +906,7 @@ func TestConsoleShowsObservers(t *testing.T) {
 	})
 }
 
-// This test uses a hook that delays results, drops acknowledgments and sends unknown messages.
+// A hook can delay results, drop acknowledgments and add unknown messages.
 func TestHookWithholdsObserveFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

@@ -245,8 +245,8 @@ func (p *player) open(e event) {
 	go w.read()
 }
 
-// ending returns the worker whose connection an event reports as closed: the oldest worker
-// with the event's worker name for which done returns false.
+// ending returns the worker whose connection closed in a recorded event. If several workers
+// have had the event's name, it is the oldest for which done returns false.
 func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
 	for _, w := range p.earlier {
 		if w.name == e.Worker && !done(w) {
