@@ -57,7 +57,7 @@ func request(t *testing.T, e *iiitest.Engine, method, target, contentType, body 
 	return resp.StatusCode, string(text), resp.Header
 }
 
-// When a handler exceeds its time limit, its caller receives an error at once. The handler
+// When a handler exceeds its time limit, its caller receives an error immediately. The handler
 // still counts as running until it returns.
 func TestHandlerTimeout(t *testing.T) {
 	const limit = 3 * time.Second

@@ -1255,7 +1255,7 @@ func (h *hosting) recoverMatch(f *Function, keys *[]string) {
 	}
 }
 
-// matches appends the observers that select the given status and whose filters match d.
+// matches appends to dst the observers that select the given status and whose filters match d.
 func (s *activeSet) matches(dst []*FunctionObserver, status string, d *filter.Document) []*FunctionObserver {
 	if status == statusError {
 		return s.failure.AppendMatches(dst, d)

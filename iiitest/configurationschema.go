@@ -844,8 +844,9 @@ func (n *schemaNode) errors(v *schemaValue) []string {
 
 func (e *evaluation) valid(n *schemaNode, v *schemaValue) bool { return len(e.errors(n, v)) == 0 }
 
-// enter runs f in the scope of the step's resource. It does nothing if the step is already in
-// progress, because a loop adds no violations.
+// enter runs f in the scope of the step's resource. If the step is already in progress, enter
+// does nothing, because validating the same value against the same schema again finds no
+// further violations.
 func (e *evaluation) enter(step schemaStep, f func()) {
 	if e.active[step] {
 		return

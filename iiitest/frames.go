@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii/internal/fifo"
 )
 
-// Direction tells whether a message was sent by a worker or by the engine.
+// Direction indicates whether a message was sent by a worker or by the engine.
 type Direction int
 
 const (

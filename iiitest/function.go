@@ -141,8 +141,8 @@ func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 	e.observers.hostChanged(k)
 }
 
-// has reports whether the function exists on connections that use protocol p. If strict is
-// false, it ignores that a later protocol removed the function.
+// has reports whether the function exists on connections that use protocol p. Unless strict is
+// set, has also returns true for protocols from which the function was removed.
 func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }

@@ -184,7 +184,7 @@ func TestRouteTakenOver(t *testing.T) {
 	c.want(`{"type":"triggerregistrationresult","id":"bad","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed","message":"api_path is required for http triggers"}}`)
 }
 
-// A real engine never recovers from the registration of such a route. The development engine
+// Registering one of these routes breaks a real engine permanently. The development engine
 // rejects them, and all other routes keep working.
 func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	e := Start(t)
