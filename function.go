@@ -426,8 +426,8 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 // engine's environment variables that hold the secrets, not the secrets themselves. If the
 // engine rejects the URL, it does not report an error, and the function does not exist.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
-	// The engine would not report an invalid URL. The error omits the URL, because it may
-	// contain a secret.
+	// Check the URL here, because the engine does not report an invalid one. The error omits
+	// the URL, which may contain a secret.
 	if u, err := url.Parse(cfg.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("iii: function %q: URL of HTTPInvocationConfig is not an http or https address", id)
 	}

@@ -58,7 +58,7 @@ func request(t *testing.T, e *iiitest.Engine, method, target, contentType, body 
 }
 
 // When a handler exceeds its time limit, its caller receives an error immediately. The handler
-// still counts as running until it returns.
+// is still counted as running until it returns.
 func TestHandlerTimeout(t *testing.T) {
 	const limit = 3 * time.Second
 	type handler func(ctx context.Context) error

@@ -57,8 +57,8 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 	}
 }
 
-// A 204 response has no body. It always has a content type, because the engine would otherwise
-// add one.
+// A 204 response has no body, but always sets a content type. Without one, the engine would
+// send the Content-Length of an empty JSON object.
 func TestTypedRouteWithoutContent(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -166,8 +166,8 @@ func (t *channelTable) stopExpiry() {
 	}
 }
 
-// expireChannel removes a channel unless both ends have been taken. If a writer is connected,
-// it is disconnected. If a reader is connected, it sees the channel end normally.
+// expireChannel removes a channel unless both ends have been taken. A connected writer is
+// disconnected. For a connected reader, the channel ends normally.
 func (e *Engine) expireChannel(ch *channel) {
 	ch.mu.Lock()
 	complete := ch.taken.reading && ch.taken.writing

@@ -109,8 +109,8 @@ func (c *cron) workerLeft(b binding) {
 }
 
 // run runs a job until ctx is canceled or the schedule ends. It computes the next run when the
-// previous one has finished, so runs never overlap, and ticks that are due during a run are
-// skipped.
+// previous one has finished. Runs therefore never overlap, and ticks that are due during a run
+// are skipped.
 func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) {
 	for after := time.Now(); ; {
 		due, ok := schedule.Next(after)

@@ -125,8 +125,8 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 	return time.Unix(0, nanoseconds).Add(-time.Duration(ms) * time.Millisecond)
 }
 
-// deviations lists the deliberate differences between this engine and the recorded one, by
-// scenario and path. The test fails if one of them does not occur.
+// deviations lists the deliberate differences between the development engine and the recorded
+// one, by scenario and path. The test fails if one of them does not occur.
 //
 // No recording covers these deliberate differences:
 //   - A response with a wrong Content-Length ends its connection. The recorded engine leaves

@@ -379,9 +379,9 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*
 	return conn, nil
 }
 
-// refusesHandshake rejects a request that is not a WebSocket handshake, using the same
-// messages as the engine's HTTP library, and reports whether it did. It leaves all other
-// handshake errors to upgrade.
+// refusesHandshake rejects a request that is not a WebSocket handshake, and reports whether it
+// did. The error messages are those of a real engine's HTTP library. All other handshake
+// errors are left to upgrade.
 func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	status, reason := http.StatusBadRequest, ""
 	switch {

@@ -67,7 +67,7 @@ type Verdict struct {
 	// Replace, if not nil, contains the messages to deliver in place of the original. An empty
 	// slice that is not nil drops the original.
 	Replace []json.RawMessage
-	// Cut ends the connection after the message, without a Close frame.
+	// Cut closes the connection after the message, without a Close frame.
 	Cut bool
 }
 

@@ -222,7 +222,7 @@ func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	}
 }
 
-// The router accepts only one wildcard at a position, even for different methods.
+// Routes must not have different wildcards at the same position, even for different methods.
 func TestConflictingWildcardsAreRejected(t *testing.T) {
 	const names = "routes with identical structure but different path-parameter names are not supported"
 	const rest = "a wildcard that takes the rest of a path shares its place with no other"

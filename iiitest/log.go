@@ -170,7 +170,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 		}
 	}
 	if s >= severityInfo {
-		// The engine also logs the message as a record of its own. Subscribers receive both
+		// The engine also logs the message as a separate record. Subscribers receive both
 		// records.
 		line := map[string]any{
 			"service": service, "trace_id": rustDebug(in.TraceID), "span_id": rustDebug(in.SpanID),

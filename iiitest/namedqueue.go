@@ -13,8 +13,8 @@ import (
 
 // QueueConfig configures how the jobs of a named queue run. The fields and their defaults are
 // those of queue_configs in the configuration of the engine's queue worker. A zero field
-// selects the default. There are no settings for polling and priorities, because this engine
-// runs each job as soon as it is due, within the limit set by Concurrency.
+// selects the default. There are no settings for polling and priorities, because the
+// development engine runs each job as soon as it is due, within the limit set by Concurrency.
 type QueueConfig struct {
 	// MaxRetries is the maximum number of attempts, including the first. The default is 3.
 	MaxRetries int `json:"max_retries"`

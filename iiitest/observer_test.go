@@ -705,7 +705,6 @@ func TestGuardedObservers(t *testing.T) {
 	})
 }
 
-// TestEngineSources covers the sources that the engine hosts.
 func TestEngineSources(t *testing.T) {
 	t.Run("http", func(t *testing.T) {
 		e := Start(t)

@@ -95,7 +95,7 @@ func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observer
 		}
 		var offer bid
 		if err := o.Call(ctx, call.Input, &offer); err != nil {
-			continue // a failed call counts as no bid
+			continue // a failed call is treated as no bid
 		}
 		if best.Carrier == "" || offer.Price < best.Price {
 			best = offer
