@@ -183,7 +183,8 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 	})
 }
 
-// noWorker logs that an event did not reach a trigger's function.
+// noWorker logs that an event was lost because err prevented the call to the trigger's
+// function.
 func (e *Engine) noWorker(b binding, err *wireError) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
@@ -192,7 +193,7 @@ func (e *Engine) noWorker(b binding, err *wireError) {
 // the trigger has disconnected.
 const triggerAway = "the worker that registered the trigger has left"
 
-// workerAway logs that an event was lost because no worker could receive it.
+// workerAway logs that an event was lost for the given reason.
 func (e *Engine) workerAway(b binding, reason string) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "error", reason)
 }

@@ -212,8 +212,8 @@ func (e *Engine) workerHandler(g *guard) http.Handler {
 	})
 }
 
-// capabilitiesHeader tells workers how the engine has configured its end of a connection, so
-// that they can configure theirs to match.
+// capabilitiesHeader is the response header that tells workers how the engine has configured
+// its end of a connection, so that they can configure theirs to match.
 const capabilitiesHeader = "X-Iii-Capabilities"
 
 func (e *Engine) listen() error {

@@ -432,12 +432,12 @@ type object struct{ b []byte }
 // message starts a protocol message of the given type.
 func message(typ string) *object { return largeMessage(typ, 0) }
 
-// largeEnough is the room that a message needs in addition to its largest values.
-const largeEnough = 240
+// messageOverhead is the room that a message needs in addition to its largest values.
+const messageOverhead = 240
 
 // largeMessage is like message, but reserves room for values of the given total length.
 func largeMessage(typ string, length int) *object {
-	o := &object{b: make([]byte, 0, length+largeEnough)}
+	o := &object{b: make([]byte, 0, length+messageOverhead)}
 	return o.str("type", typ)
 }
 

@@ -66,7 +66,7 @@ type logRecord struct {
 	size                    int // size as JSON; 0 for records of the engine
 }
 
-// payload returns the event for the log trigger.
+// payload returns the record as the payload of a log trigger.
 func (r *logRecord) payload() map[string]any {
 	attributes := r.attributes
 	if attributes == nil {
@@ -198,7 +198,7 @@ func rustDebug(id *string) string {
 	return `Some("` + *id + `")`
 }
 
-// engineLine creates a record that the engine logs itself.
+// engineLine creates one of the engine's own log records.
 func engineLine(s severity, message string, attributes map[string]any) *logRecord {
 	now, scope := uint64(time.Now().UnixNano()), "tracing"
 	return &logRecord{
