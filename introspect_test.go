@@ -188,7 +188,7 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 			t.Errorf("line %d: %v, %v", call.line, err, encodeErr)
 			continue
 		}
-		if diff := sameDocument(call.result, doc); diff != "" {
+		if diff := diffDocuments(call.result, doc); diff != "" {
 			t.Errorf("line %d: %s (-recorded +got):\n%s", call.line, call.functionID, diff)
 		}
 	}

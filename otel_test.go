@@ -691,7 +691,7 @@ var telemetryRequirements = []struct {
 	{"telemetry arrives at least once", []string{"TestR13TelemetryArrives", "TestTelemetryReconnectLosesNothing"}},
 	{"after Flush, the engine has everything", []string{"TestR14FlushMeansReceived", "TestFlushWaitsForALatePeer", "TestFlushWithoutAPeerEndsWithItsContext"}},
 	{"recording never waits for the network", []string{"TestR15RecordingNeverWaits", "BenchmarkLogRecord"}},
-	{"no secret is revealed", []string{"TestR19NoSecretOfTelemetryIsTold", "TestMain"}},
+	{"no secret is revealed", []string{"TestR19NoTelemetrySecretLeaks", "TestMain"}},
 	{"an invalid value loses no frame", []string{"TestValidatorAgreesWithEngine", "TestValidator", "TestEncodeAnything", "FuzzEncode", "TestEncodeValue"}},
 	{"a recorded worker's telemetry is reproduced", []string{"TestGoldenTelemetry"}},
 }

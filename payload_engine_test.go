@@ -138,7 +138,7 @@ func TestRecordedPayloadsReachTypedHandlers(t *testing.T) {
 				if kind == "any" {
 					want = viaAny(t, want)
 				}
-				if diff := sameDocument(want, got.Result); diff != "" {
+				if diff := diffDocuments(want, got.Result); diff != "" {
 					t.Errorf("line %d: %s (-recorded +handled):\n%s", event.line, f.FunctionID, diff)
 				}
 			}

@@ -2208,9 +2208,9 @@ func TestR19BadAddresses(t *testing.T) {
 	}
 }
 
-// TestR19NoSecretIsTold puts secrets wherever the client accepts them and provokes errors of
+// TestR19NoSecretLeaks puts secrets wherever the client accepts them and provokes errors of
 // every kind. No log line and no error may contain a secret.
-func TestR19NoSecretIsTold(t *testing.T) {
+func TestR19NoSecretLeaks(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	options := func(p *peer, more ...Option) []Option {
 		return append([]Option{
@@ -2637,7 +2637,7 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 
 // R19: no error and no log line about telemetry contains a secret from an address, a header or
 // an environment variable.
-func TestR19NoSecretOfTelemetryIsTold(t *testing.T) {
+func TestR19NoTelemetrySecretLeaks(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	log := slog.New(slog.NewJSONHandler(found, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	handler := otel.GetErrorHandler()

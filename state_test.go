@@ -86,7 +86,7 @@ func TestStateValues(t *testing.T) {
 		if err != nil || !ok {
 			t.Errorf("%s: found %v, error %v", doc, ok, err)
 		}
-		if diff := sameDocument(json.RawMessage(doc), got); diff != "" {
+		if diff := diffDocuments(json.RawMessage(doc), got); diff != "" {
 			t.Errorf("%s (-set +got):\n%s", doc, diff)
 		}
 	}
@@ -197,7 +197,7 @@ func TestStateAsRecorded(t *testing.T) {
 		if want == nil {
 			want = json.RawMessage("null")
 		}
-		if diff := sameDocument(want, doc); diff != "" {
+		if diff := diffDocuments(want, doc); diff != "" {
 			t.Errorf("line %d: result of %s (-recorded +got):\n%s", call.line, call.functionID, diff)
 		}
 	}

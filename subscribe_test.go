@@ -443,7 +443,7 @@ func TestSubscribeAsRecorded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := sameDocument(json.RawMessage(sent[i]), got); diff != "" {
+		if diff := diffDocuments(json.RawMessage(sent[i]), got); diff != "" {
 			t.Errorf("message %d (-recorded +read):\n%s", i, diff)
 		}
 		i++
