@@ -113,8 +113,8 @@ func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 // second would then appear stalled for minutes.
 const progressBuffer = 256 << 10
 
-// limitStall fails a frame if its write makes no progress for d. The limit applies until a
-// deadline is set; 0 means no limit. limitStall must be called before the writer opens.
+// limitStall makes the write of a frame fail after d without progress. The limit applies until
+// a deadline is set; 0 means no limit. limitStall must be called before the writer opens.
 func (w *ChannelWriter) limitStall(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -123,7 +123,7 @@ func (w *ChannelWriter) limitStall(d time.Duration) {
 	}
 }
 
-// hurryUp fails a frame if its write makes no progress for d, even if a deadline is set.
+// hurryUp makes the write of a frame fail after d without progress, even if a deadline is set.
 func (w *ChannelWriter) hurryUp(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,7 +163,7 @@ func (w *ChannelWriter) applyLimit() {
 }
 
 // Write sends p in frames of at most 64 KiB. It blocks while the channel is full. If the
-// reader has disconnected, the error is an [ErrChannelClosed].
+// reader has disconnected, the error matches [ErrChannelClosed].
 func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	if err := w.lock(); err != nil {
 		return 0, err

@@ -680,7 +680,7 @@ func captureDefault(t *testing.T) *logLines {
 	return &l
 }
 
-// Without WithLogger, the client logs the first failed attempt to connect once. WithLogger
+// Without WithLogger, the client logs only the first failed attempt to connect. WithLogger
 // suppresses that line, even with a nil logger.
 func TestFirstConnectFailureIsLoggedWithoutLogger(t *testing.T) {
 	var own logLines

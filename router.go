@@ -26,8 +26,8 @@ type RouterOptions struct {
 // methods are safe for concurrent use.
 type Router struct{ f *Function }
 
-// Err returns an error if the engine has rejected the router or any of its routes, and nil
-// otherwise. If the router's function was rejected, Err returns a *[RejectedError], as
+// Err returns an error if the engine has rejected the router's function or any of its routes,
+// and nil otherwise. If the function was rejected, Err returns a *[RejectedError], as
 // [Function.Err] does. If only routes were rejected, Err joins their *[Error]s.
 func (r *Router) Err() error {
 	if err := r.f.refused.Load(); err != nil {

@@ -17,9 +17,8 @@ import (
 // error explains why and is not an [*Error]; a Set, Update or Delete has taken effect in that
 // case.
 //
-// A null counts as no value: neither the engine's responses nor this type distinguish a stored
-// null from a missing value. Each change fires the triggers with a matching
-// [StateTriggerConfig].
+// A stored null is treated as a missing value, because the engine's responses do not
+// distinguish the two. Each change fires the triggers with a matching [StateTriggerConfig].
 type State[T any] struct {
 	client *Client
 	scope  string
@@ -84,8 +83,8 @@ func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 type SetResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
-	// HadOld reports whether there was a previous value. A stored null counts as no value,
-	// because the engine does not distinguish the two.
+	// HadOld reports whether there was a previous value. A stored null is treated as a missing
+	// value, because the engine does not distinguish the two.
 	HadOld bool
 	// New is the value that is now stored, as returned by the engine. A null decodes as the
 	// zero value.

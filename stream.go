@@ -11,7 +11,7 @@ import "context"
 // [WithCallTimeout] and by ctx. Their errors are those of [Client.Call], including an [*Error]
 // with the engine's code, such as STREAM_SET_ERROR. If a stored value cannot be decoded as T,
 // the error explains why and is not an [*Error]; a Set, Update or Delete has taken effect in
-// that case. As in [State], a null counts as no value.
+// that case. As in [State], a stored null is treated as a missing value.
 //
 // By default, the engine stores items in memory. If a worker provides the stream
 // ([Client.HandleStream]), the engine calls that worker instead.

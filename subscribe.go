@@ -39,8 +39,8 @@ type SubscribeOptions struct {
 	// TLSConfig configures TLS for wss addresses, as in [WithTLSConfig]. It is copied at the
 	// start of each loop. Default: the crypto/tls defaults.
 	TLSConfig *tls.Config
-	// Reconnection configures reconnecting, as in [WithReconnection]. The zero value retries
-	// indefinitely. MaxPendingMessages has no effect.
+	// Reconnection configures the retry delays and the number of attempts, as in
+	// [WithReconnection]. The zero value retries indefinitely. MaxPendingMessages has no effect.
 	Reconnection ReconnectionConfig
 	// DialContext opens network connections. Default: a net.Dialer that honors the proxy
 	// environment variables.

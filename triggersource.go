@@ -541,9 +541,9 @@ func (c *Client) stableID(t *triggerSpec) string {
 }
 
 // adapt creates an adapter between the observer and t's function if the trigger needs one and
-// the function is not registered in this process. If ask is true, adapt also sends the
+// the function is not registered in this process. If register is true, adapt also sends the
 // adapter's registration.
-func (r *registry) adapt(t *Trigger, ask bool) {
+func (r *registry) adapt(t *Trigger, register bool) {
 	if t.adapter != nil || t.spec.observe != nil || !r.link.dialect().answers(&t.claim) ||
 		t.own && r.target(t) != nil || !t.spec.needsAdapter() {
 		return
@@ -555,7 +555,7 @@ func (r *registry) adapt(t *Trigger, ask bool) {
 	t.adapter, t.spec.adapterID = f, id
 	r.functionByID[id] = f
 	r.functions = append(r.functions, f)
-	if ask {
+	if register {
 		r.ask(&f.claim)
 	}
 }

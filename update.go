@@ -395,8 +395,8 @@ func OpMerge(value any, path ...string) UpdateOp {
 }
 
 // OpIncrement increments the number at path by the given amount. path is a single literal key
-// of the item, or "" for the item itself. A missing number counts as 0. Integers stay exact up
-// to 2^64-1, and a number that was written as a float stays a float.
+// of the item, or "" for the item itself. A missing number is treated as 0. Integers stay
+// exact up to 2^64-1, and a number that was written as a float stays a float.
 func OpIncrement(path string, by int64) UpdateOp {
 	return UpdateOp{Op: UpdateIncrement{Type: UpdateOpTypeIncrement, Path: path, By: by}}
 }
