@@ -570,8 +570,8 @@ func checkLive(t *testing.T, c *iii.Client, want int) {
 	}
 }
 
-// A standby's readiness probe succeeds, so that the orchestrator continues, even though
-// Ready returns an error.
+// A standby's readiness probe succeeds even though Ready returns an error. Otherwise, the
+// orchestrator would wait forever.
 func TestStandbyPassesReadinessProbe(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		setup := func(parameter string) func(*replica) {

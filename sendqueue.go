@@ -479,7 +479,7 @@ const (
 
 // flush waits until the engine has read every request accepted before the call, as confirmed
 // by the pong to a later ping. It waits at most fenceTimeout for the pong and awayTimeout for
-// a connection. If there is neither a link nor a held request, it returns immediately.
+// a connection. It returns immediately if there is no link and no held request.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -587,8 +587,8 @@ func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request
 	return r
 }
 
-// release returns a request to the pool. The request must have been answered or never
-// submitted, and must not be in use anywhere.
+// release returns a request to the pool. The request must be answered or never submitted, and
+// nothing else may refer to it.
 func (q *sendQueue) release(r *request) {
 	r.timer.Stop()
 	if r.held && !r.wantsResult {

@@ -14,8 +14,8 @@ import (
 // The methods call the engine's state::* functions. The calls are limited by [WithCallTimeout]
 // and by ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's
 // code, such as SET_ERROR or VALUE_TOO_LARGE. If a stored value cannot be decoded as T, the
-// error explains why and is not an [*Error]; a Set, Update or Delete has taken effect in that
-// case.
+// error explains why and is not an [*Error]. In that case, a Set, Update or Delete has still
+// taken effect.
 //
 // A stored null is treated as a missing value, because the engine's responses do not
 // distinguish the two. Each change fires the triggers with a matching [StateTriggerConfig].
@@ -49,9 +49,9 @@ func (s *State[T]) Set(ctx context.Context, key string, value T) (SetResult[T], 
 	return setStored[T](ctx, s.client, id, StateSetInput{Scope: s.scope, Key: key, Value: raw})
 }
 
-// Update applies the operations to a value atomically and in order. A missing value starts as
-// {}. An operation that cannot be applied is skipped and reported in the result's Errors, with
-// a nil err; the other operations still take effect. See [ApplyUpdate] for the rules.
+// Update applies the operations to a value atomically and in order. A missing value is treated
+// as {}. An operation that cannot be applied is skipped and reported in the result's Errors,
+// with a nil err; the other operations still take effect. See [ApplyUpdate] for the rules.
 func (s *State[T]) Update(ctx context.Context, key string, ops ...UpdateOp) (UpdateResult[T], error) {
 	return updateStored[T](ctx, s.client, "state::update", StateUpdateInput{Scope: s.scope, Key: key, Ops: ops})
 }

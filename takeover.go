@@ -236,8 +236,8 @@ func (r *registry) retryOf(owners map[string]bool) {
 	r.dropUnqueued()
 }
 
-// awaitsOwners reports whether a trigger is waiting for its function's former owner to
-// disappear.
+// awaitsOwners reports whether a trigger is waiting until the triggers of its function's
+// former owner are gone.
 func (r *registry) awaitsOwners() bool {
 	now := time.Now()
 	return slices.ContainsFunc(r.held, func(t *Trigger) bool {
@@ -286,8 +286,8 @@ func (r *registry) awaitOwners(l *link) {
 	}
 }
 
-// formerOwners returns the former owners that triggers are waiting for, keyed by function ID,
-// and the earliest deadline. It returns false if awaitOwners must stop.
+// formerOwners returns the former owners whose triggers are not gone yet, keyed by function
+// ID, and the earliest deadline. It returns false if awaitOwners must stop.
 func (r *registry) formerOwners(l *link) (former map[string]string, deadline time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

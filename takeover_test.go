@@ -626,7 +626,6 @@ func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Prot
 	}, iiitest.WithProtocol(protocol))
 }
 
-// If a registration is rejected because it is invalid, the client does not retry it.
 func TestInvalidRegistrationIsNotRetried(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", serveName(t, "engine::mine"), iii.WithNamespace("blue"))
@@ -1075,7 +1074,6 @@ func TestConnectionCanBreakDuringTakeover(t *testing.T) {
 	})
 }
 
-// The client can be closed at any point during a takeover.
 func TestClientCanBeClosedDuringTakeover(t *testing.T) {
 	for _, how := range []string{"closed", "shut down"} {
 		for after := time.Duration(0); after < 3*time.Second; after += 170 * time.Millisecond {
@@ -1441,7 +1439,6 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)
 }
 
-// A worker that is waiting for its name can be closed at any time.
 func TestWorkerWaitingForItsNameCanBeClosed(t *testing.T) {
 	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 		t.Helper()

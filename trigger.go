@@ -310,10 +310,10 @@ func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }
 }
 
-// Trigger binds a function to a trigger. The function need not exist yet and may belong to
-// another worker. Trigger rejects configs that the engine would mishandle or silently ignore.
-// It does not wait for the network: the registration is sent when a connection is established,
-// and again on every later connection.
+// Trigger registers a trigger that runs a function. The function need not exist yet and may
+// belong to another worker. Trigger rejects configs that the engine would mishandle or
+// silently ignore. It does not wait for the network: the registration is sent when a
+// connection is established, and again on every later connection.
 //
 // Engine 0.26 and later has no triggers, so the client registers an observer instead. The
 // function receives the same payload; the guide to engine versions lists the differences.
@@ -443,9 +443,9 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 }
 
 // checkFatal rejects configs, of any Go type, that would crash part of the engine. Some crash
-// the engine's task for this connection, so that the engine never responds on the connection
-// again. Others crash the engine's HTTP router for all workers. If the provider namespace is
-// not the engine's own, the provider is a worker, and such a config may be valid for it.
+// the engine's task for this connection, and the engine then never responds on it again.
+// Others crash the engine's HTTP router for all workers. If the provider namespace is not the
+// engine's own, the provider is a worker, and such a config may be valid for it.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil

@@ -34,7 +34,7 @@ type triggerSource struct {
 	config func(args, filters json.RawMessage) any
 
 	// deliver and capture select the target's payload. If both are zero, the worker that hosts
-	// the function calls the target through the observer and chooses the payload.
+	// the observed function chooses the payload.
 	deliver ObserveDeliver
 	capture []Capture
 
@@ -60,9 +60,9 @@ type triggerSource struct {
 	skipped any
 }
 
-// triggerSources contains the engine's own trigger types. Any other type belongs to a worker.
-// It is represented by a function with the same ID, and the observer's args are the trigger's
-// config.
+// triggerSources contains the engine's own trigger types. Any other type is provided by a
+// worker. It is represented by a function with the same ID, and the observer's args are the
+// trigger's config.
 //
 // Results have the same effect as on an engine with triggers. For http, the result is the
 // response; for durable:subscriber, an error is a failed attempt; all other results are
@@ -256,8 +256,8 @@ func equalText(filters json.RawMessage, path string) string {
 	return ""
 }
 
-// on returns the source for t's type. A type whose provider is outside the engine's own
-// namespace belongs to a worker, even if it has the name of a built-in type.
+// on returns the source for t's type. If a type's provider is outside the engine's own
+// namespace, the provider is a worker, even if the type has the name of a built-in one.
 func (t *triggerSpec) on() triggerSource {
 	if source, ok := triggerSources[t.triggerType]; ok && cmp.Or(t.providerNamespace, defaultNamespace) == defaultNamespace {
 		return source

@@ -36,7 +36,7 @@ type message struct {
 }
 
 // The worker sends messages of these two types.
-type answer struct {
+type resultMessage struct {
 	Type         string `json:"type"`
 	InvocationID string `json:"invocation_id"`
 	FunctionID   string `json:"function_id"`
@@ -159,7 +159,7 @@ func (w *worker) serve() error {
 			}
 			result = in
 		}
-		if err := w.write(answer{"invocationresult", m.InvocationID, "bench::echo", result}); err != nil {
+		if err := w.write(resultMessage{"invocationresult", m.InvocationID, "bench::echo", result}); err != nil {
 			return err
 		}
 	}
