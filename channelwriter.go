@@ -50,9 +50,8 @@ func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
 // used locally.
 func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 
-// watch reads from the socket, on which the engine sends no data. It reads only to answer
-// control frames and to notice when the connection is closed because the reader has
-// disconnected.
+// watch reads from the socket until it is closed. The engine sends no data to a writer, but
+// reading also handles control frames, and it fails when the reader has disconnected.
 func (w *ChannelWriter) watch(conn *wsconn.Conn) {
 	for {
 		if _, _, err := conn.NextReader(); err != nil {

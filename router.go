@@ -13,8 +13,8 @@ import (
 // The zero value selects the defaults.
 type RouterOptions struct {
 	// Methods lists the HTTP methods to serve; case is ignored. The default is GET, POST, PUT,
-	// PATCH and DELETE. GET includes HEAD. Listing OPTIONS is an error, because the engine
-	// handles it itself.
+	// PATCH and DELETE. GET includes HEAD. Listing OPTIONS is an error, because the engine itself
+	// handles OPTIONS requests.
 	Methods []string
 	// Depth is the maximum number of path segments below the prefix. The default is 6; a
 	// negative value or one above 25 is an error. The engine responds to longer paths with

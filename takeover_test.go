@@ -871,8 +871,8 @@ func TestReplicasUnderLoad(t *testing.T) {
 			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
 				t.Error("the new replica does not serve")
 			}
-			// While no worker serves the route, the engine itself may respond to requests. The
-			// error of every failed call must guarantee that the function has not run.
+			// The route's 404 and 503 responses come from the engine. The calls' errors guarantee that
+			// the function has not run.
 			for outcome := range routes {
 				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
 					t.Errorf("the route responded with %q", outcome)

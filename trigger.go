@@ -304,7 +304,7 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 // WithTriggerErrorHandler sets a function f that is called each time the trigger is rejected,
 // now or on a later connection. The argument is the *[Error] that [Trigger.Err] then returns.
 // While a route is retried because another worker owns its path, f is called once per
-// connection. It is not called while the trigger is waiting for its target function. Calls are
+// connection. f is not called while the trigger is waiting for its target function. Calls are
 // made from a single goroutine that holds no lock. Default: none.
 func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }

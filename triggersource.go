@@ -329,7 +329,7 @@ func configOf[T any](config json.RawMessage) (c T, err error) {
 
 func observeAll(json.RawMessage) (args, filters any, err error) { return nil, nil, nil }
 
-// equals is a filter that requires each path to equal one value.
+// equals is a filter that maps each path to the value that it must have.
 type equals map[string]any
 
 func (e equals) ifSet(path string, text *string) equals {
