@@ -65,7 +65,7 @@ func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup fun
 	return r
 }
 
-// serveName returns a setup function that registers functions returning the worker's name.
+// serveName returns a setup function that registers functions that return the worker's name.
 func serveName(t *testing.T, ids ...string) func(r *replica) {
 	return func(r *replica) {
 		t.Helper()
@@ -871,8 +871,7 @@ func TestReplicasUnderLoad(t *testing.T) {
 			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
 				t.Error("the new replica does not serve")
 			}
-			// The route's 404 and 503 responses come from the engine. The calls' errors guarantee that
-			// the function has not run.
+			// These are the only failures allowed: each guarantees that the function has not run.
 			for outcome := range routes {
 				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
 					t.Errorf("the route responded with %q", outcome)

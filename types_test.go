@@ -1690,9 +1690,9 @@ func builtinValues() []func() any {
 	return slices.DeleteFunc(values, func(v func() any) bool { return v == nil })
 }
 
-// typeName returns the name of the type that v points to, without package paths. It writes
-// JSONValue for the type that this alias stands for, because that type's own name differs
-// between Go versions.
+// typeName returns the name of the type that v points to, without package paths. JSONValue is
+// an alias for a type whose name differs between Go versions, so typeName always returns
+// "JSONValue" for it.
 func typeName(v any) string {
 	value := reflect.TypeFor[JSONValue]()
 	name := strings.ReplaceAll(reflect.TypeOf(v).Elem().String(), value.PkgPath()+"."+value.Name(), "JSONValue")
@@ -1721,8 +1721,8 @@ func payloadDifferences(raw []byte, v any) ([]string, error) {
 	return slices.Sorted(maps.Keys(found)), nil
 }
 
-// compareJSON adds the differences between want and got to found: lost, added and changed
-// values, and values that differ only in spelling. Null and absent are different.
+// compareJSON adds the differences between want and got to found. It distinguishes lost, added
+// and changed values from values that differ only in spelling. Null and absent are different.
 func compareJSON(found map[string]struct{}, path string, want, got any) {
 	switch w := want.(type) {
 	case map[string]any:
