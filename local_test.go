@@ -673,7 +673,7 @@ func TestReportsOfLocalCalls(t *testing.T) {
 				}})
 				c := p.client(WithName("till"))
 				var opts []FunctionOption
-				if tt.hooks.answer() {
+				if tt.hooks.affectReplies() {
 					opts = append(opts, WithObserverHooks(tt.hooks))
 				}
 				hostFunc(t, c, "f", func(_ context.Context, payload json.RawMessage) (any, error) {

@@ -167,7 +167,7 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 		defer w.body.Close()
 		r.Body = w.body
 	}
-	answersOverStream(invocation, w)
+	setResponseWriter(invocation, w)
 	defer w.release() // for a handler that calls runtime.Goexit
 	w.serve(m.handler, r)
 	if r.MultipartForm != nil {

@@ -95,13 +95,13 @@ func (it item) size() int {
 	return it.buf.len()
 }
 
-// takeBytes limits the number of bytes that the writer takes at once. If the link fails during
-// a write, up to this many bytes count as possibly sent.
+// takeBytes limits the number of bytes that the writer takes at once. If a write fails, the
+// engine may have received up to this many bytes.
 const takeBytes = 256 << 10
 
-// Frames that are queued without waiting may exceed the queue's limits, but only by stuckBytes
-// and stuckFrames. Beyond that, the link fails, because the peer does not appear to be
-// reading.
+// Frames that are queued without waiting may exceed the queue's limits by at most stuckBytes
+// and stuckFrames. If that is not enough, the peer is evidently not reading, and the link is
+// closed.
 const (
 	stuckBytes  = 64 << 20
 	stuckFrames = 1 << 20
@@ -127,7 +127,6 @@ func (q *sendQueue) suspend(l *link, fence uint64) {
 	}
 }
 
-// current returns the current link, or nil.
 func (q *sendQueue) current() *link {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -480,7 +479,7 @@ const (
 
 // flush waits until the engine has read every request accepted before the call, as confirmed
 // by the pong to a later ping. It waits at most fenceTimeout for the pong and awayTimeout for
-// a connection. If there is neither a link nor a held request, it returns immediately.
+// a connection. It returns immediately if there is no link and no held request.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -508,7 +507,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		case <-done:
 			return nil
 		case <-dead:
-			// detach will follow and change the state that the loop checks.
+			// The link is dead. Check again after it has been detached.
 			select {
 			case <-q.detached():
 			case <-ctx.Done():
@@ -525,7 +524,8 @@ func (q *sendQueue) flush(ctx context.Context) error {
 	}
 }
 
-// detached returns a channel that is closed once no dead link is attached.
+// detached returns a channel that is closed once the current link has been detached, or
+// immediately if that link is not dead.
 func (q *sendQueue) detached() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -587,8 +587,8 @@ func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request
 	return r
 }
 
-// release returns a request to the pool. The request must have been answered or never
-// submitted, and must not be in use anywhere.
+// release returns a request to the pool. The request must be answered or never submitted, and
+// nothing else may refer to it.
 func (q *sendQueue) release(r *request) {
 	r.timer.Stop()
 	if r.held && !r.wantsResult {
@@ -654,7 +654,7 @@ func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *req
 	return nil
 }
 
-// hold keeps r for the next link. A held Send counts as accepted.
+// hold keeps r for the next link. If r is a Send, its caller immediately receives nil.
 func (q *sendQueue) hold(r *request) {
 	r.gate = q.gate
 	if r.state = requestHeld; !r.wantsResult && !r.held {

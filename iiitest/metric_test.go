@@ -65,7 +65,6 @@ func TestMetric(t *testing.T) {
 	}
 }
 
-// TestListMetrics sends one export every ten seconds.
 func TestListMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -153,7 +152,6 @@ func TestListMetrics(t *testing.T) {
 	})
 }
 
-// TestLatestMetrics sends all gauges that the engine knows, and other metrics.
 func TestLatestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

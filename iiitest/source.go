@@ -142,7 +142,7 @@ func (c *cron) added(o *observer) *wireError {
 	}
 	c.expressions[expression] = &expressionJob{observers: 1, stop: c.start(schedule, func(ctx context.Context, due time.Time) {
 		now := time.Now()
-		c.engine.observers.occur(ctx, cronTick, func() json.RawMessage {
+		c.engine.observers.queueEvent(ctx, cronTick, func() json.RawMessage {
 			return mustEncode(map[string]string{
 				"expression": expression, "scheduled_time": rfc3339(due), "actual_time": rfc3339(now),
 			})
@@ -257,7 +257,7 @@ func (e *Engine) observerChanged(o *observer) {
 	if o.source.id == observersChanged {
 		return // would report the observer's own state to itself endlessly
 	}
-	e.observers.occur(context.Background(), observersChanged, func() json.RawMessage {
+	e.observers.queueEvent(context.Background(), observersChanged, func() json.RawMessage {
 		m := new(object).str("observer_id", o.id).str("function_id", o.source.id).str("target", o.target.id).str("state", string(o.state))
 		if o.reason != nil {
 			m.raw("reason", errorJSON(o.reason))

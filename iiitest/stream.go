@@ -391,7 +391,7 @@ func (s *streams) announce(ctx context.Context, item streamItem, id *string, eve
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})
 	}
 	s.engine.fanOut(ctx, "stream_triggers", targets, payload)
-	s.engine.observers.occur(ctx, "stream::on-changed", func() json.RawMessage {
+	s.engine.observers.queueEvent(ctx, "stream::on-changed", func() json.RawMessage {
 		both := withKey(canonicalValid(payload), "stream_name", mustEncode(item.Stream)) // 0.26 sends both spellings
 		return withKey(both, "group_id", mustEncode(item.Group))
 	}, nil)

@@ -207,7 +207,7 @@ func (s *streamSocket) join(ctx context.Context, sub subscription) {
 		}
 		refused = refused || unauthorized(result)
 	}
-	if s.streams.engine.observers.ask(ctx, "stream::on-join", s.joinLeaveEvent(sub), unauthorized) {
+	if s.streams.engine.observers.callObservers(ctx, "stream::on-join", s.joinLeaveEvent(sub), unauthorized) {
 		refused = true
 	}
 	if refused {
@@ -270,7 +270,7 @@ func (s *streamSocket) drop(id string) {
 }
 
 func (s *streamSocket) left(ctx context.Context, sub subscription) {
-	s.streams.engine.observers.occur(ctx, "stream::on-leave", func() json.RawMessage { return s.joinLeaveEvent(sub) }, nil)
+	s.streams.engine.observers.queueEvent(ctx, "stream::on-leave", func() json.RawMessage { return s.joinLeaveEvent(sub) }, nil)
 	for _, b := range s.streams.leaves.event(s.streams.engine, always) {
 		if _, err := s.streams.engine.fire(ctx, b.binding, s.joinLeaveEvent(sub)); err != nil {
 			s.streams.engine.triggerFailed(b.binding, "function of a leave trigger failed", err)

@@ -27,7 +27,7 @@ type registration struct {
 	explicit *string               // namespace of the type, if specified
 	home     string                // otherwise the type is looked up here, then in the default namespace
 	parked   bool                  // the type has no provider; the trigger does not fire
-	observed bool                  // represented by an observer, see observers.standsFor
+	observed bool                  // represented by an observer, see observers.addStandIn
 	at       key                   // type that the trigger is bound to unless parked
 	answer   chan providerResponse // where engine::register_trigger waits for the provider; capacity 1
 }
@@ -133,7 +133,7 @@ func (e *Engine) addRegistration(r *registration) *wireError {
 // the ticket only after releasing Engine.triggers.mu.
 func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	r.parked = true
-	if to == nil && e.observers.standsFor(r) {
+	if to == nil && e.observers.addStandIn(r) {
 		r.parked, r.observed = false, true
 		return nil, nil
 	}
@@ -161,7 +161,7 @@ func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 // unbindLocked removes a registration from its provider, unless it is parked.
 func (e *Engine) unbindLocked(r *registration) *ticket {
 	if r.observed {
-		e.observers.standsForNoMore(r)
+		e.observers.removeStandIn(r)
 		r.observed = false
 		return nil
 	}
@@ -310,7 +310,7 @@ func (e *Engine) forgetTriggers(w *worker) {
 func (e *Engine) leftLocked(r *registration) {
 	if at := e.triggers.types[r.at]; at != nil && !r.parked && !r.observed {
 		if p, ok := at.provider.(farewellProvider); ok {
-			p.left(r.binding)
+			p.workerLeft(r.binding)
 		}
 	}
 }
