@@ -222,6 +222,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		if err = c.out.submit(ctx, expired, r); expired == nil {
 			r.timer.Reset(timeout)
 		}
+		if late, ok := err.(unsentError); ok {
+			err = c.notSent(late.cause)
+		}
 	}
 	if err != nil {
 		r.buf.free()

@@ -1368,6 +1368,40 @@ func TestR16FloodsAreBounded(t *testing.T) {
 	}
 }
 
+// A call that finds no room in the send queue because the engine does not read fails as not sent,
+// although the client is connected.
+func TestR16CallWithoutRoomIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 20
+		p := newPeer(t, script{message: unanswered})
+		c := p.connected(WithSendBuffer(4, 1<<20))
+		resume := p.conn(0).StopReading()
+		defer resume()
+		results := make(chan error, n)
+		for range n {
+			go func() {
+				results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 512<<10), nil, WithTimeout(time.Second))
+			}()
+		}
+		unsent := 0
+		for range n {
+			err := suite.note(<-results)
+			if !errors.Is(err, ErrTimeout) || errors.Is(err, ErrNotConnected) != SafeToRetry(err) {
+				t.Errorf("call: %v, safe to retry: %v", err, SafeToRetry(err))
+			}
+			if errors.Is(err, ErrNotConnected) {
+				unsent++
+				if want := "iii: call x::y: not sent: call timed out"; err.Error() != want {
+					t.Errorf("call: %q, want %q", err, want)
+				}
+			}
+		}
+		if unsent < n-4 {
+			t.Errorf("%d of %d calls were not sent, want at least %d", unsent, n, n-4)
+		}
+	})
+}
+
 // After the worker has been accepted, an error frame with an authentication failure code makes
 // the client reconnect. The client ignores other error frames.
 func TestR16ErrorFramesCostAtMostTheConnection(t *testing.T) {

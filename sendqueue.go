@@ -608,7 +608,8 @@ func (r *request) resolve(err error) {
 
 // submit queues r, or holds it while the client is disconnected. If there is no room, submit
 // waits for room until ctx is done or timeout fires; while the client is disconnected, it
-// waits only if the policy is SendWait. If submit returns an error, r was not accepted.
+// waits only if the policy is SendWait. If submit returns an error, r was not accepted. The
+// error is an unsentError if there was no room in time.
 func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
 	q.mu.Lock()
@@ -641,9 +642,9 @@ func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *req
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ErrNotConnected, ctxError(ctx))
+			return unsentError{ctxError(ctx)}
 		case <-timeout:
-			return fmt.Errorf("%w: %w", ErrNotConnected, ErrTimeout)
+			return unsentError{ErrTimeout}
 		}
 		q.mu.Lock()
 	}
