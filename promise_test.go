@@ -875,6 +875,138 @@ func TestR8BytesAreBounded(t *testing.T) {
 	}
 }
 
+// A call that finds no room in the send queue because the engine does not read fails as not sent,
+// although the client is connected.
+func TestR8CallWithoutRoomIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 20
+		p := newPeer(t, script{message: unanswered})
+		c := p.connected(WithSendBuffer(4, 1<<20))
+		resume := p.conn(0).StopReading()
+		defer resume()
+		results := make(chan error, n)
+		for range n {
+			go func() {
+				results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 512<<10), nil, WithTimeout(time.Second))
+			}()
+		}
+		unsent := 0
+		for range n {
+			err := suite.note(<-results)
+			if !errors.Is(err, ErrTimeout) || errors.Is(err, ErrNotConnected) != SafeToRetry(err) {
+				t.Errorf("call: %v, safe to retry: %v", err, SafeToRetry(err))
+			}
+			if errors.Is(err, ErrNotConnected) {
+				unsent++
+				if want := "iii: call x::y: not sent: call timed out"; err.Error() != want {
+					t.Errorf("call: %q, want %q", err, want)
+				}
+			}
+		}
+		if unsent < n-4 {
+			t.Errorf("%d of %d calls were not sent, want at least %d", unsent, n, n-4)
+		}
+	})
+}
+
+// Requests that wait for room in the send queue are sent in order: a small one does not overtake
+// a large one, and a canceled one does not delay the others.
+func TestR8RoomIsGivenInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 60
+		p := newPeer(t, script{})
+		c := p.connected(WithSendBuffer(100, 1<<20))
+		resume := p.conn(0).StopReading()
+		results := make([]error, n)
+		var calls sync.WaitGroup
+		for i := range n {
+			payload := strings.Repeat("x", []int{1, 64 << 10, 512 << 10, 2 << 20}[i%4])
+			ctx, cancel := context.WithCancel(t.Context())
+			calls.Go(func() {
+				if i%3 == 1 {
+					results[i] = c.Send(ctx, fmt.Sprint("x::", i), payload)
+				} else {
+					results[i] = c.Call(ctx, fmt.Sprint("x::", i), payload, nil)
+				}
+			})
+			synctest.Wait()
+			if i >= n/2 && i%5 == 0 {
+				cancel()
+			}
+			t.Cleanup(cancel)
+		}
+		synctest.Wait()
+		resume()
+		calls.Wait()
+		var want, got []string
+		for i, err := range results {
+			switch {
+			case err == nil:
+				want = append(want, fmt.Sprint("x::", i))
+			case i < n/2 || i%5 != 0 || !errors.Is(err, context.Canceled) || !SafeToRetry(err):
+				t.Errorf("request %d: %v", i, err)
+			}
+		}
+		for _, m := range p.messages(0, "invokefunction") {
+			if strings.HasPrefix(m.FunctionID, "x::") {
+				got = append(got, m.FunctionID)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("requests sent (-want +got):\n%s", diff)
+		}
+		if len(got) != n-n/10 {
+			t.Errorf("%d requests sent, want %d", len(got), n-n/10)
+		}
+	})
+}
+
+// A call whose timeout expires at the moment when it gets room still times out or succeeds. So does
+// one whose connection is lost at that moment.
+func TestR8RoomAndTimeoutAtOnce(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		at   func(conn *peerConn, resume func())
+	}{
+		{"room", func(_ *peerConn, resume func()) { resume() }},
+		{"loss", func(conn *peerConn, resume func()) { conn.Cut(); resume() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for range scale(20, 500) {
+				synctest.Test(t, func(t *testing.T) {
+					const n = 20
+					p := newPeer(t, script{})
+					c := p.connected(WithSendBuffer(3, 64<<10))
+					resume := p.conn(0).StopReading()
+					results := make(chan error, 2*n)
+					for i := range n {
+						go func() {
+							results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 16<<10), nil, WithTimeout(time.Second))
+						}()
+						go func() {
+							results <- c.Send(t.Context(), "x::y", strings.Repeat("x", 1<<(i%16)), WithTimeout(time.Second))
+						}()
+					}
+					time.Sleep(time.Second)
+					test.at(p.conn(0), resume)
+					for range 2 * n {
+						err := suite.note(<-results)
+						if err != nil && !errors.Is(err, ErrTimeout) && !errors.Is(err, ErrConnectionLost) && !errors.Is(err, ErrBufferFull) {
+							t.Error(err)
+						}
+					}
+					if err := c.Call(t.Context(), "x::y", 1, nil); err != nil {
+						t.Errorf("a later call: %v", err)
+					}
+					if s := c.Stats(); s.CallsInFlight != 0 || s.Buffered != 0 {
+						t.Errorf("left: %+v", s)
+					}
+				})
+			}
+		})
+	}
+}
+
 // Calls whose callers gave up while the client was disconnected are not sent later.
 func TestR8EndedCallsAreNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1366,40 +1498,6 @@ func TestR16FloodsAreBounded(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A call that finds no room in the send queue because the engine does not read fails as not sent,
-// although the client is connected.
-func TestR16CallWithoutRoomIsNotSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const n = 20
-		p := newPeer(t, script{message: unanswered})
-		c := p.connected(WithSendBuffer(4, 1<<20))
-		resume := p.conn(0).StopReading()
-		defer resume()
-		results := make(chan error, n)
-		for range n {
-			go func() {
-				results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 512<<10), nil, WithTimeout(time.Second))
-			}()
-		}
-		unsent := 0
-		for range n {
-			err := suite.note(<-results)
-			if !errors.Is(err, ErrTimeout) || errors.Is(err, ErrNotConnected) != SafeToRetry(err) {
-				t.Errorf("call: %v, safe to retry: %v", err, SafeToRetry(err))
-			}
-			if errors.Is(err, ErrNotConnected) {
-				unsent++
-				if want := "iii: call x::y: not sent: call timed out"; err.Error() != want {
-					t.Errorf("call: %q, want %q", err, want)
-				}
-			}
-		}
-		if unsent < n-4 {
-			t.Errorf("%d of %d calls were not sent, want at least %d", unsent, n, n-4)
-		}
-	})
 }
 
 // After the worker has been accepted, an error frame with an authentication failure code makes
