@@ -1,6 +1,7 @@
 package wsconn
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -20,6 +22,10 @@ import (
 const DialTimeout = 10 * time.Second
 
 const ioBuffer = 64 << 10
+
+// writeBuffers pools the write buffers of unbuffered connections. A worker may have thousands of
+// such connections, most of which are idle.
+var writeBuffers sync.Pool
 
 // Dialer opens WebSocket connections to an engine.
 type Dialer struct {
@@ -34,6 +40,8 @@ type Dialer struct {
 	// [Conn.LimitWrites], and reply to control frames immediately. Otherwise, connections
 	// coalesce writes until [Conn.Flush].
 	Unbuffered bool
+
+	ReadBuffer int // bytes read at once; 0 means 64 KiB
 }
 
 // webSocketTLS returns a copy of cfg that offers only HTTP/1.1. A nil cfg means the default
@@ -86,8 +94,11 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	ws := websocket.Dialer{
 		TLSClientConfig:  webSocketTLS(d.TLS),
 		HandshakeTimeout: DialTimeout,
-		ReadBufferSize:   ioBuffer,
+		ReadBufferSize:   cmp.Or(d.ReadBuffer, ioBuffer),
 		WriteBufferSize:  ioBuffer,
+	}
+	if d.Unbuffered {
+		ws.WriteBufferPool = &writeBuffers
 	}
 	if dialNet == nil {
 		dialNet = new(net.Dialer).DialContext
