@@ -23,8 +23,7 @@ const DialTimeout = 10 * time.Second
 
 const ioBuffer = 64 << 10
 
-// writeBuffers pools the write buffers of unbuffered connections. A worker may have thousands of
-// such connections, most of which are idle.
+// writeBuffers pools the write buffers of connections that hold none while they are idle.
 var writeBuffers sync.Pool
 
 // Dialer opens WebSocket connections to an engine.
@@ -41,7 +40,10 @@ type Dialer struct {
 	// coalesce writes until [Conn.Flush].
 	Unbuffered bool
 
-	ReadBuffer int // bytes read at once; 0 means 64 KiB
+	// ReadBuffer is the size of the read buffer in bytes. If it is not 0, the connection holds a
+	// write buffer only while it writes a message. If it is 0, both buffers have 64 KiB. Set it
+	// for connections of which a program may have thousands.
+	ReadBuffer int
 }
 
 // webSocketTLS returns a copy of cfg that offers only HTTP/1.1. A nil cfg means the default
@@ -97,7 +99,7 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 		ReadBufferSize:   cmp.Or(d.ReadBuffer, ioBuffer),
 		WriteBufferSize:  ioBuffer,
 	}
-	if d.Unbuffered {
+	if d.ReadBuffer != 0 {
 		ws.WriteBufferPool = &writeBuffers
 	}
 	if dialNet == nil {
