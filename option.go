@@ -567,7 +567,9 @@ func WithJSON(codec JSONCodec) Option {
 // function is also called, with the current state, to report the rejection of a function
 // ([*RejectedError]), a function that this worker has taken over ([*TakeoverNotice]), messages
 // whose outcome is unknown ([*LostSendsError]), and buffered messages that cannot be sent to
-// the connected engine. Calls are made in order from a single goroutine that holds no lock.
+// the connected engine. An error therefore does not imply that the state has changed or that
+// something failed: a takeover is reported with [ConnectionStateConnected]. Calls are made in
+// order from a single goroutine that holds no lock.
 func WithStateListener(f func(ConnectionState, error)) Option {
 	return clientOption(func(c *config) error { c.listener = f; return nil })
 }
