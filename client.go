@@ -233,7 +233,10 @@ func (c *Client) awaitRegistered(ctx context.Context) (connected bool, err error
 		select {
 		case <-wait:
 		case <-c.done:
-			return connected, c.endError()
+			if err := c.Err(); err != nil { // the reason, and not its consequence, comes first
+				return connected, rejection{public(err)}
+			}
+			return connected, ErrClosed
 		case <-ctx.Done():
 			if !signal.IsClosed(wait) {
 				return connected, ctxError(ctx)
@@ -241,6 +244,12 @@ func (c *Client) awaitRegistered(ctx context.Context) (connected bool, err error
 		}
 	}
 }
+
+// rejection is the fatal error that ended the client while Connect was waiting. It also matches
+// ErrClosed.
+type rejection struct{ error }
+
+func (r rejection) Unwrap() []error { return []error{r.error, ErrClosed} }
 
 // endError returns the error for operations on a closed client.
 func (c *Client) endError() error {

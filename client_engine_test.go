@@ -621,6 +621,26 @@ func TestConnectWaitsForLaterRegistrations(t *testing.T) {
 	}
 }
 
+// The text of an error of Connect begins with the reason for which the engine rejected the
+// worker. Later calls fail because the client is closed.
+func TestConnectReturnsTheRejection(t *testing.T) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
+		e.RefuseAuth("bad token")
+		for name, connect := range map[string]func(*iii.Client, context.Context) error{"Connect": (*iii.Client).Connect, "Run": (*iii.Client).Run} {
+			c := newWorker(t, e)
+			err := connect(c, t.Context())
+			var auth *iii.AuthError
+			if !errors.As(err, &auth) || !errors.Is(err, iii.ErrClosed) || err.Error() != "iii: engine rejected this worker: bad token" {
+				t.Errorf("%s: %v", name, err)
+			}
+			const later = "iii: client is closed: engine rejected this worker: bad token"
+			if err := connect(c, t.Context()); !errors.As(err, &auth) || err.Error() != later {
+				t.Errorf("%s again: %v", name, err)
+			}
+		}
+	})
+}
+
 // A standby's Connect does not wait for the functions that another worker owns.
 func TestConnectOfStandbyDoesNotWaitForItsOwner(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
