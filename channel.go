@@ -40,7 +40,8 @@ const channelChunk = 64 << 10
 type ChannelOption func(*ChannelCreateInput) error
 
 // WithChannelBuffer sets how many frames the engine buffers between the two ends: 1 to 1024,
-// 64 by default. While the buffer is full, writes block.
+// 64 by default. While the buffer is full, writes block, as soon as the buffers of the sockets
+// between the workers and the engine are full, too.
 func WithChannelBuffer(frames int) ChannelOption {
 	return func(in *ChannelCreateInput) error {
 		if frames < 1 || frames > 1024 {
