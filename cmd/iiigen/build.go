@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/big"
 	"reflect"
 	"slices"
@@ -115,6 +116,9 @@ type shape struct {
 	tags     map[string]string // constant members by name, as JSON
 	values   []string          // permitted values as JSON, if they are enumerated
 	closed   bool
+	// minItems and maxItems limit the length of an array; hasMax is false if there is no maximum.
+	minItems, maxItems int
+	hasMax             bool
 }
 
 // maxDecls is the maximum number of types per schema. Merging alternatives can make the number
@@ -258,10 +262,7 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	if m.slot.expr != nil {
 		b.g.place(u, m.slot.decl)
 	}
-	if m.pending != nil && m.use.expr == nil { // a recursive list or map
-		m.pending.to = u
-		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
-	}
+	u = m.settle(u)
 	m.use, m.done = u, true
 	if shared != "" {
 		b.g.shared[shared] = u
@@ -292,12 +293,22 @@ func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot 
 	m := &memo{slot: use{expr: &expr{op: opNamed, decl: &decl{parent: parent, suffix: suffix, group: b.group}}}}
 	b.merges[key] = m
 	u := b.formOf(s, at, parent, suffix, m)
-	if m.pending != nil && m.use.expr == nil {
-		m.pending.to = u
-		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
-	}
+	u = m.settle(u)
 	m.use, m.done = u, true
 	return u
+}
+
+// settle completes the declaration of a recursive list, map or array, if u is one, and returns
+// the use to put in place of u.
+func (m *memo) settle(u use) use {
+	if m.pending == nil || m.use.expr != nil {
+		return u
+	}
+	if u.op == opArray && u.null { // unlike an array, a slice can represent null
+		u.expr = &expr{op: opList, elem: u.elem}
+	}
+	m.pending.to = u
+	return use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
 }
 
 // formOf is like form, but s may be a reference.
@@ -441,7 +452,7 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 			u = prim("float32")
 		}
 	case "array":
-		u = b.array(s, at, parent, suffix, slot)
+		u = b.array(s, at, parent, suffix, slot, null)
 	case "object":
 		u = b.object(s, at, parent, suffix, slot, null)
 	default:
@@ -817,6 +828,9 @@ func (b *builder) shapeOf(s schema) shape {
 		return shape{}
 	}
 	sh := shape{kind: t}
+	if t == "array" {
+		sh.minItems, sh.maxItems, sh.hasMax = lengths(s)
+	}
 	if t == "object" {
 		sh.tags = b.tagsOf(s)
 		properties, _ := s["properties"].(map[string]any)
@@ -832,6 +846,35 @@ func (b *builder) shapeOf(s schema) shape {
 		}
 	}
 	return sh
+}
+
+// lengths returns the lengths of the arrays that s allows. Like [builder.array], it takes a
+// tuple to be complete unless minItems says otherwise.
+func lengths(s schema) (low, high int, hasHigh bool) {
+	length := func(v any) (int, bool) {
+		f, ok := numberOf(v)
+		if !ok {
+			return 0, false
+		}
+		n, _ := f.Int64()
+		return int(max(0, min(n, math.MaxInt32))), true
+	}
+	prefix, isTuple := listOf(s["prefixItems"])
+	rest := s["items"]
+	if !isTuple {
+		if prefix, isTuple = listOf(s["items"]); isTuple {
+			rest = s["additionalItems"]
+		}
+	}
+	low, ok := length(s["minItems"])
+	if !ok {
+		low = len(prefix)
+	}
+	high, hasHigh = length(s["maxItems"])
+	if r, ok := asSchema(rest); isTuple && ok && isFalse(r) && (!hasHigh || high > len(prefix)) {
+		high, hasHigh = len(prefix), true
+	}
+	return low, high, hasHigh
 }
 
 // variantName returns the name of the union field for a variant.
@@ -993,7 +1036,7 @@ func allSame(items []use) bool {
 // maxArray is the maximum length of a Go array. Longer arrays become slices.
 const maxArray = 64
 
-func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *memo) use {
+func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *memo, null bool) use {
 	prefix, isTuple := listOf(s["prefixItems"])
 	var restSchema any
 	restKey := "items"
@@ -1005,6 +1048,7 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 	if isTuple && len(prefix) > 0 {
 		restSchema = s[restKey]
 		d, u := b.newDecl(formTuple, s, parent, suffix, slot)
+		u.null = null
 		if slot != nil {
 			slot.use = u
 		}

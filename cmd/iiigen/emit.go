@@ -481,6 +481,13 @@ func shapeLiteral(s shape) string {
 	if s.closed {
 		add("closed", "true")
 	}
+	if s.minItems > 0 {
+		add("minItems", strconv.Itoa(s.minItems))
+	}
+	if s.hasMax {
+		add("maxItems", strconv.Itoa(s.maxItems))
+		add("hasMax", "true")
+	}
 	return "shape{" + strings.Join(parts, ", ") + "}"
 }
 

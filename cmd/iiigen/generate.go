@@ -245,10 +245,7 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	slot := &memo{slot: use{expr: &expr{op: opNamed, decl: proto}}}
 	b := &builder{g: g, doc: document{s}, group: gr, about: about, method: gr.client + name + kind, memo: map[string]*memo{"#": slot}, merges: map[string]*memo{}}
 	u := b.formOf(s, "", proto, "", slot)
-	if slot.pending != nil && slot.use.expr == nil {
-		slot.pending.to = u
-		u = use{expr: &expr{op: opNamed, decl: slot.pending}, null: u.null}
-	}
+	u = slot.settle(u)
 	d := u.decl
 	if u.op != opNamed || !isRootOf(d, proto) {
 		// The schema is represented by another type. Declare the root's name as an alias.

@@ -108,6 +108,12 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 		},
 		{"list that contains itself", `{"$ref":"#/$defs/L","$defs":{"L":{"type":"array","items":{"$ref":"#/$defs/L"}}}}`, map[string]string{"XInput": "L", "L": "[]L"}},
 		{"list that is all", `{"type":"array","items":{"$ref":"#"}}`, map[string]string{"XInput": "[]XInput"}},
+		{"array that contains itself", `{"type":"array","minItems":2,"maxItems":2,"items":{"type":"array","items":{"$ref":"#"}}}`, map[string]string{"XInput": "[2]iii.List[XInput]"}},
+		{"array that contains itself and may be null", `{"type":["array","null"],"minItems":2,"maxItems":2,"items":{"type":"array","items":{"$ref":"#"}}}`, map[string]string{"XInput": "[]iii.List[XInput]"}},
+		{
+			"tuple that contains itself and may be null", `{"type":["array","null"],"prefixItems":[{"type":"array","items":{"$ref":"#"}}]}`,
+			map[string]string{"XInput": "struct{V0 iii.List[*XInput]}"},
+		},
 		{"reference to itself", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/A"}}}`, map[string]string{"XInput": "json.RawMessage", "A": "json.RawMessage"}},
 		{"references in a circle", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/B"},"B":{"$ref":"#/$defs/A"}}}`, map[string]string{"XInput": "json.RawMessage", "A": "json.RawMessage"}},
 		{"reference to nothing", `{"$ref":"#/$defs/A"}`, map[string]string{"XInput": "json.RawMessage"}},
