@@ -45,6 +45,7 @@ func (g *generation) note(about, at, why string) {
 type group struct {
 	key      string
 	client   string
+	schemas  string // variable with the hashes of the schemas
 	file     string
 	methods  []*method
 	triggers []*trigger
@@ -141,6 +142,7 @@ func (g *generation) prepare() error {
 			}
 		}
 		g.names[gr.client], g.names["New"+gr.client] = true, true
+		gr.schemas = g.names.add(unexported(gr.client) + "Schemas")
 		gr.file = files.add(fileStem(gr.key)) + "_gen.go"
 	}
 	for _, gr := range g.groups {

@@ -241,7 +241,7 @@ func hostileCatalog(t *testing.T) *catalog {
 	}
 	schema := fmt.Sprintf(`{"type":"object","description":%[1]s,"title":%[1]s,"properties":{%[1]s:{"type":"string"},"ok":{"type":"string","description":%[1]s}},"$defs":{%[1]s:{"enum":[%[1]s,"b"],"description":%[1]s}}}`, text)
 	other := fmt.Sprintf(`{"type":"object","description":%[1]s,"properties":{"ok":{"type":"string","description":%[1]s},"e":{"oneOf":[{"const":%[1]s,"description":%[1]s},{"const":"b"}]},"c":{"const":%[1]s},"u":{"anyOf":[{"type":"string","description":%[1]s},{"type":"object","properties":{"t":{"const":%[1]s}}}]}}}`, text)
-	ids := []string{"../../etc/passwd::x", "a/b::c", "con::x", "w_test::x", "w_linux::x", "W::x", "w::x", "w::X", "w::send_x", "w::x-y", "w::check_schemas", "w::client", "new_w::x", hostile + "::" + hostile, "::", "x", "日本::語", "iiigen::x", "json::x", "context::x", "string::x", "type::func", "w::x::y", "w::xY"}
+	ids := []string{"../../etc/passwd::x", "a/b::c", "con::x", "w_test::x", "w_linux::x", "W::x", "w::x", "w::X", "w::send_x", "w::x-y", "w::check_schemas", "w::client", "new_w::x", hostile + "::" + hostile, "::", "x", "日本::語", "iiigen::x", "catalog::x", "xy::x", "xY::x", "XY::x", "json::x", "context::x", "string::x", "type::func", "w::x::y", "w::xY"}
 	c := &catalog{}
 	for i, id := range ids {
 		f := fn(id, schema, other)

@@ -26,8 +26,8 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 //go:embed iiigen_catalog.json
 var catalogJSON []byte
 
-// catalogSchemas returns the schemas in the catalog, keyed by part and id.
-var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
+// schemasOfCatalog returns the schemas in the catalog, keyed by part and id.
+var schemasOfCatalog = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	var catalog struct {
 		Functions []struct {
 			ID       string          `json:"id"`
@@ -57,7 +57,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 
 // schemaOf returns a schema from the catalog, or {} if it is missing.
 func schemaOf(part, id string) json.RawMessage {
-	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
+	if raw := schemasOfCatalog()[[2]string{part, id}]; raw != nil {
 		return raw
 	}
 	return json.RawMessage("{}")
