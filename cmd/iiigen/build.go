@@ -1130,10 +1130,17 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 			return use{expr: &expr{op: opMap, elem: &use{expr: &expr{op: opRaw}}, why: why}}
 		}
 	}
+	members := make(map[string]any, len(properties))
+	maps.Copy(members, properties)
 	for name, p := range b.conditional(s) {
-		if _, ok := properties[name]; !ok && validTagName(name) {
-			properties = maps.Clone(properties)
-			properties[name] = p
+		if _, ok := members[name]; !ok && validTagName(name) {
+			members[name] = p
+		}
+	}
+	required := stringsOf(s["required"])
+	for _, name := range required { // allowed without being listed
+		if _, ok := members[name]; !ok && !hasExtra && validTagName(name) {
+			members[name] = true
 		}
 	}
 	d, u := b.newDecl(formStruct, s, parent, suffix, slot)
@@ -1141,20 +1148,19 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 	if slot != nil {
 		slot.use = u
 	}
-	required := stringsOf(s["required"])
 	names := scope{}
 	for _, taken := range []string{"MarshalJSON", "UnmarshalJSON", "JSONSchema", "TriggerType", "Additional"} {
 		names[taken] = true
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(properties), func(a, b string) int {
+	for _, name := range slices.SortedFunc(maps.Keys(members), func(a, b string) int {
 		return cmp.Or(strings.Compare(goName(a), goName(b)), strings.Compare(a, b))
 	}) {
-		ps, ok := asSchema(properties[name])
+		ps, ok := asSchema(members[name])
 		place := at + "/properties/" + strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 		f := &field{property: name, required: slices.Contains(required, name)}
 		f.name = names.add(goName(name), goName(name)+"Field")
 		if !ok {
-			f.use = b.raw(place, "the property is "+kindOf(properties[name])+", not a schema")
+			f.use = b.raw(place, "the property is "+kindOf(members[name])+", not a schema")
 		} else {
 			f.doc = textOf(ps)
 			f.use = b.build(ps, place, d, f.name)

@@ -114,6 +114,10 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 			"tuple that contains itself and may be null", `{"type":["array","null"],"prefixItems":[{"type":"array","items":{"$ref":"#"}}]}`,
 			map[string]string{"XInput": "struct{V0 iii.List[*XInput]}"},
 		},
+		{
+			"required member that is not listed", `{"type":"object","properties":{"a":{"type":"string"}},"required":["a","b"]}`,
+			map[string]string{"XInput": `struct{A string "json:\"a\""; B json.RawMessage "json:\"b\""}`},
+		},
 		{"reference to itself", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/A"}}}`, map[string]string{"XInput": "json.RawMessage", "A": "json.RawMessage"}},
 		{"references in a circle", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/B"},"B":{"$ref":"#/$defs/A"}}}`, map[string]string{"XInput": "json.RawMessage", "A": "json.RawMessage"}},
 		{"reference to nothing", `{"$ref":"#/$defs/A"}`, map[string]string{"XInput": "json.RawMessage"}},
@@ -127,6 +131,7 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 			`{"type":"object","properties":{"k":{"type":"string"}},"if":{"properties":{"k":{"const":"a"}}},"then":{"properties":{"x":{"type":"integer"},"y":{"type":"string"}},"required":["x"]},"else":{"properties":{"y":{"type":"boolean"},"k":{"const":"b"}}},"dependentSchemas":{"k":{"$ref":"#/$defs/Z"}},"$defs":{"Z":{"properties":{"z":{"type":"boolean"}}}}}`,
 			map[string]string{"XInput": `struct{K *string "json:\"k,omitzero\""; X *int "json:\"x,omitzero\""; Y json.RawMessage "json:\"y,omitzero\""; Z *bool "json:\"z,omitzero\""}`},
 		},
+		{"members that only conditions name", `{"type":"object","additionalProperties":false,"if":{},"then":{"properties":{"x":{"type":"integer"}}}}`, map[string]string{"XInput": `struct{X *int "json:\"x,omitzero\""}`}},
 		{"length that is no integer", `{"type":"array","items":{"type":"boolean"},"minItems":1.5,"maxItems":1.5}`, map[string]string{"XInput": "iii.List[bool]"}},
 		{"arrays of arrays", `{"type":"array","minItems":64,"maxItems":64,"items":{"type":"array","minItems":64,"maxItems":64,"items":{"type":"boolean"}}}`, map[string]string{"XInput": "iii.List[[64]bool]"}},
 		{"unknown type", `{"type":"date"}`, map[string]string{"XInput": "json.RawMessage"}},
