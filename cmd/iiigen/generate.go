@@ -380,7 +380,11 @@ func (g *generation) breakCycles() {
 				step(d.items[i], func() { d.items[i].null = true })
 			}
 		case formAlias, formDefined:
-			step(d.to, func() { d.to = use{expr: &expr{op: opRaw, why: "the type refers only to itself"}} })
+			cut := func() { d.to = use{expr: &expr{op: opRaw, why: "the type refers only to itself"}} }
+			step(d.to, cut)
+			if d.standsForItself() {
+				cut()
+			}
 			if d.to.op != opList && d.to.op != opMap && d.to.op != opArray {
 				d.form = formAlias
 			}
@@ -392,6 +396,18 @@ func (g *generation) breakCycles() {
 			visit(d)
 		}
 	}
+}
+
+// standsForItself reports whether d is an alias of itself or of a pointer to itself.
+func (d *decl) standsForItself() bool {
+	seen := make(map[*decl]bool)
+	for e := d; (e.form == formAlias || e.form == formDefined) && e.to.expr != nil && e.to.op == opNamed && !seen[e]; e = e.to.decl {
+		seen[e] = true
+		if e.to.decl == d {
+			return true
+		}
+	}
+	return false
 }
 
 // maxSize is the maximum size of a type in words. The compiler rejects very large types, and a

@@ -119,7 +119,9 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 			map[string]string{"XInput": `struct{A string "json:\"a\""; B json.RawMessage "json:\"b\""}`},
 		},
 		{"reference to itself", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/A"}}}`, map[string]string{"XInput": "json.RawMessage", "A": "json.RawMessage"}},
+		{"reference to itself that may be null", `{"$ref":"#","nullable":true}`, map[string]string{"XInput": "json.RawMessage"}},
 		{"references in a circle", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/B"},"B":{"$ref":"#/$defs/A"}}}`, map[string]string{"XInput": "json.RawMessage", "A": "json.RawMessage"}},
+		{"references in a circle that may be null", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/B","nullable":true},"B":{"$ref":"#/$defs/A","nullable":true}}}`, map[string]string{"XInput": "*A", "A": "json.RawMessage"}},
 		{"reference to nothing", `{"$ref":"#/$defs/A"}`, map[string]string{"XInput": "json.RawMessage"}},
 		{"reference to elsewhere", `{"$ref":"https://example.com/a.json"}`, map[string]string{"XInput": "json.RawMessage"}},
 		{"reference into a property", `{"type":"object","properties":{"a":{"type":"object","properties":{"x":{"type":"string"}}},"b":{"$ref":"#/properties/a"}}}`, map[string]string{
