@@ -125,6 +125,10 @@ type shape struct {
 // of types grow exponentially.
 const maxDecls = 1000
 
+// maxMerged is the maximum total length of the merged schemas of one schema. A schema that
+// merges its own parts can double in size at each level.
+const maxMerged = 8 << 20
+
 // maxDepth is the maximum nesting depth of a schema.
 const maxDepth = 200
 
@@ -139,6 +143,8 @@ type builder struct {
 	merges map[string]*memo // keyed by the JSON encoding of the merged schema
 	decls  int
 	depth  int
+
+	mergedBytes int // total length of the keys of merges
 }
 
 type memo struct {
@@ -274,6 +280,9 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 // Otherwise, a schema that refers to itself through a merge would cause infinite recursion.
 func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	key := literalOf(s)
+	if b.mergedBytes += len(key); b.mergedBytes > maxMerged {
+		return b.raw(at, "the merged parts of the schema are too large")
+	}
 	if m := b.merges[key]; m != nil {
 		if m.done || m.use.expr != nil {
 			return m.use
