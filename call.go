@@ -222,6 +222,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		if err = c.out.submit(ctx, expired, r); expired == nil {
 			r.timer.Reset(timeout)
 		}
+		if late, ok := err.(unsentError); ok {
+			err = c.notSent(late.cause)
+		}
 	}
 	if err != nil {
 		r.buf.free()
@@ -297,7 +300,7 @@ func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err er
 	case <-ctx.Done():
 		cause = ctxError(ctx)
 	case <-r.timer.C:
-	case <-r.ended(c):
+	case <-r.clientClosed(c):
 		cause = fmt.Errorf("%w: %w", ErrConnectionLost, c.endError())
 	}
 	r.timer.Stop()

@@ -402,7 +402,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	}
 	c.mu.Unlock()
 	if !first {
-		if ended(ctx, c.done) {
+		if waitClosed(ctx, c.done) {
 			return nil, nil
 		}
 		err = fmt.Errorf("shutdown: %w", ctxError(ctx))

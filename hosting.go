@@ -1309,7 +1309,7 @@ func (c *Client) reportCall(ctx context.Context, in *incoming, o *observation, b
 		r.metadata = call.Metadata
 	}
 	if captured[CaptureCaller] {
-		r.caller = in.appendOrigin(nil, false)
+		r.caller = in.originJSON(nil, false)
 	}
 	c.reports.push(r)
 }

@@ -347,7 +347,7 @@ func (e *HTTPError) response() bufferedResponse {
 			continue // set by the engine, or not a valid name
 		}
 		for _, value := range e.Header[name] {
-			if !isNoHeaderValue(value) {
+			if !invalidHeaderValue(value) {
 				typed = typed || strings.EqualFold(name, "Content-Type") && value != ""
 				r.Headers = append(r.Headers, headerLine(name, value))
 			}

@@ -45,7 +45,7 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 		return nil, nil
 	})
 	got := fetch(t, e.HTTPURL(), "POST", "/orders", "application/json", `{"N":"one"}`)
-	want := answer{400, map[string][]string{"Content-Type": {"application/json"}},
+	want := response{400, map[string][]string{"Content-Type": {"application/json"}},
 		`{"error":{"code":"invalid_request","message":"payload at body.N: got string, want integer (int)"}}`}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("answer (-want +got):\n%s", diff)

@@ -165,7 +165,7 @@ func (r *registry) retry(l *link) time.Duration {
 // retryNow sends a rejected registration again. The caller must remove it from refusals.
 func (r *registry) retryNow(c *claim) {
 	c.queued = false
-	r.ask(c)
+	r.sendClaim(c)
 }
 
 // dropUnqueued removes from refusals the claims that are no longer queued.

@@ -113,7 +113,7 @@ type Trigger struct {
 	frame    *observeFrame   // on the current link, until it is removed or rejected
 	lingers  bool            // the engine may still have an observer from an earlier connection
 	final    bool            // the engine has rejected the observer permanently
-	left     <-chan struct{} // closed when the engine has removed the observer
+	removed  <-chan struct{} // closed when the engine has removed the observer
 }
 
 // ID returns the trigger's ID. It is random unless [WithTriggerID] sets it.

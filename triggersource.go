@@ -556,7 +556,7 @@ func (r *registry) adapt(t *Trigger, register bool) {
 	r.functionByID[id] = f
 	r.functions = append(r.functions, f)
 	if register {
-		r.ask(&f.claim)
+		r.sendClaim(&f.claim)
 	}
 }
 
