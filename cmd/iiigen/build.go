@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/big"
 	"reflect"
 	"slices"
@@ -115,11 +116,18 @@ type shape struct {
 	tags     map[string]string // constant members by name, as JSON
 	values   []string          // permitted values as JSON, if they are enumerated
 	closed   bool
+	// minItems and maxItems limit the length of an array; hasMax is false if there is no maximum.
+	minItems, maxItems int
+	hasMax             bool
 }
 
 // maxDecls is the maximum number of types per schema. Merging alternatives can make the number
 // of types grow exponentially.
 const maxDecls = 1000
+
+// maxMerged is the maximum total length of the merged schemas of one schema. A schema that
+// merges its own parts can double in size at each level.
+const maxMerged = 8 << 20
 
 // maxDepth is the maximum nesting depth of a schema.
 const maxDepth = 200
@@ -135,6 +143,8 @@ type builder struct {
 	merges map[string]*memo // keyed by the JSON encoding of the merged schema
 	decls  int
 	depth  int
+
+	mergedBytes int // total length of the keys of merges
 }
 
 type memo struct {
@@ -258,10 +268,7 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	if m.slot.expr != nil {
 		b.g.place(u, m.slot.decl)
 	}
-	if m.pending != nil && m.use.expr == nil { // a recursive list or map
-		m.pending.to = u
-		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
-	}
+	u = m.settle(u)
 	m.use, m.done = u, true
 	if shared != "" {
 		b.g.shared[shared] = u
@@ -273,6 +280,9 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 // Otherwise, a schema that refers to itself through a merge would cause infinite recursion.
 func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	key := literalOf(s)
+	if b.mergedBytes += len(key); b.mergedBytes > maxMerged {
+		return b.raw(at, "the merged parts of the schema are too large")
+	}
 	if m := b.merges[key]; m != nil {
 		if m.done || m.use.expr != nil {
 			return m.use
@@ -292,12 +302,22 @@ func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot 
 	m := &memo{slot: use{expr: &expr{op: opNamed, decl: &decl{parent: parent, suffix: suffix, group: b.group}}}}
 	b.merges[key] = m
 	u := b.formOf(s, at, parent, suffix, m)
-	if m.pending != nil && m.use.expr == nil {
-		m.pending.to = u
-		u = use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
-	}
+	u = m.settle(u)
 	m.use, m.done = u, true
 	return u
+}
+
+// settle completes the declaration of a recursive list, map or array, if u is one, and returns
+// the use to put in place of u.
+func (m *memo) settle(u use) use {
+	if m.pending == nil || m.use.expr != nil {
+		return u
+	}
+	if u.op == opArray && u.null { // unlike an array, a slice can represent null
+		u.expr = &expr{op: opList, elem: u.elem}
+	}
+	m.pending.to = u
+	return use{expr: &expr{op: opNamed, decl: m.pending}, null: u.null}
 }
 
 // formOf is like form, but s may be a reference.
@@ -441,7 +461,7 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 			u = prim("float32")
 		}
 	case "array":
-		u = b.array(s, at, parent, suffix, slot)
+		u = b.array(s, at, parent, suffix, slot, null)
 	case "object":
 		if b.isChannelRef(s) {
 			u = prim("iii.StreamChannelRef")
@@ -856,6 +876,9 @@ func (b *builder) shapeOf(s schema) shape {
 		return shape{}
 	}
 	sh := shape{kind: t}
+	if t == "array" {
+		sh.minItems, sh.maxItems, sh.hasMax = lengths(s)
+	}
 	if t == "object" {
 		sh.tags = b.tagsOf(s)
 		properties, _ := s["properties"].(map[string]any)
@@ -871,6 +894,35 @@ func (b *builder) shapeOf(s schema) shape {
 		}
 	}
 	return sh
+}
+
+// lengths returns the lengths of the arrays that s allows. Like [builder.array], it takes a
+// tuple to be complete unless minItems says otherwise.
+func lengths(s schema) (low, high int, hasHigh bool) {
+	length := func(v any) (int, bool) {
+		f, ok := numberOf(v)
+		if !ok {
+			return 0, false
+		}
+		n, _ := f.Int64()
+		return int(max(0, min(n, math.MaxInt32))), true
+	}
+	prefix, isTuple := listOf(s["prefixItems"])
+	rest := s["items"]
+	if !isTuple {
+		if prefix, isTuple = listOf(s["items"]); isTuple {
+			rest = s["additionalItems"]
+		}
+	}
+	low, ok := length(s["minItems"])
+	if !ok {
+		low = len(prefix)
+	}
+	high, hasHigh = length(s["maxItems"])
+	if r, ok := asSchema(rest); isTuple && ok && isFalse(r) && (!hasHigh || high > len(prefix)) {
+		high, hasHigh = len(prefix), true
+	}
+	return low, high, hasHigh
 }
 
 // variantName returns the name of the union field for a variant.
@@ -1032,7 +1084,7 @@ func allSame(items []use) bool {
 // maxArray is the maximum length of a Go array. Longer arrays become slices.
 const maxArray = 64
 
-func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *memo) use {
+func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *memo, null bool) use {
 	prefix, isTuple := listOf(s["prefixItems"])
 	var restSchema any
 	restKey := "items"
@@ -1044,6 +1096,7 @@ func (b *builder) array(s schema, at string, parent *decl, suffix string, slot *
 	if isTuple && len(prefix) > 0 {
 		restSchema = s[restKey]
 		d, u := b.newDecl(formTuple, s, parent, suffix, slot)
+		u.null = null
 		if slot != nil {
 			slot.use = u
 		}
@@ -1125,10 +1178,17 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 			return use{expr: &expr{op: opMap, elem: &use{expr: &expr{op: opRaw}}, why: why}}
 		}
 	}
+	members := make(map[string]any, len(properties))
+	maps.Copy(members, properties)
 	for name, p := range b.conditional(s) {
-		if _, ok := properties[name]; !ok && validTagName(name) {
-			properties = maps.Clone(properties)
-			properties[name] = p
+		if _, ok := members[name]; !ok && validTagName(name) {
+			members[name] = p
+		}
+	}
+	required := stringsOf(s["required"])
+	for _, name := range required { // allowed without being listed
+		if _, ok := members[name]; !ok && !hasExtra && validTagName(name) {
+			members[name] = true
 		}
 	}
 	d, u := b.newDecl(formStruct, s, parent, suffix, slot)
@@ -1136,20 +1196,19 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 	if slot != nil {
 		slot.use = u
 	}
-	required := stringsOf(s["required"])
 	names := scope{}
 	for _, taken := range []string{"MarshalJSON", "UnmarshalJSON", "JSONSchema", "TriggerType", "Additional"} {
 		names[taken] = true
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(properties), func(a, b string) int {
+	for _, name := range slices.SortedFunc(maps.Keys(members), func(a, b string) int {
 		return cmp.Or(strings.Compare(goName(a), goName(b)), strings.Compare(a, b))
 	}) {
-		ps, ok := asSchema(properties[name])
+		ps, ok := asSchema(members[name])
 		place := at + "/properties/" + strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 		f := &field{property: name, required: slices.Contains(required, name)}
 		f.name = names.add(goName(name), goName(name)+"Field")
 		if !ok {
-			f.use = b.raw(place, "the property is "+kindOf(properties[name])+", not a schema")
+			f.use = b.raw(place, "the property is "+kindOf(members[name])+", not a schema")
 		} else {
 			f.doc = textOf(ps)
 			f.use = b.build(ps, place, d, f.name)

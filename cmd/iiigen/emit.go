@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/atombender/go-jsonschema/pkg/generator"
@@ -481,13 +480,18 @@ func shapeLiteral(s shape) string {
 	if s.closed {
 		add("closed", "true")
 	}
+	if s.minItems > 0 {
+		add("minItems", strconv.Itoa(s.minItems))
+	}
+	if s.hasMax {
+		add("maxItems", strconv.Itoa(s.maxItems))
+		add("hasMax", "true")
+	}
 	return "shape{" + strings.Join(parts, ", ") + "}"
 }
 
 // writeClient writes a group's client.
 func (g *generation) writeClient(b *strings.Builder, gr *group) {
-	first, size := utf8.DecodeRuneInString(gr.client)
-	schemasName := string(unicode.ToLower(first)) + gr.client[size:] + "Schemas"
 	about := fmt.Sprintf("%[1]s is a client for the functions and triggers of %[2]s. The Client field must be set. Values of type %[1]s may be copied and are safe for concurrent use.", gr.client, strconv.Quote(gr.key))
 	writeComment(b, "", about)
 	fmt.Fprintf(b, `type %[1]s struct {
@@ -504,7 +508,7 @@ func (g *generation) writeClient(b *strings.Builder, gr *group) {
 }
 
 var %[2]s = []iii.FunctionSchemas{
-`, gr.client, schemasName)
+`, gr.client, gr.schemas)
 	for _, m := range gr.methods {
 		ns := ""
 		if m.hashes.Namespace != "" {
@@ -523,7 +527,7 @@ var %[2]s = []iii.FunctionSchemas{
 func (c %[1]s) CheckSchemas(ctx context.Context) error {
 	return c.Client.CheckSchemas(ctx, %[2]s...)
 }
-`, gr.client, schemasName)
+`, gr.client, gr.schemas)
 	for _, m := range gr.methods {
 		if !m.function.Private {
 			g.writeMethod(b, gr, m)

@@ -45,6 +45,7 @@ func (g *generation) note(about, at, why string) {
 type group struct {
 	key      string
 	client   string
+	schemas  string // variable with the hashes of the schemas
 	file     string
 	methods  []*method
 	triggers []*trigger
@@ -141,6 +142,7 @@ func (g *generation) prepare() error {
 			}
 		}
 		g.names[gr.client], g.names["New"+gr.client] = true, true
+		gr.schemas = g.names.add(unexported(gr.client) + "Schemas")
 		gr.file = files.add(fileStem(gr.key)) + "_gen.go"
 	}
 	for _, gr := range g.groups {
@@ -245,10 +247,7 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	slot := &memo{slot: use{expr: &expr{op: opNamed, decl: proto}}}
 	b := &builder{g: g, doc: document{s}, group: gr, about: about, method: gr.client + name + kind, memo: map[string]*memo{"#": slot}, merges: map[string]*memo{}}
 	u := b.formOf(s, "", proto, "", slot)
-	if slot.pending != nil && slot.use.expr == nil {
-		slot.pending.to = u
-		u = use{expr: &expr{op: opNamed, decl: slot.pending}, null: u.null}
-	}
+	u = slot.settle(u)
 	d := u.decl
 	if u.op != opNamed || !isRootOf(d, proto) {
 		// The schema is represented by another type. Declare the root's name as an alias.
@@ -381,7 +380,11 @@ func (g *generation) breakCycles() {
 				step(d.items[i], func() { d.items[i].null = true })
 			}
 		case formAlias, formDefined:
-			step(d.to, func() { d.to = use{expr: &expr{op: opRaw, why: "the type refers only to itself"}} })
+			cut := func() { d.to = use{expr: &expr{op: opRaw, why: "the type refers only to itself"}} }
+			step(d.to, cut)
+			if d.standsForItself() {
+				cut()
+			}
 			if d.to.op != opList && d.to.op != opMap && d.to.op != opArray {
 				d.form = formAlias
 			}
@@ -393,6 +396,18 @@ func (g *generation) breakCycles() {
 			visit(d)
 		}
 	}
+}
+
+// standsForItself reports whether d is an alias of itself or of a pointer to itself.
+func (d *decl) standsForItself() bool {
+	seen := make(map[*decl]bool)
+	for e := d; (e.form == formAlias || e.form == formDefined) && e.to.expr != nil && e.to.op == opNamed && !seen[e]; e = e.to.decl {
+		seen[e] = true
+		if e.to.decl == d {
+			return true
+		}
+	}
+	return false
 }
 
 // maxSize is the maximum size of a type in words. The compiler rejects very large types, and a

@@ -132,8 +132,20 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 		},
 		{"list that contains itself", `{"$ref":"#/$defs/L","$defs":{"L":{"type":"array","items":{"$ref":"#/$defs/L"}}}}`, map[string]string{"XInput": "L", "L": "[]L"}},
 		{"list that is all", `{"type":"array","items":{"$ref":"#"}}`, map[string]string{"XInput": "[]XInput"}},
+		{"array that contains itself", `{"type":"array","minItems":2,"maxItems":2,"items":{"type":"array","items":{"$ref":"#"}}}`, map[string]string{"XInput": "[2]iii.List[XInput]"}},
+		{"array that contains itself and may be null", `{"type":["array","null"],"minItems":2,"maxItems":2,"items":{"type":"array","items":{"$ref":"#"}}}`, map[string]string{"XInput": "[]iii.List[XInput]"}},
+		{
+			"tuple that contains itself and may be null", `{"type":["array","null"],"prefixItems":[{"type":"array","items":{"$ref":"#"}}]}`,
+			map[string]string{"XInput": "struct{V0 iii.List[*XInput]}"},
+		},
+		{
+			"required member that is not listed", `{"type":"object","properties":{"a":{"type":"string"}},"required":["a","b"]}`,
+			map[string]string{"XInput": `struct{A string "json:\"a\""; B json.RawMessage "json:\"b\""}`},
+		},
 		{"reference to itself", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/A"}}}`, map[string]string{"XInput": "json.RawMessage", "A": "json.RawMessage"}},
+		{"reference to itself that may be null", `{"$ref":"#","nullable":true}`, map[string]string{"XInput": "json.RawMessage"}},
 		{"references in a circle", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/B"},"B":{"$ref":"#/$defs/A"}}}`, map[string]string{"XInput": "json.RawMessage", "A": "json.RawMessage"}},
+		{"references in a circle that may be null", `{"$ref":"#/$defs/A","$defs":{"A":{"$ref":"#/$defs/B","nullable":true},"B":{"$ref":"#/$defs/A","nullable":true}}}`, map[string]string{"XInput": "*A", "A": "json.RawMessage"}},
 		{"reference to nothing", `{"$ref":"#/$defs/A"}`, map[string]string{"XInput": "json.RawMessage"}},
 		{"reference to elsewhere", `{"$ref":"https://example.com/a.json"}`, map[string]string{"XInput": "json.RawMessage"}},
 		{"reference into a property", `{"type":"object","properties":{"a":{"type":"object","properties":{"x":{"type":"string"}}},"b":{"$ref":"#/properties/a"}}}`, map[string]string{
@@ -145,6 +157,7 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 			`{"type":"object","properties":{"k":{"type":"string"}},"if":{"properties":{"k":{"const":"a"}}},"then":{"properties":{"x":{"type":"integer"},"y":{"type":"string"}},"required":["x"]},"else":{"properties":{"y":{"type":"boolean"},"k":{"const":"b"}}},"dependentSchemas":{"k":{"$ref":"#/$defs/Z"}},"$defs":{"Z":{"properties":{"z":{"type":"boolean"}}}}}`,
 			map[string]string{"XInput": `struct{K *string "json:\"k,omitzero\""; X *int "json:\"x,omitzero\""; Y json.RawMessage "json:\"y,omitzero\""; Z *bool "json:\"z,omitzero\""}`},
 		},
+		{"members that only conditions name", `{"type":"object","additionalProperties":false,"if":{},"then":{"properties":{"x":{"type":"integer"}}}}`, map[string]string{"XInput": `struct{X *int "json:\"x,omitzero\""}`}},
 		{"length that is no integer", `{"type":"array","items":{"type":"boolean"},"minItems":1.5,"maxItems":1.5}`, map[string]string{"XInput": "iii.List[bool]"}},
 		{"arrays of arrays", `{"type":"array","minItems":64,"maxItems":64,"items":{"type":"array","minItems":64,"maxItems":64,"items":{"type":"boolean"}}}`, map[string]string{"XInput": "iii.List[[64]bool]"}},
 		{"unknown type", `{"type":"date"}`, map[string]string{"XInput": "json.RawMessage"}},
@@ -259,7 +272,7 @@ func hostileCatalog(t *testing.T) *catalog {
 	}
 	schema := fmt.Sprintf(`{"type":"object","description":%[1]s,"title":%[1]s,"properties":{%[1]s:{"type":"string"},"ok":{"type":"string","description":%[1]s}},"$defs":{%[1]s:{"enum":[%[1]s,"b"],"description":%[1]s}}}`, text)
 	other := fmt.Sprintf(`{"type":"object","description":%[1]s,"properties":{"ok":{"type":"string","description":%[1]s},"e":{"oneOf":[{"const":%[1]s,"description":%[1]s},{"const":"b"}]},"c":{"const":%[1]s},"u":{"anyOf":[{"type":"string","description":%[1]s},{"type":"object","properties":{"t":{"const":%[1]s}}}]}}}`, text)
-	ids := []string{"../../etc/passwd::x", "a/b::c", "con::x", "w_test::x", "w_linux::x", "W::x", "w::x", "w::X", "w::send_x", "w::x-y", "w::check_schemas", "w::client", "new_w::x", hostile + "::" + hostile, "::", "x", "日本::語", "iiigen::x", "json::x", "context::x", "string::x", "type::func", "w::x::y", "w::xY"}
+	ids := []string{"../../etc/passwd::x", "a/b::c", "con::x", "w_test::x", "w_linux::x", "W::x", "w::x", "w::X", "w::send_x", "w::x-y", "w::check_schemas", "w::client", "new_w::x", hostile + "::" + hostile, "::", "x", "日本::語", "iiigen::x", "catalog::x", "xy::x", "xY::x", "XY::x", "json::x", "context::x", "string::x", "type::func", "w::x::y", "w::xY"}
 	c := &catalog{}
 	for i, id := range ids {
 		f := fn(id, schema, other)

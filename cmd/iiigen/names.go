@@ -9,32 +9,60 @@ import (
 )
 
 // initialisms lists the words that are written in capitals in Go names.
-var initialisms = map[string]bool{"api": true, "cpu": true, "css": true, "dns": true, "hmac": true, "html": true, "http": true, "https": true,
-	"id": true, "ip": true, "json": true, "os": true, "pid": true, "rpc": true, "sql": true, "ssh": true, "tcp": true, "tls": true, "ttl": true,
-	"udp": true, "ui": true, "uri": true, "url": true, "utf8": true, "uuid": true, "vm": true, "xml": true}
+var initialisms = map[string]bool{"acl": true, "api": true, "ascii": true, "cpu": true, "css": true, "db": true, "dlq": true, "dns": true, "eof": true,
+	"gid": true, "guid": true, "hmac": true, "html": true, "http": true, "https": true, "id": true, "ip": true, "json": true, "os": true, "oss": true, "pid": true,
+	"qps": true, "ram": true, "rpc": true, "rss": true, "sla": true, "smtp": true, "sql": true, "ssh": true, "tcp": true, "tls": true, "ttl": true,
+	"udp": true, "ui": true, "uid": true, "uri": true, "url": true, "utf8": true, "uuid": true, "vm": true, "ws": true, "wss": true, "xml": true, "xmpp": true,
+	"xsrf": true, "xss": true}
+
+// capitals returns the number of bytes of word that are written in capitals in Go names: those
+// of an initialism, which an s or a number may follow.
+func capitals(word string) int {
+	lower := strings.ToLower(word)
+	stem := strings.TrimRight(lower, "0123456789")
+	switch singular, isPlural := strings.CutSuffix(lower, "s"); {
+	case len(lower) != len(word): // not ASCII
+	case initialisms[lower]:
+		return len(word)
+	case initialisms[stem]:
+		return len(stem)
+	case isPlural && initialisms[singular]:
+		return len(singular)
+	}
+	return 0
+}
 
 // goName converts text to an exported Go identifier. Different strings can yield the same
 // identifier.
 func goName(text string) string {
 	var b strings.Builder
 	for _, word := range words(text) {
-		lower := strings.ToLower(word)
-		switch {
-		case initialisms[lower]:
-			b.WriteString(strings.ToUpper(word))
-		case lower == "ids" || lower == "urls" || lower == "uris":
-			b.WriteString(strings.ToUpper(word[:len(word)-1]) + "s")
-		default:
-			r := []rune(word)
-			r[0] = unicode.ToUpper(r[0])
-			b.WriteString(string(r))
+		if n := capitals(word); n > 0 {
+			b.WriteString(strings.ToUpper(word[:n]) + strings.ToLower(word[n:]))
+			continue
 		}
+		r := []rune(word)
+		r[0] = unicode.ToUpper(r[0])
+		b.WriteString(string(r))
 	}
 	name := b.String()
 	if first := []rune(name); len(first) == 0 || !unicode.IsUpper(first[0]) {
 		name = "X" + name
 	}
 	return name
+}
+
+// unexported returns name with its first word in lower case.
+func unexported(name string) string {
+	r := []rune(name)
+	for i := range r {
+		plural := i+1 < len(r) && r[i+1] == 's' && (i+2 == len(r) || unicode.IsUpper(r[i+2]))
+		if !unicode.IsUpper(r[i]) || i > 0 && i+1 < len(r) && unicode.IsLower(r[i+1]) && !plural {
+			break
+		}
+		r[i] = unicode.ToLower(r[i])
+	}
+	return string(r)
 }
 
 // words splits text at case changes and at characters other than letters and digits.

@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii"
+	"github.com/iii-go/iii/cmd/iiigen/internal/recorded/odd"
 	"github.com/iii-go/iii/cmd/iiigen/internal/recorded/pydantic"
 	"github.com/iii-go/iii/cmd/iiigen/internal/recorded/schemars"
 	"github.com/iii-go/iii/cmd/iiigen/internal/recorded/zod"
@@ -24,7 +23,7 @@ import (
 )
 
 // clients maps the name of each directory to the client generated in it.
-var clients = map[string]any{"pydantic": pydantic.Pydantic{}, "schemars": schemars.Schemars{}, "zod": zod.Zod{}}
+var clients = map[string]any{"odd": odd.Odd{}, "pydantic": pydantic.Pydantic{}, "schemars": schemars.Schemars{}, "zod": zod.Zod{}}
 
 type recording struct {
 	ID       string `json:"id"`
@@ -107,7 +106,7 @@ func goText(typ reflect.Type, depth int) string {
 	case typ.Name() != "" && (!own || depth == 0):
 		text := typ.String()
 		for _, path := range []string{"github.com/iii-go/iii/cmd/iiigen/internal/recorded/pydantic.", "github.com/iii-go/iii/cmd/iiigen/internal/recorded/schemars.", "github.com/iii-go/iii/cmd/iiigen/internal/recorded/zod.",
-			"github.com/iii-go/iii/cmd/iiigen/internal/recorded/own.", "pydantic.", "schemars.", "zod.", "github.com/iii-go/"} {
+			"github.com/iii-go/iii/cmd/iiigen/internal/recorded/own.", "github.com/iii-go/iii/cmd/iiigen/internal/recorded/odd.", "pydantic.", "schemars.", "zod.", "github.com/iii-go/"} {
 			text = strings.ReplaceAll(text, path, "")
 		}
 		text = strings.ReplaceAll(text, "encoding/json/jsontext.Value", "json.RawMessage") // an alias in Go 1.27
@@ -135,8 +134,8 @@ func goText(typ reflect.Type, depth int) string {
 func TestTableOfRecordedSchemas(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(tableHead)
-	sdks := map[string]string{"pydantic": "Python iii-sdk 0.25.0, pydantic 2.14.4", "schemars": "Rust iii-sdk 0.26.0-rc.4, schemars 0.8.22", "zod": "Node iii-sdk 0.22.1, zod 4.6.7"}
-	for _, name := range slices.Sorted(maps.Keys(clients)) {
+	sdks := map[string]string{"odd": "Handwritten", "pydantic": "Python iii-sdk 0.25.0, pydantic 2.14.4", "schemars": "Rust iii-sdk 0.26.0-rc.4, schemars 0.8.22", "zod": "Node iii-sdk 0.22.1, zod 4.6.7"}
+	for _, name := range []string{"pydantic", "schemars", "zod", "odd"} {
 		fmt.Fprintf(&b, "\n## %s\n\n| function | construct | Go type of the input |\n|---|---|---|\n", sdks[name])
 		for _, r := range recordings(t, name) {
 			in, _ := methodOf(t, clients[name], r.ID)
@@ -174,7 +173,8 @@ for values that match no variant.
 
 The directory own contains the types of package iii. A test checks that Go types generated from
 their schemas have the same schemas. The directory tides contains the client of a worker that a
-generator test runs on an engine with observers.
+generator test runs on an engine with observers. The catalog in odd is handwritten: its schemas
+and examples are valid, but no SDK generates them.
 `
 
 // plain decodes a JSON value for comparison. It removes null members, because generated types

@@ -26,8 +26,8 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 //go:embed iiigen_catalog.json
 var catalogJSON []byte
 
-// catalogSchemas returns the schemas in the catalog, keyed by part and id.
-var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
+// schemasOfCatalog returns the schemas in the catalog, keyed by part and id.
+var schemasOfCatalog = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	var catalog struct {
 		Functions []struct {
 			ID       string          `json:"id"`
@@ -57,7 +57,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 
 // schemaOf returns a schema from the catalog, or {} if it is missing.
 func schemaOf(part, id string) json.RawMessage {
-	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
+	if raw := schemasOfCatalog()[[2]string{part, id}]; raw != nil {
 		return raw
 	}
 	return json.RawMessage("{}")
@@ -85,6 +85,10 @@ type shape struct {
 	tags            map[string]string
 	values          []string
 	closed          bool
+
+	// Arrays have at least minItems elements and, if hasMax is set, at most maxItems.
+	minItems, maxItems int
+	hasMax             bool
 }
 
 // unionVariant decodes JSON values of one shape into a field of a union.
@@ -175,6 +179,12 @@ func (s shape) matches(b []byte) (unknown int, ok bool) {
 	}
 	if len(s.values) > 0 && !slices.ContainsFunc(s.values, func(v string) bool { return equalJSON(b, v) }) {
 		return 0, false
+	}
+	if s.kind == "array" && (s.minItems > 0 || s.hasMax) {
+		var elements []json.RawMessage
+		if json.Unmarshal(b, &elements) != nil || len(elements) < s.minItems || s.hasMax && len(elements) > s.maxItems {
+			return 0, false
+		}
 	}
 	if s.kind != "object" {
 		return 0, true

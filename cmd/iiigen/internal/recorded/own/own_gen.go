@@ -9458,11 +9458,11 @@ type OtelConfigInput struct {
 	// upgrade request. Headers set with WithTelemetryConnection take precedence.
 	// Except for Host, StartTelemetry rejects headers that belong to the upgrade
 	// itself. Empty is omitted and means none.
-	EngineWsHeaders map[string]string `json:"engine_ws_headers,omitzero"`
+	EngineWSHeaders map[string]string `json:"engine_ws_headers,omitzero"`
 
 	// URL of the engine. If it does not end in /otel, this path is appended. Nil is
 	// omitted; the default is $III_URL or else ws://127.0.0.1:49134.
-	EngineWsURL *string `json:"engine_ws_url,omitzero"`
+	EngineWSURL *string `json:"engine_ws_url,omitzero"`
 
 	// Whether to create spans for outgoing HTTP requests. Nil is omitted; the default
 	// is true.
@@ -9542,11 +9542,11 @@ type OtelConfigOutput struct {
 	// upgrade request. Headers set with WithTelemetryConnection take precedence.
 	// Except for Host, StartTelemetry rejects headers that belong to the upgrade
 	// itself. Empty is omitted and means none.
-	EngineWsHeaders map[string]string `json:"engine_ws_headers,omitzero"`
+	EngineWSHeaders map[string]string `json:"engine_ws_headers,omitzero"`
 
 	// URL of the engine. If it does not end in /otel, this path is appended. Nil is
 	// omitted; the default is $III_URL or else ws://127.0.0.1:49134.
-	EngineWsURL *string `json:"engine_ws_url,omitzero"`
+	EngineWSURL *string `json:"engine_ws_url,omitzero"`
 
 	// Whether to create spans for outgoing HTTP requests. Nil is omitted; the default
 	// is true.
@@ -12227,11 +12227,11 @@ type TopicStatsInput struct {
 	// Number of consumers of the topic or queue.
 	ConsumerCount uint `json:"consumer_count"`
 
+	// Number of dead letters of the topic or queue.
+	DLQDepth uint `json:"dlq_depth"`
+
 	// Number of messages in the topic or queue that are waiting or in progress.
 	Depth uint `json:"depth"`
-
-	// Number of dead letters of the topic or queue.
-	DlqDepth uint `json:"dlq_depth"`
 }
 
 // TopicStatsInputInput: TopicStatsInput is the input of
@@ -12258,11 +12258,11 @@ type TopicStatsOutput struct {
 	// Number of consumers of the topic or queue.
 	ConsumerCount uint `json:"consumer_count"`
 
+	// Number of dead letters of the topic or queue.
+	DLQDepth uint `json:"dlq_depth"`
+
 	// Number of messages in the topic or queue that are waiting or in progress.
 	Depth uint `json:"depth"`
-
-	// Number of dead letters of the topic or queue.
-	DlqDepth uint `json:"dlq_depth"`
 }
 
 // TopicSummaryInput: TopicSummary is one element of the array returned by
@@ -13986,7 +13986,7 @@ type WorkerMetricsInput struct {
 
 	// Resident memory of the process in bytes. Zero means that the process cannot be
 	// inspected.
-	MemoryRss uint `json:"memory_rss"`
+	MemoryRSS uint `json:"memory_rss"`
 
 	// Virtual memory of the process in bytes. Zero means that the process cannot be
 	// inspected.
@@ -14011,7 +14011,7 @@ type WorkerMetricsOutput struct {
 
 	// Resident memory of the process in bytes. Zero means that the process cannot be
 	// inspected.
-	MemoryRss uint `json:"memory_rss"`
+	MemoryRSS uint `json:"memory_rss"`
 
 	// Virtual memory of the process in bytes. Zero means that the process cannot be
 	// inspected.
@@ -14054,7 +14054,7 @@ type WorkerMetricsReport struct {
 	MemoryHeapUsed *uint `json:"memory_heap_used,omitzero"`
 
 	// Resident memory of the process, in bytes. Nil is omitted.
-	MemoryRss *uint `json:"memory_rss,omitzero"`
+	MemoryRSS *uint `json:"memory_rss,omitzero"`
 
 	// Runtime of the worker. The engine always sets it to "node", whatever the actual
 	// runtime is.
@@ -14094,7 +14094,7 @@ type WorkerMetricsReportInput struct {
 	MemoryHeapUsed *uint `json:"memory_heap_used,omitzero"`
 
 	// Resident memory of the process, in bytes. Nil is omitted.
-	MemoryRss *uint `json:"memory_rss,omitzero"`
+	MemoryRSS *uint `json:"memory_rss,omitzero"`
 
 	// Runtime of the worker. The engine always sets it to "node", whatever the actual
 	// runtime is.
@@ -14134,7 +14134,7 @@ type WorkerMetricsReportOutput struct {
 	MemoryHeapUsed *uint `json:"memory_heap_used,omitzero"`
 
 	// Resident memory of the process, in bytes. Nil is omitted.
-	MemoryRss *uint `json:"memory_rss,omitzero"`
+	MemoryRSS *uint `json:"memory_rss,omitzero"`
 
 	// Runtime of the worker. The engine always sets it to "node", whatever the actual
 	// runtime is.

@@ -37,8 +37,8 @@ func observe[In any](c *iii.Client, source iii.Source, target string, handler fu
 //go:embed iiigen_catalog.json
 var catalogJSON []byte
 
-// catalogSchemas returns the schemas in the catalog, keyed by part and id.
-var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
+// schemasOfCatalog returns the schemas in the catalog, keyed by part and id.
+var schemasOfCatalog = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	var catalog struct {
 		Functions []struct {
 			ID       string          `json:"id"`
@@ -68,7 +68,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 
 // schemaOf returns a schema from the catalog, or {} if it is missing.
 func schemaOf(part, id string) json.RawMessage {
-	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
+	if raw := schemasOfCatalog()[[2]string{part, id}]; raw != nil {
 		return raw
 	}
 	return json.RawMessage("{}")

@@ -26,8 +26,8 @@ func callOptions(client, call []iii.CallOption) []iii.CallOption {
 //go:embed iiigen_catalog.json
 var catalogJSON []byte
 
-// catalogSchemas returns the schemas in the catalog, keyed by part and id.
-var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
+// schemasOfCatalog returns the schemas in the catalog, keyed by part and id.
+var schemasOfCatalog = sync.OnceValue(func() map[[2]string]json.RawMessage {
 	var catalog struct {
 		Functions []struct {
 			ID       string          `json:"id"`
@@ -57,7 +57,7 @@ var catalogSchemas = sync.OnceValue(func() map[[2]string]json.RawMessage {
 
 // schemaOf returns a schema from the catalog, or {} if it is missing.
 func schemaOf(part, id string) json.RawMessage {
-	if raw := catalogSchemas()[[2]string{part, id}]; raw != nil {
+	if raw := schemasOfCatalog()[[2]string{part, id}]; raw != nil {
 		return raw
 	}
 	return json.RawMessage("{}")
@@ -97,18 +97,30 @@ func marshalOpen[T any](name string, own any, further map[string]T, known ...str
 	return append(append(b[:len(b)-1], ','), rest[1:]...), nil
 }
 
-// unmarshalOpen decodes b into own. Members that known does not list are stored in further.
+// unmarshalOpen decodes the known members of b into own, and stores all others in further.
 func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...string) error {
-	if err := json.Unmarshal(b, own); err != nil {
-		return err
-	}
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {
 		return err
 	}
-	delete(all, "_caller_worker_id") // added to payloads by the engine
+	// Decode own from nothing but the known members. encoding/json ignores the case of names,
+	// and would decode others into its fields, too.
+	members := make(map[string]json.RawMessage, len(known))
 	for _, k := range known {
-		delete(all, k)
+		if raw, ok := all[k]; ok {
+			members[k] = raw
+			delete(all, k)
+		}
+	}
+	delete(all, "_caller_worker_id") // added to payloads by the engine
+	var buffer bytes.Buffer
+	encoder := json.NewEncoder(&buffer)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(members); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(buffer.Bytes(), own); err != nil {
+		return err
 	}
 	*further = nil
 	if len(all) > 0 {
@@ -131,6 +143,10 @@ type shape struct {
 	tags            map[string]string
 	values          []string
 	closed          bool
+
+	// Arrays have at least minItems elements and, if hasMax is set, at most maxItems.
+	minItems, maxItems int
+	hasMax             bool
 }
 
 // unionVariant decodes JSON values of one shape into a field of a union.
@@ -221,6 +237,12 @@ func (s shape) matches(b []byte) (unknown int, ok bool) {
 	}
 	if len(s.values) > 0 && !slices.ContainsFunc(s.values, func(v string) bool { return equalJSON(b, v) }) {
 		return 0, false
+	}
+	if s.kind == "array" && (s.minItems > 0 || s.hasMax) {
+		var elements []json.RawMessage
+		if json.Unmarshal(b, &elements) != nil || len(elements) < s.minItems || s.hasMax && len(elements) > s.maxItems {
+			return 0, false
+		}
 	}
 	if s.kind != "object" {
 		return 0, true
