@@ -253,8 +253,9 @@ func WithNamespace(ns string) Option {
 
 // WithHeader adds headers to every WebSocket upgrade request: those of a client and its
 // channels, or those of a telemetry connection. Headers that belong to the upgrade itself are
-// rejected, except Host. Repeated use adds headers. Default: none. Header values never appear
-// in errors or log messages.
+// rejected, except Host, and so are invalid names and values with control characters; white
+// space around a value is removed. Repeated use adds headers. Default: none. Header values
+// never appear in errors or log messages.
 func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
 
 func headerOption(name string, h http.Header) DialOption {

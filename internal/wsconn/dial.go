@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -130,12 +132,20 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 }
 
 // AddHeader adds h to the headers of the upgrade request. It rejects headers that the upgrade
-// itself sets.
+// itself sets, and headers that HTTP cannot represent, which would be dropped or altered. Its
+// errors do not contain values.
 func (d *Dialer) AddHeader(h http.Header) error {
-	for name := range h {
+	for name, values := range h {
 		switch http.CanonicalHeaderKey(name) {
-		case "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Sec-Websocket-Protocol":
+		case "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Sec-Websocket-Protocol",
+			"Content-Length", "Transfer-Encoding", "Trailer":
 			return fmt.Errorf("%s belongs to the WebSocket upgrade", name)
+		}
+		if !IsToken(name) {
+			return fmt.Errorf("%q is not a valid header name", name)
+		}
+		if slices.ContainsFunc(values, hasControl) {
+			return fmt.Errorf("the value of %s contains a control character", name)
 		}
 	}
 	if d.Header == nil {
@@ -147,6 +157,20 @@ func (d *Dialer) AddHeader(h http.Header) error {
 		}
 	}
 	return nil
+}
+
+// IsToken reports whether name consists of the characters that HTTP allows in a header name
+// (RFC 9110, section 5.6.2).
+func IsToken(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+	})
+}
+
+// hasControl reports whether a header value contains control characters other than tabs.
+// Surrounding space does not count, because it is trimmed.
+func hasControl(value string) bool {
+	return strings.ContainsFunc(strings.Trim(value, " \t\r\n"), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
 // upgrade dials a WebSocket. It returns panics as errors, because the library panics on some
