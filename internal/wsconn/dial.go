@@ -84,14 +84,16 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	u.User = nil
 	var network *coalescer
 	var abort func() bool
-	dialNet := d.DialContext
+	var dialNet func(ctx context.Context, network, addr string) (net.Conn, error)
 	ws := websocket.Dialer{
 		TLSClientConfig:  webSocketTLS(d.TLS),
 		HandshakeTimeout: DialTimeout,
 		ReadBufferSize:   ioBuffer,
 		WriteBufferSize:  ioBuffer,
 	}
-	if dialNet == nil {
+	if d.DialContext != nil {
+		dialNet = d.dialCustom
+	} else {
 		dialNet = new(net.Dialer).DialContext
 		ws.Proxy = environmentProxy
 	}
@@ -129,6 +131,36 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 		c.handleControl()
 	}
 	return c, nil
+}
+
+// dialCustom calls d.DialContext. It returns when ctx is done even if d.DialContext does not, as
+// is the case if it calls net.Dial. A connection that is opened later is closed.
+func (d *Dialer) dialCustom(ctx context.Context, network, addr string) (net.Conn, error) {
+	var conn net.Conn
+	var err error
+	dialed := make(chan struct{})
+	go func() {
+		defer close(dialed)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("the dial function panicked: %v", p)
+			} else if conn == nil && err == nil {
+				err = errors.New("the dial function returned no connection")
+			}
+		}()
+		conn, err = d.DialContext(ctx, network, addr)
+	}()
+	select {
+	case <-dialed:
+		return conn, err
+	case <-ctx.Done():
+	}
+	go func() {
+		if <-dialed; conn != nil {
+			_ = conn.Close()
+		}
+	}()
+	return nil, ctx.Err()
 }
 
 // AddHeader adds h to the headers of the upgrade request. It rejects headers that the upgrade
