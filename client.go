@@ -901,12 +901,19 @@ func (n *callbackQueue) post(f func()) {
 }
 
 func (n *callbackQueue) run() {
+	ended := false
+	defer func() {
+		if !ended { // a callback called runtime.Goexit
+			go n.run()
+		}
+	}()
 	for {
 		n.mu.Lock()
 		if n.queue.Len() == 0 {
 			n.running, n.queue = false, fifo.Queue[func()]{}
 			n.quiet.Send()
 			n.mu.Unlock()
+			ended = true
 			return
 		}
 		f := n.queue.Pop()

@@ -1175,7 +1175,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// The callback queue keeps its order, is bounded, and survives panics.
+// The callback queue keeps its order, is bounded, and survives panics and runtime.Goexit.
 func TestCallbacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
@@ -1186,8 +1186,11 @@ func TestCallbacks(t *testing.T) {
 		n.post(func() { <-blocked })
 		for i := range maxCallbacks + 100 {
 			n.post(func() {
-				if got = append(got, i); i == 5 {
+				switch got = append(got, i); i {
+				case 5:
 					panic("callback")
+				case 7, maxCallbacks - 2:
+					runtime.Goexit() // as t.FailNow does
 				}
 			})
 		}
