@@ -279,6 +279,34 @@ func TestChannelReaderLearnsThatTheWriterIsGone(t *testing.T) {
 	}
 }
 
+// A client can be closed while a channel has more data than its reader accepts.
+func TestChannelWithUnreadDataEndsWithTheClient(t *testing.T) {
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		w, r := channelPair(t, c)
+		if err := w.SendMessage(t.Context(), "first"); err != nil {
+			t.Fatal(err)
+		}
+		wrote := make(chan error, 1)
+		go func() {
+			_, err := w.Write(make([]byte, 16<<20))
+			wrote <- err
+		}()
+		if _, err := r.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // the reader's buffer is full
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-wrote; !errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("blocked Write = %v, want ErrChannelClosed", err)
+		}
+		if _, err := r.Read(make([]byte, 1)); !errors.Is(err, iii.ErrChannelClosed) {
+			t.Errorf("Read = %v, want ErrChannelClosed", err)
+		}
+	})
+}
+
 // Closing an unused writer ends the channel, unless the writer's reference was passed on.
 func TestChannelUnusedWriterEnds(t *testing.T) {
 	c := connected(t)

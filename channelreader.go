@@ -111,7 +111,7 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 			case wsconn.IsClose(err):
 				err = io.EOF
 			case !errors.Is(err, ErrChannelBacklog):
-				err = fmt.Errorf("iii: channel read: %w: %w", io.ErrUnexpectedEOF, err)
+				err = public(fmt.Errorf("channel read: %w: %w", io.ErrUnexpectedEOF, err))
 			}
 			r.endReading(err)
 			conn.Abort()
@@ -120,8 +120,9 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	}
 }
 
-// keep queues a frame. If the queue is full, keep waits for room, which blocks the writer. It
-// does not wait if the only waiting callers want the other kind of frame.
+// keep queues a frame. If the queue is full, keep waits for room, which blocks the writer, or
+// until the client is closed. It does not wait if the only waiting callers want the other kind
+// of frame.
 func (r *ChannelReader) keep(text bool, frame []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,8 +139,14 @@ func (r *ChannelReader) keep(text bool, frame []byte) error {
 		}
 		changed := r.changed.Wait()
 		r.mu.Unlock()
-		<-changed
+		select {
+		case <-changed:
+		case <-r.end.client.handlers.Done():
+		}
 		r.mu.Lock()
+		if r.end.client.handlers.Err() != nil {
+			return ErrClosed
+		}
 	}
 	if r.err != nil {
 		return r.err

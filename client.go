@@ -463,7 +463,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.registry.unregisterFunctions()
 	if ctx.Err() == nil {
 		limit := telemetryAwayTimeout
-		if !c.out.attached() { // waiting for a disconnected engine takes at most awayTimeout in total
+		if !c.out.serving() { // waiting for a disconnected engine takes at most awayTimeout in total
 			limit = min(limit, awayTimeout-time.Since(began))
 		}
 		telemetry = c.flushTelemetry(ctx, limit)
@@ -472,7 +472,9 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 			l.Close(ctx)
 		}
 	}
-	c.terminate(nil)
+	if dropped := c.terminate(nil); dropped > 0 && err == nil {
+		err = fmt.Errorf("%w: %d messages were never sent", ErrNotConnected, dropped)
+	}
 	if err != nil {
 		err = public(fmt.Errorf("shutdown: %w", err))
 	}
@@ -508,13 +510,13 @@ func (c *Client) Close() error {
 const handlerGrace = 40 * time.Millisecond
 
 // terminate closes the client. Only the first call has an effect; reason is nil unless a fatal
-// error occurred.
-func (c *Client) terminate(reason error) {
+// error occurred. It returns the number of buffered Send messages that were dropped.
+func (c *Client) terminate(reason error) (dropped int) {
 	c.mu.Lock()
 	if c.ended {
 		c.mu.Unlock()
 		<-c.done
-		return
+		return 0
 	}
 	c.ended = true
 	c.err = reason
@@ -538,7 +540,7 @@ func (c *Client) terminate(reason error) {
 	if reason != nil {
 		ended = fmt.Errorf("%w: %w", ErrClosed, reason)
 	}
-	if dropped := c.out.close(ended); dropped > 0 {
+	if dropped = c.out.close(ended); dropped > 0 {
 		c.log.Warn("iii: messages were never sent", "count", dropped)
 	}
 	if reason == nil {
@@ -549,6 +551,7 @@ func (c *Client) terminate(reason error) {
 	c.free()
 	c.awaitCallbacks()
 	close(c.done)
+	return dropped
 }
 
 // awaitCallbacks waits briefly for user code to return.
@@ -930,12 +933,19 @@ func (n *callbackQueue) post(f func()) {
 }
 
 func (n *callbackQueue) run() {
+	ended := false
+	defer func() {
+		if !ended { // a callback called runtime.Goexit
+			go n.run()
+		}
+	}()
 	for {
 		n.mu.Lock()
 		if n.queue.Len() == 0 {
 			n.running, n.queue = false, fifo.Queue[func()]{}
 			n.quiet.Send()
 			n.mu.Unlock()
+			ended = true
 			return
 		}
 		f := n.queue.Pop()

@@ -20,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/iii-go/iii/internal/rawjson"
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // HandleHTTP serves an HTTP route with a typed handler. It registers a function with the id
@@ -343,7 +344,7 @@ func (e *HTTPError) response() bufferedResponse {
 	r := bufferedResponse{StatusCode: status, Headers: []string{}, Body: e.Body}
 	typed := false
 	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
-		if strings.EqualFold(name, "Content-Length") || strings.EqualFold(name, "Transfer-Encoding") || !isToken(name) {
+		if strings.EqualFold(name, "Content-Length") || strings.EqualFold(name, "Transfer-Encoding") || !wsconn.IsToken(name) {
 			continue // set by the engine, or not a valid name
 		}
 		for _, value := range e.Header[name] {

@@ -22,6 +22,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/iii-go/iii/internal/wsconn"
 )
 
 // MountHTTP serves an HTTP route with any net/http handler. It registers a function with the
@@ -409,7 +411,7 @@ func (w *responseWriter) completeHeader(body []byte) {
 		case strings.HasPrefix(name, http.TrailerPrefix):
 			trailer = true
 			delete(w.sent, name)
-		case !isToken(name):
+		case !wsconn.IsToken(name):
 			w.notSent(name, "its name is not valid")
 		case slices.ContainsFunc(values, invalidHeaderValue):
 			w.notSent(name, "its value contains control characters or is not valid UTF-8")
@@ -435,13 +437,6 @@ func (w *responseWriter) completeHeader(body []byte) {
 // are allowed, because they are replaced with spaces before the header is sent.
 func invalidHeaderValue(value string) bool {
 	return !utf8.ValidString(value) || strings.ContainsFunc(oneLine.Replace(value), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
-}
-
-// isToken reports whether a string can be used as a header name (RFC 9110, section 5.6.2).
-func isToken(name string) bool {
-	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
-		return (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
-	})
 }
 
 // Flush implements [http.Flusher]. It sends the status, the header and all buffered bytes.

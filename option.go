@@ -253,8 +253,9 @@ func WithNamespace(ns string) Option {
 
 // WithHeader adds headers to every WebSocket upgrade request: those of a client and its
 // channels, or those of a telemetry connection. Headers that the upgrade itself sets are
-// rejected, except Host. Repeated use adds headers. Default: none. Header values never appear
-// in errors or log messages.
+// rejected, except Host, and so are invalid names and values with control characters; white
+// space around a value is removed. Repeated use adds headers. Default: none. Header values
+// never appear in errors or log messages.
 func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
 
 func headerOption(name string, h http.Header) DialOption {
@@ -337,8 +338,9 @@ func (d *dialConfig) redial() wsconn.Redial {
 }
 
 // WithDialContext sets the function that opens network connections, for example to an
-// in-memory pipe or a Unix socket. f must be safe for concurrent use; nil is an error.
-// Default: a net.Dialer that honors the proxy environment variables.
+// in-memory pipe or a Unix socket. f must be safe for concurrent use; nil is an error. If f does
+// not return when its context is done, the client does not wait for it, and closes the connection
+// that f returns later. Default: a net.Dialer that honors the proxy environment variables.
 func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) DialOption {
 	return dialContextOption("WithDialContext", f)
 }

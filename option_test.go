@@ -33,6 +33,11 @@ func TestOptionsRejectInvalidValues(t *testing.T) {
 		{"blank namespace", WithNamespace(""), "WithNamespace"},
 		{"header of the upgrade", WithHeader(http.Header{"connection": {"close"}}), "WithHeader: connection"},
 		{"header of the WebSocket", WithHeader(http.Header{"sec-websocket-protocol": {"x"}}), "WithHeader"},
+		{"header of the framing", WithHeader(http.Header{"transfer-encoding": {"chunked"}}), "WithHeader: transfer-encoding"},
+		{"header name with a space", WithHeader(http.Header{"X A": {"x"}}), `WithHeader: "X A" is not a valid header name`},
+		{"header without a name", WithHeader(http.Header{"": {"x"}}), `WithHeader: "" is not a valid header name`},
+		{"header value of two lines", WithHeader(http.Header{"X-A": {"x", secretHeader + "\r\nX-B: x"}}), "WithHeader: the value of X-A contains a control character"},
+		{"header value with a null", WithHeader(http.Header{"X-A": {secretHeader + "\x00x"}}), "WithHeader: the value of X-A contains a control character"},
 		{"nil dialer", WithDialContext(nil), "WithDialContext"},
 		{"drain of nothing", WithDrainTimeout(0), "WithDrainTimeout"},
 		{"negative timeout", WithCallTimeout(-time.Second), "WithCallTimeout"},
@@ -60,7 +65,7 @@ func TestOptionsRejectInvalidValues(t *testing.T) {
 				_ = c.Close()
 				t.Fatal("taken")
 			}
-			if text := err.Error(); !strings.HasPrefix(text, "iii: ") || !strings.Contains(text, test.want) {
+			if text := suite.note(err).Error(); !strings.HasPrefix(text, "iii: ") || !strings.Contains(text, test.want) {
 				t.Errorf("error %q, want %q in it", text, test.want)
 			}
 		})
@@ -295,7 +300,7 @@ func TestDialOptionsServeBothConnections(t *testing.T) {
 }
 
 func TestHeaders(t *testing.T) {
-	header := http.Header{"X-A": {"1", "2"}}
+	header := http.Header{"X-A": {"1", "2\n"}} // a value read from a file
 	var got http.Header
 	var host string
 	p := newPeer(t, script{refuse: func(_ int, r *http.Request) int { got, host = r.Header, r.Host; return 0 }})

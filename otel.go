@@ -603,20 +603,41 @@ func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 }
 
 // startGauges reports the worker's process metrics until stop is called. The metrics are
-// reported under the ID that the engine assigned to the current connection.
+// reported under the ID that the engine assigned to the current connection. If one of the
+// program's metric callbacks hangs, the SDK blocks registrations, so neither startGauges nor
+// stop waits for it longer than handlerGrace.
 func (c *Client) startGauges() (stop func()) {
 	t := c.cfg.telemetry
 	if t == nil || t.conn == nil || !t.cfg.metrics {
 		return func() {}
 	}
-	h, err := registerGauges(t.Meter(), &c.name, c.WorkerID)
-	if err != nil {
-		c.log.Warn("iii: cannot report the worker's metrics", "error", err)
-		return func() {}
-	}
-	return func() {
+	registered, stopped, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		h, err := registerGauges(t.Meter(), &c.name, c.WorkerID)
+		close(registered)
+		if err != nil {
+			c.log.Warn("iii: cannot report the worker's metrics", "error", err)
+			return
+		}
+		<-stopped
 		if err := h.Stop(); err != nil {
 			c.log.Warn("iii: cannot stop reporting the worker's metrics", "error", err)
 		}
+	}()
+	briefly(registered)
+	return func() {
+		close(stopped)
+		briefly(done)
+	}
+}
+
+// briefly waits until done is closed, but no longer than handlerGrace.
+func briefly(done <-chan struct{}) {
+	timer := time.NewTimer(handlerGrace)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
 	}
 }

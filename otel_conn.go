@@ -354,14 +354,7 @@ func (s *SharedEngineConnection) closedError() error {
 }
 
 // awaitCallbacks gives the program's callbacks a short time to return.
-func (s *SharedEngineConnection) awaitCallbacks() {
-	timer := time.NewTimer(handlerGrace)
-	defer timer.Stop()
-	select {
-	case <-s.callbacks.idle():
-	case <-timer.C:
-	}
-}
+func (s *SharedEngineConnection) awaitCallbacks() { briefly(s.callbacks.idle()) }
 
 // drainAttempts limits how many connections in a row may deliver no frame while the queue is
 // being drained. There is no delay between these connections.

@@ -1776,6 +1776,67 @@ func TestHangingProvidersDelayShutdownBriefly(t *testing.T) {
 	})
 }
 
+// While a metric callback of the program hangs, the SDK blocks the registration and removal of
+// other callbacks. That delays neither connecting nor closing a client.
+func TestHangingMetricCallbackDoesNotDelayClients(t *testing.T) {
+	engine := iiitest.Start(t)
+	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: new(engine.URL())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, released := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	_, err = telemetry.Meter().Int64ObservableGauge("g", metric.WithInt64Callback(func(context.Context, metric.Int64Observer) error {
+		select {
+		case began <- struct{}{}:
+		case <-released:
+		}
+		<-released
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	connected := connect(t, engine, iii.WithTelemetry(telemetry))
+	unconnected, err := iii.New(engine.URL(), iii.WithTelemetry(telemetry))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flushing, stop := context.WithCancel(t.Context())
+	flushed := make(chan struct{})
+	go func() {
+		_ = telemetry.Flush(flushing)
+		close(flushed)
+	}()
+	<-began
+	stop()
+	<-flushed
+	done := make(chan error)
+	go func() {
+		done <- unconnected.Connect(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_ = unconnected.Shutdown(ctx)
+		done <- connected.Close()
+	}()
+	for _, what := range []string{"Connect", "Shutdown and Close"} {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s waits for the callback", what)
+			release()
+			<-done
+		}
+	}
+	release()
+	if err := telemetry.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNilConnectionIsSafe(t *testing.T) {
 	telemetry := newOwnSDK(t).telemetry()
 	s := telemetry.Connection()

@@ -306,11 +306,38 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			if err := c.Send(t.Context(), "x::y", 1); err != nil {
 				t.Fatal(err)
 			}
-			if err := shutdown(t, c, 0); err != nil {
-				t.Error(err)
+			if err := shutdown(t, c, 0); !errors.Is(err, ErrNotConnected) || !strings.Contains(err.Error(), "1 messages were never sent") {
+				t.Errorf("Shutdown: %v, want the number of dropped messages", err)
 			}
 		})
 	})
+	for _, test := range []struct {
+		name   string
+		send   bool
+		want   time.Duration
+		failed bool
+	}{{"engine without an answer, nothing waits", false, 0, false}, {"engine without an answer, a message waits", true, 5 * time.Second, true}} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{noPong: true, greet: func(*peerConn) {}, message: func(*peerConn, *peerMessage) bool { return true }})
+				c := p.client()
+				connected := make(chan error, 1)
+				go func() { connected <- c.Connect(t.Context()) }()
+				synctest.Wait()
+				if test.send {
+					if err := c.Send(t.Context(), "x::y", 1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := shutdown(t, c, test.want); (err != nil) != test.failed {
+					t.Errorf("Shutdown: %v", err)
+				}
+				if err := <-connected; !errors.Is(err, ErrClosed) {
+					t.Errorf("Connect: %v", err)
+				}
+			})
+		})
+	}
 	t.Run("handler that does not end", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeer(t, script{})
@@ -1280,7 +1307,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// The callback queue keeps its order, is bounded, and survives panics.
+// The callback queue keeps its order, is bounded, and survives panics and runtime.Goexit.
 func TestCallbacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
@@ -1291,8 +1318,11 @@ func TestCallbacks(t *testing.T) {
 		n.post(func() { <-blocked })
 		for i := range maxCallbacks + 100 {
 			n.post(func() {
-				if got = append(got, i); i == 5 {
+				switch got = append(got, i); i {
+				case 5:
 					panic("callback")
+				case 7, maxCallbacks - 2:
+					runtime.Goexit() // as t.FailNow does
 				}
 			})
 		}

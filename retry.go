@@ -145,7 +145,7 @@ func (c *Client) repeat(ctx context.Context, verb, id string, opts []CallOption,
 		if err == nil || n >= cfg.retry.MaxAttempts || ctx.Err() != nil || !cfg.retry.retries(err, verb == verbCall) {
 			return err
 		}
-		delay := rand.N(cfg.retry.delay(n) + 1)
+		delay := time.Duration(rand.Uint64N(uint64(cfg.retry.delay(n)) + 1))
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= delay {
 			return err
 		}

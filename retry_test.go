@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -163,6 +164,18 @@ func TestDelaysBetweenAttempts(t *testing.T) {
 	if d := (&RetryPolicy{InitialDelay: 1, MaxDelay: 1<<63 - 1}).delay(1000); d <= 0 {
 		t.Errorf("the delay overflows: %v", d)
 	}
+
+	t.Run("longest possible", func(t *testing.T) {
+		c, err := New("ws://127.0.0.1:1", WithLogger(testLogger), WithSendBuffer(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Call(ctx, "f", nil, nil, WithRetry(RetryPolicy{InitialDelay: math.MaxInt64})); !errors.Is(err, ErrBufferFull) {
+			t.Error(err)
+		}
+	})
 
 	overloaded := script{message: func(c *peerConn, m *peerMessage) bool {
 		if m.FunctionID == "f" {

@@ -543,7 +543,7 @@ const (
 
 // flush waits until the engine has read every request accepted before the call, as confirmed
 // by the pong to a later ping. It waits at most fenceTimeout for the pong and awayTimeout for
-// a connection. It returns immediately if there is no link and no held request.
+// a connection. If there is neither a serving link nor a held request, it returns immediately.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -553,7 +553,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		var late <-chan time.Time
 		done := make(chan struct{})
 		switch {
-		case q.ended != nil, q.link == nil && q.heldN == 0:
+		case q.ended != nil, !q.isServing() && q.heldN == 0:
 			q.mu.Unlock()
 			return nil
 		case q.open():
@@ -586,6 +586,17 @@ func (q *sendQueue) flush(ctx context.Context) error {
 			return ctxError(ctx)
 		}
 	}
+}
+
+// isServing reports whether there is a link whose engine has processed the registrations. Only
+// such a link carries requests. The caller holds q.mu.
+func (q *sendQueue) isServing() bool { return q.link != nil && q.link.isApplied() }
+
+// serving is isServing for callers that do not hold q.mu.
+func (q *sendQueue) serving() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.isServing()
 }
 
 // detached returns a channel that is closed once the current link has been detached, or
@@ -701,7 +712,7 @@ func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *req
 			q.hold(r)
 			return nil
 		case q.policy == SendWait && r.size <= q.maxBytes && q.maxMessages > 0:
-		case q.link == nil || !q.link.isApplied():
+		case !q.isServing():
 			err = ErrBufferFull
 		}
 		if err == nil {

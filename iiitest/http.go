@@ -210,8 +210,11 @@ func (x *exchange) call() (reply, bool) {
 			return r, true
 		}
 	}
-	if o := x.route.observer; o != nil && !o.filter.matchesAll() && !o.filter.matches(&document{Input: x.payload.json(), Caller: engineCaller().json()}) {
-		return conditionNotMet, true
+	if o := x.route.observer; o != nil {
+		filter, _ := x.e.observers.delivery(o)
+		if !filter.matchesAll() && !filter.matches(&document{Input: x.payload.json(), Caller: engineCaller().json()}) {
+			return conditionNotMet, true
+		}
 	}
 	if x.route.condition != nil {
 		run, err := x.e.condition(x.trace, *x.route.condition, x.route.namespace, x.payload.json())

@@ -367,6 +367,44 @@ func TestRequestsOnOneConnectionConcurrent(t *testing.T) {
 	}
 }
 
+// A worker sends its observers again when it reconnects, whether or not there are requests.
+func TestRequestsWhileRouteIsObservedAgainConcurrent(t *testing.T) {
+	e := Start(t, WithProtocol(Protocol026))
+	c, w := observing(t, e, "w").host("page"), newWeb(t, e)
+	observe := func() {
+		c.observe("r", "http::on-request", "page", `,"args":{"path":"/p/:id"},"filters":{"input.path_params.id":{"$ne":"no"}}`)
+		c.wantResult("r", "active")
+	}
+	observe()
+	done := make(chan error)
+	go func() {
+		var err error
+		for range 50 {
+			var response *http.Response
+			if response, err = w.client.Get(e.HTTPURL() + "/p/no"); err != nil {
+				break
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != http.StatusUnprocessableEntity {
+				err = fmt.Errorf("status %d", response.StatusCode)
+				break
+			}
+		}
+		done <- err
+	}()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+			observe()
+		}
+	}
+}
+
 func TestMiddlewareReplies(t *testing.T) {
 	e := Start(t)
 	c, w := dial(t, e).register("c"), newWeb(t, e)

@@ -75,6 +75,14 @@ func bindingOf(o *observer) binding {
 	}
 }
 
+// delivery returns an observer's filter and binding, which change if its worker sends it again.
+// It locks mu.
+func (t *observers) delivery(o *observer) (*filter, binding) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return o.filter, bindingOf(o)
+}
+
 // The hooks of http::on-request.
 
 // added adds an observer's route. The route receives requests only while the observer is
@@ -236,11 +244,12 @@ func (q *queues) switched(o *observer, active bool) {
 // deliverTo delivers a message to an observer's target if the observer's filters match.
 func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *job) (failure string) {
 	doc := &document{Input: j.data, Caller: engineCaller().json()}
-	if !o.filter.matches(doc) {
+	filter, b := q.engine.observers.delivery(o)
+	if !filter.matches(doc) {
 		return ""
 	}
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "queue "+topic)
-	_, err := q.engine.fire(ctx, bindingOf(o), j.data)
+	_, err := q.engine.fire(ctx, b, j.data)
 	span.end(err)
 	if err != nil {
 		return debugText(err)

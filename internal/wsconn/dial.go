@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,7 +94,7 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	u.User = nil
 	var network *coalescer
 	var abort func() bool
-	dialNet := d.DialContext
+	var dialNet func(ctx context.Context, network, addr string) (net.Conn, error)
 	ws := websocket.Dialer{
 		TLSClientConfig:  webSocketTLS(d.TLS),
 		HandshakeTimeout: DialTimeout,
@@ -102,7 +104,9 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	if d.ReadBuffer != 0 {
 		ws.WriteBufferPool = &writeBuffers
 	}
-	if dialNet == nil {
+	if d.DialContext != nil {
+		dialNet = d.dialCustom
+	} else {
 		dialNet = new(net.Dialer).DialContext
 		ws.Proxy = environmentProxy
 	}
@@ -142,13 +146,51 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	return c, nil
 }
 
+// dialCustom calls d.DialContext. It returns when ctx is done even if d.DialContext does not, as
+// is the case if it calls net.Dial. A connection that is opened later is closed.
+func (d *Dialer) dialCustom(ctx context.Context, network, addr string) (net.Conn, error) {
+	var conn net.Conn
+	var err error
+	dialed := make(chan struct{})
+	go func() {
+		defer close(dialed)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("the dial function panicked: %v", p)
+			} else if conn == nil && err == nil {
+				err = errors.New("the dial function returned no connection")
+			}
+		}()
+		conn, err = d.DialContext(ctx, network, addr)
+	}()
+	select {
+	case <-dialed:
+		return conn, err
+	case <-ctx.Done():
+	}
+	go func() {
+		if <-dialed; conn != nil {
+			_ = conn.Close()
+		}
+	}()
+	return nil, ctx.Err()
+}
+
 // AddHeader adds h to the headers of the upgrade request. It rejects headers that the upgrade
-// itself sets.
+// itself sets, and headers that HTTP cannot represent, which would be dropped or altered. Its
+// errors do not contain values.
 func (d *Dialer) AddHeader(h http.Header) error {
-	for name := range h {
+	for name, values := range h {
 		switch http.CanonicalHeaderKey(name) {
-		case "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Sec-Websocket-Protocol":
+		case "Upgrade", "Connection", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions", "Sec-Websocket-Protocol",
+			"Content-Length", "Transfer-Encoding", "Trailer":
 			return fmt.Errorf("%s belongs to the WebSocket upgrade", name)
+		}
+		if !IsToken(name) {
+			return fmt.Errorf("%q is not a valid header name", name)
+		}
+		if slices.ContainsFunc(values, hasControl) {
+			return fmt.Errorf("the value of %s contains a control character", name)
 		}
 	}
 	if d.Header == nil {
@@ -160,6 +202,20 @@ func (d *Dialer) AddHeader(h http.Header) error {
 		}
 	}
 	return nil
+}
+
+// IsToken reports whether name consists of the characters that HTTP allows in a header name
+// (RFC 9110, section 5.6.2).
+func IsToken(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+	})
+}
+
+// hasControl reports whether a header value contains control characters other than tabs.
+// Surrounding space does not count, because it is trimmed.
+func hasControl(value string) bool {
+	return strings.ContainsFunc(strings.Trim(value, " \t\r\n"), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
 // upgrade dials a WebSocket. The library panics on some responses from proxies; upgrade

@@ -2,6 +2,7 @@ package wsconn
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -9,12 +10,49 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/memnet"
 )
+
+// A dial function cannot hold up Dial, whatever it does.
+func TestDialFunctionsThatMisbehave(t *testing.T) {
+	closed := make(chan struct{})
+	for _, test := range []struct {
+		name string
+		dial func(release <-chan struct{}) (net.Conn, error)
+		want string // part of the error
+	}{
+		{"ignores its context", func(release <-chan struct{}) (net.Conn, error) {
+			<-release
+			near, far := memnet.Pipe(memnet.Capacity)
+			go func() {
+				_, _ = far.Read(make([]byte, 1)) // until near is closed
+				close(closed)
+			}()
+			return near, nil
+		}, context.DeadlineExceeded.Error()},
+		{"ignores its context and fails", func(release <-chan struct{}) (net.Conn, error) { <-release; return nil, errors.New("late") }, context.DeadlineExceeded.Error()},
+		{"returns nothing", func(<-chan struct{}) (net.Conn, error) { return nil, nil }, "the dial function returned no connection"},
+		{"panics", func(<-chan struct{}) (net.Conn, error) { panic("oh") }, "the dial function panicked: oh"},
+		{"exits", func(<-chan struct{}) (net.Conn, error) { runtime.Goexit(); return nil, nil }, "the dial function returned no connection"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			release := make(chan struct{})
+			d := Dialer{URL: &url.URL{Scheme: "ws", Host: "engine.test"}, DialContext: func(context.Context, string, string) (net.Conn, error) { return test.dial(release) }}
+			if _, err := d.Dial(ctx); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Dial = %v, want %q", err, test.want)
+			}
+			close(release)
+		})
+	}
+	<-closed // a connection that is opened late
+}
 
 // Some responses from proxies make the WebSocket library panic. Dialing must fail with an
 // error instead, which must not contain the proxy's password.
