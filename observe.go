@@ -505,7 +505,8 @@ func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
 }
 
 // observed returns the trigger whose observer caused this activation of f. It returns nil if
-// the observer does not represent one of this client's triggers.
+// the observer does not represent one of this client's triggers. Engine 0.25 also represents
+// some triggers as observers, but their payloads are those of triggers.
 func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
 	var a Activation
 	if json.Unmarshal(activation, &a) != nil {
@@ -517,7 +518,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	if list := r.observeFrames[a.ObserverID]; t == nil && r.link == l && len(list) > 0 { // removed, but still in flight
 		t = list[len(list)-1].trigger
 	}
-	if t == nil || t.spec.observe != nil || f != t.adapter && (f.id != t.functionID || !t.own) {
+	if t == nil || t.spec.observe != nil || f != t.adapter && (f.id != t.functionID || !t.own) || !l.dialect().answers(&t.claim) {
 		return nil
 	}
 	return t
