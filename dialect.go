@@ -152,11 +152,10 @@ var workerFeatures = []string{FeatureObserveV1, FeatureObserveV2, FeatureLocalDi
 
 // dialectFor returns the dialect for an engine with the given features.
 func dialectFor(features []string) dialect {
-	t := triggerDialect{observe: slices.Contains(features, FeatureObserveV1)}
-	if t.observe && slices.Contains(features, FeatureObserveV2) {
-		return observeDialect{t}
+	if slices.Contains(features, FeatureObserveV2) { // includes observe.v1
+		return newestDialect
 	}
-	return t
+	return triggerDialect{observe: slices.Contains(features, FeatureObserveV1)}
 }
 
 // triggerDialect is the dialect of engine 0.25 and earlier, in which triggers bind functions

@@ -599,6 +599,44 @@ func TestObserverFollowsEngineVersions(t *testing.T) {
 	})
 }
 
+func TestFeaturesSelectTheGeneration(t *testing.T) {
+	for name, test := range map[string]struct {
+		features string // JSON; "" means absent
+		want     []string
+	}{
+		"absent":         {"", []string{"registertrigger t"}},
+		"null":           {"null", []string{"registertrigger t"}},
+		"no list":        {`"observe.v1"`, []string{"registertrigger t"}},
+		"others":         {`["local-dispatch.v1","observe.v10",1]`, []string{"registertrigger t"}},
+		"v1":             {`[null,"observe.v1"]`, []string{"registertrigger t", "observe o"}},
+		"v1 and v2":      {`["observe.v2","observe.v1","observe.v3"]`, []string{"observe t", "observe o"}},
+		"v2 includes v1": {`["observe.v2"]`, []string{"observe t", "observe o"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: func(c *peerConn) {
+					features := ""
+					if test.features != "" {
+						features = `,"features":` + test.features
+					}
+					c.features = withV1
+					c.send(fmt.Sprintf(`{"type":"workerregistered","worker_id":%q%s}`, c.workerID, features))
+				}, message: accepting(hostsObservers)})
+				c := p.client()
+				mustHandle(t, c, "f")
+				mustTrigger(t, c, "f", "t")
+				mustObserve(t, c, "f", WithObserverID("o"))
+				if err := c.Connect(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(append([]string{"registerfunction f"}, test.want...), p.observing(0)); diff != "" {
+					t.Errorf("sent (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
 func TestObserverIsHeldWithItsFunction(t *testing.T) {
 	for name, g := range map[string]generation{"v1": withV1, "v2": withV2} {
 		t.Run(name, func(t *testing.T) {
