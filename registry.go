@@ -814,7 +814,7 @@ func (r *registry) unregisterAll(reason error) {
 		}
 	}
 	r.parting = r.functions
-	r.unregisterFunctionsLocked(func(f *Function) bool { return r.link != nil && r.link.dialect().hooks() && r.client.hosts.holds(f) })
+	r.unregisterFunctionsLocked(r.client.hosts.holds)
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
 	if r.link != nil {
