@@ -488,6 +488,18 @@ func (r *registry) forget(o *observeFrame) {
 	}
 }
 
+// ignored records that the engine will not respond to t's observe messages.
+func (r *registry) ignored(t *Trigger) {
+	for _, o := range slices.Clone(r.observeFrames[t.spec.idOfObserver()]) {
+		if o.trigger == t && !o.answered {
+			o.answered = true
+			if o.left != nil && o.patience == nil { // Dispose has stopped waiting
+				r.forget(o)
+			}
+		}
+	}
+}
+
 // dispose permanently removes an observer. The returned channel is closed once the engine has
 // removed the observer; nil means that there is nothing to wait for.
 func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
