@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -137,6 +138,10 @@ func TestObserveSendsItsOptions(t *testing.T) {
 			source: Source{FunctionID: "s", Filters: filter, Capture: []Capture{}, Args: json.RawMessage("null")}, target: "t",
 			want: `{"type":"observe","id":"o","source":{"function_id":"s","filters":` + filter.String() + `,"capture":[]},"target":{"function_id":"t"}}`,
 		},
+		"null metadata, longest expiry": {
+			source: Source{FunctionID: "s"}, target: "t", opts: []ObserveOption{WithObserverMetadata(nil), WithExpiry(math.MaxInt64)},
+			want: `{"type":"observe","id":"o","source":{"function_id":"s"},"target":{"function_id":"t"},"expires_in_ms":9223372036855}`,
+		},
 		"namespace of the worker": {
 			client: []Option{WithNamespace("shop")}, source: Source{FunctionID: "s"}, target: "t",
 			want: `{"type":"observe","id":"o","source":{"function_id":"s","namespace":"shop"},"target":{"function_id":"t","namespace":"shop"}}`,
@@ -199,6 +204,10 @@ func TestObserveRejectsInvalidArguments(t *testing.T) {
 		"filter":           {Source{FunctionID: "s", Filters: map[string]any{"input.a": 1}}, "t", nil, "INVALID_FILTER"},
 		"filter text":      {Source{FunctionID: "s", Filters: "nonsense"}, "t", nil, "INVALID_FILTER"},
 		"filter encode":    {Source{FunctionID: "s", Filters: make(chan int)}, "t", nil, "filters do not encode"},
+		"id, text":         {s, "t", []ObserveOption{WithObserverID("a\xff")}, `"a\xff" is not valid UTF-8`},
+		"source, text":     {Source{FunctionID: "s\xff"}, "t", nil, "not valid UTF-8"},
+		"target, text":     {s, "t\xff", nil, "not valid UTF-8"},
+		"namespaces, text": {Source{FunctionID: "s", Namespace: "n\xff"}, "t", nil, "not valid UTF-8"},
 		"route":            {Source{FunctionID: "http::on-request", Args: map[string]string{"path": "/a{b}c"}}, "t", nil, "/a{b}c"},
 		"route, named":     {Source{FunctionID: "http::on-request", Namespace: "default", Args: map[string]string{"path": "/{*rest}/"}}, "t", nil, "rest"},
 	} {
