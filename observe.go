@@ -298,7 +298,8 @@ func (o *Observer) State() ObserverState {
 // after the engine has disposed of it, for example with EXPIRED or MAX_FIRES. Otherwise, and
 // after Dispose, it returns nil. If the engine itself rejected the observer, the rejection is
 // permanent and the ID stays in use until Dispose. If the worker that hosts the source
-// rejected it, the client registers the observer again on each new connection.
+// rejected it, the client registers the observer again on the next connection. If the engine
+// still remembers the rejection then, the rejection becomes permanent.
 func (o *Observer) Err() error {
 	r := o.registry()
 	r.mu.RLock()
