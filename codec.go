@@ -299,7 +299,7 @@ func (b *buffer) part(v any) error {
 var errNoUTF8 = errors.New("text is no valid UTF-8")
 
 // encode appends v and converts a panic in MarshalJSON to an error. If plain is true, the
-// engine is known to accept the output.
+// output needs no further checks.
 func (b *buffer) encode(v any) (plain bool, err error) {
 	if c, ok := v.(codecValue); ok {
 		raw, err := c.marshal()
@@ -374,7 +374,7 @@ func (c *config) decode(b []byte, out any) (err error) {
 	return c.json.Unmarshal(b, out)
 }
 
-// rawForUser encodes a user value for embedding in a message of this package.
+// rawForUser encodes a user value that will become part of a message.
 func (c *config) rawForUser(v any) (json.RawMessage, error) { return rawOf(c.forUser(v)) }
 
 // ownType reports whether values of type t are always encoded with encoding/json, regardless
@@ -462,8 +462,8 @@ func maxQuoted(s string) int {
 	return n
 }
 
-// sealedSize returns the size of a call's message. The result is exact only for sizes near the
-// message limit.
+// sealedSize returns the size of a call's message. Far below the message limit, the size is
+// only an estimate.
 func sealedSize(b *buffer, inv *invocation) int {
 	size := b.len() - inv.room
 	if size > messageTooLarge/2 {

@@ -469,7 +469,7 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// marking is a JSONCodec that marks everything it encodes.
+// marking is a JSONCodec that encodes each value as {"marked": value}.
 type marking struct{}
 
 func (marking) Marshal(v any) ([]byte, error) {

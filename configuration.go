@@ -25,10 +25,10 @@ func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegiste
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }
 
-// Get decodes an entry's value into value, which must be a non-nil pointer and is checked like
-// the out argument of [Client.Call]. A stored null is decoded as in encoding/json. The engine
+// Get decodes an entry's value into value, which must be a non-nil pointer of a type that
+// [Client.Call] accepts as out. A stored null is decoded as in encoding/json. The engine
 // expands references to its environment variables, such as ${NAME:default}. To get the
-// unexpanded value, call configuration::get with a [ConfigurationGetInput].
+// unexpanded value, call configuration::get with [ConfigurationGetInput].Raw set.
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	const functionID = "configuration::get"
 	err := errors.New("value is nil, want a pointer to decode into")

@@ -15,7 +15,7 @@ import (
 
 // dialect implements one generation of the worker protocol. Only the dialects know the keys of
 // the messages; the rest of the package works with functions, triggers, calls and invocations.
-// The dialect of a connection depends on the features listed in the engine's hello, so it may
+// A connection's dialect depends on the features listed in the engine's hello, so it may
 // change after a reconnect. A dialect has no state and is safe for concurrent use.
 //
 // The messages sent once per call are appended to a buffer. All other messages are values of
@@ -37,9 +37,8 @@ type dialect interface {
 	appendAnswer(p, id []byte, functionID string) []byte
 	// tooLarge returns the error code for a result that is too large to send.
 	tooLarge() string
-	// appendMatched and appendDelivered append the outcome of a function's hooks to a result
-	// message. appendMatched lists the observers that match the call; appendDelivered confirms
-	// the delivery.
+	// appendMatched appends the observers that match the call to a result message.
+	// appendDelivered marks the call as delivered by the function's Deliver hook.
 	appendMatched(p []byte, observers []*FunctionObserver) []byte
 	appendDelivered(p []byte) []byte
 
@@ -51,10 +50,9 @@ type dialect interface {
 	appendReports(p []byte, reports []*report) []byte
 	localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any
 
-	// answers reports whether the engine responds to every registration of this kind.
-	// Otherwise, the engine responds only to reject a registration, and the response to a
-	// subsequent fence implies that the registration was accepted. An engine that responds to
-	// the registration of a trigger implements the trigger as an observer.
+	// answers reports whether the engine responds to every registration of this kind. If not,
+	// it responds only to reject one, so a registration is accepted if the pong to a later
+	// fence arrives first. If it responds to triggers, it implements them as observers.
 	answers(*claim) bool
 
 	// The following methods return the messages for registering and unregistering. If the

@@ -80,8 +80,7 @@ func (s *turnstile) fire(ctx context.Context, payload any) (n int, err error) {
 	return len(bound), err
 }
 
-// upgrade is a set of workers that keep running while their engine is replaced by an engine of
-// another generation.
+// upgrade runs a set of workers while their engine is replaced by one of another generation.
 type upgrade struct {
 	t      *testing.T
 	engine *iiitest.Engine
@@ -104,8 +103,8 @@ var upgradeEvents = []string{"queue", "topic", "state", "stream", "custom", "con
 
 var markOf = regexp.MustCompile(`mark-(\d+)`)
 
-// note returns a handler that counts events by the highest mark in their payload. A change
-// event's payload also contains the old value's mark.
+// note returns a handler that counts each event under the highest mark-N string in its
+// payload. A change event's payload also contains the old value, whose mark is lower.
 func (u *upgrade) note(event string) func(context.Context, json.RawMessage) (any, error) {
 	return func(_ context.Context, payload json.RawMessage) (any, error) {
 		newest := 0

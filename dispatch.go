@@ -80,7 +80,7 @@ func (in *incoming) appendCaller(p []byte) []byte {
 		p = append(p, `,"invocation_id":"`...)
 		p = append(append(p, in.id...), '"')
 	}
-	if parent := in.selfless(); len(parent) > 0 {
+	if parent := in.callerWithoutParent(); len(parent) > 0 {
 		p = append(p, `,"parent":`...)
 		p = append(p, parent...)
 	}
@@ -92,7 +92,7 @@ func (in *incoming) callerRoom() int {
 	if in == nil {
 		return 0
 	}
-	return 160 + maxQuoted(in.function.id) + len(in.selfless())
+	return 160 + maxQuoted(in.function.id) + len(in.callerWithoutParent())
 }
 
 // origin is where an invocation comes from and where its result is sent.
@@ -104,8 +104,8 @@ type origin interface {
 	// encodeResult and encodeError encode the response message into b.
 	encodeResult(b *buffer, in *incoming, result any) error
 	encodeError(b *buffer, in *incoming, code, message, stack string)
-	// limit returns the smallest size that is too large for a result message, and the
-	// error code for such a result.
+	// limit returns the size at which a result message becomes too large, and the error code
+	// to send instead.
 	limit() (bytes int, code string)
 	// dialect returns the dialect of the result message.
 	dialect() dialect
@@ -237,8 +237,8 @@ func (d *dispatcher) leave(in *incoming) {
 	in.prev, in.next = nil, nil // the handler's context may outlive the invocation and must not retain others
 }
 
-// unnest gives a nested invocation a slot of its own, even beyond the limit. It is called when
-// the handler that made the call stops waiting for it.
+// unnest gives a nested invocation its own slot, even beyond the limit. It is called when the
+// handler that made the call stops waiting for it.
 func (d *dispatcher) unnest(in *incoming) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -250,7 +250,7 @@ func (d *dispatcher) unnest(in *incoming) {
 }
 
 // work runs the given invocation and then further ones. If ran is true, the given invocation
-// has already run on another goroutine, which its handler ended with runtime.Goexit.
+// has already run: its handler called runtime.Goexit, which ended the previous goroutine.
 func (d *dispatcher) work(in *incoming, ran bool) {
 	ended := false
 	defer func() {
@@ -455,7 +455,7 @@ func (c *Client) execute(in *incoming) {
 		measured.done(ctx, in, err != nil || !returned)
 		span.end(ctx, in, answer)
 		if in.local {
-			in.ran(c, err != nil || !returned)
+			in.countLocal(c, err != nil || !returned)
 		}
 		if answer != nil {
 			in.origin.reply(answer)
@@ -477,8 +477,8 @@ func (c *Client) execute(in *incoming) {
 	returned = true
 }
 
-// handlerTimedOut responds on behalf of a handler that has exceeded its [WithHandlerTimeout].
-// The response is small, so it is sent without waiting for room.
+// handlerTimedOut responds on behalf of a handler that has exceeded its timeout. The response
+// is small, so it is sent without waiting for room.
 func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationContext, observed *observation, span invocationSpan) {
 	in := invocation.in
 	f := in.function
@@ -496,7 +496,7 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 	span.answered(answer, failure)
 	span.end(ctx, in, answer)
 	if in.local {
-		in.ran(c, failed)
+		in.countLocal(c, failed)
 	}
 	if answer != nil {
 		in.origin.replyNow(answer)
@@ -522,9 +522,9 @@ func handlerError(err error) error {
 }
 
 // encodePanic logs that a handler panicked or called runtime.Goexit, and encodes the error to
-// send. It returns nil if the caller needs no result, or if late is true because the handler
-// has timed out and a response has been sent. It must be called while the panicking frames are
-// still on the stack.
+// send. It returns nil if the caller needs no result. It also returns nil if late is true,
+// which means that the handler timed out and a response has already been sent. It must be
+// called while the panicking frames are still on the stack.
 func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observation, span invocationSpan, p any, late bool) *buffer {
 	stack := string(debug.Stack())
 	span.panicked(p, stack)

@@ -101,9 +101,9 @@ func TestHandlerOutcomes(t *testing.T) {
 	}
 }
 
-// A handler that calls [runtime.Goexit] releases its slot: later invocations run, and Shutdown
-// does not wait for the handler.
-func TestGoexitKeepsSlots(t *testing.T) {
+// After a handler calls runtime.Goexit, its slot is free for other invocations, and Shutdown
+// does not wait for it.
+func TestGoexitFreesSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})
 		c := p.client(WithMaxConcurrency(2))

@@ -156,8 +156,8 @@ func exportedTypes(t *testing.T) (types, declared map[string]bool) {
 	return types, declared
 }
 
-// Each type on the reference page appears once in the table. Its Go name must exist unless the
-// table marks it as not yet available.
+// README.md's table lists each type on the reference page once. A type's Go name must exist
+// unless the table marks it as not yet available.
 func TestReadmeTypes(t *testing.T) {
 	types, declared := exportedTypes(t)
 	modules := map[string]int{}
@@ -197,8 +197,8 @@ func TestReadmeTypes(t *testing.T) {
 	}
 }
 
-// The file map lists every source file and directory. A row may be a pattern. Directories
-// below internal have rows of their own.
+// DESIGN.md's file map lists every source file, every top-level directory except internal, and
+// every directory below internal. A row can be a pattern.
 func TestDesignFiles(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	if err != nil {
@@ -363,9 +363,9 @@ func parsePackage(t *testing.T, dir string, only func(name string) bool) (*token
 
 func isSource(name string) bool { return !strings.HasSuffix(name, "_test.go") }
 
-// fieldsAndMethods returns the names of all types, fields, functions, methods, constants and
+// declaredNames returns the names of all types, fields, functions, methods, constants and
 // variables in the packages that pages of docs/ mention.
-func fieldsAndMethods(t *testing.T) map[string]bool {
+func declaredNames(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
 	for _, dir := range []string{".", "iiitest", "internal/enginetest", "internal/otlpjson"} {
@@ -436,7 +436,7 @@ func api(t *testing.T, dir string) (all []exported) {
 		}
 		for _, m := range typ.Methods {
 			trigger = trigger || m.Name == "TriggerType"
-			if !generated[typ.Name] && !slices.Contains(ofInterfaces, m.Name) {
+			if !generated[typ.Name] && !slices.Contains(interfaceMethods, m.Name) {
 				ways := []string{"." + m.Name, typ.Name + "_" + m.Name}
 				all = append(all, exported{typ.Name + "." + m.Name, ways})
 				whole.ways = append(whole.ways, ways...)
@@ -449,9 +449,9 @@ func api(t *testing.T, dir string) (all []exported) {
 	return all
 }
 
-// ofInterfaces lists methods that are called through interfaces, mostly by other packages, and
-// therefore need no example.
-var ofInterfaces = []string{
+// interfaceMethods lists methods that need no example because they are called through
+// interfaces.
+var interfaceMethods = []string{
 	"Error", "Unwrap", "Is", "String", "MarshalJSON", "UnmarshalJSON", "TriggerType",
 	"ReadFrom", "WriteTo", "OnStart", "OnEnd", "ForceFlush", "Shutdown", "Export", "ExportSpans", "Temporality", "Aggregation",
 }
@@ -520,8 +520,8 @@ func TestEverythingHasAnExample(t *testing.T) {
 // The following tests check that the code on the pages in docs/ is quoted from code that is
 // compiled and run.
 
-// sources returns the bodies of the examples and tests that documents may quote, by name:
-// Example… and Test… of this package, iiitest.Example… and iiitest.Test….
+// sources returns the bodies of the functions that documents may quote. Names in package
+// iiitest have the prefix "iiitest.".
 func sources(t *testing.T) map[string][]string {
 	t.Helper()
 	found := map[string][]string{}
@@ -790,7 +790,7 @@ func TestGuaranteesPageNamesItsTests(t *testing.T) {
 // cites as evidence.
 func TestPagesNameWhatExists(t *testing.T) {
 	_, declared := exportedTypes(t)
-	for name := range fieldsAndMethods(t) {
+	for name := range declaredNames(t) {
 		declared[name] = true
 	}
 	for _, page := range pages(t) {

@@ -106,9 +106,9 @@ func recordedCalls(t *testing.T, name string, prefixes ...string) []recordedCall
 	return calls
 }
 
-// sameDocument returns the difference between two JSON documents, or "". Numbers are equal
-// only if they are written identically.
-func sameDocument(want, got json.RawMessage) string {
+// diffDocuments returns the difference between two JSON documents, or "" if they are equal.
+// Numbers are equal only if they are written identically.
+func diffDocuments(want, got json.RawMessage) string {
 	decode := func(raw json.RawMessage) any {
 		d := json.NewDecoder(bytes.NewReader(raw))
 		d.UseNumber()
@@ -182,7 +182,7 @@ func (r *recordedEngine) answer(ctx context.Context, payload json.RawMessage) (a
 	if inv.FunctionID != want.functionID {
 		r.t.Errorf("line %d: %s is called, not %s", want.line, inv.FunctionID, want.functionID)
 	}
-	if diff := sameDocument(want.data, got); diff != "" {
+	if diff := diffDocuments(want.data, got); diff != "" {
 		r.t.Errorf("line %d: input of %s (-recorded +sent):\n%s", want.line, want.functionID, diff)
 	}
 	if want.err != nil {
@@ -260,7 +260,7 @@ func workerBubble(t *testing.T, test func(t *testing.T, c *iii.Client), opts ...
 // instead.
 var withTriggers = iiitest.WithProtocol(iiitest.Protocol023)
 
-// hasTriggers reports whether e has triggers. Tests that use generations call it.
+// hasTriggers reports whether e has triggers.
 func hasTriggers(e *iiitest.Engine) bool { return e.Protocol() == iiitest.Protocol023 }
 
 // generations runs bubble twice: on an engine with triggers and on one with observers.
@@ -271,8 +271,8 @@ func generations(t *testing.T, test func(t *testing.T, e *iiitest.Engine), opts 
 	}
 }
 
-// bound returns the function ids of all of the engine's triggers or observers, keyed by
-// trigger or observer id.
+// bound returns the engine's triggers and observers, as a map from their ids to their
+// functions' ids.
 func bound(t *testing.T, e *iiitest.Engine, c *iii.Client) map[string]string {
 	t.Helper()
 	list := map[string]string{}

@@ -287,6 +287,6 @@ const (
 	// ObserveDeliveryAuto matches every call against the observers. It is the default.
 	ObserveDeliveryAuto ObserveDelivery = "auto"
 	// ObserveDeliveryOwner means that calls do not activate observers automatically. Instead,
-	// code in the worker that hosts the source passes events to individual observers.
+	// the worker that hosts the source passes events to individual observers.
 	ObserveDeliveryOwner ObserveDelivery = "owner"
 )

@@ -323,8 +323,8 @@ const (
 // errors.Is compares two Errors only by their codes. An Error also matches the sentinel for
 // its code, such as [ErrFunctionNotFound].
 type Error struct {
-	// Code identifies the kind of error. The protocol documentation lists the engine's codes;
-	// functions define their own.
+	// Code identifies the kind of error. The Code constants list the codes that this package
+	// and the engine send. Functions can define others.
 	Code string
 	// Message is a human-readable description of the error.
 	Message string

@@ -211,7 +211,7 @@ func TestCallErrors(t *testing.T) {
 
 // A result that arrives after its call has timed out is counted, and does not affect other
 // calls.
-func TestLateAnswer(t *testing.T) {
+func TestLateResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var late []*peerMessage
 		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool {

@@ -292,8 +292,8 @@ func ExampleTelemetry() {
 	// sell sold
 }
 
-// With WithGlobalProviders, instrumentation that uses the global providers reports to this
-// Telemetry.
+// With WithGlobalProviders, a Telemetry also records instrumentation that uses the global
+// providers.
 func ExampleWithGlobalProviders() {
 	ctx := context.Background()
 	engine, err := iiitest.New()

@@ -56,8 +56,8 @@ func (w *warehouse) Groups(ctx context.Context, in iii.StreamListGroupsInput) ([
 	return slices.Sorted(maps.Keys(w.groups)), nil
 }
 
-// A worker can store a stream's items itself. Other workers use the stream like any other, and
-// the engine broadcasts its changes.
+// A worker can store a stream's items itself. Other workers use the stream as usual, and the
+// engine still broadcasts the changes.
 func ExampleClient_HandleStream() {
 	engine, err := iiitest.New()
 	if err != nil {

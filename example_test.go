@@ -273,8 +273,8 @@ func ExampleClient_Run() {
 	// <nil>
 }
 
-// A graceful shutdown lets running handlers finish. Long-running handlers use Stopping to
-// learn that shutdown has begun.
+// A graceful shutdown lets running handlers finish. A long-running handler can use Stopping to
+// detect that a shutdown has begun.
 func ExampleClient_Shutdown() {
 	engine, client, stop := withEngine()
 	defer stop()

@@ -342,8 +342,8 @@ func ExampleLogTriggerConfig() {
 	// Output: ERROR the oven burns
 }
 
-// The trigger reports the ids of traces with failed spans. The engine collects ids for a short
-// time and reports them together.
+// The event contains the ids of traces with failed spans. The engine collects ids for a short
+// time and sends them together.
 func ExampleTraceTriggerConfig() {
 	engine, client, stop := withEngine()
 	defer stop()

@@ -188,15 +188,15 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 			t.Errorf("line %d: %v, %v", call.line, err, encodeErr)
 			continue
 		}
-		if diff := sameDocument(call.result, doc); diff != "" {
+		if diff := diffDocuments(call.result, doc); diff != "" {
 			t.Errorf("line %d: %s (-recorded +got):\n%s", call.line, call.functionID, diff)
 		}
 	}
 	engine.done()
 }
 
-// Every engine generation lists triggers and trigger types in the same way, both to the worker
-// that registered them and to other workers.
+// All engine generations list the same triggers and trigger types, even to workers that did
+// not register them.
 func TestTriggersAreListedOnEachGeneration(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		dial := iii.WithDialContext(e.DialContext)

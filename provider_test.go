@@ -53,7 +53,7 @@ func TestTriggerProvider(t *testing.T) {
 			t.Errorf("trigger types: %+v, %v", types, err)
 		}
 		detail, err := iii.Call[iii.TriggerTypeDetail](t.Context(), user, "engine::triggers::info", iii.TriggerTypeInfoInput{ID: "webhook"})
-		if err != nil || detail.InstanceCount != 2 || sameDocument(schema, detail.ConfigurationSchema) != "" || string(detail.RequestSchema) != `{"type":"object"}` {
+		if err != nil || detail.InstanceCount != 2 || diffDocuments(schema, detail.ConfigurationSchema) != "" || string(detail.RequestSchema) != `{"type":"object"}` {
 			t.Errorf("trigger type: %+v, %v", detail, err)
 		}
 
@@ -278,7 +278,7 @@ func TestTriggerProviderAsRecorded(t *testing.T) {
 	for _, event := range events {
 		if f := frameOf(t, event); f.Type == "registertriggertype" {
 			types++
-			if diff := sameDocument(event.Frame, <-said); diff != "" {
+			if diff := diffDocuments(event.Frame, <-said); diff != "" {
 				t.Errorf("line %d (-recorded +sent):\n%s", event.line, diff)
 			}
 		}
@@ -295,7 +295,7 @@ func TestTriggerProviderAsRecorded(t *testing.T) {
 			answer := events[slices.IndexFunc(events, func(other recordedEvent) bool {
 				return other.line > event.line && frameOf(t, other).Type == "triggerregistrationresult"
 			})]
-			if diff := sameDocument(answer.Frame, <-said); diff != "" {
+			if diff := diffDocuments(answer.Frame, <-said); diff != "" {
 				t.Errorf("line %d (-recorded +sent):\n%s", events[i].line, diff)
 			}
 		}
@@ -303,7 +303,7 @@ func TestTriggerProviderAsRecorded(t *testing.T) {
 	// A trigger is rejected if this worker does not provide its type.
 	e.Send("webhooks", json.RawMessage(`{"type":"registertrigger","id":"t","trigger_type":"nobody's","function_id":"f","config":null}`))
 	want := json.RawMessage(`{"type":"triggerregistrationresult","id":"t","trigger_type":"nobody's","function_id":"f","error":{"code":"trigger_type_not_found","message":"Trigger type not found"}}`)
-	if diff := sameDocument(want, <-said); diff != "" {
+	if diff := diffDocuments(want, <-said); diff != "" {
 		t.Errorf("unknown type (-want +sent):\n%s", diff)
 	}
 	if types != 3 || asked != 5 {
@@ -692,7 +692,7 @@ func (w *webhooks) expect(t *testing.T, what string, want ...string) {
 }
 
 // providerBubble runs a test in a bubble, with an engine that sends triggers to their
-// providers. On later engines, a provider instead hosts observed functions.
+// providers. On later engines, providers host observed functions instead.
 func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, worker func(name string, opts ...iii.Option) *iii.Client)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {

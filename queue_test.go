@@ -120,7 +120,7 @@ func TestQueueAsRecorded(t *testing.T) {
 		if want == nil {
 			want = json.RawMessage("null")
 		}
-		if diff := sameDocument(want, doc); diff != "" {
+		if diff := diffDocuments(want, doc); diff != "" {
 			t.Errorf("line %d: %s (-recorded +got):\n%s", call.line, call.functionID, diff)
 		}
 	}

@@ -52,7 +52,7 @@ func gate(t *testing.T, c *iii.Client) {
 	})
 }
 
-// The replies match the recorded ones, except that defaults are written out.
+// The replies match the recorded ones, except that they spell out default values.
 func TestAccessControlAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("gate"))
@@ -90,7 +90,7 @@ func TestAccessControlAsRecorded(t *testing.T) {
 			}
 			want.Result = doc
 		}
-		if diff := sameDocument(want.Result, got.Result); diff != "" {
+		if diff := diffDocuments(want.Result, got.Result); diff != "" {
 			t.Errorf("line %d: %s (-recorded +got):\n%s", event.line, f.FunctionID, diff)
 		}
 	}
@@ -120,7 +120,7 @@ func TestAuthResultDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"allow_function_registration":true,"allow_trigger_type_registration":false,"allowed_functions":[],"forbidden_functions":[],"context":{},"namespaces":{}}`
-	if diff := sameDocument(json.RawMessage(want), doc); diff != "" {
+	if diff := diffDocuments(json.RawMessage(want), doc); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

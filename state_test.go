@@ -73,7 +73,8 @@ func TestState(t *testing.T) {
 	check(t, "scopes", []string{"another", "carts"}, scopes, err)
 }
 
-// Values may be of any type, and numbers keep every digit. A null counts as no value.
+// Values may be of any type, and numbers keep every digit. A null is treated as a missing
+// value.
 func TestStateValues(t *testing.T) {
 	c := connected(t)
 	ctx := t.Context()
@@ -86,7 +87,7 @@ func TestStateValues(t *testing.T) {
 		if err != nil || !ok {
 			t.Errorf("%s: found %v, error %v", doc, ok, err)
 		}
-		if diff := sameDocument(json.RawMessage(doc), got); diff != "" {
+		if diff := diffDocuments(json.RawMessage(doc), got); diff != "" {
 			t.Errorf("%s (-set +got):\n%s", doc, diff)
 		}
 	}
@@ -197,7 +198,7 @@ func TestStateAsRecorded(t *testing.T) {
 		if want == nil {
 			want = json.RawMessage("null")
 		}
-		if diff := sameDocument(want, doc); diff != "" {
+		if diff := diffDocuments(want, doc); diff != "" {
 			t.Errorf("line %d: result of %s (-recorded +got):\n%s", call.line, call.functionID, diff)
 		}
 	}

@@ -140,7 +140,7 @@ func TestStreamAsRecorded(t *testing.T) {
 				if want == nil {
 					want = json.RawMessage("null")
 				}
-				if diff := sameDocument(want, doc); diff != "" {
+				if diff := diffDocuments(want, doc); diff != "" {
 					t.Errorf("line %d: result of %s (-recorded +got):\n%s", call.line, call.functionID, diff)
 				}
 			}

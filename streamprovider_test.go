@@ -333,7 +333,7 @@ func TestStreamProviderAsRecorded(t *testing.T) {
 		}
 		if got.Error != nil {
 			t.Errorf("line %d: %+v", event.line, got.Error)
-		} else if diff := sameDocument(want, got.Result); diff != "" {
+		} else if diff := diffDocuments(want, got.Result); diff != "" {
 			t.Errorf("line %d: %s (-recorded +got):\n%s", event.line, f.FunctionID, diff)
 		}
 	}

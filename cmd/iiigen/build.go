@@ -35,7 +35,7 @@ type expr struct {
 	why  string // why no more specific type is possible; "" if no explanation is needed
 }
 
-// use is one use of a Go type. Each use determines whether null is allowed.
+// use is a Go type as used in one place, which may or may not allow null.
 type use struct {
 	*expr
 	null bool // null is allowed
@@ -155,7 +155,7 @@ func (b *builder) build(s schema, at string, parent *decl, suffix string) use {
 	if ref, ok := s["$ref"].(string); ok {
 		beside := maps.Clone(s)
 		delete(beside, "$ref")
-		if !shapes(beside) {
+		if !affectsType(beside) {
 			u := b.reference(ref, at, parent, suffix)
 			u.null = u.null || s["nullable"] == true
 			return u
@@ -361,7 +361,7 @@ func (b *builder) closure(ref string) string {
 // form returns the Go type for a schema other than a reference. slot is the memo for the
 // definition that is being built, or nil if there is none.
 func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *memo) use {
-	if isFalse(demands(s)) {
+	if isFalse(constraints(s)) {
 		return b.raw(at, "no value satisfies the schema")
 	}
 	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
@@ -402,7 +402,7 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	if len(types) > 1 {
 		var each []any
 		for _, t := range types {
-			one := maps.Clone(demands(s))
+			one := maps.Clone(constraints(s))
 			one["type"] = t
 			each = append(each, one)
 		}
@@ -454,7 +454,7 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 // typeless explains why s, a schema without a type, has no specific Go type. It returns "" if
 // s allows any value.
 func typeless(s schema) string {
-	demanded := demands(s)
+	demanded := constraints(s)
 	delete(demanded, "nullable")
 	if _, ok := demanded["type"]; ok && len(typesOf(s)) == 0 {
 		return "the value of type is " + kindOf(s["type"])
@@ -489,8 +489,8 @@ func (b *builder) allOf(s schema, at string, parent *decl, suffix string, slot *
 	}
 	base := maps.Clone(s)
 	delete(base, "allOf")
-	parts = slices.DeleteFunc(slices.Clone(parts), func(p schema) bool { return len(demands(p)) == 0 })
-	if len(parts) == 1 && len(demands(base)) == 0 {
+	parts = slices.DeleteFunc(slices.Clone(parts), func(p schema) bool { return len(constraints(p)) == 0 })
+	if len(parts) == 1 && len(constraints(base)) == 0 {
 		if _, isRef := parts[0]["$ref"]; isRef {
 			return b.build(parts[0], at+"/allOf/0", parent, suffix)
 		}
@@ -517,7 +517,7 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 	}
 	base := maps.Clone(s)
 	delete(base, keyword)
-	common := demands(base)
+	common := constraints(base)
 	delete(common, "nullable")
 	null := s["nullable"] == true
 	type branch struct {
@@ -537,10 +537,10 @@ func (b *builder) choice(s schema, keyword, at string, parent *decl, suffix stri
 			null = true
 			continue
 		}
-		if isFalse(demands(resolved)) {
+		if isFalse(constraints(resolved)) {
 			continue
 		}
-		for k := range demands(resolved) {
+		for k := range constraints(resolved) {
 			onlyConditions = onlyConditions && (k == "required" || k == "not" || k == "if" || k == "then" || k == "else")
 		}
 		branches = append(branches, branch{p, place, false})
@@ -1080,14 +1080,14 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 		return use{expr: &expr{op: opMap, elem: &elem}}
 	}
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
-		if !speakable(name) {
+		if !validTagName(name) {
 			why := fmt.Sprintf("the name %q is not valid in a struct tag", name)
 			b.g.note(b.about, at, why)
 			return use{expr: &expr{op: opMap, elem: &use{expr: &expr{op: opRaw}}, why: why}}
 		}
 	}
 	for name, p := range b.conditional(s) {
-		if _, ok := properties[name]; !ok && speakable(name) {
+		if _, ok := properties[name]; !ok && validTagName(name) {
 			properties = maps.Clone(properties)
 			properties[name] = p
 		}
@@ -1163,8 +1163,8 @@ func (b *builder) conditional(s schema) map[string]any {
 	return found
 }
 
-// speakable reports whether every version of encoding/json accepts name in a struct tag.
-func speakable(name string) bool {
+// validTagName reports whether every version of encoding/json accepts name in a struct tag.
+func validTagName(name string) bool {
 	if name == "" || name != strings.TrimSpace(name) {
 		return false
 	}

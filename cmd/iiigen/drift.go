@@ -283,7 +283,7 @@ func normal(d document, s schema, hops int) (schema, bool) {
 		}
 		base := maps.Clone(flat)
 		delete(base, keyword)
-		if len(rest) == 1 && len(demands(base)) == 0 && hops < maxHops {
+		if len(rest) == 1 && len(constraints(base)) == 0 && hops < maxHops {
 			inner, innerNull := normal(d, rest[0].(map[string]any), hops+1)
 			return inner, null || innerNull
 		}
@@ -409,8 +409,7 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 		}
 		for _, v := range y {
 			if !before[literalOf(v)] {
-				// Generated types preserve unknown values, unless they
-				// represent a single constant.
+				// Generated types preserve unknown values, except types for a single constant.
 				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
 			}
 		}

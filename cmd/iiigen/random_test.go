@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// soup generates random schemas. Their combinations of keywords need not make sense.
+// soup generates schemas with random, possibly contradictory keywords.
 type soup struct {
 	r *rand.Rand
 }

@@ -27,7 +27,7 @@ func iiigen(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// tree returns the contents of all files below dir, by path.
+// tree returns the contents of all files below dir, keyed by path.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -59,7 +59,7 @@ type receipt struct {
 	Codes map[string]int64 `json:"codes"`
 }
 
-// provider is a trigger provider that never starts an invocation.
+// provider is a trigger provider that never fires.
 type provider struct{}
 
 func (provider) Bind(context.Context, iii.TriggerBinding) error { return nil }
@@ -306,7 +306,7 @@ func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 	if out, err := iiigen(t, args...); err != nil {
 		t.Fatal(err, out)
 	}
-	// The last file cannot be written, because a directory has its name.
+	// A directory in its place prevents the last file from being written.
 	if err := os.Remove(filepath.Join(dir, "iiigen_gen.go")); err != nil {
 		t.Fatal(err)
 	}

@@ -77,8 +77,8 @@ func isFalse(s schema) bool {
 var annotations = []string{"$schema", "$id", "id", "$comment", "$anchor", "title", "description", "default", "examples", "example",
 	"deprecated", "readOnly", "writeOnly", "$defs", "definitions", "discriminator", "xml", "externalDocs"}
 
-// demands returns only the keywords of s that constrain values.
-func demands(s schema) schema {
+// constraints returns the keywords of s that constrain values.
+func constraints(s schema) schema {
 	rest := maps.Clone(s)
 	for _, k := range annotations {
 		delete(rest, k)
@@ -91,15 +91,15 @@ func demands(s schema) schema {
 	return rest
 }
 
-// shapes reports whether s has a keyword that affects the Go type.
-func shapes(s schema) bool {
+// affectsType reports whether s has a keyword that affects the Go type.
+func affectsType(s schema) bool {
 	for _, k := range []string{"$ref", "$dynamicRef", "$recursiveRef", "type", "properties", "required", "additionalProperties", "patternProperties", "items",
 		"prefixItems", "enum", "const", "allOf", "anyOf", "oneOf", "format", "contentEncoding"} {
 		if _, ok := s[k]; ok {
 			return true
 		}
 	}
-	return isFalse(demands(s))
+	return isFalse(constraints(s))
 }
 
 // document resolves references within a schema document.
@@ -208,8 +208,7 @@ func (d document) deref(s schema, hops int) (schema, error) {
 	return d.merge(to, beside, hops+1)
 }
 
-// merge returns a schema that combines the constraints of a and b, as far as they affect Go
-// types.
+// merge combines a and b into one schema, considering only constraints that affect Go types.
 func (d document) merge(a, b schema, hops int) (schema, error) {
 	if hops >= maxHops {
 		return nil, errors.New("allOf is nested too deeply")
@@ -352,7 +351,7 @@ func numberOf(v any) (*big.Float, bool) {
 	return f, err == nil
 }
 
-// typesOf returns the types listed by the keyword type.
+// typesOf returns the types listed in the type keyword.
 func typesOf(s schema) []string {
 	switch t := s["type"].(type) {
 	case string:

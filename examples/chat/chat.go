@@ -106,8 +106,8 @@ func refusal(status uint16, reason string) *iii.HTTPResponse[any] {
 	return &iii.HTTPResponse[any]{StatusCode: status, Body: map[string]string{"error": reason}}
 }
 
-// join accepts or rejects a subscription to a stream. The engine calls join for all streams,
-// so join accepts subscriptions to other programs' streams.
+// join accepts or rejects a subscription to a stream. The engine calls join for every stream,
+// so join must also accept subscriptions to other programs' streams.
 func (c *chat) join(ctx context.Context, e iii.StreamJoinLeaveEvent) (iii.StreamJoinResult, error) {
 	ours := e.StreamName == c.messages.Name()
 	if !ours && e.StreamName != c.presence.Name() {

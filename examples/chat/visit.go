@@ -36,28 +36,28 @@ func (v visit) run(ctx context.Context) error {
 	// A new subscriber first receives the existing messages, then each new one.
 	ada := v.join(ctx, v.name+"-messages", "lobby")
 	defer ada.stop()
-	if err := v.tell(ada, "ada", "sync"); err != nil {
+	if err := v.expect(ada, "ada", "sync"); err != nil {
 		return err
 	}
 	grace := v.join(ctx, v.name+"-messages", "lobby")
 	defer grace.stop()
-	if err := v.tell(grace, "grace", "sync"); err != nil {
+	if err := v.expect(grace, "grace", "sync"); err != nil {
 		return err
 	}
 	if err := v.post(ctx, "lobby", message{Author: "Grace", Text: "Hello, Ada"}); err != nil {
 		return err
 	}
-	if err := errors.Join(v.tell(ada, "ada", "create"), v.tell(grace, "grace", "create")); err != nil {
+	if err := errors.Join(v.expect(ada, "ada", "create"), v.expect(grace, "grace", "create")); err != nil {
 		return err
 	}
 	// The presence stream counts the people in each room.
 	watch := v.join(ctx, v.name+"-presence", "lobby")
 	defer watch.stop()
-	if err := v.tell(watch, "count", "sync"); err != nil {
+	if err := v.expect(watch, "count", "sync"); err != nil {
 		return err
 	}
 	grace.stop()
-	if err := v.tell(watch, "count", "update"); err != nil {
+	if err := v.expect(watch, "count", "update"); err != nil {
 		return err
 	}
 	mallory := v.join(ctx, v.name+"-messages", "cellar")
@@ -75,8 +75,8 @@ func (v visit) join(ctx context.Context, stream, room string) guest {
 	return guest{next, stop}
 }
 
-// tell waits for the guest's next message, checks its type and prints it.
-func (v visit) tell(g guest, who string, want iii.StreamEventType) error {
+// expect waits for the guest's next message, checks its type and prints it.
+func (v visit) expect(g guest, who string, want iii.StreamEventType) error {
 	m, err, ok := g.next()
 	switch {
 	case err != nil:

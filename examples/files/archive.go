@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// order requests a file. The archive writes the file to the channel To.
+// order requests a file, which the archive writes to the channel that To refers to.
 type order struct {
 	Name string               `json:"name"`
 	To   iii.StreamChannelRef `json:"to"`

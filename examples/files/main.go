@@ -1,6 +1,6 @@
 // Files transfers a file from one worker to another over a channel. A channel carries any
-// number of bytes outside of calls, at its reader's pace. The reader prints its progress and
-// compares the checksums computed at both ends.
+// amount of data, at the reader's pace. The reader prints its progress and compares the
+// checksums computed at both ends.
 //
 //	files             transfers a generated file of 2 MiB
 //	files FROM TO     transfers the file FROM to TO

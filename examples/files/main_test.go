@@ -61,8 +61,8 @@ func TestRunOnExistingEngine(t *testing.T) {
 	}
 }
 
-// A transfer between files given as arguments copies the file unchanged and leaves no other
-// files.
+// With the arguments FROM and TO, the program copies FROM unchanged to TO and creates no other
+// file.
 func TestRunWithFiles(t *testing.T) {
 	t.Setenv("III_URL", "")
 	for _, content := range []string{"", "a few bytes"} {

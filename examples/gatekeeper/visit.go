@@ -50,7 +50,7 @@ func (v visit) run(ctx context.Context) (err error) {
 		return err
 	}
 
-	// The open port lists all functions under the ids that the gatekeeper assigned.
+	// Workers on the open port see all functions, under the ids that the gatekeeper assigned.
 	f, err := v.keeper.FunctionInfo(ctx, "acme::hello")
 	if err != nil {
 		return err

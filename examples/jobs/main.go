@@ -3,7 +3,7 @@
 // whose last attempt fails moves to the dead-letter queue, where the office inspects, redrives
 // or discards it. If a worker shuts down during a job, the next worker continues the job.
 //
-// The program plays through these cases with two workers, one after the other, and exits with
+// The program runs through these cases with two workers, one after the other, and exits with
 // status 0 if the results are as expected. If $III_URL is set, the program uses the engine at
 // that address; the engine needs a queue worker. Otherwise it starts a development engine.
 package main

@@ -83,7 +83,7 @@ func (o *office) run(ctx context.Context) (err error) {
 	if err := shutdown(ctx, client); err != nil {
 		return err
 	}
-	o.tell()
+	o.printReports()
 	o.say("office: left has ended")
 	next, err := o.printer("right", 3).start(ctx, o.url, o.topic)
 	if err != nil {
@@ -130,8 +130,8 @@ func (o *office) await(ctx context.Context, report string) error {
 	}
 }
 
-// tell prints the reports received so far.
-func (o *office) tell() {
+// printReports prints the reports received so far.
+func (o *office) printReports() {
 	for len(o.reports) > 0 {
 		o.say("%s", <-o.reports)
 	}
@@ -148,7 +148,7 @@ func (o *office) deadLetter(ctx context.Context) (iii.DeadLetter, error) {
 			return iii.DeadLetter{}, err
 		}
 		if len(letters) > 0 {
-			o.tell()
+			o.printReports()
 			dead := letters[0]
 			o.say("office: dead after %d attempts: %s", dead.Retries, dead.Payload)
 			o.say("        %s", dead.Error)

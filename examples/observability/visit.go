@@ -124,8 +124,8 @@ func (v visit) bar(label string, n uint64) {
 	v.say("", "%s", strings.TrimRight(line, " "))
 }
 
-// metric returns a metric's latest export that contains data points from this run, and those
-// data points.
+// metric returns the latest export of a metric that contains data points from this run,
+// together with those points.
 func (v visit) metric(ctx context.Context, name string) (m iii.StoredMetric, points []iii.MetricDataPoint, err error) {
 	list, err := iii.Call[iii.MetricsListResult](ctx, v.shop.client, "engine::metrics::list", iii.MetricsListInput{MetricName: name})
 	if err != nil {
@@ -159,7 +159,7 @@ func attributeOf(p iii.MetricDataPoint, key string) string {
 	return ""
 }
 
-// process prints the engine's metrics for a worker process.
+// process prints the metrics that the engine has received from w's process.
 func (v visit) process(ctx context.Context, w *worker) error {
 	info, err := v.shop.client.WorkerInfo(ctx, w.client.Name())
 	if err != nil {

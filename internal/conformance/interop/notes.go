@@ -90,8 +90,8 @@ func together(parts ...map[string]string) map[string]string {
 // explanations states why scenarios do not pass with a peer.
 var explanations = map[string]map[string]string{
 	"go": same("Observer arguments, and hooks that select or call observers, require engine 0.26. On engine 0.25, the client does not register a function that uses them, and "+
-		"`Function.Err` matches `errors.ErrUnsupported`. Engine 0.25 has owner delivery instead, "+
-		"which this package does not support.", names("0.25", "observed-args", "observed-through")...),
+		"`Function.Err` matches `errors.ErrUnsupported`. Engine 0.25 has a different mechanism, "+
+		"owner delivery, which this package does not support.", names("0.25", "observed-args", "observed-through")...),
 	"node": together(map[string]string{
 		"big-integers": "The SDK decodes JSON numbers as JavaScript numbers, which are exact only up to 2^53. The " +
 			"engine and this package keep integers exact between −2^63 and 2^64−1. Send larger " +
@@ -130,10 +130,10 @@ const noSeverity = "The records have a severity number but no severity text. The
 	"text, both in log triggers and in the filter of engine::logs::list. A log trigger with a " +
 	"level therefore never fires for this SDK's records."
 
-// remarks holds remarks about scenarios that pass.
+// remarks holds notes about scenarios that pass.
 var remarks = map[string]map[string]string{
-	"python": same("This version uses owner delivery: the handler of the observed function looks up the "+
-		"observers for its topic, and either passes the event to them (emit) or calls their "+
+	"python": same("This version uses owner delivery: the observed function's handler selects "+
+		"observers by their topic argument, and either passes the event to them (emit) or calls their "+
 		"targets (call). In its 0.26 mode, the development engine also accepts owner delivery from workers that are built for engine 0.25.",
 		"observed-args-0.25", "observed-through-0.25", "observed-args-0.26", "observed-through-0.26", "trigger-of-source-0.26"),
 	"rust": together(same("This version of the SDK has observers instead of triggers, and engine 0.23 does not "+
@@ -144,7 +144,7 @@ var remarks = map[string]map[string]string{
 		"pubsub-go-peer", "cron", "log-trigger", "provider-go", "reconnect",
 		"http-0.25", "durable-go-peer-0.25", "state-trigger-peer-0.25", "provider-go-0.25",
 	), map[string]string{
-		"gauges": "The SDK can record these gauges, but the program has to register them with the id that the " +
+		"gauges": "The SDK can record process gauges, but the program has to register them with the id that the " +
 			"engine assigned to the worker. The SDK does not expose this id, so the peer looks it up with " +
 			"engine::workers::info.",
 	}),
