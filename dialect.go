@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/iii-go/iii/internal/rawjson"
 )
@@ -120,6 +121,21 @@ type observeSpec struct {
 // idOfObserver returns the id by which the engine knows the observer.
 func (t *triggerSpec) idOfObserver() string { return cmp.Or(t.observerID, t.id) }
 
+// checkText rejects ids and namespaces that change when they are encoded. The engine's messages
+// about them could not be recognized.
+func (t *triggerSpec) checkText() error {
+	texts := []string{t.id, t.triggerType, t.functionID, t.namespace, t.providerNamespace}
+	if o := t.observe; o != nil {
+		texts = append(texts, o.source.FunctionID, o.source.Namespace)
+	}
+	for _, text := range texts {
+		if !utf8.ValidString(text) {
+			return fmt.Errorf("%q is not valid UTF-8", text)
+		}
+	}
+	return nil
+}
+
 // triggerTypeSpec describes a trigger type as the program registered it.
 type triggerTypeSpec struct {
 	id, description, namespace string
@@ -150,11 +166,10 @@ var workerFeatures = []string{FeatureObserveV1, FeatureObserveV2, FeatureLocalDi
 
 // dialectFor returns the dialect for an engine with the given features.
 func dialectFor(features []string) dialect {
-	t := triggerDialect{observe: slices.Contains(features, FeatureObserveV1)}
-	if t.observe && slices.Contains(features, FeatureObserveV2) {
-		return observeDialect{t}
+	if slices.Contains(features, FeatureObserveV2) { // includes observe.v1
+		return newestDialect
 	}
-	return t
+	return triggerDialect{observe: slices.Contains(features, FeatureObserveV1)}
 }
 
 // triggerDialect is the dialect of engine 0.25 and earlier, in which triggers bind functions
@@ -456,13 +471,13 @@ func (observeDialect) unregisterTrigger(t *triggerSpec) any {
 func observeMessage(t *triggerSpec) ObserveMessage {
 	o := t.observe
 	m := ObserveMessage{ID: t.idOfObserver(), Source: o.source, Target: ObserveTarget{FunctionID: t.functionID, Namespace: t.namespace},
-		Metadata: JSONValue(t.metadata), MaxFires: o.maxFires, MaxInFlight: o.maxInFlight}
+		Metadata: orAbsent(JSONValue(t.metadata)), MaxFires: o.maxFires, MaxInFlight: o.maxInFlight}
 	if o.expiry > 0 {
 		left := o.expiry
 		if !o.deadline.IsZero() {
 			left = max(time.Until(o.deadline), time.Millisecond)
 		}
-		m.ExpiresInMs = new(uint64((left + time.Millisecond - 1) / time.Millisecond))
+		m.ExpiresInMs = new(uint64((left-1)/time.Millisecond) + 1) // rounded up
 	}
 	return m
 }

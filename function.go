@@ -318,6 +318,8 @@ func checkRegistration(c *claim) error {
 	var d dialect = triggerDialect{observe: true}
 	if c.function != nil {
 		d = newestDialect
+	} else if err := c.trigger.spec.checkText(); err != nil {
+		return err
 	}
 	m, err := c.register(d)
 	if err != nil {

@@ -78,6 +78,7 @@ func TestRegistrationsAreChecked(t *testing.T) {
 		{"config that is nil", trigger((*CronTriggerConfig)(nil)), "nil *iii.CronTriggerConfig"},
 		{"no trigger option", trigger(StateTriggerConfig{}, nil), "nil TriggerOption"},
 		{"blank trigger id", trigger(StateTriggerConfig{}, WithTriggerID("")), "WithTriggerID"},
+		{"trigger id, text", trigger(StateTriggerConfig{}, WithTriggerID("a\xff")), "not valid UTF-8"},
 		{"blank namespace", trigger(StateTriggerConfig{}, WithTriggerNamespace(" ")), "WithTriggerNamespace"},
 		{"blank provider namespace", trigger(StateTriggerConfig{}, WithTriggerProviderNamespace("")), "WithTriggerProviderNamespace"},
 		{"trigger metadata", trigger(StateTriggerConfig{}, WithTriggerMetadata(func() {})), "WithTriggerMetadata"},

@@ -17,7 +17,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const featuresV2 = `"observe.v1","observe.v2","local-dispatch.v1"`
+const (
+	featuresV1 = `"observe.v1","local-dispatch.v1"`
+	featuresV2 = `"observe.v1","observe.v2","local-dispatch.v1"`
+)
 
 // hostScript scripts an engine that supports observers and confirms every function.
 type hostScript struct {

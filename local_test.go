@@ -408,55 +408,59 @@ func TestLocalCallsWhileDisconnected(t *testing.T) {
 // calls are rejected. Functions are unregistered immediately, so that another worker can take
 // them over. A function with observers stays registered until its reports have been sent.
 func TestLocalCallsDuringDrain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {
-			if id == "inner" {
-				return view("a", `{}`)
-			}
-			return ""
-		}})
-		c := p.client()
-		release := make(chan struct{})
-		hostFunc(t, c, "inner", echo)
-		hostFunc(t, c, "outer", func(ctx context.Context, _ json.RawMessage) (any, error) {
-			<-release
-			return Call[string](ctx, c, "inner", "x")
-		})
-		connectHost(t, c)
-		synctest.Wait()
-		before := len(p.messages(0, "ping"))
-		result := make(chan error, 1)
-		go func() {
-			s, err := Call[string](t.Context(), c, "outer", nil)
-			if s != "x" {
-				err = errors.Join(err, fmt.Errorf("result %q", s))
-			}
-			result <- err
-		}()
-		synctest.Wait()
-		ended := make(chan error, 1)
-		go func() { ended <- c.Shutdown(t.Context()) }()
-		synctest.Wait()
-		var e *Error
-		if err := c.Call(t.Context(), "inner", nil, nil); !errors.As(err, &e) || e.Code != CodeWorkerDraining {
-			t.Errorf("a call from outside a handler: %v", err)
+	for name, features := range map[string]string{"0.25": featuresV1, "0.26": featuresV2} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { localCallsDuringDrain(t, features) }) })
+	}
+}
+
+func localCallsDuringDrain(t *testing.T, features string) {
+	p := newHostPeer(t, hostScript{features: func(int) string { return features }, set: func(_ int, id string) string {
+		if id == "inner" {
+			return view("a", `{}`)
 		}
-		if left := p.messages(0, "unregisterfunction"); len(left) != 1 || left[0].ID != "outer" {
-			t.Errorf("%d functions were unregistered at once, want only outer", len(left))
-		}
-		close(release)
-		if err := <-result; err != nil {
-			t.Error(err)
-		}
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-		var order []string
-		for _, m := range p.messages(0, "invocationsobserved", "ping", "unregisterfunction")[before:] {
-			order = append(order, m.Type)
-		}
-		same(t, "messages", order, []string{"unregisterfunction", "invocationsobserved", "ping", "unregisterfunction"})
+		return ""
+	}})
+	c := p.client()
+	release := make(chan struct{})
+	hostFunc(t, c, "inner", echo)
+	hostFunc(t, c, "outer", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		<-release
+		return Call[string](ctx, c, "inner", "x")
 	})
+	connectHost(t, c)
+	synctest.Wait()
+	before := len(p.messages(0, "ping"))
+	result := make(chan error, 1)
+	go func() {
+		s, err := Call[string](t.Context(), c, "outer", nil)
+		if s != "x" {
+			err = errors.Join(err, fmt.Errorf("result %q", s))
+		}
+		result <- err
+	}()
+	synctest.Wait()
+	ended := make(chan error, 1)
+	go func() { ended <- c.Shutdown(t.Context()) }()
+	synctest.Wait()
+	var e *Error
+	if err := c.Call(t.Context(), "inner", nil, nil); !errors.As(err, &e) || e.Code != CodeWorkerDraining {
+		t.Errorf("a call from outside a handler: %v", err)
+	}
+	if left := p.messages(0, "unregisterfunction"); len(left) != 1 || left[0].ID != "outer" {
+		t.Errorf("%d functions were unregistered at once, want only outer", len(left))
+	}
+	close(release)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	var order []string
+	for _, m := range p.messages(0, "invocationsobserved", "ping", "unregisterfunction")[before:] {
+		order = append(order, m.Type)
+	}
+	same(t, "messages", order, []string{"unregisterfunction", "invocationsobserved", "ping", "unregisterfunction"})
 }
 
 // Local calls are rejected when the queue is full, like calls through the engine.

@@ -297,7 +297,8 @@ func (o *Observer) State() ObserverState {
 // after the engine has disposed of it, for example with EXPIRED or MAX_FIRES. Otherwise, and
 // after Dispose, it returns nil. If the engine itself rejected the observer, the rejection is
 // permanent and the ID stays in use until Dispose. If the worker that hosts the source
-// rejected it, the client registers the observer again on each new connection.
+// rejected it, the client registers the observer again on the next connection. If the engine
+// still remembers the rejection then, the rejection becomes permanent.
 func (o *Observer) Err() error {
 	r := o.registry()
 	r.mu.RLock()
@@ -488,6 +489,18 @@ func (r *registry) forget(o *observeFrame) {
 	}
 }
 
+// ignored records that the engine will not respond to t's observe messages.
+func (r *registry) ignored(t *Trigger) {
+	for _, o := range slices.Clone(r.observeFrames[t.spec.idOfObserver()]) {
+		if o.trigger == t && !o.answered {
+			o.answered = true
+			if o.removed != nil && o.patience == nil { // Dispose has stopped waiting
+				r.forget(o)
+			}
+		}
+	}
+}
+
 // dispose permanently removes an observer. The returned channel is closed once the engine has
 // removed the observer; it is nil if there is nothing to wait for.
 func (r *registry) dispose(t *Trigger) (removed <-chan struct{}) {
@@ -505,7 +518,8 @@ func (r *registry) dispose(t *Trigger) (removed <-chan struct{}) {
 }
 
 // observed returns the trigger whose observer caused this activation of f. It returns nil if
-// the observer does not represent one of this client's triggers.
+// the observer does not represent one of this client's triggers. Engine 0.25 also represents
+// some triggers as observers, but their payloads are those of triggers.
 func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
 	var a Activation
 	if json.Unmarshal(activation, &a) != nil {
@@ -517,7 +531,7 @@ func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *T
 	if list := r.observeFrames[a.ObserverID]; t == nil && r.link == l && len(list) > 0 { // removed, but still in flight
 		t = list[len(list)-1].trigger
 	}
-	if t == nil || t.spec.observe != nil || f != t.adapter && (f.id != t.functionID || !t.own) {
+	if t == nil || t.spec.observe != nil || f != t.adapter && (f.id != t.functionID || !t.own) || !l.dialect().answers(&t.claim) {
 		return nil
 	}
 	return t

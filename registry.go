@@ -48,6 +48,7 @@ type registry struct {
 	fenced     []*claim // sent before the outstanding fence
 	fenceOut   bool
 	ponged     bool             // the fence's ping has been answered, or is not required
+	probing    bool             // another ping has been sent, because the engine has not responded to observers; see overdue
 	unanswered int              // number of registrations in fenced without a response
 	fences     uint64           // number of the latest fence, counted across links
 	fenceTimer *time.Timer      // ends the link if the fence is not answered
@@ -290,7 +291,7 @@ func (r *registry) fence() {
 	r.fenceOut = true
 	r.fenced, r.unfenced = r.unfenced, nil
 	r.fences++
-	r.unanswered, r.ponged = 0, len(r.fenced) > 0 || l.dialect().answers(nil)
+	r.unanswered, r.ponged, r.probing = 0, len(r.fenced) > 0 || l.dialect().answers(nil), false
 	for _, c := range r.fenced {
 		c.unfenced = false
 		switch {
@@ -303,38 +304,50 @@ func (r *registry) fence() {
 	}
 	number, queued := r.fences, time.Now()
 	r.fenceTimer = time.AfterFunc(registerTimeout, func() { r.overdue(l, number, queued) })
-	if r.ponged && !slices.ContainsFunc(r.fenced, r.unconfirmed) {
+	if r.ponged && !slices.ContainsFunc(r.fenced, func(c *claim) bool { return c.function != nil && r.unconfirmed(c) }) {
 		return
 	}
+	r.ping(l, number)
+}
+
+func (r *registry) ping(l *link, number uint64) {
 	r.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() { r.pong(l, number) }})
 }
 
-// unconfirmed reports whether c registers a function and the engine has not responded yet.
+// unconfirmed reports whether the engine has yet to respond to c.
 func (r *registry) unconfirmed(c *claim) bool {
-	return c.function != nil && c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
+	return c.standing == asked && c.fence == r.fences && !c.answered && r.link.dialect().answers(c)
 }
 
 // pong handles the response to a fence's ping. The engine responds in order, so a function
 // that has received no response by now will never receive one; for example, access control can
 // silently deny a function. A function that has not been rejected is treated as accepted, as
-// on engines that do not confirm functions.
+// on engines that do not confirm functions. An observer without a response stays pending.
 func (r *registry) pong(l *link, number uint64) {
-	var ids []string
+	var functions, observers []string
 	r.mu.Lock()
 	if r.link == l && r.fences == number && r.fenceOut {
 		r.ponged = true
 		r.disregarded = slices.DeleteFunc(r.disregarded, func(d *disregarded) bool { return d.fence <= number })
 		for _, c := range r.fenced {
-			if r.unconfirmed(c) {
+			switch {
+			case !r.unconfirmed(c):
+			case c.function != nil:
 				r.answered(c)
-				ids = append(ids, c.function.id)
+				functions = append(functions, c.function.id)
+			case r.probing:
+				r.answered(c)
+				r.ignored(c.trigger)
+				observers = append(observers, c.trigger.spec.idOfObserver())
 			}
 		}
 	}
 	r.mu.Unlock()
-	if len(ids) > 0 {
-		r.client.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: the engine does not confirm functions; access control may deny them",
-			slog.Any("functions", ids[:min(len(ids), 20)]), slog.Int("count", len(ids)))
+	for kind, ids := range map[string][]string{"functions": functions, "observers": observers} {
+		if len(ids) > 0 {
+			r.client.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: the engine does not confirm "+kind+"; access control may deny them",
+				slog.Any(kind, ids[:min(len(ids), 20)]), slog.Int("count", len(ids)))
+		}
 	}
 	r.confirm(l)
 }
@@ -360,14 +373,23 @@ func (r *registry) confirm(l *link) {
 // the state of the registrations would remain unknown. The timeout starts when the fence is
 // written, and restarts whenever the engine sends a frame, because a large message may delay
 // the ping or the pong. In total, it never exceeds ten times the idle timeout.
+//
+// If only responses to observers are missing, overdue sends a ping. The engine will not send
+// the responses anymore once it has answered that ping.
 func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.link != l || r.fences != number || !r.fenceOut {
 		return
 	}
+	if r.ponged && !r.probing {
+		r.probing = true
+		r.ping(l, number)
+		r.fenceTimer.Reset(registerTimeout)
+		return
+	}
 	waited, silent := time.Since(queued), l.Silence()
-	if !r.ponged {
+	if !r.ponged || r.probing {
 		silent = min(silent, r.client.out.oldestFence(l))
 	}
 	if silent < registerTimeout && waited < 10*r.client.cfg.idleTimeout {
@@ -830,7 +852,7 @@ func (r *registry) unregisterAll(reason error) {
 		}
 	}
 	r.parting = r.functions
-	r.unregisterFunctionsLocked(func(f *Function) bool { return r.link != nil && r.link.dialect().hooks() && r.client.hosts.holds(f) })
+	r.unregisterFunctionsLocked(r.client.hosts.holds)
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
 	if r.link != nil {

@@ -342,6 +342,43 @@ func TestConditionIsAskedBeforeTheHandlerRuns(t *testing.T) {
 	}
 }
 
+// Engine 0.25 represents a trigger as an observer if a worker's function has claimed the
+// trigger's type. The worker then sends the trigger's own payload and checks the condition.
+func TestActivationsOfTriggersOnEnginesWithTriggers(t *testing.T) {
+	for name, test := range map[string]struct {
+		config  TriggerConfig
+		payload string
+	}{
+		"subscribe": {SubscribeTriggerConfig{Topic: "news"}, `{"title":"x"}`},
+		"trace":     {TraceTriggerConfig{ServiceName: new("shop")}, `{"trace_ids":["t"]}`},
+		"cron":      {CronTriggerConfig{Expression: "@daily"}, `{"trigger":"cron","job_id":"j"}`},
+		"http":      {HTTPTriggerConfig{APIPath: "/a", ConditionFunctionID: "cond"}, `{"path":"/a","method":"GET"}`},
+		"custom":    {CustomTrigger{Type: "bell"}, `1`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: greetAs(withV1), message: accepting(hostsObservers), call: func(_ *peerConn, m *peerMessage) string {
+					t.Errorf("the client has called %s", m.FunctionID)
+					return "false"
+				}})
+				c := p.client()
+				if _, err := c.HandleFunc("f", func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil }); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Trigger("f", test.config, WithTriggerID("id")); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Connect(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if got := p.outcome(p.conn(0).activate("f", "id", test.payload)); got != test.payload {
+					t.Errorf("the handler got %s, want %s", got, test.payload)
+				}
+			})
+		})
+	}
+}
+
 func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})

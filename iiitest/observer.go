@@ -43,8 +43,9 @@ type observer struct {
 	maxInFlight uint32 // 0: no limit
 	expiry      *time.Timer
 
-	owner    *worker // observing worker; nil while disconnected
-	former   former  // previous owner, until the new owner has sent the observer again
+	owner    *worker  // observing worker; nil while disconnected
+	dialect  *dialect // of the owner's latest connection; nil for a trigger of the engine itself
+	former   former   // previous owner, until the new owner has sent the observer again
 	grace    *time.Timer
 	answered bool // the owner has received observeresult on this connection
 	trigger  bool // represents a trigger; the owner sees only the trigger
@@ -121,6 +122,15 @@ func (t *observers) function(k key) *function {
 	t.engine.mu.Lock()
 	defer t.engine.mu.Unlock()
 	return t.engine.functions[k]
+}
+
+// seen returns the function with key k if it exists in the dialect's protocol. A nil dialect is
+// the engine's own, in which every function exists.
+func (t *observers) seen(d *dialect, k key) *function {
+	if f := t.function(k); f != nil && (d == nil || f.has(d.protocol, d.strict)) {
+		return f
+	}
+	return nil
 }
 
 func (f *function) hostApproves() bool {
@@ -226,13 +236,14 @@ func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []
 	if o.filter, bad = parseFilter(m.Source.Filters); bad != nil {
 		return nil, nil, bad
 	}
-	if f := t.function(o.target); f != nil && f.private && f.owner != w {
+	o.dialect = w.speaks()
+	if f := t.seen(o.dialect, o.target); f != nil && f.private && f.owner != w {
 		return nil, nil, errorBody("FORBIDDEN", "function '%s' is private", o.target.id)
 	}
 	if o.given = o.args != nil; !o.given {
 		o.args = json.RawMessage("{}")
 	}
-	if f := t.function(o.source); f != nil {
+	if f := t.seen(o.dialect, o.source); f != nil {
 		if warnings, bad = o.check(f); bad != nil {
 			return nil, nil, bad
 		}
@@ -260,7 +271,7 @@ func (o *observer) check(f *function) (warnings []string, bad *wireError) {
 func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []string) {
 	t.seq++
 	o.seq, o.owner = t.seq, w
-	f := t.function(o.source)
+	f := t.seen(o.dialect, o.source)
 	if f != nil && !f.hostApproves() {
 		if bad := t.bind(o, f); bad != nil {
 			t.refuse(w, o.id, bad)
@@ -312,7 +323,7 @@ func (t *observers) watch(source key) {
 // target is added.
 func (t *observers) rememberAway(o *observer) {
 	sameTarget := func(other *observer) bool { return other.target == o.target }
-	f := t.function(o.source)
+	f := t.seen(o.dialect, o.source)
 	if f == nil || f.owner != nil || slices.ContainsFunc(t.bySource[o.source], sameTarget) || strings.HasPrefix(o.source.id, "engine::") {
 		return
 	}
@@ -344,7 +355,7 @@ func (t *observers) forgetAway(o *observer) {
 // worker has disconnected or their target does not exist.
 func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
 	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
-		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.wantsOutcome(false) || !o.filter.matches(doc) || only != nil && !only(o) {
+		if t.seen(o.dialect, source) == nil || o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.wantsOutcome(false) || !o.filter.matches(doc) || only != nil && !only(o) {
 			continue
 		}
 		if slices.ContainsFunc(t.bySource[source], func(x *observer) bool { return x.target == o.target && x.state == iii.ObserverStateActive }) {
@@ -375,10 +386,10 @@ func (t *observers) leave(o *observer) {
 // but the number of activations and the expiry are kept.
 func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	t.adopt(old, w)
-	changed := old.source != o.source || string(old.view()) != string(o.view())
-	f := t.function(old.source)
+	changed := old.source != o.source || string(old.view()) != string(o.view()) || t.misplaced(old)
+	f := t.seen(old.dialect, old.source)
 	if changed {
-		t.retract(old, f)
+		t.retract(old, t.function(old.source))
 		t.leave(old)
 	}
 	old.source, old.target, old.args, old.given, old.filter = o.source, o.target, o.args, o.given, o.filter
@@ -386,7 +397,7 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	old.maxFires, old.maxInFlight = o.maxFires, o.maxInFlight
 	if changed {
 		t.enter(old)
-		if f = t.function(old.source); f != nil && !f.hostApproves() {
+		if f = t.seen(old.dialect, old.source); f != nil && !f.hostApproves() {
 			if bad := t.bind(old, f); bad != nil {
 				t.dispose(old, bad, false)
 				t.refuse(w, old.id, bad)
@@ -406,6 +417,15 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 func (t *observers) adopt(o *observer, w *worker) {
 	stopTimer(&o.grace)
 	o.owner, o.answered, o.former = w, false, former{}
+	o.dialect = w.speaks()
+}
+
+// misplaced reports whether a source in the engine does not exist in the protocol of o's owner
+// although it has accepted o, or the reverse. This happens if the owner has reconnected with
+// another protocol.
+func (t *observers) misplaced(o *observer) bool {
+	f := t.function(o.source)
+	return f != nil && !f.hostApproves() && o.failed == nil && (t.seen(o.dialect, o.source) != nil) != o.accepted
 }
 
 // bind asks a source in the engine to accept an observer.
@@ -481,7 +501,7 @@ func (t *observers) hostChanged(k key) {
 		t.unbind(o)
 		stopTimer(&o.ack)
 		o.accepted, o.announced = false, 0
-		if f == nil || o.failed != nil {
+		if t.seen(o.dialect, k) == nil || o.failed != nil {
 			continue
 		}
 		_, bad := o.check(f)
@@ -608,7 +628,7 @@ func (t *observers) fail(o *observer, why *wireError) {
 
 func (t *observers) updateState(o *observer) {
 	state, reason := iii.ObserverStateActive, (*wireError)(nil)
-	f, target := t.function(o.source), t.function(o.target)
+	f, target := t.seen(o.dialect, o.source), t.seen(o.dialect, o.target)
 	was := o.state == iii.ObserverStateActive || o.state == iii.ObserverStateSuspended
 	switch {
 	case o.failed != nil:
@@ -724,6 +744,9 @@ func (t *observers) reattach(w *worker, previous former) {
 		default:
 			t.adopt(o, w)
 			o.former = previous
+			if o.accepted && t.misplaced(o) {
+				t.retract(o, t.function(o.source))
+			}
 			t.updateState(o)
 		}
 	}

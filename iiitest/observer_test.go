@@ -661,6 +661,80 @@ func TestProtocols(t *testing.T) {
 	})
 }
 
+// A connection of 0.25 does not have the sources of 0.26. It can observe them like functions
+// that are not registered yet.
+func TestSourcesOfANewerProtocol(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		connect := func(p Protocol, previous *client) *client {
+			t.Helper()
+			if err := e.SetProtocol(p); err != nil {
+				t.Fatal(err)
+			}
+			c := dial(t, e)
+			if previous != nil {
+				c.send(`{"type":"reattach","previous_worker_id":%q,"reattach_token":%q}`, previous.id, previous.token)
+			}
+			return c.register("w", featuresV2).host("t")
+		}
+		observe := func(c *client, state string) {
+			t.Helper()
+			for id, source := range map[string][2]string{
+				"state": {"state::on-changed", `,"deliver":"input"`},
+				"http":  {"http::on-request", `,"args":{"path":"/p"}`},
+				"queue": {"queue::on-message", `,"args":{"topic":"x"}`},
+				"own":   {"source", `,"args":{"any":1}`},
+			} {
+				want := state
+				if id == "own" {
+					want = "pending"
+				}
+				c.observe(id, source[0], "t", source[1])
+				c.wantResult(id, want)
+			}
+		}
+		fires := func(c *client, active bool) {
+			t.Helper()
+			c.call("state::set", `{"scope":"s","key":"k","value":1}`)
+			if active {
+				c.reply(c.wantActivation("state", "t", `"*"`), `,"result":null`)
+				c.call("iii::durable::publish", `{"topic":"x","data":1}`)
+				c.reply(c.wantActivation("queue", "t", `1`), `,"result":null`)
+			}
+			synctest.Wait()
+			c.quiet()
+		}
+
+		old := connect(Protocol025, nil)
+		old.observe("bad", "http::on-request", "t")
+		old.wantResult("bad", "pending")
+		old.observe("target", "source", "http::on-request")
+		old.wantResult("target", "pending")
+		for _, id := range []string{"bad", "target"} {
+			old.send(`{"type":"unobserve","id":%q}`, id)
+			old.wantState(id, "disposed", "UNOBSERVED", 0)
+		}
+		observe(old, "pending")
+		fires(old, false)
+
+		upgraded := connect(Protocol026, old)
+		fires(upgraded, false) // the observers have not been sent again
+		observe(upgraded, "active")
+		fires(upgraded, true)
+
+		downgraded := connect(Protocol025, upgraded)
+		fires(downgraded, false)
+		observe(downgraded, "pending")
+		fires(downgraded, false)
+
+		_ = downgraded.conn.Close() // without reattach, within the grace period
+		synctest.Wait()
+		again := connect(Protocol026, nil)
+		observe(again, "active")
+		fires(again, true)
+	})
+}
+
 func TestLocalDispatchIsRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t, WithLocalDispatch(false))
