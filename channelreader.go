@@ -331,8 +331,8 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 	}
 }
 
-// Close closes this end. The writer is notified when it writes its next frame. Calling Close
-// again returns nil.
+// Close closes this end. The writer notices it with a delay, and only when it writes. Calling
+// Close again returns nil.
 func (r *ChannelReader) Close() error {
 	r.endReading(ErrChannelClosed)
 	r.end.abort()

@@ -218,9 +218,10 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 
 // WithTriggerCondition sets a function that is called with the event before the trigger's
 // function. If its result is exactly false, the trigger's function is not called. The response
-// to an HTTP request is then a 422 with code [CodeConditionNotMet]. The condition is called by
-// the engine, or by the provider of a custom type, and is resolved in the namespace of the
-// trigger's function. The option sets condition_function_id in the config. [Client.Trigger]
+// to an HTTP request is then a 422 with code [CodeConditionNotMet]. If the condition fails, the
+// function is not called either. The condition is called by the engine (by this client on
+// engine 0.26 and later), or by the provider of a custom type, and is resolved in the namespace
+// of the trigger's function. The option sets condition_function_id in the config. [Client.Trigger]
 // rejects a blank ID and a config that contains a different condition. It also rejects types
 // for which the engine ignores conditions: subscribe, stream:join, stream:leave, log, trace,
 // engine::functions-available and engine::workers-available. Default: none.
@@ -239,9 +240,9 @@ func WithTriggerCondition(functionID string) TriggerOption {
 
 // WithTriggerMiddleware adds functions that the engine calls, in this order, before the
 // function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may respond to the
-// request itself ([HTTPMiddlewareResult]). They run after the trigger's condition and after
-// the functions in the config's MiddlewareFunctionIDs, and are resolved in the namespace of
-// the trigger's function. [Client.Trigger] rejects blank IDs and, for types other than http,
+// request itself ([HTTPMiddlewareResult]). They run after the functions in the config's
+// MiddlewareFunctionIDs, and are resolved in the namespace of the trigger's function. Engine
+// 0.26 and later calls them before the trigger's condition, earlier engines after it. [Client.Trigger] rejects blank IDs and, for types other than http,
 // the option itself. Default: none. For middleware around a handler in this process, use
 // [WithFunctionMiddleware].
 func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
