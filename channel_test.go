@@ -913,3 +913,26 @@ func benchRelay(b *testing.B) (string, func() (writer, reader iii.StreamChannelR
 		return ref("write"), ref("read")
 	}
 }
+
+// Like a call, opening an end of a channel fails with ErrClosed after Close.
+func TestChannelOfClosedClient(t *testing.T) {
+	c := connected(t)
+	w, r, err := c.CreateChannel(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, writeErr := w.Write([]byte("x"))
+	_, readErr := r.Read(make([]byte, 1))
+	_, openWriterErr := c.OpenWriter(t.Context(), w.Ref())
+	_, openReaderErr := c.OpenReader(t.Context(), r.Ref())
+	_, _, createErr := c.CreateChannel(t.Context())
+	for name, err := range map[string]error{"Write": writeErr, "Read": readErr, "OpenWriter": openWriterErr,
+		"OpenReader": openReaderErr, "CreateChannel": createErr} {
+		if !errors.Is(err, iii.ErrClosed) {
+			t.Errorf("%s = %v, want ErrClosed", name, err)
+		}
+	}
+}
