@@ -106,7 +106,7 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 		}
 		if err != nil {
 			switch {
-			case wsconn.IsClose(err):
+			case wsconn.IsNormalClose(err):
 				err = io.EOF
 			case !errors.Is(err, ErrChannelBacklog):
 				err = fmt.Errorf("iii: channel read: %w: %w", io.ErrUnexpectedEOF, err)
@@ -240,9 +240,10 @@ func (r *ChannelReader) await(ctx context.Context, q *channelQueue) error {
 }
 
 // Read returns bytes as they arrive. Messages that arrive in the meantime are buffered for
-// [ChannelReader.Messages]. Read returns io.EOF if the writer has closed the channel or has
-// disappeared; the engine does not distinguish the two. If the connection is lost, the error
-// wraps io.ErrUnexpectedEOF.
+// [ChannelReader.Messages]. Read returns io.EOF if the writer has closed the channel. If this
+// reader's connection is lost, the error wraps io.ErrUnexpectedEOF. If the writer's connection
+// is lost, Read returns io.EOF on engines before 0.26, which do not distinguish this case, and
+// an error that wraps io.ErrUnexpectedEOF on later ones.
 func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
