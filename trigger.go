@@ -164,8 +164,9 @@ type triggerOptions struct {
 }
 
 // WithTriggerID sets the trigger's ID. All of an engine's workers share one set of trigger
-// IDs, and registering an existing ID replaces the trigger. Engine 0.26 and later instead
-// rejects an ID that belongs to another worker, and the client retries. By default, the ID is
+// IDs. [Client.Trigger] rejects an ID that is already registered with this client. A trigger
+// with the ID of another worker's trigger replaces that trigger. Engine 0.26 and later instead
+// rejects it, and the client retries. By default, the ID is
 // random. With engine 0.26 and later, the default ID for a [QueueTriggerConfig] stays the same
 // across restarts: it is derived from the worker's name, the function's namespace and ID, and
 // the topic.
