@@ -2497,21 +2497,24 @@ type ReattachMessage struct {
 // before attempt n after a loss is min(max_delay, initial_delay ×
 // multiplier^(n−1)), multiplied by a random factor from 1 − jitter_factor to 1 +
 // jitter_factor, and never more than max_delay. A successful connection resets n.
-// Decoding applies the defaults. The zero value does not have them, so start from
-// DefaultReconnectionConfig.
+// Decoding applies the defaults. In Go, the zero value selects the defaults as
+// well. In any other value, a zero JitterFactor means no jitter and a nil
+// MaxRetries no limit; DefaultReconnectionConfig returns a value to start from.
 type ReconnectionConfig struct {
-	// Factor by which the delay grows with each failed attempt. Defaults to 2.
+	// Factor, at least 1, by which the delay grows with each failed attempt. Zero
+	// means the default, 2.
 	BackoffMultiplier float64 `json:"backoff_multiplier"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
-	// Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means the
+	// default, 1000.
 	InitialDelayMs uint64 `json:"initial_delay_ms"`
 
 	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
 	// decreased. Defaults to 0.3.
 	JitterFactor float64 `json:"jitter_factor"`
 
-	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
+	// Maximum delay in milliseconds, before and after jitter, at least the initial
+	// delay. Zero means the default: 30000, or the initial delay if that is longer.
 	MaxDelayMs uint64 `json:"max_delay_ms"`
 
 	// Maximum number of messages that are kept while there is no connection. Defaults
