@@ -59,7 +59,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	if refusesHandshake(rw, r) {
 		return
 	}
-	conn, err := e.upgrade(rw, r, true)
+	conn, err := e.upgrade(rw, r, readBuffer, true)
 	if err != nil {
 		return
 	}
