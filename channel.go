@@ -240,7 +240,7 @@ func (e *channelEnd) connect(ctx context.Context, direction string) {
 	switch {
 	case e.closed: // abort has canceled the attempt
 		e.failed = ErrChannelClosed
-	case err == nil && !e.client.channels.add(e):
+	case e.client.handlers.Err() != nil, err == nil && !e.client.channels.add(e):
 		e.failed = ErrClosed
 	}
 	if e.failed != nil {

@@ -1022,3 +1022,68 @@ func benchRelay(b *testing.B) (string, func() (writer, reader iii.StreamChannelR
 		return ref("write"), ref("read")
 	}
 }
+
+// Engine 0.26 reports a writer that disappears, so the reader can tell it from one that closes.
+// Earlier engines do not.
+func TestChannelReaderLearnsThatTheWriterDisappeared(t *testing.T) {
+	for protocol, want := range map[iiitest.Protocol]error{
+		iiitest.Protocol023: io.EOF, iiitest.Protocol025: io.EOF, iiitest.Protocol026: io.ErrUnexpectedEOF,
+	} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			e := iiitest.Start(t, iiitest.WithProtocol(protocol))
+			var latest net.Conn
+			c, err := iii.New(e.URL(), iii.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := e.DialContext(ctx, network, addr)
+				latest = conn
+				return conn, err
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for name, end := range map[string]func(w *iii.ChannelWriter) error{
+				"closed":      (*iii.ChannelWriter).Close,
+				"disappeared": func(*iii.ChannelWriter) error { return latest.Close() },
+			} {
+				w, r := channelPair(t, c)
+				if _, err := w.Write([]byte("abc")); err != nil { // opens the latest connection
+					t.Fatal(err)
+				}
+				if err := end(w); err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(r) // returns nil for io.EOF
+				lost := name == "disappeared" && want != io.EOF
+				if string(got) != "abc" || lost != errors.Is(err, want) || !lost && err != nil {
+					t.Errorf("%s: read %q, %v; want \"abc\", %v", name, got, err, want)
+				}
+			}
+		})
+	}
+}
+
+// Like a call, opening an end of a channel fails with ErrClosed after Close.
+func TestChannelOfClosedClient(t *testing.T) {
+	c := connected(t)
+	w, r, err := c.CreateChannel(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, writeErr := w.Write([]byte("x"))
+	_, readErr := r.Read(make([]byte, 1))
+	_, openWriterErr := c.OpenWriter(t.Context(), w.Ref())
+	_, openReaderErr := c.OpenReader(t.Context(), r.Ref())
+	_, _, createErr := c.CreateChannel(t.Context())
+	for name, err := range map[string]error{"Write": writeErr, "Read": readErr, "OpenWriter": openWriterErr,
+		"OpenReader": openReaderErr, "CreateChannel": createErr} {
+		if !errors.Is(err, iii.ErrClosed) {
+			t.Errorf("%s = %v, want ErrClosed", name, err)
+		}
+	}
+}

@@ -106,10 +106,10 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 		}
 		if err != nil {
 			switch {
+			case wsconn.IsNormalClose(err):
+				err = io.EOF
 			case wsconn.IsInternalError(err):
 				err = fmt.Errorf("iii: channel read: the writer has disconnected: %w", io.ErrUnexpectedEOF)
-			case wsconn.IsClose(err):
-				err = io.EOF
 			case !errors.Is(err, ErrChannelBacklog):
 				err = public(fmt.Errorf("channel read: %w: %w", io.ErrUnexpectedEOF, err))
 			}
@@ -341,8 +341,8 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 	}
 }
 
-// Close closes this end. The writer is notified when it writes its next frame. Calling Close
-// again returns nil.
+// Close closes this end. The writer notices it with a delay, and only when it writes. Calling
+// Close again returns nil.
 func (r *ChannelReader) Close() error {
 	r.endReading(ErrChannelClosed)
 	r.end.abort()

@@ -162,7 +162,8 @@ func (w *ChannelWriter) applyLimit() {
 }
 
 // Write sends p in frames of at most 64 KiB. It blocks while the channel is full. If the
-// reader has disconnected, the error matches [ErrChannelClosed].
+// reader has disconnected, the error matches [ErrChannelClosed], but the writer learns of it
+// with a delay, so the first Writes may still succeed.
 func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	if err := w.lock(); err != nil {
 		return 0, err
@@ -206,15 +207,15 @@ func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 }
 
-// SendMessage encodes v as JSON and sends it as a message. The order of messages and bytes is
-// preserved. If ctx is done while the message is being written, the channel is broken.
+// SendMessage encodes v as JSON and sends it as a message, which must be smaller than 64 MiB.
+// Messages arrive in the order in which they were sent. If ctx is done while the message is being written, the channel is broken.
 func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 	raw, err := rawOf(v)
 	if err != nil {
 		return fmt.Errorf("iii: channel message does not encode: %w", err)
 	}
 	if len(raw) >= messageTooLarge {
-		return fmt.Errorf("iii: channel message: %w: %d bytes", ErrMessageTooLarge, len(raw))
+		return public(fmt.Errorf("channel message: %w: %d bytes", ErrMessageTooLarge, len(raw)))
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("iii: channel message: %w", ctxError(ctx))

@@ -19,8 +19,10 @@ type Configuration struct{ client *Client }
 // Configuration returns the engine's configuration store. It performs no I/O.
 func (c *Client) Configuration() *Configuration { return &Configuration{client: c} }
 
-// Register registers an entry. If the entry already exists, Register updates its description
-// and keeps its value.
+// Register registers an entry. If the entry already exists, Register replaces its description
+// and its schema. It keeps the value if entry.InitialValue is nil, and otherwise replaces it.
+// To set a value only if there is none, register the entry without one, and store the value if
+// the returned Value is null. Registering an entry again fires triggers as an update.
 func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegisterInput) (ConfigurationEntry, error) {
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }

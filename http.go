@@ -42,9 +42,10 @@ import (
 // ignoring case. If the body is not valid JSON or cannot be decoded into In, the response is a
 // 400 and the handler does not run. If In is any, a json.RawMessage or a pointer, a body with
 // a different content type is available through RequestBody, and Body is nil. For any other
-// In, the response to such a request is a 400. If there is no body, Body is the zero value. If
-// the engine has not decoded a JSON body itself, HandleHTTP reads up to 64 MiB from
-// RequestBody, for at most 30 s, and sets RequestBody to nil.
+// In, the response to such a request is a 400. If there is no body, Body is the zero value. In
+// both cases, a Body of type json.RawMessage is null instead. If the engine has not decoded a
+// JSON body itself, HandleHTTP reads up to 64 MiB from RequestBody, for at most 30 s, and sets
+// RequestBody to nil.
 //
 // A nil response becomes a 204. An [*HTTPError], or an error that [WithHTTPErrors] maps to
 // one, becomes the corresponding response. An [*Error] becomes a 500 with its code and
@@ -74,20 +75,27 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 		if failed := decodeParams(params); failed != nil {
 			return badRequest(failed), nil
 		}
-		read, refusal, failed := c.missingBody(ctx, payload, headers, channel, takesNull(body))
+		sent := bodyOf(payload)
+		read, refusal, failed := c.missingBody(ctx, sent, headers, channel, takesNull(body))
 		if failed != nil || refusal != nil {
 			return refusal, failed
 		}
+		if read.body != nil {
+			sent = read.body
+			req = HTTPRequest[In]{}
+			err = c.cfg.decodePayload(withBody(payload, sent), &req)
+		}
+		// For a request without a body, the engine sends null, which In may reject.
+		empty := read.body == nil && rawjson.Absent(sent) && (read.done || bodyLength(headers) == 0)
+		if empty && err != nil {
+			req = HTTPRequest[In]{}
+			err = c.cfg.decodePayload(withBody(payload, nil), &req)
+		}
 		if read.done {
-			if read.body != nil {
-				payload = withBody(payload, read.body)
-				req = HTTPRequest[In]{}
-				err = c.cfg.decodePayload(payload, &req)
-			}
 			req.RequestBody = nil
 		}
-		if valid != nil && bodyLength(headers) != 0 {
-			if invalid := valid.check(bodyOf(payload), "payload at body"); invalid != nil {
+		if valid != nil && !empty {
+			if invalid := valid.check(sent, "payload at body"); invalid != nil {
 				return badRequest(invalid), nil
 			}
 		}
@@ -166,11 +174,12 @@ type readBody struct {
 
 // missingBody handles a request whose body the engine has not decoded. The engine decodes only
 // bodies whose content type is application/json, in lower case, and delivers null for a body
-// that is not valid JSON. If the handler cannot receive the body, refusal is the response to
-// send. If takesNull is true, the handler reads bodies of other content types itself.
-func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, headers map[string]string, channel *StreamChannelRef, takesNull bool) (read readBody, refusal any, err error) {
+// that is not valid JSON. sent is the body that the engine has delivered. If the handler cannot
+// receive the body, refusal is the response to send. If takesNull is true, the handler
+// reads bodies of other content types itself.
+func (c *Client) missingBody(ctx context.Context, sent json.RawMessage, headers map[string]string, channel *StreamChannelRef, takesNull bool) (read readBody, refusal any, err error) {
 	length := bodyLength(headers)
-	if length == 0 || !rawjson.Absent(bodyOf(payload)) {
+	if length == 0 || !rawjson.Absent(sent) {
 		return read, nil, nil
 	}
 	mediaType, _, _ := strings.Cut(strings.ToLower(headers["content-type"]), ";")
@@ -229,12 +238,16 @@ func (c *Client) isEmptyBody(ctx context.Context, channel StreamChannelRef) (boo
 	return false, public(fmt.Errorf("request body: %w", err))
 }
 
-// withBody returns a copy of a request's payload with a different body.
+// withBody returns a copy of a request's payload with a different body, or without one if body
+// is nil.
 func withBody(payload, body json.RawMessage) json.RawMessage {
-	b := slices.Concat(json.RawMessage(`{"body":`), body)
+	b := json.RawMessage{'{'}
+	if body != nil {
+		b = appendRawMember(b, []byte("body"), body)
+	}
 	_ = rawjson.ScanObject(payload, func(key, value []byte) {
 		if string(key) != "body" {
-			b = slices.Concat(b, []byte(`,"`), key, []byte(`":`), value)
+			b = appendRawMember(b, key, value)
 		}
 	})
 	return append(b, '}')

@@ -491,6 +491,9 @@ func TestTypedRouteDecodesEveryJSONBody(t *testing.T) {
 	route("/raw", func(path string) error {
 		return recordBody[json.RawMessage](c, path, func(b json.RawMessage, ch bool) { ran <- seen{string(b), ch} })
 	})
+	route("/valid", func(path string) error {
+		return recordBody[order](c, path, func(b order, ch bool) { ran <- seen{b.Quantity, ch} }, iii.WithInputValidation())
+	})
 	route("/strict", func(path string) error {
 		return recordBody[neverNull](c, path, func(b neverNull, ch bool) { ran <- seen{b.n, ch} })
 	})
@@ -524,6 +527,13 @@ func TestTypedRouteDecodesEveryJSONBody(t *testing.T) {
 		{name: "lines of JSON", path: "/order", contentType: "application/x-ndjson", body: "{}\n{}", refused: "payload at body: content type"},
 		{name: "a type that only mentions JSON", path: "/order", contentType: "text/json", body: `{"quantity":7}`, refused: "payload at body: content type"},
 		{name: "no type", path: "/order", body: `{"quantity":7}`, refused: "payload at body: it has no content type"},
+		{name: "no body, to raw JSON", path: "/raw", want: seen{"null", true}},
+		{name: "no body, to a type that takes no null", path: "/strict", want: seen{zero, true}},
+		{name: "chunked and empty, to a type that takes no null", path: "/strict", contentType: "application/json", chunked: true, want: seen{zero, false}},
+		{name: "no body, validated", path: "/valid", contentType: "application/json", want: seen{zero, true}},
+		{name: "chunked and empty, validated", path: "/valid", contentType: "application/json", chunked: true, want: seen{zero, false}},
+		{name: "another type, chunked and empty, validated", path: "/valid", contentType: "text/plain", chunked: true, want: seen{zero, false}},
+		{name: "null, validated", path: "/valid", contentType: "application/json", body: `null`, refused: "payload at body: got null, want object"},
 		{name: "another type, to any", path: "/any", contentType: "text/plain", body: `x`, want: seen{nil, true}},
 		{name: "another type, to raw JSON", path: "/raw", contentType: "text/plain", body: `x`, want: seen{"null", true}},
 
@@ -590,11 +600,11 @@ func (v *neverNull) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, &v.n)
 }
 
-func recordBody[In any](c *iii.Client, path string, record func(body In, channel bool)) error {
+func recordBody[In any](c *iii.Client, path string, record func(body In, channel bool), opts ...iii.FunctionOption) error {
 	_, err := iii.HandleHTTP(c, "POST", path, func(_ context.Context, r *iii.HTTPRequest[In]) (*iii.HTTPResponse[any], error) {
 		record(r.Body, r.RequestBody != nil)
 		return nil, nil
-	})
+	}, opts...)
 	return err
 }
 

@@ -391,7 +391,8 @@ func (t *Telemetry) Connection() *SharedEngineConnection { return t.conn }
 
 // Flush waits until the engine has received everything that was recorded before the call, and
 // until the program's own processors, readers and providers have been flushed. If ctx is done
-// first, the error reports how many frames remain. After Shutdown, Flush returns nil because
+// first, the error reports how many frames remain. Records that were dropped before the call
+// are not an error; [ConnectionStats] counts them. After Shutdown, Flush returns nil because
 // there is nothing left to flush.
 func (t *Telemetry) Flush(ctx context.Context) error {
 	if signal.IsClosed(t.done) {

@@ -164,8 +164,9 @@ type triggerOptions struct {
 }
 
 // WithTriggerID sets the trigger's ID. All of an engine's workers share one set of trigger
-// IDs, and registering an existing ID replaces the trigger. Engine 0.26 and later instead
-// rejects an ID that belongs to another worker, and the client retries. By default, the ID is
+// IDs. [Client.Trigger] rejects an ID that is already registered with this client. A trigger
+// with the ID of another worker's trigger replaces that trigger. Engine 0.26 and later instead
+// rejects it, and the client retries. By default, the ID is
 // random. With engine 0.26 and later, the default ID for a [QueueTriggerConfig] stays the same
 // across restarts: it is derived from the worker's name, the function's namespace and ID, and
 // the topic.
@@ -218,9 +219,10 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 
 // WithTriggerCondition sets a function that is called with the event before the trigger's
 // function. If its result is exactly false, the trigger's function is not called. The response
-// to an HTTP request is then a 422 with code [CodeConditionNotMet]. The condition is called by
-// the engine, or by the provider of a custom type, and is resolved in the namespace of the
-// trigger's function. The option sets condition_function_id in the config. [Client.Trigger]
+// to an HTTP request is then a 422 with code [CodeConditionNotMet]. If the condition fails, the
+// function is not called either. The condition is called by the engine (by this client on
+// engine 0.26 and later), or by the provider of a custom type, and is resolved in the namespace
+// of the trigger's function. The option sets condition_function_id in the config. [Client.Trigger]
 // rejects a blank ID and a config that contains a different condition. It also rejects types
 // for which the engine ignores conditions: subscribe, stream:join, stream:leave, log, trace,
 // engine::functions-available and engine::workers-available. Default: none.
@@ -239,9 +241,9 @@ func WithTriggerCondition(functionID string) TriggerOption {
 
 // WithTriggerMiddleware adds functions that the engine calls, in this order, before the
 // function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may respond to the
-// request itself ([HTTPMiddlewareResult]). They run after the trigger's condition and after
-// the functions in the config's MiddlewareFunctionIDs, and are resolved in the namespace of
-// the trigger's function. [Client.Trigger] rejects blank IDs and, for types other than http,
+// request itself ([HTTPMiddlewareResult]). They run after the functions in the config's
+// MiddlewareFunctionIDs, and are resolved in the namespace of the trigger's function. Engine
+// 0.26 and later calls them before the trigger's condition, earlier engines after it. [Client.Trigger] rejects blank IDs and, for types other than http,
 // the option itself. Default: none. For middleware around a handler in this process, use
 // [WithFunctionMiddleware].
 func WithTriggerMiddleware(functionIDs ...string) TriggerOption {

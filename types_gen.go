@@ -387,7 +387,8 @@ type ConfigurationListResult struct {
 }
 
 // ConfigurationRegisterInput is the input of configuration::register. Registering
-// an existing entry again keeps its value.
+// an existing entry again replaces the description and the schema. It keeps the
+// value unless InitialValue is set.
 type ConfigurationRegisterInput struct {
 	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
@@ -395,8 +396,9 @@ type ConfigurationRegisterInput struct {
 	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Initial value, used if the entry has no value yet. It must satisfy the schema.
-	// Nil is omitted.
+	// Value of the entry. If the entry already has a value, the engine replaces it.
+	// The value must satisfy the schema. Nil is omitted and keeps the value, which is
+	// not validated against the schema.
 	InitialValue JSONValue `json:"initial_value,omitempty,omitzero"`
 
 	// Metadata of the entry, as any JSON value. Nil is omitted.
@@ -458,8 +460,8 @@ type ConfigurationSetResult struct {
 // function receives a ConfigurationEvent. The zero value matches every change.
 type ConfigurationTriggerConfig struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
 	// ID of the entry to match. Empty is omitted and matches all entries.
@@ -1138,8 +1140,9 @@ type HTTPTriggerConfig struct {
 	// ID of a condition function, which the engine calls before the target, in the
 	// same namespace. It receives the same payload, but without the channels of the
 	// request. If it returns false, the engine skips the target and responds to the
-	// request with status 422. No other result has an effect. Empty is omitted and
-	// means no condition.
+	// request with status 422. If it returns an error, the engine responds with that
+	// error and status 500. No other result has an effect. Empty is omitted and means
+	// no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
 	// HTTP method of the route, in upper or lower case: GET, POST, PUT, DELETE, PATCH
@@ -2216,8 +2219,8 @@ type OtelConfig struct {
 	FetchInstrumentationEnabled *bool `json:"fetch_instrumentation_enabled,omitempty,omitzero"`
 
 	// Whether to report the start of each sampled span before the span ends. Nil is
-	// omitted; the default is $OTEL_LIVE_SPANS, where true and 1 mean true, or else
-	// true.
+	// omitted; the default is $OTEL_LIVE_SPANS, where false, 0, no and off mean
+	// false, or else true.
 	LiveSpans *bool `json:"live_spans,omitempty,omitzero"`
 
 	// Number of log records, at least 1, at which a batch is sent without further
@@ -2464,9 +2467,9 @@ type QueueSourceArgs struct {
 // at-least-once, with retries and a dead-letter queue.
 type QueueTriggerConfig struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. If it returns an error, the delivery counts as a
-	// failed attempt. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false, the target is
+	// skipped. If it returns an error, the delivery counts as a failed attempt. Empty
+	// is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
 	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
@@ -2494,21 +2497,24 @@ type ReattachMessage struct {
 // before attempt n after a loss is min(max_delay, initial_delay ×
 // multiplier^(n−1)), multiplied by a random factor from 1 − jitter_factor to 1 +
 // jitter_factor, and never more than max_delay. A successful connection resets n.
-// Decoding applies the defaults. The zero value does not have them, so start from
-// DefaultReconnectionConfig.
+// Decoding applies the defaults. In Go, the zero value selects the defaults as
+// well. In any other value, a zero JitterFactor means no jitter and a nil
+// MaxRetries no limit; DefaultReconnectionConfig returns a value to start from.
 type ReconnectionConfig struct {
-	// Factor by which the delay grows with each failed attempt. Defaults to 2.
+	// Factor, at least 1, by which the delay grows with each failed attempt. Zero
+	// means the default, 2.
 	BackoffMultiplier float64 `json:"backoff_multiplier"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
-	// Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means the
+	// default, 1000.
 	InitialDelayMs uint64 `json:"initial_delay_ms"`
 
 	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
 	// decreased. Defaults to 0.3.
 	JitterFactor float64 `json:"jitter_factor"`
 
-	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
+	// Maximum delay in milliseconds, before and after jitter, at least the initial
+	// delay. Zero means the default: 30000, or the initial delay if that is longer.
 	MaxDelayMs uint64 `json:"max_delay_ms"`
 
 	// Maximum number of messages that are kept while there is no connection. Defaults
@@ -2881,8 +2887,8 @@ type StateSetResult = StreamSetResult
 // StateEvent. The zero value matches every change.
 type StateTriggerConfig struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
 	// Key to watch. It must match exactly. Nil is omitted and matches all keys. An
@@ -3372,8 +3378,9 @@ type StreamSummary struct {
 // StreamTriggerConfig is the config of a trigger of type "stream", which fires
 // when an item changes or an event is sent.
 type StreamTriggerConfig struct {
-	// ID of a function that receives the event first. If it returns false, the
-	// handler does not receive the event. Empty is omitted and means no condition.
+	// ID of a function that receives the event first. If it returns false or an
+	// error, the handler does not receive the event. Empty is omitted and means no
+	// condition.
 	ConditionFunctionID string `json:"condition_function_id,omitempty,omitzero"`
 
 	// ID of the group to watch. Empty is omitted and means every group.
@@ -3431,8 +3438,8 @@ type StringListMap = ListMap[string]
 type StringMap = Map[string]
 
 // SubscribeTriggerConfig is the config of trigger type subscribe. Its function
-// receives the payloads published with the function publish, without metadata.
-// Delivery is at-most-once.
+// receives the payloads published with the function publish. Delivery is
+// at-most-once.
 type SubscribeTriggerConfig struct {
 	// ID of a condition function. The schema published by the engine contains this
 	// field, but the engine does not evaluate the condition. Empty is omitted.

@@ -426,7 +426,7 @@ func OpRemove(path string) UpdateOp {
 func withValue(op string, value any, variant func(JSONValue) UpdateOpVariant) UpdateOp {
 	raw, err := json.Marshal(value)
 	if err != nil {
-		return UpdateOp{Op: unusableOp{fmt.Errorf("iii: value of update operation %q cannot be encoded: %w", op, err)}}
+		return UpdateOp{Op: unusableOp{fmt.Errorf("value of operation %q cannot be encoded: %w", op, err)}}
 	}
 	return UpdateOp{Op: variant(raw)}
 }

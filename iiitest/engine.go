@@ -3,6 +3,7 @@ package iiitest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -121,6 +122,9 @@ func Start(t testing.TB, opts ...Option) *Engine {
 func New(opts ...Option) (*Engine, error) {
 	cfg := defaultConfig()
 	for _, o := range opts {
+		if o == nil {
+			return nil, errors.New("iiitest: nil Option")
+		}
 		if err := o(&cfg); err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 
 func TestInvalidOptionsAreRejected(t *testing.T) {
 	for name, o := range map[string]Option{
+		"nil Option":                         nil,
 		"WithNamespaceGrace":                 WithNamespaceGrace(0),
 		"WithHTTPTimeout":                    WithHTTPTimeout(-time.Second),
 		"WithAddrs":                          WithAddrs("", "nowhere", ""),

@@ -330,10 +330,10 @@ func readError(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// IsClose reports whether err was caused by a Close frame from the peer.
-func IsClose(err error) bool {
-	var closed *websocket.CloseError
-	return errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure
+// IsNormalClose reports whether err is the result of a Close frame from the peer that has no
+// code or the code of a normal end.
+func IsNormalClose(err error) bool {
+	return websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseNoStatusReceived)
 }
 
 // IsInternalError reports whether err is the result of a Close frame with the code for internal

@@ -5293,7 +5293,8 @@ type ConfigurationListResultOutput struct {
 }
 
 // ConfigurationRegisterInputInput: ConfigurationRegisterInput is the input of
-// configuration::register. Registering an existing entry again keeps its value.
+// configuration::register. Registering an existing entry again replaces the
+// description and the schema. It keeps the value unless InitialValue is set.
 type ConfigurationRegisterInputInput struct {
 	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
@@ -5301,8 +5302,9 @@ type ConfigurationRegisterInputInput struct {
 	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Initial value, used if the entry has no value yet. It must satisfy the schema.
-	// Nil is omitted.
+	// Value of the entry. If the entry already has a value, the engine replaces it.
+	// The value must satisfy the schema. Nil is omitted and keeps the value, which is
+	// not validated against the schema.
 	InitialValue json.RawMessage `json:"initial_value,omitzero"`
 
 	// Metadata of the entry, as any JSON value. Nil is omitted.
@@ -5316,7 +5318,8 @@ type ConfigurationRegisterInputInput struct {
 }
 
 // ConfigurationRegisterInputOutput: ConfigurationRegisterInput is the input of
-// configuration::register. Registering an existing entry again keeps its value.
+// configuration::register. Registering an existing entry again replaces the
+// description and the schema. It keeps the value unless InitialValue is set.
 type ConfigurationRegisterInputOutput struct {
 	// Human-readable description of the entry's purpose.
 	Description string `json:"description"`
@@ -5324,8 +5327,9 @@ type ConfigurationRegisterInputOutput struct {
 	// ID of the entry, which consists of 1 to 64 of the characters a-z, 0-9, _ and -.
 	ID string `json:"id"`
 
-	// Initial value, used if the entry has no value yet. It must satisfy the schema.
-	// Nil is omitted.
+	// Value of the entry. If the entry already has a value, the engine replaces it.
+	// The value must satisfy the schema. Nil is omitted and keeps the value, which is
+	// not validated against the schema.
 	InitialValue json.RawMessage `json:"initial_value,omitzero"`
 
 	// Metadata of the entry, as any JSON value. Nil is omitted.
@@ -5460,8 +5464,8 @@ type ConfigurationSetResultOutput struct {
 // value matches every change.
 type ConfigurationTriggerConfigInput struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// ID of the entry to match. Empty is omitted and matches all entries.
@@ -5476,8 +5480,8 @@ type ConfigurationTriggerConfigInput struct {
 // value matches every change.
 type ConfigurationTriggerConfigOutput struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// ID of the entry to match. Empty is omitted and matches all entries.
@@ -7077,8 +7081,9 @@ type HTTPTriggerConfigInput struct {
 	// ID of a condition function, which the engine calls before the target, in the
 	// same namespace. It receives the same payload, but without the channels of the
 	// request. If it returns false, the engine skips the target and responds to the
-	// request with status 422. No other result has an effect. Empty is omitted and
-	// means no condition.
+	// request with status 422. If it returns an error, the engine responds with that
+	// error and status 500. No other result has an effect. Empty is omitted and means
+	// no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// HTTP method of the route, in upper or lower case: GET, POST, PUT, DELETE, PATCH
@@ -7104,8 +7109,9 @@ type HTTPTriggerConfigOutput struct {
 	// ID of a condition function, which the engine calls before the target, in the
 	// same namespace. It receives the same payload, but without the channels of the
 	// request. If it returns false, the engine skips the target and responds to the
-	// request with status 422. No other result has an effect. Empty is omitted and
-	// means no condition.
+	// request with status 422. If it returns an error, the engine responds with that
+	// error and status 500. No other result has an effect. Empty is omitted and means
+	// no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// HTTP method of the route, in upper or lower case: GET, POST, PUT, DELETE, PATCH
@@ -9469,8 +9475,8 @@ type OtelConfigInput struct {
 	FetchInstrumentationEnabled *bool `json:"fetch_instrumentation_enabled,omitzero"`
 
 	// Whether to report the start of each sampled span before the span ends. Nil is
-	// omitted; the default is $OTEL_LIVE_SPANS, where true and 1 mean true, or else
-	// true.
+	// omitted; the default is $OTEL_LIVE_SPANS, where false, 0, no and off mean
+	// false, or else true.
 	LiveSpans *bool `json:"live_spans,omitzero"`
 
 	// Number of log records, at least 1, at which a batch is sent without further
@@ -9553,8 +9559,8 @@ type OtelConfigOutput struct {
 	FetchInstrumentationEnabled *bool `json:"fetch_instrumentation_enabled,omitzero"`
 
 	// Whether to report the start of each sampled span before the span ends. Nil is
-	// omitted; the default is $OTEL_LIVE_SPANS, where true and 1 mean true, or else
-	// true.
+	// omitted; the default is $OTEL_LIVE_SPANS, where false, 0, no and off mean
+	// false, or else true.
 	LiveSpans *bool `json:"live_spans,omitzero"`
 
 	// Number of log records, at least 1, at which a batch is sent without further
@@ -10037,9 +10043,9 @@ type QueueSourceArgsOutput struct {
 // queue.
 type QueueTriggerConfigInput struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. If it returns an error, the delivery counts as a
-	// failed attempt. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false, the target is
+	// skipped. If it returns an error, the delivery counts as a failed attempt. Empty
+	// is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
@@ -10055,9 +10061,9 @@ type QueueTriggerConfigInput struct {
 // queue.
 type QueueTriggerConfigOutput struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. If it returns an error, the delivery counts as a
-	// failed attempt. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false, the target is
+	// skipped. If it returns an error, the delivery counts as a failed attempt. Empty
+	// is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// Delivery settings of the subscriber. Nil is omitted and means the defaults.
@@ -10099,21 +10105,24 @@ type ReattachMessageOutput struct {
 // before attempt n after a loss is min(max_delay, initial_delay ×
 // multiplier^(n−1)), multiplied by a random factor from 1 − jitter_factor to 1 +
 // jitter_factor, and never more than max_delay. A successful connection resets n.
-// Decoding applies the defaults. The zero value does not have them, so start from
-// DefaultReconnectionConfig.
+// Decoding applies the defaults. In Go, the zero value selects the defaults as
+// well. In any other value, a zero JitterFactor means no jitter and a nil
+// MaxRetries no limit; DefaultReconnectionConfig returns a value to start from.
 type ReconnectionConfig struct {
-	// Factor by which the delay grows with each failed attempt. Defaults to 2.
+	// Factor, at least 1, by which the delay grows with each failed attempt. Zero
+	// means the default, 2.
 	BackoffMultiplier *float64 `json:"backoff_multiplier,omitzero"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
-	// Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means the
+	// default, 1000.
 	InitialDelayMs *uint `json:"initial_delay_ms,omitzero"`
 
 	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
 	// decreased. Defaults to 0.3.
 	JitterFactor *float64 `json:"jitter_factor,omitzero"`
 
-	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
+	// Maximum delay in milliseconds, before and after jitter, at least the initial
+	// delay. Zero means the default: 30000, or the initial delay if that is longer.
 	MaxDelayMs *uint `json:"max_delay_ms,omitzero"`
 
 	// Maximum number of messages that are kept while there is no connection. Defaults
@@ -10129,21 +10138,25 @@ type ReconnectionConfig struct {
 // connection. The delay before attempt n after a loss is min(max_delay,
 // initial_delay × multiplier^(n−1)), multiplied by a random factor from 1 −
 // jitter_factor to 1 + jitter_factor, and never more than max_delay. A successful
-// connection resets n. Decoding applies the defaults. The zero value does not have
-// them, so start from DefaultReconnectionConfig.
+// connection resets n. Decoding applies the defaults. In Go, the zero value
+// selects the defaults as well. In any other value, a zero JitterFactor means no
+// jitter and a nil MaxRetries no limit; DefaultReconnectionConfig returns a value
+// to start from.
 type ReconnectionConfigInput struct {
-	// Factor by which the delay grows with each failed attempt. Defaults to 2.
+	// Factor, at least 1, by which the delay grows with each failed attempt. Zero
+	// means the default, 2.
 	BackoffMultiplier *float64 `json:"backoff_multiplier,omitzero"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
-	// Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means the
+	// default, 1000.
 	InitialDelayMs *uint `json:"initial_delay_ms,omitzero"`
 
 	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
 	// decreased. Defaults to 0.3.
 	JitterFactor *float64 `json:"jitter_factor,omitzero"`
 
-	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
+	// Maximum delay in milliseconds, before and after jitter, at least the initial
+	// delay. Zero means the default: 30000, or the initial delay if that is longer.
 	MaxDelayMs *uint `json:"max_delay_ms,omitzero"`
 
 	// Maximum number of messages that are kept while there is no connection. Defaults
@@ -10159,21 +10172,25 @@ type ReconnectionConfigInput struct {
 // connection. The delay before attempt n after a loss is min(max_delay,
 // initial_delay × multiplier^(n−1)), multiplied by a random factor from 1 −
 // jitter_factor to 1 + jitter_factor, and never more than max_delay. A successful
-// connection resets n. Decoding applies the defaults. The zero value does not have
-// them, so start from DefaultReconnectionConfig.
+// connection resets n. Decoding applies the defaults. In Go, the zero value
+// selects the defaults as well. In any other value, a zero JitterFactor means no
+// jitter and a nil MaxRetries no limit; DefaultReconnectionConfig returns a value
+// to start from.
 type ReconnectionConfigOutput struct {
-	// Factor by which the delay grows with each failed attempt. Defaults to 2.
+	// Factor, at least 1, by which the delay grows with each failed attempt. Zero
+	// means the default, 2.
 	BackoffMultiplier *float64 `json:"backoff_multiplier,omitzero"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
-	// Defaults to 1000.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means the
+	// default, 1000.
 	InitialDelayMs *uint `json:"initial_delay_ms,omitzero"`
 
 	// Fraction of the delay, from 0 to 1, by which the delay is randomly increased or
 	// decreased. Defaults to 0.3.
 	JitterFactor *float64 `json:"jitter_factor,omitzero"`
 
-	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
+	// Maximum delay in milliseconds, before and after jitter, at least the initial
+	// delay. Zero means the default: 30000, or the initial delay if that is longer.
 	MaxDelayMs *uint `json:"max_delay_ms,omitzero"`
 
 	// Maximum number of messages that are kept while there is no connection. Defaults
@@ -10951,8 +10968,8 @@ type StateSetInputOutput struct {
 // Its function receives a StateEvent. The zero value matches every change.
 type StateTriggerConfigInput struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// Key to watch. It must match exactly. Nil is omitted and matches all keys. An
@@ -10968,8 +10985,8 @@ type StateTriggerConfigInput struct {
 // state. Its function receives a StateEvent. The zero value matches every change.
 type StateTriggerConfigOutput struct {
 	// ID of a condition function, which the engine calls before the target, with the
-	// same payload and in the same namespace. The target is skipped only if the
-	// condition returns false. Empty is omitted and means no condition.
+	// same payload and in the same namespace. If it returns false or an error, the
+	// target does not run. Empty is omitted and means no condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// Key to watch. It must match exactly. Nil is omitted and matches all keys. An
@@ -12098,8 +12115,9 @@ type StreamSummaryOutput struct {
 // StreamTriggerConfigInput: StreamTriggerConfig is the config of a trigger of type
 // "stream", which fires when an item changes or an event is sent.
 type StreamTriggerConfigInput struct {
-	// ID of a function that receives the event first. If it returns false, the
-	// handler does not receive the event. Empty is omitted and means no condition.
+	// ID of a function that receives the event first. If it returns false or an
+	// error, the handler does not receive the event. Empty is omitted and means no
+	// condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// ID of the group to watch. Empty is omitted and means every group.
@@ -12116,8 +12134,9 @@ type StreamTriggerConfigInput struct {
 // StreamTriggerConfigOutput: StreamTriggerConfig is the config of a trigger of
 // type "stream", which fires when an item changes or an event is sent.
 type StreamTriggerConfigOutput struct {
-	// ID of a function that receives the event first. If it returns false, the
-	// handler does not receive the event. Empty is omitted and means no condition.
+	// ID of a function that receives the event first. If it returns false or an
+	// error, the handler does not receive the event. Empty is omitted and means no
+	// condition.
 	ConditionFunctionID *string `json:"condition_function_id,omitzero"`
 
 	// ID of the group to watch. Empty is omitted and means every group.
@@ -12197,7 +12216,7 @@ type StreamUpdateResultOutput struct {
 
 // SubscribeTriggerConfigInput: SubscribeTriggerConfig is the config of trigger
 // type subscribe. Its function receives the payloads published with the function
-// publish, without metadata. Delivery is at-most-once.
+// publish. Delivery is at-most-once.
 type SubscribeTriggerConfigInput struct {
 	// ID of a condition function. The schema published by the engine contains this
 	// field, but the engine does not evaluate the condition. Empty is omitted.
@@ -12209,7 +12228,7 @@ type SubscribeTriggerConfigInput struct {
 
 // SubscribeTriggerConfigOutput: SubscribeTriggerConfig is the config of trigger
 // type subscribe. Its function receives the payloads published with the function
-// publish, without metadata. Delivery is at-most-once.
+// publish. Delivery is at-most-once.
 type SubscribeTriggerConfigOutput struct {
 	// ID of a condition function. The schema published by the engine contains this
 	// field, but the engine does not evaluate the condition. Empty is omitted.
@@ -14911,10 +14930,10 @@ type ConfigurationEventType string
 
 const (
 	// ConfigurationEventTypeConfigurationRegistered: ConfigurationEventTypeRegistered reports
-	// that an entry was registered.
+	// that an entry was registered for the first time.
 	ConfigurationEventTypeConfigurationRegistered ConfigurationEventType = "configuration:registered"
 	// ConfigurationEventTypeConfigurationUpdated: ConfigurationEventTypeUpdated reports that an
-	// entry's value was set.
+	// entry's value was set or that the entry was registered again, even if nothing changed.
 	ConfigurationEventTypeConfigurationUpdated ConfigurationEventType = "configuration:updated"
 	// ConfigurationEventTypeConfigurationDeleted: ConfigurationEventTypeDeleted reports that an
 	// entry was deleted.
@@ -14929,10 +14948,11 @@ type ConfigurationEventTypeInput string
 
 const (
 	// ConfigurationEventTypeInputConfigurationRegistered: ConfigurationEventTypeRegistered
-	// reports that an entry was registered.
+	// reports that an entry was registered for the first time.
 	ConfigurationEventTypeInputConfigurationRegistered ConfigurationEventTypeInput = "configuration:registered"
 	// ConfigurationEventTypeInputConfigurationUpdated: ConfigurationEventTypeUpdated reports
-	// that an entry's value was set.
+	// that an entry's value was set or that the entry was registered again, even if nothing
+	// changed.
 	ConfigurationEventTypeInputConfigurationUpdated ConfigurationEventTypeInput = "configuration:updated"
 	// ConfigurationEventTypeInputConfigurationDeleted: ConfigurationEventTypeDeleted reports
 	// that an entry was deleted.
@@ -14952,10 +14972,11 @@ type ConfigurationEventTypeOutput string
 
 const (
 	// ConfigurationEventTypeOutputConfigurationRegistered: ConfigurationEventTypeRegistered
-	// reports that an entry was registered.
+	// reports that an entry was registered for the first time.
 	ConfigurationEventTypeOutputConfigurationRegistered ConfigurationEventTypeOutput = "configuration:registered"
 	// ConfigurationEventTypeOutputConfigurationUpdated: ConfigurationEventTypeUpdated reports
-	// that an entry's value was set.
+	// that an entry's value was set or that the entry was registered again, even if nothing
+	// changed.
 	ConfigurationEventTypeOutputConfigurationUpdated ConfigurationEventTypeOutput = "configuration:updated"
 	// ConfigurationEventTypeOutputConfigurationDeleted: ConfigurationEventTypeDeleted reports
 	// that an entry was deleted.
