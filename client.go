@@ -342,8 +342,9 @@ func (c *Client) warnOfToken() {
 }
 
 // Run is the main loop of a worker program. It connects, serves until ctx is done, and shuts
-// down as [Client.Shutdown] does, within the time limit set by [WithDrainTimeout]. It then
-// returns nil. If the client is already connected, Run only serves and shuts down.
+// down as [Client.Shutdown] does, within the time limit set by [WithDrainTimeout]. It returns
+// nil unless the shutdown fails. If the client is already connected, Run only serves and shuts
+// down.
 //
 // If ctx is canceled (for example, by a signal) before the client has connected, Run logs the
 // reason, closes the client and returns nil. If the deadline of ctx passes before the client
@@ -412,6 +413,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		c.terminate(nil)
 		return public(err), nil
 	}
+	undelivered := c.out.undelivered()
 	c.registry.unregisterAll(ErrClosed)
 	for _, in := range c.dispatch.takeWaiting() {
 		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
@@ -442,6 +444,12 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		}
 	}
 	c.terminate(nil)
+	switch n := c.out.undelivered() - undelivered; {
+	case n > 0 && err != nil:
+		err = fmt.Errorf("%w; Send messages that may be lost: %d", err, n)
+	case n > 0:
+		err = fmt.Errorf("Send messages that may be lost: %d", n)
+	}
 	if err != nil {
 		err = public(fmt.Errorf("shutdown: %w", err))
 	}
