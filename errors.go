@@ -135,6 +135,12 @@ const (
 	CodeEnqueueFailed = "enqueue_failed"
 	// CodeTimeValueOverflow: a time in a metrics query is out of range.
 	CodeTimeValueOverflow = "time_value_overflow"
+	// CodeMemoryExporterNotEnabled: the engine stores no spans, so traces cannot be listed.
+	CodeMemoryExporterNotEnabled = "memory_exporter_not_enabled"
+	// CodeObservabilityTaskFailed: the engine failed to read its stored spans.
+	CodeObservabilityTaskFailed = "observability_blocking_task_failed"
+	// CodeTraceStorageClearFailed: engine::traces::clear could not clear the stored spans.
+	CodeTraceStorageClearFailed = "trace_storage_clear_failed"
 	// CodeForbidden: access control denied the request. See [ErrForbidden].
 	CodeForbidden = "FORBIDDEN"
 	// CodeAuthError: authentication failed. The client reports it as an [*AuthError].
