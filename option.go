@@ -398,8 +398,9 @@ func WithStackTraces() Option {
 
 // WithSendBuffer limits the requests that wait while the client is disconnected. The default
 // is 32,768 messages and 8 MiB. [WithSendPolicy] determines how further requests are handled;
-// by default, they fail with [ErrBufferFull]. While the client is connected, further requests
-// block until the engine has read earlier ones (backpressure).
+// by default, they fail with [ErrBufferFull]. If either limit is 0, no request waits; [New]
+// rejects negative limits. While the client is connected, further requests block until the
+// engine has read earlier ones (backpressure).
 func WithSendBuffer(messages, bytes int) Option {
 	return clientOption(func(c *config) error {
 		if messages < 0 || bytes < 0 {
@@ -437,7 +438,7 @@ func WithSendPolicy(p SendPolicy) Option {
 }
 
 // WithReadLimit limits the size of a received message, in bytes. A larger message ends the
-// connection. Default: 64 MiB, the same as the engine's limit.
+// connection. The limit must be positive. Default: 64 MiB, the same as the engine's limit.
 func WithReadLimit(bytes int64) Option {
 	return clientOption(func(c *config) error {
 		if bytes <= 0 {
@@ -450,7 +451,7 @@ func WithReadLimit(bytes int64) Option {
 
 // WithKeepalive sets the interval at which the client pings the engine, and how long the
 // client waits for a frame before it considers the connection dead. The defaults are 20 s and
-// 60 s.
+// 60 s. The interval must be positive and shorter than the wait.
 func WithKeepalive(ping, idle time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if ping <= 0 || idle <= ping {
