@@ -165,7 +165,8 @@ type AuthResult struct {
 	// Whether the worker may register functions. Defaults to true.
 	AllowFunctionRegistration bool `json:"allow_function_registration"`
 
-	// Whether the worker may register trigger types. Defaults to false.
+	// Whether the worker may register trigger types. Defaults to false. Engine 0.26
+	// ignores the value.
 	AllowTriggerTypeRegistration bool `json:"allow_trigger_type_registration"`
 
 	// IDs of the functions in namespace "default" that the worker may call in
@@ -174,7 +175,7 @@ type AuthResult struct {
 	AllowedFunctions StringList `json:"allowed_functions"`
 
 	// Trigger types that the worker may use. Nil is omitted and allows all trigger
-	// types; an empty list allows none.
+	// types; an empty list allows none. Engine 0.26 ignores the list.
 	AllowedTriggerTypes []string `json:"allowed_trigger_types,omitempty,omitzero"`
 
 	// JSON value that the engine passes to the middleware function and the
@@ -1612,8 +1613,9 @@ type MiddlewareInput struct {
 	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
-	// Namespace of the requested function.
-	Namespace string `json:"namespace"`
+	// Namespace of the requested function. Defaults to "default" when absent. Empty
+	// is omitted.
+	Namespace string `json:"namespace,omitempty,omitzero"`
 
 	// Payload of the call. Nil encodes as null.
 	Payload JSONValue `json:"payload"`
@@ -2497,10 +2499,11 @@ type ReattachMessage struct {
 // Decoding applies the defaults. The zero value does not have them, so start from
 // DefaultReconnectionConfig.
 type ReconnectionConfig struct {
-	// Factor by which the delay grows with each failed attempt. Defaults to 2.
+	// Factor by which the delay grows with each failed attempt, at least 1. Zero
+	// means 2. Defaults to 2.
 	BackoffMultiplier float64 `json:"backoff_multiplier"`
 
-	// Delay before the first attempt after a loss, in milliseconds. Zero means 1.
+	// Delay before the first attempt after a loss, in milliseconds. Zero means 1000.
 	// Defaults to 1000.
 	InitialDelayMs uint64 `json:"initial_delay_ms"`
 
@@ -2508,15 +2511,17 @@ type ReconnectionConfig struct {
 	// decreased. Defaults to 0.3.
 	JitterFactor float64 `json:"jitter_factor"`
 
-	// Maximum delay in milliseconds, before and after jitter. Defaults to 30000.
+	// Maximum delay in milliseconds, before and after jitter. Zero means 30000, or
+	// the initial delay if that is longer. Defaults to 30000.
 	MaxDelayMs uint64 `json:"max_delay_ms"`
 
 	// Maximum number of messages that are kept while there is no connection. Defaults
 	// to 1000.
 	MaxPendingMessages uint64 `json:"max_pending_messages"`
 
-	// Number of consecutive failed attempts after which the connection is given up.
-	// Nil encodes as null and means that there is no limit. Defaults to nil.
+	// Maximum number of consecutive failed attempts. The next failure ends the
+	// connection for good. Nil encodes as null and means that there is no limit.
+	// Defaults to nil.
 	MaxRetries *uint64 `json:"max_retries"`
 }
 
