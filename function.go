@@ -397,7 +397,7 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 
 func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error), types functionSchemas) handlerSpec {
 	t := reflect.TypeFor[In]()
-	notices := noticesCaller(t)
+	notices := noticesCaller(t, c.cfg.json != nil)
 	recycles := !notices && c.cfg.json == nil && t.Kind() == reflect.Struct && jsoncodec.Independent(t) && fieldType(t, callerKey) == nil
 	run := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if notices {
