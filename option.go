@@ -380,6 +380,8 @@ func WithCallTimeout(d time.Duration) Option {
 // WithMaxConcurrency limits the number of handlers that run concurrently. The default is 1000;
 // 0 means no limit; a negative value is an error. Further invocations wait in a queue of up to
 // 10,000 messages and 64 MiB. Once the queue is full, invocations fail with code overloaded.
+// On engines before 0.25, a handler's call to a function of its own worker takes a second
+// place, so such calls time out if all handlers make them at the limit.
 func WithMaxConcurrency(n int) Option {
 	return clientOption(func(c *config) error {
 		if n < 0 {
