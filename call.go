@@ -149,7 +149,7 @@ func (c *Client) send(ctx context.Context, inv invocation, in any, opts []CallOp
 
 // Enqueue adds a call to a queue. The queue runs the call later, at least once. The returned
 // receipt confirms that the queue has stored the call. If no worker provides the queue, or if
-// the provider rejects the call, the error is an [ErrEnqueue]. The function does not have to
+// the provider rejects the call, the error matches [ErrEnqueue]. The function does not have to
 // exist yet.
 func (c *Client) Enqueue(ctx context.Context, queue, id string, in any, opts ...CallOption) (EnqueueResult, error) {
 	var receipt EnqueueResult
@@ -222,6 +222,9 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 		if err = c.out.submit(ctx, expired, r); expired == nil {
 			r.timer.Reset(timeout)
 		}
+		if late, ok := err.(unsentError); ok {
+			err = c.notSent(late.cause)
+		}
 	}
 	if err != nil {
 		r.buf.free()
@@ -286,9 +289,9 @@ func (c *Client) await(ctx context.Context, verb string, r *request, id string, 
 	return nil
 }
 
-// awaitAnswer returns a nil error once the engine has responded, even with an error. If
-// awaitAnswer returns an error, r must not be used again, and sent reports whether the request
-// may have been sent.
+// awaitAnswer waits for the engine's response. If the response is an error, err is still nil.
+// If err is not nil, r must not be used again, and sent reports whether the request may have
+// been sent.
 func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err error) {
 	cause := ErrTimeout
 	select {
@@ -297,7 +300,7 @@ func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err er
 	case <-ctx.Done():
 		cause = ctxError(ctx)
 	case <-r.timer.C:
-	case <-r.ended(c):
+	case <-r.clientClosed(c):
 		cause = fmt.Errorf("%w: %w", ErrConnectionLost, c.endError())
 	}
 	r.timer.Stop()

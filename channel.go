@@ -71,7 +71,7 @@ func (c *Client) CreateChannel(ctx context.Context, opts ...ChannelOption) (*Cha
 }
 
 // OpenWriter connects to the writing end of a channel. ctx applies only to opening the
-// channel. If the channel does not exist, the error is an [ErrChannelNotFound]. If another
+// channel. If the channel does not exist, the error matches [ErrChannelNotFound]. If another
 // writer has already opened this end, a later Write fails, but not necessarily the first one:
 // the engine disconnects the second writer, and the client notices the disconnect only after a
 // delay. A reference to the reading end is rejected, because data written through it would be

@@ -369,7 +369,7 @@ func TestChannelSendMessageBehindBlockedWrite(t *testing.T) {
 	})
 }
 
-// A deadline ends the Write in progress as well as the Write queued behind it.
+// When the deadline passes, both the Write in progress and the Write queued behind it fail.
 func TestChannelWriteDeadlineDuringWrite(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -50,9 +50,8 @@ func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
 // used locally.
 func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 
-// watch reads from the socket, on which the engine sends no data. It reads only to answer
-// control frames and to notice when the connection is closed because the reader has
-// disconnected.
+// watch reads from the socket until it is closed. The engine sends no data to a writer, but
+// reading also handles control frames, and it fails when the reader has disconnected.
 func (w *ChannelWriter) watch(conn *wsconn.Conn) {
 	for {
 		if _, _, err := conn.NextReader(); err != nil {
@@ -113,8 +112,8 @@ func (w *ChannelWriter) SetWriteDeadline(t time.Time) error {
 // second would then appear stalled for minutes.
 const progressBuffer = 256 << 10
 
-// limitStall fails a frame if its write makes no progress for d. The limit applies until a
-// deadline is set; 0 means no limit. limitStall must be called before the writer opens.
+// limitStall makes the write of a frame fail after d without progress. The limit applies until
+// a deadline is set; 0 means no limit. limitStall must be called before the writer opens.
 func (w *ChannelWriter) limitStall(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -123,7 +122,7 @@ func (w *ChannelWriter) limitStall(d time.Duration) {
 	}
 }
 
-// hurryUp fails a frame if its write makes no progress for d, even if a deadline is set.
+// hurryUp makes the write of a frame fail after d without progress, even if a deadline is set.
 func (w *ChannelWriter) hurryUp(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,7 +162,7 @@ func (w *ChannelWriter) applyLimit() {
 }
 
 // Write sends p in frames of at most 64 KiB. It blocks while the channel is full. If the
-// reader has disconnected, the error is an [ErrChannelClosed].
+// reader has disconnected, the error matches [ErrChannelClosed].
 func (w *ChannelWriter) Write(p []byte) (n int, err error) {
 	if err := w.lock(); err != nil {
 		return 0, err

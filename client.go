@@ -209,7 +209,7 @@ func (c *Client) Connect(ctx context.Context) error {
 		err = fmt.Errorf("iii: connect: %w; %s has not answered yet", err, c.cfg.URL.Host)
 	}
 	if !c.wasReady && c.connecting == 0 && c.stop != nil {
-		// No caller is waiting for the first connection anymore.
+		// No other Connect is waiting for the first connection, so stop trying.
 		stop, supervised := c.stop, c.supervised
 		c.stop = nil
 		c.mu.Unlock()
@@ -403,7 +403,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	}
 	c.mu.Unlock()
 	if !first {
-		if ended(ctx, c.done) {
+		if waitClosed(ctx, c.done) {
 			return nil, nil
 		}
 		err = fmt.Errorf("shutdown: %w", ctxError(ctx))
@@ -460,7 +460,8 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	return err, telemetry
 }
 
-// flushReports waits until all currently sendable reports on local calls have been sent.
+// flushReports waits until the queued reports on local calls have been sent, except those that
+// cannot be sent yet.
 func (c *Client) flushReports(ctx context.Context) error {
 	select {
 	case <-c.reports.drain():
@@ -694,13 +695,13 @@ func (c *Client) Stats() ClientStats {
 // Ready returns nil if this worker is serving everything it has registered: it is connected
 // and not draining, and the engine has accepted every function and trigger. Otherwise, the
 // error joins all reasons; functions and triggers appear in order of registration. Reasons
-// include an [ErrNotConnected] with the latest failure, [ErrDraining], [ErrClosed], the
+// include [ErrNotConnected] (with the latest failure), [ErrDraining], [ErrClosed], the
 // *[RejectedError] of each function that another worker holds, and the *[Error] of each
 // rejected trigger.
 //
-// A registration to which the engine has not responded yet is also a reason. A trigger counts
-// as accepted even if no worker provides its type or if its function belongs to another
-// worker. An observer in [ObserverStateError] is a reason, but an observer in
+// A registration to which the engine has not responded yet is also a reason. A trigger is
+// considered accepted even if no worker provides its type or if its function belongs to
+// another worker. An observer in [ObserverStateError] is a reason, but an observer in
 // [ObserverStatePending] or [ObserverStateSuspended] is not.
 //
 // Ready does not block. [Client.ReadyHandler] serves its result over HTTP.
@@ -798,7 +799,7 @@ func (r *readiness) add(reason error) {
 	r.reasons, r.blocked = append(r.reasons, public(reason)), true
 }
 
-// hold adds a reason that applies until another worker disconnects.
+// hold adds a reason that will disappear when another worker disconnects.
 func (r *readiness) hold(functionID string, reason error) {
 	r.reasons = append(r.reasons, public(reason))
 	for _, id := range r.standby {

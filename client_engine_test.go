@@ -570,8 +570,8 @@ func checkLive(t *testing.T, c *iii.Client, want int) {
 	}
 }
 
-// A standby's readiness probe succeeds, so that the orchestrator continues, even though
-// Ready returns an error.
+// A standby's readiness probe succeeds even though Ready returns an error. Otherwise, the
+// orchestrator would wait forever.
 func TestStandbyPassesReadinessProbe(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		setup := func(parameter string) func(*replica) {
@@ -680,7 +680,7 @@ func captureDefault(t *testing.T) *logLines {
 	return &l
 }
 
-// Without WithLogger, the client logs the first failed attempt to connect once. WithLogger
+// Without WithLogger, the client logs only the first failed attempt to connect. WithLogger
 // suppresses that line, even with a nil logger.
 func TestFirstConnectFailureIsLoggedWithoutLogger(t *testing.T) {
 	var own logLines

@@ -80,7 +80,7 @@ func (in *incoming) appendCaller(p []byte) []byte {
 		p = append(p, `,"invocation_id":"`...)
 		p = append(append(p, in.id...), '"')
 	}
-	if parent := in.selfless(); len(parent) > 0 {
+	if parent := in.callerWithoutParent(); len(parent) > 0 {
 		p = append(p, `,"parent":`...)
 		p = append(p, parent...)
 	}
@@ -92,7 +92,7 @@ func (in *incoming) callerRoom() int {
 	if in == nil {
 		return 0
 	}
-	return 160 + maxQuoted(in.function.id) + len(in.selfless())
+	return 160 + maxQuoted(in.function.id) + len(in.callerWithoutParent())
 }
 
 // origin is where an invocation comes from and where its result is sent.
@@ -455,7 +455,7 @@ func (c *Client) execute(in *incoming) {
 		measured.done(ctx, in, err != nil || !returned)
 		span.end(ctx, in, answer)
 		if in.local {
-			in.ran(c, err != nil || !returned)
+			in.countLocal(c, err != nil || !returned)
 		}
 		if answer != nil {
 			in.origin.reply(answer)
@@ -496,7 +496,7 @@ func (c *Client) handlerTimedOut(ctx context.Context, invocation *invocationCont
 	span.answered(answer, failure)
 	span.end(ctx, in, answer)
 	if in.local {
-		in.ran(c, failed)
+		in.countLocal(c, failed)
 	}
 	if answer != nil {
 		in.origin.replyNow(answer)

@@ -26,10 +26,10 @@ type Filter struct {
 	f *filter.Filter
 }
 
-// ParseFilter parses a filter with the same rules that the engine applies to an observer's
-// filter. v is JSON (a string, []byte or json.RawMessage), a *Filter, or any value that
-// marshals to a filter, such as a map. The error is a [*FilterError] with the code
-// INVALID_FILTER, unless v cannot be marshaled.
+// ParseFilter parses a filter by the rules that the engine applies to an observer's filter. v
+// is JSON (a string, []byte or json.RawMessage), a *Filter, or any value that marshals to a
+// filter, such as a map. The error is a [*FilterError] with the code INVALID_FILTER, unless v
+// cannot be marshaled.
 func ParseFilter(v any) (*Filter, error) {
 	var f *filter.Filter
 	var err error

@@ -37,7 +37,7 @@ import (
 // iii.function.id, which identifies the function in profiles.
 //
 // ctx is canceled when the connection that delivered the invocation is lost, when the client
-// is closed, and when a drain exceeds its timeout. If the connection is lost, the engine fails
+// is closed, or when a drain exceeds its timeout. If the connection is lost, the engine fails
 // the call and does not accept a result. ctx can be passed to [InvocationFromContext] and
 // [Stopping].
 type HandlerFunc func(ctx context.Context, payload json.RawMessage) (any, error)
@@ -163,9 +163,9 @@ func WithFunctionDescription(text string) FunctionOption {
 	return func(c *functionConfig) error { c.description = &text; return nil }
 }
 
-// WithFunctionMetadata sets the function's registration metadata to any value that encodes as
-// JSON. {"internal": true} hides the function from the default listing. Access control can
-// filter functions by their metadata.
+// WithFunctionMetadata sets the function's registration metadata. v is any value that encodes
+// as JSON. {"internal": true} hides the function from the default listing. The engine's access
+// control can select functions by their metadata.
 func WithFunctionMetadata(v any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.metadata, err = rawOf(v)
@@ -175,7 +175,7 @@ func WithFunctionMetadata(v any) FunctionOption {
 
 // WithSchemas sets the JSON Schemas that listings show for the payload and the result. Each
 // schema is a json.RawMessage, any value that marshals to a schema, or nil for none. By
-// default, typed handlers advertise inferred schemas ([Handle]).
+// default, typed handlers advertise inferred schemas (see [Handle]).
 func WithSchemas(request, response any) FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.schemas = true
@@ -206,11 +206,11 @@ func WithFunctionMiddleware(mw ...Middleware) FunctionOption {
 // Time spent in the queue is not included. The limit must be positive. Default: no limit.
 //
 // When a handler exceeds the limit, the caller receives an error with the code
-// [CodeHandlerTimeout], or a 504 response if the function serves a route, and the handler's
-// context is done: its Err method returns context.DeadlineExceeded. The handler itself cannot
-// be stopped. Until it returns, its goroutine counts toward [WithMaxConcurrency] and
-// ClientStats.HandlersRunning, and a drain waits for it; the handler's result is discarded. If
-// a handler of [Client.MountHTTP] has already sent the header of a streamed response, the
+// [CodeHandlerTimeout], or a 504 response if the function serves a route. The handler's
+// context is then done, and its Err method returns context.DeadlineExceeded, but the handler
+// itself cannot be stopped. Until it returns, its goroutine counts toward [WithMaxConcurrency]
+// and ClientStats.HandlersRunning, and a drain waits for it. Its result is discarded. If a
+// handler of [Client.MountHTTP] has already sent the header of a streamed response, the
 // response is cut off instead.
 func WithHandlerTimeout(d time.Duration) FunctionOption {
 	return func(c *functionConfig) error {
@@ -240,19 +240,20 @@ func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 	}
 }
 
-// WithBuiltinOverride allows registering a function under one of the engine's own ids: those
-// that begin with state::, stream::, configuration::, iii:: or engine::, and publish,
-// bridge.invoke and bridge.invoke_async. By default, registering such an id is an error in
-// every namespace.
+// WithBuiltinOverride allows registering a function under an id that is reserved for the
+// engine's own functions. These ids are publish, bridge.invoke, bridge.invoke_async, and all
+// ids that begin with state::, stream::, configuration::, iii:: or engine::. By default,
+// registering such an id is an error in every namespace.
 //
-// In the namespace "default", the function replaces the engine's own function for all workers,
-// which are not notified. When the registering worker disconnects, the engine removes the
-// function. The engine's own function is not restored until the engine reloads its module, for
-// example during a restart. Until then, calls fail with [ErrFunctionNotFound].
+// In the namespace "default", the function replaces the engine's own function for all workers.
+// They are not notified. When the registering worker disconnects, the engine removes the
+// function. The engine's own function does not return until the engine reloads the module that
+// provides it, for example during a restart. Until then, calls fail with
+// [ErrFunctionNotFound].
 //
 // In other namespaces, the engine rejects ids that begin with engine::. Functions with the
-// other ids can be called only with [InNamespace]. [Client.HandleStream] does not need this
-// option.
+// other reserved ids can be called only with [InNamespace]. [Client.HandleStream] does not
+// need this option.
 func WithBuiltinOverride() FunctionOption {
 	return func(c *functionConfig) error { c.builtin = true; return nil }
 }
@@ -260,7 +261,7 @@ func WithBuiltinOverride() FunctionOption {
 // prescribedID is an option for functions whose id is chosen by this package.
 func prescribedID(c *functionConfig) error { c.builtin, c.unchecked = true, true; return nil }
 
-// checkID rejects ids that a function must not have.
+// checkID rejects invalid and reserved ids.
 func (c *functionConfig) checkID(id string) error {
 	switch {
 	case c.unchecked:
@@ -311,8 +312,8 @@ func rawOf(v any) (json.RawMessage, error) {
 
 // checkRegistration validates the message that registers c. The engine would drop the
 // connection if the message were too large, and would ignore a message that it cannot parse.
-// One check covers all dialects, because the few keys in which they differ affect neither the
-// size nor the syntax.
+// The messages for different engine versions differ only in a few short keys, so one check is
+// enough.
 func checkRegistration(c *claim) error {
 	var d dialect = triggerDialect{observe: true}
 	if c.function != nil {
@@ -342,9 +343,9 @@ func checkMessage(m any) error {
 
 // HandleFunc registers a function with an untyped handler. By convention, ids have the form
 // "service::name". HandleFunc rejects ids that contain spaces, control characters or invisible
-// characters, and the ids of the engine's own functions ([WithBuiltinOverride]). It does not
-// wait for the network. The client sends the registration once it is connected, and again
-// after each reconnect.
+// characters. It also rejects the ids of the engine's own functions, unless
+// [WithBuiltinOverride] is set. HandleFunc does not wait for the network. The client sends the
+// registration once it is connected, and again after each reconnect.
 func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
@@ -397,7 +398,7 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 
 func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error), types functionSchemas) handlerSpec {
 	t := reflect.TypeFor[In]()
-	notices := noticesCaller(t, c.cfg.json != nil)
+	notices := mustRemoveCaller(t, c.cfg.json != nil)
 	recycles := !notices && c.cfg.json == nil && t.Kind() == reflect.Struct && jsoncodec.Independent(t) && fieldType(t, callerKey) == nil
 	run := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if notices {
@@ -425,8 +426,8 @@ func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, erro
 // engine's environment variables that hold the secrets, not the secrets themselves. If the
 // engine rejects the URL, it does not report an error, and the function does not exist.
 func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...FunctionOption) (*Function, error) {
-	// The engine would not report an invalid URL. The error omits the URL, because it may
-	// contain a secret.
+	// Check the URL here, because the engine does not report an invalid one. The error omits
+	// the URL, which may contain a secret.
 	if u, err := url.Parse(cfg.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("iii: function %q: URL of HTTPInvocationConfig is not an http or https address", id)
 	}
@@ -442,8 +443,8 @@ func (c *Client) HandleHTTPInvoked(id string, cfg HTTPInvocationConfig, opts ...
 	return c.register(id, handlerSpec{run: notInvokable, invocation: &cfg}, opts)
 }
 
-// checkHTTPAuth rejects blank names of environment variables and headers, because the engine
-// would silently drop the registration.
+// checkHTTPAuth rejects blank names of environment variables and headers. With a blank name,
+// the engine would silently drop the registration.
 func checkHTTPAuth(auth *HTTPAuthConfig) error {
 	if auth == nil {
 		return nil
@@ -485,9 +486,8 @@ type handlerSpec struct {
 	web      bool // serves HTTP requests
 	recycles bool // run decodes its payload with decodeAndRecycle
 
-	// If input validation is requested, addValidation passes the validator to the validate
-	// function, and the handler applies it. If validate is nil, addValidation wraps run to
-	// validate the whole payload.
+	// validate, if not nil, gives the handler the validator to apply when input validation is
+	// enabled. If it is nil, run is wrapped in a validation of the whole payload.
 	validate   func(*inputSchema)
 	body       reflect.Type // type of the input passed to the validator
 	unreadBody bool         // this package does not read the input, so it cannot be validated
@@ -531,7 +531,7 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 		}
 	}
 	if spec.web {
-		f.handler = c.answerErrors(id, f.handler)
+		f.handler = c.handleErrors(id, f.handler)
 	}
 	// Nothing is recycled if middleware may retain the payload, or if a time limit lets other
 	// goroutines use the invocation while the handler is running.
@@ -539,7 +539,7 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	f.claim = claim{function: f}
 	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation,
 		args: cfg.args, private: cfg.private, unobservable: cfg.unobservable,
-		needsHooks: cfg.args != nil || cfg.private || cfg.unobservable || cfg.hooks.answer()}
+		needsHooks: cfg.args != nil || cfg.private || cfg.unobservable || cfg.hooks.affectReplies()}
 	if err := checkRegistration(&f.claim); err != nil {
 		return fail(err)
 	}
@@ -573,11 +573,11 @@ type Invocation struct {
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
-	// CallerWorkerID is the id of the calling worker. For a custom trigger, it is the worker
-	// that provides the trigger type. For a call through an observer, it is the worker that
-	// hosts the observed function. CallerWorkerID is "" for other triggers, for other
-	// activations, and for calls made by the engine. On engines before 0.25, it is also "" for
-	// payloads that are not objects.
+	// CallerWorkerID is the id of the worker that made the call. For a custom trigger, that is
+	// the worker that provides the trigger type. For a call through an observer, it is the
+	// worker that hosts the observed function. CallerWorkerID is "" if the engine made the
+	// call, as it does for all other triggers and observers. On engines before 0.25, it is
+	// also "" for payloads that are not objects.
 	CallerWorkerID string
 	// Metadata is the metadata of the call, the trigger or the observer, or nil if there is
 	// none.
@@ -615,7 +615,7 @@ type handlerLimit struct {
 	cancel  context.CancelFunc
 	unwatch func() bool
 	watched chan struct{} // closed when the watch function has returned; used if unwatch was too late
-	answer  func()        // responds on behalf of the handler
+	respond func()        // responds on behalf of the handler
 	claimed atomic.Bool
 
 	returned, late bool // state of the handler; only used on its goroutine
@@ -634,10 +634,10 @@ func (c *invocationContext) limitHandler(d time.Duration) {
 	}
 }
 
-// watch calls answer when the time limit expires, unless the handler claims the response
+// watch calls respond when the time limit expires, unless the handler claims the response
 // first. It must be called when the handler starts.
-func (l *handlerLimit) watch(answer func()) {
-	l.answer = answer
+func (l *handlerLimit) watch(respond func()) {
+	l.respond = respond
 	l.unwatch = context.AfterFunc(l.ctx, func() {
 		defer close(l.watched)
 		l.exceeded()
@@ -648,7 +648,7 @@ func (l *handlerLimit) watch(answer func()) {
 // unclaimed.
 func (l *handlerLimit) exceeded() {
 	if context.Cause(l.ctx) == errHandlerTimeout && l.claimed.CompareAndSwap(false, true) {
-		l.answer()
+		l.respond()
 	}
 }
 
@@ -684,8 +684,8 @@ func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed
 	return nil, failure, true
 }
 
-// answersOverStream records that a mounted handler's response is written to w.
-func answersOverStream(ctx context.Context, w *responseWriter) {
+// setResponseWriter records that a mounted handler's response is written to w.
+func setResponseWriter(ctx context.Context, w *responseWriter) {
 	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
 	if !ok || c.limit == nil {
 		return
@@ -727,7 +727,7 @@ func InvocationFromContext(ctx context.Context) (inv Invocation, ok bool) {
 	inv = Invocation{ID: string(c.in.id), FunctionID: c.in.function.id, CallerWorkerID: c.in.callerWorkerID(), Metadata: c.in.metadata, ObserveDepth: c.in.depth}
 	inv.Caller = optional[Caller](c.in.callerJSON(c.client))
 	inv.Activation = optional[Activation](c.in.activation)
-	if inv.CallerWorkerID == "" && inv.Caller != nil && !c.in.isEngines() { // the payload does not contain the id
+	if inv.CallerWorkerID == "" && inv.Caller != nil && !c.in.isBuiltinTrigger() { // the payload does not contain the id
 		inv.CallerWorkerID = inv.Caller.WorkerID
 	}
 	return inv, true
@@ -756,9 +756,11 @@ func (in *incoming) callerWorkerID() string {
 	return callerOf(in.data)
 }
 
-// isEngines reports whether the invocation is for a trigger of one of the engine's types. The
-// result is also true if a worker has taken over the type.
-func (in *incoming) isEngines() bool { return in.trigger != nil && in.trigger.source.functionID != "" }
+// isBuiltinTrigger reports whether the invocation is for a trigger of one of the engine's
+// types. It returns true even if a worker has taken over the type.
+func (in *incoming) isBuiltinTrigger() bool {
+	return in.trigger != nil && in.trigger.source.functionID != ""
+}
 
 // callerOf returns the caller's worker id, which the engine adds to payloads that are objects.
 func callerOf(data []byte) (id string) {

@@ -57,8 +57,8 @@ func request(t *testing.T, e *iiitest.Engine, method, target, contentType, body 
 	return resp.StatusCode, string(text), resp.Header
 }
 
-// When a handler exceeds its time limit, its caller receives an error at once. The handler
-// still counts as running until it returns.
+// When a handler exceeds its time limit, its caller receives an error immediately. The handler
+// is still counted as running until it returns.
 func TestHandlerTimeout(t *testing.T) {
 	const limit = 3 * time.Second
 	type handler func(ctx context.Context) error
@@ -656,8 +656,8 @@ func recordedRequests(t *testing.T) (requests []*http.Request, bodies [][]byte) 
 	return requests, bodies
 }
 
-// at runs a test in a synctest bubble whose clock has been advanced to the given moment.
-func at(t *testing.T, moment time.Time, test func(t *testing.T)) {
+// runAt runs a test in a synctest bubble whose clock has been advanced to the given moment.
+func runAt(t *testing.T, moment time.Time, test func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(moment))
@@ -676,7 +676,7 @@ func TestVerifySignatureAsRecorded(t *testing.T) {
 		sent := time.Unix(stamp, 0)
 		body := bodies[i]
 		if r.URL.Path != "/hmac" {
-			at(t, sent, func(t *testing.T) {
+			runAt(t, sent, func(t *testing.T) {
 				if err := iii.VerifySignature(r, body, hmacSecret, time.Minute); !errors.Is(err, iii.ErrSignature) || !strings.Contains(err.Error(), "X-Iii-Signature is missing") {
 					t.Errorf("%s: %v", r.URL.Path, err)
 				}
@@ -691,7 +691,7 @@ func TestVerifySignatureAsRecorded(t *testing.T) {
 			{0, ""}, {time.Minute, ""}, {-time.Minute, ""},
 			{61 * time.Second, "X-Iii-Timestamp is 1m1s away from now, more than 1m0s"}, {-61 * time.Second, "1m1s away"}, {24 * time.Hour, "24h0m0s away"},
 		} {
-			at(t, sent.Add(tt.now), func(t *testing.T) {
+			runAt(t, sent.Add(tt.now), func(t *testing.T) {
 				err := iii.VerifySignature(r, body, hmacSecret, time.Minute)
 				if (err == nil) != (tt.want == "") || err != nil && (!errors.Is(err, iii.ErrSignature) || !strings.Contains(err.Error(), tt.want)) {
 					t.Errorf("%v after: %v", tt.now, err)

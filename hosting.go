@@ -22,8 +22,9 @@ import (
 )
 
 // ObserverHooks are callbacks through which the worker that hosts a function controls the
-// function's observers ([WithObserverHooks], [WithWorkerObserverHooks]). All fields may be
-// nil. The zero value accepts every observer and leaves matching and delivery to the engine.
+// function's observers ([WithObserverHooks], [WithWorkerObserverHooks]). All fields are
+// optional. The zero value accepts every observer and leaves matching and delivery to the
+// engine.
 //
 // A function's Added and Removed hooks run one at a time, in the order in which the engine
 // announces the changes. Hooks of different functions run concurrently, for up to 64 functions
@@ -47,9 +48,10 @@ type ObserverHooks struct {
 	// Removed undoes the work of Added. It runs once for each observer for which Added
 	// returned nil: after the engine has removed the observer, after
 	// [FunctionObserver.Reject], or when this worker stops hosting the function. A worker
-	// stops hosting a function when the function is unregistered, when another worker serves
-	// the function, or when the engine does not support observers. Removed does not run when
-	// the client is closed. After 30 s, ctx is canceled and the next hook may run.
+	// stops hosting a function when it unregisters the function, when another worker owns the
+	// function, or when it reconnects to an engine that does not support observers. Removed
+	// does not run when the client is closed. After 30 s, ctx is canceled and the next hook
+	// may run.
 	Removed func(ctx context.Context, o *FunctionObserver)
 
 	// Match reports whether an observer should receive a call. It runs after the handler, for
@@ -90,8 +92,8 @@ type ObserverKeys struct {
 // matches reports whether this worker, rather than the engine, matches calls to observers.
 func (h *ObserverHooks) matches() bool { return h.Match != nil || h.Keys != nil }
 
-// answer reports whether the hooks affect the replies to calls.
-func (h *ObserverHooks) answer() bool { return h.matches() || h.Deliver != nil }
+// affectReplies reports whether the hooks affect the replies to calls.
+func (h *ObserverHooks) affectReplies() bool { return h.matches() || h.Deliver != nil }
 
 // WithArgsSchema sets the JSON Schema for the arguments ([Source].Args) of the function's
 // observers. The schema is a json.RawMessage or any value that marshals to a schema. The
@@ -108,8 +110,8 @@ func WithArgsSchema(schema any) FunctionOption {
 	}
 }
 
-// WithArgs is like [WithArgsSchema], but infers the schema from T, in the same way as [Handle]
-// does for a payload. The registration fails if T cannot be described by a schema.
+// WithArgs is like [WithArgsSchema], but infers the schema from T, as [Handle] does for a
+// payload. The registration fails if T cannot be described by a schema.
 func WithArgs[T any]() FunctionOption {
 	return func(c *functionConfig) (err error) {
 		c.args, err = schemaOf(reflect.TypeFor[T](), true)
@@ -146,7 +148,7 @@ func WithoutLocalDispatch() FunctionOption {
 // without it, they do not run.
 func WithObserverHooks(h ObserverHooks) FunctionOption {
 	return func(c *functionConfig) error {
-		if h.Added == nil && h.Removed == nil && !h.answer() {
+		if h.Added == nil && h.Removed == nil && !h.affectReplies() {
 			return errors.New("iii: WithObserverHooks: no hook is set")
 		}
 		if h.Match != nil && h.Keys != nil {
@@ -165,7 +167,7 @@ func WithObserverHooks(h ObserverHooks) FunctionOption {
 // and Deliver must be nil. Default: none.
 func WithWorkerObserverHooks(h ObserverHooks) Option {
 	return clientOption(func(c *config) error {
-		if h.answer() {
+		if h.affectReplies() {
 			return errors.New("iii: WithWorkerObserverHooks: Match, Keys and Deliver belong to a function: see WithObserverHooks")
 		}
 		c.observerHooks = h
@@ -300,11 +302,11 @@ func (o *FunctionObserver) Accepted(ctx context.Context) error {
 // addingKey is the context key for the observer whose Added hook is running.
 type addingKey struct{}
 
-// Reject deactivates an accepted observer. The engine notifies the worker that created the
-// observer, with the same code and message as if [ObserverHooks].Added had returned err, and
-// the Removed hook runs. Calling Reject within Added has the same effect as returning err.
-// Reject has no effect on an observer that has been removed. A nil err is replaced with an
-// error that has the code OBSERVE_REJECTED and a generic message.
+// Reject deactivates an accepted observer and runs the Removed hook. The engine notifies the
+// worker that created the observer, with the same code and message as if [ObserverHooks].Added
+// had returned err. Calling Reject within Added has the same effect as returning err. Reject
+// has no effect on an observer that has been removed. A nil err is replaced with an error that
+// has the code OBSERVE_REJECTED and a generic message.
 func (o *FunctionObserver) Reject(err error) {
 	if err == nil {
 		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
@@ -313,10 +315,11 @@ func (o *FunctionObserver) Reject(err error) {
 }
 
 // Call runs this observer's target and decodes the result into out, as [Client.Call] does. The
-// target receives the payload without an envelope, together with the observer's metadata. The
-// observer's filters are not applied. The call always goes through the engine and counts
-// toward the observer's limits. If the observer is not active, Call sends nothing and returns
-// an [*Error] with the code OBSERVER_NOT_ACTIVE. Other errors are those of [Client.Call].
+// target receives the payload itself rather than an [Observed], together with the observer's
+// metadata. The observer's filters are not applied. The call always goes through the engine
+// and counts toward the observer's limits. If the observer is not active, Call sends nothing
+// and returns an [*Error] with the code OBSERVER_NOT_ACTIVE. Other errors are those of
+// [Client.Call].
 func (o *FunctionObserver) Call(ctx context.Context, payload, out any) error {
 	if err := o.callable(); err != nil {
 		return err
@@ -353,10 +356,10 @@ func (f *Function) IsObserved() bool { return f.observers.current.Load() != nil 
 func (f *Function) Observers() []*FunctionObserver { return f.observers.current.Load().list() }
 
 // IsObservedFor reports whether any active observer would receive the call. It applies Match
-// or Keys and, if call.Status is set, the observers' outcomes and filters. If call.Status is
-// empty, the call has not run yet, and the filters, which may refer to its result, are not
-// checked. With Keys, IsObservedFor looks up the keys of the call instead of checking every
-// observer.
+// or Keys and, if call.Status is set, the observers' outcomes and filters. An empty
+// call.Status means that the call has not run yet. The filters are then not checked, because
+// they may refer to the result. With Keys, IsObservedFor looks up the keys of the call instead
+// of checking every observer.
 func (f *Function) IsObservedFor(call *ObservedCall) bool {
 	set := f.observers.current.Load()
 	if set == nil {
@@ -511,7 +514,7 @@ func compileView(v ObserverView) observerView {
 	return observerView{v, f, err}
 }
 
-// equals reports whether hooks and calls treat o and v alike. It does not compare arguments.
+// equals reports whether o already has the announced target, outcome, capture and filters.
 func (v *observerView) equals(o *FunctionObserver) bool {
 	return o.Target == v.Target && o.On == v.On && slices.Equal(o.Capture, v.Capture) && o.filter.String() == v.filter.String()
 }
@@ -789,7 +792,8 @@ func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	}
 }
 
-// accepted implements [FunctionObserver.Accepted] for a settled observer.
+// accepted implements [FunctionObserver.Accepted] for an observer that has been accepted,
+// rejected or removed.
 func (h *hosting) accepted(o *heldObserver) error {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -907,7 +911,7 @@ func (h *hosting) runAdded(ctx context.Context, t *hookTask) *ErrorBody {
 }
 
 // passed records that a level's Added hook has returned nil, and reports whether the task
-// should continue. If the hook returned after the task was over, passed schedules the
+// should continue. If the hook returned after the task had ended, passed schedules the
 // corresponding Removed hook.
 func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 	h.mu.Lock()
@@ -1080,7 +1084,7 @@ func (in *incoming) observe() *observation {
 	switch {
 	case in.local && !interested:
 		return nil
-	case !in.local && (!f.hooks.answer() || len(in.id) == 0 || !in.origin.dialect().hooks()):
+	case !in.local && (!f.hooks.affectReplies() || len(in.id) == 0 || !in.origin.dialect().hooks()):
 		return nil
 	case !interested:
 		return &observation{} // the engine must be notified that nothing matched
@@ -1251,7 +1255,7 @@ func (h *hosting) recoverMatch(f *Function, keys *[]string) {
 	}
 }
 
-// matches appends the observers that select the given status and whose filters match d.
+// matches appends to dst the observers that select the given status and whose filters match d.
 func (s *activeSet) matches(dst []*FunctionObserver, status string, d *filter.Document) []*FunctionObserver {
 	if status == statusError {
 		return s.failure.AppendMatches(dst, d)
@@ -1305,12 +1309,12 @@ func (c *Client) reportCall(ctx context.Context, in *incoming, o *observation, b
 		r.metadata = call.Metadata
 	}
 	if captured[CaptureCaller] {
-		r.caller = in.appendOrigin(nil, false)
+		r.caller = in.originJSON(nil, false)
 	}
 	c.reports.push(r)
 }
 
-// tooLarge returns the error for a result that makes its message too large.
+// tooLarge returns the error for a result that does not fit in a message.
 func tooLarge(o origin, size int) error {
 	limit, code := o.limit()
 	return &Error{Code: code, Message: fmt.Sprintf("the result makes a message of %d bytes; the limit is %d", size, limit)}

@@ -88,9 +88,8 @@ func TestLocalAndRoutedCallsDeliverTheSameEnvelope(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// TestHostedSourceOnTheEngine uses every hook of an observed function: it validates arguments,
-// rejects observers immediately and later, selects observers by key, and delivers calls
-// itself.
+// The worker that hosts a function validates its observers' arguments, selects observers by
+// key, and can reject an observer at any time.
 func TestHostedSourceOnTheEngine(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		type args struct {
@@ -195,8 +194,8 @@ func TestHostedSourceOnTheEngine(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol026))
 }
 
-// The target receives the input or output even if the observer does not capture it, both for
-// local calls and for calls through the engine.
+// Deliver selects what the target receives, for local calls and for calls through the engine,
+// even if Capture is empty.
 func TestLocalAndRoutedCallsDeliverTheSamePart(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		worker, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("till"))

@@ -606,7 +606,7 @@ func TestRoutedCallsAreMatchedAndDelivered(t *testing.T) {
 				p := newHostPeer(t, hostScript{set: func(int, string) string { return tt.set }})
 				c := p.client()
 				var opts []FunctionOption
-				if tt.hooks.answer() {
+				if tt.hooks.affectReplies() {
 					opts = append(opts, WithObserverHooks(tt.hooks))
 				}
 				hostFunc(t, c, "f", func(_ context.Context, payload json.RawMessage) (any, error) {

@@ -30,12 +30,11 @@ import (
 // A path segment that begins with a colon, as in "/items/:id", is a parameter. It spans the
 // whole segment, its name consists of letters, digits and underscores, and PathParams contains
 // its percent-decoded value. The rest of the path is registered in percent-encoded form, as
-// sent by clients: "/café" becomes "/caf%C3%A9". HandleHTTP rejects the following paths and
-// methods:
+// sent by clients: "/café" becomes "/caf%C3%A9". HandleHTTP rejects the following:
 //
-//   - wildcards, because the engine does not deliver their values
-//   - the segments "." and ".."
-//   - characters that only some clients encode
+//   - wildcards in the path, because the engine does not deliver their values
+//   - the path segments "." and ".."
+//   - characters in the path that only some clients encode
 //   - the method OPTIONS, because the engine handles it
 //
 // The body is decoded into In if the content type is application/json or ends in +json,
@@ -49,8 +48,8 @@ import (
 // A nil response becomes a 204. An [*HTTPError], or an error that [WithHTTPErrors] maps to
 // one, becomes the corresponding response. An [*Error] becomes a 500 with its code and
 // message, which are meant for callers. Any other error becomes a 500 without details; the
-// details are written to the log and the span. Errors returned by middleware are treated in
-// the same way.
+// details are written to the log and the span. The same applies to errors returned by
+// middleware.
 func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Context, *HTTPRequest[In]) (*HTTPResponse[Out], error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -153,8 +152,8 @@ func (HTTPResponse[T]) describe(in *inference, addressable bool) (any, error) {
 const (
 	// maxJSONBody is the maximum size of a body that the worker decodes.
 	maxJSONBody = 64 << 20
-	// jsonBodyTimeout limits how long reading a body may take. If a handler takes longer than
-	// this to return, the engine responds on its behalf.
+	// jsonBodyTimeout limits how long reading a body may take. By default, the engine stops
+	// waiting for a response after the same time.
 	jsonBodyTimeout = 30 * time.Second
 )
 
@@ -167,7 +166,7 @@ type readBody struct {
 // missingBody handles a request whose body the engine has not decoded. The engine decodes only
 // bodies whose content type is application/json, in lower case, and delivers null for a body
 // that is not valid JSON. If the handler cannot receive the body, refusal is the response to
-// send. takesNull means that the handler reads bodies of other content types itself.
+// send. If takesNull is true, the handler reads bodies of other content types itself.
 func (c *Client) missingBody(ctx context.Context, payload json.RawMessage, headers map[string]string, channel *StreamChannelRef, takesNull bool) (read readBody, refusal any, err error) {
 	length := bodyLength(headers)
 	if length == 0 || !rawjson.Absent(bodyOf(payload)) {
@@ -315,9 +314,9 @@ type HTTPError struct {
 	// Status is the HTTP status code, from 200 to 599. Any other value, including 0, becomes
 	// 500.
 	Status int
-	// Body is encoded as JSON, but a string is sent unchanged if Header has a Content-Type.
-	// The default is {"error":{"code":…,"message":…}}, with values derived from the status,
-	// such as NOT_FOUND and "Not Found".
+	// Body is encoded as JSON, except that a string is sent unchanged if Header has a
+	// Content-Type. The default is {"error":{"code":…,"message":…}}, with values derived from
+	// the status, such as NOT_FOUND and "Not Found".
 	Body any
 	// Header contains the response's header fields. A name may have multiple values.
 	// Content-Length is ignored. Default: none.
@@ -348,7 +347,7 @@ func (e *HTTPError) response() bufferedResponse {
 			continue // set by the engine, or not a valid name
 		}
 		for _, value := range e.Header[name] {
-			if !isNoHeaderValue(value) {
+			if !invalidHeaderValue(value) {
 				typed = typed || strings.EqualFold(name, "Content-Type") && value != ""
 				r.Headers = append(r.Headers, headerLine(name, value))
 			}
@@ -405,8 +404,8 @@ func (e hiddenError) Unwrap() error { return e.error }
 // hiddenText is the message that callers receive in place of a hiddenError's own message.
 const hiddenText = "internal error"
 
-// answerErrors converts errors returned by a route's handler and middleware into responses.
-func (c *Client) answerErrors(id string, next HandlerFunc) HandlerFunc {
+// handleErrors converts errors returned by a route's handler and middleware into responses.
+func (c *Client) handleErrors(id string, next HandlerFunc) HandlerFunc {
 	return func(ctx context.Context, payload json.RawMessage) (any, error) {
 		result, err := next(ctx, payload)
 		if err == nil {

@@ -45,7 +45,7 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 		return nil, nil
 	})
 	got := fetch(t, e.HTTPURL(), "POST", "/orders", "application/json", `{"N":"one"}`)
-	want := answer{400, map[string][]string{"Content-Type": {"application/json"}},
+	want := response{400, map[string][]string{"Content-Type": {"application/json"}},
 		`{"error":{"code":"invalid_request","message":"payload at body.N: got string, want integer (int)"}}`}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("answer (-want +got):\n%s", diff)
@@ -57,8 +57,8 @@ func TestTypedRouteRefusesBodies(t *testing.T) {
 	}
 }
 
-// A 204 response has no body. It always has a content type, because the engine would otherwise
-// add one.
+// A 204 response has no body, but always sets a content type. Without one, the engine would
+// send the Content-Length of an empty JSON object.
 func TestTypedRouteWithoutContent(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -91,7 +91,7 @@ var fatalPaths = []string{
 	strings.Repeat("/:a", 26),
 }
 
-// harmlessPaths contains paths that look fatal, but that a real engine accepts.
+// harmlessPaths contains paths that resemble fatal ones, but that a real engine accepts.
 var harmlessPaths = []string{
 	"/q/:a:b", "/q/:a/:a", "/q/{{x}}", "/q/:{x}", "`", "/q/:*x", "/q/{a:b}", "/q/\x00",
 	"/q/x{a}", "/q/{*rest}", "/%7Bx", "/q/%7D", "/x*", strings.Repeat("/:a", 25),
@@ -214,8 +214,8 @@ func TestRoutesThatBreakTheEngineAreRefused(t *testing.T) {
 	}
 }
 
-// The client and the development engine accept paths that look fatal but are harmless in a
-// real engine.
+// The client and the development engine accept paths that resemble fatal ones but do not crash
+// a real engine.
 func TestRoutesThatLookFatalAreRegistered(t *testing.T) {
 	for name, way := range anyRoutes {
 		t.Run(name, func(t *testing.T) {

@@ -27,8 +27,8 @@ import (
 // functionSchemas holds the types whose schemas a typed handler advertises.
 type functionSchemas struct{ in, out reflect.Type }
 
-// check returns an error if one of the types cannot be decoded or encoded, in which case every
-// invocation would fail.
+// check returns an error if one of the types cannot be decoded or encoded. With such a type,
+// every invocation would fail.
 func (s functionSchemas) check() error {
 	if err := checkEncoding(s.in, true); err != nil {
 		return fmt.Errorf("argument: %w", err)
@@ -166,7 +166,7 @@ type inference struct {
 	generated   map[string]any // definitions of generated types, by name
 }
 
-// typeUse identifies a type and whether its values are addressable, which affects their
+// typeUse is a type together with whether its values are addressable, which affects their
 // encoding.
 type typeUse struct {
 	t           reflect.Type
@@ -252,7 +252,7 @@ func codecOf(t, inJSON reflect.Type, streaming string, inText ...reflect.Type) c
 }
 
 // hasMethod reports whether t has the given encoding/json/v2 method. It looks up each method
-// by a constant name: with a variable name, the linker could not remove unused methods.
+// by a constant name, so that the linker can still remove unused methods.
 func hasMethod(t reflect.Type, name string) (ok bool) {
 	switch name {
 	case "MarshalJSONTo":
@@ -672,8 +672,8 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 	return dominant, rest
 }
 
-// assignment matches values of the jsonschema tag that are intended for other packages and are
-// not descriptions.
+// assignment matches jsonschema tags that are meant for other packages and are not
+// descriptions.
 var assignment = regexp.MustCompile(`^[^ \t\n]*=`)
 
 // ordinaryName matches names in struct tags that all versions of encoding/json use unchanged.
@@ -774,8 +774,7 @@ func (in *inference) render(v any) any {
 	return v
 }
 
-// definitionName returns the name of the definition for t, which is the type's name without
-// package paths.
+// definitionName returns the name of t's definition: the type's name without package paths.
 func definitionName(t reflect.Type) string {
 	name := packagePath.ReplaceAllString(t.Name(), "")
 	if name = strings.Trim(notInName.ReplaceAllString(name, "_"), "_"); name != "" {

@@ -108,10 +108,10 @@ type schemaError struct{ Text string }
 func (e schemaError) Error() string  { return e.Text }
 func (e schemaError) String() string { return e.Text }
 
-// schemaLeaves returns the types from which schemaTypes builds others. Values of the types in
-// open contain a part that may be any JSON value.
+// schemaLeaves returns the types from which schemaTypes builds others. The types in open have
+// a part that may be any JSON value.
 func schemaLeaves() (closed, open []reflect.Type) {
-	// One type of every kind, without methods.
+	// One type of each kind, without methods.
 	type (
 		flag     bool
 		name     string
@@ -531,7 +531,8 @@ func (f filler) fill(v reflect.Value, depth int) {
 	}
 }
 
-// own returns a value of a type that does not accept every value of its kind.
+// own returns a value for a type that cannot be filled according to its kind. For other types,
+// it returns false.
 func (f filler) own(t reflect.Type) (any, bool) {
 	n := f.r.Int64N(1000) - 100
 	switch t {
@@ -660,8 +661,8 @@ func encodedDoc(t *testing.T, v any) (doc any) {
 }
 
 // Everything that encoding/json writes for a type satisfies the type's result schema. The
-// schema is also tight: if a value is replaced with one of a JSON type that encoding/json
-// never writes there, the document becomes invalid.
+// schema is also tight. The document becomes invalid if a value is replaced with one of a JSON
+// type that encoding/json never writes there.
 func TestEncodedValuesSatisfyTheirSchema(t *testing.T) {
 	closed, open := schemaTypes()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -1016,7 +1017,7 @@ func indented(t *testing.T, raw []byte) string {
 	return string(b)
 }
 
-// The schema of deeply nested types is shallow enough for the engine, and small.
+// The schemas of deeply nested types are small, and shallow enough for the engine.
 func TestNestedTypesHaveFlatSchemas(t *testing.T) {
 	type (
 		l0 struct{ A, B int }
@@ -1044,8 +1045,7 @@ func TestNestedTypesHaveFlatSchemas(t *testing.T) {
 	}
 }
 
-// A handler can be registered even if its type has no schema, because JSON cannot represent
-// the type or its JSONSchema method fails.
+// A handler can be registered even if one of its types has no schema.
 func TestTypesWithoutASchema(t *testing.T) {
 	type loop *loop
 	for typ, want := range map[reflect.Type]string{

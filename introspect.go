@@ -88,8 +88,8 @@ func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, err
 	return info, unlessForbidden(err)
 }
 
-// infoOf looks up a function or a worker, first in the given namespace and then without one,
-// in which case the engine chooses the namespace.
+// infoOf looks up a function or a worker in the given namespace. If there is none, infoOf asks
+// again without a namespace, so that the engine chooses one.
 func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string, input func(namespace string) any) (T, error) {
 	info, err := Call[T](ctx, c, functionID, input(namespace))
 	var e *Error

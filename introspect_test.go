@@ -195,8 +195,8 @@ func TestIntrospectionAsRecorded(t *testing.T) {
 	engine.done()
 }
 
-// Every engine generation lists triggers and trigger types in the same way, both to the worker
-// that registered them and to other workers.
+// All engine generations list the same triggers and trigger types, even to workers that did
+// not register them.
 func TestTriggersAreListedOnEachGeneration(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		dial := iii.WithDialContext(e.DialContext)

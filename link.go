@@ -46,7 +46,6 @@ type link struct {
 	confirming     bool   // a fence that confirms Sends is outstanding
 }
 
-// dial connects to the engine.
 func (c *Client) dial(ctx context.Context) (*link, error) {
 	c.tokenWarning.Do(c.warnOfToken)
 	conn, err := c.cfg.Dial(ctx)
@@ -101,7 +100,7 @@ func (l *link) write() (wrote bool, err error) {
 		}
 	}
 	if n, err := out.takeRefused(); n > 0 {
-		l.client.dropped(n, err)
+		l.client.reportDropped(n, err)
 	}
 	if len(l.batch) == 0 {
 		return false, nil
@@ -161,25 +160,25 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 	return wasReady, err
 }
 
-// identity identifies a connection to the engine. token is the secret that proves that the
-// connection belongs to this worker.
+// identity identifies a connection to the engine. token is the secret with which this worker
+// proves that the connection is its own.
 type identity struct{ workerID, token string }
 
 // maxIdentities limits how many earlier connections a link replaces.
 const maxIdentities = 16
 
-// dropped logs and reports that n buffered Send messages cannot be sent to the connected
+// reportDropped logs and reports that n buffered Send messages cannot be sent to the connected
 // engine.
-func (c *Client) dropped(n int, err error) {
+func (c *Client) reportDropped(n int, err error) {
 	c.log.Warn("iii: messages cannot be sent to this engine", "count", n, "error", err)
 	c.reportError(public(fmt.Errorf("%d messages of Send were dropped: %w", n, err)))
 }
 
 // reattachments returns the first messages of a link. They identify the earlier connections
 // that the link replaces, so that the engine releases their functions and this worker's name.
-// All connections that the engine may still consider open are included, because more recent
-// links may have ended before the engine read their messages. The engine handles the link's
-// other messages only after it has released these connections.
+// More recent links may have ended before the engine read their messages. Therefore, all
+// connections that the engine may still consider open are included. The engine handles the
+// link's other messages only after it has released these connections.
 func (c *Client) reattachments() (items []item) {
 	c.mu.Lock()
 	identities := c.identities
@@ -192,8 +191,8 @@ func (c *Client) reattachments() (items []item) {
 
 // registerWorker registers this worker and then everything the program has registered. If the
 // engine is likely to reject the worker's name, only the worker is registered. registerWorker
-// runs after the engine's hello, if one arrives in time, because the identity in the hello is
-// required to replace a connection that holds the name.
+// runs after the engine's hello, if one arrives in time. Only the identity in the hello allows
+// this worker to replace a connection that holds its name.
 func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
@@ -232,7 +231,7 @@ func (c *Client) setIdentity(l *link, m *WorkerRegisteredMessage) {
 	l.markAccepted()
 }
 
-// item encodes one of this package's own messages. Encoding them cannot fail.
+// item encodes one of this package's own messages. Such a message can always be encoded.
 func (c *Client) item(message any) item {
 	b, err := encodeMessage(message)
 	if err != nil {
@@ -289,7 +288,7 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			return wasReady
 		case <-accepted:
 			// Authentication is complete, so the engine now processes requests. Restart the
-			// timeout, because authentication may have taken any amount of time.
+			// timeout, which must not include the time spent on authentication.
 			accepted = nil
 			if !requested {
 				requested = true
@@ -525,7 +524,7 @@ func (c *Client) receiveHello(l *link, b []byte) {
 	c.setIdentity(l, &m)
 }
 
-// receiveError handles an error message. A message before the hello means that the engine has
+// receiveError handles an error message. An error before the hello means that the engine has
 // rejected this worker. After the hello, only an authentication error ends the connection.
 func (c *Client) receiveError(l *link, b []byte) {
 	var m ErrorMessage
@@ -543,18 +542,17 @@ func (c *Client) receiveError(l *link, b []byte) {
 	}
 }
 
-// markAccepted records the arrival of the hello. Only the read loop calls it.
 func (l *link) markAccepted() {
 	if !l.isAccepted() {
 		close(l.accepted)
 	}
 }
 
-// isAccepted reports whether the engine has accepted the connection.
 func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
-// rejected handles a rejected registration. If another worker holds the function or the name,
-// this worker may wait until that worker releases it. Otherwise, the client is closed.
+// rejected handles a rejected registration. If another worker holds the function or the
+// worker's name, this worker may wait until that worker releases it. Otherwise, the client is
+// closed.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
 	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():

@@ -27,9 +27,9 @@ import (
 const maxNested = 64
 
 // Remotely routes a call through the engine even if the function could run in process; see
-// [Function.LocalDispatch]. If a handler calls one of its own worker's functions in this way,
-// the call needs a second slot of [WithMaxConcurrency]. If no slot is free, the call cannot
-// start, and the handler waits until the call times out.
+// [Function.LocalDispatch]. If a handler uses this option to call a function of its own
+// worker, the call needs a second slot of [WithMaxConcurrency]. If no slot is free, the call
+// cannot start, and the handler waits until the call times out.
 func Remotely() CallOption {
 	return func(c *callConfig) error { c.remote = true; return nil }
 }
@@ -81,7 +81,7 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 		in.baggage = rawjson.AppendString(nil, calleeBaggage(inv.baggage, f.id))
 	}
 	if by != nil {
-		in.by, in.depth = localCaller{by.function.id, by.id, by.selfless()}, by.depth
+		in.by, in.depth = localCaller{by.function.id, by.id, by.callerWithoutParent()}, by.depth
 	}
 	in.own.client = c
 	in.origin = &in.own
@@ -151,12 +151,12 @@ func (in *incoming) callerJSON(c *Client) json.RawMessage {
 	if !in.local {
 		return in.caller
 	}
-	return in.appendOrigin(c, true)
+	return in.originJSON(c, true)
 }
 
-// appendOrigin returns the caller of a local call. If worker is true, the result includes this
-// worker's identity.
-func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
+// originJSON returns the caller of a local call as JSON, or nil if there is nothing to
+// include. If worker is true, the result includes this worker's identity.
+func (in *incoming) originJSON(c *Client, worker bool) json.RawMessage {
 	p := []byte{'{'}
 	if worker {
 		p = append(p, `"worker_id":`...)
@@ -183,10 +183,10 @@ func (in *incoming) appendOrigin(c *Client, worker bool) json.RawMessage {
 	return append(p, '}')
 }
 
-// selfless returns the invocation's caller without that caller's own parent, or nil if the
-// caller is unknown. The result is computed once and used for all calls that the handler
-// makes.
-func (in *incoming) selfless() json.RawMessage {
+// callerWithoutParent returns the invocation's caller without the caller's own parent, or nil
+// if the caller is unknown. The result is computed once and used for all calls that the
+// handler makes.
+func (in *incoming) callerWithoutParent() json.RawMessage {
 	in.parentOnce.Do(func() { in.parent = withoutParent(in.callerJSON(in.function.client)) })
 	return in.parent
 }
@@ -264,17 +264,18 @@ func (o *localOrigin) reply(b *buffer) {
 
 func (o *localOrigin) replyNow(b *buffer) { o.reply(b) }
 
-// ended returns a channel that is closed when the client is closed. For a remote call, ended
-// returns nil, because the send queue resolves remote calls when the client is closed.
-func (r *request) ended(c *Client) <-chan struct{} {
+// clientClosed returns a channel that is closed when the client is closed. For a remote call,
+// it returns nil, because the send queue itself resolves remote calls when the client is
+// closed.
+func (r *request) clientClosed(c *Client) <-chan struct{} {
 	if r.local {
 		return c.done
 	}
 	return nil
 }
 
-// ran records a local call in the statistics.
-func (in *incoming) ran(c *Client, failed bool) {
+// countLocal records a local call in the statistics.
+func (in *incoming) countLocal(c *Client, failed bool) {
 	s := &in.function.local
 	if failed {
 		s.errors.Add(1)
@@ -340,9 +341,9 @@ type report struct {
 }
 
 // reports is a bounded queue of local calls to report to the engine. Reports are sent in
-// order, each at most once. Once all registrations on the connection are settled, reports are
-// sent one batch at a time. Reports for a function that the engine has not confirmed yet are
-// held back; later reports for other functions may be sent first.
+// order, each at most once. Sending starts once all registrations on the connection are
+// settled, and only one batch is in flight at a time. Reports for a function that the engine
+// has not confirmed yet are held back; later reports for other functions may be sent first.
 type reports struct {
 	client  *Client
 	total   atomic.Uint64 // number of dropped reports
@@ -384,15 +385,15 @@ func (r *reports) push(it *report) {
 	grant := it.function.observers.grant.Load()
 	switch {
 	case r.closed || grant == nil:
-		r.drop1(it, dropInactive)
+		r.countDrop(it, dropInactive)
 		r.mu.Unlock()
 		return
 	case it.size > min(maxReportBytes, maxReportFrame):
-		r.drop1(it, dropTooLarge)
+		r.countDrop(it, dropTooLarge)
 		r.mu.Unlock()
 		return
 	case r.count >= maxReports || r.bytes+it.size > maxReportBytes:
-		r.drop1(it, dropBufferFull)
+		r.countDrop(it, dropBufferFull)
 		r.mu.Unlock()
 		return
 	}
@@ -423,8 +424,8 @@ func (r *reports) wakeAt(t time.Time) {
 	}
 }
 
-// drop1 counts a dropped report.
-func (r *reports) drop1(it *report, reason string) {
+// countDrop counts a dropped report.
+func (r *reports) countDrop(it *report, reason string) {
 	r.total.Add(1)
 	key := droppedReport{it.function.id, reason}
 	if _, known := r.dropped[key]; !known && len(r.dropped) >= maxDropCounts {
@@ -446,15 +447,14 @@ func (r *reports) drop(f *Function) {
 	r.signalIdle()
 }
 
-// discard drops a queued report.
 func (r *reports) discard(it *report, reason string) {
 	r.count--
 	r.bytes -= it.size
-	r.drop1(it, reason)
+	r.countDrop(it, reason)
 }
 
-// release schedules a flush, because the engine has confirmed a function whose reports may
-// have been held back.
+// release is called when the engine has confirmed a function. It schedules a flush, because
+// reports for the function may have been held back.
 func (r *reports) release(*Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -549,8 +549,8 @@ func (r *reports) flush() {
 	}
 }
 
-// landed completes the batch in flight. If the batch was not written to the network, it is
-// queued for the next link.
+// landed completes the batch in flight. A batch that was not sent is queued for the next link.
+// A batch that may have been sent in part is dropped.
 func (r *reports) landed(l *link, fate frameFate) {
 	r.mu.Lock()
 	batch := r.inFlight

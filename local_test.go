@@ -375,7 +375,7 @@ func TestLocalCallsNameTheCallee(t *testing.T) {
 
 func hasDeadline(ctx context.Context) bool { _, ok := ctx.Deadline(); return ok }
 
-// Local calls keep working while the client is disconnected. Close ends them.
+// Local calls keep working while the client is disconnected. Close makes running calls fail.
 func TestLocalCallsWhileDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{script: script{refuse: nil}})
@@ -511,7 +511,8 @@ func TestLocalPayloadsAreNotShared(t *testing.T) {
 	})
 }
 
-// Local calls send nothing, and their payloads may exceed the message size limit.
+// Local calls send no messages to the engine, and their payloads may exceed the message size
+// limit.
 func TestLocalCallsSendNothing(t *testing.T) {
 	p := newHostPeer(t, hostScript{script: script{forget: true}})
 	c := p.client()
@@ -672,7 +673,7 @@ func TestReportsOfLocalCalls(t *testing.T) {
 				}})
 				c := p.client(WithName("till"))
 				var opts []FunctionOption
-				if tt.hooks.answer() {
+				if tt.hooks.affectReplies() {
 					opts = append(opts, WithObserverHooks(tt.hooks))
 				}
 				hostFunc(t, c, "f", func(_ context.Context, payload json.RawMessage) (any, error) {
@@ -733,8 +734,8 @@ func TestReportsAreBatchedBySizeAndLinger(t *testing.T) {
 	})
 }
 
-// After a reconnect, the client sends reports of calls made while disconnected, in order and
-// after confirming the observers. Reports that were already sent are not repeated.
+// After a reconnect, the client confirms the observers. It then sends, in order, the reports
+// of calls made while it was disconnected. Reports that were already sent are not repeated.
 func TestReportsAfterReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
@@ -857,7 +858,7 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 func TestDropCountsAreFolded(t *testing.T) {
 	r := newReports(&Client{})
 	for n := range maxDropCounts + 10 {
-		r.drop1(&report{function: &Function{id: fmt.Sprint(n)}}, dropInactive)
+		r.countDrop(&report{function: &Function{id: fmt.Sprint(n)}}, dropInactive)
 	}
 	if got := r.dropped[droppedReport{"*", dropInactive}]; got != 10 || len(r.dropped) != maxDropCounts+1 {
 		t.Errorf("%d under *, %d names", got, len(r.dropped))

@@ -95,7 +95,7 @@ func (l *Logger) write(ctx context.Context, level slog.Level, msg string, data a
 	l.out.Emit(ctx, r)
 }
 
-// fallBack writes to the current slog.Default. The record's source location is that of the
+// fallBack writes to the current slog.Default. The record's source location is the program's
 // call to Debug, Info, Warn or Error.
 func fallBack(ctx context.Context, level slog.Level, msg string, data any) {
 	if ctx == nil {
@@ -145,13 +145,13 @@ func leadsBack() bool {
 }
 
 // standardError writes records that have no other destination. Unlike slog's initial default
-// handler, it cannot lead back to slog.Default: that handler writes to package log, whose
-// output slog.SetDefault redirects to the new default.
+// handler, it cannot lead back to slog.Default. The initial handler writes to package log, and
+// slog.SetDefault redirects package log's output to the new default.
 var standardError slog.Handler = slog.NewTextHandler(stderr{}, &slog.HandlerOptions{Level: slog.Level(math.MinInt)})
 
-// warnByDefault logs a warning with slog's default logger. If that logger's handler belongs to
-// this package, the warning goes to standard error instead, because the handler may need the
-// very connection that failed.
+// warnByDefault logs a warning with slog's default logger. If this package created that
+// logger's handler, the warning goes to standard error instead, because the handler may need
+// the very connection that failed.
 func warnByDefault(message string, args ...any) {
 	logger := slog.Default()
 	if _, traced := logger.Handler().(*traceHandler); traced || writesToTelemetry(logger.Handler()) {
@@ -196,7 +196,7 @@ func severityOf(level slog.Level) log.Severity {
 // Without a limit, converting a map that contains itself would never end.
 const maxLogValues = 100_000
 
-// logValue converts a value logged by the user.
+// logValue converts a logged value to an attribute value.
 func logValue(v any) attribute.Value {
 	return new(logConverter).value(v, 0)
 }
@@ -270,7 +270,7 @@ func (c *logConverter) value(v any, depth int) attribute.Value {
 	return c.encoded(v, depth)
 }
 
-// more counts a value and reports whether the limit allows it.
+// more counts one more value. It returns false if there are too many.
 func (c *logConverter) more() bool {
 	c.values++
 	return c.values <= maxLogValues
@@ -343,8 +343,8 @@ func errorValue(err error) (v attribute.Value) {
 	return attribute.StringValue(err.Error())
 }
 
-// encoded converts a value by encoding it as JSON. It is used for types that have no
-// conversion of their own.
+// encoded converts a value by encoding it as JSON. It is used for all types without a more
+// specific conversion.
 func (c *logConverter) encoded(v any, depth int) attribute.Value {
 	b := newBuffer()
 	defer b.free()
@@ -428,8 +428,8 @@ func newSlogHandler(p log.LoggerProvider, level slog.Leveler) slog.Handler {
 	return &slogHandler{out: logOf(p), level: level, groups: []slogGroup{{name: attributeData}}}
 }
 
-// Enabled implements [slog.Handler]. If the level is sufficient, it asks the provider, because
-// a processor may filter records, and a provider that has shut down records nothing.
+// Enabled implements [slog.Handler]. If the level is sufficient, it asks the provider, which
+// may filter records or may have been shut down.
 func (h *slogHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	if h.level != nil && level < h.level.Level() {
 		return false
@@ -524,14 +524,14 @@ func (h *idleSlogHandler) WithGroup(name string) slog.Handler {
 	return h.with(h.text.WithGroup(name))
 }
 
-// alone reports whether no other handler can show the record. It must be called directly by
-// Enabled or Handle, because it inspects the stack.
+// alone reports whether h is the only handler that can show the record. It must be called
+// directly by Enabled or Handle, because it inspects the stack.
 func (h *idleSlogHandler) alone() bool {
 	if d, ok := slog.Default().Handler().(*idleSlogHandler); ok && d.root == h.root {
 		return true
 	}
-	// If slog's own handler has become the default again, it writes to package log, whose
-	// output still goes to the previous default.
+	// The program may have restored slog's initial default handler. That handler writes to
+	// package log, whose output still goes to the previous default.
 	var caller [1]uintptr
 	runtime.Callers(3, caller[:]) // skip Callers, alone, and Enabled or Handle
 	frame, _ := runtime.CallersFrames(caller[:]).Next()

@@ -27,7 +27,6 @@ import (
 	"github.com/iii-go/iii/internal/otlpjson"
 )
 
-// logKeeper is a processor that keeps all records.
 type logKeeper struct {
 	mu      sync.Mutex
 	records []sdklog.Record
@@ -186,7 +185,6 @@ type hidesPassword struct{ Password string }
 
 func (hidesPassword) LogValue() slog.Value { return slog.StringValue("hidden") }
 
-// JSON has no equivalent of these slog values.
 func TestSlogValues(t *testing.T) {
 	provider, kept := keptLogs()
 	slog.New(newSlogHandler(provider, nil)).With("with", uint64(math.MaxUint64)).Info("m",
@@ -334,7 +332,7 @@ func TestLoggerFallsBackToSlog(t *testing.T) {
 	}
 }
 
-// When a Logger falls back to slog, the source position is that of its caller.
+// When a Logger falls back to slog, the record's source location is the call to the Logger.
 func TestLoggerFallbackSource(t *testing.T) {
 	var out bytes.Buffer
 	setSlogDefault(t, slog.NewJSONHandler(&out, &slog.HandlerOptions{AddSource: true, Level: slog.LevelDebug}))
@@ -414,7 +412,6 @@ func TestSlogHandlerAtLevel(t *testing.T) {
 	}
 }
 
-// inTrace is a handler that puts every record into a trace.
 type inTrace struct{ slog.Handler }
 
 func (h inTrace) Handle(ctx context.Context, r slog.Record) error {
@@ -659,7 +656,7 @@ func changesGoroutine(l *Logger) toLogger {
 	}
 }
 
-// logsMore is a value that logs a record of its own when a handler resolves it.
+// logsMore is a value whose LogValue method logs another record.
 type logsMore struct{ l *Logger }
 
 func (v logsMore) LogValue() slog.Value {
@@ -881,7 +878,6 @@ var logChains = []struct {
 	}, 2, 0},
 }
 
-// stdoutText returns the handler that a program would use for its terminal.
 func stdoutText() slog.Handler { return slog.NewTextHandler(os.Stdout, nil) }
 
 func fromManyGoroutines(f func()) {
@@ -905,8 +901,8 @@ func chainTelemetry(cfg OtelConfig) *Telemetry {
 	return t
 }
 
-// logChainVariable tells a child process of TestLogHandlerChainsDoNotLoop which chain and
-// which telemetry mode to run.
+// logChainVariable selects the chain and the telemetry mode in a child process of
+// TestLogHandlerChainsDoNotLoop.
 const logChainVariable = "III_TEST_LOG_CHAIN"
 
 func TestLogHandlerChainsDoNotLoop(t *testing.T) {

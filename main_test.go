@@ -43,8 +43,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// clearEnvironment unsets variables that affect workers, telemetry and proxies. Tests set what
-// they need.
+// clearEnvironment unsets variables that affect workers, telemetry and proxies. Each test sets
+// the variables that it needs.
 func clearEnvironment() {
 	environ.Clear()
 	if os.Getenv(proxiedVariable) != "" {
@@ -155,7 +155,7 @@ func (c *collector) result() (lines int, found []string) {
 }
 
 // setSlogDefault replaces slog's default handler until the test ends. It also restores package
-// log's output, which slog.SetDefault redirects. Otherwise, whatever log.Fatal writes in an
+// log's output, which slog.SetDefault redirects. Otherwise, the message of a log.Fatal in an
 // example would be lost.
 func setSlogDefault(t *testing.T, h slog.Handler) {
 	t.Helper()

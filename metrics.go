@@ -19,11 +19,12 @@ import (
 )
 
 const (
-	// metricsCached is how long a reading of the process metrics is cached.
-	metricsCached = 500 * time.Millisecond
+	// metricsMaxAge limits how long a reading of the process metrics is reused.
+	metricsMaxAge = 500 * time.Millisecond
 
-	// cpuInterval is the minimum interval over which CPU usage is computed, because operating
-	// systems measure CPU time in steps of about 10 ms.
+	// cpuInterval is the minimum interval over which CPU usage is computed. Operating systems
+	// measure CPU time in steps of about 10 ms, so shorter intervals would give inaccurate
+	// results.
 	cpuInterval = 200 * time.Millisecond
 )
 
@@ -55,10 +56,10 @@ type processSample struct {
 	user, system time.Duration
 }
 
-// NewWorkerMetricsCollector returns a collector. It takes an initial reading, from which CPU
-// usage is measured, and returns an error if the operating system does not provide process
-// metrics. On systems other than Linux, macOS, Windows, FreeBSD and OpenBSD, memory and CPU
-// usage are 0 and there is no error.
+// NewWorkerMetricsCollector returns a collector. It takes an initial reading, so that CPU
+// usage is measured from this point on. It returns an error if the reading fails. On systems
+// other than Linux, macOS, Windows, FreeBSD and OpenBSD, memory and CPU usage are 0 and there
+// is no error.
 func NewWorkerMetricsCollector() (*WorkerMetricsCollector, error) {
 	return newCollector(processReader(runtime.GOOS))
 }
@@ -84,8 +85,8 @@ func newCollector(read func(context.Context) (processFigures, error)) (*WorkerMe
 	return c, nil
 }
 
-// readProcess reads this process's metrics. It ignores $HOST_PROC, because in the host's
-// /proc, this process's id belongs to a different process.
+// readProcess reads this process's metrics. It ignores $HOST_PROC, which may name the host's
+// /proc. There, this process's id denotes another process.
 func readProcess(ctx context.Context) (figures processFigures, err error) {
 	ctx = context.WithValue(ctx, common.EnvKey, common.EnvMap{common.HostProcEnvKey: "/proc"})
 	p := &process.Process{Pid: int32(os.Getpid())}
@@ -121,7 +122,7 @@ func (c *WorkerMetricsCollector) collect(ctx context.Context) (processSample, er
 		return c.sample, fmt.Errorf("iii: collect worker metrics: %w", ctxError(ctx))
 	}
 	now := time.Now()
-	if !c.sampled.IsZero() && now.Sub(c.sampled) < metricsCached {
+	if !c.sampled.IsZero() && now.Sub(c.sampled) < metricsMaxAge {
 		return c.sample, c.err
 	}
 	c.sampled, c.err = now, nil
@@ -340,7 +341,6 @@ func (h *handlerMetrics) function(id string) *functionMetrics {
 	return &functionMetrics{handlerMetrics: h, add: []metric.AddOption{option}, record: []metric.RecordOption{option}}
 }
 
-// begin records that the handler of an invocation is starting.
 func (f *functionMetrics) begin(in *incoming) {
 	if f == nil {
 		return
@@ -367,7 +367,6 @@ func (f *functionMetrics) done(ctx context.Context, in *incoming, failed bool) {
 	f.duration.Record(ctx, time.Since(in.since).Seconds(), f.record...)
 }
 
-// leave records that the handler has returned.
 func (f *functionMetrics) leave() {
 	if f != nil {
 		f.inFlight.Add(context.Background(), -1, f.add...)

@@ -161,7 +161,8 @@ func TestCollectorReportsFailures(t *testing.T) {
 	}
 }
 
-// Canceling one caller's context during a reading does not affect other callers.
+// If the context of the caller that takes a reading is canceled, other callers are not
+// affected.
 func TestCollectorContextEndsWhileReading(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -214,7 +215,7 @@ func TestCollectorOfThisProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Burn enough CPU time to be measurable even on a busy machine.
+	// Use enough CPU time to measure, even on a busy machine.
 	for begin, worked := time.Now(), c.cpuTime; time.Since(begin) < cpuInterval || worked < c.cpuTime+50*time.Millisecond; {
 		for range 100_000 {
 			_ = math.Sqrt(float64(os.Getpid()))

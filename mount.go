@@ -39,8 +39,8 @@ import (
 // A response that is not flushed and consists of at most 64 KiB of UTF-8 text is sent as a
 // single value. Any other response is streamed. In a streamed response, the values of a
 // repeated header are joined into one line, separated by commas, except that each cookie gets
-// its own line. If a handler writes less than the Content-Length that it has set, the response
-// is cut off, so that the client detects the truncation.
+// its own line. If a handler writes fewer bytes than the Content-Length that it has set, the
+// response is cut off, so that the client detects the truncation.
 //
 // A panic results in a 500 response. If the response is already being streamed, the stream
 // ends instead, and the client can detect the truncation only if there is a Content-Length.
@@ -65,8 +65,8 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 	return f, nil
 }
 
-// serveHead binds HEAD to a GET route's function as well, because the engine does not do so by
-// default. If another function already serves HEAD, serveHead does nothing.
+// serveHead also binds HEAD to a GET route's function, because the engine itself does not. If
+// another function already serves HEAD, serveHead does nothing.
 func (c *Client) serveHead(f *Function, method string) error {
 	path := strings.TrimPrefix(f.id, "http::"+method)
 	if c.registry.function([]byte("http::HEAD"+path)) != nil {
@@ -91,7 +91,8 @@ func headID(o *triggerOptions) error {
 	return nil
 }
 
-// giveUpHead removes an implied HEAD trigger, because a separate function now serves HEAD.
+// giveUpHead removes the HEAD trigger that serveHead registered, because a separate function
+// now serves HEAD.
 func (c *Client) giveUpHead(path string) {
 	for _, method := range []string{http.MethodGet, ""} {
 		if f := c.registry.function([]byte("http::" + method + path)); f != nil {
@@ -166,7 +167,7 @@ func (m *mount) serve(invocation context.Context, payload json.RawMessage) (any,
 		defer w.body.Close()
 		r.Body = w.body
 	}
-	answersOverStream(invocation, w)
+	setResponseWriter(invocation, w)
 	defer w.release() // for a handler that calls runtime.Goexit
 	w.serve(m.handler, r)
 	if r.MultipartForm != nil {
@@ -348,7 +349,7 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	if w.offered += int64(len(p)); w.length >= 0 && w.offered > w.length {
 		return 0, http.ErrContentLength
 	}
-	if err := w.usable(); err != nil {
+	if err := w.checkUsable(); err != nil {
 		return 0, err
 	}
 	if w.stream == nil {
@@ -384,7 +385,8 @@ func (w *responseWriter) keep(p []byte) {
 // WriteString implements [io.StringWriter].
 func (w *responseWriter) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
 
-// ReadFrom implements [io.ReaderFrom]. It writes the bytes of each Read immediately.
+// ReadFrom implements [io.ReaderFrom]. It reads src in chunks, and writes each chunk as soon
+// as it has been read.
 func (w *responseWriter) ReadFrom(src io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, src, make([]byte, channelChunk))
 }
@@ -409,7 +411,7 @@ func (w *responseWriter) completeHeader(body []byte) {
 			delete(w.sent, name)
 		case !isToken(name):
 			w.notSent(name, "its name is not valid")
-		case slices.ContainsFunc(values, isNoHeaderValue):
+		case slices.ContainsFunc(values, invalidHeaderValue):
 			w.notSent(name, "its value contains control characters or is not valid UTF-8")
 		}
 	}
@@ -429,9 +431,9 @@ func (w *responseWriter) completeHeader(body []byte) {
 	w.sent.Del("Transfer-Encoding") // determined by the engine
 }
 
-// isNoHeaderValue reports whether a string is not a valid header value. Line breaks are
-// accepted, because they are replaced with spaces before the header is sent.
-func isNoHeaderValue(value string) bool {
+// invalidHeaderValue reports whether a header with the given value cannot be sent. Line breaks
+// are allowed, because they are replaced with spaces before the header is sent.
+func invalidHeaderValue(value string) bool {
 	return !utf8.ValidString(value) || strings.ContainsFunc(oneLine.Replace(value), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
@@ -455,17 +457,17 @@ func (w *responseWriter) FlushError() error {
 	if w.stream != nil {
 		return w.failure() // nothing is buffered
 	}
-	if err := w.usable(); err != nil {
+	if err := w.checkUsable(); err != nil {
 		return err
 	}
-	if err := w.streamable(); err != nil {
+	if err := w.checkStreamable(); err != nil {
 		return err
 	}
 	return w.startStream(nil)
 }
 
-// streamable returns an error if the response cannot be streamed.
-func (w *responseWriter) streamable() error {
+// checkStreamable returns an error if the response cannot be streamed.
+func (w *responseWriter) checkStreamable() error {
 	if w.status > maxStreamedStatus {
 		return fmt.Errorf("iii: a streamed response cannot have the status %d: %w", w.status, errors.ErrUnsupported)
 	}
@@ -496,8 +498,8 @@ func (w *responseWriter) SetReadDeadline(t time.Time) error {
 	return w.body.reader.SetReadDeadline(t)
 }
 
-// EnableFullDuplex is called by [http.ResponseController]. It does nothing, because the body
-// and the response have separate channels, so reading while writing is always possible.
+// EnableFullDuplex is called by [http.ResponseController]. It does nothing: the body and the
+// response have separate channels, so a handler can always read while it writes.
 func (w *responseWriter) EnableFullDuplex() error { return nil }
 
 // CloseNotify implements [http.CloseNotifier], which some frameworks still use.
@@ -512,7 +514,7 @@ func (w *responseWriter) CloseNotify() <-chan bool {
 // afterward. The engine sends the header when it receives the first binary frame, even if that
 // frame is empty.
 func (w *responseWriter) startStream(next []byte) error {
-	if err := w.streamable(); err != nil {
+	if err := w.checkStreamable(); err != nil {
 		return w.broken(err)
 	}
 	if w.ref == nil {
@@ -605,10 +607,10 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 	return b
 }
 
-// singleHeaders returns the header with one value per name, because that is all the engine
-// accepts in a streamed response. The values of a repeated header are joined. Cookies cannot
-// be joined; instead, each cookie gets a Set-Cookie header whose name is capitalized
-// differently, and the engine sends all of them.
+// singleHeaders returns the header with one value per name, as the engine requires for a
+// streamed response. The values of a repeated header are joined. Cookies cannot be joined.
+// Instead, each cookie gets its own Set-Cookie header, with a differently capitalized name,
+// and the engine sends all of them.
 func (w *responseWriter) singleHeaders() map[string]string {
 	grouped := make(http.Header, len(w.sent))
 	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may use several spellings of a name
@@ -688,8 +690,8 @@ func (w *responseWriter) timeOut(reason error) (begun bool) {
 	return begun
 }
 
-// usable returns an error if the response has failed or the write deadline has passed.
-func (w *responseWriter) usable() error {
+// checkUsable returns an error if the response has failed or the write deadline has passed.
+func (w *responseWriter) checkUsable() error {
 	w.mu.Lock()
 	passed := !w.deadline.IsZero() && !time.Now().Before(w.deadline)
 	w.mu.Unlock()
@@ -774,7 +776,6 @@ func (w *responseWriter) endStream() {
 	}
 }
 
-// endDeadline returns the deadline for ending the stream.
 func (w *responseWriter) endDeadline() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -808,7 +809,7 @@ func (w *responseWriter) finish() (any, error) {
 		}
 		return nil, nil
 	}
-	if err := w.usable(); err != nil {
+	if err := w.checkUsable(); err != nil {
 		return nil, err
 	}
 	if w.panicked {
@@ -886,8 +887,8 @@ func headerLine(name, value string) string { return name + ": " + oneLine.Replac
 var oneLine = strings.NewReplacer("\r", " ", "\n", " ")
 
 // requestBody is the request body of a mounted handler. It reads from the request's channel,
-// which is opened by the first Read. As in net/http, Close may be called while another
-// goroutine reads, because a transport that forwards the body may outlive the handler.
+// which is opened by the first Read. As in net/http, Close may be called during a Read. For
+// example, a transport that forwards the body may still read it when the handler returns.
 type requestBody struct {
 	ctx    context.Context
 	reader *ChannelReader

@@ -54,15 +54,14 @@ func mounted(t *testing.T, method, path string, h http.Handler, opts ...iii.Opti
 	return e.HTTPURL()
 }
 
-// answer is a response as the HTTP client receives it.
-type answer struct {
+// response is an HTTP response without the headers that a handler cannot control.
+type response struct {
 	Status int
 	Header http.Header
 	Body   string
 }
 
-// fetch sends a request. The answer contains only headers that a handler can control.
-func fetch(t *testing.T, base, method, target, contentType, body string) answer {
+func fetch(t *testing.T, base, method, target, contentType, body string) response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, base+target, strings.NewReader(body))
 	if err != nil {
@@ -93,7 +92,7 @@ func fetch(t *testing.T, base, method, target, contentType, body string) answer 
 			header[name] = values
 		}
 	}
-	return answer{resp.StatusCode, header, string(b)}
+	return response{resp.StatusCode, header, string(b)}
 }
 
 func TestMountedHandlerAnswersAsUnderNetHTTP(t *testing.T) {
@@ -554,7 +553,7 @@ func TestMountedHeadersThatAreNotSentAreLogged(t *testing.T) {
 	}
 }
 
-// A mounted handler's result is complete, so that the engine adds nothing to it.
+// The result of a mounted handler contains everything that the engine would otherwise add.
 func TestMountedResults(t *testing.T) {
 	plain := "Content-Type: text/plain; charset=utf-8"
 	result := func(status int, body any, headers ...any) any {
@@ -676,7 +675,7 @@ func TestMountedReverseProxy(t *testing.T) {
 		if want := fmt.Sprintln("POST", "/up/a%2Fb?q=1", len(large), error(nil)); got.Status != http.StatusOK || got.Body != want {
 			t.Fatalf("answer = %d %q, want %q", got.Status, got.Body, want)
 		}
-		// The proxy may notice that the connection is closed before it reads the response.
+		// The proxy may find the connection closed before it has read the response.
 		if got := fetch(t, base, "POST", "/up/1?refuse", "application/octet-stream", large); got.Status != http.StatusForbidden && got.Status != http.StatusBadGateway {
 			t.Fatalf("answer = %+v, want status 403 or 502", got)
 		}
@@ -728,18 +727,18 @@ func (s *site) request(t *testing.T, method, path string, body io.Reader) *http.
 	return resp
 }
 
-// waitForEnd returns a handler that opens an event stream, waits until the request's context
-// is canceled, and reports the cause.
-func waitForEnd(ended chan<- error) http.HandlerFunc {
+// waitForEnd returns a handler that opens an event stream and waits until the request's
+// context is canceled. It then sends the cause to causes.
+func waitForEnd(causes chan<- error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-		ended <- context.Cause(r.Context())
+		causes <- context.Cause(r.Context())
 	}
 }
 
-// R25: when a client of an idle stream disconnects, the handler returns within 15 s.
+// If the client of an idle stream disconnects, the handler returns within 15 s.
 func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -778,7 +777,7 @@ func TestR25IdleStreamEndsWhenItsClientLeaves(t *testing.T) {
 	})
 }
 
-// R25: the worker keeps serving calls after all of its streams' clients have disconnected.
+// The worker keeps serving calls after the clients of all streams have disconnected.
 func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 	const visitors = 5
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
@@ -804,8 +803,7 @@ func TestR25ClosedTabsDoNotStopAWorker(t *testing.T) {
 	})
 }
 
-// R25: a client that does not read holds up its handler until the write deadline, but no
-// longer.
+// A client that does not read holds up its handler until the write deadline, but no longer.
 func TestR25StuckClientsDelayHandlersOnlyUntilTheDeadline(t *testing.T) {
 	visitors := iii.Scale(100, 1000)
 	type end struct {
@@ -932,8 +930,8 @@ func TestStreamHeartbeat(t *testing.T) {
 	}
 }
 
-// A probe that cannot be written within the write timeout ends the response, because the
-// client is not reading.
+// If a probe cannot be written within the write timeout, the client is not reading, and the
+// response ends.
 func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
 	const filling = 4<<20 + 256<<10 // almost as much as the engine buffers per client
 	for _, test := range []struct {
@@ -985,14 +983,15 @@ func TestStreamHeartbeatThatIsStuckEndsTheResponse(t *testing.T) {
 	}
 }
 
-// writeForEver writes until Write fails. It reports the error and the elapsed time.
-func writeForEver(w http.ResponseWriter, ended chan<- stuck) {
+// writeForever writes until Write fails. It then sends the error and the elapsed time to
+// results.
+func writeForever(w http.ResponseWriter, results chan<- stuck) {
 	began := time.Now()
 	var err error
 	for chunk := make([]byte, 1<<20); err == nil; {
 		_, err = w.Write(chunk)
 	}
-	ended <- stuck{time.Since(began), err}
+	results <- stuck{time.Since(began), err}
 }
 
 type stuck struct {
@@ -1047,7 +1046,7 @@ func TestMountedWriteDeadline(t *testing.T) {
 					} else {
 						set()
 					}
-					writeForEver(w, ended)
+					writeForever(w, ended)
 				})
 				s := newSite(t, e, "GET", "/big", h, iii.WithHTTPWriteTimeout(test.timeout))
 				go func() { // in the background, because the response header may never arrive
@@ -1184,8 +1183,8 @@ func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	}
 }
 
-// The handler has no deadline, and its client does not read. Each of these events must end the
-// blocked Write.
+// The handler has no deadline, and its client does not read. The event in each test case must
+// end the blocked Write.
 func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -1212,7 +1211,7 @@ func TestMountedStuckWriteEndsWithItsInvocation(t *testing.T) {
 				ended := make(chan stuck, 1)
 				h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
-					writeForEver(w, ended)
+					writeForever(w, ended)
 				})
 				s := newSite(t, e, "GET", "/big", h, iii.WithHTTPWriteTimeout(0))
 				defer s.visit(t, "/big").Body.Close()
@@ -1288,7 +1287,7 @@ func TestMountedResponseController(t *testing.T) {
 	})
 }
 
-// The body arrives in three parts: immediately, after 10 s and after 20 s.
+// The three parts of the body arrive immediately, after 10 s and after 20 s.
 func TestMountedReadDeadline(t *testing.T) {
 	read := func(r *http.Request, n int) (string, error) {
 		b := make([]byte, n)
@@ -2038,8 +2037,8 @@ var bodyBehaviors = []behavior{
 	}},
 }
 
-// answerWith returns a handler that responds with a status and a body.
-func answerWith(status int, body string) func(http.ResponseWriter, *http.Request, noting) {
+// respondWith returns a handler that responds with a status and a body.
+func respondWith(status int, body string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/x-test")
 		w.WriteHeader(status)
@@ -2051,39 +2050,39 @@ func answerWith(status int, body string) func(http.ResponseWriter, *http.Request
 }
 
 var statusBehaviors = []behavior{
-	{name: "status 200", handler: answerWith(200, "ok")},
-	{name: "status 201", handler: answerWith(201, "made")},
-	{name: "status 202 without a body", handler: answerWith(202, "")},
-	{name: "status 203", handler: answerWith(203, "x")},
-	{name: "status 204", handler: answerWith(204, "")},
-	{name: "status 204 with a body", handler: answerWith(204, "x")},
+	{name: "status 200", handler: respondWith(200, "ok")},
+	{name: "status 201", handler: respondWith(201, "made")},
+	{name: "status 202 without a body", handler: respondWith(202, "")},
+	{name: "status 203", handler: respondWith(203, "x")},
+	{name: "status 204", handler: respondWith(204, "")},
+	{name: "status 204 with a body", handler: respondWith(204, "x")},
 	{name: "status 204 without a type", empty: true, differs: "without a `Content-Type`", handler: func(w http.ResponseWriter, r *http.Request, note noting) { w.WriteHeader(204) }},
 	{name: "status 204, flushed", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.WriteHeader(204)
 		note("%v", http.NewResponseController(w).Flush())
 	}},
-	{name: "status 205", handler: answerWith(205, "")},
-	{name: "status 206", handler: answerWith(206, "part")},
-	{name: "status 301", handler: answerWith(301, "moved")},
-	{name: "status 304", handler: answerWith(304, "")},
-	{name: "status 304 with a body", handler: answerWith(304, "x")},
+	{name: "status 205", handler: respondWith(205, "")},
+	{name: "status 206", handler: respondWith(206, "part")},
+	{name: "status 301", handler: respondWith(301, "moved")},
+	{name: "status 304", handler: respondWith(304, "")},
+	{name: "status 304 with a body", handler: respondWith(304, "x")},
 	{name: "status 304, flushed", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Etag", `"1"`)
 		w.WriteHeader(304)
 		note("%v", http.NewResponseController(w).Flush())
 	}},
-	{name: "status 304 of a HEAD", method: "HEAD", handler: answerWith(304, "")},
-	{name: "status 400", handler: answerWith(400, "bad")},
-	{name: "status 401", handler: answerWith(401, "who")},
-	{name: "status 404", handler: answerWith(404, "no")},
-	{name: "status 405", handler: answerWith(405, "no")},
-	{name: "status 418", handler: answerWith(418, "tea")},
-	{name: "status 429", handler: answerWith(429, "slow")},
-	{name: "status 500", handler: answerWith(500, "oh")},
-	{name: "status 503", handler: answerWith(503, "later")},
-	{name: "status 599", handler: answerWith(599, "last")},
-	{name: "status 600", handler: answerWith(600, "more")},
-	{name: "status 999", handler: answerWith(999, "most")},
+	{name: "status 304 of a HEAD", method: "HEAD", handler: respondWith(304, "")},
+	{name: "status 400", handler: respondWith(400, "bad")},
+	{name: "status 401", handler: respondWith(401, "who")},
+	{name: "status 404", handler: respondWith(404, "no")},
+	{name: "status 405", handler: respondWith(405, "no")},
+	{name: "status 418", handler: respondWith(418, "tea")},
+	{name: "status 429", handler: respondWith(429, "slow")},
+	{name: "status 500", handler: respondWith(500, "oh")},
+	{name: "status 503", handler: respondWith(503, "later")},
+	{name: "status 599", handler: respondWith(599, "last")},
+	{name: "status 600", handler: respondWith(600, "more")},
+	{name: "status 999", handler: respondWith(999, "most")},
 	{name: "status 700, flushed", differs: "A status above 599", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.WriteHeader(700)
 		note("%s", errorKind(http.NewResponseController(w).Flush()))
@@ -2468,8 +2467,8 @@ var lengthBehaviors = []behavior{
 	}},
 }
 
-// endsWith returns a handler that writes a response and then panics with p.
-func endsWith(p any, flush bool, length string, body string) func(http.ResponseWriter, *http.Request, noting) {
+// panicsAfter returns a handler that writes a response and then panics with p.
+func panicsAfter(p any, flush bool, length string, body string) func(http.ResponseWriter, *http.Request, noting) {
 	return func(w http.ResponseWriter, r *http.Request, note noting) {
 		w.Header().Set("Content-Type", "text/plain")
 		if length != "" {
@@ -2484,14 +2483,14 @@ func endsWith(p any, flush bool, length string, body string) func(http.ResponseW
 }
 
 var endBehaviors = []behavior{
-	{name: "panic at once", differs: "A panic before", handler: endsWith("reason", false, "", "")},
-	{name: "panic after a write", differs: "A panic before", handler: endsWith("reason", false, "", "begun")},
-	{name: "abort at once", differs: "A panic before", handler: endsWith(http.ErrAbortHandler, false, "", "")},
-	{name: "panic in a stream with a length", length: true, handler: endsWith("reason", true, "10", "begun")},
-	{name: "abort in a stream with a length", length: true, handler: endsWith(http.ErrAbortHandler, true, "10", "begun")},
-	{name: "panic in a stream without a length", differs: "A streamed response without a `Content-Length`", handler: endsWith("reason", true, "", "begun")},
-	{name: "abort in a stream without a length", differs: "A streamed response without a `Content-Length`", handler: endsWith(http.ErrAbortHandler, true, "", "begun")},
-	{name: "panic behind a complete body", length: true, handler: endsWith("reason", true, "5", "begun")},
+	{name: "panic at once", differs: "A panic before", handler: panicsAfter("reason", false, "", "")},
+	{name: "panic after a write", differs: "A panic before", handler: panicsAfter("reason", false, "", "begun")},
+	{name: "abort at once", differs: "A panic before", handler: panicsAfter(http.ErrAbortHandler, false, "", "")},
+	{name: "panic in a stream with a length", length: true, handler: panicsAfter("reason", true, "10", "begun")},
+	{name: "abort in a stream with a length", length: true, handler: panicsAfter(http.ErrAbortHandler, true, "10", "begun")},
+	{name: "panic in a stream without a length", differs: "A streamed response without a `Content-Length`", handler: panicsAfter("reason", true, "", "begun")},
+	{name: "abort in a stream without a length", differs: "A streamed response without a `Content-Length`", handler: panicsAfter(http.ErrAbortHandler, true, "", "begun")},
+	{name: "panic behind a complete body", length: true, handler: panicsAfter("reason", true, "5", "begun")},
 }
 
 // handlerBehaviors returns requests to net/http's own handlers, such as file servers, and to

@@ -15,7 +15,8 @@ import (
 	"github.com/iii-go/iii/internal/wsconn"
 )
 
-// raceEnabled reports whether the race detector, which makes copying slow, is enabled.
+// raceEnabled reports whether the race detector is enabled. Tests then use smaller messages,
+// because copying is slow under the race detector.
 const raceEnabled = false
 
 // This test cannot run under the race detector, which randomly empties sync.Pools.

@@ -21,9 +21,9 @@ type Source struct {
 	// FunctionID is the ID of the observed function. The function need not exist yet.
 	FunctionID string
 	// Namespace is the namespace of the observed function. By default, it is resolved as it
-	// would be for a call: IDs of built-in functions refer to the engine's functions, all
-	// others to functions in the worker's own namespace. A worker outside "default" must set
-	// Namespace to "default" to observe the standard workers.
+	// would be for a call. The ID of a built-in function refers to the engine's function; any
+	// other ID refers to a function in the worker's own namespace. A worker outside "default"
+	// must set Namespace to "default" to observe the standard workers' functions.
 	Namespace string
 	// Args are passed to the worker that hosts the function, which validates them. Any value
 	// that encodes to a JSON object is allowed; nil means no args.
@@ -154,13 +154,12 @@ type Observer struct {
 // or belong to this worker. The target is an ordinary function; with the default delivery, its
 // payload is an [Observed].
 //
-// Observe does not wait for the network. Once connected, the client registers the observer
-// with the engine, and does so again on every later connection, always after its functions.
-// Observe therefore returns only errors that it can detect locally, such as a blank ID, a
-// filter that does not parse (the error contains the position), args that are not an object,
-// or, if the source is http::on-request, a path that would break the engine's router. If
-// another trigger or observer of this client uses the ID, Observe returns an *[Error] with
-// code OBSERVER_ID_CONFLICT.
+// Observe does not wait for the network. It therefore returns only errors that it can detect
+// locally, such as a blank ID, a filter that does not parse (the error contains the position),
+// args that are not an object, or, if the source is http::on-request, a path that would break
+// the engine's router. If another trigger or observer of this client uses the ID, Observe
+// returns an *[Error] with code OBSERVER_ID_CONFLICT. On each connection, the client registers
+// the observer with the engine after it has registered its functions.
 //
 // [Observer.State] and [Observer.Err] report the engine's response. If the engine does not
 // support observers (before 0.25), Err returns an error with code UNSUPPORTED that matches
@@ -366,20 +365,20 @@ const disposeTimeout = 5 * time.Second
 // Dispose ends the observer permanently and frees its ID immediately. It returns nil once the
 // engine has confirmed that no further activation will start, or after 5 s. It returns at once
 // if the engine does not have the observer. If ctx is done first, Dispose returns an error
-// that wraps the context's error; the observer is disposed regardless. Running activations
+// that wraps the context's error; the observer is disposed of regardless. Running activations
 // continue. Repeated calls wait for the same confirmation.
 func (o *Observer) Dispose(ctx context.Context) error {
-	left := o.registry().dispose(o.registration)
-	if left == nil {
+	removed := o.registry().dispose(o.registration)
+	if removed == nil {
 		return nil
 	}
 	select {
-	case <-left:
+	case <-removed:
 		return nil
 	default:
 	}
 	select {
-	case <-left:
+	case <-removed:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("iii: dispose of observer %q: %w", o.ID(), ctxError(ctx))
@@ -410,13 +409,14 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 // observeFrame is an observe message sent over the current link. It is kept for as long as the
 // engine may still send messages about it. The registry's lock guards it.
 //
-// Several frames may have the same ID. The engine responds in order: each response belongs to
-// the oldest unanswered frame, and each state change to the newest answered one.
+// Several frames may have the same ID. The engine responds in order: each response refers to
+// the oldest frame that has not received one, and each state change refers to the newest frame
+// that has.
 type observeFrame struct {
 	trigger  *Trigger
 	answered bool
-	left     chan struct{} // nil until an unobserve is sent for it; closed once the engine has removed the observer
-	patience *time.Timer   // timeout after which the channel left is closed
+	removed  chan struct{} // nil until an unobserve is sent for it; closed once the engine has removed the observer
+	patience *time.Timer   // closes removed after disposeTimeout
 }
 
 // observing prepares to send an observe message for t. If the engine may have an earlier
@@ -457,7 +457,7 @@ func (r *registry) unobserve(t *Trigger) {
 		r.observeFrames[id] = append(r.observeFrames[id], o)
 	}
 	t.frame, t.lingers = nil, false
-	o.left = make(chan struct{})
+	o.removed = make(chan struct{})
 	o.patience = time.AfterFunc(disposeTimeout, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -469,11 +469,11 @@ func (r *registry) unobserve(t *Trigger) {
 // forget drops a frame once the engine will send nothing more about it. It keeps an unanswered
 // frame, because responses are matched by order.
 func (r *registry) forget(o *observeFrame) {
-	if o.left != nil {
+	if o.removed != nil {
 		if o.patience != nil {
 			o.patience.Stop()
 			o.patience = nil
-			close(o.left)
+			close(o.removed)
 		}
 	}
 	if !o.answered {
@@ -489,19 +489,19 @@ func (r *registry) forget(o *observeFrame) {
 }
 
 // dispose permanently removes an observer. The returned channel is closed once the engine has
-// removed the observer; nil means that there is nothing to wait for.
-func (r *registry) dispose(t *Trigger) (left <-chan struct{}) {
+// removed the observer; it is nil if there is nothing to wait for.
+func (r *registry) dispose(t *Trigger) (removed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.triggerByID[t.id] == t && r.closed == nil {
 		o := t.frame
 		r.remove(t)
 		if o != nil {
-			t.left = o.left
+			t.removed = o.removed
 		}
 	}
 	t.observer.change(ObserverStateDisposed, nil)
-	return t.left
+	return t.removed
 }
 
 // observed returns the trigger whose observer caused this activation of f. It returns nil if
@@ -570,13 +570,13 @@ func (r *registry) endObserveFrames() {
 	for _, list := range r.observeFrames {
 		for _, o := range list {
 			switch {
-			case o.left == nil:
+			case o.removed == nil:
 				o.trigger.lingers = true
 				o.trigger.frame = nil
 			case o.patience != nil: // the unobserve may be lost with the link
 				o.patience.Stop()
 				o.patience = nil
-				close(o.left)
+				close(o.removed)
 				r.unobserveLater(o.trigger)
 			}
 		}
@@ -602,17 +602,17 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	o.answered = true
 	t := o.trigger
 	r.answered(&t.claim)
-	var told func()
+	var notify func()
 	switch refusal := observerReason(m.ID, m.State, m.Error, m.Error != nil || m.State == ObserverStateError); {
 	case refusal != nil: // the engine does not keep the observer
-		left := o.left != nil || r.closed != nil
+		leaving := o.removed != nil || r.closed != nil
 		r.forget(o)
-		if !left {
+		if !leaving {
 			t.frame, t.sent = nil, false
-			told = r.refuse(l, t, refusal, true)
+			notify = r.refuse(l, t, refusal, true)
 		}
 	case r.closed != nil:
-	case o.left == nil:
+	case o.removed == nil:
 		if t.observer != nil {
 			t.observer.warnings = m.Warnings
 		} else if len(m.Warnings) > 0 {
@@ -620,13 +620,13 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 				c.log.Warn("iii: the engine has doubts about a trigger", "trigger", t.id, "type", t.spec.triggerType, "warnings", m.Warnings)
 			})
 		}
-		told = r.observerIs(t, m.State, nil)
+		notify = r.observerIs(t, m.State, nil)
 	case o.patience == nil: // Dispose has stopped waiting
 		r.forget(o)
 	}
 	r.mu.Unlock()
-	if told != nil {
-		told()
+	if notify != nil {
+		notify()
 	}
 	r.confirm(l)
 }
@@ -644,12 +644,12 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 		r.mu.Unlock()
 		return
 	}
-	t, left := o.trigger, o.left != nil || r.closed != nil
-	var told func()
+	t, leaving := o.trigger, o.removed != nil || r.closed != nil
+	var notify func()
 	if m.State == ObserverStateDisposed {
 		r.forget(o)
 	}
-	if !left {
+	if !leaving {
 		if t.observer != nil {
 			t.observer.fires = m.Fires
 		}
@@ -661,19 +661,19 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 				r.remove(t)
 				t.observer.change(m.State, reason)
 			} else {
-				told = r.refuse(l, t, reason, true)
+				notify = r.refuse(l, t, reason, true)
 			}
 		case ObserverStateError:
-			told = r.refuse(l, t, reason, false)
+			notify = r.refuse(l, t, reason, false)
 		default:
-			told = r.observerIs(t, m.State, reason)
+			notify = r.observerIs(t, m.State, reason)
 		}
 	} else if t.observer != nil {
 		t.observer.fires = max(t.observer.fires, m.Fires)
 	}
 	r.mu.Unlock()
-	if told != nil {
-		told()
+	if notify != nil {
+		notify()
 	}
 	r.confirm(l)
 }
@@ -694,7 +694,7 @@ func observerReason(id string, state ObserverState, body *ErrorBody, nonNil bool
 
 // observerIs records the state that the engine reports for t's observer. The caller must call
 // the returned function, if any, after releasing the lock.
-func (r *registry) observerIs(t *Trigger, state ObserverState, reason *Error) (told func()) {
+func (r *registry) observerIs(t *Trigger, state ObserverState, reason *Error) (notify func()) {
 	if t.observer != nil {
 		t.observer.change(state, reason)
 		return nil

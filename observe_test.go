@@ -262,8 +262,7 @@ func TestObserverIDIsUniqueUntilDisposed(t *testing.T) {
 	})
 }
 
-// The engine replies to observe messages in order, so the n-th reply belongs to the n-th
-// observer.
+// The engine replies to observe messages in order, so the n-th reply is for the n-th observer.
 func TestObserveRepliesAreMatchedInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
@@ -728,7 +727,7 @@ func TestReadyToleratesPendingObservers(t *testing.T) {
 }
 
 // If a function is unregistered right after it was registered, the engine may never reply to
-// the registration.
+// the registration. Neither calls nor readiness may depend on that reply.
 func TestFunctionUnregisteredBeforeItsReplyDelaysNothing(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {

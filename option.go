@@ -252,7 +252,7 @@ func WithNamespace(ns string) Option {
 }
 
 // WithHeader adds headers to every WebSocket upgrade request: those of a client and its
-// channels, or those of a telemetry connection. Headers that belong to the upgrade itself are
+// channels, or those of a telemetry connection. Headers that the upgrade itself sets are
 // rejected, except Host. Repeated use adds headers. Default: none. Header values never appear
 // in errors or log messages.
 func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
@@ -276,8 +276,8 @@ func WithTLSConfig(cfg *tls.Config) DialOption {
 // values are an error.
 //
 // MaxRetries limits consecutive failures to connect; nil means no limit. The delay returns to
-// its initial value after a successful connection. A client's connection counts as successful
-// once it is ready, a telemetry connection once it has lasted for the initial delay.
+// its initial value after a successful connection. A client's connection is successful once it
+// is ready. A telemetry connection is successful once it has lasted for the initial delay.
 //
 // MaxPendingMessages limits the frames that a telemetry connection keeps while it is
 // disconnected; 0 means no separate limit. It has no effect on a client; see [WithSendBuffer].
@@ -549,8 +549,8 @@ type JSONCodec interface {
 // WithJSON sets the JSON library for the program's values: the payloads and results of calls
 // and functions, the values of [State] and [Stream], and published messages. A json.RawMessage
 // bypasses it. This package's types, including [HTTPRequest] and [HTTPResponse] with their
-// bodies, always use encoding/json, and so do metadata and schemas. A function's inferred
-// schemas therefore describe the JSON that encoding/json reads and writes.
+// bodies, are always encoded and decoded with encoding/json, as are metadata and schemas. A
+// function's inferred schemas therefore describe the JSON that encoding/json reads and writes.
 //
 // The codec's output is validated. A call or function fails if the codec panics or returns
 // invalid JSON or JSON that the engine cannot parse. Default: encoding/json. [New] rejects a
@@ -567,10 +567,11 @@ func WithJSON(codec JSONCodec) Option {
 
 // WithStateListener sets a function that receives each change of the connection state and its
 // cause: the error that ended a connection or the client, or nil if there is none. The
-// function is also called, with the current state, to report the rejection of a function
-// ([*RejectedError]), a function that this worker has taken over ([*TakeoverNotice]), messages
-// whose outcome is unknown ([*LostSendsError]), and buffered messages that cannot be sent to
-// the connected engine. Calls are made in order from a single goroutine that holds no lock.
+// function is also called, with the current state and an error, when a function is rejected
+// ([*RejectedError]), when this worker has taken over a function ([*TakeoverNotice]), when the
+// outcome of messages is unknown ([*LostSendsError]), and when buffered messages cannot be
+// sent to the connected engine. Calls are made in order from a single goroutine that holds no
+// lock.
 func WithStateListener(f func(ConnectionState, error)) Option {
 	return clientOption(func(c *config) error { c.listener = f; return nil })
 }

@@ -420,9 +420,9 @@ func (t *Telemetry) each(ctx context.Context, f func(sdkProvider, context.Contex
 	return calls
 }
 
-// wait waits for the calls and reports whether all of them returned before ctx was done. The
-// calls may also flush the connection. Because the caller flushes the connection itself, wait
-// keeps only the number of frames that these flushes report as dropped, not their errors.
+// wait waits for the calls and reports whether all of them returned before ctx was done. A
+// call may itself flush the connection. Its error is then ignored, except for the number of
+// dropped frames, because the caller of wait flushes the connection, too.
 func (c *providerCalls) wait(ctx context.Context) bool {
 	for ; c.left > 0; c.left-- {
 		select {
@@ -448,8 +448,8 @@ func (c *providerCalls) waitFor(d time.Duration) bool {
 	return c.wait(ctx)
 }
 
-// Shutdown flushes and stops all recording; later records are dropped. It returns no later
-// than when ctx is done. The shutdown timeout in [OtelConfig] applies only to
+// Shutdown flushes and stops all recording; later records are dropped. If ctx is done first,
+// Shutdown gives up and returns. The shutdown timeout in [OtelConfig] applies only to
 // [Client.Shutdown]. If the connection is down, Shutdown immediately makes one more attempt to
 // connect. The error reports how many frames were lost. Repeated calls wait until the shutdown
 // has completed and return nil. With [TelemetryFromProviders], Shutdown only flushes the
@@ -458,7 +458,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	first := false
 	t.once.Do(func() { first = true })
 	if !first {
-		if ended(ctx, t.done) {
+		if waitClosed(ctx, t.done) {
 			return nil
 		}
 		return fmt.Errorf("iii: telemetry shutdown: %w", ctxError(ctx))
@@ -509,8 +509,8 @@ const providerGrace = 20 * time.Millisecond
 //     [WithMaxConcurrency], in seconds
 //
 // None of these metrics includes invocations that the worker rejected (overloaded, draining).
-// A handler that exceeds [WithHandlerTimeout] counts as an error, and as in flight until it
-// returns. Calls propagate the trace context of their ctx with or without this option.
+// A handler that exceeds [WithHandlerTimeout] is counted as an error, and is in flight until
+// it returns. Calls propagate the trace context of their ctx with or without this option.
 //
 // If this client has bound a function to a trace trigger, the spans of the function's
 // invocations have the attribute function_id. The engine does not trigger the function for
@@ -518,8 +518,8 @@ const providerGrace = 20 * time.Millisecond
 //
 // [Client.Shutdown] flushes t but does not shut it down, because several clients can share it.
 // The telemetry connection logs to its own logger ([WithConnectionLogger]) or else to the
-// logger of the first client that has one ([WithLogger]). It does not use a logger that writes
-// only to the telemetry itself. The default, nil, records nothing.
+// logger of the first client that has one ([WithLogger]). A logger that writes only to the
+// telemetry itself is not used. If t is nil, which is the default, nothing is recorded.
 func WithTelemetry(t *Telemetry) Option {
 	return clientOption(func(c *config) error {
 		if t != nil && t.cfg == nil {
@@ -532,8 +532,8 @@ func WithTelemetry(t *Telemetry) Option {
 
 // WithTracePayloads adds each invocation's input and output, as events, to the spans recorded
 // with [TelemetryFromProviders]. Spans sent to the engine contain the same events; see
-// [WithTelemetry]. Secrets are removed as by [Redact]. By default, only spans sent to the
-// engine contain payloads.
+// [WithTelemetry]. Secrets are redacted as described for [Redact]. By default, only spans sent
+// to the engine contain payloads.
 func WithTracePayloads() Option {
 	return clientOption(func(c *config) error { c.tracePayloads = true; return nil })
 }

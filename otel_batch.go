@@ -113,7 +113,6 @@ func (b *batcher[T]) run() {
 	}
 }
 
-// batch returns the current batch size.
 func (b *batcher[T]) batch() int {
 	if b.size < crowdedBatch && b.crowded() {
 		return crowdedBatch
@@ -171,7 +170,7 @@ func (b *batcher[T]) shutdown(ctx context.Context) error {
 	if first {
 		close(b.stop)
 	}
-	if !ended(ctx, b.done) {
+	if !waitClosed(ctx, b.done) {
 		return ctxError(ctx)
 	}
 	return nil
@@ -341,7 +340,7 @@ func (p *liveSpanProcessor) Shutdown(context.Context) error {
 	return nil
 }
 
-// defaultMetricTimeout limits the duration of one collection, in milliseconds.
+// defaultMetricTimeout is the default time limit for one collection, in milliseconds.
 // OTEL_METRIC_EXPORT_TIMEOUT overrides it.
 const defaultMetricTimeout = 30_000
 
@@ -441,7 +440,7 @@ func (r *metricReader) Shutdown(ctx context.Context) error {
 	err := sdkmetric.ErrReaderShutdown
 	r.once.Do(func() {
 		r.stop <- ctx
-		if err = ctxError(ctx); ended(ctx, r.done) {
+		if err = ctxError(ctx); waitClosed(ctx, r.done) {
 			err = r.err
 		}
 		err = errors.Join(err, r.ManualReader.Shutdown(ctx))

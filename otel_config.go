@@ -109,8 +109,8 @@ func (r *telemetryConfig) flag(field *bool, variable string) bool {
 	}
 }
 
-// sdkDisabled reports whether OTEL_SDK_DISABLED is true. Case is ignored. As OpenTelemetry
-// requires, other words, such as yes, do not count as true.
+// sdkDisabled reports whether OTEL_SDK_DISABLED is true. Case is ignored. As the OpenTelemetry
+// specification requires, any other value, such as yes, means false.
 func (r *telemetryConfig) sdkDisabled() bool {
 	switch value := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED"))); value {
 	case "true":
@@ -239,8 +239,8 @@ func newConnectionConfig(address string, opts []ConnectionOption) (*connectionCo
 	if err := applyOptions(cfg, opts, ConnectionOption.applyConnection); err != nil {
 		return nil, public(err)
 	}
-	// $III_TOKEN is meant for the workers' engine, but telemetry may go to another engine. Use
-	// the token only if both engines have the same host.
+	// $III_TOKEN is meant for the engine to which workers connect. Telemetry may go to another
+	// engine, so use the token only if both have the same host.
 	if workers, err := engineURL(""); err == nil && sameHost(workers.Hostname(), u.Hostname()) {
 		if cfg.Token, err = engineToken(); err != nil {
 			return nil, public(err)

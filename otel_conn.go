@@ -112,7 +112,6 @@ func newConnection(cfg *connectionConfig) *SharedEngineConnection {
 	return s
 }
 
-// logger returns the current logger, or nil.
 func (s *SharedEngineConnection) logger() *slog.Logger { return s.log.Load() }
 
 // adoptLogger sets the logger if there is none. It ignores a logger that writes only to
@@ -256,8 +255,9 @@ func (e *flushError) Unwrap() []error {
 
 // Shutdown rejects further frames, waits until the engine has received the queued ones, and
 // closes the connection. If the connection is down, Shutdown immediately makes one more
-// attempt to connect. It returns no later than when ctx is done. The error reports how many
-// frames were lost. Repeated calls wait until the shutdown has completed and return nil.
+// attempt to connect. If ctx is done first, Shutdown gives up and returns. The error reports
+// how many frames were lost. Repeated calls wait until the shutdown has completed and return
+// nil.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	if s == nil {
 		return nil
@@ -269,7 +269,7 @@ func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	s.shutdown = true
 	s.mu.Unlock()
 	if !first {
-		if ended(ctx, s.done) {
+		if waitClosed(ctx, s.done) {
 			return nil
 		}
 		s.stop()
@@ -363,8 +363,8 @@ func (s *SharedEngineConnection) awaitCallbacks() {
 	}
 }
 
-// drainAttempts limits how many consecutive connections may deliver no frame during draining,
-// when attempts follow one another without delay.
+// drainAttempts limits how many connections in a row may deliver no frame while the queue is
+// being drained. There is no delay between these connections.
 const drainAttempts = 5
 
 // keepConnected maintains the connection. It returns nil once ctx is done or the queue has
@@ -400,8 +400,7 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 			if !signal.IsClosed(s.draining) {
 				return wsconn.Attempt{Err: err, Held: lasted}
 			}
-			// Draining leaves no time for delays. Retry immediately if the last attempt
-			// connected.
+			// While draining, reconnect without delay, but only if the last attempt connected.
 			s.setState(state, err)
 			if idle++; progress {
 				idle = 0
@@ -419,8 +418,8 @@ func (s *SharedEngineConnection) keepConnected(ctx context.Context) error {
 	return public(redial.Run(ctx))
 }
 
-// ended waits until done is closed or ctx is done. It reports whether done is closed.
-func ended(ctx context.Context, done <-chan struct{}) bool {
+// waitClosed waits until done is closed or ctx is done. It reports whether done is closed.
+func waitClosed(ctx context.Context, done <-chan struct{}) bool {
 	select {
 	case <-done:
 		return true
@@ -618,7 +617,7 @@ func (s *SharedEngineConnection) writeFrames(l *telemetryLink) (wrote bool, err 
 	return true, l.Flush()
 }
 
-// askConfirmation sends a ping; the engine's pong confirms all frames up to and including the
+// askConfirmation sends a ping. The engine's pong confirms all frames up to and including the
 // given number.
 func (l *telemetryLink) askConfirmation(number uint64) error {
 	return l.WritePing(binary.BigEndian.AppendUint64(nil, number))

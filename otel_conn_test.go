@@ -187,7 +187,8 @@ func TestTelemetryTLS(t *testing.T) {
 	}
 }
 
-// The delay grows with each failed attempt. A connection that lasts resets it.
+// The delay grows with each failed attempt. A connection that lasts long enough resets the
+// delay.
 func TestTelemetryBackoffGrowsAndStartsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := func(n int) bool { return n == 7 }
@@ -323,7 +324,7 @@ func TestTelemetryReportsAuthFailure(t *testing.T) {
 	})
 }
 
-// Shutdown tries to connect once more, but gives up when the engine rejects the connection.
+// Shutdown tries to connect once more, but gives up if the engine rejects the connection.
 func TestTelemetryShutdownTriesARejectingEngineOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{greet: func(c *otelConn) {
@@ -372,7 +373,7 @@ func TestTelemetryReportsErrorsOfTheEngine(t *testing.T) {
 	})
 }
 
-// The connection is closed if nothing arrives for a minute. Pongs alone keep it open.
+// The connection is closed if nothing arrives for a minute. Pongs are enough to keep it open.
 func TestTelemetryClosesASilentConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{ping: func(c *otelConn, _ []byte) bool { return c.n == 0 && c.pings > 10 }})
@@ -628,8 +629,8 @@ func TestConnectionShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// absentUntil returns a peer that rejects connections until come is called.
-func absentUntil(t *testing.T) (p *otelPeer, come func()) {
+// absentUntil returns a peer that rejects connections until appear is called.
+func absentUntil(t *testing.T) (p *otelPeer, appear func()) {
 	var here atomic.Bool
 	p = newOtelPeer(t, otelScript{refuse: func(int, *http.Request) int {
 		if here.Load() {
@@ -643,7 +644,7 @@ func absentUntil(t *testing.T) (p *otelPeer, come func()) {
 // If frames are dropped while Flush waits for them, Flush returns an error.
 func TestTelemetryFlushReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, come := absentUntil(t)
+		p, appear := absentUntil(t)
 		tel := p.telemetry(OtelConfig{ChannelCapacity: ptr(uint64(4)), MetricsEnabled: ptr(false)})
 		synctest.Wait()
 		for range 4 {
@@ -654,7 +655,7 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 		synctest.Wait() // all records are queued
 		sendLogs(t, tel.Connection(), 0, 4)
 		lost := tel.Connection().Stats().Logs.Full
-		come()
+		appear()
 		want := fmt.Sprintf("0 frames left, %d dropped", lost)
 		if err := <-flushed; suite.note(err) == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Flush: %v, want %q", err, want)
@@ -666,7 +667,7 @@ func TestTelemetryFlushReportsDrops(t *testing.T) {
 }
 
 // Shutdown flushes the providers once more. Queued frames that are dropped to make room for
-// their last records also count as lost.
+// the providers' last records also count as lost.
 func TestTelemetryShutdownReportsDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
@@ -776,7 +777,7 @@ func killEngine(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, frames, frames-len(order), stats.Retried, len(p.received())-len(order))
 }
 
-// A span's start is sent before the finished span, and never again.
+// A span's start is sent before the finished span, and is never resent.
 func TestLiveSpanIsNeverSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cuts := 0

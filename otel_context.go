@@ -345,10 +345,10 @@ func RemoveBaggage(ctx context.Context, key string) context.Context {
 }
 
 // BaggageSpanProcessor copies baggage to spans as they start. Each entry in the baggage of the
-// span's parent context becomes an attribute with the same key and the decoded value. It
-// replaces any attribute with the same key that was set when the span was started. The engine
-// shows the attributes iii.tag.*, iii.session.id, iii.session.name and iii.message.id with a
-// trace.
+// span's parent context becomes an attribute with the same key and the decoded value. This
+// attribute replaces any attribute with the same key that was set when the span was started.
+// The engine shows the attributes iii.tag.*, iii.session.id, iii.session.name and
+// iii.message.id with a trace.
 //
 // Register the processor before any processor that reads attributes when a span starts, as
 // [StartTelemetry] does. The zero value is ready to use and equivalent to the result of

@@ -90,8 +90,8 @@ func flush(t *testing.T, telemetry *iii.Telemetry) {
 	}
 }
 
-// The engine's information about a worker includes the worker's gauges, even after the
-// worker's id has changed.
+// The engine's description of a worker includes the worker's gauges, even after the worker's
+// id has changed.
 func TestWorkerInfoShowsTheGauges(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry := startTelemetry(t, engine, iii.OtelConfig{})
@@ -192,9 +192,9 @@ func TestShutdownWithoutTelemetryConnection(t *testing.T) {
 	})
 }
 
-// If the telemetry connection is down, Shutdown waits at most 3 s for it, counted from the
-// start of the shutdown or from the loss of the connection, whichever is later. Shutdown
-// returns an error, whereas Run only logs it.
+// If the telemetry connection is down, Shutdown waits at most 3 s for it. If the connection is
+// lost during the shutdown, the 3 s begin with the loss. Shutdown then returns an error; Run
+// only logs it.
 func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	for name, test := range map[string]struct {
 		lostAfter time.Duration // 0 means never connected
@@ -388,7 +388,7 @@ func TestLargePayloadIsCut(t *testing.T) {
 	}
 }
 
-// The environment variables are read at each invocation.
+// $III_DISABLE_TRACE_PAYLOADS and $III_TRACE_PAYLOAD_MAX_BYTES are read at each invocation.
 func TestPayloadsCanBeKeptOutOfSpans(t *testing.T) {
 	engine := telemetryEngine(t)
 	telemetry, recorder := recorded(t, engine)
@@ -1301,7 +1301,6 @@ func TestTelemetryFollowsTriggers(t *testing.T) {
 	root.End()
 }
 
-// logKeeper is a log processor that keeps each record's body.
 type logKeeper struct {
 	change func(*sdklog.Record)
 
@@ -1327,7 +1326,6 @@ func (k *logKeeper) OnEmit(_ context.Context, r *sdklog.Record) error {
 func (k *logKeeper) ForceFlush(context.Context) error { k.flushed++; return nil }
 func (k *logKeeper) Shutdown(context.Context) error   { k.ended++; return nil }
 
-// spanMarker is a span processor that sets an attribute on each span.
 type spanMarker struct {
 	sdktrace.SpanProcessor
 	flush          func(context.Context) error
@@ -1708,7 +1706,8 @@ type mapSpan struct {
 
 func (s mapSpan) TracerProvider() trace.TracerProvider { return s.p }
 
-// TelemetryFromProviders accepts any provider. Each of the three may be nil or a nil pointer.
+// TelemetryFromProviders accepts any providers. Each of the three providers may be nil or a
+// nil pointer.
 func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 	var noTracers *sdktrace.TracerProvider
 	var noMeters *sdkmetric.MeterProvider
@@ -1750,16 +1749,15 @@ func TestTelemetryFromProvidersTakesAnyProvider(t *testing.T) {
 	}
 }
 
-// flushless is a provider whose ForceFlush hangs.
-type flushless struct{ *sdktrace.TracerProvider }
+type hangingFlush struct{ *sdktrace.TracerProvider }
 
-func (flushless) ForceFlush(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+func (hangingFlush) ForceFlush(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
 
 // If a program's backend hangs, Client.Shutdown waits 3 s for it. Telemetry.Shutdown waits
 // until its context is done.
 func TestHangingProvidersDelayShutdownBriefly(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
-		telemetry := iii.TelemetryFromProviders(flushless{newOwnSDK(t).tracers}, nil, nil)
+		telemetry := iii.TelemetryFromProviders(hangingFlush{newOwnSDK(t).tracers}, nil, nil)
 		c := connect(t, engine, iii.WithDialContext(engine.DialContext), iii.WithTelemetry(telemetry), iii.WithName("alone"))
 		began := time.Now()
 		if err := c.Shutdown(t.Context()); !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "iii: shutdown: ") {
@@ -1948,7 +1946,8 @@ func TestTelemetryLogsThroughTheFirstClientWithALogger(t *testing.T) {
 	}
 }
 
-// If Shutdown runs out of time, it reports which functions still have running handlers.
+// If Shutdown runs out of time, its error names the functions whose handlers are still
+// running.
 func TestUnfinishedDrainNamesTheHandlers(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		var log lines
@@ -2101,7 +2100,6 @@ func goldenTelemetry(t *testing.T, protocol iiitest.Protocol, improvements []*im
 	}
 }
 
-// compareRecords compares two records leaf by leaf.
 func compareRecords(t *testing.T, improvements []*improvement, key string, want, got map[string]string) {
 	t.Helper()
 	paths := map[string]bool{}
@@ -2281,8 +2279,8 @@ func recordMetrics(t *testing.T, m metric.Meter) {
 }
 
 // otlpRecords returns the records that frames contain, keyed by kind and name. Each record
-// maps its leaves' paths to their values, and includes its resource and scope. The map shape
-// counts records and frames.
+// maps its leaves' paths to their values, and includes its resource and scope. shape contains
+// the number of records and frames of each kind.
 func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[string]string, shape map[string]int) {
 	t.Helper()
 	records, shape = map[string]map[string]string{}, map[string]int{}
@@ -2319,7 +2317,6 @@ func otlpRecords(t *testing.T, frames []otlpFrame) (records map[string]map[strin
 	return records, shape
 }
 
-// otlpRecord is a span, log record or metric.
 type otlpRecord struct {
 	kind, key       string
 	resource, scope map[string]any // without their records
@@ -2354,7 +2351,7 @@ func otlpList(t *testing.T, f otlpFrame) (found []otlpRecord) {
 	return found
 }
 
-// name sets the kind and key. The recorded program calls one function twice, so the key also
+// name sets r's kind and key. The recorded program calls one function twice, so the key also
 // tells these two calls apart.
 func (r *otlpRecord) name(prefix string) {
 	switch prefix {

@@ -19,7 +19,7 @@ import (
 
 var errSpanExporterShutdown = errors.New("iii: span exporter is shut down")
 
-// engineExporter is embedded in all three exporters.
+// engineExporter is the part that the span, metrics and log exporters have in common.
 type engineExporter struct {
 	conn    *SharedEngineConnection
 	stopped atomic.Bool

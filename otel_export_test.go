@@ -47,7 +47,6 @@ func resourceMetrics(data ...metricdata.Aggregation) *metricdata.ResourceMetrics
 	return &metricdata.ResourceMetrics{Resource: resource.NewSchemaless(attribute.String("service.name", "s")), ScopeMetrics: []metricdata.ScopeMetrics{sm}}
 }
 
-// documents decodes the frames that the peer has received.
 func (p *otelPeer) documents(t *testing.T) (prefixes []string, docs []any) {
 	t.Helper()
 	for _, f := range p.received() {

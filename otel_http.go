@@ -64,8 +64,8 @@ func NewTracingTransport(base http.RoundTripper) http.RoundTripper {
 	return t
 }
 
-// CloseIdleConnections closes the idle connections of the underlying transport. http.Client
-// calls it.
+// CloseIdleConnections closes the idle connections of the underlying transport. It is called
+// by [http.Client.CloseIdleConnections].
 func (t *transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
@@ -206,7 +206,8 @@ func redactQuery(query string) string {
 }
 
 // secretParameter reports whether key, the name of a query parameter as it appears in the URL,
-// denotes a secret. A signature counts as a secret, because anyone who has it can use the URL.
+// denotes a secret. A signature is treated as a secret, because anyone who has it can use the
+// URL.
 func secretParameter(key string) bool {
 	if name, err := url.QueryUnescape(key); err == nil {
 		key = name

@@ -19,9 +19,9 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
-// answers is a RoundTripper that returns the same response to every request and records the
-// request.
-type answers struct {
+// cannedTransport is a RoundTripper that returns the same response to every request and
+// records the latest request.
+type cannedTransport struct {
 	status int
 	header http.Header
 	body   string
@@ -31,7 +31,7 @@ type answers struct {
 	gotBody string
 }
 
-func (a *answers) RoundTrip(req *http.Request) (*http.Response, error) {
+func (a *cannedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	a.got = req
 	if req.Body != nil {
 		b, err := io.ReadAll(req.Body)
@@ -58,21 +58,21 @@ func TestHTTPSpanAttributes(t *testing.T) {
 	tests := []struct {
 		name, method, url, body string
 		header                  http.Header
-		answer                  answers
+		answer                  cannedTransport
 		span                    string
 		status                  codes.Code
 		description             string
 		want                    map[string]any
 	}{
 		{
-			name: "plain", url: "http://example.com", answer: answers{status: 204}, span: "GET", status: codes.Ok,
+			name: "plain", url: "http://example.com", answer: cannedTransport{status: 204}, span: "GET", status: codes.Ok,
 			want: map[string]any{"http.request.method": "GET", "url.full": "http://example.com", "server.address": "example.com", "url.scheme": "http",
 				"network.protocol.name": "http", "http.response.status_code": int64(204)},
 		},
 		{
 			name: "everything", method: "post", url: "https://user:pass@example.com:8443/a%20b/c?q=1&api_key=k&x=%20y#frag", body: "hello",
 			header: http.Header{"Content-Type": {"text/plain"}, "Accept": {"a/b", "c/d"}, "Authorization": {"Bearer s"}, "Cookie": {"s"}, "X-Other": {"s"}},
-			answer: answers{status: 200, header: jsonHeader, body: "{}"}, span: "POST /a%20b/c", status: codes.Ok,
+			answer: cannedTransport{status: 200, header: jsonHeader, body: "{}"}, span: "POST /a%20b/c", status: codes.Ok,
 			want: map[string]any{"http.request.method": "POST", "url.full": "https://example.com:8443/a%20b/c?q=1&api_key=[REDACTED]&x=%20y#frag",
 				"server.address": "example.com", "url.scheme": "https", "network.protocol.name": "http", "url.path": "/a%20b/c", "server.port": int64(8443),
 				"url.query": "q=1&api_key=[REDACTED]&x=%20y", "http.request.header.content-type": "text/plain", "http.request.header.accept": "a/b, c/d",
@@ -80,22 +80,22 @@ func TestHTTPSpanAttributes(t *testing.T) {
 				"http.response.header.content-type": "application/json"},
 		},
 		{
-			name: "default port", url: "https://example.com:443/", answer: answers{status: 301}, span: "GET /", status: codes.Ok,
+			name: "default port", url: "https://example.com:443/", answer: cannedTransport{status: 301}, span: "GET /", status: codes.Ok,
 			want: map[string]any{"http.request.method": "GET", "url.full": "https://example.com:443/", "server.address": "example.com", "url.scheme": "https",
 				"network.protocol.name": "http", "url.path": "/", "http.response.status_code": int64(301)},
 		},
 		{
-			name: "client error", method: "DELETE", url: "http://[::1]:80/x", answer: answers{status: 404}, span: "DELETE /x", status: codes.Error, description: "404",
+			name: "client error", method: "DELETE", url: "http://[::1]:80/x", answer: cannedTransport{status: 404}, span: "DELETE /x", status: codes.Error, description: "404",
 			want: map[string]any{"http.request.method": "DELETE", "url.full": "http://[::1]:80/x", "server.address": "::1", "url.scheme": "http",
 				"network.protocol.name": "http", "url.path": "/x", "http.response.status_code": int64(404), "error.type": "404"},
 		},
 		{
-			name: "server error", url: "http://example.com/x", answer: answers{status: 503}, span: "GET /x", status: codes.Error, description: "503",
+			name: "server error", url: "http://example.com/x", answer: cannedTransport{status: 503}, span: "GET /x", status: codes.Error, description: "503",
 			want: map[string]any{"http.request.method": "GET", "url.full": "http://example.com/x", "server.address": "example.com", "url.scheme": "http",
 				"network.protocol.name": "http", "url.path": "/x", "http.response.status_code": int64(503), "error.type": "503"},
 		},
 		{
-			name: "transport error", url: "http://example.com/x", answer: answers{err: &net.OpError{Op: "dial", Err: errors.New("refused")}}, span: "GET /x",
+			name: "transport error", url: "http://example.com/x", answer: cannedTransport{err: &net.OpError{Op: "dial", Err: errors.New("refused")}}, span: "GET /x",
 			status: codes.Error, description: "dial: refused",
 			want: map[string]any{"http.request.method": "GET", "url.full": "http://example.com/x", "server.address": "example.com", "url.scheme": "http",
 				"network.protocol.name": "http", "url.path": "/x", "error.type": "*net.OpError"},
@@ -180,8 +180,8 @@ type noResponse struct{}
 
 func (noResponse) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
 
-// A transport that returns neither a response nor an error is broken. The wrapper leaves it to
-// http.Client to report this.
+// If the underlying transport returns neither a response nor an error, http.Client must return
+// an error, and the span must end.
 func TestHTTPTransportWithoutResponse(t *testing.T) {
 	ctx, recorder, _ := recordedSpans()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", nil)
@@ -216,7 +216,7 @@ func TestHTTPErrorKinds(t *testing.T) {
 
 func TestHTTPPropagation(t *testing.T) {
 	withoutGlobal(t)
-	base := &answers{status: 200}
+	base := &cannedTransport{status: 200}
 	state, err := trace.ParseTraceState("vendor=1")
 	if err != nil {
 		t.Fatal(err)
@@ -247,7 +247,7 @@ func TestHTTPPropagation(t *testing.T) {
 
 func TestHTTPIgnoresListedURLs(t *testing.T) {
 	t.Setenv("OTEL_FETCH_IGNORE_URLS", " /health , ,internal.example")
-	base := &answers{status: 200}
+	base := &cannedTransport{status: 200}
 	rt := NewTracingTransport(base)
 	t.Setenv("OTEL_FETCH_IGNORE_URLS", "")
 	for address, traced := range map[string]bool{
@@ -270,7 +270,7 @@ func TestHTTPIgnoresListedURLs(t *testing.T) {
 	}
 }
 
-// An empty list ignores no URL.
+// If the list in $OTEL_FETCH_IGNORE_URLS is empty, no URL is ignored.
 func TestHTTPIgnoresNothingByDefault(t *testing.T) {
 	for _, list := range []string{"", " ", ",", " , ,"} {
 		t.Setenv("OTEL_FETCH_IGNORE_URLS", list)
@@ -279,7 +279,7 @@ func TestHTTPIgnoresNothingByDefault(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := NewTracingTransport(&answers{status: 200}).RoundTrip(req); err != nil {
+		if _, err := NewTracingTransport(&cannedTransport{status: 200}).RoundTrip(req); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(recorder.Ended()); n != 1 {
@@ -294,7 +294,7 @@ func TestHTTPSpansCanBeSwitchedOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	base := &answers{status: 200}
+	base := &cannedTransport{status: 200}
 	ctx, span := telemetry.Tracer().Start(t.Context(), "parent")
 	req, err := http.NewRequestWithContext(ctx, "GET", "http://example.com/", nil)
 	if err != nil {

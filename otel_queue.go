@@ -130,7 +130,6 @@ func (q *telemetryQueue) enqueue(f otlpjson.Frame) error {
 	return nil
 }
 
-// limit returns the current frame limit.
 func (q *telemetryQueue) limit() int {
 	if q.link == nil && q.maxOffline > 0 {
 		return min(q.maxFrames, q.maxOffline)
@@ -199,7 +198,6 @@ func (q *telemetryQueue) forget(f *queuedFrame, inFlight bool) {
 	q.bytes -= f.Size()
 }
 
-// attach makes l the current link.
 func (q *telemetryQueue) attach(l *telemetryLink) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -304,7 +302,6 @@ func (q *telemetryQueue) requestPing(l *telemetryLink) {
 	l.Wake()
 }
 
-// current returns the current link, or nil.
 func (q *telemetryQueue) current() *telemetryLink {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -441,18 +438,18 @@ func (q *telemetryQueue) addFlushWaiter() *flushWaiter {
 
 // leave removes w. It returns how many of the frames that w waited for are still queued, and
 // how many were dropped. Live frames are not counted.
-func (q *telemetryQueue) leave(w *flushWaiter) (left, dropped int) {
+func (q *telemetryQueue) leave(w *flushWaiter) (remaining, dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.waiters, w)
 	for _, d := range [...]*fifo.Queue[queuedFrame]{&q.flight, &q.waiting[classMetrics], &q.waiting[classRecords]} {
 		for _, f := range d.All() {
 			if f.number <= w.upTo && !f.Live {
-				left++
+				remaining++
 			}
 		}
 	}
-	return left, w.dropped
+	return remaining, w.dropped
 }
 
 // releaseWaiters releases the waiters whose frames have all left the queue.
@@ -565,7 +562,7 @@ type DroppedFrames struct {
 	Records      uint64 // spans, data points and log records in these frames
 }
 
-// Frames returns the number of dropped frames for all causes.
+// Frames returns the total number of dropped frames.
 func (d DroppedFrames) Frames() uint64 { return d.Full + d.NotConnected + d.Closed }
 
 func (d *DroppedFrames) add(cause dropCause, records int) {
@@ -595,8 +592,8 @@ func (q *telemetryQueue) read(s *ConnectionStats) {
 	s.LiveSpans, s.Metrics, s.Traces, s.Logs = drops[signalLive], drops[signalMetrics], drops[signalTraces], drops[signalLogs]
 }
 
-// RecordLosses counts the records that, since the connection was created, were lost or
-// truncated before they became part of a frame. Lost frames are counted by [DroppedFrames].
+// RecordLosses counts records that were lost or truncated before they became part of a frame.
+// The counts start when the connection is created. [DroppedFrames] counts lost frames.
 type RecordLosses struct {
 	Overflowed uint64 // spans and log records that arrived faster than they could be encoded, or after Shutdown
 	Shortened  uint64 // records shortened to fit a frame of 8 MiB
@@ -635,7 +632,6 @@ func (l *telemetryLosses) overflow(n int) {
 	l.onLoss()
 }
 
-// note adds an encoder's losses.
 func (l *telemetryLosses) note(lost otlpjson.Losses) {
 	if lost == (otlpjson.Losses{}) {
 		return

@@ -183,8 +183,8 @@ func TestQueueWithoutLink(t *testing.T) {
 	}
 }
 
-// A frame that is shed while it is in flight counts as dropped, unless the pong arrives before
-// the connection breaks.
+// A frame that is shed while it is in flight is counted as dropped, unless the pong arrives
+// before the connection breaks.
 func TestQueueShedsInFlight(t *testing.T) {
 	for _, confirmed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("confirmed=%v", confirmed), func(t *testing.T) {

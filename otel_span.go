@@ -61,8 +61,8 @@ func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(contex
 	return err
 }
 
-// noProvider is the provider reported by spans that no provider has started: the span of a
-// remote parent, and the span that trace.SpanFromContext returns for a context without a span.
+// noProvider is the provider of spans that were not started by a provider: the span of a
+// remote parent, and the span that trace.SpanFromContext returns if the context has none.
 var noProvider = trace.SpanFromContext(context.Background()).TracerProvider()
 
 // tracerOf returns the tracer to use for spans in ctx, and its provider.
@@ -121,8 +121,8 @@ type tracing struct {
 	provider trace.TracerProvider
 	tracer   trace.Tracer
 
-	// parentBased reports whether an invocation is never sampled if its caller is not, which
-	// is the default. Such an invocation needs no span.
+	// parentBased reports whether the sampler never samples an invocation whose caller is not
+	// sampled. This is the default. Such an invocation needs no span.
 	parentBased bool
 
 	payloads bool // record inputs and outputs
@@ -389,10 +389,10 @@ func Redact(v any) any {
 	return out
 }
 
-// RedactAndTruncate returns v as JSON, redacted as by [Redact]. Output longer than maxBytes is
-// cut between characters and ends with the marker ..."[TRUNCATED]"; its length, including the
-// marker, does not exceed maxBytes. If maxBytes is 0 or less, there is no limit. If v cannot
-// be encoded as JSON, the output is null.
+// RedactAndTruncate returns v as JSON, redacted as described for [Redact]. Output longer than
+// maxBytes is cut between characters and ends with the marker ..."[TRUNCATED]"; its length,
+// including the marker, does not exceed maxBytes. If maxBytes is 0 or less, there is no limit.
+// If v cannot be encoded as JSON, the output is null.
 func RedactAndTruncate(v any, maxBytes int) (text string, truncated bool) {
 	if maxBytes <= 0 {
 		maxBytes = -1

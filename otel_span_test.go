@@ -429,7 +429,7 @@ func TestRedactAndTruncateKeepsTheLimit(t *testing.T) {
 	}
 }
 
-// The environment variables are read at each invocation.
+// $III_DISABLE_TRACE_PAYLOADS and $III_TRACE_PAYLOAD_MAX_BYTES are read on each call.
 func TestPayloadCaptureFollowsEnvironment(t *testing.T) {
 	for _, tt := range []struct {
 		disable, limit string

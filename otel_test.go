@@ -47,7 +47,6 @@ func (p *otelPeer) telemetry(cfg OtelConfig, opts ...TelemetryOption) *Telemetry
 	return tel
 }
 
-// prefixes counts the received frames by prefix.
 func (p *otelPeer) prefixes() map[string]int {
 	p.tb.Helper()
 	counts := map[string]int{}
@@ -432,7 +431,6 @@ func TestTelemetryReportsIgnoredVariables(t *testing.T) {
 	}
 }
 
-// recordOfEach records one span, one metric and one log record.
 func recordOfEach(t *testing.T, tel *Telemetry) {
 	t.Helper()
 	ctx, span := tel.Tracer().Start(t.Context(), "work")
@@ -568,7 +566,6 @@ func TestTelemetryFlushOfHangingCallback(t *testing.T) {
 	})
 }
 
-// timeLogs writes n records and returns how long each took.
 func timeLogs(tb testing.TB, l *Logger, n int) []time.Duration {
 	data := map[string]any{"order_id": "ord_123", "amount": 49.99}
 	took := make([]time.Duration, n)

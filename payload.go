@@ -22,7 +22,6 @@ import (
 	"github.com/iii-go/iii/internal/rawjson"
 )
 
-// decodePayload decodes a payload for a typed handler.
 func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	if raw, ok := in.(*json.RawMessage); ok {
 		*raw = payload
@@ -50,11 +49,12 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 	return &Error{Code: CodeInvalidRequest, Message: message}
 }
 
-// maxDecodeError is the maximum size of a type's own decoding error in bytes. Such an error may
-// contain the value.
+// maxDecodeError is the maximum number of bytes of a decoding error that are sent to the
+// caller. The error of a type's own UnmarshalJSON method may contain the value.
 const maxDecodeError = 200
 
-// truncated returns s if it has at most limit bytes, and otherwise its start.
+// truncated returns s if it has at most limit bytes. Otherwise, it returns the beginning of s,
+// followed by an ellipsis.
 func truncated(s string, limit int) string {
 	if len(s) <= limit {
 		return s
@@ -65,8 +65,9 @@ func truncated(s string, limit int) string {
 // decodeAndRecycle is like decodePayload, but returns a large payload's memory to the pool.
 // Neither the handler nor the methods of its input type may retain the payload.
 func (c *config) decodeAndRecycle(ctx context.Context, payload json.RawMessage, in any) error {
-	// A span processor may have kept the context of a traced invocation, which is a different one,
-	// and may be reading the payload for [InvocationFromContext].
+	// Do not recycle the payload of a traced invocation, whose context has another type. A
+	// span processor may have kept that context, and may still read the payload through
+	// [InvocationFromContext].
 	invocation, ok := ctx.(*invocationContext)
 	if !ok || invocation.in.memory == nil || len(payload) == 0 || &payload[0] != &(*invocation.in.memory)[0] {
 		return c.decodePayload(payload, in)
@@ -185,11 +186,11 @@ func isCallerKey(key []byte) bool {
 	return name == callerKey
 }
 
-// noticesCaller reports whether the member added by the engine must be removed before a
+// mustRemoveCaller reports whether the member added by the engine must be removed before a
 // payload is decoded into t. With encoding/json, a plain struct ignores unknown members, but a
 // map stores them, and an UnmarshalJSON method may reject them, as may the program's own
 // codec. A struct with a field for the member is meant to receive it.
-func noticesCaller(t reflect.Type, ownCodec bool) bool {
+func mustRemoveCaller(t reflect.Type, ownCodec bool) bool {
 	for range maxPointers {
 		if t.Kind() != reflect.Pointer {
 			break
@@ -265,9 +266,8 @@ const (
 )
 
 // locate returns the path of the part of payload that cannot be decoded into t, and the error
-// from decoding that part alone. It decodes the parts individually, because encoding/json's
-// errors contain neither indexes nor keys, and their field descriptions differ between Go
-// versions.
+// from decoding that part alone. It decodes the parts individually, because the errors of
+// encoding/json omit indexes and keys, and describe fields differently in each Go version.
 func locate(payload []byte, t reflect.Type, err error) (path string, inner error) {
 	known := strings.TrimPrefix(fieldPath(err), ".")
 	if len(payload) > maxLocated {
@@ -427,12 +427,13 @@ func jsonKind(t reflect.Type) string {
 // the function, after all middleware has run and before the handler is called. If a payload is
 // invalid, the caller receives an error with code [CodeInvalidRequest] and the path of the
 // invalid part, for example lines[2].price. The message contains no values from the payload.
-// Values that the schema cannot reject, such as an invalid date, are rejected when they are
-// decoded; that message may contain up to 200 bytes of the decoding error of the value's own
-// type. A member whose name differs only in case from one in the schema is invalid, because
-// encoding/json would decode it as that member. For a route, only the body is validated, and
-// an invalid body results in a 400 response; a request without a body is not validated. The
-// member _caller_worker_id, which the engine adds, is validated only if the schema names it.
+// The schema cannot detect every invalid value. An invalid date, for example, is rejected only
+// when it is decoded. If the value's type has its own UnmarshalJSON method, the message then
+// contains up to 200 bytes of that method's error, which may include the value. A member whose
+// name differs only in case from one in the schema is invalid, because encoding/json would
+// decode it as that member. For a route, only the body is validated, and an invalid body
+// results in a 400 response; a request without a body is not validated. The member
+// _caller_worker_id, which the engine adds, is validated only if the schema names it.
 //
 // The schema comes from the handler's type or from [WithSchemas]; for a route, the schema of
 // the member named body is used. It is compiled when the function is registered. Registration
@@ -524,7 +525,7 @@ func compileInputSchema(raw json.RawMessage, place string) (*inputSchema, error)
 		if draft, ok := m["$schema"]; ok && !slices.Contains(validatedDrafts, fmt.Sprint(draft)) {
 			return nil, fmt.Errorf("$schema %q: only draft 2020-12 and draft-07 can be validated", draft)
 		}
-		if err := circular(m); err != nil {
+		if err := checkCycles(m); err != nil {
 			return nil, err
 		}
 	}
@@ -559,7 +560,6 @@ func resolveSchema(raw json.RawMessage) (resolved *jsonschema.Resolved, err erro
 	return resolved, nil
 }
 
-// compilePart compiles the part of the document at pointer.
 func (s *inputSchema) compilePart(pointer string) (*jsonschema.Resolved, error) {
 	return s.compile(map[string]any{"$ref": documentID + "#" + escapeFragment(pointer)})
 }
@@ -602,7 +602,6 @@ func withoutSchema(schema map[string]any) map[string]any {
 	return schema
 }
 
-// escapeFragment escapes a JSON pointer for use as a URI fragment.
 func escapeFragment(pointer string) string {
 	var b strings.Builder
 	for _, c := range []byte(pointer) {
@@ -650,9 +649,10 @@ func at(document any, pointer string) (any, bool) {
 	return document, true
 }
 
-// circular returns an error if references form a cycle that does not descend into the value.
-// The jsonschema library would follow such a cycle until the stack overflows.
-func circular(root map[string]any) error {
+// checkCycles returns an error if a schema refers to itself, directly or through other
+// schemas, without descending into a part of the value. The jsonschema library would follow
+// such references until the stack overflows.
+func checkCycles(root map[string]any) error {
 	const visiting, visited = 1, 2
 	state := map[string]int{}
 	var visit func(pointer string) error
@@ -837,9 +837,9 @@ func (s *inputSchema) check(raw json.RawMessage, where string) error {
 	return &Error{Code: CodeInvalidRequest, Message: where + ": " + reason}
 }
 
-// misspelled looks for a member whose name differs only in case from one that the given schemas
-// define. The schemas do not apply to such a member, but encoding/json would decode it as the
-// defined one.
+// misspelled looks for a member whose name differs only in case from one that the given
+// schemas define. The schemas do not apply to such a member, but encoding/json would decode it
+// as the defined one.
 func (s *inputSchema) misspelled(pointers []string, value any, path string) (string, string) {
 	switch value.(type) {
 	case map[string]any, []any:
@@ -921,7 +921,7 @@ func accepts(schema *jsonschema.Resolved, value any) (ok bool) {
 }
 
 // fits reports whether a value matches the part of the document at pointer. A part that does
-// not compile on its own counts as matching, so that the search continues elsewhere.
+// not compile on its own is treated as matching, so that the search continues elsewhere.
 func (s *inputSchema) fits(pointer string, value any) bool {
 	known, ok := s.parts.Load(pointer)
 	if !ok {
@@ -1128,7 +1128,6 @@ func memberStep(name string) string {
 	return "[" + strconv.Quote(name) + "]"
 }
 
-// jsonTypeOf returns the JSON type of a decoded value.
 func jsonTypeOf(value any) string {
 	switch value := value.(type) {
 	case nil:
@@ -1153,8 +1152,8 @@ func jsonTypeOf(value any) string {
 	return "another type"
 }
 
-// isOfType reports whether a value has the type, or one of the types, in want. want is a value
-// of the schema keyword type: a string or a list of strings.
+// isOfType reports whether a value has the type, or one of the types, in want. want is the
+// value of a schema's type keyword: a string or a list of strings.
 func isOfType(value, want any) bool {
 	switch want := want.(type) {
 	case string:

@@ -59,7 +59,8 @@ var payloadTypes = []struct {
 	{"c::avail", echo[availableEvent]},
 }
 
-// availableEvent is the payload of a recorded function that has triggers of two types.
+// availableEvent decodes the payload of a recorded function that has triggers of two types.
+// The payload is one of two events.
 type availableEvent struct {
 	functions *iii.FunctionsAvailableEvent
 	workers   *iii.WorkersAvailableEvent
@@ -404,7 +405,8 @@ type keptPayload struct{ raw json.RawMessage }
 // UnmarshalJSON retains its input, which json.Unmarshaler does not permit.
 func (k *keptPayload) UnmarshalJSON(b []byte) error { k.raw = b; return nil }
 
-// Large payloads are decoded from memory that is used again. Handlers must not notice.
+// Large payloads are decoded from memory that is reused for later payloads. This must not
+// change the values that handlers have decoded.
 func TestReusedPayloadMemoryIsNotVisible(t *testing.T) {
 	c := newWorker(t, iiitest.Start(t, iiitest.WithProtocol(iiitest.Protocol023)))
 	type plain struct {
@@ -504,7 +506,6 @@ func TestTypedMapRejectsInvalidPayload(t *testing.T) {
 // pointer.
 type undecodable interface{ String() string }
 
-// lists is a recursive type.
 type lists []lists
 
 // decodesAnything has an element type that JSON cannot represent, but the type itself
@@ -593,7 +594,6 @@ func TestCallRejectsUndecodableResultType(t *testing.T) {
 
 func pointerTo[T any](v T) *T { return &v }
 
-// keptText decodes itself.
 type keptText struct{ n int }
 
 func (k *keptText) String() string               { return "" }

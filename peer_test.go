@@ -209,7 +209,6 @@ func (c *peerConn) welcome() {
 	c.send(fmt.Sprintf(`{"type":"workerregistered","worker_id":%q,"reattach_token":"%s-8e75-%012d"}`, c.workerID, tokenMark, c.n))
 }
 
-// send sends a text message. It ignores errors.
 func (c *peerConn) send(message string) { _ = c.WriteFrame(enginetest.OpText, true, []byte(message)) }
 
 func (c *peerConn) read() error {
@@ -271,12 +270,10 @@ func (c *peerConn) answer(m *peerMessage) {
 	}
 }
 
-// result sends the result of a call.
 func (c *peerConn) result(m *peerMessage, result string) {
 	c.send(fmt.Sprintf(`{"type":"invocationresult","invocation_id":%q,"function_id":%q,"result":%s}`, m.InvocationID, m.FunctionID, result))
 }
 
-// fail sends the error of a call.
 func (c *peerConn) fail(m *peerMessage, code, message string) {
 	c.send(fmt.Sprintf(`{"type":"invocationresult","invocation_id":%q,"function_id":%q,"error":{"code":%q,"message":%q}}`,
 		m.InvocationID, m.FunctionID, code, message))

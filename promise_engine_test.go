@@ -273,9 +273,9 @@ func TestR2RegistrationsConcurrent(t *testing.T) {
 	}
 }
 
-// checkNothingTwice checks in the engine's log that no registration is sent twice on one
-// connection, that no call is sent twice, and that each result is sent once, over its call's
-// connection. It returns the number of results.
+// checkNothingTwice checks the engine's log: no registration is sent twice on one connection,
+// no call is sent twice, and each result is sent once, over the connection on which its call
+// arrived. It returns the number of results.
 func checkNothingTwice(t *testing.T, e *iiitest.Engine) (answers int) {
 	t.Helper()
 	type at struct{ worker, id string }

@@ -892,6 +892,138 @@ func TestR8BytesAreBounded(t *testing.T) {
 	}
 }
 
+// A call that finds no room in the send queue because the engine does not read fails as not sent,
+// although the client is connected.
+func TestR8CallWithoutRoomIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 20
+		p := newPeer(t, script{message: unanswered})
+		c := p.connected(WithSendBuffer(4, 1<<20))
+		resume := p.conn(0).StopReading()
+		defer resume()
+		results := make(chan error, n)
+		for range n {
+			go func() {
+				results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 512<<10), nil, WithTimeout(time.Second))
+			}()
+		}
+		unsent := 0
+		for range n {
+			err := suite.note(<-results)
+			if !errors.Is(err, ErrTimeout) || errors.Is(err, ErrNotConnected) != SafeToRetry(err) {
+				t.Errorf("call: %v, safe to retry: %v", err, SafeToRetry(err))
+			}
+			if errors.Is(err, ErrNotConnected) {
+				unsent++
+				if want := "iii: call x::y: not sent: call timed out"; err.Error() != want {
+					t.Errorf("call: %q, want %q", err, want)
+				}
+			}
+		}
+		if unsent < n-4 {
+			t.Errorf("%d of %d calls were not sent, want at least %d", unsent, n, n-4)
+		}
+	})
+}
+
+// Requests that wait for room in the send queue are sent in order: a small one does not overtake
+// a large one, and a canceled one does not delay the others.
+func TestR8RoomIsGivenInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 60
+		p := newPeer(t, script{})
+		c := p.connected(WithSendBuffer(100, 1<<20))
+		resume := p.conn(0).StopReading()
+		results := make([]error, n)
+		var calls sync.WaitGroup
+		for i := range n {
+			payload := strings.Repeat("x", []int{1, 64 << 10, 512 << 10, 2 << 20}[i%4])
+			ctx, cancel := context.WithCancel(t.Context())
+			calls.Go(func() {
+				if i%3 == 1 {
+					results[i] = c.Send(ctx, fmt.Sprint("x::", i), payload)
+				} else {
+					results[i] = c.Call(ctx, fmt.Sprint("x::", i), payload, nil)
+				}
+			})
+			synctest.Wait()
+			if i >= n/2 && i%5 == 0 {
+				cancel()
+			}
+			t.Cleanup(cancel)
+		}
+		synctest.Wait()
+		resume()
+		calls.Wait()
+		var want, got []string
+		for i, err := range results {
+			switch {
+			case err == nil:
+				want = append(want, fmt.Sprint("x::", i))
+			case i < n/2 || i%5 != 0 || !errors.Is(err, context.Canceled) || !SafeToRetry(err):
+				t.Errorf("request %d: %v", i, err)
+			}
+		}
+		for _, m := range p.messages(0, "invokefunction") {
+			if strings.HasPrefix(m.FunctionID, "x::") {
+				got = append(got, m.FunctionID)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("requests sent (-want +got):\n%s", diff)
+		}
+		if len(got) != n-n/10 {
+			t.Errorf("%d requests sent, want %d", len(got), n-n/10)
+		}
+	})
+}
+
+// A call whose timeout expires at the moment when it gets room still times out or succeeds. So does
+// one whose connection is lost at that moment.
+func TestR8RoomAndTimeoutAtOnce(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		at   func(conn *peerConn, resume func())
+	}{
+		{"room", func(_ *peerConn, resume func()) { resume() }},
+		{"loss", func(conn *peerConn, resume func()) { conn.Cut(); resume() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for range scale(20, 500) {
+				synctest.Test(t, func(t *testing.T) {
+					const n = 20
+					p := newPeer(t, script{})
+					c := p.connected(WithSendBuffer(3, 64<<10))
+					resume := p.conn(0).StopReading()
+					results := make(chan error, 2*n)
+					for i := range n {
+						go func() {
+							results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 16<<10), nil, WithTimeout(time.Second))
+						}()
+						go func() {
+							results <- c.Send(t.Context(), "x::y", strings.Repeat("x", 1<<(i%16)), WithTimeout(time.Second))
+						}()
+					}
+					time.Sleep(time.Second)
+					test.at(p.conn(0), resume)
+					for range 2 * n {
+						err := suite.note(<-results)
+						if err != nil && !errors.Is(err, ErrTimeout) && !errors.Is(err, ErrConnectionLost) && !errors.Is(err, ErrBufferFull) {
+							t.Error(err)
+						}
+					}
+					if err := c.Call(t.Context(), "x::y", 1, nil); err != nil {
+						t.Errorf("a later call: %v", err)
+					}
+					if s := c.Stats(); s.CallsInFlight != 0 || s.Buffered != 0 {
+						t.Errorf("left: %+v", s)
+					}
+				})
+			}
+		})
+	}
+}
+
 // Calls whose callers gave up while the client was disconnected are not sent later.
 func TestR8EndedCallsAreNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1247,8 +1379,8 @@ var hostileMessages = map[string]string{
 	"rejection of nobody":           `{"type":"registrationrejected","code":"FUNCTION_NAMESPACE_CONFLICT","namespace":"default","function_id":"a::b::c","owner_worker_id":"w"}`,
 }
 
-// Invalid messages do not make the client panic or disconnect. The client keeps serving and
-// making calls.
+// Invalid messages do not make the client panic or disconnect. The client can still serve and
+// make calls.
 func TestR16NoInputHarms(t *testing.T) {
 	p := newPeer(t, script{})
 	c := p.client()
@@ -1505,8 +1637,8 @@ func liveHeap() int {
 	return int(m.HeapAlloc)
 }
 
-// TestR11NoGoroutineIsLeft counts goroutines over many reconnects, and while results cannot be
-// sent.
+// TestR11NoGoroutineIsLeft counts goroutines after many reconnects, and after a connection was
+// lost with results waiting to be sent.
 func TestR11NoGoroutineIsLeft(t *testing.T) {
 	t.Run("reconnects", func(t *testing.T) {
 		before := runtime.NumGoroutine()
@@ -2463,7 +2595,7 @@ func TestR21Limit(t *testing.T) {
 	}
 }
 
-// R13: all recorded telemetry arrives, even if the peer breaks the connection a hundred times.
+// All recorded telemetry arrives, even if the peer breaks the connection a hundred times.
 func TestR13TelemetryArrives(t *testing.T) {
 	for _, kind := range []string{"before the frame", "after the frame", "pong lost"} {
 		t.Run(kind, func(t *testing.T) {
@@ -2548,8 +2680,8 @@ func recordWhileKilled(t *testing.T, p *otelPeer, kind string) {
 		stats.Reconnects, n, n, n/50+1, lost, stats.Retried, stats.Sent)
 }
 
-// R14: Flush returns only after the pong to a ping that was sent after the last frame. An
-// earlier pong is not enough.
+// Flush returns only after the pong to a ping that was sent after the last frame. An earlier
+// pong is not enough.
 func TestR14FlushMeansReceived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type heldPing struct {
@@ -2613,8 +2745,8 @@ func TestR14FlushMeansReceived(t *testing.T) {
 	})
 }
 
-// R15: recording does not wait for the network. It takes no virtual time even if the queues
-// are full because the engine does not read or is unavailable. BenchmarkLogRecord measures the
+// Recording does not wait for the network. It takes no virtual time even if the queues are
+// full because the engine does not read or is unavailable. BenchmarkLogRecord measures the
 // real time.
 func TestR15RecordingNeverWaits(t *testing.T) {
 	for _, away := range []bool{false, true} {
@@ -2652,8 +2784,8 @@ func TestR15RecordingNeverWaits(t *testing.T) {
 	}
 }
 
-// R19: no error and no log line about telemetry contains a secret from an address, a header or
-// an environment variable.
+// No error and no log line about telemetry contains a secret from an address, a header or an
+// environment variable.
 func TestR19NoTelemetrySecretLeaks(t *testing.T) {
 	found := &collector{secrets: suite.secrets}
 	log := slog.New(slog.NewJSONHandler(found, &slog.HandlerOptions{Level: slog.LevelDebug}))

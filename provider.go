@@ -49,9 +49,9 @@ type TriggerProvider interface {
 	// An [*Error] keeps its code; any other error has the code trigger_registration_failed. If
 	// a trigger with that ID was already bound, Unbind is called next.
 	//
-	// ctx belongs to the trigger rather than to the call or the connection. It is canceled
-	// when the trigger is unbound, when a changed trigger replaces it, and when the client is
-	// closed. Work started by Bind may use ctx until then.
+	// ctx lasts as long as the trigger, even after Bind has returned or the connection has
+	// been lost. It is canceled when the trigger is unbound, when a changed trigger replaces
+	// it, and when the client is closed. Work started by Bind may use ctx until then.
 	//
 	// After a reconnection, the engine binds all triggers again. If a trigger has not changed,
 	// b.Unchanged is true and ctx is the same as before.
@@ -160,8 +160,8 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 // and a trigger is an observer of that function, with the config as its args. Therefore,
 // whatever the engine's version, this worker must not register a function with that ID. A type
 // outside the worker's own namespace cannot be provided; the client logs a warning. A second
-// provider is rejected until the first one has disconnected. Bindings have neither namespace
-// nor metadata. Fire calls the target through the observer, and only if the observer's filters
+// provider is rejected until the first one has disconnected. Bindings have no namespace and no
+// metadata. Fire calls the target through the observer, and only if the observer's filters
 // match the payload.
 func (c *Client) HandleTriggerType(t TriggerType, p TriggerProvider) error {
 	fail := func(err error) error { return public(fmt.Errorf("trigger type %q: %w", t.ID, err)) }
@@ -323,7 +323,8 @@ type boundTrigger struct {
 	todo bool           // want has changed since a binder last read it
 	busy bool           // in providers.ready, or a binder is working on it
 
-	// Owned by the binder that is working on the trigger. Nil while the trigger is not bound.
+	// These fields are owned by the binder that is working on the trigger. bound is nil while
+	// the trigger is not bound.
 	bound  *TriggerBinding
 	typ    *providedType
 	ctx    context.Context
@@ -453,16 +454,16 @@ func (s *providers) unbindMissing(l *link) {
 
 // giveUp unbinds the triggers of a type that another worker now provides. It reports whether
 // there were any.
-func (s *providers) giveUp(t *providedType) (any bool) {
+func (s *providers) giveUp(t *providedType) (found bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.byID {
 		if b.want != nil && b.want.typ == t {
 			s.change(b, nil)
-			any = true
+			found = true
 		}
 	}
-	return any
+	return found
 }
 
 // change sets the wanted state and ensures that a binder acts on it. The caller holds s.mu.

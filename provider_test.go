@@ -692,7 +692,7 @@ func (w *webhooks) expect(t *testing.T, what string, want ...string) {
 }
 
 // providerBubble runs a test in a bubble, with an engine that sends triggers to their
-// providers. On later engines, a provider instead hosts observed functions.
+// providers. On later engines, providers host observed functions instead.
 func providerBubble(t *testing.T, test func(t *testing.T, e *iiitest.Engine, worker func(name string, opts ...iii.Option) *iii.Client)) {
 	t.Helper()
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {

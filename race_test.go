@@ -2,5 +2,6 @@
 
 package iii
 
-// raceEnabled reports whether the race detector is enabled, which makes copying slow.
+// raceEnabled reports whether the race detector is enabled. Tests then use smaller messages,
+// because copying is slow under the race detector.
 const raceEnabled = true

@@ -52,7 +52,7 @@ func gate(t *testing.T, c *iii.Client) {
 	})
 }
 
-// The replies match the recorded ones, except that defaults are written out.
+// The replies match the recorded ones, except that they spell out default values.
 func TestAccessControlAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e, iii.WithName("gate"))

@@ -20,9 +20,9 @@ import (
 //
 // An engine with triggers responds to a registration only to reject it. Therefore, each batch
 // is followed by a fence (a JSON ping). Registrations that have not been rejected when the
-// pong arrives count as accepted. An engine with observers responds to every registration, and
-// its responses replace the pong. A ping is still sent if functions await a response, because
-// access control can deny functions silently.
+// pong arrives are treated as accepted. An engine with observers responds to every
+// registration, and its responses replace the pong. A ping is still sent if functions await a
+// response, because access control can deny functions silently.
 //
 // A trigger is sent only after its function has been accepted. Otherwise, a rejected
 // function's trigger would take over the route of the worker that serves the function.
@@ -83,7 +83,7 @@ func newRegistry(c *Client) *registry {
 
 // attach makes l the current link. It queues the given messages, followed by the registrations
 // of all trigger types and functions. l must be attached to the send queue. The fence is sent
-// once the engine has settled the namespace, and the triggers once the fence has been
+// once the engine knows the worker's namespace. The triggers are sent once the fence has been
 // answered.
 func (r *registry) attach(l *link, first ...item) {
 	r.mu.Lock()
@@ -105,7 +105,7 @@ func (r *registry) attach(l *link, first ...item) {
 		switch {
 		case t.final:
 		case t.observer != nil && !d.observes():
-			r.ask(&t.claim) // fails immediately
+			r.sendClaim(&t.claim) // fails immediately
 		default:
 			if o := t.observer; o != nil && o.reason != nil && o.reason.Code == CodeUnsupported {
 				o.change(ObserverStatePending, nil)
@@ -131,7 +131,7 @@ func (r *registry) attach(l *link, first ...item) {
 			r.client.hosts.release(f)
 		}
 		f.delay = 0
-		r.ask(&f.claim)
+		r.sendClaim(&f.claim)
 	}
 	batch := r.batch
 	r.batch = nil
@@ -192,8 +192,8 @@ func (r *registry) push(message any) {
 	}
 }
 
-// ask sends a registration. The next fence settles it.
-func (r *registry) ask(c *claim) {
+// sendClaim sends a registration. The next fence settles it.
+func (r *registry) sendClaim(c *claim) {
 	if r.link == nil {
 		return
 	}
@@ -298,8 +298,8 @@ func (r *registry) unconfirmed(c *claim) bool {
 
 // pong handles the response to a fence's ping. The engine responds in order, so a function
 // that has received no response by now will never receive one; for example, access control can
-// silently deny a function. A function that has not been rejected counts as accepted, as on
-// engines that do not confirm functions.
+// silently deny a function. A function that has not been rejected is treated as accepted, as
+// on engines that do not confirm functions.
 func (r *registry) pong(l *link, number uint64) {
 	var ids []string
 	r.mu.Lock()
@@ -360,8 +360,8 @@ func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 }
 
 // confirmed settles the registrations sent before the fence, and reports whether it did. It
-// requires every response that the engine sends for these registrations, and the pong unless
-// those responses suffice.
+// does so once the engine has sent all of its responses and, unless the responses suffice, the
+// pong.
 func (r *registry) confirmed(l *link) bool {
 	r.mu.Lock()
 	if r.link != l || !r.fenceOut || !r.ponged || r.unanswered > 0 {
@@ -413,7 +413,7 @@ func (r *registry) confirmed(l *link) bool {
 	return true
 }
 
-// resumeRequests resumes the requests whose triggers were settled by the most recently
+// resumeRequests resumes the requests that waited for triggers settled by the most recently
 // answered fence. Once nothing is left to register, it resumes all requests.
 func (r *registry) resumeRequests(l *link) {
 	switch {
@@ -452,19 +452,19 @@ func (r *registry) sendDue() (fence uint64) {
 			continue
 		}
 		t.sent, t.former = true, nil
-		r.ask(&t.claim)
+		r.sendClaim(&t.claim)
 	}
 	clear(r.held[len(kept):])
 	r.held = kept
 	return fence
 }
 
-// target returns the function that t calls, if it belongs to this worker: t's adapter if there
-// is one, and otherwise the function with t's function ID. If there is neither, it returns
-// nil. If t was held for a function that has since been unregistered, target still returns
-// that function, so that t stays held. Otherwise, if another worker serves a function with the
-// same ID and has registered the same trigger, that function would be called twice for each
-// event.
+// target returns the function that t calls, or nil if that function does not belong to this
+// worker. It is t's adapter if there is one, and otherwise the function with t's function ID.
+//
+// If t was held for a function that has since been unregistered, target still returns that
+// function, so that t stays held. If t were sent instead, and another worker had registered
+// the same function and the same trigger, the function would be called twice for each event.
 func (r *registry) target(t *Trigger) *Function {
 	if t.adapter != nil && r.link != nil && r.link.dialect().answers(&t.claim) {
 		return t.adapter
@@ -494,7 +494,7 @@ func (r *registry) addFunction(f *Function) error {
 	}
 	r.functionByID[f.id] = f
 	r.functions = append(r.functions, f)
-	r.ask(&f.claim)
+	r.sendClaim(&f.claim)
 	r.fence()
 	return nil
 }
@@ -560,9 +560,9 @@ func (r *registry) disregard(f *Function) {
 	r.answered(&f.claim)
 }
 
-// isDisregarded reports whether a response for a function belongs to a disregarded
-// registration, and if so, removes that registration from the list. The engine responds in
-// order, so the response belongs to the oldest registration with the ID.
+// isDisregarded reports whether a response for a function refers to a disregarded
+// registration. If so, it removes that registration from the list. The engine responds in
+// order, so the response refers to the oldest registration with the ID.
 func (r *registry) isDisregarded(id string) bool {
 	for own, ok := id, true; ok; _, own, ok = strings.Cut(own, "::") {
 		if i := slices.IndexFunc(r.disregarded, func(d *disregarded) bool { return d.id == own }); i >= 0 {
@@ -651,7 +651,7 @@ func (r *registry) addTrigger(t *Trigger) error {
 	}
 	r.triggers = append(r.triggers, t)
 	if t.observer != nil && r.link != nil && !r.link.dialect().observes() {
-		r.ask(&t.claim) // fails immediately
+		r.sendClaim(&t.claim) // fails immediately
 		return nil
 	}
 	r.held = append(r.held, t)
@@ -668,8 +668,8 @@ func (r *registry) addTrigger(t *Trigger) error {
 	return nil
 }
 
-// routed returns another trigger with the same route as t if either trigger belongs to a
-// router.
+// routed returns another trigger with the same route as t, if at least one of the two was
+// registered for a [Router].
 func (r *registry) routed(t *Trigger) *Trigger {
 	if t.route == "" {
 		return nil
@@ -682,7 +682,6 @@ func (r *registry) routed(t *Trigger) *Trigger {
 	return nil
 }
 
-// hasRoute reports whether any of this worker's triggers has the route.
 func (r *registry) hasRoute(route string) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -741,7 +740,6 @@ func (r *registry) function(id []byte) *Function {
 	return r.renamed[string(id)]
 }
 
-// functionNamed returns the function with the given ID, or nil.
 func (r *registry) functionNamed(id string) *Function {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -773,7 +771,6 @@ func (r *registry) rejectedFunction(id string) *Function {
 	return known
 }
 
-// attached returns the current link, or nil.
 func (r *registry) attached() *link {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -926,14 +923,14 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 		return
 	}
 	f := r.rejectedFunction(err.FunctionID)
-	told := false
+	known := false
 	var early []string
 	if f != nil {
 		r.answered(&f.claim)
-		told = f.refused.Swap(err) != nil || !r.has(&f.claim)
+		known = f.refused.Swap(err) != nil || !r.has(&f.claim)
 		f.standing, f.deadline = refused, time.Time{}
 		c.hosts.release(f)
-		if !told {
+		if !known {
 			for _, t := range r.triggers {
 				if t.sent && r.target(t) == f {
 					early = append(early, t.id)
@@ -946,7 +943,7 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	}
 	r.mu.Unlock()
 	r.confirm(l)
-	if told {
+	if known {
 		return
 	}
 	level := slog.LevelWarn // expected in every rolling update
@@ -966,15 +963,15 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 func (c *Client) triggerRefused(l *link, id, triggerType string, err *Error) {
 	r := c.registry
 	r.mu.Lock()
-	var told func()
+	var notify func()
 	if t := r.triggerByID[id]; t != nil {
-		told = r.refuse(l, t, err, true)
+		notify = r.refuse(l, t, err, true)
 	} else {
-		told = func() { c.logRefusal(id, triggerType, err) }
+		notify = func() { c.logRefusal(id, triggerType, err) }
 	}
 	r.mu.Unlock()
-	if told != nil {
-		told()
+	if notify != nil {
+		notify()
 	}
 }
 
@@ -989,7 +986,7 @@ func (c *Client) logRefusal(id, triggerType string, err *Error) {
 // Until a trigger is accepted, repeated rejections are logged only once. The trigger's error
 // handler is called for every rejection, but only once per connection if the trigger is
 // retried.
-func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (told func()) {
+func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (notify func()) {
 	t.standing = refused
 	if t.observer != nil {
 		t.final = final

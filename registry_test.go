@@ -287,9 +287,8 @@ func TestRefusedFunctionsDelayNoOtherTriggers(t *testing.T) {
 	})
 }
 
-// A trigger that is waiting for its function still depends on that function after the function
-// has been unregistered: the trigger is sent if the function is accepted, and rejected without
-// being sent if the function is rejected.
+// Unregistering a function does not affect the triggers that are waiting for it: they are sent
+// if the engine accepts the function, and fail if it rejects the function.
 func TestTriggersOfAnUnregisteredFunction(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -404,8 +403,8 @@ func TestShutdownWhileTriggersWait(t *testing.T) {
 	})
 }
 
-// Requests that are waiting for a trigger survive a broken connection. Their number is
-// limited, but while the client is connected, further requests wait instead of failing.
+// Requests that are waiting for a trigger are sent even if the connection is lost in the
+// meantime. While the client is connected, requests beyond the limit block instead of failing.
 func TestRequestsWaitingForTrigger(t *testing.T) {
 	t.Run("the connection dies", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -566,8 +565,8 @@ func TestTriggerErrorHandlerIsCalledOnEachConnection(t *testing.T) {
 	}
 }
 
-// In a rolling update, many owners disconnect at the same time. When one of them disconnects,
-// the client asks the engine which of the others are still connected.
+// When one owner disconnects, the client asks the engine which of the other owners are still
+// connected.
 func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 	const n = 1000
 	synctest.Test(t, func(t *testing.T) {
@@ -635,7 +634,7 @@ func TestFunctionsOfManyOwnersAreTakenOver(t *testing.T) {
 	})
 }
 
-// A worker that is waiting for its name registers its functions only once, even if the engine
+// A worker that had to wait for its name registers its functions only once, even if the engine
 // responds slowly.
 func TestWorkerReceivesItsNameLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -16,18 +16,19 @@ import (
 //
 // A call is retried after [ErrNotConnected] and [ErrBufferFull], because it was not sent, and
 // after [ErrDraining] and [ErrOverloaded], because the function did not start. Retrying after
-// these errors cannot run the function twice. Codes adds further errors. Any other error ends
-// the attempts: for example, [ErrClosed], [ErrTimeout] or [ErrConnectionLost] for a call that
-// was sent, or an error that must be fixed in the program, such as a payload that cannot be
-// encoded. [Client.Send] and [Client.Enqueue] are retried only if nothing was sent.
+// these errors cannot run the function twice. Codes adds further errors. There is no retry
+// after any other error: for example, [ErrClosed], [ErrTimeout] after the call was sent,
+// [ErrConnectionLost], or a payload that cannot be encoded. [Client.Send] and [Client.Enqueue]
+// are retried only if nothing was sent.
 //
 // Retries use exponential backoff with full jitter: before attempt n+1, the call waits a
 // random time between 0 and InitialDelay · 2ⁿ⁻¹, but at most MaxDelay. The call's timeout
-// applies to each attempt, and the context limits all attempts together: if its deadline is
-// earlier than the next attempt, the call returns the error of the latest attempt.
+// applies to each attempt, and the context limits all attempts together. If the context's
+// deadline would pass before the next attempt, the call immediately returns the error of the
+// latest attempt.
 type RetryPolicy struct {
-	// MaxAttempts is the number of attempts, including the first. 0 means 3, and 1 disables
-	// retries. A negative value is an error.
+	// MaxAttempts is the maximum number of attempts, including the first. 0 means 3, and 1
+	// disables retries. A negative value is an error.
 	MaxAttempts int
 	// InitialDelay is the maximum wait before the second attempt. 0 means 50 ms, or MaxDelay if
 	// that is set and shorter. A negative value is an error.
@@ -109,15 +110,15 @@ func (p *RetryPolicy) delay(n int) time.Duration {
 	return min(d, p.MaxDelay)
 }
 
-// retries reports whether a request that failed with err should be retried. answered is true
-// if the request expects a response.
-func (p *RetryPolicy) retries(err error, answered bool) bool {
+// retries reports whether a request that failed with err should be retried. wantsResult is
+// false for a Send.
+func (p *RetryPolicy) retries(err error, wantsResult bool) bool {
 	var unsent *callError
 	if errors.As(err, &unsent) {
 		return !unsent.sent && !errors.Is(err, ErrClosed) && (errors.Is(err, ErrNotConnected) || errors.Is(err, ErrBufferFull))
 	}
 	var e *Error
-	if !answered || !errors.As(err, &e) {
+	if !wantsResult || !errors.As(err, &e) {
 		return false
 	}
 	return SafeToRetry(err) || slices.Contains(p.Codes, e.Code)

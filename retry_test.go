@@ -289,8 +289,9 @@ func TestOutcomesOfWrappedErrors(t *testing.T) {
 	}
 }
 
-// If a handler returns the error of a call that it made, codes such as worker_draining must
-// not reach the caller, which would take them as a guarantee that the handler has not started.
+// A handler may return the error of a call that it made. Codes such as worker_draining are
+// then replaced, because they would tell the handler's caller that the handler has not
+// started.
 func TestCalleeErrorCodesAreReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{})

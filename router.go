@@ -13,8 +13,8 @@ import (
 // The zero value selects the defaults.
 type RouterOptions struct {
 	// Methods lists the HTTP methods to serve; case is ignored. The default is GET, POST, PUT,
-	// PATCH and DELETE. GET includes HEAD. Listing OPTIONS is an error, because the engine
-	// handles it itself.
+	// PATCH and DELETE. GET includes HEAD. Listing OPTIONS is an error, because the engine itself
+	// handles OPTIONS requests.
 	Methods []string
 	// Depth is the maximum number of path segments below the prefix. The default is 6; a
 	// negative value or one above 25 is an error. The engine responds to longer paths with
@@ -26,8 +26,8 @@ type RouterOptions struct {
 // methods are safe for concurrent use.
 type Router struct{ f *Function }
 
-// Err returns an error if the engine has rejected the router or any of its routes, and nil
-// otherwise. If the router's function was rejected, Err returns a *[RejectedError], as
+// Err returns an error if the engine has rejected the router's function or any of its routes,
+// and nil otherwise. If the function was rejected, Err returns a *[RejectedError], as
 // [Function.Err] does. If only routes were rejected, Err joins their *[Error]s.
 func (r *Router) Err() error {
 	if err := r.f.refused.Load(); err != nil {

@@ -12,8 +12,8 @@ import (
 	"sync"
 )
 
-// schemaFiles holds the schemas. Their required keyword lists the properties that this package
-// always writes. Other senders may omit required properties that have a default.
+// schemaFiles holds the schemas. In them, the required keyword lists the properties that this
+// package always writes. Other senders may omit required properties that have a default.
 //
 //go:embed schema/*.json
 var schemaFiles embed.FS

@@ -32,8 +32,9 @@ type sendQueue struct {
 	heldN   int // requests in held, except those given up
 	heldB   int // size of these requests in bytes
 	pending map[invocationID]*request
-	changed signal.Broadcast // sent when there is room again, or when the link changes
-	refused int              // held Sends that the link's dialect could not express
+	waiting fifo.Queue[*waiter] // for room in queue, in order; entries may have been withdrawn
+	changed signal.Broadcast    // sent when the link or the held requests change
+	refused int                 // held Sends that the link's dialect could not express
 	refusal error
 
 	free  sync.Pool // of requests; not global, because a channel must stay within the client's synctest bubble
@@ -95,13 +96,13 @@ func (it item) size() int {
 	return it.buf.len()
 }
 
-// takeBytes limits the number of bytes that the writer takes at once. If the link fails during
-// a write, up to this many bytes count as possibly sent.
+// takeBytes limits the number of bytes that the writer takes at once. If a write fails, the
+// engine may have received up to this many bytes.
 const takeBytes = 256 << 10
 
-// Frames that are queued without waiting may exceed the queue's limits, but only by stuckBytes
-// and stuckFrames. Beyond that, the link fails, because the peer does not appear to be
-// reading.
+// Frames that are queued without waiting may exceed the queue's limits by at most stuckBytes
+// and stuckFrames. If that is not enough, the peer is evidently not reading, and the link is
+// closed.
 const (
 	stuckBytes  = 64 << 20
 	stuckFrames = 1 << 20
@@ -113,6 +114,9 @@ func (q *sendQueue) attach(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.link, q.gate, q.opened = l, fence, fence-1
+	for _, w := range q.waiting.All() {
+		w.gate = fence
+	}
 }
 
 // open reports whether user requests can be queued. The caller holds q.mu.
@@ -127,7 +131,6 @@ func (q *sendQueue) suspend(l *link, fence uint64) {
 	}
 }
 
-// current returns the current link, or nil.
 func (q *sendQueue) current() *link {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -159,6 +162,7 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 		}
 	}
 	q.held = slices.Delete(q.held, 0, n)
+	q.admit()
 	q.changed.Send()
 }
 
@@ -181,8 +185,67 @@ func (q *sendQueue) push(it item) {
 }
 
 func (q *sendQueue) fits(size int) bool {
-	waiting := q.queue.Len()
-	return waiting == 0 || waiting < q.maxMessages && q.bytes+size <= q.maxBytes
+	n := q.queue.Len()
+	return n == 0 || n < q.maxMessages && q.bytes+size <= q.maxBytes
+}
+
+// waiter is a frame that waits for room in the queue. Its fields are guarded by sendQueue.mu.
+type waiter struct {
+	item     item
+	link     *link         // of a reply, which must not be sent over another link
+	gate     uint64        // fence that must be answered before a user request is sent
+	over     bool          // admitted or withdrawn
+	admitted chan struct{} // closed once the frame is in the queue
+}
+
+// enqueue appends a user request or a reply to the queue. If there is no room, or if other
+// frames are already waiting for room, it adds a waiter to them and returns it. The caller
+// holds q.mu.
+func (q *sendQueue) enqueue(it item, l *link) *waiter {
+	if q.waiting.Len() == 0 && q.fits(it.size()) {
+		q.accept(it)
+		return nil
+	}
+	w := &waiter{item: it, link: l, gate: q.gate, admitted: make(chan struct{})}
+	q.waiting.Push(w)
+	return w
+}
+
+func (q *sendQueue) accept(it item) {
+	if r := it.req; r != nil {
+		if r.state = requestQueued; r.wantsResult {
+			q.pending[r.id] = r
+		}
+	}
+	q.push(it)
+}
+
+// admit moves waiting frames to the queue while there is room. It wakes only the goroutines of
+// these frames, because thousands of others may be waiting. The caller holds q.mu.
+func (q *sendQueue) admit() {
+	for q.waiting.Len() > 0 {
+		w := *q.waiting.First()
+		switch {
+		case w.over, w.link != nil && w.link != q.link:
+		case q.link == nil, w.item.req != nil && q.opened < w.gate, !q.fits(w.item.size()):
+			return
+		default:
+			w.over = true
+			q.accept(w.item)
+			close(w.admitted)
+		}
+		q.waiting.Pop()
+	}
+}
+
+// withdraw removes w. It returns false if w has already been admitted. The caller holds q.mu.
+func (q *sendQueue) withdraw(w *waiter) bool {
+	if w.over {
+		return false
+	}
+	w.over = true
+	q.admit() // w may have been the first
+	return true
 }
 
 // reply queues the reply to an invocation that arrived over l. If l is no longer the current
@@ -190,23 +253,23 @@ func (q *sendQueue) fits(size int) bool {
 // reply over another link.
 func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Lock()
-	for q.link == l && !q.fits(buf.len()) {
-		changed := q.changed.Wait()
-		q.mu.Unlock()
-		select {
-		case <-changed:
-		case <-l.Dead():
+	sent := q.link == l
+	if sent {
+		if w := q.enqueue(item{buf: buf}, l); w != nil {
+			q.mu.Unlock()
+			select {
+			case <-w.admitted:
+			case <-l.Dead():
+			}
+			q.mu.Lock()
+			sent = !q.withdraw(w)
 		}
-		q.mu.Lock()
 	}
-	if q.link != l {
-		q.mu.Unlock()
+	q.mu.Unlock()
+	if !sent {
 		buf.free()
 		q.stats.repliesDropped.Add(1)
-		return
 	}
-	q.push(item{buf: buf})
-	q.mu.Unlock()
 }
 
 // pushNoWait queues registrations, and frames sent by the read loop, without waiting. It
@@ -260,7 +323,7 @@ func (q *sendQueue) take(l *link, batch []item) []item {
 		q.bytes -= it.size()
 		batch = append(batch, it)
 	}
-	q.changed.Send()
+	q.admit()
 	return batch
 }
 
@@ -480,7 +543,7 @@ const (
 
 // flush waits until the engine has read every request accepted before the call, as confirmed
 // by the pong to a later ping. It waits at most fenceTimeout for the pong and awayTimeout for
-// a connection. If there is neither a link nor a held request, it returns immediately.
+// a connection. It returns immediately if there is no link and no held request.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -508,7 +571,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		case <-done:
 			return nil
 		case <-dead:
-			// detach will follow and change the state that the loop checks.
+			// The link is dead. Check again after it has been detached.
 			select {
 			case <-q.detached():
 			case <-ctx.Done():
@@ -525,7 +588,8 @@ func (q *sendQueue) flush(ctx context.Context) error {
 	}
 }
 
-// detached returns a channel that is closed once no dead link is attached.
+// detached returns a channel that is closed once the current link has been detached, or
+// immediately if that link is not dead.
 func (q *sendQueue) detached() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -593,8 +657,8 @@ func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request
 	return r
 }
 
-// release returns a request to the pool. The request must have been answered or never
-// submitted, and must not be in use anywhere.
+// release returns a request to the pool. The request must be answered or never submitted, and
+// nothing else may refer to it.
 func (q *sendQueue) release(r *request) {
 	r.timer.Stop()
 	if r.held && !r.wantsResult {
@@ -614,58 +678,75 @@ func (r *request) resolve(err error) {
 
 // submit queues r, or holds it while the client is disconnected. If there is no room, submit
 // waits for room until ctx is done or timeout fires; while the client is disconnected, it
-// waits only if the policy is SendWait. If submit returns an error, r was not accepted.
+// waits only if the policy is SendWait. If submit returns an error, r was not accepted. The
+// error is an unsentError if there was no room in time.
 func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
 	q.mu.Lock()
+	defer q.mu.Unlock()
+	var w *waiter
+	var admitted <-chan struct{}
 	for {
-		if q.ended != nil {
-			err := q.ended
-			q.mu.Unlock()
-			return err
-		}
+		var err error
 		full := q.heldN >= q.maxMessages || q.heldB+r.size > q.maxBytes
 		switch {
+		case q.ended != nil:
+			err = q.ended
 		case q.open():
+			if w != nil {
+				break
+			}
+			if w = q.enqueue(item{buf: r.buf, req: r, send: !r.wantsResult}, nil); w == nil {
+				return nil
+			}
+			admitted = w.admitted
 		case !full:
+			if w != nil {
+				q.withdraw(w)
+			}
 			q.hold(r)
+			return nil
 		case q.policy == SendWait && r.size <= q.maxBytes && q.maxMessages > 0:
 		case q.link == nil || !q.link.isApplied():
+			err = ErrBufferFull
+		}
+		if err == nil {
+			changed := q.changed.Wait()
 			q.mu.Unlock()
-			return ErrBufferFull
+			select {
+			case <-admitted:
+			case <-changed:
+			case <-ctx.Done():
+				err = unsentError{ctxError(ctx)}
+			case <-timeout:
+				err = unsentError{ErrTimeout}
+			}
+			q.mu.Lock()
 		}
-		if r.state == requestHeld {
-			break
+		switch {
+		case w != nil && w.over:
+			if err != nil {
+				r.timer.Reset(0) // the caller, which now waits for the response, must time out, too
+			}
+			return nil
+		case err != nil && w != nil:
+			q.withdraw(w)
+			return err
+		case err != nil:
+			return err
 		}
-		if q.open() && q.fits(r.size) {
-			r.state = requestQueued
-			q.push(item{buf: r.buf, req: r, send: !r.wantsResult})
-			break
-		}
-		changed := q.changed.Wait()
-		q.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ErrNotConnected, ctxError(ctx))
-		case <-timeout:
-			return fmt.Errorf("%w: %w", ErrNotConnected, ErrTimeout)
-		}
-		q.mu.Lock()
 	}
-	if r.wantsResult {
-		q.pending[r.id] = r
-	}
-	q.mu.Unlock()
-	return nil
 }
 
-// hold keeps r for the next link. A held Send counts as accepted.
+// hold keeps r for the next link. If r is a Send, its caller immediately receives nil.
 func (q *sendQueue) hold(r *request) {
 	r.gate = q.gate
 	if r.state = requestHeld; !r.wantsResult && !r.held {
 		r.held = true
 		r.resolve(nil)
+	}
+	if r.wantsResult {
+		q.pending[r.id] = r
 	}
 	q.held = append(q.held, item{buf: r.buf, req: r, send: !r.wantsResult})
 	q.heldN++
@@ -704,7 +785,7 @@ func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 	case requestQueued:
 		q.bytes -= r.size
 		r.buf.free()
-		q.changed.Send()
+		q.admit()
 	}
 	r.state, r.buf = requestDone, nil
 	delete(q.pending, r.id)

@@ -14,12 +14,11 @@ import (
 // The methods call the engine's state::* functions. The calls are limited by [WithCallTimeout]
 // and by ctx. Their errors are those of [Client.Call], including an [*Error] with the engine's
 // code, such as SET_ERROR or VALUE_TOO_LARGE. If a stored value cannot be decoded as T, the
-// error explains why and is not an [*Error]; a Set, Update or Delete has taken effect in that
-// case.
+// error explains why and is not an [*Error]. In that case, a Set, Update or Delete has still
+// taken effect.
 //
-// A null counts as no value: neither the engine's responses nor this type distinguish a stored
-// null from a missing value. Each change fires the triggers with a matching
-// [StateTriggerConfig].
+// A stored null is treated as a missing value, because the engine's responses do not
+// distinguish the two. Each change fires the triggers with a matching [StateTriggerConfig].
 type State[T any] struct {
 	client *Client
 	scope  string
@@ -50,9 +49,9 @@ func (s *State[T]) Set(ctx context.Context, key string, value T) (SetResult[T], 
 	return setStored[T](ctx, s.client, id, StateSetInput{Scope: s.scope, Key: key, Value: raw})
 }
 
-// Update applies the operations to a value atomically and in order. A missing value starts as
-// {}. An operation that cannot be applied is skipped and reported in the result's Errors, with
-// a nil err; the other operations still take effect. See [ApplyUpdate] for the rules.
+// Update applies the operations to a value atomically and in order. A missing value is treated
+// as {}. An operation that cannot be applied is skipped and reported in the result's Errors,
+// with a nil err; the other operations still take effect. See [ApplyUpdate] for the rules.
 func (s *State[T]) Update(ctx context.Context, key string, ops ...UpdateOp) (UpdateResult[T], error) {
 	return updateStored[T](ctx, s.client, "state::update", StateUpdateInput{Scope: s.scope, Key: key, Ops: ops})
 }
@@ -84,8 +83,8 @@ func (c *Client) StateScopes(ctx context.Context) ([]string, error) {
 type SetResult[T any] struct {
 	// Old is the previous value, or the zero value if there was none.
 	Old T
-	// HadOld reports whether there was a previous value. A stored null counts as no value,
-	// because the engine does not distinguish the two.
+	// HadOld reports whether there was a previous value. A stored null is treated as a missing
+	// value, because the engine does not distinguish the two.
 	HadOld bool
 	// New is the value that is now stored, as returned by the engine. A null decodes as the
 	// zero value.

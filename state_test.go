@@ -73,7 +73,8 @@ func TestState(t *testing.T) {
 	check(t, "scopes", []string{"another", "carts"}, scopes, err)
 }
 
-// Values may be of any type, and numbers keep every digit. A null counts as no value.
+// Values may be of any type, and numbers keep every digit. A null is treated as a missing
+// value.
 func TestStateValues(t *testing.T) {
 	c := connected(t)
 	ctx := t.Context()

@@ -10,8 +10,8 @@ import "context"
 // The methods call the engine's stream::* functions. The calls are limited by
 // [WithCallTimeout] and by ctx. Their errors are those of [Client.Call], including an [*Error]
 // with the engine's code, such as STREAM_SET_ERROR. If a stored value cannot be decoded as T,
-// the error explains why and is not an [*Error]; a Set, Update or Delete has taken effect in
-// that case. As in [State], a null counts as no value.
+// the error explains why and is not an [*Error]. In that case, a Set, Update or Delete has
+// still taken effect. As in [State], a stored null is treated as a missing value.
 //
 // By default, the engine stores items in memory. If a worker provides the stream
 // ([Client.HandleStream]), the engine calls that worker instead.

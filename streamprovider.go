@@ -12,8 +12,8 @@ import (
 
 // StreamProvider stores a stream in place of the engine. Its methods must be safe for
 // concurrent use. Their contexts and errors are handled like those of a [HandlerFunc], with
-// one exception: if a method that changes an item fails, the engine wraps the error in one
-// with the engine's own code.
+// one exception: if a method that changes an item fails, the caller receives a code of the
+// engine's own, and the provider's code appears only in the message.
 //
 // The returned values determine the stream's events. If the old value of a change is nil or
 // null, the event reports a creation. If the old value of a deletion is nil or null, there is
@@ -92,8 +92,8 @@ func (c *Client) HandleStream(name string, p StreamProvider) error {
 	return nil
 }
 
-// providedStream wraps a provider. It completes the results as the engine expects and, unless
-// the provider handles updates itself, serializes the changes to each item.
+// providedStream wraps a provider. Unless the provider handles updates itself, providedStream
+// serializes the changes to each item.
 type providedStream struct {
 	provider StreamProvider
 	items    itemLocks

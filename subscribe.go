@@ -39,8 +39,8 @@ type SubscribeOptions struct {
 	// TLSConfig configures TLS for wss addresses, as in [WithTLSConfig]. It is copied at the
 	// start of each loop. Default: the crypto/tls defaults.
 	TLSConfig *tls.Config
-	// Reconnection configures reconnecting, as in [WithReconnection]. The zero value retries
-	// indefinitely. MaxPendingMessages has no effect.
+	// Reconnection configures the retry delays and the number of attempts, as in
+	// [WithReconnection]. The zero value retries indefinitely. MaxPendingMessages has no effect.
 	Reconnection ReconnectionConfig
 	// DialContext opens network connections. Default: a net.Dialer that honors the proxy
 	// environment variables.
@@ -57,8 +57,8 @@ type SubscribeOptions struct {
 	StateListener func(ConnectionState, error)
 }
 
-// Subscribe follows streams over the engine's stream socket, as a browser would. It does not
-// need a [Client]. See [SubscribeWith].
+// Subscribe follows streams over the engine's stream socket, which also serves browsers. It
+// does not need a [Client]. See [SubscribeWith].
 func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription) iter.Seq2[StreamMessage, error] {
 	return SubscribeWith(ctx, SubscribeOptions{URL: streamURL}, subs...)
 }
@@ -69,7 +69,7 @@ func Subscribe(ctx context.Context, streamURL string, subs ...StreamSubscription
 // Each subscription starts with an event of type sync that contains the current state: the
 // item's value, or a list of the group's values. Changes and events from stream::send follow.
 // A change may arrive before a sync that already includes it. Messages do not identify their
-// subscription: with subscriptions to a group and to one of its items, the item's changes
+// subscription. With subscriptions to both a group and one of its items, the item's changes
 // arrive twice. Empty subscription IDs are filled in. Duplicate IDs are an error.
 //
 // If the connection fails or is lost, SubscribeWith reconnects as configured by o.Reconnection

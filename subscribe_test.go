@@ -19,8 +19,8 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// told formats a message without its timestamp.
-func told(m iii.StreamMessage) string {
+// summary formats a message without its timestamp.
+func summary(m iii.StreamMessage) string {
 	id := "-"
 	if m.ID != nil {
 		id = *m.ID
@@ -70,7 +70,7 @@ func TestSubscribe(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got = append(got, told(m)); m.Type != "stream" || m.Timestamp == 0 {
+			if got = append(got, summary(m)); m.Type != "stream" || m.Timestamp == 0 {
 				t.Errorf("envelope: %+v", m)
 			}
 			if len(got) >= 2 && len(steps) > 0 {
@@ -119,7 +119,7 @@ func TestSubscribeReconnects(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got = append(got, told(m))
+			got = append(got, summary(m))
 			switch len(got) {
 			case 1, 2, 3:
 				w.cut()
@@ -178,7 +178,7 @@ func TestSubscribeRefused(t *testing.T) {
 				if last != nil {
 					t.Errorf("%s: a message after the error", who)
 				}
-				got, last = append(got, told(m)), err
+				got, last = append(got, summary(m)), err
 				if err == nil && len(got) == 2 {
 					break
 				}
@@ -390,7 +390,7 @@ func TestSubscribeMalformed(t *testing.T) {
 	for _, bad := range []string{`nonsense`, `{"type":"stream","streamName":1}`, `[]`, `{"type":"stream"`} {
 		url := socketServer(t, `{"type":"later","streamName":"s","extra":1}`, good, bad, good)
 		var got []string
-		err := lastError(t, iii.Subscribe(t.Context(), url, room), func(m iii.StreamMessage) { got = append(got, told(m)) })
+		err := lastError(t, iii.Subscribe(t.Context(), url, room), func(m iii.StreamMessage) { got = append(got, summary(m)) })
 		if diff := cmp.Diff([]string{"s/g/- new kind"}, got); diff != "" {
 			t.Errorf("%s: messages (-want +got):\n%s", bad, diff)
 		}

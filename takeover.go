@@ -70,7 +70,7 @@ func (c *claim) owner() string {
 	return ""
 }
 
-// standing is what the client knows about a registration on the current link.
+// standing is the state of a registration on the current link, as far as the client knows it.
 type standing uint8
 
 const (
@@ -132,7 +132,7 @@ func (r *registry) retry(l *link) time.Duration {
 		}
 		owner := c.owner()
 		turns[owner] = r.turns[owner]
-		if r.waits(c, now) {
+		if r.mustWait(c, now) {
 			c.due = now.Add(takeoverDelayMax)
 		}
 		if !c.due.After(now) {
@@ -165,7 +165,7 @@ func (r *registry) retry(l *link) time.Duration {
 // retryNow sends a rejected registration again. The caller must remove it from refusals.
 func (r *registry) retryNow(c *claim) {
 	c.queued = false
-	r.ask(c)
+	r.sendClaim(c)
 }
 
 // dropUnqueued removes from refusals the claims that are no longer queued.
@@ -173,9 +173,9 @@ func (r *registry) dropUnqueued() {
 	r.refusals = slices.DeleteFunc(r.refusals, func(c *claim) bool { return !c.queued })
 }
 
-// waits reports whether c is a trigger that must be held, because this worker does not serve
-// its function or is waiting for the former owner's triggers to be removed.
-func (r *registry) waits(c *claim, now time.Time) bool {
+// mustWait reports whether c is a trigger that cannot be sent yet, because this worker does
+// not serve its function or the former owner's triggers have not been removed.
+func (r *registry) mustWait(c *claim, now time.Time) bool {
 	if c.trigger == nil {
 		return false
 	}
@@ -223,7 +223,7 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 func (r *registry) retryOf(owners map[string]bool) {
 	now := time.Now()
 	try := func(c *claim) {
-		if c.queued && c.standing == refused && owners[c.owner()] && !r.waits(c, now) {
+		if c.queued && c.standing == refused && owners[c.owner()] && !r.mustWait(c, now) {
 			r.retryNow(c)
 		}
 	}
@@ -236,8 +236,8 @@ func (r *registry) retryOf(owners map[string]bool) {
 	r.dropUnqueued()
 }
 
-// awaitsOwners reports whether a trigger is waiting for its function's former owner to
-// disappear.
+// awaitsOwners reports whether a trigger is waiting until the triggers of its function's
+// former owner are gone.
 func (r *registry) awaitsOwners() bool {
 	now := time.Now()
 	return slices.ContainsFunc(r.held, func(t *Trigger) bool {
@@ -286,8 +286,8 @@ func (r *registry) awaitOwners(l *link) {
 	}
 }
 
-// formerOwners returns the former owners that triggers are waiting for, keyed by function ID,
-// and the earliest deadline. It returns false if awaitOwners must stop.
+// formerOwners returns the former owners whose triggers are not gone yet, keyed by function
+// ID, and the earliest deadline. It returns false if awaitOwners must stop.
 func (r *registry) formerOwners(l *link) (former map[string]string, deadline time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -425,9 +425,9 @@ func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 	return bound, nil
 }
 
-// isContested reports whether a trigger was rejected because of something that another worker
-// may give up: a route with the same path but different parameter names, or an observer with
-// the same ID. All other rejections concern the trigger itself.
+// isContested reports whether a trigger was rejected because another worker has a route with
+// the same path but different parameter names, or an observer with the same ID. The other
+// worker may remove it. All other rejections concern the trigger itself.
 func isContested(triggerType string, err *Error) bool {
 	switch err.Code {
 	case CodeHTTPRouteConflict:

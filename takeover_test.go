@@ -65,7 +65,7 @@ func startReplicaAt(t *testing.T, e *iiitest.Engine, url, name string, setup fun
 	return r
 }
 
-// serveName returns a setup function that registers functions returning the worker's name.
+// serveName returns a setup function that registers functions that return the worker's name.
 func serveName(t *testing.T, ids ...string) func(r *replica) {
 	return func(r *replica) {
 		t.Helper()
@@ -88,8 +88,8 @@ func (r *replica) refused() (n int) {
 	return n
 }
 
-// told returns how many rejections and takeovers were reported to the state listener.
-func (r *replica) told() (refusals, takeovers int) {
+// reported returns how many rejections and takeovers were reported to the state listener.
+func (r *replica) reported() (refusals, takeovers int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, err := range r.errs {
@@ -156,7 +156,7 @@ func TestRefusedFunctionsAreTakenOverWhenTheirOwnerLeaves(t *testing.T) {
 							t.Errorf("the function returns %q, %v", got, err)
 						}
 						synctest.Wait()
-						if refusals, takeovers := b.told(); refusals != n || takeovers != n {
+						if refusals, takeovers := b.reported(); refusals != n || takeovers != n {
 							t.Errorf("the state listener received %d refusals and %d takeovers, want %d of each", refusals, takeovers, n)
 						}
 					})
@@ -257,7 +257,7 @@ func TestRejectionIsStableAcrossReconnects(t *testing.T) {
 		if flickered.Load() {
 			t.Error("Err was nil while the other worker owned the function")
 		}
-		if refusals, takeovers := b.told(); refusals != 1 || takeovers != 0 {
+		if refusals, takeovers := b.reported(); refusals != 1 || takeovers != 0 {
 			t.Errorf("the state listener received %d refusals and %d takeovers, want 1 and 0", refusals, takeovers)
 		}
 	})
@@ -626,7 +626,6 @@ func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Prot
 	}, iiitest.WithProtocol(protocol))
 }
 
-// If a registration is rejected because it is invalid, the client does not retry it.
 func TestInvalidRegistrationIsNotRetried(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		c := startReplica(t, e, "a", serveName(t, "engine::mine"), iii.WithNamespace("blue"))
@@ -872,8 +871,7 @@ func TestReplicasUnderLoad(t *testing.T) {
 			if b.refused() > 0 || routes["b"] < perSecond || calls["b"] < perSecond {
 				t.Error("the new replica does not serve")
 			}
-			// While no worker serves the route, the engine itself may respond to requests. The
-			// error of every failed call must guarantee that the function has not run.
+			// These are the only failures allowed: each guarantees that the function has not run.
 			for outcome := range routes {
 				if !slices.Contains([]string{"a", "b", "404 Not Found", "503 Service Unavailable"}, outcome) {
 					t.Errorf("the route responded with %q", outcome)
@@ -987,8 +985,8 @@ func TestTriggerTypeIsProvidedByOneReplicaAtATime(t *testing.T) {
 	})
 }
 
-// The client notices that an owner has disconnected, no matter how many of other owners'
-// functions it is waiting for.
+// The client notices that one owner has disconnected, even while it is waiting for many
+// functions of other owners.
 func TestFunctionsOfOneOfSeveralOwnersAreTakenOver(t *testing.T) {
 	rounds := 5
 	if iii.RaceEnabled {
@@ -1075,7 +1073,6 @@ func TestConnectionCanBreakDuringTakeover(t *testing.T) {
 	})
 }
 
-// The client can be closed at any point during a takeover.
 func TestClientCanBeClosedDuringTakeover(t *testing.T) {
 	for _, how := range []string{"closed", "shut down"} {
 		for after := time.Duration(0); after < 3*time.Second; after += 170 * time.Millisecond {
@@ -1142,8 +1139,8 @@ func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 	})
 }
 
-// An engine does not list a worker that has not reported its process id. Triggers must wait
-// for such a former owner's triggers, too.
+// The engine does not list a worker that has not reported its process id. If the former owner
+// is such a worker, triggers must still wait until its triggers are gone.
 func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		e.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -1339,7 +1336,7 @@ func TestProvidedStreamsAndHTTPFunctionsAreTakenOver(t *testing.T) {
 		if err != nil || got != "b" {
 			t.Errorf("the stream returns %q, %v", got, err)
 		}
-		refusals, takeovers := b.told()
+		refusals, takeovers := b.reported()
 		if refusals != 7 || takeovers != 7 {
 			t.Errorf("the state listener received %d refusals and %d takeovers", refusals, takeovers)
 		}
@@ -1406,7 +1403,7 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 		if n, m := log.of("iii: function taken over"), log.of("iii: route taken over"); n != 5 || m != 2 {
 			t.Errorf("%d takeovers of functions and %d of routes are logged, want 5 and 2", n, m)
 		}
-		if refusals, takeovers := b.told(); refusals != 5 || takeovers != 5 {
+		if refusals, takeovers := b.reported(); refusals != 5 || takeovers != 5 {
 			t.Errorf("the state listener received %d refusals and %d takeovers, want 5 of each", refusals, takeovers)
 		}
 		for message, n := range log.lines {
@@ -1441,8 +1438,6 @@ func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	}, iiitest.WithGuard(iiitest.Guard{AuthFunctionID: "gate::auth"}), withTriggers)
 }
 
-// A worker that is waiting for its name can be closed at any time. It fails for the same
-// reasons as any other worker.
 func TestWorkerWaitingForItsNameCanBeClosed(t *testing.T) {
 	waiting := func(t *testing.T, e *iiitest.Engine, opts ...iii.Option) *iii.Client {
 		t.Helper()
@@ -1744,8 +1739,7 @@ func TestReplicasConcurrent(t *testing.T) {
 						time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 					default:
 						if c.functions[id] != nil {
-							// Remove a function alone only if it was rejected. Otherwise, its
-							// trigger would stay in the engine.
+							// Removing an accepted function alone would leave its trigger in the engine.
 							c.remove(id, r.IntN(2) == 0 && c.functions[id].Err() != nil)
 						} else {
 							c.add(id)

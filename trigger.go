@@ -113,7 +113,7 @@ type Trigger struct {
 	frame    *observeFrame   // on the current link, until it is removed or rejected
 	lingers  bool            // the engine may still have an observer from an earlier connection
 	final    bool            // the engine has rejected the observer permanently
-	left     <-chan struct{} // closed when the engine has removed the observer
+	removed  <-chan struct{} // closed when the engine has removed the observer
 }
 
 // ID returns the trigger's ID. It is random unless [WithTriggerID] sets it.
@@ -304,16 +304,16 @@ func (o *triggerOptions) addTo(triggerType string, config json.RawMessage) (json
 // WithTriggerErrorHandler sets a function f that is called each time the trigger is rejected,
 // now or on a later connection. The argument is the *[Error] that [Trigger.Err] then returns.
 // While a route is retried because another worker owns its path, f is called once per
-// connection. It is not called while the trigger is waiting for its target function. Calls are
+// connection. f is not called while the trigger is waiting for its target function. Calls are
 // made from a single goroutine that holds no lock. Default: none.
 func WithTriggerErrorHandler(f func(error)) TriggerOption {
 	return func(o *triggerOptions) error { o.onError = f; return nil }
 }
 
-// Trigger binds a function to a trigger. The function need not exist yet and may belong to
-// another worker. Trigger rejects configs that the engine would mishandle or silently ignore.
-// It does not wait for the network: the registration is sent when a connection is established,
-// and again on every later connection.
+// Trigger registers a trigger that runs a function. The function need not exist yet and may
+// belong to another worker. Trigger rejects configs that the engine would mishandle or
+// silently ignore. It does not wait for the network: the registration is sent when a
+// connection is established, and again on every later connection.
 //
 // Engine 0.26 and later has no triggers, so the client registers an observer instead. The
 // function receives the same payload; the guide to engine versions lists the differences.
@@ -443,9 +443,9 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 }
 
 // checkFatal rejects configs, of any Go type, that would crash part of the engine. Some crash
-// the engine's task for this connection, so that the engine never responds on the connection
-// again. Others crash the engine's HTTP router for all workers. If the provider namespace is
-// not the engine's own, the provider is a worker, and such a config may be valid for it.
+// the engine's task for this connection, and the engine then never responds on it again.
+// Others crash the engine's HTTP router for all workers. If the provider namespace is not the
+// engine's own, the provider is a worker, and such a config may be valid for it.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil

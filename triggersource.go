@@ -34,7 +34,7 @@ type triggerSource struct {
 	config func(args, filters json.RawMessage) any
 
 	// deliver and capture select the target's payload. If both are zero, the worker that hosts
-	// the function calls the target through the observer and chooses the payload.
+	// the observed function chooses the payload.
 	deliver ObserveDeliver
 	capture []Capture
 
@@ -60,9 +60,9 @@ type triggerSource struct {
 	skipped any
 }
 
-// triggerSources contains the engine's own trigger types. Any other type belongs to a worker.
-// It is represented by a function with the same ID, and the observer's args are the trigger's
-// config.
+// triggerSources contains the engine's own trigger types. Any other type is provided by a
+// worker. It is represented by a function with the same ID, and the observer's args are the
+// trigger's config.
 //
 // Results have the same effect as on an engine with triggers. For http, the result is the
 // response; for durable:subscriber, an error is a failed attempt; all other results are
@@ -256,8 +256,8 @@ func equalText(filters json.RawMessage, path string) string {
 	return ""
 }
 
-// on returns the source for t's type. A type whose provider is outside the engine's own
-// namespace belongs to a worker, even if it has the name of a built-in type.
+// on returns the source for t's type. If a type's provider is outside the engine's own
+// namespace, the provider is a worker, even if the type has the name of a built-in one.
 func (t *triggerSpec) on() triggerSource {
 	if source, ok := triggerSources[t.triggerType]; ok && cmp.Or(t.providerNamespace, defaultNamespace) == defaultNamespace {
 		return source
@@ -329,7 +329,7 @@ func configOf[T any](config json.RawMessage) (c T, err error) {
 
 func observeAll(json.RawMessage) (args, filters any, err error) { return nil, nil, nil }
 
-// equals is a filter that requires each path to equal one value.
+// equals is a filter that maps each path to the value that it must have.
 type equals map[string]any
 
 func (e equals) ifSet(path string, text *string) equals {
@@ -541,9 +541,9 @@ func (c *Client) stableID(t *triggerSpec) string {
 }
 
 // adapt creates an adapter between the observer and t's function if the trigger needs one and
-// the function is not registered in this process. If ask is true, adapt also sends the
+// the function is not registered in this process. If register is true, adapt also sends the
 // adapter's registration.
-func (r *registry) adapt(t *Trigger, ask bool) {
+func (r *registry) adapt(t *Trigger, register bool) {
 	if t.adapter != nil || t.spec.observe != nil || !r.link.dialect().answers(&t.claim) ||
 		t.own && r.target(t) != nil || !t.spec.needsAdapter() {
 		return
@@ -555,8 +555,8 @@ func (r *registry) adapt(t *Trigger, ask bool) {
 	t.adapter, t.spec.adapterID = f, id
 	r.functionByID[id] = f
 	r.functions = append(r.functions, f)
-	if ask {
-		r.ask(&f.claim)
+	if register {
+		r.sendClaim(&f.claim)
 	}
 }
 

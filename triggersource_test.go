@@ -380,9 +380,8 @@ func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 	})
 }
 
-// If the target belongs to another worker, the engine calls it directly where possible. Where
-// the payload must be adapted, the engine calls one of this worker's private functions, which
-// calls the target.
+// The engine calls another worker's function directly if possible. If the payload must be
+// adapted, the engine calls a private function of this worker, which calls the target.
 func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
 	for name, test := range map[string]struct {
 		config  TriggerConfig

@@ -50,8 +50,8 @@ func (a *AuthResult) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It omits AllowedTriggerTypes if it is nil, but not if
-// it is empty, and writes a nil Context as {}.
+// MarshalJSON implements json.Marshaler. It omits a nil AllowedTriggerTypes, but not an empty
+// one, and writes a nil Context as {}.
 func (a AuthResult) MarshalJSON() ([]byte, error) {
 	type plain AuthResult
 	p := struct {
@@ -227,8 +227,8 @@ func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It writes nil Data as null. For the types event and
-// unauthorized, it omits nil Data, because such events have no data.
+// MarshalJSON implements json.Marshaler. It writes nil Data as null, except that it omits it
+// for the types event and unauthorized, which have no data.
 func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 	type plain StreamChangeEventDetail
 	if d.Data == nil && d.Type != StreamEventTypeEvent && d.Type != StreamEventTypeUnauthorized {
@@ -310,7 +310,7 @@ func (c *LogTriggerConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. A null raw value is an error.
+// UnmarshalJSON implements json.Unmarshaler. A null value for the key raw is an error.
 func (i *ConfigurationGetInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
 		return nil
@@ -330,7 +330,7 @@ func (i *ConfigurationGetInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// UnmarshalJSON implements json.Unmarshaler. An absent limit decodes as nil, meaning 50. A
+// UnmarshalJSON implements json.Unmarshaler. An absent limit decodes as nil, which means 50. A
 // null limit or offset is an error.
 func (i *DeadLettersInput) UnmarshalJSON(b []byte) error {
 	if isNull(b) {
@@ -416,8 +416,7 @@ func (o *ObserveSource) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It omits Capture if it is nil, but not if it is
-// empty.
+// MarshalJSON implements json.Marshaler. It omits a nil Capture, but not an empty one.
 func (s ObserveSource) MarshalJSON() ([]byte, error) {
 	type plain ObserveSource
 	return json.Marshal(struct {
@@ -634,10 +633,10 @@ func orAbsent(v JSONValue) JSONValue {
 // The generator declares the unions and their variants; this file adds the encoding. Each
 // union has a table of decoders by tag. A test compares the table with the schema's oneOf.
 // Each union also has an interface that only its variants implement. The interface method
-// returns a copy with the tag set, so callers never set Type.
+// returns a copy with the tag set, so callers need not set Type.
 
-// HTTPAuthVariant is implemented by the variants of an HTTPAuthConfig: HTTPAuthHMAC,
-// HTTPAuthBearer and HTTPAuthAPIKey, as values.
+// HTTPAuthVariant is implemented by the variants of HTTPAuthConfig: HTTPAuthHMAC,
+// HTTPAuthBearer and HTTPAuthAPIKey. Decoding yields values, not pointers.
 type HTTPAuthVariant interface{ httpAuth() HTTPAuthVariant }
 
 func (v HTTPAuthHMAC) httpAuth() HTTPAuthVariant   { v.Type = HTTPAuthTypeHMAC; return v }
@@ -658,14 +657,14 @@ func (c HTTPAuthConfig) MarshalJSON() ([]byte, error) {
 	return json.Marshal(c.Auth.httpAuth())
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for an unknown tag.
+// UnmarshalJSON implements json.Unmarshaler. It returns an error if the type is unknown.
 func (c *HTTPAuthConfig) UnmarshalJSON(b []byte) (err error) {
 	c.Auth, err = httpAuthVariants.decode("HTTPAuthConfig", b)
 	return err
 }
 
-// TriggerActionVariant is implemented by the variants of a TriggerAction: ActionVoid and
-// ActionEnqueue, as values.
+// TriggerActionVariant is implemented by the variants of TriggerAction: ActionVoid and
+// ActionEnqueue. Decoding yields values, not pointers.
 type TriggerActionVariant interface{ triggerAction() TriggerActionVariant }
 
 func (v ActionVoid) triggerAction() TriggerActionVariant { v.Type = TriggerActionTypeVoid; return v }
@@ -687,14 +686,15 @@ func (a TriggerAction) MarshalJSON() ([]byte, error) {
 	return json.Marshal(a.Action.triggerAction())
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for an unknown tag.
+// UnmarshalJSON implements json.Unmarshaler. It returns an error if the type is unknown.
 func (a *TriggerAction) UnmarshalJSON(b []byte) (err error) {
 	a.Action, err = triggerActionVariants.decode("TriggerAction", b)
 	return err
 }
 
-// UpdateOpVariant is implemented by the variants of an UpdateOp: UpdateSet, UpdateMerge,
-// UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove, as values.
+// UpdateOpVariant is implemented by the variants of UpdateOp: UpdateSet, UpdateMerge,
+// UpdateIncrement, UpdateDecrement, UpdateAppend and UpdateRemove. Decoding yields values, not
+// pointers.
 type UpdateOpVariant interface{ updateOp() UpdateOpVariant }
 
 func (v UpdateSet) updateOp() UpdateOpVariant       { v.Type = UpdateOpTypeSet; return v }
@@ -721,7 +721,7 @@ func (u UpdateOp) MarshalJSON() ([]byte, error) {
 	return json.Marshal(u.Op.updateOp())
 }
 
-// UnmarshalJSON implements json.Unmarshaler. It returns an error for an unknown tag.
+// UnmarshalJSON implements json.Unmarshaler. It returns an error if the type is unknown.
 func (u *UpdateOp) UnmarshalJSON(b []byte) (err error) {
 	u.Op, err = updateOpVariants.decode("UpdateOp", b)
 	return err
@@ -741,8 +741,8 @@ func (p *MergePath) Keys() []string {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It writes Segments as an array if they are not nil,
-// and otherwise Single as a string.
+// MarshalJSON implements json.Marshaler. It writes Single as a string if Segments is nil, and
+// otherwise Segments as an array.
 func (p MergePath) MarshalJSON() ([]byte, error) {
 	if p.Segments != nil {
 		return json.Marshal(p.Segments)
@@ -884,73 +884,82 @@ func (p *MetricDataPoint) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Messages of the worker protocol set their tag when they are encoded. Callers never set Type.
+// The worker protocol's messages set their type when they are encoded, so callers need not set
+// Type.
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeWorkerRegistered] as the
+// type.
 func (m WorkerRegisteredMessage) MarshalJSON() ([]byte, error) {
 	type plain WorkerRegisteredMessage
 	m.Type = MessageTypeWorkerRegistered
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeReattach] as the type.
 func (m ReattachMessage) MarshalJSON() ([]byte, error) {
 	type plain ReattachMessage
 	m.Type = MessageTypeReattach
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeRegisterFunction] as the
+// type.
 func (m RegisterFunctionMessage) MarshalJSON() ([]byte, error) {
 	type plain RegisterFunctionMessage
 	m.Type = MessageTypeRegisterFunction
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeUnregisterFunction] as
+// the type.
 func (m UnregisterFunctionMessage) MarshalJSON() ([]byte, error) {
 	type plain UnregisterFunctionMessage
 	m.Type = MessageTypeUnregisterFunction
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeRegisterTriggerType] as
+// the type.
 func (m RegisterTriggerTypeMessage) MarshalJSON() ([]byte, error) {
 	type plain RegisterTriggerTypeMessage
 	m.Type = MessageTypeRegisterTriggerType
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeRegisterTrigger] as the
+// type.
 func (m RegisterTriggerMessage) MarshalJSON() ([]byte, error) {
 	type plain RegisterTriggerMessage
 	m.Type = MessageTypeRegisterTrigger
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeUnregisterTrigger] as
+// the type.
 func (m UnregisterTriggerMessage) MarshalJSON() ([]byte, error) {
 	type plain UnregisterTriggerMessage
 	m.Type = MessageTypeUnregisterTrigger
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes
+// [MessageTypeTriggerRegistrationResult] as the type.
 func (m TriggerRegistrationResultMessage) MarshalJSON() ([]byte, error) {
 	type plain TriggerRegistrationResultMessage
 	m.Type = MessageTypeTriggerRegistrationResult
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeInvokeFunction] as the
+// type.
 func (m InvokeFunctionMessage) MarshalJSON() ([]byte, error) {
 	type plain InvokeFunctionMessage
 	m.Type = MessageTypeInvokeFunction
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag. It omits Matched if it is nil, but
-// not if it is empty.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeInvocationResult] as the
+// type. It omits a nil Matched, but not an empty one.
 func (m InvocationResultMessage) MarshalJSON() ([]byte, error) {
 	type plain InvocationResultMessage
 	m.Type = MessageTypeInvocationResult
@@ -960,42 +969,45 @@ func (m InvocationResultMessage) MarshalJSON() ([]byte, error) {
 	}{plain(m), m.Matched})
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeRegisterService] as the
+// type.
 func (m RegisterServiceMessage) MarshalJSON() ([]byte, error) {
 	type plain RegisterServiceMessage
 	m.Type = MessageTypeRegisterService
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeRegistrationRejected] as
+// the type.
 func (m RegistrationRejectedMessage) MarshalJSON() ([]byte, error) {
 	type plain RegistrationRejectedMessage
 	m.Type = MessageTypeRegistrationRejected
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypePing] as the type.
 func (m PingMessage) MarshalJSON() ([]byte, error) {
 	type plain PingMessage
 	m.Type = MessageTypePing
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypePong] as the type.
 func (m PongMessage) MarshalJSON() ([]byte, error) {
 	type plain PongMessage
 	m.Type = MessageTypePong
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeError] as the type.
 func (m ErrorMessage) MarshalJSON() ([]byte, error) {
 	type plain ErrorMessage
 	m.Type = MessageTypeError
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag and writes nil Observers as [].
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeFunctionRegistered] as
+// the type, and nil Observers as [].
 func (m FunctionRegisteredMessage) MarshalJSON() ([]byte, error) {
 	type plain FunctionRegisteredMessage
 	m.Type = MessageTypeFunctionRegistered
@@ -1003,56 +1015,62 @@ func (m FunctionRegisteredMessage) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeObserverAdded] as the
+// type.
 func (m ObserverAddedMessage) MarshalJSON() ([]byte, error) {
 	type plain ObserverAddedMessage
 	m.Type = MessageTypeObserverAdded
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeObserverRemoved] as the
+// type.
 func (m ObserverRemovedMessage) MarshalJSON() ([]byte, error) {
 	type plain ObserverRemovedMessage
 	m.Type = MessageTypeObserverRemoved
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeObserverAck] as the
+// type.
 func (m ObserverAckMessage) MarshalJSON() ([]byte, error) {
 	type plain ObserverAckMessage
 	m.Type = MessageTypeObserverAck
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeObserve] as the type.
 func (m ObserveMessage) MarshalJSON() ([]byte, error) {
 	type plain ObserveMessage
 	m.Type = MessageTypeObserve
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeUnobserve] as the type.
 func (m UnobserveMessage) MarshalJSON() ([]byte, error) {
 	type plain UnobserveMessage
 	m.Type = MessageTypeUnobserve
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeObserveResult] as the
+// type.
 func (m ObserveResultMessage) MarshalJSON() ([]byte, error) {
 	type plain ObserveResultMessage
 	m.Type = MessageTypeObserveResult
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag.
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeObserverStateChanged] as
+// the type.
 func (m ObserverStateChangedMessage) MarshalJSON() ([]byte, error) {
 	type plain ObserverStateChangedMessage
 	m.Type = MessageTypeObserverStateChanged
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag and writes nil Items as [].
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeInvocationsObserved] as
+// the type, and nil Items as [].
 func (m InvocationsObservedMessage) MarshalJSON() ([]byte, error) {
 	type plain InvocationsObservedMessage
 	m.Type = MessageTypeInvocationsObserved
@@ -1060,7 +1078,8 @@ func (m InvocationsObservedMessage) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(m))
 }
 
-// MarshalJSON implements json.Marshaler. It sets the tag and writes nil lists as [].
+// MarshalJSON implements json.Marshaler. It always writes [MessageTypeLocalInvocationStats] as
+// the type, and nil lists as [].
 func (m LocalInvocationStatsMessage) MarshalJSON() ([]byte, error) {
 	type plain LocalInvocationStatsMessage
 	m.Type = MessageTypeLocalInvocationStats
@@ -1076,7 +1095,7 @@ func orEmpty[T any](l []T) []T {
 	return l
 }
 
-// List is a slice that encodes as [] if it is nil; decoding null into it is an error. A plain
+// List is a slice that encodes as [] when nil. Decoding null into a List is an error. A plain
 // nil slice would encode as null, and the engine rejects null where it expects an array. A
 // List of bytes encodes as an array of numbers, whereas a plain byte slice encodes as base64.
 // A plain slice is assignable to a List.
@@ -1110,7 +1129,6 @@ func (l *List[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]T)(l))
 }
 
-// isByte reports whether the kind of T is uint8.
 func isByte[T any]() bool { return reflect.TypeFor[T]().Kind() == reflect.Uint8 }
 
 func (List[T]) describe(in *inference, _ bool) (any, error) {
@@ -1118,7 +1136,7 @@ func (List[T]) describe(in *inference, _ bool) (any, error) {
 	return map[string]any{"type": "array", "items": items}, err
 }
 
-// Map is a map with string keys that encodes as {} if it is nil; decoding null into it is an
+// Map is a map with string keys that encodes as {} when nil. Decoding null into a Map is an
 // error. A plain map is assignable to a Map.
 type Map[V any] map[string]V
 

@@ -944,8 +944,8 @@ func recordedFrames(t *testing.T) []recordedFrame {
 	return frames
 }
 
-// oddRecordings lists recordings that contain deliberate mistakes, so that not every value in
-// them fits its type.
+// oddRecordings lists recordings that contain deliberate mistakes. Some of their values
+// therefore do not fit their types.
 var oddRecordings = []string{"baggage-functions.jsonl", "configuration-functions.jsonl", "envelopes-odd.jsonl", "guarded-auth-results.jsonl"}
 
 // roundTrip decodes raw into v, encodes v, and compares the documents. Numbers must be
@@ -1079,8 +1079,8 @@ func TestRecordedMessagesRoundTrip(t *testing.T) {
 	exceptions.checkUnused(t)
 }
 
-// exceptions lists expected failures with their reasons. An exception that does not occur is a
-// failure, too.
+// exceptions lists expected failures with their reasons. An expected failure that does not
+// occur fails the test, too.
 type exceptions struct {
 	reasons map[string]string
 	used    map[string]bool
@@ -1229,8 +1229,8 @@ func TestRecordedInvocationsDifferOnlyInDefaults(t *testing.T) {
 	}
 }
 
-// accessTypes lists the input and result types of the functions that guard the recorded
-// listeners.
+// accessTypes lists the input and result types of the access control functions in the
+// recordings.
 var accessTypes = map[string]struct{ input, result func() any }{
 	"gate::auth":        {newOf[AuthInput], newOf[AuthResult]},
 	"gate::middleware":  {newOf[MiddlewareInput], nil}, // the result is that of the call
@@ -1401,7 +1401,7 @@ var builtinTriggers = map[string]struct{ config, payload func() any }{
 	"engine::workers-available":   {newOf[WorkersAvailableTrigger], newOf[WorkersAvailableEvent]},
 }
 
-// payload is a part of a recording with the type that describes it.
+// payload is a JSON value in a recording, and its Go type.
 type payload struct {
 	at    string // file and line
 	path  string // JSON pointer from that line
@@ -1692,9 +1692,9 @@ func builtinValues() []func() any {
 	return slices.DeleteFunc(values, func(v func() any) bool { return v == nil })
 }
 
-// typeName returns the name of the type that v points to, without package paths. It writes
-// JSONValue for the type that this alias stands for, because that type's own name differs
-// between Go versions.
+// typeName returns the name of the type that v points to, without package paths. JSONValue is
+// an alias for a type whose name differs between Go versions, so typeName always returns
+// "JSONValue" for it.
 func typeName(v any) string {
 	value := reflect.TypeFor[JSONValue]()
 	name := strings.ReplaceAll(reflect.TypeOf(v).Elem().String(), value.PkgPath()+"."+value.Name(), "JSONValue")
@@ -1723,8 +1723,8 @@ func payloadDifferences(raw []byte, v any) ([]string, error) {
 	return slices.Sorted(maps.Keys(found)), nil
 }
 
-// compareJSON adds the differences between want and got to found: lost, added and changed
-// values, and values that differ only in spelling. Null and absent are different.
+// compareJSON adds the differences between want and got to found. It distinguishes lost, added
+// and changed values from values that differ only in spelling. Null and absent are different.
 func compareJSON(found map[string]struct{}, path string, want, got any) {
 	switch w := want.(type) {
 	case map[string]any:

@@ -19,7 +19,7 @@ const (
 	updateErrorsPage = "https://iii.dev/docs/workers/iii-state#error-codes"
 )
 
-// Keys that update operations reject, in bytewise order.
+// reservedKeys lists the keys that update operations reject, in ascending order.
 var reservedKeys = []string{"__proto__", "constructor", "prototype"}
 
 // ApplyUpdate applies update operations to an item as the engine's stream::update and
@@ -395,8 +395,8 @@ func OpMerge(value any, path ...string) UpdateOp {
 }
 
 // OpIncrement increments the number at path by the given amount. path is a single literal key
-// of the item, or "" for the item itself. A missing number counts as 0. Integers stay exact up
-// to 2^64-1, and a number that was written as a float stays a float.
+// of the item, or "" for the item itself. A missing number is treated as 0. Integers stay
+// exact up to 2^64-1, and a number that was written as a float stays a float.
 func OpIncrement(path string, by int64) UpdateOp {
 	return UpdateOp{Op: UpdateIncrement{Type: UpdateOpTypeIncrement, Path: path, By: by}}
 }
@@ -407,10 +407,10 @@ func OpDecrement(path string, by int64) UpdateOp {
 	return UpdateOp{Op: UpdateDecrement{Type: UpdateOpTypeDecrement, Path: path, By: by}}
 }
 
-// OpAppend appends value to the value at path: to a list as an element, to a string as text.
-// If the value at path is missing or null, a string is stored unchanged, and any other value
-// becomes a list with one element. If path has two or more elements, a missing value always
-// becomes a list. path follows the rules of [OpMerge].
+// OpAppend appends value to the list or the string at path. Only a string can be appended to a
+// string. If the value at path is missing or null, a string is stored unchanged, and any other
+// value becomes a list with one element. If path has two or more elements, a missing value
+// always becomes a list. path follows the rules of [OpMerge].
 func OpAppend(value any, path ...string) UpdateOp {
 	return withValue("append", value, func(raw JSONValue) UpdateOpVariant {
 		return UpdateAppend{Type: UpdateOpTypeAppend, Path: mergePath(path), Value: raw}

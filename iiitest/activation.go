@@ -40,9 +40,9 @@ func (c *observedCall) status() string {
 	return "success"
 }
 
-// interests reports whether o observes failed calls (if failed is true) or successful calls
+// wantsOutcome reports whether o observes failed calls (if failed is true) or successful calls
 // (if failed is false).
-func (o *observer) interests(failed bool) bool {
+func (o *observer) wantsOutcome(failed bool) bool {
 	switch o.on {
 	case "complete":
 		return true
@@ -53,8 +53,9 @@ func (o *observer) interests(failed bool) bool {
 	}
 }
 
-// ended notifies a function's observers that a call routed by the engine has completed.
-func (t *observers) ended(r *request, began time.Time, out outcome, answer observedResult) {
+// callCompleted notifies a function's observers that a call routed by the engine has
+// completed.
+func (t *observers) callCompleted(r *request, began time.Time, out outcome, result observedResult) {
 	k := key{r.namespace, r.functionID}
 	if _, watched := t.watched.Load(k); !watched {
 		return
@@ -77,7 +78,7 @@ func (t *observers) ended(r *request, began time.Time, out outcome, answer obser
 	if f == nil || f.events {
 		return
 	}
-	t.choose(c, answer)
+	t.choose(c, result)
 }
 
 // durationMS encodes d as a JSON number of milliseconds.
@@ -86,26 +87,26 @@ func durationMS(d time.Duration) json.RawMessage {
 }
 
 // choose activates the observers that match c. If the function's host has already activated
-// them (answer.Delivered), choose does nothing. If the host has reported which observers match
-// (answer.Matched), choose considers only those.
-func (t *observers) choose(c *observedCall, answer observedResult) {
-	if set(answer.Delivered) {
+// them (result.Delivered), choose does nothing. If the host has reported which observers match
+// (result.Matched), choose considers only those.
+func (t *observers) choose(c *observedCall, result observedResult) {
+	if set(result.Delivered) {
 		return
 	}
 	doc := c.document()
-	for _, o := range t.of(c.function) {
-		if o.state != iii.ObserverStateActive || answer.Matched != nil && !slices.Contains(*answer.Matched, o.id) {
+	for _, o := range t.ofSource(c.function) {
+		if o.state != iii.ObserverStateActive || result.Matched != nil && !slices.Contains(*result.Matched, o.id) {
 			continue
 		}
-		if o.interests(c.failed) && o.filter.matches(doc) {
+		if o.wantsOutcome(c.failed) && o.filter.matches(doc) {
 			t.activate(o, c)
 		}
 	}
 }
 
-// reported handles a message in which a host reports events and the calls that it dispatched
-// in process.
-func (t *observers) reported(w *worker, home string, m invocationsObservedMessage) {
+// handleReport handles a message in which a host reports events and the calls that it
+// dispatched in process.
+func (t *observers) handleReport(w *worker, home string, m invocationsObservedMessage) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range m.Items {
@@ -235,13 +236,13 @@ func (t *observers) launch(o *observer, r *request) {
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.freed(o)
+		t.releaseSlot(o)
 	})
 }
 
-// freed releases one of o's in-flight slots and launches activations that were waiting for a
-// slot.
-func (t *observers) freed(o *observer) {
+// releaseSlot releases one of o's in-flight slots and launches activations that were waiting
+// for a slot.
+func (t *observers) releaseSlot(o *observer) {
 	o.inFlight--
 	for len(o.waiting) > 0 && (o.maxInFlight == 0 || o.inFlight < o.maxInFlight) {
 		r := o.waiting[0]
@@ -250,10 +251,10 @@ func (t *observers) freed(o *observer) {
 	}
 }
 
-// through calls the target of the observer with the given id on behalf of w, the observed
+// callTarget calls the target of the observer with the given id on behalf of w, the observed
 // function's host. The host supplies the payload, and the observer supplies the metadata. If w
 // is nil, the engine is the host.
-func (t *observers) through(ctx context.Context, w *worker, id string, r request) outcome {
+func (t *observers) callTarget(ctx context.Context, w *worker, id string, r request) outcome {
 	t.mu.Lock()
 	o := t.byID[id]
 	if bad := t.admitThrough(o, w, id, r.depth); bad != nil {
@@ -276,7 +277,7 @@ func (t *observers) through(ctx context.Context, w *worker, id string, r request
 	out := t.engine.run(ctx, r)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.freed(o)
+	t.releaseSlot(o)
 	return out
 }
 
@@ -305,10 +306,10 @@ type sourceEvent struct {
 	only   func(o *observer) bool // nil: all observers
 }
 
-// occur reports an event to the observers of source, as if source had been called with the
-// event as its input and had returned the event. occur never blocks, so callers may hold any
-// lock. Observers receive events in order.
-func (t *observers) occur(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
+// queueEvent queues an event for the observers of source, as if source had been called with
+// the event as its input and had returned the event. queueEvent never blocks, so callers may
+// hold any lock. Observers receive events in order.
+func (t *observers) queueEvent(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {
 		return
@@ -322,7 +323,7 @@ func (t *observers) occur(ctx context.Context, source string, event func() json.
 	}
 }
 
-// deliverEvents delivers the events queued by occur until ctx is done.
+// deliverEvents delivers the events queued by queueEvent until ctx is done.
 func (t *observers) deliverEvents(ctx context.Context) {
 	for {
 		select {
@@ -356,7 +357,7 @@ func (t *observers) happened(event sourceEvent) {
 		return
 	}
 	matched := []string{}
-	for _, o := range t.of(event.source) {
+	for _, o := range t.ofSource(event.source) {
 		if event.only(o) {
 			matched = append(matched, o.id)
 		}
@@ -364,9 +365,9 @@ func (t *observers) happened(event sourceEvent) {
 	t.choose(c, observedResult{Matched: &matched})
 }
 
-// ask calls the targets of the matching observers of source, one at a time, with the event as
-// payload. It reports whether isStop returned true for any of the results.
-func (t *observers) ask(ctx context.Context, source string, event json.RawMessage, isStop func(result json.RawMessage) bool) bool {
+// callObservers calls the targets of the matching observers of source, one at a time, with the
+// event as payload. It reports whether isStop returned true for any of the results.
+func (t *observers) callObservers(ctx context.Context, source string, event json.RawMessage, isStop func(result json.RawMessage) bool) bool {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {
 		return false
@@ -375,7 +376,7 @@ func (t *observers) ask(ctx context.Context, source string, event json.RawMessag
 	var asked []binding
 	t.mu.Lock()
 	t.lost(k, doc, nil)
-	for _, o := range t.of(k) {
+	for _, o := range t.ofSource(k) {
 		if o.state == iii.ObserverStateActive && o.filter.matches(doc) {
 			asked = append(asked, bindingOf(o))
 		}

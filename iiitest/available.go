@@ -66,7 +66,7 @@ func (e *Engine) registerAvailability() {
 func (e *Engine) workerChanged(event, id string) {
 	a := &e.available
 	payload := mustEncode(map[string]string{"event": event, "worker_id": id})
-	e.observers.occur(e.ctx, "engine::on-workers-changed", func() json.RawMessage { return payload }, nil)
+	e.observers.queueEvent(e.ctx, "engine::on-workers-changed", func() json.RawMessage { return payload }, nil)
 	if len(a.workers.all()) == 0 {
 		return
 	}
@@ -125,7 +125,7 @@ func (e *Engine) watchFunctions(ctx context.Context, known map[key]struct{}) {
 		payload := mustEncode(map[string]any{
 			"event": "functions_changed", "functions": e.functionSummaries(func(f *function) bool { return f.has(e.Protocol(), e.cfg.strict) }),
 		})
-		e.observers.occur(ctx, "engine::on-functions-changed", func() json.RawMessage { return payload }, nil)
+		e.observers.queueEvent(ctx, "engine::on-functions-changed", func() json.RawMessage { return payload }, nil)
 		e.announce(ctx, &e.available.functions, payload)
 	}
 }

@@ -73,8 +73,8 @@ func (s *boundTriggers[C]) unbind(id string) {
 	s.list = slices.DeleteFunc(s.list, func(b boundTrigger[C]) bool { return b.id == id })
 }
 
-// left remembers a disconnected worker's binding until the same function is bound again.
-func (s *boundTriggers[C]) left(b binding) {
+// workerLeft remembers a disconnected worker's binding until the same function is bound again.
+func (s *boundTriggers[C]) workerLeft(b binding) {
 	config, err := s.decode(b.config)
 	if err != nil {
 		return
@@ -96,9 +96,8 @@ func (b *binding) sameTarget(other binding) bool {
 	return b.functionID == other.functionID && b.namespace == other.namespace
 }
 
-// event returns the bindings with a matching config, to which the caller is about to deliver
-// an event. It also logs the matching bindings that miss the event because their workers have
-// disconnected.
+// event returns the bindings whose config matches an event. It also logs the matching bindings
+// that miss the event because their workers have disconnected.
 func (s *boundTriggers[C]) event(e *Engine, match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	var lost []binding
@@ -184,7 +183,8 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 	})
 }
 
-// noWorker logs that an event did not reach a trigger's function.
+// noWorker logs that an event was lost because err prevented the call to the trigger's
+// function.
 func (e *Engine) noWorker(b binding, err *wireError) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
@@ -193,7 +193,7 @@ func (e *Engine) noWorker(b binding, err *wireError) {
 // the trigger has disconnected.
 const triggerAway = "the worker that registered the trigger has left"
 
-// workerAway logs that an event was lost because no worker could receive it.
+// workerAway logs that an event was lost for the given reason.
 func (e *Engine) workerAway(b binding, reason string) {
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "error", reason)
 }

@@ -53,7 +53,7 @@ type triggerProvider interface {
 
 // farewellProvider is implemented by trigger providers that log the events that a binding
 // misses after its worker has disconnected.
-type farewellProvider interface{ left(b binding) }
+type farewellProvider interface{ workerLeft(b binding) }
 
 // engineText is an error in the engine's own wording, as sent on the wire.
 type engineText string

@@ -166,8 +166,8 @@ func (t *channelTable) stopExpiry() {
 	}
 }
 
-// expireChannel removes a channel unless both ends have been taken. If a writer is connected,
-// it is disconnected. If a reader is connected, it sees the channel end normally.
+// expireChannel removes a channel unless both ends have been taken. A connected writer is
+// disconnected. For a connected reader, the channel ends normally.
 func (e *Engine) expireChannel(ch *channel) {
 	ch.mu.Lock()
 	complete := ch.taken.reading && ch.taken.writing
@@ -243,9 +243,9 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 }
 
 // serveChannelWriter forwards the writer's frames to the channel. A Close frame from the
-// writer ends the channel normally, and so does a text message that is not UTF-8. In protocols
-// up to 0.25, the channel also ends normally if the writer disconnects without a Close frame.
-// Once the reader has disconnected, the engine cuts the writer's connection.
+// writer ends the channel normally, and so does a text message that is not UTF-8. In protocol
+// versions up to 0.25, the channel also ends normally if the writer disconnects without a
+// Close frame. Once the reader has disconnected, the engine cuts the writer's connection.
 func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, writing)
 	for {
@@ -260,11 +260,11 @@ func (e *Engine) serveChannelWriter(conn *websocket.Conn, ch *channel) {
 	}
 }
 
-// serveChannelReader sends the writer's frames to the reader, followed by a Close frame. The
-// Close frame has no code unless the writer disconnected without a Close frame; in that case
-// the code reports an internal error. Like the engine, serveChannelReader never reads from the
-// connection, so pings go unanswered, and a disconnected reader is noticed only when the next
-// frame is sent.
+// serveChannelReader sends the writer's frames to the reader, followed by a Close frame. If
+// the writer disconnected without a Close frame, the status code is 1011 (internal error).
+// Otherwise the Close frame has no status code. Like a real engine, serveChannelReader never
+// reads from the connection. Pings therefore go unanswered, and a disconnected reader is
+// noticed only when the next frame is sent.
 func (e *Engine) serveChannelReader(conn *websocket.Conn, ch *channel) {
 	defer e.endChannel(ch, reading)
 	for {

@@ -157,7 +157,7 @@ func (s *configurations) set(ctx context.Context, c *call) (json.RawMessage, *wi
 }
 
 // get returns a value, with references expanded unless the caller asks for the raw value. The
-// expanded value must match the schema; a missing value counts as null.
+// expanded value must match the schema; a missing value is treated as null.
 func (s *configurations) get(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type ConfigurationGetInput struct {
 		ID  string `json:"id"`
@@ -251,7 +251,7 @@ func (s *configurations) changed(ctx context.Context, event iii.ConfigurationEve
 		payload["old_value"], payload["new_value"] = s.expanded(old), s.expanded(entry.value)
 		return mustEncode(payload)
 	}
-	s.engine.observers.occur(ctx, "configuration::on-updated", payload, nil)
+	s.engine.observers.queueEvent(ctx, "configuration::on-updated", payload, nil)
 	if len(targets) > 0 {
 		s.engine.fanOut(ctx, "configuration_triggers", targets, payload())
 	}

@@ -31,9 +31,9 @@ type configurationSchema struct {
 const errSchema = "invalid JSON Schema: "
 
 // parseConfigurationSchema parses a schema according to the draft in $schema, by default
-// 2020-12. As in the engine, references to other documents are rejected. Patterns are limited
-// to the syntax of package regexp, so, unlike in the engine, look-around and backreferences
-// are not supported.
+// 2020-12. As in a real engine, references to other documents are rejected. Patterns are
+// limited to the syntax of package regexp, so, unlike in a real engine, look-around and
+// backreferences are not supported.
 func parseConfigurationSchema(text json.RawMessage) (*configurationSchema, error) {
 	text = canonicalValid(text)
 	draft, err := draftOf(text)
@@ -481,8 +481,9 @@ func (n *schemaNode) names(keyword string) []string {
 // is reports whether a keyword's raw value equals value.
 func (n *schemaNode) is(keyword, value string) bool { return string(n.members[keyword]) == value }
 
-// means reports whether a keyword has an effect in the JSON Schema draft that the schema uses.
-func (n *schemaNode) means(keyword string) bool {
+// hasEffect reports whether a keyword has an effect in the JSON Schema draft that the schema
+// uses.
+func (n *schemaNode) hasEffect(keyword string) bool {
 	draft := n.set.draft
 	switch keyword {
 	case "const", "contains", "propertyNames", "exclusiveMaximum", "exclusiveMinimum":
@@ -546,7 +547,7 @@ func (n *schemaNode) check() error {
 		return fmt.Errorf(`%s is not of types "boolean", "object"`, n.raw)
 	}
 	for _, keyword := range n.keywords {
-		if !n.means(keyword) {
+		if !n.hasEffect(keyword) {
 			continue
 		}
 		value := n.members[keyword]
@@ -634,7 +635,7 @@ func (n *schemaNode) loops() bool {
 	}
 	n.loop = loopBelow
 	for _, keyword := range n.keywords {
-		if !n.means(keyword) {
+		if !n.hasEffect(keyword) {
 			continue
 		}
 		var subs []*schemaNode
@@ -803,8 +804,8 @@ func (v *schemaValue) equal(w *schemaValue) bool {
 	return string(v.raw) == string(w.raw)
 }
 
-// of reports whether v has the given type.
-func (v *schemaValue) of(typ string, draft schemaDraft) bool {
+// hasType reports whether v has the given type.
+func (v *schemaValue) hasType(typ string, draft schemaDraft) bool {
 	switch typ {
 	case "array":
 		return v.kind == '['
@@ -843,8 +844,9 @@ func (n *schemaNode) errors(v *schemaValue) []string {
 
 func (e *evaluation) valid(n *schemaNode, v *schemaValue) bool { return len(e.errors(n, v)) == 0 }
 
-// enter runs f in the scope of the step's resource. It does nothing if the step is already in
-// progress, because a loop adds no violations.
+// enter runs f in the scope of the step's resource. If the step is already in progress, enter
+// does nothing, because validating the same value against the same schema again finds no
+// further violations.
 func (e *evaluation) enter(step schemaStep, f func()) {
 	if e.active[step] {
 		return
@@ -869,7 +871,7 @@ func (e *evaluation) errors(n *schemaNode, v *schemaValue) (wrong []string) {
 	}
 	e.enter(step, func() {
 		for _, keyword := range n.keywords {
-			if n.means(keyword) {
+			if n.hasEffect(keyword) {
 				wrong = append(wrong, e.keyword(n, keyword, v)...)
 			}
 		}
@@ -1011,7 +1013,7 @@ func (e *evaluation) typed(n *schemaNode, v *schemaValue) []string {
 	if len(types) > 1 {
 		draft = draft4 // if there are several types, the engine's library does not accept 1.0 as an integer
 	}
-	if slices.ContainsFunc(types, func(typ string) bool { return v.of(typ, draft) }) {
+	if slices.ContainsFunc(types, func(typ string) bool { return v.hasType(typ, draft) }) {
 		return nil
 	}
 	if len(types) == 1 {
@@ -1140,7 +1142,7 @@ func (e *evaluation) listKeyword(n *schemaNode, keyword string, value json.RawMe
 			break
 		}
 		skip := 0
-		if n.means("prefixItems") {
+		if n.hasEffect("prefixItems") {
 			skip = min(len(itemsOf(n.members["prefixItems"])), len(v.items))
 		}
 		for _, item := range v.items[skip:] {
@@ -1282,8 +1284,8 @@ func (e *evaluation) objectKeyword(n *schemaNode, keyword string, value json.Raw
 	return wrong
 }
 
-// coversProperties reports whether the keyword additionalProperties also applies the keywords
-// properties and patternProperties, so that all members are validated in order.
+// coversProperties reports whether additionalProperties validates all members, in order, and
+// thereby replaces properties and patternProperties.
 func (n *schemaNode) coversProperties() bool {
 	kind := kindOf(n.members["additionalProperties"])
 	return kind == 'f' || kind == '{'
@@ -1334,21 +1336,20 @@ func (e *evaluation) additionalProperties(n *schemaNode, v *schemaValue) (wrong 
 	return append(wrong, one(len(left) > 0, "Additional properties are not allowed (%s%s", strings.Join(left, ", "), unexpected(len(left)))...)
 }
 
-// below calls f for the schemas that also apply when n is evaluated for v: the targets of
-// references, the condition (if v satisfies it) and the selected branch of a conditional, and
-// the subschemas of the keywords allOf, anyOf and oneOf that apply to v. Of the subschemas of
-// oneOf, only the one that accepts v is included. The function anyOf decides whether the
-// keyword anyOf applies, given how many of its subschemas accept v and how many it has in
-// total.
+// below calls f for each schema that n applies to v: the target of a reference, the condition
+// of a conditional (if v satisfies it), the selected branch, and the subschemas in allOf,
+// anyOf and oneOf. For oneOf, that is only the subschema that accepts v. The function anyOf
+// decides whether f is called for the subschemas in anyOf. Its arguments are the number of
+// subschemas that accept v and the total number.
 func (e *evaluation) below(n *schemaNode, v *schemaValue, anyOf func(valid, all int) bool, f func(*schemaNode)) {
 	for _, keyword := range []string{"$ref", "$dynamicRef", "$recursiveRef"} {
-		if n.members[keyword] != nil && n.means(keyword) {
+		if n.members[keyword] != nil && n.hasEffect(keyword) {
 			if to := e.target(n, keyword); to != nil {
 				f(to)
 			}
 		}
 	}
-	if n.members["if"] != nil && n.means("if") {
+	if n.members["if"] != nil && n.hasEffect("if") {
 		branch := "else"
 		if condition := n.at("if"); e.valid(condition, v) {
 			f(condition)
@@ -1380,7 +1381,7 @@ func (e *evaluation) markProperties(n *schemaNode, v *schemaValue, seen map[stri
 				seen[name] = true
 			}
 			for _, keyword := range []string{"additionalProperties", "unevaluatedProperties"} {
-				if n.members[keyword] != nil && n.means(keyword) && e.valid(n.at(keyword), member) {
+				if n.members[keyword] != nil && n.hasEffect(keyword) && e.valid(n.at(keyword), member) {
 					seen[name] = true
 				}
 			}
@@ -1411,7 +1412,7 @@ func (e *evaluation) markItems(n *schemaNode, v *schemaValue, seen []bool) {
 			}
 		case items != nil:
 			count = len(seen)
-		case n.means("prefixItems"):
+		case n.hasEffect("prefixItems"):
 			count = len(itemsOf(n.members["prefixItems"]))
 		}
 		for i := range min(count, len(seen)) {

@@ -198,7 +198,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// The event stream reports an invocation that is still running, and ends when the engine is
+// The event stream includes an invocation that is still running. It ends when the engine is
 // closed.
 func TestConsoleEvents(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))

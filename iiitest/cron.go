@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii/internal/cronexpr"
 )
 
-// cron provides the cron trigger type, like the engine's iii-cron worker. Jobs follow the
-// process's clock, or the synctest bubble's, in UTC.
+// cron provides the cron trigger type, like the engine's iii-cron worker. Schedules are in UTC
+// and follow the process's clock or, in a synctest bubble, the bubble's clock.
 type cron struct {
 	engine *Engine
 
@@ -90,9 +90,9 @@ func (c *cron) unbind(id string) {
 	}
 }
 
-// left keeps the schedule of a disconnected worker's job running, to log the ticks that the
-// worker misses.
-func (c *cron) left(b binding) {
+// workerLeft keeps the schedule of a disconnected worker's job running, to log the ticks that
+// the worker misses.
+func (c *cron) workerLeft(b binding) {
 	target := key{b.namespace, b.functionID}
 	schedule, err := cronexpr.Parse(stringOf(membersOf(b.config)["expression"]))
 	c.mu.Lock()
@@ -109,8 +109,8 @@ func (c *cron) left(b binding) {
 }
 
 // run runs a job until ctx is canceled or the schedule ends. It computes the next run when the
-// previous one has finished, so runs never overlap, and ticks that are due during a run are
-// skipped.
+// previous one has finished. Runs therefore never overlap, and ticks that are due during a run
+// are skipped.
 func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) {
 	for after := time.Now(); ; {
 		due, ok := schedule.Next(after)
@@ -154,8 +154,8 @@ func (c *cron) fire(ctx context.Context, j *cronJob, due time.Time) {
 	span.end(err)
 }
 
-// rfc3339 formats a time as the engine does, with the smallest sufficient number of fractional
-// digits: 0, 3, 6 or 9.
+// rfc3339 formats a time as a real engine does, with the smallest sufficient number of
+// fractional digits: 0, 3, 6 or 9.
 func rfc3339(t time.Time) string {
 	fraction := ""
 	switch ns := t.Nanosecond(); {

@@ -14,8 +14,8 @@ import (
 // topic's name is the queue's name.
 const namedTopic = "__fn_queue::"
 
-// lanes returns the lanes of the named queue called name or, if there is none, of the topic
-// with that name. The caller must hold queues.mu.
+// lanes returns the lane of a named queue or, if there is no such queue, the lanes of a topic.
+// The name of a queue may have the prefix namedTopic. The caller must hold queues.mu.
 func (q *queues) lanes(name string) []*lane {
 	if n := q.named[strings.TrimPrefix(name, namedTopic)]; n != nil {
 		return []*lane{&n.lane}
@@ -105,7 +105,7 @@ func (q *queues) single(c *call, do func(*lane, *job)) (json.RawMessage, *wireEr
 }
 
 // listTopics serves engine::queue::list_topics. It lists topics and then named queues, each
-// sorted by name. A queue's subscriber count is its concurrency.
+// sorted by name. For a named queue, the subscriber count is the queue's concurrency.
 func (q *queues) listTopics(context.Context, *call) (json.RawMessage, *wireError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -91,9 +91,9 @@ var scenarios = []scenario{
 	},
 }
 
-// plain returns headers without credentials for n workers at the guarded listener, keyed by
-// name followed by a number. If n is 0, it returns the headers of one client of the stream
-// socket, keyed by name.
+// plain returns handshake headers without credentials. If n is positive, they are for n
+// workers at the guarded listener, with the keys name0, name1 and so on. If n is 0, they are
+// for one client of the stream socket, with the key name.
 func plain(name string, n int) map[string]http.Header {
 	if n == 0 {
 		return map[string]http.Header{name: {"Host": {"127.0.0.1:39112"}, "User-Agent": {""}}}
@@ -125,8 +125,8 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 	return time.Unix(0, nanoseconds).Add(-time.Duration(ms) * time.Millisecond)
 }
 
-// deviations lists the deliberate differences between this engine and the recorded one, by
-// scenario and path. The test fails if one of them does not occur.
+// deviations lists the deliberate differences between the development engine and the recorded
+// one, by scenario and path. The test fails if one of them does not occur.
 //
 // No recording covers these deliberate differences:
 //   - A response with a wrong Content-Length ends its connection. The recorded engine leaves
@@ -139,10 +139,10 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //   - If a JSON object has duplicate keys, the last value is used, even in an update
 //     operation, because data is canonicalized first.
 //   - The error for an invalid limit or offset of engine::traces::list names u64 instead of
-//     usize, because the input type is generated.
+//     usize.
 //   - stream::list_all returns the full names of streams and groups that contain colons.
 //   - A WebSocket key that does not decode to 16 bytes is rejected by the WebSocket library.
-//   - The reply on a channel to a Close frame with a reserved code has a different text.
+//   - The reply on a channel to a Close frame with a reserved code has a different reason.
 //   - engine_metrics in engine::metrics::list is empty, as in all recordings. A real engine
 //     returned values only once, outside the recordings.
 //   - Patterns in JSON Schemas use package regexp. Patterns with look-around or backreferences

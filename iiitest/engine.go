@@ -212,8 +212,8 @@ func (e *Engine) workerHandler(g *guard) http.Handler {
 	})
 }
 
-// capabilitiesHeader tells workers how the engine has configured its end of a connection, so
-// that they can configure theirs in the same way.
+// capabilitiesHeader is the response header that tells workers how the engine has configured
+// its end of a connection, so that they can configure theirs to match.
 const capabilitiesHeader = "X-Iii-Capabilities"
 
 func (e *Engine) listen() error {
@@ -379,9 +379,9 @@ func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*
 	return conn, nil
 }
 
-// refusesHandshake rejects a request that is not a WebSocket handshake, using the same
-// messages as the engine's HTTP library, and reports whether it did. It leaves all other
-// handshake errors to upgrade.
+// refusesHandshake rejects a request that is not a WebSocket handshake, and reports whether it
+// did. The error messages are those of a real engine's HTTP library. All other handshake
+// errors are left to upgrade.
 func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	status, reason := http.StatusBadRequest, ""
 	switch {
@@ -410,7 +410,7 @@ func refusesHandshake(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// answerPings makes conn answer each ping twice, as the engine does: once in its WebSocket
+// answerPings makes conn answer each ping twice, as a real engine does: once in its WebSocket
 // library and once in its own code.
 func answerPings(conn *websocket.Conn) {
 	conn.SetPingHandler(func(payload string) error {

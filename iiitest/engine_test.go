@@ -152,7 +152,7 @@ func (c *client) call(functionID, data string, more ...string) map[string]any {
 	}
 }
 
-// register sets the worker's name and waits until its namespace is settled.
+// register sets the worker's name and waits until its namespace is known.
 func (c *client) register(name string, more ...string) *client {
 	c.t.Helper()
 	m := c.call("engine::workers::register", fmt.Sprintf(`{"name":%q,"pid":1%s}`, name, strings.Join(more, "")))

@@ -8,7 +8,7 @@ import (
 	"github.com/iii-go/iii/iiitest"
 )
 
-// The console shows an engine's activity, for example while a test is paused in the debugger.
+// The console shows an engine's activity, for example while a test is paused in a debugger.
 func ExampleWithConsole() {
 	engine, err := iiitest.New(iiitest.WithConsole("127.0.0.1:0"), iiitest.WithConsoleLimit(1<<20))
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii/internal/fifo"
 )
 
-// Direction is the direction of a message.
+// Direction indicates whether a message was sent by a worker or by the engine.
 type Direction int
 
 const (
@@ -67,7 +67,7 @@ type Verdict struct {
 	// Replace, if not nil, contains the messages to deliver in place of the original. An empty
 	// slice that is not nil drops the original.
 	Replace []json.RawMessage
-	// Cut ends the connection after the message, without a Close frame.
+	// Cut closes the connection after the message, without a Close frame.
 	Cut bool
 }
 

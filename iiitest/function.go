@@ -30,8 +30,8 @@ type function struct {
 // reservedPrefix is reserved for the engine in every namespace except the default one.
 const reservedPrefix = "engine::"
 
-// registerFunction registers a worker's function. As in the engine, the function can replace a
-// built-in function, but not one that belongs to another connected worker.
+// registerFunction registers a worker's function. As in a real engine, the function can
+// replace a built-in function, but not one that belongs to another connected worker.
 func (e *Engine) registerFunction(w *worker, ns string, m registerFunctionMessage) {
 	registered := m.ID
 	if !w.permissions.admitFunction(ns, &m) {
@@ -141,8 +141,8 @@ func (e *Engine) unregisterFunction(w *worker, ns, id string) {
 	e.observers.hostChanged(k)
 }
 
-// has reports whether the function exists on connections that use protocol p. If strict is
-// false, a function counts as existing even in protocols from which it was removed.
+// has reports whether the function exists on connections that use protocol p. Unless strict is
+// set, has also returns true for protocols from which the function was removed.
 func (f *function) has(p Protocol, strict bool) bool {
 	return p >= f.since && (f.until == 0 || p <= f.until || !strict)
 }

@@ -47,7 +47,7 @@ func (p *httpPayload) json() json.RawMessage {
 func (e *Engine) serveHTTP(w *webExchange) {
 	found, params, methods := e.routes.find(w.method, w.path)
 	switch {
-	case w.method == http.MethodOptions: // every OPTIONS request counts as preflight
+	case w.method == http.MethodOptions: // every OPTIONS request is treated as a preflight request
 		w.respond(http.StatusOK, preflight(methods), nil)
 		return
 	case found != nil:

@@ -73,7 +73,7 @@ func (c *client) route(id, functionID, method, path string) {
 	c.send(`{"type":"registertrigger","id":%q,"trigger_type":"http","function_id":%q,"config":{"http_method":%q,"api_path":%q}}`, id, functionID, method, path)
 }
 
-// answer replies to the next invocation and returns its data.
+// answer replies to the next invocation and returns the invocation's data.
 func (c *client) answer(more string) map[string]any {
 	c.t.Helper()
 	m := c.recv()
@@ -184,8 +184,8 @@ func TestRouteTakenOver(t *testing.T) {
 	c.want(`{"type":"triggerregistrationresult","id":"bad","trigger_type":"http","function_id":"f","error":{"code":"trigger_registration_failed","message":"api_path is required for http triggers"}}`)
 }
 
-// A real engine never recovers from these routes. The development engine rejects them, and all
-// other routes keep working.
+// Registering one of these routes breaks a real engine permanently. The development engine
+// rejects them, and all other routes keep working.
 func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("c")
@@ -222,7 +222,7 @@ func TestRoutesThatBreakAnEngineAreRejected(t *testing.T) {
 	}
 }
 
-// The router accepts only one wildcard at a position, even for different methods.
+// Routes must not have different wildcards at the same position, even for different methods.
 func TestConflictingWildcardsAreRejected(t *testing.T) {
 	const names = "routes with identical structure but different path-parameter names are not supported"
 	const rest = "a wildcard that takes the rest of a path shares its place with no other"
@@ -519,8 +519,8 @@ func TestOverTCP(t *testing.T) {
 	}
 }
 
-// ask sends a request with the given request line and headers, and reads the response.
-func (w *web) ask(line string, headers ...string) <-chan webAnswer {
+// request sends a request with the given request line and headers, and reads the response.
+func (w *web) request(line string, headers ...string) <-chan webAnswer {
 	w.t.Helper()
 	conn, err := w.e.DialContext(w.t.Context(), "tcp", w.e.httpServer.addr)
 	if err != nil {
@@ -573,7 +573,7 @@ func TestReplyVectors(t *testing.T) {
 	errorID := regexp.MustCompile(`"error_id":"[0-9a-f]+"`)
 	for _, v := range vectors {
 		t.Run(v.Name, func(t *testing.T) {
-			done := w.ask(v.Method+" /f", "Host: h", "Connection: close")
+			done := w.request(v.Method+" /f", "Host: h", "Connection: close")
 			if v.Error != nil {
 				c.answer(`,"error":` + string(v.Error))
 			} else {
@@ -653,7 +653,7 @@ func TestMethodNotAllowed(t *testing.T) {
 		{"OPTIONS /some", 200, ""},
 		{"OPTIONS /nowhere", 200, ""},
 	} {
-		got := <-w.ask(test.request, "Connection: close")
+		got := <-w.request(test.request, "Connection: close")
 		allow, origin := "", ""
 		for _, field := range got.header {
 			switch field[0] {
@@ -710,7 +710,7 @@ func TestRequestTargets(t *testing.T) {
 		{"/p/" + strings.Repeat("x", maxTarget), 414, "", nil},
 	} {
 		name := test.target[:min(len(test.target), 40)]
-		done := w.ask("GET "+test.target, "Connection: close")
+		done := w.request("GET "+test.target, "Connection: close")
 		if test.status == 200 {
 			data := c.answer(`,"result":1`)
 			if id := data["path_params"].(map[string]any)["id"]; id != test.id {

@@ -195,8 +195,8 @@ func TestResponseOverItsChannel(t *testing.T) {
 	}
 }
 
-// If the client disconnects, the response's writer is cut off at its next frame. A text frame
-// is enough, although it has no effect while the client is connected.
+// If the client disconnects, the response's writer is cut off at its next frame. This is true
+// even of a text frame, which has no effect while the client is connected.
 func TestResponseChannelEndsWithItsClient(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -434,7 +434,7 @@ func TestWriterEndsWithTheClient(t *testing.T) {
 	}
 }
 
-// A client that closes its sending side after a complete request counts as disconnected. A
+// A client that closes its sending side after a complete request is treated as disconnected. A
 // client that does so before its body is complete can still receive a response.
 func TestClientClosesItsSendingSide(t *testing.T) {
 	for _, test := range []struct {

@@ -166,8 +166,8 @@ func httpReason(ctx context.Context, err error) string {
 	return err.Error()
 }
 
-// send sends the request. A configured header does not replace an engine header with the same
-// name: both are sent.
+// send sends a call's HTTP request. If a configured header has the same name as one of the
+// engine's headers, both are sent.
 func (f *httpFunction) send(ctx context.Context, body json.RawMessage) (*http.Response, error) {
 	if body == nil {
 		body = json.RawMessage("null")

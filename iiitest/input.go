@@ -13,17 +13,17 @@ import (
 )
 
 // decodeInput decodes the input of a built-in function into the struct T. It rejects the same
-// inputs as the engine, with the same errors: the error code is deserialization_error, and the
-// message names the function and the cause ("missing field `key`", "invalid type: integer `1`,
-// expected a string").
+// inputs as a real engine, with the same errors: the error code is deserialization_error, and
+// the message names the function and the cause ("missing field `key`", "invalid type: integer
+// `1`, expected a string").
 //
 // A field is required unless it is a pointer or its tag has omitempty or omitzero. A pointer
 // is nil if the value is missing or null. A field with omitempty or omitzero has its zero
 // value if the value is missing, but a null value is an error. A json.RawMessage accepts any
 // value, including null.
 //
-// Like the engine, decodeInput first checks the keys that are present, in bytewise order, and
-// then looks for missing ones. An input may also be an array of the field values in field
+// Like a real engine, decodeInput first checks the keys that are present, in bytewise order,
+// and then looks for missing ones. An input may also be an array of the field values in field
 // order. The error for any other input contains the name of T.
 func decodeInput[T any](functionID string, data json.RawMessage) (T, *wireError) {
 	var v T
@@ -340,7 +340,7 @@ func kindOf(raw json.RawMessage) byte {
 	return c
 }
 
-// describe formats a JSON value for an error message, as the engine does.
+// describe formats a JSON value for an error message, as a real engine does.
 func describe(raw json.RawMessage) string {
 	switch kindOf(raw) {
 	case '"':

@@ -42,7 +42,7 @@ type pending struct {
 	request
 	began    time.Time
 	callee   *worker       // the caller is nil if the engine makes the call
-	ended    func(outcome) // receives the outcome once, under Engine.mu; may be nil
+	onEnd    func(outcome) // receives the outcome once, with Engine.mu held; may be nil
 	sent     *ticket       // tracks sending the call to the callee
 	over     bool          // guarded by Engine.mu
 	recorded *console.Invocation
@@ -125,7 +125,7 @@ func (e *Engine) dispatch(w *worker, ns string, m invokeFunctionMessage) (r requ
 			id: m.id(), data: m.Data, trace: toCallee(m.Traceparent, m.Baggage, m.FunctionID), from: from, depth: depth,
 		}
 		return r, func(ctx context.Context) (outcome, bool) {
-			return e.observers.through(ctx, w, through.ObserverID, r), false
+			return e.observers.callTarget(ctx, w, through.ObserverID, r), false
 		}
 	}
 	refused := func(why *wireError) (request, func(ctx context.Context) (outcome, bool)) {
@@ -227,15 +227,15 @@ func (e *Engine) runBuiltin(ctx context.Context, f *function, r request) outcome
 	})
 	out := outcome{result, err}
 	e.recordEnd(recorded, out)
-	e.observers.ended(&r, began, out, observedResult{})
+	e.observers.callCompleted(&r, began, out, observedResult{})
 	return out
 }
 
 // begin starts a call. For a function that runs inside the engine, it returns that function,
 // and the caller must run it. For a worker's function, it records the call, queues the message
-// and returns the pending call; ended then receives the outcome, under Engine.mu. If ended is
-// nil, the outcome is ignored.
-func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pending, missing *wireError) {
+// and returns the pending call; onEnd then receives the outcome, with Engine.mu held. If onEnd
+// is nil, the outcome is ignored.
+func (e *Engine) begin(r request, onEnd func(outcome)) (builtin *function, p *pending, missing *wireError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f := e.functions[key{r.namespace, r.functionID}]
@@ -251,7 +251,7 @@ func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pe
 		return f, nil, nil
 	}
 	// Record the call before sending it: the reply may arrive immediately.
-	p = &pending{request: r, began: time.Now(), callee: f.owner, ended: ended, recorded: e.recordCall(&r, f)}
+	p = &pending{request: r, began: time.Now(), callee: f.owner, onEnd: onEnd, recorded: e.recordCall(&r, f)}
 	if earlier := e.calls[p.id]; earlier != nil {
 		e.completeLocked(earlier, outcome{err: errorBody("invocation_error", "invocation id used again")})
 	}
@@ -267,7 +267,7 @@ func (e *Engine) begin(r request, ended func(outcome)) (builtin *function, p *pe
 	return nil, p, nil
 }
 
-// deliver waits until p's message is queued. If the worker has disconnected, it ends the call.
+// deliver waits until p's message is queued. If the worker has disconnected, the call fails.
 func (e *Engine) deliver(p *pending) {
 	if !p.sent.wait() {
 		e.mu.Lock()
@@ -295,8 +295,8 @@ func (e *Engine) completeLocked(p *pending, out outcome) bool {
 	}
 	p.over = true
 	e.recordEnd(p.recorded, out)
-	if p.ended != nil {
-		p.ended(out)
+	if p.onEnd != nil {
+		p.onEnd(out)
 	}
 	if e.calls[p.id] == p {
 		delete(e.calls, p.id)
@@ -335,7 +335,7 @@ func (e *Engine) deliverResult(w *worker, m invocationResultMessage) {
 	if w != p.callee || !w.speaks().hooks {
 		answer = observedResult{}
 	}
-	e.observers.ended(&p.request, p.began, out, answer)
+	e.observers.callCompleted(&p.request, p.began, out, answer)
 }
 
 // notFoundLocked returns the error for a missing function. If a worker made the call, the
@@ -407,7 +407,7 @@ func (e *Engine) fire(ctx context.Context, b binding, payload json.RawMessage) (
 // fireCanonical is fire for a payload in canonical form.
 func (e *Engine) fireCanonical(ctx context.Context, b binding, payload json.RawMessage) (json.RawMessage, *wireError) {
 	if b.observer != nil {
-		out := e.observers.through(ctx, nil, b.observer.id, request{
+		out := e.observers.callTarget(ctx, nil, b.observer.id, request{
 			id: uuid.NewString(), data: payload, trace: traceOf(ctx), from: engineCaller(),
 		})
 		return out.result, out.err

@@ -148,7 +148,7 @@ func TestEnqueueNeedsAQueueProvider(t *testing.T) {
 	}
 }
 
-// Once a connection's namespace is settled, calls on the connection find every function
+// Once a connection's namespace is known, calls on the connection find every function
 // registered before them, and each call gets its own result.
 func TestCallsConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -16,9 +16,9 @@ import (
 // maxDepth is the nesting limit of the engine's JSON parser.
 const maxDepth = 127
 
-// canonical returns raw as the engine writes JSON: keys sorted bytewise, no white space, only
-// the last of duplicate keys, strings with only the required escapes, and numbers as 64-bit
-// integers where possible and otherwise as floats.
+// canonical returns raw as a real engine writes JSON: keys sorted bytewise, no white space,
+// only the last of duplicate keys, strings with only the required escapes, and numbers as
+// 64-bit integers where possible and otherwise as floats.
 func canonical(raw json.RawMessage) (json.RawMessage, error) {
 	if err := checkJSON(raw); err != nil {
 		return nil, err
@@ -26,7 +26,7 @@ func canonical(raw json.RawMessage) (json.RawMessage, error) {
 	return canonicalValid(raw), nil
 }
 
-// canonicalValid is like canonical, for JSON known to be valid.
+// canonicalValid is like canonical, for valid JSON.
 func canonicalValid(raw json.RawMessage) json.RawMessage {
 	out, _ := appendCanonical(make([]byte, 0, len(raw)), raw, 0)
 	return out
@@ -72,7 +72,7 @@ func insertMember(begin []byte, key string, value json.RawMessage, rest []byte) 
 	return append(dst, rest...)
 }
 
-// checkJSON rejects the same input as the engine's parser, with the same error messages.
+// checkJSON rejects the same input as a real engine's parser, with the same error messages.
 func checkJSON(raw []byte) error {
 	if reason := syntaxError(raw); reason != "" {
 		return errors.New(reason)
@@ -388,8 +388,8 @@ func encode(v any) (json.RawMessage, error) {
 }
 
 // unescapeJSON replaces the escapes of U+2028, U+2029 and U+FFFD with the characters
-// themselves. JSON does not require these escapes, but encoding/json writes them; the escape
-// of U+FFFD takes the place of bytes that are not UTF-8.
+// themselves. JSON does not require these escapes, but encoding/json writes them. It writes
+// the escape of U+FFFD for bytes that are not UTF-8.
 func unescapeJSON(b []byte) []byte {
 	if !bytes.Contains(b, []byte(`\u202`)) && !bytes.Contains(b, []byte(`\ufffd`)) {
 		return b
@@ -432,12 +432,12 @@ type object struct{ b []byte }
 // message starts a protocol message of the given type.
 func message(typ string) *object { return largeMessage(typ, 0) }
 
-// largeEnough is the room that a message needs in addition to its largest values.
-const largeEnough = 240
+// messageOverhead is the room that a message needs in addition to its largest values.
+const messageOverhead = 240
 
 // largeMessage is like message, but reserves room for values of the given total length.
 func largeMessage(typ string, length int) *object {
-	o := &object{b: make([]byte, 0, length+largeEnough)}
+	o := &object{b: make([]byte, 0, length+messageOverhead)}
 	return o.str("type", typ)
 }
 

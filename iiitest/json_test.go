@@ -92,8 +92,8 @@ func TestEncodeEscapesOnlyWhatJSONRequires(t *testing.T) {
 	}
 }
 
-// A message must not contain a known key twice, but it may contain an array in place of an
-// object.
+// A message with a duplicate known key is rejected. An array in place of an object is
+// accepted.
 func TestDecodeMessage(t *testing.T) {
 	for _, test := range []struct {
 		message string

@@ -22,10 +22,10 @@ var (
 	errFraming  = errors.New("iiitest: the WebSocket protocol forbids this frame")
 )
 
-// limitedConn enforces the engine's limits below the WebSocket library, which cannot limit a
-// single frame, and detects frames that the WebSocket protocol forbids. The library would send
-// a Close frame in both cases; the engine sends none. limitedConn parses the frame headers
-// (RFC 6455, section 5.2) in the bytes that are read, and ends the stream before an
+// limitedConn enforces the engine's limits and detects frames that the WebSocket protocol
+// forbids. It does so below the WebSocket library, which cannot limit a single frame and would
+// send a Close frame in both cases. The engine sends none. limitedConn parses the frame
+// headers (RFC 6455, section 5.2) in the bytes that are read, and ends the stream before an
 // unacceptable frame.
 type limitedConn struct {
 	net.Conn
@@ -39,7 +39,7 @@ type limitedConn struct {
 	within    bool   // the current message has more frames
 	err       error
 
-	holding atomic.Bool // another write follows at once
+	holding atomic.Bool // another write follows immediately
 	held    []byte      // written with the next write; guarded by the WebSocket's lock for writing
 }
 

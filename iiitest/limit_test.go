@@ -43,7 +43,7 @@ func FuzzLimitedConn(f *testing.F) {
 	f.Add([]byte{0x01, 0xfe, 0xff, 0xff, 0, 0, 0, 0})
 	f.Add([]byte{0x01, 0x80, 0, 0, 0, 0, 0x89, 0x80, 0, 0, 0, 0, 0x80, 0x80, 0, 0, 0, 0, 0x88, 0x80, 0, 0, 0, 0, 0x80})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// The result must not depend on how the bytes are split.
+		// The result must not depend on how the bytes are divided among reads.
 		whole, bytewise := limitedConn{silent: true}, limitedConn{silent: true}
 		accepted, errWhole := whole.follow(data)
 		var errBytewise error

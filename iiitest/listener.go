@@ -20,7 +20,8 @@ type server struct {
 	pipe     *memnet.Listener
 	tcp      net.Listener // nil inside a bubble
 
-	// conns counts the connections that net/http still owns, some of which outlast Close.
+	// conns counts the connections that net/http is still handling. http.Server.Close does not
+	// wait for them.
 	conns sync.WaitGroup
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// maxLogs is the number of records to keep, as in the engine. The oldest are dropped
+	// maxLogs is the number of records to keep, as in a real engine. The oldest are dropped
 	// first.
 	maxLogs = 1000
 	// maxLogsBehind is the maximum number of records that wait for a slow subscriber. The
@@ -66,7 +66,7 @@ type logRecord struct {
 	size                    int // size as JSON; 0 for records of the engine
 }
 
-// payload returns the event for the log trigger.
+// payload returns the record as the payload of a log trigger.
 func (r *logRecord) payload() map[string]any {
 	attributes := r.attributes
 	if attributes == nil {
@@ -170,7 +170,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 		}
 	}
 	if s >= severityInfo {
-		// The engine also logs the message as a record of its own. Subscribers receive both
+		// The engine also logs the message as a separate record. Subscribers receive both
 		// records.
 		line := map[string]any{
 			"service": service, "trace_id": rustDebug(in.TraceID), "span_id": rustDebug(in.SpanID),
@@ -190,7 +190,7 @@ func (l *logs) write(c *call, s severity) *wireError {
 	return nil
 }
 
-// rustDebug formats an optional id as the engine does in its own records.
+// rustDebug formats an optional id as a real engine does in its own records.
 func rustDebug(id *string) string {
 	if id == nil {
 		return "None"
@@ -198,7 +198,7 @@ func rustDebug(id *string) string {
 	return `Some("` + *id + `")`
 }
 
-// engineLine creates a record that the engine logs itself.
+// engineLine creates one of the engine's own log records.
 func engineLine(s severity, message string, attributes map[string]any) *logRecord {
 	now, scope := uint64(time.Now().UnixNano()), "tracing"
 	return &logRecord{
@@ -226,7 +226,7 @@ func (l *logs) add(r *logRecord) {
 	l.records.add(r)
 	l.changes.Add(1)
 	level := strings.ToLower(r.severityText)
-	l.engine.observers.occur(context.Background(), "observability::on-log", func() json.RawMessage {
+	l.engine.observers.queueEvent(context.Background(), "observability::on-log", func() json.RawMessage {
 		payload := r.payload()
 		payload["level"] = level
 		return canonicalValid(mustEncode(payload))

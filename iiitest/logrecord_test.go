@@ -53,7 +53,7 @@ func TestLogRecord(t *testing.T) {
 		},
 		{Body: "green", Attributes: iii.Map[iii.JSONValue]{}, Resource: texts, ServiceName: "svc"},
 	}
-	if diff := cmp.Diff(stored, ask[iii.LogsListResult](t, e, "engine::logs::list", `{}`).Logs); diff != "" {
+	if diff := cmp.Diff(stored, callBuiltin[iii.LogsListResult](t, e, "engine::logs::list", `{}`).Logs); diff != "" {
 		t.Errorf("stored (-want +got):\n%s", diff)
 	}
 }

@@ -196,10 +196,10 @@ type (
 	pingMessage    struct{}
 )
 
-// readMessage checks that raw is a JSON object with a type. It returns the type, and room with
-// the object's members appended.
-func readMessage(raw []byte, room []member) (typ []byte, members []member, err error) {
-	members = room
+// readMessage checks that raw is a JSON object with a type. It returns the type and appends
+// the object's members to dst.
+func readMessage(raw []byte, dst []member) (typ []byte, members []member, err error) {
+	members = dst
 	plain := rawjson.ScanPlainObject(raw, maxDepth, func(key, value []byte) {
 		members = append(members, member{decodedKey(key), value})
 	})
@@ -210,7 +210,7 @@ func readMessage(raw []byte, room []member) (typ []byte, members []member, err e
 		if kindOf(raw) != '{' {
 			return nil, nil, errors.New("not an object")
 		}
-		members = (&scanner{b: raw}).list(room)
+		members = (&scanner{b: raw}).list(dst)
 	}
 	types := 0
 	for _, m := range members {

@@ -65,7 +65,6 @@ func TestMetric(t *testing.T) {
 	}
 }
 
-// TestListMetrics sends one export every ten seconds.
 func TestListMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -92,7 +91,7 @@ func TestListMetrics(t *testing.T) {
 			fmt.Sprintf(`{"metric_name":"h","start_time":%d}`, ms(40)):                       "h@0 h@10 h@20 h@30 h@40",
 			fmt.Sprintf(`{"start_time":%d,"end_time":%d}`, ms(1), ms(10)):                    "a@10 b@10 h@10",
 		} {
-			r := ask[iii.MetricsListResult](t, e, "engine::metrics::list", input)
+			r := callBuiltin[iii.MetricsListResult](t, e, "engine::metrics::list", input)
 			if diff := cmp.Diff(want, names(r)); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", input, diff)
 			}
@@ -103,7 +102,7 @@ func TestListMetrics(t *testing.T) {
 		summary := func(input string) []string {
 			t.Helper()
 			out := []string{}
-			for _, m := range ask[struct {
+			for _, m := range callBuiltin[struct {
 				List []struct {
 					Name                    string
 					Start                   int64 `json:"bucket_start_ns"`
@@ -153,7 +152,6 @@ func TestListMetrics(t *testing.T) {
 	})
 }
 
-// TestLatestMetrics sends all gauges that the engine knows, and other metrics.
 func TestLatestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -248,7 +246,7 @@ func TestReportsAreEmpty(t *testing.T) {
 		take(t, e, spanFrame(testSpan{trace: "1", id: "a", start: 1, end: 2}), metricFrame(gauge("a", ``), gauge("b", ``)),
 			`LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{},{},{}]}]}]}`)
 		details := func(c iii.HealthComponent) string { return string(c.Details) }
-		health := ask[iii.HealthReport](t, e, "engine::health::check", `{}`).Components
+		health := callBuiltin[iii.HealthReport](t, e, "engine::health::check", `{}`).Components
 		got := []string{details(health.Spans), details(health.Metrics), details(health.Logs)}
 		_, bytes := e.spans.stored()
 		want := []string{

@@ -13,7 +13,8 @@ import (
 )
 
 // registerMetrics adds the functions that query metrics, roll-ups, alerts and sampling rules.
-// Roll-ups are always empty, as in the engine. This engine has no alerts and does no sampling.
+// Roll-ups are always empty, as in a real engine. The development engine has no alerts and
+// does no sampling.
 func (e *Engine) registerMetrics() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::metrics::list", "List metrics", e.listMetrics)

@@ -13,8 +13,8 @@ import (
 
 // QueueConfig configures how the jobs of a named queue run. The fields and their defaults are
 // those of queue_configs in the configuration of the engine's queue worker. A zero field
-// selects the default. There are no settings for polling and priorities, because this engine
-// runs each job as soon as it is due, within the limit set by Concurrency.
+// selects the default. There are no settings for polling and priorities, because the
+// development engine runs each job as soon as it is due, within the limit set by Concurrency.
 type QueueConfig struct {
 	// MaxRetries is the maximum number of attempts, including the first. The default is 3.
 	MaxRetries int `json:"max_retries"`
@@ -23,7 +23,7 @@ type QueueConfig struct {
 	// is "fifo", Concurrency is always 1.
 	Concurrency int `json:"concurrency"`
 
-	// Type is "standard", or "fifo" to run one job at a time, in order. As in the engine, a
+	// Type is "standard", or "fifo" to run one job at a time, in order. As in a real engine, a
 	// job that is waiting for its retry can be overtaken by others. The default is "standard".
 	Type string `json:"type"`
 
@@ -37,7 +37,7 @@ type QueueConfig struct {
 	BackoffMs int `json:"backoff_ms"`
 }
 
-// check rejects the same configurations as the engine.
+// check rejects the same configurations as a real engine.
 func (c QueueConfig) check() error {
 	switch {
 	case c.MaxRetries < 0 || c.Concurrency < 0 || c.BackoffMs < 0:
@@ -119,7 +119,7 @@ func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireErro
 }
 
 // runJob calls a job's function, without metadata. If the call fails, runJob returns a fixed
-// text that does not reveal the cause, as in the engine.
+// text that does not reveal the cause, as in a real engine.
 func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure string) {
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "fn_queue "+queue)
 	_, err := q.engine.invoke(withCause(ctx, "queue", queue), j.functionID, j.namespace, j.data)

@@ -29,8 +29,8 @@ func (w *worker) startGrace() {
 }
 
 // settleIn assigns the connection its namespace and applies the queued registrations in order.
-// Registrations that arrive meanwhile are queued behind them. A namespace cannot be changed
-// once it is assigned.
+// Registrations that arrive in the meantime are queued behind them. A namespace cannot be
+// changed once it is assigned.
 func (w *worker) settleIn(ns string) {
 	w.settle.Lock()
 	defer w.settle.Unlock()
@@ -147,7 +147,7 @@ func (w *worker) apply(m any, ns string) {
 	case *observerAckMessage:
 		w.e.observers.acked(w, ns, *m)
 	case *invocationsObservedMessage:
-		w.e.observers.reported(w, ns, *m)
+		w.e.observers.handleReport(w, ns, *m)
 	case *localStatsMessage:
 		w.e.observers.counted(w, ns, *m)
 	case *registerServiceMessage:

@@ -9,7 +9,7 @@ import (
 const observabilityWorker = "iii-observability"
 
 // registerObservability adds the health check and the functions that read a call's baggage. As
-// in the engine, the baggage of a call without a traceparent is not visible.
+// in a real engine, the baggage of a call without a traceparent is not visible.
 func (e *Engine) registerObservability() {
 	add := func(id, description string, f builtinFunc) { e.addBuiltin(id, observabilityWorker, description, f) }
 	add("engine::health::check", "Report the health of the engine", e.serveHealth)

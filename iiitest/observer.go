@@ -87,7 +87,7 @@ type observers struct {
 	mu        sync.Mutex
 	byID      map[string]*observer
 	bySource  map[key][]*observer // oldest first
-	away      map[key][]*observer // by source; disposed observers of disconnected workers, see left
+	away      map[key][]*observer // by source; disposed observers of disconnected workers, see rememberAway
 	revisions map[key]uint64      // revision of the set of observers, by function
 	seq       uint64
 	stats     map[key]*localStats
@@ -109,9 +109,9 @@ func (t *observers) init(e *Engine) {
 	t.events.wake = make(chan struct{}, 1)
 }
 
-// of returns a function's observers, oldest first. The caller must hold mu, as for every
+// ofSource returns a function's observers, oldest first. The caller must hold mu, as for every
 // method that does not lock mu itself.
-func (t *observers) of(source key) []*observer { return slices.Clone(t.bySource[source]) }
+func (t *observers) ofSource(source key) []*observer { return slices.Clone(t.bySource[source]) }
 
 func (t *observers) inOrder() []*observer {
 	return slices.SortedFunc(maps.Values(t.byID), func(a, b *observer) int { return cmp.Compare(a.seq, b.seq) })
@@ -291,14 +291,14 @@ func (t *observers) enter(o *observer) {
 	t.bySource[o.source] = append(t.bySource[o.source], o)
 	for _, old := range slices.Clone(t.away[o.source]) {
 		if old.target == o.target {
-			t.returned(old)
+			t.forgetAway(old)
 		}
 	}
 	t.watch(o.source)
 }
 
-// watch updates the count of a source's observers, which includes those remembered by left.
-// The count can be read without a lock.
+// watch updates the count of a source's observers, which includes those remembered by
+// rememberAway. The count can be read without a lock.
 func (t *observers) watch(source key) {
 	if n := len(t.bySource[source]) + len(t.away[source]); n > 0 {
 		t.watched.Store(source, n)
@@ -307,10 +307,10 @@ func (t *observers) watch(source key) {
 	}
 }
 
-// left remembers a disposed observer whose worker has disconnected, if the engine hosts the
-// source. Events that the observer misses are logged until an observer with the same target is
-// added.
-func (t *observers) left(o *observer) {
+// rememberAway remembers a disposed observer whose worker has disconnected, if the engine
+// hosts the source. Events that the observer misses are logged until an observer with the same
+// target is added.
+func (t *observers) rememberAway(o *observer) {
 	sameTarget := func(other *observer) bool { return other.target == o.target }
 	f := t.function(o.source)
 	if f == nil || f.owner != nil || slices.ContainsFunc(t.bySource[o.source], sameTarget) || strings.HasPrefix(o.source.id, "engine::") {
@@ -318,11 +318,11 @@ func (t *observers) left(o *observer) {
 	}
 	for _, old := range slices.Clone(t.away[o.source]) {
 		if old.target == o.target && string(old.view()) == string(o.view()) {
-			t.returned(old)
+			t.forgetAway(old)
 		}
 	}
 	if len(t.away[o.source]) >= maxAway {
-		t.returned(t.away[o.source][0])
+		t.forgetAway(t.away[o.source][0])
 	}
 	if o.source.id == cronTick && t.engine.cron.added(o) != nil { // cron must keep ticking
 		return
@@ -331,8 +331,8 @@ func (t *observers) left(o *observer) {
 	t.watch(o.source)
 }
 
-// returned forgets an observer remembered by left.
-func (t *observers) returned(o *observer) {
+// forgetAway undoes rememberAway.
+func (t *observers) forgetAway(o *observer) {
 	if o.source.id == cronTick {
 		t.engine.cron.removed(o)
 	}
@@ -344,7 +344,7 @@ func (t *observers) returned(o *observer) {
 // worker has disconnected or their target does not exist.
 func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
 	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
-		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.interests(false) || !o.filter.matches(doc) || only != nil && !only(o) {
+		if o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.wantsOutcome(false) || !o.filter.matches(doc) || only != nil && !only(o) {
 			continue
 		}
 		if slices.ContainsFunc(t.bySource[source], func(x *observer) bool { return x.target == o.target && x.state == iii.ObserverStateActive }) {
@@ -364,7 +364,7 @@ func (t *observers) lost(source key, doc *document, only func(o *observer) bool)
 
 func (t *observers) leave(o *observer) {
 	delete(t.byID, o.id)
-	list := slices.DeleteFunc(t.of(o.source), func(x *observer) bool { return x == o })
+	list := slices.DeleteFunc(t.ofSource(o.source), func(x *observer) bool { return x == o })
 	if t.bySource[o.source] = list; len(list) == 0 {
 		delete(t.bySource, o.source)
 	}
@@ -476,7 +476,7 @@ func (t *observers) await(o *observer, revision uint64) {
 // hostChanged updates the observers of a function that was registered, replaced or removed.
 func (t *observers) hostChanged(k key) {
 	f := t.function(k)
-	list := t.of(k)
+	list := t.ofSource(k)
 	for _, o := range list {
 		t.unbind(o)
 		stopTimer(&o.ack)
@@ -508,7 +508,7 @@ func (t *observers) hostChanged(k key) {
 func (t *observers) announceSet(f *function) {
 	var views []json.RawMessage
 	var told []*observer
-	for _, o := range t.of(key{f.namespace, f.id}) {
+	for _, o := range t.ofSource(key{f.namespace, f.id}) {
 		if o.failed == nil && f.hostApproves() {
 			views, told = append(views, o.view()), append(told, o)
 		}
@@ -685,7 +685,7 @@ func (t *observers) forget(w *worker, functions []key) {
 	}
 	_, takenBack := w.takenBack.all()
 	for _, o := range takenBack {
-		t.left(o)
+		t.rememberAway(o)
 	}
 	for _, o := range t.inOrder() {
 		if o.owner != w || o.trigger { // removed by forgetTriggers
@@ -700,7 +700,7 @@ func (t *observers) forget(w *worker, functions []key) {
 			defer t.mu.Unlock()
 			if t.byID[o.id] == o && o.owner == nil && t.engine.ctx.Err() == nil {
 				t.dispose(o, errorBody("OBSERVER_DISCONNECTED", "the observing worker did not come back within %v", observerGrace), false)
-				t.left(o)
+				t.rememberAway(o)
 			}
 		})
 		t.updateState(o)
@@ -729,10 +729,10 @@ func (t *observers) reattach(w *worker, previous former) {
 	}
 }
 
-// standsFor creates an observer that represents a trigger if a function has claimed the
+// addStandIn creates an observer that represents a trigger if a function has claimed the
 // trigger's type with legacy_trigger_type, as in engine 0.25. It reports whether there is such
 // a function. The caller must hold triggers.mu.
-func (t *observers) standsFor(r *registration) bool {
+func (t *observers) addStandIn(r *registration) bool {
 	namespaces := []string{r.home, defaultNamespace}
 	if r.explicit != nil {
 		namespaces = []string{*r.explicit}
@@ -746,14 +746,14 @@ func (t *observers) standsFor(r *registration) bool {
 		if len(list) == 0 {
 			continue
 		}
-		t.stand(r, list[0])
+		t.createStandIn(r, list[0])
 		return true
 	}
 	return false
 }
 
-// stand creates the observer of f that represents r.
-func (t *observers) stand(r *registration, f *function) {
+// createStandIn creates the observer of f that represents r.
+func (t *observers) createStandIn(r *registration, f *function) {
 	t.seq++
 	o := &observer{
 		id: r.id, seq: t.seq, owner: r.origin, trigger: true,
@@ -785,9 +785,9 @@ func (t *observers) stand(r *registration, f *function) {
 	t.updateState(o)
 }
 
-// standsForNoMore disposes of the observer that represents a trigger. The caller must hold
+// removeStandIn disposes of the observer that represents a trigger. The caller must hold
 // triggers.mu.
-func (t *observers) standsForNoMore(r *registration) {
+func (t *observers) removeStandIn(r *registration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if o := t.byID[r.id]; o != nil && o.trigger {

@@ -578,8 +578,8 @@ func TestOwnerDelivery(t *testing.T) {
 		o.send(`{"type":"registertrigger","id":"t2","trigger_type":"tides","function_id":"t","config":{}}`)
 		o.want(`{"type":"triggerregistrationresult","id":"t2","trigger_type":"*","function_id":"t","error":{"code":"INVALID_ARGS","message":"*"}}`)
 
-		// The engine does not send codes that a 0.25 host does not know. An observer can be
-		// sent again after its rejection.
+		// A 0.25 host is not notified of an invalid args_format. After an observer has been
+		// rejected, its id can be used again.
 		h.send(`{"type":"registerfunction","id":"broken","observe":{"delivery":"owner","args_format":{"type":"nothing"}}}`)
 		h.quiet()
 		for range 2 {
@@ -640,7 +640,8 @@ func TestProtocols(t *testing.T) {
 		if got := errorCode(v2.call("state::on-changed", "{}")); got != "FORBIDDEN" {
 			t.Errorf("a source of the engine: %s", got)
 		}
-		// Triggers of all protocol versions coexist.
+		// A change made through an old connection fires a trigger registered through a new
+		// one.
 		v2.send(`{"type":"registertrigger","id":"t1","trigger_type":"state","function_id":"t","config":{}}`)
 		v2.sync()
 		old.call("state::set", `{"scope":"s","key":"k","value":1}`)
@@ -704,7 +705,6 @@ func TestGuardedObservers(t *testing.T) {
 	})
 }
 
-// TestEngineSources covers the sources that the engine hosts.
 func TestEngineSources(t *testing.T) {
 	t.Run("http", func(t *testing.T) {
 		e := Start(t)
@@ -906,7 +906,7 @@ func TestConsoleShowsObservers(t *testing.T) {
 	})
 }
 
-// This test uses a hook that delays results, drops acknowledgments and sends unknown messages.
+// A hook can delay results, drop acknowledgments and add unknown messages.
 func TestHookWithholdsObserveFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

@@ -68,7 +68,7 @@ func defaultConfig() config {
 
 // WithNamespaceGrace sets how long the engine waits for a connection to call
 // engine::workers::register. After that, the engine places the connection in the namespace
-// "default". The grace period must be positive. The default is 5 seconds, as in the engine
+// "default". The grace period must be positive. The default is 5 seconds, as in a real engine
 // (registration_namespace_grace_ms).
 func WithNamespaceGrace(d time.Duration) Option {
 	return func(c *config) error {
@@ -82,7 +82,7 @@ func WithNamespaceGrace(d time.Duration) Option {
 
 // WithHTTPTimeout sets the time limit for a request to the HTTP triggers. When the limit
 // expires, the engine responds with status 504, even if the function is still running. d must
-// be positive. The default is 30 seconds, as in the engine (default_timeout).
+// be positive. The default is 30 seconds, as in a real engine (default_timeout).
 func WithHTTPTimeout(d time.Duration) Option {
 	return func(c *config) error {
 		if d <= 0 {
@@ -162,8 +162,8 @@ func WithAddrs(listen, http, stream string) Option {
 
 // WithEnv sets the engine's environment variables. Configuration values refer to them in the
 // form ${NAME} or ${NAME:default}, and the *_key fields of functions invoked over HTTP contain
-// their names. The engine copies the map. A repeated option replaces the earlier map. The
-// default is the process's environment.
+// the names of variables. The engine copies the map. A repeated option replaces the earlier
+// map. The default is the process's environment.
 func WithEnv(variables map[string]string) Option {
 	own := maps.Clone(variables)
 	return func(c *config) error {
@@ -193,8 +193,8 @@ func WithFrameLimit(messages, bytes int) Option {
 // records and metrics. The oldest items are dropped first, and Stats counts the dropped items.
 // Both limits also apply to the stores behind engine::traces::* and engine::metrics::list.
 // Only the byte limit applies to the store behind engine::logs::list, which keeps at most
-// 1,000 records, as in the engine. The default is 100,000 items and 64 MiB. If either limit is
-// zero, Telemetry, Traces, LiveSpans, Logs and Metrics return nothing.
+// 1,000 records, as in a real engine. The default is 100,000 items and 64 MiB. If either limit
+// is zero, Telemetry, Traces, LiveSpans, Logs and Metrics return nothing.
 func WithTelemetryLimit(items, bytes int) Option {
 	return func(c *config) error {
 		if items < 0 || bytes < 0 {

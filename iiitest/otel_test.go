@@ -48,8 +48,7 @@ func TestPongComesAfterIngestion(t *testing.T) {
 	<-ended
 }
 
-// TestTelemetryOnTheWorkerSocket sends telemetry on the worker's own connection instead of
-// /otel.
+// Telemetry is also accepted on the worker's own connection.
 func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 	e := Start(t)
 	c := dial(t, e).register("w")
@@ -65,7 +64,7 @@ func TestTelemetryOnTheWorkerSocket(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	// The log record about an invalid frame must not contain data from the frame.
-	lines := ask[struct {
+	lines := callBuiltin[struct {
 		Logs []struct {
 			Body       string
 			Attributes map[string]any
@@ -151,8 +150,7 @@ func TestTelemetryIsBounded(t *testing.T) {
 	}
 }
 
-// TestSpanEndCountsAgainstTheLimit replaces an announcement with a finished span that exceeds
-// the limit.
+// The limit also applies when a finished span replaces a smaller announcement.
 func TestSpanEndCountsAgainstTheLimit(t *testing.T) {
 	e := storesOnly(20, 700)
 	take(t, e, spanFrame(testSpan{trace: "t", id: "a", start: 1, end: 2}), spanFrame(testSpan{trace: "t", id: "b", start: 1}))

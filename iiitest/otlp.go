@@ -18,9 +18,9 @@ const maxOTLPDepth = 127
 
 var errTooDeep = errors.New("nested too deeply")
 
-// otlpReader decodes OTLP JSON as the engine does. It skips unknown keys and their values, and
-// rejects the whole frame if a known key has a value of the wrong type. Keys must match
-// exactly, in lower camel case. A null counts as a wrong type unless a method documents
+// otlpReader decodes OTLP JSON as a real engine does. It skips unknown keys and their values,
+// and rejects the whole frame if a known key has a value of the wrong type. Keys must match
+// exactly, in lower camel case. A null is treated as a wrong type unless a method documents
 // otherwise. After the first error, all methods do nothing.
 type otlpReader struct {
 	s     scanner

@@ -16,8 +16,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// acceptance is a single record that was sent to a real engine, and the result of querying it
-// there.
+// acceptance is a single record that was sent to a real engine, together with the engine's
+// reply to a query for the record.
 type acceptance struct {
 	Signal string          `json:"signal"`
 	Case   string          `json:"case"`
@@ -141,8 +141,6 @@ func nested(depth int) string {
 	return `LOGS{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":[{"key":"a","value":` + value + `}]}]}]}]}`
 }
 
-// TestInvalidTelemetryDiscardsTheFrame covers valid and invalid frames that are not among the
-// recorded cases.
 func TestInvalidTelemetryDiscardsTheFrame(t *testing.T) {
 	span := func(more string) string {
 		return `OTLP{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"t","spanId":"s","name":"n"` + more + `}]}]}]}`

@@ -160,7 +160,8 @@ func redactedAttributes(list []attribute) []iii.StoredAttribute {
 	return stored
 }
 
-// valueText formats a value as a string. As in the engine, a value of type bytes becomes "".
+// valueText formats a value as a string. As in a real engine, a value of type bytes becomes
+// "".
 func valueText(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -178,8 +179,8 @@ func valueText(v any) string {
 	}
 }
 
-// valueJSON converts a value so that encoding/json formats it as the engine does. A value of
-// type bytes becomes null.
+// valueJSON converts a value so that encoding/json formats it as a real engine does. A value
+// of type bytes becomes null.
 func valueJSON(v any) any {
 	switch v := v.(type) {
 	case float64:

@@ -19,7 +19,7 @@ func (e *Engine) registerPubSub() {
 	e.addTriggerType("subscribe", owner, "Subscribe to a topic", &p.subscribers)
 }
 
-// decodeTopic accepts a config without a topic, as the engine does. A trigger with such a
+// decodeTopic accepts a config without a topic, as a real engine does. A trigger with such a
 // config never fires.
 func decodeTopic(config json.RawMessage) (string, error) {
 	var in struct {

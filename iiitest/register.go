@@ -37,7 +37,7 @@ func (e *Engine) registerWorkers() {
 	e.addBuiltin("engine::workers::register", engineWorker, "Register worker metadata", e.serveRegister)
 }
 
-// serveRegister settles the calling connection's namespace, leases its name and stores its
+// serveRegister assigns the calling connection its namespace, leases its name and stores its
 // metadata.
 func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wireError) {
 	type RegisterWorkerInput registerInput // the name in the engine's error messages
@@ -145,7 +145,7 @@ func (e *Engine) lease(w *worker, ns, name string) bool {
 // maxName is the maximum length of a name, in characters.
 const maxName = 280
 
-// sanitize cleans up a name or description as the engine does. It removes control, bidi and
+// sanitize cleans up a name or description as a real engine does. It removes control, bidi and
 // line-separator characters, and then truncates and trims the result.
 func sanitize(s string) string {
 	n := 0

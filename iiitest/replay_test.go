@@ -58,8 +58,8 @@ func deviates(scenario, path, reason string) *deviation {
 }
 
 // TestReplay replays each recording against a new engine and expects the recorded messages. It
-// runs in a synctest bubble, so recorded actions take place at exactly the recorded times, and
-// the test can verify that no further messages arrive.
+// runs in a synctest bubble, so that recorded actions take place at exactly the recorded
+// times. It can therefore verify that no further messages arrive.
 func TestReplay(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
@@ -245,8 +245,8 @@ func (p *player) open(e event) {
 	go w.read()
 }
 
-// ending returns the worker whose connection an event reports as closed: the oldest worker
-// with the event's worker name for which done returns false.
+// ending returns the worker whose connection closed in a recorded event. If several workers
+// have had the event's name, it is the oldest for which done returns false.
 func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
 	for _, w := range p.earlier {
 		if w.name == e.Worker && !done(w) {
@@ -330,7 +330,8 @@ func (p *player) act(e event) {
 	synctest.Wait()
 }
 
-// clientFrame encodes a client frame of less than 126 bytes, with a masking key of zeros.
+// clientFrame encodes a client frame with a masking key of zeros. The payload must be shorter
+// than 126 bytes.
 func clientFrame(first byte, payload string) []byte {
 	return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
 }

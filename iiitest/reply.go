@@ -58,8 +58,8 @@ func replyOf(result json.RawMessage) reply {
 	return r
 }
 
-// middlewareReply converts a middleware function's response. The headers must be an object,
-// and the body is always sent as JSON.
+// middlewareReply converts a middleware function's response. The headers must be an object.
+// The body is always sent as JSON.
 func middlewareReply(response json.RawMessage) reply {
 	members := membersOf(response)
 	r := reply{status: statusOf(members["status_code"]), body: members["body"]}
@@ -84,8 +84,8 @@ func statusOf(raw json.RawMessage) int {
 }
 
 // replyHeader converts the headers of a function's reply: an object, or an array of "Name:
-// value" strings. Invalid fields are skipped. typed reports whether there is a content type,
-// valid or not.
+// value" strings. Invalid fields are skipped. typed reports whether a content type is present,
+// even an invalid one.
 func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	field := func(name, value string) {
 		typed = typed || strings.EqualFold(name, "content-type")
@@ -109,7 +109,6 @@ func replyHeader(raw json.RawMessage) (header webHeader, typed bool) {
 	return header, typed
 }
 
-// addValid adds a field if its name and value are valid.
 func (h *webHeader) addValid(name, value string) {
 	if name = strings.ToLower(name); validHeader(name, value) {
 		h.add(name, value)

@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii/internal/routepath"
 )
 
-// route is the route of an http trigger, or of an observer of http::on-request.
+// route directs requests to an http trigger or to an observer of http::on-request.
 type route struct {
 	binding
 	method     string
@@ -22,7 +22,7 @@ type route struct {
 	open       bool // the observer is active
 }
 
-// routeTable provides the http trigger type.
+// routeTable provides the http trigger type and the source http::on-request.
 type routeTable struct {
 	mu   sync.Mutex
 	list []*route
@@ -35,9 +35,9 @@ var httpMethods = []string{
 
 // bind adds a route. A trigger replaces any trigger with the same method and path. Observers
 // with the same method and path all keep their routes, and the latest active one responds.
-// bind rejects a path that differs from an existing one only in its parameter names, and any
-// path or pair of paths that makes the engine's router panic. As in the engine, a trigger that
-// is registered again with a different path also keeps its old route.
+// bind rejects a path that differs from an existing one only in its parameter names. It also
+// rejects every path that would make the engine's router panic. As in the engine, registering
+// a trigger again with a different path does not remove its old route.
 func (t *routeTable) bind(_ context.Context, b binding) error {
 	config := membersOf(b.config)
 	path := stringOf(config["api_path"])
@@ -52,12 +52,12 @@ func (t *routeTable) bind(_ context.Context, b binding) error {
 		id := unquote(condition)
 		r.condition = &id
 	}
-	r.middleware = textsOf(config["middleware_function_ids"])
+	r.middleware = stringsOf(config["middleware_function_ids"])
 	err, _ := t.add(r)
 	return err
 }
 
-// add adds a route. conflict is set if the error is caused by another route.
+// add adds a route. conflict reports whether the error is a conflict with another route.
 func (t *routeTable) add(r *route) (err error, conflict bool) {
 	if r.pattern, err = routepath.Parse(r.path); err != nil {
 		return engineText(err.Error()), false
@@ -97,13 +97,12 @@ func conflictText(old, r *route, why string) error {
 	return engineText(fmt.Sprintf("Route '%s %s' conflicts with already-registered route '%s %s': %s", r.method, r.path, old.method, old.path, why))
 }
 
-// routed reports whether the engine routes requests with r's method. A trigger can be
-// registered with any method, but it never receives requests if the engine does not route that
-// method.
+// routed reports whether the engine routes requests with r's method. Triggers with other
+// methods can be registered, but never receive requests.
 func (r *route) routed() bool { return slices.Contains(httpMethods, r.method) }
 
-// answers reports whether r receives requests. Routes of inactive observers do not.
-func (r *route) answers() bool { return r.routed() && (r.observer == nil || r.open) }
+// receives reports whether r receives requests. Routes of inactive observers do not.
+func (r *route) receives() bool { return r.routed() && (r.observer == nil || r.open) }
 
 func (t *routeTable) unbind(id string) {
 	t.mu.Lock()
@@ -111,16 +110,16 @@ func (t *routeTable) unbind(id string) {
 	t.list = slices.DeleteFunc(t.list, func(r *route) bool { return r.id == id })
 }
 
-// find returns the route for a method and an escaped path, the path parameters, and the
-// methods of all routes for the path. Literal segments take precedence over parameters, and
-// parameters over wildcards. Only routes with the most specific pattern are considered, even
-// if none of them has the method.
+// find returns the route for a method and an escaped path, and the path parameters. Literal
+// segments take precedence over parameters, and parameters over wildcards. Only routes with
+// the most specific pattern are considered, even if none of them has the method. methods lists
+// their methods.
 func (t *routeTable) find(method, path string) (found *route, params map[string]string, methods []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var first *route
 	for _, r := range t.list {
-		if !r.answers() {
+		if !r.receives() {
 			continue
 		}
 		matched, ok := r.pattern.Match(path)
@@ -147,7 +146,8 @@ func (t *routeTable) find(method, path string) (found *route, params map[string]
 	return found, params, methods
 }
 
-// params returns the parameters that are passed to the function: only those written as :name.
+// params returns the parameters to pass to the function. These are the ones written as :name
+// in the route's path.
 func (r *route) params(matched []string) map[string]string {
 	params := map[string]string{}
 	for _, part := range r.pattern {

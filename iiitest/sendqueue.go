@@ -12,8 +12,8 @@ import (
 const sendQueueSize = 64
 
 // sendQueue is the send queue of one worker. push never blocks, so it may be called with a
-// lock held. If the queue is full, push reserves the next place. Calling wait on the returned
-// ticket then waits for room.
+// lock held. If the queue is full, push reserves a place and returns a ticket, whose wait
+// method waits for room.
 type sendQueue struct {
 	mu      sync.Mutex
 	queue   fifo.Queue[outgoing] // up to sendQueueSize messages
@@ -34,8 +34,8 @@ type ticket struct {
 	ok   bool
 }
 
-// queuedTicket is the ticket for every message that is queued without waiting, and
-// closedTicket the ticket for every message to a closed queue.
+// queuedTicket is shared by all messages that are queued without waiting. closedTicket is
+// shared by all messages that are pushed to a closed queue.
 var queuedTicket, closedTicket = &ticket{ok: true}, &ticket{}
 
 // wait waits until the message is queued. It returns false if the worker has disconnected.

@@ -14,9 +14,9 @@ import (
 )
 
 // registerObservers adds the engine's sources and the functions that list and describe
-// observers. A source is a private function that the engine calls once for each event, with
-// the event as both input and result. Sources share their implementations with the trigger
-// types.
+// observers. A source is a private function that the engine calls once for each event. The
+// event is both the function's input and its result. Sources share their implementations with
+// the trigger types.
 func (e *Engine) registerObservers() {
 	e.addBuiltin("engine::observers::list", engineWorker, "List observers", e.listObservers)
 	e.addBuiltin("engine::observers::get", engineWorker, "Describe an observer", e.observerInfo)
@@ -67,7 +67,7 @@ func (e *Engine) addSource(id, owner, description, args string, source hostedSou
 	}
 }
 
-// bindingOf returns a binding that represents o, for code shared with triggers.
+// bindingOf returns a binding for o, so that the code for triggers also serves observers.
 func bindingOf(o *observer) binding {
 	return binding{
 		id: "observer " + o.id, triggerType: o.source.id, functionID: o.target.id, namespace: o.target.namespace,
@@ -83,7 +83,7 @@ func (t *routeTable) added(o *observer) *wireError {
 	args := membersOf(o.args)
 	r := &route{
 		binding: bindingOf(o), method: http.MethodGet, path: stringOf(args["path"]),
-		middleware: textsOf(args["middleware_function_ids"]),
+		middleware: stringsOf(args["middleware_function_ids"]),
 	}
 	if method := args["method"]; kindOf(method) == '"' {
 		r.method = strings.ToUpper(unquote(method))
@@ -110,8 +110,8 @@ func (t *routeTable) switched(o *observer, active bool) {
 	}
 }
 
-// textsOf returns the strings in an array and skips other elements.
-func textsOf(raw json.RawMessage) (texts []string) {
+// stringsOf returns the strings in an array and skips other elements.
+func stringsOf(raw json.RawMessage) (texts []string) {
 	if kindOf(raw) != '[' {
 		return nil
 	}
@@ -127,8 +127,7 @@ func textsOf(raw json.RawMessage) (texts []string) {
 
 const cronTick = "cron::on-tick"
 
-// added starts a job for the observer's cron expression, or shares the job that is already
-// running for it.
+// added starts a job for the observer's cron expression unless one is already running.
 func (c *cron) added(o *observer) *wireError {
 	expression := stringOf(membersOf(o.args)["expression"])
 	c.mu.Lock()
@@ -143,7 +142,7 @@ func (c *cron) added(o *observer) *wireError {
 	}
 	c.expressions[expression] = &expressionJob{observers: 1, stop: c.start(schedule, func(ctx context.Context, due time.Time) {
 		now := time.Now()
-		c.engine.observers.occur(ctx, cronTick, func() json.RawMessage {
+		c.engine.observers.queueEvent(ctx, cronTick, func() json.RawMessage {
 			return mustEncode(map[string]string{
 				"expression": expression, "scheduled_time": rfc3339(due), "actual_time": rfc3339(now),
 			})
@@ -180,7 +179,7 @@ func laneOf(o *observer) (topic string, lane key) {
 	return stringOf(args["topic"]), key{laneOfObserver, o.id}
 }
 
-// Namespaces in lane keys, for lanes that do not belong to a function.
+// Namespaces in the keys of lanes that do not belong to a function.
 const (
 	laneOfGroup    = "\x00group"
 	laneOfObserver = "\x00observer"
@@ -195,8 +194,8 @@ func (q *queues) added(o *observer) *wireError {
 
 func (q *queues) removed(*observer) {}
 
-// switched adds an observer to the consumers of its lane when the observer becomes active, and
-// removes it when it becomes inactive.
+// switched adds an observer that has become active to its lane's consumers, and removes an
+// observer that has become inactive.
 func (q *queues) switched(o *observer, active bool) {
 	topic, at := laneOf(o)
 	id := bindingOf(o).id
@@ -253,12 +252,12 @@ func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *jo
 
 const observersChanged = "engine::on-observers-changed"
 
-// observerChanged reports a change in an observer's state as an event.
+// observerChanged publishes an event about a change in an observer's state.
 func (e *Engine) observerChanged(o *observer) {
 	if o.source.id == observersChanged {
 		return // would report the observer's own state to itself endlessly
 	}
-	e.observers.occur(context.Background(), observersChanged, func() json.RawMessage {
+	e.observers.queueEvent(context.Background(), observersChanged, func() json.RawMessage {
 		m := new(object).str("observer_id", o.id).str("function_id", o.source.id).str("target", o.target.id).str("state", string(o.state))
 		if o.reason != nil {
 			m.raw("reason", errorJSON(o.reason))
@@ -387,14 +386,14 @@ type LocalCalls struct {
 	Count, Errors uint64
 	Duration      time.Duration // total
 
-	// Dropped counts the reports about observed calls that the worker has dropped. The keys
-	// are the reasons: BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
+	// Dropped counts the reports of observed calls that the worker has dropped, by reason:
+	// BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
 	Dropped map[string]uint64
 }
 
 // LocalCalls returns the statistics that workers have reported about calls made in process,
-// one entry per function. The entry with the function id "*" combines functions without an
-// entry of their own. Workers report every ten seconds.
+// one entry per function. The entry with the function id "*" covers all functions without a
+// separate entry. Workers report every ten seconds.
 func (e *Engine) LocalCalls() []LocalCalls {
 	t := &e.observers
 	t.mu.Lock()
@@ -416,11 +415,10 @@ func (e *Engine) LocalCalls() []LocalCalls {
 
 type localStats struct{ LocalCalls }
 
-// dropReasons lists the known reasons for dropping reports.
 var dropReasons = []string{"BUFFER_FULL", "TOO_LARGE", "INACTIVE"}
 
-// maxLocalStats is the maximum number of functions with statistics of their own. All other
-// functions share the entry "*".
+// maxLocalStats is the maximum number of functions with a separate entry. All other functions
+// share the entry "*".
 const maxLocalStats = 10_000
 
 // counted adds the statistics reported by a worker.

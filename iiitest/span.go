@@ -33,7 +33,7 @@ type Span struct {
 	DroppedAttributes, DroppedEvents, DroppedLinks uint32 // as reported by the exporter
 }
 
-// Status is the outcome of a span.
+// Status is a span's outcome.
 type Status struct {
 	Code    codes.Code
 	Message string

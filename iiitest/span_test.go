@@ -61,8 +61,8 @@ func TestSpan(t *testing.T) {
 	if diff := cmp.Diff(want, e.Traces()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	// The engine stores all values as strings. It discards values of type bytes and redacts
-	// secrets.
+	// The engine stores all values as strings. It replaces bytes with an empty string and
+	// redacts secrets.
 	listed, bad := e.invoke(t.Context(), "engine::traces::tree", defaultNamespace, []byte(`{"trace_id":"0af7651916cd43dd8448eb211c80319c"}`))
 	if bad != nil {
 		t.Fatal(bad)

@@ -137,9 +137,9 @@ func (s *spanStore) stored() (spans, bytes int) {
 	return len(s.entries.list), s.entries.bytes
 }
 
-// view returns the spans that are visible to queries. If several entries have the same ids,
-// the last of them takes the position of the first. Announcements older than pendingMaxAge are
-// omitted.
+// view returns the spans that are visible to queries. If several entries describe the same
+// span, the last of them takes the position of the first. Announcements older than
+// pendingMaxAge are omitted.
 func (s *spanStore) view() *spanView {
 	now := time.Now()
 	s.mu.Lock()
@@ -221,8 +221,8 @@ func tagged(key string) bool {
 	return strings.HasPrefix(key, "iii.tag.")
 }
 
-// tags returns the merged tags of all spans, by trace id. If several spans have the same tag,
-// the span that started last wins.
+// tags returns the merged tags of each given trace, by trace id. If several spans of a trace
+// have the same tag, the span that started last wins.
 func (v *spanView) tags(traces map[string]bool) map[string]map[string]string {
 	var with []*iii.StoredSpan
 	for i := range v.spans {

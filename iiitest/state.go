@@ -155,5 +155,5 @@ func (s *state) changed(ctx context.Context, event, scope, key string, old, valu
 		"type": "state", "event_type": event, "scope": scope, "key": key, "old_value": old, "new_value": value,
 	})
 	s.engine.fanOut(ctx, "state_triggers", targets, payload)
-	s.engine.observers.occur(ctx, "state::on-changed", func() json.RawMessage { return payload }, nil)
+	s.engine.observers.queueEvent(ctx, "state::on-changed", func() json.RawMessage { return payload }, nil)
 }

@@ -29,7 +29,6 @@ type peer struct {
 	waiting  map[string]chan peerFrame
 }
 
-// peerFrame contains the message fields that peer uses.
 type peerFrame struct {
 	Type         string           `json:"type"`
 	ID           string           `json:"id"`
@@ -115,7 +114,7 @@ func (p *peer) note(line string) {
 	p.got = append(p.got, line)
 }
 
-// answer records an invocation and replies with its handler's return value: a result, "" for
+// answer records an invocation and replies with the handler's return value: a result, "" for
 // no result, or "!code" for an error.
 func (p *peer) answer(f peerFrame) {
 	line := f.FunctionID + " " + string(f.Data)
@@ -286,7 +285,7 @@ func TestUpdateVectors(t *testing.T) {
 	}
 }
 
-// withSortedKeys encodes a document again with encoding/json, which sorts keys as the engine
+// withSortedKeys re-encodes a document with encoding/json, which sorts keys as the engine
 // does.
 func withSortedKeys(t testing.TB, doc []byte) string {
 	t.Helper()
@@ -335,8 +334,8 @@ func TestUpdateRejectsInvalidOperations(t *testing.T) {
 		}
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `ops`",
 			"state::update", `{"scope":"s","key":"k"}`)
-		// Members that are present are checked in key order, so ops before scope. Missing
-		// members are reported only after that.
+		// The engine checks present members in key order, ops before scope. Missing members
+		// are reported last.
 		p.want("!deserialization_error: Failed to deserialize input for state::update: missing field `type`",
 			"state::update", `{"scope":1,"ops":[{}]}`)
 		p.want("!deserialization_error: Failed to deserialize input for state::update: invalid type: integer `1`, expected a string",

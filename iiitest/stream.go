@@ -86,7 +86,7 @@ func decodeStreamConfig(config json.RawMessage) (streamConfig, error) {
 	return c, nil
 }
 
-// streamItem identifies an item in the inputs of functions.
+// streamItem contains the members of a function's input that identify an item.
 type streamItem struct {
 	Stream string `json:"stream_name"`
 	Group  string `json:"group_id"`
@@ -292,8 +292,8 @@ func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireErro
 	return json.RawMessage("null"), nil
 }
 
-// provided calls the worker function that implements op for the stream. It returns false if
-// there is no such function, because a worker need not implement all operations.
+// provided calls the worker function that implements op for the stream. A worker need not
+// implement every operation. If there is no such function, provided returns false.
 func (s *streams) provided(ctx context.Context, op, stream string, input map[string]any) (result json.RawMessage, provided bool, err *wireError) {
 	id := fmt.Sprintf("stream::%s(%s)", op, stream)
 	if !s.engine.hasFunction(id) {
@@ -310,8 +310,8 @@ func (e *Engine) hasFunction(id string) bool {
 	return e.functions[key{defaultNamespace, id}] != nil
 }
 
-// providerError returns the error that the engine's function reports if the provider's
-// function has failed or returned no result. Otherwise, it returns nil.
+// providerError returns nil if a provider's function has returned a result. Otherwise, it
+// returns the error that the engine reports to its caller.
 func providerError(err *wireError, result json.RawMessage, code, prefix string) *wireError {
 	switch {
 	case err != nil:
@@ -326,8 +326,8 @@ func conversionError(detail string) *wireError {
 	return errorBody("JSON_ERROR", "Failed to convert result to value: %s", detail)
 }
 
-// providerSet completes stream::set with the provider's result. If the old value is null, the
-// item did not exist.
+// providerSet publishes the change made by a provider's function and converts its result to
+// the result of stream::set. If the old value is null, the item did not exist.
 func (s *streams) providerSet(ctx context.Context, item streamItem, raw json.RawMessage) (json.RawMessage, *wireError) {
 	type StreamSetResult struct {
 		New json.RawMessage `json:"new_value"`
@@ -343,7 +343,7 @@ func (s *streams) providerSet(ctx context.Context, item streamItem, raw json.Raw
 	return mustEncode(iii.StreamSetResult{OldValue: result.Old, NewValue: result.New}), nil
 }
 
-// providerUpdate is like providerSet, for an update.
+// providerUpdate is like providerSet, but for stream::update.
 func (s *streams) providerUpdate(ctx context.Context, item streamItem, raw json.RawMessage) (json.RawMessage, *wireError) {
 	type StreamUpdateResult struct {
 		Errors []json.RawMessage `json:"errors,omitempty"`
@@ -391,7 +391,7 @@ func (s *streams) announce(ctx context.Context, item streamItem, id *string, eve
 		targets = append(targets, target{binding: b.binding, condition: b.config.condition})
 	}
 	s.engine.fanOut(ctx, "stream_triggers", targets, payload)
-	s.engine.observers.occur(ctx, "stream::on-changed", func() json.RawMessage {
+	s.engine.observers.queueEvent(ctx, "stream::on-changed", func() json.RawMessage {
 		both := withKey(canonicalValid(payload), "stream_name", mustEncode(item.Stream)) // 0.26 sends both spellings
 		return withKey(both, "group_id", mustEncode(item.Group))
 	}, nil)

@@ -59,8 +59,7 @@ func TestStreamRejectsInvalidInput(t *testing.T) {
 
 var timestamps = regexp.MustCompile(`"timestamp":\d+,`)
 
-// change returns the text that a peer records for a call by a stream trigger, without the
-// timestamp.
+// change returns a stream trigger's call as a peer records it, without the timestamp.
 func change(functionID, event, stream, group, id string) string {
 	return fmt.Sprintf(`%s {"event":%s,"groupId":"%s","id":%s,"streamName":"%s","type":"stream"}`, functionID, event, group, id, stream)
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // socketBuffer is the maximum number of frames that can wait for one client of the stream
-// socket. The engine buffers 256 changes and, behind them, 64 outgoing frames. As in the
-// engine, the oldest change is dropped when the buffer is full.
+// socket. As in the engine, the oldest change is dropped when the buffer is full. The engine
+// itself has two buffers: one for 256 changes, and one for 64 outgoing frames.
 const socketBuffer = 64 + 256
 
 const socketWriteTimeout = 10 * time.Second
@@ -28,7 +28,7 @@ type streamSocket struct {
 	subscriptions []subscription // guarded by streams.mu; in order of joining
 }
 
-// subscription is the data of join and leave messages.
+// subscription contains the data of a join or leave message.
 type subscription struct {
 	ID     string  `json:"subscriptionId"`
 	Stream string  `json:"streamName"`
@@ -40,8 +40,8 @@ func (s subscription) key() streamGroup { return streamGroup{s.Stream, s.Group} 
 
 // WithStreamAuth sets the function that the engine calls for every client of the stream
 // socket. The function must be registered in the default namespace. It receives a
-// StreamAuthInput and returns a StreamAuthResult, but cannot reject a client: if the function
-// fails, does not exist or returns an invalid result, the client has no context. functionID
+// StreamAuthInput and returns a StreamAuthResult. It cannot reject a client. If it fails, does
+// not exist or returns an invalid result, the client connects without a context. functionID
 // must not be empty. By default, there is no auth function.
 func WithStreamAuth(functionID string) Option {
 	return func(c *config) error {
@@ -72,8 +72,8 @@ func (e *Engine) serveStreamSocket(w http.ResponseWriter, r *http.Request) {
 	s.run(e.ctx)
 }
 
-// streamAuth calls the auth function for a client. If the function fails or returns an invalid
-// result, the client has no context.
+// streamAuth calls the auth function for a client and returns the client's context, or nil if
+// the function fails or returns an invalid result.
 func (e *Engine) streamAuth(r *http.Request) json.RawMessage {
 	id := e.cfg.streamAuth
 	if id == "" {
@@ -207,7 +207,7 @@ func (s *streamSocket) join(ctx context.Context, sub subscription) {
 		}
 		refused = refused || unauthorized(result)
 	}
-	if s.streams.engine.observers.ask(ctx, "stream::on-join", s.joinLeaveEvent(sub), unauthorized) {
+	if s.streams.engine.observers.callObservers(ctx, "stream::on-join", s.joinLeaveEvent(sub), unauthorized) {
 		refused = true
 	}
 	if refused {
@@ -230,8 +230,8 @@ func unauthorized(result json.RawMessage) bool {
 	return decodeStrict(result, &answer) == "" && answer.Unauthorized
 }
 
-// sync sends the current state to the client. For streams in the engine's own store, no change
-// can occur between reading and queueing the state.
+// sync sends the current state to the client. For streams in the engine's own store, it holds
+// streams.mu until the state is queued, so that later changes follow the state.
 func (s *streamSocket) sync(ctx context.Context, sub subscription) {
 	input, op := map[string]any{"stream_name": sub.Stream, "group_id": sub.Group}, "list"
 	if sub.Item != nil {
@@ -270,7 +270,7 @@ func (s *streamSocket) drop(id string) {
 }
 
 func (s *streamSocket) left(ctx context.Context, sub subscription) {
-	s.streams.engine.observers.occur(ctx, "stream::on-leave", func() json.RawMessage { return s.joinLeaveEvent(sub) }, nil)
+	s.streams.engine.observers.queueEvent(ctx, "stream::on-leave", func() json.RawMessage { return s.joinLeaveEvent(sub) }, nil)
 	for _, b := range s.streams.leaves.event(s.streams.engine, always) {
 		if _, err := s.streams.engine.fire(ctx, b.binding, s.joinLeaveEvent(sub)); err != nil {
 			s.streams.engine.triggerFailed(b.binding, "function of a leave trigger failed", err)

@@ -268,8 +268,7 @@ func TestStreamSocketProvider(t *testing.T) {
 	})
 }
 
-// If a client reads slowly, the oldest changes are dropped and the newest are delivered, and
-// nothing else is delayed.
+// A client that reads slowly loses the oldest changes and receives the newest.
 func TestStreamSocketSlowClient(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("logged", "")

@@ -12,17 +12,18 @@ import (
 	"github.com/google/uuid"
 )
 
-// topic is a durable topic. When a message is published, each function subscribed by triggers
-// receives one copy, which all triggers of that function share. Each observer group receives
-// one copy as well, and so does each observer without a group.
+// topic is a durable topic. Each published message is delivered once to each function with a
+// subscribed trigger, no matter how many triggers the function has. It is also delivered once
+// to each observer group and to each observer without a group.
 type topic struct {
 	lanes map[key]*lane // by function, or see laneOf; lanes remain after their last subscriber leaves
 	// unheard counts the messages published while the topic had no subscriber. The engine
-	// never delivers them, and resets the count when a trigger first subscribes.
+	// never delivers them. It resets the count when a trigger first subscribes.
 	unheard int
 }
 
-// subscribers returns the number of subscribed triggers. The caller must hold queues.mu.
+// subscribers returns the number of subscribed triggers and observers. The caller must hold
+// queues.mu.
 func (t *topic) subscribers() int {
 	n := 0
 	for _, l := range t.lanes {
@@ -31,9 +32,9 @@ func (t *topic) subscribers() int {
 	return n
 }
 
-// waits reports whether any lane keeps messages for an absent subscriber. The caller must hold
-// queues.mu.
-func (t *topic) waits(now time.Time) bool {
+// keepsMessages reports whether any lane keeps messages for an absent subscriber. The caller
+// must hold queues.mu.
+func (t *topic) keepsMessages(now time.Time) bool {
 	for _, l := range t.lanes {
 		if now.Before(l.kept) {
 			return true
@@ -42,7 +43,7 @@ func (t *topic) waits(now time.Time) bool {
 	return false
 }
 
-// subscriber is the subscription of a durable:subscriber trigger or an observer.
+// subscriber is a subscribed durable:subscriber trigger or observer.
 type subscriber struct {
 	lane     *lane
 	consumer *consumer
@@ -147,7 +148,7 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	defer q.mu.Unlock()
 	t := q.topic(in.Topic)
 	now := time.Now()
-	if t.subscribers() == 0 && !t.waits(now) {
+	if t.subscribers() == 0 && !t.keepsMessages(now) {
 		t.unheard++
 		if len(t.lanes) == 0 {
 			q.engine.log.Warn("event found no worker: the topic has no subscriber", "topic", in.Topic)
@@ -170,7 +171,7 @@ func (q *queues) publish(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	return nil, nil
 }
 
-// lost logs that a message is not delivered because the lane's target is away.
+// lost logs that a message was not delivered because the lane has no subscriber.
 func (q *queues) lost(topic string, lane key) {
 	if lane.namespace == laneOfGroup || lane.namespace == laneOfObserver {
 		q.engine.log.Warn("event found no worker: the observer of the topic is away", "topic", topic, "observer", lane.id)

@@ -132,8 +132,8 @@ func TestDurableRetries(t *testing.T) {
 	}
 }
 
-// A message that is waiting for its retry can be overtaken, unless the subscription is fifo
-// and the message blocks the lane.
+// A message that is waiting for its retry can be overtaken. In a fifo subscription, it blocks
+// the lane instead.
 func TestDurableOrder(t *testing.T) {
 	for _, test := range []struct {
 		config string
@@ -232,7 +232,6 @@ func TestDurableConditions(t *testing.T) {
 	})
 }
 
-// Triggers of one function on a topic take turns, each with its own condition.
 func TestDurableTriggersOfOneFunctionTakeTurns(t *testing.T) {
 	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
 		p.handle("yes", "true")

@@ -43,9 +43,10 @@ func childTrace(ctx context.Context) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
-// parseTraceparent returns the version, trace id, parent id and flags as the engine reads and
-// rewrites them. Numbers may be shorter or longer than usual, but ids must be lowercase. The
-// engine keeps only the sampled flag. It rejects version 00 with flags above 02.
+// parseTraceparent returns the version, trace id, parent id and flags as the engine rewrites
+// them. Like the engine, it accepts parts with too few digits or with additional leading
+// zeros. Ids must be lowercase. Only the sampled flag is kept. Version 00 with flags above 02
+// is rejected.
 func parseTraceparent(s string) (parts [4]string, ok bool) {
 	if usualTraceparent(s) {
 		return [4]string{s[:2], s[3:35], s[36:52], s[53:]}, true
@@ -78,8 +79,8 @@ func parseTraceparent(s string) (parts [4]string, ok bool) {
 	return [4]string{"00", trace, parent, sampled}, true
 }
 
-// usualTraceparent reports whether s has the usual form, whose parts parseTraceparent returns
-// unchanged: version 00, full-length nonzero ids, and flags 00 or 01.
+// usualTraceparent reports whether s has the form that parseTraceparent returns unchanged:
+// version 00, full-length nonzero ids, and flags 00 or 01.
 func usualTraceparent(s string) bool {
 	const like = "00-00000000000000000000000000000000-0000000000000000-00"
 	if len(s) != len(like) || s[:3] != like[:3] || s[35] != '-' || s[52:54] != like[52:54] || s[54] != '0' && s[54] != '1' {
@@ -118,7 +119,7 @@ const functionBaggage = "iii.function.id"
 
 // toCallee returns the trace context passed to the callee when a worker makes a call: the
 // caller's context as the engine rewrites it, with the callee's function id added to the
-// baggage. If the call has neither header, the callee receives no trace context.
+// baggage. If both headers are missing, the callee receives no trace context.
 func toCallee(traceparent, header *string, functionID string) traceContext {
 	var t traceContext
 	if traceparent == nil && header == nil {

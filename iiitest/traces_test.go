@@ -12,7 +12,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// testSpan is a span to send. Times are in milliseconds. An end of 0 makes the span an
+// testSpan describes a span to send. Times are in milliseconds. An end of 0 makes the span an
 // announcement.
 type testSpan struct {
 	trace, id, parent, name, service string
@@ -45,8 +45,8 @@ func spanFrame(spans ...testSpan) string {
 	return `OTLP{"resourceSpans":[` + strings.Join(resources, ",") + `]}`
 }
 
-// ask calls a built-in function and decodes its result.
-func ask[T any](t testing.TB, e *Engine, id, input string) T {
+// callBuiltin calls a built-in function and decodes its result.
+func callBuiltin[T any](t testing.TB, e *Engine, id, input string) T {
 	t.Helper()
 	answer, bad := e.invoke(t.Context(), id, defaultNamespace, json.RawMessage(input))
 	if bad != nil {
@@ -86,7 +86,6 @@ func listed(r iii.TracesListResult) string {
 	return fmt.Sprint(r.Total, " ", spanIDs(r.Spans, func(s iii.StoredSpan) (string, bool) { return s.SpanID, s.Pending }))
 }
 
-// TestListTraces runs one second after the bubble's clock starts.
 func TestListTraces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
@@ -139,11 +138,11 @@ func TestListTraces(t *testing.T) {
 			`{"name":"charge","search_all_spans":true}`:               "3 a b c",
 			`{"name":"charge","status":"ok","search_all_spans":true}`: "1 c",
 		} {
-			if diff := cmp.Diff(want, listed(ask[iii.TracesListResult](t, e, "engine::traces::list", input))); diff != "" {
+			if diff := cmp.Diff(want, listed(callBuiltin[iii.TracesListResult](t, e, "engine::traces::list", input))); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", input, diff)
 			}
 		}
-		r := ask[iii.TracesListResult](t, e, "engine::traces::list", `{}`)
+		r := callBuiltin[iii.TracesListResult](t, e, "engine::traces::list", `{}`)
 		if r.Limit != 100 || r.Offset != 0 {
 			t.Errorf("limit %d, offset %d", r.Limit, r.Offset)
 		}
@@ -205,12 +204,12 @@ func TestTraceTree(t *testing.T) {
 	for trace, want := range map[string]string{
 		"1": "a(early full(fired) late) orphan", "2": "a", "none": "",
 	} {
-		got := tree(ask[iii.TracesTreeResult](t, e, "engine::traces::tree", fmt.Sprintf(`{"trace_id":%q}`, trace)).Roots)
+		got := tree(callBuiltin[iii.TracesTreeResult](t, e, "engine::traces::tree", fmt.Sprintf(`{"trace_id":%q}`, trace)).Roots)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", trace, diff)
 		}
 	}
-	deep := ask[iii.TracesTreeResult](t, e, "engine::traces::tree", `{"trace_id":"deep"}`).Roots
+	deep := callBuiltin[iii.TracesTreeResult](t, e, "engine::traces::tree", `{"trace_id":"deep"}`).Roots
 	count := 0
 	var walk func(nodes []iii.TraceNode, depth int)
 	walk = func(nodes []iii.TraceNode, depth int) {
@@ -257,7 +256,7 @@ func TestGroupTraces(t *testing.T) {
 		`{"attribute":"iii.session.id","since_ms":1200}`:                      {s2, later},
 		`{"attribute":"none"}`:                                                {},
 	} {
-		got := ask[iii.TracesGroupByResult](t, e, "engine::traces::group_by", input)
+		got := callBuiltin[iii.TracesGroupByResult](t, e, "engine::traces::group_by", input)
 		if diff := cmp.Diff(iii.List[iii.TraceGroup](want), got.Groups); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", input, diff)
 		}
@@ -273,7 +272,7 @@ func TestLiveSpans(t *testing.T) {
 		other := testSpan{trace: "1", id: "b", parent: "a", name: "n", start: 2, end: 3}
 		stored := func(when, want string) {
 			t.Helper()
-			got := listed(ask[iii.TracesListResult](t, e, "engine::traces::list", `{"trace_id":"1","search_all_spans":true,"sort_by":"none"}`))
+			got := listed(callBuiltin[iii.TracesListResult](t, e, "engine::traces::list", `{"trace_id":"1","search_all_spans":true,"sort_by":"none"}`))
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", when, diff)
 			}
@@ -306,7 +305,7 @@ func TestLiveSpans(t *testing.T) {
 		if got, want := spanIDs(finished, id), "b a a b a c d"; got != want {
 			t.Errorf("finished: got %s, want %s", got, want)
 		}
-		if got := ask[map[string]bool](t, e, "engine::traces::clear", `{}`); !got["success"] {
+		if got := callBuiltin[map[string]bool](t, e, "engine::traces::clear", `{}`); !got["success"] {
 			t.Errorf("clear: %v", got)
 		}
 		stored("cleared", "0 ")
@@ -339,7 +338,7 @@ func TestListTracesByExactDuration(t *testing.T) {
 			`{"sort_by":"duration"}`:                           "4 -1 4999999 5000000 5000001",
 			`{"sort_by":"duration","sort_order":"descending"}`: "4 5000001 5000000 4999999 -1",
 		} {
-			if diff := cmp.Diff(want, listed(ask[iii.TracesListResult](t, e, "engine::traces::list", input))); diff != "" {
+			if diff := cmp.Diff(want, listed(callBuiltin[iii.TracesListResult](t, e, "engine::traces::list", input))); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", input, diff)
 			}
 		}

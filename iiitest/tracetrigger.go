@@ -101,7 +101,7 @@ func (t *traceTriggers) added(list []spanRecord) {
 }
 
 // observed passes finished spans to the observers of observability::on-span. It omits spans of
-// the observers' targets, which would cause an endless loop.
+// these observers' targets, because each delivery would cause another one.
 func (t *traceTriggers) observed(list []spanRecord) {
 	const source = "observability::on-span"
 	for i := range list {
@@ -110,10 +110,10 @@ func (t *traceTriggers) observed(list []spanRecord) {
 			continue
 		}
 		function, _ := attributeOf(s, "function_id")
-		t.engine.observers.occur(context.Background(), source, func() json.RawMessage {
+		t.engine.observers.queueEvent(context.Background(), source, func() json.RawMessage {
 			return canonicalValid(mustEncode(s))
 		}, func(*observer) bool {
-			return !slices.ContainsFunc(t.engine.observers.of(key{defaultNamespace, source}), func(o *observer) bool {
+			return !slices.ContainsFunc(t.engine.observers.ofSource(key{defaultNamespace, source}), func(o *observer) bool {
 				return o.target.id == function
 			})
 		})

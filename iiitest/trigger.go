@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// triggerType is a trigger type in a namespace, provided by the engine or a worker.
+// triggerType is a trigger type that the engine or a worker provides in a namespace.
 type triggerType struct {
 	key         key
 	owner       *worker         // nil for the engine
@@ -23,17 +23,16 @@ type triggerType struct {
 // registration is a binding and its state in the engine.
 type registration struct {
 	binding
-	origin   *worker       // nil if registered with engine::register_trigger
-	explicit *string       // namespace of the type, if specified
-	home     string        // otherwise the type is looked up here, then in the default namespace
-	parked   bool          // the type has no provider; the trigger does not fire
-	observed bool          // represented by an observer, see observers.standsFor
-	at       key           // type that the trigger is bound to unless parked
-	answer   chan answered // where engine::register_trigger waits for the provider; capacity 1
+	origin   *worker               // nil if registered with engine::register_trigger
+	explicit *string               // namespace of the type, if specified
+	home     string                // otherwise the type is looked up here, then in the default namespace
+	parked   bool                  // the type has no provider; the trigger does not fire
+	observed bool                  // represented by an observer, see observers.addStandIn
+	at       key                   // type that the trigger is bound to unless parked
+	answer   chan providerResponse // where engine::register_trigger waits for the provider; capacity 1
 }
 
-// answered is a provider's response to a registration.
-type answered struct{ err *wireError }
+type providerResponse struct{ err *wireError }
 
 // triggerTable contains trigger types and registrations. Trigger ids are global.
 type triggerTable struct {
@@ -129,11 +128,12 @@ func (e *Engine) addRegistration(r *registration) *wireError {
 	return nil
 }
 
-// bindLocked passes a registration to its provider, or parks it if there is none. The returned
-// ticket is for a message to a worker. Wait for it only after releasing Engine.triggers.mu.
+// bindLocked passes a registration to its provider, or parks it if there is none. If the
+// provider is a worker, bindLocked returns the ticket of the message to that worker. Wait for
+// the ticket only after releasing Engine.triggers.mu.
 func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 	r.parked = true
-	if to == nil && e.observers.standsFor(r) {
+	if to == nil && e.observers.addStandIn(r) {
 		r.parked, r.observed = false, true
 		return nil, nil
 	}
@@ -161,7 +161,7 @@ func (e *Engine) bindLocked(r *registration, to *triggerType) (*ticket, error) {
 // unbindLocked removes a registration from its provider, unless it is parked.
 func (e *Engine) unbindLocked(r *registration) *ticket {
 	if r.observed {
-		e.observers.standsForNoMore(r)
+		e.observers.removeStandIn(r)
 		r.observed = false
 		return nil
 	}
@@ -180,8 +180,8 @@ func (e *Engine) unbindLocked(r *registration) *ticket {
 	}
 }
 
-// unregisterTrigger removes a trigger, whichever worker registered it, and returns it. It
-// returns nil if there is no such trigger.
+// unregisterTrigger removes and returns a trigger, whichever worker registered it. It returns
+// nil if there is no such trigger.
 func (e *Engine) unregisterTrigger(id string) *registration {
 	e.triggers.mu.Lock()
 	r := e.triggers.byID[id]
@@ -255,9 +255,9 @@ func (e *Engine) unregisterTriggerType(w *worker, home string, m unregisterTrigg
 	}
 }
 
-// triggerAnswered handles a provider's response to a registration. It ignores workers that do
-// not currently provide the type. A rejection parks the trigger and is forwarded to the worker
-// that registered it.
+// triggerAnswered handles a provider's response to a registration. It ignores responses from
+// workers that do not currently provide the type. A rejection parks the trigger and is
+// forwarded to the worker that registered it.
 func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) {
 	refusal, _ := decodeError(m.Error)
 	t := &e.triggers
@@ -268,7 +268,7 @@ func (e *Engine) triggerAnswered(w *worker, m triggerRegistrationResultMessage) 
 		return
 	}
 	if r.answer != nil {
-		r.answer <- answered{refusal}
+		r.answer <- providerResponse{refusal}
 		r.answer = nil
 	}
 	r.parked = refusal != nil
@@ -310,13 +310,13 @@ func (e *Engine) forgetTriggers(w *worker) {
 func (e *Engine) leftLocked(r *registration) {
 	if at := e.triggers.types[r.at]; at != nil && !r.parked && !r.observed {
 		if p, ok := at.provider.(farewellProvider); ok {
-			p.left(r.binding)
+			p.workerLeft(r.binding)
 		}
 	}
 }
 
-// claimTriggers retries the parked triggers of a type after a function that represents the
-// type has been registered.
+// claimTriggers retries the parked triggers of a type. Call it after a function has claimed
+// the type; see observers.standsFor.
 func (e *Engine) claimTriggers(typ string) {
 	t := &e.triggers
 	t.mu.Lock()

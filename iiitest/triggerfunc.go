@@ -47,7 +47,7 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 			namespace: defaultNamespace, config: config, metadata: optional(in.Metadata),
 		},
 		explicit: in.TriggerNamespace, home: defaultNamespace,
-		answer: make(chan answered, 1),
+		answer: make(chan providerResponse, 1),
 	}
 	answer := r.answer
 	if bad := e.addRegistration(r); bad != nil {
@@ -69,8 +69,8 @@ func (e *Engine) serveRegisterTrigger(ctx context.Context, c *call) (json.RawMes
 	return mustEncode(map[string]string{"id": r.id}), nil
 }
 
-// awaitsProvider reports whether r was sent to a worker whose response has arrived or is still
-// expected.
+// awaitsProvider reports whether r was sent to a worker. The worker's response may already
+// have arrived.
 func (e *Engine) awaitsProvider(r *registration) bool {
 	e.triggers.mu.Lock()
 	defer e.triggers.mu.Unlock()

@@ -27,7 +27,7 @@ func (ops *updateOps) decodeStrict(raw json.RawMessage) string {
 	return ""
 }
 
-// Fields of the operations. A set operation without a value sets null.
+// The fields of each operation. A set operation without a value sets null.
 type (
 	setFields struct {
 		Path  string          `json:"path"`

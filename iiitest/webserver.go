@@ -163,7 +163,7 @@ func newWebConn(s *webServer, conn net.Conn) *webConn {
 	return c
 }
 
-// Read implements io.Reader. The buffered reader c.in reads from the connection through it.
+// Read reads from the connection. It is called by the buffered reader c.in.
 func (c *webConn) Read(p []byte) (int, error) {
 	if c.reading != nil {
 		close(c.reading)
@@ -217,7 +217,7 @@ func (c *webConn) linger() {
 	_, _ = io.Copy(io.Discard, c.conn)
 }
 
-// readLine returns the next line without its terminator, and what is left of limit. line is
+// readLine returns the next line without its terminator, and the unused part of limit. line is
 // valid until the next call.
 func (c *webConn) readLine(limit int) (line []byte, left int, err error) {
 	line, err = c.in.ReadSlice('\n')
@@ -413,7 +413,7 @@ func newWebBody(c *webConn, r *webRequest) *webBody {
 	return b
 }
 
-// Read returns io.ErrUnexpectedEOF if the body is shorter than announced.
+// Read returns io.ErrUnexpectedEOF if the connection ends before the body does.
 func (b *webBody) Read(p []byte) (int, error) {
 	if b.expected {
 		b.expected = false
@@ -480,9 +480,10 @@ type webExchange struct {
 // to deliver, which can return false to stop, and finally calls deliver(nil). If the whole
 // request has been read, the background goroutine then waits for the client to disconnect.
 //
-// listen waits until the part of the body that arrived together with the head has been read.
-// Otherwise, a fast response to a request that arrived as a whole could end the connection.
-// deliver must not block on that part, which is at most the size of a bufio.Reader.
+// listen returns only after the part of the body that arrived together with the head has been
+// read. deliver must not block on that part, which is at most as large as a bufio.Reader's
+// buffer. A response that starts before the end of the body closes the connection. Waiting
+// ensures that this does not happen if the whole request has already arrived.
 func (x *webExchange) listen(deliver func(data []byte) bool) {
 	x.listening = make(chan struct{})
 	ended, reading := make(chan struct{}), make(chan struct{})
@@ -512,9 +513,9 @@ func (x *webExchange) listen(deliver func(data []byte) bool) {
 	}
 }
 
-// stopReading stops the goroutine started by listen. It reports whether the request and the
-// response are complete. If another request can follow, stopReading first waits for that
-// request, or for the client to disconnect.
+// stopReading stops the goroutine started by listen. If another request can follow, it first
+// waits for that request, or for the client to disconnect. It reports whether the request and
+// the response are complete.
 func (x *webExchange) stopReading() bool {
 	next := x.done && x.read() && !x.last
 	switch {
@@ -533,8 +534,8 @@ func (x *webExchange) stopReading() bool {
 func (x *webExchange) read() bool { return x.body == nil || x.body.ended.Load() && x.body.complete }
 
 // respond sends a complete response. A Content-Length set by a function is sent unchanged. If
-// it is wrong, a real engine keeps the connection open. respond closes the connection instead:
-// a client that trusts the length would otherwise wait forever.
+// it is wrong, respond closes the connection. A real engine keeps the connection open, and a
+// client that trusts the length waits forever.
 func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	length := strconv.Itoa(len(body))
 	if header.find("content-length") == nil {
@@ -551,7 +552,7 @@ func (x *webExchange) respond(status int, header webHeader, body []byte) {
 	}
 }
 
-// unknown takes the place of a body length that is not known in advance.
+// unknown represents a body length that is not known in advance.
 const unknown = -1
 
 // head starts a response with a body of the given length. The head is buffered until the first
@@ -608,7 +609,8 @@ type framing struct {
 // over reports whether a body of known length is complete.
 func (f *framing) over() bool { return !f.chunked && !f.untilClose && f.left == 0 }
 
-// append appends part of a body. Empty parts are skipped: an empty chunk would end the body.
+// append appends part of a body. Empty parts are skipped, because an empty chunk would end the
+// body.
 func (f *framing) append(dst, data []byte) []byte {
 	switch {
 	case f.chunked && len(data) > 0:
@@ -621,9 +623,10 @@ func (f *framing) append(dst, data []byte) []byte {
 	return append(dst, data...)
 }
 
-// encodeHead appends to dst the head of the response to r, whose body has the given length.
-// The fields and their order are those of the engine's HTTP library. last reports whether the
-// connection ends after the response. ok is false if fields of header contradict each other.
+// encodeHead appends a response's head to dst. The response is for r, and its body has the
+// given length. The fields and their order are those of the engine's HTTP library. last
+// reports whether the connection ends after the response. ok is false if fields of header
+// contradict each other.
 func encodeHead(dst []byte, r *webRequest, status int, header webHeader, length int64) (out []byte, f framing, last, ok bool) {
 	connect := r.method == http.MethodConnect && status >= 200 && status < 300
 	last = !r.keepAlive || connect || status == http.StatusSwitchingProtocols

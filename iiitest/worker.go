@@ -53,7 +53,8 @@ type worker struct {
 	cleaned chan struct{} // closed when the cleanup is complete
 }
 
-// serveWorker serves the worker protocol at "/". g is nil for the open listener.
+// serveWorker serves the worker protocol at "/". g is nil for the open listener, which has no
+// access control.
 func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) {
 	if refusesHandshake(rw, r) {
 		return
@@ -105,7 +106,7 @@ func refuse(conn *websocket.Conn, text string) {
 	}
 }
 
-// lingerTime is how long the peer may take to answer a Close frame.
+// lingerTime is how long to wait for the peer's response to a Close frame.
 const lingerTime = 5 * time.Second
 
 // sayGoodbye sends a Close frame without a code. It leaves the socket open, because closing it
@@ -116,8 +117,8 @@ func sayGoodbye(conn *websocket.Conn) {
 	_ = conn.SetReadDeadline(now.Add(lingerTime))
 }
 
-// awaitClose waits for the answer to a Close frame sent at the given time. No other goroutine
-// may read from conn.
+// awaitClose waits for the peer's response to a Close frame sent at the given time. No other
+// goroutine may read from conn.
 func awaitClose(conn *websocket.Conn, sent time.Time) {
 	_ = conn.SetReadDeadline(sent.Add(lingerTime))
 	for {
@@ -127,8 +128,8 @@ func awaitClose(conn *websocket.Conn, sent time.Time) {
 	}
 }
 
-// farewell sends a Close frame without a code and waits for the answer. No other goroutine may
-// read from conn.
+// farewell sends a Close frame without a code and waits for the peer's response. No other
+// goroutine may read from conn.
 func farewell(conn *websocket.Conn) {
 	now := time.Now()
 	sayGoodbye(conn)
@@ -222,8 +223,8 @@ func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}
 // disconnected.
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
-// write sends queued messages until the send queue is closed. It combines messages that are
-// queued together into a single network write, unless a hook must inspect each of them.
+// write sends queued messages until the send queue is closed. It combines them into larger
+// network writes, unless a hook must inspect each message.
 func (w *worker) write() {
 	defer close(w.written)
 	conn := w.conn.NetConn().(*limitedConn)

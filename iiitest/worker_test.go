@@ -46,7 +46,7 @@ func TestRegistrationsWaitForTheNamespace(t *testing.T) {
 		if got := errorCode(other.call("f::h", `{}`, `,"namespace":"blue"`)); got != "function_not_found" {
 			t.Errorf("before the namespace: %s", got)
 		}
-		// An invalid declaration does not settle the namespace.
+		// After an invalid declaration, the worker can still declare its namespace.
 		if got := errorCode(c.call("engine::workers::register", `{"namespace":" "}`)); got != "INVALID_NAMESPACE" {
 			t.Errorf("blank namespace: %s", got)
 		}
@@ -513,7 +513,7 @@ func TestFramesLog(t *testing.T) {
 	}
 }
 
-// silentSockets returns the URLs of the sockets on which the engine does not answer Close
+// silentSockets returns the URLs of the sockets on which the engine does not respond to Close
 // frames.
 func silentSockets(e *Engine) map[string]string {
 	return map[string]string{"worker": e.URL(), "guarded worker": e.GuardedURL(), "telemetry": e.URL() + "/otel", "stream": e.StreamURL()}

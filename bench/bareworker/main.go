@@ -36,7 +36,7 @@ type message struct {
 }
 
 // The worker sends messages of these two types.
-type answer struct {
+type resultMessage struct {
 	Type         string `json:"type"`
 	InvocationID string `json:"invocation_id"`
 	FunctionID   string `json:"function_id"`
@@ -50,13 +50,13 @@ type call struct {
 	Data         any    `json:"data"`
 }
 
-// gathering is a connection that collects written messages until a read may block.
-type gathering struct {
+// batchConn is a connection that collects written messages until a read may block.
+type batchConn struct {
 	net.Conn
 	out *bufio.Writer
 }
 
-func (g *gathering) Write(p []byte) (int, error) {
+func (g *batchConn) Write(p []byte) (int, error) {
 	if g.out == nil { // handshake
 		return g.Conn.Write(p)
 	}
@@ -65,7 +65,7 @@ func (g *gathering) Write(p []byte) (int, error) {
 
 // Read implements net.Conn. It first writes the collected messages, because gorilla/websocket
 // reads only when its own buffer is empty, and the read may then block.
-func (g *gathering) Read(p []byte) (int, error) {
+func (g *batchConn) Read(p []byte) (int, error) {
 	if g.out != nil {
 		if err := g.out.Flush(); err != nil {
 			return 0, err
@@ -81,10 +81,10 @@ func main() {
 }
 
 func run() error {
-	var network *gathering
+	var network *batchConn
 	dialer := websocket.Dialer{ReadBufferSize: 64 << 10, WriteBufferSize: 64 << 10, NetDial: func(kind, addr string) (net.Conn, error) {
 		conn, err := net.Dial(kind, addr)
-		network = &gathering{Conn: conn}
+		network = &batchConn{Conn: conn}
 		return network, err
 	}}
 	ws, _, err := dialer.Dial(os.Getenv("III_URL"), nil)
@@ -159,7 +159,7 @@ func (w *worker) serve() error {
 			}
 			result = in
 		}
-		if err := w.write(answer{"invocationresult", m.InvocationID, "bench::echo", result}); err != nil {
+		if err := w.write(resultMessage{"invocationresult", m.InvocationID, "bench::echo", result}); err != nil {
 			return err
 		}
 	}

@@ -181,7 +181,6 @@ func placeOrder(ctx context.Context, c *iii.Client, in order) error {
 	return err
 }
 
-// echoOrder calls bench::echo with an order.
 func echoOrder(ctx context.Context, c *iii.Client, in order) error {
 	out, err := iii.Call[order](ctx, c, "bench::echo", in)
 	if err == nil && (out.Amount != in.Amount || out.Note != in.Note) {

@@ -1,6 +1,6 @@
 // Command rollout measures a rolling update. It starts iiidev and two replicas of a worker,
-// and sends requests. Then it stops the first replica with a signal. It reports the results of
-// all requests, the time until the second replica took over, and for how long requests failed.
+// and sends requests. Then it stops the first replica with a signal. It prints the results of
+// all requests, the time until the second replica took over, and the duration of the failures.
 package main
 
 import (

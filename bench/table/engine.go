@@ -106,10 +106,10 @@ func (e *engine) talk(conn *websocket.Conn) error {
 			<-room
 			err = e.count()
 		case bytes.Contains(head, []byte(`"bench::sink"`)):
-			reply = answer(head, `{"ok":true,"id":"r-1","at":1700000000}`)
+			reply = replyTo(head, `{"ok":true,"id":"r-1","at":1700000000}`)
 			err = e.count()
 		case bytes.Contains(head, []byte(`"invocation_id":"`)): // calls to the engine's own functions
-			reply = answer(head, `{"success":true}`)
+			reply = replyTo(head, `{"success":true}`)
 		}
 		if err != nil {
 			return err
@@ -160,8 +160,8 @@ func (e *engine) invoke(conn *websocket.Conn, room chan<- struct{}) error {
 	return nil
 }
 
-// answer returns the reply to a call. head is the beginning of the call's message.
-func answer(head []byte, result string) []byte {
+// replyTo returns the reply to a call. head is the beginning of the call's message.
+func replyTo(head []byte, result string) []byte {
 	const key = `"invocation_id":"`
 	i := bytes.Index(head, []byte(key))
 	if i < 0 || len(head) < i+len(key)+36 {

@@ -35,7 +35,7 @@ type expr struct {
 	why  string // why no more specific type is possible; "" if no explanation is needed
 }
 
-// use is one use of a Go type. Each use determines whether null is allowed.
+// use is a Go type as used in one place, which may or may not allow null.
 type use struct {
 	*expr
 	null bool // null is allowed
@@ -1080,14 +1080,14 @@ func (b *builder) object(s schema, at string, parent *decl, suffix string, slot 
 		return use{expr: &expr{op: opMap, elem: &elem}}
 	}
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
-		if !speakable(name) {
+		if !validTagName(name) {
 			why := fmt.Sprintf("the name %q is not valid in a struct tag", name)
 			b.g.note(b.about, at, why)
 			return use{expr: &expr{op: opMap, elem: &use{expr: &expr{op: opRaw}}, why: why}}
 		}
 	}
 	for name, p := range b.conditional(s) {
-		if _, ok := properties[name]; !ok && speakable(name) {
+		if _, ok := properties[name]; !ok && validTagName(name) {
 			properties = maps.Clone(properties)
 			properties[name] = p
 		}
@@ -1163,8 +1163,8 @@ func (b *builder) conditional(s schema) map[string]any {
 	return found
 }
 
-// speakable reports whether every version of encoding/json accepts name in a struct tag.
-func speakable(name string) bool {
+// validTagName reports whether every version of encoding/json accepts name in a struct tag.
+func validTagName(name string) bool {
 	if name == "" || name != strings.TrimSpace(name) {
 		return false
 	}

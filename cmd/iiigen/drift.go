@@ -409,8 +409,7 @@ func (c *comparison) compareConstants(at string, a, b schema) {
 		}
 		for _, v := range y {
 			if !before[literalOf(v)] {
-				// Generated types preserve unknown values, unless they
-				// represent a single constant.
+				// Generated types preserve unknown values, except types for a single constant.
 				c.add(at, "value "+literalOf(v)+" added", !c.request && len(x) == 1)
 			}
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// generation generates one output's files.
+// generation is the state of one run of the generator, which writes one output.
 type generation struct {
 	pkg         string
 	byWorker    bool
@@ -271,9 +271,9 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 	return root{u, d}, nil
 }
 
-// place moves the children of the placeholder proto to the declaration that replaced it. If
-// nothing replaced it, proto itself becomes a phantom, so that its children can derive their
-// names from it.
+// place moves the children of proto, the placeholder for a root schema's type, to the
+// declaration that replaced it. If there is none, proto remains as their parent, because their
+// names are derived from its name, but it is not written to the output.
 func (g *generation) place(u use, proto *decl) {
 	switch {
 	case len(proto.children) == 0:
@@ -288,7 +288,7 @@ func (g *generation) place(u use, proto *decl) {
 	}
 }
 
-// isRootOf reports whether d replaced the placeholder proto of a root schema.
+// isRootOf reports whether d is the declaration that replaced the placeholder proto.
 func isRootOf(d, proto *decl) bool {
 	return d.parent == nil && len(d.preferred) > 0 && &d.preferred[0] == &proto.preferred[0]
 }

@@ -328,8 +328,8 @@ func TestRecordedClientsAreCurrent(t *testing.T) {
 	}
 }
 
-// thousand returns a catalog of n functions with schemas recorded from other SDKs.
-func thousand(t testing.TB, n int) *catalog {
+// manyFunctions returns a catalog of n functions with schemas recorded from other SDKs.
+func manyFunctions(t testing.TB, n int) *catalog {
 	t.Helper()
 	var recorded []function
 	for _, name := range []string{"pydantic", "schemars", "zod"} {
@@ -350,14 +350,14 @@ func thousand(t testing.TB, n int) *catalog {
 }
 
 func TestManyFunctionsCompile(t *testing.T) {
-	files, _ := generate(t, thousand(t, 300))
+	files, _ := generate(t, manyFunctions(t, 300))
 	compile(t, files)
 }
 
 func BenchmarkGenerate1000Functions(b *testing.B) {
 	for name, observable := range map[string]bool{"called": false, "observed": true} {
 		b.Run(name, func(b *testing.B) {
-			c := thousand(b, 1000)
+			c := manyFunctions(b, 1000)
 			for i := range c.Functions {
 				c.Functions[i].Observable = observable
 			}

@@ -94,7 +94,6 @@ func compile(t testing.TB, files map[string][]byte) *types.Package {
 	return pkg
 }
 
-// generate returns the files generated from c.
 func generate(t testing.TB, c *catalog) (map[string][]byte, *generation) {
 	t.Helper()
 	g := &generation{pkg: "clients", catalog: c}

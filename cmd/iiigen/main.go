@@ -11,8 +11,8 @@
 //
 // -functions selects functions. -triggers selects trigger types or, on engine 0.26, the
 // private functions that replace them. Both flags take comma-separated patterns in which *
-// matches any characters, including "::". A pattern matches an internal function only if it
-// spells out the beginning of the function's id.
+// matches any characters, including "::". A pattern that begins with * does not match internal
+// functions.
 //
 //	iiigen -url ws://127.0.0.1:49134 -functions 'orders::*,billing::*' -package clients -out clients
 //

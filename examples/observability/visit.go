@@ -159,7 +159,7 @@ func attributeOf(p iii.MetricDataPoint, key string) string {
 	return ""
 }
 
-// process prints the engine's metrics for a worker process.
+// process prints the metrics that the engine has received from w's process.
 func (v visit) process(ctx context.Context, w *worker) error {
 	info, err := v.shop.client.WorkerInfo(ctx, w.client.Name())
 	if err != nil {

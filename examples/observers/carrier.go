@@ -7,7 +7,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// carrier is a worker that observes the exchange.
+// carrier is a worker that observes the source and bids on parcels.
 type carrier struct {
 	name, depot string
 	most        int // weight limit in kg; 0 means none
@@ -21,8 +21,8 @@ func (c *carrier) start(ctx context.Context, url, name, source string) (err erro
 	if c.client, err = iii.New(url, iii.WithName(name+"-"+c.name)); err != nil {
 		return err
 	}
-	// The exchange calls the target itself and passes a parcel. If the engine called the
-	// target, the payload would be an iii.Observed.
+	// The exchange calls this function directly, with a parcel as the payload. In the engine's
+	// own deliveries, the payload would be an iii.Observed.
 	target, err := iii.Handle(c.client, name+"::"+c.name, func(_ context.Context, p parcel) (bid, error) {
 		return bid{Carrier: c.name, Price: c.price(p)}, nil
 	})

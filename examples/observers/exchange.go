@@ -59,7 +59,8 @@ func newExchange(url, name string) (*exchange, error) {
 	return x, err
 }
 
-// added rejects observers for unknown depots. Observer.Ready returns the error.
+// added rejects observers for unknown depots. The carrier's call to Observer.Ready returns the
+// error.
 func (x *exchange) added(_ context.Context, o *iii.FunctionObserver) error {
 	var args interest
 	if err := o.DecodeArgs(&args); err != nil {
@@ -71,7 +72,8 @@ func (x *exchange) added(_ context.Context, o *iii.FunctionObserver) error {
 	return nil
 }
 
-// depotOf returns the lookup keys for a parcel or an observer's arguments.
+// depotOf returns the depot named by a parcel or by an observer's arguments, as a list of
+// lookup keys.
 func depotOf(raw json.RawMessage) []string {
 	var of interest
 	if json.Unmarshal(raw, &of) != nil {
@@ -80,8 +82,8 @@ func depotOf(raw json.RawMessage) []string {
 	return []string{of.Depot}
 }
 
-// deliver replaces the engine's delivery, which calls all matching observers and ignores their
-// results. deliver therefore evaluates the filters itself.
+// deliver replaces the engine's delivery, which would call every matching observer and ignore
+// the results. It must evaluate the observers' filters itself.
 func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observers []*iii.FunctionObserver) (any, error) {
 	if err := call.Err(); err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observer
 		}
 		var offer bid
 		if err := o.Call(ctx, call.Input, &offer); err != nil {
-			continue // a failed call counts as no bid
+			continue // a failed call is treated as no bid
 		}
 		if best.Carrier == "" || offer.Price < best.Price {
 			best = offer
@@ -105,7 +107,7 @@ func (x *exchange) deliver(ctx context.Context, call *iii.ObservedCall, observer
 	return best, nil
 }
 
-// place calls the source. If the engine allows it, the call and its hooks run in process.
+// place calls the source. If the engine permits it, the function and its hooks run in process.
 func (x *exchange) place(ctx context.Context, p parcel) (bid, error) {
 	return iii.Call[bid](ctx, x.client, x.source.ID(), p)
 }

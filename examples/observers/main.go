@@ -109,7 +109,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		}
 	}
 
-	// A carrier whose observer is disposed receives no more requests.
+	// A carrier receives no more requests after its observer has been disposed of.
 	if err := carriers[0].observer.Dispose(ctx); err != nil {
 		return err
 	}

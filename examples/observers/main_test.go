@@ -50,8 +50,8 @@ func TestRun(t *testing.T) {
 	checkRun(t, told)
 }
 
-// Two runs can share an engine. Engines before 0.26 do not support hooks, and engines before
-// 0.25 do not support observers either.
+// Consecutive runs can share an engine. Engines before 0.26 do not support hooks, and engines
+// before 0.25 do not support observers either.
 func TestRunOnExistingEngine(t *testing.T) {
 	for protocol, want := range map[iiitest.Protocol]string{
 		iiitest.Protocol023: "exchange  UNSUPPORTED\n" +

@@ -1,4 +1,4 @@
-// Quickstart runs two workers: a shop, which serves a function, an HTTP route and a state
+// Quickstart runs two workers: a shop, which provides a function, an HTTP route and a state
 // trigger, and a customer, which uses them. Both send telemetry to the engine, and the program
 // prints one request's trace. It exits with status 0 if every step succeeds.
 //

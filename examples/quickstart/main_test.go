@@ -77,7 +77,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// The program removes its state items, and every engine version gives the same results.
+// The result is the same with every engine version, and a second run on the same engine
+// succeeds because the first one has removed its state items.
 func TestRunOnExistingEngine(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {

@@ -81,8 +81,8 @@ func (s *shop) quote(ctx context.Context, o Order) (Quote, error) {
 	return Quote{Cents: price * o.Quantity}, nil
 }
 
-// order serves an HTTP route. It calls quote through the engine, so any worker could serve
-// quote, and the call is part of the request's trace.
+// order serves an HTTP route. It calls quote through the engine, as another worker would. The
+// call therefore appears in the request's trace.
 func (s *shop) order(ctx context.Context, r *iii.HTTPRequest[Order]) (*iii.HTTPResponse[Receipt], error) {
 	receipt := Receipt{Customer: r.PathParams["name"]}
 	s.log.InfoContext(ctx, "order received", "customer", receipt.Customer)

@@ -16,7 +16,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 )
 
-// visit is a customer's visit to the shop, step by step.
+// visit runs the customer's steps and prints the results.
 type visit struct {
 	name     string
 	httpURL  string
@@ -94,9 +94,9 @@ func (v visit) post(ctx context.Context) error {
 	return err
 }
 
-// postRouted posts the order. The engine's HTTP server may not serve a new route until shortly
-// after Connect has returned, so postRouted retries after a 404. Each attempt has its own
-// trace; traceID identifies the trace of the returned response.
+// postRouted posts the order. The engine's HTTP server might not serve a new route until
+// shortly after Connect has returned, so postRouted retries after a 404. Each attempt has its
+// own trace; traceID identifies the trace of the returned response.
 func (v visit) postRouted(ctx context.Context, path string) (_ *http.Response, traceID string, err error) {
 	body, err := json.Marshal(order)
 	if err != nil {
@@ -180,7 +180,7 @@ func (v visit) update(ctx context.Context) error {
 	return same("the item in the event", seen, want)
 }
 
-// remove deletes the state item, so the program leaves nothing behind in the engine.
+// remove deletes the state item, so that the program leaves nothing behind in the engine.
 func (v visit) remove(ctx context.Context) error {
 	err := v.customer.client.Call(ctx, "state::delete", iii.StateDeleteInput{Scope: v.name, Key: "ada"}, nil)
 	if err != nil {
@@ -190,7 +190,7 @@ func (v visit) remove(ctx context.Context) error {
 	return err
 }
 
-// awaitChange returns the next event from the shop's trigger.
+// awaitChange waits for the next event from the shop's trigger and checks its type and key.
 func (v visit) awaitChange(ctx context.Context, want iii.StateEventType) (iii.StateEvent, error) {
 	select {
 	case e := <-v.shop.changes:
@@ -201,7 +201,7 @@ func (v visit) awaitChange(ctx context.Context, want iii.StateEventType) (iii.St
 	}
 }
 
-// inspect prints the engine's metrics for the shop's process.
+// inspect prints the metrics that the engine has received from the shop's process.
 func (v visit) inspect(ctx context.Context) error {
 	if err := v.shop.telemetry.Flush(ctx); err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 )
 
 // Print fetches a trace from the engine and writes it to w, in lines of at most 100 columns.
-// Flush the workers' telemetry first, so the engine has their spans. The engine ends its own
-// spans shortly after it has responded to the traced request, so Print polls for up to ten
+// Flush the workers' telemetry first, so that the engine has their spans. The engine ends its
+// own spans shortly after it has responded to the traced request, so Print polls for up to ten
 // seconds until the trace is complete.
 func Print(ctx context.Context, w io.Writer, c *iii.Client, traceID string) error {
 	roots, err := read(ctx, c, traceID)

@@ -49,7 +49,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs can share an engine, and every engine version gives the same results.
+// Consecutive runs can share an engine, and the output is the same with every engine version.
 func TestRunOnExistingEngine(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// The types below are internal to the stock. Callers use types that iiigen generates from the
-// schemas.
+// The types below are internal to the stock worker. Callers use types that iiigen generates
+// from the schemas.
 
 type product struct {
 	Name     string   `json:"name"`

@@ -56,7 +56,7 @@ func TestRun(t *testing.T) {
 	checkRun(t)
 }
 
-// Two runs can share an engine, and every engine version gives the same results.
+// Consecutive runs can share an engine, and the output is the same with every engine version.
 func TestRunOnExistingEngine(t *testing.T) {
 	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
 		t.Run(protocol.String(), func(t *testing.T) {
@@ -100,7 +100,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header.Set("X-GitHub-Event", "push")
-	// printf %s "$body" | openssl dgst -sha256 -hmac "secret of the test"
+	// Computed with: printf %s "$body" | openssl dgst -sha256 -hmac "secret of the test"
 	req.Header.Set("X-Hub-Signature-256", "sha256=fb237ea3d5f2b2413a48b0cd9cb1390bc195a14ddd9fc65d2f85a2b0a1bda3c7")
 	answered := make(chan error, 1)
 	go func() {

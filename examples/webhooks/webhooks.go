@@ -20,9 +20,8 @@ import (
 type hookConfig struct {
 	// Event is the event that fires the trigger, for example "push".
 	Event string `json:"event"`
-	// Condition is the id of a function that returns false to suppress the trigger. The
-	// provider only needs to accept this field, because TriggerBinding.Fire calls the
-	// function.
+	// Condition is the id of a function that returns false to suppress the trigger.
+	// TriggerBinding.Fire calls the function, so the provider itself does not use this field.
 	Condition string `json:"condition_function_id,omitempty"`
 }
 
@@ -89,8 +88,8 @@ func (w *webhooks) Unbind(_ context.Context, id string) error {
 	return nil
 }
 
-// of returns the triggers bound to an event.
-func (w *webhooks) of(event string) (found []iii.TriggerBinding) {
+// boundTo returns the triggers bound to an event.
+func (w *webhooks) boundTo(event string) (found []iii.TriggerBinding) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, h := range w.hooks {
@@ -114,7 +113,7 @@ func (w *webhooks) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	event := hookEvent{Event: r.Header.Get("X-GitHub-Event"), Payload: body}
-	bindings := w.of(event.Event)
+	bindings := w.boundTo(event.Event)
 	for _, b := range bindings {
 		if _, err := b.Fire(r.Context(), event); err != nil {
 			http.Error(rw, "a function has failed", http.StatusBadGateway)

@@ -49,8 +49,8 @@ func testWorker(t *testing.T, engine *iiitest.Engine) {
 	if err := client.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// An engine that supports observers confirms the registration. Other engines respond to
-	// the ping sent after it.
+	// The engine confirms the registration or, if it does not support observers, responds to
+	// the ping that the client sends after the registration.
 	ready := make(chan struct{})
 	once := sync.OnceFunc(func() { close(ready) })
 	engine.Hook(func(f iiitest.Frame) iiitest.Verdict {

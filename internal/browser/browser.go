@@ -18,11 +18,11 @@ type Browser struct {
 	ctx context.Context // chromedp's context
 }
 
-// names lists the executable names of Chromium in order of preference.
+// names lists Chromium's executable names in order of preference.
 var names = []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
 
-// executable returns the path of Chromium: $CHROMIUM if set, otherwise the first of names that
-// is installed.
+// executable returns the path of Chromium: $CHROMIUM if set, otherwise the first installed
+// executable in names.
 func executable() (string, error) {
 	if path := os.Getenv("CHROMIUM"); path != "" {
 		return exec.LookPath(path)

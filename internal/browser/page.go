@@ -85,7 +85,7 @@ func replaced(err error) bool {
 	return errors.As(err, &refusal) && (strings.Contains(refusal.Message, "node") || strings.Contains(refusal.Message, "box model"))
 }
 
-// fail ends the test. It reports the page's text and saves a screenshot.
+// fail saves a screenshot and ends the test with an error that includes the page's text.
 func (p *Page) fail(what string, err error) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)

@@ -22,8 +22,8 @@ type second struct {
 	latencies         latencies
 }
 
-// activity counts invocations, both in each of the last activitySeconds seconds and in total
-// for each function. It is guarded by its Recorder's lock.
+// activity counts invocations: for each of the last activitySeconds seconds, and in total for
+// each function. It is guarded by its Recorder's lock.
 type activity struct {
 	seconds   [activitySeconds]second
 	functions map[functionKey]*figures
@@ -122,7 +122,7 @@ func (l *latencies) quantile(q float64) time.Duration {
 	return stepEnd(len(l) - 1)
 }
 
-// Activity is the recent activity as sent to the page.
+// Activity describes an engine's recent invocations, as sent to the page.
 type Activity struct {
 	Now       int64              `json:"now"` // seconds since 1970
 	Running   int                `json:"running"`

@@ -14,7 +14,7 @@ const (
 	// maxPerTick is the maximum number of changed invocations sent in one tick. The rest are
 	// sent in later ticks, unless the Recorder drops them first.
 	maxPerTick = 200
-	// slowEvery is the number of ticks between checks of the stores, and pulseEvery the number
+	// slowEvery is the number of ticks between checks of the stores. pulseEvery is the number
 	// of ticks between pulses.
 	slowEvery  = 5
 	pulseEvery = 10

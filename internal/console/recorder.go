@@ -12,7 +12,7 @@ const (
 	// maxInvocations is the maximum number of recorded invocations. Invocations of the
 	// engine's own functions have a separate limit, so that they do not displace the others.
 	maxInvocations = 1000
-	// DefaultLimit is the default limit for recorded payloads, in bytes.
+	// DefaultLimit is the default limit on the total size of recorded payloads, in bytes.
 	DefaultLimit = 16 << 20
 	// maxPayload is the maximum size of a recorded payload. For larger payloads, only the size
 	// is recorded.
@@ -140,7 +140,7 @@ func (r *Recorder) latest() uint64 {
 }
 
 // since returns copies of the invocations that have changed since the given change number, in
-// the order in which they changed. It returns at most limit of them, and the change number for
+// the order in which they changed. It returns at most limit copies, and the change number for
 // the next call.
 func (r *Recorder) since(changes uint64, limit int) ([]Invocation, uint64) {
 	r.mu.Lock()
@@ -197,8 +197,8 @@ func (l *ring) add(i *Invocation) {
 	l.trim()
 }
 
-// grown accounts for n bytes, the size of i's result. If i is no longer in the ring, grown
-// drops the result instead.
+// grown adds n bytes, the size of i's result, to the ring's size. If i is no longer in the
+// ring, grown drops the result instead.
 func (l *ring) grown(i *Invocation, n int) {
 	if l.find(i.seq) == nil {
 		i.result = nil

@@ -170,8 +170,8 @@ func TestActivity(t *testing.T) {
 	})
 }
 
-// Each duration is less than the end of its bucket. Above 4 µs, a bucket's width is at most a
-// quarter of its lower bound.
+// Each duration is less than its bucket's upper bound. Above 4 µs, a bucket's width is at most
+// a quarter of its lower bound.
 func TestLatencySteps(t *testing.T) {
 	for d := time.Duration(0); d < 100*time.Second; d += d/7 + time.Microsecond {
 		step := stepOf(d)

@@ -81,7 +81,7 @@ func payload(data json.RawMessage) any {
 }
 
 const (
-	// maxPreviewed is the size, in bytes, up to which payloads have a preview.
+	// maxPreviewed is the maximum size, in bytes, of a payload that has a preview.
 	maxPreviewed = 4 << 10
 	// previewLength is the maximum length of a preview in bytes.
 	previewLength = 160

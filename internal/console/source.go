@@ -8,7 +8,7 @@ import (
 )
 
 // Source gives a console access to an engine. Its methods must be safe for concurrent use.
-// They return copies, and block the engine only while they copy.
+// They return copies, and block the engine only while copying.
 type Source interface {
 	// Engine returns the properties that do not change while the engine runs.
 	Engine() Engine
@@ -18,7 +18,7 @@ type Source interface {
 	// is false.
 	Function(namespace, id string) (detail json.RawMessage, ok bool)
 
-	// Changes returns counters of the changes to the engine's data.
+	// Changes returns the numbers of changes to the engine's data so far.
 	Changes() Changes
 	// Spans returns the latest spans, up to limit, oldest first.
 	Spans(limit int) []iii.StoredSpan

@@ -145,8 +145,7 @@ func (c *console) serveQueues(w http.ResponseWriter, _ *http.Request) {
 	}{queues[:len(queues)-left], left, list, lettersLeft})
 }
 
-// serveDeadLetter returns a dead letter with its payload, or without the payload if that is
-// too large to show.
+// serveDeadLetter returns a dead letter. It omits the payload if that is too large to show.
 func (c *console) serveDeadLetter(w http.ResponseWriter, r *http.Request) {
 	d, ok := c.source.DeadLetter(r.PathValue("id"))
 	if !ok {

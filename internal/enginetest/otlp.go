@@ -19,8 +19,8 @@ import (
 // maxFrameBytes is the maximum size of a telemetry frame. Exporters split larger batches.
 const maxFrameBytes = 8 << 20
 
-// ValidateFrame returns an error unless the engine would keep everything in a telemetry frame.
-// It applies the rules of the engine's parser, which ignores unknown keys and drops the whole
+// ValidateFrame returns an error if the engine would drop any part of a telemetry frame. It
+// applies the rules of the engine's parser, which ignores unknown keys and drops the whole
 // frame if a known key has a value of the wrong type.
 //
 // The rules come from the OTLP/JSON specification and from observing which frames an engine
@@ -385,9 +385,9 @@ func (r storedMetric) check(path string, n otlpNode) error {
 	return fmt.Errorf("%s: no gauge, sum or histogram", path)
 }
 
-// JudgeFrame fails the test if the engine would drop any part of a frame produced by the
-// encoder. Test peers call it for every frame they receive, and tests call it for every frame
-// they examine.
+// JudgeFrame fails the test if the engine would drop any part of a frame. The frame must come
+// from the encoder. Test peers call JudgeFrame for every frame they receive, and tests call it
+// for every frame they examine.
 func JudgeFrame(tb testing.TB, prefix string, data []byte) {
 	tb.Helper()
 	if err := ValidateFrame(prefix, data); err != nil {

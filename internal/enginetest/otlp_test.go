@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// acceptanceCase is a record that was sent to an engine in a frame of its own.
+// acceptanceCase is a record that was sent to an engine in a separate frame.
 type acceptanceCase struct {
 	Signal, Case         string
 	Span, Metric, Record json.RawMessage

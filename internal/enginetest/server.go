@@ -25,7 +25,7 @@ type Server struct {
 // NewServer returns an in-memory server, which also works in a synctest bubble. For each
 // connection, the server calls serve on a new goroutine, passing the connection and its
 // number, counted from 0. When serve returns, the server closes the connection. The server is
-// closed when the test ends; serve must then return.
+// closed when the test ends. All calls to serve must then return.
 func NewServer(tb testing.TB, serve func(conn net.Conn, n int)) *Server {
 	mem := memnet.NewListener(memnet.Loopback)
 	s := NewServerOn(tb, mem, serve)

@@ -49,8 +49,8 @@ type WebSocket struct {
 	gate chan struct{} // capacity 1; full while reading is stopped
 }
 
-// Upgrade answers the upgrade request on conn. status, if not nil, returns 0 to accept the
-// request or the HTTP status with which to reject it.
+// Upgrade responds to the upgrade request on conn. If status is not nil, it must return 0 to
+// accept the request, or the HTTP status with which to reject it.
 func Upgrade(conn net.Conn, status func(*http.Request) int) (*WebSocket, error) {
 	br := bufio.NewReaderSize(conn, 64<<10)
 	r, err := http.ReadRequest(br)

@@ -156,8 +156,8 @@ func TestLastMemberWins(t *testing.T) {
 		f := mustParse(t, fields{c.path: fields{"$eq": 1}})
 		for _, other := range []string{c.quoted, c.escaped} {
 			for i := range 40 {
-				// Only the last document contains other text that begins with the same byte as
-				// one of the tested keys: ü and ö share the first byte of é.
+				// The last document contains ü and ö because they begin with the same byte as
+				// é, one of the tested keys.
 				before, after := strings.Repeat("x", i%7), strings.Repeat("x", i)
 				for text, want := range map[string]bool{
 					fmt.Sprintf(`{"%s":0,%s:1,"y":"%s",%s:2}`, before, c.quoted, after, other):              false,

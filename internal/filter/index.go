@@ -212,7 +212,7 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file adds e, wrapped in the tree entry added, to the list of each scalar in e's condition.
+// file adds the tree entry added, which holds e, to the list of each scalar in e's condition.
 // If added is nil, file removes e from these lists instead.
 func (x *Index[V]) file(e *entry[V], added *tree[string, *entry[V]]) {
 	key := e.under.path.text

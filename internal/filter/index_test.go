@@ -257,7 +257,7 @@ func TestTreesStayBalanced(t *testing.T) {
 		if x == nil || len(x.children) == 0 {
 			return 0
 		}
-		if n := len(x.children); n > most || n < 2 || parent != nil && n < fewest {
+		if n := len(x.children); n > maxChildren || n < 2 || parent != nil && n < minChildren {
 			t.Errorf("a node of a tree of %d has %d children", x.len(), n)
 		}
 		h, size := height(x.children[0], x), 0

@@ -348,9 +348,9 @@ func equalArray(raw []byte, items []member) bool {
 	return !more
 }
 
-// No object in a filter accepted by Parse has more than maxMembers members, because each
-// member takes at least four bytes. Only filters announced by the engine can contain larger
-// objects.
+// maxMembers is the maximum number of members that an object can have in a filter accepted by
+// Parse. Each member takes at least four bytes. Only filters announced by the engine can
+// contain larger objects.
 const maxMembers = maxSize / 4
 
 func equalLargeObject(raw []byte, members []member) bool {
@@ -362,8 +362,8 @@ func equalLargeObject(raw []byte, members []member) bool {
 }
 
 // equalObject reports whether raw, an object, equals the object with the given members. It
-// makes one pass over raw and records in bit j of equals, whose bits must initially be 0,
-// whether the latest member of raw with members[j]'s key has an equal value.
+// makes one pass over raw. Bit j of equals records whether the latest member of raw with the
+// key of members[j] has an equal value. All bits must initially be 0.
 func equalObject(raw []byte, members []member, equals []uint64) bool {
 	i, last := firstItem(raw, 0, '}')
 	for !last {

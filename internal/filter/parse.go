@@ -480,8 +480,8 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	return fault
 }
 
-// literal returns the longest string, in quotes, that a value must equal to satisfy ops, or
-// known if known is at least as long. Strings that need escapes are ignored.
+// literal returns the longest quoted string that a value must equal to satisfy ops. If known
+// is at least as long, it returns known instead. Strings that need escapes are ignored.
 func literal(ops []op, known []byte) []byte {
 	for i := range ops {
 		o := &ops[i]

@@ -144,8 +144,8 @@ func skipNested(b []byte, i int) int {
 			}
 			continue
 		}
-		// In ascii, the high bit is set in each byte that is ASCII. In each sum below, it is
-		// set in each byte that differs from the character being sought.
+		// The high bit of each byte of ascii is set if w's byte is ASCII. The high bit of each
+		// byte of the sums below is set if w's byte differs from the character being sought.
 		low, ascii := w&^highs, ^w&highs
 		within := (ascii&^((low^'"'*ones)+lows))>>7*ones ^ inside // only the low bits matter
 		outside := ascii &^ (within << 7)
@@ -239,8 +239,8 @@ func firstItem(b []byte, i int, closing byte) (first int, empty bool) {
 // value as b[start:stop]; start is 0 if the value is absent. Because the last of several
 // members with the same key wins, find reads the whole object, and also returns its end.
 //
-// atEnd means that only white space follows the object. In this case, find does not read the
-// rest of the object if the key clearly does not recur there, and returns the end of b.
+// atEnd reports whether only white space follows the object. If so, find skips the rest of the
+// object once it is clear that the key does not recur there, and returns the end of b.
 //
 // Matching spends most of its time here, so short keys and values without white space take a
 // fast path.
@@ -331,9 +331,10 @@ func find(b []byte, i int, s *segment, atEnd bool) (start, stop, end int) {
 	}
 }
 
-// lastOf reports whether b[i:], the rest of an object, ends with a brace and certainly contains
-// no key that begins with c, where first consists of c repeated. It returns false if b[i:]
-// contains an escape, or a quote followed by c. b[i:] must be at least nine bytes long.
+// lastOf reports whether b[i:], the rest of an object, ends with a brace and certainly
+// contains no key that begins with the byte c. Each byte of first must be c. lastOf returns
+// false if b[i:] contains an escape, or a quote followed by c. b[i:] must be at least nine
+// bytes long.
 func lastOf(b []byte, i int, first uint64) bool {
 	for last := len(b) - 9; ; i += 8 {
 		i = min(i, last)
@@ -349,8 +350,8 @@ func lastOf(b []byte, i int, first uint64) bool {
 	}
 }
 
-// shortLength returns the length of a string, given the eight bytes after its opening quote.
-// It returns 8 if the string is longer or contains escapes.
+// shortLength returns a string's length, given the eight bytes after its opening quote. It
+// returns 8 if the string is longer or contains escapes.
 func shortLength(w uint64) int {
 	quotes, escapes := w^'"'*ones, w^'\\'*ones
 	quotes, escapes = (quotes-ones)&^quotes&highs, (escapes-ones)&^escapes&highs
@@ -361,7 +362,8 @@ func shortLength(w uint64) int {
 	return n / 8
 }
 
-// sameKey reports whether raw, the contents of a JSON string, equals key.
+// sameKey reports whether raw, the contents of a JSON string, equals key. escaped reports
+// whether raw contains escapes.
 func sameKey(raw []byte, escaped bool, key string) bool {
 	if escaped {
 		order, _ := compareEscaped(raw, key)
@@ -449,8 +451,8 @@ func follow(b []byte, i int, s *segment) (start, stop, end int) {
 	return 0, 0, skipValue(b, i)
 }
 
-// resolve follows s and the segments after it from the value raw. A nil s leads to raw itself.
-// The result is empty if the value is absent.
+// resolve follows s and the segments after it from the value raw. If s is nil, the result is
+// raw itself. The result is empty if the value is absent.
 func resolve(raw []byte, s *segment) []byte {
 	i := 0
 	for s != nil && raw[i] == '[' && s.isIndex {
@@ -481,7 +483,7 @@ func whole(raw []byte) []byte {
 	return raw[start:end]
 }
 
-// kindOf returns the type of a value, as determined by its first byte.
+// kindOf returns a value's type, as determined by its first byte.
 func kindOf(raw []byte) kind {
 	switch raw[0] {
 	case '"':

@@ -7,10 +7,9 @@ import (
 )
 
 // CheckSchemas checks the filter's paths against JSON Schemas: input paths against request and
-// output paths against response. If a schema is nil, the paths that it would apply to are not
-// checked. If a schema rules out a path, the error is an *[Error]. Any other error means that
-// a schema is not valid JSON. The warnings list the paths that a schema neither confirms nor
-// rules out.
+// output paths against response. If a schema is nil, the corresponding paths are not checked.
+// If a schema rules out a path, the error is an *[Error]. Any other error means that a schema
+// is not valid JSON. The warnings list the paths that a schema neither confirms nor rules out.
 func (f *Filter) CheckSchemas(request, response []byte) (warnings []string, err error) {
 	if f == nil {
 		f = new(Filter)
@@ -250,8 +249,8 @@ func isSchema(v *value) bool { return v.kind == object || v.kind == boolean }
 // notFollowed lists the keywords that may allow members besides those in properties.
 var notFollowed = []string{"patternProperties", "anyOf", "oneOf", "allOf", "if", "dependentSchemas", "unevaluatedProperties"}
 
-// step returns the schema of at's member or element s. If at's schema rules s out, both
-// results are zero.
+// step returns the schema of a place's member or element s. If the place's own schema rules s
+// out, both results are zero.
 func (c *checker) step(at *place, s *segment) (*value, obstacle) {
 	v, keyword := at.format.resolve(at.schema)
 	switch {

@@ -8,8 +8,8 @@ import (
 // tree is an ordered map. A nil tree is empty.
 //
 // A tree is either an entry or a node. The entries below a node all have the same distance
-// from it, and each node below the root has at least [fewest] children. Entries are immutable,
-// and trees may share them.
+// from it, and each node below the root has at least minChildren children. Entries are
+// immutable, and trees may share them.
 //
 // put and remove affect O(log n) nodes. They modify those that belong to the given owner in
 // place, and replace the others with modified copies. Trees with different owners can
@@ -26,12 +26,12 @@ type tree[K cmp.Ordered, V any] struct {
 // distinct zero-size variables may be equal.
 type owner struct{ _ byte }
 
-// Bounds for the number of a node's children. A node with more than [most] children is split
-// so that the left part stays almost full if keys are inserted in ascending order.
+// Bounds for the number of a node's children. A node with more than maxChildren children is
+// split so that the left part stays almost full if keys are inserted in ascending order.
 const (
-	fewest = 8
-	most   = 32
-	kept   = most - fewest // children of the left part
+	minChildren = 8
+	maxChildren = 32
+	kept        = maxChildren - minChildren // children of the left part
 )
 
 func newEntry[K cmp.Ordered, V any](key K, v V) *tree[K, V] {
@@ -130,7 +130,7 @@ func (t *tree[K, V]) insert(o *owner, e *tree[K, V]) (left, right *tree[K, V]) {
 	}
 	t.children = slices.Insert(t.children, i+1, right)
 	t.size += right.size
-	if len(t.children) <= most {
+	if len(t.children) <= maxChildren {
 		return t, nil
 	}
 	return t, t.split(o)
@@ -180,7 +180,7 @@ func (t *tree[K, V]) without(o *owner, key K) *tree[K, V] {
 	child := t.children[i].without(o, key)
 	if child == nil {
 		t.children = slices.Delete(t.children, i, i+1)
-	} else if t.children[i] = child; len(child.children) < fewest {
+	} else if t.children[i] = child; len(child.children) < minChildren {
 		t.combine(o, max(i, 1))
 	}
 	t.key = t.children[0].key
@@ -194,7 +194,7 @@ func (t *tree[K, V]) combine(o *owner, i int) {
 	left.children = append(left.children, right.children...)
 	left.size += right.size
 	t.children[i-1] = left
-	if len(left.children) > most {
+	if len(left.children) > maxChildren {
 		t.children[i] = left.split(o)
 	} else {
 		t.children = slices.Delete(t.children, i, i+1)

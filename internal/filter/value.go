@@ -160,7 +160,7 @@ type decoder struct {
 	stack, room []member
 }
 
-// keep pops stack[base:] and returns a copy.
+// keep removes stack[base:] and returns a copy of it.
 func (d *decoder) keep(base int) []member {
 	kept := take(&d.room, len(d.stack)-base)
 	copy(kept, d.stack[base:])

@@ -79,7 +79,7 @@ func (v *view) resolve(p *path) []byte {
 	at := int(p.root)
 	if n := &v.nodes[at]; n.end == 0 {
 		n.start = int32(skipSpace(b, 0))
-		// Reading an object's members also finds its end.
+		// Reading the members of an object does not require its end.
 		if p.start == nil || int(n.start) == len(b) || b[n.start] != '{' {
 			n.end = int32(skipValue(b, int(n.start)))
 		}
@@ -89,7 +89,7 @@ func (v *view) resolve(p *path) []byte {
 	}
 	for s := p.start; s != nil; s = s.next {
 		if n := &v.nodes[at]; b[n.start] != '{' {
-			// Array elements are not cached, so the rest of the path is scanned.
+			// Array elements are not cached. Scan for the rest of the path.
 			return resolve(b[n.start:n.end], s)
 		}
 		if at = v.member(b, at, s); at == absent {
@@ -169,7 +169,8 @@ func (v *view) hashed(b []byte, n *node, s *segment) int {
 	}
 }
 
-// hash builds an object's hash table. Of members with equal keys, only the last is entered.
+// hash builds an object's hash table. If several members have the same key, only the last one
+// is added.
 func (v *view) hash(b []byte, n *node) {
 	n.size = 16
 	for n.size < 2*n.count {

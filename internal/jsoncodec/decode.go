@@ -285,8 +285,9 @@ func valueAfter(b []byte, i int) int {
 	return rawjson.SkipSpace(b, i+1)
 }
 
-// items calls item with the index of each element of the array, or each key of the object, at
-// b[i]. item returns the index after the element or member.
+// items calls item for each element of the array, or each member of the object, at b[i]. item
+// receives the index of the element or key, and returns the index after the element or member.
+// items returns the index after the closing bracket, or giveUp.
 func items(b []byte, i int, closing byte, item func(i int) int) (end int) {
 	if i = rawjson.SkipSpace(b, i+1); at(b, i) == closing {
 		return i + 1

@@ -246,8 +246,8 @@ func (p pointerCoder) append(e *encoder, v reflect.Value) bool {
 	return ok
 }
 
-// maxPointers limits the number of pointers that lead to a value without lists and objects in
-// between.
+// maxPointers is the maximum number of nested pointers, in addition to one for each enclosing
+// list or object.
 const maxPointers = 1000
 
 var errLoop = errors.New("a pointer leads to itself")

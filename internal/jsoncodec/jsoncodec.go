@@ -32,7 +32,7 @@ func Decode(b []byte, v any) error {
 // DecodeStruct is like Decode, but also calls unknown, if not nil, for each member of the
 // outermost object that is not a field of v. complete reports whether unknown was called for
 // all such members. If v does not point to a zero struct, or if encoding/json had to decode b,
-// complete is false; unknown may then have been called for some of these members. The
+// complete is false. In this case, unknown may have been called for some of these members. The
 // arguments of unknown share the memory of b.
 func DecodeStruct(b []byte, v any, unknown func(key, value []byte)) (complete bool, err error) {
 	target := reflect.ValueOf(v)
@@ -59,15 +59,17 @@ func DecodeStruct(b []byte, v any, unknown func(key, value []byte)) (complete bo
 	return false, json.Unmarshal(b, v)
 }
 
-// Independent reports whether decoding into t is known not to call methods of other packages,
-// which could retain the JSON text.
+// Independent reports whether decoding into t never calls methods of other packages. Such
+// methods could retain the JSON text.
 func Independent(t reflect.Type) bool { return !coderOf(t).foreign }
 
-// Append appends v as a [json.Encoder] without HTML escaping encodes it, except that raw JSON
-// keeps its white space, U+2028, U+2029 and invalid UTF-8 become unescaped characters, and other
-// control characters may have different escapes. If plain is true, the appended
-// text is valid UTF-8, contains no surrogate escapes and no numbers beyond 64 bits, and is
-// nested at most [MaxLevels] deep.
+// Append appends v as JSON. The encoding differs from that of a [json.Encoder] without HTML
+// escaping as follows. Raw JSON keeps its white space. U+2028 and U+2029 are not escaped, and
+// invalid UTF-8 becomes an unescaped U+FFFD. Other control characters may have different
+// escapes.
+//
+// If plain is true, the appended text is valid UTF-8, is nested at most [MaxLevels] deep, and
+// contains no surrogate escapes and no numbers beyond 64 bits.
 func Append(dst []byte, v any) (out []byte, plain bool, err error) {
 	e := encoders.Get().(*encoder) // lost if v panics
 	*e = encoder{b: dst}

@@ -155,8 +155,8 @@ func (n *Node) Encode() (json.RawMessage, error) {
 	return buf.Bytes(), nil
 }
 
-// write writes the value to buf. It recurses only into decoded values, so the length of a path
-// bounds the recursion.
+// write writes the value to buf. It recurses only into decoded values. The depth to which
+// values have been accessed therefore bounds the recursion.
 func (n *Node) write(buf *bytes.Buffer) error {
 	switch {
 	case n.members != nil:

@@ -13,9 +13,9 @@ import (
 // reflection. It writes only what the engine accepts, because the engine silently drops a
 // whole frame for a single invalid value.
 //
-// The zero value is not usable; use [NewEncoder]. An Encoder must not be used concurrently. It
-// builds each frame in its buffer and returns a copy without spare capacity, except that a
-// large frame that fills most of the buffer is returned in the buffer itself.
+// The zero value is not usable; use [NewEncoder]. An Encoder is not safe for concurrent use.
+// It builds each frame in its buffer and returns a copy without spare capacity. A large frame
+// that fills most of the buffer is returned without a copy.
 type Encoder struct {
 	signal *signal
 	limit  int // maximum bytes of a frame, without its prefix
@@ -68,8 +68,8 @@ type level struct {
 	tail string
 }
 
-// caps limits a record that is too large even for a frame of its own. The initial caps have no
-// effect.
+// caps limits the parts of a record that would otherwise be too large even for a frame of its
+// own. The initial caps have no effect.
 type caps struct {
 	text  int // bytes of a string
 	items int // elements of a list
@@ -103,7 +103,7 @@ func (e *Encoder) Lost() Losses { return e.lost }
 const keptBytes = 4 << 20
 
 // Done invalidates the returned slices of frames, but not the frames' data, and resets
-// [Encoder.Lost]. It returns false if the buffers of e have grown too large for reuse.
+// [Encoder.Lost]. It returns false if e's buffers have grown too large for reuse.
 func (e *Encoder) Done() bool {
 	clear(e.frames)
 	clear(e.groups)
@@ -126,7 +126,8 @@ func (e *Encoder) reset() {
 }
 
 // level prepares a new head for level i. It closes that level and the levels below it, and
-// returns an empty buffer. The caller appends the head to the buffer and stores it in levels.
+// returns an empty buffer. The caller appends the head to the buffer and stores the buffer in
+// levels.
 func (e *Encoder) level(i int) []byte {
 	for e.open > i {
 		e.open--

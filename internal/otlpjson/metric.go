@@ -12,8 +12,9 @@ import (
 var metricSignal = signal{PrefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
 
 // Metrics encodes the metrics collected by a reader. The engine stores gauges, sums and
-// histograms with explicit bounds. It silently drops other kinds, so these are converted. The
-// slice is valid until [Encoder.Done], and its frames' data remains valid after that.
+// histograms with explicit bounds. Because it silently drops other kinds, Metrics converts
+// these. The slice is valid until [Encoder.Done], and its frames' data remains valid after
+// that.
 func (e *Encoder) Metrics(rm *metricdata.ResourceMetrics) []Frame {
 	e.batch(&metricSignal)
 	e.setResource(rm.Resource)
@@ -130,7 +131,7 @@ func (e *Encoder) appendTimes(b []byte, start, at uint64) []byte {
 	return e.clock.appendTime(b, at)
 }
 
-// appendNumber appends a finite number as the value of a data point.
+// appendNumber appends a finite number as a data point's value.
 func appendNumber[N int64 | float64](b []byte, n N) []byte {
 	switch n := any(n).(type) {
 	case int64:

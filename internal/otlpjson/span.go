@@ -69,7 +69,7 @@ func (e *Encoder) appendSpan(b []byte, s sdktrace.ReadOnlySpan, live bool) []byt
 	b = append(b, `,"endTimeUnixNano":`...)
 	end := uint64(0)
 	if !live {
-		// For an hour, the engine would show a span with an end time of 0 as running.
+		// An end time of 0 would make the engine show the span as running for an hour.
 		end = max(unixNano(s.EndTime()), 1)
 	}
 	b = e.clock.appendTime(b, end)

@@ -296,9 +296,9 @@ func appendDouble(b []byte, f float64) []byte {
 // appendDecimal appends a number with few digits after the decimal point, such as a price or a
 // ratio. It is much faster than a general search for the shortest form.
 //
-// The quotient of two integers below 2^53 is correctly rounded, and a parser rounds the
-// decimal number in the same way. If the quotient equals f, the decimal number therefore
-// denotes f. With so few digits, no other decimal number of the same length denotes f.
+// The quotient of two integers below 2^53 is correctly rounded, and parsers also round the
+// decimal number correctly. If the quotient equals f, the decimal number therefore denotes f.
+// With so few digits, no other decimal number of the same length denotes f.
 func appendDecimal(b []byte, f float64) ([]byte, bool) {
 	abs := math.Abs(f)
 	if !(abs >= 1e-3 && abs < 1e9) {

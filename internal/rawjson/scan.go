@@ -1,8 +1,8 @@
 // Package rawjson validates, splits and writes JSON without decoding it.
 //
-// One pass over a message checks the JSON grammar and returns the envelope's values as raw
-// JSON. Only the payload's consumer decodes the payload. All functions are safe for concurrent
-// use. None of them modifies or retains its input.
+// One pass over a message checks the JSON grammar and returns the values of the message's
+// members as raw JSON. Only the payload's consumer decodes the payload. All functions are safe
+// for concurrent use. None of them modifies or retains its input.
 package rawjson
 
 import (

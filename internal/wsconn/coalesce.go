@@ -49,7 +49,7 @@ type WriteLimit struct {
 }
 
 // progressPiece is the maximum size of a single write if [WriteLimit.Stall] is set. Each
-// completed write counts as progress.
+// completed write is progress.
 const progressPiece = 16 << 10
 
 func (c *coalescer) coalesce() {

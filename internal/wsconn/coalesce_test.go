@@ -106,8 +106,8 @@ func TestPooledReadBuffers(t *testing.T) {
 	}
 }
 
-// Each case states how long a write with certain limits takes to fail if the peer reads
-// nothing or only a few bytes per second.
+// Each case states how long a write takes to fail if the peer reads nothing or only a few
+// bytes per second.
 func TestWriteLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -29,7 +29,7 @@ const (
 	CloseTimeout = time.Second
 
 	// smallBuffer is the largest read buffer that a connection keeps between messages. Larger
-	// buffers are pooled, so idle connections hold none of them.
+	// buffers are pooled, so that idle connections do not hold any.
 	smallBuffer = 64 << 10
 
 	// maxPooledBuffer is the largest read buffer that is pooled.
@@ -226,8 +226,8 @@ func (c *Conn) watch(ctx context.Context, l Loops) {
 	}
 }
 
-// Read reads a message and appends it to buf. The time between two calls does not count as
-// silence.
+// Read reads a message and appends it to buf. [Conn.Silence] does not include the time between
+// two calls.
 func (c *Conn) Read(buf []byte) (kind int, message []byte, err error) {
 	c.touch()
 	kind, message, err = c.read(buf)
@@ -286,7 +286,7 @@ func pooledBuffer() []byte {
 	return make([]byte, 0, 2*smallBuffer)
 }
 
-// poolable reports whether message b's buffer is worth keeping in the pool.
+// poolable reports whether b is worth keeping in the pool.
 func poolable(b []byte) bool {
 	return len(b) > smallBuffer && cap(b) <= maxPooledBuffer && len(b) >= cap(b)/8
 }
@@ -295,10 +295,11 @@ func poolable(b []byte) bool {
 // the message.
 func (c *Conn) NextReader() (kind int, r io.Reader, err error) { return c.ws.NextReader() }
 
-// AppendAll appends the contents of r to buf.
+// AppendAll appends the contents of r to buf and returns the extended buffer.
 func AppendAll(r io.Reader, buf []byte) ([]byte, error) { return appendAll(r, buf, nil) }
 
-// appendAll is like AppendAll, but calls progress after each read except the first.
+// appendAll is like AppendAll, but calls progress after each read except the first, because
+// the caller has already recorded the start of the message.
 func appendAll(r io.Reader, buf []byte, progress func()) ([]byte, error) {
 	for reads := 0; ; reads++ {
 		if len(buf) == cap(buf) { // the length of a fragmented message is unknown
@@ -329,13 +330,14 @@ func readError(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// IsClose reports whether err is the result of a Close frame from the peer.
+// IsClose reports whether err was caused by a Close frame from the peer.
 func IsClose(err error) bool {
 	var closed *websocket.CloseError
 	return errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure
 }
 
-// writeLoop runs the writer. Whenever it wakes, it sends all queued messages together.
+// writeLoop writes control frames and messages until the connection ends. Whenever it wakes,
+// it sends all queued messages together.
 func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
 	for !c.IsDead() {
 		wrote, err := c.writeNext(next)
@@ -348,7 +350,7 @@ func (c *Conn) writeLoop(next func() (wrote bool, err error)) {
 		}
 		select {
 		case <-c.wake:
-			// Let other goroutines queue their messages, which then join the same write.
+			// Yield, so that other goroutines can add messages to this write.
 			runtime.Gosched()
 		case <-c.dead:
 		}
@@ -389,9 +391,9 @@ func (c *Conn) writeNext(next func() (wrote bool, err error)) (wrote bool, err e
 	return false, nil
 }
 
-// failWrite ends the connection after a failed write. Unless the write timed out, the peer may
-// have sent a Close frame with a reason before it closed the connection, so the reader gets
-// some time to receive the frame.
+// failWrite ends the connection after a failed write. If the write did not time out, failWrite
+// first gives the reader some time to receive a Close frame, which may contain the peer's
+// reason for closing the connection.
 func (c *Conn) failWrite(err error) {
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() {
@@ -410,7 +412,8 @@ func writeError(err error) error {
 	return fmt.Errorf("write: %w", err)
 }
 
-// WriteMessage writes a message. It may be called from Loops.Write.
+// WriteMessage writes a message of the given kind, such as [websocket.TextMessage]. It may be
+// called from Loops.Write.
 func (c *Conn) WriteMessage(kind int, p []byte) error {
 	return writeError(c.ws.WriteMessage(kind, p))
 }
@@ -478,8 +481,8 @@ func (c *Conn) Abort() { _ = c.net.Conn.Close() }
 // message being written.
 func (c *Conn) LimitWrites(l WriteLimit) { c.net.limitWrites(l) }
 
-// ExpireWrites(true) makes the current and all later writes of an unbuffered connection fail,
-// until ExpireWrites(false) is called.
+// ExpireWrites sets whether writes of an unbuffered connection fail. It also affects the write
+// in progress.
 func (c *Conn) ExpireWrites(expired bool) { c.net.expireWrites(expired) }
 
 // SetWriteBuffer sets the size of the operating system's send buffer, if the connection has

@@ -30,16 +30,16 @@ type Dialer struct {
 	ReadLimit   int64
 	Token       string // bearer token, used if neither Header nor URL authenticates
 
-	// Unbuffered makes connections write each message immediately, limited by
-	// [Conn.LimitWrites], and answer control frames directly. Otherwise, connections coalesce
-	// writes until [Conn.Flush].
+	// Unbuffered makes connections write each message immediately, subject to
+	// [Conn.LimitWrites], and reply to control frames immediately. Otherwise, connections
+	// coalesce writes until [Conn.Flush].
 	Unbuffered bool
 }
 
 // webSocketTLS returns a copy of cfg that offers only HTTP/1.1. A nil cfg means the default
-// configuration. net/http adds h2 to a configuration that it uses, and a server would then
-// select h2, but this package does not support WebSockets over HTTP/2. The copy must offer
-// something, because some servers reject clients that offer no protocol.
+// configuration. net/http adds h2 to any configuration that it uses. A server could then
+// select h2, but this package does not support WebSockets over HTTP/2. The copy must offer a
+// protocol, because some servers reject clients that offer none.
 func webSocketTLS(cfg *tls.Config) *tls.Config {
 	if cfg = cfg.Clone(); cfg == nil {
 		cfg = &tls.Config{}
@@ -48,7 +48,7 @@ func webSocketTLS(cfg *tls.Config) *tls.Config {
 	return cfg
 }
 
-// StatusError is an HTTP response that rejected the WebSocket upgrade.
+// StatusError is the error for an HTTP response that rejects the WebSocket upgrade.
 type StatusError struct {
 	Code int    // such as 404
 	Text string // such as "404 Not Found"
@@ -61,8 +61,8 @@ func (e *StatusError) Error() string { return e.Err.Error() + ": HTTP status " +
 // Unwrap returns the handshake error.
 func (e *StatusError) Unwrap() error { return e.Err }
 
-// Dial opens a connection and completes the WebSocket handshake within DialTimeout. Its
-// errors contain neither headers nor userinfo.
+// Dial opens a connection and completes the WebSocket handshake within DialTimeout. Its errors
+// never contain headers or userinfo.
 func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
 	defer cancel()
@@ -149,9 +149,9 @@ func (d *Dialer) AddHeader(h http.Header) error {
 	return nil
 }
 
-// upgrade dials a WebSocket. It returns panics as errors, because the library panics on some
-// responses from proxies. It offers no extensions and rejects responses that use one, because
-// a decompressed message could have any size.
+// upgrade dials a WebSocket. The library panics on some responses from proxies; upgrade
+// returns an error instead. It offers no extensions. It rejects a response that uses one,
+// because a decompressed message could have any size.
 func upgrade(ctx context.Context, d *websocket.Dialer, address string, header http.Header) (conn *websocket.Conn, resp *http.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {

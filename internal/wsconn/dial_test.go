@@ -13,8 +13,8 @@ import (
 	"github.com/iii-go/iii/internal/memnet"
 )
 
-// The WebSocket library panics on some responses from proxies. They must result in errors,
-// which must not contain the proxy's password.
+// Some responses from proxies make the WebSocket library panic. Dialing must fail with an
+// error instead, which must not contain the proxy's password.
 func TestBadProxyResponsesAreErrors(t *testing.T) {
 	const password = "correct-horse"
 	for _, answer := range []string{"HTTP/1.1 407\r\n\r\n", "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "junk", "HTTP/1.1 200 OK\r\n\r\njunk"} {

@@ -30,15 +30,16 @@ func (b Backoff) Delay(step uint64, spread float64) time.Duration {
 	return time.Duration(delay)
 }
 
-// Attempt is the outcome of an attempt to connect and, if it succeeds, of the connection.
+// Attempt describes how an attempt to connect failed or, if it succeeded, how the connection
+// ended.
 type Attempt struct {
 	Err  error // why the attempt ended
 	Held bool  // the connection was usable, so delays and failures start over
 	Stop bool  // make no further attempt: Run returns Err
 
-	// Delay, if not 0, is the time until the next attempt. If it is set, the attempt does not
-	// count as a failure, because the peer is reachable; the delays start over, and Retry is
-	// not called.
+	// Delay, if not 0, is the time until the next attempt. It is set if the peer is reachable.
+	// The attempt then does not count toward MaxRetries, later delays start at Initial again,
+	// and Retry is not called.
 	Delay time.Duration
 }
 

@@ -4,8 +4,8 @@
 //
 //	filter [-cases 100000] [-seed 1]
 //
-// The reference is the published crate, used by the program in the directory reference.
-// Building that program requires cargo.
+// The reference implementation is a published crate. The program in the directory reference
+// uses the crate. Building it requires cargo.
 package main
 
 import (
@@ -98,7 +98,7 @@ func compare(cases int, seed uint64) (differences int, err error) {
 	written := make(chan error, 1)
 	go func() {
 		defer close(questions)
-		written <- ask(in, questions, cases, seed)
+		written <- sendCases(in, questions, cases, seed)
 	}()
 	tally := map[string]int{}
 	answers := bufio.NewReaderSize(out, 1<<20)
@@ -112,7 +112,7 @@ func compare(cases int, seed uint64) (differences int, err error) {
 			return differences, err
 		}
 		count(tally, q, want)
-		if diff := cmp.Diff(normalized(want), normalized(answered(q))); diff != "" {
+		if diff := cmp.Diff(normalized(want), normalized(evaluate(q))); diff != "" {
 			if differences++; differences <= 20 {
 				b, _ := json.Marshal(q)
 				fmt.Printf("%.2000s (-reference +here):\n%s\n", b, diff)
@@ -144,8 +144,8 @@ func build() (string, error) {
 	return filepath.Join(target, "release", "filter-reference"), nil
 }
 
-// ask sends each test case to the reference implementation and to the channel questions.
-func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) error {
+// sendCases sends each test case to the reference implementation and to the channel questions.
+func sendCases(w io.WriteCloser, questions chan<- question, cases int, seed uint64) error {
 	buffered := bufio.NewWriterSize(w, 1<<16)
 	c := filtertest.New(seed)
 	for range cases {
@@ -155,8 +155,8 @@ func ask(w io.WriteCloser, questions chan<- question, cases int, seed uint64) er
 			return err
 		}
 		if len(questions) == cap(questions) {
-			// The next send blocks until the receiver has read a result, so the reference must
-			// not wait for cases that are still buffered.
+			// The next send may block until the reference has processed another case. Flush,
+			// so that it does not wait for the buffered cases.
 			if err := buffered.Flush(); err != nil {
 				return err
 			}
@@ -250,8 +250,8 @@ func next(c *filtertest.Corpus) question {
 	}
 }
 
-// answered returns package filter's result for a test case.
-func answered(q question) (a answer) {
+// evaluate returns package filter's result for a test case.
+func evaluate(q question) (a answer) {
 	f := new(filter.Filter)
 	var err error
 	if q.Kind == "from_normalized" {

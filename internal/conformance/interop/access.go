@@ -9,7 +9,7 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// token is the token that the guarded port requires.
+// The guarded port requires this token.
 const token = "let-me-in"
 
 var access = []scenario{

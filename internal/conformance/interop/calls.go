@@ -21,21 +21,21 @@ var calls = []scenario{
 	}},
 	{"result-peer-go", "results: the peer calls Go", func(ctx context.Context, t *trial) {
 		for _, v := range values {
-			t.equal("result of go::echo", t.ask(ctx, "go::echo", v, nil), v)
+			t.equal("result of go::echo", t.peerCalls(ctx, "go::echo", v, nil), v)
 		}
 	}},
 	{"null-go-peer", "null as payload and result: Go calls the peer", func(ctx context.Context, t *trial) {
 		t.equal("result of peer::echo", t.call(ctx, "peer::echo", nil, iii.WithTimeout(t.patience)), nil)
 	}},
 	{"null-peer-go", "null as payload and result: the peer calls Go", func(ctx context.Context, t *trial) {
-		t.equal("result of go::echo", t.ask(ctx, "go::echo", nil, object{"timeout_ms": t.patience.Milliseconds()}), nil)
+		t.equal("result of go::echo", t.peerCalls(ctx, "go::echo", nil, object{"timeout_ms": t.patience.Milliseconds()}), nil)
 	}},
 	{"big-integers", "integers above 2^53, in both directions", func(ctx context.Context, t *trial) {
 		const n = "9007199254740993"
 		if got := t.call(ctx, "peer::echo", json.RawMessage(n)); string(got) != n {
 			t.errorf("Go calls the peer: got %s, want %s", got, n)
 		}
-		if got := t.ask(ctx, "go::echo", json.RawMessage(n), nil); string(got) != n {
+		if got := t.peerCalls(ctx, "go::echo", json.RawMessage(n), nil); string(got) != n {
 			t.errorf("the peer calls Go: got %s, want %s", got, n)
 		}
 	}},
@@ -46,7 +46,7 @@ var calls = []scenario{
 		if out != text {
 			t.errorf("Go calls the peer: got %d bytes, want the %d that were sent", len(out), len(text))
 		}
-		t.must("the peer calls Go", json.Unmarshal(t.ask(ctx, "go::echo", text, nil), &out))
+		t.must("the peer calls Go", json.Unmarshal(t.peerCalls(ctx, "go::echo", text, nil), &out))
 		if out != text {
 			t.errorf("the peer calls Go: got %d bytes, want the %d that were sent", len(out), len(text))
 		}
@@ -95,7 +95,7 @@ var calls = []scenario{
 	{"timeout-peer-go", "timeouts: the peer calls Go", func(ctx context.Context, t *trial) {
 		r := t.do(ctx, "call", object{"function_id": "go::slow", "payload": object{"ms": tooSlow}, "timeout_ms": 200})
 		t.fails("go::slow", r, "TIMEOUT", "")
-		t.equal("result of a call with time enough", t.ask(ctx, "go::slow", object{"ms": 500}, object{"timeout_ms": 30_000}), "late")
+		t.equal("result of a call with time enough", t.peerCalls(ctx, "go::slow", object{"ms": 500}, object{"timeout_ms": 30_000}), "late")
 	}},
 	{"metadata-go-peer", "metadata of a call: Go calls the peer", func(ctx context.Context, t *trial) {
 		got := t.members("result", t.call(ctx, "peer::inspect", object{"n": 1}, iii.WithMetadata(object{"tenant": "acme", "tags": []int{1, 2}})))
@@ -105,7 +105,7 @@ var calls = []scenario{
 		t.equal("metadata of a call without", got["metadata"], nil)
 	}},
 	{"metadata-peer-go", "metadata of a call: the peer calls Go", func(ctx context.Context, t *trial) {
-		got := t.members("result", t.ask(ctx, "go::inspect", object{"n": 1}, object{"metadata": object{"tenant": "acme"}}))
+		got := t.members("result", t.peerCalls(ctx, "go::inspect", object{"n": 1}, object{"metadata": object{"tenant": "acme"}}))
 		t.equal("payload", got["payload"], object{"n": 1})
 		t.equal("metadata", got["metadata"], object{"tenant": "acme"})
 	}},
@@ -120,7 +120,7 @@ var calls = []scenario{
 	}},
 	{"void-peer-go", "void calls: the peer calls Go", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-void", nil, 0))
-		got := t.ask(ctx, "go::on-void", object{"n": 1}, object{"action": object{"type": "void"}})
+		got := t.peerCalls(ctx, "go::on-void", object{"n": 1}, object{"action": object{"type": "void"}})
 		t.equal("result", got, nil)
 		t.equal("payload", t.next(ctx, "go::on-void").Payload, object{"n": 1})
 	}},
@@ -155,8 +155,8 @@ var values = []json.RawMessage{
 	json.RawMessage(`"plain"`), json.RawMessage(`""`), json.RawMessage(`42`), json.RawMessage(`false`), json.RawMessage(`[]`),
 }
 
-// fails adds a difference unless a step performed by the peer failed with the given code and a
-// message that contains the given text.
+// fails checks that the peer's step failed with the given code, and that the error message
+// contains message. Otherwise, it adds a difference.
 func (t *trial) fails(what string, r reply, code, message string) {
 	switch {
 	case r.Error == nil:
@@ -199,7 +199,7 @@ func namespacePeerGo(ctx context.Context, t *trial) {
 	_, err = shop.HandleFunc("store::echo", func(_ context.Context, payload json.RawMessage) (any, error) { return payload, nil })
 	t.must("registration", err)
 	t.must("connection", shop.Connect(ctx))
-	t.equal("result", t.ask(ctx, "store::echo", "in the store", object{"namespace": "store"}), "in the store")
+	t.equal("result", t.peerCalls(ctx, "store::echo", "in the store", object{"namespace": "store"}), "in the store")
 	r := t.do(ctx, "call", object{"function_id": "store::echo", "payload": 1})
 	t.fails("the same without a namespace", r, "function_not_found", "store::echo")
 }

@@ -110,7 +110,7 @@ func (f frame) message() message {
 	return m
 }
 
-// framesSince returns the frames from the given offset in the file.
+// framesSince reads the frame file from the given offset.
 func (e *engine) framesSince(offset int64) ([]frame, error) {
 	file, err := os.Open(e.frames)
 	if err != nil {

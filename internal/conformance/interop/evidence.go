@@ -94,8 +94,8 @@ func more(same int) []string {
 // span is the period in which a scenario ran.
 type span struct{ begin, end time.Time }
 
-// telemetryOf maps each telemetry scenario to the prefix of its frames, and to the key of the
-// arrays that hold the records in these frames.
+// telemetryOf holds, for each telemetry scenario, the prefix of its frames and the key of the
+// arrays of records in them.
 var telemetryOf = map[string]struct{ prefix, records string }{
 	"logs": {"LOGS", "logRecords"}, "logs-outside": {"LOGS", "logRecords"}, "log-trigger-go": {"LOGS", "logRecords"},
 	"metrics": {"MTRC", "metrics"}, "gauges": {"MTRC", "metrics"},
@@ -130,7 +130,7 @@ func telemetryEvidence(frames []frame, scenario, service string, during span) []
 	return list
 }
 
-// below collects the elements of all arrays under the given key in a JSON value.
+// below collects the elements of all arrays under the given key, at any depth.
 func below(v any, name string) []any {
 	var list []any
 	switch v := v.(type) {

@@ -113,7 +113,6 @@ func TestPeersThatCannotBeInstalled(t *testing.T) {
 	}
 }
 
-// lockCrates adds the source lines, as cargo writes them, to the repository's lock file.
 func TestLockCrates(t *testing.T) {
 	bin, dir := t.TempDir(), t.TempDir()
 	const (
@@ -200,8 +199,8 @@ func TestSections(t *testing.T) {
 	}
 }
 
-// A scenario times out if it waits for an event that never happens. The run then ends, unless
-// -update is set.
+// A scenario times out if it waits for an event that never happens. The remaining scenarios
+// then run only if -update is set.
 func TestScenarioTimesOut(t *testing.T) {
 	dir := t.TempDir()
 	frames := filepath.Join(dir, "frames")

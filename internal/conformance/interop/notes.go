@@ -130,7 +130,7 @@ const noSeverity = "The records have a severity number but no severity text. The
 	"text, both in log triggers and in the filter of engine::logs::list. A log trigger with a " +
 	"level therefore never fires for this SDK's records."
 
-// remarks holds remarks about scenarios that pass.
+// remarks holds notes about scenarios that pass.
 var remarks = map[string]map[string]string{
 	"python": same("This version uses owner delivery: the observed function's handler selects "+
 		"observers by their topic argument, and either passes the event to them (emit) or calls their "+

@@ -24,13 +24,13 @@ func named(list []scenario, name string) scenario {
 	return list[slices.IndexFunc(list, func(s scenario) bool { return s.name == name })]
 }
 
-// calling holds the scenarios about calls for every engine version but the first, which has
-// more detailed ones.
+// calling holds the scenarios about calls for engines 0.25 and 0.26. Engine 0.23 has more
+// detailed ones.
 var calling = []scenario{
 	{"result", "results, in both directions", func(ctx context.Context, t *trial) {
 		for _, v := range values {
 			t.equal("result of peer::echo", t.call(ctx, "peer::echo", v), v)
-			t.equal("result of go::echo", t.ask(ctx, "go::echo", v, nil), v)
+			t.equal("result of go::echo", t.peerCalls(ctx, "go::echo", v, nil), v)
 		}
 	}},
 	{"error", "errors with a code: the peer calls Go", func(ctx context.Context, t *trial) {
@@ -72,7 +72,7 @@ var observed = []scenario{
 	}},
 	{"observed-own", "Go observes a function of the peer: the peer calls it", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::echo"}, "go::watch-own")
-		t.equal("result", t.ask(ctx, "peer::echo", object{"n": 1}, nil), object{"n": 1})
+		t.equal("result", t.peerCalls(ctx, "peer::echo", object{"n": 1}, nil), object{"n": 1})
 		t.envelope(t.next(ctx, "go::watch-own"), o.ID(), "peer::echo", t.peerName(), object{"n": 1}, object{"n": 1})
 	}},
 	{"observed-filter", "Go observes a function of the peer with a filter: Go calls it", func(ctx context.Context, t *trial) {
@@ -87,7 +87,7 @@ var observed = []scenario{
 	{"observed-filter-own", "Go observes a function of the peer with a filter: the peer calls it", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::echo", Filters: atLeast5, Deliver: iii.ObserveDeliverInput}, "go::filter-own", inOrder)
 		for n := range 7 {
-			t.ask(ctx, "peer::echo", object{"n": n}, nil)
+			t.peerCalls(ctx, "peer::echo", object{"n": n}, nil)
 		}
 		t.equal("first", t.next(ctx, "go::filter-own").Payload, object{"n": 5})
 		t.equal("second", t.next(ctx, "go::filter-own").Payload, object{"n": 6})
@@ -216,7 +216,7 @@ var observing = []scenario{
 	{"observing", "the peer observes a function of Go: the peer calls it", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo", "metadata": object{"m": 1}}, "peer::watch")
 		in := object{"text": "grüß dich", "list": []any{1, nil, object{}}}
-		t.equal("result", t.ask(ctx, "go::echo", in, nil), in)
+		t.equal("result", t.peerCalls(ctx, "go::echo", in, nil), in)
 		e := t.next(ctx, "peer::watch")
 		t.equal("metadata", e.Metadata, object{"m": 1})
 		t.envelope(e, id, "go::echo", t.peerName(), in, in)
@@ -230,7 +230,7 @@ var observing = []scenario{
 		t.peerWatches(ctx, object{"function_id": "go::echo", "filters": atLeast5, "deliver": "input", "max_in_flight": 1}, "peer::filter")
 		for n := range 4 {
 			t.call(ctx, "go::echo", object{"n": n})
-			t.ask(ctx, "go::echo", object{"n": 3 * n}, nil)
+			t.peerCalls(ctx, "go::echo", object{"n": 3 * n}, nil)
 		}
 		t.equal("first", t.next(ctx, "peer::filter").Payload, object{"n": 6})
 		t.equal("second", t.next(ctx, "peer::filter").Payload, object{"n": 9})
@@ -342,8 +342,8 @@ var observing = []scenario{
 	}},
 }
 
-// hosting holds the scenarios in which the hooks of a function registered by the Go worker
-// select among the peer's observers. Engine 0.25 does not support such hooks.
+// hosting holds the scenarios about observer hooks, private functions, triggers on sources, and
+// observers of trigger types. Engine 0.25 does not support these features.
 var hosting = []scenario{
 	{"observing-args", "arguments of the peer's observers select calls of Go", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::topics", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
@@ -359,7 +359,7 @@ var hosting = []scenario{
 			t.call(ctx, "go::topics", object{"topic": topic, "n": n})
 		}
 		t.equal("first of a", t.next(ctx, "peer::topic-a").Payload, object{"topic": "a", "n": 0})
-		t.ask(ctx, "go::topics", object{"topic": "a", "n": 3}, nil)
+		t.peerCalls(ctx, "go::topics", object{"topic": "a", "n": 3}, nil)
 		t.equal("second of a", t.next(ctx, "peer::topic-a").Payload, object{"topic": "a", "n": 3})
 		t.equal("first of b", t.next(ctx, "peer::topic-b").Payload, object{"topic": "b", "n": 2})
 		t.still("peer::topic-a")
@@ -388,7 +388,7 @@ var hosting = []scenario{
 		e := t.next(ctx, "peer::routed")
 		t.equal("payload", e.Payload, object{"topic": "a", "n": 1})
 		t.equal("metadata", e.Metadata, object{"m": 1})
-		t.equal("result for the peer", t.ask(ctx, "go::route", object{"topic": "a", "n": 2}, nil), "the answer")
+		t.equal("result for the peer", t.peerCalls(ctx, "go::route", object{"topic": "a", "n": 2}, nil), "the answer")
 		t.value(ctx, "dispose", object{"handle": id}) // some SDKs do not wait for the result
 		t.must("the observer", until(ctx, "it is still there", func() bool { return len(f.Observers()) == 0 }))
 		t.equal("result without an observer", t.call(ctx, "go::route", object{"topic": "a"}), nil)
@@ -397,7 +397,7 @@ var hosting = []scenario{
 		t.host(ctx, "peer::private", "private")
 		t.watch(ctx, iii.Source{FunctionID: "peer::private", Deliver: iii.ObserveDeliverInput}, "go::private")
 		t.failsWith("call", t.client.Call(ctx, "peer::private", object{"n": 1}, nil), "FORBIDDEN")
-		t.ask(ctx, "peer::private", object{"n": 2}, nil)
+		t.peerCalls(ctx, "peer::private", object{"n": 2}, nil)
 		t.equal("observed", t.next(ctx, "go::private").Payload, object{"n": 2})
 	}},
 	{"observing-private", "a private function of Go: the peer can observe it but not call it", func(ctx context.Context, t *trial) {
@@ -416,7 +416,7 @@ var hosting = []scenario{
 		t.must("trigger", err)
 		defer trigger.Unregister()
 		t.must("trigger", t.bound(ctx, "peer::chime", "go::on-chime"))
-		t.equal("result of the function that was fired", t.ask(ctx, "peer::chime", object{"topic": "a", "n": 1}, nil), "rung")
+		t.equal("result of the function that was fired", t.peerCalls(ctx, "peer::chime", object{"topic": "a", "n": 1}, nil), "rung")
 		e := t.next(ctx, "go::on-chime")
 		t.equal("payload", e.Payload, object{"topic": "a", "n": 1})
 		t.equal("metadata", e.Metadata, object{"m": 1})
@@ -454,7 +454,7 @@ var returning = []scenario{
 		t.watch(ctx, iii.Source{FunctionID: "peer::inspect"}, "go::returned")
 		t.lose(ctx)
 		t.calledOnce(ctx, "go::returned", func() { t.call(ctx, "peer::inspect", object{"n": 1}) })
-		t.calledOnce(ctx, "go::returned", func() { t.ask(ctx, "peer::inspect", object{"n": 1}, nil) })
+		t.calledOnce(ctx, "go::returned", func() { t.peerCalls(ctx, "peer::inspect", object{"n": 1}, nil) })
 	}},
 	{"observing-reconnect", "the peer's observer of Go after the peer lost its connection", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo"}, "peer::returned")
@@ -470,7 +470,7 @@ var returning = []scenario{
 		t.must("another engine", t.replace(ctx, other))
 		t.must("observer", o.Ready(ctx))
 		t.calledOnce(ctx, "go::replaced", func() { t.call(ctx, "peer::inspect", object{"n": 1}) })
-		t.calledOnce(ctx, "go::replaced", func() { t.ask(ctx, "peer::inspect", object{"n": 1}, nil) })
+		t.calledOnce(ctx, "go::replaced", func() { t.peerCalls(ctx, "peer::inspect", object{"n": 1}, nil) })
 	}},
 	{"observing-replaced", "the peer's observer of Go after the original engine version was restored", func(ctx context.Context, t *trial) {
 		id := t.peerWatches(ctx, object{"function_id": "go::echo"}, "peer::replaced")
@@ -480,7 +480,7 @@ var returning = []scenario{
 			return t.listed(ctx, func(o iii.ObserverInfo) bool { return o.ID == id })
 		}))
 		t.calledOnce(ctx, "peer::replaced", func() { t.call(ctx, "go::echo", object{"n": 1}) })
-		t.calledOnce(ctx, "peer::replaced", func() { t.ask(ctx, "go::echo", object{"n": 1}, nil) })
+		t.calledOnce(ctx, "peer::replaced", func() { t.peerCalls(ctx, "go::echo", object{"n": 1}, nil) })
 	}},
 }
 
@@ -586,7 +586,7 @@ func (t *trial) observe(ctx context.Context, source iii.Source, target string, o
 }
 
 // watch is like observe, but also registers the target. The harness records the calls to the
-// target, and next returns them.
+// target; trial.next returns them.
 func (t *trial) watch(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	f := t.listenHere(target, nil, 0)
 	t.after(func() { unregister(f) })
@@ -616,7 +616,7 @@ func (t *trial) peerWatches(ctx context.Context, source object, target string) (
 //
 //   - hooks: report observers and reject the target go::unwanted
 //   - args: deliver only calls with the observer's topic
-//   - through: answer calls with observers' results
+//   - through: return observers' results to callers
 //   - private: reject calls from other workers
 func (t *trial) host(ctx context.Context, functionID, kind string) {
 	t.value(ctx, "host", object{"function_id": functionID, "kind": kind, "schema": topicSchema})

@@ -24,7 +24,7 @@ type sdk struct {
 	install func(ctx context.Context, src, cache string) (argv []string, err error)
 }
 
-// sdks lists the peers. The first one is the control group: the same program, written with
+// sdks lists the peers. The first one is the control group, whose program is written with
 // package iii.
 var sdks = []sdk{
 	{"go", "this package", "go", installGo},
@@ -83,11 +83,11 @@ func installRust(ctx context.Context, src, cache string) ([]string, error) {
 	return argv, tool(ctx, cache, []string{"CARGO_TARGET_DIR=" + target}, "cargo", "build", "--locked", "--quiet")
 }
 
-// lockCrates writes cargo's lock file to a directory with a manifest. The file in the
-// repository lacks the crates' source lines. All crates come from the same registry, so
-// lockCrates copies the source line from a lock file that cargo generates. To update the file
-// in the repository, run "cargo update" in the directory and store the output of
-// "grep -v '^source = ' Cargo.lock".
+// lockCrates writes cargo's lock file to dir. It takes the repository's lock file, crates, and
+// adds the source lines that the file lacks. All crates come from the same registry, so
+// lockCrates copies the source line from a lock file that cargo generates. To update the
+// repository's file, run "cargo update" in dir and store the output of "grep -v '^source = '
+// Cargo.lock".
 func lockCrates(ctx context.Context, crates, dir string) error {
 	kept, err := os.ReadFile(crates)
 	if err != nil {

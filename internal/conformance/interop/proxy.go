@@ -63,13 +63,13 @@ func (p *proxy) serve(conn net.Conn) {
 	p.pairs[c] = struct{}{}
 	p.mu.Unlock()
 	var copies sync.WaitGroup
-	copies.Go(func() { _, _ = io.Copy(engine, conn); p.ended(c) })
-	copies.Go(func() { _, _ = io.Copy(conn, engine); p.ended(c) })
+	copies.Go(func() { _, _ = io.Copy(engine, conn); p.closePair(c) })
+	copies.Go(func() { _, _ = io.Copy(conn, engine); p.closePair(c) })
 	copies.Wait()
 }
 
-// ended closes both sides of a pair, or only the peer's side if the engine's side is held.
-func (p *proxy) ended(c *pair) {
+// closePair closes both sides of a pair, or only the peer's side if the engine's side is held.
+func (p *proxy) closePair(c *pair) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = c.peer.Close()

@@ -25,7 +25,7 @@ var queues = []scenario{
 	}},
 	{"enqueue-peer-go", "a named queue: the peer enqueues jobs for Go", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::job", nil, 1))
-		got := t.members("receipt", t.ask(ctx, "go::job", object{"n": 1}, object{"action": object{"type": "enqueue", "queue": "interop"}}))
+		got := t.members("receipt", t.peerCalls(ctx, "go::job", object{"n": 1}, object{"action": object{"type": "enqueue", "queue": "interop"}}))
 		if id, _ := got["messageReceiptId"].(string); id == "" {
 			t.errorf("no receipt: %v", got)
 		}
@@ -62,7 +62,7 @@ var queues = []scenario{
 	{"durable-peer-go", "a durable topic: the peer publishes and Go subscribes", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-invoice", nil, 0))
 		t.bindHere(ctx, "go::on-invoice", iii.QueueTriggerConfig{Topic: "invoices"})
-		t.ask(ctx, "iii::durable::publish", object{"topic": "invoices", "data": object{"n": 1}}, nil)
+		t.peerCalls(ctx, "iii::durable::publish", object{"topic": "invoices", "data": object{"n": 1}}, nil)
 		t.equal("message", t.next(ctx, "go::on-invoice").Payload, object{"n": 1})
 	}},
 }

@@ -8,21 +8,21 @@ import (
 
 var stores = []scenario{
 	{"state", "state functions: the peer writes and Go reads", func(ctx context.Context, t *trial) {
-		got := t.ask(ctx, "state::set", object{"scope": "shared", "key": "k", "value": object{"n": 1}}, nil)
+		got := t.peerCalls(ctx, "state::set", object{"scope": "shared", "key": "k", "value": object{"n": 1}}, nil)
 		t.equal("state::set", got, object{"old_value": nil, "new_value": object{"n": 1}})
 		state := iii.NewState[object](t.client, "shared")
 		value, there, err := state.Get(ctx, "k")
 		t.must("state::get", err)
 		t.equal("what Go reads", []any{there, value}, []any{true, object{"n": 1}})
-		got = t.ask(ctx, "state::update", object{"scope": "shared", "key": "k", "ops": updateOps}, nil)
+		got = t.peerCalls(ctx, "state::update", object{"scope": "shared", "key": "k", "ops": updateOps}, nil)
 		t.equal("state::update", got, object{"old_value": object{"n": 1}, "new_value": updated})
 		_, err = state.Set(ctx, "k2", object{"by": "go"})
 		t.must("state::set", err)
-		t.equal("state::list", t.ask(ctx, "state::list", object{"scope": "shared"}, nil), []any{updated, object{"by": "go"}})
-		t.equal("state::get", t.ask(ctx, "state::get", object{"scope": "shared", "key": "k2"}, nil), object{"by": "go"})
-		t.equal("state::delete", t.ask(ctx, "state::delete", object{"scope": "shared", "key": "k2"}, nil), object{"by": "go"})
-		t.equal("state::get of a key that is not there", t.ask(ctx, "state::get", object{"scope": "shared", "key": "k2"}, nil), nil)
-		got = t.ask(ctx, "state::update", object{"scope": "shared", "key": "k", "ops": refusedOps}, nil)
+		t.equal("state::list", t.peerCalls(ctx, "state::list", object{"scope": "shared"}, nil), []any{updated, object{"by": "go"}})
+		t.equal("state::get", t.peerCalls(ctx, "state::get", object{"scope": "shared", "key": "k2"}, nil), object{"by": "go"})
+		t.equal("state::delete", t.peerCalls(ctx, "state::delete", object{"scope": "shared", "key": "k2"}, nil), object{"by": "go"})
+		t.equal("state::get of a key that is not there", t.peerCalls(ctx, "state::get", object{"scope": "shared", "key": "k2"}, nil), nil)
+		got = t.peerCalls(ctx, "state::update", object{"scope": "shared", "key": "k", "ops": refusedOps}, nil)
 		t.equal("code of an operation that is refused", errorCodes(t.members("state::update", got)), []any{"increment.not_number"})
 	}},
 	{"stream", "stream functions: the peer writes and Go reads", func(ctx context.Context, t *trial) {
@@ -33,23 +33,23 @@ var stores = []scenario{
 			}
 			return all
 		}
-		t.equal("stream::set", t.ask(ctx, "stream::set", item(object{"data": object{"n": 1}}), nil), object{"old_value": nil, "new_value": object{"n": 1}})
-		got := t.ask(ctx, "stream::update", item(object{"ops": updateOps}), nil)
+		t.equal("stream::set", t.peerCalls(ctx, "stream::set", item(object{"data": object{"n": 1}}), nil), object{"old_value": nil, "new_value": object{"n": 1}})
+		got := t.peerCalls(ctx, "stream::update", item(object{"ops": updateOps}), nil)
 		t.equal("stream::update", got, object{"old_value": object{"n": 1}, "new_value": updated})
 		stream := iii.NewStream[object](t.client, "board")
 		value, there, err := stream.Get(ctx, "g", "i")
 		t.must("stream::get", err)
 		t.equal("what Go reads", []any{there, value}, []any{true, updated})
-		t.equal("stream::list", t.ask(ctx, "stream::list", object{"stream_name": "board", "group_id": "g"}, nil), []any{updated})
-		t.equal("stream::list_groups", t.ask(ctx, "stream::list_groups", object{"stream_name": "board"}, nil), []any{"g"})
-		t.equal("stream::delete", t.ask(ctx, "stream::delete", item(nil), nil), object{"old_value": updated})
-		t.equal("stream::get of an item that is not there", t.ask(ctx, "stream::get", item(nil), nil), nil)
+		t.equal("stream::list", t.peerCalls(ctx, "stream::list", object{"stream_name": "board", "group_id": "g"}, nil), []any{updated})
+		t.equal("stream::list_groups", t.peerCalls(ctx, "stream::list_groups", object{"stream_name": "board"}, nil), []any{"g"})
+		t.equal("stream::delete", t.peerCalls(ctx, "stream::delete", item(nil), nil), object{"old_value": updated})
+		t.equal("stream::get of an item that is not there", t.peerCalls(ctx, "stream::get", item(nil), nil), nil)
 	}},
 	{"stream-socket", "an event that the peer sends and Go reads from the stream socket", func(ctx context.Context, t *trial) {
 		for m, err := range iii.Subscribe(ctx, t.engine.streams, iii.StreamSubscription{StreamName: "live", GroupID: "g"}) {
 			t.must("subscription", err)
 			if m.Event.Type == "sync" { // subscribed
-				t.ask(ctx, "stream::set", object{"stream_name": "live", "group_id": "g", "item_id": "i", "data": "x"}, nil)
+				t.peerCalls(ctx, "stream::set", object{"stream_name": "live", "group_id": "g", "item_id": "i", "data": "x"}, nil)
 				continue
 			}
 			t.equal("event", []any{m.Event.Type, m.Event.Data, m.ID}, []any{"create", "x", "i"})

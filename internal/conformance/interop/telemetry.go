@@ -134,9 +134,9 @@ func (t *trial) root(ctx context.Context) trace.Span {
 	return span
 }
 
-// traced starts a trace by starting a span in the harness's worker, and calls the peer within
-// it. The peer starts a span of its own and calls back into the harness within that span.
-// traced returns the trace id.
+// traced starts a trace in the harness's worker and calls the peer. The peer starts a span and
+// calls the harness within it. The harness then starts another span. traced returns the trace
+// id.
 func (t *trial) traced(ctx context.Context) string {
 	f, err := t.client.HandleFunc("go::traced", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return true, iii.InSpan(ctx, "go work", trace.SpanKindInternal, func(context.Context) error { return nil })

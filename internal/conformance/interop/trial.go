@@ -68,7 +68,7 @@ func protocols() []string {
 }
 
 // scenarioTimeout limits a scenario's duration, in case an expected event never happens.
-// missingTimeout is a shorter limit for scenarios that a peer is known not to support.
+// missingTimeout is a shorter limit for scenarios that the peer does not support.
 const (
 	scenarioTimeout = 30 * time.Second
 	missingTimeout  = 4 * time.Second
@@ -209,8 +209,8 @@ func (t *trial) call(ctx context.Context, id string, in any, opts ...iii.CallOpt
 	return out
 }
 
-// ask makes the peer call a function. The call must succeed.
-func (t *trial) ask(ctx context.Context, id string, payload any, more object) json.RawMessage {
+// peerCalls makes the peer call a function. The call must succeed.
+func (t *trial) peerCalls(ctx context.Context, id string, payload any, more object) json.RawMessage {
 	args := object{"function_id": id, "payload": payload}
 	for key, value := range more {
 		args[key] = value
@@ -231,8 +231,8 @@ func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 	return e
 }
 
-// listen makes the peer register a function that reports its calls to the harness and returns
-// reply. failures is the number of initial calls that fail.
+// listen makes the peer register a function that reports its calls to the harness. The first
+// calls fail; failures is their number. Later calls return reply.
 func (t *trial) listen(ctx context.Context, functionID string, reply any, failures int) {
 	t.value(ctx, "listen", object{"function_id": functionID, "reply": reply, "failures": failures})
 	t.must("registration", t.registered(ctx, functionID))

@@ -39,7 +39,7 @@ var triggers = []scenario{
 	{"state-trigger-go", "a state trigger of Go; the peer changes the value", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-state", nil, 0))
 		t.bindHere(ctx, "go::on-state", iii.StateTriggerConfig{Scope: ptr("noticed")})
-		t.ask(ctx, "state::set", object{"scope": "noticed", "key": "k", "value": 5}, nil)
+		t.peerCalls(ctx, "state::set", object{"scope": "noticed", "key": "k", "value": 5}, nil)
 		t.equal("event", t.next(ctx, "go::on-state").Payload,
 			object{"type": "state", "event_type": "state:created", "scope": "noticed", "key": "k", "old_value": nil, "new_value": 5})
 	}},
@@ -59,7 +59,7 @@ var triggers = []scenario{
 	{"stream-trigger-go", "a stream trigger of Go; the peer changes the item", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-stream", nil, 0))
 		t.bindHere(ctx, "go::on-stream", iii.StreamTriggerConfig{StreamName: "news"})
-		t.ask(ctx, "stream::set", object{"stream_name": "news", "group_id": "g", "item_id": "i", "data": 1}, nil)
+		t.peerCalls(ctx, "stream::set", object{"stream_name": "news", "group_id": "g", "item_id": "i", "data": 1}, nil)
 		got := t.members("event", t.next(ctx, "go::on-stream").Payload)
 		t.equal("event", got["event"], object{"type": "create", "data": 1})
 	}},
@@ -73,7 +73,7 @@ var triggers = []scenario{
 	{"pubsub-peer-go", "publish and subscribe: the peer publishes", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-topic", nil, 0))
 		t.bindHere(ctx, "go::on-topic", iii.SubscribeTriggerConfig{Topic: "go-topic"})
-		t.ask(ctx, "publish", object{"topic": "go-topic", "data": []int{1, 2}}, nil)
+		t.peerCalls(ctx, "publish", object{"topic": "go-topic", "data": []int{1, 2}}, nil)
 		t.equal("message", t.next(ctx, "go::on-topic").Payload, []int{1, 2})
 	}},
 	{"cron", "a cron trigger of the peer", func(ctx context.Context, t *trial) {
@@ -110,7 +110,7 @@ var triggers = []scenario{
 		if t.fails("observer", r, "UNSUPPORTED", ""); len(t.differences) > 0 {
 			return
 		}
-		t.equal("result of a call after that", t.ask(ctx, "go::echo", 1, nil), 1)
+		t.equal("result of a call after that", t.peerCalls(ctx, "go::echo", 1, nil), 1)
 	}},
 }
 

@@ -44,8 +44,8 @@ type link struct {
 	Dropped                uint32
 }
 
-// flags returns a span's or link's OTLP flags: own's W3C flags, and the bits that tell whether
-// other is remote. other is the context of the parent or the linked span.
+// flags returns a span's or link's OTLP flags: the W3C flags of own, and the bits that state
+// whether other is remote. other is the context of the parent or the linked span.
 func flags(own, other trace.SpanContext) uint32 {
 	f := uint32(own.TraceFlags()) | 0x100
 	if other.IsRemote() {

@@ -1,5 +1,5 @@
 // Command rustsuite runs the Rust SDK's published integration tests against the development
-// engine. They are the tests in the crate iii-sdk that need an engine.
+// engine. These are the tests of the crate iii-sdk that need an engine.
 //
 //	rustsuite [-root dir] [-cache dir] [-only bridge,observe_engine,…] [-v]
 //

@@ -99,8 +99,8 @@ func part(doc json.RawMessage, pointer string) (json.RawMessage, error) {
 	return doc, nil
 }
 
-// payloadExceptions maps payloads that violate their schema, even though the Go types preserve
-// them, to the reason.
+// payloadExceptions maps payloads that violate their schema to the reasons. The Go types
+// preserve these payloads nevertheless.
 var payloadExceptions = map[string]string{}
 
 // The payloads are listed in payloads.golden, which is written by the test in package iii that
@@ -161,7 +161,7 @@ func validatePayload(s *schemaSet, typ string, doc []byte) error {
 	return s.validate(name, doc)
 }
 
-// messageExceptions maps recorded messages that violate the schemas to the reason.
+// messageExceptions maps recorded messages that violate the schemas to the reasons.
 var messageExceptions = map[string]string{
 	"channels.jsonl:11":             "a worker's own message on a channel, not one of the protocol",
 	"custom-trigger-types.jsonl:42": "some workers send this, but no engine knows it",
@@ -187,8 +187,8 @@ var messageExceptions = map[string]string{
 	"rbac.jsonl:87":                 leavesDefaults,
 }
 
-// leavesDefaults is the reason given for messages that lack some of the members that have
-// defaults. The schemas require these members, because package iii always writes them.
+// leavesDefaults is the reason for messages that omit members with defaults. The schemas
+// require these members, because package iii always writes them.
 const leavesDefaults = "the worker left out what has a default, which this package writes"
 
 // messages returns a map from message tags to definition names.

@@ -39,7 +39,7 @@ func (d definition) required() []string {
 	return keys
 }
 
-// properties returns the schemas of the properties that the definition names.
+// properties returns the schemas of the definition's named properties.
 func (d definition) properties() map[string]map[string]any {
 	object, _ := d.schema["properties"].(map[string]any)
 	properties := make(map[string]map[string]any)

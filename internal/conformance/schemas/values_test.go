@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// valueExceptions maps values that violate their schema, identified by type and fullness, to
-// the reason.
+// valueExceptions maps values that violate their schema to the reasons. Each key consists of a
+// type and a fullness.
 var valueExceptions = map[string]string{
 	"OtelMessage 0": "nil bytes are null; the socket carries no such message as JSON",
 }

@@ -14,8 +14,8 @@ import (
 // not usable; use New.
 type Corpus struct {
 	*rand.Rand
-	// Odd controls how often the corpus deliberately breaks the filter language's rules: at
-	// every opportunity, with a probability of 1/Odd. If Odd is 0, it never does.
+	// Odd controls how often the corpus deliberately breaks the filter language's rules. It
+	// does so at each opportunity with a probability of 1/Odd, or never if Odd is 0.
 	Odd int
 }
 

@@ -73,7 +73,7 @@ func (p *peer) observing(s step) (any, error) {
 }
 
 // host registers a function that returns its payload. The step's kind selects the function's
-// hooks or option.
+// options.
 func (p *peer) host(s step) error {
 	var options []iii.FunctionOption
 	switch s.Kind {
