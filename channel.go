@@ -40,7 +40,8 @@ const channelChunk = 64 << 10
 type ChannelOption func(*ChannelCreateInput) error
 
 // WithChannelBuffer sets how many frames the engine buffers between the two ends: 1 to 1024,
-// 64 by default. While the buffer is full, writes block.
+// 64 by default. While the buffer is full, writes block, as soon as the buffers of the sockets
+// between the workers and the engine are full, too.
 func WithChannelBuffer(frames int) ChannelOption {
 	return func(in *ChannelCreateInput) error {
 		if frames < 1 || frames > 1024 {
@@ -325,6 +326,13 @@ func (e *channelEnd) abort() {
 	}
 }
 
+// Sizes of read buffers. Long messages bypass the buffer. A writing end receives only control
+// frames, and a worker may have thousands of writing ends: one for each client of an event stream.
+const (
+	channelReadBuffer    = 16 << 10
+	channelControlBuffer = 1 << 10
+)
+
 // dialChannel opens the socket of one end. The socket is unbuffered, so a writer blocks while
 // the channel is full.
 func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, direction string) (*wsconn.Conn, error) {
@@ -343,6 +351,9 @@ func (c *Client) dialChannel(ctx context.Context, ref StreamChannelRef, directio
 	u.RawQuery = url.Values{"key": {ref.AccessKey}, "dir": {direction}}.Encode()
 	d := c.cfg.Dialer
 	d.URL, d.Unbuffered = &u, true
+	if d.ReadBuffer = channelReadBuffer; direction == "write" {
+		d.ReadBuffer = channelControlBuffer
+	}
 	conn, err := d.Dial(ctx)
 	var refused *wsconn.StatusError
 	switch {

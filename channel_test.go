@@ -198,6 +198,87 @@ func TestChannelWriterLearnsThatTheReaderIsGone(t *testing.T) {
 	}
 }
 
+// From engine 0.26 on, a reader can distinguish a writer that has disappeared from one that has
+// closed the channel. In either case, it first receives everything that was written.
+func TestChannelReaderLearnsThatTheWriterIsGone(t *testing.T) {
+	data := strings.Repeat("x", 300_000)
+	readers := map[string]func(t *testing.T, r *iii.ChannelReader) (string, error){
+		"Read": func(_ *testing.T, r *iii.ChannelReader) (string, error) {
+			b, err := io.ReadAll(struct{ io.Reader }{r})
+			return string(b), err
+		},
+		"WriteTo": func(_ *testing.T, r *iii.ChannelReader) (string, error) {
+			var b strings.Builder
+			_, err := r.WriteTo(&b)
+			return b.String(), err
+		},
+		"Messages": func(t *testing.T, r *iii.ChannelReader) (got string, err error) {
+			for m, err := range r.Messages(t.Context()) {
+				if err != nil {
+					return got, err
+				}
+				got += string(m[1 : len(m)-1])
+			}
+			return got, nil
+		},
+	}
+	ends := map[string]struct {
+		end  func(c *iii.Client, w *iii.ChannelWriter, cut func())
+		gone bool
+	}{
+		"closed":             {end: func(_ *iii.Client, w *iii.ChannelWriter, _ func()) { _ = w.Close() }},
+		"worker closed":      {end: func(c *iii.Client, _ *iii.ChannelWriter, _ func()) { _ = c.Close() }, gone: true},
+		"connection was cut": {end: func(_ *iii.Client, _ *iii.ChannelWriter, cut func()) { cut() }, gone: true},
+	}
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		for end, test := range ends {
+			for read, all := range readers {
+				t.Run(protocol.String()+" "+end+" "+read, func(t *testing.T) {
+					bubble(t, func(t *testing.T, e *iiitest.Engine) {
+						var latest net.Conn
+						writing := newWorker(t, e, iii.WithName("writing"), iii.WithDialContext(func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+							latest, err = e.DialContext(ctx, network, addr)
+							return latest, err
+						}))
+						reading := newWorker(t, e, iii.WithName("reading"))
+						mustConnect(t, writing)
+						mustConnect(t, reading)
+						w, r, err := reading.CreateChannel(t.Context())
+						if err != nil {
+							t.Fatal(err)
+						}
+						defer r.Close()
+						if w, err = writing.OpenWriter(t.Context(), w.Ref()); err != nil {
+							t.Fatal(err)
+						}
+						if read == "Messages" {
+							err = w.SendMessage(t.Context(), data)
+						} else {
+							_, err = io.WriteString(w, data)
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+						synctest.Wait()
+						test.end(writing, w, func() { _ = latest.Close() })
+						var want error
+						if test.gone && protocol == iiitest.Protocol026 {
+							want = io.ErrUnexpectedEOF
+						}
+						got, err := all(t, r)
+						if got != data || !errors.Is(err, want) {
+							t.Errorf("got %d bytes and %v, want %d and %v", len(got), err, len(data), want)
+						}
+						if err != nil && err.Error() != "iii: channel read: the writer has disconnected: unexpected EOF" {
+							t.Errorf("text: %v", err)
+						}
+					}, iiitest.WithProtocol(protocol))
+				})
+			}
+		}
+	}
+}
+
 // Closing an unused writer ends the channel, unless the writer's reference was passed on.
 func TestChannelUnusedWriterEnds(t *testing.T) {
 	c := connected(t)

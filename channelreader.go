@@ -106,6 +106,8 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 		}
 		if err != nil {
 			switch {
+			case wsconn.IsInternalError(err):
+				err = fmt.Errorf("iii: channel read: the writer has disconnected: %w", io.ErrUnexpectedEOF)
 			case wsconn.IsClose(err):
 				err = io.EOF
 			case !errors.Is(err, ErrChannelBacklog):
@@ -240,9 +242,10 @@ func (r *ChannelReader) await(ctx context.Context, q *channelQueue) error {
 }
 
 // Read returns bytes as they arrive. Messages that arrive in the meantime are buffered for
-// [ChannelReader.Messages]. Read returns io.EOF if the writer has closed the channel or has
-// disappeared; the engine does not distinguish the two. If the connection is lost, the error
-// wraps io.ErrUnexpectedEOF.
+// [ChannelReader.Messages]. Read returns io.EOF once the writer has closed the channel. If the
+// writer has disappeared, the error wraps io.ErrUnexpectedEOF on engine 0.26 and later; earlier
+// engines do not distinguish this from a closed channel. If the reader's own connection is
+// lost, the error wraps io.ErrUnexpectedEOF on all engines.
 func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil

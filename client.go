@@ -163,7 +163,8 @@ func workerName(explicit string) (name string, free func()) {
 //
 // After Connect has succeeded, ctx has no further effect. The client stays connected,
 // reconnecting as needed, until Shutdown, Close or a fatal error. If the client is already
-// connected, Connect returns nil immediately. If an engine accepts the connection but does not
+// connected, Connect only waits for the registrations that the engine has not answered yet. If
+// there are none, it returns nil immediately. If an engine accepts the connection but does not
 // respond to the worker's registration within 10 s, the client logs a warning and uses the
 // connection anyway.
 func (c *Client) Connect(ctx context.Context) error {
@@ -180,19 +181,9 @@ func (c *Client) Connect(ctx context.Context) error {
 		go c.supervise(run, previous, ended)
 	}
 	c.connecting++
-	ready := c.ready
 	c.mu.Unlock()
 
-	var err error
-	select {
-	case <-ready:
-	case <-c.done:
-		err = c.endError()
-	case <-ctx.Done():
-		if !signal.IsClosed(ready) { // if both are ready, the connection takes precedence
-			err = ctxError(ctx)
-		}
-	}
+	connected, err := c.awaitRegistered(ctx)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,6 +192,8 @@ func (c *Client) Connect(ctx context.Context) error {
 		return err
 	}
 	switch {
+	case connected:
+		return fmt.Errorf("iii: connect: %w; the engine has not answered all registrations yet", err)
 	case c.lastError != nil:
 		err = public(fmt.Errorf("connect: %w; last attempt: %w", err, c.lastError))
 	case c.out.attached():
@@ -219,6 +212,44 @@ func (c *Client) Connect(ctx context.Context) error {
 	}
 	return err
 }
+
+// awaitRegistered waits until the client is connected and the engine has accepted or rejected
+// all registrations, including those made on this connection. connected reports whether the
+// client was connected when the wait ended.
+func (c *Client) awaitRegistered(ctx context.Context) (connected bool, err error) {
+	for {
+		next := c.registry.unsettled()
+		c.mu.Lock()
+		ready := c.ready
+		c.mu.Unlock()
+		if signal.IsClosed(ready) && next == nil { // takes precedence over an ended context
+			return true, nil
+		}
+		connected = signal.IsClosed(ready)
+		var wait <-chan struct{} = ready
+		if connected {
+			wait = next
+		}
+		select {
+		case <-wait:
+		case <-c.done:
+			if err := c.Err(); err != nil { // the reason, and not its consequence, comes first
+				return connected, rejection{public(err)}
+			}
+			return connected, ErrClosed
+		case <-ctx.Done():
+			if !signal.IsClosed(wait) {
+				return connected, ctxError(ctx)
+			}
+		}
+	}
+}
+
+// rejection is the fatal error that ended the client while Connect was waiting. It also matches
+// ErrClosed.
+type rejection struct{ error }
+
+func (r rejection) Unwrap() []error { return []error{r.error, ErrClosed} }
 
 // endError returns the error for operations on a closed client.
 func (c *Client) endError() error {

@@ -560,6 +560,112 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 	})
 }
 
+// Connect on a connected client waits for the registrations made since then, in every protocol,
+// also if the connection is lost meanwhile.
+func TestConnectWaitsForLaterRegistrations(t *testing.T) {
+	const late = 3 * time.Second // before the engine reads a registration
+	tests := map[string]struct {
+		cut  bool          // cut the connection that carries the registration
+		wait time.Duration // how long Connect may take
+		want error
+	}{
+		"answered":            {wait: time.Minute},
+		"connection lost":     {cut: true, wait: time.Minute},
+		"context ends before": {wait: time.Second, want: context.DeadlineExceeded},
+	}
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		for name, test := range tests {
+			t.Run(protocol.String()+" "+name, func(t *testing.T) {
+				bubble(t, func(t *testing.T, e *iiitest.Engine) {
+					c, caller := newWorker(t, e), newWorker(t, e, iii.WithName("caller"))
+					mustConnect(t, c)
+					mustConnect(t, caller)
+					canceled, cancel := context.WithCancel(t.Context())
+					cancel()
+					if err := c.Connect(canceled); err != nil {
+						t.Errorf("connected, and nothing to register: %v", err)
+					}
+
+					var first sync.Once
+					e.Hook(func(f iiitest.Frame) (v iiitest.Verdict) {
+						if f.Direction == iiitest.ToEngine && f.Type() == "registerfunction" {
+							first.Do(func() { v = iiitest.Verdict{Delay: late, Cut: test.cut, Drop: test.cut} })
+						}
+						return v
+					})
+					handle(t, c, "late", func(context.Context, any) (string, error) { return "here", nil })
+					if _, err := c.Trigger("late", iii.SubscribeTriggerConfig{Topic: "late"}); err != nil {
+						t.Fatal(err)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), test.wait)
+					defer cancel()
+					began := time.Now()
+					err := c.Connect(ctx)
+					if !errors.Is(err, test.want) {
+						t.Fatalf("got %v, want %v", err, test.want)
+					}
+					if test.want != nil {
+						if !strings.HasPrefix(err.Error(), "iii: connect: ") || !strings.Contains(err.Error(), "has not answered all registrations") || time.Since(began) != test.wait {
+							t.Errorf("after %v: %v", time.Since(began), err)
+						}
+						return
+					}
+					if took := time.Since(began); took < late || c.Ready() != nil {
+						t.Errorf("returned after %v, with %v", took, c.Ready())
+					}
+					got, err := iii.Call[string](t.Context(), caller, "late", nil)
+					check(t, "call", "here", got, err)
+				}, iiitest.WithProtocol(protocol))
+			})
+		}
+	}
+}
+
+// The text of an error of Connect begins with the reason for which the engine rejected the
+// worker. Later calls fail because the client is closed.
+func TestConnectReturnsTheRejection(t *testing.T) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
+		e.RefuseAuth("bad token")
+		for name, connect := range map[string]func(*iii.Client, context.Context) error{"Connect": (*iii.Client).Connect, "Run": (*iii.Client).Run} {
+			c := newWorker(t, e)
+			err := connect(c, t.Context())
+			var auth *iii.AuthError
+			if !errors.As(err, &auth) || !errors.Is(err, iii.ErrClosed) || err.Error() != "iii: engine rejected this worker: bad token" {
+				t.Errorf("%s: %v", name, err)
+			}
+			const later = "iii: client is closed: engine rejected this worker: bad token"
+			if err := connect(c, t.Context()); !errors.As(err, &auth) || err.Error() != later {
+				t.Errorf("%s again: %v", name, err)
+			}
+		}
+	})
+}
+
+// A standby's Connect does not wait for the functions that another worker owns.
+func TestConnectOfStandbyDoesNotWaitForItsOwner(t *testing.T) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
+		owner, standby := newWorker(t, e, iii.WithName("owner")), newWorker(t, e)
+		handle(t, owner, "f", func(context.Context, any) (any, error) { return nil, nil })
+		mustConnect(t, owner)
+		mustConnect(t, standby)
+		handle(t, standby, "f", func(context.Context, any) (any, error) { return nil, nil })
+		if _, err := standby.Trigger("f", iii.StateTriggerConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		for range 1000 {
+			began := time.Now()
+			mustConnect(t, standby)
+			if took := time.Since(began); took > 10*time.Millisecond {
+				t.Fatalf("Connect took %v", took)
+			}
+			time.Sleep(7 * time.Millisecond)
+		}
+		if standby.Ready() == nil {
+			t.Error("the standby is ready")
+		}
+	})
+}
+
 func checkLive(t *testing.T, c *iii.Client, want int) {
 	t.Helper()
 	w := httptest.NewRecorder()

@@ -26,9 +26,11 @@ func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegiste
 }
 
 // Get decodes an entry's value into value, which must be a non-nil pointer of a type that
-// [Client.Call] accepts as out. A stored null is decoded as in encoding/json. The engine
-// expands references to its environment variables, such as ${NAME:default}. To get the
-// unexpanded value, call configuration::get with [ConfigurationGetInput].Raw set.
+// [Client.Call] accepts as out. A stored null is decoded as in encoding/json. An entry that was
+// registered without an initial value is null, and if its schema does not allow null, the error
+// has the code SCHEMA_INVALID until a value is set. The engine expands references to its
+// environment variables, such as ${NAME:default}. To get the unexpanded value, call
+// configuration::get with [ConfigurationGetInput].Raw set.
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	const functionID = "configuration::get"
 	err := errors.New("value is nil, want a pointer to decode into")

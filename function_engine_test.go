@@ -354,7 +354,11 @@ func TestInvalidRegistrations(t *testing.T) {
 		{"map of functions", func(c *iii.Client) error {
 			_, err := iii.Handle(c, "f", func(context.Context, int) (map[string]func(), error) { return nil, nil })
 			return err
-		}, "result: func() has no JSON encoding, at []"},
+		}, "result: func() has no JSON encoding, at [] of map[string]func()"},
+		{"channel in elements", func(c *iii.Client) error {
+			_, err := iii.Handle(c, "f", func(context.Context, []map[string]struct{ C chan int }) (int, error) { return 0, nil })
+			return err
+		}, "argument: chan int has no JSON encoding, at [][].C of []map[string]struct { C chan int }"},
 		{"channel of an event", func(c *iii.Client) error {
 			_, err := iii.HandleEvent(c, "f", func(context.Context, <-chan int) error { return nil })
 			return err

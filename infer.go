@@ -39,10 +39,10 @@ func (s functionSchemas) check() error {
 	return nil
 }
 
-// checkEncoding returns an error if a part of t has no JSON encoding. The error contains the
-// path of that part. If reads is true, t is decoded; otherwise, t is encoded.
-func checkEncoding(t reflect.Type, reads bool) error {
-	if t == nil {
+// checkEncoding returns an error if a part of root has no JSON encoding. The error contains
+// the path of that part. If reads is true, root is decoded; otherwise, root is encoded.
+func checkEncoding(root reflect.Type, reads bool) error {
+	if root == nil {
 		return nil
 	}
 	in := &inference{reads: reads}
@@ -56,10 +56,13 @@ func checkEncoding(t reflect.Type, reads bool) error {
 		seen[use] = true
 		switch t.Kind() {
 		case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128:
-			if path != "" {
-				return fmt.Errorf("%s has no JSON encoding, at %s", t, strings.TrimPrefix(path, "."))
+			switch {
+			case path == "":
+				return fmt.Errorf("%s has no JSON encoding", t)
+			case path[0] == '[': // an element of the root; alone, the path says little
+				return fmt.Errorf("%s has no JSON encoding, at %s of %s", t, path, root)
 			}
-			return fmt.Errorf("%s has no JSON encoding", t)
+			return fmt.Errorf("%s has no JSON encoding, at %s", t, path[1:])
 		case reflect.Pointer:
 			return check(t.Elem(), true, path)
 		case reflect.Slice:
@@ -81,7 +84,7 @@ func checkEncoding(t reflect.Type, reads bool) error {
 		}
 		return nil
 	}
-	return check(t, reads, "")
+	return check(root, reads, "")
 }
 
 // inferSchema returns the JSON Schema that the engine lists for a handler's type. If reads is

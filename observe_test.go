@@ -452,8 +452,11 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 			t.Errorf("the id of a rejected observer: %v", err)
 		}
 		p.conn(0).Cut()
+		if err := other.await(ObserverStateSuspended); err != nil {
+			t.Fatal(err)
+		}
 		p.conn(1)
-		if err := errors.Join(other.await(ObserverStateSuspended), other.Ready(t.Context())); err != nil {
+		if err := other.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := o.Dispose(t.Context()); err != nil || o.Err() != nil {

@@ -570,8 +570,9 @@ func WithJSON(codec JSONCodec) Option {
 // function is also called, with the current state and an error, when a function is rejected
 // ([*RejectedError]), when this worker has taken over a function ([*TakeoverNotice]), when the
 // outcome of messages is unknown ([*LostSendsError]), and when buffered messages cannot be
-// sent to the connected engine. Calls are made in order from a single goroutine that holds no
-// lock.
+// sent to the connected engine. An error therefore does not imply that the state has changed or
+// that something failed: a takeover is reported with [ConnectionStateConnected]. Calls are made
+// in order from a single goroutine that holds no lock.
 func WithStateListener(f func(ConnectionState, error)) Option {
 	return clientOption(func(c *config) error { c.listener = f; return nil })
 }

@@ -34,8 +34,9 @@ const deadLettersPage = 100
 
 // DeadLetters lists the messages in the dead-letter queue of a topic or named queue, newest
 // first. It reads all pages of the engine's listing. If messages are added or removed in the
-// meantime, some may be missed, but none is listed twice. If no queue worker is connected to
-// the engine, the error matches [ErrFunctionNotFound].
+// meantime, some may be missed, but none is listed twice. The list is empty if the topic or
+// queue does not exist. If no queue worker is connected to the engine, the error matches
+// [ErrFunctionNotFound].
 func (c *Client) DeadLetters(ctx context.Context, topic string) ([]DeadLetter, error) {
 	var letters []DeadLetter
 	seen := map[string]bool{}
@@ -59,7 +60,8 @@ func (c *Client) DeadLetters(ctx context.Context, topic string) ([]DeadLetter, e
 }
 
 // Redrive moves all dead letters of a topic or named queue back into the queue, oldest first,
-// and resets their attempt counts. It returns the number of messages moved.
+// and resets their attempt counts. It returns the number of messages moved, which is 0 if the
+// topic or queue does not exist.
 func (c *Client) Redrive(ctx context.Context, queue string) (int, error) {
 	result, err := Call[QueueRedriveResult](ctx, c, "iii::queue::redrive", QueueRedriveInput{Queue: queue})
 	return int(result.Redriven), err

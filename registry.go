@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/iii-go/iii/internal/signal"
 )
 
 // registry holds the functions, triggers and observers that this worker has registered, in
@@ -45,13 +47,14 @@ type registry struct {
 	unfenced   []*claim // sent, but not yet followed by a fence
 	fenced     []*claim // sent before the outstanding fence
 	fenceOut   bool
-	ponged     bool        // the fence's ping has been answered, or is not required
-	unanswered int         // number of registrations in fenced without a response
-	fences     uint64      // number of the latest fence, counted across links
-	fenceTimer *time.Timer // ends the link if the fence is not answered
-	held       []*Trigger  // not sent yet, in order of registration
-	batch      []item      // collects what attach sends; otherwise nil
-	parting    []*Function // to be unregistered at the end of a drain
+	ponged     bool             // the fence's ping has been answered, or is not required
+	unanswered int              // number of registrations in fenced without a response
+	fences     uint64           // number of the latest fence, counted across links
+	fenceTimer *time.Timer      // ends the link if the fence is not answered
+	held       []*Trigger       // not sent yet, in order of registration
+	batch      []item           // collects what attach sends; otherwise nil
+	parting    []*Function      // to be unregistered at the end of a drain
+	progress   signal.Broadcast // sent when a fence has settled registrations, and when the link ends; see unsettled
 
 	// See observe.go.
 	observeFrames map[string][]*observeFrame // of the current link, by observer ID
@@ -181,6 +184,21 @@ func (r *registry) detach(l *link) {
 		t.standing, t.queued = unasked, false
 	}
 	r.endObserveFrames()
+	r.progress.Send()
+}
+
+// unsettled returns nil if the engine has accepted or rejected every registration. Otherwise,
+// it returns a channel that is closed when this may have changed. A retry of a rejected
+// registration does not count: until it is accepted, the registration remains rejected.
+func (r *registry) unsettled() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	function := func(f *Function) bool { return f.standing == asked && f.refused.Load() == nil }
+	trigger := func(t *Trigger) bool { return t.standing == asked && t.refused.Load() == nil }
+	if r.link != nil && r.phase == replayDone && !slices.ContainsFunc(r.functions, function) && !slices.ContainsFunc(r.triggers, trigger) {
+		return nil
+	}
+	return r.progress.Wait()
 }
 
 // push sends a message. The message must be encodable.
@@ -402,6 +420,7 @@ func (r *registry) confirmed(l *link) bool {
 	if r.takenOver || r.awaitsOwners() {
 		r.wakeUp()
 	}
+	r.progress.Send()
 	r.mu.Unlock()
 	for _, notice := range notices {
 		notice()

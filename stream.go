@@ -36,7 +36,8 @@ func (s *Stream[T]) Get(ctx context.Context, group, id string) (value T, ok bool
 	return getStored[T](ctx, s.client, "stream::get", StreamGetInput{StreamName: s.name, GroupID: group, ItemID: id})
 }
 
-// Set stores an item and returns its previous value.
+// Set stores an item. The engine returns the previous value and the stored one, as in
+// [State.Set].
 func (s *Stream[T]) Set(ctx context.Context, group, id string, value T) (SetResult[T], error) {
 	const functionID = "stream::set"
 	raw, err := s.client.cfg.rawForUser(value)

@@ -219,7 +219,9 @@ func (s *subscriber) run(ctx context.Context) (m StreamMessage, err error) {
 // follow follows the streams over one connection. began reports whether a message was
 // received.
 func (s *subscriber) follow(ctx context.Context) (m StreamMessage, began bool, err error) {
-	conn, err := s.Dial(ctx)
+	d := s.Dialer
+	d.ReadBuffer = 16 << 10 // a program may follow a stream for each of its own clients
+	conn, err := d.Dial(ctx)
 	if err != nil {
 		return m, false, err
 	}

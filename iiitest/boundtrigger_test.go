@@ -1,6 +1,7 @@
 package iiitest_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
@@ -217,5 +218,68 @@ func TestUndeliverableMessagesAreLogged(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// At level debug, the log contains when workers register and leave, and whether they closed
+// their connections. The reason for which an event is lost does not depend on whether the
+// worker removed its trigger before it left.
+func TestConnectionsOfWorkersAreLogged(t *testing.T) {
+	tests := map[string]struct {
+		leave      func(c *iii.Client, e *iiitest.Engine)
+		want, none string
+	}{
+		"shutdown": {
+			leave: func(c *iii.Client, _ *iiitest.Engine) { _ = c.Shutdown(context.Background()) },
+			want:  `msg="worker closed its connection"`, none: "error=websocket",
+		},
+		"crash": {
+			leave: func(c *iii.Client, e *iiitest.Engine) {
+				e.Hook(func(f iiitest.Frame) iiitest.Verdict {
+					return iiitest.Verdict{Drop: f.WorkerName == "", Cut: f.WorkerName == ""}
+				}) // cannot return
+				e.Drop("visitor")
+			},
+			want: `msg="worker connection lost"`, none: "worker closed",
+		},
+	}
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		for name, test := range tests {
+			t.Run(protocol.String()+" "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var text bytes.Buffer
+					e := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithLogger(slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug}))))
+					c, err := iii.New(e.URL(), iii.WithName("visitor"), iii.WithNamespace("blue"), iii.WithDialContext(e.DialContext))
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					if _, err := iii.HandleEvent(c, "tick", func(context.Context, iii.CronEvent) error { return nil }); err != nil {
+						t.Fatal(err)
+					}
+					if _, err := c.Trigger("tick", iii.CronTriggerConfig{Expression: "* * * * * *"}); err != nil {
+						t.Fatal(err)
+					}
+					if err := c.Connect(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					test.leave(c, e)
+					time.Sleep(8 * time.Second) // longer than observers are kept
+					_ = c.Close()
+					if err := e.Close(); err != nil {
+						t.Fatal(err)
+					}
+					got := text.String()
+					for _, line := range []string{"level=DEBUG msg=\"worker registered\" worker=", "name=visitor namespace=blue", "level=DEBUG " + test.want, "error=\"the worker that registered the trigger has left\""} {
+						if !strings.Contains(got, line) {
+							t.Errorf("%q is missing in:\n%s", line, got)
+						}
+					}
+					if strings.Contains(got, test.none) || strings.Contains(got, "disposed by") {
+						t.Errorf("%q is in:\n%s", test.none, got)
+					}
+				})
+			})
+		}
 	}
 }

@@ -222,7 +222,7 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	if refusesHandshake(rw, r) {
 		return
 	}
-	conn, err := e.upgrade(rw, r, false)
+	conn, err := e.upgrade(rw, r, readBuffer, false)
 	if err != nil {
 		return
 	}

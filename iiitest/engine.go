@@ -352,14 +352,25 @@ func (e *Engine) joined(h http.Handler) http.Handler {
 	})
 }
 
+// Sizes of the WebSockets' buffers. Stream sockets receive little.
+const (
+	readBuffer       = 32 << 10
+	streamReadBuffer = 4 << 10
+	writeBuffer      = 32 << 10
+)
+
+// writeBuffers pools write buffers, because most connections are idle.
+var writeBuffers sync.Pool
+
 // upgrade turns a request into a WebSocket with the engine's limits. Engine.Close cuts the
 // connection. The caller must read until an error occurs, write from a single goroutine, and
 // finally call drop. If silent is set, a Close frame is treated as a lost connection and is
 // not answered.
-func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, silent bool) (*websocket.Conn, error) {
+func (e *Engine) upgrade(w http.ResponseWriter, r *http.Request, readBuffer int, silent bool) (*websocket.Conn, error) {
 	u := websocket.Upgrader{
-		ReadBufferSize:  32 << 10,
-		WriteBufferSize: 32 << 10,
+		ReadBufferSize:  readBuffer,
+		WriteBufferSize: writeBuffer,
+		WriteBufferPool: &writeBuffers,
 		CheckOrigin:     func(*http.Request) bool { return true },
 	}
 	var header http.Header

@@ -2,6 +2,8 @@ package iiitest_test
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,6 +52,38 @@ func TestGreeter(t *testing.T) {
 	got, err := iii.Call[string](t.Context(), greeter, "greet", Person{Name: "Ada"})
 	if err != nil || got != "Hello, Ada" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestGreeterOnEveryEngine(t *testing.T) {
+	for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol025, iiitest.Protocol026} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			engine := iiitest.Start(t, iiitest.WithProtocol(protocol))
+			log := slog.New(slog.NewTextHandler(t.Output(), nil)) // shown if the test fails
+			greeter, err := newGreeter(engine.URL(), iii.WithName("greeter"), iii.WithLogger(log))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer greeter.Close()
+			caller, err := iii.New(engine.URL(), iii.WithName("caller"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer caller.Close()
+			for _, client := range []*iii.Client{greeter, caller} {
+				if err := client.Connect(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := greeter.Ready(); err != nil { // for example, because the engine has rejected a trigger
+				t.Error(err)
+			}
+
+			_, err = iii.Call[string](t.Context(), caller, "greet", Person{})
+			if !errors.Is(err, &iii.Error{Code: "nobody"}) {
+				t.Errorf("got %v, want the code nobody", err)
+			}
+		})
 	}
 }
 

@@ -37,6 +37,7 @@ type limitedConn struct {
 	remaining uint64 // unread bytes of the current payload
 	message   uint64 // payload bytes of the current message so far
 	within    bool   // the current message has more frames
+	closed    bool   // silent is set, and the peer has sent a Close frame
 	err       error
 
 	holding atomic.Bool // another write follows immediately
@@ -145,6 +146,7 @@ func (c *limitedConn) begin() error {
 		control && (!last || length > 125), !control && (opcode == opContinuation) != c.within:
 		return errFraming
 	case opcode == opClose && c.silent:
+		c.closed = true
 		return io.EOF
 	}
 	switch length {

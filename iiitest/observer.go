@@ -353,8 +353,8 @@ func (t *observers) lost(source key, doc *document, only func(o *observer) bool)
 		if o.mentioned && strings.HasPrefix(source.id, "observability::") {
 			continue // log frequent events only once
 		}
-		reason := triggerAway
-		if o.reason != nil {
+		reason := triggerAway // also if the worker has removed its observer before it left
+		if o.reason != nil && o.state != iii.ObserverStateDisposed {
 			reason = o.reason.Message
 		}
 		o.mentioned = true

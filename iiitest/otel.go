@@ -111,7 +111,7 @@ func (e *Engine) serveTelemetry(rw http.ResponseWriter, r *http.Request, g *guar
 	if refusesHandshake(rw, r) {
 		return
 	}
-	conn, err := e.upgrade(rw, r, true)
+	conn, err := e.upgrade(rw, r, readBuffer, true)
 	if err != nil {
 		return
 	}

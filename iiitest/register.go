@@ -69,6 +69,7 @@ func (e *Engine) serveRegister(_ context.Context, c *call) (json.RawMessage, *wi
 	w.meta.update(in, ns, name)
 	w.called.text = w.meta.name
 	e.mu.Unlock()
+	e.log.Debug("worker registered", "worker", w.id, "name", name, "namespace", ns)
 	if w.speaks().protocol >= Protocol025 {
 		w.spoken.Store(w.speaks().with(featuresOf(in.Features)))
 	}

@@ -63,7 +63,7 @@ func (e *Engine) serveStreamSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s := &streamSocket{streams: e.streams, out: newFrameQueue(), context: e.streamAuth(r)}
-	conn, err := e.upgrade(w, r, true)
+	conn, err := e.upgrade(w, r, streamReadBuffer, true)
 	if err != nil {
 		return // upgrade has responded
 	}

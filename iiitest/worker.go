@@ -59,7 +59,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	if refusesHandshake(rw, r) {
 		return
 	}
-	conn, err := e.upgrade(rw, r, true)
+	conn, err := e.upgrade(rw, r, readBuffer, true)
 	if err != nil {
 		return
 	}
@@ -146,7 +146,7 @@ func (w *worker) read() {
 			buf, err = wsconn.AppendAll(r, buf[:0])
 		}
 		if err != nil {
-			w.e.log.Debug("worker connection ended", "worker", w.id, "error", err)
+			w.logEnd(err)
 			return
 		}
 		data := buf
@@ -163,6 +163,18 @@ func (w *worker) read() {
 			return
 		}
 	}
+}
+
+// logEnd logs that the connection has ended, and err unless the worker has closed it.
+func (w *worker) logEnd(err error) {
+	w.e.mu.Lock()
+	name := w.meta.name
+	w.e.mu.Unlock()
+	if limited, ok := w.conn.NetConn().(*limitedConn); ok && limited.closed {
+		w.e.log.Debug("worker closed its connection", "worker", w.id, "name", name)
+		return
+	}
+	w.e.log.Debug("worker connection lost", "worker", w.id, "name", name, "error", err)
 }
 
 // keptBuffer is the maximum size of a message that is read into a reused buffer.

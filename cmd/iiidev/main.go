@@ -12,7 +12,7 @@
 // password: anyone who can reach it sees all workers' payloads, traces and logs.
 //
 // Each -queue adds a named queue. The queue's config is JSON with the keys of the engine's
-// queue_configs, for example
+// queue_configs, which [iiitest.QueueConfig] describes, for example
 //
 //	-queue 'payments={"type":"fifo","message_group_field":"account"}'
 //
@@ -21,7 +21,12 @@
 //
 //	-guard '{"port":49135,"rbac":{"auth_function_id":"gate::auth","expose_functions":["match(\"public::*\")"]}}'
 //
-// The host defaults to 127.0.0.1 and the port to 49135. Without rbac, everything is permitted.
+// The keys are host (default 127.0.0.1), port (default 49135), middleware_function_id and rbac.
+// Without rbac, everything is permitted. The keys of rbac, which [iiitest.Guard] describes, are
+// auth_function_id, expose_functions, on_function_registration_function_id,
+// on_trigger_registration_function_id, on_trigger_type_registration_function_id and
+// on_observer_registration_function_id. An element of expose_functions is a pattern, or an
+// object with the key match or metadata and, optionally, namespace.
 //
 // -stream-auth names the function that authenticates connections to the stream socket. Each
 // -http-middleware names a function that the engine calls for every request to an HTTP

@@ -17,7 +17,7 @@ type op int
 
 const (
 	opRaw   op = iota // json.RawMessage
-	opPrim            // a predeclared type or time.Time
+	opPrim            // a predeclared type, time.Time or iii.StreamChannelRef
 	opNamed           // a declared type
 	opList            // a list
 	opMap             // a map with string keys
@@ -443,12 +443,51 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	case "array":
 		u = b.array(s, at, parent, suffix, slot)
 	case "object":
+		if b.isChannelRef(s) {
+			u = prim("iii.StreamChannelRef")
+			break
+		}
 		u = b.object(s, at, parent, suffix, slot, null)
 	default:
 		return b.raw(at, fmt.Sprintf("the type %q does not exist", t))
 	}
 	u.null = u.null || null
 	return u
+}
+
+// isChannelRef reports whether s describes a reference to a channel, in any SDK's spelling. Its
+// Go type is the one that the methods for channels take and return.
+func (b *builder) isChannelRef(s schema) bool {
+	members, _ := s["properties"].(schema)
+	required := stringsOf(s["required"])
+	if len(members) != 3 || len(required) != 3 {
+		return false
+	}
+	for _, name := range []string{"channel_id", "access_key", "direction"} {
+		member, ok := asSchema(members[name])
+		if !ok || !slices.Contains(required, name) {
+			return false
+		}
+		if resolved, err := b.doc.deref(member, 0); err == nil {
+			member = resolved
+		}
+		if name != "direction" {
+			if !slices.Equal(typesOf(member), []string{"string"}) || member["enum"] != nil || member["const"] != nil {
+				return false
+			}
+			continue
+		}
+		values, _ := constants(member)
+		branches, _ := listOf(member["oneOf"])
+		for _, branch := range branches {
+			each, _ := constants(branch)
+			values = append(values, each...)
+		}
+		if ends := literals(values); len(ends) != 2 || !ends[`"read"`] || !ends[`"write"`] {
+			return false
+		}
+	}
+	return true
 }
 
 // typeless explains why s, a schema without a type, has no specific Go type. It returns "" if

@@ -55,6 +55,30 @@ func TestSchemasBecomeGoTypes(t *testing.T) {
 		},
 		{"constant", `{"const":5}`, map[string]string{"XInput": "struct{}"}},
 		{"constants of one member of oneOf each", `{"oneOf":[{"const":"a","description":"First."},{"const":"b"}]}`, map[string]string{"XInput": "string"}},
+		{
+			"references to channels, inline, defined, as enum and as constants",
+			`{"type":"object","properties":{` +
+				`"a":{"type":"object","properties":{"channel_id":{"type":"string"},"access_key":{"type":"string"},"direction":{"type":"string","enum":["read","write"]}},"required":["channel_id","access_key","direction"]},` +
+				`"b":{"$ref":"#/$defs/Ref"},"c":{"anyOf":[{"$ref":"#/$defs/Ref"},{"type":"null"}]},"d":{"type":"array","items":{"$ref":"#/$defs/Ref"}}},"required":["a","c","d"],` +
+				`"$defs":{"Ref":{"type":"object","title":"Ref","properties":{"channel_id":{"type":"string","title":"Id"},"access_key":{"type":"string"},"direction":{"$ref":"#/$defs/End"}},"required":["direction","access_key","channel_id"],"additionalProperties":false},` +
+				`"End":{"oneOf":[{"const":"write"},{"const":"read","description":"Reads."}],"type":"string"}}}`,
+			map[string]string{"XInput": `struct{A iii.StreamChannelRef "json:\"a\""; B *iii.StreamChannelRef "json:\"b,omitzero\""; C *iii.StreamChannelRef "json:\"c\""; D iii.List[iii.StreamChannelRef] "json:\"d\""}`},
+		},
+		{
+			"what only resembles a reference to a channel",
+			`{"type":"object","properties":{` +
+				`"a":{"type":"object","properties":{"channel_id":{"type":"string"},"access_key":{"type":"string"},"direction":{"type":"string","enum":["read","write","both"]}},"required":["channel_id","access_key","direction"]},` +
+				`"b":{"type":"object","properties":{"channel_id":{"type":"string"},"access_key":{"type":"string"},"direction":{"type":"string","enum":["read","write"]}},"required":["channel_id","direction"]},` +
+				`"c":{"type":"object","properties":{"channel_id":{"type":"integer"},"access_key":{"type":"string"},"direction":{"type":"string"}},"required":["channel_id","access_key","direction"]}},"required":["a","b","c"]}`,
+			map[string]string{
+				"XInput":           `struct{A XInputA "json:\"a\""; B XInputB "json:\"b\""; C XInputC "json:\"c\""}`,
+				"XInputA":          `struct{AccessKey string "json:\"access_key\""; ChannelID string "json:\"channel_id\""; Direction XInputADirection "json:\"direction\""}`,
+				"XInputADirection": "string",
+				"XInputB":          `struct{AccessKey *string "json:\"access_key,omitzero\""; ChannelID string "json:\"channel_id\""; Direction XInputBDirection "json:\"direction\""}`,
+				"XInputBDirection": "string",
+				"XInputC":          `struct{AccessKey string "json:\"access_key\""; ChannelID int "json:\"channel_id\""; Direction string "json:\"direction\""}`,
+			},
+		},
 		{"times", `{"type":"string","format":"date-time"}`, map[string]string{"XInput": "time.Time"}},
 		{"base64 or null", `{"type":["string","null"],"contentEncoding":"base64"}`, map[string]string{"XInput": "[]byte"}},
 		{"list of bytes", `{"type":"array","items":{"type":"integer","minimum":0,"maximum":255}}`, map[string]string{"XInput": "iii.List[uint8]"}},

@@ -56,7 +56,6 @@ func (c *coalescer) coalesce() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mode = coalescing
-	c.buf = make([]byte, 0, coalesceSize+4<<10)
 }
 
 func (c *coalescer) writeThrough() {

@@ -336,6 +336,13 @@ func IsClose(err error) bool {
 	return errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure
 }
 
+// IsInternalError reports whether err is the result of a Close frame with the code for internal
+// errors.
+func IsInternalError(err error) bool {
+	var closed *websocket.CloseError
+	return errors.As(err, &closed) && closed.Code == websocket.CloseInternalServerErr
+}
+
 // writeLoop writes control frames and messages until the connection ends. Whenever it wakes,
 // it sends all queued messages together.
 func (c *Conn) writeLoop(next func() (wrote bool, err error)) {

@@ -1,6 +1,7 @@
 package wsconn
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -20,6 +22,9 @@ import (
 const DialTimeout = 10 * time.Second
 
 const ioBuffer = 64 << 10
+
+// writeBuffers pools the write buffers of connections that hold none while they are idle.
+var writeBuffers sync.Pool
 
 // Dialer opens WebSocket connections to an engine.
 type Dialer struct {
@@ -34,6 +39,11 @@ type Dialer struct {
 	// [Conn.LimitWrites], and reply to control frames immediately. Otherwise, connections
 	// coalesce writes until [Conn.Flush].
 	Unbuffered bool
+
+	// ReadBuffer is the size of the read buffer in bytes. If it is not 0, the connection holds a
+	// write buffer only while it writes a message. If it is 0, both buffers have 64 KiB. Set it
+	// for connections of which a program may have thousands.
+	ReadBuffer int
 }
 
 // webSocketTLS returns a copy of cfg that offers only HTTP/1.1. A nil cfg means the default
@@ -86,8 +96,11 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	ws := websocket.Dialer{
 		TLSClientConfig:  webSocketTLS(d.TLS),
 		HandshakeTimeout: DialTimeout,
-		ReadBufferSize:   ioBuffer,
+		ReadBufferSize:   cmp.Or(d.ReadBuffer, ioBuffer),
 		WriteBufferSize:  ioBuffer,
+	}
+	if d.ReadBuffer != 0 {
+		ws.WriteBufferPool = &writeBuffers
 	}
 	if dialNet == nil {
 		dialNet = new(net.Dialer).DialContext

@@ -2,14 +2,17 @@ package wsconn
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/gorilla/websocket"
 
+	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/memnet"
 )
 
@@ -38,4 +41,45 @@ func TestBadProxyResponsesAreErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// With a ReadBuffer, an idle connection holds no other buffer, even after it has written a message.
+func TestIdleConnectionsAreSmall(t *testing.T) {
+	const n, limit = 100, 16 << 10
+	s := enginetest.NewTCPServer(t, func(conn net.Conn, _ int) {
+		if _, err := enginetest.Upgrade(conn, nil); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	u, err := url.Parse(s.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	heap := func() int {
+		runtime.GC()
+		runtime.GC() // empties pools
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := heap()
+	var conns []*Conn
+	for range n {
+		c, err := Dialer{URL: u, Unbuffered: true, ReadBuffer: 1 << 10, ReadLimit: 1 << 20}.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Abort()
+		if err := c.WriteMessage(Binary, make([]byte, 100<<10)); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	if each := (heap() - before) / n; each > limit {
+		t.Errorf("a connection and its peer hold %d bytes, want at most %d", each, limit)
+	} else {
+		t.Logf("a connection and its peer hold %d bytes", each)
+	}
+	runtime.KeepAlive(conns)
 }

@@ -5088,10 +5088,10 @@ type ChannelCreateInputOutput struct {
 // other end.
 type ChannelCreateResultInput struct {
 	// Reference to the reading end.
-	Reader StreamChannelRef `json:"reader"`
+	Reader iii.StreamChannelRef `json:"reader"`
 
 	// Reference to the writing end.
-	Writer StreamChannelRef `json:"writer"`
+	Writer iii.StreamChannelRef `json:"writer"`
 }
 
 // ChannelCreateResultOutput: ChannelCreateResult is the result of
@@ -5100,10 +5100,10 @@ type ChannelCreateResultInput struct {
 // other end.
 type ChannelCreateResultOutput struct {
 	// Reference to the reading end.
-	Reader StreamChannelRef `json:"reader"`
+	Reader iii.StreamChannelRef `json:"reader"`
 
 	// Reference to the writing end.
-	Writer StreamChannelRef `json:"writer"`
+	Writer iii.StreamChannelRef `json:"writer"`
 }
 
 // ClearResultInput: ClearResult is the result of engine::traces::clear and
@@ -6910,11 +6910,11 @@ type HTTPRequestInput struct {
 	QueryParams map[string]string `json:"query_params,omitzero"`
 
 	// Channel that carries the raw body of the request. Nil is omitted.
-	RequestBody *StreamChannelRef `json:"request_body,omitzero"`
+	RequestBody *iii.StreamChannelRef `json:"request_body,omitzero"`
 
 	// Channel over which the function can stream a response instead of returning one.
 	// Nil is omitted.
-	Response *StreamChannelRef `json:"response,omitzero"`
+	Response *iii.StreamChannelRef `json:"response,omitzero"`
 
 	// Trigger that received the request. Nil is omitted.
 	Trigger *HTTPRequestTrigger `json:"trigger,omitzero"`
@@ -6948,11 +6948,11 @@ type HTTPRequestOutput struct {
 	QueryParams map[string]string `json:"query_params,omitzero"`
 
 	// Channel that carries the raw body of the request. Nil is omitted.
-	RequestBody *StreamChannelRef `json:"request_body,omitzero"`
+	RequestBody *iii.StreamChannelRef `json:"request_body,omitzero"`
 
 	// Channel over which the function can stream a response instead of returning one.
 	// Nil is omitted.
-	Response *StreamChannelRef `json:"response,omitzero"`
+	Response *iii.StreamChannelRef `json:"response,omitzero"`
 
 	// Trigger that received the request. Nil is omitted.
 	Trigger *HTTPRequestTrigger `json:"trigger,omitzero"`
@@ -11647,47 +11647,6 @@ type StreamChangeEventOutput struct {
 
 	// Kind of the message, always "stream".
 	Type StreamChangeEventOutputType `json:"type"`
-}
-
-// StreamChannelRef is a reference to one end of a channel. Whoever receives the
-// reference can open that end, but each end can be opened only once.
-type StreamChannelRef struct {
-	// Secret for opening the channel, a UUID.
-	AccessKey string `json:"access_key"`
-
-	// ID of the channel, a UUID.
-	ChannelID string `json:"channel_id"`
-
-	// End of the channel that the reference opens: "read" or "write".
-	Direction StreamChannelDirection `json:"direction"`
-}
-
-// StreamChannelRefInput: StreamChannelRef is a reference to one end of a channel.
-// Whoever receives the reference can open that end, but each end can be opened
-// only once.
-type StreamChannelRefInput struct {
-	// Secret for opening the channel, a UUID.
-	AccessKey string `json:"access_key"`
-
-	// ID of the channel, a UUID.
-	ChannelID string `json:"channel_id"`
-
-	// End of the channel that the reference opens: "read" or "write".
-	Direction StreamChannelDirection `json:"direction"`
-}
-
-// StreamChannelRefOutput: StreamChannelRef is a reference to one end of a channel.
-// Whoever receives the reference can open that end, but each end can be opened
-// only once.
-type StreamChannelRefOutput struct {
-	// Secret for opening the channel, a UUID.
-	AccessKey string `json:"access_key"`
-
-	// ID of the channel, a UUID.
-	ChannelID string `json:"channel_id"`
-
-	// End of the channel that the reference opens: "read" or "write".
-	Direction StreamChannelDirection `json:"direction"`
 }
 
 // StreamCommandInput: StreamCommand is a message from a client to the stream
@@ -18419,19 +18378,6 @@ func (StreamChangeEventOutputType) UnmarshalJSON(b []byte) error {
 	return checkConstant("StreamChangeEventOutputType", b, "\"stream\"")
 }
 
-// StreamChannelDirection is an enumeration. Values other than the constants below are
-// preserved.
-//
-// StreamChannelDirection selects the end of a channel that a reference opens.
-type StreamChannelDirection string
-
-const (
-	// StreamChannelDirectionRead opens the reading end.
-	StreamChannelDirectionRead StreamChannelDirection = "read"
-	// StreamChannelDirectionWrite opens the writing end.
-	StreamChannelDirectionWrite StreamChannelDirection = "write"
-)
-
 // StreamChannelDirectionInput is an enumeration. Values other than the constants below are
 // preserved. It is the request of "own::StreamChannelDirection".
 //
@@ -18468,15 +18414,17 @@ func (StreamChannelDirectionOutput) JSONSchema() json.RawMessage {
 	return schemaOf("response", "own::StreamChannelDirection")
 }
 
-// JSONSchema returns the schema from which the type was generated.
-func (StreamChannelRefInput) JSONSchema() json.RawMessage {
-	return schemaOf("request", "own::StreamChannelRef")
-}
+// StreamChannelRefInput is the request of "own::StreamChannelRef".
+//
+// StreamChannelRef is a reference to one end of a channel. Whoever receives the reference
+// can open that end, but each end can be opened only once.
+type StreamChannelRefInput = iii.StreamChannelRef
 
-// JSONSchema returns the schema from which the type was generated.
-func (StreamChannelRefOutput) JSONSchema() json.RawMessage {
-	return schemaOf("response", "own::StreamChannelRef")
-}
+// StreamChannelRefOutput is the response of "own::StreamChannelRef".
+//
+// StreamChannelRef is a reference to one end of a channel. Whoever receives the reference
+// can open that end, but each end can be opened only once.
+type StreamChannelRefOutput = iii.StreamChannelRef
 
 // JSONSchema returns the schema from which the type was generated.
 func (StreamCommandInput) JSONSchema() json.RawMessage {
