@@ -373,8 +373,9 @@ func (c *Client) warnOfToken() {
 }
 
 // Run is the main loop of a worker program. It connects, serves until ctx is done, and shuts
-// down as [Client.Shutdown] does, within the time limit set by [WithDrainTimeout]. It then
-// returns nil. If the client is already connected, Run only serves and shuts down.
+// down as [Client.Shutdown] does, within the time limit set by [WithDrainTimeout]. It returns
+// nil unless the shutdown fails. If the client is already connected, Run only serves and shuts
+// down.
 //
 // If ctx is canceled (for example, by a signal) before the client has connected, Run logs the
 // reason, closes the client and returns nil. If the deadline of ctx passes before the client
@@ -443,6 +444,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		c.terminate(nil)
 		return public(err), nil
 	}
+	undelivered := c.out.undelivered()
 	c.registry.unregisterAll(ErrClosed)
 	for _, in := range c.dispatch.takeWaiting() {
 		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
@@ -472,8 +474,12 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 			l.Close(ctx)
 		}
 	}
-	if dropped := c.terminate(nil); dropped > 0 && err == nil {
-		err = fmt.Errorf("%w: %d messages were never sent", ErrNotConnected, dropped)
+	c.terminate(nil)
+	switch n := c.out.undelivered() - undelivered; {
+	case n > 0 && err != nil:
+		err = fmt.Errorf("%w; Send messages that may be lost: %d", err, n)
+	case n > 0:
+		err = fmt.Errorf("Send messages that may be lost: %d", n)
 	}
 	if err != nil {
 		err = public(fmt.Errorf("shutdown: %w", err))
@@ -670,7 +676,7 @@ type ClientStats struct {
 	FramesMalformed uint64 // received messages that could not be decoded
 	Reconnects      uint64 // connections established after the first one
 
-	CallsInFlight     int // calls waiting for their result
+	CallsInFlight     int // calls waiting for their result, except those that run in process
 	HandlersRunning   int // running handlers
 	InvocationsQueued int // invocations waiting for a free handler slot
 	Buffered          int // requests waiting for a connection

@@ -497,6 +497,43 @@ func (marking) Unmarshal(b []byte, v any) error {
 	return json.Unmarshal(m.Marked, v)
 }
 
+// strict is a JSONCodec that rejects members for which a struct has no field.
+type strict struct{}
+
+func (strict) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
+
+func (strict) Unmarshal(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+// The engine adds a member to payloads, which a codec must not see unless a field is meant to
+// receive it.
+func TestWithJSONHidesTheCaller(t *testing.T) {
+	type order = struct{ N int } // aliases: types declared in package iii bypass the codec
+	type stamped = struct {
+		N      int
+		Caller string `json:"_caller_worker_id"`
+	}
+	p := newPeer(t, script{})
+	c := p.client(WithJSON(strict{}))
+	_, err := Handle(c, "plain", func(_ context.Context, in order) (int, error) { return in.N, nil })
+	_, err2 := Handle(c, "pointer", func(_ context.Context, in *order) (int, error) { return in.N, nil })
+	_, err3 := Handle(c, "stamped", func(_ context.Context, in *stamped) (string, error) { return in.Caller, nil })
+	if err := errors.Join(err, err2, err3, c.Connect(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	for function, want := range map[string]string{"plain": "2", "pointer": "2", "stamped": `"w"`} {
+		if m := p.answered(p.conn(0).invoke(function, `{"N":2,"_caller_worker_id":"w"}`)); string(m.Result) != want {
+			t.Errorf("%s: result %s, error %v, want %s", function, m.Result, m.Error, want)
+		}
+	}
+	if m := p.answered(p.conn(0).invoke("plain", `{"N":2,"M":3}`)); m.Error == nil || m.Error.Code != CodeInvalidRequest {
+		t.Errorf("unknown member: result %s, error %v, want invalid_request", m.Result, m.Error)
+	}
+}
+
 func TestWithJSONEncodesUsersValues(t *testing.T) {
 	type item = map[string]int // an alias: types declared in package iii bypass the codec
 	p := newPeer(t, script{call: func(_ *peerConn, m *peerMessage) string {

@@ -13,8 +13,8 @@ var (
 	// the fatal error that [Client.Err] returns.
 	ErrClosed = errors.New("iii: client is closed")
 
-	// ErrNotConnected means that a request was never sent: its context was done, or the client
-	// was closed, before there was a connection.
+	// ErrNotConnected means that a request was never sent: its context was done, its timeout
+	// expired, or the client was closed before there was a connection that could take it.
 	ErrNotConnected = errors.New("iii: not connected")
 
 	// ErrConnectionLost means that the connection was lost after the request may have been
@@ -135,6 +135,12 @@ const (
 	CodeEnqueueFailed = "enqueue_failed"
 	// CodeTimeValueOverflow: a time in a metrics query is out of range.
 	CodeTimeValueOverflow = "time_value_overflow"
+	// CodeMemoryExporterNotEnabled: the engine stores no spans, so traces cannot be listed.
+	CodeMemoryExporterNotEnabled = "memory_exporter_not_enabled"
+	// CodeObservabilityTaskFailed: the engine failed to read its stored spans.
+	CodeObservabilityTaskFailed = "observability_blocking_task_failed"
+	// CodeTraceStorageClearFailed: engine::traces::clear could not clear the stored spans.
+	CodeTraceStorageClearFailed = "trace_storage_clear_failed"
 	// CodeForbidden: access control denied the request. See [ErrForbidden].
 	CodeForbidden = "FORBIDDEN"
 	// CodeAuthError: authentication failed. The client reports it as an [*AuthError].
@@ -386,7 +392,8 @@ func (e *Error) Is(target error) bool {
 //     [Function.Err].
 //   - WORKER_NAMESPACE_CONFLICT: another live worker has the same name. The client is closed,
 //     unless [WithWaitForName] is set.
-//   - Any other code: the client is closed.
+//   - Any other code: if FunctionID is set, this worker does not serve the function;
+//     otherwise, or if the engine is older than 0.25, the client is closed.
 type RejectedError struct {
 	// Code identifies the kind of rejection.
 	Code string

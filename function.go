@@ -371,8 +371,8 @@ func (c *Client) HandleFunc(id string, h HandlerFunc, opts ...FunctionOption) (*
 // but lacks this method, the schema allows any value.
 //
 // If a type cannot be described, no schema is advertised; this is not an error. Handle returns
-// an error if In or Out contains, at any depth, a channel, a function or another type that
-// encoding/json cannot encode.
+// an error if In or Out contains, at any depth, a channel, a function or a complex number.
+// Fields of Out with the tag option omitempty or omitzero are exempt.
 func Handle[In, Out any](c *Client, id string, h func(context.Context, In) (Out, error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: function %q: nil handler", id)
@@ -400,7 +400,7 @@ func HandleEvent[In any](c *Client, id string, h func(context.Context, In) error
 
 func typedHandler[In, Out any](c *Client, h func(context.Context, In) (Out, error), types functionSchemas) handlerSpec {
 	t := reflect.TypeFor[In]()
-	notices := mustRemoveCaller(t)
+	notices := mustRemoveCaller(t, c.cfg.json != nil)
 	recycles := !notices && c.cfg.json == nil && t.Kind() == reflect.Struct && jsoncodec.Independent(t) && fieldType(t, callerKey) == nil
 	run := func(ctx context.Context, payload json.RawMessage) (any, error) {
 		if notices {

@@ -382,6 +382,8 @@ func WithCallTimeout(d time.Duration) Option {
 // WithMaxConcurrency limits the number of handlers that run concurrently. The default is 1000;
 // 0 means no limit; a negative value is an error. Further invocations wait in a queue of up to
 // 10,000 messages and 64 MiB. Once the queue is full, invocations fail with code overloaded.
+// On engines before 0.25, a handler's call to a function of its own worker takes a second
+// place, so such calls time out if all handlers make them at the limit.
 func WithMaxConcurrency(n int) Option {
 	return clientOption(func(c *config) error {
 		if n < 0 {
@@ -400,8 +402,9 @@ func WithStackTraces() Option {
 
 // WithSendBuffer limits the requests that wait while the client is disconnected. The default
 // is 32,768 messages and 8 MiB. [WithSendPolicy] determines how further requests are handled;
-// by default, they fail with [ErrBufferFull]. While the client is connected, further requests
-// block until the engine has read earlier ones (backpressure).
+// by default, they fail with [ErrBufferFull]. If either limit is 0, no request waits; [New]
+// rejects negative limits. While the client is connected, further requests block until the
+// engine has read earlier ones (backpressure).
 func WithSendBuffer(messages, bytes int) Option {
 	return clientOption(func(c *config) error {
 		if messages < 0 || bytes < 0 {
@@ -439,7 +442,7 @@ func WithSendPolicy(p SendPolicy) Option {
 }
 
 // WithReadLimit limits the size of a received message, in bytes. A larger message ends the
-// connection. Default: 64 MiB, the same as the engine's limit.
+// connection. The limit must be positive. Default: 64 MiB, the same as the engine's limit.
 func WithReadLimit(bytes int64) Option {
 	return clientOption(func(c *config) error {
 		if bytes <= 0 {
@@ -452,7 +455,7 @@ func WithReadLimit(bytes int64) Option {
 
 // WithKeepalive sets the interval at which the client pings the engine, and how long the
 // client waits for a frame before it considers the connection dead. The defaults are 20 s and
-// 60 s.
+// 60 s. The interval must be positive and shorter than the wait.
 func WithKeepalive(ping, idle time.Duration) Option {
 	return clientOption(func(c *config) error {
 		if ping <= 0 || idle <= ping {

@@ -187,10 +187,10 @@ func isCallerKey(key []byte) bool {
 }
 
 // mustRemoveCaller reports whether the member added by the engine must be removed before a
-// payload is decoded into t. A plain struct ignores unknown members, but a map stores them,
-// and an UnmarshalJSON method may reject them. A struct with a field for the member is meant
-// to receive it.
-func mustRemoveCaller(t reflect.Type) bool {
+// payload is decoded into t. With encoding/json, a plain struct ignores unknown members, but a
+// map stores them, and an UnmarshalJSON method may reject them, as may the program's own
+// codec. A struct with a field for the member is meant to receive it.
+func mustRemoveCaller(t reflect.Type, ownCodec bool) bool {
 	for range maxPointers {
 		if t.Kind() != reflect.Pointer {
 			break
@@ -198,12 +198,12 @@ func mustRemoveCaller(t reflect.Type) bool {
 		t = t.Elem()
 	}
 	_, streams := reflect.PointerTo(t).MethodByName("UnmarshalJSONFrom") // encoding/json/v2
-	notices := streams || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]())
+	notices := ownCodec || streams || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]())
 	switch t.Kind() {
 	case reflect.Map:
 		return true
 	case reflect.Interface:
-		return t.NumMethod() == 0
+		return notices || t.NumMethod() == 0
 	case reflect.Struct:
 		for _, f := range reflect.VisibleFields(t) {
 			name, options, _ := strings.Cut(f.Tag.Get("json"), ",")

@@ -141,7 +141,7 @@ func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 		*ErrorBody
 	}
 	for _, v := range []any{new(plain), new(*plain), new(embeds), new(struct{}), new([]map[string]int), new(string), new([]byte), new(*int), new(error)} {
-		if in := reflect.TypeOf(v).Elem(); mustRemoveCaller(in) {
+		if in := reflect.TypeOf(v).Elem(); mustRemoveCaller(in, false) {
 			t.Errorf("payloads for %v are searched", in)
 		}
 	}
@@ -149,7 +149,7 @@ func TestPlainStructsIgnoreTheCaller(t *testing.T) {
 		Rest map[string]int `json:",inline"` // encoding/json/v2 puts unknown members here
 	}
 	for _, v := range []any{new(map[string]int), new(*map[int]any), new(any), new(json.RawMessage), new(wholeOnly), new(**wholeOnly), new(inlined)} {
-		if in := reflect.TypeOf(v).Elem(); !mustRemoveCaller(in) {
+		if in := reflect.TypeOf(v).Elem(); !mustRemoveCaller(in, false) {
 			t.Errorf("payloads for %v are not searched", in)
 		}
 	}

@@ -282,7 +282,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := shutdown(t, c, 2*time.Second); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "did not confirm") {
+			if err := shutdown(t, c, 2*time.Second); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "did not confirm") || !strings.Contains(err.Error(), "lost: 3") {
 				t.Errorf("Shutdown: %v, want the number of unconfirmed Sends", err)
 			}
 			if s := c.Stats(); s.SendsUnknown != 3 || s.SendsConfirmed != 0 {
@@ -306,8 +306,25 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			if err := c.Send(t.Context(), "x::y", 1); err != nil {
 				t.Fatal(err)
 			}
-			if err := shutdown(t, c, 0); !errors.Is(err, ErrNotConnected) || !strings.Contains(err.Error(), "1 messages were never sent") {
-				t.Errorf("Shutdown: %v, want the number of dropped messages", err)
+			if err, want := shutdown(t, c, 0), "iii: shutdown: Send messages that may be lost: 1"; err == nil || err.Error() != want {
+				t.Errorf("Shutdown: %v, want %s", err, want)
+			}
+		})
+	})
+	t.Run("connection lost before the fence is answered", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var silence atomic.Bool
+			p := newPeer(t, script{message: func(_ *peerConn, m *peerMessage) bool { return m.Type == "ping" && silence.Load() }})
+			c := p.connected()
+			silence.Store(true)
+			for n := range 3 {
+				if err := c.Send(t.Context(), "x::y", n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.AfterFunc(time.Second, p.conn(0).Cut)
+			if err, want := shutdown(t, c, time.Second), "iii: shutdown: Send messages that may be lost: 3"; err == nil || err.Error() != want {
+				t.Errorf("Shutdown: %v, want %s", err, want)
 			}
 		})
 	})

@@ -30,8 +30,8 @@ type RetryPolicy struct {
 	// MaxAttempts is the maximum number of attempts, including the first. 0 means 3, and 1
 	// disables retries. A negative value is an error.
 	MaxAttempts int
-	// InitialDelay is the maximum wait before the second attempt. 0 means 50 ms. A negative
-	// value is an error.
+	// InitialDelay is the maximum wait before the second attempt. 0 means 50 ms, or MaxDelay if
+	// that is set and shorter. A negative value is an error.
 	InitialDelay time.Duration
 	// MaxDelay limits every wait. 0 means 2 s, or InitialDelay if that is longer. A value
 	// below InitialDelay is an error.

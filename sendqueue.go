@@ -612,6 +612,12 @@ func (q *sendQueue) detached() <-chan struct{} {
 	return q.changed.Wait()
 }
 
+// undelivered returns the number of accepted Sends so far that were lost with their link or
+// never sent.
+func (q *sendQueue) undelivered() uint64 {
+	return q.stats.sendsLost.Load() + q.stats.sendsDropped.Load()
+}
+
 func (q *sendQueue) counts() (pending, held, heldBytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

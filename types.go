@@ -167,6 +167,22 @@ func (i *OnTriggerRegistrationInput) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// UnmarshalJSON implements json.Unmarshaler. An absent, null or empty namespace decodes as
+// "default".
+func (i *MiddlewareInput) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain MiddlewareInput
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	*i = MiddlewareInput(p)
+	i.Namespace = cmp.Or(i.Namespace, defaultNamespace)
+	return nil
+}
+
 // DefaultReconnectionConfig returns the default reconnection policy. The delay starts at 1 s,
 // doubles with each failed attempt up to 30 s, and varies randomly by ±30%. The number of
 // attempts is unlimited. Up to 1000 messages are kept while disconnected.

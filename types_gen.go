@@ -165,7 +165,8 @@ type AuthResult struct {
 	// Whether the worker may register functions. Defaults to true.
 	AllowFunctionRegistration bool `json:"allow_function_registration"`
 
-	// Whether the worker may register trigger types. Defaults to false.
+	// Whether the worker may register trigger types. Defaults to false. Engine 0.26
+	// ignores the value.
 	AllowTriggerTypeRegistration bool `json:"allow_trigger_type_registration"`
 
 	// IDs of the functions in namespace "default" that the worker may call in
@@ -174,7 +175,7 @@ type AuthResult struct {
 	AllowedFunctions StringList `json:"allowed_functions"`
 
 	// Trigger types that the worker may use. Nil is omitted and allows all trigger
-	// types; an empty list allows none.
+	// types; an empty list allows none. Engine 0.26 ignores the list.
 	AllowedTriggerTypes []string `json:"allowed_trigger_types,omitempty,omitzero"`
 
 	// JSON value that the engine passes to the middleware function and the
@@ -1615,8 +1616,9 @@ type MiddlewareInput struct {
 	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
-	// Namespace of the requested function.
-	Namespace string `json:"namespace"`
+	// Namespace of the requested function. Defaults to "default" when absent. Empty
+	// is omitted.
+	Namespace string `json:"namespace,omitempty,omitzero"`
 
 	// Payload of the call. Nil encodes as null.
 	Payload JSONValue `json:"payload"`
@@ -2521,8 +2523,9 @@ type ReconnectionConfig struct {
 	// to 1000.
 	MaxPendingMessages uint64 `json:"max_pending_messages"`
 
-	// Number of consecutive failed attempts after which the connection is given up.
-	// Nil encodes as null and means that there is no limit. Defaults to nil.
+	// Maximum number of consecutive failed attempts. The next failure ends the
+	// connection for good. Nil encodes as null and means that there is no limit.
+	// Defaults to nil.
 	MaxRetries *uint64 `json:"max_retries"`
 }
 

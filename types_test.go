@@ -298,6 +298,8 @@ func TestTypesDecode(t *testing.T) {
 		"null context":         {`{"context":null,"allowed_trigger_types":null,"function_registration_prefix":null}`, new(AuthResult), &authResult},
 		"hook":                 {`{"function_id":"f","description":null}`, new(OnFunctionRegistrationInput), &OnFunctionRegistrationInput{FunctionID: "f", Namespace: "default"}},
 		"trigger hook":         {`{"config":1}`, new(OnTriggerRegistrationInput), &OnTriggerRegistrationInput{Config: JSONValue("1"), Namespace: "default"}},
+		"middleware":           {`{"function_id":"f"}`, new(MiddlewareInput), &MiddlewareInput{FunctionID: "f", Namespace: "default"}},
+		"null of middleware":   {`{"function_id":"f","namespace":null}`, new(MiddlewareInput), &MiddlewareInput{FunctionID: "f", Namespace: "default"}},
 		"reconnection":         {`{}`, new(ReconnectionConfig), ptr(DefaultReconnectionConfig())},
 		"unlimited":            {`{"max_retries":null}`, new(ReconnectionConfig), ptr(DefaultReconnectionConfig())},
 		"one retry":            {`{"max_retries":1}`, new(ReconnectionConfig), &oneRetry},

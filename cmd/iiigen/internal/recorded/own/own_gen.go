@@ -127,7 +127,7 @@ var ownSchemas = []iii.FunctionSchemas{
 	{FunctionID: "own::MetricsListInput", Request: "7518580666d74f654920976ed3862654", Response: "7518580666d74f654920976ed3862654"},
 	{FunctionID: "own::MetricsListQuery", Request: "02aa100aa2346c3214dc2915a8e1c365", Response: "02aa100aa2346c3214dc2915a8e1c365"},
 	{FunctionID: "own::MetricsListResult", Request: "96a6f355d70b5bd96a1a259c58fb707f", Response: "96a6f355d70b5bd96a1a259c58fb707f"},
-	{FunctionID: "own::MiddlewareInput", Request: "973b5de88f482221e967d525e5a9af42", Response: "973b5de88f482221e967d525e5a9af42"},
+	{FunctionID: "own::MiddlewareInput", Request: "2dcc456f6c1741d202f381d511814e62", Response: "2dcc456f6c1741d202f381d511814e62"},
 	{FunctionID: "own::NumberDataPoint", Request: "476948b0ed35ed285424c29e55b5233a", Response: "476948b0ed35ed285424c29e55b5233a"},
 	{FunctionID: "own::ObserveDeliver", Request: "085adcd466bb309894f517a65691288f", Response: "085adcd466bb309894f517a65691288f"},
 	{FunctionID: "own::ObserveDelivery", Request: "11c655f9ca27b61f217a2da83e789d67", Response: "11c655f9ca27b61f217a2da83e789d67"},
@@ -4771,7 +4771,8 @@ type AuthResultInput struct {
 	// Whether the worker may register functions. Defaults to true.
 	AllowFunctionRegistration *bool `json:"allow_function_registration,omitzero"`
 
-	// Whether the worker may register trigger types. Defaults to false.
+	// Whether the worker may register trigger types. Defaults to false. Engine 0.26
+	// ignores the value.
 	AllowTriggerTypeRegistration *bool `json:"allow_trigger_type_registration,omitzero"`
 
 	// IDs of the functions in namespace "default" that the worker may call in
@@ -4780,7 +4781,7 @@ type AuthResultInput struct {
 	AllowedFunctions []string `json:"allowed_functions,omitzero"`
 
 	// Trigger types that the worker may use. Nil is omitted and allows all trigger
-	// types; an empty list allows none.
+	// types; an empty list allows none. Engine 0.26 ignores the list.
 	AllowedTriggerTypes []string `json:"allowed_trigger_types,omitzero"`
 
 	// JSON value that the engine passes to the middleware function and the
@@ -4810,7 +4811,8 @@ type AuthResultOutput struct {
 	// Whether the worker may register functions. Defaults to true.
 	AllowFunctionRegistration *bool `json:"allow_function_registration,omitzero"`
 
-	// Whether the worker may register trigger types. Defaults to false.
+	// Whether the worker may register trigger types. Defaults to false. Engine 0.26
+	// ignores the value.
 	AllowTriggerTypeRegistration *bool `json:"allow_trigger_type_registration,omitzero"`
 
 	// IDs of the functions in namespace "default" that the worker may call in
@@ -4819,7 +4821,7 @@ type AuthResultOutput struct {
 	AllowedFunctions []string `json:"allowed_functions,omitzero"`
 
 	// Trigger types that the worker may use. Nil is omitted and allows all trigger
-	// types; an empty list allows none.
+	// types; an empty list allows none. Engine 0.26 ignores the list.
 	AllowedTriggerTypes []string `json:"allowed_trigger_types,omitzero"`
 
 	// JSON value that the engine passes to the middleware function and the
@@ -8099,8 +8101,9 @@ type MiddlewareInputInput struct {
 	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
-	// Namespace of the requested function.
-	Namespace string `json:"namespace"`
+	// Namespace of the requested function. Defaults to "default" when absent. Empty
+	// is omitted.
+	Namespace *string `json:"namespace,omitzero"`
 
 	// Payload of the call. Nil encodes as null.
 	Payload json.RawMessage `json:"payload"`
@@ -8121,8 +8124,9 @@ type MiddlewareInputOutput struct {
 	// ID of the requested function.
 	FunctionID string `json:"function_id"`
 
-	// Namespace of the requested function.
-	Namespace string `json:"namespace"`
+	// Namespace of the requested function. Defaults to "default" when absent. Empty
+	// is omitted.
+	Namespace *string `json:"namespace,omitzero"`
 
 	// Payload of the call. Nil encodes as null.
 	Payload json.RawMessage `json:"payload"`
@@ -10129,8 +10133,9 @@ type ReconnectionConfig struct {
 	// to 1000.
 	MaxPendingMessages *uint `json:"max_pending_messages,omitzero"`
 
-	// Number of consecutive failed attempts after which the connection is given up.
-	// Nil encodes as null and means that there is no limit. Defaults to nil.
+	// Maximum number of consecutive failed attempts. The next failure ends the
+	// connection for good. Nil encodes as null and means that there is no limit.
+	// Defaults to nil.
 	MaxRetries *uint `json:"max_retries,omitzero"`
 }
 
@@ -10163,8 +10168,9 @@ type ReconnectionConfigInput struct {
 	// to 1000.
 	MaxPendingMessages *uint `json:"max_pending_messages,omitzero"`
 
-	// Number of consecutive failed attempts after which the connection is given up.
-	// Nil encodes as null and means that there is no limit. Defaults to nil.
+	// Maximum number of consecutive failed attempts. The next failure ends the
+	// connection for good. Nil encodes as null and means that there is no limit.
+	// Defaults to nil.
 	MaxRetries *uint `json:"max_retries,omitzero"`
 }
 
@@ -10197,8 +10203,9 @@ type ReconnectionConfigOutput struct {
 	// to 1000.
 	MaxPendingMessages *uint `json:"max_pending_messages,omitzero"`
 
-	// Number of consecutive failed attempts after which the connection is given up.
-	// Nil encodes as null and means that there is no limit. Defaults to nil.
+	// Maximum number of consecutive failed attempts. The next failure ends the
+	// connection for good. Nil encodes as null and means that there is no limit.
+	// Defaults to nil.
 	MaxRetries *uint `json:"max_retries,omitzero"`
 }
 
