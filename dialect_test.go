@@ -195,7 +195,7 @@ func (u *upgrade) start() {
 	u.caller = startReplica(t, e, "caller", func(*replica) {})
 }
 
-// call calls shop::price and compares the outcome with the number of times the function ran.
+// call calls shop::price and checks that the outcome fits the number of times the function ran.
 func (u *upgrade) call(n int) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -369,13 +369,13 @@ func (r *registry) confirm(l *link) {
 	}
 }
 
-// overdue ends l if the engine has not answered the fence within registerTimeout; otherwise,
-// the state of the registrations would remain unknown. The timeout starts when the fence is
+// overdue ends l if the engine has not answered the fence within registerTimeout, because the
+// state of the registrations would otherwise remain unknown. The timeout starts when the fence is
 // written, and restarts whenever the engine sends a frame, because a large message may delay
 // the ping or the pong. In total, it never exceeds ten times the idle timeout.
 //
-// If only responses to observers are missing, overdue sends a ping. The engine will not send
-// the responses anymore once it has answered that ping.
+// If only responses to observers are missing, overdue sends a ping. Once the engine has
+// answered that ping, it will no longer send those responses.
 func (r *registry) overdue(l *link, number uint64, queued time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

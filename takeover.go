@@ -59,8 +59,8 @@ func (c *claim) unregister(d dialect) any {
 	return d.unregisterFunction(&c.function.spec)
 }
 
-// owner returns the worker that owns a rejected claim. The engine does not report who owns a
-// route, so "" represents all owners of routes.
+// owner returns the worker because of which the engine rejected a claim. For a route, the
+// engine does not report that worker, so the result is "".
 func (c *claim) owner() string {
 	if c.function != nil {
 		if err := c.function.refused.Load(); err != nil {

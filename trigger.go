@@ -204,9 +204,9 @@ func WithTriggerNamespace(ns string) TriggerOption {
 }
 
 // WithTriggerProviderNamespace sets the only namespace in which the engine looks for a
-// provider of the trigger type. By default, it looks in the worker's own namespace, then in
-// "default". Engine 0.26 and later looks only in the worker's own namespace, except for types
-// that the engine itself provides.
+// provider of the trigger type. By default, engines before 0.26 look in the worker's own
+// namespace, then in "default". Later engines look only in the worker's own namespace, except
+// for types that the engine itself provides.
 func WithTriggerProviderNamespace(ns string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(ns) == "" {

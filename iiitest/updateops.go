@@ -46,8 +46,8 @@ type (
 	}
 )
 
-// decodeOp decodes an operation: either an object with a "type" member, or an array of the
-// type and the fields in order.
+// decodeOp decodes an operation: either an object with a "type" member, or an array that
+// contains the type followed by the fields in order.
 func decodeOp(raw json.RawMessage) (iii.UpdateOpVariant, string) {
 	var decode func(fields any, variant string) string
 	var tag json.RawMessage

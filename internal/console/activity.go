@@ -11,7 +11,7 @@ import (
 const (
 	// activitySeconds is the number of seconds for which activity is recorded.
 	activitySeconds = 300
-	// maxFunctions is the maximum number of functions whose figures are recorded.
+	// maxFunctions is the maximum number of functions for which statistics are recorded.
 	maxFunctions = 1000
 )
 
