@@ -238,7 +238,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	}
 }
 
-// A span's start already contains the span's baggage.
+// The frame that announces a started span already contains the span's baggage.
 func TestBaggageIsSetBeforeTheLiveSpan(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{})
@@ -505,8 +505,8 @@ func TestTelemetryShutdownIsBounded(t *testing.T) {
 	}
 }
 
-// If Shutdown cannot deliver data, its error contains the reason why the connection failed.
-// Errors from later Sends contain the reason, too.
+// If Shutdown cannot deliver data, its error contains the reason why the connection failed. So
+// do the errors of later calls to Send.
 func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 	for name, away := range map[string]time.Duration{"at the first attempt": 0, "for a minute": time.Minute} {
 		t.Run(name, func(t *testing.T) {

@@ -187,8 +187,7 @@ func (p *process) start(command string, args, env []string) error {
 	return p.cmd.Start()
 }
 
-// stop interrupts the process. If the process has failed, the error contains what the process
-// logged.
+// stop interrupts the process. If the process has failed, the error contains its log.
 func (p *process) stop() error {
 	_ = p.cmd.Process.Signal(os.Interrupt)
 	kill := time.AfterFunc(5*time.Second, func() { _ = p.cmd.Process.Kill() })

@@ -136,8 +136,8 @@ var defaultName = regexp.MustCompile(`^.+:[0-9]+(:[0-9]+)?$`)
 // anonymous is the prefix of names assigned by replaceDefaultNames.
 const anonymous = "#"
 
-// replaceDefaultNames replaces default worker names, which change with every start. All of a
-// worker's functions and trigger types get the same replacement.
+// replaceDefaultNames replaces default worker names, which change whenever a worker restarts.
+// All of a worker's functions and trigger types get the same replacement.
 func (c *catalog) replaceDefaultNames() {
 	names := make(map[string]string)
 	replace := func(worker *string, id string) {
