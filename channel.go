@@ -200,7 +200,7 @@ func (d *channelDeadline) set(t time.Time) {
 
 // open connects on the first call. The attempt continues after ctx is canceled: the engine
 // lets each end be opened only once, and this attempt may already have opened it. The next
-// caller receives its outcome.
+// caller receives the attempt's outcome.
 func (e *channelEnd) open(ctx context.Context, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err

@@ -827,7 +827,7 @@ func TestReadyToleratesPendingObservers(t *testing.T) {
 }
 
 // If a function is unregistered right after it was registered, the engine may never reply to
-// the registration. Neither calls nor readiness may depend on that reply.
+// the registration. Calls and readiness must not depend on that reply.
 func TestFunctionUnregisteredBeforeItsReplyDelaysNothing(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {

@@ -124,8 +124,8 @@ func TestTelemetryDelivers(t *testing.T) {
 	}
 }
 
-// Disabled telemetry starts no goroutine, connects nowhere, records nothing, leaves the
-// globals alone and returns no errors.
+// Disabled telemetry starts no goroutine, opens no connection, records nothing, does not set
+// the global providers and returns no errors.
 func TestDisabledTelemetryDoesNothing(t *testing.T) {
 	for variable, value := range map[string]string{"OTEL_ENABLED": "no", "OTEL_SDK_DISABLED": "true"} {
 		t.Run(variable, func(t *testing.T) {
@@ -443,7 +443,7 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	span.End()
 }
 
-// Without an engine, Shutdown gives up on its own. If the engine does not respond, Shutdown
+// Without an engine, Shutdown gives up immediately. If the engine does not respond, Shutdown
 // returns when ctx is done. In both cases, its error reports what was lost.
 // shutdown_timeout_ms has no effect.
 func TestTelemetryShutdownIsBounded(t *testing.T) {
@@ -616,8 +616,7 @@ func BenchmarkLogRecord(b *testing.B) {
 	}
 }
 
-// telemetryRequirements lists the telemetry requirements and the tests that verify each of
-// them.
+// telemetryRequirements lists the telemetry requirements, each with the tests that verify it.
 var telemetryRequirements = []struct {
 	line  string
 	tests []string
