@@ -606,8 +606,8 @@ func TestMountedResults(t *testing.T) {
 	}
 }
 
-// A 304 is streamed; otherwise, the engine would add a content type, which the client would
-// store in place of the correct one.
+// A 304 is streamed, because the engine would otherwise add a content type, which the client
+// would store in place of the correct one.
 func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	call := newRouteCall(t, "GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
@@ -1107,7 +1107,7 @@ func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 	})
 }
 
-// As under net/http, a deadline that expires between two writes has no effect. Probes sent in
+// As with net/http, a deadline that expires between two writes has no effect. Probes sent in
 // the meantime do not change that.
 func TestMountedRollingWriteDeadlines(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

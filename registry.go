@@ -370,8 +370,8 @@ func (r *registry) confirm(l *link) {
 }
 
 // overdue ends l if the engine has not answered the fence within registerTimeout, because the
-// state of the registrations would otherwise remain unknown. The timeout starts when the fence is
-// written, and restarts whenever the engine sends a frame, because a large message may delay
+// state of the registrations would otherwise remain unknown. The timeout starts when the fence
+// is written, and restarts whenever the engine sends a frame, because a large message may delay
 // the ping or the pong. In total, it never exceeds ten times the idle timeout.
 //
 // If only responses to observers are missing, overdue sends a ping. Once the engine has
@@ -860,9 +860,9 @@ func (r *registry) unregisterAll(reason error) {
 	}
 }
 
-// unregisterFunctions unregisters the functions that unregisterAll left registered. These
-// functions have observers, and the engine accepts no reports for unregistered functions.
-// Until unregisterFunctions is called, new invocations of these functions are rejected.
+// unregisterFunctions unregisters the functions that unregisterAll left registered. Those are
+// the functions with observers, because the engine accepts no reports for unregistered
+// functions. Until unregisterFunctions is called, new invocations of them are rejected.
 func (r *registry) unregisterFunctions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

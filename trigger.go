@@ -164,12 +164,13 @@ type triggerOptions struct {
 }
 
 // WithTriggerID sets the trigger's ID. All of an engine's workers share one set of trigger
-// IDs. [Client.Trigger] rejects an ID that is already registered with this client. A trigger
-// with the ID of another worker's trigger replaces that trigger. Engine 0.26 and later instead
-// rejects it, and the client retries. By default, the ID is
-// random. With engine 0.26 and later, the default ID for a [QueueTriggerConfig] stays the same
-// across restarts: it is derived from the worker's name, the function's namespace and ID, and
-// the topic.
+// IDs. [Client.Trigger] rejects an ID that is already registered with this client. On engines
+// before 0.26, a trigger with the ID of another worker's trigger replaces that trigger. Later
+// engines reject the new trigger, and the client retries.
+//
+// By default, the ID is random. With engine 0.26 and later, the default ID for a
+// [QueueTriggerConfig] stays the same across restarts: it is derived from the worker's name,
+// the function's namespace and ID, and the topic.
 func WithTriggerID(id string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -243,8 +244,9 @@ func WithTriggerCondition(functionID string) TriggerOption {
 // function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may respond to the
 // request itself ([HTTPMiddlewareResult]). They run after the functions in the config's
 // MiddlewareFunctionIDs, and are resolved in the namespace of the trigger's function. Engine
-// 0.26 and later calls them before the trigger's condition, earlier engines after it. [Client.Trigger] rejects blank IDs and, for types other than http,
-// the option itself. Default: none. For middleware around a handler in this process, use
+// 0.26 and later calls them before the trigger's condition, earlier engines after it.
+// [Client.Trigger] rejects blank IDs and, for types other than http, the option itself.
+// Default: none. For middleware around a handler in this process, use
 // [WithFunctionMiddleware].
 func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	return func(o *triggerOptions) error {
