@@ -415,8 +415,7 @@ func (r *routeCall) result(t *testing.T) any {
 	return result
 }
 
-// A goroutine that the handler has started cannot read the body after the handler has
-// returned.
+// After the handler has returned, goroutines that it started cannot read the body.
 func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	reading, read := make(chan struct{}), make(chan error, 1)
 	call := newRouteCall(t, "POST", "/forward", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1205,8 +1205,8 @@ func TestTriggersDoNotWaitForThirdWorkers(t *testing.T) {
 	})
 }
 
-// Access control may hide the listings that a takeover relies on, and may add a prefix to
-// function ids.
+// A takeover must succeed even if access control hides the listings that it relies on and adds
+// a prefix to function ids.
 func TestTakeoverBehindAccessControl(t *testing.T) {
 	const workers, triggers = "engine::workers::list", "engine::registered-triggers::list"
 	for _, test := range []struct {

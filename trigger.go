@@ -220,13 +220,14 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 
 // WithTriggerCondition sets a function that is called with the event before the trigger's
 // function. If its result is exactly false, the trigger's function is not called. The response
-// to an HTTP request is then a 422 with code [CodeConditionNotMet]. If the condition fails, the
-// function is not called either. The condition is called by the engine (by this client on
-// engine 0.26 and later), or by the provider of a custom type, and is resolved in the namespace
-// of the trigger's function. The option sets condition_function_id in the config. [Client.Trigger]
-// rejects a blank ID and a config that contains a different condition. It also rejects types
-// for which the engine ignores conditions: subscribe, stream:join, stream:leave, log, trace,
-// engine::functions-available and engine::workers-available. Default: none.
+// to an HTTP request is then a 422 with code [CodeConditionNotMet]. If the call to the
+// condition fails, the function is not called either. The condition is called by the engine
+// (by this client on engine 0.26 and later), or by the provider of a custom type, and is
+// resolved in the namespace of the trigger's function. The option sets condition_function_id
+// in the config. [Client.Trigger] rejects a blank ID and a config that contains a different
+// condition. It also rejects types for which the engine ignores conditions: subscribe,
+// stream:join, stream:leave, log, trace, engine::functions-available and
+// engine::workers-available. Default: none.
 func WithTriggerCondition(functionID string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(functionID) == "" {

@@ -13,7 +13,7 @@ import (
 // Insert and Remove take O(log n) time. They copy the nodes that an index shares with a clone,
 // and change the other nodes in place.
 //
-// If possible, an entry is filed under one condition of its filter. Such a condition requires
+// If possible, an entry is filed under one of its filter's conditions. A condition requires
 // the value at a path to equal one of several scalars. Matching resolves each path once, then
 // evaluates only the entries filed under the value found there and the entries without a
 // condition.
@@ -182,7 +182,7 @@ func (x *Index[V]) Remove(key string) {
 	}
 }
 
-// neighbors returns the number of entries already filed under the scalars of c.
+// neighbors returns the number of entries already filed under c's scalars.
 func (x *Index[V]) neighbors(c condition) int {
 	f, ok := x.paths.get(c.path.text)
 	if !ok {

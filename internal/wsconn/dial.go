@@ -213,8 +213,8 @@ func IsToken(name string) bool {
 	})
 }
 
-// hasControl reports whether a header value contains control characters other than tabs.
-// Surrounding space does not count, because it is trimmed.
+// hasControl reports whether a header value contains control characters other than tabs. It
+// ignores surrounding space, which is trimmed.
 func hasControl(value string) bool {
 	return strings.ContainsFunc(strings.Trim(value, " \t\r\n"), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
