@@ -1135,7 +1135,8 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 	})
 }
 
-// A write deadline can expire before any part of a buffered response has been sent.
+// If a write deadline expires before any part of a buffered response has been sent, later
+// writes fail and the client receives a 500.
 func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	for _, test := range []struct {
 		name    string

@@ -189,8 +189,8 @@ func (r *registry) detach(l *link) {
 }
 
 // unsettled returns nil if the engine has accepted or rejected every registration. Otherwise,
-// it returns a channel that is closed when this may have changed. A retry of a rejected
-// registration does not count: until it is accepted, the registration remains rejected.
+// it returns a channel that is closed when this may have changed. A rejected registration that
+// is being retried is treated as rejected until it is accepted.
 func (r *registry) unsettled() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()

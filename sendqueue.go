@@ -452,8 +452,8 @@ func (q *sendQueue) pong(l *link) {
 }
 
 // detach removes the current link after its writer has stopped. Requests that were handed to l
-// fail with cause. Other requests wait for the next link, in order. It returns the number of
-// Sends that were written but not confirmed.
+// fail with cause. Other requests wait for the next link, in order. detach returns the number
+// of Sends that were written but not confirmed.
 func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	q.mu.Lock()
 	if q.link != l {
@@ -502,8 +502,8 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	return unconfirmed
 }
 
-// close rejects further requests and fails the held ones. The link must already be detached.
-// It returns the number of held Sends that were dropped.
+// close rejects further requests and fails the held ones. It returns the number of held Sends
+// that were dropped. The link must already be detached.
 func (q *sendQueue) close(reason error) (dropped int) {
 	q.mu.Lock()
 	if q.ended != nil {
