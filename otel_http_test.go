@@ -232,8 +232,8 @@ func TestHTTPTransportWithoutResponse(t *testing.T) {
 	}
 }
 
-// withoutGlobal replaces the global tracer provider with one that records nothing until the
-// test ends.
+// withoutGlobal installs a global tracer provider that records nothing. It restores the
+// previous provider when the test ends.
 func withoutGlobal(t *testing.T) {
 	previous := otel.GetTracerProvider()
 	otel.SetTracerProvider(tracenoop.NewTracerProvider())
