@@ -4,8 +4,8 @@
 // basic types and, for encoding only, arrays and byte slices. It copies each string without
 // escapes in one step, and does not validate its input again. Everything else is left to
 // encoding/json: types with encoding methods, embedded structs, unusual tags, and values that
-// cause an error, except cycles of pointers. For a type that is left to encoding/json as a
-// whole, the overhead is one table lookup.
+// cause an error, except pointer cycles. For a type that is left to encoding/json as a whole,
+// the overhead is one table lookup.
 package jsoncodec
 
 import (
