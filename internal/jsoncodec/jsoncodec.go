@@ -242,7 +242,6 @@ func (bu builder) byKind(t reflect.Type) coder {
 	return coder{}
 }
 
-// pointerCoder, sliceCoder and mapCoder encode and decode values of composite types.
 type (
 	pointerCoder struct{ elem *coder }
 	sliceCoder   struct{ elem *coder }
@@ -252,7 +251,6 @@ type (
 	}
 )
 
-// structCoder encodes and decodes structs.
 type structCoder struct {
 	fields  []structField
 	byName  map[string]int
