@@ -98,7 +98,7 @@ func readRecording(t testing.TB, name string) []event {
 }
 
 // opensFirst moves each event that opens a connection ahead of the connection's other events,
-// because some recordings report it too late.
+// because some recordings contain it too late.
 func opensFirst(events []event) []event {
 	for i, e := range events {
 		if e.Event != "open" {

@@ -27,7 +27,7 @@ type order struct {
 	Tags   []string `json:"tags"`
 }
 
-// message contains the fields of received messages that the worker uses.
+// message is a received message. It has only the fields that the worker uses.
 type message struct {
 	Type         string          `json:"type"`
 	InvocationID string          `json:"invocation_id"`
@@ -35,7 +35,6 @@ type message struct {
 	Result       json.RawMessage `json:"result"`
 }
 
-// The worker sends messages of these two types.
 type resultMessage struct {
 	Type         string `json:"type"`
 	InvocationID string `json:"invocation_id"`
