@@ -22,7 +22,8 @@ func (c *Client) Configuration() *Configuration { return &Configuration{client: 
 // Register registers an entry. If the entry already exists, Register replaces its description
 // and its schema. It keeps the value if entry.InitialValue is nil, and otherwise replaces it.
 // To set a value only if there is none, register the entry without a value, then call Set if
-// the returned Value is null. Registering an entry again fires triggers as an update.
+// the returned Value is null. Registering an existing entry fires triggers with
+// [ConfigurationEventTypeUpdated].
 func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegisterInput) (ConfigurationEntry, error) {
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }

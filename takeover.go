@@ -427,7 +427,7 @@ func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 
 // isContested reports whether a trigger was rejected because another worker has a route with
 // the same path but different parameter names, or an observer with the same ID. The other
-// worker may remove it. All other rejections concern the trigger itself.
+// worker may remove its route or observer. All other rejections concern the trigger itself.
 func isContested(triggerType string, err *Error) bool {
 	switch err.Code {
 	case CodeHTTPRouteConflict:

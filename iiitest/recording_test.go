@@ -188,7 +188,8 @@ func (r renaming) translate(text string) string {
 	})
 }
 
-// own adds ids chosen by a recorded worker, which are replayed unchanged.
+// own maps the ids that a recorded worker chose to themselves, because they are replayed
+// unchanged.
 func (r renaming) own(text string) {
 	for _, id := range uuidPattern.FindAllString(text, -1) {
 		if _, known := r.to[id]; !known {

@@ -1,8 +1,8 @@
 // Command bareworker is the baseline for bench/table. It serves bench::echo, or calls
 // bench::sink, with only gorilla/websocket and encoding/json. A single goroutine does all the
 // work. It writes queued messages in one batch when there is nothing left to read. The worker
-// does not reconnect, has no contexts and no limits, does not report errors to callers, and
-// does not support blocking handlers.
+// does not reconnect, use contexts, enforce limits, report errors to callers, or support
+// blocking handlers.
 package main
 
 import (
