@@ -274,8 +274,8 @@ type ownProvider struct{ flusher }
 func (p ownProvider) Shutdown(ctx context.Context) error { return p.ForceFlush(ctx) }
 
 // besideSpans wraps a processor supplied by the program so that the provider neither flushes
-// it nor shuts it down. The Telemetry does both itself; otherwise, the engine's processors
-// would have to wait for the program's processors before sending their own last records.
+// it nor shuts it down. The Telemetry does both itself, so that the engine's processors can
+// send their last records without waiting for the program's processors.
 type besideSpans struct{ sdktrace.SpanProcessor }
 
 func (besideSpans) ForceFlush(context.Context) error { return nil }

@@ -178,7 +178,7 @@ func (q *telemetryQueue) shedOldest(c frameClass) {
 	q.drop(&f, dropFull)
 }
 
-// keep counts a frame that enters the queue. forget is its inverse.
+// keep adds a frame to the counts when it enters the queue. forget subtracts it.
 func (q *telemetryQueue) keep(f *queuedFrame) {
 	h := &q.held[f.signal().class()]
 	h.frames++
