@@ -403,7 +403,7 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 // Shutdown closes the client gracefully. It unregisters triggers and functions, rejects queued
-// invocations with the code worker_draining, waits for running handlers and sends their
+// invocations with the error code worker_draining, waits for running handlers and sends their
 // results, flushes telemetry, and closes the connection. Running handlers can still make
 // calls. Shutdown does not wait for calls made outside of handlers. If ctx is done first,
 // Shutdown closes the client as [Client.Close] does; the error and the log then list the

@@ -14,7 +14,7 @@ var (
 	ErrClosed = errors.New("iii: client is closed")
 
 	// ErrNotConnected means that a request was never sent: its context was done, its timeout
-	// expired, or the client was closed before there was a connection that could take it.
+	// expired, or the client was closed before the request could be sent on a connection.
 	ErrNotConnected = errors.New("iii: not connected")
 
 	// ErrConnectionLost means that the connection was lost after the request may have been

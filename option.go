@@ -443,8 +443,9 @@ func WithSendPolicy(p SendPolicy) Option {
 	})
 }
 
-// WithReadLimit limits the size of a received message, in bytes. A larger message ends the
-// connection. The limit must be positive. Default: 64 MiB, the same as the engine's limit.
+// WithReadLimit limits the size of a received message, in bytes. If a larger message arrives,
+// the client drops the connection. The limit must be positive. Default: 64 MiB, the same as
+// the engine's limit.
 func WithReadLimit(bytes int64) Option {
 	return clientOption(func(c *config) error {
 		if bytes <= 0 {

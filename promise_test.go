@@ -2049,7 +2049,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 	t.Run("slow large message", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p, w := newPeer(t, script{noPong: true, call: func(_ *peerConn, m *peerMessage) string { return `"` + strings.Repeat("x", 3000) + `"` }}), newWatch()
-			// Reading the result takes over two minutes, during which no pong arrives.
+			// Reading the result takes more than two minutes, during which no pong arrives.
 			proxy := p.proxy(1, func(int) enginetest.FaultPlan {
 				return enginetest.FaultPlan{In: enginetest.Fault{Slice: 100, Rate: 25}}
 			})

@@ -62,7 +62,7 @@ func (c *client) wantState(id, state, reason string, fires int) {
 	c.want(fmt.Sprintf(`{"type":"observerstatechanged","id":%q,"state":%q%s,"fires":%d}`, id, state, reason, fires))
 }
 
-// accept reads the announcement of an observer and acknowledges it.
+// accept reads and acknowledges an observer's announcement.
 func (c *client) accept(function, id string) {
 	c.t.Helper()
 	m := c.want(fmt.Sprintf(`{"type":"observeradded","function_id":%q,"namespace":"default","revision":"*","observer":{"id":%q,"args":"*","filters":"*","target":"*","capture":"*","on":"*"}}`, function, id))

@@ -277,8 +277,8 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	return u
 }
 
-// merged is like formOf, but for a merged schema. Equal merged schemas share one type.
-// Otherwise, a schema that refers to itself through a merge would cause infinite recursion.
+// merged is like formOf, but for a merged schema. Equal merged schemas share one type, because
+// a schema that refers to itself through a merge would otherwise cause infinite recursion.
 func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	key := literalOf(s)
 	if b.mergedBytes += len(key); b.mergedBytes > maxMerged {
