@@ -82,7 +82,7 @@ func newChannelReader(c *Client, ref StreamChannelRef) *ChannelReader {
 
 func (r *ChannelReader) open(ctx context.Context) error { return r.end.open(ctx, "read") }
 
-// openForBytes opens the end, subject to the read deadline.
+// openForBytes opens the channel for Read, subject to the read deadline.
 func (r *ChannelReader) openForBytes() error {
 	return r.end.openWithin(context.Background(), &r.deadline, 0, "read")
 }
@@ -120,9 +120,9 @@ func (r *ChannelReader) pump(conn *wsconn.Conn) {
 	}
 }
 
-// keep queues a frame. If the queue is full, keep waits for room, which blocks the writer, or
-// until the client is closed. It does not wait if the only waiting callers want the other kind
-// of frame.
+// keep queues a frame. If the queue is full, keep waits until there is room or the client is
+// closed. Meanwhile, the writer is blocked. It does not wait if all waiting callers want the
+// other kind of frame.
 func (r *ChannelReader) keep(text bool, frame []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -250,9 +250,9 @@ func (r *ChannelReader) await(ctx context.Context, q *channelQueue) error {
 
 // Read returns bytes as they arrive. Messages that arrive in the meantime are buffered for
 // [ChannelReader.Messages]. Read returns io.EOF once the writer has closed the channel. If the
-// writer has disappeared, the error wraps io.ErrUnexpectedEOF on engine 0.26 and later; earlier
-// engines do not distinguish this from a closed channel. If the reader's own connection is
-// lost, the error wraps io.ErrUnexpectedEOF on all engines.
+// writer has disappeared, the error wraps io.ErrUnexpectedEOF on engine 0.26 and later;
+// earlier engines do not distinguish this from a closed channel. If the reader's own
+// connection is lost, the error wraps io.ErrUnexpectedEOF on all engines.
 func (r *ChannelReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -341,8 +341,8 @@ func (r *ChannelReader) Messages(ctx context.Context) iter.Seq2[json.RawMessage,
 	}
 }
 
-// Close closes this end. The writer notices it with a delay, and only when it writes. Calling
-// Close again returns nil.
+// Close closes this end. The writer notices this only when it writes, and with a delay.
+// Calling Close again returns nil.
 func (r *ChannelReader) Close() error {
 	r.endReading(ErrChannelClosed)
 	r.end.abort()

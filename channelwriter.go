@@ -17,9 +17,9 @@ var (
 	_ io.ReaderFrom  = (*ChannelWriter)(nil)
 )
 
-// ChannelWriter is the writing end of a channel. Close it when done; otherwise the reader
-// never sees the end of the data. All methods are safe for concurrent use, and frames are
-// never interleaved. The zero value is not usable; use [Client.CreateChannel] or
+// ChannelWriter is the writing end of a channel. Close it when done, because the reader sees
+// the end of the data only after Close. All methods are safe for concurrent use, and frames
+// are never interleaved. The zero value is not usable; use [Client.CreateChannel] or
 // [Client.OpenWriter].
 type ChannelWriter struct {
 	end channelEnd
@@ -208,7 +208,8 @@ func (w *ChannelWriter) ReadFrom(src io.Reader) (n int64, err error) {
 }
 
 // SendMessage encodes v as JSON and sends it as a message, which must be smaller than 64 MiB.
-// Messages arrive in the order in which they were sent. If ctx is done while the message is being written, the channel is broken.
+// Messages arrive in the order in which they were sent. If ctx is done while the message is
+// being written, the channel is broken.
 func (w *ChannelWriter) SendMessage(ctx context.Context, v any) error {
 	raw, err := rawOf(v)
 	if err != nil {

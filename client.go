@@ -403,7 +403,7 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 // Shutdown closes the client gracefully. It unregisters triggers and functions, rejects queued
-// invocations with the code worker_draining, waits for running handlers and sends their
+// invocations with the error code worker_draining, waits for running handlers and sends their
 // results, flushes telemetry, and closes the connection. Running handlers can still make
 // calls. Shutdown does not wait for calls made outside of handlers. If ctx is done first,
 // Shutdown closes the client as [Client.Close] does; the error and the log then list the
@@ -411,11 +411,11 @@ func (c *Client) Run(ctx context.Context) error {
 // function. Concurrent and later calls wait until the client is closed.
 //
 // Once no handler is running, Shutdown waits up to 2 s for the engine to confirm sent
-// messages, and up to 5 s for a connection on which to send buffered ones. Send messages that
-// remain unconfirmed or unsent are counted in [ClientStats] and reported in the error. The
-// error also reports undelivered telemetry. Shutdown waits for telemetry for at most
-// [OtelConfig].ShutdownTimeoutMs, or 3 s if telemetry has no connection. Undelivered telemetry
-// stays in the queue of its [Telemetry].
+// messages, and up to 5 s for a connection on which to send buffered ones. Messages from
+// [Client.Send] that remain unconfirmed or unsent are counted in [ClientStats] and reported in
+// the error. The error also reports undelivered telemetry. Shutdown waits for telemetry for at
+// most [OtelConfig].ShutdownTimeoutMs, or 3 s if telemetry has no connection. Undelivered
+// telemetry stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {
@@ -424,7 +424,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// shutdown logs the error from flushing telemetry, and returns it separately.
+// shutdown implements Shutdown. It logs the error from flushing telemetry and returns it
+// separately.
 func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	c.mu.Lock()
 	first, connecting := !c.draining, c.stop != nil
@@ -491,8 +492,9 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 	return err, telemetry
 }
 
-// flushReports waits until the queued reports on local calls have been sent, except those that
-// cannot be sent yet.
+// flushReports waits until the queued reports of local calls have been sent. It does not wait
+// while the client is disconnected, or for reports on functions that the engine has not
+// confirmed.
 func (c *Client) flushReports(ctx context.Context) error {
 	select {
 	case <-c.reports.drain():
@@ -743,8 +745,7 @@ func (c *Client) Ready() error {
 
 // Draining reports whether the client has begun to shut down: [Client.Shutdown] or
 // [Client.Close] was called, the context of [Client.Run] is done, or a fatal error occurred.
-// Once true, it stays true. Handlers can use [Stopping], which provides the same information
-// as a channel.
+// Once true, it stays true. A handler can instead wait on the channel that [Stopping] returns.
 func (c *Client) Draining() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -831,7 +832,7 @@ func (r *readiness) add(reason error) {
 	r.reasons, r.blocked = append(r.reasons, public(reason)), true
 }
 
-// hold adds a reason that applies only until another worker disconnects.
+// hold adds a reason that concerns a function held by another live worker.
 func (r *readiness) hold(functionID string, reason error) {
 	r.reasons = append(r.reasons, public(reason))
 	for _, id := range r.standby {
@@ -921,7 +922,7 @@ type callbackQueue struct {
 }
 
 // maxCallbacks limits how many callbacks may wait while another is running. Without a limit,
-// the engine could queue any number of them.
+// an engine could make the queue grow indefinitely.
 const maxCallbacks = 10_000
 
 func (n *callbackQueue) post(f func()) {

@@ -14,7 +14,7 @@ var (
 	ErrClosed = errors.New("iii: client is closed")
 
 	// ErrNotConnected means that a request was never sent: its context was done, its timeout
-	// expired, or the client was closed before there was a connection that could take it.
+	// expired, or the client was closed before the request could be sent on a connection.
 	ErrNotConnected = errors.New("iii: not connected")
 
 	// ErrConnectionLost means that the connection was lost after the request may have been
@@ -392,8 +392,8 @@ func (e *Error) Is(target error) bool {
 //     [Function.Err].
 //   - WORKER_NAMESPACE_CONFLICT: another live worker has the same name. The client is closed,
 //     unless [WithWaitForName] is set.
-//   - Any other code: if FunctionID is set, this worker does not serve the function;
-//     otherwise, or if the engine is older than 0.25, the client is closed.
+//   - Any other code: this worker does not serve FunctionID. If FunctionID is empty, or if the
+//     engine is older than 0.25, the client is closed.
 type RejectedError struct {
 	// Code identifies the kind of rejection.
 	Code string
@@ -402,8 +402,8 @@ type RejectedError struct {
 	// WorkerName is the name that another worker already uses, or "" if the rejection is not
 	// about a worker name.
 	WorkerName string
-	// FunctionID is the id of the function that another worker owns, or "" if the rejection is
-	// not about a function.
+	// FunctionID is the id of the rejected function, or "" if the rejection is not about a
+	// function.
 	FunctionID string
 	// OwnerWorkerID is the id of the other worker's connection, if the engine reports it.
 	OwnerWorkerID string
@@ -440,9 +440,10 @@ type AuthError struct {
 // Error implements the error interface.
 func (e *AuthError) Error() string { return "iii: engine rejected this worker: " + e.Message }
 
-// LostSendsError tells the state listener that a connection was lost while messages from
-// [Client.Send] were unconfirmed. They had been written to the connection, but the engine may
-// or may not have received them. A LostSendsError matches [ErrConnectionLost].
+// LostSendsError means that a connection was lost while messages from [Client.Send] were
+// unconfirmed. They had been written to the connection, but the engine may or may not have
+// received them. The state listener receives the LostSendsError, which matches
+// [ErrConnectionLost].
 type LostSendsError struct {
 	// Count is the number of unconfirmed messages.
 	Count int

@@ -525,8 +525,8 @@ func ExampleSharedEngineConnection() {
 	// hello
 }
 
-// RegisterWorkerGauges reports process metrics as gauges, which the engine shows with the
-// worker. A client with telemetry does this automatically.
+// RegisterWorkerGauges reports process metrics as gauges. The engine shows their values in its
+// list of workers. A client with telemetry does this automatically.
 func ExampleRegisterWorkerGauges() {
 	engine, telemetry, stop := withTelemetry()
 	defer stop()

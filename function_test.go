@@ -133,8 +133,8 @@ func TestRegistrationsAreChecked(t *testing.T) {
 	}
 }
 
-// The client checks the configs of the engine's own trigger types, but not those of a
-// provider's type with the same name in another namespace.
+// The client checks the configs of the engine's own trigger types. A type with the same name
+// that a worker provides in another namespace is not checked.
 func TestTriggerOfAnotherProvider(t *testing.T) {
 	c, err := New("ws://127.0.0.1:1")
 	if err != nil {

@@ -15,7 +15,7 @@ const codeNotFound = "NOT_FOUND"
 // Functions lists the functions that match f and are visible to this worker, including other
 // workers' functions and the engine's own. The zero filter excludes internal functions,
 // including those whose id begins with "engine::". The result is sorted by id, or by relevance
-// if f contains a search. All listing methods return the same errors as [Client.Call].
+// if f.Search is set. All listing methods return the same errors as [Client.Call].
 func (c *Client) Functions(ctx context.Context, f FunctionFilter) ([]FunctionSummary, error) {
 	result, err := Call[FunctionsListResult](ctx, c, "engine::functions::list", f)
 	return result.Functions, err
@@ -88,8 +88,8 @@ func (c *Client) WorkerInfo(ctx context.Context, name string) (WorkerDetail, err
 	return info, unlessForbidden(err)
 }
 
-// infoOf looks up a function or a worker in the given namespace. If there is none, infoOf asks
-// again without a namespace, so that the engine chooses one.
+// infoOf looks up a function or a worker in the given namespace. If it is not found there,
+// infoOf repeats the request without a namespace, so that the engine chooses one.
 func infoOf[T any](ctx context.Context, c *Client, functionID, namespace string, input func(namespace string) any) (T, error) {
 	info, err := Call[T](ctx, c, functionID, input(namespace))
 	var e *Error

@@ -165,7 +165,7 @@ type WorkerGaugesHandle struct {
 	stop func() error
 }
 
-// RegisterWorkerGauges registers, with m, gauges that report process metrics at every
+// RegisterWorkerGauges registers gauges with m. They report process metrics at every
 // collection. Each gauge has the attribute worker.id and, if a name is given, worker.name. The
 // engine shows the latest values in its list of workers if worker.id is the id of the worker's
 // connection ([Client.WorkerID]). A client with [WithTelemetry] registers these gauges

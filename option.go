@@ -252,10 +252,10 @@ func WithNamespace(ns string) Option {
 }
 
 // WithHeader adds headers to every WebSocket upgrade request: those of a client and its
-// channels, or those of a telemetry connection. Headers that the upgrade itself sets are
-// rejected, except Host, and so are invalid names and values with control characters; white
-// space around a value is removed. Repeated use adds headers. Default: none. Header values
-// never appear in errors or log messages.
+// channels, or those of a telemetry connection. Headers that the upgrade itself sets, except
+// Host, are rejected, as are invalid names and values with control characters. White space
+// around a value is removed. Repeated use adds headers. Default: none. Header values never
+// appear in errors or log messages.
 func WithHeader(h http.Header) DialOption { return headerOption("WithHeader", h) }
 
 func headerOption(name string, h http.Header) DialOption {
@@ -338,9 +338,10 @@ func (d *dialConfig) redial() wsconn.Redial {
 }
 
 // WithDialContext sets the function that opens network connections, for example to an
-// in-memory pipe or a Unix socket. f must be safe for concurrent use; nil is an error. If f does
-// not return when its context is done, the client does not wait for it, and closes the connection
-// that f returns later. Default: a net.Dialer that honors the proxy environment variables.
+// in-memory pipe or a Unix socket. f must be safe for concurrent use; nil is an error. If f
+// does not return when its context is done, the client does not wait for it, and closes the
+// connection that f returns later. Default: a net.Dialer that honors the proxy environment
+// variables.
 func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) DialOption {
 	return dialContextOption("WithDialContext", f)
 }
@@ -382,8 +383,9 @@ func WithCallTimeout(d time.Duration) Option {
 // WithMaxConcurrency limits the number of handlers that run concurrently. The default is 1000;
 // 0 means no limit; a negative value is an error. Further invocations wait in a queue of up to
 // 10,000 messages and 64 MiB. Once the queue is full, invocations fail with code overloaded.
-// On engines before 0.25, a handler's call to a function of its own worker takes a second
-// place, so such calls time out if all handlers make them at the limit.
+// On engines before 0.25, if a handler calls a function of its own worker, that function's
+// handler also counts toward the limit. If the limit is reached and all running handlers wait
+// for such calls, these calls time out.
 func WithMaxConcurrency(n int) Option {
 	return clientOption(func(c *config) error {
 		if n < 0 {
@@ -423,9 +425,9 @@ const (
 	// SendFail makes the request fail with [ErrBufferFull]. This is the default.
 	SendFail SendPolicy = iota
 
-	// SendWait makes the request wait for room until its context is done. A call also ends
-	// when its timeout expires. A [Client.Send] has a timeout only if [WithTimeout] sets one.
-	// A request that can never fit fails with [ErrBufferFull].
+	// SendWait makes the request wait for room until its context is done. A call also stops
+	// waiting when its timeout expires. A [Client.Send] has a timeout only if [WithTimeout]
+	// sets one. A request that can never fit fails with [ErrBufferFull].
 	SendWait
 )
 
@@ -441,8 +443,9 @@ func WithSendPolicy(p SendPolicy) Option {
 	})
 }
 
-// WithReadLimit limits the size of a received message, in bytes. A larger message ends the
-// connection. The limit must be positive. Default: 64 MiB, the same as the engine's limit.
+// WithReadLimit limits the size of a received message, in bytes. If a larger message arrives,
+// the client drops the connection. The limit must be positive. Default: 64 MiB, the same as
+// the engine's limit.
 func WithReadLimit(bytes int64) Option {
 	return clientOption(func(c *config) error {
 		if bytes <= 0 {
@@ -543,8 +546,8 @@ func WithMiddleware(mw ...Middleware) Option {
 type JSONCodec interface {
 	// Marshal returns v as one JSON value in UTF-8. The caller copies the result.
 	Marshal(v any) ([]byte, error)
-	// Unmarshal decodes data, a valid JSON value, into the value that v points to. Neither the
-	// codec nor the decoded value may retain data, because its memory is reused.
+	// Unmarshal decodes data, a valid JSON value, into the value that v points to. The codec
+	// and the decoded value must not retain data, because its memory is reused.
 	Unmarshal(data []byte, v any) error
 }
 
@@ -552,7 +555,8 @@ type JSONCodec interface {
 // and functions, the values of [State] and [Stream], and published messages. A json.RawMessage
 // bypasses it. This package's types, including [HTTPRequest] and [HTTPResponse] with their
 // bodies, are always encoded and decoded with encoding/json, as are metadata and schemas. A
-// function's inferred schemas therefore describe the JSON that encoding/json reads and writes.
+// function's inferred schemas describe the JSON that encoding/json reads and writes,
+// regardless of the codec.
 //
 // The codec's output is validated. A call or function fails if the codec panics or returns
 // invalid JSON or JSON that the engine cannot parse. Default: encoding/json. [New] rejects a
@@ -568,13 +572,13 @@ func WithJSON(codec JSONCodec) Option {
 }
 
 // WithStateListener sets a function that receives each change of the connection state and its
-// cause: the error that ended a connection or the client, or nil if there is none. The
+// cause: the error that ended a connection or closed the client, or nil if there is none. The
 // function is also called, with the current state and an error, when a function is rejected
 // ([*RejectedError]), when this worker has taken over a function ([*TakeoverNotice]), when the
 // outcome of messages is unknown ([*LostSendsError]), and when buffered messages cannot be
-// sent to the connected engine. An error therefore does not imply that the state has changed or
-// that something failed: a takeover is reported with [ConnectionStateConnected]. Calls are made
-// in order from a single goroutine that holds no lock.
+// sent to the connected engine. An error therefore does not imply that the state has changed
+// or that something failed: a takeover is reported with [ConnectionStateConnected]. Calls are
+// made in order from a single goroutine that holds no lock.
 func WithStateListener(f func(ConnectionState, error)) Option {
 	return clientOption(func(c *config) error { c.listener = f; return nil })
 }

@@ -274,8 +274,8 @@ type ownProvider struct{ flusher }
 func (p ownProvider) Shutdown(ctx context.Context) error { return p.ForceFlush(ctx) }
 
 // besideSpans wraps a processor supplied by the program so that the provider neither flushes
-// it nor shuts it down. The Telemetry does both itself; otherwise, the engine's processors
-// would have to wait for the program's processors before sending their own last records.
+// it nor shuts it down. The Telemetry does both itself, so that the engine's processors can
+// send their last records without waiting for the program's processors.
 type besideSpans struct{ sdktrace.SpanProcessor }
 
 func (besideSpans) ForceFlush(context.Context) error { return nil }
@@ -326,8 +326,8 @@ func (t *Telemetry) makeTracers(res *resource.Resource, own []sdktrace.SpanProce
 	}
 }
 
-// makeMeters creates the meter provider. It adds the engine's reader first, because the
-// provider flushes its readers one at a time.
+// makeMeters creates the meter provider. The provider flushes its readers one at a time, so
+// makeMeters adds the engine's reader first. Other readers then do not delay it.
 func (t *Telemetry) makeMeters(res *resource.Resource, own []sdkmetric.Reader) {
 	opts := []sdkmetric.Option{sdkmetric.WithResource(res)}
 	if t.cfg.metrics {
@@ -605,8 +605,8 @@ func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 
 // startGauges reports the worker's process metrics until stop is called. The metrics are
 // reported under the ID that the engine assigned to the current connection. If one of the
-// program's metric callbacks hangs, the SDK blocks registrations, so neither startGauges nor
-// stop waits for it longer than handlerGrace.
+// program's metric callbacks hangs, the SDK blocks registrations, so startGauges and stop wait
+// no longer than handlerGrace.
 func (c *Client) startGauges() (stop func()) {
 	t := c.cfg.telemetry
 	if t == nil || t.conn == nil || !t.cfg.metrics {

@@ -12,8 +12,8 @@ import (
 )
 
 // These limits apply to frames in flight, that is, frames that have been written but not yet
-// confirmed. They are high enough to keep a link busy, and low enough that all of these frames
-// can be sent again if the link fails.
+// confirmed. The limits are high enough to keep a link busy, and low enough that all of these
+// frames can be sent again if the link fails.
 const (
 	maxFlightFrames = 1024
 	maxFlightBytes  = 4 << 20
@@ -160,7 +160,7 @@ func (q *telemetryQueue) makeRoom(c frameClass, size int) bool {
 }
 
 // shedOldest sheds the oldest frame of class c. The class must not be empty. A shed frame that
-// is in flight can still arrive; if it is confirmed, it no longer counts as dropped.
+// is in flight can still arrive; if it is confirmed, it is no longer counted as dropped.
 func (q *telemetryQueue) shedOldest(c frameClass) {
 	if q.held[c].inFlight > 0 {
 		flight := q.flight.All()
@@ -178,7 +178,7 @@ func (q *telemetryQueue) shedOldest(c frameClass) {
 	q.drop(&f, dropFull)
 }
 
-// keep counts a frame that enters the queue. forget is its inverse.
+// keep adds a frame to the counts when it enters the queue. forget subtracts it.
 func (q *telemetryQueue) keep(f *queuedFrame) {
 	h := &q.held[f.signal().class()]
 	h.frames++
@@ -368,7 +368,7 @@ func (q *telemetryQueue) detach(l *telemetryLink) {
 }
 
 // refuse makes the queue reject further frames with the given reason. If it already rejects
-// frames, the earlier reason is kept. If orderly is set, later frames do not count as lost,
+// frames, the earlier reason is kept. If orderly is set, later frames are not counted as lost,
 // because their senders get an error.
 func (q *telemetryQueue) refuse(reason error, orderly bool) {
 	q.mu.Lock()
@@ -541,8 +541,8 @@ type ConnectionStats struct {
 	QueuedBytes int // total size of the queued frames
 
 	// Traces, LiveSpans, Metrics and Logs count the dropped frames of each kind of telemetry.
-	// If the engine later confirms a frame that was dropped after it had been sent, the frame
-	// no longer counts as dropped.
+	// If the engine later confirms a frame that was dropped after it had been sent, it is no
+	// longer counted as dropped.
 	Traces, LiveSpans, Metrics, Logs DroppedFrames
 
 	Lost RecordLosses // records that were not put into a frame, or were shortened

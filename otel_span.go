@@ -29,8 +29,8 @@ import (
 // event is added. If f sets the status itself, that status is kept. A panic is recorded like
 // an error and then propagates.
 //
-// The new span is recorded by the telemetry of the span in ctx. If there is no such span, it
-// is recorded by the client's telemetry inside a handler, and by the global provider
+// The new span is recorded by the telemetry of the span in ctx. Without such a span, the new
+// span is recorded by the client's telemetry inside a handler, and by the global provider
 // elsewhere. If none of these exists, f still runs in the trace of ctx. A kind of 0 means
 // trace.SpanKindInternal.
 func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(context.Context) error) (err error) {
@@ -61,8 +61,8 @@ func InSpan(ctx context.Context, name string, kind trace.SpanKind, f func(contex
 	return err
 }
 
-// noProvider is the provider of spans that were not started by a provider: the span of a
-// remote parent, and the span that trace.SpanFromContext returns if the context has none.
+// noProvider is the TracerProvider of two kinds of spans that no SDK has started: the span of
+// a remote parent, and the span that trace.SpanFromContext returns if the context has none.
 var noProvider = trace.SpanFromContext(context.Background()).TracerProvider()
 
 // tracerOf returns the tracer to use for spans in ctx, and its provider.

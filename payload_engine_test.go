@@ -297,9 +297,9 @@ func (h *hidesCaller) UnmarshalJSON(b []byte) error {
 
 func (g *generic[T]) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, &g.values) }
 
-// sees calls a typed handler with payload, and returns the value and the caller that the
+// deliverTyped sends payload to a typed handler, and returns the value and the caller that the
 // handler received.
-func sees[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T, caller string, err error) {
+func deliverTyped[T any](ctx context.Context, c *iii.Client, id, payload string) (seen T, caller string, err error) {
 	f, err := iii.Handle(c, id, func(ctx context.Context, in T) (any, error) {
 		seen = in
 		inv, _ := iii.InvocationFromContext(ctx)
@@ -371,7 +371,7 @@ func TestTypedHandlersReceivePayloadAsSent(t *testing.T) {
 
 func seerOf[T any](t *testing.T, c *iii.Client) func(id, payload string) (any, string, error) {
 	return func(id, payload string) (any, string, error) {
-		seen, caller, err := sees[T](t.Context(), c, id, payload)
+		seen, caller, err := deliverTyped[T](t.Context(), c, id, payload)
 		return seen, caller, err
 	}
 }

@@ -425,7 +425,7 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// TestR10EndConcurrent closes a client in every possible way simultaneously, even from its own
+// TestR10EndConcurrent closes a client in all possible ways at once, including from its own
 // handlers and callbacks.
 func TestR10EndConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -919,8 +919,8 @@ func TestR8BytesAreBounded(t *testing.T) {
 	}
 }
 
-// A call that finds no room in the send queue because the engine does not read fails as not sent,
-// although the client is connected.
+// While the engine is not reading, a call may find no room in the send queue. Its error then
+// says that it was not sent, although the client is connected.
 func TestR8CallWithoutRoomIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 20
@@ -953,8 +953,8 @@ func TestR8CallWithoutRoomIsNotSent(t *testing.T) {
 	})
 }
 
-// Requests that wait for room in the send queue are sent in order: a small one does not overtake
-// a large one, and a canceled one does not delay the others.
+// Requests that wait for room in the send queue are sent in order: a small one does not
+// overtake a large one, and a canceled one does not delay the others.
 func TestR8RoomIsGivenInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 60
@@ -1005,8 +1005,8 @@ func TestR8RoomIsGivenInOrder(t *testing.T) {
 	})
 }
 
-// A call whose timeout expires at the moment when it gets room still times out or succeeds. So does
-// one whose connection is lost at that moment.
+// Requests may time out at the very moment when the send queue gets room or the connection is
+// lost. They still succeed or fail with one of the usual errors.
 func TestR8RoomAndTimeoutAtOnce(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -1819,8 +1819,8 @@ func isState(s ConnectionState) func(watched) bool {
 	return func(e watched) bool { return e.state == s }
 }
 
-// registerMany registers n functions, named f::0 and so on, and a trigger for every tenth. It
-// returns the ids in replay order: functions first, then triggers.
+// registerMany registers n functions, named f::0 and so on, and a trigger for every tenth
+// function. It returns the ids in replay order: functions first, then triggers.
 func registerMany(tb testing.TB, c *Client, n int) (ids []string) {
 	tb.Helper()
 	var triggers []string
@@ -2049,7 +2049,7 @@ func TestR4SilentPeerIsNoticed(t *testing.T) {
 	t.Run("slow large message", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p, w := newPeer(t, script{noPong: true, call: func(_ *peerConn, m *peerMessage) string { return `"` + strings.Repeat("x", 3000) + `"` }}), newWatch()
-			// Reading the result takes over two minutes, during which no pong arrives.
+			// Reading the result takes more than two minutes, during which no pong arrives.
 			proxy := p.proxy(1, func(int) enginetest.FaultPlan {
 				return enginetest.FaultPlan{In: enginetest.Fault{Slice: 100, Rate: 25}}
 			})
@@ -2775,9 +2775,9 @@ func TestR14FlushMeansReceived(t *testing.T) {
 	})
 }
 
-// Recording does not wait for the network. It takes no virtual time even if the queues are
-// full because the engine does not read or is unavailable. BenchmarkLogRecord measures the
-// real time.
+// Recording does not wait for the network. It takes no virtual time, even if the engine does
+// not read or is unavailable and the queues are full. BenchmarkLogRecord measures the real
+// time.
 func TestR15RecordingNeverWaits(t *testing.T) {
 	for _, away := range []bool{false, true} {
 		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {

@@ -40,7 +40,8 @@ type SubscribeOptions struct {
 	// start of each loop. Default: the crypto/tls defaults.
 	TLSConfig *tls.Config
 	// Reconnection configures the retry delays and the number of attempts, as in
-	// [WithReconnection]. The zero value retries indefinitely. MaxPendingMessages has no effect.
+	// [WithReconnection]. The zero value retries indefinitely. MaxPendingMessages has no
+	// effect.
 	Reconnection ReconnectionConfig
 	// DialContext opens network connections. Default: a net.Dialer that honors the proxy
 	// environment variables.

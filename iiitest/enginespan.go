@@ -9,9 +9,9 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// engineSpan is one of the engine's own spans, and the parent of the calls that the engine
-// makes during it. The functions engine::traces::* list the span once it has ended. A nil
-// engineSpan is valid and does nothing.
+// engineSpan is one of the engine's own spans. It is the parent of the calls that the engine
+// makes with the span's context. The functions engine::traces::* list the span once it has
+// ended. A nil engineSpan is valid and does nothing.
 type engineSpan struct {
 	spans  *spanStore
 	stored iii.StoredSpan

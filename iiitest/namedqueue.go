@@ -119,7 +119,7 @@ func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireErro
 }
 
 // runJob calls a job's function, without metadata. If the call fails, runJob returns a fixed
-// text that does not reveal the cause, as in a real engine.
+// message. Like a real engine's, it does not reveal the cause.
 func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure string) {
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "fn_queue "+queue)
 	_, err := q.engine.invoke(withCause(ctx, "queue", queue), j.functionID, j.namespace, j.data)

@@ -62,7 +62,7 @@ func (c *client) wantState(id, state, reason string, fires int) {
 	c.want(fmt.Sprintf(`{"type":"observerstatechanged","id":%q,"state":%q%s,"fires":%d}`, id, state, reason, fires))
 }
 
-// accept reads the announcement of an observer and acknowledges it.
+// accept reads and acknowledges an observer's announcement.
 func (c *client) accept(function, id string) {
 	c.t.Helper()
 	m := c.want(fmt.Sprintf(`{"type":"observeradded","function_id":%q,"namespace":"default","revision":"*","observer":{"id":%q,"args":"*","filters":"*","target":"*","capture":"*","on":"*"}}`, function, id))
@@ -329,7 +329,6 @@ func TestObserverStates(t *testing.T) {
 			o2.wantResult("o1", "active")
 			time.Sleep(2 * observerGrace)
 			h.quiet() // the host is not notified
-			// An observer that has not been sent again can still be disposed of.
 			o2.send(`{"type":"unobserve","id":"o1"}`)
 			o2.wantState("o1", "disposed", "UNOBSERVED", 0)
 		},
@@ -640,8 +639,8 @@ func TestProtocols(t *testing.T) {
 		if got := errorCode(v2.call("state::on-changed", "{}")); got != "FORBIDDEN" {
 			t.Errorf("a source of the engine: %s", got)
 		}
-		// A change made through an old connection fires a trigger registered through a new
-		// one.
+		// A change made over a 0.23 connection fires a trigger registered over a 0.26
+		// connection.
 		v2.send(`{"type":"registertrigger","id":"t1","trigger_type":"state","function_id":"t","config":{}}`)
 		v2.sync()
 		old.call("state::set", `{"scope":"s","key":"k","value":1}`)
@@ -661,8 +660,8 @@ func TestProtocols(t *testing.T) {
 	})
 }
 
-// A connection of 0.25 does not have the sources of 0.26. It can observe them like functions
-// that are not registered yet.
+// On a 0.25 connection, observers of the sources that 0.26 adds stay pending, as if the
+// sources were not registered yet.
 func TestSourcesOfANewerProtocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

@@ -15,8 +15,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// streams implements the engine's iii-stream worker: items by stream, group and id, the
-// trigger types for their changes, and the socket for browsers.
+// streams implements the engine's iii-stream worker. It stores items by stream, group and id,
+// and provides the stream trigger types and the socket for browsers.
 type streams struct {
 	engine        *Engine
 	store         store[streamGroup]
@@ -106,7 +106,7 @@ func (s *streams) get(ctx context.Context, c *call) (json.RawMessage, *wireError
 		return nil, err
 	}
 	item := streamItem(in)
-	if result, provided, err := s.provided(ctx, "get", item.Stream, item.input()); provided {
+	if result, provided, err := s.callProvider(ctx, "get", item.Stream, item.input()); provided {
 		return result, err
 	}
 	value, _ := s.store.get(item.key(), item.Item)
@@ -123,7 +123,7 @@ func (s *streams) list(ctx context.Context, c *call) (json.RawMessage, *wireErro
 		return nil, err
 	}
 	input := map[string]any{"stream_name": in.Stream, "group_id": in.Group}
-	if result, provided, err := s.provided(ctx, "list", in.Stream, input); provided {
+	if result, provided, err := s.callProvider(ctx, "list", in.Stream, input); provided {
 		return result, err
 	}
 	return mustEncode(s.store.list(streamGroup{in.Stream, in.Group})), nil
@@ -137,7 +137,7 @@ func (s *streams) listGroups(ctx context.Context, c *call) (json.RawMessage, *wi
 	if err != nil {
 		return nil, err
 	}
-	if result, provided, err := s.provided(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
+	if result, provided, err := s.callProvider(ctx, "list_groups", in.Stream, map[string]any{"stream_name": in.Stream}); provided {
 		return result, err
 	}
 	// The engine's keys have the form "stream:group", and the engine finds a stream's groups
@@ -193,7 +193,7 @@ func (s *streams) set(ctx context.Context, c *call) (json.RawMessage, *wireError
 	item := streamItem{in.Stream, in.Group, in.Item}
 	input := item.input()
 	input["data"] = in.Data
-	if result, provided, err := s.provided(ctx, "set", item.Stream, input); provided {
+	if result, provided, err := s.callProvider(ctx, "set", item.Stream, input); provided {
 		if err := providerError(err, result, "STREAM_SET_ERROR", "Failed to set value"); err != nil {
 			return nil, err
 		}
@@ -220,7 +220,7 @@ func (s *streams) update(ctx context.Context, c *call) (json.RawMessage, *wireEr
 	item := streamItem{in.Stream, in.Group, in.Item}
 	input := item.input()
 	input["ops"] = in.Ops
-	if result, provided, err := s.provided(ctx, "update", item.Stream, input); provided {
+	if result, provided, err := s.callProvider(ctx, "update", item.Stream, input); provided {
 		if err := providerError(err, result, "STREAM_UPDATE_ERROR", "Failed to update value"); err != nil {
 			return nil, err
 		}
@@ -243,7 +243,7 @@ func (s *streams) delete(ctx context.Context, c *call) (json.RawMessage, *wireEr
 		return nil, err
 	}
 	item := streamItem(in)
-	result, provided, err := s.provided(ctx, "delete", item.Stream, item.input())
+	result, provided, err := s.callProvider(ctx, "delete", item.Stream, item.input())
 	if provided {
 		type StreamDeleteResult struct {
 			Old json.RawMessage `json:"old_value,omitempty"`
@@ -292,9 +292,9 @@ func (s *streams) send(ctx context.Context, c *call) (json.RawMessage, *wireErro
 	return json.RawMessage("null"), nil
 }
 
-// provided calls the worker function that implements op for the stream. A worker need not
-// implement every operation. If there is no such function, provided returns false.
-func (s *streams) provided(ctx context.Context, op, stream string, input map[string]any) (result json.RawMessage, provided bool, err *wireError) {
+// callProvider calls the worker function that implements op for the stream. It returns false
+// if there is no such function: a provider need not implement every operation.
+func (s *streams) callProvider(ctx context.Context, op, stream string, input map[string]any) (result json.RawMessage, provided bool, err *wireError) {
 	id := fmt.Sprintf("stream::%s(%s)", op, stream)
 	if !s.engine.hasFunction(id) {
 		return nil, false, nil

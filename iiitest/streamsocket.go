@@ -237,7 +237,7 @@ func (s *streamSocket) sync(ctx context.Context, sub subscription) {
 	if sub.Item != nil {
 		input["item_id"], op = *sub.Item, "get"
 	}
-	data, provided, err := s.streams.provided(ctx, op, sub.Stream, input)
+	data, provided, err := s.streams.callProvider(ctx, op, sub.Stream, input)
 	if err != nil {
 		s.streams.engine.logEngine(severityError, "reading a stream for a new subscription failed", map[string]any{"error": err.Code + ": " + err.Message})
 		return

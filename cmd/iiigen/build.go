@@ -36,7 +36,7 @@ type expr struct {
 	why  string // why no more specific type is possible; "" if no explanation is needed
 }
 
-// use is a Go type as used in one place, which may or may not allow null.
+// use is one use of a Go type, which may or may not allow null.
 type use struct {
 	*expr
 	null bool // null is allowed
@@ -116,7 +116,8 @@ type shape struct {
 	tags     map[string]string // constant members by name, as JSON
 	values   []string          // permitted values as JSON, if they are enumerated
 	closed   bool
-	// minItems and maxItems limit the length of an array; hasMax is false if there is no maximum.
+	// minItems and maxItems limit the length of an array; hasMax is false if there is no
+	// maximum.
 	minItems, maxItems int
 	hasMax             bool
 }
@@ -125,8 +126,8 @@ type shape struct {
 // of types grow exponentially.
 const maxDecls = 1000
 
-// maxMerged is the maximum total length of the merged schemas of one schema. A schema that
-// merges its own parts can double in size at each level.
+// maxMerged is the maximum total size, in bytes of JSON, of the schemas that merging produces
+// for one document. A schema that merges its own parts can double in size at each level.
 const maxMerged = 8 << 20
 
 // maxDepth is the maximum nesting depth of a schema.
@@ -276,8 +277,8 @@ func (b *builder) reference(ref, at string, parent *decl, suffix string) use {
 	return u
 }
 
-// merged is like formOf, but for a merged schema. Equal merged schemas share one type.
-// Otherwise, a schema that refers to itself through a merge would cause infinite recursion.
+// merged is like formOf, but for a merged schema. Equal merged schemas share one type, because
+// a schema that refers to itself through a merge would otherwise cause infinite recursion.
 func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot *memo) use {
 	key := literalOf(s)
 	if b.mergedBytes += len(key); b.mergedBytes > maxMerged {
@@ -307,8 +308,8 @@ func (b *builder) merged(s schema, at string, parent *decl, suffix string, slot 
 	return u
 }
 
-// settle completes the declaration of a recursive list, map or array, if u is one, and returns
-// the use to put in place of u.
+// settle returns the use to put in place of u. If u is a recursive list, map or array, settle
+// first completes its declaration.
 func (m *memo) settle(u use) use {
 	if m.pending == nil || m.use.expr != nil {
 		return u
@@ -475,8 +476,8 @@ func (b *builder) form(s schema, at string, parent *decl, suffix string, slot *m
 	return u
 }
 
-// isChannelRef reports whether s describes a reference to a channel, in any SDK's spelling. Its
-// Go type is the one that the methods for channels take and return.
+// isChannelRef reports whether s is a schema for iii.StreamChannelRef. The SDKs write this
+// schema in different ways.
 func (b *builder) isChannelRef(s schema) bool {
 	members, _ := s["properties"].(schema)
 	required := stringsOf(s["required"])

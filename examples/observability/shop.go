@@ -12,7 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Order is an order for a quantity of an item.
+// Order is the input of the place and reserve functions.
 type Order struct {
 	Item     string `json:"item"`
 	Quantity int    `json:"quantity"`

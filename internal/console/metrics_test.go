@@ -15,7 +15,7 @@ import (
 
 var epoch = time.UnixMilli(1_700_000_000_000)
 
-// exports returns exports of a metric with the given values, one second apart.
+// exports returns one export of a metric for each value, one second apart.
 func exports(m Metric, values ...float64) []Metric {
 	var list []Metric
 	for i, v := range values {

@@ -46,7 +46,7 @@ func TestNormalFormIsAFixedPoint(t *testing.T) {
 	}
 }
 
-// Neither the order of members nor that of $and's operands matters.
+// The order of members does not matter, and neither does the order of $and's operands.
 func TestNormalFormOfPermutations(t *testing.T) {
 	c := filtertest.New(2)
 	for range 2000 {

@@ -129,7 +129,8 @@ func (m *match) combine(c *clause, elem []byte) bool {
 	return false
 }
 
-// operators reports whether all operators hold for the value v, which is empty if it is absent.
+// operators reports whether all operators hold for the value v, which is empty if it is
+// absent.
 func (m *match) operators(ops []op, v []byte) bool {
 	for i := range ops {
 		if !m.operator(&ops[i], v) {

@@ -79,7 +79,7 @@ func (v *view) resolve(p *path) []byte {
 	at := int(p.root)
 	if n := &v.nodes[at]; n.end == 0 {
 		n.start = int32(skipSpace(b, 0))
-		// Reading the members of an object does not require its end.
+		// The end of an object is not needed to read its members.
 		if p.start == nil || int(n.start) == len(b) || b[n.start] != '{' {
 			n.end = int32(skipValue(b, int(n.start)))
 		}

@@ -427,7 +427,7 @@ func (s *structCoder) decodeMembers(b []byte, i int, v reflect.Value, unknown fu
 	}
 }
 
-// field returns the index of the field named key. It checks the field at index next first.
+// field returns the index of the field named key. It first checks the field at index next.
 func (s *structCoder) field(key []byte, next int) (n int, found bool) {
 	if next < len(s.fields) && s.fields[next].name == string(key) {
 		return next, true

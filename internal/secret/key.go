@@ -2,9 +2,9 @@ package secret
 
 import "strings"
 
-// Key reports whether a key names a secret. Besides the keys that satisfy [Named], these
-// include "cookies", which occurs in HTTP request payloads. If the key contains dots, as
-// attribute keys do, Key also checks its last part.
+// Key reports whether a key names a secret. It accepts the keys that satisfy [Named], and
+// "cookies", which occurs in HTTP request payloads. If the key contains dots, as attribute
+// keys do, Key also checks its last part.
 func Key(key string) bool {
 	last := key[strings.LastIndexByte(key, '.')+1:]
 	return strings.EqualFold(last, "cookies") || Named([]byte(last)) || Named([]byte(key))
