@@ -476,8 +476,8 @@ func TestLogTriggerFires(t *testing.T) {
 	}
 }
 
-// A slog.Handler should ignore a zero time. This handler replaces it with the current time;
-// otherwise, the engine would sort the record before all others.
+// A slog.Handler should ignore a zero time. This handler replaces it with the current time,
+// because the engine would otherwise sort the record before all others.
 func TestSlogRecordsReachTheEngine(t *testing.T) {
 	var e *iiitest.Engine
 	var telemetry *iii.Telemetry
