@@ -310,10 +310,9 @@ func rawOf(v any) (json.RawMessage, error) {
 	return json.RawMessage(strings.TrimSpace(b.String())), nil
 }
 
-// checkRegistration validates the message that registers c. The engine would drop the
-// connection if the message were too large, and would ignore a message that it cannot parse.
-// The messages for different engine versions differ only in a few short keys, so one check is
-// enough.
+// checkRegistration validates the message that registers c. The engine drops the connection if
+// a message is too large, and ignores a message that it cannot parse. The messages for
+// different engine versions differ only in a few short keys, so one check is enough.
 func checkRegistration(c *claim) error {
 	var d dialect = triggerDialect{observe: true}
 	if c.function != nil {
@@ -571,7 +570,7 @@ func (c *functionConfig) checkFor(spec *handlerSpec) error {
 // Invocation describes the invocation that a handler is serving.
 type Invocation struct {
 	// ID is the invocation's id. It is chosen by the caller or, if the caller sends none, by
-	// the engine. ID is "" if neither has chosen one.
+	// the engine. It is "" if the invocation has no id.
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
