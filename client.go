@@ -831,7 +831,7 @@ func (r *readiness) add(reason error) {
 	r.reasons, r.blocked = append(r.reasons, public(reason)), true
 }
 
-// hold adds a reason that will disappear when another worker disconnects.
+// hold adds a reason that applies only until another worker disconnects.
 func (r *readiness) hold(functionID string, reason error) {
 	r.reasons = append(r.reasons, public(reason))
 	for _, id := range r.standby {

@@ -44,8 +44,8 @@ func ExampleClient_Trigger() {
 	// Output: state:created: ada of carts is {"tea":1}
 }
 
-// The engine rejects triggers asynchronously. Engine 0.26 and later send the code shown here.
-// Earlier engines send trigger_registration_failed.
+// The engine rejects triggers asynchronously. Engine 0.26 and later send the error code
+// shown here. Earlier engines send trigger_registration_failed.
 func ExampleWithTriggerErrorHandler() {
 	_, client, stop := withEngine()
 	defer stop()

@@ -72,8 +72,8 @@ func (e *Engine) Traces() []Span {
 	return records(&e.telemetry, &e.telemetry.spans, func(s spanRecord) Span { return s.span })
 }
 
-// LiveSpans returns the announcements of started spans received as telemetry. Their End is the
-// zero time. Order, limits and ownership are as for Traces.
+// LiveSpans returns the spans that telemetry has reported when they started. In each of them,
+// End is the zero time. Order, limits and ownership are as for Traces.
 func (e *Engine) LiveSpans() []Span {
 	return records(&e.telemetry, &e.telemetry.live, func(s spanRecord) Span { return s.span })
 }

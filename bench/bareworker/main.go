@@ -63,8 +63,8 @@ func (g *batchConn) Write(p []byte) (int, error) {
 	return g.out.Write(p)
 }
 
-// Read implements net.Conn. It first writes the collected messages, because gorilla/websocket
-// reads only when its own buffer is empty, and the read may then block.
+// Read implements net.Conn. It first writes the collected messages, because the read may block:
+// gorilla/websocket calls Read only when its own buffer is empty.
 func (g *batchConn) Read(p []byte) (int, error) {
 	if g.out != nil {
 		if err := g.out.Flush(); err != nil {
