@@ -40,8 +40,8 @@ const channelChunk = 64 << 10
 type ChannelOption func(*ChannelCreateInput) error
 
 // WithChannelBuffer sets how many frames the engine buffers between the two ends: 1 to 1024,
-// 64 by default. While the buffer is full, writes block, as soon as the buffers of the sockets
-// between the workers and the engine are full, too.
+// 64 by default. Writes block once this buffer and the socket buffers between the workers and
+// the engine are full.
 func WithChannelBuffer(frames int) ChannelOption {
 	return func(in *ChannelCreateInput) error {
 		if frames < 1 || frames > 1024 {
@@ -200,7 +200,7 @@ func (d *channelDeadline) set(t time.Time) {
 
 // open connects on the first call. The attempt continues after ctx is canceled: the engine
 // lets each end be opened only once, and this attempt may already have opened it. The next
-// caller receives its outcome.
+// caller receives the attempt's outcome.
 func (e *channelEnd) open(ctx context.Context, direction string) error {
 	if settled, err := e.settled(); settled {
 		return err
@@ -326,8 +326,8 @@ func (e *channelEnd) abort() {
 	}
 }
 
-// Sizes of read buffers. Long messages bypass the buffer. A writing end receives only control
-// frames, and a worker may have thousands of writing ends: one for each client of an event stream.
+// Sizes of read buffers. Long messages bypass the buffer. A writing end has a small buffer,
+// because it receives only control frames, and a worker may have thousands of writing ends.
 const (
 	channelReadBuffer    = 16 << 10
 	channelControlBuffer = 1 << 10

@@ -790,9 +790,9 @@ const benchFrame = 64 << 10
 // uses the WebSocket library alone: one goroutine writes 64 KiB binary frames to a connection,
 // and another goroutine reads them from a second connection into a reused buffer. Both
 // variants use the same server, over TCP on the loopback interface, so the difference between
-// them is the cost of ChannelWriter and ChannelReader. The "relay" server only forwards frames
-// and buffers 64 of them, like an engine. The "engine" server is the development engine.
-// Everything runs in one process, so the results include the server's cost.
+// them is the cost of ChannelWriter and ChannelReader. The "relay" server only forwards
+// frames. Like an engine, it buffers up to 64 of them. The "engine" server is the development
+// engine. Everything runs in one process, so the results include the server's cost.
 func BenchmarkChannelCopy(b *testing.B) {
 	for _, via := range []struct {
 		name string
@@ -1023,8 +1023,8 @@ func benchRelay(b *testing.B) (string, func() (writer, reader iii.StreamChannelR
 	}
 }
 
-// Engine 0.26 reports a writer that disappears, so the reader can tell it from one that closes.
-// Earlier engines do not.
+// From engine 0.26 on, the reader gets an error if the writer disappears without closing the
+// channel. With earlier engines, it gets io.EOF, as if the writer had closed the channel.
 func TestChannelReaderLearnsThatTheWriterDisappeared(t *testing.T) {
 	for protocol, want := range map[iiitest.Protocol]error{
 		iiitest.Protocol023: io.EOF, iiitest.Protocol025: io.EOF, iiitest.Protocol026: io.ErrUnexpectedEOF,

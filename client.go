@@ -245,8 +245,8 @@ func (c *Client) awaitRegistered(ctx context.Context) (connected bool, err error
 	}
 }
 
-// rejection is the fatal error that ended the client while Connect was waiting. It also matches
-// ErrClosed.
+// rejection is the fatal error that stopped the client while Connect was waiting. It also
+// matches ErrClosed.
 type rejection struct{ error }
 
 func (r rejection) Unwrap() []error { return []error{r.error, ErrClosed} }
@@ -373,9 +373,9 @@ func (c *Client) warnOfToken() {
 }
 
 // Run is the main loop of a worker program. It connects, serves until ctx is done, and shuts
-// down as [Client.Shutdown] does, within the time limit set by [WithDrainTimeout]. It returns
-// nil unless the shutdown fails. If the client is already connected, Run only serves and shuts
-// down.
+// down as [Client.Shutdown] does, within the time limit set by [WithDrainTimeout]. It then
+// returns nil unless the shutdown fails. If the client is already connected, Run only serves
+// and shuts down.
 //
 // If ctx is canceled (for example, by a signal) before the client has connected, Run logs the
 // reason, closes the client and returns nil. If the deadline of ctx passes before the client

@@ -80,8 +80,8 @@ type recordedCall struct {
 	err        *iii.ErrorBody
 }
 
-// recordedCalls returns the calls in a recording, in order. It skips calls to functions whose
-// ids begin with none of the prefixes.
+// recordedCalls returns a recording's calls to functions whose ids begin with one of the
+// prefixes, in order.
 func recordedCalls(t *testing.T, name string, prefixes ...string) []recordedCall {
 	t.Helper()
 	var calls []recordedCall

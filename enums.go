@@ -1,8 +1,8 @@
 package iii
 
-// If an enumeration's values have descriptions, the generator declares only its type. This
-// file declares the constants, and a test compares them with the schemas. Values for which
-// there is no constant can still be decoded.
+// For an enumeration whose values have descriptions, the generator declares only the type.
+// This file declares the constants, and a test compares them with the schemas. Values for
+// which there is no constant can still be decoded.
 
 // Values of HTTPMethod.
 const (

@@ -48,10 +48,10 @@ type ObserverHooks struct {
 	// Removed undoes the work of Added. It runs once for each observer for which Added
 	// returned nil: after the engine has removed the observer, after
 	// [FunctionObserver.Reject], or when this worker stops hosting the function. A worker
-	// stops hosting a function when it unregisters the function, when another worker owns the
-	// function, or when it reconnects to an engine that does not support observers. Removed
-	// does not run when the client is closed. After 30 s, ctx is canceled and the next hook
-	// may run.
+	// stops hosting a function when it unregisters the function, when another worker takes
+	// over the function, or when it reconnects to an engine that does not support observers.
+	// Removed does not run when the client is closed. After 30 s, ctx is canceled and the next
+	// hook may run.
 	Removed func(ctx context.Context, o *FunctionObserver)
 
 	// Match reports whether an observer should receive a call. It runs after the handler, for
@@ -272,7 +272,7 @@ func (o *FunctionObserver) asksFor(status string) bool {
 }
 
 // Accepted waits until this worker has accepted the observer. It returns nil once the message
-// that accepts the observer is in the send queue; earlier messages are sent first. Otherwise,
+// that accepts the observer is in the send queue, behind messages queued earlier. Otherwise,
 // it returns one of the following errors:
 //
 //   - an [*Error] with the reason if the observer is rejected

@@ -42,10 +42,10 @@ import (
 // ignoring case. If the body is not valid JSON or cannot be decoded into In, the response is a
 // 400 and the handler does not run. If In is any, a json.RawMessage or a pointer, a body with
 // a different content type is available through RequestBody, and Body is nil. For any other
-// In, the response to such a request is a 400. If there is no body, Body is the zero value. In
-// both cases, a Body of type json.RawMessage is null instead. If the engine has not decoded a
-// JSON body itself, HandleHTTP reads up to 64 MiB from RequestBody, for at most 30 s, and sets
-// RequestBody to nil.
+// In, the response to such a request is a 400. If there is no body, Body is the zero value.
+// With a different content type or without a body, a Body of type json.RawMessage is null
+// instead. If the engine has not decoded a JSON body itself, HandleHTTP reads up to 64 MiB
+// from RequestBody, for at most 30 s, and sets RequestBody to nil.
 //
 // A nil response becomes a 204. An [*HTTPError], or an error that [WithHTTPErrors] maps to
 // one, becomes the corresponding response. An [*Error] becomes a 500 with its code and

@@ -40,7 +40,7 @@ func (s functionSchemas) check() error {
 }
 
 // checkEncoding returns an error if a part of root has no JSON encoding. The error contains
-// the path of that part. If reads is true, root is decoded; otherwise, root is encoded.
+// the path of that part. If reads is true, it checks decoding instead.
 func checkEncoding(root reflect.Type, reads bool) error {
 	if root == nil {
 		return nil
@@ -169,8 +169,7 @@ type inference struct {
 	generated   map[string]any // definitions of generated types, by name
 }
 
-// typeUse is a type together with whether its values are addressable, which affects their
-// encoding.
+// typeUse is one use of a type. Whether its values are addressable affects their encoding.
 type typeUse struct {
 	t           reflect.Type
 	addressable bool
@@ -388,8 +387,8 @@ func (in *inference) ofGenerated(name string) (any, error) {
 }
 
 // ofTemplate returns the schema of a generic type: the content of the schema file that defines
-// the type, with the schema of the body inserted. The body may be null because senders without
-// a body send null.
+// the type, with the body's schema inserted. The body may be null because senders without a
+// body send null.
 func (in *inference) ofTemplate(file string, body reflect.Type, addressable bool) (any, error) {
 	schema, used, err := bundleFile(file)
 	if err != nil {

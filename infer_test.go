@@ -87,7 +87,8 @@ func (k *schemaKeyStruct) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Recursive types refer to each other, so they cannot be declared inside a function.
+// These types refer to each other or are generic, so they cannot be declared inside a
+// function.
 type (
 	schemaHusband struct{ Wife *schemaWife }
 	schemaWife    struct{ Husbands []schemaHusband }
@@ -108,8 +109,8 @@ type schemaError struct{ Text string }
 func (e schemaError) Error() string  { return e.Text }
 func (e schemaError) String() string { return e.Text }
 
-// schemaLeaves returns the types from which schemaTypes builds others. The types in open have
-// a part that may be any JSON value.
+// schemaLeaves returns the basic types from which schemaTypes builds others. Each type in open
+// has a part that may be any JSON value.
 func schemaLeaves() (closed, open []reflect.Type) {
 	// One type of each kind, without methods.
 	type (
@@ -361,7 +362,7 @@ func schemaLeaves() (closed, open []reflect.Type) {
 	return closed, open
 }
 
-// embedding returns a struct that embeds the given types and has a field X.
+// embedding returns a struct type that embeds the given types and has a field X.
 func embedding(types ...reflect.Type) reflect.Type {
 	var fields []reflect.StructField
 	for _, t := range types {
@@ -374,7 +375,7 @@ func embedding(types ...reflect.Type) reflect.Type {
 	return reflect.StructOf(append(fields, reflect.StructField{Name: "X", Type: reflect.TypeFor[int]()}))
 }
 
-// oddTags returns a struct with unusual names in its tags.
+// oddTags returns a struct type with unusual names in its tags.
 func oddTags() reflect.Type {
 	var fields []reflect.StructField
 	for i, tag := range []string{
@@ -531,8 +532,7 @@ func (f filler) fill(v reflect.Value, depth int) {
 	}
 }
 
-// own returns a value for a type that cannot be filled according to its kind. For other types,
-// it returns false.
+// own returns a value for a type that needs special values. For other types, it returns false.
 func (f filler) own(t reflect.Type) (any, bool) {
 	n := f.r.Int64N(1000) - 100
 	switch t {
@@ -661,8 +661,8 @@ func encodedDoc(t *testing.T, v any) (doc any) {
 }
 
 // Everything that encoding/json writes for a type satisfies the type's result schema. The
-// schema is also tight. The document becomes invalid if a value is replaced with one of a JSON
-// type that encoding/json never writes there.
+// schema is also tight: replacing a value with one of a JSON type that encoding/json never
+// writes there makes the document invalid.
 func TestEncodedValuesSatisfyTheirSchema(t *testing.T) {
 	closed, open := schemaTypes()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -786,8 +786,8 @@ func TestArgumentSchemaDescribesDecodableValues(t *testing.T) {
 	t.Logf("%d values, %d other documents that can be decoded, %d that are rejected", same, accepted, refused)
 }
 
-// decodesItself reports whether t or a type inside it has its own Unmarshal method, which may
-// reject some strings.
+// decodesItself reports whether t or a type inside it has an Unmarshal method. Such a method
+// may reject some strings.
 func decodesItself(t reflect.Type, seen map[reflect.Type]bool) bool {
 	if seen[t] {
 		return false
@@ -1001,7 +1001,7 @@ func TestSchemaOfType(t *testing.T) {
 	}
 }
 
-// indented formats a document and keeps the order of its members.
+// indented indents a document without reordering its members.
 func indented(t *testing.T, raw []byte) string {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(raw))

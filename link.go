@@ -176,9 +176,9 @@ func (c *Client) reportDropped(n int, err error) {
 
 // reattachments returns the first messages of a link. They identify the earlier connections
 // that the link replaces, so that the engine releases their functions and this worker's name.
-// More recent links may have ended before the engine read their messages. Therefore, all
-// connections that the engine may still consider open are included. The engine handles the
-// link's other messages only after it has released these connections.
+// They cover every connection that the engine may still consider open, because later links may
+// have ended before the engine read their first messages. The engine handles the link's other
+// messages only after it has released these connections.
 func (c *Client) reattachments() (items []item) {
 	c.mu.Lock()
 	identities := c.identities
@@ -191,8 +191,8 @@ func (c *Client) reattachments() (items []item) {
 
 // registerWorker registers this worker and then everything the program has registered. If the
 // engine is likely to reject the worker's name, only the worker is registered. registerWorker
-// runs after the engine's hello, if one arrives in time. Only the identity in the hello allows
-// this worker to replace a connection that holds its name.
+// runs after the engine's hello, if one arrives in time. Only with the identity in the hello
+// can a later connection replace this one and take over its name.
 func (c *Client) registerWorker(l *link) {
 	b := newBuffer()
 	inv := invocation{id: l.registerID, functionID: registerWorkerFunction}
@@ -550,9 +550,8 @@ func (l *link) markAccepted() {
 
 func (l *link) isAccepted() bool { return signal.IsClosed(l.accepted) }
 
-// rejected handles a rejected registration. If another worker holds the function or the
-// worker's name, this worker may wait until that worker releases it. Otherwise, the client is
-// closed.
+// rejected handles a rejected registration. If another worker holds the function or this
+// worker's name, this worker may wait until it is released. Otherwise, the client is closed.
 func (c *Client) rejected(l *link, err *RejectedError) {
 	switch {
 	case err.Code == CodeFunctionConflict, err.FunctionID != "" && l.dialect().observes():

@@ -615,8 +615,8 @@ func (r *reports) close() {
 // touch records that a function has been called locally.
 func (r *reports) touch(f *Function) { r.touched.Store(f, struct{}{}) }
 
-// sendStats sends the numbers of local calls and of dropped reports since it last sent them.
-// It sends nothing if both are zero.
+// sendStats sends the number of local calls and the number of dropped reports since the last
+// time. It sends nothing if both are zero.
 func (r *reports) sendStats(l *link) {
 	if !l.dialect().observes() || r.client.out.current() != l {
 		return

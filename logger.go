@@ -399,9 +399,9 @@ type slogGroup struct {
 
 // SlogHandler returns a handler that sends log/slog records of all levels to the logger
 // provider. A record's attributes are combined into one attribute, the map "log.data", in
-// which groups are nested maps. Values are converted as described for [Logger.Debug]. The engine
-// receives a record without a time with the time at which it was written, because it sorts and
-// filters records by time; slog's own handlers omit the time instead.
+// which groups are nested maps. Values are converted as described for [Logger.Debug]. If a
+// record has no time, the engine receives the time at which it was written, because the engine
+// sorts and filters records by time. slog's own handlers omit the time instead.
 //
 // If logs are disabled, the handler discards all records, so that no record is printed twice
 // when the handler is combined with another one, as in a [slog.MultiHandler]. However, if the

@@ -415,8 +415,7 @@ func (r *routeCall) result(t *testing.T) any {
 	return result
 }
 
-// A goroutine that the handler has started cannot read the body after the handler has
-// returned.
+// After the handler has returned, goroutines that it started cannot read the body.
 func TestMountedBodyReadAfterTheHandler(t *testing.T) {
 	reading, read := make(chan struct{}), make(chan error, 1)
 	call := newRouteCall(t, "POST", "/forward", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -606,8 +605,8 @@ func TestMountedResults(t *testing.T) {
 	}
 }
 
-// A 304 is streamed; otherwise, the engine would add a content type, which the client would
-// store in place of the correct one.
+// A 304 is streamed, because the engine would otherwise add a content type, which the client
+// would store in place of the correct one.
 func TestMountedNotModifiedIsStreamed(t *testing.T) {
 	call := newRouteCall(t, "GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
@@ -1107,7 +1106,7 @@ func TestMountedSlowReaderIsNotStuck(t *testing.T) {
 	})
 }
 
-// As under net/http, a deadline that expires between two writes has no effect. Probes sent in
+// As with net/http, a deadline that expires between two writes has no effect. Probes sent in
 // the meantime do not change that.
 func TestMountedRollingWriteDeadlines(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -1136,7 +1135,8 @@ func TestMountedRollingWriteDeadlines(t *testing.T) {
 	})
 }
 
-// A write deadline can expire before any part of a buffered response has been sent.
+// If a write deadline expires before any part of a buffered response has been sent, later
+// writes fail and the client receives a 500.
 func TestMountedWriteDeadlineOfABufferedResponse(t *testing.T) {
 	for _, test := range []struct {
 		name    string

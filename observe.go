@@ -298,7 +298,7 @@ func (o *Observer) State() ObserverState {
 // after Dispose, it returns nil. If the engine itself rejected the observer, the rejection is
 // permanent and the ID stays in use until Dispose. If the worker that hosts the source
 // rejected it, the client registers the observer again on the next connection. If the engine
-// still remembers the rejection then, the rejection becomes permanent.
+// then repeats the earlier rejection itself, the rejection is permanent.
 func (o *Observer) Err() error {
 	r := o.registry()
 	r.mu.RLock()
@@ -518,8 +518,9 @@ func (r *registry) dispose(t *Trigger) (removed <-chan struct{}) {
 }
 
 // observed returns the trigger whose observer caused this activation of f. It returns nil if
-// the observer does not represent one of this client's triggers. Engine 0.25 also represents
-// some triggers as observers, but their payloads are those of triggers.
+// the observer does not represent one of this client's triggers. It also returns nil if engine
+// 0.25 itself represents the trigger as an observer, because the activation then already has a
+// trigger's payload.
 func (r *registry) observed(l *link, f *Function, activation json.RawMessage) *Trigger {
 	var a Activation
 	if json.Unmarshal(activation, &a) != nil {
@@ -565,7 +566,7 @@ func (r *registry) unobserveLater(t *Trigger) {
 // unobserveEarlier removes the observers that unobserveLater has recorded, such as those that
 // were disposed of while the client was disconnected. It also removes observers that were
 // registered over an earlier connection and whose target function is now served by another
-// worker; otherwise, that function would run twice per event. It must run before this
+// worker, so that this function does not run twice per event. It must run before this
 // connection's observers are sent, because they may reuse the IDs.
 func (r *registry) unobserveEarlier() {
 	for _, t := range r.unobserved {

@@ -611,8 +611,8 @@ func TestObserverFollowsEngineVersions(t *testing.T) {
 	})
 }
 
-// Access control may drop the messages of observers without a reply. That must delay only the
-// first connection, and neither end it nor hold back anything else.
+// Access control may drop observer registrations without a reply. A missing reply may delay
+// Connect, but must not end the connection or hold back anything else.
 func TestObserversWithoutReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var replies atomic.Bool
@@ -645,7 +645,7 @@ func TestObserversWithoutReply(t *testing.T) {
 			t.Errorf("states %s and %s, %v", kept.State(), lost.State(), lost.Err())
 		}
 
-		// The reply to another observer with the same id is not taken for the missing one.
+		// The reply to a new observer with the same id is not mistaken for the missing reply.
 		if err := lost.Dispose(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -827,7 +827,7 @@ func TestReadyToleratesPendingObservers(t *testing.T) {
 }
 
 // If a function is unregistered right after it was registered, the engine may never reply to
-// the registration. Neither calls nor readiness may depend on that reply.
+// the registration. Calls and readiness must not depend on that reply.
 func TestFunctionUnregisteredBeforeItsReplyDelaysNothing(t *testing.T) {
 	for name, g := range map[string]generation{"0.23": withoutObservers, "0.25": withV1, "0.26": withV2} {
 		t.Run(name, func(t *testing.T) {
@@ -937,8 +937,8 @@ func TestRetriedFunctionsDelayNothing(t *testing.T) {
 }
 
 // The engine keeps observers while a worker is disconnected. If another worker has taken over
-// the target function, the observer must be removed; otherwise, the function would run twice
-// for each event.
+// the target function, the observer must be removed, because the function would otherwise run
+// twice for each event.
 func TestObserversOfALostFunctionAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := false

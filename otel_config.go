@@ -316,7 +316,7 @@ func WithConnectionQueue(frames, bytes int) ConnectionOption {
 	})
 }
 
-// WithConnectionLogger sets the logger that reports lost, rejected and failed connections, and
+// WithConnectionLogger sets the logger for lost, rejected and failed connections, and for
 // dropped telemetry. Drops are logged at most once a minute. The default, nil, selects the
 // logger of the first client that uses both this telemetry and [WithLogger]. Without such a
 // client, only dropped telemetry, rejections and the final failure are reported; they go to

@@ -256,8 +256,9 @@ func (e *flushError) Unwrap() []error {
 // Shutdown rejects further frames, waits until the engine has received the queued ones, and
 // closes the connection. If the connection is down, Shutdown immediately makes one more
 // attempt to connect. If ctx is done first, Shutdown gives up and returns. The error reports
-// how many frames were lost. Repeated calls wait until the shutdown has completed and return
-// nil.
+// how many frames were lost. A repeated call waits until the shutdown has completed and
+// returns nil. If its ctx is done first, the repeated call ends the shutdown and returns an
+// error.
 func (s *SharedEngineConnection) Shutdown(ctx context.Context) error {
 	if s == nil {
 		return nil

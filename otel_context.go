@@ -42,7 +42,7 @@ func SpanID(ctx context.Context) string {
 }
 
 // InjectTraceparent returns the W3C traceparent header for ctx, or "" if ctx has no trace. The
-// header has no flag other than sampled, because the engine rejects headers with other flags.
+// header contains no flag except sampled, because the engine rejects headers with other flags.
 func InjectTraceparent(ctx context.Context) string {
 	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {

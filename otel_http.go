@@ -93,7 +93,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		kind := errorKind(err)
 		span.SetAttributes(attribute.String("error.type", kind))
-		recordFailure(span, kind, err.Error(), string(debug.Stack()))
+		recordFailure(span, kind, redactError(err, req.URL), string(debug.Stack()))
 		return resp, err
 	}
 	recordResponse(span, resp)
@@ -146,13 +146,7 @@ func spanNameHTTP(req *http.Request) string {
 
 // requestAttributes returns the span's initial attributes.
 func requestAttributes(req *http.Request) []attribute.KeyValue {
-	u := *req.URL
-	u.User = nil
-	u.RawQuery = redactQuery(u.RawQuery)
-	if fragment := redactQuery(u.EscapedFragment()); fragment != "" { // OAuth fragments are queries
-		u.RawFragment = fragment
-		u.Fragment, _ = url.PathUnescape(fragment)
-	}
+	u := redactURL(*req.URL)
 	attributes := []attribute.KeyValue{
 		attribute.String("http.request.method", methodOf(req)),
 		attribute.String("url.full", u.String()),
@@ -177,6 +171,40 @@ func requestAttributes(req *http.Request) []attribute.KeyValue {
 
 func isDefaultPort(scheme string, port int) bool {
 	return scheme == "http" && port == 80 || scheme == "https" && port == 443
+}
+
+// redactURL removes the userinfo and replaces secrets in the query and the fragment.
+func redactURL(u url.URL) url.URL {
+	u.User = nil
+	u.RawQuery = redactQuery(u.RawQuery)
+	if fragment := redactQuery(u.EscapedFragment()); fragment != "" { // OAuth fragments are queries
+		u.RawFragment = fragment
+		u.Fragment, _ = url.PathUnescape(fragment)
+	}
+	return u
+}
+
+// redactError returns the text of an error from a request to u, without secrets from u or from
+// other URLs in the error, such as a proxy's.
+func redactError(err error, u *url.URL) string {
+	text := err.Error()
+	redact := func(address string, u *url.URL) {
+		clean := redactURL(*u)
+		text = strings.ReplaceAll(text, address, clean.String())
+	}
+	var failed *url.Error
+	for chain := err; errors.As(chain, &failed); chain = failed.Err {
+		if parsed, err := url.Parse(failed.URL); err == nil {
+			redact(failed.URL, parsed)
+		} else if failed.URL != "" {
+			text = strings.ReplaceAll(text, failed.URL, redacted)
+		}
+	}
+	redact(u.String(), u)
+	if u.RawQuery != "" {
+		text = strings.ReplaceAll(text, u.RawQuery, redactQuery(u.RawQuery))
+	}
+	return text
 }
 
 // redactQuery replaces the values of parameters that contain secrets or sign the URL, and

@@ -3,10 +3,12 @@ package iii
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -176,6 +178,40 @@ func TestHTTPURLSecrets(t *testing.T) {
 	}
 }
 
+// The text of an error may contain URLs: the request's, and those of inner requests and proxies.
+func TestHTTPErrorSecrets(t *testing.T) {
+	const address = "https://user:pass@h/p?token=secret&a=b"
+	tests := []struct {
+		err  error
+		want string
+	}{
+		{errors.New("dial tcp: refused"), "dial tcp: refused"},
+		{&url.Error{Op: "Get", URL: address, Err: io.EOF}, `Get "https://h/p?token=[REDACTED]&a=b": EOF`},
+		{fmt.Errorf("retried: %w", &url.Error{Op: "Get", URL: "http://u:pass@proxy/?sig=secret", Err: io.EOF}), `retried: Get "http://proxy/?sig=[REDACTED]": EOF`},
+		{&url.Error{Op: "parse", URL: "http://u:pass@proxy:secret", Err: errors.New("bad port")}, `parse "[REDACTED]": bad port`},
+		{&url.Error{Op: "Get", URL: "http://a/", Err: &url.Error{Op: "Get", URL: "http://u:pass@b/", Err: io.EOF}}, `Get "http://a/": Get "http://b/": EOF`},
+		{errors.New("cannot sign " + address), "cannot sign https://h/p?token=[REDACTED]&a=b"},
+		{errors.New("bad query token=secret&a=b"), "bad query token=[REDACTED]&a=b"},
+	}
+	for _, tt := range tests {
+		ctx, recorder, _ := recordedSpans()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewTracingTransport(&cannedTransport{err: tt.err}).RoundTrip(req); err != tt.err {
+			t.Errorf("the transport's error became %v", err)
+		}
+		span := recorder.Ended()[0]
+		if got := span.Status().Description; got != tt.want {
+			t.Errorf("the span's description is %q, want %q", got, tt.want)
+		}
+		if text := fmt.Sprint(span.Events(), span.Attributes()); strings.Contains(text, "secret") || strings.Contains(text, "pass") {
+			t.Errorf("a secret is in %s", text)
+		}
+	}
+}
+
 type noResponse struct{}
 
 func (noResponse) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
@@ -196,8 +232,8 @@ func TestHTTPTransportWithoutResponse(t *testing.T) {
 	}
 }
 
-// withoutGlobal replaces the global tracer provider with one that records nothing until the
-// test ends.
+// withoutGlobal installs a global tracer provider that records nothing. It restores the
+// previous provider when the test ends.
 func withoutGlobal(t *testing.T) {
 	previous := otel.GetTracerProvider()
 	otel.SetTracerProvider(tracenoop.NewTracerProvider())

@@ -325,7 +325,7 @@ func TestQueueAccountsForEveryFrame(t *testing.T) {
 	}
 }
 
-// Span starts need no ping of their own, unless a flush is waiting or much data is in flight.
+// Span starts do not cause a ping, unless a flush is waiting or a lot of data is in flight.
 func TestQueuePingsOnlyForFramesThatAreResent(t *testing.T) {
 	q, l := testQueue(10_000, 1<<20, 0), fakeTelemetryLink()
 	q.attach(l)

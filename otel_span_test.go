@@ -244,8 +244,8 @@ func TestUnsampledPayloadIsNotRead(t *testing.T) {
 	}
 }
 
-// An invocation that cannot be sampled starts no span. That is the case if its caller is not
-// sampled and the sampler follows the caller, or if its function does not run in this worker.
+// No span is started if the caller is not sampled and the sampler follows the caller, or if
+// the function does not run in this worker.
 func TestTracingSkipsUnsampledInvocations(t *testing.T) {
 	function, elsewhere := &Function{}, &Function{untraced: true}
 	for _, tt := range []struct {
@@ -337,7 +337,7 @@ func TestRedactReplacesSecrets(t *testing.T) {
 	}
 }
 
-// Integers keep every digit, and a value that cannot be encoded results in nil or null.
+// Integers keep every digit. A value that cannot be encoded becomes nil, or null as text.
 func TestRedactUnusualValues(t *testing.T) {
 	tests := []struct {
 		name string

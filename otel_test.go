@@ -124,8 +124,8 @@ func TestTelemetryDelivers(t *testing.T) {
 	}
 }
 
-// Disabled telemetry starts no goroutine, connects nowhere, records nothing, leaves the
-// globals alone and returns no errors.
+// Disabled telemetry starts no goroutine, opens no connection, records nothing, does not set
+// the global providers and returns no errors.
 func TestDisabledTelemetryDoesNothing(t *testing.T) {
 	for variable, value := range map[string]string{"OTEL_ENABLED": "no", "OTEL_SDK_DISABLED": "true"} {
 		t.Run(variable, func(t *testing.T) {
@@ -238,7 +238,7 @@ func TestTelemetryGlobalProviders(t *testing.T) {
 	}
 }
 
-// A span's start already contains the span's baggage.
+// The frame that announces a started span already contains the span's baggage.
 func TestBaggageIsSetBeforeTheLiveSpan(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	tel := p.telemetry(OtelConfig{})
@@ -443,7 +443,7 @@ func recordOfEach(t *testing.T, tel *Telemetry) {
 	span.End()
 }
 
-// Without an engine, Shutdown gives up on its own. If the engine does not respond, Shutdown
+// Without an engine, Shutdown gives up immediately. If the engine does not respond, Shutdown
 // returns when ctx is done. In both cases, its error reports what was lost.
 // shutdown_timeout_ms has no effect.
 func TestTelemetryShutdownIsBounded(t *testing.T) {
@@ -505,8 +505,8 @@ func TestTelemetryShutdownIsBounded(t *testing.T) {
 	}
 }
 
-// If Shutdown cannot deliver data, its error contains the reason why the connection failed.
-// Errors from later Sends contain the reason, too.
+// If Shutdown cannot deliver data, its error contains the reason why the connection failed. So
+// do the errors of later calls to Send.
 func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 	for name, away := range map[string]time.Duration{"at the first attempt": 0, "for a minute": time.Minute} {
 		t.Run(name, func(t *testing.T) {
@@ -616,8 +616,7 @@ func BenchmarkLogRecord(b *testing.B) {
 	}
 }
 
-// telemetryRequirements lists the telemetry requirements and the tests that verify each of
-// them.
+// telemetryRequirements lists the telemetry requirements, each with the tests that verify it.
 var telemetryRequirements = []struct {
 	line  string
 	tests []string

@@ -50,7 +50,7 @@ func (c *config) decodePayload(payload json.RawMessage, in any) error {
 }
 
 // maxDecodeError is the maximum number of bytes of a decoding error that are sent to the
-// caller. The error of a type's own UnmarshalJSON method may contain the value.
+// caller. An error from a type's own UnmarshalJSON method may contain the value.
 const maxDecodeError = 200
 
 // truncated returns s if it has at most limit bytes. Otherwise, it returns the beginning of s,
@@ -134,7 +134,8 @@ func checkOut(out any) error {
 		}
 		v = target
 	}
-	// encoding/json in Go 1.27 would follow such a pointer until the stack overflows.
+	// The pointers form a cycle, which encoding/json in Go 1.27 would follow until the stack
+	// overflows.
 	return fmt.Errorf("cannot decode the result into %T: it leads to itself", out)
 }
 
@@ -332,9 +333,9 @@ func locatePart(raw []byte, t reflect.Type, err error, levels int) (string, erro
 	return "", err
 }
 
-// fieldPath returns the path in an encoding/json error. It omits the helper types that
-// generated types embed under the name plain. The path ends at values that decode only as a
-// whole, such as unions.
+// fieldPath returns the path in an encoding/json error. It omits the name plain, under which
+// generated types embed helper types. The path ends at values that decode only as a whole,
+// such as unions.
 func fieldPath(err error) (path string) {
 	var mismatch *json.UnmarshalTypeError
 	if !errors.As(err, &mismatch) || mismatch.Field == "" {
@@ -379,7 +380,8 @@ func membersOf(raw []byte) iter.Seq2[string, json.RawMessage] {
 	}
 }
 
-// fieldType returns the type of the field that key is decoded into, or nil if it is unknown.
+// fieldType returns the type of the field that key is decoded into, or nil if there is no such
+// field.
 func fieldType(t reflect.Type, key string) (found reflect.Type) {
 	if t.Kind() != reflect.Struct {
 		return nil

@@ -59,12 +59,12 @@ func TestPayloadErrorNamesTheField(t *testing.T) {
 	}
 }
 
-// rejects fails to decode any string, with an error that contains the string.
+// rejects is a type that no string can be decoded into. The error contains the string.
 type rejects struct{}
 
 func (*rejects) UnmarshalText(text []byte) error { return errors.New("no " + string(text)) }
 
-// wholeOnly panics if it is decoded from a part of the payload that does not contain "b".
+// wholeOnly cannot be decoded. UnmarshalJSON even panics if its input does not contain "b".
 type wholeOnly map[string]any
 
 func (w *wholeOnly) UnmarshalJSON(b []byte) error {

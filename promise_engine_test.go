@@ -383,9 +383,8 @@ func TestR7RepliesStayOnTheirConnection(t *testing.T) {
 	}
 }
 
-// halfOpenDialer returns a dial function that connects through a proxy. The parameter cuts is
-// the number of connections that the proxy cuts, each after a random number of bytes and
-// without the engine noticing.
+// halfOpenDialer returns a dial function that connects through a proxy. The proxy cuts each of
+// the first cuts connections after a random number of bytes, without the engine noticing.
 func halfOpenDialer(tb testing.TB, dial func(ctx context.Context, network, addr string) (net.Conn, error), seed uint64, cuts int, out, in int64) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	r := rand.New(rand.NewPCG(seed, 4))
 	f := enginetest.NewFaultProxy(tb, func(ctx context.Context) (net.Conn, error) { return dial(ctx, "tcp", "engine") }, seed, func(n int) (plan enginetest.FaultPlan) {

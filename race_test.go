@@ -2,6 +2,6 @@
 
 package iii
 
-// raceEnabled reports whether the race detector is enabled. Tests then use smaller messages,
-// because copying is slow under the race detector.
+// raceEnabled reports whether the race detector is enabled. If it is, tests use smaller
+// messages, because the race detector makes copying slow.
 const raceEnabled = true

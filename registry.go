@@ -189,8 +189,8 @@ func (r *registry) detach(l *link) {
 }
 
 // unsettled returns nil if the engine has accepted or rejected every registration. Otherwise,
-// it returns a channel that is closed when this may have changed. A retry of a rejected
-// registration does not count: until it is accepted, the registration remains rejected.
+// it returns a channel that is closed when this may have changed. A rejected registration that
+// is being retried is treated as rejected until it is accepted.
 func (r *registry) unsettled() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -370,8 +370,8 @@ func (r *registry) confirm(l *link) {
 }
 
 // overdue ends l if the engine has not answered the fence within registerTimeout, because the
-// state of the registrations would otherwise remain unknown. The timeout starts when the fence is
-// written, and restarts whenever the engine sends a frame, because a large message may delay
+// state of the registrations would otherwise remain unknown. The timeout starts when the fence
+// is written, and restarts whenever the engine sends a frame, because a large message may delay
 // the ping or the pong. In total, it never exceeds ten times the idle timeout.
 //
 // If only responses to observers are missing, overdue sends a ping. Once the engine has
@@ -860,9 +860,9 @@ func (r *registry) unregisterAll(reason error) {
 	}
 }
 
-// unregisterFunctions unregisters the functions that unregisterAll left registered. These
-// functions have observers, and the engine accepts no reports for unregistered functions.
-// Until unregisterFunctions is called, new invocations of these functions are rejected.
+// unregisterFunctions unregisters the functions that unregisterAll left registered. Those are
+// the functions with observers, because the engine accepts no reports for unregistered
+// functions. Until unregisterFunctions is called, new invocations of them are rejected.
 func (r *registry) unregisterFunctions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

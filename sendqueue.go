@@ -101,8 +101,8 @@ func (it item) size() int {
 const takeBytes = 256 << 10
 
 // Frames that are queued without waiting may exceed the queue's limits by at most stuckBytes
-// and stuckFrames. If that is not enough, the peer is evidently not reading, and the link is
-// closed.
+// and stuckFrames. If even more frames are queued, the peer is evidently not reading, and the
+// link is closed.
 const (
 	stuckBytes  = 64 << 20
 	stuckFrames = 1 << 20
@@ -199,8 +199,8 @@ type waiter struct {
 }
 
 // enqueue appends a user request or a reply to the queue. If there is no room, or if other
-// frames are already waiting for room, it adds a waiter to them and returns it. The caller
-// holds q.mu.
+// frames are already waiting for room, it puts the frame in line behind them and returns its
+// waiter. The caller holds q.mu.
 func (q *sendQueue) enqueue(it item, l *link) *waiter {
 	if q.waiting.Len() == 0 && q.fits(it.size()) {
 		q.accept(it)
@@ -452,8 +452,8 @@ func (q *sendQueue) pong(l *link) {
 }
 
 // detach removes the current link after its writer has stopped. Requests that were handed to l
-// fail with cause. Other requests wait for the next link, in order. It returns the number of
-// Sends that were written but not confirmed.
+// fail with cause. Other requests wait for the next link, in order. detach returns the number
+// of Sends that were written but not confirmed.
 func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	q.mu.Lock()
 	if q.link != l {
@@ -502,8 +502,8 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	return unconfirmed
 }
 
-// close rejects further requests and fails the held ones. The link must already be detached.
-// It returns the number of held Sends that were dropped.
+// close rejects further requests and fails the held ones. It returns the number of held Sends
+// that were dropped. The link must already be detached.
 func (q *sendQueue) close(reason error) (dropped int) {
 	q.mu.Lock()
 	if q.ended != nil {
@@ -668,8 +668,8 @@ func (q *sendQueue) newRequest(wantsResult bool, timeout time.Duration) *request
 	return r
 }
 
-// release returns a request to the pool. The request must be answered or never submitted, and
-// nothing else may refer to it.
+// release returns a request to the pool. The request must have been answered or never
+// submitted, and nothing else may refer to it.
 func (q *sendQueue) release(r *request) {
 	r.timer.Stop()
 	if r.held && !r.wantsResult {

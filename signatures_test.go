@@ -23,8 +23,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// These declarations pin names and signatures that programs depend on. A change that breaks
-// them breaks users.
+// These declarations pin names and signatures that programs depend on.
 
 type (
 	sigIn      struct{ N int }

@@ -39,10 +39,10 @@ func (s *State[T]) Get(ctx context.Context, key string) (value T, ok bool, err e
 	return getStored[T](ctx, s.client, "state::get", StateGetInput{Scope: s.scope, Key: key})
 }
 
-// Set stores a value. The engine returns the previous value and the stored one, so the response
-// can be twice as large as the request. If it exceeds [WithReadLimit], the connection is lost
-// after the value has been stored. To store a value without a response, pass a [StateSetInput]
-// for state::set to [Client.Send].
+// Set stores a value. The engine returns the previous value and the stored one, so the
+// response can be twice as large as the request. If the response exceeds [WithReadLimit], the
+// connection is lost after the value has been stored. To store a value without a response,
+// pass a [StateSetInput] for state::set to [Client.Send].
 func (s *State[T]) Set(ctx context.Context, key string, value T) (SetResult[T], error) {
 	const id = "state::set"
 	raw, err := s.client.cfg.rawForUser(value)

@@ -303,8 +303,8 @@ func TestHandleStreamRefuses(t *testing.T) {
 	})
 }
 
-// The provider sends the recorded replies, except for updates, where the recorded provider
-// returned a made-up result.
+// The provider must send the recorded replies. Updates are an exception, because the recorded
+// provider returned a made-up result for them.
 func TestStreamProviderAsRecorded(t *testing.T) {
 	e := iiitest.Start(t)
 	owner := connect(t, e, iii.WithName("owner"))

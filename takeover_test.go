@@ -1139,8 +1139,8 @@ func TestTriggerRegisteredRightAfterATakeover(t *testing.T) {
 	})
 }
 
-// The engine does not list a worker that has not reported its process id. If the former owner
-// is such a worker, triggers must still wait until its triggers are gone.
+// The engine does not list workers that have not reported a process id. Even if the former
+// owner is one of them, the new owner's triggers must wait until the former owner's are gone.
 func TestTriggersWaitForAFormerOwnerThatIsNotListed(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		e.Hook(func(f iiitest.Frame) iiitest.Verdict {
@@ -1205,8 +1205,8 @@ func TestTriggersDoNotWaitForThirdWorkers(t *testing.T) {
 	})
 }
 
-// Access control may hide the listings that a takeover relies on, and may add a prefix to
-// function ids.
+// A takeover must succeed even if access control hides the listings that it relies on and adds
+// a prefix to function ids.
 func TestTakeoverBehindAccessControl(t *testing.T) {
 	const workers, triggers = "engine::workers::list", "engine::registered-triggers::list"
 	for _, test := range []struct {
@@ -1414,8 +1414,8 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 	})
 }
 
-// An engine with triggers silently drops a trigger type if access control forbids it. The test
-// covers only such engines, because a trigger type is a function on an engine with observers.
+// An engine with triggers silently drops a trigger type that access control forbids. Engines
+// with observers are not tested, because they have no trigger types.
 func TestForbiddenTriggerTypeIsLoggedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		startReplica(t, e, "gate", func(r *replica) {
@@ -1692,8 +1692,8 @@ func checkHeldTriggers(t *testing.T, e *iiitest.Engine) (triggers int) {
 	return triggers
 }
 
-// TestReplicasConcurrent runs two replicas that keep losing connections and changing
-// functions.
+// TestReplicasConcurrent runs two replicas that keep losing their connections and changing
+// their functions.
 func TestReplicasConcurrent(t *testing.T) {
 	const ids = 30
 	for i := range iii.Scale(10, 200) {
@@ -1739,7 +1739,7 @@ func TestReplicasConcurrent(t *testing.T) {
 						time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 					default:
 						if c.functions[id] != nil {
-							// Removing an accepted function alone would leave its trigger in the engine.
+							// If only an accepted function is removed, its trigger stays in the engine.
 							c.remove(id, r.IntN(2) == 0 && c.functions[id].Err() != nil)
 						} else {
 							c.add(id)

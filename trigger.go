@@ -164,12 +164,13 @@ type triggerOptions struct {
 }
 
 // WithTriggerID sets the trigger's ID. All of an engine's workers share one set of trigger
-// IDs. [Client.Trigger] rejects an ID that is already registered with this client. A trigger
-// with the ID of another worker's trigger replaces that trigger. Engine 0.26 and later instead
-// rejects it, and the client retries. By default, the ID is
-// random. With engine 0.26 and later, the default ID for a [QueueTriggerConfig] stays the same
-// across restarts: it is derived from the worker's name, the function's namespace and ID, and
-// the topic.
+// IDs. [Client.Trigger] rejects an ID that is already registered with this client. On engines
+// before 0.26, a trigger with the ID of another worker's trigger replaces that trigger. Later
+// engines reject the new trigger, and the client retries.
+//
+// By default, the ID is random. With engine 0.26 and later, the default ID for a
+// [QueueTriggerConfig] stays the same across restarts: it is derived from the worker's name,
+// the function's namespace and ID, and the topic.
 func WithTriggerID(id string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(id) == "" {
@@ -219,13 +220,14 @@ func WithTriggerProviderNamespace(ns string) TriggerOption {
 
 // WithTriggerCondition sets a function that is called with the event before the trigger's
 // function. If its result is exactly false, the trigger's function is not called. The response
-// to an HTTP request is then a 422 with code [CodeConditionNotMet]. If the condition fails, the
-// function is not called either. The condition is called by the engine (by this client on
-// engine 0.26 and later), or by the provider of a custom type, and is resolved in the namespace
-// of the trigger's function. The option sets condition_function_id in the config. [Client.Trigger]
-// rejects a blank ID and a config that contains a different condition. It also rejects types
-// for which the engine ignores conditions: subscribe, stream:join, stream:leave, log, trace,
-// engine::functions-available and engine::workers-available. Default: none.
+// to an HTTP request is then a 422 with code [CodeConditionNotMet]. If the call to the
+// condition fails, the function is not called either. The condition is called by the engine
+// (by this client on engine 0.26 and later), or by the provider of a custom type, and is
+// resolved in the namespace of the trigger's function. The option sets condition_function_id
+// in the config. [Client.Trigger] rejects a blank ID and a config that contains a different
+// condition. It also rejects types for which the engine ignores conditions: subscribe,
+// stream:join, stream:leave, log, trace, engine::functions-available and
+// engine::workers-available. Default: none.
 func WithTriggerCondition(functionID string) TriggerOption {
 	return func(o *triggerOptions) error {
 		if strings.TrimSpace(functionID) == "" {
@@ -243,8 +245,9 @@ func WithTriggerCondition(functionID string) TriggerOption {
 // function of an HTTP trigger. Each receives an [HTTPMiddlewareInput] and may respond to the
 // request itself ([HTTPMiddlewareResult]). They run after the functions in the config's
 // MiddlewareFunctionIDs, and are resolved in the namespace of the trigger's function. Engine
-// 0.26 and later calls them before the trigger's condition, earlier engines after it. [Client.Trigger] rejects blank IDs and, for types other than http,
-// the option itself. Default: none. For middleware around a handler in this process, use
+// 0.26 and later calls them before the trigger's condition, earlier engines after it.
+// [Client.Trigger] rejects blank IDs and, for types other than http, the option itself.
+// Default: none. For middleware around a handler in this process, use
 // [WithFunctionMiddleware].
 func WithTriggerMiddleware(functionIDs ...string) TriggerOption {
 	return func(o *triggerOptions) error {

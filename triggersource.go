@@ -304,8 +304,8 @@ func (t *triggerSpec) asObserver() (*triggerSpec, error) {
 	return &own, nil
 }
 
-// needsAdapter reports whether a function outside this process needs an adapter as the
-// observer's target.
+// needsAdapter reports whether the observer's target must be an adapter if the trigger's
+// function is outside this process.
 func (t *triggerSpec) needsAdapter() bool {
 	source := t.on()
 	return source.payload != nil && !source.optional || source.single || t.conditionID() != ""

@@ -1525,7 +1525,7 @@ func triggerPayload(kinds map[string]struct{}, data json.RawMessage) (value, res
 		case kind == "stream:join":
 			return newOf[StreamJoinLeaveEvent], newOf[StreamJoinResult]
 		case kind == "engine::functions-available" && !strings.Contains(string(data), `"functions_changed"`):
-			// A workers-available event, which the function also receives.
+			// A function with this trigger also receives workers-available events.
 		default:
 			return builtinTriggers[kind].payload, nil
 		}
@@ -1563,8 +1563,8 @@ func acceptedTelemetry(t *testing.T) []payload {
 	return payloads
 }
 
-// badPayloads lists recorded payloads that the engine rejects or whose mistakes it ignores,
-// with the reason.
+// badPayloads describes the mistakes in recorded payloads. The engine rejects these payloads or
+// ignores the mistakes.
 var badPayloads = map[string]string{
 	"cron-and-log-triggers.jsonl:26":    "no message; the engine refuses it",
 	"engine-functions.jsonl:28":         "an id, which the engine ignores: it chooses one",

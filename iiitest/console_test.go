@@ -198,8 +198,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// The event stream includes an invocation that is still running. It ends when the engine is
-// closed.
+// The event stream includes an invocation that is still running. The stream ends when the
+// engine is closed.
 func TestConsoleEvents(t *testing.T) {
 	e := iiitest.Start(t, iiitest.WithConsole("127.0.0.1:0"))
 	c, err := iii.New(e.URL(), iii.WithName("slow"))
@@ -261,7 +261,8 @@ func TestConsoleIsOnTheLoopbackInterface(t *testing.T) {
 	}
 }
 
-// BenchmarkConsole measures a call without a console, with one, and while a page is open.
+// BenchmarkConsole measures a call without a console, with a console, and with an open console
+// page.
 func BenchmarkConsole(b *testing.B) {
 	for _, name := range []string{"without", "with", "watched"} {
 		b.Run(name, func(b *testing.B) {

@@ -128,9 +128,9 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 // deviations lists the deliberate differences between the development engine and the recorded
 // one, by scenario and path. The test fails if one of them does not occur.
 //
-// No recording covers these deliberate differences:
-//   - A response with a wrong Content-Length ends its connection. The recorded engine leaves
-//     the connection open, and the client waits for bytes that never arrive.
+// The following deliberate differences are not listed, because no recording covers them:
+//   - A connection is closed after a response with a wrong Content-Length. The recorded engine
+//     leaves it open, and the client waits for bytes that never arrive.
 //   - A streamed response's headers are sorted by name. The recorded engine sends them in hash
 //     table order.
 //   - A response that starts before the whole request has been read has Connection: close.
@@ -142,7 +142,8 @@ func recordedAt(nanoseconds int64, ms int) time.Time {
 //     usize.
 //   - stream::list_all returns the full names of streams and groups that contain colons.
 //   - A WebSocket key that does not decode to 16 bytes is rejected by the WebSocket library.
-//   - The reply on a channel to a Close frame with a reserved code has a different reason.
+//   - If a channel receives a Close frame with a reserved code, the reply has a different
+//     reason.
 //   - engine_metrics in engine::metrics::list is empty, as in all recordings. A real engine
 //     returned values only once, outside the recordings.
 //   - Patterns in JSON Schemas use package regexp. Patterns with look-around or backreferences

@@ -297,8 +297,7 @@ func (c *callerInfo) appendTo(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// stamped returns a copy of c that identifies the worker as the caller, by the id and name
-// under which the engine knows the worker.
+// stamped returns a copy of c with the given worker id and name.
 func (c *callerInfo) stamped(id *string, name string) *callerInfo {
 	stamped := callerInfo{}
 	if c != nil {

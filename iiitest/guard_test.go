@@ -427,7 +427,7 @@ func TestEmptyPrefixIsAPrefix(t *testing.T) {
 }
 
 // Calls to the engine's own functions bypass the middleware in every namespace. If the
-// middleware does not exist in the namespace of a call, the error names the middleware.
+// middleware does not exist in a call's namespace, the error names the middleware.
 func TestMiddlewareInAnotherNamespace(t *testing.T) {
 	e := Start(t, WithGuard(Guard{MiddlewareFunctionID: "mw", ExposeAll: true}))
 	dial(t, e).register("mw").function("mw")

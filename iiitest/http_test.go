@@ -500,7 +500,7 @@ func TestClientOfARequestLeaves(t *testing.T) {
 			t.Errorf("request: %v", err)
 		}
 		synctest.Wait()
-		// The response has no reader, so its writer is cut off.
+		// Nobody reads the response anymore, so the engine cuts the writer's connection.
 		_ = conn.WriteMessage(websocket.BinaryMessage, []byte("x"))
 		if _, _, err := conn.ReadMessage(); err == nil || websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
 			t.Errorf("writer of the response: %v, want a cut", err)

@@ -18,8 +18,8 @@ import (
 // `1`, expected a string").
 //
 // A field is required unless it is a pointer or its tag has omitempty or omitzero. A pointer
-// is nil if the value is missing or null. A field with omitempty or omitzero has its zero
-// value if the value is missing, but a null value is an error. A json.RawMessage accepts any
+// is nil if the value is missing or null. A field with omitempty or omitzero may be missing
+// and then has its zero value, but a null value is an error. A json.RawMessage accepts any
 // value, including null.
 //
 // Like a real engine, decodeInput first checks the keys that are present, in bytewise order,

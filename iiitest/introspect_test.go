@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// names returns the given member of each item in one of the result's lists, separated by
-// spaces.
+// names returns the given member of each item in the named list, separated by spaces.
 func names(m map[string]any, list, member string) string {
 	r, _ := m["result"].(map[string]any)
 	var out []string

@@ -158,7 +158,7 @@ type member struct {
 	value json.RawMessage
 }
 
-// fewMembers is a number of members that most objects do not exceed.
+// fewMembers is the capacity of lists on the stack. It suffices for most objects.
 const fewMembers = 16
 
 // list consumes an object and appends its members to list, in order. A key can occur more than

@@ -23,10 +23,10 @@ var (
 )
 
 // limitedConn enforces the engine's limits and detects frames that the WebSocket protocol
-// forbids. It does so below the WebSocket library, which cannot limit a single frame and would
-// send a Close frame in both cases. The engine sends none. limitedConn parses the frame
-// headers (RFC 6455, section 5.2) in the bytes that are read, and ends the stream before an
-// unacceptable frame.
+// forbids. It works below the WebSocket library, which cannot limit a single frame. That
+// library would also send a Close frame, which the engine does not. limitedConn parses the
+// frame headers (RFC 6455, section 5.2) in the bytes that are read, and ends the stream before
+// an unacceptable frame.
 type limitedConn struct {
 	net.Conn
 	silent bool   // a Close frame also ends the stream, and is not answered

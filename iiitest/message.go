@@ -234,8 +234,8 @@ func decodeAs[T any](members []member) (any, error) {
 	return decodeMore[T](members, Protocol023, nil)
 }
 
-// decodeMore is like decodeAs, but in Protocol025 and later it also decodes additional fields
-// of the message. more returns the destination of those fields.
+// decodeMore is like decodeAs, but in Protocol025 and later it also decodes the message's
+// additional fields. more returns the destination for these fields.
 func decodeMore[T any](members []member, p Protocol, more func(m *T) any) (any, error) {
 	m := new(T)
 	detail := decodeMembers(members, reflect.ValueOf(m).Elem())

@@ -90,7 +90,7 @@ var workerGauges = map[string]struct {
 }
 
 // ofWorker returns the latest gauges of the worker with the given id, or nil if there are
-// none. The runtime is always "node".
+// none. As in the engine, the key runtime is always "node".
 func (s *metricStore) ofWorker(id string) map[string]any {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -351,8 +351,8 @@ func (t *observers) forgetAway(o *observer) {
 	t.watch(o.source)
 }
 
-// lost logs the observers that miss an event of source, which the engine hosts, because their
-// worker has disconnected or their target does not exist.
+// lost logs each observer that misses an event because its worker has disconnected or its
+// target does not exist. The event comes from source, which the engine hosts.
 func (t *observers) lost(source key, doc *document, only func(o *observer) bool) {
 	for _, o := range slices.Concat(t.bySource[source], t.away[source]) {
 		if t.seen(o.dialect, source) == nil || o.state == iii.ObserverStateActive || o.state == iii.ObserverStateError || !o.wantsOutcome(false) || !o.filter.matches(doc) || only != nil && !only(o) {
@@ -420,9 +420,9 @@ func (t *observers) adopt(o *observer, w *worker) {
 	o.dialect = w.speaks()
 }
 
-// misplaced reports whether a source in the engine does not exist in the protocol of o's owner
-// although it has accepted o, or the reverse. This happens if the owner has reconnected with
-// another protocol.
+// misplaced reports whether o's source, which is part of the engine, has yet to accept or
+// release o. This happens if the owner has reconnected with a protocol in which the source is
+// new or does not exist.
 func (t *observers) misplaced(o *observer) bool {
 	f := t.function(o.source)
 	return f != nil && !f.hostApproves() && o.failed == nil && (t.seen(o.dialect, o.source) != nil) != o.accepted

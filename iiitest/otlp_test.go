@@ -60,7 +60,7 @@ func (a acceptance) frame() []byte {
 	}
 }
 
-// query returns the stored record as returned by the engine's query function, or nil if it was
+// query returns the record as the engine's query function returns it, or nil if the record was
 // not stored.
 func (a acceptance) query(t *testing.T, e *Engine) any {
 	t.Helper()
@@ -132,7 +132,7 @@ func storesOnly(items, bytes int) *Engine {
 	return e
 }
 
-// nested returns a log record with an attribute of nested maps.
+// nested returns a log record with an attribute whose value consists of depth nested maps.
 func nested(depth int) string {
 	value := `{"stringValue":"leaf"}`
 	for range depth {

@@ -246,7 +246,7 @@ func (p *player) open(e event) {
 }
 
 // ending returns the worker whose connection closed in a recorded event. If several workers
-// have had the event's name, it is the oldest for which done returns false.
+// have had the worker's name, ending returns the oldest for which done returns false.
 func (p *player) ending(e event, done func(*bareWorker) bool) *bareWorker {
 	for _, w := range p.earlier {
 		if w.name == e.Worker && !done(w) {

@@ -146,8 +146,8 @@ func (t *routeTable) find(method, path string) (found *route, params map[string]
 	return found, params, methods
 }
 
-// params returns the parameters to pass to the function. These are the ones written as :name
-// in the route's path.
+// params returns the path parameters to pass to the function: those written as :name in the
+// route's path.
 func (r *route) params(matched []string) map[string]string {
 	params := map[string]string{}
 	for _, part := range r.pattern {

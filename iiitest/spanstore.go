@@ -25,7 +25,7 @@ type spanStore struct {
 	pending map[spanID][]*spanEntry // announced but not ended, oldest first
 }
 
-// spanID identifies a span. As in the engine, either id may be any string.
+// spanID identifies a span. As in the engine, both ids may be arbitrary strings.
 type spanID struct{ trace, span string }
 
 // spanEntry is a stored span, guarded by spanStore.mu.
@@ -174,9 +174,9 @@ func (v *spanView) end(s *iii.StoredSpan) uint64 {
 	return s.EndTimeUnixNano
 }
 
-// durationMs returns a span's duration. The duration can be negative, because exporters may
-// send any times. Subtracting integers avoids rounding: times in nanoseconds exceed the
-// precision of a float64.
+// durationMs returns a span's duration. It can be negative, because exporters may send
+// arbitrary times. The times are subtracted as integers, because times in nanoseconds exceed
+// the precision of a float64.
 func (v *spanView) durationMs(s *iii.StoredSpan) float64 {
 	start, end := s.StartTimeUnixNano, v.end(s)
 	if end < start {

@@ -14,7 +14,7 @@ import (
 )
 
 // attempts registers a function that fails the given number of times for each payload. The
-// result lists the times and payloads of the calls.
+// result lists the time and payload of each call.
 func (p *peer) attempts(id string, failures int) *[]string {
 	start, calls, failed := time.Now(), &[]string{}, map[string]int{}
 	p.handleFunc(id, func(data []byte) string {

@@ -12,8 +12,8 @@ import (
 	"github.com/iii-go/iii"
 )
 
-// testSpan describes a span to send. Times are in milliseconds. An end of 0 makes the span an
-// announcement.
+// testSpan describes a span to send. Times are in milliseconds. An end of 0 means that the
+// span is still running.
 type testSpan struct {
 	trace, id, parent, name, service string
 	start, end                       int64
@@ -69,7 +69,7 @@ func refused(t testing.TB, e *Engine, id, input string) string {
 	return bad.Code + ": " + bad.Message
 }
 
-// spanIDs returns the ids of spans, with a question mark after those of announced spans.
+// spanIDs returns the ids of spans, with a question mark after those of running spans.
 func spanIDs[S any](spans []S, of func(S) (string, bool)) string {
 	var ids []string
 	for _, s := range spans {
@@ -263,7 +263,6 @@ func TestGroupTraces(t *testing.T) {
 	}
 }
 
-// TestLiveSpans covers a span from its announcement to its end, as well as invalid sequences.
 func TestLiveSpans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)

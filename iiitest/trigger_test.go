@@ -90,7 +90,7 @@ func TestTriggerRejectedByProvider(t *testing.T) {
 	if got := user.registered(); got != "" {
 		t.Errorf("refused trigger is listed: %s", got)
 	}
-	// The trigger is parked, so registering the type again binds it again.
+	// The trigger is parked, so registering the type again binds the trigger again.
 	provider.send(`{"type":"registertriggertype","id":"hook","description":"d"}`)
 	provider.want(forwarded("t1", "hook", ""))
 	provider.send(`{"type":"triggerregistrationresult","id":"t1","trigger_type":"hook","function_id":"f::g"}`)

@@ -381,7 +381,7 @@ func TestMessageLimit(t *testing.T) {
 	}
 }
 
-// frameHeader returns a text frame's header with a masking key of zeros.
+// frameHeader returns a text frame's header with an all-zero masking key.
 func frameHeader(first, last bool, n int) []byte {
 	h := []byte{0, 0x80 | 127, 0, 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, 0}
 	if first {

@@ -5,9 +5,10 @@
 //	go run ./bench/devengine -iiidev bin/iiidev -worker .cache/loadworker
 //
 // The row "route" measures calls from one worker to another. The row "http" measures requests
-// from HTTP clients with keep-alive connections: they post a JSON body to an HTTP trigger,
-// whose function returns the body. The clients' CPU time is not included. Arguments after the
-// flags are passed to iiidev. The program runs only on Linux, because it reads /proc.
+// from HTTP clients over keep-alive connections. Each request posts a JSON body to an HTTP
+// trigger, whose function returns the body. The clients' CPU time is not included. Arguments
+// after the flags are passed to iiidev. The program runs only on Linux, because it reads
+// /proc.
 package main
 
 import (
@@ -187,8 +188,7 @@ func (p *process) start(command string, args, env []string) error {
 	return p.cmd.Start()
 }
 
-// stop interrupts the process. If the process has failed, the error contains what the process
-// logged.
+// stop interrupts the process. If the process has failed, the error contains its log.
 func (p *process) stop() error {
 	_ = p.cmd.Process.Signal(os.Interrupt)
 	kill := time.AfterFunc(5*time.Second, func() { _ = p.cmd.Process.Kill() })

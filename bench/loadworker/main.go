@@ -2,8 +2,8 @@
 // serves bench::echo. If BENCH_MODE is call, it calls bench::sink BENCH_N times and exits. If
 // BENCH_MODE is drive, it serves bench::drive, which calls another worker's bench::echo. If
 // BENCH_MODE is http, it serves POST /bench. If BENCH_OTEL is 1, the worker records traces. If
-// BENCH_RAW is 1, payloads and results of bench::echo and bench::sink remain JSON text.
-// BENCH_PROFILE names a file for a CPU profile.
+// BENCH_RAW is 1, the worker does not decode the payloads and results of bench::echo and
+// bench::sink. BENCH_PROFILE names a file for a CPU profile.
 package main
 
 import (

@@ -9,7 +9,7 @@
 // A worker connects to III_URL. If BENCH_MODE is serve, it serves bench::echo, which decodes
 // its payload {user, amount, note, tags}, encodes it again and returns it. If BENCH_MODE is
 // call, the worker calls bench::sink BENCH_N times with notes of BENCH_SIZE bytes,
-// BENCH_INFLIGHT calls at a time, and exits. If BENCH_RAW is 1, payloads remain JSON text. If
+// BENCH_INFLIGHT calls at a time, and exits. If BENCH_RAW is 1, payloads are not decoded. If
 // BENCH_OTEL is 1, the worker records a trace of each invocation and sends it to the engine.
 // Absolute figures are comparable only within one run. Ratios are comparable across runs.
 package main

@@ -222,7 +222,7 @@ func TestRunWithoutQueueProvider(t *testing.T) {
 	}
 }
 
-// As with a real engine, everything is permitted without rbac.
+// Without an rbac section, everything is permitted, as on a real engine.
 func TestRunGuardWithoutRBAC(t *testing.T) {
 	c, err := worker(t, runProgram(t, "-guard", `{"port":0}`)["guarded"], nil)
 	if err != nil {

@@ -86,8 +86,8 @@ func parseCatalog(raw []byte) (*catalog, error) {
 	return &c, nil
 }
 
-// encode returns the catalog in its file format. Functions, trigger types and the keys of
-// schemas are sorted, so equal catalogs produce equal files.
+// encode returns the catalog in its file format. Functions, trigger types and schema keys are
+// sorted, so equal catalogs produce equal files.
 func (c *catalog) encode() ([]byte, error) {
 	c.normalize()
 	raw, err := json.Marshal(c)
@@ -129,15 +129,15 @@ func (c *catalog) normalize() {
 	c.replaceDefaultNames()
 }
 
-// defaultName matches default worker names: the host and the process id, in some cases
+// defaultName matches default worker names: the host name and the process id, sometimes
 // followed by a number.
 var defaultName = regexp.MustCompile(`^.+:[0-9]+(:[0-9]+)?$`)
 
 // anonymous is the prefix of names assigned by replaceDefaultNames.
 const anonymous = "#"
 
-// replaceDefaultNames replaces default worker names, which change with every start. All of a
-// worker's functions and trigger types get the same replacement.
+// replaceDefaultNames replaces default worker names, which change whenever a worker restarts.
+// All of a worker's functions and trigger types get the same replacement.
 func (c *catalog) replaceDefaultNames() {
 	names := make(map[string]string)
 	replace := func(worker *string, id string) {

@@ -446,7 +446,6 @@ func (g *generation) variantType(u use) string {
 	return "*" + t
 }
 
-// shapeLiteral returns the Go composite literal for s.
 func shapeLiteral(s shape) string {
 	var parts []string
 	add := func(key, value string) { parts = append(parts, key+": "+value) }

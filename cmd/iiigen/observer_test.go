@@ -41,7 +41,8 @@ type (
 )
 
 // tideWorker serves ordinary functions, functions with arguments, private functions, and
-// functions that cannot be observed. Engines before 0.26 support only ordinary functions.
+// functions that cannot be observed. Before engine 0.26, only the ordinary functions are
+// available.
 func tideWorker(t *testing.T, url string) *iii.Client {
 	t.Helper()
 	c, err := iii.New(url, iii.WithName("tides"))
@@ -77,7 +78,7 @@ func tideWorker(t *testing.T, url string) *iii.Client {
 	return c
 }
 
-// Clients get trigger methods or observer methods, depending on the engine.
+// Generated clients have trigger methods or observer methods, depending on the engine.
 func TestClientsHaveTheObserversOfTheirEngine(t *testing.T) {
 	const (
 		call    = "func (c Tides) %s(ctx context.Context, "

@@ -306,7 +306,7 @@ func TestFailureBetweenFilesLeavesThemAsTheyWere(t *testing.T) {
 	if out, err := iiigen(t, args...); err != nil {
 		t.Fatal(err, out)
 	}
-	// A directory in its place prevents the last file from being written.
+	// Replace the last file with a directory, so that writing the file fails.
 	if err := os.Remove(filepath.Join(dir, "iiigen_gen.go")); err != nil {
 		t.Fatal(err)
 	}

@@ -85,7 +85,7 @@ func (v visit) trace(ctx context.Context, what, id string) error {
 	return tracetree.Print(ctx, v.out, v.shop.client, id)
 }
 
-// counter prints the counter, one line per outcome.
+// counter prints the number of orders, one line per result.
 func (v visit) counter(ctx context.Context) error {
 	m, points, err := v.metric(ctx, "orders.placed")
 	if err != nil {
@@ -102,7 +102,7 @@ func (v visit) counter(ctx context.Context) error {
 	return nil
 }
 
-// histogram prints the histogram, one line per bucket.
+// histogram prints a histogram of the orders' values, one line per bucket.
 func (v visit) histogram(ctx context.Context) error {
 	m, points, err := v.metric(ctx, "orders.value")
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/iii-go/iii/internal/browser"
 )
 
-// hostile is markup that runs a script unless the page escapes it. A line cannot break
-// anywhere in it.
+// hostile is markup that runs a script unless the page escapes it. It contains no spaces, so
+// it does not wrap.
 const hostile = `"><img/src=x/onerror="window.pwned=1"><script>window.pwned=1</script><svg/onload="window.pwned=1">'`
 
 // Names chosen by workers are shown as text and do not overflow the layout.

@@ -137,7 +137,7 @@ func TestOtherSitesAreRejected(t *testing.T) {
 }
 
 // An exposed console accepts requests to IP addresses and to its own host name, but to no
-// other names, because anyone can make a name resolve to its address.
+// other names, because anyone can make a name resolve to the console's address.
 func TestExposedConsoleKeepsOtherSitesOut(t *testing.T) {
 	h := New(t.Context(), new(fake), NewRecorder(DefaultLimit), "devbox.example")
 	for host, want := range map[string]int{

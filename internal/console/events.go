@@ -18,7 +18,7 @@ const (
 	// of ticks between pulses.
 	slowEvery  = 5
 	pulseEvery = 10
-	// patience bounds how long it may take to send an event.
+	// patience is the maximum time that sending an event may take.
 	patience = 10 * time.Second
 )
 

@@ -37,9 +37,8 @@ type Plot struct {
 // Series holds a metric's values for one set of attributes.
 type Series struct {
 	Attributes []iii.StoredAttribute `json:"attributes"`
-	// Points holds pairs of a time, in milliseconds since 1970, and a value: the value of a
-	// gauge or an up-down counter, or the rate per second of a counter or a histogram since
-	// the previous point.
+	// Each point holds a time, in milliseconds since 1970, and a value. For a counter or a
+	// histogram, the value is the rate per second since the previous point.
 	Points [][2]float64 `json:"points"`
 	Latest float64      `json:"latest"` // the value, or the total of a counter or histogram
 	Sum    float64      `json:"sum,omitempty"`

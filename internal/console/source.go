@@ -18,7 +18,7 @@ type Source interface {
 	// is false.
 	Function(namespace, id string) (detail json.RawMessage, ok bool)
 
-	// Changes returns the numbers of changes to the engine's data so far.
+	// Changes returns the number of changes so far to each kind of engine data.
 	Changes() Changes
 	// Spans returns the latest spans, up to limit, oldest first.
 	Spans(limit int) []iii.StoredSpan
@@ -38,9 +38,9 @@ type Source interface {
 	Item(s Store, stream, group, key string) (value json.RawMessage, ok bool)
 	// Queues returns the queues and the topics' subscriptions in sorted order.
 	Queues() []Queue
-	// DeadLetters returns the latest dead letters, up to limit, newest first. left is the
+	// DeadLetters returns the latest dead letters, up to limit, newest first. omitted is the
 	// number of dead letters that were not returned.
-	DeadLetters(limit int) (list []DeadLetter, left int)
+	DeadLetters(limit int) (list []DeadLetter, omitted int)
 	// DeadLetter returns a dead letter. If it no longer exists, ok is false.
 	DeadLetter(id string) (d DeadLetter, ok bool)
 }
@@ -121,7 +121,7 @@ type Registry struct {
 	Local     []map[string]any `json:"local"` // in-process calls made by workers
 }
 
-// Changes counts the additions to the engine's data and the removals from it.
+// Changes counts additions and removals for each kind of engine data.
 type Changes struct {
 	Spans   uint64 `json:"spans"`
 	Logs    uint64 `json:"logs"`

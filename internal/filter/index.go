@@ -13,7 +13,7 @@ import (
 // Insert and Remove take O(log n) time. They copy the nodes that an index shares with a clone,
 // and change the other nodes in place.
 //
-// If possible, an entry is filed under one condition of its filter. Such a condition requires
+// If possible, an entry is filed under one of its filter's conditions. A condition requires
 // the value at a path to equal one of several scalars. Matching resolves each path once, then
 // evaluates only the entries filed under the value found there and the entries without a
 // condition.
@@ -182,7 +182,7 @@ func (x *Index[V]) Remove(key string) {
 	}
 }
 
-// neighbors returns the number of entries already filed under the scalars of c.
+// neighbors returns the number of entries already filed under c's scalars.
 func (x *Index[V]) neighbors(c condition) int {
 	f, ok := x.paths.get(c.path.text)
 	if !ok {
@@ -212,8 +212,8 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file adds the tree entry added, which holds e, to the list of each scalar in e's condition.
-// If added is nil, file removes e from these lists instead.
+// file adds e to the list of each scalar in e's condition. The lists share the tree entry
+// added, which holds e. If added is nil, file removes e from the lists instead.
 func (x *Index[V]) file(e *entry[V], added *tree[string, *entry[V]]) {
 	key := e.under.path.text
 	f, ok := x.paths.get(key)
@@ -385,7 +385,7 @@ func (x *Index[V]) AppendMatches(dst []V, d *Document) []V {
 	return dst
 }
 
-// holds reports whether the filter of e matches. lookedUp reports whether e was found under
+// holds reports whether e's filter matches. lookedUp reports whether e was found under
 // its condition, which then need not be checked again.
 func (e *entry[V]) holds(m *match, lookedUp bool) bool {
 	return lookedUp && e.under.whole || e.filter == nil || m.all(e.filter.clauses, nil)

@@ -95,7 +95,7 @@ func getText[V any](t *tree[string, V], key []byte) (v V, ok bool) {
 	return v, false
 }
 
-// put adds the entry e, which replaces an entry with the same key, and returns the tree.
+// put adds the entry e, replacing any entry with the same key, and returns the tree.
 func (t *tree[K, V]) put(o *owner, e *tree[K, V]) *tree[K, V] {
 	if t == nil {
 		return e

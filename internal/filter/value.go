@@ -143,8 +143,8 @@ func appendString(dst []byte, s string) []byte {
 	return append(append(dst, s[start:]...), '"')
 }
 
-// maxDepth bounds the decoder's recursion. It is larger than maxNesting because a filter's
-// size is checked before its nesting.
+// maxDepth bounds the decoder's recursion. It exceeds maxNesting so that a filter's size can
+// be checked before its nesting.
 const maxDepth = 10_000
 
 var errTruncated = errors.New("the text ends early")

@@ -246,7 +246,7 @@ func (p pointerCoder) append(e *encoder, v reflect.Value) bool {
 	return ok
 }
 
-// maxPointers is the maximum number of nested pointers, in addition to one for each enclosing
+// maxPointers limits the nesting of pointers. One more pointer is allowed for each enclosing
 // list or object.
 const maxPointers = 1000
 

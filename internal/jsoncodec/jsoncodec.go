@@ -4,8 +4,8 @@
 // basic types and, for encoding only, arrays and byte slices. It copies each string without
 // escapes in one step, and does not validate its input again. Everything else is left to
 // encoding/json: types with encoding methods, embedded structs, unusual tags, and values that
-// cause an error, except cycles of pointers. For a type that is left to encoding/json as a
-// whole, the overhead is one table lookup.
+// cause an error, except pointer cycles. For a type that is left to encoding/json as a whole,
+// the overhead is one table lookup.
 package jsoncodec
 
 import (
@@ -242,7 +242,6 @@ func (bu builder) byKind(t reflect.Type) coder {
 	return coder{}
 }
 
-// pointerCoder, sliceCoder and mapCoder encode and decode values of composite types.
 type (
 	pointerCoder struct{ elem *coder }
 	sliceCoder   struct{ elem *coder }
@@ -252,7 +251,6 @@ type (
 	}
 )
 
-// structCoder encodes and decodes structs.
 type structCoder struct {
 	fields  []structField
 	byName  map[string]int

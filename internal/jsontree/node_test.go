@@ -13,8 +13,8 @@ func parse(t *testing.T, doc string) *Node {
 	return n
 }
 
-// The keys of accessed objects are sorted. Everywhere else, only the format of numbers
-// changes.
+// Encode sorts the keys of objects whose members were accessed. Otherwise, it changes only the
+// format of numbers.
 func TestNodeKeepsUntouchedText(t *testing.T) {
 	n := parse(t, ` { "z" : 1.50e+01 , "a" : { "y" : 12345678901234567890123 , "x" : "\u00e9" } , "l" : [ 1.0 ] } `)
 	members, err := n.Members()

@@ -68,8 +68,8 @@ type level struct {
 	tail string
 }
 
-// caps limits the parts of a record that would otherwise be too large even for a frame of its
-// own. The initial caps have no effect.
+// caps limits the size of a record's parts. The initial caps have no effect. They are lowered
+// for a record that does not fit even in a separate frame.
 type caps struct {
 	text  int // bytes of a string
 	items int // elements of a list
@@ -200,8 +200,8 @@ func (e *Encoder) place() {
 }
 
 // end accepts the record appended since begin. If the frame has become too large, the record
-// is moved to the next frame. If the record is too large even for a frame of its own, end
-// lowers the caps and returns false. The caller must then append the record again.
+// is moved to the next frame. If the record does not fit even in a separate frame, end lowers
+// the caps and returns false. The caller must then append the record again.
 func (e *Encoder) end() bool {
 	if !e.fits() && e.records > 0 {
 		e.spare = append(e.spare[:0], e.buf[e.start:]...)

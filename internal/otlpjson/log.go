@@ -11,8 +11,7 @@ import (
 var logSignal = signal{PrefixLogs, `{"resourceLogs":[`, `,"scopeLogs":[`, `,"logRecords":[`}
 
 // Logs encodes log records. If a record has no severity text, the text is derived from the
-// severity. The slice is valid until [Encoder.Done], and its frames' data remains valid after
-// that.
+// severity. The returned slice is valid until [Encoder.Done]. The frames' data remains valid.
 func (e *Encoder) Logs(records []sdklog.Record) []Frame {
 	e.batch(&logSignal)
 	for i := range records {

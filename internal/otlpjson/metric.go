@@ -12,9 +12,9 @@ import (
 var metricSignal = signal{PrefixMetrics, `{"resourceMetrics":[`, `,"scopeMetrics":[`, `,"metrics":[`}
 
 // Metrics encodes the metrics collected by a reader. The engine stores gauges, sums and
-// histograms with explicit bounds. Because it silently drops other kinds, Metrics converts
-// these. The slice is valid until [Encoder.Done], and its frames' data remains valid after
-// that.
+// histograms with explicit bounds. Metrics converts all other kinds, because the engine would
+// silently drop them. The slice is valid until [Encoder.Done], and its frames' data remains
+// valid after that.
 func (e *Encoder) Metrics(rm *metricdata.ResourceMetrics) []Frame {
 	e.batch(&metricSignal)
 	e.setResource(rm.Resource)
@@ -62,7 +62,7 @@ func (e *Encoder) metric(m *metricdata.Metrics) {
 	}
 }
 
-// setMetric opens a metric's level. The caller must then append the data points.
+// setMetric prepares the head of a metric. The caller must then append the data points.
 func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	e.head(2, "]}}", func(b []byte) []byte {
 		b = append(b, `{"name":`...)
@@ -78,8 +78,8 @@ func (e *Encoder) setMetric(m *metricdata.Metrics, suffix, data string) {
 	})
 }
 
-// sumHead returns the opening text of a sum. OTLP and package metricdata number temporalities
-// differently.
+// sumHead returns the beginning of a sum's JSON. OTLP and package metricdata number
+// temporalities differently.
 func sumHead(t metricdata.Temporality, monotonic bool) string {
 	switch {
 	case t == metricdata.DeltaTemporality && monotonic:

@@ -99,7 +99,8 @@ func (e *Encoder) keyValue(b []byte, kv *attribute.KeyValue, depth int) []byte {
 	return append(b, '}')
 }
 
-// attributeKey caches an attribute's opening text. Programs use few distinct keys.
+// attributeKey caches an attribute's opening text. A small cache suffices, because programs
+// use few distinct keys.
 type attributeKey struct {
 	key  []byte
 	open int

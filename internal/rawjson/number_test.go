@@ -89,7 +89,7 @@ func TestAppendNumbers(t *testing.T) {
 }
 
 // FuzzAppendNumber checks that AppendNumber differs from strconv by no more than the engine's
-// rounding error, even if it is applied twice.
+// rounding error, even when applied twice.
 func FuzzAppendNumber(f *testing.F) {
 	for _, s := range []string{"1e2", "-0", "123456789012345678901234567890", "0.9079395984753885", "1e-310", "4.9e-324", "1e400", "2e-400"} {
 		f.Add(s)

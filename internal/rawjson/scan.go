@@ -196,10 +196,10 @@ var stringByte = func() (t [256]bool) {
 	return t
 }()
 
-// PlainBytes returns how many bytes at the start of b need no escape in a string: all bytes
-// but quotes, backslashes and control characters. Large messages consist mostly of strings, so
-// PlainBytes examines eight bytes at a time. For long strings, it uses the faster searches of
-// package bytes.
+// PlainBytes returns the number of bytes before the first quote, backslash or control
+// character in b. These bytes need no escape in a JSON string. Large messages consist mostly
+// of strings, so PlainBytes examines eight bytes at a time. For long strings, it uses the
+// faster searches of package bytes.
 func PlainBytes(b []byte) (n int) {
 	const first = 256
 	if n = plainWords(b[:min(first, len(b))]); n < first {

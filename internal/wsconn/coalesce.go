@@ -17,9 +17,9 @@ var errLongHandshake = errors.New("the response to the WebSocket upgrade is too 
 const coalesceSize = 64 << 10
 
 // coalescer is the network connection below the WebSocket. During the handshake, it forwards
-// writes unchanged. [coalescer.coalesce] makes it collect frames and write them together, with
-// a deadline that it sets itself. [coalescer.writeThrough] makes it write each frame
-// immediately, with a limit that can change during the write.
+// writes unchanged. [coalescer.coalesce] makes it collect frames and write them together,
+// within its own time limit. [coalescer.writeThrough] makes it write each frame immediately,
+// with a limit that can change during the write.
 type coalescer struct {
 	net.Conn
 	timeout   time.Duration // time limit of a coalesced write
@@ -48,8 +48,8 @@ type WriteLimit struct {
 	Stall    time.Duration // maximum time without progress; 0 means no limit
 }
 
-// progressPiece is the maximum size of a single write if [WriteLimit.Stall] is set. Each
-// completed write is progress.
+// progressPiece is the maximum size of a single write if [WriteLimit.Stall] is set. The limit
+// applies to each such write separately.
 const progressPiece = 16 << 10
 
 func (c *coalescer) coalesce() {

@@ -43,8 +43,9 @@ type Dialer struct {
 	Unbuffered bool
 
 	// ReadBuffer is the size of the read buffer in bytes. If it is not 0, the connection holds a
-	// write buffer only while it writes a message. If it is 0, both buffers have 64 KiB. Set it
-	// for connections of which a program may have thousands.
+	// write buffer only while it writes a message. If it is 0, the connection holds a read
+	// buffer and a write buffer of 64 KiB each. Set it if a program may open thousands of
+	// connections.
 	ReadBuffer int
 }
 
@@ -146,8 +147,8 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	return c, nil
 }
 
-// dialCustom calls d.DialContext. It returns when ctx is done even if d.DialContext does not, as
-// is the case if it calls net.Dial. A connection that is opened later is closed.
+// dialCustom calls d.DialContext. It returns when ctx is done even if d.DialContext ignores
+// ctx, for example by calling net.Dial. A connection that is opened later is closed.
 func (d *Dialer) dialCustom(ctx context.Context, network, addr string) (net.Conn, error) {
 	var conn net.Conn
 	var err error
@@ -178,7 +179,7 @@ func (d *Dialer) dialCustom(ctx context.Context, network, addr string) (net.Conn
 
 // AddHeader adds h to the headers of the upgrade request. It rejects headers that the upgrade
 // itself sets, and headers that HTTP cannot represent, which would be dropped or altered. Its
-// errors do not contain values.
+// errors do not contain header values.
 func (d *Dialer) AddHeader(h http.Header) error {
 	for name, values := range h {
 		switch http.CanonicalHeaderKey(name) {
@@ -212,8 +213,8 @@ func IsToken(name string) bool {
 	})
 }
 
-// hasControl reports whether a header value contains control characters other than tabs.
-// Surrounding space does not count, because it is trimmed.
+// hasControl reports whether a header value contains control characters other than tabs. It
+// ignores surrounding space, which is trimmed.
 func hasControl(value string) bool {
 	return strings.ContainsFunc(strings.Trim(value, " \t\r\n"), func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }

@@ -81,7 +81,8 @@ func TestBadProxyResponsesAreErrors(t *testing.T) {
 	}
 }
 
-// With a ReadBuffer, an idle connection holds no other buffer, even after it has written a message.
+// With a ReadBuffer, an idle connection holds no other buffer, even after it has written a
+// message.
 func TestIdleConnectionsAreSmall(t *testing.T) {
 	const n, limit = 100, 16 << 10
 	s := enginetest.NewTCPServer(t, func(conn net.Conn, _ int) {

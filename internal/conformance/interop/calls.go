@@ -155,8 +155,8 @@ var values = []json.RawMessage{
 	json.RawMessage(`"plain"`), json.RawMessage(`""`), json.RawMessage(`42`), json.RawMessage(`false`), json.RawMessage(`[]`),
 }
 
-// fails checks that the peer's step failed with the given code, and that the error message
-// contains message. Otherwise, it adds a difference.
+// fails adds a difference unless the peer's step failed with the given error code and with an
+// error message that contains message.
 func (t *trial) fails(what string, r reply, code, message string) {
 	switch {
 	case r.Error == nil:

@@ -95,7 +95,7 @@ type frame struct {
 	OTLP   json.RawMessage `json:"otlp"`
 }
 
-// message holds the members of a message that the harness examines.
+// message holds the message fields that the harness examines.
 type message struct {
 	Type       string          `json:"type"`
 	FunctionID string          `json:"function_id"`

@@ -1,14 +1,14 @@
 // Command interop tests package iii against other SDKs. It runs workers built with these SDKs
-// on the development engine, next to a worker built with package iii.
+// (the peers) on the development engine, next to a worker built with package iii.
 //
 //	interop [-peers go,node,python,rust] [-only name,…] [-update]
 //	interop [-peers node,python,rust] -schemas
 //
 // The program prints the matrix of outcomes. It fails if an outcome differs from results.json.
 // With -update, it writes the outcomes to that file and regenerates docs/interop.md. It
-// installs peers from their registries into .cache/interop, which requires npm, python3 or
-// cargo. With -schemas, it records the schemas that the peers' workers register for their
-// functions. The tests of cmd/iiigen use these schemas.
+// installs the SDKs from their registries into .cache/interop, which requires npm, python3 or
+// cargo. With -schemas, it records the schemas that the peers register for their functions.
+// The tests of cmd/iiigen use these schemas.
 package main
 
 import (

@@ -86,8 +86,8 @@ func scenarios() []scenario {
 	return all
 }
 
-// unexplained lists the cells that have no explanation although their scenarios did not pass,
-// and the explanations that are obsolete because their scenarios passed.
+// unexplained lists the scenarios that did not pass but have no explanation, and those that
+// passed but still have one.
 func (r results) unexplained(peer string) []string {
 	var list []string
 	for _, s := range scenarios() {

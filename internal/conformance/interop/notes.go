@@ -25,7 +25,7 @@ version its SDK targets.
 
 Both commands fail if an outcome differs from this page.
 
-On two cores that also ran other programs, ` + "`make interop`" + ` took 1.5 to 2 minutes, plus 2 minutes
+On two cores shared with other programs, ` + "`make interop`" + ` took 1.5 to 2 minutes, plus 2 minutes
 to install the SDKs the first time. ` + "`make interop-rust`" + ` took 1 minute, plus another minute for
 the first build.
 `

@@ -24,8 +24,7 @@ type sdk struct {
 	install func(ctx context.Context, src, cache string) (argv []string, err error)
 }
 
-// sdks lists the peers. The first one is the control group, whose program is written with
-// package iii.
+// sdks lists the peers. The first one is the control: its program uses package iii.
 var sdks = []sdk{
 	{"go", "this package", "go", installGo},
 	{"node", "npm iii-sdk 0.22.1", "node", installNode},
@@ -83,11 +82,11 @@ func installRust(ctx context.Context, src, cache string) ([]string, error) {
 	return argv, tool(ctx, cache, []string{"CARGO_TARGET_DIR=" + target}, "cargo", "build", "--locked", "--quiet")
 }
 
-// lockCrates writes cargo's lock file to dir. It takes the repository's lock file, crates, and
-// adds the source lines that the file lacks. All crates come from the same registry, so
-// lockCrates copies the source line from a lock file that cargo generates. To update the
-// repository's file, run "cargo update" in dir and store the output of "grep -v '^source = '
-// Cargo.lock".
+// lockCrates writes a lock file for cargo to dir. It copies the repository's lock file, whose
+// path is crates, and adds the source lines that this file lacks. All crates come from the
+// same registry, so lockCrates takes the source line from a lock file that cargo generates. To
+// update the repository's file, run "cargo update" in dir and store the output of "grep -v
+// '^source = ' Cargo.lock".
 func lockCrates(ctx context.Context, crates, dir string) error {
 	kept, err := os.ReadFile(crates)
 	if err != nil {

@@ -231,8 +231,8 @@ func (t *trial) failsWith(what string, err error, code string) *iii.Error {
 	return e
 }
 
-// listen makes the peer register a function that reports its calls to the harness. The first
-// calls fail; failures is their number. Later calls return reply.
+// listen makes the peer register a function that reports its calls to the harness. The
+// function fails the given number of times, and then returns reply.
 func (t *trial) listen(ctx context.Context, functionID string, reply any, failures int) {
 	t.value(ctx, "listen", object{"function_id": functionID, "reply": reply, "failures": failures})
 	t.must("registration", t.registered(ctx, functionID))

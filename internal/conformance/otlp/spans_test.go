@@ -44,11 +44,11 @@ type link struct {
 	Dropped                uint32
 }
 
-// flags returns a span's or link's OTLP flags: the W3C flags of own, and the bits that state
-// whether other is remote. other is the context of the parent or the linked span.
-func flags(own, other trace.SpanContext) uint32 {
-	f := uint32(own.TraceFlags()) | 0x100
-	if other.IsRemote() {
+// flags returns a span's or link's OTLP flags: the W3C flags of sc, and the bits that state
+// whether related, the context of the parent or the linked span, is remote.
+func flags(sc, related trace.SpanContext) uint32 {
+	f := uint32(sc.TraceFlags()) | 0x100
+	if related.IsRemote() {
 		f |= 0x200
 	}
 	return f

@@ -23,8 +23,7 @@ const (
 	metaSchema = "https://json-schema.org/draft/2020-12/schema"
 )
 
-// definition is a definition in a schema file. Two of the files consist of a single
-// definition.
+// definition is a definition in a schema file.
 type definition struct {
 	url    string
 	schema map[string]any
@@ -49,7 +48,7 @@ func (d definition) properties() map[string]map[string]any {
 	return properties
 }
 
-// constants returns the keys whose only valid value is a constant string, with their values.
+// constants returns the constant strings that properties must have, by key.
 func (d definition) constants() map[string]string {
 	constants := make(map[string]string)
 	for k, property := range d.properties() {

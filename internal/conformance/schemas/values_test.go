@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// valueExceptions maps values that violate their schema to the reasons. Each key consists of a
-// type and a fullness.
+// valueExceptions maps values that violate their schema to the reasons. A key consists of the
+// type's name and the number of the [fullness] with which the value was filled.
 var valueExceptions = map[string]string{
 	"OtelMessage 0": "nil bytes are null; the socket carries no such message as JSON",
 }
