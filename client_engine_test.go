@@ -560,8 +560,8 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 	})
 }
 
-// Connect on a connected client waits for the registrations made since then, in every protocol,
-// also if the connection is lost meanwhile.
+// If the client is already connected, Connect waits for the registrations made since it
+// connected, even if the connection is lost in the meantime.
 func TestConnectWaitsForLaterRegistrations(t *testing.T) {
 	const late = 3 * time.Second // before the engine reads a registration
 	tests := map[string]struct {
@@ -621,8 +621,8 @@ func TestConnectWaitsForLaterRegistrations(t *testing.T) {
 	}
 }
 
-// The text of an error of Connect begins with the reason for which the engine rejected the
-// worker. Later calls fail because the client is closed.
+// If the engine rejects the worker, Connect and Run return the reason. Later calls fail
+// because the client is closed, and return the reason too.
 func TestConnectReturnsTheRejection(t *testing.T) {
 	generations(t, func(t *testing.T, e *iiitest.Engine) {
 		e.RefuseAuth("bad token")
@@ -676,8 +676,8 @@ func checkLive(t *testing.T, c *iii.Client, want int) {
 	}
 }
 
-// A standby's readiness probe succeeds even though Ready returns an error. Otherwise, the
-// orchestrator would wait forever.
+// A standby's readiness probe succeeds even though Ready returns an error. If the probe
+// failed, an orchestrator would wait for the standby forever and never stop the owner.
 func TestStandbyPassesReadinessProbe(t *testing.T) {
 	bubble(t, func(t *testing.T, e *iiitest.Engine) {
 		setup := func(parameter string) func(*replica) {
@@ -828,7 +828,8 @@ func TestFirstConnectFailureIsLoggedWithoutLogger(t *testing.T) {
 	}
 }
 
-// Subscribe logs why it is retrying an unavailable stream socket, and eventually gives up.
+// If there is no stream socket, Subscribe logs the reason for each retry, and eventually gives
+// up.
 func TestSubscribeLogsWhyItRetries(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
@@ -923,10 +924,11 @@ func (o *outcomes) failedExcept(expected ...string) (n int) {
 
 // TestRollingUpdateLosesNoRequest replaces one replica with another as docs/deploying.md
 // describes. The new replica starts, its probe succeeds, and the old replica is stopped.
-// Meanwhile, the test makes 500 requests per second of each kind. Calls with a retry policy
-// succeed. Calls without one may fail only with errors that guarantee that the function has
-// not run. HTTP requests may fail for at most 3 s, and only with the engine's own responses.
-// When the old replica is killed instead, calls that it was handling may also fail.
+// Meanwhile, the test makes calls with a retry policy, calls without one, and HTTP requests,
+// 500 per second of each. Calls with a retry policy succeed. Calls without one may fail only
+// with errors that guarantee that the function has not run. HTTP requests may fail for at most
+// 3 s, and only with the engine's own responses. When the old replica is killed instead, calls
+// that it was handling may also fail.
 func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	const perSecond = 500
 	for _, test := range []struct {

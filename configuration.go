@@ -21,18 +21,19 @@ func (c *Client) Configuration() *Configuration { return &Configuration{client: 
 
 // Register registers an entry. If the entry already exists, Register replaces its description
 // and its schema. It keeps the value if entry.InitialValue is nil, and otherwise replaces it.
-// To set a value only if there is none, register the entry without one, and store the value if
-// the returned Value is null. Registering an entry again fires triggers as an update.
+// To set a value only if there is none, register the entry without a value, then call Set if
+// the returned Value is null. Registering an existing entry fires triggers with
+// [ConfigurationEventTypeUpdated].
 func (c *Configuration) Register(ctx context.Context, entry ConfigurationRegisterInput) (ConfigurationEntry, error) {
 	return Call[ConfigurationEntry](ctx, c.client, "configuration::register", entry)
 }
 
 // Get decodes an entry's value into value, which must be a non-nil pointer of a type that
-// [Client.Call] accepts as out. A stored null is decoded as in encoding/json. An entry that was
-// registered without an initial value is null, and if its schema does not allow null, the error
-// has the code SCHEMA_INVALID until a value is set. The engine expands references to its
-// environment variables, such as ${NAME:default}. To get the unexpanded value, call
-// configuration::get with [ConfigurationGetInput].Raw set.
+// [Client.Call] accepts as out. A stored null is decoded as in encoding/json. An entry that
+// was registered without an initial value is null. If its schema does not allow null, Get
+// returns an error with the code SCHEMA_INVALID until a value is set. The engine expands
+// references to its environment variables, such as ${NAME:default}. To get the unexpanded
+// value, call configuration::get with [ConfigurationGetInput].Raw set.
 func (c *Configuration) Get(ctx context.Context, id string, value any) error {
 	const functionID = "configuration::get"
 	err := errors.New("value is nil, want a pointer to decode into")

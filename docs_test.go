@@ -44,7 +44,7 @@ func section(t *testing.T, text, heading string) string {
 	return text
 }
 
-// rows returns the cells of all tables in text, except their header rows.
+// rows returns the cells of all tables in text, without the header rows.
 func rows(text string) (cells [][]string) {
 	body := false
 	for line := range strings.Lines(text) {

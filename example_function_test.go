@@ -197,8 +197,8 @@ func ExampleWithMiddleware() {
 	// 7 <nil>
 }
 
-// A worker can unregister a function at any time. The engine rejects a function that another
-// worker already serves.
+// The engine rejects a function that another worker already serves. A worker can unregister
+// its functions at any time.
 func ExampleFunction() {
 	engine, client, stop := withEngine()
 	defer stop()

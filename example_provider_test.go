@@ -17,7 +17,7 @@ type ticker struct {
 	running sync.WaitGroup
 }
 
-// Bind starts a trigger. The context is canceled when the trigger ends.
+// Bind starts a trigger. The context is canceled when the trigger is unbound or replaced.
 func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	if b.Unchanged {
 		return nil // bound again after a reconnect; still ticking
@@ -45,7 +45,7 @@ func (t *ticker) Bind(ctx context.Context, b iii.TriggerBinding) error {
 	return nil
 }
 
-// Unbind does nothing, because canceling the context passed to Bind ends the trigger.
+// Unbind does nothing, because the context passed to Bind has already stopped the trigger.
 func (t *ticker) Unbind(ctx context.Context, id string) error { return nil }
 
 // This worker provides a trigger type and also registers a trigger of that type.
@@ -56,7 +56,7 @@ func ExampleClient_HandleTriggerType() {
 	}
 	defer engine.Close()
 	var clock ticker
-	defer clock.running.Wait() // runs after client.Close, which ends all triggers
+	defer clock.running.Wait() // runs after client.Close, which stops all triggers
 	client, err := iii.New(engine.URL())
 	if err != nil {
 		log.Fatal(err)

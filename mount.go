@@ -855,8 +855,8 @@ func (w *responseWriter) mustStream() bool {
 const plainText = "Content-Type: text/plain; charset=utf-8"
 
 // bufferedResponse is a response that is sent as a single value. Its headers are a list of
-// lines, so that a name may occur more than once. The content type must be set; otherwise, the
-// engine would not send a string body unchanged.
+// lines, so that a name may occur more than once. The content type must be set, because the
+// engine would otherwise send a string body as JSON.
 type bufferedResponse struct {
 	StatusCode int      `json:"status_code"`
 	Headers    []string `json:"headers"`

@@ -27,8 +27,8 @@ const (
 	defaultBatchSize  = 512
 )
 
-// crowdedBatch is the minimum batch size while the connection is crowded. A smaller batch is
-// exported only when the flush interval has elapsed.
+// crowdedBatch is the minimum batch size while the connection's queue is filling up. A smaller
+// batch is exported only when the flush interval has elapsed.
 const crowdedBatch = 512
 
 // batcher exports records in batches from its own goroutine. Unlike OpenTelemetry's

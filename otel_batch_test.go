@@ -298,7 +298,7 @@ func TestBatchFlushExportsTheRest(t *testing.T) {
 	})
 }
 
-// Even if the exporter hangs, callers return when their contexts are done.
+// Even if the exporter hangs, ForceFlush and Shutdown return when their contexts are done.
 func TestBatchWaitsEndWithTheirContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &batchKeeper{block: make(chan struct{})}

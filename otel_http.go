@@ -207,9 +207,8 @@ func redactError(err error, u *url.URL) string {
 	return text
 }
 
-// redactQuery replaces the values of parameters that contain secrets or sign the URL, and
-// keeps the rest of the query unchanged. Like some servers, it also splits parameters at
-// semicolons.
+// redactQuery replaces the values of secret parameters and keeps the rest of the query
+// unchanged. Like some servers, it also splits the query at semicolons.
 func redactQuery(query string) string {
 	if query == "" {
 		return ""
@@ -233,9 +232,8 @@ func redactQuery(query string) string {
 	}
 }
 
-// secretParameter reports whether key, the name of a query parameter as it appears in the URL,
-// denotes a secret. A signature is treated as a secret, because anyone who has it can use the
-// URL.
+// secretParameter reports whether a query parameter is secret. key is the parameter's name as
+// it appears in the URL. Signatures are secret, because anyone who has one can use the URL.
 func secretParameter(key string) bool {
 	if name, err := url.QueryUnescape(key); err == nil {
 		key = name

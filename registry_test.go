@@ -404,7 +404,8 @@ func TestShutdownWhileTriggersWait(t *testing.T) {
 }
 
 // Requests that are waiting for a trigger are sent even if the connection is lost in the
-// meantime. While the client is connected, requests beyond the limit block instead of failing.
+// meantime. While the client is connected, requests beyond the limit set by WithSendBuffer
+// block instead of failing.
 func TestRequestsWaitingForTrigger(t *testing.T) {
 	t.Run("the connection dies", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

@@ -59,8 +59,8 @@ func TestHashSchema(t *testing.T) {
 	}
 }
 
-// served returns a client that serves n functions in a namespace, and the hashes that a
-// generated client would contain.
+// served returns a client that serves n functions in a namespace, and the schema hashes that a
+// generated client for these functions contains.
 func served(t *testing.T, namespace string, n int) (*iii.Client, []iii.FunctionSchemas) {
 	t.Helper()
 	engine := iiitest.Start(t)

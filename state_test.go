@@ -27,7 +27,7 @@ func check[T any](t *testing.T, what string, want, got T, err error) {
 	}
 }
 
-// found combines the two results of Get and Delete.
+// found holds both results of Get or Delete.
 type found[T any] struct {
 	Value T
 	OK    bool

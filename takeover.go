@@ -21,8 +21,8 @@ const (
 	takeoverDelayMax = 2 * time.Second
 	takeoverJitter   = 0.2 // fraction of the delay, in both directions
 
-	// At most takeoverBatch retries are sent per takeoverInterval, and thus at most 200 in any
-	// second.
+	// At most takeoverBatch retries are sent per takeoverInterval. This keeps the rate below
+	// 200 per second.
 	takeoverBatch    = 18
 	takeoverInterval = 100 * time.Millisecond
 )
@@ -59,8 +59,8 @@ func (c *claim) unregister(d dialect) any {
 	return d.unregisterFunction(&c.function.spec)
 }
 
-// owner returns the worker because of which the engine rejected a claim. For a route, the
-// engine does not report that worker, so the result is "".
+// owner returns the id of the worker that owns a rejected function, or "" for a trigger. The
+// engine does not report the owners of routes.
 func (c *claim) owner() string {
 	if c.function != nil {
 		if err := c.function.refused.Load(); err != nil {
@@ -109,8 +109,8 @@ func takeoverTurn(previous time.Duration) (next, jittered time.Duration) {
 }
 
 // retry retries the registrations that are due, and returns the time until it must be called
-// again. The retries alternate between owners, so an owner of many functions does not delay
-// the claims against other owners.
+// again. The retries alternate between owners, so that an owner of many functions does not
+// delay the takeover from other owners.
 func (r *registry) retry(l *link) time.Duration {
 	const never = time.Hour
 	r.mu.Lock()
@@ -427,7 +427,7 @@ func (c *Client) boundBy(ctx context.Context) (map[string][]string, error) {
 
 // isContested reports whether a trigger was rejected because another worker has a route with
 // the same path but different parameter names, or an observer with the same ID. The other
-// worker may remove it. All other rejections concern the trigger itself.
+// worker may remove its route or observer. All other rejections concern the trigger itself.
 func isContested(triggerType string, err *Error) bool {
 	switch err.Code {
 	case CodeHTTPRouteConflict:
@@ -440,9 +440,9 @@ func isContested(triggerType string, err *Error) bool {
 	return false
 }
 
-// TakeoverNotice tells the state listener that this worker now serves a function that the
-// engine had rejected (see [Function.Err]). It does not report a failure; it is an error only
-// because the listener receives errors.
+// TakeoverNotice tells the state listener that this worker now serves a function whose
+// registration the engine had rejected (see [Function.Err]). It does not report a failure; it
+// is an error only because the listener receives errors.
 type TakeoverNotice struct {
 	// FunctionID is the function's ID.
 	FunctionID string

@@ -227,8 +227,8 @@ func (c *ReconnectionConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler. It writes nil Data as null, except that it omits it
-// for the types event and unauthorized, which have no data.
+// MarshalJSON implements json.Marshaler. It writes nil Data as null. For the types event and
+// unauthorized, which have no data, it omits nil Data.
 func (d StreamChangeEventDetail) MarshalJSON() ([]byte, error) {
 	type plain StreamChangeEventDetail
 	if d.Data == nil && d.Type != StreamEventTypeEvent && d.Type != StreamEventTypeUnauthorized {

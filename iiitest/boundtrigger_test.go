@@ -221,9 +221,9 @@ func TestUndeliverableMessagesAreLogged(t *testing.T) {
 	}
 }
 
-// At level debug, the log contains when workers register and leave, and whether they closed
-// their connections. The reason for which an event is lost does not depend on whether the
-// worker removed its trigger before it left.
+// At level debug, the engine logs that a worker has registered and that it has left, and
+// whether it closed its connection. The logged reason for a lost event is the same whether or
+// not the worker removed its trigger before it left.
 func TestConnectionsOfWorkersAreLogged(t *testing.T) {
 	tests := map[string]struct {
 		leave      func(c *iii.Client, e *iiitest.Engine)

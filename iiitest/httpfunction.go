@@ -43,8 +43,8 @@ const (
 	maxHTTPFunctionTimeout = 60 * time.Second
 )
 
-// newHTTPFunction validates an HTTP function and reads its secret. The errors that it returns
-// are the engine's error codes and never contain a secret.
+// newHTTPFunction validates an HTTP function and reads its secret. The text of an error is the
+// engine's error code.
 func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpFunction, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil || !allowedURL(u) {
@@ -76,8 +76,8 @@ func (e *Engine) newHTTPFunction(id string, c *iii.HTTPInvocationConfig) (*httpF
 }
 
 // allowedURL implements the engine's URL policy. URLs must use https and must not name a
-// private address. URLs with a loopback host are always allowed, even if their scheme is one
-// that no call can use. A host name's addresses are checked when the engine dials them.
+// private address. URLs with a loopback host are always allowed, even if calls do not support
+// their scheme. A host name's addresses are checked when the engine dials them.
 func allowedURL(u *url.URL) bool {
 	host := u.Hostname()
 	ip, err := netip.ParseAddr(host)

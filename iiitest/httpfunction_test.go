@@ -46,7 +46,6 @@ func TestHTTPFunctionWithUnsupportedScheme(t *testing.T) {
 	})
 }
 
-// Host names are checked after they have been resolved.
 func TestPrivateAddressIsNotDialed(t *testing.T) {
 	client := newHTTPClient(nil)
 	defer client.CloseIdleConnections()
@@ -169,7 +168,7 @@ func TestHTTPFunctionIsOwned(t *testing.T) {
 	}); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
-	// Redirects are not followed: the redirect is the response.
+	// Redirects are not followed. The response is the redirect itself.
 	c.overHTTP("f::away", `{"url":"`+server.URL+`/away","method":"DELETE"}`)
 	m = other.call("p::f::away", `1`, `,"namespace":"blue"`)
 	if _, there := m["result"]; there || m["error"] != nil {

@@ -199,7 +199,7 @@ func (r *otlpReader) boolean() bool {
 	return string(raw) == "true"
 }
 
-// spelled consumes an integer in the form of a number or a decimal string.
+// spelled consumes an integer, written as a number or as a decimal string.
 func (r *otlpReader) spelled(expected string) string {
 	if r.err != nil {
 		return ""

@@ -98,7 +98,7 @@ func readRecording(t testing.TB, name string) []event {
 }
 
 // opensFirst moves each event that opens a connection ahead of the connection's other events,
-// because some recordings report it too late.
+// because some recordings contain it too late.
 func opensFirst(events []event) []event {
 	for i, e := range events {
 		if e.Event != "open" {
@@ -188,7 +188,8 @@ func (r renaming) translate(text string) string {
 	})
 }
 
-// own adds ids chosen by a recorded worker, which are replayed unchanged.
+// own maps the ids that a recorded worker chose to themselves, because they are replayed
+// unchanged.
 func (r renaming) own(text string) {
 	for _, id := range uuidPattern.FindAllString(text, -1) {
 		if _, known := r.to[id]; !known {

@@ -75,8 +75,8 @@ func bindingOf(o *observer) binding {
 	}
 }
 
-// delivery returns an observer's filter and binding, which change if its worker sends it again.
-// It locks mu.
+// delivery returns an observer's filter and binding, which change if the worker sends the
+// observer again. delivery locks mu.
 func (t *observers) delivery(o *observer) (*filter, binding) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -395,13 +395,14 @@ type LocalCalls struct {
 	Count, Errors uint64
 	Duration      time.Duration // total
 
-	// Dropped counts the reports of observed calls that the worker has dropped, by reason:
-	// BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown reasons.
+	// Dropped counts the call reports that the worker dropped instead of sending them to the
+	// engine. The keys are the reasons: BUFFER_FULL, TOO_LARGE, INACTIVE, or OTHER for unknown
+	// reasons.
 	Dropped map[string]uint64
 }
 
-// LocalCalls returns the statistics that workers have reported about calls made in process,
-// one entry per function. The entry with the function id "*" covers all functions without a
+// LocalCalls returns the statistics that workers have reported about in-process calls, one
+// entry per function. The entry with the function id "*" covers all functions without a
 // separate entry. Workers report every ten seconds.
 func (e *Engine) LocalCalls() []LocalCalls {
 	t := &e.observers

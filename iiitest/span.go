@@ -9,8 +9,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Span is a decoded span as received. Unlike the results of engine::traces::*, a Span is not
-// redacted and its values keep their types.
+// Span is a span that the engine has received. Unlike the results of engine::traces::*, a Span
+// is not redacted and its values keep their types.
 type Span struct {
 	TraceID, SpanID string // hexadecimal, as received
 	ParentSpanID    string // "" for a root span
@@ -84,8 +84,8 @@ func readSpans(data []byte) ([]spanRecord, error) {
 	return list, err
 }
 
-// spanStatus converts an OTLP status code. OTLP uses 1 for OK and 2 for an error; in
-// OpenTelemetry's package codes, it is the other way around.
+// spanStatus converts an OTLP status code. OTLP uses 1 for OK and 2 for an error. In
+// OpenTelemetry's package codes, the numbers are swapped.
 func spanStatus(code int32) (codes.Code, string) {
 	switch code {
 	case 1:

@@ -225,8 +225,8 @@ type spanTree struct {
 	children map[string][]*iii.StoredSpan // by span id of the parent
 }
 
-// node returns a span with its descendants. It returns false if the span only wraps triggers
-// and none of them fired.
+// node returns a span with its descendants. It returns false for a span that groups fired
+// triggers but has no children.
 func (t *spanTree) node(s *iii.StoredSpan, depth int) (iii.TraceNode, bool) {
 	n := iii.TraceNode{
 		TraceID: s.TraceID, SpanID: s.SpanID, ParentSpanID: s.ParentSpanID, Name: s.Name,

@@ -1,8 +1,8 @@
 // Command bareworker is the baseline for bench/table. It serves bench::echo, or calls
 // bench::sink, with only gorilla/websocket and encoding/json. A single goroutine does all the
 // work. It writes queued messages in one batch when there is nothing left to read. The worker
-// does not reconnect, has no contexts and no limits, does not report errors to callers, and
-// does not support blocking handlers.
+// does not reconnect, use contexts, enforce limits, report errors to callers, or support
+// blocking handlers.
 package main
 
 import (
@@ -27,7 +27,7 @@ type order struct {
 	Tags   []string `json:"tags"`
 }
 
-// message contains the fields of received messages that the worker uses.
+// message is a received message. It has only the fields that the worker uses.
 type message struct {
 	Type         string          `json:"type"`
 	InvocationID string          `json:"invocation_id"`
@@ -35,7 +35,6 @@ type message struct {
 	Result       json.RawMessage `json:"result"`
 }
 
-// The worker sends messages of these two types.
 type resultMessage struct {
 	Type         string `json:"type"`
 	InvocationID string `json:"invocation_id"`

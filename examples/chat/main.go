@@ -2,9 +2,9 @@
 // engine immediately delivers it to all subscribers through its stream socket. The worker
 // serves only the web page and the route for new messages.
 //
-// Without arguments, the program plays a conversation between two people and exits with status
-// 0 if the result is as expected. With -serve, it serves until it is interrupted; open the
-// printed URL in two browser windows.
+// Without arguments, the program simulates a conversation between two people and exits with
+// status 0 if the result is as expected. With -serve, it serves until it is interrupted; open
+// the printed URL in two browser windows.
 //
 // If $III_URL is set, the program uses the engine at that address, with HTTP triggers at
 // $III_HTTP_URL (default http://127.0.0.1:3111) and the stream socket at $III_STREAM_URL

@@ -1,7 +1,8 @@
 // Jobs demonstrates durable jobs. A print shop receives jobs from a durable topic, and the
 // engine keeps each job until it is done. The engine retries failed jobs with backoff. A job
-// whose last attempt fails moves to the dead-letter queue, where the office inspects, redrives
-// or discards it. If a worker shuts down during a job, the next worker continues the job.
+// whose last attempt fails moves to the dead-letter queue, where the shop's office inspects
+// it, and redrives or discards it. If a worker shuts down during a job, the next worker
+// continues the job.
 //
 // The program runs through these cases with two workers, one after the other, and exits with
 // status 0 if the results are as expected. If $III_URL is set, the program uses the engine at

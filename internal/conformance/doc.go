@@ -1,4 +1,4 @@
 // Package conformance holds conformance tests whose dependencies are too large for the root
-// module. It is a separate module. `go test ./...` in the repository root does not run its
-// tests.
+// module. The tests are in a separate module, so `go test ./...` in the repository root does
+// not run them.
 package conformance

@@ -26,7 +26,7 @@ type Fault struct {
 // FaultEnd selects what happens when a [Fault] reaches its limit.
 type FaultEnd int
 
-// The ways in which a [Fault] can affect a connection at its limit.
+// What can happen to a connection when a [Fault] reaches its limit.
 const (
 	FaultReset    FaultEnd = iota // cut both ends; data in transit is lost
 	FaultClose                    // close both ends; data in transit arrives

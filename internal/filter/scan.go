@@ -351,7 +351,7 @@ func lastOf(b []byte, i int, first uint64) bool {
 }
 
 // shortLength returns a string's length, given the eight bytes after its opening quote. It
-// returns 8 if the string is longer or contains escapes.
+// returns 8 if the closing quote is not among them or the string contains escapes.
 func shortLength(w uint64) int {
 	quotes, escapes := w^'"'*ones, w^'\\'*ones
 	quotes, escapes = (quotes-ones)&^quotes&highs, (escapes-ones)&^escapes&highs

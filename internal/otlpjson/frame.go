@@ -32,8 +32,8 @@ func (f *Frame) Size() int { return len(f.Prefix) + len(f.Data) }
 func (f *Frame) Discard() { f.Data, f.reused = nil, false }
 
 // Buffers keeps the buffers of large frames for reuse. A sync.Pool would not help, because a
-// busy worker's garbage collections would empty it between two batches. A nil Buffers keeps
-// nothing; use [NewBuffers]. The methods are safe for concurrent use.
+// busy worker collects garbage so often that the pool would be empty before the next batch. A
+// nil Buffers keeps nothing; use [NewBuffers]. The methods are safe for concurrent use.
 type Buffers chan []byte
 
 const (

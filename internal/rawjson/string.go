@@ -164,7 +164,7 @@ const ones = 0x0101010101010101
 
 // special returns a word in which the high bit is set for each byte of w that needs an escape
 // or a check in a JSON string: quotes, backslashes, control characters and non-ASCII bytes.
-// Borrows may set the high bits of further bytes, but only above the lowest such byte.
+// The lowest set bit is always correct, but borrows may set bits above it in error.
 func special(w uint64) uint64 {
 	return (w | (w - ' '*ones) | ((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones)) & (0x80 * ones)
 }

@@ -82,8 +82,8 @@ func evidence(frames []frame, names string) []string {
 	return list
 }
 
-// more returns a line that says how many frames like the previous one were omitted, or nothing
-// if there are none.
+// more returns a line that says how many frames like the previous one were omitted, or nil if
+// none were.
 func more(same int) []string {
 	if same == 0 {
 		return nil
@@ -94,8 +94,8 @@ func more(same int) []string {
 // span is the period in which a scenario ran.
 type span struct{ begin, end time.Time }
 
-// telemetryOf holds, for each telemetry scenario, the prefix of its frames and the key of the
-// arrays of records in them.
+// telemetryOf maps each telemetry scenario to its frames' prefix and the key of the arrays
+// that contain the records.
 var telemetryOf = map[string]struct{ prefix, records string }{
 	"logs": {"LOGS", "logRecords"}, "logs-outside": {"LOGS", "logRecords"}, "log-trigger-go": {"LOGS", "logRecords"},
 	"metrics": {"MTRC", "metrics"}, "gauges": {"MTRC", "metrics"},
@@ -165,7 +165,7 @@ func compact(raw json.RawMessage) string {
 	return b.String()
 }
 
-// ids maps ids to short names, numbered in the order of their first appearance.
+// ids maps ids to short names, which are numbered in order of first appearance.
 type ids map[string]string
 
 var (

@@ -447,8 +447,8 @@ var hosting = []scenario{
 	}},
 }
 
-// returning holds the scenarios about observers and lost connections. They replace the engine,
-// so they run last.
+// returning holds the scenarios about observers and lost connections. They run last, because
+// they replace the engine with one of another version.
 var returning = []scenario{
 	{"observed-reconnect", "Go's observer of the peer after the peer lost its connection", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::inspect"}, "go::returned")
@@ -576,7 +576,7 @@ func topicOf(raw json.RawMessage) string {
 }
 
 // observe makes the harness's worker register an observer and waits until it is active. The
-// observer lasts until the trial ends.
+// observer is removed when the trial ends.
 func (t *trial) observe(ctx context.Context, source iii.Source, target string, opts ...iii.ObserveOption) *iii.Observer {
 	o, err := t.client.Observe(source, target, opts...)
 	t.must("observer of Go", err)
@@ -594,7 +594,7 @@ func (t *trial) watch(ctx context.Context, source iii.Source, target string, opt
 }
 
 // peerObserves makes the peer register an observer and waits until it is active. The observer
-// lasts until the trial ends. The steps "observing" and "dispose" take the returned id as
+// is removed when the trial ends. The steps "observing" and "dispose" take the returned id as
 // their handle.
 func (t *trial) peerObserves(ctx context.Context, source object, target string) (id string) {
 	source["target"] = target
@@ -645,15 +645,15 @@ func (t *trial) envelope(e event, observerID, functionID, caller string, in, out
 	}
 }
 
-// still adds a difference if a listening function is called within a short time.
+// still adds a difference if the target of watch or peerWatches is called within a short time.
 func (t *trial) still(functionID string) {
 	if !t.quiet(functionID, 100*time.Millisecond) {
 		t.errorf("%s was called once too often", functionID)
 	}
 }
 
-// calledOnce runs call and adds a difference unless a listening function is called exactly
-// once.
+// calledOnce runs call and adds a difference unless the target of watch or peerWatches is then
+// called exactly once.
 func (t *trial) calledOnce(ctx context.Context, functionID string, call func()) {
 	call()
 	t.next(ctx, functionID)

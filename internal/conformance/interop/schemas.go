@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// schemaWorkers lists the peers that have a worker in the directory schemas. Each value is the
-// id prefix of that worker's functions: the name of the library that generates their schemas.
+// schemaWorkers maps each peer that has a worker in the directory schemas to the id prefix of
+// that worker's functions. The prefix is the name of the library that generates the schemas.
 var schemaWorkers = map[string]string{"node": "zod", "python": "pydantic", "rust": "schemars"}
 
 // recordedDir is the directory, relative to the repository root, that holds the catalogs

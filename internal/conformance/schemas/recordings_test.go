@@ -187,8 +187,8 @@ var messageExceptions = map[string]string{
 	"rbac.jsonl:87":                 leavesDefaults,
 }
 
-// leavesDefaults is the reason for messages that omit members with defaults. The schemas
-// require these members, because package iii always writes them.
+// leavesDefaults explains messages that omit members with defaults. The schemas require these
+// members, because package iii always writes them.
 const leavesDefaults = "the worker left out what has a default, which this package writes"
 
 // messages returns a map from message tags to definition names.

@@ -144,7 +144,7 @@ func (c *Corpus) operand(op string, depth int) string {
 	return Pick(c, "0", "1", "1.0", "2.5", "-1e2", `"a"`, `"é"`, `""`, `"\uff61"`)
 }
 
-// Filter returns a filter of roughly depth levels.
+// Filter returns a filter nested roughly depth levels deep.
 func (c *Corpus) Filter(depth int) string { return c.filter(depth, false) }
 
 func (c *Corpus) filter(depth int, inAny bool) string {
@@ -180,7 +180,7 @@ func (c *Corpus) filter(depth int, inAny bool) string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Selective returns a filter that an index can file, usually under input.a or input.b.
+// Selective returns a filter that an index can file under a condition on input.a or input.b.
 func (c *Corpus) Selective() string {
 	return Pick(c,
 		fmt.Sprintf(`{"input.a":{"$eq":%s}}`, c.Scalar()),
@@ -209,8 +209,8 @@ func (c *Corpus) Document() string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Schema returns a JSON Schema of roughly depth levels. It may contain references to its own
-// parts.
+// Schema returns a JSON Schema nested roughly depth levels deep. It may contain references to
+// its own parts.
 func (c *Corpus) Schema(depth int) string {
 	s := c.schema(depth)
 	if s[0] != '{' || s == "{}" {
