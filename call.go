@@ -62,8 +62,8 @@ func InNamespace(ns string) CallOption {
 
 // Call runs a function and decodes its result into out, which must be a pointer. A nil out
 // discards the result, and a *json.RawMessage receives it unchanged. If out cannot hold a
-// result (for example, a nil pointer or a pointer to a channel), Call fails without sending
-// anything.
+// result (for example, because it is a nil *int or a pointer to a channel), Call fails without
+// sending anything.
 //
 // The payload is encoded with encoding/json; nil is sent as null. Call rejects payloads that
 // the engine cannot parse and would silently drop: those with more than 126 levels of nesting,

@@ -508,8 +508,8 @@ func (strict) Unmarshal(b []byte, v any) error {
 	return d.Decode(v)
 }
 
-// The engine adds a member to payloads, which a codec must not see unless a field is meant to
-// receive it.
+// The engine adds the caller's worker id to payloads. A codec must see this key only if the
+// handler's input type has a field for it.
 func TestWithJSONHidesTheCaller(t *testing.T) {
 	type order = struct{ N int } // aliases: types declared in package iii bypass the codec
 	type stamped = struct {

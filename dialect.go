@@ -37,7 +37,7 @@ type dialect interface {
 	appendAnswer(p, id []byte, functionID string) []byte
 	// tooLarge returns the error code for a result that is too large to send.
 	tooLarge() string
-	// appendMatched appends the observers that match the call to a result message.
+	// appendMatched adds to a result message the observers that match the call.
 	// appendDelivered marks the call as delivered by the function's Deliver hook.
 	appendMatched(p []byte, observers []*FunctionObserver) []byte
 	appendDelivered(p []byte) []byte
@@ -50,9 +50,10 @@ type dialect interface {
 	appendReports(p []byte, reports []*report) []byte
 	localStats(window time.Duration, calls []LocalFunctionStats, drops []DroppedReports) any
 
-	// answers reports whether the engine responds to every registration of this kind. If not,
-	// it responds only to reject one, so a registration is accepted if the pong to a later
-	// fence arrives first. If it responds to triggers, it implements them as observers.
+	// answers reports whether the engine responds to every registration of the claim's kind.
+	// If not, the engine responds only to reject a registration, and the pong to the next
+	// fence means that all others are accepted. An engine that responds to triggers implements
+	// them as observers.
 	answers(*claim) bool
 
 	// The following methods return the messages for registering and unregistering. If the
@@ -121,8 +122,8 @@ type observeSpec struct {
 // idOfObserver returns the id by which the engine knows the observer.
 func (t *triggerSpec) idOfObserver() string { return cmp.Or(t.observerID, t.id) }
 
-// checkText rejects ids and namespaces that change when they are encoded. The engine's messages
-// about them could not be recognized.
+// checkText rejects ids and namespaces that change when they are encoded, because the client
+// would not recognize them in the engine's messages.
 func (t *triggerSpec) checkText() error {
 	texts := []string{t.id, t.triggerType, t.functionID, t.namespace, t.providerNamespace}
 	if o := t.observe; o != nil {
@@ -146,12 +147,12 @@ type triggerTypeSpec struct {
 // worker lists its features when it registers. Except for FeatureLargeMessagesV1, a feature is
 // used only if both sides list it.
 const (
-	// FeatureObserveV1 indicates support for observers (see [Client.Observe]). Engine 0.25 and
-	// later list it.
+	// FeatureObserveV1 indicates support for observers (see [Client.Observe]). Engines list it
+	// from version 0.25.
 	FeatureObserveV1 = "observe.v1"
-	// FeatureObserveV2 indicates that observers replace triggers, and that the source's host,
-	// rather than the engine, decides which observers match a call. Engine 0.26 and later list
-	// it.
+	// FeatureObserveV2 indicates that observers replace triggers, and that the worker that
+	// hosts a source, rather than the engine, decides which observers match a call. Engines
+	// list it from version 0.26.
 	FeatureObserveV2 = "observe.v2"
 	// FeatureLocalDispatchV1 indicates that a worker may call its own functions in process.
 	FeatureLocalDispatchV1 = "local-dispatch.v1"

@@ -195,7 +195,8 @@ func (u *upgrade) start() {
 	u.caller = startReplica(t, e, "caller", func(*replica) {})
 }
 
-// call calls shop::price and checks that the outcome fits the number of times the function ran.
+// call calls shop::price. It checks that the outcome is consistent with how often the function
+// ran.
 func (u *upgrade) call(n int) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -341,8 +342,8 @@ func (u *upgrade) since() time.Time {
 // TestEngineIsReplacedUnderItsWorkers replaces the engine while its workers are running. It
 // covers every change from one generation to another, and checks that:
 //
-//   - every call that is lost fails with an error, no call runs twice, and a call whose error
-//     says that it did not run has not run
+//   - every lost call fails with an error, and no call runs twice
+//   - if an error says that the function did not run, it did not
 //   - routes respond within 2 s of reconnecting and do not fail after that
 //   - a cron trigger fires exactly once per tick while its worker is connected
 //   - every other trigger and observer works again and fires once per event, except that
@@ -893,8 +894,8 @@ func TestEngineIsUpgradedUnderAProgram(t *testing.T) {
 	}, iiitest.WithProtocol(iiitest.Protocol023), iiitest.WithStrictProtocol())
 }
 
-// TestAcceptedCronExpressions registers every cron expression that a real engine accepted.
-// Neither the client nor an engine of any generation may reject any of them.
+// TestAcceptedCronExpressions registers every cron expression that a real engine accepted. The
+// client and the engines of all generations must accept all of them.
 func TestAcceptedCronExpressions(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("testdata", "0.23", "cron-vectors.json"))
 	if err != nil {

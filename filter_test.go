@@ -88,8 +88,6 @@ func TestFiltersAnswerAsTheReference(t *testing.T) {
 		f := new(iii.Filter)
 		var err error
 		if v.Kind == "from_normalized" && string(v.Filter) != "null" {
-			// A direct call is equivalent to json.Unmarshal here, because every vector is
-			// valid JSON.
 			err = f.UnmarshalJSON(v.Filter)
 		} else {
 			f, err = iii.ParseFilter(v.Filter)

@@ -246,10 +246,10 @@ func WithTriggerOptions(opts ...TriggerOption) FunctionOption {
 // registering such an id is an error in every namespace.
 //
 // In the namespace "default", the function replaces the engine's own function for all workers.
-// They are not notified. When the registering worker disconnects, the engine removes the
-// function. The engine's own function does not return until the engine reloads the module that
-// provides it, for example during a restart. Until then, calls fail with
-// [ErrFunctionNotFound].
+// The other workers are not notified. When the registering worker disconnects, the engine
+// removes the function. The engine's own function becomes available again only when the engine
+// reloads the module that provides it, for example during a restart. Until then, calls fail
+// with [ErrFunctionNotFound].
 //
 // In other namespaces, the engine rejects ids that begin with engine::. Functions with the
 // other reserved ids can be called only with [InNamespace]. [Client.HandleStream] does not
@@ -310,10 +310,9 @@ func rawOf(v any) (json.RawMessage, error) {
 	return json.RawMessage(strings.TrimSpace(b.String())), nil
 }
 
-// checkRegistration validates the message that registers c. The engine would drop the
-// connection if the message were too large, and would ignore a message that it cannot parse.
-// The messages for different engine versions differ only in a few short keys, so one check is
-// enough.
+// checkRegistration validates the message that registers c. The engine drops the connection if
+// a message is too large, and ignores a message that it cannot parse. The messages for
+// different engine versions differ only in a few short keys, so one check is enough.
 func checkRegistration(c *claim) error {
 	var d dialect = triggerDialect{observe: true}
 	if c.function != nil {
@@ -488,8 +487,8 @@ type handlerSpec struct {
 	web      bool // serves HTTP requests
 	recycles bool // run decodes its payload with decodeAndRecycle
 
-	// validate, if not nil, gives the handler the validator to apply when input validation is
-	// enabled. If it is nil, run is wrapped in a validation of the whole payload.
+	// validate gives run its validator if input validation is enabled. If validate is nil, the
+	// whole payload is validated before run is called.
 	validate   func(*inputSchema)
 	body       reflect.Type // type of the input passed to the validator
 	unreadBody bool         // this package does not read the input, so it cannot be validated
@@ -535,8 +534,8 @@ func (c *Client) newFunction(id string, spec handlerSpec, opts []FunctionOption)
 	if spec.web {
 		f.handler = c.handleErrors(id, f.handler)
 	}
-	// Nothing is recycled if middleware may retain the payload, or if a time limit lets other
-	// goroutines use the invocation while the handler is running.
+	// Memory is not recycled if middleware may retain the payload, or if a time limit lets
+	// other goroutines use the invocation while the handler is running.
 	f.recycles = spec.recycles && len(cfg.middleware)+len(c.cfg.middleware) == 0 && cfg.timeout == 0
 	f.claim = claim{function: f}
 	f.spec = functionSpec{id: id, description: cfg.description, metadata: cfg.metadata, request: cfg.request, response: cfg.response, invocation: spec.invocation,
@@ -571,7 +570,7 @@ func (c *functionConfig) checkFor(spec *handlerSpec) error {
 // Invocation describes the invocation that a handler is serving.
 type Invocation struct {
 	// ID is the invocation's id. It is chosen by the caller or, if the caller sends none, by
-	// the engine. ID is "" if neither has chosen one.
+	// the engine. It is "" if the invocation has no id.
 	ID string
 	// FunctionID is the function's id as registered by this worker.
 	FunctionID string
@@ -744,8 +743,8 @@ func optional[T any](raw json.RawMessage) *T {
 	return v
 }
 
-// callerWorkerID returns the id of the calling worker, or "" if it is unknown. For a remote
-// call, the id comes from the payload; an activation's payload does not contain it.
+// callerWorkerID returns the id of the calling worker, or "" if it is unknown. The payload of
+// a remote call contains the id. The payload of an activation does not.
 func (in *incoming) callerWorkerID() string {
 	switch {
 	case in.local:

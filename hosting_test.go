@@ -824,8 +824,7 @@ func (h *hosting) held(functionID, id string) *heldObserver {
 	return h.client.registry.functionByID[functionID].observers.byID[id]
 }
 
-// hostedFunction returns a function that appears to have been confirmed, although there is no
-// engine.
+// hostedFunction returns a function that is marked as confirmed. There is no engine.
 func hostedFunction(tb testing.TB) (*Client, *link, *Function) {
 	tb.Helper()
 	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))

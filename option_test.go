@@ -438,8 +438,8 @@ func TestTokenFromTheEnvironment(t *testing.T) {
 	}
 }
 
-// Telemetry may connect to a host that $III_URL does not name. The token is sent to that host
-// once a client that is connected to the same host uses the telemetry.
+// If $III_URL does not name the telemetry's host, telemetry sends the token only after a
+// client for the same host has been created with WithTelemetry.
 func TestTokenFromTheEnvironmentReachesAClientsTelemetry(t *testing.T) {
 	t.Setenv("III_TOKEN", tokenMark)
 	for address, want := range map[string]bool{"ws://engine.test": true, "ws://other.test": false} {

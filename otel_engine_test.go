@@ -476,8 +476,8 @@ func TestLogTriggerFires(t *testing.T) {
 	}
 }
 
-// A slog.Handler should ignore a zero time. This handler replaces it with the current time;
-// otherwise, the engine would sort the record before all others.
+// A slog.Handler should ignore a zero time. This handler replaces it with the current time,
+// because the engine would otherwise sort the record before all others.
 func TestSlogRecordsReachTheEngine(t *testing.T) {
 	var e *iiitest.Engine
 	var telemetry *iii.Telemetry
@@ -876,7 +876,7 @@ func TestTraceCrossesHTTP(t *testing.T) {
 }
 
 // The engine closes connections without sending a Close frame, even if it has received one.
-// Shutdown does not wait for a Close frame, and does not report that none arrived.
+// Shutdown does not wait for a Close frame and succeeds without one.
 func TestShutdownAcceptsAnEndWithoutACloseFrame(t *testing.T) {
 	run := func(t *testing.T, e *iiitest.Engine, dial func(ctx context.Context, network, addr string) (net.Conn, error), limit time.Duration) {
 		var log strings.Builder
@@ -1776,8 +1776,8 @@ func TestHangingProvidersDelayShutdownBriefly(t *testing.T) {
 	})
 }
 
-// While a metric callback of the program hangs, the SDK blocks the registration and removal of
-// other callbacks. That delays neither connecting nor closing a client.
+// While one of the program's metric callbacks hangs, the SDK blocks the registration and
+// removal of other callbacks. Clients nevertheless connect and close without delay.
 func TestHangingMetricCallbackDoesNotDelayClients(t *testing.T) {
 	engine := iiitest.Start(t)
 	telemetry, err := iii.StartTelemetry(t.Context(), iii.OtelConfig{EngineWSURL: new(engine.URL())})

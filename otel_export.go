@@ -115,9 +115,9 @@ func (x *EngineSpanExporter) ExportSpans(_ context.Context, spans []sdktrace.Rea
 
 // EngineMetricsExporter sends metrics to the engine as OTLP JSON. The engine stores only
 // gauges, sums and histograms with explicit bounds, so the exporter converts other kinds. It
-// merges the buckets of an exponential histogram until at most 160 remain. It converts a
-// summary to a gauge that has the attribute quantile, and to two sums, named after the summary
-// with the suffixes _count and _sum. Points that are NaN or infinite are omitted and counted.
+// merges the buckets of an exponential histogram until at most 160 remain. A summary becomes a
+// gauge with the attribute quantile and two sums. The names of the sums are the summary's name
+// followed by _count and _sum. Points that are NaN or infinite are omitted and counted.
 // The exporter never waits. The zero value is not usable; use [NewEngineMetricsExporter]. All
 // methods are safe for concurrent use.
 type EngineMetricsExporter struct {

@@ -40,14 +40,14 @@ type TriggerType struct {
 // are added and removed. The provider calls [TriggerBinding.Fire] for each of a trigger's
 // events.
 //
-// The calls for one trigger are made in order and one at a time; calls for different triggers
-// may run concurrently. Neither method blocks the client's read loop. A panic is treated as an
-// error returned by the method.
+// For each trigger, Bind and Unbind are called in order and one at a time. Calls for different
+// triggers may run concurrently. Neither method blocks the client's read loop. A panic is
+// treated as an error returned by the method.
 type TriggerProvider interface {
 	// Bind starts a trigger and replaces any bound trigger with the same ID. If Bind returns
 	// an error, the trigger is rejected, and the worker that registered it receives the error.
 	// An [*Error] keeps its code; any other error has the code trigger_registration_failed. If
-	// a trigger with that ID was already bound, Unbind is called next.
+	// Bind was meant to replace a trigger, Unbind is then called for that trigger.
 	//
 	// ctx lasts as long as the trigger, even after Bind has returned or the connection has
 	// been lost. It is canceled when the trigger is unbound, when a changed trigger replaces
@@ -156,8 +156,8 @@ func (b TriggerBinding) Fire(ctx context.Context, payload any) (json.RawMessage,
 // no worker provides a type, the client registers it again. If access control forbids
 // engine::triggers::info, the client stops asking until the next connection.
 //
-// Engine 0.26 and later has no triggers. There, a type is a private function with the same ID,
-// and a trigger is an observer of that function, with the config as its args. Therefore,
+// Engine 0.26 and later has no triggers. Instead, a type is a private function with the same
+// ID, and a trigger is an observer of that function, with the config as its args. Therefore,
 // whatever the engine's version, this worker must not register a function with that ID. A type
 // outside the worker's own namespace cannot be provided; the client logs a warning. A second
 // provider is rejected until the first one has disconnected. Bindings have no namespace and no
@@ -439,8 +439,8 @@ func (s *providers) unregister(id string) {
 	}
 }
 
-// unbindMissing unbinds the triggers that the engine has not sent over l. It must be called
-// once the engine has handled this worker's registrations: by then, the engine has sent all
+// unbindMissing unbinds the triggers that the engine has not sent over l. Call it only after
+// the engine has handled this worker's registrations. By then, the engine has sent all
 // triggers bound to the registered types.
 func (s *providers) unbindMissing(l *link) {
 	s.mu.Lock()

@@ -12,8 +12,8 @@ import (
 
 // StreamProvider stores a stream in place of the engine. Its methods must be safe for
 // concurrent use. Their contexts and errors are handled like those of a [HandlerFunc], with
-// one exception: if a method that changes an item fails, the caller receives a code of the
-// engine's own, and the provider's code appears only in the message.
+// one exception: if a method that changes an item fails, the caller receives one of the
+// engine's own error codes, and the provider's code appears only in the message.
 //
 // The returned values determine the stream's events. If the old value of a change is nil or
 // null, the event reports a creation. If the old value of a deletion is nil or null, there is

@@ -23,9 +23,9 @@ import (
 // disables the console.
 //
 // A console keeps the last thousand invocations of workers' functions and the last thousand of
-// the engine's own functions, with payloads up to the limit of WithConsoleLimit. The engine
-// stores all other data on the page even without a console. The page omits cookies, channel
-// keys, and values whose keys name secrets (see [iii.Redact]).
+// the engine's own functions, and their payloads up to the limit set by WithConsoleLimit. The
+// engine stores the other data that the page shows even without a console. The page omits
+// cookies, channel keys, and values whose keys name secrets (see [iii.Redact]).
 func WithConsole(addr string) Option {
 	return func(c *config) error {
 		if addr == "" {
@@ -77,7 +77,7 @@ func (e *Engine) ConsoleURL() string {
 	return "http://" + e.consoleServer.addr + "/"
 }
 
-// causeKey is the context key of a call's cause.
+// causeKey is the context key for a call's cause.
 type causeKey struct{}
 
 type cause struct{ kind, id string }

@@ -21,7 +21,7 @@ type cron struct {
 	expressions map[string]*expressionJob // of observers, by expression
 }
 
-// expressionJob is the job of all observers that share an expression.
+// expressionJob is the job shared by all observers with the same expression.
 type expressionJob struct {
 	observers int
 	stop      context.CancelFunc

@@ -254,7 +254,7 @@ func ExampleEngine_Frames() {
 	// not understood: 0
 }
 
-// Traces, Logs and Metrics return telemetry as received.
+// Traces, Logs and Metrics return the telemetry that the engine has received.
 func ExampleEngine_Traces() {
 	engine, err := iiitest.New()
 	if err != nil {

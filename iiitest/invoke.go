@@ -169,8 +169,7 @@ func (m *invokeFunctionMessage) id() string {
 	return uuid.NewString()
 }
 
-// callerOf returns w's name, and reports whether w may not call the function because it is
-// private.
+// callerOf returns w's name, and whether the function is private to another worker.
 func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -178,8 +177,8 @@ func (e *Engine) callerOf(w *worker, namespace, id string) (name string, private
 	return w.meta.name, f != nil && f.private && f.owner != w && w.has(f)
 }
 
-// has reports whether the function exists in the connection's protocol. A nil worker is the
-// engine itself, for which every function exists.
+// has reports whether f exists in the protocol that w uses. A nil w stands for the engine
+// itself, for which every function exists.
 func (w *worker) has(f *function) bool {
 	if w == nil {
 		return true

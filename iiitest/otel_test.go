@@ -150,7 +150,7 @@ func TestTelemetryIsBounded(t *testing.T) {
 	}
 }
 
-// The limit also applies when a finished span replaces a smaller announcement.
+// The size limit also applies when a finished span replaces the smaller record of its start.
 func TestSpanEndCountsAgainstTheLimit(t *testing.T) {
 	e := storesOnly(20, 700)
 	take(t, e, spanFrame(testSpan{trace: "t", id: "a", start: 1, end: 2}), spanFrame(testSpan{trace: "t", id: "b", start: 1}))

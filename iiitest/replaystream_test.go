@@ -13,10 +13,10 @@ type dialed struct {
 	err  error
 }
 
-// lookAhead connects clients of the stream socket and the guarded listener, and disconnects
-// stream socket clients, earlier than the recording reports these events. The recording
-// reports a new connection only after the auth function has been called, and a closed stream
-// socket connection only after the leave triggers have fired.
+// lookAhead connects a client of the stream socket or the guarded listener, or disconnects a
+// client of the stream socket, before the player reaches the event. The recording lists a
+// connection after its call to the auth function, and a disconnection after the calls of the
+// leave triggers.
 func (p *player) lookAhead(events []event, i int) {
 	for _, e := range events[i:] {
 		header, client := p.clients[e.Worker]

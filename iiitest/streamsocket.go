@@ -13,8 +13,8 @@ import (
 )
 
 // socketBuffer is the maximum number of frames that can wait for one client of the stream
-// socket. As in the engine, the oldest change is dropped when the buffer is full. The engine
-// itself has two buffers: one for 256 changes, and one for 64 outgoing frames.
+// socket. When the buffer is full, the oldest change is dropped, as in a real engine. A real
+// engine has two buffers: one for 256 changes, and one for 64 outgoing frames.
 const socketBuffer = 64 + 256
 
 const socketWriteTimeout = 10 * time.Second

@@ -47,8 +47,8 @@ func (s *webServer) Serve(l net.Listener) error {
 			continue
 		}
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			// Emulate the small buffers of a network. Over loopback, the operating system
-			// buffers megabytes, so a slow client would appear stalled for a long time.
+			// By default, the operating system buffers megabytes over loopback. While a slow
+			// client reads them, writes make no progress, and the client appears stalled.
 			_ = tcp.SetWriteBuffer(128 << 10)
 		}
 		s.engine.spawn(func(context.Context) {
@@ -482,8 +482,8 @@ type webExchange struct {
 //
 // listen returns only after the part of the body that arrived together with the head has been
 // read. deliver must not block on that part, which is at most as large as a bufio.Reader's
-// buffer. A response that starts before the end of the body closes the connection. Waiting
-// ensures that this does not happen if the whole request has already arrived.
+// buffer. A response that starts before the whole body has been read closes the connection.
+// Because listen waits, this does not happen to a request that has arrived completely.
 func (x *webExchange) listen(deliver func(data []byte) bool) {
 	x.listening = make(chan struct{})
 	ended, reading := make(chan struct{}), make(chan struct{})

@@ -165,7 +165,7 @@ func (w *worker) read() {
 	}
 }
 
-// logEnd logs that the connection has ended, and err unless the worker has closed it.
+// logEnd logs why the connection ended. It ignores err if the worker closed the connection.
 func (w *worker) logEnd(err error) {
 	w.e.mu.Lock()
 	name := w.meta.name
@@ -270,10 +270,10 @@ func (w *worker) write() {
 	}
 }
 
-// end removes the worker from the engine and then closes the connection. Because of this
-// order, which is also the engine's, another worker can take over the name as soon as it sees
-// that the connection has ended. end sends no Close frame, not even in response to one from
-// the worker. A successor may also call end; only the first call has an effect.
+// end removes the worker from the engine and then closes the connection. A real engine uses
+// the same order, so the worker's name is free once the connection has ended. end sends no
+// Close frame, not even in response to one from the worker. The connection that replaces w may
+// also call end; only the first call has an effect.
 func (w *worker) end() {
 	w.ended.Do(func() {
 		w.reading.open()
@@ -284,8 +284,8 @@ func (w *worker) end() {
 	})
 }
 
-// cleanUp removes a connection's registrations in the engine's order: queued registrations,
-// functions, calls, triggers, trigger types and the name.
+// cleanUp removes everything that belongs to a connection. The order is the engine's: queued
+// registrations, functions, calls, triggers, trigger types and the name.
 func (e *Engine) cleanUp(w *worker) {
 	w.abort()
 	var functions []key

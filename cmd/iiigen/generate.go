@@ -271,8 +271,9 @@ func (g *generation) root(gr *group, id, part, name, kind string, raw json.RawMe
 }
 
 // place moves the children of proto, the placeholder for a root schema's type, to the
-// declaration that replaced it. If there is none, proto remains as their parent, because their
-// names are derived from its name, but it is not written to the output.
+// declaration that replaced proto. If there is no such declaration, proto remains the parent,
+// because the children's names are derived from its name. proto is then not written to the
+// output.
 func (g *generation) place(u use, proto *decl) {
 	switch {
 	case len(proto.children) == 0:

@@ -15,8 +15,8 @@ var initialisms = map[string]bool{"acl": true, "api": true, "ascii": true, "cpu"
 	"udp": true, "ui": true, "uid": true, "uri": true, "url": true, "utf8": true, "uuid": true, "vm": true, "ws": true, "wss": true, "xml": true, "xmpp": true,
 	"xsrf": true, "xss": true}
 
-// capitals returns the number of bytes of word that are written in capitals in Go names: those
-// of an initialism, which an s or a number may follow.
+// capitals returns the length in bytes of the initialism with which word begins, or 0. Only an
+// s or a number may follow the initialism.
 func capitals(word string) int {
 	lower := strings.ToLower(word)
 	stem := strings.TrimRight(lower, "0123456789")

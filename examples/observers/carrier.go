@@ -21,8 +21,8 @@ func (c *carrier) start(ctx context.Context, url, name, source string) (err erro
 	if c.client, err = iii.New(url, iii.WithName(name+"-"+c.name)); err != nil {
 		return err
 	}
-	// The exchange calls this function directly, with a parcel as the payload. In the engine's
-	// own deliveries, the payload would be an iii.Observed.
+	// The exchange calls this function directly, with a parcel as the payload. If the engine
+	// called the function, the payload would be an iii.Observed.
 	target, err := iii.Handle(c.client, name+"::"+c.name, func(_ context.Context, p parcel) (bid, error) {
 		return bid{Carrier: c.name, Price: c.price(p)}, nil
 	})

@@ -83,7 +83,7 @@ func New(ctx context.Context, s Source, r *Recorder, exposed string) http.Handle
 // guarded rejects requests from other sites. The Host header reveals a foreign host name that
 // resolves to a loopback address. Origin and Sec-Fetch-Site reveal requests that a browser
 // sends on behalf of another page. A console that listens beyond the loopback interface also
-// accepts IP addresses and its own host name, which other sites cannot use.
+// accepts IP addresses and its own host name, because another site's host name is neither.
 func guarded(h http.Handler, exposed string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()

@@ -480,19 +480,19 @@ func (c *compiler) any(into *op, path string, m *member, depth int) *Error {
 	return fault
 }
 
-// literal returns the longest quoted string that a value must equal to satisfy ops. If known
-// is at least as long, it returns known instead. Strings that need escapes are ignored.
-func literal(ops []op, known []byte) []byte {
+// literal returns the longest quoted string that a value must equal to satisfy ops, or longest
+// if that is at least as long. Strings that need escapes are ignored.
+func literal(ops []op, longest []byte) []byte {
 	for i := range ops {
 		o := &ops[i]
-		if o.kind != opEq || o.operand.kind != text || len(o.operand.text)+2 <= len(known) {
+		if o.kind != opEq || o.operand.kind != text || len(o.operand.text)+2 <= len(longest) {
 			continue
 		}
 		if quoted := o.operand.appendText(nil); bytes.IndexByte(quoted, '\\') < 0 {
-			known = quoted
+			longest = quoted
 		}
 	}
-	return known
+	return longest
 }
 
 // checkLiteral checks a literal within an operand. depth is the number of arrays and objects

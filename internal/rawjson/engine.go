@@ -10,8 +10,8 @@ import (
 
 // CheckForEngine returns an error if the engine cannot parse b, which must be valid JSON. The
 // engine rejects JSON nested more than depth levels deep, numbers that overflow a float64, and
-// unpaired surrogates. It silently drops messages that contain such JSON. The sender of such a
-// call would never receive a reply.
+// unpaired surrogates. It silently drops messages that contain such JSON, so a call with such
+// a payload never receives a reply.
 func CheckForEngine(b []byte, depth int) error {
 	if !doubtful(b, depth) {
 		return nil

@@ -330,8 +330,8 @@ func readError(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// IsNormalClose reports whether err is the result of a Close frame from the peer that has no
-// code or the code of a normal end.
+// IsNormalClose reports whether err is the result of a Close frame from the peer without a
+// code or with the code for a normal closure.
 func IsNormalClose(err error) bool {
 	return websocket.IsCloseError(err, websocket.CloseNormalClosure, websocket.CloseNoStatusReceived)
 }

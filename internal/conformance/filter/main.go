@@ -155,8 +155,8 @@ func sendCases(w io.WriteCloser, questions chan<- question, cases int, seed uint
 			return err
 		}
 		if len(questions) == cap(questions) {
-			// The next send may block until the reference has processed another case. Flush,
-			// so that it does not wait for the buffered cases.
+			// The next send may block until the reference has processed another case. Flush
+			// the buffered cases, so that the reference does not wait for them.
 			if err := buffered.Flush(); err != nil {
 				return err
 			}

@@ -84,8 +84,8 @@ var stores = []scenario{
 	}},
 }
 
-// updateOps contains every kind of operation. Together, the operations turn {"n":1} into
-// updated.
+// updateOps contains every kind of operation. Applied to {"n":1}, the operations result in the
+// value updated.
 var (
 	updateOps = []object{
 		{"type": "increment", "path": "n", "by": 5},
