@@ -2510,8 +2510,9 @@ func handlerBehaviors(t *testing.T) []behavior {
 			panic(http.ErrAbortHandler)
 		}
 		w.Header().Set("X-Behind", r.Header.Get("X-Probe"))
-		n, err := io.Copy(w, r.Body)
-		fmt.Fprintf(w, "%s %d %v", r.Method, n, err)
+		body, err := io.ReadAll(r.Body) // net/http may close it once the response has begun
+		_, _ = w.Write(body)
+		fmt.Fprintf(w, "%s %d %v", r.Method, len(body), err)
 	}))
 	behind.Config.ErrorLog = log.New(io.Discard, "", 0)
 	t.Cleanup(behind.Close)

@@ -339,9 +339,9 @@ func (d *dialConfig) redial() wsconn.Redial {
 
 // WithDialContext sets the function that opens network connections, for example to an
 // in-memory pipe or a Unix socket. f must be safe for concurrent use; nil is an error. If f
-// does not return when its context is done, the client does not wait for it, and closes the
-// connection that f returns later. Default: a net.Dialer that honors the proxy environment
-// variables.
+// does not return within 1 s after its context is done, the client no longer waits for it, and
+// closes the connection that f returns later. Default: a net.Dialer that honors the proxy
+// environment variables.
 func WithDialContext(f func(ctx context.Context, network, addr string) (net.Conn, error)) DialOption {
 	return dialContextOption("WithDialContext", f)
 }

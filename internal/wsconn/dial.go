@@ -147,8 +147,12 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	return c, nil
 }
 
-// dialCustom calls d.DialContext. It returns when ctx is done even if d.DialContext ignores
-// ctx, for example by calling net.Dial. A connection that is opened later is closed.
+// dialGrace is how long a dial function may take to return after its context is done. Most
+// functions return at once. Waiting for them keeps their calls apart.
+const dialGrace = time.Second
+
+// dialCustom calls d.DialContext. It returns soon after ctx is done even if d.DialContext
+// ignores ctx, for example by calling net.Dial. A connection that is opened later is closed.
 func (d *Dialer) dialCustom(ctx context.Context, network, addr string) (net.Conn, error) {
 	var conn net.Conn
 	var err error
@@ -168,6 +172,13 @@ func (d *Dialer) dialCustom(ctx context.Context, network, addr string) (net.Conn
 	case <-dialed:
 		return conn, err
 	case <-ctx.Done():
+	}
+	grace := time.NewTimer(dialGrace)
+	defer grace.Stop()
+	select {
+	case <-dialed:
+		return conn, err
+	case <-grace.C:
 	}
 	go func() {
 		if <-dialed; conn != nil {

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -20,38 +21,40 @@ import (
 
 // A dial function cannot hold up Dial, whatever it does.
 func TestDialFunctionsThatMisbehave(t *testing.T) {
-	closed := make(chan struct{})
 	for _, test := range []struct {
 		name string
 		dial func(release <-chan struct{}) (net.Conn, error)
 		want string // part of the error
+		took time.Duration
 	}{
 		{"ignores its context", func(release <-chan struct{}) (net.Conn, error) {
 			<-release
 			near, far := memnet.Pipe(memnet.Capacity)
-			go func() {
-				_, _ = far.Read(make([]byte, 1)) // until near is closed
-				close(closed)
-			}()
+			go func() { _, _ = far.Read(make([]byte, 1)) }() // ends only if near is closed
 			return near, nil
-		}, context.DeadlineExceeded.Error()},
-		{"ignores its context and fails", func(release <-chan struct{}) (net.Conn, error) { <-release; return nil, errors.New("late") }, context.DeadlineExceeded.Error()},
-		{"returns nothing", func(<-chan struct{}) (net.Conn, error) { return nil, nil }, "the dial function returned no connection"},
-		{"panics", func(<-chan struct{}) (net.Conn, error) { panic("oh") }, "the dial function panicked: oh"},
-		{"exits", func(<-chan struct{}) (net.Conn, error) { runtime.Goexit(); return nil, nil }, "the dial function returned no connection"},
+		}, context.DeadlineExceeded.Error(), DialTimeout + dialGrace},
+		{"ignores its context and fails", func(release <-chan struct{}) (net.Conn, error) { <-release; return nil, errors.New("late") }, context.DeadlineExceeded.Error(), DialTimeout + dialGrace},
+		{"returns nothing", func(<-chan struct{}) (net.Conn, error) { return nil, nil }, "the dial function returned no connection", 0},
+		{"panics", func(<-chan struct{}) (net.Conn, error) { panic("oh") }, "the dial function panicked: oh", 0},
+		{"exits", func(<-chan struct{}) (net.Conn, error) { runtime.Goexit(); return nil, nil }, "the dial function returned no connection", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			release := make(chan struct{})
-			d := Dialer{URL: &url.URL{Scheme: "ws", Host: "engine.test"}, DialContext: func(context.Context, string, string) (net.Conn, error) { return test.dial(release) }}
-			if _, err := d.Dial(ctx); err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("Dial = %v, want %q", err, test.want)
-			}
-			close(release)
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				release := make(chan struct{})
+				d := Dialer{URL: &url.URL{Scheme: "ws", Host: "engine.test"}, DialContext: func(context.Context, string, string) (net.Conn, error) { return test.dial(release) }}
+				began := time.Now()
+				if _, err := d.Dial(ctx); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("Dial = %v, want %q", err, test.want)
+				}
+				if took := time.Since(began); took != test.took {
+					t.Errorf("Dial took %v, want %v", took, test.took)
+				}
+				close(release)
+			})
 		})
 	}
-	<-closed // a connection that is opened late
 }
 
 // Some responses from proxies make the WebSocket library panic. Dialing must fail with an
