@@ -44,7 +44,7 @@ type observer struct {
 	expiry      *time.Timer
 
 	owner    *worker  // observing worker; nil while disconnected
-	dialect  *dialect // of the owner's latest connection; nil for a trigger of the engine itself
+	dialect  *dialect // of the owner's latest connection; nil if trigger is set
 	former   former   // previous owner, until the new owner has sent the observer again
 	grace    *time.Timer
 	answered bool // the owner has received observeresult on this connection
@@ -124,8 +124,8 @@ func (t *observers) function(k key) *function {
 	return t.engine.functions[k]
 }
 
-// seen returns the function with key k if it exists in the dialect's protocol. A nil dialect is
-// the engine's own, in which every function exists.
+// seen returns the function with key k if it exists in the dialect's protocol. Every function
+// exists in a nil dialect.
 func (t *observers) seen(d *dialect, k key) *function {
 	if f := t.function(k); f != nil && (d == nil || f.has(d.protocol, d.strict)) {
 		return f

@@ -665,6 +665,7 @@ func TestProtocols(t *testing.T) {
 func TestSourcesOfANewerProtocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
+		other := dial(t, e).register("other") // causes the events
 		connect := func(p Protocol, previous *client) *client {
 			t.Helper()
 			if err := e.SetProtocol(p); err != nil {
@@ -694,10 +695,10 @@ func TestSourcesOfANewerProtocol(t *testing.T) {
 		}
 		fires := func(c *client, active bool) {
 			t.Helper()
-			c.call("state::set", `{"scope":"s","key":"k","value":1}`)
+			other.call("state::set", `{"scope":"s","key":"k","value":1}`)
 			if active {
 				c.reply(c.wantActivation("state", "t", `"*"`), `,"result":null`)
-				c.call("iii::durable::publish", `{"topic":"x","data":1}`)
+				other.call("iii::durable::publish", `{"topic":"x","data":1}`)
 				c.reply(c.wantActivation("queue", "t", `1`), `,"result":null`)
 			}
 			synctest.Wait()

@@ -350,7 +350,9 @@ func readEngine(ctx context.Context, c *iii.Client, s selection) (*catalog, erro
 		t.Config, t.Payload = detail.ConfigurationSchema, detail.RequestSchema
 	}
 	picked.normalize()
-	picked.noObservers = !slices.Contains(c.Features(), iii.FeatureObserveV1)
+	picked.noObservers = !slices.ContainsFunc(c.Features(), func(f string) bool {
+		return f == iii.FeatureObserveV1 || f == iii.FeatureObserveV2 // includes observe.v1
+	})
 	return picked, nil
 }
 

@@ -547,3 +547,48 @@ func TestCheckIgnoresRestartsAndEnginesWithoutObservers(t *testing.T) {
 		}
 	}
 }
+
+// The feature observe.v2 includes observe.v1. If an engine lists only the former, -check reports
+// functions that can no longer be observed.
+func TestCheckRecognizesEnginesWithObservers(t *testing.T) {
+	for name, listed := range map[string]string{"both": `"observe.v1","observe.v2"`, "observe.v1": `"observe.v1"`, "observe.v2": `"observe.v2"`} {
+		t.Run(name, func(t *testing.T) {
+			e := iiitest.Start(t)
+			c, err := iii.New(e.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			echo := func(_ context.Context, o order) (order, error) { return o, nil }
+			open, err := iii.Handle(c, "orders::echo", echo)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			args := []string{"-functions", "orders::*", "-package", "clients", "-out", filepath.Join(t.TempDir(), "clients"), "-url", e.URL()}
+			if out, err := iiigen(t, args...); err != nil {
+				t.Fatal(err, out)
+			}
+			if err := open.Unregister(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := iii.Handle(c, "orders::echo", echo, iii.WithoutObservers()); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			e.Hook(func(f iiitest.Frame) iiitest.Verdict {
+				if !bytes.Contains(f.Message, []byte(`"type":"workerregistered"`)) {
+					return iiitest.Verdict{}
+				}
+				return iiitest.Verdict{Replace: []json.RawMessage{bytes.Replace(f.Message, []byte(`"observe.v1","observe.v2"`), []byte(listed), 1)}}
+			})
+			if out, err := iiigen(t, append(args, "-check")...); err == nil {
+				t.Errorf("-check found no difference:\n%s", out)
+			}
+		})
+	}
+}
