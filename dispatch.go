@@ -357,9 +357,9 @@ func (d *dispatcher) close() <-chan struct{} {
 	return ended
 }
 
-// yield lets handlers run if their invocations hold a lot of memory. Without yield, the read loop
-// would allocate even more memory, and the data would have left the processor's cache by the
-// time the handlers run.
+// yield lets handlers run if their invocations hold a lot of memory. Otherwise, the read loop
+// would allocate even more, and the payloads would no longer be in the processor's cache when
+// the handlers ran.
 func (d *dispatcher) yield() {
 	d.mu.Lock()
 	much := d.held >= yieldBytes

@@ -413,7 +413,7 @@ func eitherSpelling(c StreamTriggerConfig) any {
 	return map[string]any{"$and": all}
 }
 
-// httpPayload adds the key "trigger" to an HTTP request, as an engine with triggers does.
+// httpPayload adds the key "trigger" to an HTTP request, as engines that support triggers do.
 func httpPayload(t *triggerSpec, data json.RawMessage) (json.RawMessage, bool) {
 	var path, method json.RawMessage
 	known := false

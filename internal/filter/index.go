@@ -212,7 +212,7 @@ func (f *filing[V]) under(s *value) (t *tree[string, *entry[V]]) {
 	return t
 }
 
-// file adds e to the list of each scalar in e's condition. The lists share the tree entry
+// file adds e to the list of each scalar in e's condition. All of these lists share one tree,
 // added, which holds e. If added is nil, file removes e from the lists instead.
 func (x *Index[V]) file(e *entry[V], added *tree[string, *entry[V]]) {
 	key := e.under.path.text

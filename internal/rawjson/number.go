@@ -35,8 +35,8 @@ func NumberInRange(text []byte) bool {
 }
 
 // AppendFloat appends a finite float, formatted as the engine formats it: with the fewest
-// digits that parse to the same float, and always with a fraction or an exponent. Absolute
-// values of at least 1e16, or below 1e-5 except 0, are written with an exponent.
+// digits that parse to the same float, and always with a fraction or an exponent. It uses an
+// exponent if the absolute value is at least 1e16, or is below 1e-5 and not 0.
 func AppendFloat(dst []byte, f float64) []byte {
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-5 || abs >= 1e16) {
 		return appendExponential(dst, f)

@@ -97,14 +97,14 @@ var calls = []scenario{
 		t.fails("go::slow", r, "TIMEOUT", "")
 		t.equal("result of a call with time enough", t.peerCalls(ctx, "go::slow", object{"ms": 500}, object{"timeout_ms": 30_000}), "late")
 	}},
-	{"metadata-go-peer", "metadata of a call: Go calls the peer", func(ctx context.Context, t *trial) {
+	{"metadata-go-peer", "call metadata: Go calls the peer", func(ctx context.Context, t *trial) {
 		got := t.members("result", t.call(ctx, "peer::inspect", object{"n": 1}, iii.WithMetadata(object{"tenant": "acme", "tags": []int{1, 2}})))
 		t.equal("payload", got["payload"], object{"n": 1})
 		t.equal("metadata", got["metadata"], object{"tenant": "acme", "tags": []int{1, 2}})
 		got = t.members("result", t.call(ctx, "peer::inspect", object{}))
 		t.equal("metadata of a call without", got["metadata"], nil)
 	}},
-	{"metadata-peer-go", "metadata of a call: the peer calls Go", func(ctx context.Context, t *trial) {
+	{"metadata-peer-go", "call metadata: the peer calls Go", func(ctx context.Context, t *trial) {
 		got := t.members("result", t.peerCalls(ctx, "go::inspect", object{"n": 1}, object{"metadata": object{"tenant": "acme"}}))
 		t.equal("payload", got["payload"], object{"n": 1})
 		t.equal("metadata", got["metadata"], object{"tenant": "acme"})

@@ -8,7 +8,7 @@ import (
 )
 
 var httpScenarios = []scenario{
-	{"http", "an HTTP trigger of the peer: JSON", func(ctx context.Context, t *trial) {
+	{"http", "the peer's HTTP trigger: JSON", func(ctx context.Context, t *trial) {
 		t.bind(ctx, "http", "peer::http", object{"api_path": "/items/:id", "http_method": "POST"}, object{"m": 1})
 		status, header, body, err := t.request(ctx, "POST", "/items/42?q=a%20b", "application/json", strings.NewReader(`{"n":1}`), map[string]string{"x-test": "yes"})
 		t.must("request", err)
@@ -18,7 +18,7 @@ var httpScenarios = []scenario{
 			"method": "POST", "path_params": object{"id": "42"}, "query_params": object{"q": "a b"}, "body": object{"n": 1}, "header": "yes",
 		})
 	}},
-	{"http-stream", "an HTTP trigger of the peer: raw request body, streamed response", func(ctx context.Context, t *trial) {
+	{"http-stream", "the peer's HTTP trigger: raw request body, streamed response", func(ctx context.Context, t *trial) {
 		t.bind(ctx, "http", "peer::http-stream", object{"api_path": "/upload", "http_method": "PUT"}, nil)
 		sent := bytes.ToLower(bytes.Repeat([]byte("Abcdefgh"), 32<<10))
 		status, header, body, err := t.request(ctx, "PUT", "/upload", "application/octet-stream", bytes.NewReader(sent), nil)

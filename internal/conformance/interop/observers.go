@@ -93,7 +93,7 @@ var observed = []scenario{
 		t.equal("second", t.next(ctx, "go::filter-own").Payload, object{"n": 6})
 		t.still("go::filter-own")
 	}},
-	{"observed-error", "Go observes errors of the peer", func(ctx context.Context, t *trial) {
+	{"observed-error", "Go observes the peer's errors", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::crash", On: iii.ObserveOnError, Capture: []iii.Capture{iii.CaptureError}}, "go::errors")
 		t.failsWith("peer::crash", t.client.Call(ctx, "peer::crash", object{}, nil), "invocation_failed")
 		got := t.members("envelope", t.next(ctx, "go::errors").Payload)
@@ -107,7 +107,7 @@ var observed = []scenario{
 			}
 		}
 	}},
-	{"observed-deliver", "Go observes outputs and metadata of the peer", func(ctx context.Context, t *trial) {
+	{"observed-deliver", "Go observes the peer's outputs and metadata", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::echo", Deliver: iii.ObserveDeliverOutput}, "go::outputs")
 		t.watch(ctx, iii.Source{FunctionID: "peer::echo", Capture: []iii.Capture{iii.CaptureMetadata}}, "go::metadata")
 		t.call(ctx, "peer::echo", object{"n": 1}, iii.WithMetadata("acme"))
@@ -115,7 +115,7 @@ var observed = []scenario{
 		got := t.members("envelope", t.next(ctx, "go::metadata").Payload)
 		t.equal("metadata, input and output", []any{got["metadata"], got["input"], got["output"]}, []any{"acme", nil, nil})
 	}},
-	{"observed-limit", "Go's observer of the peer is removed after two activations", func(ctx context.Context, t *trial) {
+	{"observed-limit", "a Go observer of the peer is removed after two activations", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::echo"}, "go::twice", iii.WithMaxFires(2))
 		for range 4 {
 			t.call(ctx, "peer::echo", object{})
@@ -158,7 +158,7 @@ var observed = []scenario{
 		case <-time.After(100 * time.Millisecond):
 		}
 	}},
-	{"observed-hooks", "the peer's hooks accept and reject observers of Go, and notice removals", func(ctx context.Context, t *trial) {
+	{"observed-hooks", "the peer's hooks accept and reject Go observers, and notice removals", func(ctx context.Context, t *trial) {
 		t.host(ctx, "peer::hooked", "hooks")
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::hooked"}, "go::wanted")
 		added := t.members("added", t.next(ctx, "added").Payload)
@@ -181,7 +181,7 @@ var observed = []scenario{
 		t.still("go::wanted")
 		t.still("go::unwanted")
 	}},
-	{"observed-args", "arguments of Go's observers select calls of the peer", func(ctx context.Context, t *trial) {
+	{"observed-args", "the arguments of Go observers select which of the peer's calls they receive", func(ctx context.Context, t *trial) {
 		t.host(ctx, "peer::topics", "args")
 		t.watch(ctx, iii.Source{FunctionID: "peer::topics", Args: object{"topic": "a"}, Deliver: iii.ObserveDeliverInput}, "go::topic-a", inOrder)
 		t.watch(ctx, iii.Source{FunctionID: "peer::topics", Args: object{"topic": "b"}, Deliver: iii.ObserveDeliverInput}, "go::topic-b")
@@ -198,7 +198,7 @@ var observed = []scenario{
 		defer refused.Dispose(ctx)
 		t.failsWith("an observer with wrong arguments", refused.Ready(ctx), "INVALID_ARGS")
 	}},
-	{"observed-through", "the peer makes a call through Go's observer", func(ctx context.Context, t *trial) {
+	{"observed-through", "the peer calls a target through a Go observer", func(ctx context.Context, t *trial) {
 		t.host(ctx, "peer::route", "through")
 		defer unregister(t.listenHere("go::route", "the answer", 0))
 		o := t.observe(ctx, iii.Source{FunctionID: "peer::route", Args: object{"topic": "a"}}, "go::route", iii.WithObserverMetadata(object{"m": 1}))
@@ -236,13 +236,13 @@ var observing = []scenario{
 		t.equal("second", t.next(ctx, "peer::filter").Payload, object{"n": 9})
 		t.still("peer::filter")
 	}},
-	{"observing-error", "the peer observes errors of Go", func(ctx context.Context, t *trial) {
+	{"observing-error", "the peer observes Go's errors", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "go::fail", "on": "error", "capture": []string{"error"}}, "peer::errors")
 		_ = t.client.Call(ctx, "go::fail", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil) // fails as requested
 		got := t.members("envelope", t.next(ctx, "peer::errors").Payload)
 		t.equal("envelope", []any{got["status"], got["error"], got["input"]}, []any{"error", object{"code": "OUT_OF_STOCK", "message": "no more"}, nil})
 	}},
-	{"observing-deliver", "the peer observes outputs of Go", func(ctx context.Context, t *trial) {
+	{"observing-deliver", "the peer observes Go's outputs", func(ctx context.Context, t *trial) {
 		t.peerWatches(ctx, object{"function_id": "go::inspect", "deliver": "output"}, "peer::outputs")
 		t.call(ctx, "go::inspect", object{"n": 1}, iii.WithMetadata("acme"))
 		t.equal("output", t.next(ctx, "peer::outputs").Payload, object{"payload": object{"n": 1}, "metadata": "acme"})
@@ -301,7 +301,7 @@ var observing = []scenario{
 		t.call(ctx, "go::echo", object{"n": 9})
 		t.still("peer::listed")
 	}},
-	{"observing-hooks", "Go's hooks accept and reject observers of the peer, and notice removals", func(ctx context.Context, t *trial) {
+	{"observing-hooks", "Go's hooks accept and reject the peer's observers, and notice removals", func(ctx context.Context, t *trial) {
 		changes := make(chan [2]string, 10)
 		f, err := t.client.HandleFunc("go::hooked", echo, iii.WithObserverHooks(iii.ObserverHooks{
 			Added: func(_ context.Context, o *iii.FunctionObserver) error {
@@ -333,7 +333,7 @@ var observing = []scenario{
 		t.value(ctx, "dispose", object{"handle": id})
 		t.equal("second change", next(), [2]string{"removed", id})
 	}},
-	{"observing-refused", "the engine rejects invalid observers of the peer", func(ctx context.Context, t *trial) {
+	{"observing-refused", "the engine rejects the peer's invalid observers", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::refused", nil, 0)
 		t.fails("an observer that is its own source",
 			t.do(ctx, "observe", object{"function_id": "peer::refused", "target": "peer::refused"}), "SELF_TARGET", "")
@@ -345,7 +345,7 @@ var observing = []scenario{
 // hosting holds the scenarios about observer hooks, private functions, triggers on sources, and
 // observers of trigger types. Engine 0.25 does not support these features.
 var hosting = []scenario{
-	{"observing-args", "arguments of the peer's observers select calls of Go", func(ctx context.Context, t *trial) {
+	{"observing-args", "the arguments of the peer's observers select which of Go's calls they receive", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::topics", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
 			Match: func(o *iii.FunctionObserver, call *iii.ObservedCall) bool {
 				return topicOf(o.Args()) == topicOf(call.Input)
@@ -367,7 +367,7 @@ var hosting = []scenario{
 		t.fails("an observer with wrong arguments",
 			t.do(ctx, "observe", object{"function_id": "go::topics", "args": object{"topic": 1}, "target": "peer::topic-a"}), "INVALID_ARGS", "")
 	}},
-	{"observing-through", "Go makes a call through the peer's observer", func(ctx context.Context, t *trial) {
+	{"observing-through", "Go calls a target through the peer's observer", func(ctx context.Context, t *trial) {
 		f, err := t.client.HandleFunc("go::route", echo, iii.WithArgsSchema(topicSchema), iii.WithObserverHooks(iii.ObserverHooks{
 			Deliver: func(ctx context.Context, call *iii.ObservedCall, observers []*iii.FunctionObserver) (any, error) {
 				for _, o := range observers {
@@ -409,7 +409,7 @@ var hosting = []scenario{
 		t.call(ctx, "go::private-source", object{"n": 2})
 		t.equal("observed", t.next(ctx, "peer::on-private").Payload, object{"n": 2})
 	}},
-	{"trigger-of-source", "a trigger of Go on a function that the peer hosts with hooks", func(ctx context.Context, t *trial) {
+	{"trigger-of-source", "a Go trigger on a function with hooks that the peer hosts", func(ctx context.Context, t *trial) {
 		t.host(ctx, "peer::chime", "through")
 		defer unregister(t.listenHere("go::on-chime", "rung", 0))
 		trigger, err := t.client.Trigger("go::on-chime", iii.CustomTrigger{Type: "peer::chime", Config: object{"topic": "a"}}, iii.WithTriggerMetadata(object{"m": 1}))
@@ -450,7 +450,7 @@ var hosting = []scenario{
 // returning holds the scenarios about observers and lost connections. They run last, because
 // they replace the engine with one of another version.
 var returning = []scenario{
-	{"observed-reconnect", "Go's observer of the peer after the peer lost its connection", func(ctx context.Context, t *trial) {
+	{"observed-reconnect", "a Go observer of the peer after the peer lost its connection", func(ctx context.Context, t *trial) {
 		t.watch(ctx, iii.Source{FunctionID: "peer::inspect"}, "go::returned")
 		t.lose(ctx)
 		t.calledOnce(ctx, "go::returned", func() { t.call(ctx, "peer::inspect", object{"n": 1}) })
@@ -464,7 +464,7 @@ var returning = []scenario{
 		}))
 		t.calledOnce(ctx, "peer::returned", func() { t.call(ctx, "go::echo", object{"n": 1}) })
 	}},
-	{"observed-replaced", "Go's observer of the peer after the engine was replaced by the other version", func(ctx context.Context, t *trial) {
+	{"observed-replaced", "a Go observer of the peer after the engine was replaced by the other version", func(ctx context.Context, t *trial) {
 		o := t.watch(ctx, iii.Source{FunctionID: "peer::inspect"}, "go::replaced")
 		other := map[string]string{"0.25": "0.26", "0.26": "0.25"}[t.protocol]
 		t.must("another engine", t.replace(ctx, other))

@@ -50,7 +50,7 @@ var telemetry = []scenario{
 			t.errorf("go::baggage was not called: %v", ctx.Err())
 		}
 	}},
-	{"logs", "log records of the peer, read back by Go", func(ctx context.Context, t *trial) {
+	{"logs", "the peer's log records, read back by Go", func(ctx context.Context, t *trial) {
 		traceID := t.traced(ctx)
 		var logs []iii.StoredLog
 		t.must("logs", until(ctx, "the peer's record of the trace does not arrive", func() bool {
@@ -72,7 +72,7 @@ var telemetry = []scenario{
 			t.errorf("the record is in no span")
 		}
 	}},
-	{"logs-outside", "log records of the peer outside any span", func(ctx context.Context, t *trial) {
+	{"logs-outside", "the peer's log records outside any span", func(ctx context.Context, t *trial) {
 		for _, level := range []struct {
 			name     string
 			severity int32
@@ -91,7 +91,7 @@ var telemetry = []scenario{
 			}))
 		}
 	}},
-	{"metrics", "a counter of the peer, read back by Go", func(ctx context.Context, t *trial) {
+	{"metrics", "the peer's counter, read back by Go", func(ctx context.Context, t *trial) {
 		t.value(ctx, "count", object{"name": "interop.count", "by": 3})
 		var got []iii.StoredMetric
 		t.must("metrics", until(ctx, "the peer's counter does not arrive", func() bool {
@@ -111,7 +111,7 @@ var telemetry = []scenario{
 			t.errorf("data points: got %s, want the value 3", short(plain(got[0].DataPoints)))
 		}
 	}},
-	{"gauges", "process gauges of the peer in engine::workers::info", func(ctx context.Context, t *trial) {
+	{"gauges", "the peer's process gauges in engine::workers::info", func(ctx context.Context, t *trial) {
 		ctx, cancel := context.WithTimeout(ctx, t.patience) // many times the export interval
 		defer cancel()
 		var report *iii.WorkerMetricsReport

@@ -9,7 +9,7 @@ import (
 )
 
 var triggers = []scenario{
-	{"state-trigger-peer", "a state trigger of the peer", func(ctx context.Context, t *trial) {
+	{"state-trigger-peer", "the peer's state trigger", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-state", nil, 0)
 		handle := t.bind(ctx, "state", "peer::on-state", object{"scope": "watched", "key": "a"}, object{"m": 1})
 		state := iii.NewState[object](t.client, "watched")
@@ -36,14 +36,14 @@ var triggers = []scenario{
 			return err == nil
 		}))
 	}},
-	{"state-trigger-go", "a state trigger of Go; the peer changes the value", func(ctx context.Context, t *trial) {
+	{"state-trigger-go", "a Go state trigger; the peer changes the value", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-state", nil, 0))
 		t.bindHere(ctx, "go::on-state", iii.StateTriggerConfig{Scope: ptr("noticed")})
 		t.peerCalls(ctx, "state::set", object{"scope": "noticed", "key": "k", "value": 5}, nil)
 		t.equal("event", t.next(ctx, "go::on-state").Payload,
 			object{"type": "state", "event_type": "state:created", "scope": "noticed", "key": "k", "old_value": nil, "new_value": 5})
 	}},
-	{"stream-trigger-peer", "a stream trigger of the peer", func(ctx context.Context, t *trial) {
+	{"stream-trigger-peer", "the peer's stream trigger", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-stream", nil, 0)
 		t.bind(ctx, "stream", "peer::on-stream", object{"stream_name": "chat", "group_id": "room"}, nil)
 		stream := iii.NewStream[object](t.client, "chat")
@@ -56,7 +56,7 @@ var triggers = []scenario{
 		got = t.members("event", t.next(ctx, "peer::on-stream").Payload)
 		t.equal("event that was sent", got["event"], object{"type": "event", "event": object{"type": "typing", "data": object{"who": "ada"}}})
 	}},
-	{"stream-trigger-go", "a stream trigger of Go; the peer changes the item", func(ctx context.Context, t *trial) {
+	{"stream-trigger-go", "a Go stream trigger; the peer changes the item", func(ctx context.Context, t *trial) {
 		defer unregister(t.listenHere("go::on-stream", nil, 0))
 		t.bindHere(ctx, "go::on-stream", iii.StreamTriggerConfig{StreamName: "news"})
 		t.peerCalls(ctx, "stream::set", object{"stream_name": "news", "group_id": "g", "item_id": "i", "data": 1}, nil)
@@ -76,7 +76,7 @@ var triggers = []scenario{
 		t.peerCalls(ctx, "publish", object{"topic": "go-topic", "data": []int{1, 2}}, nil)
 		t.equal("message", t.next(ctx, "go::on-topic").Payload, []int{1, 2})
 	}},
-	{"cron", "a cron trigger of the peer", func(ctx context.Context, t *trial) {
+	{"cron", "the peer's cron trigger", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-cron", nil, 0)
 		handle := t.bind(ctx, "cron", "peer::on-cron", object{"expression": "* * * * * *"}, object{"m": 1})
 		e := t.next(ctx, "peer::on-cron")
@@ -85,7 +85,7 @@ var triggers = []scenario{
 		t.equal("metadata", e.Metadata, object{"m": 1})
 		t.value(ctx, "unbind", object{"handle": handle})
 	}},
-	{"log-trigger", "a log trigger of the peer; Go writes the record", func(ctx context.Context, t *trial) {
+	{"log-trigger", "the peer's log trigger; Go writes the record", func(ctx context.Context, t *trial) {
 		t.listen(ctx, "peer::on-log", nil, 0)
 		t.bind(ctx, "log", "peer::on-log", object{"level": "warn"}, nil)
 		t.telemetry.Logger().Info(ctx, "not this", nil)
@@ -93,7 +93,7 @@ var triggers = []scenario{
 		got := t.members("event", t.next(ctx, "peer::on-log").Payload)
 		t.equal("record", []any{got["severity_text"], got["body"], got["service_name"]}, []any{"WARN", "look here", goWorker})
 	}},
-	{"log-trigger-go", "a log trigger of Go with a level; the peer writes the record", func(ctx context.Context, t *trial) {
+	{"log-trigger-go", "a Go log trigger with a level; the peer writes the record", func(ctx context.Context, t *trial) {
 		ctx, cancel := context.WithTimeout(ctx, t.patience)
 		defer cancel()
 		defer unregister(t.listenHere("go::on-log", nil, 0))
