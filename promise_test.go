@@ -953,6 +953,37 @@ func TestR8CallWithoutRoomIsNotSent(t *testing.T) {
 	})
 }
 
+// Calls that give up while they wait for room leave nothing behind, even if the calls before them
+// keep waiting.
+func TestR8WaitForRoomKeepsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10
+		p := newPeer(t, script{message: unanswered})
+		c := p.connected(WithSendBuffer(4, 1<<20))
+		resume := p.conn(0).StopReading()
+		defer resume()
+		results := make(chan error, n)
+		for range n {
+			go func() {
+				results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 512<<10), nil, WithTimeout(2*time.Second))
+			}()
+		}
+		synctest.Wait()
+		waiting := c.out.waiting.Len()
+		for range 1000 {
+			if err := suite.note(c.Call(t.Context(), "x::y", 1, nil, WithTimeout(time.Millisecond))); !errors.Is(err, ErrNotConnected) {
+				t.Fatal(err)
+			}
+		}
+		if got := c.out.waiting.Len(); waiting == 0 || got != waiting {
+			t.Errorf("%d requests wait for room, want the %d of before", got, waiting)
+		}
+		for range n {
+			_ = suite.note(<-results)
+		}
+	})
+}
+
 // Requests that wait for room in the send queue are sent in order: a small one does not overtake
 // a large one, and a canceled one does not delay the others.
 func TestR8RoomIsGivenInOrder(t *testing.T) {

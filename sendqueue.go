@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"container/list"
 	"context"
 	"fmt"
 	"slices"
@@ -32,9 +33,9 @@ type sendQueue struct {
 	heldN   int // requests in held, except those given up
 	heldB   int // size of these requests in bytes
 	pending map[invocationID]*request
-	waiting fifo.Queue[*waiter] // for room in queue, in order; entries may have been withdrawn
-	changed signal.Broadcast    // sent when the link or the held requests change
-	refused int                 // held Sends that the link's dialect could not express
+	waiting list.List        // of *waiter, for room in queue, in order
+	changed signal.Broadcast // sent when the link or the held requests change
+	refused int              // held Sends that the link's dialect could not express
 	refusal error
 
 	free  sync.Pool // of requests; not global, because a channel must stay within the client's synctest bubble
@@ -114,8 +115,8 @@ func (q *sendQueue) attach(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.link, q.gate, q.opened = l, fence, fence-1
-	for _, w := range q.waiting.All() {
-		w.gate = fence
+	for e := q.waiting.Front(); e != nil; e = e.Next() {
+		e.Value.(*waiter).gate = fence
 	}
 }
 
@@ -194,6 +195,7 @@ type waiter struct {
 	item     item
 	link     *link         // of a reply, which must not be sent over another link
 	gate     uint64        // fence that must be answered before a user request is sent
+	place    *list.Element // in waiting
 	over     bool          // admitted or withdrawn
 	admitted chan struct{} // closed once the frame is in the queue
 }
@@ -207,7 +209,7 @@ func (q *sendQueue) enqueue(it item, l *link) *waiter {
 		return nil
 	}
 	w := &waiter{item: it, link: l, gate: q.gate, admitted: make(chan struct{})}
-	q.waiting.Push(w)
+	w.place = q.waiting.PushBack(w)
 	return w
 }
 
@@ -223,10 +225,10 @@ func (q *sendQueue) accept(it item) {
 // admit moves waiting frames to the queue while there is room. It wakes only the goroutines of
 // these frames, because thousands of others may be waiting. The caller holds q.mu.
 func (q *sendQueue) admit() {
-	for q.waiting.Len() > 0 {
-		w := *q.waiting.First()
+	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
+		w := e.Value.(*waiter)
 		switch {
-		case w.over, w.link != nil && w.link != q.link:
+		case w.link != nil && w.link != q.link:
 		case q.link == nil, w.item.req != nil && q.opened < w.gate, !q.fits(w.item.size()):
 			return
 		default:
@@ -234,7 +236,7 @@ func (q *sendQueue) admit() {
 			q.accept(w.item)
 			close(w.admitted)
 		}
-		q.waiting.Pop()
+		q.waiting.Remove(e)
 	}
 }
 
@@ -244,6 +246,7 @@ func (q *sendQueue) withdraw(w *waiter) bool {
 		return false
 	}
 	w.over = true
+	q.waiting.Remove(w.place)
 	q.admit() // w may have been the first
 	return true
 }
