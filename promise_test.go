@@ -984,6 +984,56 @@ func TestR8WaitForRoomKeepsNothing(t *testing.T) {
 	})
 }
 
+// Requests that wait for room when the connection is lost do not delay the replies over the next
+// connection, although they are not sent before the registrations have settled.
+func TestR8WaitingRequestsDoNotDelayReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 12
+		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return c.n == 1 && m.Type == "ping" }})
+		c := p.client(WithSendBuffer(2, 1<<20), WithSendPolicy(SendWait))
+		if _, err := c.HandleFunc("a::b", echo); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		resume := p.conn(0).StopReading()
+		results := make(chan error, n)
+		for i := range n {
+			go func() { results <- c.Call(t.Context(), fmt.Sprint("x::", i), strings.Repeat("x", 256<<10), nil) }()
+			synctest.Wait()
+		}
+		p.conn(0).Cut()
+		resume()
+		p.find("the fence", func(m *peerMessage) bool { return m.Conn == 1 && m.Type == "ping" })
+		synctest.Wait()
+		id := p.conn(1).invoke("a::b", "1")
+		synctest.Wait()
+		if list := p.messages(1, "invocationresult"); len(list) != 1 || list[0].InvocationID != id {
+			t.Errorf("%d replies before the registrations have settled, want 1", len(list))
+		}
+		p.conn(1).send(`{"type":"pong"}`)
+		p.conn(1).send(`{"type":"pong"}`)
+		for range n {
+			if err := suite.note(<-results); err != nil && !errors.Is(err, ErrConnectionLost) {
+				t.Error(err)
+			}
+		}
+		var want, got []string
+		for _, m := range p.messages(1, "invokefunction") {
+			if strings.HasPrefix(m.FunctionID, "x::") {
+				got = append(got, m.FunctionID)
+			}
+		}
+		for i := n - len(got); i < n; i++ {
+			want = append(want, fmt.Sprint("x::", i))
+		}
+		if diff := cmp.Diff(want, got); diff != "" || len(got) < n/2 {
+			t.Errorf("requests sent over the second connection (-want +got):\n%s", diff)
+		}
+	})
+}
+
 // Requests that wait for room in the send queue are sent in order: a small one does not overtake
 // a large one, and a canceled one does not delay the others.
 func TestR8RoomIsGivenInOrder(t *testing.T) {

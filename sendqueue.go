@@ -34,6 +34,7 @@ type sendQueue struct {
 	heldB   int // size of these requests in bytes
 	pending map[invocationID]*request
 	waiting list.List        // of *waiter, for room in queue, in order
+	parked  list.List        // of *waiter: requests that lost their link while they waited
 	changed signal.Broadcast // sent when the link or the held requests change
 	refused int              // held Sends that the link's dialect could not express
 	refusal error
@@ -115,9 +116,6 @@ func (q *sendQueue) attach(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.link, q.gate, q.opened = l, fence, fence-1
-	for e := q.waiting.Front(); e != nil; e = e.Next() {
-		e.Value.(*waiter).gate = fence
-	}
 }
 
 // open reports whether user requests can be queued. The caller holds q.mu.
@@ -163,6 +161,10 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 		}
 	}
 	q.held = slices.Delete(q.held, 0, n)
+	for e := q.parked.Back(); e != nil; e = q.parked.Back() {
+		w := q.parked.Remove(e).(*waiter)
+		w.place = q.waiting.PushFront(w)
+	}
 	q.admit()
 	q.changed.Send()
 }
@@ -193,9 +195,7 @@ func (q *sendQueue) fits(size int) bool {
 // waiter is a frame that waits for room in the queue. Its fields are guarded by sendQueue.mu.
 type waiter struct {
 	item     item
-	link     *link         // of a reply, which must not be sent over another link
-	gate     uint64        // fence that must be answered before a user request is sent
-	place    *list.Element // in waiting
+	place    *list.Element // in waiting or parked
 	over     bool          // admitted or withdrawn
 	admitted chan struct{} // closed once the frame is in the queue
 }
@@ -203,12 +203,12 @@ type waiter struct {
 // enqueue appends a user request or a reply to the queue. If there is no room, or if other
 // frames are already waiting for room, it adds a waiter to them and returns it. The caller
 // holds q.mu.
-func (q *sendQueue) enqueue(it item, l *link) *waiter {
+func (q *sendQueue) enqueue(it item) *waiter {
 	if q.waiting.Len() == 0 && q.fits(it.size()) {
 		q.accept(it)
 		return nil
 	}
-	w := &waiter{item: it, link: l, gate: q.gate, admitted: make(chan struct{})}
+	w := &waiter{item: it, admitted: make(chan struct{})}
 	w.place = q.waiting.PushBack(w)
 	return w
 }
@@ -227,16 +227,13 @@ func (q *sendQueue) accept(it item) {
 func (q *sendQueue) admit() {
 	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
 		w := e.Value.(*waiter)
-		switch {
-		case w.link != nil && w.link != q.link:
-		case q.link == nil, w.item.req != nil && q.opened < w.gate, !q.fits(w.item.size()):
+		if !q.fits(w.item.size()) {
 			return
-		default:
-			w.over = true
-			q.accept(w.item)
-			close(w.admitted)
 		}
 		q.waiting.Remove(e)
+		w.over = true
+		q.accept(w.item)
+		close(w.admitted)
 	}
 }
 
@@ -246,7 +243,8 @@ func (q *sendQueue) withdraw(w *waiter) bool {
 		return false
 	}
 	w.over = true
-	q.waiting.Remove(w.place)
+	q.waiting.Remove(w.place) // has no effect if w is not in this list
+	q.parked.Remove(w.place)
 	q.admit() // w may have been the first
 	return true
 }
@@ -258,7 +256,7 @@ func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Lock()
 	sent := q.link == l
 	if sent {
-		if w := q.enqueue(item{buf: buf}, l); w != nil {
+		if w := q.enqueue(item{buf: buf}); w != nil {
 			q.mu.Unlock()
 			select {
 			case <-w.admitted:
@@ -483,6 +481,13 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	q.held = append(q.held, waiting...)
 	q.queue.Clear()
 	q.bytes = 0
+	// Waiting replies are dropped. Waiting requests must not precede the registrations on the next
+	// link, and must not delay the replies that are sent over it before the registrations settle.
+	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
+		if w := q.waiting.Remove(e).(*waiter); w.item.req != nil {
+			w.place = q.parked.PushBack(w)
+		}
+	}
 	var lost []*request
 	for id, r := range q.pending {
 		if r.state == requestSent && r.link == l {
@@ -710,7 +715,7 @@ func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *req
 			if w != nil {
 				break
 			}
-			if w = q.enqueue(item{buf: r.buf, req: r, send: !r.wantsResult}, nil); w == nil {
+			if w = q.enqueue(item{buf: r.buf, req: r, send: !r.wantsResult}); w == nil {
 				return nil
 			}
 			admitted = w.admitted
