@@ -311,6 +311,34 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			}
 		})
 	})
+	t.Run("the triggers are not registered yet", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			pings := 0
+			p := newPeer(t, script{message: func(_ *peerConn, m *peerMessage) bool {
+				if m.Type == "ping" {
+					if pings++; pings == 2 { // behind the triggers
+						time.Sleep(1500 * time.Millisecond)
+					}
+				}
+				return false
+			}})
+			c := p.client()
+			if err := c.Send(t.Context(), "x::y", 1); err != nil {
+				t.Fatal(err)
+			}
+			connected := make(chan error, 1)
+			go func() { connected <- c.Connect(t.Context()) }()
+			p.find("the message", func(m *peerMessage) bool { return m.FunctionID == "x::y" })
+			synctest.Wait()
+			if err := shutdown(t, c, 1500*time.Millisecond); err != nil {
+				t.Errorf("Shutdown: %v", err)
+			}
+			if s := c.Stats(); s.SendsConfirmed != 1 {
+				t.Errorf("%d Sends confirmed, want 1", s.SendsConfirmed)
+			}
+			_ = suite.note(<-connected)
+		})
+	})
 	t.Run("connection lost before the fence is answered", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var silence atomic.Bool

@@ -551,7 +551,8 @@ const (
 
 // flush waits until the engine has read every request accepted before the call, as confirmed
 // by the pong to a later ping. It waits at most fenceTimeout for the pong and awayTimeout for
-// a connection. If there is neither a serving link nor a held request, it returns immediately.
+// a connection. If there is neither a held request nor a link that carries requests, it returns
+// immediately.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -561,7 +562,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		var late <-chan time.Time
 		done := make(chan struct{})
 		switch {
-		case q.ended != nil, !q.isServing() && q.heldN == 0:
+		case q.ended != nil, !q.open() && !q.isServing() && q.heldN == 0:
 			q.mu.Unlock()
 			return nil
 		case q.open():
@@ -596,8 +597,9 @@ func (q *sendQueue) flush(ctx context.Context) error {
 	}
 }
 
-// isServing reports whether there is a link whose engine has processed the registrations. Only
-// such a link carries requests. The caller holds q.mu.
+// isServing reports whether there is a link whose engine has processed the registrations.
+// Requests are sent earlier: as soon as the functions are registered, but not necessarily the
+// triggers. The caller holds q.mu.
 func (q *sendQueue) isServing() bool { return q.link != nil && q.link.isApplied() }
 
 // serving is isServing for callers that do not hold q.mu.
