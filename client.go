@@ -518,13 +518,13 @@ func (c *Client) Close() error {
 const handlerGrace = 40 * time.Millisecond
 
 // terminate closes the client. Only the first call has an effect; reason is nil unless a fatal
-// error occurred. It returns the number of buffered Send messages that were dropped.
-func (c *Client) terminate(reason error) (dropped int) {
+// error occurred.
+func (c *Client) terminate(reason error) {
 	c.mu.Lock()
 	if c.ended {
 		c.mu.Unlock()
 		<-c.done
-		return 0
+		return
 	}
 	c.ended = true
 	c.err = reason
@@ -548,7 +548,7 @@ func (c *Client) terminate(reason error) (dropped int) {
 	if reason != nil {
 		ended = fmt.Errorf("%w: %w", ErrClosed, reason)
 	}
-	if dropped = c.out.close(ended); dropped > 0 {
+	if dropped := c.out.close(ended); dropped > 0 {
 		c.log.Warn("iii: messages were never sent", "count", dropped)
 	}
 	if reason == nil {
@@ -559,7 +559,6 @@ func (c *Client) terminate(reason error) (dropped int) {
 	c.free()
 	c.awaitCallbacks()
 	close(c.done)
-	return dropped
 }
 
 // awaitCallbacks waits briefly for user code to return.

@@ -311,6 +311,34 @@ func TestR10ShutdownIsBounded(t *testing.T) {
 			}
 		})
 	})
+	t.Run("the triggers are not registered yet", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			pings := 0
+			p := newPeer(t, script{message: func(_ *peerConn, m *peerMessage) bool {
+				if m.Type == "ping" {
+					if pings++; pings == 2 { // behind the triggers
+						time.Sleep(1500 * time.Millisecond)
+					}
+				}
+				return false
+			}})
+			c := p.client()
+			if err := c.Send(t.Context(), "x::y", 1); err != nil {
+				t.Fatal(err)
+			}
+			connected := make(chan error, 1)
+			go func() { connected <- c.Connect(t.Context()) }()
+			p.find("the message", func(m *peerMessage) bool { return m.FunctionID == "x::y" })
+			synctest.Wait()
+			if err := shutdown(t, c, 1500*time.Millisecond); err != nil {
+				t.Errorf("Shutdown: %v", err)
+			}
+			if s := c.Stats(); s.SendsConfirmed != 1 {
+				t.Errorf("%d Sends confirmed, want 1", s.SendsConfirmed)
+			}
+			_ = suite.note(<-connected)
+		})
+	})
 	t.Run("connection lost before the fence is answered", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var silence atomic.Bool
@@ -949,6 +977,87 @@ func TestR8CallWithoutRoomIsNotSent(t *testing.T) {
 		}
 		if unsent < n-4 {
 			t.Errorf("%d of %d calls were not sent, want at least %d", unsent, n, n-4)
+		}
+	})
+}
+
+// Calls that give up while they wait for room leave nothing behind, even if the calls before them
+// keep waiting.
+func TestR8WaitForRoomKeepsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10
+		p := newPeer(t, script{message: unanswered})
+		c := p.connected(WithSendBuffer(4, 1<<20))
+		resume := p.conn(0).StopReading()
+		defer resume()
+		results := make(chan error, n)
+		for range n {
+			go func() {
+				results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 512<<10), nil, WithTimeout(2*time.Second))
+			}()
+		}
+		synctest.Wait()
+		waiting := c.out.waiting.Len()
+		for range 1000 {
+			if err := suite.note(c.Call(t.Context(), "x::y", 1, nil, WithTimeout(time.Millisecond))); !errors.Is(err, ErrNotConnected) {
+				t.Fatal(err)
+			}
+		}
+		if got := c.out.waiting.Len(); waiting == 0 || got != waiting {
+			t.Errorf("%d requests wait for room, want the %d of before", got, waiting)
+		}
+		for range n {
+			_ = suite.note(<-results)
+		}
+	})
+}
+
+// Requests that wait for room when the connection is lost do not delay the replies over the next
+// connection, although they are not sent before the registrations have settled.
+func TestR8WaitingRequestsDoNotDelayReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 12
+		p := newPeer(t, script{message: func(c *peerConn, m *peerMessage) bool { return c.n == 1 && m.Type == "ping" }})
+		c := p.client(WithSendBuffer(2, 1<<20), WithSendPolicy(SendWait))
+		if _, err := c.HandleFunc("a::b", echo); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		resume := p.conn(0).StopReading()
+		results := make(chan error, n)
+		for i := range n {
+			go func() { results <- c.Call(t.Context(), fmt.Sprint("x::", i), strings.Repeat("x", 256<<10), nil) }()
+			synctest.Wait()
+		}
+		p.conn(0).Cut()
+		resume()
+		p.find("the fence", func(m *peerMessage) bool { return m.Conn == 1 && m.Type == "ping" })
+		synctest.Wait()
+		id := p.conn(1).invoke("a::b", "1")
+		synctest.Wait()
+		if list := p.messages(1, "invocationresult"); len(list) != 1 || list[0].InvocationID != id {
+			t.Errorf("%d replies before the registrations have settled, want 1", len(list))
+		}
+		p.conn(1).send(`{"type":"pong"}`)
+		p.conn(1).send(`{"type":"pong"}`)
+		for range n {
+			if err := suite.note(<-results); err != nil && !errors.Is(err, ErrConnectionLost) {
+				t.Error(err)
+			}
+		}
+		var want, got []string
+		for _, m := range p.messages(1, "invokefunction") {
+			if strings.HasPrefix(m.FunctionID, "x::") {
+				got = append(got, m.FunctionID)
+			}
+		}
+		for i := n - len(got); i < n; i++ {
+			want = append(want, fmt.Sprint("x::", i))
+		}
+		if diff := cmp.Diff(want, got); diff != "" || len(got) < n/2 {
+			t.Errorf("requests sent over the second connection (-want +got):\n%s", diff)
 		}
 	})
 }

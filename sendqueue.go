@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"container/list"
 	"context"
 	"fmt"
 	"slices"
@@ -32,9 +33,10 @@ type sendQueue struct {
 	heldN   int // requests in held, except those given up
 	heldB   int // size of these requests in bytes
 	pending map[invocationID]*request
-	waiting fifo.Queue[*waiter] // for room in queue, in order; entries may have been withdrawn
-	changed signal.Broadcast    // sent when the link or the held requests change
-	refused int                 // held Sends that the link's dialect could not express
+	waiting list.List        // of *waiter, for room in queue, in order
+	parked  list.List        // of *waiter: requests that lost their link while they waited
+	changed signal.Broadcast // sent when the link or the held requests change
+	refused int              // held Sends that the link's dialect could not express
 	refusal error
 
 	free  sync.Pool // of requests; not global, because a channel must stay within the client's synctest bubble
@@ -114,9 +116,6 @@ func (q *sendQueue) attach(l *link, fence uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.link, q.gate, q.opened = l, fence, fence-1
-	for _, w := range q.waiting.All() {
-		w.gate = fence
-	}
 }
 
 // open reports whether user requests can be queued. The caller holds q.mu.
@@ -162,6 +161,10 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 		}
 	}
 	q.held = slices.Delete(q.held, 0, n)
+	for e := q.parked.Back(); e != nil; e = q.parked.Back() {
+		w := q.parked.Remove(e).(*waiter)
+		w.place = q.waiting.PushFront(w)
+	}
 	q.admit()
 	q.changed.Send()
 }
@@ -192,8 +195,7 @@ func (q *sendQueue) fits(size int) bool {
 // waiter is a frame that waits for room in the queue. Its fields are guarded by sendQueue.mu.
 type waiter struct {
 	item     item
-	link     *link         // of a reply, which must not be sent over another link
-	gate     uint64        // fence that must be answered before a user request is sent
+	place    *list.Element // in waiting or parked
 	over     bool          // admitted or withdrawn
 	admitted chan struct{} // closed once the frame is in the queue
 }
@@ -201,13 +203,13 @@ type waiter struct {
 // enqueue appends a user request or a reply to the queue. If there is no room, or if other
 // frames are already waiting for room, it puts the frame in line behind them and returns its
 // waiter. The caller holds q.mu.
-func (q *sendQueue) enqueue(it item, l *link) *waiter {
+func (q *sendQueue) enqueue(it item) *waiter {
 	if q.waiting.Len() == 0 && q.fits(it.size()) {
 		q.accept(it)
 		return nil
 	}
-	w := &waiter{item: it, link: l, gate: q.gate, admitted: make(chan struct{})}
-	q.waiting.Push(w)
+	w := &waiter{item: it, admitted: make(chan struct{})}
+	w.place = q.waiting.PushBack(w)
 	return w
 }
 
@@ -223,18 +225,15 @@ func (q *sendQueue) accept(it item) {
 // admit moves waiting frames to the queue while there is room. It wakes only the goroutines of
 // these frames, because thousands of others may be waiting. The caller holds q.mu.
 func (q *sendQueue) admit() {
-	for q.waiting.Len() > 0 {
-		w := *q.waiting.First()
-		switch {
-		case w.over, w.link != nil && w.link != q.link:
-		case q.link == nil, w.item.req != nil && q.opened < w.gate, !q.fits(w.item.size()):
+	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
+		w := e.Value.(*waiter)
+		if !q.fits(w.item.size()) {
 			return
-		default:
-			w.over = true
-			q.accept(w.item)
-			close(w.admitted)
 		}
-		q.waiting.Pop()
+		q.waiting.Remove(e)
+		w.over = true
+		q.accept(w.item)
+		close(w.admitted)
 	}
 }
 
@@ -244,6 +243,8 @@ func (q *sendQueue) withdraw(w *waiter) bool {
 		return false
 	}
 	w.over = true
+	q.waiting.Remove(w.place) // has no effect if w is not in this list
+	q.parked.Remove(w.place)
 	q.admit() // w may have been the first
 	return true
 }
@@ -255,7 +256,7 @@ func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Lock()
 	sent := q.link == l
 	if sent {
-		if w := q.enqueue(item{buf: buf}, l); w != nil {
+		if w := q.enqueue(item{buf: buf}); w != nil {
 			q.mu.Unlock()
 			select {
 			case <-w.admitted:
@@ -480,6 +481,13 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	q.held = append(q.held, waiting...)
 	q.queue.Clear()
 	q.bytes = 0
+	// Waiting replies are dropped. Waiting requests must not precede the registrations on the next
+	// link, and must not delay the replies that are sent over it before the registrations settle.
+	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
+		if w := q.waiting.Remove(e).(*waiter); w.item.req != nil {
+			w.place = q.parked.PushBack(w)
+		}
+	}
 	var lost []*request
 	for id, r := range q.pending {
 		if r.state == requestSent && r.link == l {
@@ -543,7 +551,8 @@ const (
 
 // flush waits until the engine has read every request accepted before the call, as confirmed
 // by the pong to a later ping. It waits at most fenceTimeout for the pong and awayTimeout for
-// a connection. If there is neither a serving link nor a held request, it returns immediately.
+// a connection. If there is neither a held request nor a link that carries requests, it returns
+// immediately.
 func (q *sendQueue) flush(ctx context.Context) error {
 	away := time.NewTimer(awayTimeout)
 	defer away.Stop()
@@ -553,7 +562,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		var late <-chan time.Time
 		done := make(chan struct{})
 		switch {
-		case q.ended != nil, !q.isServing() && q.heldN == 0:
+		case q.ended != nil, !q.open() && !q.isServing() && q.heldN == 0:
 			q.mu.Unlock()
 			return nil
 		case q.open():
@@ -588,8 +597,9 @@ func (q *sendQueue) flush(ctx context.Context) error {
 	}
 }
 
-// isServing reports whether there is a link whose engine has processed the registrations. Only
-// such a link carries requests. The caller holds q.mu.
+// isServing reports whether there is a link whose engine has processed the registrations.
+// Requests are sent earlier: as soon as the functions are registered, but not necessarily the
+// triggers. The caller holds q.mu.
 func (q *sendQueue) isServing() bool { return q.link != nil && q.link.isApplied() }
 
 // serving is isServing for callers that do not hold q.mu.
@@ -707,7 +717,7 @@ func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *req
 			if w != nil {
 				break
 			}
-			if w = q.enqueue(item{buf: r.buf, req: r, send: !r.wantsResult}, nil); w == nil {
+			if w = q.enqueue(item{buf: r.buf, req: r, send: !r.wantsResult}); w == nil {
 				return nil
 			}
 			admitted = w.admitted
