@@ -487,8 +487,8 @@ type handlerSpec struct {
 	web      bool // serves HTTP requests
 	recycles bool // run decodes its payload with decodeAndRecycle
 
-	// validate gives run its validator if input validation is enabled. If validate is nil, the
-	// whole payload is validated before run is called.
+	// validate sets the validator that run uses. It is called if input validation is enabled.
+	// If validate is nil, the whole payload is validated before run is called.
 	validate   func(*inputSchema)
 	body       reflect.Type // type of the input passed to the validator
 	unreadBody bool         // this package does not read the input, so it cannot be validated

@@ -452,8 +452,8 @@ func (c *providerCalls) waitFor(d time.Duration) bool {
 // Shutdown flushes and stops all recording; later records are dropped. If ctx is done first,
 // Shutdown gives up and returns. The shutdown timeout in [OtelConfig] applies only to
 // [Client.Shutdown]. If the connection is down, Shutdown immediately makes one more attempt to
-// connect. The error reports how many frames were lost. A repeated call waits until the
-// shutdown has completed and returns nil, or returns an error if its ctx is done first. With
+// connect. The error reports how many frames were lost. A repeated call waits for the shutdown
+// to complete and then returns nil; if its ctx is done first, it returns an error. With
 // [TelemetryFromProviders], Shutdown only flushes the providers, and they continue to record.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	first := false

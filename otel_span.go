@@ -427,8 +427,8 @@ func truncateJSON(text []byte, limit int) string {
 }
 
 // redactJSON returns raw without white space between tokens and with the values of secret keys
-// replaced. raw must be valid JSON. The result may share memory with raw. With a limit, the
-// result is cut off shortly after limit bytes.
+// replaced. raw must be valid JSON. The result may share memory with raw. Unless limit is
+// negative, the result is cut off shortly after limit bytes.
 func redactJSON(raw []byte, limit int) []byte {
 	var out []byte
 	from, i := 0, 0 // raw[from:i] has not been appended to out

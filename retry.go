@@ -37,9 +37,9 @@ type RetryPolicy struct {
 	// below InitialDelay is an error.
 	MaxDelay time.Duration
 	// Codes lists additional [*Error] codes after which a call is retried, for example
-	// [CodeFunctionNotFound] while one worker takes over from another. An error with a code
-	// may come from a function that has run, or from a call made by that function, so use
-	// Codes only for idempotent functions. Default: none.
+	// [CodeFunctionNotFound] while one worker takes over from another. An error with one of
+	// these codes may come from a function that has run, or from a call made by that function,
+	// so use Codes only for idempotent functions. Default: none.
 	Codes []string
 }
 

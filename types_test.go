@@ -1596,7 +1596,7 @@ var badPayloads = map[string]string{
 }
 
 // payloadExceptions lists intended differences between recorded and encoded payloads, with the
-// reason. The key consists of the type, the kind of difference and the path.
+// reason for each. A key consists of the type, the kind of difference and the path.
 var payloadExceptions = map[string]string{
 	"CronEvent respelled actual_time":                                           sameInstant,
 	"CronEvent respelled scheduled_time":                                        sameInstant,

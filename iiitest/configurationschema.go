@@ -107,8 +107,8 @@ var metaschemasJSON []byte
 
 var metaschemas = sync.OnceValue(func() map[string]json.RawMessage { return membersOf(canonicalValid(metaschemasJSON)) })
 
-// metaNodes caches meta-schemas. It is locked even during a validation, which adds nodes and
-// patterns to the meta-schema.
+// metaNodes caches meta-schemas. Its lock is also held during validation, because validating
+// adds nodes and patterns to the meta-schema.
 var metaNodes = struct {
 	sync.Mutex
 	of map[schemaDraft]*schemaNode

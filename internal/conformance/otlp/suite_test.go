@@ -64,8 +64,8 @@ func TestSuiteFramesDecode(t *testing.T) {
 	t.Logf("frames: %v", counts)
 }
 
-// firstDifference returns the path of the first difference between two documents and the
-// values there, or "" if they are equal. Unlike a general diff, it takes linear time.
+// firstDifference returns the path at which two documents first differ, followed by the two
+// values there, or "" if the documents are equal. Unlike a general diff, it takes linear time.
 func firstDifference(path string, frame, understood any) string {
 	switch f := frame.(type) {
 	case map[string]any:
