@@ -63,7 +63,7 @@
 // The client stops accepting work, waits for running handlers, delivers their results, and
 // closes the connection. [Client.Close] ends the client immediately. [WithStateListener] and
 // [Client.State] report the state of the connection, and [Client.Stats] returns counters. The
-// client logs nothing unless [WithLogger] is set.
+// client logs almost nothing unless [WithLogger] is set.
 //
 // # Functions
 //

@@ -152,6 +152,8 @@ func ExampleWithStreamHeartbeat() {
 				fmt.Fprintf(w, "data: %s\n\n", event)
 			case <-r.Context().Done(): // client disconnected
 				return
+			case <-iii.Stopping(r.Context()): // worker is shutting down
+				return
 			}
 		}
 	}))

@@ -997,19 +997,25 @@ func TestR8WaitForRoomKeepsNothing(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		waiting := c.out.waiting.Len()
+		waiting := c.out.countWaiting()
 		for range 1000 {
 			if err := suite.note(c.Call(t.Context(), "x::y", 1, nil, WithTimeout(time.Millisecond))); !errors.Is(err, ErrNotConnected) {
 				t.Fatal(err)
 			}
 		}
-		if got := c.out.waiting.Len(); waiting == 0 || got != waiting {
-			t.Errorf("%d requests wait for room, want the %d of before", got, waiting)
+		if got := c.out.countWaiting(); waiting == 0 || got != waiting {
+			t.Errorf("%d requests wait for room, want %d as before", got, waiting)
 		}
 		for range n {
 			_ = suite.note(<-results)
 		}
 	})
+}
+
+func (q *sendQueue) countWaiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting.Len()
 }
 
 // Requests that wait for room when the connection is lost do not delay the replies over the next

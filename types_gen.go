@@ -2335,7 +2335,8 @@ type QueueConfig struct {
 	MaxPriority *uint64 `json:"maxPriority,omitempty,omitzero"`
 
 	// Number of retries after the first attempt, so there are MaxRetries + 1
-	// attempts. Nil is omitted; the default is three attempts in total.
+	// attempts. Nil is omitted; the default is two retries, or three on engine 0.26.
+	// In contrast, max_retries of a named queue counts all attempts.
 	MaxRetries *uint64 `json:"maxRetries,omitempty,omitzero"`
 
 	// Delivery mode. With "fifo", messages are delivered in order and one at a time.

@@ -17,6 +17,7 @@ import (
 // development engine runs each job as soon as it is due, within the limit set by Concurrency.
 type QueueConfig struct {
 	// MaxRetries is the maximum number of attempts, including the first. The default is 3.
+	// Unlike it, MaxRetries of [iii.QueueConfig] does not count the first attempt.
 	MaxRetries int `json:"max_retries"`
 
 	// Concurrency is the maximum number of jobs that run at once. The default is 10. If Type

@@ -9714,7 +9714,8 @@ type QueueConfig struct {
 	MaxPriority *uint `json:"maxPriority,omitzero"`
 
 	// Number of retries after the first attempt, so there are MaxRetries + 1
-	// attempts. Nil is omitted; the default is three attempts in total.
+	// attempts. Nil is omitted; the default is two retries, or three on engine 0.26.
+	// In contrast, max_retries of a named queue counts all attempts.
 	MaxRetries *uint `json:"maxRetries,omitzero"`
 
 	// Delivery mode. With "fifo", messages are delivered in order and one at a time.
@@ -9751,7 +9752,8 @@ type QueueConfigInput struct {
 	MaxPriority *uint `json:"maxPriority,omitzero"`
 
 	// Number of retries after the first attempt, so there are MaxRetries + 1
-	// attempts. Nil is omitted; the default is three attempts in total.
+	// attempts. Nil is omitted; the default is two retries, or three on engine 0.26.
+	// In contrast, max_retries of a named queue counts all attempts.
 	MaxRetries *uint `json:"maxRetries,omitzero"`
 
 	// Delivery mode. With "fifo", messages are delivered in order and one at a time.
@@ -9788,7 +9790,8 @@ type QueueConfigOutput struct {
 	MaxPriority *uint `json:"maxPriority,omitzero"`
 
 	// Number of retries after the first attempt, so there are MaxRetries + 1
-	// attempts. Nil is omitted; the default is three attempts in total.
+	// attempts. Nil is omitted; the default is two retries, or three on engine 0.26.
+	// In contrast, max_retries of a named queue counts all attempts.
 	MaxRetries *uint `json:"maxRetries,omitzero"`
 
 	// Delivery mode. With "fifo", messages are delivered in order and one at a time.
