@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/iii-go/iii"
@@ -123,30 +124,22 @@ func newOrder(i int, note string) order {
 
 // run calls place N times. It returns the first error.
 func (l load) run(place func(i int) error) error {
-	work := make(chan int)
+	var next atomic.Int64
+	var ended atomic.Bool
 	failed := make(chan error, l.InFlight)
-	var wg sync.WaitGroup
+	var callers sync.WaitGroup
 	for range l.InFlight {
-		wg.Go(func() {
-			for i := range work {
-				if err := place(i); err != nil {
+		callers.Go(func() {
+			for i := next.Add(1); i <= int64(l.N) && !ended.Load(); i = next.Add(1) {
+				if err := place(int(i)); err != nil {
+					ended.Store(true)
 					failed <- err
 					return
 				}
 			}
 		})
 	}
-feed:
-	for i := range l.N {
-		select {
-		case work <- i:
-		case err := <-failed:
-			failed <- err
-			break feed
-		}
-	}
-	close(work)
-	wg.Wait()
+	callers.Wait()
 	close(failed)
 	return <-failed // nil if there is none
 }
