@@ -215,16 +215,11 @@ func (c *Client) begin(ctx context.Context, verb string, inv invocation, in any,
 	inv.metadata = nil
 	r.inv = inv
 	if err == nil {
-		expired := r.timer.C
 		if c.cfg.sendPolicy == SendWait && !r.wantsResult && cfg.timeout == 0 {
-			expired = nil // the timeout starts once there is room in the buffer; until then, only ctx limits the wait
+			r.timer.Stop()
+			r.lateTimeout = timeout // while the message waits for room, only ctx limits the wait
 		}
-		if err = c.out.submit(ctx, expired, r); expired == nil {
-			r.timer.Reset(timeout)
-		}
-		if late, ok := err.(unsentError); ok {
-			err = c.notSent(late.cause)
-		}
+		err = c.out.submit(r)
 	}
 	if err != nil {
 		r.buf.free()

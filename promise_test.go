@@ -1120,6 +1120,95 @@ func TestR8RoomIsGivenInOrder(t *testing.T) {
 	})
 }
 
+// With SendWait, requests that wait for room in the buffer of a disconnected client are sent in
+// order. They are not woken before there is room for them.
+func TestR8SendWaitKeepsTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 40
+		p := newPeer(t, script{})
+		c := p.client(WithSendBuffer(2, 1<<20), WithSendPolicy(SendWait))
+		var want []string
+		var calls sync.WaitGroup
+		for i := range n {
+			ctx, cancel := context.WithCancel(t.Context())
+			calls.Go(func() {
+				if err := c.Send(ctx, fmt.Sprint("x::", i), i); (err != nil) != (i%4 == 3) || err != nil && !errors.Is(err, context.Canceled) {
+					t.Errorf("Send %d: %v", i, err)
+				}
+			})
+			synctest.Wait()
+			t.Cleanup(cancel)
+			if i%4 == 3 {
+				cancel()
+				synctest.Wait()
+			} else {
+				want = append(want, fmt.Sprint("x::", i))
+			}
+		}
+		if s := c.Stats(); s.Buffered != 2 {
+			t.Errorf("%d messages buffered, want 2", s.Buffered)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		calls.Wait()
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, m := range p.messages(0, "invokefunction") {
+			if strings.HasPrefix(m.FunctionID, "x::") {
+				got = append(got, m.FunctionID)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("messages sent (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// When the connection is lost, the calls that wait for room in the send queue are buffered as
+// far as the buffer has room. Without SendWait, the others fail at once.
+func TestR8WaitingCallsWithoutConnection(t *testing.T) {
+	for _, policy := range []SendPolicy{SendFail, SendWait} {
+		t.Run(fmt.Sprint(policy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const n = 20
+				p := newPeer(t, script{})
+				c := p.connected(WithSendBuffer(4, 1<<20), WithSendPolicy(policy))
+				resume := p.conn(0).StopReading()
+				results := make(chan error, n)
+				for range n {
+					go func() { results <- c.Call(t.Context(), "x::y", strings.Repeat("x", 300<<10), nil) }()
+				}
+				synctest.Wait()
+				began := time.Now()
+				p.conn(0).Cut()
+				resume()
+				answered, lost, full := 0, 0, 0
+				for range n {
+					switch err := suite.note(<-results); {
+					case err == nil:
+						answered++
+					case errors.Is(err, ErrConnectionLost):
+						lost++
+					case errors.Is(err, ErrBufferFull) && SafeToRetry(err) && time.Since(began) == 0:
+						full++
+					default:
+						t.Errorf("call: %v after %v", err, time.Since(began))
+					}
+				}
+				switch {
+				case lost > 2 || answered+lost+full != n:
+					t.Errorf("%d calls answered, %d lost and %d rejected, want at most 2 lost", answered, lost, full)
+				case policy == SendWait && full > 0, policy == SendFail && answered != 3:
+					t.Errorf("%d calls answered and %d rejected", answered, full)
+				}
+			})
+		})
+	}
+}
+
 // Requests may time out at the very moment when the send queue gets room or the connection is
 // lost. They still succeed or fail with one of the usual errors.
 func TestR8RoomAndTimeoutAtOnce(t *testing.T) {

@@ -33,8 +33,8 @@ type sendQueue struct {
 	heldN   int // requests in held, except those given up
 	heldB   int // size of these requests in bytes
 	pending map[invocationID]*request
-	waiting list.List        // of *waiter, for room in queue, in order
-	parked  list.List        // of *waiter: requests that lost their link while they waited
+	waiting list.List        // of *request and *waitingReply, for room in queue, in order
+	parked  list.List        // of *request, for room in held or for the gate to open, in order
 	changed signal.Broadcast // sent when the link or the held requests change
 	refused int              // held Sends that the link's dialect could not express
 	refusal error
@@ -161,11 +161,7 @@ func (q *sendQueue) resume(l *link, fence uint64) {
 		}
 	}
 	q.held = slices.Delete(q.held, 0, n)
-	for e := q.parked.Back(); e != nil; e = q.parked.Back() {
-		w := q.parked.Remove(e).(*waiter)
-		w.place = q.waiting.PushFront(w)
-	}
-	q.admit()
+	q.unpark()
 	q.changed.Send()
 }
 
@@ -192,78 +188,71 @@ func (q *sendQueue) fits(size int) bool {
 	return n == 0 || n < q.maxMessages && q.bytes+size <= q.maxBytes
 }
 
-// waiter is a frame that waits for room in the queue. Its fields are guarded by sendQueue.mu.
-type waiter struct {
-	item     item
-	place    *list.Element // in waiting or parked
-	over     bool          // admitted or withdrawn
-	admitted chan struct{} // closed once the frame is in the queue
-}
-
-// enqueue appends a user request or a reply to the queue. If there is no room, or if other
-// frames are already waiting for room, it puts the frame in line behind them and returns its
-// waiter. The caller holds q.mu.
-func (q *sendQueue) enqueue(it item) *waiter {
-	if q.waiting.Len() == 0 && q.fits(it.size()) {
-		q.accept(it)
-		return nil
+// accept appends a request to the queue. The caller holds q.mu.
+func (q *sendQueue) accept(r *request) {
+	if r.state = requestQueued; r.wantsResult {
+		q.pending[r.id] = r
 	}
-	w := &waiter{item: it, admitted: make(chan struct{})}
-	w.place = q.waiting.PushBack(w)
-	return w
-}
-
-func (q *sendQueue) accept(it item) {
-	if r := it.req; r != nil {
-		if r.state = requestQueued; r.wantsResult {
-			q.pending[r.id] = r
-		}
+	if r.lateTimeout > 0 {
+		r.timer.Reset(r.lateTimeout)
 	}
-	q.push(it)
+	q.push(r.item())
 }
 
-// admit moves waiting frames to the queue while there is room. It wakes only the goroutines of
-// these frames, because thousands of others may be waiting. The caller holds q.mu.
+// admit moves waiting frames to the queue while there is room. A request's caller is not woken,
+// because it only waits for the answer. The caller holds q.mu.
 func (q *sendQueue) admit() {
 	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
-		w := e.Value.(*waiter)
-		if !q.fits(w.item.size()) {
-			return
+		switch w := e.Value.(type) {
+		case *request:
+			if !q.fits(w.size) {
+				return
+			}
+			q.waiting.Remove(e)
+			q.accept(w)
+		case *waitingReply:
+			if !q.fits(w.buf.len()) {
+				return
+			}
+			q.waiting.Remove(e)
+			w.over = true
+			q.push(item{buf: w.buf})
+			close(w.admitted)
 		}
-		q.waiting.Remove(e)
-		w.over = true
-		q.accept(w.item)
-		close(w.admitted)
 	}
 }
 
-// withdraw removes w. It returns false if w has already been admitted. The caller holds q.mu.
-func (q *sendQueue) withdraw(w *waiter) bool {
-	if w.over {
-		return false
-	}
-	w.over = true
-	q.waiting.Remove(w.place) // has no effect if w is not in this list
-	q.parked.Remove(w.place)
-	q.admit() // w may have been the first
-	return true
+// waitingReply is a reply that waits for room in the queue. Its fields are guarded by
+// sendQueue.mu.
+type waitingReply struct {
+	buf      *buffer
+	place    *list.Element // in waiting
+	over     bool          // in the queue
+	admitted chan struct{} // closed once the reply is in the queue
 }
 
-// reply queues the reply to an invocation that arrived over l. If l is no longer the current
-// link, the reply is dropped: the engine has already failed the call and does not accept a
-// reply over another link.
+// reply queues the reply to an invocation that arrived over l. If there is no room, reply waits
+// for it. If l is no longer the current link, the reply is dropped: the engine has already
+// failed the call and does not accept a reply over another link.
 func (q *sendQueue) reply(l *link, buf *buffer) {
 	q.mu.Lock()
 	sent := q.link == l
-	if sent {
-		if w := q.enqueue(item{buf: buf}); w != nil {
-			q.mu.Unlock()
-			select {
-			case <-w.admitted:
-			case <-l.Dead():
-			}
-			q.mu.Lock()
-			sent = !q.withdraw(w)
+	switch {
+	case !sent:
+	case q.waiting.Len() == 0 && q.fits(buf.len()):
+		q.push(item{buf: buf})
+	default:
+		w := &waitingReply{buf: buf, admitted: make(chan struct{})}
+		w.place = q.waiting.PushBack(w)
+		q.mu.Unlock()
+		select {
+		case <-w.admitted:
+		case <-l.Dead():
+		}
+		q.mu.Lock()
+		if sent = w.over; !sent {
+			q.waiting.Remove(w.place) // has no effect if detach has removed it
+			q.admit()                 // w may have been the first
 		}
 	}
 	q.mu.Unlock()
@@ -481,13 +470,7 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	q.held = append(q.held, waiting...)
 	q.queue.Clear()
 	q.bytes = 0
-	// Waiting replies are dropped. Waiting requests must not precede the registrations on the next
-	// link, and must not delay the replies that are sent over it before the registrations settle.
-	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
-		if w := q.waiting.Remove(e).(*waiter); w.item.req != nil {
-			w.place = q.parked.PushBack(w)
-		}
-	}
+	q.park()
 	var lost []*request
 	for id, r := range q.pending {
 		if r.state == requestSent && r.link == l {
@@ -534,6 +517,9 @@ func (q *sendQueue) close(reason error) (dropped int) {
 		}
 	}
 	q.held, q.heldN, q.heldB = nil, 0, 0
+	for e := q.parked.Front(); e != nil; e = q.parked.Front() {
+		q.fail(q.parked.Remove(e).(*request), reason)
+	}
 	q.changed.Send()
 	q.mu.Unlock()
 	q.stats.sendsDropped.Add(uint64(dropped))
@@ -637,7 +623,8 @@ func (q *sendQueue) counts() (pending, held, heldBytes int) {
 type requestState uint8
 
 const (
-	requestNew requestState = iota
+	requestNew     requestState = iota
+	requestWaiting              // in waiting or parked
 	requestHeld
 	requestQueued
 	requestSent // handed to the writer; the engine may receive it
@@ -656,7 +643,9 @@ type request struct {
 	buf         *buffer // written by encodeCall; for a local call, the response
 	local       bool    // runs in this process: never in the send queue, and state is unused
 	in          *incoming
-	size        int // message size
+	size        int           // message size
+	place       *list.Element // in sendQueue.waiting or parked; guarded by sendQueue.mu
+	lateTimeout time.Duration // if positive, the timer starts once the request is in the queue
 
 	answer chan struct{} // capacity 1; after a receive, the fields below are set
 	result []byte        // raw JSON, in reused memory
@@ -697,66 +686,98 @@ func (r *request) resolve(err error) {
 	r.answer <- struct{}{}
 }
 
-// submit queues r, or holds it while the client is disconnected. If there is no room, submit
-// waits for room until ctx is done or timeout fires; while the client is disconnected, it
-// waits only if the policy is SendWait. If submit returns an error, r was not accepted. The
-// error is an unsentError if there was no room in time.
-func (q *sendQueue) submit(ctx context.Context, timeout <-chan time.Time, r *request) error {
+// item returns the queue's entry for a request.
+func (r *request) item() item { return item{buf: r.buf, req: r, send: !r.wantsResult} }
+
+// submit queues r, or holds it while the client is disconnected. If there is no room, r waits
+// for it. While the client is disconnected, r waits only if the policy is SendWait. If submit
+// returns an error, r was not accepted.
+func (q *sendQueue) submit(r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var w *waiter
-	var admitted <-chan struct{}
-	for {
-		var err error
-		full := q.heldN >= q.maxMessages || q.heldB+r.size > q.maxBytes
-		switch {
-		case q.ended != nil:
-			err = q.ended
-		case q.open():
-			if w != nil {
-				break
-			}
-			if w = q.enqueue(item{buf: r.buf, req: r, send: !r.wantsResult}); w == nil {
-				return nil
-			}
-			admitted = w.admitted
-		case !full:
-			if w != nil {
-				q.withdraw(w)
-			}
+	switch {
+	case q.ended != nil:
+		return q.ended
+	case !q.open():
+		if q.parked.Len() == 0 && q.holds(r) {
 			q.hold(r)
 			return nil
-		case q.policy == SendWait && r.size <= q.maxBytes && q.maxMessages > 0:
-		case !q.isServing():
-			err = ErrBufferFull
 		}
-		if err == nil {
-			changed := q.changed.Wait()
-			q.mu.Unlock()
-			select {
-			case <-admitted:
-			case <-changed:
-			case <-ctx.Done():
-				err = unsentError{ctxError(ctx)}
-			case <-timeout:
-				err = unsentError{ErrTimeout}
-			}
-			q.mu.Lock()
+		if !q.mayPark(r) {
+			return ErrBufferFull
 		}
+		r.state, r.place = requestWaiting, q.parked.PushBack(r)
+	case q.waiting.Len() == 0 && q.fits(r.size):
+		q.accept(r)
+	default:
+		r.state, r.place = requestWaiting, q.waiting.PushBack(r)
+	}
+	return nil
+}
+
+// holds reports whether held has room for r.
+func (q *sendQueue) holds(r *request) bool {
+	return q.heldN < q.maxMessages && q.heldB+r.size <= q.maxBytes
+}
+
+// mayPark reports whether r may wait for room in held.
+func (q *sendQueue) mayPark(r *request) bool {
+	return q.isServing() || q.policy == SendWait && r.size <= q.maxBytes && q.maxMessages > 0
+}
+
+// unpark lets parked requests go on: to the queue if the gate is open, or to held while there
+// is room. The caller holds q.mu.
+func (q *sendQueue) unpark() {
+	open := q.open()
+	for e := q.parked.Front(); e != nil; e = q.parked.Front() {
+		r := e.Value.(*request)
 		switch {
-		case w != nil && w.over:
-			if err != nil {
-				r.timer.Reset(0) // the caller, which now waits for the response, must time out, too
-			}
-			return nil
-		case err != nil && w != nil:
-			q.withdraw(w)
-			return err
-		case err != nil:
-			return err
+		case open:
+			q.parked.Remove(e)
+			r.place = q.waiting.PushBack(r)
+		case q.holds(r):
+			q.parked.Remove(e)
+			q.hold(r)
+		default:
+			return
 		}
 	}
+	if open {
+		q.admit()
+	}
+}
+
+// park takes the requests that wait for room in the queue from the link that has ended. They
+// must not precede the registrations on the next link, and must not delay the replies that are
+// sent over it before the registrations settle. Waiting replies are dropped by their
+// goroutines. park fails the requests for which there is no room. The caller holds q.mu.
+func (q *sendQueue) park() {
+	var requests []*request
+	for _, l := range []*list.List{&q.waiting, &q.parked} {
+		for e := l.Front(); e != nil; e = l.Front() {
+			if r, ok := l.Remove(e).(*request); ok {
+				requests = append(requests, r)
+			}
+		}
+	}
+	for _, r := range requests {
+		switch {
+		case q.parked.Len() == 0 && q.holds(r):
+			q.hold(r)
+		case q.mayPark(r):
+			r.place = q.parked.PushBack(r)
+		default:
+			q.fail(r, ErrBufferFull)
+		}
+	}
+}
+
+// fail resolves a waiting request with err. The caller holds q.mu.
+func (q *sendQueue) fail(r *request, err error) {
+	r.buf.free()
+	r.state, r.buf, r.unsent = requestDone, nil, true
+	r.resolve(err)
 }
 
 // hold keeps r for the next link. If r is a Send, its caller immediately receives nil.
@@ -799,10 +820,17 @@ func (q *sendQueue) giveUp(r *request) (done, sent bool) {
 		q.heldN--
 		q.heldB -= r.size
 		r.buf.free()
-		q.changed.Send() // wakes flush and callers waiting for room
+		q.unpark()
+		q.changed.Send() // wakes flush
 		if len(q.held) > 2*q.heldN+64 {
 			q.compactHeld()
 		}
+	case requestWaiting:
+		q.waiting.Remove(r.place) // has no effect if r is in the other list
+		q.parked.Remove(r.place)
+		r.buf.free()
+		q.admit() // r may have been the first
+		q.unpark()
 	case requestQueued:
 		q.bytes -= r.size
 		r.buf.free()
