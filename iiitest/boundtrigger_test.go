@@ -283,3 +283,76 @@ func TestConnectionsOfWorkersAreLogged(t *testing.T) {
 		}
 	}
 }
+
+// When a message or a job becomes a dead letter, the engine logs its queue, the function that
+// failed, the number of attempts, and the last error.
+func TestDeadLettersAreLogged(t *testing.T) {
+	setting := iii.QueueTriggerConfig{Topic: "sold", QueueConfig: &iii.QueueConfig{MaxRetries: new(uint64(1))}}
+	conditional := setting
+	conditional.ConditionFunctionID = "mail::wanted"
+	tests := map[string]struct {
+		bind func(c *iii.Client) error
+		send func(ctx context.Context, c *iii.Client) error
+		want string
+	}{
+		"topic": {
+			bind: func(c *iii.Client) error { _, err := c.Trigger("mail::send", setting); return err },
+			send: func(ctx context.Context, c *iii.Client) error { return c.PublishDurable(ctx, "sold", 1) },
+			want: `queue=sold function=mail::send attempt=2 code=NO_POST error="the post is closed"`,
+		},
+		"condition": {
+			bind: func(c *iii.Client) error { _, err := c.Trigger("mail::send", conditional); return err },
+			send: func(ctx context.Context, c *iii.Client) error { return c.PublishDurable(ctx, "sold", 1) },
+			want: `queue=sold function=mail::wanted attempt=2 code=NO_IDEA error="cannot decide"`,
+		},
+		"queue": {
+			send: func(ctx context.Context, c *iii.Client) error {
+				_, err := c.Enqueue(ctx, "payments", "mail::send", 1)
+				return err
+			},
+			want: `queue=payments function=mail::send attempt=2 code=NO_POST error="the post is closed"`,
+		},
+	}
+	for name, tt := range tests {
+		for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
+			if name == "condition" && protocol == iiitest.Protocol026 {
+				continue // the worker checks the condition
+			}
+			t.Run(name+"/"+protocol.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var text bytes.Buffer
+					e := iiitest.Start(t, iiitest.WithProtocol(protocol), iiitest.WithLogger(slog.New(slog.NewTextHandler(&text, nil))),
+						iiitest.WithQueue("payments", iiitest.QueueConfig{MaxRetries: 2}))
+					c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext))
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					_, err1 := iii.HandleEvent(c, "mail::send", func(context.Context, any) error {
+						return &iii.Error{Code: "NO_POST", Message: "the post is closed"}
+					})
+					_, err2 := iii.Handle(c, "mail::wanted", func(context.Context, any) (bool, error) {
+						return false, &iii.Error{Code: "NO_IDEA", Message: "cannot decide"}
+					})
+					if err := errors.Join(err1, err2); err != nil {
+						t.Fatal(err)
+					}
+					if tt.bind != nil {
+						if err := tt.bind(c); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if err := errors.Join(c.Connect(t.Context()), tt.send(t.Context(), c)); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Minute)
+					synctest.Wait()
+					want := `level=WARN msg="job moved to the dead-letter queue" ` + tt.want + "\n"
+					if n := strings.Count(text.String(), want); n != 1 {
+						t.Errorf("%d × %q in:\n%s", n, want, text.String())
+					}
+				})
+			})
+		}
+	}
+}

@@ -71,9 +71,9 @@ func (q *queues) addNamed(name string, config QueueConfig) {
 	n := &namedQueue{config: config}
 	q.named[name] = n
 	q.join(&n.lane, &consumer{
-		concurrency: config.Concurrency, attempts: config.MaxRetries,
+		queue: name, concurrency: config.Concurrency, attempts: config.MaxRetries,
 		backoff: time.Duration(config.BackoffMs) * time.Millisecond,
-		handle:  func(ctx context.Context, j *job) string { return q.runJob(ctx, name, j) },
+		handle:  func(ctx context.Context, j *job) *jobFailure { return q.runJob(ctx, name, j) },
 	})
 }
 
@@ -119,18 +119,17 @@ func (q *queues) enqueue(_ context.Context, c *call) (json.RawMessage, *wireErro
 	return mustEncode(map[string]string{"messageReceiptId": in.Receipt}), nil
 }
 
-// runJob calls a job's function, without metadata. If the call fails, runJob returns a fixed
-// message. Like a real engine's, it does not reveal the cause.
-func (q *queues) runJob(ctx context.Context, queue string, j *job) (failure string) {
+// runJob calls a job's function, without metadata. As in a real engine, the dead letter of a
+// job does not reveal why the call failed.
+func (q *queues) runJob(ctx context.Context, queue string, j *job) *jobFailure {
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "fn_queue "+queue)
 	_, err := q.engine.invoke(withCause(ctx, "queue", queue), j.functionID, j.namespace, j.data)
 	span.end(err)
 	if err == nil {
-		return ""
+		return nil
 	}
 	q.noWorker(queue, j, err)
-	q.engine.log.Debug("job failed", "queue", queue, "function", j.functionID, "code", err.Code, "error", err.Message)
-	return "function call failed"
+	return &jobFailure{"function call failed", j.functionID, err}
 }
 
 // noWorker logs an attempt that failed because the function does not exist.

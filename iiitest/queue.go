@@ -3,6 +3,7 @@ package iiitest
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"math"
 	"slices"
 	"sync"
@@ -90,16 +91,24 @@ type lane struct {
 func (l *lane) depth() int { return len(l.ready) + l.later + l.active }
 
 type consumer struct {
+	queue       string // name of the queue or topic
 	concurrency int
 	attempts    int           // maximum number of attempts per job
 	backoff     time.Duration // before the first retry; doubles with each further retry
 	inline      bool          // a job blocks the lane until it succeeds or its retries are exhausted
 
-	// handle runs a job. It returns the reason for the failure, or "" if the job succeeds.
-	handle func(ctx context.Context, j *job) (failure string)
+	// handle runs a job. It returns nil if the job succeeds.
+	handle func(ctx context.Context, j *job) *jobFailure
 
 	running int
 	gone    chan struct{} // closed when the consumer leaves the lane
+}
+
+// jobFailure describes a failed attempt to run a job.
+type jobFailure struct {
+	text       string // the dead letter's error
+	functionID string // the function that failed
+	err        *wireError
 }
 
 // add appends a job to a lane. The caller must hold queues.mu.
@@ -145,11 +154,11 @@ func (q *queues) pump(l *lane) {
 
 func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 	for {
-		failure := c.handle(ctx, j)
+		failed := c.handle(ctx, j)
 		if ctx.Err() != nil {
 			return // the engine has closed
 		}
-		wait, again := q.tried(l, c, j, failure)
+		wait, again := q.tried(l, c, j, failed)
 		if !again {
 			return
 		}
@@ -174,19 +183,23 @@ func (q *queues) work(ctx context.Context, l *lane, c *consumer, j *job) {
 
 // tried records the outcome of an attempt. It reports whether the job must be retried, and
 // after what delay. During the delay, the consumer can run other jobs, unless inline is set.
-func (q *queues) tried(l *lane, c *consumer, j *job, failure string) (wait time.Duration, again bool) {
-	again = failure != "" && j.attempts+1 < c.attempts
-	if failure != "" && !again {
-		q.engine.log.Warn("job moved to the dead-letter queue", "function", j.functionID, "error", failure)
+func (q *queues) tried(l *lane, c *consumer, j *job, f *jobFailure) (wait time.Duration, again bool) {
+	if f != nil {
+		level, message := slog.LevelDebug, "job failed"
+		if again = j.attempts+1 < c.attempts; !again {
+			level, message = slog.LevelWarn, "job moved to the dead-letter queue"
+		}
+		q.engine.log.Log(context.Background(), level, message, "queue", c.queue, "function", f.functionID,
+			"attempt", j.attempts+1, "code", f.err.Code, "error", f.err.Message)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if failure != "" {
+	if f != nil {
 		j.attempts++
 	}
-	if failure != "" && !again {
+	if f != nil && !again {
 		q.deaths++
-		j.failure, j.failedAt, j.death = failure, time.Now(), q.deaths
+		j.failure, j.failedAt, j.death = f.text, time.Now(), q.deaths
 		l.dead = append(l.dead, j)
 		q.changes.Add(1)
 	}

@@ -236,25 +236,26 @@ func (q *queues) switched(o *observer, active bool) {
 		config.consumer.backoff = milliseconds(ms)
 	}
 	s := &subscriber{lane: l, consumer: &config.consumer}
-	s.consumer.handle = func(ctx context.Context, j *job) string { return q.deliverTo(ctx, topic, o, j) }
+	s.consumer.queue = topic
+	s.consumer.handle = func(ctx context.Context, j *job) *jobFailure { return q.deliverTo(ctx, topic, o, j) }
 	q.bound[id] = s
 	q.join(l, s.consumer)
 }
 
 // deliverTo delivers a message to an observer's target if the observer's filters match.
-func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *job) (failure string) {
+func (q *queues) deliverTo(ctx context.Context, topic string, o *observer, j *job) *jobFailure {
 	doc := &document{Input: j.data, Caller: engineCaller().json()}
 	filter, b := q.engine.observers.delivery(o)
 	if !filter.matches(doc) {
-		return ""
+		return nil
 	}
 	ctx, span := q.engine.startSpan(withTrace(ctx, j.trace), "queue "+topic)
 	_, err := q.engine.fire(ctx, b, j.data)
 	span.end(err)
 	if err != nil {
-		return debugText(err)
+		return &jobFailure{debugText(err), b.functionID, err}
 	}
-	return ""
+	return nil
 }
 
 // Events and listings of observers.

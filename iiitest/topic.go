@@ -101,7 +101,10 @@ func (q *queues) bind(_ context.Context, b binding) error {
 		t.lanes[target] = &lane{}
 	}
 	s := &subscriber{lane: t.lanes[target], consumer: &config.consumer}
-	s.consumer.handle = func(ctx context.Context, j *job) string { return q.deliver(ctx, config.topic, config.condition, j) }
+	s.consumer.queue = config.topic
+	s.consumer.handle = func(ctx context.Context, j *job) *jobFailure {
+		return q.deliver(ctx, config.topic, config.condition, j)
+	}
 	q.bound[b.id] = s
 	q.join(s.lane, s.consumer)
 	return nil
@@ -182,27 +185,27 @@ func (q *queues) lost(topic string, lane key) {
 
 // deliver delivers a message to its function, unless the condition function rejects it. The
 // payload is exactly the published data, without the trigger's metadata.
-func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) (failure string) {
+func (q *queues) deliver(ctx context.Context, topic, condition string, j *job) *jobFailure {
 	e := q.engine
 	ctx, span := e.startSpan(withTrace(ctx, j.trace), "queue "+topic)
 	if condition != "" {
 		run, err := e.condition(ctx, condition, j.namespace, j.data)
 		if err != nil {
 			span.end(err)
-			return "Condition function error: " + debugText(err)
+			return &jobFailure{"Condition function error: " + debugText(err), condition, err}
 		}
 		if !run {
 			span.end(nil)
-			return ""
+			return nil
 		}
 	}
 	_, err := e.invoke(withCause(ctx, "durable:subscriber", topic), j.functionID, j.namespace, j.data)
 	span.end(err)
 	q.noWorker(topic, j, err)
 	if err != nil {
-		return debugText(err)
+		return &jobFailure{debugText(err), j.functionID, err}
 	}
-	return ""
+	return nil
 }
 
 // debugText formats an error as the engine does in dead letters.
