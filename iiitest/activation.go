@@ -185,6 +185,11 @@ func (t *observers) activate(o *observer, c *observedCall) {
 	} else {
 		t.launch(o, r)
 	}
+	t.checkMaxFires(o)
+}
+
+// checkMaxFires disposes of o if it has reached max_fires.
+func (t *observers) checkMaxFires(o *observer) {
 	if o.maxFires > 0 && o.fires >= o.maxFires {
 		t.dispose(o, errorBody("MAX_FIRES", "the observer has been activated %d times", o.fires), true)
 	}
@@ -244,6 +249,11 @@ func (t *observers) launch(o *observer, r *request) {
 // for a slot.
 func (t *observers) releaseSlot(o *observer) {
 	o.inFlight--
+	t.launchWaiting(o)
+}
+
+// launchWaiting launches activations that are waiting for a slot while there are free slots.
+func (t *observers) launchWaiting(o *observer) {
 	for len(o.waiting) > 0 && (o.maxInFlight == 0 || o.inFlight < o.maxInFlight) {
 		r := o.waiting[0]
 		o.waiting = o.waiting[1:]
@@ -270,9 +280,7 @@ func (t *observers) callTarget(ctx context.Context, w *worker, id string, r requ
 	if o.source.id == "http::on-request" {
 		r.cause.kind = causeHTTP
 	}
-	if o.maxFires > 0 && o.fires >= o.maxFires {
-		t.dispose(o, errorBody("MAX_FIRES", "the observer has been activated %d times", o.fires), true)
-	}
+	t.checkMaxFires(o)
 	t.mu.Unlock()
 	out := t.engine.run(ctx, r)
 	t.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ type observer struct {
 
 	maxFires    uint64 // 0: no limit
 	maxInFlight uint32 // 0: no limit
+	expiresIn   *uint64
 	expiry      *time.Timer
 
 	owner    *worker  // observing worker; nil while disconnected
@@ -189,7 +191,7 @@ func (t *observers) observe(w *worker, m observeMessage) {
 		return
 	}
 	if old == nil {
-		t.add(w, o, m, warnings)
+		t.add(w, o, warnings)
 		return
 	}
 	t.replay(w, old, o, warnings)
@@ -214,7 +216,7 @@ func (t *observers) build(w *worker, m observeMessage) (o *observer, warnings []
 		id: m.ID, source: key{source, m.Source.FunctionID}, target: key{target, m.Target.FunctionID},
 		args: m.Source.Args, capture: []string{"input", "output", "caller"},
 		on: cmp.Or(text(m.Source.On), "success"), deliver: cmp.Or(text(m.Source.Deliver), "envelope"),
-		metadata: m.Metadata, state: iii.ObserverStatePending,
+		metadata: m.Metadata, expiresIn: m.ExpiresInMS, state: iii.ObserverStatePending,
 	}
 	if m.Source.Capture != nil {
 		o.capture = *m.Source.Capture
@@ -268,7 +270,7 @@ func (o *observer) check(f *function) (warnings []string, bad *wireError) {
 }
 
 // add adds a new observer and replies to its observe message.
-func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []string) {
+func (t *observers) add(w *worker, o *observer, warnings []string) {
 	t.seq++
 	o.seq, o.owner = t.seq, w
 	f := t.seen(o.dialect, o.source)
@@ -280,21 +282,30 @@ func (t *observers) add(w *worker, o *observer, m observeMessage, warnings []str
 		o.accepted = true
 	}
 	t.enter(o)
-	if m.ExpiresInMS != nil {
-		o.expiry = time.AfterFunc(milliseconds(*m.ExpiresInMS), func() {
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			if t.byID[o.id] == o && t.engine.ctx.Err() == nil {
-				t.dispose(o, errorBody("EXPIRED", "the time of the observer is over"), false)
-			}
-		})
-	}
+	t.startExpiry(o)
 	t.updateState(o)
 	o.answered = true
 	w.push(w.speaks().observeResult(o.id, o.state, nil, warnings))
 	if f != nil && f.hostApproves() {
 		t.announce(o, f)
 	}
+}
+
+// startExpiry starts o's time to live, if it has one.
+func (t *observers) startExpiry(o *observer) {
+	stopTimer(&o.expiry)
+	if o.expiresIn == nil {
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(milliseconds(*o.expiresIn), func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.byID[o.id] == o && o.expiry == timer && t.engine.ctx.Err() == nil {
+			t.dispose(o, errorBody("EXPIRED", "the time of the observer is over"), false)
+		}
+	})
+	o.expiry = timer
 }
 
 func (t *observers) enter(o *observer) {
@@ -382,11 +393,12 @@ func (t *observers) leave(o *observer) {
 	t.watch(o.source)
 }
 
-// replay updates an observer that has been sent again. The new settings replace the old ones,
-// but the number of activations and the expiry are kept.
+// replay updates an observer that has been sent again. The new settings replace the old ones.
+// The number of activations is kept, and so is the expiry, unless expires_in_ms has changed. If
+// the message changes what the source depends on, the source gets the observer anew.
 func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	t.adopt(old, w)
-	changed := old.source != o.source || string(old.view()) != string(o.view()) || t.misplaced(old)
+	changed := old.source != o.source || old.target != o.target || string(old.view()) != string(o.view()) || t.misplaced(old)
 	f := t.seen(old.dialect, old.source)
 	if changed {
 		t.retract(old, t.function(old.source))
@@ -395,6 +407,10 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	old.source, old.target, old.args, old.given, old.filter = o.source, o.target, o.args, o.given, o.filter
 	old.capture, old.on, old.deliver, old.metadata = o.capture, o.on, o.deliver, o.metadata
 	old.maxFires, old.maxInFlight = o.maxFires, o.maxInFlight
+	if !reflect.DeepEqual(old.expiresIn, o.expiresIn) {
+		old.expiresIn = o.expiresIn
+		t.startExpiry(old)
+	}
 	if changed {
 		t.enter(old)
 		if f = t.seen(old.dialect, old.source); f != nil && !f.hostApproves() {
@@ -412,6 +428,8 @@ func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	if changed && f != nil && f.hostApproves() {
 		t.announce(old, f)
 	}
+	t.launchWaiting(old) // max_in_flight may have been raised
+	t.checkMaxFires(old)
 }
 
 func (t *observers) adopt(o *observer, w *worker) {

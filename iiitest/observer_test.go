@@ -403,6 +403,82 @@ func TestObserverIDs(t *testing.T) {
 	})
 }
 
+// If an observer is sent again with other content, the new content replaces the old, whichever
+// part differs. The host receives the observer again if the part concerns it.
+func TestChangedObserversAreReplaced(t *testing.T) {
+	const base = `"source":{"function_id":"s"},"target":{"function_id":"t"}`
+	tests := map[string]struct {
+		message  string // without type and id
+		announce bool
+		want     string // part of what the engine lists, or of the activation
+	}{
+		"target":           {`"source":{"function_id":"s"},"target":{"function_id":"t2"}`, true, `"function_id":"t2"`},
+		"target namespace": {`"source":{"function_id":"s"},"target":{"function_id":"t","namespace":"other"}`, true, `"t","namespace":"other"`},
+		"filters":          {`"source":{"function_id":"s","filters":{"input":{"$eq":1}}},"target":{"function_id":"t"}`, true, `{"input":{"$eq":1}}`},
+		"capture":          {`"source":{"function_id":"s","capture":["error"]},"target":{"function_id":"t"}`, true, `"capture":["error"]`},
+		"on":               {`"source":{"function_id":"s","on":"complete"},"target":{"function_id":"t"}`, true, `"on":"complete"`},
+		"deliver":          {`"source":{"function_id":"s","deliver":"input"},"target":{"function_id":"t"}`, false, `"deliver":"input"`},
+		"nothing":          {base, false, `"state":"active"`},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := Start(t)
+				h, o := observing(t, e, "h").host("s"), observing(t, e, "o").host("t", "t2")
+				other := dial(t, e).register("other", `,"namespace":"other"`)
+				other.send(`{"type":"registerfunction","id":"t"}`)
+				other.sync()
+				activeObserver(h, o)
+				o.send(`{"type":"observe","id":"o1",%s}`, test.message)
+				if test.announce {
+					o.wantResult("o1", "pending")
+					h.want(`{"type":"observerremoved","function_id":"s","namespace":"default","revision":2,"id":"o1"}`)
+					h.accept("s", "o1")
+					o.wantState("o1", "active", "", 0)
+				} else {
+					o.wantResult("o1", "active")
+					h.quiet()
+				}
+				if got, _ := json.Marshal(o.call("engine::observers::get", `{"id":"o1"}`)); !strings.Contains(string(got), test.want) {
+					t.Errorf("%s\ndoes not contain %s", got, test.want)
+				}
+			})
+		})
+	}
+	t.Run("limits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := Start(t)
+			h, o := observing(t, e, "h").host("s"), observing(t, e, "o").host("t")
+			o.observe("o1", "s", "t", "", `,"max_in_flight":1`)
+			o.wantResult("o1", "pending")
+			h.accept("s", "o1")
+			o.wantState("o1", "active", "", 0)
+			h.send(`{"type":"invocationsobserved","items":[{"function_id":"s","invocation_id":"a","matched":["o1"],"status":"success","started_at_ms":1,"duration_ms":0},` +
+				`{"function_id":"s","invocation_id":"b","matched":["o1"],"status":"success","started_at_ms":1,"duration_ms":0}]}`)
+			o.wantActivation("o1", "t", `"*"`)
+			o.quiet()
+			o.observe("o1", "s", "t", "", `,"max_in_flight":2,"expires_in_ms":60000`)
+			o.wantResult("o1", "active")
+			o.wantActivation("o1", "t", `"*"`)
+			time.Sleep(30 * time.Second)
+			o.observe("o1", "s", "t", "", `,"max_in_flight":2,"expires_in_ms":60000`) // the deadline stays
+			o.wantResult("o1", "active")
+			time.Sleep(29 * time.Second)
+			o.observe("o1", "s", "t", "", `,"expires_in_ms":40000`)
+			o.wantResult("o1", "active")
+			time.Sleep(39 * time.Second)
+			o.quiet()
+			o.observe("o1", "s", "t")
+			o.wantResult("o1", "active")
+			time.Sleep(time.Hour)
+			o.quiet()
+			o.observe("o1", "s", "t", "", `,"max_fires":2`)
+			o.wantResult("o1", "active")
+			o.wantState("o1", "disposed", "MAX_FIRES", 2)
+		})
+	})
+}
+
 func TestObserveIsChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := Start(t)
