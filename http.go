@@ -24,8 +24,8 @@ import (
 )
 
 // HandleHTTP serves an HTTP route with a typed handler. It registers a function with the id
-// "http::" + method + path, and a trigger that binds the route to the function.
-// [WithTriggerOptions] sets options for the trigger. If the engine rejects the route,
+// "http::" + method + path, and a trigger that binds the route to the function. An empty method
+// means GET, and a path without a leading slash gets one. [WithTriggerOptions] sets options for the trigger. If the engine rejects the route,
 // [Function.Err] returns the error.
 //
 // A path segment that begins with a colon, as in "/items/:id", is a parameter. It spans the
@@ -466,7 +466,7 @@ func noContent(headers map[string]string) bufferedResponse {
 // registerRoute registers a function and a route for it. If one of the two registrations
 // fails, neither takes effect.
 func (c *Client) registerRoute(method, path string, spec handlerSpec, opts []FunctionOption) (*Function, error) {
-	method = strings.ToUpper(method)
+	method = routeMethod(method)
 	path, err := routePath(method, path)
 	if err != nil {
 		return nil, fmt.Errorf("iii: %w", err)
@@ -509,19 +509,31 @@ func (c *Client) newRouteTrigger(f *Function, method, path string, opts []Trigge
 	return t, nil
 }
 
+// routeMethod returns the method of a route in upper case. The default is GET.
+func routeMethod(method string) string { return cmp.Or(strings.ToUpper(method), http.MethodGet) }
+
+// checkRoute rejects a route without a path, and methods to which the engine routes no
+// requests.
+func checkRoute(method, path string) error {
+	switch strings.ToUpper(method) {
+	case "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD":
+	case "OPTIONS":
+		return errors.New("HTTP method OPTIONS: the engine answers it itself, as a CORS preflight, and calls no function")
+	default:
+		return fmt.Errorf("HTTP method %q is none of GET, POST, PUT, DELETE, PATCH, HEAD", method)
+	}
+	if path == "" {
+		return errors.New("HTTP route has no path")
+	}
+	return nil
+}
+
 // routePath returns a route's path in percent-encoded form, because the engine matches request
 // paths in that form. It rejects paths that crash the engine, and paths that the engine
 // accepts but never routes requests to.
 func routePath(method, path string) (string, error) {
-	switch strings.ToUpper(method) {
-	case "", "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD":
-	case "OPTIONS":
-		return "", errors.New("HTTP method OPTIONS: the engine answers it itself, as a CORS preflight, and calls no function")
-	default:
-		return "", fmt.Errorf("HTTP method %q is none of GET, POST, PUT, DELETE, PATCH, HEAD", method)
-	}
-	if path == "" {
-		return "", errors.New("HTTP route has no path")
+	if err := checkRoute(routeMethod(method), path); err != nil {
+		return "", err
 	}
 	if strings.Contains(path, "://") {
 		return "", fmt.Errorf("HTTP path %q is an address: leave out scheme and host", path)

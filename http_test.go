@@ -245,11 +245,7 @@ func TestRouteConfigsAreReadAsByTheEngine(t *testing.T) {
 		"a later path":         iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":"/ok"}`)},
 		"another spelling":     iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/ok","API_PATH":"/q/{"}`)},
 		"a member of a member": iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/ok","x":{"api_path":"/q/{"}}`)},
-		"a list":               iii.CustomTrigger{Type: "http", Config: json.RawMessage(`["/q/{"]`)},
-		"a path that is none":  iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":["/q/{"]}`)},
-		"null in the end":      iii.CustomTrigger{Type: "http", Config: json.RawMessage(`{"api_path":"/q/{","api_path":null}`)},
 		"another type":         iii.CustomTrigger{Type: "shop::http", Config: ownRoute{"/q/{"}},
-		"no config":            iii.CustomTrigger{Type: "http"},
 	} {
 		c := newWorker(t, iiitest.Start(t))
 		if _, err := c.Trigger("f", trigger); err != nil {
@@ -269,6 +265,72 @@ func TestRouteConfigsAreReadAsByTheEngine(t *testing.T) {
 	} {
 		if err := c.Call(t.Context(), "engine::register_trigger", json.RawMessage(input), nil); err != nil {
 			t.Errorf("%s: %v", input, err)
+		}
+	}
+}
+
+// A route without a path or with a method that the engine does not route can receive no request.
+// The client rejects it for every Go type of config, and in calls of engine::register_trigger.
+func TestConfigsOfRoutesWithoutRequestsAreRefused(t *testing.T) {
+	c := newWorker(t, iiitest.Start(t))
+	mustConnect(t, c)
+	for config, want := range map[string]string{
+		`null`: "no path", `{}`: "no path", `["/a"]`: "no path", `{"api_path":""}`: "no path", `{"api_path":["/a"]}`: "no path",
+		`{"api_path":"/a","api_path":null}`: "no path", `{"API_PATH":"/a"}`: "no path",
+		`{"api_path":"/a","http_method":""}`:                           `method "" is none of`,
+		`{"api_path":"/a","http_method":"TRACE"}`:                      `method "TRACE" is none of`,
+		`{"api_path":"/a","http_method":"GET","http_method":" get"}`:   `method " get" is none of`,
+		`{"api_path":"/a","http_method":"options"}`:                    "CORS preflight",
+		`{"api_path":"/a"}`:                                            "",
+		`{"api_path":"a/b","http_method":"get"}`:                       "", // the engine adds the slash
+		`{"api_path":"/c","http_method":null}`:                         "",
+		`{"api_path":"/d","http_method":7}`:                            "", // the engine ignores it
+		`{"api_path":"/e","HTTP_METHOD":"TRACE","http_method":"HEAD"}`: "",
+	} {
+		for name, register := range map[string]func() error{
+			"trigger": func() error {
+				_, err := c.Trigger("f", iii.CustomTrigger{Type: "http", Config: json.RawMessage(config)})
+				return err
+			},
+			"call": func() error {
+				in := json.RawMessage(`{"trigger_type":"http","function_id":"f","config":` + config + `}`)
+				return c.Call(t.Context(), "engine::register_trigger", in, nil)
+			},
+		} {
+			err := register()
+			if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), "iii: ") || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%s %s: got %v, want %q", name, config, err, want)
+			}
+		}
+	}
+	type withMethod struct{ iii.HTTPTriggerConfig }
+	if _, err := c.Trigger("f", withMethod{iii.HTTPTriggerConfig{APIPath: "/a", HTTPMethod: "OPTIONS"}}); err == nil {
+		t.Error("OPTIONS in a type of the program is accepted")
+	}
+}
+
+// An empty method is GET, and a path without a slash is the path with one.
+func TestRouteDefaults(t *testing.T) {
+	for name, register := range routeWays {
+		for _, protocol := range []iiitest.Protocol{iiitest.Protocol023, iiitest.Protocol026} {
+			e := iiitest.Start(t, iiitest.WithProtocol(protocol))
+			c := newWorker(t, e)
+			f, err := register(c, "", "orders/:id")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name != "trigger" {
+				if want := "http::GET/orders/:id"; f.ID() != want {
+					t.Errorf("%s: function id %q, want %q", name, f.ID(), want)
+				}
+				if _, err := register(c, "GET", "/orders/:id"); err == nil || !strings.Contains(err.Error(), "registered already") {
+					t.Errorf("%s: the same route again: %v", name, err)
+				}
+			}
+			mustConnect(t, c)
+			if got := fetch(t, e.HTTPURL(), "GET", "/orders/7", "", ""); got.Status != 200 || !strings.HasSuffix(got.Body, " 7") {
+				t.Errorf("%s on %v: %+v", name, protocol, got)
+			}
 		}
 	}
 }

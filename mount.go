@@ -1,7 +1,6 @@
 package iii
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,8 +26,8 @@ import (
 )
 
 // MountHTTP serves an HTTP route with any net/http handler. It registers a function with the
-// id "http::" + method + path, and a trigger that binds the route to the function. path
-// follows the rules of [HandleHTTP]. A GET route also serves HEAD, unless a HEAD route is
+// id "http::" + method + path, and a trigger that binds the route to the function. method and
+// path follow the rules of [HandleHTTP]. A GET route also serves HEAD, unless a HEAD route is
 // mounted separately.
 //
 // The handler runs as it would in a net/http server, with the following differences. r.URL is
@@ -59,7 +58,7 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 		return nil, err
 	}
 	if strings.HasPrefix(m.pattern, http.MethodGet+" ") {
-		if err := c.serveHead(f, strings.ToUpper(method)); err != nil {
+		if err := c.serveHead(f); err != nil {
 			_ = f.Unregister()
 			return nil, err
 		}
@@ -69,8 +68,8 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 
 // serveHead also binds HEAD to a GET route's function, because the engine itself does not. If
 // another function already serves HEAD, serveHead does nothing.
-func (c *Client) serveHead(f *Function, method string) error {
-	path := strings.TrimPrefix(f.id, "http::"+method)
+func (c *Client) serveHead(f *Function) error {
+	path := strings.TrimPrefix(f.id, "http::GET")
 	if c.registry.function([]byte("http::HEAD"+path)) != nil {
 		return nil
 	}
@@ -96,11 +95,9 @@ func headID(o *triggerOptions) error {
 // giveUpHead removes the HEAD trigger that serveHead registered, because a separate function
 // now serves HEAD.
 func (c *Client) giveUpHead(path string) {
-	for _, method := range []string{http.MethodGet, ""} {
-		if f := c.registry.function([]byte("http::" + method + path)); f != nil {
-			if t := f.head.Load(); t != nil {
-				_ = t.Unregister() // fails if it has already been unregistered
-			}
+	if f := c.registry.function([]byte("http::GET" + path)); f != nil {
+		if t := f.head.Load(); t != nil {
+			_ = t.Unregister() // fails if it has already been unregistered
 		}
 	}
 }
@@ -116,7 +113,7 @@ func muxPattern(method, path string) string {
 	if last := len(segments) - 1; segments[last] == "" {
 		segments[last] = "{$}" // the engine requires an exact match
 	}
-	return cmp.Or(strings.ToUpper(method), http.MethodGet) + " " + strings.Join(segments, "/")
+	return routeMethod(method) + " " + strings.Join(segments, "/")
 }
 
 // mount serves a route with a net/http handler.

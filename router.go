@@ -202,10 +202,7 @@ func routeShape(triggerType string, config []byte) string {
 	if triggerType != (HTTPTriggerConfig{}).TriggerType() {
 		return ""
 	}
-	method := strings.ToUpper(textMember(config, "http_method"))
-	if method == "" {
-		method = http.MethodGet
-	}
+	method := routeMethod(textMember(config, "http_method"))
 	segments := strings.Split(strings.TrimPrefix(textMember(config, "api_path"), "/"), "/")
 	for i, segment := range segments {
 		if strings.HasPrefix(segment, ":") {

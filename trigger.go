@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/iii-go/iii/internal/cronexpr"
+	"github.com/iii-go/iii/internal/rawjson"
 	"github.com/iii-go/iii/internal/routepath"
 )
 
@@ -356,7 +358,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if config, err = o.addTo(triggerType, config); err != nil {
 		return fail(err)
 	}
-	if err := checkFatal(triggerType, o.providerNamespace, config); err != nil {
+	if err := checkEncoded(triggerType, o.providerNamespace, config); err != nil {
 		return fail(err)
 	}
 	if o.namespace == "" {
@@ -447,11 +449,12 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// checkFatal rejects configs, of any Go type, that would crash part of the engine. Some crash
-// the engine's task for this connection, and the engine then never responds on it again.
-// Others crash the engine's HTTP router for all workers. If the provider namespace is not the
-// engine's own, the provider is a worker, and such a config may be valid for it.
-func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
+// checkEncoded rejects configs, of any Go type, that would crash part of the engine, and routes
+// that can receive no request. Some configs crash the engine's task for this connection, and the
+// engine then never responds on it again. Others crash the engine's HTTP router for all workers.
+// If the provider namespace is not the engine's own, the provider is a worker, and such a config
+// may be valid for it.
+func checkEncoded(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil
 	}
@@ -461,7 +464,14 @@ func checkFatal(triggerType, providerNamespace string, config json.RawMessage) e
 			return errors.New("the config of a stream trigger has no stream_name")
 		}
 	case "http":
-		_, err := routepath.Parse(textMember(config, "api_path"))
+		path, method := textMember(config, "api_path"), http.MethodGet
+		if text, ok := rawjson.Unquote(memberOf(config, "http_method")); ok { // the engine ignores other types
+			method = text
+		}
+		if err := checkRoute(method, path); err != nil {
+			return err
+		}
+		_, err := routepath.Parse(path)
 		return err
 	}
 	return nil
@@ -484,7 +494,7 @@ const registerTriggerFunction = "engine::register_trigger"
 func checkRegisterTrigger(input json.RawMessage) error {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(input, &members) == nil {
-		return checkFatal(textMember(input, "trigger_type"), textMember(input, "trigger_namespace"), members["config"])
+		return checkEncoded(textMember(input, "trigger_type"), textMember(input, "trigger_namespace"), members["config"])
 	}
 	// The engine also accepts an array of the object's values, in an undocumented order.
 	var list []json.RawMessage

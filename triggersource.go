@@ -356,7 +356,7 @@ func observeHTTP(config json.RawMessage) (args, filters any, err error) {
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path
 	}
-	a := map[string]any{"path": path, "method": strings.ToUpper(cmp.Or(c.HTTPMethod, http.MethodGet))}
+	a := map[string]any{"path": path, "method": routeMethod(c.HTTPMethod)}
 	if len(c.MiddlewareFunctionIDs) > 0 {
 		a["middleware_function_ids"] = c.MiddlewareFunctionIDs
 	}
