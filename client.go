@@ -160,6 +160,7 @@ func workerName(explicit string) (name string, free func()) {
 // Connect closes the client and immediately returns the rejection: a *[RejectedError], an
 // *[AuthError], or the *[Error] that the engine returned for the worker's registration. A
 // function that another worker owns does not make Connect fail; see [Function.Err].
+// If the client is shut down or closed in the meantime, Connect returns [ErrClosed].
 //
 // After Connect has succeeded, ctx has no further effect. The client stays connected,
 // reconnecting as needed, until Shutdown, Close or a fatal error. If the client is already
@@ -183,15 +184,17 @@ func (c *Client) Connect(ctx context.Context) error {
 	c.connecting++
 	c.mu.Unlock()
 
-	connected, err := c.awaitRegistered(ctx)
+	connected, gaveUp, err := c.awaitRegistered(ctx)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.connecting--
-	if ctx.Err() == nil || err == nil {
+	if !gaveUp {
 		return err
 	}
 	switch {
+	case c.draining:
+		err = fmt.Errorf("iii: connect: %w; the client is shutting down", err)
 	case connected:
 		return fmt.Errorf("iii: connect: %w; the engine has not answered all registrations yet", err)
 	case c.lastError != nil:
@@ -214,32 +217,36 @@ func (c *Client) Connect(ctx context.Context) error {
 }
 
 // awaitRegistered waits until the client is connected and the engine has accepted or rejected
-// all registrations, including those made on this connection. connected reports whether the
-// client was connected when the wait ended.
-func (c *Client) awaitRegistered(ctx context.Context) (connected bool, err error) {
+// all registrations, including those made on this connection. If the client is closed first, or
+// is already shutting down, awaitRegistered returns the reason once the client is closed. If ctx
+// is done first, gaveUp is true and connected reports whether the client was connected.
+func (c *Client) awaitRegistered(ctx context.Context) (connected, gaveUp bool, err error) {
 	for {
 		next := c.registry.unsettled()
 		c.mu.Lock()
-		ready := c.ready
+		ready, draining := c.ready, c.draining // a shutdown withdraws registrations after it has set draining
 		c.mu.Unlock()
-		if signal.IsClosed(ready) && next == nil { // takes precedence over an ended context
-			return true, nil
-		}
 		connected = signal.IsClosed(ready)
+		if connected && next == nil && !draining { // takes precedence over an ended context
+			return true, false, nil
+		}
 		var wait <-chan struct{} = ready
-		if connected {
+		switch {
+		case draining:
+			wait = nil // only the end of the client can follow
+		case connected:
 			wait = next
 		}
 		select {
 		case <-wait:
 		case <-c.done:
 			if err := c.Err(); err != nil { // the reason, and not its consequence, comes first
-				return connected, rejection{public(err)}
+				return connected, false, rejection{public(err)}
 			}
-			return connected, ErrClosed
+			return connected, false, ErrClosed
 		case <-ctx.Done():
 			if !signal.IsClosed(wait) {
-				return connected, ctxError(ctx)
+				return connected, true, ctxError(ctx)
 			}
 		}
 	}
