@@ -103,8 +103,8 @@ func unmarshalOpen[T any](b []byte, own any, further *map[string]T, known ...str
 	if err := json.Unmarshal(b, &all); err != nil {
 		return err
 	}
-	// Decode own from nothing but the known members. encoding/json ignores the case of names,
-	// and would decode others into its fields, too.
+	// Pass only the known members to own, because encoding/json would also match names that
+	// differ from them in case.
 	members := make(map[string]json.RawMessage, len(known))
 	for _, k := range known {
 		if raw, ok := all[k]; ok {
