@@ -32,7 +32,8 @@
 //
 // Paths in a configuration are relative to its directory. -url and -catalog apply to all
 // outputs, and -save requires a single output. If neither a URL nor a catalog is set, iiigen
-// connects to $III_URL or, if that is unset, to ws://127.0.0.1:49134.
+// connects to $III_URL or, if that is unset, to ws://127.0.0.1:49134. If that takes more than a
+// second, iiigen reports it on standard error; -timeout limits the wait.
 //
 // A schema that has no equivalent Go type becomes json.RawMessage, with a comment that gives
 // the reason; -v lists these schemas. A failed run leaves all files unchanged.
@@ -40,6 +41,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,6 +52,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -103,7 +106,7 @@ var errDrift = errors.New("the generated code is out of date; run iiigen again")
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("iiigen", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	url := flags.String("url", "", "`URL` of the engine (default $III_URL or ws://127.0.0.1:49134)")
+	engine := flags.String("url", "", "`URL` of the engine (default $III_URL or ws://127.0.0.1:49134)")
 	catalogName := flags.String("catalog", "", "read the catalog from `file` instead of from an engine")
 	save := flags.String("save", "", "save the selected part of the catalog to `file`")
 	functions := flags.String("functions", "", "comma-separated `patterns` for function ids, such as orders::*,billing::*")
@@ -155,8 +158,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 	}
-	if *url != "" {
-		cfg.URL = *url
+	if *engine != "" {
+		cfg.URL = *engine
 	}
 	if *namespace != "" {
 		cfg.Namespace = *namespace
@@ -167,10 +170,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	maps.Copy(cfg.Headers, headers)
 	for i := range cfg.Outputs {
 		o := &cfg.Outputs[i]
-		if *url != "" || o.URL == "" {
+		if *engine != "" || o.URL == "" {
 			o.URL = cfg.URL
 		}
-		if *url != "" {
+		if *engine != "" {
 			o.Catalog = ""
 		}
 		if o.Namespace == "" || *namespace != "" {
@@ -183,7 +186,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			o.Save = *save
 		}
 	}
-	if *url != "" && *catalogName != "" {
+	if *engine != "" && *catalogName != "" {
 		return errors.New("-url and -catalog cannot be combined")
 	}
 	if *save != "" && len(cfg.Outputs) > 1 {
@@ -225,7 +228,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err := o.validate(); err != nil {
 			return fail(err)
 		}
-		picked, err := o.read(ctx, engines, cfg.Headers, *check)
+		picked, err := o.read(ctx, engines, cfg.Headers, *check, stderr)
 		if err != nil {
 			return fail(err)
 		}
@@ -368,7 +371,7 @@ func (o *outputConfig) validate() error {
 
 // read reads the selected part of the catalog from a file or an engine. If check is set,
 // function patterns may match nothing, because the functions may no longer exist.
-func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client, headers map[string]string, check bool) (*catalog, error) {
+func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client, headers map[string]string, check bool, stderr io.Writer) (*catalog, error) {
 	s := selection{functions: o.Functions, triggers: o.Triggers, namespace: o.Namespace, lenient: check}
 	if o.Catalog != "" {
 		c, err := loadCatalog(o.Catalog)
@@ -400,11 +403,47 @@ func (o *outputConfig) read(ctx context.Context, engines map[string]*iii.Client,
 			return nil, err
 		}
 		engines[o.URL] = c
-		if err := c.Connect(ctx); err != nil {
+		if err := connect(ctx, c, o.URL, stderr); err != nil {
 			return nil, err
 		}
 	}
-	return readEngine(ctx, c, s)
+	picked, err := readEngine(ctx, c, s)
+	if err != nil {
+		return nil, fmt.Errorf("engine %s: %w", publicURL(o.URL), err)
+	}
+	return picked, nil
+}
+
+// connectNotice is how long iiigen waits for an engine before it reports that it is waiting.
+const connectNotice = time.Second
+
+// connect connects c to the engine at address. If that takes longer than connectNotice, it
+// reports this to stderr.
+func connect(ctx context.Context, c *iii.Client, address string, stderr io.Writer) error {
+	where := publicURL(address)
+	connected := make(chan error, 1)
+	go func() { connected <- c.Connect(ctx) }()
+	var err error
+	select {
+	case err = <-connected:
+	case <-time.After(connectNotice):
+		fmt.Fprintf(stderr, "iiigen: waiting for the engine at %s\n", where)
+		err = <-connected
+	}
+	if err != nil {
+		return fmt.Errorf("engine %s: %w", where, err)
+	}
+	return nil
+}
+
+// publicURL returns the URL to which [iii.New] connects for address, without the parts that may
+// contain secrets.
+func publicURL(address string) string {
+	u, err := url.Parse(cmp.Or(address, strings.TrimSpace(os.Getenv("III_URL")), iii.DefaultURL))
+	if err != nil { // New has rejected it
+		return "with an invalid URL"
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
 // generatedFiles returns the files that an earlier run generated in dir. It returns an error

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -273,7 +278,7 @@ func TestFailedRunsChangeNothing(t *testing.T) {
 		{"catalog that does not exist", "", []string{"-catalog", "nowhere.json"}, "nowhere.json"},
 		{"argument", good, []string{"more"}, `unexpected argument "more"`},
 		{"flag", good, []string{"-nope"}, "iiigen -h"},
-		{"engine that is not there", "", []string{"-catalog", "", "-url", "ws://127.0.0.1:1", "-timeout", "200ms"}, "127.0.0.1:1"},
+		{"engine that is not there", "", []string{"-catalog", "", "-url", "ws://127.0.0.1:1", "-timeout", "200ms"}, "engine ws://127.0.0.1:1: "},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -590,5 +595,74 @@ func TestCheckRecognizesEnginesWithObservers(t *testing.T) {
 				t.Errorf("-check found no difference:\n%s", out)
 			}
 		})
+	}
+}
+
+// If the engine does not respond within a second, iiigen writes what it is waiting for. Neither
+// that message nor the error contains secrets from the URL.
+func TestWaitingForTheEngine(t *testing.T) {
+	const address, where = "ws://me:s3cret@shop.example/?token=s3cret", "ws://shop.example/"
+	tests := map[string]struct {
+		after  time.Duration // when the engine responds
+		wait   time.Duration // how long iiigen waits for it
+		notice bool
+		failed bool
+	}{
+		"at once": {after: 500 * time.Millisecond, wait: time.Minute},
+		"later":   {after: 10 * time.Second, wait: time.Minute, notice: true},
+		"never":   {after: time.Hour, wait: time.Minute, notice: true, failed: true},
+		"timeout": {after: time.Hour, wait: 500 * time.Millisecond, failed: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e, began := iiitest.Start(t), time.Now()
+				c, err := iii.New(address, iii.WithLogger(slog.New(slog.DiscardHandler)), iii.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if time.Since(began) < test.after {
+						return nil, errors.New("connection refused")
+					}
+					return e.DialContext(ctx, network, addr)
+				}), iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 100, MaxDelayMs: 100, BackoffMultiplier: 1}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), test.wait)
+				defer cancel()
+				read, write := io.Pipe()
+				ended := make(chan error, 1)
+				go func() {
+					ended <- connect(ctx, c, address, write)
+					_ = write.Close()
+				}()
+				told, _ := bufio.NewReader(read).ReadString('\n')
+				want := ""
+				if test.notice {
+					want = "iiigen: waiting for the engine at " + where + "\n"
+					if took := time.Since(began); took != connectNotice {
+						t.Errorf("told after %v", took)
+					}
+				}
+				if told != want {
+					t.Errorf("told %q, want %q", told, want)
+				}
+				switch err := <-ended; {
+				case !test.failed:
+					if err != nil {
+						t.Error(err)
+					}
+				case err == nil || !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "engine "+where+": ") || strings.Contains(err.Error(), "s3cret"):
+					t.Errorf("got error %v", err)
+				}
+			})
+		})
+	}
+	t.Setenv("III_URL", " "+address)
+	if got := publicURL(""); got != where {
+		t.Errorf("URL from the environment: %s, want %s", got, where)
+	}
+	t.Setenv("III_URL", "")
+	if got := publicURL(""); got != iii.DefaultURL {
+		t.Errorf("default URL: %s, want %s", got, iii.DefaultURL)
 	}
 }
