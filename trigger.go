@@ -358,7 +358,7 @@ func (c *Client) newTrigger(functionID string, cfg TriggerConfig, opts []Trigger
 	if config, err = o.addTo(triggerType, config); err != nil {
 		return fail(err)
 	}
-	if err := checkEncoded(triggerType, o.providerNamespace, config); err != nil {
+	if err := cmp.Or(checkFatal(triggerType, o.providerNamespace, config), checkRouted(triggerType, o.providerNamespace, config)); err != nil {
 		return fail(err)
 	}
 	if o.namespace == "" {
@@ -449,12 +449,11 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// checkEncoded rejects configs, of any Go type, that would crash part of the engine, and routes
-// that can receive no request. Some configs crash the engine's task for this connection, and the
-// engine then never responds on it again. Others crash the engine's HTTP router for all workers.
-// If the provider namespace is not the engine's own, the provider is a worker, and such a config
-// may be valid for it.
-func checkEncoded(triggerType, providerNamespace string, config json.RawMessage) error {
+// checkFatal rejects configs, of any Go type, that would crash part of the engine. Some crash
+// the engine's task for this connection, and the engine then never responds on it again.
+// Others crash the engine's HTTP router for all workers. If the provider namespace is not the
+// engine's own, the provider is a worker, and such a config may be valid for it.
+func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
 	if providerNamespace != "" && providerNamespace != defaultNamespace {
 		return nil
 	}
@@ -464,17 +463,22 @@ func checkEncoded(triggerType, providerNamespace string, config json.RawMessage)
 			return errors.New("the config of a stream trigger has no stream_name")
 		}
 	case "http":
-		path, method := textMember(config, "api_path"), http.MethodGet
-		if text, ok := rawjson.Unquote(memberOf(config, "http_method")); ok { // the engine ignores other types
-			method = text
-		}
-		if err := checkRoute(method, path); err != nil {
-			return err
-		}
-		_, err := routepath.Parse(path)
+		_, err := routepath.Parse(textMember(config, "api_path"))
 		return err
 	}
 	return nil
+}
+
+// checkRouted rejects configs of routes, of any Go type, that can receive no request.
+func checkRouted(triggerType, providerNamespace string, config json.RawMessage) error {
+	if triggerType != "http" || providerNamespace != "" && providerNamespace != defaultNamespace {
+		return nil
+	}
+	method := http.MethodGet
+	if text, ok := rawjson.Unquote(memberOf(config, "http_method")); ok { // the engine ignores other types
+		method = text
+	}
+	return checkRoute(method, textMember(config, "api_path"))
 }
 
 // textMember returns the string member of an object with the given key, or "" if there is
@@ -494,7 +498,7 @@ const registerTriggerFunction = "engine::register_trigger"
 func checkRegisterTrigger(input json.RawMessage) error {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(input, &members) == nil {
-		return checkEncoded(textMember(input, "trigger_type"), textMember(input, "trigger_namespace"), members["config"])
+		return checkFatal(textMember(input, "trigger_type"), textMember(input, "trigger_namespace"), members["config"])
 	}
 	// The engine also accepts an array of the object's values, in an undocumented order.
 	var list []json.RawMessage
