@@ -479,6 +479,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		telemetry = c.flushTelemetry(ctx, limit)
 		if l := c.registry.attached(); l != nil {
 			c.closing.Store(true)
+			c.out.end(ErrClosed)
 			l.Close(ctx)
 		}
 	}
@@ -542,6 +543,11 @@ func (c *Client) terminate(reason error) {
 	stop, supervised := c.stop, c.supervised
 	c.mu.Unlock()
 
+	ended := ErrClosed
+	if reason != nil {
+		ended = fmt.Errorf("%w: %w", ErrClosed, reason)
+	}
+	c.out.end(ended)
 	c.registry.unregisterAll(ErrClosed)
 	c.cancelHandlers()
 	c.channels.close()
@@ -551,11 +557,7 @@ func (c *Client) terminate(reason error) {
 	if supervised != nil {
 		<-supervised
 	}
-	ended := ErrClosed
-	if reason != nil {
-		ended = fmt.Errorf("%w: %w", ErrClosed, reason)
-	}
-	if dropped := c.out.close(ended); dropped > 0 {
+	if dropped := c.out.close(); dropped > 0 {
 		c.log.Warn("iii: messages were never sent", "count", dropped)
 	}
 	if reason == nil {

@@ -1121,7 +1121,7 @@ func TestR8RoomIsGivenInOrder(t *testing.T) {
 }
 
 // With SendWait, requests that wait for room in the buffer of a disconnected client are sent in
-// order. They are not woken before there is room for them.
+// order.
 func TestR8SendWaitKeepsTheOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 40
@@ -1206,6 +1206,116 @@ func TestR8WaitingCallsWithoutConnection(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A request that gives up makes room for the requests behind it, and only for them: a small one
+// does not overtake a large one. With SendWait, the timeout of a Send starts when there is room
+// for it.
+func TestR8RoomOfEndedRequests(t *testing.T) {
+	const never = time.Hour
+	for _, test := range []struct {
+		name      string
+		connected bool
+		lost      bool  // the connection is lost while the requests wait
+		ahead     []int // sizes, in KiB, of the requests ahead of the small one; the last one gives up
+		want      error // of the small one
+	}{
+		// The engine reads the first request, and the client is writing the second one.
+		{"queued", true, false, []int{1, 400, 900}, ErrTimeout},
+		{"waiting", true, false, []int{1, 400, 500, 900}, ErrTimeout},
+		{"lost", true, true, []int{1, 400, 500, 900}, nil},
+		{"disconnected", false, false, []int{400, 900}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{refuse: func(n int, _ *http.Request) int { return 503 * min(n, 1) }})
+				c := p.client(WithSendBuffer(100, 1<<20), WithSendPolicy(SendWait), WithCallTimeout(time.Second))
+				resume := func() {}
+				if test.connected {
+					if err := c.Connect(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					resume = p.conn(0).StopReading()
+					defer resume()
+				}
+				var ahead sync.WaitGroup
+				var cancel context.CancelFunc
+				for _, size := range test.ahead {
+					var ctx context.Context
+					ctx, cancel = context.WithCancel(t.Context())
+					defer cancel()
+					ahead.Go(func() { _ = c.Call(ctx, "x::y", strings.Repeat("x", size<<10), nil, WithTimeout(never)) })
+					synctest.Wait()
+				}
+				sent := make(chan error, 1)
+				go func() { sent <- c.Send(t.Context(), "x::y", strings.Repeat("x", 200<<10)) }()
+				synctest.Wait()
+				if test.lost {
+					p.conn(0).Cut()
+					resume()
+				}
+				time.Sleep(5 * time.Second)
+				select {
+				case err := <-sent:
+					t.Fatalf("the Send did not wait: %v", err)
+				default:
+				}
+				began := time.Now()
+				cancel()
+				err := suite.note(<-sent)
+				took := time.Since(began)
+				if !errors.Is(err, test.want) || err != nil && (took != time.Second || !SafeToRetry(err)) || err == nil && took != 0 {
+					t.Errorf("the Send: %v after %v, want %v", err, took, test.want)
+				}
+				resume()
+				_ = c.Close()
+				ahead.Wait()
+			})
+		})
+	}
+}
+
+// When the client is closed, the requests that wait for room in the send queue fail with ErrClosed,
+// whatever the policy. They do not fail as if only the connection were lost.
+func TestR8WaitingRequestsEndWithTheClient(t *testing.T) {
+	for _, policy := range []SendPolicy{SendFail, SendWait} {
+		for name, end := range map[string]func(*Client) error{
+			"close":    (*Client).Close,
+			"shutdown": func(c *Client) error { return c.Shutdown(context.Background()) },
+		} {
+			t.Run(fmt.Sprint(name, policy), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					const n = 20
+					p := newPeer(t, script{})
+					c := p.connected(WithSendBuffer(4, 1<<20), WithSendPolicy(policy))
+					resume := p.conn(0).StopReading()
+					defer resume()
+					results := make(chan error, 2*n)
+					payload := strings.Repeat("x", 300<<10)
+					for range n {
+						go func() { results <- c.Call(t.Context(), "x::y", payload, nil) }()
+						go func() { results <- c.Send(t.Context(), "x::y", payload) }()
+					}
+					synctest.Wait()
+					waiting := c.out.countWaiting()
+					_ = suite.note(end(c))
+					closed := 0
+					for range 2 * n {
+						switch err := suite.note(<-results); {
+						case err == nil, errors.Is(err, ErrConnectionLost):
+						case errors.Is(err, ErrClosed) && errors.Is(err, ErrNotConnected) && SafeToRetry(err):
+							closed++
+						default:
+							t.Error(err)
+						}
+					}
+					if waiting < n || closed < waiting {
+						t.Errorf("%d requests failed with ErrClosed, but %d had waited for room", closed, waiting)
+					}
+				})
+			})
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ type sendQueue struct {
 	link    *link  // the current link, or nil
 	gate    uint64 // fence of the registry that user requests wait for
 	opened  uint64 // latest answered fence
-	ended   error  // set once; all later requests then fail
+	ended   error  // set once the client ends; all later requests then fail
 	queue   fifo.Queue[item]
 	bytes   int // in queue
 	held    []item
@@ -493,24 +493,27 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	return unconfirmed
 }
 
-// close rejects further requests and fails the held ones. It returns the number of held Sends
-// that were dropped. The link must already be detached.
-func (q *sendQueue) close(reason error) (dropped int) {
+// end rejects further requests with reason. From now on, requests that wait for room when their
+// link is lost fail, too. The first call sets the reason.
+func (q *sendQueue) end(reason error) {
 	q.mu.Lock()
-	if q.ended != nil {
-		q.mu.Unlock()
-		return 0
+	defer q.mu.Unlock()
+	if q.ended == nil {
+		q.ended = reason
 	}
-	q.ended = reason
-	var failed []*request
+}
+
+// close fails the requests that wait for a connection. It returns the number of held Sends that
+// were dropped. The link must already be detached, and end must have been called.
+func (q *sendQueue) close() (dropped int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	for _, it := range q.held {
 		switch r := it.req; {
 		case r.state != requestHeld:
 		case r.wantsResult:
 			delete(q.pending, r.id)
-			r.state = requestDone
-			failed = append(failed, r)
-			it.buf.free()
+			q.fail(r, q.closedError())
 		default:
 			dropped++
 			it.buf.free()
@@ -518,17 +521,16 @@ func (q *sendQueue) close(reason error) (dropped int) {
 	}
 	q.held, q.heldN, q.heldB = nil, 0, 0
 	for e := q.parked.Front(); e != nil; e = q.parked.Front() {
-		q.fail(q.parked.Remove(e).(*request), reason)
+		q.fail(q.parked.Remove(e).(*request), q.closedError())
 	}
 	q.changed.Send()
-	q.mu.Unlock()
 	q.stats.sendsDropped.Add(uint64(dropped))
-	for _, r := range failed {
-		r.unsent = true
-		r.resolve(fmt.Errorf("%w: %w", ErrNotConnected, reason))
-	}
 	return dropped
 }
+
+// closedError returns the error for requests that were made, but not sent, before the client was
+// closed.
+func (q *sendQueue) closedError() error { return fmt.Errorf("%w: %w", ErrNotConnected, q.ended) }
 
 const (
 	fenceTimeout = 2 * time.Second // how long a shutdown waits for the pong
@@ -691,7 +693,7 @@ func (r *request) item() item { return item{buf: r.buf, req: r, send: !r.wantsRe
 
 // submit queues r, or holds it while the client is disconnected. If there is no room, r waits
 // for it. While the client is disconnected, r waits only if the policy is SendWait. If submit
-// returns an error, r was not accepted.
+// returns an error, r was not accepted. submit itself does not wait.
 func (q *sendQueue) submit(r *request) error {
 	r.size = sealedSize(r.buf, &r.inv)
 	q.mu.Lock()
@@ -721,7 +723,8 @@ func (q *sendQueue) holds(r *request) bool {
 	return q.heldN < q.maxMessages && q.heldB+r.size <= q.maxBytes
 }
 
-// mayPark reports whether r may wait for room in held.
+// mayPark reports whether r may wait for room in held, or for the gate to open if the engine is
+// about to open it.
 func (q *sendQueue) mayPark(r *request) bool {
 	return q.isServing() || q.policy == SendWait && r.size <= q.maxBytes && q.maxMessages > 0
 }
@@ -751,7 +754,8 @@ func (q *sendQueue) unpark() {
 // park takes the requests that wait for room in the queue from the link that has ended. They
 // must not precede the registrations on the next link, and must not delay the replies that are
 // sent over it before the registrations settle. Waiting replies are dropped by their
-// goroutines. park fails the requests for which there is no room. The caller holds q.mu.
+// goroutines. park fails the requests for which there is no room or no next link. The caller
+// holds q.mu.
 func (q *sendQueue) park() {
 	var requests []*request
 	for _, l := range []*list.List{&q.waiting, &q.parked} {
@@ -763,6 +767,8 @@ func (q *sendQueue) park() {
 	}
 	for _, r := range requests {
 		switch {
+		case q.ended != nil:
+			q.fail(r, q.closedError())
 		case q.parked.Len() == 0 && q.holds(r):
 			q.hold(r)
 		case q.mayPark(r):
@@ -773,7 +779,7 @@ func (q *sendQueue) park() {
 	}
 }
 
-// fail resolves a waiting request with err. The caller holds q.mu.
+// fail resolves a request that waits for room or a connection with err. The caller holds q.mu.
 func (q *sendQueue) fail(r *request, err error) {
 	r.buf.free()
 	r.state, r.buf, r.unsent = requestDone, nil, true
