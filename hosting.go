@@ -1130,12 +1130,11 @@ func (c *Client) answer(ctx context.Context, in *incoming, o *observation, resul
 	}
 	b, err := c.encodeAnswer(ctx, in, in.origin, result, err)
 	switch {
-	case hooks.Deliver != nil:
-		if !in.local {
-			b.append(in.origin.dialect().appendDelivered)
-		}
+	case in.local && hooks.Deliver != nil:
 	case in.local:
 		c.reportCall(ctx, in, o, b, err)
+	case hooks.Deliver != nil:
+		return c.complete(ctx, in, b, err, true, nil)
 	default:
 		var chosen []*FunctionObserver
 		if o.set != nil && !b.tooLarge && !o.asked {
@@ -1144,20 +1143,32 @@ func (c *Client) answer(ctx context.Context, in *incoming, o *observation, resul
 			call.Output = bytes.Clone(call.Output)
 			chosen = c.hosts.choose(in.function, o.set, call)
 		}
-		matched := func(p []byte) []byte { return in.origin.dialect().appendMatched(p, chosen) }
-		if b.append(matched); b.len() >= messageTooLarge {
-			chosen = nil
-			b.free()
-			b, err = c.encodeAnswer(ctx, in, in.origin, nil, tooLarge(in.origin, b.len()))
-			b.append(matched)
-		}
+		return c.complete(ctx, in, b, err, false, chosen)
 	}
 	return b, err
 }
 
-// append adds members to the message in b.
-func (b *buffer) append(members func([]byte) []byte) {
-	b.p = append(members(b.p[:len(b.p)-1]), '}')
+// complete adds to the encoded answer in b what the hooks have decided. If this makes the
+// answer too large, an error replaces it, which no observer matches.
+func (c *Client) complete(ctx context.Context, in *incoming, b *buffer, err error, delivered bool, matched []*FunctionObserver) (*buffer, error) {
+	add := func() {
+		p := b.p[:len(b.p)-1]
+		if delivered {
+			p = in.origin.dialect().appendDelivered(p)
+		} else {
+			p = in.origin.dialect().appendMatched(p, matched)
+		}
+		b.p = append(p, '}')
+	}
+	add()
+	if limit, _ := in.origin.limit(); b.len() >= limit {
+		size := b.len()
+		b.free()
+		matched = nil
+		b, err = c.encodeAnswer(ctx, in, in.origin, nil, tooLarge(in.origin, size))
+		add()
+	}
+	return b, err
 }
 
 // deliver runs a function's Deliver hook. failure is the handler's error, or nil.

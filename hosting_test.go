@@ -638,6 +638,35 @@ func TestRoutedCallsAreMatchedAndDelivered(t *testing.T) {
 	}
 }
 
+// What the hooks add to a result counts toward the limit of a message.
+func TestResultsAreLimitedWithWhatHooksAdd(t *testing.T) {
+	const envelope = len(`{"type":"invocationresult","invocation_id":"11111111-2222-3333-4444-555555555555","function_id":"f","result":""}`)
+	largest := json.RawMessage(`"` + strings.Repeat("x", messageTooLarge-1-envelope) + `"`)
+	for name, tt := range map[string]struct {
+		hooks ObserverHooks
+		want  string
+	}{
+		"matched": {ObserverHooks{Match: func(*FunctionObserver, *ObservedCall) bool { return true }}, `"matched":[]`},
+		"delivered": {ObserverHooks{Deliver: func(context.Context, *ObservedCall, []*FunctionObserver) (any, error) {
+			return largest, nil
+		}}, `"delivered":true`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newHostPeer(t, hostScript{})
+				c := p.client()
+				hostFunc(t, c, "f", func(context.Context, json.RawMessage) (any, error) { return largest, nil }, WithObserverHooks(tt.hooks))
+				connectHost(t, c)
+				synctest.Wait()
+				m := p.answered(p.conn(0).invoke("f", `{}`))
+				if m.Error == nil || m.Error.Code != CodePayloadTooLarge || !strings.Contains(string(m.Raw), tt.want) {
+					t.Errorf("answer %.300s", m.Raw)
+				}
+			})
+		})
+	}
+}
+
 func largeText() json.RawMessage {
 	return json.RawMessage(`"` + strings.Repeat("x", messageTooLarge) + `"`)
 }
