@@ -304,9 +304,10 @@ type addingKey struct{}
 
 // Reject deactivates an accepted observer and runs the Removed hook. The engine notifies the
 // worker that created the observer, with the same code and message as if [ObserverHooks].Added
-// had returned err. Calling Reject within Added has the same effect as returning err. Reject
-// has no effect on an observer that has been removed. A nil err is replaced with an error that
-// has the code OBSERVE_REJECTED and a generic message.
+// had returned err. While the client is disconnected, the engine is notified after the
+// reconnect. Calling Reject within Added has the same effect as returning err. Reject has no
+// effect on an observer that has been removed. A nil err is replaced with an error that has the
+// code OBSERVE_REJECTED and a generic message.
 func (o *FunctionObserver) Reject(err error) {
 	if err == nil {
 		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
@@ -391,6 +392,7 @@ type observerSet struct {
 	namespace string
 	revision  uint64
 	byID      map[string]*heldObserver
+	untold    map[string]*heldObserver   // rejected, but the engine could not be notified
 	keyed     map[string][]*heldObserver // active observers by key
 	tasks     []*hookTask
 	running   *hookTask // the task that the other tasks wait for
@@ -560,6 +562,7 @@ func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, vi
 	for _, v := range added {
 		h.add(l, f, v, m.Revision)
 	}
+	s.untold = nil
 	s.confirmed.Store(l)
 	h.mu.Unlock()
 	h.client.reports.release(f)
@@ -611,6 +614,7 @@ func (h *hosting) release(f *Function) {
 	s := &f.observers
 	held := s.confirmed.Swap(nil) != nil || len(s.byID) > 0
 	s.grant.Store(nil)
+	s.untold = nil
 	for _, o := range inOrder(slices.Collect(maps.Values(s.byID))) {
 		h.remove(o)
 	}
@@ -626,7 +630,7 @@ func (h *hosting) renew(l *link, o *heldObserver, v *observerView, revision uint
 	if o == nil {
 		return false
 	}
-	if v.err != nil || o.rejection != nil || !equalJSON(o.args, v.Args) {
+	if v.err != nil || !equalJSON(o.args, v.Args) {
 		return false
 	}
 	o.link, o.revision = l, revision
@@ -684,6 +688,8 @@ func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 			code, message = e.Code, e.Message
 		}
 		h.refuse(o, &ErrorBody{Code: code, Message: message})
+	case s.untold[o.id] != nil && equalJSON(s.untold[o.id].args, o.args):
+		h.refuse(o, s.untold[o.id].rejection)
 	case len(s.byID) > maxHeldObservers:
 		h.refuse(o, &ErrorBody{Code: CodeLimitExceeded, Message: fmt.Sprintf("the worker holds %d observers of the function", maxHeldObservers)})
 	case h.levels(f, func(hooks *ObserverHooks) bool { return hooks.Added != nil }) == 0 && f.hooks.Keys == nil:
@@ -787,9 +793,35 @@ func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	l := o.link
 	s := &o.of.observers
-	if h.client.out.pushNoWait(l, h.client.item(l.dialect().observerAck(s.id, s.namespace, o.id, o.revision, body))) && body == nil {
+	it := h.client.item(l.dialect().observerAck(s.id, s.namespace, o.id, o.revision, body))
+	if body != nil {
+		it.settled = func(fate frameFate) {
+			if fate != frameWritten {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				h.tellLater(o)
+			}
+		}
+	}
+	switch sent := h.client.out.pushNoWait(l, it); {
+	case !sent && body != nil:
+		h.tellLater(o)
+	case sent && body == nil:
 		o.acked = l
 	}
+}
+
+// tellLater records that the link has ended before the engine was notified of o's rejection.
+// If the engine announces o again over the next link, o is rejected again.
+func (h *hosting) tellLater(o *heldObserver) {
+	s := &o.of.observers
+	if s.confirmed.Load() != o.link || s.byID[o.id] != nil {
+		return
+	}
+	if s.untold == nil {
+		s.untold = map[string]*heldObserver{}
+	}
+	s.untold[o.id] = o
 }
 
 // accepted implements [FunctionObserver.Accepted] for an observer that has been accepted,

@@ -362,6 +362,91 @@ func TestRejectAndAccepted(t *testing.T) {
 	})
 }
 
+// A rejection that the engine has not received is repeated when the engine announces the
+// observer again.
+func TestRejectWhileDisconnected(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args  string // of the observer on the second connection
+		acks  []string
+		hooks []string
+	}{
+		"same observer":   {args: `{"n":1}`, acks: []string{"kept@20", "away@20 FULL: no room", "during@20 FULL: no room"}},
+		"other arguments": {args: `{"n":2}`, acks: []string{"kept@20", "away@20", "during@20"}, hooks: []string{"added away", "added during"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var n notes
+				leave := make(chan struct{})
+				p := newHostPeer(t, hostScript{set: func(conn int, _ string) string {
+					args := []string{`{"n":1}`, tt.args, tt.args}[conn]
+					return view("kept", `{}`) + "," + view("away", args) + "," + view("during", args)
+				}})
+				c := p.client()
+				full := &Error{Code: "FULL", Message: "no room"}
+				first := true
+				f := hostFunc(t, c, "f", echo, WithObserverHooks(ObserverHooks{
+					Added: func(_ context.Context, o *FunctionObserver) error {
+						n.add("added %s", o.ID)
+						if o.ID == "during" && first {
+							first = false
+							<-leave
+							return full
+						}
+						return nil
+					},
+				}))
+				connectHost(t, c)
+				synctest.Wait()
+				n.take()
+				observers := f.Observers()
+				p.conn(0).Cut()
+				synctest.Wait()
+				observers[1].Reject(full)
+				close(leave)
+				p.conn(1)
+				time.Sleep(time.Minute)
+				same(t, "acks", p.acks(1), tt.acks)
+				same(t, "hooks", n.take(), tt.hooks)
+
+				// The rejection is remembered for one connection only.
+				p.conn(1).Cut()
+				p.conn(2)
+				time.Sleep(time.Minute)
+				if got := len(f.Observers()); got != 3 {
+					t.Errorf("%d observers on the third connection", got)
+				}
+			})
+		})
+	}
+}
+
+// If the engine announces an observer again while its Added hook runs, a rejection made before
+// still counts.
+func TestRejectBeforeAnotherAnnouncement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leave := make(chan struct{})
+		calls := 0
+		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("a", `{}`) }})
+		c := p.client()
+		hostFunc(t, c, "f", echo, WithObserverHooks(ObserverHooks{Added: func(_ context.Context, o *FunctionObserver) error {
+			calls++
+			o.Reject(&Error{Code: "FULL", Message: "no room"})
+			<-leave
+			return nil
+		}}))
+		connectHost(t, c)
+		synctest.Wait()
+		p.conn(0).send(`{"type":"functionregistered","id":"f","revision":11,"observers":[` + view("a", `{}`) + `]}`)
+		synctest.Wait()
+		close(leave)
+		synctest.Wait()
+		same(t, "acks", p.acks(0), []string{"a@11 FULL: no room"})
+		if calls != 1 {
+			t.Errorf("the hook ran %d times", calls)
+		}
+	})
+}
+
 // A worker stops hosting a function if another worker owns it, if the engine rejects its
 // registration, or if the worker unregisters it. The Removed hook then runs exactly once for
 // each observer.
