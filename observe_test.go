@@ -1,6 +1,7 @@
 package iii
 
 import (
+	gocmp "cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -362,8 +363,83 @@ func TestDisposeWaitIsBounded(t *testing.T) {
 	})
 }
 
+// If the engine has not confirmed an unobserve message, it may not have read it. The message is
+// then repeated on the next connection, even if Dispose no longer waits.
+func TestUnconfirmedUnobserveIsRepeated(t *testing.T) {
+	for name, alive := range map[string]bool{"dead link": false, "engine that does not confirm": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					switch m.Type {
+					case "observe":
+						c.send(observeResult(m.ID, "active"))
+					case "ping":
+						return !alive && len(c.peer.messages(0, "unobserve")) > 0 && c.n == 0
+					}
+					return false
+				})})
+				c := p.connected()
+				o := mustObserve(t, c, "t", WithObserverID("o"))
+				if err := o.Ready(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := o.Dispose(t.Context()); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				p.conn(0).Cut()
+				p.conn(1)
+				time.Sleep(time.Minute)
+				p.conn(1).Cut()
+				p.conn(2)
+				time.Sleep(time.Minute)
+				want := map[int][]string{0: {"observe o", "unobserve o"}}
+				if !alive {
+					want[1] = []string{"unobserve o"}
+				}
+				for n := range 3 {
+					if diff := cmp.Diff(want[n], p.observing(n)); diff != "" {
+						t.Errorf("connection %d (-want +got):\n%s", n, diff)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestEngineDisposesOfAnObserver(t *testing.T) {
 	for _, code := range []string{"EXPIRED", "MAX_FIRES", "OBSERVER_DISCONNECTED", ""} {
+		t.Run("at once/"+code, func(t *testing.T) { // as the reply to the observe message
+			synctest.Test(t, func(t *testing.T) {
+				result := observeResult("o", "disposed")
+				if code != "" {
+					result = fmt.Sprintf(`{"type":"observeresult","id":"o","state":"disposed","error":{"code":%q,"message":"why"}}`, code)
+				}
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					if m.Type == "observe" && c.n == 0 && len(c.peer.messages(0, "observe")) == 1 {
+						c.send(result)
+						return true
+					}
+					return hostsObservers(c, m)
+				})})
+				c := p.connected()
+				o := mustObserve(t, c, "t", WithObserverID("o"))
+				synctest.Wait()
+				if want := gocmp.Or(code, "UNOBSERVED"); o.State() != ObserverStateDisposed || codeOf(o.Err()) != want || codeOf(o.Ready(t.Context())) != want {
+					t.Errorf("%s, %v; want disposed, %s", o.State(), o.Err(), want)
+				}
+				again := mustObserve(t, c, "t", WithObserverID("o"))
+				if err := again.Ready(t.Context()); err != nil {
+					t.Error(err)
+				}
+				p.conn(0).Cut()
+				p.conn(1)
+				time.Sleep(time.Minute)
+				if diff := cmp.Diff([]string{"observe o"}, p.observing(1)); diff != "" {
+					t.Errorf("replayed (-want +got):\n%s", diff)
+				}
+			})
+		})
 		t.Run(code, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})
