@@ -416,6 +416,7 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 type observeFrame struct {
 	trigger  *Trigger
 	answered bool
+	ignored  bool          // the engine has not responded, and is not expected to
 	removed  chan struct{} // nil until an unobserve is sent for it; closed once the engine has removed the observer
 	patience *time.Timer   // closes removed after disposeTimeout
 }
@@ -513,7 +514,7 @@ func (r *registry) forget(o *observeFrame) {
 func (r *registry) ignored(t *Trigger) {
 	for _, o := range slices.Clone(r.observeFrames[t.spec.idOfObserver()]) {
 		if o.trigger == t && !o.answered {
-			o.answered = true
+			o.answered, o.ignored = true, true
 			if o.removed != nil && o.patience == nil { // Dispose has stopped waiting
 				r.forget(o)
 			}
@@ -589,6 +590,9 @@ func (r *registry) unobserveLater(t *Trigger) {
 // worker, so that this function does not run twice per event. It must run before this
 // connection's observers are sent, because they may reuse the IDs.
 func (r *registry) unobserveEarlier() {
+	if !r.link.dialect().observes() { // the engine's hello may still arrive
+		return
+	}
 	for _, t := range r.unobserved {
 		r.unobserve(t)
 	}
@@ -627,12 +631,15 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	r := c.registry
 	r.mu.Lock()
 	i := slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return !o.answered })
+	if i < 0 { // the response may come after the client has stopped waiting for it
+		i = slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return o.ignored })
+	}
 	if r.link != l || i < 0 {
 		r.mu.Unlock()
 		return
 	}
 	o := r.observeFrames[m.ID][i]
-	o.answered = true
+	o.answered, o.ignored = true, false
 	t := o.trigger
 	r.answered(&t.claim)
 	var notify func()

@@ -736,6 +736,99 @@ func TestObserversWithoutReply(t *testing.T) {
 	})
 }
 
+// An engine that asks a hook about an observer may reply after the ping behind the observer.
+func TestLateReplyToAnObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(_ *peerConn, m *peerMessage) bool {
+			return m.Type == "observe"
+		})})
+		c := p.client()
+		accepted := mustObserve(t, c, "t", WithObserverID("accepted"))
+		rejected := mustObserve(t, c, "t", WithObserverID("rejected"))
+		disposed := mustObserve(t, c, "t", WithObserverID("disposed"))
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := disposed.Dispose(t.Context()); err != nil {
+			t.Error(err)
+		}
+		conn := p.conn(0)
+		conn.send(`{"type":"observeresult","id":"accepted","state":"active","warnings":["w"]}`)
+		conn.send(observeRefused("rejected", "FORBIDDEN"))
+		conn.send(observeRefused("rejected", "AGAIN"))
+		conn.send(observeRefused("disposed", "FORBIDDEN"))
+		synctest.Wait()
+		if accepted.State() != ObserverStateActive || len(accepted.Warnings()) != 1 {
+			t.Errorf("accepted: %s, warnings %v", accepted.State(), accepted.Warnings())
+		}
+		if rejected.State() != ObserverStateError || codeOf(rejected.Err()) != "FORBIDDEN" {
+			t.Errorf("rejected: %s, %v", rejected.State(), rejected.Err())
+		}
+		if disposed.State() != ObserverStateDisposed || disposed.Err() != nil {
+			t.Errorf("disposed: %s, %v", disposed.State(), disposed.Err())
+		}
+	})
+}
+
+// Until the hello has arrived, the engine's version is only assumed. The observers that the
+// engine may have from earlier connections must not be forgotten.
+func TestObserversAfterALateHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{greet: func(c *peerConn) {
+			if c.n == 1 {
+				time.AfterFunc(3*registerTimeout/2, func() {
+					c.send(`{"type":"workerregistered","worker_id":"late","features":["observe.v1","observe.v2"]}`)
+				})
+				return
+			}
+			greetAs(withV2)(c)
+		}, message: accepting(hostsObservers)})
+		c := p.connected()
+		mustHandle(t, c, "f")
+		away := mustObserve(t, c, "f", WithObserverID("away"))
+		early := mustObserve(t, c, "f", WithObserverID("early"))
+		kept := mustObserve(t, c, "f", WithObserverID("kept"))
+		trigger := mustTrigger(t, c, "f", "trigger")
+		mustTrigger(t, c, "f", "kept trigger")
+		for _, o := range []*Observer{away, early, kept} {
+			if err := o.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		p.conn(0).Cut()
+		if err := away.await(ObserverStateSuspended); err != nil {
+			t.Fatal(err)
+		}
+		_ = away.Dispose(t.Context())
+		p.conn(1)
+		time.Sleep(registerTimeout + time.Second)
+		if codeOf(kept.Err()) != "UNSUPPORTED" {
+			t.Errorf("error %v without a hello", kept.Err())
+		}
+		_ = early.Dispose(t.Context())
+		if err := trigger.Unregister(); err != nil {
+			t.Error(err)
+		}
+		p.conn(2)
+		if err := kept.await(ObserverStateActive); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		for n, want := range map[int][]string{
+			1: {"registerfunction f", "registertrigger trigger", "registertrigger kept trigger", "unregistertrigger trigger"},
+			2: {"registerfunction f", "unobserve away", "unobserve early", "unobserve trigger", "observe kept", "observe kept trigger"},
+		} {
+			if diff := cmp.Diff(want, p.observing(n)); diff != "" {
+				t.Errorf("connection %d (-want +got):\n%s", n, diff)
+			}
+		}
+		if n := c.Stats().HeldFramesDropped; n > 0 {
+			t.Errorf("%d held frames dropped", n)
+		}
+	})
+}
+
 func TestFeaturesSelectTheGeneration(t *testing.T) {
 	for name, test := range map[string]struct {
 		features string // JSON; "" means absent
