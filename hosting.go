@@ -394,10 +394,7 @@ type observerSet struct {
 	byID      map[string]*heldObserver
 	untold    map[string]*heldObserver   // rejected, but the engine could not be notified
 	keyed     map[string][]*heldObserver // active observers by key
-	tasks     []*hookTask
-	running   *hookTask // the task that the other tasks wait for
-	queued    bool      // the function is in hosting.ready
-	noticed   bool      // a panic in a match hook has been logged
+	noticed   bool                       // a panic in a match hook has been logged
 }
 
 // localGrant is the engine's permission to run calls to a function in process. id is the
@@ -472,16 +469,25 @@ const (
 )
 
 // hosting tracks the observers of this worker's functions, as announced by the engine, and
-// runs their hooks. A function's tasks run one at a time, each in its own goroutine.
+// runs their hooks. The tasks of a function ID run one at a time, each in its own goroutine.
 type hosting struct {
 	client *Client
 
 	mu      sync.RWMutex
 	seq     uint64
-	ready   []*Function // functions that have a waiting task and no running one
+	queues  map[string]*hookQueue // by function ID, because a function may be registered again; empty ones are removed
+	ready   []*hookQueue          // those that have a waiting task and no running one
 	running int
 	closed  bool
 	ended   sync.WaitGroup
+}
+
+// hookQueue holds the tasks of one function ID.
+type hookQueue struct {
+	functionID string
+	tasks      []*hookTask
+	running    *hookTask // the task that the other tasks wait for
+	queued     bool      // in hosting.ready
 }
 
 // hookTask runs either an observer's Added hooks or its Removed hooks.
@@ -770,7 +776,7 @@ func (h *hosting) remove(o *heldObserver) {
 		close(o.settled)
 		if t := o.task; t != nil { // the task has not started
 			t.over = true
-			h.compact(o.of)
+			h.queue(o.of).compact()
 		}
 	}
 }
@@ -840,52 +846,66 @@ func (h *hosting) accepted(o *heldObserver) error {
 	return nil
 }
 
+func (h *hosting) queue(f *Function) *hookQueue {
+	q := h.queues[f.id]
+	if q == nil {
+		if h.queues == nil {
+			h.queues = map[string]*hookQueue{}
+		}
+		q = &hookQueue{functionID: f.id}
+		h.queues[f.id] = q
+	}
+	return q
+}
+
 func (h *hosting) push(f *Function, t *hookTask) {
-	f.observers.tasks = append(f.observers.tasks, t)
-	h.schedule(f)
+	q := h.queue(f)
+	q.tasks = append(q.tasks, t)
+	h.schedule(q)
 }
 
 // compact removes tasks that became obsolete before they started, if there are many of them.
-func (h *hosting) compact(f *Function) {
-	s := &f.observers
+func (q *hookQueue) compact() {
 	over := 0
-	for _, t := range s.tasks {
+	for _, t := range q.tasks {
 		if t.over {
 			over++
 		}
 	}
-	if over > 64 && over > len(s.tasks)/2 {
-		s.tasks = slices.DeleteFunc(s.tasks, func(t *hookTask) bool { return t.over })
+	if over > 64 && over > len(q.tasks)/2 {
+		q.tasks = slices.DeleteFunc(q.tasks, func(t *hookTask) bool { return t.over })
 	}
 }
 
-// schedule marks f as ready if it has a waiting task and no running one.
-func (h *hosting) schedule(f *Function) {
-	s := &f.observers
-	if s.queued || s.running != nil || len(s.tasks) == 0 || h.closed {
-		return
+// schedule marks q as ready if it has a waiting task and no running one, and removes it if it
+// has neither.
+func (h *hosting) schedule(q *hookQueue) {
+	switch {
+	case q.queued || q.running != nil:
+	case len(q.tasks) == 0:
+		delete(h.queues, q.functionID)
+	case !h.closed:
+		q.queued = true
+		h.ready = append(h.ready, q)
+		h.start()
 	}
-	s.queued = true
-	h.ready = append(h.ready, f)
-	h.start()
 }
 
 // start starts ready tasks, up to maxHooks at a time.
 func (h *hosting) start() {
 	for h.running < maxHooks && len(h.ready) > 0 && !h.closed {
-		f := h.ready[0]
+		q := h.ready[0]
 		h.ready = h.ready[1:]
-		s := &f.observers
-		s.queued = false
-		for len(s.tasks) > 0 && s.running == nil {
-			t := s.tasks[0]
-			s.tasks = s.tasks[1:]
+		q.queued = false
+		for len(q.tasks) > 0 && q.running == nil {
+			t := q.tasks[0]
+			q.tasks = q.tasks[1:]
 			if t.over {
 				continue
 			}
-			s.running = t
-			if t.o.task = nil; len(s.tasks) == 0 {
-				s.tasks = nil
+			q.running = t
+			if t.o.task = nil; len(q.tasks) == 0 {
+				q.tasks = nil
 			}
 			h.running++
 			ctx, cancel := context.WithCancel(h.client.handlers)
@@ -894,6 +914,7 @@ func (h *hosting) start() {
 			h.ended.Add(1)
 			go h.run(ctx, t)
 		}
+		h.schedule(q)
 	}
 }
 
@@ -961,9 +982,9 @@ func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 func (h *hosting) undo(o *heldObserver, added hookLevels) {
 	if levels := added & h.levels(o.of, func(hooks *ObserverHooks) bool { return hooks.Removed != nil }); levels != 0 {
 		task := &hookTask{o: o, remove: levels}
-		s := &o.of.observers
-		s.tasks = slices.Insert(s.tasks, 0, task)
-		h.schedule(o.of)
+		q := h.queue(o.of)
+		q.tasks = slices.Insert(q.tasks, 0, task)
+		h.schedule(q)
 	}
 }
 
@@ -1010,8 +1031,8 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	}
 	t.over = true
 	t.timer.Stop()
-	o, s := t.o, &t.o.of.observers
-	s.running = nil
+	o, q := t.o, h.queue(t.o.of)
+	q.running = nil
 	h.running--
 	if t.remove == 0 {
 		switch {
@@ -1027,7 +1048,7 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 			h.accept(o)
 		}
 	}
-	h.schedule(o.of)
+	h.schedule(q)
 	h.start()
 }
 

@@ -447,6 +447,43 @@ func TestRejectBeforeAnotherAnnouncement(t *testing.T) {
 	})
 }
 
+// A program that registers a function again gets the same observers again. Their Added hooks run
+// once the Removed hooks of the earlier registration have returned.
+func TestHooksOfAFunctionThatIsRegisteredAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n notes
+		leave := make(chan struct{})
+		p := newHostPeer(t, hostScript{set: func(_ int, id string) string { return view("a", `{}`) + "," + view("b", `{}`) }})
+		worker := n.hooks("worker", nil)
+		remove := worker.Removed
+		worker.Removed = func(ctx context.Context, o *FunctionObserver) {
+			<-leave
+			remove(ctx, o)
+		}
+		c := p.client(WithWorkerObserverHooks(worker))
+		f := hostFunc(t, c, "f", echo)
+		connectHost(t, c)
+		synctest.Wait()
+		n.take()
+		if err := f.Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		f = hostFunc(t, c, "f", echo)
+		other := hostFunc(t, c, "g", echo)
+		synctest.Wait()
+		same(t, "hooks before Removed returns", n.take(), []string{"worker added a {}", "worker added b {}"})
+		if f.IsObserved() || len(other.Observers()) != 2 {
+			t.Errorf("observers %v of f, %v of g", f.Observers(), other.Observers())
+		}
+		close(leave)
+		synctest.Wait()
+		same(t, "hooks", n.take(), []string{"worker removed a", "worker removed b", "worker added a {}", "worker added b {}"})
+		if len(f.Observers()) != 2 || len(c.hosts.queues) > 0 {
+			t.Errorf("observers %v, %d queues", f.Observers(), len(c.hosts.queues))
+		}
+	})
+}
+
 // A worker stops hosting a function if another worker owns it, if the engine rejects its
 // registration, or if the worker unregisters it. The Removed hook then runs exactly once for
 // each observer.
