@@ -619,6 +619,50 @@ func TestFunctionsThatNeedHooksStayUnregisteredWithout(t *testing.T) {
 	})
 }
 
+// A function that only the earlier engine could not host has no former owner.
+func TestUpgradeIsNotATakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{features: func(conn int) string { return []string{featuresV2, featuresV1, featuresV2}[conn] },
+			script: script{message: hostsObservers}})
+		var took atomic.Bool
+		c := p.client(WithStateListener(func(_ ConnectionState, err error) {
+			var notice *TakeoverNotice
+			took.Store(took.Load() || errors.As(err, &notice))
+		}))
+		f := hostFunc(t, c, "f", echo, WithPrivate())
+		o := mustObserve(t, c, "f", WithObserverID("o"))
+		if _, err := c.Trigger("elsewhere", StateTriggerConfig{}, WithTriggerID("adapted"), WithTriggerCondition("f")); err != nil {
+			t.Fatal(err)
+		}
+		connectHost(t, c)
+		p.conn(0).Cut()
+		p.conn(1)
+		time.Sleep(time.Minute)
+		if !errors.Is(f.Err(), errors.ErrUnsupported) {
+			t.Errorf("Err: %v", f.Err())
+		}
+		p.conn(1).Cut()
+		p.conn(2)
+		began := time.Now()
+		if err := o.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if waited := time.Since(began); waited >= releaseTimeout/2 {
+			t.Errorf("the observer waited %v for a former owner", waited)
+		}
+		time.Sleep(time.Minute)
+		var calls []string
+		for _, m := range p.messages(2, "invokefunction") {
+			if m.FunctionID != registerWorkerFunction {
+				calls = append(calls, m.FunctionID)
+			}
+		}
+		if took.Load() || len(calls) > 0 || f.Err() != nil {
+			t.Errorf("takeover %t, calls %v, %v", took.Load(), calls, f.Err())
+		}
+	})
+}
+
 func TestFiltersThatDoNotCompileAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n notes
