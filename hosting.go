@@ -1010,7 +1010,16 @@ func (h *hosting) call(hook string, o *heldObserver, f func() error) (err error)
 			}
 		}
 	}()
-	return f()
+	return checked(f())
+}
+
+// checked returns the error that a callback has returned. It panics if the error's text cannot
+// be used, for example because the error is a nil pointer.
+func checked(err error) error {
+	if err != nil {
+		_ = err.Error()
+	}
+	return err
 }
 
 // expire completes a task whose hooks have exceeded the time limit.
@@ -1055,8 +1064,7 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 // rejectionOf returns the error body that is sent when an observer is rejected.
 func rejectionOf(err error) *ErrorBody {
 	code, message, stack := errorParts(err)
-	var e *Error
-	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // returned by a call within the hook, or has no code
+	if e := asError(err); e == nil || e.InvocationID != "" || e.Code == "" { // returned by a call within the hook, or has no code
 		return &ErrorBody{Code: CodeObserveRejected, Message: strings.TrimPrefix(err.Error(), "iii: ")}
 	}
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
@@ -1234,11 +1242,11 @@ func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, 
 		}
 	}()
 	result, err = in.function.hooks.Deliver(ctx, call, observers)
-	if err == nil {
+	if checked(err) == nil {
 		return result, nil
 	}
-	var e *Error
-	if !errors.As(err, &e) {
+	e := asError(err)
+	if e == nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return nil, &Error{Code: CodeTimeout, Message: strings.TrimPrefix(err.Error(), "iii: ")}
 		}

@@ -663,6 +663,39 @@ func TestUpgradeIsNotATakeover(t *testing.T) {
 	})
 }
 
+// A hook may return a nil pointer as its error.
+func TestHooksThatReturnANilPointer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var bare *Error
+		wrapped := fmt.Errorf("wrapped: %w", bare)
+		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {
+			if strings.HasPrefix(id, "added") {
+				return view(id, `{}`)
+			}
+			return ""
+		}})
+		c := p.client()
+		for name, failure := range map[string]error{"bare": bare, "wrapped": wrapped} {
+			hostFunc(t, c, "added::"+name, echo, WithObserverHooks(ObserverHooks{Added: func(context.Context, *FunctionObserver) error { return failure }}))
+			deliver := WithObserverHooks(ObserverHooks{Deliver: func(context.Context, *ObservedCall, []*FunctionObserver) (any, error) { return nil, failure }})
+			hostFunc(t, c, "deliver::"+name, echo, deliver)
+			hostFunc(t, c, "late::"+name, func(ctx context.Context, _ json.RawMessage) (any, error) { <-ctx.Done(); return nil, nil }, deliver, WithHandlerTimeout(time.Second))
+		}
+		connectHost(t, c)
+		synctest.Wait()
+		acks := p.acks(0)
+		slices.Sort(acks)
+		same(t, "acks", acks, []string{
+			"added::bare@10 OBSERVE_REJECTED: the added hook panicked", "added::wrapped@10 OBSERVE_REJECTED: wrapped: <nil>"})
+		for id, want := range map[string]string{"deliver::bare": "deliver hook panicked", "late::bare": "deliver hook panicked",
+			"deliver::wrapped": "wrapped: <nil>", "late::wrapped": "wrapped: <nil>"} {
+			if m := p.answered(p.conn(0).invoke(id, `1`)); m.Error == nil || m.Error.Code != CodeInvocationFailed || m.Error.Message != want {
+				t.Errorf("%s: %s", id, m.Raw)
+			}
+		}
+	})
+}
+
 func TestFiltersThatDoNotCompileAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n notes
