@@ -753,6 +753,9 @@ func (r *registry) observerIs(t *Trigger, state ObserverState, reason *Error) (n
 	}
 	contested := t.contested
 	t.contested = false
+	if t.standing == refused { // the source's host has reconsidered
+		t.standing = accepted
+	}
 	if state == ObserverStateActive {
 		t.delay = 0
 	}

@@ -995,6 +995,42 @@ func TestReadyToleratesPendingObservers(t *testing.T) {
 	}
 }
 
+// A host that has rejected an observer may accept it later, for example after a restart.
+func TestReadyAgainOnceTheHostAccepts(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code  string
+		ready bool // while the host has not decided
+	}{"contested": {code: CodeHTTPRouteConflict}, "other": {code: "NO_ROOM", ready: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})
+				c := p.client()
+				mustHandle(t, c, "f")
+				trigger, err := c.Trigger("f", HTTPTriggerConfig{APIPath: "/x"}, WithTriggerID("o"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				connectHost(t, c)
+				synctest.Wait()
+				for _, step := range []struct {
+					state, code string
+					ready       bool
+				}{{"active", "", true}, {"error", tt.code, false}, {"pending", "", tt.ready}, {"active", "", true}} {
+					p.conn(0).send(observerState("o", step.state, step.code))
+					synctest.Wait()
+					if err := c.Ready(); (err == nil) != step.ready || (trigger.Err() == nil) != step.ready {
+						t.Errorf("%s %s: ready %v, trigger %v", step.state, step.code, err, trigger.Err())
+					}
+				}
+				time.Sleep(time.Minute)
+				if diff := cmp.Diff([]string{"registerfunction f", "observe o"}, p.observing(0)); diff != "" {
+					t.Errorf("sent (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
 // If a function is unregistered right after it was registered, the engine may never reply to
 // the registration. Calls and readiness must not depend on that reply.
 func TestFunctionUnregisteredBeforeItsReplyDelaysNothing(t *testing.T) {
