@@ -511,8 +511,7 @@ func handlerError(err error) error {
 	if err == nil {
 		return nil
 	}
-	var e *Error
-	if errors.As(err, &e) && e != nil {
+	if e := asError(err); e != nil {
 		switch e.Code {
 		case CodeWorkerDraining, CodeOverloaded, CodeHandlerTimeout, CodeResultTooLarge, CodePayloadTooLarge:
 			return &Error{Code: CodeInvocationFailed, Message: strings.TrimPrefix(err.Error(), "iii: "), Stacktrace: e.Stacktrace}
@@ -578,13 +577,20 @@ func (c *Client) encodeAnswer(ctx context.Context, in *incoming, to origin, resu
 	return b, err
 }
 
+// asError returns the first [*Error] in err's chain. It returns nil if there is none, or if it is
+// a nil pointer.
+func asError(err error) (e *Error) {
+	errors.As(err, &e)
+	return e
+}
+
 // errorParts returns the code, message and stack trace to send for err.
 func errorParts(err error) (code, message, stack string) {
 	if _, hidden := err.(hiddenError); hidden {
 		return CodeInvocationFailed, hiddenText, ""
 	}
-	var e *Error
-	if !errors.As(err, &e) || e == nil {
+	e := asError(err)
+	if e == nil {
 		return CodeInvocationFailed, err.Error(), ""
 	}
 	code, message, stack = e.Code, e.Message, e.Stacktrace

@@ -304,9 +304,10 @@ type addingKey struct{}
 
 // Reject deactivates an accepted observer and runs the Removed hook. The engine notifies the
 // worker that created the observer, with the same code and message as if [ObserverHooks].Added
-// had returned err. Calling Reject within Added has the same effect as returning err. Reject
-// has no effect on an observer that has been removed. A nil err is replaced with an error that
-// has the code OBSERVE_REJECTED and a generic message.
+// had returned err. While the client is disconnected, the engine is notified after the
+// reconnect. Calling Reject within Added has the same effect as returning err. Reject has no
+// effect on an observer that has been removed. A nil err is replaced with an error that has the
+// code OBSERVE_REJECTED and a generic message.
 func (o *FunctionObserver) Reject(err error) {
 	if err == nil {
 		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
@@ -391,11 +392,9 @@ type observerSet struct {
 	namespace string
 	revision  uint64
 	byID      map[string]*heldObserver
+	untold    map[string]*heldObserver   // rejected, but the engine could not be notified
 	keyed     map[string][]*heldObserver // active observers by key
-	tasks     []*hookTask
-	running   *hookTask // the task that the other tasks wait for
-	queued    bool      // the function is in hosting.ready
-	noticed   bool      // a panic in a match hook has been logged
+	noticed   bool                       // a panic in a match hook has been logged
 }
 
 // localGrant is the engine's permission to run calls to a function in process. id is the
@@ -470,16 +469,25 @@ const (
 )
 
 // hosting tracks the observers of this worker's functions, as announced by the engine, and
-// runs their hooks. A function's tasks run one at a time, each in its own goroutine.
+// runs their hooks. The tasks of a function ID run one at a time, each in its own goroutine.
 type hosting struct {
 	client *Client
 
 	mu      sync.RWMutex
 	seq     uint64
-	ready   []*Function // functions that have a waiting task and no running one
+	queues  map[string]*hookQueue // by function ID, because a function may be registered again; empty ones are removed
+	ready   []*hookQueue          // those that have a waiting task and no running one
 	running int
 	closed  bool
 	ended   sync.WaitGroup
+}
+
+// hookQueue holds the tasks of one function ID.
+type hookQueue struct {
+	functionID string
+	tasks      []*hookTask
+	running    *hookTask // the task that the other tasks wait for
+	queued     bool      // in hosting.ready
 }
 
 // hookTask runs either an observer's Added hooks or its Removed hooks.
@@ -560,6 +568,7 @@ func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, vi
 	for _, v := range added {
 		h.add(l, f, v, m.Revision)
 	}
+	s.untold = nil
 	s.confirmed.Store(l)
 	h.mu.Unlock()
 	h.client.reports.release(f)
@@ -611,6 +620,7 @@ func (h *hosting) release(f *Function) {
 	s := &f.observers
 	held := s.confirmed.Swap(nil) != nil || len(s.byID) > 0
 	s.grant.Store(nil)
+	s.untold = nil
 	for _, o := range inOrder(slices.Collect(maps.Values(s.byID))) {
 		h.remove(o)
 	}
@@ -626,7 +636,7 @@ func (h *hosting) renew(l *link, o *heldObserver, v *observerView, revision uint
 	if o == nil {
 		return false
 	}
-	if v.err != nil || o.rejection != nil || !equalJSON(o.args, v.Args) {
+	if v.err != nil || !equalJSON(o.args, v.Args) {
 		return false
 	}
 	o.link, o.revision = l, revision
@@ -684,6 +694,8 @@ func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 			code, message = e.Code, e.Message
 		}
 		h.refuse(o, &ErrorBody{Code: code, Message: message})
+	case s.untold[o.id] != nil && equalJSON(s.untold[o.id].args, o.args):
+		h.refuse(o, s.untold[o.id].rejection)
 	case len(s.byID) > maxHeldObservers:
 		h.refuse(o, &ErrorBody{Code: CodeLimitExceeded, Message: fmt.Sprintf("the worker holds %d observers of the function", maxHeldObservers)})
 	case h.levels(f, func(hooks *ObserverHooks) bool { return hooks.Added != nil }) == 0 && f.hooks.Keys == nil:
@@ -764,7 +776,7 @@ func (h *hosting) remove(o *heldObserver) {
 		close(o.settled)
 		if t := o.task; t != nil { // the task has not started
 			t.over = true
-			h.compact(o.of)
+			h.queue(o.of).compact()
 		}
 	}
 }
@@ -787,9 +799,35 @@ func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	l := o.link
 	s := &o.of.observers
-	if h.client.out.pushNoWait(l, h.client.item(l.dialect().observerAck(s.id, s.namespace, o.id, o.revision, body))) && body == nil {
+	it := h.client.item(l.dialect().observerAck(s.id, s.namespace, o.id, o.revision, body))
+	if body != nil {
+		it.settled = func(fate frameFate) {
+			if fate != frameWritten {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				h.tellLater(o)
+			}
+		}
+	}
+	switch sent := h.client.out.pushNoWait(l, it); {
+	case !sent && body != nil:
+		h.tellLater(o)
+	case sent && body == nil:
 		o.acked = l
 	}
+}
+
+// tellLater records that the link has ended before the engine was notified of o's rejection.
+// If the engine announces o again over the next link, o is rejected again.
+func (h *hosting) tellLater(o *heldObserver) {
+	s := &o.of.observers
+	if s.confirmed.Load() != o.link || s.byID[o.id] != nil {
+		return
+	}
+	if s.untold == nil {
+		s.untold = map[string]*heldObserver{}
+	}
+	s.untold[o.id] = o
 }
 
 // accepted implements [FunctionObserver.Accepted] for an observer that has been accepted,
@@ -808,52 +846,66 @@ func (h *hosting) accepted(o *heldObserver) error {
 	return nil
 }
 
+func (h *hosting) queue(f *Function) *hookQueue {
+	q := h.queues[f.id]
+	if q == nil {
+		if h.queues == nil {
+			h.queues = map[string]*hookQueue{}
+		}
+		q = &hookQueue{functionID: f.id}
+		h.queues[f.id] = q
+	}
+	return q
+}
+
 func (h *hosting) push(f *Function, t *hookTask) {
-	f.observers.tasks = append(f.observers.tasks, t)
-	h.schedule(f)
+	q := h.queue(f)
+	q.tasks = append(q.tasks, t)
+	h.schedule(q)
 }
 
 // compact removes tasks that became obsolete before they started, if there are many of them.
-func (h *hosting) compact(f *Function) {
-	s := &f.observers
+func (q *hookQueue) compact() {
 	over := 0
-	for _, t := range s.tasks {
+	for _, t := range q.tasks {
 		if t.over {
 			over++
 		}
 	}
-	if over > 64 && over > len(s.tasks)/2 {
-		s.tasks = slices.DeleteFunc(s.tasks, func(t *hookTask) bool { return t.over })
+	if over > 64 && over > len(q.tasks)/2 {
+		q.tasks = slices.DeleteFunc(q.tasks, func(t *hookTask) bool { return t.over })
 	}
 }
 
-// schedule marks f as ready if it has a waiting task and no running one.
-func (h *hosting) schedule(f *Function) {
-	s := &f.observers
-	if s.queued || s.running != nil || len(s.tasks) == 0 || h.closed {
-		return
+// schedule marks q as ready if it has a waiting task and no running one, and removes it if it
+// has neither.
+func (h *hosting) schedule(q *hookQueue) {
+	switch {
+	case q.queued || q.running != nil:
+	case len(q.tasks) == 0:
+		delete(h.queues, q.functionID)
+	case !h.closed:
+		q.queued = true
+		h.ready = append(h.ready, q)
+		h.start()
 	}
-	s.queued = true
-	h.ready = append(h.ready, f)
-	h.start()
 }
 
 // start starts ready tasks, up to maxHooks at a time.
 func (h *hosting) start() {
 	for h.running < maxHooks && len(h.ready) > 0 && !h.closed {
-		f := h.ready[0]
+		q := h.ready[0]
 		h.ready = h.ready[1:]
-		s := &f.observers
-		s.queued = false
-		for len(s.tasks) > 0 && s.running == nil {
-			t := s.tasks[0]
-			s.tasks = s.tasks[1:]
+		q.queued = false
+		for len(q.tasks) > 0 && q.running == nil {
+			t := q.tasks[0]
+			q.tasks = q.tasks[1:]
 			if t.over {
 				continue
 			}
-			s.running = t
-			if t.o.task = nil; len(s.tasks) == 0 {
-				s.tasks = nil
+			q.running = t
+			if t.o.task = nil; len(q.tasks) == 0 {
+				q.tasks = nil
 			}
 			h.running++
 			ctx, cancel := context.WithCancel(h.client.handlers)
@@ -862,6 +914,7 @@ func (h *hosting) start() {
 			h.ended.Add(1)
 			go h.run(ctx, t)
 		}
+		h.schedule(q)
 	}
 }
 
@@ -929,9 +982,9 @@ func (h *hosting) passed(t *hookTask, level hookLevels) bool {
 func (h *hosting) undo(o *heldObserver, added hookLevels) {
 	if levels := added & h.levels(o.of, func(hooks *ObserverHooks) bool { return hooks.Removed != nil }); levels != 0 {
 		task := &hookTask{o: o, remove: levels}
-		s := &o.of.observers
-		s.tasks = slices.Insert(s.tasks, 0, task)
-		h.schedule(o.of)
+		q := h.queue(o.of)
+		q.tasks = slices.Insert(q.tasks, 0, task)
+		h.schedule(q)
 	}
 }
 
@@ -957,7 +1010,16 @@ func (h *hosting) call(hook string, o *heldObserver, f func() error) (err error)
 			}
 		}
 	}()
-	return f()
+	return checked(f())
+}
+
+// checked returns the error that a callback has returned. It panics if the error's text cannot
+// be used, for example because the error is a nil pointer.
+func checked(err error) error {
+	if err != nil {
+		_ = err.Error()
+	}
+	return err
 }
 
 // expire completes a task whose hooks have exceeded the time limit.
@@ -978,8 +1040,8 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 	}
 	t.over = true
 	t.timer.Stop()
-	o, s := t.o, &t.o.of.observers
-	s.running = nil
+	o, q := t.o, h.queue(t.o.of)
+	q.running = nil
 	h.running--
 	if t.remove == 0 {
 		switch {
@@ -995,15 +1057,14 @@ func (h *hosting) completeTask(t *hookTask, body *ErrorBody) {
 			h.accept(o)
 		}
 	}
-	h.schedule(o.of)
+	h.schedule(q)
 	h.start()
 }
 
 // rejectionOf returns the error body that is sent when an observer is rejected.
 func rejectionOf(err error) *ErrorBody {
 	code, message, stack := errorParts(err)
-	var e *Error
-	if !errors.As(err, &e) || e.InvocationID != "" || e.Code == "" { // returned by a call within the hook, or has no code
+	if e := asError(err); e == nil || e.InvocationID != "" || e.Code == "" { // returned by a call within the hook, or has no code
 		return &ErrorBody{Code: CodeObserveRejected, Message: strings.TrimPrefix(err.Error(), "iii: ")}
 	}
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}
@@ -1130,12 +1191,11 @@ func (c *Client) answer(ctx context.Context, in *incoming, o *observation, resul
 	}
 	b, err := c.encodeAnswer(ctx, in, in.origin, result, err)
 	switch {
-	case hooks.Deliver != nil:
-		if !in.local {
-			b.append(in.origin.dialect().appendDelivered)
-		}
+	case in.local && hooks.Deliver != nil:
 	case in.local:
 		c.reportCall(ctx, in, o, b, err)
+	case hooks.Deliver != nil:
+		return c.complete(ctx, in, b, err, true, nil)
 	default:
 		var chosen []*FunctionObserver
 		if o.set != nil && !b.tooLarge && !o.asked {
@@ -1144,20 +1204,32 @@ func (c *Client) answer(ctx context.Context, in *incoming, o *observation, resul
 			call.Output = bytes.Clone(call.Output)
 			chosen = c.hosts.choose(in.function, o.set, call)
 		}
-		matched := func(p []byte) []byte { return in.origin.dialect().appendMatched(p, chosen) }
-		if b.append(matched); b.len() >= messageTooLarge {
-			chosen = nil
-			b.free()
-			b, err = c.encodeAnswer(ctx, in, in.origin, nil, tooLarge(in.origin, b.len()))
-			b.append(matched)
-		}
+		return c.complete(ctx, in, b, err, false, chosen)
 	}
 	return b, err
 }
 
-// append adds members to the message in b.
-func (b *buffer) append(members func([]byte) []byte) {
-	b.p = append(members(b.p[:len(b.p)-1]), '}')
+// complete adds to the encoded answer in b what the hooks have decided. If this makes the
+// answer too large, an error replaces it, which no observer matches.
+func (c *Client) complete(ctx context.Context, in *incoming, b *buffer, err error, delivered bool, matched []*FunctionObserver) (*buffer, error) {
+	add := func() {
+		p := b.p[:len(b.p)-1]
+		if delivered {
+			p = in.origin.dialect().appendDelivered(p)
+		} else {
+			p = in.origin.dialect().appendMatched(p, matched)
+		}
+		b.p = append(p, '}')
+	}
+	add()
+	if limit, _ := in.origin.limit(); b.len() >= limit {
+		size := b.len()
+		b.free()
+		matched = nil
+		b, err = c.encodeAnswer(ctx, in, in.origin, nil, tooLarge(in.origin, size))
+		add()
+	}
+	return b, err
 }
 
 // deliver runs a function's Deliver hook. failure is the handler's error, or nil.
@@ -1170,11 +1242,11 @@ func (c *Client) deliver(ctx context.Context, in *incoming, call *ObservedCall, 
 		}
 	}()
 	result, err = in.function.hooks.Deliver(ctx, call, observers)
-	if err == nil {
+	if checked(err) == nil {
 		return result, nil
 	}
-	var e *Error
-	if !errors.As(err, &e) {
+	e := asError(err)
+	if e == nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return nil, &Error{Code: CodeTimeout, Message: strings.TrimPrefix(err.Error(), "iii: ")}
 		}

@@ -362,6 +362,128 @@ func TestRejectAndAccepted(t *testing.T) {
 	})
 }
 
+// A rejection that the engine has not received is repeated when the engine announces the
+// observer again.
+func TestRejectWhileDisconnected(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args  string // of the observer on the second connection
+		acks  []string
+		hooks []string
+	}{
+		"same observer":   {args: `{"n":1}`, acks: []string{"kept@20", "away@20 FULL: no room", "during@20 FULL: no room"}},
+		"other arguments": {args: `{"n":2}`, acks: []string{"kept@20", "away@20", "during@20"}, hooks: []string{"added away", "added during"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var n notes
+				leave := make(chan struct{})
+				p := newHostPeer(t, hostScript{set: func(conn int, _ string) string {
+					args := []string{`{"n":1}`, tt.args, tt.args}[conn]
+					return view("kept", `{}`) + "," + view("away", args) + "," + view("during", args)
+				}})
+				c := p.client()
+				full := &Error{Code: "FULL", Message: "no room"}
+				first := true
+				f := hostFunc(t, c, "f", echo, WithObserverHooks(ObserverHooks{
+					Added: func(_ context.Context, o *FunctionObserver) error {
+						n.add("added %s", o.ID)
+						if o.ID == "during" && first {
+							first = false
+							<-leave
+							return full
+						}
+						return nil
+					},
+				}))
+				connectHost(t, c)
+				synctest.Wait()
+				n.take()
+				observers := f.Observers()
+				p.conn(0).Cut()
+				synctest.Wait()
+				observers[1].Reject(full)
+				close(leave)
+				p.conn(1)
+				time.Sleep(time.Minute)
+				same(t, "acks", p.acks(1), tt.acks)
+				same(t, "hooks", n.take(), tt.hooks)
+
+				// The rejection is remembered for one connection only.
+				p.conn(1).Cut()
+				p.conn(2)
+				time.Sleep(time.Minute)
+				if got := len(f.Observers()); got != 3 {
+					t.Errorf("%d observers on the third connection", got)
+				}
+			})
+		})
+	}
+}
+
+// If the engine announces an observer again while its Added hook runs, a rejection made before
+// still counts.
+func TestRejectBeforeAnotherAnnouncement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leave := make(chan struct{})
+		calls := 0
+		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("a", `{}`) }})
+		c := p.client()
+		hostFunc(t, c, "f", echo, WithObserverHooks(ObserverHooks{Added: func(_ context.Context, o *FunctionObserver) error {
+			calls++
+			o.Reject(&Error{Code: "FULL", Message: "no room"})
+			<-leave
+			return nil
+		}}))
+		connectHost(t, c)
+		synctest.Wait()
+		p.conn(0).send(`{"type":"functionregistered","id":"f","revision":11,"observers":[` + view("a", `{}`) + `]}`)
+		synctest.Wait()
+		close(leave)
+		synctest.Wait()
+		same(t, "acks", p.acks(0), []string{"a@11 FULL: no room"})
+		if calls != 1 {
+			t.Errorf("the hook ran %d times", calls)
+		}
+	})
+}
+
+// A program that registers a function again gets the same observers again. Their Added hooks run
+// once the Removed hooks of the earlier registration have returned.
+func TestHooksOfAFunctionThatIsRegisteredAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n notes
+		leave := make(chan struct{})
+		p := newHostPeer(t, hostScript{set: func(_ int, id string) string { return view("a", `{}`) + "," + view("b", `{}`) }})
+		worker := n.hooks("worker", nil)
+		remove := worker.Removed
+		worker.Removed = func(ctx context.Context, o *FunctionObserver) {
+			<-leave
+			remove(ctx, o)
+		}
+		c := p.client(WithWorkerObserverHooks(worker))
+		f := hostFunc(t, c, "f", echo)
+		connectHost(t, c)
+		synctest.Wait()
+		n.take()
+		if err := f.Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		f = hostFunc(t, c, "f", echo)
+		other := hostFunc(t, c, "g", echo)
+		synctest.Wait()
+		same(t, "hooks before Removed returns", n.take(), []string{"worker added a {}", "worker added b {}"})
+		if f.IsObserved() || len(other.Observers()) != 2 {
+			t.Errorf("observers %v of f, %v of g", f.Observers(), other.Observers())
+		}
+		close(leave)
+		synctest.Wait()
+		same(t, "hooks", n.take(), []string{"worker removed a", "worker removed b", "worker added a {}", "worker added b {}"})
+		if len(f.Observers()) != 2 || len(c.hosts.queues) > 0 {
+			t.Errorf("observers %v, %d queues", f.Observers(), len(c.hosts.queues))
+		}
+	})
+}
+
 // A worker stops hosting a function if another worker owns it, if the engine rejects its
 // registration, or if the worker unregisters it. The Removed hook then runs exactly once for
 // each observer.
@@ -492,6 +614,83 @@ func TestFunctionsThatNeedHooksStayUnregisteredWithout(t *testing.T) {
 			want := map[string]string{"plain": " false false", "args": "true false false", "private": " true false", "closed": " false true", "match": " false false"}[r.ID]
 			if got != want {
 				t.Errorf("%s: %s, not %s", r.ID, got, want)
+			}
+		}
+	})
+}
+
+// A function that only the earlier engine could not host has no former owner.
+func TestUpgradeIsNotATakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{features: func(conn int) string { return []string{featuresV2, featuresV1, featuresV2}[conn] },
+			script: script{message: hostsObservers}})
+		var took atomic.Bool
+		c := p.client(WithStateListener(func(_ ConnectionState, err error) {
+			var notice *TakeoverNotice
+			took.Store(took.Load() || errors.As(err, &notice))
+		}))
+		f := hostFunc(t, c, "f", echo, WithPrivate())
+		o := mustObserve(t, c, "f", WithObserverID("o"))
+		if _, err := c.Trigger("elsewhere", StateTriggerConfig{}, WithTriggerID("adapted"), WithTriggerCondition("f")); err != nil {
+			t.Fatal(err)
+		}
+		connectHost(t, c)
+		p.conn(0).Cut()
+		p.conn(1)
+		time.Sleep(time.Minute)
+		if !errors.Is(f.Err(), errors.ErrUnsupported) {
+			t.Errorf("Err: %v", f.Err())
+		}
+		p.conn(1).Cut()
+		p.conn(2)
+		began := time.Now()
+		if err := o.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if waited := time.Since(began); waited >= releaseTimeout/2 {
+			t.Errorf("the observer waited %v for a former owner", waited)
+		}
+		time.Sleep(time.Minute)
+		var calls []string
+		for _, m := range p.messages(2, "invokefunction") {
+			if m.FunctionID != registerWorkerFunction {
+				calls = append(calls, m.FunctionID)
+			}
+		}
+		if took.Load() || len(calls) > 0 || f.Err() != nil {
+			t.Errorf("takeover %t, calls %v, %v", took.Load(), calls, f.Err())
+		}
+	})
+}
+
+// A hook may return a nil pointer as its error.
+func TestHooksThatReturnANilPointer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var bare *Error
+		wrapped := fmt.Errorf("wrapped: %w", bare)
+		p := newHostPeer(t, hostScript{set: func(_ int, id string) string {
+			if strings.HasPrefix(id, "added") {
+				return view(id, `{}`)
+			}
+			return ""
+		}})
+		c := p.client()
+		for name, failure := range map[string]error{"bare": bare, "wrapped": wrapped} {
+			hostFunc(t, c, "added::"+name, echo, WithObserverHooks(ObserverHooks{Added: func(context.Context, *FunctionObserver) error { return failure }}))
+			deliver := WithObserverHooks(ObserverHooks{Deliver: func(context.Context, *ObservedCall, []*FunctionObserver) (any, error) { return nil, failure }})
+			hostFunc(t, c, "deliver::"+name, echo, deliver)
+			hostFunc(t, c, "late::"+name, func(ctx context.Context, _ json.RawMessage) (any, error) { <-ctx.Done(); return nil, nil }, deliver, WithHandlerTimeout(time.Second))
+		}
+		connectHost(t, c)
+		synctest.Wait()
+		acks := p.acks(0)
+		slices.Sort(acks)
+		same(t, "acks", acks, []string{
+			"added::bare@10 OBSERVE_REJECTED: the added hook panicked", "added::wrapped@10 OBSERVE_REJECTED: wrapped: <nil>"})
+		for id, want := range map[string]string{"deliver::bare": "deliver hook panicked", "late::bare": "deliver hook panicked",
+			"deliver::wrapped": "wrapped: <nil>", "late::wrapped": "wrapped: <nil>"} {
+			if m := p.answered(p.conn(0).invoke(id, `1`)); m.Error == nil || m.Error.Code != CodeInvocationFailed || m.Error.Message != want {
+				t.Errorf("%s: %s", id, m.Raw)
 			}
 		}
 	})
@@ -633,6 +832,35 @@ func TestRoutedCallsAreMatchedAndDelivered(t *testing.T) {
 					got.Error.Message = ""
 				}
 				same(t, "answer", got, tt.want)
+			})
+		})
+	}
+}
+
+// What the hooks add to a result counts toward the limit of a message.
+func TestResultsAreLimitedWithWhatHooksAdd(t *testing.T) {
+	const envelope = len(`{"type":"invocationresult","invocation_id":"11111111-2222-3333-4444-555555555555","function_id":"f","result":""}`)
+	largest := json.RawMessage(`"` + strings.Repeat("x", messageTooLarge-1-envelope) + `"`)
+	for name, tt := range map[string]struct {
+		hooks ObserverHooks
+		want  string
+	}{
+		"matched": {ObserverHooks{Match: func(*FunctionObserver, *ObservedCall) bool { return true }}, `"matched":[]`},
+		"delivered": {ObserverHooks{Deliver: func(context.Context, *ObservedCall, []*FunctionObserver) (any, error) {
+			return largest, nil
+		}}, `"delivered":true`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newHostPeer(t, hostScript{})
+				c := p.client()
+				hostFunc(t, c, "f", func(context.Context, json.RawMessage) (any, error) { return largest, nil }, WithObserverHooks(tt.hooks))
+				connectHost(t, c)
+				synctest.Wait()
+				m := p.answered(p.conn(0).invoke("f", `{}`))
+				if m.Error == nil || m.Error.Code != CodePayloadTooLarge || !strings.Contains(string(m.Raw), tt.want) {
+					t.Errorf("answer %.300s", m.Raw)
+				}
 			})
 		})
 	}

@@ -434,8 +434,7 @@ func (c *Client) handleErrors(id string, next HandlerFunc) HandlerFunc {
 				return response.response(), nil
 			}
 		}
-		var e *Error
-		if errors.As(err, &e) && e != nil {
+		if asError(err) != nil {
 			return nil, err
 		}
 		level := slog.LevelError

@@ -1,6 +1,7 @@
 package iii
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -371,7 +372,15 @@ func newReports(c *Client) *reports {
 	return r
 }
 
-// push queues a report, or drops it if it is too large or the queue is full.
+// reportDepth is the maximum nesting depth of a part of a report. It is smaller than that of a
+// payload, because the message, its list and the report enclose the part.
+const reportDepth = engineDepth - 3
+
+func nestsTooDeep(part json.RawMessage) bool {
+	return bytes.Count(part, []byte{'{'})+bytes.Count(part, []byte{'['}) > reportDepth && rawjson.CheckForEngine(part, reportDepth) != nil
+}
+
+// push queues a report, or drops it if it is too large or too deep or the queue is full.
 func (r *reports) push(it *report) {
 	it.pushed = time.Now()
 	it.size = reportOverhead + len(it.function.id) + len(it.input) + len(it.output) + len(it.err) + len(it.caller) + len(it.metadata) + len(it.baggage)
@@ -381,6 +390,7 @@ func (r *reports) push(it *report) {
 	if it.echoes {
 		it.size += len(it.input) // older engines receive the input twice
 	}
+	tooDeep := slices.ContainsFunc([]json.RawMessage{it.input, it.output, it.metadata}, nestsTooDeep)
 	r.mu.Lock()
 	grant := it.function.observers.grant.Load()
 	switch {
@@ -388,7 +398,7 @@ func (r *reports) push(it *report) {
 		r.countDrop(it, dropInactive)
 		r.mu.Unlock()
 		return
-	case it.size > min(maxReportBytes, maxReportFrame):
+	case it.size > min(maxReportBytes, maxReportFrame), tooDeep:
 		r.countDrop(it, dropTooLarge)
 		r.mu.Unlock()
 		return

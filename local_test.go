@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/iii-go/iii/internal/rawjson"
 )
 
 type localIn struct {
@@ -859,6 +862,56 @@ func TestReportsAreBoundedAndDropsCounted(t *testing.T) {
 
 // Once drops have been counted for maxDropCounts functions, drops for further functions are
 // counted under the function id "*".
+// The engine silently drops a message that nests too deeply, with all of its reports.
+func TestReportsAreNotTooDeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{set: func(int, string) string {
+			return `{"id":"o","target":"t","capture":["input","output","metadata"]}`
+		}})
+		c := p.client()
+		hostFunc(t, c, "echo", echo)
+		hostFunc(t, c, "nest", func(_ context.Context, depth json.RawMessage) (any, error) {
+			n, err := strconv.Atoi(string(depth))
+			return nested(n), err
+		})
+		connectHost(t, c)
+		synctest.Wait()
+		for _, call := range []struct {
+			id       string
+			in       any
+			metadata any
+		}{
+			{id: "echo", in: nested(124)}, {id: "echo", in: nested(125)}, {id: "echo", in: nested(126)},
+			{id: "nest", in: 124}, {id: "nest", in: 125},
+			{id: "echo", metadata: nested(124)}, {id: "echo", metadata: nested(125)},
+			{id: "echo", in: json.RawMessage("[" + strings.Repeat("[],", 1000) + "[]]")},
+		} {
+			var opts []CallOption
+			if call.metadata != nil {
+				opts = append(opts, WithMetadata(call.metadata))
+			}
+			if err := c.Call(t.Context(), call.id, call.in, nil, opts...); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(localStatsInterval)
+		synctest.Wait()
+		if got := len(p.reported(0)); got != 4 {
+			t.Errorf("%d reports, want 4", got)
+		}
+		for _, m := range p.messages(0, "invocationsobserved") {
+			if err := rawjson.CheckForEngine(m.Raw, engineDepth); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := c.Stats().ReportsDropped; n != 4 {
+			t.Errorf("%d reports dropped, want 4", n)
+		}
+	})
+}
+
+func nested(depth int) json.RawMessage { return json.RawMessage(nestedLists(depth)) }
+
 func TestDropCountsAreFolded(t *testing.T) {
 	r := newReports(&Client{})
 	for n := range maxDropCounts + 10 {

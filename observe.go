@@ -416,6 +416,7 @@ func (o *Observer) change(state ObserverState, reason *Error) {
 type observeFrame struct {
 	trigger  *Trigger
 	answered bool
+	ignored  bool          // the engine has not responded, and is not expected to
 	removed  chan struct{} // nil until an unobserve is sent for it; closed once the engine has removed the observer
 	patience *time.Timer   // closes removed after disposeTimeout
 }
@@ -459,24 +460,44 @@ func (r *registry) unobserve(t *Trigger) {
 	}
 	t.frame, t.lingers = nil, false
 	o.removed = make(chan struct{})
-	o.patience = time.AfterFunc(disposeTimeout, func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.forget(o)
-	})
+	o.patience = time.AfterFunc(disposeTimeout, func() { r.overdueRemoval(o) })
 	r.push(UnobserveMessage{ID: t.spec.idOfObserver()})
+}
+
+// overdueRemoval ends the wait for the engine's confirmation that it has removed an observer.
+// The frame is kept until the engine has answered a ping: if the link ends before, the engine
+// may not have read the unobserve message.
+func (r *registry) overdueRemoval(o *observeFrame) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if o.patience == nil {
+		return
+	}
+	r.stopWaiting(o)
+	if l := r.link; l != nil {
+		r.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.link == l {
+				r.forget(o)
+			}
+		}})
+	}
+}
+
+// stopWaiting closes the channel that [Observer.Dispose] waits for.
+func (r *registry) stopWaiting(o *observeFrame) {
+	if o.patience != nil {
+		o.patience.Stop()
+		o.patience = nil
+		close(o.removed)
+	}
 }
 
 // forget drops a frame once the engine will send nothing more about it. It keeps an unanswered
 // frame, because responses are matched by order.
 func (r *registry) forget(o *observeFrame) {
-	if o.removed != nil {
-		if o.patience != nil {
-			o.patience.Stop()
-			o.patience = nil
-			close(o.removed)
-		}
-	}
+	r.stopWaiting(o)
 	if !o.answered {
 		return
 	}
@@ -493,7 +514,7 @@ func (r *registry) forget(o *observeFrame) {
 func (r *registry) ignored(t *Trigger) {
 	for _, o := range slices.Clone(r.observeFrames[t.spec.idOfObserver()]) {
 		if o.trigger == t && !o.answered {
-			o.answered = true
+			o.answered, o.ignored = true, true
 			if o.removed != nil && o.patience == nil { // Dispose has stopped waiting
 				r.forget(o)
 			}
@@ -569,6 +590,9 @@ func (r *registry) unobserveLater(t *Trigger) {
 // worker, so that this function does not run twice per event. It must run before this
 // connection's observers are sent, because they may reuse the IDs.
 func (r *registry) unobserveEarlier() {
+	if !r.link.dialect().observes() { // the engine's hello may still arrive
+		return
+	}
 	for _, t := range r.unobserved {
 		r.unobserve(t)
 	}
@@ -588,10 +612,8 @@ func (r *registry) endObserveFrames() {
 			case o.removed == nil:
 				o.trigger.lingers = true
 				o.trigger.frame = nil
-			case o.patience != nil: // the unobserve may be lost with the link
-				o.patience.Stop()
-				o.patience = nil
-				close(o.removed)
+			default: // the unobserve may be lost with the link
+				r.stopWaiting(o)
 				r.unobserveLater(o.trigger)
 			}
 		}
@@ -609,20 +631,28 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	r := c.registry
 	r.mu.Lock()
 	i := slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return !o.answered })
+	if i < 0 { // the response may come after the client has stopped waiting for it
+		i = slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return o.ignored })
+	}
 	if r.link != l || i < 0 {
 		r.mu.Unlock()
 		return
 	}
 	o := r.observeFrames[m.ID][i]
-	o.answered = true
+	o.answered, o.ignored = true, false
 	t := o.trigger
 	r.answered(&t.claim)
 	var notify func()
-	switch refusal := observerReason(m.ID, m.State, m.Error, m.Error != nil || m.State == ObserverStateError); {
+	ended := m.State == ObserverStateError || m.State == ObserverStateDisposed
+	switch refusal := observerReason(m.ID, m.State, m.Error, ended); {
 	case refusal != nil: // the engine does not keep the observer
 		leaving := o.removed != nil || r.closed != nil
 		r.forget(o)
-		if !leaving {
+		switch {
+		case leaving:
+		case m.State == ObserverStateDisposed:
+			notify = r.observerEnded(l, t, refusal)
+		default:
 			t.frame, t.sent = nil, false
 			notify = r.refuse(l, t, refusal, true)
 		}
@@ -636,8 +666,6 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 			})
 		}
 		notify = r.observerIs(t, m.State, nil)
-	case o.patience == nil: // Dispose has stopped waiting
-		r.forget(o)
 	}
 	r.mu.Unlock()
 	if notify != nil {
@@ -671,13 +699,7 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 		reason := observerReason(m.ID, m.State, m.Reason, m.State == ObserverStateError || m.State == ObserverStateDisposed)
 		switch m.State {
 		case ObserverStateDisposed:
-			t.frame, t.sent = nil, false
-			if t.observer != nil {
-				r.remove(t)
-				t.observer.change(m.State, reason)
-			} else {
-				notify = r.refuse(l, t, reason, true)
-			}
+			notify = r.observerEnded(l, t, reason)
 		case ObserverStateError:
 			notify = r.refuse(l, t, reason, false)
 		default:
@@ -691,6 +713,18 @@ func (c *Client) observerChanged(l *link, m *ObserverStateChangedMessage) {
 		notify()
 	}
 	r.confirm(l)
+}
+
+// observerEnded records that the engine has disposed of t's observer. The caller must call the
+// returned function, if any, after releasing the lock.
+func (r *registry) observerEnded(l *link, t *Trigger, reason *Error) (notify func()) {
+	t.frame, t.sent = nil, false
+	if t.observer == nil {
+		return r.refuse(l, t, reason, true)
+	}
+	r.remove(t)
+	t.observer.change(ObserverStateDisposed, reason)
+	return nil
 }
 
 // observerReason returns the reason for a state as an error. If body is nil, it returns nil,
@@ -719,6 +753,9 @@ func (r *registry) observerIs(t *Trigger, state ObserverState, reason *Error) (n
 	}
 	contested := t.contested
 	t.contested = false
+	if t.standing == refused { // the source's host has reconsidered
+		t.standing = accepted
+	}
 	if state == ObserverStateActive {
 		t.delay = 0
 	}

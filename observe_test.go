@@ -1,6 +1,7 @@
 package iii
 
 import (
+	gocmp "cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -362,8 +363,83 @@ func TestDisposeWaitIsBounded(t *testing.T) {
 	})
 }
 
+// If the engine has not confirmed an unobserve message, it may not have read it. The message is
+// then repeated on the next connection, even if Dispose no longer waits.
+func TestUnconfirmedUnobserveIsRepeated(t *testing.T) {
+	for name, alive := range map[string]bool{"dead link": false, "engine that does not confirm": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					switch m.Type {
+					case "observe":
+						c.send(observeResult(m.ID, "active"))
+					case "ping":
+						return !alive && len(c.peer.messages(0, "unobserve")) > 0 && c.n == 0
+					}
+					return false
+				})})
+				c := p.connected()
+				o := mustObserve(t, c, "t", WithObserverID("o"))
+				if err := o.Ready(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := o.Dispose(t.Context()); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				p.conn(0).Cut()
+				p.conn(1)
+				time.Sleep(time.Minute)
+				p.conn(1).Cut()
+				p.conn(2)
+				time.Sleep(time.Minute)
+				want := map[int][]string{0: {"observe o", "unobserve o"}}
+				if !alive {
+					want[1] = []string{"unobserve o"}
+				}
+				for n := range 3 {
+					if diff := cmp.Diff(want[n], p.observing(n)); diff != "" {
+						t.Errorf("connection %d (-want +got):\n%s", n, diff)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestEngineDisposesOfAnObserver(t *testing.T) {
 	for _, code := range []string{"EXPIRED", "MAX_FIRES", "OBSERVER_DISCONNECTED", ""} {
+		t.Run("at once/"+code, func(t *testing.T) { // as the reply to the observe message
+			synctest.Test(t, func(t *testing.T) {
+				result := observeResult("o", "disposed")
+				if code != "" {
+					result = fmt.Sprintf(`{"type":"observeresult","id":"o","state":"disposed","error":{"code":%q,"message":"why"}}`, code)
+				}
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					if m.Type == "observe" && c.n == 0 && len(c.peer.messages(0, "observe")) == 1 {
+						c.send(result)
+						return true
+					}
+					return hostsObservers(c, m)
+				})})
+				c := p.connected()
+				o := mustObserve(t, c, "t", WithObserverID("o"))
+				synctest.Wait()
+				if want := gocmp.Or(code, "UNOBSERVED"); o.State() != ObserverStateDisposed || codeOf(o.Err()) != want || codeOf(o.Ready(t.Context())) != want {
+					t.Errorf("%s, %v; want disposed, %s", o.State(), o.Err(), want)
+				}
+				again := mustObserve(t, c, "t", WithObserverID("o"))
+				if err := again.Ready(t.Context()); err != nil {
+					t.Error(err)
+				}
+				p.conn(0).Cut()
+				p.conn(1)
+				time.Sleep(time.Minute)
+				if diff := cmp.Diff([]string{"observe o"}, p.observing(1)); diff != "" {
+					t.Errorf("replayed (-want +got):\n%s", diff)
+				}
+			})
+		})
 		t.Run(code, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})
@@ -660,6 +736,99 @@ func TestObserversWithoutReply(t *testing.T) {
 	})
 }
 
+// An engine that asks a hook about an observer may reply after the ping behind the observer.
+func TestLateReplyToAnObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(_ *peerConn, m *peerMessage) bool {
+			return m.Type == "observe"
+		})})
+		c := p.client()
+		accepted := mustObserve(t, c, "t", WithObserverID("accepted"))
+		rejected := mustObserve(t, c, "t", WithObserverID("rejected"))
+		disposed := mustObserve(t, c, "t", WithObserverID("disposed"))
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := disposed.Dispose(t.Context()); err != nil {
+			t.Error(err)
+		}
+		conn := p.conn(0)
+		conn.send(`{"type":"observeresult","id":"accepted","state":"active","warnings":["w"]}`)
+		conn.send(observeRefused("rejected", "FORBIDDEN"))
+		conn.send(observeRefused("rejected", "AGAIN"))
+		conn.send(observeRefused("disposed", "FORBIDDEN"))
+		synctest.Wait()
+		if accepted.State() != ObserverStateActive || len(accepted.Warnings()) != 1 {
+			t.Errorf("accepted: %s, warnings %v", accepted.State(), accepted.Warnings())
+		}
+		if rejected.State() != ObserverStateError || codeOf(rejected.Err()) != "FORBIDDEN" {
+			t.Errorf("rejected: %s, %v", rejected.State(), rejected.Err())
+		}
+		if disposed.State() != ObserverStateDisposed || disposed.Err() != nil {
+			t.Errorf("disposed: %s, %v", disposed.State(), disposed.Err())
+		}
+	})
+}
+
+// Until the hello has arrived, the engine's version is only assumed. The observers that the
+// engine may have from earlier connections must not be forgotten.
+func TestObserversAfterALateHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{greet: func(c *peerConn) {
+			if c.n == 1 {
+				time.AfterFunc(3*registerTimeout/2, func() {
+					c.send(`{"type":"workerregistered","worker_id":"late","features":["observe.v1","observe.v2"]}`)
+				})
+				return
+			}
+			greetAs(withV2)(c)
+		}, message: accepting(hostsObservers)})
+		c := p.connected()
+		mustHandle(t, c, "f")
+		away := mustObserve(t, c, "f", WithObserverID("away"))
+		early := mustObserve(t, c, "f", WithObserverID("early"))
+		kept := mustObserve(t, c, "f", WithObserverID("kept"))
+		trigger := mustTrigger(t, c, "f", "trigger")
+		mustTrigger(t, c, "f", "kept trigger")
+		for _, o := range []*Observer{away, early, kept} {
+			if err := o.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		p.conn(0).Cut()
+		if err := away.await(ObserverStateSuspended); err != nil {
+			t.Fatal(err)
+		}
+		_ = away.Dispose(t.Context())
+		p.conn(1)
+		time.Sleep(registerTimeout + time.Second)
+		if codeOf(kept.Err()) != "UNSUPPORTED" {
+			t.Errorf("error %v without a hello", kept.Err())
+		}
+		_ = early.Dispose(t.Context())
+		if err := trigger.Unregister(); err != nil {
+			t.Error(err)
+		}
+		p.conn(2)
+		if err := kept.await(ObserverStateActive); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		for n, want := range map[int][]string{
+			1: {"registerfunction f", "registertrigger trigger", "registertrigger kept trigger", "unregistertrigger trigger"},
+			2: {"registerfunction f", "unobserve away", "unobserve early", "unobserve trigger", "observe kept", "observe kept trigger"},
+		} {
+			if diff := cmp.Diff(want, p.observing(n)); diff != "" {
+				t.Errorf("connection %d (-want +got):\n%s", n, diff)
+			}
+		}
+		if n := c.Stats().HeldFramesDropped; n > 0 {
+			t.Errorf("%d held frames dropped", n)
+		}
+	})
+}
+
 func TestFeaturesSelectTheGeneration(t *testing.T) {
 	for name, test := range map[string]struct {
 		features string // JSON; "" means absent
@@ -820,6 +989,42 @@ func TestReadyToleratesPendingObservers(t *testing.T) {
 				synctest.Wait()
 				if err := c.Ready(); g != nil && codeOf(err) != "INVALID_ARGS" {
 					t.Errorf("with a rejected observer: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A host that has rejected an observer may accept it later, for example after a restart.
+func TestReadyAgainOnceTheHostAccepts(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code  string
+		ready bool // while the host has not decided
+	}{"contested": {code: CodeHTTPRouteConflict}, "other": {code: "NO_ROOM", ready: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(hostsObservers)})
+				c := p.client()
+				mustHandle(t, c, "f")
+				trigger, err := c.Trigger("f", HTTPTriggerConfig{APIPath: "/x"}, WithTriggerID("o"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				connectHost(t, c)
+				synctest.Wait()
+				for _, step := range []struct {
+					state, code string
+					ready       bool
+				}{{"active", "", true}, {"error", tt.code, false}, {"pending", "", tt.ready}, {"active", "", true}} {
+					p.conn(0).send(observerState("o", step.state, step.code))
+					synctest.Wait()
+					if err := c.Ready(); (err == nil) != step.ready || (trigger.Err() == nil) != step.ready {
+						t.Errorf("%s %s: ready %v, trigger %v", step.state, step.code, err, trigger.Err())
+					}
+				}
+				time.Sleep(time.Minute)
+				if diff := cmp.Diff([]string{"registerfunction f", "observe o"}, p.observing(0)); diff != "" {
+					t.Errorf("sent (-want +got):\n%s", diff)
 				}
 			})
 		})

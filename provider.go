@@ -607,7 +607,7 @@ func (s *providers) call(method, id string, f func() error) (err error) {
 			err = &Error{Code: CodeTriggerRegistrationFailed, Message: "the provider panicked"}
 		}
 	}()
-	return f()
+	return checked(f())
 }
 
 // answer reports the outcome of a registration to the engine over l. l must be the link on
@@ -622,8 +622,7 @@ func refusalBody(err error) *ErrorBody {
 		return nil
 	}
 	code, message, stack := errorParts(err)
-	var e *Error
-	if !errors.As(err, &e) || e.Code == "" {
+	if e := asError(err); e == nil || e.Code == "" {
 		code = CodeTriggerRegistrationFailed
 	}
 	return &ErrorBody{Code: code, Message: message, Stacktrace: stack}

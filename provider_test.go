@@ -99,6 +99,10 @@ func TestTriggerProviderRefuses(t *testing.T) {
 				return fmt.Errorf("path: %w", &iii.Error{Code: "PATH_TAKEN", Message: "taken"})
 			case "no code":
 				return &iii.Error{Message: "just so"}
+			case "nil pointer":
+				return (*iii.Error)(nil)
+			case "wrapped nil pointer":
+				return fmt.Errorf("path: %w", (*iii.Error)(nil))
 			case "panic":
 				panic("secret")
 			case "goexit":
@@ -111,13 +115,15 @@ func TestTriggerProviderRefuses(t *testing.T) {
 		}
 		type refusal struct{ Code, Message string }
 		want := map[string]refusal{
-			"error":     {"trigger_registration_failed", "no such path"},
-			"code":      {"PATH_TAKEN", "path: taken"},
-			"no code":   {"trigger_registration_failed", "just so"},
-			"panic":     {"trigger_registration_failed", "the provider panicked"},
-			"goexit":    {"trigger_registration_failed", "the provider ended its goroutine"},
-			"condition": {"trigger_registration_failed", "condition_function_id is not a string"},
-			"good":      {},
+			"error":               {"trigger_registration_failed", "no such path"},
+			"code":                {"PATH_TAKEN", "path: taken"},
+			"no code":             {"trigger_registration_failed", "just so"},
+			"panic":               {"trigger_registration_failed", "the provider panicked"},
+			"nil pointer":         {"trigger_registration_failed", "the provider panicked"},
+			"wrapped nil pointer": {"trigger_registration_failed", "path: <nil>"},
+			"goexit":              {"trigger_registration_failed", "the provider ended its goroutine"},
+			"condition":           {"trigger_registration_failed", "condition_function_id is not a string"},
+			"good":                {},
 		}
 		triggers := map[string]*iii.Trigger{}
 		for id := range want {

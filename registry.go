@@ -101,9 +101,9 @@ func (r *registry) attach(l *link, first ...item) {
 			t.former = nil
 		}
 		switch {
-		case !d.observes():
+		case !d.observes() && l.isAccepted():
 			t.lingers = false
-		case t.lingers && !d.answers(&t.claim): // the trigger would fire twice
+		case t.lingers && d.observes() && !d.answers(&t.claim): // the trigger would fire twice
 			r.unobserveLater(t)
 		}
 		switch {
@@ -117,7 +117,7 @@ func (r *registry) attach(l *link, first ...item) {
 			r.held = append(r.held, t)
 		}
 	}
-	if !d.observes() {
+	if !d.observes() && l.isAccepted() {
 		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
 		r.unobserved = nil
 	}
@@ -753,10 +753,13 @@ func (r *registry) remove(t *Trigger) {
 	switch {
 	case t.frame != nil, t.lingers && r.link != nil && r.phase >= replayTriggers && r.link.dialect().observes():
 		r.unobserve(t)
-	case t.lingers:
-		r.unobserveLater(t)
-	case t.sent && !(r.link != nil && r.link.dialect().answers(&t.claim)): // otherwise another worker's trigger may have this ID
-		r.takeBack(&t.claim)
+	default:
+		if t.lingers {
+			r.unobserveLater(t)
+		}
+		if t.sent && !(r.link != nil && r.link.dialect().answers(&t.claim)) { // otherwise another worker's trigger may have this ID
+			r.takeBack(&t.claim)
+		}
 	}
 	if f := t.adapter; f != nil {
 		r.abandonFunction(f)

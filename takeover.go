@@ -183,8 +183,8 @@ func (r *registry) mustWait(c *claim, now time.Time) bool {
 	return f != nil && f.holds(now)
 }
 
-// accept records that the engine has accepted a registration. If the engine had rejected the
-// registration earlier, accept returns the previous owner and a function that notifies the
+// accept records that the engine has accepted a registration. If another worker owned the
+// registration until now, accept returns the previous owner and a function that notifies the
 // program. The caller must call this function after releasing the lock.
 func (r *registry) accept(c *claim) (owner string, notice func()) {
 	c.standing = accepted
@@ -205,7 +205,7 @@ func (r *registry) accept(c *claim) (owner string, notice func()) {
 	}
 	f := c.function
 	refusal := f.refused.Swap(nil)
-	if refusal == nil {
+	if refusal == nil || refusal.OwnerWorkerID == "" { // for example, only the earlier engine could not host the function
 		return "", nil
 	}
 	// When a connection ends, the engine releases the worker's functions before it removes the

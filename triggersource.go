@@ -589,8 +589,8 @@ func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	t := in.trigger
 	answer := func(result any, err error) bool {
 		if len(in.id) > 0 {
-			b, _ := c.encodeAnswer(ctx, in, in.origin, result, err)
-			b.append(func(p []byte) []byte { return in.origin.dialect().appendMatched(p, nil) })
+			b, err := c.encodeAnswer(ctx, in, in.origin, result, err)
+			b, _ = c.complete(ctx, in, b, err, false, nil)
 			in.origin.reply(b)
 		}
 		return false
