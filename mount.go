@@ -274,7 +274,7 @@ type responseWriter struct {
 	head       bool // a HEAD request, whose response has no body
 
 	header       http.Header
-	sent         http.Header // copy of header made by WriteHeader
+	sent         http.Header // copy of header made by WriteHeader, with canonical names
 	status       int
 	length       int64       // declared Content-Length; -1 if there is none
 	offered      int64       // number of bytes passed to Write
@@ -316,8 +316,10 @@ func (w *responseWriter) WriteHeader(status int) {
 		return
 	}
 	w.status = status
-	if w.sent = w.header.Clone(); w.sent == nil {
-		w.sent = http.Header{}
+	w.sent = make(http.Header, len(w.header))
+	for _, name := range slices.Sorted(maps.Keys(w.header)) { // a handler may use several spellings of a name
+		key := http.CanonicalHeaderKey(name)
+		w.sent[key] = append(w.sent[key], w.header[name]...)
 	}
 	w.length = -1
 	if declared := w.sent.Get("Content-Length"); declared != "" {
@@ -326,6 +328,9 @@ func (w *responseWriter) WriteHeader(status int) {
 		} else {
 			w.notSent("Content-Length", "it is not a valid length")
 		}
+	}
+	if w.sent.Del("Content-Length"); w.length >= 0 { // clients accept only one length, in plain decimal digits
+		w.sent.Set("Content-Length", strconv.FormatInt(w.length, 10))
 	}
 }
 
@@ -607,13 +612,8 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 // Instead, each cookie gets its own Set-Cookie header, with a differently capitalized name,
 // and the engine sends all of them.
 func (w *responseWriter) singleHeaders() map[string]string {
-	grouped := make(http.Header, len(w.sent))
-	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may use several spellings of a name
-		key := http.CanonicalHeaderKey(name)
-		grouped[key] = append(grouped[key], w.sent[name]...)
-	}
-	single := make(map[string]string, len(grouped))
-	for name, values := range grouped {
+	single := make(map[string]string, len(w.sent))
+	for name, values := range w.sent {
 		switch {
 		case len(values) == 0:
 		case name == "Set-Cookie":
