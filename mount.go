@@ -713,7 +713,8 @@ func (w *responseWriter) broken(err error) error {
 	return w.err
 }
 
-// serve runs the handler and recovers from panics.
+// serve runs the handler and recovers from panics. A panic with [http.ErrAbortHandler] is not
+// logged. After the client has left, it is not a failure either: proxies panic with it then.
 func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 	defer func() {
 		p := recover()
@@ -721,9 +722,13 @@ func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 			return
 		}
 		w.panicked = true
-		if p != http.ErrAbortHandler {
+		aborted, stack := p == http.ErrAbortHandler, string(debug.Stack())
+		if !aborted {
 			w.client.log.LogAttrs(w.ctx, slog.LevelError, "iii: HTTP handler panicked", slog.String("route", w.route),
-				slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+				slog.Any("panic", p), slog.String("stack", stack))
+		}
+		if !aborted || w.ctx.Err() == nil {
+			notePanic(w.invocation, p, stack)
 		}
 	}()
 	h.ServeHTTP(w, r)
