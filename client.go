@@ -904,7 +904,7 @@ func (r *registry) addReasons(state *readiness, connected bool) {
 		}
 		refusal, f := t.refused.Load(), r.target(t)
 		switch {
-		case refusal != nil && t.contested:
+		case refusal != nil && t.contested && r.ownRival(t) == nil:
 			state.hold(t.functionID, fmt.Errorf("trigger %q of %s: another worker holds its route or id: %w", t.id, t.functionID, refusal))
 		case refusal != nil:
 			state.add(fmt.Errorf("trigger %q of %s: %w", t.id, t.functionID, refusal))

@@ -729,6 +729,37 @@ func TestStandbyPassesReadinessProbe(t *testing.T) {
 	})
 }
 
+// If two routes of one worker differ only in parameter names, the engine rejects the second one.
+// The worker is not a standby: the route is missing as long as the worker runs.
+func TestConflictingRoutesOfOneWorkerFailTheReadinessProbe(t *testing.T) {
+	for _, second := range []string{http.MethodGet, http.MethodDelete} {
+		t.Run(second, func(t *testing.T) {
+			generations(t, func(t *testing.T, e *iiitest.Engine) {
+				c := newWorker(t, e)
+				first, err := c.MountHTTP(http.MethodGet, "/orders/:id", http.NotFoundHandler())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.MountHTTP(second, "/orders/:order", http.NotFoundHandler()); err != nil {
+					t.Fatal(err)
+				}
+				mustConnect(t, c)
+				synctest.Wait()
+				reasons := 1
+				if second == http.MethodGet {
+					reasons = 2 // HEAD is refused, too
+				}
+				checkReady(t, "conflict", c, probed{503, false, []string{}, reasons}, 503)
+				if err := first.Unregister(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Second)
+				checkReady(t, "without the first route", c, probed{200, true, []string{}, 0}, 200)
+			})
+		})
+	}
+}
+
 func TestProbesAnswerGetAndHead(t *testing.T) {
 	c, err := iii.New("ws://127.0.0.1:1")
 	if err != nil {

@@ -441,6 +441,7 @@ func (c *Client) execute(in *incoming) {
 	var answer *buffer
 	var err error
 	returned, late := false, false
+	var panicked *handlerPanic
 	defer func() {
 		in.over.Store(true)
 		if !returned {
@@ -452,7 +453,7 @@ func (c *Client) execute(in *incoming) {
 		if late {
 			return
 		}
-		measured.done(ctx, in, err != nil || !returned)
+		measured.done(ctx, in, err != nil || !returned || panicked != nil)
 		span.end(ctx, in, answer)
 		if in.local {
 			in.countLocal(c, err != nil || !returned)
@@ -467,6 +468,9 @@ func (c *Client) execute(in *incoming) {
 	if late = invocation.limit.handlerReturned(); late {
 		returned = true
 		return
+	}
+	if panicked = invocation.panicked.Load(); panicked != nil && span.span != nil {
+		recordPanic(span.span, panicked.value, panicked.stack)
 	}
 	if len(in.id) > 0 {
 		answer, err = c.answer(ctx, in, observed, result, err)

@@ -604,6 +604,21 @@ type invocationContext struct {
 	caller context.Context // with the caller's trace context and baggage
 
 	limit *handlerLimit // nil without WithHandlerTimeout
+
+	panicked atomic.Pointer[handlerPanic] // set by a mounted handler, whose response is a result nevertheless
+}
+
+// handlerPanic describes the panic of a mounted handler.
+type handlerPanic struct {
+	value any
+	stack string
+}
+
+// notePanic records that the mounted handler of an invocation has panicked.
+func notePanic(ctx context.Context, value any, stack string) {
+	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok {
+		c.panicked.Store(&handlerPanic{value, stack})
+	}
 }
 
 // errHandlerTimeout is the cancellation cause when a handler exceeds its time limit.

@@ -47,7 +47,8 @@ import (
 // instead. If the engine has not decoded a JSON body itself, HandleHTTP reads up to 64 MiB
 // from RequestBody, for at most 30 s, and sets RequestBody to nil.
 //
-// A nil response becomes a 204. An [*HTTPError], or an error that [WithHTTPErrors] maps to
+// A nil response becomes a 204. The response's headers Content-Length and Transfer-Encoding are
+// ignored, because the engine sets them, except for the Content-Length of a HEAD route. An [*HTTPError], or an error that [WithHTTPErrors] maps to
 // one, becomes the corresponding response. An [*Error] becomes a 500 with its code and
 // message, which are meant for callers. Any other error becomes a 500 without details; the
 // details are written to the log and the span. The same applies to errors returned by
@@ -107,13 +108,15 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 		if err != nil {
 			return nil, err
 		}
-		switch {
-		case resp == nil: // a null result would make the engine's request hang
+		if resp == nil { // a null result would make the engine's request hang
 			return noContent(nil), nil
-		case resp.StatusCode == http.StatusNoContent:
-			return noContent(resp.Headers), nil
 		}
-		return resp, nil
+		sending := *resp
+		sending.Headers = withoutFraming(resp.Headers, strings.EqualFold(method, http.MethodHead))
+		if resp.StatusCode == http.StatusNoContent {
+			return noContent(sending.Headers), nil
+		}
+		return &sending, nil
 	}
 	spec := handlerSpec{run: handler, types: functionSchemas{reflect.TypeFor[HTTPRequest[In]](), reflect.TypeFor[routeResult[Out]]()},
 		validate: func(s *inputSchema) { valid = s }, body: body}
@@ -333,7 +336,7 @@ type HTTPError struct {
 	// the status, such as NOT_FOUND and "Not Found".
 	Body any
 	// Header contains the response's header fields. A name may have multiple values.
-	// Content-Length is ignored. Default: none.
+	// Content-Length and Transfer-Encoding are ignored. Default: none.
 	Header http.Header
 }
 
@@ -357,7 +360,7 @@ func (e *HTTPError) response() bufferedResponse {
 	r := bufferedResponse{StatusCode: status, Headers: []string{}, Body: e.Body}
 	typed := false
 	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
-		if strings.EqualFold(name, "Content-Length") || strings.EqualFold(name, "Transfer-Encoding") || !wsconn.IsToken(name) {
+		if isFraming(name) || !wsconn.IsToken(name) {
 			continue // set by the engine, or not a valid name
 		}
 		for _, value := range e.Header[name] {
@@ -444,6 +447,32 @@ func (c *Client) handleErrors(id string, next HandlerFunc) HandlerFunc {
 		c.log.LogAttrs(ctx, level, "iii: HTTP handler failed", slog.String("function", id), slog.Any("error", err))
 		return nil, hiddenError{err}
 	}
+}
+
+// isFraming reports whether the engine sets the header with the given name to match the body.
+// With a different value, clients would truncate the response or wait for more.
+func isFraming(name string) bool {
+	return strings.EqualFold(name, "Content-Length") || strings.EqualFold(name, "Transfer-Encoding")
+}
+
+// withoutFraming returns headers without those that the engine sets. The response to a HEAD
+// request, which has no body, may have any length.
+func withoutFraming(headers map[string]string, head bool) map[string]string {
+	own := func(name, value string) bool {
+		if head && strings.EqualFold(name, "Content-Length") {
+			_, err := strconv.ParseUint(value, 10, 63)
+			return err != nil
+		}
+		return isFraming(name)
+	}
+	for name, value := range headers {
+		if own(name, value) {
+			headers = maps.Clone(headers)
+			maps.DeleteFunc(headers, own)
+			break
+		}
+	}
+	return headers
 }
 
 // noContent returns a 204 response with a content type. Without one, the engine would add a

@@ -84,6 +84,50 @@ func TestTypedRouteWithoutContent(t *testing.T) {
 	}
 }
 
+// The engine sets the headers that depend on the body, so those of a response are ignored.
+func TestTypedRouteIgnoresFraming(t *testing.T) {
+	copied := map[string]string{"Content-Length": "2", "transfer-encoding": "chunked", "X-Kept": "yes"}
+	for _, test := range []struct {
+		name, method string
+		resp         *iii.HTTPResponse[string]
+		want         string
+	}{
+		{"body", "GET", &iii.HTTPResponse[string]{StatusCode: 200, Headers: copied, Body: "hello"}, `{"body":"hello","headers":{"X-Kept":"yes"},"status_code":200}`},
+		{"no content", "GET", &iii.HTTPResponse[string]{StatusCode: 204, Headers: copied}, `{"body":null,"headers":["X-Kept: yes","Content-Type: text/plain; charset=utf-8"],"status_code":204}`},
+		{"HEAD", "HEAD", &iii.HTTPResponse[string]{StatusCode: 200, Headers: copied}, `{"body":"","headers":{"Content-Length":"2","X-Kept":"yes"},"status_code":200}`},
+		{"HEAD with an invalid length", "HEAD", &iii.HTTPResponse[string]{StatusCode: 200, Headers: map[string]string{"content-length": ""}}, `{"body":"","headers":{},"status_code":200}`},
+		{"nothing to ignore", "GET", &iii.HTTPResponse[string]{StatusCode: 200, Headers: map[string]string{"X": ""}}, `{"body":"","headers":{"X":""},"status_code":200}`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			engine := iiitest.Start(t)
+			client, err := iii.New(engine.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = client.Close() })
+			f, err := iii.HandleHTTP(client, test.method, "/x", func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+				return test.resp, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := client.Connect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := iii.Call[json.RawMessage](t.Context(), client, f.ID(), map[string]any{}, iii.Remotely())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, string(got)); diff != "" {
+				t.Errorf("result (-want +got):\n%s", diff)
+			}
+		})
+	}
+	if len(copied) != 3 {
+		t.Errorf("the handler's headers are changed to %v", copied)
+	}
+}
+
 // fatalPaths contains paths that make a real engine panic on every later route registration.
 var fatalPaths = []string{
 	"/q/{*rest}/", "/q/{", "/q/}", "/q/{a}{b}", "/q/a{b}c", "/q/{}", "/q/:", "/q/{*}", "/q/*x",

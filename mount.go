@@ -271,7 +271,7 @@ type responseWriter struct {
 	head       bool // a HEAD request, whose response has no body
 
 	header       http.Header
-	sent         http.Header // copy of header made by WriteHeader
+	sent         http.Header // copy of header made by WriteHeader, with canonical names
 	status       int
 	length       int64       // declared Content-Length; -1 if there is none
 	offered      int64       // number of bytes passed to Write
@@ -313,8 +313,10 @@ func (w *responseWriter) WriteHeader(status int) {
 		return
 	}
 	w.status = status
-	if w.sent = w.header.Clone(); w.sent == nil {
-		w.sent = http.Header{}
+	w.sent = make(http.Header, len(w.header))
+	for _, name := range slices.Sorted(maps.Keys(w.header)) { // a handler may use several spellings of a name
+		key := http.CanonicalHeaderKey(name)
+		w.sent[key] = append(w.sent[key], w.header[name]...)
 	}
 	w.length = -1
 	if declared := w.sent.Get("Content-Length"); declared != "" {
@@ -323,6 +325,9 @@ func (w *responseWriter) WriteHeader(status int) {
 		} else {
 			w.notSent("Content-Length", "it is not a valid length")
 		}
+	}
+	if w.sent.Del("Content-Length"); w.length >= 0 { // clients accept only one length, in plain decimal digits
+		w.sent.Set("Content-Length", strconv.FormatInt(w.length, 10))
 	}
 }
 
@@ -604,13 +609,8 @@ func (w *responseWriter) startHeartbeat(every time.Duration) *heartbeat {
 // Instead, each cookie gets its own Set-Cookie header, with a differently capitalized name,
 // and the engine sends all of them.
 func (w *responseWriter) singleHeaders() map[string]string {
-	grouped := make(http.Header, len(w.sent))
-	for _, name := range slices.Sorted(maps.Keys(w.sent)) { // a handler may use several spellings of a name
-		key := http.CanonicalHeaderKey(name)
-		grouped[key] = append(grouped[key], w.sent[name]...)
-	}
-	single := make(map[string]string, len(grouped))
-	for name, values := range grouped {
+	single := make(map[string]string, len(w.sent))
+	for name, values := range w.sent {
 		switch {
 		case len(values) == 0:
 		case name == "Set-Cookie":
@@ -710,7 +710,8 @@ func (w *responseWriter) broken(err error) error {
 	return w.err
 }
 
-// serve runs the handler and recovers from panics.
+// serve runs the handler and recovers from panics. A panic with [http.ErrAbortHandler] is not
+// logged. After the client has left, it is not a failure either: proxies panic with it then.
 func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 	defer func() {
 		p := recover()
@@ -718,9 +719,13 @@ func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 			return
 		}
 		w.panicked = true
-		if p != http.ErrAbortHandler {
+		aborted, stack := p == http.ErrAbortHandler, string(debug.Stack())
+		if !aborted {
 			w.client.log.LogAttrs(w.ctx, slog.LevelError, "iii: HTTP handler panicked", slog.String("route", w.route),
-				slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+				slog.Any("panic", p), slog.String("stack", stack))
+		}
+		if !aborted || w.ctx.Err() == nil {
+			notePanic(w.invocation, p, stack)
 		}
 	}()
 	h.ServeHTTP(w, r)

@@ -575,6 +575,17 @@ func TestMountedResults(t *testing.T) {
 			w.Header().Set("X-Lines", "a\r\nb")
 			fmt.Fprint(w, "text")
 		}, want: result(200, "text", plain, "X-Lines: a  b")},
+		{name: "framing in small letters", handler: func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["transfer-encoding"] = []string{"chunked"}
+			w.Header()["content-length"] = []string{"+4"}
+			w.Header()["content-type"] = []string{"text/css"}
+			w.Header()["trailer"] = []string{"X-Sum"}
+			fmt.Fprint(w, "text")
+		}, want: result(200, "text", "Content-Type: text/css")},
+		{name: "HEAD, declared twice", method: "HEAD", handler: func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["content-length"] = []string{"+4"}
+			w.Header()["Content-Length"] = []string{"004", "4"}
+		}, want: result(200, nil, "Content-Length: 4", plain)},
 		{name: "more than declared", handler: func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "4")
 			_, _ = io.WriteString(w, "four")
@@ -2421,6 +2432,17 @@ func flushedAfter(length string, parts ...string) func(http.ResponseWriter, *htt
 	}
 }
 
+// lengths returns a handler that sets two lengths under the given name.
+func lengths(name string, flush bool) func(http.ResponseWriter, *http.Request, noting) {
+	return func(w http.ResponseWriter, r *http.Request, note noting) {
+		w.Header()[name] = []string{"5", "5"}
+		chunk(w, note, "hello")
+		if flush {
+			_ = http.NewResponseController(w).Flush()
+		}
+	}
+}
+
 var lengthBehaviors = []behavior{
 	{name: "length that is right", length: true, handler: declared("5", "he", "llo")},
 	{name: "length that is right, flushed", length: true, handler: flushedAfter("5", "he", "llo")},
@@ -2451,6 +2473,12 @@ var lengthBehaviors = []behavior{
 	}},
 	{name: "length that is none", handler: declared("abc", "hello")},
 	{name: "length that is negative", handler: declared("-1", "hello")},
+	{name: "length that is empty", handler: flushedAfter("", "hello")},
+	{name: "length with leading zeros", handler: flushedAfter("005", "hello")},
+	{name: "length given twice, flushed", length: true, handler: lengths("Content-Length", true)},
+	{name: "length given twice to a HEAD", method: "HEAD", length: true, handler: lengths("Content-Length", false)},
+	{name: "length in small letters", length: true, handler: lengths("content-length", false)},
+	{name: "length in small letters to a HEAD", method: "HEAD", length: true, handler: lengths("content-length", false)},
 	{name: "length set after the first write", handler: func(w http.ResponseWriter, r *http.Request, note noting) {
 		fmt.Fprint(w, "abc")
 		w.Header().Set("Content-Length", "100")

@@ -585,10 +585,12 @@ func (r *registry) unobserveLater(t *Trigger) {
 }
 
 // unobserveEarlier removes the observers that unobserveLater has recorded, such as those that
-// were disposed of while the client was disconnected. It also removes observers that were
-// registered over an earlier connection and whose target function is now served by another
-// worker, so that this function does not run twice per event. It must run before this
-// connection's observers are sent, because they may reuse the IDs.
+// were disposed of while the client was disconnected. It also removes two kinds of observers
+// that were registered over an earlier connection. If another worker now serves the target
+// function, this function would otherwise run twice per event. If the source's host has
+// rejected the observer, the engine would otherwise repeat the rejection without asking the
+// host again. unobserveEarlier must run before this connection's observers are sent, because
+// they may reuse the IDs.
 func (r *registry) unobserveEarlier() {
 	if !r.link.dialect().observes() { // the engine's hello may still arrive
 		return
@@ -598,7 +600,9 @@ func (r *registry) unobserveEarlier() {
 	}
 	r.unobserved = nil
 	for _, t := range r.held {
-		if f := r.target(t); t.lingers && f != nil && f.standing == refused {
+		f, o := r.target(t), t.observer
+		rejected := t.refused.Load() != nil || o != nil && o.state == ObserverStateError
+		if t.lingers && (rejected || f != nil && f.standing == refused) {
 			r.unobserve(t)
 		}
 	}

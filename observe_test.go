@@ -560,7 +560,8 @@ func TestRefusedObserverKeepsItsIDAndIsNotReplayed(t *testing.T) {
 }
 
 // If the host rejects an observer that the engine has accepted, the observer stays in the
-// engine until it is disposed of.
+// engine until it is disposed of. On the next connection, it is removed and registered afresh, so
+// that the host decides again.
 func TestObserverRejectedByHostStaysUntilDisposed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
@@ -583,7 +584,7 @@ func TestObserverRejectedByHostStaysUntilDisposed(t *testing.T) {
 		if err := o.Dispose(t.Context()); err != nil || time.Since(began) > time.Second {
 			t.Errorf("Dispose: %v after %v", err, time.Since(began))
 		}
-		if diff := cmp.Diff([]string{"observe o", "unobserve o"}, p.observing(1)); diff != "" {
+		if diff := cmp.Diff([]string{"unobserve o", "observe o", "unobserve o"}, p.observing(1)); diff != "" {
 			t.Errorf("sent (-want +got):\n%s", diff)
 		}
 	})

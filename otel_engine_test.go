@@ -1936,6 +1936,54 @@ func TestHandlersAreMeasured(t *testing.T) {
 	})
 }
 
+// A mounted handler that panics has failed, although its response is a result. A handler that
+// aborts the response because its client has left has not.
+func TestPanicsOfMountedHandlersAreRecorded(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		handler http.HandlerFunc
+		message string // of the span; "" if the handler has not failed
+	}{
+		{"response", func(http.ResponseWriter, *http.Request) {}, ""},
+		{"error response", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, ""},
+		{"panic", func(http.ResponseWriter, *http.Request) { panic("oh") }, "panic: oh"},
+		{"panic in a stream", func(w http.ResponseWriter, r *http.Request) {
+			w.(http.Flusher).Flush()
+			panic("oh")
+		}, "panic: oh"},
+		{"abort", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "panic: net/http: abort Handler"},
+		{"abort after the client has left", func(w http.ResponseWriter, r *http.Request) {
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, engine *iiitest.Engine) {
+				sdk := newOwnSDK(t)
+				s := newSite(t, engine, "GET", "/x", test.handler, iii.WithTelemetry(sdk.telemetry()), iii.WithLogger(slog.New(slog.DiscardHandler)))
+				_ = s.visit(t, "/x").Body.Close()
+				time.Sleep(time.Minute)
+				want := codes.Ok
+				failures := map[string]int64{}
+				if test.message != "" {
+					want, failures["http::GET/x"] = codes.Error, 1
+				}
+				spans := sdk.spans.Ended()
+				if len(spans) != 1 {
+					t.Fatalf("%d spans, want 1", len(spans))
+				}
+				if got := spans[0].Status(); got.Code != want || got.Description != test.message {
+					t.Errorf("status of the span: %v, want %v %q", got, want, test.message)
+				}
+				if diff := cmp.Diff(failures, sums(t, readMetrics(t, sdk.reader)["iii.worker.function.errors"])); diff != "" {
+					t.Errorf("errors (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
 func TestQueueWaitIsMeasured(t *testing.T) {
 	bubble(t, func(t *testing.T, engine *iiitest.Engine) {
 		sdk := newOwnSDK(t)

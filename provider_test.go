@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -721,4 +722,62 @@ func bindTo(t *testing.T, c *iii.Client, id, function string, config any, opts .
 		t.Fatal(err)
 	}
 	return trigger
+}
+
+// rejectingProvider rejects triggers while reject is set.
+type rejectingProvider struct{ reject atomic.Bool }
+
+func (p *rejectingProvider) Bind(context.Context, iii.TriggerBinding) error {
+	if p.reject.Load() {
+		return errors.New("not now")
+	}
+	return nil
+}
+
+func (*rejectingProvider) Unbind(context.Context, string) error { return nil }
+
+// A trigger or an observer that its provider has rejected is registered afresh on the next
+// connection, and the provider decides again.
+func TestRejectedTriggerIsRegisteredAfreshOnReconnect(t *testing.T) {
+	generations(t, func(t *testing.T, e *iiitest.Engine) {
+		p := &rejectingProvider{}
+		p.reject.Store(true)
+		provider := newWorker(t, e, iii.WithName("provider"))
+		if err := provider.HandleTriggerType(iii.TriggerType{ID: "often"}, p); err != nil {
+			t.Fatal(err)
+		}
+		mustConnect(t, provider)
+		c := newWorker(t, e, iii.WithName("c"))
+		handle(t, c, "f", func(context.Context, any) (any, error) { return nil, nil })
+		trigger, err := c.Trigger("f", iii.CustomTrigger{Type: "often"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		failures := []func() error{trigger.Err}
+		if !hasTriggers(e) {
+			observer, err := c.Observe(iii.Source{FunctionID: "often"}, "f")
+			if err != nil {
+				t.Fatal(err)
+			}
+			failures = append(failures, observer.Err)
+		}
+		mustConnect(t, c)
+		synctest.Wait()
+		for i, failure := range failures {
+			if err := failure(); err == nil || !strings.Contains(err.Error(), "not now") {
+				t.Errorf("%d is rejected with %v", i, err)
+			}
+		}
+		p.reject.Store(false)
+		e.Drop("c")
+		time.Sleep(3 * time.Second)
+		for i, failure := range failures {
+			if err := failure(); err != nil {
+				t.Errorf("%d after a reconnect: %v", i, err)
+			}
+		}
+		if err := c.Ready(); err != nil {
+			t.Errorf("after a reconnect: %v", err)
+		}
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/iii-go/iii/internal/routepath"
 	"github.com/iii-go/iii/internal/signal"
 )
 
@@ -717,6 +718,28 @@ func (r *registry) routed(t *Trigger) *Trigger {
 	}
 	for _, other := range r.triggers {
 		if other.route == t.route && (t.router || other.router) {
+			return other
+		}
+	}
+	return nil
+}
+
+// ownRival returns an accepted trigger of this worker whose path conflicts with t's path for any
+// method, because the two differ only in parameter names. If there is one, waiting for other
+// workers does not help t.
+func (r *registry) ownRival(t *Trigger) *Trigger {
+	path := func(t *Trigger) routepath.Pattern {
+		pattern, _ := routepath.Parse(textMember(t.spec.config, "api_path")) // checked at registration
+		return pattern
+	}
+	if t.route == "" {
+		return nil
+	}
+	for _, other := range r.triggers {
+		if other == t || other.route == "" || other.standing != accepted {
+			continue
+		}
+		if _, conflict := routepath.Compare(path(other), path(t)); conflict {
 			return other
 		}
 	}

@@ -165,6 +165,9 @@ func (r *registry) retry(l *link) time.Duration {
 // retryNow sends a rejected registration again. The caller must remove it from refusals.
 func (r *registry) retryNow(c *claim) {
 	c.queued = false
+	if t := c.trigger; t != nil {
+		t.sent = true // an observer's rejection resets it
+	}
 	r.sendClaim(c)
 }
 

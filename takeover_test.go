@@ -617,7 +617,7 @@ func routeWithOtherParameterNamesIsTakenOver(t *testing.T, protocol iiitest.Prot
 		}
 		_ = a.Close()
 		time.Sleep(within)
-		if err := b.functions[0].Err(); err != nil {
+		if err := errors.Join(b.functions[0].Err(), b.Ready()); err != nil {
 			t.Error(err)
 		}
 		if status, body := get(t, e, "/users/1"); status != 200 || body != "b" {
