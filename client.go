@@ -193,8 +193,8 @@ func (c *Client) Connect(ctx context.Context) error {
 		return err
 	}
 	switch {
-	case c.draining:
-		err = fmt.Errorf("iii: connect: %w; the client is shutting down", err)
+	case c.draining: // Shutdown may still need the connection
+		return fmt.Errorf("iii: connect: %w; the client is shutting down", err)
 	case connected:
 		return fmt.Errorf("iii: connect: %w; the engine has not answered all registrations yet", err)
 	case c.lastError != nil:
@@ -291,6 +291,14 @@ type fatalError struct{ error }
 
 func (e fatalError) Unwrap() error { return e.error }
 
+// closedBy returns ErrClosed, with the reason if there is one.
+func closedBy(reason error) error {
+	if reason == nil {
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: %w", ErrClosed, reason)
+}
+
 // nameHeldError means that another worker still holds this worker's name.
 type nameHeldError struct{ error }
 
@@ -311,17 +319,17 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		c.mu.Unlock()
 		c.setState(state, nil)
 		wasReady := false
+		var fatal error
 		l, err := c.dial(ctx)
 		if err == nil {
 			l.nameFirst = turn > 0
-			wasReady, err = c.serve(ctx, l)
+			wasReady, fatal, err = c.serve(ctx, l)
 		}
-		if ctx.Err() != nil || c.closing.Load() {
+		switch {
+		case fatal != nil:
+			return wsconn.Attempt{Stop: true, Err: fatal}
+		case ctx.Err() != nil || c.closing.Load():
 			return wsconn.Attempt{Stop: true}
-		}
-		var fatal fatalError
-		if errors.As(err, &fatal) {
-			return wsconn.Attempt{Stop: true, Err: fatal.error}
 		}
 		c.mu.Lock()
 		c.lastError = err
@@ -543,11 +551,7 @@ func (c *Client) terminate(reason error) {
 	stop, supervised := c.stop, c.supervised
 	c.mu.Unlock()
 
-	ended := ErrClosed
-	if reason != nil {
-		ended = fmt.Errorf("%w: %w", ErrClosed, reason)
-	}
-	c.out.end(ended)
+	c.out.end(closedBy(reason))
 	c.registry.unregisterAll(ErrClosed)
 	c.cancelHandlers()
 	c.channels.close()

@@ -215,7 +215,7 @@ func TestConnectDuringShutdown(t *testing.T) {
 					if err := <-ended; !errors.Is(err, want) || bounded && !strings.HasSuffix(err.Error(), "; the client is shutting down") {
 						t.Errorf("Connect: %v, want %v", err, want)
 					}
-					if err := <-shut; err != nil && !bounded {
+					if err := <-shut; err != nil {
 						t.Error(err)
 					}
 				})

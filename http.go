@@ -25,8 +25,8 @@ import (
 
 // HandleHTTP serves an HTTP route with a typed handler. It registers a function with the id
 // "http::" + method + path, and a trigger that binds the route to the function. An empty method
-// means GET, and a path without a leading slash gets one. [WithTriggerOptions] sets options for the trigger. If the engine rejects the route,
-// [Function.Err] returns the error.
+// means GET, and a path without a leading slash gets one. [WithTriggerOptions] sets options for
+// the trigger. If the engine rejects the route, [Function.Err] returns the error.
 //
 // A path segment that begins with a colon, as in "/items/:id", is a parameter. It spans the
 // whole segment, its name consists of letters, digits and underscores, and PathParams contains
@@ -47,12 +47,12 @@ import (
 // instead. If the engine has not decoded a JSON body itself, HandleHTTP reads up to 64 MiB
 // from RequestBody, for at most 30 s, and sets RequestBody to nil.
 //
-// A nil response becomes a 204. The response's headers Content-Length and Transfer-Encoding are
-// ignored, because the engine sets them, except for the Content-Length of a HEAD route. An [*HTTPError], or an error that [WithHTTPErrors] maps to
-// one, becomes the corresponding response. An [*Error] becomes a 500 with its code and
-// message, which are meant for callers. Any other error becomes a 500 without details; the
-// details are written to the log and the span. The same applies to errors returned by
-// middleware.
+// A nil response becomes a 204. The headers Content-Length and Transfer-Encoding of the
+// handler's response are ignored, because the engine sets them, except for the Content-Length
+// of a HEAD route. An [*HTTPError], or an error that [WithHTTPErrors] maps to one, becomes the
+// corresponding response. An [*Error] becomes a 500 with its code and message, which are meant
+// for callers. Any other error becomes a 500 without details; the details are written to the
+// log and the span. The same applies to errors returned by middleware.
 func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Context, *HTTPRequest[In]) (*HTTPResponse[Out], error), opts ...FunctionOption) (*Function, error) {
 	if h == nil {
 		return nil, fmt.Errorf("iii: %s %s: nil handler", method, path)
@@ -112,8 +112,9 @@ func HandleHTTP[In, Out any](c *Client, method, path string, h func(context.Cont
 			return noContent(nil), nil
 		}
 		sending := *resp
-		sending.Headers = withoutFraming(resp.Headers, strings.EqualFold(method, http.MethodHead))
-		if resp.StatusCode == http.StatusNoContent {
+		bodyless := resp.StatusCode == http.StatusNoContent
+		sending.Headers = withoutFraming(resp.Headers, strings.EqualFold(method, http.MethodHead) && !bodyless)
+		if bodyless {
 			return noContent(sending.Headers), nil
 		}
 		return &sending, nil
@@ -455,22 +456,27 @@ func isFraming(name string) bool {
 	return strings.EqualFold(name, "Content-Length") || strings.EqualFold(name, "Transfer-Encoding")
 }
 
-// withoutFraming returns headers without those that the engine sets. The response to a HEAD
-// request, which has no body, may have any length.
-func withoutFraming(headers map[string]string, head bool) map[string]string {
-	own := func(name, value string) bool {
-		if head && strings.EqualFold(name, "Content-Length") {
-			_, err := strconv.ParseUint(value, 10, 63)
-			return err != nil
+// withoutFraming returns headers without those that the engine sets. If declared is set, a valid
+// Content-Length stays: the response to a HEAD request has no body, and may have any length.
+func withoutFraming(headers map[string]string, declared bool) map[string]string {
+	length := ""
+	framed := false
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		if !isFraming(name) {
+			continue
 		}
-		return isFraming(name)
+		framed = true
+		if n, err := strconv.ParseUint(headers[name], 10, 63); err == nil && declared && strings.EqualFold(name, "Content-Length") {
+			length = strconv.FormatUint(n, 10)
+		}
 	}
-	for name, value := range headers {
-		if own(name, value) {
-			headers = maps.Clone(headers)
-			maps.DeleteFunc(headers, own)
-			break
-		}
+	if !framed {
+		return headers
+	}
+	headers = maps.Clone(headers)
+	maps.DeleteFunc(headers, func(name, _ string) bool { return isFraming(name) })
+	if length != "" {
+		headers["Content-Length"] = length
 	}
 	return headers
 }

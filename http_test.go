@@ -96,6 +96,8 @@ func TestTypedRouteIgnoresFraming(t *testing.T) {
 		{"no content", "GET", &iii.HTTPResponse[string]{StatusCode: 204, Headers: copied}, `{"body":null,"headers":["X-Kept: yes","Content-Type: text/plain; charset=utf-8"],"status_code":204}`},
 		{"HEAD", "HEAD", &iii.HTTPResponse[string]{StatusCode: 200, Headers: copied}, `{"body":"","headers":{"Content-Length":"2","X-Kept":"yes"},"status_code":200}`},
 		{"HEAD with an invalid length", "HEAD", &iii.HTTPResponse[string]{StatusCode: 200, Headers: map[string]string{"content-length": ""}}, `{"body":"","headers":{},"status_code":200}`},
+		{"HEAD with two lengths", "HEAD", &iii.HTTPResponse[string]{StatusCode: 200, Headers: map[string]string{"CONTENT-LENGTH": "x", "content-length": "007"}}, `{"body":"","headers":{"Content-Length":"7"},"status_code":200}`},
+		{"HEAD without content", "HEAD", &iii.HTTPResponse[string]{StatusCode: 204, Headers: copied}, `{"body":null,"headers":["X-Kept: yes","Content-Type: text/plain; charset=utf-8"],"status_code":204}`},
 		{"nothing to ignore", "GET", &iii.HTTPResponse[string]{StatusCode: 200, Headers: map[string]string{"X": ""}}, `{"body":"","headers":{"X":""},"status_code":200}`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

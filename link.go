@@ -138,13 +138,18 @@ func (l *link) writeBatch() error {
 func (l *link) isApplied() bool { return signal.IsClosed(l.applied) }
 
 // serve runs a link until it ends and returns the cause. wasReady reports whether the engine
-// had accepted the registrations.
-func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) {
+// had accepted the registrations. If the client ends with the link, fatal is the reason.
+func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, fatal, err error) {
 	c.out.attach(l, c.registry.firstFence())
 	c.out.pushNoWait(l, c.reattachments()...)
 	l.start(ctx)
 	wasReady = c.maintain(l)
 	err = l.Wait()
+	var f fatalError
+	if errors.As(err, &f) && ctx.Err() == nil && !c.closing.Load() {
+		fatal = f.error
+		c.out.end(closedBy(fatal)) // no request waits for another link
+	}
 	c.registry.detach(l)
 	c.reports.detach(l)
 	if n := c.out.detach(l, err); n > 0 {
@@ -157,7 +162,7 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, err error) 
 		c.ready = make(chan struct{})
 	}
 	c.mu.Unlock()
-	return wasReady, err
+	return wasReady, fatal, err
 }
 
 // identity identifies a connection to the engine. token is the secret with which this worker

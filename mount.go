@@ -711,7 +711,8 @@ func (w *responseWriter) broken(err error) error {
 }
 
 // serve runs the handler and recovers from panics. A panic with [http.ErrAbortHandler] is not
-// logged. After the client has left, it is not a failure either: proxies panic with it then.
+// logged. If the client has disconnected, such a panic is not a failure either; reverse proxies
+// use it to abort a response.
 func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 	defer func() {
 		p := recover()
@@ -719,14 +720,16 @@ func (w *responseWriter) serve(h http.Handler, r *http.Request) {
 			return
 		}
 		w.panicked = true
-		aborted, stack := p == http.ErrAbortHandler, string(debug.Stack())
+		aborted := p == http.ErrAbortHandler
+		if aborted && w.ctx.Err() != nil {
+			return
+		}
+		stack := string(debug.Stack())
 		if !aborted {
 			w.client.log.LogAttrs(w.ctx, slog.LevelError, "iii: HTTP handler panicked", slog.String("route", w.route),
 				slog.Any("panic", p), slog.String("stack", stack))
 		}
-		if !aborted || w.ctx.Err() == nil {
-			notePanic(w.invocation, p, stack)
-		}
+		notePanic(w.invocation, p, stack)
 	}()
 	h.ServeHTTP(w, r)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -243,8 +242,7 @@ func (s invocationSpan) failed(err error) {
 	}
 	code, message, stack := errorParts(err)
 	kind := "InvocationError"
-	var e *Error
-	if errors.As(err, &e) {
+	if asError(err) != nil {
 		kind = code
 	}
 	if stack == "" {

@@ -222,6 +222,31 @@ func TestInvocationSpanWithoutAnswer(t *testing.T) {
 	}
 }
 
+// holdsNil is an error whose chain contains a nil *Error.
+type holdsNil struct{}
+
+func (holdsNil) Error() string { return "no" }
+func (holdsNil) Unwrap() error { return (*Error)(nil) }
+
+// The type of the exception is an error code only if the handler's error has one.
+func TestExceptionTypeOfHandlerErrors(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("no"), "InvocationError"}, {&Error{Code: "declined"}, "declined"}, {holdsNil{}, "InvocationError"},
+	} {
+		ctx, recorder, _ := recordedSpans()
+		_ = InSpan(ctx, "work", 0, func(ctx context.Context) error {
+			invocationSpan{span: trace.SpanFromContext(ctx)}.failed(test.err)
+			return nil
+		})
+		if got := attributeMap(recorder.Ended()[0].Events()[0].Attributes)["exception.type"]; got != test.want {
+			t.Errorf("%v: exception.type is %v, want %q", test.err, got, test.want)
+		}
+	}
+}
+
 // The payload of an unsampled invocation is not read, so it may even be invalid JSON.
 func TestUnsampledPayloadIsNotRead(t *testing.T) {
 	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // not parent-based, so the span is started

@@ -1280,9 +1280,14 @@ func TestR8RoomOfEndedRequests(t *testing.T) {
 // whatever the policy. They do not fail as if only the connection were lost.
 func TestR8WaitingRequestsEndWithTheClient(t *testing.T) {
 	for _, policy := range []SendPolicy{SendFail, SendWait} {
-		for name, end := range map[string]func(*Client) error{
-			"close":    (*Client).Close,
-			"shutdown": func(c *Client) error { return c.Shutdown(context.Background()) },
+		for name, end := range map[string]func(*Client, *peerConn) error{
+			"close":    func(c *Client, _ *peerConn) error { return c.Close() },
+			"shutdown": func(c *Client, _ *peerConn) error { return c.Shutdown(context.Background()) },
+			"rejection": func(c *Client, conn *peerConn) error {
+				conn.send(`{"type":"registrationrejected","code":"WORKER_NAMESPACE_CONFLICT","namespace":"default","owner_worker_id":"w"}`)
+				<-c.Done()
+				return c.Err()
+			},
 		} {
 			t.Run(fmt.Sprint(name, policy), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -1299,7 +1304,7 @@ func TestR8WaitingRequestsEndWithTheClient(t *testing.T) {
 					}
 					synctest.Wait()
 					waiting := c.out.countWaiting()
-					_ = suite.note(end(c))
+					_ = suite.note(end(c, p.conn(0)))
 					closed := 0
 					for range 2 * n {
 						switch err := suite.note(<-results); {

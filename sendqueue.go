@@ -723,8 +723,8 @@ func (q *sendQueue) holds(r *request) bool {
 	return q.heldN < q.maxMessages && q.heldB+r.size <= q.maxBytes
 }
 
-// mayPark reports whether r may wait for room in held, or for the gate to open if the engine is
-// about to open it.
+// mayPark reports whether r may wait for room in held, or for the gate if the engine has already
+// processed the registrations.
 func (q *sendQueue) mayPark(r *request) bool {
 	return q.isServing() || q.policy == SendWait && r.size <= q.maxBytes && q.maxMessages > 0
 }
@@ -751,11 +751,10 @@ func (q *sendQueue) unpark() {
 	}
 }
 
-// park takes the requests that wait for room in the queue from the link that has ended. They
-// must not precede the registrations on the next link, and must not delay the replies that are
-// sent over it before the registrations settle. Waiting replies are dropped by their
-// goroutines. park fails the requests for which there is no room or no next link. The caller
-// holds q.mu.
+// park handles the requests that were waiting for room when the link ended. They must not precede
+// the registrations on the next link, and must not delay the replies that are sent over it before
+// the registrations settle. Waiting replies are dropped by their goroutines. park fails the
+// requests for which there is no room or no next link. The caller holds q.mu.
 func (q *sendQueue) park() {
 	var requests []*request
 	for _, l := range []*list.List{&q.waiting, &q.parked} {
@@ -796,7 +795,7 @@ func (q *sendQueue) hold(r *request) {
 	if r.wantsResult {
 		q.pending[r.id] = r
 	}
-	q.held = append(q.held, item{buf: r.buf, req: r, send: !r.wantsResult})
+	q.held = append(q.held, r.item())
 	q.heldN++
 	q.heldB += r.size
 }

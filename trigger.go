@@ -454,7 +454,7 @@ func triggerConfig(cfg TriggerConfig) (json.RawMessage, error) {
 // Others crash the engine's HTTP router for all workers. If the provider namespace is not the
 // engine's own, the provider is a worker, and such a config may be valid for it.
 func checkFatal(triggerType, providerNamespace string, config json.RawMessage) error {
-	if providerNamespace != "" && providerNamespace != defaultNamespace {
+	if !isEngines(providerNamespace) {
 		return nil
 	}
 	switch triggerType {
@@ -469,9 +469,14 @@ func checkFatal(triggerType, providerNamespace string, config json.RawMessage) e
 	return nil
 }
 
+// isEngines reports whether the engine itself provides the trigger types of a namespace.
+func isEngines(providerNamespace string) bool {
+	return providerNamespace == "" || providerNamespace == defaultNamespace
+}
+
 // checkRouted rejects configs of routes, of any Go type, that can receive no request.
 func checkRouted(triggerType, providerNamespace string, config json.RawMessage) error {
-	if triggerType != "http" || providerNamespace != "" && providerNamespace != defaultNamespace {
+	if triggerType != "http" || !isEngines(providerNamespace) {
 		return nil
 	}
 	method := http.MethodGet

@@ -436,8 +436,8 @@ func connect(ctx context.Context, c *iii.Client, address string, stderr io.Write
 	return nil
 }
 
-// publicURL returns the URL to which [iii.New] connects for address, without the parts that may
-// contain secrets.
+// publicURL returns the engine's URL, as given or by default, without the parts that may contain
+// secrets.
 func publicURL(address string) string {
 	u, err := url.Parse(cmp.Or(address, strings.TrimSpace(os.Getenv("III_URL")), iii.DefaultURL))
 	if err != nil { // New has rejected it
