@@ -365,13 +365,20 @@ func TestRejectAndAccepted(t *testing.T) {
 // A rejection that the engine has not received is repeated when the engine announces the
 // observer again.
 func TestRejectWhileDisconnected(t *testing.T) {
+	repeated := []string{"kept@20", "away@20 FULL: no room", "during@20 FULL: no room"}
+	renewed, added := []string{"kept@20", "away@20", "during@20"}, []string{"added away", "added during"}
 	for name, tt := range map[string]struct {
-		args  string // of the observer on the second connection
-		acks  []string
-		hooks []string
+		args     string    // of the observer on the second connection
+		settings [2]string // a setting on the first connection, and on the others
+		acks     []string
+		hooks    []string
 	}{
-		"same observer":   {args: `{"n":1}`, acks: []string{"kept@20", "away@20 FULL: no room", "during@20 FULL: no room"}},
-		"other arguments": {args: `{"n":2}`, acks: []string{"kept@20", "away@20", "during@20"}, hooks: []string{"added away", "added during"}},
+		"same observer":   {args: `{"n":1}`, acks: repeated},
+		"other arguments": {args: `{"n":2}`, acks: renewed, hooks: added},
+		"other target":    {args: `{"n":1}`, settings: [2]string{`"target":"t::`, `"target":"other::`}, acks: renewed, hooks: added},
+		"other outcome":   {args: `{"n":1}`, settings: [2]string{`"filters"`, `"on":"error","filters"`}, acks: renewed, hooks: added},
+		"other capture":   {args: `{"n":1}`, settings: [2]string{`"filters"`, `"capture":["input"],"filters"`}, acks: renewed, hooks: added},
+		"other filters":   {args: `{"n":1}`, settings: [2]string{`"filters":{}`, `"filters":{"input.n":{"$gt":1}}`}, acks: renewed, hooks: added},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -379,7 +386,11 @@ func TestRejectWhileDisconnected(t *testing.T) {
 				leave := make(chan struct{})
 				p := newHostPeer(t, hostScript{set: func(conn int, _ string) string {
 					args := []string{`{"n":1}`, tt.args, tt.args}[conn]
-					return view("kept", `{}`) + "," + view("away", args) + "," + view("during", args)
+					rejected := view("away", args) + "," + view("during", args)
+					if conn > 0 && tt.settings[0] != "" {
+						rejected = strings.ReplaceAll(rejected, tt.settings[0], tt.settings[1])
+					}
+					return view("kept", `{}`) + "," + rejected
 				}})
 				c := p.client()
 				full := &Error{Code: "FULL", Message: "no room"}
@@ -415,6 +426,37 @@ func TestRejectWhileDisconnected(t *testing.T) {
 				if got := len(f.Observers()); got != 3 {
 					t.Errorf("%d observers on the third connection", got)
 				}
+			})
+		})
+	}
+}
+
+// The engine may not have read a rejection that was written before the connection is lost. The
+// rejection is repeated unless the engine has answered the ping behind it.
+func TestUnconfirmedRejectionIsRepeated(t *testing.T) {
+	for name, tt := range map[string]struct {
+		read bool
+		want string
+	}{
+		"not read": {read: false, want: "a@20 FULL: no room"},
+		"read":     {read: true, want: "a@20"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newHostPeer(t, hostScript{set: func(int, string) string { return view("a", `{}`) }, script: script{message: func(c *peerConn, m *peerMessage) bool {
+					return m.Type == "ping" && c.n == 0 && !tt.read && len(c.peer.acks(0)) > 1
+				}}})
+				c := p.client()
+				f := hostFunc(t, c, "f", echo)
+				connectHost(t, c)
+				synctest.Wait()
+				f.Observers()[0].Reject(&Error{Code: "FULL", Message: "no room"})
+				synctest.Wait()
+				same(t, "acks", p.acks(0), []string{"a@10", "a@10 FULL: no room"})
+				p.conn(0).Cut()
+				p.conn(1)
+				time.Sleep(time.Minute)
+				same(t, "acks after the reconnect", p.acks(1), []string{tt.want})
 			})
 		})
 	}
