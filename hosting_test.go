@@ -27,11 +27,16 @@ type hostScript struct {
 	features func(conn int) string            // nil means featuresV2
 	set      func(conn int, id string) string // initial observers of a function; nil means none
 	routed   bool                             // the engine does not permit local calls
-	script
+	script                                    // its greet, if set, is for the second connection only
 }
 
 func newHostPeer(t testing.TB, h hostScript) *peer {
+	greet := h.greet
 	h.greet = func(c *peerConn) {
+		if greet != nil && c.n == 1 {
+			greet(c)
+			return
+		}
 		features := featuresV2
 		if h.features != nil {
 			features = h.features(c.n)
@@ -460,6 +465,59 @@ func TestUnconfirmedRejectionIsRepeated(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Until the hello has arrived, the engine's version is only assumed. Observers, rejections and
+// reports are kept, but no calls run in process.
+func TestHostingAfterALateHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{
+			features: func(conn int) string { return []string{featuresV2, "", featuresV2}[conn] },
+			set:      func(int, string) string { return view("kept", `{}`) + "," + view("rejected", `{}`) },
+			script: script{greet: func(c *peerConn) {
+				time.AfterFunc(registerTimeout+time.Second, func() {
+					c.send(`{"type":"workerregistered","worker_id":"late","features":[` + featuresV2 + `]}`)
+				})
+			}},
+		})
+		var n notes
+		c := p.client(WithWorkerObserverHooks(n.hooks("worker", nil)))
+		plain := hostFunc(t, c, "plain", echo)
+		hooked := hostFunc(t, c, "hooked", echo, WithObserverHooks(ObserverHooks{Match: func(*FunctionObserver, *ObservedCall) bool { return true }}))
+		functions := []*Function{plain, hooked}
+		connectHost(t, c)
+		synctest.Wait()
+		p.conn(0).Cut()
+		synctest.Wait()
+		for _, f := range functions {
+			f.Observers()[1].Reject(&Error{Code: "FULL", Message: "no room"})
+			if err := c.Call(t.Context(), f.id, 1, nil); err != nil {
+				t.Error(err)
+			}
+		}
+		synctest.Wait()
+		n.take()
+		p.conn(1)
+		time.Sleep(registerTimeout + time.Second/2)
+		for _, f := range functions {
+			if f.LocalDispatch() || !f.IsObserved() {
+				t.Errorf("%s without a hello: local %t, observed %t", f.id, f.LocalDispatch(), f.IsObserved())
+			}
+		}
+		p.conn(2)
+		time.Sleep(time.Minute)
+		same(t, "hooks", n.take(), []string(nil))
+		same(t, "acks", p.acks(2), []string{"kept@30", "rejected@30 FULL: no room", "kept@30", "rejected@30 FULL: no room"})
+		same(t, "reports", numbers(p.reported(2)), []string{"1", "1"})
+		for _, f := range functions {
+			if !f.LocalDispatch() || len(f.Observers()) != 1 {
+				t.Errorf("%s: local %t, %d observers", f.id, f.LocalDispatch(), len(f.Observers()))
+			}
+		}
+		if dropped := c.Stats().ReportsDropped; dropped > 0 {
+			t.Errorf("%d reports dropped", dropped)
+		}
+	})
 }
 
 // If the engine announces an observer again while its Added hook runs, a rejection made before
