@@ -304,10 +304,15 @@ type addingKey struct{}
 
 // Reject deactivates an accepted observer and runs the Removed hook. The engine notifies the
 // worker that created the observer, with the same code and message as if [ObserverHooks].Added
-// had returned err. While the client is disconnected, the engine is notified after the
-// reconnect. Calling Reject within Added has the same effect as returning err. Reject has no
-// effect on an observer that has been removed. A nil err is replaced with an error that has the
-// code OBSERVE_REJECTED and a generic message.
+// had returned err. Calling Reject within Added has the same effect as returning err. Reject
+// has no effect on an observer that has been removed. A nil err is replaced with an error that
+// has the code OBSERVE_REJECTED and a generic message.
+//
+// If the client is disconnected, or the connection is lost before the engine has read the
+// rejection, the rejection is repeated when the engine announces the observer over the next
+// connection. An observer with a different target, outcome, capture, filters or arguments is
+// treated as a new one. A new observer with the same id and settings cannot be told apart from
+// the rejected one and is also rejected.
 func (o *FunctionObserver) Reject(err error) {
 	if err == nil {
 		err = &Error{Code: CodeObserveRejected, Message: "rejected by the worker that hosts the function"}
@@ -388,13 +393,13 @@ type observerSet struct {
 	confirmed atomic.Pointer[link]       // the link that last confirmed the function and carries the acks of its observers
 
 	// Guarded by hosting.mu.
-	id        string // the engine's id of the function
-	namespace string
-	revision  uint64
-	byID      map[string]*heldObserver
-	untold    map[string]*heldObserver   // rejected, but the engine could not be notified
-	keyed     map[string][]*heldObserver // active observers by key
-	noticed   bool                       // a panic in a match hook has been logged
+	id               string // the engine's id of the function
+	namespace        string
+	revision         uint64
+	byID             map[string]*heldObserver
+	unreadRejections map[string]*heldObserver   // rejected, but the engine may not have read the rejection
+	keyed            map[string][]*heldObserver // active observers by key
+	noticed          bool                       // a panic in a match hook has been logged
 }
 
 // localGrant is the engine's permission to run calls to a function in process. id is the
@@ -537,6 +542,8 @@ func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, vi
 	h.mu.Lock()
 	s := &f.observers
 	s.id, s.revision, s.namespace = m.ID, m.Revision, m.Namespace
+	unread := s.unreadRejections
+	s.unreadRejections = nil
 	if m.LocalDispatch && !f.remote && f.spec.invocation == nil {
 		if granted := (localGrant{m.ID, m.Namespace}); s.grant.Load() == nil || *s.grant.Load() != granted {
 			s.grant.Store(&granted)
@@ -566,9 +573,12 @@ func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, vi
 		h.remove(o)
 	}
 	for _, v := range added {
-		h.add(l, f, v, m.Revision)
+		var rejection *ErrorBody
+		if o := unread[v.ID]; o != nil && v.err == nil && equalJSON(o.args, v.Args) && v.equals(o.view.Load()) {
+			rejection = o.rejection
+		}
+		h.add(l, f, v, m.Revision, rejection)
 	}
-	s.untold = nil
 	s.confirmed.Store(l)
 	h.mu.Unlock()
 	h.client.reports.release(f)
@@ -589,7 +599,7 @@ func (h *hosting) announce(l *link, f *Function, v *observerView, revision uint6
 	}
 	s.revision = revision
 	if !h.renew(l, s.byID[v.ID], v, revision) {
-		h.add(l, f, v, revision)
+		h.add(l, f, v, revision, nil)
 	}
 }
 
@@ -620,7 +630,7 @@ func (h *hosting) release(f *Function) {
 	s := &f.observers
 	held := s.confirmed.Swap(nil) != nil || len(s.byID) > 0
 	s.grant.Store(nil)
-	s.untold = nil
+	s.unreadRejections = nil
 	for _, o := range inOrder(slices.Collect(maps.Values(s.byID))) {
 		h.remove(o)
 	}
@@ -672,8 +682,9 @@ func equalJSON(a, b []byte) bool {
 	return err == nil && reflect.DeepEqual(x, y)
 }
 
-// add adds a new observer, or rejects it. An existing observer with the same id is removed.
-func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
+// add adds a new observer, or rejects it, for example with the given rejection if that is not
+// nil. An existing observer with the same id is removed.
+func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64, rejection *ErrorBody) {
 	if old := f.observers.byID[v.ID]; old != nil {
 		h.remove(old)
 	}
@@ -694,8 +705,8 @@ func (h *hosting) add(l *link, f *Function, v *observerView, revision uint64) {
 			code, message = e.Code, e.Message
 		}
 		h.refuse(o, &ErrorBody{Code: code, Message: message})
-	case s.untold[o.id] != nil && equalJSON(s.untold[o.id].args, o.args):
-		h.refuse(o, s.untold[o.id].rejection)
+	case rejection != nil:
+		h.refuse(o, rejection)
 	case len(s.byID) > maxHeldObservers:
 		h.refuse(o, &ErrorBody{Code: CodeLimitExceeded, Message: fmt.Sprintf("the worker holds %d observers of the function", maxHeldObservers)})
 	case h.levels(f, func(hooks *ObserverHooks) bool { return hooks.Added != nil }) == 0 && f.hooks.Keys == nil:
@@ -796,38 +807,30 @@ func (h *hosting) reject(o *heldObserver, body *ErrorBody) {
 }
 
 // ack notifies the engine that an observer has been accepted or, if body is not nil, rejected.
+// A rejection is kept until the engine has answered a ping behind it: if the link ends before,
+// the engine may not have read the rejection. If the engine announces the observer again over
+// the next link, confirm repeats the rejection.
 func (h *hosting) ack(o *heldObserver, body *ErrorBody) {
 	l := o.link
 	s := &o.of.observers
-	it := h.client.item(l.dialect().observerAck(s.id, s.namespace, o.id, o.revision, body))
-	if body != nil {
-		it.settled = func(fate frameFate) {
-			if fate != frameWritten {
-				h.mu.Lock()
-				defer h.mu.Unlock()
-				h.tellLater(o)
-			}
+	sent := h.client.out.pushNoWait(l, h.client.item(l.dialect().observerAck(s.id, s.namespace, o.id, o.revision, body)))
+	if body == nil {
+		if sent {
+			o.acked = l
 		}
-	}
-	switch sent := h.client.out.pushNoWait(l, it); {
-	case !sent && body != nil:
-		h.tellLater(o)
-	case sent && body == nil:
-		o.acked = l
-	}
-}
-
-// tellLater records that the link has ended before the engine was notified of o's rejection.
-// If the engine announces o again over the next link, o is rejected again.
-func (h *hosting) tellLater(o *heldObserver) {
-	s := &o.of.observers
-	if s.confirmed.Load() != o.link || s.byID[o.id] != nil {
 		return
 	}
-	if s.untold == nil {
-		s.untold = map[string]*heldObserver{}
+	if s.unreadRejections == nil {
+		s.unreadRejections = map[string]*heldObserver{}
 	}
-	s.untold[o.id] = o
+	s.unreadRejections[o.id] = o
+	h.client.out.pushNoWait(l, item{kind: frameJSONPing, fence: func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if s.unreadRejections[o.id] == o {
+			delete(s.unreadRejections, o.id)
+		}
+	}})
 }
 
 // accepted implements [FunctionObserver.Accepted] for an observer that has been accepted,
@@ -846,6 +849,7 @@ func (h *hosting) accepted(o *heldObserver) error {
 	return nil
 }
 
+// queue returns the queue of f's ID and creates it if necessary.
 func (h *hosting) queue(f *Function) *hookQueue {
 	q := h.queues[f.id]
 	if q == nil {
@@ -1191,7 +1195,7 @@ func (c *Client) answer(ctx context.Context, in *incoming, o *observation, resul
 	}
 	b, err := c.encodeAnswer(ctx, in, in.origin, result, err)
 	switch {
-	case in.local && hooks.Deliver != nil:
+	case in.local && hooks.Deliver != nil: // nothing to report, because the hook has replaced the engine's delivery
 	case in.local:
 		c.reportCall(ctx, in, o, b, err)
 	case hooks.Deliver != nil:

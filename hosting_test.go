@@ -27,11 +27,16 @@ type hostScript struct {
 	features func(conn int) string            // nil means featuresV2
 	set      func(conn int, id string) string // initial observers of a function; nil means none
 	routed   bool                             // the engine does not permit local calls
-	script
+	script                                    // its greet, if set, is for the second connection only
 }
 
 func newHostPeer(t testing.TB, h hostScript) *peer {
+	greet := h.greet
 	h.greet = func(c *peerConn) {
+		if greet != nil && c.n == 1 {
+			greet(c)
+			return
+		}
 		features := featuresV2
 		if h.features != nil {
 			features = h.features(c.n)
@@ -365,13 +370,20 @@ func TestRejectAndAccepted(t *testing.T) {
 // A rejection that the engine has not received is repeated when the engine announces the
 // observer again.
 func TestRejectWhileDisconnected(t *testing.T) {
+	repeated := []string{"kept@20", "away@20 FULL: no room", "during@20 FULL: no room"}
+	renewed, added := []string{"kept@20", "away@20", "during@20"}, []string{"added away", "added during"}
 	for name, tt := range map[string]struct {
-		args  string // of the observer on the second connection
-		acks  []string
-		hooks []string
+		args     string    // of the observer on the second connection
+		settings [2]string // a setting on the first connection, and on the others
+		acks     []string
+		hooks    []string
 	}{
-		"same observer":   {args: `{"n":1}`, acks: []string{"kept@20", "away@20 FULL: no room", "during@20 FULL: no room"}},
-		"other arguments": {args: `{"n":2}`, acks: []string{"kept@20", "away@20", "during@20"}, hooks: []string{"added away", "added during"}},
+		"same observer":   {args: `{"n":1}`, acks: repeated},
+		"other arguments": {args: `{"n":2}`, acks: renewed, hooks: added},
+		"other target":    {args: `{"n":1}`, settings: [2]string{`"target":"t::`, `"target":"other::`}, acks: renewed, hooks: added},
+		"other outcome":   {args: `{"n":1}`, settings: [2]string{`"filters"`, `"on":"error","filters"`}, acks: renewed, hooks: added},
+		"other capture":   {args: `{"n":1}`, settings: [2]string{`"filters"`, `"capture":["input"],"filters"`}, acks: renewed, hooks: added},
+		"other filters":   {args: `{"n":1}`, settings: [2]string{`"filters":{}`, `"filters":{"input.n":{"$gt":1}}`}, acks: renewed, hooks: added},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -379,7 +391,11 @@ func TestRejectWhileDisconnected(t *testing.T) {
 				leave := make(chan struct{})
 				p := newHostPeer(t, hostScript{set: func(conn int, _ string) string {
 					args := []string{`{"n":1}`, tt.args, tt.args}[conn]
-					return view("kept", `{}`) + "," + view("away", args) + "," + view("during", args)
+					rejected := view("away", args) + "," + view("during", args)
+					if conn > 0 && tt.settings[0] != "" {
+						rejected = strings.ReplaceAll(rejected, tt.settings[0], tt.settings[1])
+					}
+					return view("kept", `{}`) + "," + rejected
 				}})
 				c := p.client()
 				full := &Error{Code: "FULL", Message: "no room"}
@@ -418,6 +434,90 @@ func TestRejectWhileDisconnected(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The engine may not have read a rejection that was written before the connection is lost. The
+// rejection is repeated unless the engine has answered the ping behind it.
+func TestUnconfirmedRejectionIsRepeated(t *testing.T) {
+	for name, tt := range map[string]struct {
+		read bool
+		want string
+	}{
+		"not read": {read: false, want: "a@20 FULL: no room"},
+		"read":     {read: true, want: "a@20"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newHostPeer(t, hostScript{set: func(int, string) string { return view("a", `{}`) }, script: script{message: func(c *peerConn, m *peerMessage) bool {
+					return m.Type == "ping" && c.n == 0 && !tt.read && len(c.peer.acks(0)) > 1
+				}}})
+				c := p.client()
+				f := hostFunc(t, c, "f", echo)
+				connectHost(t, c)
+				synctest.Wait()
+				f.Observers()[0].Reject(&Error{Code: "FULL", Message: "no room"})
+				synctest.Wait()
+				same(t, "acks", p.acks(0), []string{"a@10", "a@10 FULL: no room"})
+				p.conn(0).Cut()
+				p.conn(1)
+				time.Sleep(time.Minute)
+				same(t, "acks after the reconnect", p.acks(1), []string{tt.want})
+			})
+		})
+	}
+}
+
+// Until the hello has arrived, the engine's version is only assumed. Observers, rejections and
+// reports are kept, but no calls run in process.
+func TestHostingAfterALateHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{
+			features: func(conn int) string { return []string{featuresV2, "", featuresV2}[conn] },
+			set:      func(int, string) string { return view("kept", `{}`) + "," + view("rejected", `{}`) },
+			script: script{greet: func(c *peerConn) {
+				time.AfterFunc(registerTimeout+time.Second, func() {
+					c.send(`{"type":"workerregistered","worker_id":"late","features":[` + featuresV2 + `]}`)
+				})
+			}},
+		})
+		var n notes
+		c := p.client(WithWorkerObserverHooks(n.hooks("worker", nil)))
+		plain := hostFunc(t, c, "plain", echo)
+		hooked := hostFunc(t, c, "hooked", echo, WithObserverHooks(ObserverHooks{Match: func(*FunctionObserver, *ObservedCall) bool { return true }}))
+		functions := []*Function{plain, hooked}
+		connectHost(t, c)
+		synctest.Wait()
+		p.conn(0).Cut()
+		synctest.Wait()
+		for _, f := range functions {
+			f.Observers()[1].Reject(&Error{Code: "FULL", Message: "no room"})
+			if err := c.Call(t.Context(), f.id, 1, nil); err != nil {
+				t.Error(err)
+			}
+		}
+		synctest.Wait()
+		n.take()
+		p.conn(1)
+		time.Sleep(registerTimeout + time.Second/2)
+		for _, f := range functions {
+			if f.LocalDispatch() || !f.IsObserved() {
+				t.Errorf("%s without a hello: local %t, observed %t", f.id, f.LocalDispatch(), f.IsObserved())
+			}
+		}
+		p.conn(2)
+		time.Sleep(time.Minute)
+		same(t, "hooks", n.take(), []string(nil))
+		same(t, "acks", p.acks(2), []string{"kept@30", "rejected@30 FULL: no room", "kept@30", "rejected@30 FULL: no room"})
+		same(t, "reports", numbers(p.reported(2)), []string{"1", "1"})
+		for _, f := range functions {
+			if !f.LocalDispatch() || len(f.Observers()) != 1 {
+				t.Errorf("%s: local %t, %d observers", f.id, f.LocalDispatch(), len(f.Observers()))
+			}
+		}
+		if dropped := c.Stats().ReportsDropped; dropped > 0 {
+			t.Errorf("%d reports dropped", dropped)
+		}
+	})
 }
 
 // If the engine announces an observer again while its Added hook runs, a rejection made before

@@ -419,6 +419,7 @@ type observeFrame struct {
 	ignored  bool          // the engine has not responded, and is not expected to
 	removed  chan struct{} // nil until an unobserve is sent for it; closed once the engine has removed the observer
 	patience *time.Timer   // closes removed after disposeTimeout
+	read     bool          // the engine has read the unobserve
 }
 
 // observing prepares to send an observe message for t. If the engine may have an earlier
@@ -479,6 +480,7 @@ func (r *registry) overdueRemoval(o *observeFrame) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			if r.link == l {
+				o.read = true
 				r.forget(o)
 			}
 		}})
@@ -515,7 +517,7 @@ func (r *registry) ignored(t *Trigger) {
 	for _, o := range slices.Clone(r.observeFrames[t.spec.idOfObserver()]) {
 		if o.trigger == t && !o.answered {
 			o.answered, o.ignored = true, true
-			if o.removed != nil && o.patience == nil { // Dispose has stopped waiting
+			if o.read {
 				r.forget(o)
 			}
 		}
@@ -611,13 +613,16 @@ func (r *registry) unobserveEarlier() {
 // endObserveFrames records which observers the engine may keep after the link has ended.
 func (r *registry) endObserveFrames() {
 	for _, list := range r.observeFrames {
-		for _, o := range list {
-			switch {
-			case o.removed == nil:
+		for i, o := range list {
+			if o.removed == nil {
 				o.trigger.lingers = true
 				o.trigger.frame = nil
-			default: // the unobserve may be lost with the link
-				r.stopWaiting(o)
+				continue
+			}
+			r.stopWaiting(o)
+			// The unobserve may be lost with the link, unless the engine has read it or a later
+			// message.
+			if !o.read && !slices.ContainsFunc(list[i+1:], func(later *observeFrame) bool { return later.answered }) {
 				r.unobserveLater(o.trigger)
 			}
 		}
@@ -634,10 +639,8 @@ func (r *registry) endObserveFrames() {
 func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 	r := c.registry
 	r.mu.Lock()
-	i := slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return !o.answered })
-	if i < 0 { // the response may come after the client has stopped waiting for it
-		i = slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return o.ignored })
-	}
+	// The response may come after the client has stopped waiting for it.
+	i := slices.IndexFunc(r.observeFrames[m.ID], func(o *observeFrame) bool { return !o.answered || o.ignored })
 	if r.link != l || i < 0 {
 		r.mu.Unlock()
 		return
@@ -661,6 +664,8 @@ func (c *Client) observeAnswered(l *link, m *ObserveResultMessage) {
 			notify = r.refuse(l, t, refusal, true)
 		}
 	case r.closed != nil:
+	case o.read:
+		r.forget(o)
 	case o.removed == nil:
 		if t.observer != nil {
 			t.observer.warnings = m.Warnings

@@ -407,6 +407,75 @@ func TestUnconfirmedUnobserveIsRepeated(t *testing.T) {
 	}
 }
 
+// An engine that has replied to a later observer with the same id has read the unobserve message
+// of the earlier one. If it were repeated, the engine would drop the later observer.
+func TestConfirmedUnobserveIsNotRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+			if m.Type == "observe" {
+				c.send(observeResult(m.ID, "active"))
+			}
+			return m.Type == "ping" && len(c.peer.messages(0, "unobserve")) > 0 && c.n == 0
+		})})
+		c := p.connected()
+		o := mustObserve(t, c, "t", WithObserverID("o"))
+		if err := o.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.Dispose(t.Context()); err != nil {
+			t.Error(err)
+		}
+		again := mustObserve(t, c, "t", WithObserverID("o"))
+		if err := again.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.conn(0).Cut()
+		p.conn(1)
+		time.Sleep(time.Minute)
+		if diff := cmp.Diff([]string{"observe o"}, p.observing(1)); diff != "" {
+			t.Error(diff)
+		}
+		if again.State() != ObserverStateActive {
+			t.Errorf("state %s", again.State())
+		}
+	})
+}
+
+// The engine may reply to an observer after it has read the observer's unobserve message.
+func TestLateReplyToADisposedObserver(t *testing.T) {
+	for name, replies := range map[string]bool{"late reply": true, "no reply": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(_ *peerConn, m *peerMessage) bool {
+					return m.Type == "observe" || m.Type == "unobserve"
+				})})
+				c := p.connected()
+				o := mustObserve(t, c, "t", WithObserverID("o"))
+				if err := o.Dispose(t.Context()); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				if replies {
+					p.conn(0).send(observeResult("o", "active"))
+					synctest.Wait()
+					c.registry.mu.Lock()
+					frames := len(c.registry.observeFrames)
+					c.registry.mu.Unlock()
+					if frames > 0 {
+						t.Errorf("%d frames are kept", frames)
+					}
+				}
+				p.conn(0).Cut()
+				p.conn(1)
+				time.Sleep(time.Minute)
+				if got := p.observing(1); len(got) > 0 {
+					t.Errorf("sent %q over the next connection", got)
+				}
+			})
+		})
+	}
+}
+
 func TestEngineDisposesOfAnObserver(t *testing.T) {
 	for _, code := range []string{"EXPIRED", "MAX_FIRES", "OBSERVER_DISCONNECTED", ""} {
 		t.Run("at once/"+code, func(t *testing.T) { // as the reply to the observe message
@@ -767,6 +836,40 @@ func TestLateReplyToAnObserver(t *testing.T) {
 		}
 		if disposed.State() != ObserverStateDisposed || disposed.Err() != nil {
 			t.Errorf("disposed: %s, %v", disposed.State(), disposed.Err())
+		}
+	})
+}
+
+// A late reply belongs to the oldest observer that has received none, even if the client has
+// stopped waiting for it.
+func TestLateReplyToTheFirstOfTwoObservers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(_ *peerConn, m *peerMessage) bool {
+			return m.Type == "observe" || m.Type == "unobserve"
+		})})
+		c := p.client()
+		first := mustObserve(t, c, "t", WithObserverID("o"))
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := first.Dispose(gone); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		second := mustObserve(t, c, "t", WithObserverID("o"))
+		synctest.Wait()
+		p.conn(0).send(observeRefused("o", "FORBIDDEN"))
+		synctest.Wait()
+		if second.State() != ObserverStatePending {
+			t.Errorf("second: %s, %v after the reply to the first", second.State(), second.Err())
+		}
+		p.conn(0).send(observeResult("o", "active"))
+		if err := second.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if first.State() != ObserverStateDisposed || first.Err() != nil {
+			t.Errorf("first: %s, %v", first.State(), first.Err())
 		}
 	})
 }

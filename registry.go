@@ -94,7 +94,7 @@ func (r *registry) attach(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
-	d := l.dialect()
+	observes, accepted := l.dialect().observes(), l.isAccepted()
 	r.held, r.renamed, r.disregarded = nil, nil, nil
 	for _, t := range r.triggers {
 		t.sent, t.delay = false, 0
@@ -102,14 +102,14 @@ func (r *registry) attach(l *link, first ...item) {
 			t.former = nil
 		}
 		switch {
-		case !d.observes() && l.isAccepted():
+		case !observes && accepted:
 			t.lingers = false
-		case t.lingers && d.observes() && !d.answers(&t.claim): // the trigger would fire twice
+		case t.lingers && observes && !l.dialect().answers(&t.claim): // the trigger would fire twice
 			r.unobserveLater(t)
 		}
 		switch {
 		case t.final:
-		case t.observer != nil && !d.observes():
+		case t.observer != nil && !observes:
 			r.sendClaim(&t.claim) // fails immediately
 		default:
 			if o := t.observer; o != nil && o.reason != nil && o.reason.Code == CodeUnsupported {
@@ -118,7 +118,7 @@ func (r *registry) attach(l *link, first ...item) {
 			r.held = append(r.held, t)
 		}
 	}
-	if !d.observes() && l.isAccepted() {
+	if !observes && accepted {
 		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
 		r.unobserved = nil
 	}
@@ -130,10 +130,9 @@ func (r *registry) attach(l *link, first ...item) {
 	for _, t := range r.held {
 		r.adapt(t, false)
 	}
-	observes := l.dialect().observes()
 	for _, f := range r.functions {
 		if !observes {
-			r.client.hosts.release(f)
+			r.stopHosting(f, accepted)
 		}
 		f.delay = 0
 		r.sendClaim(&f.claim)
@@ -141,6 +140,17 @@ func (r *registry) attach(l *link, first ...item) {
 	batch := r.batch
 	r.batch = nil
 	r.client.out.pushNoWait(l, batch...)
+}
+
+// stopHosting ends local calls to a function that the current link's engine does not host. It
+// releases the function's observers only if the link is accepted. Before that, the engine's
+// version is only assumed.
+func (r *registry) stopHosting(f *Function, accepted bool) {
+	if accepted {
+		r.client.hosts.release(f)
+	} else {
+		f.observers.grant.Store(nil)
+	}
 }
 
 // firstFence returns the number of the next link's first fence.
@@ -250,7 +260,7 @@ func (r *registry) takeBack(c *claim) {
 func (r *registry) unsupported(c *claim, err error) {
 	c.standing, c.fence = refused, r.fences+1
 	if c.function != nil {
-		r.client.hosts.release(c.function)
+		r.stopHosting(c.function, r.link.isAccepted())
 	}
 	refusal := &Error{Code: CodeUnsupported, Message: err.Error()}
 	if f := c.function; f != nil {

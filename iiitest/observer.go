@@ -395,7 +395,8 @@ func (t *observers) leave(o *observer) {
 
 // replay updates an observer that has been sent again. The new settings replace the old ones.
 // The number of activations is kept, and so is the expiry, unless expires_in_ms has changed. If
-// the message changes what the source depends on, the source gets the observer anew.
+// the message changes what the source depends on, the observer is announced to the source's host
+// again.
 func (t *observers) replay(w *worker, old, o *observer, warnings []string) {
 	t.adopt(old, w)
 	changed := old.source != o.source || old.target != o.target || string(old.view()) != string(o.view()) || t.misplaced(old)
