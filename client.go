@@ -690,7 +690,7 @@ type ClientStats struct {
 	FramesMalformed uint64 // received messages that could not be decoded
 	Reconnects      uint64 // connections established after the first one
 
-	CallsInFlight     int // calls waiting for their result, except those that run in process
+	CallsInFlight     int // calls waiting for their result or for room in the buffer, except those that run in process
 	HandlersRunning   int // running handlers
 	InvocationsQueued int // invocations waiting for a free handler slot
 	Buffered          int // requests waiting for a connection

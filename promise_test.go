@@ -1304,6 +1304,9 @@ func TestR8WaitingRequestsEndWithTheClient(t *testing.T) {
 					}
 					synctest.Wait()
 					waiting := c.out.countWaiting()
+					if calls := c.Stats().CallsInFlight; calls != n {
+						t.Errorf("%d calls in flight, want %d, including those that wait for room", calls, n)
+					}
 					_ = suite.note(end(c, p.conn(0)))
 					closed := 0
 					for range 2 * n {

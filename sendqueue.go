@@ -616,10 +616,20 @@ func (q *sendQueue) undelivered() uint64 {
 	return q.stats.sendsLost.Load() + q.stats.sendsDropped.Load()
 }
 
-func (q *sendQueue) counts() (pending, held, heldBytes int) {
+// counts returns the number of calls that wait for their result or for room, and the size of
+// the buffer.
+func (q *sendQueue) counts() (calls, held, heldBytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.pending), q.heldN, q.heldB
+	calls = len(q.pending)
+	for _, l := range []*list.List{&q.waiting, &q.parked} {
+		for e := l.Front(); e != nil; e = e.Next() {
+			if r, ok := e.Value.(*request); ok && r.wantsResult {
+				calls++
+			}
+		}
+	}
+	return calls, q.heldN, q.heldB
 }
 
 type requestState uint8

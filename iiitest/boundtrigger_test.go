@@ -284,6 +284,33 @@ func TestConnectionsOfWorkersAreLogged(t *testing.T) {
 	}
 }
 
+// A message for a missing function has no reply, so the engine logs it.
+func TestDroppedMessagesAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var text bytes.Buffer
+		e := iiitest.Start(t, iiitest.WithLogger(slog.New(slog.NewTextHandler(&text, nil))))
+		c, err := iii.New(e.URL(), iii.WithDialContext(e.DialContext), iii.WithName("sender"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Send(t.Context(), "no::one", 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Call(t.Context(), "no::one", 1, nil); err == nil {
+			t.Error("a call of a missing function succeeds")
+		}
+		synctest.Wait()
+		want := `level=WARN msg="message dropped" function=no::one namespace=default worker=sender error="Function no::one not found in namespace default."`
+		if got := text.String(); strings.Count(got, "no::one") != 2 || !strings.Contains(got, want) {
+			t.Errorf("log:\n%s\nwant one line with %s", got, want)
+		}
+	})
+}
+
 // When a message or a job becomes a dead letter, the engine logs its queue, the function that
 // failed, the number of attempts, and the last error.
 func TestDeadLettersAreLogged(t *testing.T) {

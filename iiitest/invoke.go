@@ -96,6 +96,9 @@ func (e *Engine) serveCall(w *worker, m invokeFunctionMessage) {
 	f, p, missing := e.begin(r, func(out outcome) { a.push(out) })
 	switch {
 	case missing != nil:
+		if a.silent {
+			e.log.Warn("message dropped", "function", m.FunctionID, "namespace", ns, "worker", w.meta.name, "error", missing.Message)
+		}
 		a.push(outcome{err: missing})
 	case f != nil:
 		r := r

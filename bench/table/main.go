@@ -135,7 +135,13 @@ func table(modes, raws []string, sizeList, inflightList string) (rows []load, er
 		return nil, err
 	}
 	for _, raw := range raws {
+		if raw != "yes" && raw != "no" {
+			return nil, fmt.Errorf("-raw %q is neither yes nor no", raw)
+		}
 		for _, mode := range modes {
+			if mode != "serve" && mode != "traced" && mode != "call" {
+				return nil, fmt.Errorf("-modes %q is none of serve, traced and call", mode)
+			}
 			for i, size := range sizes {
 				for _, inflight := range inflights {
 					if mode == "traced" && (raw == "yes" || i > 0 || inflight != 64) {
