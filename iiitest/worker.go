@@ -91,7 +91,7 @@ func (e *Engine) serveWorker(rw http.ResponseWriter, r *http.Request, g *guard) 
 	e.workers[w.id] = w
 	e.mu.Unlock()
 	w.startGrace()
-	e.spawn(func(context.Context) { w.write() })
+	go w.write() // not with spawn, which may start nothing: the end of this function waits for it
 	w.send(w.speaks().greeting(w.id, w.token))
 	e.workerChanged("worker_connected", w.id)
 	w.read()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"weak"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/iii-go/iii/internal/memnet"
 )
 
 // function registers functions and waits until the engine has registered them.
@@ -603,6 +606,54 @@ func TestPingsAreAnsweredTwice(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A worker may connect just as the engine starts to close. Its connection ends all the same, and
+// Close does not wait for it forever.
+func TestConnectingWhileTheEngineCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		closing := func(closed bool) {
+			e.life.Lock()
+			defer e.life.Unlock()
+			e.closed = closed
+		}
+		near, far := net.Pipe()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			listener := memnet.NewListener(memnet.Addr("h"))
+			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer listener.Close()
+				closing(true)
+				defer closing(false)
+				e.serveWorker(w, r, nil)
+			})}
+			_ = server.Serve(&oneConn{Listener: listener, conn: far})
+		}()
+		if _, err := io.WriteString(near, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bufio.NewReader(near).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		_ = near.Close()
+		<-done
+	})
+}
+
+// oneConn is a listener that first accepts conn.
+type oneConn struct {
+	net.Listener
+	conn net.Conn
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if c := l.conn; c != nil {
+		l.conn = nil
+		return c, nil
+	}
+	return l.Listener.Accept()
 }
 
 func TestInvalidHandshakesAreRejected(t *testing.T) {
