@@ -310,7 +310,8 @@ func deliverTyped[T any](ctx context.Context, c *iii.Client, id, payload string)
 		return seen, "", err
 	}
 	defer f.Unregister()
-	err = c.Call(ctx, id, json.RawMessage(payload), nil)
+	// Only the engine adds the key.
+	err = c.Call(ctx, id, json.RawMessage(payload), nil, iii.Remotely())
 	return seen, caller, err
 }
 
@@ -722,7 +723,7 @@ func TestInputIsValidatedAgainstSuppliedSchema(t *testing.T) {
 					iii.WithInputValidation(), iii.WithSchemas(json.RawMessage(test.schema), nil)); err != nil {
 					t.Fatal(err)
 				}
-				checkInvalid(t, c.Call(t.Context(), "f", json.RawMessage(test.payload), nil), test.want)
+				checkInvalid(t, c.Call(t.Context(), "f", json.RawMessage(test.payload), nil, iii.Remotely()), test.want)
 				if test.want == "" && test.payload[0] == '{' && !strings.Contains(string(got), "_caller_worker_id") {
 					t.Errorf("the handler's payload lacks the engine's key: %s", got)
 				}
