@@ -1361,6 +1361,9 @@ func TestR8RoomAndTimeoutAtOnce(t *testing.T) {
 							t.Error(err)
 						}
 					}
+					if err := c.Connect(t.Context()); err != nil { // until then, the buffer may be full
+						t.Error(err)
+					}
 					if err := c.Call(t.Context(), "x::y", 1, nil); err != nil {
 						t.Errorf("a later call: %v", err)
 					}
