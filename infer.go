@@ -14,12 +14,12 @@ import (
 	"math"
 	"math/big"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/iii-go/iii/internal/rawjson"
 )
@@ -640,7 +640,7 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 					m.optional = m.optional || option == "omitempty" || option == "omitzero"
 					m.quoted = m.quoted || option == "string" && (numberPattern(target.Kind()) != "" || target.Kind() == reflect.String || target.Kind() == reflect.Bool)
 				}
-				if text := f.Tag.Get("jsonschema"); !assignment.MatchString(text) {
+				if text := f.Tag.Get("jsonschema"); !isAssignment(text) {
 					m.description = text
 				}
 				members = append(members, m)
@@ -674,18 +674,29 @@ func membersOfStruct(t reflect.Type) (members []member, rest reflect.Type) {
 	return dominant, rest
 }
 
-// assignment matches jsonschema tags that are meant for other packages and are not
-// descriptions.
-var assignment = regexp.MustCompile(`^[^ \t\n]*=`)
+// isAssignment reports whether a jsonschema tag is meant for another package and is not a
+// description.
+func isAssignment(tag string) bool {
+	i := strings.IndexAny(tag, "= \t\n")
+	return i >= 0 && tag[i] == '='
+}
 
-// ordinaryName matches names in struct tags that all versions of encoding/json use unchanged.
-var ordinaryName = regexp.MustCompile(`^[\pL\p{Nd}!#$%&()*+./:;<=>?@\[\]^_{|}~ -]*$`)
+// isOrdinaryName reports whether all versions of encoding/json use name unchanged when it is
+// in a struct tag.
+func isOrdinaryName(name string) bool {
+	for _, r := range name {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("!#$%&()*+./:;<=>?@[]^_{|}~ -", r) {
+			return false
+		}
+	}
+	return true
+}
 
 // jsonTag returns the name and options in a field's struct tag. The name is "" if none is set.
 func jsonTag(f reflect.StructField) (name string, options []string) {
 	name, rest, _ := strings.Cut(f.Tag.Get("json"), ",")
 	options = strings.Split(rest, ",")
-	if ordinaryName.MatchString(name) {
+	if isOrdinaryName(name) {
 		return name, options
 	}
 	// How other characters are handled depends on the version of encoding/json, so encode a
@@ -778,17 +789,15 @@ func (in *inference) render(v any) any {
 
 // definitionName returns the name of t's definition: the type's name without package paths.
 func definitionName(t reflect.Type) string {
-	name := packagePath.ReplaceAllString(t.Name(), "")
-	if name = strings.Trim(notInName.ReplaceAllString(name, "_"), "_"); name != "" {
-		return name
+	var words []string
+	for _, name := range strings.FieldsFunc(t.Name(), func(r rune) bool { return strings.ContainsRune("[],*", r) }) { // type arguments
+		name = name[strings.LastIndexAny(name, "./")+1:]
+		words = append(words, strings.FieldsFunc(name, func(r rune) bool {
+			return (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && (r < '0' || r > '9')
+		})...)
 	}
-	return "Object"
+	return cmp.Or(strings.Join(words, "_"), "Object")
 }
-
-var (
-	packagePath = regexp.MustCompile(`[^][,*]*[./]`)
-	notInName   = regexp.MustCompile(`[^A-Za-z0-9]+`)
-)
 
 // nullable returns a schema that accepts null and everything that v accepts. It does not
 // modify v.

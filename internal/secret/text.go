@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -73,7 +74,9 @@ func quoted(text string) int {
 }
 
 // escape matches an escape in a JSON string, or a byte that no JSON string can contain.
-var escape = regexp.MustCompile(`\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|[\\\x00-\x1f]`)
+var escape = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|[\\\x00-\x1f]`)
+})
 
 // unquoted decodes a JSON string, which may be truncated. It drops invalid parts, such as an
 // incomplete escape.
@@ -81,7 +84,7 @@ func unquoted(quoted string) string {
 	if n := len(quoted); n > 1 && quoted[n-1] == '"' && plain(quoted) {
 		return quoted[1 : n-1]
 	}
-	quoted = escape.ReplaceAllStringFunc(quoted, func(e string) string {
+	quoted = escape().ReplaceAllStringFunc(quoted, func(e string) string {
 		if len(e) == 1 {
 			return ""
 		}
