@@ -398,6 +398,7 @@ func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 		if err := c.Connect(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // until the trigger has been sent
 		for _, orderly := range []bool{true, false, true} {
 			first := p.conn(0).activate("f", "id", `{}`)
 			synctest.Wait()
