@@ -424,11 +424,8 @@ func (c *Client) execute(in *incoming) {
 	}
 	invocation := &in.ctx
 	invocation.Context, invocation.client, invocation.in = in.origin.context(), c, in
-	if in.trigger != nil {
-		if !c.fit(invocation, in) {
-			return
-		}
-		defer in.trigger.handlerDone()
+	if in.trigger != nil && !c.fit(invocation, in) {
+		return
 	}
 	observed := in.observe()
 	measured := in.function.metrics
@@ -448,6 +445,9 @@ func (c *Client) execute(in *incoming) {
 			p := recover() // nil after runtime.Goexit
 			late = invocation.limit.handlerReturned()
 			answer = c.encodePanic(ctx, in, observed, span, p, late)
+		}
+		if in.trigger != nil {
+			in.trigger.handlerDone()
 		}
 		measured.leave()
 		if late {

@@ -608,16 +608,17 @@ func (c *Client) fit(ctx context.Context, in *incoming) (run bool) {
 	met, err := c.conditionMet(ctx, t, in.data)
 	switch {
 	case err != nil:
-		answer(nil, err)
+		t.handlerDone()
+		return answer(nil, err)
 	case !met:
-		answer(t.source.skipped, nil)
-	default:
-		return true
+		t.handlerDone()
+		return answer(t.source.skipped, nil)
 	}
-	t.handlerDone()
-	return false
+	return true
 }
 
+// handlerDone ends the time during which other events are skipped. It is called before the
+// result is sent, because the next event may follow the result immediately.
 func (t *Trigger) handlerDone() {
 	if t.source.single {
 		t.busy.Store(false)

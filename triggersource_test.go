@@ -418,6 +418,71 @@ func TestCronTickIsSkippedWhileTheHandlerRuns(t *testing.T) {
 	})
 }
 
+// replied is an origin that calls a function when it receives a response.
+type replied struct {
+	*link
+	on func()
+}
+
+func (r replied) reply(b *buffer)    { r.on(); b.free() }
+func (r replied) replyNow(b *buffer) { r.reply(b) }
+
+// When the engine has the result, the handler has ended: the next tick is not skipped.
+func TestCronTickIsNotSkippedAfterTheResult(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		handler HandlerFunc // nil if the condition prevents the call
+		verdict string      // of the condition; "" if it fails
+	}{
+		{"result", func(context.Context, json.RawMessage) (any, error) { return 1, nil }, "true"},
+		{"error", func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("no") }, "true"},
+		{"panic", func(context.Context, json.RawMessage) (any, error) { panic("on purpose") }, "true"},
+		{"condition not met", nil, "false"},
+		{"condition fails", nil, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer(t, script{greet: greetAs(withV2), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					switch {
+					case m.FunctionID != "condition":
+						return hostsObservers(c, m)
+					case test.verdict == "":
+						c.fail(m, "broken", "no verdict")
+					default:
+						c.result(m, test.verdict)
+					}
+					return true
+				})})
+				c := p.client()
+				if _, err := c.HandleFunc("f", func(ctx context.Context, payload json.RawMessage) (any, error) {
+					return test.handler(ctx, payload)
+				}); err != nil {
+					t.Fatal(err)
+				}
+				trigger, err := c.Trigger("f", CronTriggerConfig{Expression: "* * * * * *", ConditionFunctionID: "condition"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Connect(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				replies := 0
+				to := replied{c.registry.link, func() {
+					replies++
+					if trigger.busy.Load() {
+						t.Error("the result is sent while ticks are skipped")
+					}
+				}}
+				c.execute(&incoming{origin: to, function: c.registry.functionNamed("f"), trigger: trigger, id: []byte("1"), data: json.RawMessage(`{}`)})
+				if replies != 1 || trigger.busy.Load() {
+					t.Errorf("%d results; busy: %t", replies, trigger.busy.Load())
+				}
+			})
+		})
+	}
+}
+
 // The engine calls another worker's function directly if possible. If the payload must be
 // adapted, the engine calls a private function of this worker, which calls the target.
 func TestForeignTargetsAreCalledThroughAnAdapterWhereNeeded(t *testing.T) {
