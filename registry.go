@@ -94,7 +94,7 @@ func (r *registry) attach(l *link, first ...item) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.link, r.phase = l, replaySettling
-	observes, accepted := l.dialect().observes(), l.isAccepted()
+	observes, versionKnown := l.dialect().observes(), l.isAccepted()
 	r.held, r.renamed, r.disregarded = nil, nil, nil
 	for _, t := range r.triggers {
 		t.sent, t.delay = false, 0
@@ -102,7 +102,7 @@ func (r *registry) attach(l *link, first ...item) {
 			t.former = nil
 		}
 		switch {
-		case !observes && accepted:
+		case !observes && versionKnown:
 			t.lingers = false
 		case t.lingers && observes && !l.dialect().answers(&t.claim): // the trigger would fire twice
 			r.unobserveLater(t)
@@ -118,7 +118,7 @@ func (r *registry) attach(l *link, first ...item) {
 			r.held = append(r.held, t)
 		}
 	}
-	if !observes && accepted {
+	if !observes && versionKnown {
 		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
 		r.unobserved = nil
 	}
@@ -132,7 +132,7 @@ func (r *registry) attach(l *link, first ...item) {
 	}
 	for _, f := range r.functions {
 		if !observes {
-			r.stopHosting(f, accepted)
+			r.stopHosting(f, versionKnown)
 		}
 		f.delay = 0
 		r.sendClaim(&f.claim)
@@ -143,10 +143,9 @@ func (r *registry) attach(l *link, first ...item) {
 }
 
 // stopHosting ends local calls to a function that the current link's engine does not host. It
-// releases the function's observers only if the link is accepted. Before that, the engine's
-// version is only assumed.
-func (r *registry) stopHosting(f *Function, accepted bool) {
-	if accepted {
+// releases the function's observers only if the engine's version is known and not just assumed.
+func (r *registry) stopHosting(f *Function, versionKnown bool) {
+	if versionKnown {
 		r.client.hosts.release(f)
 	} else {
 		f.observers.grant.Store(nil)
@@ -1023,11 +1022,11 @@ func (c *Client) functionRefused(l *link, err *RejectedError) {
 	if known {
 		return
 	}
-	level := slog.LevelWarn // expected in every rolling update
-	if err.OwnerWorkerID == "" {
-		level = slog.LevelError
+	if err.OwnerWorkerID != "" { // expected in every rolling update
+		c.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: function refused; the client keeps trying", slog.Any("error", err))
+	} else {
+		c.log.LogAttrs(l.handlers, slog.LevelError, "iii: function refused", slog.Any("error", err))
 	}
-	c.log.LogAttrs(l.handlers, level, "iii: function refused", slog.Any("error", err))
 	if len(early) > 0 {
 		c.log.LogAttrs(l.handlers, slog.LevelWarn, "iii: triggers that were registered before their function remain registered although it is refused",
 			slog.String("function", f.id), slog.Any("triggers", early))
@@ -1044,7 +1043,7 @@ func (c *Client) triggerRefused(l *link, id, triggerType string, err *Error) {
 	if t := r.triggerByID[id]; t != nil {
 		notify = r.refuse(l, t, err, true)
 	} else {
-		notify = func() { c.logRefusal(id, triggerType, err) }
+		notify = func() { c.logRefusal(id, triggerType, err, false) }
 	}
 	r.mu.Unlock()
 	if notify != nil {
@@ -1052,8 +1051,13 @@ func (c *Client) triggerRefused(l *link, id, triggerType string, err *Error) {
 	}
 }
 
-func (c *Client) logRefusal(id, triggerType string, err *Error) {
-	c.log.Error("iii: trigger refused", "trigger", id, "type", triggerType, "function", err.FunctionID, "error", err)
+func (c *Client) logRefusal(id, triggerType string, err *Error, retried bool) {
+	attrs := []any{"trigger", id, "type", triggerType, "function", err.FunctionID, "error", err}
+	if retried { // expected in every rolling update
+		c.log.Warn("iii: trigger refused; the client keeps trying", attrs...)
+	} else {
+		c.log.Error("iii: trigger refused", attrs...)
+	}
 }
 
 // refuse records the rejection of a trigger or an observer. If final is set, the engine keeps
@@ -1078,12 +1082,13 @@ func (r *registry) refuse(l *link, t *Trigger, err *Error, final bool) (notify f
 	t.contested = isContested(t.spec.triggerType, err)
 	silent := t.onError == nil || t.contested && logged && t.notifiedOver == l
 	t.notifiedOver = l
-	if t.contested && r.link == l && r.closed == nil {
+	retried := t.contested && r.link == l && r.closed == nil
+	if retried {
 		r.retryLater(&t.claim)
 	}
 	return func() {
 		if !logged {
-			r.client.logRefusal(t.id, t.spec.triggerType, err)
+			r.client.logRefusal(t.id, t.spec.triggerType, err, retried)
 		}
 		if !silent {
 			r.client.callbacks.post(func() { t.onError(err) })

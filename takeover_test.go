@@ -1393,8 +1393,14 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 			e.Drop("b")
 		}
 		time.Sleep(time.Minute)
-		if n, m := log.of("iii: function refused"), log.of("iii: trigger refused"); n != 5 || m != 3 {
-			t.Errorf("%d refusals of functions and %d of triggers are logged, want 5 and 3", n, m)
+		for message, want := range map[string]int{
+			"iii: function refused; the client keeps trying": 5,
+			"iii: trigger refused; the client keeps trying":  2,
+			"iii: trigger refused":                           1, // the invalid expression
+		} {
+			if n := log.of(message); n != want {
+				t.Errorf("%q is logged %d times, want %d", message, n, want)
+			}
 		}
 		_ = a.Close()
 		time.Sleep(10 * time.Second)
