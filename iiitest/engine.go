@@ -345,11 +345,12 @@ func (e *Engine) spawn(f func(ctx context.Context)) {
 	}()
 }
 
-// joined makes Close wait for the requests that h is serving.
+// joined makes Close wait for the requests that h is serving. It cuts the connection of a
+// request that arrives while the engine closes.
 func (e *Engine) joined(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !e.enter() {
-			return
+			panic(http.ErrAbortHandler) // returning would send an empty response with status 200
 		}
 		defer e.wg.Done()
 		h.ServeHTTP(w, r)
