@@ -36,8 +36,8 @@ type Engine struct {
 	//     covers adding and removing functions. Messages about observers are queued with the
 	//     lock held.
 	//   - queues.mu guards topics, named queues and their jobs.
-	//   - streams.mu, then logs.mu, are held until a change or a record has been queued for
-	//     every receiver.
+	//   - state.mu and streams.mu, then logs.mu, are held until a change or a record has been
+	//     queued for every receiver.
 	//   - Engine.mu guards workers, functions, calls in progress and name leases.
 	//   - The locks of individual values come last: sendQueue.mu, frameLog.mu and those of the
 	//     stores.
