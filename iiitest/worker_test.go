@@ -58,7 +58,7 @@ func TestRegistrationsWaitForTheNamespace(t *testing.T) {
 		}
 		c.send(`{"type":"invokefunction","function_id":"engine::workers::register","data":{"namespace":"blue"}}`)
 		c.want(forwarded("t1", "hook", `,"trigger_namespace":"blue"`))
-		c.sync() // f::h comes after t1
+		synctest.Wait() // f::h comes after t1
 		other.send(`{"type":"invokefunction","function_id":"f::h","data":1,"namespace":"blue"}`)
 		c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::h","data":1}`)
 		if got := errorCode(other.call("f::g", `{}`, `,"namespace":"blue"`)); got != "function_not_found" {
