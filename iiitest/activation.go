@@ -236,7 +236,7 @@ func (t *observers) launch(o *observer, r *request) {
 		case p != nil:
 			out = e.await(ctx, p, done)
 		}
-		if out.err != nil {
+		if out.err != nil && !e.closing() {
 			e.log.Warn("target of an observer failed", "observer", o.id, "function", r.functionID, "code", out.err.Code)
 		}
 		t.mu.Lock()
