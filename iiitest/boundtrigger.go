@@ -107,17 +107,23 @@ func (s *boundTriggers[C]) event(e *Engine, match func(config C) bool) []boundTr
 			lost = append(lost, b.binding)
 		}
 	}
+	found := s.matching(match)
 	s.mu.Unlock()
 	for _, b := range lost {
 		e.workerAway(b, triggerAway)
 	}
-	return s.where(match)
+	return found
 }
 
 // where returns the bindings with a matching config.
 func (s *boundTriggers[C]) where(match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.matching(match)
+}
+
+// matching is where for a caller that holds mu.
+func (s *boundTriggers[C]) matching(match func(config C) bool) []boundTrigger[C] {
 	var found []boundTrigger[C]
 	for _, b := range s.list {
 		if match(b.config) {
