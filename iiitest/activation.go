@@ -236,7 +236,7 @@ func (t *observers) launch(o *observer, r *request) {
 		case p != nil:
 			out = e.await(ctx, p, done)
 		}
-		if out.err != nil {
+		if out.err != nil && !e.closing() {
 			e.log.Warn("target of an observer failed", "observer", o.id, "function", r.functionID, "code", out.err.Code)
 		}
 		t.mu.Lock()
@@ -308,6 +308,7 @@ func (t *observers) admitThrough(o *observer, w *worker, id string, depth uint32
 
 // sourceEvent is an event of a source that the engine hosts, such as state::on-changed.
 type sourceEvent struct {
+	seq    uint64
 	source key
 	event  json.RawMessage
 	trace  traceContext
@@ -316,19 +317,27 @@ type sourceEvent struct {
 
 // queueEvent queues an event for the observers of source, as if source had been called with
 // the event as its input and had returned the event. queueEvent never blocks, so callers may
-// hold any lock. Observers receive events in order.
+// hold any lock. Observers receive events in order. An observer receives no event that happened
+// before the observer was added.
 func (t *observers) queueEvent(ctx context.Context, source string, event func() json.RawMessage, only func(o *observer) bool) {
 	k := key{defaultNamespace, source}
 	if _, watched := t.watched.Load(k); !watched {
 		return
 	}
 	t.events.mu.Lock()
-	t.events.list = append(t.events.list, sourceEvent{k, event(), traceOf(ctx), only})
+	t.events.seq++
+	t.events.list = append(t.events.list, sourceEvent{t.events.seq, k, event(), traceOf(ctx), only})
 	t.events.mu.Unlock()
 	select {
 	case t.events.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (t *observers) eventsQueued() uint64 {
+	t.events.mu.Lock()
+	defer t.events.mu.Unlock()
+	return t.events.seq
 }
 
 // deliverEvents delivers the events queued by queueEvent until ctx is done.
@@ -359,14 +368,11 @@ func (t *observers) happened(event sourceEvent) {
 		function: event.source, invocationID: uuid.NewString(), input: event.event, output: event.event,
 		caller: engineCaller().json(), startedAtMS: time.Now().UnixMilli(), durationMS: json.RawMessage("0"), trace: event.trace,
 	}
-	t.lost(event.source, c.document(), event.only)
-	if event.only == nil {
-		t.choose(c, observedResult{})
-		return
-	}
+	only := func(o *observer) bool { return o.since < event.seq && (event.only == nil || event.only(o)) }
+	t.lost(event.source, c.document(), only)
 	matched := []string{}
 	for _, o := range t.ofSource(event.source) {
-		if event.only(o) {
+		if only(o) {
 			matched = append(matched, o.id)
 		}
 	}

@@ -22,8 +22,15 @@ type availability struct {
 	functions, workers watchers
 
 	mu     sync.Mutex
-	events []json.RawMessage // worker events not yet fired
-	wake   chan struct{}     // capacity 1
+	events []workerEvent // not yet fired
+	wake   chan struct{} // capacity 1
+}
+
+// workerEvent is an event of engine::workers-available, with the triggers that existed when it
+// happened.
+type workerEvent struct {
+	payload json.RawMessage
+	to      []binding
 }
 
 // watchers provides a trigger type that has no config. Each event fires all triggers of the
@@ -67,11 +74,12 @@ func (e *Engine) workerChanged(event, id string) {
 	a := &e.available
 	payload := mustEncode(map[string]string{"event": event, "worker_id": id})
 	e.observers.queueEvent(e.ctx, "engine::on-workers-changed", func() json.RawMessage { return payload }, nil)
-	if len(a.workers.all()) == 0 {
+	to := a.workers.all()
+	if len(to) == 0 {
 		return
 	}
 	a.mu.Lock()
-	a.events = append(a.events, payload)
+	a.events = append(a.events, workerEvent{payload, to})
 	a.mu.Unlock()
 	select {
 	case a.wake <- struct{}{}:
@@ -92,14 +100,14 @@ func (e *Engine) fireWorkerEvents(ctx context.Context) {
 		a.events = nil
 		a.mu.Unlock()
 		for _, event := range events {
-			e.announce(childTrace(ctx), &a.workers, event)
+			e.announce(childTrace(ctx), event.to, event.payload)
 		}
 	}
 }
 
-// announce calls the functions of all watchers without waiting for the results.
-func (e *Engine) announce(ctx context.Context, to *watchers, payload json.RawMessage) {
-	for _, b := range to.all() {
+// announce calls the functions of triggers without waiting for the results.
+func (e *Engine) announce(ctx context.Context, to []binding, payload json.RawMessage) {
+	for _, b := range to {
 		if err := e.start(withCause(ctx, b.triggerType, b.id), b.functionID, b.namespace, payload, b.metadata); err != nil {
 			e.noWorker(b, err)
 		}
@@ -126,7 +134,7 @@ func (e *Engine) watchFunctions(ctx context.Context, known map[key]struct{}) {
 			"event": "functions_changed", "functions": e.functionSummaries(func(f *function) bool { return f.has(e.Protocol(), e.cfg.strict) }),
 		})
 		e.observers.queueEvent(ctx, "engine::on-functions-changed", func() json.RawMessage { return payload }, nil)
-		e.announce(ctx, &e.available.functions, payload)
+		e.announce(ctx, e.available.functions.all(), payload)
 	}
 }
 

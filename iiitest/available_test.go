@@ -1,11 +1,14 @@
 package iiitest
 
 import (
+	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 )
 
@@ -25,6 +28,35 @@ func TestWorkersAvailable(t *testing.T) {
 	watcher.sync()
 	dial(t, e)
 	watcher.sync()
+}
+
+// A trigger does not fire for an event from before it was registered, even if the event has not
+// been delivered to other triggers yet.
+func TestWorkersAvailableOmitsEarlierEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := storesOnly(1, 1)
+		var got []string
+		e.functions = map[key]*function{}
+		for _, id := range []string{"early", "late"} {
+			e.functions[key{defaultNamespace, id}] = &function{builtin: func(context.Context, *call) (json.RawMessage, *wireError) {
+				got = append(got, id)
+				return nil, nil
+			}}
+		}
+		e.observers.init(e)
+		e.available.wake = make(chan struct{}, 1)
+		bind := func(id string) {
+			_ = e.available.workers.bind(t.Context(), binding{id: id, functionID: id, namespace: defaultNamespace})
+		}
+		bind("early")
+		e.workerChanged("worker_connected", "w")
+		bind("late")
+		go e.fireWorkerEvents(t.Context())
+		synctest.Wait()
+		if diff := cmp.Diff([]string{"early"}, got); diff != "" {
+			t.Errorf("fired (-want +got):\n%s", diff)
+		}
+	})
 }
 
 func TestFunctionsAvailable(t *testing.T) {

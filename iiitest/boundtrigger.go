@@ -107,17 +107,23 @@ func (s *boundTriggers[C]) event(e *Engine, match func(config C) bool) []boundTr
 			lost = append(lost, b.binding)
 		}
 	}
+	found := s.matching(match)
 	s.mu.Unlock()
 	for _, b := range lost {
 		e.workerAway(b, triggerAway)
 	}
-	return s.where(match)
+	return found
 }
 
 // where returns the bindings with a matching config.
 func (s *boundTriggers[C]) where(match func(config C) bool) []boundTrigger[C] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.matching(match)
+}
+
+// matching is where for a caller that holds mu.
+func (s *boundTriggers[C]) matching(match func(config C) bool) []boundTrigger[C] {
 	var found []boundTrigger[C]
 	for _, b := range s.list {
 		if match(b.config) {
@@ -169,7 +175,7 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 			}
 			if t.condition != nil {
 				run, err := e.condition(ctx, *t.condition, t.namespace, payload)
-				if err != nil {
+				if err != nil && !e.closing() {
 					e.logEngine(severityError, "condition function of a trigger failed", t.logAttributes(err))
 				}
 				if !run || err != nil {
@@ -183,9 +189,16 @@ func (e *Engine) fanOut(ctx context.Context, name string, targets []target, payl
 	})
 }
 
+// closing reports whether Close has been called. Events that fail from then on are not logged,
+// because workers disconnect in any order.
+func (e *Engine) closing() bool { return e.ctx.Err() != nil }
+
 // noWorker logs that an event was lost because err prevented the call to the trigger's
 // function.
 func (e *Engine) noWorker(b binding, err *wireError) {
+	if e.closing() {
+		return
+	}
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "code", err.Code, "error", err.Message)
 }
 
@@ -195,11 +208,17 @@ const triggerAway = "the worker that registered the trigger has left"
 
 // workerAway logs that an event was lost for the given reason.
 func (e *Engine) workerAway(b binding, reason string) {
+	if e.closing() {
+		return
+	}
 	e.log.Warn("event found no worker", "type", b.triggerType, "trigger", b.id, "function", b.functionID, "error", reason)
 }
 
 // triggerFailed logs that a trigger's function has failed or does not exist.
 func (e *Engine) triggerFailed(b binding, message string, err *wireError) {
+	if e.closing() {
+		return
+	}
 	if err.Code == "function_not_found" {
 		message = "event found no worker"
 	}

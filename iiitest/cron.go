@@ -70,12 +70,13 @@ func (c *cron) bind(_ context.Context, b binding) error {
 	return nil
 }
 
-// start calls fire at each time in the schedule until stop is called.
+// start calls fire at each time in the schedule, from now on and until stop is called.
 func (c *cron) start(schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) (stop context.CancelFunc) {
 	ctx, stop := context.WithCancel(c.engine.ctx)
+	now := time.Now()
 	c.engine.spawn(func(context.Context) {
 		defer stop()
-		c.run(ctx, schedule, fire)
+		c.run(ctx, schedule, now, fire)
 	})
 	return stop
 }
@@ -108,11 +109,11 @@ func (c *cron) workerLeft(b binding) {
 	c.away[target] = c.start(schedule, func(context.Context, time.Time) { c.engine.workerAway(b, triggerAway) })
 }
 
-// run runs a job until ctx is canceled or the schedule ends. It computes the next run when the
-// previous one has finished. Runs therefore never overlap, and ticks that are due during a run
-// are skipped.
-func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, fire func(ctx context.Context, due time.Time)) {
-	for after := time.Now(); ; {
+// run runs a job at each time in the schedule after the given one, until ctx is canceled or the
+// schedule ends. It computes the next run when the previous one has finished. Runs therefore
+// never overlap, and ticks that are due during a run are skipped.
+func (c *cron) run(ctx context.Context, schedule *cronexpr.Schedule, after time.Time, fire func(ctx context.Context, due time.Time)) {
+	for {
 		due, ok := schedule.Next(after)
 		if !ok {
 			return

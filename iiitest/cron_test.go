@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/iii-go/iii/internal/cronexpr"
 )
 
 // tick returns the payload of a cron trigger. In a synctest bubble, time starts at midnight
@@ -147,6 +149,25 @@ func TestCronTakenOver(t *testing.T) {
 		provider.want(`{"type":"registertrigger","id":"c","trigger_type":"cron","function_id":"f","config":{"expression":"* * * * * *"}}`)
 		time.Sleep(time.Minute)
 		p.wantCalls()
+	})
+}
+
+// A job runs at every tick after its registration, even if its goroutine starts late.
+func TestCronMissesNoTickAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		schedule, err := cronexpr.Parse("* * * * * *")
+		if err != nil {
+			t.Fatal(err)
+		}
+		registered := time.Now().Add(-time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
+		e.cron.run(ctx, schedule, registered, func(_ context.Context, due time.Time) {
+			if want := registered.Add(time.Millisecond); !due.Equal(want) {
+				t.Errorf("first run due at %v, want %v", due, want)
+			}
+			cancel()
+		})
 	})
 }
 

@@ -36,8 +36,8 @@ type Engine struct {
 	//     covers adding and removing functions. Messages about observers are queued with the
 	//     lock held.
 	//   - queues.mu guards topics, named queues and their jobs.
-	//   - streams.mu, then logs.mu, are held until a change or a record has been queued for
-	//     every receiver.
+	//   - state.mu and streams.mu, then logs.mu, are held until a change or a record has been
+	//     queued for every receiver.
 	//   - Engine.mu guards workers, functions, calls in progress and name leases.
 	//   - The locks of individual values come last: sendQueue.mu, frameLog.mu and those of the
 	//     stores.
@@ -345,11 +345,12 @@ func (e *Engine) spawn(f func(ctx context.Context)) {
 	}()
 }
 
-// joined makes Close wait for the requests that h is serving.
+// joined makes Close wait for the requests that h is serving. It cuts the connection of a
+// request that arrives while the engine closes.
 func (e *Engine) joined(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !e.enter() {
-			return
+			panic(http.ErrAbortHandler) // returning would send an empty response with status 200
 		}
 		defer e.wg.Done()
 		h.ServeHTTP(w, r)

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"strings"
@@ -231,6 +232,26 @@ func TestCloseCutsConnections(t *testing.T) {
 	}
 	if _, err := net.Dial("tcp", strings.TrimPrefix(e.URL(), "ws://")); err == nil {
 		t.Error("TCP dial after Close succeeded")
+	}
+}
+
+// A request that arrives while the engine closes gets no response.
+func TestRequestDuringCloseIsCut(t *testing.T) {
+	e := Start(t, WithConsole("127.0.0.1:0"))
+	closed := func(closed bool) {
+		e.life.Lock()
+		defer e.life.Unlock()
+		e.closed = closed
+	}
+	closed(true)
+	defer closed(false)
+	client := http.Client{Transport: &http.Transport{DialContext: e.DialContext, DisableKeepAlives: true}}
+	for _, url := range []string{e.URL(), e.StreamURL(), e.ConsoleURL()} {
+		response, err := client.Get(strings.Replace(url, "ws://", "http://", 1))
+		if err == nil {
+			_ = response.Body.Close()
+			t.Errorf("%s: status %d", url, response.StatusCode)
+		}
 	}
 }
 

@@ -134,7 +134,7 @@ func (q *queues) runJob(ctx context.Context, queue string, j *job) *jobFailure {
 
 // noWorker logs an attempt that failed because the function does not exist.
 func (q *queues) noWorker(queue string, j *job, err *wireError) {
-	if err != nil && err.Code == "function_not_found" {
+	if err != nil && err.Code == "function_not_found" && !q.engine.closing() {
 		q.engine.log.Warn("event found no worker", "queue", queue, "function", j.functionID, "attempt", j.attempts+1, "error", err.Message)
 	}
 }

@@ -67,7 +67,8 @@ type observer struct {
 	waiting  []*request // activations held back by max_in_flight
 	dropped  uint64
 
-	mentioned bool // lost events have been logged since the last state change
+	since     uint64 // number of events queued before the observer was added to its source
+	mentioned bool   // lost events have been logged since the last state change
 }
 
 // former identifies a previous connection.
@@ -101,6 +102,7 @@ type observers struct {
 	events struct {
 		mu   sync.Mutex
 		list []sourceEvent
+		seq  uint64        // number of events so far
 		wake chan struct{} // capacity 1
 	}
 }
@@ -311,6 +313,7 @@ func (t *observers) startExpiry(o *observer) {
 func (t *observers) enter(o *observer) {
 	t.byID[o.id] = o
 	t.bySource[o.source] = append(t.bySource[o.source], o)
+	o.since = t.eventsQueued()
 	for _, old := range slices.Clone(t.away[o.source]) {
 		if old.target == o.target {
 			t.forgetAway(old)

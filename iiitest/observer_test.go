@@ -1087,3 +1087,37 @@ func TestHookWithholdsObserveFrames(t *testing.T) {
 		o.want(`{"type":"observerstatechanged","id":"o1","state":"curious","reason":null,"fires":null}`)
 	})
 }
+
+// An observer receives no event from before it was added, even if the event has not been
+// delivered to other observers yet.
+func TestObserverMissesEarlierEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		w := observing(t, e, "w").host("first", "second")
+		w.observe("o1", "state::on-changed", "first", `,"deliver":"input"`)
+		w.wantResult("o1", "active")
+		event := func(n string) {
+			e.observers.queueEvent(t.Context(), "state::on-changed", func() json.RawMessage { return json.RawMessage(n) }, nil)
+		}
+		added := observeMessage{ID: "o2"}
+		added.Source.FunctionID, added.Target.FunctionID = "state::on-changed", "second"
+		deliver := "input"
+		added.Source.Deliver = &deliver
+		conn := e.find("w")[0]
+		func() {
+			e.observers.mu.Lock() // holds back the delivery
+			defer e.observers.mu.Unlock()
+			event("1")
+			o, warnings, bad := e.observers.build(conn, added)
+			if bad != nil {
+				t.Fatal(bad)
+			}
+			e.observers.add(conn, o, warnings)
+		}()
+		event("2")
+		w.wantResult("o2", "active")
+		w.wantActivation("o1", "first", "1")
+		w.wantActivation("o1", "first", "2")
+		w.wantActivation("o2", "second", "2")
+	})
+}

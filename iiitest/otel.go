@@ -148,81 +148,83 @@ func telemetryLine(peer string) map[string]any {
 	return map[string]any{"peer": peer, "target": "iii::engine", "module_path": "iii::engine"}
 }
 
-// ingest processes a telemetry frame. If any value is invalid, it discards the whole frame.
+// ingest processes a telemetry frame. If any value is invalid, it discards all values of the
+// frame. A frame and what was decoded from it become visible together, and before the triggers
+// and the query functions can see it.
 func (e *Engine) ingest(worker, peer string, frame []byte) {
 	tag, data, now := telemetryTag(frame), frame[4:], time.Now()
-	l := &e.telemetry
-	if utf8.Valid(data) {
-		l.mu.Lock()
-		l.frames.add(TelemetryFrame{Time: now, Worker: worker, Prefix: tag, Data: data})
-		l.mu.Unlock()
-	}
+	var keep, store func() // add the records to the log, and to the stores behind the query functions
 	var err error
+	l := &e.telemetry
 	switch tag {
 	case "OTLP":
-		err = e.ingestSpans(data)
+		keep, store, err = e.ingestSpans(data)
 	case "MTRC":
-		err = e.ingestMetrics(data, now)
+		keep, store, err = e.ingestMetrics(data, now)
 	case "LOGS":
-		err = e.ingestLogs(data)
+		keep, store, err = e.ingestLogs(data)
 	}
 	if err != nil {
 		e.counters.telemetryRejected.Add(1)
+	}
+	l.mu.Lock()
+	if utf8.Valid(data) {
+		l.frames.add(TelemetryFrame{Time: now, Worker: worker, Prefix: tag, Data: data})
+	}
+	if err == nil {
+		keep()
+	}
+	l.mu.Unlock()
+	if err == nil {
+		store()
+	} else {
 		line := telemetryLine(peer)
 		line["error"] = "Failed to parse OTLP JSON: " + err.Error()
 		e.logEngine(severityWarn, "OTLP ingestion error", line)
 	}
 }
 
-func (e *Engine) ingestSpans(data []byte) error {
+func (e *Engine) ingestSpans(data []byte) (keep, store func(), err error) {
 	list, err := readSpans(data)
-	if err != nil {
-		return err
-	}
 	l := &e.telemetry
-	l.mu.Lock()
-	for _, s := range list {
-		if s.stored.Pending {
-			l.live.add(s)
-		} else {
-			l.spans.add(s)
+	keep = func() {
+		for _, s := range list {
+			if s.stored.Pending {
+				l.live.add(s)
+			} else {
+				l.spans.add(s)
+			}
 		}
 	}
-	l.mu.Unlock()
-	e.spans.add(list)
-	return nil
+	return keep, func() { e.spans.add(list) }, err
 }
 
-func (e *Engine) ingestMetrics(data []byte, now time.Time) error {
+func (e *Engine) ingestMetrics(data []byte, now time.Time) (keep, store func(), err error) {
 	list, skipped, err := readMetrics(data)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	e.counters.metricsSkipped.Add(uint64(skipped))
-	l := &e.telemetry
-	l.mu.Lock()
-	for i := range list {
-		list[i].arrived = now
-		l.metrics.add(list[i])
+	keep = func() {
+		for i := range list {
+			list[i].arrived = now
+			e.telemetry.metrics.add(list[i])
+		}
 	}
-	l.mu.Unlock()
-	e.metrics.add(list)
-	return nil
+	return keep, func() { e.metrics.add(list) }, nil
 }
 
-func (e *Engine) ingestLogs(data []byte) error {
+func (e *Engine) ingestLogs(data []byte) (keep, store func(), err error) {
 	list, err := readLogs(data)
-	if err != nil {
-		return err
+	keep = func() {
+		for _, r := range list {
+			e.telemetry.logs.add(r)
+		}
 	}
-	l := &e.telemetry
-	l.mu.Lock()
-	for _, r := range list {
-		l.logs.add(r)
+	store = func() {
+		for _, r := range list {
+			e.logs.add(&r.stored)
+		}
 	}
-	l.mu.Unlock()
-	for _, r := range list {
-		e.logs.add(&r.stored)
-	}
-	return nil
+	return keep, store, err
 }

@@ -2,6 +2,7 @@ package iiitest
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -161,5 +162,34 @@ func TestSpanEndCountsAgainstTheLimit(t *testing.T) {
 	take(t, e, spanFrame(testSpan{trace: "t", id: "c", start: 1, end: 2, attributes: map[string]string{"k": strings.Repeat("x", 700)}}))
 	if n, bytes := e.spans.stored(); n != 0 || bytes != 0 {
 		t.Errorf("%d spans, %d bytes after one that is too large", n, bytes)
+	}
+}
+
+// A frame in Telemetry has been decoded: what it contains is visible too.
+func TestTelemetryAppearsWithItsRecords(t *testing.T) {
+	e := Start(t)
+	const spans = 2000 // decoding takes a while
+	list := make([]testSpan, spans)
+	for i := range list {
+		list[i] = testSpan{trace: "t", id: fmt.Sprint(i), start: 1, end: 2}
+	}
+	c := dialURL(t, e, e.URL()+"/otel")
+	for i, test := range []struct {
+		frame                string
+		spans, bad, rejected int
+	}{
+		{frame: spanFrame(list...), spans: spans},
+		{frame: strings.TrimSuffix(spanFrame(list...), "}"), spans: spans, rejected: 1},
+	} {
+		c.binary(test.frame)
+		for len(e.Telemetry()) <= i {
+			runtime.Gosched()
+		}
+		if got := len(e.Traces()); got != test.spans {
+			t.Errorf("frame %d: %d spans, want %d", i, got, test.spans)
+		}
+		if got := e.Stats().TelemetryRejected; got != uint64(test.rejected) {
+			t.Errorf("frame %d: %d frames rejected, want %d", i, got, test.rejected)
+		}
 	}
 }

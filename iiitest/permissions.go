@@ -141,6 +141,9 @@ func (p *permissions) hook(id, what string, input map[string]any) (changes map[s
 	}
 	input["context"] = json.RawMessage(p.Context)
 	result, err := p.e.invoke(p.e.ctx, id, defaultNamespace, mustEncode(input))
+	if p.e.closing() {
+		return nil, false
+	}
 	if err != nil || kindOf(result) != '{' {
 		code := "no object returned"
 		if err != nil {

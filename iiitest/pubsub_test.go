@@ -2,6 +2,7 @@ package iiitest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"log/slog"
 	"strings"
@@ -58,5 +59,33 @@ func TestEventsWithoutAWorkerAreLogged(t *testing.T) {
 	publish("orders")
 	if text := log.String(); !strings.Contains(text, "event found no worker") || !strings.Contains(text, "function=mail::send") {
 		t.Errorf("log: %s", text)
+	}
+}
+
+// during is a log handler that calls a function for each record.
+type during func()
+
+func (f during) Enabled(context.Context, slog.Level) bool  { return true }
+func (f during) Handle(context.Context, slog.Record) error { f(); return nil }
+func (f during) WithAttrs([]slog.Attr) slog.Handler        { return f }
+func (f during) WithGroup(string) slog.Handler             { return f }
+
+// An event that is logged as lost is not delivered to a trigger that is bound at that moment.
+func TestLostEventsAreNotDelivered(t *testing.T) {
+	s := &boundTriggers[string]{decode: decodeTopic}
+	old := binding{id: "old", functionID: "f", namespace: defaultNamespace, config: json.RawMessage(`{"topic":"news"}`)}
+	next := old
+	next.id = "next"
+	logged := 0
+	e := storesOnly(1, 1)
+	e.log = slog.New(during(func() {
+		logged++
+		if err := s.bind(t.Context(), next); err != nil {
+			t.Error(err)
+		}
+	}))
+	s.workerLeft(old)
+	if got := s.event(e, always); logged != 1 || len(got) != 0 {
+		t.Errorf("logged as lost %d times, delivered to %d triggers", logged, len(got))
 	}
 }

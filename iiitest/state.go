@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"sync"
 
 	"github.com/iii-go/iii"
 )
@@ -14,6 +15,10 @@ type state struct {
 	engine   *Engine
 	store    store[string]
 	triggers boundTriggers[stateConfig]
+
+	// mu is held from a write until its event is queued, so that observers receive changes in
+	// order.
+	mu sync.Mutex
 }
 
 type stateConfig struct {
@@ -64,6 +69,8 @@ func (s *state) set(ctx context.Context, c *call) (json.RawMessage, *wireError) 
 	case in.Value == nil:
 		in.Value = in.Data
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	old, existed := s.store.set(in.Scope, in.Key, in.Value)
 	s.wrote(ctx, in.Scope, in.Key, existed, old, in.Value)
 	return mustEncode(iii.StreamSetResult{OldValue: old, NewValue: in.Value}), nil
@@ -92,6 +99,8 @@ func (s *state) delete(ctx context.Context, c *call) (json.RawMessage, *wireErro
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	old, _ := s.store.delete(in.Scope, in.Key)
 	s.changed(ctx, "state:deleted", in.Scope, in.Key, old, nil)
 	return old, nil
@@ -107,6 +116,8 @@ func (s *state) update(ctx context.Context, c *call) (json.RawMessage, *wireErro
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	result, existed, updateErr := s.store.update(in.Scope, in.Key, in.Ops)
 	if updateErr != nil {
 		return nil, errorBody("UPDATE_ERROR", "Failed to update value: %v", updateErr)
@@ -136,6 +147,7 @@ func (s *state) listGroups(_ context.Context, c *call) (json.RawMessage, *wireEr
 	return mustEncode(map[string]any{"groups": append([]string{}, scopes...)}), nil
 }
 
+// wrote and changed report a change. The caller must hold mu.
 func (s *state) wrote(ctx context.Context, scope, key string, existed bool, old, value json.RawMessage) {
 	event := "state:created"
 	if existed {

@@ -1,6 +1,7 @@
 package iiitest
 
 import (
+	"fmt"
 	"testing"
 )
 
@@ -149,4 +150,31 @@ func TestTriggersOfOneEventRunInOrder(t *testing.T) {
 		close(hold)
 		p.wantCalls(`fast {"event_type":"state:created","key":"k","new_value":1,"old_value":null,"scope":"s","type":"state"}`)
 	})
+}
+
+// Observers receive changes to a value in order: each event's old value is the new value of the
+// event before.
+func TestStateChangesAreReportedInOrder(t *testing.T) {
+	e := Start(t)
+	w := observing(t, e, "w").host("f")
+	w.observe("o1", "state::on-changed", "f", `,"deliver":"input"`)
+	w.wantResult("o1", "active")
+	const workers, each = 8, 500
+	for i := range workers {
+		go func() {
+			for j := range each {
+				_, _ = e.invoke(t.Context(), "state::set", defaultNamespace, fmt.Appendf(nil, `{"scope":"s","key":"k","value":"%d/%d"}`, i, j))
+			}
+		}()
+	}
+	var last any
+	for n := range workers * each {
+		m := w.recv()
+		event, _ := m["data"].(map[string]any)
+		if event["old_value"] != last {
+			t.Fatalf("event %d: old value %v, want %v", n, event["old_value"], last)
+		}
+		last = event["new_value"]
+		w.reply(m, `"result":null`)
+	}
 }

@@ -82,6 +82,9 @@ func (e *Engine) streamAuth(r *http.Request) json.RawMessage {
 	result, err := e.invoke(e.ctx, id, defaultNamespace, mustEncode(map[string]any{
 		"headers": authHeaders(r), "path": r.URL.Path, "query_params": rawQuery(r.URL.RawQuery), "addr": r.RemoteAddr,
 	}))
+	if e.closing() {
+		return nil
+	}
 	if err != nil {
 		e.logEngine(severityError, "auth function of the stream socket failed", map[string]any{"function_id": id, "error": err.Code + ": " + err.Message})
 		return nil

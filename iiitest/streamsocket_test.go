@@ -1,8 +1,10 @@
 package iiitest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -366,6 +368,37 @@ func TestStreamSocketEndsWithTheEngine(t *testing.T) {
 		<-b.done
 		close(never)
 	})
+}
+
+// Close logs no failed calls: workers disconnect because the engine closes.
+func TestCloseLogsNoLostEvents(t *testing.T) {
+	var log bytes.Buffer
+	handler := slog.NewTextHandler(&log, nil)
+	inBubbleWith(t, func(t *testing.T, e *Engine, p *peer) {
+		never := make(chan struct{})
+		wait := func([]byte) string {
+			<-never
+			return ""
+		}
+		for _, typ := range []string{"stream:join", "stream:leave", "stream"} {
+			p.handleFunc(typ, wait)
+			p.trigger(typ, typ, typ, `{"stream_name":"s"}`, "")
+		}
+		b, other := newBrowser(t, e, "", nil), newBrowser(t, e, "", nil)
+		b.send(subscribe("leave", "s1", "g", ""))
+		other.join("s1", "")
+		callBuiltin[any](t, e, "stream::set", `{"stream_name":"s","group_id":"g","item_id":"i","data":1}`)
+		synctest.Wait()
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		<-b.done
+		<-other.done
+		close(never)
+	}, WithLogger(slog.New(handler)))
+	if got := log.String(); got != "" {
+		t.Errorf("logged:\n%s", got)
+	}
 }
 
 func FuzzStreamSocketMessage(f *testing.F) {

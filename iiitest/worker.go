@@ -236,23 +236,28 @@ func (w *worker) push(m []byte) *ticket { return w.out.push(outgoing{message: m}
 func (w *worker) send(m []byte) bool { return w.push(m).wait() }
 
 // write sends queued messages until the send queue is closed. It combines them into larger
-// network writes, unless a hook must inspect each message.
+// network writes, unless a hook must inspect each message. It discards the messages that follow
+// a Close frame.
 func (w *worker) write() {
 	defer close(w.written)
 	conn := w.conn.NetConn().(*limitedConn)
 	var hook *func(Frame) Verdict
 	held := false // the previous message waits for this one
+	closing := false
 	for {
 		out, more, ok := w.out.pop()
 		if !ok {
 			return
+		}
+		if closing {
+			continue
 		}
 		if !held {
 			hook = w.e.frames.hook.Load()
 		}
 		held = more && !out.close && hook == nil
 		conn.holding.Store(held)
-		if out.close {
+		if closing = out.close; closing {
 			sayGoodbye(w.conn)
 			continue
 		}

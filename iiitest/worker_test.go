@@ -58,7 +58,7 @@ func TestRegistrationsWaitForTheNamespace(t *testing.T) {
 		}
 		c.send(`{"type":"invokefunction","function_id":"engine::workers::register","data":{"namespace":"blue"}}`)
 		c.want(forwarded("t1", "hook", `,"trigger_namespace":"blue"`))
-		c.sync() // f::h comes after t1
+		synctest.Wait() // f::h comes after t1
 		other.send(`{"type":"invokefunction","function_id":"f::h","data":1,"namespace":"blue"}`)
 		c.want(`{"type":"invokefunction","invocation_id":"*","function_id":"f::h","data":1}`)
 		if got := errorCode(other.call("f::g", `{}`, `,"namespace":"blue"`)); got != "function_not_found" {
@@ -148,6 +148,30 @@ func TestNameConflict(t *testing.T) {
 	dial(t, e).register("w", `,"namespace":"blue"`) // the name is free in another namespace
 	holder.register("renamed")
 	dial(t, e).register("w") // the name is free after the rename
+}
+
+// The engine leaves a rejected connection open until the worker has had time to read why.
+// Messages that are queued after the Close frame, such as the reply to the registration, do not
+// end the connection early.
+func TestNameConflictLeavesTimeToReadTheReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := Start(t)
+		dial(t, e).register("w")
+		rival := dial(t, e)
+		rival.conn.SetCloseHandler(func(int, string) error { return nil })
+		began := time.Now()
+		rival.send(`{"type":"invokefunction","invocation_id":"0c1f6f0e-6d6e-4c41-9d0e-6a7b7a3f2f10","function_id":"engine::workers::register","data":{"name":"w"}}`)
+		for e.Stats().Workers > 1 && time.Since(began) < time.Minute {
+			time.Sleep(time.Second)
+		}
+		if got := time.Since(began).Round(time.Second); got < lingerTime {
+			t.Errorf("the connection ended after %v", got)
+		}
+		rival.want(`{"type":"registrationrejected","code":"WORKER_NAMESPACE_CONFLICT","namespace":"default","worker_name":"w","owner_worker_id":"*"}`)
+		if err := rival.closed(); !websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
+			t.Errorf("end: %v, want a Close without a code", err)
+		}
+	})
 }
 
 // As soon as another worker can see that a connection has ended, that connection's name and

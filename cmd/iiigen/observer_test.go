@@ -70,7 +70,7 @@ func tideWorker(t *testing.T, url string) *iii.Client {
 		PayloadSchema: json.RawMessage(`{"type":"object","properties":{"level":{"type":"number"}},"required":["level"]}`)}, provider{}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := c.Connect(ctx); err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestObserversOfAGeneratedClientReceiveItsTypes(t *testing.T) {
 	if err := errors.Join(failed[:]...); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := c.Connect(ctx); err != nil {
 		t.Fatal(err)

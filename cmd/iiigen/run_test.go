@@ -99,7 +99,7 @@ func shopEngine(t *testing.T) (*iiitest.Engine, *iii.Client) {
 		PayloadSchema: json.RawMessage(`{"type":"object","properties":{"item":{"type":"string"}},"required":["item"]}`)}, provider{}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := c.Connect(ctx); err != nil {
 		t.Fatal(err)
@@ -468,13 +468,17 @@ func TestRunFailsIfEngineDisconnectsOrHangs(t *testing.T) {
 				writeFile(t, filepath.Join(dir, "orders_gen.go"), header+"\n\npackage clients\n")
 				before := tree(t, dir)
 				begin := time.Now()
-				_, err := iiigen(t, "-url", e.URL(), "-functions", "orders::*", "-package", "clients", "-out", dir, "-timeout", "1s")
+				timeout := time.Minute
+				if name == "does not answer" {
+					timeout = 3 * time.Second // enough for the requests before this one
+				}
+				_, err := iiigen(t, "-url", e.URL(), "-functions", "orders::*", "-package", "clients", "-out", dir, "-timeout", timeout.String())
 				part := map[string]string{"engine::functions::list": "list functions", "engine::functions::info": `functions ["orders::cancel" "orders::create"]`,
 					"engine::triggers::list": "list trigger types", "engine::triggers::info": `trigger type "orders::placed"`}[function]
 				if err == nil || !strings.Contains(err.Error(), part) {
 					t.Errorf("got error %v; want one with %s", err, part)
 				}
-				if took := time.Since(begin); took > 10*time.Second {
+				if took := time.Since(begin); took > 30*time.Second {
 					t.Errorf("took %v", took)
 				}
 				if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
@@ -528,7 +532,7 @@ func TestCheckIgnoresRestartsAndEnginesWithoutObservers(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := c.Connect(ctx); err != nil {
 			t.Fatal(err)

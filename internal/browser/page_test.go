@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -107,6 +108,7 @@ type recorder struct {
 	testing.TB
 	mu       sync.Mutex
 	errors   []string
+	reported chan struct{} // receives one value for each error
 	cleanups []func()
 }
 
@@ -114,18 +116,25 @@ func (r *recorder) Errorf(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.errors = append(r.errors, fmt.Sprintf(format, args...))
+	r.reported <- struct{}{}
 }
 
 func (r *recorder) Cleanup(f func()) { r.cleanups = append(r.cleanups, f) }
 
 func TestPageErrorsFailTest(t *testing.T) {
-	r := &recorder{TB: t}
+	r := &recorder{TB: t, reported: make(chan struct{}, 10)}
 	page := browser.Start(r).Open(serve(t, `<!doctype html><link rel="icon" href="data:,"><p></p><script>
 		console.log("said")
 		console.error("complained")
 		setTimeout(() => { document.querySelector("p").textContent = "thrown"; throw new Error("uncaught") })
 	</script>`))
 	page.WaitText("p", "thrown")
+	for range 2 {
+		select {
+		case <-r.reported:
+		case <-time.After(time.Minute):
+		}
+	}
 	for _, f := range slices.Backward(r.cleanups) {
 		f()
 	}

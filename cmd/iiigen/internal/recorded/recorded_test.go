@@ -262,7 +262,7 @@ func connect(t *testing.T) *iii.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := c.Connect(ctx); err != nil {
 		t.Fatal(err)
