@@ -466,6 +466,33 @@ func localCallsDuringDrain(t *testing.T, features string) {
 	same(t, "messages", order, []string{"unregisterfunction", "invocationsobserved", "ping", "unregisterfunction"})
 }
 
+// If a call's context ends after its result has arrived, the call returns the result.
+func TestResultsTakePrecedenceOverEndedContexts(t *testing.T) {
+	for name, routed := range map[string]bool{"local": false, "routed": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newHostPeer(t, hostScript{routed: routed})
+				c := p.client()
+				hostFunc(t, c, "f", echo)
+				connectHost(t, c)
+				synctest.Wait()
+				for range 50 {
+					ctx, cancel := context.WithCancel(t.Context())
+					r, err := c.begin(ctx, verbCall, invocation{functionID: "f"}, 1, &noCallOptions)
+					if err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					cancel()
+					if err := c.await(ctx, verbCall, r, "f", nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+		})
+	}
+}
+
 // Local calls are rejected when the queue is full, like calls through the engine.
 func TestLocalCallsAreRejectedWhenQueueIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
