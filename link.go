@@ -314,8 +314,8 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			applied = nil
 			wasReady = true
 			c.forgetOthers()
+			c.reports.attach(l) // first, because a shutdown waits only for reports that can be sent
 			c.becomeReady(l)
-			c.reports.attach(l)
 		case <-patience.C:
 			if !requested { // the engine may not send a hello, or may still be authenticating
 				requested = true

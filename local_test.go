@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"strconv"
 	"strings"
@@ -802,6 +803,42 @@ func TestReportsAfterReconnect(t *testing.T) {
 			kinds = append(kinds, m.Type)
 		}
 		same(t, "order", kinds, []string{"registerfunction", "registerfunction", "observerack", "observerack", "invocationsobserved", "invocationsobserved", "invocationsobserved"})
+	})
+}
+
+// A shutdown that begins as soon as the client is connected again sends the reports.
+func TestReportsOfAShutdownAfterReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
+		resume := make(chan struct{})
+		connections := 0
+		c := p.client(WithLogger(slog.New(logFunc(func(message string) {
+			if message != "iii: connected" {
+				return
+			}
+			if connections++; connections == 2 {
+				<-resume
+			}
+		}))))
+		hostFunc(t, c, "f", echo)
+		connectHost(t, c)
+		synctest.Wait()
+		p.conn(0).Close()
+		time.Sleep(time.Millisecond)
+		if err := c.Call(t.Context(), "f", 1, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- c.Shutdown(t.Context()) }()
+		synctest.Wait()
+		close(resume)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		same(t, "reports", numbers(p.reported(1)), []string{"1"})
 	})
 }
 
