@@ -684,9 +684,9 @@ func (c *Client) reportError(err error) {
 // ClientStats holds a client's statistics. The fields of type uint64 are counters, which start
 // at zero in a new client. The other fields are current values.
 type ClientStats struct {
-	FramesSent      uint64 // messages written
+	FramesSent      uint64 // messages passed to the network
 	FramesReceived  uint64 // messages read
-	BytesSent       uint64 // total size of the messages written
+	BytesSent       uint64 // total size of the messages passed to the network
 	FramesMalformed uint64 // received messages that could not be decoded
 	Reconnects      uint64 // connections established after the first one
 

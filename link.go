@@ -94,9 +94,13 @@ func (l *link) start(ctx context.Context) {
 func (l *link) write() (wrote bool, err error) {
 	out := l.client.out
 	l.batch = out.take(l, l.batch[:0])
+	bytes := 0
 	for _, it := range l.batch {
 		if it.req != nil {
 			seal(it.buf, l.dialect(), &it.req.inv)
+		}
+		if it.buf != nil {
+			bytes += it.buf.len()
 		}
 	}
 	if n, err := out.takeRefused(); n > 0 {
@@ -105,6 +109,9 @@ func (l *link) write() (wrote bool, err error) {
 	if len(l.batch) == 0 {
 		return false, nil
 	}
+	// Count the messages first, because a result may arrive before Flush returns.
+	out.stats.framesSent.Add(uint64(len(l.batch)))
+	out.stats.bytesSent.Add(uint64(bytes))
 	if err = l.writeBatch(); err == nil {
 		out.written(l, l.batch, nil)
 		return true, nil

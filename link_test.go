@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,4 +151,43 @@ func FuzzReceive(f *testing.F) {
 func bareLink(c *Client) *link {
 	end, _ := memnet.Pipe(1 << 10)
 	return c.newLink(wsconn.Over(end))
+}
+
+// lingeringConn is a connection whose writes return only once release is closed.
+type lingeringConn struct {
+	net.Conn
+	release <-chan struct{}
+}
+
+func (c *lingeringConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	<-c.release
+	return n, err
+}
+
+// When a call returns, its message has been counted.
+func TestStatsWhenCallsReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		release := make(chan struct{})
+		close(release)
+		var slow *lingeringConn
+		c := p.connected(WithDialContext(func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := p.mem.DialContext(ctx, network, address)
+			slow = &lingeringConn{conn, release}
+			return slow, err
+		}))
+		synctest.Wait()
+		before := c.Stats()
+		release = make(chan struct{})
+		defer close(release)
+		slow.release = release
+		if err := c.Call(t.Context(), "f", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		after := c.Stats()
+		if after.FramesSent != before.FramesSent+1 || after.BytesSent <= before.BytesSent || after.FramesReceived != before.FramesReceived+1 {
+			t.Errorf("before the call %+v, after it %+v", before, after)
+		}
+	})
 }

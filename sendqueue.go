@@ -388,12 +388,6 @@ func (q *sendQueue) written(l *link, batch []item, err error) {
 	}
 	q.mu.Unlock()
 	for i, it := range batch {
-		if err == nil {
-			q.stats.framesSent.Add(1)
-			if it.buf != nil {
-				q.stats.bytesSent.Add(uint64(it.buf.len()))
-			}
-		}
 		it.buf.free()
 		if batch[i] = (item{}); it.settled != nil {
 			it.settled(fateOf(err))
