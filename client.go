@@ -336,7 +336,7 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		c.mu.Unlock()
 		var held nameHeldError
 		if errors.As(err, &held) {
-			if turn == 0 {
+			if turn == 0 || wasReady {
 				c.log.Warn("iii: waiting for the name of this worker", "error", held.error)
 				c.setState(ConnectionStateReconnecting, held.error)
 			}

@@ -157,18 +157,21 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, fatal, err 
 		fatal = f.error
 		c.out.end(closedBy(fatal)) // no request waits for another link
 	}
+	c.mu.Lock() // before calls fail, so that the callers see that the client is disconnected
+	c.features = nil
+	if wasReady {
+		c.ready = make(chan struct{})
+		if fatal == nil && ctx.Err() == nil && !c.closing.Load() {
+			c.state = ConnectionStateReconnecting // the listener is notified when the delay is known
+		}
+	}
+	c.mu.Unlock()
 	c.registry.detach(l)
 	c.reports.detach(l)
 	if n := c.out.detach(l, err); n > 0 {
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
 		c.reportError(&LostSendsError{Count: n, Err: err})
 	}
-	c.mu.Lock()
-	c.features = nil
-	if wasReady {
-		c.ready = make(chan struct{})
-	}
-	c.mu.Unlock()
 	return wasReady, fatal, err
 }
 

@@ -5,10 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/memnet"
@@ -151,6 +155,55 @@ func FuzzReceive(f *testing.F) {
 func bareLink(c *Client) *link {
 	end, _ := memnet.Pipe(1 << 10)
 	return c.newLink(wsconn.Over(end))
+}
+
+// By the time a call fails because its connection has been lost, the client no longer reports that
+// it is connected.
+func TestStateWhenCallsFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var quiet atomic.Bool // the Send remains unconfirmed
+		p := newPeer(t, script{message: func(_ *peerConn, m *peerMessage) bool {
+			return m.FunctionID == "f" || m.Type == "ping" && quiet.Load()
+		}})
+		failed, resume := make(chan struct{}), make(chan struct{})
+		states := newStateLog()
+		c := p.connected(WithStateListener(states.listen), WithLogger(slog.New(logFunc(func(message string) {
+			if message == "iii: connection lost with unconfirmed messages" { // the calls have failed
+				close(failed)
+				<-resume
+			}
+		}))))
+		called := make(chan error, 1)
+		go func() { called <- c.Call(t.Context(), "f", nil, nil) }()
+		synctest.Wait()
+		quiet.Store(true)
+		if err := c.Send(t.Context(), "g", nil); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		quiet.Store(false)
+		p.conn(0).Cut()
+		if err := <-called; !errors.Is(err, ErrConnectionLost) {
+			t.Fatal(err)
+		}
+		<-failed
+		if s := c.State(); s != ConnectionStateReconnecting {
+			t.Errorf("state %s", s)
+		}
+		if err := c.Ready(); !errors.Is(err, ErrNotConnected) {
+			t.Errorf("Ready: %v", err)
+		}
+		if f := c.Features(); f != nil {
+			t.Errorf("features %q", f)
+		}
+		close(resume)
+		states.wait(t, ConnectionStateConnected, 2)
+		want := []ConnectionState{ConnectionStateConnecting, ConnectionStateConnected,
+			ConnectionStateReconnecting, ConnectionStateReconnecting, ConnectionStateConnected} // the first error is the lost Send
+		if diff := cmp.Diff(want, states.list()); diff != "" {
+			t.Errorf("states (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // lingeringConn is a connection whose writes return only once release is closed.
