@@ -285,6 +285,45 @@ func TestHooksHaveThirtySeconds(t *testing.T) {
 	})
 }
 
+// slowProvider binds triggers only after release is closed.
+type slowProvider struct {
+	notes
+	release chan struct{}
+}
+
+func (s *slowProvider) Bind(_ context.Context, b TriggerBinding) error {
+	<-s.release
+	s.add("bound %s", b.ID)
+	return nil
+}
+
+func (s *slowProvider) Unbind(_ context.Context, id string) error {
+	s.add("unbound %s", id)
+	return nil
+}
+
+// A trigger that its provider binds too late has been rejected, so it is unbound again.
+func TestTriggerBoundTooLateIsUnbound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("a", `{}`) }})
+		c := p.client()
+		provider := &slowProvider{release: make(chan struct{})}
+		if err := c.HandleTriggerType(TriggerType{ID: "webhook"}, provider); err != nil {
+			t.Fatal(err)
+		}
+		connectHost(t, c)
+		time.Sleep(hookTimeout)
+		synctest.Wait()
+		same(t, "acks", p.acks(0), []string{"a@10 OWNER_TIMEOUT: the added hook for observer a did not finish within 30s"})
+		close(provider.release)
+		synctest.Wait()
+		same(t, "provider", provider.take(), []string{"bound a", "unbound a"})
+		if n := len(c.providers.byID); n != 0 {
+			t.Errorf("%d triggers are left", n)
+		}
+	})
+}
+
 func TestHooksOfFunctionsRunAtOnceUpToALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running, most atomic.Int32
