@@ -460,10 +460,11 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		c.terminate(nil)
 		return public(err), nil
 	}
+	c.dispatch.drain()
 	undelivered := c.out.undelivered()
 	c.registry.unregisterAll(ErrClosed)
 	for _, in := range c.dispatch.takeWaiting() {
-		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
+		c.turnAway(in, CodeWorkerDraining)
 	}
 	if err = c.dispatch.waitQuiet(ctx); err != nil {
 		if running := c.dispatch.describeRunning(); running != "" {
@@ -552,6 +553,7 @@ func (c *Client) terminate(reason error) {
 	c.mu.Unlock()
 
 	c.out.end(closedBy(reason))
+	c.dispatch.drain()
 	c.registry.unregisterAll(ErrClosed)
 	c.cancelHandlers()
 	c.channels.close()

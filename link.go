@@ -459,10 +459,6 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		}
 		return
 	}
-	if signal.IsClosed(c.stopping) {
-		c.turnAway(&incoming{origin: l, function: f, id: m.id}, CodeWorkerDraining, "the worker is shutting down")
-		return
-	}
 	var data []byte
 	var memory *[]byte
 	if f.recycles && len(m.data) >= minRecycled {
@@ -492,8 +488,8 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	if in.activation != nil {
 		in.trigger = c.registry.observed(l, f, in.activation)
 	}
-	if !c.dispatch.submit(in) {
-		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
+	if refusal := c.dispatch.submit(in, false); refusal != "" {
+		c.turnAway(in, refusal)
 	}
 	if len(data) > largeBuffer {
 		c.dispatch.yield()
