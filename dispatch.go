@@ -131,7 +131,11 @@ func (l *link) limit() (bytes int, code string) { return messageTooLarge, l.dial
 
 func (l *link) reply(b *buffer) { l.client.out.reply(l, b) }
 
-func (l *link) replyNow(b *buffer) { l.client.out.pushNoWait(l, item{buf: b}) }
+func (l *link) replyNow(b *buffer) {
+	if out := l.client.out; !out.pushNoWait(l, item{buf: b, reply: true}) {
+		out.stats.repliesDropped.Add(1)
+	}
+}
 
 func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 
@@ -427,7 +431,9 @@ func (d *dispatcher) describeRunning() string {
 // panics in the handler and during the encoding of its result.
 func (c *Client) execute(in *incoming) {
 	if in.origin.gone() {
-		c.out.stats.repliesDropped.Add(1)
+		if len(in.id) > 0 {
+			c.out.stats.repliesDropped.Add(1)
+		}
 		return
 	}
 	if labels := in.function.labels; labels != nil {

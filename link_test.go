@@ -244,3 +244,34 @@ func TestStatsWhenCallsReturn(t *testing.T) {
 		}
 	})
 }
+
+// Every reply that was not sent is counted, even if it was queued before its connection was lost.
+func TestDroppedRepliesAreCounted(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	l := bareLink(c)
+	c.out.attach(l, 1)
+	reply := func(want uint64, send func(*buffer)) {
+		t.Helper()
+		b := newBuffer()
+		b.writeString("{}")
+		send(b)
+		if n := c.Stats().RepliesDropped; n != want {
+			t.Errorf("%d dropped, want %d", n, want)
+		}
+	}
+	reply(0, l.reply)
+	reply(0, l.replyNow)
+	l.Fail(errors.New("end"))
+	c.out.detach(l, l.Err())
+	reply(3, l.reply)
+	reply(4, l.replyNow)
+	c.execute(&incoming{origin: l, id: []byte("i")})
+	c.execute(&incoming{origin: l}) // has no reply
+	if n := c.Stats().RepliesDropped; n != 5 {
+		t.Errorf("%d dropped in total, want 5", n)
+	}
+}
