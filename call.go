@@ -300,6 +300,11 @@ func (c *Client) awaitAnswer(ctx context.Context, r *request) (sent bool, err er
 	}
 	r.timer.Stop()
 	if r.local {
+		select {
+		case <-r.answer: // takes precedence, as for other calls
+			return !r.unsent, r.err
+		default:
+		}
 		c.dispatch.unnest(r.in)
 		return true, cause
 	}

@@ -336,7 +336,7 @@ func (c *Client) keepConnected(ctx context.Context) error {
 		c.mu.Unlock()
 		var held nameHeldError
 		if errors.As(err, &held) {
-			if turn == 0 {
+			if turn == 0 || wasReady {
 				c.log.Warn("iii: waiting for the name of this worker", "error", held.error)
 				c.setState(ConnectionStateReconnecting, held.error)
 			}
@@ -460,10 +460,11 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		c.terminate(nil)
 		return public(err), nil
 	}
+	c.dispatch.drain()
 	undelivered := c.out.undelivered()
 	c.registry.unregisterAll(ErrClosed)
 	for _, in := range c.dispatch.takeWaiting() {
-		c.turnAway(in, CodeWorkerDraining, "the worker is shutting down")
+		c.turnAway(in, CodeWorkerDraining)
 	}
 	if err = c.dispatch.waitQuiet(ctx); err != nil {
 		if running := c.dispatch.describeRunning(); running != "" {
@@ -552,6 +553,7 @@ func (c *Client) terminate(reason error) {
 	c.mu.Unlock()
 
 	c.out.end(closedBy(reason))
+	c.dispatch.drain()
 	c.registry.unregisterAll(ErrClosed)
 	c.cancelHandlers()
 	c.channels.close()
@@ -684,9 +686,9 @@ func (c *Client) reportError(err error) {
 // ClientStats holds a client's statistics. The fields of type uint64 are counters, which start
 // at zero in a new client. The other fields are current values.
 type ClientStats struct {
-	FramesSent      uint64 // messages written
+	FramesSent      uint64 // messages passed to the network
 	FramesReceived  uint64 // messages read
-	BytesSent       uint64 // total size of the messages written
+	BytesSent       uint64 // total size of the messages passed to the network
 	FramesMalformed uint64 // received messages that could not be decoded
 	Reconnects      uint64 // connections established after the first one
 

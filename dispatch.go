@@ -131,7 +131,11 @@ func (l *link) limit() (bytes int, code string) { return messageTooLarge, l.dial
 
 func (l *link) reply(b *buffer) { l.client.out.reply(l, b) }
 
-func (l *link) replyNow(b *buffer) { l.client.out.pushNoWait(l, item{buf: b}) }
+func (l *link) replyNow(b *buffer) {
+	if out := l.client.out; !out.pushNoWait(l, item{buf: b, reply: true}) {
+		out.stats.repliesDropped.Add(1)
+	}
+}
 
 func (in *incoming) size() int { return len(in.data) + len(in.metadata) }
 
@@ -142,60 +146,75 @@ type dispatcher struct {
 	timed bool // measure how long invocations wait
 	run   func(*incoming)
 
-	mu      sync.Mutex
-	running int
-	first   *incoming // the most recently started running invocation
-	held    int       // total bytes of the running invocations
-	nested  int       // number of handlers that run in another handler's slot
-	queue   fifo.Queue[*incoming]
-	bytes   int
-	idle    []chan *incoming // idle workers, most recent last
-	closed  bool
-	quiet   signal.Broadcast // sent when no handler is running
-	workers sync.WaitGroup
+	mu       sync.Mutex
+	running  int
+	first    *incoming // the most recently started running invocation
+	held     int       // total bytes of the running invocations
+	nested   int       // number of handlers that run in another handler's slot
+	queue    fifo.Queue[*incoming]
+	bytes    int
+	idle     []chan *incoming // idle workers, most recent last
+	draining bool             // only running handlers may start invocations
+	closed   bool
+	quiet    signal.Broadcast // sent when no handler is running
+	workers  sync.WaitGroup
 
 	overloaded atomic.Uint64
 }
 
-// submit runs an invocation or queues it. It returns false if the queue is full, or if the
-// call is local and the dispatcher is closed.
-func (d *dispatcher) submit(in *incoming) bool {
+// submit runs an invocation or queues it. byHandler means that a running handler has made the
+// call. If the invocation is refused, submit returns the error code for its caller, otherwise "".
+func (d *dispatcher) submit(in *incoming, byHandler bool) (refusal string) {
 	if d.timed {
 		in.since = time.Now()
 	}
 	d.mu.Lock()
-	if d.closed {
+	if d.refuses(byHandler) {
 		d.mu.Unlock()
-		return !in.local // for a remote call, the link is dead as well
+		return CodeWorkerDraining
 	}
 	if d.limit > 0 && d.running >= d.limit {
 		if d.queue.Len() >= maxQueuedInvocations || d.bytes+in.size() > maxQueuedBytes {
 			d.mu.Unlock()
 			d.overloaded.Add(1)
-			return false
+			return CodeOverloaded
 		}
 		d.queue.Push(in)
 		d.bytes += in.size()
 		d.mu.Unlock()
-		return true
+		return ""
 	}
 	d.running++
 	d.start(in)
-	return true
+	return ""
 }
 
-// nest runs an invocation in the slot of the handler that is waiting for it. It returns false
-// if the dispatcher is closed.
-func (d *dispatcher) nest(in *incoming) bool {
+// nest is like submit, but runs the invocation in the slot of the handler that is waiting for
+// it.
+func (d *dispatcher) nest(in *incoming) (refusal string) {
 	d.mu.Lock()
-	if d.closed {
+	if d.refuses(true) {
 		d.mu.Unlock()
-		return false
+		return CodeWorkerDraining
 	}
 	in.nested = true
 	d.nested++
 	d.start(in)
-	return true
+	return ""
+}
+
+// refuses reports whether invocations are refused because of a shutdown. Once waitQuiet has
+// returned nil during a drain, no invocation starts, even if a goroutine of a handler outlives
+// it.
+func (d *dispatcher) refuses(byHandler bool) bool {
+	return d.closed || d.draining && (!byHandler || d.running+d.nested == 0)
+}
+
+// drain refuses further invocations, except those made by running handlers.
+func (d *dispatcher) drain() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.draining = true
 }
 
 // start passes the invocation to a goroutine that runs d.work. The caller must hold d.mu, and
@@ -412,7 +431,9 @@ func (d *dispatcher) describeRunning() string {
 // panics in the handler and during the encoding of its result.
 func (c *Client) execute(in *incoming) {
 	if in.origin.gone() {
-		c.out.stats.repliesDropped.Add(1)
+		if len(in.id) > 0 {
+			c.out.stats.repliesDropped.Add(1)
+		}
 		return
 	}
 	if labels := in.function.labels; labels != nil {
@@ -612,9 +633,13 @@ func errorParts(err error) (code, message, stack string) {
 
 // turnAway rejects an invocation that may succeed later. For a route, it sends a 503 response
 // with a Retry-After header, because the engine would turn an error into a 500.
-func (c *Client) turnAway(in *incoming, code, message string) {
+func (c *Client) turnAway(in *incoming, code string) {
 	if len(in.id) == 0 {
 		return
+	}
+	message := "the worker is shutting down"
+	if code == CodeOverloaded {
+		message = "the worker has too many invocations waiting"
 	}
 	b := newBuffer()
 	if !in.function.web || in.origin.encodeResult(b, in, serviceUnavailable(code, message)) != nil {

@@ -147,7 +147,7 @@ func TestDispatcherCountsTheBytesOfWhatRuns(t *testing.T) {
 		<-end
 	}}
 	for range 3 {
-		d.submit(&incoming{data: make(json.RawMessage, 1000), metadata: make(json.RawMessage, 10)})
+		d.submit(&incoming{data: make(json.RawMessage, 1000), metadata: make(json.RawMessage, 10)}, false)
 	}
 	<-begun
 	<-begun
@@ -169,6 +169,51 @@ func TestDispatcherCountsTheBytesOfWhatRuns(t *testing.T) {
 	<-d.close()
 }
 
+// During a drain, only running handlers start invocations. Once no handler is running, none
+// starts, even if a goroutine of a handler makes a call.
+func TestOnlyRunningHandlersStartInvocationsDuringDrain(t *testing.T) {
+	begun, end := make(chan struct{}), make(chan struct{})
+	d := &dispatcher{limit: 1, run: func(*incoming) {
+		begun <- struct{}{}
+		<-end
+	}}
+	submit := func(want string, byHandler bool) {
+		t.Helper()
+		if refusal := d.submit(&incoming{}, byHandler); refusal != want {
+			t.Errorf("submit, by a handler %v: %q, want %q", byHandler, refusal, want)
+		}
+	}
+	nest := func(want string) {
+		t.Helper()
+		if refusal := d.nest(&incoming{}); refusal != want {
+			t.Errorf("nest: %q, want %q", refusal, want)
+		}
+	}
+	submit("", false)
+	<-begun
+	submit("", false) // queued
+	d.drain()
+	if n := len(d.takeWaiting()); n != 1 {
+		t.Errorf("%d invocations were waiting", n)
+	}
+	submit(CodeWorkerDraining, false)
+	submit("", true)
+	nest("")
+	<-begun
+	end <- struct{}{}
+	end <- struct{}{}
+	<-begun // the invocation that was submitted
+	close(end)
+	if err := d.waitQuiet(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	submit(CodeWorkerDraining, false)
+	submit(CodeWorkerDraining, true)
+	nest(CodeWorkerDraining)
+	<-d.close()
+	submit(CodeWorkerDraining, true)
+}
+
 func TestSubmitConcurrent(t *testing.T) {
 	var mu sync.Mutex
 	ran := 0
@@ -182,7 +227,7 @@ func TestSubmitConcurrent(t *testing.T) {
 	for range 8 {
 		submitters.Go(func() {
 			for range 500 {
-				d.submit(&incoming{})
+				d.submit(&incoming{}, false)
 			}
 		})
 	}

@@ -342,7 +342,7 @@ func (o *FunctionObserver) Send(ctx context.Context, payload any) error {
 }
 
 func (o *FunctionObserver) callable() error {
-	if o.Active() {
+	if len(o.held.host.active([]*FunctionObserver{o})) > 0 {
 		return nil
 	}
 	return &Error{Code: CodeObserverNotActive, Message: fmt.Sprintf("observer %s of %s is not active", o.ID, o.FunctionID), FunctionID: o.held.view.Load().Target}
@@ -544,11 +544,8 @@ func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, vi
 	s.id, s.revision, s.namespace = m.ID, m.Revision, m.Namespace
 	unread := s.unreadRejections
 	s.unreadRejections = nil
-	if m.LocalDispatch && !f.remote && f.spec.invocation == nil {
-		if granted := (localGrant{m.ID, m.Namespace}); s.grant.Load() == nil || *s.grant.Load() != granted {
-			s.grant.Store(&granted)
-		}
-	} else {
+	granted := m.LocalDispatch && !f.remote && f.spec.invocation == nil
+	if !granted {
 		s.grant.Store(nil)
 	}
 	listed := make(map[string]bool, len(views))
@@ -578,6 +575,9 @@ func (h *hosting) confirm(l *link, f *Function, m *FunctionRegisteredMessage, vi
 			rejection = o.rejection
 		}
 		h.add(l, f, v, m.Revision, rejection)
+	}
+	if grant := (localGrant{m.ID, m.Namespace}); granted && (s.grant.Load() == nil || *s.grant.Load() != grant) {
+		s.grant.Store(&grant) // last, so that no call runs in process before its observers are known
 	}
 	s.confirmed.Store(l)
 	h.mu.Unlock()
@@ -1274,13 +1274,24 @@ func (h *hosting) choose(f *Function, set *activeSet, call *ObservedCall) (chose
 			chosen = append(chosen, o.view.Load())
 		}
 	default:
-		for _, o := range set.all.All() {
-			if o.held.is(heldActive) && (f.hooks.Match == nil || h.match(f, o, call)) {
+		for _, o := range h.active(set.list()) {
+			if f.hooks.Match == nil || h.match(f, o, call) {
 				chosen = append(chosen, o)
 			}
 		}
 	}
 	return chosen
+}
+
+// active removes the observers that are not active from list. The acks of the others are in the
+// send queue, so later messages may refer to these observers.
+func (h *hosting) active(list []*FunctionObserver) []*FunctionObserver {
+	if len(list) == 0 {
+		return list
+	}
+	h.mu.RLock() // accept holds the lock until the ack is in the send queue
+	defer h.mu.RUnlock()
+	return slices.DeleteFunc(list, func(o *FunctionObserver) bool { return !o.held.is(heldActive) })
 }
 
 // keyed returns the active observers in the set that have at least one of the keys.
@@ -1355,7 +1366,7 @@ func (c *Client) reportCall(ctx context.Context, in *incoming, o *observation, b
 			}
 		}
 	} else {
-		matched = slices.DeleteFunc(o.set.matches(nil, call.Status, call.document()), func(o *FunctionObserver) bool { return !o.held.is(heldActive) })
+		matched = c.hosts.active(o.set.matches(nil, call.Status, call.document()))
 	}
 	if len(matched) == 0 {
 		return

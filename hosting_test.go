@@ -285,6 +285,45 @@ func TestHooksHaveThirtySeconds(t *testing.T) {
 	})
 }
 
+// slowProvider binds triggers only after release is closed.
+type slowProvider struct {
+	notes
+	release chan struct{}
+}
+
+func (s *slowProvider) Bind(_ context.Context, b TriggerBinding) error {
+	<-s.release
+	s.add("bound %s", b.ID)
+	return nil
+}
+
+func (s *slowProvider) Unbind(_ context.Context, id string) error {
+	s.add("unbound %s", id)
+	return nil
+}
+
+// A trigger that its provider binds too late has been rejected, so it is unbound again.
+func TestTriggerBoundTooLateIsUnbound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("a", `{}`) }})
+		c := p.client()
+		provider := &slowProvider{release: make(chan struct{})}
+		if err := c.HandleTriggerType(TriggerType{ID: "webhook"}, provider); err != nil {
+			t.Fatal(err)
+		}
+		connectHost(t, c)
+		time.Sleep(hookTimeout)
+		synctest.Wait()
+		same(t, "acks", p.acks(0), []string{"a@10 OWNER_TIMEOUT: the added hook for observer a did not finish within 30s"})
+		close(provider.release)
+		synctest.Wait()
+		same(t, "provider", provider.take(), []string{"bound a", "unbound a"})
+		if n := len(c.providers.byID); n != 0 {
+			t.Errorf("%d triggers are left", n)
+		}
+	})
+}
+
 func TestHooksOfFunctionsRunAtOnceUpToALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running, most atomic.Int32
@@ -1171,6 +1210,82 @@ func hostedFunction(tb testing.TB) (*Client, *link, *Function) {
 	c.registry.mu.Unlock()
 	f.observers.confirmed.Store(l)
 	return c, l, f
+}
+
+// testView returns an observer that selects all successful calls.
+func testView(id string) ObserverView {
+	return ObserverView{ID: id, Target: "t", Args: JSONValue("{}"), Filters: JSONValue("{}"), On: ObserveOnSuccess}
+}
+
+// waitUntil waits for a step of a goroutine that then blocks on a lock.
+func waitUntil(t *testing.T, done func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(waitLimit); !done(); runtime.Gosched() {
+		if time.Now().After(limit) {
+			t.Fatal("the goroutine does not go on")
+		}
+	}
+}
+
+// No call runs in process before the function's observers are known. Otherwise, they would not
+// receive it.
+func TestObserversPrecedeLocalDispatch(t *testing.T) {
+	c, l, f := hostedFunction(t)
+	views := []observerView{compileView(testView("a")), compileView(testView("b"))}
+	confirmed := make(chan struct{})
+	c.out.mu.Lock() // the ack of the first observer waits
+	go func() {
+		defer close(confirmed)
+		c.hosts.confirm(l, f, &FunctionRegisteredMessage{ID: "f", LocalDispatch: true}, views)
+	}()
+	waitUntil(t, f.IsObserved)
+	if f.LocalDispatch() {
+		t.Errorf("local calls begin with %d of %d observers", len(f.Observers()), len(views))
+	}
+	c.out.mu.Unlock()
+	<-confirmed
+	if n := len(f.Observers()); !f.LocalDispatch() || n != len(views) {
+		t.Errorf("local dispatch %v with %d observers", f.LocalDispatch(), n)
+	}
+}
+
+// The engine ignores messages that refer to an observer whose ack it has not received. Calls and
+// reports therefore follow the ack.
+func TestMessagesAboutAnObserverFollowItsAck(t *testing.T) {
+	for name, use := range map[string]func(*Client, *FunctionObserver){
+		"call through the observer": func(_ *Client, o *FunctionObserver) { _ = o.callable() },
+		"report": func(c *Client, o *FunctionObserver) {
+			in := &incoming{function: o.held.of, local: true}
+			b := newBuffer()
+			c.reportCall(t.Context(), in, in.observe(), b, nil)
+		},
+		"result": func(c *Client, o *FunctionObserver) {
+			c.hosts.choose(o.held.of, o.held.of.observers.current.Load(), &ObservedCall{})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, l, f := hostedFunction(t)
+			v := compileView(testView("a"))
+			c.out.mu.Lock() // the ack waits
+			go c.hosts.announce(l, f, &v, 1)
+			waitUntil(t, f.IsObserved)
+			used := make(chan struct{})
+			go func() {
+				defer close(used)
+				use(c, f.Observers()[0])
+			}()
+			for range 1000 {
+				runtime.Gosched()
+			}
+			select {
+			case <-used:
+				t.Error("the observer was used before its ack was sent")
+			default:
+			}
+			c.out.mu.Unlock()
+			<-used
+		})
+	}
 }
 
 func TestSetsAreBounded(t *testing.T) {

@@ -94,9 +94,13 @@ func (l *link) start(ctx context.Context) {
 func (l *link) write() (wrote bool, err error) {
 	out := l.client.out
 	l.batch = out.take(l, l.batch[:0])
+	bytes := 0
 	for _, it := range l.batch {
 		if it.req != nil {
 			seal(it.buf, l.dialect(), &it.req.inv)
+		}
+		if it.buf != nil {
+			bytes += it.buf.len()
 		}
 	}
 	if n, err := out.takeRefused(); n > 0 {
@@ -105,6 +109,9 @@ func (l *link) write() (wrote bool, err error) {
 	if len(l.batch) == 0 {
 		return false, nil
 	}
+	// Count the messages first, because a result may arrive before Flush returns.
+	out.stats.framesSent.Add(uint64(len(l.batch)))
+	out.stats.bytesSent.Add(uint64(bytes))
 	if err = l.writeBatch(); err == nil {
 		out.written(l, l.batch, nil)
 		return true, nil
@@ -150,18 +157,21 @@ func (c *Client) serve(ctx context.Context, l *link) (wasReady bool, fatal, err 
 		fatal = f.error
 		c.out.end(closedBy(fatal)) // no request waits for another link
 	}
+	c.mu.Lock() // before calls fail, so that the callers see that the client is disconnected
+	c.features = nil
+	if wasReady {
+		c.ready = make(chan struct{})
+		if fatal == nil && ctx.Err() == nil && !c.closing.Load() {
+			c.state = ConnectionStateReconnecting // the listener is notified when the delay is known
+		}
+	}
+	c.mu.Unlock()
 	c.registry.detach(l)
 	c.reports.detach(l)
 	if n := c.out.detach(l, err); n > 0 {
 		c.log.Warn("iii: connection lost with unconfirmed messages", "count", n, "error", err)
 		c.reportError(&LostSendsError{Count: n, Err: err})
 	}
-	c.mu.Lock()
-	c.features = nil
-	if wasReady {
-		c.ready = make(chan struct{})
-	}
-	c.mu.Unlock()
 	return wasReady, fatal, err
 }
 
@@ -314,8 +324,8 @@ func (c *Client) maintain(l *link) (wasReady bool) {
 			applied = nil
 			wasReady = true
 			c.forgetOthers()
+			c.reports.attach(l) // first, because a shutdown waits only for reports that can be sent
 			c.becomeReady(l)
-			c.reports.attach(l)
 		case <-patience.C:
 			if !requested { // the engine may not send a hello, or may still be authenticating
 				requested = true
@@ -449,10 +459,6 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 		}
 		return
 	}
-	if signal.IsClosed(c.stopping) {
-		c.turnAway(&incoming{origin: l, function: f, id: m.id}, CodeWorkerDraining, "the worker is shutting down")
-		return
-	}
 	var data []byte
 	var memory *[]byte
 	if f.recycles && len(m.data) >= minRecycled {
@@ -482,8 +488,8 @@ func (c *Client) receiveInvoke(l *link, m *received) {
 	if in.activation != nil {
 		in.trigger = c.registry.observed(l, f, in.activation)
 	}
-	if !c.dispatch.submit(in) {
-		c.turnAway(in, CodeOverloaded, "the worker has too many invocations waiting")
+	if refusal := c.dispatch.submit(in, false); refusal != "" {
+		c.turnAway(in, refusal)
 	}
 	if len(data) > largeBuffer {
 		c.dispatch.yield()

@@ -5,9 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
+	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/iii-go/iii/internal/enginetest"
 	"github.com/iii-go/iii/internal/memnet"
@@ -150,4 +155,123 @@ func FuzzReceive(f *testing.F) {
 func bareLink(c *Client) *link {
 	end, _ := memnet.Pipe(1 << 10)
 	return c.newLink(wsconn.Over(end))
+}
+
+// By the time a call fails because its connection has been lost, the client no longer reports that
+// it is connected.
+func TestStateWhenCallsFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var quiet atomic.Bool // the Send remains unconfirmed
+		p := newPeer(t, script{message: func(_ *peerConn, m *peerMessage) bool {
+			return m.FunctionID == "f" || m.Type == "ping" && quiet.Load()
+		}})
+		failed, resume := make(chan struct{}), make(chan struct{})
+		states := newStateLog()
+		c := p.connected(WithStateListener(states.listen), WithLogger(slog.New(logFunc(func(message string) {
+			if message == "iii: connection lost with unconfirmed messages" { // the calls have failed
+				close(failed)
+				<-resume
+			}
+		}))))
+		called := make(chan error, 1)
+		go func() { called <- c.Call(t.Context(), "f", nil, nil) }()
+		synctest.Wait()
+		quiet.Store(true)
+		if err := c.Send(t.Context(), "g", nil); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		quiet.Store(false)
+		p.conn(0).Cut()
+		if err := <-called; !errors.Is(err, ErrConnectionLost) {
+			t.Fatal(err)
+		}
+		<-failed
+		if s := c.State(); s != ConnectionStateReconnecting {
+			t.Errorf("state %s", s)
+		}
+		if err := c.Ready(); !errors.Is(err, ErrNotConnected) {
+			t.Errorf("Ready: %v", err)
+		}
+		if f := c.Features(); f != nil {
+			t.Errorf("features %q", f)
+		}
+		close(resume)
+		states.wait(t, ConnectionStateConnected, 2)
+		want := []ConnectionState{ConnectionStateConnecting, ConnectionStateConnected,
+			ConnectionStateReconnecting, ConnectionStateReconnecting, ConnectionStateConnected} // the first error is the lost Send
+		if diff := cmp.Diff(want, states.list()); diff != "" {
+			t.Errorf("states (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// lingeringConn is a connection whose writes return only once release is closed.
+type lingeringConn struct {
+	net.Conn
+	release <-chan struct{}
+}
+
+func (c *lingeringConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	<-c.release
+	return n, err
+}
+
+// When a call returns, its message has been counted.
+func TestStatsWhenCallsReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(t, script{})
+		release := make(chan struct{})
+		close(release)
+		var slow *lingeringConn
+		c := p.connected(WithDialContext(func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := p.mem.DialContext(ctx, network, address)
+			slow = &lingeringConn{conn, release}
+			return slow, err
+		}))
+		synctest.Wait()
+		before := c.Stats()
+		release = make(chan struct{})
+		defer close(release)
+		slow.release = release
+		if err := c.Call(t.Context(), "f", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		after := c.Stats()
+		if after.FramesSent != before.FramesSent+1 || after.BytesSent <= before.BytesSent || after.FramesReceived != before.FramesReceived+1 {
+			t.Errorf("before the call %+v, after it %+v", before, after)
+		}
+	})
+}
+
+// Every reply that was not sent is counted, even if it was queued before its connection was lost.
+func TestDroppedRepliesAreCounted(t *testing.T) {
+	c, err := New("ws://127.0.0.1:1", WithLogger(testLogger))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	l := bareLink(c)
+	c.out.attach(l, 1)
+	reply := func(want uint64, send func(*buffer)) {
+		t.Helper()
+		b := newBuffer()
+		b.writeString("{}")
+		send(b)
+		if n := c.Stats().RepliesDropped; n != want {
+			t.Errorf("%d dropped, want %d", n, want)
+		}
+	}
+	reply(0, l.reply)
+	reply(0, l.replyNow)
+	l.Fail(errors.New("end"))
+	c.out.detach(l, l.Err())
+	reply(3, l.reply)
+	reply(4, l.replyNow)
+	c.execute(&incoming{origin: l, id: []byte("i")})
+	c.execute(&incoming{origin: l}) // has no reply
+	if n := c.Stats().RepliesDropped; n != 5 {
+		t.Errorf("%d dropped in total, want 5", n)
+	}
 }

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/iii-go/iii/internal/rawjson"
-	"github.com/iii-go/iii/internal/signal"
 )
 
 // A worker's calls to its own functions run in process if the engine allows it. Such a call
@@ -91,19 +90,20 @@ func (c *Client) beginLocal(f *Function, inv *invocation, payload any, timeout t
 	} else {
 		r.resolve(nil)
 	}
-	nested := by != nil && r.wantsResult && !by.over.Load()
-	accepted := true
-	switch {
-	case nested:
+	var refusal string
+	byHandler := by != nil && !by.over.Load()
+	if byHandler && r.wantsResult {
 		in.nesting = by.nesting + 1
-		accepted = c.dispatch.nest(in)
-	case signal.IsClosed(c.stopping) && (by == nil || by.over.Load()):
-		return c.refuseLocal(r, in, CodeWorkerDraining, "the worker is shutting down")
-	default:
-		accepted = c.dispatch.submit(in)
+		refusal = c.dispatch.nest(in)
+	} else {
+		refusal = c.dispatch.submit(in, byHandler)
 	}
-	if !accepted {
-		return c.refuseLocal(r, in, CodeOverloaded, "the worker has too many invocations waiting")
+	switch {
+	case refusal == "":
+	case c.dispatch.isClosed():
+		return nil, unsentError{c.endError()}
+	default:
+		c.turnAway(in, refusal) // just as an invocation from the engine
 	}
 	return r, nil
 }
@@ -128,15 +128,6 @@ func calleeBaggage(header, functionID string) string {
 		return header
 	}
 	return string(b)
-}
-
-// refuseLocal rejects a local call just as an invocation from the engine is rejected.
-func (c *Client) refuseLocal(r *request, in *incoming, code, message string) (*request, error) {
-	if c.dispatch.isClosed() {
-		return nil, unsentError{c.endError()}
-	}
-	c.turnAway(in, code, message)
-	return r, nil
 }
 
 // localCaller is the handler that made a local call. The zero value means that no handler made

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"strconv"
 	"strings"
@@ -466,6 +467,33 @@ func localCallsDuringDrain(t *testing.T, features string) {
 	same(t, "messages", order, []string{"unregisterfunction", "invocationsobserved", "ping", "unregisterfunction"})
 }
 
+// If a call's context ends after its result has arrived, the call returns the result.
+func TestResultsTakePrecedenceOverEndedContexts(t *testing.T) {
+	for name, routed := range map[string]bool{"local": false, "routed": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newHostPeer(t, hostScript{routed: routed})
+				c := p.client()
+				hostFunc(t, c, "f", echo)
+				connectHost(t, c)
+				synctest.Wait()
+				for range 50 {
+					ctx, cancel := context.WithCancel(t.Context())
+					r, err := c.begin(ctx, verbCall, invocation{functionID: "f"}, 1, &noCallOptions)
+					if err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					cancel()
+					if err := c.await(ctx, verbCall, r, "f", nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+		})
+	}
+}
+
 // Local calls are rejected when the queue is full, like calls through the engine.
 func TestLocalCallsAreRejectedWhenQueueIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -775,6 +803,42 @@ func TestReportsAfterReconnect(t *testing.T) {
 			kinds = append(kinds, m.Type)
 		}
 		same(t, "order", kinds, []string{"registerfunction", "registerfunction", "observerack", "observerack", "invocationsobserved", "invocationsobserved", "invocationsobserved"})
+	})
+}
+
+// A shutdown that begins as soon as the client is connected again sends the reports.
+func TestReportsOfAShutdownAfterReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newHostPeer(t, hostScript{set: func(int, string) string { return view("o", `{}`) }})
+		resume := make(chan struct{})
+		connections := 0
+		c := p.client(WithLogger(slog.New(logFunc(func(message string) {
+			if message != "iii: connected" {
+				return
+			}
+			if connections++; connections == 2 {
+				<-resume
+			}
+		}))))
+		hostFunc(t, c, "f", echo)
+		connectHost(t, c)
+		synctest.Wait()
+		p.conn(0).Close()
+		time.Sleep(time.Millisecond)
+		if err := c.Call(t.Context(), "f", 1, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- c.Shutdown(t.Context()) }()
+		synctest.Wait()
+		close(resume)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		same(t, "reports", numbers(p.reported(1)), []string{"1"})
 	})
 }
 

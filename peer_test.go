@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -550,3 +551,14 @@ func (l *stateLog) wait(tb testing.TB, s ConnectionState, n int) {
 		return count >= n
 	})
 }
+
+// logFunc is a log handler that calls a function with each message.
+type logFunc func(message string)
+
+func (logFunc) Enabled(context.Context, slog.Level) bool { return true }
+
+func (f logFunc) Handle(_ context.Context, r slog.Record) error { f(r.Message); return nil }
+
+func (f logFunc) WithAttrs([]slog.Attr) slog.Handler { return f }
+
+func (f logFunc) WithGroup(string) slog.Handler { return f }

@@ -418,6 +418,11 @@ func (s *providers) observed(ctx context.Context, t *providedType, m TriggerBind
 		}
 		return nil
 	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if b.want == want && s.client.handlers.Err() == nil {
+			s.change(b, nil) // the provider may still bind the trigger, whose observer is rejected
+		}
 		return ctxError(ctx)
 	}
 }

@@ -870,8 +870,8 @@ func (r *registry) refusedFunctions() (n int) {
 // Functions can still be looked up, so that invocations are rejected with worker_draining.
 func (r *registry) unregisterAll(reason error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.closed != nil {
+		r.mu.Unlock()
 		return
 	}
 	r.closed = reason
@@ -890,8 +890,14 @@ func (r *registry) unregisterAll(reason error) {
 	r.unregisterFunctionsLocked(r.client.hosts.holds)
 	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
-	if r.link != nil {
-		r.resumeRequests(r.link)
+	r.unanswered = 0 // the fence no longer waits for responses
+	l := r.link
+	if l != nil {
+		r.resumeRequests(l)
+	}
+	r.mu.Unlock()
+	if l != nil {
+		r.confirm(l)
 	}
 }
 

@@ -403,6 +403,44 @@ func TestShutdownWhileTriggersWait(t *testing.T) {
 	})
 }
 
+// A shutdown that begins while functions await the engine's response sends the buffered messages
+// nevertheless.
+func TestShutdownWhileFunctionsWait(t *testing.T) {
+	for name, features := range map[string]string{"0.23": "", "0.25": featuresV1, "0.26": featuresV2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				p := newHostPeer(t, hostScript{features: func(int) string { return features }, script: script{message: func(_ *peerConn, m *peerMessage) bool {
+					if m.Type == "registerfunction" {
+						<-release
+					}
+					return false
+				}}})
+				c := p.client()
+				hostFunc(t, c, "f", echo)
+				if err := c.Send(t.Context(), "x", nil); err != nil {
+					t.Fatal(err)
+				}
+				go func() { _ = c.Connect(t.Context()) }()
+				p.find("registration", func(m *peerMessage) bool { return m.Type == "registerfunction" })
+				worker := p.find("worker", func(m *peerMessage) bool { return m.FunctionID == registerWorkerFunction })
+				p.conn(0).result(worker, `{"success":true}`)
+				synctest.Wait()
+				began, ended := time.Now(), make(chan error, 1)
+				go func() { ended <- c.Shutdown(t.Context()) }()
+				synctest.Wait()
+				close(release)
+				if err := <-ended; err != nil || time.Since(began) > time.Second {
+					t.Errorf("Shutdown: %v after %v", err, time.Since(began))
+				}
+				if s := c.Stats(); s.SendsConfirmed != 1 || s.SendsDropped != 0 {
+					t.Errorf("of one Send: %+v", s)
+				}
+			})
+		})
+	}
+}
+
 // Requests that are waiting for a trigger are sent even if the connection is lost in the
 // meantime. While the client is connected, requests beyond the limit set by WithSendBuffer
 // block instead of failing.

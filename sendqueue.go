@@ -58,6 +58,7 @@ type item struct {
 	buf   *buffer  // nil for control frames and for requests that were given up
 	req   *request // the user's request, if the frame contains one
 	send  bool     // the request is a Send; stored here because the request of a completed call may be reused
+	reply bool     // the frame is a reply to an invocation
 	kind  frameKind
 	fence func() // called when the pong to this JSON ping arrives
 
@@ -216,7 +217,7 @@ func (q *sendQueue) admit() {
 			}
 			q.waiting.Remove(e)
 			w.over = true
-			q.push(item{buf: w.buf})
+			q.push(item{buf: w.buf, reply: true})
 			close(w.admitted)
 		}
 	}
@@ -240,7 +241,7 @@ func (q *sendQueue) reply(l *link, buf *buffer) {
 	switch {
 	case !sent:
 	case q.waiting.Len() == 0 && q.fits(buf.len()):
-		q.push(item{buf: buf})
+		q.push(item{buf: buf, reply: true})
 	default:
 		w := &waitingReply{buf: buf, admitted: make(chan struct{})}
 		w.place = q.waiting.PushBack(w)
@@ -388,12 +389,6 @@ func (q *sendQueue) written(l *link, batch []item, err error) {
 	}
 	q.mu.Unlock()
 	for i, it := range batch {
-		if err == nil {
-			q.stats.framesSent.Add(1)
-			if it.buf != nil {
-				q.stats.bytesSent.Add(uint64(it.buf.len()))
-			}
-		}
 		it.buf.free()
 		if batch[i] = (item{}); it.settled != nil {
 			it.settled(fateOf(err))
@@ -460,6 +455,9 @@ func (q *sendQueue) detach(l *link, cause error) (unconfirmed int) {
 	for _, it := range q.queue.All() {
 		switch r := it.req; {
 		case r == nil:
+			if it.reply {
+				q.stats.repliesDropped.Add(1)
+			}
 			if it.buf.free(); it.settled != nil {
 				kept = append(kept, it.settled)
 			}
